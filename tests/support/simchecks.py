@@ -1,4 +1,4 @@
-"""What has come of a simulated run, as its log and its store show it, held against what was asked for."""
+"""Checks the log and the store of a simulated run against its requests."""
 
 import hashlib
 import itertools
@@ -27,21 +27,21 @@ class Job:
 
 
 class Seen:
-    """What can be seen of a run (`simworld.SimulatedWay`)."""
+    """The visible outcome of a run (`simworld.SimulatedWay`)."""
 
     def __init__(self, world: Any) -> None:
         self._world = world
 
     def shown(self, batch_id: str) -> list[Batch]:
-        """What an api process shows one after the other (`api/view/view.py`), until it was deleted."""
+        """The records that an api process shows of a batch (`api/view/view.py`), until its deletion."""
         records = [record for record in self._world.log.records[Place(BATCHES, 0)] if record.key == batch_id]
         shown: list[Batch] = []
         owner = 0
         for record in itertools.takewhile(lambda record: record.value is not None, records):
-            told = codec.decode_batch(record.value)
-            if told.owner >= owner:
-                owner = told.owner
-                shown.append(overlay.merge(shown[-1] if shown else None, told.batch))
+            published = codec.decode_batch(record.value)
+            if published.owner >= owner:
+                owner = published.owner
+                shown.append(overlay.merge(shown[-1] if shown else None, published.batch))
         return shown
 
     def over(self) -> set[str]:
@@ -50,15 +50,15 @@ class Seen:
         latest: dict[str, int] = {}
         for record in self._world.log.records[Place(BATCHES, 0)]:
             if record.value is not None:
-                told = codec.decode_batch(record.value)
-                latest[told.batch.id] = max(told.owner, latest.get(told.batch.id, 0))
-                if told.batch.status.is_terminal:
-                    over[told.batch.id] = max(told.owner, over.get(told.batch.id, 0))
-        # What a process that had lost the batch says of its end is not the end.
+                published = codec.decode_batch(record.value)
+                latest[published.batch.id] = max(published.owner, latest.get(published.batch.id, 0))
+                if published.batch.status.is_terminal:
+                    over[published.batch.id] = max(published.owner, over.get(published.batch.id, 0))
+        # A former owner of the batch may publish an end that does not count.
         return {batch_id for batch_id, owner in over.items() if owner == latest[batch_id]}
 
     def check(self) -> None:
-        """An `AssertionError` says what is wrong."""
+        """Check everything; an `AssertionError` names the fault."""
         for topic in (REQUESTS, OUTCOMES):
             for partition in range(PARTITIONS):
                 for record in self._world.log.records[Place(topic, partition)]:
@@ -70,7 +70,7 @@ class Seen:
                 continue
             self._check_lines(job)
         repeats = self._world.calls.total() - len(self._world.calls)
-        # Where clocks differ, what was done before a restart may not be found (docs/decisions/0012).
+        # If clocks differ, results from before a restart may not be found (docs/decisions/0012).
         assert self._world.steps_clocks or repeats <= self._world.repeats_max, (
             f"{repeats} calls repeated, {self._world.repeats_max} were in flight at kills"
         )
@@ -87,12 +87,12 @@ class Seen:
             assert has_files == (batch.status.is_terminal and batch.request_counts.total > 0), batch
 
     def _check_deleted(self, batch_id: str) -> None:
-        """Its record and its files are gone, and nothing has brought it back."""
+        """A deleted batch has no record and no files, and stays deleted."""
         records = [record for record in self._world.log.records[Place(BATCHES, 0)] if record.key == batch_id]
-        told = [record.value is not None for record in records]
-        # What a process that had lost the batch says of it later is not shown (`api/view/batch_tables.py`).
-        assert self._world.cuts or told == sorted(told, reverse=True), "a deleted batch was published again"
-        assert False in told
+        present = [record.value is not None for record in records]
+        # Later records of a former owner are not shown (`api/view/batch_tables.py`).
+        assert self._world.cuts or present == sorted(present, reverse=True), "a deleted batch was published again"
+        assert False in present
         shown = self.shown(batch_id)[-1]
         for file_id in (shown.output_file_id, shown.error_file_id):
             assert self._world.cuts or not any(key.startswith(f"files/{file_id}") for key in self._world.objects)
@@ -114,7 +114,7 @@ class Seen:
         if batch.expires_at < batch.created_at + 86_400:
             expected.add(Status.EXPIRED)
         assert batch.status in expected, batch
-        # One that was cut off may have removed the parts of a batch that it thought was over.
+        # An isolated process may have removed the parts of a batch that it considered over.
         assert self._world.cuts or not batch.tidemill.recovered, batch
         output, errors = self._file(batch, "output"), self._file(batch, "errors")
         total = batch.request_counts.total

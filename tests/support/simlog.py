@@ -52,7 +52,7 @@ class MemoryLog:
         *,
         time: float | None = None,
     ) -> Record:
-        """Append a record where its key belongs; `time` is that of its producer, where he has it wrong."""
+        """Append a record to the partition of its key; `time` is its producer's, whose clock may be wrong."""
         if partition is None:
             partition = partition_of(key, self._partitions.get(topic, 1))
         place = self.records[Place(topic, partition)]
@@ -79,20 +79,20 @@ class Member(Protocol):
     process: Process
 
     async def assign(self, places: list[Place]) -> None:
-        """These partitions are its own from now on."""
+        """Assign partitions to the process."""
         ...
 
     async def take(self, record: Record) -> None:
-        """The next record of one of them."""
+        """Handle the next record of an assigned partition."""
         ...
 
     async def revoke(self) -> None:
-        """They go in a moment: what is under way may come to its end, within a bound."""
+        """Prepare to lose the partitions: finish the work under way, within a bound."""
         ...
 
 
 class Seat:
-    """A member's place in its group: what it has read and acknowledged of its partitions."""
+    """A member of a group: its partitions, and the records it has read and acknowledged."""
 
     def __init__(self, member: Member) -> None:
         self.member = member
@@ -102,7 +102,7 @@ class Seat:
 
 
 class Group:
-    """The consumers of some topics: each partition has one owner, and its commits are for the next owner."""
+    """The consumers of some topics: each partition has one owner, and a commit for its next owner."""
 
     def __init__(self, log: MemoryLog, *topics: str) -> None:
         self._log = log
@@ -118,24 +118,24 @@ class Group:
         return next(seat for seat in (*self._seats, *self._expelled) if seat.member is member)
 
     async def join(self, member: Member) -> None:
-        """One more."""
+        """Add a member."""
         async with self._turn:
             self._seats.append(Seat(member))
             await self._rebalance()
 
     async def leave(self, member: Member) -> None:
-        """One that ends as it should."""
+        """Remove a member that stops in order."""
         async with self._turn:
             if (seat := self.seat(member)) not in self._seats:
                 return
             await self._revoke(seat)
-            # What it has not done within its bound ends with its process.
+            # Its unfinished work ends with its process.
             member.process.kill()
             self._seats.remove(seat)
             await self._rebalance()
 
     async def lose(self, member: Member) -> None:
-        """One that was ended: the group hears of it when its session is over."""
+        """Remove a killed member, once its session is over."""
         for feed in self.seat(member).feeds:
             feed.cancel()
         await asyncio.sleep(SESSION_SECONDS)
@@ -145,18 +145,18 @@ class Group:
                 await self._rebalance()
 
     async def expel(self, member: Member) -> None:
-        """One that the group hears nothing of, though it goes on with all it had: it is not told."""
+        """Isolate a member: the group loses it, and the member goes on without knowing."""
         await asyncio.sleep(SESSION_SECONDS)
         async with self._turn:
             if not member.process.is_alive or (seat := self.seat(member)) not in self._seats:
                 return
-            member.process.has_lease = False
+            member.process.owns_partitions = False
             self._seats.remove(seat)
             self._expelled.append(seat)
             await self._rebalance()
 
     def ack(self, seat: Seat, generation: int, record: Record) -> None:
-        """All of the partition up to this record is done; in order, or it is a fault of the stage."""
+        """Acknowledge a record; acknowledgements out of order are a fault of the stage."""
         if generation == seat.generation and seat.member.process.is_alive:
             place = Place(record.topic, record.partition)
             assert record.offset >= seat.acked.get(place, 0), "an acknowledgement out of order"

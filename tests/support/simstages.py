@@ -53,7 +53,7 @@ DRAIN_SECONDS_MAX = 5.0
 
 
 class Base:
-    """What all stages' processes are."""
+    """A process of any stage."""
 
     def __init__(self, world, group: Group) -> None:
         self.world = world
@@ -73,7 +73,7 @@ class Base:
         return self.group.seat(self)
 
     async def send(self, topic, key, value, *, headers=(), partition=None) -> int:
-        """The log, as stages have it."""
+        """See `ports.Sender`."""
         return (await self.append(topic, key, value, headers, partition)).offset
 
     async def _catch_up(self) -> None:
@@ -85,14 +85,14 @@ class Base:
             self.vault.apply(record.key, record.value)
 
     async def append(self, topic, key, value, headers=(), partition=None) -> Record:
-        """Append to the log through the process's door."""
-        return await self.process.door(
+        """Append to the log, as an effect of the process."""
+        return await self.process.perform(
             lambda: self.log.append(topic, key, value, headers, partition, time=self.process.now())
         )
 
 
 class _Secrets:
-    """The log of keys, as a process writes it."""
+    """The topic of keys, as a process writes it."""
 
     def __init__(self, process: Base) -> None:
         self._process = process
@@ -254,7 +254,7 @@ class ProcessorsProcess(Base):
                         self.stage.completed.mark(batch_id, mark.index)
 
     async def _follow(self) -> None:
-        """The batches, a while after they are published."""
+        """Apply the batches, a while after they are published."""
         offset = 0
         while True:
             records = self.log.records[Place(BATCHES, 0)]
@@ -269,7 +269,7 @@ class ProcessorsProcess(Base):
 
 
 class _Handler(RecordHandler):
-    """One whose keys the world may refuse."""
+    """A handler whose keys the world may refuse."""
 
     def __init__(self, process: "ResultsProcess", partition: Partition) -> None:
         super().__init__(
@@ -310,7 +310,7 @@ class ResultsProcess(Base):
         for number in {place.partition for place in places}:
             tables = []
             for name in ("states", "chunks"):
-                # The one is read later than the other, and a former owner may still write.
+                # The tables are read one after the other, and a former owner may still write.
                 await self.process.pass_time()
                 tables.append(MemoryTable(self.process, self.world.changelogs[name, number]))
             self._tables[number] = Tables(*tables)
@@ -341,7 +341,7 @@ class ResultsProcess(Base):
                 yield await open_outcome(self.vault, record.headers, record.value)
 
     def _handler(self, number: int) -> _Handler:
-        owner = Owner(writer=self.world.token(), generation=self.seat.generation, held=self.process.leased)
+        owner = Owner(writer=self.world.token(), generation=self.seat.generation, held=self.process.wait_owned)
         partition = Partition(number, tables=self._tables[number], resources=self.resources, owner=owner)
         return _Handler(self, partition)
 

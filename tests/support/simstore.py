@@ -24,18 +24,18 @@ class MemoryStore:
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
         content = b"".join([chunk async for chunk in chunks])
         before = self._objects.get(key, content)
-        # Sealed twice, the same part is other bytes.
+        # A part sealed twice has other bytes.
         is_same = before == content or (before.startswith(b"TMS1") and len(before) == len(content))
         assert not key.startswith(PARTS_PREFIX) or is_same, f"{key} would be another part's"
         if self._refuses(key):
-            # What is said to have failed may be there all the same.
+            # A write that failed may have taken effect.
             if len(content) % 2 and key.startswith(PARTS_PREFIX):
                 asyncio.get_running_loop().call_later(
                     len(content) % LATE_SECONDS_MAX, self._objects.__setitem__, key, content
                 )
             raise OSError("refused")
-        # A request that is on its way, and the last step of a process that was only frozen, may come much later.
-        await self._process.door(functools.partial(self._objects.__setitem__, key, content), late=True)
+        # A request under way, or the last step of a frozen process, may take effect much later.
+        await self._process.perform(functools.partial(self._objects.__setitem__, key, content), late=True)
         return len(content)
 
     async def join(self, key: str, sources: Sequence[str]) -> int:
@@ -59,7 +59,7 @@ class MemoryStore:
         return None
 
     async def delete(self, key: str) -> None:
-        await self._process.door(lambda: self._objects.pop(key, None))
+        await self._process.perform(lambda: self._objects.pop(key, None))
 
     async def keys(self, prefix: str) -> AsyncIterator[str]:
         for key in sorted(self._objects):
@@ -70,7 +70,7 @@ class MemoryStore:
 
 
 class MemoryTable:
-    """One partition's share of a table; what is not delivered is not in the changelog."""
+    """One partition's share of a table; the changelog lacks writes that are not delivered."""
 
     def __init__(self, process: Process, changelog: dict[bytes, bytes]) -> None:
         self._process = process
@@ -96,8 +96,8 @@ class MemoryTable:
 
     async def delivered(self) -> None:
         while self._pending:
-            # As a request that is on its way when its process ends: what comes later changes nothing any more.
-            await self._process.door(functools.partial(self._append, *self._pending[0]), late=True)
+            # Like a request under way when its process ends; a later one has no effect.
+            await self._process.perform(functools.partial(self._append, *self._pending[0]), late=True)
             self._pending.pop(0)
 
     def _append(self, key: bytes, value: bytes | None) -> None:

@@ -1,7 +1,7 @@
-"""An event loop on simulated time: it waits for nothing, and what happens follows from the code and its chance.
+"""An event loop on simulated time: it never waits, and a run is a function of the code and the seed.
 
-A process is a number of tasks and the doors through which they reach the outside. It can be ended at each of its
-awaits: from then on no door of it opens, whatever its code still does.
+A process is a number of tasks, which reach the outside only by `Process.perform`. It can be killed at each await;
+then its code has no effect any more.
 """
 
 import asyncio
@@ -14,16 +14,16 @@ T = TypeVar("T")
 
 EPOCH = 1_790_000_000.0
 """Unix time at the beginning."""
-DOOR_SECONDS_MAX = 0.1
-"""How long the way to the outside takes, and the way back."""
+WAY_SECONDS_MAX = 0.1
+"""The longest time to the outside, and back."""
 LATE_SECONDS_MAX = 20.0
 LATE_CHANCE = 0.5
 STEPS_MAX = 2_000_000
-"""Of the loop, in one run; more is a loop without an end."""
+"""Steps of the loop in one run; more mean an endless loop."""
 
 
 class _Jump(selectors.DefaultSelector):
-    """Where there is nothing to do, the next timer's time has come."""
+    """Advances the time to the next timer, instead of waiting for it."""
 
     loop: "SimulatedLoop"
 
@@ -63,7 +63,7 @@ def run(main: Callable[[SimulatedLoop], Coroutine[Any, Any, T]]) -> T:
     loop = SimulatedLoop()
     # The pauses between tries are drawn from it.
     random.seed(0)
-    # A process that was ended may leave anything behind.
+    # Tasks of killed processes are ignored.
     loop.set_exception_handler(lambda _loop, _context: None)
     try:
         return loop.run_until_complete(main(loop))
@@ -88,11 +88,11 @@ class Process:
         self.is_alive = True
         self.ahead = 0.0
         self.errors: list[BaseException] = []
-        self.has_lease = True
+        self.owns_partitions = True
         self._tasks: dict[asyncio.Task[Any], None] = {}
 
     def now(self) -> float:
-        """Unix time as the process takes it."""
+        """Unix time by the process's clock."""
         return self.loop.now() + self.ahead
 
     def start(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
@@ -102,12 +102,12 @@ class Process:
         task.add_done_callback(self._ended)
         return task
 
-    async def door(self, effect: Callable[[], T], *, late: bool = False) -> T:
-        """Do something outside: it takes a while to get there, and a while until the answer is back.
+    async def perform(self, effect: Callable[[], T], *, late: bool = False) -> T:
+        """Cause an effect outside of the process; the way there and the answer take time.
 
         Args:
-            effect: What is done, in one step.
-            late: Whether what was on its way when the process ended may be done all the same, later.
+            effect: Causes it, in one step.
+            late: Whether an effect under way when the process is killed may still happen later.
         """
         try:
             await self.pass_time()
@@ -120,23 +120,23 @@ class Process:
         return result
 
     async def pass_time(self) -> None:
-        """One way."""
+        """Let the time of one way pass."""
         self.check()
-        await asyncio.sleep(self.chance.random() * DOOR_SECONDS_MAX)
+        await asyncio.sleep(self.chance.random() * WAY_SECONDS_MAX)
         self.check()
 
     def check(self) -> None:
-        """A process that was ended does nothing any more."""
+        """Stop the caller if the process is killed."""
         if not self.is_alive:
             raise asyncio.CancelledError
 
-    async def leased(self) -> None:
-        """Wait for the lease; one that was lost does not come back before the process ends."""
-        if not self.has_lease:
+    async def wait_owned(self) -> None:
+        """Return if the process owns its partitions; otherwise never return."""
+        if not self.owns_partitions:
             await asyncio.Event().wait()
 
     def kill(self) -> None:
-        """End it here and now."""
+        """Kill the process."""
         self.is_alive = False
         for task in list(self._tasks):
             task.cancel()

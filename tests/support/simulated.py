@@ -21,32 +21,32 @@ from tidemill.schemas.resources.batch import Status
 from tidemill.schemas.resources.bill import Tariff
 
 COMMIT_CHANCE = 0.2
-"""How likely a commit follows an event: what was acknowledged since the last one comes again after a crash."""
+"""Chance of a commit after an event; events acknowledged since the last commit come again after a crash."""
 LATE_CHANCE = 0.1
-"""How likely a late write lands before the next event."""
+"""Chance that a late write takes effect before the next event."""
 
 
 def leads_to(status: Status, other: Status) -> bool:
-    """Whether the table has a way; a step that is soon followed by the next one need not be published."""
+    """Whether the table has a path of moves; a batch need not be published at each step."""
     return other in MOVES[status] or any(leads_to(step, other) for step in MOVES[status])
 
 
 async def surely() -> None:
-    """The partition is this process's."""
+    """Return at once: this process owns the partition."""
 
 
 class Crash(BaseException):
-    """The process is gone."""
+    """The process crashes."""
 
 
 class Fuse:
-    """Breaks off at one of the next awaits, once it is lit."""
+    """Raises at one of the next awaits, once it is lit."""
 
     def __init__(self) -> None:
         self.left = -1
         self.burnt = False
         self.faulty: asyncio.Task[None] | None = None
-        """Whose next step but `faulty_steps` fails once, and nothing breaks off by it."""
+        """A task one of whose next steps fails once, without a crash."""
         self.faulty_steps = 0
         self.faults = 0
 
@@ -151,7 +151,7 @@ class SimulatedTable:
             apply(self.changelog, *self._pending.pop(0))
 
     def crash(self, chance: random.Random, *, disk: bool) -> None:
-        """Keep what a crash keeps: the changelog, and with the disk the local writes up to some point."""
+        """Lose writes: the changelog stays, and with the disk the local writes up to some point."""
         self.local = dict(self.changelog)
         if disk:
             for key, value in self._pending[: chance.randint(0, len(self._pending))]:
@@ -167,7 +167,7 @@ class SimulatedTables(Tables):
         self.bitmaps = SimulatedTable(fuse)
         super().__init__(self.states, self.bitmaps)
         self.closing: Callable[[State], object] | None = None
-        """Told of a batch that takes no more lines, before anything is done about it."""
+        """Called with a batch that is being closed, before its state is written."""
 
     def put_state(self, state: State) -> None:
         if self.closing is not None and state.closed and not state.is_over:
@@ -189,7 +189,7 @@ def apply(content: dict[bytes, bytes], key: bytes, value: bytes | None) -> None:
 
 
 class SimulatedLog:
-    """The partition's events, and what is published."""
+    """The partition's events, and the published records."""
 
     def __init__(self, fuse: Fuse) -> None:
         self.events: list[tuple[str, tuple[tuple[str, bytes], ...], bytes]] = []
@@ -198,10 +198,10 @@ class SimulatedLog:
         self.deleted: list[tuple[str, int]] = []
         """Batches whose records were withdrawn, and how many records were published before."""
         self.withdrawn: set[str] = set()
-        """Files whose records were."""
+        """Files whose records were withdrawn."""
         self.erased: dict[str, bytes | None] = {}
         self.files: dict[str, str] = {}
-        """Where each file lies, by its id."""
+        """The key of each file, by its id."""
         self._fuse = fuse
 
     async def send(self, topic, key, value, *, headers=(), partition=None) -> int:
@@ -227,7 +227,7 @@ class SimulatedLog:
         return len(self.events)
 
     async def outcomes(self, partition, since):
-        """All results, as an owner of the partition would read them again."""
+        """All results, as a recovery reads them."""
         del partition, since
         for topic, headers, value in list(self.events):
             if topic == topics.OUTCOMES.name:
@@ -249,12 +249,12 @@ class Simulation:
         self.committed = 0
         self._acked = 0
         self.crashes = 0
-        # With parts that end by time, a successor's parts are not those of the process before it.
+        # Parts that end by time differ between a process and its successor.
         age = self.chance.choice((1, 3, 10))
         self._limits = Limits(part_bytes=part_bytes, part_age_seconds=age, grace_seconds=5, tariff_of=self._tariff)
 
     async def run(self, *, crashes_max: int) -> None:
-        """Until every event is acknowledged and nothing is left to do."""
+        """Run until every event is acknowledged and nothing is due."""
         while True:
             self.fuse.left, self.fuse.burnt = -1, False
             if self.crashes < crashes_max:
@@ -269,7 +269,7 @@ class Simulation:
             return
 
     def _tariff(self, model: str | None) -> Tariff:
-        """Another price after each crash."""
+        """The price, which changes with each crash."""
         del model
         return Tariff(input_per_million=Decimal(self.crashes + 1), output_per_million=Decimal("0.3"))
 
@@ -277,7 +277,7 @@ class Simulation:
         return self.now
 
     def partition(self) -> Partition:
-        """The partition as a process takes it over now."""
+        """A new owner of the partition."""
         return Partition(
             0,
             tables=self.tables,
@@ -325,7 +325,7 @@ class Simulation:
             partition.abandon()
 
     async def handle(self, partition: Partition, gate: AckGate[int], at: int) -> None:
-        """Have it fold one of the log's events."""
+        """Have the partition apply one of the log's events."""
         topic, headers, value = self.log.events[at]
         ticket = gate.admit(at)
 

@@ -1,4 +1,4 @@
-"""The way of a line as a whole on simulated time: api, ingest, processors, results; and everything that can end.
+"""The whole way of a line on simulated time: api, ingest, processors and results, with everything that can crash.
 
 A run is a function of its seed: batches, their cancels and deadlines, what the backend says, who is ended when,
 what is published twice, what lands late. `SimulatedWay(seed).run()` returns once every batch is over, and checks
@@ -44,7 +44,7 @@ LINES_MAX = 70
 FAULTS_SECONDS = 60.0
 END_SECONDS_MAX = 4_000.0
 STEPPING_SHARE = 0.3
-"""Of the runs: in these, clocks are stepped."""
+"""Share of the runs in which clocks are stepped."""
 STEP_SECONDS_MAX = 900.0
 REFUSED_EVERY = 7
 PROMPTS = 5
@@ -55,7 +55,7 @@ DELETED_SHARE = 0.3
 
 
 class Keys:
-    """What wraps keys: here for who has them."""
+    """Wraps keys, with the project in clear text."""
 
     async def wrap(self, project, place, key):
         return "k", Cipher(bytes(32)).seal(key, f"{project}/{place}".encode())
@@ -86,7 +86,7 @@ class SimulatedWay:
         self.torn = 0
         self.refusals = 0
         self._refused: dict[str, tuple[str, ...]] = {}
-        """By batch: with what the keys begin of objects that the store refuses for a while."""
+        """By batch: prefixes of the keys that the store refuses for a while."""
         self._zombies: list[asyncio.Task[None]] = []
         self.repeats_max = 0
         self.steps_clocks = self.chance.random() < STEPPING_SHARE
@@ -113,16 +113,16 @@ class SimulatedWay:
         )
 
     def run(self) -> None:
-        """Run until all batches are over, then check; an `AssertionError` says what is wrong."""
+        """Run until all batches are over, then check; an `AssertionError` names the fault."""
         simtime.run(self._main)
         self._seen.check()
 
     def token(self) -> str:
-        """Its owner alone."""
+        """A new token."""
         return f"{next(self._tokens):08x}"
 
     def tear(self, member) -> None:
-        """A process of results found its tables torn: it ends, and another begins."""
+        """Replace a process of results that found its tables torn."""
         self.torn += 1
         self._end("results", member)
         self._zombies.append(self.loop.create_task(self._one_more("results")))
@@ -132,12 +132,12 @@ class SimulatedWay:
         return _Upstream(self, process)
 
     def called(self, place: tuple[str, int], process: Process) -> None:
-        """A call that will be answered for good is under way."""
+        """Note a call whose answer is final."""
         self.calls[place] += 1
         self._under_way[place] = process
 
     def arrived(self, headers, value: bytes) -> None:
-        """The log has outcomes, and their process knows."""
+        """Note outcomes that the log has acknowledged."""
         batch_id, marks = codec.lines_marks(headers, len(value))
         for mark in marks:
             self._under_way.pop((batch_id, mark.index), None)
@@ -224,7 +224,7 @@ class SimulatedWay:
             await self.groups[stage].leave(member)
 
     async def _cut_off(self) -> None:
-        """A process of results loses its group and nothing else: it goes on beside its successor for a while."""
+        """A process of results loses its group alone, and goes on beside its successor for a while."""
         if not (active_batches := self._active_batches("results")):
             return
         member = self.chance.choice(active_batches)
@@ -240,7 +240,7 @@ class SimulatedWay:
         await self._one_more("results")
 
     async def _refuse(self) -> None:
-        """The store refuses what is of one batch, and its key does not come; all else goes on."""
+        """The store refuses the objects and the key of one batch; all else goes on."""
         if not self.jobs:
             return
         batch = self.chance.choice(self.jobs).batch
@@ -257,7 +257,7 @@ class SimulatedWay:
         self._zombies.append(self.loop.create_task(end()))
 
     def refuses(self, key: str) -> bool:
-        """Whether the store does not take or give an object at the moment."""
+        """Whether the store refuses an object at the moment."""
         return any(name in key for names in self._refused.values() for name in names)
 
     async def _one_more(self, stage: str = "") -> None:
@@ -266,21 +266,21 @@ class SimulatedWay:
             await self._join(stage)
 
     async def _step(self) -> None:
-        """The clock of a process is set, to what is wrong or to what is right."""
+        """Set the clock of a process, to a wrong or the right time."""
         stage = self.chance.choice(list(self.groups))
         if active_batches := self._active_batches(stage):
             wrong = self.chance.uniform(-STEP_SECONDS_MAX, STEP_SECONDS_MAX)
             self.chance.choice(active_batches).process.ahead = self.chance.choice((0.0, wrong, wrong))
 
     async def _copy(self) -> None:
-        """A range of requests is produced once more."""
+        """A producer repeats a range of requests."""
         records = self.log.records[Place(REQUESTS, self.chance.randrange(PARTITIONS))]
         start = self.chance.randint(0, len(records))
         for record in records[start : start + 10]:
             self.log.append(REQUESTS, record.key, record.value, record.headers)
 
     async def _poison(self) -> None:
-        """Write records that are unreadable or false, also about existing batches."""
+        """A producer writes invalid records, or false ones, also about existing batches."""
         batch_id = self.chance.choice([job.batch.id for job in self.jobs] or ["batch_x"])
         lines = ((codec.KIND, codec.LINES), ("tidemill-batch", batch_id.encode()))
         topic, headers, value = self.chance.choice(
@@ -330,8 +330,8 @@ class SimulatedWay:
             await self._gone(batch.id, {file_key(ids.derived_file_id(batch.id, kind)) for kind in kinds})
 
     async def _gone(self, batch_id: str, keys: set[str]) -> None:
-        """Wait until a deletion has done all it has to."""
-        # Nothing tells that an object is removed.
+        """Wait until a deletion is complete."""
+        # There is no event for a removed object.
         while self._is_shown(batch_id) or any(object_.startswith(tuple(keys)) for object_ in self.objects if keys):  # noqa: ASYNC110
             await asyncio.sleep(1)
 
@@ -346,7 +346,7 @@ class SimulatedWay:
         return not is_erased or all(record.value is not None for record in records if record.key == batch_id)
 
     def _tariff(self, model: str | None) -> Tariff:
-        """A price that changes all the time."""
+        """A price that changes with each call."""
         del model
         return Tariff(input_per_million=Decimal(len(self._members)), output_per_million=Decimal("0.3"))
 
@@ -384,7 +384,7 @@ class _Upstream:
         return Answer(200, orjson.dumps({"choices": [f"{batch_id} {index}"], "usage": usage}))
 
     async def _proven(self, seconds: float) -> Answer | FailureKind:
-        """A call without a line only asks whether anybody is answered."""
+        """A call without a line only probes the server."""
         chance = self._world.chance
         await asyncio.sleep(min(chance.random() * CALL_SECONDS_MAX, seconds))
         self._process.check()

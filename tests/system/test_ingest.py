@@ -92,7 +92,7 @@ class Place:
         return batch_id
 
     async def fact(self, batch_id: str) -> Accepted | Rejected:
-        """The first record about a batch."""
+        """The first fact about a batch."""
         async with Reader(self.kafka, topics.OUTCOMES.name) as reader:
             records = await reader.until(lambda found: any(record.key == batch_id.encode() for record in found))
         fact = codec.decode_fact(next(record for record in records if record.key == batch_id.encode()).value)
@@ -195,7 +195,7 @@ async def place(kafka, folder):
 
 
 async def test_a_file_becomes_requests(place):
-    """Accepted tells the total; each line is there once, unchanged, and in order under its key."""
+    """`Accepted` has the total; each line is there once, unchanged, and in order under its key."""
     lines = input_lines(3_000)
     batch_id = await place.create(b"\xef\xbb\xbf" + b"\r\n\r\n".join(lines))
     accepted = await place.fact(batch_id)
@@ -213,7 +213,7 @@ async def test_a_file_becomes_requests(place):
 
 
 async def test_a_large_line_is_published_by_reference(place):
-    """The record says where in the store the line is."""
+    """The record has its place in the store."""
     small, large = input_lines(1)[0], input_lines(2, "x" * INLINE_BYTES_MAX)[1]
     batch_id = await place.create(small + b"\n" + large + b"\n")
     lines = lines_of(await place.requests(batch_id, 2))
@@ -225,7 +225,7 @@ async def test_a_large_line_is_published_by_reference(place):
 
 
 async def test_a_faulty_file_is_rejected_with_all_faults(place):
-    """Each faulty line is reported, and no line of the file is run."""
+    """The fact has each faulty line, and no line is run."""
     lines = input_lines(5)
     batch_id = await place.create(b"\n".join([lines[0], b"{", lines[1], b"[]", lines[0], b"{}"]))
     rejected = await place.fact(batch_id)
@@ -245,14 +245,14 @@ async def test_a_faulty_file_is_rejected_with_all_faults(place):
 
 
 async def test_a_missing_file_is_rejected(place):
-    """As OpenAI says it."""
+    """With OpenAI's text."""
     rejected = await place.fact(await place.create(None))
     assert isinstance(rejected, Rejected)
     assert [error.param for error in rejected.errors] == ["file_id"]
 
 
-async def test_what_cannot_be_read_becomes_a_dead_letter(place):
-    """It is kept with the reason, and the commands behind it are worked on."""
+async def test_an_invalid_command_becomes_a_dead_letter(place):
+    """It is kept with the reason, and the commands behind it are handled."""
     source = ids.new_batch_id()
     await place.log.send(topics.COMMANDS.name, source, b"no command")
     async with Reader(place.kafka, topics.DEAD.name) as reader:
@@ -261,8 +261,8 @@ async def test_what_cannot_be_read_becomes_a_dead_letter(place):
     assert isinstance(await place.fact(await place.create(b"\n".join(input_lines(1)))), Accepted)
 
 
-async def test_a_killed_stage_goes_on(place):
-    """What was commanded while it was away, or under way when it died, is published by its successor."""
+async def test_a_successor_finishes_the_work_of_a_killed_stage(place):
+    """It publishes commands from while the stage was away, and those under way when it died."""
     lines = input_lines(20_000)
     batch_id = await place.create(b"\n".join(lines))
     place.processes[-1].kill()
@@ -274,7 +274,7 @@ async def test_a_killed_stage_goes_on(place):
 
 
 async def test_a_stop_is_clean_and_nothing_is_done_twice(place):
-    """SIGTERM ends the process with code 0, its work committed: the successor does not publish again."""
+    """SIGTERM ends the process with code 0 and all work committed: the successor publishes nothing again."""
     lines = input_lines(100)
     batch_id = await place.create(b"\n".join(lines))
     await place.requests(batch_id, 100)

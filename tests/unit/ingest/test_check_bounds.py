@@ -1,4 +1,4 @@
-"""The checks of an input file: long, deep and hostile lines, and what any bytes give."""
+"""Bounds of the check: long, deep and hostile lines, arbitrary bytes, and the size of a verdict."""
 
 import orjson
 import pytest
@@ -13,8 +13,8 @@ from tidemill.schemas.jsonl.lines import Line, Splitter
 from tidemill.schemas.resources.batch import BatchError, BatchErrors, error_bytes
 
 
-def test_a_line_beyond_the_bound():
-    """It is a fault of its number, and the next line is checked."""
+def test_a_line_above_the_bound_is_a_fault():
+    """The checker goes on with the next line."""
     checker, splitter = Checker(rules()), Splitter(200)
     for found in splitter.feed(line("a", body=request_body(x="x" * 200)) + b"\n" + line("b") + b"\nx\n"):
         checker.check([found])
@@ -41,14 +41,14 @@ def test_nesting_is_bounded(levels, fine, pair):
     "hostile", [b'"' + b'\\"' * 500_000, b'{"a":"' + b"[" * 1_000_000, b"]" * 1_000_000, b"[{" * 500_000]
 )
 def test_a_hostile_line_costs_no_more_than_its_length(hostile):
-    """Neither escapes without end nor brackets without partners take the check out of its stride."""
+    """Endless escapes and unbalanced brackets do not slow the check down."""
     assert fault(hostile).code == "invalid_json_line"
 
 
 @settings(deadline=None)
 @given(data=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 def test_any_bytes_give_a_verdict(data):
-    """No line, whatever it holds, is more than a fault."""
+    """An arbitrary line is at worst a fault."""
     found = verdict(data)
     assert isinstance(found, Failed)
     for error in found.errors:
@@ -61,7 +61,7 @@ def test_any_bytes_give_a_verdict(data):
     field=st.sampled_from(["custom_id", "method", "url", "body", "model", "messages", "stream"]),
 )
 def test_any_value_gives_a_verdict(value, field):
-    """No value of a field is more than a fault."""
+    """An arbitrary value of a field is at worst a fault."""
     body = request_body(**{field: value})
     request = (
         line(body=body)
@@ -88,7 +88,7 @@ VALUES = st.recursive(
     cut=st.none() | st.integers(0, 80),
 )
 def test_a_long_line_is_judged_as_a_short_one(monkeypatch, given_fields, given_body, endpoint, cut):
-    """It is not made into objects, which nobody notices."""
+    """The check without decoded objects finds the same faults."""
     body = {"model": "m", "messages": [1], "input": "x", "prompt": "x"} | given_body
     text = orjson.dumps({"custom_id": "a", "method": "POST", "url": endpoint, "body": body} | given_fields)[:cut]
 
@@ -104,7 +104,7 @@ def test_a_long_line_is_judged_as_a_short_one(monkeypatch, given_fields, given_b
 @pytest.mark.parametrize("name", ["\x01" * 64, "\x01" * 100, "ü" * 64])
 @pytest.mark.parametrize("faulty", [300, 1000, 1500])
 def test_faults_that_quote_much_fit_into_a_record(name, faulty):
-    """As many are listed as fit, in the characters that take most; none is lost count of."""
+    """As many are listed as fit, with characters of the most bytes; the rest are counted."""
     found = verdict(*[line(str(number), body=request_body(model=name)) for number in range(faulty)])
     assert isinstance(found, Failed)
     assert BatchErrors(data=found.errors).data == found.errors
@@ -117,15 +117,15 @@ def test_faults_that_quote_much_fit_into_a_record(name, faulty):
 
 
 @pytest.mark.parametrize("value", [b'"\xff"', b'"\xed\xa0\x80"', b'"\\ud800"', b"01", b"[1,]", b"nul"])
-def test_a_long_line_is_read_as_strictly(monkeypatch, value):
-    """What is skipped is JSON and UTF-8 all the same."""
+def test_a_long_line_is_parsed_as_strictly(monkeypatch, value):
+    """Skipped text has to be JSON and UTF-8 too."""
     monkeypatch.setattr(validation, "LONG_LINE_BYTES", 0)
     text = line(body=request_body(x="X")).replace(b'"X"', value)
     assert fault(text).code == "invalid_json_line"
 
 
-def test_one_fault_a_line_and_all_lines():
-    """Of a line the first fault is told, of a file every faulty line."""
+def test_one_fault_is_reported_for_every_faulty_line():
+    """The first fault of a line, for all faulty lines of a file."""
     found = verdict(b"x", line(1), line("a", method="GET", url="/x"), line("b"), line("b"))
     assert isinstance(found, Failed)
     assert [(error.line, error.code) for error in found.errors] == [
@@ -137,7 +137,7 @@ def test_one_fault_a_line_and_all_lines():
     ("faulty", "listed", "unlisted"), [(999, 999, 0), (1000, 1000, 0), (1001, 999, 2), (5000, 999, 4001)]
 )
 def test_faults_are_listed_up_to_a_bound(faulty, listed, unlisted):
-    """The last entry says how many more there are."""
+    """The last entry names the number of those left out."""
     found = verdict(*[b"x"] * faulty)
     assert isinstance(found, Failed)
     assert len(found.errors) <= validation.FAULTS_MAX
@@ -149,7 +149,7 @@ def test_faults_are_listed_up_to_a_bound(faulty, listed, unlisted):
 
 
 def test_the_largest_verdict_fits_into_a_record():
-    """A thousand faults that quote the user at length stay below a record's bound."""
+    """A thousand faults with long quotes stay below the bound of a record."""
     lines = [line("\x01" * 511 + str(number)) for number in range(1, 10) for _ in range(200)]
     found = verdict(*lines)
     assert isinstance(found, Failed)

@@ -1,4 +1,4 @@
-"""Each fault of a line is named with its line, its field, what was found and what is wanted."""
+"""A fault names its line, its field, the expected and the found value."""
 
 import json
 
@@ -37,8 +37,8 @@ BROKEN = [
 
 @pytest.mark.parametrize(("broken", "said"), BROKEN)
 @pytest.mark.parametrize("first", [True, False])
-def test_where_json_breaks(broken, said, first):
-    """Line, column or byte, and what stands there, in the first line as in others."""
+def test_a_json_error_names_its_position(broken, said, first):
+    """Line, column or byte, and the text there, in the first line and in later ones."""
     lines = (broken, GOOD) if first and not broken.startswith(b"\xef") else (GOOD, b"", broken)
     error = fault(*lines)
     assert (error.code, error.line) == ("invalid_json_line", lines.index(broken) + 1)
@@ -46,8 +46,8 @@ def test_where_json_breaks(broken, said, first):
 
 
 @pytest.mark.parametrize("text", [b'{"a":01}', b'{"a":1,}', b"{a:1}", b'{"a":"\xe4"}', b'{"a":', b'{"a":1}}'])
-def test_a_long_line_is_explained_without_making_objects(text, monkeypatch):
-    """Its place is told in bytes, by the parser that skips."""
+def test_a_json_error_of_a_long_line_names_its_byte(text, monkeypatch):
+    """The skipping parser gives the position."""
     monkeypatch.setattr(malformed, "LONG_BYTES", 0)
     assert malformed.reason(text).startswith(("Byte ", "At its end: "))
 
@@ -56,8 +56,8 @@ def test_a_long_line_is_explained_without_making_objects(text, monkeypatch):
     field=st.sampled_from(sorted(WANTED)), kind=st.sampled_from(sorted(KINDS)), before=st.integers(0, 3),
     is_long=st.booleans(),
 )  # fmt: skip
-def test_a_field_of_another_type(field, kind, before, is_long):
-    """Found and wanted are named, with field and line, in short lines and in long ones."""
+def test_a_field_of_a_wrong_type_is_named(field, kind, before, is_long):
+    """The message has the expected and the found type, in short and long lines."""
     if kind == WANTED[field]:
         return
     with pytest.MonkeyPatch.context() as patch:
@@ -70,8 +70,8 @@ def test_a_field_of_another_type(field, kind, before, is_long):
 
 
 @given(st.data())
-def test_a_mutation_of_a_good_line_is_named_or_does_no_harm(data):
-    """A byte that is dropped, doubled or replaced: it is a request still, or line and reason are told."""
+def test_a_mutated_line_is_a_request_or_a_named_fault(data):
+    """Mutations drop, double or replace a byte."""
     at = data.draw(st.integers(0, len(GOOD) - 1))
     new = data.draw(st.sampled_from([b"", GOOD[at : at + 1] * 2, b"\0", b'"', b",", b"{", b"\\", b"\xff", b"'"]))
     mutant = GOOD[:at] + new + GOOD[at + 1 :]
@@ -88,7 +88,7 @@ def test_a_mutation_of_a_good_line_is_named_or_does_no_harm(data):
 
 
 def check_of(mutant: bytes):
-    """What is said of it behind a good line."""
+    """The fault of a line behind a valid one."""
     try:
         return fault(line("first"), mutant)
     except AssertionError:
@@ -106,14 +106,14 @@ def check_of(mutant: bytes):
         (b"x" * (LINE_BYTES_MAX + 1), None, f"maximum of {LINE_BYTES_MAX} bytes (limit: line_bytes_max)."),
     ],
 )
-def test_what_is_found_and_what_is_wanted(bad, param, said):
-    """Behind an empty line, which is none and is counted."""
+def test_a_fault_names_the_expected_and_the_found_value(bad, param, said):
+    """A blank line before it counts in the line number."""
     error = fault(line("first"), b"", bad)
     assert (error.line, error.param) == (3, param)
     assert said in error.message
 
 
-def test_a_first_line_without_a_body():
-    """Its fault is that line's, and not the file's."""
+def test_a_first_line_without_a_body_is_a_fault_of_that_line():
+    """It is not a fault of the file."""
     error = fault(line("a", body=ABSENT), GOOD)
     assert (error.line, error.param, error.code) == (1, "body", "missing_required_parameter")

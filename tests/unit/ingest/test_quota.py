@@ -1,4 +1,4 @@
-"""What a project has is what the log says it has, and what its streams have brought since."""
+"""The counts of a project follow the log, and the streams of this process."""
 
 import orjson
 import pytest
@@ -54,7 +54,7 @@ def file(size, project="p"):
 
 
 def test_batches_count_until_they_are_over(quotas):
-    """In any order, and however often they are told."""
+    """Records may come in any order and more than once."""
     for name in ("a", "b", "b"):
         quotas.batch(name, batch(), 0)
     with pytest.raises(IntakeError, match="has 2 batches in progress and may have 2"):
@@ -65,8 +65,8 @@ def test_batches_count_until_they_are_over(quotas):
     quotas.check_batch("p")
 
 
-def test_a_batch_that_is_over_stays_so(quotas):
-    """A former owner of its partition may tell late how far it was: that would count until the process ends."""
+def test_a_late_record_does_not_reopen_a_batch(quotas):
+    """A former owner of its partition may publish progress after the end."""
     for status in (Status.IN_PROGRESS, Status.COMPLETED, Status.IN_PROGRESS):
         quotas.batch("a", batch(status, total=100), 0)
     assert quotas.excess("p") == 0
@@ -74,8 +74,8 @@ def test_a_batch_that_is_over_stays_so(quotas):
     quotas.check_batch("p")
 
 
-def test_batches_of_streams_have_numbers(quotas):
-    """Those of this process are known before the log tells of them."""
+def test_batches_of_streams_count_before_the_log_has_them(quotas):
+    """Streams of this process count at once."""
     for name in ("a", "b", "c", "d"):
         quotas.count_stream(name, "p", 1, f"file-{name}", 0)
         for status in (Status.IN_PROGRESS, Status.COMPLETED):
@@ -84,8 +84,8 @@ def test_batches_of_streams_have_numbers(quotas):
         quotas.check_batch("p")
 
 
-def test_batches_and_files_have_numbers(quotas):
-    """A stream opens none beyond them, over or not; what is deleted makes room."""
+def test_the_numbers_of_batches_and_files_are_limited(quotas):
+    """At a limit no stream begins; a deletion makes room."""
     for name in ("a", "b", "c", "d", "d"):
         quotas.batch(name, batch(Status.COMPLETED), 0)
     with pytest.raises(IntakeError, match="has 4 batches and may have 4"):
@@ -100,7 +100,7 @@ def test_batches_and_files_have_numbers(quotas):
 
 
 def test_lines_count_until_they_are_final(quotas):
-    """As the log shows them, or as a stream has brought them, whichever is more."""
+    """The larger of the log's count and the stream's count is used."""
     quotas.count_stream("a", "p", 14, "file-a", 0)
     assert quotas.excess("p") == 4
     assert quotas.refuse("a", "p", 4).code == "lines_enqueued_max"
@@ -115,8 +115,8 @@ def test_lines_count_until_they_are_final(quotas):
     assert quotas.excess("p") == 0
 
 
-def test_bytes_of_a_stream_are_those_of_its_file_in_the_end(quotas):
-    """They count once, before the file is there and after."""
+def test_bytes_of_a_stream_count_once(quotas):
+    """Its input counts before its file exists, and the file after."""
     quotas.count_stream("a", "p", 1, "file-a", 600)
     with pytest.raises(IntakeError, match=f"stores {600 + OBJECT_BYTES} bytes and may"):
         quotas.check_bytes("p", 401)
@@ -129,8 +129,8 @@ def test_bytes_of_a_stream_are_those_of_its_file_in_the_end(quotas):
 
 
 @pytest.mark.parametrize("value", [b"{", b"[]", b'{"v":2,"project":"p","batch":{"status":"asleep"}}'])
-def test_what_cannot_be_read_counts_nothing(quotas, value):
-    """Nor is anything of a later version taken for what it is not."""
+def test_invalid_records_count_nothing(quotas, value):
+    """Neither do records of a later version."""
     quotas.batch("a", value, 0)
     quotas.file("a", value, 0)
     later = orjson.loads(batch(total=100)) | {"v": 2}
@@ -143,8 +143,8 @@ files = st.lists(st.tuples(st.integers(0, 5), st.sampled_from("pq"), st.integers
 
 
 @given(events=files)
-def test_sizes_are_the_sums_of_a_dictionary(tmp_path_factory, events):
-    """Files come, come again with another size, and go, known or not."""
+def test_sizes_equal_the_sums_of_a_dictionary(tmp_path_factory, events):
+    """Objects come, change their size, and go, known or not."""
     sizes, known = Sizes(tmp_path_factory.mktemp("sizes") / "s"), {}
     for number, project, size in events:
         if size is None:

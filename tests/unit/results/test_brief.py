@@ -1,4 +1,4 @@
-"""A small batch that is soon over: what nobody has the time to look at is neither kept nor told."""
+"""A small batch that ends soon is kept and published only once."""
 
 import asyncio
 import random
@@ -52,8 +52,8 @@ class Standing:
         await self.simulation.handle(self.partition, self._gate, at)
 
 
-async def test_a_small_batch_is_told_of_once():
-    """From its beginning to its end there are two writes of its state and one record; then no due_at is left."""
+async def test_a_small_batch_is_published_once():
+    """Its whole life is two writes of its state and one record; then nothing is due."""
     standing = Standing()
     events = [*commands(0, 10), *lines(random.Random(1), 0, 10)]
     await standing.handle(events)
@@ -66,8 +66,8 @@ async def test_a_small_batch_is_told_of_once():
 
 
 @pytest.mark.parametrize("known", [1, 2])
-async def test_a_small_batch_that_lasts_is_told_of(known):
-    """Whatever is known of it, after half a second."""
+async def test_a_small_batch_that_lasts_is_published(known):
+    """After half a second, in whatever state."""
     standing = Standing()
     await standing.handle(commands(0, 10)[:known])
     assert standing.partition.due_at == NOW + PUBLISH_SECONDS
@@ -76,23 +76,23 @@ async def test_a_small_batch_that_lasts_is_told_of(known):
     assert any(key.startswith(batch_id(0).encode()) for key in standing.simulation.tables.states.changelog)
 
 
-async def test_files_that_are_long_in_coming_are_told_of():
-    """The store may be away: then the batch is shown as finalizing."""
+async def test_a_batch_whose_files_take_long_is_published():
+    """If the store is unavailable, the batch is shown as finalizing."""
     standing = Standing()
     await standing.handle([*commands(0, 10), *lines(random.Random(1), 0, 10)])
     await standing.tick(PUBLISH_SECONDS)
     assert standing.shown == [Status.FINALIZING]
 
 
-async def test_a_large_batch_is_told_of_at_once():
-    """Who waits for it sees that it was accepted."""
+async def test_a_large_batch_is_published_at_once():
+    """Its user sees that it is accepted."""
     standing = Standing()
     await standing.handle(commands(0, EXPRESS_LINES_MAX + 1))
     assert standing.shown == [Status.IN_PROGRESS]
 
 
-async def test_how_far_a_large_batch_is_need_not_be_told_often():
-    """A few of its lines are told of after two seconds, one in fifty after half a second."""
+async def test_the_progress_of_a_large_batch_is_published_rarely():
+    """A few of its lines after two seconds, one in fifty after half a second."""
     standing = Standing()
     await standing.handle(commands(0, 2 * EXPRESS_LINES_MAX))
     records = list(lines(random.Random(1), 0, 2 * EXPRESS_LINES_MAX))

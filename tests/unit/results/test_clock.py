@@ -1,4 +1,4 @@
-"""A clock that steps: what lasts is not measured by it."""
+"""Steps of the wall clock do not change how long something lasts."""
 
 import asyncio
 from decimal import Decimal
@@ -27,7 +27,7 @@ INPUT = b"".join(
 
 
 class Clocks:
-    """A wall clock that is set, and one that nobody sets."""
+    """A wall clock that is stepped, and the monotonic clock."""
 
     def __init__(self) -> None:
         self.wall = float(NOW)
@@ -94,7 +94,7 @@ class Owner:
         await self.partition.lines(BATCH_ID, [mark], text, lambda: self.acked.append("line"))
 
     async def tick(self) -> None:
-        """What the door does: where something is due by our clock, a tick comes."""
+        """Send a tick if something is due by our clock, as the record handler does."""
         if self.partition.due_at is not None and self.partition.due_at <= self.clocks.wall:
             tick = Tick(at=self.clocks.wall, writer=self.partition.owner.writer)
             await self.partition.fact(tick, lambda: None)
@@ -116,7 +116,7 @@ async def owner():
 
 
 async def test_lines_do_not_wait_for_a_clock_that_was_set_back(owner):
-    """They are in a part and acknowledged once they have waited, whatever the clock says."""
+    """They are in a part and acknowledged after their time by the monotonic clock."""
     await owner.land()
     owner.clocks.wall -= STEP_SECONDS
     owner.partition.batches.check_clock()
@@ -126,15 +126,15 @@ async def test_lines_do_not_wait_for_a_clock_that_was_set_back(owner):
 
 
 async def test_a_clock_set_forward_flushes_nothing_early(owner):
-    """Nor does a tick of another's clock make the owner spin."""
+    """Ticks of another process's clock do not make the owner spin."""
     await owner.land()
     await owner.partition.fact(Tick(at=owner.clocks.wall + STEP_SECONDS), lambda: None)
     assert owner.acked == []
 
 
 @pytest.mark.parametrize("ahead", [STEP_SECONDS, 0.0])
-async def test_a_grace_lasts_as_long_as_it_is(owner, ahead):
-    """Also where the clock of the api is ahead, or ours is set back meanwhile."""
+async def test_a_grace_period_has_its_length(owner, ahead):
+    """Even if the api's clock is ahead, or ours is set back."""
     cancel = CancelRequested(batch_id=BATCH_ID, at=int(NOW + ahead))
     await owner.partition.command(cancel, lambda: None)
     owner.clocks.wall -= STEP_SECONDS - ahead
@@ -147,8 +147,8 @@ async def test_a_grace_lasts_as_long_as_it_is(owner, ahead):
 
 
 @pytest.mark.parametrize("lost", [False, True])
-async def test_a_tick_of_a_clock_that_was_ahead_ends_nothing_that_was_told_of(owner, lost):
-    """It lies before a line that was shown as done; what has not come by a tick of our own the log has lost."""
+async def test_a_tick_of_a_former_owner_ends_no_batch_with_published_lines(owner, lost):
+    """They may lie behind it; lines that are missing at a tick of our own are lost."""
     owner.clocks.pass_(1)
     await owner.land()
     owner.partition.abandon()
@@ -167,8 +167,8 @@ async def test_a_tick_of_a_clock_that_was_ahead_ends_nothing_that_was_told_of(ow
     assert fact.receipt.lines == 2
 
 
-async def test_progress_is_told_while_the_clock_is_behind(owner):
-    """A batch is published again half a second later, whatever the clock says."""
+async def test_progress_is_published_while_the_clock_is_behind(owner):
+    """A batch is published again after half a second of the monotonic clock."""
     owner.clocks.wall -= STEP_SECONDS
     owner.clocks.pass_(1)
     await owner.land()
@@ -176,7 +176,7 @@ async def test_progress_is_told_while_the_clock_is_behind(owner):
 
 
 async def test_a_batch_does_not_end_before_it_began(owner):
-    """Its times come from the clocks of several processes, of which one may be behind."""
+    """Its times come from the clocks of several processes, and one may be behind."""
     owner.clocks.wall -= STEP_SECONDS
     await owner.partition.command(CancelRequested(batch_id=BATCH_ID, at=int(owner.clocks.wall)), lambda: None)
     owner.clocks.pass_(GRACE_SECONDS + 1)

@@ -1,4 +1,4 @@
-"""Streams of direct producers under crashes: a batch whose lines are counted while they are run."""
+"""Batches of streams under crashes: their number of lines grows while they run."""
 
 import importlib.util
 from pathlib import Path
@@ -19,7 +19,7 @@ SEEDS = range(100)
 TOTAL = 60
 
 
-def told(fact):
+def event(fact):
     return (topics.OUTCOMES.name, ((codec.KIND, fact.kind.encode()),), codec.encode(fact))
 
 
@@ -38,9 +38,9 @@ def facts(number, totals, cut=None):
     )
     source = InputRef(key=f"files/in{number}", bytes=1)
     return [
-        told(Opened(project="default", batch=batch)),
-        *(told(Grown(batch_id=batch.id, total=total, model="m")) for total in totals),
-        told(Sealed(batch_id=batch.id, total=totals[-1], model="m", input=source)),
+        event(Opened(project="default", batch=batch)),
+        *(event(Grown(batch_id=batch.id, total=total, model="m")) for total in totals),
+        event(Sealed(batch_id=batch.id, total=totals[-1], model="m", input=source)),
     ]
 
 
@@ -84,7 +84,7 @@ def never_back(simulation, number):
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("cut", [None, Cut(lines_max=7, bytes_max=1 << 20)])
 async def test_a_stream_ends_with_each_line_once(seed, cut):
-    """Whatever comes first, results or the seal, and whatever comes twice; in one file, or in numbered ones."""
+    """Results and the seal come in any order and more than once; with one output file, or numbered ones."""
     simulation = Simulation(seed)
     chance = simulation.chance
     opened, *rest = repeated(chance, facts(0, totals_of(chance), cut))
@@ -97,7 +97,7 @@ async def test_a_stream_ends_with_each_line_once(seed, cut):
 
 
 async def test_an_output_has_no_more_files_than_a_batch_can_name(monkeypatch):
-    """The last of them holds the rest."""
+    """The last file holds the rest."""
     monkeypatch.setattr(compaction, "OUTPUTS_MAX", 3)
     simulation = Simulation(0)
     simulation.log.events += [*facts(0, [TOTAL], Cut(lines_max=7, bytes_max=1 << 20))]
@@ -109,8 +109,8 @@ async def test_an_output_has_no_more_files_than_a_batch_can_name(monkeypatch):
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("status", [Status.CANCELLED, Status.EXPIRED])
-async def test_what_was_accepted_counts_to_the_seal(seed, status):
-    """A stream that is cancelled or expires waits for its seal, and then has all its lines in its two files."""
+async def test_an_ending_stream_waits_for_its_seal(seed, status):
+    """A cancelled or expired stream has all its lines in its two files."""
     simulation = Simulation(seed)
     chance = simulation.chance
     simulation.store.objects["files/in0"] = cases.input_file(TOTAL)
@@ -130,8 +130,8 @@ async def test_what_was_accepted_counts_to_the_seal(seed, status):
     never_back(simulation, 0)
 
 
-async def test_growth_is_told_without_results():
-    """A total that has grown is shown soon, also while no line is done."""
+async def test_growth_is_published_without_results():
+    """A grown total is shown soon, even if no line is done."""
     simulation = Simulation(1)
     simulation.log.events += facts(0, [5, 9])[:-1]
     await simulation.run(crashes_max=0)

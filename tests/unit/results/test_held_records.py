@@ -1,4 +1,4 @@
-"""What fails for one batch holds up no other: a key, a result, a part or a file that cannot be read or written."""
+"""A key, result, part or file that is unavailable for one batch holds up no other."""
 
 import asyncio
 from collections import defaultdict
@@ -34,7 +34,7 @@ class Refusing(Simulation):
 
         async def refusing_write(key, chunks):
             if any(name in key for name in self.refused):
-                # It may land all the same, when nobody waits for it any more.
+                # It may appear later all the same.
                 self.late[key] = b"".join([chunk async for chunk in chunks])
                 raise PermissionError(13, "Permission denied", f"/secret/{key}")
             return await write(key, chunks)
@@ -58,7 +58,7 @@ class Refusing(Simulation):
                 await asyncio.sleep(0.01)
 
     async def tick(self, partition, gate, seconds=0.0):
-        """Have time do what is due after a while."""
+        """Let time pass, and send a tick."""
         self.now += seconds
         tick = Tick(at=self.now)
         await self.feed(partition, gate, (topics.OUTCOMES.name, ((codec.KIND, b"tick"),), codec.encode(tick)))
@@ -83,7 +83,7 @@ def _no_waits(monkeypatch):
 
 
 async def test_a_part_that_was_refused_lands_late():
-    """What a failed request has written in the end is no part: it replaces none, and nobody reads it."""
+    """A part that appears after its refusal replaces no other, and is never read."""
     simulation = Refusing(5)
     (one,) = filled(simulation, 0)
     partition, gate = simulation.partition(), AckGate()
@@ -103,7 +103,7 @@ async def test_a_part_that_was_refused_lands_late():
 
 @pytest.mark.parametrize("seed", range(10))
 async def test_a_store_that_refuses_the_parts_of_one_batch(seed):
-    """The other ends meanwhile; it says why it waits, its deadline does not cut it off, and nothing is lost."""
+    """The other batch ends; the first shows the reason, outlives its deadline, and loses nothing."""
     simulation = Refusing(seed)
     streams = filled(simulation, 0, 1)
     simulation.refused.add(f"parts/{A}")
@@ -132,8 +132,8 @@ async def test_a_store_that_refuses_the_parts_of_one_batch(seed):
     partition.abandon()
 
 
-async def test_files_that_cannot_be_written_hold_no_place():
-    """Of those that are compacted at one time, here one."""
+async def test_files_that_cannot_be_written_hold_up_no_compaction():
+    """With a bound of one compaction at a time."""
     simulation = Refusing(1)
     one, other = filled(simulation, 0, 1)
     partition, gate = simulation.partition(), AckGate()
@@ -162,7 +162,7 @@ async def test_files_that_cannot_be_written_hold_no_place():
 
 
 async def test_at_a_bound_the_partition_waits(monkeypatch):
-    """A store that fails for a while is waited for, whoever's lines these are, and memory has its bound."""
+    """The partition waits for the store, and its memory is bounded."""
     monkeypatch.setattr(part_writer, "REFUSED_BYTES_MAX", 3_000)
     monkeypatch.setattr(retrying, "LONGEST_SECONDS", 0.01)
     simulation = Refusing(2)
@@ -184,7 +184,7 @@ async def test_at_a_bound_the_partition_waits(monkeypatch):
 
 @pytest.mark.parametrize("ending", [Status.EXPIRED, Status.CANCELLED])
 async def test_lines_that_cannot_be_read_wait(ending):
-    """What was run is not given up for the sake of time; for whoever cancels it is."""
+    """The deadline does not discard results that exist; a cancellation does."""
     simulation = Refusing(3)
     (one,) = filled(simulation, 0)
     partition, gate = simulation.partition(), AckGate()
@@ -206,15 +206,15 @@ async def test_lines_that_cannot_be_read_wait(ending):
 
 
 class Records:
-    """Works of two batches, of which one cannot be read for a while."""
+    """Records of two batches, one of which cannot be read for a while."""
 
     def __init__(self):
-        self.now, self.done, self.told, self.unread = 0.0, [], [], {A}
+        self.now, self.done, self.reports, self.unread = 0.0, [], [], {A}
         self.tries = defaultdict(int)
-        self.aside = HeldRecords(self.tell, lambda: self.now)
+        self.aside = HeldRecords(self.report, lambda: self.now)
 
-    def tell(self, batch_id, why, again_at):
-        self.told.append((batch_id, why and str(why), again_at))
+    def report(self, batch_id, why, again_at):
+        self.reports.append((batch_id, why and str(why), again_at))
 
     async def put(self, name, of, size=1):
         async def work():
@@ -227,29 +227,29 @@ class Records:
 
 
 async def test_records_wait_in_their_order():
-    """Those of one batch; the others, and what is about none, go by."""
+    """Records of other batches, and of none, go on."""
     records = Records()
     assert records.aside.due_in is None
     for name, of in (("a1", A), ("b1", B), ("a2", A), ("none", None), ("b2", B)):
         await records.put(name, of)
     assert records.done == ["b1", "none", "b2"]
     assert records.tries["a2"] == 0
-    assert records.told == [(A, "no key", 1.0)]
+    assert records.reports == [(A, "no key", 1.0)]
     assert records.aside.due_in == 1.0
     records.now = 1.0
     await records.aside.retry_due()
-    assert (records.tries["a1"], records.told[-1]) == (2, (A, "no key", 2.0))
+    assert (records.tries["a1"], records.reports[-1]) == (2, (A, "no key", 2.0))
     records.unread.clear()
     await records.put("b3", B)
     assert records.done[-1] == "b3"
     records.now = 2.0
     await records.put("a3", A)
     assert records.done[-3:] == ["a1", "a2", "a3"]
-    assert (records.told[-1], records.aside.due_in) == ((A, None, 0.0), None)
+    assert (records.reports[-1], records.aside.due_in) == ((A, None, 0.0), None)
 
 
 async def test_at_a_bound_records_wait_for_the_store(monkeypatch):
-    """Their number and their bytes have one."""
+    """Their number and their bytes are bounded."""
     monkeypatch.setattr(retrying, "LONGEST_SECONDS", 0.01)
     monkeypatch.setattr(held_records, "BYTES_MAX", 10)
     records = Records()

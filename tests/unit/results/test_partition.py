@@ -1,4 +1,4 @@
-"""The stage under crashes: wherever it breaks off, a batch ends with each line once and a true receipt."""
+"""Results under crashes: wherever it breaks off, a batch ends with each line once and a true receipt."""
 
 import hashlib
 import itertools
@@ -128,8 +128,8 @@ async def test_crashes_lose_and_double_nothing(seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("status", [Status.CANCELLED, Status.EXPIRED])
-async def test_what_was_not_run_gets_its_error_line(seed, status):
-    """A batch that is cancelled or expires has all its lines in its two files too."""
+async def test_lines_that_were_not_run_get_error_lines(seed, status):
+    """A cancelled or expired batch has all its lines in its two files."""
     simulation = Simulation(seed)
     total = 60
     simulation.store.objects["files/in0"] = input_file(total)
@@ -150,7 +150,7 @@ async def test_what_was_not_run_gets_its_error_line(seed, status):
 
 @pytest.mark.parametrize("seed", SEEDS[:60])
 async def test_a_deleted_batch_is_gone_for_good(seed):
-    """Wherever its deletion stops, and whatever comes late: its record, its files, its objects, its bitmap."""
+    """Wherever the deletion breaks off and whatever comes late: record, files, objects and bitmap are gone."""
     simulation = Simulation(seed)
     for number in (0, 1):
         simulation.store.objects[f"files/in{number}"] = input_file(40)
@@ -163,7 +163,7 @@ async def test_a_deleted_batch_is_gone_for_good(seed):
     simulation.store.objects |= dict.fromkeys((f"results-large/{gone.id}/1-x", f"parts/{gone.id}/orphan"), b"x")
     request = DeleteRequested(batch_id=gone.id, project="default", files=kinds, at=NOW + 90)
     delete = (topics.COMMANDS.name, (), codec.encode(request))
-    # What nobody has acknowledged in time comes again, and an api process may ask twice.
+    # Unacknowledged events come again, and an api process may send a deletion twice.
     late = [event for event in simulation.log.events if dict(event[1]).get(codec.KIND) != b"tick"]
     simulation.log.events += [delete, *interleaved(simulation.chance, [late, [delete]])]
     simulation.crashes = 0
@@ -186,7 +186,7 @@ async def test_a_deleted_batch_is_gone_for_good(seed):
 
 
 async def test_a_batch_at_work_is_not_deleted():
-    """The api refuses it; a command that comes all the same changes nothing."""
+    """The api refuses it; a command changes nothing."""
     simulation = Simulation(1)
     simulation.store.objects["files/in0"] = input_file(10)
     request = DeleteRequested(batch_id=batch_id(0), project="default", at=NOW)
@@ -197,8 +197,8 @@ async def test_a_batch_at_work_is_not_deleted():
     assert not simulation.log.deleted
 
 
-async def test_a_batch_that_is_long_forgotten_is_deleted_for_good():
-    """It leaves nothing in memory, and a command that comes again does not bring it back."""
+async def test_an_unknown_batch_is_deleted_for_good():
+    """It takes no memory, and a command that comes again does not create it."""
     simulation = Simulation(1)
     partition = simulation.partition()
     await partition.load()
@@ -214,8 +214,8 @@ async def test_a_batch_that_is_long_forgotten_is_deleted_for_good():
 
 
 @pytest.mark.parametrize("seed", SEEDS[:20])
-async def test_a_batch_that_the_log_may_forget_shows_it(seed):
-    """From a quarter before its time on, whatever crashes; a batch that is over is in no danger."""
+async def test_a_batch_at_risk_shows_it(seed):
+    """From a quarter of the retention before, with crashes; a batch that is over is not at risk."""
     simulation = Simulation(seed)
     simulation._limits = replace(simulation._limits, kept_seconds=lambda: 1000.0)
     simulation.store.objects["files/in0"] = input_file(10)
@@ -229,8 +229,8 @@ async def test_a_batch_that_the_log_may_forget_shows_it(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS[:20])
-async def test_what_never_ran_costs_nothing(seed):
-    """A batch that is cancelled before ingest looks at it has an entry of zeros, one that is refused has none."""
+async def test_a_batch_that_never_ran_costs_nothing(seed):
+    """A batch cancelled before its check has an entry of zeros, a rejected one has none."""
     simulation = Simulation(seed)
     cancel = CancelRequested(batch_id=batch_id(0), at=NOW + 5)
     fault = BatchError(code="empty_file", message="x")

@@ -1,4 +1,4 @@
-"""A failed try leaves nothing: tried again it is as if it had not been, and buried it harms no other batch."""
+"""A record that fails leaves no trace: its retry works as the first attempt, its burial harms no other batch."""
 
 import asyncio
 from types import SimpleNamespace
@@ -74,7 +74,7 @@ def filled(simulation):
 
 
 async def test_faults_lose_and_double_nothing():
-    """At any step of any event, with crashes at others: each line comes once, and the bill is right."""
+    """Faults at any step, with crashes at others: each line comes once, and the bill is right."""
     faults = 0
     for seed in SEEDS:
         simulation = filled(Faulty(seed))
@@ -87,7 +87,7 @@ async def test_faults_lose_and_double_nothing():
 
 
 def forged(number, index):
-    """A result of a line, as whoever may write to `outcomes` can send it."""
+    """A result of a line that another producer of `outcomes` sends."""
     text = line.answered(batch_id(number), index, b'"id-%d"' % index, status=200, request_id="forged", body=b"{}")
     headers = codec.lines_headers(batch_id(number), [LineMark(index=index, size=len(text), failed=False)])
     return (topics.OUTCOMES.name, tuple(headers), text)
@@ -97,7 +97,7 @@ def forged(number, index):
 @pytest.mark.parametrize("kind", ["file", "stream"])
 @pytest.mark.parametrize("seed", SEEDS[:30])
 async def test_a_line_beyond_the_batch_is_buried(seed, kind, damages):
-    """Also one that comes before the number of lines: then no line is due. Nor is it read when parts are lost."""
+    """Also a line before the batch's number of lines; a recovery of parts ignores it too."""
     simulation, total = Faulty(seed), TOTALS[1]
     simulation.injects = False
     damage = Damage(simulation) if damages else None
@@ -117,8 +117,8 @@ async def test_a_line_beyond_the_batch_is_buried(seed, kind, damages):
 
 @pytest.mark.parametrize("broken", ["created", "accepted", "lines_max"])
 @pytest.mark.parametrize("seed", SEEDS[:10])
-async def test_what_always_fails_is_buried_and_told(monkeypatch, seed, broken):
-    """Its own batch ends, or shows it; the others are as if nothing had been."""
+async def test_a_record_that_always_fails_is_buried_and_shown(monkeypatch, seed, broken):
+    """Its batch ends or shows it; the other batches are not affected."""
     whole = getattr(reducer, broken)
 
     def breaks(state, *rest):
@@ -145,8 +145,8 @@ async def test_what_always_fails_is_buried_and_told(monkeypatch, seed, broken):
         assert "ValueError at breaks" in batch.errors.data[0].message
 
 
-async def test_what_time_makes_due_fails_for_one_batch_only(monkeypatch):
-    """The others end meanwhile, and it is tried again."""
+async def test_a_timer_that_fails_stops_one_batch_only(monkeypatch):
+    """The others end meanwhile, and the timer is tried again."""
     whole, failing = reducer.overdue, [True]
 
     def breaks(state, *rest):
@@ -175,8 +175,8 @@ async def test_what_time_makes_due_fails_for_one_batch_only(monkeypatch):
 
 
 @pytest.mark.parametrize("has_all", [False, True])
-async def test_what_was_kept_before_a_fault_is_told_and_not_acknowledged_too_soon(monkeypatch, has_all):
-    """Where the state is in the table already, the second try finds nothing new in the record."""
+async def test_a_state_kept_before_a_fault_is_published_and_acknowledged_later(monkeypatch, has_all):
+    """The table has the state already, so the retry finds nothing new in the record."""
     simulation = Simulation(1)
     simulation.store.objects["files/in0"] = cases.input_file(2_000)
     partition, acks = simulation.partition(), []
@@ -184,7 +184,7 @@ async def test_what_was_kept_before_a_fault_is_told_and_not_acknowledged_too_soo
     created, accepted = (value for _, _, value in commands(0, 2_000))
     await partition.command(codec.decode_command(created), list)
     await partition.fact(codec.decode_fact(accepted), list)
-    simulation.now += 60  # so that what is next is told
+    simulation.now += 60  # so that the next state is published
     whole, left = partition.batches.publish, [1]
 
     async def publish(active):

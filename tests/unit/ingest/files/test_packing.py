@@ -1,4 +1,4 @@
-"""Lines into records and back."""
+"""Lines are packed into records, and processors can unpack them."""
 
 import itertools
 
@@ -48,8 +48,8 @@ def unpacked(records: list[Record], file: bytes) -> list[bytes]:
 
 @settings(deadline=None, max_examples=50)
 @given(sizes=st.lists(SIZES, min_size=1, max_size=80))
-def test_every_line_comes_out_where_it_was(sizes):
-    """Packing, the headers and unpacking give the same lines, within the bounds of a record."""
+def test_unpacked_lines_have_their_places(sizes):
+    """Records keep their bounds."""
     lines = [bytes([97 + number % 26]) * size for number, size in enumerate(sizes)]
     records = packed(lines)
     assert unpacked(records, b"\n".join(lines)) == lines
@@ -79,13 +79,13 @@ def test_a_run_stays_together(total):
     [(1, 1, 1), (10, 1, 1), (32, 1, 1), (33, 2, 1), (256, 8, 1), (257, 9, 2), (50_000, 1563, 196)],
 )
 def test_a_record_is_full_before_the_next_begins(total, records, runs):
-    """A small batch is one record, and a large one goes by many keys."""
+    """A small batch is one record, and a large one has many keys."""
     found = packed([b"{}"] * total)
     assert (len(found), len({record.key for record in found})) == (records, runs)
 
 
 def test_a_large_line_is_a_reference():
-    """It goes alone, between its neighbours, and the record says where it lies."""
+    """It has a record of its own, in order, which refers to the store."""
     large = b"x" * (packing.INLINE_BYTES_MAX + 1)
     before, reference, after = packed([b"a", large, b"b"])
     assert (before.value, before.head.first) == (b"a", 0)
@@ -95,6 +95,6 @@ def test_a_large_line_is_a_reference():
 
 
 def test_a_batch_is_packed_the_same_each_time():
-    """What is published again after a crash falls into the same records under the same keys."""
+    """After a crash the same lines have the same records and keys."""
     lines = [b"%d" % number for number in range(777)]
     assert packed(lines) == packed(lines)

@@ -1,4 +1,4 @@
-"""The stage on a store in a folder; what it tells and publishes is collected instead of sent."""
+"""The stage on a store in a folder; facts and requests are collected instead of sent."""
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable
@@ -101,7 +101,7 @@ def here(tmp_path):
 
 
 async def test_a_file_is_accepted_and_published(here):
-    """Accepted comes first; the lines come as they are, to the topic of their model."""
+    """`Accepted` comes first; the lines are unchanged, in the topic of their model."""
     data = input_lines(100)
     await here.stage.handle(await here.batch("batch_1", data))
     assert here.requests.facts == [Accepted(batch_id="batch_1", total=100, model="m", at=NOW)]
@@ -112,7 +112,7 @@ async def test_a_file_is_accepted_and_published(here):
 
 
 async def test_a_faulty_file_is_rejected_whole(here):
-    """All faults are told and no line is published."""
+    """The fact has all faults, and no line is published."""
     await here.stage.handle(await here.batch("batch_1", input_lines(40) + b"x\n\n{}\n" + input_lines(1)))
     (rejected,) = here.requests.facts
     assert isinstance(rejected, Rejected)
@@ -126,7 +126,7 @@ async def test_a_faulty_file_is_rejected_whole(here):
 
 @pytest.mark.parametrize("key", [None, "files/gone"])
 async def test_a_missing_file_is_rejected(here, key):
-    """Whether it never was or has gone meanwhile."""
+    """Whether it never existed or was deleted."""
     await here.stage.handle(created("batch_1", key, 10))
     (rejected,) = here.requests.facts
     assert isinstance(rejected, Rejected)
@@ -134,7 +134,7 @@ async def test_a_missing_file_is_rejected(here, key):
 
 
 async def test_too_large_a_file_is_not_read(tmp_path):
-    """Its first lines tell the model, and no more than one chunk is looked at."""
+    """The first lines give the model; the stage reads one chunk."""
     here = Here(DirectoryStore(tmp_path), file_bytes_max=3 * READ_BYTES)
     await here.stage.handle(await here.batch("batch_1", input_lines(40_000)))
     (rejected,) = here.requests.facts
@@ -142,8 +142,8 @@ async def test_too_large_a_file_is_not_read(tmp_path):
     assert rejected.errors[0].message == "The batch input file is larger than the 3145728 maximum for the m model"
 
 
-async def test_too_many_lines(tmp_path):
-    """One entry, for the file."""
+async def test_a_file_with_too_many_lines_is_rejected(tmp_path):
+    """The fact has one error, of the file."""
     here = Here(DirectoryStore(tmp_path), file_lines_max=99)
     await here.stage.handle(await here.batch("batch_1", input_lines(100)))
     (rejected,) = here.requests.facts
@@ -151,8 +151,8 @@ async def test_too_many_lines(tmp_path):
     assert [error.code for error in rejected.errors] == ["too_many_tasks"]
 
 
-async def test_a_failure_of_a_door_is_tried_again(here, monkeypatch):
-    """The command is done when the door is back, and not before."""
+async def test_a_failure_of_store_or_log_is_retried(here, monkeypatch):
+    """The command is done only once they work again."""
     monkeypatch.setattr(retrying, "FIRST_SECONDS", 0.001)
     here.requests.failures = 3
     data = input_lines(10)
@@ -162,7 +162,7 @@ async def test_a_failure_of_a_door_is_tried_again(here, monkeypatch):
 
 
 async def test_no_work_after_the_deadline(here):
-    """A batch that is over is nobody's business."""
+    """A batch that is over is not checked."""
     command = await here.batch("batch_1", input_lines(10))
     here.now = NOW + 86_400
     await here.stage.handle(command)
@@ -170,7 +170,7 @@ async def test_no_work_after_the_deadline(here):
 
 
 async def test_a_cancelled_batch_stops(here):
-    """Once the cancel is seen, a file that is being published is left where it is."""
+    """A cancellation stops the publishing of a file."""
     wait: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     here.requests.gate = lambda record: wait if record.head.first >= 64 else None
     handling = asyncio.create_task(here.stage.handle(await here.batch("batch_1", input_lines(20_000))))
@@ -183,7 +183,7 @@ async def test_a_cancelled_batch_stops(here):
 
 
 async def test_the_check_of_a_long_line_leaves_half_of_the_time_to_others(here, pauses):
-    """It rests as long as it works; for short lines there is no need."""
+    """It pauses as long as it works; short lines need no pause."""
     short = input_lines(3)
     await here.stage.handle(await here.batch("batch_1", short))
     assert not any(pauses)
@@ -192,8 +192,8 @@ async def test_the_check_of_a_long_line_leaves_half_of_the_time_to_others(here, 
     assert any(pauses)
 
 
-async def test_a_cancel_that_comes_before_the_check_leaves_the_number_of_lines(here):
-    """The lines are counted and none of them is sent, so that each can end as one that was cancelled."""
+async def test_a_batch_cancelled_before_the_check_has_its_number_of_lines(here):
+    """No line is published, so that each ends as a cancelled one."""
     handling = asyncio.create_task(here.stage.handle(await here.batch("batch_1", input_lines(300))))
     await asyncio.sleep(0)
     await here.stage.handle(CancelRequested(batch_id="batch_1", at=NOW))
@@ -202,8 +202,8 @@ async def test_a_cancel_that_comes_before_the_check_leaves_the_number_of_lines(h
     assert here.requests.records == []
 
 
-async def test_redelivery_publishes_the_same(here):
-    """A command seen twice makes the same records under the same keys."""
+async def test_a_command_that_comes_again_publishes_the_same(here):
+    """The records and keys are equal."""
     command = await here.batch("batch_1", input_lines(3_000))
     await here.stage.handle(command)
     first = list(here.requests.records)
@@ -213,7 +213,7 @@ async def test_redelivery_publishes_the_same(here):
 
 
 async def test_small_batches_pass_big_ones(here, monkeypatch):
-    """However many big ones wait, a small one is worked on at once."""
+    """A small file is checked at once, however many big ones wait."""
     monkeypatch.setattr(module, "BIG_BYTES_MIN", 10_000)
     wait: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     here.requests.gate = lambda record: wait if record.head.batch_id.startswith("batch_big") else None
@@ -229,7 +229,7 @@ async def test_small_batches_pass_big_ones(here, monkeypatch):
 
 
 async def test_a_fault_of_the_check_itself_rejects_the_batch(here):
-    """It is told as the server's, and neither stops the stage nor comes again."""
+    """The error is the server's; it neither stops the stage nor comes again."""
     command = await here.batch("batch_1", input_lines(1))
     odd = command.model_copy(update={"batch": command.batch.model_copy(update={"endpoint": "/v1/unknown"})})
     await here.stage.handle(odd)
@@ -239,7 +239,7 @@ async def test_a_fault_of_the_check_itself_rejects_the_batch(here):
 
 
 async def test_a_big_file_lets_others_run(here):
-    """While a file is checked and published, the event loop goes round many times."""
+    """The event loop runs other tasks many times while a file is checked and published."""
     turns = 0
     done = asyncio.Event()
 

@@ -14,8 +14,8 @@ from tidemill.schemas.jsonl.lines import LINE_BYTES_MAX, Splitter
 from tidemill.schemas.resources.batch import BatchError
 
 
-def test_a_file_without_fault():
-    """Its lines are counted, its model is known."""
+def test_a_valid_file_passes():
+    """The verdict has its number of lines and its model."""
     assert verdict(line("a"), b"", line("b"), b"\r", line("c")) == Passed(total=3, model="m")
 
 
@@ -40,7 +40,7 @@ def test_row_2_an_empty_file(lines):
 
 
 def test_row_3_too_many_lines():
-    """The bound itself is fine, one more is not."""
+    """The bound itself passes, one more does not."""
     lines = [line(str(number)) for number in range(6)]
     assert verdict(*lines[:5], of=rules(lines_max=5)) == Passed(total=5, model="m")
     error = fault(*lines, of=rules(lines_max=5))
@@ -49,7 +49,7 @@ def test_row_3_too_many_lines():
 
 @pytest.mark.parametrize(("first", "name"), [(line(), " for the m model"), (b"x", "")])
 def test_row_4_too_large_a_file(first, name):
-    """The model is named where the first line tells it."""
+    """The message names the model if the first line has one."""
     checker, splitter = Checker(rules()), Splitter()
     checker.check(splitter.feed(first + b"\n"))
     assert checker.too_large().errors == (
@@ -68,7 +68,7 @@ def test_row_4_too_large_a_file(first, name):
     ],
 )  # fmt: skip
 def test_row_5_not_json(broken):
-    """Whatever Python or another parser would let through, only JSON is JSON."""
+    """Texts that only Python or another parser accepts are not JSON."""
     error = fault(line(), broken)
     assert (error.code, error.param, error.line) == ("invalid_json_line", None, 2)
     assert re.match(r"This line is not parseable as valid JSON\. (Column|Byte) [1-9]\d*: .*\.\Z", error.message)
@@ -92,7 +92,7 @@ def test_row_6_not_an_object(value, kind):
 
 @pytest.mark.parametrize("field", ["custom_id", "method", "url", "body"])
 def test_row_7_a_missing_field(field):
-    """It is named."""
+    """The fault names it."""
     assert fault(line(**{field: ABSENT})) == BatchError(
         code="missing_required_parameter", message=f"Missing required parameter: '{field}'.", param=field, line=1
     )
@@ -115,7 +115,7 @@ def test_row_7_a_missing_field_goes_before_a_wrong_one():
     ],
 )
 def test_row_8_a_field_of_another_type(field, value, text):
-    """What was expected and what was found are told."""
+    """The message has the expected and the found type."""
     assert fault(line(**{field: value})) == BatchError(
         code="invalid_type", message=f"Invalid type for '{field}': {text}", param=field, line=1
     )
@@ -138,13 +138,13 @@ def test_row_8_a_custom_id_of_another_length(custom_id, code):
 @pytest.mark.parametrize(
     "custom_id", ["x" * 512, "😀" * 512, "../../etc/passwd", "\r\nX: y", "=cmd()", "\x00", "\u2028", " "]
 )
-def test_any_other_custom_id_is_fine(custom_id):
-    """Characters are the user's choice."""
+def test_any_custom_id_of_valid_length_passes(custom_id):
+    """All characters are allowed."""
     assert verdict(line(custom_id)) == Passed(total=1, model="m")
 
 
 def test_row_9_a_duplicate():
-    """It is told at the later line; ids written differently are the same id."""
+    """The later line has the fault; different escapes of an id are the same id."""
     twin = line("xy").replace(b'"xy"', b'"\\u0078y"')
     found = verdict(line("xy"), line("z"), twin, line("xy"))
     assert isinstance(found, Failed)
@@ -175,7 +175,7 @@ def test_row_10_another_method(method):
 
 @pytest.mark.parametrize("url", [EMBEDDINGS, CHAT + "/", "https://x" + CHAT, ""])
 def test_row_11_another_url(url):
-    """It must be the batch's endpoint to the letter."""
+    """It must equal the batch's endpoint."""
     assert fault(line(url=url)) == BatchError(
         code="invalid_url",
         message="The URL provided for this request does not match the batch endpoint. "
@@ -186,7 +186,7 @@ def test_row_11_another_url(url):
 
 
 def test_row_12_streaming():
-    """It is refused where it is asked for, and only there."""
+    """A line that asks for it is refused; `false` passes."""
     assert fault(line(body=request_body(stream=True))) == BatchError(
         code="streaming_unsupported",
         message="Chat Completions: Streaming is not supported in the Batch API.",
@@ -200,14 +200,14 @@ def test_row_12_streaming():
 
 @pytest.mark.parametrize("value", [1, "true", {"a": 1}])
 def test_row_12_streaming_in_disguise(value):
-    """What a lenient backend might take for true is refused too."""
+    """Values that a lenient backend might treat as true are refused too."""
     error = fault(line(body=request_body(stream=value)))
     assert (error.code, error.param) == ("invalid_type", "body.stream")
 
 
 @pytest.mark.parametrize("model", [ABSENT, None, ""])
 def test_row_13_no_model(model):
-    """Null is none."""
+    """Null is no model."""
     assert fault(line(body=request_body(model=model))) == BatchError(
         code="invalid_request", message="Model parameter is required.", param="body.model", line=1
     )
@@ -215,13 +215,13 @@ def test_row_13_no_model(model):
 
 @pytest.mark.parametrize("model", [1, ["m"], {"m": 1}, True])
 def test_row_13_a_model_of_another_type(model):
-    """A model is named by a string."""
+    """A model is a string."""
     error = fault(line(body=request_body(model=model)))
     assert (error.code, error.param) == ("invalid_type", "body.model")
 
 
 def test_row_14_an_unknown_model():
-    """It is quoted, and the first of those that there are."""
+    """The message quotes it, and names the first known models."""
     assert fault(line(body=request_body(model="nonexistent-model-xyz"))) == BatchError(
         code="model_not_found",
         message="The provided model 'nonexistent-model-xyz' is not supported by the Batch API. "
@@ -232,7 +232,7 @@ def test_row_14_an_unknown_model():
 
 
 def test_row_14_a_model_of_another_endpoint():
-    """The user learns what the model can do."""
+    """The message names the endpoints of the model."""
     assert fault(line(body=request_body(model="embed"))) == BatchError(
         code="model_not_supported",
         message="The model 'embed' does not serve /v1/chat/completions; it serves /v1/embeddings.",
@@ -242,7 +242,7 @@ def test_row_14_a_model_of_another_endpoint():
 
 
 def test_row_15_mixed_models():
-    """The first usable model is the batch's; an unknown one before it does not count."""
+    """The first valid model is the batch's; an unknown one before it does not count."""
     unknown, other = request_body(model="x"), request_body(model="other")
     found = verdict(line("a", body=unknown), line("b"), line("c", body=other), line("d"))
     assert isinstance(found, Failed)
@@ -267,7 +267,7 @@ def test_row_15_mixed_models():
     ],
 )
 def test_row_16_no_messages(endpoint, param, text):
-    """Each endpoint has its parameter; null is none; nothing else in a body is looked at."""
+    """Each endpoint has a required field; null is none; the other fields of a body are free."""
     for body in ({"model": "m"}, {"model": "m", param: None}):
         assert fault(line(url=endpoint, body=body), of=rules(endpoint)) == BatchError(
             code="invalid_request", message=text, param=f"body.{param}", line=1
@@ -289,8 +289,8 @@ def test_row_17_embedding_inputs(given, count, monkeypatch):
     assert (error.code, error.param, error.line) == ("too_many_embedding_inputs", "body.input", None)
 
 
-def test_whoever_retries_knows_each_code():
-    """The lines of a stream that are no requests are known by the code that the check has told."""
+def test_the_code_of_each_fault_is_a_known_one():
+    """A rerun recognises the lines that were no requests by these codes."""
     source = Path(validation.__file__).read_text("utf-8")
     assert set(re.findall(r"(?:raise|return) Fault\(\"(\w+)\"", source)) == REFUSALS
 
@@ -308,8 +308,8 @@ def test_whoever_retries_knows_each_code():
         ({}, False),
     ],
 )
-def test_a_reply_that_must_be_too_large_is_not_worked_out(more, is_refused, is_long, monkeypatch):
-    """Inputs times dimensions say how long it is; a short line and a long one are judged alike."""
+def test_a_line_with_too_large_a_reply_is_refused(more, is_refused, is_long, monkeypatch):
+    """Inputs times dimensions give its size, in short and long lines alike."""
     monkeypatch.setattr(validation, "LONG_LINE_BYTES", 0 if is_long else 1 << 20)
     of = dataclasses.replace(rules(EMBEDDINGS), reply_bytes_max=32 << 20)
     body = {"model": "m", "input": ["x"] * 2048, **more}
@@ -320,8 +320,8 @@ def test_a_reply_that_must_be_too_large_is_not_worked_out(more, is_refused, is_l
         assert (error.code, error.param) == ("reply_too_large", "body.input")
 
 
-def test_the_bound_of_a_line_is_that_of_the_rules():
-    """And is named."""
+def test_the_rules_bound_a_line():
+    """The fault names the bound."""
     of = dataclasses.replace(rules(), line_bytes_max=100)
     checker, splitter = Checker(of), Splitter(of.line_bytes_max)
     checker.check([*splitter.feed(b"x" * 101), *splitter.finish()])

@@ -1,4 +1,4 @@
-"""What a record of the intake may hold: its bounds are those that make of it what its bytes are worth."""
+"""The bounds of a record of the intake."""
 
 import orjson
 import pytest
@@ -20,15 +20,15 @@ SHORTEST = min(
 
 
 def test_every_request_is_longer_than_a_short_line():
-    """So no good line counts as one, and a record of the largest size has no more of them than it may have."""
+    """So no request counts as a short line, and the largest record keeps the bound of lines."""
     assert len(SHORTEST) >= REQUEST_BYTES_MIN
     full = b"\n".join([SHORTEST] * (decisions.RECORD_BYTES_MAX // (len(SHORTEST) + 1)))
     assert len(bounded(full)) == full.count(b"\n") + 1
 
 
 @given(st.binary(max_size=200))
-def test_what_is_within_the_bounds_is_split(value):
-    """The bounds change nothing."""
+def test_a_record_within_the_bounds_is_split(value):
+    """The bounds change no line."""
     assert bounded(value) == split(value)
 
 
@@ -41,12 +41,12 @@ def test_what_is_within_the_bounds_is_split(value):
         ((SHORTEST[:63] + b"\n") * (SHORT_LINES_MAX + 1) + SHORTEST, "too short"),
     ],
 )
-def test_what_is_beyond_them_says_so(value, reason):
-    """It quotes nothing."""
+def test_a_record_above_a_bound_names_the_bound(value, reason):
+    """The message quotes no line."""
     with pytest.raises(IntakeError, match=reason):
         bounded(value)
 
 
 def test_some_short_lines_are_error_lines():
-    """A producer with a mistake hears of each of its lines."""
+    """A producer with a mistake gets an error for each of its lines."""
     assert len(bounded(b"{\n" * SHORT_LINES_MAX + SHORTEST)) == SHORT_LINES_MAX + 1

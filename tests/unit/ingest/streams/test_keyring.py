@@ -1,4 +1,4 @@
-"""What direct producers may show: keys and tokens that the api has signed."""
+"""The credentials of direct producers: keys and tokens that the api has signed."""
 
 import asyncio
 import itertools
@@ -66,7 +66,7 @@ async def refused(ring, secret, stream="s", at=None):
 
 
 async def test_a_signed_key_opens_its_project(ring):
-    """And the one of the settings, which is known by its digest alone."""
+    """So does the key of the settings, of which only the digest is known."""
     ring.fold("key_1", MADE, 0)
     assert await ring.project(SECRET, "s", None) == "p"
     assert await ring.project(SETTINGS, "s", None) == "default"
@@ -74,7 +74,7 @@ async def test_a_signed_key_opens_its_project(ring):
 
 @pytest.mark.parametrize("name", [name for name in HOSTILE if name != "an old record"])
 async def test_a_forged_key_opens_nothing(ring, name):
-    """It is counted."""
+    """A metric counts it."""
     before = metrics.KEYS_REFUSED._value.get()
     ring.fold("key_1", HOSTILE[name], 0)
     assert "not known" in await refused(ring, SECRET)
@@ -84,8 +84,8 @@ async def test_a_forged_key_opens_nothing(ring, name):
 @given(
     st.lists(st.sampled_from(sorted(HOSTILE)), max_size=6), st.lists(st.sampled_from(sorted(HOSTILE)), max_size=6)
 )
-async def test_a_revoked_key_stays_so(before, after):
-    """Whatever is written before and after: the topic keeps all records, and who starts anew reads all of them."""
+async def test_a_revoked_key_stays_revoked(before, after):
+    """Whatever records come before and after: a new process reads all of them."""
     ring = new()
     ring.fold("key_1", MADE, 0)
     for value in (*(HOSTILE[name] for name in before), REVOKED, *(HOSTILE[name] for name in after)):
@@ -95,14 +95,14 @@ async def test_a_revoked_key_stays_so(before, after):
 
 
 async def test_a_reader_may_not_write(ring):
-    """Nor does a token help that it could not have made."""
+    """A token of its own does not help."""
     ring.fold("key_1", SIGNER.key_record(record(role="read")), 0)
     assert "may only read" in await refused(ring, SECRET)
     assert "may only read" in await refused(ring, token())
 
 
-async def test_a_token_opens_one_stream_without_its_key_being_known(ring):
-    """It needs no look-up: the key that made it may be younger than what this process has read."""
+async def test_a_token_opens_one_stream_without_a_look_up(ring):
+    """Its key may be newer than the keys that this process has read."""
     for _ in range(2):
         assert await ring.project(token(), "s", None) == "p"
     assert "another stream" in await refused(ring, token(), "t")
@@ -110,15 +110,15 @@ async def test_a_token_opens_one_stream_without_its_key_being_known(ring):
 
 
 async def test_a_token_is_judged_at_the_time_of_its_record(ring):
-    """What the log got in time is taken, however late it is read."""
+    """A record that the log got in time is accepted, however late it is read."""
     old = token(iat=NOW - 7200, exp=NOW - 3600)
     assert await ring.project(old, "s", NOW - 4000.0) == "p"
     assert "expired" in await refused(ring, old, at=NOW - 3000.0)
     assert "expired" in await refused(ring, old)
 
 
-async def test_where_keys_are_not_taken(ring):
-    """A cluster: the refusal says what to do, also for the key of the settings; tokens are taken."""
+async def test_a_refused_key_says_what_to_use(ring):
+    """In a cluster also the key of the settings is refused; tokens are accepted."""
     del ring
     strict = new(takes_keys=False)
     strict.fold("key_1", MADE, 0)
@@ -127,8 +127,8 @@ async def test_where_keys_are_not_taken(ring):
     assert await strict.project(token(), "s", None) == "p"
 
 
-async def test_tokens_that_are_remembered_are_bounded(ring, monkeypatch):
-    """The oldest is forgotten, and checked again."""
+async def test_the_number_of_kept_tokens_is_bounded(ring, monkeypatch):
+    """The oldest is dropped, and verified again."""
     monkeypatch.setattr(keyring, "TOKENS_MAX", 3)
     tokens = [token(exp=NOW + 100 + number) for number in range(5)]
     for made in itertools.chain(tokens, tokens):
@@ -136,8 +136,8 @@ async def test_tokens_that_are_remembered_are_bounded(ring, monkeypatch):
     assert len(ring._claims) == 3
 
 
-async def test_keys_that_nobody_knows_are_looked_for_at_once(ring):
-    """However many records have one, it is one look at the log, and a key that was just made is found by it."""
+async def test_unknown_keys_are_looked_up_together(ring):
+    """One look-up for all records finds a key that was just made."""
     looks = []
 
     async def abreast():
@@ -154,8 +154,8 @@ async def test_keys_that_nobody_knows_are_looked_for_at_once(ring):
     assert len(looks) == 1
 
 
-async def test_a_log_that_does_not_answer_holds_nothing_up_for_long(ring, monkeypatch):
-    """The keys are not known then; one that comes later is."""
+async def test_a_look_up_in_a_silent_log_is_bounded(ring, monkeypatch):
+    """The keys stay unknown; a key that comes later is found."""
     monkeypatch.setattr(keyring, "HEARD_SECONDS_MAX", 0.01)
     ring.catch_up = asyncio.Event().wait
     assert "not known" in await refused(ring, SECRET)

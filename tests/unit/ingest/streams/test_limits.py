@@ -11,7 +11,7 @@ from tidemill.schemas.resources.file import OBJECT_BYTES
 
 
 async def test_lines_beyond_the_limit_are_error_lines(tmp_path):
-    """They are of the batch and do not run, each with a code to retry them by; the others run."""
+    """They belong to the batch but do not run, with a code for a rerun; the other lines run."""
     world = World(0, tmp_path)
     world.limits = Limits(lines_enqueued_max=3)
     world.log = [producing(b"a", *(line(f"acme/a/0/{place}") for place in range(5)), ends=True)]
@@ -26,7 +26,7 @@ async def test_lines_beyond_the_limit_are_error_lines(tmp_path):
 
 
 async def test_a_batch_beyond_the_limit_is_not_opened(tmp_path):
-    """The record is a dead letter that says why; once a batch is over there is room."""
+    """The record is a dead letter with the reason; the end of a batch makes room."""
     world = World(0, tmp_path)
     world.limits = Limits(batches_in_progress_max=1)
     world.log = [producing(b"a", line("acme/a/0/0")), producing(b"b", line("acme/b/1/0"), ends=True)]
@@ -40,7 +40,7 @@ async def test_a_batch_beyond_the_limit_is_not_opened(tmp_path):
 
 @pytest.mark.parametrize("seed", range(40))
 async def test_bytes_beyond_the_limit_are_dead_letters(seed, tmp_path):
-    """Whatever crashes: a record is in the input or is one, and one that was refused still ends its stream."""
+    """With crashes, a record is in the input or a dead letter; a refused one still ends its stream."""
     size = len(line("acme/a/0/0")) + 1
     world = World(seed, tmp_path)
     most = 3 * size + OBJECT_BYTES
@@ -53,8 +53,8 @@ async def test_bytes_beyond_the_limit_are_dead_letters(seed, tmp_path):
     check(world)
 
 
-async def test_a_stream_says_how_its_output_comes(tmp_path):
-    """Its first record asks for numbered files; one that asks for anything else opens nothing."""
+async def test_a_stream_chooses_numbered_output(tmp_path):
+    """Its first record asks for it; an unknown option is a dead letter."""
     world = World(0, tmp_path)
     bearer = ("authorization", b"Bearer acme")
     world.log = [
@@ -69,7 +69,7 @@ async def test_a_stream_says_how_its_output_comes(tmp_path):
 
 
 async def test_dead_letters_do_not_wait_for_one_another(tmp_path, monkeypatch):
-    """Whoever may write to the topic may send any number of them, and none is acknowledged before its letter."""
+    """There may be any number of them; none is acknowledged before its letter is written."""
     world, under_way = World(0, tmp_path), [0, 0]
     send = world.send
 
@@ -90,7 +90,7 @@ async def test_dead_letters_do_not_wait_for_one_another(tmp_path, monkeypatch):
 
 
 async def test_a_record_beyond_its_bounds_is_a_dead_letter(tmp_path):
-    """The stream goes on with the next one."""
+    """The stream goes on with the next record."""
     world = World(0, tmp_path)
     world.log = [
         producing(b"a", line("acme/a/0/0")),

@@ -1,4 +1,4 @@
-"""Streams under crashes: wherever the owner of a partition breaks off, each line has one place in one batch."""
+"""Streams under crashes: wherever an owner breaks off, each line has one place in one batch."""
 
 import random
 
@@ -30,7 +30,7 @@ async def test_crashes_lose_and_double_nothing(seed, tmp_path):
 
 @pytest.mark.parametrize("seed", SEEDS[:40])
 async def test_parts_that_cannot_be_read_hold_up_their_stream_alone(seed, tmp_path, monkeypatch):
-    """Gone or refused for a while, whoever reads them; crashes besides."""
+    """Parts are missing or refused for a while, with crashes."""
     monkeypatch.setattr(retrying, "FIRST_SECONDS", 0.0)
     world = World(seed, tmp_path)
     world.log = records(world.chance, 60)
@@ -91,7 +91,7 @@ def refusing(world, monkeypatch, refuses):
 
 @pytest.mark.parametrize("seed", SEEDS[:60])
 async def test_parts_that_the_store_refuses_lose_and_double_nothing(seed, tmp_path, monkeypatch):
-    """They are tried again as parts of other numbers, since the first ones may appear yet; crashes besides."""
+    """They are written again with other numbers, since refused ones may appear later; with crashes."""
     monkeypatch.setattr(retrying, "FIRST_SECONDS", 0.0)
     monkeypatch.setattr(held_records, "pause_seconds", lambda tries: 15.0 + tries)
     world = World(seed, tmp_path)

@@ -1,4 +1,4 @@
-"""The check of a stream's lines, and their publishing."""
+"""The check and the publishing of a stream's lines."""
 
 import asyncio
 
@@ -8,8 +8,8 @@ from tidemill.ingest.files.packing import SLICE_LINES
 from tidemill.schemas.log.intake import StreamOptions
 
 
-async def test_others_have_their_turn_while_lines_are_checked(tmp_path):
-    """However many lines and faults a group has; and of a fault nothing is kept but what is said."""
+async def test_other_tasks_run_while_lines_are_checked(tmp_path):
+    """With any number of lines and faults; a fault keeps no traceback."""
     world = World(0, tmp_path)
     turns = 0
 

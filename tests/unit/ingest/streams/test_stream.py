@@ -1,4 +1,4 @@
-"""What is kept of a stream on its way to be a batch fits into a record."""
+"""The state of a stream fits into a record, and the buffers of all partitions have one bound."""
 
 from support.largest import largest
 
@@ -10,12 +10,12 @@ NOT_YET = ("Batch.errors", "Extras.receipt", "Extras.output_file_ids", "Extras.r
 
 
 def test_the_largest_stream_fits():
-    """With as many parts and records as it may have before it is sealed and flushed."""
+    """With as many parts and journal entries as it may have."""
     assert largest(State, NOT_YET) + RECORD_BYTES_EXTRA < RECORD_BYTES_MAX
 
 
 async def test_all_partitions_together_hold_a_bounded_number_of_bytes():
-    """One flushes what it has where the others have much."""
+    """A partition flushes its lines if the others have many."""
     held, (one, two) = BufferedBytes(), (object(), object())
     assert held.now(one, 5) == 5
     assert held.now(two, 7) == 12

@@ -1,4 +1,4 @@
-"""Batches whose parts are gone or damaged: they end all the same, or say what stands in the way."""
+"""Batches with missing or damaged parts end all the same, or show why they cannot."""
 
 import asyncio
 import importlib.util
@@ -52,8 +52,8 @@ class Damage:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_parts_are_made_again_from_the_log(seed):
-    """Whatever is lost of them, and whatever crashes: the same lines, and a true receipt."""
+async def test_lost_parts_are_recovered_from_the_log(seed):
+    """With crashes, whatever parts are lost: the same lines, and a true receipt."""
     simulation = Simulation(seed)
     damage = Damage(simulation)
     simulation.store.objects["files/in0"] = cases.input_file(TOTAL)
@@ -66,7 +66,7 @@ async def test_parts_are_made_again_from_the_log(seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_lines_that_came_too_late_stay_out(seed):
-    """The log has results from after the end of a batch that was cancelled: they did not count, and do not now."""
+    """The log has results from after the end of a cancelled batch: a recovery ignores them."""
     simulation = Simulation(seed)
     damage = Damage(simulation)
     simulation.store.objects["files/in0"] = cases.input_file(TOTAL)
@@ -90,8 +90,8 @@ async def test_lines_that_came_too_late_stay_out(seed):
     assert run == answered
 
 
-async def test_what_cannot_be_finished_says_why_and_goes_on_once_it_can(monkeypatch):
-    """A part that is gone, with its lines gone from the log: shown and counted, until the part is put back."""
+async def test_a_batch_that_cannot_be_finished_shows_why_and_goes_on_later(monkeypatch):
+    """A part and its lines in the log are gone: the batch shows it until the part is put back."""
     monkeypatch.setattr(finalizer, "LONGEST_SECONDS", 0.01)
     simulation = Simulation(3)
     damage = Damage(simulation)

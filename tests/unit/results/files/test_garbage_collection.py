@@ -1,4 +1,4 @@
-"""What batches leave in the store."""
+"""The removal of the objects of batches."""
 
 from support.simulated import surely
 
@@ -26,22 +26,22 @@ async def keys(store):
 
 
 async def test_parts_go_with_their_batch(tmp_path):
-    """And large results stay: the log refers to them."""
+    """Large results stay, since the log refers to them."""
     store = await filled(tmp_path)
     await GarbageCollection(store, surely).clear(OVER)
     assert await keys(store) == [f"parts/{OPEN}/1-a", f"results-large/{OVER}/1-a", f"results-large/{OPEN}/1-a"]
 
 
 async def test_a_sweep_asks_which_batches_are_over(tmp_path):
-    """Once for each batch that has left something."""
+    """Once for each batch with objects."""
     store, asked = await filled(tmp_path), []
     await GarbageCollection(store, surely).sweep(lambda batch_id: asked.append(batch_id) or batch_id == OVER)
     assert asked == [OVER, OPEN]
     assert await keys(store) == [f"parts/{OPEN}/1-a", f"results-large/{OVER}/1-a", f"results-large/{OPEN}/1-a"]
 
 
-async def test_large_results_go_when_they_are_forgotten(tmp_path):
-    """Those of the batches that are named."""
+async def test_large_results_of_named_batches_are_removed(tmp_path):
+    """Other batches keep theirs."""
     store = await filled(tmp_path)
     assert await GarbageCollection(store, surely).forget([OVER]) == 1
     assert await keys(store) == [f"parts/{OVER}/1-a", f"parts/{OPEN}/1-a", f"results-large/{OPEN}/1-a"]

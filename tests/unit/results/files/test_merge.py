@@ -1,4 +1,4 @@
-"""Parts and merge: whatever the parts hold, each line is written once and in order."""
+"""The merge writes each line once and in order, whatever the parts hold."""
 
 import pytest
 from hypothesis import given, settings
@@ -43,8 +43,8 @@ async def stored(store, parts):
 
 @settings(max_examples=60, deadline=None)
 @given(parts=parts_of_lines)
-async def test_each_line_once_and_in_order(tmp_path_factory, parts):
-    """The merge equals the sorted set, also where parts overlap as they may after a crash."""
+async def test_the_merge_has_each_line_once_and_in_order(tmp_path_factory, parts):
+    """Parts may overlap, as after a crash."""
     store = DirectoryStore(tmp_path_factory.mktemp("store"))
     sums = Sums()
     got = b"".join([bytes(piece) async for piece in merged(store, await stored(store, parts), sums)])
@@ -57,8 +57,8 @@ async def test_each_line_once_and_in_order(tmp_path_factory, parts):
     assert list(sums.sizes) == [len(text(index)) for index in expected]
 
 
-async def test_unknown_usage_is_counted_and_nothing_else(tmp_path):
-    """It has its place in the columns, and is in no sum."""
+async def test_unknown_usage_is_counted_but_not_summed(tmp_path):
+    """It has its place in the columns."""
     store, buffer, sums = DirectoryStore(tmp_path), PartBuffer(), Sums()
     most = (TOKENS_MAX,) * 4
     for index, usage in enumerate([most, None, (1, 0, 2, 0), None]):
@@ -70,8 +70,8 @@ async def test_unknown_usage_is_counted_and_nothing_else(tmp_path):
     assert sums.usage == (TOKENS_MAX + 1, TOKENS_MAX, TOKENS_MAX + 2, TOKENS_MAX)
 
 
-async def test_a_part_larger_than_a_chunk(tmp_path, monkeypatch):
-    """Chunks of the store and lines of a part have nothing to do with each other."""
+async def test_chunks_may_end_within_lines(tmp_path, monkeypatch):
+    """The store's chunks do not follow the lines of a part."""
     monkeypatch.setattr("tidemill.storage.directory.READ_BYTES", 7)
     store = DirectoryStore(tmp_path)
     refs = await stored(store, [list(range(0, 40, 2)), list(range(1, 40, 2))])
@@ -80,15 +80,15 @@ async def test_a_part_larger_than_a_chunk(tmp_path, monkeypatch):
 
 
 async def test_a_missing_part_is_an_error(tmp_path):
-    """A state that names a part which is not there is never papered over."""
+    """The merge never skips a part."""
     refs = [(PartRef(number=0, failed=False, first=0), "parts/0")]
     with pytest.raises(NotFound):
         [piece async for piece in merged(DirectoryStore(tmp_path), refs, Sums())]
 
 
 @pytest.mark.parametrize("content", [b"", b"TM", b"nothing of the kind", b"TMP1\x02\x00\x00\x00abc"])
-async def test_what_is_no_part_is_an_error(tmp_path, content):
-    """Cut or foreign objects are refused."""
+async def test_an_object_that_is_no_part_is_an_error(tmp_path, content):
+    """Truncated and foreign objects."""
     store = DirectoryStore(tmp_path)
     await store.write("parts/0", pieces([content]))
     refs = [(PartRef(number=0, failed=False, first=0), "parts/0")]
@@ -98,8 +98,8 @@ async def test_what_is_no_part_is_an_error(tmp_path, content):
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-async def test_a_part_that_is_not_what_was_written_is_an_error(tmp_path_factory, data):
-    """Whichever bit has turned, in its columns or in its lines, those of a double line too."""
+async def test_a_damaged_part_is_an_error(tmp_path_factory, data):
+    """Any flipped bit in columns or lines, also in a duplicate line."""
     store = DirectoryStore(tmp_path_factory.mktemp("store"))
     refs = await stored(store, [[0, 2, 4], [1, 2, 3]])
     _, key = data.draw(st.sampled_from(refs))
@@ -111,8 +111,8 @@ async def test_a_part_that_is_not_what_was_written_is_an_error(tmp_path_factory,
         [piece async for piece in merged(store, refs, Sums())]
 
 
-async def test_columns_are_what_was_written(tmp_path):
-    """Also where only they are read."""
+async def test_damaged_columns_are_an_error(tmp_path):
+    """Also if only the columns are read."""
     store = DirectoryStore(tmp_path)
     ((part, key),) = await stored(store, [[0, 1]])
     assert list((await read_index(store, part, key)).indices) == [0, 1]
@@ -122,8 +122,8 @@ async def test_columns_are_what_was_written(tmp_path):
         await read_index(store, part, key)
 
 
-async def test_parts_of_before_have_no_sums(tmp_path):
-    """What a state of an older version names is merged as it was then."""
+async def test_parts_without_checksums_are_merged(tmp_path):
+    """States of older versions name such parts."""
     store = DirectoryStore(tmp_path)
     refs = [(part.model_copy(update={"crc32": None}), key) for part, key in await stored(store, [[0, 1]])]
     assert b"".join([bytes(piece) async for piece in merged(store, refs, Sums())]) == text(0) + text(1)

@@ -1,4 +1,4 @@
-"""Volumes: a merge is cut into files between lines, each as full as its bounds let it be."""
+"""A merge is cut into files between two lines, each file as full as its bounds allow."""
 
 from array import array
 
@@ -42,7 +42,7 @@ def naive(lines, cut):
 
 @given(lines=lines_of, cut=cuts, chunk=st.integers(1, 50))
 async def test_files_are_full_and_lines_are_whole(lines, cut, chunk):
-    """Whatever the pieces of the merge are; a line that is too long has a file of its own."""
+    """Whatever the pieces of the merge; a line above the bound has a file of its own."""
     files, counts = await cut_up(lines, cut, chunk)
     expected = naive(lines, cut)
     assert files == [b"".join(file) for file in expected]
@@ -50,7 +50,7 @@ async def test_files_are_full_and_lines_are_whole(lines, cut, chunk):
 
 
 async def test_the_last_file_takes_the_rest():
-    """Of an output that would be more files than a batch can name."""
+    """Otherwise the output would have more files than a batch can name."""
     lines = [b"%d\n" % number for number in range(9)]
 
     async def pieces():

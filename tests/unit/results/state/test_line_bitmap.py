@@ -1,4 +1,4 @@
-"""The bitmap: what was marked is known, whatever the order and however often."""
+"""The line bitmap has every marked line, whatever the order and however often."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +11,7 @@ marks = st.lists(st.tuples(st.integers(0, 4 * CHUNK_LINES), st.booleans()), max_
 
 @given(marks)
 def test_counts_are_those_of_the_first_marks(marks):
-    """A line counts once, as what it was first marked as."""
+    """A line counts once, with its first result."""
     bitmap, naive = LineBitmap(), {}
     for index, failed in marks:
         assert bitmap.mark(index, failed=failed) is (index not in naive)
@@ -22,7 +22,7 @@ def test_counts_are_those_of_the_first_marks(marks):
 
 
 @given(marks, marks)
-def test_chunks_bring_it_back(before, after):
+def test_chunks_restore_the_bitmap(before, after):
     """The chunks taken at any two times make the same bitmap."""
     bitmap, stored = LineBitmap(), {}
     for batch in (before, after):
@@ -36,7 +36,7 @@ def test_chunks_bring_it_back(before, after):
 
 @given(marks, marks)
 def test_common_counts_lines_of_both(one, other):
-    """What two bitmaps share."""
+    """The lines that two bitmaps share."""
     bitmaps = []
     for batch in (one, other):
         bitmap = LineBitmap()
@@ -48,7 +48,7 @@ def test_common_counts_lines_of_both(one, other):
 
 
 def test_a_chunk_is_128_bytes():
-    """The size that `docs/explanation/architecture.md` tells of."""
+    """The size that `docs/explanation/architecture.md` names."""
     bitmap = LineBitmap()
     bitmap.mark(CHUNK_LINES, failed=True)
     assert [(number, len(chunk)) for number, chunk in bitmap.take_touched()] == [(1, 128)]

@@ -1,4 +1,4 @@
-"""The fold: facts may come in any order and more than once, and a batch only moves along the table."""
+"""Facts may come in any order and more than once, and a batch only moves along the table."""
 
 import pytest
 from hypothesis import given
@@ -67,8 +67,8 @@ def test_every_order_is_legal_and_moves_along_the_table(facts):
 
 
 @given(st.permutations([CREATED, ACCEPTED]), st.integers(0, 3))
-def test_a_fact_folded_again_changes_nothing(facts, repeats):
-    """Facts before the creation wait for it; later ones come twice without harm."""
+def test_a_fact_applied_again_changes_nothing(facts, repeats):
+    """Facts before the creation wait for it."""
     state = reducer.State(id=ID, partition=0)
     for fact in facts:
         state = applied(state, fact)
@@ -78,8 +78,8 @@ def test_a_fact_folded_again_changes_nothing(facts, repeats):
         assert applied(state, fact) is state
 
 
-def test_all_lines_done_completes():
-    """The usual way: files, counts and status in one step."""
+def test_a_batch_completes_once_all_lines_are_done():
+    """Files, counts and status change in one step."""
     state = applied(applied(reducer.State(id=ID, partition=0), CREATED), ACCEPTED)
     assert not reducer.is_complete(state, 2)
     assert reducer.is_complete(state, 3)
@@ -97,7 +97,7 @@ def test_all_lines_done_completes():
 
 
 def test_a_cancelled_batch_takes_lines_for_the_grace_only():
-    """Lines in flight land, then the batch closes as cancelled."""
+    """Results of lines in flight count, then the batch closes as cancelled."""
     state = applied(applied(applied(reducer.State(id=ID, partition=0), CREATED), ACCEPTED), CANCEL)
     assert state.batch.status is Status.CANCELLING
     assert state.takes_lines
@@ -108,8 +108,8 @@ def test_a_cancelled_batch_takes_lines_for_the_grace_only():
     assert state.batch.status is Status.CANCELLED
 
 
-def test_the_deadline_expires_what_is_not_done():
-    """Past `expires_at` a running batch ends as expired, one never validated at once."""
+def test_the_deadline_expires_a_batch():
+    """A running batch after its grace period, one in validation at once."""
     state = applied(reducer.State(id=ID, partition=0), CREATED)
     assert reducer.overdue(state, NOW + 86_399, GRACE) is state
     assert reducer.overdue(state, NOW + 86_400, GRACE).batch.status is Status.EXPIRED
@@ -122,7 +122,7 @@ def test_the_deadline_expires_what_is_not_done():
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=20))
 def test_counts_never_go_back(counts):
-    """Also where lines are counted anew after a crash."""
+    """Also if a replay counts lines again."""
     state = applied(applied(reducer.State(id=ID, partition=0), CREATED), ACCEPTED)
     for completed, failed in counts:
         before = state.batch.request_counts
@@ -133,13 +133,13 @@ def test_counts_never_go_back(counts):
 
 
 def test_an_illegal_move_is_an_error():
-    """Nothing leaves a last state."""
+    """A final status cannot change."""
     with pytest.raises(IllegalMove):
         move(batch(Status.COMPLETED), Status.CANCELLING, NOW)
 
 
-def test_a_dead_letter_that_is_told_before_the_batch_ends_it():
-    """What ingest tells may come before the command that both read: without it the batch would wait for a day."""
+def test_a_burial_before_the_creation_ends_the_batch():
+    """Ingest may report it before results reads the command; the batch would wait for a day."""
     state = reducer.created(reducer.buried(reducer.State(id=ID, partition=0), BURIED), CREATED, GRACE)
     assert state.batch.status is Status.FAILED
     assert "it broke; tidemill.commands/0/7" in state.batch.errors.data[0].message

@@ -1,4 +1,4 @@
-"""What a batch waits for: who says it, for how long it counts, and what stays of it."""
+"""The reasons why a batch waits: who reports them, how long they count, and when they are shown."""
 
 import asyncio
 import json
@@ -54,8 +54,8 @@ FACTS = st.builds(
 
 
 @given(st.lists(FACTS, max_size=12), st.randoms())
-def test_order_and_copies_do_not_matter(facts, chance):
-    """Of each process the last word counts; each number is said once, and may come more than once."""
+def test_order_and_copies_of_reports_do_not_matter(facts, chance):
+    """The report with the highest number of each process counts."""
     facts = list({(fact.source, fact.number): fact for fact in facts}.values())
     mixed = facts * 2
     chance.shuffle(mixed)
@@ -74,8 +74,8 @@ def test_order_and_copies_do_not_matter(facts, chance):
 @given(
     st.lists(st.builds(waiting, st.sampled_from(Reason), st.integers(0, 200)), max_size=40), st.integers(1, 300)
 )
-def test_the_sum_is_bounded(waits, left):
-    """By number, and no reason holds more lines than have no result; stalls come first, then the most lines."""
+def test_merged_reasons_are_bounded(waits, left):
+    """In number, and in lines; stalls come first, then reasons with the most lines."""
     found = merged(waits, left)
     assert len(found) <= WAITING_MAX
     order = [(one.reason in USUAL, -one.lines) for one in found]
@@ -84,8 +84,8 @@ def test_the_sum_is_bounded(waits, left):
     assert len(explanation(found)) < 1_000
 
 
-def test_what_was_said_counts_for_as_long_as_was_said():
-    """A process that is gone is not believed for ever, and one that falls silent leaves room for others."""
+def test_a_report_counts_for_its_hold_time():
+    """A process that is gone makes room for others."""
     stalls = Stalls()
     for number in range(SOURCES_MAX + 3):
         stalls.add(said(f"p{number}", 1, waiting(lines=1)), 0.0)
@@ -100,8 +100,8 @@ def test_what_was_said_counts_for_as_long_as_was_said():
     assert one.reason is Reason.SERVER_REFUSES
 
 
-def test_what_only_the_owner_can_see():
-    """No check, no process, or processes that work on others: after a while without a step or a word."""
+def test_the_owner_detects_silence():
+    """No check, no process, or processes that work on other batches: after a while without progress or report."""
     stalls = Stalls()
     assert shown(stalls, at_work(Status.VALIDATING), SILENCE_SECONDS - 1) == ()
     stalls = Stalls(moved=(Status.VALIDATING, 0))
@@ -116,8 +116,8 @@ def test_what_only_the_owner_can_see():
     assert shown(stalls, at_work(), 9 * SILENCE_SECONDS, done=TOTAL) == ()
 
 
-def test_a_new_owner_shows_what_was_shown_until_it_knows_better():
-    """Else a deadline right after a restart would find nothing to say."""
+def test_a_new_owner_goes_on_showing_the_last_reasons():
+    """A deadline right after a restart needs them."""
     state = show(at_work(), (waiting(),))
     stalls = Stalls(moved=(Status.IN_PROGRESS, 0))
     assert shown(stalls, state, SILENCE_SECONDS - 1) == (waiting(),)
@@ -137,8 +137,8 @@ def input_file():
 
 
 @pytest.mark.parametrize("seed", range(40))
-async def test_lines_that_expire_say_what_held_them(seed, tmp_path):
-    """Whatever crashes or comes late: in the record, in each error line, and where the files are made anew."""
+async def test_expired_lines_name_the_reason_they_waited(seed, tmp_path):
+    """With crashes and late records: in the batch, in each error line, and after a rebuild."""
     simulation = Simulation(seed)
     simulation.store.objects |= dict.fromkeys(("files/in0", "files/file-x"), input_file())
     events = list(lines(simulation.chance, 0, TOTAL))
@@ -167,8 +167,8 @@ async def test_lines_that_expire_say_what_held_them(seed, tmp_path):
     assert (await rebuild.finish()).is_equal
 
 
-async def test_the_owner_tells_of_a_stall_once_and_of_its_end():
-    """The record says what is said, then that the pace is gone; a batch that goes on waits for nothing."""
+async def test_a_stall_is_published_once_and_so_is_its_end():
+    """The record has the reason, then that the batch is quiet; a batch that goes on has none."""
     simulation = Simulation(3)
     partition, gate = simulation.partition(), AckGate()
     await partition.load()
@@ -207,8 +207,8 @@ async def test_the_owner_tells_of_a_stall_once_and_of_its_end():
     assert simulation.log.published[-1].batch.tidemill.waiting == ()
 
 
-async def test_a_word_about_a_batch_that_is_not_at_work_leaves_nothing():
-    """It may come after the end, after a deletion, or name what never was."""
+async def test_a_report_on_an_inactive_batch_is_ignored():
+    """It may come after the end or a deletion, or name an unknown batch."""
     simulation = Simulation(1)
     partition = simulation.partition()
     await partition.load()

@@ -1,4 +1,4 @@
-"""The state tables of a partition: what is at work and what is over lie apart, and what is long over goes."""
+"""The state tables of a partition: active batches and batches that are over, and the expiry of the latter."""
 
 import pytest
 from support.largest import largest
@@ -47,8 +47,8 @@ def tables(rows):
     return Tables(*rows)
 
 
-def test_a_take_over_reads_what_is_at_work(tables):
-    """And finds what is over by its id alone."""
+def test_a_take_over_reads_the_active_batches(tables):
+    """Batches that are over are found by their ids."""
     for number in range(4):
         tables.put_state(state(number))
     tables.put_state(state(2, Status.COMPLETED))
@@ -60,7 +60,7 @@ def test_a_take_over_reads_what_is_at_work(tables):
 
 @pytest.mark.parametrize("kept", [1, 2])
 def test_the_end_of_a_batch_breaks_off_between_its_two_writes(rows, kept):
-    """It is over as soon as the first of them is there, and the next take-over makes the second."""
+    """It is over after the first write, and the next take-over does the second."""
     tables = Tables(*rows)
     tables.put_state(state(0))
     key, open_value = next(rows[0].scan(b"batch_"))
@@ -81,7 +81,7 @@ async def owned(rows, generation):
 
 
 async def test_a_later_owner_is_never_overwritten(rows):
-    """Whatever an earlier one writes, and when: the third one sees what the second one has left."""
+    """Whatever an earlier owner writes later: the third owner sees the state of the second."""
     zombie, successor = await owned(rows, 1), await owned(rows, 2)
     successor.put_state(state(0, project="right"))
     successor.put_state(state(1, Status.COMPLETED, project="right"))
@@ -93,15 +93,15 @@ async def test_a_later_owner_is_never_overwritten(rows):
         assert third.state(state(number).id).project == "right"
 
 
-async def test_owners_are_in_order_where_a_group_counts_anew(rows):
-    """A group of which nothing was heard for a week begins with its first generation."""
+async def test_owners_are_in_order_after_a_group_starts_again(rows):
+    """A consumer group that was gone for a week begins with generation 1."""
     owners = [(await owned(rows, generation)).owner for generation in (7, 8, 1, 2, 2)]
     assert owners == sorted(set(owners))
     assert [key for key, _ in rows[0].scan(b"owner/")] == [b"owner/%016x" % owners[-1]]
 
 
-async def test_a_tally_is_of_the_owner_of_the_state(rows):
-    """What an earlier owner still adds is not in it, and what this one left at its take-over is complete."""
+async def test_a_bitmap_is_of_the_owner_of_the_state(rows):
+    """It lacks later writes of earlier owners, and is complete after a take-over."""
     zombie = await owned(rows, 1)
     active = ActiveBatch(state=state(0), bitmap=LineBitmap())
     active.bitmap.mark(1, failed=False)
@@ -117,8 +117,8 @@ async def test_a_tally_is_of_the_owner_of_the_state(rows):
     assert LineBitmap.of(third.chunks(found)).bits == 0b10
 
 
-async def test_a_take_over_that_breaks_off_is_none(rows):
-    """The bitmaps are written before the states, so the latest owner is the one before."""
+async def test_an_unfinished_take_over_has_no_effect(rows):
+    """Bitmaps are written before states, so the previous owner's rows still count."""
     first = await owned(rows, 1)
     active = ActiveBatch(state=state(0), bitmap=LineBitmap())
     active.bitmap.mark(1, failed=False)
@@ -133,8 +133,8 @@ async def test_a_take_over_that_breaks_off_is_none(rows):
     assert LineBitmap.of(third.chunks(found)).bits == 0b10
 
 
-async def test_tables_that_were_read_at_two_times_are_noticed(rows):
-    """The former owner wrote while they were read: a bitmap that knows more than the parts would lose lines."""
+async def test_tables_read_at_two_times_are_detected(rows):
+    """A bitmap that is ahead of the parts would lose lines."""
     tables = await owned(rows, 1)
     active = ActiveBatch(state=state(0), bitmap=LineBitmap())
     active.bitmap.mark(1, failed=False)
@@ -157,7 +157,7 @@ def parts(count):
 
 
 def test_a_batch_with_any_number_of_parts_is_kept_in_records_that_fit(rows):
-    """Part by part, as it grows; who takes it over has all of them, and its end leaves nothing but its state."""
+    """A take-over reads all of them, and the end of the batch leaves only its state."""
     tables, most = Tables(*rows), 3 * GROUP_PARTS + 1
     for count in (0, 1, GROUP_PARTS - 1, GROUP_PARTS, GROUP_PARTS + 1, most):
         tables.put_state(state(0, parts=parts(count)))
@@ -172,7 +172,7 @@ def test_a_batch_with_any_number_of_parts_is_kept_in_records_that_fit(rows):
 
 
 def test_only_the_last_records_of_parts_are_written_again(rows, monkeypatch):
-    """What a flush writes does not grow with the parts there are."""
+    """A flush writes the same amount, however many parts there are."""
     tables = Tables(*rows)
     tables.put_state(state(0, parts=parts(2 * GROUP_PARTS + 5)))
     written = []
@@ -182,8 +182,8 @@ def test_only_the_last_records_of_parts_are_written_again(rows, monkeypatch):
     assert written == [b"parts/" + KEY + b"/00000002", KEY]
 
 
-def test_parts_whose_batch_ended_before_they_were_dropped(rows):
-    """A crash between the writes of the end: the next take-over drops the rest."""
+def test_parts_of_a_batch_that_is_over_are_dropped(rows):
+    """After a crash between the two writes of the end, the next take-over drops them."""
     tables = Tables(*rows)
     tables.put_state(state(0, parts=parts(2)))
     left = list(rows[0].scan(b""))
@@ -198,12 +198,12 @@ def test_parts_whose_batch_ended_before_they_were_dropped(rows):
 
 @pytest.mark.parametrize("kind", [State, Group])
 def test_each_record_fits(kind):
-    """Of a batch with everything at its bound."""
+    """With every field of the batch at its bound."""
     assert largest(kind) + RECORD_BYTES_EXTRA < RECORD_BYTES_MAX
 
 
-def test_page_by_page(tables):
-    """Each that is over comes once."""
+def test_batches_that_are_over_are_read_in_pages(tables):
+    """Each comes once."""
     for number in range(5):
         tables.put_state(state(number, Status.COMPLETED))
     first = tables.over("", 3)
@@ -220,8 +220,8 @@ def expiry_of(tables, store, kept_seconds, now):
     return StateExpiry(tables, GarbageCollection(store, surely), publisher, kept_seconds=kept_seconds, now=now)
 
 
-async def test_what_the_log_has_forgotten_is_forgotten(tables, rows, tmp_path):
-    """First the large results, then the state and the bitmap; what ended later stays, and what is at work."""
+async def test_state_expires_with_the_log(tables, rows, tmp_path):
+    """First the large results, then state and bitmap; newer and active batches stay."""
     store = DirectoryStore(tmp_path)
     long_ago, lately, at_work = state(0, Status.COMPLETED, chunks=2), state(1, Status.COMPLETED, 12_500), state(2)
     active = ActiveBatch(state=state(0), bitmap=LineBitmap())
@@ -245,7 +245,7 @@ async def test_what_the_log_has_forgotten_is_forgotten(tables, rows, tmp_path):
 
 
 async def test_a_look_is_bounded_and_goes_on_where_the_last_one_ended(tables, tmp_path):
-    """However many there are; at the end it begins again."""
+    """At the end it starts again."""
     for number in range(LOOK_BATCHES + 1):
         tables.put_state(state(number, Status.COMPLETED))
     now = 1e6
@@ -258,8 +258,8 @@ async def test_a_look_is_bounded_and_goes_on_where_the_last_one_ended(tables, tm
     assert left == [LOOK_BATCHES + 1, 1, 0]
 
 
-def test_while_the_log_has_not_told_nothing_is_forgotten(tables, tmp_path):
-    """How long it keeps its records is known a while after the start."""
+def test_nothing_expires_while_the_retention_is_unknown(tables, tmp_path):
+    """The process learns it some time after its start."""
     tables.put_state(state(0, Status.COMPLETED))
     kept = [float("inf")]
     expiry = expiry_of(tables, DirectoryStore(tmp_path), lambda: kept[0], 0.0)
@@ -270,7 +270,7 @@ def test_while_the_log_has_not_told_nothing_is_forgotten(tables, tmp_path):
 
 
 async def test_a_take_over_waits_for_groups_not_for_batches(monkeypatch):
-    """Thousands of batches may be at work: each is kept and published again, hundreds at a time."""
+    """It keeps and publishes hundreds of batches at a time."""
     simulation = Simulation(0)
     for number in range(BATCHES):
         simulation.tables.put_state(state(number))
