@@ -58,7 +58,7 @@ class Reply:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_all_replies_become_whole_within_the_budget(seed):
+def test_all_replies_complete_within_the_budget(seed):
     """However many and large they are, and however long their results are on their way."""
     chance = random.Random(seed)
 
@@ -84,7 +84,7 @@ def test_all_replies_become_whole_within_the_budget(seed):
     assert most <= 100 + 80 + 40 * 5
 
 
-def test_one_that_trickles_while_others_wait_is_given_up():
+def test_a_slow_reply_is_given_up_while_others_wait():
     """It would hold them up for as long as a call may take; alone it may take its time."""
 
     async def work():
@@ -100,7 +100,7 @@ def test_one_that_trickles_while_others_wait_is_given_up():
     assert run(work()) == (True, [False, True, True, True], 0)
 
 
-def test_whole_replies_are_waited_for():
+def test_reading_pauses_until_complete_replies_are_freed():
     """Where results are not taken off, nothing more is read: the oldest may go on only if that makes room."""
 
     async def work():
@@ -120,7 +120,7 @@ def test_whole_replies_are_waited_for():
 
 
 @given(st.lists(st.tuples(st.sampled_from(["ask", "release", "withdraw"]), st.integers(1, 300)), max_size=60))
-def test_large_lines_get_memory_in_the_order_in_which_they_ask(steps):
+def test_large_lines_get_memory_in_the_order_of_their_requests(steps):
     """Never too much of it, a line larger than all of it alone; the first waits only while there is no room."""
     budget, requests = LineBudget(100), []
 

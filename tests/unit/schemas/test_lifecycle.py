@@ -19,7 +19,7 @@ def test_a_move_never_goes_back():
     assert all(RANK[status] < RANK[to] for status, moves in MOVES.items() for to in moves)
 
 
-def test_what_a_cancel_meets():
+def test_the_effect_of_a_cancel_by_state():
     """It changes a batch that is open, was taken before, or comes too late."""
     assert {Status.VALIDATING, Status.IN_PROGRESS} == CANCELLABLE
     assert {Status.CANCELLING, Status.CANCELLED} == CANCELLED

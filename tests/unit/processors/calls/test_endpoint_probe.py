@@ -94,7 +94,7 @@ def server():
         yield made
 
 
-async def test_a_line_ends_whose_endpoint_is_not_there(world, server, monkeypatch):
+async def test_a_line_ends_if_its_endpoint_is_not_served(world, server, monkeypatch):
     """At its first call, and its backend goes on: the others' lines are none the worse for it."""
     monkeypatch.setenv("KEY", "sk-1")
     one = world({"url": server.url, "api_key_env": "KEY"})
@@ -114,7 +114,7 @@ async def test_a_line_ends_whose_endpoint_is_not_there(world, server, monkeypatc
     assert server.listings == {"Bearer sk-1": 1}, "it is asked once, and with its key"
 
 
-async def test_a_line_waits_whose_model_is_not_there(world, server):
+async def test_a_line_waits_if_the_server_does_not_list_its_model(world, server):
     """Somebody has to mend that: the model has another name there, or the address is not the right one."""
     server.rule = without_the_model
     server.lists = ("tiny",)
@@ -135,7 +135,7 @@ async def test_a_404_about_something_else_is_no_missing_endpoint(world, server):
     assert (end.kind, end.status, end.body) == ("backend_error", 404, own)
 
 
-async def test_what_is_listed_is_believed_for_a_moment(world, server, monkeypatch):
+async def test_a_probe_is_valid_for_a_moment(world, server, monkeypatch):
     """A server that was started anew may serve something else."""
     one = world({"url": server.url})
     assert await one.menu.lacks(EMBEDDINGS, one.fleet.backends[0])
@@ -147,7 +147,7 @@ async def test_what_is_listed_is_believed_for_a_moment(world, server, monkeypatc
     assert server.listings.total() == 2
 
 
-async def test_a_line_waits_while_another_backend_may_have_it(world, server):
+async def test_a_line_waits_while_another_backend_may_serve_its_endpoint(world, server):
     """It ends when all have been asked that get calls."""
     with Server() as second:
         second.lists = ("m",)
@@ -161,7 +161,7 @@ async def test_a_line_waits_while_another_backend_may_have_it(world, server):
 
 
 @pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
-async def test_other_answers_are_what_they_were(world, server, status):
+async def test_other_statuses_need_no_probe(world, server, status):
     """No list is asked for."""
     server.lacks = frozenset()
     server.rule = lambda *_: Behaviour(status=status)

@@ -159,7 +159,7 @@ def test_a_line_whose_endpoint_no_other_line_asks_for_is_not_starved(lines_wait:
     run(main)
 
 
-def test_bad_lines_are_found_out_after_an_outage_too() -> None:
+def test_bad_lines_are_found_after_an_outage() -> None:
     """A server that answered nobody is asked again whether it does, once it has answered a line."""
     bad = lines("b", range(1000)) - lines("b", range(0, 1000, 50))
 

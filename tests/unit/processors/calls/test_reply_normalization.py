@@ -47,7 +47,7 @@ def reply(content: str) -> bytes:
         ('"one\u2028two\u2029three\u0085four"', "one\u2028two\u2029three\u0085four"),
     ],
 )
-def test_what_other_clients_deliver_is_delivered(message: str, value: object) -> None:
+def test_replies_that_other_clients_accept_are_delivered(message: str, value: object) -> None:
     """At the first try, and as JSON."""
     assert delivered(reply(message)) == {"choices": [{"message": value}]}
     assert delivered(b"\xef\xbb\xbf" + reply(message)) == {"choices": [{"message": value}]}
@@ -71,7 +71,7 @@ def test_numbers_are_kept_as_they_were_written(number: str) -> None:
         b":\n",
     ],
 )
-def test_what_no_try_would_mend_ends_at_the_first(body: bytes) -> None:
+def test_replies_that_no_retry_would_change_end_the_line(body: bytes) -> None:
     """With a reason."""
     end = request_codec.judge(Answer(200, body), CHAT)
     assert isinstance(end, CallFailure)
@@ -98,7 +98,7 @@ def chunk(delta: object, finish: str | None = None, index: int = 0, **more: obje
     contents=st.lists(st.lists(texts, min_size=1, max_size=5), min_size=1, max_size=3),
     end=st.sampled_from(["\n", "\r\n", "\r"]),
 )
-def test_a_stream_of_a_chat_is_put_together(contents: list[list[str]], end: str) -> None:
+def test_a_stream_of_a_chat_is_merged(contents: list[list[str]], end: str) -> None:
     """As if it had not been one, with the tokens that its last chunk counts."""
     chunks = [chunk({"role": "assistant", "content": ""}, index=n) for n in range(len(contents))]
     chunks += [chunk({"content": text}, index=n) for n, pieces in enumerate(contents) for text in pieces]
@@ -124,7 +124,7 @@ def test_a_stream_of_a_chat_is_put_together(contents: list[list[str]], end: str)
     assert end_of_it.tokens == (3, 0, 2, 0)
 
 
-def test_tool_calls_and_probabilities_are_put_together() -> None:
+def test_tool_calls_and_probabilities_are_merged() -> None:
     """Calls by their numbers, which the whole does not have; lists grow."""
     token = {"token": "a", "logprob": -0.5}
     first = {"index": 0, "id": "c0", "type": "function", "function": {"name": "f", "arguments": '{"a"'}}
@@ -149,7 +149,7 @@ def test_tool_calls_and_probabilities_are_put_together() -> None:
     assert choice["logprobs"] == {"content": [token] * 3, "refusal": None}
 
 
-def test_streams_of_other_endpoints() -> None:
+def test_streams_of_other_endpoints_are_merged() -> None:
     """Completions have text; the last event of a response is the whole."""
     pieces = [
         {"object": "text_completion", "choices": [{"index": 0, "text": text, "finish_reason": finish}]}
@@ -167,7 +167,7 @@ def test_streams_of_other_endpoints() -> None:
     assert delivered(stream(*typed), "/v1/responses") == whole
 
 
-def test_an_error_in_a_stream_is_one_in_a_reply() -> None:
+def test_an_error_in_a_stream_is_an_error_in_the_reply() -> None:
     """With the status that it names."""
     end = request_codec.judge(
         Answer(200, stream(chunk({"content": "x"}), {"error": {"message": "no", "code": 502}})), CHAT
@@ -180,13 +180,13 @@ def test_an_error_in_a_stream_is_one_in_a_reply() -> None:
     st.binary(max_size=200)
     | st.lists(st.sampled_from([b"data: ", b"{", b"}", b'"index":', b"[", b"]", b"1", b"\n"])).map(b"".join)
 )
-def test_any_bytes_may_be_a_stream(data: bytes) -> None:
+def test_merging_any_bytes_raises_no_other_error(data: bytes) -> None:
     """They are put together, or they are not."""
     with contextlib.suppress(event_stream.IncompleteError):
         assert isinstance(orjson.loads(event_stream.assembled(b"data:" + data)), dict)
 
 
-def test_a_stream_is_put_together_once() -> None:
+def test_merging_takes_linear_time() -> None:
     """In time that grows as it does, and with a bound on its items."""
     long = stream(*[chunk({"content": "x" * 50})] * 20_000, chunk({}, "stop"))
     assert len(delivered(long)["choices"][0]["message"]["content"]) == 1_000_000

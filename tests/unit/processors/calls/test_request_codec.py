@@ -62,7 +62,7 @@ def test_only_an_object_is_a_reply(body: bytes) -> None:
 
 
 @given(json_objects.map(orjson.dumps), st.data())
-def test_a_cut_reply_is_tried_again(body: bytes, data: st.DataObject) -> None:
+def test_a_truncated_reply_is_retried(body: bytes, data: st.DataObject) -> None:
     """No beginning of a JSON object is one."""
     cut = body[: data.draw(st.integers(0, len(body) - 1))]
     end = request_codec.judge(Answer(200, cut), PLAIN)
@@ -83,7 +83,7 @@ def test_a_cut_reply_is_tried_again(body: bytes, data: st.DataObject) -> None:
         b'{"choices":[{"finish_reason":"erro\xf4"}]}',
     ],
 )
-def test_what_is_no_json_object(body: bytes) -> None:
+def test_anything_but_a_json_object_is_invalid(body: bytes) -> None:
     """Bad UTF-8, raw control characters, arrays, nothing, endless depth."""
     assert isinstance(request_codec.judge(Answer(200, body), PLAIN), CallFailure)
 
@@ -133,7 +133,7 @@ def test_what_is_no_json_object(body: bytes) -> None:
         ({}, (0, 0, 0, 0)),
     ],
 )
-def test_tokens_of_each_endpoint(usage: object, tokens: request_codec.Tokens) -> None:
+def test_token_counts_of_each_endpoint(usage: object, tokens: request_codec.Tokens) -> None:
     """Chat, embeddings and responses say it in their own words; what cannot be is not known."""
     end = request_codec.judge(Answer(200, orjson.dumps({"usage": usage})), PLAIN)
     assert isinstance(end, Success)
@@ -160,7 +160,7 @@ DETAILS = st.dictionaries(
 @given(
     usage=st.builds(lambda counts, details: {**counts, **details}, COUNTS, DETAILS) | NUMBERS | st.lists(NUMBERS)
 )
-def test_whatever_a_server_counts_its_line_is_kept(usage: object) -> None:
+def test_impossible_counts_lose_no_line(usage: object) -> None:
     """And what is billed has its place in every column and sum that it comes to."""
     body = json.dumps({"usage": usage, "choices": []}).encode()
     end = request_codec.judge(Answer(200, body), PLAIN)
@@ -175,7 +175,7 @@ def test_whatever_a_server_counts_its_line_is_kept(usage: object) -> None:
 
 
 @pytest.mark.parametrize("number", [b"1e999", b"-0", b"1" * 5000, b"[" * 500 + b"]" * 500, b"1.0e3"])
-def test_numbers_that_few_readers_know(number: bytes) -> None:
+def test_large_numbers_pass_through(number: bytes) -> None:
     """The line is kept; more than the reader takes is no reply at all, as everywhere."""
     end = request_codec.judge(Answer(200, b'{"usage":{"prompt_tokens":%b}}' % number), PLAIN)
     assert isinstance(end, Success)
@@ -193,7 +193,7 @@ def line_of(outcome: Answer | FailureKind, endpoint: str = CHAT) -> dict[str, An
 
 
 @pytest.mark.parametrize("status", [302, 400, 401, 404, 422, 429, 500, 503])
-def test_the_servers_own_words_stand_in_the_line(status: int) -> None:
+def test_an_error_line_quotes_the_server(status: int) -> None:
     """With its status; a JSON object as it is, anything else as a message in OpenAI's shape."""
     own = {"error": {"message": "Previous response with id 'x' not found.", "code": 404}, "n": 10**50}
     for body, expected in (
@@ -213,7 +213,7 @@ def test_the_servers_own_words_stand_in_the_line(status: int) -> None:
         assert isinstance(expected, dict) or set(said["error"]) == {"message", "type", "param", "code"}
 
 
-def test_what_we_conclude_stands_beside_what_was_said() -> None:
+def test_our_error_is_beside_the_servers_answer() -> None:
     """And takes its place nowhere; where nothing was said, the line says so."""
     end = request_codec.judge(Answer(404, b'{"detail":"Not Found"}'), CHAT)
     assert isinstance(end, CallFailure)
@@ -281,7 +281,7 @@ def test_a_failure_with_status_200_is_a_failure(content: object, status: int | N
         {"choices": ["odd", "error"]},
     ],
 )
-def test_a_success_stays_one(content: object) -> None:
+def test_a_success_with_error_words_is_a_success(content: object) -> None:
     """A reply may be empty, and may speak of errors."""
     assert isinstance(request_codec.judge(Answer(200, orjson.dumps(content)), CHAT), Success)
     assert isinstance(request_codec.judge(Answer(200, orjson.dumps(content) + b" "), "/v1/completions"), Success)
@@ -300,7 +300,7 @@ def test_each_endpoint_has_its_own_list() -> None:
 
 
 @given(st.text() | st.none())
-def test_a_request_id_is_sane(given_id: str | None) -> None:
+def test_a_malformed_request_id_is_replaced(given_id: str | None) -> None:
     """What a backend sends is taken only if it can do no harm."""
     name = request_codec.request_id(given_id, BATCH, 3, 2)
     assert name in {given_id, f"{BATCH}-3-2"}
@@ -320,7 +320,7 @@ def test_retry_after_in_seconds_and_as_a_date(seconds: int) -> None:
 
 
 @given(st.text())
-def test_retry_after_may_be_anything(text: str) -> None:
+def test_a_malformed_retry_after_is_ignored(text: str) -> None:
     """It never raises, and never asks for more than a day."""
     wait = request_codec.wait_seconds(text, 0.0)
     assert wait is None or 0 <= wait <= 86_400

@@ -34,7 +34,7 @@ OPEN = {"attempt": 1, "deadline": 1e12, "chance": 0.5}
         (Fault.ACCESS_OR_LINE, (401, 402, 403, 404, 302)),
     ],
 )
-def test_a_status_says_whose_fault_it_may_be(fault: Fault, statuses: tuple[int, ...]) -> None:
+def test_faults_by_status(fault: Fault, statuses: tuple[int, ...]) -> None:
     """Only those 4xx that are about the line are the line's for certain."""
     assert {fault_of(status) for status in statuses} == {fault}
     assert {CallFailure(FailureKind.STATUS, "", status).fault for status in statuses} == {fault}
@@ -42,7 +42,7 @@ def test_a_status_says_whose_fault_it_may_be(fault: Fault, statuses: tuple[int, 
 
 
 @pytest.mark.parametrize("kind", FailureKind)
-def test_what_happened_says_whose_fault_it_may_be(kind: FailureKind) -> None:
+def test_faults_by_kind_of_failure(kind: FailureKind) -> None:
     """What no server has seen is never the line's, and what another call may mend is not yet."""
     fault = CallFailure(kind, "", 200 if kind is FailureKind.UNSUPPORTED_REPLY else None).fault
     unseen = {FailureKind.CONNECT, FailureKind.STORE}
@@ -52,7 +52,7 @@ def test_what_happened_says_whose_fault_it_may_be(kind: FailureKind) -> None:
 
 
 @given(faults, histories, attempts, chances)
-def test_no_line_fails_while_its_server_answers_nobody(
+def test_no_line_fails_while_its_server_answers_no_other_line(
     fault: Fault, history: History, attempt: int, chance: float
 ) -> None:
     """However often and for how long it has failed, and whatever the server says."""
@@ -80,7 +80,7 @@ seen = st.sampled_from([Fault.ACCESS_OR_LINE, Fault.SERVER_OR_LINE])
 
 
 @given(st.lists(st.tuples(seen, st.booleans()), min_size=1, max_size=30))
-def test_what_counts_is_counted(failures: list[tuple[Fault, bool]]) -> None:
+def test_failures_that_count(failures: list[tuple[Fault, bool]]) -> None:
     """And the one before the first that does: others were answered after it."""
     history = History(NOW)
     for fault, counts in failures:
@@ -91,7 +91,7 @@ def test_what_counts_is_counted(failures: list[tuple[Fault, bool]]) -> None:
     assert history.failures == len(failures)
 
 
-def test_what_reached_no_server_says_nothing_of_the_line() -> None:
+def test_a_call_that_reached_no_server_does_not_count() -> None:
     """Nor does the refusal of a server that is full, if it is not refused for ever."""
     history = History(NOW)
     retry.decide(failed(Fault.SERVER, at=NOW), ANSWERED, history, **OPEN)
@@ -125,7 +125,7 @@ def test_ten_tries_fit_into_little_more_than_a_minute(chance: float) -> None:
 
 
 @given(faults, histories, chances, st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), st.booleans())
-def test_no_try_at_or_after_the_deadline(
+def test_no_retry_at_or_after_the_deadline(
     fault: Fault, history: History, chance: float, wait: tuple[float, float], counts: bool
 ) -> None:
     """A wait that reaches the deadline is none: the line expires."""

@@ -26,7 +26,7 @@ def test_lines_gather_for_a_moment() -> None:
     assert parcel.receipts == [0, 1]
 
 
-def test_the_moment_begins_with_the_first_line() -> None:
+def test_the_linger_time_begins_with_the_first_line() -> None:
     """However long ago the last parcel was sent, and that it has arrived changes nothing."""
     packer: ResultBatcher[int] = ResultBatcher(linger_seconds=1, lines_max=2)
     put(packer, 0, 100.0, more=True)
@@ -38,7 +38,7 @@ def test_the_moment_begins_with_the_first_line() -> None:
     assert parcel.receipts == [2]
 
 
-def test_lines_gather_while_a_parcel_is_under_way() -> None:
+def test_lines_gather_while_a_record_is_in_flight() -> None:
     """They go when it has arrived, together."""
     packer: ResultBatcher[int] = ResultBatcher(linger_seconds=1, lines_max=3)
     for number in range(3):
@@ -61,7 +61,7 @@ def test_the_last_line_of_a_batch_goes_at_once() -> None:
     assert parcel.receipts == [3]
 
 
-def test_a_batch_of_which_nothing_is_left_is_forgotten() -> None:
+def test_a_batch_without_lines_is_forgotten() -> None:
     """A process may see any number of them."""
     packer: ResultBatcher[int] = ResultBatcher()
     put(packer, 0, 100.0, more=False)
@@ -113,7 +113,7 @@ class Road:
 
 
 @given(actions, st.integers(1, 10))
-def test_every_line_goes_once_in_order_and_none_is_stuck(steps: list[Any], lines_max: int) -> None:
+def test_every_line_is_sent_once_and_in_order(steps: list[Any], lines_max: int) -> None:
     """In any interleaving: no parcel is above the bounds; when all arrive and time goes by, all is sent."""
     road = Road(lines_max)
     added: dict[str, list[int]] = {"a": [], "b": []}

@@ -26,7 +26,7 @@ def line(url: str, prompt: str, custom_id: str = "a", **more: object) -> bytes:
 
 @pytest.mark.parametrize("url", ENDPOINTS)
 @given(common=st.text(min_size=64, max_size=100), tails=st.tuples(texts, texts), more=st.tuples(texts, texts))
-def test_what_comes_before_and_after_does_not_matter(
+def test_the_key_depends_on_the_prefix_alone(
     url: str, common: str, tails: tuple[str, str], more: tuple[str, str]
 ) -> None:
     """Prompts with the same first bytes have the same key, whoever asks for what."""
@@ -39,7 +39,7 @@ def test_what_comes_before_and_after_does_not_matter(
 
 
 @given(st.text(min_size=64, max_size=80), st.text(min_size=64, max_size=80))
-def test_other_beginnings_have_other_keys(one: str, other: str) -> None:
+def test_different_prefixes_have_different_keys(one: str, other: str) -> None:
     """By the bytes as they stand."""
     url = "/v1/completions"
     same = json.dumps(one)[:64] == json.dumps(other)[:64]
@@ -48,12 +48,12 @@ def test_other_beginnings_have_other_keys(one: str, other: str) -> None:
 
 @pytest.mark.parametrize("url", [*ENDPOINTS, "/v1/moderations"])
 @given(text=st.binary(max_size=200))
-def test_any_bytes_are_taken(url: str, text: bytes) -> None:
+def test_a_line_without_a_long_prompt_has_no_key(url: str, text: bytes) -> None:
     """A line that lies in the store is empty here; one that has no prompt, or a short one, is in no group."""
     assert prefix_key(text, url, 256) is None
 
 
-def test_a_name_within_a_text_is_none() -> None:
+def test_a_field_name_within_a_string_is_ignored() -> None:
     """Its quotes are escaped, or no colon follows."""
     url = "/v1/chat/completions"
     plain = line(url, "x" * 100)
@@ -62,7 +62,7 @@ def test_a_name_within_a_text_is_none() -> None:
     )
 
 
-def test_it_is_off_unless_it_is_set() -> None:
+def test_groups_are_off_by_default() -> None:
     """And a backend that is drained is given no group."""
     backends = ({"url": "http://a/v1", "drain": True}, {"url": "http://b/v1"})
     plain = Model.model_validate({"backends": backends})

@@ -107,14 +107,14 @@ def test_a_cache_of_twenty_serves_two_hundred_prompts(places: int, hits: float) 
     assert seconds <= 1.05 * as_they_stand
 
 
-def test_of_one_prompt_only_the_first_line_is_worked_out() -> None:
+def test_one_primer_fills_the_cache_for_its_group() -> None:
     """The others wait for it; where they do not, all that go out with it work it out as well."""
     backend = Place()
     run([(number, 7) for number in range(1000)], [backend])
     assert backend.hits == 999
 
 
-def test_one_of_three_backends_is_down() -> None:
+def test_a_backend_that_is_down_gets_no_group() -> None:
     """The groups of a batch are shared out among the others."""
     backends = [Place(f"http://{number}/v1") for number in range(3)]
     items = mixed(10_000, 200)
@@ -154,7 +154,7 @@ def test_another_batch_goes_on_while_a_group_waits() -> None:
 
 
 @given(st.lists(st.integers(0, 5) | st.none(), max_size=200), st.integers(1, 20), st.integers(0, 99))
-def test_fewer_than_the_span_overtake_a_line(keys: list[int | None], in_flight: int, seed: int) -> None:
+def test_fewer_lines_than_the_span_overtake_a_line(keys: list[int | None], in_flight: int, seed: int) -> None:
     """And as many primers as are ahead, whatever comes in while others go out."""
     span, rng = 16, random.Random(seed)
     backend = Place(in_flight=in_flight)
@@ -177,7 +177,7 @@ def test_fewer_than_the_span_overtake_a_line(keys: list[int | None], in_flight: 
     assert max(overtaken.values(), default=0) < span + max(AHEAD_LINES_MIN, 2 * in_flight)
 
 
-def test_a_group_that_goes_on_for_ever_lets_others_pass() -> None:
+def test_an_endless_group_lets_others_pass() -> None:
     """What comes later than a span after its first line is another group, in its own place."""
     backend = Place()
     groups: PrefixGroups[Item] = PrefixGroups(prefixes(backend), span_lines=16)
@@ -192,7 +192,7 @@ def test_a_group_that_goes_on_for_ever_lets_others_pass() -> None:
     raise AssertionError("it was overtaken by more than a span")
 
 
-def test_a_group_of_another_backend_is_passed_over_for_a_span() -> None:
+def test_a_group_waits_for_its_backend_within_a_span() -> None:
     """Not for ever, where the one that should have it takes nothing."""
     one, other = Place("http://0/v1"), Place("http://1/v1")
     shared = prefixes(one, other)
@@ -219,7 +219,7 @@ def test_a_group_of_another_backend_is_passed_over_for_a_span() -> None:
     ),
     st.integers(1, 3),
 )
-def test_any_use_loses_no_line(steps: list[tuple[str, int]], backends: int) -> None:
+def test_no_sequence_of_calls_loses_a_line(steps: list[tuple[str, int]], backends: int) -> None:
     """Lines come and go, batches are dropped and come again; what goes in comes out once."""
     places = [Place(f"http://{number}/v1") for number in range(backends)]
     waiting: Scheduler[Item] = Scheduler(prefixes=prefixes(*places))
@@ -273,7 +273,7 @@ def test_a_group_stays_with_its_backend() -> None:
     assert at[True] >= 0.9 * at.total()
 
 
-def test_what_is_set_aside_for_a_backend_that_is_down_goes_to_another() -> None:
+def test_other_backends_take_the_lines_reserved_for_one_that_is_down() -> None:
     """It takes none for a while: what it was to have is not left for the end."""
     places = [Place("http://0/v1"), Place("http://1/v1")]
     items = mixed(SPAN_LINES, 200)

@@ -42,7 +42,7 @@ def test_every_line_is_taken_once_and_in_order(
 @given(
     st.lists(st.tuples(st.sampled_from(["add", "take", "drop", "back", "clear"]), st.integers(0, 5)), max_size=80)
 )
-def test_any_use_keeps_the_count(steps: list[tuple[str, int]]) -> None:
+def test_no_sequence_of_calls_loses_count(steps: list[tuple[str, int]]) -> None:
     """Lines come and go, batches are dropped and come again; what goes in comes out once."""
     order: Scheduler[int] = Scheduler()
     waiting: set[int] = set()
@@ -83,7 +83,7 @@ def test_projects_share_equally(projects: int, rounds: int, stretch: int) -> Non
     assert max(counts.values()) - min(counts[f"p{n}"] for n in range(projects)) <= stretch
 
 
-def test_a_small_batch_is_not_stuck() -> None:
+def test_a_small_batch_passes_a_large_one() -> None:
     """Ten lines behind fifty thousand with an earlier deadline are done within forty calls."""
     order: Scheduler[Item] = Scheduler()
     add(order, "p", "big", range(50_000), deadline=1)
@@ -92,7 +92,7 @@ def test_a_small_batch_is_not_stuck() -> None:
     assert first["small"] == 10
 
 
-def test_a_turn_is_a_stretch_of_one_batch() -> None:
+def test_a_turn_is_a_run_of_lines_of_one_batch() -> None:
     """Twenty batches beside each other: their lines come in runs, and each batch has its runs."""
     order: Scheduler[Item] = Scheduler()
     for n in range(20):
@@ -104,7 +104,7 @@ def test_a_turn_is_a_stretch_of_one_batch() -> None:
     assert len({item[1] for item in taken if item}) == 20
 
 
-def test_a_turn_ends_where_its_lines_do() -> None:
+def test_a_turn_ends_with_the_lines_of_its_batch() -> None:
     """And where it has become shorter meanwhile."""
     order: Scheduler[Item] = Scheduler()
     add(order, "p", "a", range(2), deadline=1)
@@ -114,7 +114,7 @@ def test_a_turn_ends_where_its_lines_do() -> None:
     assert [order.take(stretch=2)[1] for _ in range(3)] == ["c", "c", "b"]  # type: ignore[index]
 
 
-def test_who_comes_anew_waits_for_two_turns_at_most() -> None:
+def test_a_new_batch_waits_for_two_turns_at_most() -> None:
     """Ten lines behind twenty large batches of their own project, which all had a turn."""
     order: Scheduler[Item] = Scheduler()
     for n in range(20):
@@ -180,7 +180,7 @@ def test_projects_share_by_weight(weights: list[int], rounds: int, stretch: int)
         assert abs(counts[f"p{n}"] - rounds * weight / sum(weights)) <= len(weights) * stretch
 
 
-def test_nobody_saves_up_turns() -> None:
+def test_no_project_saves_up_turns() -> None:
     """A project that comes late, or comes back, shares from then on; it does not catch up."""
     order: Scheduler[Item] = Scheduler()
     add(order, "early", "a", range(1000))

@@ -146,7 +146,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("case", FAULTS)
-def test_a_server_that_is_not_well(case: str) -> None:
+def test_a_failing_server_is_reported(case: str) -> None:
     """Half of a batch is done; the rest and a fresh batch say which server, what it answers, and since when."""
     reply, reason, status, words = FAULTS[case]
 
@@ -182,7 +182,7 @@ GATES: dict[str, tuple[dict[str, Any], Reason]] = {
 
 
 @pytest.mark.parametrize("case", GATES)
-def test_a_server_that_gets_no_call(case: str) -> None:
+def test_a_server_without_calls_is_reported(case: str) -> None:
     """Its lines were never called, and say what they wait for."""
     backend, reason = GATES[case]
 
@@ -197,7 +197,7 @@ def test_a_server_that_gets_no_call(case: str) -> None:
     simulated(run)
 
 
-def test_tokens_turns_and_long_calls() -> None:
+def test_waiting_for_tokens_and_for_a_turn_is_reported() -> None:
     """A batch behind a long one waits for its turn, and one that has used its tokens for these."""
 
     async def run(loop: SimulatedLoop) -> None:
@@ -218,7 +218,7 @@ def test_tokens_turns_and_long_calls() -> None:
     simulated(run)
 
 
-def test_large_lines_that_wait_for_memory() -> None:
+def test_waiting_for_memory_is_reported() -> None:
     """Calls of other models use all of it."""
 
     async def run(loop: SimulatedLoop) -> None:
@@ -250,7 +250,7 @@ def test_a_batch_that_is_alone_waits_for_its_own_calls() -> None:
     simulated(run)
 
 
-def test_a_look_goes_over_the_batches_once() -> None:
+def test_a_check_reads_each_batch_once() -> None:
     """However many of them wait for their turn."""
 
     class Batches(dict[str, Pending]):
@@ -277,7 +277,7 @@ def test_a_look_goes_over_the_batches_once() -> None:
     simulated(run)
 
 
-def test_results_that_the_log_does_not_take() -> None:
+def test_results_that_the_log_does_not_accept_are_reported() -> None:
     """The calls were made; what waits is their results."""
 
     async def run(loop: SimulatedLoop) -> None:
@@ -292,7 +292,7 @@ def test_results_that_the_log_does_not_take() -> None:
     simulated(run)
 
 
-def test_what_is_said_is_bounded() -> None:
+def test_the_number_of_reports_is_bounded() -> None:
     """However many batches wait: so many remarks a look, each batch in its turn, and none outlasts its time."""
 
     async def run(loop: SimulatedLoop) -> None:
@@ -315,7 +315,7 @@ def test_what_is_said_is_bounded() -> None:
     simulated(run)
 
 
-def test_a_sealed_batch_keeps_its_servers_words_to_itself() -> None:
+def test_reports_of_an_encrypted_batch_quote_no_server() -> None:
     """They may quote the line, and the log has this remark in clear."""
 
     async def run(loop: SimulatedLoop) -> None:

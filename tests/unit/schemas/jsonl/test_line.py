@@ -15,7 +15,7 @@ texts = st.text(st.sampled_from('ab\\"\n\u2028\u2029\u0085é😀') | st.characte
 
 
 @pytest.mark.parametrize("text", ["\u0085", "\u2028", "\u0085\u2029a"])
-def test_a_result_has_room_in_the_store(text: str) -> None:
+def test_the_largest_result_fits_the_bound_of_the_store(text: str) -> None:
     """What escapes make of a reply is within the bound of what the log may refer to."""
     body = json.dumps({"content": text * 100_000}, ensure_ascii=False).encode()
     custom_id = json.dumps("\u0085" * 512, ensure_ascii=False).encode()

@@ -83,7 +83,7 @@ def test_a_line_beyond_the_bound_is_not_held():
     assert list(splitter.feed(b"x\nshort\n")) == [Line(1, 0, None), Line(2, 99_902, b"short")]
 
 
-def test_other_line_ends_are_no_line_ends():
+def test_only_a_newline_ends_a_line():
     """U+2028, U+0085, a vertical tab and a lone carriage return stand inside a line."""
     data = b'{"a":"\xe2\x80\xa8\xc2\x85"}\x0b\x0c\r{}'
     assert split([data], 1000) == [Line(1, 0, data)]

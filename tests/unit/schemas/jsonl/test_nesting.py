@@ -33,7 +33,7 @@ def _chunks(request, monkeypatch):
 
 @settings(deadline=None)
 @given(value=VALUES, others=st.lists(VALUES, max_size=4))
-def test_as_the_values_are(value, others):
+def test_counts_match_the_parsed_values(value, others):
     """Brackets, commas and colons inside strings are none."""
     text = orjson.dumps(value)
     depth = levels(value)
@@ -52,6 +52,6 @@ def test_any_bytes_are_taken(text):
 
 
 @pytest.mark.parametrize("text", [b"[" * 300, b"[" * 129 + b"]" * 129, b'{"a":' * 129, b"[[]," * 129])
-def test_too_deep_is_seen_without_its_end(text):
+def test_excess_depth_is_found_before_the_end(text):
     """The first bracket too many decides."""
     assert nesting.exceeds(text, 128)

@@ -28,13 +28,13 @@ def test_a_role_may_do_what_the_table_says(role):
     assert (prefixes <= allowed(role, Operation.WRITE)) is (role in topics.requests("m").written_by)
 
 
-def test_no_list_is_wider_than_a_topic_or_a_model():
+def test_no_acl_is_wider_than_a_topic_or_all_models():
     """A beginning of a name stands for the topics of all models, or the groups of all models, and nothing else."""
     wide = {acl.name for acl in acls.acls() if acl.is_prefix}
     assert wide == {topics.REQUESTS_PREFIX, topics.EXPRESS_PREFIX, "tidemill-processors-"}
 
 
-def test_everybody_in_the_table_is_a_role():
+def test_every_writer_and_reader_is_a_role():
     """A name that is misspelt would have no rights, and be told by nobody."""
     for row in ROWS:
         assert {*row.read_by, *row.written_by} <= set(acls.ROLES), row.name
@@ -47,13 +47,13 @@ def test_producers_may_write_to_the_intake_alone():
     ]
 
 
-def test_the_operator_sees_every_topic():
+def test_the_operator_may_describe_every_topic():
     """`tidemill doctor` looks at all of them."""
     seen = {acl.name for acl in acls.acls([acls.OPERATOR]) if acl.operation is not Operation.DESCRIBE_CONFIGS}
     assert len(seen) == len(ROWS)
 
 
-def test_groups_are_those_of_the_stages():
+def test_acls_cover_the_consumer_groups_of_the_stages():
     """A group that has another name would be refused by a broker with access lists."""
     assert acls.GROUPS["ingest"] == (ingest.NAME, app.NAME)
     assert acls.GROUPS["results"] == (results.NAME,)

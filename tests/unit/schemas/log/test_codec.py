@@ -75,7 +75,7 @@ def test_headers_of_requests(headers):
 
 
 @given(headers=HEADERS, value=st.binary(max_size=60) | st.none())
-def test_headers_of_whatever(headers, value):
+def test_decoders_of_any_headers_raise_only_decode_errors(headers, value):
     """What is asked of a record before it is known what it is."""
     assert isinstance(codec.kind_of(headers), bytes)
     list(unreadable.error_lines(headers, value or b""))
@@ -109,7 +109,7 @@ def test_facts_of_a_kind(kind, fields):
 
 
 @pytest.mark.parametrize("at", ["Infinity", "NaN", "-1", "1e400", str(TIME_MAX + 1), "9" * 5000, '"x"', "[]"])
-def test_times_that_are_none(at):
+def test_an_invalid_time_of_a_tick_is_rejected(at):
     """Of a tick, which time is decided by."""
     with pytest.raises(DecodeError):
         codec.decode_fact(b'{"v":1,"kind":"tick","at":%b}' % at.encode())
@@ -142,7 +142,7 @@ def test_a_result_refers_to_an_object_of_its_batch(ref):
         codec.lines_marks(headers, 0)
 
 
-def test_a_line_of_no_batch():
+def test_an_index_beyond_every_batch_is_rejected():
     """No batch has so many."""
     headers = codec.lines_headers(BATCH, [LineMark(BATCH_LINES_MAX, 1, failed=False)])
     with pytest.raises(DecodeError, match="malformed"):

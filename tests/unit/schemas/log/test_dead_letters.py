@@ -31,7 +31,7 @@ def test_a_record_without_key_and_value():
     assert (letter.key, letter.value) == (None, None)
 
 
-def test_a_letter_that_dies_again_names_its_last_place_only():
+def test_a_second_death_replaces_the_headers_of_the_first():
     """What was said by an earlier death is not kept, and the mark is renewed."""
     first = dead_letters.read(buried(), b"v", 0.0)
     again = dead_letters.headers("t/0/9", dead_letters.requeued(first), key=b"k", stage="s", reason="r")
@@ -48,13 +48,13 @@ def test_a_mark_is_no_letter():
 @pytest.mark.parametrize(
     "headers", [[], [(dead_letters.SOURCE, b"")], [(dead_letters.SOURCE, b"/0/1")], [("x", None)]]
 )
-def test_what_is_no_letter(headers):
+def test_other_records_are_not_letters(headers):
     """It is said, not guessed."""
     with pytest.raises(DecodeError):
         dead_letters.read(headers, b"", 0.0)
 
 
-def test_what_is_too_large():
+def test_headers_beyond_the_bound_are_dropped():
     """Headers beyond the bound are left out, and the rest still fits a record."""
     own = [("a", b"x" * dead_letters.HEADERS_BYTES_MAX), ("b", b"y")]
     headers = dead_letters.headers(

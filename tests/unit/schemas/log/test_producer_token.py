@@ -23,7 +23,7 @@ NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=intake.NAME_C
 
 
 @given(NAMES, st.from_regex(access.PROJECT, fullmatch=True), st.integers(0, 1 << 33), st.integers(60, 86_400))
-def test_a_token_says_what_was_said(name, project, at, life):
+def test_a_token_has_its_claims(name, project, at, life):
     """For every stream and project there can be, and never longer than what a reader takes."""
     claims = Claims(sub=name, project=project, key="key_" + "f" * 32, iat=at, exp=at + life)
     token = producer_token.token(SIGNER, claims)
@@ -59,7 +59,7 @@ def test_the_longest_token_fits():
         (CLAIMS.exp + SKEW_SECONDS_MAX, "expired"),
     ],
 )
-def test_a_token_has_its_time(at, fault):
+def test_a_token_is_valid_for_its_time(at, fault):
     """With a tolerance for clocks that differ, and no more."""
     if fault is None:
         producer_token.check(CLAIMS, "crawl", at)
@@ -68,7 +68,7 @@ def test_a_token_has_its_time(at, fault):
         producer_token.check(CLAIMS, "crawl", at)
 
 
-def test_a_token_of_too_long_a_life_is_none():
+def test_a_token_with_too_long_a_life_is_invalid():
     """Also where the api has signed it: a bug of the maker opens nothing for good."""
     long = CLAIMS.model_copy(update={"exp": CLAIMS.iat + LIFE_SECONDS_MAX + 1})
     with pytest.raises(TokenError, match="longer than"):
@@ -76,14 +76,14 @@ def test_a_token_of_too_long_a_life_is_none():
 
 
 @given(st.one_of(st.text(max_size=300), st.from_regex(r"eyJ[\w-]*\.[\w-]*\.[\w-]*", fullmatch=True)))
-def test_any_text_is_no_token(text):
+def test_no_other_text_is_a_token(text):
     """With no other error."""
     with pytest.raises(TokenError):
         producer_token.claims(VERIFIER, text)
 
 
 @given(st.integers(0, len(TOKEN) - 1), st.characters(codec="ascii"))
-def test_a_changed_token_is_none(place, character):
+def test_a_changed_token_is_invalid(place, character):
     """In any part of it."""
     if TOKEN[place] != character:
         with pytest.raises(TokenError):
@@ -110,7 +110,7 @@ def test_claims_are_strict(payload):
         producer_token.claims(VERIFIER, SIGNER.sign(PRODUCER, payload).decode())
 
 
-def test_another_signed_text_is_no_token():
+def test_another_signed_text_is_not_a_token():
     """Nor is a token of somebody who signs for himself."""
     payload = CLAIMS.model_dump_json().encode()
     for signed in (SIGNER.sign(KEY_RECORD, payload), Signer.made().sign(PRODUCER, payload)):

@@ -34,7 +34,7 @@ def b64(content):
     return base64.urlsafe_b64encode(content).rstrip(b"=")
 
 
-def test_it_is_a_jws():
+def test_a_signed_text_is_a_jws():
     """As RFC 7515 and RFC 8037 say, so that any library reads it."""
     header, payload, signature = (base64.urlsafe_b64decode(part + b"==") for part in SIGNED.split(b"."))
     assert json.loads(header) == {"alg": "EdDSA", "kid": SIGNER.kid, "typ": KEY_RECORD}
@@ -42,7 +42,7 @@ def test_it_is_a_jws():
     SIGNER.private.public_key().verify(signature, SIGNED.rpartition(b".")[0])
 
 
-def test_a_record_is_read_by_who_trusts_its_signer():
+def test_a_verifier_accepts_records_of_trusted_keys():
     """And it tells who has signed it; both keys are trusted while one takes the other's place."""
     assert VERIFIER.key_record("key_1", SIGNED) == (RECORD, SIGNER.kid)
     both = Verifier([OTHER.public, SIGNER.public])
@@ -77,27 +77,27 @@ def forged():
 
 
 @pytest.mark.parametrize("value", forged().values(), ids=forged())
-def test_what_is_not_signed_is_refused(value):
+def test_forged_records_are_rejected(value):
     """Whatever it says about itself."""
     with pytest.raises(SignatureError):
         VERIFIER.key_record("key_1", value)
 
 
-def test_a_record_stands_under_its_own_id():
+def test_a_record_under_another_id_is_rejected():
     """One that is copied to another key of Kafka is refused."""
     with pytest.raises(SignatureError, match="another key's id"):
         VERIFIER.key_record("key_2", SIGNED)
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_are_refused(value):
+def test_any_bytes_are_rejected(value):
     """With no other error."""
     with pytest.raises(SignatureError):
         VERIFIER.key_record("key_1", value)
 
 
 @given(st.integers(0, len(SIGNED) - 1), st.integers(1, 255))
-def test_one_changed_byte_is_enough(place, change):
+def test_one_changed_byte_invalidates_a_record(place, change):
     """In any of the three parts."""
     value = bytearray(SIGNED)
     value[place] ^= change

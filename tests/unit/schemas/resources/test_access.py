@@ -33,7 +33,7 @@ def test_a_secret_has_a_form_and_a_check():
         assert not access.is_secret(wrong)
 
 
-def test_what_is_kept_and_shown_of_a_secret():
+def test_digest_and_hint_of_a_secret():
     """Its hash, and nine of its characters."""
     secret = access.new_secret()
     assert access.digest(secret) == hashlib.sha256(secret.encode()).hexdigest()
@@ -79,7 +79,7 @@ def test_a_chosen_key_must_have_some_strength(secret, fault):
     assert secret not in (found or "")
 
 
-def test_keys_that_are_made_are_strong():
+def test_created_keys_are_strong():
     """Always."""
     assert [access.weakness(access.new_secret()) for _ in range(200)] == [None] * 200
 
@@ -88,7 +88,7 @@ def test_keys_that_are_made_are_strong():
     ("fields", "opens"),
     [({}, True), ({"expires_at": 101}, True), ({"expires_at": 100}, False), ({"revoked_at": 99}, False)],
 )
-def test_a_key_opens_until_it_ends(fields, opens):
+def test_a_key_is_valid_until_it_expires(fields, opens):
     """At the second of its expiry it is closed."""
     assert key(**fields).opens(100) is opens
 
