@@ -50,16 +50,7 @@ class Caller:
         clock: Clock,
         seconds_max: float,
     ) -> None:
-        """Connect nothing.
-
-        Args:
-            pool: The model's servers.
-            endpoint_probe: Finds out which endpoints they lack.
-            upstream: The HTTP client.
-            store: Where large lines are.
-            clock: Unix time.
-            seconds_max: The longest that a call may take.
-        """
+        """Connect nothing; a call takes at most `seconds_max`."""
         self._pool = pool
         self._endpoint_probe = endpoint_probe
         self._upstream = upstream
@@ -71,11 +62,7 @@ class Caller:
         """Call once; uses the permit up and never raises."""
         is_called = False
         try:
-            if line.head.ref is None:
-                parsed = shapes.parse(line.text)
-                is_called = True
-                return await self._make(line, parsed, permit)
-            parsed = shapes.parse(await self._fetched(line.head.ref))
+            parsed = shapes.parse(line.text if line.head.ref is None else await self._fetched(line.head.ref))
             is_called = True
             return await self._make(line, parsed, permit)
         except (msgspec.MsgspecError, RecursionError):

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from tidemill.processors.backends.metrics_poller import Getter
 from tidemill.processors.backends.pool import NEVER, Backend, BackendPool
 from tidemill.processors.failures import Answer, FailureKind
+from tidemill.processors.http.client import Upstream
 from tidemill.schemas import served
 
 STATUSES: Final = frozenset({404, 501})
@@ -23,14 +24,8 @@ REPLY_SECONDS_MAX: Final = 2.0
 REPLY_BYTES_MAX: Final = 1 << 20
 
 
-class Client(Getter, Protocol):
+class Client(Getter, Upstream, Protocol):
     """The HTTP client that the probe needs."""
-
-    async def post(
-        self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float
-    ) -> Answer | FailureKind:
-        """See `Upstream`."""
-        ...
 
 
 class EndpointProbe:

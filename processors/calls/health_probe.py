@@ -52,8 +52,8 @@ class HealthProbe:
         """Send nothing yet.
 
         Args:
-            model: Its name, as its servers know it.
-            pool: Its servers.
+            model: The name that the servers know.
+            pool: The model's servers.
             upstream: The HTTP client.
             on_change: Called after each probe, and when the next one may be sent.
             wait_seconds: Between two probes.

@@ -20,12 +20,8 @@ HEAD_BYTES_MAX: Final = 64 << 10
 
 _INFORMATIONAL: Final = 200
 _NOTHING: Final = memoryview(b"")
-
-
 _SHOWN_CHARS: Final = 64
 """Of a content encoding that an error line quotes."""
-
-
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTHS: Final = re.compile(rb"^content-length[ \t]*:([^\r\n]*)\r?\n", re.IGNORECASE | re.MULTILINE)
 _CHUNKED: Final = re.compile(rb"^transfer-encoding[ \t]*:[^\r\n]*chunked[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)

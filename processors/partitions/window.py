@@ -53,14 +53,14 @@ class Capacity:
         """Unacknowledged records."""
 
     @property
-    def has_lines_max(self) -> bool:
-        """Whether lines or bytes have reached their bound."""
-        return self.lines >= self.lines_max or self.bytes >= self.bytes_max
+    def takes_lines(self) -> bool:
+        """Whether lines and bytes are below their bounds."""
+        return self.lines < self.lines_max and self.bytes < self.bytes_max
 
     @property
     def is_full(self) -> bool:
         """Whether any bound is reached."""
-        return self.has_lines_max or self.records >= self.records_max
+        return not self.takes_lines or self.records >= self.records_max
 
     @property
     def takes_failed(self) -> bool:
@@ -112,7 +112,7 @@ class PartitionWindow:
     @property
     def takes_lines(self) -> bool:
         """Whether a held record may add its lines; a closed window takes any."""
-        return self.is_closed or not self._capacity.has_lines_max
+        return self.is_closed or self._capacity.takes_lines
 
     @property
     def oldest(self) -> Any:

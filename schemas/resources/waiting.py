@@ -104,7 +104,7 @@ def merged(waits: Iterable[Waiting], lines_max: int) -> tuple[Waiting, ...]:
 
 def explanation(waits: Sequence[Waiting]) -> str:
     """The reasons why lines were not run, as text for their error lines; empty if there are none."""
-    return " ".join(f"What held it up: {one.message} (since {moment(one.since)})" for one in waits[:EXPLAINED_MAX])
+    return " ".join(f"Reason: {one.message} (since {moment(one.since)})" for one in waits[:EXPLAINED_MAX])
 
 
 def moment(at: int) -> str:
