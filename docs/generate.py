@@ -13,7 +13,7 @@ from tidemill.__main__ import app
 from tidemill.configuration.connections import Connections
 from tidemill.configuration.schedule import Hours
 from tidemill.configuration.security import Security
-from tidemill.configuration.servers import Backend, Model, Price, Spare
+from tidemill.configuration.servers import Headroom, Model, Price, Server
 from tidemill.configuration.settings import Limits, Project, Settings
 from tidemill.schemas.log import acls, topics
 from tidemill.schemas.log.acls import Operation, Resource
@@ -72,10 +72,10 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("Top level", Settings),
     ("TLS and SASL of an external Kafka: `[kafka_security]`", Security),
     ("Bounds on clients: `[connections]`", Connections),
+    ("A server: `[servers.name]`, or an entry of a model's `backends`", Server),
+    ("The hours of a server", Hours),
+    ("Capacity left by others: `headroom`", Headroom),
     ('A model: `[models."name"]`', Model),
-    ("A backend of a model", Backend),
-    ("The hours of a backend", Hours),
-    ("Capacity left by others: `spare`", Spare),
     ("A price", Price),
     ("Limits of a project: `[limits]`", Limits),
     ('A project: `[projects."name"]`', Project),

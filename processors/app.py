@@ -3,7 +3,8 @@
 import asyncio
 import functools
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from tidemill import metrics
@@ -14,11 +15,13 @@ from tidemill.kafka.follower import Follower
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.producer import Log
 from tidemill.processors.backends import pool_factory
+from tidemill.processors.backends.server import Server
 from tidemill.processors.http.client import HttpUpstream
 from tidemill.processors.kafka import KafkaOutbox
 from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.model_app import ModelApp, Shared
 from tidemill.processors.partitions.closed_batches import ClosedBatches
+from tidemill.processors.scheduling.scheduler import Clocks
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.ports import Store
@@ -47,6 +50,7 @@ class Processors:
         self._keeper = Keeper(settings, kafka, self._log, on_record=self._erased)
         self._shared: Shared | None = None
         self._models: list[ModelApp] = []
+        self._pollers: list[asyncio.Task[None]] = []
         self._stopping_until: float | None = None
 
     @property
@@ -64,7 +68,7 @@ class Processors:
                 self._kafka, encrypted=self._settings.encrypt_log, check_disk=lambda: self._space.check(LOG)
             ),
             upstream=HttpUpstream(
-                pool_factory.authorities(self._settings.models.values()),
+                pool_factory.trusts(self._settings.serving),
                 reply_bytes_max=self._settings.reply_bytes_max,
             ),
             store=self._keeper.store(
@@ -79,20 +83,54 @@ class Processors:
         await self._follower.start()
         await self._keeper.start()
         await self._follower.caught_up()
+        serving = self._settings.serving
+        servers = pool_factory.servers(serving, self._settings.models, time.time)
+        clocks = self._clocks({name: serving.by_model[name] for name in self._names})
         self._models = [
-            ModelApp(name, self._settings.models[name], self._settings, shared, stop_seconds=self._stop_seconds)
+            ModelApp(
+                name, self._settings, shared, servers=[servers[server] for server in serving.by_model[name]],
+                clocks=clocks[name], stop_seconds=self._stop_seconds,
+            )
             for name in self._names
+        ]  # fmt: skip
+        named = {server for name in self._names for server in serving.by_model[name]}
+        self._show([servers[name] for name in sorted(named)])
+        loop = asyncio.get_running_loop()
+        self._pollers = [
+            loop.create_task(poller.run())
+            for poller in pool_factory.metrics_pollers(
+                serving, {name: servers[name] for name in named}, getter=shared.upstream, monotonic=time.monotonic
+            )
         ]
+        return [model.app for model in self._models]
+
+    def _clocks(self, by_model: Mapping[str, Iterable[str]]) -> dict[str, Clocks]:
+        """Clocks of projects for each model; models that share servers, directly or through others, share them."""
+        weights = {project: own.weight for project, own in self._settings.projects.items()}
+        groups: list[tuple[set[str], set[str]]] = []
+        for model, servers in by_model.items():
+            joined = [group for group in groups if group[1] & set(servers)]
+            groups = [group for group in groups if group not in joined]
+            groups.append(
+                ({model}.union(*(one for one, _ in joined)), set(servers).union(*(one for _, one in joined)))
+            )
+        return {model: clocks for models, _ in groups for clocks in [Clocks(weights)] for model in models}
+
+    def _show(self, servers: Iterable[Server]) -> None:
+        """Give the metrics their sources."""
+        now = asyncio.get_running_loop().time
+        metrics.sample(metrics.SERVER_IN_FLIGHT, lambda: {server.name: server.in_flight for server in servers})
+        metrics.sample(metrics.SERVER_LIMIT, lambda: {server.name: server.found(now()) for server in servers})
         metrics.sample(metrics.IN_FLIGHT, lambda: {model.name: model.dispatcher.busy for model in self._models})
         metrics.sample(metrics.HELD, lambda: {model.name: len(model.held_records) for model in self._models})
-        metrics.sample(metrics.LIMIT, lambda: {model.name: model.dispatcher.seats for model in self._models})
-        return [model.app for model in self._models]
 
     async def stop(self) -> None:
         """Disconnect."""
         await self._space.stop()
         await self._follower.stop()
         await self._keeper.stop()
+        for poller in self._pollers:
+            poller.cancel()
         for model in self._models:
             await model.close()
         if self._shared is not None:
@@ -134,6 +172,4 @@ def main(settings: Settings, models: list[str] | None = None) -> None:
         models: Names of the models to work for; without it all.
     """
     names = list(settings.models) if models is None else models
-    if unknown := [name for name in names if name not in settings.models]:
-        raise SystemExit(f"no such model in the settings: {', '.join(unknown)}")
     stage_runner.run(settings, "processors", functools.partial(Processors, models=names))

@@ -18,14 +18,17 @@ on; if their lines come back to this process, they are still pending.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
 from typing import assert_never
 
+from tidemill.processors.backends.permit_queue import Claim
 from tidemill.processors.backends.pool import Backend, BackendPool, Permit
 from tidemill.processors.calls import request_codec, retry
 from tidemill.processors.calls.caller import Caller, CallResult
 from tidemill.processors.failures import CallFailure, FailureKind, History
-from tidemill.processors.lines import Line, Pending
+from tidemill.processors.lines import Line, PendingLines
 from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.outcomes.batching import RECORD_LINES_MAX, ResultBatcher
 from tidemill.processors.outcomes.sending import ResultSender
@@ -34,6 +37,7 @@ from tidemill.processors.partitions.completed_lines import CompletedLines
 from tidemill.processors.partitions.window import Entry
 from tidemill.processors.scheduling.failed_lines import FailedLines
 from tidemill.processors.scheduling.prefix_groups import Prefixes
+from tidemill.processors.scheduling.scheduler import Clocks
 from tidemill.processors.scheduling.stalls import Stalls
 from tidemill.processors.scheduling.waiting_lines import RUN_PART, WaitingLines
 from tidemill.schemas.log.codec import LineMark, RequestHead
@@ -42,22 +46,42 @@ from tidemill.schemas.ports import Clock, Outbox, Store
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """What the dispatchers of all models of a process use."""
+
+    budget: LineBudget
+    """The memory for large lines."""
+    outbox: Outbox
+    """Where results go."""
+    store: Store
+    """For results too large for a record."""
+    closed: ClosedBatches
+    """The batches whose lines are not called any more."""
+    clock: Clock
+    """Unix time, for deadlines."""
+    chance: Callable[[], float]
+    """Random numbers, 0 <= x < 1."""
+
+
+class _State(Enum):
+    RUNNING = auto()
+    HALTED = auto()
+    """Starts no calls; its partitions stay."""
+    LEAVING = auto()
+    """Starts no calls; its partitions go to another process, or the process ends."""
+
+
 class Dispatcher:
     """Works on the lines of one model."""
 
     def __init__(
         self,
-        *,
         pool: BackendPool,
         caller: Caller,
-        budget: LineBudget,
-        outbox: Outbox,
-        store: Store,
-        closed: ClosedBatches,
-        clock: Clock,
-        chance: Callable[[], float],
-        in_flight_max: int,
-        weights: Mapping[str, float] | None = None,
+        services: Services,
+        *,
+        clocks: Clocks | None = None,
         policy: retry.Policy = retry.POLICY,
         prefixes: Prefixes[Line] | None = None,
     ) -> None:
@@ -66,54 +90,51 @@ class Dispatcher:
         Args:
             pool: The model's servers.
             caller: Makes the calls.
-            budget: The memory for large lines, of all models.
-            outbox: Where results go.
-            store: For results too large for a record.
-            closed: The batches whose lines are not called any more.
-            clock: Unix time, for deadlines.
-            chance: Random numbers, 0 <= x < 1.
-            in_flight_max: Calls in flight, of all processes together.
-            weights: Of projects by name; others have the weight 1.
+            services: What all models of the process use.
+            clocks: Of projects, shared with the models that share servers with this one.
             policy: The bounds of retries.
-            prefixes: Set where lines with the same prompt prefix go one after the other.
+            prefixes: Set if lines with the same prompt prefix go one after the other.
         """
-        self.completed = CompletedLines()
         self._pool = pool
         self._caller = caller
+        self._services = services
         # As many as a run of lines of one batch has, so that its results share a record.
-        lines_max = max(1, min(RECORD_LINES_MAX, in_flight_max // RUN_PART))
-        self._sender = ResultSender(outbox, store, ResultBatcher(lines_max=lines_max), self._arrived)
-        self._closed = closed
-        self._clock = clock
-        self._chance = chance
-        self._in_flight_max = self._calls_max = pool.calls_max = in_flight_max
+        lines_max = max(1, min(RECORD_LINES_MAX, pool.calls_max // RUN_PART))
+        batcher: ResultBatcher[Line] = ResultBatcher(lines_max=lines_max)
+        self._sender = ResultSender(services.outbox, services.store, batcher, self._arrived)
         self._policy = policy
         self._loop = asyncio.get_running_loop()
-        self._batches: dict[str, Pending] = {}
-        self._failures = FailedLines(clock)
+        self._lines = PendingLines()
+        self._failures = FailedLines(services.clock)
         self._health_probe = caller.health_probe(self.fill, policy.probe_seconds_min)
         self._waiting = WaitingLines(
-            pool, self._health_probe, budget, chance=chance, weights=weights, prefixes=prefixes,
-            calls_max=lambda: self.seats, wake=self.fill,
+            pool, self._health_probe, services.budget, chance=services.chance, clocks=clocks or Clocks(),
+            prefixes=prefixes, calls_max=lambda: self.seats, wake=self.fill,
         )  # fmt: skip
-        self.stalls = Stalls(self._batches, self._waiting, pool, self._failures, clock=clock)
+        self.stalls = Stalls(self._lines.batches, self._waiting, pool, self._failures, clock=services.clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._is_stopped = self._is_leaving = False
-        closed.listen(self.drop)
+        self._state = _State.RUNNING
+        pool.join(self._claim, self._start)
+        services.closed.listen(self.drop)
+
+    @property
+    def completed(self) -> CompletedLines:
+        """The lines that are known to have a result on the log."""
+        return self._lines.completed
 
     @property
     def pending(self) -> int:
         """Lines whose results the log does not have."""
-        return sum(len(batch.lines) for batch in self._batches.values())
+        return len(self._lines)
 
     @property
     def seats(self) -> int:
         """Calls that the servers take, as far as is known, and no more than may be in flight."""
         now = self._loop.time()
-        return min(self._in_flight_max, sum(backend.found(now) for backend in self._pool.backends))
+        return min(self._pool.in_flight_max, sum(backend.server.found(now) for backend in self._pool.backends))
 
     @property
     def busy(self) -> int:
@@ -128,15 +149,11 @@ class Dispatcher:
             head: Its headers.
             texts: The lines in order; one empty text where the line is in the store.
         """
-        if head.batch_id in self._closed or self._clock() >= head.deadline:
+        if head.batch_id in self._services.closed or self._services.clock() >= head.deadline:
             entry.window.finish(entry, len(texts))
             return
-        batch = self._batches.setdefault(head.batch_id, Pending())
-        fresh, completed = self._sorted(batch, entry, head, texts)
-        batch.open += len(fresh)
+        fresh, completed = self._lines.add(entry, head, texts)
         self._waiting.add(fresh, head)
-        if not batch.lines:
-            del self._batches[head.batch_id]
         if completed:
             entry.window.finish(entry, completed)
         self.fill()
@@ -144,7 +161,7 @@ class Dispatcher:
     def drop(self, batch_id: str) -> None:
         """Finish the lines of a closed batch that are not in flight, without results."""
         self.completed.forget(batch_id)
-        if batch_id not in self._batches:
+        if batch_id not in self._lines.batches:
             return
         for line in self._waiting.drop(batch_id):
             self._finish(line)
@@ -152,24 +169,30 @@ class Dispatcher:
 
     def fill(self) -> None:
         """Start as many calls as the limits allow."""
-        while (found := self._next()) is not None:
-            task = self._loop.create_task(self._work(*found))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        while self._start():
+            pass
+
+    def _start(self) -> bool:
+        """Start a call, if one may start; says whether it did."""
+        if (found := self._next()) is None:
+            return False
+        task = self._loop.create_task(self._work(*found))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
+
+    def _claim(self) -> Claim | None:
+        return self._waiting.claim() if self._is_free else None
 
     def set_part(self, part: float) -> None:
-        """Set this process's part of the model's calls.
-
-        Args:
-            part: 0 < part <= 1; one call at a time is allowed in any case.
-        """
-        self._in_flight_max = self._pool.calls_max = max(1, int(self._calls_max * part))
+        """Set this process's part of the model's partitions, 0 <= part <= 1; it may have one call in any case."""
         self._pool.set_part(part, self._loop.time())
         self.fill()
 
     def halt(self) -> None:
         """Start no more calls; `resume` undoes it."""
-        self._is_stopped = True
+        if self._state is _State.RUNNING:
+            self._state = _State.HALTED
 
     async def drain(self, seconds: float) -> bool:
         """Start no more calls, and wait for those in flight and their results.
@@ -180,7 +203,7 @@ class Dispatcher:
         Returns:
             Whether the log has all their results.
         """
-        self._is_stopped = self._is_leaving = True
+        self._state = _State.LEAVING
         try:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
@@ -198,35 +221,18 @@ class Dispatcher:
 
     def resume(self) -> None:
         """Start calls again."""
-        self._is_stopped = self._is_leaving = False
+        self._state = _State.RUNNING
         self.fill()
 
     async def close(self) -> None:
         """Cancel the calls in flight, and the results on their way."""
-        self._is_stopped = self._is_leaving = True
+        self._state = _State.LEAVING
         self._waiting.close()
         await self._health_probe.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._sender.close()
-
-    def _sorted(
-        self, batch: Pending, entry: Entry, head: RequestHead, texts: Sequence[bytes]
-    ) -> tuple[list[Line], int]:
-        """The new lines of a record, and how many of it are completed; the others join pending lines."""
-        fresh = []
-        completed = 0
-        is_known = self.completed.touch(head.batch_id)
-        for index, text in enumerate(texts, head.first):
-            if (twin := batch.lines.get(index)) is not None:
-                twin.entries.append(entry)
-            elif is_known and self.completed.is_done(head.batch_id, index):
-                completed += 1
-            else:
-                line = batch.lines[index] = Line(head, index, text, entry)
-                fresh.append(line)
-        return fresh, completed
 
     def _next(self) -> tuple[Line, Permit] | None:
         """The next line to call, and its permit."""
@@ -245,10 +251,11 @@ class Dispatcher:
     def _is_free(self) -> bool:
         # A result that the log does not have yet counts as in flight. So the successor of a killed process
         # repeats no more calls than may be in flight.
-        return self._busy < self._in_flight_max and not self._is_stopped and not self._sender.is_full
+        return self._busy < self._pool.in_flight_max and self._state is _State.RUNNING and not self._sender.is_full
 
     def _is_wanted(self, line: Line) -> bool:
-        return self._clock() < line.head.deadline and line.head.batch_id not in self._closed
+        services = self._services
+        return services.clock() < line.head.deadline and line.head.batch_id not in services.closed
 
     async def _work(self, line: Line, permit: Permit) -> None:
         """Call one line after the other, until none may go."""
@@ -280,8 +287,8 @@ class Dispatcher:
             history,
             attempt=line.attempts,
             # Only the deadline is a date.
-            deadline=failure.at + line.head.deadline - self._clock(),
-            chance=self._chance(),
+            deadline=failure.at + line.head.deadline - self._services.clock(),
+            chance=self._services.chance(),
             policy=self._policy,
         )
         line.since = failure.at
@@ -291,9 +298,9 @@ class Dispatcher:
             case retry.GiveUp():
                 self._settle(line, result, request_codec.failed)
                 return
-            case retry.RetryAt(at) if line.head.batch_id not in self._closed:
+            case retry.RetryAt(at) if line.head.batch_id not in self._services.closed:
                 self._end_calls(1)
-                if self._is_leaving:
+                if self._state is _State.LEAVING:
                     # It comes again with its record.
                     self._forget(line)
                 else:
@@ -309,17 +316,15 @@ class Dispatcher:
 
     def _settle(self, line: Line, result: CallResult, write: Callable[..., tuple[bytes, LineMark]]) -> None:
         """Write the line's result and send it to the log."""
-        batch = self._batches[line.head.batch_id]
-        batch.open -= 1
-        batch.settled += 1
+        more = self._lines.settle(line)
         text, mark = write(line.head.batch_id, line.index, result.custom_id, result.end, line.attempts)
-        self._sender.send(line, text, mark, more=batch.open > 0, share=result.end.share)
+        self._sender.send(line, text, mark, more=more, share=result.end.share)
 
     def _arrived(self, lines: list[Line]) -> None:
         """The log has the results of these lines: only now are they finished."""
         for line in lines:
-            self.completed.mark(line.head.batch_id, line.index)
-            self._remove(line)
+            self._failures.forget(line)
+            self._lines.arrive(line)
             for entry in line.entries:
                 entry.window.finish(entry)
         self._end_calls(len(lines))
@@ -338,13 +343,5 @@ class Dispatcher:
 
     def _forget(self, line: Line) -> None:
         """Remove a line that has no result."""
-        self._batches[line.head.batch_id].open -= 1
-        self._remove(line)
-
-    def _remove(self, line: Line) -> None:
-        if line.reason is not None:
-            self._failures.forget(line)
-        batch = self._batches[line.head.batch_id]
-        del batch.lines[line.index]
-        if not batch.lines:
-            del self._batches[line.head.batch_id]
+        self._failures.forget(line)
+        self._lines.forget(line)

@@ -95,7 +95,7 @@ class CallFailure(msgspec.Struct, frozen=True):
     body: bytes = b""
     """The body of the answer, as a JSON object."""
     server: str = ""
-    """Base URL."""
+    """Its name."""
     endpoint: str = ""
     """The path, like `/v1/embeddings`."""
     line: tuple[str, int] = ("", -1)

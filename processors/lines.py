@@ -1,7 +1,10 @@
-"""The pending lines of a model: the log has no result of them yet."""
+"""The lines of a model: pending ones, of which the log has no result yet, and those known to have one."""
+
+from collections.abc import Sequence
 
 from tidemill.processors.backends.pool import Backend
 from tidemill.processors.failures import FailureKind, History
+from tidemill.processors.partitions.completed_lines import CompletedLines
 from tidemill.processors.partitions.window import Entry
 from tidemill.schemas.log.codec import RequestHead
 
@@ -60,3 +63,60 @@ class Pending:
         """Lines without a result."""
         self.settled = 0
         """Results so far."""
+
+
+class PendingLines:
+    """The pending lines of all batches of a model."""
+
+    def __init__(self) -> None:
+        self.batches: dict[str, Pending] = {}
+        self.completed = CompletedLines()
+
+    def __len__(self) -> int:
+        return sum(len(batch.lines) for batch in self.batches.values())
+
+    def add(self, entry: Entry, head: RequestHead, texts: Sequence[bytes]) -> tuple[list[Line], int]:
+        """Add the lines of a record; a line that is pending already waits for both records.
+
+        Returns:
+            The new lines, and the number of completed ones.
+        """
+        batch = self.batches.setdefault(head.batch_id, Pending())
+        fresh = []
+        completed = 0
+        is_known = self.completed.touch(head.batch_id)
+        for index, text in enumerate(texts, head.first):
+            if (twin := batch.lines.get(index)) is not None:
+                twin.entries.append(entry)
+            elif is_known and self.completed.is_done(head.batch_id, index):
+                completed += 1
+            else:
+                line = batch.lines[index] = Line(head, index, text, entry)
+                fresh.append(line)
+        batch.open += len(fresh)
+        if not batch.lines:
+            del self.batches[head.batch_id]
+        return fresh, completed
+
+    def settle(self, line: Line) -> bool:
+        """A line has a result; says whether others of its batch have none."""
+        batch = self.batches[line.head.batch_id]
+        batch.open -= 1
+        batch.settled += 1
+        return batch.open > 0
+
+    def arrive(self, line: Line) -> None:
+        """The log has the result of a line."""
+        self.completed.mark(line.head.batch_id, line.index)
+        self._remove(line)
+
+    def forget(self, line: Line) -> None:
+        """Remove a line that has no result."""
+        self.batches[line.head.batch_id].open -= 1
+        self._remove(line)
+
+    def _remove(self, line: Line) -> None:
+        batch = self.batches[line.head.batch_id]
+        del batch.lines[line.index]
+        if not batch.lines:
+            del self.batches[line.head.batch_id]

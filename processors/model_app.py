@@ -24,7 +24,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,18 +32,17 @@ from tidemill.configuration.servers import Model
 from tidemill.configuration.settings import Settings
 from tidemill.faust import stage_app
 from tidemill.faust.partitions import PartitionHandle
-from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.freeze_guard import MembershipGuard
-from tidemill.kafka.history import reading
-from tidemill.kafka.producer import Log, partition_of
+from tidemill.kafka.producer import Log
 from tidemill.processors.backends import pool_factory
-from tidemill.processors.backends.pool import BackendPool
+from tidemill.processors.backends.server import Server
+from tidemill.processors.calls.body_rules import body_rules
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
 from tidemill.processors.calls.retry import Policy
-from tidemill.processors.dispatcher import Dispatcher
+from tidemill.processors.dispatcher import Dispatcher, Services
 from tidemill.processors.http.client import HttpUpstream
-from tidemill.processors.kafka import KafkaOutbox, completed_lines, reopen
+from tidemill.processors.kafka import KafkaOutbox, reopen
 from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.partitions import seals
 from tidemill.processors.partitions.assignment import Assignment, Record
@@ -53,18 +51,17 @@ from tidemill.processors.partitions.held_records import HeldRecord, LockedRecord
 from tidemill.processors.partitions.seals import LockedRecord, OpenedRecord, SealedOutbox
 from tidemill.processors.partitions.unreadable import give_up
 from tidemill.processors.partitions.window import Entry, PartitionWindow
+from tidemill.processors.recovery import Recovery
 from tidemill.processors.scheduling.prefix_groups import prefixes
-from tidemill.retrying import retry
+from tidemill.processors.scheduling.scheduler import Clocks
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import DecodeError
-from tidemill.schemas.ports import Edge, Store
+from tidemill.schemas.ports import Store
 from tidemill.sealing.vault import Vault
 
 REBALANCE_DRAIN_SECONDS_MAX: Final = 30.0
 HOLD_SECONDS: Final = 1.0
 """Between two times that paused partitions are paused again, since Faust may resume them."""
-GATHER_SECONDS: Final = 0.05
-"""How long to wait for records of other partitions before reading the outcomes for all of them."""
 
 _log = logging.getLogger(__name__)
 
@@ -87,40 +84,32 @@ class ModelApp:
     """One model: its app, its dispatcher, and its partitions."""
 
     def __init__(
-        self, name: str, model: Model, settings: Settings, shared: Shared, *, stop_seconds: Callable[[], float]
+        self,
+        name: str,
+        settings: Settings,
+        shared: Shared,
+        *,
+        servers: Iterable[Server],
+        clocks: Clocks,
+        stop_seconds: Callable[[], float],
     ) -> None:
         """Set up the app; needs a running event loop.
 
         Args:
             name: The model's name.
-            model: Its settings.
             settings: All settings.
             shared: What it shares with the other models.
+            servers: Those that serve it.
+            clocks: Of projects, shared with the models that share servers with this one.
             stop_seconds: Gives the seconds that calls in flight may still take when the process stops.
         """
         names = [topics.express(name).name, topics.requests(name).name]
         plain = names[1].removeprefix(topics.REQUESTS_PREFIX)
         state = settings.data / "state" / f"processors-{plain}"
         self.app = stage_app.create_app(f"tidemill-processors-{plain}", settings, kafka=shared.kafka, state=state)
-        pool = pool_factory.backend_pool(model, time.time)
-        self.dispatcher = Dispatcher(
-            pool=pool,
-            caller=_caller(name, model, pool, shared),
-            budget=shared.budget,
-            outbox=SealedOutbox(shared.outbox, shared.vault),
-            store=shared.store,
-            closed=shared.closed,
-            clock=time.time,
-            chance=random.random,
-            in_flight_max=model.max_in_flight,
-            weights={project: own.weight for project, own in settings.projects.items()},
-            policy=Policy(tries_max=model.tries_max),
-            prefixes=prefixes(model, pool),
-        )
         self.name = name
-        self._topics, self._shared, self._settings = names, shared, settings
-        self._stop_seconds = stop_seconds
-        self._outcome_partitions = 1
+        self.dispatcher = _dispatcher(name, settings.models[name], shared, servers, clocks)
+        self._shared, self._stop_seconds = shared, stop_seconds
         self._assignment = Assignment(shared.closed, self.dispatcher.enqueue, self._partition_of)
         self.held_records = LockedRecords(
             reopen=functools.partial(reopen, shared.kafka, shared.closed, shared.vault),
@@ -129,15 +118,13 @@ class ModelApp:
             closed=shared.closed,
         )
         self._give_up = functools.partial(give_up, log=shared.log, outbox=shared.outbox, closed=shared.closed)
-        self._wanted = asyncio.Event()
+        self._recovery = Recovery(
+            shared.kafka, names, self._assignment, self.dispatcher.completed.mark,
+            closed=shared.closed, set_part=self.dispatcher.set_part, partitions=settings.partitions,
+        )  # fmt: skip
         self._tasks: set[asyncio.Task[None]] = set()
-        self._recovery: asyncio.Task[None] | None = None
         self._membership_guard = MembershipGuard(self.app.membership, self.dispatcher)
         self._start(self.held_records.run())
-        for poller in pool_factory.metrics_pollers(
-            model, pool, getter=shared.upstream, monotonic=time.monotonic, on_reading=self.dispatcher.fill
-        ):
-            self._start(poller.run())
         self.dispatcher.stalls.is_secret = shared.vault.has_key
         self._start(self.dispatcher.stalls.run(shared.outbox))
         self._agent = self.app.agent(stage_app.raw_topic(self.app, *names))(self._take_all)
@@ -148,12 +135,13 @@ class ModelApp:
 
     async def close(self) -> None:
         """Cancel what is under way."""
-        for task in (*self._tasks, *([self._recovery] if self._recovery else ())):
+        self._recovery.stop()
+        for task in self._tasks:
             task.cancel()
         await self.dispatcher.close()
 
     def _partition_of(self, batch_id: str) -> int:
-        return partition_of(batch_id, self._outcome_partitions)
+        return self._recovery.partition_of(batch_id)
 
     async def _take_all(self, events: Any) -> None:
         async for event in events.noack().events():
@@ -189,7 +177,7 @@ class ModelApp:
             tp=message.tp, offset=message.offset, time=message.timestamp, entry=entry, head=head, texts=texts
         )
         if not self._assignment.take(record):
-            self._wanted.set()
+            self._recovery.wake()
 
     def _readmit(self, held: HeldRecord, opened: OpenedRecord | DecodeError) -> None:
         """Take a record that was held."""
@@ -200,58 +188,12 @@ class ModelApp:
             held.message.value = None
 
     async def _assigned(self, _: Any, assigned: Iterable[Any], **__: Any) -> None:
-        if self._recovery is not None:
-            self._recovery.cancel()
+        self._recovery.stop()
         self._assignment.assign(
             {tp: PartitionWindow(PartitionHandle(self.app, tp)) for tp in assigned}, time.time()
         )
-        self._wanted.clear()
-        # The partitions that topics are made with, until Kafka says how many there are.
-        self._set_part(self._settings.partitions * len(self._topics))
         self.dispatcher.resume()
-        self._recovery = asyncio.create_task(self._recover())
-
-    async def _recover(self) -> None:
-        """Look up where the partitions end, then read outcomes whenever a record needs them."""
-        await retry("finding the ends of partitions", self._find_ends, faults=Exception)
-        while True:
-            if not self._assignment.release():
-                await self._wanted.wait()
-            await asyncio.sleep(GATHER_SECONDS)
-            await retry("reading outcomes", self._read_outcomes, faults=Exception)
-
-    def _set_part(self, partitions: int) -> None:
-        """Make as large a part of the calls as this process has of the partitions."""
-        self.dispatcher.set_part(min(1.0, max(1, len(self._assignment.partitions)) / partitions))
-
-    async def _find_ends(self) -> None:
-        partitions = self._assignment.partitions
-        async with reading(self._shared.kafka) as reader:
-            found = {name: reader.partitions(name) for name in (topics.OUTCOMES.name, *self._topics)}
-            if not all(found.values()):
-                raise LogUnavailable("the broker does not know all topics yet")
-            ends = {
-                name: await reader.ends(name, [tp.partition for tp in partitions if tp.topic == name])
-                for name in self._topics
-            }
-        self._outcome_partitions = len(found.pop(topics.OUTCOMES.name))
-        self._set_part(sum(map(len, found.values())))
-        self._assignment.set_ends({tp: ends[tp.topic][tp.partition][1] for tp in partitions})
-
-    async def _read_outcomes(self) -> None:
-        self._wanted.clear()
-        if not (wanted := self._assignment.wanted()):
-            return
-        starts = {number: Edge(at_ms=max(0, int(since * 1000))) for number, since in wanted.items()}
-        async with (
-            reading(self._shared.kafka) as reader,
-            aclosing(reader.records(topics.OUTCOMES.name, starts)) as records,
-        ):
-            async for record in records:
-                for batch_id, index in completed_lines(record):
-                    if batch_id not in self._shared.closed:
-                        self.dispatcher.completed.mark(batch_id, index)
-        self._assignment.recovered(wanted)
+        self._recovery.start()
 
     async def _leave(self, _: set[Any]) -> None:
         """Leave all partitions: a rebalance revokes all of an app's at once."""
@@ -272,12 +214,31 @@ class ModelApp:
         task.add_done_callback(self._tasks.discard)
 
 
-def _caller(name: str, model: Model, pool: BackendPool, shared: Shared) -> Caller:
-    return Caller(
+def _dispatcher(name: str, model: Model, shared: Shared, servers: Iterable[Server], clocks: Clocks) -> Dispatcher:
+    pool = pool_factory.backend_pool(name, model, servers)
+    upstream_model = model.upstream_model or name
+    caller = Caller(
         pool=pool,
-        endpoint_probe=EndpointProbe(name, pool, shared.upstream),
+        endpoint_probe=EndpointProbe(upstream_model, pool, shared.upstream),
         upstream=shared.upstream,
         store=shared.store,
         clock=time.time,
         seconds_max=model.timeout_seconds,
+        rules=body_rules(name, model),
+    )
+    services = Services(
+        budget=shared.budget,
+        outbox=SealedOutbox(shared.outbox, shared.vault),
+        store=shared.store,
+        closed=shared.closed,
+        clock=time.time,
+        chance=random.random,
+    )
+    return Dispatcher(
+        pool,
+        caller,
+        services,
+        clocks=clocks,
+        policy=Policy(tries_max=model.tries_max),
+        prefixes=prefixes(model, pool),
     )

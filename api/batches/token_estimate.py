@@ -170,12 +170,13 @@ def figures(settings: Settings, found: TokenEstimate) -> Figures:
 
 
 def _model(settings: Settings, name: str, found: Sum) -> ModelEstimate:
-    tariff = settings.tariff_of(name)
+    known_as = settings.aliases.get(name, name)
+    tariff = settings.tariff_of(known_as)
     is_bounded = not found.lines_without_max
     most = bill(found.input_tokens, found.output_tokens_max, tariff).cost
     return ModelEstimate(
         model=name,
-        is_configured=name in settings.models,
+        is_configured=known_as in settings.models,
         lines=found.lines,
         input_tokens=found.input_tokens,
         output_tokens_max=found.output_tokens_max if is_bounded else None,

@@ -96,13 +96,14 @@ def _input_id(batch: Batch, selection: Selection, model: str | None) -> str:
 
 
 def named_model(deps: Dependencies, model: str | None, endpoint: str) -> str | None:
-    """Check the model of a rerun; None keeps the model of each line.
+    """The name of a rerun's model, which may be asked for by an alias; None keeps the model of each line.
 
     Raises:
         ApiError: 400, it does not serve the endpoint; 404, there is none.
     """
     if model is None:
         return None
+    model = deps.settings.aliases.get(model, model)
     if (known := deps.settings.models.get(model)) is None:
         raise errors.no_model(model)
     if endpoint not in known.endpoints:

@@ -10,10 +10,21 @@ from tidemill.api import errors, openapi
 from tidemill.api.dependencies import Caller, Deps, SettingsDep, json
 from tidemill.api.openapi import Route
 from tidemill.api.requests.fields import ModelName
+from tidemill.configuration.servers import Model, Serving
 from tidemill.schemas.jsonl.lines import EMBEDDING_INPUTS_MAX
 from tidemill.schemas.resources.access import Role
 
 router = APIRouter(route_class=Route)
+
+
+class ModelExtras(BaseModel):
+    """What Tidemill knows of a model."""
+
+    aliases: list[str]
+    """More names by which batches may ask for it."""
+    endpoints: list[str]
+    servers: list[str]
+    """Names of the servers that serve it."""
 
 
 class ModelObject(BaseModel):
@@ -23,6 +34,7 @@ class ModelObject(BaseModel):
     object: Literal["model"]
     created: int
     owned_by: str
+    tidemill: ModelExtras
 
 
 class ModelList(BaseModel):
@@ -71,21 +83,25 @@ async def ready(deps: Deps) -> Response:
 async def models(settings: SettingsDep, caller: Caller) -> Response:
     """List the models that batches may name."""
     del caller
-    return json(orjson.dumps({"object": "list", "data": [_model(name) for name in settings.models]}))
+    serving = settings.serving
+    listed = [_model(name, model, serving) for name, model in settings.models.items()]
+    return json(orjson.dumps({"object": "list", "data": listed}))
 
 
 @router.get("/v1/models/{model:path}", response_model=ModelObject, tags=["models"])
 async def model_of(settings: SettingsDep, caller: Caller, model: ModelName) -> Response:
-    """Get a model; its name may have slashes."""
+    """Get a model by its name or an alias; it may have slashes."""
     del caller
-    if model not in settings.models:
+    name = settings.aliases.get(model, model)
+    if name not in settings.models:
         raise errors.no_model(model)
-    return json(orjson.dumps(_model(model)))
+    return json(orjson.dumps(_model(name, settings.models[name], settings.serving)))
 
 
-def _model(name: str) -> dict[str, Any]:
+def _model(name: str, model: Model, serving: Serving) -> dict[str, Any]:
+    extras = {"aliases": model.aliases, "endpoints": model.endpoints, "servers": serving.by_model[name]}
     # Settings have no creation time of a model, and the start of the process would mislead.
-    return {"id": name, "object": "model", "created": 0, "owned_by": "tidemill"}
+    return {"id": name, "object": "model", "created": 0, "owned_by": "tidemill", "tidemill": extras}
 
 
 @router.get("/v1/limits", response_model=Limits, tags=["batches"])

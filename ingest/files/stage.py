@@ -171,6 +171,7 @@ class Stage:
             Rules(
                 endpoint=work.command.batch.endpoint,
                 models={name: model.endpoints for name, model in settings.models.items()},
+                aliases=settings.aliases,
                 lines_max=settings.file_lines_max,
                 bytes_max=settings.file_bytes_max,
                 line_bytes_max=settings.line_bytes_max,

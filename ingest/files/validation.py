@@ -4,6 +4,7 @@ The faults, their order, codes and texts are those of OpenAI's service. A check 
 and all faulty lines of a file, up to a bound.
 """
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -59,7 +60,9 @@ class Rules:
 
     endpoint: str
     models: Mapping[str, Collection[str]]
-    """The allowed models, each with its endpoints."""
+    """The models that may be named, each with its endpoints."""
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """The models by their other names."""
     lines_max: int
     bytes_max: int
     line_bytes_max: int = LINE_BYTES_MAX
@@ -255,6 +258,8 @@ class Checker:
             raise Fault("invalid_request", "Model parameter is required.", "body.model")
         if type(model) is not str:
             raise _type_fault("body.model", "a string", model)
+        if (model := self._rules.aliases.get(model, model)) == self.model:
+            return
         endpoints = self._rules.models.get(model)
         if endpoints is None:
             text = f"The provided model '{_shown(model)}' is not supported by the Batch API."

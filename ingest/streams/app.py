@@ -14,11 +14,12 @@ from tidemill.configuration.settings import Settings
 from tidemill.faust import stage_app
 from tidemill.faust.partitions import OwnedPartitions
 from tidemill.faust.tables import PartitionTable, declare_table
+from tidemill.ingest.files.validation import Rules
 from tidemill.ingest.kafka import RequestProducer
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.sqlite import Sizes
 from tidemill.ingest.streams.assembly import InputAssembly
-from tidemill.ingest.streams.factory import StreamFactory
+from tidemill.ingest.streams.factory import NO_BOUND, StreamFactory
 from tidemill.ingest.streams.keyring import Keyring
 from tidemill.ingest.streams.partition import Partition
 from tidemill.ingest.streams.publisher import Publisher
@@ -147,11 +148,17 @@ def _factory(settings: Settings, store: Store, folder: Path) -> Callable[[], Str
     return functools.partial(
         StreamFactory,
         store=store,
-        models={name: model.endpoints for name, model in settings.models.items()},
+        rules=Rules(
+            endpoint="",
+            models={name: model.endpoints for name, model in settings.models.items()},
+            aliases=settings.aliases,
+            lines_max=NO_BOUND,
+            bytes_max=NO_BOUND,
+            reply_bytes_max=settings.reply_bytes_max,
+        ),
         windows=settings.windows,
         cut=Cut(lines_max=settings.file_lines_max, bytes_max=settings.file_bytes_max),
         folder=folder,
         clock=time.time,
         monotonic=time.monotonic,
-        reply_bytes_max=settings.reply_bytes_max,
     )

@@ -1,9 +1,9 @@
 """Creates streams, restores those of a previous owner, and remembers the `custom_id`s of each."""
 
+import dataclasses
 import functools
 import hashlib
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,6 @@ from tidemill.ingest.sqlite import Digests
 from tidemill.ingest.streams.stream import State, Stream
 from tidemill.retrying import retry
 from tidemill.schemas import ids
-from tidemill.schemas.bounds import LINE_BYTES_HIGHEST
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.schemas.log.intake import StreamOptions
@@ -36,34 +35,31 @@ class StreamFactory:
         self,
         *,
         store: Store,
-        models: Mapping[str, tuple[str, ...]],
+        rules: Rules,
         windows: tuple[str, ...],
         cut: Cut,
         folder: Path,
         clock: Clock,
         monotonic: Monotonic,
-        reply_bytes_max: int = LINE_BYTES_HIGHEST,
     ) -> None:
         """Begin without streams.
 
         Args:
             store: Has the parts.
-            models: The models that lines may name, each with its endpoints.
+            rules: What lines are checked against; each stream has its own endpoint.
             windows: The completion windows that a record may ask for; the first is the default.
             cut: The bounds of a numbered output file.
             folder: For `custom_id`s that do not fit into memory; its files go with their streams.
             clock: Unix time.
             monotonic: Monotonic time, in seconds.
-            reply_bytes_max: See `Rules`.
         """
         self.windows = windows
         self._store = store
-        self._models = models
+        self._rules = rules
         self._cut = cut
         self._folder = folder
         self._clock = clock
         self._monotonic = monotonic
-        self._reply_bytes_max = reply_bytes_max
         self._ids: dict[str, SeenIds] = {}
 
     def create(
@@ -114,13 +110,7 @@ class StreamFactory:
 
     def _stream(self, state: State) -> Stream:
         seen = self._ids[state.id] = SeenIds(self._folder / state.id)
-        rules = Rules(
-            endpoint=state.batch.endpoint,
-            models=self._models,
-            lines_max=NO_BOUND,
-            bytes_max=NO_BOUND,
-            reply_bytes_max=self._reply_bytes_max,
-        )
+        rules = dataclasses.replace(self._rules, endpoint=state.batch.endpoint)
         last = state.journal[-1] if state.journal else (0, state.kept_lines, 0, -1)
         return Stream(
             state=state,

@@ -4,10 +4,9 @@ No call waits for the poller. Most servers have no such page; the poller asks th
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Final, Protocol
 
-from tidemill.processors.backends.pool import Backend
+from tidemill.processors.backends.server import Server
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.limits import server_metrics
 from tidemill.processors.limits.headroom import STALE_SECONDS
@@ -39,30 +38,27 @@ class MetricsPoller:
 
     def __init__(
         self,
-        backend: Backend,
+        server: Server,
         url: str,
         headers: dict[str, str],
         *,
         getter: Getter,
         monotonic: Monotonic,
-        on_reading: Callable[[], None],
     ) -> None:
         """Ask nothing yet.
 
         Args:
-            backend: The server.
+            server: It.
             url: Of its metrics page.
             headers: Of the request.
             getter: The HTTP client.
             monotonic: A monotonic clock.
-            on_reading: Called after each poll: the server may take more calls.
         """
-        self._backend = backend
+        self._server = server
         self._url = url
         self._headers = headers
         self._getter = getter
         self._monotonic = monotonic
-        self._on_reading = on_reading
         self._read_at = float("-inf")
         self._silent = 0
         """Polls in a row without a reading."""
@@ -71,31 +67,31 @@ class MetricsPoller:
         """Poll until cancelled."""
         while True:
             # The metrics of an idle server matter only where the load of others decides on the first call.
-            if self._backend.in_flight or self._backend.headroom is not None:
+            if self._server.in_flight or self._server.headroom is not None:
                 await self.poll()
             await asyncio.sleep(self.pause_seconds)
 
     @property
     def pause_seconds(self) -> float:
         """Until the next poll."""
-        rare = SILENT_SECONDS_MAX if self._backend.headroom is None else HEADROOM_SECONDS_MAX
+        rare = SILENT_SECONDS_MAX if self._server.headroom is None else HEADROOM_SECONDS_MAX
         return min(rare, POLL_SECONDS * 2.0 ** min(self._silent, 10))
 
     async def poll(self) -> None:
         """Poll once."""
-        before = self._backend.in_flight
+        before = self._server.in_flight
         reading = await self._reading()
         now = self._monotonic()
         if reading is not None:
             self._silent = 0
             self._read_at = now
             # The server counted at some time between the two.
-            self._backend.apply_metrics(reading, (before + self._backend.in_flight) / 2, now)
+            self._server.apply_metrics(reading, (before + self._server.in_flight) / 2, now)
         else:
             self._silent += 1
             if now - self._read_at > STALE_SECONDS:
-                self._backend.limit.release()
-        self._on_reading()
+                self._server.limit.release()
+        self._server.queue.changed()
 
     async def _reading(self) -> ServerMetrics | None:
         try:

@@ -1,20 +1,22 @@
 """The servers of a model: which of them takes the next call, and whether one does.
 
 All times are seconds of the event loop's clock, which no step of the wall clock changes.
+
+How well a server is, is the server's (`server.py`), whichever model has found it out. What a failed call says of a
+line is the model's: a server that answers one adapter may lack another. So each model has a breaker of its own at
+each server, for failures that may come from the model there, and remembers which of its own calls were answered.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tidemill.processors.backends.breaker import Breaker
+from tidemill.processors.backends.permit_queue import Claim, Member
+from tidemill.processors.backends.server import PART_MIN, Server
 from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.failures import NO_EVIDENCE, CallFailure, Evidence, Fault, History
-from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit, Slot
-from tidemill.processors.limits.headroom import Headroom
-from tidemill.processors.limits.load_feedback import LoadFeedback
-from tidemill.processors.limits.server_metrics import ServerMetrics
+from tidemill.processors.limits.concurrency_limit import Slot
 
 STEP: Final = 1 / 16
 """The weight of one call in a moving average."""
@@ -25,51 +27,46 @@ FAILED_PART_MAX: Final = 0.25
 NEVER: Final = float("-inf")
 
 
+class Probes(NamedTuple):
+    """Whether a call is a probe, of the server's breaker and of the model's breaker there."""
+
+    server: bool
+    model: bool
+
+
+NO_PROBES: Final = Probes(server=False, model=False)
+
+
 class Permit(NamedTuple):
     """The right to make one call, until `answered`, `failed` or `release`."""
 
     backend: "Backend"
     slot: Slot
-    is_probe: bool
+    probes: Probes = NO_PROBES
     size: int = 0
-    """Bytes of the line, where tokens are counted."""
+    """Bytes of the line, if tokens are counted."""
     expected: tuple[float, ...] = ()
     """Tokens taken from each bucket of the backend."""
 
 
 @dataclass(slots=True, eq=False)
 class Backend:
-    """One server of a model."""
+    """A server as one model uses it."""
 
-    base: str
-    """Base URL."""
-    limit: ConcurrencyLimit
-    headers: dict[str, str] = field(default_factory=dict, repr=False)
-    """Of each call; they hold the key."""
+    server: Server
     breaker: Breaker = field(default_factory=Breaker)
-    scheduled_limit: Callable[[], int | None] | None = None
-    """Calls that it may have at this hour; None, or a function that gives None, sets no bound."""
-    drain: bool = False
-    """Whether it gets no more calls."""
-    headroom: Headroom | None = None
-    """Set where the requests of others go first."""
-    load_feedback: LoadFeedback = field(default_factory=LoadFeedback)
+    """Opens for failures that may come from the model at this server."""
     buckets: tuple[TokenBucket, ...] = ()
-    """Its own limit of tokens a minute, and that of its model."""
-    part: float = 1.0
-    """This process's part of the calls that may be made."""
+    """The server's limit of tokens a minute, and the model's."""
     in_flight: int = 0
+    """Calls of the model."""
     calls: int = 0
-    refused: int = 0
-    """Calls that it answered with 429 or 503, or not in time."""
     answered_at: dict[str, float] = field(default_factory=dict)
     """By endpoint, when the latest call began that it answered well. What it was still working on when it went
     away says nothing of it now."""
     accepted_at: dict[str, float] = field(default_factory=dict)
     """By endpoint, when the latest health probe began that it refused after it had accepted our key and the
     address (`calls/health_probe.py`)."""
-    refused_part: float = 0.0
-    """Moving average of the calls that it refused with 429 or 503, without those of suspected lines."""
     failed_part: float = 0.0
     """Moving average of the lines that failed at their first call."""
     warned_at: float = NEVER
@@ -77,51 +74,52 @@ class Backend:
     """The line that failed last, since the last answer."""
 
     @property
+    def base(self) -> str:
+        """Base URL of the server."""
+        return self.server.base
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether a breaker lets only probes through."""
+        return bool(self.breaker.failures or self.server.breaker.failures)
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether a breaker is open for failures that may be the fault of lines, and none for others."""
+        return self.is_paused and all(one.is_doubtful or not one.failures for one in self.breakers)
+
+    @property
+    def breakers(self) -> tuple[Breaker, Breaker]:
+        """The server's, and the model's."""
+        return self.server.breaker, self.breaker
+
+    @property
     def is_well(self) -> bool:
         """Whether it takes calls that are not probes."""
-        return not self.drain and not self.breaker.failures
+        return not self.server.drain and not self.is_paused
 
     def has_answered(self, endpoint: str, since: float) -> bool:
         """Whether it answered a call of an endpoint well that began after a time."""
         return self.answered_at.get(endpoint, NEVER) > since
 
-    def allowed(self, now: float) -> int:
-        """Calls that it may have in flight."""
-        return self._bounded(self.limit.allowed, now)
-
-    def found(self, now: float) -> int:
-        """Calls that it takes, as far as is known; after a pause fewer may be in flight at first."""
-        return self._bounded(self.limit.found, now)
-
-    def _bounded(self, calls: int, now: float) -> int:
-        if self.scheduled_limit is not None and (scheduled := self.scheduled_limit()) is not None:
-            calls = min(calls, math.ceil(scheduled * self.part))
-        if self.headroom is not None and (left := self.headroom.left(now)) is not None:
-            calls = min(calls, left)
-        return calls
-
-    def apply_metrics(self, metrics: ServerMetrics, ours: float, now: float) -> None:
-        """Adjust the limits to a reading of the server's metrics.
-
-        Args:
-            metrics: The reading.
-            ours: Our calls in flight at the time of the reading.
-            now: The time.
-        """
-        demand = self.load_feedback.judge(metrics, self.in_flight, self.allowed(now))
-        if self.headroom is None:
-            self.limit.hold(demand.is_full, most=demand.most, room=demand.room)
-            return
-        self.limit.hold(demand.is_full, most=demand.most, least=self.headroom.calls_min, room=demand.room)
-        self.headroom.read(metrics, ours, self.part, now)
-
     def room(self, now: float) -> int:
-        """Calls that it may have in flight; 0 where it takes none now."""
-        if self.drain or not self.breaker.admits(now):
+        """Calls of all models that the server may have in flight; 0 if it takes none of this model's now."""
+        if not self.breaker.admits(now):
             return 0
         if self.buckets and not all(bucket.allows(now) for bucket in self.buckets):
             return 0
-        return self.allowed(now)
+        return self.server.room(now)
+
+    def opens_at(self, now: float) -> list[float]:
+        """When each of the causes may end that keep it from a call, as far as time ends them."""
+        if self.server.drain:
+            return []
+        times = [bucket.ready_at(now) for bucket in self.buckets]
+        if self.is_paused:
+            times.append(max(breaker.until for breaker in self.breakers if breaker.failures))
+        elif (at := self.server.limit.ripe_at) is not None:
+            times.append(at)
+        return times
 
 
 def _refund(permit: Permit) -> None:
@@ -132,24 +130,46 @@ def _refund(permit: Permit) -> None:
 class BackendPool:
     """The servers of one model."""
 
-    def __init__(self, backends: list[Backend]) -> None:
-        assert backends, "a model has a backend"
-        self.backends = backends
-        self.calls_max = math.inf
-        """Calls in flight at all of them, health probes included."""
-        self._in_flight = 0
-
-    def set_part(self, part: float, now: float) -> None:
-        """Set this process's part of the calls that may be made.
+    def __init__(
+        self,
+        backends: list[Backend],
+        model: str = "",
+        *,
+        calls_max: int | None = None,
+        bucket: TokenBucket | None = None,
+    ) -> None:
+        """Have no call in flight.
 
         Args:
-            part: Of the scheduled limit, the headroom and the tokens a minute; 0 < part <= 1.
-            now: The time.
+            backends: The servers, at least one.
+            model: The model's name in the settings.
+            calls_max: Calls that all processes together may have in flight; by default what the servers allow.
+            bucket: The model's limit of tokens a minute.
         """
+        assert backends, "a model has a backend"
+        self.backends = backends
+        self.calls_max = calls_max or sum(backend.server.calls_max for backend in backends)
+        """Calls that all processes together may have in flight at all of them, health probes included."""
+        self.in_flight_max = self.calls_max
+        """The same of this process."""
+        self._model = model
+        self._bucket = bucket
+        self._in_flight = 0
+        self._member: Member | None = None
+
+    def join(self, claim: Callable[[], Claim | None], start: Callable[[], bool]) -> None:
+        """Let the model take turns with the other models of its servers; see `Member`."""
+        self._member = Member(claim, start)
         for backend in self.backends:
-            backend.part = part
-        for bucket in {bucket for backend in self.backends for bucket in backend.buckets}:
-            bucket.set_part(part, now)
+            backend.server.queue.join(self._member)
+
+    def set_part(self, part: float, now: float) -> None:
+        """Set this process's part of the model's partitions, 0 <= part <= 1."""
+        self.in_flight_max = max(1, int(self.calls_max * part))
+        if self._bucket is not None:
+            self._bucket.set_part(max(PART_MIN, part), now)
+        for backend in self.backends:
+            backend.server.set_part(self._model, part, now)
 
     def acquire(
         self,
@@ -159,7 +179,9 @@ class BackendPool:
         among: Sequence[Backend] | None = None,
         probes: bool = True,
     ) -> Permit | None:
-        """A permit at the server with the lowest load for its limit; None where no server takes a call.
+        """A permit at the server with the lowest load for its limit; None if no server takes a call.
+
+        If other models wait for a server, the model gets a permit there only in its turn.
 
         Args:
             now: The time.
@@ -167,40 +189,51 @@ class BackendPool:
             among: Only at one of these.
             probes: Whether the call may be a probe.
         """
-        if self._in_flight >= self.calls_max:
+        if self._in_flight >= self.in_flight_max:
             return None
         best = None
         load = 0.0
         if avoid is not None and not self.has_other(avoid):
             avoid = None
         for backend in self.backends if among is None else among:
-            if backend is avoid or (not probes and backend.breaker.failures):
+            if backend is avoid or (not probes and backend.is_paused):
                 continue
-            backend.limit.tick(backend.in_flight, now)
-            if (room := backend.room(now)) <= backend.in_flight:
+            server = backend.server
+            server.limit.tick(server.in_flight, now)
+            if (room := backend.room(now)) <= server.in_flight or server.queue.blocks(self._member):
                 continue
-            weight = backend.in_flight / room
+            weight = server.in_flight / room
             if best is None or weight < load:
                 best, load = backend, weight
         if best is None:
+            for backend in self.backends:
+                backend.server.queue.wait(self._member)
             return None
-        self._in_flight += 1
-        best.in_flight += 1
-        best.calls += 1
-        return Permit(best, best.limit.sent(best.in_flight), best.breaker.sent(now))
+        return self._begun(best, Probes(best.server.breaker.sent(now), best.breaker.sent(now)))
 
     def acquire_health_probe(self, backend: Backend, now: float) -> Permit | None:
-        """A permit at one server, even while its breaker is open for what may be the fault of lines."""
-        if backend.drain or backend.in_flight >= backend.limit.allowed or self._in_flight >= self.calls_max:
+        """A permit at one server, even while a breaker is open for what may be the fault of lines."""
+        server = backend.server
+        if server.drain or server.in_flight >= server.limit.allowed or self._in_flight >= self.in_flight_max:
             return None
-        is_doubtful = backend.breaker.is_doubtful
-        if not is_doubtful and not backend.breaker.admits(now):
+        if not all(breaker.is_doubtful or breaker.admits(now) for breaker in backend.breakers):
             return None
+        return self._begun(backend, Probes(*(not one.is_doubtful and one.sent(now) for one in backend.breakers)))
+
+    def _begun(self, backend: Backend, probes: Probes) -> Permit:
+        server = backend.server
         self._in_flight += 1
+        server.in_flight += 1
         backend.in_flight += 1
         backend.calls += 1
-        is_probe = not is_doubtful and backend.breaker.sent(now)
-        return Permit(backend, backend.limit.sent(backend.in_flight), is_probe)
+        server.queue.started(self._member)
+        return Permit(backend, server.limit.sent(server.in_flight), probes)
+
+    def _ended(self, backend: Backend) -> None:
+        self._in_flight -= 1
+        backend.in_flight -= 1
+        backend.server.in_flight -= 1
+        backend.server.queue.ended(self._member)
 
     def has_other(self, backend: Backend) -> bool:
         """Whether another backend is well."""
@@ -218,23 +251,15 @@ class BackendPool:
         return permit._replace(size=size, expected=tuple(bucket.take(size) for bucket in buckets))
 
     def opens_at(self, now: float) -> float | None:
-        """When a server may take a call again; None where only the end of a call can change that."""
-        times = []
-        for backend in self.backends:
-            if backend.drain:
-                continue
-            if backend.breaker.failures:
-                times.append(backend.breaker.until)
-            elif (at := backend.limit.ripe_at) is not None:
-                times.append(at)
-            times += [bucket.ready_at(now) for bucket in backend.buckets]
-        return min((at for at in times if at > now), default=None)
+        """When a server may take a call again; None if only the end of a call can change that."""
+        times = (at for backend in self.backends for at in backend.opens_at(now) if at > now)
+        return min(times, default=None)
 
     def release(self, permit: Permit) -> None:
         """The call was not made."""
-        self._in_flight -= 1
-        permit.backend.in_flight -= 1
-        permit.backend.breaker.released(is_probe=permit.is_probe)
+        self._ended(permit.backend)
+        for breaker, is_probe in zip(permit.backend.breakers, permit.probes, strict=True):
+            breaker.released(is_probe=is_probe)
         _refund(permit)
 
     def answered(
@@ -245,21 +270,22 @@ class BackendPool:
         Args:
             permit: The call's.
             now: The time.
-            tokens: Used by the call; 0 where the server does not say: the estimate stands then.
-            endpoint: The line's, if it was answered well; None where the answer is an error of the line's.
+            tokens: Used by the call; 0 if the server does not say: the estimate stands then.
+            endpoint: The line's, if it was answered well; None if the answer is an error of the line's.
             begun: When the call began.
         """
         backend = permit.backend
+        server = backend.server
         if tokens:
             for bucket, expected in zip(backend.buckets, permit.expected, strict=False):
                 bucket.settle(expected, tokens, permit.size)
-        self._in_flight -= 1
-        backend.in_flight -= 1
-        backend.limit.answered(permit.slot, now)
+        server.limit.answered(permit.slot, now)
+        server.breaker.answered()
         backend.breaker.answered()
-        backend.refused_part -= backend.refused_part * STEP
+        server.refused_part -= server.refused_part * STEP
         backend.failed_part -= backend.failed_part * STEP
         backend.failed_line = None
+        self._ended(backend)
         if endpoint is not None and begun > backend.answered_at.get(endpoint, NEVER):
             backend.answered_at[endpoint] = begun
 
@@ -278,12 +304,12 @@ class BackendPool:
             self.answered(permit, failure.at)
             return NO_EVIDENCE
         backend = permit.backend
+        server = backend.server
         others_answered = backend.has_answered(failure.endpoint, failure.since)
         if failure.fault is Fault.ACCESS_OR_LINE:
             others_answered |= backend.accepted_at.get(failure.endpoint, NEVER) > failure.since
-        refuses_repeatedly = backend.limit.is_pressed
-        self._in_flight -= 1
-        backend.in_flight -= 1
+        refuses_repeatedly = server.limit.is_pressed
+        self._ended(backend)
         if failure.fault is not Fault.SERVER_OR_LINE or failure.is_overload:
             # A call that broke off may have used tokens.
             _refund(permit)
@@ -294,36 +320,53 @@ class BackendPool:
         self._tell_limit(permit, failure, is_new=is_new)
         if is_new:
             backend.failed_part += (1 - backend.failed_part) * STEP
-            backend.refused_part += (failure.is_overload - backend.refused_part) * STEP
-        if permit.is_probe or (is_new and not self._is_accident(permit, failure)):
-            self._tell_breaker(permit, failure)
+            server.refused_part += (failure.is_overload - server.refused_part) * STEP
+        counts = is_new and not self._is_accident(permit, failure)
+        self._tell_server_breaker(permit, failure, counts=counts)
+        self._tell_model_breaker(permit, failure, counts=counts)
         return Evidence(
             others_answered,
-            backend.refused_part > REFUSED_PART_MAX,
+            server.refused_part > REFUSED_PART_MAX,
             refuses_repeatedly,
             self.has_other(backend),
         )
 
     @staticmethod
     def _tell_limit(permit: Permit, failure: CallFailure, *, is_new: bool) -> None:
-        backend = permit.backend
-        backend.refused += failure.is_full
+        server = permit.backend.server
         if failure.is_servers_word:
-            backend.limit.answered(permit.slot, failure.at)
+            server.limit.answered(permit.slot, failure.at)
         elif is_new and failure.is_full:
-            backend.limit.refused(permit.slot, backend.in_flight, failure.at, late=failure.is_timeout)
+            server.limit.refused(permit.slot, server.in_flight, failure.at, late=failure.is_timeout)
 
     @staticmethod
     def _is_accident(permit: Permit, failure: CallFailure) -> bool:
         """One refusal among many answers opens no breaker; that of a trial only while no call is in flight."""
-        limit = permit.backend.limit
-        return failure.is_full and not limit.is_pressed and not (permit.slot.trial and permit.backend.in_flight)
+        server = permit.backend.server
+        return failure.is_full and not server.limit.is_pressed and not (permit.slot.trial and server.in_flight)
 
     @staticmethod
-    def _tell_breaker(permit: Permit, failure: CallFailure) -> None:
-        backend = permit.backend
-        was_open = backend.breaker.is_open
-        backend.breaker.failed(failure, is_probe=permit.is_probe, in_flight=backend.in_flight)
+    def _tell_server_breaker(permit: Permit, failure: CallFailure, *, counts: bool) -> None:
+        server, is_probe = permit.backend.server, permit.probes.server
+        breaker = server.breaker
+        if failure.fault is Fault.ACCESS_OR_LINE:
+            # The server answers; what it refuses is the model, or the key.
+            if is_probe:
+                breaker.answered()
+            return
+        if not is_probe and not counts:
+            return
+        was_open = breaker.is_open
+        breaker.failed(failure, is_probe=is_probe, in_flight=server.in_flight)
         # A server that has calls under way and refuses another is full, and not down.
-        if backend.breaker.is_open and not was_open and not (failure.is_full and backend.in_flight):
-            backend.limit.halve()
+        if breaker.is_open and not was_open and not (failure.is_full and server.in_flight):
+            server.limit.halve()
+
+    @staticmethod
+    def _tell_model_breaker(permit: Permit, failure: CallFailure, *, counts: bool) -> None:
+        backend, is_probe = permit.backend, permit.probes.model
+        if failure.fault is Fault.SERVER or failure.is_overload:
+            # This says nothing of the model.
+            backend.breaker.released(is_probe=is_probe)
+        elif is_probe or counts:
+            backend.breaker.failed(failure, is_probe=is_probe, in_flight=backend.in_flight)

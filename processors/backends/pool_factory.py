@@ -1,79 +1,106 @@
-"""Makes the servers of a model, and their metrics pollers, from the settings."""
+"""Makes the servers of a process, the pool of each model, and the metrics pollers, from the settings."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import Final
 
 from tidemill.configuration.schedule import Hours
-from tidemill.configuration.servers import Backend as Settings
-from tidemill.configuration.servers import Model
+from tidemill.configuration.servers import IN_FLIGHT_MAX, Model, Serving
+from tidemill.configuration.servers import Server as Settings
 from tidemill.processors.backends.metrics_poller import Getter, MetricsPoller
 from tidemill.processors.backends.pool import Backend, BackendPool
+from tidemill.processors.backends.server import Server
 from tidemill.processors.backends.token_bucket import TokenBucket
-from tidemill.processors.http.client import Origin, origin
+from tidemill.processors.http.client import Origin, Trust, origin
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 from tidemill.processors.limits.headroom import Headroom
 from tidemill.processors.limits.load_feedback import LoadFeedback
 from tidemill.schemas.ports import Clock, Monotonic
 
+_PLAIN: Final = {"content-type": "application/json", "accept": "application/json"}
 
-def backend_pool(model: Model, clock: Clock) -> BackendPool:
-    """The servers of a model, each with its own concurrency limit; none may have more calls than the model.
+
+def servers(serving: Serving, models: Mapping[str, Model], clock: Clock) -> dict[str, Server]:
+    """The servers by name, each once, whichever models it serves.
 
     Args:
-        model: Its settings.
+        serving: All servers, and which of them serve each model.
+        models: The settings of all models.
         clock: Unix time, for the schedules.
     """
-    of_all = _bucket(model.tokens_per_minute)
+    return {
+        name: _server(name, settings, {model: models[model] for model in serving.models_of(name)}, clock)
+        for name, settings in serving.servers.items()
+    }
+
+
+def _server(name: str, settings: Settings, models: Mapping[str, Model], clock: Clock) -> Server:
+    own = [model.max_in_flight for model in models.values() if model.max_in_flight is not None]
+    calls_max = settings.max_in_flight or max(own, default=IN_FLIGHT_MAX)
+    headroom = settings.headroom
+    return Server(
+        name,
+        settings.base,
+        ConcurrencyLimit(calls_max, share=settings.share),
+        calls_max,
+        _headers(settings, settings.api_key),
+        scheduled_limit=_scheduled_limit(settings, clock),
+        drain=settings.drain,
+        headroom=None if headroom is None else Headroom(headroom.requests_max, headroom.calls_min),
+        load_feedback=LoadFeedback(yields=headroom is not None),
+        bucket=_bucket(settings.tokens_per_minute),
+        # Until the partitions are assigned, the process has none.
+        parts=dict.fromkeys(models, 0.0),
+    )
+
+
+def backend_pool(name: str, model: Model, named: Iterable[Server]) -> BackendPool:
+    """The servers of a model.
+
+    Args:
+        name: The model's name.
+        model: Its settings.
+        named: Its servers.
+    """
+    own = _bucket(model.tokens_per_minute)
     return BackendPool(
         [
-            Backend(
-                backend.base,
-                ConcurrencyLimit(model.max_in_flight, share=backend.share),
-                _headers(backend.api_key),
-                scheduled_limit=_scheduled_limit(backend, clock),
-                drain=backend.drain,
-                headroom=_headroom(backend),
-                load_feedback=LoadFeedback(yields=backend.spare is not None),
-                buckets=_bucket(backend.tokens_per_minute) + of_all,
-            )
-            for backend in model.backends
-        ]
+            Backend(server, buckets=tuple(bucket for bucket in (server.bucket, own) if bucket is not None))
+            for server in named
+        ],
+        name,
+        calls_max=model.max_in_flight,
+        bucket=own,
     )
 
 
 def metrics_pollers(
-    model: Model, pool: BackendPool, *, getter: Getter, monotonic: Monotonic, on_reading: Callable[[], None]
+    serving: Serving, made: Mapping[str, Server], *, getter: Getter, monotonic: Monotonic
 ) -> list[MetricsPoller]:
     """The pollers of all servers that have a metrics page.
 
-    The key of a server goes only to the origin of the server itself, and not to another one of its metrics page.
+    The key and the headers of a server go only to its own origin, and not to another one of its metrics page.
     """
     return [
-        MetricsPoller(
-            backend,
-            url,
-            _headers(named.api_key if origin(url) == origin(named.base) else None),
-            getter=getter,
-            monotonic=monotonic,
-            on_reading=on_reading,
-        )
-        for named, backend in zip(model.backends, pool.backends, strict=True)
-        if (url := named.metrics_url) is not None and not named.drain
+        MetricsPoller(made[name], url, _metrics_headers(settings, url), getter=getter, monotonic=monotonic)
+        for name, settings in serving.servers.items()
+        if (url := settings.metrics_url) is not None and not settings.drain and name in made
     ]
 
 
-def authorities(models: Iterable[Model]) -> dict[Origin, list[Path]]:
-    """The certificate authorities to trust, by origin: PEM files of all its servers."""
-    files: dict[Origin, list[Path]] = {}
-    for backend in (backend for model in models for backend in model.backends):
-        if backend.ca_file is None:
-            continue
-        for place in {origin(backend.base), origin(backend.metrics_url or backend.base)}:
-            known = files.setdefault(place, [])
-            if backend.ca_file not in known:
-                known.append(backend.ca_file)
-    return files
+def trusts(serving: Serving) -> dict[Origin, Trust]:
+    """The authorities to trust and the certificate to show, by origin; the authorities of all its servers."""
+    found: dict[Origin, Trust] = {}
+    for settings in serving.servers.values():
+        files = () if settings.ca_file is None else (settings.ca_file,)
+        client = None
+        if settings.client_cert_file is not None:
+            client = settings.client_cert_file, settings.client_key_file
+        own = Trust(files, client)
+        for place in {origin(settings.base), origin(settings.metrics_url or settings.base)}:
+            known = found.setdefault(place, own)
+            found[place] = Trust(tuple(dict.fromkeys((*known.authorities, *files))), known.client or client)
+    return found
 
 
 def schedule(ranges: Sequence[Hours]) -> Callable[[float], int | None]:
@@ -90,25 +117,26 @@ def schedule(ranges: Sequence[Hours]) -> Callable[[float], int | None]:
     return at
 
 
-def _scheduled_limit(backend: Settings, clock: Clock) -> Callable[[], int | None] | None:
+def _scheduled_limit(settings: Settings, clock: Clock) -> Callable[[], int | None] | None:
     # The limit is looked up for each call, and working out the day of the week takes time.
-    if not backend.hours:
+    if not settings.hours:
         return None
-    at = schedule(backend.hours)
+    at = schedule(settings.hours)
     return lambda: at(clock())
 
 
-def _bucket(tokens_per_minute: int | None) -> tuple[TokenBucket, ...]:
-    return () if tokens_per_minute is None else (TokenBucket(tokens_per_minute),)
+def _bucket(tokens_per_minute: int | None) -> TokenBucket | None:
+    return None if tokens_per_minute is None else TokenBucket(tokens_per_minute)
 
 
-def _headroom(backend: Settings) -> Headroom | None:
-    spare = backend.spare
-    return None if spare is None else Headroom(spare.requests_max, spare.calls_min)
+def _metrics_headers(settings: Settings, url: str) -> dict[str, str]:
+    if origin(url) == origin(settings.base):
+        return _headers(settings, settings.api_key)
+    return dict(_PLAIN)
 
 
-def _headers(key: str | None) -> dict[str, str]:
-    headers = {"content-type": "application/json", "accept": "application/json"}
+def _headers(settings: Settings, key: str | None) -> dict[str, str]:
+    headers = {**_PLAIN, **settings.headers}
     if key:
         headers["authorization"] = f"Bearer {key}"
     return headers

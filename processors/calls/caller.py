@@ -9,6 +9,7 @@ import msgspec
 
 from tidemill.processors.backends.pool import BackendPool, Permit
 from tidemill.processors.calls import request_codec
+from tidemill.processors.calls.body_rules import BodyRules
 from tidemill.processors.calls.endpoint_probe import STATUSES, EndpointProbe
 from tidemill.processors.calls.health_probe import HealthProbe
 from tidemill.processors.calls.request_codec import Success
@@ -49,14 +50,16 @@ class Caller:
         store: Store,
         clock: Clock,
         seconds_max: float,
+        rules: BodyRules | None = None,
     ) -> None:
-        """Connect nothing; a call takes at most `seconds_max`."""
+        """Connect nothing; a call takes at most `seconds_max`, and `rules` change its body."""
         self._pool = pool
         self._endpoint_probe = endpoint_probe
         self._upstream = upstream
         self._store = store
         self._clock = clock
         self._seconds_max = seconds_max
+        self._rules = rules
 
     async def make(self, line: Line, permit: Permit) -> CallResult:
         """Call once; uses the permit up and never raises."""
@@ -81,7 +84,8 @@ class Caller:
 
     def health_probe(self, on_change: Callable[[], None], wait_seconds: float) -> HealthProbe:
         """A health probe for the model's servers."""
-        return HealthProbe(self._endpoint_probe.model, self._pool, self._upstream, on_change, wait_seconds)
+        model = self._endpoint_probe.model
+        return HealthProbe(model, self._pool, self._upstream, on_change, wait_seconds, rules=self._rules)
 
     async def _make(self, line: Line, parsed: shapes.InputLine, permit: Permit) -> CallResult:
         backend = permit.backend
@@ -90,7 +94,8 @@ class Caller:
         share = None
         try:
             name = request_codec.sent_id(line.head.batch_id, line.index, line.attempts)
-            outcome = await self._upstream.post(url, backend.headers, _sent(parsed.body), seconds, name)
+            body = self._sent(parsed.body)
+            outcome = await self._upstream.post(url, backend.server.headers, body, seconds, name)
             if isinstance(outcome, Answer) and (share := outcome.share) is not None:
                 end = await asyncio.to_thread(request_codec.judge, outcome, line.head.url)
             else:
@@ -123,8 +128,9 @@ class Caller:
         if is_refused and failure.at >= backend.warned_at + WARN_SECONDS:
             backend.warned_at = failure.at
             _log.warning(
-                "backend %s rejects our calls: %s Check its key and model.", backend.base, failure.message
-            )
+                "server %s rejects calls for %s: %s Check its key, and the model's name there.",
+                backend.server.name, self._endpoint_probe.model, failure.message,
+            )  # fmt: skip
         return CallResult(custom_id, failure, evidence)
 
     def _not_made(self, kind: FailureKind, line: Line, permit: Permit) -> CallResult:
@@ -140,7 +146,7 @@ class Caller:
         retry_after = failure.answer.retry_after if failure.answer else None
         return request_codec.located(
             failure,
-            server=permit.backend.base,
+            server=permit.backend.server.name,
             endpoint=line.head.url,
             line=(line.head.batch_id, line.index),
             since=line.since,
@@ -152,8 +158,7 @@ class Caller:
         chunks = [chunk async for chunk in self._store.read(ref.key, ref.offset, ref.offset + ref.length)]
         return b"".join(chunks)
 
-
-def _sent(body: msgspec.Raw) -> bytes | memoryview:
-    """The body to send; a large one is not copied."""
-    view = memoryview(body)
-    return bytes(view) if len(view) <= SMALL_BYTES else view
+    def _sent(self, body: msgspec.Raw) -> bytes | memoryview:
+        """The body to send; a large one is not copied."""
+        view = memoryview(body if self._rules is None else self._rules.apply(body))
+        return bytes(view) if len(view) <= SMALL_BYTES else view

@@ -55,7 +55,7 @@ class EndpointProbe:
         return all(
             now - self._lacking.get((other, endpoint), NEVER) <= LACKING_SECONDS
             for other in self._pool.backends
-            if not other.drain
+            if not other.server.drain
         )
 
     async def _lacks(self, endpoint: str, backend: Backend) -> bool:
@@ -70,14 +70,14 @@ class EndpointProbe:
 
     async def _lists(self, backend: Backend) -> bool:
         outcome = await self._client.get(
-            f"{backend.base}/models", backend.headers, REPLY_SECONDS_MAX, REPLY_BYTES_MAX
+            f"{backend.base}/models", backend.server.headers, REPLY_SECONDS_MAX, REPLY_BYTES_MAX
         )
         names = served.names(outcome.body) if isinstance(outcome, Answer) else None
         return self.model in (names or ())
 
     async def _denies(self, endpoint: str, backend: Backend) -> bool:
         url = backend.base + endpoint.removeprefix("/v1")
-        outcome = await self._client.post(url, backend.headers, b"{}", REPLY_SECONDS_MAX)
+        outcome = await self._client.post(url, backend.server.headers, b"{}", REPLY_SECONDS_MAX)
         if isinstance(outcome, FailureKind):
             return False
         if outcome.share is not None:

@@ -26,6 +26,7 @@ import orjson
 
 from tidemill.processors.backends.pool import NEVER, Backend, BackendPool, Permit
 from tidemill.processors.calls import request_codec
+from tidemill.processors.calls.body_rules import BodyRules
 from tidemill.processors.calls.request_codec import Success
 from tidemill.processors.failures import CallFailure, FailureKind, Fault
 from tidemill.processors.http.client import Upstream
@@ -47,7 +48,14 @@ class HealthProbe:
     """Sends health probes to the servers of one model; needs a running event loop."""
 
     def __init__(
-        self, model: str, pool: BackendPool, upstream: Upstream, on_change: Callable[[], None], wait_seconds: float
+        self,
+        model: str,
+        pool: BackendPool,
+        upstream: Upstream,
+        on_change: Callable[[], None],
+        wait_seconds: float,
+        *,
+        rules: BodyRules | None = None,
     ) -> None:
         """Send nothing yet.
 
@@ -57,8 +65,10 @@ class HealthProbe:
             upstream: The HTTP client.
             on_change: Called after each probe, and when the next one may be sent.
             wait_seconds: Between two probes.
+            rules: What is changed in each body.
         """
         self._model = model
+        self._rules = rules
         self._pool = pool
         self._upstream = upstream
         self._on_change = on_change
@@ -102,7 +112,7 @@ class HealthProbe:
         now = self._loop.time()
         for backend in self._pool.backends:
             asked_at, failures = self._last(backend)
-            if not backend.breaker.is_doubtful or not self._can_ask(backend, endpoint):
+            if not backend.is_doubtful or not self._can_ask(backend, endpoint):
                 continue
             if self._is_down(backend, endpoint):
                 continue
@@ -156,12 +166,14 @@ class HealthProbe:
         began_at = self._loop.time()
         form = _forms(endpoint)[self._refused.get((backend, endpoint), 0)]
         body = orjson.dumps({"model": self._model, **form})
+        if self._rules is not None:
+            body = self._rules.apply(body)
         url = backend.base + endpoint.removeprefix("/v1")
         try:
-            outcome = await self._upstream.post(url, backend.headers, body, REPLY_SECONDS_MAX)
+            outcome = await self._upstream.post(url, backend.server.headers, body, REPLY_SECONDS_MAX)
             end = request_codec.judge(outcome, endpoint)
         except Exception:  # noqa: BLE001  the lines must not wait for ever
-            _log.exception("backend %s could not be probed", backend.base)
+            _log.exception("server %s could not be probed", backend.server.name)
             end = request_codec.judge(FailureKind.READ, endpoint)
         except BaseException:
             self._pool.release(permit)
@@ -175,9 +187,10 @@ class HealthProbe:
         is_well = isinstance(end, Success)
         if isinstance(end, Success):
             self._pool.answered(permit, now, endpoint=endpoint, begun=began_at)
-            backend.breaker.trust()
+            for breaker in backend.breakers:
+                breaker.trust()
         else:
-            end = request_codec.located(end, server=backend.base, endpoint=endpoint, at=now)
+            end = request_codec.located(end, server=backend.server.name, endpoint=endpoint, at=now)
             self._pool.failed(permit, end)
             if end.fault is Fault.LINE:
                 self._note_refusal(backend, endpoint, began_at)

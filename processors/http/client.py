@@ -4,10 +4,10 @@ import asyncio
 import json
 import ssl
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from tidemill import __version__
@@ -62,6 +62,15 @@ Origin = tuple[str, int]
 """Host and port."""
 
 
+class Trust(NamedTuple):
+    """TLS with an origin."""
+
+    authorities: tuple[Path, ...] = ()
+    """PEM files of the certificate authorities; the system's if there is none."""
+    client: tuple[Path, Path | None] | None = None
+    """Our certificate, and its key if that is in another file."""
+
+
 def origin(url: str) -> Origin:
     """The origin of a URL."""
     parts = urlsplit(url)
@@ -73,22 +82,22 @@ class HttpUpstream:
 
     def __init__(
         self,
-        authorities: Mapping[Origin, Sequence[Path]] | None = None,
+        trusts: Mapping[Origin, Trust] | None = None,
         *,
         reply_bytes_max: int = REPLY_BYTES_MAX,
     ) -> None:
         """Connect nothing before the first call.
 
         Args:
-            authorities: PEM files of certificate authorities by origin; others use the system's.
+            trusts: Authorities and client certificates by origin; others use the system's authorities.
             reply_bytes_max: Of the reply's body.
         """
         self._reply_bytes_max = reply_bytes_max
-        self._authorities = authorities or {}
+        self._trusts = trusts or {}
         self._replies = LargeReplies()
         self._routes: dict[tuple[str, str, str], _Route] = {}
         self._idle: defaultdict[tuple[str, int, bool], deque[Connection]] = defaultdict(deque)
-        self._tls: dict[tuple[Path, ...], ssl.SSLContext] = {}
+        self._tls: dict[Trust, ssl.SSLContext] = {}
 
     async def post(
         self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float, request_id: str = ""
@@ -165,12 +174,15 @@ class HttpUpstream:
         return connection
 
     def _trust(self, route: _Route) -> ssl.SSLContext:
-        files = tuple(self._authorities.get((route.host, route.port), ()))
-        if (context := self._tls.get(files)) is None:
+        trust = self._trusts.get((route.host, route.port), Trust())
+        if (context := self._tls.get(trust)) is None:
+            files = trust.authorities
             context = ssl.create_default_context(cafile=files[0] if files else None)
             for file in files[1:]:
                 context.load_verify_locations(file)
-            self._tls[files] = context
+            if trust.client is not None:
+                context.load_cert_chain(*trust.client)
+            self._tls[trust] = context
         return context
 
     def _route(self, method: str, url: str, headers: dict[str, str]) -> _Route:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from tidemill.processors.lines import Line
 from tidemill.processors.memory_budget import LineBudget, Request
-from tidemill.processors.scheduling.scheduler import Scheduler
+from tidemill.processors.scheduling.scheduler import Clocks, Scheduler
 
 
 class LargeLines:
@@ -28,7 +28,7 @@ class LargeLines:
             wake: Called when a line got memory; must not call back at once.
         """
         self._budget = budget
-        self._lines: Scheduler[Line] = Scheduler(weights)
+        self._lines: Scheduler[Line] = Scheduler(Clocks(weights))
         self._wake = wake
         self._first: Line | None = None
         """The line that is called next."""

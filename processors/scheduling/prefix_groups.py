@@ -48,10 +48,13 @@ T = TypeVar("T")
 class Place(Protocol):
     """A backend."""
 
-    base: str
-    """Its base URL, the same in all processes."""
     in_flight: int
-    """Calls."""
+    """Calls of the model."""
+
+    @property
+    def base(self) -> str:
+        """Tells it from the others, in all processes."""
+        ...
 
 
 class Prefixes(Generic[T]):
@@ -105,7 +108,7 @@ def prefixes(model: Model, pool: BackendPool) -> Prefixes[Line] | None:
     """The prefixes of a model's lines; None if the settings do not ask for groups."""
     if (size := model.prefix_bytes) is None:
         return None
-    called = [backend for backend in pool.backends if not backend.drain]
+    called = [backend for backend in pool.backends if not backend.server.drain]
     return Prefixes(lambda line: prefix_key(line.text, line.head.url, size), called or pool.backends)
 
 

@@ -2,7 +2,8 @@
 
 Projects take turns by their weights (weighted fair queueing): each line advances the clock of its project by the
 inverse of the weight, and the project with the earliest clock is next. A project that had no lines starts at the
-time of the others, so it cannot save up turns. Within a project every second turn goes to the batch with the
+time of the others, so it cannot save up turns. Models that share servers share the clocks, by which a server decides
+which model is next (`backends/permit_queue.py`). Within a project every second turn goes to the batch with the
 earliest deadline, the others to its batches in rotation. So an urgent batch gets at least half of its project's
 calls.
 
@@ -25,6 +26,53 @@ from tidemill.processors.scheduling.prefix_groups import Place, Prefixes, Prefix
 T = TypeVar("T")
 
 
+class _Clock:
+    __slots__ = ("active", "queues", "step", "time")
+
+    def __init__(self, weight: float) -> None:
+        self.time = 0.0
+        self.step = 1 / weight
+        self.queues = 0
+        """Schedulers that have the project in their queue."""
+        self.active = 0
+        """Those in which it has lines."""
+
+
+class Clocks:
+    """The clocks of the projects, for one scheduler or for those of several models."""
+
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        """Know no project.
+
+        Args:
+            weights: Of projects; one that is not named has the weight 1.
+        """
+        self.weights = weights or {}
+        self.now = 0.0
+        """The time of the last turn."""
+        self._clocks: dict[str, _Clock] = {}
+
+    def join(self, project: str) -> _Clock:
+        """The clock of a project that one more scheduler has in its queue."""
+        if (clock := self._clocks.get(project)) is None:
+            clock = self._clocks[project] = _Clock(self.weights.get(project, 1.0))
+        clock.queues += 1
+        return clock
+
+    def leave(self, project: str) -> None:
+        """One scheduler less has the project in its queue."""
+        clock = self._clocks[project]
+        clock.queues -= 1
+        if not clock.queues:
+            del self._clocks[project]
+
+    def activate(self, clock: _Clock) -> None:
+        """The project has lines in one more scheduler; if it had none, it starts at the time of the others."""
+        if not clock.active:
+            clock.time = max(clock.time, self.now)
+        clock.active += 1
+
+
 class _Batch(Generic[T]):
     __slots__ = ("deadline", "had_turn", "id", "in_heap", "in_ring", "lines", "project")
 
@@ -43,22 +91,20 @@ class _Project(Generic[T]):
 
     __slots__ = (
         "batches",
+        "clock",
         "fresh",
         "heap",
-        "in_queue",
         "lines",
         "name",
         "ring",
-        "time",
         "urgent",
-        "weight",
         "welcome",
     )
 
-    def __init__(self, name: str, batches: dict[str, _Batch[T]], weight: float) -> None:
+    def __init__(self, name: str, batches: dict[str, _Batch[T]]) -> None:
         self.name = name
-        self.weight = weight
-        self.time = 0.0
+        self.clock: _Clock | None = None
+        """Set while it is in the queue."""
         self.batches = batches
         self.heap: list[tuple[float, int, _Batch[T]]] = []
         self.ring: deque[_Batch[T]] = deque()
@@ -69,16 +115,16 @@ class _Project(Generic[T]):
         """Whether the last turn of the rotation went to a new batch."""
         self.urgent = True
         self.lines = 0
-        self.in_queue = False
 
     def next(self) -> _Batch[T]:
         """The batch that has the next turn; the project must have a line."""
         urgent, self.urgent = self.urgent, not self.urgent
-        batch = self._earliest() if urgent else self._rotated()
+        batch = self.earliest() if urgent else self._rotated()
         batch.had_turn = True
         return batch
 
-    def _earliest(self) -> _Batch[T]:
+    def earliest(self) -> _Batch[T]:
+        """The batch with the earliest deadline; there must be a line."""
         while not (batch := self.heap[0][2]).lines:
             heappop(self.heap)
             batch.in_heap = False
@@ -106,26 +152,25 @@ class _Project(Generic[T]):
 class Scheduler(Generic[T]):
     """Lines that wait for a call."""
 
-    def __init__(self, weights: Mapping[str, float] | None = None, *, prefixes: Prefixes[T] | None = None) -> None:
+    def __init__(self, clocks: Clocks | None = None, *, prefixes: Prefixes[T] | None = None) -> None:
         """Start empty.
 
         Args:
-            weights: Of projects, by name; others have the weight 1.
+            clocks: Of projects, perhaps shared with other schedulers.
             prefixes: Set if lines with a common prefix are called one after the other.
         """
-        self._weights = weights or {}
+        self._clocks = clocks or Clocks()
         self._prefixes = prefixes
         self._primers: dict[T, _Batch[T]] = {}
         """Primers that were taken, and their batches."""
         self._projects: dict[str, _Project[T]] = {}
         self._batches: dict[str, _Batch[T]] = {}
         self._queue: list[tuple[float, int, str]] = []
-        """Projects by their clocks."""
-        self._time = 0.0
+        """Projects by the time of their clocks when they were added; the time may have advanced since."""
         self._sequence = 0
         self._lines = 0
         self._turn: _Batch[T] | None = None
-        """The batch that has the turn. Its project is first in the queue; its clock advances after the turn."""
+        """The batch that has the turn."""
         self._taken = 0
         """Lines taken in this turn."""
 
@@ -157,6 +202,9 @@ class Scheduler(Generic[T]):
         if batch is None or not batch.lines or self._taken >= stretch or chance is not None:
             batch = self._turned()
         self._taken += 1
+        clock = batch.project.clock
+        assert clock is not None, "a project with lines is in the queue"
+        clock.time += clock.step
         before = len(batch.lines)
         line = batch.lines.take(at, chance)
         if batch.lines.is_primer(line):
@@ -187,6 +235,8 @@ class Scheduler(Generic[T]):
     def clear(self) -> list[T]:
         """Remove and return all lines."""
         lines = [line for batch in self._batches.values() for line in batch.lines.clear()]
+        for project in self._projects.values():
+            self._leave(project)
         self._projects.clear()
         self._batches.clear()
         self._queue.clear()
@@ -195,37 +245,70 @@ class Scheduler(Generic[T]):
         self._turn = None
         return lines
 
+    def claim(self) -> tuple[float, str, float] | None:
+        """Clock and name of the project whose line may be next, and its earliest deadline; None without a line."""
+        if not self._lines:
+            return None
+        project, clock = self._first()
+        return clock.time, project.name, project.earliest().deadline
+
+    def _first(self) -> tuple[_Project[T], _Clock]:
+        """The project whose clock is the furthest behind; there must be a line."""
+        while True:
+            at, _, name = self._queue[0]
+            project = self._projects[name]
+            assert project.clock is not None, "it is in the queue"
+            if not project.lines:
+                heappop(self._queue)
+                self._leave(project)
+                self._forget(name)
+            elif project.clock.time > at:
+                self._sequence += 1
+                heapreplace(self._queue, (project.clock.time, self._sequence, name))
+            else:
+                return project, project.clock
+
     def _turned(self) -> _Batch[T]:
         """End the turn and begin the next one; there must be a line."""
-        if self._turn is not None:
-            project = self._turn.project
-            project.time += self._taken / project.weight
-            self._sequence += 1
-            heapreplace(self._queue, (project.time, self._sequence, project.name))
-        while not (project := self._projects[self._queue[0][2]]).lines:
-            project.in_queue = False
-            self._forget(heappop(self._queue)[2])
-        self._time = project.time
+        project, clock = self._first()
+        self._clocks.now = max(self._clocks.now, clock.time)
         self._taken = 0
         self._turn = batch = project.next()
         return batch
 
+    def _leave(self, project: _Project[T]) -> None:
+        """Take a project out of the queue."""
+        if project.clock is not None:
+            project.clock.active -= bool(project.lines)
+            project.clock = None
+            self._clocks.leave(project.name)
+
     def _new(self, project: str, batch_id: str, deadline: float) -> _Batch[T]:
         if (owner := self._projects.get(project)) is None:
-            owner = self._projects[project] = _Project(project, self._batches, self._weights.get(project, 1.0))
+            owner = self._projects[project] = _Project(project, self._batches)
         batch = self._batches[batch_id] = _Batch(batch_id, owner, deadline, PrefixGroups(self._prefixes))
         return batch
 
     def _count(self, batch: _Batch[T], more: int) -> None:
-        batch.project.lines += more
+        project = batch.project
+        project.lines += more
         self._lines += more
+        if more and not project.lines and project.clock is not None:
+            project.clock.active -= 1
 
     def _enlist(self, batch: _Batch[T], added: int) -> None:
         """Count lines of a batch that may be taken now, and give the batch its places in the orders."""
         if not added:
             return
-        self._count(batch, added)
         project = batch.project
+        is_new = project.clock is None
+        clock = project.clock = project.clock or self._clocks.join(project.name)
+        if not project.lines:
+            self._clocks.activate(clock)
+        if is_new:
+            self._sequence += 1
+            heappush(self._queue, (clock.time, self._sequence, project.name))
+        self._count(batch, added)
         if not batch.in_heap:
             batch.in_heap = True
             self._sequence += 1
@@ -233,11 +316,6 @@ class Scheduler(Generic[T]):
         if not batch.in_ring:
             batch.in_ring = True
             project.fresh.append(batch)
-        if not project.in_queue:
-            project.in_queue = True
-            project.time = max(project.time, self._time)
-            self._sequence += 1
-            heappush(self._queue, (project.time, self._sequence, project.name))
 
     def _forget(self, name: str) -> None:
         """Remove a project without lines, and its batches, unless lines wait for their primers."""

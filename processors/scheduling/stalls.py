@@ -172,7 +172,7 @@ class Stalls:
             queued = min(fresh, self._lines.waiting(batch_id))
             if queued:
                 waits += [_wait(cause, queued, since, "") for cause in causes] or [
-                    _behind(lines - len(batch.lines), queued, since)
+                    _behind(lines - len(batch.lines), self._calls_of_others(), queued, since)
                 ]
             if large := min(fresh - queued, self._lines.waiting_for_memory(batch_id)):
                 words = "Calls of other large lines use the memory for large lines."
@@ -184,6 +184,10 @@ class Stalls:
                 waits.append(Waiting(reason=Reason.DELIVERY, lines=done, message=words, since=int(since)))
         return merged(waits, len(batch.lines)) if len(waits) > 1 else tuple(waits)
 
+    def _calls_of_others(self) -> int:
+        """Calls of other models at the servers."""
+        return sum(backend.server.in_flight - backend.in_flight for backend in self._pool.backends)
+
     def _message(self, group: FailedGroup) -> str:
         return "" if self.is_secret(group.batch_id) else group.message
 
@@ -191,33 +195,34 @@ class Stalls:
         if self._moved_at > stalled_at:
             words = "Calls for these lines are in flight, and take long."
             return Waiting(reason=Reason.IN_FLIGHT, lines=lines, message=words, since=int(since))
-        called = [backend.base for backend in self._pool.backends if not backend.drain]
+        called = [backend.server.name for backend in self._pool.backends if not backend.server.drain]
         server = called[0] if len(called) == 1 else None
         words = f"{server or 'The servers'} accepted {lines} calls and answered none yet."
         return Waiting(
-            reason=Reason.SERVER_SILENT, lines=lines, server=_url(server), message=_cut(words), since=int(since)
+            reason=Reason.SERVER_SILENT, lines=lines, server=_name(server), message=_cut(words), since=int(since)
         )
 
     def _causes(self, now: float, held: Mapping[str, list[FailedGroup]]) -> list[_Cause]:
         """What keeps lines from their first call; empty if a server takes calls."""
         failed = {one.server: one for group in held.values() for one in group if _reason(one) is not Reason.STORE}
-        causes = [_cause(backend, failed.get(backend.base), now) for backend in self._pool.backends]
+        causes = [_cause(backend, failed.get(backend.server.name), now) for backend in self._pool.backends]
         return [] if None in causes else [cause for cause in causes if cause is not None]
 
 
 def _cause(backend: Backend, failed: FailedGroup | None, now: float) -> _Cause | None:
     """Why a server takes no calls; None if it takes some."""
-    if not backend.drain and backend.breaker.failures and failed is not None:
-        return _reason(failed), backend.base, failed.status
+    server = backend.server
+    if not server.drain and backend.is_paused and failed is not None:
+        return _reason(failed), server.name, failed.status
     rules = (
-        (Reason.DRAINED, backend.drain),
-        (Reason.SERVER_FAILS, backend.breaker.failures),
-        (Reason.SCHEDULE, backend.scheduled_limit is not None and backend.scheduled_limit() == 0),
-        (Reason.HEADROOM, backend.headroom is not None and backend.headroom.left(now) == 0),
+        (Reason.DRAINED, server.drain),
+        (Reason.SERVER_FAILS, backend.is_paused),
+        (Reason.SCHEDULE, server.scheduled_limit is not None and server.scheduled_limit() == 0),
+        (Reason.HEADROOM, server.headroom is not None and server.headroom.left(now) == 0),
         (Reason.TOKENS_PER_MINUTE, not all(bucket.allows(now) for bucket in backend.buckets)),
     )
     reason = next((reason for reason, holds in rules if holds), None)
-    return None if reason is None else (reason, None if reason is Reason.TOKENS_PER_MINUTE else backend.base, None)
+    return None if reason is None else (reason, None if reason is Reason.TOKENS_PER_MINUTE else server.name, None)
 
 
 def _reason(group: FailedGroup) -> Reason:
@@ -235,13 +240,15 @@ def _wait(cause: _Cause, lines: int, since: float, error: str) -> Waiting:
         f"{words}: {error}" if error and reason in {Reason.SERVER_REFUSES, Reason.SERVER_FAILS} else f"{words}."
     )
     return Waiting(
-        reason=reason, lines=lines, server=_url(server), status=status, message=_cut(message), since=int(since)
+        reason=reason, lines=lines, server=_name(server), status=status, message=_cut(message), since=int(since)
     )
 
 
-def _behind(others: int, queued: int, since: float) -> Waiting:
+def _behind(others: int, calls: int, queued: int, since: float) -> Waiting:
     if others:
         words = f"{others} lines of other batches are in flight or have an earlier turn."
+    elif calls:
+        words = f"{calls} calls of other models are in flight at the servers, which take no more."
     else:
         words = "As many calls are in flight as allowed, all of them for lines of this batch."
     return Waiting(reason=Reason.QUEUED, lines=queued, message=words, since=int(since))
@@ -251,7 +258,7 @@ def _causes_of(waits: tuple[Waiting, ...]) -> frozenset[Any]:
     return frozenset((one.reason, one.server, one.status) for one in waits)
 
 
-def _url(server: str | None) -> str | None:
+def _name(server: str | None) -> str | None:
     return None if server is None else server[:SERVER_CHARS_MAX]
 
 

@@ -5,9 +5,11 @@ A line waits for the turn of its project and batch (`scheduler.py`), after a fai
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable
 from typing import Final
 
+from tidemill.processors.backends.permit_queue import Claim
 from tidemill.processors.backends.pool import FAILED_PART_MAX, BackendPool, Permit
 from tidemill.processors.calls.health_probe import HealthProbe
 from tidemill.processors.lines import Line
@@ -15,7 +17,7 @@ from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.scheduling.large_lines import LargeLines
 from tidemill.processors.scheduling.prefix_groups import PRIMER_SECONDS_MAX, Prefixes
 from tidemill.processors.scheduling.retry_queue import RetryQueue
-from tidemill.processors.scheduling.scheduler import Scheduler
+from tidemill.processors.scheduling.scheduler import Clocks, Scheduler
 from tidemill.schemas.log.codec import RequestHead
 
 RUN_PART: Final = 4
@@ -32,7 +34,7 @@ class WaitingLines:
         budget: LineBudget,
         *,
         chance: Callable[[], float],
-        weights: Mapping[str, float] | None,
+        clocks: Clocks,
         prefixes: Prefixes[Line] | None,
         calls_max: Callable[[], int],
         wake: Callable[[], None],
@@ -44,18 +46,19 @@ class WaitingLines:
             probe: Finds out whether a backend or a line is at fault.
             budget: The memory for large lines.
             chance: Random numbers, 0 <= x < 1.
-            weights: Of projects, by name; 1 if a project is not named.
+            clocks: Of projects.
             prefixes: Set if lines with a common prefix are called one after the other.
             calls_max: The lower of the calls that the backends take and those that may be in flight.
             wake: Called when another line may be called.
         """
         self._pool = pool
         self._chance = chance
+        self._clocks = clocks
         self._calls_max = calls_max
         self._wake = wake
         self._loop = asyncio.get_running_loop()
-        self._fresh: Scheduler[Line] = Scheduler(weights, prefixes=prefixes)
-        self._large = LargeLines(budget, weights, self._wake_soon)
+        self._fresh: Scheduler[Line] = Scheduler(clocks, prefixes=prefixes)
+        self._large = LargeLines(budget, clocks.weights, self._wake_soon)
         self._retries = RetryQueue(pool, probe, wake)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -75,6 +78,14 @@ class WaitingLines:
     def waiting_for_memory(self, batch_id: str) -> int:
         """Large lines of a batch that wait for memory."""
         return self._large.waiting(batch_id)
+
+    def claim(self) -> Claim | None:
+        """What decides between this model and others of a server; None if no line may be called."""
+        if (claim := self._fresh.claim()) is not None:
+            return Claim(*claim)
+        if self._retries.are_due or self._large.ready is not None:
+            return Claim(self._clocks.now, "", math.inf)
+        return None
 
     def take(self, in_flight: int) -> tuple[Line, Permit] | None:
         """The line that is called next and the permit for its call; None if no line may be called.
@@ -145,7 +156,7 @@ class WaitingLines:
             self._retries.ask_doubtful()
             return None
         # If many lines fail, the next ones in order may fail for the same reason.
-        is_random = permit.is_probe or permit.backend.failed_part > FAILED_PART_MAX
+        is_random = any(permit.probes) or permit.backend.failed_part > FAILED_PART_MAX
         chance = self._chance() if is_random else None
         line = self._fresh.take(permit.backend, stretch=in_flight // RUN_PART, chance=chance)
         assert line is not None, "there is one"

@@ -82,10 +82,15 @@ class Sampled(NamedTuple):
 
 LAG: Final = Sampled("tidemill_lag_seconds", "Age of a consumer's oldest unfinished record.", "consumer")
 IN_FLIGHT: Final = Sampled(
-    "tidemill_backend_inflight", "Backend calls in flight, and results not yet in the log.", "model"
+    "tidemill_model_inflight", "Backend calls in flight, and results not yet in the log.", "model"
 )
-LIMIT: Final = Sampled(
-    "tidemill_backend_limit", "Concurrency limit of the model's servers, as currently estimated.", "model"
+SERVER_IN_FLIGHT: Final = Sampled(
+    "tidemill_server_inflight", "Calls in flight at a server, of all models.", "server"
+)
+SERVER_LIMIT: Final = Sampled(
+    "tidemill_server_limit",
+    "Concurrency limit of a server for this process, as currently estimated.",
+    "server",
 )
 HELD: Final = Sampled(
     "tidemill_records_held",
@@ -116,7 +121,9 @@ DISK_FREE: Final = Sampled(
     "Free bytes on the fullest disk of the log, and on the disk of a store in a folder.",
     "disk",
 )
-SAMPLED: Final = (LAG, IN_FLIGHT, LIMIT, HELD, BATCHES, AT_RISK, STALLED, SLACK, CONNECTIONS, DISK_FREE)
+SAMPLED: Final = (
+    LAG, IN_FLIGHT, SERVER_IN_FLIGHT, SERVER_LIMIT, HELD, BATCHES, AT_RISK, STALLED, SLACK, CONNECTIONS, DISK_FREE,
+)  # fmt: skip
 
 
 class _Collector(Collector):

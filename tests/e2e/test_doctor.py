@@ -71,7 +71,7 @@ def test_a_backend_that_does_not_answer(stack, tmp_path):
     models = '{"m": {"backends": [{"url": "http://127.0.0.1:1/v1"}]}}'
     code, words = doctor(stack, **stack.way_in("operator"), TIDEMILL_DATA=str(tmp_path), TIDEMILL_MODELS=models)
     assert code == 0, words
-    assert "warn  backend http://127.0.0.1:1/v1: GET /models: Connection refused" in words
+    assert "warn  server 127.0.0.1:1 (http://127.0.0.1:1/v1): GET /models: Connection refused" in words
 
 
 def test_a_backend_that_lacks_an_endpoint(stack, tmp_path):
@@ -84,5 +84,5 @@ def test_a_backend_that_lacks_an_endpoint(stack, tmp_path):
             stack, **stack.way_in("operator"), TIDEMILL_DATA=str(tmp_path), TIDEMILL_MODELS=models
         )
     assert code == 0, words
-    assert f"warn  backend {server.url}: serves m, but not at /v1/embeddings" in words
+    assert f"({server.url}): serves m, but not at /v1/embeddings" in words
     assert 'endpoints = ["/v1/chat/completions", "/v1/completions", "/v1/responses"]' in words

@@ -66,8 +66,13 @@ def stalled(inference, closed, crowded, tmp_path_factory):
     models["night"] = {"backends": [{"url": inference.url, "hours": never}]}
     models["drained"] = {"backends": [{"url": inference.url, "drain": True}]}
     models["tokens"] = {"backends": [{"url": inference.url}], "tokens_per_minute": 1}
-    models["crowded"] = {"backends": [{"url": crowded.url, "spare": {"calls_min": 0, "requests_max": 4}}]}
+    models["crowded"] = {"backends": [{"url": crowded.url, "headroom": {"calls_min": 0, "requests_max": 4}}]}
+    # A server that several models share would show them each other's troubles.
+    keys = {name: f"KEY_{name.upper()}" for name in models}
+    for name, key in keys.items():
+        models[name]["backends"][0]["api_key_env"] = key
     environ = {
+        **dict.fromkeys(keys.values(), "sk-1"),
         "TIDEMILL_WINDOWS": f'["24h", "{WINDOW}"]',
         "TIDEMILL_GRACE_SECONDS": "1",
         "TIDEMILL_LIMITS__BATCHES_IN_PROGRESS_MAX": str(len(CASES)),

@@ -10,8 +10,9 @@ from typing import Final
 
 from limits.server import SAMPLE_SECONDS, Load, Seen, Simulation, always
 from limits.variants import VARIANTS, Variant
+from support.servers import backend
 
-from tidemill.processors.backends.pool import Backend, BackendPool
+from tidemill.processors.backends.pool import BackendPool
 
 SEEDS: Final = range(3)
 USED: Final = 0.9
@@ -86,7 +87,7 @@ LOADS: Final[Mapping[str, Load]] = {
 def seen(load: Load, variant: Variant, seed: int) -> Seen:
     """One run."""
     with variant.applied():
-        pools = [BackendPool([Backend("http://a", variant.limit())]) for _ in load.wanted]
+        pools = [BackendPool([backend("http://a", variant.limit())]) for _ in load.wanted]
         return Simulation(load, pools, reads_metrics=variant.reads_metrics, seed=seed).run()
 
 

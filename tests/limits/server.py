@@ -156,4 +156,4 @@ class Simulation:
         for pool in self._pools:
             for backend in pool.backends:
                 if backend.in_flight:
-                    backend.apply_metrics(metrics, backend.in_flight, self._now)
+                    backend.server.apply_metrics(metrics, backend.in_flight, self._now)

@@ -75,6 +75,7 @@ class _Period:
         self.bodies: Counter[str] = Counter()
         self.paths: Counter[str] = Counter()
         self.keys: Counter[str] = Counter()
+        self.teams: Counter[str] = Counter()
         self.proofs: Counter[str] = Counter()
         self.in_flight = 0
         self.in_flight_max = 0
@@ -135,6 +136,11 @@ class Backend:
     def keys(self) -> Counter[str]:
         """The `authorization` headers that came."""
         return self._period.keys
+
+    @property
+    def teams(self) -> Counter[str]:
+        """The `x-team` headers that came."""
+        return self._period.teams
 
     @property
     def proofs(self) -> int:
@@ -228,6 +234,7 @@ class Backend:
         nth = counter[key]
         period.paths[request.path] += 1
         period.keys[request.headers.get("authorization", "")] += 1
+        period.teams[request.headers.get("x-team", "")] += 1
         period.in_flight += 1
         period.in_flight_max = max(period.in_flight_max, period.in_flight)
         try:

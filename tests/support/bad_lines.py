@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from support.servers import backend
 from support.simtime import SimulatedLoop, run
 
-from tidemill.processors.backends.pool import Backend, BackendPool
+from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
 from tidemill.processors.calls.retry import Policy
-from tidemill.processors.dispatcher import Dispatcher
+from tidemill.processors.dispatcher import Dispatcher, Services
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 from tidemill.processors.memory_budget import LineBudget
@@ -158,22 +159,22 @@ class World:
 
     def _start(self) -> None:
         max_in_flight, policy, prefix, lines_max = self._options
-        fleet = BackendPool([Backend(base, ConcurrencyLimit(max_in_flight)) for base in self.servers])
+        made = [backend(base, ConcurrencyLimit(max_in_flight)) for base in self.servers]
+        fleet = BackendPool(made, calls_max=max_in_flight)
         upstream: Any = _Upstream(self.servers, self.chance)
         self.fleet = fleet
         ended = ClosedBatches()
         store: Any = None
-        self.stage = Dispatcher(
-            pool=fleet,
-            caller=Caller(
-                pool=fleet, endpoint_probe=EndpointProbe("m", fleet, upstream), upstream=upstream, store=store,
-                clock=self.loop.now, seconds_max=TIMEOUT_SECONDS,
-            ),
-            budget=LineBudget(),
-            outbox=self, store=store, closed=ended, clock=self.loop.now, chance=self.chance.random,
-            in_flight_max=max_in_flight, policy=policy,
-            prefixes=Prefixes(lambda line: line.index // 20, fleet.backends) if prefix else None,
+        caller = Caller(
+            pool=fleet, endpoint_probe=EndpointProbe("m", fleet, upstream), upstream=upstream, store=store,
+            clock=self.loop.now, seconds_max=TIMEOUT_SECONDS,
         )  # fmt: skip
+        services = Services(
+            budget=LineBudget(), outbox=self, store=store, closed=ended, clock=self.loop.now,
+            chance=self.chance.random,
+        )  # fmt: skip
+        prefixes = Prefixes(lambda line: line.index // 20, fleet.backends) if prefix else None
+        self.stage = Dispatcher(fleet, caller, services, policy=policy, prefixes=prefixes)
         self.tap = _Tap()
         self.window = PartitionWindow(self.tap, Capacity(lines_max=lines_max))
 

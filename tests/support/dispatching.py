@@ -8,15 +8,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from support.servers import backend
 from support.waiting import until
 
-from tidemill.processors.backends.breaker import Breaker, Pauses
-from tidemill.processors.backends.pool import Backend, BackendPool
+from tidemill.processors.backends.breaker import Pauses
+from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
 from tidemill.processors.calls.retry import Policy
-from tidemill.processors.dispatcher import Dispatcher
+from tidemill.processors.dispatcher import Dispatcher, Services
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 from tidemill.processors.memory_budget import LINES_BYTES_MAX, LineBudget
@@ -159,33 +160,33 @@ class World:
         store = DirectoryStore(folder)
         fleet = self.fleet = BackendPool(
             [
-                Backend(url, ConcurrencyLimit(limit), breaker=Breaker(PAUSES), buckets=buckets)
+                backend(url, ConcurrencyLimit(limit), pauses=PAUSES, buckets=buckets)
                 for url in ("http://a", "http://b")
-            ]
+            ],
+            calls_max=limit,
         )
-        self.stage = Dispatcher(
-            pool=fleet,
-            caller=Caller(
-                pool=fleet, endpoint_probe=EndpointProbe("m", fleet, self.inference), upstream=self.inference,
-                store=store, clock=self.now, seconds_max=5,
-            ),
-            budget=budget or LineBudget(memory),
-            outbox=self.log,
-            store=store,
-            closed=self.closed,
-            clock=self.now,
+        caller = Caller(
+            pool=fleet, endpoint_probe=EndpointProbe("m", fleet, self.inference), upstream=self.inference,
+            store=store, clock=self.now, seconds_max=5,
+        )  # fmt: skip
+        services = Services(
+            budget=budget or LineBudget(memory), outbox=self.log, store=store, closed=self.closed, clock=self.now,
             chance=rng.random,
-            in_flight_max=limit,
+        )  # fmt: skip
+        self.stage = Dispatcher(
+            fleet,
+            caller,
+            services,
             policy=policy,
             # Three groups, and lines that are in none.
             prefixes=Prefixes(lambda line: line.index % 4 or None, fleet.backends) if is_grouped else None,
-        )  # fmt: skip
+        )
         self.assign()
 
     def drain_backends(self, *, is_drained: bool) -> None:
         """The settings of the servers change."""
-        for backend in self.fleet.backends:
-            backend.drain = is_drained
+        for one in self.fleet.backends:
+            one.server.drain = is_drained
         self.stage.fill()
 
     def now(self) -> float:

@@ -9,10 +9,11 @@ from support.simulated import Crash, Fuse, SimulatedStore, SimulatedTable, apply
 from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.configuration.settings import Limits
+from tidemill.ingest.files.validation import Rules
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.sqlite import Sizes
 from tidemill.ingest.streams.assembly import InputAssembly
-from tidemill.ingest.streams.factory import StreamFactory
+from tidemill.ingest.streams.factory import NO_BOUND, StreamFactory
 from tidemill.ingest.streams.partition import Partition
 from tidemill.ingest.streams.publisher import Publisher
 from tidemill.ingest.streams.stream import BufferedBytes, Resources, Times
@@ -119,7 +120,7 @@ class World:
     def factory(self):
         return StreamFactory(
             store=self.store,
-            models={"m": ENDPOINTS},
+            rules=Rules(endpoint="", models={"m": ENDPOINTS}, lines_max=NO_BOUND, bytes_max=NO_BOUND),
             windows=("24h",),
             cut=CUT,
             folder=self.folder,

@@ -73,7 +73,8 @@ class Rig:
     """One model of its own, its topic, and the outcomes of its batches."""
 
     def __init__(self, kafka: str, settings: Settings, environment: dict[str, str]) -> None:
-        self.model = next(iter(settings.models))
+        self.models = list(settings.models)
+        self.model = self.models[0]
         self.store = Path(settings.data) / "store"
         self.lines: dict[tuple[str, int], dict[str, Any]] = {}
         self.marks: dict[tuple[str, int], codec.LineMark] = {}
@@ -106,9 +107,18 @@ class Rig:
         self._processes.append(Process(self._environment))
         return self._processes[-1]
 
-    async def send(self, value: bytes, headers: codec.Headers, key: str = "", *, express: bool = False) -> None:
+    async def send(
+        self,
+        value: bytes,
+        headers: codec.Headers,
+        key: str = "",
+        *,
+        express: bool = False,
+        model: str | None = None,
+    ) -> None:
         """Publish a record of requests."""
-        topic = topics.express(self.model) if express else topics.requests(self.model)
+        name = model or self.model
+        topic = topics.express(name) if express else topics.requests(name)
         await self._producer.send_and_wait(topic.name, value, key=key.encode(), headers=headers)
 
     async def batch(
@@ -120,22 +130,24 @@ class Rig:
         url: str = "/v1/chat/completions",
         project: str = "p",
         express: bool = False,
+        model: str | None = None,
     ) -> str:
         """Publish a batch whose line `n` says `<batch> n`; returns its id."""
         batch_id = ids.new_batch_id()
         for first in range(0, lines, pack):
-            texts = [self.line(f"{batch_id} {n}", f"r-{n}") for n in range(first, min(first + pack, lines))]
+            texts = [self.line(f"{batch_id} {n}", f"r-{n}", model) for n in range(first, min(first + pack, lines))]
             await self.send(
                 b"".join(texts),
                 self.head(batch_id, first, seconds, url, project=project),
                 key=f"{batch_id}/{first // 64}",
                 express=express,
+                model=model,
             )
         return batch_id
 
-    def line(self, text: str, custom_id: str) -> bytes:
+    def line(self, text: str, custom_id: str, model: str | None = None) -> bytes:
         """An input line."""
-        body = {"model": self.model, "messages": [{"role": "user", "content": text}]}
+        body = {"model": model or self.model, "messages": [{"role": "user", "content": text}]}
         return orjson.dumps({"custom_id": custom_id, "method": "POST", "url": "", "body": body}) + b"\n"
 
     def head(
@@ -207,14 +219,25 @@ async def rig(
     folder: Path,
     *,
     max_in_flight: int = 64,
-    prefix_bytes: int | None = None,
+    count: int = 1,
+    model: dict[str, object] | None = None,
     **named: object,
 ) -> AsyncIterator[Rig]:
-    """A rig whose model is served by the backend, with more settings of it; several rigs share the broker."""
-    models = backend.models(f"m-{secrets.token_hex(4)}", max_in_flight=max_in_flight)
-    for model in models.values():
-        model["backends"][0] |= named
-        model["prefix_bytes"] = prefix_bytes
+    """A rig of one or more models that the backend serves; several rigs share the broker.
+
+    Args:
+        kafka: The broker.
+        backend: The server.
+        folder: For data.
+        max_in_flight: Of each model.
+        count: Models.
+        model: More settings of each model.
+        named: More settings of the server.
+    """
+    models = backend.models(*(f"m-{secrets.token_hex(4)}" for _ in range(count)), max_in_flight=max_in_flight)
+    for one in models.values():
+        one["backends"][0] |= named
+        one.update(model or {})
     settings = Settings(models=models, data=folder, kafka=kafka)  # type: ignore[arg-type]
     await ensure_topics(settings, kafka)
     environment = {"TIDEMILL_KAFKA": kafka, "TIDEMILL_DATA": str(folder), "TIDEMILL_MODELS": json.dumps(models)}

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tidemill.processors.failures import Answer, FailureKind
-from tidemill.processors.http.client import HttpUpstream
+from tidemill.processors.http.client import HttpUpstream, Trust
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Request-ID: abc\r\n\r\n{}"
 ANSWER = Answer(200, b"{}", "abc", None)
@@ -46,7 +46,7 @@ async def serving(*scripts: list[bytes | None], tls: ssl.SSLContext | None = Non
     listener = await asyncio.start_server(server.answer, "127.0.0.1", 0, ssl=tls)
     port = listener.sockets[0].getsockname()[1]
     server.url = f"http{'s' if tls else ''}://127.0.0.1:{port}/v1/x?y=1"
-    client = HttpUpstream({("127.0.0.1", port): [ca_file]} if ca_file else None)
+    client = HttpUpstream({("127.0.0.1", port): Trust((ca_file,))} if ca_file else None)
     try:
         yield server, client
     finally:

@@ -25,6 +25,7 @@ from tidemill.processors.backends import pool_factory
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
 from tidemill.processors.dispatcher import Dispatcher as ProcessorsStage
+from tidemill.processors.dispatcher import Services
 from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.partitions import seals
 from tidemill.processors.partitions.assignment import Assignment
@@ -161,7 +162,8 @@ class ProcessorsProcess(Base):
     def __init__(self, world, group: Group, settings: Settings) -> None:
         super().__init__(world, group)
         model = settings.models[MODEL]
-        fleet = pool_factory.backend_pool(model, self.process.now)
+        servers = pool_factory.servers(settings.serving, settings.models, self.process.now)
+        fleet = pool_factory.backend_pool(MODEL, model, servers.values())
         self._closed = ClosedBatches()
         caller = Caller(
             pool=fleet,
@@ -171,18 +173,16 @@ class ProcessorsProcess(Base):
             clock=self.process.now,
             seconds_max=model.timeout_seconds,
         )
-        self.stage = ProcessorsStage(
-            pool=fleet,
-            caller=caller,
+        services = Services(
             budget=LineBudget(),
             outbox=SealedOutbox(self, self.vault),
             store=self.store,
             closed=self._closed,
             clock=self.process.now,
             chance=world.chance.random,
-            in_flight_max=model.max_in_flight,
-            prefixes=prefixes(model, fleet),
         )
+        self.stage = ProcessorsStage(fleet, caller, services, prefixes=prefixes(model, fleet))
+        self.stage.set_part(1.0)
         self._partitions = len(self.log.places(OUTCOMES))
         self._assignment = Assignment(
             self._closed, self.stage.enqueue, lambda key: partition_of(key, self._partitions)

@@ -5,7 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
+from support.servers import backend
+
 from tidemill.processors.backends.pool import Backend, BackendPool, Permit
+from tidemill.processors.backends.server import Server as CalledServer
 from tidemill.processors.failures import CallFailure, FailureKind, Fault
 from tidemill.processors.limits.server_metrics import ServerMetrics
 
@@ -73,7 +76,7 @@ class Server:
             while (call := self._fleet.acquire(self.now)) is not None:
                 sample.sent += 1
                 self._send(BackendPool.charge(call, self._line_bytes))
-            sample.limits.append(sum(backend.allowed(self.now) for backend in self._fleet.backends))
+            sample.limits.append(sum(backend.server.allowed(self.now) for backend in self._fleet.backends))
             times = [self._ends[0][0]] if self._ends else []
             if (at := self._fleet.opens_at(self.now)) is not None:
                 times.append(at)
@@ -140,7 +143,7 @@ def failed(fault: Fault = Fault.SERVER_OR_LINE, *, is_full: bool = False, **fiel
 
 def lone(limit: object, **more: object) -> BackendPool:
     """A fleet of one backend."""
-    return BackendPool([Backend("http://a", limit, **more)])  # type: ignore[arg-type]
+    return BackendPool([backend("http://a", limit, **more)])  # type: ignore[arg-type]
 
 
 class Engine:
@@ -152,7 +155,7 @@ class Engine:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: CalledServer,
         *,
         capacity: int,
         others: Callable[[float], int],
@@ -162,7 +165,7 @@ class Engine:
     ) -> None:
         self.now = 1000.0
         self.backend = backend
-        self._fleet = BackendPool([backend])
+        self._fleet = BackendPool([Backend(backend)])
         self._capacity = capacity
         self._others = others
         self._seconds = seconds

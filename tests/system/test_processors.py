@@ -43,14 +43,14 @@ async def many(kafka, backend, tmp_path):
 @pytest.fixture
 async def modest(kafka, backend, tmp_path):
     """A model whose backend bears 32 requests, others' first."""
-    async with rig(kafka, backend, tmp_path, spare={"requests_max": 32, "calls_min": 0}) as made:
+    async with rig(kafka, backend, tmp_path, headroom={"requests_max": 32, "calls_min": 0}) as made:
         yield made
 
 
 @pytest.fixture
 async def grouped(kafka, backend, tmp_path):
     """A model that takes 16 calls at one time, of which those that begin alike go one after the other."""
-    async with rig(kafka, backend, tmp_path, max_in_flight=16, prefix_bytes=256) as made:
+    async with rig(kafka, backend, tmp_path, max_in_flight=16, model={"prefix_bytes": 256}) as made:
         yield made
 
 

@@ -95,7 +95,7 @@ def test_gauges_are_computed_at_each_scrape():
     for asked in metrics.SAMPLED:
         metrics.sample(asked, lambda: values)
     found = families()
-    assert {sample.value for sample in found["tidemill_backend_inflight"].samples} == set(values.values())
+    assert {sample.value for sample in found["tidemill_server_inflight"].samples} == set(values.values())
     assert sum(len(family.samples) for family in found.values()) < SERIES_MAX
     values.clear()
-    assert not families()["tidemill_backend_inflight"].samples
+    assert not families()["tidemill_server_inflight"].samples

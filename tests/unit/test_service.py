@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support.backend import Backend
 
+from tidemill.configuration.servers import Server
 from tidemill.ops import server_probe
 from tidemill.ops.server_probe import NoModels
 from tidemill.schemas import served
@@ -23,18 +24,28 @@ def server():
         yield made
 
 
-async def test_its_models(server):
+def of(url, monkeypatch=None, key=None):
+    """The settings of a server, with a key of the environment."""
+    if key is None:
+        return Server(url=url)
+    monkeypatch.setenv("KEY", key)
+    return Server(url=url, api_key_env="KEY")
+
+
+async def test_its_models(server, monkeypatch):
     """With the key that it asks for; another one is named as what is wrong."""
     server.key = "sk-1"
-    assert await server_probe.models(server.url, "sk-1") == ["a", "b"]
-    assert await server_probe.models(server.url, "sk-2") == NoModels("status 401", is_refused=True)
-    assert await server_probe.models(server.url, None) == NoModels("status 401", is_refused=True)
-    assert await server_probe.models("http://127.0.0.1:1/v1", None) == NoModels("Connection refused")
+    assert await server_probe.models(of(server.url, monkeypatch, "sk-1")) == ["a", "b"]
+    assert await server_probe.models(of(server.url, monkeypatch, "sk-2")) == NoModels(
+        "status 401", is_refused=True
+    )
+    assert await server_probe.models(of(server.url)) == NoModels("status 401", is_refused=True)
+    assert await server_probe.models(of("http://127.0.0.1:1/v1")) == NoModels("Connection refused")
 
 
 async def test_a_host_that_is_not_known():
     """Is said in words: the resolver's numbers are none of the system's."""
-    found = await server_probe.models("http://tidemill.invalid/v1", None)
+    found = await server_probe.models(of("http://tidemill.invalid/v1"))
     assert found == NoModels("its host name does not resolve")
 
 
@@ -44,21 +55,21 @@ async def test_a_certificate_that_is_not_trusted():
     context.load_cert_chain(TLS / "certificate.pem", TLS / "key.pem")
     async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context) as server:
         port = server.sockets[0].getsockname()[1]
-        found = await server_probe.models(f"https://127.0.0.1:{port}/v1", None)
+        found = await server_probe.models(of(f"https://127.0.0.1:{port}/v1"))
     assert found == NoModels("its certificate is not trusted; set ca_file to the CA that signed it")
 
 
 async def test_a_long_list(server):
     """A gateway may list thousands: they come in many pieces, and all of them count."""
     server.lists = tuple(f"model-{number}" for number in range(10_000))
-    assert await server_probe.models(server.url, None) == list(server.lists)
+    assert await server_probe.models(of(server.url)) == list(server.lists)
 
 
 async def test_what_it_lacks(server):
     """Not those where it answers that something is missing, nor any where it does not answer."""
     server.lacks = frozenset({"/v1/embeddings", "/v1/responses"})
-    assert await server_probe.lacking(server.url, None, ENDPOINTS) == server.lacks
-    assert await server_probe.lacking("http://127.0.0.1:1/v1", None, ENDPOINTS) == frozenset()
+    assert await server_probe.lacking(of(server.url), ENDPOINTS) == server.lacks
+    assert await server_probe.lacking(of("http://127.0.0.1:1/v1"), ENDPOINTS) == frozenset()
 
 
 @pytest.mark.parametrize(

@@ -31,20 +31,19 @@ def processors(
     models: Annotated[str | None, typer.Option(help="Only these models; comma-separated.")] = None,
 ) -> None:
     """Run processors: calls the backends."""
+    import functools
     import os
 
     from tidemill.processors.app import main
     from tidemill.runtime import preflight
 
     settings = load_settings(config)
-    if models is not None:
-        names = [name.strip() for name in models.split(",")]
-        if unknown := [name for name in names if name not in settings.models]:
-            refuse(f"no such model is configured: {', '.join(unknown)}")
-        settings = settings.model_copy(update={"models": {name: settings.models[name] for name in names}})
-    if missing := [*map(str, preflight.missing_keys(settings, os.environ))]:
+    names = list(settings.models) if models is None else [name.strip() for name in models.split(",")]
+    if unknown := [name for name in names if name not in settings.models]:
+        refuse(f"no such model is configured: {', '.join(unknown)}")
+    if missing := [*map(str, preflight.missing_keys(settings, os.environ, names))]:
         refuse("\n".join(missing))
-    _run(main, settings)
+    _run(functools.partial(main, models=names), settings)
 
 
 def results(config: Config = None) -> None:

@@ -15,7 +15,6 @@ _WORDS: Final = {
 }
 """Python's words in messages of pydantic, and those of TOML."""
 _MISSING: Final = {
-    "backends": 'missing; it names the servers, as in backends = [{ url = "http://127.0.0.1:8000/v1" }]',
     "url": 'missing; it is the base address of the server, as in "http://127.0.0.1:8000/v1"',
 }
 _UNION: Final = ("bool", "function-after[")

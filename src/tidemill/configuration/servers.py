@@ -1,19 +1,33 @@
 """The settings of models and of the servers that serve them."""
 
 import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
+import orjson
 from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, Field, field_validator, model_validator
 
-from tidemill.configuration.misconfigured import Table
+from tidemill.configuration.misconfigured import Table, nearest
 from tidemill.configuration.schedule import Hours
+from tidemill.schemas.bounds import Name
 from tidemill.schemas.endpoints import ENDPOINTS
 
+IN_FLIGHT_MAX: Final = 64
+"""Concurrent calls to a server whose settings, and those of its models, name no number."""
+_OWN_HEADERS: Final = frozenset({
+    "host", "connection", "content-length", "transfer-encoding", "content-type", "accept", "accept-encoding",
+    "authorization", "x-request-id", "expect", "te", "trailer", "upgrade",
+})  # fmt: skip
+"""Headers that Tidemill sets itself, or that would change how a request is read."""
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}\Z")
 
-class Spare(Table):
-    """How much of a backend is left to batches where others' requests go first."""
+
+class Headroom(Table):
+    """How much of a server is left to batches if the requests of others go first."""
 
     requests_max: Annotated[int, Field(ge=1)] | None = None
     """Requests that it should have at a time, of others and of Tidemill; by default as many as run until one
@@ -42,15 +56,24 @@ BELOW_BASE: Final = (*(endpoint.removeprefix("/v1") for endpoint in ENDPOINTS), 
 """What the addresses that are called have behind the base address."""
 
 
-class Backend(Table):
-    """One OpenAI-compatible inference server."""
+class Server(Table):
+    """An OpenAI-compatible inference server, whichever models it serves."""
 
     url: ServerUrl
     """Base address, the part before `/chat/completions`; it usually ends in `/v1`."""
     api_key_env: str | None = None
     """Environment variable with the server's key; if the variable is not set, nothing starts."""
-    drain: bool = False
-    """Make no new calls to it; calls in flight finish."""
+    ca_file: Path | None = None
+    """PEM file of the authorities to trust with `https`; by default those of the system."""
+    client_cert_file: Path | None = None
+    """PEM file of the certificate that Tidemill shows to the server, with its chain."""
+    client_key_file: Path | None = None
+    """PEM file of that certificate's key, if it is not in the same file."""
+    headers: dict[str, str] = Field(default_factory=dict)
+    """More headers of each request to it."""
+    max_in_flight: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Concurrent calls, of all its models and all processor processes together; by default the largest
+    `max_in_flight` of its models, or 64 if they have none."""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of its capacity that batches may use; the rest is for others."""
     hours: tuple[Hours, ...] = ()
@@ -58,12 +81,12 @@ class Backend(Table):
     metrics: bool | ServerUrl = True
     """Address that reports how many requests run and wait, as vLLM and llama.cpp do; by default `/metrics`
     beside `/v1`, if that answers; `false` for none."""
-    spare: Spare | None = None
+    headroom: Headroom | None = None
     """If set, also to `{}`: requests of others go first, as its metrics show them."""
-    ca_file: Path | None = None
-    """PEM file of the authorities to trust with `https`; by default those of the system."""
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
     """Average tokens of requests and answers a minute; by default unlimited."""
+    drain: bool = False
+    """Make no new calls to it; calls in flight finish."""
 
     @field_validator("url")
     @classmethod
@@ -75,17 +98,32 @@ class Backend(Table):
             raise ValueError(f"{ending} is put behind it; set {base.removesuffix(ending)}")
         return url
 
+    @field_validator("headers")
+    @classmethod
+    def _sendable(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name, value in headers.items():
+            if not _HEADER_NAME.match(name):
+                raise ValueError(f"{name!r} cannot be the name of a header")
+            if name.lower() in _OWN_HEADERS:
+                raise ValueError(f"Tidemill sets {name.lower()} itself")
+            if not value.isascii():
+                raise ValueError(f"the value of {name} is not ASCII")
+        return headers
+
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.spare is not None and self.metrics is False:
-            raise ValueError("spare: what others leave is read from metrics, and they are switched off")
-        if self.ca_file is not None and not self.ca_file.is_file():
-            raise ValueError(f"{self.ca_file} is not there")
+        if self.headroom is not None and self.metrics is False:
+            raise ValueError("headroom: what others leave is read from metrics, and they are switched off")
+        if self.client_key_file is not None and self.client_cert_file is None:
+            raise ValueError("client_key_file: it is the key of a certificate, and client_cert_file is not set")
+        for file in (self.ca_file, self.client_cert_file, self.client_key_file):
+            if file is not None and not file.is_file():
+                raise ValueError(f"{file} is not there")
         return self
 
     @property
     def metrics_url(self) -> str | None:
-        """Where its metrics are; None where it is not asked."""
+        """Address of its metrics; None if they are switched off."""
         if isinstance(self.metrics, bool):
             return self.base.removesuffix("/v1") + "/metrics" if self.metrics else None
         return str(self.metrics)
@@ -97,8 +135,19 @@ class Backend(Table):
 
     @property
     def api_key(self) -> str | None:
-        """The key, read at the time of asking."""
+        """The key, read from the environment now."""
         return os.environ.get(self.api_key_env) if self.api_key_env else None
+
+    @property
+    def identity(self) -> tuple[str, str | None]:
+        """Address and key: settings that agree in these are of the same server."""
+        return self.base, self.api_key_env
+
+    @property
+    def place(self) -> str:
+        """The address as a name: host, port, and the path unless it is `/v1`."""
+        path = (self.url.path or "").rstrip("/").removesuffix("/v1")
+        return f"{self.url.host}:{self.url.port}{path}"
 
 
 class Price(Table):
@@ -111,16 +160,28 @@ class Price(Table):
 
 
 class Model(Table):
-    """A model that batches may name, and who serves it."""
+    """A model that batches may name."""
 
-    backends: Annotated[tuple[Backend, ...], Field(min_length=1)]
-    """The servers; the least loaded one is called first."""
+    servers: tuple[str, ...] = ()
+    """Names of the servers that serve it, as in `[servers.name]`; the least loaded one is called first."""
+    backends: tuple[Server, ...] = ()
+    """The servers themselves, in place of `servers`. Equal entries of several models are one server."""
+    upstream_model: Name | None = None
+    """Its name at the servers; by default its own."""
+    aliases: tuple[Name, ...] = ()
+    """More names by which batches may ask for it."""
     endpoints: tuple[str, ...] = tuple(ENDPOINTS)
     """Endpoints that its servers have."""
-    max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 64
-    """Concurrent calls to the model's backends, of all processor processes together."""
+    body_defaults: dict[str, Any] = Field(default_factory=dict)
+    """Fields that each call gets if its line does not have them."""
+    body_forced: dict[str, Any] = Field(default_factory=dict)
+    """Fields that each call gets, whatever its line has."""
+    max_in_flight: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Concurrent calls of this model, of all processor processes together; by default its servers' numbers alone
+    bound them."""
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
-    """Average tokens a minute of all its backends together; each may have a limit of its own as well."""
+    """Average tokens a minute of this model at all its servers; each server may have a limit of its own as
+    well."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 600
     """A longer call is aborted and retried."""
     tries_max: Annotated[int, Field(ge=2, le=100)] = 10
@@ -134,11 +195,19 @@ class Model(Table):
 
     @field_validator("backends")
     @classmethod
-    def _apart(cls, backends: tuple[Backend, ...]) -> tuple[Backend, ...]:
+    def _apart(cls, backends: tuple[Server, ...]) -> tuple[Server, ...]:
         for number, backend in enumerate(backends):
             if backend.base in {other.base for other in backends[:number]}:
                 raise ValueError(f"{backend.base} is named twice")
         return backends
+
+    @field_validator("servers")
+    @classmethod
+    def _once(cls, servers: tuple[str, ...]) -> tuple[str, ...]:
+        for number, name in enumerate(servers):
+            if name in servers[:number]:
+                raise ValueError(f"{name} is named twice")
+        return servers
 
     @field_validator("endpoints")
     @classmethod
@@ -147,3 +216,87 @@ class Model(Table):
             if endpoint not in ENDPOINTS:
                 raise ValueError(f"unknown endpoint {endpoint!r}; known are {', '.join(ENDPOINTS)}")
         return endpoints
+
+    @field_validator("body_defaults", "body_forced")
+    @classmethod
+    def _settable(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        for name in ("model", "stream"):
+            if name in fields:
+                raise ValueError(f"{name}: it cannot be set here{_INSTEAD[name]}")
+        try:
+            orjson.dumps(fields, option=orjson.OPT_PASSTHROUGH_DATETIME)
+        except TypeError as error:
+            raise ValueError("dates and times are not JSON; write them as text") from error
+        return fields
+
+    @model_validator(mode="after")
+    def _served(self) -> Self:
+        if bool(self.servers) == bool(self.backends):
+            both = "it has both servers and backends; " if self.servers else "it names no server; "
+            example = 'servers = ["gpu-1"], or backends = [{ url = "http://127.0.0.1:8000/v1" }]'
+            raise ValueError(f"{both}write {example}")
+        return self
+
+
+_INSTEAD: Final = {"model": "; see upstream_model", "stream": ", since answers are not read as they stream"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Serving:
+    """All servers by name, and which of them serve each model."""
+
+    servers: dict[str, Server]
+    by_model: dict[str, tuple[str, ...]]
+
+    def models_of(self, server: str) -> list[str]:
+        """The models that a server serves."""
+        return [model for model, names in self.by_model.items() if server in names]
+
+
+def serving(servers: Mapping[str, Server], models: Mapping[str, Model]) -> Serving:
+    """Name the servers of the short form after their addresses, and find those of each model.
+
+    Raises:
+        ValueError: A model names a server that does not exist, or two settings of one server differ.
+    """
+    names: dict[tuple[str, str | None], str] = {}
+    places: dict[str, str] = {}
+    """Where each server is set."""
+    for name, server in servers.items():
+        if (other := names.setdefault(server.identity, name)) != name:
+            raise ValueError(f"servers.{name}: it has the address and the key of servers.{other}")
+        places[name] = f"servers.{name}"
+    found = dict(servers)
+    by_model = {}
+    for model, settings in models.items():
+        for name in settings.servers:
+            if name not in servers:
+                near = f", but {one}" if (one := nearest(name, servers)) else ""
+                raise ValueError(f"models.{model}.servers: there is no server {name}{near}")
+        by_model[model] = settings.servers
+        for number, server in enumerate(settings.backends):
+            here = f"models.{model}.backends.{number}"
+            name = names.setdefault(server.identity, server.place)
+            if name == server.place and found.get(name, server).identity != server.identity:
+                # Another server has this address, with another key.
+                name = names[server.identity] = f"{name}@{server.api_key_env or 'no-key'}"
+            if found.setdefault(name, server) != server:
+                raise ValueError(
+                    f"{here}: {places[name]} has the same address and key, and other settings; "
+                    "set the server once, in [servers.name], and name it in servers"
+                )
+            places.setdefault(name, here)
+            by_model[model] += (name,)
+    _check_certificates(found, places)
+    return Serving(servers=found, by_model=by_model)
+
+
+def _check_certificates(servers: Mapping[str, Server], places: Mapping[str, str]) -> None:
+    """Connections to one host and port are shared, so they show one client certificate."""
+    first: dict[tuple[str | None, int | None], str] = {}
+    for name, server in servers.items():
+        other = first.setdefault((server.url.host, server.url.port), name)
+        if servers[other].client_cert_file != server.client_cert_file:
+            raise ValueError(
+                f"{places[name]}: {places[other]} has its host and port, and another client_cert_file"
+            )

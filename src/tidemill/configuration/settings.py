@@ -18,7 +18,7 @@ from tidemill.configuration import misconfigured
 from tidemill.configuration.connections import Connections, is_local
 from tidemill.configuration.misconfigured import Table
 from tidemill.configuration.security import Cluster, Security
-from tidemill.configuration.servers import Model, Price
+from tidemill.configuration.servers import Model, Price, Server, Serving, serving
 from tidemill.schemas import configured
 from tidemill.schemas.bounds import BATCH_LINES_MAX, LINE_BYTES_HIGHEST, REPLY_BYTES_MAX, Name, Word
 from tidemill.schemas.jsonl.lines import LINE_BYTES_MAX
@@ -72,6 +72,7 @@ class Project(Table):
 
 
 ModelName = Annotated[Name, Field(pattern=r"^\S(.*\S)?$")]
+ServerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 ProjectName = Annotated[str, Field(pattern=access.PROJECT)]
 
 
@@ -138,6 +139,8 @@ class Settings(BaseSettings):
     """Public keys whose signatures ingest trusts, separated by commas; the api also trusts its own."""
     intake_api_keys: bool | None = None
     """Accept API keys from direct producers, besides tokens; by default only with the Kafka of `tidemill up`."""
+    servers: dict[ServerName, Server] = {}
+    """The inference servers by name; models name those that serve them."""
     models: dict[ModelName, Model] = {}
     """The models by name."""
 
@@ -247,6 +250,27 @@ class Settings(BaseSettings):
             raise ValueError("tls_key_file or tls_client_ca_file is set without tls_cert_file")
         return self
 
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        serving(self.servers, self.models)
+        names: dict[str, str] = dict.fromkeys(self.models, "a model")
+        for name, model in self.models.items():
+            for alias in model.aliases:
+                if alias in names:
+                    raise ValueError(f"models.{name}.aliases: {alias} is the name of {names[alias]} already")
+                names[alias] = f"models.{name}"
+        return self
+
+    @property
+    def serving(self) -> Serving:
+        """All servers by name, those of the short form included, and which of them serve each model."""
+        return serving(self.servers, self.models)
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """The models by their other names."""
+        return {alias: name for name, model in self.models.items() for alias in model.aliases}
+
     @property
     def scheme(self) -> str:
         """Scheme of the API's address: `http` or `https`."""
@@ -318,7 +342,7 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
-NAMED: Final[dict[str, type[Table]]] = {"models": Model, "projects": Project}
+NAMED: Final[dict[str, type[Table]]] = {"servers": Server, "models": Model, "projects": Project}
 """Tables whose keys are names chosen by the user, and the types of their entries."""
 SECRETS = frozenset(
     name

@@ -39,7 +39,7 @@ def of_stage(stage: str, settings: Settings, given: Mapping[str, str]) -> dict[s
     """
     secrets = {f"{ENV_PREFIX}{name.upper()}" for name in SECRETS - NEEDS.get(stage, frozenset())}
     kafka = settings.kafka_security.password_env
-    servers = {backend.api_key_env for model in settings.models.values() for backend in model.backends}
+    servers = {server.api_key_env for server in settings.serving.servers.values()}
     is_s3 = settings.store_url.startswith("s3:")
 
     def is_allowed(name: str) -> bool:

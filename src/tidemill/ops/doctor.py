@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from tidemill.configuration import signing_keys
 from tidemill.configuration.security import Kafka
-from tidemill.configuration.servers import Backend, Model
+from tidemill.configuration.servers import Server
 from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.kafka import history
 from tidemill.kafka.admin import TopicError, topic_configs, wanted
@@ -31,7 +31,7 @@ from tidemill.storage.address import open_store
 
 CHECK_SECONDS_MAX: Final = 20.0
 """Bound of each check."""
-BACKENDS_AT_ONCE_MAX: Final = 8
+SERVERS_AT_ONCE_MAX: Final = 8
 PROBE_BYTES: Final = 64
 
 
@@ -55,7 +55,7 @@ async def examine(settings: Settings, kafka: Kafka | None, say: Say) -> bool:
         found += await _run("batches", _batches(kafka), say)
     found += broker
     found += await _run("store", _store(settings), say)
-    found += await _run("models", _backends(settings), say)
+    found += await _run("models", _servers(settings), say)
     found += await _run("disk", _disk(settings), say)
     counts = {verdict: sum(finding.verdict is verdict for finding in found) for verdict in findings.Verdict}
     say(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
@@ -199,34 +199,37 @@ async def _store(settings: Settings) -> list[Finding]:
     return [findings.ok("store", f"{settings.store_url} can be written, read and deleted")]
 
 
-async def _backends(settings: Settings) -> list[Finding]:
+async def _servers(settings: Settings) -> list[Finding]:
     if not settings.models:
         return [findings.warn("models", "none is configured", "name your inference server in tidemill.toml")]
-    room = asyncio.Semaphore(BACKENDS_AT_ONCE_MAX)
+    room = asyncio.Semaphore(SERVERS_AT_ONCE_MAX)
+    serving = settings.serving
 
-    async def of(name: str, model: Model) -> list[Finding]:
+    async def of(name: str, server: Server) -> list[Finding]:
         async with room:
-            return [await _backend(name, model, backend) for backend in model.backends]
+            return await _server(settings, name, server, serving.models_of(name))
 
-    return [
-        found
-        for some in await asyncio.gather(*map(of, settings.models, settings.models.values()))
-        for found in some
-    ]
+    found = await asyncio.gather(*map(of, serving.servers, serving.servers.values()))
+    return [finding for some in found for finding in some]
 
 
-async def _backend(name: str, model: Model, backend: Backend) -> Finding:
-    what = f"backend {backend.base}"
-    served = await server_probe.models(backend.base, backend.api_key, backend.ca_file)
+async def _server(settings: Settings, name: str, server: Server, models: list[str]) -> list[Finding]:
+    """Whether a server answers, and serves the models that name it, with their endpoints."""
+    what = f"server {name} ({server.base})"
+    served = await server_probe.models(server)
     if isinstance(served, server_probe.NoModels):
         fix = "check its key, which api_key_env names" if served.is_refused else "start it, or fix its address"
-        return findings.warn(what, f"GET /models: {served.why}", f"{fix}; until then lines of its models wait")
-    if name not in served:
-        return findings.warn(
-            what, f"does not list {name}", "check the model's name in tidemill.toml and on the server"
-        )
-    lacking = await server_probe.lacking(backend.base, backend.api_key, model.endpoints, backend.ca_file)
-    return findings.backend(what, name, model.endpoints, lacking)
+        return [findings.warn(what, f"GET /models: {served.why}", f"{fix}; until then lines of its models wait")]
+    found = [] if models else [findings.ok(what, "answers; no model names it")]
+    for model in models:
+        settings_of = settings.models[model]
+        if (upstream := settings_of.upstream_model or model) not in served:
+            fix = "check the model's name in tidemill.toml (upstream_model) and on the server"
+            found.append(findings.warn(what, f"does not list {upstream}", fix))
+            continue
+        lacking = await server_probe.lacking(server, settings_of.endpoints)
+        found.append(findings.server(what, model, settings_of.endpoints, lacking))
+    return found
 
 
 async def _disk(settings: Settings) -> list[Finding]:

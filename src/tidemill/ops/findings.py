@@ -156,11 +156,11 @@ def disk(what: str, free_bytes: int) -> Finding:
     return (warn if free_bytes >= FREE_BYTES_MIN else fail)(what, text, fix)
 
 
-def backend(what: str, model: str, endpoints: Sequence[str], lacking: Collection[str]) -> Finding:
+def server(what: str, model: str, endpoints: Sequence[str], lacking: Collection[str]) -> Finding:
     """Judge a server that lists its model.
 
     Args:
-        what: The backend.
+        what: The server.
         model: The model.
         endpoints: Endpoints of the model by the settings.
         lacking: Those that the server does not know.

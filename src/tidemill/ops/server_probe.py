@@ -6,11 +6,11 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import aiohttp
 
+from tidemill.configuration.servers import Server
 from tidemill.schemas import served
 
 SECONDS_MAX: Final = 5.0
@@ -29,12 +29,12 @@ class NoModels:
     """Whether it rejected the API key or its absence."""
 
 
-async def models(base: str, key: str | None, ca_file: Path | None = None) -> list[str] | NoModels:
+async def models(server: Server) -> list[str] | NoModels:
     """The model ids of `GET /models`."""
     try:
         async with (
-            _session(key, ca_file) as session,
-            session.get(f"{base}/models", allow_redirects=False) as answer,
+            _session(server) as session,
+            session.get(f"{server.base}/models", allow_redirects=False) as answer,
         ):
             if not answer.ok:
                 return NoModels(f"status {answer.status}", is_refused=answer.status in _REFUSED)
@@ -66,16 +66,14 @@ def _why(error: Exception) -> str:
             return "the connection broke off"
 
 
-async def lacking(
-    base: str, key: str | None, endpoints: Iterable[str], ca_file: Path | None = None
-) -> frozenset[str]:
+async def lacking(server: Server, endpoints: Iterable[str]) -> frozenset[str]:
     """The endpoints among some that the server does not know.
 
     Each one gets an empty object, which no server can process; a server that knows the endpoint answers 400.
     """
 
     async def is_lacking(session: aiohttp.ClientSession, endpoint: str) -> bool:
-        url = base + endpoint.removeprefix("/v1")
+        url = server.base + endpoint.removeprefix("/v1")
         try:
             async with session.post(url, json={}, allow_redirects=False) as answer:
                 return answer.status in _LACKING
@@ -83,17 +81,20 @@ async def lacking(
             return False
 
     named = tuple(endpoints)
-    async with _session(key, ca_file) as session:
+    async with _session(server) as session:
         found = await asyncio.gather(*(is_lacking(session, endpoint) for endpoint in named))
     return frozenset(endpoint for endpoint, is_so in zip(named, found, strict=True) if is_so)
 
 
 @contextlib.asynccontextmanager
-async def _session(key: str | None, ca_file: Path | None) -> AsyncIterator[aiohttp.ClientSession]:
-    trusted = ssl.create_default_context(cafile=ca_file)
+async def _session(server: Server) -> AsyncIterator[aiohttp.ClientSession]:
+    trusted = ssl.create_default_context(cafile=server.ca_file)
+    if server.client_cert_file is not None:
+        trusted.load_cert_chain(server.client_cert_file, server.client_key_file)
+    key = {"authorization": f"Bearer {server.api_key}"} if server.api_key else {}
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=trusted),
         timeout=aiohttp.ClientTimeout(total=SECONDS_MAX),
-        headers={"authorization": f"Bearer {key}"} if key else {},
+        headers={**server.headers, **key},
     ) as session:
         yield session

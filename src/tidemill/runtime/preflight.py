@@ -1,6 +1,6 @@
 """Checks the settings against the environment before a start."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
@@ -27,16 +27,19 @@ class Problem:
         return f"{self.setting}: {self.text}; {self.fix}"
 
 
-def missing_keys(settings: Settings, given: Mapping[str, str]) -> Iterator[Problem]:
-    """Missing variables with the keys of servers."""
-    for name, model in settings.models.items():
-        for number, backend in enumerate(model.backends):
-            if backend.api_key_env and not given.get(backend.api_key_env):
-                yield Problem(
-                    setting=f"models.{name}.backends.{number}.api_key_env",
-                    text=f"the variable {backend.api_key_env} is not set, and {backend.base} refuses lines",
-                    fix=f"export {backend.api_key_env}, or leave api_key_env out if the server asks for no key",
-                )
+def missing_keys(
+    settings: Settings, given: Mapping[str, str], models: Iterable[str] | None = None
+) -> Iterator[Problem]:
+    """Missing variables with the keys of servers: of those of some models, or of all."""
+    serving = settings.serving
+    named = {*serving.servers} if models is None else {one for model in models for one in serving.by_model[model]}
+    for name, server in serving.servers.items():
+        if name in named and server.api_key_env and not given.get(server.api_key_env):
+            yield Problem(
+                setting=f"api_key_env of server {name}",
+                text=f"the variable {server.api_key_env} is not set, and {server.base} refuses lines",
+                fix=f"export {server.api_key_env}, or leave api_key_env out if the server asks for no key",
+            )
 
 
 def address_fault(settings: Settings) -> str | None:
@@ -50,7 +53,7 @@ def address_fault(settings: Settings) -> str | None:
 
 def misspelt(settings: Settings, given: Mapping[str, str]) -> Iterator[Problem]:
     """Variables that look like misspelt settings."""
-    servers = {backend.api_key_env for model in settings.models.values() for backend in model.backends}
+    servers = {server.api_key_env for server in settings.serving.servers.values()}
     for name in given.keys() - servers:
         first = name.removeprefix(ENV_PREFIX).partition("__")[0]
         if not name.startswith(ENV_PREFIX) or first in OTHER_VARIABLES or first.lower() in Settings.model_fields:

@@ -180,7 +180,7 @@ def test_a_fresh_batch_takes_no_longer_beside_lines_that_are_held(outcome: Outco
             world.publish(f"fresh{number}", 400)
             seconds = await world.run(HOUR, world.has_ended(lines(f"fresh{number}", range(400))))
             assert seconds <= FACTOR * least + 0.5
-        assert world.fleet.backends[0].limit.sure >= 0.9 * seats, "no limit is cut for a line"
+        assert world.fleet.backends[0].server.limit.sure >= 0.9 * seats, "no limit is cut for a line"
         await world.stage.close()
 
     run(main)

@@ -46,7 +46,7 @@ def test_up_and_doctor_report_the_same_problems(command):
         ended, said = command(name, **variables)
         assert ended == code, said
         assert "Traceback" not in said
-        assert "models.m.backends.0.api_key_env: the variable VLLM_KEY is not set" in said
+        assert "api_key_env of server 127.0.0.1:1: the variable VLLM_KEY is not set" in said
         assert "export VLLM_KEY, or leave api_key_env out" in said
         assert f"host: {NOT_OURS} is no address of this machine" in said
         assert "TIDEMILL_PARTITONS: there is no such setting" in said

@@ -3,9 +3,10 @@
 import pytest
 from support.backend import Backend as Server
 
-from tidemill.configuration.servers import Model
+from tidemill.configuration.servers import Model, serving
 from tidemill.processors.backends import pool_factory
 from tidemill.processors.backends.metrics_poller import HEADROOM_SECONDS_MAX, POLL_SECONDS, SILENT_SECONDS_MAX
+from tidemill.processors.backends.permit_queue import Member
 from tidemill.processors.http.client import HttpUpstream
 
 
@@ -28,29 +29,31 @@ class World:
     """A model of one backend, and who looks at it."""
 
     def __init__(self, upstream: HttpUpstream, **named: object) -> None:
-        model = Model.model_validate({"backends": [named], "max_in_flight": 64})
+        models = {"m": Model.model_validate({"backends": [named], "max_in_flight": 64})}
         self.now = 1000.0
         self.told = 0
-        fleet = pool_factory.backend_pool(model, lambda: self.now)
-        self.backend = fleet.backends[0]
-        self.pollers = pool_factory.metrics_pollers(
-            model, fleet, getter=upstream, monotonic=lambda: self.now, on_reading=self._told
-        )
+        found = serving({}, models)
+        made = pool_factory.servers(found, models, lambda: self.now)
+        (self.backend,) = made.values()
+        self.backend.set_part("m", 1.0, self.now)
+        self.backend.queue.join(Member(lambda: None, self._told))
+        self.pollers = pool_factory.metrics_pollers(found, made, getter=upstream, monotonic=lambda: self.now)
 
     async def poll(self) -> float:
         """Poll once; gives the pause after it."""
         await self.pollers[0].poll()
         return self.pollers[0].pause_seconds
 
-    def _told(self) -> None:
+    def _told(self) -> bool:
         self.told += 1
+        return False
 
 
 async def test_what_others_leave_is_read(server: Server, upstream: HttpUpstream, monkeypatch) -> None:
     """With the key of the calls, each second; the stage hears of it, since there may be room now."""
     monkeypatch.setenv("KEY", "sk-1")
     server.capacity, server.others = 64, 60
-    world = World(upstream, url=server.url, api_key_env="KEY", spare={"requests_max": 64, "calls_min": 0})
+    world = World(upstream, url=server.url, api_key_env="KEY", headroom={"requests_max": 64, "calls_min": 0})
     assert world.backend.allowed(world.now) == 0
     assert await world.poll() == POLL_SECONDS
     assert world.backend.allowed(world.now) == 4
@@ -84,7 +87,7 @@ async def test_a_backend_without_metrics_is_asked_rarely(server: Server, upstrea
     assert pauses[-1] == SILENT_SECONDS_MAX
     server.capacity = 8
     assert await world.poll() == POLL_SECONDS
-    spare = World(upstream, url="http://127.0.0.1:1/v1", spare={})
+    spare = World(upstream, url="http://127.0.0.1:1/v1", headroom={})
     assert [await spare.poll() for _ in range(8)][-1] == HEADROOM_SECONDS_MAX
     assert spare.backend.allowed(spare.now) == 1
 
@@ -106,4 +109,4 @@ async def test_who_is_not_looked_at(upstream: HttpUpstream) -> None:
     assert not World(upstream, url="http://127.0.0.1:1/v1", metrics=False).pollers
     assert not World(upstream, url="http://127.0.0.1:1/v1", drain=True).pollers
     with pytest.raises(ValueError, match="switched off"):
-        World(upstream, url="http://127.0.0.1:1/v1", metrics=False, spare={})
+        World(upstream, url="http://127.0.0.1:1/v1", metrics=False, headroom={})

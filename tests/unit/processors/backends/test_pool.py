@@ -4,9 +4,10 @@ from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
+from support.servers import backend
 from support.virtual import failed
 
-from tidemill.processors.backends.pool import REFUSED_PART_MAX, Backend, BackendPool
+from tidemill.processors.backends.pool import REFUSED_PART_MAX, BackendPool
 from tidemill.processors.failures import Fault, History
 from tidemill.processors.limits.concurrency_limit import START_CALLS, ConcurrencyLimit
 
@@ -28,17 +29,17 @@ def fail(
 def test_the_least_loaded_is_taken(loads: list[int]) -> None:
     """Among backends that are well."""
     fleet = BackendPool(
-        [Backend(str(number), ConcurrencyLimit(64), in_flight=load) for number, load in enumerate(loads)]
+        [backend(str(number), ConcurrencyLimit(64), in_flight=load) for number, load in enumerate(loads)]
     )
     call = fleet.acquire(0.0)
     assert call is not None
-    assert call.backend.in_flight == min(loads) + 1
+    assert call.backend.server.in_flight == min(loads) + 1
 
 
 @given(faults, st.integers(10, 200))
 def test_a_broken_backend_swallows_few_calls(fault: Fault, calls: int) -> None:
     """One that fails at once has nothing in flight; the other gets the calls all the same."""
-    fleet = BackendPool([Backend("broken", ConcurrencyLimit(64)), Backend("well", ConcurrencyLimit(64))])
+    fleet = BackendPool([backend("broken", ConcurrencyLimit(64)), backend("well", ConcurrencyLimit(64))])
     asked: Counter[str] = Counter()
     for number in range(calls):
         now = number / 1000
@@ -54,11 +55,11 @@ def test_a_broken_backend_swallows_few_calls(fault: Fault, calls: int) -> None:
 
 def test_when_all_are_down_nobody_is_called() -> None:
     """And it is known when to look again: at the end of the first pause."""
-    fleet = BackendPool([Backend("a", ConcurrencyLimit(64)), Backend("b", ConcurrencyLimit(64))])
+    fleet = BackendPool([backend("a", ConcurrencyLimit(64)), backend("b", ConcurrencyLimit(64))])
     assert {fail(fleet, Fault.SERVER, 0.0), fail(fleet, Fault.SERVER, 0.1)} == {"a", "b"}
     assert fleet.acquire(0.2) is None
     at = fleet.opens_at(0.2)
-    assert at == min(backend.breaker.until for backend in fleet.backends)
+    assert at == min(one.server.breaker.until for one in fleet.backends)
     assert fleet.acquire(at) is not None
     assert fleet.acquire(at) is None
 
@@ -66,16 +67,16 @@ def test_when_all_are_down_nobody_is_called() -> None:
 def test_one_that_is_drained_gets_nothing() -> None:
     """What it has in flight ends as ever."""
     fleet = BackendPool(
-        [Backend("a", ConcurrencyLimit(64), drain=True), Backend("b", ConcurrencyLimit(64), in_flight=5)]
+        [backend("a", ConcurrencyLimit(64), drain=True), backend("b", ConcurrencyLimit(64), in_flight=5)]
     )
     assert [fail(fleet, Fault.SERVER_OR_LINE, 0.0) for _ in range(2)] == ["b", "b"]
-    assert BackendPool([Backend("a", ConcurrencyLimit(64), drain=True)]).acquire(0.0) is None
+    assert BackendPool([backend("a", ConcurrencyLimit(64), drain=True)]).acquire(0.0) is None
 
 
 def test_a_ceiling_of_the_hour_holds() -> None:
     """Nothing at noon."""
     ceilings = [2]
-    fleet = BackendPool([Backend("a", ConcurrencyLimit(64), scheduled_limit=lambda: ceilings[-1])])
+    fleet = BackendPool([backend("a", ConcurrencyLimit(64), scheduled_limit=lambda: ceilings[-1])])
     first, second = fleet.acquire(0.0), fleet.acquire(0.0)
     assert first
     assert second
@@ -89,69 +90,69 @@ def test_a_ceiling_of_the_hour_holds() -> None:
 def test_one_line_opens_nothing_and_cuts_nothing() -> None:
     """Whatever it is refused with, and however often, while nothing else is asked."""
     for more in ({}, {"is_full": True}):
-        backend = Backend("a", ConcurrencyLimit(64))
-        fleet = BackendPool([backend])
+        one = backend("a", ConcurrencyLimit(64))
+        fleet = BackendPool([one])
         fail(fleet, Fault.SERVER_OR_LINE, 0.0, **more)
-        failures, sure = backend.breaker.failures, backend.limit.sure
-        now = backend.breaker.until
+        failures, sure = one.server.breaker.failures, one.server.limit.sure
+        now = one.server.breaker.until
         for _ in range(100):
             now += 1
-            if backend.breaker.failures:
+            if one.server.breaker.failures:
                 # What is asked after a pause is a probe, whoever it is.
                 break
             fail(fleet, Fault.SERVER_OR_LINE, now, **more)
-        assert (backend.breaker.failures, backend.limit.sure) == (failures, sure)
+        assert (one.server.breaker.failures, one.server.limit.sure) == (failures, sure)
 
 
 def test_suspected_lines_open_nothing_and_cut_nothing() -> None:
     """A hundred of them: they failed before while others were answered."""
-    backend = Backend("a", ConcurrencyLimit(64))
-    fleet = BackendPool([backend])
-    sure = backend.limit.sure
+    one = backend("a", ConcurrencyLimit(64))
+    fleet = BackendPool([one])
+    sure = one.server.limit.sure
     for number in range(100):
         fail(fleet, Fault.SERVER_OR_LINE, 0.0, number, is_suspected=True, is_full=bool(number % 2))
-    assert (backend.breaker.failures, backend.breaker.row, backend.limit.sure) == (0, 0, sure)
-    assert backend.refused_part == 0
+    assert (one.server.breaker.failures, one.server.breaker.row, one.server.limit.sure) == (0, 0, sure)
+    assert one.server.refused_part == 0
 
 
 def test_a_full_server_is_told_from_one_that_refuses_some() -> None:
     """By what part of the calls it refuses."""
     for every, is_full in ((2, True), (20, False)):
-        backend = Backend("a", ConcurrencyLimit(64))
-        fleet = BackendPool([backend])
+        one = backend("a", ConcurrencyLimit(64))
+        fleet = BackendPool([one])
         for number in range(400):
-            now = max(number / 10, backend.breaker.until)
+            now = max(number / 10, one.server.breaker.until)
             if number % every:
                 call = fleet.acquire(now)
                 assert call is not None
                 fleet.answered(call, now)
             else:
                 fail(fleet, Fault.SERVER_OR_LINE, now, number, is_full=True)
-        assert (backend.refused_part > REFUSED_PART_MAX) == is_full
+        assert (one.server.refused_part > REFUSED_PART_MAX) == is_full
 
 
 def test_a_line_avoids_the_server_that_failed_it() -> None:
     """As long as another is well, even if that is full at the time; and it is no probe of a third."""
     first, second = (
-        Backend("a", ConcurrencyLimit(64)),
-        Backend("b", ConcurrencyLimit(START_CALLS), in_flight=START_CALLS),
+        backend("a", ConcurrencyLimit(64)),
+        backend("b", ConcurrencyLimit(START_CALLS), in_flight=START_CALLS),
     )
     fleet = BackendPool([first, second])
     assert fleet.acquire(0.0, avoid=first) is None
     assert fleet.acquire(0.0, avoid=second) is not None
-    second.breaker.failed(failed(Fault.SERVER), is_probe=False)
+    second.server.breaker.failed(failed(Fault.SERVER), is_probe=False)
     call = fleet.acquire(0.0, avoid=first)
     assert call is not None
     assert call.backend is first
-    first.drain = True
-    assert fleet.acquire(second.breaker.until, avoid=first, probes=False) is None
-    second.in_flight = 0
-    assert fleet.acquire(second.breaker.until, avoid=first) is not None
+    first.server.drain = True
+    assert fleet.acquire(second.server.breaker.until, avoid=first, probes=False) is None
+    second.server.in_flight = 0
+    assert fleet.acquire(second.server.breaker.until, avoid=first) is not None
 
 
 def test_answers_are_known_by_endpoint() -> None:
     """One of embeddings says nothing of chat, and one that is an error of the line's says nothing at all."""
-    fleet = BackendPool([Backend("a", ConcurrencyLimit(64))])
+    fleet = BackendPool([backend("a", ConcurrencyLimit(64))])
     for now, endpoint in ((1.0, "/v1/embeddings"), (2.0, None)):
         call = fleet.acquire(now)
         assert call is not None

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tidemill.configuration.schedule import Hours
-from tidemill.configuration.servers import Model
+from tidemill.configuration.servers import Model, serving
 from tidemill.processors.backends import pool_factory
 
 
@@ -51,10 +51,11 @@ def test_a_time_has_its_form(text: str) -> None:
 
 def test_a_backend_has_them_from_its_settings() -> None:
     """With its share and whether it is drained."""
-    model = Model(backends=[{"url": "http://127.0.0.1:1/v1", "hours": [DAY], "share": 0.5, "drain": True}])
+    models = {"m": Model(backends=[{"url": "http://127.0.0.1:1/v1", "hours": [DAY], "share": 0.5, "drain": True}])}
     now = [at("2026-11-23T12:00")]
-    (backend,) = pool_factory.backend_pool(model, lambda: now[-1]).backends
-    assert backend.allowed(0.0) == 0
+    (server,) = pool_factory.servers(serving({}, models), models, lambda: now[-1]).values()
+    server.set_part("m", 1.0, 0.0)
+    assert server.allowed(0.0) == 0
     now.append(at("2026-11-23T20:00"))
-    assert backend.allowed(0.0) == 4
-    assert backend.drain
+    assert server.allowed(0.0) == 4
+    assert server.drain

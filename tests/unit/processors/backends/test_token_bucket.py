@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.servers import backend
 from support.virtual import Sample, Server
 
 from tidemill.processors.backends.pool import Backend, BackendPool
@@ -21,15 +22,16 @@ def server(fleet: BackendPool, tokens: Callable[..., int], line_bytes: int = 400
     return Server(fleet, capacity=lambda _: 1000, tokens=tokens, line_bytes=line_bytes, seed=seed)
 
 
-def limited(*buckets: TokenBucket) -> Backend:
-    return Backend("http://a", ConcurrencyLimit(64), buckets=buckets)
+def limited(*buckets: TokenBucket, own: TokenBucket | None = None) -> Backend:
+    """A server with its own bucket, and those of its model."""
+    return backend("http://a", ConcurrencyLimit(64), buckets=(*([own] if own else ()), *buckets), bucket=own)
 
 
 @given(answers, st.sampled_from([100, 4_000, 40_000]), st.integers(0, 100))
 @settings(max_examples=20, deadline=None)
 def test_the_rate_is_kept_to(tokens: Callable[..., int], line_bytes: int, seed: int) -> None:
     """However wrong the first estimates are: what is used in ten minutes is what may be, and hardly less."""
-    world = server(BackendPool([limited(TokenBucket(PER_MINUTE))]), tokens, line_bytes, seed)
+    world = server(BackendPool([limited(own=TokenBucket(PER_MINUTE))]), tokens, line_bytes, seed)
     world.run(60)
     steady = world.run(600)
     assert 0.95 * 10 * PER_MINUTE <= steady.tokens <= 1.05 * 10 * PER_MINUTE
@@ -38,7 +40,7 @@ def test_the_rate_is_kept_to(tokens: Callable[..., int], line_bytes: int, seed: 
 def test_a_model_and_its_backends() -> None:
     """Each backend has its own limit, and together they have that of the model."""
     of_all, own = TokenBucket(PER_MINUTE), TokenBucket(PER_MINUTE / 4)
-    fleet = BackendPool([limited(own, of_all), limited(of_all)])
+    fleet = BackendPool([limited(of_all, own=own), limited(of_all)])
     world = server(fleet, lambda _: 300)
     world.run(60)
     before = [backend.calls for backend in fleet.backends]
@@ -54,7 +56,7 @@ def test_processes_share_a_rate(partitions: list[int]) -> None:
     """Each has it in proportion to its partitions, also where these move: together they use what one would."""
     worlds: list[Server] = []
     for count in partitions:
-        fleet = BackendPool([limited(TokenBucket(PER_MINUTE))])
+        fleet = BackendPool([limited(own=TokenBucket(PER_MINUTE))])
         fleet.set_part(1 / 28, 1000.0)
         fleet.set_part(count / sum(partitions), 1000.0)
         worlds.append(server(fleet, lambda _: 300))

@@ -8,7 +8,7 @@ import pytest
 from support.backend import Backend as Server
 from support.backend import Behaviour
 
-from tidemill.configuration.servers import Model
+from tidemill.configuration.servers import Model, serving
 from tidemill.processors.backends import pool_factory
 from tidemill.processors.backends.breaker import ROW_NEW
 from tidemill.processors.calls.caller import Caller
@@ -52,8 +52,10 @@ class World:
     """A model of some backends."""
 
     def __init__(self, upstream, folder, *named):
-        model = Model.model_validate({"backends": list(named)})
-        self.fleet = pool_factory.backend_pool(model, time.time)
+        models = {"m": Model.model_validate({"backends": list(named)})}
+        servers = pool_factory.servers(serving({}, models), models, time.time)
+        self.fleet = pool_factory.backend_pool("m", models["m"], servers.values())
+        self.fleet.set_part(1.0, 0.0)
         self.menu = EndpointProbe("m", self.fleet, upstream)
         self._caller = Caller(
             pool=self.fleet,

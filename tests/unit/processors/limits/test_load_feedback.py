@@ -3,17 +3,18 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.servers import server
 from support.virtual import Engine
 
-from tidemill.processors.backends.pool import Backend
+from tidemill.processors.backends.server import Server
 from tidemill.processors.limits.concurrency_limit import START_CALLS, ConcurrencyLimit
 from tidemill.processors.limits.headroom import STALE_SECONDS, Headroom
 from tidemill.processors.limits.load_feedback import PATIENCE_READINGS, Demand, LoadFeedback
 from tidemill.processors.limits.server_metrics import ServerMetrics
 
 
-def backend(spare: Headroom | None = None) -> Backend:
-    return Backend(
+def backend(spare: Headroom | None = None) -> Server:
+    return server(
         "http://a", ConcurrencyLimit(256), headroom=spare, load_feedback=LoadFeedback(yields=spare is not None)
     )
 
@@ -48,7 +49,7 @@ def test_room_is_what_the_cache_has_left() -> None:
 
 
 def test_others_who_wait_do_not_starve_us() -> None:
-    """Without `spare` nobody goes first: we keep at least what we began with."""
+    """Without `headroom` nobody goes first: we keep at least what we began with."""
     engine = Engine(backend(), capacity=64, others=lambda _: 500)
     assert engine.run(60)[-1] >= START_CALLS
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.configuration.servers import Model
+from tidemill.configuration.servers import Model, serving
 from tidemill.processors.backends import pool_factory
 from tidemill.processors.lines import Line
 from tidemill.processors.scheduling.prefix_groups import prefix_key, prefixes
@@ -66,9 +66,10 @@ def test_groups_are_off_by_default() -> None:
     """And a backend that is drained is given no group."""
     backends = ({"url": "http://a/v1", "drain": True}, {"url": "http://b/v1"})
     plain = Model.model_validate({"backends": backends})
-    assert prefixes(plain, pool_factory.backend_pool(plain, lambda: 0.0)) is None
+    servers = pool_factory.servers(serving({}, {"m": plain}), {"m": plain}, lambda: 0.0).values()
+    assert prefixes(plain, pool_factory.backend_pool("m", plain, servers)) is None
     model = Model.model_validate({"backends": backends, "prefix_bytes": 64})
-    made = prefixes(model, pool_factory.backend_pool(model, lambda: 0.0))
+    made = prefixes(model, pool_factory.backend_pool("m", model, servers))
     assert made is not None
     assert [place.base for place in made.places] == ["http://b/v1"]
     head = RequestHead(batch_id="b", project="p", first=0, deadline=0, url="/v1/completions")

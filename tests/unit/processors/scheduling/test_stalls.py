@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.servers import backend as server_of_model
 from support.simtime import SimulatedLoop
 
-from tidemill.processors.backends.pool import Backend, BackendPool
+from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
-from tidemill.processors.dispatcher import Dispatcher
+from tidemill.processors.dispatcher import Dispatcher, Services
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 from tidemill.processors.limits.headroom import Headroom
@@ -87,15 +88,16 @@ class World:
         self.budget = LineBudget()
         self.said: list[tuple[float, Any]] = []
         store = DirectoryStore(Path(tempfile.gettempdir()) / "unused")
-        fleet = BackendPool([Backend(SERVER, ConcurrencyLimit(8), **backend)])
+        fleet = BackendPool([server_of_model(SERVER, ConcurrencyLimit(8), **backend)], calls_max=8)
         caller = Caller(
             pool=fleet, endpoint_probe=EndpointProbe("m", fleet, self.upstream), upstream=self.upstream,
             store=store, clock=loop.now, seconds_max=30,
         )  # fmt: skip
-        self.stage = Dispatcher(
-            pool=fleet, caller=caller, budget=self.budget, outbox=self.outbox, store=store,
-            closed=ClosedBatches(), clock=loop.now, chance=random.Random(1).random, in_flight_max=8,
+        services = Services(
+            budget=self.budget, outbox=self.outbox, store=store, closed=ClosedBatches(), clock=loop.now,
+            chance=random.Random(1).random,
         )  # fmt: skip
+        self.stage = Dispatcher(fleet, caller, services)
         self._window = PartitionWindow(Tap())
         self._tokens = 0
 
@@ -266,7 +268,7 @@ def test_a_check_reads_each_batch_once() -> None:
         batches = world.stage.stalls._batches = Batches()
         for number in range(100):
             world.publish(f"b{number}", 1)
-        batches.update(world.stage._batches)
+        batches.update(world.stage._lines.batches)
         await world.pass_(STALL_SECONDS)
         batches.passes = 0
         await world.pass_(CHECK_SECONDS)

@@ -1,0 +1,144 @@
+"""Decides which model of a server makes the next call, where several models share the server.
+
+A model whose call finds no room waits here. When a call ends, the server offers the room to the models that wait,
+one turn after the other, by the rule of `scheduling/scheduler.py`: the project whose clock is the furthest behind
+is next. If several models have lines of that project, one turn goes to the earliest deadline, and the next to the
+model that has waited longest for a turn. As long as others wait, a model makes no call outside its turns; a server
+with one model has no turns.
+
+A model that cannot use its turn (its own limit is reached, or its lines are gone) leaves the queue, and waits
+again when its next call finds no room. So the queue asks each model at most once in vain.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
+
+TURN_PART: Final = 4
+"""A turn has at most one part in so many of the calls in flight, and one call in any case."""
+
+
+class Claim(NamedTuple):
+    """A model's next line."""
+
+    clock: float
+    """Of its project."""
+    project: str
+    deadline: float
+    """Unix time."""
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A model that calls the server."""
+
+    claim: Callable[[], Claim | None]
+    """Its next line; None if it has none to call."""
+    start: Callable[[], bool]
+    """Starts one call if one may start; says whether it did."""
+    turn: int = 0
+    """The number of its last turn."""
+
+
+class Place(Protocol):
+    """The server of a queue."""
+
+    in_flight: int
+    """Calls of all its models."""
+
+    def has_room(self) -> bool:
+        """Whether it takes another call now."""
+        ...
+
+
+class PermitQueue:
+    """The models of one server, and those of them that wait for a call."""
+
+    def __init__(self, place: Place) -> None:
+        """Have no member."""
+        self._place = place
+        self._members: list[Member] = []
+        self._waiting: dict[Member, None] = {}
+        """In the order in which they began to wait."""
+        self._holder: Member | None = None
+        """The member whose turn it is."""
+        self._left = 0
+        """Calls of this turn."""
+        self._turns = 0
+        self._by_deadline: dict[str, bool] = {}
+        """By project, whether the last choice between models went by deadline."""
+        self._handle: asyncio.Handle | None = None
+
+    def join(self, member: Member) -> None:
+        """Add a member."""
+        self._members.append(member)
+
+    def blocks(self, member: Member | None) -> bool:
+        """Whether other members wait, and it is not this one's turn."""
+        if not self._waiting or member is None or (member is self._holder and self._left > 0):
+            return False
+        return len(self._waiting) > 1 or member not in self._waiting
+
+    def wait(self, member: Member | None) -> None:
+        """Let a member wait that found no room, or whose turn it is not."""
+        if len(self._members) > 1 and member is not None:
+            self._waiting[member] = None
+            if self._place.has_room():
+                self._offer_soon()
+
+    def started(self, member: Member | None) -> None:
+        """A call of a member begins."""
+        if member is self._holder:
+            self._left -= 1
+
+    def ended(self, member: Member | None) -> None:
+        """A call of a member has ended; a member that waits alone looks for itself."""
+        if self._waiting and (len(self._waiting) > 1 or member not in self._waiting):
+            self._offer_soon()
+
+    def changed(self) -> None:
+        """The server may take more calls."""
+        if len(self._members) > 1:
+            self._offer_soon()
+        else:
+            for member in self._members:
+                while member.start():
+                    pass
+
+    def _offer_soon(self) -> None:
+        # Once for all calls that end in this turn of the event loop.
+        if self._waiting and self._handle is None:
+            self._handle = asyncio.get_running_loop().call_soon(self._offer)
+
+    def _offer(self) -> None:
+        self._handle = None
+        while self._waiting and self._place.has_room():
+            if self._holder not in self._waiting or self._left <= 0:
+                self._begin_turn()
+            elif not self._holder.start():
+                if not self._place.has_room():
+                    return
+                del self._waiting[self._holder]
+
+    def _begin_turn(self) -> None:
+        """Choose the next holder; remove members that have no line to call."""
+        claims = {member: member.claim() for member in self._waiting}
+        self._waiting = {member: None for member, claim in claims.items() if claim is not None}
+        found = {member: claim for member, claim in claims.items() if claim is not None}
+        if not found:
+            self._holder = None
+            self._by_deadline.clear()
+            return
+        project = min(found.values()).project
+        rivals = [member for member, claim in found.items() if claim.project == project]
+        if len(rivals) > 1:
+            self._by_deadline[project] = not self._by_deadline.get(project, False)
+            if self._by_deadline[project]:
+                rivals.sort(key=lambda member: (found[member].deadline, member.turn))
+            else:
+                rivals.sort(key=lambda member: member.turn)
+        self._turns += 1
+        self._holder = rivals[0]
+        self._holder.turn = self._turns
+        self._left = max(1, self._place.in_flight // TURN_PART)

@@ -1,0 +1,48 @@
+"""What the settings of a model change in the body of each call.
+
+Without such settings a body passes through as bytes. With them its outermost object is decoded; all values in it
+stay as they were written.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from tidemill.configuration.servers import Model
+
+_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def _raw(fields: Mapping[str, Any]) -> dict[str, msgspec.Raw]:
+    return {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in fields.items()}
+
+
+class BodyRules:
+    """The rules of one model."""
+
+    def __init__(self, name: str, *, defaults: Mapping[str, Any], forced: Mapping[str, Any]) -> None:
+        """Encode the fields.
+
+        Args:
+            name: The model's name at its servers.
+            defaults: Fields that a body gets if it does not have them.
+            forced: Fields that a body gets in any case.
+        """
+        self._defaults = _raw(defaults)
+        self._forced = _raw({**forced, "model": name})
+
+    def apply(self, body: bytes | memoryview | msgspec.Raw) -> bytes:
+        """The body to send.
+
+        Raises:
+            msgspec.MsgspecError: It is no JSON object.
+        """
+        return msgspec.json.encode({**self._defaults, **_fields.decode(body), **self._forced})
+
+
+def body_rules(name: str, model: Model) -> BodyRules | None:
+    """The rules that a model's settings ask for; None if its bodies pass through."""
+    if not (model.upstream_model or model.aliases or model.body_defaults or model.body_forced):
+        return None
+    return BodyRules(model.upstream_model or name, defaults=model.body_defaults, forced=model.body_forced)
