@@ -101,6 +101,18 @@ class _Window:
         return self.bits.bit_count()
 
 
+class _Seen:
+    """The calls since the limit was cut."""
+
+    __slots__ = ("all", "cut", "edge")
+
+    def __init__(self, cut: int) -> None:
+        self.cut = cut
+        """How often it has been cut."""
+        self.all = _Window(WINDOW_CALLS)
+        self.edge = _Window(EDGE_WINDOW_CALLS)
+
+
 class ConcurrencyLimit:
     """The limit of one backend."""
 
@@ -119,13 +131,11 @@ class ConcurrencyLimit:
         self._trials = 0
         self._failed = 0
         """The number of the last trial that was refused."""
-        self._cuts = 0
         self._fall = 1
         """Calls that the next cut takes."""
         self._full: int | None = None
         """The lowest concurrency that was refused."""
-        self._all = _Window(WINDOW_CALLS)
-        self._edge = _Window(EDGE_WINDOW_CALLS)
+        self._seen = _Seen(0)
         self._limit_probe = LimitProbe()
         self._slow_start = SlowStart()
         self._credit = CREDIT_REFUSALS_MAX
@@ -148,7 +158,7 @@ class ConcurrencyLimit:
     @property
     def is_pressed(self) -> bool:
         """Whether so many calls are refused that it is no accident; so too while little is known."""
-        seen = self._all
+        seen = self._seen.all
         return seen.seen < PRESSED_CALLS_MIN or REFUSED_PART * seen.refused > min(seen.seen, WINDOW_CALLS)
 
     def sent(self, level: int) -> Slot:
@@ -156,9 +166,9 @@ class ConcurrencyLimit:
         sure = self._ours(self.sure)
         part = self._slow_start.sent(level)
         if level <= sure or self._trial is None:
-            return Slot(self._cuts, 0, level > sure - max(EDGE_CALLS_MIN, sure // EDGE_PART), part)
+            return Slot(self._seen.cut, 0, level > sure - max(EDGE_CALLS_MIN, sure // EDGE_PART), part)
         self._trial.sent += 1
-        return Slot(self._cuts, self._trial.number, is_edge=False)
+        return Slot(self._seen.cut, self._trial.number, is_edge=False)
 
     def answered(self, slot: Slot, now: float) -> None:
         """A call was answered: with a result, or with an error that is the line's own."""
@@ -194,9 +204,9 @@ class ConcurrencyLimit:
                 self._cut(min(self.sure, int(taken / self._share)))
             return
         self._note(slot, refused=1)
-        if self._all.refused >= WINDOW_REFUSED_MAX and late:
+        if self._seen.all.refused >= WINDOW_REFUSED_MAX and late:
             self._cut(int(self.sure * KEPT_PART))
-        elif self._all.refused >= WINDOW_REFUSED_MAX or self._edge.refused >= EDGE_REFUSED_MAX:
+        elif self._seen.all.refused >= WINDOW_REFUSED_MAX or self._seen.edge.refused >= EDGE_REFUSED_MAX:
             fall, self._fall = self._fall, 2 * self._fall
             if fall >= DEEP_CALLS:
                 # The backend has changed, and what was cut too deep is to be found again at once.
@@ -307,26 +317,24 @@ class ConcurrencyLimit:
             self._trial = None
 
     def _note(self, slot: Slot, refused: int) -> None:
-        if slot.cut != self._cuts:
+        if slot.cut != self._seen.cut:
             # What was sent under a higher limit says nothing of this one.
             return
         if not refused:
             self._fall = 1
-        self._all.note(refused)
+        self._seen.all.note(refused)
         if slot.is_edge:
-            self._edge.note(refused)
+            self._seen.edge.note(refused)
         if not slot.trial and (calls := self._limit_probe.note(self.sure, refused=bool(refused))) is not None:
             self.sure = min(calls, self._calls_max)
             self._step = 1
             self._trial = None
-            self._cuts += 1
+            self._seen.cut += 1
 
     def _cut(self, calls: int) -> None:
         self.sure = max(1, calls)
         self._full = self.sure + 1
         self._step = 1
         self._trial = None
-        self._cuts += 1
-        self._all = _Window(WINDOW_CALLS)
-        self._edge = _Window(EDGE_WINDOW_CALLS)
+        self._seen = _Seen(self._seen.cut + 1)
         self._limit_probe.reset()

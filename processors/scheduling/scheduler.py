@@ -2,10 +2,10 @@
 
 Projects take turns by their weights (weighted fair queueing): each line advances the clock of its project by the
 inverse of the weight, and the project with the earliest clock is next. A project that had no lines starts at the
-time of the others, so it cannot save up turns. Models that share servers share the clocks, by which a server decides
-which model is next (`backends/permit_queue.py`). Within a project every second turn goes to the batch with the
-earliest deadline, the others to its batches in rotation. So an urgent batch gets at least half of its project's
-calls.
+time of the others, so it cannot save up turns. Models with common servers share the clocks: a server decides by
+them which model is next (`backends/permit_queue.py`). Within a project every second turn goes to the batch with
+the earliest deadline, the others to its batches in rotation. So an urgent batch gets at least half of its
+project's calls.
 
 A turn is a run of lines of one batch, so that their results share a record of the log; each `take` says how long
 the run may be. A new batch has its first turn before the rotation continues, and if many arrive, every second turn

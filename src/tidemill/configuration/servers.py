@@ -96,7 +96,7 @@ class Server(Table):
         base = str(url).rstrip("/")
         if ending := next((ending for ending in BELOW_BASE if base.endswith(ending)), None):
             raise ValueError(f"{ending} is put behind it; set {base.removesuffix(ending)}")
-        return url
+        return AnyHttpUrl(base)
 
     @field_validator("headers")
     @classmethod

@@ -330,3 +330,11 @@ def test_the_rules_bound_a_line():
     # A line that was checked is read by whatever reads it later.
     (found,) = [*Splitter().feed(b"x" * (LINE_BYTES_MAX + 1) + b"\n")]
     assert len(found.data) == LINE_BYTES_MAX + 1
+
+
+def test_a_model_is_known_by_its_aliases():
+    """Lines of one batch may mix them; the batch has the model's own name."""
+    named = dataclasses.replace(rules(), aliases={"latest": "m"})
+    lines = [line(f"r-{n}", body=request_body(model=name)) for n, name in enumerate(("latest", "m", "latest"))]
+    assert verdict(*lines, of=named) == Passed(total=3, model="m")
+    assert fault(line(body=request_body(model="newest")), of=named).code == "model_not_found"

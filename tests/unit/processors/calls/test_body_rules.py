@@ -1,0 +1,47 @@
+"""Fields that the settings of a model change in its bodies."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from tidemill.configuration.servers import Model
+from tidemill.processors.calls.body_rules import body_rules
+
+BODY = b'{"model": "alias", "temperature": 0.10, "seed": 18446744073709551616, "input": "\\u00e9", "n": null}'
+
+
+def rules(**settings: Any) -> Any:
+    return body_rules("own", Model.model_validate({"servers": ["gpu-1"], **settings}))
+
+
+def test_bodies_pass_through_without_such_settings() -> None:
+    """Nothing is decoded."""
+    assert rules() is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "changed"),
+    [
+        ({"aliases": ["alias"]}, {"model": b'"own"'}),
+        ({"upstream_model": "there"}, {"model": b'"there"'}),
+        ({"body_defaults": {"temperature": 1, "n": 2, "top_k": [1]}}, {"model": b'"own"', "top_k": b"[1]"}),
+        (
+            {"upstream_model": "there", "body_forced": {"temperature": 1, "n": {"a": None}}},
+            {"model": b'"there"', "temperature": b"1", "n": b'{"a":null}'},
+        ),
+    ],
+)
+def test_fields_are_set(settings: dict[str, Any], changed: dict[str, bytes]) -> None:
+    """A default where the line has none, not even null; all other values stay as they were written."""
+    decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+    before, after = decoder.decode(BODY), decoder.decode(rules(**settings).apply(BODY))
+    expected = {name: bytes(value) for name, value in before.items()} | changed
+    assert {name: bytes(value) for name, value in after.items()} == expected
+
+
+def test_a_body_that_is_no_object() -> None:
+    """Is the fault of its line."""
+    with pytest.raises(msgspec.MsgspecError):
+        rules(upstream_model="x").apply(json.dumps([1]).encode())
