@@ -111,7 +111,7 @@ class Log:
 
 
 class Partition:
-    """A `Tap` that checks each acknowledgement against the log."""
+    """A partition handle that checks each acknowledgement against the log."""
 
     def __init__(self, log: Log) -> None:
         self.acked: list[int] = []

@@ -61,7 +61,7 @@ def word(body):
 
 
 async def test_each_line_has_its_outcome(many, backend):
-    """Once, with the reply as it came, the tokens counted, and one call made."""
+    """One outcome with the unchanged reply and its token counts, after one call."""
     await many.process().ready()
     batch_id = await many.batch(300)
     lines = await many.collect(batch_id, 300)
@@ -73,8 +73,8 @@ async def test_each_line_has_its_outcome(many, backend):
     assert backend.in_flight_max <= 64
 
 
-async def test_lines_that_begin_alike_go_together(grouped, backend):
-    """Forty prompts, mixed, a server that keeps five: most lines find theirs, where as they stand none would."""
+async def test_lines_with_a_common_prefix_are_called_together(grouped, backend):
+    """Forty mixed prompts, a server that caches five: most lines hit the cache; in their order none would."""
     backend.rule = cache = Cache(prompts_max=5, prefill_seconds=0.02, answer_seconds=0.02)
     backend.hold()
     await grouped.process().ready()
@@ -96,8 +96,8 @@ async def test_lines_that_begin_alike_go_together(grouped, backend):
     assert cache.hits >= 300
 
 
-async def test_others_go_first(modest, backend):
-    """While they need all of the backend nothing is called; then no more than they leave; then all of it."""
+async def test_other_clients_of_a_backend_go_first(modest, backend):
+    """No call while they use the whole backend, then as many as they leave, then all."""
     backend.capacity, backend.others = 32, 32
     backend.hold()
     await modest.process().ready()
@@ -121,7 +121,7 @@ async def test_others_go_first(modest, backend):
 
 
 async def test_processes_share_the_calls(few, backend):
-    """Together they make as many as the model may have, each its part."""
+    """Each makes its part of the calls that the model may have in flight."""
     backend.hold()
     for process in [few.process(), few.process()]:
         await process.ready()
@@ -133,8 +133,8 @@ async def test_processes_share_the_calls(few, backend):
     assert (backend.in_flight_max, backend.repeats) == (8, 0)
 
 
-async def test_lines_that_their_server_never_takes_end(many, backend):
-    """Each in its own way, with what the server said; the others, and a fresh batch, are done long before."""
+async def test_lines_that_their_server_always_rejects_end(many, backend):
+    """With the server's error; the other lines and a new batch complete long before."""
     statuses = [401, 402, 403, 404, 409, 413, 422, 424, 429, 500, 502, 503, 504]
     faults = {13 * number: Behaviour(status=status) for number, status in enumerate(statuses)}
     faults |= {170: Behaviour(cut=True), 180: Behaviour(body=b""), 199: Behaviour(body=b"<html>")}
@@ -160,8 +160,8 @@ async def test_lines_that_their_server_never_takes_end(many, backend):
     assert all(10 <= many.marks[batch_id, n].attempts <= 14 for n in faults if n >= 7 * 13)
 
 
-async def test_faults_pass(many, backend):
-    """Refusals, errors, closed connections and cut replies are tried again; a 400 is an answer."""
+async def test_transient_faults_are_retried(many, backend):
+    """Refusals, errors, closed connections and truncated replies; a 400 is an answer."""
     faults = {
         0: Behaviour(status=429, headers={"retry-after": "0"}),
         1: Behaviour(status=500),
@@ -189,7 +189,7 @@ async def test_faults_pass(many, backend):
 
 
 async def test_a_kill_repeats_no_more_than_was_in_flight(few, backend):
-    """All lines have outcomes after a `kill -9` in the middle and a restart."""
+    """All lines have outcomes after a `kill -9` and a restart."""
     held = few.process()
     await held.ready()
     backend.rule = lambda body, _: Behaviour(latency_seconds=0.02 if word(body)[1] < 150 else 0.2)
@@ -204,7 +204,7 @@ async def test_a_kill_repeats_no_more_than_was_in_flight(few, backend):
 
 
 async def test_a_stop_repeats_no_call(few, backend):
-    """SIGTERM in the middle: the calls in flight end, their outcomes arrive, and the successor makes the rest."""
+    """After SIGTERM the calls in flight end, their outcomes arrive, and the next process calls the rest."""
     first = few.process()
     await first.ready()
     backend.rule = lambda *_: Behaviour(latency_seconds=0.05)
@@ -218,7 +218,7 @@ async def test_a_stop_repeats_no_call(few, backend):
 
 
 async def test_a_rebalance_repeats_no_call(few, backend):
-    """A second process joins in the middle, and takes over a part without a call made twice."""
+    """A second process takes over partitions without a second call for any line."""
     await few.process().ready()
     backend.rule = lambda *_: Behaviour(latency_seconds=0.1)
     batch_id = await few.batch(1200)
@@ -230,7 +230,7 @@ async def test_a_rebalance_repeats_no_call(few, backend):
 
 
 async def test_a_cancelled_batch_is_called_no_more(few, backend):
-    """What waits is dropped; what is in flight ends; another batch goes on."""
+    """Waiting lines are dropped, calls in flight end, and another batch continues."""
     await few.process().ready()
     backend.rule = lambda *_: Behaviour(latency_seconds=0.3)
     batch_id = await few.batch(400)
@@ -246,7 +246,7 @@ async def test_a_cancelled_batch_is_called_no_more(few, backend):
 
 
 async def test_a_line_past_its_deadline_is_not_called(few, backend):
-    """It has no outcome here: the owner of the batch writes it."""
+    """The owner of the batch writes its error line."""
     await few.process().ready()
     late = await few.batch(20, seconds=-1)
     batch_id = await few.batch(20)
@@ -255,8 +255,8 @@ async def test_a_line_past_its_deadline_is_not_called(few, backend):
     assert backend.calls == 20
 
 
-async def test_a_line_that_comes_twice_is_called_once(few, backend):
-    """As ingest may publish it after a crash: while the first is waiting, in flight, or done."""
+async def test_copies_of_a_line_are_called_once(few, backend):
+    """Ingest may publish them after a crash, while the first is waiting, in flight or completed."""
     await few.process().ready()
     batch_id = ids.new_batch_id()
     for _ in range(3):
@@ -271,7 +271,7 @@ async def test_a_line_that_comes_twice_is_called_once(few, backend):
 
 
 async def test_large_lines_travel_by_reference(few, backend):
-    """An input line out of the store, and a reply of 2 MiB that is too large for a record."""
+    """An input line in the store, and a reply of 2 MiB that is too large for a record."""
     reply = json.dumps({"choices": ["x" * (2 << 20)], "usage": {"prompt_tokens": 1}}).encode()
     backend.rule = lambda *_: Behaviour(body=reply)
     await few.process().ready()
@@ -290,7 +290,7 @@ async def test_large_lines_travel_by_reference(few, backend):
 
 
 async def test_unreadable_records_become_dead_letters(few, kafka):
-    """A record without a readable head goes to the dead letters; a line that is no JSON gets an error line."""
+    """A record without a readable head goes to the dead letters; a line that is not JSON gets an error line."""
     await few.process().ready()
     await few.send(b"whatever\n", [("tidemill-batch", b"../../etc")], key="k")
     batch_id = ids.new_batch_id()
@@ -318,7 +318,7 @@ async def test_unreadable_records_become_dead_letters(few, kafka):
 
 
 async def test_a_damaged_record_fails_its_lines_at_once(few, backend):
-    """Its batch need not wait for the deadline, and the partition goes on."""
+    """Before the deadline; the partition continues."""
     await few.process().ready()
     batch_id = ids.new_batch_id()
     damaged = [(name, b"x" if name == "tidemill-deadline" else text) for name, text in few.head(batch_id, 0)]
@@ -331,8 +331,8 @@ async def test_a_damaged_record_fails_its_lines_at_once(few, backend):
     assert backend.calls == 1
 
 
-async def test_a_small_batch_goes_past_a_large_one(few, backend):
-    """It is done while nearly all of the large one is left, which was there before and is of another project."""
+async def test_a_small_batch_passes_a_large_one(few, backend):
+    """It completes while nearly all of another project's large batch, published earlier, is left."""
     await few.process().ready()
     backend.rule = lambda *_: Behaviour(latency_seconds=0.05)
     large = await few.batch(3_000, pack=100, project="large")
@@ -343,7 +343,7 @@ async def test_a_small_batch_goes_past_a_large_one(few, backend):
 
 
 async def test_a_full_window_loses_nothing(many, backend):
-    """One partition holds more lines than its lane: fetching is held, and what was fetched already still comes."""
+    """A partition has more lines than its window: fetching pauses, and records fetched before still arrive."""
     batch_id = ids.new_batch_id()
     pack, records = 100, 180
     for first in range(0, pack * records, pack):

@@ -38,7 +38,7 @@ def without_the_model(body, nth):
     return Behaviour(status=404, body=NO_MODEL)
 
 
-class Tap:
+class Handle:
     """No partition."""
 
     def ack(self, token): ...
@@ -65,7 +65,7 @@ class World:
             clock=time.time,
             seconds_max=5,
         )
-        self._window = PartitionWindow(Tap())
+        self._window = PartitionWindow(Handle())
 
     async def call(self, url, index=0):
         """Call once, wherever there is a place; gives what it came to."""

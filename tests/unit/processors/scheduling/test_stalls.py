@@ -55,7 +55,7 @@ class Upstream:
     async def close(self) -> None: ...
 
 
-class Tap:
+class Handle:
     """A partition that nobody looks at."""
 
     def ack(self, token: Any) -> None: ...
@@ -98,7 +98,7 @@ class World:
             chance=random.Random(1).random,
         )  # fmt: skip
         self.stage = Dispatcher(fleet, caller, services)
-        self._window = PartitionWindow(Tap())
+        self._window = PartitionWindow(Handle())
         self._tokens = 0
 
     def publish(self, batch_id: str, lines: int = LINES) -> None:
