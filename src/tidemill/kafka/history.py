@@ -154,7 +154,7 @@ async def reading(kafka: Kafka) -> AsyncIterator[Reader]:
         with _unavailable():
             async with asyncio.timeout(CONNECT_SECONDS_MAX):
                 await consumer.start()
-                # The consumer itself knows only the topics that it reads already, and to ask for one may make it.
+                # The consumer knows only the topics that it reads, and a request for another one may create it.
                 cluster = await consumer._client.fetch_all_metadata()  # noqa: SLF001
         yield Reader(consumer, cluster)
     finally:

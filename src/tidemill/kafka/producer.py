@@ -53,9 +53,7 @@ def too_large(topic: str, key: str | bytes | None, value: bytes | None) -> Recor
     """The error for a record above `RECORD_BYTES_MAX`; it quotes the beginning of the key and nothing else."""
     shown = (key if isinstance(key, str) else (key or b"").decode(errors="backslashreplace"))[:ID_CHARS_MAX]
     size = len(value or b"")
-    return RecordTooLarge(
-        f"a record of {topic} under {shown!r} has {size} bytes; all of it may be {RECORD_BYTES_MAX}"
-    )
+    return RecordTooLarge(f"a record of {topic} under {shown!r} has {size} bytes; its limit is {RECORD_BYTES_MAX}")
 
 
 class Sent(NamedTuple):

@@ -16,7 +16,7 @@ BOUNDS = Bounds(records=3, bytes=100, lines=10, records_per_call=2)
 
 
 class Stage:
-    """A stage's part of a partition, which is told when to go on."""
+    """A stage's part of a partition, which waits for `go_on`."""
 
     def __init__(self, number):
         self.number = number

@@ -46,8 +46,8 @@ async def test_unavailable_dependencies():
 
     state = make(kafka=refused, assignment=waits, store=well)
     assert await faults(state, "/livez") == (200, {})
-    told = {"kafka": "ConnectionRefusedError", "assignment": "without an assignment"}
-    assert await faults(state, "/readyz") == (503, told)
+    expected = {"kafka": "ConnectionRefusedError", "assignment": "without an assignment"}
+    assert await faults(state, "/readyz") == (503, expected)
 
 
 async def test_a_fault_of_the_process_itself():
@@ -60,8 +60,8 @@ async def test_a_fault_of_the_process_itself():
 async def test_a_probe_without_an_answer(monkeypatch):
     """It times out."""
     monkeypatch.setattr(health, "PROBE_SECONDS_MAX", 0.05)
-    status, told = await faults(make(kafka=asyncio.Event().wait), "/readyz")
-    assert (status, list(told)) == (503, ["kafka"])
+    status, found = await faults(make(kafka=asyncio.Event().wait), "/readyz")
+    assert (status, list(found)) == (503, ["kafka"])
 
 
 async def test_a_recovered_dependency(monkeypatch):

@@ -32,7 +32,7 @@ CANARY = b"canary-4711"
 
 
 class Topic:
-    """`tidemill.secrets`: all who fold it see what is sent, once they ask for it."""
+    """`tidemill.secrets`: readers see its records once they catch up."""
 
     def __init__(self):
         self.records: list[tuple[str, bytes | None]] = []
@@ -265,13 +265,13 @@ async def test_outcomes_are_sealed_with_their_marks(keys):
     headers = {
         index: lines_headers(A, [LineMark(index, len(text), failed=False)]) for index, text in lines.items()
     }
-    told = {index: await seal_outcome(vault, A, lines[index], headers[index]) for index in lines}
-    value, said = told[1]
+    sealed = {index: await seal_outcome(vault, A, lines[index], headers[index]) for index in lines}
+    value, said = sealed[1]
     assert CANARY not in value
     assert codec.lines_marks(said, len(value))[0] == A
     opened, text = await open_outcome(vault, said, value)
     assert (text, codec.lines_marks(opened, len(text))[1][0].index) == (lines[1], 1)
-    for wrong in (told[2][0], value[:-1], value + b"x", b""):
+    for wrong in (sealed[2][0], value[:-1], value + b"x", b""):
         with pytest.raises(DecodeError):
             await open_outcome(vault, said, wrong)
     with pytest.raises(DecodeError):

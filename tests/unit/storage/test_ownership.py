@@ -11,7 +11,7 @@ ANOTHER = 54_321
 
 @pytest.fixture
 def is_another(monkeypatch):
-    """From now on this process is another user's, and root's files are nobody's friends."""
+    """From now on this process belongs to another user, and root is not trusted."""
 
     def become():
         monkeypatch.setattr(ownership.os, "geteuid", lambda: ANOTHER)
