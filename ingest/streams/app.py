@@ -79,7 +79,6 @@ class StreamApp:
             Follower(kafka, topics.FILES.name, self._quotas.file, applied=self._sizes.commit),
         )
         self._keyring.catch_up = self._followers[0].catch_up
-        self._factory = _factory(settings, store, scratch / "ids")
         self._publisher = Publisher(
             sender=sender, requests=requests, store=store, quotas=self._quotas, vault=vault
         )
@@ -97,6 +96,7 @@ class StreamApp:
             ),
             buffered=BufferedBytes(),
         )
+        self._factory = _factory(settings, self._resources, scratch / "ids")
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> stage_app.StageApp:
@@ -144,10 +144,10 @@ class StreamApp:
             await follower.caught_up()
 
 
-def _factory(settings: Settings, store: Store, folder: Path) -> Callable[[], StreamFactory]:
+def _factory(settings: Settings, resources: Resources, folder: Path) -> Callable[[], StreamFactory]:
     return functools.partial(
         StreamFactory,
-        store=store,
+        resources,
         rules=Rules(
             endpoint="",
             models={name: model.endpoints for name, model in settings.models.items()},
@@ -159,6 +159,4 @@ def _factory(settings: Settings, store: Store, folder: Path) -> Callable[[], Str
         windows=settings.windows,
         cut=Cut(lines_max=settings.file_lines_max, bytes_max=settings.file_bytes_max),
         folder=folder,
-        clock=time.time,
-        monotonic=time.monotonic,
     )

@@ -11,13 +11,13 @@ import orjson
 
 from tidemill.ingest.files.validation import Checker, Rules
 from tidemill.ingest.sqlite import Digests
-from tidemill.ingest.streams.stream import State, Stream
+from tidemill.ingest.streams.stream import Resources, State, Stream
 from tidemill.retrying import retry
 from tidemill.schemas import ids
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.schemas.log.intake import StreamOptions
-from tidemill.schemas.ports import Clock, Monotonic, NotFound, Store
+from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, Cut, Extras, Status, window_seconds
 
 log = logging.getLogger(__name__)
@@ -33,33 +33,29 @@ class StreamFactory:
 
     def __init__(
         self,
+        resources: Resources,
         *,
-        store: Store,
         rules: Rules,
         windows: tuple[str, ...],
         cut: Cut,
         folder: Path,
-        clock: Clock,
-        monotonic: Monotonic,
     ) -> None:
         """Begin without streams.
 
         Args:
-            store: Has the parts.
-            rules: What lines are checked against; each stream has its own endpoint.
+            resources: What the partition shares with the others of the process.
+            rules: The rules for all lines; each stream has its own endpoint.
             windows: The completion windows that a record may ask for; the first is the default.
             cut: The bounds of a numbered output file.
             folder: For `custom_id`s that do not fit into memory; its files go with their streams.
-            clock: Unix time.
-            monotonic: Monotonic time, in seconds.
         """
         self.windows = windows
-        self._store = store
+        self._store = resources.store
+        self._clock = resources.clock
+        self._monotonic = resources.monotonic
         self._rules = rules
         self._cut = cut
         self._folder = folder
-        self._clock = clock
-        self._monotonic = monotonic
         self._ids: dict[str, SeenIds] = {}
 
     def create(

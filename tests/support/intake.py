@@ -112,21 +112,25 @@ class World:
             raise IntakeError("its key is revoked")
         return secret.removesuffix("-2")
 
-    def publisher(self):
-        """New quotas, and a publisher that asks them."""
-        quotas = Quotas(lambda _: self.limits, Sizes(self.folder / "sizes"), Sizes(self.folder / "batches"))
-        return quotas, Publisher(sender=self, requests=self, store=self.store, quotas=quotas, vault=self.vault)
-
-    def factory(self):
-        return StreamFactory(
+    def resources(self):
+        """The resources of a new process."""
+        return Resources(
+            sender=self,
             store=self.store,
-            rules=Rules(endpoint="", models={"m": ENDPOINTS}, lines_max=NO_BOUND, bytes_max=NO_BOUND),
-            windows=("24h",),
-            cut=CUT,
-            folder=self.folder,
+            project=self.project,
+            quotas=Quotas(lambda _: self.limits, Sizes(self.folder / "sizes"), Sizes(self.folder / "batches")),
             clock=self._clock,
             monotonic=lambda: self.now,
+            times=Times(idle_seconds=IDLE_SECONDS, age_seconds=5, part_bytes=1500),
+            buffered=BufferedBytes(),
         )
+
+    def publisher(self, resources):
+        return Publisher(sender=self, requests=self, store=self.store, quotas=resources.quotas, vault=self.vault)
+
+    def factory(self, resources):
+        rules = Rules(endpoint="", models={"m": ENDPOINTS}, lines_max=NO_BOUND, bytes_max=NO_BOUND)
+        return StreamFactory(resources, rules=rules, windows=("24h",), cut=CUT, folder=self.folder)
 
     async def run(self, crashes_max):
         """Run until nothing is left to do, with crashes."""
@@ -145,21 +149,12 @@ class World:
                 return
 
     async def _life(self):
-        quotas, publisher = self.publisher()
-        resources = Resources(
-            sender=self,
-            store=self.store,
-            project=self.project,
-            quotas=quotas,
-            clock=self._clock,
-            monotonic=lambda: self.now,
-            times=Times(idle_seconds=IDLE_SECONDS, age_seconds=5, part_bytes=1500),
-            buffered=BufferedBytes(),
-        )
+        resources = self.resources()
+        publisher = self.publisher(resources)
         assembly = InputAssembly(resources, publisher, writer=f"{self.crashes:x}", wake=lambda: None)
         partition = Partition(
             tables=Streams(self.tables, self.crashes + 1),
-            factory=self.factory(),
+            factory=self.factory(resources),
             publisher=publisher,
             assembly=assembly,
             resources=resources,

@@ -20,8 +20,9 @@ async def test_other_tasks_run_while_lines_are_checked(tmp_path):
             await asyncio.sleep(0)
 
     stretch = 0, [b"{}" + b" " * 70 + b"x"] * 8_192
-    _, publisher = world.publisher()
-    stream = world.factory().create(("acme", "a"), (PARTITION, 0), StreamOptions(), [])
+    resources = world.resources()
+    publisher = world.publisher(resources)
+    stream = world.factory(resources).create(("acme", "a"), (PARTITION, 0), StreamOptions(), [])
     task = asyncio.create_task(others())
     checked = await publisher.check(stream, [stretch])
     task.cancel()
