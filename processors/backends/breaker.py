@@ -101,6 +101,8 @@ class Breaker:
 
     def answered(self) -> None:
         """A call was answered."""
+        if not self.row and not self.failures and self._row_max >= ROW:
+            return
         self.failures = self.row = self._probes = 0
         self.until = 0.0
         self._is_full = False

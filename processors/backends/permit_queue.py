@@ -59,7 +59,7 @@ class PermitQueue:
         """Have no member."""
         self._place = place
         self._members: list[Member] = []
-        self._waiting: dict[Member, None] = {}
+        self.waiting: dict[Member, None] = {}
         """In the order in which they began to wait."""
         self._holder: Member | None = None
         """The member whose turn it is."""
@@ -76,14 +76,14 @@ class PermitQueue:
 
     def blocks(self, member: Member | None) -> bool:
         """Whether other members wait, and it is not this one's turn."""
-        if not self._waiting or member is None or (member is self._holder and self._left > 0):
+        if member is None or (member is self._holder and self._left > 0):
             return False
-        return len(self._waiting) > 1 or member not in self._waiting
+        return len(self.waiting) > 1 or member not in self.waiting
 
     def wait(self, member: Member | None) -> None:
         """Let a member wait that found no room, or whose turn it is not."""
         if len(self._members) > 1 and member is not None:
-            self._waiting[member] = None
+            self.waiting[member] = None
             if self._place.has_room():
                 self._offer_soon()
 
@@ -94,7 +94,7 @@ class PermitQueue:
 
     def ended(self, member: Member | None) -> None:
         """A call of a member has ended; a member that waits alone looks for itself."""
-        if self._waiting and (len(self._waiting) > 1 or member not in self._waiting):
+        if len(self.waiting) > 1 or member not in self.waiting:
             self._offer_soon()
 
     def changed(self) -> None:
@@ -108,23 +108,23 @@ class PermitQueue:
 
     def _offer_soon(self) -> None:
         # Once for all calls that end in this turn of the event loop.
-        if self._waiting and self._handle is None:
+        if self.waiting and self._handle is None:
             self._handle = asyncio.get_running_loop().call_soon(self._offer)
 
     def _offer(self) -> None:
         self._handle = None
-        while self._waiting and self._place.has_room():
-            if self._holder not in self._waiting or self._left <= 0:
+        while self.waiting and self._place.has_room():
+            if self._holder not in self.waiting or self._left <= 0:
                 self._begin_turn()
             elif not self._holder.start():
                 if not self._place.has_room():
                     return
-                del self._waiting[self._holder]
+                del self.waiting[self._holder]
 
     def _begin_turn(self) -> None:
         """Choose the next holder; remove members that have no line to call."""
-        claims = {member: member.claim() for member in self._waiting}
-        self._waiting = {member: None for member, claim in claims.items() if claim is not None}
+        claims = {member: member.claim() for member in self.waiting}
+        self.waiting = {member: None for member, claim in claims.items() if claim is not None}
         found = {member: claim for member, claim in claims.items() if claim is not None}
         if not found:
             self._holder = None

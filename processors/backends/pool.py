@@ -200,7 +200,8 @@ class BackendPool:
                 continue
             server = backend.server
             server.limit.tick(server.in_flight, now)
-            if (room := backend.room(now)) <= server.in_flight or server.queue.blocks(self._member):
+            queue = server.queue
+            if (room := backend.room(now)) <= server.in_flight or (queue.waiting and queue.blocks(self._member)):
                 continue
             weight = server.in_flight / room
             if best is None or weight < load:
@@ -209,6 +210,8 @@ class BackendPool:
             for backend in self.backends:
                 backend.server.queue.wait(self._member)
             return None
+        if not best.is_paused:
+            return self._begun(best, NO_PROBES)
         return self._begun(best, Probes(best.server.breaker.sent(now), best.breaker.sent(now)))
 
     def acquire_health_probe(self, backend: Backend, now: float) -> Permit | None:
@@ -226,14 +229,17 @@ class BackendPool:
         server.in_flight += 1
         backend.in_flight += 1
         backend.calls += 1
-        server.queue.started(self._member)
+        if server.queue.waiting:
+            server.queue.started(self._member)
         return Permit(backend, server.limit.sent(server.in_flight), probes)
 
     def _ended(self, backend: Backend) -> None:
         self._in_flight -= 1
         backend.in_flight -= 1
-        backend.server.in_flight -= 1
-        backend.server.queue.ended(self._member)
+        server = backend.server
+        server.in_flight -= 1
+        if server.queue.waiting:
+            server.queue.ended(self._member)
 
     def has_other(self, backend: Backend) -> bool:
         """Whether another backend is well."""

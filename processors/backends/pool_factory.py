@@ -9,7 +9,7 @@ from tidemill.configuration.servers import IN_FLIGHT_MAX, Model, Serving
 from tidemill.configuration.servers import Server as Settings
 from tidemill.processors.backends.metrics_poller import Getter, MetricsPoller
 from tidemill.processors.backends.pool import Backend, BackendPool
-from tidemill.processors.backends.server import Server
+from tidemill.processors.backends.server import Parts, Server
 from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.http.client import Origin, Trust, origin
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
@@ -49,8 +49,7 @@ def _server(name: str, settings: Settings, models: Mapping[str, Model], clock: C
         headroom=None if headroom is None else Headroom(headroom.requests_max, headroom.calls_min),
         load_feedback=LoadFeedback(yields=headroom is not None),
         bucket=_bucket(settings.tokens_per_minute),
-        # Until the partitions are assigned, the process has none.
-        parts=dict.fromkeys(models, 0.0),
+        parts=Parts(models),
     )
 
 

@@ -10,7 +10,7 @@ one that runs elsewhere. So the parts of all processes add up to 1, however each
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,6 +24,23 @@ from tidemill.processors.limits.server_metrics import ServerMetrics
 
 PART_MIN: Final = 0.001
 """A part of 0 would never let a token bucket fill."""
+
+
+class Parts:
+    """This process's parts of the partitions of a server's models."""
+
+    __slots__ = ("_by_model", "mean")
+
+    def __init__(self, models: Iterable[str] = ()) -> None:
+        """Begin with no partition of these models; without models, the process has the server to itself."""
+        self._by_model = dict.fromkeys(models, 0.0)
+        self.mean = PART_MIN if self._by_model else 1.0
+        """The process's part of the calls."""
+
+    def set(self, model: str, part: float) -> None:
+        """Set the part of one model, 0 <= part <= 1."""
+        self._by_model[model] = part
+        self.mean = max(PART_MIN, sum(self._by_model.values()) / len(self._by_model))
 
 
 @dataclass(slots=True, eq=False)
@@ -47,8 +64,7 @@ class Server:
     """Set if the requests of others go first."""
     load_feedback: LoadFeedback = field(default_factory=LoadFeedback)
     bucket: TokenBucket | None = None
-    parts: dict[str, float] = field(default_factory=dict)
-    """By model, this process's part of the model's partitions."""
+    parts: Parts = field(default_factory=Parts)
     in_flight: int = 0
     refused_part: float = 0.0
     """Moving average of the calls that it refused with 429 or 503, without those of suspected lines."""
@@ -58,16 +74,11 @@ class Server:
         """Let no model wait yet."""
         self.queue = PermitQueue(self)
 
-    @property
-    def part(self) -> float:
-        """This process's part of the calls."""
-        return max(PART_MIN, sum(self.parts.values()) / len(self.parts)) if self.parts else 1.0
-
     def set_part(self, model: str, part: float, now: float) -> None:
         """Set this process's part of the partitions of one of the server's models, 0 <= part <= 1."""
-        self.parts[model] = part
+        self.parts.set(model, part)
         if self.bucket is not None:
-            self.bucket.set_part(self.part, now)
+            self.bucket.set_part(self.parts.mean, now)
         self.queue.changed()
 
     def allowed(self, now: float) -> int:
@@ -79,8 +90,8 @@ class Server:
         return self._bounded(self.limit.found, now)
 
     def _bounded(self, calls: int, now: float) -> int:
-        part = self.part
-        calls = min(calls, max(1, int(self.calls_max * part)))
+        part = self.parts.mean
+        calls = min(calls, int(self.calls_max * part) or 1)
         if self.scheduled_limit is not None and (scheduled := self.scheduled_limit()) is not None:
             calls = min(calls, math.ceil(scheduled * part))
         if self.headroom is not None and (left := self.headroom.left(now)) is not None:
@@ -114,4 +125,4 @@ class Server:
             self.limit.hold(demand.is_full, most=demand.most, room=demand.room)
             return
         self.limit.hold(demand.is_full, most=demand.most, least=self.headroom.calls_min, room=demand.room)
-        self.headroom.read(metrics, ours, self.part, now)
+        self.headroom.read(metrics, ours, self.parts.mean, now)

@@ -12,6 +12,7 @@ from support.servers import server as make_server
 from support.simtime import SimulatedLoop, run
 
 from tidemill.processors.backends.pool import Backend, BackendPool
+from tidemill.processors.backends.server import Parts
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
 from tidemill.processors.dispatcher import Dispatcher, Services
@@ -354,10 +355,10 @@ def test_processes_divide_a_server(parts: list[tuple[float, float]]) -> None:
     """However the groups of its two models have divided their partitions, no more calls than it may have."""
     servers = []
     for of_a, of_b in parts:
-        server = make_server("http://gpu/v1", ConcurrencyLimit(64), calls_max=64, parts={"a": 0.0, "b": 0.0})
+        server = make_server("http://gpu/v1", ConcurrencyLimit(64), calls_max=64, parts=Parts("ab"))
         server.limit.sure = 64
         server.set_part("a", of_a, 0.0)
         server.set_part("b", of_b, 0.0)
         servers.append(server)
-    assert sum(server.part for server in servers) == pytest.approx(1.0, abs=0.01)
+    assert sum(server.parts.mean for server in servers) == pytest.approx(1.0, abs=0.01)
     assert 62 <= sum(server.found(0.0) for server in servers) <= 65, "each process may make one call"
