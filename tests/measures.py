@@ -197,6 +197,18 @@ def complexities(root: Path) -> dict[str, int]:
     return found
 
 
+def explanations(module: Module) -> Iterator[str]:
+    """The comments and docstrings of a module."""
+    yield from re.findall(r"#.*", module.text)
+    for node in ast.walk(module.tree):
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        ):
+            yield node.value.value
+
+
 def prose(root: Path, found: list[Module]) -> str:
     """Everything that people read: docstrings, comments, messages and docs."""
     comments = (re.findall(r"#.*", module.text) for module in found)

@@ -121,7 +121,7 @@ class ConcurrencyLimit:
 
         Args:
             calls_max: It never rises above.
-            share: What part of the limit is for us, 0 < share <= 1; the rest is for whoever else calls it.
+            share: Our part of the limit, 0 < share <= 1; the rest is for other callers.
         """
         self._calls_max = calls_max
         self._share = share

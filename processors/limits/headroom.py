@@ -21,7 +21,7 @@ class Headroom:
         """Begin with the least.
 
         Args:
-            requests_max: Requests that it should bear, whoever sent them; without it, as many as run until some
+            requests_max: Requests of all clients that it should bear; without it, as many as run until some
                 wait, which is the limit's matter.
             calls_min: Calls that it may have at any rate.
         """

@@ -43,7 +43,7 @@ class LoadFeedback:
         """Begin.
 
         Args:
-            yields: Whether others go first: what waits makes room at once, whoever sent it.
+            yields: Whether others go first: waiting requests of any client lower the limit at once.
         """
         self._yields = yields
         self._row = 0

@@ -19,7 +19,7 @@ class ServerMetrics:
     """One reading."""
 
     running: float
-    """Requests that are worked on, whoever sent them."""
+    """Requests that the server works on, of all clients."""
     waiting: float
     """Requests that have come and are not worked on yet."""
     cache: float = 0.0

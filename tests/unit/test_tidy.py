@@ -42,6 +42,10 @@ MARKERS = re.compile(rf"\b({'|'.join(('TO' + 'DO', 'FIX' + 'ME', 'XX' + 'X', 'HA
 """In pieces, so that this file does not match itself."""
 
 
+RIDDLES = re.compile(r"\b(nobody|somebody|whoever|told|of what is|where there is)\b", re.IGNORECASE)
+"""Words of sentences that hide who does what; write the agent and its verb."""
+
+
 def tracked(*patterns: str) -> list[Path]:
     listing = subprocess.run(["git", "ls-files", "-z", *patterns], cwd=ROOT, capture_output=True, check=True)
     paths = (ROOT / name for name in listing.stdout.decode().split("\0") if name)
@@ -158,6 +162,14 @@ def test_named_modules_exist():
         for stem, member in re.findall(r"`([a-z_]+)\.([A-Z]\w+)`", text) if path.suffix == ".py" else ():
             if stem not in LIBRARIES:
                 assert re.search(rf"\b{member}\b", of_stem.get(stem, "")), f"{name(path)} names {stem}.{member}"
+
+
+def test_comments_and_docstrings_name_who_acts():
+    """They contain no word that hides who does what."""
+    for module in MODULES:
+        for text in measures.explanations(module):
+            found = RIDDLES.search(text)
+            assert not found, f"{module.name} says {found[0]!r} in: {text[:200]}"
 
 
 def test_nothing_is_left_for_later():
