@@ -6,7 +6,9 @@
 - On a rebalance the stage's own `drain` runs before Faust's teardown, whose wait for events has no bound.
 """
 
+import asyncio
 import functools
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,14 @@ from tidemill.schemas.bounds import RECORD_BYTES_MAX
 from tidemill.storage.locked_directory import lock_first_free
 
 COMMIT_SECONDS = 1.0
+LAST_COMMIT_SECONDS_MAX = 4.0
+"""Of the commit before partitions are revoked."""
 BUFFER_EVENTS_MAX = 64
 """Records that Faust holds for an agent beyond the one in hand; each has up to 64 KiB of lines."""
 FETCH_BYTES_MAX = 256 * 1024
 """Compressed bytes that one fetch reads of a partition."""
+
+log = logging.getLogger("tidemill.stage")
 
 Drain = Callable[[set[Any]], Awaitable[None]]
 
@@ -67,7 +73,11 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
     async def _on_partitions_revoked(self, revoked: set[Any]) -> None:
         if self.drain is not None and revoked and not self.should_stop:
             await self.drain(revoked)
-            await self.consumer.commit()
+            # Writes wait until the membership is cleared, so this needs a bound; Faust ignores a cancellation.
+            committing = asyncio.ensure_future(self.consumer.commit())
+            done, _ = await asyncio.wait([committing], timeout=LAST_COMMIT_SECONDS_MAX)
+            if not done or committing.exception() is not None:
+                log.warning("offsets were not committed before a rebalance")
         # Faust flushes its producer before it rejoins the group, so that flush must not wait for the membership.
         self.membership.clear()
         await super()._on_partitions_revoked(revoked)

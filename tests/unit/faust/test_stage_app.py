@@ -1,9 +1,13 @@
-"""The set-up of a stage's app, and a stop during its start."""
+"""The set-up of a stage's app, a stop during its start, and a revocation."""
 
+import asyncio
+from types import SimpleNamespace
+
+import faust
 import pytest
 
 from tidemill.configuration.settings import Settings
-from tidemill.faust import stage_runner
+from tidemill.faust import stage_app, stage_runner
 from tidemill.faust.stage_app import create_app
 
 
@@ -31,3 +35,31 @@ async def test_a_stop_during_the_start(tmp_path):
     app.drain = drain
     await stage_runner._stop([app], Stage(), has_crashed=False)
     assert (len(stopped), drained) == (1, [])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_commit_holds_up_no_revocation(tmp_path, monkeypatch, fails):
+    """Until the process has left its partitions its writes wait, and it cannot rejoin."""
+    monkeypatch.setattr(stage_app, "LAST_COMMIT_SECONDS_MAX", 0.01)
+    app = create_app("any", Settings(), kafka="127.0.0.1:1", state=tmp_path / "state")
+    app.membership.renew(0.0)
+    assert not app.membership.is_valid
+    revoked = []
+
+    async def drain(partitions):
+        revoked.append(partitions)
+
+    async def commit():
+        if fails:
+            raise OSError("no coordinator")
+        await asyncio.Event().wait()
+
+    async def teardown(_, partitions):
+        revoked.append(partitions)
+
+    app.drain, app.consumer = drain, SimpleNamespace(commit=commit)
+    monkeypatch.setattr(faust.App, "_on_partitions_revoked", teardown)
+    async with asyncio.timeout(5):
+        await app._on_partitions_revoked({"tp"})
+    assert revoked == [{"tp"}, {"tp"}]
+    assert app.membership.is_valid

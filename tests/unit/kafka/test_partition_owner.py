@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import gc
 import weakref
+from contextlib import suppress
 
 import pytest
 from support.waiting import until
@@ -151,6 +152,31 @@ async def test_a_hand_over_has_a_bound(world, monkeypatch):
     await putting
     assert world.stages[0].calls == ["load", "abandon"]
     assert not world.acked
+
+
+async def test_a_worker_that_does_not_end_ends_the_process(world, monkeypatch):
+    """The group would wait for it, and the process would hold back its writes until then."""
+    monkeypatch.setattr(partition_owner, "DRAIN_SECONDS_MAX", 0.01)
+    monkeypatch.setattr(partition_owner, "CANCEL_SECONDS_MAX", 0.01)
+    await world.put(0)
+    await until(lambda: world.stages[0].groups, "the record in hand")
+    stage, released = world.stages[0], asyncio.Event()
+
+    class Deaf(asyncio.Event):
+        async def wait(self):
+            while not released.is_set():
+                with suppress(asyncio.CancelledError):
+                    await released.wait()
+
+    await world.put(1)
+    stage.go_on.set()
+    stage.go_on = Deaf()
+    await until(lambda: len(stage.groups) == 2, "the second record in hand")
+    async with asyncio.timeout(5):
+        await world.owners.leave([0])
+    released.set()
+    assert world.crashes
+    assert stage.calls[-1] == "abandon"
 
 
 @pytest.mark.parametrize("fault", [ValueError("a fault of ours"), asyncio.CancelledError()])

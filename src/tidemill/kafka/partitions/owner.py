@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS: Final = 0.1
 """Between two looks at the timers."""
 DRAIN_SECONDS_MAX: Final = 4.0
+CANCEL_SECONDS_MAX: Final = 4.0
+"""How long a cancelled worker may take to end."""
 
 Ack = Callable[[], None]
 """Acknowledges a record."""
@@ -243,7 +245,11 @@ class PartitionOwners:
                 task.cancel()
             if late:
                 log.warning("%d partitions were left with a record unfinished", len(late))
-                await asyncio.wait(late)
+                _, stuck = await asyncio.wait(late, timeout=CANCEL_SECONDS_MAX)
+                if stuck:
+                    for task in stuck:
+                        log.error("a worker does not end: %s", task.get_stack()[-1:])
+                    await self._crash(RuntimeError(f"{len(stuck)} cancelled workers do not end"))
         for number, owner in owners.items():
             owner.partition.abandon()
             self._owners.pop(number, None)
