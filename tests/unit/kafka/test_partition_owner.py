@@ -172,9 +172,11 @@ async def test_a_worker_that_does_not_end_ends_the_process(world, monkeypatch):
     stage.go_on.set()
     stage.go_on = Deaf()
     await until(lambda: len(stage.groups) == 2, "the second record in hand")
-    async with asyncio.timeout(5):
-        await world.owners.leave([0])
-    released.set()
+    try:
+        async with asyncio.timeout(5):
+            await world.owners.leave([0])
+    finally:
+        released.set()
     assert world.crashes
     assert stage.calls[-1] == "abandon"
 
