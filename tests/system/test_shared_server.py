@@ -7,6 +7,8 @@ from support.backend import Backend, Behaviour
 from support.processing import Rig, rig
 from support.waiting import until
 
+from tidemill.schemas import ids
+
 pytestmark = pytest.mark.kafka
 
 CAPACITY = 64
@@ -83,8 +85,9 @@ async def test_settings_of_a_model_change_its_calls(kafka, backend, tmp_path) ->
             b'{"custom_id":"r-0","body":{"model":"any","temperature":0.10,"seed":1,'
             b'"messages":[{"role":"user","content":"hi"}]}}\n'
         )
-        await made.send(line, made.head("batch_one", 0), key="batch_one/0")
-        (done,) = await made.collect("batch_one", 1)
+        batch_id = ids.new_batch_id()
+        await made.send(line, made.head(batch_id, 0), key=f"{batch_id}/0")
+        (done,) = await made.collect(batch_id, 1)
     (body,) = map(json.loads, backend.bodies)
     assert body == {
         "model": "adapter-7", "temperature": 0.1, "top_p": 1, "seed": 7,
