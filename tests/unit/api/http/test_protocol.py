@@ -34,10 +34,15 @@ async def deps(tmp_path):
 
 
 @pytest.fixture
-async def address(deps):
-    """The address of a served API."""
+def serving(deps):
+    """The server of an API."""
     settings = Settings(cors_origins=(ORIGIN,))
-    serving = server.Server(create_app(replace(deps, settings=settings)), settings)
+    return server.Server(create_app(replace(deps, settings=settings)), settings)
+
+
+@pytest.fixture
+async def address(serving):
+    """The address of a served API."""
     with listen("127.0.0.1", 0) as listening:
         task = asyncio.create_task(serving.serve(sockets=[listening]))
         yield listening.getsockname()
@@ -129,7 +134,7 @@ async def test_few_large_bodies_are_read_concurrently(address, deps):
     await until(lambda: not deps.gates.bodies._held, "all have gone")
 
 
-async def test_unread_answers_share_a_bound(address, monkeypatch):
+async def test_unread_answers_share_a_bound(address, serving, monkeypatch):
     """Clients that read nothing lose their connections; a reading client gets its whole answer."""
     monkeypatch.setattr(server, "UNSENT_BYTES_MAX", 2 * MIB)
     before = closed("unsent")
@@ -145,6 +150,10 @@ async def test_unread_answers_share_a_bound(address, monkeypatch):
             request = "\r\n".join(lines).encode()
             await stack.enter_async_context(connected(address, request, receives_bytes=4096))
         await until(lambda: closed("unsent") > before, "a slow reader closed")
+        slow = serving.server_state.connections
+        await until(
+            lambda: all(one.seconds_left > 1 for one in slow if one.unsent_bytes), "the rates of the others known"
+        )
         plain = {"accept-encoding": "identity"}
         assert len((await client.get(path, headers=plain)).content) == len(FILE)
 
