@@ -71,7 +71,7 @@ class Gates:
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """Known keys, and bounds of how often each may ask."""
+    """Known keys, and their rate limits."""
 
     keys: Keys
     refusals: Refusals = field(default_factory=lambda: Refusals(time.monotonic))

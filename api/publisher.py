@@ -19,7 +19,7 @@ from tidemill.schemas.ports import Sender
 class Publisher:
     """Writes records to the log.
 
-    Each method raises `LogUnavailable` if the log does not answer; it may have the record all the same.
+    Each method raises `LogUnavailable` if the log does not answer; the record may be in the log anyway.
     """
 
     def __init__(self, log: Sender, view: View, signer: Signer) -> None:

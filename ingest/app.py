@@ -113,7 +113,7 @@ class Ingest:
             await self._do(message)
         except Exception as error:
             # Later commands stay unacknowledged too: the process ends, and its successor handles them again.
-            log.error("a command could not be handled: %s", type(error).__name__)  # noqa: TRY400
+            log.error("could not handle a command: %s", type(error).__name__)  # noqa: TRY400
             await self.app.crash(error)
             raise
         if message.generation_id == self.app.consumer_generation_id:
@@ -127,7 +127,8 @@ class Ingest:
         if (named := codec.named(message.topic, message.headers, message.value)) is not None:
             fact = Buried(batch_id=named.batch_id, source=letter.source, reason=letter.reason, at=int(time.time()))
             await retry(
-                f"sending that a record of {named.batch_id} is buried", lambda: self._requests.send_fact(fact)
+                f"sending that {named.batch_id} has a dead letter",
+                lambda: self._requests.send_fact(fact),
             )
 
     async def _command(self, message: Any) -> None:

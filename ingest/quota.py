@@ -1,7 +1,8 @@
 """The quotas of each project: how much it has at work and in store, and whether its streams may bring more.
 
 The counts follow `tidemill.batches` and `tidemill.files`. This process counts the lines of its own streams at
-once; other processes see them some moments later, so together they may exceed a limit by as much as is under way.
+once; other processes see them some moments later, so together they may exceed a limit by the lines that are
+under way.
 """
 
 import logging
@@ -143,7 +144,7 @@ class Quotas:
         self._check(Quota.FILES, project, self._sizes.number(project))
 
     def check_bytes(self, project: str, size: int) -> None:
-        """Check that a project may store so many more bytes.
+        """Check that a project may store this many more bytes.
 
         Raises:
             IntakeError: It may not.

@@ -23,7 +23,7 @@ from tidemill.sealing.wrapping import KeyUnavailable
 
 LINGER_MS: Final = 1
 BATCH_BYTES: Final = 256 << 10
-"""Of one produce request to one partition; a single record of results is larger than the client's 16 KiB."""
+"""Bytes of one produce request to one partition; a single record of results is larger than the client's 16 KiB."""
 
 _log = logging.getLogger(__name__)
 

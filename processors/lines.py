@@ -1,4 +1,4 @@
-"""The lines of a model: pending ones, of which the log has no result yet, and those known to have one."""
+"""The lines of a model: pending ones, whose results the log does not have yet, and completed ones."""
 
 from collections.abc import Sequence
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 REPLIES_BYTES_MAX: Final = 128 << 20
-"""Of large replies, from their first byte until the log has their result."""
+"""Bytes of large replies, from their first byte until the log has their result."""
 SMALL_BYTES: Final = 64 * 1024
 """A reply up to this size does not count."""
 STEP_BYTES: Final = 256 * 1024
@@ -21,7 +21,7 @@ STEP_BYTES: Final = 256 * 1024
 CHECK_SECONDS: Final = 10.0
 BYTES_A_SECOND_MIN: Final = 16 * 1024
 LINES_BYTES_MAX: Final = 128 << 20
-"""Of large lines whose calls are in flight."""
+"""Bytes of large lines whose calls are in flight."""
 
 
 class Share:

@@ -71,7 +71,7 @@ class Recovery:
         self._task = asyncio.create_task(self._run())
 
     def stop(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         if self._task is not None:
             self._task.cancel()
 

@@ -32,7 +32,7 @@ from tidemill.storage.address import open_store
 
 NAME: Final = "tidemill-results"
 COMPACTIONS_MAX: Final = 4
-"""Batches of one process that are compacted at one time."""
+"""Batches of one process that are compacted at once."""
 TABLE_CACHE_BYTES: Final = 32 << 20
 CLOCK_SECONDS_MAX: Final = 3600.0
 """The largest difference between the clocks of the processes that write to the log."""

@@ -174,7 +174,7 @@ class Batches:
             await self.publish(active)
 
     def set_timer(self, active: ActiveBatch) -> None:
-        """Set the timer of a batch for the next thing that is due."""
+        """Set the timer of a batch for its next work."""
         limits = self._resources.limits
         due = active.due(self._resources.clock(), self._resources.monotonic(), limits)
         if (risk_at := retention_risk.risk_at(active.state, limits.kept_seconds())) is not None:
@@ -190,7 +190,7 @@ class Batches:
             at: When the timer was due, Unix seconds.
             why: The error, in words that name only ids.
         """
-        self.block(active, (Reason.FILES, f"What is due cannot be done: {why}."))
+        self.block(active, (Reason.FILES, f"The work that is due failed: {why}."))
         self.timers.drop(active.state.id)
         self.timers.set(active.state.id, at + RETRY_SECONDS)
 

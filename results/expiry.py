@@ -25,7 +25,7 @@ LOOK_BATCHES: Final = 1_000
 OUTLIVED: Final = 2
 """A broker drops whole segments, so a record may live for twice its retention."""
 ERASURES_MAX: Final = 4
-"""Deleted batches whose objects are removed at one time."""
+"""Deleted batches whose objects are removed at once."""
 
 
 class StateExpiry:
@@ -81,7 +81,7 @@ class StateExpiry:
             Step 4, for a background task.
         """
         if state.deleted_at is None:
-            log.warning("%s is at work and was to be deleted", command.batch_id)
+            log.warning("%s is still at work, so it is not deleted", command.batch_id)
         else:
             await self._publisher.erased(command)
             self._tables.erase(state)

@@ -10,8 +10,8 @@ The order of steps decides what a crash can do (docs/reference/protocol.md, step
 15. the events are acknowledged.
 
 After a crash the events come again. A part that no state names is an orphan and harmless. If a state names a part
-and the bitmap lacks its lines, a second part gets the same lines; the merge takes each line once. The calls of one
-partition never overlap; the caller sees to it.
+and the bitmap lacks its lines, a second part gets the same lines; the merge takes each line once. The
+caller ensures that the calls of one partition never overlap.
 """
 
 import asyncio
@@ -95,7 +95,7 @@ class Partition:
 
     @property
     def due_at(self) -> float | None:
-        """When the next thing is due, Unix seconds."""
+        """When the next timer is due, Unix seconds."""
         due = (self.batches.timers.next, self._expiry.due_at)
         return min((time for time in due if time is not None), default=None)
 
@@ -121,7 +121,7 @@ class Partition:
         self._background.start(self._garbage.sweep(self.active_batches.is_over))
 
     async def buried(self, fact: Buried, created: BatchCreated | None, *, ends: bool = True) -> None:
-        """Show on a batch that a record of it is a dead letter.
+        """Show on a batch that one of its records is a dead letter.
 
         Args:
             fact: The record, and why it was buried.

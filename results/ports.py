@@ -64,4 +64,4 @@ class Resources:
     monotonic: Monotonic
     limits: Limits
     compactions: asyncio.Semaphore
-    """Bounds how many batches are compacted at one time."""
+    """Bounds how many batches are compacted at once."""

@@ -132,7 +132,7 @@ class RecordHandler:
         except TRANSIENT:
             raise
         except Exception:
-            log.exception("%s does not show that a record of it was buried", named.batch_id)
+            log.exception("%s cannot show that one of its records is a dead letter", named.batch_id)
             self.partition.batches.undo()
 
     def _belongs(self, record: Record, batch_id: str) -> bool:
@@ -193,7 +193,7 @@ class RecordHandler:
             chunks = self._store.read(ref.key, ref.offset, ref.offset + ref.length)
             value = b"".join([chunk async for chunk in chunks])
         except (NotFound, ValueError) as error:
-            raise DecodeError("what it refers to is not in the store") from error
+            raise DecodeError("the line that it refers to is not in the store") from error
         if len(value) != ref.length:
-            raise DecodeError("what it refers to is cut short")
+            raise DecodeError("the line that it refers to is cut short")
         return value

@@ -3,7 +3,7 @@
 from typing import Final
 
 CHUNK_LINES: Final = 512
-"""A bitmap grows by so many lines."""
+"""A bitmap grows by this many lines."""
 CHUNK_BYTES: Final = CHUNK_LINES // 8
 
 
@@ -41,7 +41,7 @@ class Bitmap:
         self.content[index >> 3] &= ~(1 << (index & 7))
 
     def grow(self, chunks: int) -> None:
-        """Have at least so many chunks."""
+        """Grow to at least this many chunks."""
         self.content.extend(bytes(max(0, chunks * CHUNK_BYTES - len(self.content))))
 
     def chunk(self, number: int) -> bytes:

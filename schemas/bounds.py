@@ -10,21 +10,21 @@ from typing import Annotated, Final
 from pydantic import Field, StringConstraints
 
 RECORD_BYTES_MAX: Final = 1 << 20
-"""Key, value, headers, and `RECORD_BYTES_EXTRA` of framing."""
+"""Bytes of a record: key, value, headers, and `RECORD_BYTES_EXTRA` of framing."""
 RECORD_BYTES_EXTRA: Final = 4096
 """More than the framing, the key and the headers of a message take."""
 CHAR_BYTES_MAX: Final = 6
-"""Of a character in JSON: a control character is `\\u0000`."""
+"""Bytes of a character in JSON: a control character is `\\u0000`."""
 
 ID_CHARS_MAX: Final = 64
 NAME_CHARS_MAX: Final = 255
-"""Of a stream, a model, a project, a key."""
+"""Length of the name of a stream, a model, a project or a key."""
 FILENAME_CHARS_MAX: Final = 1024
 WORD_CHARS_MAX: Final = 64
-"""Of a code, an endpoint, a window."""
+"""Length of a code, an endpoint or a window."""
 PARAM_CHARS_MAX: Final = 128
 TEXT_CHARS_MAX: Final = 1000
-"""Of a sentence."""
+"""Length of a message."""
 STORE_KEY_CHARS_MAX: Final = 255
 
 METADATA_PAIRS_MAX: Final = 16
@@ -34,7 +34,7 @@ METADATA_VALUE_CHARS_MAX: Final = 512
 ERRORS_MAX: Final = 1000
 """Errors that a batch lists; the last entry counts the others."""
 ERRORS_BYTES_MAX: Final = 256 * 1024
-"""Of all errors of a batch, in JSON."""
+"""Bytes of all errors of a batch, in JSON."""
 OUTPUTS_MAX: Final = 1000
 """Numbered files of one output; the last one takes all remaining lines."""
 RERUNS_MAX: Final = 100
@@ -48,12 +48,12 @@ TIME_MAX: Final = 250_000_000_000
 BATCH_LINES_MAX: Final = 10_000_000
 """Lines of one batch."""
 REPLY_BYTES_MAX: Final = 32 << 20
-"""Of a backend's reply, by default."""
+"""The default bound of a backend's reply."""
 LINE_BYTES_HIGHEST: Final = 256 << 20
 """The highest setting for the bound of a line, and of a reply."""
 LARGE_BYTES_MAX: Final = 3 * LINE_BYTES_HIGHEST + (1 << 20)
-"""Of a line or a result in the store. A result is a reply and some hundred bytes more; a character of two bytes
-may become an escape of six."""
+"""Bytes of a line or a result in the store. A result is a reply and some hundred bytes more; a character of two
+bytes may become an escape of six."""
 TOKENS_MAX: Final = 1 << 28
 """Tokens of one kind in one line: more than it has bytes, and below `NUMBER_MAX` in the sum of the largest
 batch."""
@@ -61,7 +61,7 @@ AMOUNT_DIGITS_MAX: Final = 200
 
 Id = Annotated[str, StringConstraints(max_length=ID_CHARS_MAX, pattern=r"^[A-Za-z0-9_-]*$")]
 Digest = Id
-"""In hex."""
+"""A SHA-256 in hex."""
 Name = Annotated[str, StringConstraints(max_length=NAME_CHARS_MAX)]
 Filename = Annotated[str, StringConstraints(max_length=FILENAME_CHARS_MAX)]
 Word = Annotated[str, StringConstraints(max_length=WORD_CHARS_MAX)]

@@ -10,9 +10,9 @@ from typing import Any, Final
 from tidemill.schemas.bounds import NAME_CHARS_MAX, NUMBER_MAX
 
 TEXT_CHARS_MAX: Final = 4096
-"""Of an address, a path, a list of brokers."""
+"""Length of a text, such as an address, a path or a list of brokers."""
 ITEMS_MAX: Final = 10_000
-"""Of a list or a table."""
+"""Items of a list or a table."""
 DEPTH_MAX: Final = 16
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 

@@ -11,7 +11,7 @@ class Endpoint:
     """An endpoint of OpenAI's API. Source: its API reference, "Request body" and "Returns" of each."""
 
     name: str
-    """In messages to users."""
+    """Its name in messages to users."""
     prompt: str
     """The required field with the prompt."""
     reply_list: str | None
@@ -50,6 +50,6 @@ ENDPOINTS: Final = {
         name="Responses", prompt="input", reply_list=None, smallest={"input": PROMPT, "max_output_tokens": 16}
     ),
 }
-"""By path; its `/v1` stands for the base URL of a server."""
+"""The endpoints by path; its `/v1` stands for the base URL of a server."""
 UNKNOWN: Final = Endpoint(name="", prompt="input", reply_list=None, smallest={})
 """Stands for any other path that a record of the log may name."""

@@ -20,7 +20,7 @@ _FILE = re.compile(r"file-[0-9A-Za-z]{22}\Z")
 
 
 def new_audit_id() -> str:
-    """`audit_` and 32 hex digits, the first 13 of which are the time."""
+    """`audit_` and 32 hex digits: 13 of the time, 19 random ones."""
     return f"audit_{timely_hex()}"
 
 

@@ -89,7 +89,7 @@ class Store(Protocol):
 
 
 class Sender(Protocol):
-    """Appends records to the log. Failures are `OSError`; the log may have the record all the same."""
+    """Appends records to the log. Failures are `OSError`; the record may be in the log anyway."""
 
     async def send(
         self,

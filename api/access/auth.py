@@ -37,7 +37,7 @@ class Keys:
     """Known keys, as digests, so that the time of a comparison reveals nothing about a key."""
 
     def __init__(self, fixed: Mapping[str, Principal], keyring: Keyring, clock: Clock) -> None:
-        """Know some keys.
+        """Accept these keys.
 
         Args:
             fixed: Keys of the settings, which cannot be revoked: digest to principal.
@@ -84,7 +84,7 @@ def keys(settings: Settings, keyring: Keyring, clock: Clock) -> Keys:
     """The keys of an installation: the key of the settings is an operator's, in the default project.
 
     Raises:
-        SettingsError: None is set.
+        SettingsError: No key is set.
     """
     return Keys({bootstrap(settings): Principal(project=DEFAULT_PROJECT, role=Role.OPERATOR)}, keyring, clock)
 
@@ -93,7 +93,7 @@ def bootstrap(settings: Settings) -> str:
     """The digest of the key that the settings name.
 
     Raises:
-        SettingsError: None is set, so no other key could be created.
+        SettingsError: No key is set, so no other key could be created.
     """
     if (digest := settings.api_key_digest) is None:
         raise SettingsError(

@@ -22,7 +22,7 @@ MANY: Final = 5
 HEAVY: Final = 20
 """A request that reads all lines of a batch."""
 KEYS_MAX: Final = 10_000
-"""Keys with a bucket; the least recently used key beyond it starts again with a full one."""
+"""Keys with a bucket; above it the least recently used key loses its bucket, and starts again with a full one."""
 
 COSTS: Final = {
     ("GET", "/v1/batches"): MANY,

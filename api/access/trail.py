@@ -26,7 +26,7 @@ WINDOW_SECONDS: Final = 60.0
 WAIT_SECONDS_MAX: Final = 3600.0
 """A wait begins at a minute and doubles each time, up to this."""
 ADDRESSES_MAX: Final = 10_000
-"""Addresses that are counted; the one refused longest ago beyond it is dropped."""
+"""Addresses with a count; above it the address that was refused longest ago loses its count."""
 PENDING_MAX: Final = 100
 """Records of refusals on their way to the log; further ones are dropped."""
 FIELD_HEX: Final = 4
@@ -78,11 +78,11 @@ class Trail:
         task.add_done_callback(self._pending.discard)
 
     async def record_settings(self, settings: BaseModel, last: AuditRecord | None) -> None:
-        """Record which settings have changed since the process before; secrets are masked.
+        """Record which settings have changed since the previous process; secrets are masked.
 
         Args:
             settings: The settings of this process.
-            last: The record of the process before.
+            last: The record of the previous process.
         """
         shown = settings.model_dump(mode="json")
         fields = {name: _digest(value) for name, value in sorted(shown.items())}

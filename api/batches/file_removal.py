@@ -1,4 +1,4 @@
-"""Deletes files and batches: the record first, the bytes when no batch reads them any more."""
+"""Deletes files and batches: the record first, the bytes once no batch reads them."""
 
 import asyncio
 import logging
@@ -51,9 +51,9 @@ async def remove_batch(deps: Dependencies, project: str, batch: Batch) -> None:
 
 
 async def sweep(deps: Dependencies) -> int:
-    """Delete expired files, and the bytes of deleted files that no batch reads any more.
+    """Delete expired files, and the bytes of deleted files that no batch reads.
 
-    Several processes may do this at one time: a file that is deleted twice is deleted.
+    Several processes may do this at the same time: deleting a file twice does no harm.
 
     Returns:
         The number of files; at `ROUND_FILES_MAX` there may be more.

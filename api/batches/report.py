@@ -149,7 +149,7 @@ def fault(text: bytes) -> tuple[str, int | None]:
 
 
 def is_refused(code: str, status: int | None) -> bool:
-    """Whether a line of an error file is no valid request; one such line would fail a new batch."""
+    """Whether a line of an error file is not a valid request; one such line would fail a new batch."""
     return status is None and code in REFUSALS
 
 

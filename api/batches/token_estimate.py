@@ -43,7 +43,7 @@ _MAXIMA: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _FIELDS: Final = ("model", "n", *_MAXIMA)
 _Body = msgspec.defstruct("_Body", [(name, msgspec.Raw, msgspec.Raw(b"null")) for name in _FIELDS])
 _lines: Final = msgspec.json.Decoder(msgspec.defstruct("_Line", [("body", _Body)]))
-"""Decodes the few fields of a body that count from a very long line, in one pass."""
+"""Decodes only the fields that the estimate needs, from a very long line in one pass."""
 
 
 class CostRange(BaseModel):

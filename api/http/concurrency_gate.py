@@ -114,9 +114,9 @@ class ConcurrencyGate:
 class RequestPacer:
     """Lets one request of each project begin in a turn of the event loop.
 
-    Most requests are answered in a single step of the loop. Without this, all that a project sends at one time are
-    answered in one turn, and each step of another project's request waits for all of them. The connections bound
-    how many wait, since each has one request answered at a time.
+    The loop answers most requests in a single step. Without the pacer, all requests that a project sends at once
+    would be answered in one turn, and each step of another project's request would wait for all of them. The
+    connections bound how many wait, since each has one request answered at a time.
     """
 
     def __init__(self) -> None:

@@ -5,15 +5,16 @@ an answer for as long as the client lives. Here each of these has a bound:
 
 - A head (request line and headers), a chunk's extensions, or trailers: `HEAD_BYTES_MAX`, `HEADERS_MAX`, and
   `URL_BYTES_MAX` for the URL; a head is whole after `head_seconds_max`.
-- A body arrives with `bytes_per_second_min` at least. A client may fall behind that by `slow_seconds_max`, at any
-  time, also after fast sending. **Time counts only while the server reads**: not while an upload waits for its
+- A client must send a body at `bytes_per_second_min` at least. It may fall behind that by `slow_seconds_max`, at
+  any time, even after fast sending. **Time counts only while the server reads**: not while an upload waits for its
   place unread (the server reads 64 KiB of it first), not before the server has sent `100 Continue`, and not while
   the store delays what has arrived. So a route may let a body wait, and needs no timeout of its own for a slow
   one: the stream that it reads raises `ClientDisconnect`, and the client gets a 408.
-- A client reads its answer with the same rate at least, by the same account. All unread answers together take at
-  most `UNSENT_BYTES_MAX` of memory (`server.py`).
-- The server reads `LATE_BYTES_MAX` of a body that goes on after its answer, since most clients read an answer only
-  once they have sent all; of all such bodies together `LATE_BYTES_PER_CHECK` between two checks.
+- A client must read its answer at the same minimum rate, measured in the same way. All unread answers together
+  take at most `UNSENT_BYTES_MAX` of memory (`server.py`).
+- The server reads up to `LATE_BYTES_MAX` of a body that goes on after its answer, since most clients read an
+  answer only once they have sent all; between two checks it reads
+  `LATE_BYTES_PER_CHECK` of all such bodies together.
 
 The server checks all connections once in `CHECK_SECONDS`; a request costs no timer.
 """

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 STOP_SECONDS_MAX: Final = 10
 """Time for running requests to end after SIGTERM."""
 FULL_SECONDS: Final = 0.1
-"""Pause before the next accept after the system ran out of files."""
+"""Pause before the next accept after the process ran out of file descriptors."""
 UNSENT_BYTES_MAX: Final = 256 << 20
 """Unread answers of all clients: 256 slow downloads. Beyond it the server closes the connection of the client that
 would need longest for the rest."""
@@ -129,7 +129,7 @@ class Listener:
         self._listen()
 
     def close(self) -> None:
-        """Accept no more."""
+        """Stop accepting connections."""
         self._is_closed = True
         self._loop.remove_reader(self._sock)
         for task in self._opening:

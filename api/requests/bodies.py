@@ -78,4 +78,4 @@ class Completion(Body):
     ]  # fmt: skip
     """The parts in order, each once."""
     md5: Annotated[str, Field(json_schema_extra={"pattern": f"^{MD5}$"}), AfterValidator(_check_md5)] | None = None
-    """Of the whole file, in hexadecimal."""
+    """The MD5 of the whole file, in hexadecimal."""

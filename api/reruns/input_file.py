@@ -29,7 +29,7 @@ async def write(
     Raises:
         ApiError: 413, it is larger than any upload may be; 429, the project has no room; 503, the store does not
             answer. Nothing is left of it.
-        LogUnavailable: The log does not answer. It may have the record all the same, so the bytes stay.
+        LogUnavailable: The log does not answer. The record may be in the log anyway, so the bytes stay.
     """
     bytes_max = deps.settings.upload_bytes_max
     async with (
@@ -50,7 +50,7 @@ def rewrite_line(line: bytes, *, model: str | None = None, custom_id: str | None
 
     Nothing else in Tidemill rewrites lines. Only the outer object is decoded, and that of the body if the model
     changes: every other value keeps the JSON text that the user wrote, so a number keeps its digits and a string
-    its escapes. Only whitespace between the fields is lost. A line that is no such object is returned unchanged;
+    its escapes. Only whitespace between the fields is lost. A line that is not an object is returned unchanged;
     ingest reports its fault.
     """
     if model is None and custom_id is None:

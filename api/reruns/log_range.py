@@ -170,7 +170,7 @@ async def gather(deps: Dependencies, log_range: LogRange, spool: ReplaySpool) ->
 
 
 async def estimate(deps: Dependencies, log_range: LogRange, model: str | None) -> tuple[Found, TokenEstimate]:
-    """Estimate the lines of a range, also if they are too many for a batch.
+    """Estimate the lines of a range, even if they are too many for a batch.
 
     Raises:
         ApiError: 400, the range has more than `RECORDS_MAX` records, or lines for several endpoints.

@@ -130,7 +130,7 @@ async def create(deps: Dependencies, project: str, rerun: Rerun, repeats: creati
 
 
 async def estimate(deps: Dependencies, project: str, rerun: Rerun) -> TokenEstimate:
-    """Estimate the batch of a rerun, also if it has too many lines for a batch.
+    """Estimate the batch of a rerun, even if it has too many lines for a batch.
 
     Raises:
         ApiError: 409, the batch is not over, or the lines are not there; 429, other estimates run.

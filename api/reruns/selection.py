@@ -22,7 +22,7 @@ class Kind(StrEnum):
     UNFINISHED = "unfinished"
     """Failed, expired and cancelled lines."""
     FAILED = "failed"
-    """Failed lines, except lines of a stream that are no valid requests."""
+    """Failed lines, except lines of a stream that are not valid requests."""
     EXPIRED = "expired"
     """Lines that did not run before the deadline."""
     CANCELLED = "cancelled"

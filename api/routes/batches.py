@@ -169,7 +169,7 @@ async def cancel(request: Request, deps: Deps, caller: Caller, batch_id: BatchId
     responses={409: {"description": "The batch is running."}},
 )
 async def delete(request: Request, deps: Deps, caller: Caller, batch_id: BatchId) -> Response:
-    """Delete a finished batch with its results; its lines cannot be replayed any more."""
+    """Delete a finished batch with its results; its lines can no longer be replayed."""
     if not deps.view.erasures.is_deleted(batch_id, caller.project):
         batch = Batch.model_validate_json(await lookup.batch(deps.view, caller.project, batch_id))
         if not batch.status.is_terminal:

@@ -84,7 +84,7 @@ async def create(deps: Deps, caller: Caller, form: FileForm) -> Response:
     """Upload a file."""
     with deps.booking(caller.project) as booking:
         record = await upload.receive(form, deps, booking)
-        # If the log does not answer, it may have the record all the same, so the bytes stay.
+        # If the log does not answer, the record may be in the log anyway, so the bytes stay.
         await deps.publisher.file(record)
     return json(record.file)
 

@@ -96,7 +96,7 @@ class TokenRequest(reading.Body):
         int, Field(ge=producer_token.LIFE_SECONDS_MIN, le=producer_token.LIFE_SECONDS_MAX)
     ] = LIFE_SECONDS_DEFAULT
     """How long it is valid, at most as long as its key. Ingest accepts the records that the log gets in that time,
-    also if it reads them later."""
+    even if it reads them later."""
 
 
 class NewToken(BaseModel):

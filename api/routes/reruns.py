@@ -109,7 +109,7 @@ class RangeSource(Body):
     start: Annotated[_Edge, Field(alias="from")]
     """A time in ISO 8601, or an offset of each partition; inclusive."""
     end: _Edge | None = Field(None, alias="to")
-    """As `from`, exclusive; by default now."""
+    """Like `from`, exclusive; by default now."""
     project: Annotated[str, Field(max_length=PROJECT_CHARS_MAX), AfterValidator(_check_project)] | None = None
     """The project of the lines; an operator may name another one, or `*` for all."""
     endpoint: Endpoint | None = None

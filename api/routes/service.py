@@ -18,7 +18,7 @@ router = APIRouter(route_class=Route)
 
 
 class ModelExtras(BaseModel):
-    """What Tidemill knows of a model."""
+    """Fields of a model beyond those of OpenAI."""
 
     aliases: list[str]
     """More names by which batches may ask for it."""
@@ -62,7 +62,7 @@ class Limits(BaseModel):
     completion_windows: list[str]
     """Windows that a batch may have."""
     role: Role
-    """Of the key that was sent."""
+    """The role of the request's key."""
 
 
 @router.get("/livez", response_model=Health, tags=["health"])

@@ -99,7 +99,7 @@ async def _parts(deps: Dependencies, record: UploadRecord, part_ids: Sequence[st
     """The parts in the requested order, checked against the declared size.
 
     Raises:
-        ApiError: 400, one is not there, or they do not add up.
+        ApiError: 400, one is missing, or they do not add up.
     """
     found = await lookup.parts(deps.view, record.upload.id, part_ids)
     size = sum(piece.bytes for piece in found)

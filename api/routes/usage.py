@@ -52,10 +52,10 @@ class UsageSum(BaseModel):
     """Lines that succeeded."""
     input_tokens: int
     cached_tokens: int
-    """Of the input tokens."""
+    """Input tokens that the server read from its cache."""
     output_tokens: int
     reasoning_tokens: int
-    """Of the output tokens."""
+    """Output tokens that were reasoning."""
     total_tokens: int
     cost: CostSum
 

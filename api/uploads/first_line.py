@@ -20,7 +20,7 @@ _valid = msgspec.json.Decoder(msgspec.Raw)
 
 
 class FirstLine:
-    """Checks the first line of a file that is not blank, from chunks of any size."""
+    """Checks the first line that is not blank, from chunks of any size."""
 
     def __init__(self) -> None:
         self._held = bytearray()

@@ -32,7 +32,7 @@ class MultipartError(ApiError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartBegan:
-    """A part begins: the name of its field, and its file name where it has one."""
+    """A part begins: the name of its field, and its file name, if it has one."""
 
     name: str
     filename: str | None

@@ -25,7 +25,7 @@ class Keyring(keys.Keyring):
                 database.write("INSERT INTO trust VALUES (?)", trusted)
 
     def by_digest(self, sha256: str) -> KeyRecord | None:
-        """The key whose secret has this digest, also if it is revoked or expired."""
+        """The key whose secret has this digest, even if it is revoked or expired."""
         return _record(self._database.first("SELECT body FROM keys WHERE sha256 = ?", sha256))
 
     def by_id(self, key_id: str) -> KeyRecord | None:

@@ -1,7 +1,7 @@
 """Reserves room within the quotas of projects.
 
-What this process has accepted counts at once, before the view shows it. Other api processes see it milliseconds
-later, so together they may exceed a limit by what they accept in that time.
+Objects that this process has accepted count at once, before the view shows them. Other api processes see them
+milliseconds later, so together the processes may exceed a limit by as much as they accept in that time.
 """
 
 from collections import Counter, defaultdict
@@ -32,7 +32,7 @@ _HELD: Final = {
     Quota.UPLOADS: "SELECT count(*) FROM uploads WHERE project = ?1 AND pending AND expires_at > ?2",
     Quota.KEYS: "SELECT count(*) FROM keys WHERE project = ?1 AND NOT revoked",
 }
-"""What the view shows of a project, by quota."""
+"""By quota, the query for the amount that the view shows of a project."""
 _HINTS: Final = {
     Quota.BATCHES_IN_PROGRESS: "Wait until one is over.",
     Quota.BATCHES: "Delete batches you do not need.",
@@ -45,7 +45,7 @@ _HINTS: Final = {
 
 
 class Quotas:
-    """What projects hold: what the view shows, and what requests in progress have reserved."""
+    """The amounts that projects hold: those in the view, and those that requests in progress have reserved."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -53,7 +53,7 @@ class Quotas:
         self._reserved: defaultdict[str, Counter[Quota]] = defaultdict(Counter)
 
     def held(self, project: str, quota: Quota) -> int:
-        """What counts against a quota of a project."""
+        """The amount that counts against a quota of a project."""
         values = (project, int(self._clock())) if quota is Quota.UPLOADS else (project,)
         shown: int = self._database.first(_HELD[quota], *values) or 0
         return shown + (self._reserved[project][quota] if project in self._reserved else 0)
@@ -110,13 +110,13 @@ class Booking:
         self._book({Quota.KEYS: 1})
 
     def bytes(self, size: int) -> None:
-        """Reserve a file of so many bytes in all, less what is already reserved for it."""
+        """Reserve a file of this size; bytes that are already reserved for it do not count again."""
         if (more := cost_bytes(size) - self._booked[Quota.BYTES]) > 0:
             self._check_disks(more)
             self._book({Quota.FILES: 1, Quota.BYTES: cost_bytes(size)}, f"; this upload has {size} more")
 
     def _book(self, amounts: Mapping[Quota, int], detail: str = "") -> None:
-        """Raise what is reserved to these amounts; `detail` explains a refusal for lines or bytes."""
+        """Raise the reservation to these amounts; `detail` explains a refusal for lines or bytes."""
         booked = self._booked
         more = {
             quota: amount for quota, amount in amounts.items() if quota not in booked or amount > booked[quota]

@@ -95,7 +95,7 @@ class View:
         """Up to `query.limit` + 1 batches.
 
         Raises:
-            ApiError: 400, `query.after` is no batch of the project.
+            ApiError: 400, `query.after` is not a batch of the project.
         """
         condition, values = query.condition()
         # A project has many batches but few with a given label, so the labels drive the query.
@@ -155,7 +155,7 @@ class View:
         )  # fmt: skip
 
     def releasable(self, limit: int) -> list[tuple[str, str]]:
-        """Deleted files whose bytes no batch needs any more: id and key."""
+        """Deleted files whose bytes no batch needs: id and key."""
         return self._database.read(f"SELECT id, key FROM files WHERE held AND NOT {_IS_INPUT} LIMIT ?", limit)  # noqa: S608
 
     def release(self, file_id: str) -> None:

@@ -42,7 +42,7 @@ def outlined(data: bytes) -> object:
 
 
 def _odd(data: bytes) -> object:
-    """`outlined` for a line that is no request: it, or its body, is not an object."""
+    """`outlined` for a line that is not a request: it, or its body, is not an object."""
     try:
         line = _fields(_lines.decode(data))
     except msgspec.ValidationError:

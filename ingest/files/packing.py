@@ -2,7 +2,7 @@
 
 A record holds up to 32 neighbouring lines, because a record costs a consumer far more than a line does. A run is
 eight full records whose lines have one key, and so go to one partition; the next run may go to another, so that
-all processors share a batch. The same lines are always packed the same way, also after a crash.
+all processors share a batch. The same lines are always packed the same way, even after a crash.
 """
 
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
@@ -26,7 +26,7 @@ SLICE_LINES: Final = 256
 T = TypeVar("T")
 
 Placed = tuple[int, bytes | LineRef]
-"""The place of a line in its batch, and the line or where the store has it."""
+"""The place of a line in its batch, and the line or its place in the store."""
 
 
 @dataclass(frozen=True, kw_only=True)

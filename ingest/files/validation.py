@@ -97,7 +97,7 @@ class Fault(Exception):
 
 
 class Seen(Protocol):
-    """Maps each seen `custom_id` to the number of its line; a dictionary will do."""
+    """Maps each seen `custom_id` to the number of its line; a `dict` is one."""
 
     def setdefault(self, kept: str | bytes, number: int, /) -> int:
         """Add an id if it is new; returns the number of its first line, or 0 if that number is not known."""
@@ -158,7 +158,7 @@ class Checker:
         return Failed(errors=tuple(_listed(whole + self._errors, count)))
 
     def too_large(self) -> Failed:
-        """The verdict on a file above `bytes_max`, of which at most the first line was checked."""
+        """The verdict on a file above `bytes_max`; the checker saw its first line at most."""
         of_model = f" for the {_shown(self.model)} model" if self.model is not None else ""
         message = f"The batch input file is larger than the {self._rules.bytes_max} maximum{of_model}"
         return Failed(errors=(BatchError(code="file_too_large", message=message),))
@@ -281,7 +281,7 @@ class Checker:
 
 
 def _listed(errors: list[BatchError], count: int) -> list[BatchError]:
-    """As many errors as fit, in number and in bytes; the last one names the number of those left out."""
+    """As many errors as fit, in number and in bytes; the last one says how many are left out."""
     sizes = accumulate(map(error_bytes, errors))
     if count <= FAULTS_MAX and count == len(errors) and max(sizes, default=0) <= ERRORS_BYTES_MAX:
         return errors

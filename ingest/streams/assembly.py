@@ -23,7 +23,7 @@ from tidemill.schemas.resources.file import BATCH_FILE_LIFE_SECONDS, File
 log = logging.getLogger(__name__)
 
 JOINS_MAX: Final = 2
-"""Inputs of one partition that are joined at one time."""
+"""Inputs of one partition that are joined at once."""
 
 
 class InputAssembly:

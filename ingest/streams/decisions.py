@@ -19,7 +19,7 @@ from tidemill.schemas.log import intake
 from tidemill.schemas.log.intake import IntakeError, Label
 
 STREAM_LINES_MAX: Final = BATCH_LINES_MAX
-"""A stream with so many lines is sealed, and its next line begins another batch: results cannot count more."""
+"""A stream with this many lines is sealed, and its next line begins another batch: results cannot count more."""
 RECORD_BYTES_MAX: Final = 1 << 20
 """Size of a record's value. A broker bounds compressed bytes only, so a small record may hold more."""
 RECORD_LINES_MAX: Final = 16_384
@@ -71,7 +71,7 @@ class Decisions:
         self.ended: dict[str, Stream] = {}
         """Streams that take no more lines and are not sealed yet, by batch id."""
         self.kept = -1
-        """By the table, all records up to this offset are decided on."""
+        """The table has a decision on each record up to this offset."""
         self._seen = -1
         """The highest offset of a record that this process has decided on."""
         self._journal: dict[int, tuple[Stream, int, int]] = {}
@@ -144,7 +144,7 @@ class Decisions:
         return None
 
     async def bury(self) -> None:
-        """Write the dead letters of rejected records, many at one time: a producer may send any number."""
+        """Write the dead letters of rejected records, many at once: a producer may send any number."""
         dead, self._dead = self._dead, []
         await asyncio.gather(*(self._buried(record, error) for record, error in dead))
 

@@ -24,7 +24,7 @@ class HeldStreams:
         self._blocked: dict[str, tuple[Stream, int]] = {}
         """Streams whose work is held, and since when, Unix seconds."""
         self._notes: list[tuple[str, Unavailable | None]] = []
-        """Reasons of streams to wait that are not published yet, None for a stream that waits no more."""
+        """Unpublished reasons why streams wait; None for a stream that no longer waits."""
         self._source = f"intake-{secrets.token_hex(8)}"
         self._sent = 0
 
@@ -52,7 +52,7 @@ class HeldStreams:
         await self._held.wait_while(self._is_full)
 
     async def publish(self) -> None:
-        """Show on batches why their lines wait, or that they wait no more."""
+        """Show on batches why their lines wait, or that they no longer wait."""
         notes, self._notes = self._notes, []
         for batch_id, why in notes:
             if batch_id not in self._blocked:

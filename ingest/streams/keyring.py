@@ -56,7 +56,7 @@ class Keyring(keys.Keyring):
         return self._by_id.get(key_id)
 
     def by_digest(self, sha256: str) -> KeyRecord | None:
-        """The key whose secret has this digest, also if it is revoked or expired."""
+        """The key whose secret has this digest, even if it is revoked or expired."""
         return self._records.get(sha256)
 
     def store(self, record: KeyRecord, signer: str) -> None:

@@ -49,7 +49,7 @@ class _Delivery:
 
 
 class Partition:
-    """The streams of one partition. Its calls never overlap; the caller sees to it."""
+    """The streams of one partition. The caller ensures that its calls never overlap."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Partition:
 
     @property
     def due_at(self) -> float | None:
-        """When the next thing is due, by the monotonic clock; None if nothing will be."""
+        """When the next work is due, by the monotonic clock; None if there is none."""
         times = [self._due(stream) for stream in self._decisions.streams.values() if stream not in self._held]
         if any(stream not in self._held and not stream.awaited for stream in self._decisions.ended.values()):
             times.append(self._monotonic())
@@ -118,7 +118,7 @@ class Partition:
         await self._held.publish()
 
     async def tick(self, cancelled: Callable[[str], bool]) -> None:
-        """Do what is due.
+        """Do the work that is due.
 
         Args:
             cancelled: Whether a user asked to cancel a batch.

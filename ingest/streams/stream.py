@@ -20,7 +20,7 @@ from tidemill.schemas.ports import Clock, Monotonic, Sender, Store
 from tidemill.schemas.resources.batch import Batch
 
 PIECES_MAX: Final = 2048
-"""A stream with so many parts is sealed, and its next line begins another batch."""
+"""A stream with this many parts is sealed, and its next line begins another batch."""
 JOURNAL_RECORDS_MAX: Final = 2048
 """Records of a stream that may wait for their part, however small they are."""
 GROUP_RECORDS_MAX: Final = 1000

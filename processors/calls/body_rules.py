@@ -1,4 +1,4 @@
-"""What the settings of a model change in the body of each call.
+"""Changes that the settings of a model make to the body of each call.
 
 Without such settings a body passes through as bytes. With them its outermost object is decoded; all values in it
 stay as they were written.
@@ -36,7 +36,7 @@ class BodyRules:
         """The body to send.
 
         Raises:
-            msgspec.MsgspecError: It is no JSON object.
+            msgspec.MsgspecError: It is not a JSON object.
         """
         return msgspec.json.encode({**self._defaults, **_fields.decode(body), **self._forced})
 

@@ -62,7 +62,7 @@ class Caller:
         self._rules = rules
 
     async def make(self, line: Line, permit: Permit) -> CallResult:
-        """Call once; uses the permit up and never raises."""
+        """Call once with the permit, which covers this call only; never raises."""
         is_called = False
         try:
             parsed = shapes.parse(line.text if line.head.ref is None else await self._fetched(line.head.ref))

@@ -18,7 +18,7 @@ _TEXTS: Final = frozenset({"content", "reasoning", "reasoning_content", "refusal
 _WHOLE: Final = {"chat.completion.chunk": "chat.completion", "text_completion": "text_completion"}
 """The `object` of a reply, by that of its chunks."""
 ITEMS_MAX: Final = 1024
-"""Of one list with an `index` each."""
+"""Items of one list in which each has an `index`."""
 _LAST: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 
 

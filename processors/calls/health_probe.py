@@ -34,10 +34,10 @@ from tidemill.processors.lines import Line
 from tidemill.schemas.endpoints import ENDPOINTS, PROMPT
 
 DOUBLINGS_MAX: Final = 4
-"""Of the wait between two requests, after each failure."""
+"""How often the wait between two requests doubles, once for each failure."""
 REPLY_SECONDS_MAX: Final = 60.0
 DOUBT_PART: Final = 0.25
-"""Of the wait, if a breaker opened for failures that may be the fault of lines."""
+"""Part of the wait that remains if a breaker opened for failures that may be the fault of lines."""
 REFUSED_SECONDS: Final = 600.0
 """How long a server that refused all forms of the request gets no other."""
 
@@ -65,7 +65,7 @@ class HealthProbe:
             upstream: The HTTP client.
             on_change: Called after each probe, and when the next one may be sent.
             wait_seconds: Between two probes.
-            rules: What is changed in each body.
+            rules: Changes to each body.
         """
         self._model = model
         self._rules = rules

@@ -19,7 +19,7 @@ Tokens = tuple[int, int, int, int]
 NO_TOKENS: Final = (0, 0, 0, 0)
 
 LEVELS_MAX: Final = 512
-"""Of nesting, in an error and in a normalized reply. Decoders stop at about 950 levels."""
+"""Levels of nesting in an error and in a normalized reply. Decoders stop at about 950 levels."""
 ENDED_WITH_ERROR: Final = 500
 """The status of a choice with `finish_reason: "error"` that names none. Source: vLLM ends a choice so after a
 transient fault of its own."""

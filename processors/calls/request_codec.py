@@ -18,7 +18,7 @@ from tidemill.schemas.jsonl import line as shapes
 from tidemill.schemas.log.codec import LineMark
 
 QUOTED_BYTES_MAX: Final = 4096
-"""Of an answer that is not a JSON object, in its error line."""
+"""Bytes of an answer that an error line quotes, if the answer is not a JSON object."""
 RETRY_AFTER_SECONDS_MAX: Final = 86_400.0
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")

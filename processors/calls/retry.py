@@ -31,7 +31,7 @@ PROBE_SECONDS_MIN: Final = 2.0
 """Between two health probes."""
 REFUSALS_MAX: Final = 2
 ACCIDENT_PART: Final = 0.2
-"""Of a wait, if the server refuses one call and accepts most."""
+"""Part of a wait that remains if the server refuses one call and accepts most."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

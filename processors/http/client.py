@@ -24,7 +24,7 @@ SECRET_CHARS_MIN: Final = 8
 REDACTED: Final = b"[redacted]"
 _NOTHING: Final = memoryview(b"")
 _OWN: Final = {"user-agent": f"tidemill/{__version__}", "accept-encoding": "identity"}
-"""Of every request: some gateways reject one without a user agent, and some compress by default."""
+"""Headers of every request: some gateways reject one without a user agent, and some compress by default."""
 ROUTES_MAX: Final = 1_000
 """Request heads kept: one for each backend and endpoint."""
 

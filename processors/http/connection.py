@@ -16,12 +16,12 @@ from tidemill.processors.http import content_coding
 from tidemill.processors.memory_budget import SMALL_BYTES, LargeReplies, Share
 
 HEAD_BYTES_MAX: Final = 64 << 10
-"""Of all but the body: the head, the trailer, and chunk extensions."""
+"""Bytes of a reply outside of its body: the head, the trailer, and chunk extensions."""
 
 _INFORMATIONAL: Final = 200
 _NOTHING: Final = memoryview(b"")
 _SHOWN_CHARS: Final = 64
-"""Of a content encoding that an error line quotes."""
+"""Characters of a content encoding that an error line quotes."""
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTHS: Final = re.compile(rb"^content-length[ \t]*:([^\r\n]*)\r?\n", re.IGNORECASE | re.MULTILINE)
 _CHUNKED: Final = re.compile(rb"^transfer-encoding[ \t]*:[^\r\n]*chunked[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
@@ -45,7 +45,7 @@ class _Reply:
     """Its content encoding."""
     decoder: content_coding.Decoder | None = None
     pieces: list[bytes] = field(default_factory=list)
-    """Of the body, decompressed; empty if it cannot be decompressed."""
+    """Pieces of the decompressed body; empty if it cannot be decompressed."""
     size: int = 0
     has_body: bool = False
 

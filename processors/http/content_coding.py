@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 STEP_BYTES: Final = 256 * 1024
-"""Decompressed at one time."""
+"""Bytes that one step decompresses."""
 
 _GZIP: Final = 31
 _ZLIB: Final = 15

@@ -15,7 +15,7 @@ from tidemill.schemas.log.part import LARGE_PREFIX
 from tidemill.schemas.ports import READ_BYTES, Outbox, Store
 
 UNDELIVERED_BYTES_MAX: Final = 64 << 20
-"""Of results that the log does not have yet; above it no call starts."""
+"""Bytes of results that the log does not have yet; above this no call starts."""
 STORE_WAIT_SECONDS: Final = 1.0
 """Between two attempts to store a large result."""
 

@@ -44,8 +44,8 @@ class Assignment:
         """Start without partitions.
 
         Args:
-            closed: The batches whose lines are not called any more.
-            enqueue: See there.
+            closed: The batches whose lines are no longer called.
+            enqueue: See `Enqueue`.
             partition_of: Maps a batch id to its partition of `outcomes`.
         """
         self._closed = closed

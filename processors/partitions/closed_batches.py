@@ -1,4 +1,4 @@
-"""Closed batches: their lines are not called any more."""
+"""Closed batches: their lines are no longer called."""
 
 from collections.abc import Callable
 from typing import Final

@@ -1,6 +1,6 @@
 """Records whose batch key is unavailable: they are held beside the window, and their partition continues.
 
-Of a held record only its place in the log is kept, from which it is read again once the key is available. The
+A held record keeps only its place in the log, to be read from there again once the key is available. The
 bound on unacknowledged records bounds held ones, too. The batch shows why it waits. The records of a closed batch
 finish.
 """
@@ -67,10 +67,10 @@ class LockedRecords:
         """Hold nothing yet.
 
         Args:
-            reopen: See there.
-            admit: See there.
-            report: Publishes why a batch waits, or that it does not wait any more.
-            closed: The batches whose lines are not called any more.
+            reopen: See `Reopen`.
+            admit: See `Admit`.
+            report: Publishes why a batch waits, or that it no longer does.
+            closed: The batches whose lines are no longer called.
             monotonic: Seconds of a clock that is never set.
         """
         self._reopen = reopen

@@ -6,9 +6,9 @@ publishes. No other process has called lines that lie beyond the end and belong 
 assignment (`assignment.py`).
 
 Any other record waits until the outcomes of its batch have been read. All of them are in one partition of
-`outcomes`, and none is older than the batch. So one number for each partition is enough: the time from which on it
-has been read. The previous owner delivered its outcomes before it left the partition, or died; so what is read
-after the assignment is complete, and later outcomes of these lines come from this process.
+`outcomes`, and none is older than the batch. So one number for each partition is enough: the time since which it
+has been read. The previous owner delivered its outcomes before it left the partition, or died; so a read after the
+assignment finds all of them, and later outcomes of these lines come from this process.
 
 A call that was in flight when its process died left no outcome, and is made again.
 """
@@ -20,7 +20,7 @@ CLOCK_SKEW_SECONDS: Final = 60.0
 
 
 class OutcomeRecovery:
-    """The time from which on each partition of `outcomes` has been read, since the last assignment."""
+    """Since which time each partition of `outcomes` has been read, after the last assignment."""
 
     def __init__(self) -> None:
         self._since: dict[int, float] = {}

@@ -185,7 +185,7 @@ class PartitionWindow:
             self._handle.pause()
 
     def close(self) -> None:
-        """Acknowledge nothing any more: the partition was revoked."""
+        """Stop acknowledging: the partition was revoked."""
         self.is_closed = True
 
     def _finish_record(self, entry: Entry, lines: int) -> None:

@@ -11,7 +11,7 @@ from tidemill.schemas.ports import Clock
 
 MESSAGE_CHARS_MAX: Final = 200
 BODY_BYTES_MAX: Final = 4096
-"""Of an error body; a larger one is not searched for a message."""
+"""Size of an error body; a larger one is not searched for a message."""
 
 
 class FailedGroup(NamedTuple):
@@ -45,7 +45,7 @@ class FailedLines:
         self._batches: dict[str, dict[tuple[FailureKind, str, int | None], _Group]] = {}
 
     def note(self, line: Line, failure: CallFailure) -> None:
-        """Count a line that waits after this failure, and not after an earlier one any more."""
+        """Count a line that waits after this failure; its earlier failure no longer counts."""
         reason = (failure.kind, failure.server, failure.status)
         message = _message(failure)[:MESSAGE_CHARS_MAX]
         groups = self._batches.setdefault(line.head.batch_id, {})
@@ -57,7 +57,7 @@ class FailedLines:
         line.reason = reason
 
     def forget(self, line: Line) -> None:
-        """Count a line no more."""
+        """Stop counting a line."""
         if (reason := line.reason) is None:
             return
         line.reason = None

@@ -32,7 +32,7 @@ _STARTS: Final = {
 SPAN_LINES: Final = 16_384
 """As many as the window of a partition holds."""
 AHEAD_LINES_MIN: Final = 8
-"""Reserved for a backend even if it has fewer calls in flight."""
+"""Lines reserved for a backend even if it has fewer calls in flight."""
 CANDIDATES_MAX: Final = 32
 """Groups searched for one that prefers a backend."""
 WARM_PREFIXES_MAX: Final = 16
@@ -40,7 +40,7 @@ WARM_PREFIXES_MAX: Final = 16
 PRIMER_SECONDS_MAX: Final = 2.0
 """The longest that a group waits for its primer."""
 STRANDED_TAKES: Final = 1_024
-"""After so many lines for other backends, they also take those reserved for an idle one."""
+"""After this many lines for other backends, they also take the lines reserved for an idle one."""
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class Place(Protocol):
 
     @property
     def base(self) -> str:
-        """Tells it from the others, in all processes."""
+        """Its base URL, which identifies it in all processes."""
         ...
 
 

@@ -72,7 +72,7 @@ class RetryQueue:
         self._wake_dispatcher = wake
         self._loop = asyncio.get_running_loop()
         self._endpoint = ""
-        """Of the line that failed last."""
+        """The endpoint of the line that failed last."""
         self._waits: list[tuple[float, int, Line]] = []
         self._sequence = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -148,7 +148,7 @@ class RetryQueue:
         return self._take_out(lambda _: True)
 
     def close(self) -> None:
-        """Wake the dispatcher no more."""
+        """Stop waking the dispatcher."""
         if self._timer is not None:
             self._timer.cancel()
 

@@ -22,13 +22,13 @@ from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, SERVER_CHARS_M
 
 CHECK_SECONDS: Final = 2.0
 STALL_SECONDS: Final = 10.0
-"""A batch without a result for so long has stalled, and so has a line that has failed for so long."""
+"""A batch without a result for this time has stalled, and so has a line that has failed for this time."""
 REPORT_SECONDS: Final = 10.0
-"""A report that is still true is sent again after so long; less often if many batches wait."""
+"""A report that is still true is sent again after this time; less often if many batches wait."""
 REPORTS_MAX: Final = 25
 """Reports of one check."""
 HOLD_TIMES: Final = 3
-"""A report is valid for so many times the time until it is sent again."""
+"""A report is valid for this multiple of the time until it is sent again."""
 SOURCE_BYTES: Final = 4
 
 _REASONS: Final = {

@@ -21,7 +21,7 @@ from tidemill.processors.scheduling.scheduler import Clocks, Scheduler
 from tidemill.schemas.log.codec import RequestHead
 
 RUN_PART: Final = 4
-"""A run of lines of one batch is at most one part in so many of the calls in flight."""
+"""A run of lines of one batch has at most one in `RUN_PART` of the calls in flight."""
 
 
 class WaitingLines:
@@ -80,7 +80,7 @@ class WaitingLines:
         return self._large.waiting(batch_id)
 
     def claim(self) -> Claim | None:
-        """What decides between this model and others of a server; None if no line may be called."""
+        """The claim of this model at a server that others use, too; None if no line may be called."""
         if (claim := self._fresh.claim()) is not None:
             return Claim(*claim)
         if self._retries.are_due or self._large.ready is not None:
@@ -131,7 +131,7 @@ class WaitingLines:
         return [*self._fresh.clear(), *self._retries.clear(), *self._large.clear()]
 
     def close(self) -> None:
-        """Wake the dispatcher no more."""
+        """Stop waking the dispatcher."""
         self._retries.close()
         self._large.clear()
         if self._timer is not None:

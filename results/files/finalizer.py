@@ -1,6 +1,7 @@
 """Writes the files of closed batches; if a part is gone, its lines are read from the log again.
 
-If that fails too, the batch shows it and is tried again: an object may be put back, a broker may come back.
+If that fails too, the batch shows it, and the finalizer tries again: an operator may put an object back, and a
+broker may come back.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ LONGEST_SECONDS: Final = 60.0
 """Pauses after an attempt that found too few lines; see `pause_seconds`."""
 
 Blocked = Callable[[str], None]
-"""Called with the reason why a batch cannot be finished; it is tried again all the same."""
+"""Called with the reason why a batch cannot be finished; the finalizer tries again anyway."""
 
 
 class LinesLost(Exception):
@@ -54,7 +55,7 @@ class Finalizer:
         """Write the files of a batch, and retry until that works.
 
         After a crash the log may have the fact already; it is applied while the files are written again. Then the
-        batch's state names no parts any more, so this uses the state as it was; the parts may disappear meanwhile.
+        batch's state no longer names parts, so this uses the state as it was; the parts may disappear meanwhile.
 
         Returns:
             The fact that ends the batch; None if it was applied meanwhile.
@@ -133,7 +134,7 @@ class Finalizer:
                 if not recovery.missing:
                     break
         if recovery.missing:
-            raise LinesLost(f"{recovery.missing} of its lines are in the log no more")
+            raise LinesLost(f"{recovery.missing} of its lines are no longer in the log")
         return await recovery.parts()
 
 
@@ -145,5 +146,5 @@ def _reason(error: Exception) -> str:
         case PartError() | LinesLost():
             return str(error)
         case _:
-            log.error("the work on a batch broke off", exc_info=error)
+            log.error("writing the files of a batch failed", exc_info=error)
             return type(error).__name__

@@ -48,7 +48,7 @@ class GarbageCollection:
             log.exception("parts of batches that are over could not be removed")
 
     async def forget(self, batch_ids: Sequence[str]) -> int:
-        """Remove the large results of batches until that fails; returns for how many batches it worked."""
+        """Remove the large results of batches, up to the first failure; returns the number of finished batches."""
         done = 0
         try:
             for batch_id in batch_ids:

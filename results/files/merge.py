@@ -1,7 +1,7 @@
 """Merges the sorted parts of a batch into one file in input order, each line once.
 
 The merge opens a part at its first line and closes it after its last, and yields neighbouring lines of a part
-together; so the memory is one chunk for each part that is open at one time.
+together; so the memory is one chunk for each open part.
 """
 
 import zlib

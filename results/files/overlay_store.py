@@ -6,7 +6,7 @@ from tidemill.schemas.ports import NotFound, Store, chained
 
 
 class OverlayStoreError(Exception):
-    """The scratch store cannot be written. It is no `OSError`, since a retry does not help."""
+    """The scratch store cannot be written. Not an `OSError`, since a retry does not help."""
 
 
 class OverlayStore:

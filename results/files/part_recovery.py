@@ -1,7 +1,7 @@
 """Reads the lines of a closed batch from the log again and writes them as new parts.
 
 The first result of a line counts, in the order of the log, until the batch has as many lines as when it closed: so
-the same lines come together as then.
+the parts have the same lines as then.
 """
 
 from typing import Final

@@ -17,12 +17,12 @@ from tidemill.schemas.resources.waiting import Reason
 WAITING_BYTES_MAX: Final = 64 << 20
 """Lines of all batches of a partition that may wait for their parts."""
 REFUSED_BYTES_MAX: Final = 32 << 20
-"""Of these, lines of batches whose parts the store refuses; beyond it the partition waits."""
+"""Waiting lines of batches whose parts the store refuses; above this the partition waits."""
 
 log = logging.getLogger(__name__)
 
 Block = Callable[[ActiveBatch, Obstacle | None, float], None]
-"""Shows on a batch what blocks it and when it is tried again; None if nothing does any more."""
+"""Shows on a batch its obstacle and the time of the next attempt; None shows that it is free again."""
 
 
 class PartWriter:

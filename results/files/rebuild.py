@@ -70,7 +70,7 @@ class Rebuild:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all lines are found that the batch had when it closed."""
+        """Whether the rebuild has found all lines that the batch had when it closed."""
         return not self._recovery.missing
 
     @property
@@ -98,7 +98,7 @@ class Rebuild:
             )
         if found.missing:
             raise RebuildError(
-                f"{self.batch.id}: {found.missing} of {self._wanted} lines are in the log no more"
+                f"{self.batch.id}: {found.missing} of {self._wanted} lines are no longer in the log"
                 f" ({found.unreadable} records could not be read)"
             )
         compactor = Compactor(store=self.store, clock=time.time, part_bytes=PART_BYTES, tariff_of=_free)

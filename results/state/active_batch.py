@@ -34,7 +34,7 @@ class Snapshot:
     state: State
     kept: State | None
     buffers: tuple[tuple[list[Any], int, int], tuple[list[Any], int, int]]
-    """Of each buffer: its list of lines, the length of that list, and the bytes of the lines."""
+    """For each buffer: its list of lines, the length of that list, and the bytes of the lines."""
     acks: tuple[list[Ack], int]
     times: tuple[float | None, float, float | None]
     unpublished: bool
@@ -151,7 +151,7 @@ class ActiveBatch:
 
     @property
     def next_publish_at(self) -> float:
-        """When to publish any news next."""
+        """When the batch may next be published."""
         much = self.unpublished or PUBLISH_PART * self.unpublished_lines >= self.total
         return self.published_at + (PUBLISH_SECONDS if much else PUBLISH_SECONDS_MAX)
 

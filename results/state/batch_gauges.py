@@ -22,7 +22,7 @@ def register(active_batches: Callable[[], Partitions], clock: Clock, monotonic: 
 
 
 def statuses(partitions: Partitions, of: Callable[[ActiveBatch], bool] | None = None) -> Counter[str]:
-    """The number of batches in each status; with `of`, only of those for which it returns true."""
+    """The number of batches in each status; `of` selects the batches to count."""
     found = (active for partition in partitions for active in partition if of is None or of(active))
     return Counter(active.state.batch.status.value for active in found if active.state.batch is not None)
 

@@ -3,7 +3,7 @@
 There are two moving averages of the rate, a fast and a slow one. In a young batch both cover only a part of its
 life, so that a slow beginning is soon forgotten. The expected end lies between the predictions of the two.
 
-If no line gets final for some seconds, or for longer than usual in this batch, its rate is 0 and it has no end.
+If no line becomes final for some seconds, or for longer than usual in this batch, its rate is 0 and it has no end.
 """
 
 import math
@@ -23,12 +23,12 @@ SPREAD_MIN: Final = 0.1
 """The least uncertainty of the end, as a share of the remaining time."""
 QUIET_SECONDS: Final = 10.0
 QUIET_GAPS: Final = 3
-"""A batch is quiet after so many usual gaps between lines: calls may be long, and end together."""
+"""A batch is quiet after this many usual gaps between lines: calls may be long, and end together."""
 QUIET_SECONDS_MAX: Final = 300.0
 GAP_KEPT: Final = 0.9
 """Decay of the usual gap with each shorter gap."""
 MARGIN_SECONDS: Final = 60
-"""Readers may use a record for so much longer than it takes to replace it, since clocks differ."""
+"""Readers may use a record this much longer than it takes to replace it, since clocks differ."""
 
 
 @dataclass(slots=True)
@@ -82,7 +82,7 @@ class Eta:
 
     @property
     def quiet_at(self) -> float:
-        """From when on the batch is quiet, unless a line gets final."""
+        """When the batch becomes quiet, unless a line becomes final before."""
         return self.moved_at + min(max(QUIET_SECONDS, QUIET_GAPS * self.gap), QUIET_SECONDS_MAX)
 
     @property

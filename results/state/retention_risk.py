@@ -7,7 +7,7 @@ from tidemill.results.state.reducer import State
 
 
 def risk_at(state: State, kept_seconds: float) -> float | None:
-    """When an active batch gets at risk, Unix seconds; None if it does not, or already is."""
+    """When an active batch becomes at risk, Unix seconds; None if it never does, or already is."""
     batch = state.batch
     if batch is None or state.is_over or batch.tidemill.at_risk is not None:
         return None
@@ -16,7 +16,7 @@ def risk_at(state: State, kept_seconds: float) -> float | None:
 
 
 def endangered(state: State, now: float, kept_seconds: float) -> State:
-    """Show on a batch at risk from when on the log may have dropped its records."""
+    """Show on a batch at risk when the log may begin to drop its records."""
     at = risk_at(state, kept_seconds)
     if at is None or now < at or state.batch is None:
         return state

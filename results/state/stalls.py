@@ -17,7 +17,7 @@ from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason, Waitin
 SOURCES_MAX: Final = 16
 """Processes whose reports on one batch are kept."""
 SILENCE_SECONDS: Final = 20.0
-"""A batch without progress or a report for so long waits for a reason of its own: processes report before."""
+"""After this time without progress or a report, a batch gets a reason of its own: processes report before."""
 
 
 class _Report(NamedTuple):

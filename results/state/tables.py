@@ -241,7 +241,7 @@ def _read(key: bytes, value: bytes) -> State | None:
         return State.model_validate_json(value)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
-        log.error("%r in the table is no batch: %s: %s", key, fault["loc"], fault["msg"])  # noqa: TRY400
+        log.error("%r in the table is not a batch: %s: %s", key, fault["loc"], fault["msg"])  # noqa: TRY400
         return None
 
 

@@ -12,9 +12,9 @@ import msgspec
 from tidemill.schemas.bounds import LINE_BYTES_HIGHEST
 
 LINE_BYTES_MAX = 8 << 20
-"""Of a line, by default."""
+"""The default bound of a line."""
 EMBEDDING_INPUTS_MAX = 50_000
-"""Of all lines of a batch together."""
+"""Inputs of all lines of a batch together."""
 BOM = b"\xef\xbb\xbf"
 
 _WHITESPACE = b" \t\r"
@@ -28,7 +28,7 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     number: int
     """Its number in the file, from 1."""
     offset: int
-    """Of its first byte in the file."""
+    """Offset of its first byte in the file."""
     data: bytes | None
     """Its bytes without surrounding whitespace; None if the line is too long."""
 
@@ -41,7 +41,7 @@ class Splitter:
         self._line_bytes_max = line_bytes_max
         self._number = 1
         self._offset = 0
-        """Of the next chunk in the file."""
+        """Offset of the next chunk in the file."""
         self._head: bytes | None = b""
         """The first bytes, while they may be a byte order mark."""
         self._open: list[bytes] = []

@@ -10,7 +10,7 @@ from tidemill.schemas.jsonl.lines import BOM
 
 SHOWN_CHARS_MAX: Final = 16
 LONG_BYTES: Final = 64 * 1024
-"""Of text that is parsed into objects to find its fault; longer text is only scanned."""
+"""The longest text that is parsed into objects to find its fault; longer text is only scanned."""
 MEND: Final = "save it as UTF-8 (`iconv -f %s -t UTF-8 FILE`)"
 
 

@@ -62,9 +62,9 @@ KIND: Final = "tidemill-kind"
 LINES: Final = b"lines"
 KEY: Final = "tidemill-key"
 SEALED_LINES_MAX: Final = 1_024
-"""In the header of one record; ingest packs a few dozen lines."""
+"""Lines of one sealed record; ingest packs a few dozen."""
 SEAL_BYTES: Final = 28
-"""Added to an encrypted value: a nonce of 12 bytes and a tag of 16."""
+"""Bytes that encryption adds to a value: a nonce of 12 bytes and a tag of 16."""
 VERSION_HEADER: Final = "tidemill-v"
 """The major version of a record of lines; 1 if it is missing."""
 _VERSION: Final = b"%d" % VERSION
@@ -160,21 +160,21 @@ Decoder = Callable[[bytes | None], T]
 """Decodes the value of a record; raises `DecodeError` with the name of the invalid field."""
 
 decode_command: Decoder[Command] = _decoder(Command)
-"""Of `commands`."""
+"""Decodes a record of `commands`."""
 decode_fact: Decoder[Fact] = _decoder(Fact)
-"""Of `outcomes`, if the record holds no lines."""
+"""Decodes a record of `outcomes` that holds no lines."""
 decode_batch: Decoder[BatchRecord] = _decoder(BatchRecord)
 decode_file: Decoder[FileRecord] = _decoder(FileRecord)
 decode_key: Decoder[KeyRecord] = _decoder(KeyRecord)
 decode_erasure: Decoder[Erasure] = _decoder(Erasure)
-"""Of `secrets`, under a batch id."""
+"""Decodes a record of `secrets` under a batch id."""
 decode_secret: Decoder[Secret] = _decoder(Secret)
-"""Of the same, under a batch id, `/` and a key's id."""
+"""Decodes a record of `secrets` under a batch id, `/` and a key's id."""
 decode_ledger: Decoder[LedgerRecord] = _decoder(LedgerRecord)
 decode_audit: Decoder[AuditRecord] = _decoder(AuditRecord)
 decode_claim: Decoder[Claim] = _decoder(Claim)
 decode_piece: Decoder[Piece] = _decoder(Piece)
-"""Of `uploads`."""
+"""Decodes a record of `uploads`."""
 
 
 def batch_of(message: Command | Fact) -> str | None:

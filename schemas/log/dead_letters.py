@@ -37,7 +37,7 @@ CUT: Final = "tidemill-dead-cut"
 MARK: Final = "tidemill-dead-requeued"
 REQUEUED: Final = "tidemill-requeued"
 UNREAD: Final = "tidemill-unread"
-"""On a record in place of a batch that the client could not decompress: the reason (`decompression.py`)."""
+"""Marks a record that stands for others that could not be decompressed, with the reason (`decompression.py`)."""
 _OURS: Final = (STAGE, SOURCE, REASON, KEY, CUT, MARK)
 
 
@@ -53,7 +53,7 @@ class Letter:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
-    """Of the record."""
+    """The headers of the record."""
     cut_bytes: int | None
     """The length of a value that was too large."""
     at: float

@@ -31,7 +31,7 @@ ENDPOINT: Final = "tidemill-endpoint"
 METADATA: Final = "tidemill-metadata"
 OUTPUT: Final = "tidemill-output"
 TICK: Final = "tidemill-tick"
-"""On a record that ingest sends to itself when it is assigned a partition, to do what is due there."""
+"""Marks a record that ingest sends to itself when a partition is assigned, to do the work that is due there."""
 
 OUTPUTS: Final = ("one", "numbered")
 SEQ_DIGITS_MAX: Final = 18

@@ -191,7 +191,7 @@ class Stalled(_Message):
     number: Number
     """Counts the reports of this source."""
     waiting: Waits = ()
-    """Empty if they do not wait any more."""
+    """Empty once no line waits."""
     hold_seconds: Annotated[int, Field(ge=1, le=HOLD_SECONDS_MAX)]
     """How long the report is valid."""
 
@@ -232,7 +232,7 @@ class KeyRecord(_Message):
 
     key: ApiKey
     sha256: Digest
-    """Of the secret, in hex (`schemas/resources/access.py`)."""
+    """SHA-256 of the secret, in hex (`schemas/resources/access.py`)."""
 
 
 class Erasure(_Message):
@@ -252,7 +252,7 @@ class Secret(_Message):
     wrapped_by: Name
     """The wrapping key: of a file, or of a key management service."""
     wrapped: Annotated[str, StringConstraints(max_length=WRAPPED_CHARS_MAX)]
-    """In base64."""
+    """The wrapped key in base64."""
 
 
 class LedgerRecord(_Message):
@@ -266,7 +266,7 @@ class LedgerRecord(_Message):
     status: Status
     ended_at: Time
     day: Word
-    """Of `ended_at`, in UTC: `2026-11-23`."""
+    """The day of `ended_at` in UTC: `2026-11-23`."""
     lines: Number
     """Lines that succeeded; the others cost nothing."""
     usage: Usage

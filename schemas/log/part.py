@@ -21,13 +21,13 @@ _HEAD: Final = struct.Struct("<4sI")
 _MAGIC: Final = b"TMP1"
 _COLUMNS: Final = 6
 UNKNOWN_USAGE: Final = (0xFFFFFFFF,) * 4
-"""In the columns of usage: the server named impossible counts."""
+"""Stands in the columns of usage for impossible counts of the server."""
 HEAD_BYTES: Final = _HEAD.size
 PARTS_PREFIX: Final = "parts/"
 FILES_PREFIX: Final = "files/"
 INDICES_PREFIX: Final = "indices/"
 LARGE_PREFIX: Final = "results-large/"
-"""Of results that are too large for a record of the log."""
+"""Prefix of results that are too large for a record of the log."""
 
 
 class PartError(Exception):

@@ -124,7 +124,7 @@ STREAMS = Topic(
 REQUESTS_PREFIX = "tidemill.requests."
 EXPRESS_PREFIX = "tidemill.express."
 EXPRESS_LINES_MAX = 1_000
-"""A batch of up to so many lines uses the model's express topic, without large batches before it."""
+"""A batch of up to this many lines uses the model's express topic, without large batches before it."""
 
 TOPICS = (
     COMMANDS, INTAKE, OUTCOMES, BATCHES, FILES, DEAD, CLAIMS, UPLOADS, KEYS, SECRETS, LEDGER, AUDIT, STATES,

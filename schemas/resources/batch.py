@@ -139,12 +139,12 @@ class Receipt(_Shape):
 
     lines: Number
     output: FileReceipt | None = None
-    """Of numbered files, their concatenation."""
+    """The output; if it has numbered files, their concatenation."""
     errors: FileReceipt | None = None
     missing: Signed = 0
     double: Number = 0
     outputs: Annotated[tuple[FileReceipt, ...], Field(max_length=OUTPUTS_MAX)] = ()
-    """Of each numbered file; empty if the output is one file."""
+    """The numbered files of the output; empty if the output is one file."""
 
     @property
     def files(self) -> tuple[tuple[str, FileReceipt], ...]:
@@ -246,7 +246,7 @@ class Extras(_Shape):
     """Its dead letters; null if there are none."""
     receipt: Receipt | None = None
     cost: Cost | None = None
-    """Of an ended batch."""
+    """The cost; null until the batch has ended."""
     usage_unknown: Number | None = None
     """Lines with impossible token counts, which `usage` and `cost` do not contain; null for none."""
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from tidemill.schemas.bounds import AMOUNT_DIGITS_MAX
 
 DIGITS_MAX: Final = AMOUNT_DIGITS_MAX
-"""Of a sum or a product: more than prices and tokens need, so that nothing is rounded."""
+"""Digits of a sum or a product: more than prices and tokens need, so that nothing is rounded."""
 _MILLION: Final = 1_000_000
 
 

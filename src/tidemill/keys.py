@@ -26,7 +26,7 @@ class Keyring(ABC):
 
     @abstractmethod
     def by_digest(self, sha256: str) -> KeyRecord | None:
-        """The key whose secret has this digest, also if it is revoked or expired."""
+        """The key whose secret has this digest, even if it is revoked or expired."""
 
     @abstractmethod
     def store(self, record: KeyRecord, signer: str) -> None:

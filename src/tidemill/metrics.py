@@ -31,11 +31,11 @@ MISMATCHES: Final = Counter(
 )
 USAGE_UNKNOWN: Final = Counter(
     "tidemill_usage_unknown_lines",
-    "Lines for which the server reported impossible token counts; nothing is billed.",
+    "Lines whose server reported impossible token counts; they are not billed.",
 )
 CONNECTIONS_CLOSED: Final = Counter(
     "tidemill_api_connections_closed",
-    "Clients' connections that the API closed, and requests that it refused, to bound their resources.",
+    "Connections that the API closed and requests that it refused, to bound the resources of clients.",
     ("reason",),
 )
 LOG_LINES_SUPPRESSED: Final = Counter(
@@ -43,7 +43,7 @@ LOG_LINES_SUPPRESSED: Final = Counter(
 )
 KEYS_REFUSED: Final = Counter(
     "tidemill_key_records_refused",
-    "Records of `tidemill.keys` without a signature of the api, which have no effect. Above 0, another client "
+    "Records of `tidemill.keys` that the api has not signed; they have no effect. Above 0, another client "
     "writes to the topic.",
 )
 COUNTERS: Final = (

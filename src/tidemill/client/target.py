@@ -21,7 +21,7 @@ class Target:
 
 
 def find(*, base_url: str | None, api_key: str | None, data: Path | None, environ: Mapping[str, str]) -> Target:
-    """Find the service: the command line goes before the environment, and the environment before a local service.
+    """Find the service: the command line overrides the environment, and the environment a local service.
 
     Args:
         base_url: The option `--base-url`.

@@ -15,7 +15,7 @@ def signer(settings: Settings) -> Signer:
     """The private key that the api signs with.
 
     Raises:
-        SettingsError: None is set, or the value is not a signing key.
+        SettingsError: No key is set, or the value is not a signing key.
     """
     name, text = "signing_key", settings.signing_key.get_secret_value() if settings.signing_key else ""
     if not text and settings.signing_key_file is not None:
@@ -35,7 +35,7 @@ def verifier(settings: Settings) -> Verifier:
     """The trusted public keys: those of the settings, and that of the signing key, if it is set.
 
     Raises:
-        SettingsError: None is set, or a value is not a public key.
+        SettingsError: No key is set, or a value is not a public key.
     """
     publics = [text for part in settings.verify_keys.split(",") if (text := part.strip())]
     if settings.signing_key or settings.signing_key_file:

@@ -27,7 +27,7 @@ from tidemill.storage.locked_directory import lock_first_free
 
 COMMIT_SECONDS = 1.0
 LAST_COMMIT_SECONDS_MAX = 4.0
-"""Of the commit before partitions are revoked."""
+"""Time for the commit before partitions are revoked."""
 BUFFER_EVENTS_MAX = 64
 """Records that Faust holds for an agent beyond the one in hand; each has up to 64 KiB of lines."""
 FETCH_BYTES_MAX = 256 * 1024

@@ -21,7 +21,7 @@ from tidemill.kafka.records import Fetched
 from tidemill.schemas.log.dead_letters import UNREAD
 
 BATCH_BYTES_MAX: Final = 8 << 20
-"""Of a decompressed batch of records; a record has at most 1 MiB."""
+"""Size of a decompressed batch of records; a record has at most 1 MiB."""
 RATIO: Final = 16
 """The first buffer's size over the compressed size, for JSON; data that needs more is decompressed twice."""
 BUFFER_BYTES_MIN: Final = 64 * 1024

@@ -59,7 +59,7 @@ def locked(data: Path) -> Iterator[str | None]:
 
 
 def _unusable(data: Path) -> str | None:
-    """What is wrong with the path; None if nothing is."""
+    """The fault of the path; None if it has none."""
     try:
         length = len(str(data).encode())
     except UnicodeEncodeError:
@@ -99,7 +99,7 @@ def write_run(data: Path, content: dict[str, Any]) -> None:
 
 
 def remove_run(data: Path) -> None:
-    """Remove `run.json`, since nothing runs here any more."""
+    """Remove `run.json`, since nothing runs here now."""
     (data / "run.json").unlink(missing_ok=True)
 
 

@@ -33,8 +33,8 @@ from tidemill.terminal import say
 PROCESSORS = "processors"
 STAGES = ("api", "ingest", PROCESSORS, "results")
 BATCH_NICENESS = 5
-"""Of all stages but the api: on one machine its requests, and the broker that they wait for, go before batches. A
-process of this niceness still has a third of the CPU time of one without."""
+"""Niceness of all stages but the api: on one machine, requests to the api and the broker that they wait for go
+before batches. A process of this niceness still has a third of the CPU time of one without."""
 KAFKA = "kafka"
 DEMO = "backend-demo"
 AOT_SECONDS_MAX = 6.0
@@ -177,7 +177,7 @@ class Up:
     def _keep_secrets(self) -> str:
         """Create the keys that are not set; returns the text to show for the API key.
 
-        That is the key itself once, when it is created, and later where it is: output of `up` ends up in logs.
+        A new key is shown itself; later only its place is shown, since the output of `up` ends up in logs.
         """
         settings = self._settings
         if settings.encrypt_log and settings.encryption_key_file is None:
@@ -242,7 +242,7 @@ class Up:
         _say(f"no model is configured; serving two small demo models at {address}.")
 
     def _stage_variables(self, port: int) -> dict[str, str]:
-        """The variables of every stage; a variable goes before the settings file."""
+        """The variables of every stage; a variable overrides the settings file."""
         variables = {
             "TIDEMILL_DATA": str(self._data),
             "TIDEMILL_PORT": str(port),

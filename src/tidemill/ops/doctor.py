@@ -40,7 +40,7 @@ async def examine(settings: Settings, kafka: Kafka | None, say: Say) -> bool:
 
     Args:
         settings: The settings.
-        kafka: The broker; None if none is configured and none runs here.
+        kafka: The broker; None if no broker is configured or runs here.
         say: Prints a line.
 
     Returns:
@@ -181,7 +181,7 @@ async def _store(settings: Settings) -> list[Finding]:
     )
     folder = Path(unquote(urlsplit(settings.store_url).path))
     if kind == "file" and not await asyncio.to_thread(folder.exists):
-        # A check creates nothing: it may run in the wrong folder.
+        # A check creates nothing, since it may run in the wrong folder.
         return [findings.warn("store", f"{folder} does not exist yet", "a service creates it when it starts")]
     store: Store | None = None
     try:

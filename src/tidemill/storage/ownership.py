@@ -58,7 +58,7 @@ def check_place(path: Path) -> None:
         parent = parent.parent
     mode = parent.stat().st_mode
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-        raise OSError(f"every user may replace what is in {parent} (mode {stat.S_IMODE(mode):o})")
+        raise OSError(f"every user may replace files in {parent} (mode {stat.S_IMODE(mode):o})")
 
 
 def keep_unchanged(folder: Path) -> None:

@@ -36,7 +36,7 @@ CONNECTIONS_MAX: Final = 64
 CONNECT_SECONDS_MAX: Final = 5
 SILENCE_SECONDS_MAX: Final = 30
 ATTEMPTS_MAX: Final = 5
-"""Of each request, and of each part of a download that returns nothing."""
+"""Attempts at each request, and at each part of a download that returns nothing."""
 ABORT_SECONDS_MAX: Final = 10.0
 LINK_SECONDS: Final = 900
 """How long a signed address can start a download."""

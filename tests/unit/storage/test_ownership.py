@@ -95,7 +95,7 @@ def test_a_replaceable_place_is_refused(tmp_path, below):
     """A folder that all users may write to, unless it has the sticky bit, as /tmp has."""
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
-    with pytest.raises(OSError, match="every user may replace what is in"):
+    with pytest.raises(OSError, match="every user may replace files in"):
         ownership.make_private(tmp_path / "open" / below)
     (tmp_path / "open").chmod(0o1777)
     ownership.make_private(tmp_path / "open" / below)

@@ -25,7 +25,7 @@ class Fault(msgspec.Struct, frozen=True):
     """A fault of a line of the input, or of the whole input."""
 
     line: int | None
-    """From 1; None for the whole input."""
+    """Its line number, from 1; None for the whole input."""
     text: str
 
 

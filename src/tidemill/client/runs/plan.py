@@ -27,7 +27,7 @@ class Piece(msgspec.Struct, frozen=True):
     """A byte range of the file, the input of one batch."""
 
     number: int
-    """From 0."""
+    """Its number, from 0."""
     start: int
     """Offset of its first byte."""
     end: int

@@ -1,4 +1,4 @@
-"""Handles a record of a stage: it is done, is tried a second time, or becomes a dead letter in `tidemill.dead`.
+"""Handles a record of a stage, with a second attempt; a record that fails twice becomes a dead letter.
 
 1. A record that cannot be decoded becomes a dead letter at once.
 2. A failure of the log or of the store says nothing against the record: it goes to the caller.

@@ -115,7 +115,7 @@ async def test_a_batch_that_cannot_be_finished_shows_why_and_goes_on_later(monke
     (waiting,) = shown.tidemill.waiting
     assert waiting.reason is Reason.FILES
     assert "parts/" in waiting.message
-    assert "of its lines are in the log no more" in waiting.message
+    assert "of its lines are no longer in the log" in waiting.message
     simulation.store.objects |= damage.keys[shown.id]
     await until(lambda: len(simulation.log.events) > len(events), "the fact that ends the batch")
     await simulation.handle(partition, gate, len(events))
