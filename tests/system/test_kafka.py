@@ -66,7 +66,7 @@ async def test_a_follower_sees_everything_in_order(kafka, log):
     assert seen == [(f"k{n}", b"v", n) for n in range(3)]
     await log.send(topic, "k0", None)
     await until(lambda: seen[-1] == ("k0", None, 3))
-    assert follower.position == 4
+    assert follower._position == 4
     await follower.stop()
 
 
@@ -117,7 +117,7 @@ async def test_an_empty_topic_is_caught_up_with(kafka):
         follower = Follower(kafka, topic, print, start=start)
         await follower.start()
         await follower.caught_up()
-        assert follower.position == 0
+        assert follower._position == 0
         await follower.stop()
 
 

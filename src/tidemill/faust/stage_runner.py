@@ -16,6 +16,7 @@ from tidemill.configuration.security import Cluster
 from tidemill.configuration.settings import Settings
 from tidemill.faust.monitored_apps import MonitoredApps
 from tidemill.faust.stage_app import StageApp
+from tidemill.faust.tables import DeliveredTable
 from tidemill.kafka.admin import TopicError, ensure_topics, kept_seconds
 from tidemill.kafka.connection import check_broker
 from tidemill.runtime import gc_tuning, health, log_dedup, notify
@@ -56,7 +57,7 @@ def run(settings: Settings, role: str, make: Callable[[Settings, Cluster], Stage
         SystemExit: An app crashed; its traceback is in the log.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for chatty in ("faust", "mode", "aiokafka", StageApp.__module__):
+    for chatty in ("faust", "mode", "aiokafka", StageApp.__module__, DeliveredTable.__module__):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     log_dedup.install()
     monitored = MonitoredApps()
