@@ -153,7 +153,7 @@ def test_deleted_batches_stay_deleted(place):
         )
         plan = plain.post("/replays", json={"source": source, "dry_run": True}).json()
         assert (plan["lines"], plan["skipped_lines"]) == (LINES, LINES)
-        assert "batch_deleted" in command(place, "rebuild", batch.id)[1]
+        assert "the batch is deleted" in command(place, "rebuild", batch.id)[1]
         # The input of the other: its batch stays, and its lines cannot be read from the log any more.
         assert plain.delete(f"/files/{other.input_file_id}").status_code == 200
         assert plain.get(f"/batches/{other.id}").status_code == 200
