@@ -42,7 +42,7 @@ from tidemill.storage.address import open_store
 log = logging.getLogger(__name__)
 
 TOPICS_SECONDS = 5.0
-"""Between attempts to create the topics."""
+"""Pause between attempts to create the topics."""
 FOLDED = (
     topics.BATCHES,
     topics.FILES,

@@ -150,7 +150,7 @@ class Evidence(NamedTuple):
     refuses_repeatedly: bool = True
     """Whether refusals are frequent enough to mean that it is full; see `ConcurrencyLimit`."""
     other_is_well: bool = False
-    """Whether another server of the model takes calls."""
+    """Whether another server of the model accepts calls."""
 
 
 NO_EVIDENCE: Final = Evidence()

@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints
 RECORD_BYTES_MAX: Final = 1 << 20
 """Bytes of a record: key, value, headers, and `RECORD_BYTES_EXTRA` of framing."""
 RECORD_BYTES_EXTRA: Final = 4096
-"""More than the framing, the key and the headers of a message take."""
+"""An upper bound of the framing, the key and the headers of a message."""
 CHAR_BYTES_MAX: Final = 6
 """Bytes of a character in JSON: a control character is `\\u0000`."""
 

@@ -11,12 +11,12 @@ from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.error import ApiError
 
 ROUND_SECONDS = 30.0
-"""Between two sweeps for expired files and for bytes that were kept for a batch."""
+"""Time between two sweeps for expired files and for bytes that were kept for a batch."""
 ROUND_FILES_MAX = 1000
 ROUND_UPLOADS_MAX = 50
 ROUND_BATCHES_MAX = 100
 ORPHANS_SECONDS = 3600.0
-"""Between two searches for orphaned objects."""
+"""Time between two searches for orphaned objects."""
 
 _log = logging.getLogger(__name__)
 

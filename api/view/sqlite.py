@@ -19,7 +19,7 @@ LAYOUT = 13
 """Version of the schema; a file with another one is rebuilt."""
 
 CHECKPOINT_SECONDS = 1.0
-"""Between checkpoints. A thread makes them: each waits for the disk, 5 to 75 ms beside other writers."""
+"""Time between checkpoints. A thread makes them: each waits for the disk, 5 to 75 ms beside other writers."""
 WAL_PAGES_MAX = 8192
 """32 MiB of changes that are not yet in the file; with more, writers wait for a checkpoint."""
 
@@ -244,7 +244,7 @@ def _open(path: Path) -> sqlite3.Connection:
             return connection
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & PRIMARY_CODE in DISK_CODES:
-            # The file is fine: to rebuild it would take long, and more of a full disk.
+            # The file is intact: a rebuild would take long, and need more space on a full disk.
             raise OSError(f"{path} cannot be opened: {error}") from error
         _log.warning("rebuilding the view %s, which cannot be read (%s)", path.name, type(error).__name__)
     if connection is not None:

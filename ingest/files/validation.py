@@ -105,7 +105,7 @@ class Seen(Protocol):
 
 
 class Checker:
-    """Checks the lines of one file in their order, then gives the verdict."""
+    """Checks the lines of one file in their order, then returns the verdict."""
 
     def __init__(self, rules: Rules, seen: Seen | None = None) -> None:
         self._rules = rules

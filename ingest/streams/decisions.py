@@ -67,9 +67,9 @@ class Decisions:
         self._factory = factory
         self._stop_discarding = stop_discarding
         self.streams: dict[tuple[str, str], Stream] = {}
-        """Streams that take or discard lines, by project and name."""
+        """Streams that accept or discard lines, by project and name."""
         self.ended: dict[str, Stream] = {}
-        """Streams that take no more lines and are not sealed yet, by batch id."""
+        """Streams that accept no more lines and are not sealed yet, by batch id."""
         self.kept = -1
         """The table has a decision on each record up to this offset."""
         self._seen = -1
@@ -193,7 +193,7 @@ class Decisions:
             if label.ends:
                 await self._stop_discarding(stream)
             if lines:
-                raise IntakeError("its batch was cancelled, and the stream was not ended since")
+                raise IntakeError("its batch was cancelled, and its producer has not ended the stream since")
             return None
         if stream is None:
             if not lines:

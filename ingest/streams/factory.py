@@ -100,7 +100,7 @@ class StreamFactory:
         return stream
 
     def forget(self, stream: Stream) -> None:
-        """Free the memory of a stream that takes no more lines here."""
+        """Free the memory of a stream that accepts no more lines here."""
         if (known := self._ids.pop(stream.state.id, None)) is not None:
             known.close()
 

@@ -48,7 +48,7 @@ class HeldStreams:
         await self._held.retry_due()
 
     async def wait_for_room(self) -> None:
-        """Wait while the journal of a stream whose work is held can take no further records."""
+        """Wait while the journal of a stream whose work is held has no room for further records."""
         await self._held.wait_while(self._is_full)
 
     async def publish(self) -> None:

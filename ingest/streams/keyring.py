@@ -96,7 +96,7 @@ class Keyring(keys.Keyring):
             return self._project_of_token(secret, stream, self._clock() if logged_at is None else logged_at)
         if not self._takes_keys:
             raise IntakeError(
-                "API keys are not taken here (intake_api_keys); make a token: `tidemill keys token --stream NAME`"
+                "API keys are not accepted (intake_api_keys). Make a token: `tidemill keys token --stream NAME`"
             )
         digest = access.digest(secret)
         if self._fixed is not None and hmac.compare_digest(self._fixed, digest):

@@ -63,7 +63,7 @@ class State(BaseModel):
     journal: Annotated[tuple[Entry, ...], Field(max_length=JOURNAL_RECORDS_MAX + GROUP_RECORDS_MAX)] = ()
     """Records whose lines are in no part yet: offset, place of the first line, number of lines, `seq` or -1."""
     ended: bool = False
-    """Whether it takes no more lines; it is sealed once the last of them is in a part."""
+    """Whether it accepts no more lines; it is sealed once the last of them is in a part."""
     sealed: bool = False
     """Whether all its lines are in parts, which are being joined to its input."""
     discarding: bool = False

@@ -22,7 +22,7 @@ from tidemill.schemas.log.codec import LineRef
 from tidemill.schemas.ports import Clock, NotFound, Store
 
 WARN_SECONDS: Final = 30.0
-"""Between two warnings that a server rejects our calls."""
+"""Time between two warnings that a server rejects our calls."""
 NO_CUSTOM_ID: Final = b"null"
 
 _log = logging.getLogger(__name__)

@@ -39,7 +39,7 @@ REPLY_SECONDS_MAX: Final = 60.0
 DOUBT_PART: Final = 0.25
 """Part of the wait that remains if a breaker opened for failures that may be the fault of lines."""
 REFUSED_SECONDS: Final = 600.0
-"""How long a server that refused all forms of the request gets no other."""
+"""How long a server that refused all forms of the request gets no further one."""
 
 _log = logging.getLogger(__name__)
 

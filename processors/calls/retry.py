@@ -28,7 +28,7 @@ WAIT_SECONDS_MAX: Final = 60.0
 TRIES_MAX: Final = 10
 SPREAD_SECONDS_MIN: Final = 60.0
 PROBE_SECONDS_MIN: Final = 2.0
-"""Between two health probes."""
+"""Least time between two health probes."""
 REFUSALS_MAX: Final = 2
 ACCIDENT_PART: Final = 0.2
 """Part of a wait that remains if the server refuses one call and accepts most."""

@@ -17,7 +17,7 @@ from tidemill.schemas.ports import READ_BYTES, Outbox, Store
 UNDELIVERED_BYTES_MAX: Final = 64 << 20
 """Bytes of results that the log does not have yet; above this no call starts."""
 STORE_WAIT_SECONDS: Final = 1.0
-"""Between two attempts to store a large result."""
+"""Pause between two attempts to store a large result."""
 
 _log = logging.getLogger(__name__)
 

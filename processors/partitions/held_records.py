@@ -27,7 +27,7 @@ from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason, Waitin
 HOLD_SECONDS: Final = 60
 """How long a report is valid: several times the longest pause between two attempts."""
 ROOM_SECONDS: Final = 0.1
-"""Between two checks whether a window has room for the lines of a held record."""
+"""Pause between two checks whether a window has room for the lines of a held record."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

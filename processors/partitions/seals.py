@@ -18,7 +18,7 @@ from tidemill.sealing.vault import NoKey, Vault
 from tidemill.sealing.wrapping import KeyUnavailable
 
 KEY_SECONDS: Final = 5.0
-"""Between two attempts to get the key for results."""
+"""Pause between two attempts to get the key for results."""
 
 _log = logging.getLogger(__name__)
 

@@ -111,7 +111,7 @@ class PartitionWindow:
 
     @property
     def takes_lines(self) -> bool:
-        """Whether a held record may add its lines; a closed window takes any."""
+        """Whether a held record may add its lines; a closed window accepts any."""
         return self.is_closed or self._capacity.takes_lines
 
     @property
@@ -156,7 +156,7 @@ class PartitionWindow:
         if self.is_closed:
             return
         if entry.failed > left:
-            # The window does not know which lines failed, and takes the last ones for those.
+            # The window does not know which lines failed, and assumes that the last ones did.
             self._uncount_failed(entry, entry.failed - left)
         capacity = self._capacity
         capacity.lines -= lines

@@ -38,7 +38,7 @@ class _Group:
 
 
 class FailedLines:
-    """The counts; `groups` takes time by groups, not by lines."""
+    """The counts; the cost of `groups` depends on the number of groups, not of lines."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

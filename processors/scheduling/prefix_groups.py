@@ -260,7 +260,7 @@ class PrefixGroups(Generic[T]):
         return line
 
     def _close(self, index: int) -> _Group[T]:
-        """Remove a group from the line of those that are not open; it takes no more lines."""
+        """Remove a group from the line of those that are not open; it accepts no more lines."""
         group = self._line_up[index]
         del self._line_up[index]
         if self._latest.get(group.key) is group:

@@ -113,7 +113,7 @@ class RetryQueue:
         return self._pool.acquire(now, avoid=line.avoid, probes=probes)
 
     def ask_doubtful(self) -> None:
-        """Probe servers that take no calls, perhaps because of bad lines."""
+        """Probe servers that accept no calls, perhaps because of bad lines."""
         self._probe.ask_doubtful(self._endpoint)
 
     def begin(self, line: Line, *, others_wait: bool) -> None:

@@ -203,14 +203,14 @@ class Stalls:
         )
 
     def _causes(self, now: float, held: Mapping[str, list[FailedGroup]]) -> list[_Cause]:
-        """What keeps lines from their first call; empty if a server takes calls."""
+        """Why the servers accept no first calls of lines; empty if one accepts calls."""
         failed = {one.server: one for group in held.values() for one in group if _reason(one) is not Reason.STORE}
         causes = [_cause(backend, failed.get(backend.server.name), now) for backend in self._pool.backends]
         return [] if None in causes else [cause for cause in causes if cause is not None]
 
 
 def _cause(backend: Backend, failed: FailedGroup | None, now: float) -> _Cause | None:
-    """Why a server takes no calls; None if it takes some."""
+    """Why a server accepts no calls; None if it accepts some."""
     server = backend.server
     if not server.drain and backend.is_paused and failed is not None:
         return _reason(failed), server.name, failed.status

@@ -84,9 +84,9 @@ class State(BaseModel):
     ending: Status | None = None
     """The final status, if it is decided already."""
     close_at: Moment | None = None
-    """When an ending batch takes no more lines, Unix seconds."""
+    """When an ending batch stops accepting lines, Unix seconds."""
     closed: bool = False
-    """Whether the batch takes no more lines and its files are being written."""
+    """Whether the batch accepts no more lines, and its files are being written."""
     closed_by: Id = ""
     """The owner of the partition that closed the batch, and so decided which lines are in the files."""
     parts: tuple[PartRef, ...] = Field(default=(), exclude=True)
@@ -252,7 +252,7 @@ def buried(state: State, fact: Buried, *, ends: bool = True) -> State:
 
 
 def deleted(state: State, command: DeleteRequested) -> State:
-    """Forget a batch that is over or unknown, except that it was deleted."""
+    """Forget all of a batch that is over or unknown, except its deletion."""
     if state.deleted_at is not None or (state.batch is not None and not state.is_over):
         return state
     return State(id=state.id, partition=state.partition, chunks=state.chunks, deleted_at=command.at)
@@ -288,12 +288,12 @@ def lines_max(state: State) -> int:
 
 
 def is_due(state: State, now: float) -> bool:
-    """Whether an ending batch takes no more lines."""
+    """Whether an ending batch accepts no more lines."""
     return _may_close(state) and state.close_at is not None and now >= state.close_at
 
 
 def close(state: State, now: float, by: str) -> State:
-    """Take no more lines; the files can be written. `by` is the owner of the partition."""
+    """Accept no more lines; the files can be written. `by` is the owner of the partition."""
     update: dict[str, object] = {"closed": True, "closed_by": by, "ending": state.ending or Status.COMPLETED}
     if state.batch is not None and state.batch.status is Status.IN_PROGRESS:
         update["batch"] = move(state.batch, Status.FINALIZING, int(now))

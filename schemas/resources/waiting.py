@@ -33,7 +33,7 @@ class Reason(StrEnum):
     QUEUED = "queued"
     """Other lines have their turn, of any batch."""
     SCHEDULE = "schedule"
-    """The server takes no calls at this hour."""
+    """The server accepts no calls at this hour."""
     DRAINED = "drained"
     """The settings drain the server."""
     HEADROOM = "headroom"

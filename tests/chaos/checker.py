@@ -27,7 +27,7 @@ TOO_LARGE = "backend_reply_too_large"
 
 @dataclass
 class Verdict:
-    """What is wrong, in lines; each fault is also told in words."""
+    """The numbers of wrong lines; `told` describes each fault."""
 
     lost: int = 0
     double: int = 0

@@ -26,8 +26,8 @@ class Mutation:
     old: str
     new: str
     real: str | None = None
-    """What a real run is told (`python -m chaos`) that meets what is broken; None where that would be chance: some
-    milliseconds between two records, which no run of minutes hits."""
+    """Arguments of a real run (`python -m chaos`) that hits the broken code; None if only chance would hit it,
+    such as some milliseconds between two records."""
 
 
 MUTATIONS = (

@@ -234,7 +234,7 @@ class World:
 
 
 def send(pids: list[int], how: signal.Signals) -> None:
-    """Send a signal to processes of which some may have gone."""
+    """Send a signal to processes; some may have ended."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, how)

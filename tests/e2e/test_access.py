@@ -140,7 +140,7 @@ async def test_a_stage_that_lacks_a_topic_names_the_remedy(stack, role):
 
 @pytest.mark.parametrize("role", ["api", "ingest", "processors"])
 async def test_a_stage_that_keeps_a_reserve_sees_the_disk(stack, role):
-    """Without the right to ask, it would be told nothing, and keep none."""
+    """Without the right to request the free space, it would keep no reserve."""
     assert await usable_bytes(stack.cluster(role))
 
 

@@ -180,7 +180,7 @@ async def test_a_record_without_a_valid_key_becomes_a_dead_letter(stack, client,
 
 
 async def test_the_key_determines_the_project(stack, client, producer):
-    """Two projects may use one name, and none sees the other's; a key that may only read lets nothing in."""
+    """Two projects may use one stream name, and neither sees the other's; a key to read opens nothing."""
     made = {
         role: client.post("/admin/keys", body={"name": role, "project": "acme", "role": role}, cast_to=object)
         for role in ("write", "read")

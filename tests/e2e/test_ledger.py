@@ -40,7 +40,7 @@ def answers(body, nth):
 
 
 def lines(endpoint, count, *, waiting=0):
-    """Requests of different lengths, the last ones of which are not answered in time."""
+    """Requests of different lengths; the server does not answer the last ones in time."""
     for number in range(count):
         what = "wait" if number >= count - waiting else "go"
         text = f"{'word ' * (number % 7)}{what} {number}"

@@ -112,7 +112,7 @@ async def send(broker, value, *headers):
 
 
 def members(broker):
-    """How many processes each consumer group has, where none is on its way in or out."""
+    """The number of processes of each consumer group, if the group is stable."""
     # Held, since its answers come only while it lives.
     admin = AdminClient({"bootstrap.servers": broker})
     try:
@@ -125,13 +125,13 @@ def members(broker):
 
 
 def key_of(step, partition):
-    """An idempotency key of which a batch in that partition is made."""
+    """An idempotency key whose batch is in that partition."""
     keys = (f"{step}-{number}" for number in itertools.count())
     return next(key for key in keys if partition_of(ids.derived_batch_id("default", key), PARTITIONS) == partition)
 
 
 class Work:
-    """Batches by REST through each api process, and one stream, lines of which come at every step."""
+    """Batches by REST through each api process, and one stream that gets lines at every step."""
 
     def __init__(self, fleet, broker):
         self._fleet = fleet

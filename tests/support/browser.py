@@ -18,7 +18,7 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Chromium without a window; skips where there is none and none can be installed."""
+    """Chromium without a window; skips if it is missing and cannot be installed."""
     path = _found() or _installed()
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=list(FLAGS))

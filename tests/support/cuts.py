@@ -116,7 +116,7 @@ class Way:
             cuts: Directions in which nothing passes.
             seconds: By which each chunk is late.
             closed: Connections break, new ones too.
-            half_open: The server has lost its connections, new ones wait, and the process is not told.
+            half_open: The server has lost its connections, new ones wait, and the process does not notice.
             truncated: The direction in which the next chunk is cut short, and its connection ends.
             caught: A connection is cut from the chunk on that has all of this in it, on its way to the server.
         """

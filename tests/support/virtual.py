@@ -149,8 +149,8 @@ def lone(limit: object, **more: object) -> BackendPool:
 class Engine:
     """A backend that refuses no call: calls beyond its capacity wait, and its metrics say so.
 
-    `others` says how many requests of others it has at a time, `seconds` how long a call takes on average, `held`
-    what part of its cache each request holds that it works on. `told` is one reading a second.
+    `others` returns the number of other clients' requests, `seconds` is the mean duration of a call, `held` the
+    part of its cache that each running request holds. `told` has one reading a second.
     """
 
     def __init__(

@@ -103,11 +103,11 @@ class Log:
         return found
 
     async def told(self, number):
-        """What results told of a batch."""
+        """The records of a batch that results published."""
         return await self.read(topics.BATCHES.name, codec.decode_batch, batch_id(number))
 
     async def owners(self, number):
-        """The owners of its partition who told of it."""
+        """The owners of its partition that published it."""
         return {record.owner for record in await self.told(number)}
 
 

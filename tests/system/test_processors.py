@@ -49,7 +49,7 @@ async def modest(kafka, backend, tmp_path):
 
 @pytest.fixture
 async def grouped(kafka, backend, tmp_path):
-    """A model that takes 16 calls at one time, of which those that begin alike go one after the other."""
+    """A model with 16 calls at a time; calls with the same prefix go one after the other."""
     async with rig(kafka, backend, tmp_path, max_in_flight=16, model={"prefix_bytes": 256}) as made:
         yield made
 

@@ -161,7 +161,7 @@ def test_impossible_settings_fail_at_the_start(environ, told, monkeypatch):
 
 
 def test_security_without_an_external_kafka_is_refused(monkeypatch):
-    """Security without an external Kafka is a mistake, and told."""
+    """The error names the missing setting."""
     monkeypatch.setenv("TIDEMILL_KAFKA_SECURITY__PROTOCOL", "SSL")
     with pytest.raises(SettingsError, match="set without kafka"):
         load()

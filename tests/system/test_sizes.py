@@ -1,4 +1,4 @@
-"""Large files: every client gets the error for a too large one, and none is held in memory."""
+"""Large files: every client gets the error for a file that is too large, and no process holds a file in memory."""
 
 import asyncio
 import shutil

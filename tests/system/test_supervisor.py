@@ -55,7 +55,7 @@ asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
 
 @pytest.fixture
 async def boss():
-    """A supervisor that leaves nothing behind; `told` has what it has said."""
+    """A supervisor that leaves nothing behind; `told` has the lines that it printed."""
     told = []
     boss = Supervisor(say=told.append)
     boss.told = told

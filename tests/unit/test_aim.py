@@ -46,7 +46,7 @@ def test_a_strike_that_came_too_late_is_tried_with_the_next_batch():
 
 
 def test_what_was_there_before_one_looked_is_no_moment(monkeypatch):
-    """A batch that is finalizing at the first look may be so for long: nobody may be at work on it."""
+    """A batch that is finalizing at the first look may have been so for long, without a process at work on it."""
     monkeypatch.setattr(aim, "AIM_SECONDS_MAX", 0.1)
     with pytest.raises(AssertionError, match="a large batch at finalizing"):
         Aim(Api([shown(1, "finalizing")])).strike_at("finalizing", print)

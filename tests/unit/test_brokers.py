@@ -6,7 +6,7 @@ from support import brokers
 
 
 def test_no_engine_no_container(monkeypatch, unused_tcp_port):
-    """Where nobody listens the embedded broker is taken."""
+    """Without a Docker daemon the tests use the embedded broker."""
     monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{unused_tcp_port}")
     assert not brokers.docker_answers()
 

@@ -84,7 +84,7 @@ def test_every_stage_has_replicas(services):
 
 
 def test_commands_are_commands_of_the_program(services):
-    """What a service is told to run can be run."""
+    """The command of each service exists, with its options."""
     commands = get_command(app).commands
     for stage in STAGES:
         command, *options = services[stage]["command"]
@@ -106,7 +106,7 @@ def test_variables_are_settings(services, image, monkeypatch, tmp_path):
 
 
 def test_each_stage_has_its_own_secrets(services):
-    """Beyond what all of them are told, and no container gets those of another."""
+    """Besides the variables of all stages; no container gets those of another."""
     for stage in STAGES:
         others = [set(services[other]["environment"]) for other in STAGES if other != stage]
         assert set(services[stage]["environment"]) - set.intersection(*others) == OWN[stage]

@@ -133,7 +133,7 @@ async def test_what_is_closed_breaks(way):
 
 
 async def test_what_is_half_open_is_silent_until_it_is_mended(way):
-    """The server's end is gone, the process is not told, and what it sends meanwhile is lost."""
+    """The server has closed its end, the process does not notice, and its data is lost meanwhile."""
     network, lane = way
     reader, writer = await connect(lane)
     assert await says(reader, writer)

@@ -42,7 +42,7 @@ def test_to_the_schema(found):
 
 
 def test_one_deployment_for_each_stage():
-    """Each runs a command of the program, as nobody special, and writes to volumes alone."""
+    """Each runs a command of the program, as an unprivileged user, and writes only to volumes."""
     commands = get_command(app).commands
     assert set(of("Deployment")) == set(STAGES) == set(of("PodDisruptionBudget"))
     for stage, deployment in of("Deployment").items():

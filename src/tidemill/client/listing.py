@@ -15,7 +15,7 @@ from tidemill.client.target import Target
 from tidemill.terminal import show_table
 
 FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
-"""Characters that make a spreadsheet take a cell for a formula."""
+"""First characters of a cell that a spreadsheet reads as a formula."""
 
 
 async def show(
@@ -59,5 +59,5 @@ async def show(
 
 
 def cell(text: str) -> str:
-    """A CSV cell, quoted if a spreadsheet would take it for a formula: names of models come from users."""
+    """A CSV cell, quoted if a spreadsheet would read it as a formula: names of models come from users."""
     return f"'{text}" if text.startswith(FORMULAS) else text

@@ -12,9 +12,9 @@ MARGIN_SHARE: Final = 0.25
 """The last quarter of the retention time counts as at risk, but at most `MARGIN_SECONDS_MAX`."""
 MARGIN_SECONDS_MAX: Final = 86_400.0
 LOOK_SECONDS: Final = 60.0
-"""Between two looks at the consumers."""
+"""Time between two looks at the consumers."""
 WARN_SECONDS: Final = 3600.0
-"""Between two warnings about the same consumer."""
+"""Time between two warnings about the same consumer."""
 
 Oldest = Callable[[], float | None]
 """Returns when a consumer's oldest unfinished record was written, Unix seconds; None without one."""

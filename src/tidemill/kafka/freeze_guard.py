@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 RECORD_SECONDS: Final = 0.5
-"""Between two times that the thread records."""
+"""How often the thread records the time."""
 FROZEN_SECONDS_MAX: Final = 3.0
 """After less it still owns its partitions: heartbeats leave every 2 s, and a session lasts 6 s."""
 FROZEN: Final = 71

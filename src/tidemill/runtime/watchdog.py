@@ -12,7 +12,7 @@ from typing import Final
 
 STEP_SECONDS_MAX: Final = 2.0
 LOOK_SECONDS: Final = 1.0
-"""Between two looks."""
+"""Time between two looks."""
 LOOP_SECONDS_MAX: Final = 40.0
 """An event loop without a heartbeat for this long is blocked for good."""
 

@@ -206,7 +206,7 @@ async def test_lines_that_cannot_be_read_wait(ending):
 
 
 class Records:
-    """Records of two batches, one of which cannot be read for a while."""
+    """Records of two batches; those of one cannot be read for a while."""
 
     def __init__(self):
         self.now, self.done, self.reports, self.unread = 0.0, [], [], {A}

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class DeadLetter:
-    """Why a record is a dead letter."""
+    """A record that became a dead letter, and the reason."""
 
     source: str
     """The letter's id: `topic/partition/offset`."""

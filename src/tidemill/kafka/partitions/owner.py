@@ -24,7 +24,7 @@ from tidemill.schemas.log.codec import Headers
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 0.1
-"""Between two looks at the timers."""
+"""How often the owners check their timers."""
 DRAIN_SECONDS_MAX: Final = 4.0
 CANCEL_SECONDS_MAX: Final = 4.0
 """How long a cancelled worker may take to end."""
@@ -188,7 +188,7 @@ class PartitionOwners:
         crash: Callable[[Exception], Awaitable[None]],
         start: Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"] = asyncio.create_task,
     ) -> None:
-        """Own no partition yet; `make` makes the stage's part of the partition with a number.
+        """Start without partitions; `make` creates the stage's part of a partition from its number.
 
         `crash` ends the process after a failure of unknown extent, since its successor reads the records again.
         """

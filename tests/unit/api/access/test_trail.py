@@ -217,7 +217,7 @@ async def test_requests_without_a_key_do_not_count_as_refused_keys(deps):
 
 @given(waits=st.lists(st.floats(0, 7200), max_size=200))
 def test_waits_grow_up_to_a_bound(waits):
-    """No address waits for longer than an hour, and none is let through while it must wait."""
+    """No address waits for longer than an hour, or gets an answer while it must wait."""
     now = 0.0
     refusals = Refusals(lambda: now)
     until = 0.0

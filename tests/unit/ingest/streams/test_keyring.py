@@ -66,7 +66,7 @@ async def refused(ring, secret, stream="s", at=None):
 
 
 async def test_a_signed_key_opens_its_project(ring):
-    """So does the key of the settings, of which only the digest is known."""
+    """So does the key of the settings; ingest knows only its digest."""
     ring.fold("key_1", MADE, 0)
     assert await ring.project(SECRET, "s", None) == "p"
     assert await ring.project(SETTINGS, "s", None) == "default"

@@ -117,7 +117,7 @@ async def test_a_line_ends_if_its_endpoint_is_not_served(world, server, monkeypa
 
 
 async def test_a_line_waits_if_the_server_does_not_list_its_model(world, server):
-    """Somebody has to mend that: the model has another name there, or the address is not the right one."""
+    """An operator must fix that: the model has another name there, or the address is wrong."""
     server.rule = without_the_model
     server.lists = ("tiny",)
     one = world({"url": server.url})

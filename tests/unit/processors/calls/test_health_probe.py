@@ -160,7 +160,7 @@ def test_a_line_whose_endpoint_no_other_line_asks_for_is_not_starved(lines_wait:
 
 
 def test_bad_lines_are_found_after_an_outage() -> None:
-    """A server that answered nobody is asked again whether it does, once it has answered a line."""
+    """A server that answered no line gets another probe once it has answered one."""
     bad = lines("b", range(1000)) - lines("b", range(0, 1000, 50))
 
     async def main(loop: SimulatedLoop) -> None:

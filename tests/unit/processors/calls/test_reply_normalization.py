@@ -83,7 +83,7 @@ def test_replies_that_no_retry_would_change_end_the_line(body: bytes) -> None:
 
 
 def stream(*chunks: object, end: str = "\n") -> bytes:
-    """Server-sent events, the last of which says that they end."""
+    """Server-sent events; the last one ends the stream."""
     data = [f"data: {json.dumps(chunk)}{end}{end}" for chunk in chunks]
     return f": a comment{end}{''.join(data)}data: [DONE]{end}{end}".encode()
 

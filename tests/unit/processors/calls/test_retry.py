@@ -143,7 +143,7 @@ def test_no_retry_at_or_after_the_deadline(
 
 @given(faults, chances)
 def test_a_line_goes_to_another_server_at_once(fault: Fault, chance: float) -> None:
-    """Where its own answers nobody, whatever that asked for."""
+    """If its own server answers no other line, whatever wait that server asks for."""
     failure = failed(fault, at=NOW, retry_after=60.0)
     decision = retry.decide(failure, Evidence(other_is_well=True), History(NOW), **{**OPEN, "chance": chance})
     assert decision.action == RetryAt(NOW)

@@ -1,4 +1,4 @@
-"""The lines of which the log has a result."""
+"""The lines whose results the log has."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -29,7 +29,7 @@ def line(url: str, prompt: str, custom_id: str = "a", **more: object) -> bytes:
 def test_the_key_depends_on_the_prefix_alone(
     url: str, common: str, tails: tuple[str, str], more: tuple[str, str]
 ) -> None:
-    """Prompts with the same first bytes have the same key, whoever asks for what."""
+    """Prompts with the same first bytes have the same key, whatever their ids and models."""
     keys = {
         prefix_key(line(url, common + tail, custom_id=other, model=other), url, 64)
         for tail, other in zip(tails, more, strict=True)

@@ -35,7 +35,7 @@ LINES = 100
 
 
 class Upstream:
-    """A server that answers as it is told to, or not at all."""
+    """A server that gives a set answer, or none."""
 
     def __init__(self) -> None:
         self.reply: Answer | FailureKind | None = WELL
@@ -56,7 +56,7 @@ class Upstream:
 
 
 class Handle:
-    """A partition that nobody looks at."""
+    """A partition without checks."""
 
     def ack(self, token: Any) -> None: ...
 
@@ -295,7 +295,7 @@ def test_results_that_the_log_does_not_accept_are_reported() -> None:
 
 
 def test_the_number_of_reports_is_bounded() -> None:
-    """However many batches wait: so many remarks a look, each batch in its turn, and none outlasts its time."""
+    """With any number of waiting batches: batches take turns, and each report is renewed before it expires."""
 
     async def run(loop: SimulatedLoop) -> None:
         world = World(loop, scheduled_limit=lambda: 0)

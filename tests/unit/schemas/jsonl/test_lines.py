@@ -75,7 +75,7 @@ def test_an_offset_leads_to_the_line(data):
 
 
 def test_a_line_beyond_the_bound_is_not_held():
-    """It is told at its number, and nothing of it is kept meanwhile."""
+    """The splitter returns its number, and keeps none of its bytes."""
     splitter = Splitter(1000)
     for _ in range(100):
         assert list(splitter.feed(b"x" * 999)) == []

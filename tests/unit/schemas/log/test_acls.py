@@ -35,13 +35,13 @@ def test_no_acl_is_wider_than_a_topic_or_all_models():
 
 
 def test_every_writer_and_reader_is_a_role():
-    """A name that is misspelt would have no rights, and be told by nobody."""
+    """A misspelt role would have no rights, without an error."""
     for row in ROWS:
         assert {*row.read_by, *row.written_by} <= set(acls.ROLES), row.name
 
 
 def test_producers_may_write_to_the_intake_alone():
-    """Whoever has their password can do nothing else."""
+    """Their password opens nothing else."""
     assert [(acl.name, acl.operation) for acl in acls.acls([acls.PRODUCERS])] == [
         (topics.INTAKE.name, Operation.WRITE)
     ]

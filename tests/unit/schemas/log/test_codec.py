@@ -136,7 +136,7 @@ def test_a_full_record_of_lines_fits():
     ],
 )
 def test_a_result_refers_to_an_object_of_its_batch(ref):
-    """Not to a file of somebody else, which would be handed out, nor to more than fits into memory."""
+    """It cannot refer to a file of another project, nor to more bytes than fit into memory."""
     headers = codec.lines_headers(BATCH, [LineMark(0, ref.length, failed=False)], ref=ref)
     with pytest.raises(DecodeError, match=r"another batch|malformed"):
         codec.lines_marks(headers, 0)

@@ -111,7 +111,7 @@ def test_claims_are_strict(payload):
 
 
 def test_another_signed_text_is_not_a_token():
-    """Nor is a token of somebody who signs for himself."""
+    """Nor is a token that an unknown key signed."""
     payload = CLAIMS.model_dump_json().encode()
     for signed in (SIGNER.sign(KEY_RECORD, payload), Signer.made().sign(PRODUCER, payload)):
         with pytest.raises(TokenError):

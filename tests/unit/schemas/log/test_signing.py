@@ -54,7 +54,7 @@ def test_a_verifier_accepts_records_of_trusted_keys():
 
 
 def forged():
-    """What somebody may write who has no private key."""
+    """Records that a writer without the private key can make."""
     header, payload, signature = SIGNED.split(b".")
     claimed = OTHER.sign(KEY_RECORD, codec.encode(RECORD)).split(b".")
     none = b64(json.dumps({"alg": "none", "typ": KEY_RECORD}).encode())
