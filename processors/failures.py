@@ -72,7 +72,7 @@ _STATUS_COUNTS: Final = frozenset({FailureKind.STATUS, FailureKind.ERROR_IN_REPL
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server sent; `retry_after` and `request_id` are headers, unchecked."""
+    """The answer of a server; `retry_after` and `request_id` are headers, unchecked."""
 
     status: int
     body: bytes
@@ -95,7 +95,7 @@ class CallFailure(msgspec.Struct, frozen=True):
     body: bytes = b""
     """The body of the answer, as a JSON object."""
     server: str = ""
-    """Its name."""
+    """The name of the server."""
     endpoint: str = ""
     """The path, like `/v1/embeddings`."""
     line: tuple[str, int] = ("", -1)
@@ -167,7 +167,7 @@ class History:
     counted: int = 0
     """Failures that count against the line."""
     refusals: int = 0
-    """Those of them with `Fault.ACCESS_OR_LINE`."""
+    """Counted failures with `Fault.ACCESS_OR_LINE`."""
 
     is_charged: bool = False
     """Whether the call in flight takes the place of a line that has not failed."""

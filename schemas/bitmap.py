@@ -45,7 +45,7 @@ class Bitmap:
         self.content.extend(bytes(max(0, chunks * CHUNK_BYTES - len(self.content))))
 
     def chunk(self, number: int) -> bytes:
-        """The content of a chunk that the bitmap has."""
+        """The content of an existing chunk."""
         return bytes(self.content[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES])
 
     def set_chunk(self, number: int, content: bytes) -> None:

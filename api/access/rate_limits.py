@@ -16,11 +16,11 @@ from tidemill.configuration.settings import Limits
 from tidemill.schemas.ports import Clock
 
 READ: Final = 1
-"""One object."""
+"""The cost of reading one object."""
 MANY: Final = 5
-"""A list, a download, or a change."""
+"""The cost of a list, a download, or a change."""
 HEAVY: Final = 20
-"""A request that reads all lines of a batch."""
+"""The cost of a request that reads all lines of a batch."""
 KEYS_MAX: Final = 10_000
 """Keys with a bucket; above it the least recently used key loses its bucket, and starts again with a full one."""
 

@@ -195,7 +195,7 @@ async def sign_again(deps: Dependencies) -> None:
         for record in records:
             await deps.publisher.key(record)
     except LogUnavailable:
-        _log.warning("the log does not answer; records that another key signed stay so until the next start")
+        _log.warning("the log does not answer; the next start signs the records again that another key signed")
     if records:
         _log.warning("signed %d keys again, which another key had signed", len(records))
 

@@ -108,7 +108,7 @@ class Links:
         self._database.write("DELETE FROM reruns WHERE id = ? OR source = ?", batch_id, batch_id)
 
     def with_reruns(self, batch_ids: Sequence[str]) -> set[str]:
-        """Those of the batches that have reruns."""
+        """The batches among these that have reruns."""
         rows = self._database.read(
             f"SELECT DISTINCT source FROM reruns WHERE source IN ({','.join('?' * len(batch_ids))})",  # noqa: S608  no values
             *batch_ids,

@@ -307,7 +307,7 @@ def _checkpoint(path: Path, is_closed: threading.Event) -> None:
                     # Writes went on meanwhile: this checkpoint blocks them until the log can start again.
                     connection.execute("PRAGMA wal_checkpoint(RESTART)")
         except sqlite3.Error as error:
-            _log.warning("no checkpoint of %s (%s)", path.name, error)
+            _log.warning("could not write a checkpoint of %s (%s)", path.name, error)
 
 
 def _is_sound(connection: sqlite3.Connection) -> bool:

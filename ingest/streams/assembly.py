@@ -98,7 +98,7 @@ class InputAssembly:
         try:
             await self._store.delete(key)
         except OSError:
-            log.warning("a part that is not needed could not be removed", exc_info=True)
+            log.warning("could not remove an unneeded part", exc_info=True)
 
     async def clear(self, batch_id: str) -> None:
         """Remove all parts of a stream, orphans too; parts that cannot be removed stay."""

@@ -75,7 +75,7 @@ class Keyring(keys.Keyring):
             async with asyncio.timeout(HEARD_SECONDS_MAX):
                 await self.catch_up()
         except TRANSIENT as error:
-            log.warning("the keys could not be looked up (%s)", type(error).__name__)
+            log.warning("could not look up the keys of records (%s)", type(error).__name__)
         for digest in unknown - self._records.keys():
             if len(self._refused) >= REFUSED_MAX:
                 del self._refused[next(iter(self._refused))]

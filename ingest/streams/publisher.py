@@ -187,7 +187,7 @@ def _check(stream: Stream, lines: list[Valid], good: list[Valid], faults: list[F
         try:
             fault = stream.checker.fault(line)
         except Exception as error:  # noqa: BLE001  the record would come again for ever
-            log.error("%s: %s in the check", stream.state.id, type(error).__name__)  # noqa: TRY400
+            log.error("%s: the check of a line raised %s", stream.state.id, type(error).__name__)  # noqa: TRY400
             fault = INTERNAL
         if fault is None:
             good.append((place, line))

@@ -168,7 +168,7 @@ class PrefixGroups(Generic[T]):
         self._line_up: deque[_Group[T]] = deque()
         """Groups that are not open, in the order of their first lines."""
         self._latest: dict[int | None, _Group[T]] = {}
-        """Those of them that take more lines."""
+        """By prefix, the group in `_line_up` that accepts more lines."""
         self._stocks = [_Stock[T](place) for place in prefixes.places] if prefixes else []
         self._ready = 0
         """Lines in all stocks that may be taken."""

@@ -35,7 +35,7 @@ class _Clock:
         self.queues = 0
         """Schedulers that have the project in their queue."""
         self.active = 0
-        """Those in which it has lines."""
+        """Schedulers in which the project has lines."""
 
 
 class Clocks:
@@ -53,14 +53,14 @@ class Clocks:
         self._clocks: dict[str, _Clock] = {}
 
     def join(self, project: str) -> _Clock:
-        """The clock of a project that one more scheduler has in its queue."""
+        """Return the clock of a project, which one more scheduler has in its queue."""
         if (clock := self._clocks.get(project)) is None:
             clock = self._clocks[project] = _Clock(self.weights.get(project, 1.0))
         clock.queues += 1
         return clock
 
     def leave(self, project: str) -> None:
-        """One scheduler less has the project in its queue."""
+        """Note that a scheduler has removed the project from its queue."""
         clock = self._clocks[project]
         clock.queues -= 1
         if not clock.queues:

@@ -71,7 +71,7 @@ class PartBuffer:
 
 @dataclass(slots=True)
 class Blockage:
-    """What keeps a batch from going on in this process, and when it is tried again."""
+    """The obstacle that blocks a batch in this process, and the time of the next attempt."""
 
     shown: tuple[Waiting, ...] = ()
     """The reason to show on the batch; empty if nothing blocks it."""

@@ -18,7 +18,7 @@ class LineBitmap:
         self.done = 0
         """Final lines."""
         self.failed = 0
-        """Those of them that failed."""
+        """Final lines that failed."""
 
     @classmethod
     def of(cls, chunks: Iterable[tuple[int, bytes]]) -> "LineBitmap":

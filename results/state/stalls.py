@@ -33,7 +33,7 @@ class Stalls:
     moved_at: float = 0.0
     """When the batch last advanced, or was taken over."""
     moved: tuple[object, int] = (None, 0)
-    """Its status and number of final lines then."""
+    """The status of the batch, and its number of final lines, at that time."""
     _is_new: bool = True
     """Whether it has neither advanced nor got a report since it was taken over."""
     _reports: dict[str, _Report] = field(default_factory=dict)

@@ -15,7 +15,7 @@ SEEDS = 1 << 31
 
 
 def chosen(text: str) -> Iterator[str]:
-    """The faults of a list with commas, groups as what is in them."""
+    """The faults of a list with commas; a group stands for its faults."""
     for name in filter(None, text.split(",")):
         yield from GROUPS.get(name, (name,))
 

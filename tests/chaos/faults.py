@@ -75,7 +75,7 @@ def terminate(world: World, chance: random.Random, victim: str) -> None:
 
 
 def freeze(world: World, chance: random.Random, victim: str) -> None:
-    """SIGSTOP until another process of the stage has what it had, then SIGCONT: it is a zombie for a moment."""
+    """SIGSTOP until another process of the stage has its partitions, then SIGCONT: a zombie for a moment."""
     pids = world.wait_for(victim)
     if victim in worlds.STAGES and len(pids) == 1:
         world.start_extra(victim)
@@ -120,7 +120,7 @@ def store_away(world: World, chance: random.Random, victim: str) -> None:
 
 
 def store_full(world: World, chance: random.Random, victim: str) -> None:
-    """Nothing more can be written to the store for a while; what is there can be read and removed."""
+    """The store accepts no writes for a while; its objects can be read and removed."""
     del victim
     world.soft["store full"] += 1
     _fill([world.rig.store], world.away(chance))

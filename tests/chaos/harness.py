@@ -164,7 +164,7 @@ class Harness:
             rested = time.monotonic() + REST_SECONDS_MIN
 
     def _feed(self, place: int) -> None:
-        """Create every so many-th batch, over the time of the faults, and cancel what is to be cancelled."""
+        """Create batches at even intervals over the time of the faults, and cancel some of them."""
         began = time.monotonic()
         run = f"chaos-{self._plan.seed}"
         for job in self._jobs[place::FEEDERS]:

@@ -1,4 +1,4 @@
-"""A library that all processes of an installation load first, and what it does to them: clocks, slow disks.
+"""A library that all processes of an installation preload, to change their clocks and slow their disks.
 
 It is compiled from `meddle.c` by the machine's C compiler, and reads what it has to do from a file in shared
 memory, so that the clock of a process can be stepped, and its disk slowed down, while it runs. It needs no
@@ -24,7 +24,7 @@ MS = 1_000
 
 
 def missing() -> str:
-    """Why this machine cannot have it; empty where it can."""
+    """Why this machine cannot use it; empty if it can."""
     return "" if _compiler() else "this machine has no C compiler"
 
 

@@ -1,4 +1,4 @@
-"""What the api answers while it cannot do what it is asked: in OpenAI's shape, and never a fault of its own."""
+"""Answers of the api while it cannot serve a request: in OpenAI's shape, and never a 500."""
 
 from collections import Counter
 

@@ -240,7 +240,7 @@ def _cut(world: World, place: str, direction: str) -> None:
 
 
 def _end(world: World, stage: str) -> None:
-    """End a process at once; what it had sent and the network held back never arrives."""
+    """End a process at once; data that the network held back never arrives."""
     world.hard[stage] += 1
     pids = world.wait_for(stage)
     worlds.send(pids, signal.SIGKILL)

@@ -75,7 +75,7 @@ class World:
 
     @property
     def cluster(self) -> Cluster:
-        """The installation, where it is one."""
+        """The installation, if it runs on one machine."""
         assert isinstance(self.stack, Cluster)
         return self.stack
 
@@ -86,7 +86,7 @@ class World:
 
     @property
     def client(self) -> OpenAI:
-        """A client of the API where it listens now."""
+        """A client of the API at its present address."""
         return OpenAI(base_url=self.stack.api, api_key=KEY, max_retries=0, timeout=CLIENT_SECONDS_MAX)
 
     def pids(self, name: str) -> list[int]:
@@ -117,7 +117,7 @@ class World:
         send(pids, how)
 
     def note_in_flight(self, processes: int) -> None:
-        """So many processes of processors lose what they have in flight now."""
+        """Note that this many processes of processors lose their calls in flight."""
         self.in_flight += self.backend.stats()["in_flight"]
         self.in_flight_max += processes * self._per_process
 

@@ -72,7 +72,7 @@ async def parts(size: int) -> AsyncIterator[bytes]:
 
 
 async def test_a_download_that_breaks_off_goes_on(s3, bucket, monkeypatch):
-    """It goes on from where it was, and the bytes are those of the object."""
+    """It resumes at its position, and returns the bytes of the object."""
     data = secrets.token_bytes(3 << 20)
 
     async def once() -> AsyncIterator[bytes]:
@@ -125,7 +125,7 @@ async def test_the_server_copies_what_is_joined(bucket):
 
 
 async def test_a_link_is_read_without_credentials(bucket):
-    """Whole and in part, under the name that it is to have; what is not there is not found there."""
+    """Whole and in part, with the requested file name; a missing object is a 404."""
     store = S3Store(bucket=bucket, prefix="p")
     await store.write("some/key", parts(131_072))
     link = await store.link("some/key", 'attachment; filename="out.jsonl"')

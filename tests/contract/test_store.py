@@ -177,7 +177,7 @@ async def test_a_cancelled_write_leaves_nothing(store):
 
 
 async def test_writing_again_replaces(store):
-    """The last write is what is read, and a reader that has begun is not torn."""
+    """Readers get the last write; a reader that has begun continues with its object."""
     await store.write("twice", chunks_of(b"a" * (2 << 20)))
     reading = store.read("twice")
     first = await anext(reading)

@@ -129,7 +129,7 @@ async def test_a_role_administers_nothing(stack, role):
 
 @pytest.mark.parametrize("role", acls.STAGES)
 async def test_a_stage_that_lacks_a_topic_names_the_remedy(stack, role):
-    """It looks without any right to make one, and names what is missing."""
+    """It has no right to create a topic, and names the missing ones."""
     model = {"backends": [{"url": "http://127.0.0.1:1/v1"}]}
     await ensure_topics(Settings(models={"chat": model}), stack.cluster(role), role=role)
     if role not in topics.requests("m").written_by and role not in topics.requests("m").read_by:

@@ -103,7 +103,7 @@ def objects_with(stack, *needles):
 
 
 def command(stack, *words):
-    """A command of the operator: its exit code and what it says."""
+    """A command of the operator: its exit code and its output."""
     environ = stack.environ_of_all | {"TIDEMILL_ENCRYPT_LOG": "true"}
     done = subprocess.run(
         [sys.executable, "-m", "tidemill", *words, "--data", str(stack.data)],

@@ -23,7 +23,7 @@ IDLE_SECONDS = 6
 EXAMPLE_LINES = 500
 NUMBERED_LINES = 1000
 INGEST_KIB_MAX = 512 * 1024
-"""Two thirds of what `deploy/` gives to it."""
+"""Two thirds of its memory limit in `deploy/`."""
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ async def test_a_bad_line_is_an_error_line(client, producer):
 
 
 async def test_ingest_bounds_the_memory_of_a_record(stack, client):
-    """A bomb, tiny bad lines and very many bad lines: ingest stays far below what it may have, others go on."""
+    """A bomb, tiny bad lines and very many bad lines: ingest stays far below its limit, and others continue."""
     wire = AIOKafkaProducer(
         **stack.clients("producers"), compression_type="zstd", max_request_size=1 << 28, max_batch_size=1 << 28
     )
@@ -339,7 +339,7 @@ async def test_the_command_produces(stack, client, tmp_path):
 
 @pytest.mark.parametrize("title", [title for title in examples() if title != "kcat" or has_kcat()])
 async def test_the_examples_run_as_printed(title, stack, client, tmp_path):
-    """Each of docs/how-to/produce.md, after the lines that the page begins with; kcat where it is installed."""
+    """Each of docs/how-to/produce.md, after the first lines of the page; kcat only if it is installed."""
     local = tmp_path / ".tidemill"
     local.mkdir()
     # A link might be another user's.

@@ -98,7 +98,7 @@ WRITABLE = (
     topics.BATCHES, topics.FILES, topics.KEYS, topics.LEDGER, topics.CLAIMS, topics.UPLOADS, topics.DEAD,
 )  # fmt: skip
 BURIED = WRITABLE[:5]
-"""What a stage takes as its input: what it cannot read becomes a letter."""
+"""Inputs of each stage: an unreadable record becomes a dead letter."""
 
 
 def corpus():
@@ -111,7 +111,7 @@ def corpus():
 
 
 def forged(neighbour):
-    """Records that are what they should be, and lie: topic, batch, headers, value."""
+    """Well-formed records with wrong content: topic, batch, headers, value."""
     strange = ids.new_batch_id()
     created = {"v": 1, "project": "p", "batch": batch(strange, status="completed")}
     lines = (LINES, ("tidemill-batch", neighbour.encode()))

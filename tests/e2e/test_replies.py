@@ -95,7 +95,7 @@ def place(tmp_path_factory, inference):
 
 @pytest.fixture
 def tidemill(place):
-    """Runs a command of the command line to its end: exit code and what it said."""
+    """Runs a command of the command line to its end: exit code and output."""
 
     def run(*words):
         command = [sys.executable, "-m", "tidemill", *map(str, words), "--base-url", place.api, "--api-key", KEY]

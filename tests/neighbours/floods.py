@@ -40,7 +40,7 @@ class Target:
     begun: Any
     """An event, set when what the flood needs is there."""
     steps: Any
-    """A shared number: how often the flood has done what it does."""
+    """A shared counter of the flood's steps."""
 
 
 Flood = Callable[[Target], Awaitable[None]]

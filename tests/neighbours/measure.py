@@ -35,7 +35,7 @@ class Row:
     seconds: list[float] = field(default_factory=list)
     """Of each create of the neighbour."""
     steps: int = 0
-    """How often the flood did what it does."""
+    """Steps of the flood."""
     failures: int = 0
     """Creates that failed."""
     peaks: dict[str, float] = field(default_factory=dict)

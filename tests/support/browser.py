@@ -1,4 +1,4 @@
-"""A real browser: the machine's Chromium, from its packages where it has none."""
+"""A real browser: the machine's Chromium, or one from a package."""
 
 import os
 import shutil

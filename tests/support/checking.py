@@ -19,13 +19,13 @@ def rules(endpoint: str = CHAT, *, lines_max: int = 50_000, bytes_max: int = 209
 
 
 def line(custom_id: object = "a", *, body: object = None, **fields: object) -> bytes:
-    """A line without fault, except for what is given."""
+    """A valid line, with these changes."""
     request = {"custom_id": custom_id, "method": "POST", "url": CHAT, "body": body or request_body(), **fields}
     return orjson.dumps({name: value for name, value in request.items() if value is not ABSENT})
 
 
 def request_body(**fields: object) -> dict[str, object]:
-    """A body without fault, except for what is given."""
+    """A valid body, with these changes."""
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}
     return {name: value for name, value in body.items() if value is not ABSENT}
 

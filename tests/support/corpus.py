@@ -87,7 +87,7 @@ class Cell:
     name: str
     value: Any
     codes: frozenset[str]
-    """Codes of a 400 that must be answered; none where it may be taken."""
+    """Allowed codes of the 400; empty if the request may be accepted."""
 
 
 def width(pattern: str) -> int:
@@ -321,7 +321,7 @@ def check(answer: httpx.Response, cell: Cell) -> None:
 
 
 def put(node: Any, schema: Node, place: Place, value: Any) -> Any:
-    """A body with a value at a place; what leads there is made from its schema, where it is not there."""
+    """A body with a value at a path; missing parents are made from the schema."""
     if not place:
         return value
     part, *rest = place

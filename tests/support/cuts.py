@@ -136,7 +136,7 @@ class Way:
             self._changed.notify_all()
 
     async def close(self) -> list["asyncio.Task[None]"]:
-        """Break off everything; gives what is to be awaited."""
+        """Break all connections; returns the tasks to await."""
         tasks = list(self._live)
         await self.set(closed=True)
         for writer in self._writers:
@@ -200,7 +200,7 @@ class Network:
         self._thread = threading.Thread(target=self._loop.run_forever, name="network", daemon=True)
         self._servers: list[asyncio.Server] = []
         self.ways: dict[tuple[str, str], Way] = {}
-        """By the process and what it reaches over it."""
+        """By the process and its target."""
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -86,7 +86,7 @@ class Rig:
         self._consumer = AIOKafkaConsumer(bootstrap_servers=kafka, enable_auto_commit=False)
 
     async def start(self) -> None:
-        """Listen to what is produced from now on."""
+        """Read the records that are produced from now on."""
         await self._producer.start()
         await self._consumer.start()
         count = len(await self._producer.partitions_for(topics.OUTCOMES.name))

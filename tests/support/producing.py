@@ -51,7 +51,7 @@ def lines_of(client, file_id):
 
 
 async def letters(stack, name):
-    """The dead letters of a stream; those of records without a key where it has no name."""
+    """The dead letters of a stream; without a name, those of records without a key."""
     key = name and name.encode()
     consumer = AIOKafkaConsumer(topics.DEAD.name, **stack.clients("operator"), auto_offset_reset="earliest")
     await consumer.start()

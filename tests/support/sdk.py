@@ -25,7 +25,7 @@ class Node:
 
 
 def python(version: str) -> Path:
-    """The interpreter of an environment with `openai` of a version; this one's own where it has it."""
+    """The interpreter of an environment with a version of `openai`; this interpreter if it has that version."""
     return _python(f"python-openai-{version}", f"openai=={version}")
 
 

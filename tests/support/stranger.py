@@ -1,4 +1,4 @@
-"""Another user of this machine: what it can do with files, tried where the tests may become one."""
+"""Another user of this machine, which tries to reach files; only if the tests may become one."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def reach(paths: Iterable[Path]) -> dict[str, list[str]]:
 
 
 def read(paths: Iterable[Path]) -> dict[str, str]:
-    """What another user reads there; what it cannot read is left out."""
+    """The files that another user can read there."""
     listed = [str(path) for path in paths if os.geteuid() == 0 or "read" in _judged(path)]
     found = _as_another(lambda: {path: _content(path) for path in listed})
     return {path: text for path, text in found.items() if text is not None}

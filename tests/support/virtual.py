@@ -88,7 +88,7 @@ class Server:
                 self._end(sample)
 
     def rest(self, seconds: float) -> None:
-        """No lines: what is in flight ends, and `seconds` pass after that."""
+        """Add no lines: calls in flight end, and `seconds` pass after that."""
         sample = Sample()
         while self._ends:
             self.now = max(self.now, self._ends[0][0])
@@ -181,7 +181,7 @@ class Engine:
 
     @property
     def gauges(self) -> ServerMetrics:
-        """What it says of itself."""
+        """Its metrics."""
         running = min(self._capacity, self.requests)
         return ServerMetrics(running=running, waiting=self.requests - running, cache=running * self._held)
 

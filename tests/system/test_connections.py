@@ -42,7 +42,7 @@ def api(kafka, tmp_path_factory):
 
 @pytest.fixture
 def address(api):
-    """Where it listens."""
+    """Its address."""
     return "127.0.0.1", api.settings.port
 
 

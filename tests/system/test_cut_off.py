@@ -80,7 +80,7 @@ class Log:
         await self._producer.stop()
 
     async def send(self, number, *events):
-        """Append what is about a batch."""
+        """Append the records of a batch."""
         key = batch_id(number).encode()
         for topic, headers, value in events:
             await self._producer.send_and_wait(topic, value, key=key, headers=list(headers), partition=0)

@@ -96,7 +96,7 @@ def test_completions_and_responses(client: OpenAI) -> None:
 
 
 def test_embeddings_mean_something(client: OpenAI) -> None:
-    """The SDK asks for base64; what is alike in sense is near, and usage does not count the padding."""
+    """The SDK asks for base64; similar texts have near vectors, and usage does not count padding."""
     texts = ["the ship sails on the sea", "a boat crosses the ocean", "invoices are due in thirty days"]
     answer = client.embeddings.create(model=demo.EMBEDDING_MODEL, input=texts)
     boat, ship, bill = (item.embedding for item in answer.data)

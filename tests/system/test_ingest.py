@@ -171,7 +171,7 @@ def input_lines(count: int, content: str = "hi") -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the stage keeps what it has."""
+    """The state folder of the stage."""
     return tmp_path_factory.mktemp("ingest")
 
 

@@ -86,7 +86,7 @@ def lives(pid):
 
 
 async def test_starts_and_stops(boss, program, tmp_path):
-    """All are ready when `start` returns; what they print is in their logs; a stop leaves none."""
+    """All are ready when `start` returns; their logs have their output; a stop leaves none running."""
     await boss.start([program("a", OBEYS), program("b", OBEYS)])
     await boss.start([program("kafka", OBEYS)], base=True)
     pids = boss.processes
@@ -178,7 +178,7 @@ async def test_a_program_that_does_not_stop_is_killed(boss, program, monkeypatch
 
 
 async def test_a_stop_while_starting(boss, program):
-    """What is not ready yet is stopped too."""
+    """It also stops a program that is not ready yet."""
     starting = asyncio.ensure_future(boss.start([program("a", "import signal; signal.pause()")]))
     (pid,) = await until(lambda: boss.processes.get("a"), "the process")
     starting.cancel()

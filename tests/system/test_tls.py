@@ -29,7 +29,7 @@ with openai.OpenAI(base_url=sys.argv[1], api_key=sys.argv[2], max_retries=0) as 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """An authority and what it has signed."""
+    """An authority, and certificates that it has signed."""
     return tmp_path_factory.mktemp("tls")
 
 

@@ -199,7 +199,7 @@ async def test_a_batch(client, change, expected):
 @in_one_loop
 @pytest.mark.parametrize(("body", "expected"), rows(BODIES))
 async def test_a_body(client, body, expected):
-    """What is no JSON object."""
+    """Text that is not a JSON object."""
     assert shown(await client.post("/batches", content=body)) == expected
 
 
@@ -213,7 +213,7 @@ async def test_a_query(client, path, query, expected):
 @in_one_loop
 @pytest.mark.parametrize(("method", "path", "expected"), rows(ROUTES))
 async def test_a_route(client, method, path, expected):
-    """What is not there, and what cannot be done with what is."""
+    """Missing objects, and impossible actions on existing ones."""
     assert shown(await client.request(method, path)) == expected
 
 

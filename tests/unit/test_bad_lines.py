@@ -102,7 +102,7 @@ def checked(line: bytes) -> LineFault:
 
 @pytest.mark.parametrize(("line", "expected"), rows(RAW_LINES))
 def test_a_line(line, expected):
-    """What is no request."""
+    """Lines that are not requests."""
     code, param, message = checked(line)
     assert (code, param, message[: len(expected[2])]) == expected
 

@@ -151,7 +151,7 @@ async def test_a_file(client, fields, content, expected):
     files = {"other": ("x", b"x")} if content is None else {"file": ("in.jsonl", content)}
     status, param, code, message = shown(await client.post("/files", data=fields, files=files))
     if expected[3] in {NOT_JSONL, NOT_UTF8}:
-        # Where it breaks and why follows.
+        # The place and the reason follow.
         message, _, place = message.partition(":")
         assert place
     assert (status, param, code, message) == expected
@@ -160,7 +160,7 @@ async def test_a_file(client, fields, content, expected):
 @in_one_loop
 @pytest.mark.parametrize(("content_type", "body", "expected"), rows(RAW_FORMS))
 async def test_a_form(client, content_type, body, expected):
-    """What is no form."""
+    """Bodies that are not forms."""
     headers = {} if content_type is None else {"content-type": content_type}
     assert shown(await client.post("/files", content=body, headers=headers)) == said(f"{FORM}{expected}.")
 

@@ -116,7 +116,7 @@ def test_each_stage_has_its_own_secrets(services):
 
 
 def test_brokers_agree(services):
-    """Three brokers that differ by id and address alone, and keep what is acknowledged on two disks."""
+    """Three brokers that differ by id and address alone, and keep acknowledged records on two disks."""
     environs = [services[f"kafka-{number}"]["environment"] for number in (1, 2, 3)]
     for number, environ in enumerate(environs, 1):
         assert environ["KAFKA_NODE_ID"] == number
@@ -155,7 +155,7 @@ def test_the_image_runs_as_nobody_special(image):
 
 
 def test_the_image_has_what_it_copies(image):
-    """What is copied exists, and .dockerignore lets it in."""
+    """The copied files exist, and .dockerignore does not exclude them."""
     let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").split() if line.startswith("!")}
     for word, rest in image:
         if word == "COPY" and not rest.startswith("--from"):

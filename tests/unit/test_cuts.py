@@ -62,7 +62,7 @@ async def comes(reader, text=b"hello"):
 
 
 async def nothing_comes(reader):
-    """What is held back does not come, however long one waits: this is only long enough to see a fault."""
+    """Long enough to see a fault: data that is held back never arrives."""
     task = asyncio.ensure_future(reader.read(1))
     done, _ = await asyncio.wait([task], timeout=NOTHING_SECONDS)
     task.cancel()
@@ -121,7 +121,7 @@ async def test_one_of_two_connections(way):
 
 
 async def test_what_is_closed_breaks(way):
-    """Also what is new."""
+    """Also new connections."""
     network, lane = way
     reader, writer = await connect(lane)
     assert await says(reader, writer)

@@ -135,7 +135,7 @@ def test_the_autoscaler_looks_at_a_metric_that_is_there():
 
 
 def test_the_alert_goes_off_for_each_reason_that_somebody_has_to_mend():
-    """What is left out is what goes away by itself, and each reason of the vocabulary is in the docs."""
+    """The others pass by themselves; the docs have every reason."""
     rules = yaml.safe_load((ROOT / "deploy" / "rules.yml").read_text("utf-8"))["groups"][0]["rules"]
     (rule,) = (rule for rule in rules if rule.get("alert") == "TidemillBatchesStalled")
     (name, left_out) = re.search(r'(tidemill_\w+)\{reason!~"([^"]*)"\}', rule["expr"]).groups()

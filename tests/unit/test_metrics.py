@@ -1,4 +1,4 @@
-"""The metrics: their names and labels are those of the docs, and what they say is true."""
+"""The metrics: their names and labels are those of the docs, and their values are right."""
 
 import re
 import subprocess

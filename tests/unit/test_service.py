@@ -33,7 +33,7 @@ def of(url, monkeypatch=None, key=None):
 
 
 async def test_its_models(server, monkeypatch):
-    """With the key that it asks for; another one is named as what is wrong."""
+    """With the right key; the finding names a wrong key."""
     server.key = "sk-1"
     assert await server_probe.models(of(server.url, monkeypatch, "sk-1")) == ["a", "b"]
     assert await server_probe.models(of(server.url, monkeypatch, "sk-2")) == NoModels(
@@ -66,7 +66,7 @@ async def test_a_long_list(server):
 
 
 async def test_what_it_lacks(server):
-    """Not those where it answers that something is missing, nor any where it does not answer."""
+    """Not those that answer that a field is missing, and none if it does not answer."""
     server.lacks = frozenset({"/v1/embeddings", "/v1/responses"})
     assert await server_probe.lacking(of(server.url), ENDPOINTS) == server.lacks
     assert await server_probe.lacking(of("http://127.0.0.1:1/v1"), ENDPOINTS) == frozenset()
@@ -84,5 +84,5 @@ async def test_what_it_lacks(server):
     ],
 )
 def test_a_list_of_models(body, names):
-    """In OpenAI's shape; what is none says nothing."""
+    """In OpenAI's shape; another answer is no list."""
     assert served.names(body) == names

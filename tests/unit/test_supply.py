@@ -1,4 +1,4 @@
-"""What is fetched is pinned: packages, the build's tools, jars and images, each with a hash."""
+"""All downloads are pinned: packages, tools of the build, jars and images, each with a hash."""
 
 import importlib.util
 import re
@@ -36,7 +36,7 @@ def test_every_package_has_a_hash(sbom, name):
 
 
 def test_a_package_without_a_hash_is_refused(sbom):
-    """The list is not made of what cannot be checked."""
+    """The list contains no entry without a hash."""
     with pytest.raises(ValueError, match="odd has no hash"):
         list(sbom.packages("even==1 \\\n    --hash=sha256:" + 64 * "0" + "\nodd==2\n"))
 

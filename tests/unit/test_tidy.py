@@ -74,7 +74,7 @@ def test_modules_and_functions_are_short(path):
 
 
 def test_a_folder_has_few_modules():
-    """At most 12, so that a reader sees what it is about."""
+    """At most 12, so that a reader sees its subject."""
     found = {folder for folder, count in measures.folders(MODULES).items() if count > measures.FOLDER_MODULES_MAX}
     assert found <= ABOVE["folder"]
 

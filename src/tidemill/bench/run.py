@@ -119,7 +119,7 @@ def _quantiles(runs: "list[Run]") -> Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One batch, as its client saw it."""
+    """The measurements of one batch, taken by its client."""
 
     create_seconds: float
     total_seconds: float

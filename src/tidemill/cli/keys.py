@@ -58,7 +58,7 @@ def revoke(key: Annotated[str, typer.Argument(metavar="KEY", help="Id of the key
 @client_command
 def create_token(
     *,
-    stream: Annotated[str, typer.Option(help="Stream that the token admits lines to.")],
+    stream: Annotated[str, typer.Option(help="Stream to which the token may send lines.")],
     life: Annotated[str, typer.Option("--for", help="Lifetime, like 30m, 1h or 24h.")] = "1h",
 ) -> Work:
     """Create a producer's token for one stream; prints it on stdout."""

@@ -15,7 +15,7 @@ class Security(Table):
     """TLS and SASL of the connections to a broker; by default neither."""
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    """That of the broker's listener: `SSL` encrypts the connection, `SASL` authenticates with a password."""
+    """The protocol of the broker's listener: `SSL` encrypts the connection, `SASL` adds a password."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
     """How the password is sent to the broker."""
     username: str | None = None

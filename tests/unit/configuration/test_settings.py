@@ -92,7 +92,7 @@ def test_settings_out_of_bounds_are_refused(tmp_path, text, message):
     ids=range(28),
 )  # fmt: skip
 def test_a_fault_says_how_to_fix_it(tmp_path, text, message):
-    """One line says where it is and what to write instead."""
+    """One line names its place and the correct form."""
     assert (found := refusal(tmp_path, text)).startswith(message)
     assert "\n" not in found
     assert "secret" not in found

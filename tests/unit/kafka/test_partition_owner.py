@@ -67,7 +67,7 @@ class Event:
 
 
 class World:
-    """Owners, and what they have acknowledged."""
+    """Owners, and the records that they have acknowledged."""
 
     def __init__(self):
         self.stages, self.acked, self.crashes = {}, [], []

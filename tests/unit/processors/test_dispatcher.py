@@ -116,7 +116,7 @@ async def test_a_model_whose_servers_take_no_calls_leaves_the_memory_to_others(t
 
 
 async def test_lines_of_a_batch_are_called_together(tmp_path: Path) -> None:
-    """Twenty batches at work: what is in flight is of a few of them, so that their results can share records."""
+    """Twenty batches at work: the calls in flight are of a few of them, so that results can share records."""
     world = World(tmp_path, limit=64)
     batches = [ids.new_batch_id() for _ in range(20)]
     for batch_id in batches:

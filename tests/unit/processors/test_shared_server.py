@@ -187,7 +187,7 @@ LINES = 4_000
 
 @pytest.mark.parametrize("queues", [True, False])
 def test_models_share_the_calls_of_their_server(queues: bool) -> None:
-    """Two models take as long as one with as many lines, end together, and the server has what it takes."""
+    """Two models take as long as one with as many lines, end together, and keep the server full."""
 
     async def seconds(make: Make, names: list[str]) -> tuple[dict[str, float], World]:
         begun = now()

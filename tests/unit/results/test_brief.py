@@ -15,7 +15,7 @@ from tidemill.schemas.resources.batch import Status
 
 
 class Standing:
-    """A partition whose clock stands still until it is moved, and what it acknowledged."""
+    """A partition with a clock that the test moves, and the records that it acknowledged."""
 
     def __init__(self) -> None:
         self.simulation = Simulation(1, part_bytes=1 << 20)

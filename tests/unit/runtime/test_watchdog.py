@@ -11,7 +11,7 @@ from tidemill.runtime.watchdog import SECONDS_MAX, STEP_SECONDS_MAX, LoopGuard, 
 
 
 def seconds_until(watch, marks, *, step=1.0, steps_max=1000):
-    """Seconds of looks until the watch gives up; None where it does not."""
+    """Seconds until the watch gives up; None if it does not."""
     for number in range(steps_max):
         if watch.look(marks(number), step) is not None:
             return number * step

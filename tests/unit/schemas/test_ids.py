@@ -1,4 +1,4 @@
-"""Ids: what they look like, and in what order they stand."""
+"""Ids: their form and their order."""
 
 import itertools
 import re
@@ -30,7 +30,7 @@ def test_new_ids_are_all_different_and_in_the_order_of_their_time(make, form, mo
 
 
 def test_a_batch_is_named_by_its_id_or_by_either_end_of_it():
-    """Four digits at least, and what is no id names only what is the same."""
+    """At least four digits of it; other text names only an equal id."""
     batch_id = "batch_0123" + "0" * 24 + "cdef"
     for text in (batch_id, "0123", "batch_0123", "cdef", batch_id[-31:]):
         assert ids.names_batch(text, batch_id), text

@@ -5,7 +5,7 @@ from tidemill.schemas.resources.batch import TERMINAL, Status
 
 
 def test_every_batch_comes_to_an_end():
-    """Each state has its row; from each the end is in reach, and what is over stays as it is."""
+    """Each state has its row; each reaches a final state, which no move leaves."""
     assert MOVES.keys() == set(Status)
     ending = set(TERMINAL)
     for _ in Status:

@@ -12,7 +12,7 @@ RESERVE = 1_000
 
 
 async def looked(**free):
-    """A space whose disks have so much free, or fail with what they are given."""
+    """The free space of disks, each given as bytes or as the error to raise."""
 
     def asking(value):
         async def ask():

@@ -32,7 +32,7 @@ async def held(stack: AsyncExitStack, places: ConcurrencyGate, project: str, cou
 
 
 def test_one_project_never_holds_all_places():
-    """It holds half of what the others leave, so the next one finds a place; alone it holds half."""
+    """It holds half of the places that others leave, so the next one finds a place; alone it holds half."""
 
     async def work():
         places = ConcurrencyGate("uploads", 32)

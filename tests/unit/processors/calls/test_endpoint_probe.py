@@ -68,7 +68,7 @@ class World:
         self._window = PartitionWindow(Handle())
 
     async def call(self, url, index=0):
-        """Call once, wherever there is a place; gives what it came to."""
+        """Call once, at any server with a free place; returns the result."""
         deadline = int(time.time()) + 60
         head = RequestHead(batch_id="batch_1", project="p", first=0, deadline=deadline, url=url)
         text = b'{"custom_id":"a","method":"POST","url":"%b","body":%b}' % (url.encode(), BODIES[url])

@@ -51,7 +51,7 @@ def test_a_reply_passes_through(said: dict[str, Any], indented: bool, status: in
 
 @given(st.binary(max_size=40) | json_values.map(orjson.dumps))
 def test_only_an_object_is_a_reply(body: bytes) -> None:
-    """As strict as a strict reader: what is taken, orjson takes too."""
+    """As strict as a strict reader: orjson accepts each accepted reply, too."""
     try:
         is_object = isinstance(orjson.loads(body), dict)
     except orjson.JSONDecodeError:
@@ -161,7 +161,7 @@ DETAILS = st.dictionaries(
     usage=st.builds(lambda counts, details: {**counts, **details}, COUNTS, DETAILS) | NUMBERS | st.lists(NUMBERS)
 )
 def test_impossible_counts_lose_no_line(usage: object) -> None:
-    """And what is billed has its place in every column and sum that it comes to."""
+    """And each billed count fits into every column and sum."""
     body = json.dumps({"usage": usage, "choices": []}).encode()
     end = request_codec.judge(Answer(200, body), PLAIN)
     assert isinstance(end, Success)

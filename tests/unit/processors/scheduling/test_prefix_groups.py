@@ -274,7 +274,7 @@ def test_a_group_stays_with_its_backend() -> None:
 
 
 def test_other_backends_take_the_lines_reserved_for_one_that_is_down() -> None:
-    """It takes none for a while: what it was to have is not left for the end."""
+    """It gets no calls for a while: others take the lines reserved for it."""
     places = [Place("http://0/v1"), Place("http://1/v1")]
     items = mixed(SPAN_LINES, 200)
     waiting = order(items, prefixes(*places))

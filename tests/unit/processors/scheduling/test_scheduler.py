@@ -105,7 +105,7 @@ def test_a_turn_is_a_run_of_lines_of_one_batch() -> None:
 
 
 def test_a_turn_ends_with_the_lines_of_its_batch() -> None:
-    """And where it has become shorter meanwhile."""
+    """Also if the allowed run has become shorter meanwhile."""
     order: Scheduler[Item] = Scheduler()
     add(order, "p", "a", range(2), deadline=1)
     add(order, "p", "b", range(50), deadline=2)

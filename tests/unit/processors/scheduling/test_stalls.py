@@ -185,7 +185,7 @@ GATES: dict[str, tuple[dict[str, Any], Reason]] = {
 
 @pytest.mark.parametrize("case", GATES)
 def test_a_server_without_calls_is_reported(case: str) -> None:
-    """Its lines were never called, and say what they wait for."""
+    """Its lines were never called; the report says why."""
     backend, reason = GATES[case]
 
     async def run(loop: SimulatedLoop) -> None:

@@ -32,7 +32,7 @@ def state(number, status=Status.IN_PROGRESS, ended_at=ENDED_AT, **fields):
 
 
 KEY = state(0).id.encode() + b"/" + b"0" * 16
-"""Of the first batch, as an owner has it who has not taken over."""
+"""Rows of the first batch, as an owner sees them before its take-over."""
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ texts = st.text(st.sampled_from('ab\\"\n\u2028\u2029\u0085é😀') | st.characte
 
 @pytest.mark.parametrize("text", ["\u0085", "\u2028", "\u0085\u2029a"])
 def test_the_largest_result_fits_the_bound_of_the_store(text: str) -> None:
-    """What escapes make of a reply is within the bound of what the log may refer to."""
+    """A reply with escapes stays within the bound of an object that the log may refer to."""
     body = json.dumps({"content": text * 100_000}, ensure_ascii=False).encode()
     custom_id = json.dumps("\u0085" * 512, ensure_ascii=False).encode()
     written = line.answered(ID, 0, custom_id, status=200, request_id="r" * 128, body=body)
@@ -26,7 +26,7 @@ def test_the_largest_result_fits_the_bound_of_the_store(text: str) -> None:
 
 @given(name=texts, content=texts, message=texts, is_raw=st.booleans())
 def test_a_line_is_one_line_for_every_reader(name: str, content: str, message: str, is_raw: bool) -> None:
-    """Whatever its id, its body and our own words hold; and their values are what they were."""
+    """With any id, body and message; and their values do not change."""
     custom_id = json.dumps(name, ensure_ascii=not is_raw).encode()
     body = json.dumps({"content": content}, ensure_ascii=not is_raw).encode()
     error = {"code": "c", "message": message}

@@ -1,4 +1,4 @@
-"""Decoders: whatever a record holds, they give what is named or raise `DecodeError`."""
+"""Decoders: for any record they return their result or raise `DecodeError`."""
 
 import json
 
@@ -65,7 +65,7 @@ def test_headers_of_lines(headers, size):
 
 @given(headers=HEADERS)
 def test_headers_of_requests(headers):
-    """Also where one of them is missing, null, or there twice."""
+    """Also if one of them is missing, null, or repeated."""
     try:
         head = codec.request_head([*GOOD.items(), *headers])
     except DecodeError:
@@ -76,7 +76,7 @@ def test_headers_of_requests(headers):
 
 @given(headers=HEADERS, value=st.binary(max_size=60) | st.none())
 def test_decoders_of_any_headers_raise_only_decode_errors(headers, value):
-    """What is asked of a record before it is known what it is."""
+    """Properties of a record that stages read before they decode it."""
     assert isinstance(codec.kind_of(headers), bytes)
     list(unreadable.error_lines(headers, value or b""))
     said = dead_letters.headers("t/0/1", headers, key=value, stage="s", reason="r")
@@ -100,7 +100,7 @@ def test_values(decode, value):
     TREES | st.integers(0, 100) | st.text(max_size=80),
 ))  # fmt: skip
 def test_facts_of_a_kind(kind, fields):
-    """What is taken can be written again and is the same."""
+    """An accepted record can be encoded again, and is the same."""
     try:
         fact = codec.decode_fact(json.dumps({"v": 1, **fields, "kind": kind}).encode())
     except DecodeError:

@@ -1,4 +1,4 @@
-"""Dead letters: what is kept of a record, and what is made of it again."""
+"""Dead letters: the content of a record, and the record made from it again."""
 
 import pytest
 
@@ -65,7 +65,7 @@ def test_headers_beyond_the_bound_are_dropped():
 
 
 def test_many_headers_fit_too():
-    """Each takes some bytes, also where its name and its value are empty; a name takes what it has in UTF-8."""
+    """Each takes some bytes, even if its name and value are empty; a name counts in UTF-8."""
     for own in ([("", None)] * 100_000, [("é" * 100, b"")] * 1000):
         said = dead_letters.headers(SOURCE, own, key=b"k" * 100_000, stage="s", reason="\udcff" * 10_000)
         size = sum(12 + len(name.encode()) + len(content or b"") for name, content in said)

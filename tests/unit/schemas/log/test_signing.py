@@ -43,7 +43,7 @@ def test_a_signed_text_is_a_jws():
 
 
 def test_a_verifier_accepts_records_of_trusted_keys():
-    """And it tells who has signed it; both keys are trusted while one takes the other's place."""
+    """And it names the signing key; both keys are trusted during a replacement."""
     assert VERIFIER.key_record("key_1", SIGNED) == (RECORD, SIGNER.kid)
     both = Verifier([OTHER.public, SIGNER.public])
     assert both.key_record("key_1", SIGNED) == (RECORD, SIGNER.kid)
