@@ -17,7 +17,8 @@ UNCERTAIN_OVERLOADS_MAX: Final = 3
 
 _SERVER_OR_LINE: Final = frozenset({408, 409, 424, 425, 429})
 _ACCESS_OR_LINE: Final = frozenset({401, 402, 403, 404, 405, 407, 410, 421})
-_OVERLOAD: Final = frozenset({429, 503})
+_OVERLOAD: Final = frozenset({429, 503, 529})
+"""529 is Anthropic's overload."""
 _GATEWAYS: Final = frozenset({502, 504})
 """Statuses of a proxy without an answer from the server."""
 

@@ -1,55 +1,164 @@
 """The endpoints that a batch may call, one entry each; no other module names a path."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 PROMPT: Final = "Reply with the word yes."
+Form = Mapping[str, tuple[type, ...]]
+"""Required fields, the prompt first, each with the types that it may have."""
+
+_ONE_OR_MORE: Final = (str, list)
+_INPUTS: Final = (str, list, dict)
+"""One or more texts; an object has a text with images."""
+_ANY: Final = (str, list, dict, int, float, bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """An endpoint of OpenAI's API. Source: its API reference, "Request body" and "Returns" of each."""
+    """An endpoint of an inference server. Source: the API references of OpenAI, Anthropic, Cohere and vLLM."""
 
     name: str
     """Its name in messages to users."""
-    prompt: str
-    """The required field with the prompt."""
+    forms: tuple[Form, ...]
+    """The forms of a request, which has all fields of one of them."""
     reply_list: str | None
     """The list with at least one item in every good reply; None if there is no such list."""
     smallest: dict[str, object]
     """The cheapest request, without its model."""
+    context: tuple[str, ...] = ()
+    """Optional fields that the model reads beside the prompt."""
+    usage: tuple[str, ...] = ("usage",)
+    """Where a reply may have its token counts, the best place first; a dot leads into an object."""
+    is_default: bool = False
+    """Whether a model has it, if its settings name no endpoints."""
     generates: bool = True
-    """Whether replies are generated tokens; if not, their size follows from the inputs, which a batch bounds."""
+    """Whether a reply costs more tokens than its request has."""
+    embeds: bool = False
+    """Whether each item of the prompt gets a vector; a batch bounds these items, and the size of the reply."""
     answers_each: bool = False
     """Whether each item of a prompt that is a list gets an answer."""
+    pairs: bool = False
+    """Whether the model reads the prompt once with each item of the second field."""
+    excludes_cached: bool = False
+    """Whether the input tokens of a reply leave out those that a cache read or wrote."""
+    is_beside_v1: bool = False
+    """Whether its `/v1` is ours alone: a server has it beside its `/v1`."""
+
+    @property
+    def prompt(self) -> str:
+        """The field with the prompt in the first form."""
+        return next(iter(self.forms[0]))
+
+    def form(self, body: Mapping[str, Any]) -> Form:
+        """The form that a request has the most fields of."""
+        if len(self.forms) == 1:
+            return self.forms[0]
+        return max(self.forms, key=lambda form: sum(body.get(name) is not None for name in form))
 
 
 ENDPOINTS: Final = {
     "/v1/chat/completions": Endpoint(
         name="Chat Completions",
-        prompt="messages",
+        forms=({"messages": (list,)},),
         reply_list="choices",
         smallest={"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 1},
+        is_default=True,
     ),
     "/v1/completions": Endpoint(
         name="Completions",
-        prompt="prompt",
+        forms=({"prompt": _ONE_OR_MORE},),
         reply_list="choices",
         smallest={"prompt": PROMPT, "max_tokens": 1},
+        is_default=True,
         answers_each=True,
     ),
     "/v1/embeddings": Endpoint(
         name="Embeddings",
-        prompt="input",
+        forms=({"input": _ONE_OR_MORE},),
         reply_list="data",
         smallest={"input": PROMPT},
+        is_default=True,
         generates=False,
+        embeds=True,
         answers_each=True,
     ),
     "/v1/responses": Endpoint(
-        name="Responses", prompt="input", reply_list=None, smallest={"input": PROMPT, "max_output_tokens": 16}
+        name="Responses",
+        forms=({"input": _ONE_OR_MORE},),
+        reply_list=None,
+        smallest={"input": PROMPT, "max_output_tokens": 16},
+        context=("instructions",),
+        is_default=True,
+    ),
+    "/v1/moderations": Endpoint(
+        name="Moderations",
+        forms=({"input": _ONE_OR_MORE},),
+        reply_list="results",
+        smallest={"input": PROMPT},
+        generates=False,
+    ),
+    "/v1/images/generations": Endpoint(
+        name="Images", forms=({"prompt": (str,)},), reply_list="data", smallest={"prompt": PROMPT}
+    ),
+    # Rerank is Cohere's and Jina's; score, classify and pooling are vLLM's (entrypoints/pooling/*/protocol.py).
+    "/v1/rerank": Endpoint(
+        name="Rerank",
+        forms=({"query": _INPUTS, "documents": _INPUTS},),
+        reply_list="results",
+        smallest={"query": PROMPT, "documents": [PROMPT]},
+        usage=("usage", "meta.tokens", "meta.billed_units"),
+        generates=False,
+        pairs=True,
+    ),
+    "/v1/score": Endpoint(
+        name="Score",
+        forms=(
+            {"queries": _INPUTS, "documents": _INPUTS},
+            {"queries": _INPUTS, "items": _INPUTS},
+            {"text_1": _INPUTS, "text_2": _INPUTS},
+            {"data_1": _INPUTS, "data_2": _INPUTS},
+        ),
+        reply_list="data",
+        smallest={"queries": PROMPT, "documents": PROMPT},
+        generates=False,
+        pairs=True,
+    ),
+    "/v1/classify": Endpoint(
+        name="Classify",
+        forms=({"input": _ONE_OR_MORE}, {"messages": (list,)}),
+        reply_list="data",
+        smallest={"input": PROMPT},
+        generates=False,
+        is_beside_v1=True,
+    ),
+    "/v1/pooling": Endpoint(
+        name="Pooling",
+        forms=({"input": _ONE_OR_MORE}, {"messages": (list,)}, {"data": _ANY}),
+        # A plugin of the server decides about `data`.
+        reply_list=None,
+        smallest={"input": PROMPT},
+        generates=False,
+        is_beside_v1=True,
+    ),
+    "/v1/messages": Endpoint(
+        name="Messages",
+        forms=({"messages": (list,), "max_tokens": (int,)},),
+        # Claude may end its turn with empty `content`.
+        reply_list=None,
+        smallest={"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 1},
+        context=("system",),
+        excludes_cached=True,
     ),
 }
-"""The endpoints by path; its `/v1` stands for the base URL of a server."""
-UNKNOWN: Final = Endpoint(name="", prompt="input", reply_list=None, smallest={})
+"""The endpoints by path."""
+UNKNOWN: Final = Endpoint(name="", forms=({"input": _ANY},), reply_list=None, smallest={})
 """Stands for any other path that a record of the log may name."""
+DEFAULTS: Final = tuple(path for path, endpoint in ENDPOINTS.items() if endpoint.is_default)
+
+
+def address(base: str, path: str) -> str:
+    """The URL of an endpoint at a server, whose base URL usually ends in `/v1`."""
+    if ENDPOINTS.get(path, UNKNOWN).is_beside_v1:
+        base = base.removesuffix("/v1")
+    return base + path.removeprefix("/v1")

@@ -35,7 +35,9 @@ METHOD: Final = (
 CONFIDENCE: Final = "low"
 
 _TEXT: Final = frozenset({"content", "text", "arguments", "output", "refusal", "name"})
-_MEDIA: Final = frozenset({"image_url", "input_audio", "audio_url", "video_url", "file", "file_id", "file_data"})
+_MEDIA: Final = frozenset(
+    {"image_url", "input_audio", "audio_url", "video_url", "file", "file_id", "file_data", "source"}
+)
 _DEFINITIONS: Final = ("tools", "functions", "response_format", "text")
 _MAXIMA: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
@@ -113,7 +115,7 @@ class TokenEstimate:
         if (body := _body(line)) is None or (found := self._sum(body.get("model"))) is None:
             self.unreadable += 1
             return
-        size, ids, media = measured([body.get(self._endpoint.prompt), body.get("instructions")])
+        size, ids, media = _read(body, self._endpoint)
         found.media += media
         self._add(found, body, size, ids)
 
@@ -186,6 +188,18 @@ def _model(settings: Settings, name: str, found: Sum) -> ModelEstimate:
     )
 
 
+def _read(body: Mapping[str, Any], endpoint: Endpoint) -> tuple[int, int, int]:
+    """Bytes of text, token ids and media that the model reads for a request."""
+    form = endpoint.form(body)
+    fields = [body.get(name) for name, kinds in form.items() if kinds != (int,)]
+    size, ids, media = measured([*fields, *(body.get(name) for name in endpoint.context)])
+    if endpoint.pairs and _items(fields[0]) == 1:
+        again = _items(fields[1]) - 1
+        once = measured(fields[0])
+        size, ids, media = size + again * once[0], ids + again * once[1], media + again * once[2]
+    return size, ids, media
+
+
 def measured(value: Any) -> tuple[int, int, int]:
     """Bytes of text, token ids and media in the input of a request."""
     size = ids = media = 0
@@ -228,15 +242,15 @@ def _maximum(body: Mapping[str, Any], endpoint: Endpoint) -> int | None:
     for name in _MAXIMA:
         value = body.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            each = _prompts(body.get(endpoint.prompt)) if endpoint.answers_each else 1
+            each = _items(body.get(endpoint.prompt)) if endpoint.answers_each else 1
             return value * _positive(body.get("n")) * each
     return None
 
 
-def _prompts(prompt: Any) -> int:
-    """The number of prompts of a request that may have a list of them."""
-    is_many = isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
-    return len(prompt) if is_many else 1
+def _items(given: Any) -> int:
+    """The number of inputs in a field that may have a list of them; a list of integers is one, as tokens."""
+    is_many = isinstance(given, list) and given and not isinstance(given[0], int)
+    return len(given) if is_many else 1
 
 
 def _positive(value: Any) -> int:

@@ -6,6 +6,8 @@ from typing import Any
 import msgspec
 import orjson
 
+from tidemill.schemas.endpoints import ENDPOINTS
+
 
 def _struct(name: str, fields: Iterable[str], **others: Any) -> type[msgspec.Struct]:
     """A struct that keeps these fields as raw JSON."""
@@ -14,7 +16,9 @@ def _struct(name: str, fields: Iterable[str], **others: Any) -> type[msgspec.Str
 
 
 _FIELDS = ("custom_id", "method", "url", "body")
-_Body = _struct("_Body", ("stream", "model", "messages", "prompt", "input", "dimensions", "encoding_format"))
+_REQUIRED = {name: None for entry in ENDPOINTS.values() for form in entry.forms for name in form}
+_COUNTED = {entry.prompt for entry in ENDPOINTS.values() if entry.embeds}
+_Body = _struct("_Body", ("stream", "model", *_REQUIRED, "dimensions", "encoding_format"))
 _requests = msgspec.json.Decoder(_struct("_Request", _FIELDS, body=_Body))
 _lines = msgspec.json.Decoder(_struct("_Line", _FIELDS))
 _bodies = msgspec.json.Decoder(_Body)
@@ -55,8 +59,7 @@ def _odd(data: bytes) -> object:
 
 def _body(body: msgspec.Struct) -> dict[str, object]:
     fields = _fields(body)
-    kept = {"input"} if _first(fields.get("input", msgspec.Raw())) == b"[" else set()
-    return {name: raw if name in kept else _value(raw) for name, raw in fields.items()}
+    return {name: raw if name in _COUNTED and _first(raw) == b"[" else _value(raw) for name, raw in fields.items()}
 
 
 def _value(raw: msgspec.Raw) -> object:

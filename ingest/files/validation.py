@@ -50,7 +50,7 @@ _STARTS_WITH_INTEGER = re.compile(rb"\[\s*+(?:\]|-?\d++(?![.eE]))")
 
 _KINDS = {
     type(None): "null", bool: "a boolean", int: "an integer", float: "a number", str: "a string",
-    list: "an array", dict: "an object",
+    list: "an array", dict: "an object", msgspec.Raw: "an array",
 }  # fmt: skip
 
 
@@ -110,6 +110,8 @@ class Checker:
     def __init__(self, rules: Rules, seen: Seen | None = None) -> None:
         self._rules = rules
         self._endpoint = ENDPOINTS[rules.endpoint]
+        forms = self._endpoint.forms
+        self._only_form = tuple(forms[0].items()) if len(forms) == 1 else None
         self._ids: Seen = dict[str | bytes, int]() if seen is None else seen
         self._errors: list[BatchError] = []
         self._errors_bytes = 0
@@ -226,12 +228,11 @@ class Checker:
         model = body.get("model")
         if model != self.model or model is None:
             self._examine_model(model)
-        required = self._endpoint.prompt
-        if body.get(required) is None:
-            text = f"{required.capitalize()} parameter is required."
-            raise Fault("invalid_request", text, f"body.{required}")
-        if not self._endpoint.generates:
-            inputs = _count_of_inputs(body[required])
+        for name, kinds in self._only_form or self._endpoint.form(body).items():
+            if type(value := body.get(name)) not in kinds:
+                _examine_required(name, kinds, value)
+        if self._endpoint.embeds:
+            inputs = _count_of_inputs(body[self._endpoint.prompt])
             self._inputs += inputs
             self._examine_reply(inputs, body)
 
@@ -322,6 +323,14 @@ def _field_fault(request: dict[str, Any], name: str, kind: type, expected: str) 
             return Fault("missing_required_parameter", f"Missing required parameter: '{field}'.", field)
     assert type(request[name]) is not kind
     return _type_fault(name, expected, request[name])
+
+
+def _examine_required(name: str, kinds: tuple[type, ...], value: object) -> None:
+    """Refuse a required field of the body that is absent, or of another type than these."""
+    if value is None:
+        raise Fault("invalid_request", f"{name.capitalize()} parameter is required.", f"body.{name}")
+    if type(value) is not msgspec.Raw or list not in kinds:
+        raise _type_fault(f"body.{name}", " or ".join(_KINDS[kind] for kind in kinds), value)
 
 
 def _type_fault(param: str, expected: str, found: object) -> Fault:

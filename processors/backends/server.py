@@ -67,7 +67,7 @@ class Server:
     parts: Parts = field(default_factory=Parts)
     in_flight: int = 0
     refused_part: float = 0.0
-    """Moving average of the calls that it refused with 429 or 503, without those of suspected lines."""
+    """Moving average of the calls that it refused with 429, 503 or 529, without those of suspected lines."""
     queue: PermitQueue = field(init=False)
 
     def __post_init__(self) -> None:

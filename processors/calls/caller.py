@@ -17,6 +17,7 @@ from tidemill.processors.failures import NO_EVIDENCE, Answer, CallFailure, Evide
 from tidemill.processors.http.client import Upstream
 from tidemill.processors.lines import Line
 from tidemill.processors.memory_budget import SMALL_BYTES
+from tidemill.schemas.endpoints import address
 from tidemill.schemas.jsonl import line as shapes
 from tidemill.schemas.log.codec import LineRef
 from tidemill.schemas.ports import Clock, NotFound, Store
@@ -89,7 +90,7 @@ class Caller:
 
     async def _make(self, line: Line, parsed: shapes.InputLine, permit: Permit) -> CallResult:
         backend = permit.backend
-        url = backend.base + line.head.url.removeprefix("/v1")
+        url = address(backend.base, line.head.url)
         seconds = min(self._seconds_max, max(line.head.deadline - self._clock(), 0.0))
         share = None
         try:

@@ -14,6 +14,7 @@ from tidemill.processors.backends.pool import NEVER, Backend, BackendPool
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.http.client import Upstream
 from tidemill.schemas import served
+from tidemill.schemas.endpoints import address
 
 STATUSES: Final = frozenset({404, 501})
 LISTED_SECONDS: Final = 5.0
@@ -76,7 +77,7 @@ class EndpointProbe:
         return self.model in (names or ())
 
     async def _denies(self, endpoint: str, backend: Backend) -> bool:
-        url = backend.base + endpoint.removeprefix("/v1")
+        url = address(backend.base, endpoint)
         outcome = await self._client.post(url, backend.server.headers, b"{}", REPLY_SECONDS_MAX)
         if isinstance(outcome, FailureKind):
             return False

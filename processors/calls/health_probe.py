@@ -31,7 +31,7 @@ from tidemill.processors.calls.request_codec import Success
 from tidemill.processors.failures import CallFailure, FailureKind, Fault
 from tidemill.processors.http.client import Upstream
 from tidemill.processors.lines import Line
-from tidemill.schemas.endpoints import ENDPOINTS, PROMPT
+from tidemill.schemas.endpoints import ENDPOINTS, PROMPT, address
 
 DOUBLINGS_MAX: Final = 4
 """How often the wait between two requests doubles, once for each failure."""
@@ -168,7 +168,7 @@ class HealthProbe:
         body = orjson.dumps({"model": self._model, **form})
         if self._rules is not None:
             body = self._rules.apply(body)
-        url = backend.base + endpoint.removeprefix("/v1")
+        url = address(backend.base, endpoint)
         try:
             outcome = await self._upstream.post(url, backend.server.headers, body, REPLY_SECONDS_MAX)
             end = request_codec.judge(outcome, endpoint)
@@ -208,6 +208,7 @@ class HealthProbe:
 
 def _forms(endpoint: str) -> list[dict[str, object]]:
     """The request with a bound on the reply, and the one with the required fields alone."""
-    smallest = ENDPOINTS[endpoint].smallest
-    required = {name: value for name, value in smallest.items() if not name.startswith("max_")}
+    entry = ENDPOINTS[endpoint]
+    smallest = entry.smallest
+    required = {name: smallest[name] for name in entry.form(smallest)}
     return [smallest] if required == smallest else [smallest, required]

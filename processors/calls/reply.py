@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from tidemill.schemas.bounds import TEXT_CHARS_MAX, TOKENS_MAX
-from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN
+from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint
 from tidemill.schemas.jsonl import nesting
 
 Tokens = tuple[int, int, int, int]
@@ -25,6 +25,15 @@ ENDED_WITH_ERROR: Final = 500
 transient fault of its own."""
 _STATUS_DIGITS: Final = 3
 _STATUSES: Final = range(400, 600)
+_BY_TYPE: Final = {
+    b'"authentication_error"': 401,
+    b'"permission_error"': 403,
+    b'"rate_limit_error"': 429,
+    b'"api_error"': 500,
+    b'"timeout_error"': 504,
+    b'"overloaded_error"': 529,
+}
+"""The statuses that a retry may change, by the type of an error. Source: Anthropic's API reference, "Errors"."""
 _FALSY: Final = frozenset({b"null", b"false", b"0", b'""', b"{}", b"[]"})
 _BLANK_LIST_BYTES_MAX: Final = 64
 
@@ -52,6 +61,9 @@ class _Usage(msgspec.Struct):
     output_tokens: int | None = None
     input_tokens_details: _Details | None = None
     output_tokens_details: _Details | None = None
+    total_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
 
 
 _ABSENT: Final = msgspec.Raw()
@@ -127,34 +139,45 @@ def read(body: bytes, endpoint: str) -> Tokens | ReplyError | None:
     """
     if not is_utf8(body):
         raise msgspec.DecodeError("the body is not UTF-8")
+    entry = ENDPOINTS.get(endpoint, UNKNOWN)
     try:
         try:
             reply = _replies.decode(body)
-            tokens = NO_TOKENS if reply.usage is None else _mapped(reply.usage)
+            tokens = _elsewhere(body, entry) if reply.usage is None else _mapped(reply.usage, entry)
         except msgspec.ValidationError:
             # An array, or an object with fields of unexpected types.
-            reply, tokens = _odd(_odd_replies.decode(body))
-        return _error(reply, endpoint) or tokens
+            reply, usage = _odd(_odd_replies.decode(body))
+            tokens = _elsewhere(body, entry) if usage is _ABSENT else _odd_tokens(usage, entry)
+        return _error(reply, entry) or tokens
     except RecursionError as error:
         raise msgspec.DecodeError("the body is nested too deeply") from error
 
 
-def _odd(reply: Any) -> tuple[Any, Tokens | None]:
-    """The valid parts of a reply with fields of unexpected types."""
+def _elsewhere(body: bytes, entry: Endpoint) -> Tokens | None:
+    """The token counts of a reply without `usage`."""
+    for place in entry.usage[1:]:
+        found = msgspec.Raw(body)
+        for name in place.split("."):
+            found = _fields(found).get(name, _ABSENT)
+        if _fields(found):
+            return _odd_tokens(found, entry)
+    return NO_TOKENS
+
+
+def _odd(reply: Any) -> tuple[Any, msgspec.Raw]:
+    """The valid parts of a reply with fields of unexpected types, and its `usage`."""
     choices = None if _is_empty(reply.choices) else [_Choice()]
     with contextlib.suppress(ValueError, RecursionError):
         choices = _choices.decode(reply.choices)
-    tokens = NO_TOKENS if reply.usage is _ABSENT else _odd_tokens(reply.usage)
     lists = {name: getattr(reply, name) for name in _LISTS}
-    return _Reply(error=reply.error, choices=choices, **lists), tokens
+    return _Reply(error=reply.error, choices=choices, **lists), reply.usage
 
 
-def _error(reply: Any, endpoint: str) -> ReplyError | None:
+def _error(reply: Any, entry: Endpoint) -> ReplyError | None:
     if reply.error is not _ABSENT and bytes(reply.error) not in _FALSY:
         return ReplyError(
             _status(reply.error), _message(reply.error) or "The reply is an error without a message."
         )
-    entry = ENDPOINTS.get(endpoint, UNKNOWN)
     if entry.reply_list is None:
         return None
     if entry.reply_list == "choices":
@@ -182,13 +205,13 @@ def _fields(error: msgspec.Raw) -> dict[str, msgspec.Raw]:
 
 
 def _status(error: msgspec.Raw) -> int | None:
-    """The HTTP status in an error, as a number or as text."""
+    """The HTTP status in an error, as a number or as text, or by its type."""
     fields = _fields(error)
     for name in ("code", "status", "status_code"):
         text = bytes(fields.get(name, b"")).strip(b'"')
         if len(text) == _STATUS_DIGITS and text.isdigit() and int(text) in _STATUSES:
             return int(text)
-    return None
+    return _BY_TYPE.get(bytes(fields.get("type", b"")))
 
 
 def _message(error: msgspec.Raw) -> str:
@@ -203,7 +226,7 @@ def _message(error: msgspec.Raw) -> str:
     return words[:TEXT_CHARS_MAX]
 
 
-def _odd_tokens(text: msgspec.Raw) -> Tokens | None:
+def _odd_tokens(text: msgspec.Raw, entry: Endpoint) -> Tokens | None:
     """The counts of a `usage` with unexpected types; None if a count is impossible."""
     try:
         usage = msgspec.json.decode(text)
@@ -219,7 +242,7 @@ def _odd_tokens(text: msgspec.Raw) -> Tokens | None:
             fields[name] = _Details(*(_whole(details.get(part)) for part in _Details.__struct_fields__))
         else:
             fields[name] = _whole(value)
-    return _mapped(_Usage(**fields))
+    return _mapped(_Usage(**fields), entry)
 
 
 def _whole(value: object) -> int | None:
@@ -231,18 +254,24 @@ def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else -1
 
 
-def _mapped(usage: _Usage) -> Tokens | None:
-    """Map both names: prompt and completion (chat, embeddings), or input and output (responses)."""
+def _mapped(usage: _Usage, entry: Endpoint) -> Tokens | None:
+    """Map both names: prompt and completion (chat, embeddings), or input and output (responses, messages)."""
     given = usage.prompt_tokens if usage.input_tokens is None else usage.input_tokens
     made = usage.completion_tokens if usage.output_tokens is None else usage.output_tokens
+    if given is None and not entry.generates:
+        given = usage.total_tokens
     given, made = given or 0, made or 0
-    if not (0 <= given <= TOKENS_MAX and 0 <= made <= TOKENS_MAX):
-        return None
     given_details = usage.input_tokens_details or usage.prompt_tokens_details
     made_details = usage.output_tokens_details or usage.completion_tokens_details
+    cached = given_details.cached_tokens if given_details else None
+    if entry.excludes_cached:
+        cached, written = usage.cache_read_input_tokens or 0, usage.cache_creation_input_tokens or 0
+        given = given + cached + written if min(given, cached, written) >= 0 else -1
+    if not (0 <= given <= TOKENS_MAX and 0 <= made <= TOKENS_MAX):
+        return None
     return (
         given,
-        _part(given_details.cached_tokens if given_details else None, given),
+        _part(cached, given),
         made,
         _part(made_details.reasoning_tokens if made_details else None, made),
     )

@@ -12,8 +12,8 @@ too. See docs/decisions/0017-fault-by-evidence.md.
 | 408, 409, 424, 425, 429, 5xx, no answer in time, a truncated or unreadable reply | when `tries_max` count |
 | no connection, or a line in the store cannot be read | never |
 
-The last of `tries_max` failures comes `spread_seconds_min` after the first, or later. A 429 or 503 counts only
-while the server refuses few others.
+The last of `tries_max` failures comes `spread_seconds_min` after the first, or later. A 429, 503 or 529 counts
+only while the server refuses few others.
 
 `dispatcher.py` carries out the decision; a line waits for its retry in `scheduling/retry_queue.py`.
 """

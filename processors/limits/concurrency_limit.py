@@ -1,9 +1,9 @@
 """The concurrency limit of a backend, found by trial.
 
-Refusals (429, 503, a timeout) are the only sign: how long a call takes says how long its answer is. The limit is a
-*sure* number, and at times a *trial* of some more. Calls that are sent above the sure number, and the two just
-below it, are counted apart. That tells a full backend from one that refuses at random: a full one refuses nearly
-all of the highest calls, the other as many of these as of all.
+Refusals (429, 503, 529, a timeout) are the only sign: how long a call takes says how long its answer is. The limit
+is a *sure* number, and at times a *trial* of some more. Calls that are sent above the sure number, and the two
+just below it, are counted apart. That tells a full backend from one that refuses at random: a full one refuses
+nearly all of the highest calls, the other as many of these as of all.
 
 | what is seen | then |
 |---|---|

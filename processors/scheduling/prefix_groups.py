@@ -27,7 +27,8 @@ from tidemill.processors.lines import Line
 from tidemill.schemas.endpoints import ENDPOINTS
 
 _STARTS: Final = {
-    path: re.compile(rb'"%s"\s*:\s*' % re.escape(endpoint.prompt).encode()) for path, endpoint in ENDPOINTS.items()
+    path: re.compile(rb'"(?:%s)"\s*:\s*' % "|".join(re.escape(next(iter(form))) for form in entry.forms).encode())
+    for path, entry in ENDPOINTS.items()
 }
 SPAN_LINES: Final = 16_384
 """As many as the window of a partition holds."""

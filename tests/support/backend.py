@@ -193,7 +193,7 @@ class Backend:
 
     async def _serve(self) -> None:
         app = web.Application(client_max_size=64 << 20)
-        app.router.add_post("/v1/{path:.*}", self._answer)
+        app.router.add_post("/{path:.*}", self._answer)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/metrics", self._metrics)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_SECONDS)

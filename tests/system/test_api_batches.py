@@ -40,7 +40,7 @@ GOOD = {"input_file_id": "file-none", "endpoint": CHAT, "completion_window": "24
     [
         ({"input_file_id": None}, ("input_file_id", "missing_required_parameter"), "'input_file_id'."),
         ({"input_file_id": 1}, ("input_file_id", "invalid_type"), "but got an integer instead."),
-        ({"endpoint": "/v1/x"}, ("endpoint", "invalid_value"), "'/v1/embeddings', and '/v1/responses'."),
+        ({"endpoint": "/v1/x"}, ("endpoint", "invalid_value"), "'/v1/pooling', and '/v1/messages'."),
         ({"completion_window": "48h"}, ("completion_window", "invalid_value"), "'48h'. Supported values"),
         ({"completion_window": ""}, ("completion_window", "invalid_value"), "Invalid value: ''"),
         ({"metadata": []}, ("metadata", "invalid_type"), "expected an object, but got an array"),

@@ -36,12 +36,15 @@ from support.faults import (
     value,
 )
 
+from tidemill.schemas.endpoints import ENDPOINTS
+
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
 STATES = (
     "'validating', 'failed', 'in_progress', 'finalizing', 'completed', 'expired', 'cancelling', and 'cancelled'"
 )
-ENDPOINTS_SAID = "'/v1/chat/completions', '/v1/completions', '/v1/embeddings', and '/v1/responses'"
+*_FIRST, _LAST = (f"'{path}'" for path in ENDPOINTS)
+ENDPOINTS_SAID = f"{', '.join(_FIRST)}, and {_LAST}"
 NOT_JSON = "We could not parse the JSON body of your request."
 NOT_OBJECT = "The JSON body of your request must be an object."
 NO_KEY = (
@@ -59,8 +62,8 @@ BATCHES: list[tuple[dict[str, Any], Fault]] = [
     *(
         ({"endpoint": endpoint}, value("endpoint", endpoint, ENDPOINTS_SAID))
         for endpoint in (
-            "", "/v1/invalid/endpoint", "v1/embeddings", "/v1/embeddings/", "/V1/EMBEDDINGS", "/v1/moderations",
-            "/v1/images/generations", "chat", " /v1/embeddings", "/v1/embeddings\n",
+            "", "/v1/invalid/endpoint", "v1/embeddings", "/v1/embeddings/", "/V1/EMBEDDINGS", "/v1/mine",
+            "/v1/images", "chat", " /v1/embeddings", "/v1/embeddings\n",
         )
     ),
     *(

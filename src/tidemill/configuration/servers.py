@@ -14,7 +14,7 @@ from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, Field, field_v
 from tidemill.configuration.misconfigured import Table, nearest
 from tidemill.configuration.schedule import Hours
 from tidemill.schemas.bounds import Name
-from tidemill.schemas.endpoints import ENDPOINTS
+from tidemill.schemas.endpoints import DEFAULTS, ENDPOINTS
 
 IN_FLIGHT_MAX: Final = 64
 """Concurrent calls to a server whose settings, and those of its models, name no number."""
@@ -170,7 +170,7 @@ class Model(Table):
     """Its name at the servers; by default its own."""
     aliases: tuple[Name, ...] = ()
     """More names by which batches may ask for it."""
-    endpoints: tuple[str, ...] = tuple(ENDPOINTS)
+    endpoints: tuple[str, ...] = DEFAULTS
     """Endpoints that its servers have."""
     body_defaults: dict[str, Any] = Field(default_factory=dict)
     """Fields that each call gets if its line does not have them."""

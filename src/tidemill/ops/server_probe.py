@@ -12,6 +12,7 @@ import aiohttp
 
 from tidemill.configuration.servers import Server
 from tidemill.schemas import served
+from tidemill.schemas.endpoints import address
 
 SECONDS_MAX: Final = 5.0
 ANSWER_BYTES_MAX: Final = 1 << 20
@@ -73,7 +74,7 @@ async def lacking(server: Server, endpoints: Iterable[str]) -> frozenset[str]:
     """
 
     async def is_lacking(session: aiohttp.ClientSession, endpoint: str) -> bool:
-        url = server.base + endpoint.removeprefix("/v1")
+        url = address(server.base, endpoint)
         try:
             async with session.post(url, json={}, allow_redirects=False) as answer:
                 return answer.status in _LACKING

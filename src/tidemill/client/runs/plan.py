@@ -142,12 +142,10 @@ def cut(source: Path, bounds: Bounds, digests: UniqueIds, *, endpoint: str) -> l
 def _pieces(source: Path, bounds: Bounds, endpoint: str, check: Callable[[Line], bool]) -> Iterator[Piece]:
     """The pieces of a file; ends after a line for which `check` returns False."""
     cutter, size = Cutter(bounds), source.stat().st_size
-    generates = ENDPOINTS.get(endpoint, UNKNOWN).generates
+    embeds = ENDPOINTS.get(endpoint, UNKNOWN).embeds
     for line in input_lines(source, line_bytes_max=bounds.line_bytes_max):
         end = line.offset + (bounds.line_bytes_max if line.data is None else len(line.data) + 1)
-        yield from cutter.add(
-            line.offset, min(end, size), line.number, 0 if generates else _inputs(line, endpoint)
-        )
+        yield from cutter.add(line.offset, min(end, size), line.number, _inputs(line, endpoint) if embeds else 0)
         if not check(line):
             return
     yield cutter.finish(size)

@@ -13,13 +13,12 @@ from tidemill.processors.scheduling.prefix_groups import prefix_key, prefixes
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.log.codec import RequestHead
 
-FIELDS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
 texts = st.text(max_size=100)
 
 
 def line(url: str, prompt: str, custom_id: str = "a", **more: object) -> bytes:
     """An input line whose prompt stands last, the model and whatever else before it."""
-    field = FIELDS.get(url, "input")
+    field = ENDPOINTS[url].prompt
     content: object = [{"role": "system", "content": prompt}] if field == "messages" else prompt
     return json.dumps({"custom_id": custom_id, "url": url, "body": {**more, field: content}}).encode()
 
@@ -46,7 +45,7 @@ def test_different_prefixes_have_different_keys(one: str, other: str) -> None:
     assert (prefix_key(line(url, one), url, 64) == prefix_key(line(url, other), url, 64)) == same
 
 
-@pytest.mark.parametrize("url", [*ENDPOINTS, "/v1/moderations"])
+@pytest.mark.parametrize("url", [*ENDPOINTS, "/v1/mine"])
 @given(text=st.binary(max_size=200))
 def test_a_line_without_a_long_prompt_has_no_key(url: str, text: bytes) -> None:
     """A line that lies in the store is empty here; one that has no prompt, or a short one, is in no group."""

@@ -1,0 +1,125 @@
+"""Each endpoint of the table: its required fields, their types, and streaming."""
+
+import msgspec
+import orjson
+import pytest
+from support.checking import fault, line, rules, verdict
+
+from tidemill.ingest.files import validation
+from tidemill.ingest.files.validation import Passed
+from tidemill.schemas.endpoints import ENDPOINTS
+from tidemill.schemas.resources.batch import BatchError
+
+VALUES = {str: "text", list: ["text"], dict: {"content": []}, int: 1, float: 1.5, bool: True}
+WORDS = {str: "a string", list: "an array", dict: "an object", int: "an integer", float: "a number"}
+FORMS = [(path, form) for path, entry in ENDPOINTS.items() for form in entry.forms]
+BODIES = {
+    "/v1/moderations": {"input": [{"type": "text", "text": "x"}]},
+    "/v1/images/generations": {"prompt": "a tide mill", "n": 2, "size": "1024x1024"},
+    "/v1/rerank": {"query": "tide", "documents": ["a", {"text": "b"}], "top_n": 1},
+    "/v1/score": {"text_1": "a", "text_2": ["b", "c"]},
+    "/v1/classify": {"messages": [{"role": "user", "content": "x"}]},
+    "/v1/pooling": {"data": {"any": "thing"}, "task": "plugin"},
+    "/v1/messages": {"max_tokens": 9, "messages": [{"role": "user", "content": "x"}], "system": "Be brief."},
+}
+
+
+def of(path, body):
+    """The line and the rules for a body."""
+    return line(url=path, body={"model": "m", **body}), rules(path)
+
+
+@pytest.fixture(params=[False, True], ids=["short", "long"])
+def _any_length(request, monkeypatch):
+    """A long line is checked without decoding its values."""
+    if request.param:
+        monkeypatch.setattr(validation, "LONG_LINE_BYTES", 0)
+
+
+@pytest.mark.usefixtures("_any_length")
+@pytest.mark.parametrize(("path", "form"), FORMS)
+def test_a_form_passes_and_each_of_its_fields_is_required(path, form):
+    """A field that is absent or null has a fault of its own."""
+    for name in form:
+        body = {field: VALUES[kinds[-1]] for field, kinds in form.items()}
+        data, of_path = of(path, body)
+        assert verdict(data, of=of_path) == Passed(total=1, model="m")
+        if len(form) == 1 and form is not ENDPOINTS[path].forms[0]:
+            continue
+        data, of_path = of(path, {**body, name: None})
+        found = fault(data, of=of_path)
+        expected = [
+            BatchError(
+                code="invalid_request",
+                message=f"{field.capitalize()} parameter is required.",
+                param=f"body.{field}",
+                line=1,
+            )
+            for other in ENDPOINTS[path].forms
+            for field in other
+            if field not in body or field == name
+        ]
+        assert found in expected[: 1 if len(ENDPOINTS[path].forms) == 1 else None]
+
+
+@pytest.mark.usefixtures("_any_length")
+@pytest.mark.parametrize(("path", "form"), FORMS)
+def test_a_field_of_another_type(path, form):
+    """The fault has the types that it may have, and the one that it has."""
+    for name, kinds in form.items():
+        body = {field: VALUES[types[0]] for field, types in form.items()}
+        for kind in VALUES.keys() - {*kinds, bool}:
+            data, of_path = of(path, {**body, name: VALUES[kind]})
+            expected = " or ".join(WORDS[kind] for kind in kinds)
+            assert fault(data, of=of_path) == BatchError(
+                code="invalid_type",
+                message=f"Invalid type for 'body.{name}': expected {expected}, but got {WORDS[kind]} instead.",
+                param=f"body.{name}",
+                line=1,
+            )
+
+
+@pytest.mark.usefixtures("_any_length")
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_streaming(path):
+    """No endpoint streams."""
+    body = {**ENDPOINTS[path].smallest, "stream": True}
+    data, of_path = of(path, body)
+    assert fault(data, of=of_path) == BatchError(
+        code="streaming_unsupported",
+        message=f"{ENDPOINTS[path].name}: Streaming is not supported in the Batch API.",
+        param="body.stream",
+        line=1,
+    )
+
+
+@pytest.mark.usefixtures("_any_length")
+@pytest.mark.parametrize(("path", "body"), [*BODIES.items(), *((p, e.smallest) for p, e in ENDPOINTS.items())])
+def test_real_requests_pass(path, body):
+    """Those of the references, and the ones that Tidemill sends itself."""
+    data, of_path = of(path, body)
+    assert verdict(data, of=of_path) == Passed(total=1, model="m")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "queries"),
+        ({"text_1": "a"}, "text_2"),
+        ({"data_2": "a"}, "data_1"),
+        ({"queries": "a"}, "documents"),
+        ({"items": ["a"]}, "queries"),
+        ({"query": "a", "documents": ["b"]}, "queries"),
+    ],
+)
+def test_the_form_that_a_request_is_nearest_to_decides(body, param):
+    """Of several forms, the fault is about the one that its author meant."""
+    data, of_path = of("/v1/score", body)
+    assert fault(data, of=of_path).param == f"body.{param}"
+
+
+def test_only_embeddings_are_counted():
+    """The bound on inputs is that of embeddings; any other endpoint may have more."""
+    texts = orjson.dumps({"model": "m", "input": ["x"] * (validation.EMBEDDING_INPUTS_MAX + 1)})
+    data = line(url="/v1/moderations", body=msgspec.json.decode(texts))
+    assert verdict(data, of=rules("/v1/moderations")) == Passed(total=1, model="m")

@@ -1,0 +1,142 @@
+"""The token counts of each endpoint's replies, as the references of their servers show them."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from tidemill.processors.calls import request_codec
+from tidemill.processors.calls.request_codec import Success
+from tidemill.processors.failures import Answer, CallFailure, Fault
+from tidemill.schemas.endpoints import ENDPOINTS
+
+VLLM = {"id": "x-1", "object": "list", "created": 1, "model": "m"}
+VLLM_USAGE = {"prompt_tokens": 56, "total_tokens": 56, "completion_tokens": 0, "prompt_tokens_details": None}
+RANKED = {
+    "id": "rerank-1",
+    "results": [{"index": 1, "relevance_score": 0.99}, {"index": 0, "relevance_score": 0.1}],
+}
+CLAUDE = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "content": [{"type": "text", "text": "Hi"}],
+    "stop_reason": "end_turn",
+}
+TURN = {"input_tokens": 2095, "output_tokens": 503}
+REPLIES: list[tuple[str, dict[str, Any], tuple[int, int, int, int] | None]] = [
+    ("/v1/moderations", {"id": "modr-1", "model": "m", "results": [{"flagged": False}]}, (0, 0, 0, 0)),
+    ("/v1/images/generations", {"created": 1, "data": [{"url": "https://x/1.png"}]}, (0, 0, 0, 0)),
+    (
+        "/v1/images/generations",
+        {
+            "created": 1,
+            "data": [{"b64_json": "aGk="}],
+            "usage": {
+                "total_tokens": 100,
+                "input_tokens": 50,
+                "output_tokens": 50,
+                "input_tokens_details": {"text_tokens": 10, "image_tokens": 40},
+            },
+        },
+        (50, 0, 50, 0),
+    ),
+    ("/v1/rerank", {**RANKED, "usage": {"prompt_tokens": 56, "total_tokens": 56}}, (56, 0, 0, 0)),
+    ("/v1/rerank", {**RANKED, "usage": {"total_tokens": 815}}, (815, 0, 0, 0)),
+    (
+        "/v1/rerank",
+        {**RANKED, "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}},
+        (0, 0, 0, 0),
+    ),
+    (
+        "/v1/rerank",
+        {
+            **RANKED,
+            "meta": {
+                "billed_units": {"input_tokens": 9, "output_tokens": 0, "search_units": 1},
+                "tokens": {"input_tokens": 71.0, "output_tokens": 0},
+            },
+        },
+        (71, 0, 0, 0),
+    ),
+    ("/v1/rerank", {**RANKED, "meta": {"billed_units": {"input_tokens": 9}}}, (9, 0, 0, 0)),
+    ("/v1/rerank", {**RANKED, "meta": "none"}, (0, 0, 0, 0)),
+    ("/v1/rerank", {**RANKED, "meta": {"tokens": {"input_tokens": -1}}}, None),
+    (
+        "/v1/score",
+        {**VLLM, "data": [{"index": 0, "object": "score", "score": 1.0}], "usage": VLLM_USAGE},
+        (56, 0, 0, 0),
+    ),
+    (
+        "/v1/classify",
+        {**VLLM, "data": [{"index": 0, "label": "a", "probs": [0.9], "num_classes": 1}], "usage": VLLM_USAGE},
+        (56, 0, 0, 0),
+    ),
+    ("/v1/pooling", {**VLLM, "data": [{"index": 0, "data": [[0.1], [0.2]]}], "usage": VLLM_USAGE}, (56, 0, 0, 0)),
+    ("/v1/pooling", {"request_id": None, "created_at": 1, "data": {"made": "by a plugin"}}, (0, 0, 0, 0)),
+    ("/v1/messages", {**CLAUDE, "usage": TURN}, (2095, 0, 503, 0)),
+    (
+        "/v1/messages",
+        {
+            **CLAUDE,
+            "usage": {
+                **TURN,
+                "cache_creation_input_tokens": 2051,
+                "cache_read_input_tokens": 1000,
+                "cache_creation": {"ephemeral_5m_input_tokens": 2051, "ephemeral_1h_input_tokens": 0},
+                "service_tier": "batch",
+            },
+        },
+        (5146, 1000, 503, 0),
+    ),
+    (
+        "/v1/messages",
+        {**CLAUDE, "content": [], "usage": {**TURN, "cache_read_input_tokens": None}},
+        (2095, 0, 503, 0),
+    ),
+    ("/v1/messages", {**CLAUDE, "usage": {**TURN, "cache_read_input_tokens": -1}}, None),
+    # A proxy may add the fields of caches to a count that has these tokens already.
+    (
+        "/v1/chat/completions",
+        {"choices": [{}], "usage": {"prompt_tokens": 7, "completion_tokens": 2, "cache_read_input_tokens": 5}},
+        (7, 0, 2, 0),
+    ),
+    ("/v1/chat/completions", {"choices": [{}], "usage": {"total_tokens": 7}}, (0, 0, 0, 0)),
+    ("/v1/chat/completions", {"choices": [{}], "meta": {"tokens": {"input_tokens": 7}}}, (0, 0, 0, 0)),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "tokens"), REPLIES)
+def test_the_tokens_of_a_reply(path: str, body: dict[str, Any], tokens: tuple[int, int, int, int] | None) -> None:
+    """Input, cached input, output and reasoning; None for impossible counts."""
+    end = request_codec.judge(Answer(200, orjson.dumps(body)), path)
+    assert isinstance(end, Success)
+    assert end.tokens == tokens
+
+
+@pytest.mark.parametrize("path", [path for path, entry in ENDPOINTS.items() if entry.reply_list])
+def test_a_reply_without_its_list_is_a_failure(path: str) -> None:
+    """Empty, absent, or of another type."""
+    name = ENDPOINTS[path].reply_list
+    for body in ({}, {name: []}, {name: "text"}):
+        end = request_codec.judge(Answer(200, orjson.dumps(body)), path)
+        assert isinstance(end, CallFailure)
+        assert (end.kind, end.message) == ("error_in_reply", f"The reply has no {name}.")
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "fault", "is_overload"),
+    [
+        ("overloaded_error", 529, Fault.SERVER_OR_LINE, True),
+        ("rate_limit_error", 429, Fault.SERVER_OR_LINE, True),
+        ("api_error", 500, Fault.SERVER_OR_LINE, False),
+        ("authentication_error", 401, Fault.ACCESS_OR_LINE, False),
+    ],
+)
+def test_errors_of_anthropics_shape(kind: str, status: int, fault: Fault, is_overload: bool) -> None:
+    """A full server refuses with 529, as others do with 503; a 2xx with an error has the status of its type."""
+    body = orjson.dumps({"type": "error", "error": {"type": kind, "message": "Overloaded"}, "request_id": "req_1"})
+    for answered in (status, 200):
+        end = request_codec.judge(Answer(answered, body), "/v1/messages")
+        assert isinstance(end, CallFailure)
+        assert (end.status, end.fault, end.is_overload, end.body) == (status, fault, is_overload, body)
