@@ -23,7 +23,7 @@ from tidemill.api.view.view import Record, View
 from tidemill.configuration import signing_keys
 from tidemill.configuration.connections import EXPOSED
 from tidemill.configuration.security import Cluster
-from tidemill.configuration.settings import Settings, SettingsError
+from tidemill.configuration.settings import Settings
 from tidemill.kafka.admin import TopicError, ensure_topics
 from tidemill.kafka.connection import LogUnavailable, check_broker
 from tidemill.kafka.follower import Follower, Tail
@@ -35,7 +35,6 @@ from tidemill.runtime.heartbeat import Heartbeat
 from tidemill.runtime.listening import listen
 from tidemill.schemas.log import topics
 from tidemill.schemas.resources.audit import Action
-from tidemill.schemas.resources.batch import window_seconds
 from tidemill.sealing.keeper import Keeper
 from tidemill.storage.address import open_store
 
@@ -86,7 +85,6 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Dependencies, list[F
     cluster = settings.cluster
     auth.bootstrap(settings)
     signer = signing_keys.signer(settings)
-    _check_windows(settings)
     async with contextlib.AsyncExitStack() as stack:
         sender = Log(cluster)
         keeper = Keeper(settings, cluster, sender)
@@ -144,14 +142,6 @@ class Feed:
         """Drop unfolded records; returns the offset to read from."""
         self._records.clear()
         return self._view.resume(self.topic, tail)
-
-
-def _check_windows(settings: Settings) -> None:
-    try:
-        for window in settings.windows:
-            window_seconds(window)
-    except ValueError as error:
-        raise SettingsError(f"windows: {error}") from error
 
 
 async def _ensure_topics(settings: Settings, cluster: Cluster) -> None:

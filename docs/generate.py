@@ -220,6 +220,8 @@ def _shown(value: object) -> str:
             return "none"
         case tuple():
             return ", ".join(map(str, value))
+        case dict() if value:
+            return ", ".join(f"{name} {content}" for name, content in value.items())
         case BaseModel():
             return ", ".join(f"{name} {content}" for name, content in value)
         case _:

@@ -9,8 +9,8 @@ from tidemill.schemas.log.codec import Headers
 from tidemill.schemas.ports import Clock, Monotonic, Sender, Store
 from tidemill.schemas.resources.bill import Tariff
 
-TariffOf = Callable[[str | None], Tariff]
-"""The present price of a model; None for a batch that ended before it had a model."""
+TariffOf = Callable[[str | None, str], Tariff]
+"""The present price of a model for a completion window; no model for a batch that ended before it had one."""
 
 
 @dataclass(frozen=True, kw_only=True)

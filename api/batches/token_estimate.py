@@ -49,7 +49,7 @@ _lines: Final = msgspec.json.Decoder(msgspec.defstruct("_Line", [("body", _Body)
 
 
 class CostRange(BaseModel):
-    """Exact decimals as text, after the discount; `max` is null without a bound."""
+    """Exact decimals as text, after the discount of the window; `max` is null without a bound."""
 
     min: str
     max: str | None
@@ -151,9 +151,10 @@ class TokenEstimate:
         return self.models.setdefault(model, Sum())
 
 
-def figures(settings: Settings, found: TokenEstimate) -> Figures:
-    """The estimate as the API shows it."""
-    models = [_model(settings, name, model) for name, model in found.models.items()]
+def figures(settings: Settings, found: TokenEstimate, window: str | None) -> Figures:
+    """The estimate of a batch with this window, by default the usual one, as the API shows it."""
+    window = window or settings.usual_window
+    models = [_model(settings, name, model, window) for name, model in found.models.items()]
     costs = [model.cost for model in models]
     is_bounded = all(cost.max is not None for cost in costs)
     with localcontext(exact()):
@@ -171,9 +172,9 @@ def figures(settings: Settings, found: TokenEstimate) -> Figures:
     )
 
 
-def _model(settings: Settings, name: str, found: Sum) -> ModelEstimate:
+def _model(settings: Settings, name: str, found: Sum, window: str) -> ModelEstimate:
     known_as = settings.aliases.get(name, name)
-    tariff = settings.tariff_of(known_as)
+    tariff = settings.tariff_of(known_as, window)
     is_bounded = not found.lines_without_max
     most = bill(found.input_tokens, found.output_tokens_max, tariff).cost
     return ModelEstimate(

@@ -17,7 +17,9 @@ export async function show({ main, tell, ready, limits, canWrite }) {
   const windows = h(
     "select",
     { id: "window" },
-    ...limits.completion_windows.map((window) => h("option", { value: window }, window)),
+    ...limits.completion_windows.map((window) =>
+      h("option", { value: window, selected: window === limits.usual_window }, window),
+    ),
   );
   const state = h("div", { "aria-live": "polite" });
   const form = h(
@@ -43,7 +45,9 @@ export async function show({ main, tell, ready, limits, canWrite }) {
       const made = await upload(chosen, (part) => {
         told.value = part;
       });
-      const estimate = await call("POST", "/batches/estimate", { body: { input_file_id: made.id, endpoint } });
+      const estimate = await call("POST", "/batches/estimate", {
+        body: { input_file_id: made.id, endpoint, completion_window: windows.value },
+      });
       const wish = { name: label.value.trim(), window: windows.value };
       state.replaceChildren(...offer(estimate, made, endpoint, wish, { tell, discard }));
       tell(null);

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, Field, ValidationInfo
 
 from tidemill.api.requests import faults
-from tidemill.api.requests.fields import Endpoint, Expiry, Id, Metadata, Purpose, Window
+from tidemill.api.requests.fields import DefaultedWindow, Endpoint, Expiry, Id, Metadata, Purpose
 from tidemill.api.requests.reading import Body, settings_of
 from tidemill.schemas.bounds import NUMBER_MAX, UPLOAD_PARTS_MAX, Filename
 from tidemill.schemas.resources.file import BATCH_FILE_LIFE_SECONDS
@@ -40,8 +40,8 @@ class NewBatch(Body):
 
     endpoint: Endpoint
     """The endpoint of every line of the file."""
-    completion_window: Window
-    """How long the batch may take; one of the windows of the installation."""
+    completion_window: DefaultedWindow = Field(None, validate_default=True)
+    """How long the batch may take; one of the windows of the installation. Required if that has no default."""
     input_file_id: Id
     """A file of the purpose `batch`."""
     metadata: Metadata | None = None

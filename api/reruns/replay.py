@@ -72,7 +72,7 @@ def _request(deps: Dependencies, lines: LogRange, options: RerunOptions) -> Batc
     return BatchRequest(
         endpoint=lines.endpoint or "",
         input_file_id="",
-        completion_window=options.completion_window or deps.settings.windows[0],
+        completion_window=options.completion_window or deps.settings.usual_window,
         metadata=options.metadata,
         output_expires_after=batch_request.expires_after(options.output_expires_after),
         replay_range=lines.shown,

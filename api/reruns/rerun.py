@@ -69,8 +69,8 @@ def rerun_of(deps: Dependencies, batch: Batch, selection: Selection, options: Re
     Raises:
         ApiError: 400, the model does not serve the endpoint; 404, there is no such model.
     """
-    windows = deps.settings.windows
-    before = batch.completion_window if batch.completion_window in windows else windows[0]
+    settings = deps.settings
+    before = batch.completion_window if batch.completion_window in settings.windows else settings.usual_window
     model = named_model(deps, options.model, batch.endpoint)
     request = BatchRequest(
         endpoint=batch.endpoint,

@@ -23,7 +23,7 @@ from tidemill.api.dependencies import (
 from tidemill.api.openapi import Route
 from tidemill.api.requests import paging
 from tidemill.api.requests.bodies import NewBatch
-from tidemill.api.requests.fields import BatchId, Endpoint, Id
+from tidemill.api.requests.fields import BatchId, Endpoint, Id, Window
 from tidemill.api.requests.filters import BatchesQuery
 from tidemill.api.requests.paging import ListPage
 from tidemill.api.requests.parts import Query
@@ -48,6 +48,8 @@ class EstimateRequest(Body):
     input_file_id: Id
     """A file of the purpose `batch`."""
     endpoint: Endpoint
+    completion_window: Window | None = None
+    """Its window, which decides the discount; by default the installation's usual one."""
 
 
 class Estimate(Figures):
@@ -113,7 +115,7 @@ async def estimate(
         raise errors.wrong_purpose("input_file_id", record.file.purpose)
     async with deps.gates.estimates.turn(caller.project):
         found = await _estimated(deps, record, body.endpoint)
-    shown = figures(deps.settings, found).model_dump()
+    shown = figures(deps.settings, found, body.completion_window).model_dump()
     return json(
         Estimate(input_file_id=body.input_file_id, endpoint=body.endpoint, **shown).model_dump_json().encode()
     )

@@ -73,7 +73,7 @@ async def rerun_batch(
     new = rerun.rerun_of(deps, batch, selection.of(body.lines), body)
     if body.dry_run:
         found = await rerun.estimate(deps, caller.project, new)
-        shown = figures(deps.settings, found)
+        shown = figures(deps.settings, found, new.request.completion_window)
         too_large = shown.lines > deps.settings.file_lines_max
         plan = RerunPlan(**shown.model_dump(), endpoint=batch.endpoint, is_too_large=too_large)
         return json(plan)
@@ -162,17 +162,17 @@ async def replay_range(
     lines = _range(caller, body.source)
     made: Batch | ReplayPlan
     if body.dry_run:
-        made = await _planned(deps, caller.project, lines, body.model)
+        made = await _planned(deps, caller.project, lines, body)
     else:
         made = await replay.create(deps, caller.project, lines, body, repeats)
     return json(made)
 
 
-async def _planned(deps: Dependencies, project: str, lines: LogRange, model: str | None) -> ReplayPlan:
+async def _planned(deps: Dependencies, project: str, lines: LogRange, options: RerunOptions) -> ReplayPlan:
     async with deps.gates.estimates.turn(project):
-        found, sums = await log_range.estimate(deps, lines, model)
-    rerun.named_model(deps, model, found.endpoint())
-    shown = figures(deps.settings, sums).model_dump()
+        found, sums = await log_range.estimate(deps, lines, options.model)
+    rerun.named_model(deps, options.model, found.endpoint())
+    shown = figures(deps.settings, sums, options.completion_window).model_dump()
     return ReplayPlan(
         **shown,
         endpoint=found.endpoint(),

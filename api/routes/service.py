@@ -61,6 +61,8 @@ class Limits(BaseModel):
     """Inputs of all lines together."""
     completion_windows: list[str]
     """Windows that a batch may have."""
+    usual_window: str
+    """The window to use without a wish for another one."""
     role: Role
     """The role of the request's key."""
 
@@ -113,6 +115,7 @@ async def limits(settings: SettingsDep, caller: Caller) -> Response:
         line_bytes_max=settings.line_bytes_max,
         embedding_inputs_max=EMBEDDING_INPUTS_MAX,
         completion_windows=list(settings.windows),
+        usual_window=settings.usual_window,
         role=caller.role,
     )
     return json(found)

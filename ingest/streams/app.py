@@ -157,6 +157,7 @@ def _factory(settings: Settings, resources: Resources, folder: Path) -> Callable
             reply_bytes_max=settings.reply_bytes_max,
         ),
         windows=settings.windows,
+        default_window=settings.usual_window,
         cut=Cut(lines_max=settings.file_lines_max, bytes_max=settings.file_bytes_max),
         folder=folder,
     )

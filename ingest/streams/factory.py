@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +37,8 @@ class StreamFactory:
         resources: Resources,
         *,
         rules: Rules,
-        windows: tuple[str, ...],
+        windows: Collection[str],
+        default_window: str,
         cut: Cut,
         folder: Path,
     ) -> None:
@@ -45,11 +47,13 @@ class StreamFactory:
         Args:
             resources: What the partition shares with the others of the process.
             rules: The rules for all lines; each stream has its own endpoint.
-            windows: The completion windows that a record may ask for; the first is the default.
+            windows: The completion windows that a record may ask for.
+            default_window: The window of a record that asks for none.
             cut: The bounds of a numbered output file.
             folder: For `custom_id`s that do not fit into memory; its files go with their streams.
         """
         self.windows = windows
+        self._default_window = default_window
         self._store = resources.store
         self._clock = resources.clock
         self._monotonic = resources.monotonic
@@ -71,7 +75,7 @@ class StreamFactory:
         """
         now = int(self._clock())
         batch_id = ids.stream_batch_id(*place)
-        window = options.window or self.windows[0]
+        window = options.window or self._default_window
         batch = Batch(
             id=batch_id,
             endpoint=options.endpoint or _endpoint(lines),

@@ -103,6 +103,7 @@ class Compactor:
             log.error("%s: %s lines missing, %s double", state.id, receipt.missing, receipt.double)
             metrics.MISMATCHES.inc()
         usage = _usage(output_sums.usage)
+        tariff = self.tariff_of(state.batch.model, state.batch.completion_window)
         return Compacted(
             batch_id=state.id,
             receipt=receipt,
@@ -110,7 +111,7 @@ class Compactor:
             usage=usage,
             usage_unknown=output_sums.unknown,
             # In the fact, so that a replay gives the same bill even if the price has changed.
-            bill=bill(usage.input_tokens, usage.output_tokens, self.tariff_of(state.batch.model)),
+            bill=bill(usage.input_tokens, usage.output_tokens, tariff),
             closed_by=state.closed_by,
             writer=self.writer,
             at=int(self.clock()),

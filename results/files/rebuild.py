@@ -144,7 +144,7 @@ async def _digest(chunks: AsyncIterator[bytes]) -> bytes:
     return digest.digest()
 
 
-def _free(model: str | None) -> Tariff:
+def _free(model: str | None, window: str) -> Tariff:
     """A price of zero: a rebuild bills nothing."""
-    del model
+    del model, window
     return Tariff()

@@ -331,7 +331,7 @@ def run(
         if plan.answer_bytes:
             backend.set(padding=plan.answer_bytes)
         models = backend.models(*MODELS, max_in_flight=plan.max_in_flight, timeout_seconds=plan.timeout_seconds)
-        environ = {"TIDEMILL_WINDOWS": f'["24h", "{WINDOW_SHORT}"]', "TIDEMILL_GRACE_SECONDS": "2"}
+        environ = {"TIDEMILL_WINDOWS": f'{{"24h": 0.5, "{WINDOW_SHORT}": 0.5}}', "TIDEMILL_GRACE_SECONDS": "2"}
         if plan.part_bytes is not None:
             environ["TIDEMILL_PART_BYTES"] = str(plan.part_bytes)
         kind = Cluster if NETWORK in map(_need, plan.faults) else Stack

@@ -30,7 +30,7 @@ INGEST_KIB_MAX = 512 * 1024
 def stack(inference, tmp_path_factory):
     """An installation whose streams are sealed soon."""
     environ = {
-        "TIDEMILL_WINDOWS": '["24h", "4s"]',
+        "TIDEMILL_WINDOWS": '{"24h": 0.5, "4s": 0.5}',
         "TIDEMILL_INTAKE_IDLE_SECONDS": str(IDLE_SECONDS),
         "TIDEMILL_GRACE_SECONDS": "1",
         "TIDEMILL_PROJECTS": '{"small": {"limits": {"batches_in_progress_max": 1, "lines_enqueued_max": 3}}}',

@@ -6,7 +6,7 @@ from collections import defaultdict
 from decimal import Decimal
 
 import pytest
-from openai import OpenAI
+from openai import NOT_GIVEN, OpenAI
 from support.backend import Behaviour
 from support.stack import KEY, Stack
 from support.waiting import wait_until
@@ -26,7 +26,7 @@ PRICES = {
     "chat": {"input_per_million": 0.1, "output_per_million": 0.37},
     "embed": {"input_per_million": 0.013, "output_per_million": 0},
 }
-DISCOUNT = Decimal("0.25")
+DISCOUNTS = {"24h": 0.25, "4s": 0.75}
 
 
 def answers(body, nth):
@@ -54,7 +54,7 @@ def lines(endpoint, count, *, waiting=0):
 def billed(tmp_path_factory, inference):
     """An installation with prices."""
     models = {name: model | {"price": PRICES[name]} for name, model in inference.models("chat", "embed").items()}
-    environ = {"TIDEMILL_WINDOWS": '["24h", "4s"]', "TIDEMILL_BATCH_DISCOUNT": str(DISCOUNT)}
+    environ = {"TIDEMILL_WINDOWS": json.dumps(DISCOUNTS), "TIDEMILL_DEFAULT_WINDOW": "4s"}
     with Stack(tmp_path_factory.mktemp("billed"), models, environ) as stack:
         yield stack
 
@@ -112,10 +112,14 @@ def ledger(kafka):
     return found
 
 
-def price(model, read, written):
-    each = {name: Decimal(str(amount)) for name, amount in PRICES[model].items()}
+def price(batch, read, written):
+    each = {name: Decimal(str(amount)) for name, amount in PRICES[batch.model].items()}
     base = read * each["input_per_million"] + written * each["output_per_million"]
-    return base * (1 - DISCOUNT) / 1_000_000
+    return base * (1 - discount(batch)) / 1_000_000
+
+
+def discount(batch):
+    return Decimal(str(DISCOUNTS[batch.completion_window]))
 
 
 def batches(client, billed, backend):
@@ -124,7 +128,7 @@ def batches(client, billed, backend):
     made = [
         large,
         create(client, lines(EMBED, 200), EMBED),
-        create(client, lines(CHAT, 100, waiting=3), window="4s"),
+        create(client, lines(CHAT, 100, waiting=3), window=NOT_GIVEN),  # that is 4s
         create(client, [*lines(CHAT, 3), b"no json\n"]),
     ]
     for calls in KILL_AFTER:
@@ -158,10 +162,10 @@ def test_the_ledger_is_the_sum_of_the_outputs(client, billed, backend):
         assert (entry.project, entry.status, entry.model) == ("acme", batch.status, batch.model)
         assert (entry.lines, entry.usage.input_tokens, entry.usage.output_tokens) == (count, read, written)
         assert (batch.usage.input_tokens, batch.usage.output_tokens) == (read, written)
-        assert entry.bill.cost.total == price(batch.model, read, written)
+        assert entry.bill.cost.total == price(batch, read, written)
         cost = batch.tidemill["cost"]
         assert Decimal(cost["total"]) == entry.bill.cost.total == Decimal(cost["input"]) + Decimal(cost["output"])
-        assert Decimal(cost["discount"]) == DISCOUNT
+        assert Decimal(cost["discount"]) == discount(batch)
         for place, amount in enumerate((count, read, written, entry.bill.cost.total)):
             sums[batch.model][place] += amount
 

@@ -45,7 +45,7 @@ def answers(body, nth):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, inference):
     """An installation with small parts, so that a batch has several, and windows of four seconds."""
-    environ = {"TIDEMILL_WINDOWS": '["24h", "4s"]', "TIDEMILL_PART_BYTES": "65536"}
+    environ = {"TIDEMILL_WINDOWS": '{"24h": 0.5, "4s": 0.5}', "TIDEMILL_PART_BYTES": "65536"}
     data = tmp_path_factory.mktemp("rebuild") / "data"
     with Stack(data, inference.models("chat", max_in_flight=64), environ) as stack:
         yield stack

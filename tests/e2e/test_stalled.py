@@ -73,7 +73,7 @@ def stalled(inference, closed, crowded, tmp_path_factory):
         models[name]["backends"][0]["api_key_env"] = key
     environ = {
         **dict.fromkeys(keys.values(), "sk-1"),
-        "TIDEMILL_WINDOWS": f'["24h", "{WINDOW}"]',
+        "TIDEMILL_WINDOWS": f'{{"24h": 0.5, "{WINDOW}": 0.5}}',
         "TIDEMILL_GRACE_SECONDS": "1",
         "TIDEMILL_LIMITS__BATCHES_IN_PROGRESS_MAX": str(len(CASES)),
     }

@@ -40,7 +40,7 @@ def test_the_scenario_of_the_sdk(presigned, s3, backend, tmp_path):
         **s3,
         "TIDEMILL_STORE": f"s3://{BUCKET}/{presigned}",
         "TIDEMILL_PRESIGNED_DOWNLOADS": presigned,
-        "TIDEMILL_WINDOWS": '["24h", "4s"]',
+        "TIDEMILL_WINDOWS": '{"24h": 0.5, "4s": 0.5}',
     }
     with Stack(tmp_path / "stack", backend.models("chat", "embed"), environ) as stack:
         command = [sys.executable, str(SCENARIO), stack.api, KEY, str(tmp_path)]

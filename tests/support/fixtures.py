@@ -45,7 +45,7 @@ def stack(inference: Backend) -> Iterator[Stack]:
 
     Besides a day a batch may take four seconds, so that one can be seen to expire.
     """
-    environ = {"TIDEMILL_WINDOWS": '["24h", "4s"]'}
+    environ = {"TIDEMILL_WINDOWS": '{"24h": 0.5, "4s": 0.5}'}
     with TemporaryDirectory(prefix="tidemill-stack-") as folder:
         # Other users can come as far as the data folder: pytest's own folders would keep them out already.
         Path(folder).chmod(0o755)

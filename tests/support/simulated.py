@@ -268,9 +268,9 @@ class Simulation:
                 continue
             return
 
-    def _tariff(self, model: str | None) -> Tariff:
+    def _tariff(self, model: str | None, window: str) -> Tariff:
         """The price, which changes with each crash."""
-        del model
+        del model, window
         return Tariff(input_per_million=Decimal(self.crashes + 1), output_per_million=Decimal("0.3"))
 
     def monotonic(self) -> float:

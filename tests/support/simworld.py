@@ -345,9 +345,9 @@ class SimulatedWay:
         is_erased = all(value is None for value in keys.values())
         return not is_erased or all(record.value is not None for record in records if record.key == batch_id)
 
-    def _tariff(self, model: str | None) -> Tariff:
+    def _tariff(self, model: str | None, window: str) -> Tariff:
         """A price that changes with each call."""
-        del model
+        del model, window
         return Tariff(input_per_million=Decimal(len(self._members)), output_per_million=Decimal("0.3"))
 
     def _is_over(self) -> bool:

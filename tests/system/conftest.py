@@ -16,7 +16,7 @@ def api(kafka, tmp_path_factory):
     """One api process for all tests of a module."""
     asyncio.run(ensure_topics(Settings(), kafka))
     folder = tmp_path_factory.mktemp("api")
-    settings = {"models": MODELS, "upload_bytes_max": UPLOAD_BYTES_MAX, "windows": ("24h", "1h")}
+    settings = {"models": MODELS, "upload_bytes_max": UPLOAD_BYTES_MAX, "windows": {"24h": 0.5, "1h": 0.5}}
     with Api(folder, kafka, path_aliases=True, **settings) as api:
         yield api
 

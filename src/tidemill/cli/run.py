@@ -19,7 +19,9 @@ def run(
     endpoint: Annotated[
         str | None, typer.Option(help="Endpoint of the batch; by default the url of the first line.")
     ] = None,
-    window: Annotated[str, typer.Option(help="Completion window.")] = "24h",
+    window: Annotated[
+        str | None, typer.Option(help="Completion window; by default the service's usual one.")
+    ] = None,
     parallel: Annotated[
         int, typer.Option(min=1, max=64, help="Concurrent batches, if the file exceeds one batch.")
     ] = 4,

@@ -74,6 +74,7 @@ class Project(Table):
 ModelName = Annotated[Name, Field(pattern=r"^\S(.*\S)?$")]
 ServerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 ProjectName = Annotated[str, Field(pattern=access.PROJECT)]
+Discount = Annotated[Decimal, Field(ge=0, le=1, max_digits=18)]
 
 
 class Settings(BaseSettings):
@@ -151,8 +152,12 @@ class Settings(BaseSettings):
     """Partitions of `commands`, `outcomes` and each `requests` topic when Tidemill creates them."""
     replication: Annotated[int, Field(ge=1, le=7)] = 1
     """Copies of each topic when Tidemill creates it."""
-    windows: Annotated[tuple[Word, ...], Field(min_length=1)] = ("24h",)
-    """Completion windows that a batch may ask for, like `30m`, `24h`, `7d`."""
+    windows: Annotated[dict[Word, Discount], Field(min_length=1)] = {"24h": Decimal("0.5")}
+    """Completion windows that a batch may ask for, like `30m`, `24h`, `7d`, each with its discount: the share of
+    the base price that its batches do not pay. If a batch's window is gone, the default one's discount counts."""
+    default_window: Word | None = None
+    """Window of a create that names none; by default such a create is refused, as at OpenAI. Reruns, replays and
+    streams that name none have this window, else the first of `windows`."""
     file_bytes_max: Annotated[int, Field(ge=1)] = 209_715_200
     """Largest input of a batch; a batch with a larger one fails."""
     upload_bytes_max: Annotated[int, Field(ge=1)] = 512 * MIB
@@ -186,8 +191,6 @@ class Settings(BaseSettings):
     """Free space to keep on the disk of each broker and of a store in a folder. With less than twice the
     reserve the api answers uploads and new batches with 507; with less than the reserve lines and results wait.
     Deletions always work; 0 keeps no reserve."""
-    batch_discount: Annotated[Decimal, Field(ge=0, le=1, max_digits=18)] = Decimal("0.5")
-    """Share of the base price that a batch does not pay."""
     limits: Limits = Limits()
     """Default limits of a project."""
     projects: dict[ProjectName, Project] = {}
@@ -248,6 +251,8 @@ class Settings(BaseSettings):
             raise ValueError("kafka_security is set without kafka, the address of the external Kafka")
         if self.tls_cert_file is None and (self.tls_key_file or self.tls_client_ca_file):
             raise ValueError("tls_key_file or tls_client_ca_file is set without tls_cert_file")
+        if self.default_window is not None and self.default_window not in self.windows:
+            raise ValueError(f"default_window: {self.default_window} is not one of windows")
         return self
 
     @model_validator(mode="after")
@@ -294,7 +299,7 @@ class Settings(BaseSettings):
 
     @field_validator("windows")
     @classmethod
-    def _check_windows(cls, windows: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_windows(cls, windows: dict[str, Decimal]) -> dict[str, Decimal]:
         kept_seconds = min(topic.retention_ms for topic in topics.TOPICS if topic.is_needed) // 1000
         for window in windows:
             if window_seconds(window) > kept_seconds:
@@ -303,19 +308,24 @@ class Settings(BaseSettings):
                 )
         return windows
 
+    @property
+    def usual_window(self) -> str:
+        """The window of a rerun, a replay or a stream that names none."""
+        return self.default_window or next(iter(self.windows))
+
     def limits_of(self, project: str) -> Limits:
         """The limits of a project."""
         if (own := self.projects.get(project)) is None:
             return self.limits
         return self.limits.model_copy(update=own.limits.model_dump(exclude_unset=True))
 
-    def tariff_of(self, model: str | None) -> Tariff:
-        """The price of a batch of the model; nothing for a model that is not configured."""
+    def tariff_of(self, model: str | None, window: str) -> Tariff:
+        """The price of a batch of the model with this window; nothing for a model that is not configured."""
         price = self.models[model].price if model in self.models else Price()
         return Tariff(
             input_per_million=price.input_per_million,
             output_per_million=price.output_per_million,
-            discount=self.batch_discount,
+            discount=self.windows.get(window, self.windows[self.usual_window]),
         )
 
     @property

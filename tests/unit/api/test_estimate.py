@@ -23,9 +23,10 @@ def line(model: str, text: str, **more: object) -> bytes:
 
 @pytest.fixture
 async def client(tmp_path):
-    """A client of the app, as the project `p`; a million tokens of `m` cost 1 and 3, at half the price."""
+    """A client of the app, as the project `p`; a million tokens of `m` cost 1 and 3, by default half of it."""
     price = {"input_per_million": 1, "output_per_million": 3}
-    settings = Settings(models={"m": {"backends": BACKENDS, "price": price}})
+    windows = {"24h": 0.5, "1h": 0.25}
+    settings = Settings(models={"m": {"backends": BACKENDS, "price": price}}, windows=windows)
     async with open_dependencies(tmp_path) as deps:
         transport = httpx.ASGITransport(create_app(replace(deps, settings=settings)))
         headers = {"authorization": "Bearer key-of-p"}
@@ -49,6 +50,14 @@ async def test_an_estimate_bounds_the_cost(client):
     assert (found["confidence"], "4 bytes" in found["method"]) == ("low", True)
     (model,) = found["models"]
     assert (model["model"], model["is_configured"], model["lines"]) == ("m", True, 100)
+
+
+async def test_the_window_decides_the_discount(client):
+    """Of the sum and of each model; a window that the installation does not have is refused."""
+    content = line("m", "x" * 400, max_tokens=50) * 100
+    found = (await estimate(client, content, completion_window="1h")).json()
+    assert found["cost"] == found["models"][0]["cost"] == {"min": "0.0078", "max": "0.01905"}
+    assert (await estimate(client, content, completion_window="2h")).status_code == 400
 
 
 async def test_a_line_without_a_maximum_has_no_upper_bound(client):

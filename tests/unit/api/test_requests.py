@@ -143,3 +143,20 @@ def test_null_counts_as_absent():
     given_none["output_expires_after"] = None
     found = reading.body(NewBatch, orjson.dumps(given_none), SETTINGS)
     assert (found.metadata, found.output_expires_after) == (None, None)
+
+
+def test_a_create_may_leave_out_the_window_only_if_there_is_a_default():
+    """Null is as good as nothing; a window that is given counts."""
+    content = {"endpoint": "/v1/embeddings", "input_file_id": "file-x"}
+    with pytest.raises(ApiError) as caught:
+        reading.body(NewBatch, orjson.dumps(content), SETTINGS)
+    error = caught.value.body
+    assert (error.message, error.param, error.code) == (
+        "Missing required parameter: 'completion_window'.", "completion_window", "missing_required_parameter",
+    )  # fmt: skip
+    settings = SETTINGS.model_copy(update={"windows": {"24h": 0, "1h": 0}, "default_window": "1h"})
+    for window, expected in ((None, "1h"), ("24h", "24h")):
+        for fields in ({"completion_window": window}, {} if window is None else {"completion_window": window}):
+            assert reading.body(NewBatch, orjson.dumps(content | fields), settings).completion_window == expected
+    with pytest.raises(ApiError):
+        reading.body(NewBatch, orjson.dumps(content | {"completion_window": ""}), settings)

@@ -318,3 +318,18 @@ def test_each_failed_line_has_one_kind(code, status):
     ]
     assert len(named) == 1
     assert named == [Kind.FAILED] or status is None
+
+
+@pytest.mark.parametrize(("default", "window"), [("2h", "2h"), (None, "1h")])
+async def test_a_rerun_has_a_window_that_exists(deps, old, default, window):
+    """A window that the installation no longer has gives way to the usual one, at its discount."""
+    prices = {"input_per_million": 1, "output_per_million": 1}
+    models = {"m": {"backends": [{"url": "http://127.0.0.1:9/v1"}], "price": prices}}
+    settings = Settings(models=models, windows={"1h": 0, "2h": 1}, default_window=default)
+    transport = httpx.ASGITransport(create_app(replace(deps, settings=settings)))
+    headers = {"authorization": "Bearer key-of-p"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
+        plan = (await rerun(client, old, lines="all", dry_run=True)).json()
+        new = (await rerun(client, old, lines="all")).json()
+    assert new["completion_window"] == window
+    assert (plan["cost"]["min"] == "0") == (window == "2h")

@@ -1,6 +1,7 @@
 """Settings from a file and the environment: bounds, and messages about faults."""
 
 import json
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
@@ -32,10 +33,12 @@ def refusal(tmp_path, text: str) -> str:
         (f'kafka = "{"k" * (TEXT_CHARS_MAX + 1)}"', "kafka: it has 4097 characters; at most 4096"),
         (f'store = "file:///{"k" * 1_000_000}"', "store: it has 1000008 characters"),
         ('host = "a\\r\\nb"', "host: it has a control character"),
-        ("windows = []", "windows: List should have at least 1 item"),
-        (f"windows = {['24h'] * (ITEMS_MAX + 1)}", "windows: it has 10001 items; at most 10000"),
-        ('windows = ["1 day"]', "windows: a window is a number and one of s, m, h, d"),
-        (f'windows = ["{"9" * 65}h"]', "windows.0: String should have at most 64 characters"),
+        ("windows = {}", "windows: Dictionary should have at least 1 item"),
+        (f"allowed_hosts = {['a'] * (ITEMS_MAX + 1)}", "allowed_hosts: it has 10001 items; at most 10000"),
+        ('windows = { "1 day" = 0 }', "windows: a window is a number and one of s, m, h, d"),
+        ("windows = { 24h = 1.5 }", "windows.24h: Input should be less than or equal to 1"),
+        ('default_window = "1h"', "default_window: 1h is not one of windows"),
+        (f'windows = {{ {"9" * 65}h = 0 }}', f"windows.{'9' * 65}h.[key]: String should have at most"),
         (f'[models."{"m" * (NAME_CHARS_MAX + 1)}"]\n{MODEL}', f"models.{'m' * 255}: a name has 1 to 255"),
         (f'[models."a\\nb"]\n{MODEL}', "models.a\\nb: a name has 1 to 255 characters"),
         (f'[models." m"]\n{MODEL}', "models. m.[key]: String should match pattern"),
@@ -50,7 +53,7 @@ def refusal(tmp_path, text: str) -> str:
         (f"a = {'[' * 20}{']' * 20}", f"a{'.0' * DEPTH_MAX}: it is nested too deeply"),
         (f'"{"x" * 1_000_000}" = 1', f"{'x' * NAME_CHARS_MAX}: a name has 1 to 255"),
     ],
-    ids=range(20),
+    ids=range(22),
 )  # fmt: skip
 def test_settings_out_of_bounds_are_refused(tmp_path, text, message):
     """One line names the setting and the bound."""
@@ -133,7 +136,7 @@ def test_usual_names_are_accepted(tmp_path):
     file = tmp_path / "tidemill.toml"
     file.write_text(f'[models."Qwen/Qwen2.5 7B-Instruct"]\n{MODEL}\n[projects."a-b_c.d"]\n')
     assert list(load(file).models) == ["Qwen/Qwen2.5 7B-Instruct"]
-    assert Settings().windows == ("24h",)
+    assert Settings().windows == {"24h": Decimal("0.5")}
 
 
 JSON = st.recursive(
@@ -156,3 +159,19 @@ def test_content_without_faults_is_bounded(value):
     assert all(len(fault) < 10_000 and fault.isprintable() for fault in found)
     if not found:
         assert all(char >= " " for char in json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+@given(
+    discounts=st.dictionaries(
+        st.sampled_from(["10m", "1h", "12h", "24h", "7d"]), st.decimals(0, 1, places=3), min_size=1
+    ),
+    data=st.data(),
+)
+def test_the_window_of_a_batch_decides_its_discount(discounts, data):
+    """A window that is gone has the discount of the default one, else of the first."""
+    default = data.draw(st.none() | st.sampled_from(list(discounts)))
+    found = Settings(windows=discounts, default_window=default)
+    usual = default or next(iter(discounts))
+    assert found.usual_window == usual
+    for window in ["10m", "1h", "12h", "24h", "7d"]:
+        assert found.tariff_of("any", window).discount == discounts.get(window, discounts[usual])

@@ -82,11 +82,11 @@ def test_batches_without_a_risk():
 @pytest.mark.parametrize("window", ["8d", "200h", "soon"])
 def test_an_invalid_window_is_refused(window, monkeypatch):
     """By its name, when the settings are read."""
-    monkeypatch.setenv("TIDEMILL_WINDOWS", f'["24h", "{window}"]')
+    monkeypatch.setenv("TIDEMILL_WINDOWS", f'{{"24h": 0.5, "{window}": 0.5}}')
     with pytest.raises(settings.SettingsError, match=rf"windows: .*{window}"):
         settings.load()
 
 
 def test_a_window_as_long_as_the_retention():
     """It is valid."""
-    assert Settings(windows=("7d",)).windows == ("7d",)
+    assert Settings(windows={"7d": 0}).windows == {"7d": 0}

@@ -69,7 +69,7 @@ class Owner:
                     part_bytes=1 << 20,
                     part_age_seconds=AGE_SECONDS,
                     grace_seconds=GRACE_SECONDS,
-                    tariff_of=lambda _: self._tariff,
+                    tariff_of=lambda *_: self._tariff,
                 ),
                 compactions=asyncio.Semaphore(1),
             ),

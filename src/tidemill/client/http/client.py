@@ -41,6 +41,8 @@ class Bounds(msgspec.Struct, frozen=True, rename=NAMES):
     inputs_max: int = EMBEDDING_INPUTS_MAX
     """Texts to embed, of all lines together."""
     line_bytes_max: int = LINE_BYTES_MAX
+    usual_window: str = "24h"
+    """The completion window to use without a wish for another one."""
 
 
 class Sample(msgspec.Struct, frozen=True):

@@ -42,7 +42,7 @@ class RunOptions:
 
     Attributes:
         endpoint: Endpoint of the lines; None takes that of the first line.
-        window: Completion window of each batch.
+        window: Completion window of each batch; None takes the usual one of the service.
         metadata: Metadata of each batch; `name` is its name.
         parallel: Number of concurrent batches.
         again: Start over instead of resuming.
@@ -50,7 +50,7 @@ class RunOptions:
     """
 
     endpoint: str | None = None
-    window: str = "24h"
+    window: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     parallel: int = PARALLEL
     again: bool = False
@@ -154,7 +154,7 @@ async def _planned(console: Console, client: Client, job: Job, source: Path, jou
         console.print(
             f"{sum(piece.lines for piece in pieces):,} lines in {len(pieces):,} batches; journal: {journal.folder}"
         )
-    plan = Plan(job=job, key=uuid.uuid4().hex, pieces=pieces)
+    plan = Plan(job=job, window=job.window or bounds.usual_window, key=uuid.uuid4().hex, pieces=pieces)
     journal.start(plan)
     return plan
 

@@ -31,7 +31,7 @@ from tidemill.client.runs.outcome import BatchResult
 from tidemill.client.runs.plan import Piece
 from tidemill.storage import ownership
 
-LAYOUT: Final = 3
+LAYOUT: Final = 4
 KEPT_SECONDS: Final = 30 * 86_400
 """A journal in the user's state directory that is unused for this long is removed."""
 
@@ -43,7 +43,8 @@ class Job(msgspec.Struct, frozen=True):
     """Hash of the input."""
     base_url: str
     endpoint: str
-    window: str
+    window: str | None
+    """None for the usual one of the service."""
     metadata: tuple[tuple[str, str], ...] = ()
     """Sorted."""
 
@@ -52,6 +53,8 @@ class Plan(msgspec.Struct, frozen=True):
     """A job and its pieces."""
 
     job: Job
+    window: str
+    """The completion window of its batches."""
     key: str
     """Prefix of the idempotency keys of its batches."""
     pieces: list[Piece]

@@ -154,7 +154,7 @@ def test_the_journal_survives_an_incomplete_last_line(tmp_path_factory, steps, t
     """A crash left it; the next step follows the last complete line."""
     folder = tmp_path_factory.mktemp("journal")
     with Journal(folder) as journal:
-        journal.start(Plan(job=JOB, key="k", pieces=[]))
+        journal.start(Plan(job=JOB, window="24h", key="k", pieces=[]))
         for step in steps:
             journal.note(step)
     with (folder / "journal.jsonl").open("ab") as file:
@@ -170,7 +170,7 @@ def test_the_journal_survives_an_incomplete_last_line(tmp_path_factory, steps, t
 
 def test_only_the_same_job_resumes_a_plan(tmp_path):
     """Another input or service is another job; one process locks the folder."""
-    plan = Plan(job=JOB, key="k", pieces=[Piece(number=0, start=0, end=1, lines=1, line=1)])
+    plan = Plan(job=JOB, window="24h", key="k", pieces=[Piece(number=0, start=0, end=1, lines=1, line=1)])
     with Journal(tmp_path / "j") as journal:
         assert journal.plan(JOB) is None
         journal.start(plan)
