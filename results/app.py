@@ -68,6 +68,7 @@ class Results:
                 part_bytes=settings.part_bytes,
                 part_age_seconds=settings.part_age_seconds,
                 grace_seconds=settings.grace_seconds,
+                output_life_seconds=settings.output_life_seconds,
                 tariff_of=settings.tariff_of,
                 kept_seconds=lambda: self.app.kept_seconds,
             ),

@@ -74,7 +74,9 @@ class Partition:
         self._tables = tables
         self._resources = resources
         self._limits = resources.limits
-        self._publisher = Publisher(resources.sender, lambda: tables.owner)
+        self._publisher = Publisher(
+            resources.sender, lambda: tables.owner, output_life_seconds=resources.limits.output_life_seconds
+        )
         self._background = Background()
         self.batches = Batches(
             self.active_batches,

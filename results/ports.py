@@ -32,6 +32,7 @@ class Limits:
     part_bytes: int
     part_age_seconds: float
     grace_seconds: float
+    output_life_seconds: int
     tariff_of: TariffOf
     kept_seconds: Callable[[], float] = lambda: float("inf")
     """How long the log keeps the records of a batch, in seconds; it may change."""

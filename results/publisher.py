@@ -12,7 +12,7 @@ from tidemill.schemas.log.messages import BatchRecord, Compacted, DeleteRequeste
 from tidemill.schemas.log.part import file_key
 from tidemill.schemas.ports import Sender
 from tidemill.schemas.resources.batch import FileReceipt, Progress
-from tidemill.schemas.resources.file import BATCH_FILE_LIFE_SECONDS, File
+from tidemill.schemas.resources.file import File
 from tidemill.schemas.resources.waiting import Waiting
 
 
@@ -22,11 +22,13 @@ class Publisher:
     Args:
         sender: The log.
         owner: Returns the number of the partition's owner (`Tables.owner`).
+        output_life_seconds: How long the files of a batch that wants no other time are kept.
     """
 
-    def __init__(self, sender: Sender, owner: Callable[[], int]) -> None:
+    def __init__(self, sender: Sender, owner: Callable[[], int], *, output_life_seconds: int) -> None:
         self._sender = sender
         self._owner = owner
+        self._output_life_seconds = output_life_seconds
 
     async def batch(self, state: State, progress: Progress | None, blocked: tuple[Waiting, ...]) -> None:
         """Publish a batch, if it is created.
@@ -49,7 +51,7 @@ class Publisher:
         """Publish the files of a batch; returns the offset of the last record, None if it has no file."""
         offset = None
         for kind, found in fact.receipt.files:
-            record = _file_record(state, fact, kind, found, self._owner())
+            record = self._file_record(state, fact, kind, found)
             offset = await self._send(topics.FILES.name, record.file.id, encode(record))
         return offset
 
@@ -83,18 +85,22 @@ class Publisher:
             lambda: self._sender.send(topic, key, value, headers=headers, partition=partition),
         )
 
-
-def _file_record(state: State, fact: Compacted, kind: str, found: FileReceipt, owner: int) -> FileRecord:
-    life = state.output_expires_after.seconds if state.output_expires_after else BATCH_FILE_LIFE_SECONDS
-    file_id = ids.derived_file_id(state.id, kind)
-    file = File(
-        id=file_id,
-        bytes=found.bytes,
-        created_at=fact.at,
-        expires_at=fact.at + life,
-        filename=f"{state.id}_{kind}.jsonl",
-        purpose="batch_output",
-    )
-    return FileRecord(
-        project=state.project, file=file, key=file_key(file_id, fact.writer), sha256=found.sha256, owner=owner
-    )
+    def _file_record(self, state: State, fact: Compacted, kind: str, found: FileReceipt) -> FileRecord:
+        wanted = state.output_expires_after
+        life = self._output_life_seconds if wanted is None else wanted.seconds
+        file_id = ids.derived_file_id(state.id, kind)
+        file = File(
+            id=file_id,
+            bytes=found.bytes,
+            created_at=fact.at,
+            expires_at=fact.at + life,
+            filename=f"{state.id}_{kind}.jsonl",
+            purpose="batch_output",
+        )
+        return FileRecord(
+            project=state.project,
+            file=file,
+            key=file_key(file_id, fact.writer),
+            sha256=found.sha256,
+            owner=self._owner(),
+        )

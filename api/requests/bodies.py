@@ -9,7 +9,6 @@ from tidemill.api.requests import faults
 from tidemill.api.requests.fields import DefaultedWindow, Endpoint, Expiry, Id, Metadata, Purpose
 from tidemill.api.requests.reading import Body, settings_of
 from tidemill.schemas.bounds import NUMBER_MAX, UPLOAD_PARTS_MAX, Filename
-from tidemill.schemas.resources.file import BATCH_FILE_LIFE_SECONDS
 
 MIME_CHARS_MAX: Final = 255
 MD5: Final = "[0-9a-fA-F]{32}"
@@ -60,13 +59,6 @@ class NewUpload(Body):
     """The size of all parts together; the installation bounds it."""
     expires_after: Expiry | None = None
     """How long the file is kept."""
-
-    @property
-    def life_seconds(self) -> int | None:
-        """How long the file is kept; None is forever."""
-        if self.expires_after is not None:
-            return self.expires_after.seconds
-        return BATCH_FILE_LIFE_SECONDS if self.purpose == "batch" else None
 
 
 class Completion(Body):

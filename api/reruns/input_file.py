@@ -40,7 +40,8 @@ async def write(
             await sink.put(chunk)
         booking.bytes(sink.size)
         stored = await sink.commit()
-    record = stored.record(booking.project, new_file(file_id, filename, int(deps.clock())))
+    file = new_file(file_id, filename, int(deps.clock()), life_seconds=deps.settings.input_life_seconds)
+    record = stored.record(booking.project, file)
     await deps.publisher.file(record)
     return record
 

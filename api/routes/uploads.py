@@ -11,6 +11,7 @@ from tidemill.api.openapi import Route
 from tidemill.api.requests.bodies import Completion, NewUpload
 from tidemill.api.requests.fields import UploadId
 from tidemill.api.uploads import assembly, part
+from tidemill.api.uploads.sink import life_of
 from tidemill.api.view import lookup
 from tidemill.schemas import ids
 from tidemill.schemas.bounds import UPLOAD_PARTS_MAX
@@ -37,7 +38,9 @@ async def create(deps: Deps, caller: Caller, body: Annotated[NewUpload, Depends(
             filename=body.filename,
             purpose=body.purpose,
         )
-        record = UploadRecord(project=caller.project, upload=upload, life_seconds=body.life_seconds)
+        wanted = None if body.expires_after is None else body.expires_after.seconds
+        life_seconds = life_of(deps.settings, body.purpose, wanted)
+        record = UploadRecord(project=caller.project, upload=upload, life_seconds=life_seconds)
         return await _put(deps, record)
 
 

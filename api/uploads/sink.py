@@ -10,10 +10,11 @@ from typing import Final, Self
 from tidemill.api import errors
 from tidemill.api.dependencies import STORE_SECONDS_MAX
 from tidemill.api.uploads.first_line import FirstLine
+from tidemill.configuration.settings import Settings
 from tidemill.schemas.log.messages import FileRecord
 from tidemill.schemas.log.part import file_key
 from tidemill.schemas.ports import Store
-from tidemill.schemas.resources.file import BATCH_FILE_LIFE_SECONDS, File
+from tidemill.schemas.resources.file import File
 
 CHUNK_BYTES = 1 << 20
 """Chunks for the store; each step to a thread costs some 0.1 ms."""
@@ -138,14 +139,12 @@ class Sink:
             yield chunk
 
 
-def new_file(
-    file_id: str,
-    filename: str,
-    now: int,
-    *,
-    purpose: str = BATCH,
-    life_seconds: int | None = BATCH_FILE_LIFE_SECONDS,
-) -> File:
+def life_of(settings: Settings, purpose: str, wanted: int | None) -> int | None:
+    """How long a file of a purpose is kept, in seconds, with or without a wish; None is forever."""
+    return wanted or (settings.input_life_seconds if purpose == BATCH else None)
+
+
+def new_file(file_id: str, filename: str, now: int, *, purpose: str = BATCH, life_seconds: int | None) -> File:
     """A file without bytes.
 
     Args:

@@ -12,13 +12,13 @@ from tidemill.api.requests.fields import Expiry, OneOf, Purpose
 from tidemill.api.uploads import form_reader
 from tidemill.api.uploads.form_reader import FormBody, FormPart
 from tidemill.api.uploads.multipart import MultipartError
-from tidemill.api.uploads.sink import BATCH, Sink, new_file
+from tidemill.api.uploads.sink import BATCH, Sink, life_of, new_file
 from tidemill.api.view.quotas import Booking
 from tidemill.schemas import ids
 from tidemill.schemas.bounds import FILENAME_CHARS_MAX
 from tidemill.schemas.log.messages import FileRecord
 from tidemill.schemas.log.part import file_key
-from tidemill.schemas.resources.file import BATCH_FILE_LIFE_SECONDS, EXPIRES_AFTER_SECONDS
+from tidemill.schemas.resources.file import EXPIRES_AFTER_SECONDS
 
 FIELD_BYTES_MAX = 1024
 
@@ -42,8 +42,8 @@ class FileFields(reading.Parameters):
     """Both as one JSON object."""
 
     @property
-    def life_seconds(self) -> int | None:
-        """How long the file is kept; None is forever.
+    def wanted_life(self) -> int | None:
+        """How long the request wants the file to be kept, in seconds; None is the default of its purpose.
 
         Raises:
             ApiError: 400, one of the two fields is missing, or the request has both forms.
@@ -56,7 +56,7 @@ class FileFields(reading.Parameters):
             return self.expires_after.seconds
         if (self.anchor is None) != (self.seconds is None):
             raise errors.missing(_ANCHOR if self.anchor is None else _SECONDS)
-        return self.seconds or (BATCH_FILE_LIFE_SECONDS if self.purpose == BATCH else None)
+        return self.seconds
 
 
 FILE: Final = "file"
@@ -96,7 +96,7 @@ async def receive(request: Request, deps: Dependencies, booking: Booking) -> Fil
             filename = _filename(part)
             await _read_file(part, values, sink)
         fields = FORM.read(values)
-        life_seconds = fields.life_seconds
+        life_seconds = life_of(deps.settings, fields.purpose, fields.wanted_life)
         if filename is None:
             raise errors.missing(FILE)
         _check_first_line(values, sink)

@@ -92,6 +92,7 @@ class StreamApp:
             times=Times(
                 idle_seconds=settings.intake_idle_seconds,
                 age_seconds=settings.part_age_seconds,
+                input_life_seconds=settings.input_life_seconds,
                 part_bytes=settings.part_bytes,
             ),
             buffered=BufferedBytes(),

@@ -18,7 +18,7 @@ from tidemill.schemas.log.codec import encode
 from tidemill.schemas.log.messages import FileRecord, InputRef, Sealed
 from tidemill.schemas.log.part import file_key
 from tidemill.schemas.ports import NotFound, chained
-from tidemill.schemas.resources.file import BATCH_FILE_LIFE_SECONDS, File
+from tidemill.schemas.resources.file import File
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class InputAssembly:
         """
         self._store = resources.store
         self._sender = resources.sender
+        self._input_life_seconds = resources.times.input_life_seconds
         self._publisher = publisher
         self._writer = writer
         self._wake = wake
@@ -131,7 +132,7 @@ class InputAssembly:
             id=batch.input_file_id,
             bytes=size,
             created_at=batch.created_at,
-            expires_at=batch.created_at + BATCH_FILE_LIFE_SECONDS,
+            expires_at=batch.created_at + self._input_life_seconds,
             filename=f"{batch.id}_input.jsonl",
             purpose="batch",
         )

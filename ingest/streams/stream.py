@@ -185,10 +185,11 @@ class BufferedBytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """When an idle stream ends, and when lines become a part; see `settings.py`."""
+    """When an idle stream ends, when lines become a part, how long an input is kept; see `settings.py`."""
 
     idle_seconds: float
     age_seconds: float
+    input_life_seconds: int
     part_bytes: int
 
 

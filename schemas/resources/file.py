@@ -7,10 +7,10 @@ from pydantic import BaseModel, ConfigDict
 from tidemill.schemas.bounds import Filename, Id, Size, Text, Time, Word
 
 PURPOSES_UPLOADED = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
-BATCH_FILE_LIFE_SECONDS = 30 * 86_400
 OBJECT_BYTES = 4096
 """The overhead of an object: its records, its rows, and the unused rest of its last disk block."""
 EXPIRES_AFTER_SECONDS = (3600, 2_592_000)
+"""Bounds of a request on the life of a file."""
 
 
 class File(BaseModel):

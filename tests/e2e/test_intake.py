@@ -20,6 +20,7 @@ from support.waiting import until
 pytestmark = [pytest.mark.kafka, pytest.mark.e2e]
 
 IDLE_SECONDS = 6
+INPUT_LIFE_SECONDS = 7200
 EXAMPLE_LINES = 500
 NUMBERED_LINES = 1000
 INGEST_KIB_MAX = 512 * 1024
@@ -30,7 +31,9 @@ INGEST_KIB_MAX = 512 * 1024
 def stack(inference, tmp_path_factory):
     """An installation whose streams are sealed soon."""
     environ = {
-        "TIDEMILL_WINDOWS": '{"24h": 0.5, "4s": 0.5}',
+        "TIDEMILL_WINDOWS": '{"4s": 0.5, "24h": 0.5}',
+        "TIDEMILL_DEFAULT_WINDOW": "24h",
+        "TIDEMILL_INPUT_LIFE_SECONDS": str(INPUT_LIFE_SECONDS),
         "TIDEMILL_INTAKE_IDLE_SECONDS": str(IDLE_SECONDS),
         "TIDEMILL_GRACE_SECONDS": "1",
         "TIDEMILL_PROJECTS": '{"small": {"limits": {"batches_in_progress_max": 1, "lines_enqueued_max": 3}}}',
@@ -104,6 +107,8 @@ async def test_a_stream_is_a_batch(client, producer):
     receipt = batch.tidemill["receipt"]
     assert (receipt["lines"], receipt["missing"], receipt["double"]) == (4, 0, 0)
     assert client.files.content(batch.input_file_id).text.splitlines() == [line(n).decode() for n in range(4)]
+    file = client.files.retrieve(batch.input_file_id)
+    assert (batch.completion_window, file.expires_at) == ("24h", batch.created_at + INPUT_LIFE_SECONDS)
     again = await send(producer, "first", [line(0)], END)
     assert again != batch_id
     assert (await shown(client, again, is_over)).request_counts.completed == 1

@@ -27,6 +27,7 @@ PRICES = {
     "embed": {"input_per_million": 0.013, "output_per_million": 0},
 }
 DISCOUNTS = {"24h": 0.25, "4s": 0.75}
+OUTPUT_LIFE_SECONDS = 7200
 
 
 def answers(body, nth):
@@ -55,6 +56,7 @@ def billed(tmp_path_factory, inference):
     """An installation with prices."""
     models = {name: model | {"price": PRICES[name]} for name, model in inference.models("chat", "embed").items()}
     environ = {"TIDEMILL_WINDOWS": json.dumps(DISCOUNTS), "TIDEMILL_DEFAULT_WINDOW": "4s"}
+    environ["TIDEMILL_OUTPUT_LIFE_SECONDS"] = str(OUTPUT_LIFE_SECONDS)
     with Stack(tmp_path_factory.mktemp("billed"), models, environ) as stack:
         yield stack
 
@@ -87,6 +89,8 @@ def used(client, batch):
     """What the output file of a batch says was used: lines, input and output tokens."""
     if batch.output_file_id is None:
         return 0, 0, 0
+    file = client.files.retrieve(batch.output_file_id)
+    assert file.expires_at - file.created_at == OUTPUT_LIFE_SECONDS
     answers = [json.loads(line) for line in client.files.content(batch.output_file_id).text.splitlines()]
     usages = [answer["response"]["body"]["usage"] for answer in answers]
     return (

@@ -32,6 +32,7 @@ LATE_CHANCE = 0.05
 REPEAT_CHANCE = 0.2
 STEP_SECONDS_MAX = 900.0
 IDLE_SECONDS = 50
+LIFE_SECONDS = 7200
 CUT = Cut(lines_max=5, bytes_max=1000)
 
 
@@ -121,7 +122,9 @@ class World:
             quotas=Quotas(lambda _: self.limits, Sizes(self.folder / "sizes"), Sizes(self.folder / "batches")),
             clock=self._clock,
             monotonic=lambda: self.now,
-            times=Times(idle_seconds=IDLE_SECONDS, age_seconds=5, part_bytes=1500),
+            times=Times(
+                idle_seconds=IDLE_SECONDS, age_seconds=5, input_life_seconds=LIFE_SECONDS, part_bytes=1500
+            ),
             buffered=BufferedBytes(),
         )
 

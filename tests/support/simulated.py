@@ -251,7 +251,13 @@ class Simulation:
         self.crashes = 0
         # Parts that end by time differ between a process and its successor.
         age = self.chance.choice((1, 3, 10))
-        self._limits = Limits(part_bytes=part_bytes, part_age_seconds=age, grace_seconds=5, tariff_of=self._tariff)
+        self._limits = Limits(
+            part_bytes=part_bytes,
+            part_age_seconds=age,
+            grace_seconds=5,
+            output_life_seconds=3600,
+            tariff_of=self._tariff,
+        )
 
     async def run(self, *, crashes_max: int) -> None:
         """Run until every event is acknowledged and nothing is due."""

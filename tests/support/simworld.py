@@ -109,6 +109,7 @@ class SimulatedWay:
             part_bytes=self.chance.choice((500, 3_000)),
             part_age_seconds=self.chance.choice((0.5, 3)),
             grace_seconds=2,
+            output_life_seconds=3600,
             tariff_of=self._tariff,
         )
 

@@ -26,6 +26,7 @@ from tidemill.schemas.log import topics
 from tidemill.schemas.resources import access
 from tidemill.schemas.resources.batch import window_seconds
 from tidemill.schemas.resources.bill import Tariff
+from tidemill.schemas.resources.file import EXPIRES_AFTER_SECONDS
 
 MIB = 1 << 20
 ENV_PREFIX = "TIDEMILL_"
@@ -74,6 +75,7 @@ class Project(Table):
 ModelName = Annotated[Name, Field(pattern=r"^\S(.*\S)?$")]
 ServerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 ProjectName = Annotated[str, Field(pattern=access.PROJECT)]
+Life = Annotated[int, Field(ge=EXPIRES_AFTER_SECONDS[0], le=36_500 * 86_400)]
 Discount = Annotated[Decimal, Field(ge=0, le=1, max_digits=18)]
 
 
@@ -185,7 +187,13 @@ class Settings(BaseSettings):
     encryption_key_file: Path | None = None
     """File of the keys that wrap those of batches, one a line, 32 bytes in base64; the first one wraps new keys.
     By default `encryption_keys` in `data`, which `tidemill up` creates."""
-    batch_life_seconds: Annotated[int, Field(ge=3600)] | None = None
+    input_life_seconds: Life = 30 * 86_400
+    """Delete an input of batches this long after its creation, unless its `expires_after` says otherwise; a batch
+    at work holds it until its end."""
+    output_life_seconds: Life = 30 * 86_400
+    """Delete output and error files this long after their creation, unless the batch's `output_expires_after`
+    says otherwise."""
+    batch_life_seconds: Life | None = None
     """Delete batches and their results this long after their end; by default only on request."""
     disk_reserve_bytes: Annotated[int, Field(ge=0)] = 1 << 30
     """Free space to keep on the disk of each broker and of a store in a folder. With less than twice the

@@ -5,6 +5,7 @@ import zlib
 from dataclasses import replace
 
 import httpx
+import orjson
 import pytest
 from support.dependencies import NOW, open_dependencies
 
@@ -231,3 +232,28 @@ async def test_uploads_belong_to_a_project(deps):
                 headers={"authorization": "Bearer key-of-q"},
             )
             assert (answer.status_code, answer.json()["error"]["param"]) == (404, "upload_id")
+
+
+async def test_an_input_lives_as_long_as_the_settings_say(deps):
+    """Unless the request wants another time; files of other purposes stay for good."""
+    lived = replace(deps, settings=deps.settings.model_copy(update={"input_life_seconds": 100 * 86_400}))
+    transport = httpx.ASGITransport(create_app(lived))
+    headers = {"authorization": "Bearer key-of-p"}
+    wish = {"anchor": "created_at", "seconds": 3_600}
+    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
+        for purpose, form, body, life in (
+            ("batch", {}, {}, 100 * 86_400),
+            ("batch", {"expires_after": orjson.dumps(wish).decode()}, {"expires_after": wish}, 3_600),
+            ("evals", {}, {}, None),
+        ):
+            data, files = {"purpose": purpose, **form}, {"file": ("f", LINE)}
+            made = (await client.post("/files", data=data, files=files)).json()
+            fields = {"purpose": purpose, "filename": "f", "bytes": len(LINE), "mime_type": "text/jsonl"}
+            begun = (await client.post("/uploads", json=fields | body)).json()
+            part = (await client.post(f"/uploads/{begun['id']}/parts", files={"data": LINE})).json()
+            done = await client.post(f"/uploads/{begun['id']}/complete", json={"part_ids": [part["id"]]})
+            for file in (made, done.json()["file"]):
+                assert file["expires_at"] == (None if life is None else NOW + life)
+        too_long = orjson.dumps(wish | {"seconds": 2_592_001}).decode()
+        data = {"purpose": "batch", "expires_after": too_long}
+        assert (await client.post("/files", data=data, files={"file": ("f", LINE)})).status_code == 400

@@ -325,11 +325,13 @@ async def test_a_rerun_has_a_window_that_exists(deps, old, default, window):
     """A window that the installation no longer has gives way to the usual one, at its discount."""
     prices = {"input_per_million": 1, "output_per_million": 1}
     models = {"m": {"backends": [{"url": "http://127.0.0.1:9/v1"}], "price": prices}}
-    settings = Settings(models=models, windows={"1h": 0, "2h": 1}, default_window=default)
+    windows, life = {"1h": 0, "2h": 1}, 7_200
+    settings = Settings(models=models, windows=windows, default_window=default, input_life_seconds=life)
     transport = httpx.ASGITransport(create_app(replace(deps, settings=settings)))
     headers = {"authorization": "Bearer key-of-p"}
     async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
         plan = (await rerun(client, old, lines="all", dry_run=True)).json()
-        new = (await rerun(client, old, lines="all")).json()
+        new = (await rerun(client, old, lines="failed")).json()
     assert new["completion_window"] == window
+    assert deps.view.file("p", new["input_file_id"]).file.expires_at == NOW + life
     assert (plan["cost"]["min"] == "0") == (window == "2h")

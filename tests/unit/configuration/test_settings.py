@@ -37,6 +37,7 @@ def refusal(tmp_path, text: str) -> str:
         (f"allowed_hosts = {['a'] * (ITEMS_MAX + 1)}", "allowed_hosts: it has 10001 items; at most 10000"),
         ('windows = { "1 day" = 0 }', "windows: a window is a number and one of s, m, h, d"),
         ("windows = { 24h = 1.5 }", "windows.24h: Input should be less than or equal to 1"),
+        ("output_life_seconds = 60", "output_life_seconds: Input should be greater than or equal to 3600"),
         ('default_window = "1h"', "default_window: 1h is not one of windows"),
         (f'windows = {{ {"9" * 65}h = 0 }}', f"windows.{'9' * 65}h.[key]: String should have at most"),
         (f'[models."{"m" * (NAME_CHARS_MAX + 1)}"]\n{MODEL}', f"models.{'m' * 255}: a name has 1 to 255"),
@@ -53,7 +54,7 @@ def refusal(tmp_path, text: str) -> str:
         (f"a = {'[' * 20}{']' * 20}", f"a{'.0' * DEPTH_MAX}: it is nested too deeply"),
         (f'"{"x" * 1_000_000}" = 1', f"{'x' * NAME_CHARS_MAX}: a name has 1 to 255"),
     ],
-    ids=range(22),
+    ids=range(23),
 )  # fmt: skip
 def test_settings_out_of_bounds_are_refused(tmp_path, text, message):
     """One line names the setting and the bound."""

@@ -69,6 +69,7 @@ class Owner:
                     part_bytes=1 << 20,
                     part_age_seconds=AGE_SECONDS,
                     grace_seconds=GRACE_SECONDS,
+                    output_life_seconds=3600,
                     tariff_of=lambda *_: self._tariff,
                 ),
                 compactions=asyncio.Semaphore(1),

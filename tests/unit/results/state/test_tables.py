@@ -216,7 +216,7 @@ async def content():
 
 def expiry_of(tables, store, kept_seconds, now):
     """What forgets, with nothing that was deleted."""
-    publisher = Publisher(SimulatedLog(Fuse()), lambda: 0)
+    publisher = Publisher(SimulatedLog(Fuse()), lambda: 0, output_life_seconds=3600)
     return StateExpiry(tables, GarbageCollection(store, surely), publisher, kept_seconds=kept_seconds, now=now)
 
 
