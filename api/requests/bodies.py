@@ -1,12 +1,12 @@
 """Request bodies of batches and uploads; a body of a single route is defined beside the route."""
 
 import re
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from tidemill.api.requests import faults
-from tidemill.api.requests.fields import DefaultedWindow, Endpoint, Expiry, Id, Metadata, Purpose
+from tidemill.api.requests.fields import Endpoint, Expiry, Id, Metadata, Purpose, Window
 from tidemill.api.requests.reading import Body, settings_of
 from tidemill.schemas.bounds import NUMBER_MAX, UPLOAD_PARTS_MAX, Filename
 
@@ -39,14 +39,22 @@ class NewBatch(Body):
 
     endpoint: Endpoint
     """The endpoint of every line of the file."""
-    completion_window: DefaultedWindow = Field(None, validate_default=True)
-    """How long the batch may take; one of the windows of the installation. Required if that has no default."""
+    completion_window: Window
+    """How long the batch may take; one of the windows of the installation, which may have a default."""
     input_file_id: Id
     """A file of the purpose `batch`."""
     metadata: Metadata | None = None
     """Up to 16 pairs; lists can be filtered by them."""
     output_expires_after: Expiry | None = None
     """How long the output and error files are kept."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_window(cls, fields: Any, info: ValidationInfo) -> Any:
+        default = settings_of(info).default_window
+        if default is None or not isinstance(fields, dict) or fields.get("completion_window") is not None:
+            return fields
+        return fields | {"completion_window": default}
 
 
 class NewUpload(Body):

@@ -14,7 +14,7 @@ from pydantic import (
     GetJsonSchemaHandler,
     ValidationInfo,
 )
-from pydantic_core import CoreSchema, PydanticKnownError, core_schema
+from pydantic_core import CoreSchema, core_schema
 
 from tidemill.api import errors
 from tidemill.api.requests import faults
@@ -58,13 +58,6 @@ def _check_window(window: str, info: ValidationInfo) -> str:
     return window
 
 
-def _with_default(window: str | None, info: ValidationInfo) -> str:
-    found = window or settings_of(info).default_window
-    if found is None:
-        raise PydanticKnownError("missing")
-    return found
-
-
 def _check_cursor(text: str) -> str:
     if re.fullmatch(ID, text) is None:
         raise faults.cursor()
@@ -104,8 +97,6 @@ Endpoint = Annotated[str, OneOf(ENDPOINTS)]
 Purpose = Annotated[str, OneOf(PURPOSES_UPLOADED)]
 Window = Annotated[bounds.Word, Field(examples=["24h"]), AfterValidator(_check_window)]
 """A completion window; one of those of the installation."""
-DefaultedWindow = Annotated[Window | None, AfterValidator(_with_default)]
-"""A completion window; by default that of the installation, if it has one."""
 Model = Annotated[bounds.Name, Field(min_length=1)]
 Metadata = Annotated[bounds.Metadata, BeforeValidator(_check_count)]
 Project = Annotated[str, Field(json_schema_extra={"pattern": access.PROJECT}), AfterValidator(_check_project)]

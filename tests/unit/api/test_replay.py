@@ -49,7 +49,7 @@ async def deps(tmp_path):
     """Dependencies with the models `m` and `n`; a batch may have six lines."""
     models = {name: {"backends": BACKENDS, "price": {"input_per_million": 1}} for name in "mn"}
     async with open_dependencies(tmp_path) as deps:
-        yield replace(deps, settings=Settings(models=models, file_lines_max=6))
+        yield replace(deps, settings=Settings(models=models, file_lines_max=6, windows={"24h": 0.5, "1h": 0}))
 
 
 @pytest.fixture
@@ -117,6 +117,8 @@ async def test_a_dry_run_creates_nothing(deps, client):
     assert (plan["object"], plan["lines"], plan["batches"], plan["is_too_large"]) == ("replay.plan", 9, 2, True)
     assert (plan["input_tokens"], plan["output_tokens_max"]) == (9 * 14, 45)
     assert plan["cost"]["min"] == "0.000063"
+    soon = (await replay(client, reading, source=ALL_OF_M, dry_run=True, completion_window="1h")).json()
+    assert soon["cost"]["min"] == "0.000126"
     on_n = (await replay(client, source=ALL_OF_M | {"to": "2"}, model="n", dry_run=True)).json()
     assert ([model["model"] for model in on_n["models"]], on_n["lines"], on_n["is_too_large"]) == (["n"], 2, False)
     assert deps.log.records == []

@@ -331,7 +331,9 @@ async def test_a_rerun_has_a_window_that_exists(deps, old, default, window):
     headers = {"authorization": "Bearer key-of-p"}
     async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
         plan = (await rerun(client, old, lines="all", dry_run=True)).json()
+        other = {"1h": "2h", "2h": "1h"}[window]
+        changed = (await rerun(client, old, lines="all", dry_run=True, completion_window=other)).json()
         new = (await rerun(client, old, lines="failed")).json()
     assert new["completion_window"] == window
     assert deps.view.file("p", new["input_file_id"]).file.expires_at == NOW + life
-    assert (plan["cost"]["min"] == "0") == (window == "2h")
+    assert (plan["cost"]["min"] == "0", changed["cost"]["min"] == "0") == (window == "2h", other == "2h")
