@@ -72,6 +72,26 @@ async def test_an_upload_that_breaks_off_is_repeated(
     assert (service.cut_uploads, len(service.created)) == (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("usual", "wanted", "window"), [(None, None, "24h"), ("1h", None, "1h"), ("1h", "7d", "7d")]
+)
+async def test_a_run_has_the_usual_window_of_the_service(
+    service: Service,
+    target: Target,
+    source: Path,
+    console: Console,
+    *,
+    usual: str | None,
+    wanted: str | None,
+    window: str,
+) -> None:
+    """Unless it names one; a service that names none has OpenAI's."""
+    service.limits = None if usual is None else {"usual_window": usual}
+    service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
+    assert await run(console, target, source, Sink(), RunOptions(window=wanted)) is Exit.OK
+    assert [body["completion_window"] for body in service.created] == [window]
+
+
 async def test_a_run_waits_for_quota_and_says_so(
     service: Service, target: Target, source: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
