@@ -338,11 +338,8 @@ class SimulatedWay:
 
     def _is_shown(self, batch_id: str) -> bool:
         records = self.log.records[Place(BATCHES, 0)]
-        keys = {
-            record.key: record.value
-            for record in self.log.records[Place(SECRETS, 0)]
-            if record.key.startswith(f"{batch_id}/")
-        }
+        secrets = self.log.records[Place(SECRETS, 0)]
+        keys = {record.key: record.value for record in secrets if record.key.startswith(f"{batch_id}/")}
         is_erased = all(value is None for value in keys.values())
         return not is_erased or all(record.value is not None for record in records if record.key == batch_id)
 
