@@ -73,14 +73,14 @@ def test_free_space(free, verdict):
     assert findings.disk("disk", free).verdict == verdict
 
 
-def test_a_backend_that_lacks_an_endpoint():
+def test_a_server_that_lacks_an_endpoint():
     """The fix is a line of the settings; without any endpoint the address is suspect."""
     endpoints = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
-    assert findings.backend("b", "m", endpoints, ()).verdict == "ok"
-    finding = findings.backend("b", "m", endpoints, {"/v1/responses", "/v1/embeddings"})
+    assert findings.server("b", "m", endpoints, ()).verdict == "ok"
+    finding = findings.server("b", "m", endpoints, {"/v1/responses", "/v1/embeddings"})
     assert (finding.verdict, finding.text) == ("warn", "serves m, but not at /v1/embeddings, /v1/responses")
     assert finding.fix.startswith('set endpoints = ["/v1/chat/completions", "/v1/completions"] for the model')
-    assert "address" in findings.backend("b", "m", endpoints, set(endpoints)).fix
+    assert "address" in findings.server("b", "m", endpoints, set(endpoints)).fix
 
 
 def test_a_warning_is_healthy():
