@@ -29,8 +29,9 @@ PARTS_MAX: Final = 100_000
 """Arrays, objects, keys and commas of a line that is parsed: some milliseconds while no other thread runs."""
 METHOD: Final = (
     "Each 4 bytes of text count as a token, and each message as 4 more; token ids are counted; images, audio "
-    f"and files are not. A line of more than {PARTS_MAX} arrays, objects, keys and commas counts as text as a "
-    "whole. The maximum of each line bounds its output."
+    "and files are not. A query counts once with each of its documents. A line of more than "
+    f"{PARTS_MAX} arrays, objects, keys and commas counts as text as a whole. The maximum of each line bounds its "
+    "output."
 )
 CONFIDENCE: Final = "low"
 

@@ -164,7 +164,7 @@ class HealthProbe:
     async def _ask(self, permit: Permit, endpoint: str) -> None:
         backend = permit.backend
         began_at = self._loop.time()
-        form = _forms(endpoint)[self._refused.get((backend, endpoint), 0)]
+        form = forms(endpoint)[self._refused.get((backend, endpoint), 0)]
         body = orjson.dumps({"model": self._model, **form})
         if self._rules is not None:
             body = self._rules.apply(body)
@@ -201,12 +201,12 @@ class HealthProbe:
         backend.accepted_at[endpoint] = began_at
         place = backend, endpoint
         self._refused[place] = self._refused.get(place, 0) + 1
-        if self._refused[place] == len(_forms(endpoint)):
+        if self._refused[place] == len(forms(endpoint)):
             del self._refused[place]
             self._refused_until[place] = self._loop.time() + REFUSED_SECONDS
 
 
-def _forms(endpoint: str) -> list[dict[str, object]]:
+def forms(endpoint: str) -> list[dict[str, object]]:
     """The request with a bound on the reply, and the one with the required fields alone."""
     entry = ENDPOINTS[endpoint]
     smallest = entry.smallest

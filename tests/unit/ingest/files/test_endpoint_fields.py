@@ -1,5 +1,8 @@
 """Each endpoint of the table: its required fields, their types, and streaming."""
 
+import re
+from pathlib import Path
+
 import msgspec
 import orjson
 import pytest
@@ -7,7 +10,7 @@ from support.checking import fault, line, rules, verdict
 
 from tidemill.ingest.files import validation
 from tidemill.ingest.files.validation import Passed
-from tidemill.schemas.endpoints import ENDPOINTS
+from tidemill.schemas.endpoints import DEFAULTS, ENDPOINTS
 from tidemill.schemas.resources.batch import BatchError
 
 VALUES = {str: "text", list: ["text"], dict: {"content": []}, int: 1, float: 1.5, bool: True}
@@ -123,3 +126,14 @@ def test_only_embeddings_are_counted():
     texts = orjson.dumps({"model": "m", "input": ["x"] * (validation.EMBEDDING_INPUTS_MAX + 1)})
     data = line(url="/v1/moderations", body=msgspec.json.decode(texts))
     assert verdict(data, of=rules("/v1/moderations")) == Passed(total=1, model="m")
+
+
+def test_the_page_has_all_endpoints_with_their_fields():
+    """In the order of the table, the defaults first."""
+    page = Path(__file__).parents[4] / "docs" / "reference" / "api" / "batches.md"
+    rows = re.findall(r"^\| `(/v1/\S+)` \| (.+?) \|", page.read_text("utf-8"), re.MULTILINE)
+    assert [path for path, _ in rows] == list(ENDPOINTS)
+    assert len(DEFAULTS) == 4
+    assert tuple(ENDPOINTS)[: len(DEFAULTS)] == DEFAULTS
+    for path, fields in rows:
+        assert set(re.findall(r"`(\w+)`", fields)) == {name for form in ENDPOINTS[path].forms for name in form}

@@ -18,6 +18,7 @@ from support.simtime import SimulatedLoop, run
 
 from tidemill.processors.calls import health_probe
 from tidemill.processors.failures import FailureKind
+from tidemill.schemas.endpoints import ENDPOINTS
 
 
 def test_no_health_probe_is_sent_while_lines_are_answered() -> None:
@@ -42,6 +43,13 @@ def test_no_health_probe_is_sent_while_lines_are_answered() -> None:
         await world.stage.close()
 
     run(main)
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_every_form_of_a_probe_has_the_required_fields(endpoint: str) -> None:
+    """A bound on the reply that an endpoint requires stays in the second form."""
+    for form in health_probe.forms(endpoint):
+        assert all(type(form.get(name)) in kinds for name, kinds in ENDPOINTS[endpoint].form(form).items())
 
 
 PROBES = {NO_LINE, PLAIN_PROBE}
