@@ -365,10 +365,10 @@ class _Upstream:
         del url, headers, request_id
         self._process.check()
         chance = self._world.chance
-        messages = orjson.loads(body)["messages"]
-        if not isinstance(messages, str):
+        message = orjson.loads(body)["messages"][0]
+        if not isinstance(message, str):
             return await self._proven(seconds)
-        _, batch_id, index = messages.split()
+        _, batch_id, index = message.split()
         is_well = chance.random() < WELL_SHARE
         if is_well:
             self._world.called((batch_id, int(index)), self._process)
@@ -393,6 +393,6 @@ class _Upstream:
 
 def _line(batch_id: str, index: int) -> bytes:
     prompt = str(index % PROMPTS) * PROMPT_BYTES
-    body = {"model": MODEL, "messages": f"{prompt} {batch_id} {index}"}
+    body = {"model": MODEL, "messages": [f"{prompt} {batch_id} {index}"]}
     line = {"custom_id": f"id-{index}", "method": "POST", "url": "/v1/chat/completions", "body": body}
     return orjson.dumps(line) + b"\n"

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from tidemill.configuration.servers import Model
 from tidemill.local import demo
 from tidemill.local.demo.embedding import INPUTS_MAX, EmbeddingRequest, reply
-from tidemill.schemas.endpoints import ENDPOINTS
+from tidemill.schemas.endpoints import DEFAULTS
 
 parse = msgspec.json.Decoder(EmbeddingRequest).decode
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 
 
 def test_its_models_are_valid_settings() -> None:
-    """They serve all endpoints."""
+    """They serve the endpoints that a model has by default."""
     models = {name: Model(**shape) for name, shape in demo.models("http://127.0.0.1:9100/v1").items()}
     assert set(models) == {demo.CHAT_MODEL, demo.EMBEDDING_MODEL}
-    assert {endpoint for model in models.values() for endpoint in model.endpoints} == set(ENDPOINTS)
+    assert {endpoint for model in models.values() for endpoint in model.endpoints} == set(DEFAULTS)
     assert {model.backends[0].base for model in models.values()} == {"http://127.0.0.1:9100/v1"}
 
 
