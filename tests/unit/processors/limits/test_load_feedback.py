@@ -49,7 +49,7 @@ def test_room_is_what_the_cache_has_left() -> None:
 
 
 def test_others_who_wait_do_not_starve_us() -> None:
-    """Without `headroom` nobody goes first: we keep at least what we began with."""
+    """Without `headroom` no caller has priority: batches keep at least the calls that they began with."""
     engine = Engine(backend(), capacity=64, others=lambda _: 500)
     assert engine.run(60)[-1] >= START_CALLS
 
