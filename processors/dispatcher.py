@@ -132,7 +132,7 @@ class Dispatcher:
 
     @property
     def seats(self) -> int:
-        """Calls that the servers take, as far as is known, and no more than may be in flight."""
+        """Calls that the servers have been found to take, at most the number that may be in flight."""
         now = self._loop.time()
         return min(self._pool.in_flight_max, sum(backend.server.found(now) for backend in self._pool.backends))
 

@@ -18,11 +18,11 @@ from tidemill.processors.failures import CallFailure, Fault
 
 PAUSE_SECONDS_BASE: Final = 0.5
 PAUSE_SECONDS_MAX: Final = 5.0
-"""Of a pause that the server did not ask for, and so the longest until we notice that it is back."""
+"""The longest pause that the server did not ask for: so late we may notice that it is back."""
 ACCESS_PAUSE_SECONDS_MAX: Final = 10.0
-"""Of a server that does not accept our key, or does not know our model: an operator has to mend it."""
+"""The longest pause after a server rejected our key or did not know the model, which only an operator can mend."""
 ASKED_PAUSE_SECONDS_MAX: Final = 60.0
-"""Of a pause that the server asked for."""
+"""The longest pause that a server may ask for."""
 PROBE_SECONDS_MAX: Final = 10.0
 """Probes without an answer by then are joined by others."""
 PROBES: Final = 4

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 TURN_PART: Final = 4
-"""A turn has at most one part in so many of the calls in flight, and one call in any case."""
+"""A turn has at most 1/`TURN_PART` of the calls in flight, and at least one call."""
 
 
 class Claim(NamedTuple):
@@ -56,7 +56,7 @@ class PermitQueue:
     """The models of one server, and those of them that wait for a call."""
 
     def __init__(self, place: Place) -> None:
-        """Have no member."""
+        """Start without members."""
         self._place = place
         self._members: list[Member] = []
         self.waiting: dict[Member, None] = {}

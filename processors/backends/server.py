@@ -86,7 +86,7 @@ class Server:
         return self._bounded(self.limit.allowed, now)
 
     def found(self, now: float) -> int:
-        """Calls that it takes, as far as is known; after a pause fewer may be in flight at first."""
+        """Calls that it has been found to take; after a pause fewer may be in flight at first."""
         return self._bounded(self.limit.found, now)
 
     def _bounded(self, calls: int, now: float) -> int:

@@ -28,13 +28,13 @@ from tidemill.processors.limits.limit_probe import LimitProbe
 from tidemill.processors.limits.slow_start import SLICE_SECONDS, SLICES, START_CALLS, SlowStart
 
 SETTLED_SECONDS: Final = 1.0
-"""A call that is not refused for so long has been taken in, however long its answer is."""
+"""A server has accepted a call that it has not refused for this long, however long the answer takes."""
 TRIAL_CALLS_MIN: Final = 3
-"""Answers, or refusals, that decide a trial, whatever its size."""
+"""Answers, or refusals, that decide a trial of any size."""
 REFUSED_PART: Final = 4
-"""One in so many refused is too many for a trial."""
+"""A trial fails if the server refuses 1/`REFUSED_PART` of its calls."""
 REFUSED_ROW: Final = 4
-"""So many trial calls in a row are refused by chance hardly ever."""
+"""A server hardly ever refuses this number of trial calls in a row by chance."""
 WINDOW_CALLS: Final = 32
 WINDOW_REFUSED_MAX: Final = 10
 """With one call in twenty refused at random, this happens once in half a million windows."""
@@ -152,7 +152,7 @@ class ConcurrencyLimit:
 
     @property
     def found(self) -> int:
-        """Our part of the calls that the backend takes, as far as is known."""
+        """Our part of the calls that the server has been found to take."""
         return self._ours(self.sure)
 
     @property

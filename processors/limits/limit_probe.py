@@ -14,7 +14,7 @@ REFUSED_MAX: Final = 4
 """Of a period; what goes beyond is worth a comparison."""
 RELIEVED_PART: Final = 3
 LESS_PART: Final = 16
-"""How much less: one part in so many, or one call."""
+"""The probe lowers the limit by 1/`LESS_PART`, and by at least one call."""
 CHANCE_PERIODS: Final = 20
 LID_CALLS_MIN: Final = 4096
 LID_CALLS_MAX: Final = 16_384

@@ -26,14 +26,14 @@ LESS_PART: Final = 16
 
 
 class Demand(NamedTuple):
-    """What is asked of the limit."""
+    """How the limit should follow a reading of the metrics."""
 
     is_full: bool
-    """No call is to be added."""
+    """The limit must not grow."""
     most: int | None = None
-    """So many calls in flight are enough."""
+    """The highest number of calls in flight that is useful; None for no bound."""
     room: int | None = None
-    """So many calls may be added; None where nothing is known of it."""
+    """Calls that may be added; None if the metrics do not say."""
 
 
 class LoadFeedback:

@@ -20,9 +20,9 @@ SLICE_SECONDS: Final = 0.005
 """A refusal is there within this time, unless the backend is far away."""
 SLICE_CALLS_MIN: Final = 4
 PROVEN_SECONDS: Final = 1.0
-"""What was in flight in the last period of this length, or in this one, is not doubted."""
+"""The server is trusted with as many calls as were in flight in this period of time, or the one before."""
 REFUSED_PART: Final = 2
-"""More than one in so many calls of a slice refused is too many."""
+"""A slice fails if the server refuses more than 1/`REFUSED_PART` of its calls."""
 REFUSED_MIN: Final = 4
 """With one call in twenty refused at random, both happen to hardly one slice in ten thousand."""
 

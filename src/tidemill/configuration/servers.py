@@ -53,7 +53,7 @@ ServerUrl = Annotated[AnyHttpUrl, BeforeValidator(_with_scheme), AfterValidator(
 
 
 BELOW_BASE: Final = (*(endpoint.removeprefix("/v1") for endpoint in ENDPOINTS), "/models")
-"""What the addresses that are called have behind the base address."""
+"""Paths that Tidemill appends to a base address."""
 
 
 class Server(Table):
