@@ -11,10 +11,11 @@ from typer.main import get_command
 
 from tidemill.__main__ import app
 from tidemill.configuration.connections import Connections
+from tidemill.configuration.projects import Limits, Project
 from tidemill.configuration.schedule import Hours
 from tidemill.configuration.security import Security
 from tidemill.configuration.servers import Headroom, Model, Price, Server
-from tidemill.configuration.settings import Limits, Project, Settings
+from tidemill.configuration.settings import Settings
 from tidemill.schemas.log import acls, topics
 from tidemill.schemas.log.acls import Operation, Resource
 from tidemill.schemas.log.topics import DAY_MS, Topic

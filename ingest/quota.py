@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from tidemill import quotas
-from tidemill.configuration.settings import Limits
+from tidemill.configuration.projects import Limits
 from tidemill.ingest.files.validation import Fault
 from tidemill.ingest.sqlite import Sizes
 from tidemill.quotas import Quota, QuotaExceeded

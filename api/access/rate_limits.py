@@ -12,7 +12,7 @@ from typing import Final
 from fastapi import Request
 
 from tidemill.api import errors
-from tidemill.configuration.settings import Limits
+from tidemill.configuration.projects import Limits
 from tidemill.schemas.ports import Clock
 
 READ: Final = 1

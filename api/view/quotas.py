@@ -11,7 +11,7 @@ from typing import Final, Self
 from tidemill import quotas
 from tidemill.api import errors
 from tidemill.api.view.sqlite import Database
-from tidemill.configuration.settings import Limits
+from tidemill.configuration.projects import Limits
 from tidemill.quotas import Quota, QuotaExceeded
 from tidemill.schemas.ports import Clock
 from tidemill.schemas.resources.batch import Batch

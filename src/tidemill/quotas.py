@@ -6,7 +6,7 @@ The api and ingest each count what a project has, from different sources; both c
 from enum import StrEnum
 from typing import Final
 
-from tidemill.configuration.settings import Limits
+from tidemill.configuration.projects import Limits
 
 
 class Quota(StrEnum):

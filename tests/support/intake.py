@@ -8,7 +8,7 @@ import orjson
 from support.simulated import Crash, Fuse, SimulatedStore, SimulatedTable, apply
 from support.waiting import WAIT_SECONDS_MAX
 
-from tidemill.configuration.settings import Limits
+from tidemill.configuration.projects import Limits
 from tidemill.ingest.files.validation import Rules
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.sqlite import Sizes

@@ -3,7 +3,7 @@
 import pytest
 
 from tidemill import quotas
-from tidemill.configuration.settings import Limits
+from tidemill.configuration.projects import Limits
 from tidemill.quotas import Quota, QuotaExceeded
 
 

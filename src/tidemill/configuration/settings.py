@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from tidemill.configuration import misconfigured
 from tidemill.configuration.connections import Connections, is_local
 from tidemill.configuration.misconfigured import Table
+from tidemill.configuration.projects import Limits, Project
 from tidemill.configuration.security import Cluster, Security
 from tidemill.configuration.servers import Model, Price, Server, Serving, serving
 from tidemill.schemas import configured
@@ -36,40 +37,6 @@ _BROKERS: Final = re.compile(r"\s*([^\s,:/@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?\s*\
 
 class SettingsError(Exception):
     """A setting is missing or invalid; the text names it, one fault a line."""
-
-
-class Limits(Table):
-    """Limits of a project; the api answers a request that would exceed one with a 429."""
-
-    batches_in_progress_max: Annotated[int, Field(ge=0)] = 1000
-    """Running batches."""
-    lines_enqueued_max: Annotated[int, Field(ge=0)] = 5_000_000
-    """Unfinished lines of running batches."""
-    bytes_stored_max: Annotated[int, Field(ge=0)] = 1 << 40
-    """Bytes of its files, inputs and results, plus 4 KiB for each (records, rows, the rest of a disk block).
-    Results may exceed it; uploads may not."""
-    files_max: Annotated[int, Field(ge=0)] = 1_000_000
-    """Its files, inputs and results. Results may exceed it; uploads may not."""
-    batches_max: Annotated[int, Field(ge=0)] = 1_000_000
-    """Its batches, finished ones included."""
-    uploads_pending_max: Annotated[int, Field(ge=0)] = 1_000
-    """Its incomplete multipart uploads."""
-    keys_max: Annotated[int, Field(ge=0)] = 1_000
-    """Its valid keys."""
-    requests_per_second: Annotated[float, Field(gt=0, le=1_000_000)] = 1_000
-    """Average rate of requests of one key to one api process. Reading an object counts as 1; a list, a download
-    or a change as 5; a request that goes through all lines of a batch as 20."""
-    requests_burst: Annotated[int, Field(ge=20, le=10_000_000)] = 10_000
-    """Requests that may arrive at once after a pause."""
-
-
-class Project(Table):
-    """Settings of one project; other projects have the general limits."""
-
-    limits: Limits = Limits()
-    """Its own limits, in place of those of `[limits]`."""
-    weight: Annotated[float, Field(gt=0, le=1_000)] = 1.0
-    """Its share of the calls, relative to the weights of other projects with waiting lines."""
 
 
 ModelName = Annotated[Name, Field(pattern=r"^\S(.*\S)?$")]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.configuration.settings import Limits
+from tidemill.configuration.projects import Limits
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.sqlite import Sizes
 from tidemill.schemas.log.codec import encode

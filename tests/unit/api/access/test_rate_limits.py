@@ -10,7 +10,8 @@ from support.dependencies import open_dependencies
 from tidemill.api.access.rate_limits import COSTS, HEAVY, KEYS_MAX, MANY, READ, Rates
 from tidemill.api.app import create_app
 from tidemill.api.openapi import describe
-from tidemill.configuration.settings import Limits, Settings
+from tidemill.configuration.projects import Limits
+from tidemill.configuration.settings import Settings
 
 LEFT = "x-ratelimit-remaining-requests"
 SETTINGS = Settings(

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from support.intake import CUT, World, check, line, producing
 
-from tidemill.configuration.settings import Limits
+from tidemill.configuration.projects import Limits
 from tidemill.schemas.log.messages import Opened, Sealed
 from tidemill.schemas.resources.file import OBJECT_BYTES
 

@@ -1,0 +1,41 @@
+"""The settings of projects: their limits and their shares of the calls."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from tidemill.configuration.misconfigured import Table
+
+
+class Limits(Table):
+    """Limits of a project; the api answers a request that would exceed one with a 429."""
+
+    batches_in_progress_max: Annotated[int, Field(ge=0)] = 1000
+    """Running batches."""
+    lines_enqueued_max: Annotated[int, Field(ge=0)] = 5_000_000
+    """Unfinished lines of running batches."""
+    bytes_stored_max: Annotated[int, Field(ge=0)] = 1 << 40
+    """Bytes of its files, inputs and results, plus 4 KiB for each (records, rows, the rest of a disk block).
+    Results may exceed it; uploads may not."""
+    files_max: Annotated[int, Field(ge=0)] = 1_000_000
+    """Its files, inputs and results. Results may exceed it; uploads may not."""
+    batches_max: Annotated[int, Field(ge=0)] = 1_000_000
+    """Its batches, finished ones included."""
+    uploads_pending_max: Annotated[int, Field(ge=0)] = 1_000
+    """Its incomplete multipart uploads."""
+    keys_max: Annotated[int, Field(ge=0)] = 1_000
+    """Its valid keys."""
+    requests_per_second: Annotated[float, Field(gt=0, le=1_000_000)] = 1_000
+    """Average rate of requests of one key to one api process. Reading an object counts as 1; a list, a download
+    or a change as 5; a request that goes through all lines of a batch as 20."""
+    requests_burst: Annotated[int, Field(ge=20, le=10_000_000)] = 10_000
+    """Requests that may arrive at once after a pause."""
+
+
+class Project(Table):
+    """Settings of one project; other projects have the general limits."""
+
+    limits: Limits = Limits()
+    """Its own limits, in place of those of `[limits]`."""
+    weight: Annotated[float, Field(gt=0, le=1_000)] = 1.0
+    """Its share of the calls, relative to the weights of other projects with waiting lines."""
