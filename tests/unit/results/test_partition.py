@@ -148,6 +148,27 @@ async def test_lines_that_were_not_run_get_error_lines(seed, status):
     assert len(output) + len(errors) == total
 
 
+async def test_the_files_of_a_former_owner_end_no_batch():
+    """It closed the batch with fewer lines, by its own clock, and says so once the present owner has closed it."""
+    total = 40
+    former, present = Simulation(1), Simulation(1)
+    present.crashes = 1
+    former.store = present.store
+    present.store.objects["files/in0"] = input_file(total)
+    cancel = codec.encode(CancelRequested(batch_id=batch_id(0), at=NOW + 5))
+    known = [*commands(0, total), (topics.COMMANDS.name, (), cancel)]
+    results = list(lines(present.chance, 0, total))
+    former.log.events += [*known, *results[:1]]
+    await former.run(crashes_max=0)
+    check(former, 0, total, Status.CANCELLED)
+    ends = [event for event in former.log.events if (codec.KIND, b"compacted") in event[1]]
+    assert len(ends) == 1
+    present.log.events += [*known, *results, *ends]
+    await present.run(crashes_max=0)
+    _, errors = check(present, 0, total, Status.CANCELLED)
+    assert all(entry["response"] for entry in errors)
+
+
 @pytest.mark.parametrize("seed", SEEDS[:60])
 async def test_a_deleted_batch_is_gone_for_good(seed):
     """Wherever the deletion breaks off and whatever comes late: record, files, objects and bitmap are gone."""
