@@ -1,19 +1,12 @@
-"""Downloads: byte ranges, versions, file names, and gzip."""
+"""Downloads: byte ranges, versions, and file names."""
 
-import asyncio
 import re
-import zlib
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from urllib.parse import quote
 
 _RANGE = re.compile(r"bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*\Z", re.ASCII | re.IGNORECASE)
 _UNSAFE = re.compile(r"[^A-Za-z0-9 ._()+-]")
 NAME_CHARS_MAX = 120
-GZIP_BYTES_MIN = 64 * 1024
-"""Smaller files gain little from gzip, and a compressed answer has no length that a client could check."""
-_LEVEL = 1
-_GZIP_BITS = 31
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,32 +68,3 @@ def disposition(filename: str) -> str:
     plain = _UNSAFE.sub("_", short) or "file"
     encoded = quote(short.encode(errors="replace"), safe="")
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}"
-
-
-def accepts_gzip(header: str | None) -> bool:
-    """Whether an `Accept-Encoding` accepts gzip."""
-    weights: dict[str, float] = {}
-    for item in (header or "").lower().split(","):
-        name, _, options = item.partition(";")
-        weights[name.strip()] = _weight(options)
-    return weights.get("gzip", weights.get("*", 0.0)) > 0
-
-
-async def gzipped(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The chunks as gzip; holds one of them."""
-    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_BITS)
-    async for chunk in chunks:
-        # Compressing releases the GIL, so other requests go on meanwhile.
-        if packed := await asyncio.to_thread(packer.compress, chunk):
-            yield packed
-    yield packer.flush()
-
-
-def _weight(options: str) -> float:
-    name, _, value = options.replace(" ", "").partition("=")
-    if name != "q":
-        return 1.0
-    try:
-        return float(value)
-    except ValueError:
-        return 0.0

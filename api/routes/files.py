@@ -12,7 +12,6 @@ from tidemill.api import errors
 from tidemill.api.batches import file_removal
 from tidemill.api.dependencies import Caller, Dependencies, Deps, ViewDep, chunks_from_store, from_store, json
 from tidemill.api.http import download
-from tidemill.api.http.download import GZIP_BYTES_MIN
 from tidemill.api.openapi import Route
 from tidemill.api.requests import paging, reading
 from tidemill.api.requests.fields import FileId
@@ -63,8 +62,6 @@ class ContentHeaders(reading.Parameters):
     """The tag of the version that the part must be of."""
     if_none_match: _Condition = Field(None, alias="If-None-Match")
     """Tags of versions that the client has."""
-    accept_encoding: _Condition = Field(None, alias="Accept-Encoding")
-    """With `gzip` in it, the answer may be compressed."""
 
 
 _BYTES: dict[str, Any] = {"content": {"application/octet-stream": {"schema": BINARY}}}
@@ -127,7 +124,6 @@ async def content(
     headers = {
         "etag": etag,
         "accept-ranges": "bytes",
-        "vary": "accept-encoding",
         "content-disposition": download.disposition(record.file.filename),
     }
     if download.matches(wanted.if_none_match, etag):
@@ -136,12 +132,7 @@ async def content(
         return Response(status_code=302, headers={"location": link})
     part = _part(wanted, etag, size)
     chunks = await _begun(deps, record, part or download.ByteRange(start=0, end=size))
-    if part is None and size >= GZIP_BYTES_MIN and download.accepts_gzip(wanted.accept_encoding):
-        # Compressed bytes get a weak tag, which no range request can use.
-        headers |= {"content-encoding": "gzip", "etag": f"W/{etag}"}
-        chunks = download.gzipped(chunks)
-    else:
-        headers["content-length"] = str(part.size if part else size)
+    headers["content-length"] = str(part.size if part else size)
     if part:
         headers["content-range"] = part.content_range(size)
     return StreamingResponse(

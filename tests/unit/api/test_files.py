@@ -1,7 +1,5 @@
 """Downloads, orphans and uploads in parts, on a folder and without a broker."""
 
-import gzip
-import zlib
 from dataclasses import replace
 
 import httpx
@@ -11,8 +9,6 @@ from support.dependencies import NOW, open_dependencies
 
 from tidemill.api.app import create_app
 from tidemill.api.batches import file_removal
-from tidemill.api.http import download
-from tidemill.api.http.download import GZIP_BYTES_MIN
 from tidemill.api.view.orphans import ORPHAN_SECONDS_MIN
 from tidemill.api.view.pending_uploads import GRACE_SECONDS, KEPT_SECONDS
 from tidemill.schemas import ids
@@ -23,7 +19,6 @@ from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.file import File
 
 LINE = b'{"custom_id":"a"}\n'
-LARGE = LINE * (GZIP_BYTES_MIN // len(LINE) + 1)
 
 
 @pytest.fixture
@@ -35,9 +30,9 @@ async def deps(tmp_path):
 
 @pytest.fixture
 async def client(deps):
-    """A client of the app that asks for nothing special."""
+    """A client of the app."""
     transport = httpx.ASGITransport(create_app(deps))
-    headers = {"authorization": "Bearer key-of-p", "accept-encoding": "identity"}
+    headers = {"authorization": "Bearer key-of-p"}
     async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
         yield client
 
@@ -71,65 +66,6 @@ async def is_stored(deps, key: str) -> bool:
 async def content():
     """One byte."""
     yield b"x"
-
-
-@pytest.mark.parametrize(
-    ("header", "expected"),
-    [
-        (None, False), ("", False), ("identity", False), ("br, deflate", False), ("gzip;q=0", False),
-        ("*;q=0, gzip", True), ("gzip", True), ("br, GZIP ; q=0.5", True), ("*", True), ("gzip;q=x", False),
-    ],
-)  # fmt: skip
-def test_accept_encoding(header, expected):
-    """As in RFC 9110."""
-    assert download.accepts_gzip(header) is expected
-
-
-async def test_a_large_file_is_compressed_on_request(client):
-    """Its weak tag allows no ranges; the plain answer has a length."""
-    path = await upload(client, LARGE)
-    plain = await client.get(path)
-    assert (plain.content, plain.headers["content-length"]) == (LARGE, str(len(LARGE)))
-    assert "content-encoding" not in plain.headers
-    async with client.stream("GET", path, headers={"accept-encoding": "gzip"}) as answer:
-        packed = b"".join([chunk async for chunk in answer.aiter_raw()])
-        assert answer.headers["content-encoding"] == "gzip"
-        assert answer.headers["etag"] == f"W/{plain.headers['etag']}"
-        assert answer.headers["vary"] == "accept-encoding"
-        assert "content-length" not in answer.headers
-    assert gzip.decompress(packed) == LARGE
-    assert len(packed) < len(LARGE) / 10
-    for tag in (plain.headers["etag"], answer.headers["etag"]):
-        known = await client.get(path, headers={"accept-encoding": "gzip", "if-none-match": tag})
-        assert known.status_code == 304
-
-
-async def test_neither_a_range_nor_a_small_file_is_compressed(client):
-    """A range refers to the plain bytes."""
-    path = await upload(client, LARGE)
-    part = await client.get(path, headers={"accept-encoding": "gzip", "range": "bytes=0-70000"})
-    assert (part.status_code, part.content) == (206, LARGE[:70_001])
-    assert "content-encoding" not in part.headers
-    small = await client.get(await upload(client), headers={"accept-encoding": "gzip"})
-    assert (small.content, small.headers["content-length"]) == (LINE, str(len(LINE)))
-
-
-async def test_compression_holds_one_chunk():
-    """It reads the next chunk only after it sent the last."""
-    asked = 0
-
-    async def chunks():
-        nonlocal asked
-        for _ in range(100):
-            asked += 1
-            yield bytes(range(256)) * 4096
-
-    unpack = zlib.decompressobj(31)
-    size = 0
-    async for packed in download.gzipped(chunks()):
-        size += len(unpack.decompress(packed))
-        assert size >= (asked - 2) << 20
-    assert size == 100 << 20
 
 
 @pytest.mark.parametrize(
