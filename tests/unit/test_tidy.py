@@ -25,7 +25,7 @@ CLIENTS = {
         "src/tidemill/local",
     },
     "httptools": {"processors/http/connection.py"},
-    "sqlite3": {"sqlite.py"},
+    "sqlite3": {"sqlite.py", "src/tidemill/client/runs/plan.py"},
     "fastapi": None,
 }
 """Libraries that do I/O, each with the files and folders that may import it; only the api imports fastapi."""

@@ -13,7 +13,6 @@ from tidemill.client.http.client import Bounds, Client
 from tidemill.client.runs.job import RunOptions, run
 from tidemill.client.runs.paths import Sink, endpoint_of, metadata_of
 from tidemill.client.runs.plan import cut
-from tidemill.client.runs.unique_ids import UniqueIds
 from tidemill.client.target import Target
 from tidemill.schemas.resources.batch import Batch
 from tidemill.terminal import Console
@@ -125,7 +124,7 @@ def test_a_wrong_encoding_is_named(tmp_path: Path, encoding: str, why: str) -> N
         endpoint_of(source)
     source.write_bytes((line % ("a", "a")).encode() + (line % ("b", "ä")).encode(encoding))
     with pytest.raises(UsageError, match=r"line 2: .*(UTF-16|UTF-32|Windows-1252)"):
-        cut(source, Bounds(lines_max=1), UniqueIds(tmp_path / "ids"), endpoint="/v1/embeddings")
+        cut(source, Bounds(lines_max=1), endpoint="/v1/embeddings")
 
 
 def test_an_unreachable_service_and_a_missing_file_have_exit_codes(console: Console) -> None:

@@ -17,7 +17,7 @@ import msgspec
 
 from tidemill.client.errors import Exit, Refused, Unreachable, UsageError
 from tidemill.client.files import join
-from tidemill.client.http.client import Bounds, Client
+from tidemill.client.http.client import Client
 from tidemill.client.progress import display
 from tidemill.client.runs import outcome
 from tidemill.client.runs.batch_runner import BatchRunner
@@ -26,7 +26,6 @@ from tidemill.client.runs.journal import Job, Journal, Plan, folder_of
 from tidemill.client.runs.outcome import BatchResult
 from tidemill.client.runs.paths import Sink, endpoint_of, size_of
 from tidemill.client.runs.plan import Piece, cut, fits
-from tidemill.client.runs.unique_ids import UniqueIds
 from tidemill.client.target import Target
 from tidemill.schemas.resources.batch import Receipt
 from tidemill.terminal import Console, counted
@@ -150,21 +149,13 @@ async def _planned(console: Console, client: Client, job: Job, source: Path, jou
         pieces = [Piece(number=0, start=0, end=size_of(source), lines=0, line=1)]
     else:
         console.print(f"{source} exceeds one batch; checking all lines first")
-        pieces = await asyncio.to_thread(_cut, source, bounds, journal, endpoint=job.endpoint)
+        pieces = await asyncio.to_thread(cut, source, bounds, endpoint=job.endpoint)
         console.print(
             f"{sum(piece.lines for piece in pieces):,} lines in {len(pieces):,} batches; journal: {journal.folder}"
         )
     plan = Plan(job=job, window=job.window or bounds.usual_window, key=uuid.uuid4().hex, pieces=pieces)
     journal.start(plan)
     return plan
-
-
-def _cut(source: Path, bounds: Bounds, journal: Journal, *, endpoint: str) -> list[Piece]:
-    digests = UniqueIds(journal.folder)
-    try:
-        return cut(source, bounds, digests, endpoint=endpoint)
-    finally:
-        digests.clear()
 
 
 def _deliver(plan: Plan, journal: Journal, sink: Sink, results: list[BatchResult]) -> Receipt | None:

@@ -105,7 +105,7 @@ def reconcile(
     odd = _Odd()
     receipts = [_matched(path, expected, found, odd) if path else None for path in (output, errors)]
     if expected and len(odd.examples) < EXAMPLES_MAX:
-        missing = (name for name in _inputs(source, span) if _digest(name) in expected)
+        missing = (name for name in _inputs(source, span) if digest(name) in expected)
         odd.examples += itertools.islice(missing, EXAMPLES_MAX - len(odd.examples))
     return Reconciliation(
         lines=lines,
@@ -131,9 +131,9 @@ def _expected(source: Path, span: tuple[int, int] | None) -> set[bytes]:
     """Digests of the ids of the input."""
     expected: set[bytes] = set()
     for name in _inputs(source, span):
-        if (digest := _digest(name)) in expected:
+        if (found := digest(name)) in expected:
             raise Damaged(f"{source}: the custom_id {name!r} occurs twice")
-        expected.add(digest)
+        expected.add(found)
     return expected
 
 
@@ -142,19 +142,20 @@ def _matched(path: Path, expected: set[bytes], found: set[bytes], odd: _Odd) -> 
     count = FileCounter()
     for name, line in _results(path):
         count.add(line)
-        digest = _digest(name)
-        if digest in expected:
-            expected.discard(digest)
-            found.add(digest)
+        key = digest(name)
+        if key in expected:
+            expected.discard(key)
+            found.add(key)
             continue
-        odd.duplicate += digest in found
-        odd.foreign += digest not in found
+        odd.duplicate += key in found
+        odd.foreign += key not in found
         if len(odd.examples) < EXAMPLES_MAX:
             odd.examples.append(name)
     return count.receipt
 
 
-def _digest(name: str) -> bytes:
+def digest(name: str) -> bytes:
+    """A hash of a `custom_id`, 16 bytes."""
     return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 

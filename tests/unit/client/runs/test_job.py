@@ -3,7 +3,6 @@
 import hashlib
 import os
 import time
-from collections import Counter
 from pathlib import Path
 
 import orjson
@@ -17,8 +16,7 @@ from tidemill.client.files import join
 from tidemill.client.http.client import Bounds
 from tidemill.client.runs.journal import KEPT_SECONDS, Job, Journal, Plan, Step, _locked, folder_of
 from tidemill.client.runs.outcome import BatchResult, verdict
-from tidemill.client.runs.plan import Piece, cut, fits
-from tidemill.client.runs.unique_ids import UniqueIds
+from tidemill.client.runs.plan import FAULTS_MAX, Piece, cut, fits
 from tidemill.schemas.jsonl.lines import Splitter
 
 CHAT = "/v1/chat/completions"
@@ -53,7 +51,7 @@ def test_the_pieces_are_the_file(tmp_path_factory, pads, gaps, mark, bounds):
         gap + request(n, pad) for n, (pad, gap) in enumerate(zip(pads, gaps, strict=False))
     )
     source.write_bytes(content)
-    pieces = cut(source, bounds, UniqueIds(folder / "ids"), endpoint=CHAT)
+    pieces = cut(source, bounds, endpoint=CHAT)
     assert b"".join(content[piece.start : piece.end] for piece in pieces) == content
     assert [piece.number for piece in pieces] == list(range(len(pieces)))
     whole = lines_of(content)
@@ -84,7 +82,7 @@ def test_a_piece_has_a_bounded_number_of_inputs(tmp_path_factory, counts, inputs
     lines = ({"custom_id": f"r{number}", "body": {"input": each}} for number, each in enumerate(given))
     source.write_bytes(b"\n".join(map(orjson.dumps, lines)))
     sizes = [1 if as_tokens else count or 1 for count in counts]
-    pieces = cut(source, bounds, UniqueIds(folder / "ids"), endpoint="/v1/embeddings")
+    pieces = cut(source, bounds, endpoint="/v1/embeddings")
     for piece in pieces:
         mine = sizes[piece.line - 1 : piece.line - 1 + piece.lines]
         assert sum(mine) <= inputs_max or piece.lines == 1
@@ -95,15 +93,20 @@ def test_a_piece_has_a_bounded_number_of_inputs(tmp_path_factory, counts, inputs
 @settings(deadline=None)
 @given(names=st.lists(st.text(max_size=3), max_size=50))
 def test_duplicate_ids_are_found(tmp_path_factory, names):
-    """Each with the line that has the id first."""
-    digests = UniqueIds(tmp_path_factory.mktemp("ids"))
-    for line, name in enumerate(names, start=1):
-        digests.add(name, line)
-    found = list(digests.duplicates())
-    assert len(found) == sum(count - 1 for count in Counter(names).values())
-    for duplicate in found:
-        assert names[duplicate.first - 1] == names[duplicate.line - 1]
-        assert duplicate.first == names.index(names[duplicate.line - 1]) + 1
+    """The error names each with the line that has the id first."""
+    source = tmp_path_factory.mktemp("ids") / "in.jsonl"
+    source.write_bytes(b"\n".join(orjson.dumps({"custom_id": name}) for name in names))
+    duplicates = [
+        f"line {line}: it has the custom_id of line {names.index(name) + 1}"
+        for line, name in enumerate(names, start=1)
+        if names.index(name) + 1 < line
+    ]
+    if not duplicates:
+        cut(source, Bounds(lines_max=7), endpoint=CHAT)
+        return
+    with pytest.raises(UsageError) as caught:
+        cut(source, Bounds(lines_max=7), endpoint=CHAT)
+    assert str(caught.value).split("\n  ")[1:] == duplicates[:FAULTS_MAX]
 
 
 def test_faulty_lines_are_named_before_anything_runs(tmp_path):
@@ -111,10 +114,10 @@ def test_faulty_lines_are_named_before_anything_runs(tmp_path):
     source, bounds = tmp_path / "in.jsonl", Bounds(lines_max=1, bytes_max=1000)
     source.write_bytes(b'{"custom_id": "a"}\n\nnone\n{"custom_id": 5}\n')
     with pytest.raises(UsageError, match=r"(?s)line 3: .*line 4: "):
-        cut(source, bounds, UniqueIds(tmp_path / "ids"), endpoint=CHAT)
+        cut(source, bounds, endpoint=CHAT)
     source.write_bytes(b'{"custom_id": "a"}\n{"custom_id": "b"}\n{"custom_id": "a"}\n')
     with pytest.raises(UsageError, match="line 3: it has the custom_id of line 1"):
-        cut(source, bounds, UniqueIds(tmp_path / "ids"), endpoint=CHAT)
+        cut(source, bounds, endpoint=CHAT)
 
 
 def test_a_file_that_fits_into_one_batch(tmp_path):
