@@ -9,12 +9,13 @@ import secrets
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from tidemill.processors.backends.pool import Backend, BackendPool
 from tidemill.processors.failures import FailureKind
 from tidemill.processors.lines import Pending
 from tidemill.processors.scheduling.failed_lines import FailedGroup, FailedLines
+from tidemill.processors.scheduling.waiting_lines import WaitingLines
 from tidemill.schemas.log.codec import KIND, encode
 from tidemill.schemas.log.messages import HOLD_SECONDS_MAX, Stalled
 from tidemill.schemas.ports import Clock, Outbox
@@ -51,18 +52,6 @@ _Cause = tuple[Reason, str | None, int | None]
 """Reason, server, status."""
 
 
-class Lines(Protocol):
-    """The lines that wait for a call, as `WaitingLines` has them."""
-
-    def waiting(self, batch_id: str) -> int:
-        """Lines of a batch that wait for their first call, and not for memory."""
-        ...
-
-    def waiting_for_memory(self, batch_id: str) -> int:
-        """Large lines of a batch that wait for memory."""
-        ...
-
-
 @dataclass(slots=True)
 class _Seen:
     """The state of a batch between two checks; times are those of the event loop."""
@@ -80,7 +69,7 @@ class Stalls:
     def __init__(
         self,
         batches: Mapping[str, Pending],
-        lines: Lines,
+        lines: WaitingLines,
         pool: BackendPool,
         failed: FailedLines,
         *,

@@ -1,70 +1,44 @@
-"""A store that writes to one store and reads from two."""
+"""A store that writes to a folder and reads from it and from another store."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator
+from pathlib import Path
 
-from tidemill.schemas.ports import NotFound, Store, chained
+from tidemill.schemas.ports import NotFound, Store
+from tidemill.storage.directory import DirectoryStore
 
 
 class OverlayStoreError(Exception):
-    """The scratch store cannot be written. Not an `OSError`, since a retry does not help."""
+    """The folder cannot be written. Not an `OSError`, since a retry does not help."""
 
 
-class OverlayStore:
-    """Two stores as one; see `ports.Store`. `close` closes neither.
+class OverlayStore(DirectoryStore):
+    """A folder over another store, which has the objects that the folder lacks; `keys` are those of the folder."""
 
-    Args:
-        above: Gets all writes.
-        below: Serves reads of objects that are not above.
-    """
-
-    def __init__(self, above: Store, below: Store) -> None:
-        self.above = above
+    def __init__(self, root: Path, below: Store) -> None:
+        """Create the folder if needed; the caller closes the store below."""
+        super().__init__(root)
         self.below = below
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
-        """Write above."""
+        """Write to the folder."""
         try:
-            return await self.above.write(key, chunks)
+            return await super().write(key, chunks)
         except OSError as error:
             raise OverlayStoreError(f"the scratch store cannot be written: {error}") from error
 
-    async def join(self, key: str, sources: Sequence[str]) -> int:
-        """Join objects of either store, above."""
-        return await self.write(key, chained(self, sources))
-
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """Read from above, else from below."""
-        async for chunk in (await self._holder(key)).read(key, start, end):
+        """Read from the folder, else from below."""
+        is_above = await self._is_above(key)
+        async for chunk in super().read(key, start, end) if is_above else self.below.read(key, start, end):
             yield chunk
 
     async def size(self, key: str) -> int:
         """Size in bytes."""
-        return await (await self._holder(key)).size(key)
+        return await (super().size(key) if await self._is_above(key) else self.below.size(key))
 
-    async def link(self, key: str, disposition: str) -> str | None:
-        """Return None: no client reads this store."""
-        del key, disposition
-        return None
-
-    async def free(self) -> int | None:
-        """The free bytes above."""
-        return await self.above.free()
-
-    async def delete(self, key: str) -> None:
-        """Remove above."""
-        await self.above.delete(key)
-
-    async def keys(self, prefix: str) -> AsyncIterator[str]:
-        """The keys above."""
-        async for key in self.above.keys(prefix):
-            yield key
-
-    async def close(self) -> None:
-        """Do nothing: the caller that opened the two closes them."""
-
-    async def _holder(self, key: str) -> Store:
+    async def _is_above(self, key: str) -> bool:
         try:
-            await self.above.size(key)
+            await super().size(key)
         except NotFound:
-            return self.below
-        return self.above
+            return False
+        return True

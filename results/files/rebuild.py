@@ -130,9 +130,9 @@ class Rebuild:
 async def same(store: OverlayStore, above: str, below: str) -> bool:
     """Whether the object below equals the one above, byte for byte; False if either is missing."""
     try:
-        if await store.below.size(below) != await store.above.size(above):
+        if await store.below.size(below) != await store.size(above):
             return False
-        return await _digest(store.below.read(below)) == await _digest(store.above.read(above))
+        return await _digest(store.below.read(below)) == await _digest(store.read(above))
     except NotFound:
         return False
 

@@ -25,7 +25,6 @@ from tidemill.sealing.records import open_outcome
 from tidemill.sealing.store import SealedStore
 from tidemill.sealing.vault import NoKey, Vault
 from tidemill.storage.address import open_store
-from tidemill.storage.directory import DirectoryStore
 
 BATCHES_MAX: Final = 100
 """Batches of one command; each costs a read of its whole partition of `outcomes`."""
@@ -69,26 +68,22 @@ async def _one(
     reader: Reader, store: Store, batch: Batch, files: dict[str, str], say: Say, *, vault: Vault, write: bool
 ) -> bool:
     with tempfile.TemporaryDirectory(prefix="tidemill-rebuild-") as folder:
-        above = DirectoryStore(Path(folder))
-        try:
-            overlay = OverlayStore(above, store)
-            work = Rebuild(batch, overlay)
-            number = partition_of(batch.id, len(reader.partitions(topics.OUTCOMES.name)) or 1)
-            async with aclosing(reader.records(topics.OUTCOMES.name, {number: FIRST})) as records:
-                async for record in records:
-                    headers, value = record.headers, record.value or b""
-                    with suppress(NoKey, DecodeError):
-                        headers, value = await open_outcome(vault, headers, value)
-                    await work.add(headers, value)
-                    if work.is_complete:
-                        break
-            rebuilt = await work.finish()
-            say(f"{batch.id}: {_summary(rebuilt)}")
-            if rebuilt.is_equal:
-                await _replace_damaged(overlay, batch, rebuilt, files, say, write=write)
-            return rebuilt.is_equal
-        finally:
-            await above.close()
+        overlay = OverlayStore(Path(folder), store)
+        work = Rebuild(batch, overlay)
+        number = partition_of(batch.id, len(reader.partitions(topics.OUTCOMES.name)) or 1)
+        async with aclosing(reader.records(topics.OUTCOMES.name, {number: FIRST})) as records:
+            async for record in records:
+                headers, value = record.headers, record.value or b""
+                with suppress(NoKey, DecodeError):
+                    headers, value = await open_outcome(vault, headers, value)
+                await work.add(headers, value)
+                if work.is_complete:
+                    break
+        rebuilt = await work.finish()
+        say(f"{batch.id}: {_summary(rebuilt)}")
+        if rebuilt.is_equal:
+            await _replace_damaged(overlay, batch, rebuilt, files, say, write=write)
+        return rebuilt.is_equal
 
 
 async def _replace_damaged(
@@ -105,7 +100,7 @@ async def _replace_damaged(
             if await same(overlay, above, below):
                 say(f"  {below}: intact")
             elif write:
-                await overlay.below.write(below, overlay.above.read(above))
+                await overlay.below.write(below, overlay.read(above))
                 say(f"  {below}: was missing or damaged; replaced")
             else:
                 say(f"  {below}: is missing or damaged; --write replaces it")

@@ -27,7 +27,7 @@ from tidemill.schemas.log.messages import Secret
 from tidemill.schemas.ports import Sender
 from tidemill.sealing.cipher import Cipher, Damaged, new_key
 from tidemill.sealing.sqlite import Secrets
-from tidemill.sealing.wrapping import KeyUnavailable, KeyWrapper
+from tidemill.sealing.wrapping import FileWrapper, KeyUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Vault:
         self,
         sender: Sender | None,
         *,
-        wrapper: KeyWrapper | None = None,
+        wrapper: FileWrapper | None = None,
         seals: bool = False,
         caught_up: Callable[[], Awaitable[None]] | None = None,
     ) -> None:

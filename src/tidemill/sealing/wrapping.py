@@ -1,4 +1,4 @@
-"""Wraps the keys of batches with keys outside the log: those of a file, or another `KeyWrapper`.
+"""Wraps the keys of batches with the keys of a file outside the log.
 
 Each line of the file is a key: 32 bytes in base64. The first key wraps and all keys unwrap, so a new first line
 replaces a key. The file is read again for a missing key, so an operator can restore one without a restart. The
@@ -11,7 +11,7 @@ import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from tidemill.sealing.cipher import KEY_BYTES, Cipher, derived_key, new_key
 
@@ -20,35 +20,11 @@ NAME_CHARS: Final = 16
 
 
 class KeyUnavailable(OSError):
-    """A key cannot be unwrapped now: the wrapper does not answer, or lacks the wrapping key."""
+    """A key cannot be unwrapped now, since the wrapping key is missing."""
 
 
 class KeyFileError(Exception):
     """The key file is invalid; the text says why, and quotes nothing of it."""
-
-
-class KeyWrapper(Protocol):
-    """Wraps the keys of batches, as a key management service does; `unwrap` needs the `place` of `wrap`."""
-
-    async def wrap(self, project: str, place: str, key: bytes) -> tuple[str, bytes]:
-        """Wrap a key.
-
-        Returns:
-            The name of the wrapping key, and the wrapped key.
-
-        Raises:
-            KeyUnavailable: It does not answer.
-        """
-        ...
-
-    async def unwrap(self, project: str, place: str, name: str, wrapped: bytes) -> bytes:
-        """The key.
-
-        Raises:
-            KeyUnavailable: It does not answer, or has no key of that name.
-            Damaged: The key was not wrapped for this place.
-        """
-        ...
 
 
 class FileWrapper:
@@ -66,11 +42,16 @@ class FileWrapper:
         self._ciphers: dict[tuple[str, str], Cipher] = {}
 
     async def wrap(self, project: str, place: str, key: bytes) -> tuple[str, bytes]:
-        """See `KeyWrapper`."""
+        """Wrap a key; returns the name of the wrapping key, and the wrapped key."""
         return self._first, self._cipher(project, self._first).seal(key, place.encode())
 
     async def unwrap(self, project: str, place: str, name: str, wrapped: bytes) -> bytes:
-        """See `KeyWrapper`."""
+        """The key, given the `place` of `wrap`.
+
+        Raises:
+            KeyUnavailable: The file has no key of that name.
+            Damaged: The key was not wrapped for this place.
+        """
         if name not in self._keys:
             with suppress(KeyFileError):
                 self._keys |= _read(self._path)

@@ -18,7 +18,6 @@ from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import Stalled, Tick
 from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
 from tidemill.schemas.resources.waiting import USUAL, WAITING_MAX, Reason, Waiting, explanation, merged
-from tidemill.storage.address import open_store
 
 TOTAL = 100
 HOLD_SECONDS = 30
@@ -161,7 +160,7 @@ async def test_expired_lines_name_the_reason_they_waited(seed, tmp_path):
         assert error["code"] == "batch_expired"
         assert "http://a/v1 says (since 2026-09-" in error["message"]
     simulation.fuse.left, simulation.fuse.burnt = -1, False
-    rebuild = Rebuild(batch=batch, store=OverlayStore(open_store(tmp_path.as_uri()), simulation.store))
+    rebuild = Rebuild(batch=batch, store=OverlayStore(tmp_path, simulation.store))
     for _, headers, value in simulation.log.events:
         await rebuild.add(headers, value)
     assert (await rebuild.finish()).is_equal
