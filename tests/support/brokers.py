@@ -18,9 +18,9 @@ from tidemill.configuration.security import Cluster
 from tidemill.configuration.settings import Settings
 from tidemill.kafka.admin import ensure_topics, set_acls
 from tidemill.local import parent_death
-from tidemill.local.embedded import users
 from tidemill.local.embedded.broker import Broker, BrokerError
 from tidemill.schemas.log import acls
+from tidemill.storage.atomic_file import write_private
 
 GIVEN = "TIDEMILL_TEST_KAFKA"
 DOCKER_SECONDS_MAX = 2
@@ -124,7 +124,7 @@ class OpenBroker(StartedBroker):
     def add(self, name: str, more: Mapping[str, object]) -> None:
         """Add to a configuration: of two values of one name the last one counts."""
         text = (self.folder / name).read_text("utf-8")
-        users.write(self.folder / name, text + "".join(f"{key}={value}\n" for key, value in more.items()))
+        write_private(self.folder / name, text + "".join(f"{key}={value}\n" for key, value in more.items()))
 
 
 @contextmanager

@@ -1,16 +1,15 @@
-"""Reads the lines of an input; counts, hashes and replaces result files."""
+"""Reads the lines of an input; counts, hashes and joins result files."""
 
 import hashlib
-import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from tidemill.schemas.bounds import LARGE_BYTES_MAX
 from tidemill.schemas.jsonl.lines import Line, Splitter
 from tidemill.schemas.resources.batch import FileReceipt
+from tidemill.storage.atomic_file import replacing
 
 CHUNK_BYTES: Final = 1 << 20
 
@@ -56,21 +55,6 @@ class FileCounter:
     def receipt(self) -> FileReceipt:
         """The counts and the hash so far."""
         return FileReceipt(lines=self._lines, bytes=self.size, sha256=self._hash.hexdigest())
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[BinaryIO]:
-    """A file that replaces the target, on disk, when the block succeeds; else the target stays as it was."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            # The journal notes the file as complete after this: it must not outlive the file in a power cut.
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def join(parts: Iterable[Path], target: Path) -> FileReceipt | None:

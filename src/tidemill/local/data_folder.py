@@ -7,7 +7,6 @@ DATA/signing_key  likewise: the key that the api signs with
 
 import json
 import os
-import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from tidemill.configuration import signing_keys
 from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.resources import access
 from tidemill.storage import ownership
+from tidemill.storage.atomic_file import write_private
 from tidemill.storage.locked_directory import FolderLocked, lock
 
 API_KEY = "api_key"
@@ -89,27 +89,15 @@ def _kept(file: Path, make: Callable[[], str]) -> tuple[str, bool]:
     except FileNotFoundError:
         pass
     made = make()
-    _write(file, f"{made}\n")
+    write_private(file, f"{made}\n")
     return made, True
 
 
 def write_run(data: Path, content: dict[str, Any]) -> None:
     """Replace `run.json` atomically."""
-    _write(data / "run.json", json.dumps(content, indent=1) + "\n")
+    write_private(data / "run.json", json.dumps(content, indent=1) + "\n")
 
 
 def remove_run(data: Path) -> None:
     """Remove `run.json`, since nothing runs here now."""
     (data / "run.json").unlink(missing_ok=True)
-
-
-def _write(file: Path, text: str) -> None:
-    """Write a file atomically, readable by its owner only."""
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(descriptor, "w") as new:
-            new.write(text)
-        Path(name).replace(file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -9,9 +9,10 @@ from typing import BinaryIO
 
 import aiohttp
 
-from tidemill.client.files import FileCounter, replacing
+from tidemill.client.files import FileCounter
 from tidemill.client.http.connection import Connection
 from tidemill.schemas.resources.batch import FileReceipt
+from tidemill.storage.atomic_file import replacing
 
 CHUNK_BYTES = 256 << 10
 

@@ -26,10 +26,10 @@ from typing import BinaryIO, Final, Self
 import msgspec
 
 from tidemill.client.errors import UsageError
-from tidemill.client.files import replacing
 from tidemill.client.runs.outcome import BatchResult
 from tidemill.client.runs.plan import Piece
 from tidemill.storage import ownership
+from tidemill.storage.atomic_file import replacing
 
 LAYOUT: Final = 4
 KEPT_SECONDS: Final = 30 * 86_400

@@ -32,6 +32,7 @@ from tidemill.local.embedded import jars, kraft, users
 from tidemill.runtime import run_file
 from tidemill.schemas.log import acls
 from tidemill.storage import ownership
+from tidemill.storage.atomic_file import write_private
 
 FORMAT_SECONDS_MAX = 60
 POLL_SECONDS = 0.05
@@ -249,7 +250,7 @@ class Broker:
         assert self._ports is not None
         word = users.password(self.users, acls.ADMIN)
         text = kraft.properties(ports=self._ports, logs=records, clean=clean, password=word)
-        users.write(self.folder / name, text)
+        write_private(self.folder / name, text)
         return name
 
     async def _format(self) -> None:
@@ -259,7 +260,7 @@ class Broker:
         shutil.rmtree(self._records, ignore_errors=True)
         config = self._write_properties("format.properties", new.name, clean=True)
         arguments = self.folder / "format.arguments"
-        users.write(arguments, "\n".join(self._format_arguments(config)))
+        write_private(arguments, "\n".join(self._format_arguments(config)))
         process = await asyncio.create_subprocess_exec(
             *parent_death.command([*self._java, "kafka.tools.StorageTool", f"@{arguments.name}"]),
             cwd=self.folder,

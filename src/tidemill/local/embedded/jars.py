@@ -3,10 +3,8 @@
 import asyncio
 import hashlib
 import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib import resources
@@ -15,6 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 from tidemill.retrying import pause_seconds
 from tidemill.storage import ownership
+from tidemill.storage.atomic_file import replacing
 from tidemill.terminal import say, stderr_console
 
 if TYPE_CHECKING:
@@ -136,19 +135,6 @@ def _remove_leftovers(folder: Path) -> None:
             continue
 
 
-@contextmanager
-def _whole_file(target: Path) -> Iterator[IO[bytes]]:
-    """A file that replaces the target when the block succeeds, and disappears when it raises."""
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f"{target.name}.", suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 async def _fetch_all(missing: list[Jar], folder: Path, repository: str) -> None:
     # Slow to import, and only needed when a jar is missing.
     import aiohttp  # noqa: PLC0415
@@ -182,7 +168,8 @@ async def _fetch_one(jar: Jar, target: Path, url: str, client: "aiohttp.ClientSe
 
     for attempt in range(1, ATTEMPTS_MAX + 1):
         try:
-            with _whole_file(target) as file:
+            # A file that others may write would be downloaded again.
+            with replacing(target, mode=0o600) as file:
                 await _download(jar, url, client, file, moved)
         # Other OSErrors come from the cache; the caller explains them.
         except (JarError, ClientError, TimeoutError) as error:

@@ -1,0 +1,32 @@
+"""Replaces files as a whole: a crash leaves the old file or the new one."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replacing(target: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A file that replaces the target, on disk, when the block succeeds; else the target stays as it was.
+
+    The umask also restricts `mode`.
+    """
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            yield file
+            # A later record that the file is complete must not outlive it in a power cut.
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_private(file: Path, text: str) -> None:
+    """Replace a file by one that only its owner can read, whatever the umask."""
+    with replacing(file, mode=0o600) as new:
+        new.write(text.encode())
