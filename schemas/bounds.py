@@ -27,6 +27,8 @@ TEXT_CHARS_MAX: Final = 1000
 """Length of a message."""
 STORE_KEY_CHARS_MAX: Final = 255
 
+FORWARDED_HEADERS_MAX: Final = 8
+"""Headers of a client that go with each call of its batch."""
 METADATA_PAIRS_MAX: Final = 16
 METADATA_KEY_CHARS_MAX: Final = 64
 METADATA_VALUE_CHARS_MAX: Final = 512
@@ -74,6 +76,14 @@ Metadata = Annotated[
         Annotated[str, StringConstraints(max_length=METADATA_VALUE_CHARS_MAX)],
     ],
     Field(max_length=METADATA_PAIRS_MAX),
+]
+
+Headers = Annotated[
+    dict[
+        Annotated[str, StringConstraints(max_length=METADATA_KEY_CHARS_MAX)],
+        Annotated[str, StringConstraints(max_length=METADATA_VALUE_CHARS_MAX)],
+    ],
+    Field(max_length=FORWARDED_HEADERS_MAX),
 ]
 
 Number = Annotated[int, Field(ge=0, le=NUMBER_MAX)]

@@ -42,6 +42,8 @@ class Endpoint:
     """Whether the model reads the prompt once with each item of the second field."""
     excludes_cached: bool = False
     """Whether the input tokens of a reply leave out those that a cache read or wrote."""
+    has_priority: bool = False
+    """Whether vLLM takes a `priority` here."""
     is_beside_v1: bool = False
     """Whether its `/v1` is ours alone: a server has it beside its `/v1`."""
 
@@ -64,6 +66,7 @@ ENDPOINTS: Final = {
         reply_list="choices",
         smallest={"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 1},
         is_default=True,
+        has_priority=True,
     ),
     "/v1/completions": Endpoint(
         name="Completions",
@@ -72,6 +75,7 @@ ENDPOINTS: Final = {
         smallest={"prompt": PROMPT, "max_tokens": 1},
         is_default=True,
         answers_each=True,
+        has_priority=True,
     ),
     "/v1/embeddings": Endpoint(
         name="Embeddings",
@@ -82,6 +86,7 @@ ENDPOINTS: Final = {
         generates=False,
         embeds=True,
         answers_each=True,
+        has_priority=True,
     ),
     "/v1/responses": Endpoint(
         name="Responses",
@@ -90,6 +95,7 @@ ENDPOINTS: Final = {
         smallest={"input": PROMPT, "max_output_tokens": 16},
         context=("instructions",),
         is_default=True,
+        has_priority=True,
     ),
     "/v1/moderations": Endpoint(
         name="Moderations",
@@ -110,6 +116,7 @@ ENDPOINTS: Final = {
         usage=("usage", "meta.tokens", "meta.billed_units"),
         generates=False,
         pairs=True,
+        has_priority=True,
     ),
     "/v1/score": Endpoint(
         name="Score",
@@ -123,6 +130,7 @@ ENDPOINTS: Final = {
         smallest={"queries": PROMPT, "documents": PROMPT},
         generates=False,
         pairs=True,
+        has_priority=True,
     ),
     "/v1/classify": Endpoint(
         name="Classify",
@@ -131,6 +139,7 @@ ENDPOINTS: Final = {
         smallest={"input": PROMPT},
         generates=False,
         is_beside_v1=True,
+        has_priority=True,
     ),
     "/v1/pooling": Endpoint(
         name="Pooling",
@@ -140,6 +149,7 @@ ENDPOINTS: Final = {
         smallest={"input": PROMPT},
         generates=False,
         is_beside_v1=True,
+        has_priority=True,
     ),
     "/v1/messages": Endpoint(
         name="Messages",

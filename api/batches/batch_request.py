@@ -22,13 +22,14 @@ class BatchRequest(BaseModel):
     rerun_of: str | None = None
     replay_range: ReplayRange | None = None
 
-    def batch(self, batch_id: str, now: int, filename: str | None) -> Batch:
+    def batch(self, batch_id: str, now: int, filename: str | None, headers: dict[str, str]) -> Batch:
         """The batch in its first state; its deadline is `now` plus the window.
 
         Args:
             batch_id: Its id.
             now: Unix seconds.
             filename: The filename of its input, which names the batch if nothing else does.
+            headers: More headers of each call.
         """
         name = (self.metadata or {}).get("name") or self.name or filename or ""
         return Batch(
@@ -41,7 +42,10 @@ class BatchRequest(BaseModel):
             expires_at=now + window_seconds(self.completion_window),
             metadata=self.metadata,
             tidemill=Extras(
-                name=name[:NAME_CHARS_MAX] or None, rerun_of=self.rerun_of, replay_range=self.replay_range
+                name=name[:NAME_CHARS_MAX] or None,
+                headers=headers or None,
+                rerun_of=self.rerun_of,
+                replay_range=self.replay_range,
             ),
         )
 

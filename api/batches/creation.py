@@ -11,17 +11,18 @@ A command that is sent twice changes nothing the second time.
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 import orjson
-from fastapi import Depends
+from fastapi import Depends, Request
 from pydantic import AfterValidator, ConfigDict, Field
 
 from tidemill.api import errors
 from tidemill.api.batches.batch_request import BatchRequest
-from tidemill.api.dependencies import Dependencies
+from tidemill.api.dependencies import Dependencies, current_settings
 from tidemill.api.requests import faults, reading
-from tidemill.api.requests.parts import Headers
+from tidemill.api.requests.parts import UNUSABLE, Headers, Part
+from tidemill.schemas import headers as forwarded
 from tidemill.schemas import ids
 from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim, InputRef
 from tidemill.schemas.resources.batch import Batch
@@ -70,6 +71,36 @@ class Repetition(reading.Parameters):
 RepetitionHeaders = Annotated[Repetition, Depends(Headers(Repetition))]
 
 
+class _Forwarded(Part):
+    """Reads the headers that go with each call of a new batch; a route depends on the caller first."""
+
+    errors: ClassVar[Mapping[int, str]] = UNUSABLE
+
+    async def __call__(self, request: Request) -> dict[str, str]:
+        """Read them.
+
+        Raises:
+            ApiError: 400, a value is not printable ASCII, or is too long.
+        """
+        names = (await current_settings(request)).forwarded_headers(request.state.project)
+        found = {name: ", ".join(given) for name in names if (given := request.headers.getlist(name))}
+        for name, value in found.items():
+            if not forwarded.is_value(value):
+                fault = (
+                    f"it is forwarded, so it must be 1 to {forwarded.VALUE_CHARS_MAX} printable ASCII characters."
+                )
+                raise errors.invalid_param(name, fault)
+        if len(forwarded.lines(found)) > forwarded.LINES_BYTES_MAX:
+            most = forwarded.LINES_BYTES_MAX
+            fault = f"the headers that are forwarded ({', '.join(found)}) have more than {most} bytes together."
+            raise errors.invalid_param(next(iter(found)), fault)
+        return found
+
+
+ForwardedHeaders = Annotated[dict[str, str], Depends(_Forwarded())]
+"""Headers of the request that go with each call of the batch."""
+
+
 async def create(
     deps: Dependencies,
     project: str,
@@ -77,6 +108,7 @@ async def create(
     source: Callable[[], Awaitable[InputRef | None]],
     repeats: Repetition,
     *,
+    headers: dict[str, str],
     fingerprint: str | None = None,
 ) -> Batch:
     """Create a batch, or find the one that the same request created before.
@@ -87,6 +119,7 @@ async def create(
         request: The fields of the batch.
         source: Finds the input; called only if the batch is new.
         repeats: Whether the request may repeat another one.
+        headers: More headers of each call. They do not identify the request, so those of its first try count.
         fingerprint: Identifies the request; by default that of `request`.
 
     Raises:
@@ -101,7 +134,7 @@ async def create(
         ref = await source()
         record = deps.view.file(project, request.input_file_id)
         filename = None if record is None else record.file.filename
-        batch = request.batch(batch_id or ids.new_batch_id(), int(deps.clock()), filename)
+        batch = request.batch(batch_id or ids.new_batch_id(), int(deps.clock()), filename, headers)
         command = BatchCreated(
             project=project, batch=batch, input=ref, output_expires_after=request.output_expires_after
         )

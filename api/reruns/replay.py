@@ -23,7 +23,13 @@ from tidemill.schemas.resources.batch import Batch
 
 
 async def create(
-    deps: Dependencies, project: str, lines: LogRange, options: RerunOptions, repeats: creation.Repetition
+    deps: Dependencies,
+    project: str,
+    lines: LogRange,
+    options: RerunOptions,
+    repeats: creation.Repetition,
+    *,
+    headers: dict[str, str],
 ) -> Batch:
     """Create the batch of a replay, or find the one that the same request has created.
 
@@ -35,7 +41,9 @@ async def create(
     known = _request(deps, lines, options)
     fingerprint = creation.fingerprint_of(known.model_dump() | {"model": options.model, "project": lines.project})
     if creation.claimed(deps, project, fingerprint, repeats) is not None:
-        return await creation.create(deps, project, known, _never, repeats, fingerprint=fingerprint)
+        return await creation.create(
+            deps, project, known, _never, repeats, headers=headers, fingerprint=fingerprint
+        )
     async with deps.gates.replays.turn(project):
         with ReplaySpool() as spool:
             found = await log_range.gather(deps, lines, spool)
@@ -51,7 +59,9 @@ async def create(
                     record = await input_file.write(deps, booking, new.input_file_id, filename, chunks)
                     return InputRef(key=record.key, bytes=record.file.bytes)
 
-                batch = await creation.create(deps, project, new, written, repeats, fingerprint=fingerprint)
+                batch = await creation.create(
+                    deps, project, new, written, repeats, headers=headers, fingerprint=fingerprint
+                )
     if batch.input_file_id != new.input_file_id and deps.view.file(project, new.input_file_id) is not None:
         await file_removal.remove(deps, new.input_file_id, file_key(new.input_file_id))
     return batch

@@ -112,7 +112,9 @@ def named_model(deps: Dependencies, model: str | None, endpoint: str) -> str | N
     return model
 
 
-async def create(deps: Dependencies, project: str, rerun: Rerun, repeats: creation.Repetition) -> Batch:
+async def create(
+    deps: Dependencies, project: str, rerun: Rerun, repeats: creation.Repetition, headers: dict[str, str]
+) -> Batch:
     """Create the batch of a rerun, or find the one that the same request has created.
 
     Raises:
@@ -126,7 +128,7 @@ async def create(deps: Dependencies, project: str, rerun: Rerun, repeats: creati
             record = await _input(deps, rerun, booking)
             return InputRef(key=record.key, bytes=record.file.bytes)
 
-        return await creation.create(deps, project, rerun.request, source, repeats)
+        return await creation.create(deps, project, rerun.request, source, repeats, headers=headers)
 
 
 async def estimate(deps: Dependencies, project: str, rerun: Rerun) -> TokenEstimate:

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from tidemill.api import errors
 from tidemill.api.batches import creation, file_removal
 from tidemill.api.batches.batch_request import BatchRequest
-from tidemill.api.batches.creation import RepetitionHeaders
+from tidemill.api.batches.creation import ForwardedHeaders, RepetitionHeaders
 from tidemill.api.batches.token_estimate import Figures, TokenEstimate, figures
 from tidemill.api.dependencies import (
     Caller,
@@ -77,6 +77,7 @@ async def create(
     deps: Deps,
     caller: Caller,
     repeats: RepetitionHeaders,
+    headers: ForwardedHeaders,
     body: Annotated[NewBatch, Depends(JsonBody(NewBatch))],
 ) -> Response:
     """Create a batch; the answer comes when the log has it, and ingest validates the file afterwards."""
@@ -89,7 +90,7 @@ async def create(
             return await _input(deps, project, wanted.input_file_id, booking)
 
         async with deps.gates.creates.turn(project):
-            batch = await creation.create(deps, project, wanted, source, repeats)
+            batch = await creation.create(deps, project, wanted, source, repeats, headers=headers)
     return json(batch)
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import AfterValidator, ConfigDict, Field
 
 from tidemill.api.access.auth import Principal
-from tidemill.api.batches.creation import RepetitionHeaders
+from tidemill.api.batches.creation import ForwardedHeaders, RepetitionHeaders
 from tidemill.api.batches.token_estimate import Figures, figures
 from tidemill.api.dependencies import Dependencies, Deps, JsonBody, ReadingCaller, json, require, require_project
 from tidemill.api.openapi import Route
@@ -64,6 +64,7 @@ async def rerun_batch(
     caller: ReadingCaller,
     batch_id: BatchId,
     repeats: RepetitionHeaders,
+    headers: ForwardedHeaders,
     body: Annotated[RerunRequest, Depends(JsonBody(RerunRequest))],
 ) -> Response:
     """Run lines of a finished batch again: the unfinished ones by default."""
@@ -78,7 +79,7 @@ async def rerun_batch(
         plan = RerunPlan(**shown.model_dump(), endpoint=batch.endpoint, is_too_large=too_large)
         return json(plan)
     await deps.trail.record(request, caller, Action.BATCH_RERUN, batch_id)
-    made = await rerun.create(deps, caller.project, new, repeats)
+    made = await rerun.create(deps, caller.project, new, repeats, headers)
     return json(made)
 
 
@@ -145,10 +146,12 @@ class ReplayPlan(Plan):
     },
 )
 async def replay_range(
+    *,
     request: Request,
     deps: Deps,
     caller: ReadingCaller,
     repeats: RepetitionHeaders,
+    headers: ForwardedHeaders,
     body: Annotated[ReplayRequest, Depends(JsonBody(ReplayRequest))],
 ) -> Response:
     """Run a range of the log again; a dry run only returns the plan."""
@@ -164,7 +167,7 @@ async def replay_range(
     if body.dry_run:
         made = await _planned(deps, caller.project, lines, body)
     else:
-        made = await replay.create(deps, caller.project, lines, body, repeats)
+        made = await replay.create(deps, caller.project, lines, body, repeats, headers=headers)
     return json(made)
 
 

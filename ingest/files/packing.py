@@ -5,8 +5,8 @@ eight full records whose lines have one key, and so go to one partition; the nex
 all processors share a batch. The same lines are always packed the same way, even after a crash.
 """
 
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
 from tidemill.schemas.jsonl.lines import Line
@@ -40,6 +40,8 @@ class Origin:
     url: str
     created: int | None = None
     """Unix seconds."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """More headers of each call."""
     express: bool = False
     """Whether the batch is small, so that its records go to the express topic."""
 
@@ -115,6 +117,7 @@ class Packer:
             url=origin.url,
             ref=ref,
             created=origin.created,
+            headers=origin.headers,
         )
         key = f"{origin.batch_id}/{first // RUN_LINES}"
         return Record(key=key, value=value, head=head, express=origin.express)

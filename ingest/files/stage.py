@@ -198,6 +198,7 @@ class Stage:
             deadline=batch.expires_at,
             url=batch.endpoint,
             created=batch.created_at,
+            headers=batch.tidemill.headers or {},
             express=total <= EXPRESS_LINES_MAX,
         )
         packer, place = Packer(origin), 0

@@ -9,7 +9,7 @@ from tidemill.configuration.servers import IN_FLIGHT_MAX, Model, Serving
 from tidemill.configuration.servers import Server as Settings
 from tidemill.processors.backends.metrics_poller import Getter, MetricsPoller
 from tidemill.processors.backends.pool import Backend, BackendPool
-from tidemill.processors.backends.server import Parts, Server
+from tidemill.processors.backends.server import CallOptions, Parts, Server
 from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.http.client import Origin, Trust, origin
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
@@ -43,7 +43,11 @@ def _server(name: str, settings: Settings, models: Mapping[str, Model], clock: C
         settings.base,
         ConcurrencyLimit(calls_max, share=settings.share),
         calls_max,
-        _headers(settings, settings.api_key),
+        CallOptions(
+            _headers(settings, settings.api_key),
+            priority_by_deadline=settings.priority_by_deadline,
+            deadline_header=settings.deadline_header,
+        ),
         scheduled_limit=_scheduled_limit(settings, clock),
         drain=settings.drain,
         headroom=None if headroom is None else Headroom(headroom.requests_max, headroom.calls_min),

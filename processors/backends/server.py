@@ -43,6 +43,17 @@ class Parts:
         self.mean = max(PART_MIN, sum(self._by_model.values()) / len(self._by_model))
 
 
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """What Tidemill adds to each call of a server."""
+
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    """They hold the key."""
+    priority_by_deadline: bool = False
+    deadline_header: str | None = None
+    """Name of the header with the milliseconds that the line has left."""
+
+
 @dataclass(slots=True, eq=False)
 class Server:
     """One server."""
@@ -53,8 +64,7 @@ class Server:
     limit: ConcurrencyLimit
     calls_max: int
     """Calls that all processes together may have in flight there."""
-    headers: dict[str, str] = field(default_factory=dict, repr=False)
-    """Of each call; they hold the key."""
+    options: CallOptions = field(default_factory=CallOptions)
     breaker: Breaker = field(default_factory=Breaker)
     scheduled_limit: Callable[[], int | None] | None = None
     """Calls that it may have at this hour; None, or a function that gives None, sets no bound."""

@@ -21,24 +21,35 @@ def _raw(fields: Mapping[str, Any]) -> dict[str, msgspec.Raw]:
 class BodyRules:
     """The rules of one model."""
 
-    def __init__(self, name: str, *, defaults: Mapping[str, Any], forced: Mapping[str, Any]) -> None:
+    def __init__(self, name: str | None, *, defaults: Mapping[str, Any], forced: Mapping[str, Any]) -> None:
         """Encode the fields.
 
         Args:
-            name: The model's name at its servers.
+            name: The model's name at its servers; None keeps that of the line.
             defaults: Fields that a body gets if it does not have them.
             forced: Fields that a body gets in any case.
         """
         self._defaults = _raw(defaults)
-        self._forced = _raw({**forced, "model": name})
+        self._forced = _raw(forced if name is None else {**forced, "model": name})
 
-    def apply(self, body: bytes | memoryview | msgspec.Raw) -> bytes:
+    def apply(self, body: bytes | memoryview | msgspec.Raw, deadline: int | None = None) -> bytes:
         """The body to send.
+
+        Args:
+            body: That of the line.
+            deadline: The line's, Unix seconds, if the server orders requests by `priority`, the lowest first. It
+                is above 0, which other requests have. Source: vLLM, `entrypoints/openai/*/protocol.py`.
 
         Raises:
             msgspec.MsgspecError: It is not a JSON object.
         """
-        return msgspec.json.encode({**self._defaults, **_fields.decode(body), **self._forced})
+        fields = {**self._defaults, **_fields.decode(body), **self._forced}
+        if deadline is not None:
+            fields["priority"] = msgspec.Raw(b"%d" % deadline)
+        return msgspec.json.encode(fields)
+
+
+UNCHANGED: Final = BodyRules(None, defaults={}, forced={})
 
 
 def body_rules(name: str, model: Model) -> BodyRules | None:

@@ -8,8 +8,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from tidemill.processors.backends.pool import BackendPool, Permit
+from tidemill.processors.backends.server import CallOptions
 from tidemill.processors.calls import request_codec
-from tidemill.processors.calls.body_rules import BodyRules
+from tidemill.processors.calls.body_rules import UNCHANGED, BodyRules
 from tidemill.processors.calls.endpoint_probe import STATUSES, EndpointProbe
 from tidemill.processors.calls.health_probe import HealthProbe
 from tidemill.processors.calls.request_codec import Success
@@ -17,9 +18,10 @@ from tidemill.processors.failures import NO_EVIDENCE, Answer, CallFailure, Evide
 from tidemill.processors.http.client import Upstream
 from tidemill.processors.lines import Line
 from tidemill.processors.memory_budget import SMALL_BYTES
-from tidemill.schemas.endpoints import address
+from tidemill.schemas import headers
+from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, address
 from tidemill.schemas.jsonl import line as shapes
-from tidemill.schemas.log.codec import LineRef
+from tidemill.schemas.log.codec import LineRef, RequestHead
 from tidemill.schemas.ports import Clock, NotFound, Store
 
 WARN_SECONDS: Final = 30.0
@@ -94,9 +96,10 @@ class Caller:
         seconds = min(self._seconds_max, max(line.head.deadline - self._clock(), 0.0))
         share = None
         try:
-            name = request_codec.sent_id(line.head.batch_id, line.index, line.attempts)
-            body = self._sent(parsed.body)
-            outcome = await self._upstream.post(url, backend.server.headers, body, seconds, name)
+            options = backend.server.options
+            body = self._sent(parsed.body, line.head, options)
+            more = _header_lines(line, options, self._clock)
+            outcome = await self._upstream.post(url, options.headers, body, seconds, more)
             if isinstance(outcome, Answer) and (share := outcome.share) is not None:
                 end = await asyncio.to_thread(request_codec.judge, outcome, line.head.url)
             else:
@@ -159,7 +162,23 @@ class Caller:
         chunks = [chunk async for chunk in self._store.read(ref.key, ref.offset, ref.offset + ref.length)]
         return b"".join(chunks)
 
-    def _sent(self, body: msgspec.Raw) -> bytes | memoryview:
+    def _sent(self, body: msgspec.Raw, head: RequestHead, options: CallOptions) -> bytes | memoryview:
         """The body to send; a large one is not copied."""
-        view = memoryview(body if self._rules is None else self._rules.apply(body))
+        if options.priority_by_deadline and ENDPOINTS.get(head.url, UNKNOWN).has_priority:
+            view = memoryview((self._rules or UNCHANGED).apply(body, head.deadline))
+        else:
+            view = memoryview(body if self._rules is None else self._rules.apply(body))
         return bytes(view) if len(view) <= SMALL_BYTES else view
+
+
+def _header_lines(line: Line, options: CallOptions, clock: Clock) -> bytes:
+    """The headers of one call: its id, the line's time, and those of the client that the server has not set."""
+    head = line.head
+    named = b"x-request-id: %b\r\n" % request_codec.sent_id(head.batch_id, line.index, line.attempts).encode()
+    if options.deadline_header is not None:
+        milliseconds = max(0, int(1000 * (head.deadline - clock())))
+        named += b"%b: %d\r\n" % (options.deadline_header.encode(), milliseconds)
+    if head.headers:
+        ours = {name.lower() for name in (*options.headers, options.deadline_header or "")}
+        named += headers.lines({name: value for name, value in head.headers.items() if name not in ours})
+    return named

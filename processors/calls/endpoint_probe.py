@@ -71,14 +71,14 @@ class EndpointProbe:
 
     async def _lists(self, backend: Backend) -> bool:
         outcome = await self._client.get(
-            f"{backend.base}/models", backend.server.headers, REPLY_SECONDS_MAX, REPLY_BYTES_MAX
+            f"{backend.base}/models", backend.server.options.headers, REPLY_SECONDS_MAX, REPLY_BYTES_MAX
         )
         names = served.names(outcome.body) if isinstance(outcome, Answer) else None
         return self.model in (names or ())
 
     async def _denies(self, endpoint: str, backend: Backend) -> bool:
         url = address(backend.base, endpoint)
-        outcome = await self._client.post(url, backend.server.headers, b"{}", REPLY_SECONDS_MAX)
+        outcome = await self._client.post(url, backend.server.options.headers, b"{}", REPLY_SECONDS_MAX)
         if isinstance(outcome, FailureKind):
             return False
         if outcome.share is not None:

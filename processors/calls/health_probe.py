@@ -170,7 +170,7 @@ class HealthProbe:
             body = self._rules.apply(body)
         url = address(backend.base, endpoint)
         try:
-            outcome = await self._upstream.post(url, backend.server.headers, body, REPLY_SECONDS_MAX)
+            outcome = await self._upstream.post(url, backend.server.options.headers, body, REPLY_SECONDS_MAX)
             end = request_codec.judge(outcome, endpoint)
         except Exception:  # noqa: BLE001  the lines must not wait for ever
             _log.exception("server %s could not be probed", backend.server.name)

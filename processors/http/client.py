@@ -33,11 +33,11 @@ class Upstream(Protocol):
     """The HTTP client that processors need."""
 
     async def post(
-        self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float, request_id: str = ""
+        self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float, more: bytes = b""
     ) -> Answer | FailureKind:
         """Make a call within `seconds`; nothing that the server does raises.
 
-        A `request_id` that is not empty is sent as `X-Request-Id`.
+        `more` are header lines of this call alone, each with its end.
         """
         ...
 
@@ -100,7 +100,7 @@ class HttpUpstream:
         self._tls: dict[Trust, ssl.SSLContext] = {}
 
     async def post(
-        self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float, request_id: str = ""
+        self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float, more: bytes = b""
     ) -> Answer | FailureKind:
         """See `Upstream`.
 
@@ -108,8 +108,7 @@ class HttpUpstream:
             ValueError: The address or a header has invalid characters.
         """
         route = self._route("POST", url, headers)
-        named = b"x-request-id: %b\r\n" % request_id.encode() if request_id else b""
-        head = b"%b%bcontent-length: %d\r\n\r\n" % (route.head, named, len(body))
+        head = b"%b%bcontent-length: %d\r\n\r\n" % (route.head, more, len(body))
         if isinstance(body, memoryview):
             return await self._send(route, head, seconds, self._reply_bytes_max, body)
         return await self._send(route, head + body, seconds, self._reply_bytes_max)

@@ -11,6 +11,7 @@ A record holds many lines unchanged, and its headers describe them:
 | `tidemill-deadline` | `requests` | Unix seconds |
 | `tidemill-created` | `requests` | Unix seconds: no outcome of the batch is older |
 | `tidemill-url` | `requests` | the endpoint, `/v1/chat/completions` |
+| `tidemill-headers` | `requests` | header lines of each call, from the client (`schemas/headers.py`) |
 | `tidemill-ref` | `requests` | JSON of a `LineRef`: the only line is in the store, the value is empty |
 | `tidemill-marks` | `outcomes` with lines | JSON list of `LineMark`, one for each line of the value |
 | `tidemill-ref` | `outcomes` with lines | JSON of a `LineRef`: the result line is in the store, the value empty |
@@ -18,13 +19,14 @@ A record holds many lines unchanged, and its headers describe them:
 | `tidemill-lines` | `requests`, encrypted | number of lines in the value |
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from tidemill.schemas import headers as forwarded
 from tidemill.schemas.bounds import (
     BATCH_LINES_MAX,
     ID_CHARS_MAX,
@@ -61,6 +63,7 @@ Headers = Sequence[tuple[str, bytes | None]]
 KIND: Final = "tidemill-kind"
 LINES: Final = b"lines"
 KEY: Final = "tidemill-key"
+HEADERS: Final = "tidemill-headers"
 SEALED_LINES_MAX: Final = 1_024
 """Lines of one sealed record; ingest packs a few dozen."""
 SEAL_BYTES: Final = 28
@@ -127,6 +130,8 @@ class RequestHead:
     created: int | None = None
     """When the batch was created, Unix seconds; the same in each copy of the record."""
     seal: Seal | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """More headers of each call."""
 
 
 T = TypeVar("T")
@@ -234,6 +239,8 @@ def request_headers(head: RequestHead) -> Headers:
         headers.append(("tidemill-ref", _encoder.encode(head.ref)))
     if head.created is not None:
         headers.append(("tidemill-created", b"%d" % head.created))
+    if head.headers:
+        headers.append((HEADERS, forwarded.lines(head.headers)))
     if head.seal is not None:
         headers += [(KEY, head.seal.key_id.encode()), ("tidemill-lines", b"%d" % head.seal.lines)]
     return headers
@@ -256,6 +263,7 @@ def request_head(headers: Iterable[tuple[str, bytes | None]]) -> RequestHead:
             ref=_refs.decode(ref) if (ref := found.get("tidemill-ref")) is not None else None,
             created=_number(created, TIME_MAX) if (created := found.get("tidemill-created")) is not None else None,
             seal=_seal(found),
+            headers=forwarded.parsed(found[HEADERS]) if HEADERS in found else {},
         )
     except (KeyError, ValueError, msgspec.MsgspecError) as error:
         raise _header_error(error) from error

@@ -12,6 +12,7 @@ from tidemill.schemas.bounds import (
     OUTPUTS_MAX,
     RERUNS_MAX,
     Digest,
+    Headers,
     Id,
     Metadata,
     Name,
@@ -225,6 +226,8 @@ class Extras(_Shape):
     """`metadata.name`, else the name of its input file or stream."""
     stream: Name | None = None
     """The stream of a direct producer (docs/reference/intake.md)."""
+    headers: Headers | None = None
+    """Headers of the request that created it, which go with each call (setting `forward_headers`)."""
     numbered: Cut | None = None
     """Bounds of numbered files; null if the output is one file."""
     output_file_ids: Annotated[tuple[Id, ...], Field(max_length=OUTPUTS_MAX)] = ()

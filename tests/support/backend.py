@@ -10,12 +10,13 @@ import hashlib
 import json
 import struct
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from aiohttp import web
+from multidict import CIMultiDictProxy
 from support.listening import stop_listening
 from support.waiting import wait_until
 
@@ -24,6 +25,7 @@ from tidemill.schemas.endpoints import PROMPT
 DIMENSIONS = 8
 START_SECONDS_MAX = 10.0
 WAIT_SECONDS = 600.0
+HEADERS_KEPT = 1000
 SHUTDOWN_SECONDS = 0.1
 
 
@@ -77,6 +79,7 @@ class _Period:
         self.keys: Counter[str] = Counter()
         self.teams: Counter[str] = Counter()
         self.proofs: Counter[str] = Counter()
+        self.headers: deque[CIMultiDictProxy[str]] = deque(maxlen=HEADERS_KEPT)
         self.in_flight = 0
         self.in_flight_max = 0
         self.open = asyncio.Event()
@@ -141,6 +144,11 @@ class Backend:
     def teams(self) -> Counter[str]:
         """The `x-team` headers that came."""
         return self._period.teams
+
+    @property
+    def headers(self) -> list[CIMultiDictProxy[str]]:
+        """The headers of the last calls."""
+        return list(self._period.headers)
 
     @property
     def proofs(self) -> int:
@@ -234,6 +242,7 @@ class Backend:
         nth = counter[key]
         period.paths[request.path] += 1
         period.keys[request.headers.get("authorization", "")] += 1
+        period.headers.append(request.headers)
         period.teams[request.headers.get("x-team", "")] += 1
         period.in_flight += 1
         period.in_flight_max = max(period.in_flight_max, period.in_flight)

@@ -102,9 +102,9 @@ class _Upstream:
         self._chance = chance
 
     async def post(
-        self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float, request_id: str = ""
+        self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float, more: bytes = b""
     ) -> Outcome:
-        del headers, request_id
+        del headers, more
         asked = orjson.loads(bytes(body))
         probe_place = NO_LINE if "max_tokens" in asked else PLAIN_PROBE
         place = (asked["batch"], asked["n"]) if "batch" in asked else probe_place

@@ -63,12 +63,12 @@ class Inference:
         self._faults = faults
 
     async def post(
-        self, url: str, headers: dict[str, str], body: bytes, seconds: float, request_id: str = ""
+        self, url: str, headers: dict[str, str], body: bytes, seconds: float, more: bytes = b""
     ) -> Answer | FailureKind:
         del url, headers, seconds
         # What only asks whether the server answers has no line.
         if is_line := b'"b":' in body:
-            self.names[request_id] += 1
+            self.names[more] += 1
             self.calls[body] += 1
         self.in_flight += 1
         self.in_flight_max = max(self.in_flight, self.in_flight_max)

@@ -360,9 +360,9 @@ class _Upstream:
         self._process = process
 
     async def post(
-        self, url: str, headers, body: bytes, seconds: float, request_id: str = ""
+        self, url: str, headers, body: bytes, seconds: float, more: bytes = b""
     ) -> Answer | FailureKind:
-        del url, headers, request_id
+        del url, headers, more
         self._process.check()
         chance = self._world.chance
         message = orjson.loads(body)["messages"][0]

@@ -2,9 +2,23 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from tidemill.configuration.misconfigured import Table
+from tidemill.schemas import headers
+from tidemill.schemas.bounds import FORWARDED_HEADERS_MAX
+
+
+def _check_forwardable(name: str) -> str:
+    if not headers.is_forwardable(name := name.lower()):
+        raise ValueError(f"{name} is not forwarded: it is Tidemill's own, a secret, or of a single request")
+    return name
+
+
+ForwardedHeaders = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_forwardable)], ...], Field(max_length=FORWARDED_HEADERS_MAX)
+]
+"""Names of headers, in lower case."""
 
 
 class Limits(Table):
@@ -37,5 +51,7 @@ class Project(Table):
 
     limits: Limits = Limits()
     """Its own limits, in place of those of `[limits]`."""
+    forward_headers: ForwardedHeaders | None = None
+    """Its own list, in place of the general `forward_headers`."""
     weight: Annotated[float, Field(gt=0, le=1_000)] = 1.0
     """Its share of the calls, relative to the weights of other projects with waiting lines."""

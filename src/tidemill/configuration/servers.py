@@ -1,7 +1,6 @@
 """The settings of models and of the servers that serve them."""
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -13,17 +12,12 @@ from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, Field, field_v
 
 from tidemill.configuration.misconfigured import Table, nearest
 from tidemill.configuration.schedule import Hours
+from tidemill.schemas import headers
 from tidemill.schemas.bounds import Name
 from tidemill.schemas.endpoints import DEFAULTS, ENDPOINTS
 
 IN_FLIGHT_MAX: Final = 64
 """Concurrent calls to a server whose settings, and those of its models, name no number."""
-_OWN_HEADERS: Final = frozenset({
-    "host", "connection", "content-length", "transfer-encoding", "content-type", "accept", "accept-encoding",
-    "authorization", "x-request-id", "expect", "te", "trailer", "upgrade",
-})  # fmt: skip
-"""Headers that Tidemill sets itself, or that would change how a request is read."""
-_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}\Z")
 
 
 class Headroom(Table):
@@ -52,6 +46,13 @@ ServerUrl = Annotated[AnyHttpUrl, BeforeValidator(_with_scheme), AfterValidator(
 """The address of a server; it may be logged and shown."""
 
 
+def _check_header(name: str) -> None:
+    if not headers.is_name(name):
+        raise ValueError(f"{name!r} cannot be the name of a header")
+    if name.lower() in headers.OWN:
+        raise ValueError(f"Tidemill sets {name.lower()} itself")
+
+
 BELOW_BASE: Final = (*(endpoint.removeprefix("/v1") for endpoint in ENDPOINTS), "/models")
 """Paths that Tidemill appends to a base address."""
 
@@ -71,6 +72,12 @@ class Server(Table):
     """PEM file of that certificate's key, if it is not in the same file."""
     headers: dict[str, str] = Field(default_factory=dict)
     """More headers of each request to it."""
+    priority_by_deadline: bool = False
+    """Send vLLM's `priority` with each call, so that earlier deadlines go first, and requests of others, which
+    have 0, before them; the server needs `--scheduling-policy priority`. A line's own `priority` is replaced."""
+    deadline_header: str | None = None
+    """Header that says with each call how many milliseconds its line has left, like `x-slo-ttft-ms`, which llm-d's
+    endpoint picker reads; by default none."""
     max_in_flight: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Concurrent calls, of all its models and all processor processes together; by default the largest
     `max_in_flight` of its models, or 64 if they have none."""
@@ -100,15 +107,19 @@ class Server(Table):
 
     @field_validator("headers")
     @classmethod
-    def _sendable(cls, headers: dict[str, str]) -> dict[str, str]:
-        for name, value in headers.items():
-            if not _HEADER_NAME.match(name):
-                raise ValueError(f"{name!r} cannot be the name of a header")
-            if name.lower() in _OWN_HEADERS:
-                raise ValueError(f"Tidemill sets {name.lower()} itself")
+    def _sendable(cls, sent: dict[str, str]) -> dict[str, str]:
+        for name, value in sent.items():
+            _check_header(name)
             if not value.isascii():
                 raise ValueError(f"the value of {name} is not ASCII")
-        return headers
+        return sent
+
+    @field_validator("deadline_header")
+    @classmethod
+    def _named(cls, name: str | None) -> str | None:
+        if name is not None:
+            _check_header(name)
+        return name
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

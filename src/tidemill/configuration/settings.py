@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from tidemill.configuration import misconfigured
 from tidemill.configuration.connections import Connections, is_local
 from tidemill.configuration.misconfigured import Table
-from tidemill.configuration.projects import Limits, Project
+from tidemill.configuration.projects import ForwardedHeaders, Limits, Project
 from tidemill.configuration.security import Cluster, Security
 from tidemill.configuration.servers import Model, Price, Server, Serving, serving
 from tidemill.schemas import configured
@@ -114,6 +114,9 @@ class Settings(BaseSettings):
     models: dict[ModelName, Model] = {}
     """The models by name."""
 
+    forward_headers: ForwardedHeaders = ()
+    """Headers of the request that creates a batch which go with each call of the batch, like `traceparent`; at
+    most 8 of them for a batch. They are stored and shown like metadata, so they are no place for secrets."""
     processor_processes: Annotated[int, Field(ge=1, le=64)] | None = None
     """Processes of processors that `tidemill up` runs; by default one for each two cores, and at most
     `partitions`."""
@@ -293,6 +296,11 @@ class Settings(BaseSettings):
         if (own := self.projects.get(project)) is None:
             return self.limits
         return self.limits.model_copy(update=own.limits.model_dump(exclude_unset=True))
+
+    def forwarded_headers(self, project: str) -> tuple[str, ...]:
+        """The headers of a project's creates that go with each call."""
+        own = self.projects[project].forward_headers if project in self.projects else None
+        return self.forward_headers if own is None else own
 
     def tariff_of(self, model: str | None, window: str) -> Tariff:
         """The price of a batch of the model with this window; nothing for a model that is not configured."""

@@ -48,9 +48,9 @@ class Engine:
         self._places = asyncio.Semaphore(CAPACITY)
 
     async def post(
-        self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float, request_id: str = ""
+        self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float, more: bytes = b""
     ) -> Answer:
-        del url, headers, seconds, request_id
+        del url, headers, seconds, more
         asked = orjson.loads(bytes(body))
         model = asked["model"]
         self.sent[model] += 1

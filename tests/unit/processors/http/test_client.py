@@ -22,7 +22,7 @@ async def test_a_call_sends_its_request_id() -> None:
     """Logs of the server and of a proxy can show it."""
     async with serving([OK], [OK]) as (server, client):
         for body in (b'{"a":1}', memoryview(b'{"a":1}')):
-            await client.post(server.url, {}, body, SECONDS, "batch_1-17-1")
+            await client.post(server.url, {}, body, SECONDS, b"x-request-id: batch_1-17-1\r\n")
             assert server.requests[-1].count(b"\r\nx-request-id: batch_1-17-1\r\n") == 1
 
 

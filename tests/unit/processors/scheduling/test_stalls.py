@@ -42,9 +42,9 @@ class Upstream:
         self.seconds = 0.5
 
     async def post(
-        self, url: str, headers: dict[str, str], body: bytes, seconds: float, request_id: str = ""
+        self, url: str, headers: dict[str, str], body: bytes, seconds: float, more: bytes = b""
     ) -> Answer | FailureKind:
-        del url, headers, body, request_id
+        del url, headers, body, more
 
         if self.reply is None:
             await asyncio.sleep(seconds)
