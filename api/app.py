@@ -68,6 +68,7 @@ def create_app(deps: Dependencies) -> FastAPI:
     error_handlers.install(app)
     for routes in (files, uploads, batches, reruns, results, usage, keys, audit, service, dashboard):
         app.include_router(routes.router)
+    app.mount(dashboard.PATH, dashboard.Files())
     return app
 
 

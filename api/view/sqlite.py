@@ -1,6 +1,5 @@
 """The SQLite file that a process keeps its view in: one file, one process."""
 
-import fcntl
 import logging
 import os
 import sqlite3
@@ -12,9 +11,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from tidemill.schemas.resources.bill import exact, plain
+from tidemill.storage.locked_directory import lock_first_free
 
-PROCESSES_MAX = 256
-"""Api processes that may share one folder."""
 LAYOUT = 13
 """Version of the schema; a file with another one is rebuilt."""
 
@@ -133,13 +131,15 @@ class Database:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open the first file of the folder that no other process holds; an unreadable one is rebuilt.
+        """Open the file of the first folder that no other process holds (`lock_first_free`).
+
+        An unreadable file is rebuilt.
 
         Raises:
-            OSError: The folder cannot be written, or `PROCESSES_MAX` processes use it already.
+            OSError: The folder cannot be written, or too many processes hold theirs.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock, self.path = _lock_file(folder)
+        folder, self._lock = lock_first_free(folder)
+        self.path = folder / "view.sqlite"
         try:
             self._connection = _open(self.path)
         except BaseException:
@@ -222,18 +222,6 @@ class _ExactSum:
 
     def finalize(self) -> str:
         return plain(self._sum)
-
-
-def _lock_file(folder: Path) -> tuple[int, Path]:
-    for number in range(PROCESSES_MAX):
-        lock = os.open(folder / f"view-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-        else:
-            return lock, folder / f"view-{number}.sqlite"
-    raise OSError(f"{folder}: all of its {PROCESSES_MAX} views are in use")
 
 
 def _open(path: Path) -> sqlite3.Connection:

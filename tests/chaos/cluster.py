@@ -104,7 +104,7 @@ class Cluster:
     @property
     def view(self) -> Path:
         """The database of the api process."""
-        (found,) = (self.data / "data" / "state" / "api").glob("view-*.sqlite")
+        (found,) = (self.data / "data" / "state").glob("api*/view.sqlite")
         return found
 
     def clients(self) -> dict[str, Any]:

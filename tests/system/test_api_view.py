@@ -39,7 +39,7 @@ def status(api: Api, path: str) -> int:
 
 def view_of(api: Api, number: int = 0) -> Path:
     """The file of a process."""
-    return api.data / "state" / "api" / f"view-{number}.sqlite"
+    return api.data / "state" / (f"api-{number}" if number else "api") / "view.sqlite"
 
 
 def test_a_restart_continues_the_view(kafka, tmp_path):

@@ -102,7 +102,7 @@ def create_app(
         tables: Whether it has tables, in RocksDB.
         buffer: Records that Faust holds for an agent.
     """
-    state = lock_first_free(state)
+    state, _ = lock_first_free(state)
     app = StageApp(
         name,
         broker=[f"aiokafka://{server}" for server in cluster(kafka).servers.split(",")],

@@ -46,11 +46,14 @@ def lock(folder: Path) -> int:
     return descriptor
 
 
-def lock_first_free(base: Path) -> Path:
-    """Lock the first of `base`, `base-1`, `base-2` … that no other process holds, until this process ends.
+def lock_first_free(base: Path) -> tuple[Path, int]:
+    """Lock the first of `base`, `base-1`, `base-2` … that no other process holds.
 
     So several processes keep their state side by side, and a restarted process finds the state that it, or another
     process, has left.
+
+    Returns:
+        The folder, and the file descriptor that holds the lock until it is closed.
 
     Raises:
         OSError: A folder cannot be created, or `PROCESSES_MAX` processes hold theirs.
@@ -59,6 +62,5 @@ def lock_first_free(base: Path) -> Path:
         folder = base.with_name(f"{base.name}-{number}") if number else base
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(FolderLocked):
-            lock(folder)
-            return folder
+            return folder, lock(folder)
     raise OSError(f"{base}: other processes hold all {PROCESSES_MAX} folders")

@@ -9,7 +9,7 @@ LOCKS = """
 import sys
 from pathlib import Path
 from tidemill.storage.locked_directory import lock_first_free
-print(lock_first_free(Path(sys.argv[1])).name)
+print(lock_first_free(Path(sys.argv[1]))[0].name)
 """
 SECONDS_MAX = 60
 
@@ -17,7 +17,7 @@ SECONDS_MAX = 60
 def test_each_process_locks_a_folder_of_its_own(tmp_path):
     """The first one has no number; the end of a process frees its folder."""
     base = tmp_path / "state" / "results"
-    assert locked_directory.lock_first_free(base) == base
+    assert locked_directory.lock_first_free(base)[0] == base
     for _ in range(2):
         other = subprocess.run(
             [sys.executable, "-c", LOCKS, str(base)],

@@ -185,10 +185,10 @@ def test_offsets_are_stored_with_the_rows(tmp_path, time):
 
 def test_each_process_has_its_own_file(tmp_path):
     """The next process takes the next one; a released one is taken again."""
-    first, second = Database(tmp_path), Database(tmp_path)
-    assert [first.path.name, second.path.name] == ["view-0.sqlite", "view-1.sqlite"]
+    first, second = Database(tmp_path / "api"), Database(tmp_path / "api")
+    assert [first.path.parent.name, second.path.parent.name] == ["api", "api-1"]
     first.close()
-    third = Database(tmp_path)
+    third = Database(tmp_path / "api")
     assert third.path == first.path
     second.close()
     third.close()
