@@ -70,7 +70,7 @@ class Results:
                 grace_seconds=settings.grace_seconds,
                 output_life_seconds=settings.output_life_seconds,
                 tariff_of=settings.tariff_of,
-                kept_seconds=lambda: self.app.kept_seconds,
+                retention_seconds=lambda: self.app.retention_seconds,
             ),
             compactions=asyncio.Semaphore(COMPACTIONS_MAX),
         )
@@ -93,7 +93,7 @@ class Results:
         await self._keeper.start()
         self._tasks = [
             asyncio.create_task(self._owners.run_timers()),
-            asyncio.create_task(self._keeper.destroy_due_keys(time.time, lambda: self.app.kept_seconds)),
+            asyncio.create_task(self._keeper.destroy_due_keys(time.time, lambda: self.app.retention_seconds)),
         ]
         batch_gauges.register(self._active_batches, time.time, time.monotonic)
         return [self.app]

@@ -74,15 +74,15 @@ class Batches:
         self.timers = Timers()
         self._finalizer = Finalizer(resources, owner.writer)
         self._clock_steps = ClockSteps(resources.clock, resources.monotonic)
-        self._kept_seconds = resources.limits.kept_seconds()
+        self._retention_seconds = resources.limits.retention_seconds()
         self._reported_at: dict[str, float] = {}
         """When a process of each model last reported, by the monotonic clock."""
 
     def check_clock(self) -> None:
         """Set all timers anew if the wall clock was stepped or the retention of the log was changed."""
-        kept_seconds = self._resources.limits.kept_seconds()
-        if self._clock_steps.has_stepped() or kept_seconds != self._kept_seconds:
-            self._kept_seconds = kept_seconds
+        retention_seconds = self._resources.limits.retention_seconds()
+        if self._clock_steps.has_stepped() or retention_seconds != self._retention_seconds:
+            self._retention_seconds = retention_seconds
             for active in self._active:
                 self.set_timer(active)
 
@@ -177,7 +177,7 @@ class Batches:
         """Set the timer of a batch for its next work."""
         limits = self._resources.limits
         due = active.due(self._resources.clock(), self._resources.monotonic(), limits)
-        if (risk_at := retention_risk.risk_at(active.state, limits.kept_seconds())) is not None:
+        if (risk_at := retention_risk.risk_at(active.state, limits.retention_seconds())) is not None:
             due.append(risk_at)
         if due:
             self.timers.set(active.state.id, min(due))

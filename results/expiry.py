@@ -35,7 +35,7 @@ class StateExpiry:
         tables: The partition's tables.
         garbage: Deletes objects from the store.
         publisher: Withdraws records of batches and files.
-        kept_seconds: How long the log keeps the records of a batch; infinite while that is unknown.
+        retention_seconds: How long the log keeps the records of a batch; infinite while that is unknown.
         now: Unix seconds.
     """
 
@@ -45,13 +45,13 @@ class StateExpiry:
         garbage: GarbageCollection,
         publisher: Publisher,
         *,
-        kept_seconds: Callable[[], float],
+        retention_seconds: Callable[[], float],
         now: float,
     ) -> None:
         self._tables = tables
         self._garbage = garbage
         self._publisher = publisher
-        self._kept_seconds = kept_seconds
+        self._retention_seconds = retention_seconds
         self._look_at = now + LOOK_SECONDS
         self._last = ""
         self._cleared: list[State] = []
@@ -60,7 +60,7 @@ class StateExpiry:
     @property
     def due_at(self) -> float | None:
         """When to look again; None while the retention is infinite or unknown."""
-        return None if self._kept_seconds() == float("inf") else self._look_at
+        return None if self._retention_seconds() == float("inf") else self._look_at
 
     async def erase(self, state: State, command: DeleteRequested, ack: Ack) -> Coroutine[Any, Any, None]:
         """Delete a batch that is over.
@@ -103,7 +103,7 @@ class StateExpiry:
             self._tables.forget(state)
         seen = self._tables.over(self._last, LOOK_BATCHES)
         self._last = seen[-1].id if len(seen) == LOOK_BATCHES else ""
-        gone_at = now - OUTLIVED * self._kept_seconds()
+        gone_at = now - OUTLIVED * self._retention_seconds()
         due = [state for state in seen if state.ended_at < gone_at]
         return self._clear(due) if due else None
 

@@ -91,7 +91,7 @@ class Partition:
             tables,
             self._garbage,
             self._publisher,
-            kept_seconds=resources.limits.kept_seconds,
+            retention_seconds=resources.limits.retention_seconds,
             now=resources.clock(),
         )
 
@@ -275,7 +275,7 @@ class Partition:
         # The deadline does not discard results that exist but cannot be read at the moment.
         if not (is_unread or reducer.is_complete(after, active.bitmap.done)):
             after = reducer.overdue(after, at, self._limits.grace_seconds)
-        after = retention_risk.endangered(after, at, self._limits.kept_seconds())
+        after = retention_risk.endangered(after, at, self._limits.retention_seconds())
         graced = active.graced(at, now, self._limits, is_current=is_current)
         # A cancelled batch gives unread results up, unless its published counts would go back.
         gives_up = after.ending is Status.CANCELLED and active.unpublished_lines >= 0

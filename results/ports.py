@@ -34,7 +34,7 @@ class Limits:
     grace_seconds: float
     output_life_seconds: int
     tariff_of: TariffOf
-    kept_seconds: Callable[[], float] = lambda: float("inf")
+    retention_seconds: Callable[[], float] = lambda: float("inf")
     """How long the log keeps the records of a batch, in seconds; it may change."""
 
 

@@ -20,7 +20,7 @@ async def test_the_shortest_counts(kafka):
     """A topic with a shortened retention counts, and a missing one is left out."""
     model = f"m-{secrets.token_hex(4)}"
     await admin.ensure_topics(Settings(kafka=kafka), kafka, [model])
-    assert await admin.kept_seconds(kafka, [model]) == WEEK_SECONDS
+    assert await admin.retention_seconds(kafka, [model]) == WEEK_SECONDS
     name = topics.requests(model).name
     client = AIOKafkaAdminClient(bootstrap_servers=kafka)
     await client.start()
@@ -31,7 +31,7 @@ async def test_the_shortest_counts(kafka):
         await client.close()
 
     async def is_shorter():
-        return await admin.kept_seconds(kafka, [model]) == 3600.0
+        return await admin.retention_seconds(kafka, [model]) == 3600.0
 
     await until(is_shorter, "the shorter time")
     assert name in await admin.topic_configs(kafka, [name])
@@ -42,4 +42,4 @@ async def test_a_broker_that_is_away(monkeypatch):
     """It is an `OSError`, which the guard takes as no news."""
     monkeypatch.setattr(admin, "SECONDS_MAX", 0.5)
     with pytest.raises(OSError, match="cannot be read"):
-        await admin.kept_seconds("127.0.0.1:1", ["m"])
+        await admin.retention_seconds("127.0.0.1:1", ["m"])

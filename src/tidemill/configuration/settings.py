@@ -278,11 +278,11 @@ class Settings(BaseSettings):
     @field_validator("windows")
     @classmethod
     def _check_windows(cls, windows: dict[str, Decimal]) -> dict[str, Decimal]:
-        kept_seconds = min(topic.retention_ms for topic in topics.TOPICS if topic.is_needed) // 1000
+        retention_seconds = min(topic.retention_ms for topic in topics.TOPICS if topic.is_needed) // 1000
         for window in windows:
-            if window_seconds(window) > kept_seconds:
+            if window_seconds(window) > retention_seconds:
                 raise ValueError(
-                    f"{window} is longer than the {kept_seconds // 86_400} days that the log keeps lines"
+                    f"{window} is longer than the {retention_seconds // 86_400} days that the log keeps lines"
                 )
         return windows
 

@@ -57,5 +57,5 @@ class MonitoredApps:
         while True:
             await guard.look()
             for _, app, _, _ in self._apps:
-                app.kept_seconds = guard.kept_seconds
+                app.retention_seconds = guard.retention_seconds
             await asyncio.sleep(LOOK_SECONDS)

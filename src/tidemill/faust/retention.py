@@ -20,16 +20,16 @@ Oldest = Callable[[], float | None]
 """Returns when a consumer's oldest unfinished record was written, Unix seconds; None without one."""
 
 
-def risk_at(since: float, kept_seconds: float) -> float:
+def risk_at(since: float, retention_seconds: float) -> float:
     """When a record written at `since` becomes at risk, Unix seconds; infinite if the log keeps all records."""
-    if math.isinf(kept_seconds):
+    if math.isinf(retention_seconds):
         return math.inf
-    return since + kept_seconds - min(MARGIN_SECONDS_MAX, MARGIN_SHARE * kept_seconds)
+    return since + retention_seconds - min(MARGIN_SECONDS_MAX, MARGIN_SHARE * retention_seconds)
 
 
-def is_at_risk(age_seconds: float, kept_seconds: float) -> bool:
+def is_at_risk(age_seconds: float, retention_seconds: float) -> bool:
     """Whether a record of this age is at risk."""
-    return age_seconds >= risk_at(0.0, kept_seconds)
+    return age_seconds >= risk_at(0.0, retention_seconds)
 
 
 class RetentionGuard:
@@ -44,7 +44,7 @@ class RetentionGuard:
         consumers: Mapping[str, Oldest],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.kept_seconds = float("inf")
+        self.retention_seconds = float("inf")
         """The retention time of the needed records; infinite until the broker has answered."""
         self._ask = ask
         self._consumers = consumers
@@ -54,19 +54,19 @@ class RetentionGuard:
     async def look(self) -> list[str]:
         """Return the consumers at risk, and warn of each once per `WARN_SECONDS`."""
         try:
-            self.kept_seconds = await self._ask()
+            self.retention_seconds = await self._ask()
         except OSError as error:
             # The last known time is still the best guess.
             log.info("the broker does not return the retention time: %s", type(error).__name__)
         now = self._clock()
-        found = [name for name, age in self.ages().items() if is_at_risk(age, self.kept_seconds)]
+        found = [name for name, age in self.ages().items() if is_at_risk(age, self.retention_seconds)]
         for name in found:
             if now - self._warned.get(name, float("-inf")) >= WARN_SECONDS:
                 self._warned[name] = now
                 log.warning(
                     "%s is %.1f h behind, and the log keeps its records for %.1f h; records that it has not"
                     " processed by then are lost. Raise retention.ms of the topics, and find out why it is slow.",
-                    name, self.ages()[name] / 3600, self.kept_seconds / 3600,
+                    name, self.ages()[name] / 3600, self.retention_seconds / 3600,
                 )  # fmt: skip
         return found
 

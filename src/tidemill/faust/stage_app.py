@@ -41,7 +41,7 @@ Drain = Callable[[set[Any]], Awaitable[None]]
 class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
     """A Faust app whose stage can finish its work before a rebalance revokes its partitions."""
 
-    kept_seconds: float = float("inf")
+    retention_seconds: float = float("inf")
     """The retention time of the records that the stage needs; infinite until the broker has answered."""
     oldest: Oldest | None = None
     """When the stage's oldest unfinished record was written."""

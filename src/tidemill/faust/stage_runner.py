@@ -17,7 +17,7 @@ from tidemill.configuration.settings import Settings
 from tidemill.faust.monitored_apps import MonitoredApps
 from tidemill.faust.stage_app import StageApp
 from tidemill.faust.tables import DeliveredTable
-from tidemill.kafka.admin import TopicError, ensure_topics, kept_seconds
+from tidemill.kafka.admin import TopicError, ensure_topics, retention_seconds
 from tidemill.kafka.connection import check_broker
 from tidemill.runtime import gc_tuning, health, log_dedup, notify
 from tidemill.runtime.heartbeat import Heartbeat
@@ -94,7 +94,7 @@ async def _run(
     async with health.serve(state, settings.health_host, settings.health_port):
         apps = await stage.start()
         monitored.add(apps)
-        ask = functools.partial(kept_seconds, settings.cluster, settings.models)
+        ask = functools.partial(retention_seconds, settings.cluster, settings.models)
         guarding = loop.create_task(monitored.guard_retention(ask))
         try:
             return await _run_apps(stage, apps, stop_requested, beating)

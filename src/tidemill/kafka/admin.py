@@ -155,7 +155,7 @@ async def topic_configs(kafka: Kafka, names: Iterable[str]) -> dict[str, dict[st
     }
 
 
-async def kept_seconds(kafka: Kafka, models: Iterable[str]) -> float:
+async def retention_seconds(kafka: Kafka, models: Iterable[str]) -> float:
     """The shortest retention time of the topics that a batch needs; infinite if none removes records.
 
     Raises:

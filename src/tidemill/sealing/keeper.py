@@ -65,14 +65,16 @@ class Keeper:
         """A store that seals the objects of sealed batches."""
         return SealedStore(below, self.vault)
 
-    async def destroy_due_keys(self, clock: Clock, kept_seconds: Callable[[], float]) -> None:
+    async def destroy_due_keys(self, clock: Clock, retention_seconds: Callable[[], float]) -> None:
         """Destroy the keys of deleted batches at once, and old keys every hour; never returns.
 
-        `kept_seconds` returns the retention time of lines; infinite while it is unknown.
+        `retention_seconds` returns the retention time of lines; infinite while it is unknown.
         """
         while True:
             self._has_due_keys.clear()
-            await retry("destroying keys", lambda: self.vault.destroy_due_keys(clock() - KEPT * kept_seconds()))
+            await retry(
+                "destroying keys", lambda: self.vault.destroy_due_keys(clock() - KEPT * retention_seconds())
+            )
             with suppress(TimeoutError):
                 async with asyncio.timeout(ROUND_SECONDS):
                     await self._has_due_keys.wait()

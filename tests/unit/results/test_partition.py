@@ -238,7 +238,7 @@ async def test_an_unknown_batch_is_deleted_for_good():
 async def test_a_batch_at_risk_shows_it(seed):
     """From a quarter of the retention before, with crashes; a batch that is over is not at risk."""
     simulation = Simulation(seed)
-    simulation._limits = replace(simulation._limits, kept_seconds=lambda: 1000.0)
+    simulation._limits = replace(simulation._limits, retention_seconds=lambda: 1000.0)
     simulation.store.objects["files/in0"] = input_file(10)
     simulation.log.events += commands(0, 10)
     await simulation.run(crashes_max=simulation.chance.randint(0, 6))
