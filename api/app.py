@@ -35,7 +35,7 @@ from tidemill.runtime.heartbeat import Heartbeat
 from tidemill.runtime.listening import listen
 from tidemill.schemas.log import topics
 from tidemill.schemas.resources.audit import Action
-from tidemill.sealing.keeper import Keeper
+from tidemill.sealing.key_manager import KeyManager
 from tidemill.storage.address import open_store
 
 log = logging.getLogger(__name__)
@@ -88,8 +88,8 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Dependencies, list[F
     signer = signing_keys.signer(settings)
     async with contextlib.AsyncExitStack() as stack:
         sender = Log(cluster)
-        keeper = Keeper(settings, cluster, sender)
-        store = keeper.store(open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes))
+        key_manager = KeyManager(settings, cluster, sender)
+        store = key_manager.store(open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes))
         stack.push_async_callback(store.close)
         view = View(Database(settings.data / "state" / "api"), time.time, signing_keys.verifier(settings))
         stack.callback(view.close)
@@ -98,7 +98,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Dependencies, list[F
         stack.callback(ensuring.cancel)
         space = log_space(cluster, settings.disk_reserve_bytes, store=store.free)
         stack.push_async_callback(space.stop)
-        followers = [keeper.follower, *(_follower(cluster, Feed(view, topic.name)) for topic in FOLDED)]
+        followers = [key_manager.follower, *(_follower(cluster, Feed(view, topic.name)) for topic in FOLDED)]
         for follower in followers:
             await follower.start()
             stack.push_async_callback(follower.stop)
@@ -114,7 +114,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Dependencies, list[F
                 store=store,
                 space=space,
                 view=view,
-                vault=keeper.vault,
+                vault=key_manager.vault,
                 clock=time.time,
                 is_ready=lambda: all(follower.is_caught_up for follower in followers),
             ),

@@ -23,7 +23,7 @@ from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.messages import Buried
 from tidemill.schemas.ports import Store
-from tidemill.sealing.keeper import Keeper
+from tidemill.sealing.key_manager import KeyManager
 from tidemill.storage.address import open_store
 from tidemill.storage.disk_space import LOG
 
@@ -42,13 +42,15 @@ class Ingest:
     def __init__(self, settings: Settings, kafka: Kafka) -> None:
         """Set up the app; nothing is connected yet."""
         self._log = Log(kafka)
-        self._keeper = Keeper(settings, kafka, self._log)
-        self._store = self._keeper.store(open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes))
+        self._key_manager = KeyManager(settings, kafka, self._log)
+        self._store = self._key_manager.store(
+            open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes)
+        )
         self._space = log_space(kafka, settings.disk_reserve_bytes)
         self._requests = RequestProducer(
             kafka,
             self._log,
-            vault=self._keeper.vault,
+            vault=self._key_manager.vault,
             encrypted=settings.encrypt_log,
             check_disk=lambda: self._space.check(LOG),
         )
@@ -61,7 +63,7 @@ class Ingest:
             sender=self._log,
             store=self._store,
             requests=self._requests,
-            vault=self._keeper.vault,
+            vault=self._key_manager.vault,
         )
         self._room = asyncio.Semaphore(COMMANDS_MAX)
         self._gates: defaultdict[tuple[Any, int], AckGate[Any]] = defaultdict(AckGate)
@@ -83,14 +85,14 @@ class Ingest:
         """Connect, and return the apps to run."""
         await self._log.start()
         await self._space.start()
-        await self._keeper.start()
+        await self._key_manager.start()
         return [self.app, await self._stream_app.start()]
 
     async def stop(self) -> None:
         """Disconnect."""
         await self._space.stop()
         await self._stream_app.stop()
-        await self._keeper.stop()
+        await self._key_manager.stop()
         await self._requests.stop()
         await self._log.stop()
         await self._store.close()

@@ -25,7 +25,7 @@ from tidemill.processors.scheduling.scheduler import Clocks
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.ports import Store
-from tidemill.sealing.keeper import Keeper
+from tidemill.sealing.key_manager import KeyManager
 from tidemill.storage.address import open_store
 from tidemill.storage.disk_space import LOG
 
@@ -47,7 +47,7 @@ class Processors:
         self._space = log_space(kafka, settings.disk_reserve_bytes)
         self._follower = Follower(kafka, topics.BATCHES.name, self._apply)
         self._log = Log(kafka)
-        self._keeper = Keeper(settings, kafka, self._log, on_record=self._erased)
+        self._key_manager = KeyManager(settings, kafka, self._log, on_record=self._erased)
         self._shared: Shared | None = None
         self._models: list[ModelApp] = []
         self._pollers: list[asyncio.Task[None]] = []
@@ -71,17 +71,17 @@ class Processors:
                 pool_factory.trusts(self._settings.serving),
                 reply_bytes_max=self._settings.reply_bytes_max,
             ),
-            store=self._keeper.store(
+            store=self._key_manager.store(
                 open_store(self._settings.store_url, reserve_bytes=self._settings.disk_reserve_bytes)
             ),
             closed=self._closed,
             budget=LineBudget(),
-            vault=self._keeper.vault,
+            vault=self._key_manager.vault,
         )
         await self._space.start()
         await shared.outbox.start()
         await self._follower.start()
-        await self._keeper.start()
+        await self._key_manager.start()
         await self._follower.caught_up()
         serving = self._settings.serving
         servers = pool_factory.servers(serving, self._settings.models, time.time)
@@ -128,7 +128,7 @@ class Processors:
         """Disconnect."""
         await self._space.stop()
         await self._follower.stop()
-        await self._keeper.stop()
+        await self._key_manager.stop()
         for poller in self._pollers:
             poller.cancel()
         for model in self._models:

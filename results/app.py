@@ -25,7 +25,7 @@ from tidemill.results.state.tables import Tables
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import DecodeError, Headers
 from tidemill.schemas.ports import Edge, Store
-from tidemill.sealing.keeper import Keeper
+from tidemill.sealing.key_manager import KeyManager
 from tidemill.sealing.records import open_outcome
 from tidemill.sealing.vault import NoKey, Vault
 from tidemill.storage.address import open_store
@@ -48,9 +48,11 @@ class Results:
         self._settings = settings
         self._freeze_guard = FreezeGuard()
         self._log = Log(kafka, before_request=self._wait_valid)
-        self._keeper = Keeper(settings, kafka, self._log)
-        self._history = OutcomeHistory(kafka, self._keeper.vault)
-        self._store = self._keeper.store(open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes))
+        self._key_manager = KeyManager(settings, kafka, self._log)
+        self._history = OutcomeHistory(kafka, self._key_manager.vault)
+        self._store = self._key_manager.store(
+            open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes)
+        )
         self.app = stage_app.create_app(
             NAME, settings, kafka=kafka, state=settings.data / "state" / "results", tables=True
         )
@@ -90,10 +92,10 @@ class Results:
         """Connect, and return the app to run."""
         self._freeze_guard.start()
         await self._log.start()
-        await self._keeper.start()
+        await self._key_manager.start()
         self._tasks = [
             asyncio.create_task(self._owners.run_timers()),
-            asyncio.create_task(self._keeper.destroy_due_keys(time.time, lambda: self.app.retention_seconds)),
+            asyncio.create_task(self._key_manager.destroy_due_keys(time.time, lambda: self.app.retention_seconds)),
         ]
         batch_gauges.register(self._active_batches, time.time, time.monotonic)
         return [self.app]
@@ -102,7 +104,7 @@ class Results:
         """Disconnect."""
         for task in self._tasks:
             task.cancel()
-        await self._keeper.stop()
+        await self._key_manager.stop()
         await self._log.stop()
         await self._store.close()
         self._freeze_guard.stop()
@@ -129,7 +131,7 @@ class Results:
             ),
         )
         return RecordHandler(
-            partition, resources=self._resources, vault=self._keeper.vault, partitions=self._partitions
+            partition, resources=self._resources, vault=self._key_manager.vault, partitions=self._partitions
         )
 
 

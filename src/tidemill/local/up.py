@@ -26,7 +26,7 @@ from tidemill.runtime.listening import client_host
 from tidemill.runtime.run_file import security
 from tidemill.schemas.log.acls import acls
 from tidemill.schemas.resources import access
-from tidemill.sealing.keeper import KEY_FILE
+from tidemill.sealing.key_manager import KEY_FILE
 from tidemill.sealing.wrapping import create_key_file
 from tidemill.terminal import say
 

@@ -20,7 +20,7 @@ from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.part import file_key, index_key
 from tidemill.schemas.ports import Store
 from tidemill.schemas.resources.batch import Batch
-from tidemill.sealing.keeper import wrapper
+from tidemill.sealing.key_manager import wrapper
 from tidemill.sealing.records import open_outcome
 from tidemill.sealing.store import SealedStore
 from tidemill.sealing.vault import NoKey, Vault

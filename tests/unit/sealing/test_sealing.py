@@ -19,7 +19,7 @@ from tidemill.schemas.log.messages import Erasure
 from tidemill.schemas.ports import NotFound
 from tidemill.sealing import store as sealed
 from tidemill.sealing.cipher import SEAL_BYTES, Cipher, Damaged, new_key
-from tidemill.sealing.keeper import wrapper
+from tidemill.sealing.key_manager import wrapper
 from tidemill.sealing.records import open_outcome, open_request, seal_outcome, seal_request
 from tidemill.sealing.store import FRAME_BYTES, SealedStore
 from tidemill.sealing.vault import NoKey, Vault

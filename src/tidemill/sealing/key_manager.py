@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 OnRecord = Callable[[str, bytes | None], object]
 
 
-class Keeper:
+class KeyManager:
     """The keys of batches in a process.
 
     Attributes:
