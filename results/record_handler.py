@@ -9,7 +9,7 @@ import functools
 import logging
 
 from tidemill.kafka.connection import TRANSIENT
-from tidemill.kafka.partitions.dead_letters import DeadLetter, handle_record
+from tidemill.kafka.partitions.dead_letters import FailedRecord, handle_record
 from tidemill.kafka.partitions.held_records import HeldRecords, Unavailable
 from tidemill.kafka.partitions.owner import Bounds, Record
 from tidemill.kafka.producer import partition_of
@@ -110,25 +110,25 @@ class RecordHandler:
         Raises:
             Unavailable: The lines cannot be read at the moment.
         """
-        letter = await handle_record(
+        failed = await handle_record(
             self._sender, record, lambda: self._dispatch(record), stage="results", undo=self.partition.batches.undo
         )
-        if letter is not None:
-            await self._show(record, letter)
+        if failed is not None:
+            await self._show(record, failed)
             record.ack()
         # The record lives until it is acknowledged; its value can go now.
         record.value = None
 
-    async def _show(self, record: Record, letter: DeadLetter) -> None:
+    async def _show(self, record: Record, failed: FailedRecord) -> None:
         """Show the burial on the batch that the record names; if that fails too, only the dead letter remains."""
         named = codec.named(record.topic, record.headers, record.value)
         if named is None or not self._belongs(record, named.batch_id):
             return
         at = int(self._clock())
-        fact = Buried(batch_id=named.batch_id, source=letter.source, reason=letter.reason, at=at)
+        fact = Buried(batch_id=named.batch_id, source=failed.source, reason=failed.reason, at=at)
         self.partition.active_batches.begin()
         try:
-            await self.partition.buried(fact, named.created, ends=not letter.unreadable)
+            await self.partition.buried(fact, named.created, ends=not failed.unreadable)
         except TRANSIENT:
             raise
         except Exception:

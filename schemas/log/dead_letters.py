@@ -42,7 +42,7 @@ _OURS: Final = (STAGE, SOURCE, REASON, KEY, CUT, MARK)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Letter:
+class DeadLetter:
     """A dead letter."""
 
     id: str
@@ -61,7 +61,7 @@ class Letter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mark:
+class RequeueMark:
     """Marks a letter as sent to its topic again."""
 
     id: str
@@ -99,7 +99,7 @@ def headers(
     return [*kept, *ours]
 
 
-def read(found: Iterable[tuple[str, bytes | None]], value: bytes | None, at: float) -> Letter | Mark:
+def decode(found: Iterable[tuple[str, bytes | None]], value: bytes | None, at: float) -> DeadLetter | RequeueMark:
     """Decode a record of `tidemill.dead`.
 
     Raises:
@@ -112,9 +112,9 @@ def read(found: Iterable[tuple[str, bytes | None]], value: bytes | None, at: flo
     if not topic or not place:
         raise DecodeError("the record does not name its source")
     if MARK in values:
-        return Mark(id=source, at=at)
+        return RequeueMark(id=source, at=at)
     cut = values.get(CUT, b"").decode("ascii", "replace")
-    return Letter(
+    return DeadLetter(
         id=source,
         topic=topic,
         stage=values.get(STAGE, b"").decode("utf-8", "replace"),
@@ -127,12 +127,12 @@ def read(found: Iterable[tuple[str, bytes | None]], value: bytes | None, at: flo
     )
 
 
-def requeued(letter: Letter) -> Headers:
+def requeue_headers(letter: DeadLetter) -> Headers:
     """The headers of a letter's record when it is sent to its topic again."""
     own = [(name, content) for name, content in letter.headers if name != REQUEUED]
     return [*own, (REQUEUED, letter.id.encode())]
 
 
-def mark(letter_id: str) -> Headers:
+def mark_headers(letter_id: str) -> Headers:
     """The headers of the mark that a letter was sent again."""
     return [(SOURCE, letter_id.encode()), (MARK, b"1")]

@@ -80,12 +80,12 @@ def dead(data: bytes) -> None:
     told, value = pieces(data)
     found = headers(told)
     try:
-        dead_letters.read(found, value, 0.0)
+        dead_letters.decode(found, value, 0.0)
     except DecodeError:
         pass
     kept = dead_letters.headers("t/0/1", found, key=value, stage="s", reason=value.decode(errors="replace"))
     assert sum(len(name) + len(content or b"") for name, content in kept) < 128 * 1024
-    dead_letters.read(kept, value, 0.0)
+    dead_letters.decode(kept, value, 0.0)
 
 
 def intake_record(data: bytes) -> None:

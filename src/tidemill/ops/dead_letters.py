@@ -10,7 +10,7 @@ from tidemill.kafka.producer import Log
 from tidemill.ops import OperatorError, Say
 from tidemill.schemas.log import dead_letters, topics
 from tidemill.schemas.log.codec import DecodeError
-from tidemill.schemas.log.dead_letters import Letter, Mark
+from tidemill.schemas.log.dead_letters import DeadLetter, RequeueMark
 from tidemill.schemas.ports import Sender
 from tidemill.terminal import local_time, printable
 
@@ -23,14 +23,14 @@ VALUE_BYTES_SHOWN: Final = 2_000
 class DeadLetters:
     """The letters by id, and when each one was requeued (Unix seconds)."""
 
-    letters: dict[str, Letter] = field(default_factory=dict)
+    letters: dict[str, DeadLetter] = field(default_factory=dict)
     requeued: dict[str, float] = field(default_factory=dict)
     unreadable: int = 0
     """Number of records in `tidemill.dead` that are not letters."""
 
-    def add(self, found: Letter | Mark) -> None:
+    def add(self, found: DeadLetter | RequeueMark) -> None:
         """Add the next record of the topic; a record that was written twice is one letter."""
-        if isinstance(found, Mark):
+        if isinstance(found, RequeueMark):
             self.requeued[found.id] = found.at
             return
         self.letters[found.id] = found
@@ -39,7 +39,7 @@ class DeadLetters:
             del self.letters[oldest]
 
     @property
-    def waiting(self) -> list[Letter]:
+    def waiting(self) -> list[DeadLetter]:
         """Letters not requeued yet, the oldest first."""
         return [letter for letter in self.letters.values() if letter.id not in self.requeued]
 
@@ -54,7 +54,7 @@ async def read_all(kafka: Kafka) -> DeadLetters:
     async with history.reading(kafka) as reader:
         async for record in reader.records(topics.DEAD.name):
             try:
-                found.add(dead_letters.read(record.headers, record.value, record.timestamp / 1000))
+                found.add(dead_letters.decode(record.headers, record.value, record.timestamp / 1000))
             except DecodeError:
                 found.unreadable += 1
     return found
@@ -148,14 +148,14 @@ async def requeue(kafka: Kafka, letter_ids: Sequence[str] | None, say: Say, *, a
         await log.stop()
 
 
-async def _send(log: Sender, letter: Letter) -> None:
+async def _send(log: Sender, letter: DeadLetter) -> None:
     # aiokafka refuses a record with neither key nor value.
     key = letter.key if letter.value is not None else letter.key or b""
-    await log.send(letter.topic, key, letter.value, headers=dead_letters.requeued(letter))
-    await log.send(topics.DEAD.name, letter.id, None, headers=dead_letters.mark(letter.id))
+    await log.send(letter.topic, key, letter.value, headers=dead_letters.requeue_headers(letter))
+    await log.send(topics.DEAD.name, letter.id, None, headers=dead_letters.mark_headers(letter.id))
 
 
-def _letter(found: DeadLetters, letter_id: str) -> Letter:
+def _letter(found: DeadLetters, letter_id: str) -> DeadLetter:
     if (letter := found.letters.get(letter_id)) is None:
         raise OperatorError(f"no dead letter {printable(letter_id)}")
     return letter

@@ -22,7 +22,7 @@ class Letters:
         self.sent = []
 
     async def send(self, topic, key, value, *, headers=()):
-        self.sent.append(dead_letters.read(headers, value, 0.0))
+        self.sent.append(dead_letters.decode(headers, value, 0.0))
         assert (topic, self.sent[-1].id) == (topics.DEAD.name, key)
         return 0
 

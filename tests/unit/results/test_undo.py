@@ -58,7 +58,7 @@ class Faulty(Simulation):
                 self._acked = done + 1
 
     async def send(self, topic, key, value, *, headers=()):
-        assert (topic, dead_letters.read(headers, value, 0.0).id) == (topics.DEAD.name, key)
+        assert (topic, dead_letters.decode(headers, value, 0.0).id) == (topics.DEAD.name, key)
         self.letters.append(key)
         return 0
 

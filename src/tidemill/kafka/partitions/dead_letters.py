@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeadLetter:
-    """A record that became a dead letter, and the reason."""
+class FailedRecord:
+    """A record that no attempt could handle, and the reason."""
 
     source: str
     """The letter's id: `topic/partition/offset`."""
@@ -48,11 +48,11 @@ async def handle_record(
     *,
     stage: str,
     undo: Callable[[], None] | None = None,
-) -> DeadLetter | None:
+) -> FailedRecord | None:
     """Handle a record by `work`, or send it to `tidemill.dead`; `undo` undoes a failed attempt.
 
     Returns:
-        The dead letter; None if the record was handled.
+        The failed record; None if it was handled.
 
     Raises:
         OSError: The log or the store is unavailable.
@@ -75,7 +75,7 @@ async def handle_record(
         else:
             return None
     await send_dead_letter(sender, message, stage=stage, reason=reason)
-    return DeadLetter(source=source, reason=reason[:TEXT_CHARS_MAX], unreadable=unreadable)
+    return FailedRecord(source=source, reason=reason[:TEXT_CHARS_MAX], unreadable=unreadable)
 
 
 async def send_dead_letter(sender: Sender, message: Any, *, stage: str, reason: str) -> None:

@@ -80,8 +80,8 @@ def test_decoders_of_any_headers_raise_only_decode_errors(headers, value):
     assert isinstance(codec.kind_of(headers), bytes)
     list(unreadable.error_lines(headers, value or b""))
     said = dead_letters.headers("t/0/1", headers, key=value, stage="s", reason="r")
-    letter = dead_letters.read(said, value, 0.0)
-    assert [name for name, _ in dead_letters.requeued(letter)].count(dead_letters.REQUEUED) == 1
+    letter = dead_letters.decode(said, value, 0.0)
+    assert [name for name, _ in dead_letters.requeue_headers(letter)].count(dead_letters.REQUEUED) == 1
 
 
 @settings(max_examples=30)

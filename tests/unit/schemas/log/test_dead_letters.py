@@ -5,7 +5,7 @@ import pytest
 from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.log import dead_letters
 from tidemill.schemas.log.codec import DecodeError
-from tidemill.schemas.log.dead_letters import Letter, Mark
+from tidemill.schemas.log.dead_letters import DeadLetter, RequeueMark
 
 SOURCE = "tidemill.outcomes/2/17"
 OWN = [("tidemill-kind", b"lines"), ("tidemill-batch", b"batch_1")]
@@ -17,32 +17,32 @@ def buried(own=OWN, key=b"k"):
 
 def test_key_and_headers_come_back():
     """A letter holds all that its record was."""
-    letter = dead_letters.read(buried(), b"value", 5.0)
-    assert letter == Letter(
+    letter = dead_letters.decode(buried(), b"value", 5.0)
+    assert letter == DeadLetter(
         id=SOURCE, topic="tidemill.outcomes", stage="results", reason="it is broken", key=b"k", value=b"value",
         headers=tuple(OWN), cut_bytes=None, at=5.0,
     )  # fmt: skip
-    assert dead_letters.requeued(letter) == [*OWN, (dead_letters.REQUEUED, SOURCE.encode())]
+    assert dead_letters.requeue_headers(letter) == [*OWN, (dead_letters.REQUEUED, SOURCE.encode())]
 
 
 def test_a_record_without_key_and_value():
     """Neither is made up."""
-    letter = dead_letters.read(buried(key=None), None, 0.0)
+    letter = dead_letters.decode(buried(key=None), None, 0.0)
     assert (letter.key, letter.value) == (None, None)
 
 
 def test_a_second_death_replaces_the_headers_of_the_first():
     """What was said by an earlier death is not kept, and the mark is renewed."""
-    first = dead_letters.read(buried(), b"v", 0.0)
-    again = dead_letters.headers("t/0/9", dead_letters.requeued(first), key=b"k", stage="s", reason="r")
-    second = dead_letters.read(again, b"v", 0.0)
+    first = dead_letters.decode(buried(), b"v", 0.0)
+    again = dead_letters.headers("t/0/9", dead_letters.requeue_headers(first), key=b"k", stage="s", reason="r")
+    second = dead_letters.decode(again, b"v", 0.0)
     assert second.id == "t/0/9"
-    assert dead_letters.requeued(second) == [*OWN, (dead_letters.REQUEUED, b"t/0/9")]
+    assert dead_letters.requeue_headers(second) == [*OWN, (dead_letters.REQUEUED, b"t/0/9")]
 
 
 def test_a_mark_is_no_letter():
     """It says which letter was sent again."""
-    assert dead_letters.read(dead_letters.mark(SOURCE), None, 3.0) == Mark(id=SOURCE, at=3.0)
+    assert dead_letters.decode(dead_letters.mark_headers(SOURCE), None, 3.0) == RequeueMark(id=SOURCE, at=3.0)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_mark_is_no_letter():
 def test_other_records_are_not_letters(headers):
     """It is said, not guessed."""
     with pytest.raises(DecodeError):
-        dead_letters.read(headers, b"", 0.0)
+        dead_letters.decode(headers, b"", 0.0)
 
 
 def test_headers_beyond_the_bound_are_dropped():
