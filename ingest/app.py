@@ -126,10 +126,12 @@ class Ingest:
         letter = await handle_record(self._log, message, lambda: self._command(message), stage="ingest")
         if letter is None or letter.unreadable:
             return
-        if (named := codec.named(message.topic, message.headers, message.value)) is not None:
-            fact = Buried(batch_id=named.batch_id, source=letter.source, reason=letter.reason, at=int(time.time()))
+        if (identified := codec.identify_batch(message.topic, message.headers, message.value)) is not None:
+            fact = Buried(
+                batch_id=identified.batch_id, source=letter.source, reason=letter.reason, at=int(time.time())
+            )
             await retry(
-                f"sending that {named.batch_id} has a dead letter",
+                f"sending that {identified.batch_id} has a dead letter",
                 lambda: self._requests.send_fact(fact),
             )
 

@@ -121,18 +121,18 @@ class RecordHandler:
 
     async def _show(self, record: Record, failed: FailedRecord) -> None:
         """Show the burial on the batch that the record names; if that fails too, only the dead letter remains."""
-        named = codec.named(record.topic, record.headers, record.value)
-        if named is None or not self._belongs(record, named.batch_id):
+        identified = codec.identify_batch(record.topic, record.headers, record.value)
+        if identified is None or not self._belongs(record, identified.batch_id):
             return
         at = int(self._clock())
-        fact = Buried(batch_id=named.batch_id, source=failed.source, reason=failed.reason, at=at)
+        fact = Buried(batch_id=identified.batch_id, source=failed.source, reason=failed.reason, at=at)
         self.partition.active_batches.begin()
         try:
-            await self.partition.buried(fact, named.created, ends=not failed.unreadable)
+            await self.partition.buried(fact, identified.created, ends=not failed.unreadable)
         except TRANSIENT:
             raise
         except Exception:
-            log.exception("%s cannot show that one of its records is a dead letter", named.batch_id)
+            log.exception("%s cannot show that one of its records is a dead letter", identified.batch_id)
             self.partition.batches.undo()
 
     def _belongs(self, record: Record, batch_id: str) -> bool:

@@ -36,7 +36,7 @@ class PendingUploads:
         body = self._database.first("SELECT body FROM uploads WHERE id = ? AND project = ?", upload_id, project)
         if body is None:
             return None
-        record = codec.decode_piece(body)
+        record = codec.decode_upload(body)
         assert isinstance(record, UploadRecord)
         if record.upload.status == "pending" and record.upload.expires_at <= self._clock():
             return record.model_copy(update={"upload": record.upload.model_copy(update={"status": "expired"})})
@@ -45,7 +45,7 @@ class PendingUploads:
     def parts(self, upload_id: str) -> dict[str, PartRecord]:
         """The parts of an upload by their ids."""
         rows = self._database.read("SELECT body FROM parts WHERE upload_id = ?", upload_id)
-        records = (codec.decode_piece(body) for (body,) in rows)
+        records = (codec.decode_upload(body) for (body,) in rows)
         return {record.part.id: record for record in records if isinstance(record, PartRecord)}
 
     def arrived(self, upload_id: str) -> tuple[int, int]:
@@ -85,7 +85,7 @@ class PendingUploads:
         if value is None:
             self.drop(key)
         else:
-            self.put(codec.decode_piece(value))
+            self.put(codec.decode_upload(value))
 
     def due(self, limit: int) -> list[Due]:
         """Up to `limit` uploads with unneeded parts or an old record."""

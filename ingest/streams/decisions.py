@@ -181,7 +181,7 @@ class Decisions:
         Raises:
             IntakeError: The record is rejected.
         """
-        headers = intake.named(record.headers)
+        headers = intake.own_headers(record.headers)
         if intake.TICK in headers and record.value is None:
             return None
         label = intake.label(record.key, headers)

@@ -134,4 +134,4 @@ def _secrets(records: Iterable[Record]) -> Iterator[str]:
     """The credentials of records; a record without a valid one is skipped."""
     for record in records:
         with suppress(IntakeError):
-            yield intake.secret(intake.named(record.headers))
+            yield intake.secret(intake.own_headers(record.headers))

@@ -51,8 +51,8 @@ from tidemill.schemas.log.messages import (
     FileRecord,
     KeyRecord,
     LedgerRecord,
-    Piece,
     Secret,
+    UploadMessage,
 )
 from tidemill.schemas.log.part import LARGE_PREFIX
 from tidemill.schemas.log.topics import COMMANDS
@@ -178,7 +178,7 @@ decode_secret: Decoder[Secret] = _decoder(Secret)
 decode_ledger: Decoder[LedgerRecord] = _decoder(LedgerRecord)
 decode_audit: Decoder[AuditRecord] = _decoder(AuditRecord)
 decode_claim: Decoder[Claim] = _decoder(Claim)
-decode_piece: Decoder[Piece] = _decoder(Piece)
+decode_upload: Decoder[UploadMessage] = _decoder(UploadMessage)
 """Decodes a record of `uploads`."""
 
 
@@ -190,7 +190,7 @@ def batch_of(message: Command | Fact) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Named:
+class IdentifiedBatch:
     """The batch of a record that may be otherwise unreadable."""
 
     batch_id: str
@@ -198,14 +198,16 @@ class Named:
     """The record itself, if it creates the batch."""
 
 
-def named(topic: str, headers: Iterable[tuple[str, bytes | None]] | None, value: bytes | None) -> Named | None:
+def identify_batch(
+    topic: str, headers: Iterable[tuple[str, bytes | None]] | None, value: bytes | None
+) -> IdentifiedBatch | None:
     """The batch of a record of `commands` or `outcomes`, whatever else is wrong with it; None if unknown."""
     try:
         if topic == COMMANDS.name:
             message: Command | Fact = decode_command(value)
         elif kind_of(headers) == LINES:
             batch_id = dict(headers or ()).get("tidemill-batch") or b""
-            return Named(batch_id=_text(batch_id, ID_CHARS_MAX))
+            return IdentifiedBatch(batch_id=_text(batch_id, ID_CHARS_MAX))
         else:
             message = decode_fact(value)
     except (DecodeError, ValueError):
@@ -214,7 +216,7 @@ def named(topic: str, headers: Iterable[tuple[str, bytes | None]] | None, value:
     return (
         None
         if found is None
-        else Named(batch_id=found, created=message if isinstance(message, BatchCreated) else None)
+        else IdentifiedBatch(batch_id=found, created=message if isinstance(message, BatchCreated) else None)
     )
 
 

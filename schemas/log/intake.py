@@ -61,7 +61,7 @@ class StreamOptions:
     """Whether the output is split into numbered files."""
 
 
-def named(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
+def own_headers(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
     """Our headers by their names in lower case; of equal names the last one counts.
 
     Raises:
@@ -78,7 +78,7 @@ def named(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
 
 
 def label(key: bytes | None, headers: Mapping[str, str]) -> Label:
-    """Decode the key, and the headers that `named` returned.
+    """Decode the key, and the headers that `own_headers` returned.
 
     Raises:
         IntakeError: The key or a header is invalid.
@@ -113,7 +113,7 @@ def stream_options(headers: Mapping[str, str], windows: Collection[str]) -> Stre
     """Decode the options in the headers of a stream's first record.
 
     Args:
-        headers: As `named` returns them.
+        headers: As `own_headers` returns them.
         windows: The allowed completion windows.
 
     Raises:

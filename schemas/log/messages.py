@@ -333,4 +333,4 @@ class PartRecord(_Message):
     """Of the content in the store."""
 
 
-Piece = Annotated[UploadRecord | PartRecord, Field(discriminator="kind")]
+UploadMessage = Annotated[UploadRecord | PartRecord, Field(discriminator="kind")]

@@ -93,7 +93,7 @@ def intake_record(data: bytes) -> None:
     told, value = pieces(data)
     key, told = pieces(told)
     try:
-        named = intake.named(headers(told))
+        named = intake.own_headers(headers(told))
         intake.label(key, named)
         intake.stream_options(named, ("24h",))
         text = intake.secret(named)

@@ -49,10 +49,12 @@ class Faulty(Simulation):
             letter = await handle_record(self, message, work, stage="results", undo=partition.batches.undo)
         finally:
             self.fuse.faulty = None
-        if letter is not None and (named := codec.named(topic, headers, value)) is not None:
-            fact = Buried(batch_id=named.batch_id, source=letter.source, reason=letter.reason, at=int(self.now))
+        if letter is not None and (identified := codec.identify_batch(topic, headers, value)) is not None:
+            fact = Buried(
+                batch_id=identified.batch_id, source=letter.source, reason=letter.reason, at=int(self.now)
+            )
             partition.active_batches.begin()
-            await partition.buried(fact, named.created, ends=not letter.unreadable)
+            await partition.buried(fact, identified.created, ends=not letter.unreadable)
         if letter is not None:
             for done in gate.finish(gate._tickets[-1]):
                 self._acked = done + 1

@@ -49,7 +49,7 @@ TREES = st.recursive(
 )
 DECODERS = [
     codec.decode_command, codec.decode_fact, codec.decode_batch, codec.decode_file, codec.decode_key,
-    codec.decode_ledger, codec.decode_claim, codec.decode_piece,
+    codec.decode_ledger, codec.decode_claim, codec.decode_upload,
 ]  # fmt: skip
 
 
