@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from tidemill import metrics
 from tidemill.api import error_handlers, middleware
 from tidemill.api.access import auth
+from tidemill.api.anthropic import routes as message_batches
 from tidemill.api.batches import file_removal
 from tidemill.api.dependencies import Access, Dependencies
 from tidemill.api.http.server import Server
@@ -66,7 +67,19 @@ def create_app(deps: Dependencies) -> FastAPI:
     )
     app.state.dependencies = deps
     error_handlers.install(app)
-    for routes in (files, uploads, batches, reruns, results, usage, keys, audit, service, dashboard):
+    for routes in (
+        files,
+        uploads,
+        batches,
+        message_batches,
+        reruns,
+        results,
+        usage,
+        keys,
+        audit,
+        service,
+        dashboard,
+    ):
         app.include_router(routes.router)
     app.mount(dashboard.PATH, dashboard.Files())
     return app

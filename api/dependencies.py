@@ -195,9 +195,9 @@ def require_project(caller: Principal, project: str | None) -> None:
 
 
 def _secret(request: Request) -> str | None:
-    """The key, from the header of OpenAI's clients or that of Azure's."""
+    """The key, from the header of OpenAI's clients, Azure's or Anthropic's."""
     if (authorization := request.headers.get("authorization")) is None:
-        return request.headers.get("api-key")
+        return request.headers.get("api-key") or request.headers.get("x-api-key")
     scheme, _, secret = authorization.partition(" ")
     return secret if scheme.lower() == "bearer" else None
 

@@ -1,4 +1,4 @@
-"""Exception handlers of the app: they answer every fault with OpenAI's error body."""
+"""Exception handlers of the app: they answer every fault with the error body of the client's API."""
 
 import logging
 from collections.abc import Callable
@@ -7,8 +7,9 @@ from typing import Any, Final
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
+from starlette.types import Scope
 
-from tidemill.api import errors
+from tidemill.api import error_bodies, errors
 from tidemill.api.view.sqlite import StateUnavailable
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.schemas.ports import RecordTooLarge
@@ -28,11 +29,12 @@ UNAVAILABLE: Final[dict[type[Exception], Callable[[], ApiError]]] = {
 _log = logging.getLogger(__name__)
 
 
-def answer(error: ApiError) -> Response:
-    """The answer to an error."""
-    return Response(
-        errors.encode(error.body), status_code=error.status, headers=error.headers, media_type="application/json"
+def answer(error: ApiError, scope: Scope) -> Response:
+    """The answer to an error of a request."""
+    status, body = error_bodies.render(
+        error, request_id=scope["state"]["request_id"], anthropic=error_bodies.is_anthropic_scope(scope)
     )
+    return Response(body, status_code=status, headers=error.headers, media_type="application/json")
 
 
 def install(app: FastAPI) -> None:
@@ -45,25 +47,26 @@ def install(app: FastAPI) -> None:
 
 async def _on_api_error(request: Request, error: Any) -> Response:
     request.state.code = error.body.code
-    return answer(error)
+    return answer(error, request.scope)
 
 
 async def _on_unavailable(request: Request, error: Any) -> Response:
-    del request
     _log.warning("%s: %s", type(error).__name__, error)
-    return answer(next(make() for fault, make in UNAVAILABLE.items() if isinstance(error, fault)))
+    found = next(make() for fault, make in UNAVAILABLE.items() if isinstance(error, fault))
+    return answer(found, request.scope)
 
 
 async def _on_http_exception(request: Request, error: Any) -> Response:
     where = f"({request.method} {errors.shorten(request.url.path)})"
     if error.status_code == NOT_FOUND:
-        return answer(ApiError(NOT_FOUND, f"Invalid URL {where}"))
+        return answer(ApiError(NOT_FOUND, f"Invalid URL {where}"), request.scope)
     if error.status_code == METHOD_NOT_ALLOWED and request.method == "OPTIONS":
         return Response(status_code=NO_CONTENT, headers={"allow": _allowed(request)})
     if error.status_code == METHOD_NOT_ALLOWED:
         message = f"Invalid method for URL {where}"
-        return answer(ApiError(METHOD_NOT_ALLOWED, message, headers={"allow": _allowed(request)}))
-    return answer(ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {})))
+        return answer(ApiError(METHOD_NOT_ALLOWED, message, headers={"allow": _allowed(request)}), request.scope)
+    found = ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+    return answer(found, request.scope)
 
 
 def _allowed(request: Request) -> str:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from tidemill.schemas.resources.error import ApiError, ErrorBody, ErrorEnvelope
+from tidemill.schemas.resources.error import ApiError
 
 RETRY_SECONDS = 2
 """How long a client should wait when the log, the store or the view does not answer."""
@@ -15,11 +15,6 @@ FULL_RETRY_SECONDS = 60
 INVALID_KEY = "invalid_api_key"
 ECHO_CHARS_MAX = 200
 """The most characters of a request that an answer repeats."""
-
-
-def encode(body: ErrorBody) -> bytes:
-    """The JSON of an answer."""
-    return ErrorEnvelope(error=body).model_dump_json().encode()
 
 
 def invalid(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:
@@ -94,9 +89,9 @@ def wrong_purpose(param: str, purpose: str) -> ApiError:
     return invalid(message, param=param, code="invalid_value")
 
 
-def unknown_cursor(after: str) -> ApiError:
-    """`after` is no object of the list."""
-    return invalid_param("after", f"no object with id '{shorten(after)}'.")
+def unknown_cursor(cursor: str, *, param: str = "after") -> ApiError:
+    """The cursor names no object of the list."""
+    return invalid_param(param, f"no object with id '{shorten(cursor)}'.")
 
 
 def unsatisfiable(size: int) -> ApiError:
@@ -116,6 +111,11 @@ def no_file(file_id: str) -> ApiError:
 def no_batch(batch_id: str) -> ApiError:
     """No batch of this project has the id."""
     return ApiError(404, f"No batch found with id '{shorten(batch_id)}'.")
+
+
+def no_results(batch_id: str, why: str) -> ApiError:
+    """A batch has no results."""
+    return ApiError(404, f"The batch '{shorten(batch_id)}' has no results: {why}.")
 
 
 def no_upload(upload_id: str) -> ApiError:

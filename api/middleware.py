@@ -13,15 +13,16 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tidemill.api import error_handlers, errors
+from tidemill.api import error_bodies, error_handlers, errors
 from tidemill.configuration.settings import Settings
 from tidemill.schemas import ids
 
 METHODS: Final = ("DELETE", "GET", "HEAD", "POST")
 """Methods that pages of other origins may use."""
 EXPOSED_HEADERS: Final = (
-    "content-disposition", "content-range", "etag", "retry-after", "retry-after-ms", "x-ratelimit-limit-requests",
-    "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests", "x-request-id", "x-should-retry",
+    "content-disposition", "content-range", "etag", "request-id", "retry-after", "retry-after-ms",
+    "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests", "x-request-id",
+    "x-should-retry",
 )  # fmt: skip
 """Headers that such a page may read, beside the ones that browsers always allow."""
 ERROR: Final = 400
@@ -120,7 +121,7 @@ class FaultMiddleware:
             places = "".join(traceback.format_tb(error.__traceback__))
             _log.error("%s: %s\n%s", scope["state"]["request_id"], type(error).__name__, places)
             if not has_begun:
-                await error_handlers.answer(errors.internal())(scope, receive, send)
+                await error_handlers.answer(errors.internal(), scope)(scope, receive, send)
 
 
 class _BodyNotWanted(Exception):
@@ -150,7 +151,11 @@ class _Sender:
     def _headers(self, own: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         state = self._scope["state"]
         names = [name for name, _ in own]
-        shared = headers(state["request_id"], is_secure=self._scope["scheme"] == "https")
+        shared = headers(
+            state["request_id"],
+            is_secure=self._scope["scheme"] == "https",
+            anthropic=error_bodies.is_anthropic_scope(self._scope),
+        )
         if added := state.get("headers"):
             shared += tuple((name.encode(), value.encode()) for name, value in added.items())
         if added or b"cache-control" in names:
@@ -178,9 +183,12 @@ def _log_error(scope: Scope, status: int, seconds: float) -> None:
     )  # fmt: skip
 
 
-def headers(request_id: str, *, is_secure: bool) -> Fields:
+def headers(request_id: str, *, is_secure: bool, anthropic: bool) -> Fields:
     """The headers of every answer: they forbid caching and guessing the content type."""
-    named = ((b"x-request-id", request_id.encode()), *_ALWAYS)
+    named: Fields = ((b"x-request-id", request_id.encode()), *_ALWAYS)
+    if anthropic:
+        # The header that Anthropic's SDKs read.
+        named = ((b"request-id", request_id.encode()), *named)
     return (*named, _TRANSPORT) if is_secure else named
 
 

@@ -1,12 +1,13 @@
 """Generates the OpenAPI document from the dependencies, models and docstrings of the routes."""
 
 import re
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Final, get_args, get_origin, get_type_hints
 
 from fastapi import FastAPI, params
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 
 from tidemill import __version__
 from tidemill.api.requests.parts import Part
@@ -29,17 +30,21 @@ _HEADERS: Final = {"x-request-id": {"required": True, "schema": {"type": "string
 class Route(APIRoute):
     """A route that is described by its docstring and by the parts of the request that it depends on."""
 
+    error_model: ClassVar[type[BaseModel]] = ErrorEnvelope
+    statuses: ClassVar[Mapping[int, int]] = {}
+    """The statuses that stand for others."""
+
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         parts = list(_parts(endpoint))
         texts = ERRORS | {status: text for part in parts for status, text in part.errors.items()}
         responses: dict[int | str, dict[str, Any]] = {200: {}}
-        responses |= {status: {"description": text} for status, text in texts.items()}
+        responses |= {self.statuses.get(status, status): {"description": text} for status, text in texts.items()}
         for status, found in (options.pop("responses", None) or {}).items():
             responses[status] = {**responses.get(status, {}), **found}
         for status, found in responses.items():
             found["headers"] = _HEADERS
             if int(status) >= 400:  # noqa: PLR2004  an error
-                found["model"] = ErrorEnvelope
+                found["model"] = self.error_model
         options["openapi_extra"] = _described(parts)
         # The beginning of a docstring says more than the name of its function.
         options["summary"] = re.split(r"[;:.]( |\Z)", endpoint.__doc__ or "", maxsplit=1)[0]

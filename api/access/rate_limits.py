@@ -7,11 +7,12 @@ the SDKs do so by themselves.
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from fastapi import Request
 
-from tidemill.api import errors
+from tidemill.api import error_bodies, errors
 from tidemill.configuration.projects import Limits
 from tidemill.schemas.ports import Clock
 
@@ -36,6 +37,8 @@ COSTS: Final = {
     ("POST", "/v1/batches/{batch_id}/rerun"): HEAVY,
     ("POST", "/v1/batches/estimate"): HEAVY,
     ("POST", "/v1/replays"): HEAVY,
+    ("GET", "/v1/messages/batches"): MANY,
+    ("GET", "/v1/messages/batches/{batch_id}/results"): MANY,
 }
 """Costs of routes that differ from those of their method."""
 
@@ -85,6 +88,17 @@ def cost(request: Request) -> int:
     return COSTS.get((method, path), READ if method in {"GET", "HEAD"} else MANY)
 
 
+def _anthropic(headers: dict[str, str]) -> dict[str, str]:
+    """The headers as Anthropic names them, with the time of the reset (its API reference, "Rate limits")."""
+    limit, remaining, seconds = headers.values()
+    reset = datetime.now(UTC) + timedelta(seconds=float(seconds.removesuffix("s")))
+    return {
+        "anthropic-ratelimit-requests-limit": limit,
+        "anthropic-ratelimit-requests-remaining": remaining,
+        "anthropic-ratelimit-requests-reset": reset.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
 def charge(request: Request, rates: Rates, key_id: str, limits: Limits) -> None:
     """Charge a request to its key; the headers of the answer say how many requests are left.
 
@@ -92,6 +106,6 @@ def charge(request: Request, rates: Rates, key_id: str, limits: Limits) -> None:
         ApiError: 429, with the time to wait.
     """
     headers, seconds = rates.take(key_id, cost(request), limits)
-    request.state.headers = headers
+    request.state.headers = _anthropic(headers) if error_bodies.is_anthropic_scope(request.scope) else headers
     if seconds:
         raise errors.rate_limited(limits.requests_per_second, int(seconds * 1000) + 1)

@@ -51,4 +51,4 @@ def check(patterns: tuple[str, ...] | None, listens_on: str) -> Callable[[Header
 
 async def misdirected(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer 421."""
-    await error_handlers.answer(errors.misdirected())(scope, receive, send)
+    await error_handlers.answer(errors.misdirected(), scope)(scope, receive, send)

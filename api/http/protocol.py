@@ -29,7 +29,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from tidemill import metrics
-from tidemill.api import error_handlers, errors, middleware
+from tidemill.api import error_bodies, error_handlers, errors, middleware
 from tidemill.api.http import hosts
 from tidemill.configuration.connections import Connections
 from tidemill.runtime.connections import Connection, ConnectionTable
@@ -284,16 +284,18 @@ class Protocol(HttpToolsProtocol):
             # Nothing that the app sends goes out after this, and it reads the end of the connection.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        content = errors.encode(error.body)
+        request_id = ids.new_request_id()
+        is_anthropic = error_bodies.is_anthropic(self.url, self.headers)
+        status, content = error_bodies.render(error, request_id=request_id, anthropic=is_anthropic)
         fields = (
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(content)),
             (b"connection", b"close"),
-            *middleware.headers(ids.new_request_id(), is_secure=self.scheme == "https"),
+            *middleware.headers(request_id, is_secure=self.scheme == "https", anthropic=is_anthropic),
             *self._shared.cross_origin.headers(self.headers),
         )
         head = b"".join(b"%b: %b\r\n" % field for field in fields)
-        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[error.status], head, content))
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status], head, content))
         if self.transport.can_write_eof():
             self.transport.write_eof()
         # A client that still sends would get a reset and never read the answer.
@@ -322,4 +324,4 @@ class Protocol(HttpToolsProtocol):
 async def too_busy(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer 503, since too many connections are busy."""
     metrics.CONNECTIONS_CLOSED.labels("full").inc()
-    await error_handlers.answer(errors.busy())(scope, receive, send)
+    await error_handlers.answer(errors.busy(), scope)(scope, receive, send)

@@ -109,7 +109,7 @@ _ERRORS: Final[dict[str, Callable[[str, Any, Mapping[str, Any]], ApiError]]] = {
     "said": lambda param, _, of: errors.invalid_param(param, of["text"], code=of["code"]),
     "none_of": lambda param, value, of: errors.wrong_value(param, value, of["supported"]),
     "not_a": lambda param, value, of: errors.wrong_type(param, of["expected"], value),
-    "cursor": lambda _, value, __: errors.unknown_cursor(value),
+    "cursor": lambda param, value, _: errors.unknown_cursor(value, param=param),
 }
 """The error for each of Pydantic's types, made from the field, its value and the context of the error."""
 

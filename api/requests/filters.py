@@ -4,7 +4,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from tidemill.api.requests.fields import SECONDS_MAX, Metadata, OneOf, Project
+from tidemill.api.requests.fields import SECONDS_MAX, Endpoint, Metadata, OneOf, Project
 from tidemill.api.requests.paging import OrderedQuery, PageQuery
 from tidemill.api.requests.reading import WHOLE
 from tidemill.schemas.bounds import Id, Name
@@ -30,6 +30,8 @@ class BatchesQuery(OrderedQuery):
     """How many a page has at most."""
     status: Annotated[str, OneOf(list(Status))] | None = None
     """Only those of this status."""
+    endpoint: Endpoint | None = None
+    """Only those of this endpoint."""
     created_after: _Moment | None = None
     """Only those created later, Unix seconds."""
     created_before: _Moment | None = None
@@ -46,6 +48,7 @@ class BatchesQuery(OrderedQuery):
         values: list[object] = []
         for part, value in (
             ("status = ?", self.status),
+            ("endpoint = ?", self.endpoint),
             ("created_at > ?", self.created_after),
             ("created_at < ?", self.created_before),
         ):

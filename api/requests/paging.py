@@ -82,16 +82,21 @@ def fitting(rows: Iterable[Row]) -> list[Row]:
     return taken
 
 
+def of_page(page: Page, rows: Sequence[Row]) -> Sequence[Row]:
+    """The first of these rows that a page shows: as many as fit into `PAGE_BYTES_MAX`, and at least one."""
+    wanted = rows[: page.limit]
+    sizes = itertools.accumulate(len(row.body) for row in wanted)
+    return wanted[: max(1, sum(size <= PAGE_BYTES_MAX for size in sizes))]
+
+
 def write(page: Page, rows: Sequence[Row]) -> bytes:
-    """The JSON of a page: its rows, as many as fit into `PAGE_BYTES_MAX`, and at least one.
+    """The JSON of a page.
 
     Args:
         page: The page.
         rows: Up to one more than `page.limit`, in order; one more means that there is a next page.
     """
-    wanted = rows[: page.limit]
-    sizes = itertools.accumulate(len(row.body) for row in wanted)
-    shown = wanted[: max(1, sum(size <= PAGE_BYTES_MAX for size in sizes))]
+    shown = of_page(page, rows)
     ends = (orjson.dumps(shown[0].id), orjson.dumps(shown[-1].id)) if shown else (b"null", b"null")
     return b'{"object":"list","data":[%b],"first_id":%b,"last_id":%b,"has_more":%b}' % (
         b",".join(row.body for row in shown),

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
 
 from tidemill.api import errors
-from tidemill.api.batches import creation, file_removal
+from tidemill.api.batches import changes, creation
 from tidemill.api.batches.batch_request import BatchRequest
 from tidemill.api.batches.creation import ForwardedHeaders, RepetitionHeaders
 from tidemill.api.batches.token_estimate import Figures, TokenEstimate, figures
@@ -28,14 +28,12 @@ from tidemill.api.requests.filters import BatchesQuery
 from tidemill.api.requests.paging import ListPage
 from tidemill.api.requests.parts import Query
 from tidemill.api.requests.reading import Body
-from tidemill.api.view import lookup, overlay
+from tidemill.api.view import lookup
 from tidemill.api.view.quotas import Booking
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.jsonl.lines import Splitter
-from tidemill.schemas.lifecycle import CANCELLABLE, CANCELLED
-from tidemill.schemas.log.messages import BatchRecord, CancelRequested, FileRecord, InputRef
+from tidemill.schemas.log.messages import FileRecord, InputRef
 from tidemill.schemas.ports import NotFound
-from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.error import ApiError
 
@@ -151,19 +149,7 @@ async def retrieve(view: ViewDep, caller: Caller, batch_id: BatchId) -> Response
 @router.post("/{batch_id}/cancel", response_model=Batch, responses={409: {"description": "The batch has ended."}})
 async def cancel(request: Request, deps: Deps, caller: Caller, batch_id: BatchId) -> Response:
     """Cancel a batch; a body is ignored, and a finished batch stays as it is."""
-    shown = await lookup.batch(deps.view, caller.project, batch_id)
-    status = Batch.model_validate_json(shown).status
-    if status in CANCELLED:
-        return json(shown)
-    if status not in CANCELLABLE:
-        raise errors.conflict(f"Cannot cancel a batch with status '{status}'.")
-    at = int(deps.clock())
-    await deps.trail.record(request, caller, Action.BATCH_CANCEL, batch_id)
-    await deps.publisher.command(batch_id, CancelRequested(batch_id=batch_id, at=at))
-    # The batch may have changed while the api waited for the log.
-    current = Batch.model_validate_json(await lookup.batch(deps.view, caller.project, batch_id))
-    record = BatchRecord(project=caller.project, batch=overlay.cancelled(current, at))
-    return json(deps.view.put_batch(record))
+    return json(await changes.cancel(request, deps, caller, batch_id))
 
 
 @router.delete(
@@ -173,12 +159,7 @@ async def cancel(request: Request, deps: Deps, caller: Caller, batch_id: BatchId
 )
 async def delete(request: Request, deps: Deps, caller: Caller, batch_id: BatchId) -> Response:
     """Delete a finished batch with its results; its lines can no longer be replayed."""
-    if not deps.view.erasures.is_deleted(batch_id, caller.project):
-        batch = Batch.model_validate_json(await lookup.batch(deps.view, caller.project, batch_id))
-        if not batch.status.is_terminal:
-            raise errors.conflict(f"Cannot delete a batch with status '{batch.status}': cancel it first.")
-        await deps.trail.record(request, caller, Action.BATCH_DELETE, batch_id)
-        await file_removal.remove_batch(deps, caller.project, batch)
+    await changes.delete(request, deps, caller, batch_id)
     return json(b'{"id":"%b","object":"batch","deleted":true}' % batch_id.encode())
 
 

@@ -7,19 +7,14 @@ from fastapi import APIRouter, Depends, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from tidemill.api import errors
-from tidemill.api.batches import report
-from tidemill.api.dependencies import Caller, Dependencies, Deps, ViewDep, from_store
+from tidemill.api.batches import report, result_pages
+from tidemill.api.dependencies import Caller, Dependencies, Deps, ViewDep
 from tidemill.api.openapi import Route
 from tidemill.api.requests import reading
 from tidemill.api.requests.fields import BatchId, OneOf
 from tidemill.api.requests.parts import Query
-from tidemill.api.view import lookup
-from tidemill.api.view.result_lines import Found, Source, bounded
-from tidemill.api.view.view import View
-from tidemill.schemas import ids
-from tidemill.schemas.ports import NotFound
-from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.api.view.result_lines import Found, bounded
+from tidemill.schemas.resources.batch import Status
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000
@@ -27,8 +22,6 @@ INDEX_MAX: Final = 10_000_000
 STATUSES: Final = ("completed", "failed")
 ERRORS_PAGE: Final = 1_000
 """Failed lines that are read at a time."""
-TRIES_MAX: Final = 3
-"""Tries to read the parts of a batch that ends meanwhile."""
 
 router = APIRouter(prefix="/v1/batches/{batch_id}", tags=["batches"], route_class=Route)
 
@@ -66,8 +59,10 @@ async def results(
     deps: Deps, caller: Caller, batch_id: BatchId, query: Annotated[ResultsQuery, Depends(Query(ResultsQuery))]
 ) -> Response:
     """List finished lines, also while the batch runs; they appear seconds after they end."""
-    batch = await _batch(deps.view, caller.project, batch_id)
-    found = await _page(deps, caller.project, batch, after=query.after, limit=query.limit + 1, status=query.status)
+    batch = await result_pages.batch_of(deps.view, caller.project, batch_id)
+    found = await result_pages.page(
+        deps, caller.project, batch, after=query.after, limit=query.limit + 1, status=query.status
+    )
     shown = bounded(found[: query.limit])
     return StreamingResponse(_written(deps, shown, len(found) > len(shown)), media_type="application/json")
 
@@ -75,19 +70,19 @@ async def results(
 @router.get("/receipt", response_model=report.ReceiptReport)
 async def receipt(view: ViewDep, caller: Caller, batch_id: BatchId) -> report.ReceiptReport:
     """Get the reconciliation of a batch: lines in, lines out, errors, and the SHA-256 of each file."""
-    return report.receipt(await _batch(view, caller.project, batch_id))
+    return report.receipt(await result_pages.batch_of(view, caller.project, batch_id))
 
 
 @router.get("/timeline", response_model=report.Timeline)
 async def timeline(view: ViewDep, caller: Caller, batch_id: BatchId) -> report.Timeline:
     """Get the events of a batch."""
-    return report.timeline(await _batch(view, caller.project, batch_id))
+    return report.timeline(await result_pages.batch_of(view, caller.project, batch_id))
 
 
 @router.get("/errors", response_model=report.ErrorReport)
 async def grouped_errors(deps: Deps, caller: Caller, batch_id: BatchId) -> report.ErrorReport:
     """Get failed lines by code, with samples; for a failed batch, the errors of its input."""
-    batch = await _batch(deps.view, caller.project, batch_id)
+    batch = await result_pages.batch_of(deps.view, caller.project, batch_id)
     if batch.status is Status.FAILED:
         return report.refused(batch)
     if batch.status is Status.EXPIRED and batch.tidemill.receipt is None:
@@ -96,46 +91,15 @@ async def grouped_errors(deps: Deps, caller: Caller, batch_id: BatchId) -> repor
         return report.ErrorReport(total=0, unfinished=source.lines or 0 if source else 0, data=[])
     groups, after = report.ErrorGroups(), -1
     while True:
-        found = await _page(deps, caller.project, batch, after=after, limit=ERRORS_PAGE, status="failed")
+        found = await result_pages.page(
+            deps, caller.project, batch, after=after, limit=ERRORS_PAGE, status="failed"
+        )
         if not (found := bounded(found)):
             return groups.report()
         lines = deps.lines.read(found)
         for line in found:
-            groups.add(line.index, await _next(lines))
+            groups.add(line.index, await result_pages.next_line(lines))
         after = found[-1].index
-
-
-async def _batch(view: View, project: str, batch_id: str) -> Batch:
-    return Batch.model_validate_json(await lookup.batch(view, project, batch_id))
-
-
-async def _page(
-    deps: Dependencies, project: str, batch: Batch, *, after: int, limit: int, status: str | None
-) -> list[Found]:
-    """A page of lines; if the batch ends meanwhile, its parts are deleted and the page comes from its files."""
-    for _ in range(TRIES_MAX):
-        try:
-            sources = await _sources(deps, project, batch)
-            wanted = [source for source in sources if status is None or source.failed is (status == "failed")]
-            return await from_store(deps.lines.page(wanted, after, limit))
-        except NotFound:
-            batch = await _batch(deps.view, project, batch.id)
-    raise errors.unavailable("results of this batch")
-
-
-async def _sources(deps: Dependencies, project: str, batch: Batch) -> list[Source]:
-    if not batch.status.is_terminal:
-        return await from_store(deps.lines.running(batch.id))
-    kinds = [kind for kind, _ in batch.tidemill.receipt.files] if batch.tidemill.receipt else []
-    records = [(kind, deps.view.file(project, ids.derived_file_id(batch.id, kind))) for kind in kinds]
-    return deps.lines.written([(kind, record.key) for kind, record in records if record])
-
-
-async def _next(lines: AsyncIterator[bytes]) -> bytes:
-    try:
-        return await from_store(anext(lines))
-    except (NotFound, StopAsyncIteration) as error:
-        raise errors.unavailable("results of this batch") from error
 
 
 async def _written(deps: Dependencies, shown: list[Found], has_more: bool) -> AsyncIterator[bytes]:

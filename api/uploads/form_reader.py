@@ -1,4 +1,4 @@
-"""Reads forms with a file from requests, within bounds of time, size and number."""
+"""Reads large bodies and forms with a file from requests, within bounds of time, size and number."""
 
 import asyncio
 import re
@@ -93,14 +93,36 @@ async def received(
         ApiError: The form is invalid, or does not arrive in time.
         ClientDisconnect: It broke off.
     """
+    fault = errors.body_too_large(bytes_max, param=param)
+    async with large_body(request, deps, project, bytes_max + FORM_BYTES_MAX, fault) as stream:
+        events = _events(Form(request.headers.get("content-type")), stream)
+        async with aclosing(events), aclosing(_parts(events)) as parts:
+            yield parts
+
+
+@asynccontextmanager
+async def large_body(
+    request: Request, deps: Dependencies, project: str, bytes_max: int, fault: ApiError
+) -> AsyncIterator[AsyncIterator[bytes]]:
+    """A body as it arrives, one of a bounded number at a time; if the block fails, it reads the rest of the body.
+
+    Args:
+        request: The request.
+        deps: The dependencies of the app.
+        project: The project of the caller.
+        bytes_max: A larger `Content-Length` is refused before the body is read.
+        fault: The error of a larger one.
+
+    Raises:
+        ApiError: It is too large, or does not arrive in time.
+        ClientDisconnect: It broke off.
+    """
     async with deps.gates.uploads.turn(project):
         stream = request.stream()
         try:
-            if declared_bytes(request) > bytes_max + FORM_BYTES_MAX:
-                raise errors.body_too_large(bytes_max, param=param)
-            events = _events(Form(request.headers.get("content-type")), stream)
-            async with aclosing(events), aclosing(_parts(events)) as parts:
-                yield parts
+            if declared_bytes(request) > bytes_max:
+                raise fault
+            yield stream
         except ApiError as error:
             if not await _drain(stream):
                 error.headers["connection"] = "close"
@@ -128,14 +150,18 @@ async def _until_end(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
 
 async def _events(form: Form, stream: AsyncIterator[bytes]) -> AsyncGenerator[Event, None]:
     while not form.is_whole:
-        if not (chunk := await _next(stream)):
+        if not (chunk := await next_bytes(stream)):
             raise MultipartError("the multipart body ends before its closing boundary")
         for event in form.feed(chunk):
             yield event
 
 
-async def _next(stream: AsyncIterator[bytes]) -> bytes:
-    """The next bytes of a body; none at its end."""
+async def next_bytes(stream: AsyncIterator[bytes]) -> bytes:
+    """The next bytes of a body; none at its end.
+
+    Raises:
+        ApiError: 408, they do not arrive in time.
+    """
     try:
         async with asyncio.timeout(SILENCE_SECONDS_MAX):
             return await anext(stream, b"")

@@ -64,8 +64,11 @@ class Erasures:
         self._database = database
 
     def put(self, batch_id: str, erasure: Erasure) -> None:
-        """Mark a batch as deleted."""
-        self._database.write("INSERT OR IGNORE INTO erasures VALUES (?, ?)", batch_id, erasure.project)
+        """Mark a batch as deleted; the view keeps its place in lists, so that a page can begin after it."""
+        self._database.write(
+            "INSERT OR IGNORE INTO erasures SELECT ?1, ?2, (SELECT created_at FROM batches WHERE id = ?1)",
+            batch_id, erasure.project,
+        )  # fmt: skip
 
     def fold(self, key: str, value: bytes | None, offset: int) -> None:
         """Fold a record of the topic; raises `DecodeError`."""

@@ -13,7 +13,7 @@ from typing import Any, cast
 from tidemill.schemas.resources.bill import exact, plain
 from tidemill.storage.locked_directory import lock_first_free
 
-LAYOUT = 13
+LAYOUT = 14
 """Version of the schema; a file with another one is rebuilt."""
 
 CHECKPOINT_SECONDS = 1.0
@@ -31,15 +31,16 @@ CREATE TABLE topics (name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID
 CREATE TABLE batches (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, input_file_id TEXT NOT NULL,
     over INTEGER NOT NULL, status TEXT NOT NULL, ended_at INTEGER, lines_left INTEGER NOT NULL, listed BLOB,
-    body BLOB NOT NULL, owner INTEGER NOT NULL
+    body BLOB NOT NULL, owner INTEGER NOT NULL, endpoint TEXT NOT NULL
 );
 CREATE INDEX batches_listed ON batches (project, created_at, id);
+CREATE INDEX batches_listed_by_endpoint ON batches (project, endpoint, created_at, id);
 CREATE INDEX batches_listed_by_status ON batches (project, status, created_at, id);
 CREATE INDEX batches_open ON batches (input_file_id) WHERE NOT over;
 CREATE INDEX batches_running ON batches (project, lines_left) WHERE NOT over;
 CREATE INDEX batches_of_input ON batches (input_file_id);
 CREATE INDEX batches_ended ON batches (ended_at) WHERE over;
-CREATE TABLE erasures (id TEXT PRIMARY KEY, project TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE erasures (id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER) WITHOUT ROWID;
 CREATE TABLE labels (
     project TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, created_at INTEGER NOT NULL, id TEXT NOT NULL,
     PRIMARY KEY (project, name, value, created_at, id)

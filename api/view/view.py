@@ -147,6 +147,11 @@ class View:
         rows = self._database.read("SELECT id, over FROM batches WHERE input_file_id = ?", file_id)
         return [batch_id for batch_id, _ in rows] if all(over for _, over in rows) else []
 
+    def is_shared(self, file_id: str, batch_id: str) -> bool:
+        """Whether a file is the input of another batch than this one."""
+        statement = "SELECT 1 FROM batches WHERE input_file_id = ? AND id != ?"
+        return self._database.first(statement, file_id, batch_id) is not None
+
     def expired(self, limit: int) -> list[tuple[str, str]]:
         """Expired files that are not deleted yet: id and key."""
         return self._database.read(
@@ -176,13 +181,14 @@ class View:
             return Batch.model_validate_json(shown)
         batch = overlay.merge(Batch.model_validate_json(shown) if shown else None, record.batch)
         self._database.write(
-            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
             " over = excluded.over, status = excluded.status, ended_at = excluded.ended_at,"
             " lines_left = excluded.lines_left, listed = excluded.listed, body = excluded.body,"
             " owner = max(owner, excluded.owner)",
             batch.id, record.project, batch.created_at, batch.input_file_id, batch.status.is_terminal,
             batch.status, getattr(batch, f"{batch.status}_at") if batch.status.is_terminal else None,
             self.quotas.lines_left(batch), overlay.listed(batch), batch.model_dump_json().encode(), record.owner,
+            batch.endpoint,
         )  # fmt: skip
         if not shown:
             # Links and labels never change.
@@ -347,11 +353,13 @@ class View:
         return paging.fitting(Row(id=object_id, body=body) for object_id, body in rows)
 
     def _created_at(self, table: str, project: str, object_id: str) -> int:
-        statement = f"SELECT created_at FROM {table} WHERE id = ? AND project = ?"  # noqa: S608  a name of this module
-        at: int | None = self._database.first(statement, object_id, project)
-        if at is None:
-            raise errors.unknown_cursor(object_id)
-        return at
+        # A client may delete the objects of a page before it asks for the next one.
+        for source in (table, "erasures"):
+            statement = f"SELECT created_at FROM {source} WHERE id = ? AND project = ?"  # noqa: S608  named above
+            at: int | None = self._database.first(statement, object_id, project)
+            if at is not None:
+                return at
+        raise errors.unknown_cursor(object_id)
 
     def _purge(self) -> None:
         oldest = int(self._clock()) - DELETED_SECONDS_MAX

@@ -20,11 +20,11 @@ from tidemill.schemas.bounds import ERRORS_BYTES_MAX, ERRORS_MAX, LINE_BYTES_HIG
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.jsonl import malformed, nesting
 from tidemill.schemas.jsonl.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX, Line
+from tidemill.schemas.jsonl.nesting import DEPTH_MAX
 from tidemill.schemas.resources.batch import BatchError, error_bytes
 
 FAULTS_MAX: Final = ERRORS_MAX
 """Entries of `errors.data`; the last one says how many more there are."""
-DEPTH_MAX: Final = 128
 CUSTOM_ID_CHARS_MAX: Final = 512
 LONG_LINE_BYTES: Final = 64 * 1024
 """A longer line is not decoded into objects. Check it in a thread: it can take a tenth of a second."""

@@ -16,6 +16,8 @@ SKIPPED_BRACKETS_MIN: Final = 32
 """A block of at most as many brackets as levels are left cannot exceed the bound, and is skipped."""
 COUNTED_BRACKETS: Final = 1024
 """Near the bound, a block is counted bracket by bracket, at about 12 ns each."""
+DEPTH_MAX: Final = 128
+"""The most levels of a line of the input."""
 LEVELS_MAX: Final = 255
 """`elements` counts levels in bytes."""
 

@@ -24,9 +24,8 @@ from tidemill.api.app import create_app
 from tidemill.api.dependencies import Authentication, JsonBody, current, current_settings, current_view
 from tidemill.api.openapi import Route, describe
 from tidemill.api.requests.paging import PAGE_BYTES_MAX
-from tidemill.api.requests.parts import Headers, Part, PathId, Query
+from tidemill.api.requests.parts import Part, PathId, Query
 from tidemill.api.requests.reading import Body, Parameters
-from tidemill.api.uploads.form_reader import FormBody
 from tidemill.configuration.settings import Settings
 from tidemill.schemas.bounds import FILENAME_CHARS_MAX, NUMBER_MAX, RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.log.messages import BatchRecord
@@ -280,7 +279,9 @@ def test_requests_are_read_through_models(deps):
         assert all(isinstance(part, Authentication) for part in parts[:1]), context.path
         assert {name for part in parts for name in named(part, "path")} == set(route.param_convertors)
         seen |= {type(part) for part in parts}
-    assert seen == {Authentication, Query, Headers, PathId, JsonBody, FormBody}
+    assert {kind.__name__ for kind in seen} == {
+        "Authentication", "Query", "Headers", "PathId", "JsonBody", "FormBody", "RequestsBody", "_Forwarded",
+    }  # fmt: skip
 
 
 def named(part, where):

@@ -6,12 +6,14 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.api import errors
+from tidemill.api import error_bodies, errors
 
 
 def test_an_error_has_all_four_keys():
     """Clients read each of them."""
-    assert json.loads(errors.encode(errors.no_batch("x").body)) == {
+    status, body = error_bodies.render(errors.no_batch("x"), request_id="req_1", anthropic=False)
+    assert status == 404
+    assert json.loads(body) == {
         "error": {
             "message": "No batch found with id 'x'.",
             "type": "invalid_request_error",

@@ -369,7 +369,7 @@ async def test_roles(deps, admin):
             # The body of a rerun or a replay says whether it changes something.
             body = {"source": {"model": "m", "from": "0"}} if path.endswith("/replays") else {}
             answer = await client.request(method, path.format(**IDS), json=body)
-            assert fault(answer) == (403, None, "insufficient_permissions"), (method, path, role)
+            assert answer.status_code == 403, (method, path, role)
             assert f"'{needed}'" in answer.json()["error"]["message"]
     for method, path in found:
         async with client_of(deps, "") as stranger:

@@ -32,11 +32,14 @@ RECORDED = {
     ("POST", "/v1/replays"): Action.REPLAY_CREATE,
     ("DELETE", "/v1/files/{file_id}"): Action.FILE_DELETE,
     ("POST", "/v1/uploads/{upload_id}/cancel"): Action.UPLOAD_CANCEL,
+    ("POST", "/v1/messages/batches/{batch_id}/cancel"): Action.BATCH_CANCEL,
+    ("DELETE", "/v1/messages/batches/{batch_id}"): Action.BATCH_DELETE,
 }
 PLAIN = {
     ("POST", "/v1/files"),
     ("POST", "/v1/batches"),
     ("POST", "/v1/batches/estimate"),
+    ("POST", "/v1/messages/batches"),
     ("POST", "/v1/uploads"),
     ("POST", "/v1/uploads/{upload_id}/parts"),
     ("POST", "/v1/uploads/{upload_id}/complete"),

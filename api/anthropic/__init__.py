@@ -1,0 +1,1 @@
+"""Anthropic's Message Batches API: the same batches, in the shapes of Anthropic's SDKs."""

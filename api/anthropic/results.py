@@ -1,0 +1,165 @@
+"""The results of a message batch as JSON lines, made from the output and error file of an ordinary batch.
+
+Source of the shapes: Anthropic's API reference, "Retrieve Message Batch results". A request has `succeeded` with
+its message, or `errored` with an error, or it was not executed before the batch was `canceled` or `expired`.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from tidemill.api import error_bodies, errors
+from tidemill.api.batches import result_pages
+from tidemill.api.dependencies import Dependencies, chunks_from_store
+from tidemill.api.view.result_lines import bounded
+from tidemill.schemas.jsonl import line
+from tidemill.schemas.jsonl.lines import Line, Splitter
+from tidemill.schemas.ports import NotFound
+from tidemill.schemas.resources.batch import Batch, BatchError, Status
+
+PAGE_LINES: Final = 1_000
+"""Lines that are found at a time."""
+JOINED_BYTES: Final = 64 * 1024
+"""Lines are joined up to this size before they are sent."""
+INVALID: Final = "invalid_request_error"
+NOT_RUN: Final = {line.EXPIRED[0]: b'{"type":"expired"}', line.CANCELLED[0]: b'{"type":"canceled"}'}
+"""The results of requests that were not executed, by the code of their error line."""
+KINDS: Final = {"model_not_found": "not_found_error", "server_error": "api_error"}
+"""Types of the errors that ingest finds, by their code; others are `INVALID`."""
+_RESULT: Final = b'{"custom_id":%b,"result":%b}\n'
+_ERRORED: Final = b'{"type":"errored","error":%b}'
+
+
+class _Response(msgspec.Struct):
+    status_code: int
+    request_id: str
+    body: msgspec.Raw
+
+
+class _Error(msgspec.Struct):
+    code: str = ""
+    message: str = ""
+
+
+class _Line(msgspec.Struct):
+    custom_id: msgspec.Raw
+    response: _Response | None = None
+    error: _Error | None = None
+
+
+class _CustomId(msgspec.Struct):
+    custom_id: str = ""
+
+
+_lines: Final = msgspec.json.Decoder(_Line)
+_custom_ids: Final = msgspec.json.Decoder(_CustomId)
+
+
+async def written(deps: Dependencies, project: str, batch: Batch) -> AsyncIterator[bytes]:
+    """The results of an ended batch, in the order of its requests."""
+    lines = _of_input(deps, project, batch) if batch.tidemill.receipt is None else _of_files(deps, project, batch)
+    joined = bytearray()
+    async for text in lines:
+        joined += text
+        if len(joined) >= JOINED_BYTES:
+            yield bytes(joined)
+            joined.clear()
+    yield bytes(joined)
+
+
+async def _of_files(deps: Dependencies, project: str, batch: Batch) -> AsyncIterator[bytes]:
+    after = -1
+    while found := bounded(await result_pages.page(deps, project, batch, after=after, limit=PAGE_LINES)):
+        texts = deps.lines.read(found)
+        for each in found:
+            yield result(await result_pages.next_line(texts), failed=each.failed)
+        after = found[-1].index
+
+
+async def _of_input(deps: Dependencies, project: str, batch: Batch) -> AsyncIterator[bytes]:
+    """The results of a batch without files: its input was rejected, or never checked."""
+    if (record := deps.view.file(project, batch.input_file_id)) is None:
+        return
+    rejected = Rejected(batch)
+
+    splitter = Splitter(deps.settings.line_bytes_max)
+    try:
+        async for chunk in chunks_from_store(deps.store.read(record.key)):
+            for each in splitter.feed(chunk):
+                yield rejected.result(each)
+    except NotFound as error:
+        raise errors.unavailable("input of this batch") from error
+    for each in splitter.finish():
+        yield rejected.result(each)
+
+
+class Rejected:
+    """The results of a batch without files."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._status = batch.status
+        faults = [each for each in (batch.errors.data if batch.errors else ()) if each.code != "too_many_errors"]
+        self._by_line = {each.line: each for each in faults if each.line is not None}
+        self._of_file = next((each for each in faults if each.line is None), None)
+        first = _said(faults[0]) if faults else ""
+        place = f"requests.{faults[0].line - 1}." if faults and faults[0].line else ""
+        self._other = f"This request was not executed, because the batch is invalid: {place}{first}"
+
+    def result(self, each: Line) -> bytes:
+        """The result of a line of the input."""
+        if self._status is Status.FAILED:
+            outcome = _ERRORED % orjson.dumps(self._error(each.number))
+        else:
+            outcome = NOT_RUN[line.EXPIRED[0] if self._status is Status.EXPIRED else line.CANCELLED[0]]
+        return line.escaped(_RESULT % (_custom_id(each.data), outcome))
+
+    def _error(self, number: int) -> dict[str, Any]:
+        if (fault := self._by_line.get(number) or self._of_file) is None:
+            return _envelope(INVALID, self._other)
+        return _envelope(KINDS.get(fault.code, INVALID), _said(fault))
+
+
+def result(text: bytes, *, failed: bool) -> bytes:
+    """The result of a line of an output file, or of an error file if it `failed`."""
+    found = _lines.decode(text)
+    if not failed and found.response is not None:
+        return _RESULT % (found.custom_id, b'{"type":"succeeded","message":%b}' % found.response.body)
+    error = found.error or _Error()
+    outcome = NOT_RUN.get(error.code) or _ERRORED % orjson.dumps(_error(error, found.response))
+    return _RESULT % (found.custom_id, outcome)
+
+
+def _error(error: _Error, response: _Response | None) -> dict[str, Any]:
+    """The error of a request; an error of a server in Anthropic's shape stays as it is."""
+    if response is None:
+        kind = INVALID if error.code in line.REFUSALS else "api_error"
+        return _envelope(KINDS.get(error.code, kind), error.message)
+    try:
+        said = msgspec.json.decode(response.body)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        said = None
+    inner = said.get("error") if isinstance(said, dict) else None
+    if isinstance(said, dict) and isinstance(inner, dict) and said.get("type") == "error":
+        return {"request_id": response.request_id or None, **said}
+    message = inner.get("message") if isinstance(inner, dict) else inner
+    kind = error_bodies.kind_of(response.status_code)
+    return _envelope(kind, message if isinstance(message, str) else error.message, response.request_id or None)
+
+
+def _said(fault: BatchError) -> str:
+    """The message of a fault, with its field as Anthropic's clients know it."""
+    is_inside = (fault.param or "").startswith("body")
+    return f"params{(fault.param or '').removeprefix('body')}: {fault.message}" if is_inside else fault.message
+
+
+def _envelope(kind: str, message: str, request_id: str | None = None) -> dict[str, Any]:
+    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
+
+
+def _custom_id(data: bytes | None) -> bytes:
+    try:
+        return orjson.dumps(_custom_ids.decode(data or b"{}").custom_id)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, orjson.JSONEncodeError):
+        return b'""'

@@ -1,0 +1,49 @@
+"""Cancels and deletes batches."""
+
+from fastapi import Request
+
+from tidemill.api import errors
+from tidemill.api.access.auth import Principal
+from tidemill.api.batches import file_removal
+from tidemill.api.dependencies import Dependencies
+from tidemill.api.view import lookup, overlay
+from tidemill.schemas.lifecycle import CANCELLABLE, CANCELLED
+from tidemill.schemas.log.messages import BatchRecord, CancelRequested
+from tidemill.schemas.resources.audit import Action
+from tidemill.schemas.resources.batch import Batch
+
+
+async def cancel(request: Request, deps: Dependencies, caller: Principal, batch_id: str) -> Batch:
+    """Cancel a batch; one that was cancelled before stays as it is.
+
+    Raises:
+        ApiError: 404, there is no such batch; 409, it has ended.
+        LogUnavailable: The log does not answer, and the batch goes on.
+    """
+    batch = Batch.model_validate_json(await lookup.batch(deps.view, caller.project, batch_id))
+    if batch.status in CANCELLED:
+        return batch
+    if batch.status not in CANCELLABLE:
+        raise errors.conflict(f"Cannot cancel a batch with status '{batch.status}'.")
+    at = int(deps.clock())
+    await deps.trail.record(request, caller, Action.BATCH_CANCEL, batch_id)
+    await deps.publisher.command(batch_id, CancelRequested(batch_id=batch_id, at=at))
+    # The batch may have changed while the api waited for the log.
+    current = Batch.model_validate_json(await lookup.batch(deps.view, caller.project, batch_id))
+    return deps.view.put_batch(BatchRecord(project=caller.project, batch=overlay.cancelled(current, at)))
+
+
+async def delete(request: Request, deps: Dependencies, caller: Principal, batch_id: str) -> None:
+    """Delete a finished batch with its results; one that was deleted before stays deleted.
+
+    Raises:
+        ApiError: 404, there is no such batch; 409, it is running.
+        LogUnavailable: The log does not answer, and the batch stays.
+    """
+    if deps.view.erasures.is_deleted(batch_id, caller.project):
+        return
+    batch = Batch.model_validate_json(await lookup.batch(deps.view, caller.project, batch_id))
+    if not batch.status.is_terminal:
+        raise errors.conflict(f"Cannot delete a batch with status '{batch.status}': cancel it first.")
+    await deps.trail.record(request, caller, Action.BATCH_DELETE, batch_id)
+    await file_removal.remove_batch(deps, caller.project, batch)
