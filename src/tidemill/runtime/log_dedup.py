@@ -12,11 +12,11 @@ from typing import Final
 from tidemill import metrics
 
 REPEAT_SECONDS: Final = 30.0
-"""A filter passes each message at most `lines` times within this time."""
+"""The bounds of lines hold within this time."""
 LINES_MAX: Final = 20
 """Lines per message; loggers of `THINNED` get one."""
 MESSAGES_MAX: Final = 1_000
-"""Distinct messages that a filter remembers; beyond that it starts anew."""
+"""Distinct messages that the filter remembers; beyond that it starts anew."""
 THINNED: Final = ("aiokafka", "faust", "mode", "uvicorn", "tidemill.api.http.server")
 """Loggers that write a line per attempt of a library, or per mistake of a client."""
 
@@ -24,22 +24,15 @@ Key = tuple[str, int, str, type[BaseException] | None]
 
 
 class LogDedup(logging.Filter):
-    """Passes each message of a logger `lines` times within `seconds`; the next line says how many were suppressed.
+    """Bounds the lines of each message in `REPEAT_SECONDS`; the next line says how many were suppressed.
 
     Messages are equal if their templates are, since arguments such as a connection's number always differ.
     Messages with a traceback are equal if their exceptions have the same type; `LINES_MAX` of them pass. A metric
     counts the suppressed lines (`tidemill_log_lines_suppressed_total`), since a next line may never come.
     """
 
-    def __init__(
-        self,
-        lines: int = LINES_MAX,
-        seconds: float = REPEAT_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
-        self._lines = lines
-        self._seconds = seconds
         self._clock = clock
         self._lock = threading.Lock()
         self._seen: dict[Key, tuple[float, int, int]] = {}
@@ -49,11 +42,11 @@ class LogDedup(logging.Filter):
         """Whether a record passes; adds the number of suppressed lines to its message."""
         kind = record.exc_info[0] if record.exc_info else None
         key = (record.name, record.levelno, str(record.msg), kind)
-        lines = self._lines if kind is None else max(self._lines, LINES_MAX)
+        lines = 1 if kind is None and record.name.startswith(THINNED) else LINES_MAX
         now = self._clock()
         with self._lock:
             since, passed, suppressed = self._seen.get(key, (now, 0, 0))
-            is_over = now - since >= self._seconds
+            is_over = now - since >= REPEAT_SECONDS
             if passed >= lines and not is_over:
                 self._seen[key] = since, passed, suppressed + 1
                 metrics.LOG_LINES_SUPPRESSED.inc()
@@ -63,28 +56,13 @@ class LogDedup(logging.Filter):
             self._seen[key] = (now, 1, 0) if is_over else (since, passed + 1, 0)
         if suppressed:
             # Without arguments, logging expands no percent signs.
-            record.msg, record.args = (
-                f"{record.getMessage()} (and {suppressed} like it in {now - since:.0f} s)",
-                (),
-            )
+            record.msg = f"{record.getMessage()} (and {suppressed} like it in {now - since:.0f} s)"
+            record.args = ()
         return True
 
 
 def install() -> None:
     """Filter all handlers of the root logger; call this after the set-up of logging."""
-    split = _Split()
+    dedup = LogDedup()
     for handler in logging.getLogger().handlers:
-        handler.addFilter(split)
-
-
-class _Split(logging.Filter):
-    """Passes one line per message of the loggers of `THINNED`, and `LINES_MAX` of others."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__()
-        self._thinned = LogDedup(1, clock=clock)
-        self._others = LogDedup(clock=clock)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        dedup = self._thinned if record.name.startswith(THINNED) else self._others
-        return dedup.filter(record)
+        handler.addFilter(dedup)

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from tidemill import metrics
-from tidemill.runtime.log_dedup import LINES_MAX, MESSAGES_MAX, LogDedup, _Split
+from tidemill.runtime.log_dedup import LINES_MAX, MESSAGES_MAX, LogDedup
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def now():
 
 @pytest.fixture
 def dedup(now):
-    return LogDedup(1, 30.0, lambda: now[0])
+    return LogDedup(lambda: now[0])
 
 
 def record(text="node %d away", *args, level=logging.ERROR, exc_info=None):
@@ -73,7 +73,7 @@ def test_memory_is_bounded(dedup):
 
 def test_mistakes_of_clients_are_logged_once_per_period(now):
     """A flood of bad requests, or of failing ones, does not crowd out other lines."""
-    split = _Split(lambda: now[0])
+    split = LogDedup(lambda: now[0])
 
     def said(name: str, text: str) -> int:
         lines = [logging.LogRecord(name, logging.WARNING, __file__, 1, text, (n,), None) for n in range(10_000)]
