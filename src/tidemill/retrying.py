@@ -24,16 +24,14 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def pause_seconds(
-    failures: int, *, first: float | None = None, longest: float | None = None, chance: float | None = None
-) -> float:
+def pause_seconds(failures: int, *, first: float | None = None, longest: float | None = None) -> float:
     """The pause before the next attempt in seconds, after an attempt that `failures` others preceded.
 
-    `first` and `longest` bound the first and all pauses; `chance` (0 to 1) is random by default.
+    `first` and `longest` bound the first and all pauses.
     """
     doubled = (FIRST_SECONDS if first is None else first) * 2.0 ** min(failures, DOUBLINGS_MAX)
-    drawn = random.random() if chance is None else chance  # noqa: S311  it spreads load
-    return min(LONGEST_SECONDS if longest is None else longest, doubled) * (1 - JITTER * drawn)
+    longest = LONGEST_SECONDS if longest is None else longest
+    return min(longest, doubled) * (1 - JITTER * random.random())  # noqa: S311  it spreads load
 
 
 async def retry(

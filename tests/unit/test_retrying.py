@@ -1,5 +1,7 @@
 """Retries with back-off."""
 
+from unittest.mock import patch
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,10 +13,15 @@ from tidemill.retrying import pause_seconds, retry
 @given(st.integers(0, 10_000), st.floats(0, 1))
 def test_pauses_double_within_their_bounds(failures, chance):
     """Chance removes at most half of a pause; no number of failures exceeds the longest."""
-    longest = pause_seconds(failures, chance=0)
-    assert longest / 2 <= pause_seconds(failures, chance=chance) <= longest <= retrying.LONGEST_SECONDS
-    assert longest == min(retrying.LONGEST_SECONDS, 2 * pause_seconds(failures - 1, chance=0)) or failures == 0
-    assert pause_seconds(0, first=3.0, longest=60.0, chance=0) == 3.0
+
+    def pause(failures, chance=0.0, **bounds):
+        with patch("random.random", return_value=chance):
+            return pause_seconds(failures, **bounds)
+
+    longest = pause(failures)
+    assert longest / 2 <= pause(failures, chance) <= longest <= retrying.LONGEST_SECONDS
+    assert longest == min(retrying.LONGEST_SECONDS, 2 * pause(failures - 1)) or failures == 0
+    assert pause(0, first=3.0, longest=60.0) == 3.0
 
 
 async def test_work_is_retried_until_it_succeeds(monkeypatch, caplog):

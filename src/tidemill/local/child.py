@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import random
 import signal
 import time
 from asyncio.subprocess import DEVNULL, STDOUT, Process
@@ -39,33 +38,6 @@ Say = Callable[[str], None]
 
 class ChildError(Exception):
     """A process cannot be started; the text has the end of its log."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Restart:
-    """Restart a process after a delay; pass `failures` to the next decision."""
-
-    delay_seconds: float
-    failures: int
-
-
-def decide_restart(*, failures: int, alive_seconds: float, ever_ready: bool, chance: float) -> Restart | None:
-    """Decide what follows when a process ends by itself.
-
-    Args:
-        failures: How often in a row it had ended before.
-        alive_seconds: How long it lived this time.
-        ever_ready: Whether it was ever ready; such a process is restarted for ever.
-        chance: Random number between 0 and 1.
-
-    Returns:
-        The restart; None to give up.
-    """
-    failures = 1 if alive_seconds >= STABLE_SECONDS else failures + 1
-    if not ever_ready and failures >= STARTS_MAX:
-        return None
-    delay = pause_seconds(failures - 1, first=DELAY_SECONDS_MIN, longest=DELAY_SECONDS_MAX, chance=chance)
-    return Restart(delay_seconds=delay, failures=failures)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,22 +104,15 @@ class Child:
             end = await self._run_once()
             if self._stopping.is_set():
                 return
-            restart = decide_restart(
-                failures=failures,
-                alive_seconds=time.monotonic() - began,
-                ever_ready=self._ever_ready,
-                chance=random.random(),  # noqa: S311  it spreads load
-            )
-            if restart is None:
+            failures = 1 if time.monotonic() - began >= STABLE_SECONDS else failures + 1
+            if not self._ever_ready and failures >= STARTS_MAX:
                 raise ChildError(
                     f"{self.name} cannot be started: it {end}. Its log ends with:\n{self._last_words()}"
                 )
-            failures = restart.failures
-            self._say(
-                f"{self.name} {end}; restarting it in {restart.delay_seconds:.1f} s. Its log: {self._program.log}"
-            )
+            delay = pause_seconds(failures - 1, first=DELAY_SECONDS_MIN, longest=DELAY_SECONDS_MAX)
+            self._say(f"{self.name} {end}; restarting it in {delay:.1f} s. Its log: {self._program.log}")
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), restart.delay_seconds)
+                await asyncio.wait_for(self._stopping.wait(), delay)
 
     async def stop(self, seconds_max: float = STOP_SECONDS_MAX) -> None:
         """Terminate it, kill it after that time, and wait for its end."""
