@@ -33,8 +33,6 @@ class Sums:
     """The lines, sizes and token counts of a merged file."""
 
     lines: LineBitmap = field(default_factory=LineBitmap)
-    double: int = 0
-    """Copies of lines, which the merge left out."""
     indices: "array[int]" = field(default_factory=lambda: array("I"))
     sizes: "array[int]" = field(default_factory=lambda: array("I"))
     usages: "array[int]" = field(default_factory=lambda: array("I"))
@@ -208,5 +206,5 @@ async def _run(reader: _Reader, limit: int, sums: Sums) -> AsyncIterator[memoryv
         async for piece in reader.take(start, end):
             yield piece
     else:
-        sums.double += 1
+        # Another part has the same line.
         reader.place += 1

@@ -93,32 +93,29 @@ async def test_a_follower_gives_way_to_other_tasks(kafka, log):
     assert max(map(sum, runs)) < RUN_BYTES_MAX + RUN_BYTES_MAX // 4
 
 
-async def test_a_follower_starts_where_it_is_told(kafka, log):
-    """At an offset; or, once it knows where the topic ends, where `resume` says."""
+async def test_a_follower_starts_where_resume_says(kafka, log):
+    """Once it knows where the topic ends."""
     topic, seen, tails = await new_topic(kafka), [], []
     for number in range(3):
         await log.send(topic, f"k{number}", b"v")
-    for arguments in ({"start": 2}, {"resume": lambda tail: tails.append(tail) or 2}):
-        seen.clear()
-        follower = Follower(kafka, topic, lambda *record: seen.append(record[2]), **arguments)
-        await follower.start()
-        await follower.caught_up()
-        await follower.stop()
-        assert seen == [2]
+    follower = Follower(
+        kafka, topic, lambda *record: seen.append(record[2]), resume=lambda tail: tails.append(tail) or 2
+    )
+    await follower.start()
+    await follower.caught_up()
+    await follower.stop()
+    assert seen == [2]
     assert [tail.end for tail in tails] == [3]
     assert isinstance(tails[0], Tail)
     assert tails[0].cluster
 
 
 async def test_an_empty_topic_is_caught_up_with(kafka):
-    """At once, and so is an offset beyond another topic's end."""
-    topic = await new_topic(kafka)
-    for start in (0, 7):
-        follower = Follower(kafka, topic, print, start=start)
-        await follower.start()
-        await follower.caught_up()
-        assert follower._position == 0
-        await follower.stop()
+    """At once."""
+    follower = Follower(kafka, await new_topic(kafka), print)
+    await follower.start()
+    await follower.caught_up()
+    await follower.stop()
 
 
 async def test_a_record_whose_apply_raises_is_tried_again(kafka, log):

@@ -42,7 +42,7 @@ class Tail:
 
 
 class Follower:
-    """Applies the records of a topic of one partition, from an offset on.
+    """Applies the records of a topic of one partition, from the beginning or where `resume` says.
 
     It reconnects with back-off while the broker is unavailable, and retries a record whose `apply` raises. A
     record whose content fails twice is skipped.
@@ -54,7 +54,6 @@ class Follower:
         topic: str,
         apply: Apply,
         *,
-        start: int = 0,
         resume: Callable[[Tail], int] | None = None,
         applied: Callable[[], object] | None = None,
     ) -> None:
@@ -64,7 +63,6 @@ class Follower:
             kafka: Address and credentials.
             topic: Its name.
             apply: Called for each record, in order.
-            start: The first offset to read; 0 if the topic ends before it, since it was created anew then.
             resume: Called at each connection; undoes records that are not `applied` yet, and returns the first
                 offset to read.
             applied: Called after each run of records, so that they can be committed together.
@@ -74,7 +72,7 @@ class Follower:
         self._apply = apply
         self._applied = applied
         self._resume = resume or self._from_position
-        self._position = start
+        self._position = 0
         self._end = 0
         self._caught_up = asyncio.Event()
         self._moved = asyncio.Event()

@@ -109,11 +109,10 @@ def _application(chat: Chat, embedder: Embedder) -> web.Application:
     return app
 
 
-async def serve(*, host: str = "127.0.0.1", port: int, threads: int = 1) -> None:
+async def serve(*, port: int, threads: int = 1) -> None:
     """Load the models and serve until SIGINT or SIGTERM.
 
     Args:
-        host: Address to listen on.
         port: Port to listen on; 0 picks a free one, which is printed.
         threads: Cores that the chat model may use.
 
@@ -135,7 +134,7 @@ async def serve(*, host: str = "127.0.0.1", port: int, threads: int = 1) -> None
     )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
+        site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
         await _check_models(runner)
         print(f"Demo backend at {_address(runner)}/v1", flush=True)  # noqa: T201 - the command's output

@@ -51,7 +51,6 @@ async def test_the_merge_has_each_line_once_and_in_order(tmp_path_factory, parts
     expected = sorted({index for part in parts for index in part})
     assert got == b"".join(map(text, expected))
     assert sums.lines.done == len(expected)
-    assert sums.double == sum(len(set(part)) for part in parts) - len(expected)
     assert sums.usage == (len(expected), 0, 2 * len(expected), 0)
     assert list(sums.indices) == expected
     assert list(sums.sizes) == [len(text(index)) for index in expected]
