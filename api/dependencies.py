@@ -138,10 +138,9 @@ async def current_settings(request: Request) -> Settings:
 
 
 class Authentication(Part, HTTPBearer):
-    """Finds the caller of a request by its key.
+    """Finds the caller of a request by its key, which must cover a role.
 
-    Args:
-        role: The role that the key must cover; None is `read` for GET and HEAD, and `write` for other methods.
+    By default the role is `read` for GET and HEAD, and `write` for other methods.
     """
 
     errors: ClassVar[Mapping[int, str]] = {

@@ -172,11 +172,9 @@ def no_key_with(key_id: str) -> ApiError:
 
 
 def limit_reached(limit: str, message: str) -> ApiError:
-    """A limit of the project is reached. It lasts, so a header tells the SDKs not to retry.
+    """A limit of the project, named by its setting, is reached; the message says how to make room.
 
-    Args:
-        limit: The setting's name.
-        message: States the amounts, and how to make room.
+    It lasts, so a header tells the SDKs not to retry.
     """
     return _limited(f"{message} (limit: {limit})", {"x-should-retry": "false"})
 

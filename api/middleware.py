@@ -66,12 +66,7 @@ class RequestMiddleware:
     """Gives each request an id, logs failed ones, and maps `HEAD` and the paths of Azure's clients."""
 
     def __init__(self, app: ASGIApp, *, has_aliases: bool = False) -> None:
-        """Wrap an app.
-
-        Args:
-            app: The app.
-            has_aliases: Whether to map the paths of Azure's clients to OpenAI's.
-        """
+        """Wrap an app; `has_aliases` maps the paths of Azure's clients to OpenAI's."""
         self._app = app
         self._has_aliases = has_aliases
 

@@ -142,13 +142,7 @@ class Dispatcher:
         return self._busy
 
     def enqueue(self, entry: Entry, head: RequestHead, texts: Sequence[bytes]) -> None:
-        """Add the lines of a record.
-
-        Args:
-            entry: The record in its partition's window.
-            head: Its headers.
-            texts: The lines in order; one empty text where the line is in the store.
-        """
+        """Add the lines of a record to the window of its partition; the text of a line in the store is empty."""
         if head.batch_id in self._services.closed or self._services.clock() >= head.deadline:
             entry.window.finish(entry, len(texts))
             return
@@ -195,10 +189,7 @@ class Dispatcher:
             self._state = _State.HALTED
 
     async def drain(self, seconds: float) -> bool:
-        """Start no more calls, and wait for those in flight and their results.
-
-        Args:
-            seconds: The longest to wait.
+        """Start no more calls, and wait up to `seconds` for those in flight and their results.
 
         Returns:
             Whether the log has all their results.

@@ -36,10 +36,8 @@ class KafkaOutbox:
     ) -> None:
         """Connect nothing yet.
 
-        Args:
-            kafka: Brokers and credentials.
-            encrypted: Whether results are, so that nothing can compress them.
-            check_disk: Raises `DiskFull` if Kafka's disk has no room for results.
+        Kafka does not compress `encrypted` results. `check_disk` raises `DiskFull` if Kafka's disk has no room for
+        results.
         """
         self._check_disk = check_disk
         self._producer = Producer(

@@ -79,9 +79,8 @@ class LargeReplies:
     def share(self, resume: Callable[[], None], stop: Callable[[], None]) -> Share:
         """Begin to count a reply.
 
-        Args:
-            resume: Called after `Share.grow` was False, when reading may go on.
-            stop: Called to give the reply up; closes the share.
+        After `Share.grow` was False, `resume` is called when reading may go on; `stop` gives the reply up, and
+        closes the share.
         """
         share = Share(self, resume, stop)
         self._shares[share] = None

@@ -99,13 +99,7 @@ class Batches:
         self.parts.recount()
 
     async def advance(self, active: ActiveBatch, after: State, *, due: bool = False) -> None:
-        """Bring a batch to a state, and do all that follows from it.
-
-        Args:
-            active: The batch.
-            after: Its next state.
-            due: Whether the batch ends now, with the lines it has.
-        """
+        """Bring a batch to its next state, and do all that follows; `due` ends it with the lines it has."""
         now = self._resources.monotonic()
         before, active.state = active.state, after
         active.stalls.look(after, active.bitmap.done, now)
@@ -183,13 +177,7 @@ class Batches:
             self.timers.set(active.state.id, min(due))
 
     def retry_timer(self, active: ActiveBatch, at: float, why: str) -> None:
-        """Show that the timer of a batch failed, and set it for a later time.
-
-        Args:
-            active: The batch.
-            at: When the timer was due, Unix seconds.
-            why: The error, in words that name only ids.
-        """
+        """Show that the timer of a batch, due at a Unix time, failed, and set it for a later time."""
         self.block(active, (Reason.FILES, f"The work that is due failed: {why}."))
         self.timers.drop(active.state.id)
         self.timers.set(active.state.id, at + RETRY_SECONDS)

@@ -29,15 +29,7 @@ ERASURES_MAX: Final = 4
 
 
 class StateExpiry:
-    """Removes the state of one partition's batches.
-
-    Args:
-        tables: The partition's tables.
-        garbage: Deletes objects from the store.
-        publisher: Withdraws records of batches and files.
-        retention_seconds: How long the log keeps the records of a batch; infinite while that is unknown.
-        now: Unix seconds.
-    """
+    """Removes the state of one partition's batches; the retention is infinite while it is unknown."""
 
     def __init__(
         self,
@@ -68,17 +60,10 @@ class StateExpiry:
         1. Revoke the key of its lines in the log.
         2. Reduce its state to the time of its deletion, so that late facts cannot create it again.
         3. Withdraw its record and those of its files.
-        4. Remove its objects, and acknowledge the command.
+        4. Remove its objects, and acknowledge the command; returns this step, for a background task.
 
-        Every step may be repeated: the command comes again until all of them are done.
-
-        Args:
-            state: The batch after the command; a batch at work stays as it is.
-            command: The command.
-            ack: Acknowledges the command.
-
-        Returns:
-            Step 4, for a background task.
+        Every step may be repeated: the command comes again until all of them are done. A batch at work stays as it
+        is.
         """
         if state.deleted_at is None:
             log.warning("%s is still at work, so it is not deleted", command.batch_id)

@@ -61,14 +61,7 @@ class Partition:
     """Applies commands, facts, lines and ticks to the batches of one partition."""
 
     def __init__(self, number: int, *, tables: Tables, resources: Resources, owner: Owner) -> None:
-        """Own a partition.
-
-        Args:
-            number: Its number in `outcomes` and `commands`.
-            tables: Its tables.
-            resources: What it shares with the other partitions of the process.
-            owner: The process as its owner.
-        """
+        """Own the partition with this number in `outcomes` and `commands`, in a process that is its `owner`."""
         self.owner = owner
         self.active_batches = ActiveBatches(number, tables, resources.monotonic)
         self._tables = tables
@@ -123,12 +116,9 @@ class Partition:
         self._background.start(self._garbage.sweep(self.active_batches.is_over))
 
     async def buried(self, fact: Buried, created: BatchCreated | None, *, ends: bool = True) -> None:
-        """Show on a batch that one of its records is a dead letter.
+        """Show on a batch that one of its records is a dead letter: `created`, if the record created the batch.
 
-        Args:
-            fact: The record, and why it was buried.
-            created: The record itself, if it would have created the batch.
-            ends: Whether the burial ends a batch whose lines are not accepted yet.
+        `ends` says whether that ends a batch whose lines are not accepted yet.
         """
         active = self.active_batches.get(fact.batch_id)
         before = reducer.bare(active.state, created) if created is not None else active.state

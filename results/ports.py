@@ -44,9 +44,7 @@ class Outcomes(Protocol):
     def outcomes(self, partition: int, since: float) -> AsyncGenerator[tuple[Headers, bytes], None]:
         """Headers and value of the records of a partition of `outcomes`, up to its present end.
 
-        Args:
-            partition: Its number.
-            since: Unix seconds; older records may be left out.
+        Records older than `since`, Unix seconds, may be left out.
 
         Raises:
             OSError: The log does not answer.

@@ -19,10 +19,7 @@ from tidemill.schemas.resources.waiting import Waiting
 class Publisher:
     """Appends records and retries until the log has them, since later steps must not happen before.
 
-    Args:
-        sender: The log.
-        owner: Returns the number of the partition's owner (`Tables.owner`).
-        output_life_seconds: How long the files of a batch that wants no other time are kept.
+    `owner` returns the number of the partition's owner (`Tables.owner`).
     """
 
     def __init__(self, sender: Sender, owner: Callable[[], int], *, output_life_seconds: int) -> None:
@@ -31,13 +28,7 @@ class Publisher:
         self._output_life_seconds = output_life_seconds
 
     async def batch(self, state: State, progress: Progress | None, blocked: tuple[Waiting, ...]) -> None:
-        """Publish a batch, if it is created.
-
-        Args:
-            state: The batch.
-            progress: Its progress, if it is at work.
-            blocked: What blocks it; empty if nothing does.
-        """
+        """Publish a batch, if it is created, with its progress, if it is at work, and what blocks it, if any."""
         if state.batch is None:
             return
         if progress is not None or blocked:

@@ -35,14 +35,7 @@ class RecordHandler:
     """See `owner.Partition`."""
 
     def __init__(self, partition: Partition, *, resources: Resources, vault: Vault, partitions: int) -> None:
-        """Handle no record yet.
-
-        Args:
-            partition: The partition.
-            resources: What it shares with the other partitions of the process.
-            vault: The keys of sealed results.
-            partitions: How many partitions `outcomes` has.
-        """
+        """Handle no record yet; the vault has the keys of sealed results, and `outcomes` this many partitions."""
         self.partition = partition
         self._sender = resources.sender
         self._store = resources.store

@@ -64,9 +64,7 @@ def new_request_id() -> str:
 def derived_file_id(maker_id: str, part: str) -> str:
     """The id of a file of a batch or an upload, equal each time the file is written.
 
-    Args:
-        maker_id: Id of the batch or the upload.
-        part: Which file: `output` or `errors` of a batch; a digest of an upload's parts.
+    The part is `output` or `errors` of a batch, or a digest of an upload's parts.
     """
     number = int.from_bytes(hashlib.blake2b(f"{maker_id}/{part}".encode(), digest_size=17).digest(), "big")
     digits = []

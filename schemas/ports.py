@@ -63,11 +63,9 @@ class Store(Protocol):
         ...
 
     async def link(self, key: str, disposition: str) -> str | None:
-        """A temporary URL from which anyone can read the object; None if the store has no such URLs.
+        """A temporary URL of an object, which may not exist, with this `Content-Disposition`.
 
-        Args:
-            key: The object, which may not exist.
-            disposition: The `Content-Disposition` of the answer.
+        Anyone can read from it. None if the store has no such URLs.
         """
         ...
 
@@ -102,12 +100,7 @@ class Sender(Protocol):
     ) -> int:
         """Append a record; return its offset once every in-sync replica has it.
 
-        Args:
-            topic: Its name.
-            key: Chooses the partition, unless `partition` is given.
-            value: None is a tombstone.
-            headers: Of the record.
-            partition: Its number.
+        The key chooses the partition, unless `partition` is given; the value None is a tombstone.
 
         Raises:
             OSError: There was no acknowledgement in time.
@@ -141,10 +134,7 @@ class History(Protocol):
     def entries(self, topic: str, start: Edge, end: Edge | None) -> AsyncGenerator[LogRecord, None]:
         """The records of a topic, in order within each partition; none if the topic does not exist.
 
-        Args:
-            topic: Its name.
-            start: Where to begin in each partition.
-            end: Where to stop in each, exclusively; None for their present ends.
+        `end` is exclusive; None is the present end of each partition.
 
         Raises:
             OSError: The log does not answer.

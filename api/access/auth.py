@@ -37,23 +37,15 @@ class Keys:
     """Known keys, as digests, so that the time of a comparison reveals nothing about a key."""
 
     def __init__(self, fixed: Mapping[str, Principal], keyring: Keyring, clock: Clock) -> None:
-        """Accept these keys.
-
-        Args:
-            fixed: Keys of the settings, which cannot be revoked: digest to principal.
-            keyring: Keys created through the API.
-            clock: Unix time, for expiry.
-        """
+        """Accept these keys; `fixed` has those of the settings, which cannot be revoked, by their digests."""
         self._fixed = dict(fixed)
         self._keyring = keyring
         self._clock = clock
 
     def principal(self, secret: str | None, *, is_whole: bool) -> Principal:
-        """The caller that a key stands for.
+        """The caller that the key of a request stands for.
 
-        Args:
-            secret: The key of the request; None without one.
-            is_whole: Whether the keyring has caught up with the log as it was when the process started.
+        Without `is_whole`, the keyring may lack keys that the log has.
 
         Raises:
             ApiError: 401, there is no key, or an unknown, revoked or expired one; 503, the keyring may not have it

@@ -53,15 +53,9 @@ class Trail:
         owner: str | None = None,
         **detail: str,
     ) -> None:
-        """Record an action before it is done, so that the trail misses none.
+        """Record an action on the object `target` before it is done, so that the trail misses none.
 
-        Args:
-            request: The request.
-            caller: The caller.
-            action: The action.
-            target: Id of the object.
-            owner: The object's project if it is not the caller's; its admins see the record.
-            detail: More fields of the record.
+        `owner` is the object's project if it is not the caller's; its admins see the record.
 
         Raises:
             LogUnavailable: The log does not answer.
@@ -78,12 +72,7 @@ class Trail:
         task.add_done_callback(self._pending.discard)
 
     async def record_settings(self, settings: BaseModel, last: AuditRecord | None) -> None:
-        """Record which settings have changed since the previous process; secrets are masked.
-
-        Args:
-            settings: The settings of this process.
-            last: The record of the previous process.
-        """
+        """Record settings that have changed since the previous process wrote `last`; secrets are masked."""
         shown = settings.model_dump(mode="json")
         fields = {name: _digest(value) for name, value in sorted(shown.items())}
         detail = {"digest": _digest(shown), "fields": "".join(value[:FIELD_HEX] for value in fields.values())}

@@ -23,13 +23,9 @@ class BatchRequest(BaseModel):
     replay_range: ReplayRange | None = None
 
     def batch(self, batch_id: str, now: int, filename: str | None, headers: dict[str, str]) -> Batch:
-        """The batch in its first state; its deadline is `now` plus the window.
+        """The batch in its first state; its deadline is `now` (Unix seconds) plus the window.
 
-        Args:
-            batch_id: Its id.
-            now: Unix seconds.
-            filename: The filename of its input, which names the batch if nothing else does.
-            headers: More headers of each call.
+        The filename of its input names the batch if nothing else does.
         """
         name = (self.metadata or {}).get("name") or self.name or filename or ""
         return Batch(

@@ -113,14 +113,8 @@ async def create(
 ) -> Batch:
     """Create a batch, or find the one that the same request created before.
 
-    Args:
-        deps: The dependencies of the app.
-        project: The project of the batch.
-        request: The fields of the batch.
-        source: Finds the input; called only if the batch is new.
-        repeats: Whether the request may repeat another one.
-        headers: More headers of each call. They do not identify the request, so those of its first try count.
-        fingerprint: Identifies the request; by default that of `request`.
+    It calls `source`, which finds the input, only for a new batch. The `fingerprint` identifies the request, by
+    default by its fields. The headers of each call do not, so those of the first try count.
 
     Raises:
         ApiError: 409, the key was used for another request.

@@ -21,13 +21,7 @@ class ConcurrencyGate:
     """A number of places for one kind of work."""
 
     def __init__(self, what: str, places: int, *, seconds_max: float = WAIT_SECONDS_MAX) -> None:
-        """Create a gate with all places free.
-
-        Args:
-            what: Names the work in errors.
-            places: The maximum of concurrent work.
-            seconds_max: The longest wait for a place.
-        """
+        """Create a gate with all places free; `what` names the work in errors."""
         self._what = what
         self._places = places
         self._seconds_max = seconds_max
@@ -36,10 +30,7 @@ class ConcurrencyGate:
 
     @asynccontextmanager
     async def turn(self, project: str) -> AsyncIterator[None]:
-        """Hold a place.
-
-        Args:
-            project: The project whose share it counts against.
+        """Hold a place, which counts against the project's share.
 
         Raises:
             ApiError: 429, the project holds its share, and too many of its requests wait or this one waited too

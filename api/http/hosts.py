@@ -21,11 +21,9 @@ NAMES_MAX: Final = 1024
 
 
 def check(patterns: tuple[str, ...] | None, listens_on: str) -> Callable[[Headers], bool]:
-    """Return the check of a server: whether a request's `Host` is allowed.
+    """Return the check of a server that listens on an address: whether a request's `Host` is allowed.
 
-    Args:
-        patterns: Allowed names, `*` for any part of one; None is the default of the setting.
-        listens_on: The server's address.
+    In patterns, `*` stands for any part of a name; None is the default of the setting.
     """
     if patterns is None and not is_local(listens_on):
         return lambda _: True

@@ -81,12 +81,7 @@ class Shared:
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection.
-
-    Args:
-        shared: Shared with the other connections.
-        connection: Its entry in the table.
-    """
+    """One connection, with its entry in the table."""
 
     def __init__(self, shared: Shared, connection: Connection) -> None:
         super().__init__(shared.config, shared.state, {})

@@ -37,10 +37,6 @@ class Server(uvicorn.Server):
 
     It leaves signals to `serve`: uvicorn raises the signal that stopped it again.
 
-    Args:
-        app: The app.
-        settings: They name the hosts, the certificate, and the bounds of connections.
-
     Raises:
         SettingsError: The certificate cannot be used.
     """

@@ -12,12 +12,7 @@ FileVersions = tuple[tuple[int, int, int], ...]
 
 
 class Certificate:
-    """The server's certificate and key.
-
-    Args:
-        cert_file: PEM file of the certificate with its chain.
-        key_file: PEM file of its key; None if `cert_file` contains it.
-        client_ca_file: PEM file of the authorities whose clients are allowed; None allows any.
+    """The server's certificate and key, in PEM files; `client_ca_file` restricts the clients, if it is given.
 
     Raises:
         SettingsError: A file cannot be used.

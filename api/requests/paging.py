@@ -92,9 +92,7 @@ def of_page(page: Page, rows: Sequence[Row]) -> Sequence[Row]:
 def write(page: Page, rows: Sequence[Row]) -> bytes:
     """The JSON of a page.
 
-    Args:
-        page: The page.
-        rows: Up to one more than `page.limit`, in order; one more means that there is a next page.
+    One row more than `page.limit` means that there is a next page.
     """
     shown = of_page(page, rows)
     ends = (orjson.dumps(shown[0].id), orjson.dumps(shown[-1].id)) if shown else (b"null", b"null")

@@ -65,12 +65,9 @@ class Headers(_Parameters[M]):
 
 
 class PathId(Part):
-    """An id in the path; a malformed one is answered like an unknown one.
+    """An id in the path, within `bounds` of `pydantic.Field`.
 
-    Args:
-        name: The name of the path parameter.
-        absent: Returns the error for the id.
-        bounds: Bounds of its characters, as `pydantic.Field` takes them.
+    A malformed one is answered like an unknown one, by the error that `absent` returns.
     """
 
     errors: ClassVar[Mapping[int, str]] = {404: "The project has no such object."}

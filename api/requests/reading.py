@@ -70,13 +70,7 @@ def settings_of(info: ValidationInfo) -> Settings:
 
 
 def body(model: type[M], content: bytes, settings: Settings) -> M:
-    """Read a body; an empty one has no fields.
-
-    Args:
-        model: Its model.
-        content: JSON.
-        settings: They have some of the bounds, like the windows.
-    """
+    """Read a body, JSON; an empty one has no fields. The settings have some of the bounds, like the windows."""
     try:
         fields = orjson.loads(content) if content.strip() else {}
     except orjson.JSONDecodeError as error:

@@ -17,14 +17,7 @@ _encoder = msgspec.json.Encoder()
 async def write(
     deps: Dependencies, booking: Booking, file_id: str, filename: str, chunks: AsyncIterator[bytes]
 ) -> FileRecord:
-    """Write an input file, and show it when the log has its record.
-
-    Args:
-        deps: The dependencies of the app.
-        booking: Reserves room for its bytes in the project.
-        file_id: Its id.
-        filename: Its name.
-        chunks: Whole lines, each with its newline.
+    """Write an input file of whole lines, each with its newline, and show it when the log has its record.
 
     Raises:
         ApiError: 413, it is larger than any upload may be; 429, the project has no room; 503, the store does not

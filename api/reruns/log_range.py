@@ -86,12 +86,7 @@ class FoundLine:
 
 
 class Found:
-    """The contents of a range.
-
-    Args:
-        model: The model of the requests.
-        known: The models that are configured.
-    """
+    """The contents of a range of a model's requests; `known` are the configured models."""
 
     def __init__(self, model: str, known: Container[str]) -> None:
         self._model, self._known = model, known

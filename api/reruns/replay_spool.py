@@ -88,13 +88,9 @@ class ReplaySpool:
             self.has_shared_ids |= self._owners.setdefault(digest, source) != source
 
     def chunks(self, sources: Sources, model: str | None) -> Iterator[bytes]:
-        """All lines, batch by batch, the batch with the oldest record first.
+        """All lines, batch by batch, the batch with the oldest record first; with a model, on that model.
 
         If two batches have a line with the same `custom_id`, every id gets the id of its batch as a suffix.
-
-        Args:
-            sources: The batches.
-            model: Another model; None keeps the model of each line.
         """
         ranked = sorted(sources.by_id.items(), key=lambda item: (item[1].first_ms, item[0]))
         ranks = {source.number: (rank, batch_id) for rank, (batch_id, source) in enumerate(ranked)}

@@ -240,13 +240,7 @@ async def _failures(deps: Dependencies, key: str) -> AsyncIterator[tuple[int, by
 async def _lines(
     deps: Dependencies, old: FileRecord, chosen: "array[int] | None", model: str | None
 ) -> AsyncIterator[bytes]:
-    """Lines of an input file in chunks, each with a newline.
-
-    Args:
-        deps: The dependencies of the app.
-        old: The file.
-        chosen: Indices of the lines in order; None for all.
-        model: Another model; None leaves the lines as they are.
+    """The chosen lines of an input file in chunks, each with a newline; by default all, on their own models.
 
     Raises:
         ApiError: 409, its bytes are not there; 503, the store does not answer.

@@ -46,12 +46,7 @@ class Selection(BaseModel):
     """Codes of errors, or HTTP statuses; sorted."""
 
     def includes(self, code: str, status: int | None) -> bool:
-        """Whether it includes a line of the error file.
-
-        Args:
-            code: Its error code.
-            status: The HTTP status of the answer; None without an answer.
-        """
+        """Whether it includes a line of the error file, by its code and the HTTP status of its answer, if any."""
         match self.kind:
             case Kind.ALL | Kind.UNFINISHED:
                 return not is_refused(code, status)

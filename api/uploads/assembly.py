@@ -16,16 +16,9 @@ from tidemill.schemas.ports import NotFound
 async def assemble(
     deps: Dependencies, record: UploadRecord, parts: Sequence[PartRecord], md5: str | None
 ) -> FileRecord:
-    """Assemble an upload; the same parts always become the same file.
+    """Assemble an upload of its parts in order; the same parts always become the same file.
 
-    Args:
-        deps: The dependencies of the app.
-        record: The upload.
-        parts: Its parts in order; they add up to what it declared.
-        md5: The expected digest in hexadecimal; None skips the check.
-
-    Returns:
-        The file's record, which is not yet on the log.
+    Without `md5`, hexadecimal, the digest is not checked. The returned record is not yet on the log.
 
     Raises:
         ApiError: 400, it is not as declared; 503, the store does not answer. Nothing is left of it.

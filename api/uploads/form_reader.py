@@ -32,12 +32,7 @@ BINARY: Final = {"type": "string", "format": "binary"}
 
 
 class FormBody(Part, Generic[F]):
-    """A form with a file in it; the route reads it while it arrives (see `received`).
-
-    Args:
-        file: The name of the file's field.
-        fields: The other fields.
-    """
+    """A form with a file in the field `file` and other fields; the route reads it as it arrives (`received`)."""
 
     errors: ClassVar[Mapping[int, str]] = {
         **UNUSABLE,
@@ -82,12 +77,8 @@ async def received(
 ) -> AsyncIterator[AsyncIterator[FormPart]]:
     """The parts of a form as they arrive; if the block fails, it reads the rest of the body.
 
-    Args:
-        request: The request.
-        deps: The dependencies of the app.
-        project: The project of the caller.
-        bytes_max: A larger `Content-Length` is refused before the body is read.
-        param: The name of the file's field.
+    A `Content-Length` that does not fit a file of `bytes_max`, in the field `param`, is refused before the body is
+    read.
 
     Raises:
         ApiError: The form is invalid, or does not arrive in time.

@@ -145,14 +145,6 @@ def life_of(settings: Settings, purpose: str, wanted: int | None) -> int | None:
 
 
 def new_file(file_id: str, filename: str, now: int, *, purpose: str = BATCH, life_seconds: int | None) -> File:
-    """A file without bytes.
-
-    Args:
-        file_id: Its id.
-        filename: Its name.
-        now: When it is created, Unix seconds.
-        purpose: Its purpose.
-        life_seconds: How long it is kept; None is forever.
-    """
+    """A file without bytes, created at `now` (Unix seconds); a life of None is forever."""
     expires_at = None if life_seconds is None else now + life_seconds
     return File(id=file_id, bytes=0, created_at=now, expires_at=expires_at, filename=filename, purpose=purpose)

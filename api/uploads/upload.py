@@ -65,15 +65,9 @@ FileForm = Annotated[Request, Depends(FORM)]
 
 
 async def receive(request: Request, deps: Dependencies, booking: Booking) -> FileRecord:
-    """Store an upload.
+    """Store an upload; the booking reserves room first for its declared size, then for the actual one.
 
-    Args:
-        request: The request.
-        deps: The dependencies of the app.
-        booking: Reserves room in the project: first for the declared size, then for the actual one.
-
-    Returns:
-        The record of the new file, which is not yet on the log.
+    The returned record of the file is not yet on the log.
 
     Raises:
         ApiError: It is invalid or there is no room; nothing is left of it.

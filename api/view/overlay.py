@@ -74,13 +74,9 @@ def _highest(left: RequestCounts, right: RequestCounts) -> RequestCounts:
 
 
 def current(body: bytes, now: float) -> bytes:
-    """A batch as JSON, with its progress at a time.
+    """A batch as JSON, with its progress at a time, Unix seconds.
 
     It shows rate, ETA and slack only while they are current.
-
-    Args:
-        body: The JSON in the view.
-        now: Unix seconds.
     """
     if (found := _PROGRESS.search(body)) is None:
         return body

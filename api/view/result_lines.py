@@ -54,11 +54,7 @@ class Lines:
         self._indices: OrderedDict[str, tuple[Index, int]] = OrderedDict()
 
     def written(self, files: Iterable[tuple[str, str]]) -> list[Source]:
-        """The objects with the lines of a finished batch.
-
-        Args:
-            files: Its files, each with its kind (`schemas/log/part.py`) and its key.
-        """
+        """The objects with the lines of a finished batch, from the kinds and keys of its files."""
         errors = file_kind(failed=True)
         return [Source(key, index_key(key), kind == errors) for kind, key in files]
 

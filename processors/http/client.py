@@ -86,12 +86,7 @@ class HttpUpstream:
         *,
         reply_bytes_max: int = REPLY_BYTES_MAX,
     ) -> None:
-        """Connect nothing before the first call.
-
-        Args:
-            trusts: Authorities and client certificates by origin; others use the system's authorities.
-            reply_bytes_max: Of the reply's body.
-        """
+        """Connect nothing before the first call; origins without a trust use the system's authorities."""
         self._reply_bytes_max = reply_bytes_max
         self._trusts = trusts or {}
         self._replies = LargeReplies()

@@ -99,13 +99,9 @@ class Connection(asyncio.Protocol):
     async def call(
         self, request: bytes, seconds: float, bytes_max: int, body: memoryview = _NOTHING
     ) -> Answer | FailureKind:
-        """Send a request and wait for its reply.
+        """Send a request and wait for its reply, whose body may have `bytes_max`.
 
-        Args:
-            request: The head, and a small body.
-            seconds: The longest time to wait.
-            bytes_max: Of the reply's body.
-            body: A large body, which is not copied.
+        `request` is the head and a small body; a large `body` is not copied.
         """
         if self._transport is None or self._transport.is_closing():
             return FailureKind.READ

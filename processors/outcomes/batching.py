@@ -56,18 +56,9 @@ class ResultBatcher(Generic[T]):
     def add(
         self, batch_id: str, line: bytes, mark: LineMark, receipt: T, now: float, *, more: bool
     ) -> list[ResultBatch[T]]:
-        """Add a result.
+        """Add the result of a line, with its mark; returns the records to send now, each with its lines' receipts.
 
-        Args:
-            batch_id: The line's batch.
-            line: The result line.
-            mark: Its mark for the headers of the record.
-            receipt: Returned with the line.
-            now: The time.
-            more: Whether other lines of the batch are pending in this process.
-
-        Returns:
-            The records to send now.
+        `more` says that other lines of the batch are pending in this process.
         """
         if (batch := self._batches.get(batch_id)) is None:
             batch = self._batches[batch_id] = _Batch(batch_id)

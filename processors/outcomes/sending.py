@@ -30,11 +30,8 @@ class ResultSender:
     ) -> None:
         """Send nothing yet; needs a running event loop.
 
-        Args:
-            outbox: Where results go.
-            store: Takes results that are too large for a record.
-            batcher: Gathers results for records.
-            on_arrival: Called with the lines whose results have reached the log.
+        Results that are too large for a record go to the store; `on_arrival` gets the lines whose results are in
+        the log.
         """
         self._outbox = outbox
         self._store = store
@@ -51,14 +48,10 @@ class ResultSender:
         return self._bytes >= UNDELIVERED_BYTES_MAX
 
     def send(self, line: Line, text: bytes, mark: LineMark, *, more: bool, share: Share | None = None) -> None:
-        """Send a result.
+        """Send the result of a line, with its mark.
 
-        Args:
-            line: The line.
-            text: The result line.
-            mark: Its mark for the headers of the record.
-            more: Whether other lines of its batch are pending in this process.
-            share: Of the memory budget; closed once the result is sent or small.
+        `more` says that other lines of the batch are pending in this process. The share of the memory budget is
+        closed once the result is sent or small.
         """
         batch_id = line.head.batch_id
         self._bytes += len(text)

@@ -20,12 +20,10 @@ class LargeLines:
     """The large lines of one model."""
 
     def __init__(self, budget: LineBudget, weights: Mapping[str, float] | None, wake: Callable[[], None]) -> None:
-        """Start empty.
+        """Start empty; projects without a weight have the weight 1.
 
-        Args:
-            budget: Of all models of the process.
-            weights: Of projects, by name; others have the weight 1.
-            wake: Called when a line got memory; must not call back at once.
+        The budget is that of all models of the process. `wake` is called when a line got memory; it must not call
+        back at once.
         """
         self._budget = budget
         self._lines: Scheduler[Line] = Scheduler(Clocks(weights))

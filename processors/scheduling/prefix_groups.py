@@ -62,12 +62,7 @@ class Prefixes(Generic[T]):
     """The prefixes of a model's lines, and the backends that were called with each lately."""
 
     def __init__(self, key: Callable[[T], int | None], places: Sequence[Place]) -> None:
-        """Start without calls.
-
-        Args:
-            key: Identifies the prefix of a line; None for a line without a group.
-            places: The backends, at least one.
-        """
+        """Start without calls of these backends, at least one; `key` returns the prefix of a line, or None."""
         self.key = key
         self.places = places
         self._warm: dict[str, OrderedDict[int, None]] = {place.base: OrderedDict() for place in places}
@@ -202,11 +197,9 @@ class PrefixGroups(Generic[T]):
         self._restock()
 
     def take(self, at: Place | None, chance: float | None = None) -> T:
-        """The next line; there must be one.
+        """The next line for the backend `at`, which is needed only with prefixes; there must be a line.
 
-        Args:
-            at: The backend that will be called; not needed without prefixes.
-            chance: A random number, 0 <= chance < 1, to take any line instead, also of a group that is not open.
+        With `chance`, 0 <= chance < 1 at random, it is any line, also of a group that is not open.
         """
         if self._first:
             return _taken(self._first, chance)

@@ -95,10 +95,7 @@ class RetryQueue:
     def take(self, now: float, calls_max: int, *, others_wait: bool) -> tuple[Line, Permit] | None:
         """The line that is called next and the permit for its call; None if no line may be called.
 
-        Args:
-            now: The event loop's time.
-            calls_max: Calls that may be in flight.
-            others_wait: Whether lines wait that have not failed; a suspect does not probe a server then.
+        While others wait that have not failed, a suspect does not probe a server.
         """
         for queue in self._queues:
             if queue and self._may_go(queue[0], calls_max, others_wait=others_wait):

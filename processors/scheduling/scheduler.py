@@ -42,11 +42,7 @@ class Clocks:
     """The clocks of the projects, for one scheduler or for those of several models."""
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
-        """Know no project.
-
-        Args:
-            weights: Of projects; one that is not named has the weight 1.
-        """
+        """Know no project; one without a weight has the weight 1."""
         self.weights = weights or {}
         self.now = 0.0
         """The time of the last turn."""
@@ -153,12 +149,7 @@ class Scheduler(Generic[T]):
     """Lines that wait for a call."""
 
     def __init__(self, clocks: Clocks | None = None, *, prefixes: Prefixes[T] | None = None) -> None:
-        """Start empty.
-
-        Args:
-            clocks: Of projects, perhaps shared with other schedulers.
-            prefixes: Set if lines with a common prefix are called one after the other.
-        """
+        """Start empty; with prefixes, lines with a common prefix are called one after the other."""
         self._clocks = clocks or Clocks()
         self._prefixes = prefixes
         self._primers: dict[T, _Batch[T]] = {}
@@ -189,12 +180,10 @@ class Scheduler(Generic[T]):
         self._enlist(batch, len(batch.lines) - before)
 
     def take(self, at: Place | None = None, *, stretch: int = 1, chance: float | None = None) -> T | None:
-        """The next line; None if no line may be called.
+        """The next line for the backend `at`, which is needed only with prefixes; None if no line may be called.
 
-        Args:
-            at: The backend that will be called; not needed without prefixes.
-            stretch: The most lines that this turn may have; at least one is taken.
-            chance: A random number, 0 <= chance < 1, to take any line of the batch that has the next turn.
+        The turn may have `stretch` lines, and at least one. With `chance`, 0 <= chance < 1 at random, it is any
+        line of the batch that has the next turn.
         """
         if not self._lines:
             return None

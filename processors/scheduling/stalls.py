@@ -76,15 +76,9 @@ class Stalls:
         clock: Clock,
         is_secret: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        """Report nothing yet.
+        """Report nothing yet; the caller keeps the batches up to date.
 
-        Args:
-            batches: The pending lines; the caller keeps it up to date.
-            lines: Those of them that wait for a call.
-            pool: The servers.
-            failed: The lines that wait after a failed call.
-            clock: Unix time.
-            is_secret: Whether a batch is encrypted: then reports do not quote a server's messages.
+        Reports of a batch that `is_secret` do not quote a server's messages.
         """
         self.is_secret = is_secret
         self._batches = batches

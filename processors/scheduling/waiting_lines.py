@@ -41,15 +41,8 @@ class WaitingLines:
     ) -> None:
         """Start empty.
 
-        Args:
-            pool: The backends of the model.
-            probe: Finds out whether a backend or a line is at fault.
-            budget: The memory for large lines.
-            chance: Random numbers, 0 <= x < 1.
-            clocks: Of projects.
-            prefixes: Set if lines with a common prefix are called one after the other.
-            calls_max: The lower of the calls that the backends take and those that may be in flight.
-            wake: Called when another line may be called.
+        `calls_max` returns the lower of the calls that the backends take and those that may be in flight; `wake`
+        is called when another line may be called.
         """
         self._pool = pool
         self._chance = chance

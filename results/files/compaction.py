@@ -64,14 +64,9 @@ class Compactor:
     """See `PartRef`."""
 
     async def compact(self, state: State, bitmap: LineBitmap) -> Compacted:
-        """Write the files of a batch.
+        """Write the files of a closed batch, and return the fact that ends it.
 
-        Args:
-            state: The batch, closed.
-            bitmap: Its final lines according to the table; after a crash the parts may hold more.
-
-        Returns:
-            The fact that ends the batch.
+        The bitmap has its final lines according to the table; after a crash the parts may hold more.
 
         Raises:
             OSError: The store failed; the call may be made again.

@@ -18,9 +18,7 @@ log = logging.getLogger(__name__)
 class GarbageCollection:
     """The objects of one partition's batches.
 
-    Args:
-        store: Has the objects.
-        held: Waits until this process certainly owns the partition: another owner may need the objects.
+    `held` waits until this process certainly owns the partition: another owner may need the objects.
     """
 
     def __init__(self, store: Store, held: Callable[[], Awaitable[None]]) -> None:
@@ -59,12 +57,7 @@ class GarbageCollection:
         return done
 
     async def erase(self, batch_id: str, kinds: Sequence[str]) -> None:
-        """Remove all objects of a deleted batch, and retry until that works.
-
-        Args:
-            batch_id: The batch.
-            kinds: The kinds of its files.
-        """
+        """Remove all objects of a deleted batch, with files of these kinds, and retry until that works."""
 
         async def work() -> None:
             for kind in kinds:

@@ -141,15 +141,7 @@ async def read_index(store: Store, part: PartRef, key: str) -> Index:
 
 
 async def merged(store: Store, parts: Sequence[tuple[PartRef, str]], sums: Sums) -> AsyncIterator[memoryview]:
-    """The lines of all parts in input order.
-
-    Args:
-        store: Has the parts.
-        parts: The parts with their keys.
-        sums: Counts the lines.
-
-    Yields:
-        A piece of the file.
+    """The lines of all parts, given with their keys, in input order and in pieces of any size; `sums` counts them.
 
     Raises:
         PartError: A part is damaged.

@@ -13,10 +13,7 @@ WHOLE: Final = Cut(lines_max=1 << 62, bytes_max=1 << 62)
 class OutputSplitter:
     """Yields one file after the other; every file but the last is full, and none is empty.
 
-    Args:
-        pieces: The merge; a piece may end within a line.
-        sizes: Bytes of each line. The merge appends the size of a line before it yields the line.
-        cut: The bounds of a file.
+    A piece may end within a line. The merge appends the size of a line to `sizes` before it yields the line.
     """
 
     def __init__(self, pieces: AsyncIterator[memoryview], sizes: "array[int]", cut: Cut) -> None:
@@ -36,11 +33,7 @@ class OutputSplitter:
         return True
 
     async def next(self, *, last: bool = False) -> AsyncGenerator[memoryview, None]:
-        """The next file; read it to its end before the next call.
-
-        Args:
-            last: Whether it takes all remaining lines, regardless of the bounds.
-        """
+        """The next file, or with `last` all remaining lines; read it to its end before the next call."""
         cut = WHOLE if last else self._cut
         lines = size = owed = 0
         while await self.has_more():

@@ -29,15 +29,10 @@ class PartRecovery:
     def __init__(
         self, batch_id: str, wanted: int, total: int, *, store: Store, number_from: int = 0, writer: str = ""
     ) -> None:
-        """Begin without lines.
+        """Begin without lines; `wanted` lines were final when the batch closed, of `total`.
 
-        Args:
-            batch_id: The batch.
-            wanted: The number of its final lines when it closed.
-            total: The number of its lines; no other is taken.
-            store: Has the large results, and takes the parts.
-            number_from: Number of the first part.
-            writer: See `PartRef`.
+        The store has the large results, and gets the parts, numbered from `number_from`; for `writer` see
+        `PartRef`.
         """
         self.unreadable = 0
         self.destroyed = 0

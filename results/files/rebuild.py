@@ -45,11 +45,7 @@ class Rebuilt:
 
 @dataclass
 class Rebuild:
-    """The rebuild of one batch.
-
-    Args:
-        batch: The published batch.
-        store: Gets the files; the store below has the input and large results.
+    """The rebuild of a published batch; the store below has its input and large results.
 
     Raises:
         RebuildError: The batch has no files.

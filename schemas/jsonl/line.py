@@ -54,14 +54,8 @@ def answered(
 ) -> bytes:
     """The result line of a call with an answer, for the output file, or with an `error` for the error file.
 
-    Args:
-        batch_id: The batch.
-        index: The line's number in the batch, from 0.
-        custom_id: The JSON string of the input, with its quotes.
-        status: The HTTP status of the answer.
-        request_id: The id of the request at the backend.
-        body: The answer, a JSON object. Its newlines, which can only be whitespace, become spaces.
-        error: Code and message.
+    The `custom_id` is the JSON string of the input, with its quotes. The body is a JSON object; its newlines,
+    which can only be whitespace, become spaces. An error is a code and a message.
     """
     if b"\n" in body or b"\r" in body:
         body = body.replace(b"\n", b" ").replace(b"\r", b" ")

@@ -272,12 +272,9 @@ def request_head(headers: Iterable[tuple[str, bytes | None]]) -> RequestHead:
 
 
 def lines_headers(batch_id: str, marks: list[LineMark], *, ref: LineRef | None = None) -> Headers:
-    """The headers of a record of `outcomes` that holds result lines.
+    """The headers of a record of `outcomes` with result lines, each with its mark.
 
-    Args:
-        batch_id: The batch.
-        marks: One for each line.
-        ref: The place in the store of a line that is too large for the record.
+    `ref` is the place in the store of a line that is too large for the record.
     """
     headers = [
         (KIND, LINES),
@@ -318,9 +315,7 @@ def key_id(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
 def lines_marks(headers: Iterable[tuple[str, bytes | None]], size: int) -> tuple[str, list[LineMark]]:
     """Decode the headers of a record of result lines: the batch id, and a mark for each line.
 
-    Args:
-        headers: The record's headers.
-        size: The length of its value in bytes, to which the marks must add up, unless the line is in the store.
+    The marks must add up to the size of its value in bytes, unless the line is in the store.
 
     Raises:
         DecodeError: A header is missing, malformed, or does not match the value.

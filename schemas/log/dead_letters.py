@@ -71,15 +71,7 @@ class RequeueMark:
 def headers(
     source: str, own: Iterable[tuple[str, bytes | None]], *, key: bytes | None, stage: str, reason: str
 ) -> Headers:
-    """The headers of a letter.
-
-    Args:
-        source: `topic/partition/offset`.
-        own: The record's headers.
-        key: The record's key.
-        stage: The stage that could not process it.
-        reason: The error.
-    """
+    """The headers of a letter, whose source is `topic/partition/offset`, with the record's own headers and key."""
     kept: list[tuple[str, bytes | None]] = []
     room = HEADERS_BYTES_MAX
     own = tuple(own)

@@ -110,11 +110,7 @@ def stream_name(text: str) -> str:
 
 
 def stream_options(headers: Mapping[str, str], windows: Collection[str]) -> StreamOptions:
-    """Decode the options in the headers of a stream's first record.
-
-    Args:
-        headers: As `own_headers` returns them.
-        windows: The allowed completion windows.
+    """Decode the options in the `own_headers` of a stream's first record; windows are the allowed ones.
 
     Raises:
         IntakeError: An option has a value that is not allowed.

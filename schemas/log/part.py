@@ -85,13 +85,7 @@ def parse_index(columns: bytes) -> Index:
 
 
 def encode_index(indices: "array[int]", sizes: "array[int]", usage: "array[int]") -> bytes:
-    """The head and the columns of a part.
-
-    Args:
-        indices: Index of each line, in order.
-        sizes: Bytes of each line.
-        usage: Four numbers for each line.
-    """
+    """The head and the columns of a part: index and bytes of each line, in order, and its four token counts."""
     columns = indices + sizes + usage
     if sys.byteorder == "big":
         columns.byteswap()

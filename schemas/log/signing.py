@@ -126,9 +126,7 @@ class Verifier:
     def key_record(self, key: str, value: bytes | None) -> tuple[KeyRecord, str]:
         """The API key in a record of `tidemill.keys`, and the id of the key that signed it.
 
-        Args:
-            key: The record's own key, which must be the API key's id.
-            value: Its value; a tombstone is invalid, since keys are revoked and never deleted.
+        The record's own key must be the API key's id; a tombstone is invalid, since keys are never deleted.
 
         Raises:
             SignatureError: The record must be ignored.

@@ -83,9 +83,7 @@ Waits = Annotated[tuple[Waiting, ...], Field(max_length=WAITING_MAX)]
 def merged(waits: Iterable[Waiting], lines_max: int) -> tuple[Waiting, ...]:
     """Merge the reports of several processes, sorted by stalls first, then by lines.
 
-    Args:
-        waits: In any order.
-        lines_max: Lines of the batch without a result, an upper bound for each reason.
+    `lines_max`, the lines of the batch without a result, bounds those of each reason.
     """
     found: dict[tuple[Reason, str | None, int | None], Waiting] = {}
     for one in sorted(waits, key=lambda one: (one.since, one.message)):

@@ -25,13 +25,9 @@ Result = dict[str, float]
 
 
 def main(mock: str, only: list[str], save: Path | None, compare: Path | None) -> None:
-    """Run cases against a mock backend and print a table of the results.
+    """Run cases against a mock backend, by default all, and print a table of the results.
 
-    Args:
-        mock: Address of the mock backend.
-        only: Names of cases; an empty list runs all.
-        save: File to write the results to, as JSON.
-        compare: File of earlier results; the table shows the ratios to them.
+    `save` is a file for the results as JSON, `compare` one of earlier results, to which the table shows ratios.
     """
     cases = [case for case in CASES if not only or case.name in only]
     before = json.loads(compare.read_text("utf-8")) if compare else {}

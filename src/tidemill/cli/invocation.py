@@ -74,10 +74,7 @@ def _with_groups(
 ) -> Callable[..., None]:
     """Make a Typer command that has an option for each field of a group.
 
-    Args:
-        command: Takes its own options, and groups.
-        added: A group of options for `run`.
-        run: Runs the command, given a call of `command` and the values of `added`.
+    `run` runs the command, given a call of it and the values of the group `added`.
     """
     own = inspect.signature(command).parameters.values()
     groups: dict[str, Any] = {
@@ -138,12 +135,9 @@ def operator_settings(options: OperatorOptions) -> "Settings":
 
 
 def find_kafka(settings: "Settings", data: Path | None, role: str) -> "Kafka | None":
-    """The configured Kafka, else that of a local service; None if there is neither.
+    """The configured Kafka, else that of a local service, which `--data` chooses; None if there is neither.
 
-    Args:
-        settings: The settings.
-        data: The option `--data`, which chooses a local service.
-        role: The role to connect with.
+    It connects to a local service with this role.
     """
     from tidemill.runtime import run_file
 

@@ -125,13 +125,7 @@ async def follow(
 ) -> Exit:
     """Follow a batch to its end, download and check its results, and print a summary.
 
-    Args:
-        console: Prints everything but results.
-        client: The service.
-        batch_id: The batch.
-        sink: Where results go; None downloads nothing.
-        source: The input, to check the results against.
-        show_all: Show every error.
+    Without a sink it downloads nothing; with the input as `source`, it checks the results against that too.
 
     Raises:
         UsageError: An output file appeared meanwhile.

@@ -13,15 +13,7 @@ from tidemill.terminal import Console
 
 
 def run(console: Console, command: Callable[[], Coroutine[Any, Any, Exit]]) -> Exit:
-    """Run a command to its end.
-
-    Args:
-        console: Prints the message of an error.
-        command: Checks the options and returns the work to do.
-
-    Returns:
-        The exit code.
-    """
+    """Run a command, which checks the options and returns the work to do; returns its exit code."""
     try:
         return asyncio.run(command())
     except KeyboardInterrupt:

@@ -17,12 +17,9 @@ CHUNK_BYTES: Final = 1 << 20
 def input_lines(
     source: Path, *, line_bytes_max: int = LARGE_BYTES_MAX, span: tuple[int, int] | None = None
 ) -> Iterator[Line]:
-    """The lines of an input that are not blank, as ingest sees them.
+    """The lines of an input that are not blank, as ingest sees them; one above `line_bytes_max` has no data.
 
-    Args:
-        source: The file.
-        line_bytes_max: A longer line comes without its data.
-        span: The bytes to read, first and after the last; None is all.
+    A `span` has the first byte to read and the byte after the last one.
 
     Raises:
         OSError: The file cannot be read.
@@ -58,15 +55,10 @@ class FileCounter:
 
 
 def join(parts: Iterable[Path], target: Path) -> FileReceipt | None:
-    """Concatenate files; on an error the target stays as it was.
+    """Concatenate files of whole lines, of which some may be missing; on an error the target stays as it was.
 
-    Args:
-        parts: Files of whole lines; a missing file counts as empty.
-        target: Where to write them. Without a line it is removed: a file of an earlier run would pass for the
-            result of this one.
-
-    Returns:
-        The receipt of the target; None without a line.
+    Without a line the target is removed: a file of an earlier run would pass for the result of this one. Returns
+    its receipt; None without a line.
 
     Raises:
         OSError: The disk is full, or a file cannot be read.

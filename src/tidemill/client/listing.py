@@ -29,18 +29,7 @@ async def show(
     as_json: bool = False,
     as_csv: bool = False,
 ) -> Exit:
-    """Print a list.
-
-    Args:
-        target: The service.
-        path: Route of the list.
-        params: Filters.
-        columns: Headings.
-        row: Returns the cells of an object.
-        limit: Number of objects.
-        as_json: Print the objects as JSON lines instead of a table.
-        as_csv: Print CSV with a header.
-    """
+    """Print a list as a table, as JSON lines, or as CSV with a header; `row` returns an object's cells."""
     table = Table(*columns, box=None, padding=(0, 1, 0, 0))
     writer = csv.writer(sys.stdout, lineterminator="\n")
     if as_csv and not as_json:

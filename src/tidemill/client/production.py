@@ -39,16 +39,9 @@ RECENT_MAX: Final = 100
 async def produce(
     console: Console, target: Target, kafka: Kafka, source: Path, name: str, *, ends: bool, output: str
 ) -> Exit:
-    """Send a file as a stream, and print the id of its batch on stdout.
+    """Send a JSONL file as a stream, and print the id of its batch on stdout; everything else goes to stderr.
 
-    Args:
-        console: Prints everything but the id.
-        target: The service, which issues the producer's token.
-        kafka: The broker.
-        source: The file, JSONL.
-        name: Name of the stream.
-        ends: Whether the stream ends with the file.
-        output: `one` output file or `numbered` ones.
+    `ends` says whether the stream ends with the file; `output` is `one` output file or `numbered` ones.
     """
     log = Intake(kafka)
     async with Client(target.base_url, target.api_key) as client:

@@ -18,14 +18,7 @@ DETAILS_HIDDEN = {"digest", "fields"}
 
 
 async def show_usage(target: Target, params: dict[str, str], *, as_csv: bool, as_json: bool) -> Exit:
-    """Print usage on stdout.
-
-    Args:
-        target: The service.
-        params: Query parameters; see `query`.
-        as_csv: Print CSV with a header.
-        as_json: Print JSON lines.
-    """
+    """Print usage on stdout, as a table, CSV or JSON lines; for `params` see `query`."""
     by = [name for name in params.get("group_by", "").split(",") if name]
     columns = [*by, *NUMBERS, *(f"cost_{part}" for part in COSTS)]
 
@@ -39,11 +32,8 @@ async def show_usage(target: Target, params: dict[str, str], *, as_csv: bool, as
 def query(*, since: str | None, until: str | None, by: str | None, project: str | None) -> dict[str, str]:
     """The query parameters for the options of the command.
 
-    Args:
-        since: First day, like `2026-11-23`, in UTC.
-        until: Day after the last one.
-        by: Keys of `GROUPS`, comma-separated.
-        project: Another project than that of the key, or `*`.
+    Days are like `2026-11-23`, in UTC, the last one exclusive. `by` has keys of `GROUPS`, comma-separated; the
+    project `*` stands for all.
 
     Raises:
         UsageError: A day or a group is invalid.
@@ -65,14 +55,7 @@ def _midnight(day: str | None) -> str | None:
 
 
 async def show_audit(target: Target, params: dict[str, str], *, limit: int, as_json: bool) -> Exit:
-    """Print entries of the audit log on stdout, the newest first.
-
-    Args:
-        target: The service.
-        params: Filters: `project`, `actor`, `action`, `target`.
-        limit: Number of entries.
-        as_json: Print JSON lines instead of a table.
-    """
+    """Print entries of the audit log on stdout, the newest first, filtered by project, actor, action or target."""
     return await listing.show(
         target, "/admin/audit", params, AUDIT_COLUMNS, _audit_row, limit=limit, as_json=as_json
     )

@@ -26,12 +26,7 @@ CODE = "code="
 
 
 def rerun_body(*, only: str, model: str | None, window: str | None) -> dict[str, Any]:
-    """The request body of a rerun.
-
-    Args:
-        only: One of `NAMES`, or `code=` with comma-separated error codes or HTTP statuses.
-        model: Another model.
-        window: Another completion window.
+    """The request body of a rerun of the lines `only`: one of `NAMES`, or `code=` with comma-separated codes.
 
     Raises:
         UsageError: `only` is invalid.
@@ -63,15 +58,8 @@ async def create(
 ) -> Exit:
     """Create a batch of lines that ran before, and follow it as `run` does.
 
-    Args:
-        console: Prints everything but results.
-        target: The service.
-        batch_id: For a rerun: the batch, or a part of its id; None for a replay.
-        body: The request body; see `rerun_body` and `replay_body`.
-        sink: Where results go.
-        again: Create a new batch even if the same rerun exists.
-        dry_run: Only show the plan.
-        show_all: Show every error.
+    A replay has no `batch_id`. `again` creates a new batch even if the same rerun exists; a dry run only shows the
+    plan.
     """
     sink = sink.checked(None)
     sink.check_new()
@@ -122,13 +110,7 @@ def is_fixed(source: dict[str, str]) -> bool:
 def replay_body(
     source: dict[str, str], *, model: str | None, window: str | None, now: dt.datetime | None = None
 ) -> dict[str, Any]:
-    """The request body of a replay.
-
-    Args:
-        source: `source` of the API; `from` and `to` may also be relative: `-90m`, `-2h`, `-1d`.
-        model: Another model.
-        window: Another completion window.
-        now: Origin of relative times; by default the current time.
+    """The request body of a replay; `from` and `to` of the source may also be relative: `-90m`, `-2h`, `-1d`.
 
     Raises:
         UsageError: `from` or `to` is invalid.

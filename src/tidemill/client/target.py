@@ -23,11 +23,7 @@ class Target:
 def find(*, base_url: str | None, api_key: str | None, data: Path | None, environ: Mapping[str, str]) -> Target:
     """Find the service: the command line overrides the environment, and the environment a local service.
 
-    Args:
-        base_url: The option `--base-url`.
-        api_key: The option `--api-key`.
-        data: The option `--data`, the data folder of a local service; it goes before the environment.
-        environ: The environment.
+    `--data`, the data folder of a local service, goes before the environment.
 
     Raises:
         UsageError: The address or the key is missing or malformed.

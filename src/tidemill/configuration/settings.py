@@ -346,11 +346,7 @@ SECRETS = frozenset(
 
 
 def load(config: Path | None = None) -> Settings:
-    """Read the settings.
-
-    Args:
-        config: The file to read; by default `$TIDEMILL_CONFIG`, else `tidemill.toml` in the current folder, if it
-            exists.
+    """Read the settings; by default of `$TIDEMILL_CONFIG`, else of `tidemill.toml` in the current folder, if any.
 
     Raises:
         SettingsError: The file cannot be read, or a setting is invalid.

@@ -73,14 +73,8 @@ async def ensure_topics(
 ) -> int:
     """Create the missing topics; several processes may do this at the same time.
 
-    Args:
-        settings: Partitions and replicas of new topics.
-        kafka: Address and credentials.
-        models: The models with request topics; by default those of the settings.
-        role: Only the topics of this stage, since a broker with access lists hides the others from it.
-
-    Returns:
-        The number of partitions of `commands` and `outcomes`.
+    Models are by default those of the settings. A stage names its `role`, since a broker with access lists hides
+    the topics of others from it. Returns the number of partitions of `commands` and `outcomes`.
 
     Raises:
         TopicError: The broker is unavailable or refuses; or the topics that must have the same number of

@@ -57,15 +57,10 @@ class Follower:
         resume: Callable[[Tail], int] | None = None,
         applied: Callable[[], object] | None = None,
     ) -> None:
-        """Read nothing before `start()`.
+        """Read nothing before `start()`; `apply` gets each record, in order.
 
-        Args:
-            kafka: Address and credentials.
-            topic: Its name.
-            apply: Called for each record, in order.
-            resume: Called at each connection; undoes records that are not `applied` yet, and returns the first
-                offset to read.
-            applied: Called after each run of records, so that they can be committed together.
+        `resume` is called at each connection: it undoes records that are not `applied` yet, and returns the first
+        offset to read. `applied` is called after each run of records, so that they can be committed together.
         """
         self._kafka = kafka
         self._partition = TopicPartition(topic, 0)

@@ -70,12 +70,9 @@ class Reader:
     async def records(
         self, topic: str, starts: Mapping[int, Edge] | Edge = FIRST, *, end: Edge | None = None
     ) -> AsyncGenerator[Any, None]:
-        """The records of a topic, each partition in order; a missing topic has none.
+        """The records of a topic, each partition in order, from `starts` on; a missing topic has none.
 
-        Args:
-            topic: Its name.
-            starts: The first record, of all partitions or of each given one.
-            end: The record to stop before; None for the present ends.
+        It stops before `end`, by default at the present ends.
 
         Raises:
             LogUnavailable: The broker does not answer, or the read stalled for `STALL_SECONDS_MAX`.

@@ -31,11 +31,8 @@ def producer(
 ) -> AIOKafkaProducer:
     """Make an idempotent producer whose records all in-sync replicas acknowledge; it is not started yet.
 
-    Args:
-        kafka: Address and credentials.
-        compression: `lz4` or `zstd` for large records; None for small ones, which it does not shrink.
-        linger_ms: How long a record waits for others to share its request.
-        batch_bytes: The most that one request carries to one partition.
+    `lz4` or `zstd` compress large records, and would not shrink small ones. A record waits for `linger_ms` for
+    others to share its request, which carries at most `batch_bytes` to a partition.
     """
     return AIOKafkaProducer(
         **client_options(kafka),

@@ -64,12 +64,7 @@ class Program:
 
 
 class Child:
-    """Keeps one program running until it is stopped.
-
-    Args:
-        program: The program.
-        say: Prints messages for the operator.
-        changed: Called after each change of `pid`.
+    """Keeps one program running until it is stopped; calls `changed` after each change of `pid`.
 
     Attributes:
         ready: Whether the current process is ready.

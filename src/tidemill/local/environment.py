@@ -30,13 +30,7 @@ def plain(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def of_stage(stage: str, settings: Settings, given: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a stage.
-
-    Args:
-        stage: Its name.
-        settings: All settings; they name the variables with passwords of Kafka and the backends.
-        given: The environment of `tidemill up`.
-    """
+    """The environment of a stage, from that of `tidemill up`; the settings name the variables with passwords."""
     secrets = {f"{ENV_PREFIX}{name.upper()}" for name in SECRETS - NEEDS.get(stage, frozenset())}
     kafka = settings.kafka_security.password_env
     servers = {server.api_key_env for server in settings.serving.servers.values()}

@@ -8,11 +8,9 @@ TAIL_BYTES = 16 * 1024
 
 
 class LogFile:
-    """A file to append to; once full it becomes `NAME.1` and replaces its predecessor.
+    """A file to append to, in an existing folder; once full it becomes `NAME.1` and replaces its predecessor.
 
-    Args:
-        path: The file, in an existing folder.
-        bytes_max: Size from which on the file is full; the last write may exceed it.
+    The last write may exceed `bytes_max`.
     """
 
     def __init__(self, path: Path, *, bytes_max: int = LOG_BYTES_MAX) -> None:

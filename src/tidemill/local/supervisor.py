@@ -16,9 +16,7 @@ BASE_STOP_SECONDS_MIN = 3.0
 class Supervisor:
     """Runs programs in two layers: the base (the broker, the demo), and the stages, which need it.
 
-    Args:
-        say: Prints messages for the operator.
-        changed: Called when a process has started or ended.
+    It calls `changed` when a process has started or ended.
     """
 
     def __init__(self, *, say: Say, changed: Callable[[], None] = lambda: None) -> None:

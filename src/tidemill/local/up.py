@@ -62,12 +62,7 @@ class UpError(Exception):
 
 
 def main(settings: Settings, config: Path | None) -> int:
-    """Run everything until a signal arrives; returns the exit code.
-
-    Args:
-        settings: The settings.
-        config: The settings file, if an option named one.
-    """
+    """Run everything until a signal arrives; returns the exit code. `config` is the settings file of an option."""
     if not settings.models and demo.missing():
         _say(NO_MODEL)
         return WRONG

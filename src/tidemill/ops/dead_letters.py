@@ -107,19 +107,11 @@ async def show(kafka: Kafka, letter_id: str, say: Say, *, value_bytes: int = VAL
 
 
 async def requeue(kafka: Kafka, letter_ids: Sequence[str] | None, say: Say, *, again: bool = False) -> int:
-    """Send records to their topics again, each with its own key and headers.
+    """Send records to their topics again, each with its own key and headers; by default all that wait.
 
-    A requeued letter is marked, and skipped from then on. After a crash between the two steps the next call sends
-    it again, which is harmless: the stages deduplicate records.
-
-    Args:
-        kafka: The broker.
-        letter_ids: The letters; None for all that wait.
-        say: Prints a line for each letter.
-        again: Include letters requeued before.
-
-    Returns:
-        Number of letters sent.
+    A requeued letter is marked, and skipped from then on, unless `again` includes it. After a crash between the
+    two steps the next call sends it again, which is harmless: the stages deduplicate records. Returns the number
+    of letters sent.
 
     Raises:
         LogUnavailable: The broker does not answer.

@@ -36,16 +36,7 @@ PROBE_BYTES: Final = 64
 
 
 async def examine(settings: Settings, kafka: Kafka | None, say: Say) -> bool:
-    """Run all checks, and print their findings.
-
-    Args:
-        settings: The settings.
-        kafka: The broker; None if no broker is configured or runs here.
-        say: Prints a line.
-
-    Returns:
-        Whether no finding is a failure; warnings are not.
-    """
+    """Run all checks, and print their findings; returns whether none is a failure."""
     found = await _run("settings", _settings(settings), say)
     broker = await _run("kafka", _broker(kafka), say)
     if kafka is not None and findings.is_healthy(broker):

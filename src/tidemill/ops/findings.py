@@ -55,14 +55,9 @@ def fail(what: str, text: str, fix: str) -> Finding:
 def topic(
     row: Topic, *, partitions: int, together: int, configs: Mapping[str, str], replication: int
 ) -> Finding | None:
-    """The fault of a topic; None if it has none.
+    """The fault of a topic, as it should be (`row`) and as it is; None if it has none.
 
-    Args:
-        row: The topic as it should be.
-        partitions: Its number of partitions; 0 if it does not exist.
-        together: Number of partitions of `outcomes`.
-        configs: Its configuration.
-        replication: Replication factor of the settings.
+    A missing topic has 0 partitions; `together` is the number of partitions of `outcomes`.
     """
     if not partitions:
         return warn(row.name, "does not exist", f"a stage creates it at its start, with {replication} replicas")
@@ -100,12 +95,7 @@ def _kept(row: Topic, configs: Mapping[str, str]) -> Finding | None:
 
 
 def keys(count: int, refused: Sequence[int]) -> Finding:
-    """Whether the api has signed the records of `tidemill.keys`.
-
-    Args:
-        count: Number of records.
-        refused: Offsets of records without a trusted signature, in order.
-    """
+    """Whether the api has signed the records of `tidemill.keys`, apart from those at the `refused` offsets."""
     if not refused:
         return ok("keys", f"all {count} records are signed by the api" if count else "no records yet")
     text = (
@@ -127,11 +117,7 @@ def clock(skew_seconds: float | None) -> Finding:
 
 
 def stalled(batches: Mapping[str, Sequence[Waiting]]) -> list[Finding]:
-    """One finding for each reason, server and status that stalls batches.
-
-    Args:
-        batches: The stalled batches by id, with the reasons why each one waits.
-    """
+    """One finding for each reason, server and status that stalls batches, given why each of them waits."""
     found: dict[tuple[Reason, str | None, int | None], list[tuple[str, Waiting]]] = {}
     for batch_id, waits in batches.items():
         for one in waits:
@@ -157,14 +143,7 @@ def disk(what: str, free_bytes: int) -> Finding:
 
 
 def server(what: str, model: str, endpoints: Sequence[str], lacking: Collection[str]) -> Finding:
-    """Judge a server that lists its model.
-
-    Args:
-        what: The server.
-        model: The model.
-        endpoints: Endpoints of the model by the settings.
-        lacking: Those that the server does not know.
-    """
+    """Judge a server that lists its model, but is `lacking` some endpoints of the settings."""
     if not lacking:
         return ok(what, f"serves {model}")
     text = f"serves {model}, but not at {', '.join(name for name in endpoints if name in lacking)}"

@@ -32,17 +32,10 @@ SHOWN_MAX: Final = 3
 
 
 async def rebuild(settings: Settings, kafka: Kafka, names: Sequence[str], say: Say, *, write: bool) -> bool:
-    """Rebuild the files of batches.
+    """Rebuild the files of batches, named by their ids or the ends of these.
 
-    Args:
-        settings: The settings, with the store and the keys.
-        kafka: The broker.
-        names: Batch ids, or the first or last characters of one.
-        say: Prints a line for each batch.
-        write: Replace missing or damaged files of a batch whose receipt is the published one.
-
-    Returns:
-        Whether every rebuilt receipt is the published one.
+    With `write` it replaces missing or damaged files of a batch whose receipt is the published one. Returns
+    whether every rebuilt receipt is the published one.
 
     Raises:
         LogUnavailable: The broker does not answer.

@@ -23,12 +23,7 @@ IDLE_MIN = 16
 
 
 class Connection:
-    """One connection of a listener.
-
-    Attributes:
-        address: The client's address, without its port.
-        close: Closes the connection at once, without waiting for anything.
-    """
+    """One connection of a listener: the client's address, without its port, and `close`, which ends it at once."""
 
     __slots__ = ("address", "close")
 
@@ -40,10 +35,8 @@ class Connection:
 class ConnectionTable:
     """The connections of a listener: idle ones, in the order in which they became idle, and busy ones.
 
-    Args:
-        connections_max: The cap.
-        per_address_max: The cap of one address; None for half of `connections_max`, 0 for no cap.
-        evicted: Called for each connection that the table closes for a new one.
+    The cap of one address is half of `connections_max` for None, and 0 for none. `evicted` is called for each
+    connection that the table closes for a new one.
     """
 
     def __init__(

@@ -48,10 +48,8 @@ class Answer:
 class Health:
     """The answers of the health endpoints.
 
-    Args:
-        fault: Returns the fault of the process itself, or None, without waiting.
-        probes: The probes of its dependencies, by name.
-        metrics: Returns the text of `/metrics` and its content type.
+    `fault` returns the fault of the process itself, without waiting; `metrics` the text of `/metrics` and its
+    content type.
     """
 
     def __init__(

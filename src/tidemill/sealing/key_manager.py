@@ -31,12 +31,7 @@ OnRecord = Callable[[str, bytes | None], object]
 
 
 class KeyManager:
-    """The keys of batches in a process.
-
-    Attributes:
-        vault: The keys.
-        follower: Reads them from the log.
-    """
+    """The keys of batches in a process, and the follower that reads them from the log."""
 
     def __init__(
         self, settings: Settings, kafka: Kafka, sender: Sender, *, on_record: OnRecord | None = None

@@ -55,11 +55,9 @@ class Vault:
     ) -> None:
         """Start without keys.
 
-        Args:
-            sender: Appends to the log; None creates and destroys no keys.
-            wrapper: Wraps and unwraps keys; None can neither seal nor open.
-            seals: Whether to create a key for a batch without one.
-            caught_up: Waits until `apply` has had all present records of the topic.
+        Without a sender it creates and destroys no keys, without a wrapper it can neither seal nor open. With
+        `seals` it creates a key for a batch without one. `caught_up` waits until `apply` has had all present
+        records of the topic.
         """
         self._sender = sender
         self._wrapper = wrapper

@@ -28,17 +28,9 @@ async def upload(
     span: tuple[int, int] | None = None,
     name: str | None = None,
 ) -> str:
-    """Upload the input of a batch while reading it from disk, without retries.
+    """Upload the input of a batch while reading it from disk, without retries; returns the file's id.
 
-    Args:
-        connection: The service.
-        path: The file.
-        moved: Called after each chunk.
-        span: First byte and the byte after the last one; None is the whole file.
-        name: File name at the service; by default the name of the file.
-
-    Returns:
-        The file's id at the service.
+    A `span` has the first byte to send and the byte after the last one.
     """
     with path.open("rb") as file, aiohttp.MultipartWriter("form-data") as form:
         form.append("batch").set_content_disposition("form-data", name="purpose")
@@ -51,13 +43,8 @@ async def upload(
 async def download(connection: Connection, file_id: str, target: Path, moved: Moved) -> FileReceipt:
     """Download a file; on an error `target` stays as it was.
 
-    A broken transfer resumes where it stopped, if the service supports ranges.
-
-    Args:
-        connection: The service.
-        file_id: The file.
-        target: Where to write it.
-        moved: Called after each chunk; a negative number takes back bytes that are transferred again.
+    A broken transfer resumes where it stopped, if the service supports ranges; else a negative number takes back
+    the bytes that are transferred again.
     """
     with replacing(target) as file:
         transfer = _Transfer(file, moved)

@@ -40,15 +40,7 @@ class BatchRunner:
     """Runs the pieces of a plan."""
 
     def __init__(self, client: Client, source: Path, name: str, plan: Plan, journal: Journal) -> None:
-        """Create a runner.
-
-        Args:
-            client: The service.
-            source: The file.
-            name: Its name in messages.
-            plan: Its pieces.
-            journal: The state of the pieces.
-        """
+        """Create a runner of the pieces of a file, which messages call by this name."""
         self.name = name
         self.plan = plan
         self.journal = journal
@@ -68,11 +60,7 @@ class BatchRunner:
         return [step.result for step in steps if step.result is not None]
 
     async def run(self, progress: Display, parallel: int) -> None:
-        """Run all pieces without a result, at most `parallel` at a time.
-
-        Args:
-            progress: Shows the progress of all pieces, and for a single one its transfers.
-            parallel: Number of concurrent batches.
+        """Run all pieces without a result, at most `parallel` at a time; a single one shows its transfers too.
 
         Raises:
             Unreachable: The service went away; its batches keep running.

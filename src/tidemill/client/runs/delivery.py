@@ -27,19 +27,11 @@ async def deliver(
     span: tuple[int, int] | None = None,
     line: int = 1,
 ) -> tuple[BatchResult, list[str]]:
-    """Download the files of a batch, and check them against its receipt and its input.
+    """Download the files of a finished batch, and check them against its receipt and its input, if it is given.
 
     Files without a path go to a temporary folder; without an output path the output is copied to stdout, even if
-    it has faults.
-
-    Args:
-        client: The service.
-        batch: A finished batch.
-        sink: Where results go; None downloads nothing.
-        source: The input; without it only the receipt is checked.
-        display: Shows the transfers.
-        span: The bytes of the source that are the batch's input, first and after the last; None is all.
-        line: Number of the batch's first line in the source.
+    it has faults. Without a sink nothing is downloaded. The input is the `span` of bytes of the source, and begins
+    with this `line` of it.
 
     Returns:
         The result of the batch, and lines for the summary: the balance of lines and the paths of the files.

@@ -57,14 +57,7 @@ class RunOptions:
 
 
 async def run(console: Console, target: Target, source: Path, sink: Sink, options: RunOptions) -> Exit:
-    """Run a file to its end; after a crash or Ctrl-C the same call resumes.
-
-    Args:
-        console: Prints everything but results.
-        target: The service.
-        source: The file; `-` is stdin.
-        sink: Where results go.
-        options: See `RunOptions`.
+    """Run a file, or stdin (`-`), to its end; after a crash or Ctrl-C the same call resumes.
 
     Raises:
         UsageError: The file is faulty, or a file would be overwritten.

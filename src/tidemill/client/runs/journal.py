@@ -194,12 +194,9 @@ class Journal:
 
 
 def folder_of(output: Path | None, job: Job, environ: Mapping[str, str]) -> Path:
-    """The folder of a run's journal.
+    """The folder of a run's journal: beside the output file; for stdout in the state directory, named by the job.
 
-    Args:
-        output: The output file; None is stdout.
-        job: The job, which names the folder of a run to stdout.
-        environ: The environment; `XDG_STATE_HOME` is the state directory (XDG Base Directory Specification).
+    `XDG_STATE_HOME` is the state directory (XDG Base Directory Specification).
     """
     if output is not None:
         return output.with_name(f"{output.name}.tidemill")

@@ -69,13 +69,9 @@ class BatchResult(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def result_of(batch: Batch, report: Report, damage: Iterable[str] = (), *, line: int = 1) -> BatchResult:
-    """The result of a batch.
+    """The result of a finished batch; `line` is the number of its first line in the file.
 
-    Args:
-        batch: The batch, with a final status.
-        report: Its error report.
-        damage: How its results differ from the receipt or the input.
-        line: Number of its first line in the file.
+    `damage` says how the results differ from the receipt or the input.
     """
     counts, usage, receipt = batch.request_counts, batch.usage, batch.tidemill.receipt
     ended_at = batch.completed_at or batch.failed_at or batch.expired_at or batch.cancelled_at
@@ -120,18 +116,7 @@ def summary(
     *,
     show_all: bool = False,
 ) -> Exit:
-    """Print the summary of a run.
-
-    Args:
-        console: Where to print it.
-        name: Name of the run.
-        results: Results of its batches.
-        notes: More lines to print.
-        show_all: Show every error.
-
-    Returns:
-        The exit code.
-    """
+    """Print the summary of a run, with more lines (`notes`), and return its exit code."""
     code, completed = verdict(results), sum(result.completed for result in results)
     style = style_of(completed=completed, failed=sum(result.failed for result in results), ok=code is Exit.OK)
     console.print(f"{name} {_headline(results, completed)}", style=style)

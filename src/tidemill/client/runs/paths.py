@@ -28,10 +28,7 @@ class Sink:
     force: bool = False
 
     def checked(self, source: Path | None) -> "Sink":
-        """Complete the path of the error file, and check that all paths can be written.
-
-        Args:
-            source: The input, which must not be overwritten.
+        """Complete the path of the error file, and check that all paths can be written, and are not the input.
 
         Raises:
             UsageError: Two paths are equal, or a folder is missing.
@@ -106,10 +103,5 @@ def size_of(source: Path) -> int:
 
 
 def fault_of(text: bytes, error: Exception) -> str:
-    """Why a line was rejected: where its JSON breaks, how to fix its encoding, or which field is wrong.
-
-    Args:
-        text: The line.
-        error: The error of the decoder.
-    """
+    """Why a decoder rejected a line: where its JSON breaks, how to fix its encoding, or which field is wrong."""
     return str(error) if isinstance(error, msgspec.ValidationError) else malformed.reason(text)

@@ -85,15 +85,9 @@ def differences(receipt: Receipt, output: FileReceipt | None, errors: FileReceip
 def reconcile(
     source: Path, output: Path | None, errors: Path | None, *, span: tuple[int, int] | None = None
 ) -> Reconciliation:
-    """Compare the three files, reading a line at a time.
+    """Compare the three files, reading a line at a time; a `span` of bytes of the input may count alone.
 
     Memory holds 16 bytes for each id, so it grows with the number of lines, not with their size.
-
-    Args:
-        source: The input.
-        output: The output file, if any.
-        errors: The error file, if any.
-        span: The bytes of the input that count, first and after the last; None is all.
 
     Raises:
         Damaged: A line is incomplete or lacks a `custom_id`, or the input repeats an id.

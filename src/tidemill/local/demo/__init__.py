@@ -30,11 +30,7 @@ def missing() -> list[str]:
 
 
 def models(base_url: str) -> dict[str, dict[str, Any]]:
-    """The table `models` of `tidemill.toml` for this backend.
-
-    Args:
-        base_url: Its address, with `/v1`.
-    """
+    """The table `models` of `tidemill.toml` for this backend, at its address with `/v1`."""
     backends = [{"url": base_url}]
     # Twice the slots, so that a slot that becomes free finds its next chat in the queue of the engine.
     chat = {"endpoints": list(CHAT_ENDPOINTS), "max_in_flight": 2 * CHAT_SLOTS, "timeout_seconds": 300}

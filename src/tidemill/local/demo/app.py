@@ -110,11 +110,7 @@ def _application(chat: Chat, embedder: Embedder) -> web.Application:
 
 
 async def serve(*, port: int, threads: int = 1) -> None:
-    """Load the models and serve until SIGINT or SIGTERM.
-
-    Args:
-        port: Port to listen on; 0 picks a free one, which is printed.
-        threads: Cores that the chat model may use.
+    """Load the models and serve until SIGINT or SIGTERM; port 0 picks a free one, which is printed.
 
     Raises:
         ImportError: A package that `tidemill.local.demo.missing` names is not installed.

@@ -63,11 +63,9 @@ class BrokerError(Exception):
 
 
 class Broker:
-    """A one-node Kafka with its records, configuration, ports and logs in the folder `data`.
+    """A one-node Kafka in the folder `data`, which is created if missing; at most one broker may use it at a time.
 
-    Args:
-        data: The folder, created if missing. At most one broker may use it at a time.
-        cache: Folder of jars and the start cache, shared by all data folders of this machine.
+    All data folders of this machine share the cache of jars and of the start.
     """
 
     def __init__(self, data: Path, *, cache: Path | None = None) -> None:

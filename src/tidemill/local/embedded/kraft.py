@@ -38,17 +38,11 @@ class Ports:
 
 
 def properties(*, ports: Ports, logs: str, clean: bool, password: str) -> str:
-    """The text of `server.properties`.
+    """The text of `server.properties`, with the folder of the records relative to that of Kafka.
 
     Both listeners require a password. A user may do what its ACLs allow; the administrator, which the node itself
-    also logs in as, may do everything.
-
-    Args:
-        ports: Where to listen.
-        logs: Folder of the records, relative to the folder in which Kafka runs.
-        clean: Whether the last stop was clean. After a crash the controller keeps the session of the dead broker,
-            and the new broker waits for its end, so the session is short then.
-        password: Password of the administrator.
+    also logs in as, may do everything. After a stop that was not clean the controller keeps the session of the
+    dead broker, and the new broker waits for its end, so the session is short then.
     """
     session = SESSION_MS if clean else SESSION_MS_AFTER_CRASH
     clients = f"{CLIENTS}://{LOOPBACK}:{ports.clients}"
