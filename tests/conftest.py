@@ -1,6 +1,7 @@
 """What every test may ask for."""
 
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,10 @@ pytest_plugins = ("support.fixtures",)
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 ports.keep_apart()
+
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    # Else each of the thousand processes of a run compiles all that it imports.
+    sys.dont_write_bytecode = False
 
 
 @pytest.fixture(scope="session")

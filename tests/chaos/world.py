@@ -1,5 +1,6 @@
 """What a fault can reach: the installation, its backend, and extra processes of its stages."""
 
+import functools
 import os
 import random
 import signal
@@ -87,7 +88,7 @@ class World:
     @property
     def client(self) -> OpenAI:
         """A client of the API at its present address."""
-        return OpenAI(base_url=self.stack.api, api_key=KEY, max_retries=0, timeout=CLIENT_SECONDS_MAX)
+        return _client(self.stack.api)
 
     def pids(self, name: str) -> list[int]:
         """The processes of a stage that live, the extra ones included."""
@@ -231,6 +232,12 @@ class World:
             if not page["has_more"]:
                 return found
             after = {"after": page["last_id"]}
+
+
+@functools.cache
+def _client(api: str) -> OpenAI:
+    """One client of an address: a new one loads all certificates, which takes longer than most calls."""
+    return OpenAI(base_url=api, api_key=KEY, max_retries=0, timeout=CLIENT_SECONDS_MAX)
 
 
 def send(pids: list[int], how: signal.Signals) -> None:

@@ -13,7 +13,10 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-POLL_SECONDS = 0.02
+POLL_SECONDS_MIN = 0.02
+POLL_SECONDS_MAX = 0.1
+POLLS_OF_A_WAIT = 20
+"""A wait is at most this part longer than it must be, and a long one does not keep a core busy with questions."""
 WAIT_SECONDS_MAX = 30.0
 
 
@@ -21,10 +24,9 @@ def wait_until(
     condition: Callable[[], T], what: str = "the condition", *, seconds_max: float = WAIT_SECONDS_MAX
 ) -> T:
     """Ask until the answer is true, and return it; an `AssertionError` says what did not come."""
-    patience = time.monotonic() + seconds_max
+    began = time.monotonic()
     while not (answer := condition()):
-        assert time.monotonic() < patience, f"{what} did not come true in {seconds_max} s"
-        time.sleep(POLL_SECONDS)
+        time.sleep(_pause(time.monotonic() - began, what, seconds_max))
     return answer
 
 
@@ -35,15 +37,14 @@ async def until(
     seconds_max: float = WAIT_SECONDS_MAX,
 ) -> T:
     """As `wait_until`, in a coroutine; the condition may be one too."""
-    patience = time.monotonic() + seconds_max
+    began = time.monotonic()
     while True:
         answer = condition()
         if inspect.isawaitable(answer):
             answer = await answer
         if answer:
             return answer
-        assert time.monotonic() < patience, f"{what} did not come true in {seconds_max} s"
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(_pause(time.monotonic() - began, what, seconds_max))
 
 
 @contextmanager
@@ -52,3 +53,9 @@ def one_at_a_time(name: str) -> Iterator[None]:
     with (Path(tempfile.gettempdir()) / f"tidemill-test-{name}-{os.getuid()}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _pause(waited: float, what: str, seconds_max: float) -> float:
+    """Seconds until the next question."""
+    assert waited < seconds_max, f"{what} did not come true in {seconds_max} s"
+    return min(POLL_SECONDS_MAX, max(POLL_SECONDS_MIN, waited / POLLS_OF_A_WAIT))
