@@ -1,6 +1,7 @@
 """The rules of the source that a reviewer would otherwise repeat: sizes, imports, names."""
 
 import ast
+import functools
 import re
 import subprocess
 from pathlib import Path
@@ -53,9 +54,18 @@ def tracked(*patterns: str) -> list[Path]:
 
 
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-MODULES = measures.modules(ROOT)
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-TREES = {path: ast.parse(path.read_text("utf-8")) for path in (*SOURCES, *TESTS)}
+
+
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    """Parsed only in the process that runs these tests: all of them collect this file."""
+    return ast.parse(path.read_text("utf-8"))
+
+
+@functools.cache
+def modules() -> list[measures.Module]:
+    return measures.modules(ROOT)
 
 
 def name(path: Path) -> str:
@@ -66,7 +76,7 @@ def name(path: Path) -> str:
 def test_modules_and_functions_are_short(path):
     """A module is at most 400 lines, a function at most 50 without its docstring."""
     assert len(path.read_text("utf-8").splitlines()) <= measures.MODULE_LINES_MAX
-    for node in ast.walk(TREES[path]):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             body = node.body[1:] if ast.get_docstring(node) else node.body
             lines = node.end_lineno - body[0].lineno + 1 if body else 0
@@ -75,7 +85,9 @@ def test_modules_and_functions_are_short(path):
 
 def test_a_folder_has_few_modules():
     """At most 12, so that a reader sees its subject."""
-    found = {folder for folder, count in measures.folders(MODULES).items() if count > measures.FOLDER_MODULES_MAX}
+    found = {
+        folder for folder, count in measures.folders(modules()).items() if count > measures.FOLDER_MODULES_MAX
+    }
     assert found <= ABOVE["folder"]
 
 
@@ -83,7 +95,7 @@ def test_a_call_has_few_parameters():
     """At most 8; the options of a command do not count."""
     found = {
         f"{module.name}:{node.name}"
-        for module in MODULES
+        for module in modules()
         if not module.name.startswith("src/tidemill/cli")
         for node in module.functions()
         if measures.parameters(node) > measures.PARAMETERS_MAX
@@ -95,7 +107,7 @@ def test_a_class_has_few_attributes():
     """At most 15: more of them are two objects in one."""
     found = {
         f"{module.name}:{node.name}"
-        for module in MODULES
+        for module in modules()
         for node in module.classes()
         if measures.attributes(node) > measures.ATTRIBUTES_MAX
     }
@@ -104,28 +116,28 @@ def test_a_class_has_few_attributes():
 
 def test_a_small_module_has_several_importers():
     """One below 40 lines that a single other imports belongs into that."""
-    importers = measures.importers(MODULES)
-    small = [module for module in MODULES if module.lines < measures.MODULE_LINES_MIN and not module.is_package]
+    importers = measures.importers(modules())
+    small = [module for module in modules() if module.lines < measures.MODULE_LINES_MIN and not module.is_package]
     assert {module.name for module in small if len(importers[module]) == 1} <= ABOVE["small"]
 
 
 def test_rooms_import_one_way():
     """No package imports another that imports it, directly or through others."""
-    assert not measures.cycles(MODULES)
+    assert not measures.cycles(modules())
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_client_libraries_are_imported_in_few_places(path):
     """The name of a file shows whether it does I/O."""
-    for node in ast.walk(TREES[path]):
+    for node in ast.walk(tree(path)):
         match node:
             case ast.Import():
-                modules = [alias.name for alias in node.names]
+                names = [alias.name for alias in node.names]
             case ast.ImportFrom(module=str(module)):
-                modules = [module]
+                names = [module]
             case _:
                 continue
-        for module in modules:
+        for module in names:
             if (library := module.split(".")[0]) not in CLIENTS:
                 continue
             allowed = CLIENTS[library]
@@ -142,9 +154,9 @@ def test_client_libraries_are_imported_in_few_places(path):
 
 def test_no_module_is_dead():
     """Another module imports each module, or a process starts in it."""
-    importers = measures.importers(MODULES)
-    text = "\n".join(module.text for module in MODULES)
-    for module in MODULES:
+    importers = measures.importers(modules())
+    text = "\n".join(module.text for module in modules())
+    for module in modules():
         if module.path.name not in ("__init__.py", "__main__.py") and not importers[module]:
             assert f'"{module.dotted}"' in text, f"no module imports {module.name}"
 
@@ -166,7 +178,7 @@ def test_named_modules_exist():
 
 def test_comments_and_docstrings_name_who_acts():
     """They contain no word that hides who does what."""
-    for module in MODULES:
+    for module in modules():
         for text in measures.explanations(module):
             found = RIDDLES.search(text)
             assert not found, f"{module.name} says {found[0]!r} in: {text[:200]}"
