@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from contextlib import ExitStack, contextmanager
 
 import psutil
 import pytest
@@ -154,14 +155,15 @@ stage_runner.run(settings.load(), "results", Harmed)
 """
 
 
-@pytest.mark.parametrize("harm", ["park", "end", "block"])
-def test_a_stage_that_is_dead_ends_itself(watched, tmp_path, harm):
-    """Without a supervisor, as in a cluster: the exit code is not 0, and the log says why."""
+@contextmanager
+def harmed(watched, folder, harm):
+    """A process of results that can be harmed so, where it says that it is ready, and its log."""
+    folder.mkdir()
     environ = {
-        **os.environ, **watched.way_in("results"), "TIDEMILL_DATA": str(tmp_path), "TIDEMILL_REPLICATION": "1",
+        **os.environ, **watched.way_in("results"), "TIDEMILL_DATA": str(folder), "TIDEMILL_REPLICATION": "1",
         "TIDEMILL_STORE": (watched.data / "store").as_uri(),
     }  # fmt: skip
-    log = tmp_path / "log"
+    log = folder / "log"
     reading, writing = os.pipe()
     environ["TIDEMILL_NOTIFY_FD"] = str(writing)
     with log.open("wb") as output:
@@ -171,17 +173,33 @@ def test_a_stage_that_is_dead_ends_itself(watched, tmp_path, harm):
     os.close(writing)
     os.set_blocking(reading, False)
     try:
-        wait_until(lambda: _said(reading), "its readiness", seconds_max=READY_SECONDS_MAX)
-        process.send_signal(signal.SIGUSR1)
-        code = wait_until(lambda: process.poll() is not None and [process.returncode], "its end",
-                          seconds_max=GIVEN_UP_SECONDS_MAX)[0]  # fmt: skip
+        yield process, reading, log
     finally:
         process.kill()
         process.wait()
         os.close(reading)
-    assert code > 0, log.read_text()
+
+
+def test_stages_that_are_dead_end_themselves(watched, tmp_path):
+    """Without a supervisor, as in a cluster: the exit code is not 0, and the log says why."""
     words = {"park": "collect its error", "end": "has ended", "block": "the event loop is blocked"}
-    assert words[harm] in log.read_text()
+    with ExitStack() as stack:
+        # All at once: each takes as long as its symptom has to last.
+        found = {harm: stack.enter_context(harmed(watched, tmp_path / harm, harm)) for harm in words}
+        for harm, (_, reading, _) in found.items():
+            wait_until(
+                lambda reading=reading: _said(reading), f"readiness of {harm}", seconds_max=READY_SECONDS_MAX
+            )
+        for process, _, _ in found.values():
+            process.send_signal(signal.SIGUSR1)
+        for harm, (process, _, log) in found.items():
+            wait_until(
+                lambda process=process: process.poll() is not None,
+                f"end of {harm}",
+                seconds_max=GIVEN_UP_SECONDS_MAX,
+            )
+            assert process.returncode > 0, log.read_text()
+            assert words[harm] in log.read_text()
     run_one(watched)
 
 
