@@ -10,9 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.waiting import one_at_a_time
+
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "sdk"
 NODE_SOURCES = ROOT / "tests" / "e2e" / "node"
+UV = Path(sys.prefix).resolve().with_name(".venv-uv") / "bin" / "uv"
+"""The installer that made this environment, too: `make setup` puts it beside."""
 INSTALL_SECONDS_MAX = 240
 
 
@@ -25,7 +29,7 @@ class Node:
 
 
 def python(version: str) -> Path:
-    """The interpreter of an environment with a version of `openai`; this interpreter if it has that version."""
+    """The interpreter of an environment with a version of `openai`."""
     return _python(f"python-openai-{version}", f"openai=={version}")
 
 
@@ -58,8 +62,8 @@ def _python(name: str, requirement: str) -> Path:
     interpreter = folder / "bin" / "python"
 
     def install() -> None:
-        _call([sys.executable, "-m", "venv", str(folder)], ROOT)
-        pip = [str(interpreter), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        _call([str(UV), "venv", "--python", sys.executable, str(folder)], ROOT)
+        pip = [str(UV), "pip", "install", "--python", str(interpreter)]
         _call([*pip, "--only-binary", ":all:", requirement], ROOT)
 
     _once(folder, requirement, install)
@@ -69,12 +73,13 @@ def _python(name: str, requirement: str) -> Path:
 def _once(folder: Path, wanted: str, install: Callable[[], None]) -> None:
     """Make a folder, unless it is there whole and as it is wanted."""
     mark = folder / ".whole"
-    if mark.exists() and mark.read_text("utf-8") == wanted:
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    install()
-    mark.write_text(wanted, "utf-8")
+    with one_at_a_time("sdk"):
+        if mark.exists() and mark.read_text("utf-8") == wanted:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        install()
+        mark.write_text(wanted, "utf-8")
 
 
 def _call(command: list[str], folder: Path) -> None:
