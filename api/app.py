@@ -22,10 +22,12 @@ from tidemill.api.routes import audit, batches, dashboard, files, keys, reruns, 
 from tidemill.api.view.sqlite import Database
 from tidemill.api.view.view import Record, View
 from tidemill.configuration import signing_keys
+from tidemill.configuration.catalog import SETTINGS_FILE, named
 from tidemill.configuration.connections import EXPOSED
 from tidemill.configuration.security import Cluster
 from tidemill.configuration.settings import Settings
 from tidemill.kafka.admin import TopicError, ensure_topics
+from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.connection import LogUnavailable, check_broker
 from tidemill.kafka.follower import Follower, Tail
 from tidemill.kafka.history import LogHistory
@@ -42,7 +44,7 @@ from tidemill.storage.address import open_store
 log = logging.getLogger(__name__)
 
 TOPICS_SECONDS = 5.0
-"""Pause between attempts to create the topics."""
+"""Pause between attempts to create the topics and to fill the catalog."""
 FOLDED = (
     topics.BATCHES,
     topics.FILES,
@@ -107,11 +109,16 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Dependencies, list[F
         view = View(Database(settings.data / "state" / "api"), time.time, signing_keys.verifier(settings))
         stack.callback(view.close)
         stack.push_async_callback(sender.stop)
-        ensuring = asyncio.create_task(_ensure_topics(settings, cluster))
-        stack.callback(ensuring.cancel)
+        catalog = Catalog(cluster)
+        setting_up = asyncio.create_task(_set_up(settings, cluster, catalog, sender))
+        stack.callback(setting_up.cancel)
         space = log_space(cluster, settings.disk_reserve_bytes, store=store.free)
         stack.push_async_callback(space.stop)
-        followers = [key_manager.follower, *(_follower(cluster, Feed(view, topic.name)) for topic in FOLDED)]
+        followers = [
+            catalog.follower,
+            key_manager.follower,
+            *(_follower(cluster, Feed(view, topic.name)) for topic in FOLDED),
+        ]
         for follower in followers:
             await follower.start()
             stack.push_async_callback(follower.stop)
@@ -120,6 +127,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Dependencies, list[F
         yield (
             Dependencies(
                 settings=settings,
+                catalog=catalog,
                 access=Access(keys=auth.keys(settings, view.keyring, time.time)),
                 signer=signer,
                 log=sender,
@@ -129,7 +137,9 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Dependencies, list[F
                 view=view,
                 vault=key_manager.vault,
                 clock=time.time,
-                is_ready=lambda: all(follower.is_caught_up for follower in followers),
+                is_ready=lambda: (
+                    all(follower.is_caught_up for follower in followers) and catalog.contents.applied is not None
+                ),
             ),
             followers,
         )
@@ -158,12 +168,18 @@ class Feed:
         return self._view.resume(self.topic, tail)
 
 
-async def _ensure_topics(settings: Settings, cluster: Cluster) -> None:
-    """Create missing topics; meanwhile the api serves requests that need no broker."""
+async def _set_up(settings: Settings, cluster: Cluster, catalog: Catalog, sender: Log) -> None:
+    """Create missing topics, and fill an empty catalog; meanwhile the api serves requests that need no broker."""
     while True:
         try:
-            await ensure_topics(settings, cluster, role="api")
-        except TopicError as error:
+            await ensure_topics(settings, cluster, (), role="api")
+            await catalog.follower.caught_up()
+            if catalog.contents.applied is None:
+                await ensure_topics(settings, cluster, settings.models, role="api")
+                servers = named(settings.servers, settings.models)
+                await catalog.fill(sender, servers, author=SETTINGS_FILE, again=False)
+            await ensure_topics(settings, cluster, catalog.contents.serving.models, role="api")
+        except (TopicError, LogUnavailable, ValueError) as error:
             log.warning("%s; trying again in %.0f s", error, TOPICS_SECONDS)
             await asyncio.sleep(TOPICS_SECONDS)
         else:

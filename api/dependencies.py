@@ -24,7 +24,9 @@ from tidemill.api.requests.parts import UNUSABLE, Part, schema_of
 from tidemill.api.view.quotas import Booking
 from tidemill.api.view.result_lines import Lines
 from tidemill.api.view.view import View
+from tidemill.configuration.servers import Serving
 from tidemill.configuration.settings import Settings
+from tidemill.kafka.catalog import Catalog
 from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.ports import Clock, History, Sender, Store
 from tidemill.schemas.resources.access import Role
@@ -84,6 +86,8 @@ class Dependencies:
     """The dependencies of an app."""
 
     settings: Settings
+    catalog: Catalog
+    """The present servers and models."""
     clock: Clock
     is_ready: Callable[[], bool]
     """Whether the view has caught up with the log as it was when this process started."""
@@ -99,6 +103,11 @@ class Dependencies:
     """Free space of the disks."""
     vault: Vault | None = None
     """Encryption keys of batches; None if the log is not encrypted."""
+
+    @property
+    def serving(self) -> Serving:
+        """The present servers and models that can be used."""
+        return self.catalog.contents.serving
 
     def booking(self, project: str) -> Booking:
         """Reserves room in a project for what a request creates."""

@@ -65,6 +65,7 @@ _COMMANDS = """# Commands
 _LETTERS = {
     Operation.READ: "R",
     Operation.WRITE: "W",
+    Operation.CREATE: "N",
     Operation.DESCRIBE: "D",
     Operation.DESCRIBE_CONFIGS: "C",
 }

@@ -14,6 +14,7 @@ from tidemill.faust.partitions import GenerationGuard
 from tidemill.ingest.files.stage import Stage
 from tidemill.ingest.kafka import RequestProducer
 from tidemill.ingest.streams.app import StreamApp
+from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.partitions.ack_gate import AckGate, Ticket
 from tidemill.kafka.partitions.dead_letters import handle_record
@@ -39,7 +40,7 @@ DRAIN_SECONDS_MAX: Final = 3.0
 class Ingest:
     """The stage's app, its connections and its store."""
 
-    def __init__(self, settings: Settings, kafka: Kafka) -> None:
+    def __init__(self, settings: Settings, kafka: Kafka, catalog: Catalog) -> None:
         """Set up the app; nothing is connected yet."""
         self._log = Log(kafka)
         self._key_manager = KeyManager(settings, kafka, self._log)
@@ -54,12 +55,13 @@ class Ingest:
             encrypted=settings.encrypt_log,
             check_disk=lambda: self._space.check(LOG),
         )
-        self._stage = Stage(settings, store=self._store, requests=self._requests, clock=time.time)
+        self._stage = Stage(settings, catalog=catalog, store=self._store, requests=self._requests, clock=time.time)
         state = Path(settings.data) / "state" / "ingest"
         self.app = stage_app.create_app(NAME, settings, kafka=kafka, state=state)
         self._stream_app = StreamApp(
             settings,
             kafka,
+            catalog=catalog,
             sender=self._log,
             store=self._store,
             requests=self._requests,

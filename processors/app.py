@@ -11,6 +11,7 @@ from tidemill import metrics
 from tidemill.configuration.security import Kafka
 from tidemill.configuration.settings import Settings
 from tidemill.faust import stage_app, stage_runner
+from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.follower import Follower
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.producer import Log
@@ -22,6 +23,7 @@ from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.model_app import ModelApp, Shared
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.scheduling.scheduler import Clocks
+from tidemill.runtime import preflight
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.ports import Store
@@ -38,11 +40,14 @@ _log = logging.getLogger(__name__)
 class Processors:
     """The models of a process, and what they share."""
 
-    def __init__(self, settings: Settings, kafka: Kafka, models: Iterable[str]) -> None:
+    def __init__(
+        self, settings: Settings, kafka: Kafka, catalog: Catalog, models: Iterable[str] | None = None
+    ) -> None:
         """Connect nothing before `start()`."""
         self._settings = settings
         self._kafka = kafka
-        self._names = list(models)
+        serving = self._serving = catalog.contents.serving
+        self._names = [name for name in serving.models if models is None or name in models]
         self._closed = ClosedBatches()
         self._space = log_space(kafka, settings.disk_reserve_bytes)
         self._follower = Follower(kafka, topics.BATCHES.name, self._apply)
@@ -68,7 +73,7 @@ class Processors:
                 self._kafka, encrypted=self._settings.encrypt_log, check_disk=lambda: self._space.check(LOG)
             ),
             upstream=HttpUpstream(
-                pool_factory.trusts(self._settings.serving),
+                pool_factory.trusts(self._serving),
                 reply_bytes_max=self._settings.reply_bytes_max,
             ),
             store=self._key_manager.store(
@@ -83,16 +88,23 @@ class Processors:
         await self._follower.start()
         await self._key_manager.start()
         await self._follower.caught_up()
-        serving = self._settings.serving
-        servers = pool_factory.servers(serving, self._settings.models, time.time)
+        serving = self._serving
+        for lack in preflight.lacking(serving):
+            _log.warning("%s", lack)
+        servers = pool_factory.servers(serving, serving.models, time.time)
         clocks = self._clocks({name: serving.by_model[name] for name in self._names})
         self._models = [
             ModelApp(
-                name, self._settings, shared, servers=[servers[server] for server in serving.by_model[name]],
-                clocks=clocks[name], stop_seconds=self._stop_seconds,
+                name,
+                self._settings,
+                serving.models[name],
+                shared,
+                servers=[servers[server] for server in serving.by_model[name]],
+                clocks=clocks[name],
+                stop_seconds=self._stop_seconds,
             )
             for name in self._names
-        ]  # fmt: skip
+        ]
         named = {server for name in self._names for server in serving.by_model[name]}
         self._show([servers[name] for name in sorted(named)])
         loop = asyncio.get_running_loop()
@@ -171,5 +183,4 @@ def main(settings: Settings, models: list[str] | None = None) -> None:
         settings: All settings.
         models: Names of the models to work for; without it all.
     """
-    names = list(settings.models) if models is None else models
-    stage_runner.run(settings, "processors", functools.partial(Processors, models=names))
+    stage_runner.run(settings, "processors", functools.partial(Processors, models=models))

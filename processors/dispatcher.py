@@ -242,7 +242,8 @@ class Dispatcher:
     def _is_free(self) -> bool:
         # A result that the log does not have yet counts as in flight. So the successor of a killed process
         # repeats no more calls than may be in flight.
-        return self._busy < self._pool.in_flight_max and self._state is _State.RUNNING and not self._sender.is_full
+        is_running = self._state is _State.RUNNING and not self._pool.paused
+        return self._busy < self._pool.in_flight_max and is_running and not self._sender.is_full
 
     def _is_wanted(self, line: Line) -> bool:
         services = self._services

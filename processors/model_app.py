@@ -87,6 +87,7 @@ class ModelApp:
         self,
         name: str,
         settings: Settings,
+        model: Model,
         shared: Shared,
         *,
         servers: Iterable[Server],
@@ -98,6 +99,7 @@ class ModelApp:
         Args:
             name: The model's name.
             settings: All settings.
+            model: The model's settings.
             shared: What it shares with the other models.
             servers: Those that serve it.
             clocks: Of projects, shared with the models that share servers with this one.
@@ -108,7 +110,7 @@ class ModelApp:
         state = settings.data / "state" / f"processors-{plain}"
         self.app = stage_app.create_app(f"tidemill-processors-{plain}", settings, kafka=shared.kafka, state=state)
         self.name = name
-        self.dispatcher = _dispatcher(name, settings.models[name], shared, servers, clocks)
+        self.dispatcher = _dispatcher(name, model, shared, servers, clocks)
         self._shared, self._stop_seconds = shared, stop_seconds
         self._assignment = Assignment(shared.closed, self.dispatcher.enqueue, self._partition_of)
         self.held_records = LockedRecords(

@@ -12,6 +12,7 @@ from tidemill.configuration.settings import Settings
 from tidemill.faust import stage_app, stage_runner
 from tidemill.faust.partitions import OwnedPartitions
 from tidemill.faust.tables import PartitionTable, declare_table
+from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.freeze_guard import FreezeGuard
 from tidemill.kafka.history import reading
 from tidemill.kafka.partitions.owner import PartitionOwners
@@ -21,6 +22,7 @@ from tidemill.results.ports import Limits, Owner, Resources
 from tidemill.results.record_handler import BOUNDS, RecordHandler
 from tidemill.results.state import batch_gauges
 from tidemill.results.state.active_batches import ActiveBatches
+from tidemill.results.state.stalls import held
 from tidemill.results.state.tables import Tables
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import DecodeError, Headers
@@ -43,7 +45,7 @@ WRITER_BYTES: Final = 4
 class Results:
     """The stage's app, its connections and its store."""
 
-    def __init__(self, settings: Settings, kafka: Kafka) -> None:
+    def __init__(self, settings: Settings, kafka: Kafka, catalog: Catalog) -> None:
         """Set up the app; nothing is connected yet."""
         self._settings = settings
         self._freeze_guard = FreezeGuard()
@@ -71,7 +73,9 @@ class Results:
                 part_age_seconds=settings.part_age_seconds,
                 grace_seconds=settings.grace_seconds,
                 output_life_seconds=settings.output_life_seconds,
-                tariff_of=settings.tariff_of,
+                tariff_of=lambda model, window: settings.tariff(catalog.contents.price_of(model), window),
+                held=lambda model: held(catalog.contents, model),
+                revision=lambda: catalog.contents.revision,
                 retention_seconds=lambda: self.app.retention_seconds,
             ),
             compactions=asyncio.Semaphore(COMPACTIONS_MAX),

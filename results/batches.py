@@ -75,6 +75,7 @@ class Batches:
         self._finalizer = Finalizer(resources, owner.writer)
         self._clock_steps = ClockSteps(resources.clock, resources.monotonic)
         self._retention_seconds = resources.limits.retention_seconds()
+        self._revision = resources.limits.revision()
         self._reported_at: dict[str, float] = {}
         """When a process of each model last reported, by the monotonic clock."""
 
@@ -85,6 +86,17 @@ class Batches:
             self._retention_seconds = retention_seconds
             for active in self._active:
                 self.set_timer(active)
+
+    def check_models(self) -> None:
+        """Let the timers of batches be due whose model was paused, resumed or removed."""
+        limits, now = self._resources.limits, self._resources.clock()
+        if (revision := limits.revision()) == self._revision:
+            return
+        self._revision = revision
+        for active in self._active:
+            batch = active.state.batch
+            if batch is not None and batch.model and limits.held(batch.model) != active.stalls.held:
+                self.timers.set(active.state.id, now)
 
     def undo(self) -> None:
         """Undo the changes of the current record, which failed."""
@@ -136,6 +148,8 @@ class Batches:
     def stalled(self, active: ActiveBatch) -> State:
         """The state of a batch with the present reasons why its lines wait."""
         batch = active.state.batch
+        if batch is not None and batch.model:
+            active.stalls.held = self._resources.limits.held(batch.model)
         return show(
             active.state,
             active.stalls.shown(

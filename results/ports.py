@@ -8,6 +8,7 @@ from typing import Protocol
 from tidemill.schemas.log.codec import Headers
 from tidemill.schemas.ports import Clock, Monotonic, Sender, Store
 from tidemill.schemas.resources.bill import Tariff
+from tidemill.schemas.resources.waiting import Waiting
 
 TariffOf = Callable[[str | None, str], Tariff]
 """The present price of a model for a completion window; no model for a batch that ended before it had one."""
@@ -34,6 +35,10 @@ class Limits:
     grace_seconds: float
     output_life_seconds: int
     tariff_of: TariffOf
+    held: Callable[[str], Waiting | None] = lambda _: None
+    """Why no process may call the lines of a model, if none may."""
+    revision: Callable[[], int] = lambda: 0
+    """Changes when `held` may have changed."""
     retention_seconds: Callable[[], float] = lambda: float("inf")
     """How long the log keeps the records of a batch, in seconds; it may change."""
 

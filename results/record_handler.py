@@ -66,6 +66,7 @@ class RecordHandler:
     def is_due(self) -> bool:
         """See `owner.Partition`."""
         self.partition.batches.check_clock()
+        self.partition.batches.check_models()
         due_at, due_in = self.partition.due_at, self._held.due_in
         return (due_at is not None and due_at <= self._clock()) or (due_in is not None and due_in <= 0)
 

@@ -13,6 +13,7 @@ import msgspec
 import orjson
 from pydantic import BaseModel
 
+from tidemill.configuration.catalog import Contents
 from tidemill.configuration.settings import Settings
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint
 from tidemill.schemas.jsonl import nesting
@@ -152,10 +153,10 @@ class TokenEstimate:
         return self.models.setdefault(model, Sum())
 
 
-def figures(settings: Settings, found: TokenEstimate, window: str | None) -> Figures:
+def figures(settings: Settings, contents: Contents, found: TokenEstimate, window: str | None) -> Figures:
     """The estimate of a batch with this window, by default the usual one, as the API shows it."""
     window = window or settings.usual_window
-    models = [_model(settings, name, model, window) for name, model in found.models.items()]
+    models = [_model(settings, contents, name, model, window) for name, model in found.models.items()]
     costs = [model.cost for model in models]
     is_bounded = all(cost.max is not None for cost in costs)
     with localcontext(exact()):
@@ -173,14 +174,14 @@ def figures(settings: Settings, found: TokenEstimate, window: str | None) -> Fig
     )
 
 
-def _model(settings: Settings, name: str, found: Sum, window: str) -> ModelEstimate:
-    known_as = settings.aliases.get(name, name)
-    tariff = settings.tariff_of(known_as, window)
+def _model(settings: Settings, contents: Contents, name: str, found: Sum, window: str) -> ModelEstimate:
+    known_as = contents.serving.aliases.get(name, name)
+    tariff = settings.tariff(contents.price_of(known_as), window)
     is_bounded = not found.lines_without_max
     most = bill(found.input_tokens, found.output_tokens_max, tariff).cost
     return ModelEstimate(
         model=name,
-        is_configured=known_as in settings.models,
+        is_configured=known_as in contents.serving.models,
         lines=found.lines,
         input_tokens=found.input_tokens,
         output_tokens_max=found.output_tokens_max if is_bounded else None,

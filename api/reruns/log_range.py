@@ -148,7 +148,7 @@ async def gather(deps: Dependencies, log_range: LogRange, spool: ReplaySpool) ->
         ApiError: 400, they are more than a batch may have; 409, lines are lost.
         LogUnavailable: The log does not answer.
     """
-    found = Found(log_range.shown.model, deps.settings.models)
+    found = Found(log_range.shown.model, deps.serving.models)
     lines_max, bytes_max = deps.settings.file_lines_max, deps.settings.file_bytes_max
     async with aclosing(_lines(deps, log_range, found)) as lines:
         async for line in lines:
@@ -171,7 +171,7 @@ async def estimate(deps: Dependencies, log_range: LogRange, model: str | None) -
         ApiError: 400, the range has more than `RECORDS_MAX` records, or lines for several endpoints.
         LogUnavailable: The log does not answer.
     """
-    found = Found(log_range.shown.model, deps.settings.models)
+    found = Found(log_range.shown.model, deps.serving.models)
     sums: dict[str, TokenEstimate] = {}
     async for line in _lines(deps, log_range, found):
         sums.setdefault(line.endpoint, TokenEstimate(line.endpoint)).add(rewrite_line(line.data, model=model))

@@ -103,8 +103,8 @@ def named_model(deps: Dependencies, model: str | None, endpoint: str) -> str | N
     """
     if model is None:
         return None
-    model = deps.settings.aliases.get(model, model)
-    if (known := deps.settings.models.get(model)) is None:
+    model = deps.serving.aliases.get(model, model)
+    if (known := deps.serving.models.get(model)) is None:
         raise errors.no_model(model)
     if endpoint not in known.endpoints:
         message = f"The model '{errors.shorten(model)}' does not serve {endpoint}."

@@ -114,7 +114,7 @@ async def estimate(
         raise errors.wrong_purpose("input_file_id", record.file.purpose)
     async with deps.gates.estimates.turn(caller.project):
         found = await _estimated(deps, record, body.endpoint)
-    shown = figures(deps.settings, found, body.completion_window).model_dump()
+    shown = figures(deps.settings, deps.catalog.contents, found, body.completion_window).model_dump()
     return json(
         Estimate(input_file_id=body.input_file_id, endpoint=body.endpoint, **shown).model_dump_json().encode()
     )

@@ -74,7 +74,7 @@ async def rerun_batch(
     new = rerun.rerun_of(deps, batch, selection.of(body.lines), body)
     if body.dry_run:
         found = await rerun.estimate(deps, caller.project, new)
-        shown = figures(deps.settings, found, new.request.completion_window)
+        shown = figures(deps.settings, deps.catalog.contents, found, new.request.completion_window)
         too_large = shown.lines > deps.settings.file_lines_max
         plan = RerunPlan(**shown.model_dump(), endpoint=batch.endpoint, is_too_large=too_large)
         return json(plan)
@@ -175,7 +175,7 @@ async def _planned(deps: Dependencies, project: str, lines: LogRange, options: R
     async with deps.gates.estimates.turn(project):
         found, sums = await log_range.estimate(deps, lines, options.model)
     rerun.named_model(deps, options.model, found.endpoint())
-    shown = figures(deps.settings, sums, options.completion_window).model_dump()
+    shown = figures(deps.settings, deps.catalog.contents, sums, options.completion_window).model_dump()
     return ReplayPlan(
         **shown,
         endpoint=found.endpoint(),

@@ -25,6 +25,8 @@ class ModelExtras(BaseModel):
     endpoints: list[str]
     servers: list[str]
     """Names of the servers that serve it."""
+    paused: bool
+    """Whether its batches wait until an operator resumes it."""
 
 
 class ModelObject(BaseModel):
@@ -82,26 +84,32 @@ async def ready(deps: Deps) -> Response:
 
 
 @router.get("/v1/models", response_model=ModelList, tags=["models"])
-async def models(settings: SettingsDep, caller: Caller) -> Response:
+async def models(deps: Deps, caller: Caller) -> Response:
     """List the models that batches may name."""
     del caller
-    serving = settings.serving
-    listed = [_model(name, model, serving) for name, model in settings.models.items()]
+    serving = deps.serving
+    listed = [_model(name, model, serving) for name, model in serving.models.items()]
     return json(orjson.dumps({"object": "list", "data": listed}))
 
 
 @router.get("/v1/models/{model:path}", response_model=ModelObject, tags=["models"])
-async def model_of(settings: SettingsDep, caller: Caller, model: ModelName) -> Response:
+async def model_of(deps: Deps, caller: Caller, model: ModelName) -> Response:
     """Get a model by its name or an alias; it may have slashes."""
     del caller
-    name = settings.aliases.get(model, model)
-    if name not in settings.models:
+    serving = deps.serving
+    name = serving.aliases.get(model, model)
+    if name not in serving.models:
         raise errors.no_model(model)
-    return json(orjson.dumps(_model(name, settings.models[name], settings.serving)))
+    return json(orjson.dumps(_model(name, serving.models[name], serving)))
 
 
 def _model(name: str, model: Model, serving: Serving) -> dict[str, Any]:
-    extras = {"aliases": model.aliases, "endpoints": model.endpoints, "servers": serving.by_model[name]}
+    extras = {
+        "aliases": model.aliases,
+        "endpoints": model.endpoints,
+        "servers": serving.by_model[name],
+        "paused": model.paused,
+    }
     # Settings have no creation time of a model, and the start of the process would mislead.
     return {"id": name, "object": "model", "created": 0, "owned_by": "tidemill", "tidemill": extras}
 

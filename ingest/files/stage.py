@@ -17,9 +17,11 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Final
 
+from tidemill.configuration.servers import Serving
 from tidemill.configuration.settings import Settings
 from tidemill.ingest.files.packing import Origin, Packer, Record, RequestPublisher, placed, sliced
 from tidemill.ingest.files.validation import LONG_LINE_BYTES, Checker, Failed, Passed, Rules, missing_file
+from tidemill.kafka.catalog import Catalog
 from tidemill.retrying import pause_seconds
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.jsonl.lines import Line, Splitter
@@ -72,8 +74,11 @@ class _Work:
 class Stage:
     """Handles commands, many at a time."""
 
-    def __init__(self, settings: Settings, *, store: Store, requests: RequestPublisher, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, *, catalog: Catalog, store: Store, requests: RequestPublisher, clock: Clock
+    ) -> None:
         self._settings = settings
+        self._catalog = catalog
         self._store = store
         self._requests = requests
         self._clock = clock
@@ -166,12 +171,21 @@ class Stage:
             return Failed(errors=(INTERNAL_FAULT,))
 
     async def _checked(self, work: _Work, source: InputRef) -> Passed | Failed:
+        before = self._catalog.contents
+        if isinstance(verdict := await self._checked_against(before.serving, work, source), Failed):
+            # The batch may name a model that was added a moment ago.
+            await self._catalog.catch_up()
+            if (now := self._catalog.contents).revision != before.revision:
+                return await self._checked_against(now.serving, work, source)
+        return verdict
+
+    async def _checked_against(self, serving: Serving, work: _Work, source: InputRef) -> Passed | Failed:
         settings = self._settings
         checker = Checker(
             Rules(
                 endpoint=work.command.batch.endpoint,
-                models={name: model.endpoints for name, model in settings.models.items()},
-                aliases=settings.aliases,
+                models={name: model.endpoints for name, model in serving.models.items()},
+                aliases=serving.aliases,
                 lines_max=settings.file_lines_max,
                 bytes_max=settings.file_bytes_max,
                 line_bytes_max=settings.line_bytes_max,

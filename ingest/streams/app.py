@@ -26,6 +26,7 @@ from tidemill.ingest.streams.publisher import Publisher
 from tidemill.ingest.streams.record_handler import BOUNDS, Cancels, RecordHandler
 from tidemill.ingest.streams.stream import BufferedBytes, Resources, Times
 from tidemill.ingest.streams.tables import Streams
+from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.follower import Follower
 from tidemill.kafka.partitions.owner import PartitionOwners
 from tidemill.kafka.producer import Log
@@ -49,6 +50,7 @@ class StreamApp:
         settings: Settings,
         kafka: Kafka,
         *,
+        catalog: Catalog,
         sender: Log,
         store: Store,
         requests: RequestProducer,
@@ -97,7 +99,7 @@ class StreamApp:
             ),
             buffered=BufferedBytes(),
         )
-        self._factory = _factory(settings, self._resources, scratch / "ids")
+        self._factory = _factory(settings, catalog, self._resources, scratch / "ids")
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> stage_app.StageApp:
@@ -145,18 +147,24 @@ class StreamApp:
             await follower.caught_up()
 
 
-def _factory(settings: Settings, resources: Resources, folder: Path) -> Callable[[], StreamFactory]:
-    return functools.partial(
-        StreamFactory,
-        resources,
-        rules=Rules(
+def _factory(
+    settings: Settings, catalog: Catalog, resources: Resources, folder: Path
+) -> Callable[[], StreamFactory]:
+    def rules() -> Rules:
+        serving = catalog.contents.serving
+        return Rules(
             endpoint="",
-            models={name: model.endpoints for name, model in settings.models.items()},
-            aliases=settings.aliases,
+            models={name: model.endpoints for name, model in serving.models.items()},
+            aliases=serving.aliases,
             lines_max=NO_BOUND,
             bytes_max=NO_BOUND,
             reply_bytes_max=settings.reply_bytes_max,
-        ),
+        )
+
+    return functools.partial(
+        StreamFactory,
+        resources,
+        rules=rules,
         windows=settings.windows,
         default_window=settings.usual_window,
         cut=Cut(lines_max=settings.file_lines_max, bytes_max=settings.file_bytes_max),

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +36,7 @@ class StreamFactory:
         self,
         resources: Resources,
         *,
-        rules: Rules,
+        rules: Callable[[], Rules],
         windows: Collection[str],
         default_window: str,
         cut: Cut,
@@ -46,7 +46,7 @@ class StreamFactory:
 
         Args:
             resources: What the partition shares with the others of the process.
-            rules: The rules for all lines; each stream has its own endpoint.
+            rules: Gives the rules for all lines of a new stream; each stream has its own endpoint.
             windows: The completion windows that a record may ask for.
             default_window: The window of a record that asks for none.
             cut: The bounds of a numbered output file.
@@ -110,7 +110,7 @@ class StreamFactory:
 
     def _stream(self, state: State) -> Stream:
         seen = self._ids[state.id] = SeenIds(self._folder / state.id)
-        rules = dataclasses.replace(self._rules, endpoint=state.batch.endpoint)
+        rules = dataclasses.replace(self._rules(), endpoint=state.batch.endpoint)
         last = state.journal[-1] if state.journal else (0, state.kept_lines, 0, -1)
         return Stream(
             state=state,

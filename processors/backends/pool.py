@@ -137,6 +137,7 @@ class BackendPool:
         *,
         calls_max: int | None = None,
         bucket: TokenBucket | None = None,
+        paused: bool = False,
     ) -> None:
         """Have no call in flight.
 
@@ -145,6 +146,7 @@ class BackendPool:
             model: The model's name in the settings.
             calls_max: Calls that all processes together may have in flight; by default what the servers allow.
             bucket: The model's limit of tokens a minute.
+            paused: Whether it gets no calls.
         """
         assert backends, "a model has a backend"
         self.backends = backends
@@ -152,6 +154,8 @@ class BackendPool:
         """Calls that all processes together may have in flight at all of them, health probes included."""
         self.in_flight_max = self.calls_max
         """The same of this process."""
+        self.paused = paused
+        """Whether the model gets no more calls."""
         self._model = model
         self._bucket = bucket
         self._in_flight = 0
@@ -217,7 +221,12 @@ class BackendPool:
     def acquire_health_probe(self, backend: Backend, now: float) -> Permit | None:
         """A permit at one server, even while a breaker is open for what may be the fault of lines."""
         server = backend.server
-        if server.drain or server.in_flight >= server.limit.allowed or self._in_flight >= self.in_flight_max:
+        if (
+            self.paused
+            or server.drain
+            or server.in_flight >= server.limit.allowed
+            or self._in_flight >= self.in_flight_max
+        ):
             return None
         if not all(breaker.is_doubtful or breaker.admits(now) for breaker in backend.breakers):
             return None

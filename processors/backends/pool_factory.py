@@ -16,6 +16,7 @@ from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 from tidemill.processors.limits.headroom import Headroom
 from tidemill.processors.limits.load_feedback import LoadFeedback
 from tidemill.schemas.ports import Clock, Monotonic
+from tidemill.schemas.resources.waiting import Reason
 
 _PLAIN: Final = {"content-type": "application/json", "accept": "application/json"}
 
@@ -49,7 +50,7 @@ def _server(name: str, settings: Settings, models: Mapping[str, Model], clock: C
             deadline_header=settings.deadline_header,
         ),
         scheduled_limit=_scheduled_limit(settings, clock),
-        drain=settings.drain,
+        drain=Reason.DRAINED if settings.drain else Reason.ACCESS if settings.lack else None,
         headroom=None if headroom is None else Headroom(headroom.requests_max, headroom.calls_min),
         load_feedback=LoadFeedback(yields=headroom is not None),
         bucket=_bucket(settings.tokens_per_minute),
@@ -74,6 +75,7 @@ def backend_pool(name: str, model: Model, named: Iterable[Server]) -> BackendPoo
         name,
         calls_max=model.max_in_flight,
         bucket=own,
+        paused=model.paused,
     )
 
 
@@ -87,14 +89,19 @@ def metrics_pollers(
     return [
         MetricsPoller(made[name], url, _metrics_headers(settings, url), getter=getter, monotonic=monotonic)
         for name, settings in serving.servers.items()
-        if (url := settings.metrics_url) is not None and not settings.drain and name in made
+        if (url := settings.metrics_url) is not None and name in made and not made[name].drain
     ]
 
 
 def trusts(serving: Serving) -> dict[Origin, Trust]:
-    """The authorities to trust and the certificate to show, by origin; the authorities of all its servers."""
+    """The authorities to trust and the certificate to show, by origin; the authorities of all its servers.
+
+    Servers whose files are missing have none: they get no calls.
+    """
     found: dict[Origin, Trust] = {}
     for settings in serving.servers.values():
+        if settings.lack is not None:
+            continue
         files = () if settings.ca_file is None else (settings.ca_file,)
         client = None
         if settings.client_cert_file is not None:

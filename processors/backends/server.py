@@ -21,6 +21,7 @@ from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 from tidemill.processors.limits.headroom import Headroom
 from tidemill.processors.limits.load_feedback import LoadFeedback
 from tidemill.processors.limits.server_metrics import ServerMetrics
+from tidemill.schemas.resources.waiting import Reason
 
 PART_MIN: Final = 0.001
 """A part of 0 would never let a token bucket fill."""
@@ -68,8 +69,8 @@ class Server:
     breaker: Breaker = field(default_factory=Breaker)
     scheduled_limit: Callable[[], int | None] | None = None
     """Calls that it may have at this hour; None, or a function that gives None, sets no bound."""
-    drain: bool = False
-    """Whether it gets no more calls."""
+    drain: Reason | None = None
+    """Why it gets no more calls: its settings drain it, or this process lacks its key or a file."""
     headroom: Headroom | None = None
     """Set if the requests of others go first."""
     load_feedback: LoadFeedback = field(default_factory=LoadFeedback)

@@ -44,6 +44,7 @@ _WORDS: Final = {
     Reason.SERVER_SILENT: "{} does not answer in time",
     Reason.STORE: "The object store does not answer",
     Reason.SCHEDULE: "{} takes no calls at this hour, by its schedule",
+    Reason.ACCESS: "{} cannot be called: the processors lack its key or a file",
     Reason.DRAINED: "{} gets no calls: it is set to drain",
     Reason.HEADROOM: "{} is busy with requests of others",
     Reason.TOKENS_PER_MINUTE: "The tokens of this minute are used",
@@ -198,7 +199,7 @@ def _cause(backend: Backend, failed: FailedGroup | None, now: float) -> _Cause |
     if not server.drain and backend.is_paused and failed is not None:
         return _reason(failed), server.name, failed.status
     rules = (
-        (Reason.DRAINED, server.drain),
+        (server.drain or Reason.DRAINED, server.drain is not None),
         (Reason.SERVER_FAILS, backend.is_paused),
         (Reason.SCHEDULE, server.scheduled_limit is not None and server.scheduled_limit() == 0),
         (Reason.HEADROOM, server.headroom is not None and server.headroom.left(now) == 0),

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from tidemill.configuration.catalog import MODEL, Contents
 from tidemill.results.state.reducer import State
 from tidemill.schemas.lifecycle import CANCELLABLE
 from tidemill.schemas.log.messages import Stalled
@@ -34,6 +35,8 @@ class Stalls:
     """When the batch last advanced, or was taken over."""
     moved: tuple[object, int] = (None, 0)
     """The status of the batch, and its number of final lines, at that time."""
+    held: Waiting | None = None
+    """Why no process may call the lines of its model, when last looked at."""
     _is_new: bool = True
     """Whether it has neither advanced nor got a report since it was taken over."""
     _reports: dict[str, _Report] = field(default_factory=dict)
@@ -86,6 +89,8 @@ class Stalls:
             return ()
         self._forget(now)
         reported = [wait for report in self._reports.values() for wait in report.waiting]
+        if self.held is not None:
+            reported = [self.held.model_copy(update={"lines": left})]
         if reported or not is_silent:
             return merged(reported, left)
         return (_unreported(batch.model or "", left, since, others=reported_at > self.moved_at),)
@@ -93,6 +98,17 @@ class Stalls:
     def _forget(self, now: float) -> None:
         for source in [source for source, report in self._reports.items() if report.until <= now]:
             del self._reports[source]
+
+
+def held(contents: Contents, model: str) -> Waiting | None:
+    """Why no process may call the lines of a model, by the catalog; None if processes may."""
+    entry = contents.entries.get(MODEL + model)
+    at = 0 if entry is None else entry.at
+    if (settings := contents.serving.models.get(model)) is not None:
+        return waiting(Reason.PAUSED, f"The model {model} is paused.", since=at) if settings.paused else None
+    if (fault := contents.faults.get(MODEL + model)) is not None:
+        return waiting(Reason.NO_PROCESSOR, f"The settings of the model {model} cannot be used: {fault}", since=at)
+    return waiting(Reason.REMOVED, f"The model {model} was removed.", since=at)
 
 
 def show(state: State, waits: tuple[Waiting, ...]) -> State:

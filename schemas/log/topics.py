@@ -87,6 +87,12 @@ KEYS = Topic(
     written_by=("api",), read_by=("api", "ingest", "operator"), spread=False, retention_ms=-1,
     harm="only fill the disk: readers ignore records that the api has not signed",
 )  # fmt: skip
+CATALOG = Topic(
+    name="tidemill.catalog", key="server/name, model/name, or file", value="Entry, Applied",
+    written_by=("api",), read_by=("api", "ingest", "processors", "results", "operator"),
+    spread=False, compacted=True,
+    harm="send the lines of any batch, and the keys of servers, to a server of its choice",
+)  # fmt: skip
 SECRETS = Topic(
     name="tidemill.secrets", key="batch id, or batch id / key id", value="Erasure of a deleted batch, Secret",
     written_by=("api", "ingest", "results"), read_by=("api", "ingest", "processors", "results", "operator"),
@@ -127,8 +133,8 @@ EXPRESS_LINES_MAX = 1_000
 """A batch of up to this many lines uses the model's express topic, without large batches before it."""
 
 TOPICS = (
-    COMMANDS, INTAKE, OUTCOMES, BATCHES, FILES, DEAD, CLAIMS, UPLOADS, KEYS, SECRETS, LEDGER, AUDIT, STATES,
-    LINE_BITMAPS, STREAMS,
+    COMMANDS, INTAKE, OUTCOMES, BATCHES, FILES, DEAD, CLAIMS, UPLOADS, KEYS, CATALOG, SECRETS, LEDGER, AUDIT,
+    STATES, LINE_BITMAPS, STREAMS,
 )  # fmt: skip
 """All but those of requests. Faust names the changelogs of its tables, but creates them too late."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ from tidemill.api.view.sqlite import Database
 from tidemill.api.view.view import View
 from tidemill.configuration.settings import Settings
 from tidemill.kafka import producer
+from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.log import topics
@@ -89,12 +91,19 @@ async def open_dependencies(
     }
     fixed[access.digest(READER)] = Principal(project="p", role=Role.READ, key_id=READER)
     fixed[access.digest(ADMIN)] = Principal(project="default", role=Role.OPERATOR)
+    settings = settings or Settings()
     yield Dependencies(
-        settings=settings or Settings(), access=Access(keys=Keys(fixed, view.keyring, clock)), log=ListLog(view),
+        settings=settings, catalog=Catalog.of(settings.servers, settings.models),
+        access=Access(keys=Keys(fixed, view.keyring, clock)), log=ListLog(view),
         history=ListHistory(), store=store, signer=SIGNER, view=view, clock=clock, is_ready=lambda: True,
     )  # fmt: skip
     view.close()
     await store.close()
+
+
+def with_settings(deps: Dependencies, settings: Settings) -> Dependencies:
+    """The same with other settings, and their servers and models."""
+    return replace(deps, settings=settings, catalog=Catalog.of(settings.servers, settings.models))
 
 
 @asynccontextmanager

@@ -134,7 +134,7 @@ class World:
     def factory(self, resources):
         rules = Rules(endpoint="", models={"m": ENDPOINTS}, lines_max=NO_BOUND, bytes_max=NO_BOUND)
         return StreamFactory(
-            resources, rules=rules, windows=("24h",), default_window="24h", cut=CUT, folder=self.folder
+            resources, rules=lambda: rules, windows=("24h",), default_window="24h", cut=CUT, folder=self.folder
         )
 
     async def run(self, crashes_max):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +16,7 @@ from typing import Any, Self
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from support.backend import Backend
+from support.catalog import change, set_up
 from support.waiting import until
 
 from tidemill.configuration.settings import Settings
@@ -25,7 +26,12 @@ from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord
 from tidemill.schemas.resources.batch import Batch, Status
 
-MAIN = "from tidemill.configuration.settings import load; from tidemill.processors.app import main; main(load())"
+MAIN = """
+import sys
+from tidemill.configuration.settings import load
+from tidemill.processors.app import main
+main(load(), sys.argv[1:])
+"""
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 20.0
 
@@ -33,10 +39,10 @@ STOP_SECONDS_MAX = 20.0
 class Process:
     """`tidemill processors`; `ready` comes as its supervisor would see it."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], models: Iterable[str]) -> None:
         self._ready, end = os.pipe()
         environment = {**os.environ, **environment, "TIDEMILL_NOTIFY_FD": str(end)}
-        self._process = subprocess.Popen([sys.executable, "-c", MAIN], env=environment, pass_fds=[end])
+        self._process = subprocess.Popen([sys.executable, "-c", MAIN, *models], env=environment, pass_fds=[end])
         os.close(end)
         os.set_blocking(self._ready, False)
 
@@ -104,7 +110,7 @@ class Rig:
 
     def process(self) -> Process:
         """Start a process."""
-        self._processes.append(Process(self._environment))
+        self._processes.append(Process(self._environment, self.models))
         return self._processes[-1]
 
     async def send(
@@ -240,10 +246,12 @@ async def rig(
         one.update(model or {})
     settings = Settings(models=models, data=folder, kafka=kafka)  # type: ignore[arg-type]
     await ensure_topics(settings, kafka)
-    environment = {"TIDEMILL_KAFKA": kafka, "TIDEMILL_DATA": str(folder), "TIDEMILL_MODELS": json.dumps(models)}
+    servers = await set_up(kafka, settings)
+    environment = {"TIDEMILL_KAFKA": kafka, "TIDEMILL_DATA": str(folder)}
     made = Rig(kafka, settings, environment)
     await made.start()
     try:
         yield made
     finally:
         await made.stop()
+        await change(kafka, dict.fromkeys(servers))

@@ -15,6 +15,7 @@ import orjson
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord, TopicPartition
+from support.catalog import set_up
 from support.trust import SIGNER
 from support.waiting import WAIT_SECONDS_MAX, until, wait_until
 
@@ -180,6 +181,7 @@ async def place(kafka, folder):
     """A stage that runs."""
     settings = Settings(models={MODEL: {"backends": [{"url": "http://127.0.0.1:9/v1"}]}})
     await ensure_topics(settings, kafka)
+    await set_up(kafka, settings)
     place = Place(
         kafka=kafka, folder=folder, settings=settings, log=Log(kafka), store=DirectoryStore(folder / "store")
     )

@@ -124,14 +124,8 @@ def load_settings(config: Path | None, **overrides: object) -> "Settings":
 
 
 def operator_settings(options: OperatorOptions) -> "Settings":
-    """The settings of an operator's command; without models of their own, those of a running demo."""
-    from tidemill.configuration.settings import Settings
-    from tidemill.runtime import run_file
-
-    loaded = load_settings(options.config, data=options.data)
-    if not loaded.models and (running := run_file.read(loaded.data)) is not None:
-        loaded = loaded.model_copy(update={"models": Settings(models=running.models).models})
-    return loaded
+    """The settings of an operator's command."""
+    return load_settings(options.config, data=options.data)
 
 
 def find_kafka(settings: "Settings", data: Path | None, role: str) -> "Kafka | None":

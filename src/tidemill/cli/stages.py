@@ -32,18 +32,11 @@ def processors(
 ) -> None:
     """Run processors: calls the backends."""
     import functools
-    import os
 
     from tidemill.processors.app import main
-    from tidemill.runtime import preflight
 
-    settings = load_settings(config)
-    names = list(settings.models) if models is None else [name.strip() for name in models.split(",")]
-    if unknown := [name for name in names if name not in settings.models]:
-        refuse(f"no such model is configured: {', '.join(unknown)}")
-    if missing := [*map(str, preflight.missing_keys(settings, os.environ, names))]:
-        refuse("\n".join(missing))
-    _run(functools.partial(main, models=names), settings)
+    names = None if models is None else [name.strip() for name in models.split(",")]
+    _run(functools.partial(main, models=names), load_settings(config))
 
 
 def results(config: Config = None) -> None:

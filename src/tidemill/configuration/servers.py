@@ -18,6 +18,11 @@ from tidemill.schemas.endpoints import DEFAULTS, ENDPOINTS
 
 IN_FLIGHT_MAX: Final = 64
 """Concurrent calls to a server whose settings, and those of its models, name no number."""
+KEY_CHARS_MAX: Final = 4096
+
+
+ModelName = Annotated[Name, Field(pattern=r"^\S(.*\S)?$")]
+ServerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class Headroom(Table):
@@ -63,7 +68,9 @@ class Server(Table):
     url: ServerUrl
     """Base address, the part before `/chat/completions`; it usually ends in `/v1`."""
     api_key_env: str | None = None
-    """Environment variable with the server's key; if the variable is not set, nothing starts."""
+    """Environment variable with the server's key; a process without the variable makes no calls to it."""
+    api_key_file: Path | None = None
+    """File with the server's key, in place of `api_key_env`; read when the server is set up or changed."""
     ca_file: Path | None = None
     """PEM file of the authorities to trust with `https`; by default those of the system."""
     client_cert_file: Path | None = None
@@ -125,12 +132,20 @@ class Server(Table):
     def _possible(self) -> Self:
         if self.headroom is not None and self.metrics is False:
             raise ValueError("headroom: what others leave is read from metrics, and they are switched off")
+        if self.api_key_env and self.api_key_file:
+            raise ValueError("api_key_env and api_key_file are both set; keep the one that has the key")
         if self.client_key_file is not None and self.client_cert_file is None:
             raise ValueError("client_key_file: it is the key of a certificate, and client_cert_file is not set")
-        for file in (self.ca_file, self.client_cert_file, self.client_key_file):
-            if file is not None and not file.is_file():
-                raise ValueError(f"{file} is not there")
         return self
+
+    @property
+    def lack(self) -> str | None:
+        """What this process lacks to call it, its key or a file; None if it has all."""
+        if self.api_key_env and not self.api_key:
+            return f"the variable {self.api_key_env} is not set"
+        files = (self.api_key_file, self.ca_file, self.client_cert_file, self.client_key_file)
+        missing = next((file for file in files if file is not None and not file.is_file()), None)
+        return None if missing is None else f"{missing} is not there"
 
     @property
     def metrics_url(self) -> str | None:
@@ -146,13 +161,19 @@ class Server(Table):
 
     @property
     def api_key(self) -> str | None:
-        """The key, read from the environment now."""
+        """The key, read from the environment or the file now; None if it has none, or none can be read."""
+        if self.api_key_file is not None:
+            try:
+                with self.api_key_file.open(encoding="ascii") as file:
+                    return file.read(KEY_CHARS_MAX).strip() or None
+            except (OSError, UnicodeDecodeError):
+                return None
         return os.environ.get(self.api_key_env) if self.api_key_env else None
 
     @property
     def identity(self) -> tuple[str, str | None]:
         """Address and key: settings that agree in these are of the same server."""
-        return self.base, self.api_key_env
+        return self.base, self.api_key_env or str(self.api_key_file or "") or None
 
     @property
     def place(self) -> str:
@@ -203,6 +224,8 @@ class Model(Table):
     after another, for servers with a prefix cache. By default lines run in the order of the input."""
     price: Price = Price()
     """Base price; a batch pays it less the discount."""
+    paused: bool = False
+    """Make no new calls for it; calls in flight finish, and its batches wait."""
 
     @field_validator("backends")
     @classmethod
@@ -254,10 +277,13 @@ _INSTEAD: Final = {"model": "; see upstream_model", "stream": ", since answers a
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Serving:
-    """All servers by name, and which of them serve each model."""
+    """All servers and models by name, and which servers serve each model."""
 
     servers: dict[str, Server]
+    models: dict[str, Model]
     by_model: dict[str, tuple[str, ...]]
+    aliases: dict[str, str]
+    """The models by their other names."""
 
     def models_of(self, server: str) -> list[str]:
         """The models that a server serves."""
@@ -268,7 +294,8 @@ def serving(servers: Mapping[str, Server], models: Mapping[str, Model]) -> Servi
     """Name the servers of the short form after their addresses, and find those of each model.
 
     Raises:
-        ValueError: A model names a server that does not exist, or two settings of one server differ.
+        ValueError: A model names a server that does not exist, two settings of one server differ, or two models
+            have one name; the text begins with the path of the setting.
     """
     names: dict[tuple[str, str | None], str] = {}
     places: dict[str, str] = {}
@@ -290,7 +317,7 @@ def serving(servers: Mapping[str, Server], models: Mapping[str, Model]) -> Servi
             name = names.setdefault(server.identity, server.place)
             if name == server.place and found.get(name, server).identity != server.identity:
                 # Another server has this address, with another key.
-                name = names[server.identity] = f"{name}@{server.api_key_env or 'no-key'}"
+                name = names[server.identity] = f"{name}@{server.identity[1] or 'no-key'}"
             if found.setdefault(name, server) != server:
                 raise ValueError(
                     f"{here}: {places[name]} has the same address and key, and other settings; "
@@ -299,7 +326,18 @@ def serving(servers: Mapping[str, Server], models: Mapping[str, Model]) -> Servi
             places.setdefault(name, here)
             by_model[model] += (name,)
     _check_certificates(found, places)
-    return Serving(servers=found, by_model=by_model)
+    return Serving(servers=found, models=dict(models), by_model=by_model, aliases=_aliases(models))
+
+
+def _aliases(models: Mapping[str, Model]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    names = dict.fromkeys(models, "a model")
+    for name, model in models.items():
+        for alias in model.aliases:
+            if alias in names:
+                raise ValueError(f"models.{name}.aliases: {alias} is the name of {names[alias]} already")
+            names[alias], found[alias] = f"models.{name}", name
+    return found
 
 
 def _check_certificates(servers: Mapping[str, Server], places: Mapping[str, str]) -> None:

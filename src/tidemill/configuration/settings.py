@@ -19,9 +19,9 @@ from tidemill.configuration.connections import Connections, is_local
 from tidemill.configuration.misconfigured import Table
 from tidemill.configuration.projects import ForwardedHeaders, Limits, Project
 from tidemill.configuration.security import Cluster, Security
-from tidemill.configuration.servers import Model, Price, Server, Serving, serving
+from tidemill.configuration.servers import Model, ModelName, Price, Server, ServerName, Serving, serving
 from tidemill.schemas import configured
-from tidemill.schemas.bounds import BATCH_LINES_MAX, LINE_BYTES_HIGHEST, REPLY_BYTES_MAX, Name, Word
+from tidemill.schemas.bounds import BATCH_LINES_MAX, LINE_BYTES_HIGHEST, REPLY_BYTES_MAX, Word
 from tidemill.schemas.jsonl.lines import LINE_BYTES_MAX
 from tidemill.schemas.log import topics
 from tidemill.schemas.resources import access
@@ -39,8 +39,6 @@ class SettingsError(Exception):
     """A setting is missing or invalid; the text names it, one fault a line."""
 
 
-ModelName = Annotated[Name, Field(pattern=r"^\S(.*\S)?$")]
-ServerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 ProjectName = Annotated[str, Field(pattern=access.PROJECT)]
 Life = Annotated[int, Field(ge=EXPIRES_AFTER_SECONDS[0], le=36_500 * 86_400)]
 Discount = Annotated[Decimal, Field(ge=0, le=1, max_digits=18)]
@@ -236,23 +234,12 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _named(self) -> Self:
         serving(self.servers, self.models)
-        names: dict[str, str] = dict.fromkeys(self.models, "a model")
-        for name, model in self.models.items():
-            for alias in model.aliases:
-                if alias in names:
-                    raise ValueError(f"models.{name}.aliases: {alias} is the name of {names[alias]} already")
-                names[alias] = f"models.{name}"
         return self
 
     @property
     def serving(self) -> Serving:
         """All servers by name, those of the short form included, and which of them serve each model."""
         return serving(self.servers, self.models)
-
-    @property
-    def aliases(self) -> dict[str, str]:
-        """The models by their other names."""
-        return {alias: name for name, model in self.models.items() for alias in model.aliases}
 
     @property
     def scheme(self) -> str:
@@ -302,9 +289,8 @@ class Settings(BaseSettings):
         own = self.projects[project].forward_headers if project in self.projects else None
         return self.forward_headers if own is None else own
 
-    def tariff_of(self, model: str | None, window: str) -> Tariff:
-        """The price of a batch of the model with this window; nothing for a model that is not configured."""
-        price = self.models[model].price if model in self.models else Price()
+    def tariff(self, price: Price, window: str) -> Tariff:
+        """The price of a batch with this window, of a model with this base price."""
         return Tariff(
             input_per_million=price.input_per_million,
             output_per_million=price.output_per_million,

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from tidemill.faust.monitored_apps import MonitoredApps
 from tidemill.faust.stage_app import StageApp
 from tidemill.faust.tables import DeliveredTable
 from tidemill.kafka.admin import TopicError, ensure_topics, retention_seconds
+from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.connection import check_broker
 from tidemill.runtime import gc_tuning, health, log_dedup, notify
 from tidemill.runtime.heartbeat import Heartbeat
@@ -46,11 +47,11 @@ class Stage(Protocol):
         ...
 
 
-def run(settings: Settings, role: str, make: Callable[[Settings, Cluster], Stage]) -> None:
+def run(settings: Settings, role: str, make: Callable[[Settings, Cluster, Catalog], Stage]) -> None:
     """Run a stage until SIGTERM or SIGINT; create missing topics first.
 
-    The event loop calls `make` with the settings, which then have the actual number of partitions, and Kafka's
-    address.
+    The event loop calls `make` with the settings, which then have the actual number of partitions, Kafka's
+    address, and the catalog, which is filled.
 
     Raises:
         SettingsError: The settings name no broker.
@@ -71,7 +72,7 @@ def run(settings: Settings, role: str, make: Callable[[Settings, Cluster], Stage
 async def _run(
     settings: Settings,
     role: str,
-    make: Callable[[Settings, Cluster], Stage],
+    make: Callable[[Settings, Cluster, Catalog], Stage],
     monitored: MonitoredApps,
     heartbeat: Heartbeat,
 ) -> bool:
@@ -81,7 +82,14 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop_requested.set)
     beating = loop.create_task(heartbeat.run())
-    stage = make(await _with_topics(settings, role), settings.cluster)
+    settings = await _with_topics(settings, role, ())
+    catalog = Catalog(settings.cluster)
+    await catalog.start()
+    await _first(stop_requested, catalog.filled())
+    if stop_requested.is_set():
+        return False
+    models = catalog.contents.serving.models
+    stage = make(await _with_topics(settings, role, models), settings.cluster, catalog)
     state = health.Health(
         fault=heartbeat.fault,
         probes={
@@ -94,18 +102,32 @@ async def _run(
     async with health.serve(state, settings.health_host, settings.health_port):
         apps = await stage.start()
         monitored.add(apps)
-        ask = functools.partial(retention_seconds, settings.cluster, settings.models)
+
+        async def ask() -> float:
+            return await retention_seconds(settings.cluster, catalog.contents.serving.models)
+
         guarding = loop.create_task(monitored.guard_retention(ask))
         try:
             return await _run_apps(stage, apps, stop_requested, beating)
         finally:
             guarding.cancel()
+            await catalog.stop()
 
 
-async def _with_topics(settings: Settings, role: str) -> Settings:
+async def _first(stop_requested: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Wait until the work is done or a stop is requested."""
+    tasks = {asyncio.ensure_future(stop_requested.wait()), asyncio.ensure_future(work)}
+    done, left = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in left:
+        task.cancel()
+    for task in done:
+        task.result()
+
+
+async def _with_topics(settings: Settings, role: str, models: Iterable[str]) -> Settings:
     """Create missing topics; returns the settings with the number of partitions that the topics have."""
     try:
-        partitions = await ensure_topics(settings, settings.cluster, role=role)
+        partitions = await ensure_topics(settings, settings.cluster, models, role=role)
     except TopicError as error:
         raise SystemExit(str(error)) from error
     return settings.model_copy(update={"partitions": partitions})

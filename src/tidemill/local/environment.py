@@ -1,6 +1,6 @@
 """The environment of each process: an allow list, so that no process gets a secret it does not need."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from tidemill.configuration.settings import ENV_PREFIX, SECRETS, Settings
@@ -29,18 +29,17 @@ def plain(given: Mapping[str, str]) -> dict[str, str]:
     }  # fmt: skip
 
 
-def of_stage(stage: str, settings: Settings, given: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a stage, from that of `tidemill up`; the settings name the variables with passwords."""
+def of_stage(stage: str, settings: Settings, given: Mapping[str, str], keys: Collection[str]) -> dict[str, str]:
+    """The environment of a stage, from that of `tidemill up`; `keys` names the variables with keys of servers."""
     secrets = {f"{ENV_PREFIX}{name.upper()}" for name in SECRETS - NEEDS.get(stage, frozenset())}
     kafka = settings.kafka_security.password_env
-    servers = {server.api_key_env for server in settings.serving.servers.values()}
     is_s3 = settings.store_url.startswith("s3:")
 
     def is_allowed(name: str) -> bool:
         upper = name.upper()
         if name == notify.VARIABLE or upper in secrets:
             return False
-        if name in servers and name != kafka:
+        if name in keys and name != kafka:
             return stage == "processors"
         if upper.startswith(ENV_PREFIX) or name == kafka:
             return True

@@ -1,7 +1,6 @@
 """`tidemill up`: runs the broker, the stages and, without a configured model, a demo backend in one folder."""
 
 import asyncio
-import json
 import os
 import signal
 import sys
@@ -12,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.configuration import signing_keys
+from tidemill.configuration.catalog import SETTINGS_FILE, named
 from tidemill.configuration.connections import EXPOSED
+from tidemill.configuration.servers import Serving
 from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.kafka.admin import TopicError, ensure_topics, set_acls
+from tidemill.kafka.catalog import Catalog
+from tidemill.kafka.connection import LogUnavailable
+from tidemill.kafka.producer import Log
 from tidemill.local import data_folder, demo, environment
 from tidemill.local.child import ChildError, Program
 from tidemill.local.data_folder import FolderError
@@ -97,6 +101,8 @@ class Up:
         """Environment variables that only some stages get, by stage."""
         self._demo: dict[str, dict[str, Any]] = {}
         """The demo models, if they are served."""
+        self._serving = settings.serving
+        """All servers and models, those included that were added while it ran."""
         self._is_ready = False
         self._stopping = asyncio.Event()
 
@@ -144,11 +150,10 @@ class Up:
         settings = self._settings
         for lack in preflight.misspelt(settings, os.environ):
             _say(f"warning: {lack}")
-        if wrong := [
-            *map(str, preflight.missing_keys(settings, os.environ)),
-            *filter(None, [preflight.address_fault(settings)]),
-        ]:
-            raise UpError("\n".join(wrong), code=WRONG)
+        for lack in preflight.lacking(settings.serving):
+            _say(f"warning: {lack}")
+        if wrong := preflight.address_fault(settings):
+            raise UpError(wrong, code=WRONG)
         port = settings.port or kraft.free_port()
         self._api = f"{settings.scheme}://{client_host(settings.host)}:{port}/v1"
         try:
@@ -156,10 +161,13 @@ class Up:
             variables = self._stage_variables(port)
             base = [self._start_kafka()]
             if not settings.models:
-                base.append(self._start_demo(variables, other_than=port))
+                base.append(self._start_demo(other_than=port))
             await _all(base)
             assert self._kafka is not None
             variables["TIDEMILL_KAFKA"] = self._kafka
+            self._serving = await self._fill_catalog()
+            for lack in {*preflight.lacking(self._serving)} - {*preflight.lacking(settings.serving)}:
+                _say(f"warning: {lack}")
             await self._supervisor.start([self._stage(*named, variables) for named in self._stages()])
         except (BrokerError, ChildError, SettingsError, TopicError) as error:
             raise UpError(str(error)) from error
@@ -226,13 +234,31 @@ class Up:
         cluster = self._broker.cluster()
         await asyncio.gather(ensure_topics(self._settings, cluster, models), set_acls(cluster, acls()))
 
-    async def _start_demo(self, variables: dict[str, str], *, other_than: int) -> None:
-        """Start a backend with two small models, and add them to the variables of the stages."""
+    async def _fill_catalog(self) -> Serving:
+        """Apply the servers and models of the settings, if they have changed; returns all there are."""
+        models = Settings(models=self._demo).models if self._demo else self._settings.models
+        cluster = self._settings.cluster if self._broker is None else self._broker.cluster()
+        catalog, log = Catalog(cluster), Log(cluster)
+        try:
+            await catalog.start()
+            await catalog.follower.caught_up()
+            if await catalog.fill(log, named(self._settings.servers, models), author=SETTINGS_FILE, again=True):
+                _say(f"applied the servers and models of {self._config or SETTINGS_FILE}.")
+            await ensure_topics(self._settings, cluster, catalog.contents.serving.models)
+        except (LogUnavailable, ValueError) as error:
+            raise UpError(f"the servers and models cannot be applied: {error}") from error
+        else:
+            return catalog.contents.serving
+        finally:
+            await catalog.stop()
+            await log.stop()
+
+    async def _start_demo(self, *, other_than: int) -> None:
+        """Start a backend with two small models."""
         port = kraft.free_port(other_than=other_than)
         address = f"http://{kraft.LOOPBACK}:{port}/v1"
         program = self._program(DEMO, [DEMO, "--port", str(port)], environment.plain(os.environ))
         self._demo = demo.models(address)
-        variables["TIDEMILL_MODELS"] = json.dumps(self._demo)
         await self._supervisor.start([program], base=True)
         _say(f"no model is configured; serving two small demo models at {address}.")
 
@@ -261,7 +287,8 @@ class Up:
         own = {"TIDEMILL_HEALTH_HOST": kraft.LOOPBACK, "TIDEMILL_HEALTH_PORT": str(port)}
         if self._broker is not None:
             own |= security(self._broker.users, stage).environ
-        given = environment.of_stage(stage, self._settings, os.environ)
+        keys = {server.api_key_env for server in self._serving.servers.values() if server.api_key_env}
+        given = environment.of_stage(stage, self._settings, os.environ, keys)
         secrets = self._secrets.get(stage, {})
         return self._program(name, [stage], {**given, **variables, **own, **secrets}, stage)
 
@@ -289,7 +316,6 @@ class Up:
                     "api": self._api,
                     "kafka": self._kafka,
                     "users": str(self._broker.users) if self._broker else None,
-                    "models": self._demo,
                     "pid": os.getpid(),
                     "processes": self._supervisor.processes,
                     "health": self._health,

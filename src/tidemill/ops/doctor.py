@@ -5,17 +5,18 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from tidemill.configuration import signing_keys
+from tidemill.configuration.catalog import Contents
 from tidemill.configuration.security import Kafka
-from tidemill.configuration.servers import Server
+from tidemill.configuration.servers import Server, Serving
 from tidemill.configuration.settings import Settings, SettingsError
-from tidemill.kafka import history
+from tidemill.kafka import catalog, history
 from tidemill.kafka.admin import TopicError, topic_configs, wanted
 from tidemill.kafka.connection import LogUnavailable, check_broker
 from tidemill.ops import Say, findings, server_probe
@@ -39,14 +40,19 @@ async def examine(settings: Settings, kafka: Kafka | None, say: Say) -> bool:
     """Run all checks, and print their findings; returns whether none is a failure."""
     found = await _run("settings", _settings(settings), say)
     broker = await _run("kafka", _broker(kafka), say)
+    contents = None
     if kafka is not None and findings.is_healthy(broker):
-        found += await _run("topics", _topics(settings, kafka), say)
+        contents = await _contents(kafka)
+        models = settings.models if contents is None else contents.serving.models
+        found += await _run("topics", _topics(settings, kafka, models), say)
         found += await _run("keys", _keys(settings, kafka), say)
         found += await _run("clock", _clock(kafka), say)
         found += await _run("batches", _batches(kafka), say)
     found += broker
     found += await _run("store", _store(settings), say)
-    found += await _run("models", _servers(settings), say)
+    serving = settings.serving if contents is None else contents.serving
+    found += await _run("models", _servers(serving), say)
+    found += await _run("catalog", _unusable(serving, {} if contents is None else contents.faults), say)
     found += await _run("disk", _disk(settings), say)
     counts = {verdict: sum(finding.verdict is verdict for finding in found) for verdict in findings.Verdict}
     say(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
@@ -76,12 +82,7 @@ def shown(finding: Finding) -> str:
 
 async def _settings(settings: Settings) -> list[Finding]:
     """Settings that would stop or mislead a start: keys that are not set, an address that is not free."""
-    found = [
-        findings.fail(lack.setting, lack.text, lack.fix) for lack in preflight.missing_keys(settings, os.environ)
-    ]
-    found += [
-        findings.warn(lack.setting, lack.text, lack.fix) for lack in preflight.misspelt(settings, os.environ)
-    ]
+    found = [findings.warn(lack.setting, lack.text, lack.fix) for lack in preflight.misspelt(settings, os.environ)]
     # With an external Kafka the api may run elsewhere; a running service holds its own port.
     if (
         settings.kafka is None
@@ -105,8 +106,27 @@ async def _broker(kafka: Kafka | None) -> list[Finding]:
     return [findings.ok("kafka", f"{kafka} answers")]
 
 
-async def _topics(settings: Settings, kafka: Kafka) -> list[Finding]:
-    rows = wanted(settings.models)
+async def _contents(kafka: Kafka) -> Contents | None:
+    """The servers and models that the service has; None before it has any, or if they cannot be read."""
+    try:
+        async with asyncio.timeout(CHECK_SECONDS_MAX):
+            contents = await catalog.read(kafka)
+    except (LogUnavailable, TimeoutError):
+        return None
+    return contents if contents.applied is not None else None
+
+
+async def _unusable(serving: Serving, faults: Mapping[str, str]) -> list[Finding]:
+    """Servers and models that cannot be used, or not from here."""
+    fix = "correct it: `tidemill servers set`, `tidemill models set`"
+    return [
+        *(findings.fail(key.replace("/", " ", 1), fault, fix) for key, fault in faults.items()),
+        *(findings.fail(lack.setting, lack.text, lack.fix) for lack in preflight.lacking(serving)),
+    ]
+
+
+async def _topics(settings: Settings, kafka: Kafka, models: Iterable[str]) -> list[Finding]:
+    rows = wanted(models)
     configs = await topic_configs(kafka, [row.name for row in rows])
     async with history.reading(kafka) as reader:
         partitions = {row.name: len(reader.partitions(row.name)) for row in rows}
@@ -190,30 +210,31 @@ async def _store(settings: Settings) -> list[Finding]:
     return [findings.ok("store", f"{settings.store_url} can be written, read and deleted")]
 
 
-async def _servers(settings: Settings) -> list[Finding]:
-    if not settings.models:
-        return [findings.warn("models", "none is configured", "name your inference server in tidemill.toml")]
+async def _servers(serving: Serving) -> list[Finding]:
+    if not serving.models:
+        return [findings.warn("models", "there is none", "name your inference server in tidemill.toml")]
     room = asyncio.Semaphore(SERVERS_AT_ONCE_MAX)
-    serving = settings.serving
 
     async def of(name: str, server: Server) -> list[Finding]:
+        if server.lack is not None:
+            return []
         async with room:
-            return await _server(settings, name, server, serving.models_of(name))
+            return await _server(serving, name, server)
 
     found = await asyncio.gather(*map(of, serving.servers, serving.servers.values()))
     return [finding for some in found for finding in some]
 
 
-async def _server(settings: Settings, name: str, server: Server, models: list[str]) -> list[Finding]:
+async def _server(serving: Serving, name: str, server: Server) -> list[Finding]:
     """Whether a server answers, and serves the models that name it, with their endpoints."""
-    what = f"server {name} ({server.base})"
+    what, models = f"server {name} ({server.base})", serving.models_of(name)
     served = await server_probe.models(server)
     if isinstance(served, server_probe.NoModels):
         fix = "check its key, which api_key_env names" if served.is_refused else "start it, or fix its address"
         return [findings.warn(what, f"GET /models: {served.why}", f"{fix}; until then lines of its models wait")]
     found = [] if models else [findings.ok(what, "answers; no model names it")]
     for model in models:
-        settings_of = settings.models[model]
+        settings_of = serving.models[model]
         if (upstream := settings_of.upstream_model or model) not in served:
             fix = "check the model's name in tidemill.toml (upstream_model) and on the server"
             found.append(findings.warn(what, f"does not list {upstream}", fix))

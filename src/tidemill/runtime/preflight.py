@@ -1,11 +1,12 @@
 """Checks the settings against the environment before a start."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
 from tidemill.configuration import misconfigured
+from tidemill.configuration.servers import Serving
 from tidemill.configuration.settings import ENV_PREFIX, Settings, SettingsError
 from tidemill.runtime.listening import listen
 
@@ -27,18 +28,14 @@ class Problem:
         return f"{self.setting}: {self.text}; {self.fix}"
 
 
-def missing_keys(
-    settings: Settings, given: Mapping[str, str], models: Iterable[str] | None = None
-) -> Iterator[Problem]:
-    """Missing variables with the keys of servers: of those of some models, or of all."""
-    serving = settings.serving
-    named = {*serving.servers} if models is None else {one for model in models for one in serving.by_model[model]}
+def lacking(serving: Serving) -> Iterator[Problem]:
+    """Keys and files that servers need and this process does not have."""
     for name, server in serving.servers.items():
-        if name in named and server.api_key_env and not given.get(server.api_key_env):
+        if (lack := server.lack) is not None:
             yield Problem(
-                setting=f"api_key_env of server {name}",
-                text=f"the variable {server.api_key_env} is not set, and {server.base} refuses lines",
-                fix=f"export {server.api_key_env}, or leave api_key_env out if the server asks for no key",
+                setting=f"server {name}",
+                text=f"{lack}, so lines for {server.base} wait",
+                fix="set it where the processors run, or change the server: `tidemill servers set`",
             )
 
 

@@ -1,7 +1,6 @@
 """Reads the `run.json` of a running `tidemill up`, and finds the credentials for its Kafka."""
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -17,8 +16,6 @@ class RunFile(msgspec.Struct, frozen=True):
     kafka: str | None = None
     users: str | None = None
     """The folder with the passwords of its own broker; None if it uses an external Kafka."""
-    models: dict[str, Any] = {}
-    """The demo's models, as in `tidemill.toml`, if it serves them because no others are configured."""
 
 
 def read(data: Path) -> RunFile | None:

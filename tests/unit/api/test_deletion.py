@@ -5,7 +5,7 @@ from dataclasses import replace
 import httpx
 import orjson
 import pytest
-from support.dependencies import NOW, open_dependencies
+from support.dependencies import NOW, open_dependencies, with_settings
 
 from tidemill.api.app import create_app
 from tidemill.api.batches import file_removal
@@ -59,7 +59,7 @@ async def deps(tmp_path):
         for name in (BATCH, OTHER):
             deps.view.put_batch(record(name))
             deps.view.put_file(file(ids.derived_file_id(name, "output"), "batch_output"), 0)
-        yield replace(deps, settings=Settings(models={"m": {"backends": [{"url": "http://127.0.0.1:9/v1"}]}}))
+        yield with_settings(deps, Settings(models={"m": {"backends": [{"url": "http://127.0.0.1:9/v1"}]}}))
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
 """Estimates of batches: sums over a file, and what they would cost."""
 
-from dataclasses import replace
-
 import httpx
 import orjson
 import pytest
-from support.dependencies import open_dependencies
+from support.dependencies import open_dependencies, with_settings
 
 from tidemill.api.app import create_app
 from tidemill.configuration.settings import Settings
@@ -28,7 +26,7 @@ async def client(tmp_path):
     windows = {"24h": 0.5, "1h": 0.25}
     settings = Settings(models={"m": {"backends": BACKENDS, "price": price}}, windows=windows)
     async with open_dependencies(tmp_path) as deps:
-        transport = httpx.ASGITransport(create_app(replace(deps, settings=settings)))
+        transport = httpx.ASGITransport(create_app(with_settings(deps, settings)))
         headers = {"authorization": "Bearer key-of-p"}
         async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
             yield client

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from support.dependencies import ADMIN, NOW, open_dependencies
+from support.dependencies import ADMIN, NOW, open_dependencies, with_settings
 
 from tidemill.api.app import create_app
 from tidemill.configuration.settings import Settings
@@ -30,7 +30,7 @@ async def deps(tmp_path):
         projects={"q": {"limits": {"batches_in_progress_max": 3}}},
     )
     async with open_dependencies(tmp_path) as deps:
-        yield replace(deps, settings=settings)
+        yield with_settings(deps, settings)
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ async def test_an_upload_counts_its_lines(deps, client, content, lines):
 async def test_limits_of_numbers(deps):
     """Of files, batches, uploads and keys; a deletion makes room."""
     few = {"files_max": 2, "batches_max": 2, "uploads_pending_max": 1, "keys_max": 1}
-    deps = replace(deps, settings=Settings(limits=few))
+    deps = with_settings(deps, Settings(limits=few))
     wish = {"filename": "f", "purpose": "batch", "bytes": 9, "mime_type": "application/jsonl"}
     async with client_of(deps, "key-of-p") as client, client_of(deps, ADMIN) as root:
         first, second = [(await upload(client)).json()["id"] for _ in range(2)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import httpx
 import orjson
 import pytest
-from support.dependencies import NOW, open_dependencies
+from support.dependencies import NOW, open_dependencies, with_settings
 
 from tidemill.api.app import create_app
 from tidemill.configuration.settings import Settings
@@ -28,7 +28,7 @@ async def deps(tmp_path):
 
 def ask(deps, **settings) -> httpx.AsyncClient:
     """A client of an app that has these settings."""
-    app = create_app(replace(deps, settings=Settings(**settings)))
+    app = create_app(with_settings(deps, Settings(**settings)))
     headers = {"authorization": "Bearer key-of-p", "accept-encoding": "identity"}
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api", headers=headers)
 

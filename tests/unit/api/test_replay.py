@@ -2,14 +2,13 @@
 
 import hashlib
 import re
-from dataclasses import replace
 
 import httpx
 import orjson
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support.dependencies import ADMIN, READER, open_dependencies
+from support.dependencies import ADMIN, READER, open_dependencies, with_settings
 
 from tidemill.api.app import create_app
 from tidemill.api.reruns.log_range import edge
@@ -49,7 +48,7 @@ async def deps(tmp_path):
     """Dependencies with the models `m` and `n`; a batch may have six lines."""
     models = {name: {"backends": BACKENDS, "price": {"input_per_million": 1}} for name in "mn"}
     async with open_dependencies(tmp_path) as deps:
-        yield replace(deps, settings=Settings(models=models, file_lines_max=6, windows={"24h": 0.5, "1h": 0}))
+        yield with_settings(deps, Settings(models=models, file_lines_max=6, windows={"24h": 0.5, "1h": 0}))
 
 
 @pytest.fixture

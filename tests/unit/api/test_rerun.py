@@ -8,7 +8,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.dependencies import NOW, READER, open_dependencies
+from support.dependencies import NOW, READER, open_dependencies, with_settings
 
 from tidemill.api.app import create_app
 from tidemill.api.reruns.input_file import rewrite_line
@@ -62,7 +62,7 @@ async def deps(tmp_path):
     models = {name: {"backends": BACKENDS} for name in "mn"}
     models["e"] = {"backends": BACKENDS, "endpoints": ["/v1/embeddings"]}
     async with open_dependencies(tmp_path) as deps:
-        yield replace(deps, settings=Settings(models=models))
+        yield with_settings(deps, Settings(models=models))
 
 
 @pytest.fixture
@@ -327,7 +327,7 @@ async def test_a_rerun_has_a_window_that_exists(deps, old, default, window):
     models = {"m": {"backends": [{"url": "http://127.0.0.1:9/v1"}], "price": prices}}
     windows, life = {"1h": 0, "2h": 1}, 7_200
     settings = Settings(models=models, windows=windows, default_window=default, input_life_seconds=life)
-    transport = httpx.ASGITransport(create_app(replace(deps, settings=settings)))
+    transport = httpx.ASGITransport(create_app(with_settings(deps, settings)))
     headers = {"authorization": "Bearer key-of-p"}
     async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
         plan = (await rerun(client, old, lines="all", dry_run=True)).json()

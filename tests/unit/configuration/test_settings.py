@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidemill.configuration.servers import Price
 from tidemill.configuration.settings import Settings, SettingsError, load
 from tidemill.schemas import configured
 from tidemill.schemas.bounds import BATCH_LINES_MAX, NAME_CHARS_MAX, NUMBER_MAX
@@ -175,4 +176,4 @@ def test_the_window_of_a_batch_decides_its_discount(discounts, data):
     usual = default or next(iter(discounts))
     assert found.usual_window == usual
     for window in ["10m", "1h", "12h", "24h", "7d"]:
-        assert found.tariff_of("any", window).discount == discounts.get(window, discounts[usual])
+        assert found.tariff(Price(), window).discount == discounts.get(window, discounts[usual])

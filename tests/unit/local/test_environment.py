@@ -5,6 +5,7 @@ import pytest
 from tidemill.configuration.settings import SECRETS, Settings
 from tidemill.local import environment
 
+KEYS = {"BACKEND_KEY"}
 STAGES = ("api", "ingest", "processors", "results")
 GIVEN = {
     "PATH": "/bin", "HOME": "/root", "LC_ALL": "C", "PYTHONPATH": "x", "SSL_CERT_FILE": "ca.pem",
@@ -23,16 +24,15 @@ OWN = {"api": {"TIDEMILL_SIGNING_KEY"}, "processors": {"BACKEND_KEY"}}
 def settings(monkeypatch, store):
     monkeypatch.setenv("KAFKA_PASSWORD", "x")
     security = {"protocol": "SASL_SSL", "username": "u", "password_env": "KAFKA_PASSWORD"}
-    backend = {"url": "http://127.0.0.1:9/v1", "api_key_env": "BACKEND_KEY"}
-    return Settings(kafka="k:1", kafka_security=security, store=store, models={"m": {"backends": [backend]}})
+    return Settings(kafka="k:1", kafka_security=security, store=store)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_gets_the_variables_that_it_needs(stage, monkeypatch):
     """Unknown variables and secret settings reach no stage."""
     of_s3, of_folder = settings(monkeypatch, "s3://b/p"), settings(monkeypatch, None)
-    assert set(environment.of_stage(stage, of_s3, GIVEN)) == ALL | STORE | OWN.get(stage, set())
-    assert set(environment.of_stage(stage, of_folder, GIVEN)) == ALL | OWN.get(stage, set())
+    assert set(environment.of_stage(stage, of_s3, GIVEN, KEYS)) == ALL | STORE | OWN.get(stage, set())
+    assert set(environment.of_stage(stage, of_folder, GIVEN, KEYS)) == ALL | OWN.get(stage, set())
 
 
 def test_other_processes_get_no_settings():
@@ -43,8 +43,6 @@ def test_other_processes_get_no_settings():
 @pytest.mark.parametrize("stage", STAGES)
 def test_only_processors_get_the_key_of_a_backend(stage):
     """Also if its name begins like a setting."""
-    backend = {"url": "http://127.0.0.1:9/v1", "api_key_env": "TIDEMILL_SERVER_KEY"}
-    found = environment.of_stage(
-        stage, Settings(models={"m": {"backends": [backend]}}), {"TIDEMILL_SERVER_KEY": "x"}
-    )
+    given = {"TIDEMILL_SERVER_KEY": "x"}
+    found = environment.of_stage(stage, Settings(), given, given.keys())
     assert set(found) == ({"TIDEMILL_SERVER_KEY"} if stage == "processors" else set())

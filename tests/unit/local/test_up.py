@@ -5,8 +5,6 @@ import tomllib
 
 import pytest
 
-from tidemill.cli.invocation import operator_settings
-from tidemill.cli.options import OperatorOptions
 from tidemill.configuration.settings import Settings
 from tidemill.local import data_folder, demo
 from tidemill.local.up import WRONG, Up, main
@@ -26,16 +24,6 @@ def test_without_a_model_up_says_what_to_configure(tmp_path, monkeypatch, capsys
     assert list(tmp_path.iterdir()) == []
     (example,) = re.findall(r"(?s)toml:\n(.*?)\nand", said)
     assert Settings.model_validate(tomllib.loads(example)).models["qwen3-8b"].backends[0].base
-
-
-def test_operator_commands_know_the_demo_models(tmp_path):
-    """No settings file names them, but `doctor` checks them."""
-    up = Up(Settings(data=tmp_path), None)
-    up._demo, up._is_ready = demo.models("http://127.0.0.1:9/v1"), True
-    up._write_run()
-    assert set(operator_settings(OperatorOptions(data=tmp_path)).models) == {demo.CHAT_MODEL, demo.EMBEDDING_MODEL}
-    data_folder.remove_run(tmp_path)
-    assert operator_settings(OperatorOptions(data=tmp_path)).models == {}
 
 
 def kept(folder, **settings):

@@ -46,21 +46,16 @@ def test_up_and_doctor_report_the_same_problems(command):
         ended, said = command(name, **variables)
         assert ended == code, said
         assert "Traceback" not in said
-        assert "api_key_env of server 127.0.0.1:1: the variable VLLM_KEY is not set" in said
-        assert "export VLLM_KEY, or leave api_key_env out" in said
+        assert "server 127.0.0.1:1: the variable VLLM_KEY is not set, so lines" in said
+        assert "set it where the processors run, or change the server" in said
         assert f"host: {NOT_OURS} is no address of this machine" in said
         assert "TIDEMILL_PARTITONS: there is no such setting" in said
         assert "TIDEMILL_PARTITIONS is one" in said
 
 
-def test_processors_need_the_keys_of_their_servers(command):
-    """Every line would be refused."""
-    code, said = command("processors", TIDEMILL_KAFKA="127.0.0.1:1")
-    assert (code, "VLLM_KEY is not set" in said) == (2, True), said
-
-
-def test_a_complete_environment_has_no_problem():
+def test_a_complete_environment_has_no_problem(monkeypatch):
     """A key that is set, an address that is free, and variables of other programs."""
+    monkeypatch.setenv("TIDEMILL_PORTS", "key")
     settings = Settings(
         port=0, models={"m": {"backends": [{"url": "http://a/v1", "api_key_env": "TIDEMILL_PORTS"}]}}
     )
@@ -70,7 +65,7 @@ def test_a_complete_environment_has_no_problem():
         "TIDEMILL_MODELS__M__PRICE": "{}",
         "TIDEMILL_OF_MINE": "x",
     }
-    assert not [*preflight.missing_keys(settings, given), *preflight.misspelt(settings, given)]
+    assert not [*preflight.lacking(settings.serving), *preflight.misspelt(settings, given)]
     assert preflight.address_fault(settings) is None
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import httpx
 import orjson
 import pytest
-from support.dependencies import NOW, READER, open_dependencies
+from support.dependencies import NOW, READER, open_dependencies, with_settings
 
 from tidemill.api.app import create_app
 from tidemill.configuration.settings import Settings
@@ -141,7 +141,7 @@ async def test_a_batch_is_made_of_ordinary_lines(client, deps):
 
 async def test_the_usual_window_stands_in_for_24_hours(deps):
     """If the operator does not offer them."""
-    app = create_app(replace(deps, settings=Settings(windows={"1h": 0, "2h": 0}, default_window="2h")))
+    app = create_app(with_settings(deps, Settings(windows={"1h": 0, "2h": 0}, default_window="2h")))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as other:
         made = (await create(other, headers={"authorization": "Bearer key-of-p"})).json()
     assert made["expires_at"] == "2027-01-15T10:00:00Z"

@@ -3,11 +3,10 @@
 import asyncio
 import contextlib
 import socket
-from dataclasses import replace
 
 import httpx
 import pytest
-from support.dependencies import open_dependencies
+from support.dependencies import open_dependencies, with_settings
 from support.waiting import until
 
 from tidemill import metrics
@@ -37,7 +36,7 @@ async def deps(tmp_path):
 def serving(deps):
     """The server of an API."""
     settings = Settings(cors_origins=(ORIGIN,))
-    return server.Server(create_app(replace(deps, settings=settings)), settings)
+    return server.Server(create_app(with_settings(deps, settings)), settings)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from tidemill.ingest.files import stage as module
 from tidemill.ingest.files.packing import SLICE_LINES, Record
 from tidemill.ingest.files.stage import Stage
 from tidemill.ingest.files.validation import LONG_LINE_BYTES
+from tidemill.kafka.catalog import Catalog
 from tidemill.schemas.log.messages import Accepted, BatchCreated, CancelRequested, InputRef, Rejected
 from tidemill.schemas.ports import READ_BYTES
 from tidemill.schemas.resources.batch import Batch, Status
@@ -78,8 +79,10 @@ class Here:
         self.now = float(NOW)
         self.store = store
         self.requests = Collected()
+        given = Settings(models={"m": BACKEND, "n": BACKEND}, **settings)
         self.stage = Stage(
-            Settings(models={"m": BACKEND, "n": BACKEND}, **settings),
+            given,
+            catalog=Catalog.of(given.servers, given.models),
             store=store,
             requests=self.requests,
             clock=lambda: self.now,

@@ -10,6 +10,7 @@ from support.virtual import failed
 from tidemill.processors.backends.pool import REFUSED_PART_MAX, BackendPool
 from tidemill.processors.failures import Fault, History
 from tidemill.processors.limits.concurrency_limit import START_CALLS, ConcurrencyLimit
+from tidemill.schemas.resources.waiting import Reason
 
 faults = st.sampled_from([Fault.SERVER, Fault.ACCESS_OR_LINE, Fault.SERVER_OR_LINE])
 
@@ -67,10 +68,10 @@ def test_when_all_are_down_nobody_is_called() -> None:
 def test_one_that_is_drained_gets_nothing() -> None:
     """What it has in flight ends as ever."""
     fleet = BackendPool(
-        [backend("a", ConcurrencyLimit(64), drain=True), backend("b", ConcurrencyLimit(64), in_flight=5)]
+        [backend("a", ConcurrencyLimit(64), drain=Reason.DRAINED), backend("b", ConcurrencyLimit(64), in_flight=5)]
     )
     assert [fail(fleet, Fault.SERVER_OR_LINE, 0.0) for _ in range(2)] == ["b", "b"]
-    assert BackendPool([backend("a", ConcurrencyLimit(64), drain=True)]).acquire(0.0) is None
+    assert BackendPool([backend("a", ConcurrencyLimit(64), drain=Reason.DRAINED)]).acquire(0.0) is None
 
 
 def test_a_ceiling_of_the_hour_holds() -> None:

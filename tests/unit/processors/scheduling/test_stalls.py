@@ -178,7 +178,7 @@ def test_a_failing_server_is_reported(case: str) -> None:
 
 GATES: dict[str, tuple[dict[str, Any], Reason]] = {
     "schedule": ({"scheduled_limit": lambda: 0}, Reason.SCHEDULE),
-    "drained": ({"drain": True}, Reason.DRAINED),
+    "drained": ({"drain": Reason.DRAINED}, Reason.DRAINED),
     "headroom": ({"headroom": Headroom(8, 0)}, Reason.HEADROOM),
 }
 

@@ -1,0 +1,249 @@
+"""The catalog: the present servers and models, folded from the records of `tidemill.catalog`. No I/O.
+
+The last record of a key counts, so the topic may be compacted. A writer checks a change before it writes. Two
+writers may still contradict each other, and a record may be of another version; so the fold accepts any record,
+leaves out an entry that it cannot use, and says why in `Contents.faults`.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tidemill.configuration import misconfigured
+from tidemill.configuration.servers import Model, Price, Server, Serving, serving
+from tidemill.schemas import configured
+from tidemill.schemas.bounds import Name, Time
+
+SERVER: Final = "server/"
+MODEL: Final = "model/"
+FILE: Final = "file"
+"""The key of the record about the settings file that was applied last."""
+SETTINGS_FILE: Final = "tidemill.toml"
+"""The author of entries that a process took from its settings."""
+SETTINGS_BYTES_MAX: Final = 256 * 1024
+_TABLES: Final[Mapping[str, type[Server | Model]]] = {SERVER: Server, MODEL: Model}
+
+Key = str
+"""`server/name` or `model/name`."""
+
+
+class Entry(BaseModel):
+    """A server or a model, as a record has it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    settings: dict[str, Any]
+    """Its settings, without those that have their default."""
+    removed: bool = False
+    """Whether it is gone. The price of a model that is gone still counts for its batches."""
+    of_file: bool = False
+    """Whether it came from a settings file; a later file without it removes it."""
+    author: Name
+    """Id of the key that changed it last, or the name of the settings file."""
+    at: Time
+    revision: int = -1
+    """Offset of its record; readers set it."""
+
+    @property
+    def present(self) -> dict[str, Any] | None:
+        """Its settings; None if it is gone."""
+        return None if self.removed else self.settings
+
+
+class Applied(BaseModel):
+    """The settings file that was applied last."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    digest: Name
+    """Of its servers and models."""
+    author: Name
+    at: Time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """The servers and models at one moment."""
+
+    entries: Mapping[Key, Entry]
+    """All servers and models, those included that are gone."""
+    serving: Serving
+    """Those that can be used."""
+    faults: Mapping[Key, str]
+    """Why others cannot be used."""
+    applied: Applied | None
+    """None before the first settings file was applied: then the catalog is not filled yet."""
+    revision: int
+    """Offset of the newest record."""
+
+    def price_of(self, model: str | None) -> Price:
+        """The price of a model, also of one that is gone; nothing for an unknown one."""
+        if model in self.serving.models:
+            return self.serving.models[model].price
+        entry = self.entries.get(f"{MODEL}{model}")
+        found = None if entry is None else _parsed(MODEL, entry.settings)
+        return found.price if isinstance(found, Model) else Price()
+
+    def is_removed(self, model: str) -> bool:
+        """Whether a model is gone."""
+        entry = self.entries.get(MODEL + model)
+        return entry is not None and entry.removed
+
+
+@dataclass
+class Fold:
+    """Folds records into contents."""
+
+    entries: dict[Key, Entry] = field(default_factory=dict)
+    applied: Applied | None = None
+    revision: int = -1
+    _parsed: dict[Key, Server | Model | str] = field(default_factory=dict)
+    """Each present entry, or why it is not valid."""
+
+    @classmethod
+    def of(cls, contents: Contents) -> "Fold":
+        """Continue from contents."""
+        found = cls(applied=contents.applied, revision=contents.revision)
+        for key, entry in contents.entries.items():
+            found.put(key, entry)
+        return found
+
+    def apply(self, key: str, value: bytes | None, offset: int) -> None:
+        """Fold a record.
+
+        Raises:
+            ValueError: It is not one of this topic.
+        """
+        self.revision = offset
+        if key == FILE:
+            self.applied = None if value is None else Applied.model_validate_json(value)
+        elif not key.startswith((SERVER, MODEL)):
+            raise ValueError("unknown key")
+        elif value is None:
+            self.entries.pop(key, None)
+            self._parsed.pop(key, None)
+        else:
+            self.put(key, Entry.model_validate_json(value).model_copy(update={"revision": offset}))
+
+    def put(self, key: Key, entry: Entry) -> None:
+        """Set an entry."""
+        self.entries[key] = entry
+        if entry.removed:
+            self._parsed.pop(key, None)
+        else:
+            self._parsed[key] = _parsed(kind_of(key), entry.settings)
+
+    def contents(self) -> Contents:
+        """The servers and models after the records so far."""
+        faults = {key: found for key, found in self._parsed.items() if isinstance(found, str)}
+        # The older one of two that contradict each other stays.
+        order = sorted(self._parsed, key=lambda key: (self.entries[key].revision < 0, self.entries[key].revision))
+        servers = {name_of(key): one for key in order if isinstance(one := self._parsed[key], Server)}
+        models = {name_of(key): one for key in order if isinstance(one := self._parsed[key], Model)}
+        try:
+            found = serving(servers, models)
+        except ValueError:
+            found, contradictions = _without_contradictions(servers, models)
+            faults |= contradictions
+        return Contents(
+            entries=dict(self.entries), serving=found, faults=faults, applied=self.applied, revision=self.revision
+        )
+
+
+def _without_contradictions(
+    servers: Mapping[str, Server], models: Mapping[str, Model]
+) -> tuple[Serving, dict[Key, str]]:
+    faults: dict[Key, str] = {}
+    good_servers: dict[str, Server] = {}
+    good_models: dict[str, Model] = {}
+    for name, server in servers.items():
+        try:
+            serving({**good_servers, name: server}, {})
+        except ValueError as error:
+            faults[SERVER + name] = str(error)
+        else:
+            good_servers[name] = server
+    for name, model in models.items():
+        try:
+            serving(good_servers, {**good_models, name: model})
+        except ValueError as error:
+            faults[MODEL + name] = str(error)
+        else:
+            good_models[name] = model
+    return serving(good_servers, good_models), faults
+
+
+def kind_of(key: Key) -> Literal["server/", "model/"]:
+    """`SERVER` or `MODEL`."""
+    return "server/" if key.startswith(SERVER) else "model/"
+
+
+def name_of(key: Key) -> str:
+    """The name of a server or a model."""
+    return key.partition("/")[2]
+
+
+def _parsed(kind: str, settings: Mapping[str, Any]) -> Server | Model | str:
+    """A server or a model, without settings that this version does not know; a text says why it is not valid."""
+    table = _TABLES[kind]
+    known = {name: value for name, value in settings.items() if name in table.model_fields}
+    try:
+        return table.model_validate(known)
+    except ValidationError as error:
+        return "; ".join(misconfigured.faults(error))
+
+
+def checked(key: Key, settings: Mapping[str, Any]) -> Server | Model:
+    """Check the settings of a server or a model.
+
+    Raises:
+        ValueError: They are not valid; the text begins with the path of the setting.
+    """
+    kind, name = kind_of(key), name_of(key)
+    path = (f"{kind[:-1]}s", name)
+    try:
+        for fault in configured.faults({path[0]: {name: dict(settings)}}):
+            raise ValueError(fault)
+        if len(orjson.dumps(settings)) > SETTINGS_BYTES_MAX:
+            raise ValueError(f"{'.'.join(path)}: more than {SETTINGS_BYTES_MAX} bytes")
+        return _TABLES[kind].model_validate(dict(settings))
+    except ValidationError as error:
+        joint = "." if error.errors()[0]["loc"] else ": "
+        raise ValueError(f"{'.'.join(path)}{joint}{misconfigured.faults(error)[0]}") from error
+    except TypeError as error:
+        raise ValueError(f"{'.'.join(path)}: {error}") from error
+
+
+def named(servers: Mapping[str, Server], models: Mapping[str, Model]) -> dict[Key, dict[str, Any]]:
+    """The settings of servers and models by key; servers of the short form get names.
+
+    Raises:
+        ValueError: They contradict each other.
+    """
+    found = serving(servers, models)
+    settings = {SERVER + name: _dumped(server) for name, server in found.servers.items()}
+    for name, model in models.items():
+        dumped = _dumped(model)
+        dumped.pop("backends", None)
+        settings[MODEL + name] = {**dumped, "servers": list(found.by_model[name])}
+    return settings
+
+
+def _dumped(one: Server | Model) -> dict[str, Any]:
+    return one.model_dump(mode="json", exclude_defaults=True, by_alias=True)
+
+
+def digest(settings: Mapping[Key, Mapping[str, Any]]) -> str:
+    """A digest of servers and models."""
+    return hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def in_order(keys: Mapping[Key, Entry]) -> Iterable[tuple[Key, Entry]]:
+    """The entries in an order in which no model names a server that is not there yet or is gone already."""
+    return sorted(
+        keys.items(), key=lambda item: (item[1].removed, (kind_of(item[0]) == SERVER) == item[1].removed)
+    )

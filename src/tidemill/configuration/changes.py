@@ -1,0 +1,150 @@
+"""Changes of the catalog, checked against its contents. No I/O."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from tidemill.configuration.catalog import (
+    MODEL,
+    SERVER,
+    Contents,
+    Entry,
+    Fold,
+    Key,
+    checked,
+    digest,
+    kind_of,
+    name_of,
+    named,
+)
+from tidemill.configuration.servers import Model, Server
+
+ENTRIES_MAX: Final = 10_000
+"""Servers and models, those included that are gone."""
+
+Wanted = Mapping[Key, Mapping[str, Any] | None]
+"""Settings by key; None for an entry that shall be gone."""
+
+
+class Difference(BaseModel):
+    """The change of one server or model."""
+
+    key: Key
+    before: dict[str, Any] | None
+    """Its settings that change; None if it is new."""
+    after: dict[str, Any] | None
+    """The same settings afterwards; None if it is gone then."""
+
+
+def planned(
+    contents: Contents, wanted: Wanted, *, author: str, at: int, of_file: bool = False
+) -> dict[Key, Entry]:
+    """The entries to write, so that the catalog is as wanted; none for what is so already.
+
+    Args:
+        contents: The present catalog.
+        wanted: What shall change.
+        author: Id of the key, or name of the file.
+        at: Unix time.
+        of_file: Whether the entries come from a settings file.
+
+    Raises:
+        ValueError: The result would contradict itself; the text begins with the path of the setting.
+    """
+    settings = _long_form(contents, wanted)
+    found: dict[Key, Entry] = {}
+    for key, new in settings.items():
+        old = contents.entries.get(key)
+        is_of_file = of_file or (old is not None and not old.removed and old.of_file)
+        if new is None:
+            if old is not None and not old.removed:
+                found[key] = Entry(settings=old.settings, removed=True, author=author, at=at)
+        elif old is None or old.present != new or old.of_file != is_of_file:
+            found[key] = Entry(settings=dict(new), of_file=is_of_file, author=author, at=at)
+    _check(contents, found)
+    return found
+
+
+def _long_form(contents: Contents, wanted: Wanted) -> dict[Key, Mapping[str, Any] | None]:
+    """Check each entry by itself, and name the servers of the short form."""
+    parsed = {key: checked(key, settings) for key, settings in wanted.items() if settings is not None}
+    servers = {name_of(key): one for key, one in parsed.items() if isinstance(one, Server)}
+    models = {name_of(key): one for key, one in parsed.items() if isinstance(one, Model)}
+    kept = {name: one for name, one in contents.serving.servers.items() if SERVER + name not in wanted}
+    found: dict[Key, Mapping[str, Any] | None] = {key: None for key, one in wanted.items() if one is None}
+    full = named({**kept, **servers}, models)
+    found |= {key: new for key, new in full.items() if key in wanted or name_of(key) not in kept}
+    return found
+
+
+def _check(contents: Contents, entries: Mapping[Key, Entry]) -> None:
+    fold = Fold.of(contents)
+    for key, entry in entries.items():
+        fold.put(key, entry)
+    if len(fold.entries) > ENTRIES_MAX:
+        raise ValueError(
+            f"there are {len(fold.entries)} servers and models, with those removed; at most {ENTRIES_MAX}"
+        )
+    after = fold.contents()
+    for key, entry in entries.items():
+        if entry.removed and kind_of(key) == SERVER and (users := _users(after, name_of(key))):
+            raise ValueError(f"servers.{name_of(key)}: {', '.join(users)} name it; change or remove them first")
+    for key, fault in after.faults.items():
+        if contents.faults.get(key) != fault:
+            raise ValueError(fault)
+
+
+def _users(contents: Contents, server: str) -> list[str]:
+    """Models that name a server."""
+    return [
+        f"models.{name_of(key)}"
+        for key, entry in contents.entries.items()
+        if kind_of(key) == MODEL and server in (entry.present or {}).get("servers", ())
+    ]
+
+
+def of_settings(
+    contents: Contents, settings: Mapping[Key, Mapping[str, Any]], *, author: str, at: int
+) -> dict[Key, Entry]:
+    """The entries to write, so that the catalog is as a settings file says.
+
+    Of what the file does not name, what came from an earlier file goes, and what was added otherwise stays.
+
+    Args:
+        contents: The present catalog.
+        settings: The servers and models of the file, as `catalog.named` gives them.
+        author: Id of the key, or name of the file.
+        at: Unix time.
+
+    Raises:
+        ValueError: The result would contradict itself.
+    """
+    gone = [key for key, entry in contents.entries.items() if entry.of_file and not entry.removed]
+    wanted: Wanted = {**{key: None for key in gone if key not in settings}, **settings}
+    return planned(contents, wanted, author=author, at=at, of_file=True)
+
+
+def is_applied(contents: Contents, settings: Mapping[Key, Mapping[str, Any]]) -> bool:
+    """Whether these servers and models of a settings file were applied last."""
+    return contents.applied is not None and contents.applied.digest == digest(settings)
+
+
+def differences(contents: Contents, entries: Mapping[Key, Entry]) -> list[Difference]:
+    """What entries would change, sorted by key."""
+    return list(_differences(contents, entries))
+
+
+def _differences(contents: Contents, entries: Mapping[Key, Entry]) -> Iterable[Difference]:
+    for key, entry in sorted(entries.items()):
+        old = contents.entries.get(key)
+        before = old.present if old is not None else None
+        after = entry.present
+        if before is None or after is None:
+            yield Difference(key=key, before=before, after=after)
+        elif names := [name for name in (before | after) if before.get(name) != after.get(name)]:
+            yield Difference(
+                key=key,
+                before={name: before[name] for name in names if name in before},
+                after={name: after[name] for name in names if name in after},
+            )

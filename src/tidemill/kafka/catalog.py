@@ -1,0 +1,242 @@
+"""Follows the catalog of servers and models in its topic, and changes it.
+
+Any process may write, without a lock. A writer checks its change, writes it, and reads on until its own records.
+If records of another writer lie before them, it checks its change again as if it came after those, and writes what
+follows: the merged settings, or what was there before.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import aclosing, suppress
+from typing import Any, Final
+
+from aiokafka.errors import KafkaError
+
+from tidemill.configuration import catalog, changes
+from tidemill.configuration.catalog import FILE, Applied, Contents, Entry, Fold, Key
+from tidemill.configuration.security import Kafka
+from tidemill.configuration.servers import Model, Server
+from tidemill.kafka import history
+from tidemill.kafka.connection import LogUnavailable
+from tidemill.kafka.follower import Follower
+from tidemill.schemas.log import topics
+from tidemill.schemas.ports import Sender
+
+TRIES_MAX: Final = 5
+WAIT_LOG_SECONDS: Final = 10.0
+"""Time between two lines in the log of a process that waits for the catalog."""
+
+Plan = Callable[[Contents], Mapping[Key, Entry]]
+"""The entries to write, given the present contents; raises if the change cannot be made."""
+
+_log = logging.getLogger(__name__)
+
+
+class Catalog:
+    """The present servers and models, as this process has read them."""
+
+    def __init__(self, kafka: Kafka | None) -> None:
+        """Read nothing before `start()`; without Kafka the caller applies the records."""
+        self._fold = Fold()
+        self._contents: Contents | None = None
+        self._listeners: list[Callable[[], object]] = []
+        self._changed = asyncio.Event()
+        self._lock = asyncio.Lock()
+        self._recent: list[tuple[str, bytes | None, int]] = []
+        """The records since a change of this process began."""
+        self._follower = None
+        if kafka is not None:
+            self._follower = Follower(kafka, topics.CATALOG.name, self.apply, applied=self.applied)
+
+    @classmethod
+    def of(cls, servers: Mapping[str, Server], models: Mapping[str, Model]) -> "Catalog":
+        """A catalog that no topic changes."""
+        found = cls(None)
+        for number, (key, settings) in enumerate(catalog.named(servers, models).items()):
+            found._fold.put(key, Entry(settings=settings, author=FILE, at=0, revision=number))
+        found._fold.applied = Applied(digest="", author=FILE, at=0)
+        return found
+
+    @property
+    def contents(self) -> Contents:
+        """The present contents."""
+        if self._contents is None:
+            self._contents = self._fold.contents()
+        return self._contents
+
+    def listen(self, changed: Callable[[], object]) -> None:
+        """Call a function after each change; it must not raise."""
+        self._listeners.append(changed)
+
+    async def start(self) -> None:
+        """Begin to follow the topic."""
+        if self._follower is not None:
+            await self._follower.start()
+
+    async def stop(self) -> None:
+        """Stop following."""
+        if self._follower is not None:
+            await self._follower.stop()
+
+    @property
+    def follower(self) -> Follower:
+        """Reads the topic."""
+        assert self._follower is not None
+        return self._follower
+
+    async def filled(self) -> None:
+        """Wait until the topic is read and has the servers and models of a first settings file."""
+        while not (await self._is_read() and self.contents.applied is not None):
+            _log.warning(
+                "waiting for servers and models: the api writes those of its settings to %s", topics.CATALOG.name
+            )
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WAIT_LOG_SECONDS):
+                    await self._changed.wait()
+
+    async def _is_read(self) -> bool:
+        try:
+            async with asyncio.timeout(WAIT_LOG_SECONDS):
+                if self._follower is not None:
+                    await self._follower.caught_up()
+        except TimeoutError:
+            return False
+        return True
+
+    async def catch_up(self) -> None:
+        """Wait until all records are folded that the topic has now.
+
+        Raises:
+            LogUnavailable: The log does not answer.
+        """
+        if self._follower is None:
+            return
+        try:
+            await self._follower.catch_up()
+        except KafkaError as error:
+            raise LogUnavailable(type(error).__name__) from error
+
+    def apply(self, key: str, value: bytes | None, offset: int) -> None:
+        """Fold a record; raises `ValueError` if it is not one of the topic."""
+        if self._lock.locked():
+            self._recent.append((key, value, offset))
+        self._contents = None
+        self._fold.apply(key, value, offset)
+
+    def applied(self) -> None:
+        """Tell the listeners."""
+        self._changed.set()
+        for changed in self._listeners:
+            changed()
+
+    async def change(self, log: Sender, plan: Plan) -> Contents:
+        """Write a change.
+
+        Args:
+            log: Appends to the topic.
+            plan: Called again with newer contents if another process writes at the same time.
+
+        Returns:
+            The contents with the change.
+
+        Raises:
+            LogUnavailable: The log does not answer, or others write at the same time again and again.
+            Exception: As `plan` raises; then nothing has changed.
+        """
+        async with self._lock:
+            await self.catch_up()
+            self._recent.clear()
+            base = self.contents
+            entries = dict(plan(base))
+            for _ in range(TRIES_MAX):
+                offsets = [await self._send(log, key, entry) for key, entry in catalog.in_order(entries)]
+                await self.catch_up()
+                others = [one for one in self._recent if one[2] not in offsets]
+                self._recent.clear()
+                if not offsets or not [one for one in others if one[2] < offsets[-1]]:
+                    return self.contents
+                base = _with(base, others)
+                try:
+                    again = dict(plan(base))
+                except Exception:
+                    await self._restore(log, base, entries)
+                    raise
+                entries = {**_restored(base, entries), **again}
+                found = self.contents.entries
+                if all(key in found and found[key].present == one.present for key, one in entries.items()):
+                    return self.contents
+            raise LogUnavailable("other changes at the same time")
+
+    async def fill(
+        self, log: Sender, settings: Mapping[Key, Mapping[str, Any]], *, author: str, again: bool
+    ) -> bool:
+        """Apply the servers and models of a settings file, unless they were applied last.
+
+        Args:
+            log: Appends to the topic.
+            settings: As `catalog.named` gives them.
+            author: Name of the file.
+            again: Whether a file that differs from the one applied last is applied, too.
+
+        Returns:
+            Whether it was applied.
+
+        Raises:
+            LogUnavailable: The log does not answer.
+            ValueError: The catalog would contradict itself.
+        """
+        await self.catch_up()
+        contents = self.contents
+        if changes.is_applied(contents, settings) or (contents.applied is not None and not again):
+            return False
+        at = int(time.time())
+        await self.change(log, lambda found: changes.of_settings(found, settings, author=author, at=at))
+        await self.note_applied(log, Applied(digest=catalog.digest(settings), author=author, at=at))
+        return True
+
+    async def note_applied(self, log: Sender, applied: Applied) -> None:
+        """Record which settings file was applied last."""
+        await log.send(topics.CATALOG.name, FILE, applied.model_dump_json().encode(), headers=[])
+        await self.catch_up()
+
+    async def _restore(self, log: Sender, base: Contents, entries: Mapping[Key, Entry]) -> None:
+        for key, entry in catalog.in_order(_restored(base, entries)):
+            await self._send(log, key, entry)
+
+    async def _send(self, log: Sender, key: Key, entry: Entry) -> int:
+        value = entry.model_dump_json(exclude={"revision"}).encode()
+        return await log.send(topics.CATALOG.name, key, value, headers=[])
+
+
+async def read(kafka: Kafka) -> Contents:
+    """The present contents.
+
+    Raises:
+        LogUnavailable: No broker answers.
+    """
+    fold = Fold()
+    async with (
+        history.reading(kafka) as reader,
+        aclosing(reader.records(topics.CATALOG.name)) as records,
+    ):
+        async for record in records:
+            with suppress(ValueError):
+                fold.apply((record.key or b"").decode(errors="replace"), record.value, record.offset)
+    return fold.contents()
+
+
+def _with(contents: Contents, records: Iterable[tuple[str, bytes | None, int]]) -> Contents:
+    fold = Fold.of(contents)
+    for record in records:
+        fold.apply(*record)
+    return fold.contents()
+
+
+def _restored(base: Contents, entries: Mapping[Key, Entry]) -> dict[Key, Entry]:
+    """What stands in place of entries without a change."""
+    return {
+        key: base.entries.get(key) or entry.model_copy(update={"removed": True}) for key, entry in entries.items()
+    }

@@ -1,0 +1,195 @@
+"""The catalog: folding its records, and checking changes of it."""
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.configuration import catalog, changes
+from tidemill.configuration.catalog import FILE, Applied, Contents, Entry, Fold
+from tidemill.configuration.servers import Model, Server
+from tidemill.configuration.settings import Settings
+
+NAMES = st.sampled_from(["a", "b", "c"])
+SERVERS = st.builds(
+    lambda host, more: {"url": f"http://{host}/v1"} | more,
+    st.sampled_from(["one", "two", "three"]),
+    st.sampled_from([{}, {"max_in_flight": 3}, {"drain": True}, {"headroom": {}}, {"url": "no address"}]),
+)
+MODELS = st.builds(
+    lambda servers, more: {"servers": servers} | more,
+    st.lists(NAMES, min_size=1, max_size=2, unique=True),
+    st.sampled_from(
+        [{}, {"aliases": ["c"]}, {"aliases": ["d"]}, {"paused": True}, {"price": {"input_per_million": "1"}}]
+    ),
+)
+SETTINGS = st.dictionaries(
+    st.builds(str.__add__, st.just("server/"), NAMES), SERVERS | st.none()
+) | st.dictionaries(st.builds(str.__add__, st.just("model/"), NAMES), MODELS | st.none())
+RECORDS = st.lists(
+    st.tuples(st.builds(str.__add__, st.just("server/"), NAMES), SERVERS, st.booleans())
+    | st.tuples(st.builds(str.__add__, st.just("model/"), NAMES), MODELS, st.booleans()),
+    max_size=12,
+)
+
+
+def value(settings: dict[str, object], *, removed: bool = False) -> bytes:
+    entry = Entry(settings=settings, removed=removed, author="k", at=1)
+    return entry.model_dump_json(exclude={"revision"}).encode()
+
+
+def folded(records: Iterable[tuple[str, bytes | None, int]]) -> Contents:
+    fold = Fold()
+    for record in records:
+        fold.apply(*record)
+    return fold.contents()
+
+
+def written(contents: Contents, entries: dict[str, Entry]) -> Contents:
+    """The contents after the records of entries."""
+    fold = Fold.of(contents)
+    for key, entry in catalog.in_order(entries):
+        fold.apply(key, entry.model_dump_json(exclude={"revision"}).encode(), fold.revision + 1)
+    return fold.contents()
+
+
+@given(RECORDS)
+def test_a_compacted_topic_gives_the_same(records: list[tuple[str, dict[str, object], bool]]) -> None:
+    """Whatever the records say: what cannot be used is left out, with the reason."""
+    log = [(key, value(settings, removed=gone), n) for n, (key, settings, gone) in enumerate(records)]
+    last = {key: (key, text, n) for key, text, n in log}
+    contents = folded(log)
+    compacted = folded(sorted(last.values(), key=lambda record: record[2]))
+    assert compacted == contents
+    usable = {f"server/{name}" for name in contents.serving.servers} | {
+        f"model/{name}" for name in contents.serving.models
+    }
+    assert usable | contents.faults.keys() == {key for key, one in contents.entries.items() if not one.removed}
+    assert not usable & contents.faults.keys()
+
+
+@given(st.lists(SETTINGS, min_size=1, max_size=5))
+def test_a_change_is_refused_or_gives_what_was_wanted(wishes: list[dict[str, dict[str, object] | None]]) -> None:
+    """A change that is taken contradicts nothing, and a second time it changes nothing."""
+    contents = folded([])
+    for number, wanted in enumerate(wishes):
+        try:
+            entries = changes.planned(contents, wanted, author="k", at=number)
+        except ValueError:
+            continue
+        differences = changes.differences(contents, entries)
+        assert len(differences) == len(entries)
+        contents = written(contents, entries)
+        assert not contents.faults
+        for key, settings in wanted.items():
+            found = contents.entries.get(key)
+            if settings is None:
+                assert found is None or found.removed
+            else:
+                assert found is not None
+                assert catalog.checked(key, found.settings) == catalog.checked(key, settings)
+        assert changes.planned(contents, wanted, author="other", at=9) == {}
+
+
+def test_a_file_takes_away_only_what_a_file_brought() -> None:
+    """A server that was added while it ran stays, a changed setting is set back, and a price stays known."""
+    settings = Settings(
+        servers={"a": {"url": "http://a/v1"}},
+        models={
+            "m": {"servers": ["a"], "price": {"input_per_million": 2}},
+            "n": {"backends": [{"url": "http://n/v1"}]},
+        },
+    )
+    file = catalog.named(settings.servers, settings.models)
+    contents = written(folded([]), changes.of_settings(folded([]), file, author=FILE, at=1))
+    assert {*contents.serving.servers} == {"a", "n:80"}
+    live: changes.Wanted = {
+        "server/b": {"url": "http://b/v1"},
+        "server/a": {"url": "http://a/v1", "max_in_flight": 1},
+    }
+    contents = written(contents, changes.planned(contents, live, author="k", at=2))
+    smaller = catalog.named(settings.servers, {"n": settings.models["n"]})
+    entries = changes.of_settings(contents, smaller, author=FILE, at=3)
+    assert {key: entry.removed for key, entry in entries.items()} == {"model/m": True, "server/a": False}
+    contents = written(contents, entries)
+    assert {*contents.serving.servers} == {"a", "b", "n:80"}
+    assert contents.serving.servers["a"].max_in_flight is None
+    assert contents.is_removed("m")
+    assert contents.price_of("m").input_per_million == 2
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"server/a": None}, "servers.a: models.m name it; change or remove them first"),
+        ({"server/a": {"url": "x"}}, "servers.a.url: "),
+        ({"server/b": {"url": "http://a/v1"}}, "servers.b: it has the address and the key of servers.a"),
+        ({"server/b": {"url": "http://b/v1", "key": "x"}}, "servers.b: unknown setting key"),
+        ({"model/o": {"servers": ["b"]}}, "models.o.servers: there is no server b"),
+        ({"model/o": {"servers": ["a"], "aliases": ["m"]}}, "models.o.aliases: m is the name of a model already"),
+        ({"model/o": {"servers": ["a"], "upstream_model": "a\x00b"}}, "models.o.upstream_model: it has a control"),
+    ],
+)
+def test_a_contradiction_names_the_setting(wanted: changes.Wanted, said: str) -> None:
+    """And nothing is written."""
+    settings: changes.Wanted = {"server/a": {"url": "http://a/v1"}, "model/m": {"servers": ["a"]}}
+    contents = written(folded([]), changes.planned(folded([]), settings, author="k", at=1))
+    with pytest.raises(ValueError, match=r"^") as refused:
+        changes.planned(contents, wanted, author="k", at=2)
+    assert str(refused.value).startswith(said)
+
+
+def test_settings_survive_the_topic() -> None:
+    """Those of every kind, with times, decimals and files that this machine does not have."""
+    text = """
+    [servers.a]
+    url = "https://a/v1"
+    api_key_env = "A_KEY"
+    ca_file = "/none/ca.pem"
+    hours = [{ from = "22:00", to = "06:30", days = [1, 7], max_in_flight = 4 }]
+    metrics = false
+    [models."org/m"]
+    servers = ["a"]
+    price = { input_per_million = "0.1", output_per_million = "2" }
+    body_defaults = { chat_template_kwargs = { enable_thinking = false } }
+    """
+    settings = Settings(**tomllib.loads(text))
+    contents = written(
+        folded([]),
+        changes.of_settings(folded([]), catalog.named(settings.servers, settings.models), author=FILE, at=1),
+    )
+    assert contents.serving == settings.serving
+    assert contents.serving.servers["a"].lack == "the variable A_KEY is not set"
+
+
+def test_what_another_version_wrote_does_no_harm() -> None:
+    """Unknown settings are ignored, and an entry that is not valid is left out."""
+    records: list[tuple[str, bytes | None, int]] = [
+        ("server/a", value({"url": "http://a/v1", "of_tomorrow": 1}), 0),
+        ("server/b", value({"url": 7}), 1),
+        (FILE, Applied(digest="d", author=FILE, at=1).model_dump_json().encode(), 2),
+    ]
+    contents = folded(records)
+    assert {*contents.serving.servers} == {"a"}
+    assert {*contents.faults} == {"server/b"}
+    assert contents.applied is not None
+    for key, content in (("server/a", b"{"), ("else", b"{}")):
+        with pytest.raises(ValueError, match=r"^"):
+            Fold().apply(key, content, 0)
+
+
+@pytest.mark.parametrize("kind", ["env", "file"])
+def test_what_a_server_lacks(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is looked up anew each time, so that a file may come later."""
+    file = tmp_path / "key"
+    server = Server(url="http://a/v1", **({"api_key_env": "A_KEY"} if kind == "env" else {"api_key_file": file}))
+    assert server.lack is not None
+    assert server.api_key is None
+    file.write_text("secret\n")
+    monkeypatch.setenv("A_KEY", "secret")
+    assert server.lack is None
+    assert server.api_key == "secret"
+    assert "secret" not in str(catalog.named({"a": server}, {"m": Model(servers=("a",))}))
