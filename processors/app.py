@@ -4,7 +4,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
 from tidemill import metrics
@@ -15,14 +15,12 @@ from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.follower import Follower
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.producer import Log
-from tidemill.processors.backends import pool_factory
-from tidemill.processors.backends.server import Server
+from tidemill.processors.backends.servers import Servers
 from tidemill.processors.http.client import HttpUpstream
 from tidemill.processors.kafka import KafkaOutbox
 from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.model_app import ModelApp, Shared
 from tidemill.processors.partitions.closed_batches import ClosedBatches
-from tidemill.processors.scheduling.scheduler import Clocks
 from tidemill.runtime import preflight
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
@@ -46,6 +44,7 @@ class Processors:
         """Connect nothing before `start()`."""
         self._settings = settings
         self._kafka = kafka
+        self._catalog = catalog
         serving = self._serving = catalog.contents.serving
         self._names = [name for name in serving.models if models is None or name in models]
         self._closed = ClosedBatches()
@@ -55,7 +54,7 @@ class Processors:
         self._key_manager = KeyManager(settings, kafka, self._log, on_record=self._erased)
         self._shared: Shared | None = None
         self._models: list[ModelApp] = []
-        self._pollers: list[asyncio.Task[None]] = []
+        self._servers: Servers | None = None
         self._stopping_until: float | None = None
 
     @property
@@ -72,10 +71,7 @@ class Processors:
             outbox=KafkaOutbox(
                 self._kafka, encrypted=self._settings.encrypt_log, check_disk=lambda: self._space.check(LOG)
             ),
-            upstream=HttpUpstream(
-                pool_factory.trusts(self._serving),
-                reply_bytes_max=self._settings.reply_bytes_max,
-            ),
+            upstream=HttpUpstream(reply_bytes_max=self._settings.reply_bytes_max),
             store=self._key_manager.store(
                 open_store(self._settings.store_url, reserve_bytes=self._settings.disk_reserve_bytes)
             ),
@@ -91,44 +87,23 @@ class Processors:
         serving = self._serving
         for lack in preflight.lacking(serving):
             _log.warning("%s", lack)
-        servers = pool_factory.servers(serving, serving.models, time.time)
-        clocks = self._clocks({name: serving.by_model[name] for name in self._names})
+        servers = self._servers = Servers(
+            time.time, asyncio.get_running_loop().time, client=shared.upstream,
+            weights={project: own.weight for project, own in self._settings.projects.items()},
+        )  # fmt: skip
+        servers.apply(serving, self._names)
         self._models = [
             ModelApp(
-                name,
-                self._settings,
-                serving.models[name],
-                shared,
-                servers=[servers[server] for server in serving.by_model[name]],
-                clocks=clocks[name],
+                name, self._settings, serving.models[name], shared, pool=servers.pools[name],
                 stop_seconds=self._stop_seconds,
             )
             for name in self._names
-        ]
-        named = {server for name in self._names for server in serving.by_model[name]}
-        self._show([servers[name] for name in sorted(named)])
-        loop = asyncio.get_running_loop()
-        self._pollers = [
-            loop.create_task(poller.run())
-            for poller in pool_factory.metrics_pollers(
-                serving, {name: servers[name] for name in named}, getter=shared.upstream, monotonic=time.monotonic
-            )
-        ]
+        ]  # fmt: skip
+        self._catalog.listen(lambda: servers.apply(self._catalog.contents.serving, self._names))
+        self._show(servers)
         return [model.app for model in self._models]
 
-    def _clocks(self, by_model: Mapping[str, Iterable[str]]) -> dict[str, Clocks]:
-        """Clocks of projects for each model; models that share servers, directly or through others, share them."""
-        weights = {project: own.weight for project, own in self._settings.projects.items()}
-        groups: list[tuple[set[str], set[str]]] = []
-        for model, servers in by_model.items():
-            joined = [group for group in groups if group[1] & set(servers)]
-            groups = [group for group in groups if group not in joined]
-            groups.append(
-                ({model}.union(*(one for one, _ in joined)), set(servers).union(*(one for _, one in joined)))
-            )
-        return {model: clocks for models, _ in groups for clocks in [Clocks(weights)] for model in models}
-
-    def _show(self, servers: Iterable[Server]) -> None:
+    def _show(self, servers: Servers) -> None:
         """Give the metrics their sources."""
         now = asyncio.get_running_loop().time
         metrics.sample(metrics.SERVER_IN_FLIGHT, lambda: {server.name: server.in_flight for server in servers})
@@ -141,8 +116,8 @@ class Processors:
         await self._space.stop()
         await self._follower.stop()
         await self._key_manager.stop()
-        for poller in self._pollers:
-            poller.cancel()
+        if self._servers is not None:
+            await self._servers.close()
         for model in self._models:
             await model.close()
         if self._shared is not None:

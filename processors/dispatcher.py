@@ -17,14 +17,16 @@ on; if their lines come back to this process, they are still pending.
 """
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import assert_never
 
+from tidemill.processors.backends.backend import Backend, Permit
 from tidemill.processors.backends.permit_queue import Claim
-from tidemill.processors.backends.pool import Backend, BackendPool, Permit
+from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.calls import request_codec, retry
 from tidemill.processors.calls.caller import Caller, CallResult
 from tidemill.processors.failures import CallFailure, FailureKind, History
@@ -37,7 +39,6 @@ from tidemill.processors.partitions.completed_lines import CompletedLines
 from tidemill.processors.partitions.window import Entry
 from tidemill.processors.scheduling.failed_lines import FailedLines
 from tidemill.processors.scheduling.prefix_groups import Prefixes
-from tidemill.processors.scheduling.scheduler import Clocks
 from tidemill.processors.scheduling.stalls import Stalls
 from tidemill.processors.scheduling.waiting_lines import RUN_PART, WaitingLines
 from tidemill.schemas.log.codec import LineMark, RequestHead
@@ -81,7 +82,6 @@ class Dispatcher:
         caller: Caller,
         services: Services,
         *,
-        clocks: Clocks | None = None,
         policy: retry.Policy = retry.POLICY,
         prefixes: Prefixes[Line] | None = None,
     ) -> None:
@@ -91,16 +91,13 @@ class Dispatcher:
             pool: The model's servers.
             caller: Makes the calls.
             services: What all models of the process use.
-            clocks: Of projects, shared with the models that share servers with this one.
             policy: The bounds of retries.
             prefixes: Set if lines with the same prompt prefix go one after the other.
         """
         self._pool = pool
         self._caller = caller
         self._services = services
-        # As many as a run of lines of one batch has, so that its results share a record.
-        lines_max = max(1, min(RECORD_LINES_MAX, pool.calls_max // RUN_PART))
-        batcher: ResultBatcher[Line] = ResultBatcher(lines_max=lines_max)
+        batcher: ResultBatcher[Line] = ResultBatcher()
         self._sender = ResultSender(services.outbox, services.store, batcher, self._arrived)
         self._policy = policy
         self._loop = asyncio.get_running_loop()
@@ -108,8 +105,8 @@ class Dispatcher:
         self._failures = FailedLines(services.clock)
         self._health_probe = caller.health_probe(self.fill, policy.probe_seconds_min)
         self._waiting = WaitingLines(
-            pool, self._health_probe, services.budget, chance=services.chance, clocks=clocks or Clocks(),
-            prefixes=prefixes, calls_max=lambda: self.seats, wake=self.fill,
+            pool, self._health_probe, services.budget, chance=services.chance, prefixes=prefixes,
+            calls_max=lambda: self.seats, wake=self.fill,
         )  # fmt: skip
         self.stalls = Stalls(self._lines.batches, self._waiting, pool, self._failures, clock=services.clock)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -117,7 +114,9 @@ class Dispatcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._state = _State.RUNNING
-        pool.join(self._claim, self._start)
+        follow = functools.partial(self._follow, batcher, prefixes)
+        pool.join(self._claim, self._start, follow)
+        follow()
         services.closed.listen(self.drop)
 
     @property
@@ -181,6 +180,15 @@ class Dispatcher:
     def set_part(self, part: float) -> None:
         """Set this process's part of the model's partitions, 0 <= part <= 1; it may have one call in any case."""
         self._pool.set_part(part, self._loop.time())
+        self.fill()
+
+    def _follow(self, batcher: ResultBatcher[Line], prefixes: Prefixes[Line] | None) -> None:
+        """Note that the pool has other servers, limits or clocks."""
+        # As many as a run of lines of one batch has, so that its results share a record.
+        batcher.lines_max = max(1, min(RECORD_LINES_MAX, self._pool.calls_max // RUN_PART))
+        if prefixes is not None:
+            prefixes.follow(self._pool.called)
+        self._waiting.follow()
         self.fill()
 
     def halt(self) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tidemill.processors.backends.pool import Backend
+from tidemill.processors.backends.backend import Backend
 from tidemill.processors.failures import FailureKind, History
 from tidemill.processors.partitions.completed_lines import CompletedLines
 from tidemill.processors.partitions.window import Entry

@@ -34,8 +34,7 @@ from tidemill.faust import stage_app
 from tidemill.faust.partitions import PartitionHandle
 from tidemill.kafka.freeze_guard import MembershipGuard
 from tidemill.kafka.producer import Log
-from tidemill.processors.backends import pool_factory
-from tidemill.processors.backends.server import Server
+from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.calls.body_rules import body_rules
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
@@ -53,7 +52,6 @@ from tidemill.processors.partitions.unreadable import give_up
 from tidemill.processors.partitions.window import Entry, PartitionWindow
 from tidemill.processors.recovery import Recovery
 from tidemill.processors.scheduling.prefix_groups import prefixes
-from tidemill.processors.scheduling.scheduler import Clocks
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.ports import Store
@@ -90,8 +88,7 @@ class ModelApp:
         model: Model,
         shared: Shared,
         *,
-        servers: Iterable[Server],
-        clocks: Clocks,
+        pool: BackendPool,
         stop_seconds: Callable[[], float],
     ) -> None:
         """Set up the app; needs a running event loop.
@@ -101,8 +98,7 @@ class ModelApp:
             settings: All settings.
             model: The model's settings.
             shared: What it shares with the other models.
-            servers: Those that serve it.
-            clocks: Of projects, shared with the models that share servers with this one.
+            pool: Its servers.
             stop_seconds: Gives the seconds that calls in flight may still take when the process stops.
         """
         names = [topics.express(name).name, topics.requests(name).name]
@@ -110,7 +106,7 @@ class ModelApp:
         state = settings.data / "state" / f"processors-{plain}"
         self.app = stage_app.create_app(f"tidemill-processors-{plain}", settings, kafka=shared.kafka, state=state)
         self.name = name
-        self.dispatcher = _dispatcher(name, model, shared, servers, clocks)
+        self.dispatcher = _dispatcher(name, model, shared, pool)
         self._shared, self._stop_seconds = shared, stop_seconds
         self._assignment = Assignment(shared.closed, self.dispatcher.enqueue, self._partition_of)
         self.held_records = LockedRecords(
@@ -216,8 +212,7 @@ class ModelApp:
         task.add_done_callback(self._tasks.discard)
 
 
-def _dispatcher(name: str, model: Model, shared: Shared, servers: Iterable[Server], clocks: Clocks) -> Dispatcher:
-    pool = pool_factory.backend_pool(name, model, servers)
+def _dispatcher(name: str, model: Model, shared: Shared, pool: BackendPool) -> Dispatcher:
     upstream_model = model.upstream_model or name
     caller = Caller(
         pool=pool,
@@ -240,7 +235,6 @@ def _dispatcher(name: str, model: Model, shared: Shared, servers: Iterable[Serve
         pool,
         caller,
         services,
-        clocks=clocks,
         policy=Policy(tries_max=model.tries_max),
         prefixes=prefixes(model, pool),
     )

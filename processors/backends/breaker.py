@@ -112,6 +112,10 @@ class Breaker:
         """The server answered a health probe (`calls/health_probe.py`): the lines that failed were bad."""
         self._row_max = ROW_TRUSTED
 
+    def retry(self) -> None:
+        """End the pause: the settings of the server have changed, which may have mended it."""
+        self.until = 0.0
+
     def released(self, *, is_probe: bool) -> None:
         """The call was not made."""
         if is_probe and self.failures:

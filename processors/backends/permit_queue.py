@@ -70,9 +70,22 @@ class PermitQueue:
         """By project, whether the last choice between models went by deadline."""
         self._handle: asyncio.Handle | None = None
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether it has several members."""
+        return len(self._members) > 1
+
     def join(self, member: Member) -> None:
         """Add a member."""
         self._members.append(member)
+
+    def leave(self, member: Member) -> None:
+        """Remove a member; its calls in flight may go on."""
+        self._members.remove(member)
+        self.waiting.pop(member, None)
+        if member is self._holder:
+            self._holder = None
+        self._offer_soon()
 
     def blocks(self, member: Member | None) -> bool:
         """Whether other members wait, and it is not this one's turn."""
@@ -82,7 +95,7 @@ class PermitQueue:
 
     def wait(self, member: Member | None) -> None:
         """Let a member wait that found no room, or whose turn it is not."""
-        if len(self._members) > 1 and member is not None:
+        if self.is_shared and member is not None:
             self.waiting[member] = None
             if self._place.has_room():
                 self._offer_soon()
@@ -99,7 +112,7 @@ class PermitQueue:
 
     def changed(self) -> None:
         """The server may take more calls."""
-        if len(self._members) > 1:
+        if self.is_shared:
             self._offer_soon()
         else:
             for member in self._members:

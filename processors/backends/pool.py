@@ -8,15 +8,14 @@ each server, for failures that may come from the model there, and remembers whic
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
-from tidemill.processors.backends.breaker import Breaker
+from tidemill.processors.backends.backend import NEVER, NO_PROBES, Backend, Permit, Probes
+from tidemill.processors.backends.clocks import Clocks
 from tidemill.processors.backends.permit_queue import Claim, Member
 from tidemill.processors.backends.server import PART_MIN, Server
 from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.failures import NO_EVIDENCE, CallFailure, Evidence, Fault, History
-from tidemill.processors.limits.concurrency_limit import Slot
 
 STEP: Final = 1 / 16
 """The weight of one call in a moving average."""
@@ -24,106 +23,10 @@ REFUSED_PART_MAX: Final = 0.25
 """A server that refuses a larger part of the calls counts as full."""
 FAILED_PART_MAX: Final = 0.25
 """If a larger part of the lines fails, the next lines are picked at random."""
-NEVER: Final = float("-inf")
-
-
-class Probes(NamedTuple):
-    """Whether a call is a probe, of the server's breaker and of the model's breaker there."""
-
-    server: bool
-    model: bool
-
-
-NO_PROBES: Final = Probes(server=False, model=False)
-
-
-class Permit(NamedTuple):
-    """The right to make one call, until `answered`, `failed` or `release`."""
-
-    backend: "Backend"
-    slot: Slot
-    probes: Probes = NO_PROBES
-    size: int = 0
-    """Bytes of the line, if tokens are counted."""
-    expected: tuple[float, ...] = ()
-    """Tokens taken from each bucket of the backend."""
-
-
-@dataclass(slots=True, eq=False)
-class Backend:
-    """A server as one model uses it."""
-
-    server: Server
-    breaker: Breaker = field(default_factory=Breaker)
-    """Opens for failures that may come from the model at this server."""
-    buckets: tuple[TokenBucket, ...] = ()
-    """The server's limit of tokens a minute, and the model's."""
-    in_flight: int = 0
-    """Calls of the model."""
-    calls: int = 0
-    answered_at: dict[str, float] = field(default_factory=dict)
-    """By endpoint, when the latest call began that it answered well. What it was still working on when it went
-    away says nothing of it now."""
-    accepted_at: dict[str, float] = field(default_factory=dict)
-    """By endpoint, when the latest health probe began that it refused after it had accepted our key and the
-    address (`calls/health_probe.py`)."""
-    failed_part: float = 0.0
-    """Moving average of the lines that failed at their first call."""
-    warned_at: float = NEVER
-    failed_line: tuple[str, int] | None = None
-    """The line that failed last, since the last answer."""
-
-    @property
-    def base(self) -> str:
-        """Base URL of the server."""
-        return self.server.base
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether a breaker lets only probes through."""
-        return bool(self.breaker.failures or self.server.breaker.failures)
-
-    @property
-    def is_doubtful(self) -> bool:
-        """Whether a breaker is open for failures that may be the fault of lines, and none for others."""
-        return self.is_paused and all(one.is_doubtful or not one.failures for one in self.breakers)
-
-    @property
-    def breakers(self) -> tuple[Breaker, Breaker]:
-        """The server's, and the model's."""
-        return self.server.breaker, self.breaker
-
-    @property
-    def is_well(self) -> bool:
-        """Whether it takes calls that are not probes."""
-        return not self.server.drain and not self.is_paused
-
-    def has_answered(self, endpoint: str, since: float) -> bool:
-        """Whether it answered a call of an endpoint well that began after a time."""
-        return self.answered_at.get(endpoint, NEVER) > since
-
-    def room(self, now: float) -> int:
-        """Calls of all models that the server may have in flight; 0 if it takes none of this model's now."""
-        if not self.breaker.admits(now):
-            return 0
-        if self.buckets and not all(bucket.allows(now) for bucket in self.buckets):
-            return 0
-        return self.server.room(now)
-
-    def opens_at(self, now: float) -> list[float]:
-        """When each of the causes may end that keep it from a call, as far as time ends them."""
-        if self.server.drain:
-            return []
-        times = [bucket.ready_at(now) for bucket in self.buckets]
-        if self.is_paused:
-            times.append(max(breaker.until for breaker in self.breakers if breaker.failures))
-        elif (at := self.server.limit.ripe_at) is not None:
-            times.append(at)
-        return times
 
 
 def _refund(permit: Permit) -> None:
-    for bucket, expected in zip(permit.backend.buckets, permit.expected, strict=False):
+    for bucket, expected in permit.expected:
         bucket.give_back(expected)
 
 
@@ -137,41 +40,101 @@ class BackendPool:
         *,
         calls_max: int | None = None,
         bucket: TokenBucket | None = None,
-        paused: bool = False,
+        clocks: Clocks | None = None,
     ) -> None:
         """Have no call in flight.
 
         Args:
-            backends: The servers, at least one.
+            backends: The servers; without any, lines wait.
             model: The model's name in the settings.
             calls_max: Calls that all processes together may have in flight; by default what the servers allow.
             bucket: The model's limit of tokens a minute.
-            paused: Whether it gets no calls.
+            clocks: Of projects, shared with the models that share servers with this one.
         """
-        assert backends, "a model has a backend"
+        self.part = 1.0
+        """This process's part of the model's partitions."""
+        self.paused = False
+        """Whether the model gets no more calls."""
+        self.clocks = clocks or Clocks()
+        self.bucket = bucket
+        self.changed: Callable[[], None] = lambda: None
+        """To call after `configure`."""
+        self._model = model
+        self._in_flight = 0
+        self._member: Member | None = None
+        self._is_divided = False
+        """Whether `part` has been set."""
+        self._set(backends, calls_max)
+
+    def configure(self, servers: Sequence[Server], *, calls_max: int | None, now: float) -> None:
+        """Set the servers and the bound; `bucket` is set before, and `changed` called afterwards.
+
+        Args:
+            servers: The servers. A call that is in flight at another one finishes.
+            calls_max: See `__init__`.
+            now: The time.
+        """
+        known = {backend.server: backend for backend in self.backends}
+        backends = []
+        for server in servers:
+            if (backend := known.pop(server, None)) is None:
+                backend = Backend(server)
+                if self._member is not None:
+                    server.queue.join(self._member)
+                if self._is_divided:
+                    server.set_part(self._model, self.part, now)
+            backend.buckets = tuple(one for one in (server.bucket, self.bucket) if one is not None)
+            backends.append(backend)
+        for gone in known.values():
+            gone.is_gone = True
+            if self._member is not None:
+                gone.server.queue.leave(self._member)
+        self._set(backends, calls_max)
+
+    def _set(self, backends: list[Backend], calls_max: int | None) -> None:
         self.backends = backends
         self.calls_max = calls_max or sum(backend.server.calls_max for backend in backends)
         """Calls that all processes together may have in flight at all of them, health probes included."""
-        self.in_flight_max = self.calls_max
+        self.in_flight_max = max(1, int(self.calls_max * self.part))
         """The same of this process."""
-        self.paused = paused
-        """Whether the model gets no more calls."""
-        self._model = model
-        self._bucket = bucket
-        self._in_flight = 0
-        self._member: Member | None = None
 
-    def join(self, claim: Callable[[], Claim | None], start: Callable[[], bool]) -> None:
-        """Let the model take turns with the other models of its servers; see `Member`."""
+    @property
+    def called(self) -> Sequence[Backend]:
+        """The backends without those that get no calls; if there is no other, all."""
+        return [backend for backend in self.backends if not backend.server.drain] or self.backends
+
+    def join(
+        self,
+        claim: Callable[[], Claim | None],
+        start: Callable[[], bool],
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Let the model take turns with the other models of its servers.
+
+        Args:
+            claim: See `Member`.
+            start: See `Member`.
+            changed: Called when the servers, their limits or the clocks have changed.
+        """
+        self.changed = changed
         self._member = Member(claim, start)
         for backend in self.backends:
             backend.server.queue.join(self._member)
 
+    def leave(self) -> None:
+        """Undo `join`: the model has no line to call."""
+        if self._member is not None:
+            for backend in self.backends:
+                backend.server.queue.leave(self._member)
+        self._member = None
+        self.changed = lambda: None
+
     def set_part(self, part: float, now: float) -> None:
         """Set this process's part of the model's partitions, 0 <= part <= 1."""
+        self.part, self._is_divided = part, True
         self.in_flight_max = max(1, int(self.calls_max * part))
-        if self._bucket is not None:
-            self._bucket.set_part(max(PART_MIN, part), now)
+        if self.bucket is not None:
+            self.bucket.set_part(max(PART_MIN, part), now)
         for backend in self.backends:
             backend.server.set_part(self._model, part, now)
 
@@ -221,12 +184,9 @@ class BackendPool:
     def acquire_health_probe(self, backend: Backend, now: float) -> Permit | None:
         """A permit at one server, even while a breaker is open for what may be the fault of lines."""
         server = backend.server
-        if (
-            self.paused
-            or server.drain
-            or server.in_flight >= server.limit.allowed
-            or self._in_flight >= self.in_flight_max
-        ):
+        if self.paused or backend.is_gone or server.drain:
+            return None
+        if server.in_flight >= server.limit.allowed or self._in_flight >= self.in_flight_max:
             return None
         if not all(breaker.is_doubtful or breaker.admits(now) for breaker in backend.breakers):
             return None
@@ -263,7 +223,7 @@ class BackendPool:
         """Take the tokens that a line of `size` bytes is expected to use; returns the permit to go on with."""
         if not (buckets := permit.backend.buckets):
             return permit
-        return permit._replace(size=size, expected=tuple(bucket.take(size) for bucket in buckets))
+        return permit._replace(size=size, expected=tuple((bucket, bucket.take(size)) for bucket in buckets))
 
     def opens_at(self, now: float) -> float | None:
         """When a server may take a call again; None if only the end of a call can change that."""
@@ -292,7 +252,7 @@ class BackendPool:
         backend = permit.backend
         server = backend.server
         if tokens:
-            for bucket, expected in zip(backend.buckets, permit.expected, strict=False):
+            for bucket, expected in permit.expected:
                 bucket.settle(expected, tokens, permit.size)
         server.limit.answered(permit.slot, now)
         server.breaker.answered()

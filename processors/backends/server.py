@@ -41,7 +41,16 @@ class Parts:
     def set(self, model: str, part: float) -> None:
         """Set the part of one model, 0 <= part <= 1."""
         self._by_model[model] = part
-        self.mean = max(PART_MIN, sum(self._by_model.values()) / len(self._by_model))
+        self._update()
+
+    def follow(self, models: Iterable[str]) -> None:
+        """From now on these are the server's models; a new one has no partition yet."""
+        self._by_model = {model: self._by_model.get(model, 0.0) for model in models}
+        self._update()
+
+    def _update(self) -> None:
+        if self._by_model:
+            self.mean = max(PART_MIN, sum(self._by_model.values()) / len(self._by_model))
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,12 @@ class TokenBucket:
         self._at = math.inf
         """When it was filled last."""
 
+    def set_rate(self, tokens_per_minute: float, now: float) -> None:
+        """Set the rate of all processes; the estimates stay."""
+        self._refill(now)
+        self._per_second = tokens_per_minute / 60
+        self._level = min(self._level, self._full)
+
     def set_part(self, part: float, now: float) -> None:
         """Set this process's part of the rate; the level changes in proportion."""
         self._refill(now)

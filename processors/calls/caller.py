@@ -7,7 +7,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from tidemill.processors.backends.pool import BackendPool, Permit
+from tidemill.processors.backends.backend import Permit
+from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.backends.server import CallOptions
 from tidemill.processors.calls import request_codec
 from tidemill.processors.calls.body_rules import UNCHANGED, BodyRules

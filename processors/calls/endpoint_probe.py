@@ -8,9 +8,11 @@ If it lacks the endpoint, waiting does not help, and the line ends.
 
 import asyncio
 from typing import Final, Protocol
+from weakref import WeakKeyDictionary
 
+from tidemill.processors.backends.backend import NEVER, Backend
 from tidemill.processors.backends.metrics_poller import Getter
-from tidemill.processors.backends.pool import NEVER, Backend, BackendPool
+from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.http.client import Upstream
 from tidemill.schemas import served
@@ -38,9 +40,9 @@ class EndpointProbe:
         self._pool = pool
         self._client = client
         self._asking = asyncio.Lock()
-        self._asked: dict[tuple[Backend, str], tuple[float, bool]] = {}
+        self._asked: WeakKeyDictionary[Backend, dict[str, tuple[float, bool]]] = WeakKeyDictionary()
         """By server and endpoint, the time of the last probe, and whether the endpoint was lacking."""
-        self._lacking: dict[tuple[Backend, str], float] = {}
+        self._lacking: WeakKeyDictionary[Backend, dict[str, float]] = WeakKeyDictionary()
 
     async def lacks(self, endpoint: str, backend: Backend) -> bool:
         """Whether no server of the model has an endpoint, drained servers aside; never raises.
@@ -52,9 +54,9 @@ class EndpointProbe:
         if not await self._lacks(endpoint, backend):
             return False
         now = asyncio.get_running_loop().time()
-        self._lacking[backend, endpoint] = now
+        self._lacking.setdefault(backend, {})[endpoint] = now
         return all(
-            now - self._lacking.get((other, endpoint), NEVER) <= LACKING_SECONDS
+            now - self._lacking.get(other, {}).get(endpoint, NEVER) <= LACKING_SECONDS
             for other in self._pool.backends
             if not other.server.drain
         )
@@ -63,10 +65,11 @@ class EndpointProbe:
         # Lines that fail together wait for one answer.
         async with self._asking:
             now = asyncio.get_running_loop().time()
-            asked_at, is_lacking = self._asked.get((backend, endpoint), (NEVER, False))
+            asked = self._asked.setdefault(backend, {})
+            asked_at, is_lacking = asked.get(endpoint, (NEVER, False))
             if now - asked_at > LISTED_SECONDS:
                 is_lacking = await self._lists(backend) and await self._denies(endpoint, backend)
-                self._asked[backend, endpoint] = now, is_lacking
+                asked[endpoint] = now, is_lacking
             return is_lacking
 
     async def _lists(self, backend: Backend) -> bool:

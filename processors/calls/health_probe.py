@@ -21,10 +21,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import orjson
 
-from tidemill.processors.backends.pool import NEVER, Backend, BackendPool, Permit
+from tidemill.processors.backends.backend import NEVER, Backend, Permit
+from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.calls import request_codec
 from tidemill.processors.calls.body_rules import BodyRules
 from tidemill.processors.calls.request_codec import Success
@@ -75,12 +77,12 @@ class HealthProbe:
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._asked: dict[Backend, tuple[float, int]] = {}
+        self._asked: WeakKeyDictionary[Backend, tuple[float, int]] = WeakKeyDictionary()
         """When each server was probed last, and how many probes in a row failed."""
         self._wait_seconds = wait_seconds
-        self._refused: dict[tuple[Backend, str], int] = {}
+        self._refused: WeakKeyDictionary[Backend, dict[str, int]] = WeakKeyDictionary()
         """By server and endpoint, how many forms of the request it refused."""
-        self._refused_until: dict[tuple[Backend, str], float] = {}
+        self._refused_until: WeakKeyDictionary[Backend, dict[str, float]] = WeakKeyDictionary()
 
     def cannot_help(self, line: Line) -> bool:
         """Whether its server refused all forms of the request, or failed the last probe."""
@@ -138,9 +140,9 @@ class HealthProbe:
         return backend is not None and failures > 0 and not backend.has_answered(endpoint, asked_at)
 
     def _can_ask(self, backend: Backend | None, endpoint: str) -> bool:
-        if backend is None or endpoint not in ENDPOINTS:
+        if backend is None or backend.is_gone or endpoint not in ENDPOINTS:
             return False
-        return self._loop.time() >= self._refused_until.get((backend, endpoint), NEVER)
+        return self._loop.time() >= self._refused_until.get(backend, {}).get(endpoint, NEVER)
 
     def _start(self, permit: Permit, endpoint: str) -> None:
         self._stop_timer()
@@ -164,7 +166,7 @@ class HealthProbe:
     async def _ask(self, permit: Permit, endpoint: str) -> None:
         backend = permit.backend
         began_at = self._loop.time()
-        form = forms(endpoint)[self._refused.get((backend, endpoint), 0)]
+        form = forms(endpoint)[self._refused.get(backend, {}).get(endpoint, 0)]
         body = orjson.dumps({"model": self._model, **form})
         if self._rules is not None:
             body = self._rules.apply(body)
@@ -199,11 +201,11 @@ class HealthProbe:
 
     def _note_refusal(self, backend: Backend, endpoint: str, began_at: float) -> None:
         backend.accepted_at[endpoint] = began_at
-        place = backend, endpoint
-        self._refused[place] = self._refused.get(place, 0) + 1
-        if self._refused[place] == len(forms(endpoint)):
-            del self._refused[place]
-            self._refused_until[place] = self._loop.time() + REFUSED_SECONDS
+        refused = self._refused.setdefault(backend, {})
+        refused[endpoint] = refused.get(endpoint, 0) + 1
+        if refused[endpoint] == len(forms(endpoint)):
+            del refused[endpoint]
+            self._refused_until.setdefault(backend, {})[endpoint] = self._loop.time() + REFUSED_SECONDS
 
 
 def forms(endpoint: str) -> list[dict[str, object]]:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import ssl
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -50,16 +50,26 @@ class Upstream(Protocol):
 class _Route:
     """A server, and the head that all calls of one address share."""
 
-    host: str
-    port: int
-    is_tls: bool
+    place: "Place"
     head: bytes
     secrets: tuple[bytes, ...]
     """The server's key, in each form in which a reply may repeat it."""
+    is_kept: bool
+    """Whether the connection is kept after a call."""
 
 
 Origin = tuple[str, int]
 """Host and port."""
+
+
+class Place(NamedTuple):
+    """Where connections lead to."""
+
+    host: str
+    """Name or address."""
+    port: int
+    tls_name: str | None
+    """The name that the certificate must have; None without TLS."""
 
 
 class Trust(NamedTuple):
@@ -90,8 +100,10 @@ class HttpUpstream:
         self._reply_bytes_max = reply_bytes_max
         self._trusts = trusts or {}
         self._replies = LargeReplies()
-        self._routes: dict[tuple[str, str, str], _Route] = {}
-        self._idle: defaultdict[tuple[str, int, bool], deque[Connection]] = defaultdict(deque)
+        self._routes: dict[tuple[str, str, str, str], _Route] = {}
+        self._idle: defaultdict[Place, deque[Connection]] = defaultdict(deque)
+        self._kept: Container[Origin] | None = None
+        """Where connections without a call are kept; None for everywhere."""
         self._tls: dict[Trust, ssl.SSLContext] = {}
 
     async def post(
@@ -116,20 +128,37 @@ class HttpUpstream:
             page.share.close()
         return page
 
+    def follow(self, trusts: Mapping[Origin, Trust], places: Container[Origin]) -> None:
+        """Follow changed settings: connections to other places close, as soon as they have no call.
+
+        Args:
+            trusts: See `__init__`.
+            places: Hosts, or addresses, and ports of all servers.
+        """
+        for place in list(self._idle):
+            host, port, name = place
+            is_trusted = name is None or trusts.get((name, port)) == self._trusts.get((name, port))
+            if (host, port) not in places or not is_trusted:
+                for connection in self._idle.pop(place):
+                    connection.close()
+        self._trusts = trusts
+        self._kept = places
+        self._routes.clear()
+
     async def _send(
         self, route: _Route, request: bytes, seconds: float, bytes_max: int, body: memoryview = _NOTHING
     ) -> Answer | FailureKind:
         loop = asyncio.get_running_loop()
         start = loop.time()
-        idle = self._idle[route.host, route.port, route.is_tls]
-        if (connection := self._kept(idle, start)) is None:
-            opened = await self._connect(route, min(seconds, CONNECT_SECONDS_MAX))
+        idle = self._idle[route.place]
+        if (connection := self._reused(idle, start)) is None:
+            opened = await self._connect(route.place, min(seconds, CONNECT_SECONDS_MAX))
             if isinstance(opened, FailureKind):
                 return opened
             connection = opened
             seconds -= loop.time() - start
         outcome = await connection.call(request, seconds, bytes_max, body)
-        if connection.is_usable:
+        if connection.is_usable and route.is_kept and self._idle.get(route.place) is idle:
             connection.idle_since = loop.time()
             idle.append(connection)
         else:
@@ -144,7 +173,7 @@ class HttpUpstream:
         self._idle.clear()
 
     @staticmethod
-    def _kept(idle: deque[Connection], now: float) -> Connection | None:
+    def _reused(idle: deque[Connection], now: float) -> Connection | None:
         """The idle connection used last; closes those that were idle for too long."""
         while idle and (not idle[0].is_usable or idle[0].idle_since < now - IDLE_SECONDS_MAX):
             idle.popleft().close()
@@ -153,22 +182,23 @@ class HttpUpstream:
                 return connection
         return None
 
-    async def _connect(self, route: _Route, seconds: float) -> Connection | FailureKind:
+    async def _connect(self, place: Place, seconds: float) -> Connection | FailureKind:
         try:
             async with asyncio.timeout(seconds):
                 _, connection = await asyncio.get_running_loop().create_connection(
                     lambda: Connection(self._replies),
-                    route.host,
-                    route.port,
-                    ssl=self._trust(route) if route.is_tls else None,
+                    place.host,
+                    place.port,
+                    ssl=None if place.tls_name is None else self._trust((place.tls_name, place.port)),
+                    server_hostname=place.tls_name,
                 )
         except (OSError, UnicodeError):
             # OSError: also a timeout, a failed handshake, a missing file. UnicodeError: a host like `host..local`.
             return FailureKind.CONNECT
         return connection
 
-    def _trust(self, route: _Route) -> ssl.SSLContext:
-        trust = self._trusts.get((route.host, route.port), Trust())
+    def _trust(self, named: Origin) -> ssl.SSLContext:
+        trust = self._trusts.get(named, Trust())
         if (context := self._tls.get(trust)) is None:
             files = trust.authorities
             context = ssl.create_default_context(cafile=files[0] if files else None)
@@ -180,24 +210,28 @@ class HttpUpstream:
         return context
 
     def _route(self, method: str, url: str, headers: dict[str, str]) -> _Route:
-        # Two backends with one address may have different keys.
-        key = (method, url, headers.get("authorization", ""))
+        # Two backends with one address may have different keys, or names.
+        key = (method, url, headers.get("authorization", ""), headers.get("host", ""))
         if (route := self._routes.get(key)) is None:
             if len(self._routes) >= ROUTES_MAX:
                 self._routes.clear()
-            route = self._routes[key] = _new_route(method, url, headers)
+            is_kept = self._kept is None or origin(url) in self._kept
+            route = self._routes[key] = _new_route(method, url, headers, is_kept=is_kept)
         return route
 
 
-def _new_route(method: str, url: str, headers: dict[str, str]) -> _Route:
+def _new_route(method: str, url: str, headers: dict[str, str], *, is_kept: bool) -> _Route:
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     fields = {"host": parts.netloc.rpartition("@")[2], **_OWN, **headers}
+    # The URL of a discovered server has an address, and its certificate a name.
+    name = urlsplit(f"//{fields['host']}").hostname or ""
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
     if any(not line.isprintable() for line in lines):
         raise ValueError("an address or a header has invalid characters")
     head = "".join(f"{line}\r\n" for line in lines).encode("latin-1")
-    return _Route(*origin(url), parts.scheme == "https", head, _secrets(headers.get("authorization", "")))
+    place = Place(*origin(url), name if parts.scheme == "https" else None)
+    return _Route(place, head, _secrets(headers.get("authorization", "")), is_kept)
 
 
 def _secrets(authorization: str) -> tuple[bytes, ...]:

@@ -104,11 +104,13 @@ class _Window:
 class _Seen:
     """The calls since the limit was cut."""
 
-    __slots__ = ("all", "cut", "edge")
+    __slots__ = ("all", "cut", "edge", "found")
 
-    def __init__(self, cut: int) -> None:
+    def __init__(self, cut: int, found: int | None = None) -> None:
         self.cut = cut
         """How often it has been cut."""
+        self.found = found
+        """What had been found before `calls_max` was set below it."""
         self.all = _Window(WINDOW_CALLS)
         self.edge = _Window(EDGE_WINDOW_CALLS)
 
@@ -230,6 +232,19 @@ class ConcurrencyLimit:
             trial.open = min(self._step, trial.open + math.ceil(self._step / SLICES))
             trial.next_at = now + SLICE_SECONDS
 
+    def configure(self, calls_max: int, share: float) -> None:
+        """Set the bound and our share; what has been found below the bound stays, and comes back with it."""
+        if (calls_max, share) == (self._calls_max, self._share):
+            return
+        self._calls_max, self._share = calls_max, share
+        found = max(self.sure, self._seen.found or 0)
+        self.sure = min(found, calls_max)
+        self._step = min(self._step, self.sure)
+        self._trial = None
+        # What is in flight was sent under another limit.
+        self._seen = _Seen(self._seen.cut + 1, found if found > calls_max else None)
+        self._limit_probe.reset()
+
     @property
     def ripe_at(self) -> float | None:
         """When more may go out: the next slice, or a trial that may be judged by time alone."""
@@ -327,6 +342,7 @@ class ConcurrencyLimit:
             self._seen.edge.note(refused)
         if not slot.trial and (calls := self._limit_probe.note(self.sure, refused=bool(refused))) is not None:
             self.sure = min(calls, self._calls_max)
+            self._seen.found = None
             self._step = 1
             self._trial = None
             self._seen.cut += 1

@@ -46,7 +46,8 @@ class ResultBatcher(Generic[T]):
 
     def __init__(self, *, linger_seconds: float = LINGER_SECONDS, lines_max: int = RECORD_LINES_MAX) -> None:
         self._batches: dict[str, _Batch[T]] = {}
-        self._lines_max = lines_max
+        self.lines_max = lines_max
+        """Lines of a record."""
         self._linger = linger_seconds
 
     def __len__(self) -> int:
@@ -72,7 +73,7 @@ class ResultBatcher(Generic[T]):
         record.marks.append(mark)
         record.receipts.append(receipt)
         record.size += len(line)
-        full = len(record.lines) >= self._lines_max or record.size >= RECORD_BYTES_MAX
+        full = len(record.lines) >= self.lines_max or record.size >= RECORD_BYTES_MAX
         if full or not more:
             records.append(self._send(batch))
         return records

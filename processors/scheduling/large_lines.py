@@ -11,9 +11,10 @@ the memory, and requests it again once they do.
 
 from collections.abc import Callable, Iterable, Mapping
 
+from tidemill.processors.backends.clocks import Clocks
 from tidemill.processors.lines import Line
 from tidemill.processors.memory_budget import LineBudget, Request
-from tidemill.processors.scheduling.scheduler import Clocks, Scheduler
+from tidemill.processors.scheduling.scheduler import Scheduler
 
 
 class LargeLines:

@@ -53,8 +53,8 @@ class Place(Protocol):
     """Calls of the model."""
 
     @property
-    def base(self) -> str:
-        """Its base URL, which identifies it in all processes."""
+    def name(self) -> str:
+        """Its name, which identifies it in all processes."""
         ...
 
 
@@ -64,16 +64,23 @@ class Prefixes(Generic[T]):
     def __init__(self, key: Callable[[T], int | None], places: Sequence[Place]) -> None:
         """Start without calls of these backends, at least one; `key` returns the prefix of a line, or None."""
         self.key = key
-        self.places = places
-        self._warm: dict[str, OrderedDict[int, None]] = {place.base: OrderedDict() for place in places}
+        self.places: Sequence[Place] = ()
+        self._warm: dict[str, OrderedDict[int, None]] = {}
+        self.follow(places)
+
+    def follow(self, places: Sequence[Place]) -> None:
+        """From now on these are the backends; without any, lines wait at those that there were."""
+        if places and places != self.places:
+            self.places = places
+            self._warm = {place.name: self._warm.get(place.name, OrderedDict()) for place in places}
 
     def has(self, place: Place, key: int) -> bool:
         """Whether the backend was called with a prefix lately."""
-        return key in self._warm[place.base]
+        return key in self._warm[place.name]
 
     def note(self, place: Place, key: int) -> None:
         """Note that the backend is called with a prefix."""
-        warm = self._warm[place.base]
+        warm = self._warm[place.name]
         warm[key] = None
         warm.move_to_end(key)
         if len(warm) > WARM_PREFIXES_MAX:
@@ -81,7 +88,7 @@ class Prefixes(Generic[T]):
 
     def owner(self, key: int) -> Place:
         """The backend that all processes prefer for a prefix (rendezvous hashing)."""
-        return max(self.places, key=lambda place: zlib.crc32(place.base.encode(), key))
+        return max(self.places, key=lambda place: zlib.crc32(place.name.encode(), key))
 
 
 def prefix_key(text: bytes, url: str, size: int) -> int | None:
@@ -104,8 +111,7 @@ def prefixes(model: Model, pool: BackendPool) -> Prefixes[Line] | None:
     """The prefixes of a model's lines; None if the settings do not ask for groups."""
     if (size := model.prefix_bytes) is None:
         return None
-    called = [backend for backend in pool.backends if not backend.server.drain]
-    return Prefixes(lambda line: prefix_key(line.text, line.head.url, size), called or pool.backends)
+    return Prefixes(lambda line: prefix_key(line.text, line.head.url, size), pool.called)
 
 
 @dataclass(slots=True, eq=False)
@@ -244,6 +250,22 @@ class PrefixGroups(Generic[T]):
         self._ready = 0
         return lines
 
+    def follow(self) -> None:
+        """Have a stock for each of the present backends; the lines of those that are gone go to the others."""
+        if self._prefixes is None:
+            return
+        places = self._prefixes.places
+        known = {stock.place: stock for stock in self._stocks}
+        self._stocks = [known.get(place) or _Stock[T](place, taken_at=self._takes) for place in places]
+        for gone in (stock for stock in known.values() if stock not in self._stocks):
+            heir = min(self._stocks, key=lambda stock: stock.lines)
+            heir.ready.extend(gone.ready)
+            heir.held += gone.held
+            for held in self._held.values():
+                if held.stock is gone:
+                    held.stock = heir
+        self._restock()
+
     def _picked(self, chance: float) -> T:
         place = chance * len(self._line_up)
         index = int(place)
@@ -278,7 +300,7 @@ class PrefixGroups(Generic[T]):
 
     def _restock(self) -> None:
         """Open as many groups as the backends need."""
-        while self._line_up:
+        while self._line_up and self._stocks:
             stock = min(self._stocks, key=lambda stock: (self._is_stranded(stock), stock.lines))
             in_flight = stock.place.in_flight
             if stock.lines >= max(AHEAD_LINES_MIN, in_flight + in_flight // 2):

@@ -17,7 +17,8 @@ from heapq import heapify, heappop, heappush
 from itertools import chain
 from typing import Final
 
-from tidemill.processors.backends.pool import BackendPool, Permit
+from tidemill.processors.backends.backend import Permit
+from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.calls.health_probe import HealthProbe
 from tidemill.processors.lines import Line
 

@@ -17,56 +17,14 @@ taken at random and ends the turn, so that good lines are found behind any numbe
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from heapq import heappop, heappush, heapreplace
 from typing import Generic, TypeVar
 
+from tidemill.processors.backends.clocks import Clock, Clocks
 from tidemill.processors.scheduling.prefix_groups import Place, Prefixes, PrefixGroups
 
 T = TypeVar("T")
-
-
-class _Clock:
-    __slots__ = ("active", "queues", "step", "time")
-
-    def __init__(self, weight: float) -> None:
-        self.time = 0.0
-        self.step = 1 / weight
-        self.queues = 0
-        """Schedulers that have the project in their queue."""
-        self.active = 0
-        """Schedulers in which the project has lines."""
-
-
-class Clocks:
-    """The clocks of the projects, for one scheduler or for those of several models."""
-
-    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
-        """Know no project; one without a weight has the weight 1."""
-        self.weights = weights or {}
-        self.now = 0.0
-        """The time of the last turn."""
-        self._clocks: dict[str, _Clock] = {}
-
-    def join(self, project: str) -> _Clock:
-        """Return the clock of a project, which one more scheduler has in its queue."""
-        if (clock := self._clocks.get(project)) is None:
-            clock = self._clocks[project] = _Clock(self.weights.get(project, 1.0))
-        clock.queues += 1
-        return clock
-
-    def leave(self, project: str) -> None:
-        """Note that a scheduler has removed the project from its queue."""
-        clock = self._clocks[project]
-        clock.queues -= 1
-        if not clock.queues:
-            del self._clocks[project]
-
-    def activate(self, clock: _Clock) -> None:
-        """The project has lines in one more scheduler; if it had none, it starts at the time of the others."""
-        if not clock.active:
-            clock.time = max(clock.time, self.now)
-        clock.active += 1
 
 
 class _Batch(Generic[T]):
@@ -99,7 +57,7 @@ class _Project(Generic[T]):
 
     def __init__(self, name: str, batches: dict[str, _Batch[T]]) -> None:
         self.name = name
-        self.clock: _Clock | None = None
+        self.clock: Clock | None = None
         """Set while it is in the queue."""
         self.batches = batches
         self.heap: list[tuple[float, int, _Batch[T]]] = []
@@ -179,6 +137,15 @@ class Scheduler(Generic[T]):
         batch.lines.add(lines)
         self._enlist(batch, len(batch.lines) - before)
 
+    def follow(self, clocks: Clocks) -> None:
+        """Go on with the backends that there are now, and with other clocks."""
+        if clocks is not self._clocks:
+            self._share(clocks)
+        for batch in self._batches.values():
+            before = len(batch.lines)
+            batch.lines.follow()
+            self._enlist(batch, len(batch.lines) - before)
+
     def take(self, at: Place | None = None, *, stretch: int = 1, chance: float | None = None) -> T | None:
         """The next line for the backend `at`, which is needed only with prefixes; None if no line may be called.
 
@@ -241,7 +208,7 @@ class Scheduler(Generic[T]):
         project, clock = self._first()
         return clock.time, project.name, project.earliest().deadline
 
-    def _first(self) -> tuple[_Project[T], _Clock]:
+    def _first(self) -> tuple[_Project[T], Clock]:
         """The project whose clock is the furthest behind; there must be a line."""
         while True:
             at, _, name = self._queue[0]
@@ -272,6 +239,24 @@ class Scheduler(Generic[T]):
             project.clock = None
             self._clocks.leave(project.name)
 
+    def _share(self, clocks: Clocks) -> None:
+        """Share other clocks; the projects that have lines start there at the time of the others."""
+        queued = [project for project in self._projects.values() if project.clock is not None]
+        for project in queued:
+            self._leave(project)
+        self._clocks = clocks
+        self._queue.clear()
+        for project in queued:
+            self._enqueue(project)
+
+    def _enqueue(self, project: _Project[T]) -> None:
+        """Put a project into the queue."""
+        clock = project.clock = self._clocks.join(project.name)
+        if project.lines:
+            self._clocks.activate(clock)
+        self._sequence += 1
+        heappush(self._queue, (clock.time, self._sequence, project.name))
+
     def _new(self, project: str, batch_id: str, deadline: float) -> _Batch[T]:
         if (owner := self._projects.get(project)) is None:
             owner = self._projects[project] = _Project(project, self._batches)
@@ -290,14 +275,11 @@ class Scheduler(Generic[T]):
         if not added:
             return
         project = batch.project
-        is_new = project.clock is None
-        clock = project.clock = project.clock or self._clocks.join(project.name)
-        if not project.lines:
-            self._clocks.activate(clock)
-        if is_new:
-            self._sequence += 1
-            heappush(self._queue, (clock.time, self._sequence, project.name))
+        if not project.lines and project.clock is not None:
+            self._clocks.activate(project.clock)
         self._count(batch, added)
+        if project.clock is None:
+            self._enqueue(project)
         if not batch.in_heap:
             batch.in_heap = True
             self._sequence += 1

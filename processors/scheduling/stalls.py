@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tidemill.processors.backends.pool import Backend, BackendPool
+from tidemill.processors.backends.backend import Backend
+from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.failures import FailureKind
 from tidemill.processors.lines import Pending
 from tidemill.processors.scheduling.failed_lines import FailedGroup, FailedLines

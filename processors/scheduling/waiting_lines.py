@@ -9,15 +9,16 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from tidemill.processors.backends.backend import Permit
 from tidemill.processors.backends.permit_queue import Claim
-from tidemill.processors.backends.pool import FAILED_PART_MAX, BackendPool, Permit
+from tidemill.processors.backends.pool import FAILED_PART_MAX, BackendPool
 from tidemill.processors.calls.health_probe import HealthProbe
 from tidemill.processors.lines import Line
 from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.scheduling.large_lines import LargeLines
 from tidemill.processors.scheduling.prefix_groups import PRIMER_SECONDS_MAX, Prefixes
 from tidemill.processors.scheduling.retry_queue import RetryQueue
-from tidemill.processors.scheduling.scheduler import Clocks, Scheduler
+from tidemill.processors.scheduling.scheduler import Scheduler
 from tidemill.schemas.log.codec import RequestHead
 
 RUN_PART: Final = 4
@@ -34,7 +35,6 @@ class WaitingLines:
         budget: LineBudget,
         *,
         chance: Callable[[], float],
-        clocks: Clocks,
         prefixes: Prefixes[Line] | None,
         calls_max: Callable[[], int],
         wake: Callable[[], None],
@@ -46,12 +46,11 @@ class WaitingLines:
         """
         self._pool = pool
         self._chance = chance
-        self._clocks = clocks
         self._calls_max = calls_max
         self._wake = wake
         self._loop = asyncio.get_running_loop()
-        self._fresh: Scheduler[Line] = Scheduler(clocks, prefixes=prefixes)
-        self._large = LargeLines(budget, clocks.weights, self._wake_soon)
+        self._fresh: Scheduler[Line] = Scheduler(pool.clocks, prefixes=prefixes)
+        self._large = LargeLines(budget, pool.clocks.weights, self._wake_soon)
         self._retries = RetryQueue(pool, probe, wake)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -59,6 +58,10 @@ class WaitingLines:
     def add(self, lines: Iterable[Line], head: RequestHead) -> None:
         """Add the lines of one record in their order."""
         self._fresh.add(lines, project=head.project, batch_id=head.batch_id, deadline=head.deadline)
+
+    def follow(self) -> None:
+        """Note that the pool has other servers or clocks."""
+        self._fresh.follow(self._pool.clocks)
 
     def hold(self, line: Line, at: float) -> None:
         """Let a line wait for another call until `at`, by the event loop's clock."""
@@ -77,7 +80,7 @@ class WaitingLines:
         if (claim := self._fresh.claim()) is not None:
             return Claim(*claim)
         if self._retries.are_due or self._large.ready is not None:
-            return Claim(self._clocks.now, "", math.inf)
+            return Claim(self._pool.clocks.now, "", math.inf)
         return None
 
     def take(self, in_flight: int) -> tuple[Line, Permit] | None:

@@ -10,7 +10,8 @@ from typing import Final
 
 from support.virtual import failed
 
-from tidemill.processors.backends.pool import BackendPool, Permit
+from tidemill.processors.backends.backend import Permit
+from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.limits.server_metrics import ServerMetrics
 
 REFUSAL_SECONDS: Final = 0.001

@@ -19,7 +19,7 @@ class Server:
     def __init__(self, *scripts: list[bytes | None]) -> None:
         self.scripts = list(scripts)
         self.requests: list[bytes] = []
-        self.connections = 0
+        self.connections = self.closed = 0
         self.url = ""
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -36,6 +36,7 @@ class Server:
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
+            self.closed += 1
             writer.close()
 
 

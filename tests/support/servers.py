@@ -1,10 +1,14 @@
-"""Servers and pools for tests that need no settings."""
+"""Servers and pools for tests, with settings and without."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from tidemill.configuration.servers import Model, serving
+from tidemill.configuration.servers import Server as Settings
+from tidemill.processors.backends.backend import Backend
 from tidemill.processors.backends.breaker import PAUSES, Breaker, Pauses
-from tidemill.processors.backends.pool import Backend
 from tidemill.processors.backends.server import Server
+from tidemill.processors.backends.servers import Client, Servers
 from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 
@@ -26,3 +30,16 @@ def backend(
 ) -> Backend:
     """A server that one model uses; `more` are fields of the server."""
     return Backend(server(base, limit, pauses=pauses, **more), Breaker(pauses), buckets)
+
+
+def configured(
+    models: Mapping[str, Model],
+    named: Mapping[str, Settings] | None = None,
+    *,
+    clock: Callable[[], float] = lambda: 0.0,
+    client: Client | None = None,
+) -> Servers:
+    """The servers of a process by settings; `clock` gives Unix time and the loop's."""
+    made = Servers(clock, clock, client=client)
+    made.apply(serving(named or {}, models))
+    return made

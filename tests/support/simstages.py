@@ -21,7 +21,7 @@ from tidemill.kafka.partitions.dead_letters import handle_record
 from tidemill.kafka.partitions.held_records import Unavailable
 from tidemill.kafka.partitions.owner import PartitionOwners
 from tidemill.kafka.producer import partition_of
-from tidemill.processors.backends import pool_factory
+from tidemill.processors.backends.servers import Servers
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
 from tidemill.processors.dispatcher import Dispatcher as ProcessorsStage
@@ -162,8 +162,9 @@ class ProcessorsProcess(Base):
     def __init__(self, world, group: Group, settings: Settings) -> None:
         super().__init__(world, group)
         model = settings.models[MODEL]
-        servers = pool_factory.servers(settings.serving, settings.models, self.process.now)
-        fleet = pool_factory.backend_pool(MODEL, model, servers.values())
+        servers = Servers(self.process.now, self.process.loop.time)
+        servers.apply(settings.serving)
+        fleet = servers.pools[MODEL]
         self._closed = ClosedBatches()
         caller = Caller(
             pool=fleet,

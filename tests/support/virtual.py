@@ -7,7 +7,8 @@ from heapq import heappop, heappush
 
 from support.servers import backend
 
-from tidemill.processors.backends.pool import Backend, BackendPool, Permit
+from tidemill.processors.backends.backend import Backend, Permit
+from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.backends.server import Server as CalledServer
 from tidemill.processors.failures import CallFailure, FailureKind, Fault
 from tidemill.processors.limits.server_metrics import ServerMetrics

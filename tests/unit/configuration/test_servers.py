@@ -2,10 +2,10 @@
 
 import pytest
 from pydantic import ValidationError
+from support.servers import configured
 
 from tidemill.configuration.misconfigured import faults
 from tidemill.configuration.settings import Settings
-from tidemill.processors.backends import pool_factory
 
 A = {"url": "http://a:8000/v1"}
 B = {"url": "http://b/v1"}
@@ -54,10 +54,9 @@ def test_how_many_calls_a_server_may_have(
         servers={"gpu-1": {**A, "max_in_flight": own}},  # type: ignore[dict-item]
         models={name: {"servers": ["gpu-1"], "max_in_flight": limit} for name, limit in named},  # type: ignore[misc]
     )
-    servers = pool_factory.servers(settings.serving, settings.models, lambda: 0.0)
-    assert servers["gpu-1"].calls_max == calls
-    pools = [pool_factory.backend_pool(name, settings.models[name], servers.values()) for name in "mn"]
-    assert [pool.calls_max for pool in pools] == [limit or calls for limit in models]
+    servers = configured(settings.models, settings.servers)
+    assert [server.calls_max for server in servers] == [calls]
+    assert [servers.pools[name].calls_max for name in "mn"] == [limit or calls for limit in models]
 
 
 def model(**settings: object) -> dict[str, object]:

@@ -11,7 +11,9 @@ import pytest
 from support.servers import server as make_server
 from support.simtime import SimulatedLoop, run
 
-from tidemill.processors.backends.pool import Backend, BackendPool
+from tidemill.processors.backends.backend import Backend
+from tidemill.processors.backends.clocks import Clocks
+from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.backends.server import Parts
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
@@ -22,7 +24,6 @@ from tidemill.processors.limits.server_metrics import ServerMetrics
 from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.window import Capacity, PartitionWindow
-from tidemill.processors.scheduling.scheduler import Clocks
 from tidemill.schemas.log import codec
 
 ENDPOINT = "/v1/chat/completions"
@@ -109,7 +110,7 @@ class World:
         self.models = {name: self._dispatcher(name) for name in names}
 
     def _dispatcher(self, name: str) -> Dispatcher:
-        pool = BackendPool([Backend(self.server)], name)
+        pool = BackendPool([Backend(self.server)], name, clocks=self.clocks)
         store: Any = None
         caller = Caller(
             pool=pool, endpoint_probe=EndpointProbe(name, pool, self.engine), upstream=self.engine, store=store,
@@ -119,7 +120,7 @@ class World:
             budget=LineBudget(), outbox=self.log, store=store, closed=ClosedBatches(), clock=self.loop.now,
             chance=lambda: 0.5,
         )  # fmt: skip
-        return Dispatcher(pool, caller, services, clocks=self.clocks)
+        return Dispatcher(pool, caller, services)
 
     def publish(
         self, model: str, batch: str, lines: int, *, project: str = "p", seconds: float = DAY_SECONDS

@@ -2,11 +2,12 @@
 
 import pytest
 from support.backend import Backend as Server
+from support.servers import configured
 
-from tidemill.configuration.servers import Model, serving
-from tidemill.processors.backends import pool_factory
+from tidemill.configuration.servers import Model
 from tidemill.processors.backends.metrics_poller import HEADROOM_SECONDS_MAX, POLL_SECONDS, SILENT_SECONDS_MAX
 from tidemill.processors.backends.permit_queue import Member
+from tidemill.processors.backends.server_settings import poller
 from tidemill.processors.http.client import HttpUpstream
 
 
@@ -32,17 +33,16 @@ class World:
         models = {"m": Model.model_validate({"backends": [named], "max_in_flight": 64})}
         self.now = 1000.0
         self.told = 0
-        found = serving({}, models)
-        made = pool_factory.servers(found, models, lambda: self.now)
-        (self.backend,) = made.values()
+        (self.backend,) = configured(models, clock=lambda: self.now)
         self.backend.set_part("m", 1.0, self.now)
         self.backend.queue.join(Member(lambda: None, self._told))
-        self.pollers = pool_factory.metrics_pollers(found, made, getter=upstream, monotonic=lambda: self.now)
+        self.poller = poller(self.backend, models["m"].backends[0], upstream, lambda: self.now)
 
     async def poll(self) -> float:
         """Poll once; gives the pause after it."""
-        await self.pollers[0].poll()
-        return self.pollers[0].pause_seconds
+        assert self.poller is not None
+        await self.poller.poll()
+        return self.poller.pause_seconds
 
     def _told(self) -> bool:
         self.told += 1
@@ -106,7 +106,7 @@ async def test_a_key_goes_nowhere_else(server: Server, upstream: HttpUpstream, m
 
 async def test_who_is_not_looked_at(upstream: HttpUpstream) -> None:
     """One that is switched off, and one that gets no calls; what others leave cannot be known then."""
-    assert not World(upstream, url="http://127.0.0.1:1/v1", metrics=False).pollers
-    assert not World(upstream, url="http://127.0.0.1:1/v1", drain=True).pollers
+    assert not World(upstream, url="http://127.0.0.1:1/v1", metrics=False).poller
+    assert not World(upstream, url="http://127.0.0.1:1/v1", drain=True).poller
     with pytest.raises(ValueError, match="switched off"):
         World(upstream, url="http://127.0.0.1:1/v1", metrics=False, headroom={})

@@ -3,10 +3,11 @@
 from datetime import UTC, datetime
 
 import pytest
+from support.servers import configured
 
 from tidemill.configuration.schedule import Hours
-from tidemill.configuration.servers import Model, serving
-from tidemill.processors.backends import pool_factory
+from tidemill.configuration.servers import Model
+from tidemill.processors.backends.server_settings import schedule
 
 
 def at(text: str) -> float:
@@ -33,13 +34,13 @@ DAY = {"from": "08:00", "to": "18:00", "max_in_flight": 0}
 )
 def test_the_hours_of_a_week(when: str, calls: int | None) -> None:
     """A range over midnight belongs to the day on which it begins; its end is not part of it."""
-    assert pool_factory.schedule([Hours(**NIGHT), Hours(**DAY)])(at(when)) == calls
+    assert schedule([Hours(**NIGHT), Hours(**DAY)])(at(when)) == calls
 
 
 def test_the_smallest_counts() -> None:
     """Where ranges overlap."""
     both = [Hours(**{**DAY, "max_in_flight": number}) for number in (9, 3)]
-    assert pool_factory.schedule(both)(at("2026-11-23T12:00")) == 3
+    assert schedule(both)(at("2026-11-23T12:00")) == 3
 
 
 @pytest.mark.parametrize("text", ["8", "08:60", "25:00", "a:b", "-1:00"])
@@ -53,7 +54,7 @@ def test_a_backend_has_them_from_its_settings() -> None:
     """With its share and whether it is drained."""
     models = {"m": Model(backends=[{"url": "http://127.0.0.1:1/v1", "hours": [DAY], "share": 0.5, "drain": True}])}
     now = [at("2026-11-23T12:00")]
-    (server,) = pool_factory.servers(serving({}, models), models, lambda: now[-1]).values()
+    (server,) = configured(models, clock=lambda: now[-1])
     server.set_part("m", 1.0, 0.0)
     assert server.allowed(0.0) == 0
     now.append(at("2026-11-23T20:00"))

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from support.servers import backend
 from support.virtual import Sample, Server
 
-from tidemill.processors.backends.pool import Backend, BackendPool
+from tidemill.processors.backends.backend import Backend
+from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 

@@ -7,9 +7,9 @@ import time
 import pytest
 from support.backend import Backend as Server
 from support.backend import Behaviour
+from support.servers import configured
 
-from tidemill.configuration.servers import Model, serving
-from tidemill.processors.backends import pool_factory
+from tidemill.configuration.servers import Model
 from tidemill.processors.backends.breaker import ROW_NEW
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import LISTED_SECONDS, EndpointProbe
@@ -53,8 +53,7 @@ class World:
 
     def __init__(self, upstream, folder, *named):
         models = {"m": Model.model_validate({"backends": list(named)})}
-        servers = pool_factory.servers(serving({}, models), models, time.time)
-        self.fleet = pool_factory.backend_pool("m", models["m"], servers.values())
+        self.fleet = configured(models, clock=time.time).pools["m"]
         self.fleet.set_part(1.0, 0.0)
         self.menu = EndpointProbe("m", self.fleet, upstream)
         self._caller = Caller(

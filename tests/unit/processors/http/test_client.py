@@ -3,14 +3,16 @@
 import asyncio
 import ssl
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import orjson
 import pytest
-from support.scripted_server import ANSWER, OK, SECONDS, post, serving
+from support.scripted_server import ANSWER, OK, SECONDS, Server, post, serving
+from support.waiting import until
 
 from tidemill import __version__
 from tidemill.processors.failures import Answer, FailureKind
-from tidemill.processors.http.client import HttpUpstream
+from tidemill.processors.http.client import HttpUpstream, Trust
 
 SHORT_SECONDS = 0.2
 OWN = b"user-agent: tidemill/%b\r\naccept-encoding: identity\r\n" % __version__.encode()
@@ -159,3 +161,51 @@ async def test_a_call_ends_at_its_timeout_or_cancellation() -> None:
         assert call.cancelled()
         assert await post(server, client) == ANSWER
         assert server.connections == 3
+
+
+def port_of(server: Server) -> int:
+    return urlsplit(server.url).port or 0
+
+
+async def test_connections_to_a_place_that_is_gone_are_closed() -> None:
+    """An idle one at once, that of a call in flight after its answer; no other is kept there."""
+    async with serving([OK], [OK], [OK], [OK]) as (server, client):
+        here = {("127.0.0.1", port_of(server))}
+        client.follow({}, here)
+        assert await post(server, client) == ANSWER
+        client.follow({}, here)
+        assert await post(server, client) == ANSWER
+        assert (server.connections, server.closed) == (1, 0)
+        client.follow({}, ())
+        await until(lambda: server.closed == 1, "the idle connection")
+        client.follow({}, here)
+        call = asyncio.ensure_future(post(server, client))
+        await asyncio.sleep(0)
+        client.follow({}, ())
+        assert await call == ANSWER
+        await until(lambda: server.closed == 2, "the connection of the call")
+        assert await post(server, client) == ANSWER
+        await until(lambda: server.closed == 3, "a connection after that")
+
+
+async def test_a_changed_trust_counts_for_the_next_call(tls: ssl.SSLContext) -> None:
+    """A connection that was trusted before is not used again."""
+    async with serving([OK], [OK], tls=tls, ca_file=CERTIFICATE) as (server, client):
+        assert await post(server, client) == ANSWER
+        here = ("127.0.0.1", port_of(server))
+        client.follow({}, {here})
+        assert await post(server, client) is FailureKind.CONNECT
+        client.follow({here: Trust((CERTIFICATE,))}, {here})
+        assert await post(server, client) == ANSWER
+
+
+async def test_a_server_is_called_at_an_address_by_its_name(tls: ssl.SSLContext) -> None:
+    """The certificate is checked against the name of the `host` header, and not against the address."""
+    async with serving([OK], [OK], tls=tls) as (server, client):
+        port = port_of(server)
+        client.follow({(name, port): Trust((CERTIFICATE,)) for name in ("localhost", "other.example")}, ())
+        answer = await client.post(server.url, {"host": f"localhost:{port}"}, b"{}", SECONDS)
+        assert answer == ANSWER
+        assert b"\r\nhost: localhost:%d\r\n" % port in server.requests[0]
+        refused = await client.post(server.url, {"host": f"other.example:{port}"}, b"{}", SECONDS)
+        assert refused is FailureKind.CONNECT

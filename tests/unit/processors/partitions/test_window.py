@@ -6,8 +6,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidemill.processors.backends.clocks import Clocks
 from tidemill.processors.partitions.window import Capacity, Entry, PartitionWindow
-from tidemill.processors.scheduling.scheduler import Clocks, Scheduler
+from tidemill.processors.scheduling.scheduler import Scheduler
 
 
 class Handle:

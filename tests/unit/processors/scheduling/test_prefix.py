@@ -5,9 +5,9 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.servers import configured
 
-from tidemill.configuration.servers import Model, serving
-from tidemill.processors.backends import pool_factory
+from tidemill.configuration.servers import Model
 from tidemill.processors.lines import Line
 from tidemill.processors.scheduling.prefix_groups import prefix_key, prefixes
 from tidemill.schemas.endpoints import ENDPOINTS
@@ -65,12 +65,12 @@ def test_groups_are_off_by_default() -> None:
     """And a backend that is drained is given no group."""
     backends = ({"url": "http://a/v1", "drain": True}, {"url": "http://b/v1"})
     plain = Model.model_validate({"backends": backends})
-    servers = pool_factory.servers(serving({}, {"m": plain}), {"m": plain}, lambda: 0.0).values()
-    assert prefixes(plain, pool_factory.backend_pool("m", plain, servers)) is None
+    pool = configured({"m": plain}).pools["m"]
+    assert prefixes(plain, pool) is None
     model = Model.model_validate({"backends": backends, "prefix_bytes": 64})
-    made = prefixes(model, pool_factory.backend_pool("m", model, servers))
+    made = prefixes(model, pool)
     assert made is not None
-    assert [place.base for place in made.places] == ["http://b/v1"]
+    assert [place.name for place in made.places] == ["b:80"]
     head = RequestHead(batch_id="b", project="p", first=0, deadline=0, url="/v1/completions")
     texts = [line(head.url, "x" * 64 + tail) for tail in ("one", "two")]
     keys = {made.key(Line(head, index, text, entry=None)) for index, text in enumerate(texts)}  # type: ignore[arg-type]

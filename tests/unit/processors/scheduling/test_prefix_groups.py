@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidemill.processors.backends.clocks import Clocks
 from tidemill.processors.scheduling.prefix_groups import (
     AHEAD_LINES_MIN,
     SPAN_LINES,
@@ -26,7 +27,7 @@ Item = tuple[int, int | None]
 class Place:
     """A backend that keeps so many beginnings of prompts, each from the end of its prefill on."""
 
-    base: str = "http://a/v1"
+    name: str = "a"
     in_flight: int = 0
     cached_max: int = 20
     cached: OrderedDict[int | None, None] = field(default_factory=OrderedDict)
@@ -214,15 +215,19 @@ def test_a_group_waits_for_its_backend_within_a_span() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["add", "take", "pick", "primed", "drop", "clear"]), st.integers(0, 5)),
+        st.tuples(
+            st.sampled_from(["add", "take", "pick", "primed", "drop", "clear", "places"]), st.integers(0, 5)
+        ),
         max_size=120,
     ),
-    st.integers(1, 3),
+    st.integers(0, 3),
 )
 def test_no_sequence_of_calls_loses_a_line(steps: list[tuple[str, int]], backends: int) -> None:
-    """Lines come and go, batches are dropped and come again; what goes in comes out once."""
-    places = [Place(f"http://{number}/v1") for number in range(backends)]
-    waiting: Scheduler[Item] = Scheduler(prefixes=prefixes(*places))
+    """Lines and backends come and go, batches are dropped and come again; what goes in comes out once."""
+    known = [Place(f"http://{number}/v1") for number in range(3)]
+    places = known[:backends]
+    shared = prefixes(*places)
+    waiting: Scheduler[Item] = Scheduler(prefixes=shared)
     inside: dict[Item, str] = {}
     called: list[tuple[Item, str]] = []
     for number, (step, which) in enumerate(steps):
@@ -234,10 +239,14 @@ def test_no_sequence_of_calls_loses_a_line(steps: list[tuple[str, int]], backend
             inside |= dict.fromkeys(items, batch)
         elif step in {"take", "pick"}:
             chance = which / 6 if step == "pick" else None
-            if (item := waiting.take(places[which % backends], chance=chance)) is not None:
+            if places and (item := waiting.take(places[which % len(places)], chance=chance)) is not None:
                 called.append((item, inside.pop(item)))
         elif step == "primed" and called:
             waiting.primed(called.pop(which % len(called))[0])
+        elif step == "places":
+            places = known[which % 3 :]
+            shared.follow(places)
+            waiting.follow(Clocks())
         elif step == "drop":
             assert set(waiting.drop(batch)) == {item for item, other in inside.items() if other == batch}
             inside = {item: other for item, other in inside.items() if other != batch}
@@ -247,21 +256,26 @@ def test_no_sequence_of_calls_loses_a_line(steps: list[tuple[str, int]], backend
         assert len(waiting) <= len(inside)
     for item, _ in called:
         waiting.primed(item)
-    while inside:
-        item = waiting.take(places[0])
-        assert item is not None
-        del inside[item]
-        waiting.primed(item)
+    shared.follow(known)
+    waiting.follow(Clocks())
+    assert set(iter(lambda: taken(waiting, known[0]), None)) == set(inside)
     assert not waiting
+
+
+def taken(waiting: Scheduler[Item], place: Place) -> Item | None:
+    """The next line, whose call ends at once."""
+    if (item := waiting.take(place)) is not None:
+        waiting.primed(item)
+    return item
 
 
 def test_a_group_stays_with_its_backend() -> None:
     """All processes think alike of whose it is, and a backend is given those of its own while there are any."""
     places = [Place(f"http://{number}/v1") for number in range(3)]
     shared = prefixes(*places)
-    assert {shared.owner(key).base for key in range(100)} == {place.base for place in places}
+    assert {shared.owner(key).name for key in range(100)} == {place.name for place in places}
     other = prefixes(*reversed(places))
-    assert [shared.owner(key).base for key in range(100)] == [other.owner(key).base for key in range(100)]
+    assert [shared.owner(key).name for key in range(100)] == [other.owner(key).name for key in range(100)]
     waiting = order([(number, number % 100) for number in range(1000)], shared)
     at = Counter[bool]()
     for turn in range(300):

@@ -7,7 +7,8 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.processors.scheduling.scheduler import Clocks, Scheduler
+from tidemill.processors.backends.clocks import Clocks
+from tidemill.processors.scheduling.scheduler import Scheduler
 
 Item = tuple[str, str, int]
 """Project, batch, number."""

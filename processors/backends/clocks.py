@@ -1,0 +1,48 @@
+"""The clocks of projects, by which schedulers decide whose turn it is; see `scheduling/scheduler.py`."""
+
+from collections.abc import Mapping
+
+
+class Clock:
+    """The clock of one project."""
+
+    __slots__ = ("active", "queues", "step", "time")
+
+    def __init__(self, weight: float) -> None:
+        self.time = 0.0
+        self.step = 1 / weight
+        self.queues = 0
+        """Schedulers that have the project in their queue."""
+        self.active = 0
+        """Schedulers in which the project has lines."""
+
+
+class Clocks:
+    """The clocks of the projects, for one scheduler or for those of several models."""
+
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        """Know no project; one without a weight has the weight 1."""
+        self.weights = weights or {}
+        self.now = 0.0
+        """The time of the last turn."""
+        self._clocks: dict[str, Clock] = {}
+
+    def join(self, project: str) -> Clock:
+        """Return the clock of a project, which one more scheduler has in its queue."""
+        if (clock := self._clocks.get(project)) is None:
+            clock = self._clocks[project] = Clock(self.weights.get(project, 1.0))
+        clock.queues += 1
+        return clock
+
+    def leave(self, project: str) -> None:
+        """Note that a scheduler has removed the project from its queue."""
+        clock = self._clocks[project]
+        clock.queues -= 1
+        if not clock.queues:
+            del self._clocks[project]
+
+    def activate(self, clock: Clock) -> None:
+        """The project has lines in one more scheduler; if it had none, it starts at the time of the others."""
+        if not clock.active:
+            clock.time = max(clock.time, self.now)
+        clock.active += 1

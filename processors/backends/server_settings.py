@@ -1,0 +1,139 @@
+"""Makes a server of `servers.py` what its settings say."""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from tidemill.configuration.schedule import Hours
+from tidemill.configuration.servers import IN_FLIGHT_MAX, Model, Serving
+from tidemill.configuration.servers import Server as Settings
+from tidemill.processors.backends.metrics_poller import Getter, MetricsPoller
+from tidemill.processors.backends.server import PART_MIN, CallOptions, Parts, Server
+from tidemill.processors.backends.token_bucket import TokenBucket
+from tidemill.processors.http.client import Origin, Trust, origin
+from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
+from tidemill.processors.limits.headroom import Headroom
+from tidemill.processors.limits.load_feedback import LoadFeedback
+from tidemill.schemas.ports import Clock, Monotonic
+from tidemill.schemas.resources.waiting import Reason
+
+_PLAIN: Final = {"content-type": "application/json", "accept": "application/json"}
+
+
+def made(name: str, base: str, calls_max: int) -> Server:
+    """A server that has not been called; `configure` does the rest."""
+    return Server(name, base, ConcurrencyLimit(calls_max), calls_max, parts=Parts(()))
+
+
+def configure(server: Server, settings: Settings, before: Settings | None, clock: Clock, now: float) -> None:
+    """Make a server what its settings say; what its limit, breaker and bucket have learnt stays.
+
+    Args:
+        server: With the `calls_max` that it has now.
+        settings: Its settings.
+        before: The settings that it had; None for a new server.
+        clock: Unix time, for the schedule.
+        now: The event loop's time.
+    """
+    server.limit.configure(server.calls_max, settings.share)
+    server.options = CallOptions(
+        _headers(settings, settings.api_key),
+        priority_by_deadline=settings.priority_by_deadline,
+        deadline_header=settings.deadline_header,
+    )
+    server.scheduled_limit = _scheduled_limit(settings, clock)
+    server.drain = Reason.DRAINED if settings.drain else Reason.ACCESS if settings.lack else None
+    server.bucket = bucket(server.bucket, settings.tokens_per_minute, server.parts.mean, now)
+    if before is None or settings.headroom != before.headroom:
+        headroom = settings.headroom
+        server.headroom = None if headroom is None else Headroom(headroom.requests_max, headroom.calls_min)
+        server.load_feedback = LoadFeedback(yields=headroom is not None)
+
+
+def poller(server: Server, settings: Settings, getter: Getter, monotonic: Monotonic) -> MetricsPoller | None:
+    """What polls its metrics page; None if it has none, or gets no calls."""
+    if (url := settings.metrics_url) is None or server.drain:
+        return None
+    headers = dict(_PLAIN)
+    if origin(url) == origin(settings.base):
+        # Its key and its headers go only to its own origin.
+        headers = _headers(settings, settings.api_key)
+    return MetricsPoller(server, url, headers, getter=getter, monotonic=monotonic)
+
+
+def calls_max(settings: Settings, models: Iterable[Model]) -> int:
+    """Calls that all processes together may have in flight at a server of these models."""
+    own = [model.max_in_flight for model in models if model.max_in_flight is not None]
+    return settings.max_in_flight or max(own, default=IN_FLIGHT_MAX)
+
+
+def bucket(
+    before: TokenBucket | None, tokens_per_minute: int | None, part: float, now: float
+) -> TokenBucket | None:
+    """The bucket of a rate: the one from before, if there is one, else a new one with this process's part."""
+    if tokens_per_minute is None:
+        return None
+    if before is None:
+        before = TokenBucket(tokens_per_minute)
+        before.set_part(max(PART_MIN, part), now)
+    else:
+        before.set_rate(tokens_per_minute, now)
+    return before
+
+
+def trusts(serving: Serving) -> dict[Origin, Trust]:
+    """The authorities to trust and the certificate to show, by origin; the authorities of all its servers.
+
+    Servers whose files are missing have none: they get no calls.
+    """
+    found: dict[Origin, Trust] = {}
+    for settings in serving.servers.values():
+        if settings.lack is not None:
+            continue
+        files = () if settings.ca_file is None else (settings.ca_file,)
+        client = None
+        if settings.client_cert_file is not None:
+            client = settings.client_cert_file, settings.client_key_file
+        own = Trust(files, client)
+        for place in {origin(settings.base), origin(settings.metrics_url or settings.base)}:
+            known = found.setdefault(place, own)
+            found[place] = Trust(tuple(dict.fromkeys((*known.authorities, *files))), known.client or client)
+    return found
+
+
+def schedule(ranges: Sequence[Hours]) -> Callable[[float], int | None]:
+    """A function of Unix time that gives the calls in flight which a schedule allows; None outside all ranges.
+
+    Where ranges overlap, the smallest number counts. A range may go over midnight. Hours are in UTC.
+    """
+
+    def at(now: float) -> int | None:
+        minute = int(now // 60) % 1440
+        day = datetime.fromtimestamp(now, UTC).isoweekday()
+        return min((one.max_in_flight for one in ranges if _covers(one, minute, day)), default=None)
+
+    return at
+
+
+def _scheduled_limit(settings: Settings, clock: Clock) -> Callable[[], int | None] | None:
+    # The limit is looked up for each call, and working out the day of the week takes time.
+    if not settings.hours:
+        return None
+    at = schedule(settings.hours)
+    return lambda: at(clock())
+
+
+def _headers(settings: Settings, key: str | None) -> dict[str, str]:
+    headers = {**_PLAIN, **settings.headers}
+    if key:
+        headers["authorization"] = f"Bearer {key}"
+    return headers
+
+
+def _covers(one: Hours, minute: int, day: int) -> bool:
+    """Whether a range covers a minute of a day; a range over midnight belongs to the day on which it began."""
+    start, end = one.start, one.end
+    if start < end:
+        return start <= minute < end and day in one.days
+    before = 7 if day == 1 else day - 1
+    return (minute >= start and day in one.days) or (minute < end and before in one.days)

@@ -1,0 +1,203 @@
+"""The servers of a process by name, and the pool of each model; both follow the settings while calls go on.
+
+A server whose settings change stays the same object, so what its limit has found and what its breaker knows stays;
+an open breaker lets a probe through at once. A server with another address is another server. A server that is
+gone gets no new call; it is forgotten when its last call has ended. All changes happen in one step of the event
+loop, so no call sees half of them.
+"""
+
+import asyncio
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from tidemill.configuration.servers import Model, Serving
+from tidemill.configuration.servers import Server as Settings
+from tidemill.processors.backends import server_settings
+from tidemill.processors.backends.clocks import Clocks
+from tidemill.processors.backends.metrics_poller import Getter
+from tidemill.processors.backends.pool import BackendPool
+from tidemill.processors.backends.server import Server
+from tidemill.processors.http.client import Origin, Trust, origin
+from tidemill.schemas.ports import Clock, Monotonic
+
+
+class Client(Getter, Protocol):
+    """The HTTP client that the servers are called with."""
+
+    def follow(self, trusts: Mapping[Origin, Trust], places: Container[Origin]) -> None:
+        """Set the TLS settings by origin, and the places to which connections are kept."""
+        ...
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A server, and what polls its metrics."""
+
+    server: Server
+    settings: Settings
+    poller: "asyncio.Task[None] | None" = None
+
+
+class Servers:
+    """The servers of a process."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        monotonic: Monotonic,
+        *,
+        client: Client | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        """Know no server.
+
+        Args:
+            clock: Unix time, for schedules.
+            monotonic: The event loop's time.
+            client: The HTTP client; without it no metrics are polled.
+            weights: Of projects; one that is not named has the weight 1.
+        """
+        self.pools: dict[str, BackendPool] = {}
+        """By model, in the order of the settings."""
+        self._clock = clock
+        self._monotonic = monotonic
+        self._client = client
+        self._weights = weights
+        self._entries: dict[str, _Entry] = {}
+        self._leaving: list[Server] = []
+        """Servers that are gone and have calls in flight."""
+
+    def __iter__(self) -> Iterator[Server]:
+        """Iterate over all servers, those included that are gone and have calls in flight."""
+        return iter([entry.server for entry in self._entries.values()] + self._leaving)
+
+    def apply(self, serving: Serving, names: Iterable[str] | None = None) -> None:
+        """Follow the settings.
+
+        Args:
+            serving: All servers and models.
+            names: The models of this process, by default all, and those that it had. A model without settings
+                has a pool without servers, so its lines wait.
+        """
+        now, models = self._monotonic(), serving.models
+        own = dict.fromkeys((*models, *self.pools) if names is None else names)
+        called = {server for model in own for server in serving.by_model.get(model, ())}
+        by_server: dict[str, list[str]] = {}
+        for model, servers in serving.by_model.items():
+            for name in servers:
+                by_server.setdefault(name, []).append(model)
+        self._leaving = [server for server in self._leaving if server.in_flight]
+        for name, entry in list(self._entries.items()):
+            if name not in called or entry.server.base != serving.servers[name].base:
+                self._remove(name)
+        for name in sorted(called):
+            self._set(name, serving.servers[name], {model: models[model] for model in by_server[name]}, now)
+        self._set_pools(serving, {name: models.get(name) for name in own}, now)
+        self._share_clocks(serving)
+        self._tell(serving)
+
+    async def close(self) -> None:
+        """Stop polling."""
+        pollers = [entry.poller for entry in self._entries.values() if entry.poller is not None]
+        for poller in pollers:
+            poller.cancel()
+        await asyncio.gather(*pollers, return_exceptions=True)
+
+    def _remove(self, name: str) -> None:
+        entry = self._entries.pop(name)
+        if entry.poller is not None:
+            entry.poller.cancel()
+        if entry.server.in_flight:
+            self._leaving.append(entry.server)
+
+    def _set(self, name: str, settings: Settings, models: Mapping[str, Model], now: float) -> None:
+        """Add a server, or change its settings."""
+        calls_max = server_settings.calls_max(settings, models.values())
+        entry = self._entries.get(name)
+        before = None if entry is None else (entry.settings, entry.server.drain)
+        if entry is None:
+            entry = self._entries[name] = _Entry(server_settings.made(name, settings.base, calls_max), settings)
+        server = entry.server
+        server.calls_max = calls_max
+        server.parts.follow(models)
+        server_settings.configure(server, settings, None if before is None else before[0], self._clock, now)
+        entry.settings = settings
+        if (settings, server.drain) != before:
+            self._poll(entry)
+            server.breaker.retry()
+            for pool in self.pools.values():
+                for backend in pool.backends:
+                    if backend.server is server:
+                        backend.breaker.retry()
+
+    def _poll(self, entry: _Entry) -> None:
+        """Poll the metrics of a server from its present address, with its present headers."""
+        if entry.poller is not None:
+            entry.poller.cancel()
+            entry.poller = None
+        if self._client is None:
+            return
+        poller = server_settings.poller(entry.server, entry.settings, self._client, self._monotonic)
+        if poller is None:
+            entry.server.limit.release()
+        else:
+            entry.poller = asyncio.get_running_loop().create_task(poller.run())
+
+    def _set_pools(self, serving: Serving, own: Mapping[str, Model | None], now: float) -> None:
+        before = self.pools
+        self.pools = {
+            name: before.get(name) or BackendPool([], name, clocks=Clocks(self._weights)) for name in own
+        }
+        for name, pool in self.pools.items():
+            if (model := own[name]) is None:
+                pool.configure([], calls_max=None, now=now)
+                continue
+            pool.paused = model.paused
+            pool.bucket = server_settings.bucket(pool.bucket, model.tokens_per_minute, pool.part, now)
+            servers = [self._entries[server].server for server in serving.by_model[name]]
+            pool.configure(servers, calls_max=model.max_in_flight, now=now)
+        for name in before.keys() - self.pools.keys():
+            before[name].configure([], calls_max=None, now=now)
+
+    def _share_clocks(self, serving: Serving) -> None:
+        """Let models that share servers, directly or through others, share the clocks of projects."""
+        taken: set[Clocks] = set()
+        for group in _groups({name: serving.by_model.get(name, ()) for name in self.pools}):
+            of_group = [self.pools[name].clocks for name in group]
+            clocks = next((one for one in of_group if one not in taken), None) or Clocks(self._weights)
+            taken.add(clocks)
+            for name in group:
+                self.pools[name].clocks = clocks
+
+    def _tell(self, serving: Serving) -> None:
+        """Let connections, servers and models act on the changes."""
+        if self._client is not None:
+            urls = [entry.server.base for entry in self._entries.values()]
+            urls += [entry.settings.metrics_url or entry.server.base for entry in self._entries.values()]
+            self._client.follow(server_settings.trusts(serving), {origin(url) for url in urls})
+        for pool in self.pools.values():
+            pool.changed()
+        for entry in self._entries.values():
+            entry.server.queue.changed()
+
+
+def _groups(servers: Mapping[str, Iterable[str]]) -> list[list[str]]:
+    """The models that share servers, directly or through others; each group in the order of the models."""
+    parents: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while (parent := parents.setdefault(name, name)) != name:
+            parents[name] = name = parents.setdefault(parent, parent)
+        return name
+
+    first: dict[str, str] = {}
+    for model, named in servers.items():
+        for name in named:
+            first.setdefault(model, name)
+            parents[root(name)] = root(first[model])
+    groups: dict[str, list[str]] = {}
+    for model in servers:
+        key = root(first[model]) if model in first else f"/{model}"
+        groups.setdefault(key, []).append(model)
+    return list(groups.values())
