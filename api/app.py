@@ -18,7 +18,19 @@ from tidemill.api.anthropic import routes as message_batches
 from tidemill.api.batches import file_removal
 from tidemill.api.dependencies import Access, Dependencies
 from tidemill.api.http.server import Server
-from tidemill.api.routes import audit, batches, dashboard, files, keys, reruns, results, service, uploads, usage
+from tidemill.api.routes import (
+    audit,
+    batches,
+    dashboard,
+    files,
+    keys,
+    reruns,
+    results,
+    servers,
+    service,
+    uploads,
+    usage,
+)
 from tidemill.api.view.sqlite import Database
 from tidemill.api.view.view import Record, View
 from tidemill.configuration import signing_keys
@@ -79,6 +91,7 @@ def create_app(deps: Dependencies) -> FastAPI:
         usage,
         keys,
         audit,
+        servers,
         service,
         dashboard,
     ):

@@ -232,6 +232,9 @@ ReadingCaller = Annotated[Principal, Depends(Authentication(Role.READ))]
 AdminCaller = Annotated[Principal, Depends(Authentication(Role.ADMIN))]
 """The caller: an admin of the project, or an operator."""
 
+OperatorCaller = Annotated[Principal, Depends(Authentication(Role.OPERATOR))]
+"""The caller: an operator."""
+
 
 def json(content: bytes | BaseModel) -> Response:
     """A JSON response with status 200."""

@@ -166,6 +166,16 @@ def unknown_parameter(param: str) -> ApiError:
     return invalid(f"Unknown parameter: '{shown}'.", param=shown, code="unknown_parameter")
 
 
+def no_entry(name: str) -> ApiError:
+    """No server or model has the name."""
+    return ApiError(404, f"No server or model found with the name '{shorten(name)}'.")
+
+
+def another_revision(name: str) -> ApiError:
+    """The object has changed since the caller read it."""
+    return ApiError(412, f"'{shorten(name)}' does not have this revision.", code="revision_mismatch")
+
+
 def no_key_with(key_id: str) -> ApiError:
     """No key has the id."""
     return ApiError(404, f"No key found with id '{shorten(key_id)}'.")

@@ -65,7 +65,6 @@ _COMMANDS = """# Commands
 _LETTERS = {
     Operation.READ: "R",
     Operation.WRITE: "W",
-    Operation.CREATE: "N",
     Operation.DESCRIBE: "D",
     Operation.DESCRIBE_CONFIGS: "C",
 }

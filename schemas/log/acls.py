@@ -1,8 +1,7 @@
 """The Kafka ACLs of each role, derived from the table of topics.
 
 A role is a stage, `producers` (direct producers of `tidemill.intake`), or `operator` (the commands `dead`,
-`rebuild`, `doctor`). An administrator creates topics and ACLs. No role may create, alter or delete anything,
-except that the api creates the request topics of models.
+`rebuild`, `doctor`). An administrator creates topics and ACLs. No role may create, alter or delete anything.
 
 Kafka lets a principal with read or write access describe the topic, and one with write access to any topic be an
 idempotent producer; so neither needs an ACL.
@@ -53,7 +52,6 @@ class Operation(IntEnum):
 
     READ = 3
     WRITE = 4
-    CREATE = 5
     DESCRIBE = 8
     DESCRIBE_CONFIGS = 10
 
@@ -89,8 +87,6 @@ def _of_topics(role: str) -> Iterable[Acl]:
         may = {
             Operation.READ: role in row.read_by,
             Operation.WRITE: role in row.written_by,
-            # A model may be added while everything runs.
-            Operation.CREATE: role == "api" and is_of_requests(row.name),
             Operation.DESCRIBE: role == OPERATOR and not row.concerns(role),
             # The stages compare the retention of these topics with what batches need.
             Operation.DESCRIBE_CONFIGS: role == OPERATOR or (role in _LOOKS_AT_RETENTION and row.is_needed),

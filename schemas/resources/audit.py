@@ -22,5 +22,8 @@ class Action(StrEnum):
     REPLAY_CREATE = "replay.create"
     FILE_DELETE = "file.delete"
     UPLOAD_CANCEL = "upload.cancel"
+    CATALOG_SET = "catalog.set"
+    """A server or a model was added or changed; the record has the names of its settings."""
+    CATALOG_REMOVE = "catalog.remove"
     SETTINGS_CHANGE = "settings.change"
     """An api process started with changed settings."""

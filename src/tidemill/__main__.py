@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli import batches, dead_letters, keys, maintenance, produce, reports, reruns, run, services, stages
+from tidemill.cli import (
+    batches,
+    catalog,
+    dead_letters,
+    keys,
+    maintenance,
+    produce,
+    reports,
+    reruns,
+    run,
+    services,
+)
 
 app = typer.Typer(
     name="tidemill",
@@ -31,14 +42,17 @@ _PANELS = {
         batches.delete,
     ),
     "Keys and usage": (keys.app, reports.usage, reports.audit),
+    "Servers and models": (catalog.servers, catalog.models, catalog.apply),
     "Service": (services.up, maintenance.doctor, services.backend_demo, services.bench),
-    "Stages of a cluster": (stages.api, stages.ingest, stages.processors, stages.results),
+    "Stages of a cluster": (services.api, services.ingest, services.processors, services.results),
     "Operation": (dead_letters.app, maintenance.rebuild, maintenance.purge, maintenance.acls),
 }
 _NAMES = {
     batches.list_batches: "list",
     services.backend_demo: "backend-demo",
     keys.app: "keys",
+    catalog.servers: "servers",
+    catalog.models: "models",
     dead_letters.app: "dead",
 }
 

@@ -4,9 +4,11 @@ import asyncio
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 from support.backend import Backend
+from support.catalog import change
 
 from tidemill.kafka.producer import Log
 from tidemill.schemas.log import topics
@@ -68,10 +70,10 @@ def test_a_broker_that_does_not_answer(stack, tmp_path):
 
 def test_a_backend_that_does_not_answer(stack, tmp_path):
     """A warning: lines wait for it."""
-    models = '{"m": {"backends": [{"url": "http://127.0.0.1:1/v1"}]}}'
-    code, words = doctor(stack, **stack.way_in("operator"), TIDEMILL_DATA=str(tmp_path), TIDEMILL_MODELS=models)
+    with added(stack, "http://127.0.0.1:1/v1"):
+        code, words = doctor(stack, **stack.way_in("operator"), TIDEMILL_DATA=str(tmp_path))
     assert code == 0, words
-    assert "warn  server 127.0.0.1:1 (http://127.0.0.1:1/v1): GET /models: Connection refused" in words
+    assert "warn  server s (http://127.0.0.1:1/v1): GET /models: Connection refused" in words
 
 
 def test_a_backend_that_lacks_an_endpoint(stack, tmp_path):
@@ -79,10 +81,19 @@ def test_a_backend_that_lacks_an_endpoint(stack, tmp_path):
     with Backend() as server:
         server.lists = ("m",)
         server.lacks = frozenset({"/v1/embeddings"})
-        models = f'{{"m": {{"backends": [{{"url": "{server.url}"}}]}}}}'
-        code, words = doctor(
-            stack, **stack.way_in("operator"), TIDEMILL_DATA=str(tmp_path), TIDEMILL_MODELS=models
-        )
+        with added(stack, server.url):
+            code, words = doctor(stack, **stack.way_in("operator"), TIDEMILL_DATA=str(tmp_path))
     assert code == 0, words
     assert f"({server.url}): serves m, but not at /v1/embeddings" in words
     assert 'endpoints = ["/v1/chat/completions", "/v1/completions", "/v1/responses"]' in words
+
+
+@contextmanager
+def added(stack, url):
+    """A server and a model of the service, for as long as the block lasts."""
+    settings = {"server/s": {"url": url}, "model/m": {"servers": ["s"]}}
+    asyncio.run(change(stack.cluster(), settings))
+    try:
+        yield
+    finally:
+        asyncio.run(change(stack.cluster(), dict.fromkeys(settings)))

@@ -33,9 +33,10 @@ READER = "key-of-reader"
 
 
 class ListLog:
-    """A log in memory; the view folds its claims. `away` makes it unavailable."""
+    """A log in memory; the view folds its claims, and the catalog its entries. `away` makes it unavailable."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, catalog: Catalog) -> None:
+        self.catalog = catalog
         self.records: list[tuple[str, str, bytes | None]] = []
         self.trail: list[bytes] = []
         """Records of the audit trail."""
@@ -56,6 +57,8 @@ class ListLog:
             self.trail.append(value)
             return len(self.trail) - 1
         self.records.append((topic, key, value))
+        if topic == topics.CATALOG.name:
+            self.catalog.apply(key, value, len(self.records) - 1)
         if topic == topics.CLAIMS.name:
             self._view.fold(topic, [(key, value, len(self.records) - 1)])
         return len(self.records) - 1
@@ -92,9 +95,10 @@ async def open_dependencies(
     fixed[access.digest(READER)] = Principal(project="p", role=Role.READ, key_id=READER)
     fixed[access.digest(ADMIN)] = Principal(project="default", role=Role.OPERATOR)
     settings = settings or Settings()
+    catalog = Catalog.of(settings.servers, settings.models)
     yield Dependencies(
-        settings=settings, catalog=Catalog.of(settings.servers, settings.models),
-        access=Access(keys=Keys(fixed, view.keyring, clock)), log=ListLog(view),
+        settings=settings, catalog=catalog,
+        access=Access(keys=Keys(fixed, view.keyring, clock)), log=ListLog(view, catalog),
         history=ListHistory(), store=store, signer=SIGNER, view=view, clock=clock, is_ready=lambda: True,
     )  # fmt: skip
     view.close()
@@ -103,7 +107,10 @@ async def open_dependencies(
 
 def with_settings(deps: Dependencies, settings: Settings) -> Dependencies:
     """The same with other settings, and their servers and models."""
-    return replace(deps, settings=settings, catalog=Catalog.of(settings.servers, settings.models))
+    catalog = Catalog.of(settings.servers, settings.models)
+    assert isinstance(deps.log, ListLog)
+    deps.log.catalog = catalog
+    return replace(deps, settings=settings, catalog=catalog)
 
 
 @asynccontextmanager

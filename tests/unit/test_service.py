@@ -8,8 +8,8 @@ import pytest
 from support.backend import Backend
 
 from tidemill.configuration.servers import Server
-from tidemill.ops import server_probe
-from tidemill.ops.server_probe import NoModels
+from tidemill.runtime import server_probe
+from tidemill.runtime.server_probe import NoModels
 from tidemill.schemas import served
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/embeddings", "/v1/responses")

@@ -21,7 +21,7 @@ CLIENTS = {
         "src/tidemill/storage/s3.py",
         "processors/http/client.py",
         "src/tidemill/client/http",
-        "src/tidemill/ops/server_probe.py",
+        "src/tidemill/runtime/server_probe.py",
         "src/tidemill/bench/service.py",
         "src/tidemill/local",
     },

@@ -19,10 +19,10 @@ from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.kafka import catalog, history
 from tidemill.kafka.admin import TopicError, topic_configs, wanted
 from tidemill.kafka.connection import LogUnavailable, check_broker
-from tidemill.ops import Say, findings, server_probe
+from tidemill.ops import Say, findings
 from tidemill.ops.findings import Finding
 from tidemill.retrying import reason
-from tidemill.runtime import preflight, run_file
+from tidemill.runtime import preflight, run_file, server_probe
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.signing import SignatureError

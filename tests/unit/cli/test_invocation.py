@@ -77,7 +77,6 @@ def test_an_error_of_the_system_ends_an_operators_command_with_a_message(capsys)
     ("command", "message"),
     [
         (["bench", "--mock", "http://127.0.0.1:1", "--case", "won"], "unknown case won; known are one, thousand"),
-        (["processors", "--models", "none"], "no such model is configured: none"),
         (["acls", "--user", "nobody=me"], "expected ROLE=NAME with one of the roles"),
         (["verify", "none.jsonl"], "none.jsonl: No such file or directory"),
         (["api"], "kafka: not set; a stage outside"),

@@ -32,6 +32,13 @@ RECORDED = {
     ("POST", "/v1/replays"): Action.REPLAY_CREATE,
     ("DELETE", "/v1/files/{file_id}"): Action.FILE_DELETE,
     ("POST", "/v1/uploads/{upload_id}/cancel"): Action.UPLOAD_CANCEL,
+    ("PUT", "/v1/admin/servers/{name}"): Action.CATALOG_SET,
+    ("PATCH", "/v1/admin/servers/{name}"): Action.CATALOG_SET,
+    ("DELETE", "/v1/admin/servers/{name}"): Action.CATALOG_REMOVE,
+    ("PUT", "/v1/admin/models/{name}"): Action.CATALOG_SET,
+    ("PATCH", "/v1/admin/models/{name}"): Action.CATALOG_SET,
+    ("DELETE", "/v1/admin/models/{name}"): Action.CATALOG_REMOVE,
+    ("POST", "/v1/admin/apply"): Action.CATALOG_SET,
     ("POST", "/v1/messages/batches/{batch_id}/cancel"): Action.BATCH_CANCEL,
     ("DELETE", "/v1/messages/batches/{batch_id}"): Action.BATCH_DELETE,
 }
@@ -110,10 +117,13 @@ async def asked(client, operator, deps):
     await client.delete(f"/batches/{done}")
     await client.delete(f"/files/{file}")
     await client.post(f"/uploads/{upload_id}/cancel")
+    await operator.put("/admin/servers/s", json={"settings": {"url": "http://127.0.0.1:9/v1"}})
+    await operator.delete("/admin/servers/s")
     return {
         Action.KEY_CREATE: made["id"], Action.KEY_REVOKE: made["id"], Action.TOKEN_CREATE: "acme",
         Action.BATCH_CANCEL: running, Action.BATCH_RERUN: again, Action.REPLAY_CREATE: "",
         Action.BATCH_DELETE: done, Action.FILE_DELETE: file, Action.UPLOAD_CANCEL: upload_id,
+        Action.CATALOG_SET: "server/s", Action.CATALOG_REMOVE: "server/s",
     }  # fmt: skip
 
 
@@ -133,9 +143,10 @@ async def test_each_action_has_a_record(deps, client, operator):
     assert {action: record.target for action, record in found.items()} == targets
     assert set(found) == set(RECORDED.values())
     for action, record in found.items():
-        by_key = action in {Action.KEY_CREATE, Action.KEY_REVOKE}
-        assert record.actor == ("key_settings" if by_key else "key-of-p")
-        assert record.project == "p"
+        of_catalog = action in {Action.CATALOG_SET, Action.CATALOG_REMOVE}
+        by_operator = of_catalog or action in {Action.KEY_CREATE, Action.KEY_REVOKE}
+        assert record.actor == ("key_settings" if by_operator else "key-of-p")
+        assert record.project == ("default" if of_catalog else "p")
         assert (record.at, record.address) == (NOW, "10.0.0.7")
         assert record.request_id.startswith("req_")
     assert found[Action.KEY_CREATE].detail == {"name": "n", "role": "read", "project": "p"}
@@ -175,7 +186,7 @@ async def test_read_the_trail(deps, client, operator):
     async with client_of(deps, made["secret"]) as admin:
         own = (await admin.get("/admin/audit")).json()["data"]
         assert {entry["project"] for entry in own} == {"p"}
-        assert len(own) == len(everything) + 1
+        assert len(own) == sum(record.project == "p" for record in everything) + 1
         assert (await admin.get("/admin/audit", params={"project": "q"})).status_code == 403
     assert (await client.get("/admin/audit")).status_code == 403
     assert (await operator.get("/admin/audit", params={"after": "audit_0"})).status_code == 400

@@ -4,18 +4,21 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Iterable
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
 
-from tidemill.configuration.servers import Server
+from tidemill.configuration.servers import Server, Serving
 from tidemill.schemas import served
 from tidemill.schemas.endpoints import address
 
 SECONDS_MAX: Final = 5.0
+CALL_SECONDS_MAX: Final = 60.0
 ANSWER_BYTES_MAX: Final = 1 << 20
+ANSWER_BYTES_SHOWN: Final = 600
 
 _LACKING: Final = frozenset({404, 405, 501})
 _REFUSED: Final = frozenset({401, 403})
@@ -50,11 +53,25 @@ async def models(server: Server) -> list[str] | NoModels:
     return NoModels("an answer that is not a list of models") if names is None else names
 
 
-def _why(error: Exception) -> str:
+async def faults(serving: Serving, name: str) -> list[str]:
+    """Why lines may not get through to a server now: it does not answer, or does not list its models."""
+    found = await models(serving.servers[name])
+    if isinstance(found, NoModels):
+        # Only the processors have its key.
+        return [] if found.is_refused else [f"server {name} ({serving.servers[name].base}): {found.why}"]
+    upstream = {model: serving.models[model].upstream_model or model for model in serving.models_of(name)}
+    return [
+        f"server {name} does not list {one}, for the model {model}"
+        for model, one in upstream.items()
+        if one not in found
+    ]
+
+
+def _why(error: Exception, seconds_max: float = SECONDS_MAX) -> str:
     """Why there is no answer, in plain words."""
     match error:
         case TimeoutError():
-            return f"no answer in {SECONDS_MAX:.0f} s"
+            return f"no answer in {seconds_max:.0f} s"
         case aiohttp.ClientConnectorDNSError():
             return "its host name does not resolve"
         case aiohttp.ClientConnectorCertificateError():
@@ -65,6 +82,31 @@ def _why(error: Exception) -> str:
             return "no connection"
         case _:
             return "the connection broke off"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one call."""
+
+    is_good: bool
+    text: str
+    """The beginning of the answer, or why there is none."""
+    seconds: float
+
+
+async def call(server: Server, endpoint: str, body: Mapping[str, object]) -> Answer:
+    """Make one call, within `CALL_SECONDS_MAX`."""
+    began = time.monotonic()
+    try:
+        async with (
+            _session(server, CALL_SECONDS_MAX) as session,
+            session.post(address(server.base, endpoint), json=dict(body), allow_redirects=False) as answer,
+        ):
+            text = (await answer.content.read(ANSWER_BYTES_SHOWN)).decode(errors="replace")
+            found = answer.ok, f"{answer.status} {text}"
+    except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        found = False, _why(error, CALL_SECONDS_MAX)
+    return Answer(*found, time.monotonic() - began)
 
 
 async def lacking(server: Server, endpoints: Iterable[str]) -> frozenset[str]:
@@ -88,14 +130,14 @@ async def lacking(server: Server, endpoints: Iterable[str]) -> frozenset[str]:
 
 
 @contextlib.asynccontextmanager
-async def _session(server: Server) -> AsyncIterator[aiohttp.ClientSession]:
+async def _session(server: Server, seconds_max: float = SECONDS_MAX) -> AsyncIterator[aiohttp.ClientSession]:
     trusted = ssl.create_default_context(cafile=server.ca_file)
     if server.client_cert_file is not None:
         trusted.load_cert_chain(server.client_cert_file, server.client_key_file)
     key = {"authorization": f"Bearer {server.api_key}"} if server.api_key else {}
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=trusted),
-        timeout=aiohttp.ClientTimeout(total=SECONDS_MAX),
+        timeout=aiohttp.ClientTimeout(total=seconds_max),
         headers={**server.headers, **key},
     ) as session:
         yield session

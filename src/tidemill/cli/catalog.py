@@ -1,0 +1,141 @@
+"""The commands below `servers` and `models`, and `apply`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tidemill.cli.invocation import Work, client_command
+from tidemill.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from tidemill.client.catalog import Kind
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name.")]
+Words = Annotated[
+    list[str],
+    typer.Argument(metavar="SETTING=VALUE", help="Settings as in tidemill.toml; without a value, the default."),
+]
+
+servers = typer.Typer(help="Show and change inference servers while everything runs.", no_args_is_help=True)
+models = typer.Typer(help="Show and change models while everything runs.", no_args_is_help=True)
+
+
+@servers.command("list")
+@client_command
+def list_servers(*, as_json: AsJson = False) -> Work:
+    """List the servers; it needs an operator's key, like all of these but `models list`."""
+    from tidemill.client import catalog
+
+    return lambda _, target: catalog.list_servers(target, as_json=as_json)
+
+
+@models.command("list")
+@client_command
+def list_models(*, as_json: AsJson = False) -> Work:
+    """List the models that batches may name."""
+    from tidemill.client import catalog
+
+    return lambda _, target: catalog.list_models(target, as_json=as_json)
+
+
+def _commands(app: typer.Typer, kind: "Kind", noun: str) -> None:
+    """Add the commands that servers and models share."""
+
+    def show(name: Name, *, as_json: AsJson = False) -> Work:
+        from tidemill.client import catalog
+
+        return lambda _, target: catalog.show(target, kind, name, as_json=as_json)
+
+    def add(name: Name, settings: Words) -> Work:
+        from tidemill.client import catalog
+
+        return lambda console, target: catalog.add(console, target, kind, name, settings)
+
+    def change(name: Name, settings: Words) -> Work:
+        from tidemill.client import catalog
+
+        values = catalog.parsed(settings)
+        return lambda console, target: catalog.change(console, target, kind, name, values, done=f"Changed {name}.")
+
+    def remove(name: Name) -> Work:
+        from tidemill.client import catalog
+
+        return lambda console, target: catalog.remove(console, target, kind, name)
+
+    def test(name: Name) -> Work:
+        from tidemill.client import catalog
+
+        return lambda console, target: catalog.test(console, target, kind, name)
+
+    for word, command, help_text in (
+        ("show", show, f"Show the settings of a {noun}, who changed it last, and when."),
+        ("add", add, f"Add a {noun}."),
+        ("set", change, f"Change settings of a {noun}."),
+        ("remove", remove, f"Remove a {noun}."),
+        ("test", test, f"Make one small call to a {noun} from here, and show the answer."),
+    ):
+        app.command(word, help=help_text)(client_command(command))
+
+
+_commands(servers, "servers", "server")
+_commands(models, "models", "model")
+
+
+@servers.command("drain")
+@client_command
+def drain(name: Name) -> Work:
+    """Make no new calls to a server; calls in flight finish."""
+    from tidemill.client import catalog
+
+    return lambda console, target: catalog.change(
+        console, target, "servers", name, {"drain": True}, done=f"{name} gets no new calls."
+    )
+
+
+@servers.command("resume")
+@client_command
+def resume_server(name: Name) -> Work:
+    """Call a drained server again."""
+    from tidemill.client import catalog
+
+    return lambda console, target: catalog.change(
+        console, target, "servers", name, {"drain": None}, done=f"{name} gets calls again."
+    )
+
+
+@models.command("pause")
+@client_command
+def pause(name: Name) -> Work:
+    """Make no new calls for a model; calls in flight finish, and its batches wait."""
+    from tidemill.client import catalog
+
+    return lambda console, target: catalog.change(
+        console, target, "models", name, {"paused": True}, done=f"{name} is paused."
+    )
+
+
+@models.command("resume")
+@client_command
+def resume_model(name: Name) -> Work:
+    """Go on with the batches of a paused model."""
+    from tidemill.client import catalog
+
+    return lambda console, target: catalog.change(
+        console, target, "models", name, {"paused": None}, done=f"{name} goes on."
+    )
+
+
+@client_command
+def apply(
+    file: Annotated[Path, typer.Option("-f", "--file", help="The settings file.")] = Path("tidemill.toml"),
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+) -> Work:
+    """Make servers and models as a settings file says, while everything runs.
+
+    Servers and models that were added otherwise stay; those of an earlier file that this one lacks are removed.
+    """
+    from tidemill.client import catalog
+
+    return lambda console, target: catalog.apply(console, target, file, dry_run=dry_run)

@@ -1,0 +1,223 @@
+"""The commands below `servers` and `models`, and `apply`."""
+
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+import orjson
+from pydantic import ValidationError
+from rich.table import Table
+
+from tidemill.client import listing
+from tidemill.client.errors import Exit, Refused, UsageError
+from tidemill.client.http.client import Client
+from tidemill.client.target import Target
+from tidemill.configuration import misconfigured
+from tidemill.configuration.servers import Model, Server
+from tidemill.configuration.settings import NAMED
+from tidemill.runtime import server_probe
+from tidemill.schemas.endpoints import ENDPOINTS
+from tidemill.terminal import Console, local_time, show_table
+
+Kind = Literal["servers", "models"]
+
+
+async def list_servers(target: Target, *, as_json: bool) -> Exit:
+    """Print the servers on stdout, as a table or as JSON lines."""
+
+    def row(found: dict[str, Any]) -> list[str]:
+        settings = found["settings"]
+        state = found["fault"] or ("drained" if settings.get("drain") else "")
+        limit = str(settings.get("max_in_flight", ""))
+        return [found["id"], settings["url"], ", ".join(found["used_by"]), limit, state]
+
+    columns = ("server", "address", "models", "in flight", "state")
+    return await listing.show(target, "/admin/servers", {}, columns, row, as_json=as_json)
+
+
+async def list_models(target: Target, *, as_json: bool) -> Exit:
+    """Print the models on stdout, as a table or as JSON lines; any key may list them."""
+    async with Client(target.base_url, target.api_key) as client:
+        found = (await client.send_retrying("GET", "/models"))["data"]
+    table = Table("model", "aliases", "servers", "endpoints", "state", box=None, padding=(0, 1, 0, 0))
+    for model in found:
+        if as_json:
+            sys.stdout.buffer.write(orjson.dumps(model) + b"\n")
+        extras = model["tidemill"]
+        words = (", ".join(extras[name]) for name in ("aliases", "servers", "endpoints"))
+        table.add_row(model["id"], *words, "paused" if extras["paused"] else "")
+    if not as_json:
+        show_table(table)
+    return Exit.OK
+
+
+async def show(target: Target, kind: Kind, name: str, *, as_json: bool) -> Exit:
+    """Print a server or a model with its settings, its author and its time on stdout."""
+    async with Client(target.base_url, target.api_key) as client:
+        found = await client.send_retrying("GET", _path(kind, name))
+    if as_json:
+        sys.stdout.buffer.write(orjson.dumps(found) + b"\n")
+        return Exit.OK
+    lines = [f"{field} = {_text(value)}" for field, value in found["settings"].items()]
+    lines.append(f"# {'models' if kind == 'servers' else 'servers'}: {', '.join(found['used_by']) or 'none'}")
+    lines.append(
+        f"# changed by {found['author']} at {local_time(found['changed_at'])}, revision {found['revision']}"
+    )
+    if found["removed"]:
+        lines.append("# removed")
+    if found["fault"]:
+        lines.append(f"# cannot be used: {found['fault']}")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return Exit.OK
+
+
+async def add(console: Console, target: Target, kind: Kind, name: str, words: Iterable[str]) -> Exit:
+    """Add a server or a model.
+
+    Raises:
+        UsageError: It exists already.
+    """
+    settings = parsed(words)
+    async with Client(target.base_url, target.api_key) as client:
+        try:
+            is_there = not (await client.send_retrying("GET", _path(kind, name)))["removed"]
+        except Refused as error:
+            if error.status != 404:  # noqa: PLR2004
+                raise
+            is_there = False
+        if is_there:
+            raise UsageError(f"{name} exists already: `tidemill {kind} set` changes it")
+        found = await client.send_retrying("PUT", _path(kind, name), json={"settings": settings})
+    return _done(console, f"Added {name}.", found)
+
+
+async def change(
+    console: Console, target: Target, kind: Kind, name: str, settings: Mapping[str, Any], *, done: str
+) -> Exit:
+    """Change some settings of a server or a model; None sets the default."""
+    async with Client(target.base_url, target.api_key) as client:
+        found = await client.send_retrying("PATCH", _path(kind, name), json={"settings": settings})
+    return _done(console, done, found)
+
+
+async def remove(console: Console, target: Target, kind: Kind, name: str) -> Exit:
+    """Remove a server or a model."""
+    async with Client(target.base_url, target.api_key) as client:
+        found = await client.send_retrying("DELETE", _path(kind, name))
+    return _done(console, f"Removed {name}.", found)
+
+
+async def apply(console: Console, target: Target, file: Path, *, dry_run: bool) -> Exit:
+    """Make servers and models as a settings file says; prints what changes on stdout."""
+    body = {**_tables(file), "dry_run": dry_run}
+    async with Client(target.base_url, target.api_key) as client:
+        found = await client.send_retrying("POST", "/admin/apply", json=body)
+    for line in differences(found["changes"]):
+        sys.stdout.write(f"{line}\n")
+    said = "Nothing has changed yet: without --dry-run it will." if dry_run else "Applied."
+    return _done(console, said if found["changes"] else "Nothing changes.", found)
+
+
+def _tables(file: Path) -> dict[str, Any]:
+    """The tables of a settings file with servers and models."""
+    try:
+        content = misconfigured.parsed(file.read_bytes(), NAMED)
+        tables = {name: content.get(name, {}) for name in ("servers", "models")}
+        orjson.dumps(tables)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{file}: {error}") from error
+    return tables
+
+
+def differences(found: Iterable[dict[str, Any]]) -> Iterable[str]:
+    """Changes as lines: `+` for new, `-` for gone, `~` for a changed setting."""
+    for one in found:
+        before, after = one["before"], one["after"]
+        if before is None:
+            yield f"+ {one['key']}: {_text(after)}"
+        elif after is None:
+            yield f"- {one['key']}"
+        else:
+            for name in sorted(before | after):
+                yield f"~ {one['key']}: {name}: {_text(before.get(name))} -> {_text(after.get(name))}"
+
+
+async def test(console: Console, target: Target, kind: Kind, name: str) -> Exit:
+    """Make one small call to a server, or to each server of a model, from this machine."""
+    async with Client(target.base_url, target.api_key) as client:
+        found = await client.send_retrying("GET", _path(kind, name))
+        used = found["used_by"][:1] if kind == "servers" else found["used_by"]
+        others = {one: await client.send_retrying("GET", _path(_OTHER[kind], one)) for one in used}
+    try:
+        if kind == "servers":
+            server = Server.model_validate(found["settings"])
+            pairs = [(name, server, one, Model.model_validate(others[one]["settings"])) for one in used]
+            if not pairs:
+                return _listed(console, name, await server_probe.models(server))
+        else:
+            model = Model.model_validate(found["settings"])
+            pairs = [(one, Server.model_validate(others[one]["settings"]), name, model) for one in used]
+    except ValidationError as error:
+        raise UsageError("\n".join(misconfigured.faults(error))) from error
+    return Exit.OK if all([await _call(console, *pair) for pair in pairs]) else Exit.FAILED
+
+
+_OTHER: Mapping[Kind, Kind] = {"servers": "models", "models": "servers"}
+
+
+async def _call(console: Console, server: str, settings: Server, name: str, model: Model) -> bool:
+    endpoint = model.endpoints[0]
+    if (lack := settings.lack) is not None:
+        console.print(f"{server}: {lack} here, so no call is made", style="red")
+        return False
+    body = {**ENDPOINTS[endpoint].smallest, "model": model.upstream_model or name, **model.body_forced}
+    answer = await server_probe.call(settings, endpoint, body)
+    style = None if answer.is_good else "red"
+    console.print(f"{server}: {name}, {endpoint}: {answer.text} ({answer.seconds:.2f} s)", style=style)
+    return answer.is_good
+
+
+def _listed(console: Console, name: str, found: "list[str] | server_probe.NoModels") -> Exit:
+    if isinstance(found, server_probe.NoModels):
+        console.print(f"{name}: {found.why}", style="red")
+        return Exit.FAILED
+    console.print(f"{name} answers, and lists {', '.join(found) or 'no models'}; no model names it")
+    return Exit.OK
+
+
+def parsed(words: Iterable[str]) -> dict[str, Any]:
+    """Settings of words like `max_in_flight=64`; without a value, None.
+
+    A value is TOML; one that is not is text, so that an address needs no quotes.
+
+    Raises:
+        UsageError: A word has no name.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name or not equals:
+            raise UsageError(f"'{word}' is not a setting like max_in_flight=64")
+        try:
+            found[name] = tomllib.loads(f"value = {value}")["value"] if value else None
+        except tomllib.TOMLDecodeError:
+            found[name] = value
+    return found
+
+
+def _done(console: Console, said: str, found: dict[str, Any]) -> Exit:
+    for warning in found["warnings"]:
+        console.print(f"warning: {warning}", style="yellow")
+    console.print(said)
+    return Exit.OK
+
+
+def _path(kind: Kind, name: str) -> str:
+    return f"/admin/{kind}/{quote(name, safe='/')}"
+
+
+def _text(value: object) -> str:
+    return "default" if value is None else orjson.dumps(value).decode()
