@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from http import HTTPStatus
 from importlib import resources
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -36,10 +35,6 @@ Moved = Callable[[int], None]
 
 class JarError(Exception):
     """A jar is not available; the text names it and the cause."""
-
-
-class _RefusedError(JarError):
-    """The repository answered with an error that a retry does not change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +168,7 @@ async def _fetch_one(jar: Jar, target: Path, url: str, client: "aiohttp.ClientSe
                 await _download(jar, url, client, file, moved)
         # Other OSErrors come from the cache; the caller explains them.
         except (JarError, ClientError, TimeoutError) as error:
-            if attempt == ATTEMPTS_MAX or isinstance(error, _RefusedError):
+            if attempt == ATTEMPTS_MAX:
                 cause = str(error) or "it did not answer in time"
                 raise JarError(f"cannot download {jar.name} from {url}: {cause}") from error
             await asyncio.sleep(pause_seconds(attempt - 1, first=RETRY_SECONDS))
@@ -186,7 +181,7 @@ async def _download(jar: Jar, url: str, client: "aiohttp.ClientSession", file: I
     size = 0
     try:
         async with client.get(url) as answer:
-            _check_status(answer.status)
+            _check(answer.ok, f"the repository answered {answer.status}")
             async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
                 size += len(chunk)
                 _check(size <= jar.size, f"it has more than the {jar.size} bytes of the list")
@@ -206,13 +201,3 @@ async def _download(jar: Jar, url: str, client: "aiohttp.ClientSession", file: I
 def _check(good: bool, fault: str) -> None:
     if not good:
         raise JarError(fault)
-
-
-def _check_status(status: int) -> None:
-    if (
-        status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
-        or status >= HTTPStatus.INTERNAL_SERVER_ERROR
-    ):
-        raise JarError(f"the repository answered {status}")
-    if status != HTTPStatus.OK:
-        raise _RefusedError(f"the repository answered {status}")

@@ -120,14 +120,6 @@ async def test_a_lasting_fault_is_reported(tmp_path, repository, mood, cause):
     assert files(tmp_path) == {}
 
 
-async def test_a_missing_jar_is_not_retried(tmp_path, repository):
-    """A 404 does not pass."""
-    repository.spoilt = ["missing"]
-    with pytest.raises(JarError):
-        await jars.fetch(JARS[:1], tmp_path, repository=repository.address)
-    assert len(repository.asked) == 1
-
-
 @pytest.mark.parametrize("spoil", [b"", b"x" * len(CONTENT["a"])])
 async def test_a_damaged_file_is_downloaded_again(tmp_path, repository, spoil):
     """Whatever its size."""
