@@ -49,7 +49,8 @@ async def _measured(mock: str, cases: list[Case]) -> dict[str, Result]:
                 await backend.behave(dict(case.backend))
                 flow = Flow(case, backend)
                 results[case.name] = await _case(case, path, client, service, flow)
-                _report(case, results[case.name])
+                shown = "  ".join(f"{name} {value:.4g}" for name, value in results[case.name].items())
+                sys.stderr.write(f"{case.name}: {shown}\n")
     return results
 
 
@@ -140,29 +141,4 @@ async def _batch(client: Client, input_id: str, case: Case) -> Run:
     size = receipt.output.bytes if receipt and receipt.output else 0
     return Run(
         create_seconds=created, total_seconds=time.monotonic() - start, poll_seconds=polls, output_bytes=size
-    )
-
-
-def _report(case: Case, result: Result) -> None:
-    stages = "  ".join(
-        f"{name.removeprefix('cpu_ms_per_line_')} {value:.3f}"
-        for name, value in result.items()
-        if name.startswith("cpu_ms_per_line_")
-    )
-    peaks = "  ".join(
-        f"{name.removeprefix('peak_mib_')} {value:.0f}"
-        for name, value in result.items()
-        if name.startswith("peak_")
-    )
-    sys.stderr.write(
-        f"{case.name}: {result['seconds']:.2f} s, {result['lines_per_second']:.0f} lines/s, "
-        f"{100 * result['ideal_share']:.0f} % of the ideal, "
-        f"backend idle {100 * result['backend_idle_share']:.0f} %, "
-        f"end after the last reply {result['last_reply_to_completed_seconds']:.2f} s\n"
-        f"    upload {result['upload_seconds']:.2f} s, create p99 {1000 * result['create_p99_seconds']:.0f} ms, "
-        f"poll p99 {1000 * result['poll_p99_seconds']:.0f} ms, batch p50 {result['batch_p50_seconds']:.2f} "
-        f"p99 {result['batch_p99_seconds']:.2f} s, output {result['output_mib']:.0f} MiB, "
-        f"refused {result['refused']:.0f} of {result['calls']:.0f} calls, "
-        f"in flight {result['in_flight_mean']:.0f}\n"
-        f"    CPU ms/line: {stages}\n    peak MiB: {peaks}\n"
     )

@@ -1,6 +1,5 @@
 """The commands `keys create`, `keys list`, `keys revoke` (for admins) and `keys token` (for writers)."""
 
-import re
 import sys
 import time
 from typing import Any
@@ -10,11 +9,11 @@ from tidemill.client.errors import Exit, UsageError
 from tidemill.client.http.client import Client
 from tidemill.client.target import Target
 from tidemill.schemas.resources.access import ApiKey
+from tidemill.schemas.resources.batch import window_seconds
 from tidemill.terminal import Console, local_time
 
 PATH = "/admin/keys"
 TOKENS = "/intake/tokens"
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 async def create(
@@ -70,10 +69,10 @@ def seconds_of(text: str) -> int:
     Raises:
         UsageError: The text is not a duration.
     """
-    found = re.fullmatch(r"(\d{1,9})([smhd])", text)
-    if found is None:
-        raise UsageError(f"'{text}' is not a duration like 30m, 1h or 24h")
-    return int(found[1]) * UNITS[found[2]]
+    try:
+        return window_seconds(text)
+    except ValueError as error:
+        raise UsageError(f"'{text}' is not a duration like 30m, 1h or 24h") from error
 
 
 def state(key: ApiKey, now: float) -> str:

@@ -13,14 +13,12 @@ from tidemill.client.http.client import Client
 from tidemill.client.runs.outcome import name_of
 from tidemill.client.runs.paths import Sink
 from tidemill.client.target import Target
-from tidemill.schemas.resources.batch import Batch
+from tidemill.schemas.resources.batch import Batch, window_seconds
 from tidemill.terminal import Console, counted
 
 REPLAYS: Final = "/replays"
 DELETED: Final = "batch_deleted"
-_AGO: Final = re.compile(r"-(\d{1,6})([smhd])\Z")
 _EDGE: Final = re.compile(r"\d+\Z|\d{4}-")
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 NAMES = ("unfinished", "failed", "expired", "cancelled", "all")
 CODE = "code="
 
@@ -128,6 +126,9 @@ def absolute(text: str, now: dt.datetime) -> str:
     """
     if _EDGE.match(text):
         return text
-    if (ago := _AGO.match(text)) is None:
-        raise UsageError(f"{text} is neither a time like 2026-11-23T09:00:00Z or -2h nor a log offset")
-    return (now - dt.timedelta(**{_UNITS[ago[2]]: int(ago[1])})).isoformat(timespec="milliseconds")
+    try:
+        at = now - dt.timedelta(seconds=window_seconds(text[1:] if text.startswith("-") else ""))
+    except (ValueError, OverflowError) as error:
+        message = f"{text} is neither a time like 2026-11-23T09:00:00Z or -2h nor a log offset"
+        raise UsageError(message) from error
+    return at.isoformat(timespec="milliseconds")
