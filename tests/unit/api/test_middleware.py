@@ -94,7 +94,7 @@ async def test_clients_may_set_the_request_id(deps, caplog):
 
 async def test_refused_requests_are_logged_and_thinned(deps, caplog):
     """One line for each, with OpenAI's code and without text of the user; of a flood only some."""
-    split = log_dedup._Split()
+    split = log_dedup.LogDedup()
     async with ask(deps) as client:
         await client.get("/v1/files?after=secret%0Aforged&limit=x")
         (line,) = [record for record in caplog.records if record.name == "tidemill.api.middleware"]

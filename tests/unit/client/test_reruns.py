@@ -70,9 +70,9 @@ def test_an_edge_in_another_form_is_refused(text):
 
 def test_the_body_of_a_replay():
     """Both edges may be relative."""
-    source = {"model": "m", "from": "-1h", "to": "-0s"}
+    source = {"model": "m", "from": "-1h", "to": "-1s"}
     assert replay_body(source, model="n", window=None, now=NOW) == {
-        "source": {"model": "m", "from": "2026-11-23T08:00:00.000+00:00", "to": "2026-11-23T09:00:00.000+00:00"},
+        "source": {"model": "m", "from": "2026-11-23T08:00:00.000+00:00", "to": "2026-11-23T08:59:59.000+00:00"},
         "model": "n",
     }
 
