@@ -11,7 +11,7 @@ from tidemill.api import errors
 from tidemill.api.anthropic import creation, message_batch, results
 from tidemill.api.anthropic.message_batch import PATH, MessageBatch
 from tidemill.api.anthropic.request_body import CUSTOM_ID, ENDPOINT
-from tidemill.api.batches import changes, result_pages
+from tidemill.api.batches import changes
 from tidemill.api.batches.creation import ForwardedHeaders, RepetitionHeaders
 from tidemill.api.dependencies import Caller, Deps, ViewDep, json
 from tidemill.api.error_bodies import OVERLOADED
@@ -20,6 +20,7 @@ from tidemill.api.requests import paging, reading
 from tidemill.api.requests.fields import BatchId, Cursor
 from tidemill.api.requests.filters import BatchesQuery
 from tidemill.api.requests.parts import UNUSABLE, Part, Query
+from tidemill.api.view import lookup
 from tidemill.api.view.view import View
 from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.error import ApiError
@@ -215,7 +216,7 @@ def _wanted(query: MessageBatchesQuery) -> BatchesQuery:
 
 
 async def _found(view: View, project: str, batch_id: str) -> Batch:
-    batch = await result_pages.batch_of(view, project, batch_id)
+    batch = await lookup.batch(view, project, batch_id)
     if batch.endpoint != ENDPOINT:
         raise errors.no_batch(batch_id)
     return batch

@@ -20,7 +20,7 @@ async def cancel(request: Request, deps: Dependencies, caller: Principal, batch_
         ApiError: 404, there is no such batch; 409, it has ended.
         LogUnavailable: The log does not answer, and the batch goes on.
     """
-    batch = Batch.model_validate_json(await lookup.batch(deps.view, caller.project, batch_id))
+    batch = await lookup.batch(deps.view, caller.project, batch_id)
     if batch.status in CANCELLED:
         return batch
     if batch.status not in CANCELLABLE:
@@ -29,7 +29,7 @@ async def cancel(request: Request, deps: Dependencies, caller: Principal, batch_
     await deps.trail.record(request, caller, Action.BATCH_CANCEL, batch_id)
     await deps.publisher.command(batch_id, CancelRequested(batch_id=batch_id, at=at))
     # The batch may have changed while the api waited for the log.
-    current = Batch.model_validate_json(await lookup.batch(deps.view, caller.project, batch_id))
+    current = await lookup.batch(deps.view, caller.project, batch_id)
     return deps.view.put_batch(BatchRecord(project=caller.project, batch=overlay.cancelled(current, at)))
 
 
@@ -42,7 +42,7 @@ async def delete(request: Request, deps: Dependencies, caller: Principal, batch_
     """
     if deps.view.erasures.is_deleted(batch_id, caller.project):
         return
-    batch = Batch.model_validate_json(await lookup.batch(deps.view, caller.project, batch_id))
+    batch = await lookup.batch(deps.view, caller.project, batch_id)
     if not batch.status.is_terminal:
         raise errors.conflict(f"Cannot delete a batch with status '{batch.status}': cancel it first.")
     await deps.trail.record(request, caller, Action.BATCH_DELETE, batch_id)

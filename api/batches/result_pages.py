@@ -7,22 +7,12 @@ from tidemill.api import errors
 from tidemill.api.dependencies import Dependencies, from_store
 from tidemill.api.view import lookup
 from tidemill.api.view.result_lines import Found, Source
-from tidemill.api.view.view import View
 from tidemill.schemas import ids
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch
 
 TRIES_MAX: Final = 3
 """Tries to read the parts of a batch that ends meanwhile."""
-
-
-async def batch_of(view: View, project: str, batch_id: str) -> Batch:
-    """A batch.
-
-    Raises:
-        ApiError: 404, the project has no such batch.
-    """
-    return Batch.model_validate_json(await lookup.batch(view, project, batch_id))
 
 
 async def page(
@@ -41,7 +31,7 @@ async def page(
             wanted = [source for source in sources if status is None or source.failed is (status == "failed")]
             return await from_store(deps.lines.page(wanted, after, limit))
         except NotFound:
-            batch = await batch_of(deps.view, project, batch.id)
+            batch = await lookup.batch(deps.view, project, batch.id)
     raise errors.unavailable("results of this batch")
 
 

@@ -143,7 +143,7 @@ async def _estimated(deps: Dependencies, record: FileRecord, endpoint: str) -> T
 @router.get("/{batch_id}", response_model=Batch)
 async def retrieve(view: ViewDep, caller: Caller, batch_id: BatchId) -> Response:
     """Get a batch."""
-    return json(await lookup.batch(view, caller.project, batch_id))
+    return json(await lookup.batch_json(view, caller.project, batch_id))
 
 
 @router.post("/{batch_id}/cancel", response_model=Batch, responses={409: {"description": "The batch has ended."}})

@@ -70,7 +70,7 @@ async def rerun_batch(
     """Run lines of a finished batch again: the unfinished ones by default."""
     if not body.dry_run:
         require(caller, Role.WRITE)
-    batch = Batch.model_validate_json(await lookup.batch(deps.view, caller.project, batch_id))
+    batch = await lookup.batch(deps.view, caller.project, batch_id)
     new = rerun.rerun_of(deps, batch, selection.of(body.lines), body)
     if body.dry_run:
         found = await rerun.estimate(deps, caller.project, new)

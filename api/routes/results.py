@@ -13,6 +13,7 @@ from tidemill.api.openapi import Route
 from tidemill.api.requests import reading
 from tidemill.api.requests.fields import BatchId, OneOf
 from tidemill.api.requests.parts import Query
+from tidemill.api.view import lookup
 from tidemill.api.view.result_lines import Found, bounded
 from tidemill.schemas.resources.batch import Status
 
@@ -59,7 +60,7 @@ async def results(
     deps: Deps, caller: Caller, batch_id: BatchId, query: Annotated[ResultsQuery, Depends(Query(ResultsQuery))]
 ) -> Response:
     """List finished lines, also while the batch runs; they appear seconds after they end."""
-    batch = await result_pages.batch_of(deps.view, caller.project, batch_id)
+    batch = await lookup.batch(deps.view, caller.project, batch_id)
     found = await result_pages.page(
         deps, caller.project, batch, after=query.after, limit=query.limit + 1, status=query.status
     )
@@ -70,19 +71,19 @@ async def results(
 @router.get("/receipt", response_model=report.ReceiptReport)
 async def receipt(view: ViewDep, caller: Caller, batch_id: BatchId) -> report.ReceiptReport:
     """Get the reconciliation of a batch: lines in, lines out, errors, and the SHA-256 of each file."""
-    return report.receipt(await result_pages.batch_of(view, caller.project, batch_id))
+    return report.receipt(await lookup.batch(view, caller.project, batch_id))
 
 
 @router.get("/timeline", response_model=report.Timeline)
 async def timeline(view: ViewDep, caller: Caller, batch_id: BatchId) -> report.Timeline:
     """Get the events of a batch."""
-    return report.timeline(await result_pages.batch_of(view, caller.project, batch_id))
+    return report.timeline(await lookup.batch(view, caller.project, batch_id))
 
 
 @router.get("/errors", response_model=report.ErrorReport)
 async def grouped_errors(deps: Deps, caller: Caller, batch_id: BatchId) -> report.ErrorReport:
     """Get failed lines by code, with samples; for a failed batch, the errors of its input."""
-    batch = await result_pages.batch_of(deps.view, caller.project, batch_id)
+    batch = await lookup.batch(deps.view, caller.project, batch_id)
     if batch.status is Status.FAILED:
         return report.refused(batch)
     if batch.status is Status.EXPIRED and batch.tidemill.receipt is None:

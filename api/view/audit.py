@@ -2,10 +2,9 @@
 
 from typing import Final
 
-from tidemill.api import errors
 from tidemill.api.requests.filters import AuditQuery
 from tidemill.api.requests.paging import Row
-from tidemill.api.view.sqlite import Database
+from tidemill.api.view.sqlite import Database, page_rows
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.messages import AuditRecord
 from tidemill.schemas.ports import Clock
@@ -27,22 +26,13 @@ class Audit:
         Raises:
             ApiError: 400, `query.after` is not one of them.
         """
-        where, values = query.condition(project)
-        if query.after is not None:
-            at = self._database.first(f"SELECT at FROM audit WHERE id = ? AND {where}", query.after, *values)  # noqa: S608
-            if at is None:
-                raise errors.unknown_cursor(query.after)
-            where, values = f"{where} AND (at, id) < (?, ?)", [*values, at, query.after]
-        rows = self._database.read(
-            f"SELECT id, body FROM audit WHERE {where} ORDER BY at DESC, id DESC LIMIT ?",  # noqa: S608
-            *values, query.limit + 1,
-        )  # fmt: skip
-        return [Row(id=record_id, body=body) for record_id, body in rows]
+        found = page_rows(self._database, "audit", *query.condition(project), query.page, project=project)
+        return [Row(id=record_id, body=body) for record_id, body in found]
 
     def newest(self, action: str) -> AuditRecord | None:
         """The last record of an action."""
         body = self._database.first(
-            "SELECT body FROM audit WHERE action = ? ORDER BY at DESC, id DESC LIMIT 1", action
+            "SELECT body FROM audit WHERE action = ? ORDER BY created_at DESC, id DESC LIMIT 1", action
         )
         return None if body is None else codec.decode_audit(body)
 
@@ -54,4 +44,4 @@ class Audit:
             "INSERT OR IGNORE INTO audit VALUES (?, ?, ?, ?, ?, ?, ?)",
             record.id, record.at, record.project, record.actor, record.action, record.target, codec.encode(record),
         )  # fmt: skip
-        self._database.write("DELETE FROM audit WHERE at < ?", int(self._clock()) - KEPT_SECONDS)
+        self._database.write("DELETE FROM audit WHERE created_at < ?", int(self._clock()) - KEPT_SECONDS)

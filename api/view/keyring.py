@@ -1,9 +1,8 @@
 """The API keys in the file of the view."""
 
 from tidemill import keys
-from tidemill.api import errors
 from tidemill.api.requests.paging import Page, Row
-from tidemill.api.view.sqlite import Database
+from tidemill.api.view.sqlite import Database, page_rows
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import KeyRecord
 from tidemill.schemas.log.signing import Verifier
@@ -38,18 +37,10 @@ class Keyring(keys.Keyring):
         Raises:
             ApiError: 400, `page.after` is not one of them.
         """
-        where = "(? IS NULL OR project = ?)"
-        values: list[object] = [project, project]
-        if page.after is not None:
-            if (record := self.by_id(page.after)) is None or project not in {None, record.key.project}:
-                raise errors.unknown_cursor(page.after)
-            where += " AND (created_at, id) < (?, ?)"
-            values += [record.key.created_at, page.after]
-        rows = self._database.read(
-            f"SELECT body FROM keys WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ?",  # noqa: S608
-            *values, page.limit + 1,
-        )  # fmt: skip
-        keys = (codec.decode_key(body).key for (body,) in rows)
+        found = page_rows(
+            self._database, "keys", "coalesce(?, project) = project", [project], page, project=project
+        )
+        keys = (codec.decode_key(body).key for _, body in found)
         return [Row(id=key.id, body=key.model_dump_json().encode()) for key in keys]
 
     def signed_by_others(self, kid: str) -> list[KeyRecord]:

@@ -10,6 +10,8 @@ from tidemill.api import errors
 from tidemill.api.view.view import View
 from tidemill.schemas import ids
 from tidemill.schemas.log.messages import FileRecord, PartRecord, UploadRecord
+from tidemill.schemas.resources.batch import Batch
+from tidemill.schemas.resources.error import ApiError
 
 SEEN_SECONDS_MAX = 1.0
 """How long to wait for an object that this process has not seen."""
@@ -17,41 +19,40 @@ SEEN_SECONDS_MAX = 1.0
 T = TypeVar("T")
 
 
-async def batch(view: View, project: str, batch_id: str) -> bytes:
+async def batch(view: View, project: str, batch_id: str) -> Batch:
+    """A batch."""
+    return Batch.model_validate_json(await batch_json(view, project, batch_id))
+
+
+async def batch_json(view: View, project: str, batch_id: str) -> bytes:
     """A batch as JSON."""
-    found = await _awaited(
+    return await _awaited(
         view,
         lambda: _batch(view, project, batch_id),
         may_come=lambda: ids.is_batch_id(batch_id) and not view.erasures.is_deleted(batch_id),
+        absent=lambda: errors.no_batch(batch_id),
     )
-    if found is None:
-        raise errors.no_batch(batch_id)
-    return found
 
 
 async def file(view: View, project: str, file_id: str) -> FileRecord:
     """A file."""
-    found = await _awaited(
+    return await _awaited(
         view,
         lambda: view.file(project, file_id),
         # A deleted or expired file does not come back.
         may_come=lambda: ids.is_file_id(file_id) and not view.knows_file(project, file_id),
+        absent=lambda: errors.no_file(file_id),
     )
-    if found is None:
-        raise errors.no_file(file_id)
-    return found
 
 
 async def upload(view: View, project: str, upload_id: str) -> UploadRecord:
     """An upload in parts."""
-    found = await _awaited(
+    return await _awaited(
         view,
         lambda: view.uploads.upload(project, upload_id),
         may_come=lambda: ids.is_upload_id(upload_id),
+        absent=lambda: errors.no_upload(upload_id),
     )
-    if found is None:
-        raise errors.no_upload(upload_id)
-    return found
 
 
 async def parts(view: View, upload_id: str, part_ids: Sequence[str]) -> list[PartRecord]:
@@ -61,16 +62,21 @@ async def parts(view: View, upload_id: str, part_ids: Sequence[str]) -> list[Par
         known = view.uploads.parts(upload_id)
         return [known[part_id] for part_id in part_ids] if known.keys() >= set(part_ids) else None
 
-    if (found := await _awaited(view, find, may_come=lambda: True)) is None:
+    def absent() -> ApiError:
         known = view.uploads.parts(upload_id)
-        raise errors.no_part(next(part_id for part_id in part_ids if part_id not in known))
+        return errors.no_part(next(part_id for part_id in part_ids if part_id not in known))
+
+    return await _awaited(view, find, may_come=lambda: True, absent=absent)
+
+
+async def _awaited(
+    view: View, find: Callable[[], T | None], *, may_come: Callable[[], bool], absent: Callable[[], ApiError]
+) -> T:
+    if (found := find()) is None and may_come():
+        found = await view.changes.wait_for(find, seconds_max=SEEN_SECONDS_MAX)
+    if found is None:
+        raise absent()
     return found
-
-
-async def _awaited(view: View, find: Callable[[], T | None], *, may_come: Callable[[], bool]) -> T | None:
-    if (found := find()) is not None or not may_come():
-        return found
-    return await view.changes.wait_for(find, seconds_max=SEEN_SECONDS_MAX)
 
 
 def _batch(view: View, project: str, batch_id: str) -> bytes | None:

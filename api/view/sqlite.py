@@ -10,10 +10,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
+from tidemill.api import errors
+from tidemill.api.requests.paging import Page
 from tidemill.schemas.resources.bill import exact, plain
 from tidemill.storage.locked_directory import lock_first_free
 
-LAYOUT = 14
+LAYOUT = 15
 """Version of the schema; a file with another one is rebuilt."""
 
 CHECKPOINT_SECONDS = 1.0
@@ -94,12 +96,12 @@ CREATE TABLE ledger (
     owner INTEGER NOT NULL
 );
 CREATE TABLE audit (
-    id TEXT PRIMARY KEY, at INTEGER NOT NULL, project TEXT NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL,
-    target TEXT NOT NULL, body BLOB NOT NULL
+    id TEXT PRIMARY KEY, created_at INTEGER NOT NULL, project TEXT NOT NULL, actor TEXT NOT NULL,
+    action TEXT NOT NULL, target TEXT NOT NULL, body BLOB NOT NULL
 );
-CREATE INDEX audit_of ON audit (project, at, id);
-CREATE INDEX audit_listed ON audit (at, id);
-CREATE INDEX audit_by_action ON audit (action, at, id);
+CREATE INDEX audit_of ON audit (project, created_at, id);
+CREATE INDEX audit_listed ON audit (created_at, id);
+CREATE INDEX audit_by_action ON audit (action, created_at, id);
 CREATE INDEX ledger_of ON ledger (project, ended_at);
 CREATE INDEX ledger_by_time ON ledger (ended_at);
 CREATE INDEX uploads_of ON uploads (project);
@@ -303,3 +305,42 @@ def _is_sound(connection: sqlite3.Connection) -> bool:
     if connection.execute("PRAGMA user_version").fetchone() != (LAYOUT,):
         return False
     return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+
+
+def page_rows(
+    database: Database,
+    table: str,
+    where: str,
+    values: list[object],
+    page: Page,
+    *,
+    project: str | None,
+    source: str = "",
+    body: str = "body",
+) -> Iterator[tuple[str, bytes]]:
+    """Id and body of up to `page.limit` + 1 rows one by one; the caller must not await or write meanwhile.
+
+    The table may be joined with others in `source`; without a project, `page.after` may be of any.
+
+    Raises:
+        ApiError: 400, `page.after` is not a row of the project.
+    """
+    sign, order = ("<", "DESC") if page.newest_first else (">", "ASC")
+    if page.after is not None:
+        at = _created_at(database, table, project, page.after)
+        where, values = f"{where} AND (created_at, id) {sign} (?, ?)", [*values, at, page.after]
+    yield from database.each(
+        f"SELECT id, {body} FROM {source or table} WHERE {where}"  # noqa: S608  names and conditions of this package
+        f" ORDER BY created_at {order}, id {order} LIMIT ?",
+        *values, page.limit + 1,
+    )  # fmt: skip
+
+
+def _created_at(database: Database, table: str, project: str | None, object_id: str) -> int:
+    # A client may delete the objects of a page before it asks for the next one.
+    for source in (table, "erasures"):
+        statement = f"SELECT created_at FROM {source} WHERE id = ? AND coalesce(?, project) = project"  # noqa: S608  named above
+        at: int | None = database.first(statement, object_id, project)
+        if at is not None:
+            return at
+    raise errors.unknown_cursor(object_id)

@@ -9,9 +9,8 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from tidemill.api import errors
 from tidemill.api.requests import paging
 from tidemill.api.requests.filters import BatchesQuery
 from tidemill.api.requests.paging import Page, Row
@@ -23,7 +22,7 @@ from tidemill.api.view.ledger import Ledger
 from tidemill.api.view.orphans import Orphans
 from tidemill.api.view.pending_uploads import PendingUploads
 from tidemill.api.view.quotas import Quotas
-from tidemill.api.view.sqlite import Database
+from tidemill.api.view.sqlite import Database, page_rows
 from tidemill.kafka.follower import Tail
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord, Erasure, FileRecord
@@ -100,9 +99,11 @@ class View:
         condition, values = query.condition()
         # A project has many batches but few with a given label, so the labels drive the query.
         source = "labels CROSS JOIN batches USING (id, project, created_at)" if query.metadata else "batches"
-        rows = self._rows(
-            "batches", f"project = ?{condition}", [project, *values], project, query.page, source=source
-        )
+        found = page_rows(
+            self._database, "batches", f"project = ?{condition}", [project, *values], query.page,
+            project=project, source=source, body="coalesce(listed, body)",
+        )  # fmt: skip
+        rows = paging.fitting(Row(id=batch_id, body=body) for batch_id, body in found)
         rerun, now = self.links.with_reruns([row.id for row in rows]), self._clock()
         bodies = (self.links.add_reruns(row.id, row.body) if row.id in rerun else row.body for row in rows)
         return [Row(id=row.id, body=overlay.current(body, now)) for row, body in zip(rows, bodies, strict=True)]
@@ -132,11 +133,12 @@ class View:
         Raises:
             ApiError: 400, `page.after` is not one of them, and was not recently.
         """
-        where, values = "project = ? AND deleted_at IS NULL", [project]
+        where, values = "project = ? AND deleted_at IS NULL", list[object]([project])
         if purpose is not None:
             where, values = f"{where} AND purpose = ?", [*values, purpose]
         where += f" AND (expires_at IS NULL OR expires_at > {int(self._clock())})"
-        return self._rows("files", where, values, project, page)
+        found = page_rows(self._database, "files", where, values, page, project=project)
+        return paging.fitting(Row(id=file_id, body=body) for file_id, body in found)
 
     def is_held(self, file_id: str) -> bool:
         """Whether the bytes of a deleted file are kept for a batch that still runs."""
@@ -336,30 +338,6 @@ class View:
             self._purge()
         else:
             self.put_file(codec.decode_file(value), offset)
-
-    def _rows(
-        self, table: str, where: str, values: list[Any], project: str, page: Page, *, source: str = ""
-    ) -> list[Row]:
-        sign, order = ("<", "DESC") if page.newest_first else (">", "ASC")
-        if page.after is not None:
-            where = f"{where} AND (created_at, id) {sign} (?, ?)"
-            values = [*values, self._created_at(table, project, page.after), page.after]
-        shown = "coalesce(listed, body)" if table == "batches" else "body"
-        rows = self._database.each(
-            f"SELECT id, {shown} FROM {source or table} WHERE {where}"  # noqa: S608  names and conditions of this package
-            f" ORDER BY created_at {order}, id {order} LIMIT ?",
-            *values, page.limit + 1,
-        )  # fmt: skip
-        return paging.fitting(Row(id=object_id, body=body) for object_id, body in rows)
-
-    def _created_at(self, table: str, project: str, object_id: str) -> int:
-        # A client may delete the objects of a page before it asks for the next one.
-        for source in (table, "erasures"):
-            statement = f"SELECT created_at FROM {source} WHERE id = ? AND project = ?"  # noqa: S608  named above
-            at: int | None = self._database.first(statement, object_id, project)
-            if at is not None:
-                return at
-        raise errors.unknown_cursor(object_id)
 
     def _purge(self) -> None:
         oldest = int(self._clock()) - DELETED_SECONDS_MAX
