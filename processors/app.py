@@ -16,6 +16,7 @@ from tidemill.kafka.follower import Follower
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.producer import Log
 from tidemill.processors.backends.servers import Servers
+from tidemill.processors.calls.forms import Forms
 from tidemill.processors.http.client import HttpUpstream
 from tidemill.processors.kafka import KafkaOutbox
 from tidemill.processors.memory_budget import LineBudget
@@ -65,6 +66,9 @@ class Processors:
 
     async def start(self) -> list[stage_app.StageApp]:
         """Connect, learn which batches are closed, and return the apps to run."""
+        store = self._key_manager.store(
+            open_store(self._settings.store_url, reserve_bytes=self._settings.disk_reserve_bytes)
+        )
         shared = self._shared = Shared(
             kafka=self._kafka,
             log=self._log,
@@ -72,11 +76,10 @@ class Processors:
                 self._kafka, encrypted=self._settings.encrypt_log, check_disk=lambda: self._space.check(LOG)
             ),
             upstream=HttpUpstream(reply_bytes_max=self._settings.reply_bytes_max),
-            store=self._key_manager.store(
-                open_store(self._settings.store_url, reserve_bytes=self._settings.disk_reserve_bytes)
-            ),
+            store=store,
             closed=self._closed,
             budget=LineBudget(),
+            forms=Forms(store, LineBudget()),
             vault=self._key_manager.vault,
         )
         await self._space.start()

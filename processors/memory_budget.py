@@ -9,7 +9,8 @@ than `BYTES_A_SECOND_MIN` while others wait is given up.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 REPLIES_BYTES_MAX: Final = 128 << 20
@@ -170,6 +171,18 @@ class LineBudget:
         else:
             self._requests.append(request)
         return request
+
+    @asynccontextmanager
+    async def taken(self, size: int) -> AsyncIterator[None]:
+        """Wait for bytes, and hold them."""
+        granted = asyncio.Event()
+        request = self.ask(size, granted.set)
+        try:
+            if not request.is_granted:
+                await granted.wait()
+            yield
+        finally:
+            self.withdraw(request)
 
     def withdraw(self, request: Request) -> None:
         """Cancel a request, or release the bytes that it got."""

@@ -38,6 +38,7 @@ from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.calls.body_rules import body_rules
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
+from tidemill.processors.calls.forms import Forms
 from tidemill.processors.calls.retry import Policy
 from tidemill.processors.dispatcher import Dispatcher, Services
 from tidemill.processors.http.client import HttpUpstream
@@ -75,6 +76,7 @@ class Shared:
     store: Store
     closed: ClosedBatches
     budget: LineBudget
+    forms: Forms
     vault: Vault
 
 
@@ -220,6 +222,7 @@ def _dispatcher(name: str, model: Model, shared: Shared, pool: BackendPool) -> D
         upstream=shared.upstream,
         store=shared.store,
         clock=time.time,
+        forms=shared.forms,
         seconds_max=model.timeout_seconds,
         rules=body_rules(name, model),
     )

@@ -1,8 +1,10 @@
 """The endpoints that a batch may call, one entry each; no other module names a path."""
 
+import base64
+import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
 
 PROMPT: Final = "Reply with the word yes."
 Form = Mapping[str, tuple[type, ...]]
@@ -12,6 +14,35 @@ _ONE_OR_MORE: Final = (str, list)
 _INPUTS: Final = (str, list, dict)
 """One or more texts; an object has a text with images."""
 _ANY: Final = (str, list, dict, int, float, bool)
+
+
+class FileField(NamedTuple):
+    """A field of a request that names files (`schemas/jsonl/attachments.py`)."""
+
+    types: tuple[str, ...]
+    """What the media types of its files begin with."""
+    part: str = ""
+    """Its name in the form that the server gets, if that is another."""
+
+
+_IMAGE: Final = FileField(("image/",))
+_AUDIO: Final = FileField(("audio/", "video/"))
+_NAMED_FILE: Final = (str, dict)
+_TRANSCRIPTS: Final = ("json", "verbose_json", "diarized_json")
+"""The formats that are JSON, as a result line is."""
+_PIXEL: Final = (
+    "data:image/png;base64,"
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+)
+"""An image of one pixel."""
+
+
+def _silence() -> str:
+    """A tenth of a second without a sound: WAV, 8,000 samples of 16 bits a second."""
+    head = struct.pack(
+        "<4sI4s4sIHHIIHH4sI", b"RIFF", 1636, b"WAVE", b"fmt ", 16, 1, 1, 8000, 16000, 2, 16, b"data", 1600
+    )
+    return "data:audio/wav;base64," + base64.b64encode(head + bytes(1600)).decode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +75,10 @@ class Endpoint:
     """Whether the input tokens of a reply leave out those that a cache read or wrote."""
     has_priority: bool = False
     """Whether vLLM takes a `priority` here."""
+    files: Mapping[str, FileField] = field(default_factory=dict)
+    """The fields with files; if there are any, a server gets the request as a form."""
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Optional fields, each with the texts that it may have."""
     is_beside_v1: bool = False
     """Whether its `/v1` is ours alone: a server has it beside its `/v1`."""
 
@@ -106,6 +141,36 @@ ENDPOINTS: Final = {
     ),
     "/v1/images/generations": Endpoint(
         name="Images", forms=({"prompt": (str,)},), reply_list="data", smallest={"prompt": PROMPT}
+    ),
+    # OpenAI's own batches have `images`, as a list of objects; its clients have `image`.
+    "/v1/images/edits": Endpoint(
+        name="Image edits",
+        forms=({"prompt": (str,), "image": (str, list, dict)}, {"prompt": (str,), "images": (list,)}),
+        reply_list="data",
+        smallest={"prompt": PROMPT, "image": _PIXEL},
+        files={"image": _IMAGE, "images": FileField(_IMAGE.types, "image"), "mask": _IMAGE, "markup": _IMAGE},
+    ),
+    # The answer is the job, which may still run.
+    "/v1/videos": Endpoint(
+        name="Videos", forms=({"prompt": (str,)},), reply_list=None, smallest={"prompt": PROMPT}
+    ),
+    "/v1/audio/transcriptions": Endpoint(
+        name="Transcriptions",
+        forms=({"file": _NAMED_FILE},),
+        reply_list=None,
+        smallest={"file": _silence(), "prompt": PROMPT},
+        context=("prompt",),
+        files={"file": _AUDIO},
+        choices={"response_format": _TRANSCRIPTS},
+    ),
+    "/v1/audio/translations": Endpoint(
+        name="Translations",
+        forms=({"file": _NAMED_FILE},),
+        reply_list=None,
+        smallest={"file": _silence(), "prompt": PROMPT},
+        context=("prompt",),
+        files={"file": _AUDIO},
+        choices={"response_format": _TRANSCRIPTS},
     ),
     # Rerank is Cohere's and Jina's; score, classify and pooling are vLLM's (entrypoints/pooling/*/protocol.py).
     "/v1/rerank": Endpoint(

@@ -12,10 +12,11 @@ import time
 
 BATCH_PREFIX = "batch_"
 
-_BASE62 = string.digits + string.ascii_letters
+_BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _PART = re.compile(rf"(?:{BATCH_PREFIX})?([0-9a-f]{{4,31}})\Z")
 _BATCH = re.compile(BATCH_PREFIX + r"[0-9a-f]{32}\Z")
 _UPLOAD = re.compile(r"upload_[0-9a-f]{32}\Z")
+_OWNER_CHARS = 6
 _FILE = re.compile(r"file-[0-9A-Za-z]{22}\Z")
 
 
@@ -51,9 +52,24 @@ def new_part_id() -> str:
     return f"part_{secrets.token_hex(16)}"
 
 
-def new_file_id() -> str:
-    """`file-` and 22 characters of base 62: 13 of the time, 9 random ones."""
-    return "file-" + _now_hex() + "".join(secrets.choice(_BASE62) for _ in range(9))
+def new_file_id(project: str) -> str:
+    """`file-` and 22 characters of base 62: 9 of the time, 7 random ones, 6 of the project (`owned_file_id`)."""
+    now = (time.time_ns() // 1000).to_bytes(8, "big")
+    return owned_file_id("file-" + _base62(now, 9) + "".join(secrets.choice(_BASE62) for _ in range(13)), project)
+
+
+def owned_file_id(file_id: str, project: str) -> str:
+    """The id with a digest of the project as its last 6 characters.
+
+    So a stage that has only the id, and no list of files, knows whether the project uploaded the file.
+    """
+    kept = file_id[:-_OWNER_CHARS]
+    return kept + _base62(hashlib.blake2b(f"{kept}/{project}".encode(), digest_size=8).digest(), _OWNER_CHARS)
+
+
+def is_owned(file_id: str, project: str) -> bool:
+    """Whether a file of this id can only have been uploaded by the project, up to one in 10^10 ids."""
+    return file_id == owned_file_id(file_id, project)
 
 
 def new_request_id() -> str:
@@ -66,12 +82,7 @@ def derived_file_id(maker_id: str, part: str) -> str:
 
     The part is `output` or `errors` of a batch, or a digest of an upload's parts.
     """
-    number = int.from_bytes(hashlib.blake2b(f"{maker_id}/{part}".encode(), digest_size=17).digest(), "big")
-    digits = []
-    for _ in range(22):
-        number, digit = divmod(number, 62)
-        digits.append(_BASE62[digit])
-    return "file-" + "".join(digits)
+    return "file-" + _base62(hashlib.blake2b(f"{maker_id}/{part}".encode(), digest_size=17).digest(), 22)
 
 
 def timely_hex() -> str:
@@ -110,6 +121,15 @@ def is_upload_id(text: str) -> bool:
 def is_file_id(text: str) -> bool:
     """Whether the text has the form of a file id."""
     return _FILE.match(text) is not None
+
+
+def _base62(digest: bytes, chars: int) -> str:
+    number = int.from_bytes(digest, "big")
+    digits = []
+    for _ in range(chars):
+        number, digit = divmod(number, 62)
+        digits.append(_BASE62[digit])
+    return "".join(reversed(digits))
 
 
 def _now_hex() -> str:

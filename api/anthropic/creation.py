@@ -81,7 +81,7 @@ async def remove_input(deps: Dependencies, project: str, batch: Batch) -> None:
 
 async def _stored(request: Request, deps: Dependencies, booking: Booking) -> FileRecord:
     """Write the requests into an input file, which has no record yet."""
-    settings, project, file_id = deps.settings, booking.project, ids.new_file_id()
+    settings, project, file_id = deps.settings, booking.project, ids.new_file_id(booking.project)
     bytes_max = settings.file_bytes_max
     too_large = errors.body_too_large(bytes_max)
     async with (

@@ -194,8 +194,9 @@ def _model(settings: Settings, contents: Contents, name: str, found: Sum, window
 def _read(body: Mapping[str, Any], endpoint: Endpoint) -> tuple[int, int, int]:
     """Bytes of text, token ids and media that the model reads for a request."""
     form = endpoint.form(body)
-    fields = [body.get(name) for name, kinds in form.items() if kinds != (int,)]
+    fields = [body.get(name) for name, kinds in form.items() if kinds != (int,) and name not in endpoint.files]
     size, ids, media = measured([*fields, *(body.get(name) for name in endpoint.context)])
+    media += sum(_items(body[name]) for name in endpoint.files if body.get(name) is not None)
     if endpoint.pairs and _items(fields[0]) == 1:
         again = _items(fields[1]) - 1
         once = measured(fields[0])

@@ -49,7 +49,7 @@ async def create(
             found = await log_range.gather(deps, lines, spool)
             endpoint = found.endpoint()
             named_model(deps, options.model, endpoint)
-            new = known.model_copy(update={"endpoint": endpoint, "input_file_id": ids.new_file_id()})
+            new = known.model_copy(update={"endpoint": endpoint, "input_file_id": ids.new_file_id(project)})
             chunks = _chunks(spool, found.sources, options.model)
             with deps.booking(project) as booking:
 

@@ -24,7 +24,8 @@ async def assemble(
         ApiError: 400, it is not as declared; 503, the store does not answer. Nothing is left of it.
     """
     upload = record.upload
-    file_id = ids.derived_file_id(upload.id, "/".join(part.part.id for part in parts))
+    derived = ids.derived_file_id(upload.id, "/".join(part.part.id for part in parts))
+    file_id = ids.owned_file_id(derived, record.project)
     async with deps.gates.uploads.turn(record.project):
         stored = await _copied(deps, file_key(file_id), record, parts, md5)
     file = new_file(

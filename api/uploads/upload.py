@@ -74,7 +74,7 @@ async def receive(request: Request, deps: Dependencies, booking: Booking) -> Fil
         ClientDisconnect: It broke off; nothing is left of it.
     """
     bytes_max, project = deps.settings.upload_bytes_max, booking.project
-    file_id, filename = ids.new_file_id(), None
+    file_id, filename = ids.new_file_id(project), None
     values: dict[str, str] = {}
     async with (
         form_reader.received(request, deps, project=project, bytes_max=bytes_max, param=FILE) as parts,

@@ -17,8 +17,12 @@ def _struct(name: str, fields: Iterable[str], **others: Any) -> type[msgspec.Str
 
 _FIELDS = ("custom_id", "method", "url", "body")
 _REQUIRED = {name: None for entry in ENDPOINTS.values() for form in entry.forms for name in form}
+_OPTIONAL = {name: None for entry in ENDPOINTS.values() for name in (*entry.files, *entry.choices)}
 _COUNTED = {entry.prompt for entry in ENDPOINTS.values() if entry.embeds}
-_Body = _struct("_Body", ("stream", "model", *_REQUIRED, "dimensions", "encoding_format"))
+_FILES = {name for entry in ENDPOINTS.values() for name in entry.files}
+_Body = _struct(
+    "_Body", dict.fromkeys(("stream", "model", *_REQUIRED, *_OPTIONAL, "dimensions", "encoding_format"))
+)
 _requests = msgspec.json.Decoder(_struct("_Request", _FIELDS, body=_Body))
 _lines = msgspec.json.Decoder(_struct("_Line", _FIELDS))
 _bodies = msgspec.json.Decoder(_Body)
@@ -28,7 +32,7 @@ _valid = msgspec.json.Decoder(msgspec.Raw)
 def outlined(data: bytes) -> object:
     """The fields of a line that the check needs; deeper values cost no memory.
 
-    Lists of embedding inputs stay raw JSON.
+    Lists of embedding inputs, and fields with files that are no text, stay raw JSON.
 
     Raises:
         msgspec.DecodeError: The line is not JSON.
@@ -59,7 +63,12 @@ def _odd(data: bytes) -> object:
 
 def _body(body: msgspec.Struct) -> dict[str, object]:
     fields = _fields(body)
-    return {name: raw if name in _COUNTED and _first(raw) == b"[" else _value(raw) for name, raw in fields.items()}
+    return {
+        name: raw
+        if (name in _COUNTED and _first(raw) == b"[") or (name in _FILES and _first(raw) in {b"[", b"{"})
+        else _value(raw)
+        for name, raw in fields.items()
+    }
 
 
 def _value(raw: msgspec.Raw) -> object:

@@ -184,6 +184,7 @@ class Stage:
         checker = Checker(
             Rules(
                 endpoint=work.command.batch.endpoint,
+                project=work.command.project,
                 models={name: model.endpoints for name, model in serving.models.items()},
                 aliases=serving.aliases,
                 lines_max=settings.file_lines_max,
@@ -202,7 +203,10 @@ class Stage:
                     checker.check(checked)
                 if is_too_large or checker.is_full:
                     break
-        return checker.too_large() if is_too_large else checker.verdict()
+        if is_too_large:
+            return checker.too_large()
+        await checker.check_uploaded(self._store)
+        return checker.verdict()
 
     async def _records(self, work: _Work, source: InputRef, total: int) -> AsyncIterator[Record]:
         batch = work.command.batch

@@ -15,12 +15,16 @@ from typing import Any, Final, Protocol
 import msgspec
 import orjson
 
+from tidemill.ingest.files import attachments
+from tidemill.ingest.files.attachments import Attached
 from tidemill.ingest.files.outline import outlined
 from tidemill.schemas.bounds import ERRORS_BYTES_MAX, ERRORS_MAX, LINE_BYTES_HIGHEST
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.jsonl import malformed, nesting
+from tidemill.schemas.jsonl.attachments import AttachmentError
 from tidemill.schemas.jsonl.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX, Line
 from tidemill.schemas.jsonl.nesting import DEPTH_MAX
+from tidemill.schemas.ports import Store
 from tidemill.schemas.resources.batch import BatchError, error_bytes
 
 FAULTS_MAX: Final = ERRORS_MAX
@@ -59,6 +63,7 @@ class Rules:
     """The rules for the lines of one batch."""
 
     endpoint: str
+    project: str = ""
     models: Mapping[str, Collection[str]]
     """The models that may be named, each with its endpoints."""
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -113,6 +118,7 @@ class Checker:
         forms = self._endpoint.forms
         self._only_form = tuple(forms[0].items()) if len(forms) == 1 else None
         self._ids: Seen = dict[str | bytes, int]() if seen is None else seen
+        self._attached = Attached(self._endpoint, rules.project, is_stream=seen is not None)
         self._errors: list[BatchError] = []
         self._errors_bytes = 0
         self._faults = 0
@@ -135,11 +141,24 @@ class Checker:
             try:
                 self._examine(line.data, line.number)
             except Fault as fault:
-                self._faults += 1
-                if self._faults <= FAULTS_MAX and self._errors_bytes <= ERRORS_BYTES_MAX:
-                    entry = _entry(fault, line.number)
-                    self._errors_bytes += error_bytes(entry)
-                    self._errors.append(entry)
+                self._note(fault, line.number)
+
+    async def check_uploaded(self, store: Store) -> None:
+        """Look for the uploaded files that the checked lines name.
+
+        Raises:
+            OSError: The store failed.
+        """
+        for number, error in await self._attached.faults(store):
+            self._note(_file_fault(error), number)
+        self._errors.sort(key=lambda error: error.line or 0)
+
+    def _note(self, fault: Fault, number: int) -> None:
+        self._faults += 1
+        if self._faults <= FAULTS_MAX and self._errors_bytes <= ERRORS_BYTES_MAX:
+            entry = _entry(fault, number)
+            self._errors_bytes += error_bytes(entry)
+            self._errors.append(entry)
 
     def fault(self, data: bytes) -> Fault | None:
         """Check the next line of a stream, which has any number of lines; returns its fault."""
@@ -172,6 +191,10 @@ class Checker:
         if self.is_full:
             text = f"The input file has more requests than the maximum of {self._rules.lines_max}."
             return [Fault("too_many_tasks", text)]
+        if self._attached.is_full:
+            return [
+                Fault("too_many_files", f"The lines name more than {attachments.UPLOADED_MAX} uploaded files.")
+            ]
         if self._inputs > EMBEDDING_INPUTS_MAX:
             text = f"The batch has {self._inputs} embedding inputs; the maximum is {EMBEDDING_INPUTS_MAX}."
             return [Fault("too_many_embedding_inputs", text, "body.input")]
@@ -197,6 +220,11 @@ class Checker:
             )
             raise Fault("invalid_url", text, "url")
         self._examine_body(request["body"])
+        if self._endpoint.files:
+            try:
+                self._attached.examine(request["body"], number)
+            except AttachmentError as error:
+                raise _file_fault(error) from None
 
     def _unique(self, custom_id: str, number: int) -> None:
         size = len(custom_id)
@@ -231,6 +259,10 @@ class Checker:
         for name, kinds in self._only_form or self._endpoint.form(body).items():
             if type(value := body.get(name)) not in kinds:
                 _examine_required(name, kinds, value)
+        for name, choices in self._endpoint.choices.items():
+            if (chosen := body.get(name)) is not None and chosen not in choices:
+                text = f"Invalid '{name}' for a batch: its results are JSON, so it must be {' or '.join(choices)}."
+                raise Fault("invalid_request", text, f"body.{name}")
         if self._endpoint.embeds:
             inputs = _count_of_inputs(body[self._endpoint.prompt])
             self._inputs += inputs
@@ -329,8 +361,14 @@ def _examine_required(name: str, kinds: tuple[type, ...], value: object) -> None
     """Refuse a required field of the body that is absent, or of another type than these."""
     if value is None:
         raise Fault("invalid_request", f"{name.capitalize()} parameter is required.", f"body.{name}")
-    if type(value) is not msgspec.Raw or list not in kinds:
+    if type(value) is msgspec.Raw:
+        value = [] if bytes(memoryview(value)[:1]) == b"[" else {}
+    if type(value) not in kinds:
         raise _type_fault(f"body.{name}", " or ".join(_KINDS[kind] for kind in kinds), value)
+
+
+def _file_fault(error: AttachmentError) -> Fault:
+    return Fault("invalid_file", f"Invalid 'body.{error.field}': {error}.", f"body.{error.field}")
 
 
 def _type_fault(param: str, expected: str, found: object) -> Fault:

@@ -110,7 +110,7 @@ class StreamFactory:
 
     def _stream(self, state: State) -> Stream:
         seen = self._ids[state.id] = SeenIds(self._folder / state.id)
-        rules = dataclasses.replace(self._rules(), endpoint=state.batch.endpoint)
+        rules = dataclasses.replace(self._rules(), endpoint=state.batch.endpoint, project=state.project)
         last = state.journal[-1] if state.journal else (0, state.kept_lines, 0, -1)
         return Stream(
             state=state,

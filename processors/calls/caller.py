@@ -7,22 +7,24 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from tidemill.processors.backends.backend import Permit
+from tidemill.processors.backends.backend import Backend, Permit
 from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.backends.server import CallOptions
 from tidemill.processors.calls import request_codec
 from tidemill.processors.calls.body_rules import UNCHANGED, BodyRules
 from tidemill.processors.calls.endpoint_probe import STATUSES, EndpointProbe
+from tidemill.processors.calls.forms import CONTENT_TYPE, Forms
 from tidemill.processors.calls.health_probe import HealthProbe
 from tidemill.processors.calls.request_codec import Success
 from tidemill.processors.failures import NO_EVIDENCE, Answer, CallFailure, Evidence, FailureKind, Fault
 from tidemill.processors.http.client import Upstream
 from tidemill.processors.lines import Line
 from tidemill.processors.memory_budget import SMALL_BYTES
-from tidemill.schemas import headers
-from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, address
+from tidemill.schemas import headers as forwarded
+from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint, address
 from tidemill.schemas.jsonl import line as shapes
-from tidemill.schemas.log.codec import LineRef, RequestHead
+from tidemill.schemas.jsonl.attachments import AttachmentError
+from tidemill.schemas.log.codec import LineRef
 from tidemill.schemas.ports import Clock, NotFound, Store
 
 WARN_SECONDS: Final = 30.0
@@ -53,6 +55,7 @@ class Caller:
         upstream: Upstream,
         store: Store,
         clock: Clock,
+        forms: Forms,
         seconds_max: float,
         rules: BodyRules | None = None,
     ) -> None:
@@ -62,6 +65,7 @@ class Caller:
         self._upstream = upstream
         self._store = store
         self._clock = clock
+        self._forms = forms
         self._seconds_max = seconds_max
         self._rules = rules
 
@@ -72,7 +76,7 @@ class Caller:
             parsed = shapes.parse(line.text if line.head.ref is None else await self._fetched(line.head.ref))
             is_called = True
             return await self._make(line, parsed, permit)
-        except (msgspec.MsgspecError, RecursionError):
+        except (msgspec.MsgspecError, RecursionError, AttachmentError):
             return self._not_made(FailureKind.INVALID_LINE, line, permit)
         except NotFound:
             return self._not_made(FailureKind.INPUT_GONE, line, permit)
@@ -93,14 +97,9 @@ class Caller:
 
     async def _make(self, line: Line, parsed: shapes.InputLine, permit: Permit) -> CallResult:
         backend = permit.backend
-        url = address(backend.base, line.head.url)
-        seconds = min(self._seconds_max, max(line.head.deadline - self._clock(), 0.0))
         share = None
         try:
-            options = backend.server.options
-            body = self._sent(parsed.body, line.head, options)
-            more = _header_lines(line, options, self._clock)
-            outcome = await self._upstream.post(url, options.headers, body, seconds, more)
+            outcome = await self._posted(line, parsed.body, backend)
             if isinstance(outcome, Answer) and (share := outcome.share) is not None:
                 end = await asyncio.to_thread(request_codec.judge, outcome, line.head.url)
             else:
@@ -119,6 +118,22 @@ class Caller:
         now = asyncio.get_running_loop().time()
         self._pool.answered(permit, now, used, endpoint=line.head.url, begun=line.began_at)
         return CallResult(custom_id, end)
+
+    async def _posted(self, line: Line, body: msgspec.Raw, backend: Backend) -> Answer | FailureKind:
+        head, options = line.head, backend.server.options
+        endpoint = ENDPOINTS.get(head.url, UNKNOWN)
+        sent = self._sent(body, line, options, endpoint)
+        if not endpoint.files:
+            return await self._sent_within(line, backend, options.headers, sent)
+        async with self._forms.form(endpoint, sent, head.project) as form:
+            return await self._sent_within(line, backend, {**options.headers, **CONTENT_TYPE}, memoryview(form))
+
+    async def _sent_within(
+        self, line: Line, backend: Backend, headers: dict[str, str], body: bytes | memoryview
+    ) -> Answer | FailureKind:
+        seconds = min(self._seconds_max, max(line.head.deadline - self._clock(), 0.0))
+        more = _header_lines(line, backend.server.options, self._clock)
+        return await self._upstream.post(address(backend.base, line.head.url), headers, body, seconds, more)
 
     async def _checked_endpoint(self, failure: CallFailure, line: Line, permit: Permit) -> CallFailure:
         if await self._endpoint_probe.lacks(line.head.url, permit.backend):
@@ -163,10 +178,10 @@ class Caller:
         chunks = [chunk async for chunk in self._store.read(ref.key, ref.offset, ref.offset + ref.length)]
         return b"".join(chunks)
 
-    def _sent(self, body: msgspec.Raw, head: RequestHead, options: CallOptions) -> bytes | memoryview:
+    def _sent(self, body: msgspec.Raw, line: Line, options: CallOptions, endpoint: Endpoint) -> bytes | memoryview:
         """The body to send; a large one is not copied."""
-        if options.priority_by_deadline and ENDPOINTS.get(head.url, UNKNOWN).has_priority:
-            view = memoryview((self._rules or UNCHANGED).apply(body, head.deadline))
+        if options.priority_by_deadline and endpoint.has_priority:
+            view = memoryview((self._rules or UNCHANGED).apply(body, line.head.deadline))
         else:
             view = memoryview(body if self._rules is None else self._rules.apply(body))
         return bytes(view) if len(view) <= SMALL_BYTES else view
@@ -181,5 +196,5 @@ def _header_lines(line: Line, options: CallOptions, clock: Clock) -> bytes:
         named += b"%b: %d\r\n" % (options.deadline_header.encode(), milliseconds)
     if head.headers:
         ours = {name.lower() for name in (*options.headers, options.deadline_header or "")}
-        named += headers.lines({name: value for name, value in head.headers.items() if name not in ours})
+        named += forwarded.lines({name: value for name, value in head.headers.items() if name not in ours})
     return named

@@ -27,7 +27,7 @@ import orjson
 
 from tidemill.processors.backends.backend import NEVER, Backend, Permit
 from tidemill.processors.backends.pool import BackendPool
-from tidemill.processors.calls import request_codec
+from tidemill.processors.calls import forms, request_codec
 from tidemill.processors.calls.body_rules import BodyRules
 from tidemill.processors.calls.request_codec import Success
 from tidemill.processors.failures import CallFailure, FailureKind, Fault
@@ -166,13 +166,15 @@ class HealthProbe:
     async def _ask(self, permit: Permit, endpoint: str) -> None:
         backend = permit.backend
         began_at = self._loop.time()
-        form = forms(endpoint)[self._refused.get(backend, {}).get(endpoint, 0)]
+        form = requests(endpoint)[self._refused.get(backend, {}).get(endpoint, 0)]
         body = orjson.dumps({"model": self._model, **form})
         if self._rules is not None:
             body = self._rules.apply(body)
-        url = address(backend.base, endpoint)
+        url, headers = address(backend.base, endpoint), backend.server.options.headers
+        if ENDPOINTS[endpoint].files:
+            body, headers = forms.inline(ENDPOINTS[endpoint], body), {**headers, **forms.CONTENT_TYPE}
         try:
-            outcome = await self._upstream.post(url, backend.server.options.headers, body, REPLY_SECONDS_MAX)
+            outcome = await self._upstream.post(url, headers, body, REPLY_SECONDS_MAX)
             end = request_codec.judge(outcome, endpoint)
         except Exception:  # noqa: BLE001  the lines must not wait for ever
             _log.exception("server %s could not be probed", backend.server.name)
@@ -203,12 +205,12 @@ class HealthProbe:
         backend.accepted_at[endpoint] = began_at
         refused = self._refused.setdefault(backend, {})
         refused[endpoint] = refused.get(endpoint, 0) + 1
-        if refused[endpoint] == len(forms(endpoint)):
+        if refused[endpoint] == len(requests(endpoint)):
             del refused[endpoint]
             self._refused_until.setdefault(backend, {})[endpoint] = self._loop.time() + REFUSED_SECONDS
 
 
-def forms(endpoint: str) -> list[dict[str, object]]:
+def requests(endpoint: str) -> list[dict[str, object]]:
     """The request with a bound on the reply, and the one with the required fields alone."""
     entry = ENDPOINTS[endpoint]
     smallest = entry.smallest

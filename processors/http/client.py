@@ -100,7 +100,7 @@ class HttpUpstream:
         self._reply_bytes_max = reply_bytes_max
         self._trusts = trusts or {}
         self._replies = LargeReplies()
-        self._routes: dict[tuple[str, str, str, str], _Route] = {}
+        self._routes: dict[tuple[str, ...], _Route] = {}
         self._idle: defaultdict[Place, deque[Connection]] = defaultdict(deque)
         self._kept: Container[Origin] | None = None
         """Where connections without a call are kept; None for everywhere."""
@@ -210,8 +210,14 @@ class HttpUpstream:
         return context
 
     def _route(self, method: str, url: str, headers: dict[str, str]) -> _Route:
-        # Two backends with one address may have different keys, or names.
-        key = (method, url, headers.get("authorization", ""), headers.get("host", ""))
+        # Two backends with one address may have different keys, or names; a form and JSON have different types.
+        key = (
+            method,
+            url,
+            headers.get("authorization", ""),
+            headers.get("host", ""),
+            headers.get("content-type", ""),
+        )
         if (route := self._routes.get(key)) is None:
             if len(self._routes) >= ROUTES_MAX:
                 self._routes.clear()

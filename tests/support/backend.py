@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from aiohttp import web
 from multidict import CIMultiDictProxy
+from support import shapes
 from support.listening import stop_listening
 from support.waiting import wait_until
 
@@ -235,7 +236,8 @@ class Backend:
         if request.path in self.lacks:
             return web.json_response({"detail": "Not Found"}, status=404)
         period = self._period
-        body = json.loads(await request.read())
+        is_form = request.content_type == "multipart/form-data"
+        body = await shapes.form(request) if is_form else json.loads(await request.read())
         key = json.dumps(body, sort_keys=True)
         counter = period.proofs if PROMPT in key else period.bodies
         counter[key] += 1
@@ -275,12 +277,12 @@ def _content(path: str, body: dict[str, Any], how: Behaviour) -> dict[str, Any]:
             text = str(body["prompt"])
             choice = {"index": 0, "text": f"echo: {text}", "finish_reason": "stop", "logprobs": None}
             return {**common, "object": "text_completion", "choices": [choice], "usage": _usage(text)}
-        case "embeddings":
-            return _embeddings(body)
-        case "responses":
-            return _response(body, common)
+        case "embeddings" | "responses" as name:
+            return _embeddings(body) if name == "embeddings" else _response(body, common)
         case other:
-            raise web.HTTPNotFound(text=other)
+            if (reply := shapes.reply(path, body)) is None:
+                raise web.HTTPNotFound(text=other)
+            return reply
 
 
 def _usage(text: str) -> dict[str, int]:

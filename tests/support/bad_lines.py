@@ -19,6 +19,7 @@ from support.simtime import SimulatedLoop, run
 from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
+from tidemill.processors.calls.forms import Forms
 from tidemill.processors.calls.retry import Policy
 from tidemill.processors.dispatcher import Dispatcher, Services
 from tidemill.processors.failures import Answer, FailureKind
@@ -167,6 +168,7 @@ class World:
         store: Any = None
         caller = Caller(
             pool=fleet, endpoint_probe=EndpointProbe("m", fleet, upstream), upstream=upstream, store=store,
+            forms=Forms(store, LineBudget()),
             clock=self.loop.now, seconds_max=TIMEOUT_SECONDS,
         )  # fmt: skip
         services = Services(

@@ -13,9 +13,11 @@ MODELS = {"m": ENDPOINTS, "other": ENDPOINTS, "embed": (EMBEDDINGS,)}
 ABSENT = object()
 
 
-def rules(endpoint: str = CHAT, *, lines_max: int = 50_000, bytes_max: int = 209_715_200) -> Rules:
+def rules(
+    endpoint: str = CHAT, *, lines_max: int = 50_000, bytes_max: int = 209_715_200, project: str = ""
+) -> Rules:
     """The rules of a batch."""
-    return Rules(endpoint=endpoint, models=MODELS, lines_max=lines_max, bytes_max=bytes_max)
+    return Rules(endpoint=endpoint, models=MODELS, lines_max=lines_max, bytes_max=bytes_max, project=project)
 
 
 def line(custom_id: object = "a", *, body: object = None, **fields: object) -> bytes:

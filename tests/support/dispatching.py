@@ -16,6 +16,7 @@ from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
+from tidemill.processors.calls.forms import Forms
 from tidemill.processors.calls.retry import Policy
 from tidemill.processors.dispatcher import Dispatcher, Services
 from tidemill.processors.failures import Answer, FailureKind
@@ -167,7 +168,7 @@ class World:
         )
         caller = Caller(
             pool=fleet, endpoint_probe=EndpointProbe("m", fleet, self.inference), upstream=self.inference,
-            store=store, clock=self.now, seconds_max=5,
+            store=store, forms=Forms(store, LineBudget()), clock=self.now, seconds_max=5,
         )  # fmt: skip
         services = Services(
             budget=budget or LineBudget(memory), outbox=self.log, store=store, closed=self.closed, clock=self.now,

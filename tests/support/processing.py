@@ -180,8 +180,8 @@ class Rig:
     async def say(self, batch_id: str, status: Status) -> None:
         """Publish the state of a batch, as results would."""
         batch = Batch(
-            id=batch_id, endpoint="/v1/chat/completions", input_file_id=ids.new_file_id(), completion_window="24h",
-            status=status, created_at=0, expires_at=1,
+            id=batch_id, endpoint="/v1/chat/completions", input_file_id=ids.new_file_id("p"),
+            completion_window="24h", status=status, created_at=0, expires_at=1,
         )  # fmt: skip
         record = BatchRecord(project="p", batch=batch)
         await self._producer.send_and_wait(topics.BATCHES.name, codec.encode(record), key=batch_id.encode())

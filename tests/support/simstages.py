@@ -24,6 +24,7 @@ from tidemill.kafka.producer import partition_of
 from tidemill.processors.backends.servers import Servers
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
+from tidemill.processors.calls.forms import Forms
 from tidemill.processors.dispatcher import Dispatcher as ProcessorsStage
 from tidemill.processors.dispatcher import Services
 from tidemill.processors.memory_budget import LineBudget
@@ -171,6 +172,7 @@ class ProcessorsProcess(Base):
             endpoint_probe=EndpointProbe(MODEL, fleet, world.upstream(self.process)),
             upstream=world.upstream(self.process),
             store=self.store,
+            forms=Forms(self.store, LineBudget()),
             clock=self.process.now,
             seconds_max=model.timeout_seconds,
         )

@@ -73,7 +73,7 @@ class Place:
 
     async def create(self, data: bytes | None, **changes: object) -> str:
         """Store a file, command a batch of it and return the batch's id."""
-        batch_id, file_id = ids.new_batch_id(), ids.new_file_id()
+        batch_id, file_id = ids.new_batch_id(), ids.new_file_id("p")
         source = None
         if data is not None:
             source = InputRef(key=f"files/{file_id}", bytes=len(data))

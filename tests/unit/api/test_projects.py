@@ -19,7 +19,7 @@ BATCH = {"endpoint": "/v1/embeddings", "completion_window": "24h"}
 UPLOAD = {"filename": "f", "purpose": "batch", "bytes": len(LINE), "mime_type": "application/jsonl"}
 UNKNOWN = {
     "batch_id": ids.new_batch_id(),
-    "file_id": ids.new_file_id(),
+    "file_id": ids.new_file_id("p"),
     "upload_id": ids.new_upload_id(),
     "key_id": access.new_key_id(),
 }

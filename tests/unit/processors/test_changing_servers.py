@@ -15,6 +15,7 @@ from tidemill.processors.backends.server import Server
 from tidemill.processors.backends.servers import Servers
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
+from tidemill.processors.calls.forms import Forms
 from tidemill.processors.dispatcher import Dispatcher, Services
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.memory_budget import LineBudget
@@ -123,7 +124,7 @@ class World:
         pool = self.servers.pools[name]
         store: Any = None
         caller = Caller(
-            pool=pool, endpoint_probe=EndpointProbe(name, pool, self.engines), upstream=self.engines, store=store,
+            pool=pool, endpoint_probe=EndpointProbe(name, pool, self.engines), upstream=self.engines, store=store, forms=Forms(store, LineBudget()),
             clock=self.loop.now, seconds_max=30,
         )  # fmt: skip
         services = Services(

@@ -17,6 +17,7 @@ from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.backends.server import Parts
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
+from tidemill.processors.calls.forms import Forms
 from tidemill.processors.dispatcher import Dispatcher, Services
 from tidemill.processors.failures import Answer
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
@@ -114,6 +115,7 @@ class World:
         store: Any = None
         caller = Caller(
             pool=pool, endpoint_probe=EndpointProbe(name, pool, self.engine), upstream=self.engine, store=store,
+            forms=Forms(store, LineBudget()),
             clock=self.loop.now, seconds_max=30,
         )  # fmt: skip
         services = Services(

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from functools import partial
 
 import pytest
 
@@ -16,7 +17,7 @@ START_NS = 1_795_445_312_000_000_000
     ("make", "form"),
     [
         (ids.new_batch_id, r"batch_[0-9a-f]{32}\Z"),
-        (ids.new_file_id, r"file-[0-9A-Za-z]{22}\Z"),
+        (partial(ids.new_file_id, "p"), r"file-[0-9A-Za-z]{22}\Z"),
         (access.new_key_id, r"key_[0-9a-f]{32}\Z"),
     ],
 )
@@ -41,5 +42,5 @@ def test_a_batch_is_named_by_its_id_or_by_either_end_of_it():
 def test_ids_of_one_microsecond_differ(monkeypatch):
     """Two processes may make one at the same time."""
     monkeypatch.setattr("time.time_ns", lambda: START_NS)
-    for make in (ids.new_batch_id, ids.new_file_id, access.new_key_id):
+    for make in (ids.new_batch_id, partial(ids.new_file_id, "p"), access.new_key_id):
         assert len({make() for _ in range(MADE)}) == MADE

@@ -32,6 +32,14 @@ def of(path, body):
     return line(url=path, body={"model": "m", **body}), rules(path)
 
 
+def value_of(path, field, kind):
+    """A value of a field, of a type."""
+    if field not in ENDPOINTS[path].files:
+        return VALUES[kind]
+    url = f"data:{ENDPOINTS[path].files[field].types[0]}x;base64,eA=="
+    return {str: url, list: [url], dict: {"image_url": url}}[kind]
+
+
 @pytest.fixture(params=[False, True], ids=["short", "long"])
 def _any_length(request, monkeypatch):
     """A long line is checked without decoding its values."""
@@ -44,7 +52,7 @@ def _any_length(request, monkeypatch):
 def test_a_form_passes_and_each_of_its_fields_is_required(path, form):
     """A field that is absent or null has a fault of its own."""
     for name in form:
-        body = {field: VALUES[kinds[-1]] for field, kinds in form.items()}
+        body = {field: value_of(path, field, kinds[-1]) for field, kinds in form.items()}
         data, of_path = of(path, body)
         assert verdict(data, of=of_path) == Passed(total=1, model="m")
         if len(form) == 1 and form is not ENDPOINTS[path].forms[0]:

@@ -13,9 +13,11 @@ from tidemill.configuration.servers import Model
 from tidemill.processors.backends.breaker import ROW_NEW
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import LISTED_SECONDS, EndpointProbe
+from tidemill.processors.calls.forms import Forms
 from tidemill.processors.failures import Fault
 from tidemill.processors.http.client import HttpUpstream
 from tidemill.processors.lines import Line
+from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.partitions.window import Entry, PartitionWindow
 from tidemill.schemas.log.codec import RequestHead
 from tidemill.storage.address import DirectoryStore
@@ -61,6 +63,7 @@ class World:
             endpoint_probe=self.menu,
             upstream=upstream,
             store=DirectoryStore(folder),
+            forms=Forms(DirectoryStore(folder), LineBudget()),
             clock=time.time,
             seconds_max=5,
         )

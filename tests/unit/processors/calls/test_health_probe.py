@@ -48,7 +48,7 @@ def test_no_health_probe_is_sent_while_lines_are_answered() -> None:
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_every_form_of_a_probe_has_the_required_fields(endpoint: str) -> None:
     """A bound on the reply that an endpoint requires stays in the second form."""
-    for form in health_probe.forms(endpoint):
+    for form in health_probe.requests(endpoint):
         assert all(type(form.get(name)) in kinds for name, kinds in ENDPOINTS[endpoint].form(form).items())
 
 

@@ -15,6 +15,7 @@ from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
+from tidemill.processors.calls.forms import Forms
 from tidemill.processors.dispatcher import Dispatcher, Services
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
@@ -91,7 +92,7 @@ class World:
         fleet = BackendPool([server_of_model(SERVER, ConcurrencyLimit(8), **backend)], calls_max=8)
         caller = Caller(
             pool=fleet, endpoint_probe=EndpointProbe("m", fleet, self.upstream), upstream=self.upstream,
-            store=store, clock=loop.now, seconds_max=30,
+            store=store, forms=Forms(store, LineBudget()), clock=loop.now, seconds_max=30,
         )  # fmt: skip
         services = Services(
             budget=self.budget, outbox=self.outbox, store=store, closed=ClosedBatches(), clock=loop.now,

@@ -1,0 +1,111 @@
+"""A batch on every endpoint, through the whole service: OpenAI's with its SDK, and those of other servers."""
+
+import base64
+import hashlib
+import json
+from typing import get_args, get_type_hints
+
+import pytest
+from openai import OpenAI
+from openai.types import (
+    Completion,
+    CreateEmbeddingResponse,
+    ImagesResponse,
+    Video,
+)
+from openai.types.audio import Transcription
+from openai.types.batch_create_params import BatchCreateParams
+from openai.types.chat import ChatCompletion
+from support.backend import Backend
+from support.shapes import PIXEL
+from support.stack import KEY, Stack
+from support.waiting import until
+
+from tidemill.schemas.endpoints import ENDPOINTS
+
+pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
+
+LITERAL = get_args(get_type_hints(BatchCreateParams)["endpoint"])
+IMAGE, WAV = base64.b64decode(PIXEL), b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(100)
+URL = f"data:image/png;base64,{PIXEL}"
+CASES = {
+    "/v1/responses": ({"input": "hi"}, None, (3, 4)),
+    "/v1/chat/completions": ({"messages": [{"role": "user", "content": "hi"}]}, ChatCompletion, (1, 2)),
+    "/v1/embeddings": ({"input": "hi"}, CreateEmbeddingResponse, (1, 0)),
+    "/v1/completions": ({"prompt": "hi"}, Completion, (1, 2)),
+    "/v1/moderations": ({"input": "hi"}, None, (0, 0)),
+    "/v1/images/generations": ({"prompt": "hi", "n": 2}, ImagesResponse, (50, 200)),
+    "/v1/images/edits": ({"prompt": "hi", "image": ["IMAGE", URL], "n": 2}, ImagesResponse, (50, 200)),
+    "/v1/videos": ({"prompt": "hi", "seconds": "4"}, Video, (0, 0)),
+    "/v1/audio/transcriptions": (
+        {"file": "AUDIO", "timestamp_granularities": ["word"], "stream": False}, Transcription, (14, 3),
+    ),
+    "/v1/audio/translations": ({"file": {"file_id": "AUDIO"}}, Transcription, (0, 0)),
+    "/v1/rerank": ({"query": "a", "documents": ["b", "c"]}, None, (5, 0)),
+    "/v1/score": ({"queries": "a", "documents": ["b", "c"]}, None, (5, 0)),
+    "/v1/classify": ({"input": "hi"}, None, (5, 0)),
+    "/v1/pooling": ({"input": "hi"}, None, (5, 0)),
+    "/v1/messages": ({"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}, None, (1, 2)),
+}  # fmt: skip
+"""A body of each endpoint, the SDK's type of its reply if the mock's is complete, and the tokens."""
+
+
+def shown(content, filename, media_type):
+    """A file as the server reads it."""
+    return {"filename": filename, "type": media_type, "sha256": hashlib.sha256(content).hexdigest()}
+
+
+@pytest.fixture
+def served(tmp_path):
+    """An installation with a model that has every endpoint, and its server."""
+    with Backend() as backend:
+        models = {"m": {**backend.models("m")["m"], "endpoints": list(ENDPOINTS)}}
+        with Stack(tmp_path / "data", models) as stack:
+            yield OpenAI(base_url=stack.api, api_key=KEY), backend
+
+
+async def test_a_batch_on_every_endpoint(served):
+    """Each result is a reply of the SDK's type, and each usage that of the reply; forms have their files."""
+    client, backend = served
+    assert CASES.keys() == ENDPOINTS.keys()
+    assert set(LITERAL) < CASES.keys()
+    assert len(LITERAL) == 8
+    ids = {
+        "IMAGE": client.files.create(file=("i.bin", IMAGE), purpose="vision").id,
+        "AUDIO": client.files.create(file=("a.bin", WAV), purpose="user_data").id,
+    }
+    batches = {path: create(client, path, ids, {"model": "m", **body}) for path, (body, *_) in CASES.items()}
+    for path, (_, kind, tokens) in CASES.items():
+        batch = await ended(client, batches[path])
+        assert (batch.status, batch.request_counts.completed) == ("completed", 1), (path, batch.errors)
+        assert (batch.usage.input_tokens, batch.usage.output_tokens) == tokens, path
+        body = json.loads(client.files.content(batch.output_file_id).text)["response"]["body"]
+        if kind is not None:
+            assert kind.model_validate(body, strict=False)
+    forms = [json.loads(body) for body in backend.bodies]
+    image = shown(IMAGE, "file-0.png", "image/png")
+    assert {
+        "model": "m",
+        "prompt": "hi",
+        "n": "2",
+        "image[]": [image, {**image, "filename": "file-1.png"}],
+    } in forms
+    audio = shown(WAV, "file-0.wav", "audio/wav")
+    assert {"model": "m", "stream": "false", "timestamp_granularities[]": ["word"], "file": audio} in forms
+    assert {"model": "m", "file": audio} in forms
+    assert backend.paths["/v1/audio/translations"] == backend.paths["/classify"] == 1
+
+
+async def ended(client, batch_id):
+    """The batch, once it has ended."""
+    await until(lambda: client.batches.retrieve(batch_id).status in {"completed", "failed"}, "the batch's end")
+    return client.batches.retrieve(batch_id)
+
+
+def create(client, path, ids, body):
+    """A batch with a line of this body, in which ids stand for the names of files."""
+    text = json.dumps({"custom_id": "1", "method": "POST", "url": path, "body": body})
+    for name, file_id in ids.items():
+        text = text.replace(name, file_id)
+    file = client.files.create(file=("in.jsonl", text.encode()), purpose="batch")
+    return client.batches.create(input_file_id=file.id, endpoint=path, completion_window="24h").id
