@@ -61,8 +61,6 @@ class Endpoint:
     """Optional fields that the model reads beside the prompt."""
     usage: tuple[str, ...] = ("usage",)
     """Where a reply may have its token counts, the best place first; a dot leads into an object."""
-    is_default: bool = False
-    """Whether a model has it, if its settings name no endpoints."""
     generates: bool = True
     """Whether a reply costs more tokens than its request has."""
     embeds: bool = False
@@ -100,7 +98,6 @@ ENDPOINTS: Final = {
         forms=({"messages": (list,)},),
         reply_list="choices",
         smallest={"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 1},
-        is_default=True,
         has_priority=True,
     ),
     "/v1/completions": Endpoint(
@@ -108,7 +105,6 @@ ENDPOINTS: Final = {
         forms=({"prompt": _ONE_OR_MORE},),
         reply_list="choices",
         smallest={"prompt": PROMPT, "max_tokens": 1},
-        is_default=True,
         answers_each=True,
         has_priority=True,
     ),
@@ -117,7 +113,6 @@ ENDPOINTS: Final = {
         forms=({"input": _ONE_OR_MORE},),
         reply_list="data",
         smallest={"input": PROMPT},
-        is_default=True,
         generates=False,
         embeds=True,
         answers_each=True,
@@ -129,7 +124,6 @@ ENDPOINTS: Final = {
         reply_list=None,
         smallest={"input": PROMPT, "max_output_tokens": 16},
         context=("instructions",),
-        is_default=True,
         has_priority=True,
     ),
     "/v1/moderations": Endpoint(
@@ -229,7 +223,8 @@ ENDPOINTS: Final = {
 """The endpoints by path."""
 UNKNOWN: Final = Endpoint(name="", forms=({"input": _ANY},), reply_list=None, smallest={})
 """Stands for any other path that a record of the log may name."""
-DEFAULTS: Final = tuple(path for path, endpoint in ENDPOINTS.items() if endpoint.is_default)
+DEFAULTS: Final = tuple(ENDPOINTS)[:4]
+"""The endpoints of a model whose settings name none."""
 
 
 def address(base: str, path: str) -> str:

@@ -124,7 +124,8 @@ class World:
         pool = self.servers.pools[name]
         store: Any = None
         caller = Caller(
-            pool=pool, endpoint_probe=EndpointProbe(name, pool, self.engines), upstream=self.engines, store=store, forms=Forms(store, LineBudget()),
+            pool=pool, endpoint_probe=EndpointProbe(name, pool, self.engines), upstream=self.engines, store=store,
+            forms=Forms(store, LineBudget()),
             clock=self.loop.now, seconds_max=30,
         )  # fmt: skip
         services = Services(
