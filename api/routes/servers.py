@@ -6,7 +6,7 @@ undoes another unseen. `if-match` with a revision makes a change only if the obj
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,12 +25,11 @@ from tidemill.configuration.servers import Model, Server
 from tidemill.runtime import server_probe
 from tidemill.schemas import bounds
 from tidemill.schemas.resources.audit import Action
+from tidemill.schemas.resources.error import ApiError
 
 LIMIT_DEFAULT: Final = 1_000
 PROBES_MAX: Final = 32
 """Servers that are called after one change, at once."""
-
-T = TypeVar("T")
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], route_class=Route)
 
@@ -212,7 +211,7 @@ async def apply(
     settings, at = _of_file(body), int(deps.clock())
 
     def plan(contents: Contents) -> dict[Key, Entry]:
-        return _refusing(lambda: changes.of_settings(contents, settings, author=caller.key_id, at=at))
+        return _refusing(contents, lambda: changes.of_settings(contents, settings, author=caller.key_id, at=at))
 
     await deps.catalog.catch_up()
     before = deps.catalog.contents
@@ -245,7 +244,7 @@ async def _changed(
         if match.if_match is not None and (old is None or old.removed or old.revision != match.if_match):
             raise errors.another_revision(name_of(key))
         wanted: Wanted = {key: settings(contents)}
-        return _refusing(lambda: changes.planned(contents, wanted, author=caller.key_id, at=at))
+        return _refusing(contents, lambda: changes.planned(contents, wanted, author=caller.key_id, at=at))
 
     await deps.catalog.catch_up()
     before = deps.catalog.contents
@@ -257,24 +256,31 @@ async def _changed(
 
 
 def _of_file(body: ApplyRequest) -> dict[Key, dict[str, Any]]:
-    def parsed() -> dict[Key, dict[str, Any]]:
+    try:
         servers = {name: catalog.checked(SERVER + name, settings) for name, settings in body.servers.items()}
         models = {name: catalog.checked(MODEL + name, settings) for name, settings in body.models.items()}
         return catalog.named(
             {name: one for name, one in servers.items() if isinstance(one, Server)},
             {name: one for name, one in models.items() if isinstance(one, Model)},
         )
-
-    return _refusing(parsed)
-
-
-def _refusing(plan: Callable[[], dict[Key, T]]) -> dict[Key, T]:
-    """Make a plan; a contradiction is an error of the request that names the setting."""
-    try:
-        return plan()
     except ValueError as error:
-        path = str(error).partition(": ")[0]
-        raise errors.invalid(str(error), param=path[: bounds.PARAM_CHARS_MAX], code="invalid_settings") from error
+        raise _refusal(error) from error
+
+
+def _refusing(contents: Contents, plan: Callable[[], dict[Key, Entry]]) -> dict[Key, Entry]:
+    """Make a plan; a contradiction is an error of the request."""
+    try:
+        entries = plan()
+        changes.check_keys(contents, entries)
+    except ValueError as error:
+        raise _refusal(error) from error
+    return entries
+
+
+def _refusal(error: ValueError) -> ApiError:
+    """The text begins with the path of the setting."""
+    path = str(error).partition(": ")[0]
+    return errors.invalid(str(error), param=path[: bounds.PARAM_CHARS_MAX], code="invalid_settings")
 
 
 async def _record(request: Request, deps: Dependencies, caller: Principal, differences: list[Difference]) -> None:

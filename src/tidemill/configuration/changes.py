@@ -18,7 +18,7 @@ from tidemill.configuration.catalog import (
     name_of,
     named,
 )
-from tidemill.configuration.servers import Model, Server
+from tidemill.configuration.servers import KEY_PREFIX, Model, Server
 
 ENTRIES_MAX: Final = 10_000
 """Servers and models, those included that are gone."""
@@ -76,6 +76,22 @@ def _long_form(contents: Contents, wanted: Wanted) -> dict[Key, Mapping[str, Any
     full = named({**kept, **servers}, models)
     found |= {key: new for key, new in full.items() if key in wanted or name_of(key) not in kept}
     return found
+
+
+def check_keys(contents: Contents, entries: Mapping[Key, Entry]) -> None:
+    """Check that a change names no variables but those with keys of servers.
+
+    Raises:
+        ValueError: It does.
+    """
+    known = {entry.settings.get("api_key_env") for entry in contents.entries.values()}
+    for key, entry in entries.items():
+        name = str(entry.settings.get("api_key_env", KEY_PREFIX))
+        if not name.startswith(KEY_PREFIX) and name not in known:
+            raise ValueError(
+                f"servers.{name_of(key)}.api_key_env: a variable that the settings file of the service does not "
+                f"name begins with {KEY_PREFIX}"
+            )
 
 
 def _check(contents: Contents, entries: Mapping[Key, Entry]) -> None:

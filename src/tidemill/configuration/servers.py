@@ -18,7 +18,9 @@ from tidemill.schemas.endpoints import DEFAULTS, ENDPOINTS
 
 IN_FLIGHT_MAX: Final = 64
 """Concurrent calls to a server whose settings, and those of its models, name no number."""
-KEY_CHARS_MAX: Final = 4096
+KEY_PREFIX: Final = "TIDEMILL_KEY_"
+"""Of variables with keys that a server may name which is added over the API. Otherwise an operator of the service
+could send any variable of a process to a server of its choice."""
 
 
 ModelName = Annotated[Name, Field(pattern=r"^\S(.*\S)?$")]
@@ -69,8 +71,6 @@ class Server(Table):
     """Base address, the part before `/chat/completions`; it usually ends in `/v1`."""
     api_key_env: str | None = None
     """Environment variable with the server's key; a process without the variable makes no calls to it."""
-    api_key_file: Path | None = None
-    """File with the server's key, in place of `api_key_env`; read when the server is set up or changed."""
     ca_file: Path | None = None
     """PEM file of the authorities to trust with `https`; by default those of the system."""
     client_cert_file: Path | None = None
@@ -132,8 +132,6 @@ class Server(Table):
     def _possible(self) -> Self:
         if self.headroom is not None and self.metrics is False:
             raise ValueError("headroom: what others leave is read from metrics, and they are switched off")
-        if self.api_key_env and self.api_key_file:
-            raise ValueError("api_key_env and api_key_file are both set; keep the one that has the key")
         if self.client_key_file is not None and self.client_cert_file is None:
             raise ValueError("client_key_file: it is the key of a certificate, and client_cert_file is not set")
         return self
@@ -143,7 +141,7 @@ class Server(Table):
         """What this process lacks to call it, its key or a file; None if it has all."""
         if self.api_key_env and not self.api_key:
             return f"the variable {self.api_key_env} is not set"
-        files = (self.api_key_file, self.ca_file, self.client_cert_file, self.client_key_file)
+        files = (self.ca_file, self.client_cert_file, self.client_key_file)
         missing = next((file for file in files if file is not None and not file.is_file()), None)
         return None if missing is None else f"{missing} is not there"
 
@@ -161,19 +159,13 @@ class Server(Table):
 
     @property
     def api_key(self) -> str | None:
-        """The key, read from the environment or the file now; None if it has none, or none can be read."""
-        if self.api_key_file is not None:
-            try:
-                with self.api_key_file.open(encoding="ascii") as file:
-                    return file.read(KEY_CHARS_MAX).strip() or None
-            except (OSError, UnicodeDecodeError):
-                return None
+        """The key, read from the environment now."""
         return os.environ.get(self.api_key_env) if self.api_key_env else None
 
     @property
     def identity(self) -> tuple[str, str | None]:
         """Address and key: settings that agree in these are of the same server."""
-        return self.base, self.api_key_env or str(self.api_key_file or "") or None
+        return self.base, self.api_key_env
 
     @property
     def place(self) -> str:
@@ -317,7 +309,7 @@ def serving(servers: Mapping[str, Server], models: Mapping[str, Model]) -> Servi
             name = names.setdefault(server.identity, server.place)
             if name == server.place and found.get(name, server).identity != server.identity:
                 # Another server has this address, with another key.
-                name = names[server.identity] = f"{name}@{server.identity[1] or 'no-key'}"
+                name = names[server.identity] = f"{name}@{server.api_key_env or 'no-key'}"
             if found.setdefault(name, server) != server:
                 raise ValueError(
                     f"{here}: {places[name]} has the same address and key, and other settings; "

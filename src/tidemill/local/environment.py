@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Final
 
+from tidemill.configuration.servers import KEY_PREFIX
 from tidemill.configuration.settings import ENV_PREFIX, SECRETS, Settings
 from tidemill.runtime import notify
 
@@ -39,7 +40,7 @@ def of_stage(stage: str, settings: Settings, given: Mapping[str, str], keys: Col
         upper = name.upper()
         if name == notify.VARIABLE or upper in secrets:
             return False
-        if name in keys and name != kafka:
+        if (name in keys or name.startswith(KEY_PREFIX)) and name != kafka:
             return stage == "processors"
         if upper.startswith(ENV_PREFIX) or name == kafka:
             return True

@@ -92,6 +92,7 @@ async def test_a_model_of_the_short_form_brings_its_server(deps, operator):
         (("PUT", "servers/x", {"url": URL}), "servers.x", "it has the address and the key of servers.gpu-1"),
         (("PUT", "servers/x", {"url": "http://x/v1", "shar": 1}), "servers.x", "unknown setting shar, did"),
         (("PUT", "servers/x", {"url": "http://x/v1", "headers": {"a": "\n"}}), "servers.x.headers.a", "control"),
+        (("PATCH", "servers/gpu-1", {"api_key_env": "AWS_SECRET_KEY"}), "servers.gpu-1.api_key_env", "begins"),
         (("PATCH", "servers/gpu-1", {"max_in_flight": 0}), "servers.gpu-1.max_in_flight", "greater than"),
         (("PUT", "models/x", {"servers": ["gpu-9"]}), "models.x.servers", "there is no server gpu-9, but gpu-1"),
         (("PUT", "models/x", {"servers": ["gpu-1"], "aliases": ["m"]}), "models.x.aliases", "m is the name of"),

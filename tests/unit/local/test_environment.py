@@ -10,7 +10,7 @@ STAGES = ("api", "ingest", "processors", "results")
 GIVEN = {
     "PATH": "/bin", "HOME": "/root", "LC_ALL": "C", "PYTHONPATH": "x", "SSL_CERT_FILE": "ca.pem",
     "TIDEMILL_PORT": "1", "tidemill_partitions": "2", "TIDEMILL_PROJECTS__a__WEIGHT": "2",
-    "TIDEMILL_NOTIFY_FD": "5", "KAFKA_PASSWORD": "kafka", "BACKEND_KEY": "backend",
+    "TIDEMILL_NOTIFY_FD": "5", "TIDEMILL_KEY_LATER": "later", "KAFKA_PASSWORD": "kafka", "BACKEND_KEY": "backend",
     "AWS_SECRET_ACCESS_KEY": "aws", "https_proxy": "http://u:p@proxy",
     "GITHUB_TOKEN": "other", "DATABASE_URL": "other",
     "tidemill_api_key": "lower", **{f"TIDEMILL_{name.upper()}": f"the {name}" for name in SECRETS},
@@ -18,7 +18,7 @@ GIVEN = {
 PLAIN = {"PATH", "HOME", "LC_ALL", "PYTHONPATH", "SSL_CERT_FILE"}
 ALL = PLAIN | {"TIDEMILL_PORT", "tidemill_partitions", "TIDEMILL_PROJECTS__a__WEIGHT", "KAFKA_PASSWORD"}
 STORE = {"AWS_SECRET_ACCESS_KEY", "https_proxy"}
-OWN = {"api": {"TIDEMILL_SIGNING_KEY"}, "processors": {"BACKEND_KEY"}}
+OWN = {"api": {"TIDEMILL_SIGNING_KEY"}, "processors": {"BACKEND_KEY", "TIDEMILL_KEY_LATER"}}
 
 
 def settings(monkeypatch, store):

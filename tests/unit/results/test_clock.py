@@ -6,8 +6,10 @@ from decimal import Decimal
 import pytest
 from support.simulated import Fuse, SimulatedLog, SimulatedStore, SimulatedTables, surely
 
+from tidemill.configuration.catalog import Entry, Fold
 from tidemill.results import ports
 from tidemill.results.partition import Partition
+from tidemill.results.state.stalls import held
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.codec import LineMark
@@ -51,6 +53,9 @@ class Owner:
         self.store.objects["files/in"] = INPUT
         tariff = Tariff(input_per_million=Decimal(1), output_per_million=Decimal(1))
         self._tables = SimulatedTables(fuse)
+        self.fold = Fold()
+        self.set("server/s", {"url": "http://s/v1"})
+        self.set("model/m", {"servers": ["s"]})
         self._tariff = tariff
         self.take_over()
 
@@ -71,11 +76,25 @@ class Owner:
                     grace_seconds=GRACE_SECONDS,
                     output_life_seconds=3600,
                     tariff_of=lambda *_: self._tariff,
+                    held=lambda model: held(self.fold.contents(), model),
+                    revision=lambda: self.fold.revision,
                 ),
                 compactions=asyncio.Semaphore(1),
             ),
             owner=ports.Owner(writer="w", generation=1, held=surely),
         )
+
+    def set(self, key: str, settings: dict[str, object], *, removed: bool = False) -> None:
+        """Change the catalog."""
+        entry = Entry(settings=settings, removed=removed, author="k", at=NOW)
+        self.fold.apply(key, entry.model_dump_json().encode(), self.fold.revision + 1)
+
+    async def shown(self) -> list[tuple[str, int]]:
+        """The reasons that the batch shows after a tick, if one is due at once."""
+        self.partition.batches.check_models()
+        await self.tick()
+        active = self.partition.active_batches.get(BATCH_ID)
+        return [(wait.reason.value, wait.lines) for wait in active.waiting]
 
     async def begin(self) -> None:
         """The batch is at work."""
@@ -188,3 +207,18 @@ async def test_a_batch_does_not_end_before_it_began(owner):
     batch = owner.log.published[-1].batch
     assert batch.status is Status.CANCELLED
     assert batch.created_at <= batch.in_progress_at <= batch.cancelling_at <= batch.cancelled_at
+
+
+async def test_a_batch_shows_that_its_model_is_held(owner):
+    """At once, and no longer than it is; what the settings say counts more than what a process reports."""
+    assert await owner.shown() == []
+    owner.set("model/m", {"servers": ["s"], "paused": True})
+    assert await owner.shown() == [("paused", 2)]
+    owner.set("server/t", {"url": "http://t/v1"})
+    assert await owner.shown() == [("paused", 2)]
+    owner.set("model/m", {"servers": ["s"]})
+    assert await owner.shown() == []
+    owner.set("model/m", {"servers": ["s"]}, removed=True)
+    assert await owner.shown() == [("removed", 2)]
+    owner.set("model/m", {"servers": ["unknown"]})
+    assert await owner.shown() == [("no_processor", 2)]

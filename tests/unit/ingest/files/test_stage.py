@@ -1,12 +1,14 @@
 """The stage on a store in a folder; facts and requests are collected instead of sent."""
 
 import asyncio
+import functools
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 
 import pytest
 from support.waiting import until
 
 from tidemill import retrying
+from tidemill.configuration.catalog import Entry
 from tidemill.configuration.settings import Settings
 from tidemill.ingest.files import stage as module
 from tidemill.ingest.files.packing import SLICE_LINES, Record
@@ -80,9 +82,10 @@ class Here:
         self.store = store
         self.requests = Collected()
         given = Settings(models={"m": BACKEND, "n": BACKEND}, **settings)
+        self.catalog = Catalog.of(given.servers, given.models)
         self.stage = Stage(
             given,
-            catalog=Catalog.of(given.servers, given.models),
+            catalog=self.catalog,
             store=store,
             requests=self.requests,
             clock=lambda: self.now,
@@ -162,6 +165,23 @@ async def test_a_failure_of_store_or_log_is_retried(here, monkeypatch):
     await here.stage.handle(await here.batch("batch_1", data))
     assert len(here.requests.facts) == 1
     assert here.requests.lines("batch_1") == data
+
+
+async def test_a_model_that_was_just_added_is_known(here, monkeypatch):
+    """The stage reads the catalog to its end before it rejects a batch; a removed model is unknown."""
+    entry = Entry(settings={"servers": ["127.0.0.1:9"]}, author="k", at=1)
+
+    async def catch_up(*, removed):
+        value = entry.model_copy(update={"removed": removed}).model_dump_json().encode()
+        here.catalog.apply("model/new", value, here.catalog.contents.revision + 1)
+
+    command = await here.batch("batch_1", input_lines(3, "new"))
+    for removed, kind in ((False, Accepted), (True, Accepted), (True, Rejected)):
+        monkeypatch.setattr(here.catalog, "catch_up", functools.partial(catch_up, removed=removed))
+        await here.stage.handle(command)
+        assert isinstance(here.requests.facts[-1], kind)
+        if removed:
+            await here.catalog.catch_up()
 
 
 async def test_no_work_after_the_deadline(here):
