@@ -14,7 +14,7 @@ import msgspec
 
 from tidemill import quotas
 from tidemill.configuration.projects import Limits
-from tidemill.ingest.files.validation import Fault
+from tidemill.ingest.files.verdict import Fault
 from tidemill.ingest.sqlite import Sizes
 from tidemill.quotas import Quota, QuotaExceeded
 from tidemill.schemas.log.intake import IntakeError

@@ -98,7 +98,7 @@ class Dispatcher:
         self._caller = caller
         self._services = services
         batcher: ResultBatcher[Line] = ResultBatcher()
-        self._sender = ResultSender(services.outbox, services.store, batcher, self._arrived)
+        self._sender = ResultSender(pool.model, services.outbox, services.store, batcher, self._arrived)
         self._policy = policy
         self._loop = asyncio.get_running_loop()
         self._lines = PendingLines()

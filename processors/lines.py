@@ -85,7 +85,7 @@ class PendingLines:
         fresh = []
         completed = 0
         is_known = self.completed.touch(head.batch_id)
-        for index, text in enumerate(texts, head.first):
+        for index, text in zip(head.places(len(texts)), texts, strict=True):
             if (twin := batch.lines.get(index)) is not None:
                 twin.entries.append(entry)
             elif is_known and self.completed.is_done(head.batch_id, index):

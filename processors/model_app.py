@@ -117,7 +117,9 @@ class ModelApp:
             report=shared.outbox.stalled,
             closed=shared.closed,
         )
-        self._give_up = functools.partial(give_up, log=shared.log, outbox=shared.outbox, closed=shared.closed)
+        self._give_up = functools.partial(
+            give_up, model=name, log=shared.log, outbox=shared.outbox, closed=shared.closed
+        )
         self._recovery = Recovery(
             shared.kafka, names, self._assignment, self.dispatcher.completed.mark,
             closed=shared.closed, set_part=self.dispatcher.set_part, partitions=settings.partitions,

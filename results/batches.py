@@ -20,7 +20,7 @@ from tidemill.results.state.reducer import State
 from tidemill.results.state.stalls import show
 from tidemill.results.state.tables import Tables
 from tidemill.results.state.timers import ClockSteps, Timers
-from tidemill.schemas.resources.waiting import Reason
+from tidemill.schemas.resources.waiting import Reason, Waiting
 
 RETRY_SECONDS: Final = 10.0
 """Pause of a batch whose timer failed."""
@@ -94,8 +94,7 @@ class Batches:
             return
         self._revision = revision
         for active in self._active:
-            batch = active.state.batch
-            if batch is not None and batch.model and limits.held(batch.model) != active.stalls.held:
+            if self._held(active.state) != active.stalls.held:
                 self.timers.set(active.state.id, now)
 
     def undo(self) -> None:
@@ -121,9 +120,7 @@ class Batches:
         # If the store refuses the lines, a tick tries again.
         closing = closing and await self.parts.flush(active, keep=False)
         if closing or active.state is not before or now >= active.next_publish_at:
-            active.state = reducer.counted(
-                self.stalled(active), active.bitmap.done - active.bitmap.failed, active.bitmap.failed
-            )
+            active.state = reducer.counted(self.stalled(active), active.bitmap)
         if closing:
             active.state = reducer.close(active.state, self._resources.clock(), self._writer)
         if active.state is not before or (active.unpublished and now >= active.next_publish_at):
@@ -145,11 +142,15 @@ class Batches:
         else:
             self.set_timer(active)
 
+    def _held(self, state: State) -> dict[str, Waiting]:
+        """Why no process may call lines of the batch, by model."""
+        only = state.batch.model if state.batch is not None else None
+        found = {name: self._resources.limits.held(name) for name in state.models or filter(None, [only])}
+        return {name: why for name, why in found.items() if why is not None}
+
     def stalled(self, active: ActiveBatch) -> State:
         """The state of a batch with the present reasons why its lines wait."""
-        batch = active.state.batch
-        if batch is not None and batch.model:
-            active.stalls.held = self._resources.limits.held(batch.model)
+        active.stalls.held = self._held(active.state)
         return show(
             active.state,
             active.stalls.shown(
@@ -157,13 +158,13 @@ class Batches:
                 active.bitmap.done,
                 self._resources.monotonic(),
                 self._resources.clock(),
-                reported_at=self._reported_at.get(batch.model or "", 0.0) if batch is not None else 0.0,
+                reported_at=self._reported_at,
             ),
         )
 
-    def note_report(self, active: ActiveBatch) -> None:
-        """Note that a process which serves the model of a batch has reported."""
-        if active.state.batch is not None and (model := active.state.batch.model) is not None:
+    def note_report(self, active: ActiveBatch, model: str) -> None:
+        """Note that a process which serves a model has reported on a batch; by default the batch's only model."""
+        if model := model or (active.state.batch and active.state.batch.model) or "":
             self._reported_at[model] = self._resources.monotonic()
 
     async def publish(self, active: ActiveBatch) -> None:

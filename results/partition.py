@@ -184,7 +184,7 @@ class Partition:
         """Note why lines of a batch wait; ignore a batch that is not active."""
         if (active := self.active_batches.find(fact.batch_id)) is None:
             return
-        self.batches.note_report(active)
+        self.batches.note_report(active, fact.model)
         if active.stalls.add(fact, self._resources.monotonic()):
             await self.batches.advance(self.active_batches.touch(active), active.state)
 
@@ -207,8 +207,10 @@ class Partition:
             active.waiting_since = self._resources.monotonic()
         await self.batches.advance(active, active.state)
 
-    async def lines(self, batch_id: str, marks: list[LineMark], value: bytes, ack: Ack) -> None:
-        """Apply result lines; they are acknowledged once they are in a part."""
+    async def lines(
+        self, batch_id: str, marks: list[LineMark], value: bytes, ack: Ack, *, model: str = ""
+    ) -> None:
+        """Apply result lines of a model; they are acknowledged once they are in a part."""
         active = self.active_batches.get(batch_id)
         if not active.state.takes_lines:
             ack()
@@ -216,8 +218,9 @@ class Partition:
         total = reducer.lines_max(active.state)
         if any(mark.index >= total for mark in marks):
             raise DecodeError("its batch has no such line")
-        self.batches.note_report(active)
-        if not self.batches.parts.add(active, marks, value):
+        number = _number(active.state.models, model)
+        self.batches.note_report(active, model)
+        if not self.batches.parts.add(active, marks, value, number):
             ack()
             return
         active.acks.append(ack)
@@ -293,6 +296,15 @@ class Partition:
         if active.state.is_over:
             self.batches.drop(active)
             self._background.start(self._garbage.clear(fact.batch_id))
+
+
+def _number(models: tuple[str, ...], model: str) -> int | None:
+    """The number of a model of a batch; None if the lines of the batch name only one."""
+    if not models:
+        return None
+    if model not in models:
+        raise DecodeError("its batch has no line of this model")
+    return models.index(model)
 
 
 def _check_first(batch: Batch, status: Status) -> None:

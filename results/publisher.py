@@ -2,16 +2,23 @@
 
 from collections.abc import Callable
 
-from tidemill.results.state import reducer
 from tidemill.results.state.reducer import State
 from tidemill.retrying import retry
 from tidemill.schemas import ids
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import KIND, Headers, encode
-from tidemill.schemas.log.messages import BatchRecord, Compacted, DeleteRequested, Erasure, FileRecord
+from tidemill.schemas.log.messages import (
+    BatchRecord,
+    Compacted,
+    DeleteRequested,
+    Erasure,
+    FileRecord,
+    LedgerRecord,
+)
 from tidemill.schemas.log.part import file_key
 from tidemill.schemas.ports import Sender
 from tidemill.schemas.resources.batch import FileReceipt, Progress
+from tidemill.schemas.resources.bill import day_of
 from tidemill.schemas.resources.file import File
 from tidemill.schemas.resources.waiting import Waiting
 
@@ -47,9 +54,18 @@ class Publisher:
         return offset
 
     async def bill(self, state: State, fact: Compacted) -> None:
-        """Publish the cost of a batch, if it has a bill."""
-        if (entry := reducer.billed(state, fact)) is not None:
-            entry = entry.model_copy(update={"owner": self._owner()})
+        """Publish the cost of a batch that this fact ended; a replay of the fact gives an equal record."""
+        if state.batch is not None and state.is_over:
+            entry = LedgerRecord(
+                batch_id=state.id,
+                project=state.project,
+                endpoint=state.batch.endpoint,
+                status=state.batch.status,
+                ended_at=fact.at,
+                day=day_of(fact.at),
+                models=fact.models,
+                owner=self._owner(),
+            )
             await self._send(topics.LEDGER.name, entry.batch_id, encode(entry))
 
     async def erased(self, command: DeleteRequested) -> None:

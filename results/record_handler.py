@@ -162,7 +162,8 @@ class RecordHandler:
             # Without decrypting it: the key of the batch may be destroyed.
             record.ack()
             return
-        await self.partition.lines(batch_id, marks, await self._content(record, value), record.ack)
+        content, model = await self._content(record, value), codec.lines_model(record.headers)
+        await self.partition.lines(batch_id, marks, content, record.ack, model=model)
 
     async def _content(self, record: Record, value: bytes) -> bytes:
         """The lines of a record.

@@ -49,6 +49,8 @@ TIME_MAX: Final = 250_000_000_000
 """Unix seconds in the year 9892, near the end of the calendar."""
 BATCH_LINES_MAX: Final = 10_000_000
 """Lines of one batch."""
+BATCH_MODELS_MAX: Final = 32
+"""Models that the lines of one batch may name."""
 REPLY_BYTES_MAX: Final = 32 << 20
 """The default bound of a backend's reply."""
 LINE_BYTES_HIGHEST: Final = 256 << 20

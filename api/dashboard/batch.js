@@ -1,11 +1,11 @@
 /** One batch: how far it is, what failed, what it cost, and its lines. */
 
 import { call, save } from "./client.js";
-import { facts, h, put } from "./dom.js";
+import { cells, facts, h, put, table } from "./dom.js";
 import { bytes, cost, distance, duration, moment, number, rate } from "./format.js";
 import { live } from "./live.js";
 import { Lines } from "./lines.js";
-import { bar, called, end, held, isOver, pill, progress as far, short, slack } from "./shown.js";
+import { bar, called, end, held, isOver, model, pill, progress as far, short, slack } from "./shown.js";
 
 const FAULTS_SHOWN = 20;
 
@@ -217,7 +217,7 @@ function details(batch) {
   return [
     h("h2", {}, "About it"),
     facts([
-      ["Model", batch.model],
+      ["Model", model(batch)],
       ["Endpoint", batch.endpoint],
       ["Window", batch.completion_window],
       ["Input tokens", usage ? number(usage.input_tokens) : null],
@@ -227,7 +227,30 @@ function details(batch) {
       ["Rerun as", reruns.length ? h("span", {}, ...reruns.flatMap((id) => [link(id), " "])) : null],
       ...Object.entries(batch.metadata ?? {}),
     ]),
+    ...models(batch),
   ];
+}
+
+function models({ tidemill: { models: shares } }) {
+  if (!shares?.length) return [];
+  const heads = ["Model", "Done", "Failed", "Lines", "Input tokens", "Output tokens", "Cost"];
+  return [h("h2", {}, "Models"), table("Models", heads, h("tbody", {}, ...shares.map(shareRow)))];
+}
+
+function shareRow({ model: of, request_counts: counts, usage, cost: price }) {
+  return h(
+    "tr",
+    {},
+    ...cells(
+      of,
+      number(counts.completed),
+      number(counts.failed),
+      number(counts.total),
+      usage ? number(usage.input_tokens) : "–",
+      usage ? number(usage.output_tokens) : "–",
+      price ? cost(price.total) : "–",
+    ),
+  );
 }
 
 function receipt(batch) {

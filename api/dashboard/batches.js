@@ -4,7 +4,7 @@ import { call } from "./client.js";
 import { cells, h, put, table } from "./dom.js";
 import { cost, distance, moment, number } from "./format.js";
 import { live } from "./live.js";
-import { bar, called, end, isOver, name, pill, short, slack } from "./shown.js";
+import { bar, called, end, isOver, model, name, pill, short, slack } from "./shown.js";
 
 const LIMIT = 50;
 const STATUSES = [
@@ -67,7 +67,7 @@ function row(batch) {
       name(batch) === null ? null : h("small", { class: "id" }, short(batch.id)),
     ),
     ...cells(
-      batch.model ?? "–",
+      model(batch) ?? "–",
       pill(batch),
       h(
         "div",

@@ -79,6 +79,9 @@ export function slack(batch) {
 export const name = (batch) =>
   batch.tidemill.name ?? batch.metadata?.name ?? batch.metadata?.description ?? batch.tidemill.stream ?? null;
 
+/** The model of a batch, or how many it has; null while none is known. */
+export const model = ({ model: one, tidemill: { models } }) => (models?.length ? `${models.length} models` : one);
+
 /** The end of an id, by which people tell one from another. */
 export const short = (id) => `…${id.slice(-SHORT_CHARS)}`;
 

@@ -114,7 +114,7 @@ class Found:
             count = head.seal.lines
         else:
             count = 1 if head.ref is not None else entry.value.rstrip(b"\n").count(b"\n") + 1
-        for index in range(head.first, head.first + count):
+        for index in head.indices or range(head.first, head.first + count):
             self._skipped.add(head.batch_id, index, entry.at_ms)
 
     def endpoint(self) -> str:
@@ -210,13 +210,14 @@ async def _new_lines(deps: Dependencies, log_range: LogRange, found: Found, entr
         return []
     try:
         texts = await _texts(deps, entry, head)
+        places = head.places(len(texts))
     except NoKey:
         found.skip(head, entry)
         return []
     except codec.DecodeError:
         return []
     new = []
-    for index, line in enumerate(texts, start=head.first):
+    for index, line in zip(places, texts, strict=True):
         if (source := found.sources.add(head.batch_id, index, entry.at_ms)) is None:
             continue
         found.endpoints.add(head.url)

@@ -9,9 +9,11 @@
 import asyncio
 import hashlib
 from array import array
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from tidemill.api import errors
 from tidemill.api.batches import batch_request, creation, report
@@ -58,40 +60,45 @@ class Rerun:
 
     batch: Batch
     selection: Selection
+    of_model: str | None
+    """Only lines of this model; None for all."""
     model: str | None
     """Another model; None keeps the model of each line."""
     request: BatchRequest
 
 
-def rerun_of(deps: Dependencies, batch: Batch, selection: Selection, options: RerunOptions) -> Rerun:
-    """The rerun of a batch; by default with the options of the batch.
+def rerun_of(
+    deps: Dependencies, batch: Batch, selection: Selection, options: RerunOptions, of_model: str | None
+) -> Rerun:
+    """The rerun of a batch; by default with the options of the batch, and with the lines of all its models.
 
     Raises:
         ApiError: 400, the model does not serve the endpoint; 404, there is no such model.
     """
     settings = deps.settings
+    of_model = of_model and deps.serving.aliases.get(of_model, of_model)
     before = batch.completion_window if batch.completion_window in settings.windows else settings.usual_window
     model = named_model(deps, options.model, batch.endpoint)
     request = BatchRequest(
         endpoint=batch.endpoint,
-        input_file_id=_input_id(batch, selection, model),
+        input_file_id=_input_id(batch, selection, of_model, model),
         completion_window=options.completion_window or before,
         metadata=batch.metadata if options.metadata is None else options.metadata,
         output_expires_after=batch_request.expires_after(options.output_expires_after),
         name=batch.tidemill.name,
         rerun_of=batch.id,
     )
-    return Rerun(batch=batch, selection=selection, model=model, request=request)
+    return Rerun(batch=batch, selection=selection, of_model=of_model, model=model, request=request)
 
 
-def _input_id(batch: Batch, selection: Selection, model: str | None) -> str:
+def _input_id(batch: Batch, selection: Selection, of_model: str | None, model: str | None) -> str:
     """The id of the input: the old one if all lines run unchanged.
 
     The input of a stream may contain invalid requests, so it is never reused.
     """
-    if selection.kind is Kind.ALL and model is None and batch.tidemill.stream is None:
+    if selection.kind is Kind.ALL and of_model is None and model is None and batch.tidemill.stream is None:
         return batch.input_file_id
-    wanted = f"{selection.model_dump_json()}\0{model or ''}"
+    wanted = f"{selection.model_dump_json()}\0{model or ''}" + (f"\0{of_model}" if of_model else "")
     return ids.derived_file_id(batch.id, f"rerun/{hashlib.sha256(wanted.encode()).hexdigest()}")
 
 
@@ -197,6 +204,22 @@ async def _chosen(deps: Dependencies, project: str, rerun: Rerun, old: FileRecor
     Raises:
         ApiError: 409, there is none, or the error file is deleted.
     """
+    chosen = await _with_fates(deps, project, rerun, old)
+    if rerun.of_model is None:
+        return chosen
+    picker = _ModelPicker(chosen, rerun.of_model, deps.serving.aliases)
+    async for lines in _read(deps, old):
+        await asyncio.to_thread(picker.pick, lines)
+    if not picker.found:
+        message = (
+            f"The batch '{rerun.batch.id}' has no such lines of the model '{errors.shorten(rerun.of_model)}'."
+        )
+        raise errors.conflict(message, code="no_lines")
+    return picker.found
+
+
+async def _with_fates(deps: Dependencies, project: str, rerun: Rerun, old: FileRecord) -> "array[int] | None":
+    """`_chosen`, for the lines of all models."""
     batch, selection = rerun.batch, rerun.selection
     if selection.kind is Kind.ALL and (batch.tidemill.stream is None or batch.error_file_id is None):
         return None
@@ -245,14 +268,58 @@ async def _lines(
     Raises:
         ApiError: 409, its bytes are not there; 503, the store does not answer.
     """
-    splitter, picker = Splitter(), _LinePicker(chosen, model)
+    picker = _LinePicker(chosen, model)
+    async for lines in _read(deps, old):
+        # A chunk is some milliseconds of work.
+        yield await asyncio.to_thread(picker.pick, lines)
+
+
+async def _read(deps: Dependencies, old: FileRecord) -> AsyncIterator[Iterable[Line]]:
+    """The lines of an input file by chunk; see `_lines`."""
+    splitter = Splitter()
     try:
         async for chunk in chunks_from_store(deps.store.read(old.key)):
-            # A chunk is some milliseconds of work.
-            yield await asyncio.to_thread(picker.pick, splitter.feed(chunk))
+            yield splitter.feed(chunk)
     except NotFound as error:
         raise _gone("input", old.file.id) from error
-    yield picker.pick(splitter.finish())
+    yield splitter.finish()
+
+
+class _NamedBody(msgspec.Struct):
+    model: str
+
+
+class _NamedLine(msgspec.Struct):
+    body: _NamedBody
+
+
+_named_lines = msgspec.json.Decoder(_NamedLine)
+
+
+class _ModelPicker:
+    """Finds the lines of one model among some lines of an input file."""
+
+    def __init__(self, among: "array[int] | None", model: str, aliases: Mapping[str, str]) -> None:
+        self._among = None if among is None else set(among)
+        self._model = model
+        self._aliases = aliases
+        self._index = 0
+        self.found = array("I")
+
+    def pick(self, lines: Iterable[Line]) -> None:
+        for each in lines:
+            if (self._among is None or self._index in self._among) and self._model == self._named(
+                each.data or b""
+            ):
+                self.found.append(self._index)
+            self._index += 1
+
+    def _named(self, data: bytes) -> str | None:
+        try:
+            named = _named_lines.decode(data).body.model
+        except (msgspec.MsgspecError, UnicodeError):
+            return None  # an invalid line of a stream, or of a batch that expired before its validation
+        return self._aliases.get(named, named)
 
 
 class _LinePicker:

@@ -34,6 +34,8 @@ class RerunRequest(RerunOptions):
     """Which lines to run again, and how."""
 
     lines: selection.Lines = Kind.UNFINISHED.value
+    of_model: Model | None = None
+    """Only lines of this model of the batch."""
     dry_run: bool = False
     """Only return the plan."""
 
@@ -71,7 +73,7 @@ async def rerun_batch(
     if not body.dry_run:
         require(caller, Role.WRITE)
     batch = await lookup.batch(deps.view, caller.project, batch_id)
-    new = rerun.rerun_of(deps, batch, selection.of(body.lines), body)
+    new = rerun.rerun_of(deps, batch, selection.of(body.lines), body, body.of_model)
     if body.dry_run:
         found = await rerun.estimate(deps, caller.project, new)
         shown = figures(deps.settings, deps.catalog.contents, found, new.request.completion_window)

@@ -62,9 +62,10 @@ class Ledger:
             where += f" AND ({', '.join(columns)}) > ({', '.join('?' * len(columns))})"
             values += query.after
         named = ", ".join(columns)
+        batches = "count(*)" if "model" in query.by else "coalesce(sum(is_first), 0)"
         rows = self._database.read_apart(
             f"SELECT {''.join(f'{column}, ' for column in columns)}"  # noqa: S608  columns of the table above
-            " count(*), coalesce(sum(lines), 0), coalesce(sum(input), 0), coalesce(sum(cached), 0),"
+            f" {batches}, coalesce(sum(lines), 0), coalesce(sum(input), 0), coalesce(sum(cached), 0),"
             " coalesce(sum(output), 0), coalesce(sum(reasoning), 0),"
             # A custom aggregate of no rows is null.
             " coalesce(exact_sum(cost), '0'), coalesce(exact_sum(cost_input), '0'),"
@@ -81,13 +82,14 @@ class Ledger:
             self._database.write("DELETE FROM ledger WHERE id = ?", key)
             return
         entry = codec.decode_ledger(value)
-        usage, cost = entry.usage, entry.bill.cost
         self._database.write("DELETE FROM ledger WHERE id = ? AND owner <= ?", entry.batch_id, entry.owner)
-        self._database.write(
-            # An existing row is that of a later owner of the batch.
-            "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            entry.batch_id, entry.project, entry.model or "", entry.day, entry.ended_at, entry.lines,
-            usage.input_tokens, usage.input_tokens_details.cached_tokens, usage.output_tokens,
-            usage.output_tokens_details.reasoning_tokens, plain(cost.total), plain(cost.input), plain(cost.output),
-            entry.owner,
-        )  # fmt: skip
+        for number, one in enumerate(entry.models):
+            usage, cost = one.usage, one.bill.cost
+            self._database.write(
+                # An existing row is that of a later owner of the batch.
+                "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                entry.batch_id, entry.project, one.model or "", entry.day, entry.ended_at, one.completed,
+                usage.input_tokens, usage.input_tokens_details.cached_tokens, usage.output_tokens,
+                usage.output_tokens_details.reasoning_tokens, plain(cost.total), plain(cost.input),
+                plain(cost.output), entry.owner, number == 0,
+            )  # fmt: skip

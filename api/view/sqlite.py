@@ -90,10 +90,10 @@ CREATE TABLE trust (signers TEXT NOT NULL);
 CREATE INDEX keys_by_digest ON keys (sha256);
 CREATE INDEX keys_listed ON keys (created_at, id);
 CREATE TABLE ledger (
-    id TEXT PRIMARY KEY, project TEXT NOT NULL, model TEXT NOT NULL, day TEXT NOT NULL, ended_at INTEGER NOT NULL,
+    id TEXT NOT NULL, project TEXT NOT NULL, model TEXT NOT NULL, day TEXT NOT NULL, ended_at INTEGER NOT NULL,
     lines INTEGER NOT NULL, input INTEGER NOT NULL, cached INTEGER NOT NULL, output INTEGER NOT NULL,
     reasoning INTEGER NOT NULL, cost TEXT NOT NULL, cost_input TEXT NOT NULL, cost_output TEXT NOT NULL,
-    owner INTEGER NOT NULL
+    owner INTEGER NOT NULL, is_first INTEGER NOT NULL, PRIMARY KEY (id, model)
 );
 CREATE TABLE audit (
     id TEXT PRIMARY KEY, created_at INTEGER NOT NULL, project TEXT NOT NULL, actor TEXT NOT NULL,

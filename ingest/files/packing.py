@@ -2,10 +2,11 @@
 
 A record holds up to 32 neighbouring lines, because a record costs a consumer far more than a line does. A run is
 eight full records whose lines have one key, and so go to one partition; the next run may go to another, so that
-all processors share a batch. The same lines are always packed the same way, even after a crash.
+all processors share a batch. If the lines name several models, those of each model are packed as if there
+were no others. The same lines are always packed the same way, even after a crash.
 """
 
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
@@ -50,6 +51,7 @@ class Origin:
 class Record:
     """A record of `requests`."""
 
+    model: str
     key: str
     value: bytes
     """Its lines, separated by newlines; empty if the line is in the store."""
@@ -64,16 +66,17 @@ class RequestPublisher(Protocol):
         """Append a fact; on return the log has it."""
         ...
 
-    async def publish(self, model: str, records: AsyncIterable[Record]) -> None:
-        """Append the records, in order under each key; on return the log has them all."""
+    async def publish(self, records: AsyncIterable[Record]) -> None:
+        """Append records to their models' topics, in order under each key; on return the log has them all."""
         ...
 
 
 class Packer:
-    """Packs lines in the order of their places, which may have gaps."""
+    """Packs lines of one model in the order of their places, which may have gaps."""
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: Origin, model: str) -> None:
         self._origin = origin
+        self._model = model
         self._first = 0
         """The place of the first waiting line."""
         self._lines: list[bytes] = []
@@ -108,19 +111,103 @@ class Packer:
             yield self._record(self._first, value)
 
     def _record(self, first: int, value: bytes, ref: LineRef | None = None) -> Record:
-        origin = self._origin
-        head = RequestHead(
-            batch_id=origin.batch_id,
-            project=origin.project,
-            first=first,
-            deadline=origin.deadline,
-            url=origin.url,
-            ref=ref,
-            created=origin.created,
-            headers=origin.headers,
-        )
-        key = f"{origin.batch_id}/{first // RUN_LINES}"
-        return Record(key=key, value=value, head=head, express=origin.express)
+        return _record(self._origin, self._model, first // RUN_LINES, first, value, ref=ref)
+
+
+class MixedPacker:
+    """Packs the lines of a batch that names several models."""
+
+    def __init__(self, origin: Origin, models: Sequence[str], numbers: bytes) -> None:
+        """Begin without lines.
+
+        Args:
+            origin: The fields that the records have in common.
+            models: The models.
+            numbers: For each line, the place of its model.
+        """
+        self._numbers = numbers
+        self._lines = [_LinesOfModel(origin, model) for model in models]
+
+    def pack(self, placed: Iterable[Placed]) -> Iterator[Record]:
+        """Add lines; yields the records that they complete."""
+        models, numbers = self._lines, self._numbers
+        for place, data in placed:
+            waiting = models[numbers[place]]
+            if not isinstance(data, bytes):
+                yield from waiting.finish()
+                yield waiting.single(place, data)
+                continue
+            texts = waiting.texts
+            if texts and (
+                waiting.bytes + len(data) >= RECORD_BYTES_MAX
+                or len(texts) >= RECORD_LINES_MAX
+                or not waiting.packed % RUN_LINES
+            ):
+                yield from waiting.finish()
+            waiting.packed += 1
+            texts.append(data)
+            waiting.places.append(place)
+            waiting.bytes += len(data) + 1
+
+    def finish(self) -> Iterator[Record]:
+        """Yield records of the waiting lines."""
+        for waiting in self._lines:
+            yield from waiting.finish()
+
+
+class _LinesOfModel:
+    """The waiting lines of one model."""
+
+    __slots__ = ("_model", "_origin", "bytes", "packed", "places", "texts")
+
+    def __init__(self, origin: Origin, model: str) -> None:
+        self._origin = origin
+        self._model = model
+        self.texts: list[bytes] = []
+        self.places: list[int] = []
+        self.bytes = 0
+        self.packed = 0
+        """Lines of the model so far."""
+
+    def finish(self) -> Iterator[Record]:
+        if self.texts:
+            value, places = b"\n".join(self.texts), self.places
+            run = (self.packed - 1) // RUN_LINES
+            is_gapless = places[-1] - places[0] == len(places) - 1
+            yield _record(
+                self._origin, self._model, run, places[0], value, indices=None if is_gapless else tuple(places)
+            )
+            self.texts.clear()
+            self.places, self.bytes = [], 0
+
+    def single(self, place: int, ref: LineRef) -> Record:
+        """The record of a line in the store."""
+        self.packed += 1
+        return _record(self._origin, self._model, (self.packed - 1) // RUN_LINES, place, b"", ref=ref)
+
+
+def _record(
+    origin: Origin,
+    model: str,
+    run: int,
+    first: int,
+    value: bytes,
+    *,
+    ref: LineRef | None = None,
+    indices: tuple[int, ...] | None = None,
+) -> Record:
+    head = RequestHead(
+        batch_id=origin.batch_id,
+        project=origin.project,
+        first=first,
+        deadline=origin.deadline,
+        url=origin.url,
+        ref=ref,
+        created=origin.created,
+        headers=origin.headers,
+        indices=indices,
+    )
+    return Record(model=model, key=f"{origin.batch_id}/{run}", value=value, head=head, express=origin.express)
 
 
 def placed(first: int, key: str, lines: Iterable[Line]) -> Iterator[Placed]:

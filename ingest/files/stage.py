@@ -19,8 +19,9 @@ from typing import Final
 
 from tidemill.configuration.servers import Serving
 from tidemill.configuration.settings import Settings
-from tidemill.ingest.files.packing import Origin, Packer, Record, RequestPublisher, placed, sliced
-from tidemill.ingest.files.validation import LONG_LINE_BYTES, Checker, Failed, Passed, Rules, missing_file
+from tidemill.ingest.files.packing import MixedPacker, Origin, Packer, Record, RequestPublisher, placed, sliced
+from tidemill.ingest.files.validation import LONG_LINE_BYTES, Checker, Rules
+from tidemill.ingest.files.verdict import Failed, Passed, missing_file
 from tidemill.kafka.catalog import Catalog
 from tidemill.retrying import pause_seconds
 from tidemill.runtime.threads import run_half_time
@@ -32,6 +33,7 @@ from tidemill.schemas.log.messages import (
     Command,
     DeleteRequested,
     InputRef,
+    ModelLines,
     Rejected,
 )
 from tidemill.schemas.log.topics import EXPRESS_LINES_MAX
@@ -142,13 +144,11 @@ class Stage:
             await self._requests.send_fact(Rejected(batch_id=batch.id, errors=verdict.errors, at=at))
             log.info("%s is rejected: %d errors", batch.id, len(verdict.errors))
             return
-        await self._requests.send_fact(
-            Accepted(batch_id=batch.id, total=verdict.total, model=verdict.model, at=at)
-        )
+        await self._requests.send_fact(_accepted(batch.id, verdict, at))
         work.check_stopped()
         assert work.command.input is not None
         try:
-            await self._requests.publish(verdict.model, self._records(work, work.command.input, verdict.total))
+            await self._requests.publish(self._records(work, work.command.input, verdict))
         except (NotFound, NoKey):
             log.warning("%s: it or its input was deleted while it was published", batch.id)
             return
@@ -191,6 +191,7 @@ class Stage:
                 bytes_max=settings.file_bytes_max,
                 line_bytes_max=settings.line_bytes_max,
                 reply_bytes_max=settings.reply_bytes_max,
+                models_max=settings.limits_of(work.command.project).models_per_batch_max,
             )
         )
         is_too_large = source.bytes > settings.file_bytes_max
@@ -208,7 +209,7 @@ class Stage:
         await checker.check_uploaded(self._store)
         return checker.verdict()
 
-    async def _records(self, work: _Work, source: InputRef, total: int) -> AsyncIterator[Record]:
+    async def _records(self, work: _Work, source: InputRef, passed: Passed) -> AsyncIterator[Record]:
         batch = work.command.batch
         origin = Origin(
             batch_id=batch.id,
@@ -217,9 +218,9 @@ class Stage:
             url=batch.endpoint,
             created=batch.created_at,
             headers=batch.tidemill.headers or {},
-            express=total <= EXPRESS_LINES_MAX,
+            express=passed.total <= EXPRESS_LINES_MAX,
         )
-        packer, place = Packer(origin), 0
+        packer, place = _packer(origin, passed), 0
         async with aclosing(self._slices(source.key)) as slices:
             async for lines in slices:
                 work.check_stopped()
@@ -237,6 +238,19 @@ class Stage:
                 yield lines
                 await asyncio.sleep(0)
         yield list(splitter.finish())
+
+
+def _accepted(batch_id: str, passed: Passed, at: int) -> Accepted:
+    if len(passed.models) == 1:
+        return Accepted(batch_id=batch_id, total=passed.total, model=passed.models[0], at=at)
+    models = tuple(ModelLines(model=model, lines=lines) for model, lines in passed.lines.items())
+    return Accepted(batch_id=batch_id, total=passed.total, models=models, at=at)
+
+
+def _packer(origin: Origin, passed: Passed) -> Packer | MixedPacker:
+    if len(passed.models) == 1:
+        return Packer(origin, passed.models[0])
+    return MixedPacker(origin, passed.models, passed.numbers)
 
 
 def _reason(error: Exception) -> str:

@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import islice
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -18,7 +18,8 @@ import orjson
 from tidemill.ingest.files import attachments
 from tidemill.ingest.files.attachments import Attached
 from tidemill.ingest.files.outline import outlined
-from tidemill.schemas.bounds import ERRORS_BYTES_MAX, ERRORS_MAX, LINE_BYTES_HIGHEST
+from tidemill.ingest.files.verdict import FAULTS_MAX, Failed, Fault, Passed, entry, listed, shown
+from tidemill.schemas.bounds import ERRORS_BYTES_MAX, LINE_BYTES_HIGHEST
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.jsonl import malformed, nesting
 from tidemill.schemas.jsonl.attachments import AttachmentError
@@ -27,13 +28,9 @@ from tidemill.schemas.jsonl.nesting import DEPTH_MAX
 from tidemill.schemas.ports import Store
 from tidemill.schemas.resources.batch import BatchError, error_bytes
 
-FAULTS_MAX: Final = ERRORS_MAX
-"""Entries of `errors.data`; the last one says how many more there are."""
 CUSTOM_ID_CHARS_MAX: Final = 512
 LONG_LINE_BYTES: Final = 64 * 1024
 """A longer line is not decoded into objects. Check it in a thread: it can take a tenth of a second."""
-SHOWN_CHARS_MAX: Final = 64
-"""Characters of the user's text that a message quotes: a thousand messages have to fit into one log record."""
 MODELS_SHOWN_MAX: Final = 3
 
 NUMBER_BYTES: Final = 20
@@ -73,32 +70,8 @@ class Rules:
     line_bytes_max: int = LINE_BYTES_MAX
     reply_bytes_max: int = LINE_BYTES_HIGHEST
     """Lines whose replies would be larger are refused."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Passed:
-    """The file has no faults."""
-
-    total: int
-    """Its lines without blank ones."""
-    model: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failed:
-    """The file has faults."""
-
-    errors: tuple[BatchError, ...]
-
-
-class Fault(Exception):
-    """A fault of a line or of the whole file."""
-
-    def __init__(self, code: str, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.param = param
+    models_max: int = 1
+    """Models that the lines may name."""
 
 
 class Seen(Protocol):
@@ -124,8 +97,13 @@ class Checker:
         self._faults = 0
         self._total = 0
         self._inputs = 0
+        self._number = 0
         self.model: str | None = None
-        """The model of the batch, once a line has named an allowed one."""
+        """The model of the last line that named an allowed one."""
+        self._models: dict[str, int] = {}
+        """All such models, with their places."""
+        self._numbers: bytearray | None = None
+        """See `Passed.numbers`; kept from the first line of a second model on."""
 
     @property
     def is_full(self) -> bool:
@@ -140,6 +118,8 @@ class Checker:
                 return
             try:
                 self._examine(line.data, line.number)
+                if self._numbers is not None:
+                    self._numbers.append(self._number)
             except Fault as fault:
                 self._note(fault, line.number)
 
@@ -156,9 +136,9 @@ class Checker:
     def _note(self, fault: Fault, number: int) -> None:
         self._faults += 1
         if self._faults <= FAULTS_MAX and self._errors_bytes <= ERRORS_BYTES_MAX:
-            entry = _entry(fault, number)
-            self._errors_bytes += error_bytes(entry)
-            self._errors.append(entry)
+            found = entry(fault, number)
+            self._errors_bytes += error_bytes(found)
+            self._errors.append(found)
 
     def fault(self, data: bytes) -> Fault | None:
         """Check the next line of a stream, which has any number of lines; returns its fault."""
@@ -171,16 +151,15 @@ class Checker:
 
     def verdict(self) -> Passed | Failed:
         """The verdict on the checked lines."""
-        whole = [_entry(fault) for fault in self._faults_of_the_whole()]
+        whole = [entry(fault) for fault in self._faults_of_the_whole()]
         count = len(whole) + self._faults
         if not count:
-            assert self.model is not None
-            return Passed(total=self._total, model=self.model)
-        return Failed(errors=tuple(_listed(whole + self._errors, count)))
+            return Passed(total=self._total, models=tuple(self._models), numbers=bytes(self._numbers or b""))
+        return Failed(errors=tuple(listed(whole + self._errors, count)))
 
     def too_large(self) -> Failed:
         """The verdict on a file above `bytes_max`; the checker saw its first line at most."""
-        of_model = f" for the {_shown(self.model)} model" if self.model is not None else ""
+        of_model = f" for the {shown(self.model)} model" if self.model is not None else ""
         message = f"The batch input file is larger than the {self._rules.bytes_max} maximum{of_model}"
         return Failed(errors=(BatchError(code="file_too_large", message=message),))
 
@@ -211,12 +190,12 @@ class Checker:
                 raise _field_fault(request, name, kind, expected)
         self._unique(request["custom_id"], number)
         if (method := request["method"]) != "POST":
-            text = f"Invalid method for this request. Only POST is supported, but it is '{_shown(method)}'."
+            text = f"Invalid method for this request. Only POST is supported, but it is '{shown(method)}'."
             raise Fault("invalid_method", text, "method")
         if (url := request["url"]) != self._rules.endpoint:
             text = (
                 "The URL provided for this request does not match the batch endpoint. "
-                f"Expected '{self._rules.endpoint}', but got '{_shown(url)}'."
+                f"Expected '{self._rules.endpoint}', but got '{shown(url)}'."
             )
             raise Fault("invalid_url", text, "url")
         self._examine_body(request["body"])
@@ -242,7 +221,7 @@ class Checker:
         )
         if (first := self._ids.setdefault(kept, number)) != number:
             text = (
-                f"The custom_id '{_shown(custom_id)}' for this request is a duplicate of another request. "
+                f"The custom_id '{shown(custom_id)}' for this request is a duplicate of another request. "
                 "The custom_id parameter must be unique for each request in a batch."
             )
             raise Fault("duplicate_custom_id", f"{text} Line {first} has it too." if first else text, "custom_id")
@@ -283,7 +262,7 @@ class Checker:
             raise Fault("reply_too_large", text, f"body.{self._endpoint.prompt}")
 
     def _served(self) -> str:
-        names = [f"'{_shown(name)}'" for name in islice(self._rules.models, MODELS_SHOWN_MAX)]
+        names = [f"'{shown(name)}'" for name in islice(self._rules.models, MODELS_SHOWN_MAX)]
         return ", ".join([*names, "…"] if len(self._rules.models) > MODELS_SHOWN_MAX else names) or "none"
 
     def _examine_model(self, model: object) -> None:
@@ -295,42 +274,44 @@ class Checker:
             return
         endpoints = self._rules.models.get(model)
         if endpoints is None:
-            text = f"The provided model '{_shown(model)}' is not supported by the Batch API."
+            text = f"The provided model '{shown(model)}' is not supported by the Batch API."
             text = f"{text} Models here: {self._served()}."
             raise Fault("model_not_found", text, "body.model")
         if self._rules.endpoint not in endpoints:
             text = (
-                f"The model '{_shown(model)}' does not serve {self._rules.endpoint}; "
+                f"The model '{shown(model)}' does not serve {self._rules.endpoint}; "
                 f"it serves {', '.join(endpoints)}."
             )
             raise Fault("model_not_supported", text, "body.model")
-        if self.model is not None:
+        self.choose(model)
+
+    def choose(self, model: str) -> None:
+        """Make an allowed model that of the line.
+
+        Raises:
+            Fault: It is one model too many.
+        """
+        if (number := self._models.get(model)) is None:
+            if (number := len(self._models)) >= self._rules.models_max:
+                raise self._too_many_models(model)
+            self._models[model] = number
+            if number == 1:
+                self._numbers = bytearray(self._total - 1)
+        self.model, self._number = model, number
+
+    def _too_many_models(self, model: str) -> Fault:
+        if (most := self._rules.models_max) > 1:
             text = (
-                f"The model '{_shown(model)}' for this request does not match the rest of the batch. "
-                f"Each batch must contain requests for a single model; this one began with '{_shown(self.model)}'."
+                f"The model '{shown(model)}' for this request is one too many: each batch may contain requests "
+                f"for {most} models (limit: models_per_batch_max)."
             )
-            raise Fault("mismatched_model", text, "body.model")
-        self.model = model
-
-
-def _listed(errors: list[BatchError], count: int) -> list[BatchError]:
-    """As many errors as fit, in number and in bytes; the last one says how many are left out."""
-    sizes = accumulate(map(error_bytes, errors))
-    if count <= FAULTS_MAX and count == len(errors) and max(sizes, default=0) <= ERRORS_BYTES_MAX:
-        return errors
-    room = ERRORS_BYTES_MAX - error_bytes(_more(count))
-    fit = sum(size <= room for size in accumulate(map(error_bytes, errors[: FAULTS_MAX - 1])))
-    return [*errors[:fit], _more(count - fit)]
-
-
-def _more(count: int) -> BatchError:
-    return BatchError(code="too_many_errors", message=f"{count} more errors are not listed.")
-
-
-def missing_file(file_id: str, project: str) -> Failed:
-    """The verdict on a file that does not exist, or belongs to another project."""
-    text = f"Cannot find file {_shown(file_id)}, or organization {_shown(project)} does not have access to it."
-    return Failed(errors=(BatchError(code="invalid_request", message=text, param="file_id"),))
+        else:
+            first = shown(next(iter(self._models)))
+            text = (
+                f"The model '{shown(model)}' for this request does not match the rest of the batch. Each batch "
+                f"must contain requests for a single model; this one began with '{first}'."
+            )
+        return Fault("mismatched_model", text, "body.model")
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
@@ -384,11 +365,3 @@ def _count_of_inputs(given: object) -> int:
     if type(given) is list and given and type(given[0]) is not int:
         return len(given)
     return 1
-
-
-def _entry(fault: Fault, line: int | None = None) -> BatchError:
-    return BatchError(code=fault.code, message=fault.message, param=fault.param, line=line)
-
-
-def _shown(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARS_MAX else text[:SHOWN_CHARS_MAX] + "…"

@@ -100,7 +100,8 @@ class StreamFactory:
                     await retry(f"reading {state.id}", replay)
                 except NotFound:
                     log.exception("a part of %s is gone: copies of its lines will not be recognised", state.id)
-        stream.checker.model = state.model
+        if state.model is not None:
+            stream.checker.choose(state.model)
         return stream
 
     def forget(self, stream: Stream) -> None:

@@ -15,7 +15,8 @@ from tidemill.ingest.files.packing import (
     RequestPublisher,
     sliced,
 )
-from tidemill.ingest.files.validation import LONG_LINE_BYTES, Fault
+from tidemill.ingest.files.validation import LONG_LINE_BYTES
+from tidemill.ingest.files.verdict import Fault
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.streams import error_lines
 from tidemill.ingest.streams.error_lines import Faulty
@@ -146,11 +147,11 @@ class Publisher:
         assert model is not None
 
         async def records() -> AsyncIterator[Record]:
-            packer = Packer(origin)
+            packer = Packer(origin, model)
             for record in chain(packer.pack(placed), packer.finish()):
                 yield record
 
-        await retry(f"publishing lines of {batch.id}", lambda: self._requests.publish(model, records()))
+        await retry(f"publishing lines of {batch.id}", lambda: self._requests.publish(records()))
 
     async def _placed(self, stream: Stream, place: int, line: bytes) -> Placed:
         """Write a line that is too large for a record to the store, as long as the log refers to it."""

@@ -59,7 +59,7 @@ class BackendPool:
         self.bucket = bucket
         self.changed: Callable[[], None] = lambda: None
         """To call after `configure`."""
-        self._model = model
+        self.model = model
         self._in_flight = 0
         self._member: Member | None = None
         self._is_divided = False
@@ -82,7 +82,7 @@ class BackendPool:
                 if self._member is not None:
                     server.queue.join(self._member)
                 if self._is_divided:
-                    server.set_part(self._model, self.part, now)
+                    server.set_part(self.model, self.part, now)
             backend.buckets = tuple(one for one in (server.bucket, self.bucket) if one is not None)
             backends.append(backend)
         for gone in known.values():
@@ -136,7 +136,7 @@ class BackendPool:
         if self.bucket is not None:
             self.bucket.set_part(max(PART_MIN, part), now)
         for backend in self.backends:
-            backend.server.set_part(self._model, part, now)
+            backend.server.set_part(self.model, part, now)
 
     def acquire(
         self,

@@ -26,13 +26,19 @@ class ResultSender:
     """Sends results through the outbox."""
 
     def __init__(
-        self, outbox: Outbox, store: Store, batcher: ResultBatcher[Line], on_arrival: Callable[[list[Line]], None]
+        self,
+        model: str,
+        outbox: Outbox,
+        store: Store,
+        batcher: ResultBatcher[Line],
+        on_arrival: Callable[[list[Line]], None],
     ) -> None:
         """Send nothing yet; needs a running event loop.
 
-        Results that are too large for a record go to the store; `on_arrival` gets the lines whose results are in
-        the log.
+        The lines name `model`. Results that are too large for a record go to the store; `on_arrival` gets the
+        lines whose results are in the log.
         """
+        self._model = model
         self._outbox = outbox
         self._store = store
         self._batcher = batcher
@@ -105,9 +111,8 @@ class ResultSender:
         results.ref = LineRef(key, 0, len(text))
 
     async def _append(self, results: ResultBatch[Line], value: bytes) -> None:
-        await self._outbox.send(
-            results.batch_id, value, lines_headers(results.batch_id, results.marks, ref=results.ref)
-        )
+        headers = lines_headers(results.batch_id, results.marks, model=self._model, ref=results.ref)
+        await self._outbox.send(results.batch_id, value, headers)
         metrics.count_lines(results.marks)
         self._bytes -= results.size
         self._on_arrival(results.receipts)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from tidemill.kafka.partitions.dead_letters import safe_reason
@@ -50,11 +50,11 @@ async def open_record(
         if vault.is_erased(head.batch_id):
             closed.close(head.batch_id)
         if head.ref is not None or (head.seal is not None and head.batch_id in closed):
-            return head, [b""]
+            return replace(head, indices=None), [b""]
         if is_held(head.batch_id):
             return LockedRecord(head)
         try:
-            return head, _lines(await open_request(vault, head, message.value or b""))
+            return head, _lines(head, await open_request(vault, head, message.value or b""))
         except KeyUnavailable as error:
             return LockedRecord(head, str(error))
     except NoKey as error:
@@ -86,12 +86,13 @@ class SealedOutbox:
             return
 
 
-def _lines(value: bytes) -> list[bytes]:
+def _lines(head: RequestHead, value: bytes) -> list[bytes]:
     lines = value.split(b"\n")
     if not lines[-1]:
         lines.pop()
     if not lines:
         raise DecodeError("the record has no lines")
+    head.places(len(lines))
     return lines
 
 

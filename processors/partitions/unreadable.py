@@ -6,7 +6,7 @@ from results, at the deadline, with the `custom_id` of the input.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -31,11 +31,19 @@ CUSTOM_ID_BYTES_MAX: Final = 2 + CHAR_BYTES_MAX * 512
 RECORD_BYTES_MAX: Final = 512 * 1024
 
 
+_indices = msgspec.json.Decoder(list[codec.Index])
 _log = logging.getLogger(__name__)
 
 
 async def give_up(
-    entry: Entry, message: Any, reason: DecodeError, *, log: Sender, outbox: Outbox, closed: ClosedBatches
+    entry: Entry,
+    message: Any,
+    reason: DecodeError,
+    *,
+    model: str,
+    log: Sender,
+    outbox: Outbox,
+    closed: ClosedBatches,
 ) -> None:
     """Send the record to the dead letters and error lines to `outcomes`, then finish it.
 
@@ -43,6 +51,7 @@ async def give_up(
         entry: The record in its window.
         message: The record as Faust hands it over.
         reason: Why it cannot be read.
+        model: The model that its lines name.
         log: Takes the dead letter.
         outbox: Takes the error lines.
         closed: Batches that get no error lines.
@@ -50,7 +59,7 @@ async def give_up(
     value = message.value or b""
     await send_dead_letter(log, message, stage="processors", reason=str(reason))
     try:
-        for batch_id, lines, headers in error_lines(message.headers or (), value):
+        for batch_id, lines, headers in error_lines(message.headers or (), value, model):
             if batch_id not in closed:
                 await outbox.send(batch_id, lines, headers)
     except Exception:  # noqa: BLE001  results ends the lines at the deadline
@@ -58,17 +67,19 @@ async def give_up(
     entry.window.finish(entry)
 
 
-def error_lines(headers: Iterable[tuple[str, bytes | None]], value: bytes) -> Iterator[tuple[str, bytes, Headers]]:
+def error_lines(
+    headers: Iterable[tuple[str, bytes | None]], value: bytes, model: str
+) -> Iterator[tuple[str, bytes, Headers]]:
     """Records of outcomes with error lines for a record's lines: batch id, value and headers of each."""
     found = dict(headers)
     batch_id = (found.get("tidemill-batch") or b"").decode("ascii", "replace")
-    first = (found.get("tidemill-first") or b"").decode("ascii", "replace")
-    if not ids.is_batch_id(batch_id) or not first.isdecimal() or len(first) > _FIRST_DIGITS_MAX:
+    lines = value.split(b"\n")
+    if not ids.is_batch_id(batch_id) or (places := _places(found, len(lines))) is None:
         return
     texts: list[bytes] = []
     marks: list[LineMark] = []
     size = 0
-    for index, data in enumerate(value.split(b"\n"), int(first)):
+    for index, data in zip(places, lines, strict=True):
         try:
             custom_id = bytes(line.parse(data).custom_id)
         except (msgspec.MsgspecError, RecursionError):
@@ -77,10 +88,24 @@ def error_lines(headers: Iterable[tuple[str, bytes | None]], value: bytes) -> It
             continue
         text = line.unanswered(batch_id, index, custom_id, code=CODE, message=MESSAGE)
         if texts and (len(texts) >= RECORD_LINES_MAX or size + len(text) > RECORD_BYTES_MAX):
-            yield batch_id, b"".join(texts), codec.lines_headers(batch_id, marks)
+            yield batch_id, b"".join(texts), codec.lines_headers(batch_id, marks, model=model)
             texts, marks, size = [], [], 0
         texts.append(text)
         marks.append(LineMark(index, len(text), failed=True, attempts=0))
         size += len(text)
     if texts:
-        yield batch_id, b"".join(texts), codec.lines_headers(batch_id, marks)
+        yield batch_id, b"".join(texts), codec.lines_headers(batch_id, marks, model=model)
+
+
+def _places(found: Mapping[str, bytes | None], count: int) -> Sequence[int] | None:
+    """The indices of a record's lines; None if its headers do not show them."""
+    if (indices := found.get("tidemill-indices")) is not None:
+        try:
+            listed = _indices.decode(indices)
+        except (msgspec.MsgspecError, UnicodeError):
+            return None
+        return listed if len(listed) == count else None
+    first = (found.get("tidemill-first") or b"").decode("ascii", "replace")
+    if not first.isdecimal() or len(first) > _FIRST_DIGITS_MAX:
+        return None
+    return range(int(first), int(first) + count)

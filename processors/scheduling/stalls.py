@@ -135,7 +135,12 @@ class Stalls:
         self._number += 1
         hold = min(HOLD_SECONDS_MAX, int(HOLD_TIMES * cycle))
         return Stalled(
-            batch_id=batch_id, source=self._source, number=self._number, waiting=waits, hold_seconds=hold
+            batch_id=batch_id,
+            source=self._source,
+            number=self._number,
+            model=self._pool.model,
+            waiting=waits,
+            hold_seconds=hold,
         )
 
     def _waits(

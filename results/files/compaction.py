@@ -10,7 +10,7 @@ Every step may be repeated after a crash: the files have the same ids, the same 
 import hashlib
 import logging
 import zlib
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -26,10 +26,11 @@ from tidemill.schemas.bounds import OUTPUTS_MAX
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.schemas.log.codec import LineMark
-from tidemill.schemas.log.messages import Compacted
+from tidemill.schemas.log.messages import Compacted, ModelResult
 from tidemill.schemas.log.part import PartRef, file_key, index_key, part_key
 from tidemill.schemas.ports import Clock, Store
 from tidemill.schemas.resources.batch import (
+    Batch,
     Cut,
     FileReceipt,
     InputTokensDetails,
@@ -97,19 +98,39 @@ class Compactor:
         if receipt.missing or receipt.double:
             log.error("%s: %s lines missing, %s double", state.id, receipt.missing, receipt.double)
             metrics.MISMATCHES.inc()
-        usage = _usage(output_sums.usage)
-        tariff = self.tariff_of(state.batch.model, state.batch.completion_window)
         return Compacted(
             batch_id=state.id,
             receipt=receipt,
-            failed=error_sums.lines.done - filled,
-            usage=usage,
+            models=self._results(state.batch, state.models, output_sums, error_sums, filled),
             usage_unknown=output_sums.unknown,
-            # In the fact, so that a replay gives the same bill even if the price has changed.
-            bill=bill(usage.input_tokens, usage.output_tokens, tariff),
             closed_by=state.closed_by,
             writer=self.writer,
             at=int(self.clock()),
+        )
+
+    def _results(
+        self, batch: Batch, models: Sequence[str], output: Sums, errors: Sums, filled: int
+    ) -> tuple[ModelResult, ...]:
+        """The results of each model, with its bill: a replay gives the same bill even if the price has changed."""
+        if not models:
+            failed = errors.lines.done - filled
+            return (self._result(batch, batch.model, output.lines.done, failed, output.usage),)
+        found = [(model, *output.of_model(number)) for number, model in enumerate(models)]
+        return tuple(
+            self._result(batch, model, completed, errors.models.count(number), used)
+            for number, (model, completed, used) in enumerate(found)
+        )
+
+    def _result(
+        self, batch: Batch, model: str | None, completed: int, failed: int, used: tuple[int, int, int, int]
+    ) -> ModelResult:
+        usage, tariff = _usage(used), self.tariff_of(model, batch.completion_window)
+        return ModelResult(
+            model=model,
+            completed=completed,
+            failed=failed,
+            usage=usage,
+            bill=bill(usage.input_tokens, usage.output_tokens, tariff),
         )
 
     async def _indices(self, state: State) -> LineBitmap:
@@ -168,15 +189,22 @@ class Compactor:
 
 
 async def write_part(
-    store: Store, batch_id: str, number: int, buffer: PartBuffer, *, failed: bool, writer: str = ""
+    store: Store,
+    batch_id: str,
+    number: int,
+    buffer: PartBuffer,
+    *,
+    failed: bool,
+    writer: str = "",
+    models: Sequence[int] = (),
 ) -> PartRef:
-    """Write a buffer as a part, and empty it.
+    """Write a buffer as a part, and empty it; `models` are those of `PartBuffer.content`.
 
     Raises:
         OSError: The store failed, and the buffer is unchanged. The part may appear later, so no other part may
             have its number.
     """
-    first, columns, lines = buffer.content()
+    first, columns, lines = buffer.content(models)
     crc32 = zlib.crc32(columns), zlib.crc32(lines)
     part = PartRef(number=number, failed=failed, first=first, writer=writer, crc32=crc32)
     key = part_key(batch_id, part)

@@ -121,9 +121,8 @@ class Finalizer:
         assert state.batch is not None
         counts = state.batch.request_counts
         recovery = PartRecovery(
-            state.id,
+            state.batch,
             counts.completed + counts.failed,
-            counts.total,
             store=self._store,
             number_from=max((part.number for part in state.parts), default=-1) + 1,
             writer=self._writer,

@@ -35,6 +35,7 @@ class Sums:
     lines: LineBitmap = field(default_factory=LineBitmap)
     indices: "array[int]" = field(default_factory=lambda: array("I"))
     sizes: "array[int]" = field(default_factory=lambda: array("I"))
+    models: "array[int]" = field(default_factory=lambda: array("I"))
     usages: "array[int]" = field(default_factory=lambda: array("I"))
 
     @property
@@ -46,6 +47,15 @@ class Sums:
         )
         return read, cached, written, reasoning
 
+    def of_model(self, number: int) -> tuple[int, tuple[int, int, int, int]]:
+        """The lines of a model, and their tokens as `usage` has them."""
+        places = [place for place, model in enumerate(self.models) if model == number]
+        known = [place for place in places if self.usages[4 * place] != UNKNOWN_USAGE[0]]
+        read, cached, written, reasoning = (
+            sum(self.usages[4 * place + column] for place in known) for column in range(4)
+        )
+        return len(places), (read, cached, written, reasoning)
+
     @property
     def unknown(self) -> int:
         """Lines whose token counts are unknown."""
@@ -53,11 +63,17 @@ class Sums:
 
     def index(self, start: int, end: int) -> bytes:
         """The encoded columns of a file with the lines from `start` up to `end`."""
-        return encode_index(self.indices[start:end], self.sizes[start:end], self.usages[4 * start : 4 * end])
+        return encode_index(
+            self.indices[start:end],
+            self.sizes[start:end],
+            self.models[start:end],
+            self.usages[4 * start : 4 * end],
+        )
 
     def add(self, index: Index, start: int, end: int) -> None:
         """Add the lines from place `start` up to `end` of a part."""
         self.indices += index.indices[start:end]
+        self.models += index.models[start:end]
         self.usages += index.usage[4 * start : 4 * end]
         begin = index.ends[start - 1] if start else 0
         for place in range(start, end):

@@ -14,6 +14,7 @@ from tidemill.schemas.log import codec
 from tidemill.schemas.log.codec import DecodeError, Headers
 from tidemill.schemas.log.part import PartRef
 from tidemill.schemas.ports import NotFound, Store
+from tidemill.schemas.resources.batch import Batch
 
 PART_BYTES: Final = 8 << 20
 
@@ -26,10 +27,8 @@ class PartRecovery:
         destroyed: Unreadable records whose key is destroyed.
     """
 
-    def __init__(
-        self, batch_id: str, wanted: int, total: int, *, store: Store, number_from: int = 0, writer: str = ""
-    ) -> None:
-        """Begin without lines; `wanted` lines were final when the batch closed, of `total`.
+    def __init__(self, batch: Batch, wanted: int, *, store: Store, number_from: int = 0, writer: str = "") -> None:
+        """Begin without lines; `wanted` lines were final when the batch closed.
 
         The store has the large results, and gets the parts, numbered from `number_from`; for `writer` see
         `PartRef`.
@@ -37,11 +36,12 @@ class PartRecovery:
         self.unreadable = 0
         self.destroyed = 0
         self._wanted = wanted
-        self._total = total
+        self._total = batch.request_counts.total
+        self._numbers = {share.model: number for number, share in enumerate(batch.tidemill.models)}
         self._store = store
         self._number_from = number_from
         self._writer = writer
-        self._active = ActiveBatch(state=State(id=batch_id, partition=0), bitmap=LineBitmap())
+        self._active = ActiveBatch(state=State(id=batch.id, partition=0), bitmap=LineBitmap())
         self._parts: list[PartRef] = []
 
     @property
@@ -76,8 +76,9 @@ class PartRecovery:
         except (DecodeError, NotFound, ValueError):
             self.unreadable += 1
             return
-        if all(mark.index < self._total for mark in marks):
-            self._active.add(marks, value, 0.0)
+        model = self._numbers.get(codec.lines_model(headers))
+        if all(mark.index < self._total for mark in marks) and (not self._numbers or model is not None):
+            self._active.add(marks, value, 0.0, model)
         if self._active.waiting_bytes >= PART_BYTES:
             await self._flush()
 
@@ -91,7 +92,13 @@ class PartRecovery:
             if buffer.lines:
                 number = self._number_from + len(self._parts)
                 part = await write_part(
-                    self._store, self._active.state.id, number, buffer, failed=failed, writer=self._writer
+                    self._store,
+                    self._active.state.id,
+                    number,
+                    buffer,
+                    failed=failed,
+                    writer=self._writer,
+                    models=self._active.bitmap.models,
                 )
                 self._parts.append(part)
 

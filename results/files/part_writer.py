@@ -42,10 +42,10 @@ class PartWriter:
         self._refused: dict[str, ActiveBatch] = {}
         """The batches whose last part the store has refused."""
 
-    def add(self, active: ActiveBatch, marks: list[LineMark], value: bytes) -> int:
+    def add(self, active: ActiveBatch, marks: list[LineMark], value: bytes, model: int | None) -> int:
         """Put new lines of a batch into its buffers; returns how many were new. See `ActiveBatch.add`."""
         before = active.waiting_bytes
-        new = active.add(marks, value, self._monotonic())
+        new = active.add(marks, value, self._monotonic(), model)
         self._waiting_bytes += active.waiting_bytes - before
         return new
 
@@ -63,7 +63,13 @@ class PartWriter:
             size, active.tried_part = buffer.size, active.next_part
             try:
                 part = await write_part(
-                    self._store, active.state.id, active.tried_part, buffer, failed=failed, writer=self._writer
+                    self._store,
+                    active.state.id,
+                    active.tried_part,
+                    buffer,
+                    failed=failed,
+                    writer=self._writer,
+                    models=active.bitmap.models,
                 )
             except OSError as error:
                 self._refuse(active, error)

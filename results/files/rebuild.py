@@ -60,9 +60,7 @@ class Rebuild:
             raise RebuildError(f"{self.batch.id} is not over yet")
         if self.batch.tidemill.receipt is None:
             raise RebuildError(f"{self.batch.id} has no files: none of its lines was ever accepted")
-        self._recovery = PartRecovery(
-            self.batch.id, self._wanted, self.batch.request_counts.total, store=self.store
-        )
+        self._recovery = PartRecovery(self.batch, self._wanted, store=self.store)
 
     @property
     def is_complete(self) -> bool:

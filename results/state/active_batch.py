@@ -1,6 +1,7 @@
 """A batch in memory while it is active: its state, its line bitmap and the lines that wait for a part."""
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from tidemill.results.state.reducer import State
 from tidemill.results.state.stalls import Stalls, waiting
 from tidemill.schemas.lifecycle import AT_WORK
 from tidemill.schemas.log.codec import LineMark
-from tidemill.schemas.log.part import UNKNOWN_USAGE, encode_index
+from tidemill.schemas.log.part import NO_MODEL, UNKNOWN_USAGE, encode_index
 from tidemill.schemas.resources.batch import Progress
 from tidemill.schemas.resources.waiting import Reason, Waiting
 
@@ -58,12 +59,18 @@ class PartBuffer:
         # A new list, since a snapshot may hold the old one.
         self.lines, self.size = [], 0
 
-    def content(self) -> tuple[int, bytes, bytes]:
-        """The lines as a part: the first index, the encoded columns, and the lines in order."""
+    def content(self, models: Sequence[int] = ()) -> tuple[int, bytes, bytes]:
+        """The lines as a part: the first index, the encoded columns, and the lines in order.
+
+        Args:
+            models: The number of the model of each line by its index; empty if there are none.
+        """
         lines = sorted(self.lines, key=lambda line: line[0])
+        indices = array("I", [index for index, _, _ in lines])
         columns = encode_index(
-            array("I", [index for index, _, _ in lines]),
+            indices,
             array("I", [len(line) for _, line, _ in lines]),
+            array("I", [models[index] for index in indices]) if models else array("I", [NO_MODEL]) * len(lines),
             array("I", [number for _, _, usage in lines for number in usage]),
         )
         return lines[0][0], columns, b"".join(line for _, line, _ in lines)
@@ -220,13 +227,14 @@ class ActiveBatch:
         self.eta.observe(monotonic, self.bitmap.done)
         return self.eta.progress(batch.request_counts.total, batch.expires_at, now)
 
-    def add(self, marks: list[LineMark], value: bytes, now: float) -> int:
+    def add(self, marks: list[LineMark], value: bytes, now: float, model: int | None = None) -> int:
         """Put the lines that were not final before into the buffers.
 
         Args:
             marks: Index, size and result of each line.
             value: The lines, one after the other.
             now: The present time by the monotonic clock.
+            model: The number of the model of the lines; None in a batch with only one.
 
         Returns:
             How many lines were new.
@@ -238,6 +246,8 @@ class ActiveBatch:
             start, end = end, end + mark.size
             if mark_line(mark.index, failed=mark.failed):
                 (self.errors if mark.failed else self.output).add(mark, view[start:end])
+                if model is not None:
+                    self.bitmap.assign(mark.index, model, failed=mark.failed)
                 new += 1
         if new and self.waiting_since is None:
             self.waiting_since = now

@@ -7,6 +7,7 @@ from tidemill import metrics
 from tidemill.results.state.active_batch import ActiveBatch
 from tidemill.results.state.stalls import reasons
 from tidemill.schemas.ports import Clock, Monotonic
+from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.waiting import Reason
 
 Partitions = Iterable[Iterable[ActiveBatch]]
@@ -39,13 +40,21 @@ def slack(partitions: Partitions, now: float, monotonic: float) -> dict[str, flo
     for partition in partitions:
         for active in partition:
             batch = active.state.batch
-            if batch is None or batch.model is None:
+            if batch is None or not (models := _unfinished(batch)):
                 continue
             progress = active.progress(now, monotonic)
             seconds = progress.slack_seconds if progress and progress.slack_seconds is not None else None
             value = float(seconds) if seconds is not None else batch.expires_at - now
-            least[batch.model] = min(value, least.get(batch.model, value))
+            for model in models:
+                least[model] = min(value, least.get(model, value))
     return least
+
+
+def _unfinished(batch: Batch) -> list[str]:
+    """The models of a batch that have lines without a result."""
+    if batch.model is not None:
+        return [batch.model]
+    return [share.model for share in batch.tidemill.models if share.request_counts.pending > 0]
 
 
 def _is_at_risk(active: ActiveBatch) -> bool:

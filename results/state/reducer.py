@@ -6,6 +6,8 @@ a fact that comes too early waits in the state.
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tidemill.results.state import model_shares
+from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.schemas import ids
 from tidemill.schemas.bounds import TEXT_CHARS_MAX, Id, Moment, Name, Number, Signed, Time
 from tidemill.schemas.lifecycle import AT_WORK, CANCELLABLE, OPEN, move
@@ -18,7 +20,6 @@ from tidemill.schemas.log.messages import (
     DeleteRequested,
     Grown,
     InputRef,
-    LedgerRecord,
     Opened,
     Rejected,
     Sealed,
@@ -35,7 +36,6 @@ from tidemill.schemas.resources.batch import (
     RequestCounts,
     Status,
 )
-from tidemill.schemas.resources.bill import day_of
 from tidemill.schemas.resources.file import file_kind
 
 _Early = Accepted | Rejected | Grown | Sealed | CancelRequested | Buried
@@ -133,6 +133,18 @@ class State(BaseModel):
         counts = self.batch.request_counts.model_copy(update={"total": total})
         return self.with_batch(request_counts=counts, **changes)
 
+    def with_lines(self, fact: Accepted) -> "State":
+        """The state with the number of lines, and of those of each model."""
+        state = self.with_total(fact.total, model=fact.model)
+        return state.with_extras(models=model_shares.accepted(fact.models)) if fact.models else state
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that the lines name, in the order of their numbers; empty unless they name several."""
+        if self.batch is not None:
+            return tuple(share.model for share in self.batch.tidemill.models)
+        return tuple(one.model for one in self.early.accepted.models) if self.early.accepted is not None else ()
+
 
 def created(state: State, command: BatchCreated, grace: float) -> State:
     """Create the batch, and apply the facts that came early."""
@@ -176,9 +188,9 @@ def accepted(state: State, fact: Accepted) -> State:
         return _early(state, fact)
     if state.batch.status is Status.VALIDATING:
         batch = move(state.batch, Status.IN_PROGRESS, fact.at)
-        return state.model_copy(update={"batch": batch}).with_total(fact.total, model=fact.model)
+        return state.model_copy(update={"batch": batch}).with_lines(fact)
     if state.batch.status is Status.CANCELLING and state.batch.in_progress_at is None and not state.closed:
-        return state.with_total(fact.total, in_progress_at=fact.at, model=fact.model)
+        return state.with_batch(in_progress_at=fact.at).with_lines(fact)
     return state
 
 
@@ -322,7 +334,8 @@ def compacted(state: State, fact: Compacted, files_offset: int | None) -> State:
             update={
                 "receipt": receipt,
                 "output_file_ids": outputs if receipt.outputs else (),
-                "cost": fact.bill.cost if fact.bill else None,
+                "cost": fact.cost,
+                "models": model_shares.final(state.batch.tidemill.models, fact.models),
                 "at_risk": None,
                 "recovered": fact.recovered,
                 "usage_unknown": fact.usage_unknown or None,
@@ -332,34 +345,17 @@ def compacted(state: State, fact: Compacted, files_offset: int | None) -> State:
     return state.model_copy(update={"batch": batch, "files_offset": files_offset, "parts": ()})
 
 
-def billed(state: State, fact: Compacted) -> LedgerRecord | None:
-    """The ledger's record of a batch that this fact ended; a replay of the fact gives an equal record."""
-    if state.batch is None or not state.is_over or fact.bill is None:
-        return None
-    return LedgerRecord(
-        batch_id=state.id,
-        project=state.project,
-        model=state.batch.model,
-        endpoint=state.batch.endpoint,
-        status=state.batch.status,
-        ended_at=fact.at,
-        day=day_of(fact.at),
-        lines=state.batch.request_counts.completed,
-        usage=fact.usage,
-        bill=fact.bill,
-    )
-
-
-def counted(state: State, completed: int, failed: int) -> State:
+def counted(state: State, bitmap: LineBitmap) -> State:
     """Update the counts of a batch; none goes back while a replay brings lines again."""
     if state.batch is None or state.batch.status not in AT_WORK:
         return state
     counts = state.batch.request_counts
-    completed, failed = max(counts.completed, completed), max(counts.failed, failed)
+    completed, failed = max(counts.completed, bitmap.done - bitmap.failed), max(counts.failed, bitmap.failed)
     if (completed, failed) == (counts.completed, counts.failed):
         return state
     shown = counts.model_copy(update={"completed": completed, "failed": failed})
-    return state.with_batch(request_counts=shown)
+    models = model_shares.counted(state.batch.tidemill.models, bitmap.by_model)
+    return state.with_batch(request_counts=shown).with_extras(models=models)
 
 
 def next_due(state: State) -> float | None:

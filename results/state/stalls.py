@@ -4,7 +4,7 @@ Reports are kept in memory alone. Processes repeat them, so a new owner has them
 batch goes on showing what it showed last.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -23,6 +23,7 @@ SILENCE_SECONDS: Final = 20.0
 
 class _Report(NamedTuple):
     number: int
+    model: str
     waiting: tuple[Waiting, ...]
     until: float
 
@@ -35,10 +36,12 @@ class Stalls:
     """When the batch last advanced, or was taken over."""
     moved: tuple[object, int] = (None, 0)
     """The status of the batch, and its number of final lines, at that time."""
-    held: Waiting | None = None
-    """Why no process may call the lines of its model, when last looked at."""
+    held: Mapping[str, Waiting] = field(default_factory=dict)
+    """Why no process may call the lines of some of its models, when last looked at."""
     _is_new: bool = True
     """Whether it has neither advanced nor got a report since it was taken over."""
+    _models: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """For each model of a batch with several, its lines without a result, and when they last became fewer."""
     _reports: dict[str, _Report] = field(default_factory=dict)
 
     def add(self, fact: Stalled, now: float) -> bool:
@@ -49,7 +52,7 @@ class Stalls:
         self._forget(now)
         if known is None and len(self._reports) >= SOURCES_MAX:
             return False
-        self._reports[fact.source] = _Report(fact.number, fact.waiting, now + fact.hold_seconds)
+        self._reports[fact.source] = _Report(fact.number, fact.model, fact.waiting, now + fact.hold_seconds)
         self._is_new = False
         return True
 
@@ -58,14 +61,20 @@ class Stalls:
         step = (state.batch and state.batch.status, done)
         if step != self.moved:
             self.moved, self.moved_at, self._is_new = step, now, False
+        for share in state.batch.tidemill.models if state.batch is not None else ():
+            # An alias that moved between two publications may give a model more lines than it had at first.
+            left = max(0, share.request_counts.pending)
+            if self._models.get(share.model, (-1, 0.0))[0] != left:
+                self._models[share.model] = left, now
 
     def due(self, now: float) -> list[float]:
         """When the reasons may change without a record."""
         times = [report.until for report in self._reports.values() if report.waiting]
-        return [at for at in (*times, self.moved_at + SILENCE_SECONDS) if at > now]
+        moves = [at for left, at in self._models.values() if left]
+        return [at for at in (*times, *(at + SILENCE_SECONDS for at in (self.moved_at, *moves))) if at > now]
 
     def shown(
-        self, state: State, done: int, now: float, wall: float, *, reported_at: float
+        self, state: State, done: int, now: float, wall: float, *, reported_at: Mapping[str, float]
     ) -> tuple[Waiting, ...]:
         """The reasons to show on the batch.
 
@@ -74,7 +83,7 @@ class Stalls:
             done: Its final lines.
             now: The present time.
             wall: The same moment in Unix seconds.
-            reported_at: When any process of its model last reported.
+            reported_at: When any process of a model last reported.
         """
         if (batch := state.batch) is None:
             return ()
@@ -88,12 +97,29 @@ class Stalls:
         if left <= 0:
             return ()
         self._forget(now)
-        reported = [wait for report in self._reports.values() for wait in report.waiting]
-        if self.held is not None:
-            reported = [self.held.model_copy(update={"lines": left})]
-        if reported or not is_silent:
-            return merged(reported, left)
-        return (_unreported(batch.model or "", left, since, others=reported_at > self.moved_at),)
+        reported = [
+            wait for report in self._reports.values() if report.model not in self.held for wait in report.waiting
+        ]
+        models = self._models or {batch.model or "": (left, self.moved_at)}
+        held = [
+            wait.model_copy(update={"lines": models[model][0]})
+            for model, wait in self.held.items()
+            if model in models and models[model][0]
+        ]
+        if all(model in self.held for model in models):
+            return merged(held, left)
+        return merged([*held, *reported, *self._silent(models, now, wall, reported_at)], left)
+
+    def _silent(
+        self, models: Mapping[str, tuple[int, float]], now: float, wall: float, reported_at: Mapping[str, float]
+    ) -> list[Waiting]:
+        """The reasons of the models whose processes have not reported on the lines of the batch."""
+        known = {report.model for report in self._reports.values() if report.waiting} | self.held.keys()
+        return [
+            _unreported(model, left, int(wall - (now - at)), others=reported_at.get(model, 0.0) > at)
+            for model, (left, at) in models.items()
+            if left and not known & {model, ""} and now >= at + SILENCE_SECONDS
+        ]
 
     def _forget(self, now: float) -> None:
         for source in [source for source, report in self._reports.items() if report.until <= now]:
@@ -133,7 +159,7 @@ def _unchecked(since: int) -> Waiting:
 
 def _unreported(model: str, lines: int, since: int, *, others: bool) -> Waiting:
     if others:
-        words = "The processes of its model work on lines of other batches."
+        words = f"The processes of the model {model} work on lines of other batches."
         return waiting(Reason.QUEUED, words, lines=lines, since=since)
     words = f"No process that serves the model {model} has reported on the lines."
     return waiting(Reason.NO_PROCESSOR, words, lines=lines, since=since)

@@ -7,6 +7,7 @@ A record holds many lines unchanged, and its headers describe them:
 | `tidemill-kind` | `commands`, `outcomes` | the message's kind; `lines` for result lines |
 | `tidemill-batch` | `requests`, `outcomes` with lines | the batch id |
 | `tidemill-first` | `requests` | index of the first line, the first line of a batch is 0 |
+| `tidemill-indices` | `requests` | JSON list of the indices of the lines, if the next one does not always follow |
 | `tidemill-project` | `requests` | the project |
 | `tidemill-deadline` | `requests` | Unix seconds |
 | `tidemill-created` | `requests` | Unix seconds: no outcome of the batch is older |
@@ -14,6 +15,7 @@ A record holds many lines unchanged, and its headers describe them:
 | `tidemill-headers` | `requests` | header lines of each call, from the client (`schemas/headers.py`) |
 | `tidemill-ref` | `requests` | JSON of a `LineRef`: the only line is in the store, the value is empty |
 | `tidemill-marks` | `outcomes` with lines | JSON list of `LineMark`, one for each line of the value |
+| `tidemill-model` | `outcomes` with lines | the model that the lines name |
 | `tidemill-ref` | `outcomes` with lines | JSON of a `LineRef`: the result line is in the store, the value empty |
 | `tidemill-key` | both | id of the batch key that encrypts the value (`src/tidemill/sealing/`) |
 | `tidemill-lines` | `requests`, encrypted | number of lines in the value |
@@ -64,6 +66,7 @@ KIND: Final = "tidemill-kind"
 LINES: Final = b"lines"
 KEY: Final = "tidemill-key"
 HEADERS: Final = "tidemill-headers"
+MODEL: Final = "tidemill-model"
 SEALED_LINES_MAX: Final = 1_024
 """Lines of one sealed record; ingest packs a few dozen."""
 SEAL_BYTES: Final = 28
@@ -80,6 +83,7 @@ class DecodeError(Exception):
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 """Fits a column of 32 bits."""
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX)]
+Index = Annotated[int, msgspec.Meta(ge=0, lt=BATCH_LINES_MAX)]
 LINES_MAX: Final = 4096
 """Lines of one record."""
 _DIGITS_MAX: Final = 16
@@ -96,7 +100,7 @@ class LineRef(msgspec.Struct, frozen=True):
 class LineMark(msgspec.Struct, frozen=True, array_like=True):
     """Describes one result line to results."""
 
-    index: Annotated[int, msgspec.Meta(ge=0, lt=BATCH_LINES_MAX)]
+    index: Index
     """Number of the line in its batch, from 0."""
     size: Count
     """Bytes of the result line, its newline included."""
@@ -132,12 +136,27 @@ class RequestHead:
     seal: Seal | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     """More headers of each call."""
+    indices: tuple[int, ...] | None = None
+    """Of the lines, if there are gaps between them: lines of other models of the batch."""
+
+    def places(self, count: int) -> Sequence[int]:
+        """The indices of the record's lines.
+
+        Raises:
+            DecodeError: The record does not have this number of lines.
+        """
+        if self.indices is None:
+            return range(self.first, self.first + count)
+        if len(self.indices) != count:
+            raise DecodeError("it has more or fewer lines than indices")
+        return self.indices
 
 
 T = TypeVar("T")
 
 _marks = msgspec.json.Decoder(Annotated[list[LineMark], msgspec.Meta(max_length=LINES_MAX)])
 _refs = msgspec.json.Decoder(LineRef)
+_indices = msgspec.json.Decoder(Annotated[tuple[Index, ...], msgspec.Meta(min_length=1, max_length=LINES_MAX)])
 _encoder = msgspec.json.Encoder()
 
 
@@ -213,18 +232,14 @@ def identify_batch(
     except (DecodeError, ValueError):
         return None
     found = batch_of(message)
-    return (
-        None
-        if found is None
-        else IdentifiedBatch(batch_id=found, created=message if isinstance(message, BatchCreated) else None)
-    )
+    created = message if isinstance(message, BatchCreated) else None
+    return None if found is None else IdentifiedBatch(batch_id=found, created=created)
 
 
 def lines_batch(headers: Iterable[tuple[str, bytes | None]] | None) -> str | None:
     """The batch of a record of `outcomes` with lines; None for other records."""
-    if kind_of(headers) != LINES:
-        return None
-    return (dict(headers or ()).get("tidemill-batch") or b"").decode(errors="replace")
+    found = dict(headers or ())
+    return (found.get("tidemill-batch") or b"").decode(errors="replace") if found.get(KIND) == LINES else None
 
 
 def request_headers(head: RequestHead) -> Headers:
@@ -237,6 +252,8 @@ def request_headers(head: RequestHead) -> Headers:
         ("tidemill-deadline", b"%d" % head.deadline),
         ("tidemill-url", head.url.encode()),
     ]
+    if head.indices is not None:
+        headers.append(("tidemill-indices", _encoder.encode(head.indices)))
     if head.ref is not None:
         headers.append(("tidemill-ref", _encoder.encode(head.ref)))
     if head.created is not None:
@@ -264,17 +281,21 @@ def request_head(headers: Iterable[tuple[str, bytes | None]]) -> RequestHead:
             url=_text(found["tidemill-url"], WORD_CHARS_MAX),
             ref=_refs.decode(ref) if (ref := found.get("tidemill-ref")) is not None else None,
             created=_number(created, TIME_MAX) if (created := found.get("tidemill-created")) is not None else None,
-            seal=_seal(found),
+            seal=None
+            if (key := found.get(KEY)) is None
+            else Seal(_text(key, ID_CHARS_MAX), _number(found["tidemill-lines"], SEALED_LINES_MAX)),
             headers=forwarded.parsed(found[HEADERS]) if HEADERS in found else {},
+            indices=_indices.decode(indices) if (indices := found.get("tidemill-indices")) is not None else None,
         )
     except (KeyError, ValueError, msgspec.MsgspecError) as error:
         raise _header_error(error) from error
 
 
-def lines_headers(batch_id: str, marks: list[LineMark], *, ref: LineRef | None = None) -> Headers:
+def lines_headers(batch_id: str, marks: list[LineMark], *, model: str = "", ref: LineRef | None = None) -> Headers:
     """The headers of a record of `outcomes` with result lines, each with its mark.
 
-    `ref` is the place in the store of a line that is too large for the record.
+    `model` is the one that the lines name, empty in a stream. `ref` is the place in the store of a line that is
+    too large for the record.
     """
     headers = [
         (KIND, LINES),
@@ -282,9 +303,16 @@ def lines_headers(batch_id: str, marks: list[LineMark], *, ref: LineRef | None =
         ("tidemill-batch", batch_id.encode()),
         ("tidemill-marks", _encoder.encode(marks)),
     ]
+    if model:
+        headers.append((MODEL, model.encode()))
     if ref is not None:
         headers.append(("tidemill-ref", _encoder.encode(ref)))
     return headers
+
+
+def lines_model(headers: Iterable[tuple[str, bytes | None]]) -> str:
+    """The model that the lines of a record of `outcomes` name; empty if it has no such header."""
+    return (dict(headers).get(MODEL) or b"").decode(errors="replace")
 
 
 def kind_of(headers: Iterable[tuple[str, bytes | None]] | None) -> bytes:
@@ -361,12 +389,6 @@ def _text(content: bytes, chars_max: int) -> str:
     if len(content) > chars_max:
         raise ValueError(f"it has more than {chars_max} bytes")
     return content.decode()
-
-
-def _seal(found: dict[str, bytes]) -> Seal | None:
-    if (key := found.get(KEY)) is None:
-        return None
-    return Seal(_text(key, ID_CHARS_MAX), _number(found["tidemill-lines"], SEALED_LINES_MAX))
 
 
 def _number(content: bytes, most: int) -> int:

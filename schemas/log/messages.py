@@ -4,11 +4,14 @@ Each message is JSON with `kind` and the version `v`. A reader accepts any messa
 ignores unknown fields.
 """
 
+from functools import reduce
+from operator import add
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from tidemill.schemas.bounds import (
+    BATCH_MODELS_MAX,
     OUTPUTS_MAX,
     UPLOAD_PARTS_MAX,
     Digest,
@@ -26,7 +29,7 @@ from tidemill.schemas.bounds import (
 )
 from tidemill.schemas.resources.access import ApiKey
 from tidemill.schemas.resources.batch import Batch, ExpiresAfter, Faults, Receipt, Status, Usage
-from tidemill.schemas.resources.bill import Bill
+from tidemill.schemas.resources.bill import Bill, Cost
 from tidemill.schemas.resources.file import File
 from tidemill.schemas.resources.upload import Upload, UploadPart
 from tidemill.schemas.resources.waiting import Waits
@@ -85,13 +88,25 @@ class DeleteRequested(_Message):
 Command = Annotated[BatchCreated | CancelRequested | DeleteRequested, Field(discriminator="kind")]
 
 
+class ModelLines(BaseModel):
+    """The number of a batch's lines that name one model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: Name
+    lines: Number
+
+
 class Accepted(_Message):
     """Ingest found no error and publishes `total` lines."""
 
     kind: Literal["accepted"] = "accepted"
     batch_id: Id
     total: Number
-    model: Name
+    model: Name | None = None
+    """None if the lines name several models."""
+    models: Annotated[tuple[ModelLines, ...], Field(max_length=BATCH_MODELS_MAX)] = ()
+    """The models in the order of their first lines, if there are several. Parts and bitmaps number them so."""
     at: Time
 
 
@@ -104,19 +119,34 @@ class Rejected(_Message):
     at: Time
 
 
+class ModelResult(BaseModel):
+    """The lines of one model in an ended batch."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: Name | None = None
+    """None if the batch ended before its validation."""
+    completed: Number
+    failed: Number
+    """Lines of the error file that were called."""
+    usage: Usage
+    bill: Bill
+    """At the price when the files were written, which stays the price of the batch."""
+
+
+ModelResults = Annotated[tuple[ModelResult, ...], Field(min_length=1, max_length=BATCH_MODELS_MAX)]
+
+
 class Compacted(_Message):
     """Results wrote the files of an ended batch; a file without lines is None."""
 
     kind: Literal["compacted"] = "compacted"
     batch_id: Id
     receipt: Receipt
-    failed: Number
-    """Lines of the error file that were called."""
-    usage: Usage
+    models: ModelResults
+    """The results of each model; one, unless the lines name several."""
     usage_unknown: Number = 0
     """Lines of the output with impossible token counts; they are not billed."""
-    bill: Bill | None = None
-    """At the price when the files were written, which stays the price of the batch."""
     recovered: bool = False
     """Whether parts were lost, so that the files were made from the log."""
     closed_by: Id = ""
@@ -124,6 +154,21 @@ class Compacted(_Message):
     writer: Id = ""
     """The owner that wrote the files; part of their keys."""
     at: Time
+
+    @property
+    def failed(self) -> int:
+        """Lines of the error file that were called."""
+        return sum(model.failed for model in self.models)
+
+    @property
+    def usage(self) -> Usage:
+        """The usage of all models."""
+        return reduce(add, (model.usage for model in self.models))
+
+    @property
+    def cost(self) -> Cost:
+        """The cost of all models."""
+        return reduce(add, (model.bill.cost for model in self.models))
 
 
 class Tick(_Message):
@@ -190,6 +235,8 @@ class Stalled(_Message):
     """The process and the subject of its reports: each source reports on its own lines."""
     number: Number
     """Counts the reports of this source."""
+    model: Name = ""
+    """The model of these lines, if the source has lines of only one."""
     waiting: Waits = ()
     """Empty once no line waits."""
     hold_seconds: Annotated[int, Field(ge=1, le=HOLD_SECONDS_MAX)]
@@ -260,18 +307,13 @@ class LedgerRecord(_Message):
 
     batch_id: Id
     project: Name
-    model: Name | None = None
-    """None if the batch ended before validation; then no line was called."""
     endpoint: Word
     status: Status
     ended_at: Time
     day: Word
     """The day of `ended_at` in UTC: `2026-11-23`."""
-    lines: Number
-    """Lines that succeeded; the others cost nothing."""
-    usage: Usage
-    """The sum over the lines of the output file."""
-    bill: Bill
+    models: ModelResults
+    """Usage and bill of each model; lines that failed cost nothing."""
     owner: Size = 0
     """The owner that wrote it; readers ignore it after a record of a later owner."""
 

@@ -1,8 +1,8 @@
 """Parts: objects with finished lines of a batch, to be merged into its files.
 
 A part has `TMP1`, the number of lines, columns of unsigned 32-bit little-endian integers (index, size in bytes,
-four of usage), then the lines, sorted by index. A finished file has the same columns in a separate object, so that
-any of its lines can be found.
+number of the model, four of usage), then the lines, sorted by index. A finished file has the same columns in a
+separate object, so that any of its lines can be found.
 """
 
 import struct
@@ -19,9 +19,11 @@ from tidemill.schemas.resources.file import file_kind
 
 _HEAD: Final = struct.Struct("<4sI")
 _MAGIC: Final = b"TMP1"
-_COLUMNS: Final = 6
+_COLUMNS: Final = 7
 UNKNOWN_USAGE: Final = (0xFFFFFFFF,) * 4
 """Stands in the columns of usage for impossible counts of the server."""
+NO_MODEL: Final = 0xFFFFFFFF
+"""Stands in the column of models for a line that was not called, and for all lines of a batch with one model."""
 HEAD_BYTES: Final = _HEAD.size
 PARTS_PREFIX: Final = "parts/"
 FILES_PREFIX: Final = "files/"
@@ -57,6 +59,8 @@ class Index:
     indices: "array[int]"
     ends: "array[int]"
     """The end of each line, in bytes from the beginning of the first."""
+    models: "array[int]"
+    """For each line the number of its model, or `NO_MODEL`."""
     usage: "array[int]"
     """Four numbers for each line."""
 
@@ -81,12 +85,14 @@ def parse_index(columns: bytes) -> Index:
         values.byteswap()
     count = len(values) // _COLUMNS
     ends = array("Q", accumulate(values[count : 2 * count]))
-    return Index(indices=values[:count], ends=ends, usage=values[2 * count :])
+    return Index(
+        indices=values[:count], ends=ends, models=values[2 * count : 3 * count], usage=values[3 * count :]
+    )
 
 
-def encode_index(indices: "array[int]", sizes: "array[int]", usage: "array[int]") -> bytes:
-    """The head and the columns of a part: index and bytes of each line, in order, and its four token counts."""
-    columns = indices + sizes + usage
+def encode_index(indices: "array[int]", sizes: "array[int]", models: "array[int]", usage: "array[int]") -> bytes:
+    """The head and the columns of a part: index, bytes, number of the model and token counts of each line."""
+    columns = indices + sizes + models + usage
     if sys.byteorder == "big":
         columns.byteswap()
     return _HEAD.pack(_MAGIC, len(indices)) + columns.tobytes()

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tidemill.schemas.bounds import (
+    BATCH_MODELS_MAX,
     ERRORS_BYTES_MAX,
     ERRORS_MAX,
     OUTPUTS_MAX,
@@ -126,6 +127,27 @@ class Usage(_Shape):
     output_tokens_details: OutputTokensDetails = OutputTokensDetails()
     total_tokens: Number = 0
 
+    def __add__(self, other: "Usage") -> "Usage":
+        cached = self.input_tokens_details.cached_tokens + other.input_tokens_details.cached_tokens
+        reasoning = self.output_tokens_details.reasoning_tokens + other.output_tokens_details.reasoning_tokens
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            input_tokens_details=InputTokensDetails(cached_tokens=cached),
+            output_tokens=self.output_tokens + other.output_tokens,
+            output_tokens_details=OutputTokensDetails(reasoning_tokens=reasoning),
+            total_tokens=self.total_tokens + other.total_tokens,
+        )
+
+
+class ModelShare(_Shape):
+    """The lines of one model in a batch that names several."""
+
+    model: Name
+    request_counts: RequestCounts
+    usage: Usage | None = None
+    cost: Cost | None = None
+    """Null until the batch has ended."""
+
 
 class FileReceipt(_Shape):
     """The content of a file of a batch."""
@@ -243,6 +265,8 @@ class Extras(_Shape):
     """Unix seconds from which the log may have dropped records that the batch needs; null if there is no risk."""
     recovered: bool = False
     """Whether parts of its results were lost in the store, and were read from the log again."""
+    models: Annotated[tuple[ModelShare, ...], Field(max_length=BATCH_MODELS_MAX)] = ()
+    """Counts, usage and cost of each model, if its lines name several."""
     waiting: Waits = ()
     """Why its lines or files wait for longer than usual; of an expired batch, why its last lines waited."""
     fault: Fault | None = None
@@ -268,6 +292,7 @@ class Batch(_Shape):
     object: Literal["batch"] = "batch"
     endpoint: Word
     model: Name | None = None
+    """The model of its lines; null before validation, and if they name several (`tidemill.models`)."""
     errors: BatchErrors | None = None
     input_file_id: Id
     completion_window: Word

@@ -51,6 +51,16 @@ class Cost(_Shape):
     discount: Amount
     """Share of the base price that was taken off."""
 
+    def __add__(self, other: "Cost") -> "Cost":
+        """The cost of both, for models of one batch, which have one discount."""
+        with localcontext(exact()):
+            return Cost(
+                total=self.total + other.total,
+                input=self.input + other.input,
+                output=self.output + other.output,
+                discount=self.discount,
+            )
+
 
 class Bill(_Shape):
     """The price and the cost of a batch."""

@@ -171,11 +171,11 @@ MUTATIONS = (
     Mutation(
         name="a line is done before the log has its outcome",
         file="processors/outcomes/sending.py",
-        old="        await self._outbox.send(\n",
+        old="        await self._outbox.send(results",
         new=(
             "        self._on_arrival(results.receipts)\n"
             "        results.receipts = []\n"
-            "        await self._outbox.send(\n"
+            "        await self._outbox.send(results"
         ),
     ),
     Mutation(

@@ -130,8 +130,10 @@ def forged(neighbour):
     yield fact(topics.OUTCOMES, strange, "opened", **created)
     yield fact(topics.OUTCOMES, strange, "accepted", batch_id=strange, total=1 << 60, model="m", at=1)
     yield fact(topics.OUTCOMES, strange, "accepted", batch_id=strange, total=1, model="m" * 1000, at=1)
+    bill = {"tariff": {}, "cost": dict.fromkeys(("total", "input", "output", "discount"), "0")}
+    models = [{"completed": 1, "failed": 0, "usage": {}, "bill": bill}]
     yield fact(
-        topics.OUTCOMES, neighbour, "compacted", batch_id=neighbour, receipt={"lines": 1}, failed=0, usage={}, at=1
+        topics.OUTCOMES, neighbour, "compacted", batch_id=neighbour, receipt={"lines": 1}, models=models, at=1
     )
     yield fact(topics.OUTCOMES, strange, "tick", at=1 << 60)
     yield topics.OUTCOMES, neighbour, (*lines, ("tidemill-marks", b"[[5000000,2,false]]")), b"x\n"

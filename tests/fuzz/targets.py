@@ -311,7 +311,7 @@ def seeds(name: str) -> Iterator[bytes]:
         ),
         "token": (_SIGNER.sign("x", b"{}")[:-1],),
         "key_record": (_SIGNER.sign("x", b"{}")[:-1],),
-        "columns": (part.encode_index(*(part.parse_index(b"").indices for _ in range(3))),),
+        "columns": (part.encode_index(*(part.parse_index(b"").indices for _ in range(4))),),
     }  # fmt: skip
     yield b""
     yield from table[name]

@@ -2,7 +2,8 @@
 
 import orjson
 
-from tidemill.ingest.files.validation import Checker, Failed, Passed, Rules
+from tidemill.ingest.files.validation import Checker, Rules
+from tidemill.ingest.files.verdict import Failed, Passed
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.schemas.resources.batch import BatchError

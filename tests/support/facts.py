@@ -1,9 +1,11 @@
 """Records about a batch that results read: it is created, it is accepted, and its lines."""
 
+from collections import Counter
+
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import LineMark
-from tidemill.schemas.log.messages import Accepted, BatchCreated, InputRef
+from tidemill.schemas.log.messages import Accepted, BatchCreated, InputRef, ModelLines
 from tidemill.schemas.resources.batch import Batch, Status
 
 NOW = 1_790_000_000
@@ -14,7 +16,12 @@ def batch_id(number):
     return f"batch_{number:032x}"
 
 
-def commands(number, total):
+def model_of(index, models):
+    """The model of a line in a batch of several: runs of any length."""
+    return models[index * index // 7 % len(models)]
+
+
+def commands(number, total, models=()):
     batch = Batch(
         id=batch_id(number),
         endpoint="/v1/chat/completions",
@@ -26,15 +33,28 @@ def commands(number, total):
     )
     created = BatchCreated(project="default", batch=batch, input=InputRef(key=f"files/in{number}", bytes=1))
     accepted = Accepted(batch_id=batch.id, total=total, model="m", at=NOW + 1)
+    if models:
+        counts = Counter(model_of(index, models) for index in range(total))
+        of_models = tuple(ModelLines(model=model, lines=counts[model]) for model in models)
+        accepted = accepted.model_copy(update={"model": None, "models": of_models})
     return [
         (topics.COMMANDS.name, (), codec.encode(created)),
         (topics.OUTCOMES.name, ((codec.KIND, b"accepted"),), codec.encode(accepted)),
     ]
 
 
-def lines(chance, number, total):
-    """Result lines in any order, some of them twice, many to a record."""
-    indices = [*range(total), *chance.choices(range(total), k=total // 3)]
+def lines(chance, number, total, models=()):
+    """Result lines in any order, some of them twice, many to a record; a record has lines of one model."""
+    if models:
+        for model in models:
+            mine = [index for index in range(total) if model_of(index, models) == model]
+            yield from _records(chance, number, mine, model)
+    else:
+        yield from _records(chance, number, range(total), "m")
+
+
+def _records(chance, number, places, model):
+    indices = [*places, *chance.choices(places, k=len(places) // 3)]
     chance.shuffle(indices)
     while indices:
         some, indices = indices[: (size := chance.randint(1, 8))], indices[size:]
@@ -55,4 +75,8 @@ def lines(chance, number, total):
                 )
             )
             texts.append(text)
-        yield (topics.OUTCOMES.name, tuple(codec.lines_headers(batch_id(number), marks)), b"".join(texts))
+        yield (
+            topics.OUTCOMES.name,
+            tuple(codec.lines_headers(batch_id(number), marks, model=model)),
+            b"".join(texts),
+        )

@@ -99,9 +99,9 @@ class World:
         self.fuse.step()
         return 0
 
-    async def publish(self, model, records):
-        assert model == "m"
+    async def publish(self, records):
         async for record in records:
+            assert record.model == "m"
             self.fuse.step()
             for place, line in enumerate(record.value.split(b"\n"), record.head.first):
                 self.lines[record.head.batch_id, place].add(orjson.loads(line)["custom_id"])

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from support.facts import model_of
 from support.simlog import Place
 from support.simstages import BATCHES, OUTCOMES, REQUESTS, SECRETS
 from support.simulated import leads_to
@@ -140,8 +141,26 @@ class Seen:
         assert entries
         assert all(entry == entries[0] for entry in entries), entries
         read = sum(line["response"]["body"]["usage"]["prompt_tokens"] for line in output)
-        assert entries[0].usage.input_tokens == read == batch.usage.input_tokens
-        assert entries[0].bill.cost == batch.tidemill.cost
+        assert read == batch.usage.input_tokens
+        assert sum(result.usage.input_tokens for result in entries[0].models) == read
+        assert sum(result.bill.cost.total for result in entries[0].models) == batch.tidemill.cost.total
+        self._check_models(batch, output)
+
+    def _check_models(self, batch: Batch, output: list) -> None:
+        """A batch with lines of both models has the counts and the usage of each."""
+        models, total = self._world.models, batch.request_counts.total
+        if len({model_of(index, models) for index in range(total)}) < 2:
+            assert batch.tidemill.models == ()
+            return
+        for share in batch.tidemill.models:
+            mine = [line for line in output if model_of(int(line["custom_id"][3:]), models) == share.model]
+            assert share.request_counts.completed == len(mine)
+            assert share.usage.input_tokens == sum(
+                line["response"]["body"]["usage"]["prompt_tokens"] for line in mine
+            )
+        shares = [share.request_counts for share in batch.tidemill.models]
+        assert sum(counts.total for counts in shares) == total
+        assert sum(counts.failed for counts in shares) == batch.request_counts.failed
 
     def _file(self, batch: Batch, part: str) -> list:
         receipt = batch.tidemill.receipt if batch.tidemill else None

@@ -15,6 +15,7 @@ from support.simtime import Process
 
 from tidemill.configuration.settings import Settings
 from tidemill.ingest.files.stage import Stage as IngestStage
+from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.partitions import owner as partition_owner
 from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.kafka.partitions.dead_letters import handle_record
@@ -45,8 +46,9 @@ from tidemill.sealing.records import open_outcome, seal_request
 from tidemill.sealing.store import SealedStore
 from tidemill.sealing.vault import Vault
 
-MODEL = "m"
-REQUESTS = topics.requests(MODEL).name
+MODELS = ("m", "other")
+"""Every fourth run has batches with lines of both; the others have the first one alone."""
+REQUESTS, OTHER_REQUESTS = (topics.requests(model).name for model in MODELS)
 OUTCOMES = topics.OUTCOMES.name
 COMMANDS = topics.COMMANDS.name
 BATCHES = topics.BATCHES.name
@@ -108,7 +110,13 @@ class IngestProcess(Base):
 
     def __init__(self, world, group: Group, settings: Settings) -> None:
         super().__init__(world, group)
-        self._stage = IngestStage(settings, store=self.store, requests=self, clock=self.process.now)
+        self._stage = IngestStage(
+            settings,
+            catalog=Catalog.of(settings.servers, settings.models),
+            store=self.store,
+            requests=self,
+            clock=self.process.now,
+        )
         self._gates: defaultdict[tuple[Place, int], AckGate[Record]] = defaultdict(AckGate)
         self._tasks: dict[asyncio.Task[None], None] = {}
 
@@ -130,10 +138,10 @@ class IngestProcess(Base):
     async def send_fact(self, fact) -> None:
         await self.append(OUTCOMES, fact.batch_id, codec.encode(fact), [(codec.KIND, fact.kind.encode())])
 
-    async def publish(self, model: str, records) -> None:
+    async def publish(self, records) -> None:
         async for record in records:
             head, value = await seal_request(self.vault, record.head, record.value)
-            await self.append(topics.requests(model).name, record.key, value, codec.request_headers(head))
+            await self.append(topics.requests(record.model).name, record.key, value, codec.request_headers(head))
 
     async def _handle(self, record: Record, gate: AckGate[Record], ticket, generation: int) -> None:
         async def work() -> None:
@@ -160,16 +168,16 @@ class _Tap:
 class ProcessorsProcess(Base):
     """`processors/model_app.py` without Faust."""
 
-    def __init__(self, world, group: Group, settings: Settings) -> None:
+    def __init__(self, world, group: Group, settings: Settings, name: str) -> None:
         super().__init__(world, group)
-        model = settings.models[MODEL]
+        model = settings.models[name]
         servers = Servers(self.process.now, self.process.loop.time)
         servers.apply(settings.serving)
-        fleet = servers.pools[MODEL]
+        fleet = servers.pools[name]
         self._closed = ClosedBatches()
         caller = Caller(
             pool=fleet,
-            endpoint_probe=EndpointProbe(MODEL, fleet, world.upstream(self.process)),
+            endpoint_probe=EndpointProbe(name, fleet, world.upstream(self.process)),
             upstream=world.upstream(self.process),
             store=self.store,
             forms=Forms(self.store, LineBudget()),

@@ -276,8 +276,9 @@ class Simulation:
 
     def _tariff(self, model: str | None, window: str) -> Tariff:
         """The price, which changes with each crash."""
-        del model, window
-        return Tariff(input_per_million=Decimal(self.crashes + 1), output_per_million=Decimal("0.3"))
+        del window
+        price = Decimal(self.crashes + 1) + len(model or "")
+        return Tariff(input_per_million=price, output_per_million=Decimal("0.3"))
 
     def monotonic(self) -> float:
         return self.now
@@ -343,6 +344,6 @@ class Simulation:
             await partition.command(codec.decode_command(value), ack)
         elif dict(headers).get(codec.KIND) == codec.LINES:
             batch_id, marks = codec.lines_marks(headers, len(value))
-            await partition.lines(batch_id, marks, value, ack)
+            await partition.lines(batch_id, marks, value, ack, model=codec.lines_model(headers))
         else:
             await partition.fact(codec.decode_fact(value), ack)

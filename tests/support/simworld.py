@@ -13,12 +13,14 @@ from decimal import Decimal
 
 import orjson
 from support import simtime
+from support.facts import model_of
 from support.simchecks import PARTITIONS, Job, Seen
 from support.simlog import Group, MemoryLog, Place
 from support.simstages import (
     BATCHES,
     COMMANDS,
-    MODEL,
+    MODELS,
+    OTHER_REQUESTS,
     OUTCOMES,
     REQUESTS,
     SECRETS,
@@ -27,9 +29,10 @@ from support.simstages import (
     ResultsProcess,
 )
 from support.simtime import Process, SimulatedLoop
+from support.simupstream import Upstream
 
+from tidemill.configuration import projects
 from tidemill.configuration.settings import Settings
-from tidemill.processors.failures import Answer, FailureKind
 from tidemill.results.ports import Limits
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec
@@ -46,7 +49,6 @@ END_SECONDS_MAX = 4_000.0
 STEPPING_SHARE = 0.3
 """Share of the runs in which clocks are stepped."""
 STEP_SECONDS_MAX = 900.0
-REFUSED_EVERY = 7
 PROMPTS = 5
 PROMPT_BYTES = 64
 """Every second seed has lines with the same prompt one after the other."""
@@ -68,9 +70,6 @@ class Keys:
 KEYS = Keys()
 ZOMBIE_SECONDS_MAX = 40.0
 REFUSED_SECONDS_MAX = 40.0
-CALL_SECONDS_MAX = 2.0
-WELL_SHARE = 0.9
-BROKEN = (Answer(500, b"{}"), Answer(503, b"{}"), Answer(429, b"{}"), Answer(200, b"{"), FailureKind.READ)
 
 
 class SimulatedWay:
@@ -104,7 +103,11 @@ class SimulatedWay:
             "max_in_flight": 5,
             "prefix_bytes": PROMPT_BYTES if seed % 2 else None,
         }
-        self._settings = Settings(models={MODEL: model})  # type: ignore[dict-item]
+        self.models = MODELS if seed % 4 == 1 else MODELS[:1]
+        self._settings = Settings(
+            models=dict.fromkeys(self.models, model),  # type: ignore[arg-type]
+            limits=projects.Limits(models_per_batch_max=2),
+        )
         self._limits = Limits(
             part_bytes=self.chance.choice((500, 3_000)),
             part_age_seconds=self.chance.choice((0.5, 3)),
@@ -128,9 +131,9 @@ class SimulatedWay:
         self._end("results", member)
         self._zombies.append(self.loop.create_task(self._one_more("results")))
 
-    def upstream(self, process: Process) -> "_Upstream":
+    def upstream(self, process: Process) -> Upstream:
         """The backend as a process reaches it."""
-        return _Upstream(self, process)
+        return Upstream(self, process)
 
     def called(self, place: tuple[str, int], process: Process) -> None:
         """Note a call whose answer is final."""
@@ -145,12 +148,14 @@ class SimulatedWay:
 
     async def _main(self, loop: SimulatedLoop) -> None:
         self.loop = loop
-        self.log = MemoryLog(loop, dict.fromkeys((COMMANDS, OUTCOMES, REQUESTS), PARTITIONS))
+        self.log = MemoryLog(loop, dict.fromkeys((COMMANDS, OUTCOMES, REQUESTS, OTHER_REQUESTS), PARTITIONS))
         self.groups = {
             "ingest": Group(self.log, COMMANDS),
             "processors": Group(self.log, REQUESTS),
             "results": Group(self.log, COMMANDS, OUTCOMES),
         }
+        if len(self.models) > 1:
+            self.groups["others"] = Group(self.log, OTHER_REQUESTS)
         for stage in self.groups:
             await self._join(stage)
         api = [loop.create_task(self._create(number)) for number in range(self.chance.randint(1, BATCHES_MAX))]
@@ -164,8 +169,13 @@ class SimulatedWay:
 
     async def _join(self, stage: str) -> None:
         group = self.groups[stage]
-        make = {"ingest": IngestProcess, "processors": ProcessorsProcess, "results": ResultsProcess}[stage]
-        member = make(self, group, self._limits if stage == "results" else self._settings)
+        member: IngestProcess | ProcessorsProcess | ResultsProcess
+        if stage == "ingest":
+            member = IngestProcess(self, group, self._settings)
+        elif stage == "results":
+            member = ResultsProcess(self, group, self._limits)
+        else:
+            member = ProcessorsProcess(self, group, self._settings, MODELS[stage == "others"])
         self._members.append((stage, member))
         await group.join(member)
 
@@ -308,7 +318,7 @@ class SimulatedWay:
         )  # fmt: skip
         lines = self.chance.randint(1, LINES_MAX)
         key = f"files/in{number}"
-        self.objects[key] = b"".join(_line(batch.id, index) for index in range(lines))
+        self.objects[key] = b"".join(self._line(batch.id, index) for index in range(lines))
         cancel = self.chance.uniform(0, 20) if self.chance.random() < 0.3 else None
         self.jobs.append(Job(batch=batch, lines=lines, cancel_at=cancel))
         created = BatchCreated(
@@ -348,51 +358,11 @@ class SimulatedWay:
         del model, window
         return Tariff(input_per_million=Decimal(len(self._members)), output_per_million=Decimal("0.3"))
 
+    def _line(self, batch_id: str, index: int) -> bytes:
+        prompt = str(index % PROMPTS) * PROMPT_BYTES
+        body = {"model": model_of(index, self.models), "messages": [f"{prompt} {batch_id} {index}"]}
+        line = {"custom_id": f"id-{index}", "method": "POST", "url": "/v1/chat/completions", "body": body}
+        return orjson.dumps(line) + b"\n"
+
     def _is_over(self) -> bool:
         return len(self._seen.over()) == len(self.jobs)
-
-
-class _Upstream:
-    """The backend: a line whose number is a multiple of seven is refused; a call may meet a fault."""
-
-    def __init__(self, world: SimulatedWay, process: Process) -> None:
-        self._world = world
-        self._process = process
-
-    async def post(
-        self, url: str, headers, body: bytes, seconds: float, more: bytes = b""
-    ) -> Answer | FailureKind:
-        del url, headers, more
-        self._process.check()
-        chance = self._world.chance
-        message = orjson.loads(body)["messages"][0]
-        if not isinstance(message, str):
-            return await self._proven(seconds)
-        _, batch_id, index = message.split()
-        is_well = chance.random() < WELL_SHARE
-        if is_well:
-            self._world.called((batch_id, int(index)), self._process)
-        await asyncio.sleep(min(chance.random() * CALL_SECONDS_MAX, seconds))
-        self._process.check()
-        if not is_well:
-            return chance.choice(BROKEN)
-        if int(index) % REFUSED_EVERY == 0:
-            return Answer(400, b'{"error":{"message":"refused"}}')
-        usage = {"prompt_tokens": int(index) + 1, "completion_tokens": 1, "total_tokens": int(index) + 2}
-        return Answer(200, orjson.dumps({"choices": [f"{batch_id} {index}"], "usage": usage}))
-
-    async def _proven(self, seconds: float) -> Answer | FailureKind:
-        """A call without a line only probes the server."""
-        chance = self._world.chance
-        await asyncio.sleep(min(chance.random() * CALL_SECONDS_MAX, seconds))
-        self._process.check()
-        return Answer(200, b"{}") if chance.random() < WELL_SHARE else chance.choice(BROKEN)
-
-    async def close(self) -> None: ...
-
-
-def _line(batch_id: str, index: int) -> bytes:
-    prompt = str(index % PROMPTS) * PROMPT_BYTES
-    body = {"model": MODEL, "messages": [f"{prompt} {batch_id} {index}"]}
-    line = {"custom_id": f"id-{index}", "method": "POST", "url": "/v1/chat/completions", "body": body}
-    return orjson.dumps(line) + b"\n"

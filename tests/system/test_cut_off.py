@@ -181,7 +181,7 @@ async def check(log, folder, number):
         found += [json.loads(text)["custom_id"] for text in content.splitlines()]
     assert sorted(found) == sorted(f"id-{index}" for index in range(LINES))
     bills = await log.read(topics.LEDGER.name, codec.decode_ledger, last.id)
-    assert {bill.lines for bill in bills} == {receipt.output.lines}
+    assert {result.completed for bill in bills for result in bill.models} == {receipt.output.lines}
 
 
 async def test_a_process_that_loses_its_group_alone(brokers, network, fleet, tmp_path, monkeypatch):

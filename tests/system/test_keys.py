@@ -26,7 +26,7 @@ from tidemill.kafka.producer import Log
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, producer_token, topics
 from tidemill.schemas.log.intake import IntakeError
-from tidemill.schemas.log.messages import KeyRecord, LedgerRecord
+from tidemill.schemas.log.messages import KeyRecord, LedgerRecord, ModelResult
 from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.resources import access
 from tidemill.schemas.resources.access import Role
@@ -135,9 +135,13 @@ def publish(kafka: str, project: str, models: list[str]) -> None:
         tariff = Tariff(input_per_million="0.1", output_per_million="0.2", discount="0.5")
         for model in models:
             entry = LedgerRecord(
-                batch_id=ids.new_batch_id(), project=project, model=model, endpoint="/v1/embeddings",
-                status=Status.COMPLETED, ended_at=now, day=day_of(now), lines=1,
-                usage=Usage(input_tokens=3, output_tokens=2, total_tokens=5), bill=bill(3, 2, tariff),
+                batch_id=ids.new_batch_id(), project=project, endpoint="/v1/embeddings",
+                status=Status.COMPLETED, ended_at=now, day=day_of(now), models=(
+                    ModelResult(
+                        model=model, completed=1, failed=0, bill=bill(3, 2, tariff),
+                        usage=Usage(input_tokens=3, output_tokens=2, total_tokens=5),
+                    ),
+                ),
             )  # fmt: skip
             await log.send(topics.LEDGER.name, entry.batch_id, codec.encode(entry))
         await log.stop()

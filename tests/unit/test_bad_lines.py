@@ -7,7 +7,8 @@ import orjson
 import pytest
 from support.faults import LIST, NUMBER, OBJECT, TEXT, TRUE, long, rows
 
-from tidemill.ingest.files.validation import Checker, Failed, Rules
+from tidemill.ingest.files.validation import Checker, Rules
+from tidemill.ingest.files.verdict import Failed
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.jsonl.lines import Splitter
 

@@ -18,6 +18,7 @@ def rerun(
             "or code=CODE,… with error codes or HTTP statuses."
         ),
     ] = "unfinished",
+    of_model: Annotated[str | None, typer.Option(help="Only lines of this model.")] = None,
     *,
     changes: RerunOptions,
     results: NewBatchOptions,
@@ -25,7 +26,7 @@ def rerun(
     """Run the unfinished lines of a batch again, as a new batch."""
     from tidemill.client import reruns
 
-    body = reruns.rerun_body(only=only, model=changes.model, window=changes.window)
+    body = reruns.rerun_body(only=only, of_model=of_model, model=changes.model, window=changes.window)
     return _work(batch, body, changes, results, again=results.again)
 
 

@@ -87,9 +87,14 @@ def _row(found: dict[str, Any]) -> list[Text]:
         Text(shortened(batch.tidemill.name or "", NAME_CHARS_MAX)),
         Text(_status(batch), style),
         Text(f"{counts.completed:,}/{counts.total:,}", style),
-        Text(shortened(batch.model or "", MODEL_CHARS_MAX)),
+        Text(shortened(_model(batch), MODEL_CHARS_MAX)),
         Text(time.strftime("%H:%M" if is_today else "%m-%d", created)),
     ]
+
+
+def _model(batch: Batch) -> str:
+    models = batch.tidemill.models
+    return f"{len(models)} models" if models else batch.model or ""
 
 
 def _status(batch: Batch) -> str:

@@ -23,8 +23,10 @@ NAMES = ("unfinished", "failed", "expired", "cancelled", "all")
 CODE = "code="
 
 
-def rerun_body(*, only: str, model: str | None, window: str | None) -> dict[str, Any]:
+def rerun_body(*, only: str, model: str | None, window: str | None, of_model: str | None = None) -> dict[str, Any]:
     """The request body of a rerun of the lines `only`: one of `NAMES`, or `code=` with comma-separated codes.
+
+    With `of_model` only of the lines of this model.
 
     Raises:
         UsageError: `only` is invalid.
@@ -35,7 +37,7 @@ def rerun_body(*, only: str, model: str | None, window: str | None) -> dict[str,
         lines = only
     else:
         raise UsageError(f"--only: {only} is not one of {', '.join(NAMES)} or code=CODE,…")
-    return {"lines": lines, **_changes(model, window)}
+    return {"lines": lines, **_changes(model, window), **({"of_model": of_model} if of_model else {})}
 
 
 def _changes(model: str | None, window: str | None) -> dict[str, str]:

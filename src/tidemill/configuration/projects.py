@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field
 
 from tidemill.configuration.misconfigured import Table
 from tidemill.schemas import headers
-from tidemill.schemas.bounds import FORWARDED_HEADERS_MAX
+from tidemill.schemas.bounds import BATCH_MODELS_MAX, FORWARDED_HEADERS_MAX
 
 
 def _check_forwardable(name: str) -> str:
@@ -22,7 +22,7 @@ ForwardedHeaders = Annotated[
 
 
 class Limits(Table):
-    """Limits of a project; the api answers a request that would exceed one with a 429."""
+    """Limits of a project. A request that would exceed one gets a 429; a file with too many models fails."""
 
     batches_in_progress_max: Annotated[int, Field(ge=0)] = 1000
     """Running batches."""
@@ -33,6 +33,9 @@ class Limits(Table):
     Results may exceed it; uploads may not."""
     files_max: Annotated[int, Field(ge=0)] = 1_000_000
     """Its files, inputs and results. Results may exceed it; uploads may not."""
+    models_per_batch_max: Annotated[int, Field(ge=1, le=BATCH_MODELS_MAX)] = 1
+    """Models that the lines of a batch may name. With 1, a line that names a second one fails its batch, as at
+    OpenAI."""
     batches_max: Annotated[int, Field(ge=0)] = 1_000_000
     """Its batches, finished ones included."""
     uploads_pending_max: Annotated[int, Field(ge=0)] = 1_000

@@ -1,7 +1,7 @@
 """Seals and opens records of requests and of outcomes; records of batches without a key stay as they are.
 
-A seal covers the record's place: of requests the batch, the index of the first line and their number; of outcomes
-the batch and the marks. Headers stay in clear, so that stages can derive their state from them.
+A seal covers the record's place: of requests the batch, the indices of the lines and their number; of outcomes the
+batch, the marks and the model. Headers stay in clear, so that stages can derive their state from them.
 """
 
 from dataclasses import replace
@@ -83,9 +83,11 @@ async def open_outcome(vault: Vault, headers: Headers, value: bytes) -> tuple[He
 
 def _request_place(head: RequestHead) -> bytes:
     assert head.seal is not None
-    return f"requests/{head.batch_id}/{head.first}/{head.seal.lines}".encode()
+    place = head.first if head.indices is None else ",".join(map(str, head.indices))
+    return f"requests/{head.batch_id}/{place}/{head.seal.lines}".encode()
 
 
 def _outcome_place(headers: Headers) -> bytes:
     found = {name: content for name, content in headers if content is not None}
-    return b"outcomes/%b/%b" % (found.get("tidemill-batch", b""), found.get("tidemill-marks", b""))
+    batch_id, marks, model = (found.get(name, b"") for name in ("tidemill-batch", "tidemill-marks", codec.MODEL))
+    return b"outcomes/%b/%b/%b" % (batch_id, marks, model)

@@ -33,8 +33,8 @@ def request_line(number: int) -> bytes:
     """A line whose text says more than its value: spaces, a long number, an escape."""
     return (
         b'{"custom_id": "r%d", "method": "POST", "url": "%b", '
-        b'"body": {"model": "m", "seed": 12345678901234567890123, "t": 1.0, "messages": [{"content": "\\u00e4"}]}}'
-        % (number, CHAT.encode())
+        b'"body": {"model": "%b", "seed": 12345678901234567890123, "t": 1.0, "messages": [{"text": "\\u00e4"}]}}'
+        % (number, CHAT.encode(), b"n" if number % 4 == 3 else b"m")
     )
 
 
@@ -101,7 +101,8 @@ async def ended(deps, client, fates, **extras):
     )  # fmt: skip
     await deps.store.write(record.key, once(b"".join(text for _, text in failed)))
     indices, sizes = array("I", [index for index, _ in failed]), array("I", [len(text) for _, text in failed])
-    columns = encode_index(indices, sizes, array("I", [0] * 4 * len(failed)))
+    models, usage = (array("I", [0] * columns * len(failed)) for columns in (1, 4))
+    columns = encode_index(indices, sizes, models, usage)
     await deps.store.write(index_key(f"files/{error_id}"), once(columns))
     deps.view.put_file(record, 1_000)
     receipt = Receipt(lines=len(fates), errors=FileReceipt(lines=len(failed), bytes=1, sha256=""))
@@ -166,6 +167,21 @@ async def test_a_rerun_has_the_selected_lines(deps, client, old, wanted, indices
     assert (file["filename"], file["purpose"]) == (f"rerun-of-{old.id}.jsonl", "batch")
 
 
+@pytest.mark.parametrize(
+    ("model", "wanted", "indices"),
+    [("m", "failed", [1]), ("n", "failed", [3, 7]), ("n", "unfinished", [3, 7]), ("n", "all", [3, 7])],
+)
+async def test_a_rerun_may_have_lines_of_one_model(client, old, model, wanted, indices):
+    """Of a batch whose lines name several; with another model they all run on that."""
+    new = (await rerun(client, old, lines=wanted, of_model=model)).json()
+    assert await content(client, new) == [request_line(index) for index in indices]
+    moved = (await rerun(client, old, lines=wanted, of_model=model, model="m" if model == "n" else "n")).json()
+    assert moved["input_file_id"] != new["input_file_id"]
+    assert len(await content(client, moved)) == len(indices)
+    refused = await rerun(client, old, lines="expired", of_model="n")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "no_lines")
+
+
 async def test_a_rerun_of_all_lines_reuses_the_input(client, old):
     """It writes no new file."""
     new = (await rerun(client, old, lines="all", metadata={}, completion_window="24h")).json()
@@ -211,7 +227,7 @@ async def test_a_rerun_on_another_model(client, old):
     new = (await rerun(client, old, lines="all", model="n")).json()
     found = await content(client, new)
     assert found == [rewrite_line(request_line(index), model="n") for index in range(len(FATES))]
-    assert b'"model":"n","seed":12345678901234567890123,"t":1.0,"messages":[{"content": "\\u00e4"}]' in found[0]
+    assert b'"model":"n","seed":12345678901234567890123,"t":1.0,"messages":[{"text": "\\u00e4"}]' in found[0]
 
 
 async def test_a_repeated_rerun_creates_one_batch(deps, client, old):

@@ -11,7 +11,7 @@ from support.dependencies import ADMIN, NOW, open_dependencies
 
 from tidemill.api.app import create_app
 from tidemill.schemas.log import codec, topics
-from tidemill.schemas.log.messages import LedgerRecord
+from tidemill.schemas.log.messages import LedgerRecord, ModelResult
 from tidemill.schemas.resources.batch import InputTokensDetails, OutputTokensDetails, Status, Usage
 from tidemill.schemas.resources.bill import Tariff, bill, day_of
 
@@ -19,7 +19,7 @@ DAY = 86_400
 
 
 def entry(
-    number: int, project: str = "p", model: str | None = "m", at: int = NOW, tokens: int = 1
+    number: int, project: str = "p", models: tuple[str | None, ...] = ("m",), at: int = NOW, tokens: int = 1
 ) -> LedgerRecord:
     """An entry of a batch with three lines; a million input tokens cost 0.1, output 0.3."""
     usage = Usage(
@@ -29,9 +29,15 @@ def entry(
     )  # fmt: skip
     tariff = Tariff(input_per_million="0.1", output_per_million="0.3", discount="0.5")
     return LedgerRecord(
-        batch_id=f"batch_{number:032x}", project=project, model=model, endpoint="/v1/embeddings",
-        status=Status.COMPLETED, ended_at=at, day=day_of(at), lines=3, usage=usage,
-        bill=bill(usage.input_tokens, usage.output_tokens, tariff),
+        batch_id=f"batch_{number:032x}", project=project, endpoint="/v1/embeddings",
+        status=Status.COMPLETED, ended_at=at, day=day_of(at),
+        models=tuple(
+            ModelResult(
+                model=model, completed=3, failed=0, usage=usage,
+                bill=bill(usage.input_tokens, usage.output_tokens, tariff),
+            )
+            for model in models
+        ),
     )  # fmt: skip
 
 
@@ -119,7 +125,7 @@ async def test_sums_run_in_a_thread(deps, client, monkeypatch):
 async def test_groups_and_pages(deps, client):
     """By each set of dimensions; pages of one row add up to the whole."""
     entries = [
-        entry(number, model=model, at=NOW - day * DAY)
+        entry(number, models=(model,), at=NOW - day * DAY)
         for number, (model, day) in enumerate(product(("a", "b/c", "=x", None), range(3)))
     ]
     fold(deps, *entries)
@@ -143,6 +149,20 @@ async def test_groups_and_pages(deps, client):
         assert await usage(client, group_by=by, after=after) == []
     assert [found["model"] for found in await usage(client, group_by="model")] == [None, "=x", "a", "b/c"]
     assert {found["batch_id"] for found in await usage(client, group_by="batch")} == {e.batch_id for e in entries}
+
+
+async def test_a_batch_of_several_models_counts_once(deps, client):
+    """For each model its own tokens; for all of them one batch."""
+    fold(deps, entry(1, models=("a", "b")), entry(2, models=("b",)), entry(1, models=("a", "b")))
+    sums = {found["model"]: found for found in await usage(client, group_by="model")}
+    assert {model: (found["batches"], found["lines"]) for model, found in sums.items()} == {
+        "a": (1, 3),
+        "b": (2, 6),
+    }
+    for by in ("", "day", "project"):
+        (found,) = await usage(client, group_by=by)
+        assert (found["batches"], found["lines"], found["input_tokens"]) == (2, 9, 30)
+    assert [found["batches"] for found in await usage(client, group_by="batch")] == [1, 1]
 
 
 async def test_sums_of_a_time_range(deps, client):

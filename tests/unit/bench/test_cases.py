@@ -5,7 +5,8 @@ import pytest
 
 from tidemill.bench import cases
 from tidemill.bench.cases import CASES, Case
-from tidemill.ingest.files.validation import Checker, Passed, Rules
+from tidemill.ingest.files.validation import Checker, Rules
+from tidemill.ingest.files.verdict import Passed
 from tidemill.schemas.jsonl.lines import Splitter
 
 

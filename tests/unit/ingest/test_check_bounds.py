@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from support.checking import CHAT, EMBEDDINGS, fault, line, request_body, rules, verdict
 
 from tidemill.ingest.files import validation
-from tidemill.ingest.files.validation import Checker, Failed, Passed
+from tidemill.ingest.files.validation import Checker
+from tidemill.ingest.files.verdict import Failed, Passed
 from tidemill.schemas.bounds import ERRORS_BYTES_MAX
 from tidemill.schemas.jsonl.lines import Line, Splitter
 from tidemill.schemas.resources.batch import BatchError, BatchErrors, error_bytes
@@ -30,7 +31,7 @@ def test_nesting_is_bounded(levels, fine, pair):
     opening, closing = pair
     deep = line(body=request_body(x="X")).replace(b'"X"', opening * levels + b"1" + closing * levels)
     if fine:
-        assert verdict(deep) == Passed(total=1, model="m")
+        assert verdict(deep) == Passed(total=1, models=("m",))
     else:
         error = fault(deep)
         assert (error.code, error.line) == ("invalid_json_line", 1)

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from support.facts import NOW, batch_id, commands, lines
+from support.facts import NOW, batch_id, commands, lines, model_of
 from support.simulated import Simulation, leads_to
 
 from tidemill.schemas import ids
@@ -15,6 +15,7 @@ from tidemill.schemas.log.messages import CancelRequested, DeleteRequested, Reje
 from tidemill.schemas.resources.batch import BatchError, Status
 
 SEEDS = range(150)
+MODELS = ("a", "bb", "ccc")
 
 
 def input_file(total):
@@ -68,23 +69,54 @@ def output_of(simulation, batch):
     return [found for file_id, file in files for found in file_of(simulation, file_id, file)]
 
 
-def check_ledger(simulation, batch, output):
+def check_ledger(simulation, batch, output, models):
     """One entry a batch, whatever the price was when it was sent again, that equals the output and the batch."""
     entries = [entry for entry in simulation.log.ledger if entry.batch_id == batch.id]
     assert entries
     assert all(entry == entries[0] for entry in entries)
-    entry = entries[0]
-    used = [found["response"]["body"]["usage"] for found in output]
-    assert entry.usage.input_tokens == sum(usage["prompt_tokens"] for usage in used)
-    assert entry.usage.output_tokens == sum(usage["completion_tokens"] for usage in used)
-    assert (entry.lines, entry.usage, entry.status) == (len(output), batch.usage, batch.status)
-    cost, price = entry.bill.cost, entry.bill.tariff
-    assert cost == batch.tidemill.cost
-    assert cost.input * 1_000_000 == entry.usage.input_tokens * price.input_per_million
-    assert cost.total == cost.input + cost.output
+    assert [result.model for result in entries[0].models] == list(models)
+    for result in entries[0].models:
+        used = [found["response"]["body"]["usage"] for found in output if named(found, models) == result.model]
+        assert result.completed == len(used)
+        assert result.usage.input_tokens == sum(usage["prompt_tokens"] for usage in used)
+        assert result.usage.output_tokens == sum(usage["completion_tokens"] for usage in used)
+        cost, price = result.bill.cost, result.bill.tariff
+        assert cost.input * 1_000_000 == result.usage.input_tokens * price.input_per_million
+        assert cost.total == cost.input + cost.output
+    assert sum(result.completed for result in entries[0].models) == len(output)
+    assert sum(result.bill.cost.total for result in entries[0].models) == batch.tidemill.cost.total
+    assert sum(result.usage.total_tokens for result in entries[0].models) == batch.usage.total_tokens
+    assert entries[0].status is batch.status
 
 
-def check(simulation, number, total, status, *, recovered=False):
+def named(found, models):
+    """The model of a result line."""
+    return model_of(int(found["custom_id"][3:]), models)
+
+
+def check_models(simulation, batch, output, errors, models):
+    """Counts, usage and cost of each model, which no record sets back, equal its lines in the two files."""
+    shares = [record.batch.tidemill.models for record in simulation.log.published if record.batch.id == batch.id]
+    for before, after in itertools.pairwise(share for share in shares if share):
+        for old, new in zip(before, after, strict=True):
+            assert old.request_counts.completed <= new.request_counts.completed
+            assert old.request_counts.failed <= new.request_counts.failed
+    total = len(output + errors)
+    assert batch.model is None
+    assert [share.model for share in batch.tidemill.models] == list(models)
+    for share in batch.tidemill.models:
+        mine = [found for found in output + errors if named(found, models) == share.model]
+        ok = [found for found in output if found in mine]
+        called = [found for found in mine if found["response"] is not None]
+        counts = share.request_counts
+        assert (counts.total, counts.completed) == (len(mine), len(ok))
+        assert counts.failed == len(called) - len(ok)
+        assert (share.usage.input_tokens, share.usage.output_tokens) == (3 * len(ok), 2 * len(ok))
+    assert sum(share.request_counts.total for share in batch.tidemill.models) == total
+    assert sum(share.cost.total for share in batch.tidemill.models) == batch.tidemill.cost.total
+
+
+def check(simulation, number, total, status, *, recovered=False, models=()):
     batch = final(simulation, number)
     assert batch.status is status
     assert batch.tidemill.recovered is recovered
@@ -99,7 +131,11 @@ def check(simulation, number, total, status, *, recovered=False):
     assert batch.request_counts.completed == len(output)
     assert batch.usage.input_tokens == 3 * len(output)
     assert batch.usage.output_tokens == 2 * len(output)
-    check_ledger(simulation, batch, output)
+    check_ledger(simulation, batch, output, models or ["m"])
+    if models:
+        check_models(simulation, batch, output, errors, models)
+    else:
+        assert (batch.model, batch.tidemill.models) == ("m", ())
     assert not [key for key in simulation.store.objects if key.startswith(f"parts/{batch.id}/0000000000")] or (
         simulation.crashes
     )
@@ -110,19 +146,19 @@ def check(simulation, number, total, status, *, recovered=False):
 async def test_crashes_lose_and_double_nothing(seed):
     """Invariants 1 to 4, with crashes at any await and the disk lost at half of them."""
     simulation = Simulation(seed)
-    totals = [1, 40, 90]
+    totals, of = [1, 40, 90], [(), MODELS, ()]
     for number, total in enumerate(totals):
         simulation.store.objects[f"files/in{number}"] = input_file(total)
     simulation.log.events += interleaved(
         simulation.chance,
         [
-            [*commands(number, total), *lines(simulation.chance, number, total)]
+            [*commands(number, total, of[number]), *lines(simulation.chance, number, total, of[number])]
             for number, total in enumerate(totals)
         ],
     )
     await simulation.run(crashes_max=simulation.chance.randint(0, 12))
     for number, total in enumerate(totals):
-        _, errors = check(simulation, number, total, Status.COMPLETED)
+        _, errors = check(simulation, number, total, Status.COMPLETED, models=of[number])
         assert len(errors) == len([index for index in range(total) if index % 7 == 3])
 
 
@@ -131,16 +167,18 @@ async def test_crashes_lose_and_double_nothing(seed):
 async def test_lines_that_were_not_run_get_error_lines(seed, status):
     """A cancelled or expired batch has all its lines in its two files."""
     simulation = Simulation(seed)
-    total = 60
+    total, models = 60, MODELS if seed % 2 else ()
     simulation.store.objects["files/in0"] = input_file(total)
-    events = [*commands(0, total), *lines(simulation.chance, 0, total)]
+    results = list(lines(simulation.chance, 0, total, models))
+    simulation.chance.shuffle(results)
+    events = [*commands(0, total, models), *results]
     kept = simulation.chance.randint(2, len(events) - 8)
     simulation.log.events += events[:kept]
     if status is Status.CANCELLED:
         cancel = CancelRequested(batch_id=batch_id(0), at=NOW + 5)
         simulation.log.events.append((topics.COMMANDS.name, (), codec.encode(cancel)))
     await simulation.run(crashes_max=simulation.chance.randint(0, 6))
-    output, errors = check(simulation, 0, total, status)
+    output, errors = check(simulation, 0, total, status, models=models)
     not_run = [entry for entry in errors if entry["response"] is None]
     assert {entry["error"]["code"] for entry in not_run} <= {f"batch_{status}"}
     assert final(simulation, 0).request_counts.failed == len(errors) - len(not_run)
@@ -267,4 +305,5 @@ async def test_a_batch_that_never_ran_costs_nothing(seed):
     assert final(simulation, 1).status is Status.FAILED
     assert {entry.batch_id for entry in simulation.log.ledger} == {batch_id(0)}
     entry = simulation.log.ledger[0]
-    assert (entry.model, entry.lines, entry.bill.cost.total) == (None, 0, 0)
+    (result,) = entry.models
+    assert (result.model, result.completed, result.bill.cost.total) == (None, 0, 0)

@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.facts import commands
 
 from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.kafka.connection import LogUnavailable
@@ -17,6 +18,7 @@ from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError, LineMark, RequestHead, lines_headers
 from tidemill.schemas.log.messages import Erasure
 from tidemill.schemas.ports import NotFound
+from tidemill.schemas.resources.batch import RequestCounts
 from tidemill.sealing import store as sealed
 from tidemill.sealing.cipher import SEAL_BYTES, Cipher, Damaged, new_key
 from tidemill.sealing.key_manager import wrapper
@@ -384,12 +386,13 @@ async def test_a_record_that_is_still_sealed_counts_as_destroyed(tmp_path, keys)
     """A rebuild distinguishes it from a damaged one."""
     vault = Topic().vault(keys)
     await vault.sealing_cipher(A, "p")
-    text = b"line\n"
-    value, headers = await seal_outcome(
-        vault, A, text, [(codec.KIND, codec.LINES), *lines_headers(A, [LineMark(0, len(text), failed=False)])[1:]]
-    )
+    text, kind = b"line\n", (codec.KIND, codec.LINES)
+    marked = lines_headers(A, [LineMark(0, len(text), failed=False)])
+    value, headers = await seal_outcome(vault, A, text, [kind, *marked[1:]])
     store = DirectoryStore(tmp_path / "objects")
-    gathering = PartRecovery(A, 1, 1, store=store)
+    batch = codec.decode_command(commands(0, 1)[0][2]).batch
+    sealed_batch = batch.model_copy(update={"id": A, "request_counts": RequestCounts(total=1)})
+    gathering = PartRecovery(sealed_batch, 1, store=store)
     await gathering.add(headers, value)
     assert (gathering.missing, gathering.unreadable, gathering.destroyed) == (1, 1, 1)
     await gathering.add(*await open_outcome(vault, headers, value))

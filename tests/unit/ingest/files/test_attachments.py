@@ -7,7 +7,8 @@ from support.checking import fault, line, rules
 
 from tidemill.ingest.files import attachments as module
 from tidemill.ingest.files import validation
-from tidemill.ingest.files.validation import Checker, Failed, Passed
+from tidemill.ingest.files.validation import Checker
+from tidemill.ingest.files.verdict import Failed, Passed
 from tidemill.schemas import ids
 from tidemill.schemas.jsonl import attachments
 from tidemill.schemas.jsonl.attachments import BYTES_MAX, FILES_MAX
@@ -105,7 +106,7 @@ async def test_uploaded_files_are_looked_up(tmp_path, monkeypatch):
     gone = ids.new_file_id(PROJECT)
     good = {"image": image, "mask": {"file_id": image}}
     assert await looked_up(store, good, {"images": [{"file_id": image}, {"image_url": URL}]}) == Passed(
-        total=2, model="m"
+        total=2, models=("m",)
     )
     verdict = await looked_up(
         store, {"image": image}, {"image": gone}, {"image": "no"}, {"image": [URL, audio]}, {"image": odd}

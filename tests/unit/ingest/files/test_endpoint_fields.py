@@ -9,7 +9,7 @@ import pytest
 from support.checking import fault, line, rules, verdict
 
 from tidemill.ingest.files import validation
-from tidemill.ingest.files.validation import Passed
+from tidemill.ingest.files.verdict import Passed
 from tidemill.schemas.endpoints import DEFAULTS, ENDPOINTS
 from tidemill.schemas.resources.batch import BatchError
 
@@ -54,7 +54,7 @@ def test_a_form_passes_and_each_of_its_fields_is_required(path, form):
     for name in form:
         body = {field: value_of(path, field, kinds[-1]) for field, kinds in form.items()}
         data, of_path = of(path, body)
-        assert verdict(data, of=of_path) == Passed(total=1, model="m")
+        assert verdict(data, of=of_path) == Passed(total=1, models=("m",))
         if len(form) == 1 and form is not ENDPOINTS[path].forms[0]:
             continue
         data, of_path = of(path, {**body, name: None})
@@ -109,7 +109,7 @@ def test_streaming(path):
 def test_real_requests_pass(path, body):
     """Those of the references, and the ones that Tidemill sends itself."""
     data, of_path = of(path, body)
-    assert verdict(data, of=of_path) == Passed(total=1, model="m")
+    assert verdict(data, of=of_path) == Passed(total=1, models=("m",))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_only_embeddings_are_counted():
     """The bound on inputs is that of embeddings; any other endpoint may have more."""
     texts = orjson.dumps({"model": "m", "input": ["x"] * (validation.EMBEDDING_INPUTS_MAX + 1)})
     data = line(url="/v1/moderations", body=msgspec.json.decode(texts))
-    assert verdict(data, of=rules("/v1/moderations")) == Passed(total=1, model="m")
+    assert verdict(data, of=rules("/v1/moderations")) == Passed(total=1, models=("m",))
 
 
 def test_the_page_has_all_endpoints_with_their_fields():

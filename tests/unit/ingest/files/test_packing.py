@@ -1,13 +1,14 @@
 """Lines are packed into records, and processors can unpack them."""
 
 import itertools
+from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tidemill.ingest.files import packing
-from tidemill.ingest.files.packing import Origin, Packer, Record
+from tidemill.ingest.files.packing import MixedPacker, Origin, Packer, Record
 from tidemill.schemas.jsonl.lines import Line
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.codec import LineRef
@@ -17,9 +18,12 @@ KEY = "files/file-1"
 SIZES = st.sampled_from([1, 2, 300, 4_000, 30_000, 65_535, 65_536, 65_537, 262_144, 262_145, 400_000])
 
 
-def packed(lines: list[bytes]) -> list[Record]:
+MODELS = ("a", "b", "c")
+
+
+def packed(lines: list[bytes], packer: Packer | MixedPacker | None = None) -> list[Record]:
     """All records of a batch whose lines follow each other in the file."""
-    packer = Packer(ORIGIN)
+    packer = packer or Packer(ORIGIN, "m")
     offsets = itertools.accumulate((len(line) + 1 for line in lines), initial=0)
     found = [
         Line(number, offset, line) for number, (offset, line) in enumerate(zip(offsets, lines, strict=False), 1)
@@ -40,10 +44,33 @@ def unpacked(records: list[Record], file: bytes) -> list[bytes]:
         else:
             assert record.value == b""
             found = [file[head.ref.offset : head.ref.offset + head.ref.length]]
-        for index, line in enumerate(found, head.first):
+        for index, line in zip(head.places(len(found)), found, strict=True):
             assert index not in lines
             lines[index] = line
     return [lines[index] for index in range(len(lines))]
+
+
+@settings(deadline=None, max_examples=50)
+@given(sizes=st.lists(st.tuples(SIZES, st.integers(0, 2)), min_size=1, max_size=80))
+@example(sizes=[(1, place % 3) for place in range(4 * packing.RUN_LINES)])
+def test_lines_of_several_models_are_packed_as_if_there_were_no_others(sizes):
+    """Each model's records are those of a batch with only its lines, apart from the places of the lines."""
+    lines = [bytes([97 + place % 26]) * size for place, (size, _) in enumerate(sizes)]
+    numbers = bytes(number for _, number in sizes)
+    records = packed(lines, MixedPacker(ORIGIN, MODELS, numbers))
+    assert unpacked(records, b"\n".join(lines)) == lines
+    for number, model in enumerate(MODELS):
+        mine = [record for record in records if record.model == model]
+        alone = packed([line for line, other in zip(lines, numbers, strict=True) if other == number])
+        assert [(record.key, record.value) for record in mine] == [(record.key, record.value) for record in alone]
+        assert all(numbers[place] == number for record in mine for place in places_of(record))
+
+
+def places_of(record: Record) -> Sequence[int]:
+    """The places of a record's lines; a record without gaps has no list of them."""
+    places = record.head.places(record.value.count(b"\n") + 1)
+    assert record.head.indices is None or len(places) < places[-1] - places[0] + 1
+    return places
 
 
 @settings(deadline=None, max_examples=50)

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import json
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 
 import pytest
@@ -9,13 +10,14 @@ from support.waiting import until
 
 from tidemill import retrying
 from tidemill.configuration.catalog import Entry
+from tidemill.configuration.projects import Limits
 from tidemill.configuration.settings import Settings
 from tidemill.ingest.files import stage as module
 from tidemill.ingest.files.packing import SLICE_LINES, Record
 from tidemill.ingest.files.stage import Stage
 from tidemill.ingest.files.validation import LONG_LINE_BYTES
 from tidemill.kafka.catalog import Catalog
-from tidemill.schemas.log.messages import Accepted, BatchCreated, CancelRequested, InputRef, Rejected
+from tidemill.schemas.log.messages import Accepted, BatchCreated, CancelRequested, InputRef, ModelLines, Rejected
 from tidemill.schemas.ports import READ_BYTES
 from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.storage.directory import DirectoryStore
@@ -25,10 +27,11 @@ URL = "/v1/chat/completions"
 NOW = 1_800_000_000
 
 
-def input_lines(count: int, model: str = "m") -> bytes:
-    """A file without fault."""
+def input_lines(count: int, *models: str) -> bytes:
+    """A file without fault; the lines name the models in turn."""
     line = b'{"custom_id":"%d","method":"POST","url":"/v1/chat/completions","body":{"model":"%b","messages":[]}}\n'
-    return b"".join(line % (number, model.encode()) for number in range(count))
+    names = [model.encode() for model in models or ("m",)]
+    return b"".join(line % (number, names[number % len(names)]) for number in range(count))
 
 
 def created(batch_id: str, key: str | None, size: int) -> BatchCreated:
@@ -61,10 +64,10 @@ class Collected:
             raise ConnectionError
         self.facts.append(fact)
 
-    async def publish(self, model: str, records: AsyncIterable[Record]) -> None:
+    async def publish(self, records: AsyncIterable[Record]) -> None:
         """Keep the records."""
         async for record in records:
-            self.records.append((model, record))
+            self.records.append((record.model, record))
             if (wait := self.gate(record)) is not None:
                 await wait
 
@@ -81,7 +84,8 @@ class Here:
         self.now = float(NOW)
         self.store = store
         self.requests = Collected()
-        given = Settings(models={"m": BACKEND, "n": BACKEND}, **settings)
+        models = {"m": BACKEND, "n": BACKEND | {"aliases": ["also-n"]}, "third": BACKEND}
+        given = Settings(models=models, **settings)
         self.catalog = Catalog.of(given.servers, given.models)
         self.stage = Stage(
             given,
@@ -115,6 +119,41 @@ async def test_a_file_is_accepted_and_published(here):
     assert {model for model, _ in here.requests.records} == {"m"}
     head = here.requests.records[0][1].head
     assert (head.project, head.deadline, head.url, head.first) == ("default", NOW + 86_400, URL, 0)
+
+
+async def test_lines_go_to_the_topics_of_their_models(tmp_path):
+    """Where the project may: the fact counts each model's lines, and aliases are models."""
+    here = Here(DirectoryStore(tmp_path), limits=Limits(models_per_batch_max=2))
+    data = input_lines(500, "n", "m", "n", "also-n", "m")
+    await here.stage.handle(await here.batch("batch_1", data))
+    of = (ModelLines(model="n", lines=300), ModelLines(model="m", lines=200))
+    assert here.requests.facts == [Accepted(batch_id="batch_1", total=500, models=of, at=NOW)]
+    lines = {}
+    for model, record in here.requests.records:
+        texts = record.value.split(b"\n")
+        for index, text in zip(record.head.places(len(texts)), texts, strict=True):
+            assert (json.loads(text)["body"]["model"] == "m") is (model == "m")
+            lines[index] = text
+    assert b"".join(lines[index] + b"\n" for index in range(500)) == data
+
+
+@pytest.mark.parametrize(
+    ("most", "lines", "words"),
+    [
+        (1, [2, 3, 6, 7], "this one began with 'm'"),
+        (2, [3, 7], "requests for 2 models (limit: models_per_batch_max)"),
+    ],
+)
+async def test_one_model_too_many_fails_the_batch(tmp_path, most, lines, words):
+    """Each line that names it is listed."""
+    here = Here(DirectoryStore(tmp_path), limits=Limits(models_per_batch_max=most))
+    await here.stage.handle(await here.batch("batch_1", input_lines(7, "m", "n", "third", "m")))
+    (rejected,) = here.requests.facts
+    assert [(error.line, error.code, error.param) for error in rejected.errors] == [
+        (line, "mismatched_model", "body.model") for line in lines
+    ]
+    assert all(words in error.message for error in rejected.errors)
+    assert here.requests.records == []
 
 
 async def test_a_faulty_file_is_rejected_whole(here):

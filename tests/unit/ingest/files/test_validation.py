@@ -8,7 +8,9 @@ import pytest
 from support.checking import ABSENT, CHAT, EMBEDDINGS, fault, line, request_body, rules, verdict
 
 from tidemill.ingest.files import validation
-from tidemill.ingest.files.validation import Checker, Failed, Passed
+from tidemill.ingest.files import verdict as verdict_of_file
+from tidemill.ingest.files.validation import Checker
+from tidemill.ingest.files.verdict import Failed, Passed
 from tidemill.schemas.jsonl.line import REFUSALS
 from tidemill.schemas.jsonl.lines import LINE_BYTES_MAX, Splitter
 from tidemill.schemas.resources.batch import BatchError
@@ -16,12 +18,12 @@ from tidemill.schemas.resources.batch import BatchError
 
 def test_a_valid_file_passes():
     """The verdict has its number of lines and its model."""
-    assert verdict(line("a"), b"", line("b"), b"\r", line("c")) == Passed(total=3, model="m")
+    assert verdict(line("a"), b"", line("b"), b"\r", line("c")) == Passed(total=3, models=("m",))
 
 
 def test_row_1_a_missing_file():
     """The text is OpenAI's."""
-    assert validation.missing_file("file-x", "org-x").errors == (
+    assert verdict_of_file.missing_file("file-x", "org-x").errors == (
         BatchError(
             code="invalid_request",
             message="Cannot find file file-x, or organization org-x does not have access to it.",
@@ -42,7 +44,7 @@ def test_row_2_an_empty_file(lines):
 def test_row_3_too_many_lines():
     """The bound itself passes, one more does not."""
     lines = [line(str(number)) for number in range(6)]
-    assert verdict(*lines[:5], of=rules(lines_max=5)) == Passed(total=5, model="m")
+    assert verdict(*lines[:5], of=rules(lines_max=5)) == Passed(total=5, models=("m",))
     error = fault(*lines, of=rules(lines_max=5))
     assert (error.code, error.line) == ("too_many_tasks", None)
 
@@ -140,7 +142,7 @@ def test_row_8_a_custom_id_of_another_length(custom_id, code):
 )
 def test_any_custom_id_of_valid_length_passes(custom_id):
     """All characters are allowed."""
-    assert verdict(line(custom_id)) == Passed(total=1, model="m")
+    assert verdict(line(custom_id)) == Passed(total=1, models=("m",))
 
 
 def test_row_9_a_duplicate():
@@ -162,7 +164,7 @@ def test_row_9_a_long_duplicate():
     """Long ids are compared as a whole, and quoted in part."""
     error = fault(line("x" * 511 + "a"), line("x" * 511 + "b"), line("x" * 511 + "a"))
     assert error.line == 3
-    assert "'" + "x" * validation.SHOWN_CHARS_MAX + "…'" in error.message
+    assert "'" + "x" * verdict_of_file.SHOWN_CHARS_MAX + "…'" in error.message
 
 
 @pytest.mark.parametrize("method", ["GET", "post", ""])
@@ -273,7 +275,7 @@ def test_row_16_no_messages(endpoint, param, text):
             code="invalid_request", message=text, param=f"body.{param}", line=1
         )
     body = {"model": "m", param: [], "temperature": "hot"}
-    assert verdict(line(url=endpoint, body=body), of=rules(endpoint)) == Passed(total=1, model="m")
+    assert verdict(line(url=endpoint, body=body), of=rules(endpoint)) == Passed(total=1, models=("m",))
 
 
 @pytest.mark.parametrize(
@@ -283,7 +285,7 @@ def test_row_17_embedding_inputs(given, count, monkeypatch):
     """Texts are counted over the file; a list of tokens is one text."""
     lines = [line(str(number), url=EMBEDDINGS, body={"model": "m", "input": given}) for number in range(4)]
     monkeypatch.setattr(validation, "EMBEDDING_INPUTS_MAX", 4 * count)
-    assert verdict(*lines, of=rules(EMBEDDINGS)) == Passed(total=4, model="m")
+    assert verdict(*lines, of=rules(EMBEDDINGS)) == Passed(total=4, models=("m",))
     monkeypatch.setattr(validation, "EMBEDDING_INPUTS_MAX", 4 * count - 1)
     error = fault(*lines, of=rules(EMBEDDINGS))
     assert (error.code, error.param, error.line) == ("too_many_embedding_inputs", "body.input", None)
@@ -336,5 +338,5 @@ def test_a_model_is_known_by_its_aliases():
     """Lines of one batch may mix them; the batch has the model's own name."""
     named = dataclasses.replace(rules(), aliases={"latest": "m"})
     lines = [line(f"r-{n}", body=request_body(model=name)) for n, name in enumerate(("latest", "m", "latest"))]
-    assert verdict(*lines, of=named) == Passed(total=3, model="m")
+    assert verdict(*lines, of=named) == Passed(total=3, models=("m",))
     assert fault(line(body=request_body(model="newest")), of=named).code == "model_not_found"

@@ -1,5 +1,7 @@
 """The line bitmap has every marked line, whatever the order and however often."""
 
+from collections import Counter
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +34,23 @@ def test_chunks_restore_the_bitmap(before, after):
     again = LineBitmap.of(stored.items())
     assert (again.done, again.failed, again.bits) == (bitmap.done, bitmap.failed, bitmap.bits)
     assert bitmap.take_touched() == []
+
+
+@given(marks, marks)
+def test_chunks_restore_the_models_of_lines(before, after):
+    """Each final line counts for its model, also after a restart; `unmark` takes it back."""
+    bitmap, stored, models = LineBitmap(), {}, {}
+    for batch in (before, after):
+        for index, failed in batch:
+            if bitmap.mark(index, failed=failed):
+                bitmap.assign(index, index * index % 5, failed=failed)
+                models[index] = index * index % 5, failed
+        stored.update(bitmap.take_touched())
+    for found in (bitmap, LineBitmap.of(stored.items())):
+        assert +found.by_model == Counter(models.values())
+        for index, (_, failed) in models.items():
+            found.unmark(index, failed=failed)
+        assert not +found.by_model
 
 
 @given(marks, marks)

@@ -5,9 +5,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.results.state import reducer
+from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.schemas.lifecycle import MOVES, IllegalMove, move
-from tidemill.schemas.log.messages import Accepted, BatchCreated, Buried, CancelRequested, Compacted, Rejected
+from tidemill.schemas.log.messages import (
+    Accepted,
+    BatchCreated,
+    Buried,
+    CancelRequested,
+    Compacted,
+    ModelResult,
+    Rejected,
+)
 from tidemill.schemas.resources.batch import Batch, BatchError, FileReceipt, Receipt, Status, Usage
+from tidemill.schemas.resources.bill import Tariff, bill
 
 ID = "batch_" + "0" * 32
 NOW = 1_790_000_000
@@ -34,8 +44,7 @@ BURIED = Buried(batch_id=ID, source="tidemill.commands/0/7", reason="it broke", 
 COMPACTED = Compacted(
     batch_id=ID,
     receipt=Receipt(lines=3, output=FileReceipt(lines=2, bytes=9, sha256="a"), errors=None, missing=1, double=0),
-    failed=1,
-    usage=Usage(),
+    models=(ModelResult(model="m", completed=2, failed=1, usage=Usage(), bill=bill(0, 0, Tariff())),),
     at=NOW + 9,
 )
 
@@ -126,7 +135,9 @@ def test_counts_never_go_back(counts):
     state = applied(applied(reducer.State(id=ID, partition=0), CREATED), ACCEPTED)
     for completed, failed in counts:
         before = state.batch.request_counts
-        state = reducer.counted(state, completed, failed)
+        bitmap = LineBitmap()
+        bitmap.done, bitmap.failed = completed + failed, failed
+        state = reducer.counted(state, bitmap)
         after = state.batch.request_counts
         assert after.completed >= before.completed
         assert after.failed >= before.failed

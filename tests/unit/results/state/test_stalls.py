@@ -41,7 +41,7 @@ def at_work(status=Status.IN_PROGRESS):
 
 def shown(stalls, state, at, done=0, reported_at=0.0):
     stalls.look(state, done, at)
-    return stalls.shown(state, done, at, NOW + at, reported_at=reported_at)
+    return stalls.shown(state, done, at, NOW + at, reported_at={"m": reported_at})
 
 
 FACTS = st.builds(
@@ -204,6 +204,28 @@ async def test_a_stall_is_published_once_and_so_is_its_end():
         await simulation.handle(partition, gate, at)
     assert simulation.log.published[-1].batch.status is Status.COMPLETED
     assert simulation.log.published[-1].batch.tidemill.waiting == ()
+
+
+async def test_each_model_of_a_batch_has_its_own_reasons():
+    """One that nothing serves shows while another goes on; the slack is that of each unfinished model."""
+    simulation = Simulation(5)
+    partition, gate = simulation.partition(), AckGate()
+    await partition.load()
+    models = ("a", "b", "c")
+    results = list(lines(simulation.chance, 0, TOTAL, models))
+    of = {model: [event for event in results if codec.lines_model(event[1]) == model] for model in models}
+    simulation.log.events += [*commands(0, TOTAL, models), *of["a"], *of["c"]]
+    await partition.fact(said("p0", 1, waiting()).model_copy(update={"model": "c"}), list)
+    for at in range(len(simulation.log.events) - 1):
+        simulation.now += 3
+        await simulation.handle(partition, gate, at)
+        if partition.due_at is not None and partition.due_at <= simulation.now:
+            await partition.fact(Tick(at=simulation.now), list)
+    batch = simulation.log.published[-1].batch
+    (one,) = [one for one in batch.tidemill.waiting if one.reason is Reason.NO_PROCESSOR]
+    assert "the model b" in one.message
+    assert one.lines == batch.tidemill.models[1].request_counts.total
+    assert set(batch_gauges.slack([partition.active_batches], simulation.now, simulation.now)) == {"b", "c"}
 
 
 async def test_a_report_on_an_inactive_batch_is_ignored():

@@ -26,6 +26,7 @@ BATCH = ids.new_batch_id()
 OURS = [
     "tidemill-batch", "tidemill-project", "tidemill-first", "tidemill-deadline", "tidemill-created",
     "tidemill-url", "tidemill-ref", "tidemill-marks", "tidemill-kind", "tidemill-v",
+    "tidemill-indices", "tidemill-model",
     dead_letters.SOURCE, dead_letters.CUT, dead_letters.MARK,
 ]  # fmt: skip
 FIELDS = ["batch_id", "at", "total", "model", "errors", "batch", "receipt", "usage", "input", "project"]
@@ -38,7 +39,7 @@ VALUES = (
     | st.binary(max_size=40)
     | st.integers(-(1 << 80), 1 << 80).map(lambda number: str(number).encode())
     | st.sampled_from(
-        [b"9" * 5000, b"[[0,1,false]]", b"[]", b'{"key":"x","offset":0,"length":1}', b"\xff" * 9, b"1"]
+        [b"9" * 5000, b"[[0,1,false]]", b"[]", b"[4,9]", b'{"key":"x","offset":0,"length":1}', b"\xff" * 9, b"1"]
     )
 )
 HEADERS = st.lists(st.tuples(st.sampled_from(OURS) | st.text(max_size=8), VALUES), max_size=8)
@@ -72,13 +73,21 @@ def test_headers_of_requests(headers):
         return
     assert 0 <= head.first < BATCH_LINES_MAX
     assert 0 <= head.deadline <= TIME_MAX
+    for count in (1, 2):
+        try:
+            places = head.places(count)
+        except DecodeError:
+            continue
+        assert len(places) == count
+        assert all(place >= 0 for place in places)
 
 
 @given(headers=HEADERS, value=st.binary(max_size=60) | st.none())
 def test_decoders_of_any_headers_raise_only_decode_errors(headers, value):
     """Properties of a record that stages read before they decode it."""
     assert isinstance(codec.kind_of(headers), bytes)
-    list(unreadable.error_lines(headers, value or b""))
+    list(unreadable.error_lines(headers, value or b"", "m"))
+    assert isinstance(codec.lines_model(headers), str)
     said = dead_letters.headers("t/0/1", headers, key=value, stage="s", reason="r")
     letter = dead_letters.decode(said, value, 0.0)
     assert [name for name, _ in dead_letters.requeue_headers(letter)].count(dead_letters.REQUEUED) == 1

@@ -1,0 +1,80 @@
+"""The verdict on an input file: its models and lines, or its faults."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final
+
+from tidemill.schemas.bounds import ERRORS_BYTES_MAX, ERRORS_MAX
+from tidemill.schemas.resources.batch import BatchError, error_bytes
+
+FAULTS_MAX: Final = ERRORS_MAX
+"""Entries of `errors.data`; the last one says how many more there are."""
+SHOWN_CHARS_MAX: Final = 64
+"""Characters of the user's text that a message quotes: a thousand messages have to fit into one log record."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passed:
+    """The file has no faults."""
+
+    total: int
+    """Its lines without blank ones."""
+    models: tuple[str, ...]
+    """In the order of their first lines."""
+    numbers: bytes = b""
+    """For each line, the place of its model in `models`; empty if there is only one."""
+
+    @property
+    def lines(self) -> Mapping[str, int]:
+        """The number of lines of each model."""
+        if len(self.models) == 1:
+            return {self.models[0]: self.total}
+        return {model: self.numbers.count(number) for number, model in enumerate(self.models)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """The file has faults."""
+
+    errors: tuple[BatchError, ...]
+
+
+class Fault(Exception):
+    """A fault of a line or of the whole file."""
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+
+
+def listed(errors: list[BatchError], count: int) -> list[BatchError]:
+    """As many errors as fit, in number and in bytes; the last one says how many are left out."""
+    sizes = accumulate(map(error_bytes, errors))
+    if count <= FAULTS_MAX and count == len(errors) and max(sizes, default=0) <= ERRORS_BYTES_MAX:
+        return errors
+    room = ERRORS_BYTES_MAX - error_bytes(_more(count))
+    fit = sum(size <= room for size in accumulate(map(error_bytes, errors[: FAULTS_MAX - 1])))
+    return [*errors[:fit], _more(count - fit)]
+
+
+def _more(count: int) -> BatchError:
+    return BatchError(code="too_many_errors", message=f"{count} more errors are not listed.")
+
+
+def missing_file(file_id: str, project: str) -> Failed:
+    """The verdict on a file that does not exist, or belongs to another project."""
+    text = f"Cannot find file {shown(file_id)}, or organization {shown(project)} does not have access to it."
+    return Failed(errors=(BatchError(code="invalid_request", message=text, param="file_id"),))
+
+
+def entry(fault: Fault, line: int | None = None) -> BatchError:
+    """A fault as an entry of `errors.data`."""
+    return BatchError(code=fault.code, message=fault.message, param=fault.param, line=line)
+
+
+def shown(text: str) -> str:
+    """A text of the user, cut to the length that a message quotes."""
+    return text if len(text) <= SHOWN_CHARS_MAX else text[:SHOWN_CHARS_MAX] + "…"
