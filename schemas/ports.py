@@ -154,6 +154,12 @@ class Outbox(Protocol):
         ...
 
 
+async def once(*pieces: bytes) -> AsyncIterator[bytes]:
+    """The pieces, as `Store.write` takes them."""
+    for piece in pieces:
+        yield piece
+
+
 async def chained(store: Store, keys: Sequence[str]) -> AsyncIterator[bytes]:
     """The bytes of objects, one after the other.
 

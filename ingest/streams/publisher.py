@@ -28,7 +28,7 @@ from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import KIND, Headers, LineRef, encode, lines_headers
 from tidemill.schemas.log.messages import Buried, Grown, Opened, Sealed, Stalled
 from tidemill.schemas.log.part import LARGE_PREFIX
-from tidemill.schemas.ports import Sender, Store
+from tidemill.schemas.ports import Sender, Store, once
 from tidemill.schemas.resources.waiting import Reason
 from tidemill.sealing.records import seal_outcome
 from tidemill.sealing.vault import NoKey, Vault
@@ -159,7 +159,7 @@ class Publisher:
             return place, line
         key = f"{LARGE_PREFIX}{stream.state.id}/line-{place}"
         try:
-            await self._store.write(key, _once(line))
+            await self._store.write(key, once(line))
         except OSError as error:
             raise Unavailable(f"a large line cannot be stored: {reason(error)}") from error
         return place, LineRef(key=key, offset=0, length=len(line))
@@ -194,7 +194,3 @@ def _check(stream: Stream, lines: list[Valid], good: list[Valid], faults: list[F
             good.append((place, line))
         else:
             faults.append((place, line, fault))
-
-
-async def _once(line: bytes) -> AsyncIterator[bytes]:
-    yield line

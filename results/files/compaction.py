@@ -28,7 +28,7 @@ from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.schemas.log.codec import LineMark
 from tidemill.schemas.log.messages import Compacted, ModelResult
 from tidemill.schemas.log.part import PartRef, file_key, index_key, part_key
-from tidemill.schemas.ports import Clock, Store
+from tidemill.schemas.ports import Clock, Store, once
 from tidemill.schemas.resources.batch import (
     Batch,
     Cut,
@@ -180,7 +180,7 @@ class Compactor:
             content = _hashed(rest, digest, *([] if cut is None else [whole]))
             key = file_key(ids.derived_file_id(batch_id, kind), self.writer)
             size = await self.store.write(key, content)
-            await self.store.write(index_key(key), _once(sums.index(first, splitter.lines)))
+            await self.store.write(index_key(key), once(sums.index(first, splitter.lines)))
             files.append(FileReceipt(lines=splitter.lines - first, bytes=size, sha256=digest.hexdigest()))
         if cut is None:
             return files[0], (), sums
@@ -208,7 +208,7 @@ async def write_part(
     crc32 = zlib.crc32(columns), zlib.crc32(lines)
     part = PartRef(number=number, failed=failed, first=first, writer=writer, crc32=crc32)
     key = part_key(batch_id, part)
-    await store.write(key, _once(columns, lines))
+    await store.write(key, once(columns, lines))
     buffer.clear()
     return part
 
@@ -221,11 +221,6 @@ async def _input_lines(store: Store, key: str) -> AsyncIterator[bytes]:
             yield found.data or b""
     for found in splitter.finish():
         yield found.data or b""
-
-
-async def _once(*pieces: bytes) -> AsyncIterator[bytes]:
-    for piece in pieces:
-        yield piece
 
 
 async def _hashed(pieces: AsyncIterable[bytes], *digests: "hashlib._Hash") -> AsyncIterator[bytes]:

@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,7 @@ from tidemill.runtime import preflight, run_file, server_probe
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.signing import SignatureError
-from tidemill.schemas.ports import Store
+from tidemill.schemas.ports import Store, once
 from tidemill.schemas.resources.waiting import Waits
 from tidemill.storage.address import open_store
 
@@ -197,7 +197,7 @@ async def _store(settings: Settings) -> list[Finding]:
     store: Store | None = None
     try:
         store = open_store(settings.store_url)
-        await store.write(key, _once(content))
+        await store.write(key, once(content))
         read = b"".join([chunk async for chunk in store.read(key)])
         await store.delete(key)
     except Exception as error:  # noqa: BLE001  whatever the error is, the store does not work
@@ -249,7 +249,3 @@ async def _disk(settings: Settings) -> list[Finding]:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return [findings.disk(f"disk of {settings.data}", shutil.disk_usage(Path(folder)).free)]
-
-
-async def _once(content: bytes) -> AsyncIterator[bytes]:
-    yield content

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tidemill.runtime.connections import Connection, ConnectionTable
-from tidemill.schemas.ports import Store
+from tidemill.schemas.ports import Store, once
 
 log = logging.getLogger(__name__)
 
@@ -137,11 +137,7 @@ async def check_store(store: Store, name: str) -> None:
     Raises:
         OSError: The store failed.
     """
-
-    async def content() -> AsyncIterator[bytes]:
-        yield b"well\n"
-
-    await store.write(f"health/{name}", content())
+    await store.write(f"health/{name}", once(b"well\n"))
 
 
 async def _exchange(

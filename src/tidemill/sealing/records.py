@@ -39,11 +39,7 @@ async def open_request(vault: Vault | None, head: RequestHead, value: bytes) -> 
         return value
     if vault is None:
         raise DecodeError("it is sealed")
-    cipher = await vault.cipher(head.batch_id, head.seal.key_id)
-    try:
-        return cipher.open(value, _request_place(head))
-    except Damaged as error:
-        raise DecodeError(f"it is sealed, and {error}") from error
+    return await _opened(vault, head.batch_id, head.seal.key_id, value, _request_place(head))
 
 
 async def seal_outcome(
@@ -73,12 +69,15 @@ async def open_outcome(vault: Vault, headers: Headers, value: bytes) -> tuple[He
         return headers, value
     if (batch_id := codec.lines_batch(headers)) is None:
         raise DecodeError("it has a key and no lines")
-    cipher = await vault.cipher(batch_id, key_id)
+    value = await _opened(vault, batch_id, key_id, value, _outcome_place(headers))
+    return [header for header in headers if header[0] != codec.KEY], value
+
+
+async def _opened(vault: Vault, batch_id: str, key_id: str, value: bytes, place: bytes) -> bytes:
     try:
-        value = cipher.open(value, _outcome_place(headers))
+        return (await vault.cipher(batch_id, key_id)).open(value, place)
     except Damaged as error:
         raise DecodeError(f"it is sealed, and {error}") from error
-    return [header for header in headers if header[0] != codec.KEY], value
 
 
 def _request_place(head: RequestHead) -> bytes:
