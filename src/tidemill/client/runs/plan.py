@@ -16,7 +16,7 @@ from tidemill.client.errors import UsageError
 from tidemill.client.files import input_lines
 from tidemill.client.http.client import Bounds
 from tidemill.client.runs.paths import fault_of
-from tidemill.client.runs.reconciliation import digest
+from tidemill.client.runs.reconciliation import LINES, digest
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN
 from tidemill.schemas.jsonl.lines import Line
 
@@ -43,15 +43,10 @@ class Piece(msgspec.Struct, frozen=True):
     """Number of its first line in the file, from 1."""
 
 
-class _Id(msgspec.Struct, frozen=True):
-    custom_id: str
-
-
 class _Request(msgspec.Struct, frozen=True):
     body: dict[str, msgspec.Raw]
 
 
-_ids = msgspec.json.Decoder(_Id)
 _requests = msgspec.json.Decoder(_Request)
 _lists = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -127,7 +122,7 @@ def _fault(line: Line, ids: sqlite3.Connection, bounds: Bounds) -> str | None:
         return f"it is longer than {bounds.line_bytes_max:,} bytes"
     try:
         line.data.decode()
-        ids.execute("INSERT INTO ids VALUES (?, ?)", (digest(_ids.decode(line.data).custom_id), line.number))
+        ids.execute("INSERT INTO ids VALUES (?, ?)", (digest(LINES.decode(line.data).custom_id), line.number))
     except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         return fault_of(line.data, error)
     return None

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -22,7 +23,7 @@ class _Line(msgspec.Struct, frozen=True):
     custom_id: str
 
 
-_lines = msgspec.json.Decoder(_Line)
+LINES: Final = msgspec.json.Decoder(_Line)
 
 
 class Damaged(Exception):
@@ -170,6 +171,6 @@ def _results(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def _id(path: Path, number: int, line: bytes) -> str:
     try:
-        return _lines.decode(line).custom_id
+        return LINES.decode(line).custom_id
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{path}, line {number}: {error}") from error
