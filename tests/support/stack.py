@@ -194,7 +194,7 @@ class Stack:
         own = {
             name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_") or name in KEPT
         }
-        models = {"TIDEMILL_MODELS": json.dumps(self.models)}
+        models = {"TIDEMILL_MODELS": json.dumps(self.models)} if self.models else {}
         return {**own, "TIDEMILL_API_KEY": KEY, **models, **self.environ}
 
     def _is_ready(self) -> bool:

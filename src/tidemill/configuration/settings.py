@@ -331,16 +331,20 @@ SECRETS = frozenset(
 """Secret settings; a process gets those that it needs, through its environment only."""
 
 
+def file_of(config: Path | None = None) -> Path:
+    """The settings file: the given one, else `$TIDEMILL_CONFIG`, else `tidemill.toml` in the current folder."""
+    return config or Path(os.environ.get("TIDEMILL_CONFIG") or "tidemill.toml")
+
+
 def load(config: Path | None = None) -> Settings:
-    """Read the settings; by default of `$TIDEMILL_CONFIG`, else of `tidemill.toml` in the current folder, if any.
+    """Read the settings of the environment and of the file (`file_of`), which may be missing if it is not named.
 
     Raises:
         SettingsError: The file cannot be read, or a setting is invalid.
     """
-    named = config or (Path(path) if (path := os.environ.get("TIDEMILL_CONFIG")) else None)
-    file = named or Path("tidemill.toml")
+    file = file_of(config)
     content: dict[str, Any] = {}
-    if named or file.exists():
+    if config or os.environ.get("TIDEMILL_CONFIG") or file.exists():
         try:
             content = misconfigured.parsed(file.read_bytes(), NAMED)
         except OSError as error:

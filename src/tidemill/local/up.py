@@ -14,7 +14,7 @@ from tidemill.configuration import signing_keys
 from tidemill.configuration.catalog import SETTINGS_FILE, named
 from tidemill.configuration.connections import EXPOSED
 from tidemill.configuration.servers import Serving
-from tidemill.configuration.settings import Settings, SettingsError
+from tidemill.configuration.settings import Settings, SettingsError, file_of, load
 from tidemill.kafka.admin import TopicError, ensure_topics, set_acls
 from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.connection import LogUnavailable
@@ -44,6 +44,8 @@ DEMO = "backend-demo"
 AOT_SECONDS_MAX = 6.0
 AOT_SECONDS_MIN = 1.0
 """Minimum time to create the broker's start cache; with less, a later stop creates it."""
+LOOK_SECONDS = 1.0
+"""Between two looks at the settings file."""
 FAILED = 1
 WRONG = 2
 """Exit code if the operator has to change something first."""
@@ -103,6 +105,8 @@ class Up:
         """The demo models, if they are served."""
         self._serving = settings.serving
         """All servers and models, those included that were added while it ran."""
+        self._seen = _stamp(file_of(config))
+        """The settings file when it was last read."""
         self._is_ready = False
         self._stopping = asyncio.Event()
 
@@ -124,7 +128,9 @@ class Up:
             await asyncio.wait([starting, asked], return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
+                following = loop.create_task(self._follow_file())
                 await asked
+                following.cancel()
         except UpError as error:
             # Printed before the stop, which may take a while.
             _say(str(error))
@@ -165,7 +171,7 @@ class Up:
             await _all(base)
             assert self._kafka is not None
             variables["TIDEMILL_KAFKA"] = self._kafka
-            self._serving = await self._fill_catalog()
+            self._serving = await self._fill_catalog(settings)
             for lack in {*preflight.lacking(self._serving)} - {*preflight.lacking(settings.serving)}:
                 _say(f"warning: {lack}")
             await self._supervisor.start([self._stage(*named, variables) for named in self._stages()])
@@ -234,15 +240,27 @@ class Up:
         cluster = self._broker.cluster()
         await asyncio.gather(ensure_topics(self._settings, cluster, models), set_acls(cluster, acls()))
 
-    async def _fill_catalog(self) -> Serving:
-        """Apply the servers and models of the settings, if they have changed; returns all there are."""
-        models = Settings(models=self._demo).models if self._demo else self._settings.models
+    async def _follow_file(self) -> None:
+        """Apply the servers and models of the settings file whenever it changes; never returns."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if (now := _stamp(file_of(self._config))) == self._seen:
+                continue
+            self._seen = now
+            try:
+                await self._fill_catalog(load(self._config))
+            except (SettingsError, TopicError, UpError) as error:
+                _say(f"warning: not applied: {error}")
+
+    async def _fill_catalog(self, settings: Settings) -> Serving:
+        """Apply the servers and models of settings, if they have changed; returns all there are."""
+        models = settings.models or Settings(models=self._demo).models
         cluster = self._settings.cluster if self._broker is None else self._broker.cluster()
         catalog, log = Catalog(cluster), Log(cluster)
         try:
             await catalog.start()
             await catalog.follower.caught_up()
-            if await catalog.fill(log, named(self._settings.servers, models), author=SETTINGS_FILE, again=True):
+            if await catalog.fill(log, named(settings.servers, models), author=SETTINGS_FILE, again=True):
                 _say(f"applied the servers and models of {self._config or SETTINGS_FILE}.")
             await ensure_topics(self._settings, cluster, catalog.contents.serving.models)
         except (LogUnavailable, ValueError) as error:
@@ -327,6 +345,15 @@ class Up:
         if self._broker is not None and left > AOT_SECONDS_MIN:
             await asyncio.to_thread(self._broker.keep_aot_cache, min(left, AOT_SECONDS_MAX))
         data_folder.remove_run(self._data)
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """Changes with the file."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def processor_count(settings: Settings, cores: int) -> int:

@@ -1,0 +1,61 @@
+"""Words of the commands below `servers` and `models`, and the lines that show a change."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.client import catalog
+from tidemill.client.errors import UsageError
+
+NAMES = st.from_regex(r"[a-z_]{1,12}", fullmatch=True)
+VALUES = st.recursive(
+    st.booleans() | st.integers(-9, 9) | st.text("ab:/=\" #'é", max_size=8),
+    lambda items: st.lists(items, max_size=3),
+    max_leaves=4,
+)
+
+
+@given(NAMES, VALUES)
+def test_a_value_is_toml(name, value):
+    """Truth, a number, quoted text, or a list of them."""
+    text = json.dumps(value, ensure_ascii=False)
+    assert catalog.parsed([f"{name}={text}"]) == {name: value}
+
+
+@pytest.mark.parametrize(
+    ("word", "found"),
+    [
+        ("url=http://a:1/v1?x=1", {"url": "http://a:1/v1?x=1"}),
+        ("url=", {"url": None}),
+        ("drain=true", {"drain": True}),
+        ('servers=["a", "b"]', {"servers": ["a", "b"]}),
+        ("upstream_model=adapter-7", {"upstream_model": "adapter-7"}),
+    ],
+)
+def test_a_value_that_is_no_toml_is_text(word, found):
+    """So an address or a name needs no quotes; without a value, the default."""
+    assert catalog.parsed([word]) == found
+
+
+@pytest.mark.parametrize("word", ["url", "=1", ""])
+def test_a_word_without_a_name_is_refused(word):
+    """With an example."""
+    with pytest.raises(UsageError, match="is not a setting like max_in_flight=64"):
+        catalog.parsed([word])
+
+
+def test_a_difference_is_a_line_for_each_setting():
+    """With what was and what will be."""
+    found = [
+        {"key": "model/m", "before": None, "after": {"servers": ["a"]}},
+        {"key": "server/a", "before": {"share": 0.5}, "after": {"max_in_flight": 4}},
+        {"key": "server/b", "before": {"url": "http://b/v1"}, "after": None},
+    ]
+    assert list(catalog.differences(found)) == [
+        '+ model/m: {"servers":["a"]}',
+        "~ server/a: max_in_flight: default -> 4",
+        "~ server/a: share: 0.5 -> default",
+        "- server/b",
+    ]
