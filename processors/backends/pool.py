@@ -55,6 +55,8 @@ class BackendPool:
         """This process's part of the model's partitions."""
         self.paused = False
         """Whether the model gets no more calls."""
+        self.unresolved: Sequence[str] = ()
+        """Names of servers that have no address now."""
         self.clocks = clocks or Clocks()
         self.bucket = bucket
         self.changed: Callable[[], None] = lambda: None
@@ -283,6 +285,8 @@ class BackendPool:
         others_answered = backend.has_answered(failure.endpoint, failure.since)
         if failure.fault is Fault.ACCESS_OR_LINE:
             others_answered |= backend.accepted_at.get(failure.endpoint, NEVER) > failure.since
+        # The answers of a server that has gone say nothing of a call that failed as it went.
+        others_answered &= not backend.is_gone
         refuses_repeatedly = server.limit.is_pressed
         self._ended(backend)
         if failure.fault is not Fault.SERVER_OR_LINE or failure.is_overload:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
 from tidemill.configuration.schedule import Hours
 from tidemill.configuration.servers import IN_FLIGHT_MAX, Model, Serving
@@ -20,24 +21,68 @@ from tidemill.schemas.resources.waiting import Reason
 _PLAIN: Final = {"content-type": "application/json", "accept": "application/json"}
 
 
-def made(name: str, base: str, calls_max: int) -> Server:
+class Target(NamedTuple):
+    """Where a server is, and its settings."""
+
+    settings: Settings
+    address: str | None = None
+    """One of the addresses of its host name, if these are discovered."""
+
+    @property
+    def base(self) -> str:
+        """Its base URL."""
+        return self._at(self.settings.base)
+
+    @property
+    def metrics_url(self) -> str | None:
+        """The URL of its metrics page."""
+        return None if (url := self.settings.metrics_url) is None else self._at(url)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of each call."""
+        headers = {**_PLAIN, **self.settings.headers, **self._host(self.settings.base)}
+        if key := self.settings.api_key:
+            headers["authorization"] = f"Bearer {key}"
+        return headers
+
+    @property
+    def metrics_headers(self) -> dict[str, str]:
+        """Of a request to its metrics page; its key and its headers go only to its own origin."""
+        url = self.settings.metrics_url or self.settings.base
+        headers = self.headers if origin(url) == origin(self.settings.base) else _PLAIN
+        return {**headers, **self._host(url)}
+
+    def _at(self, url: str) -> str:
+        if self.address is None:
+            return url
+        parts = urlsplit(url)
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return parts._replace(netloc=host if parts.port is None else f"{host}:{parts.port}").geturl()
+
+    def _host(self, url: str) -> dict[str, str]:
+        return {} if self.address is None else {"host": urlsplit(url).netloc}
+
+
+def made(name: str, target: Target, calls_max: int) -> Server:
     """A server that has not been called; `configure` does the rest."""
-    return Server(name, base, ConcurrencyLimit(calls_max), calls_max, parts=Parts(()))
+    return Server(name, target.base, ConcurrencyLimit(calls_max), calls_max, parts=Parts(()))
 
 
-def configure(server: Server, settings: Settings, before: Settings | None, clock: Clock, now: float) -> None:
+def configure(server: Server, target: Target, before: Settings | None, clock: Clock, now: float) -> None:
     """Make a server what its settings say; what its limit, breaker and bucket have learnt stays.
 
     Args:
         server: With the `calls_max` that it has now.
-        settings: Its settings.
+        target: Its settings.
         before: The settings that it had; None for a new server.
         clock: Unix time, for the schedule.
         now: The event loop's time.
     """
+    settings = target.settings
     server.limit.configure(server.calls_max, settings.share)
     server.options = CallOptions(
-        _headers(settings, settings.api_key),
+        target.headers,
         priority_by_deadline=settings.priority_by_deadline,
         deadline_header=settings.deadline_header,
     )
@@ -50,15 +95,11 @@ def configure(server: Server, settings: Settings, before: Settings | None, clock
         server.load_feedback = LoadFeedback(yields=headroom is not None)
 
 
-def poller(server: Server, settings: Settings, getter: Getter, monotonic: Monotonic) -> MetricsPoller | None:
+def poller(server: Server, target: Target, getter: Getter, monotonic: Monotonic) -> MetricsPoller | None:
     """What polls its metrics page; None if it has none, or gets no calls."""
-    if (url := settings.metrics_url) is None or server.drain:
+    if (url := target.metrics_url) is None or server.drain:
         return None
-    headers = dict(_PLAIN)
-    if origin(url) == origin(settings.base):
-        # Its key and its headers go only to its own origin.
-        headers = _headers(settings, settings.api_key)
-    return MetricsPoller(server, url, headers, getter=getter, monotonic=monotonic)
+    return MetricsPoller(server, url, target.metrics_headers, getter=getter, monotonic=monotonic)
 
 
 def calls_max(settings: Settings, models: Iterable[Model]) -> int:
@@ -121,13 +162,6 @@ def _scheduled_limit(settings: Settings, clock: Clock) -> Callable[[], int | Non
         return None
     at = schedule(settings.hours)
     return lambda: at(clock())
-
-
-def _headers(settings: Settings, key: str | None) -> dict[str, str]:
-    headers = {**_PLAIN, **settings.headers}
-    if key:
-        headers["authorization"] = f"Bearer {key}"
-    return headers
 
 
 def _covers(one: Hours, minute: int, day: int) -> bool:

@@ -2,7 +2,8 @@
 
 A server whose settings change stays the same object, so what its limit has found and what its breaker knows stays;
 an open breaker lets a probe through at once. A server with another address is another server. A server that is
-gone gets no new call; it is forgotten when its last call has ended. All changes happen in one step of the event
+gone gets no new call; it is forgotten when its last call has ended. A server whose addresses are discovered
+(`addresses.py`) is as many servers as it has addresses. All changes happen in one step of the event
 loop, so no call sees half of them.
 """
 
@@ -14,10 +15,12 @@ from typing import Protocol
 from tidemill.configuration.servers import Model, Serving
 from tidemill.configuration.servers import Server as Settings
 from tidemill.processors.backends import server_settings
+from tidemill.processors.backends.addresses import Addresses, Lookup, system_lookup
 from tidemill.processors.backends.clocks import Clocks
 from tidemill.processors.backends.metrics_poller import Getter
 from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.backends.server import Server
+from tidemill.processors.backends.server_settings import Target
 from tidemill.processors.http.client import Origin, Trust, origin
 from tidemill.schemas.ports import Clock, Monotonic
 
@@ -35,8 +38,14 @@ class _Entry:
     """A server, and what polls its metrics."""
 
     server: Server
-    settings: Settings
+    target: Target
     poller: "asyncio.Task[None] | None" = None
+
+
+@dataclass(slots=True)
+class _Discovery:
+    addresses: Addresses
+    task: "asyncio.Task[None]"
 
 
 class Servers:
@@ -48,6 +57,7 @@ class Servers:
         monotonic: Monotonic,
         *,
         client: Client | None = None,
+        lookup: Lookup = system_lookup,
         weights: Mapping[str, float] | None = None,
     ) -> None:
         """Know no server.
@@ -56,6 +66,7 @@ class Servers:
             clock: Unix time, for schedules.
             monotonic: The event loop's time.
             client: The HTTP client; without it no metrics are polled.
+            lookup: Finds the addresses of servers that are discovered.
             weights: Of projects; one that is not named has the weight 1.
         """
         self.pools: dict[str, BackendPool] = {}
@@ -63,8 +74,12 @@ class Servers:
         self._clock = clock
         self._monotonic = monotonic
         self._client = client
+        self._lookup = lookup
         self._weights = weights
+        self._applied: tuple[Serving, list[str] | None] | None = None
         self._entries: dict[str, _Entry] = {}
+        self._discovered: dict[str, _Discovery] = {}
+        """By the name in the settings."""
         self._leaving: list[Server] = []
         """Servers that are gone and have calls in flight."""
 
@@ -80,6 +95,21 @@ class Servers:
             names: The models of this process, by default all, and those that it had. A model without settings
                 has a pool without servers, so its lines wait.
         """
+        self._applied = serving, None if names is None else list(names)
+        self._follow()
+
+    async def close(self) -> None:
+        """Stop polling."""
+        tasks = [entry.poller for entry in self._entries.values() if entry.poller is not None]
+        tasks += [discovery.task for discovery in self._discovered.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _follow(self) -> None:
+        """Make servers and pools what the settings and the addresses say now."""
+        assert self._applied is not None, "there are settings"
+        serving, names = self._applied
         now, models = self._monotonic(), serving.models
         own = dict.fromkeys((*models, *self.pools) if names is None else names)
         called = {server for model in own for server in serving.by_model.get(model, ())}
@@ -87,43 +117,60 @@ class Servers:
         for model, servers in serving.by_model.items():
             for name in servers:
                 by_server.setdefault(name, []).append(model)
-        self._leaving = [server for server in self._leaving if server.in_flight]
-        for name, entry in list(self._entries.items()):
-            if name not in called or entry.server.base != serving.servers[name].base:
-                self._remove(name)
-        for name in sorted(called):
-            self._set(name, serving.servers[name], {model: models[model] for model in by_server[name]}, now)
-        self._set_pools(serving, {name: models.get(name) for name in own}, now)
+        self._discover({name: serving.servers[name] for name in called if serving.servers[name].discover})
+        targets = {name: self._targets(name, serving.servers[name]) for name in sorted(called)}
+        self._keep({name: target.base for of_name in targets.values() for name, target in of_name.items()})
+        for name, of_name in targets.items():
+            of_server = {model: models[model] for model in by_server[name]}
+            for each, target in of_name.items():
+                self._set(each, target, of_server, now)
+        self._set_pools({name: models.get(name) for name in own}, serving, targets, now)
         self._share_clocks(serving)
         self._tell(serving)
 
-    async def close(self) -> None:
-        """Stop polling."""
-        pollers = [entry.poller for entry in self._entries.values() if entry.poller is not None]
-        for poller in pollers:
-            poller.cancel()
-        await asyncio.gather(*pollers, return_exceptions=True)
+    def _discover(self, wanted: Mapping[str, Settings]) -> None:
+        """Follow the addresses of these servers, and of no others."""
+        places = {name: (settings.url.host or "", settings.url.port or 0) for name, settings in wanted.items()}
+        for name, discovery in list(self._discovered.items()):
+            if places.get(name) != discovery.addresses.place:
+                discovery.task.cancel()
+                del self._discovered[name]
+        for name in places.keys() - self._discovered.keys():
+            addresses = Addresses(name, places[name], self._lookup, self._follow, self._monotonic)
+            task = asyncio.get_running_loop().create_task(addresses.run())
+            self._discovered[name] = _Discovery(addresses, task)
 
-    def _remove(self, name: str) -> None:
-        entry = self._entries.pop(name)
-        if entry.poller is not None:
-            entry.poller.cancel()
-        if entry.server.in_flight:
-            self._leaving.append(entry.server)
+    def _targets(self, name: str, settings: Settings) -> dict[str, Target]:
+        """The servers of one name: itself, or one for each of its addresses."""
+        if (discovery := self._discovered.get(name)) is None:
+            return {name: Target(settings)}
+        return {f"{name}@{address}": Target(settings, address) for address in discovery.addresses.present}
 
-    def _set(self, name: str, settings: Settings, models: Mapping[str, Model], now: float) -> None:
+    def _keep(self, bases: Mapping[str, str]) -> None:
+        """Remove all other servers, and those with another address."""
+        self._leaving = [server for server in self._leaving if server.in_flight]
+        for name, entry in list(self._entries.items()):
+            if bases.get(name) == entry.server.base:
+                continue
+            del self._entries[name]
+            if entry.poller is not None:
+                entry.poller.cancel()
+            if entry.server.in_flight:
+                self._leaving.append(entry.server)
+
+    def _set(self, name: str, target: Target, models: Mapping[str, Model], now: float) -> None:
         """Add a server, or change its settings."""
-        calls_max = server_settings.calls_max(settings, models.values())
+        calls_max = server_settings.calls_max(target.settings, models.values())
         entry = self._entries.get(name)
-        before = None if entry is None else (entry.settings, entry.server.drain)
+        before = None if entry is None else (entry.target, entry.server.drain)
         if entry is None:
-            entry = self._entries[name] = _Entry(server_settings.made(name, settings.base, calls_max), settings)
+            entry = self._entries[name] = _Entry(server_settings.made(name, target, calls_max), target)
         server = entry.server
         server.calls_max = calls_max
         server.parts.follow(models)
-        server_settings.configure(server, settings, None if before is None else before[0], self._clock, now)
-        entry.settings = settings
-        if (settings, server.drain) != before:
+        server_settings.configure(server, target, None if before is None else before[0].settings, self._clock, now)
+        entry.target = target
+        if (target, server.drain) != before:
             self._poll(entry)
             server.breaker.retry()
             for pool in self.pools.values():
@@ -138,13 +185,19 @@ class Servers:
             entry.poller = None
         if self._client is None:
             return
-        poller = server_settings.poller(entry.server, entry.settings, self._client, self._monotonic)
+        poller = server_settings.poller(entry.server, entry.target, self._client, self._monotonic)
         if poller is None:
             entry.server.limit.release()
         else:
             entry.poller = asyncio.get_running_loop().create_task(poller.run())
 
-    def _set_pools(self, serving: Serving, own: Mapping[str, Model | None], now: float) -> None:
+    def _set_pools(
+        self,
+        own: Mapping[str, Model | None],
+        serving: Serving,
+        targets: Mapping[str, Iterable[str]],
+        now: float,
+    ) -> None:
         before = self.pools
         self.pools = {
             name: before.get(name) or BackendPool([], name, clocks=Clocks(self._weights)) for name in own
@@ -155,7 +208,9 @@ class Servers:
                 continue
             pool.paused = model.paused
             pool.bucket = server_settings.bucket(pool.bucket, model.tokens_per_minute, pool.part, now)
-            servers = [self._entries[server].server for server in serving.by_model[name]]
+            named = serving.by_model[name]
+            pool.unresolved = [server for server in named if not targets[server]]
+            servers = [self._entries[each].server for server in named for each in targets[server]]
             pool.configure(servers, calls_max=model.max_in_flight, now=now)
         for name in before.keys() - self.pools.keys():
             before[name].configure([], calls_max=None, now=now)
@@ -173,8 +228,8 @@ class Servers:
     def _tell(self, serving: Serving) -> None:
         """Let connections, servers and models act on the changes."""
         if self._client is not None:
-            urls = [entry.server.base for entry in self._entries.values()]
-            urls += [entry.settings.metrics_url or entry.server.base for entry in self._entries.values()]
+            targets = [entry.target for entry in self._entries.values()]
+            urls = [url for target in targets for url in (target.base, target.metrics_url) if url is not None]
             self._client.follow(server_settings.trusts(serving), {origin(url) for url in urls})
         for pool in self.pools.values():
             pool.changed()

@@ -196,6 +196,7 @@ class Stalls:
         """Why the servers accept no first calls of lines; empty if one accepts calls."""
         failed = {one.server: one for group in held.values() for one in group if _reason(one) is not Reason.STORE}
         causes = [_cause(backend, failed.get(backend.server.name), now) for backend in self._pool.backends]
+        causes += [(Reason.SERVER_UNREACHABLE, name, None) for name in self._pool.unresolved]
         return [] if None in causes else [cause for cause in causes if cause is not None]
 
 

@@ -4,9 +4,11 @@ import json
 
 import pytest
 from support.backend import Backend, Behaviour
+from support.catalog import change
 from support.processing import Rig, rig
 from support.waiting import until
 
+from tidemill.configuration.catalog import MODEL, SERVER
 from tidemill.schemas import ids
 
 pytestmark = pytest.mark.kafka
@@ -14,6 +16,7 @@ pytestmark = pytest.mark.kafka
 CAPACITY = 64
 LINES = 1_500
 CALL_SECONDS = 0.1
+IN_FORCE_SECONDS_MAX = 5.0
 
 
 @pytest.fixture
@@ -95,3 +98,34 @@ async def test_settings_of_a_model_change_its_calls(kafka, backend, tmp_path) ->
     }  # fmt: skip
     assert backend.teams == {"blue": 1}
     assert done["response"]["body"]["model"] == "adapter-7", "the reply passes as it came"
+
+
+async def test_servers_change_while_a_batch_runs(kafka, backend, tmp_path) -> None:
+    """The name of one is resolved, and its limit halved; another one comes, and the first goes."""
+    lines = 4_000
+    rule = Behaviour(latency_seconds=CALL_SECONDS)
+    backend.rule = lambda _body, _nth: rule
+    port = backend.url.split(":")[2].split("/")[0]
+    first = {"url": f"http://localhost:{port}/v1", "discover": "dns"}
+    with Backend(lambda _body, _nth: rule) as other:
+        async with rig(kafka, backend, tmp_path, max_in_flight=32, **first) as made:
+            await made.process().ready()
+            batch_id = await made.batch(lines, pack=16)
+            await until(lambda: backend.in_flight == 32, "all places in use")
+            assert {headers["host"] for headers in backend.headers} == {f"localhost:{port}"}
+            name = f"localhost:{port}"
+            await change(kafka, {SERVER + name: {**first, "max_in_flight": 8}})
+            await until(lambda: backend.in_flight <= 8, "a lower limit", seconds_max=IN_FORCE_SECONDS_MAX)
+            model = {"max_in_flight": 32}
+            await change(kafka, {
+                f"{SERVER}other": {"url": other.url, "max_in_flight": 16},
+                MODEL + made.model: {**model, "servers": [name, "other"]},
+            })  # fmt: skip
+            await until(lambda: other.in_flight == 16, "another server", seconds_max=IN_FORCE_SECONDS_MAX)
+            await change(kafka, {MODEL + made.model: {**model, "servers": ["other"]}, SERVER + name: None})
+            await until(lambda: not backend.in_flight, "the first one's end", seconds_max=IN_FORCE_SECONDS_MAX)
+            calls = backend.calls
+            await made.collect(batch_id, lines)
+            assert backend.calls == calls
+            assert calls + other.calls == lines
+            assert not any(mark.failed for mark in made.marks.values())

@@ -37,7 +37,12 @@ def is_local(name: str) -> bool:
     """Whether a host name or address always means the machine that uses it."""
     if name == "localhost" or name.endswith(".localhost"):
         return True
+    return (address := address_of(name)) is not None and address.is_loopback
+
+
+def address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that a host is; None if it is a name."""
     try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
+        return ipaddress.ip_address(host.strip("[]"))
     except ValueError:
-        return False
+        return None

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import orjson
 from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, Field, field_validator, model_validator
 
+from tidemill.configuration.connections import address_of
 from tidemill.configuration.misconfigured import Table, nearest
 from tidemill.configuration.schedule import Hours
 from tidemill.schemas import headers
@@ -101,6 +102,9 @@ class Server(Table):
     """Average tokens of requests and answers a minute; by default unlimited."""
     drain: bool = False
     """Make no new calls to it; calls in flight finish."""
+    discover: Literal["dns"] | None = None
+    """With `dns`, each address that the host name resolves to is a server of its own, like `gpu@10.0.0.7`, with
+    all of these settings; they are followed while batches run."""
 
     @field_validator("url")
     @classmethod
@@ -132,6 +136,12 @@ class Server(Table):
     def _possible(self) -> Self:
         if self.headroom is not None and self.metrics is False:
             raise ValueError("headroom: what others leave is read from metrics, and they are switched off")
+        if self.discover and address_of(self.url.host or ""):
+            raise ValueError(f"discover: {self.url.host} is an address, and no host name")
+        if self.discover and not isinstance(self.metrics, bool) and self.metrics.host != self.url.host:
+            raise ValueError(
+                f"discover: metrics are read from each address, so they need the host {self.url.host}"
+            )
         if self.client_key_file is not None and self.client_cert_file is None:
             raise ValueError("client_key_file: it is the key of a certificate, and client_cert_file is not set")
         return self

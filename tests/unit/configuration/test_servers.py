@@ -87,8 +87,10 @@ def server(**settings: object) -> dict[str, object]:
         (server(headers={"a b": "x"}), "servers.b.headers: 'a b' cannot be the name"),
         (server(headers={"a": "ü"}), "servers.b.headers: the value of a is not ASCII"),
         (server(client_key_file="/"), "servers.b: client_key_file: it is the key"),
+        (server(url="http://[::1]/v1", discover="dns"), "servers.b: discover: [::1] is an address"),
+        (server(discover="dns", metrics="http://c/metrics"), "servers.b: discover: metrics are read from each"),
     ],
-    ids=range(17),
+    ids=range(19),
 )
 def test_contradictions(content: dict[str, dict[str, object]], said: str) -> None:
     """Are refused at the start, with the place."""

@@ -7,7 +7,7 @@ from support.servers import configured
 from tidemill.configuration.servers import Model
 from tidemill.processors.backends.metrics_poller import HEADROOM_SECONDS_MAX, POLL_SECONDS, SILENT_SECONDS_MAX
 from tidemill.processors.backends.permit_queue import Member
-from tidemill.processors.backends.server_settings import poller
+from tidemill.processors.backends.server_settings import Target, poller
 from tidemill.processors.http.client import HttpUpstream
 
 
@@ -36,7 +36,7 @@ class World:
         (self.backend,) = configured(models, clock=lambda: self.now)
         self.backend.set_part("m", 1.0, self.now)
         self.backend.queue.join(Member(lambda: None, self._told))
-        self.poller = poller(self.backend, models["m"].backends[0], upstream, lambda: self.now)
+        self.poller = poller(self.backend, Target(models["m"].backends[0]), upstream, lambda: self.now)
 
     async def poll(self) -> float:
         """Poll once; gives the pause after it."""

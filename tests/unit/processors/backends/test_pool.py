@@ -4,9 +4,10 @@ from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
-from support.servers import backend
+from support.servers import backend, server
 from support.virtual import failed
 
+from tidemill.processors.backends.backend import Backend
 from tidemill.processors.backends.pool import REFUSED_PART_MAX, BackendPool
 from tidemill.processors.failures import Fault, History
 from tidemill.processors.limits.concurrency_limit import START_CALLS, ConcurrencyLimit
@@ -161,3 +162,22 @@ def test_answers_are_known_by_endpoint() -> None:
     assert fleet.that_answered("/v1/embeddings", 0.5) == fleet.backends
     assert not fleet.that_answered("/v1/embeddings", 1.0)
     assert not fleet.that_answered("/v1/chat/completions", 0.0)
+
+
+def test_a_call_that_breaks_off_with_a_server_that_goes_is_not_the_fault_of_its_line() -> None:
+    """However many others it has answered; the next call is made elsewhere at once, and no probe goes there."""
+    going, staying = (server(name, ConcurrencyLimit(64)) for name in ("going", "staying"))
+    pool = BackendPool([Backend(going)])
+    call, other = pool.acquire(0.0), pool.acquire(0.0)
+    assert call is not None
+    assert other is not None
+    pool.answered(other, 2.0, endpoint="/v1/embeddings", begun=1.0)
+    pool.configure([staying], calls_max=None, now=3.0)
+    failure = failed(Fault.SERVER_OR_LINE, line=("batch", 0), endpoint="/v1/embeddings", at=3.0)
+    evidence = pool.failed(call, failure, History(0.0))
+    assert (evidence.others_answered, evidence.other_is_well) == (False, True)
+    assert going.in_flight == 0
+    assert pool.acquire_health_probe(call.backend, 4.0) is None
+    elsewhere = pool.acquire(4.0, avoid=call.backend)
+    assert elsewhere is not None
+    assert elsewhere.backend.server is staying
