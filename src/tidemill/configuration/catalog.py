@@ -14,7 +14,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tidemill.configuration import misconfigured
-from tidemill.configuration.servers import Model, Price, Server, Serving, serving
+from tidemill.configuration.servers import Contradiction, Model, Price, Server, Serving, serving
 from tidemill.schemas import configured
 from tidemill.schemas.bounds import Name, Time
 
@@ -140,41 +140,21 @@ class Fold:
     def contents(self) -> Contents:
         """The servers and models after the records so far."""
         faults = {key: found for key, found in self._parsed.items() if isinstance(found, str)}
-        # The older one of two that contradict each other stays.
+        # The older one of two servers with one address stays.
         order = sorted(self._parsed, key=lambda key: (self.entries[key].revision < 0, self.entries[key].revision))
         servers = {name_of(key): one for key in order if isinstance(one := self._parsed[key], Server)}
         models = {name_of(key): one for key in order if isinstance(one := self._parsed[key], Model)}
-        try:
-            found = serving(servers, models)
-        except ValueError:
-            found, contradictions = _without_contradictions(servers, models)
-            faults |= contradictions
+        while True:
+            try:
+                found = serving(servers, models)
+            except Contradiction as error:
+                (servers if error.kind == "servers" else models).pop(error.name)
+                faults[f"{error.kind[:-1]}/{error.name}"] = str(error)
+            else:
+                break
         return Contents(
             entries=dict(self.entries), serving=found, faults=faults, applied=self.applied, revision=self.revision
         )
-
-
-def _without_contradictions(
-    servers: Mapping[str, Server], models: Mapping[str, Model]
-) -> tuple[Serving, dict[Key, str]]:
-    faults: dict[Key, str] = {}
-    good_servers: dict[str, Server] = {}
-    good_models: dict[str, Model] = {}
-    for name, server in servers.items():
-        try:
-            serving({**good_servers, name: server}, {})
-        except ValueError as error:
-            faults[SERVER + name] = str(error)
-        else:
-            good_servers[name] = server
-    for name, model in models.items():
-        try:
-            serving(good_servers, {**good_models, name: model})
-        except ValueError as error:
-            faults[MODEL + name] = str(error)
-        else:
-            good_models[name] = model
-    return serving(good_servers, good_models), faults
 
 
 def kind_of(key: Key) -> Literal["server/", "model/"]:

@@ -292,19 +292,28 @@ class Serving:
         return [model for model, names in self.by_model.items() if server in names]
 
 
+class Contradiction(ValueError):
+    """A server or a model contradicts others; the text begins with the path of the setting."""
+
+    def __init__(self, kind: str, name: str, text: str) -> None:
+        super().__init__(f"{kind}.{name}{text}")
+        self.kind, self.name = kind, name
+        """`servers` or `models`, and the name of the one that can be left out."""
+
+
 def serving(servers: Mapping[str, Server], models: Mapping[str, Model]) -> Serving:
     """Name the servers of the short form after their addresses, and find those of each model.
 
     Raises:
-        ValueError: A model names a server that does not exist, two settings of one server differ, or two models
-            have one name; the text begins with the path of the setting.
+        Contradiction: A model names a server that does not exist, two settings of one server differ, or two models
+            have one name.
     """
     names: dict[tuple[str, str | None], str] = {}
     places: dict[str, str] = {}
     """Where each server is set."""
     for name, server in servers.items():
         if (other := names.setdefault(server.identity, name)) != name:
-            raise ValueError(f"servers.{name}: it has the address and the key of servers.{other}")
+            raise Contradiction("servers", name, f": it has the address and the key of servers.{other}")
         places[name] = f"servers.{name}"
     found = dict(servers)
     by_model = {}
@@ -312,20 +321,22 @@ def serving(servers: Mapping[str, Server], models: Mapping[str, Model]) -> Servi
         for name in settings.servers:
             if name not in servers:
                 near = f", but {one}" if (one := nearest(name, servers)) else ""
-                raise ValueError(f"models.{model}.servers: there is no server {name}{near}")
+                raise Contradiction("models", model, f".servers: there is no server {name}{near}")
         by_model[model] = settings.servers
         for number, server in enumerate(settings.backends):
-            here = f"models.{model}.backends.{number}"
+            here = f".backends.{number}"
             name = names.setdefault(server.identity, server.place)
             if name == server.place and found.get(name, server).identity != server.identity:
                 # Another server has this address, with another key.
                 name = names[server.identity] = f"{name}@{server.api_key_env or 'no-key'}"
             if found.setdefault(name, server) != server:
-                raise ValueError(
+                raise Contradiction(
+                    "models",
+                    model,
                     f"{here}: {places[name]} has the same address and key, and other settings; "
-                    "set the server once, in [servers.name], and name it in servers"
+                    "set the server once, in [servers.name], and name it in servers",
                 )
-            places.setdefault(name, here)
+            places.setdefault(name, f"models.{model}{here}")
             by_model[model] += (name,)
     _check_certificates(found, places)
     return Serving(servers=found, models=dict(models), by_model=by_model, aliases=_aliases(models))
@@ -337,7 +348,7 @@ def _aliases(models: Mapping[str, Model]) -> dict[str, str]:
     for name, model in models.items():
         for alias in model.aliases:
             if alias in names:
-                raise ValueError(f"models.{name}.aliases: {alias} is the name of {names[alias]} already")
+                raise Contradiction("models", name, f".aliases: {alias} is the name of {names[alias]} already")
             names[alias], found[alias] = f"models.{name}", name
     return found
 
@@ -348,6 +359,7 @@ def _check_certificates(servers: Mapping[str, Server], places: Mapping[str, str]
     for name, server in servers.items():
         other = first.setdefault((server.url.host, server.url.port), name)
         if servers[other].client_cert_file != server.client_cert_file:
-            raise ValueError(
-                f"{places[name]}: {places[other]} has its host and port, and another client_cert_file"
+            kind, _, where = places[name].partition(".")
+            raise Contradiction(
+                kind, where, f": {places[other]} has its host and port, and another client_cert_file"
             )
