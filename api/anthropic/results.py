@@ -70,12 +70,16 @@ async def written(deps: Dependencies, project: str, batch: Batch) -> AsyncIterat
 
 
 async def _of_files(deps: Dependencies, project: str, batch: Batch) -> AsyncIterator[bytes]:
-    after = -1
+    after, count = -1, 0
     while found := bounded(await result_pages.page(deps, project, batch, after=after, limit=PAGE_LINES)):
         texts = deps.lines.read(found)
         for each in found:
             yield result(await result_pages.next_line(texts), failed=each.failed)
-        after = found[-1].index
+        after, count = found[-1].index, count + len(found)
+    receipt = batch.tidemill.receipt
+    if receipt is not None and count < receipt.lines - max(0, receipt.missing):
+        # A file was deleted meanwhile: the client must not take the rest for the whole.
+        raise errors.unavailable("results of this batch")
 
 
 async def _of_input(deps: Dependencies, project: str, batch: Batch) -> AsyncIterator[bytes]:

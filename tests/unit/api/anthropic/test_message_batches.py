@@ -8,6 +8,7 @@ import orjson
 import pytest
 from support.dependencies import NOW, READER, open_dependencies, with_settings
 
+from tidemill.api.anthropic import results
 from tidemill.api.app import create_app
 from tidemill.configuration.settings import Settings
 from tidemill.schemas import ids
@@ -25,6 +26,7 @@ from tidemill.schemas.resources.batch import (
     RequestCounts,
     Status,
 )
+from tidemill.schemas.resources.error import ApiError
 from tidemill.schemas.resources.file import File
 
 PARAMS = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "é\u2028"}]}
@@ -252,6 +254,23 @@ async def test_results_come_from_both_files_in_order(client, deps):
         errored("api_error", "No answer in time."),
         {"type": "canceled"},
     ]
+
+
+async def test_results_without_one_of_their_files_are_no_results(client, deps):
+    """If a file goes while they are sent, they break off; afterwards there are none."""
+    batch_id = (await create(client)).json()["id"]
+    texts = [
+        (index, index == 1, answered(batch_id, index, 200, MESSAGE, {"code": "x", "message": "y"}))
+        for index in range(2)
+    ]
+    await end(deps, batch_id, "completed_at", Status.COMPLETED, texts)
+    batch = Batch.model_validate_json(deps.view.batch("p", batch_id))
+    assert len(b"".join([chunk async for chunk in results.written(deps, "p", batch)]).splitlines()) == 2
+    deps.view.drop_file(ids.derived_file_id(batch_id, "errors"), -1)
+    with pytest.raises(ApiError):
+        async for _ in results.written(deps, "p", batch):
+            pass
+    assert (await get(client, f"/{batch_id}"))["results_url"] is None
 
 
 def errored(kind: str, message: str, request_id: str | None = None) -> dict:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 
 import httpx
@@ -177,3 +178,19 @@ async def test_allowed_origins_may_read_every_answer(address, path, host, more, 
             answer = await asyncio.get_running_loop().sock_recv(raw, MIB)
         assert answer.split()[1] == status
         assert (f"access-control-allow-origin: {ORIGIN}\r\n".encode() in answer) is (origin == ORIGIN)
+
+
+@pytest.mark.parametrize(
+    ("host", "more", "status"), [(b"evil.example", b"", b"421"), (b"localhost", MANY, b"431")]
+)
+async def test_answers_without_the_app_have_the_shape_of_their_api(address, host, more, status):
+    """Anthropic's below its path; both name the request in the header that their SDKs read."""
+    for path, is_anthropic in ((b"/v1/messages/batches?limit=1", True), (b"/v1/batches", False)):
+        head = b"GET %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (path, host, more)
+        async with asyncio.timeout(SECONDS_MAX), connected(address, head) as raw:
+            answer = await asyncio.get_running_loop().sock_recv(raw, MIB)
+        fields, body = answer.split(b"\r\n\r\n", 1)
+        found = json.loads(body)
+        assert fields.split()[1] == status
+        assert found.get("type", "") == ("error" if is_anthropic else "")
+        assert (b"\r\nrequest-id: " + found.get("request_id", "").encode() in fields) is is_anthropic
