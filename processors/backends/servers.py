@@ -10,7 +10,7 @@ loop, so no call sees half of them.
 import asyncio
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from tidemill.configuration.servers import Model, Serving
 from tidemill.configuration.servers import Server as Settings
@@ -23,6 +23,10 @@ from tidemill.processors.backends.server import Server
 from tidemill.processors.backends.server_settings import Target
 from tidemill.processors.http.client import Origin, Trust, origin
 from tidemill.schemas.ports import Clock, Monotonic
+from tidemill.schemas.resources.waiting import Reason
+
+LACK_SECONDS: Final = 3.0
+"""Between two looks for the key and the files of a server that lacks one."""
 
 
 class Client(Getter, Protocol):
@@ -82,6 +86,7 @@ class Servers:
         """By the name in the settings."""
         self._leaving: list[Server] = []
         """Servers that are gone and have calls in flight."""
+        self._later: asyncio.TimerHandle | None = None
 
     def __iter__(self) -> Iterator[Server]:
         """Iterate over all servers, those included that are gone and have calls in flight."""
@@ -100,6 +105,8 @@ class Servers:
 
     async def close(self) -> None:
         """Stop polling."""
+        if self._later is not None:
+            self._later.cancel()
         tasks = [entry.poller for entry in self._entries.values() if entry.poller is not None]
         tasks += [discovery.task for discovery in self._discovered.values()]
         for task in tasks:
@@ -127,6 +134,14 @@ class Servers:
         self._set_pools({name: models.get(name) for name in own}, serving, targets, now)
         self._share_clocks(serving)
         self._tell(serving)
+        self._follow_later()
+
+    def _follow_later(self) -> None:
+        """Look again as long as a server lacks a key or a file, which may come without a change."""
+        if self._later is not None:
+            self._later.cancel()
+        is_lacking = any(entry.server.drain is Reason.ACCESS for entry in self._entries.values())
+        self._later = asyncio.get_running_loop().call_later(LACK_SECONDS, self._follow) if is_lacking else None
 
     def _discover(self, wanted: Mapping[str, Settings]) -> None:
         """Follow the addresses of these servers, and of no others."""

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections import Counter
+from pathlib import Path
 
 from support.servers_at_work import CALL_SECONDS, Make, force, simulated
 
 from tidemill.configuration.servers import serving
+from tidemill.schemas.resources.waiting import Reason
 
 
 def test_each_change_is_in_force_at_once_and_no_line_is_lost() -> None:
@@ -74,6 +76,26 @@ def test_a_model_without_servers_waits_and_goes_on() -> None:
         world.models["a"] = model.model_copy(update={"servers": ("gpu-3",)})
         assert await force(world) == {"gpu-1": 32, "gpu-3": 8}
         await world.end("a", "b", lines=4_000)
+
+    simulated(case)
+
+
+def test_a_server_is_called_once_its_file_is_there(tmp_path: Path) -> None:
+    """Without a change of the settings, and no line fails meanwhile."""
+    file = tmp_path / "ca.pem"
+
+    async def case(make: Make) -> None:
+        world = make()
+        world.server("gpu-1", max_in_flight=32, ca_file=file)
+        world.model("a", "gpu-1")
+        world.apply()
+        world.publish("a", "a", 1_000)
+        await asyncio.sleep(10)
+        assert world.found("gpu-1").drain is Reason.ACCESS
+        assert not world.engines.sent
+        file.touch()
+        await world.end("a", lines=1_000, seconds=60)
+        assert world.servers._later is None
 
     simulated(case)
 
