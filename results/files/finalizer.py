@@ -31,10 +31,6 @@ Blocked = Callable[[str], None]
 """Called with the reason why a batch cannot be finished; the finalizer tries again anyway."""
 
 
-class LinesLost(Exception):
-    """Lines are neither in the store nor in the log; the text says how many."""
-
-
 class Unfinished(Exception):
     """The files of a batch cannot be written; the text says why."""
 
@@ -111,7 +107,7 @@ class Finalizer:
         """The batch with new parts made of its lines in the log.
 
         Raises:
-            LinesLost: The log lacks lines.
+            Unfinished: The log lacks lines.
         """
         async with self._room:
             parts = await self._parts(state)
@@ -133,7 +129,7 @@ class Finalizer:
                 if not recovery.missing:
                     break
         if recovery.missing:
-            raise LinesLost(f"{recovery.missing} of its lines are no longer in the log")
+            raise Unfinished(f"{recovery.missing} of its lines are no longer in the log")
         return await recovery.parts()
 
 
@@ -142,7 +138,7 @@ def _reason(error: Exception) -> str:
     match error:
         case NotFound():
             return f"{error} is not in the store"
-        case PartError() | LinesLost():
+        case PartError() | Unfinished():
             return str(error)
         case _:
             log.error("writing the files of a batch failed", exc_info=error)

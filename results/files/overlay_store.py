@@ -7,8 +7,8 @@ from tidemill.schemas.ports import NotFound, Store
 from tidemill.storage.directory import DirectoryStore
 
 
-class OverlayStoreError(Exception):
-    """The folder cannot be written. Not an `OSError`, since a retry does not help."""
+class RebuildError(Exception):
+    """The files cannot be rebuilt; the text says why. Not an `OSError`, since a retry does not help."""
 
 
 class OverlayStore(DirectoryStore):
@@ -24,7 +24,7 @@ class OverlayStore(DirectoryStore):
         try:
             return await super().write(key, chunks)
         except OSError as error:
-            raise OverlayStoreError(f"the scratch store cannot be written: {error}") from error
+            raise RebuildError(f"the scratch store cannot be written: {error}") from error
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """Read from the folder, else from below."""

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from tidemill.results.files.compaction import Compactor
-from tidemill.results.files.overlay_store import OverlayStore
+from tidemill.results.files.overlay_store import OverlayStore, RebuildError
 from tidemill.results.files.part_recovery import PART_BYTES, PartRecovery
 from tidemill.results.state.reducer import State
 from tidemill.schemas.log.codec import Headers
@@ -22,10 +22,6 @@ from tidemill.schemas.log.part import PartError, PartRef, file_key
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, Receipt, Status
 from tidemill.schemas.resources.bill import Tariff
-
-
-class RebuildError(Exception):
-    """The files cannot be rebuilt; the text says why."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from tidemill.kafka import history
 from tidemill.kafka.history import FIRST, Reader
 from tidemill.kafka.producer import partition_of
 from tidemill.ops import Say
-from tidemill.results.files.overlay_store import OverlayStore, OverlayStoreError
-from tidemill.results.files.rebuild import Rebuild, RebuildError, Rebuilt, same
+from tidemill.results.files.overlay_store import OverlayStore, RebuildError
+from tidemill.results.files.rebuild import Rebuild, Rebuilt, same
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
@@ -51,7 +51,7 @@ async def rebuild(settings: Settings, kafka: Kafka, names: Sequence[str], say: S
             try:
                 batch = _known(known, vault, name)
                 is_equal &= await _one(reader, store, batch, files, say, vault=vault, write=write)
-            except (RebuildError, OverlayStoreError) as error:
+            except RebuildError as error:
                 say(str(error))
                 is_equal = False
     return is_equal
