@@ -14,6 +14,7 @@ from support.brokers import StartedBroker
 from support.waiting import wait_until
 
 from tidemill.configuration.security import client_options
+from tidemill.local import parent_death
 from tidemill.local.embedded import jars
 from tidemill.local.embedded.broker import Broker, BrokerError
 
@@ -75,25 +76,37 @@ async def test_records_and_address_survive_a_crash_and_a_stop(tmp_path):
         broker.stop()
 
 
-async def test_start_cache(tmp_path):
-    """The first stop makes it, later starts use it, and one that is spoilt does no harm."""
+async def test_start_cache(tmp_path, monkeypatch):
+    """The first stop makes it, later formats and starts use it, and one that is spoilt does no harm."""
     cache = tmp_path / "cache"
     await jars.fetch(jars.pinned(), jars.cache_folder())
     shutil.copytree(jars.cache_folder() / "jars", cache / "jars")
+    formats = []
+    command = parent_death.command
+
+    def noted(argv, **options):
+        if "kafka.tools.StorageTool" in argv:
+            formats.append(argv)
+        return command(argv, **options)
+
+    monkeypatch.setattr(parent_death, "command", noted)
     broker = StartedBroker(tmp_path / "data", cache=cache)
     try:
         await broker.start()
         broker.stop(aot_seconds_max=60)
         (made,) = (cache / "aot").iterdir()
-        for _ in ("whole", "spoilt"):
+        for state in ("whole", "spoilt"):
+            broker = StartedBroker(tmp_path / state, cache=cache)
             await broker.start()
             assert f"-XX:AOTCache={made}" in psutil.Process(broker.pid).cmdline()
+            assert f"-XX:AOTCache={made}" in formats[-1]
             broker.stop()
             # In place of it, not into it: another broker may have it mapped.
             made.unlink()
             made.write_bytes(b"no cache at all")
     finally:
         broker.stop()
+    assert len(formats) == 3
 
 
 def test_dies_with_its_starter(tmp_path):

@@ -228,14 +228,19 @@ class Broker:
         parts += [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
-    def _aot_options(self) -> list[str]:
-        """Options to use the cache if it exists, else to record a training run for it."""
-        if self._aot is None:
+    def _cached(self) -> list[str]:
+        """Options to use the start cache, if it exists."""
+        if self._aot is None or not ownership.is_trusted(self._aot):
             return []
-        if ownership.is_trusted(self._aot):
-            with suppress(OSError):
-                os.utime(self._aot)
-            return [f"-XX:AOTCache={self._aot}", "-Xlog:aot*=off"]
+        with suppress(OSError):
+            os.utime(self._aot)
+        return [f"-XX:AOTCache={self._aot}", "-Xlog:aot*=off"]
+
+    def _aot_options(self) -> list[str]:
+        """Options to use the start cache if it exists, else to record a training run for it."""
+        options = self._cached()
+        if options or self._aot is None:
+            return options
         # The cache may be part of a read-only image.
         if not os.access(self._aot.parent, os.W_OK):
             return []
@@ -259,8 +264,11 @@ class Broker:
         config = self._write_properties("format.properties", new.name, clean=True)
         arguments = self.folder / "format.arguments"
         write_private(arguments, "\n".join(self._format_arguments(config)))
+        program, *options = self._java
         process = await asyncio.create_subprocess_exec(
-            *parent_death.command([*self._java, "kafka.tools.StorageTool", f"@{arguments.name}"]),
+            *parent_death.command(
+                [program, *self._cached(), *options, "kafka.tools.StorageTool", f"@{arguments.name}"]
+            ),
             cwd=self.folder,
             env=self.environ,
             stdin=asyncio.subprocess.DEVNULL,
