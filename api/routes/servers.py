@@ -6,7 +6,7 @@ undoes another unseen. `if-match` with a revision makes a change only if the obj
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -48,6 +48,12 @@ class Precondition(reading.Parameters):
 
     if_match: Annotated[int | None, Field(alias="If-Match", ge=0), reading.WHOLE] = None
     """Make the change only if the object has this revision."""
+
+
+class Matching(Headers[Precondition]):
+    """The precondition of a change."""
+
+    errors: ClassVar[Mapping[int, str]] = {**Headers.errors, 412: "The object has another revision."}
 
 
 class EntryRequest(reading.Body):
@@ -153,7 +159,7 @@ async def put(
     kind: Kind,
     name: EntryName,
     body: Annotated[EntryRequest, Depends(JsonBody(EntryRequest))],
-    match: Annotated[Precondition, Depends(Headers(Precondition))],
+    match: Annotated[Precondition, Depends(Matching(Precondition))],
 ) -> Response:
     """Add a server or a model, or replace all of its settings; every process follows within seconds."""
     key = kind + name
@@ -170,7 +176,7 @@ async def patch(
     kind: Kind,
     name: EntryName,
     body: Annotated[EntryRequest, Depends(JsonBody(EntryRequest))],
-    match: Annotated[Precondition, Depends(Headers(Precondition))],
+    match: Annotated[Precondition, Depends(Matching(Precondition))],
 ) -> Response:
     """Change some settings of a server or a model; every process follows within seconds."""
 
@@ -190,7 +196,7 @@ async def remove(
     caller: OperatorCaller,
     kind: Kind,
     name: EntryName,
-    match: Annotated[Precondition, Depends(Headers(Precondition))],
+    match: Annotated[Precondition, Depends(Matching(Precondition))],
 ) -> Response:
     """Remove a server, or a model; lines that wait for the model wait until their deadline."""
 
