@@ -111,6 +111,7 @@ class Processors:
         now = asyncio.get_running_loop().time
         metrics.sample(metrics.SERVER_IN_FLIGHT, lambda: {server.name: server.in_flight for server in servers})
         metrics.sample(metrics.SERVER_LIMIT, lambda: {server.name: server.found(now()) for server in servers})
+        metrics.sample(metrics.MODEL_SERVERS, lambda: {name: pool.well for name, pool in servers.pools.items()})
         metrics.sample(metrics.IN_FLIGHT, lambda: {model.name: model.dispatcher.busy for model in self._models})
         metrics.sample(metrics.HELD, lambda: {model.name: len(model.held_records) for model in self._models})
 

@@ -22,6 +22,7 @@ from tidemill.results.ports import Limits, Owner, Resources
 from tidemill.results.record_handler import BOUNDS, RecordHandler
 from tidemill.results.state import batch_gauges
 from tidemill.results.state.active_batches import ActiveBatches
+from tidemill.results.state.backlog import Backlog
 from tidemill.results.state.stalls import held
 from tidemill.results.state.tables import Tables
 from tidemill.schemas.log import topics
@@ -48,6 +49,7 @@ class Results:
     def __init__(self, settings: Settings, kafka: Kafka, catalog: Catalog) -> None:
         """Set up the app; nothing is connected yet."""
         self._settings = settings
+        self._catalog = catalog
         self._freeze_guard = FreezeGuard()
         self._log = Log(kafka, before_request=self._wait_valid)
         self._key_manager = KeyManager(settings, kafka, self._log)
@@ -102,6 +104,7 @@ class Results:
             asyncio.create_task(self._key_manager.destroy_due_keys(time.time, lambda: self.app.retention_seconds)),
         ]
         batch_gauges.register(self._active_batches, time.time, time.monotonic)
+        Backlog(self._active_batches, self._called_models, time.time).register()
         return [self.app]
 
     async def stop(self) -> None:
@@ -117,6 +120,10 @@ class Results:
         for handler in self._owners.partitions:
             assert isinstance(handler, RecordHandler)
             yield handler.partition.active_batches
+
+    def _called_models(self) -> list[str]:
+        models = self._catalog.contents.serving.models
+        return [name for name, model in models.items() if not model.paused]
 
     async def _wait_valid(self) -> None:
         """Return once this process is certainly the owner of its partitions; see `Owner`."""

@@ -212,6 +212,11 @@ class BackendPool:
         if server.queue.waiting:
             server.queue.ended(self._member)
 
+    @property
+    def well(self) -> int:
+        """Backends that take calls."""
+        return sum(backend.is_well for backend in self.backends)
+
     def has_other(self, backend: Backend) -> bool:
         """Whether another backend is well."""
         return any(other.is_well and other is not backend for other in self.backends)

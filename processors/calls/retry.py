@@ -21,10 +21,12 @@ only while the server refuses few others.
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from tidemill.processors.failures import CallFailure, Evidence, Fault, History
+from tidemill.processors.failures import CallFailure, Evidence, FailureKind, Fault, History
 
 WAIT_SECONDS_BASE: Final = 0.5
 WAIT_SECONDS_MAX: Final = 60.0
+CONNECT_SECONDS_MAX: Final = 5.0
+"""The longest wait of a line whose server could not be reached."""
 TRIES_MAX: Final = 10
 SPREAD_SECONDS_MIN: Final = 60.0
 PROBE_SECONDS_MIN: Final = 2.0
@@ -103,6 +105,9 @@ def decide(
     else:
         # The exponent has a bound, since a line may be retried for days.
         longest = 2 * policy.spread_seconds_min / policy.tries_max if counts else policy.wait_seconds_max
+        if failure.kind is FailureKind.CONNECT:
+            # The breaker lets only probes through; once one is answered, no line should wait for long.
+            longest = CONNECT_SECONDS_MAX
         wait = chance * min(longest, policy.wait_seconds_base * 2.0 ** min(attempt - 1, 30))
         wait = _adjusted(wait, failure, evidence, history, policy)
     at = failure.at + wait

@@ -92,6 +92,26 @@ SERVER_LIMIT: Final = Sampled(
     "Concurrency limit of a server for this process, as currently estimated.",
     "server",
 )
+MODEL_SERVERS: Final = Sampled(
+    "tidemill_model_servers",
+    "Servers of a model that take calls. Take the maximum over processes.",
+    "model",
+)
+WAITING_LINES: Final = Sampled(
+    "tidemill_model_waiting_lines",
+    "Lines of running batches without a result, those in flight included; 0 while the model is paused.",
+    "model",
+)
+WAITING_TOKENS: Final = Sampled(
+    "tidemill_model_waiting_tokens",
+    "Tokens of these lines and of their answers, as estimated from the results so far.",
+    "model",
+)
+WAITING_SECONDS: Final = Sampled(
+    "tidemill_model_waiting_seconds",
+    "Age of the oldest batch with such a line. Take the maximum over processes.",
+    "model",
+)
 HELD: Final = Sampled(
     "tidemill_records_held",
     "Request records that wait for the key of their batch; `tidemill.waiting` of the batch says why.",
@@ -122,7 +142,8 @@ DISK_FREE: Final = Sampled(
     "disk",
 )
 SAMPLED: Final = (
-    LAG, IN_FLIGHT, SERVER_IN_FLIGHT, SERVER_LIMIT, HELD, BATCHES, AT_RISK, STALLED, SLACK, CONNECTIONS, DISK_FREE,
+    LAG, IN_FLIGHT, SERVER_IN_FLIGHT, SERVER_LIMIT, MODEL_SERVERS, WAITING_LINES, WAITING_TOKENS, WAITING_SECONDS,
+    HELD, BATCHES, AT_RISK, STALLED, SLACK, CONNECTIONS, DISK_FREE,
 )  # fmt: skip
 
 

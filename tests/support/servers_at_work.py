@@ -34,7 +34,8 @@ IN_FORCE_SECONDS = 2 * CALL_SECONDS
 class Engines:
     """The servers themselves, by host; those in `down` refuse connections."""
 
-    def __init__(self) -> None:
+    def __init__(self, call_seconds: float) -> None:
+        self.call_seconds = call_seconds
         self.down: set[str] = set()
         self.stopped: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         """Set where calls in flight break off."""
@@ -60,7 +61,7 @@ class Engines:
         self.lines[asked["batch"], asked["n"]] += 1
         self.in_flight[host] += 1
         try:
-            async with asyncio.timeout(CALL_SECONDS):
+            async with asyncio.timeout(self.call_seconds):
                 await self.stopped[host].wait()
         except TimeoutError:
             return GOOD
@@ -127,9 +128,11 @@ class Resolver:
 class World:
     """A process of two models, `a` and `b`."""
 
-    def __init__(self, loop: SimulatedLoop, *, prefix_bytes: int | None = None) -> None:
+    def __init__(
+        self, loop: SimulatedLoop, *, prefix_bytes: int | None = None, call_seconds: float = CALL_SECONDS
+    ) -> None:
         self.loop = loop
-        self.engines = Engines()
+        self.engines = Engines(call_seconds)
         self.log = Log()
         self.named: dict[str, Settings] = {}
         self.models: dict[str, Model] = {}

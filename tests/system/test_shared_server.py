@@ -1,10 +1,13 @@
 """Several models on one server, as processors run them: a real broker, and real HTTP."""
 
 import json
+import re
 
 import pytest
+from aiohttp import ClientSession
 from support.backend import Backend, Behaviour
 from support.catalog import change
+from support.ports import free_port
 from support.processing import Rig, rig
 from support.waiting import until
 
@@ -17,6 +20,7 @@ CAPACITY = 64
 LINES = 1_500
 CALL_SECONDS = 0.1
 IN_FORCE_SECONDS_MAX = 5.0
+FULL_SECONDS_MAX = 10.0
 
 
 @pytest.fixture
@@ -98,6 +102,32 @@ async def test_settings_of_a_model_change_its_calls(kafka, backend, tmp_path) ->
     }  # fmt: skip
     assert backend.teams == {"blue": 1}
     assert done["response"]["body"]["model"] == "adapter-7", "the reply passes as it came"
+
+
+async def test_a_server_that_starts_late_has_all_its_calls_soon(kafka, tmp_path, monkeypatch) -> None:
+    """Calls find no server at first, as the metrics say; within ten seconds of its start it has all of them."""
+    port, health_port = free_port(), free_port()
+    monkeypatch.setenv("TIDEMILL_HEALTH_PORT", str(health_port))
+    late = Backend(lambda _body, _nth: Behaviour(latency_seconds=CALL_SECONDS), port=port)
+    url = f"http://127.0.0.1:{port}/v1"
+    async with rig(kafka, late, tmp_path, max_in_flight=CAPACITY, url=url) as made, ClientSession() as client:
+
+        async def servers() -> str:
+            async with client.get(f"http://127.0.0.1:{health_port}/metrics") as page:
+                found = re.search(rf'tidemill_model_servers{{model="{made.model}"}} (\d+)', await page.text())
+            return "" if found is None else found[1]
+
+        async def are(number: str) -> bool:
+            return await servers() == number
+
+        await made.process().ready()
+        batch_id = await made.batch(LINES, pack=16)
+        await until(lambda: are("0"), "the metrics of a server that is down")
+        with late:
+            await until(lambda: late.in_flight == CAPACITY, "all calls", seconds_max=FULL_SECONDS_MAX)
+            assert await servers() == "1"
+            await made.collect(batch_id, LINES)
+        assert not any(mark.failed for mark in made.marks.values())
 
 
 async def test_servers_change_while_a_batch_runs(kafka, backend, tmp_path) -> None:

@@ -4,6 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -22,9 +23,11 @@ FOLDER = ROOT / "deploy" / "kubernetes"
 VERSION = "1.31"
 STOP_SECONDS = 10
 STAGES = ("api", "ingest", "processors", "results")
+KEDA = ROOT / "deploy" / "keda" / "vllm.yaml"
 OBJECTS = [
     found for file in sorted(FOLDER.glob("*.yaml")) for found in yaml.safe_load_all(file.read_text("utf-8"))
 ]
+SCALED = {found["kind"]: found for found in yaml.safe_load_all(KEDA.read_text("utf-8"))}
 
 
 def of(kind):
@@ -35,7 +38,7 @@ def name(found):
     return f"{found['kind']}-{found['metadata']['name']}"
 
 
-@pytest.mark.parametrize("found", OBJECTS, ids=name)
+@pytest.mark.parametrize("found", [*OBJECTS, SCALED["Service"], SCALED["Deployment"]], ids=name)
 def test_to_the_schema(found):
     """Strictly: what the schema does not know is refused."""
     kubernetes_validate.validate(found, VERSION, strict=True)
@@ -146,3 +149,62 @@ def test_the_alert_goes_off_for_each_reason_that_somebody_has_to_mend():
     assert set(left_out.split("|")) == harmless
     page = (ROOT / "docs" / "reference" / "waiting.md").read_text("utf-8")
     assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)[1:] == list(Reason)
+
+
+def strict(schema):
+    """A schema that refuses fields which it does not name, as the API server drops them."""
+    if isinstance(schema, list):
+        return [strict(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: strict(value) for key, value in schema.items()}
+    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
+        found.setdefault("additionalProperties", False)
+    return found
+
+
+def keda_schema():
+    crd = yaml.safe_load((ROOT / "tests" / "support" / "keda" / "scaledobjects.yaml").read_text("utf-8"))
+    (version,) = (one for one in crd["spec"]["versions"] if one["name"] == "v1alpha1")
+    return strict(version["schema"]["openAPIV3Schema"]["properties"]["spec"])
+
+
+def test_the_scaled_object_is_to_kedas_schema():
+    """A field that KEDA does not know, or of another type, is refused."""
+    schema, spec = keda_schema(), SCALED["ScaledObject"]["spec"]
+    jsonschema.validate(spec, schema)
+    for wrong in ({"minReplicas": 0}, {"cooldownPeriod": "300"}, {"fallback": {"replicas": 1}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**spec, **wrong}, schema)
+
+
+def test_keda_scales_by_metrics_that_are_there():
+    """And to zero only if results say that nothing waits; the names of its objects agree."""
+    spec = SCALED["ScaledObject"]["spec"]
+    assert spec["minReplicaCount"] == 0
+    assert spec["scaleTargetRef"]["name"] == SCALED["Deployment"]["metadata"]["name"]
+    assert "replicas" not in SCALED["Deployment"]["spec"]
+    tokens, deadline = (trigger["metadata"] for trigger in spec["triggers"])
+    assert set(re.findall(r"tidemill_\w+", tokens["query"])) == {metrics.WAITING_TOKENS.name}
+    assert (tokens["activationThreshold"], tokens["ignoreNullValues"]) == ("0", "false")
+    recorded = (ROOT / "deploy" / "rules.yml").read_text("utf-8")
+    assert f"record: {re.search(r'tidemill:[a-z_]+', deadline['query'])[0]}\n" in recorded
+
+
+def test_the_server_that_keda_scales_is_discovered():
+    """The settings at the head of the file can be used, and lead to its service and its model."""
+    head = re.findall(r"^# ? ?(.*)", KEDA.read_text("utf-8"), re.MULTILINE)
+    settings = Settings(**tomllib.loads("\n".join(line for line in head if re.match(r" *(\[|\w+ = )", line))))
+    (server,) = settings.servers.values()
+    service, deployment = SCALED["Service"], SCALED["Deployment"]
+    assert server.discover == "dns"
+    assert service["spec"]["clusterIP"] == "None"
+    place = service["metadata"]
+    assert server.base == f"http://{place['name']}.{place['namespace']}.svc.cluster.local:8000/v1"
+    (model,) = settings.models
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert f"--served-model-name={model}" in container["args"]
+    assert all(
+        f'model="{model}"' in one["metadata"]["query"] for one in SCALED["ScaledObject"]["spec"]["triggers"]
+    )
+    assert service["spec"]["selector"] == deployment["spec"]["template"]["metadata"]["labels"]
