@@ -1,0 +1,196 @@
+"""Servers and models change while batches run: each change takes effect within seconds, and no line fails."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+
+import pytest
+from openai import OpenAI
+from support.backend import Backend, Behaviour
+from support.stack import KEY, Stack
+from support.waiting import wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
+
+LINES = int(os.environ.get("LIVE_LINES", "4000"))
+CALL_SECONDS = 0.1
+EFFECT_SECONDS_MAX = 5.0
+END_SECONDS_MAX = 60.0 + LINES / 50
+CHAT = "/v1/chat/completions"
+
+
+class Service:
+    """An installation with the model `chat` on the server `one`, by a settings file."""
+
+    def __init__(self, folder, one):
+        self.file = folder / "tidemill.toml"
+        self.url = one.url
+        self.write(32)
+        self.stack = Stack(folder / "data", {}, {"TIDEMILL_WINDOWS": '{"24h": 0.5, "20s": 0.5}'})
+        self.stack.cwd = folder
+
+    def text(self, limit, more=""):
+        """A settings file."""
+        return (
+            f'[servers.one]\nurl = "{self.url}"\nmax_in_flight = {limit}\n[models.chat]\nservers = ["one"]\n{more}'
+        )
+
+    def write(self, limit, more=""):
+        """Write the settings file."""
+        self.file.write_text(self.text(limit, more))
+
+    def start(self):
+        self.stack.start()
+        self.client = OpenAI(base_url=self.stack.api, api_key=KEY, max_retries=5)
+
+    def command(self, *words):
+        """Run `tidemill` as an operator does; returns its output."""
+        done = subprocess.run(
+            [sys.executable, "-m", "tidemill", *words, "--base-url", self.stack.api, "--api-key", KEY],
+            capture_output=True, check=False, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def create(self, lines, *, model="chat", window="24h"):
+        body = [
+            {"custom_id": f"c-{number}", "method": "POST", "url": CHAT,
+             "body": {"model": model, "messages": [{"role": "user", "content": f"{model} {number}"}]}}
+            for number in range(lines)
+        ]  # fmt: skip
+        text = b"\n".join(json.dumps(line).encode() for line in body)
+        file = self.client.files.create(file=("in.jsonl", text), purpose="batch")
+        return self.client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window=window).id
+
+    def batch(self, batch_id):
+        return self.client.batches.retrieve(batch_id)
+
+    def ended(self, batch_id):
+        """The batch at its end."""
+        ends = {"completed", "expired", "failed", "cancelled"}
+        wait_until(
+            lambda: self.batch(batch_id).status in ends, seconds_max=END_SECONDS_MAX, what=f"end of {batch_id}"
+        )
+        return self.batch(batch_id)
+
+    def reasons(self, batch_id):
+        return [wait["reason"] for wait in self.batch(batch_id).tidemill["waiting"]]
+
+    def shows(self, batch_id, reason):
+        takes_effect(lambda: reason in self.reasons(batch_id), f"the reason {reason} on {batch_id}")
+
+
+def takes_effect(condition, what):
+    wait_until(condition, seconds_max=EFFECT_SECONDS_MAX, what=what)
+
+
+def slow(body, nth):
+    del body, nth
+    return Behaviour(latency_seconds=CALL_SECONDS)
+
+
+@pytest.fixture
+def one():
+    with Backend(slow) as made:
+        made.lists = ("chat", "new")
+        yield made
+
+
+@pytest.fixture
+def service(tmp_path, one):
+    made = Service(tmp_path, one)
+    made.start()
+    yield made
+    made.stack.stop()
+
+
+def test_a_batch_outlives_all_changes(service, one):
+    """A limit is halved, a server added, drained and killed: the batch is exact."""
+    with ExitStack() as others:
+        two = others.enter_context(Backend(slow))
+        batch = service.create(LINES)
+        wait_until(lambda: one.in_flight >= 16, seconds_max=END_SECONDS_MAX, what="many calls in flight")
+        service.command("servers", "set", "one", "max_in_flight=8")
+        takes_effect(lambda: one.in_flight <= 8, "half the limit")
+        said = service.command("servers", "add", "two", f"url={two.url}", "max_in_flight=16")
+        assert "Added two." in said
+        assert "warning: server two does not list chat, for the model chat" in service.command(
+            "models", "set", "chat", 'servers=["one", "two"]'
+        )
+        takes_effect(lambda: two.in_flight, "calls to the new server")
+        service.command("servers", "drain", "one")
+        takes_effect(lambda: not one.in_flight, "no calls to the drained server")
+        drained = one.calls
+        assert one.calls == drained
+        service.command("servers", "resume", "one")
+        takes_effect(lambda: one.calls > drained, "calls to the server again")
+        others.close()
+        assert service.batch(batch).status == "in_progress"
+    for batch_id, lines in ((batch, LINES),):
+        counts = service.ended(batch_id).request_counts
+        assert (counts.completed, counts.failed) == (lines, 0)
+    text = service.client.files.content(service.batch(batch).output_file_id).text
+    assert [json.loads(line)["custom_id"] for line in text.splitlines()] == [f"c-{n}" for n in range(LINES)]
+    assert one.in_flight_max <= 32
+
+
+def test_a_paused_and_a_removed_model(service, one):
+    """Their batches show why they wait, go on at once, or end at their deadline; none fails."""
+    service.command("models", "pause", "chat")
+    paused = service.create(20)
+    wait_until(lambda: service.batch(paused).status == "in_progress", what="an accepted batch")
+    service.shows(paused, "paused")
+    assert not one.calls
+    assert "paused" in service.command("models", "list")
+    service.command("models", "resume", "chat")
+    takes_effect(lambda: one.calls, "calls again")
+    assert service.ended(paused).request_counts.completed == 20
+    one.hold()
+    removed = service.create(100, window="20s")
+    wait_until(lambda: one.in_flight, what="calls in flight")
+    service.command("models", "remove", "chat")
+    one.release()
+    service.shows(removed, "removed")
+    refused = service.ended(service.create(1))
+    assert (refused.status, refused.errors.data[0].code) == ("failed", "model_not_found")
+    batch = service.ended(removed)
+    assert batch.status == "expired"
+    assert 0 < batch.request_counts.completed < 100
+    errors = service.client.files.content(batch.error_file_id).text.splitlines()
+    assert {json.loads(line)["error"]["code"] for line in errors} == {"batch_expired"}
+    assert all("The model chat was removed" in line for line in errors)
+
+
+def test_changes_survive_a_restart_until_the_file_changes(service):
+    """`up` applies a file that has changed: what it names is as it says, what was added by hand stays."""
+    service.command("servers", "set", "one", "max_in_flight=7")
+    service.command("servers", "add", "two", "url=http://127.0.0.1:9/v1")
+    assert "key_settings" in service.command("servers", "show", "one")
+
+    def limits():
+        listed = service.command("servers", "list", "--json").splitlines()
+        return {one["id"]: one["settings"].get("max_in_flight") for one in map(json.loads, listed)}
+
+    assert limits() == {"one": 7, "two": None}
+    service.stack.stop()
+    service.start()
+    assert limits() == {"one": 7, "two": None}
+    service.stack.stop()
+    service.write(9, '[servers.three]\nurl = "http://127.0.0.1:10/v1"\n')
+    service.start()
+    assert limits() == {"one": 9, "two": None, "three": None}
+    service.write(10, "[servers.three")
+    takes_effect(lambda: "not applied" in service.stack.log.read_text(), "a warning about the file")
+    other = service.file.with_name("other.toml")
+    other.write_text(service.text(11))
+    planned = service.command("apply", "-f", str(other), "--dry-run")
+    service.write(11)
+    takes_effect(lambda: limits() == {"one": 11, "two": None}, "the changed file")
+    assert "~ server/one: max_in_flight: 9 -> 11" in planned
+    assert "- server/three" in planned
+    service.command("servers", "set", "one", "max_in_flight=12")
+    service.command("apply", "-f", str(service.file))
+    assert limits() == {"one": 11, "two": None}
+    assert service.ended(service.create(5)).request_counts.completed == 5
