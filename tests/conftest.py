@@ -1,5 +1,6 @@
 """What every test may ask for."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -33,6 +34,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before the first broker starts."""
     if item.get_closest_marker("kafka") or item.get_closest_marker("e2e"):
         make_start_cache()
+
+
+def pytest_collection_finish() -> None:
+    """Spare garbage collections the objects of all tests: they took a fifth of the CPU time of this process."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)

@@ -9,11 +9,11 @@ from tidemill.runtime import gc_tuning
 
 
 @pytest.fixture(autouse=True)
-def _collected_again():
+def _as_at_a_start():
     before = gc.get_threshold()
+    gc.unfreeze()
     yield
     gc.set_threshold(*before)
-    gc.unfreeze()
 
 
 def test_startup_objects_are_frozen():
