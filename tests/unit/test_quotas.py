@@ -7,9 +7,10 @@ from tidemill.configuration.projects import Limits
 from tidemill.quotas import Quota, QuotaExceeded
 
 
-def test_each_limit_but_the_rate_is_a_quota():
-    """A limit that is added to the settings alone would never be checked."""
-    assert {name for name in Limits.model_fields if not name.startswith("requests_")} == set(Quota)
+def test_each_limit_of_a_total_is_a_quota():
+    """A limit that is added to the settings alone would never be checked; others bound one request or one batch."""
+    others = ("requests_", "models_per_batch_max")
+    assert {name for name in Limits.model_fields if not name.startswith(others)} == set(Quota)
 
 
 @pytest.mark.parametrize("quota", Quota)
