@@ -120,9 +120,12 @@ async def lookup(store: Store, file_ids: Iterable[str]) -> dict[str, Found]:
                 continue
             found[file_id] = Found(size, attachments.sniffed(head))
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(AT_ONCE_MAX):
-            group.create_task(work())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AT_ONCE_MAX):
+                group.create_task(work())
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from failures
     return found
 
 
@@ -152,4 +155,7 @@ def _value(field: str, value: Any) -> Any:
     text = bytes(value)
     if nesting.parts(text) > PARTS_MAX:
         raise AttachmentError(f"expected 1 to {attachments.FILES_MAX} files, but got more", field)
-    return orjson.loads(text)
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise AttachmentError(f"it is not valid JSON: {error.msg}", field) from None

@@ -59,12 +59,13 @@ class Forms:
             OSError: The store failed.
         """
         fields = await asyncio.to_thread(_bodies.decode, body)
-        named = {
-            text: attachments.parsed(text, project) for _, text in attachments.fields_of(fields, endpoint.files)
-        }
+        texts = [text for _, text in attachments.fields_of(fields, endpoint.files)]
+        named = {text: attachments.parsed(text, project) for text in texts}
         stored = {text: file_key(found.file_id) for text, found in named.items() if isinstance(found, Stored)}
-        sizes = [await self._store.size(key) for key in stored.values()]
-        size = sum(sizes) + sum(found.size for found in named.values() if isinstance(found, Inline))
+        sizes = {text: found.size for text, found in named.items() if isinstance(found, Inline)}
+        sizes |= {text: await self._store.size(key) for text, key in stored.items()}
+        # The form has a file as often as the line names it.
+        size = sum(sizes[text] for text in texts)
         if size > attachments.BYTES_MAX:
             raise AttachmentError(f"the files of a line have at most {attachments.BYTES_MAX} bytes together")
         async with self._budget.taken(size):

@@ -68,6 +68,15 @@ def test_a_field_that_names_no_file(field, value, text):
 
 
 @pytest.mark.usefixtures("_any_length")
+def test_a_number_that_no_decoder_reads():
+    """It fails its line, also if the line is long and the check skips most values."""
+    data = line(url=EDITS, body={"model": "m", "prompt": "x", "image": ["NUMBER"]})
+    found = fault(data.replace(b'"NUMBER"', b"1e999"), of=of(EDITS))
+    assert found.line == 1
+    assert "number is infinity" in found.message
+
+
+@pytest.mark.usefixtures("_any_length")
 @pytest.mark.parametrize("chosen", ["text", "srt", "vtt", 1, []])
 def test_transcripts_that_are_not_json(chosen):
     """A result line has JSON, so they are refused before a call."""
@@ -127,3 +136,16 @@ async def test_uploaded_files_are_looked_up(tmp_path, monkeypatch):
     verdict = await looked_up(store, {"image": [image, gone]})
     assert [error.code for error in verdict.errors] == ["too_many_files"]
     assert BYTES_MAX > 1 << 20
+
+
+async def test_a_store_that_fails_is_asked_again_later(tmp_path, monkeypatch):
+    """An error of the store is no fault of the lines: its kind reaches the caller, which tries again."""
+    store = DirectoryStore(tmp_path)
+    image = await stored(store, PNG)
+
+    async def fails(key):
+        raise ConnectionResetError(key)
+
+    monkeypatch.setattr(store, "size", fails)
+    with pytest.raises(OSError, match=image):
+        await looked_up(store, {"image": image})
