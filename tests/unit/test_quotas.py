@@ -8,7 +8,7 @@ from tidemill.quotas import Quota, QuotaExceeded
 
 
 def test_each_limit_of_a_total_is_a_quota():
-    """A limit that is added to the settings alone would never be checked; others bound one request or one batch."""
+    """A limit that is added to the settings alone would never be checked; others bound a request or a batch."""
     others = ("requests_", "models_per_batch_max")
     assert {name for name in Limits.model_fields if not name.startswith(others)} == set(Quota)
 
