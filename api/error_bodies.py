@@ -9,7 +9,7 @@ from starlette.types import Scope
 from tidemill.api import errors
 from tidemill.schemas.resources.error import ApiError, ErrorEnvelope
 
-MESSAGES: Final = b"/v1/messages"
+MESSAGES: Final = "/v1/messages"
 """Everything below this path is Anthropic's."""
 VERSION: Final = b"anthropic-version"
 """Anthropic's clients send this header with every request."""
@@ -28,15 +28,15 @@ SERVER_ERROR: Final = 500
 NO_KEY: Final = "x-api-key header is required"
 
 
-def is_anthropic(path: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+def is_anthropic(path: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Whether a request is one of Anthropic's API, by its path or its headers (with names in lower case)."""
-    path = path.partition(b"?")[0]
-    return path == MESSAGES or path.startswith(MESSAGES + b"/") or any(name == VERSION for name, _ in headers)
+    path = path.partition("?")[0]
+    return path == MESSAGES or path.startswith(f"{MESSAGES}/") or any(name == VERSION for name, _ in headers)
 
 
 def is_anthropic_scope(scope: Scope) -> bool:
     """`is_anthropic` of a request in an app."""
-    return is_anthropic(scope["path"].encode(errors="replace"), scope["headers"])
+    return is_anthropic(scope["path"], scope["headers"])
 
 
 def kind_of(status: int) -> str:

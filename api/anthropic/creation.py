@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator
 from fastapi import Request
 
 from tidemill.api import errors
-from tidemill.api.anthropic.request_body import ENDPOINT, RequestReader
+from tidemill.api.anthropic.request_body import RequestReader
 from tidemill.api.batches import creation, file_removal
 from tidemill.api.batches.batch_request import BatchRequest
 from tidemill.api.batches.creation import Repetition
 from tidemill.api.dependencies import Dependencies, from_store
+from tidemill.api.error_bodies import MESSAGES
 from tidemill.api.uploads.form_reader import declared_bytes, large_body, next_bytes
 from tidemill.api.uploads.sink import CHUNK_BYTES, Sink, new_file
 from tidemill.api.view.quotas import Booking
@@ -44,8 +45,8 @@ async def create(
     with deps.booking(project) as booking:
         record = await _stored(request, deps, booking)
         window = WINDOW if WINDOW in settings.windows else settings.usual_window
-        wanted = BatchRequest(endpoint=ENDPOINT, input_file_id=record.file.id, completion_window=window)
-        content = {"endpoint": ENDPOINT, "window": window, "sha256": record.sha256}
+        wanted = BatchRequest(endpoint=MESSAGES, input_file_id=record.file.id, completion_window=window)
+        content = {"endpoint": MESSAGES, "window": window, "sha256": record.sha256}
 
         async def source() -> InputRef:
             booking.batch(record.lines or 0)

@@ -15,10 +15,10 @@ from typing import Final, NoReturn
 import msgspec
 
 from tidemill.api import errors
+from tidemill.api.error_bodies import MESSAGES
 from tidemill.schemas.jsonl import malformed, nesting
 from tidemill.schemas.jsonl.nesting import DEPTH_MAX
 
-ENDPOINT: Final = "/v1/messages"
 CUSTOM_ID: Final = "^[a-zA-Z0-9_-]{1,64}$"
 KEY_BYTES_MAX: Final = 1024
 """Bytes of a name at the first level."""
@@ -202,7 +202,7 @@ class RequestReader:
         if b"\n" in params or b"\r" in params:
             # Outside of a string, where JSON has them, they are whitespace.
             params = params.replace(b"\n", b" ").replace(b"\r", b" ")
-        line = _LINE % (custom_id, ENDPOINT.encode(), params)
+        line = _LINE % (custom_id, MESSAGES.encode(), params)
         if len(line) > self._line_bytes_max:
             raise self._too_large()
         self._places[custom_id] = len(self._places)

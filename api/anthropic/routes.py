@@ -10,11 +10,11 @@ from pydantic import BaseModel, Field
 from tidemill.api import errors
 from tidemill.api.anthropic import creation, message_batch, results
 from tidemill.api.anthropic.message_batch import PATH, MessageBatch
-from tidemill.api.anthropic.request_body import CUSTOM_ID, ENDPOINT
+from tidemill.api.anthropic.request_body import CUSTOM_ID
 from tidemill.api.batches import changes
 from tidemill.api.batches.creation import ForwardedHeaders, RepetitionHeaders
 from tidemill.api.dependencies import Caller, Deps, ViewDep, json
-from tidemill.api.error_bodies import OVERLOADED
+from tidemill.api.error_bodies import MESSAGES, OVERLOADED
 from tidemill.api.openapi import Route
 from tidemill.api.requests import paging, reading
 from tidemill.api.requests.fields import BatchId, Cursor
@@ -212,12 +212,12 @@ def _wanted(query: MessageBatchesQuery) -> BatchesQuery:
     is_up = query.before_id is not None
     cursor = query.before_id if is_up else query.after_id
     order = "asc" if is_up else "desc"
-    return BatchesQuery.model_construct(limit=query.limit, after=cursor, order=order, endpoint=ENDPOINT)
+    return BatchesQuery.model_construct(limit=query.limit, after=cursor, order=order, endpoint=MESSAGES)
 
 
 async def _found(view: View, project: str, batch_id: str) -> Batch:
     batch = await lookup.batch(view, project, batch_id)
-    if batch.endpoint != ENDPOINT:
+    if batch.endpoint != MESSAGES:
         raise errors.no_batch(batch_id)
     return batch
 

@@ -137,6 +137,7 @@ function preview({ response, error }) {
     body?.choices?.[0]?.message?.content ??
     body?.choices?.[0]?.text ??
     body?.output?.[0]?.content?.[0]?.text ??
+    body?.content?.[0]?.text ??
     (body?.data?.[0]?.embedding ? `${body.data.length} embedding(s)` : JSON.stringify(body ?? null));
   const shown = String(text);
   return shown.length > PREVIEW_CHARS ? `${shown.slice(0, PREVIEW_CHARS)}…` : shown;

@@ -280,7 +280,7 @@ class Protocol(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         request_id = ids.new_request_id()
-        is_anthropic = error_bodies.is_anthropic(self.url, self.headers)
+        is_anthropic = error_bodies.is_anthropic(self.url.decode("latin-1"), self.headers)
         status, content = error_bodies.render(error, request_id=request_id, anthropic=is_anthropic)
         fields = (
             (b"content-type", b"application/json"),

@@ -6,7 +6,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from tidemill.api import errors, openapi
+from tidemill.api import error_bodies, errors, openapi
 from tidemill.api.dependencies import Caller, Deps, SettingsDep, json
 from tidemill.api.openapi import Route
 from tidemill.api.requests.fields import ModelName
@@ -84,23 +84,35 @@ async def ready(deps: Deps) -> Response:
 
 
 @router.get("/v1/models", response_model=ModelList, tags=["models"])
-async def models(deps: Deps, caller: Caller) -> Response:
-    """List the models that batches may name."""
+async def models(request: Request, deps: Deps, caller: Caller) -> Response:
+    """List the models that batches may name; for Anthropic's clients, those with `/v1/messages`, in its shape."""
     del caller
     serving = deps.serving
+    if error_bodies.is_anthropic_scope(request.scope):
+        names = [name for name, model in serving.models.items() if error_bodies.MESSAGES in model.endpoints]
+        ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
+        return json(orjson.dumps({"data": [_model_info(name) for name in names], "has_more": False, **ends}))
     listed = [_model(name, model, serving) for name, model in serving.models.items()]
     return json(orjson.dumps({"object": "list", "data": listed}))
 
 
 @router.get("/v1/models/{model:path}", response_model=ModelObject, tags=["models"])
-async def model_of(deps: Deps, caller: Caller, model: ModelName) -> Response:
-    """Get a model by its name or an alias; it may have slashes."""
+async def model_of(request: Request, deps: Deps, caller: Caller, model: ModelName) -> Response:
+    """Get a model by its name or an alias; it may have slashes. Anthropic's clients get its shape."""
     del caller
     serving = deps.serving
     name = serving.aliases.get(model, model)
     if name not in serving.models:
         raise errors.no_model(model)
+    if error_bodies.is_anthropic_scope(request.scope):
+        return json(orjson.dumps(_model_info(name)))
     return json(orjson.dumps(_model(name, serving.models[name], serving)))
+
+
+def _model_info(name: str) -> dict[str, Any]:
+    """A model in the shape of `ModelInfo` of Anthropic's SDKs."""
+    times = {"created_at": "1970-01-01T00:00:00Z", "lifecycle": "active"}
+    return {"id": name, "type": "model", "display_name": name, **times}
 
 
 def _model(name: str, model: Model, serving: Serving) -> dict[str, Any]:

@@ -126,6 +126,17 @@ def test_run_a_file_in_the_browser(page, client, backend, tmp_path):
     expect(page.locator("tbody")).to_contain_text("chat")
 
 
+def test_a_message_batch_is_shown_like_any_other(page, client):
+    """With the texts of its answers."""
+    params = {"model": "chat", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]}
+    requests = [{"custom_id": "first", "params": params}]
+    made = client.post("/messages/batches", body={"requests": requests}, cast_to=dict)
+    opened(page, made["id"])
+    state(page, "completed")
+    expect(page.locator("#lines tbody")).to_contain_text("echo: hello")
+    expect(page.locator("dl.facts")).to_contain_text("/v1/messages")
+
+
 def test_failed_lines_are_grouped_and_rerun(page, client, backend, tmp_path):
     """By code, with samples; the counts lead to the lines; the failed ones become a new batch."""
     backend.rule = as_told

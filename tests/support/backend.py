@@ -264,6 +264,8 @@ class Backend:
 
 
 def _content(path: str, body: dict[str, Any], how: Behaviour) -> dict[str, Any]:
+    if path == "/v1/messages":
+        return _message(body, how)
     if how.status >= 400:
         error = {"message": f"The test wants {how.status}.", "type": "test", "param": None, "code": "test"}
         return {"error": error}
@@ -284,6 +286,24 @@ def _content(path: str, body: dict[str, Any], how: Behaviour) -> dict[str, Any]:
             if (reply := shapes.reply(path, body)) is None:
                 raise web.HTTPNotFound(text=other)
             return reply
+
+
+def _message(body: dict[str, Any], how: Behaviour) -> dict[str, Any]:
+    if how.status >= 400:
+        error = {"type": "invalid_request_error", "message": f"The test wants {how.status}."}
+        return {"type": "error", "error": error}
+    text = str(body["messages"][-1]["content"])
+    words = len(text.split())
+    return {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": body["model"],
+        "content": [{"type": "text", "text": f"echo: {text}"}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": {"input_tokens": words, "output_tokens": words + 1},
+    }
 
 
 def _usage(text: str) -> dict[str, int]:

@@ -9,6 +9,8 @@ import pytest
 from support.backend import Backend
 from support.stack import Stack
 
+from tidemill.schemas.endpoints import DEFAULTS
+
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
@@ -43,11 +45,15 @@ def backend(inference: Backend) -> Iterator[Backend]:
 def stack(inference: Backend) -> Iterator[Stack]:
     """Tidemill as `tidemill up` starts it, with the models `chat` and `embed` on the test's backend.
 
+    `chat` also has `/v1/messages`.
+
     Besides a day a batch may take four seconds, so that one can be seen to expire.
     """
     environ = {"TIDEMILL_WINDOWS": '{"24h": 0.5, "4s": 0.5}'}
     with TemporaryDirectory(prefix="tidemill-stack-") as folder:
         # Other users can come as far as the data folder: pytest's own folders would keep them out already.
         Path(folder).chmod(0o755)
-        with Stack(Path(folder) / "data", inference.models("chat", "embed"), environ) as stack:
+        models = inference.models("chat", "embed")
+        models["chat"]["endpoints"] = [*DEFAULTS, "/v1/messages"]
+        with Stack(Path(folder) / "data", models, environ) as stack:
             yield stack

@@ -28,9 +28,9 @@ class Node:
     folder: Path
 
 
-def python(version: str) -> Path:
-    """The interpreter of an environment with a version of `openai`."""
-    return _python(f"python-openai-{version}", f"openai=={version}")
+def python(version: str, package: str = "openai") -> Path:
+    """The interpreter of an environment with a version of an SDK."""
+    return _python(f"python-{package}-{version}", f"{package}=={version}")
 
 
 def node(runtime: str, source: str) -> Node:

@@ -11,7 +11,6 @@ from tidemill.__main__ import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
-"""The number of the page on what each part of the concurrency limit gains."""
 KINDS = ("tutorials", "how-to", "reference", "explanation")
 
 

@@ -332,6 +332,21 @@ async def test_errors_have_anthropics_shape(client, method, path, headers, expec
     assert (status, kind, message[: len(expected[2])]) == expected
 
 
+async def test_models_have_anthropics_shape(deps):
+    """Those with the endpoint, for requests with the header of its clients."""
+    backends = [{"url": "http://127.0.0.1:9/v1"}]
+    models = {"m": {"backends": backends, "endpoints": ["/v1/messages"]}, "n": {"backends": backends}}
+    app = create_app(with_settings(deps, Settings(models=models)))
+    headers = {"x-api-key": "key-of-p", "anthropic-version": "2023-06-01"}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://api/v1", headers=headers
+    ) as client:
+        found = (await client.get("/models")).json()
+        assert ([each["id"] for each in found["data"]], found["has_more"]) == (["m"], False)
+        assert (await client.get("/models/m")).json() == found["data"][0]
+        assert found["data"][0]["type"] == "model"
+
+
 async def test_limits_are_errors_of_anthropics_shape(client, deps):
     """Of the size, the number, the rate, and the service."""
     large = {"requests": [{"custom_id": "a", "params": PARAMS | {"x": "x" * 300_000}}]}
