@@ -185,13 +185,11 @@ async def _set_up(settings: Settings, cluster: Cluster, catalog: Catalog, sender
     """Create missing topics, and fill an empty catalog; meanwhile the api serves requests that need no broker."""
     while True:
         try:
-            await ensure_topics(settings, cluster, (), role="api")
+            await ensure_topics(settings, cluster, role="api")
             await catalog.follower.caught_up()
             if catalog.contents.applied is None:
-                await ensure_topics(settings, cluster, settings.models, role="api")
                 servers = named(settings.servers, settings.models)
                 await catalog.fill(sender, servers, author=SETTINGS_FILE, again=False)
-            await ensure_topics(settings, cluster, catalog.contents.serving.models, role="api")
         except (TopicError, LogUnavailable, ValueError) as error:
             log.warning("%s; trying again in %.0f s", error, TOPICS_SECONDS)
             await asyncio.sleep(TOPICS_SECONDS)

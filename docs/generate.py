@@ -66,6 +66,7 @@ _LETTERS = {
     Operation.READ: "R",
     Operation.WRITE: "W",
     Operation.DESCRIBE: "D",
+    Operation.CREATE: "N",
     Operation.DESCRIBE_CONFIGS: "C",
 }
 

@@ -1,6 +1,7 @@
 """The Faust app of `commands`; the app of direct producers (`streams/app.py`) runs beside it."""
 
 import asyncio
+import functools
 import logging
 import time
 from collections import defaultdict
@@ -14,6 +15,7 @@ from tidemill.faust.partitions import GenerationGuard
 from tidemill.ingest.files.stage import Stage
 from tidemill.ingest.kafka import RequestProducer
 from tidemill.ingest.streams.app import StreamApp
+from tidemill.kafka.admin import ensure_model_topics
 from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.partitions.ack_gate import AckGate, Ticket
@@ -51,6 +53,7 @@ class Ingest:
         self._requests = RequestProducer(
             kafka,
             self._log,
+            ensure_topics=functools.partial(ensure_model_topics, settings, kafka),
             vault=self._key_manager.vault,
             encrypted=settings.encrypt_log,
             check_disk=lambda: self._space.check(LOG),

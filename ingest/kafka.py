@@ -2,13 +2,15 @@
 
 import asyncio
 import functools
+import logging
 from collections import deque
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import replace
 from typing import Final
 
 from tidemill.configuration.security import Kafka
 from tidemill.ingest.files.packing import Record
+from tidemill.kafka.admin import TopicError
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.producer import Log, Producer, Sent, producer
 from tidemill.schemas.log import topics
@@ -28,6 +30,8 @@ COMPRESSION: Final = "zstd"
 """209 MB of lines take 0.4 s of CPU (lz4 in this client 1.9 s), and half of the bytes on disk and network."""
 TOPICS_KEPT_MAX: Final = 1024
 """Names of topics to remember."""
+_log = logging.getLogger(__name__)
+
 _RECORD_BYTES_BASE = 200
 """Rough size of a record's headers and key."""
 
@@ -40,6 +44,7 @@ class RequestProducer:
         kafka: Kafka,
         log: Log,
         *,
+        ensure_topics: Callable[[str], Awaitable[None]],
         vault: Vault | None = None,
         encrypted: bool = False,
         check_disk: Callable[[], None] = lambda: None,
@@ -49,6 +54,7 @@ class RequestProducer:
         Args:
             kafka: Brokers and credentials.
             log: The producer of facts.
+            ensure_topics: Creates missing topics of a model; raises `TopicError` if it cannot.
             vault: Has the keys of batches whose lines are sealed.
             encrypted: Whether new batches are, so that nothing can compress their lines.
             check_disk: Raises `DiskFull` if the log has no room for lines.
@@ -56,6 +62,10 @@ class RequestProducer:
         self._vault = vault
         self._check_disk = check_disk
         self._log = log
+        self._ensure_topics = ensure_topics
+        self._models: set[str] = set()
+        """Those whose topics exist."""
+        self._creating = asyncio.Lock()
         self._producer = Producer(
             lambda: producer(
                 kafka, compression=None if encrypted else COMPRESSION, batch_bytes=PRODUCER_BATCH_BYTES
@@ -75,7 +85,8 @@ class RequestProducer:
         """Append records to the topics of their models, in order under each key; on return the log has them all.
 
         Raises:
-            OSError: The broker did not acknowledge one in time. Any of them may be in the log, or get there later.
+            OSError: The broker did not create the topics, or did not acknowledge a record in time. Any of the
+                records may be in the log, or get there later.
             RecordTooLarge: One of them is too large.
             DiskFull: The log has no room; none was sent.
             NoKey: The batch is deleted.
@@ -84,6 +95,7 @@ class RequestProducer:
         unacked: deque[tuple[int, Sent]] = deque()
         size = 0
         async for record in records:
+            await self._ensure(record.model)
             head, value = await seal_request(self._vault, record.head, record.value)
             record = replace(record, head=head, value=value)  # noqa: PLW2901
             sent = _RECORD_BYTES_BASE + len(record.value)
@@ -93,6 +105,18 @@ class RequestProducer:
             size += sent
         while unacked:
             await self._oldest(unacked)
+
+    async def _ensure(self, model: str) -> None:
+        """Create the topics of a model before its first line."""
+        if model in self._models:
+            return
+        async with self._creating:
+            try:
+                await self._ensure_topics(model)
+            except TopicError as error:
+                _log.error("%s", error)
+                raise LogUnavailable(str(error)) from error
+        self._models.add(model)
 
     async def stop(self) -> None:
         """See `Producer.stop`."""

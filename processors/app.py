@@ -1,27 +1,34 @@
-"""Runs the stage: one Faust app for each model (`model_app.py`), several in one process."""
+"""Runs the stage: one Faust app for all models of a process (`models.py`)."""
 
 import asyncio
 import functools
 import logging
 import time
-from collections.abc import Iterable
 from typing import Final
 
 from tidemill import metrics
 from tidemill.configuration.security import Kafka
+from tidemill.configuration.servers import Serving
 from tidemill.configuration.settings import Settings
 from tidemill.faust import stage_app, stage_runner
 from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.follower import Follower
 from tidemill.kafka.log_space import log_space
-from tidemill.kafka.producer import Log
+from tidemill.kafka.offsets import Offsets
+from tidemill.kafka.producer import Log, partition_of
+from tidemill.processors.awake_model import Configured, Shared
 from tidemill.processors.backends.servers import Servers
 from tidemill.processors.calls.forms import Forms
 from tidemill.processors.http.client import HttpUpstream
 from tidemill.processors.kafka import KafkaOutbox
+from tidemill.processors.member import Member
 from tidemill.processors.memory_budget import LineBudget
-from tidemill.processors.model_app import ModelApp, Shared
+from tidemill.processors.models import Models
+from tidemill.processors.partitions.assignment import Assignment
 from tidemill.processors.partitions.closed_batches import ClosedBatches
+from tidemill.processors.partitions.completed_lines import CompletedLines
+from tidemill.processors.partitions.places import Places
+from tidemill.processors.recovery import Recovery
 from tidemill.runtime import preflight
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
@@ -30,8 +37,7 @@ from tidemill.sealing.key_manager import KeyManager
 from tidemill.storage.address import open_store
 from tidemill.storage.disk_space import LOG
 
-STOP_DRAIN_SECONDS_MAX: Final = 7.0
-"""Less than the process is given to stop."""
+NAME: Final = "tidemill-processors"
 
 _log = logging.getLogger(__name__)
 
@@ -39,24 +45,21 @@ _log = logging.getLogger(__name__)
 class Processors:
     """The models of a process, and what they share."""
 
-    def __init__(
-        self, settings: Settings, kafka: Kafka, catalog: Catalog, models: Iterable[str] | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, kafka: Kafka, catalog: Catalog) -> None:
         """Connect nothing before `start()`."""
         self._settings = settings
         self._kafka = kafka
         self._catalog = catalog
-        serving = self._serving = catalog.contents.serving
-        self._names = [name for name in serving.models if models is None or name in models]
         self._closed = ClosedBatches()
         self._space = log_space(kafka, settings.disk_reserve_bytes)
         self._follower = Follower(kafka, topics.BATCHES.name, self._apply)
         self._log = Log(kafka)
         self._key_manager = KeyManager(settings, kafka, self._log, on_record=self._erased)
         self._shared: Shared | None = None
-        self._models: list[ModelApp] = []
+        self._models: Models | None = None
+        self._member: Member | None = None
         self._servers: Servers | None = None
-        self._stopping_until: float | None = None
+        self._offsets = Offsets(kafka)
 
     @property
     def store(self) -> Store:
@@ -65,79 +68,79 @@ class Processors:
         return self._shared.store
 
     async def start(self) -> list[stage_app.StageApp]:
-        """Connect, learn which batches are closed, and return the apps to run."""
-        store = self._key_manager.store(
-            open_store(self._settings.store_url, reserve_bytes=self._settings.disk_reserve_bytes)
-        )
+        """Connect, learn which batches are closed, and return the app to run."""
+        settings, kafka, closed = self._settings, self._kafka, self._closed
+        store = self._key_manager.store(open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes))
+        completed = CompletedLines()
+        closed.listen(completed.forget)
+        assignment = Assignment(closed, functools.partial(partition_of, partitions=settings.partitions))
         shared = self._shared = Shared(
-            kafka=self._kafka,
+            kafka=kafka,
             log=self._log,
-            outbox=KafkaOutbox(
-                self._kafka, encrypted=self._settings.encrypt_log, check_disk=lambda: self._space.check(LOG)
-            ),
-            upstream=HttpUpstream(reply_bytes_max=self._settings.reply_bytes_max),
+            outbox=KafkaOutbox(kafka, encrypted=settings.encrypt_log, check_disk=lambda: self._space.check(LOG)),
+            upstream=HttpUpstream(reply_bytes_max=settings.reply_bytes_max),
             store=store,
-            closed=self._closed,
-            budget=LineBudget(),
             forms=Forms(store, LineBudget()),
+            closed=closed,
             vault=self._key_manager.vault,
+            assignment=assignment,
+            recovery=Recovery(kafka, assignment, completed.mark, closed),
+            completed=completed,
         )
+        state = settings.data / "state" / "processors"
+        app = stage_app.create_app(NAME, settings, kafka=kafka, state=state)
+        places = Places(self._offsets, NAME, settings.partitions)
+        self._models = Models(app, shared, places)
+        self._member = Member(app, self._models, shared, settings.partitions)
+        self._servers = Servers(
+            time.time, asyncio.get_running_loop().time, client=shared.upstream,
+            weights={project: own.weight for project, own in settings.projects.items()},
+        )  # fmt: skip
+        self.set_models(self._catalog.contents.serving)
+        self._catalog.listen(lambda: self.set_models(self._catalog.contents.serving))
         await self._space.start()
         await shared.outbox.start()
         await self._follower.start()
         await self._key_manager.start()
         await self._follower.caught_up()
-        serving = self._serving
+        self._show(self._servers, self._models)
+        return [app]
+
+    def set_models(self, serving: Serving) -> None:
+        """Work for these models and servers from now on, without a rebalance."""
+        assert self._models is not None
+        assert self._servers is not None
         for lack in preflight.lacking(serving):
             _log.warning("%s", lack)
-        servers = self._servers = Servers(
-            time.time, asyncio.get_running_loop().time, client=shared.upstream,
-            weights={project: own.weight for project, own in self._settings.projects.items()},
-        )  # fmt: skip
-        servers.apply(serving, self._names)
-        self._models = [
-            ModelApp(
-                name, self._settings, serving.models[name], shared, pool=servers.pools[name],
-                stop_seconds=self._stop_seconds,
-            )
-            for name in self._names
-        ]  # fmt: skip
-        self._catalog.listen(lambda: servers.apply(self._catalog.contents.serving, self._names))
-        self._show(servers)
-        return [model.app for model in self._models]
+        self._servers.apply(serving)
+        models = {name: Configured(model, self._servers.pools[name]) for name, model in serving.models.items()}
+        self._models.configure(models)
 
-    def _show(self, servers: Servers) -> None:
+    def _show(self, servers: Servers, models: Models) -> None:
         """Give the metrics their sources."""
         now = asyncio.get_running_loop().time
         metrics.sample(metrics.SERVER_IN_FLIGHT, lambda: {server.name: server.in_flight for server in servers})
         metrics.sample(metrics.SERVER_LIMIT, lambda: {server.name: server.found(now()) for server in servers})
         metrics.sample(metrics.MODEL_SERVERS, lambda: {name: pool.well for name, pool in servers.pools.items()})
-        metrics.sample(metrics.IN_FLIGHT, lambda: {model.name: model.dispatcher.busy for model in self._models})
-        metrics.sample(metrics.HELD, lambda: {model.name: len(model.held_records) for model in self._models})
+        metrics.sample(metrics.IN_FLIGHT, models.busy)
+        metrics.sample(metrics.HELD, models.held)
 
     async def stop(self) -> None:
         """Disconnect."""
         await self._space.stop()
         await self._follower.stop()
         await self._key_manager.stop()
+        await self._offsets.close()
         if self._servers is not None:
             await self._servers.close()
-        for model in self._models:
-            await model.close()
+        if self._member is not None and self._models is not None:
+            self._member.close()
+            await self._models.close()
         if self._shared is not None:
             await self._shared.upstream.close()
             await self._shared.outbox.stop()
             await self._shared.log.stop()
             await self._shared.store.close()
-
-    def _stop_seconds(self) -> float:
-        """The models are drained one after the other: they share one bound, and all halt at the first call."""
-        now = asyncio.get_running_loop().time()
-        if self._stopping_until is None:
-            self._stopping_until = now + STOP_DRAIN_SECONDS_MAX
-            for model in self._models:
-                model.dispatcher.halt()
-        return max(0.0, self._stopping_until - now)
 
     def _apply(self, key: str, value: bytes | None, offset: int) -> None:
         if value is None:
@@ -145,9 +148,16 @@ class Processors:
             self._closed.close(key)
             return
         try:
-            self._closed.apply(codec.decode_batch(value))
+            record = codec.decode_batch(value)
         except DecodeError as error:
             _log.warning("the record of a batch at %d cannot be read: %s", offset, error)
+            return
+        self._closed.apply(record)
+        batch = record.batch
+        if batch.id not in self._closed:
+            assert self._models is not None, "the follower starts after it"
+            named = [share.model for share in batch.tidemill.models]
+            self._models.opened(batch.id, frozenset(named if batch.model is None else [batch.model]))
 
     def _erased(self, key: str, value: bytes | None) -> None:
         """Close an erased batch: `tidemill.batches` drops its tombstone before its lines have left the log."""
@@ -155,11 +165,6 @@ class Processors:
             self._closed.close(key)
 
 
-def main(settings: Settings, models: list[str] | None = None) -> None:
-    """Run the stage until SIGTERM.
-
-    Args:
-        settings: All settings.
-        models: Names of the models to work for; without it all.
-    """
-    stage_runner.run(settings, "processors", functools.partial(Processors, models=models))
+def main(settings: Settings) -> None:
+    """Run the stage until SIGTERM."""
+    stage_runner.run(settings, "processors", Processors)

@@ -20,7 +20,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import assert_never
 
@@ -59,6 +59,8 @@ class Services:
     """For results too large for a record."""
     closed: ClosedBatches
     """The batches whose lines are not called any more."""
+    completed: CompletedLines = field(default_factory=CompletedLines)
+    """The lines that are known to have a result on the log."""
     clock: Clock
     """Unix time, for deadlines."""
     chance: Callable[[], float]
@@ -101,7 +103,7 @@ class Dispatcher:
         self._sender = ResultSender(pool.model, services.outbox, services.store, batcher, self._arrived)
         self._policy = policy
         self._loop = asyncio.get_running_loop()
-        self._lines = PendingLines()
+        self._lines = PendingLines(services.completed)
         self._failures = FailedLines(services.clock)
         self._health_probe = caller.health_probe(self.fill, policy.probe_seconds_min)
         self._waiting = WaitingLines(
@@ -202,7 +204,7 @@ class Dispatcher:
         Returns:
             Whether the log has all their results.
         """
-        self._state = _State.LEAVING
+        self.leave()
         try:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
@@ -212,6 +214,10 @@ class Dispatcher:
             )
             return False
         return True
+
+    def leave(self) -> None:
+        """Start no more calls, for good; lines that fail now come again with their records."""
+        self._state = _State.LEAVING
 
     def forget_waiting(self) -> None:
         """Forget the lines that wait for a call: the partitions are gone, and the records come again."""
@@ -226,6 +232,8 @@ class Dispatcher:
     async def close(self) -> None:
         """Cancel the calls in flight, and the results on their way."""
         self._state = _State.LEAVING
+        self._services.closed.unlisten(self.drop)
+        self._pool.leave()
         self._waiting.close()
         await self._health_probe.close()
         for task in self._tasks:

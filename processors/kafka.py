@@ -3,11 +3,11 @@
 import functools
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Final
 
 from tidemill.configuration.security import Kafka
-from tidemill.kafka.history import reading
+from tidemill.kafka.history import Reader, reading
 from tidemill.kafka.producer import Producer, producer
 from tidemill.processors.partitions import seals
 from tidemill.processors.partitions.closed_batches import ClosedBatches
@@ -85,10 +85,14 @@ async def reopen(
     for held in records[:1]:
         with suppress(NoKey):
             await vault.cipher(held.head.batch_id, held.head.seal.key_id if held.head.seal else "")
-    async with reading(kafka) as reader:
+    async with AsyncExitStack() as stack:
+        reader: Reader | None = None
         for held in records:
             message = held.message
-            message.value = await reader.value(message.topic, message.partition, message.offset)
+            if message.value is None:
+                if reader is None:
+                    reader = await stack.enter_async_context(reading(kafka))
+                message.value = await reader.value(message.topic, message.partition, message.offset)
             opened = await seals.open_record(message, closed, vault)
             if isinstance(opened, LockedRecord):
                 raise KeyUnavailable(opened.why)

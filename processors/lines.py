@@ -68,9 +68,9 @@ class Pending:
 class PendingLines:
     """The pending lines of all batches of a model."""
 
-    def __init__(self) -> None:
+    def __init__(self, completed: CompletedLines) -> None:
         self.batches: dict[str, Pending] = {}
-        self.completed = CompletedLines()
+        self.completed = completed
 
     def __len__(self) -> int:
         return sum(len(batch.lines) for batch in self.batches.values())

@@ -84,7 +84,7 @@ class BackendPool:
                 if self._member is not None:
                     server.queue.join(self._member)
                 if self._is_divided:
-                    server.set_part(self.model, self.part, now)
+                    server.set_part(self.part, now)
             backend.buckets = tuple(one for one in (server.bucket, self.bucket) if one is not None)
             backends.append(backend)
         for gone in known.values():
@@ -132,13 +132,13 @@ class BackendPool:
         self.changed = lambda: None
 
     def set_part(self, part: float, now: float) -> None:
-        """Set this process's part of the model's partitions, 0 <= part <= 1."""
+        """Set this process's part of the partitions, 0 <= part <= 1."""
         self.part, self._is_divided = part, True
         self.in_flight_max = max(1, int(self.calls_max * part))
         if self.bucket is not None:
             self.bucket.set_part(max(PART_MIN, part), now)
         for backend in self.backends:
-            backend.server.set_part(self.model, part, now)
+            backend.server.set_part(part, now)
 
     def acquire(
         self,

@@ -3,14 +3,13 @@
 The limit of concurrent calls, the breaker, the tokens a minute, the metrics and the headroom are the server's. All
 times are seconds of the event loop's clock, which no step of the wall clock changes.
 
-Several processes share a server by parts. For each model, its consumer group gives each process a part of the
-partitions; the process's part of a server is the mean over all models of the server in the settings, with 0 for
-one that runs elsewhere. So the parts of all processes add up to 1, however each group has divided its partitions.
+Several processes share a server by parts: each makes as large a part of the calls as its consumer group gives it
+of the partitions, and these parts add up to 1.
 """
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,32 +24,6 @@ from tidemill.schemas.resources.waiting import Reason
 
 PART_MIN: Final = 0.001
 """A part of 0 would never let a token bucket fill."""
-
-
-class Parts:
-    """This process's parts of the partitions of a server's models."""
-
-    __slots__ = ("_by_model", "mean")
-
-    def __init__(self, models: Iterable[str] = ()) -> None:
-        """Begin with no partition of these models; without models, the process has the server to itself."""
-        self._by_model = dict.fromkeys(models, 0.0)
-        self.mean = PART_MIN if self._by_model else 1.0
-        """The process's part of the calls."""
-
-    def set(self, model: str, part: float) -> None:
-        """Set the part of one model, 0 <= part <= 1."""
-        self._by_model[model] = part
-        self._update()
-
-    def follow(self, models: Iterable[str]) -> None:
-        """From now on these are the server's models; a new one has no partition yet."""
-        self._by_model = {model: self._by_model.get(model, 0.0) for model in models}
-        self._update()
-
-    def _update(self) -> None:
-        if self._by_model:
-            self.mean = max(PART_MIN, sum(self._by_model.values()) / len(self._by_model))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +57,8 @@ class Server:
     """Set if the requests of others go first."""
     load_feedback: LoadFeedback = field(default_factory=LoadFeedback)
     bucket: TokenBucket | None = None
-    parts: Parts = field(default_factory=Parts)
+    part: float = 1.0
+    """The process's part of the calls."""
     in_flight: int = 0
     refused_part: float = 0.0
     """Moving average of the calls that it refused with 429, 503 or 529, without those of suspected lines."""
@@ -94,11 +68,11 @@ class Server:
         """Let no model wait yet."""
         self.queue = PermitQueue(self)
 
-    def set_part(self, model: str, part: float, now: float) -> None:
-        """Set this process's part of the partitions of one of the server's models, 0 <= part <= 1."""
-        self.parts.set(model, part)
+    def set_part(self, part: float, now: float) -> None:
+        """Set this process's part of the partitions, 0 <= part <= 1."""
+        self.part = max(PART_MIN, part)
         if self.bucket is not None:
-            self.bucket.set_part(self.parts.mean, now)
+            self.bucket.set_part(self.part, now)
         self.queue.changed()
 
     def allowed(self, now: float) -> int:
@@ -110,7 +84,7 @@ class Server:
         return self._bounded(self.limit.found, now)
 
     def _bounded(self, calls: int, now: float) -> int:
-        part = self.parts.mean
+        part = self.part
         calls = min(calls, int(self.calls_max * part) or 1)
         if self.scheduled_limit is not None and (scheduled := self.scheduled_limit()) is not None:
             calls = min(calls, math.ceil(scheduled * part))
@@ -145,4 +119,4 @@ class Server:
             self.limit.hold(demand.is_full, most=demand.most, room=demand.room)
             return
         self.limit.hold(demand.is_full, most=demand.most, least=self.headroom.calls_min, room=demand.room)
-        self.headroom.read(metrics, ours, self.parts.mean, now)
+        self.headroom.read(metrics, ours, self.part, now)

@@ -9,7 +9,7 @@ from tidemill.configuration.schedule import Hours
 from tidemill.configuration.servers import IN_FLIGHT_MAX, Model, Serving
 from tidemill.configuration.servers import Server as Settings
 from tidemill.processors.backends.metrics_poller import Getter, MetricsPoller
-from tidemill.processors.backends.server import PART_MIN, CallOptions, Parts, Server
+from tidemill.processors.backends.server import PART_MIN, CallOptions, Server
 from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.http.client import Origin, Trust, origin
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
@@ -66,7 +66,7 @@ class Target(NamedTuple):
 
 def made(name: str, target: Target, calls_max: int) -> Server:
     """A server that has not been called; `configure` does the rest."""
-    return Server(name, target.base, ConcurrencyLimit(calls_max), calls_max, parts=Parts(()))
+    return Server(name, target.base, ConcurrencyLimit(calls_max), calls_max)
 
 
 def configure(server: Server, target: Target, before: Settings | None, clock: Clock, now: float) -> None:
@@ -88,7 +88,7 @@ def configure(server: Server, target: Target, before: Settings | None, clock: Cl
     )
     server.scheduled_limit = _scheduled_limit(settings, clock)
     server.drain = Reason.DRAINED if settings.drain else Reason.ACCESS if settings.lack else None
-    server.bucket = bucket(server.bucket, settings.tokens_per_minute, server.parts.mean, now)
+    server.bucket = bucket(server.bucket, settings.tokens_per_minute, server.part, now)
     if before is None or settings.headroom != before.headroom:
         headroom = settings.headroom
         server.headroom = None if headroom is None else Headroom(headroom.requests_max, headroom.calls_min)

@@ -182,7 +182,6 @@ class Servers:
             entry = self._entries[name] = _Entry(server_settings.made(name, target, calls_max), target)
         server = entry.server
         server.calls_max = calls_max
-        server.parts.follow(models)
         server_settings.configure(server, target, None if before is None else before[0].settings, self._clock, now)
         entry.target = target
         if (target, server.drain) != before:

@@ -1,10 +1,10 @@
-"""The partitions of a model that are assigned to this process, and the records held until outcomes are recovered.
+"""The partitions that this process reads, and the records held until outcomes are recovered.
 
 Steps 5 and 6 of docs/reference/protocol.md, without I/O: `wanted` names the outcomes to read, and `recovered` says
 that they have been read.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -30,6 +30,8 @@ class Record:
     entry: Entry
     head: RequestHead
     texts: list[bytes]
+    enqueue: Enqueue
+    """Of its model."""
 
     @property
     def since(self) -> float:
@@ -40,20 +42,18 @@ class Record:
 class Assignment:
     """Windows by partition, and the records that wait for recovery."""
 
-    def __init__(self, closed: ClosedBatches, enqueue: Enqueue, partition_of: Callable[[str], int]) -> None:
+    def __init__(self, closed: ClosedBatches, partition_of: Callable[[str], int]) -> None:
         """Start without partitions.
 
         Args:
             closed: The batches whose lines are no longer called.
-            enqueue: See `Enqueue`.
             partition_of: Maps a batch id to its partition of `outcomes`.
         """
         self._closed = closed
-        self._enqueue = enqueue
         self._partition_of = partition_of
         self._windows: dict[Any, PartitionWindow] = {}
         self._ends: dict[Any, int] = {}
-        """The end offset of each partition at the assignment, once it is known."""
+        """An end offset of each partition that it had after the assignment, once it is known."""
         self._held: list[Record] = []
         """In order of arrival; bounded by the windows."""
         self._recovery = OutcomeRecovery()
@@ -80,6 +80,20 @@ class Assignment:
         self._recovery.reset()
         self._assigned_at = now
 
+    def add(self, windows: Mapping[Any, PartitionWindow], ends: Mapping[Any, int]) -> None:
+        """Add partitions, with end offsets that were read after the assignment."""
+        self._windows.update(windows)
+        self._ends.update(ends)
+
+    def remove(self, tps: Iterable[Any]) -> None:
+        """Remove partitions; held records of theirs come again after an `add`."""
+        gone = set(tps)
+        for tp in gone:
+            if (window := self._windows.pop(tp, None)) is not None:
+                window.close()
+            self._ends.pop(tp, None)
+        self._held = [record for record in self._held if record.tp not in gone]
+
     def leave(self) -> None:
         """Close all windows and forget held records: Kafka delivers them to the next owner."""
         for window in self._windows.values():
@@ -95,7 +109,7 @@ class Assignment:
     def take(self, record: Record) -> bool:
         """Enqueue the lines of a record, or hold it until the outcomes of its batch are known; False if held."""
         if self._is_known(record):
-            self._enqueue(record.entry, record.head, record.texts)
+            record.enqueue(record.entry, record.head, record.texts)
             return True
         self._held.append(record)
         return False

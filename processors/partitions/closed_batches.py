@@ -25,6 +25,10 @@ class ClosedBatches:
         """Call `listener` with the id of each batch that is closed from now on."""
         self._listeners.append(listener)
 
+    def unlisten(self, listener: Callable[[str], None]) -> None:
+        """End a `listen`."""
+        self._listeners.remove(listener)
+
     def apply(self, record: BatchRecord) -> None:
         """Close a batch if its status says so."""
         if record.batch.status not in CANCELLABLE:
@@ -37,5 +41,5 @@ class ClosedBatches:
         if len(self._ids) >= self._batches_max:
             del self._ids[next(iter(self._ids))]
         self._ids[batch_id] = None
-        for listener in self._listeners:
+        for listener in list(self._listeners):
             listener(batch_id)

@@ -1,8 +1,8 @@
-"""Records whose batch key is unavailable: they are held beside the window, and their partition continues.
+"""Records whose batch key is not at hand: they are held beside the window, and their partition continues.
 
-A held record keeps only its place in the log, to be read from there again once the key is available. The
-bound on unacknowledged records bounds held ones, too. The batch shows why it waits. The records of a closed batch
-finish.
+If the key can be fetched, the records go on in their order. If it is unavailable, a held record keeps only its
+place in the log, to be read from there again once the key is available. The bound on unacknowledged records bounds
+held ones, too. The batch shows why it waits. The records of a closed batch finish.
 """
 
 import asyncio
@@ -32,12 +32,18 @@ ROOM_SECONDS: Final = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldRecord:
-    """A held record, which is in its window as one line without bytes."""
+    """A held record, which is in its window as one line."""
 
     head: RequestHead
     entry: Entry
     message: Any
-    """Without its value."""
+    """Without its value, once the key has proved to be unavailable."""
+
+    def drop_value(self) -> None:
+        """Keep only the record's place in the log."""
+        if self.message.value is not None:
+            self.message.value = None
+            self.entry.window.refill(self.entry, 1, 0)
 
 
 @dataclass(slots=True)
@@ -47,7 +53,8 @@ class _Batch:
 
 
 Reopen = Callable[[Sequence[HeldRecord]], AsyncGenerator[OpenedRecord | DecodeError, None]]
-"""Reads records of one batch from the log again and opens them in order; raises `OSError` if it cannot yet."""
+"""Opens records of one batch in order; reads those without a value from the log again. Raises
+`OSError` if it cannot open one yet."""
 Admit = Callable[[HeldRecord, OpenedRecord | DecodeError], None]
 """Takes a record that was opened."""
 
@@ -95,12 +102,18 @@ class LockedRecords:
 
     def put(self, held: HeldRecord) -> None:
         """Hold a record."""
+        if held.head.batch_id in self._held:
+            held.drop_value()
         self._batches.setdefault(held.head.batch_id, _Batch()).records.append(held)
         self._news.set()
 
     def clear(self) -> None:
         """Forget all records: their partitions were revoked."""
         self._batches.clear()
+
+    def close(self) -> None:
+        """Take no more notice of closed batches."""
+        self._closed.unlisten(self._drop)
 
     async def run(self) -> None:
         """Open held records as soon as their key is available; never returns."""
@@ -124,10 +137,13 @@ class LockedRecords:
         Raises:
             Unavailable: They cannot be opened at the moment.
         """
+        batch = None
         try:
             while (batch := self._batches.get(batch_id)) is not None and batch.records:
                 await self._open_some(batch_id, batch)
         except Exception as error:
+            for held in batch.records if batch is not None else ():
+                held.drop_value()
             raise Unavailable(reason(error), Reason.KEY) from error
         self._batches.pop(batch_id, None)
 

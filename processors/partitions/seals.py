@@ -28,14 +28,19 @@ OpenedRecord = tuple[RequestHead, list[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class LockedRecord:
-    """A record whose key is unavailable at the moment, and why."""
+    """A record whose key is not at hand, or unavailable, and why."""
 
     head: RequestHead
     why: str = ""
 
 
 async def open_record(
-    message: Any, closed: ClosedBatches, vault: Vault, is_held: Callable[[str], bool] = lambda _: False
+    message: Any,
+    closed: ClosedBatches,
+    vault: Vault,
+    is_held: Callable[[str], bool] = lambda _: False,
+    *,
+    at_once: bool = False,
 ) -> OpenedRecord | LockedRecord | DecodeError:
     """Open a record of requests; `DecodeError` if it cannot be read now or later.
 
@@ -44,6 +49,7 @@ async def open_record(
         closed: Batches whose lines are not decrypted: their keys may be destroyed.
         vault: Has the keys.
         is_held: Whether earlier records of a batch are held: then this one stays locked, too.
+        at_once: Leave it locked rather than wait for its key.
     """
     try:
         head = _checked(codec.request_head(message.headers or ()))
@@ -51,7 +57,9 @@ async def open_record(
             closed.close(head.batch_id)
         if head.ref is not None or (head.seal is not None and head.batch_id in closed):
             return replace(head, indices=None), [b""]
-        if is_held(head.batch_id):
+        if is_held(head.batch_id) or (
+            at_once and head.seal is not None and not vault.is_at_hand(head.batch_id, head.seal.key_id)
+        ):
             return LockedRecord(head)
         try:
             return head, _lines(head, await open_request(vault, head, message.value or b""))

@@ -142,10 +142,10 @@ class PartitionWindow:
         return entry
 
     def refill(self, entry: Entry, lines: int, size: int) -> None:
-        """Set the lines and bytes of a held record, which was admitted as one line without bytes."""
+        """Set the lines and bytes of a held record."""
         if not self.is_closed:
             self._capacity.lines += lines - entry.lines
-            self._capacity.bytes += size
+            self._capacity.bytes += size - entry.size
         entry.left += lines - entry.lines
         entry.lines, entry.size, entry.line_size = lines, size, size // max(1, lines)
 

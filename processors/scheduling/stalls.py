@@ -4,7 +4,6 @@ A check reads only the counts of a batch, so its cost does not depend on the num
 the reason in `FailedLines`; lines without a call wait for what keeps the model's servers from taking another one.
 """
 
-import asyncio
 import secrets
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -17,9 +16,8 @@ from tidemill.processors.failures import FailureKind
 from tidemill.processors.lines import Pending
 from tidemill.processors.scheduling.failed_lines import FailedGroup, FailedLines
 from tidemill.processors.scheduling.waiting_lines import WaitingLines
-from tidemill.schemas.log.codec import KIND, encode
 from tidemill.schemas.log.messages import HOLD_SECONDS_MAX, Stalled
-from tidemill.schemas.ports import Clock, Outbox
+from tidemill.schemas.ports import Clock
 from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, SERVER_CHARS_MAX, Reason, Waiting, merged
 
 CHECK_SECONDS: Final = 2.0
@@ -93,15 +91,6 @@ class Stalls:
         self._seen: dict[str, _Seen] = {}
         self._moved_at = 0.0
         """When a line of any batch last got a result."""
-
-    async def run(self, outbox: Outbox) -> None:
-        """Check and report until cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(CHECK_SECONDS)
-            reports = self.check(loop.time())
-            kind = [(KIND, b"stalled")]
-            await asyncio.gather(*(outbox.send(fact.batch_id, encode(fact), kind) for fact in reports))
 
     def check(self, now: float) -> list[Stalled]:
         """The reports to send at `now`, by the event loop's clock."""

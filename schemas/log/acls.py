@@ -1,7 +1,8 @@
 """The Kafka ACLs of each role, derived from the table of topics.
 
 A role is a stage, `producers` (direct producers of `tidemill.intake`), or `operator` (the commands `dead`,
-`rebuild`, `doctor`). An administrator creates topics and ACLs. No role may create, alter or delete anything.
+`rebuild`, `doctor`). An administrator creates topics and ACLs; no role may create, alter or delete anything,
+except that ingest creates the topics of a model before its first line.
 
 Kafka lets a principal with read or write access describe the topic, and one with write access to any topic be an
 idempotent producer; so neither needs an ACL.
@@ -23,6 +24,7 @@ from tidemill.schemas.log.topics import (
 )
 
 STAGES: Final = ("api", "ingest", "processors", "results")
+INGEST: Final = "ingest"
 PRODUCERS: Final = "producers"
 OPERATOR: Final = "operator"
 ROLES: Final = (*STAGES, PRODUCERS, OPERATOR)
@@ -30,10 +32,10 @@ ADMIN: Final = "admin"
 """Creates topics and ACLs; not a role."""
 GROUPS: Final = {
     "ingest": ("tidemill-ingest", "tidemill-intake"),
-    "processors": ("tidemill-processors-",),
+    "processors": ("tidemill-processors",),
     "results": ("tidemill-results",),
 }
-"""The consumer groups of a stage; a name that ends in a dash is a prefix."""
+"""The consumer groups of a stage."""
 _LOOKS_AT_DISKS: Final = ("api", "ingest", "processors")
 """Roles that ask the brokers for the free space of their disks."""
 _LOOKS_AT_RETENTION: Final = ("ingest", "processors", "results")
@@ -52,6 +54,7 @@ class Operation(IntEnum):
 
     READ = 3
     WRITE = 4
+    CREATE = 5
     DESCRIBE = 8
     DESCRIBE_CONFIGS = 10
 
@@ -88,6 +91,7 @@ def _of_topics(role: str) -> Iterable[Acl]:
             Operation.READ: role in row.read_by,
             Operation.WRITE: role in row.written_by,
             Operation.DESCRIBE: role == OPERATOR and not row.concerns(role),
+            Operation.CREATE: role == INGEST and is_of_requests(row.name),
             # The stages compare the retention of these topics with what batches need.
             Operation.DESCRIBE_CONFIGS: role == OPERATOR or (role in _LOOKS_AT_RETENTION and row.is_needed),
         }
@@ -103,7 +107,6 @@ def _of_groups(role: str) -> Iterable[Acl]:
             role=role,
             resource=Resource.GROUP,
             name=name,
-            is_prefix=name.endswith("-"),
             operation=Operation.READ,
         )
 

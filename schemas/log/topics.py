@@ -71,6 +71,10 @@ DEAD = Topic(
     written_by=("ingest", "processors", "results", "operator"), read_by=("operator",), spread=False,
     retention_ms=14 * DAY_MS, harm="forge dead letters, which an operator might replay",
 )  # fmt: skip
+PROCESSORS = Topic(
+    name="tidemill.processors", key="", value="none: the owner of its partition n reads n of each model's topics",
+    written_by=(), read_by=("processors",), harm="do nothing: no stage reads its records",
+)  # fmt: skip
 CLAIMS = Topic(
     name="tidemill.claims", key="batch id", value="Claim",
     written_by=("api",), read_by=("api",), spread=False,
@@ -133,8 +137,8 @@ EXPRESS_LINES_MAX = 1_000
 """A batch of up to this many lines uses the model's express topic, without large batches before it."""
 
 TOPICS = (
-    COMMANDS, INTAKE, OUTCOMES, BATCHES, FILES, DEAD, CLAIMS, UPLOADS, KEYS, CATALOG, SECRETS, LEDGER, AUDIT,
-    STATES, LINE_BITMAPS, STREAMS,
+    COMMANDS, INTAKE, OUTCOMES, BATCHES, FILES, DEAD, PROCESSORS, CLAIMS, UPLOADS, KEYS, CATALOG, SECRETS, LEDGER,
+    AUDIT, STATES, LINE_BITMAPS, STREAMS,
 )  # fmt: skip
 """All but those of requests. Faust names the changelogs of its tables, but creates them too late."""
 

@@ -138,7 +138,7 @@ def finalizing(world: World, chance: random.Random) -> None:
 def zombie(world: World, chance: random.Random) -> None:
     """A processor loses all brokers, or its coordinator alone, while its calls run; another one takes over."""
     network, job = world.cluster.network, _job(world, chance, lines=4 * LINES)
-    coordinator = world.cluster.coordinator(f"tidemill-processors-{job.model}")
+    coordinator = world.cluster.coordinator("tidemill-processors")
     servers = chance.choice((BROKERS, (coordinator,)))
     batch_id = _create(world, _apart(world, job, coordinator))
     world.stop_extras()

@@ -35,7 +35,7 @@ PARTITIONS = 4
 """Each step has a batch in each, so that every process of results and ingest has some."""
 LINES = 50
 """Of each batch, and of the stream at each step."""
-GROUPS = ("tidemill-results", "tidemill-processors-chat", "tidemill-ingest", "tidemill-intake")
+GROUPS = ("tidemill-results", "tidemill-processors", "tidemill-ingest", "tidemill-intake")
 FAILS_EVERY = 9
 LOOK_SECONDS_MAX = 5.0
 STEP_SECONDS_MAX = 90.0

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -20,18 +20,32 @@ from support.catalog import change, set_up
 from support.waiting import until
 
 from tidemill.configuration.settings import Settings
-from tidemill.kafka.admin import ensure_topics
+from tidemill.kafka.admin import ensure_model_topics, ensure_topics
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord
 from tidemill.schemas.resources.batch import Batch, Status
 
 MAIN = """
-import sys
+import dataclasses, sys
+
 from tidemill.configuration.settings import load
-from tidemill.processors.app import main
-main(load(), sys.argv[1:])
+from tidemill.processors import app
+
+app.NAME, *names = sys.argv[1:]
+take_over = app.Processors.set_models
+
+
+def only_own(processors, serving):
+    models = {name: serving.models[name] for name in names if name in serving.models}
+    by_model = {name: serving.by_model[name] for name in models}
+    take_over(processors, dataclasses.replace(serving, models=models, by_model=by_model))
+
+
+app.Processors.set_models = only_own
+app.main(load())
 """
+"""Several rigs share a broker, so each has a group of its own and works for its own models alone."""
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 20.0
 
@@ -39,10 +53,14 @@ STOP_SECONDS_MAX = 20.0
 class Process:
     """`tidemill processors`; `ready` comes as its supervisor would see it."""
 
-    def __init__(self, environment: dict[str, str], models: Iterable[str]) -> None:
+    def __init__(self, environment: dict[str, str], models: Sequence[str]) -> None:
         self._ready, end = os.pipe()
         environment = {**os.environ, **environment, "TIDEMILL_NOTIFY_FD": str(end)}
-        self._process = subprocess.Popen([sys.executable, "-c", MAIN, *models], env=environment, pass_fds=[end])
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", MAIN, f"tidemill-processors-{models[0]}", *models],
+            env=environment,
+            pass_fds=[end],
+        )
         os.close(end)
         os.set_blocking(self._ready, False)
 
@@ -79,6 +97,7 @@ class Rig:
     """One model of its own, its topic, and the outcomes of its batches."""
 
     def __init__(self, kafka: str, settings: Settings, environment: dict[str, str]) -> None:
+        self.settings = settings
         self.models = list(settings.models)
         self.model = self.models[0]
         self.store = Path(settings.data) / "store"
@@ -140,6 +159,7 @@ class Rig:
     ) -> str:
         """Publish a batch whose line `n` says `<batch> n`; returns its id."""
         batch_id = ids.new_batch_id()
+        await self.say(batch_id, Status.IN_PROGRESS, model)
         for first in range(0, lines, pack):
             texts = [self.line(f"{batch_id} {n}", f"r-{n}", model) for n in range(first, min(first + pack, lines))]
             await self.send(
@@ -177,11 +197,11 @@ class Rig:
         )
         return codec.request_headers(head)
 
-    async def say(self, batch_id: str, status: Status) -> None:
+    async def say(self, batch_id: str, status: Status, model: str | None = None) -> None:
         """Publish the state of a batch, as results would."""
         batch = Batch(
             id=batch_id, endpoint="/v1/chat/completions", input_file_id=ids.new_file_id("p"),
-            completion_window="24h", status=status, created_at=0, expires_at=1,
+            completion_window="24h", status=status, created_at=0, expires_at=1, model=model or self.model,
         )  # fmt: skip
         record = BatchRecord(project="p", batch=batch)
         await self._producer.send_and_wait(topics.BATCHES.name, codec.encode(record), key=batch_id.encode())
@@ -246,6 +266,7 @@ async def rig(
         one.update(model or {})
     settings = Settings(models=models, data=folder, kafka=kafka)  # type: ignore[arg-type]
     await ensure_topics(settings, kafka)
+    await ensure_model_topics(settings, kafka, *models)
     servers = await set_up(kafka, settings)
     environment = {"TIDEMILL_KAFKA": kafka, "TIDEMILL_DATA": str(folder)}
     made = Rig(kafka, settings, environment)

@@ -166,7 +166,7 @@ class _Tap:
 
 
 class ProcessorsProcess(Base):
-    """`processors/model_app.py` without Faust."""
+    """`processors/models.py` with one model, without Faust."""
 
     def __init__(self, world, group: Group, settings: Settings, name: str) -> None:
         super().__init__(world, group)
@@ -195,9 +195,7 @@ class ProcessorsProcess(Base):
         self.stage = ProcessorsStage(fleet, caller, services, prefixes=prefixes(model, fleet))
         self.stage.set_part(1.0)
         self._partitions = len(self.log.places(OUTCOMES))
-        self._assignment = Assignment(
-            self._closed, self.stage.enqueue, lambda key: partition_of(key, self._partitions)
-        )
+        self._assignment = Assignment(self._closed, lambda key: partition_of(key, self._partitions))
         self._wanted = asyncio.Event()
         self._learning: asyncio.Task[None] | None = None
         self.process.start(self._follow())
@@ -224,7 +222,10 @@ class ProcessorsProcess(Base):
             return
         head, texts = opened
         entry = window.admit(record, len(texts), len(record.value))
-        held = Held(tp=place, offset=record.offset, time=record.time, entry=entry, head=head, texts=texts)
+        held = Held(
+            tp=place, offset=record.offset, time=record.time, entry=entry, head=head, texts=texts,
+            enqueue=self.stage.enqueue,
+        )  # fmt: skip
         if not self._assignment.take(held):
             self._wanted.set()
 

@@ -54,10 +54,11 @@ async def _is(client, name, count):
 async def test_makes_the_table(kafka, client):
     """Every row becomes a topic with its partitions, policy and retention; a second time changes nothing."""
     settings = Settings(models=MODELS, partitions=3)
-    await admin.ensure_topics(settings, kafka)
-    await admin.ensure_topics(Settings(models=MODELS, partitions=3), kafka)
+    for _ in range(2):
+        await admin.ensure_topics(settings, kafka)
+        await admin.ensure_model_topics(settings, kafka, *MODELS)
 
-    rows = admin.wanted(MODELS)
+    rows = (*topics.TOPICS, *admin.of_models(MODELS))
     expected = {row.name: 3 if row.spread else 1 for row in rows}
     assert await partitions(client, list(expected)) == expected
     answers = await client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in expected])
@@ -73,12 +74,14 @@ async def test_makes_the_table(kafka, client):
 
 
 @pytest.mark.usefixtures("apart")
-async def test_a_new_model_gets_its_topic(kafka, client):
-    """A model that is configured later finds its topic at the next start; the others stay as they are."""
-    await admin.ensure_topics(Settings(partitions=2), kafka)
-    await admin.ensure_topics(Settings(models=MODELS, partitions=2), kafka)
-    name = topics.requests("org/large").name
-    assert await partitions(client, [name]) == {name: 2}
+async def test_a_model_gets_its_topics_when_it_needs_them(kafka, client):
+    """No topic of a model is created with the others."""
+    settings = Settings(models=MODELS, partitions=2)
+    await admin.ensure_topics(settings, kafka)
+    names = [row.name for row in admin.of_models(MODELS)]
+    assert not {*names} & {topic["topic"] for topic in await client.describe_topics()}
+    await admin.ensure_model_topics(settings, kafka, "org/large")
+    assert await partitions(client, names[2:]) == dict.fromkeys(names[2:], 2)
 
 
 @pytest.mark.usefixtures("apart")

@@ -15,6 +15,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
+from support.catalog import set_up
 from support.cuts import BACK, OUT, Network
 from support.facts import batch_id, commands, lines
 from support.fleet import Fleet
@@ -62,7 +63,11 @@ async def make_topics(kafka, leader, monkeypatch):
         return NewTopic(made.name, -1, -1, {0: [leader]}, made.topic_configs)
 
     monkeypatch.setattr(admin, "_new", placed)
-    await admin.ensure_topics(Settings(partitions=1, replication=1), cluster(kafka), ["chat"])
+    model = {"backends": [{"url": "http://127.0.0.1:9/v1"}]}
+    settings = Settings(partitions=1, replication=1, models={"chat": model})
+    await admin.ensure_topics(settings, cluster(kafka))
+    await set_up(cluster(kafka), settings)
+    await admin.ensure_model_topics(settings, cluster(kafka), "chat")
 
 
 class Log:

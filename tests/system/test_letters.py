@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from tidemill.configuration.settings import Settings
-from tidemill.kafka.admin import ensure_topics
+from tidemill.kafka.admin import ensure_model_topics, ensure_topics
 from tidemill.kafka.partitions.dead_letters import send_dead_letter
 from tidemill.kafka.producer import Log
 from tidemill.ops import OperatorError, dead_letters
@@ -22,7 +22,8 @@ HEADERS = (("tidemill-batch", b"b"), ("x", b"\x1b[31m"))
 async def place(kafka):
     """A topic of requests with one dead letter of a record that has everything."""
     model = f"m-{secrets.token_hex(4)}"
-    await ensure_topics(Settings(kafka=kafka), kafka, [model])
+    await ensure_topics(Settings(kafka=kafka), kafka)
+    await ensure_model_topics(Settings(), kafka, model)
     topic = topics.requests(model).name
     log = Log(kafka)
     await log.start()

@@ -4,7 +4,7 @@ import pytest
 
 from tidemill.configuration.security import Cluster
 from tidemill.configuration.settings import Settings
-from tidemill.kafka.admin import ensure_topics
+from tidemill.kafka.admin import ensure_model_topics, ensure_topics
 from tidemill.kafka.producer import Log
 from tidemill.ops import OperatorError
 from tidemill.ops.purge import purge
@@ -26,7 +26,8 @@ MODEL = "purged"
 @pytest.fixture
 async def log(kafka):
     """The topics, and what appends to them."""
-    await ensure_topics(Settings(), kafka, [MODEL])
+    await ensure_topics(Settings(), kafka)
+    await ensure_model_topics(Settings(), kafka, MODEL)
     log = Log(Cluster(servers=kafka))
     await log.start()
     yield log

@@ -19,7 +19,8 @@ WEEK_SECONDS = 7 * 86_400.0
 async def test_the_shortest_counts(kafka):
     """A topic with a shortened retention counts, and a missing one is left out."""
     model = f"m-{secrets.token_hex(4)}"
-    await admin.ensure_topics(Settings(kafka=kafka), kafka, [model])
+    await admin.ensure_topics(Settings(kafka=kafka), kafka)
+    await admin.ensure_model_topics(Settings(), kafka, model)
     assert await admin.retention_seconds(kafka, [model]) == WEEK_SECONDS
     name = topics.requests(model).name
     client = AIOKafkaAdminClient(bootstrap_servers=kafka)

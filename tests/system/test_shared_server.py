@@ -33,6 +33,8 @@ def backend():
 async def shares(made: Rig, backend: Backend) -> list[float]:
     """Run a batch of each model at once; returns the finished parts of all at the end of the first."""
     await made.process().ready()
+    for model in made.models:
+        await made.collect(await made.batch(1, model=model), 1)
     backend.hold()
     batches = [await made.batch(LINES, pack=16, model=model) for model in made.models]
     backend.release()

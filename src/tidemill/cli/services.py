@@ -83,17 +83,11 @@ def ingest(config: Config = None) -> None:
     _run(main, load_settings(config))
 
 
-def processors(
-    config: Config = None,
-    models: Annotated[str | None, typer.Option(help="Only these models; comma-separated.")] = None,
-) -> None:
+def processors(config: Config = None) -> None:
     """Run processors: calls the backends."""
-    import functools
-
     from tidemill.processors.app import main
 
-    names = None if models is None else [name.strip() for name in models.split(",")]
-    _run(functools.partial(main, models=names), load_settings(config))
+    _run(main, load_settings(config))
 
 
 def results(config: Config = None) -> None:

@@ -39,7 +39,7 @@ class MonitoredApps:
         """Return if every app has joined its group and recovered its tables.
 
         Raises:
-            Unhealthy: An app has not. The name of an app contains that of a model, so only the log has it.
+            Unhealthy: An app has not; only the log names it.
         """
         if not self._apps:
             raise Unhealthy("not started yet")

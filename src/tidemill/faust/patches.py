@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from typing import Any, Final
 
+from faust.types import TP
 from mode.utils.queues import FlowControlEvent
 
 log = logging.getLogger(__name__)
@@ -63,19 +64,20 @@ def seek_all(consumer: Any) -> None:
     consumer.seek_to_committed = seek_to_committed
 
 
-def go_back(consumer: Any, transient: tuple[type[Exception], ...]) -> None:
+def go_back(consumer: Any, transient: tuple[type[Exception], ...]) -> "Positions":
     """Make the consumer seek back to records that it skipped: only changelogs, which are compacted, have gaps.
 
     Records that the broker has removed meanwhile count as delivered. After a `transient` error of an unavailable
     broker, the next fetch tries again.
     """
-    positions = _Positions(consumer, transient)
+    positions = Positions(consumer, transient)
     consumer.seek, consumer.seek_to_committed = positions.seek, positions.seek_to_committed
     consumer.getmany, consumer.stop_flow = positions.getmany, positions.stop_flow
+    return positions
 
 
-class _Positions:
-    """The offset of each partition's next record; its methods replace four of Faust's consumer."""
+class Positions:
+    """The offset of each partition's next record; four of its methods replace those of Faust's consumer."""
 
     def __init__(self, consumer: Any, transient: tuple[type[Exception], ...]) -> None:
         self._consumer, self._transient = consumer, transient
@@ -83,20 +85,32 @@ class _Positions:
         self._getmany, self._stop_flow = consumer.getmany, consumer.stop_flow
         self._next: dict[Any, int] = {}
 
+    def expect(self, tp: Any, offset: int) -> None:
+        """Expect an added partition's first record at this offset."""
+        self._next[tp] = offset
+
+    def forget(self, tp: Any) -> None:
+        """Expect no record of a partition that is read no more."""
+        self._next.pop(tp, None)
+
     async def seek(self, tp: Any, offset: int) -> None:
+        """Seek."""
         await self._seek(tp, offset)
         self._next[tp] = offset
 
     async def seek_to_committed(self) -> Any:
+        """Seek in all partitions; returns the committed offsets."""
         committed = await self._seek_to_committed()
         self._next.update({tp: offset for tp, offset in committed.items() if offset and offset > 0})
         return committed
 
     def stop_flow(self) -> None:
+        """Expect no record."""
         self._next.clear()
         self._stop_flow()
 
     async def getmany(self, **how: Any) -> AsyncIterator[Any]:
+        """Fetch records, without those behind a gap."""
         skipped = set()
         async with aclosing(self._getmany(**how)) as fetched:
             async for tp, message in fetched:
@@ -145,6 +159,33 @@ def resume_at_once(consumer: Any) -> None:
 
     consumer.on_buffer_drop = on_buffer_drop
     consumer._wait_next_records = wait_next_records  # noqa: SLF001
+
+
+def remember_assignment(consumer: Any) -> None:
+    """Let the consumer make the set of its partitions once: Faust asks for it with each partition of a commit."""
+    thread = consumer._thread  # noqa: SLF001  not public
+    found: tuple[Any, set[TP]] = (None, set())
+
+    def assignment() -> set[TP]:
+        nonlocal found
+        partitions = thread._ensure_consumer().assignment()  # noqa: SLF001
+        if partitions is not found[0]:
+            found = partitions, {TP(*tp) for tp in partitions}
+        return found[1]
+
+    thread.assignment = assignment
+
+
+def check_no_partitions(consumer: Any) -> None:
+    """Skip Faust's check of each partition: it takes time, and calls a partition that needs no fetch an error.
+
+    `probe.py` detects fetches and consumers that have stopped.
+    """
+
+    async def verify() -> None:
+        pass
+
+    consumer.verify_all_partitions_active = verify
 
 
 def fetch_briefly(fetcher: Any) -> None:

@@ -17,7 +17,16 @@ import faust
 
 from tidemill.configuration.security import Kafka, Security, cluster
 from tidemill.configuration.settings import Settings
-from tidemill.faust.patches import Flow, fetch_briefly, go_back, resume_at_once, seek_all
+from tidemill.faust.patches import (
+    Flow,
+    Positions,
+    check_no_partitions,
+    fetch_briefly,
+    go_back,
+    remember_assignment,
+    resume_at_once,
+    seek_all,
+)
 from tidemill.faust.retention import Oldest
 from tidemill.faust.tables import DeliveredTable
 from tidemill.kafka.connection import TRANSIENT
@@ -43,6 +52,8 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
 
     retention_seconds: float = float("inf")
     """The retention time of the records that the stage needs; infinite until the broker has answered."""
+    positions: Positions
+    """Of the consumer."""
     oldest: Oldest | None = None
     """When the stage's oldest unfinished record was written."""
     drain: Drain | None = None
@@ -66,8 +77,10 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
     def _new_consumer(self) -> Any:
         consumer = super()._new_consumer()
         seek_all(consumer)
-        go_back(consumer, TRANSIENT)
+        self.positions = go_back(consumer, TRANSIENT)
         resume_at_once(consumer)
+        remember_assignment(consumer)
+        check_no_partitions(consumer)
         return consumer
 
     async def _on_partitions_revoked(self, revoked: set[Any]) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -82,14 +82,13 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop_requested.set)
     beating = loop.create_task(heartbeat.run())
-    settings = await _with_topics(settings, role, ())
+    settings = await _with_topics(settings, role)
     catalog = Catalog(settings.cluster)
     await catalog.start()
     await _first(stop_requested, catalog.filled())
     if stop_requested.is_set():
         return False
-    models = catalog.contents.serving.models
-    stage = make(await _with_topics(settings, role, models), settings.cluster, catalog)
+    stage = make(settings, settings.cluster, catalog)
     state = health.Health(
         fault=heartbeat.fault,
         probes={
@@ -124,10 +123,10 @@ async def _first(stop_requested: asyncio.Event, work: Coroutine[Any, Any, None])
         task.result()
 
 
-async def _with_topics(settings: Settings, role: str, models: Iterable[str]) -> Settings:
+async def _with_topics(settings: Settings, role: str) -> Settings:
     """Create missing topics; returns the settings with the number of partitions that the topics have."""
     try:
-        partitions = await ensure_topics(settings, settings.cluster, models, role=role)
+        partitions = await ensure_topics(settings, settings.cluster, role=role)
     except TopicError as error:
         raise SystemExit(str(error)) from error
     return settings.model_copy(update={"partitions": partitions})

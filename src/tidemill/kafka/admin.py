@@ -62,27 +62,23 @@ async def _connected(kafka: Kafka, failure: str) -> AsyncIterator[AIOKafkaAdminC
         await admin.close()
 
 
-def wanted(models: Iterable[str]) -> tuple[Topic, ...]:
-    """All topics: the fixed ones, and the two request topics of each model."""
+def of_models(models: Iterable[str]) -> tuple[Topic, ...]:
+    """The two topics of each model."""
     own = [(topics.requests(model), topics.express(model)) for model in models]
-    return (*topics.TOPICS, *(row for rows in own for row in rows))
+    return tuple(row for rows in own for row in rows)
 
 
-async def ensure_topics(
-    settings: Settings, kafka: Kafka, models: Iterable[str] | None = None, *, role: str | None = None
-) -> int:
-    """Create the missing topics; several processes may do this at the same time.
+async def ensure_topics(settings: Settings, kafka: Kafka, *, role: str | None = None) -> int:
+    """Create the missing topics, but for those of models; several processes may do this at the same time.
 
-    Models are by default those of the settings. A stage names its `role`, since a broker with access lists hides
-    the topics of others from it. Returns the number of partitions of `commands` and `outcomes`.
+    A stage names its `role`, since a broker with access lists hides the topics of others from it. Returns the
+    number of partitions of `commands` and `outcomes`.
 
     Raises:
         TopicError: The broker is unavailable or refuses; or the topics that must have the same number of
             partitions (`commands`, `outcomes` and the changelogs of their tables) have different ones.
     """
-    rows = wanted(settings.models if models is None else models)
-    if role is not None:
-        rows = tuple(row for row in rows if row.concerns(role))
+    rows = tuple(row for row in topics.TOPICS if role is None or row.concerns(role))
     async with _connected(kafka, f"The topics of {kafka} cannot be set up") as admin:
         found = await _partitions(admin, rows)
         missing = [row for row in rows if row.name not in found]
@@ -93,6 +89,20 @@ async def ensure_topics(
             # Another process with other settings may have created them first.
             partitions = _copartitions(rows, await _partitions(admin, rows), settings.partitions)
         return partitions
+
+
+async def ensure_model_topics(settings: Settings, kafka: Kafka, *models: str) -> None:
+    """Create the missing topics of models; see `ensure_topics`.
+
+    Raises:
+        TopicError: The broker is unavailable or refuses.
+    """
+    rows = of_models(models)
+    async with _connected(kafka, f"The topics of models on {kafka} cannot be set up") as admin:
+        found = await _partitions(admin, rows)
+        if missing := [row for row in rows if row.name not in found]:
+            await _create(admin, missing, settings)
+            await _wait_for(admin, rows)
 
 
 async def set_acls(kafka: Kafka, wanted_acls: Iterable[Acl], users: Mapping[str, str] | None = None) -> int:
@@ -132,14 +142,17 @@ def _creation(acl: Acl, users: Mapping[str, str]) -> tuple[Any, ...]:
     return (int(acl.resource), acl.name, pattern, principal, _ANY_HOST, int(acl.operation), _ALLOW)
 
 
-async def topic_configs(kafka: Kafka, names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """The configuration of topics, by name; topics that do not exist are omitted.
+async def topic_configs(
+    kafka: Kafka, names: Iterable[str], *, only: str | None = None
+) -> dict[str, dict[str, str]]:
+    """The configuration of topics, or `only` one value of it, by name; topics that do not exist are omitted.
 
     Raises:
         TopicError: The broker does not answer.
     """
     async with _connected(kafka, f"the topics of {kafka} cannot be read") as admin:
-        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+        configs = None if only is None else {only: None}
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name, configs=configs) for name in names]
         answers = await admin.describe_configs(resources)
     return {
         name: {entry[0]: entry[1] for entry in entries}
@@ -155,9 +168,9 @@ async def retention_seconds(kafka: Kafka, models: Iterable[str]) -> float:
     Raises:
         OSError: The broker does not answer.
     """
-    rows = [row for row in wanted(models) if row.is_needed]
+    rows = [row for row in (*topics.TOPICS, *of_models(models)) if row.is_needed]
     try:
-        found = await topic_configs(kafka, [row.name for row in rows])
+        found = await topic_configs(kafka, [row.name for row in rows], only="retention.ms")
     except TopicError as error:
         raise OSError(str(error)) from error
     kept = [int(configs.get("retention.ms", -1)) for configs in found.values()]

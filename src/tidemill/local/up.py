@@ -233,12 +233,11 @@ class Up:
             await self._supervisor.start([program], base=True)
             self._kafka = broker.bootstrap
             _say(f"Kafka answers at {self._kafka} after {time.monotonic() - began:.1f} s.")
-        models = self._settings.models or demo.models("")
         if self._broker is None:
-            await ensure_topics(self._settings, self._settings.cluster, models)
+            await ensure_topics(self._settings, self._settings.cluster)
             return
         cluster = self._broker.cluster()
-        await asyncio.gather(ensure_topics(self._settings, cluster, models), set_acls(cluster, acls()))
+        await asyncio.gather(ensure_topics(self._settings, cluster), set_acls(cluster, acls()))
 
     async def _follow_file(self) -> None:
         """Apply the servers and models of the settings file whenever it changes; never returns."""
@@ -262,7 +261,6 @@ class Up:
             await catalog.follower.caught_up()
             if await catalog.fill(log, named(settings.servers, models), author=SETTINGS_FILE, again=True):
                 _say(f"applied the servers and models of {self._config or SETTINGS_FILE}.")
-            await ensure_topics(self._settings, cluster, catalog.contents.serving.models)
         except (LogUnavailable, ValueError) as error:
             raise UpError(f"the servers and models cannot be applied: {error}") from error
         else:

@@ -17,7 +17,7 @@ from tidemill.configuration.security import Kafka
 from tidemill.configuration.servers import Server, Serving
 from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.kafka import catalog, history
-from tidemill.kafka.admin import TopicError, topic_configs, wanted
+from tidemill.kafka.admin import TopicError, of_models, topic_configs
 from tidemill.kafka.connection import LogUnavailable, check_broker
 from tidemill.ops import Say, findings
 from tidemill.ops.findings import Finding
@@ -126,10 +126,11 @@ async def _unusable(serving: Serving, faults: Mapping[str, str]) -> list[Finding
 
 
 async def _topics(settings: Settings, kafka: Kafka, models: Iterable[str]) -> list[Finding]:
-    rows = wanted(models)
-    configs = await topic_configs(kafka, [row.name for row in rows])
     async with history.reading(kafka) as reader:
+        # Those of a model are created with its first line.
+        rows = [*topics.TOPICS, *(row for row in of_models(models) if reader.partitions(row.name))]
         partitions = {row.name: len(reader.partitions(row.name)) for row in rows}
+    configs = await topic_configs(kafka, [row.name for row in rows])
     judged = [
         findings.topic(
             row,

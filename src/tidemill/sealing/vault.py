@@ -91,6 +91,10 @@ class Vault:
         """Whether a batch has a key."""
         return bool(self._secrets.of(batch_id))
 
+    def is_at_hand(self, batch_id: str, key_id: str) -> bool:
+        """Whether `cipher` ends without waiting."""
+        return (batch_id, key_id) in self._ciphers or batch_id in self._erased
+
     async def catch_up(self) -> None:
         """Apply all keys that the topic has now."""
         if self._caught_up is not None:

@@ -176,16 +176,13 @@ def test_processes_keep_their_parts_of_servers_that_change() -> None:
             world.model("a", "gpu-1", "gpu-2", max_in_flight=96, tokens_per_minute=30_000)
             world.model("b", "gpu-1")
             world.servers.apply(serving(world.named, world.models))
-        now = worlds[0].loop.time()
-        of_a = [[world.found(name).parts.mean for name in ("gpu-1", "gpu-2")] for world in worlds]
-        assert of_a == [[0.375, 0.75], [0.125, 0.25]], "no process has partitions of b yet"
+        of_a = [[world.found(name).part for name in ("gpu-1", "gpu-2")] for world in worlds]
+        assert of_a == [[0.75, 0.75], [0.25, 0.25]]
         assert [world.servers.pools["a"].in_flight_max for world in worlds] == [72, 24]
-        for world, part in zip(worlds, (0.5, 0.5), strict=True):
-            world.servers.pools["b"].set_part(part, now)
-        assert sum(world.found("gpu-1").parts.mean for world in worlds) == 1.0
+        assert sum(world.found("gpu-1").part for world in worlds) == 1.0
         for world in worlds:
             del world.models["b"]
             world.apply()
-        assert [world.found("gpu-1").parts.mean for world in worlds] == [0.75, 0.25]
+        assert [world.found("gpu-1").part for world in worlds] == [0.75, 0.25]
 
     simulated(case)

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from tidemill.kafka.freeze_guard import MEMBERSHIP_SECONDS, Membership, MembershipGuard
-from tidemill.processors.model_app import ModelApp
+from tidemill.processors.member import Member
+from tidemill.processors.models import Models
 
 
 class Dispatcher:
@@ -33,34 +34,42 @@ def times():
 
 
 @pytest.fixture
-def model(times):
-    model = ModelApp.__new__(ModelApp)
-    model.app = SimpleNamespace(membership=Membership(clock=lambda: times[-1]), rebalancing=True)
-    model.app.membership.renew(100.0)
-    model.dispatcher = Dispatcher()
-    model._assignment = SimpleNamespace(windows=(), leave=lambda: None)
-    model.held_records = SimpleNamespace(clear=lambda: None)
-    model._membership_guard = MembershipGuard(model.app.membership, model.dispatcher)
-    return model
+def member(times):
+    member, models = Member.__new__(Member), Models.__new__(Models)
+    member._app = SimpleNamespace(membership=Membership(clock=lambda: times[-1]), rebalancing=True)
+    member._app.membership.renew(100.0)
+    held_records = SimpleNamespace(clear=lambda: None)
+    models.awake = {
+        name: SimpleNamespace(dispatcher=Dispatcher(), held_records=held_records) for name in ("one", "other")
+    }
+    models._leaving, member._work, member._models = {}, None, models
+    member._shared = SimpleNamespace(assignment=SimpleNamespace(windows=(), leave=lambda: None))
+    member._guard = MembershipGuard(member._app.membership, models)
+    return member
 
 
-async def test_no_call_starts_without_the_coordinator(model, times):
+def calls(member):
+    """Whether each model may start calls."""
+    return [model.dispatcher.calls for model in member._models.awake.values()]
+
+
+async def test_no_call_starts_without_the_coordinator(member, times):
     """Calls resume once it answers."""
-    await model._hold()
-    assert model.dispatcher.calls
+    await member._hold()
+    assert calls(member) == [True, True]
     times.append(100.0 + MEMBERSHIP_SECONDS)
-    await model._hold()
-    assert not model.dispatcher.calls
-    model.app.membership.renew(times[-1])
-    await model._hold()
-    assert model.dispatcher.calls
+    await member._hold()
+    assert calls(member) == [False, False]
+    member._app.membership.renew(times[-1])
+    await member._hold()
+    assert calls(member) == [True, True]
 
 
-async def test_calls_do_not_resume_between_revocation_and_assignment(model, times):
+async def test_calls_do_not_resume_between_revocation_and_assignment(member, times):
     """Even if the coordinator answers again."""
     times.append(100.0 + MEMBERSHIP_SECONDS)
-    await model._hold()
-    await model._leave(set())
-    model.app.membership.clear()
-    await model._hold()
-    assert not model.dispatcher.calls
+    await member._hold()
+    await member._leave(set())
+    member._app.membership.clear()
+    await member._hold()
+    assert calls(member) == [False, False]

@@ -9,8 +9,13 @@ from tidemill.processors.kafka import KafkaOutbox
 KAFKA = "127.0.0.1:9"
 
 
+def requests(kafka, **how):
+    """The producer of requests."""
+    return RequestProducer(kafka, Log(kafka), ensure_topics=print, **how)
+
+
 @pytest.mark.parametrize("encrypted", [False, True])
-@pytest.mark.parametrize("make", [KafkaOutbox, lambda kafka, **how: RequestProducer(kafka, Log(kafka), **how)])
+@pytest.mark.parametrize("make", [KafkaOutbox, requests])
 async def test_lines_are_compressed_unless_they_are_encrypted(make, encrypted):
     """Requests and results alike."""
     client = make(KAFKA, encrypted=encrypted)._producer._new()

@@ -34,7 +34,7 @@ class World:
         self.now = 1000.0
         self.told = 0
         (self.backend,) = configured(models, clock=lambda: self.now)
-        self.backend.set_part("m", 1.0, self.now)
+        self.backend.set_part(1.0, self.now)
         self.backend.queue.join(Member(lambda: None, self._told))
         self.poller = poller(self.backend, Target(models["m"].backends[0]), upstream, lambda: self.now)
 

@@ -55,7 +55,7 @@ def test_a_backend_has_them_from_its_settings() -> None:
     models = {"m": Model(backends=[{"url": "http://127.0.0.1:1/v1", "hours": [DAY], "share": 0.5, "drain": True}])}
     now = [at("2026-11-23T12:00")]
     (server,) = configured(models, clock=lambda: now[-1])
-    server.set_part("m", 1.0, 0.0)
+    server.set_part(1.0, 0.0)
     assert server.allowed(0.0) == 0
     now.append(at("2026-11-23T20:00"))
     assert server.allowed(0.0) == 4

@@ -27,9 +27,8 @@ def enqueued():
 
 @pytest.fixture
 def assignment(enqueued):
-    assignment = Assignment(
-        ClosedBatches(), lambda *record: enqueued.append(record), lambda batch_id: len(batch_id) - len(BATCH)
-    )
+    assignment = Assignment(ClosedBatches(), lambda batch_id: len(batch_id) - len(BATCH))
+    assignment.enqueued = enqueued
     assignment.assign({"tp": PartitionWindow(Handle())}, NOW)
     return assignment
 
@@ -37,7 +36,9 @@ def assignment(enqueued):
 def record(assignment, offset, *, created, time=NOW + 5):
     head = RequestHead(batch_id=BATCH, project="p", first=0, deadline=1 << 33, url="/v1/x", created=created)
     entry = assignment.window("tp").admit(object(), 1, 1)
-    return Record(tp="tp", offset=offset, time=time, entry=entry, head=head, texts=[b"x"])
+    return Record(tp="tp", offset=offset, time=time, entry=entry, head=head, texts=[b"x"],
+        enqueue=lambda *record: assignment.enqueued.append(record),
+    )  # fmt: skip
 
 
 def test_a_new_record_of_a_new_batch_is_enqueued_at_once(assignment, enqueued):

@@ -4,6 +4,7 @@ import pytest
 
 from tidemill.ingest import app as ingest
 from tidemill.ingest.streams import app
+from tidemill.processors import app as processors
 from tidemill.results import app as results
 from tidemill.schemas.log import acls, topics
 from tidemill.schemas.log.acls import Operation, Resource
@@ -29,9 +30,15 @@ def test_a_role_may_do_what_the_table_says(role):
 
 
 def test_no_acl_is_wider_than_a_topic_or_all_models():
-    """A beginning of a name stands for the topics of all models, or the groups of all models, and nothing else."""
+    """A beginning of a name stands for the topics of all models, and nothing else."""
     wide = {acl.name for acl in acls.acls() if acl.is_prefix}
-    assert wide == {topics.REQUESTS_PREFIX, topics.EXPRESS_PREFIX, "tidemill-processors-"}
+    assert wide == {topics.REQUESTS_PREFIX, topics.EXPRESS_PREFIX}
+
+
+def test_ingest_creates_the_topics_of_models_and_no_role_another():
+    """With its first line a model may need topics that do not exist yet."""
+    creators = {(acl.role, acl.name) for acl in acls.acls() if acl.operation is Operation.CREATE}
+    assert creators == {("ingest", topics.REQUESTS_PREFIX), ("ingest", topics.EXPRESS_PREFIX)}
 
 
 def test_every_writer_and_reader_is_a_role():
@@ -56,6 +63,7 @@ def test_the_operator_may_describe_every_topic():
 def test_acls_cover_the_consumer_groups_of_the_stages():
     """A group that has another name would be refused by a broker with access lists."""
     assert acls.GROUPS["ingest"] == (ingest.NAME, app.NAME)
+    assert acls.GROUPS["processors"] == (processors.NAME,)
     assert acls.GROUPS["results"] == (results.NAME,)
 
 

@@ -1,0 +1,147 @@
+"""The partitions of models that are asleep: where to begin to read each, and where it ends.
+
+One request asks for the ends of all of them, so a thousand sleeping models cost next to nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tidemill.faust.added_partitions import TP, Start
+
+
+class Offsets(Protocol):
+    """See `kafka/offsets.py`."""
+
+    async def partitions(self) -> dict[str, list[int]]:
+        """The partitions of all topics."""
+        ...
+
+    async def first(self, tps: Collection[Any]) -> dict[Any, int]:
+        """The first available offsets."""
+        ...
+
+    async def next(self, tps: Collection[Any]) -> dict[Any, int]:
+        """The offsets of the next records."""
+        ...
+
+    async def committed(self, group: str, tps: Iterable[Any]) -> dict[Any, int]:
+        """The offsets that a group has committed."""
+        ...
+
+
+@dataclass(slots=True)
+class Place:
+    """Of one partition."""
+
+    start: Start
+    end: int
+    """The offset of its next record, at some time after the assignment."""
+
+
+class Places:
+    """The places of the partitions that are not read at the moment."""
+
+    def __init__(self, offsets: Offsets, group: str, partitions: int) -> None:
+        """Know no partition.
+
+        Args:
+            offsets: Asks the brokers.
+            group: The consumer group.
+            partitions: How many partitions its members divide; who owns partition `n` of these owns the partitions
+                `n`, `n + partitions`, … of each topic.
+        """
+        self._offsets = offsets
+        self._group = group
+        self._partitions = partitions
+        self._numbers: frozenset[int] = frozenset()
+        self._places: defaultdict[str, dict[TP, Place]] = defaultdict(dict)
+        """By topic."""
+        self._taken: set[TP] = set()
+
+    def reset(self, numbers: Collection[int]) -> None:
+        """Forget all: the process owns these partitions from now on."""
+        self._numbers = frozenset(numbers)
+        self._places.clear()
+        self._taken.clear()
+
+    def keep(self, topics: Collection[str]) -> None:
+        """Forget the partitions of other topics."""
+        for topic in self._places.keys() - topics:
+            del self._places[topic]
+
+    def has(self, topic: str) -> bool:
+        """Whether a topic was found, or need not be."""
+        return topic in self._places or not self._numbers
+
+    @property
+    def with_records(self) -> set[str]:
+        """The topics of these with records to read."""
+        return {
+            topic
+            for topic, places in self._places.items()
+            if any(place.end > place.start.position for place in places.values())
+        }
+
+    async def find(self, topics: Iterable[str]) -> None:
+        """Look up the own partitions of those topics that exist by now.
+
+        Raises:
+            OSError: No broker answers.
+        """
+        existing = await self._offsets.partitions()
+        fresh = {
+            tp
+            for topic in topics
+            for number in existing.get(topic, ())
+            if number % self._partitions in self._numbers
+            and (tp := TP(topic, number)) not in self._places[topic]
+            and tp not in self._taken
+        }
+        await self._look_up(fresh)
+
+    async def look(self) -> None:
+        """Look where the partitions end now.
+
+        Raises:
+            OSError: No broker answers.
+        """
+        lost = set()
+        ends = await self._offsets.next([tp for places in self._places.values() for tp in places])
+        for tp, end in ends.items():
+            if (place := self._places[tp.topic].get(tp)) is not None:
+                place.end = end
+                if end < place.start.position:
+                    lost.add(TP(*tp))
+        await self._look_up(lost)
+
+    def take(self, topics: Iterable[str]) -> dict[TP, Place]:
+        """Hand over the partitions of some topics, to be read."""
+        taken: dict[TP, Place] = {}
+        for topic in topics:
+            if places := self._places.get(topic):
+                taken |= places
+                self._places[topic] = {}
+        self._taken |= taken.keys()
+        return taken
+
+    def put(self, starts: Mapping[TP, Start], ends: Mapping[TP, int] | None = None) -> None:
+        """Take partitions back that are read no more; without an end, none has a record after its start."""
+        self._taken -= starts.keys()
+        for tp, start in starts.items():
+            self._places[tp.topic][tp] = Place(start, start.position if ends is None else ends[tp])
+
+    async def _look_up(self, tps: Collection[TP]) -> None:
+        if not tps:
+            return
+        committed = await self._offsets.committed(self._group, tps)
+        ends = await self._offsets.next(tps)
+        # A topic that was created anew ends before the offset that the group once committed.
+        known = {tp for tp, offset in committed.items() if offset <= ends.get(tp, offset)}
+        first = await self._offsets.first([tp for tp in tps if tp not in known])
+        for tp, end in ends.items():
+            if tp in known:
+                self._places[tp.topic][TP(*tp)] = Place(Start(committed[tp], is_committed=True), end)
+            elif tp in first:
+                self._places[tp.topic][TP(*tp)] = Place(Start(first[tp], is_committed=False), end)

@@ -1,0 +1,135 @@
+"""Many models of one process: one consumer group, models that sleep, wake, come and change without a rebalance.
+
+The stage runs in the test's own process, so that the test sees who is awake.
+"""
+
+import secrets
+from contextlib import asynccontextmanager
+
+import pytest
+from support.backend import Backend, Behaviour
+from support.processing import rig
+from support.waiting import until
+
+from tidemill.configuration.security import Cluster
+from tidemill.configuration.servers import serving
+from tidemill.faust import stage_runner
+from tidemill.faust.probe import Probe
+from tidemill.kafka.admin import ensure_model_topics
+from tidemill.kafka.catalog import Catalog
+from tidemill.processors import app as processors
+from tidemill.processors import models
+from tidemill.processors.app import Processors
+from tidemill.schemas import ids
+from tidemill.schemas.log import topics
+from tidemill.schemas.resources.batch import Status
+
+pytestmark = pytest.mark.kafka
+
+MODELS = 30
+LINES = 60
+
+
+@pytest.fixture
+def backend():
+    """A server that only the test's own models call."""
+    with Backend(lambda _body, _nth: Behaviour(latency_seconds=0.02)) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def group(monkeypatch):
+    """A group of the test's own."""
+    monkeypatch.setattr(processors, "NAME", f"tidemill-processors-{secrets.token_hex(4)}")
+
+
+@asynccontextmanager
+async def stage(made):
+    """Processors, from their first assignment on."""
+    catalog = Catalog.of({}, made.settings.models)
+    running = Processors(made.settings, Cluster(servers=made.settings.kafka), catalog)
+    (app,) = await running.start()
+    probe = Probe(app)
+    probe.start()
+    try:
+        await app.start()
+        await until(lambda: probe.is_assigned, "an assignment")
+        yield running, app
+    finally:
+        await stage_runner._stop([app], running, has_crashed=False)
+
+
+def with_models(made, **changed):
+    """The rig's models, and others."""
+    return serving({}, made.settings.models | changed)
+
+
+async def exact(made, batches, lines=LINES):
+    """Wait for all outcomes: one for each line, and each of them is right."""
+    for batch_id in batches:
+        assert len(await made.collect(batch_id, lines, seconds_max=120)) == lines
+    assert not any(mark.failed for mark in made.marks.values())
+    assert set(made.times.values()) == {1}
+
+
+async def test_models_come_and_change_without_a_rebalance(kafka, backend, tmp_path):
+    """Thirty work, one is added, one is changed, and one is removed and comes back; then another process joins."""
+    async with rig(kafka, backend, tmp_path, count=MODELS) as made, stage(made) as (running, app):
+        generation, some = app.consumer_generation_id, made.settings.models[made.models[0]]
+        batches = [await made.batch(LINES, model=model) for model in made.models]
+        added = f"added-{secrets.token_hex(4)}"
+        running.set_models(with_models(made, **{added: some}))
+        await made.say("batch_" + "0" * 32, Status.IN_PROGRESS, added)
+        await ensure_model_topics(made.settings, kafka, added)
+        batches.append(await made.batch(LINES, model=added))
+        changed = some.model_copy(update={"max_in_flight": 2})
+        running.set_models(with_models(made, **{added: some, made.models[0]: changed}))
+        await made.collect(batches[-1], LINES)
+        assert app.consumer_generation_id == generation
+        async with stage(made) as (second, other):
+            second.set_models(with_models(made, **{added: some}))
+            assert other.consumer_generation_id > generation
+            batches += [await made.batch(LINES, model=model) for model in [*made.models, added]]
+            await made.collect(batches[-1], LINES, seconds_max=120)
+        await exact(made, batches)
+    assert backend.repeats == 0
+
+
+async def test_a_model_sleeps_and_wakes_without_other_stages(kafka, backend, tmp_path, monkeypatch):
+    """No record shows that its batch is open. Asleep it reads nothing, and copies of its lines are not called."""
+    monkeypatch.setattr(models, "SLEEP_SECONDS", 0.3)
+    monkeypatch.setattr(models, "LOOK_SECONDS", 0.1)
+    async with rig(kafka, backend, tmp_path) as made, stage(made) as (running, app):
+        batch_id = ids.new_batch_id()
+        lines = [made.line(f"{batch_id} {number}", f"r-{number}") for number in range(LINES + 1)]
+
+        async def publish(count):
+            assert not running._models.awake, "nothing waits"
+            assert {tp.topic for tp in app.consumer.assignment()} == {topics.PROCESSORS.name}
+            await made.send(b"".join(lines[:count]), made.head(batch_id, 0), key=f"{batch_id}/0")
+            await exact(made, [batch_id], count)
+            await until(lambda: not running._models.awake, "sleep")
+
+        await publish(LINES)
+        # A restarted ingest publishes all lines again, and one more.
+        await publish(LINES + 1)
+        await made.poll()
+    assert (backend.calls, backend.repeats) == (LINES + 1, 0)
+    assert set(made.times.values()) == {1}
+
+
+async def test_forgotten_offsets_cost_no_call(kafka, backend, tmp_path, monkeypatch):
+    """A broker forgets a group's offsets after some days: the log is read again, and no line is called again."""
+    async with rig(kafka, backend, tmp_path) as made:
+        async with stage(made):
+            batch_id = await made.batch(LINES)
+            await exact(made, [batch_id])
+        monkeypatch.setattr(processors, "NAME", f"tidemill-processors-{secrets.token_hex(4)}")
+        async with stage(made) as (running, _):
+            await until(lambda: running._models.awake, "the batch is open, so its model wakes")
+            other = await made.batch(1)
+            await exact(made, [other], 1)
+            await until(lambda: all(model.is_idle for model in running._models.awake.values()), "the rest")
+        await made.poll()
+    assert (backend.calls, backend.repeats) == (LINES + 1, 0)
+    assert set(made.times.values()) == {1}
