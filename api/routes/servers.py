@@ -250,7 +250,13 @@ async def _changed(
         if match.if_match is not None and (old is None or old.removed or old.revision != match.if_match):
             raise errors.another_revision(name_of(key))
         wanted: Wanted = {key: settings(contents)}
-        return _refusing(contents, lambda: changes.planned(contents, wanted, author=caller.key_id, at=at))
+
+        def checked() -> dict[Key, Entry]:
+            if old is None:
+                catalog.check_name(key)
+            return changes.planned(contents, wanted, author=caller.key_id, at=at)
+
+        return _refusing(contents, checked)
 
     await deps.catalog.catch_up()
     before = deps.catalog.contents
@@ -263,6 +269,8 @@ async def _changed(
 
 def _of_file(body: ApplyRequest) -> dict[Key, dict[str, Any]]:
     try:
+        for key in (*(SERVER + name for name in body.servers), *(MODEL + name for name in body.models)):
+            catalog.check_name(key)
         servers = {name: catalog.checked(SERVER + name, settings) for name, settings in body.servers.items()}
         models = {name: catalog.checked(MODEL + name, settings) for name, settings in body.models.items()}
         return catalog.named(

@@ -11,10 +11,19 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from tidemill.configuration import misconfigured
-from tidemill.configuration.servers import Contradiction, Model, Price, Server, Serving, serving
+from tidemill.configuration.servers import (
+    Contradiction,
+    Model,
+    ModelName,
+    Price,
+    Server,
+    ServerName,
+    Serving,
+    serving,
+)
 from tidemill.schemas import configured
 from tidemill.schemas.bounds import Name, Time
 
@@ -25,6 +34,7 @@ FILE: Final = "file"
 SETTINGS_FILE: Final = "tidemill.toml"
 """The author of entries that a process took from its settings."""
 SETTINGS_BYTES_MAX: Final = 256 * 1024
+_NAMES: Final[Mapping[str, TypeAdapter[str]]] = {SERVER: TypeAdapter(ServerName), MODEL: TypeAdapter(ModelName)}
 _TABLES: Final[Mapping[str, type[Server | Model]]] = {SERVER: Server, MODEL: Model}
 
 Key = str
@@ -123,6 +133,8 @@ class Fold:
             self.applied = None if value is None else Applied.model_validate_json(value)
         elif not key.startswith((SERVER, MODEL)):
             raise ValueError("unknown key")
+        elif fault := next(configured.faults({name_of(key): None}), None):
+            raise ValueError(fault)
         elif value is None:
             self.entries.pop(key, None)
             self._parsed.pop(key, None)
@@ -171,6 +183,8 @@ def _parsed(kind: str, settings: Mapping[str, Any]) -> Server | Model | str:
     """A server or a model, without settings that this version does not know; a text says why it is not valid."""
     table = _TABLES[kind]
     known = {name: value for name, value in settings.items() if name in table.model_fields}
+    if fault := next(configured.faults(known), None):
+        return fault
     try:
         return table.model_validate(known)
     except ValidationError as error:
@@ -196,6 +210,19 @@ def checked(key: Key, settings: Mapping[str, Any]) -> Server | Model:
         raise ValueError(f"{'.'.join(path)}{joint}{misconfigured.faults(error)[0]}") from error
     except TypeError as error:
         raise ValueError(f"{'.'.join(path)}: {error}") from error
+
+
+def check_name(key: Key) -> None:
+    """Check the name of a new server or model, as that of one in a settings file.
+
+    Raises:
+        ValueError: It is not valid; the text begins with the path of the setting.
+    """
+    try:
+        _NAMES[kind_of(key)].validate_python(name_of(key))
+    except ValidationError as error:
+        path = f"{kind_of(key)[:-1]}s.{ascii(name_of(key))[1:-1]}"
+        raise ValueError(f"{path}: {misconfigured.faults(error)[0]}") from error
 
 
 def named(servers: Mapping[str, Server], models: Mapping[str, Model]) -> dict[Key, dict[str, Any]]:

@@ -38,7 +38,11 @@ class Headroom(Table):
     """Calls in any case, of each processor process; with 0, batches wait while others need all of it."""
 
 
-def _without_password(url: AnyHttpUrl) -> AnyHttpUrl:
+def _usable(url: AnyHttpUrl) -> AnyHttpUrl:
+    try:
+        (url.host or "").encode("idna")
+    except UnicodeError as error:
+        raise ValueError("its host name has an empty part, or one of more than 63 characters") from error
     if url.username is not None or url.password is not None:
         raise ValueError("an address holds no name and no password, since it is shown; name a key in api_key_env")
     return url
@@ -50,7 +54,7 @@ def _with_scheme(url: object) -> object:
     return url
 
 
-ServerUrl = Annotated[AnyHttpUrl, BeforeValidator(_with_scheme), AfterValidator(_without_password)]
+ServerUrl = Annotated[AnyHttpUrl, BeforeValidator(_with_scheme), AfterValidator(_usable)]
 """The address of a server; it may be logged and shown."""
 
 
@@ -59,6 +63,11 @@ def _check_header(name: str) -> None:
         raise ValueError(f"{name!r} cannot be the name of a header")
     if name.lower() in headers.OWN:
         raise ValueError(f"Tidemill sets {name.lower()} itself")
+
+
+def _is_readable(file: Path) -> bool:
+    """Whether it is a file that this process may read; no name raises."""
+    return os.access(file, os.R_OK) and file.is_file()
 
 
 BELOW_BASE: Final = (*(endpoint.removeprefix("/v1") for endpoint in ENDPOINTS), "/models")
@@ -151,9 +160,14 @@ class Server(Table):
         """What this process lacks to call it, its key or a file; None if it has all."""
         if self.api_key_env and not self.api_key:
             return f"the variable {self.api_key_env} is not set"
+        return self.missing_file
+
+    @property
+    def missing_file(self) -> str | None:
+        """What is wrong with one of its files; None if this process can read all."""
         files = (self.ca_file, self.client_cert_file, self.client_key_file)
-        missing = next((file for file in files if file is not None and not file.is_file()), None)
-        return None if missing is None else f"{missing} is not there"
+        missing = next((file for file in files if file is not None and not _is_readable(file)), None)
+        return None if missing is None else f"{missing} is not there, or cannot be read"
 
     @property
     def metrics_url(self) -> str | None:

@@ -92,6 +92,9 @@ async def test_a_model_of_the_short_form_brings_its_server(deps, operator):
         (("PUT", "servers/x", {"url": URL}), "servers.x", "it has the address and the key of servers.gpu-1"),
         (("PUT", "servers/x", {"url": "http://x/v1", "shar": 1}), "servers.x", "unknown setting shar, did"),
         (("PUT", "servers/x", {"url": "http://x/v1", "headers": {"a": "\n"}}), "servers.x.headers.a", "control"),
+        (("PUT", "servers/gpu@10.0.0.7", {"url": OTHER}), "servers.gpu@10.0.0.7", "match pattern"),
+        (("PUT", "models/%20m", {"servers": ["gpu-1"]}), "models. m", "match pattern"),
+        (("PUT", "servers/x", {"url": "http://a..b/v1"}), "servers.x.url", "host name has an empty part"),
         (("PATCH", "servers/gpu-1", {"api_key_env": "AWS_SECRET_KEY"}), "servers.gpu-1.api_key_env", "begins"),
         (("PATCH", "servers/gpu-1", {"max_in_flight": 0}), "servers.gpu-1.max_in_flight", "greater than"),
         (("PUT", "models/x", {"servers": ["gpu-9"]}), "models.x.servers", "there is no server gpu-9, but gpu-1"),
@@ -110,6 +113,18 @@ async def test_a_contradiction_is_refused(deps, operator, wanted, param, said):
     assert said in error["message"]
     assert deps.catalog.contents == before
     assert not deps.log.trail
+
+
+async def test_a_file_that_never_ends_is_not_read(operator):
+    """An address with a certificate authority is probed only with one that is a file."""
+    added = await operator.put(
+        "/admin/servers/x", json={"settings": {"url": "https://127.0.0.1:9/v1", "ca_file": "/dev/zero"}}
+    )
+    assert added.json()["warnings"] == [
+        "server x (https://127.0.0.1:9/v1): /dev/zero is not there, or cannot be read"
+    ]
+    wrong = await operator.post("/admin/apply", json={"servers": {"a b": {"url": OTHER}}})
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "servers.a b")
 
 
 async def test_only_the_revision_that_was_read_is_changed(deps, operator):

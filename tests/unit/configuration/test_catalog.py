@@ -176,9 +176,35 @@ def test_what_another_version_wrote_does_no_harm() -> None:
     assert {*contents.serving.servers} == {"a"}
     assert {*contents.faults} == {"server/b"}
     assert contents.applied is not None
-    for key, content in (("server/a", b"{"), ("else", b"{}")):
+    for key, content in (("server/a", b"{"), ("else", b"{}"), ("server/", value({})), ("model/\n", value({}))):
         with pytest.raises(ValueError, match=r"^"):
             Fold().apply(key, content, 0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"url": "http://a/v1", "headers": {"a": "b\r\nc: d"}},
+        {"url": "http://a/v1", "api_key_env": "A\0"},
+        {"url": "http://a/v1", "ca_file": "a" * 5000},
+        {"url": "http://a..b/v1"},
+        {"url": "http://a/v1", "metrics": f"http://{'a' * 64}/metrics"},
+    ],
+)
+def test_a_record_is_checked_like_a_change(settings: dict[str, object]) -> None:
+    """What the API refuses is left out with the reason, too, if a producer writes it to the topic itself."""
+    with pytest.raises(ValueError, match=r"^servers\.a\."):
+        catalog.checked("server/a", settings)
+    contents = folded([("server/a", value(settings), 0)])
+    assert {*contents.faults} == {"server/a"}
+    assert not contents.serving.servers
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "none/ca.pem", "/dev/zero", "/proc/self/mem/x"])
+def test_a_file_that_cannot_be_read_is_missing(name: str) -> None:
+    """A name raises nothing, and what is no file is not opened: it may never end."""
+    server = Server(url="http://a/v1", ca_file=name)
+    assert server.lack == f"{name} is not there, or cannot be read"
 
 
 def test_what_a_server_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +213,7 @@ def test_what_a_server_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     server = Server(url="http://a/v1", api_key_env="A_KEY", ca_file=file)
     assert server.lack == "the variable A_KEY is not set"
     monkeypatch.setenv("A_KEY", "secret")
-    assert server.lack == f"{file} is not there"
+    assert server.lack == f"{file} is not there, or cannot be read"
     file.touch()
     assert server.lack is None
     assert server.api_key == "secret"
