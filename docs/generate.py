@@ -11,6 +11,7 @@ from typer.main import get_command
 
 from tidemill.__main__ import app
 from tidemill.configuration.connections import Connections
+from tidemill.configuration.custom_endpoints import CustomEndpoint
 from tidemill.configuration.projects import Limits, Project
 from tidemill.configuration.schedule import Hours
 from tidemill.configuration.security import Security
@@ -74,6 +75,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("Top level", Settings),
     ("TLS and SASL of an external Kafka: `[kafka_security]`", Security),
     ("Bounds on clients: `[connections]`", Connections),
+    ('An endpoint: `[endpoints."/v1/name"]`', CustomEndpoint),
     ("A server: `[servers.name]`, or an entry of a model's `backends`", Server),
     ("The hours of a server", Hours),
     ("Capacity left by others: `headroom`", Headroom),

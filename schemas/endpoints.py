@@ -1,4 +1,8 @@
-"""The endpoints that a batch may call, one entry each; no other module names a path."""
+"""The endpoints that a batch may call, one entry each; no other module names a path.
+
+The settings add entries when a process begins (`configure`), so other modules derive nothing from the whole table
+when they are imported.
+"""
 
 import base64
 import struct
@@ -92,7 +96,7 @@ class Endpoint:
         return max(self.forms, key=lambda form: sum(body.get(name) is not None for name in form))
 
 
-ENDPOINTS: Final = {
+ENDPOINTS: Final[dict[str, Endpoint]] = {
     "/v1/chat/completions": Endpoint(
         name="Chat Completions",
         forms=({"messages": (list,)},),
@@ -220,11 +224,19 @@ ENDPOINTS: Final = {
         excludes_cached=True,
     ),
 }
-"""The endpoints by path."""
+"""The endpoints by path; those of the settings come last."""
+BUILT_IN: Final = tuple(ENDPOINTS)
 UNKNOWN: Final = Endpoint(name="", forms=({"input": _ANY},), reply_list=None, smallest={})
 """Stands for any other path that a record of the log may name."""
 DEFAULTS: Final = tuple(ENDPOINTS)[:4]
 """The endpoints of a model whose settings name none."""
+
+
+def configure(custom: Mapping[str, Endpoint]) -> None:
+    """Add these endpoints for the life of the process, in place of those that were added before."""
+    for path in ENDPOINTS.keys() - set(BUILT_IN):
+        del ENDPOINTS[path]
+    ENDPOINTS.update(custom)
 
 
 def address(base: str, path: str) -> str:

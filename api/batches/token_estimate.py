@@ -40,6 +40,7 @@ _TEXT: Final = frozenset({"content", "text", "arguments", "output", "refusal", "
 _MEDIA: Final = frozenset(
     {"image_url", "input_audio", "audio_url", "video_url", "file", "file_id", "file_data", "source"}
 )
+_READ: Final = {str, list, dict}
 _DEFINITIONS: Final = ("tools", "functions", "response_format", "text")
 _MAXIMA: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
@@ -134,7 +135,11 @@ class TokenEstimate:
         self._add(found, body, len(line), 0)
 
     def _add(self, found: Sum, body: Mapping[str, Any], size: int, ids: int) -> None:
-        size += sum(len(orjson.dumps(body[name])) for name in _DEFINITIONS if body.get(name) is not None)
+        size += sum(
+            len(orjson.dumps(body[name]))
+            for name in _DEFINITIONS
+            if body.get(name) is not None and name not in self._endpoint.forms[0]
+        )
         messages = body.get("messages")
         found.lines += 1
         found.input_tokens += -(-size // BYTES_A_TOKEN) + ids
@@ -194,7 +199,7 @@ def _model(settings: Settings, contents: Contents, name: str, found: Sum, window
 def _read(body: Mapping[str, Any], endpoint: Endpoint) -> tuple[int, int, int]:
     """Bytes of text, token ids and media that the model reads for a request."""
     form = endpoint.form(body)
-    fields = [body.get(name) for name, kinds in form.items() if kinds != (int,) and name not in endpoint.files]
+    fields = [body.get(name) for name, kinds in form.items() if _READ & {*kinds} and name not in endpoint.files]
     size, ids, media = measured([*fields, *(body.get(name) for name in endpoint.context)])
     media += sum(_items(body[name]) for name in endpoint.files if body.get(name) is not None)
     if endpoint.pairs and _items(fields[0]) == 1:

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Annotated, Any, Final
 
 from fastapi import Depends
@@ -35,8 +35,9 @@ _LOW, _HIGH = EXPIRES_AFTER_SECONDS
 class OneOf:
     """A string that is one of some values."""
 
-    def __init__(self, values: Sequence[str]) -> None:
-        self._values = tuple(values)
+    def __init__(self, values: Collection[str]) -> None:
+        """Refer to the values, which may grow until the first request."""
+        self._values = values
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Check the value after its type."""
@@ -48,7 +49,7 @@ class OneOf:
 
     def _check(self, value: str) -> str:
         if value not in self._values:
-            raise faults.none_of(self._values)
+            raise faults.none_of(tuple(self._values))
         return value
 
 

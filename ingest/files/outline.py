@@ -1,12 +1,13 @@
 """Decodes the few fields of a long line that the check needs, and skips the rest."""
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 import orjson
 
-from tidemill.schemas.endpoints import ENDPOINTS
+from tidemill.schemas.endpoints import Endpoint
 
 
 def _struct(name: str, fields: Iterable[str], **others: Any) -> type[msgspec.Struct]:
@@ -16,20 +17,23 @@ def _struct(name: str, fields: Iterable[str], **others: Any) -> type[msgspec.Str
 
 
 _FIELDS = ("custom_id", "method", "url", "body")
-_REQUIRED = {name: None for entry in ENDPOINTS.values() for form in entry.forms for name in form}
-_OPTIONAL = {name: None for entry in ENDPOINTS.values() for name in (*entry.files, *entry.choices)}
-_COUNTED = {entry.prompt for entry in ENDPOINTS.values() if entry.embeds}
-_FILES = {name for entry in ENDPOINTS.values() for name in entry.files}
-_Body = _struct(
-    "_Body", dict.fromkeys(("stream", "model", *_REQUIRED, *_OPTIONAL, "dimensions", "encoding_format"))
-)
-_requests = msgspec.json.Decoder(_struct("_Request", _FIELDS, body=_Body))
 _lines = msgspec.json.Decoder(_struct("_Line", _FIELDS))
-_bodies = msgspec.json.Decoder(_Body)
 _valid = msgspec.json.Decoder(msgspec.Raw)
 
 
-def outlined(data: bytes) -> object:
+class _Decoders:
+    """The decoders of one endpoint's lines."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        body = _struct("_Body", dict.fromkeys(("stream", "model", *names, "dimensions", "encoding_format")))
+        self.requests = msgspec.json.Decoder(_struct("_Request", _FIELDS, body=body))
+        self.bodies = msgspec.json.Decoder(body)
+
+
+_decoders = functools.cache(_Decoders)
+
+
+def outlined(data: bytes, endpoint: Endpoint) -> object:
     """The fields of a line that the check needs; deeper values cost no memory.
 
     Lists of embedding inputs, and fields with files that are no text, stay raw JSON.
@@ -41,15 +45,16 @@ def outlined(data: bytes) -> object:
     """
     if not data.isascii():
         data.decode()
+    decoders = _decoders((*(name for form in endpoint.forms for name in form), *endpoint.files, *endpoint.choices))
     try:
         # One pass over the line: the decoder holds the GIL all the time.
-        line = _fields(_requests.decode(data))
+        line = _fields(decoders.requests.decode(data))
     except msgspec.ValidationError:
-        return _odd(data)
-    return {name: _body(value) if name == "body" else _value(value) for name, value in line.items()}
+        return _odd(data, endpoint, decoders)
+    return {name: _body(value, endpoint) if name == "body" else _value(value) for name, value in line.items()}
 
 
-def _odd(data: bytes) -> object:
+def _odd(data: bytes, endpoint: Endpoint, decoders: _Decoders) -> object:
     """`outlined` for a line that is not a request: it, or its body, is not an object."""
     try:
         line = _fields(_lines.decode(data))
@@ -57,18 +62,20 @@ def _odd(data: bytes) -> object:
         return _valid.decode(data)
     is_object = _first(line.get("body", msgspec.Raw())) == b"{"
     if is_object:
-        line["body"] = _bodies.decode(line["body"])
-    return {name: _body(raw) if is_object and name == "body" else _value(raw) for name, raw in line.items()}
-
-
-def _body(body: msgspec.Struct) -> dict[str, object]:
-    fields = _fields(body)
+        line["body"] = decoders.bodies.decode(line["body"])
     return {
-        name: raw
-        if (name in _COUNTED and _first(raw) == b"[") or (name in _FILES and _first(raw) in {b"[", b"{"})
-        else _value(raw)
-        for name, raw in fields.items()
+        name: _body(raw, endpoint) if is_object and name == "body" else _value(raw) for name, raw in line.items()
     }
+
+
+def _body(body: msgspec.Struct, endpoint: Endpoint) -> dict[str, object]:
+    return {name: raw if _is_kept(name, raw, endpoint) else _value(raw) for name, raw in _fields(body).items()}
+
+
+def _is_kept(name: str, raw: msgspec.Raw, endpoint: Endpoint) -> bool:
+    if name in endpoint.files:
+        return _first(raw) in {b"[", b"{"}
+    return endpoint.embeds and name == endpoint.prompt and _first(raw) == b"["
 
 
 def _value(raw: msgspec.Raw) -> object:

@@ -20,7 +20,7 @@ from tidemill.ingest.files.attachments import Attached
 from tidemill.ingest.files.outline import outlined
 from tidemill.ingest.files.verdict import FAULTS_MAX, Failed, Fault, Passed, entry, listed, shown
 from tidemill.schemas.bounds import ERRORS_BYTES_MAX, LINE_BYTES_HIGHEST
-from tidemill.schemas.endpoints import ENDPOINTS
+from tidemill.schemas.endpoints import ENDPOINTS, Endpoint
 from tidemill.schemas.jsonl import malformed, nesting
 from tidemill.schemas.jsonl.attachments import AttachmentError
 from tidemill.schemas.jsonl.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX, Line
@@ -184,7 +184,7 @@ class Checker:
             most = self._rules.line_bytes_max
             text = f"This line is longer than the maximum of {most} bytes (limit: line_bytes_max)."
             raise Fault("line_too_long", text)
-        request = _parsed(data)
+        request = _parsed(data, self._endpoint)
         for name, kind, expected in _FIELDS:
             if type(request.get(name)) is not kind:
                 raise _field_fault(request, name, kind, expected)
@@ -314,12 +314,12 @@ class Checker:
         return Fault("mismatched_model", text, "body.model")
 
 
-def _parsed(data: bytes) -> dict[str, Any]:
+def _parsed(data: bytes, endpoint: Endpoint) -> dict[str, Any]:
     """The parsed line; for a long line, only the fields that the check needs."""
     if nesting.exceeds(data, DEPTH_MAX):
         raise Fault("invalid_json_line", f"This line is nested deeper than the maximum of {DEPTH_MAX} levels.")
     try:
-        request = orjson.loads(data) if len(data) <= LONG_LINE_BYTES else outlined(data)
+        request = orjson.loads(data) if len(data) <= LONG_LINE_BYTES else outlined(data, endpoint)
     except (orjson.JSONDecodeError, msgspec.DecodeError, UnicodeDecodeError):
         text = f"This line is not parseable as valid JSON. {malformed.reason(data)}"
         raise Fault("invalid_json_line", text) from None

@@ -88,6 +88,7 @@ class _OddKnown(msgspec.Struct):
     choices: msgspec.Raw = _ABSENT
 
 
+# Those of the settings are decoded apart.
 _LISTS: Final = sorted({entry.reply_list for entry in ENDPOINTS.values() if entry.reply_list} - {"choices"})
 _RAW_LISTS: Final = [(name, msgspec.Raw, _ABSENT) for name in _LISTS]
 _Reply: Final[Any] = msgspec.defstruct("_Reply", _RAW_LISTS, bases=(_Known,), gc=False)
@@ -148,7 +149,7 @@ def read(body: bytes, endpoint: str) -> Tokens | ReplyError | None:
             # An array, or an object with fields of unexpected types.
             reply, usage = _odd(_odd_replies.decode(body))
             tokens = _elsewhere(body, entry) if usage is _ABSENT else _odd_tokens(usage, entry)
-        return _error(reply, entry) or tokens
+        return _error(reply, body, entry) or tokens
     except RecursionError as error:
         raise msgspec.DecodeError("the body is nested too deeply") from error
 
@@ -173,7 +174,14 @@ def _odd(reply: Any) -> tuple[Any, msgspec.Raw]:
     return _Reply(error=reply.error, choices=choices, **lists), reply.usage
 
 
-def _error(reply: Any, entry: Endpoint) -> ReplyError | None:
+def _list_of(reply: Any, body: bytes, name: str) -> msgspec.Raw:
+    if name in _LISTS:
+        found: msgspec.Raw = getattr(reply, name)
+        return found
+    return _fields(msgspec.Raw(body)).get(name, _ABSENT)
+
+
+def _error(reply: Any, body: bytes, entry: Endpoint) -> ReplyError | None:
     if reply.error is not _ABSENT and bytes(reply.error) not in _FALSY:
         return ReplyError(
             _status(reply.error), _message(reply.error) or "The reply is an error without a message."
@@ -185,7 +193,9 @@ def _error(reply: Any, entry: Endpoint) -> ReplyError | None:
             if choice.finish_reason == "error":
                 words = _message(choice.error) or "A choice ended with the finish_reason error."
                 return ReplyError(_status(choice.error) or ENDED_WITH_ERROR, words)
-    is_empty = not reply.choices if entry.reply_list == "choices" else _is_empty(getattr(reply, entry.reply_list))
+    is_empty = (
+        not reply.choices if entry.reply_list == "choices" else _is_empty(_list_of(reply, body, entry.reply_list))
+    )
     return ReplyError(None, f"The reply has no {entry.reply_list}.") if is_empty else None
 
 

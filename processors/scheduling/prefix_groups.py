@@ -13,6 +13,7 @@ Groups are opened in the order of their first lines, and a group takes lines onl
 first one. So fewer lines than that overtake a line, and as many again if backends prefer groups.
 """
 
+import functools
 import re
 import zlib
 from collections import OrderedDict, deque
@@ -26,10 +27,6 @@ from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.lines import Line
 from tidemill.schemas.endpoints import ENDPOINTS
 
-_STARTS: Final = {
-    path: re.compile(rb'"(?:%s)"\s*:\s*' % "|".join(re.escape(next(iter(form))) for form in entry.forms).encode())
-    for path, entry in ENDPOINTS.items()
-}
 SPAN_LINES: Final = 16_384
 """As many as the window of a partition holds."""
 AHEAD_LINES_MIN: Final = 8
@@ -101,10 +98,16 @@ def prefix_key(text: bytes, url: str, size: int) -> int | None:
     Returns:
         None if the line has no prompt, or fewer bytes from there to its end.
     """
-    if (start := _STARTS.get(url)) is None or (found := start.search(text)) is None:
+    if url not in ENDPOINTS or (found := _start(url).search(text)) is None:
         return None
     begin = found.end()
     return None if len(text) - begin < size else zlib.crc32(text[begin : begin + size])
+
+
+@functools.cache
+def _start(url: str) -> re.Pattern[bytes]:
+    names = "|".join(re.escape(next(iter(form))) for form in ENDPOINTS[url].forms)
+    return re.compile(rb'"(?:%s)"\s*:\s*' % names.encode())
 
 
 def prefixes(model: Model, pool: BackendPool) -> Prefixes[Line] | None:

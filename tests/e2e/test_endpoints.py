@@ -16,12 +16,12 @@ from openai.types import (
 from openai.types.audio import Transcription
 from openai.types.batch_create_params import BatchCreateParams
 from openai.types.chat import ChatCompletion
-from support.backend import Backend
+from support.backend import Backend, Behaviour
 from support.shapes import PIXEL
 from support.stack import KEY, Stack
 from support.waiting import until
 
-from tidemill.schemas.endpoints import ENDPOINTS
+from tidemill.schemas.endpoints import BUILT_IN
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
@@ -55,19 +55,59 @@ def shown(content, filename, media_type):
     return {"filename": filename, "type": media_type, "sha256": hashlib.sha256(content).hexdigest()}
 
 
+MINE = "/v1/mine"
+CUSTOM = {
+    "required": {"text": ["string", "array"], "top": ["integer"]},
+    "reply_list": "verdicts",
+    "usage": ["meta.tokens"],
+}  # fmt: skip
+
+
+def rule(body, nth):
+    """The server has no verdict on the text `empty`, and is full when `busy` comes first."""
+    if body.get("text") == "busy" and nth == 1:
+        return Behaviour(status=529)
+    return Behaviour(body=b'{"verdicts": []}') if body.get("text") == "empty" else Behaviour()
+
+
 @pytest.fixture
 def served(tmp_path):
-    """An installation with a model that has every endpoint, and its server."""
-    with Backend() as backend:
-        models = {"m": {**backend.models("m")["m"], "endpoints": list(ENDPOINTS)}}
-        with Stack(tmp_path / "data", models) as stack:
+    """An installation with an endpoint of its settings, a model that has every endpoint, and its server."""
+    with Backend(rule) as backend:
+        models = {"m": {**backend.models("m")["m"], "endpoints": [*BUILT_IN, MINE]}}
+        custom = {"TIDEMILL_ENDPOINTS": json.dumps({MINE: CUSTOM})}
+        with Stack(tmp_path / "data", models, custom) as stack:
             yield OpenAI(base_url=stack.api, api_key=KEY), backend
+
+
+async def test_a_batch_on_an_endpoint_of_the_settings(served):
+    """The api, ingest, processors and results know its path, its fields, its good replies and its usage."""
+    client, backend = served
+    bodies = [
+        {"text": ["good"], "top": 1},
+        {"text": "busy", "top": 1},
+        {"text": "empty", "top": 1},
+        {"text": "good"},
+        {"text": 1, "top": 1},
+    ]
+    made = [create(client, MINE, {}, {"model": "m", **body}) for body in bodies]
+    good, busy, empty, *bad = [await ended(client, batch_id) for batch_id in made]
+    for batch in (good, busy):
+        assert (batch.status, batch.usage.input_tokens, batch.usage.output_tokens) == ("completed", 7, 1)
+    assert client.models.retrieve("m").model_extra["tidemill"]["endpoints"][-1] == MINE
+    assert "The reply has no verdicts." in client.files.content(empty.error_file_id).text
+    expected = [
+        ("body.top", "Top parameter is required."),
+        ("body.text", "Invalid type for 'body.text': expected a string or an array, but got an integer instead."),
+    ]
+    assert [(batch.errors.data[0].param, batch.errors.data[0].message) for batch in bad] == expected
+    assert (backend.repeats, list(backend.paths)) == (1, [MINE])
 
 
 async def test_a_batch_on_every_endpoint(served):
     """Each result is a reply of the SDK's type, and each usage that of the reply; forms have their files."""
     client, backend = served
-    assert CASES.keys() == ENDPOINTS.keys()
+    assert tuple(sorted(CASES)) == tuple(sorted(BUILT_IN))
     assert set(LITERAL) < CASES.keys()
     assert len(LITERAL) == 8
     ids = {

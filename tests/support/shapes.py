@@ -37,6 +37,7 @@ REPLIES: dict[str, dict[str, Any]] = {
     "/v1/videos": {**JOB, "seconds": "4", "size": "720x1280"},
     "/v1/audio/transcriptions": {"text": "tide", "usage": HEARD},
     "/v1/audio/translations": {"text": "tide", "usage": {"type": "duration", "seconds": 90}},
+    "/v1/mine": {"verdicts": [{"flagged": False}], "meta": {"tokens": {"input_tokens": 7, "output_tokens": 1}}},
     "/v1/rerank": {"results": [{"index": 0, "relevance_score": 0.5}], "usage": COUNTS},
     "/v1/score": {"data": [{"index": 0, "object": "score", "score": 0.5}], "usage": COUNTS},
     "/classify": {"data": [{"index": 0, "label": "a", "probs": [1.0]}], "usage": COUNTS},

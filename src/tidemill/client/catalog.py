@@ -19,7 +19,7 @@ from tidemill.configuration import misconfigured
 from tidemill.configuration.servers import Model, Server
 from tidemill.configuration.settings import NAMED
 from tidemill.runtime import server_probe
-from tidemill.schemas.endpoints import ENDPOINTS
+from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN
 from tidemill.terminal import Console, local_time, show_table
 
 Kind = Literal["servers", "models"]
@@ -173,7 +173,11 @@ async def _call(console: Console, server: str, settings: Server, name: str, mode
     if (lack := settings.lack) is not None:
         console.print(f"{server}: {lack} here, so no call is made", style="red")
         return False
-    body = {**ENDPOINTS[endpoint].smallest, "model": model.upstream_model or name, **model.body_forced}
+    body = {
+        **ENDPOINTS.get(endpoint, UNKNOWN).smallest,
+        "model": model.upstream_model or name,
+        **model.body_forced,
+    }
     answer = await server_probe.call(settings, endpoint, body)
     style = None if answer.is_good else "red"
     console.print(f"{server}: {name}, {endpoint}: {answer.text} ({answer.seconds:.2f} s)", style=style)

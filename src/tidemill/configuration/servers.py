@@ -70,10 +70,6 @@ def _is_readable(file: Path) -> bool:
     return os.access(file, os.R_OK) and file.is_file()
 
 
-BELOW_BASE: Final = (*(endpoint.removeprefix("/v1") for endpoint in ENDPOINTS), "/models")
-"""Paths that Tidemill appends to a base address."""
-
-
 class Server(Table):
     """An OpenAI-compatible inference server, whichever models it serves."""
 
@@ -121,7 +117,8 @@ class Server(Table):
         if url.query is not None or url.fragment is not None:
             raise ValueError("it has a query or a fragment; the paths of endpoints are put behind it")
         base = str(url).rstrip("/")
-        if ending := next((ending for ending in BELOW_BASE if base.endswith(ending)), None):
+        below = (*(path.removeprefix("/v1") for path in ENDPOINTS), "/models")
+        if ending := next((ending for ending in below if base.endswith(ending)), None):
             raise ValueError(f"{ending} is put behind it; set {base.removesuffix(ending)}")
         return AnyHttpUrl(base)
 

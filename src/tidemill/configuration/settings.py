@@ -16,11 +16,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from tidemill.configuration import misconfigured
 from tidemill.configuration.connections import Connections, is_local
+from tidemill.configuration.custom_endpoints import CustomEndpoint, EndpointPath
 from tidemill.configuration.misconfigured import Table
 from tidemill.configuration.projects import ForwardedHeaders, Limits, Project
 from tidemill.configuration.security import Cluster, Security
 from tidemill.configuration.servers import Model, ModelName, Price, Server, ServerName, Serving, serving
-from tidemill.schemas import configured
+from tidemill.schemas import configured, endpoints
 from tidemill.schemas.bounds import BATCH_LINES_MAX, LINE_BYTES_HIGHEST, REPLY_BYTES_MAX, Word
 from tidemill.schemas.jsonl.lines import LINE_BYTES_MAX
 from tidemill.schemas.log import topics
@@ -30,6 +31,8 @@ from tidemill.schemas.resources.bill import Tariff
 from tidemill.schemas.resources.file import EXPIRES_AFTER_SECONDS
 
 MIB = 1 << 20
+ENDPOINTS_MAX: Final = 100
+"""Endpoints of the settings."""
 ENV_PREFIX = "TIDEMILL_"
 _ORIGIN: Final = re.compile(r"(\*|[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+)\Z")
 _BROKERS: Final = re.compile(r"\s*([^\s,:/@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?\s*\Z")
@@ -107,6 +110,8 @@ class Settings(BaseSettings):
     """Public keys whose signatures ingest trusts, separated by commas; the api also trusts its own."""
     intake_api_keys: bool | None = None
     """Accept API keys from direct producers, besides tokens; by default only with the Kafka of `tidemill up`."""
+    endpoints: Annotated[dict[EndpointPath, CustomEndpoint], Field(max_length=ENDPOINTS_MAX)] = {}
+    """Further endpoints by path, like `[endpoints."/v1/mine"]`."""
     servers: dict[ServerName, Server] = {}
     """The inference servers by name; models name those that serve them."""
     models: dict[ModelName, Model] = {}
@@ -183,6 +188,15 @@ class Settings(BaseSettings):
         if fault := misconfigured.unknown(content, cls):
             raise ValueError(fault)
         return content
+
+    @field_validator("endpoints")
+    @classmethod
+    def _configure(cls, custom: dict[str, CustomEndpoint]) -> dict[str, CustomEndpoint]:
+        if known := custom.keys() & set(endpoints.BUILT_IN):
+            raise ValueError(f"{min(known)} is built in")
+        # Before the models, which name them, and before any stage begins.
+        endpoints.configure({path: one.endpoint(path) for path, one in custom.items()})
+        return custom
 
     @field_validator("kafka")
     @classmethod
@@ -321,7 +335,12 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
-NAMED: Final[dict[str, type[Table]]] = {"servers": Server, "models": Model, "projects": Project}
+NAMED: Final[dict[str, type[Table]]] = {
+    "endpoints": CustomEndpoint,
+    "servers": Server,
+    "models": Model,
+    "projects": Project,
+}
 """Tables whose keys are names chosen by the user, and the types of their entries."""
 SECRETS = frozenset(
     name

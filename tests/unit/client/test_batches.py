@@ -94,7 +94,7 @@ async def test_a_batch_has_name_and_metadata(
             metadata_of(wrong)
 
 
-@pytest.mark.parametrize("content", [b"", b"\n \n", b"hello\n", b"[]\n", b'{"url":"/v1/nothing"}\n'])
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"hello\n", b"[]\n", b'{"url":"/nothing"}\n'])
 async def test_a_file_without_requests_is_not_uploaded(
     service: Service, target: Target, console: Console, tmp_path: Path, content: bytes
 ) -> None:
