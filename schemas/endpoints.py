@@ -8,7 +8,7 @@ import base64
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 PROMPT: Final = "Reply with the word yes."
 Form = Mapping[str, tuple[type, ...]]
@@ -67,12 +67,11 @@ class Endpoint:
     """Where a reply may have its token counts, the best place first; a dot leads into an object."""
     generates: bool = True
     """Whether a reply costs more tokens than its request has."""
-    embeds: bool = False
-    """Whether each item of the prompt gets a vector; a batch bounds these items, and the size of the reply."""
-    answers_each: bool = False
-    """Whether each item of a prompt that is a list gets an answer."""
-    pairs: bool = False
-    """Whether the model reads the prompt once with each item of the second field."""
+    items: Literal["one", "answered", "embedded", "paired"] = "one"
+    """What the items of a prompt that is a list get: an answer each, or a vector each (a batch bounds these items,
+    and the size of the reply). `paired`: the model reads the prompt once with each item of the second field."""
+    unit: Literal["tokens", "images", "audio_seconds"] = "tokens"
+    """What a reply costs beside its tokens, or in place of them."""
     excludes_cached: bool = False
     """Whether the input tokens of a reply leave out those that a cache read or wrote."""
     has_priority: bool = False
@@ -83,6 +82,11 @@ class Endpoint:
     """Optional fields, each with the texts that it may have."""
     is_beside_v1: bool = False
     """Whether its `/v1` is ours alone: a server has it beside its `/v1`."""
+
+    @property
+    def embeds(self) -> bool:
+        """Whether each item of the prompt gets a vector."""
+        return self.items == "embedded"
 
     @property
     def prompt(self) -> str:
@@ -109,7 +113,7 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
         forms=({"prompt": _ONE_OR_MORE},),
         reply_list="choices",
         smallest={"prompt": PROMPT, "max_tokens": 1},
-        answers_each=True,
+        items="answered",
         has_priority=True,
     ),
     "/v1/embeddings": Endpoint(
@@ -118,8 +122,7 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
         reply_list="data",
         smallest={"input": PROMPT},
         generates=False,
-        embeds=True,
-        answers_each=True,
+        items="embedded",
         has_priority=True,
     ),
     "/v1/responses": Endpoint(
@@ -138,7 +141,11 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
         generates=False,
     ),
     "/v1/images/generations": Endpoint(
-        name="Images", forms=({"prompt": (str,)},), reply_list="data", smallest={"prompt": PROMPT}
+        name="Images",
+        forms=({"prompt": (str,)},),
+        reply_list="data",
+        smallest={"prompt": PROMPT},
+        unit="images",
     ),
     # OpenAI's own batches have `images`, as a list of objects; its clients have `image`.
     "/v1/images/edits": Endpoint(
@@ -146,6 +153,7 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
         forms=({"prompt": (str,), "image": (str, list, dict)}, {"prompt": (str,), "images": (list,)}),
         reply_list="data",
         smallest={"prompt": PROMPT, "image": _PIXEL},
+        unit="images",
         files={"image": _IMAGE, "images": FileField(_IMAGE.types, "image"), "mask": _IMAGE, "markup": _IMAGE},
     ),
     # The answer is the job, which may still run.
@@ -158,6 +166,7 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
         reply_list=None,
         smallest={"file": _silence(), "prompt": PROMPT},
         context=("prompt",),
+        unit="audio_seconds",
         files={"file": _AUDIO},
         choices={"response_format": _TRANSCRIPTS},
     ),
@@ -167,6 +176,7 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
         reply_list=None,
         smallest={"file": _silence(), "prompt": PROMPT},
         context=("prompt",),
+        unit="audio_seconds",
         files={"file": _AUDIO},
         choices={"response_format": _TRANSCRIPTS},
     ),
@@ -178,7 +188,7 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
         smallest={"query": PROMPT, "documents": [PROMPT]},
         usage=("usage", "meta.tokens", "meta.billed_units"),
         generates=False,
-        pairs=True,
+        items="paired",
         has_priority=True,
     ),
     "/v1/score": Endpoint(
@@ -192,7 +202,7 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
         reply_list="data",
         smallest={"queries": PROMPT, "documents": PROMPT},
         generates=False,
-        pairs=True,
+        items="paired",
         has_priority=True,
     ),
     "/v1/classify": Endpoint(

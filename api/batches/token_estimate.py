@@ -202,7 +202,7 @@ def _read(body: Mapping[str, Any], endpoint: Endpoint) -> tuple[int, int, int]:
     fields = [body.get(name) for name, kinds in form.items() if _READ & {*kinds} and name not in endpoint.files]
     size, ids, media = measured([*fields, *(body.get(name) for name in endpoint.context)])
     media += sum(_items(body[name]) for name in endpoint.files if body.get(name) is not None)
-    if endpoint.pairs and _items(fields[0]) == 1:
+    if endpoint.items == "paired" and _items(fields[0]) == 1:
         again = _items(fields[1]) - 1
         once = measured(fields[0])
         size, ids, media = size + again * once[0], ids + again * once[1], media + again * once[2]
@@ -251,7 +251,7 @@ def _maximum(body: Mapping[str, Any], endpoint: Endpoint) -> int | None:
     for name in _MAXIMA:
         value = body.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            each = _items(body.get(endpoint.prompt)) if endpoint.answers_each else 1
+            each = _items(body.get(endpoint.prompt)) if endpoint.items in {"answered", "embedded"} else 1
             return value * _positive(body.get("n")) * each
     return None
 

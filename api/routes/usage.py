@@ -31,11 +31,13 @@ router = APIRouter(prefix="/v1/usage", tags=["usage"], route_class=Route)
 
 
 class CostSum(BaseModel):
-    """Exact decimals as text, in the unit of the operator's prices: `total` = `input` + `output`."""
+    """Exact decimals as text, in the unit of the operator's prices: `total` = `input` + `output` + `units`."""
 
     total: str
     input: str
     output: str
+    units: str
+    """Of images and audio."""
 
 
 class UsageSum(BaseModel):
@@ -57,6 +59,8 @@ class UsageSum(BaseModel):
     reasoning_tokens: int
     """Output tokens that were reasoning."""
     total_tokens: int
+    images: int
+    audio_seconds: int
     cost: CostSum
 
 
@@ -99,7 +103,7 @@ class UsageQuery(reading.Parameters):
 
 @router.get("", response_model=ListPage[UsageSum])
 async def index(deps: Deps, caller: Caller, query: Annotated[UsageQuery, Depends(Query(UsageQuery))]) -> Response:
-    """Sum the usage of finished batches: tokens, succeeded lines, and cost."""
+    """Sum the usage of finished batches: tokens, images, seconds of audio, succeeded lines, and cost."""
     by, project = _by(query.group_by), caller.project if query.project is None else query.project
     require_project(caller, project)
     start = int(deps.clock()) - DEFAULT_SECONDS if query.start_time is None else query.start_time
@@ -133,7 +137,9 @@ def _row(found: Sum, by: tuple[str, ...]) -> Row:
         output_tokens=found.output_tokens,
         reasoning_tokens=found.reasoning_tokens,
         total_tokens=found.input_tokens + found.output_tokens,
-        cost=CostSum(total=found.cost, input=found.cost_input, output=found.cost_output),
+        images=found.images,
+        audio_seconds=found.audio_seconds,
+        cost=CostSum(total=found.cost, input=found.cost_input, output=found.cost_output, units=found.cost_units),
     )
     return Row(id=shown.id, body=shown.model_dump_json().encode())
 

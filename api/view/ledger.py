@@ -40,9 +40,12 @@ class Sum:
     cached_tokens: int
     output_tokens: int
     reasoning_tokens: int
+    images: int
+    audio_seconds: int
     cost: str
     cost_input: str
     cost_output: str
+    cost_units: str
 
 
 class Ledger:
@@ -66,10 +69,11 @@ class Ledger:
         rows = self._database.read_apart(
             f"SELECT {''.join(f'{column}, ' for column in columns)}"  # noqa: S608  columns of the table above
             f" {batches}, coalesce(sum(lines), 0), coalesce(sum(input), 0), coalesce(sum(cached), 0),"
-            " coalesce(sum(output), 0), coalesce(sum(reasoning), 0),"
+            " coalesce(sum(output), 0), coalesce(sum(reasoning), 0), coalesce(sum(images), 0),"
+            " coalesce(sum(audio_seconds), 0),"
             # A custom aggregate of no rows is null.
             " coalesce(exact_sum(cost), '0'), coalesce(exact_sum(cost_input), '0'),"
-            " coalesce(exact_sum(cost_output), '0')"
+            " coalesce(exact_sum(cost_output), '0'), coalesce(exact_sum(cost_units), '0')"
             f" FROM ledger WHERE {where} {f'GROUP BY {named} ORDER BY {named}' if columns else ''} LIMIT ?",
             *values, query.limit,
         )  # fmt: skip
@@ -87,9 +91,10 @@ class Ledger:
             usage, cost = one.usage, one.bill.cost
             self._database.write(
                 # An existing row is that of a later owner of the batch.
-                "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 entry.batch_id, entry.project, one.model or "", entry.day, entry.ended_at, one.completed,
                 usage.input_tokens, usage.input_tokens_details.cached_tokens, usage.output_tokens,
-                usage.output_tokens_details.reasoning_tokens, plain(cost.total), plain(cost.input),
-                plain(cost.output), entry.owner, number == 0,
+                usage.output_tokens_details.reasoning_tokens, usage.images or 0, usage.audio_seconds or 0,
+                plain(cost.total), plain(cost.input), plain(cost.output), plain(cost.units), entry.owner,
+                number == 0,
             )  # fmt: skip

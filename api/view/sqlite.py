@@ -15,7 +15,7 @@ from tidemill.api.requests.paging import Page
 from tidemill.schemas.resources.bill import exact, plain
 from tidemill.storage.locked_directory import lock_first_free
 
-LAYOUT = 15
+LAYOUT = 16
 """Version of the schema; a file with another one is rebuilt."""
 
 CHECKPOINT_SECONDS = 1.0
@@ -92,8 +92,9 @@ CREATE INDEX keys_listed ON keys (created_at, id);
 CREATE TABLE ledger (
     id TEXT NOT NULL, project TEXT NOT NULL, model TEXT NOT NULL, day TEXT NOT NULL, ended_at INTEGER NOT NULL,
     lines INTEGER NOT NULL, input INTEGER NOT NULL, cached INTEGER NOT NULL, output INTEGER NOT NULL,
-    reasoning INTEGER NOT NULL, cost TEXT NOT NULL, cost_input TEXT NOT NULL, cost_output TEXT NOT NULL,
-    owner INTEGER NOT NULL, is_first INTEGER NOT NULL, PRIMARY KEY (id, model)
+    reasoning INTEGER NOT NULL, images INTEGER NOT NULL, audio_seconds INTEGER NOT NULL, cost TEXT NOT NULL,
+    cost_input TEXT NOT NULL, cost_output TEXT NOT NULL, cost_units TEXT NOT NULL, owner INTEGER NOT NULL,
+    is_first INTEGER NOT NULL, PRIMARY KEY (id, model)
 );
 CREATE TABLE audit (
     id TEXT PRIMARY KEY, created_at INTEGER NOT NULL, project TEXT NOT NULL, actor TEXT NOT NULL,

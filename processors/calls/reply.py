@@ -5,6 +5,7 @@ choice that ended with one, and the list that a good reply of the endpoint must 
 """
 
 import contextlib
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint
 from tidemill.schemas.jsonl import nesting
 
 Tokens = tuple[int, int, int, int]
-"""Input tokens, cached ones of these, output tokens, reasoning tokens of these."""
+"""Input tokens, cached ones of these, output tokens, reasoning tokens of these or units of the endpoint."""
 NO_TOKENS: Final = (0, 0, 0, 0)
 
 LEVELS_MAX: Final = 512
@@ -131,6 +132,8 @@ def is_utf8(body: bytes) -> bool:
 def read(body: bytes, endpoint: str) -> Tokens | ReplyError | None:
     """The token counts of a reply, or its error: zeros if it has no counts, None if they are impossible.
 
+    Audio costs tokens or seconds; a reply that reports neither has None.
+
     Args:
         body: The reply's body.
         endpoint: The path that was called, like `/v1/embeddings`.
@@ -149,9 +152,31 @@ def read(body: bytes, endpoint: str) -> Tokens | ReplyError | None:
             # An array, or an object with fields of unexpected types.
             reply, usage = _odd(_odd_replies.decode(body))
             tokens = _elsewhere(body, entry) if usage is _ABSENT else _odd_tokens(usage, entry)
-        return _error(reply, body, entry) or tokens
+        failure = _error(reply, body, entry)
+        if failure is None and entry.unit != "tokens":
+            return _with_units(tokens, body, reply, entry)
     except RecursionError as error:
         raise msgspec.DecodeError("the body is nested too deeply") from error
+    return failure or tokens
+
+
+def _with_units(tokens: Tokens | None, body: bytes, reply: Any, entry: Endpoint) -> Tokens | None:
+    if tokens is None:
+        return None
+    if entry.unit == "images":
+        return (*tokens[:3], nesting.elements(bytes(reply.data)))
+    return tokens if tokens[0] or tokens[2] else _seconds(body)
+
+
+def _seconds(body: bytes) -> Tokens | None:
+    """The length of the audio in whole seconds, rounded up: of `usage`, else of `verbose_json`."""
+    fields = _fields(msgspec.Raw(body))
+    found = _fields(fields.get("usage", _ABSENT)).get("seconds", fields.get("duration", _ABSENT))
+    try:
+        seconds = math.ceil(float(bytes(found).strip(b'"')))
+    except (ValueError, OverflowError):
+        return None
+    return (0, 0, 0, seconds) if 0 <= seconds <= TOKENS_MAX else None
 
 
 def _elsewhere(body: bytes, entry: Endpoint) -> Tokens | None:

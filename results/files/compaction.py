@@ -23,6 +23,7 @@ from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State
 from tidemill.schemas import ids
 from tidemill.schemas.bounds import OUTPUTS_MAX
+from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.schemas.log.codec import LineMark
@@ -124,13 +125,20 @@ class Compactor:
     def _result(
         self, batch: Batch, model: str | None, completed: int, failed: int, used: tuple[int, int, int, int]
     ) -> ModelResult:
-        usage, tariff = _usage(used), self.tariff_of(model, batch.completion_window)
+        usage = _usage(used, ENDPOINTS.get(batch.endpoint, UNKNOWN).unit)
+        tariff = self.tariff_of(model, batch.completion_window)
         return ModelResult(
             model=model,
             completed=completed,
             failed=failed,
             usage=usage,
-            bill=bill(usage.input_tokens, usage.output_tokens, tariff),
+            bill=bill(
+                usage.input_tokens,
+                usage.output_tokens,
+                tariff,
+                images=usage.images or 0,
+                audio_seconds=usage.audio_seconds or 0,
+            ),
         )
 
     async def _indices(self, state: State) -> LineBitmap:
@@ -243,12 +251,15 @@ async def _joined(pieces: AsyncIterable[memoryview]) -> AsyncIterator[bytes]:
         yield b"".join(waiting)
 
 
-def _usage(sums: tuple[int, int, int, int]) -> Usage:
-    read, cached, written, reasoning = sums
+def _usage(sums: tuple[int, int, int, int], unit: str) -> Usage:
+    """The usage from the sums of the columns, the last of which has the endpoint's unit."""
+    read, cached, written, last = sums
     return Usage(
         input_tokens=read,
         input_tokens_details=InputTokensDetails(cached_tokens=cached),
         output_tokens=written,
-        output_tokens_details=OutputTokensDetails(reasoning_tokens=reasoning),
+        output_tokens_details=OutputTokensDetails(reasoning_tokens=last if unit == "tokens" else 0),
         total_tokens=read + written,
+        images=last if unit == "images" else None,
+        audio_seconds=last if unit == "audio_seconds" else None,
     )

@@ -107,7 +107,8 @@ class LineMark(msgspec.Struct, frozen=True, array_like=True):
     failed: bool
     """Whether it goes into the error file."""
     usage: tuple[Tokens, Tokens, Tokens, Tokens] | None = (0, 0, 0, 0)
-    """Tokens: input, cached of these, output, reasoning of these; None if the server named impossible counts."""
+    """Tokens: input, cached of these, output, and reasoning of these or the units of the endpoint
+    (`schemas/endpoints.py`); None if the server named impossible counts."""
     attempts: Count = 1
     """Calls made for the line."""
 

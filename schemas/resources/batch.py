@@ -119,13 +119,17 @@ class OutputTokensDetails(_Shape):
 
 
 class Usage(_Shape):
-    """Tokens of the lines that succeeded."""
+    """What the lines that succeeded used."""
 
     input_tokens: Number = 0
     input_tokens_details: InputTokensDetails = InputTokensDetails()
     output_tokens: Number = 0
     output_tokens_details: OutputTokensDetails = OutputTokensDetails()
     total_tokens: Number = 0
+    images: Number | None = None
+    """Images that the lines made; null on other endpoints."""
+    audio_seconds: Number | None = None
+    """Seconds of audio of the lines whose replies report no tokens, each rounded up; null on other endpoints."""
 
     def __add__(self, other: "Usage") -> "Usage":
         cached = self.input_tokens_details.cached_tokens + other.input_tokens_details.cached_tokens
@@ -136,7 +140,13 @@ class Usage(_Shape):
             output_tokens=self.output_tokens + other.output_tokens,
             output_tokens_details=OutputTokensDetails(reasoning_tokens=reasoning),
             total_tokens=self.total_tokens + other.total_tokens,
+            images=_added(self.images, other.images),
+            audio_seconds=_added(self.audio_seconds, other.audio_seconds),
         )
+
+
+def _added(one: int | None, other: int | None) -> int | None:
+    return None if one is None and other is None else (one or 0) + (other or 0)
 
 
 class ModelShare(_Shape):
@@ -275,7 +285,8 @@ class Extras(_Shape):
     cost: Cost | None = None
     """The cost; null until the batch has ended."""
     usage_unknown: Number | None = None
-    """Lines with impossible token counts, which `usage` and `cost` do not contain; null for none."""
+    """Lines with impossible counts, or with audio whose replies report neither tokens nor seconds; `usage` and
+    `cost` do not contain them; null for none."""
 
 
 class ExpiresAfter(_Shape):

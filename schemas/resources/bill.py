@@ -13,6 +13,8 @@ from tidemill.schemas.bounds import AMOUNT_DIGITS_MAX
 
 DIGITS_MAX: Final = AMOUNT_DIGITS_MAX
 """Digits of a sum or a product: more than prices and tokens need, so that nothing is rounded."""
+UNIT_DIGITS: Final = 12
+"""Decimals of the cost of audio."""
 _MILLION: Final = 1_000_000
 
 
@@ -38,16 +40,20 @@ class Tariff(_Shape):
 
     input_per_million: Amount = Decimal(0)
     output_per_million: Amount = Decimal(0)
+    per_image: Amount = Decimal(0)
+    per_audio_minute: Amount = Decimal(0)
     discount: Amount = Decimal(0)
     """Share of the price that is taken off."""
 
 
 class Cost(_Shape):
-    """The cost of a batch after the discount: `total` = `input` + `output`."""
+    """The cost of a batch after the discount: `total` = `input` + `output` + `units`."""
 
     total: Amount
     input: Amount
     output: Amount
+    units: Amount = Decimal(0)
+    """Of images and audio."""
     discount: Amount
     """Share of the base price that was taken off."""
 
@@ -58,6 +64,7 @@ class Cost(_Shape):
                 total=self.total + other.total,
                 input=self.input + other.input,
                 output=self.output + other.output,
+                units=self.units + other.units,
                 discount=self.discount,
             )
 
@@ -74,14 +81,24 @@ def exact() -> Context:
     return Context(prec=DIGITS_MAX)
 
 
-def bill(input_tokens: int, output_tokens: int, tariff: Tariff) -> Bill:
-    """The bill for these tokens, which include cached and reasoning tokens, at a price."""
+def bill(
+    input_tokens: int, output_tokens: int, tariff: Tariff, *, images: int = 0, audio_seconds: int = 0
+) -> Bill:
+    """The bill for these tokens, which include cached and reasoning tokens, and these units, at a price."""
     with localcontext(exact()):
         share = 1 - tariff.discount
         read = input_tokens * tariff.input_per_million * share / _MILLION
         written = output_tokens * tariff.output_per_million * share / _MILLION
-        cost = Cost(total=read + written, input=read, output=written, discount=tariff.discount)
+        # Multiplied first: a minute's price has no exact sixtieth.
+        made = images * tariff.per_image * share + _sixtieth(audio_seconds * tariff.per_audio_minute * share)
+        total = read + written + made
+        cost = Cost(total=total, input=read, output=written, units=made, discount=tariff.discount)
     return Bill(tariff=tariff, cost=cost)
+
+
+def _sixtieth(amount: Decimal) -> Decimal:
+    """A sixtieth, rounded to `UNIT_DIGITS` behind the point if it is not finite."""
+    return (amount / 60).quantize(Decimal(1).scaleb(-UNIT_DIGITS)) if amount else Decimal(0)
 
 
 def day_of(at: int) -> str:

@@ -10,8 +10,11 @@ from tidemill.terminal import local_time
 
 GROUPS = {"project": "project", "model": "model", "day": "day", "batch": "batch_id"}
 """Values of `--by`, and their fields in the answer."""
-NUMBERS = ("batches", "lines", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
-COSTS = ("input", "output", "total")
+NUMBERS = (
+    "batches", "lines", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "images",
+    "audio_seconds",
+)  # fmt: skip
+COSTS = ("input", "output", "units", "total")
 AUDIT_COLUMNS = ("time", "project", "key", "action", "target", "from", "detail")
 DETAILS_HIDDEN = {"digest", "fields"}
 """Details of audit entries that only machines read."""

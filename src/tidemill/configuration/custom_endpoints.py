@@ -60,6 +60,6 @@ class CustomEndpoint(Table):
             smallest=smallest,
             usage=("usage", *self.usage),
             generates=self.generates,
-            embeds=self.embeds,
+            items="embedded" if self.embeds else "one",
             is_beside_v1=self.beside_v1,
         )

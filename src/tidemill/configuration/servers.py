@@ -202,6 +202,10 @@ class Price(Table):
     """For a million input tokens."""
     output_per_million: Annotated[Decimal, Field(ge=0, max_digits=18)] = Decimal(0)
     """For a million output tokens."""
+    per_image: Annotated[Decimal, Field(ge=0, max_digits=18)] = Decimal(0)
+    """For an image that is made, beside its tokens."""
+    per_audio_minute: Annotated[Decimal, Field(ge=0, max_digits=18)] = Decimal(0)
+    """For a minute of audio whose reply reports seconds and no tokens."""
 
 
 class Model(Table):

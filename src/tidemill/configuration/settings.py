@@ -308,6 +308,8 @@ class Settings(BaseSettings):
         return Tariff(
             input_per_million=price.input_per_million,
             output_per_million=price.output_per_million,
+            per_image=price.per_image,
+            per_audio_minute=price.per_audio_minute,
             discount=self.windows.get(window, self.windows[self.usual_window]),
         )
 

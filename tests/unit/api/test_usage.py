@@ -25,16 +25,16 @@ def entry(
     usage = Usage(
         input_tokens=10 * tokens, input_tokens_details=InputTokensDetails(cached_tokens=4 * tokens),
         output_tokens=tokens, output_tokens_details=OutputTokensDetails(reasoning_tokens=tokens),
-        total_tokens=11 * tokens,
+        total_tokens=11 * tokens, images=2 * tokens, audio_seconds=60 * tokens,
     )  # fmt: skip
-    tariff = Tariff(input_per_million="0.1", output_per_million="0.3", discount="0.5")
+    tariff = Tariff(input_per_million="0.1", output_per_million="0.3", per_image="0.01", discount="0.5")
     return LedgerRecord(
         batch_id=f"batch_{number:032x}", project=project, endpoint="/v1/embeddings",
         status=Status.COMPLETED, ended_at=at, day=day_of(at),
         models=tuple(
             ModelResult(
                 model=model, completed=3, failed=0, usage=usage,
-                bill=bill(usage.input_tokens, usage.output_tokens, tariff),
+                bill=bill(usage.input_tokens, usage.output_tokens, tariff, images=2 * tokens),
             )
             for model in models
         ),
@@ -85,15 +85,15 @@ async def test_one_sum_of_all_entries(deps, client):
     assert found == {
         "object": "usage", "id": found["id"], "project": None, "model": None, "day": None, "batch_id": None,
         "batches": 2, "lines": 6, "input_tokens": 30, "cached_tokens": 12, "output_tokens": 3,
-        "reasoning_tokens": 3, "total_tokens": 33,
-        "cost": {"total": "0.00000195", "input": "0.0000015", "output": "0.00000045"},
+        "reasoning_tokens": 3, "total_tokens": 33, "images": 6, "audio_seconds": 180,
+        "cost": {"total": "0.03000195", "input": "0.0000015", "output": "0.00000045", "units": "0.03"},
     }  # fmt: skip
 
 
 async def test_the_sum_of_no_batch(client):
     """Zeros, and no rows with groups."""
     (found,) = await usage(client)
-    assert (found["batches"], found["cost"]) == (0, {"total": "0", "input": "0", "output": "0"})
+    assert (found["batches"], found["cost"]) == (0, {"total": "0", "input": "0", "output": "0", "units": "0"})
     assert await usage(client, group_by="day") == []
 
 
@@ -103,7 +103,9 @@ async def test_sums_are_exact(deps, client):
     (found,) = await usage(client)
     tokens = sum(range(1, 1001))
     assert Decimal(found["cost"]["input"]) == Decimal(10 * tokens) * Decimal("0.1") / 2 / 1_000_000
-    assert Decimal(found["cost"]["total"]) == Decimal(found["cost"]["input"]) + Decimal(found["cost"]["output"])
+    assert Decimal(found["cost"]["total"]) == sum(
+        Decimal(found["cost"][of]) for of in ("input", "output", "units")
+    )
 
 
 async def test_sums_run_in_a_thread(deps, client, monkeypatch):

@@ -26,7 +26,7 @@ CLAUDE = {
 TURN = {"input_tokens": 2095, "output_tokens": 503}
 REPLIES: list[tuple[str, dict[str, Any], tuple[int, int, int, int] | None]] = [
     ("/v1/moderations", {"id": "modr-1", "model": "m", "results": [{"flagged": False}]}, (0, 0, 0, 0)),
-    ("/v1/images/generations", {"created": 1, "data": [{"url": "https://x/1.png"}]}, (0, 0, 0, 0)),
+    ("/v1/images/generations", {"created": 1, "data": [{"url": "https://x/1.png"}]}, (0, 0, 0, 1)),
     (
         "/v1/images/generations",
         {
@@ -39,7 +39,7 @@ REPLIES: list[tuple[str, dict[str, Any], tuple[int, int, int, int] | None]] = [
                 "input_tokens_details": {"text_tokens": 10, "image_tokens": 40},
             },
         },
-        (50, 0, 50, 0),
+        (50, 0, 50, 1),
     ),
     ("/v1/rerank", {**RANKED, "usage": {"prompt_tokens": 56, "total_tokens": 56}}, (56, 0, 0, 0)),
     ("/v1/rerank", {**RANKED, "usage": {"total_tokens": 815}}, (815, 0, 0, 0)),
@@ -74,6 +74,23 @@ REPLIES: list[tuple[str, dict[str, Any], tuple[int, int, int, int] | None]] = [
     ),
     ("/v1/pooling", {**VLLM, "data": [{"index": 0, "data": [[0.1], [0.2]]}], "usage": VLLM_USAGE}, (56, 0, 0, 0)),
     ("/v1/pooling", {"request_id": None, "created_at": 1, "data": {"made": "by a plugin"}}, (0, 0, 0, 0)),
+    ("/v1/images/generations", {"data": [{"url": "a,b"}, {"b64_json": "[]"}]}, (0, 0, 0, 2)),
+    ("/v1/images/edits", {"data": [{}], "usage": {"input_tokens": 50, "output_tokens": 9}}, (50, 0, 9, 1)),
+    ("/v1/images/edits", {"data": [{}], "usage": {"input_tokens": -1}}, None),
+    (
+        "/v1/audio/transcriptions",
+        {"text": "x", "usage": {"type": "tokens", "input_tokens": 14, "output_tokens": 3, "seconds": 9}},
+        (14, 0, 3, 0),
+    ),
+    ("/v1/audio/transcriptions", {"text": "x", "usage": {"type": "duration", "seconds": 8.01}}, (0, 0, 0, 9)),
+    ("/v1/audio/translations", {"text": "x", "usage": {"type": "duration", "seconds": 60}}, (0, 0, 0, 60)),
+    ("/v1/audio/translations", {"text": "x", "duration": "12.5", "segments": []}, (0, 0, 0, 13)),
+    # Not reported, so not billed.
+    ("/v1/audio/transcriptions", {"text": "x"}, None),
+    ("/v1/audio/transcriptions", {"text": "x", "duration": -1}, None),
+    ("/v1/audio/transcriptions", {"text": "x", "duration": 1e300}, None),
+    ("/v1/audio/transcriptions", {"text": "x", "usage": {"seconds": [1]}, "duration": 3}, None),
+    ("/v1/videos", {"id": "video-1", "object": "video", "status": "queued", "error": None}, (0, 0, 0, 0)),
     ("/v1/messages", {**CLAUDE, "usage": TURN}, (2095, 0, 503, 0)),
     (
         "/v1/messages",
@@ -108,7 +125,7 @@ REPLIES: list[tuple[str, dict[str, Any], tuple[int, int, int, int] | None]] = [
 
 @pytest.mark.parametrize(("path", "body", "tokens"), REPLIES)
 def test_the_tokens_of_a_reply(path: str, body: dict[str, Any], tokens: tuple[int, int, int, int] | None) -> None:
-    """Input, cached input, output and reasoning; None for impossible counts."""
+    """Input, cached input, output, and reasoning or units; None for impossible counts and unreported audio."""
     end = request_codec.judge(Answer(200, orjson.dumps(body)), path)
     assert isinstance(end, Success)
     assert end.tokens == tokens

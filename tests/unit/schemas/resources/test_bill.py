@@ -39,8 +39,17 @@ def test_half_of_the_price_of_a_batch():
     """As it is shown."""
     tariff = Tariff(input_per_million="0.1", output_per_million="0.4", discount="0.5")
     assert bill(1_000, 10, tariff).cost.model_dump(mode="json") == {
-        "total": "0.000052", "input": "0.00005", "output": "0.000002", "discount": "0.5",
+        "total": "0.000052", "input": "0.00005", "output": "0.000002", "units": "0",
+        "discount": "0.5",
     }  # fmt: skip
+
+
+def test_images_and_audio_have_prices_of_their_own():
+    """A minute's price has no exact sixtieth, so that cost is rounded; the sum is that of the parts."""
+    tariff = Tariff(input_per_million="1", per_image="0.02", per_audio_minute="0.1", discount="0.5")
+    cost = bill(1_000_000, 0, tariff, images=3, audio_seconds=61).cost
+    assert (plain(cost.input), plain(cost.units)) == ("0.5", "0.080833333333")
+    assert cost.total == cost.input + cost.units
 
 
 def test_a_day_is_in_utc():
