@@ -48,6 +48,14 @@ CASES = {
     "/v1/messages": ({"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}, None, (1, 2)),
 }  # fmt: skip
 """A body of each endpoint, the SDK's type of its reply if the mock's is complete, and the tokens."""
+FREE = ({"images": None, "audio_seconds": None}, "0")
+UNITS = {
+    "/v1/images/generations": ({"images": 2, "audio_seconds": None}, "0.5"),
+    "/v1/images/edits": ({"images": 2, "audio_seconds": None}, "0.5"),
+    "/v1/audio/transcriptions": ({"images": None, "audio_seconds": 0}, "0"),
+    "/v1/audio/translations": ({"images": None, "audio_seconds": 90}, "1.5"),
+}
+"""The units of the batch and their cost at half of the price."""
 
 
 def shown(content, filename, media_type):
@@ -74,7 +82,8 @@ def rule(body, nth):
 def served(tmp_path):
     """An installation with an endpoint of its settings, a model that has every endpoint, and its server."""
     with Backend(rule) as backend:
-        models = {"m": {**backend.models("m")["m"], "endpoints": [*BUILT_IN, MINE]}}
+        price = {"per_image": 0.5, "per_audio_minute": 2}
+        models = {"m": {**backend.models("m")["m"], "endpoints": [*BUILT_IN, MINE], "price": price}}
         custom = {"TIDEMILL_ENDPOINTS": json.dumps({MINE: CUSTOM})}
         with Stack(tmp_path / "data", models, custom) as stack:
             yield OpenAI(base_url=stack.api, api_key=KEY), backend
@@ -119,6 +128,7 @@ async def test_a_batch_on_every_endpoint(served):
         batch = await ended(client, batches[path])
         assert (batch.status, batch.request_counts.completed) == ("completed", 1), (path, batch.errors)
         assert (batch.usage.input_tokens, batch.usage.output_tokens) == tokens, path
+        assert (batch.usage.model_extra, batch.model_extra["tidemill"]["cost"]["units"]) == UNITS.get(path, FREE)
         body = json.loads(client.files.content(batch.output_file_id).text)["response"]["body"]
         if kind is not None:
             assert kind.model_validate(body, strict=False)
@@ -133,6 +143,8 @@ async def test_a_batch_on_every_endpoint(served):
     audio = shown(WAV, "file-0.wav", "audio/wav")
     assert {"model": "m", "stream": "false", "timestamp_granularities[]": ["word"], "file": audio} in forms
     assert {"model": "m", "file": audio} in forms
+    (total,) = client.get("/usage", cast_to=object)["data"]
+    assert (total["images"], total["audio_seconds"], total["cost"]["units"]) == (4, 90, "2.5")
     assert backend.paths["/v1/audio/translations"] == backend.paths["/classify"] == 1
 
 
