@@ -45,7 +45,7 @@ def test_ingest_checks_its_fields(monkeypatch, long):
     monkeypatch.setattr(validation, "LONG_LINE_BYTES", 0 if long else 1 << 20)
     of = rules(MINE)
     good = {"model": "m", "text": "x", "top": 1.5}
-    assert verdict(line(url=MINE, body=good), of=of) == Passed(total=1, model="m")
+    assert verdict(line(url=MINE, body=good), of=of) == Passed(total=1, models=("m",))
     assert fault(line(url=MINE, body=good | {"text": None}), of=of).param == "body.text"
     assert fault(line(url=MINE, body=good | {"top": "1"}), of=of).message == (
         "Invalid type for 'body.top': expected an integer or a number, but got a string instead."
