@@ -90,9 +90,6 @@ class Checker:
         self._endpoint = ENDPOINTS[rules.endpoint]
         forms = self._endpoint.forms
         self._only_form = tuple(forms[0].items()) if len(forms) == 1 else None
-        self._choices = tuple(self._endpoint.choices.items())
-        self._embeds = self._endpoint.embeds
-        self._has_files = bool(self._endpoint.files)
         self._ids: Seen = dict[str | bytes, int]() if seen is None else seen
         self._attached = Attached(self._endpoint, rules.project, is_stream=seen is not None)
         self._errors: list[BatchError] = []
@@ -202,7 +199,7 @@ class Checker:
             )
             raise Fault("invalid_url", text, "url")
         self._examine_body(request["body"])
-        if self._has_files:
+        if self._endpoint.files:
             try:
                 self._attached.examine(request["body"], number)
             except AttachmentError as error:
@@ -241,11 +238,11 @@ class Checker:
         for name, kinds in self._only_form or self._endpoint.form(body).items():
             if type(value := body.get(name)) not in kinds:
                 _examine_required(name, kinds, value)
-        for name, choices in self._choices:
+        for name, choices in self._endpoint.choices.items():
             if (chosen := body.get(name)) is not None and chosen not in choices:
                 text = f"Invalid '{name}' for a batch: its results are JSON, so it must be {' or '.join(choices)}."
                 raise Fault("invalid_request", text, f"body.{name}")
-        if self._embeds:
+        if self._endpoint.items == "embedded":
             inputs = _count_of_inputs(body[self._endpoint.prompt])
             self._inputs += inputs
             self._examine_reply(inputs, body)
