@@ -5,6 +5,7 @@ import functools
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,15 +13,17 @@ from tidemill.configuration.security import Kafka
 from tidemill.configuration.settings import Settings
 from tidemill.faust import stage_app, stage_runner
 from tidemill.faust.partitions import GenerationGuard
+from tidemill.ingest.files.queue import BatchQueue, QueueRunner
 from tidemill.ingest.files.stage import Stage
 from tidemill.ingest.kafka import RequestProducer
 from tidemill.ingest.streams.app import StreamApp
 from tidemill.kafka.admin import ensure_model_topics
 from tidemill.kafka.catalog import Catalog
+from tidemill.kafka.follower import Follower
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.partitions.ack_gate import AckGate, Ticket
 from tidemill.kafka.partitions.dead_letters import handle_record
-from tidemill.kafka.producer import Log
+from tidemill.kafka.producer import Log, partition_of
 from tidemill.retrying import retry
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
@@ -37,6 +40,73 @@ COMMANDS_MAX: Final = 1000
 """Commands of one process that are under way; at this bound the consumer waits."""
 DRAIN_SECONDS_MAX: Final = 3.0
 """How long work may go on when partitions are revoked; unfinished work starts again in another process."""
+
+
+class Queue:
+    """The queue of batches in this process, with the partitions of commands that it owns."""
+
+    def __init__(
+        self, settings: Settings, kafka: Kafka, stage: Stage, *, sender: Log, requests: RequestProducer
+    ) -> None:
+        """Own no partition; nothing is connected yet."""
+        self._partitions = settings.partitions
+        self._queue = BatchQueue(settings, lambda batch_id: self._partition_of(batch_id) in self._owned)
+        self.runner = QueueRunner(
+            self._queue, stage, sender=sender, requests=requests, start=self._publish, clock=time.time
+        )
+        self._followers = (
+            Follower(kafka, topics.QUEUE.name, self._queue.fold),
+            Follower(kafka, topics.BATCHES.name, self._queue.batch),
+        )
+        self._owned: set[int] = set()
+        self._publishing: dict[asyncio.Task[None], int] = {}
+        """Batches that are being published, with their partitions of commands."""
+        self._running: asyncio.Task[None] | None = None
+
+    def start(self, crash: Callable[[BaseException], Awaitable[None]]) -> None:
+        """Begin to read the queue; call `crash` with an error of ours."""
+        self._running = asyncio.create_task(self._run(crash))
+
+    async def stop(self) -> None:
+        """Stop reading."""
+        if self._running is not None:
+            self._running.cancel()
+        for follower in self._followers:
+            await follower.stop()
+
+    async def assigned(self, _: Any, assigned: Iterable[Any], **__: Any) -> None:
+        """Own these partitions of commands."""
+        self._owned = {tp.partition for tp in assigned}
+        self._queue.changed.set()
+
+    def leave(self, revoked: Iterable[Any]) -> "list[asyncio.Task[None]]":
+        """Leave partitions; returns the tasks that publish their batches."""
+        gone = {tp.partition for tp in revoked}
+        self._owned -= gone
+        return [task for task, partition in self._publishing.items() if partition in gone]
+
+    async def _run(self, crash: Callable[[BaseException], Awaitable[None]]) -> None:
+        """Run the queue; it reads the batches only if projects have one, since they may be millions."""
+        queue, batches = self._followers
+        try:
+            await queue.start()
+            await queue.caught_up()
+            if self._queue.is_needed:
+                await batches.start()
+                await batches.caught_up()
+            await self.runner.run()
+        except Exception as error:
+            log.exception("the queue of batches failed")
+            await crash(error)
+            raise
+
+    def _partition_of(self, batch_id: str) -> int:
+        return partition_of(batch_id, self._partitions)
+
+    def _publish(self, batch_id: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._publishing[task] = self._partition_of(batch_id)
+        task.add_done_callback(self._publishing.pop)
 
 
 class Ingest:
@@ -59,6 +129,7 @@ class Ingest:
             check_disk=lambda: self._space.check(LOG),
         )
         self._stage = Stage(settings, catalog=catalog, store=self._store, requests=self._requests, clock=time.time)
+        self._queue = Queue(settings, kafka, self._stage, sender=self._log, requests=self._requests)
         state = Path(settings.data) / "state" / "ingest"
         self.app = stage_app.create_app(NAME, settings, kafka=kafka, state=state)
         self._stream_app = StreamApp(
@@ -79,6 +150,7 @@ class Ingest:
         """The commands under way, with their partitions."""
         self._agent = self.app.agent(stage_app.raw_topic(self.app, topics.COMMANDS.name))(self._consume)
         self.app.drain = self._drain
+        self.app.on_partitions_assigned.connect(self._queue.assigned, weak=False)
         self.app.oldest = lambda: stage_app.oldest(gate.head for gate in self._gates.values())
 
     @property
@@ -91,10 +163,12 @@ class Ingest:
         await self._log.start()
         await self._space.start()
         await self._key_manager.start()
+        self._queue.start(self.app.crash)
         return [self.app, await self._stream_app.start()]
 
     async def stop(self) -> None:
         """Disconnect."""
+        await self._queue.stop()
         await self._space.stop()
         await self._stream_app.stop()
         await self._key_manager.stop()
@@ -144,12 +218,12 @@ class Ingest:
         command = codec.decode_command(message.value)
         if message.key != (codec.batch_of(command) or "").encode():
             raise DecodeError("its key is not that of its batch")
-        await self._stage.handle(command)
+        await self._queue.runner.handle(command)
 
     async def _drain(self, revoked: set[Any]) -> None:
         """Wait for the commands of revoked partitions, within a bound, then cancel the rest."""
         self._guard.leave(revoked)
-        tasks = [task for task, tp in self._tasks.items() if tp in revoked]
+        tasks = [task for task, tp in self._tasks.items() if tp in revoked] + self._queue.leave(revoked)
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=DRAIN_SECONDS_MAX)
             for task in late:

@@ -15,7 +15,7 @@ from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.producer import Log, Producer, Sent, producer
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import KIND, encode, request_headers
-from tidemill.schemas.log.messages import Accepted, Buried, Rejected
+from tidemill.schemas.log.messages import Accepted, Buried, Rejected, Stalled
 from tidemill.sealing.records import seal_request
 from tidemill.sealing.vault import Vault
 
@@ -72,7 +72,7 @@ class RequestProducer:
             )
         )
 
-    async def send_fact(self, fact: Accepted | Rejected | Buried) -> None:
+    async def send_fact(self, fact: Accepted | Rejected | Buried | Stalled) -> None:
         """Append a fact to `outcomes`; on return the broker has it.
 
         Raises:

@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeVar
 
 from tidemill.schemas.jsonl.lines import Line
 from tidemill.schemas.log.codec import LineRef, RequestHead
-from tidemill.schemas.log.messages import Accepted, Rejected
+from tidemill.schemas.log.messages import Accepted, Rejected, Stalled
 
 RECORD_LINES_MAX: Final = 32
 RECORD_BYTES_MAX: Final = 64 * 1024
@@ -62,7 +62,7 @@ class Record:
 class RequestPublisher(Protocol):
     """Appends requests and facts to the log. Failures are `OSError`, and every call may be retried."""
 
-    async def send_fact(self, fact: Accepted | Rejected) -> None:
+    async def send_fact(self, fact: Accepted | Rejected | Stalled) -> None:
         """Append a fact; on return the log has it."""
         ...
 

@@ -91,14 +91,19 @@ class Stalls:
         is_silent = now >= self.moved_at + SILENCE_SECONDS
         if self._is_new and not is_silent:
             return batch.tidemill.waiting
+        self._forget(now)
         if batch.status is Status.VALIDATING:
-            return (_unchecked(since),) if is_silent else ()
+            queued = tuple(wait for report in self._reports.values() for wait in report.waiting)
+            return queued[-1:] or ((_unchecked(since),) if is_silent else ())
         left = batch.request_counts.total - done
         if left <= 0:
             return ()
-        self._forget(now)
         reported = [
-            wait for report in self._reports.values() if report.model not in self.held for wait in report.waiting
+            wait
+            for report in self._reports.values()
+            if report.model not in self.held
+            for wait in report.waiting
+            if wait.reason is not Reason.BATCHES_AT_WORK
         ]
         models = self._models or {batch.model or "": (left, self.moved_at)}
         held = [

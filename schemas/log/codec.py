@@ -53,6 +53,7 @@ from tidemill.schemas.log.messages import (
     FileRecord,
     KeyRecord,
     LedgerRecord,
+    QueueRecord,
     Secret,
     UploadMessage,
 )
@@ -198,6 +199,7 @@ decode_secret: Decoder[Secret] = _decoder(Secret)
 decode_ledger: Decoder[LedgerRecord] = _decoder(LedgerRecord)
 decode_audit: Decoder[AuditRecord] = _decoder(AuditRecord)
 decode_claim: Decoder[Claim] = _decoder(Claim)
+decode_queue: Decoder[QueueRecord] = _decoder(QueueRecord)
 decode_upload: Decoder[UploadMessage] = _decoder(UploadMessage)
 """Decodes a record of `uploads`."""
 

@@ -353,6 +353,27 @@ class Claim(_Message):
     """Whether the client says that it repeats a request."""
 
 
+class Queued(_Message):
+    """The value of `tidemill.queue`: a batch of a project that may have a bounded number of them at work.
+
+    The topic has one partition, so all processes of ingest see the batches in the same order. The first record of
+    a batch is its place.
+    """
+
+    kind: Literal["queued"] = "queued"
+    command: BatchCreated
+
+
+class Dequeued(_Message):
+    """Ingest has published the lines of a batch that was in the queue, or rejected it."""
+
+    kind: Literal["dequeued"] = "dequeued"
+    batch_id: Id
+
+
+QueueRecord = Annotated[Queued | Dequeued, Field(discriminator="kind")]
+
+
 class UploadRecord(_Message):
     """The value of `tidemill.uploads` under an upload's id; a tombstone removes the upload."""
 

@@ -38,7 +38,7 @@ class Topic:
     @property
     def is_needed(self) -> bool:
         """Whether an unfinished batch is lost without its records."""
-        return self in {COMMANDS, INTAKE, OUTCOMES} or is_of_requests(self.name)
+        return self in {COMMANDS, INTAKE, OUTCOMES, QUEUE} or is_of_requests(self.name)
 
 
 COMMANDS = Topic(
@@ -79,6 +79,11 @@ CLAIMS = Topic(
     name="tidemill.claims", key="batch id", value="Claim",
     written_by=("api",), read_by=("api",), spread=False,
     harm="make a repeated create answer with another batch",
+)  # fmt: skip
+QUEUE = Topic(
+    name="tidemill.queue", key="batch id", value="Queued, Dequeued",
+    written_by=("ingest",), read_by=("ingest",), spread=False,
+    harm="let batches of any project wait, or start batches over any file of the store, without a key",
 )  # fmt: skip
 UPLOADS = Topic(
     name="tidemill.uploads", key="upload id, or upload id / part id", value="UploadRecord, PartRecord",
@@ -137,8 +142,8 @@ EXPRESS_LINES_MAX = 1_000
 """A batch of up to this many lines uses the model's express topic, without large batches before it."""
 
 TOPICS = (
-    COMMANDS, INTAKE, OUTCOMES, BATCHES, FILES, DEAD, PROCESSORS, CLAIMS, UPLOADS, KEYS, CATALOG, SECRETS, LEDGER,
-    AUDIT, STATES, LINE_BITMAPS, STREAMS,
+    COMMANDS, INTAKE, OUTCOMES, BATCHES, FILES, DEAD, PROCESSORS, CLAIMS, QUEUE, UPLOADS, KEYS, CATALOG, SECRETS,
+    LEDGER, AUDIT, STATES, LINE_BITMAPS, STREAMS,
 )  # fmt: skip
 """All but those of requests. Faust names the changelogs of its tables, but creates them too late."""
 

@@ -54,6 +54,8 @@ class Reason(StrEnum):
     """The key of the batch cannot be unwrapped."""
     DELIVERY = "delivery"
     """The log or the store does not accept results."""
+    BATCHES_AT_WORK = "batches_at_work"
+    """The project has as many batches at work as it may have."""
     VALIDATION = "validation"
     """The input has not been validated yet."""
     NO_PROCESSOR = "no_processor"
@@ -62,7 +64,7 @@ class Reason(StrEnum):
     """The files of the batch cannot be written."""
 
 
-USUAL: Final = frozenset({Reason.IN_FLIGHT, Reason.QUEUED, Reason.VALIDATION})
+USUAL: Final = frozenset({Reason.IN_FLIGHT, Reason.QUEUED, Reason.VALIDATION, Reason.BATCHES_AT_WORK})
 """Reasons in normal operation."""
 
 

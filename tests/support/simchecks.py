@@ -64,6 +64,7 @@ class Seen:
             for partition in range(PARTITIONS):
                 for record in self._world.log.records[Place(topic, partition)]:
                     assert self._world.wrapper is None or b"custom_id" not in record.value
+        self._check_at_work()
         for job in self._world.jobs:
             self._check_status(job)
             if job.batch.id in self._world.deleted:
@@ -75,6 +76,24 @@ class Seen:
         assert self._world.steps_clocks or repeats <= self._world.repeats_max, (
             f"{repeats} calls repeated, {self._world.repeats_max} were in flight at kills"
         )
+
+    def _check_at_work(self) -> None:
+        """With a queue no more batches are at work than may be, and they start in its order."""
+        if (most := self._world.at_work_max) is None:
+            return
+        at_work: dict[str, None] = {}
+        started: dict[str, None] = {}
+        for record in self._world.log.records[Place(BATCHES, 0)]:
+            batch = None if record.value is None else codec.decode_batch(record.value).batch
+            if batch is None or batch.status.is_terminal:
+                at_work.pop(record.key, None)
+            elif batch.in_progress_at is not None and (record.key in at_work or record.key not in started):
+                at_work[record.key] = started[record.key] = None
+            # An isolated process may say that a batch is over which goes on.
+            assert self._world.cuts or len(at_work) <= most, (record.offset, list(at_work))
+        queued = [record.key for record in self._world.log.records[Place(topics.QUEUE.name, 0)]]
+        if most == 1 and not self._world.cuts:
+            assert list(started) == sorted(started, key=queued.index)
 
     def _check_status(self, job: Job) -> None:
         """Invariants 2 and 3."""

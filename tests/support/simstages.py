@@ -6,7 +6,6 @@ What stands here instead of product code is what talks to Faust and Kafka: fetch
 
 import asyncio
 import itertools
-from collections import defaultdict
 from functools import partial
 
 from support.simlog import Group, MemoryLog, Place, Record, Seat
@@ -14,11 +13,7 @@ from support.simstore import MemoryStore, MemoryTable
 from support.simtime import Process
 
 from tidemill.configuration.settings import Settings
-from tidemill.ingest.files.stage import Stage as IngestStage
-from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.partitions import owner as partition_owner
-from tidemill.kafka.partitions.ack_gate import AckGate
-from tidemill.kafka.partitions.dead_letters import handle_record
 from tidemill.kafka.partitions.held_records import Unavailable
 from tidemill.kafka.partitions.owner import PartitionOwners
 from tidemill.kafka.producer import partition_of
@@ -42,7 +37,7 @@ from tidemill.results.record_handler import BOUNDS, RecordHandler
 from tidemill.results.state.tables import Tables, TornError
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
-from tidemill.sealing.records import open_outcome, seal_request
+from tidemill.sealing.records import open_outcome
 from tidemill.sealing.store import SealedStore
 from tidemill.sealing.vault import Vault
 
@@ -53,6 +48,7 @@ OUTCOMES = topics.OUTCOMES.name
 COMMANDS = topics.COMMANDS.name
 BATCHES = topics.BATCHES.name
 SECRETS = topics.SECRETS.name
+QUEUE = topics.QUEUE.name
 DRAIN_SECONDS_MAX = 5.0
 
 
@@ -103,53 +99,6 @@ class _Secrets:
 
     async def send(self, topic, key, value, *, headers=()) -> int:
         return (await self._process.append(topic, key, value, headers)).offset
-
-
-class IngestProcess(Base):
-    """`ingest/app.py` without Faust."""
-
-    def __init__(self, world, group: Group, settings: Settings) -> None:
-        super().__init__(world, group)
-        self._stage = IngestStage(
-            settings,
-            catalog=Catalog.of(settings.servers, settings.models),
-            store=self.store,
-            requests=self,
-            clock=self.process.now,
-        )
-        self._gates: defaultdict[tuple[Place, int], AckGate[Record]] = defaultdict(AckGate)
-        self._tasks: dict[asyncio.Task[None], None] = {}
-
-    async def assign(self, places: list[Place]) -> None: ...
-
-    async def take(self, record: Record) -> None:
-        generation = self.seat.generation
-        gate = self._gates[Place(record.topic, record.partition), generation]
-        task = self.process.start(self._handle(record, gate, gate.admit(record), generation))
-        self._tasks[task] = None
-        task.add_done_callback(lambda done: self._tasks.pop(done, None))
-
-    async def revoke(self) -> None:
-        if self._tasks:
-            _, late = await asyncio.wait(list(self._tasks), timeout=DRAIN_SECONDS_MAX)
-            for task in late:
-                task.cancel()
-
-    async def send_fact(self, fact) -> None:
-        await self.append(OUTCOMES, fact.batch_id, codec.encode(fact), [(codec.KIND, fact.kind.encode())])
-
-    async def publish(self, records) -> None:
-        async for record in records:
-            head, value = await seal_request(self.vault, record.head, record.value)
-            await self.append(topics.requests(record.model).name, record.key, value, codec.request_headers(head))
-
-    async def _handle(self, record: Record, gate: AckGate[Record], ticket, generation: int) -> None:
-        async def work() -> None:
-            await self._stage.handle(codec.decode_command(record.value))
-
-        await handle_record(self, record, work, stage="ingest")
-        for done in gate.finish(ticket):
-            self.group.ack(self.seat, generation, done)
 
 
 class _Tap:

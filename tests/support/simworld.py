@@ -15,6 +15,7 @@ import orjson
 from support import simtime
 from support.facts import model_of
 from support.simchecks import PARTITIONS, Job, Seen
+from support.simingest import IngestProcess
 from support.simlog import Group, MemoryLog, Place
 from support.simstages import (
     BATCHES,
@@ -24,7 +25,6 @@ from support.simstages import (
     OUTCOMES,
     REQUESTS,
     SECRETS,
-    IngestProcess,
     ProcessorsProcess,
     ResultsProcess,
 )
@@ -103,10 +103,12 @@ class SimulatedWay:
             "max_in_flight": 5,
             "prefix_bytes": PROMPT_BYTES if seed % 2 else None,
         }
+        self.at_work_max = 1 + seed % 2 if seed % 5 == 2 else None
+        """Every fifth run has a queue."""
         self.models = MODELS if seed % 4 == 1 else MODELS[:1]
         self._settings = Settings(
             models=dict.fromkeys(self.models, model),  # type: ignore[arg-type]
-            limits=projects.Limits(models_per_batch_max=2),
+            limits=projects.Limits(models_per_batch_max=2, batches_at_work_max=self.at_work_max),
         )
         self._limits = Limits(
             part_bytes=self.chance.choice((500, 3_000)),

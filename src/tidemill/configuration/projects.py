@@ -26,6 +26,9 @@ class Limits(Table):
 
     batches_in_progress_max: Annotated[int, Field(ge=0)] = 1000
     """Running batches."""
+    batches_at_work_max: Annotated[int, Field(ge=1)] | None = None
+    """Batches that may be at work; further ones wait in `validating`, in the order of their creation. Streams of
+    direct producers do not count. By default as many as may run."""
     lines_enqueued_max: Annotated[int, Field(ge=0)] = 5_000_000
     """Unfinished lines of running batches."""
     bytes_stored_max: Annotated[int, Field(ge=0)] = 1 << 40

@@ -23,6 +23,7 @@ from tidemill.schemas.resources.waiting import WAITING_MAX, Reason, Waiting
 RECORDS = [
     messages.Command, messages.Fact, messages.BatchRecord, messages.FileRecord, messages.KeyRecord,
     messages.LedgerRecord, messages.Claim, messages.Erasure, messages.Secret, messages.UploadMessage,
+    messages.QueueRecord,
 ]  # fmt: skip
 NASTY = "\x00"
 

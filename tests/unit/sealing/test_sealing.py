@@ -5,6 +5,7 @@ import base64
 import os
 import stat
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -254,6 +255,8 @@ async def test_requests_are_sealed_for_their_place(keys):
     for wrong in (other, blob[:-1], blob[:5], b"", blob[:-1] + bytes([blob[-1] ^ 1])):
         with pytest.raises(DecodeError):
             await open_request(vault, said, wrong)
+    with pytest.raises(DecodeError):
+        await open_request(vault, replace(said, indices=(3, 7, 9)), blob)
     assert await seal_request(None, head(), value) == (head(), value)
     clear = Topic().vault(keys, seals=False)
     assert await seal_request(clear, head(), value) == (head(), value)
@@ -264,9 +267,7 @@ async def test_outcomes_are_sealed_with_their_marks(keys):
     vault = Topic().vault(keys)
     await vault.sealing_cipher(A, "p")
     lines = {index: b"%d %b\n" % (index, CANARY) for index in (1, 2)}
-    headers = {
-        index: lines_headers(A, [LineMark(index, len(text), failed=False)]) for index, text in lines.items()
-    }
+    headers = {at: lines_headers(A, [LineMark(at, len(text), failed=False)]) for at, text in lines.items()}
     sealed = {index: await seal_outcome(vault, A, lines[index], headers[index]) for index in lines}
     value, said = sealed[1]
     assert CANARY not in value
@@ -390,9 +391,8 @@ async def test_a_record_that_is_still_sealed_counts_as_destroyed(tmp_path, keys)
     marked = lines_headers(A, [LineMark(0, len(text), failed=False)])
     value, headers = await seal_outcome(vault, A, text, [kind, *marked[1:]])
     store = DirectoryStore(tmp_path / "objects")
-    batch = codec.decode_command(commands(0, 1)[0][2]).batch
-    sealed_batch = batch.model_copy(update={"id": A, "request_counts": RequestCounts(total=1)})
-    gathering = PartRecovery(sealed_batch, 1, store=store)
+    batch = codec.decode_command(commands(0, 1)[0][2]).batch.model_copy(update={"id": A})
+    gathering = PartRecovery(batch.model_copy(update={"request_counts": RequestCounts(total=1)}), 1, store=store)
     await gathering.add(headers, value)
     assert (gathering.missing, gathering.unreadable, gathering.destroyed) == (1, 1, 1)
     await gathering.add(*await open_outcome(vault, headers, value))

@@ -53,14 +53,14 @@ class Damage:
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_lost_parts_are_recovered_from_the_log(seed):
-    """With crashes, whatever parts are lost: the same lines, and a true receipt."""
-    simulation = Simulation(seed)
+    """With crashes, whatever parts are lost: the same lines, of the same models, and a true receipt."""
+    simulation, models = Simulation(seed), cases.MODELS if seed % 2 else ()
     damage = Damage(simulation)
     simulation.store.objects["files/in0"] = cases.input_file(TOTAL)
-    simulation.log.events += [*cases.commands(0, TOTAL), *cases.lines(simulation.chance, 0, TOTAL)]
+    simulation.log.events += [*cases.commands(0, TOTAL, models), *cases.lines(simulation.chance, 0, TOTAL, models)]
     await simulation.run(crashes_max=simulation.chance.randint(0, 6))
     assert damage.keys
-    cases.check(simulation, 0, TOTAL, Status.COMPLETED, recovered=True)
+    cases.check(simulation, 0, TOTAL, Status.COMPLETED, recovered=True, models=models)
     assert cases.final(simulation, 0).tidemill.waiting == ()
 
 

@@ -50,7 +50,7 @@ TREES = st.recursive(
 )
 DECODERS = [
     codec.decode_command, codec.decode_fact, codec.decode_batch, codec.decode_file, codec.decode_key,
-    codec.decode_ledger, codec.decode_claim, codec.decode_upload,
+    codec.decode_ledger, codec.decode_claim, codec.decode_queue, codec.decode_upload,
 ]  # fmt: skip
 
 

@@ -1,0 +1,292 @@
+"""The queue of batches in projects that may have a bounded number of them at work.
+
+Ingest writes a batch of such a project to `tidemill.queue`, a topic of one partition, so every process sees the
+batches in one order. A batch may start once fewer than `batches_at_work_max` unfinished batches of its project are
+before it. As no batch is ever put before it, no process can start more than that, however little of the log it has
+read. The process that owns the batch's partition of `commands` starts it, and says so in the queue once its lines
+are published; after a crash the next owner starts it again.
+"""
+
+import asyncio
+import functools
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from tidemill.configuration.settings import Settings
+from tidemill.ingest.files.packing import RequestPublisher
+from tidemill.ingest.files.stage import INTERNAL_FAULT, Stage
+from tidemill.kafka.connection import TRANSIENT
+from tidemill.retrying import retry
+from tidemill.schemas.lifecycle import CANCELLABLE
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import (
+    HOLD_SECONDS_MAX,
+    VERSION,
+    BatchCreated,
+    Command,
+    Dequeued,
+    Queued,
+    Rejected,
+    Stalled,
+)
+from tidemill.schemas.ports import Clock, Sender
+from tidemill.schemas.resources.batch import Status
+from tidemill.schemas.resources.waiting import Reason, Waiting
+
+OVER_MAX: Final = 500_000
+"""Ended batches of the queue to remember, so that a command that comes again does not queue one anew."""
+REPORTS_MAX: Final = 50
+"""Reports of one call of `reports`."""
+REPORT_SECONDS: Final = 20.0
+"""A report is repeated after this time."""
+
+CHECK_SECONDS: Final = 2.0
+"""How often places are looked at without a change."""
+GATHER_SECONDS: Final = 0.05
+"""Changes within this time are looked at together."""
+
+Start = Callable[[str, Coroutine[Any, Any, None]], object]
+"""Starts work for the batch with this id."""
+
+log = logging.getLogger(__name__)
+
+
+class _Extras(msgspec.Struct, frozen=True):
+    stream: str | None = None
+
+
+class _Batch(msgspec.Struct, frozen=True):
+    status: Status
+    created_at: int
+    tidemill: _Extras = _Extras()
+
+
+class _Record(msgspec.Struct, frozen=True):
+    project: str
+    batch: _Batch
+    v: int = 1
+
+
+_records = msgspec.json.Decoder(_Record)
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A batch in the queue that is not over."""
+
+    command: BatchCreated
+    is_started: bool = False
+    """Whether this process publishes its lines, or any process has."""
+    is_wanted: bool = True
+    """Whether its lines may still run, by `tidemill.batches`."""
+    reported: tuple[int, float] = (-1, 0.0)
+    """The last place that this process reported, and when, by the monotonic clock."""
+
+    @property
+    def batch_id(self) -> str:
+        """The batch."""
+        return self.command.batch.id
+
+
+class BatchQueue:
+    """The queue as this process has read it, and the unfinished batches outside of it."""
+
+    def __init__(self, settings: Settings, owns: Callable[[str], bool]) -> None:
+        """Begin empty; `owns` says whether this process owns the partition of a batch's commands."""
+        self._limits_of = settings.limits_of
+        self._projects = ("", *settings.projects)
+        self._owns = owns
+        self._entries: dict[str, Entry] = {}
+        """In the order of the queue."""
+        self._others: dict[str, str] = {}
+        """Projects of unfinished batches that are not in the queue: they began before the limit was set."""
+        self._over: dict[str, None] = {}
+        self.changed = asyncio.Event()
+        """Set when another batch may be due."""
+        self._source = f"queue-{secrets.token_hex(8)}"
+        self._reports = 0
+
+    def most(self, project: str) -> int | None:
+        """How many batches a project may have at work; None for any number."""
+        return self._limits_of(project).batches_at_work_max
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether any project has a queue, or had one when batches came that are in it."""
+        return bool(self._entries) or any(self.most(project) is not None for project in self._projects)
+
+    def has(self, batch_id: str) -> bool:
+        """Whether a batch is in the queue, or was."""
+        return batch_id in self._entries or batch_id in self._over
+
+    def batch(self, key: str, value: bytes | None, offset: int) -> None:
+        """Apply a record of `tidemill.batches`; the queue is read first."""
+        if value is None:
+            self._end(key)
+            return
+        try:
+            record = _records.decode(value)
+        except msgspec.MsgspecError as error:
+            log.warning("record %d of the batches cannot be read (%s)", offset, type(error).__name__)
+            return
+        if record.v != VERSION:
+            return
+        if record.batch.status.is_terminal:
+            self._end(key)
+        elif (entry := self._entries.get(key)) is not None:
+            # In progress, too: the process that published its lines may have died before the last of them.
+            entry.is_wanted = record.batch.status in CANCELLABLE
+        elif record.batch.tidemill.stream is None and not self.has(key) and self.most(record.project) is not None:
+            self._others[key] = record.project
+
+    def fold(self, key: str, value: bytes | None, offset: int) -> None:
+        """Apply a record of `tidemill.queue`; the first one of a batch is its place."""
+        try:
+            message = codec.decode_queue(value)
+        except codec.DecodeError as error:
+            log.warning("record %d of the queue cannot be read (%s)", offset, error)
+            return
+        if isinstance(message, Dequeued):
+            if (entry := self._entries.get(key)) is not None:
+                entry.is_started = True
+        elif key == message.command.batch.id and not self.has(key):
+            self._others.pop(key, None)
+            self._entries[key] = Entry(message.command)
+            self.changed.set()
+
+    def due(self) -> list[Entry]:
+        """Batches that this process has to start now; each is returned once."""
+        found = []
+        for entry, before in self._unstarted():
+            if self._is_free(entry, before):
+                entry.is_started = True
+                found.append(entry)
+        return found
+
+    def forget_start(self, batch_id: str) -> None:
+        """Let a batch be due again, since its start broke off."""
+        if (entry := self._entries.get(batch_id)) is not None:
+            entry.is_started = False
+            self.changed.set()
+
+    def reports(self, now: float) -> list[Stalled]:
+        """Why batches wait: reports whose place is new, and those to repeat; `now` is by the monotonic clock."""
+        waiting = [found for found in self._unstarted() if not self._is_free(*found)]
+        cycle = max(REPORT_SECONDS, 2.0 * len(waiting) / REPORTS_MAX)
+        facts: list[Stalled] = []
+        for entry, place in waiting:
+            shown, at = entry.reported
+            if (place != shown or now >= at + cycle) and len(facts) < REPORTS_MAX:
+                entry.reported = place, now
+                facts.append(self._report(entry, place, min(HOLD_SECONDS_MAX, int(3 * cycle))))
+        return facts
+
+    def _report(self, entry: Entry, before: int, hold_seconds: int) -> Stalled:
+        most = self.most(entry.command.project)
+        words = (
+            f"The project may have {most} batches at work, and {before} of its unfinished batches are before this."
+        )
+        self._reports += 1
+        return Stalled(
+            batch_id=entry.batch_id,
+            source=self._source,
+            number=self._reports,
+            waiting=(
+                Waiting(
+                    reason=Reason.BATCHES_AT_WORK, lines=0, message=words, since=entry.command.batch.created_at
+                ),
+            ),
+            hold_seconds=hold_seconds,
+        )
+
+    def _unstarted(self) -> list[tuple[Entry, int]]:
+        """Batches of this process to start, each with the number of unfinished ones of its project before it."""
+        before, found = Counter(self._others.values()), []
+        for entry in self._entries.values():
+            project = entry.command.project
+            if not entry.is_started and entry.is_wanted and self._owns(entry.batch_id):
+                found.append((entry, before[project]))
+            before[project] += 1
+        return found
+
+    def _is_free(self, entry: Entry, before: int) -> bool:
+        most = self.most(entry.command.project)
+        return most is None or before < most
+
+    def _end(self, batch_id: str) -> None:
+        if self._others.pop(batch_id, None) is not None:
+            self.changed.set()
+        if self._entries.pop(batch_id, None) is not None:
+            if len(self._over) >= OVER_MAX:
+                del self._over[next(iter(self._over))]
+            self._over[batch_id] = None
+            self.changed.set()
+
+
+class QueueRunner:
+    """Puts batches into the queue, and publishes the lines of those that are due."""
+
+    def __init__(
+        self,
+        queue: BatchQueue,
+        stage: Stage,
+        *,
+        sender: Sender,
+        requests: RequestPublisher,
+        start: Start,
+        clock: Clock,
+    ) -> None:
+        """Do nothing yet; `start` begins a task, and cancels it if the batch goes to another process."""
+        self._queue = queue
+        self._stage = stage
+        self._sender = sender
+        self._requests = requests
+        self._start = start
+        self._clock = clock
+
+    async def handle(self, command: Command) -> None:
+        """Handle a command; a batch of a project with a queue is handled when it is due."""
+        if not isinstance(command, BatchCreated) or self._queue.most(command.project) is None:
+            await self._stage.handle(command)
+        elif not self._queue.has(command.batch.id):
+            await self._send(command.batch.id, Queued(command=command))
+
+    async def run(self) -> None:
+        """Start batches and report waiting ones; never returns."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CHECK_SECONDS):
+                    await self._queue.changed.wait()
+            await asyncio.sleep(GATHER_SECONDS)
+            self._queue.changed.clear()
+            for entry in self._queue.due():
+                self._start(entry.batch_id, self._publish(entry))
+            for fact in self._queue.reports(asyncio.get_running_loop().time()):
+                await retry("sending why a batch waits", functools.partial(self._requests.send_fact, fact))
+
+    async def _publish(self, entry: Entry) -> None:
+        try:
+            handle = functools.partial(self._stage.handle, entry.command)
+            await retry(f"publishing {entry.batch_id}", handle, faults=TRANSIENT)
+        except Exception:
+            log.exception("%s cannot be published", entry.batch_id)
+            fault = Rejected(batch_id=entry.batch_id, errors=(INTERNAL_FAULT,), at=int(self._clock()))
+            await retry("sending that a batch is rejected", lambda: self._requests.send_fact(fault))
+        except BaseException:
+            self._queue.forget_start(entry.batch_id)
+            raise
+        await self._send(entry.batch_id, Dequeued(batch_id=entry.batch_id))
+
+    async def _send(self, batch_id: str, message: Queued | Dequeued) -> None:
+        value = codec.encode(message)
+        await retry(
+            f"sending to {topics.QUEUE.name}",
+            lambda: self._sender.send(topics.QUEUE.name, batch_id, value, headers=[]),
+        )
