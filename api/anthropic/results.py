@@ -5,7 +5,7 @@ its message, or `errored` with an error, or it was not executed before the batch
 """
 
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import orjson
@@ -28,6 +28,7 @@ NOT_RUN: Final = {line.EXPIRED[0]: b'{"type":"expired"}', line.CANCELLED[0]: b'{
 """The results of requests that were not executed, by the code of their error line."""
 KINDS: Final = {"model_not_found": "not_found_error", "server_error": "api_error"}
 """Types of the errors that ingest finds, by their code; others are `INVALID`."""
+_T = TypeVar("_T")
 _RESULT: Final = b'{"custom_id":%b,"result":%b}\n'
 _ERRORED: Final = b'{"type":"errored","error":%b}'
 
@@ -54,6 +55,8 @@ class _CustomId(msgspec.Struct):
 
 
 _lines: Final = msgspec.json.Decoder(_Line)
+_objects: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_strings: Final = msgspec.json.Decoder(str)
 _custom_ids: Final = msgspec.json.Decoder(_CustomId)
 
 
@@ -131,25 +134,33 @@ def result(text: bytes, *, failed: bool) -> bytes:
     if not failed and found.response is not None:
         return _RESULT % (found.custom_id, b'{"type":"succeeded","message":%b}' % found.response.body)
     error = found.error or _Error()
-    outcome = NOT_RUN.get(error.code) or _ERRORED % orjson.dumps(_error(error, found.response))
+    outcome = NOT_RUN.get(error.code) or _ERRORED % _error(error, found.response)
     return _RESULT % (found.custom_id, outcome)
 
 
-def _error(error: _Error, response: _Response | None) -> dict[str, Any]:
-    """The error of a request; an error of a server in Anthropic's shape stays as it is."""
+def _error(error: _Error, response: _Response | None) -> bytes:
+    """The error of a request; an error of a server in Anthropic's shape keeps its text."""
     if response is None:
         kind = INVALID if error.code in line.REFUSALS else "api_error"
-        return _envelope(KINDS.get(error.code, kind), error.message)
-    try:
-        said = msgspec.json.decode(response.body)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        said = None
-    inner = said.get("error") if isinstance(said, dict) else None
-    if isinstance(said, dict) and isinstance(inner, dict) and said.get("type") == "error":
-        return {"request_id": response.request_id or None, **said}
-    message = inner.get("message") if isinstance(inner, dict) else inner
+        return orjson.dumps(_envelope(KINDS.get(error.code, kind), error.message))
+    said = _decoded(_objects, response.body) or {}
+    found = said.get("error", msgspec.Raw(b"null"))
+    inner = _decoded(_objects, found)
+    if inner is not None and bytes(said.get("type", b"")) == b'"error"':
+        return msgspec.json.encode({"request_id": response.request_id or None, **said})
+    message = _decoded(_strings, found if inner is None else inner.get("message", found))
     kind = error_bodies.kind_of(response.status_code)
-    return _envelope(kind, message if isinstance(message, str) else error.message, response.request_id or None)
+    return orjson.dumps(
+        _envelope(kind, error.message if message is None else message, response.request_id or None)
+    )
+
+
+def _decoded(decoder: msgspec.json.Decoder[_T], text: msgspec.Raw) -> _T | None:
+    """The value; None if it is of another type."""
+    try:
+        return decoder.decode(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
 
 
 def _said(fault: BatchError) -> str:

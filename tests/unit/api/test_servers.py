@@ -1,5 +1,7 @@
 """Servers and models, changed over the API: each answer, each refusal, and what every process reads afterwards."""
 
+import os
+
 import httpx
 import pytest
 from support.dependencies import ADMIN, NOW, open_dependencies
@@ -115,13 +117,15 @@ async def test_a_contradiction_is_refused(deps, operator, wanted, param, said):
     assert not deps.log.trail
 
 
-async def test_a_file_that_never_ends_is_not_read(operator):
+async def test_a_file_that_never_ends_is_not_read(operator, tmp_path):
     """An address with a certificate authority is probed only with one that is a file."""
+    pipe = tmp_path / "ca.pem"
+    os.mkfifo(pipe)
     added = await operator.put(
-        "/admin/servers/x", json={"settings": {"url": "https://127.0.0.1:9/v1", "ca_file": "/dev/zero"}}
+        "/admin/servers/x", json={"settings": {"url": "https://127.0.0.1:9/v1", "ca_file": str(pipe)}}
     )
     assert added.json()["warnings"] == [
-        "server x (https://127.0.0.1:9/v1): /dev/zero is not there, or cannot be read"
+        f"server x (https://127.0.0.1:9/v1): {pipe} is not there, or cannot be read"
     ]
     wrong = await operator.post("/admin/apply", json={"servers": {"a b": {"url": OTHER}}})
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "servers.a b")
