@@ -1,4 +1,4 @@
-"""Each endpoint of the table: its required fields, their types, and streaming."""
+"""Each endpoint of the table and one of the settings: its required fields, their types, and streaming."""
 
 import re
 from pathlib import Path
@@ -8,14 +8,18 @@ import orjson
 import pytest
 from support.checking import fault, line, rules, verdict
 
+from tidemill.configuration.custom_endpoints import CustomEndpoint
 from tidemill.ingest.files import validation
 from tidemill.ingest.files.verdict import Passed
-from tidemill.schemas.endpoints import DEFAULTS, ENDPOINTS
+from tidemill.schemas import endpoints
+from tidemill.schemas.endpoints import BUILT_IN, DEFAULTS, ENDPOINTS
 from tidemill.schemas.resources.batch import BatchError
 
 VALUES = {str: "text", list: ["text"], dict: {"content": []}, int: 1, float: 1.5, bool: True}
 WORDS = {str: "a string", list: "an array", dict: "an object", int: "an integer", float: "a number"}
-FORMS = [(path, form) for path, entry in ENDPOINTS.items() for form in entry.forms]
+MINE = CustomEndpoint(required={"text": ("string", "array"), "top": ("integer",)}).endpoint("/v1/mine")
+TABLE = {**ENDPOINTS, "/v1/mine": MINE}
+FORMS = [(path, form) for path, entry in TABLE.items() for form in entry.forms]
 BODIES = {
     "/v1/moderations": {"input": [{"type": "text", "text": "x"}]},
     "/v1/images/generations": {"prompt": "a tide mill", "n": 2, "size": "1024x1024"},
@@ -25,6 +29,14 @@ BODIES = {
     "/v1/pooling": {"data": {"any": "thing"}, "task": "plugin"},
     "/v1/messages": {"max_tokens": 9, "messages": [{"role": "user", "content": "x"}], "system": "Be brief."},
 }
+
+
+@pytest.fixture(autouse=True)
+def _mine():
+    """The settings have one more endpoint."""
+    endpoints.configure({"/v1/mine": MINE})
+    yield
+    endpoints.configure({})
 
 
 def of(path, body):
@@ -91,7 +103,7 @@ def test_a_field_of_another_type(path, form):
 
 
 @pytest.mark.usefixtures("_any_length")
-@pytest.mark.parametrize("path", ENDPOINTS)
+@pytest.mark.parametrize("path", TABLE)
 def test_streaming(path):
     """No endpoint streams."""
     body = {**ENDPOINTS[path].smallest, "stream": True}
@@ -105,7 +117,7 @@ def test_streaming(path):
 
 
 @pytest.mark.usefixtures("_any_length")
-@pytest.mark.parametrize(("path", "body"), [*BODIES.items(), *((p, e.smallest) for p, e in ENDPOINTS.items())])
+@pytest.mark.parametrize(("path", "body"), [*BODIES.items(), *((p, e.smallest) for p, e in TABLE.items())])
 def test_real_requests_pass(path, body):
     """Those of the references, and the ones that Tidemill sends itself."""
     data, of_path = of(path, body)
@@ -140,8 +152,8 @@ def test_the_page_has_all_endpoints_with_their_fields():
     """In the order of the table, the defaults first."""
     page = Path(__file__).parents[4] / "docs" / "reference" / "api" / "batches.md"
     rows = re.findall(r"^\| `(/v1/\S+)` \| (.+?) \|", page.read_text("utf-8"), re.MULTILINE)
-    assert [path for path, _ in rows] == list(ENDPOINTS)
+    assert [path for path, _ in rows] == list(BUILT_IN)
     assert len(DEFAULTS) == 4
-    assert tuple(ENDPOINTS)[: len(DEFAULTS)] == DEFAULTS
+    assert BUILT_IN[: len(DEFAULTS)] == DEFAULTS
     for path, fields in rows:
         assert set(re.findall(r"`(\w+)`", fields)) == {name for form in ENDPOINTS[path].forms for name in form}
