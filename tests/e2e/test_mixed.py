@@ -6,7 +6,9 @@ from decimal import Decimal
 
 import pytest
 from openai import OpenAI
+from playwright.sync_api import expect
 from support.backend import Backend, Behaviour
+from support.browser import chromium
 from support.stack import KEY, Stack
 from support.waiting import wait_until
 
@@ -143,6 +145,21 @@ def test_lines_of_several_models_are_one_batch(client, batch):
         assert Decimal(share["cost"]["total"]) == read * Decimal(PRICES[model]) / 2_000_000
     total = sum(Decimal(share["cost"]["total"]) for share in found.values())
     assert Decimal(batch.tidemill["cost"]["total"]) == total
+
+
+def test_pages_show_the_models(mixed, batch):
+    """The batch's page has a row for each; the list says how many there are."""
+    root = mixed.api.removesuffix("/v1")
+    with chromium() as browser:
+        page = browser.new_page()
+        page.goto(root)
+        page.get_by_label("API key").fill(KEY)
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_text("3 models").first).to_be_visible()
+        page.goto(f"{root}/dashboard/#/batches/{batch.id}")
+        for model, total in (("cheap", "1,250"), ("dear", "1,250"), ("away", "500")):
+            row = page.get_by_role("row").filter(has=page.get_by_role("cell", name=model, exact=True))
+            expect(row).to_contain_text(total)
 
 
 def test_usage_has_each_model(client, batch):

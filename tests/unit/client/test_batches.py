@@ -68,6 +68,10 @@ async def test_a_list_fits_a_terminal(
         "50,000/50,000",
         "…/a-model-of-32b",
     ]
+    shares = [{"model": model, "request_counts": {"total": 1}} for model in ("a", "b")]
+    service.rows |= {"model": None, "tidemill": long | {"models": shares}}
+    await show(target, limit=1, as_json=False)
+    assert capsys.readouterr().out.splitlines()[1].split()[4:6] == ["2", "models"]
     for reason, shown in {
         "no_processor": "no processor",
         "server_refuses": "refuses",
