@@ -134,7 +134,7 @@ def test_a_message_batch_is_shown_like_any_other(page, client):
     opened(page, made["id"])
     state(page, "completed")
     expect(page.locator("#lines tbody")).to_contain_text("echo: hello")
-    expect(page.locator("dl.facts")).to_contain_text("/v1/messages")
+    expect(page.locator("dl").filter(has_text="Endpoint")).to_contain_text("/v1/messages")
 
 
 def test_failed_lines_are_grouped_and_rerun(page, client, backend, tmp_path):
