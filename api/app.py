@@ -18,6 +18,7 @@ from tidemill.api.anthropic import routes as message_batches
 from tidemill.api.batches import file_removal
 from tidemill.api.dependencies import Access, Dependencies
 from tidemill.api.http.server import Server
+from tidemill.api.listed_models import ListedModels
 from tidemill.api.routes import (
     audit,
     batches,
@@ -137,6 +138,8 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Dependencies, list[F
             stack.push_async_callback(follower.stop)
         with contextlib.suppress(LogUnavailable):
             await sender.start()
+        looking = asyncio.create_task(ListedModels(catalog, sender, time.time).run())
+        stack.callback(looking.cancel)
         yield (
             Dependencies(
                 settings=settings,

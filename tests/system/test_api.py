@@ -11,6 +11,7 @@ import openai
 import pytest
 from support.api import KEY
 from support.api_use import LINE, MODELS, UPLOAD_BYTES_MAX, fault, new_batch, publish, stored
+from support.backend import Backend
 from support.waiting import wait_until
 
 from tidemill.schemas.resources.batch import Status
@@ -274,3 +275,20 @@ def test_the_process_log_has_no_text_of_users(api, plain):
     )
     assert "needle" not in api.log
     assert KEY not in api.log
+
+
+def test_a_model_that_a_server_lists_is_admitted(plain):
+    """By the pattern of its settings, within seconds; clients see it."""
+    with Backend() as server:
+        server.lists = ("lora-of-this-test", "base")
+        body = {"settings": {"url": server.url, "models": ["lora-of-*"]}}
+        wait_until(lambda: plain.put("/admin/servers/listing", json=body).status_code == 200, seconds_max=20)
+        try:
+            found = "/admin/models/lora-of-this-test"
+            wait_until(lambda: plain.get(found).status_code == 200, seconds_max=20, what="the model")
+            model = plain.get(found).json()
+            assert (model["author"], model["settings"]) == ("discovery", {"servers": ["listing"]})
+            assert "lora-of-this-test" in [one["id"] for one in plain.get("/models").json()["data"]]
+        finally:
+            plain.delete("/admin/models/lora-of-this-test")
+            plain.delete("/admin/servers/listing")

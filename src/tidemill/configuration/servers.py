@@ -25,6 +25,7 @@ could send any variable of a process to a server of its choice."""
 
 
 ModelName = Annotated[Name, Field(pattern=r"^\S(.*\S)?$")]
+Pattern = Annotated[str, Field(min_length=1, max_length=255)]
 ServerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -110,6 +111,11 @@ class Server(Table):
     discover: Literal["dns"] | None = None
     """With `dns`, each address that the host name resolves to is a server of its own, like `gpu@10.0.0.7`, with
     all of these settings; they are followed while batches run."""
+    models: Annotated[tuple[Pattern, ...], Field(max_length=16)] = ()
+    """Patterns like `lora-*`: a model with such a name is admitted while the server lists it; the api, which needs
+    the server's key for it, asks every ten seconds."""
+    models_like: Name | None = None
+    """A model whose settings these models have, but for its servers and its other names."""
 
     @field_validator("url")
     @classmethod

@@ -1,35 +1,16 @@
 """Two writers of the catalog at the same time, on one log."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from support.memory_log import Log
 
 from tidemill.configuration import changes
 from tidemill.configuration.catalog import Contents, Entry
 from tidemill.kafka.catalog import Catalog
 
 A = {"server/a": {"url": "http://a/v1"}, "server/b": {"url": "http://b/v1"}}
-
-
-class Log:
-    """A log that both catalogs read at once; `before` runs before the next record."""
-
-    def __init__(self, *readers: Catalog) -> None:
-        self.records: list[tuple[str, bytes | None]] = []
-        self.before: Callable[[], Awaitable[object]] | None = None
-        self._readers = readers
-
-    async def send(self, topic: str, key: str, value: bytes | None, *, headers: object = ()) -> int:
-        """Append a record."""
-        del topic, headers
-        if (before := self.before) is not None:
-            self.before = None
-            await before()
-        self.records.append((key, value))
-        for reader in self._readers:
-            reader.apply(key, value, len(self.records) - 1)
-        return len(self.records) - 1
 
 
 def plan(wanted: Mapping[str, Mapping[str, Any] | None]) -> Callable[[Contents], dict[str, Entry]]:
