@@ -21,6 +21,8 @@ IDLE_SECONDS_MAX: Final = 4.0
 """Common servers close an idle connection after 5 s: no call should use one that is closing."""
 SECRET_CHARS_MIN: Final = 8
 """A shorter key is not redacted in replies."""
+_KEYS: Final = frozenset({"authorization", "x-api-key", "api-key"})
+"""Headers with a key of ours: OpenAI's, Anthropic's and Azure's."""
 REDACTED: Final = b"[redacted]"
 _NOTHING: Final = memoryview(b"")
 _OWN: Final = {"user-agent": f"tidemill/{__version__}", "accept-encoding": "identity"}
@@ -237,15 +239,16 @@ def _new_route(method: str, url: str, headers: dict[str, str], *, is_kept: bool)
         raise ValueError("an address or a header has invalid characters")
     head = "".join(f"{line}\r\n" for line in lines).encode("latin-1")
     place = Place(*origin(url), name if parts.scheme == "https" else None)
-    return _Route(place, head, _secrets(headers.get("authorization", "")), is_kept)
+    keys = [form for name, value in headers.items() if name.lower() in _KEYS for form in _secrets(value)]
+    return _Route(place, head, tuple(keys), is_kept)
 
 
-def _secrets(authorization: str) -> tuple[bytes, ...]:
-    """A key as text and in JSON, with and without escaped slashes.
+def _secrets(value: str) -> tuple[bytes, ...]:
+    """The key in a header as text and in JSON, with and without escaped slashes.
 
     Short keys and numbers are not redacted: a reply may contain them by chance.
     """
-    key = authorization.rpartition(" ")[2]
+    key = value.rpartition(" ")[2]
     if len(key) < SECRET_CHARS_MIN or key.isdigit():
         return ()
     forms = dict.fromkeys((key, json.dumps(key)[1:-1], json.dumps(key)[1:-1].replace("/", "\\/")))

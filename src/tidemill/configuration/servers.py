@@ -85,7 +85,8 @@ class Server(Table):
     client_key_file: Path | None = None
     """PEM file of that certificate's key, if it is not in the same file."""
     headers: dict[str, str] = Field(default_factory=dict)
-    """More headers of each request to it."""
+    """More headers of each request to it. Operators see them, and so does who reads the catalog's topic; a secret
+    belongs in `api_key_env`, where the server takes it from `Authorization`."""
     priority_by_deadline: bool = False
     """Send vLLM's `priority` with each call, so that earlier deadlines go first, and requests of others, which
     have 0, before them; the server needs `--scheduling-policy priority`. A line's own `priority` is replaced."""

@@ -96,7 +96,8 @@ KEY = 'sk-a/b"c-0123456789'
         rb'{"error": "no such key: sk-a\/b\"c-0123456789", "again": "sk-a\/b\"c-0123456789"}',
     ],
 )
-async def test_our_key_is_redacted_in_answers(said: bytes) -> None:
+@pytest.mark.parametrize("header", ["authorization", "X-Api-Key", "api-key"])
+async def test_our_key_is_redacted_in_answers(said: bytes, header: str) -> None:
     """As text and in each form of JSON; the rest of the answer is unchanged."""
     reply = b"HTTP/1.1 401 No\r\nContent-Length: %d\r\nX-Request-ID: r-%b\r\n\r\n%b" % (
         len(said),
@@ -104,7 +105,8 @@ async def test_our_key_is_redacted_in_answers(said: bytes) -> None:
         said,
     )
     async with serving([reply]) as (server, client):
-        answer = await client.post(server.url, {"authorization": f"Bearer {KEY}"}, b"{}", SECONDS)
+        value = f"Bearer {KEY}" if header == "authorization" else KEY
+        answer = await client.post(server.url, {header: value}, b"{}", SECONDS)
     assert isinstance(answer, Answer)
     assert b"0123456789" not in answer.body
     assert answer.body.startswith(said.partition(b"sk-")[0])
