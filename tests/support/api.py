@@ -1,15 +1,18 @@
 """The stage `api` as a process of its own, on a real broker and a folder."""
 
+import asyncio
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
+from support.catalog import change, set_up
 from support.trust import ENVIRON
 
 from tidemill.configuration.settings import Settings
@@ -49,13 +52,19 @@ class Api:
         self.root = f"{self.settings.scheme}://127.0.0.1:{port}"
         self.url = f"{self.root}/v1"
         self.process: subprocess.Popen[bytes] | None = None
+        self._named: Iterable[str] = ()
 
     def __enter__(self) -> Self:
+        # Several apis share the broker, and only the first one fills its catalog.
+        if self.settings.models:
+            self._named = asyncio.run(set_up(self.kafka, self.settings))
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        if self._named:
+            asyncio.run(change(self.kafka, dict.fromkeys(self._named)))
 
     @property
     def log(self) -> str:

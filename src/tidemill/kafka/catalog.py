@@ -21,10 +21,14 @@ from tidemill.configuration.servers import Model, Server
 from tidemill.kafka import history
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.follower import Follower
+from tidemill.retrying import pause_seconds
 from tidemill.schemas.log import topics
 from tidemill.schemas.ports import Sender
 
-TRIES_MAX: Final = 5
+TRIES_MAX: Final = 10
+PAUSE_SECONDS: Final = 0.05
+PAUSE_SECONDS_MAX: Final = 1.0
+"""Before the second try; later pauses are longer, and random, so that two writers do not go on in step."""
 WAIT_LOG_SECONDS: Final = 10.0
 """Time between two lines in the log of a process that waits for the catalog."""
 
@@ -151,14 +155,15 @@ class Catalog:
             self._recent.clear()
             base = self.contents
             entries = dict(plan(base))
-            for _ in range(TRIES_MAX):
+            for tries in range(TRIES_MAX):
                 offsets = [await self._send(log, key, entry) for key, entry in catalog.in_order(entries)]
                 await self.catch_up()
-                others = [one for one in self._recent if one[2] not in offsets]
-                self._recent.clear()
-                if not offsets or not [one for one in others if one[2] < offsets[-1]]:
+                if not offsets or not self._others(offsets, before=offsets[-1]):
                     return self.contents
-                base = _with(base, others)
+                await asyncio.sleep(pause_seconds(tries, first=PAUSE_SECONDS, longest=PAUSE_SECONDS_MAX))
+                await self.catch_up()
+                base = _with(base, self._others(offsets))
+                self._recent.clear()
                 try:
                     again = dict(plan(base))
                 except Exception:
@@ -201,6 +206,10 @@ class Catalog:
         """Record which settings file was applied last."""
         await log.send(topics.CATALOG.name, FILE, applied.model_dump_json().encode(), headers=[])
         await self.catch_up()
+
+    def _others(self, own: list[int], *, before: int | None = None) -> list[tuple[str, bytes | None, int]]:
+        """The recent records without those at our own offsets; all, or those before an offset."""
+        return [one for one in self._recent if one[2] not in own and (before is None or one[2] < before)]
 
     async def _restore(self, log: Sender, base: Contents, entries: Mapping[Key, Entry]) -> None:
         for key, entry in catalog.in_order(_restored(base, entries)):
