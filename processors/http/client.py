@@ -3,7 +3,7 @@
 import asyncio
 import json
 import ssl
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,11 +53,10 @@ class _Route:
     """A server, and the head that all calls of one address share."""
 
     place: "Place"
+    idle: "_Idle"
     head: bytes
     secrets: tuple[bytes, ...]
     """The server's key, in each form in which a reply may repeat it."""
-    is_kept: bool
-    """Whether the connection is kept after a call."""
 
 
 Origin = tuple[str, int]
@@ -89,6 +88,19 @@ def origin(url: str) -> Origin:
     return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
+class _Idle(deque[Connection]):
+    """The connections to one place that have no call."""
+
+    is_kept = True
+    """Whether connections are kept after their calls."""
+
+    def close(self) -> None:
+        """Close them, and those that have calls after their calls."""
+        self.is_kept = False
+        while self:
+            self.pop().close()
+
+
 class HttpUpstream:
     """Makes calls over HTTP/1.1 with keep-alive; opens as many connections as there are calls in flight."""
 
@@ -103,7 +115,7 @@ class HttpUpstream:
         self._trusts = trusts or {}
         self._replies = LargeReplies()
         self._routes: dict[tuple[str, ...], _Route] = {}
-        self._idle: defaultdict[Place, deque[Connection]] = defaultdict(deque)
+        self._idle: dict[Place, _Idle] = {}
         self._kept: Container[Origin] | None = None
         """Where connections without a call are kept; None for everywhere."""
         self._tls: dict[Trust, ssl.SSLContext] = {}
@@ -141,8 +153,8 @@ class HttpUpstream:
             host, port, name = place
             is_trusted = name is None or trusts.get((name, port)) == self._trusts.get((name, port))
             if (host, port) not in places or not is_trusted:
-                for connection in self._idle.pop(place):
-                    connection.close()
+                self._idle[place].close()
+                del self._idle[place]
         self._trusts = trusts
         self._kept = places
         self._routes.clear()
@@ -152,7 +164,7 @@ class HttpUpstream:
     ) -> Answer | FailureKind:
         loop = asyncio.get_running_loop()
         start = loop.time()
-        idle = self._idle[route.place]
+        idle = route.idle
         if (connection := self._reused(idle, start)) is None:
             opened = await self._connect(route.place, min(seconds, CONNECT_SECONDS_MAX))
             if isinstance(opened, FailureKind):
@@ -160,7 +172,7 @@ class HttpUpstream:
             connection = opened
             seconds -= loop.time() - start
         outcome = await connection.call(request, seconds, bytes_max, body)
-        if connection.is_usable and route.is_kept and self._idle.get(route.place) is idle:
+        if connection.is_usable and idle.is_kept:
             connection.idle_since = loop.time()
             idle.append(connection)
         else:
@@ -170,8 +182,7 @@ class HttpUpstream:
     async def close(self) -> None:
         """See `Upstream`."""
         for idle in self._idle.values():
-            for connection in idle:
-                connection.close()
+            idle.close()
         self._idle.clear()
 
     @staticmethod
@@ -223,24 +234,28 @@ class HttpUpstream:
         if (route := self._routes.get(key)) is None:
             if len(self._routes) >= ROUTES_MAX:
                 self._routes.clear()
-            is_kept = self._kept is None or origin(url) in self._kept
-            route = self._routes[key] = _new_route(method, url, headers, is_kept=is_kept)
+            route = self._routes[key] = self._new_route(method, url, headers)
         return route
 
-
-def _new_route(method: str, url: str, headers: dict[str, str], *, is_kept: bool) -> _Route:
-    parts = urlsplit(url)
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    fields = {"host": parts.netloc.rpartition("@")[2], **_OWN, **headers}
-    # The URL of a discovered server has an address, and its certificate a name.
-    name = urlsplit(f"//{fields['host']}").hostname or ""
-    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
-    if any(not line.isprintable() for line in lines):
-        raise ValueError("an address or a header has invalid characters")
-    head = "".join(f"{line}\r\n" for line in lines).encode("latin-1")
-    place = Place(*origin(url), name if parts.scheme == "https" else None)
-    keys = [form for name, value in headers.items() if name.lower() in _KEYS for form in _secrets(value)]
-    return _Route(place, head, tuple(keys), is_kept)
+    def _new_route(self, method: str, url: str, headers: dict[str, str]) -> _Route:
+        parts = urlsplit(url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        fields = {"host": parts.netloc.rpartition("@")[2], **_OWN, **headers}
+        # The URL of a discovered server has an address, and its certificate a name.
+        name = urlsplit(f"//{fields['host']}").hostname or ""
+        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+        if any(not line.isprintable() for line in lines):
+            raise ValueError("an address or a header has invalid characters")
+        head = "".join(f"{line}\r\n" for line in lines).encode("latin-1")
+        place = Place(*origin(url), name if parts.scheme == "https" else None)
+        if (idle := self._idle.get(place)) is None:
+            idle = _Idle()
+            if self._kept is None or (place.host, place.port) in self._kept:
+                self._idle[place] = idle
+            else:
+                idle.is_kept = False
+        keys = [form for name, value in headers.items() if name.lower() in _KEYS for form in _secrets(value)]
+        return _Route(place, idle, head, tuple(keys))
 
 
 def _secrets(value: str) -> tuple[bytes, ...]:

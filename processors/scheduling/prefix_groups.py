@@ -186,6 +186,12 @@ class PrefixGroups(Generic[T]):
         return len(self._first) + self._ready
 
     @property
+    def lines(self) -> int:
+        """All lines, those included that may not be taken yet."""
+        held = sum(stock.held for stock in self._stocks)
+        return len(self) + held + sum(len(group.lines) for group in self._line_up)
+
+    @property
     def waits(self) -> bool:
         """Whether lines wait for a primer."""
         return bool(self._held)

@@ -128,7 +128,7 @@ class Scheduler(Generic[T]):
 
     def waiting(self, batch_id: str) -> int:
         """Lines of a batch that wait for a call."""
-        return len(batch.lines) if (batch := self._batches.get(batch_id)) is not None else 0
+        return batch.lines.lines if (batch := self._batches.get(batch_id)) is not None else 0
 
     def add(self, lines: Iterable[T], *, project: str, batch_id: str, deadline: float) -> None:
         """Add lines of one batch, in their order; `deadline` is a Unix time."""

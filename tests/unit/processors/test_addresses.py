@@ -7,6 +7,8 @@ import pytest
 from support.servers_at_work import IN_FORCE_SECONDS, Make, World, simulated
 
 from tidemill.processors.backends.addresses import ADDRESSES_MAX, EMPTY_SECONDS, LOOKUP_SECONDS
+from tidemill.processors.scheduling.stalls import STALL_SECONDS
+from tidemill.schemas.resources.waiting import Reason
 
 FOUND_SECONDS = LOOKUP_SECONDS + IN_FORCE_SECONDS
 
@@ -33,8 +35,11 @@ def test_addresses_come_and_go_without_a_failed_line(prefix_bytes: int | None) -
         world.apply()
         for name in "ab":
             world.publish(name, name, 6_000)
-        assert world.servers.pools["a"].unresolved == ["gpu"]
-        await asyncio.sleep(1)
+        stalls = world.dispatchers["a"].stalls
+        assert stalls.check(world.loop.time()) == []
+        await asyncio.sleep(STALL_SECONDS)
+        ((waiting,),) = (report.waiting for report in stalls.check(world.loop.time()))
+        assert (waiting.reason, waiting.server, waiting.lines) == (Reason.SERVER_UNREACHABLE, "gpu", 6_000)
         world.resolver.answer = ["10.0.0.1"]
         assert await highest(world) == {"10.0.0.1:8000": 16}
         first = world.found("gpu@10.0.0.1")
