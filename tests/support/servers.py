@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tidemill.configuration.servers import Model, serving
+from tidemill.configuration.servers import Model
 from tidemill.configuration.servers import Server as Settings
+from tidemill.configuration.serving import serving
 from tidemill.processors.backends.backend import Backend
 from tidemill.processors.backends.breaker import PAUSES, Breaker, Pauses
 from tidemill.processors.backends.server import Server

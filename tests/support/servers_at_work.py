@@ -9,8 +9,9 @@ from typing import Any
 import orjson
 from support.simtime import SimulatedLoop, run
 
-from tidemill.configuration.servers import Model, serving
+from tidemill.configuration.servers import Model
 from tidemill.configuration.servers import Server as Settings
+from tidemill.configuration.serving import serving
 from tidemill.processors.backends.server import Server
 from tidemill.processors.backends.servers import Servers
 from tidemill.processors.calls.caller import Caller

@@ -12,7 +12,7 @@ from support.processing import rig
 from support.waiting import until
 
 from tidemill.configuration.security import Cluster
-from tidemill.configuration.servers import serving
+from tidemill.configuration.serving import serving
 from tidemill.faust import stage_runner
 from tidemill.faust.probe import Probe
 from tidemill.kafka.admin import ensure_model_topics

@@ -14,16 +14,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from tidemill.configuration import misconfigured
-from tidemill.configuration.servers import (
-    Contradiction,
-    Model,
-    ModelName,
-    Price,
-    Server,
-    ServerName,
-    Serving,
-    serving,
-)
+from tidemill.configuration.servers import Model, ModelName, Price, Server, ServerName, Serving
+from tidemill.configuration.serving import Contradiction, serving
 from tidemill.schemas import configured
 from tidemill.schemas.bounds import Name, Time
 
@@ -156,14 +148,9 @@ class Fold:
         order = sorted(self._parsed, key=lambda key: (self.entries[key].revision < 0, self.entries[key].revision))
         servers = {name_of(key): one for key in order if isinstance(one := self._parsed[key], Server)}
         models = {name_of(key): one for key in order if isinstance(one := self._parsed[key], Model)}
-        while True:
-            try:
-                found = serving(servers, models)
-            except Contradiction as error:
-                (servers if error.kind == "servers" else models).pop(error.name)
-                faults[f"{error.kind[:-1]}/{error.name}"] = str(error)
-            else:
-                break
+        contradictions: list[Contradiction] = []
+        found = serving(servers, models, contradictions)
+        faults |= {f"{error.kind[:-1]}/{error.name}": str(error) for error in contradictions}
         return Contents(
             entries=dict(self.entries), serving=found, faults=faults, applied=self.applied, revision=self.revision
         )
@@ -185,6 +172,8 @@ def _parsed(kind: str, settings: Mapping[str, Any]) -> Server | Model | str:
     known = {name: value for name, value in settings.items() if name in table.model_fields}
     if fault := next(configured.faults(known), None):
         return fault
+    if "backends" in known:
+        return "backends: records name servers"
     try:
         return table.model_validate(known)
     except ValidationError as error:

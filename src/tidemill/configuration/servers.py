@@ -1,7 +1,6 @@
 """The settings of models and of the servers that serve them."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -11,7 +10,7 @@ import orjson
 from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, Field, field_validator, model_validator
 
 from tidemill.configuration.connections import address_of
-from tidemill.configuration.misconfigured import Table, nearest
+from tidemill.configuration.misconfigured import Table
 from tidemill.configuration.schedule import Hours
 from tidemill.schemas import headers
 from tidemill.schemas.bounds import Name
@@ -312,76 +311,3 @@ class Serving:
     def models_of(self, server: str) -> list[str]:
         """The models that a server serves."""
         return [model for model, names in self.by_model.items() if server in names]
-
-
-class Contradiction(ValueError):
-    """A server or a model contradicts others; the text begins with the path of the setting."""
-
-    def __init__(self, kind: str, name: str, text: str) -> None:
-        super().__init__(f"{kind}.{name}{text}")
-        self.kind, self.name = kind, name
-        """`servers` or `models`, and the name of the one that can be left out."""
-
-
-def serving(servers: Mapping[str, Server], models: Mapping[str, Model]) -> Serving:
-    """Name the servers of the short form after their addresses, and find those of each model.
-
-    Raises:
-        Contradiction: A model names a server that does not exist, two settings of one server differ, or two models
-            have one name.
-    """
-    names: dict[tuple[str, str | None], str] = {}
-    places: dict[str, str] = {}
-    """Where each server is set."""
-    for name, server in servers.items():
-        if (other := names.setdefault(server.identity, name)) != name:
-            raise Contradiction("servers", name, f": it has the address and the key of servers.{other}")
-        places[name] = f"servers.{name}"
-    found = dict(servers)
-    by_model = {}
-    for model, settings in models.items():
-        for name in settings.servers:
-            if name not in servers:
-                near = f", but {one}" if (one := nearest(name, servers)) else ""
-                raise Contradiction("models", model, f".servers: there is no server {name}{near}")
-        by_model[model] = settings.servers
-        for number, server in enumerate(settings.backends):
-            here = f".backends.{number}"
-            name = names.setdefault(server.identity, server.place)
-            if name == server.place and found.get(name, server).identity != server.identity:
-                # Another server has this address, with another key.
-                name = names[server.identity] = f"{name}@{server.api_key_env or 'no-key'}"
-            if found.setdefault(name, server) != server:
-                raise Contradiction(
-                    "models",
-                    model,
-                    f"{here}: {places[name]} has the same address and key, and other settings; "
-                    "set the server once, in [servers.name], and name it in servers",
-                )
-            places.setdefault(name, f"models.{model}{here}")
-            by_model[model] += (name,)
-    _check_certificates(found, places)
-    return Serving(servers=found, models=dict(models), by_model=by_model, aliases=_aliases(models))
-
-
-def _aliases(models: Mapping[str, Model]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    names = dict.fromkeys(models, "a model")
-    for name, model in models.items():
-        for alias in model.aliases:
-            if alias in names:
-                raise Contradiction("models", name, f".aliases: {alias} is the name of {names[alias]} already")
-            names[alias], found[alias] = f"models.{name}", name
-    return found
-
-
-def _check_certificates(servers: Mapping[str, Server], places: Mapping[str, str]) -> None:
-    """Connections to one host and port are shared, so they show one client certificate."""
-    first: dict[tuple[str | None, int | None], str] = {}
-    for name, server in servers.items():
-        other = first.setdefault((server.url.host, server.url.port), name)
-        if servers[other].client_cert_file != server.client_cert_file:
-            kind, _, where = places[name].partition(".")
-            raise Contradiction(
-                kind, where, f": {places[other]} has its host and port, and another client_cert_file"
-            )

@@ -20,7 +20,8 @@ from tidemill.configuration.custom_endpoints import CustomEndpoint, EndpointPath
 from tidemill.configuration.misconfigured import Table
 from tidemill.configuration.projects import ForwardedHeaders, Limits, Project
 from tidemill.configuration.security import Cluster, Security
-from tidemill.configuration.servers import Model, ModelName, Price, Server, ServerName, Serving, serving
+from tidemill.configuration.servers import Model, ModelName, Price, Server, ServerName, Serving
+from tidemill.configuration.serving import serving
 from tidemill.schemas import configured, endpoints
 from tidemill.schemas.bounds import BATCH_LINES_MAX, LINE_BYTES_HIGHEST, REPLY_BYTES_MAX, Word
 from tidemill.schemas.jsonl.lines import LINE_BYTES_MAX

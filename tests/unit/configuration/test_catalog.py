@@ -200,6 +200,22 @@ def test_a_record_is_checked_like_a_change(settings: dict[str, object]) -> None:
     assert not contents.serving.servers
 
 
+def test_each_record_that_contradicts_another_is_left_out_alone() -> None:
+    """In one pass: a server stays that contradicts only one which is left out, and a short form is no record."""
+    certificate: dict[str, object] = {"url": "http://a/v1", "client_cert_file": "c.pem"}
+    contents = folded([
+        ("server/first", value({"url": "http://a/v1", "api_key_env": "A"}), 0),
+        ("server/other", value(certificate), 1),
+        ("server/same", value({"url": "http://a/v1"}), 2),
+        ("model/short", value({"backends": [certificate]}), 3),
+        ("model/m", value({"servers": ["other"]}), 4),
+        ("model/n", value({"servers": ["same"], "aliases": ["m"]}), 5),
+    ])  # fmt: skip
+    assert {*contents.faults} == {"server/other", "model/short", "model/m"}
+    assert contents.serving.by_model == {"n": ("same",)}
+    assert contents.serving.aliases == {"m": "n"}
+
+
 @pytest.mark.parametrize("name", ["a" * 300, "none/ca.pem", "/dev/zero", "/proc/self/mem/x"])
 def test_a_file_that_cannot_be_read_is_missing(name: str) -> None:
     """A name raises nothing, and what is no file is not opened: it may never end."""

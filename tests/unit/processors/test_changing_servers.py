@@ -6,7 +6,7 @@ from pathlib import Path
 
 from support.servers_at_work import CALL_SECONDS, Make, force, simulated
 
-from tidemill.configuration.servers import serving
+from tidemill.configuration.serving import serving
 from tidemill.schemas.resources.waiting import Reason
 
 

@@ -1,0 +1,137 @@
+"""Finds which servers serve each model, and what contradicts itself in the settings of all of them."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from tidemill.configuration.misconfigured import nearest
+from tidemill.configuration.servers import Model, Server, Serving
+
+
+class Contradiction(ValueError):
+    """A server or a model contradicts others; the text begins with the path of the setting."""
+
+    def __init__(self, kind: str, name: str, text: str) -> None:
+        super().__init__(f"{kind}.{name}{text}")
+        self.kind, self.name = kind, name
+        """`servers` or `models`, and the name of the one that can be left out."""
+
+
+def serving(
+    servers: Mapping[str, Server], models: Mapping[str, Model], faults: list[Contradiction] | None = None
+) -> Serving:
+    """Name the servers of the short form after their addresses, and find those of each model.
+
+    Args:
+        servers: By name.
+        models: By name; in the long form, if there are `faults`.
+        faults: Gets the contradictions of those that are left out then; without it, the first one raises.
+
+    Raises:
+        Contradiction: A model names a server that does not exist, two settings of one server differ, or two models
+            have one name.
+    """
+    found = _Found()
+    for name, server in servers.items():
+        with _left_out(faults):
+            found.add(name, server)
+    named = dict(found.servers)
+    kept: dict[str, Model] = {}
+    by_model = {}
+    for name, model in models.items():
+        with _left_out(faults):
+            by_model[name] = found.of_model(name, model, named)
+            kept[name] = model
+    aliases: dict[str, str] = {}
+    names = dict.fromkeys(kept, "a model")
+    for name, model in list(kept.items()):
+        try:
+            _check_aliases(name, model, names)
+        except Contradiction as error:
+            if faults is None:
+                raise
+            faults.append(error)
+            del kept[name], by_model[name], names[name]
+        else:
+            names |= dict.fromkeys(model.aliases, f"models.{name}")
+            aliases |= dict.fromkeys(model.aliases, name)
+    return Serving(servers=found.servers, models=kept, by_model=by_model, aliases=aliases)
+
+
+@contextmanager
+def _left_out(faults: list[Contradiction] | None) -> Iterator[None]:
+    """Go on without what contradicts others, if there is a list of `faults`."""
+    try:
+        yield
+    except Contradiction as error:
+        if faults is None:
+            raise
+        faults.append(error)
+
+
+class _Found:
+    """The servers so far."""
+
+    def __init__(self) -> None:
+        self.servers: dict[str, Server] = {}
+        self._names: dict[tuple[str, str | None], str] = {}
+        """By address and key."""
+        self._places: dict[str, str] = {}
+        """Where each server is set."""
+        self._first: dict[tuple[str | None, int | None], str] = {}
+        """The first server of each host and port."""
+
+    def add(self, name: str, server: Server) -> None:
+        """Add a server with a name."""
+        if (other := self._names.get(server.identity, name)) != name:
+            raise Contradiction("servers", name, f": it has the address and the key of servers.{other}")
+        self._check_certificate(server, "servers", name, "")
+        self._set(name, server, f"servers.{name}")
+
+    def of_model(self, name: str, model: Model, named: Mapping[str, Server]) -> tuple[str, ...]:
+        """The names of a model's servers; adds those of the short form."""
+        for server in model.servers:
+            if server not in named:
+                near = f", but {one}" if (one := nearest(server, named)) else ""
+                raise Contradiction("models", name, f".servers: there is no server {server}{near}")
+        short = (self._short(name, f".backends.{number}", server) for number, server in enumerate(model.backends))
+        return (*model.servers, *short)
+
+    def _short(self, model: str, here: str, server: Server) -> str:
+        name = self._names.get(server.identity, server.place)
+        if name == server.place and self.servers.get(name, server).identity != server.identity:
+            # Another server has this address, with another key.
+            name = f"{name}@{server.api_key_env or 'no-key'}"
+        if self.servers.get(name, server) != server:
+            raise Contradiction(
+                "models",
+                model,
+                f"{here}: {self._places[name]} has the same address and key, and other settings; "
+                "set the server once, in [servers.name], and name it in servers",
+            )
+        if name not in self.servers:
+            self._check_certificate(server, "models", model, here)
+            self._set(name, server, f"models.{model}{here}")
+        return name
+
+    def _set(self, name: str, server: Server, place: str) -> None:
+        self.servers[name] = server
+        self._names[server.identity] = name
+        self._places[name] = place
+        self._first.setdefault((server.url.host, server.url.port), name)
+
+    def _check_certificate(self, server: Server, kind: str, name: str, here: str) -> None:
+        """Connections to one host and port are shared, so they show one client certificate."""
+        first = self._first.get((server.url.host, server.url.port))
+        if first is not None and self.servers[first].client_cert_file != server.client_cert_file:
+            raise Contradiction(
+                kind, name, f"{here}: {self._places[first]} has its host and port, and another client_cert_file"
+            )
+
+
+def _check_aliases(name: str, model: Model, names: Mapping[str, str]) -> None:
+    own: set[str] = set()
+    for alias in model.aliases:
+        if alias in names or alias in own:
+            whose = names.get(alias, f"models.{name}")
+            raise Contradiction("models", name, f".aliases: {alias} is the name of {whose} already")
+        own.add(alias)
