@@ -11,9 +11,13 @@ from tidemill.schemas.endpoints import Endpoint
 
 
 def _struct(name: str, fields: Iterable[str], **others: Any) -> type[msgspec.Struct]:
-    """A struct that keeps these fields as raw JSON."""
-    kept = [(field, others.get(field, msgspec.Raw) | msgspec.UnsetType, msgspec.UNSET) for field in fields]
-    return msgspec.defstruct(name, kept)
+    """A struct that keeps these fields as raw JSON; a field may have a name that no attribute can have."""
+    names = {f"field_{number}": field for number, field in enumerate(fields)}
+    kept = [
+        (attribute, others.get(field, msgspec.Raw) | msgspec.UnsetType, msgspec.UNSET)
+        for attribute, field in names.items()
+    ]
+    return msgspec.defstruct(name, kept, rename=names)
 
 
 _FIELDS = ("custom_id", "method", "url", "body")
@@ -94,4 +98,5 @@ def _first(raw: msgspec.Raw) -> bytes:
 
 def _fields(found: msgspec.Struct) -> dict[str, Any]:
     """The fields that are set."""
-    return {name: raw for name, raw in msgspec.structs.asdict(found).items() if raw is not msgspec.UNSET}
+    named = zip(found.__struct_encode_fields__, msgspec.structs.astuple(found), strict=True)
+    return {name: raw for name, raw in named if raw is not msgspec.UNSET}

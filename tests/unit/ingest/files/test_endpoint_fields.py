@@ -17,7 +17,7 @@ from tidemill.schemas.resources.batch import BatchError
 
 VALUES = {str: "text", list: ["text"], dict: {"content": []}, int: 1, float: 1.5, bool: True}
 WORDS = {str: "a string", list: "an array", dict: "an object", int: "an integer", float: "a number"}
-MINE = CustomEndpoint(required={"text": ("string", "array"), "top": ("integer",)}).endpoint("/v1/mine")
+MINE = CustomEndpoint(required={"text-1": ("string", "array"), "__dict__": ("integer",)}).endpoint("/v1/mine")
 TABLE = {**ENDPOINTS, "/v1/mine": MINE}
 FORMS = [(path, form) for path, entry in TABLE.items() for form in entry.forms]
 BODIES = {
