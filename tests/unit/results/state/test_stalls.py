@@ -67,7 +67,22 @@ def test_order_and_copies_of_reports_do_not_matter(facts, chance):
     last = {fact.source: fact for fact in sorted(facts, key=lambda fact: fact.number)}
     assert {one.reason for one in shown(one, at_work(), 2.0)} == {
         found.reason for fact in last.values() for found in fact.waiting
-    }
+    } - {Reason.BATCHES_AT_WORK}
+
+
+def test_a_batch_in_the_queue_says_so_until_it_starts():
+    """The report of its place is shown in place of the silence of ingest, and not once the batch is at work."""
+    stalls = Stalls(moved=(Status.VALIDATING, 0))
+    stalls.add(said("queue-0", 1, waiting(Reason.BATCHES_AT_WORK, 0)), 1.0)
+    for at, reason in (
+        (2.0, Reason.BATCHES_AT_WORK),
+        (SILENCE_SECONDS + 1, Reason.BATCHES_AT_WORK),
+        (HOLD_SECONDS + 2, Reason.VALIDATION),
+    ):
+        (one,) = shown(stalls, at_work(Status.VALIDATING), at)
+        assert one.reason is reason
+    stalls.add(said("queue-0", 2, waiting(Reason.BATCHES_AT_WORK, 0)), HOLD_SECONDS + 2)
+    assert shown(stalls, at_work(), HOLD_SECONDS + 3) == ()
 
 
 @given(
