@@ -25,7 +25,7 @@ from tidemill.schemas.resources.batch import (
     Receipt,
     RequestCounts,
     Status,
-)
+)  # fmt: skip
 from tidemill.schemas.resources.error import ApiError
 from tidemill.schemas.resources.file import File
 
@@ -226,6 +226,18 @@ async def test_cancel_then_delete(client, deps):
     assert [key async for key in deps.store.keys("files/")] == []
 
 
+async def test_requests_stay_while_another_batch_has_them(client, deps):
+    """A rerun of all lines, for example, shares the input file."""
+    first = (await create(client)).json()["id"]
+    file_id = (await client.get(f"/v1/batches/{first}")).json()["input_file_id"]
+    body = {"endpoint": "/v1/messages", "input_file_id": file_id, "completion_window": "24h"}
+    second = (await client.post("/v1/batches", json=body)).json()["id"]
+    for batch_id, status in ((first, 200), (second, 404)):
+        await end(deps, batch_id, *CANCELLED, [])
+        assert (await client.delete(f"/v1/messages/batches/{batch_id}")).status_code == 200
+        assert (await client.get(f"/v1/files/{file_id}")).status_code == status
+
+
 async def test_results_come_from_both_files_in_order(client, deps):
     """Each of its kind, with the server's own error if it has Anthropic's shape."""
     batch_id = (await create(client, 5)).json()["id"]
@@ -353,21 +365,6 @@ async def test_errors_have_anthropics_shape(client, method, path, headers, expec
     """With the type of their status."""
     status, kind, message = error(await client.request(method, path, headers=headers))
     assert (status, kind, message[: len(expected[2])]) == expected
-
-
-async def test_models_have_anthropics_shape(deps):
-    """Those with the endpoint, for requests with the header of its clients."""
-    backends = [{"url": "http://127.0.0.1:9/v1"}]
-    models = {"m": {"backends": backends, "endpoints": ["/v1/messages"]}, "n": {"backends": backends}}
-    app = create_app(with_settings(deps, Settings(models=models)))
-    headers = {"x-api-key": "key-of-p", "anthropic-version": "2023-06-01"}
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app), base_url="http://api/v1", headers=headers
-    ) as client:
-        found = (await client.get("/models")).json()
-        assert ([each["id"] for each in found["data"]], found["has_more"]) == (["m"], False)
-        assert (await client.get("/models/m")).json() == found["data"][0]
-        assert found["data"][0]["type"] == "model"
 
 
 async def test_limits_are_errors_of_anthropics_shape(client, deps):
