@@ -11,6 +11,8 @@ from openai import OpenAI
 from support.stack import KEY
 from support.waiting import until
 
+from tidemill.configuration.settings import Settings
+from tidemill.kafka.admin import ensure_model_topics
 from tidemill.ops import dead_letters
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
@@ -38,6 +40,7 @@ POISON = (
 async def test_every_stage_goes_on(stack):
     """Poison in every partition of each topic, then a batch that has to pass them all."""
     before = {stage: stack.pids(stage) for stage in ("ingest", "processors", "results")}
+    await ensure_model_topics(Settings(), stack.cluster(), "chat")
     producer = AIOKafkaProducer(**stack.clients())
     await producer.start()
     sent = set()
@@ -166,6 +169,7 @@ async def test_whatever_is_written_to_a_topic(stack, monkeypatch):
         monkeypatch.setattr(module, "DefaultRecordBatchBuilder", _DefaultRecordBatchBuilderPy)
     stages = ("api", "ingest", "processors", "results")
     before = {stage: stack.pids(stage) for stage in stages}
+    await ensure_model_topics(Settings(), stack.cluster(), "chat")
     client = OpenAI(base_url=stack.api, api_key=KEY)
     neighbour = created(client, 20_000)
     await until(lambda: client.batches.retrieve(neighbour.id).status == "in_progress", "its lines", seconds_max=60)
