@@ -29,6 +29,8 @@ class Offsets:
         self._kafka = kafka
         self._client: AIOKafkaClient | None = None
         self._cluster = ClusterMetadata()
+        self._is_stale = True
+        """Whether leaders may have moved."""
 
     async def close(self) -> None:
         """Disconnect."""
@@ -73,6 +75,7 @@ class Offsets:
             async with asyncio.timeout(CONNECT_SECONDS_MAX):
                 return await ask(await self._connected())
         except (KafkaError, TimeoutError) as error:
+            self._is_stale = True
             await self.close()
             raise LogUnavailable(type(error).__name__) from error
 
@@ -89,6 +92,7 @@ class Offsets:
 
     async def _partitions(self, client: AIOKafkaClient) -> dict[str, list[int]]:
         self._cluster = await client.fetch_all_metadata()
+        self._is_stale = False
         return {
             topic: sorted(self._cluster.partitions_for_topic(topic) or ())
             for topic in self._cluster.topics(exclude_internal_topics=False)
@@ -97,6 +101,8 @@ class Offsets:
     async def _offsets(
         self, client: AIOKafkaClient, tps: Collection[TopicPartition], which: int
     ) -> dict[TopicPartition, int]:
+        if self._is_stale:
+            await self._partitions(client)
         by_leader: defaultdict[int, defaultdict[str, list[tuple[int, int]]]] = defaultdict(
             lambda: defaultdict(list)
         )
@@ -110,13 +116,15 @@ class Offsets:
                 for leader, topics in by_leader.items()
             ),
         )
-        return {
+        found = {
             TopicPartition(topic, number): place[1]
             for answer in answers
             for topic, partitions in answer.topics
             for number, code, *place in partitions
             if for_code(code) is NoError
         }
+        self._is_stale = len(found) < len(tps)
+        return found
 
     async def _committed(
         self, client: AIOKafkaClient, group: str, tps: Iterable[TopicPartition]
