@@ -27,15 +27,16 @@ Kind = Literal["servers", "models"]
 
 async def list_servers(target: Target, *, as_json: bool) -> Exit:
     """Print the servers on stdout, as a table or as JSON lines."""
-
-    def row(found: dict[str, Any]) -> list[str]:
-        settings = found["settings"]
-        state = found["fault"] or ("drained" if settings.get("drain") else "")
-        limit = str(settings.get("max_in_flight", ""))
-        return [found["id"], settings["url"], ", ".join(found["used_by"]), limit, state]
-
     columns = ("server", "address", "models", "in flight", "state")
-    return await listing.show(target, "/admin/servers", {}, columns, row, as_json=as_json)
+    return await listing.show(target, "/admin/servers", {}, columns, row_of, as_json=as_json)
+
+
+def row_of(server: dict[str, Any]) -> list[str]:
+    """The cells of a server; one that cannot be used may have any settings."""
+    settings = server["settings"]
+    address, limit = (str(settings.get(name, "")) for name in ("url", "max_in_flight"))
+    state = server["fault"] or ("drained" if settings.get("drain") else "")
+    return [server["id"], address, ", ".join(server["used_by"]), limit, state]
 
 
 async def list_models(target: Target, *, as_json: bool) -> Exit:

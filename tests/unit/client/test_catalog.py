@@ -59,3 +59,10 @@ def test_a_difference_is_a_line_for_each_setting():
         "~ server/a: share: 0.5 -> default",
         "- server/b",
     ]
+
+
+@pytest.mark.parametrize(("settings", "shown"), [({}, ""), ({"url": 7}, "7")])
+def test_a_server_that_cannot_be_used_is_listed(settings, shown):
+    """Whatever its record has in place of an address."""
+    server = {"id": "a", "settings": settings, "used_by": [], "fault": "url: missing"}
+    assert catalog.row_of(server) == ["a", shown, "", "", "url: missing"]
