@@ -162,22 +162,50 @@ class Models:
 
     async def run(self) -> None:
         """Wake models and put them to sleep until cancelled."""
+        watching = asyncio.get_running_loop().create_task(self._watch())
+        try:
+            while True:
+                self._news.clear()
+                try:
+                    await self._step()
+                except Exception:  # noqa: BLE001  the next step tries again
+                    _log.exception("models could not be woken or put to sleep")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_SECONDS if self._added.is_assigned else HURRY_SECONDS):
+                        await self._news.wait()
+        finally:
+            watching.cancel()
+
+    async def _watch(self) -> None:
+        """Look where the partitions end, until cancelled; a broker that answers late delays no known wake."""
         while True:
-            self._news.clear()
             try:
-                await self._step()
+                if self._added.is_assigned:
+                    await self._look()
             except OSError as error:
                 _log.info("the ends of partitions are unknown: %s", error)
-            except Exception:  # noqa: BLE001  the next step tries again
-                _log.exception("models could not be woken or put to sleep")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(HURRY_SECONDS if self._missing else LOOK_SECONDS):
-                    await self._news.wait()
+                await asyncio.sleep(LOOK_SECONDS)
+            except Exception:  # noqa: BLE001  the next look tries again
+                _log.exception("the ends of partitions are unknown")
+                await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(HURRY_SECONDS)
+
+    async def _look(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._found_at + (HURRY_SECONDS if self._missing else FIND_SECONDS):
+            await self._places.find(self._by_topic)
+            self._found_at = self._looked_at = now
+        elif now >= self._looked_at + LOOK_SECONDS:
+            await self._places.look()
+            self._looked_at = now
+        else:
+            return
+        self._news.set()
 
     @property
     def _missing(self) -> bool:
-        """Whether a topic of an open batch was not found yet, or the assignment is not complete."""
-        return not self._added.is_assigned or any(
+        """Whether a topic of an open batch was not found yet."""
+        return any(
             not self._places.has(topic)
             for name in self.open_batches
             if name in self._configured
@@ -188,16 +216,8 @@ class Models:
         if not self._added.is_assigned:
             return
         await self._retire()
+        await self._wake_all()
         now = asyncio.get_running_loop().time()
-        # What is known needs no answer of a broker.
-        await self._wake_all()
-        if now >= self._found_at + (HURRY_SECONDS if self._missing else FIND_SECONDS):
-            await self._places.find(self._by_topic)
-            self._found_at = self._looked_at = now
-        elif now >= self._looked_at + LOOK_SECONDS:
-            await self._places.look()
-            self._looked_at = now
-        await self._wake_all()
         await self._put_to_sleep(now)
         if now >= self._committed_at + COMMIT_AGAIN_SECONDS:
             await self._added.commit_again()
