@@ -71,21 +71,21 @@ class Caller:
 
     async def make(self, line: Line, permit: Permit) -> CallResult:
         """Call once with the permit, which covers this call only; never raises."""
-        is_called = False
+        is_called, custom_id = False, NO_CUSTOM_ID
         try:
             parsed = shapes.parse(line.text if line.head.ref is None else await self._fetched(line.head.ref))
-            is_called = True
+            is_called, custom_id = True, bytes(parsed.custom_id)
             return await self._make(line, parsed, permit)
         except (msgspec.MsgspecError, RecursionError, AttachmentError):
-            return self._not_made(FailureKind.INVALID_LINE, line, permit)
+            return self._not_made(FailureKind.INVALID_LINE, line, custom_id, permit)
         except NotFound:
-            return self._not_made(FailureKind.INPUT_GONE, line, permit)
+            return self._not_made(FailureKind.INPUT_GONE, line, custom_id, permit)
         except OSError as error:
             _log.warning("a line of %s cannot be fetched: %s", line.head.batch_id, type(error).__name__)
-            return self._not_made(FailureKind.STORE, line, permit)
+            return self._not_made(FailureKind.STORE, line, custom_id, permit)
         except Exception:  # noqa: BLE001  no fault of ours loses a line
             _log.exception("a call for line %d of %s failed", line.index, line.head.batch_id)
-            return self._not_made(FailureKind.INTERNAL, line, permit)
+            return self._not_made(FailureKind.INTERNAL, line, custom_id, permit)
         finally:
             if not is_called:
                 self._pool.release(permit)
@@ -153,14 +153,14 @@ class Caller:
             )  # fmt: skip
         return CallResult(custom_id, failure, evidence)
 
-    def _not_made(self, kind: FailureKind, line: Line, permit: Permit) -> CallResult:
+    def _not_made(self, kind: FailureKind, line: Line, custom_id: bytes, permit: Permit) -> CallResult:
         """A call that was not made: the line, the store or this process is at fault, not a server."""
         failure = self._located(CallFailure(kind, request_codec.UNANSWERED[kind]), line, permit)
         if kind is not FailureKind.INTERNAL:
-            return CallResult(NO_CUSTOM_ID, failure)
+            return CallResult(custom_id, failure)
         others_answered = bool(self._pool.that_answered(failure.endpoint, failure.since))
         other_is_well = self._pool.has_other(permit.backend)
-        return CallResult(NO_CUSTOM_ID, failure, Evidence(others_answered, other_is_well=other_is_well))
+        return CallResult(custom_id, failure, Evidence(others_answered, other_is_well=other_is_well))
 
     def _located(self, failure: CallFailure, line: Line, permit: Permit) -> CallFailure:
         retry_after = failure.answer.retry_after if failure.answer else None

@@ -15,6 +15,7 @@ from tidemill.schemas.bounds import (
     OUTPUTS_MAX,
     UPLOAD_PARTS_MAX,
     Digest,
+    Filename,
     Id,
     Metadata,
     Moment,
@@ -329,8 +330,8 @@ class AuditRecord(_Message):
     """Id of the client's key: `key_settings` for that of the settings, empty for an unknown one."""
     action: Word
     """One of `schemas/resources/audit.py`."""
-    target: Name = ""
-    """Id of the object."""
+    target: Filename = ""
+    """Id of the object, or the key of a server or a model in the catalog, which is longer than its name."""
     address: Word = ""
     """The client's IP address."""
     request_id: Id = ""

@@ -8,6 +8,7 @@ from support.dependencies import ADMIN, NOW, open_dependencies
 
 from tidemill.api.app import create_app
 from tidemill.configuration.settings import Settings
+from tidemill.schemas.bounds import NAME_CHARS_MAX
 
 URL = "http://127.0.0.1:9/v1"
 OTHER = "http://127.0.0.1:7/v1"
@@ -74,6 +75,14 @@ async def test_a_model_is_paused_resumed_and_removed(deps, operator):
     await operator.delete("/admin/models/org/m")
     assert (await operator.get("/models/m")).status_code == 404
     assert deps.catalog.contents.is_removed("org/m")
+
+
+async def test_a_model_with_the_longest_name(deps, operator):
+    """It is added, and the audit trail names it."""
+    name = "m" * NAME_CHARS_MAX
+    added = await operator.put(f"/admin/models/{name}", json={"settings": {"servers": ["gpu-1"]}})
+    assert added.status_code == 200
+    assert name in deps.serving.models
 
 
 async def test_a_model_of_the_short_form_brings_its_server(deps, operator):

@@ -1,14 +1,27 @@
 """The form of a line with files: its memory is bounded, however the line names them."""
 
-import msgspec
-import pytest
+import asyncio
+import time
 
+import msgspec
+import orjson
+import pytest
+from support.servers import configured
+
+from tidemill.configuration.servers import Model
+from tidemill.processors.calls.caller import Caller
+from tidemill.processors.calls.endpoint_probe import EndpointProbe
 from tidemill.processors.calls.forms import Forms
+from tidemill.processors.failures import FailureKind
+from tidemill.processors.http.client import HttpUpstream
+from tidemill.processors.lines import Entry, Line
 from tidemill.processors.memory_budget import LineBudget
+from tidemill.processors.partitions.window import PartitionWindow
 from tidemill.schemas import ids
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.jsonl import attachments
 from tidemill.schemas.jsonl.attachments import AttachmentError
+from tidemill.schemas.log.codec import RequestHead
 from tidemill.schemas.log.part import file_key
 from tidemill.storage.directory import DirectoryStore
 
@@ -32,3 +45,20 @@ async def test_a_file_counts_as_often_as_it_is_named(tmp_path, monkeypatch):
     assert await size(2) > 160
     with pytest.raises(AttachmentError, match="at most 200 bytes together"):
         await size(3)
+
+
+async def test_a_line_whose_file_is_deleted_keeps_its_custom_id(tmp_path):
+    """Its error line names it, though no server was called."""
+    store, upstream, url = DirectoryStore(tmp_path), HttpUpstream(), "/v1/images/edits"
+    pool = configured({"m": Model(backends=({"url": "http://127.0.0.1:9/v1"},))}, clock=time.time).pools["m"]
+    pool.set_part(1.0, 0.0)
+    caller = Caller(
+        pool=pool, endpoint_probe=EndpointProbe("m", pool, upstream), upstream=upstream, store=store,
+        forms=Forms(store, LineBudget()), clock=time.time, seconds_max=5,
+    )  # fmt: skip
+    body = {"model": "m", "prompt": "x", "image": ids.new_file_id("p")}
+    text = orjson.dumps({"custom_id": "mine", "method": "POST", "url": url, "body": body})
+    head = RequestHead(batch_id="batch_1", project="p", first=0, deadline=int(time.time()) + 60, url=url)
+    permit = pool.acquire(asyncio.get_running_loop().time())
+    made = await caller.make(Line(head, 0, text, Entry(PartitionWindow(None), 0, 1, len(text))), permit)
+    assert (made.custom_id, made.end.kind) == (b'"mine"', FailureKind.INPUT_GONE)
