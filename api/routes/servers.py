@@ -28,6 +28,10 @@ from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.resources.error import ApiError
 
 LIMIT_DEFAULT: Final = 1_000
+FIELDS_MAX: Final = 64
+"""More than a server or a model has settings."""
+ENTRIES_MAX: Final = 10_000
+"""Servers, and models, that one request applies."""
 PROBES_MAX: Final = 32
 """Servers that are called after one change, at once."""
 
@@ -46,7 +50,7 @@ class EntriesQuery(reading.Parameters):
 class Precondition(reading.Parameters):
     """The headers of a change."""
 
-    if_match: Annotated[int | None, Field(alias="If-Match", ge=0), reading.WHOLE] = None
+    if_match: Annotated[int | None, Field(alias="If-Match", ge=0, le=bounds.SIZE_MAX), reading.WHOLE] = None
     """Make the change only if the object has this revision."""
 
 
@@ -56,12 +60,16 @@ class Matching(Headers[Precondition]):
     errors: ClassVar[Mapping[int, str]] = {**Headers.errors, 412: "The object has another revision."}
 
 
+EntrySettings = Annotated[dict[bounds.Word, Any], Field(max_length=FIELDS_MAX)]
+Entries = Annotated[dict[bounds.Name, EntrySettings], Field(max_length=ENTRIES_MAX)]
+
+
 class EntryRequest(reading.Body):
     """A server or a model."""
 
     model_config = ConfigDict(extra="forbid")
 
-    settings: dict[str, Any]
+    settings: EntrySettings
     """Its settings, as in `tidemill.toml`. A change sets those that it names; `null` sets the default."""
 
 
@@ -70,9 +78,9 @@ class ApplyRequest(reading.Body):
 
     model_config = ConfigDict(extra="forbid")
 
-    servers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    servers: Entries = Field(default_factory=dict)
     """The table `servers`."""
-    models: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    models: Entries = Field(default_factory=dict)
     """The table `models`."""
     dry_run: bool = False
     """Only show what would change."""

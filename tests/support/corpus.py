@@ -7,6 +7,7 @@ bound. A cell is one request with one field changed in an otherwise good request
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx
@@ -136,9 +137,10 @@ def _walk(operation: str, where: str, place: Place, schema: Node) -> Iterator[Fi
         if kind == "array":
             yield from _walk(operation, where, (*place, 0), branch.get("items", {}))
         elif kind == "object":
-            key = {"type": "string", **branch.get("propertyNames", {})}
+            key = {"type": "string", **branch.get("propertyNames", {}), "value": _value(branch)}
             yield Field(operation=operation, where=where, place=place, schema=key, is_key=True)
-            yield from _walk(operation, where, (*place, "k"), branch.get("additionalProperties", {}))
+            if isinstance(inner := branch.get("additionalProperties", {}), dict):
+                yield from _walk(operation, where, (*place, "k"), inner)
 
 
 def branches(schema: Node) -> list[Node]:
@@ -153,7 +155,7 @@ def cells(field: Field) -> Iterator[Cell]:
     """The value of a field."""
     if field.is_key:
         for cell in _texts(field):
-            value = {cell.value: "v"}
+            value = {cell.value: field.schema["value"]}
             yield Cell(field=field, name=f"{cell.name} key", value=value, codes=cell.codes)
         return
     match field.schema["type"]:
@@ -162,7 +164,12 @@ def cells(field: Field) -> Iterator[Cell]:
         case "array":
             yield from _many(field, "array_above_max_length", field.schema["maxItems"], _list)
         case "object":
-            yield from _many(field, "object_above_max_properties", field.schema["maxProperties"], _map)
+            yield from _many(
+                field,
+                "object_above_max_properties",
+                field.schema["maxProperties"],
+                partial(_map, _value(field.schema)),
+            )
         case "integer" | "number":
             yield from _numbers(field)
 
@@ -197,8 +204,14 @@ def _list(count: int) -> list[str]:
     return [f"p{number}" for number in range(count)]
 
 
-def _map(count: int) -> dict[str, str]:
-    return {f"k{number}": "v" for number in range(count)}
+def _map(value: Any, count: int) -> dict[str, Any]:
+    return {f"k{number}": value for number in range(count)}
+
+
+def _value(schema: Node) -> Any:
+    """A value that a map may have."""
+    inner = schema.get("additionalProperties")
+    return {} if isinstance(inner, dict) and inner.get("type") == "object" else "v"
 
 
 def _numbers(field: Field) -> Iterator[Cell]:
@@ -244,7 +257,8 @@ def _largest(schema: Node, known: Node) -> Any:
         return [f"{number:05}{value[5:]}" for number in range(schema["maxItems"])]
     if "properties" in schema:
         return {each: most(inner, known, each) for each, inner in schema["properties"].items()}
-    length, value = schema["propertyNames"]["maxLength"], most(schema["additionalProperties"], known)
+    inner = schema["additionalProperties"]
+    length, value = schema["propertyNames"]["maxLength"], most(inner, known) if isinstance(inner, dict) else "v"
     return {f"{number:02}" + "\x01" * (length - 2): value for number in range(schema["maxProperties"])}
 
 

@@ -8,8 +8,8 @@ from tidemill.quotas import Quota, QuotaExceeded
 
 
 def test_each_limit_of_a_total_is_a_quota():
-    """A limit that is added to the settings alone would never be checked; others bound a request or a batch."""
-    others = ("requests_", "models_per_batch_max")
+    """A limit in the settings alone would not be checked; others bound a rate, a batch or a turn."""
+    others = ("requests_", "models_per_batch_max", "batches_at_work_max")
     assert {name for name in Limits.model_fields if not name.startswith(others)} == set(Quota)
 
 

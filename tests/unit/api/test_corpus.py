@@ -26,6 +26,7 @@ from tidemill.api.openapi import Route, describe
 from tidemill.api.requests.paging import PAGE_BYTES_MAX
 from tidemill.api.requests.parts import Part, PathId, Query
 from tidemill.api.requests.reading import Body, Parameters
+from tidemill.api.routes import servers
 from tidemill.configuration.settings import Settings
 from tidemill.schemas.bounds import FILENAME_CHARS_MAX, NUMBER_MAX, RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.log.messages import BatchRecord
@@ -159,7 +160,8 @@ async def test_all_fields_at_their_bounds_together(deps, client, description, kn
     bodies = {field.operation: field for field in corpus.fields(description) if field.where == "json"}
     taken = []
     for operation, field in bodies.items():
-        schema = description["paths"][operation.split()[1]]["post"]["requestBody"]["content"]["application/json"]
+        method, path = operation.lower().split(maxsplit=1)
+        schema = description["paths"][path][method]["requestBody"]["content"]["application/json"]
         value = corpus.most(schema["schema"], known)[field.place[0]]
         whole = corpus.Field(operation=operation, where="json", place=field.place[:1], schema={})
         answer = await asked(client, description, known, whole, value, largest=True)
@@ -274,13 +276,14 @@ def test_requests_are_read_through_models(deps):
         assert [*found.path_params, *found.query_params, *found.header_params, *found.body_params] == []
         parts = [each.call for each in found.dependencies if isinstance(each.call, Part)]
         others = {each.call for each in found.dependencies if not isinstance(each.call, Part)}
-        assert others <= {current, current_view, current_settings}
+        assert others <= {current, current_view, current_settings, servers._kind}
         # The api reads more of a request only with a valid key.
         assert all(isinstance(part, Authentication) for part in parts[:1]), context.path
         assert {name for part in parts for name in named(part, "path")} == set(route.param_convertors)
         seen |= {type(part) for part in parts}
     assert {kind.__name__ for kind in seen} == {
         "Authentication", "Query", "Headers", "PathId", "JsonBody", "FormBody", "RequestsBody", "_Forwarded",
+        "Matching",
     }  # fmt: skip
 
 

@@ -56,7 +56,11 @@ def _any_length(request, monkeypatch):
         ("image", [[URL]], FORM),
         ("image", {"image_url": URL, "file_id": URL}, FORM),
         ("mask", 7, FORM),
-        ("image", ids.owned_file_id("file-0123456789abcdefghijkl", "other"), "the project has not uploaded this file"),
+        (
+            "image",
+            ids.owned_file_id("file-0123456789abcdefghijkl", "other"),
+            "the project has not uploaded this file",
+        ),
     ],
 )
 def test_a_field_that_names_no_file(field, value, text):
