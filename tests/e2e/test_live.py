@@ -107,7 +107,7 @@ def service(tmp_path, one):
 
 
 def test_a_batch_outlives_all_changes(service, one):
-    """A limit is halved, a server added, drained and killed: the batch is exact."""
+    """A limit is halved, a server added, drained and killed, a model added: the batch is exact."""
     with ExitStack() as others:
         two = others.enter_context(Backend(slow))
         batch = service.create(LINES)
@@ -123,12 +123,15 @@ def test_a_batch_outlives_all_changes(service, one):
         service.command("servers", "drain", "one")
         takes_effect(lambda: not one.in_flight, "no calls to the drained server")
         drained = one.calls
+        service.command("models", "add", "new", 'servers=["one"]')
+        new = service.create(20, model="new")
+        wait_until(lambda: "drained" in service.reasons(new), what=f"the reason drained on {new}")
         assert one.calls == drained
         service.command("servers", "resume", "one")
         takes_effect(lambda: one.calls > drained, "calls to the server again")
         others.close()
         assert service.batch(batch).status == "in_progress"
-    for batch_id, lines in ((batch, LINES),):
+    for batch_id, lines in ((batch, LINES), (new, 20)):
         counts = service.ended(batch_id).request_counts
         assert (counts.completed, counts.failed) == (lines, 0)
     text = service.client.files.content(service.batch(batch).output_file_id).text
