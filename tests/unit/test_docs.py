@@ -101,12 +101,12 @@ def test_commands_can_be_run_as_they_are_named(page):
 
 
 def test_a_decision_has_a_number_of_its_own():
-    """The title repeats the number of the file name."""
+    """The title repeats the number of the file name, and there are no holes."""
     titles = {
         path.name: path.read_text("utf-8").split("\n", 1)[0]
         for path in sorted((ROOT / "docs" / "decisions").glob("0*.md"))
     }
     numbers = [int(name[:4]) for name in titles]
-    assert len(set(numbers)) == len(numbers), sorted(titles)
+    assert sorted(numbers) == list(range(1, len(numbers) + 1)), sorted(titles)
     for name, title in titles.items():
         assert title.startswith(f"# {int(name[:4])}. "), (name, title)
