@@ -60,6 +60,8 @@ class Processors:
         self._member: Member | None = None
         self._servers: Servers | None = None
         self._offsets = Offsets(kafka)
+        self._lacks: set[str] = set()
+        """Keys and files of servers that the process lacks."""
 
     @property
     def store(self) -> Store:
@@ -110,8 +112,10 @@ class Processors:
         """Work for these models and servers from now on, without a rebalance."""
         assert self._models is not None
         assert self._servers is not None
-        for lack in preflight.lacking(serving):
+        lacks = {str(lack) for lack in preflight.lacking(serving)}
+        for lack in sorted(lacks - self._lacks):
             _log.warning("%s", lack)
+        self._lacks = lacks
         self._servers.apply(serving)
         models = {name: Configured(model, self._servers.pools[name]) for name, model in serving.models.items()}
         self._models.configure(models)
