@@ -260,6 +260,7 @@ async def _watched(deps: Dependencies, followers: list[Follower], heartbeat: Hea
 async def _finish_start(deps: Dependencies, followers: list[Follower]) -> None:
     for follower in followers:
         await follower.caught_up()
+    await deps.catalog.filled()
     await deps.space.start()
     await deps.trail.record_settings(deps.settings, deps.view.audit.newest(Action.SETTINGS_CHANGE))
     await keys.sign_again(deps)

@@ -35,6 +35,11 @@ class Backend:
         found: dict[str, Any] = json.loads(_fetch(f"{self.base}/stats"))
         return found
 
+    def calls_of(self, key: str) -> tuple[int, float]:
+        """Calls with a key, and when the last one came, on the monotonic clock; 0 before the first."""
+        calls, at = self.stats()["callers"].get(key, (0, 0.0))
+        return calls, at
+
     def set(self, **behaviour: float | str) -> None:
         """Change its behaviour; see there."""
         query = "&".join(f"{name}={value}" for name, value in behaviour.items())

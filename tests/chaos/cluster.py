@@ -1,7 +1,7 @@
 """An installation as a cluster has it: three brokers, an S3 server, and a network between them that can be cut.
 
-Each process has a *place*, and comes to each broker, to the store and to the backend by a way of its own. What
-ends is started again at its place, as an orchestrator would.
+Each process has a *place*, and comes to each broker and to the store by a way of its own. What ends is
+started again at its place, as an orchestrator would.
 """
 
 import asyncio
@@ -33,7 +33,9 @@ T = TypeVar("T")
 STAGES = ("api", "ingest", "processors", "results")
 EXTRAS = ("extra-1", "extra-2", "extra-3")
 PLACES = (*STAGES, *EXTRAS)
-STORE, BACKEND = "store", "backend"
+STORE = "store"
+KEY_ENV = "TIDEMILL_KEY_BACKEND"
+"""The variable with the key of a process for the backend."""
 BUCKET, PREFIX = "chaos", "tidemill"
 TEND_SECONDS = 0.5
 START_SECONDS_MAX = 180.0
@@ -52,11 +54,11 @@ class Cluster:
 
     Args:
         data: The folder of everything.
-        models: The table `models`; its backends are reached by ways.
+        models: The table `models`; the place of a process is its key for their backends.
         environ: More variables for all processes.
 
     Attributes:
-        network: Between all places and `broker-1` to `broker-3`, `store` and `backend`.
+        network: Between all places and `broker-1` to `broker-3`, and `store`.
     """
 
     def __init__(self, data: Path, models: dict[str, dict[str, Any]], environ: dict[str, str]) -> None:
@@ -204,12 +206,15 @@ class Cluster:
     def _of(self, place: str) -> dict[str, str]:
         """Environment of the process at a place, with its own ways to brokers and store."""
         port, health = self._ports.get(place, (0, 0))
-        backends = [{"url": f"{self._url(place, BACKEND)}/v1"}]
-        models = {name: {**model, "backends": backends} for name, model in self._models.items()}
+        models = {
+            name: {**model, "backends": [{**backend, "api_key_env": KEY_ENV} for backend in model["backends"]]}
+            for name, model in self._models.items()
+        }
         return {
             "TIDEMILL_KAFKA": self.quorum.door(place),
             "AWS_ENDPOINT_URL": self._url(place, STORE),
             "TIDEMILL_MODELS": json.dumps(models),
+            KEY_ENV: place,
             "TIDEMILL_PORT": str(port),
             "TIDEMILL_HEALTH_PORT": str(health),
         }
@@ -223,12 +228,10 @@ class Cluster:
         folder = self.data / "s3"
         folder.mkdir(parents=True)
         environ = self._open.enter_context(s3_server(program, folder))
-        backend = next(iter(self._models.values()))["backends"][0]["url"]
-        for server, url in ((STORE, environ["AWS_ENDPOINT_URL"]), (BACKEND, backend)):
-            port = urlsplit(url).port
-            assert port is not None
-            for place in PLACES:
-                self.network.lay(place, server, port)
+        port = urlsplit(environ["AWS_ENDPOINT_URL"]).port
+        assert port is not None
+        for place in PLACES:
+            self.network.lay(place, STORE, port)
         self._s3 = environ
         asyncio.run(self._make_bucket())
         return environ

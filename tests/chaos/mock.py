@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import hashlib
 import sys
+import time
 from collections import Counter
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -56,6 +57,8 @@ class Mock:
         self.good: Counter[bytes] = Counter()
         self.spoilt: Counter[str] = Counter()
         self.in_flight = 0
+        self.callers: dict[str, tuple[int, float]] = {}
+        """By key: how many calls came, and when the last one did, on the monotonic clock."""
 
     def stats(self) -> dict[str, Any]:
         """What was counted; `repeats` are calls for a line after one that was not spoilt."""
@@ -67,7 +70,13 @@ class Mock:
             "repeats": good - len(self.good),
             "in_flight": self.in_flight,
             "spoilt": dict(self.spoilt),
+            "callers": self.callers,
         }
+
+    def note(self, caller: str) -> None:
+        """Count a call of a caller."""
+        calls, _ = self.callers.get(caller, (0, 0.0))
+        self.callers[caller] = calls + 1, time.monotonic()
 
     def set(self, query: str) -> None:
         """Change the behaviour."""
@@ -109,6 +118,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._url = b""
         self._body: list[bytes] = []
+        self._caller = ""
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._room.set()
@@ -136,6 +146,10 @@ class Connection(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"authorization":
+            self._caller = value.decode().removeprefix("Bearer ")
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
@@ -168,6 +182,7 @@ class Connection(asyncio.Protocol):
             # No line: it is only asked whether anybody is answered.
             await self._fulfil("down" if mock.is_down else "proof", path, text)
             return
+        mock.note(self._caller)
         fate = mock.fate(text.encode())
         if fate == "well":
             mock.good[text.encode()] += 1

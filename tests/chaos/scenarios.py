@@ -15,7 +15,7 @@ from dataclasses import replace
 from chaos import world as worlds
 from chaos.aim import AWAY, done
 from chaos.checker import OVER
-from chaos.cluster import BACKEND, STORE
+from chaos.cluster import STORE
 from chaos.network import BROKERS
 from chaos.traffic import Job
 from chaos.world import World
@@ -143,7 +143,6 @@ def zombie(world: World, chance: random.Random) -> None:
     batch_id = _create(world, _apart(world, job, coordinator))
     world.stop_extras()
     _wait(world, batch_id, lambda batch: done(batch) > 0)
-    (way,) = network.between("processors", BACKEND)
     before = world.backend.stats()
     world.soft["zombie of processors"] += 1
     world.note_in_flight(1)
@@ -151,14 +150,14 @@ def zombie(world: World, chance: random.Random) -> None:
     for server in servers:
         network.set("processors", server, cuts=frozenset({OUT, BACK}))
     at = time.monotonic()
-    heir = network.between(world.start_extra("processors"), BACKEND)[0]
-    wait_until(lambda: heir.bytes[OUT], "calls of another process", seconds_max=END_SECONDS_MAX)
+    heir = world.start_extra("processors")
+    wait_until(lambda: world.backend.calls_of(heir)[0], "calls of another process", seconds_max=END_SECONDS_MAX)
     wait_until(
-        lambda: time.monotonic() - max(at, way.passed_at[OUT]) > QUIET_SECONDS,
+        lambda: time.monotonic() - max(at, world.backend.calls_of("processors")[1]) > QUIET_SECONDS,
         "the end of the zombie's calls",
         seconds_max=END_SECONDS_MAX,
     )
-    seconds = max(0.0, way.passed_at[OUT] - at)
+    seconds = max(0.0, world.backend.calls_of("processors")[1] - at)
     network.heal()
     _ends(world, "zombie", batch_id)
     again = world.backend.stats()["repeats"] - before["repeats"]

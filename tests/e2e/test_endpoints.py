@@ -150,7 +150,11 @@ async def test_a_batch_on_every_endpoint(served):
 
 async def ended(client, batch_id):
     """The batch, once it has ended."""
-    await until(lambda: client.batches.retrieve(batch_id).status in {"completed", "failed"}, "the batch's end")
+    await until(
+        lambda: client.batches.retrieve(batch_id).status in {"completed", "failed"},
+        "the batch's end",
+        seconds_max=60,
+    )
     return client.batches.retrieve(batch_id)
 
 

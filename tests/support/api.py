@@ -15,6 +15,7 @@ import httpx
 from support.catalog import change, set_up
 from support.trust import ENVIRON
 
+from tidemill.configuration.catalog import MODEL, kind_of
 from tidemill.configuration.settings import Settings
 
 KEY = "sk-api-test-0123456789-of-the-tests"
@@ -63,8 +64,9 @@ class Api:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        if self._named:
-            asyncio.run(change(self.kafka, dict.fromkeys(self._named)))
+        # Models of other tests may be on the same servers.
+        if models := [key for key in self._named if kind_of(key) == MODEL]:
+            asyncio.run(change(self.kafka, dict.fromkeys(models)))
 
     @property
     def log(self) -> str:

@@ -10,7 +10,6 @@ its connections, and the process does not notice.
 import asyncio
 import random
 import threading
-import time
 import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Self, TypeVar
@@ -48,8 +47,6 @@ class _Passage:
                 writer.write(data[: len(data) // 2])
                 await writer.drain()
                 return
-            self._way.bytes[self._direction] += len(data)
-            self._way.passed_at[self._direction] = time.monotonic()
             writer.write(data)
             await writer.drain()
 
@@ -59,16 +56,12 @@ class Way:
 
     Attributes:
         port: Where the process connects to.
-        bytes: That have passed, by direction.
-        passed_at: When the last of them did, on the monotonic clock; 0 before the first.
         seconds: By which each chunk is late.
         cuts: The directions in which nothing passes.
     """
 
     def __init__(self, target: int) -> None:
         self.port = 0
-        self.bytes = {OUT: 0, BACK: 0}
-        self.passed_at = {OUT: 0.0, BACK: 0.0}
         self.seconds = 0.0
         self.cuts: frozenset[str] = frozenset()
         self._target = target

@@ -93,13 +93,15 @@ class Catalog:
     async def filled(self) -> None:
         """Wait until the topic is read and has the servers and models of a first settings file."""
         while not (await self._is_read() and self.contents.applied is not None):
-            _log.warning(
-                "waiting for servers and models: the api writes those of its settings to %s", topics.CATALOG.name
-            )
             self._changed.clear()
-            with suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(WAIT_LOG_SECONDS):
                     await self._changed.wait()
+            except TimeoutError:
+                _log.warning(
+                    "waiting for servers and models: the api writes those of its settings to %s",
+                    topics.CATALOG.name,
+                )
 
     async def _is_read(self) -> bool:
         try:
