@@ -123,7 +123,7 @@ def bucket(
 
 
 def trusts(serving: Serving) -> dict[Origin, Trust]:
-    """The authorities to trust and the certificate to show, by origin; the authorities of all its servers.
+    """How to connect, by origin: the authorities to trust (those of all its servers), the certificate, the proxy.
 
     Servers whose files are missing have none: they get no calls.
     """
@@ -135,10 +135,12 @@ def trusts(serving: Serving) -> dict[Origin, Trust]:
         client = None
         if settings.client_cert_file is not None:
             client = settings.client_cert_file, settings.client_key_file
-        own = Trust(files, client)
+        proxy = None if settings.proxy is None else origin(str(settings.proxy))
+        own = Trust(files, client, proxy)
         for place in {origin(settings.base), origin(settings.metrics_url or settings.base)}:
             known = found.setdefault(place, own)
-            found[place] = Trust(tuple(dict.fromkeys((*known.authorities, *files))), known.client or client)
+            authorities = tuple(dict.fromkeys((*known.authorities, *files)))
+            found[place] = Trust(authorities, known.client or client, proxy)
     return found
 
 

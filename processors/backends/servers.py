@@ -244,7 +244,9 @@ class Servers:
         if self._client is not None:
             targets = [entry.target for entry in self._entries.values()]
             urls = [url for target in targets for url in (target.base, target.metrics_url) if url is not None]
-            self._client.follow(server_settings.trusts(serving), {origin(url) for url in urls})
+            trusts = server_settings.trusts(serving)
+            proxies = {trust.proxy for trust in trusts.values() if trust.proxy is not None}
+            self._client.follow(trusts, {*proxies, *(origin(url) for url in urls)})
         for pool in self.pools.values():
             pool.changed()
         for entry in self._entries.values():

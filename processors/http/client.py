@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from tidemill import __version__
 from tidemill.processors.failures import Answer, FailureKind
+from tidemill.processors.http import tunnel
 from tidemill.processors.http.connection import Connection
 from tidemill.processors.memory_budget import LargeReplies
 from tidemill.schemas.bounds import REPLY_BYTES_MAX
@@ -74,12 +75,14 @@ class Place(NamedTuple):
 
 
 class Trust(NamedTuple):
-    """TLS with an origin."""
+    """TLS with an origin, and the way there."""
 
     authorities: tuple[Path, ...] = ()
     """PEM files of the certificate authorities; the system's if there is none."""
     client: tuple[Path, Path | None] | None = None
     """Our certificate, and its key if that is in another file."""
+    proxy: Origin | None = None
+    """An HTTP proxy: it forwards calls without TLS, and tunnels the others."""
 
 
 def origin(url: str) -> Origin:
@@ -196,22 +199,27 @@ class HttpUpstream:
         return None
 
     async def _connect(self, place: Place, seconds: float) -> Connection | FailureKind:
+        connection = Connection(self._replies)
+        trust = self._trusts.get((place.tls_name or "", place.port), Trust())
         try:
             async with asyncio.timeout(seconds):
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Connection(self._replies),
-                    place.host,
-                    place.port,
-                    ssl=None if place.tls_name is None else self._trust((place.tls_name, place.port)),
-                    server_hostname=place.tls_name,
-                )
+                if place.tls_name is not None and trust.proxy is not None:
+                    server = place.host, place.port
+                    await tunnel.connect(connection, server, trust.proxy, self._context(trust), place.tls_name)
+                else:
+                    await asyncio.get_running_loop().create_connection(
+                        lambda: connection,
+                        place.host,
+                        place.port,
+                        ssl=None if place.tls_name is None else self._context(trust),
+                        server_hostname=place.tls_name,
+                    )
         except (OSError, UnicodeError):
             # OSError: also a timeout, a failed handshake, a missing file. UnicodeError: a host like `host..local`.
             return FailureKind.CONNECT
         return connection
 
-    def _trust(self, named: Origin) -> ssl.SSLContext:
-        trust = self._trusts.get(named, Trust())
+    def _context(self, trust: Trust) -> ssl.SSLContext:
         if (context := self._tls.get(trust)) is None:
             files = trust.authorities
             context = ssl.create_default_context(cafile=files[0] if files else None)
@@ -243,11 +251,14 @@ class HttpUpstream:
         fields = {"host": parts.netloc.rpartition("@")[2], **_OWN, **headers}
         # The URL of a discovered server has an address, and its certificate a name.
         name = urlsplit(f"//{fields['host']}").hostname or ""
+        place = Place(*origin(url), name if parts.scheme == "https" else None)
+        proxy = self._trusts.get((name, place.port), Trust()).proxy
+        if proxy is not None and place.tls_name is None:
+            target, place = f"http://{fields['host']}{target}", Place(*proxy, None)
         lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
         if any(not line.isprintable() for line in lines):
             raise ValueError("an address or a header has invalid characters")
         head = "".join(f"{line}\r\n" for line in lines).encode("latin-1")
-        place = Place(*origin(url), name if parts.scheme == "https" else None)
         if (idle := self._idle.get(place)) is None:
             idle = _Idle()
             if self._kept is None or (place.host, place.port) in self._kept:

@@ -43,6 +43,12 @@ async def test_its_models(server, monkeypatch):
     assert await server_probe.models(of("http://127.0.0.1:1/v1")) == NoModels("Connection refused")
 
 
+async def test_a_server_behind_a_proxy(server):
+    """The proxy looks up its name."""
+    behind = Server(url="http://gpu.invalid/v1", proxy=server.url.removesuffix("/v1"))
+    assert await server_probe.models(behind) == ["a", "b"]
+
+
 async def test_a_host_that_is_not_known():
     """Is said in words: the resolver's numbers are none of the system's."""
     found = await server_probe.models(of("http://tidemill.invalid/v1"))

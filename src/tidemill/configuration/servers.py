@@ -83,6 +83,9 @@ class Server(Table):
     """PEM file of the certificate that Tidemill shows to the server, with its chain."""
     client_key_file: Path | None = None
     """PEM file of that certificate's key, if it is not in the same file."""
+    proxy: ServerUrl | None = None
+    """HTTP proxy on the way to it and to its metrics, like `http://proxy:3128`; it forwards calls to `http` and
+    tunnels those to `https`. By default none: variables like `HTTPS_PROXY` are not read."""
     headers: dict[str, str] = Field(default_factory=dict)
     """More headers of each request to it. Operators see them, and so does who reads the catalog's topic; a secret
     belongs in `api_key_env`, where the server takes it from `Authorization`."""
@@ -154,6 +157,10 @@ class Server(Table):
             raise ValueError(
                 f"discover: metrics are read from each address, so they need the host {self.url.host}"
             )
+        if self.proxy is not None and (self.proxy.scheme != "http" or (self.proxy.path or "/") != "/"):
+            raise ValueError(f"proxy: expected an address like http://proxy:3128, but got {self.proxy}")
+        if self.proxy is not None and self.discover:
+            raise ValueError("discover: the proxy looks up the name, so its addresses are not known here")
         if self.client_key_file is not None and self.client_cert_file is None:
             raise ValueError("client_key_file: it is the key of a certificate, and client_cert_file is not set")
         return self

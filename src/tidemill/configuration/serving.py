@@ -84,7 +84,7 @@ class _Found:
         """Add a server with a name."""
         if (other := self._names.get(server.identity, name)) != name:
             raise Contradiction("servers", name, f": it has the address and the key of servers.{other}")
-        self._check_certificate(server, "servers", name, "")
+        self._check_connections(server, "servers", name, "")
         self._set(name, server, f"servers.{name}")
 
     def of_model(self, name: str, model: Model, named: Mapping[str, Server]) -> tuple[str, ...]:
@@ -109,7 +109,7 @@ class _Found:
                 "set the server once, in [servers.name], and name it in servers",
             )
         if name not in self.servers:
-            self._check_certificate(server, "models", model, here)
+            self._check_connections(server, "models", model, here)
             self._set(name, server, f"models.{model}{here}")
         return name
 
@@ -119,13 +119,14 @@ class _Found:
         self._places[name] = place
         self._first.setdefault((server.url.host, server.url.port), name)
 
-    def _check_certificate(self, server: Server, kind: str, name: str, here: str) -> None:
-        """Connections to one host and port are shared, so they show one client certificate."""
-        first = self._first.get((server.url.host, server.url.port))
-        if first is not None and self.servers[first].client_cert_file != server.client_cert_file:
-            raise Contradiction(
-                kind, name, f"{here}: {self._places[first]} has its host and port, and another client_cert_file"
-            )
+    def _check_connections(self, server: Server, kind: str, name: str, here: str) -> None:
+        """Connections to one host and port are shared, so they show one certificate and take one way."""
+        if (first := self._first.get((server.url.host, server.url.port))) is None:
+            return
+        for setting in ("client_cert_file", "proxy"):
+            if getattr(self.servers[first], setting) != getattr(server, setting):
+                there = self._places[first]
+                raise Contradiction(kind, name, f"{here}: {there} has its host and port, and another {setting}")
 
 
 def _check_aliases(name: str, model: Model, names: Mapping[str, str]) -> None:

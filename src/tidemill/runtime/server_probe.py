@@ -141,5 +141,6 @@ async def _session(server: Server, seconds_max: float = SECONDS_MAX) -> AsyncIte
         connector=aiohttp.TCPConnector(ssl=trusted),
         timeout=aiohttp.ClientTimeout(total=seconds_max),
         headers={**server.headers, **key},
+        proxy=None if server.proxy is None else str(server.proxy),
     ) as session:
         yield session

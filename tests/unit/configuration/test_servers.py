@@ -89,8 +89,11 @@ def server(**settings: object) -> dict[str, object]:
         (server(client_key_file="/"), "servers.b: client_key_file: it is the key"),
         (server(url="http://[::1]/v1", discover="dns"), "servers.b: discover: [::1] is an address"),
         (server(discover="dns", metrics="http://c/metrics"), "servers.b: discover: metrics are read from each"),
+        (server(discover="dns", proxy="http://p:1"), "servers.b: discover: the proxy looks up the name"),
+        (server(proxy="https://p:1"), "servers.b: proxy: expected an address like http://proxy:3128, but got"),
+        (server(proxy="http://me:secret@p:1"), "servers.b.proxy: an address holds no name and no password"),
     ],
-    ids=range(19),
+    ids=range(22),
 )
 def test_contradictions(content: dict[str, dict[str, object]], said: str) -> None:
     """Are refused at the start, with the place."""
@@ -100,8 +103,10 @@ def test_contradictions(content: dict[str, dict[str, object]], said: str) -> Non
     assert "\n" not in found
 
 
-def test_connections_to_one_host_show_one_certificate(tmp_path) -> None:
+def test_connections_to_one_host_are_made_alike(tmp_path) -> None:
     """They are shared by the servers there."""
+    servers = {"a": A, "b": {"url": "http://a:8000/b", "proxy": "http://p:1"}}
+    assert refused(servers=servers) == "servers.b: servers.a has its host and port, and another proxy"
     (tmp_path / "cert.pem").write_text("")
     servers = {"a": A, "b": {"url": "http://a:8000/b", "client_cert_file": str(tmp_path / "cert.pem")}}
     assert refused(servers=servers).startswith("servers.b: servers.a has its host and port, and another client")

@@ -8,9 +8,12 @@ from urllib.parse import urlsplit
 import orjson
 import pytest
 from support.scripted_server import ANSWER, OK, SECONDS, Server, post, serving
+from support.servers import configured
 from support.waiting import until
 
 from tidemill import __version__
+from tidemill.configuration.servers import Model
+from tidemill.configuration.servers import Server as Settings
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.http.client import HttpUpstream, Trust
 
@@ -211,3 +214,80 @@ async def test_a_server_is_called_at_an_address_by_its_name(tls: ssl.SSLContext)
         assert b"\r\nhost: localhost:%d\r\n" % port in server.requests[0]
         refused = await client.post(server.url, {"host": f"other.example:{port}"}, b"{}", SECONDS)
         assert refused is FailureKind.CONNECT
+
+
+class Proxy:
+    """Forwards one connection after the other to a server, once it has the head of a request for a tunnel."""
+
+    def __init__(self, port: int, answer: bytes) -> None:
+        self.heads: list[bytes] = []
+        self._port = port
+        self._answer = answer
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            self.heads.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(self._answer)
+            if self._answer == ESTABLISHED:
+                there, back = await asyncio.open_connection("127.0.0.1", self._port)
+                await asyncio.gather(_copy(reader, back), _copy(there, writer))
+            await writer.drain()
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+    finally:
+        writer.close()
+
+
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\nvia: proxy\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (ESTABLISHED, ANSWER),
+        (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", FailureKind.CONNECT),
+        (b"HTTP/1.1\r\n\r\n", FailureKind.CONNECT),
+        (b"SSH-2.0", FailureKind.CONNECT),
+        (b"x" * (1 << 17), FailureKind.CONNECT),
+    ],
+    ids=["tunnel", "refused", "no status", "no head", "endless"],
+)
+async def test_a_proxy_tunnels_calls_with_tls(
+    tls: ssl.SSLContext, answer: bytes, outcome: Answer | FailureKind
+) -> None:
+    """It sees neither the key nor the line; without a tunnel nothing is sent."""
+    async with serving([OK], [OK], tls=tls) as (server, _):
+        port = urlsplit(server.url).port
+        assert port is not None
+        proxy = Proxy(port, answer)
+        listener = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+        way = Trust((CERTIFICATE,), proxy=("127.0.0.1", listener.sockets[0].getsockname()[1]))
+        client = HttpUpstream({("127.0.0.1", port): way})
+        for _ in range(2):
+            assert await post(server, client) == outcome
+        there = b"127.0.0.1:%d" % port
+        assert proxy.heads == [b"CONNECT %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (there, there)] * len(proxy.heads)
+        assert (len(proxy.heads), len(server.requests)) == ((1, 2) if outcome == ANSWER else (2, 0))
+        await client.close()
+        listener.close()
+        await listener.wait_closed()
+
+
+async def test_a_proxy_forwards_calls_without_tls() -> None:
+    """Their requests name the whole URL, as RFC 9112, section 3.2.2, has it."""
+    async with serving([OK], [OK]) as (proxy, client):
+        address = proxy.url.partition("/v1")[0]
+        servers = {"gpu": Settings(url="http://gpu:8000/v1", proxy=address)}
+        configured({"m": Model(servers=("gpu",))}, servers, client=client)
+        for _ in range(2):
+            assert await client.post("http://gpu:8000/v1/x?y=1", {}, b"{}", SECONDS) == ANSWER
+        assert proxy.connections == 1
+        assert proxy.requests[0].startswith(b"POST http://gpu:8000/v1/x?y=1 HTTP/1.1\r\nhost: gpu:8000\r\n")
