@@ -47,6 +47,7 @@ class _Passage:
                 writer.write(data[: len(data) // 2])
                 await writer.drain()
                 return
+            self._way.bytes[self._direction] += len(data)
             writer.write(data)
             await writer.drain()
 
@@ -56,12 +57,14 @@ class Way:
 
     Attributes:
         port: Where the process connects to.
+        bytes: That have passed, by direction.
         seconds: By which each chunk is late.
         cuts: The directions in which nothing passes.
     """
 
     def __init__(self, target: int) -> None:
         self.port = 0
+        self.bytes = {OUT: 0, BACK: 0}
         self.seconds = 0.0
         self.cuts: frozenset[str] = frozenset()
         self._target = target
