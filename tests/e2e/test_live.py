@@ -179,7 +179,7 @@ def test_a_paused_and_a_removed_model(service, one):
 
 
 def test_changes_survive_a_restart_until_the_file_changes(service):
-    """`up` applies a file that has changed: what it names is as it says, what was added by hand stays."""
+    """`up` applies a changed file: it sets the entries of the file, and keeps those that commands added."""
     service.command("servers", "set", "one", "max_in_flight=7")
     service.command("servers", "add", "two", "url=http://127.0.0.1:9/v1")
     assert "key_settings" in service.command("servers", "show", "one")

@@ -259,7 +259,8 @@ class Up:
         try:
             await catalog.start()
             await catalog.follower.caught_up()
-            if await catalog.fill(log, named(settings.servers, models), author=SETTINGS_FILE, again=True):
+            wanted = named(settings.servers, models)
+            if await catalog.fill(log, wanted, author=SETTINGS_FILE, again=True) and settings.models:
                 _say(f"applied the servers and models of {self._config or SETTINGS_FILE}.")
         except (LogUnavailable, ValueError) as error:
             raise UpError(f"the servers and models cannot be applied: {error}") from error

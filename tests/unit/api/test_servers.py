@@ -164,7 +164,7 @@ async def test_only_an_operator_may(operator, method):
 
 
 async def test_a_file_is_applied_once_it_is_meant(deps, operator):
-    """A dry run changes nothing and shows the same; what was added by hand stays."""
+    """A dry run shows the same changes and makes none; entries that commands added stay."""
     file = {"servers": {"gpu-1": {"url": URL, "max_in_flight": 32}}, "models": {"org/m": {"servers": ["gpu-1"]}}}
     await operator.post(
         "/admin/apply", json={"servers": {"gpu-1": {"url": URL}}, "models": {"short": {"servers": ["gpu-1"]}}}

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 from support.servers import server as make_server
+from support.servers_at_work import Log
 from support.simtime import SimulatedLoop, run
 
 from tidemill.processors.backends.backend import Backend
@@ -75,25 +76,6 @@ class Engine:
         return Answer(404, b"{}")
 
     async def close(self) -> None: ...
-
-
-class Log:
-    """Takes results at once, and acknowledgements."""
-
-    def __init__(self) -> None:
-        self.failed = 0
-        self.ends: Counter[str] = Counter()
-
-    async def send(self, batch_id: str, value: bytes, headers: codec.Headers) -> None:
-        marks = codec.lines_marks(headers, len(value))[1]
-        self.ends[batch_id] += len(marks)
-        self.failed += sum(mark.failed for mark in marks)
-
-    def ack(self, token: Any) -> None: ...
-
-    def pause(self) -> None: ...
-
-    def resume(self) -> None: ...
 
 
 class World:

@@ -1,4 +1,4 @@
-"""The queue of batches: never too many at work, in order, whoever crashes and however late it reads."""
+"""The queue of batches: at most the limit is at work, in order, also after crashes and late reads."""
 
 import random
 
@@ -57,7 +57,7 @@ class Process:
 
 
 class World:
-    """Two processes, the two topics, and what has become of each batch."""
+    """Two processes, the two topics, and the state of each batch."""
 
     def __init__(self, seed):
         self.chance = random.Random(seed)
