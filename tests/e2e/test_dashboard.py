@@ -41,7 +41,6 @@ def page(browser, stack):
     context = browser.new_context(accept_downloads=True)
     page = context.new_page()
     page.set_default_timeout(WAIT_MS)
-    expect.set_options(timeout=WAIT_MS)
     faults, elsewhere = [], []
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", lambda said: faults.append(said.text) if "Content Security Policy" in said.text else None)

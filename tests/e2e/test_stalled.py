@@ -1,5 +1,6 @@
 """A batch that waits says why: in the API, the commands, the metrics, on the page and in its error lines."""
 
+import copy
 import json
 import os
 import signal
@@ -20,12 +21,15 @@ from support.waiting import wait_until
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
 CHAT = "/v1/chat/completions"
-WINDOW = "60s"
+SOON = "60s"
+LATER = "24h"
 LINES = 20
 FROZEN_LINES = 200
 ANSWERED = {"frozen": FROZEN_LINES // 2, "tokens": 1}
 """Lines that get an answer, by model; of the other models none."""
 STATUSES = {"busy": 503, "refused": 401}
+TWIN = "-soon"
+"""Each model has a twin, whose batch ends at its deadline while the batch of the model stays to be looked at."""
 CASES = {
     "away": ("server_unreachable", None, "cannot be reached"),
     "busy": ("server_refuses", 503, "answers 503"),
@@ -61,33 +65,35 @@ def stalled(inference, closed, crowded, tmp_path_factory):
         {"from": "00:00", "to": "12:00", "max_in_flight": 0},
         {"from": "12:00", "to": "00:00", "max_in_flight": 0},
     ]
-    models = inference.models("well", *STATUSES) | inference.models("frozen", max_in_flight=8)
+    models = inference.models(*STATUSES) | inference.models("frozen", max_in_flight=8)
     models["away"] = {"backends": [{"url": closed}]}
     models["night"] = {"backends": [{"url": inference.url, "hours": never}]}
     models["drained"] = {"backends": [{"url": inference.url, "drain": True}]}
     models["tokens"] = {"backends": [{"url": inference.url}], "tokens_per_minute": 1}
     models["crowded"] = {"backends": [{"url": crowded.url, "headroom": {"calls_min": 0, "requests_max": 4}}]}
+    models = copy.deepcopy(models | {f"{name}{TWIN}": model for name, model in models.items()})
+    models |= inference.models("well")
     # A server that several models share would show them each other's troubles.
-    keys = {name: f"KEY_{name.upper()}" for name in models}
+    keys = {name: f"KEY_{name.upper().replace('-', '_')}" for name in models}
     for name, key in keys.items():
         models[name]["backends"][0]["api_key_env"] = key
     environ = {
         **dict.fromkeys(keys.values(), "sk-1"),
-        "TIDEMILL_WINDOWS": f'{{"24h": 0.5, "{WINDOW}": 0.5}}',
+        "TIDEMILL_WINDOWS": f'{{"{LATER}": 0.5, "{SOON}": 0.5}}',
         "TIDEMILL_GRACE_SECONDS": "1",
-        "TIDEMILL_LIMITS__BATCHES_IN_PROGRESS_MAX": str(len(CASES)),
+        "TIDEMILL_LIMITS__BATCHES_IN_PROGRESS_MAX": str(2 * len(CASES)),
     }
     with Stack(tmp_path_factory.mktemp("stalled") / "data", models, environ) as stack:
         yield stack
 
 
 def lines_of(model):
-    return FROZEN_LINES if model == "frozen" else LINES
+    return FROZEN_LINES if model.removesuffix(TWIN) == "frozen" else LINES
 
 
 def trouble(body, _):
     """How the server answers a line, by its model and its number."""
-    model, number = body["messages"][0]["content"].split()
+    model, number = body["messages"][0]["content"].replace(TWIN, "").split()
     if model == "frozen":
         # A first half that takes some seconds has a rate, which is 0 from then on.
         return Behaviour(latency_seconds=0.2 if int(number) < ANSWERED[model] else WAIT_SECONDS)
@@ -104,9 +110,9 @@ def inputs(model):
     )  # fmt: skip
 
 
-def started(client, model):
+def started(client, model, window=LATER):
     file = client.files.create(file=("in.jsonl", inputs(model).encode()), purpose="batch")
-    return client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window=WINDOW).id
+    return client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window=window).id
 
 
 def interrupted(stack, words, folder, *arguments):
@@ -165,19 +171,27 @@ def check_metrics(stack):
 
 
 def check_commands(stack, ids, folder):
-    """`list`, `watch`, `run` and `doctor` print the reasons."""
+    """`list` and `watch` print the reasons."""
     table = listed(stack)
     for reason in ("unreachable", "refuses", "schedule", "silent", "drained", "tokens per m", "headroom"):
         assert f" {reason} " in table, table
     code, said = interrupted(stack, "answered none", folder, "watch", ids["frozen"])
     assert (code, "100 of 200 lines" in said, "left" in said) == (130, True, False), said
-    (folder / "more.jsonl").write_text(inputs("well"))
-    code, said = interrupted(stack, "waits for quota", folder, "run", str(folder / "more.jsonl"))
-    assert (code, f"has {len(CASES)} batches in progress" in said) == (130, True), said
+
+
+def check_doctor(stack, ids):
+    """`doctor` names the batches and their reasons."""
     report = examined(stack)
     for model, (_, _, words) in CASES.items():
         assert f"warn  batches: {ids[model]} " in report, report
         assert words in report, report
+
+
+def check_quota(stack, folder):
+    """`run` waits for a place, and says for which."""
+    (folder / "more.jsonl").write_text(inputs("well"))
+    code, said = interrupted(stack, "waits for quota", folder, "run", str(folder / "more.jsonl"))
+    assert (code, f"has {2 * len(CASES)} batches in progress" in said) == (130, True), said
 
 
 def check_dashboard(stack, ids):
@@ -188,17 +202,17 @@ def check_dashboard(stack, ids):
         page.goto(root)
         page.get_by_label("API key").fill(KEY)
         page.get_by_role("button", name="Sign in").click()
-        expect(page.get_by_text("waits: server unreachable")).to_be_visible()
+        expect(page.get_by_text("waits: server unreachable").first).to_be_visible()
         page.goto(f"{root}/dashboard/#/batches/{ids['busy']}")
         expect(page.get_by_text("answers 503")).to_be_visible()
 
 
-def check_error_lines(client, ids):
+def check_error_lines(client, twins):
     """Once the window has ended, each expired line names the reason."""
     for model, (_, _, words) in CASES.items():
 
         def expired(model=model):
-            batch = client.batches.retrieve(ids[model])
+            batch = client.batches.retrieve(twins[model])
             return batch if batch.status == "expired" else None
 
         batch = wait_until(expired, f"the end of {model}", seconds_max=90)
@@ -214,15 +228,20 @@ def test_a_stalled_batch_shows_its_reason_everywhere(stalled, backend, tmp_path)
     backend.reset(trouble)
     client = OpenAI(base_url=stalled.api, api_key=KEY)
     ids = {model: started(client, model) for model in CASES}
+    twins = {model: started(client, f"{model}{TWIN}", SOON) for model in CASES}
 
     def stopped():
         progress = client.batches.retrieve(ids["frozen"]).tidemill["progress"]
         return progress if progress["lines_per_second"] == 0 else None
 
     check_batches(client, ids)
-    check_metrics(stalled)
     progress = wait_until(stopped, "rate 0 of the batch whose server answers nothing more")
     assert (progress["percent"], progress["done_earliest_at"], progress["done_latest_at"]) == (50.0, None, None)
     check_commands(stalled, ids, tmp_path)
     check_dashboard(stalled, ids)
-    check_error_lines(client, ids)
+    check_error_lines(client, twins)
+    check_metrics(stalled)
+    check_doctor(stalled, ids)
+    for model in CASES:
+        started(client, model)
+    check_quota(stalled, tmp_path)

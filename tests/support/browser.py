@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
+
+from support.waiting import WAIT_SECONDS_MAX
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PACKAGES = ("chromium", "fonts-dejavu-core")
@@ -20,6 +22,7 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
 def chromium() -> Iterator[Browser]:
     """Chromium without a window; skips if it is missing and cannot be installed."""
     path = _found() or _installed()
+    expect.set_options(timeout=1_000 * WAIT_SECONDS_MAX)
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=list(FLAGS))
         try:

@@ -65,7 +65,7 @@ async def test_no_change_of_either_is_lost(kafka, writers) -> None:
 async def test_contradictions_of_both_never_stay(kafka, writers) -> None:
     """One adds models to a server that the other removes: one of them is refused."""
     for _ in range(CHANGES):
-        name = secrets.token_hex(4)
+        name = f"s-{secrets.token_hex(4)}"
         server, model = f"server/{name}", f"model/{name}"
         await writers[0].change(lambda _, key=server: {key: {"url": f"http://{key[7:]}/v1"}})
         await writers[1].catalog.catch_up()
