@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
-
 from support.waiting import WAIT_SECONDS_MAX
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
