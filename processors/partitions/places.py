@@ -59,12 +59,15 @@ class Places:
         self._places: defaultdict[str, dict[TP, Place]] = defaultdict(dict)
         """By topic."""
         self._taken: set[TP] = set()
+        self._unplaced: set[TP] = set()
+        """Own partitions that exist, and have no place since a broker did not say where they end."""
 
     def reset(self, numbers: Collection[int]) -> None:
         """Forget all: the process owns these partitions from now on."""
         self._numbers = frozenset(numbers)
         self._places.clear()
         self._taken.clear()
+        self._unplaced = set()
 
     def keep(self, topics: Collection[str]) -> None:
         """Forget the partitions of other topics."""
@@ -72,7 +75,9 @@ class Places:
             del self._places[topic]
 
     def has(self, topic: str) -> bool:
-        """Whether a topic was found, or need not be."""
+        """Whether all own partitions of a topic were found, or need not be."""
+        if any(tp.topic == topic for tp in self._unplaced):
+            return False
         return topic in self._places or not self._numbers
 
     @property
@@ -91,7 +96,7 @@ class Places:
             OSError: No broker answers.
         """
         existing = await self._offsets.partitions()
-        fresh = {
+        self._unplaced = fresh = {
             tp
             for topic in topics
             for number in existing.get(topic, ())
@@ -100,6 +105,7 @@ class Places:
             and tp not in self._taken
         }
         await self._look_up(fresh)
+        self._unplaced = {tp for tp in fresh if tp not in self._places[tp.topic] and tp not in self._taken}
 
     async def look(self) -> None:
         """Look where the partitions end now.

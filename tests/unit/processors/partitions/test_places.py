@@ -14,16 +14,17 @@ class Log:
 
     def __init__(self):
         self.range, self.done, self.asked = {}, {}, []
+        self.leaderless = set()
 
     async def partitions(self):
         return {topic: sorted(tp.partition for tp in self.range if tp.topic == topic) for topic, _ in self.range}
 
     async def first(self, tps):
-        return {tp: self.range[tp][0] for tp in tps}
+        return {tp: self.range[tp][0] for tp in tps if tp not in self.leaderless}
 
     async def next(self, tps):
         self.asked.append(set(tps))
-        return {tp: self.range[tp][1] for tp in tps}
+        return {tp: self.range[tp][1] for tp in tps if tp not in self.leaderless}
 
     async def committed(self, group, tps):
         assert group == GROUP
@@ -54,6 +55,19 @@ async def test_own_partitions_start_at_the_committed_or_the_first_offset(log, pl
         tp.partition: (place.start.position, place.start.is_committed) for tp, place in places.take([ONE]).items()
     }
     assert found == {1: (9, True), 3: (5, False), 5: (7, True)}
+
+
+@pytest.mark.parametrize("leaderless", [{TP(ONE, 1)}, {TP(ONE, 1), TP(ONE, 3)}])
+async def test_a_topic_is_found_once_all_own_partitions_are(log, places, leaderless):
+    """A topic that was just created has partitions without a leader."""
+    log.range, log.leaderless = {TP(ONE, number): (0, 9) for number in range(4)}, leaderless
+    await places.find([ONE])
+    assert not places.has(ONE)
+    places.take([ONE])
+    log.leaderless = set()
+    await places.find([ONE])
+    assert places.has(ONE)
+    assert places.take([ONE]).keys() == leaderless
 
 
 async def test_a_look_finds_new_records_of_sleeping_partitions_only(log, places):
