@@ -59,8 +59,9 @@ fuzz: setup  ## fuzz the decoders of outside data: SECONDS for each, TARGET for 
 neighbours: setup  ## measure one project while another floods the service: FLOODS, ARGS
 	@PYTHONPATH=tests $(BIN)/python -m neighbours $(if $(FLOODS),--floods "$(FLOODS)") $(ARGS)
 
-bench: setup  ## measure rates, CPU and memory against the mock backend at MOCK=http://127.0.0.1:9100
-	$(BIN)/tidemill bench --mock $(or $(MOCK),http://127.0.0.1:9100)
+bench: setup  ## measure against the mock backend at MOCK=http://127.0.0.1:9100 beside a bare client (GO=1: in Go)
+	$(if $(GO),go build -o .venv/bare tests/bare.go)
+	$(BIN)/tidemill bench --mock $(or $(MOCK),http://127.0.0.1:9100) $(if $(GO),--bare .venv/bare) $(ARGS)
 
 docs: setup  ## write the generated pages
 	$(BIN)/python docs/generate.py

@@ -203,6 +203,9 @@ class Backend:
 
     async def _serve(self) -> None:
         app = web.Application(client_max_size=64 << 20)
+        app.router.add_post("/reset", self._control)
+        app.router.add_post("/set", self._control)
+        app.router.add_get("/stats", self._stats)
         app.router.add_post("/{path:.*}", self._answer)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/metrics", self._metrics)
@@ -215,6 +218,17 @@ class Backend:
         await self._stopped.wait()
         await stop_listening(listener)
         await runner.cleanup()
+
+    async def _control(self, request: web.Request) -> web.Response:
+        """What the bench asks of its mock backend; the rule stays."""
+        if request.path == "/reset":
+            self.reset(self.rule)
+        return web.Response()
+
+    async def _stats(self, request: web.Request) -> web.Response:
+        del request
+        counts = {"calls": self.calls, "ok": len(self.bodies), "repeats": self.repeats, "inflight": self.in_flight}
+        return web.json_response(counts)
 
     async def _models(self, request: web.Request) -> web.Response:
         came = request.headers.get("authorization", "")

@@ -16,14 +16,9 @@ class Flow:
     def __init__(self, case: Case, backend: Mock) -> None:
         self._case = case
         self.backend = backend
-        self._began = 0.0
         self._in_flight: list[int] = []
         self.ended_at = 0.0
         """Monotonic time of the last successful answer; 0 until then."""
-
-    def idle_share(self, ideal_seconds: float) -> float:
-        """Share of the backend that was idle from its first call to its last answer; 0 if unbounded."""
-        return 1 - ideal_seconds / (self.ended_at - self._began) if self.ended_at and ideal_seconds else 0.0
 
     @property
     def mean(self) -> float:
@@ -32,17 +27,17 @@ class Flow:
 
     async def watch(self) -> None:
         """Sample until every line has its answer, or until cancelled."""
-        total = self._case.lines * self._case.batches
+        began = 0.0
         changes = list(self._case.changes)
         with suppress(OSError):
             while not self.ended_at:
                 stats = await self.backend.stats()
                 now = time.monotonic()
                 if stats["calls"]:
-                    self._began = self._began or now
-                    if changes and now - self._began >= changes[0][0]:
+                    began = began or now
+                    if changes and now - began >= changes[0][0]:
                         await self.backend.change({"capacity": str(changes.pop(0)[1])})
                     self._in_flight.append(stats["inflight"])
-                if stats["ok"] >= total:
+                if stats["ok"] >= self._case.total:
                     self.ended_at = time.monotonic()
                 await asyncio.sleep(SAMPLE_SECONDS)

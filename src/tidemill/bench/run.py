@@ -1,17 +1,20 @@
 """`tidemill bench`: runs the cases, prints, saves and compares the results. No result is a failure."""
 
 import asyncio
+import functools
 import json
 import sys
 import tempfile
 import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tidemill.bench.cases import CASES, Case, lines, quantile, table
+from tidemill.bench.cases import CASES, MODELS, Case, lines
 from tidemill.bench.flow import Flow
-from tidemill.bench.service import KEY, Mock, Peak, Service, cpu_seconds
+from tidemill.bench.report import Figures, Round, Summary, quantile, table
+from tidemill.bench.service import KEY, BareError, Mock, Peak, Service, cpu_seconds, run_bare
 from tidemill.client.http.client import Client
 from tidemill.client.http.transfers import upload
 from tidemill.schemas.resources.batch import TERMINAL
@@ -21,66 +24,136 @@ POLL_SECONDS_MAX = 0.1
 QUICK_LINES_MAX = 1_000
 """Up to this size a batch is polled often; frequent polls of larger batches would slow the service down."""
 
-Result = dict[str, float]
+BARE = (sys.executable, "-P", "-m", "tidemill.bench.bare")
 
 
-def main(mock: str, only: list[str], save: Path | None, compare: Path | None) -> None:
+def main(mock: str, only: list[str], rounds: int, bare: Path | None, files: "Files") -> None:
     """Run cases against a mock backend, by default all, and print a table of the results.
 
-    `save` is a file for the results as JSON, `compare` one of earlier results, to which the table shows ratios.
+    Each round of a case runs the product and the bare client in turn, every second round the other way round.
+    `bare` is a program to run instead of Python's bare client; it takes the same arguments.
     """
     cases = [case for case in CASES if not only or case.name in only]
-    before = json.loads(compare.read_text("utf-8")) if compare else {}
-    results = asyncio.run(_measured(mock, cases))
+    before = files.read()
+    command = BARE if bare is None else (str(bare.absolute()),)
+    results = asyncio.run(_measured(Mock(mock), cases, rounds, command))
     sys.stdout.write(table(results, before) + "\n")
-    if save is not None:
-        save.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    files.write(results)
 
 
-async def _measured(mock: str, cases: list[Case]) -> dict[str, Result]:
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """Where the results go, as JSON, and those of an earlier run, to be shown beside them."""
+
+    save: Path | None = None
+    compare: Path | None = None
+
+    def read(self) -> dict[str, Summary]:
+        """The earlier results; none without a file."""
+        if self.compare is None:
+            return {}
+        return {name: Summary(**found) for name, found in json.loads(self.compare.read_text("utf-8")).items()}
+
+    def write(self, results: dict[str, Summary]) -> None:
+        """Save results."""
+        if self.save is not None:
+            found = {name: asdict(result) for name, result in results.items()}
+            self.save.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+
+async def _measured(mock: Mock, cases: list[Case], rounds: int, bare: Sequence[str]) -> dict[str, Summary]:
     results = {}
     with tempfile.TemporaryDirectory(prefix="tidemill-bench-") as folder:
         async with Service(Path(folder) / "data", mock) as service, Client(service.base_url, KEY) as client:
-            backend = Mock(mock)
             for case in cases:
-                path = Path(folder) / "input.jsonl"
-                with path.open("wb") as file:
-                    file.writelines(lines(case))
-                await backend.behave(dict(case.backend))
-                flow = Flow(case, backend)
-                results[case.name] = await _case(case, path, client, service, flow)
-                shown = "  ".join(f"{name} {value:.4g}" for name, value in results[case.name].items())
-                sys.stderr.write(f"{case.name}: {shown}\n")
+                run = CaseRun(case, Path(folder), mock, service, client)
+                await run.prepare()
+                results[case.name] = Summary.of([await run.round(number, bare) for number in range(rounds)])
+                _say(f"{case.name}: {_shown(results[case.name].product)}")
     return results
 
 
-async def _case(case: Case, path: Path, client: Client, service: Service, flow: Flow) -> Result:
-    began = time.monotonic()
-    input_id = await upload(client, path, lambda _: None)
-    uploaded = time.monotonic()
-    cpu = cpu_seconds(service.processes)
-    peak = Peak(service.processes)
-    helpers = [asyncio.ensure_future(peak.watch()), asyncio.ensure_future(flow.watch())]
-    start = time.monotonic()
-    runs = await _batches(client, input_id, case)
-    end = time.monotonic()
-    for helper in helpers:
-        helper.cancel()
-    await asyncio.gather(*helpers, return_exceptions=True)
-    total = case.lines * case.batches
-    used = {stage: after - cpu[stage] for stage, after in cpu_seconds(service.processes).items()}
+Side = Callable[[Flow], Awaitable[Figures]]
+
+
+class CaseRun:
+    """One case: its inputs, which all rounds use, and its two sides."""
+
+    def __init__(self, case: Case, folder: Path, mock: Mock, service: Service, client: Client) -> None:
+        self._case = case
+        self._mock = mock
+        self._service = service
+        self._client = client
+        self._paths = {model: folder / f"{model}.jsonl" for model in MODELS[: case.models]}
+        self._ids: list[str] = []
+
+    async def prepare(self) -> None:
+        """Write and upload an input for each model."""
+        for model, path in self._paths.items():
+            with path.open("wb") as file:
+                file.writelines(lines(self._case, model))
+            began = time.monotonic()
+            self._ids.append(await upload(self._client, path, lambda _: None))
+            _say(f"{self._case.name}: uploaded in {time.monotonic() - began:.3f} s")
+
+    async def round(self, number: int, bare: Sequence[str]) -> Round:
+        """Run both sides; one that fails is reported, and missing in the round."""
+        sides: list[tuple[str, Side]]
+        sides = [("product", self._product), ("bare", functools.partial(self._bare, bare))]
+        found: dict[str, Figures | None] = {}
+        for name, side in reversed(sides) if number % 2 else sides:
+            await self._mock.behave(dict(self._case.backend))
+            flow = Flow(self._case, self._mock)
+            watching = asyncio.ensure_future(flow.watch())
+            try:
+                found[name] = await side(flow)
+            except (BareError, BatchError) as error:
+                found[name] = None
+                _say(f"{self._case.name}: {name}: {error}")
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+        result = Round(product=found["product"], bare=found["bare"])
+        _say(f"{self._case.name}: round {number + 1}: ratio {result.ratio or 0:.3f}")
+        return result
+
+    async def _bare(self, command: Sequence[str], flow: Flow) -> Figures:
+        paths = list(self._paths.values()) * (self._case.batches // len(self._paths))
+        found = await run_bare(command, self._case, self._mock, paths)
+        return {
+            "seconds": found["seconds"],
+            "cpu_ms_per_line": found["cpu_seconds"] * 1000 / self._case.total,
+            **await _seen(flow),
+        }
+
+    async def _product(self, flow: Flow) -> Figures:
+        case, processes = self._case, self._service.processes
+        cpu = cpu_seconds(processes)
+        peak = Peak(processes)
+        sampling = asyncio.ensure_future(peak.watch())
+        start = time.monotonic()
+        try:
+            runs = await _batches(self._client, self._ids, case)
+        finally:
+            sampling.cancel()
+        end = time.monotonic()
+        used = {stage: after - cpu[stage] for stage, after in cpu_seconds(processes).items()}
+        return {
+            "seconds": end - start,
+            "lines_per_second": case.total / (end - start),
+            "last_reply_to_completed_seconds": end - flow.ended_at if flow.ended_at else 0.0,
+            **_quantiles(runs),
+            "cpu_ms_per_line": sum(s for name, s in used.items() if name != "kafka") * 1000 / case.total,
+            **{f"cpu_ms_per_line_{stage}": seconds * 1000 / case.total for stage, seconds in used.items()},
+            **{f"peak_mib_{stage}": mib for stage, mib in peak.mib.items()},
+            **await _seen(flow),
+        }
+
+
+async def _seen(flow: Flow) -> Figures:
+    """The calls, as the backend counts them."""
     stats = await flow.backend.stats()
     return {
-        "upload_seconds": uploaded - began,
-        "seconds": end - start,
-        "lines_per_second": total / (end - start),
-        "ideal_share": case.ideal_seconds / (end - start),
-        "backend_idle_share": flow.idle_share(case.ideal_seconds),
-        "last_reply_to_completed_seconds": end - flow.ended_at if flow.ended_at else 0.0,
-        **_quantiles(runs),
-        "cpu_ms_per_line": sum(s for name, s in used.items() if name != "kafka") * 1000 / total,
-        **{f"cpu_ms_per_line_{stage}": seconds * 1000 / total for stage, seconds in used.items()},
-        **{f"peak_mib_{stage}": mib for stage, mib in peak.mib.items()},
         "calls": stats["calls"],
         "refused": stats["calls"] - stats["ok"],
         "repeats": stats["repeats"],
@@ -88,23 +161,31 @@ async def _case(case: Case, path: Path, client: Client, service: Service, flow: 
     }
 
 
-async def _batches(client: Client, input_id: str, case: Case) -> "list[Run]":
-    """Run the batches of a case, as many at a time as it has clients."""
-    start = time.monotonic()
+def _shown(figures: Figures) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+async def _batches(client: Client, input_ids: list[str], case: Case) -> "list[Run]":
+    """Run the batches of a case, as many at a time as it has clients, with the inputs in turn."""
     left = iter(range(case.batches))
     runs: list[Run] = []
 
     async def one() -> None:
         for number in left:
-            if case.batches_per_second:
-                await asyncio.sleep(start + number / case.batches_per_second - time.monotonic())
-            runs.append(await _batch(client, input_id, case))
+            run = await _batch(client, input_ids[number % len(input_ids)], case)
+            runs.append(run)
 
     await asyncio.gather(*(one() for _ in range(case.clients)))
+    if failed := [run.status for run in runs if run.status != "completed"]:
+        raise BatchError(f"{len(failed)} batches did not complete, but ended as {', '.join(sorted(set(failed)))}")
     return runs
 
 
-def _quantiles(runs: "list[Run]") -> Result:
+def _quantiles(runs: "list[Run]") -> dict[str, float]:
     return {
         "create_p99_seconds": quantile([run.create_seconds for run in runs], 0.99),
         "poll_p99_seconds": quantile([poll for run in runs for poll in run.poll_seconds], 0.99),
@@ -114,10 +195,15 @@ def _quantiles(runs: "list[Run]") -> Result:
     }
 
 
+class BatchError(Exception):
+    """A batch did not complete."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """The measurements of one batch, taken by its client."""
 
+    status: str
     create_seconds: float
     total_seconds: float
     poll_seconds: list[float]
@@ -140,5 +226,9 @@ async def _batch(client: Client, input_id: str, case: Case) -> Run:
     receipt = batch.tidemill.receipt
     size = receipt.output.bytes if receipt and receipt.output else 0
     return Run(
-        create_seconds=created, total_seconds=time.monotonic() - start, poll_seconds=polls, output_bytes=size
+        status=batch.status,
+        create_seconds=created,
+        total_seconds=time.monotonic() - start,
+        poll_seconds=polls,
+        output_bytes=size,
     )

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +13,7 @@ from typing import Any, Self
 import aiohttp
 import psutil
 
-from tidemill.bench.cases import CALM, IN_FLIGHT_MAX, MODEL
+from tidemill.bench.cases import CALM, IN_FLIGHT_MAX, MODELS, Case
 from tidemill.schemas.resources import access
 
 START_SECONDS_MAX = 120.0
@@ -21,13 +21,14 @@ STOP_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.1
 KEY = access.new_secret()
 SAMPLE_SECONDS = 0.1
+ERROR_CHARS_MAX = 1000
 
 
 class Mock:
     """Client of the mock backend: sets its behaviour and reads its counters."""
 
     def __init__(self, url: str) -> None:
-        self._url = url.rstrip("/").removesuffix("/v1")
+        self.url = url.rstrip("/").removesuffix("/v1")
 
     async def behave(self, backend: dict[str, str]) -> None:
         """Set the behaviour, with defaults for everything else, and reset the counters."""
@@ -40,27 +41,28 @@ class Mock:
 
     async def stats(self) -> dict[str, Any]:
         """The counters: calls, successful ones, repeats, in flight."""
-        async with aiohttp.ClientSession() as session, session.get(self._url + "/stats") as answer:
+        async with aiohttp.ClientSession() as session, session.get(self.url + "/stats") as answer:
             found: dict[str, Any] = json.loads(await answer.read())
             return found
 
     async def _post(self, path: str, params: dict[str, str]) -> None:
-        async with aiohttp.ClientSession() as session, session.post(self._url + path, params=params) as answer:
+        async with aiohttp.ClientSession() as session, session.post(self.url + path, params=params) as answer:
             answer.raise_for_status()
 
 
 class Service:
     """`tidemill up` in its own data folder; an asynchronous context manager."""
 
-    def __init__(self, folder: Path, mock: str) -> None:
+    def __init__(self, folder: Path, mock: Mock) -> None:
         self._folder = folder
-        self._mock = mock.rstrip("/").removesuffix("/v1")
+        self._mock = mock.url
         self._process: subprocess.Popen[bytes] | None = None
         self.base_url = ""
         self.processes: dict[str, list[int]] = {}
 
     async def __aenter__(self) -> Self:
-        models = {MODEL: {"backends": [{"url": f"{self._mock}/v1"}], "max_in_flight": IN_FLIGHT_MAX}}
+        model = {"backends": [{"url": f"{self._mock}/v1"}], "max_in_flight": IN_FLIGHT_MAX}
+        models = dict.fromkeys(MODELS, model)
         environ = {**os.environ, "TIDEMILL_MODELS": json.dumps(models), "TIDEMILL_API_KEY": KEY}
         run = self._folder / "run.json"
         command = [sys.executable, "-P", "-m", "tidemill", "up", "--port", "0", "--data", str(self._folder)]
@@ -79,6 +81,33 @@ class Service:
         if self._process is not None:
             self._process.terminate()
             await asyncio.to_thread(self._process.wait, STOP_SECONDS_MAX)
+
+
+class BareError(Exception):
+    """The bare client failed; the text is the end of what it said."""
+
+
+async def run_bare(command: Sequence[str], case: Case, mock: Mock, inputs: Sequence[Path]) -> dict[str, float]:
+    """Run the bare client over a case; returns its `calls`, `seconds` and `cpu_seconds`.
+
+    Raises:
+        BareError: It failed.
+    """
+    changes = ",".join(f"{seconds}:{most}" for seconds, most in case.changes) or "-"
+    process = await asyncio.create_subprocess_exec(
+        *command, mock.url + case.endpoint, str(case.in_flight_max), changes, *map(str, inputs),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        said, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        raise BareError(errors.decode("utf-8", "replace").strip()[-ERROR_CHARS_MAX:])
+    found: dict[str, float] = json.loads(said)
+    return found
 
 
 def cpu_seconds(processes: dict[str, list[int]]) -> dict[str, float]:

@@ -52,19 +52,26 @@ def backend_demo(
 
 def bench(
     mock: Annotated[str, typer.Option(help="Address of the mock backend, whose behaviour is set over HTTP.")],
+    *,
     case: Annotated[list[str] | None, typer.Option(help="Run only this case; repeatable.")] = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=100, help="Runs of each case and of its bare client, in turn.")
+    ] = 3,
+    bare: Annotated[
+        Path | None, typer.Option(help="Program to run as the bare client, instead of the one in Python.")
+    ] = None,
     save: Annotated[Path | None, typer.Option(help="Write the results as JSON.")] = None,
-    compare: Annotated[Path | None, typer.Option(help="Show ratios to these saved results.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="Show these saved results beside the new ones.")] = None,
 ) -> None:
-    """Measure throughput, CPU per line and memory on this machine."""
+    """Measure throughput and CPU per line on this machine, beside a bare client that makes the same calls."""
     from tidemill.bench.cases import CASES
-    from tidemill.bench.run import main
+    from tidemill.bench.run import Files, main
 
     known = [each.name for each in CASES]
     if unknown := [name for name in case or () if name not in known]:
         refuse(f"unknown case {', '.join(unknown)}; known are {', '.join(known)}")
     try:
-        main(mock, case or [], save, compare)
+        main(mock, case or [], rounds, bare, Files(save=save, compare=compare))
     except OSError as error:
         refuse(str(error))
 
