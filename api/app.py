@@ -69,6 +69,8 @@ FOLDED = (
     topics.LEDGER,
 )
 """The topics that the view is folded from."""
+REST_SECONDS = {topics.BATCHES.name: 0.025, topics.FILES.name: 0.025, topics.LEDGER.name: 0.1}
+"""How long their followers rest: many batches may end at once, and each leaves a record in every one of these."""
 
 
 def create_app(deps: Dependencies) -> FastAPI:
@@ -201,7 +203,14 @@ async def _set_up(settings: Settings, cluster: Cluster, catalog: Catalog, sender
 
 
 def _follower(cluster: Cluster, feed: Feed) -> Follower:
-    return Follower(cluster, feed.topic, feed.apply, resume=feed.resume, applied=feed.applied)
+    return Follower(
+        cluster,
+        feed.topic,
+        feed.apply,
+        resume=feed.resume,
+        applied=feed.applied,
+        rest_seconds=REST_SECONDS.get(feed.topic, 0.0),
+    )
 
 
 async def serve(settings: Settings, heartbeat: Heartbeat) -> None:

@@ -38,6 +38,8 @@ from tidemill.storage.address import open_store
 from tidemill.storage.disk_space import LOG
 
 NAME: Final = "tidemill-processors"
+REST_SECONDS: Final = 0.1
+"""How long a cancel may wait while many batches change."""
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ class Processors:
         self._catalog = catalog
         self._closed = ClosedBatches()
         self._space = log_space(kafka, settings.disk_reserve_bytes)
-        self._follower = Follower(kafka, topics.BATCHES.name, self._apply)
+        self._follower = Follower(kafka, topics.BATCHES.name, self._apply, rest_seconds=REST_SECONDS)
         self._log = Log(kafka)
         self._key_manager = KeyManager(settings, kafka, self._log, on_record=self._erased)
         self._shared: Shared | None = None

@@ -38,6 +38,8 @@ from tidemill.sealing.vault import Vault
 NAME: Final = "tidemill-intake"
 TABLE_CACHE_BYTES: Final = 8 << 20
 WRITER_BYTES: Final = 4
+REST_SECONDS: Final = 0.1
+"""How far the quotas may lag behind while many batches end."""
 BUFFER_EVENTS_MAX: Final = 16
 """Records of a partition in Faust's buffer: a record of a producer has up to 1 MiB, of other topics 64 KiB."""
 
@@ -75,10 +77,11 @@ class StreamApp:
         self._sizes = Sizes(scratch / "sizes")
         self._kept = Sizes(scratch / "batches")
         self._quotas = Quotas(settings.limits_of, self._sizes, self._kept)
+        rarely = functools.partial(Follower, kafka, rest_seconds=REST_SECONDS)
         self._followers = (
             Follower(kafka, topics.KEYS.name, self._keyring.fold),
-            Follower(kafka, topics.BATCHES.name, self._batch_changed, applied=self._kept.commit),
-            Follower(kafka, topics.FILES.name, self._quotas.file, applied=self._sizes.commit),
+            rarely(topics.BATCHES.name, self._batch_changed, applied=self._kept.commit),
+            rarely(topics.FILES.name, self._quotas.file, applied=self._sizes.commit),
         )
         self._keyring.catch_up = self._followers[0].catch_up
         self._publisher = Publisher(

@@ -8,6 +8,7 @@ import signal
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.client import AIOKafkaClient
 from support.brokers import OpenBroker
 from support.waiting import until
 
@@ -108,6 +109,35 @@ async def test_a_follower_starts_where_resume_says(kafka, log):
     assert [tail.end for tail in tails] == [3]
     assert isinstance(tails[0], Tail)
     assert tails[0].cluster
+
+
+async def test_records_that_come_during_a_rest_share_a_request(kafka, log, monkeypatch):
+    """The first one after a pause does not wait, and all come in order."""
+    topic, seen, fetches, awake = await new_topic(kafka), [], [], asyncio.Event()
+    send = AIOKafkaClient.send
+
+    async def counted(client, node, request, **how):
+        if type(request).__name__.startswith("FetchRequest"):
+            fetches.append(request)
+        return await send(client, node, request, **how)
+
+    monkeypatch.setattr(AIOKafkaClient, "send", counted)
+    follower = Follower(
+        kafka, topic, lambda *record: seen.append(record[2]), rest_seconds=1.0, sleep=lambda _: awake.wait()
+    )
+    await follower.start()
+    await follower.caught_up()
+    await log.send(topic, "k", b"v")
+    await until(lambda: seen)
+    fetches.clear()
+    for _ in range(20):
+        await log.send(topic, "k", b"v")
+    assert seen == [0]
+    assert len(fetches) <= 1
+    awake.set()
+    await until(lambda: len(seen) == 21)
+    assert seen == list(range(21))
+    await follower.stop()
 
 
 async def test_an_empty_topic_is_caught_up_with(kafka):

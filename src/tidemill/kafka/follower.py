@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -56,8 +56,13 @@ class Follower:
         *,
         resume: Callable[[Tail], int] | None = None,
         applied: Callable[[], object] | None = None,
+        rest_seconds: float = 0.0,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         """Read nothing before `start()`; `apply` gets each record, in order.
+
+        Between two runs it rests for `rest_seconds`: records that come meanwhile share a request to the broker.
+        One that comes after a pause does not wait.
 
         `resume` is called at each connection: it undoes records that are not `applied` yet, and returns the first
         offset to read. `applied` is called after each run of records, so that they can be committed together.
@@ -67,6 +72,7 @@ class Follower:
         self._apply = apply
         self._applied = applied
         self._resume = resume or self._from_position
+        self._rest_seconds, self._sleep = rest_seconds, sleep
         self._position = 0
         self._end = 0
         self._caught_up = asyncio.Event()
@@ -144,16 +150,20 @@ class Follower:
             consumer.seek(self._partition, self._position)
             self._consumer = consumer
             while True:
-                await self._poll(consumer)
+                records = await self._poll(consumer)
+                if self._rest_seconds and 0 < records < RUN_RECORDS_MAX and self.is_caught_up:
+                    await self._sleep(self._rest_seconds)
         finally:
             self._consumer = None
             await stop(consumer)
 
-    async def _poll(self, consumer: AIOKafkaConsumer) -> None:
+    async def _poll(self, consumer: AIOKafkaConsumer) -> int:
+        """Apply the next records; returns their number."""
         if not self._caught_up.is_set() and self._position >= self._end:
             self._caught_up.set()
         position, size = self._position, 0
-        for record in (await consumer.getmany(self._partition, timeout_ms=POLL_MS)).get(self._partition, ()):
+        records = (await consumer.getmany(self._partition, timeout_ms=POLL_MS)).get(self._partition, [])
+        for record in records:
             if record.offset < position:
                 self._position = 0
                 raise LogUnavailable("the topic was created anew")
@@ -169,6 +179,7 @@ class Follower:
             # Compaction and transactions leave gaps, also at the end of a topic.
             self._position = max(position, await consumer.position(self._partition))
             self._moved.set()
+        return len(records)
 
     async def _end_run(self, position: int) -> None:
         if self._applied is not None:

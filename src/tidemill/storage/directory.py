@@ -63,13 +63,13 @@ class DirectoryStore:
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """See `Store.read`; a started read continues with the same object after a replacement."""
-        left = None if end is None else max(0, end - start)
         reading = _Reading(self._path(key), key)
         try:
-            while chunk := await _hop(reading.read, start, READ_BYTES if left is None else min(READ_BYTES, left)):
+            while chunk := await _hop(reading.read, start, end):
                 yield chunk
                 start += len(chunk)
-                left = None if left is None else left - len(chunk)
+                if start >= reading.end:
+                    break
         finally:
             reading.close()
 
@@ -93,8 +93,9 @@ class DirectoryStore:
         """See `Store.keys`."""
         folder, _, beginning = checked_prefix(prefix).rpartition("/")
         found = _walk(self._root, folder, beginning)
-        while batch := await _hop(_some, found):
-            for key in batch:
+        batch = [""] * HOP_KEYS
+        while len(batch) == HOP_KEYS:
+            for key in (batch := await _hop(_some, found)):
                 yield key
 
     async def close(self) -> None:
@@ -159,12 +160,16 @@ class _Reading:
         self._path = path
         self._key = key
         self._descriptor: int | None = None
+        self.end = 0
+        """Where the wanted bytes end, once the object is open."""
 
-    def read(self, start: int, size: int) -> bytes:
+    def read(self, start: int, end: int | None) -> bytes:
         try:
             if self._descriptor is None:
                 self._descriptor = os.open(self._path, os.O_RDONLY)
-            return os.pread(self._descriptor, size, start)
+                size = os.fstat(self._descriptor).st_size
+                self.end = size if end is None else min(size, end)
+            return os.pread(self._descriptor, max(0, min(READ_BYTES, self.end - start)), start)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise NotFound(self._key) from error
 
