@@ -4,7 +4,7 @@ import asyncio
 import functools
 import logging
 from collections import deque
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -12,7 +12,7 @@ from tidemill.configuration.security import Kafka
 from tidemill.ingest.files.packing import Record
 from tidemill.kafka.admin import TopicError
 from tidemill.kafka.connection import LogUnavailable
-from tidemill.kafka.producer import Log, Producer, Sent, producer
+from tidemill.kafka.producer import Log, Producer, Sent, partition_of, producer
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import KIND, encode, request_headers
 from tidemill.schemas.log.messages import Accepted, Buried, Rejected, Stalled
@@ -68,7 +68,10 @@ class RequestProducer:
         self._creating = asyncio.Lock()
         self._producer = Producer(
             lambda: producer(
-                kafka, compression=None if encrypted else COMPRESSION, batch_bytes=PRODUCER_BATCH_BYTES
+                kafka,
+                compression=None if encrypted else COMPRESSION,
+                batch_bytes=PRODUCER_BATCH_BYTES,
+                partitioner=partition_of_run,
             )
         )
 
@@ -135,6 +138,15 @@ class RequestProducer:
         size, sent = unacked.popleft()
         await self._producer.delivered(sent, DELIVERY_SECONDS_MAX)
         return size
+
+
+def partition_of_run(key: bytes, partitions: Sequence[int], _: Sequence[int]) -> int:
+    """The partition of a run of lines: one after the other, so that all processes get as many lines of a batch.
+
+    Hashes of the keys would give one of two processes 60 % of 10,000 lines in one of five batches.
+    """
+    batch_id, _, run = key.decode().rpartition("/")
+    return sorted(partitions)[(partition_of(batch_id, len(partitions)) + int(run)) % len(partitions)]
 
 
 @functools.lru_cache(maxsize=TOPICS_KEPT_MAX)

@@ -1,7 +1,7 @@
 """Appends records to topics through a producer that is replaced after a fault."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
@@ -26,13 +26,23 @@ def partition_of(key: str, partitions: int) -> int:
     return int(murmur2(key.encode()) & 0x7FFFFFFF) % partitions
 
 
+Partitioner = Callable[[bytes, Sequence[int], Sequence[int]], int]
+"""The partition of a record, by its key, all partitions of its topic, and those that have a leader."""
+
+
 def producer(
-    kafka: Kafka, *, compression: str | None = None, linger_ms: int = 0, batch_bytes: int = BATCH_BYTES
+    kafka: Kafka,
+    *,
+    compression: str | None = None,
+    linger_ms: int = 0,
+    batch_bytes: int = BATCH_BYTES,
+    partitioner: Partitioner | None = None,
 ) -> AIOKafkaProducer:
     """Make an idempotent producer whose records all in-sync replicas acknowledge; it is not started yet.
 
     `lz4` or `zstd` compress large records, and would not shrink small ones. A record waits for `linger_ms` for
-    others to share its request, which carries at most `batch_bytes` to a partition.
+    others to share its request, which carries at most `batch_bytes` to a partition. By default the partition is
+    that of `partition_of`.
     """
     return AIOKafkaProducer(
         **client_options(kafka),
@@ -43,6 +53,7 @@ def producer(
         max_batch_size=batch_bytes,
         compression_type=compression,
         linger_ms=linger_ms,
+        **({} if partitioner is None else {"partitioner": partitioner}),
     )
 
 
