@@ -1,20 +1,18 @@
 """The demo backend with its real models, through the official SDK."""
 
-import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import openai
 import psutil
 import pytest
 from openai import OpenAI
+from support.real_servers import demo_process
 from support.waiting import wait_until
 
 from tidemill.local import demo
-from tidemill.runtime import notify
 
 START_SECONDS_MAX = 120.0
 STOP_SECONDS_MAX = 30.0
@@ -24,21 +22,9 @@ pytestmark = pytest.mark.skipif(bool(demo.missing()), reason="the demo's package
 
 @pytest.fixture(scope="module")
 def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
-    """The backend on a free port, from the moment that it notifies, and its address."""
-    log: Path = tmp_path_factory.mktemp("demo") / "log"
-    read, write = os.pipe()
-    command = [sys.executable, "-m", "tidemill", "backend-demo", "--port", "0"]
-    environ = {**os.environ, notify.VARIABLE: str(write)}
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environ, pass_fds=(write,))
-    os.close(write)
-    with os.fdopen(read, "rb") as pipe:
-        # Without a notice the pipe is closed by the end of the process, and this reads nothing.
-        assert pipe.readline() == b"ready\n", log.read_text()
-    url = log.read_text().splitlines()[0].rpartition(" ")[2]
-    yield process, url
-    process.terminate()
-    assert process.wait(STOP_SECONDS_MAX) == 0
+    """The backend, and its address."""
+    with demo_process(tmp_path_factory.mktemp("demo") / "log") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
