@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -115,8 +116,10 @@ def test_invalid_settings_are_reported(tmp_path):
 
 
 def test_the_ready_line_and_run_json(up):
-    """One line on stdout has the address of the API, `run.json` names all processes."""
-    assert up.log.read_text().count("Tidemill is ready at ") == 1
+    """One line has the address of the API, the others are of `up` itself; `run.json` names all processes."""
+    said = up.log.read_text().splitlines()
+    assert sum(line.startswith("Tidemill is ready at ") for line in said) == 1
+    assert [line for line in said if not line.startswith(("tidemill: ", "Tidemill is ready at "))] == []
     now = running(up)
     assert set(now["processes"]) == {"api", "ingest", "processors", "results", "kafka"}
     assert len(now["processes"]["processors"]) == 2
@@ -185,6 +188,19 @@ def test_a_stop_leaves_no_process(up):
     assert up.stop() == 0
     assert not any(lives(pid) for pid in pids)
     assert not (up.data / "run.json").exists()
+
+
+def test_up_ends_if_its_records_are_deleted(tmp_path, inference):
+    """It says so, and does not restart the broker for ever."""
+    stack = Stack(tmp_path / "data", inference.models("chat"))
+    with stack, (tmp_path / "data" / "up.log").open() as log:
+        pids = every_pid(stack)
+        shutil.rmtree(stack.data, ignore_errors=True)
+        wait_until(lambda: not any(lives(pid) for pid in pids), "the end of all")
+        said = log.read()
+        assert stack.stop() == 1
+    assert f"the records in {stack.data / 'kafka'} were deleted or moved" in said
+    assert "Traceback" not in said
 
 
 def test_all_files_are_in_the_data_folder(up):

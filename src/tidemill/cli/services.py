@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidemill.cli.invocation import load_settings, refuse
+from tidemill.cli.invocation import load_settings, refuse, silence_kafka
 from tidemill.cli.options import Config
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def up(
     """
     from tidemill.local import up as work
 
+    silence_kafka()
     raise typer.Exit(work.main(load_settings(config, port=port, data=data), config))
 
 

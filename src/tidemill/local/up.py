@@ -52,15 +52,18 @@ WRONG = 2
 CORES_PER_PROCESS = 2
 """Cores per process of processors: the other stages, the broker and other programs need some too."""
 
-
 NO_MODEL = """no model is configured. Name your inference server in tidemill.toml:
   [models."qwen3-8b"]
   backends = [{ url = "http://127.0.0.1:8000/v1" }]
 and start again. (For a first try, `make demo` in the repository runs two small models.)"""
 
 
+GONE = """the records in {} were deleted or moved while Tidemill ran; stopping everything.
+Put them back before the next start, which otherwise begins without files and batches."""
+
+
 class UpError(Exception):
-    """The start failed; `code` is the exit code."""
+    """The start failed, or the run cannot go on; `code` is the exit code."""
 
     def __init__(self, text: str, *, code: int = FAILED) -> None:
         super().__init__(text)
@@ -114,7 +117,8 @@ class Up:
         """Start, report, wait for a signal, stop.
 
         Raises:
-            UpError: The start failed. The reason is printed, and nothing is left running.
+            UpError: The start failed, or the data folder was deleted. The reason is printed, and nothing is left
+                running.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -128,8 +132,10 @@ class Up:
             await asyncio.wait([starting, asked], return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
-                following = loop.create_task(self._follow_file())
-                await asked
+                following = loop.create_task(self._follow())
+                await asyncio.wait([following, asked], return_when=asyncio.FIRST_COMPLETED)
+                if following.done():
+                    following.result()
                 following.cancel()
         except UpError as error:
             # Printed before the stop, which may take a while.
@@ -239,10 +245,16 @@ class Up:
         cluster = self._broker.cluster()
         await asyncio.gather(ensure_topics(self._settings, cluster), set_acls(cluster, acls()))
 
-    async def _follow_file(self) -> None:
-        """Apply the servers and models of the settings file whenever it changes; never returns."""
+    async def _follow(self) -> None:
+        """Apply the servers and models of the settings file whenever it changes; never returns.
+
+        Raises:
+            UpError: The data folder was deleted.
+        """
         while True:
             await asyncio.sleep(LOOK_SECONDS)
+            if self._broker is not None and self._broker.is_gone:
+                raise UpError(GONE.format(self._broker.folder))
             if (now := _stamp(file_of(self._config))) == self._seen:
                 continue
             self._seen = now

@@ -12,7 +12,6 @@ Every client needs a password (`users.py`); ACLs, which `admin.set_acls` sets, l
 
 import asyncio
 import hashlib
-import logging
 import os
 import shutil
 import signal
@@ -100,6 +99,11 @@ class Broker:
         return Cluster(servers=self.bootstrap, security=run_file.security(self.users, role))
 
     @property
+    def is_gone(self) -> bool:
+        """Whether its records were deleted, or the disk that holds them is gone."""
+        return not (self._records / "meta.properties").exists()
+
+    @property
     def output(self) -> Path:
         """File for the output of Java; Kafka writes its own log beside it."""
         return self._logs / "kafka.out"
@@ -117,7 +121,7 @@ class Broker:
             self._ports = kraft.keep_ports(self.folder / "ports")
             log = f"../{self._logs.name}/kafka.log"
             (self.folder / "log4j2.xml").write_text(kraft.log4j2(log), "utf-8")
-            if not (self._records / "meta.properties").exists():
+            if self.is_gone:
                 users.make(self.users)
                 await self._format()
             elif not self.users.exists():
@@ -166,15 +170,10 @@ class Broker:
 
     async def answers(self) -> None:
         """Return once the broker answers a metadata request with itself; polls without end."""
-        # Until the broker has started, refused connections are normal.
-        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-        try:
-            while True:
-                with suppress(OSError, KafkaError):
-                    return await check_broker(self.cluster())
-                await asyncio.sleep(POLL_SECONDS)
-        finally:
-            logging.getLogger("aiokafka").setLevel(logging.NOTSET)
+        while True:
+            with suppress(OSError, KafkaError):
+                return await check_broker(self.cluster())
+            await asyncio.sleep(POLL_SECONDS)
 
     def last_words(self) -> str:
         """The last lines of the logs of Java and Kafka."""
