@@ -126,9 +126,13 @@ class Processors:
         """Give the metrics their sources."""
         now = asyncio.get_running_loop().time
         metrics.sample(metrics.SERVER_IN_FLIGHT, lambda: {server.name: server.in_flight for server in servers})
+        metrics.sample(metrics.SERVER_UNACKNOWLEDGED, lambda: {one.name: one.unacknowledged for one in servers})
         metrics.sample(metrics.SERVER_LIMIT, lambda: {server.name: server.found(now()) for server in servers})
         metrics.sample(metrics.MODEL_SERVERS, lambda: {name: pool.well for name, pool in servers.pools.items()})
-        metrics.sample(metrics.IN_FLIGHT, models.busy)
+        metrics.sample(metrics.IN_FLIGHT, lambda: {name: pool.in_flight for name, pool in servers.pools.items()})
+        metrics.sample(
+            metrics.UNACKNOWLEDGED, lambda: {name: pool.unacknowledged for name, pool in servers.pools.items()}
+        )
         metrics.sample(metrics.HELD, models.held)
 
     async def stop(self) -> None:

@@ -110,7 +110,10 @@ class Dispatcher:
             pool, self._health_probe, services.budget, chance=services.chance, prefixes=prefixes,
             calls_max=lambda: self.seats, wake=self.fill,
         )  # fmt: skip
-        self.stalls = Stalls(self._lines.batches, self._waiting, pool, self._failures, clock=services.clock)
+        self.stalls = Stalls(
+            self._lines.batches, self._waiting, pool, self._failures, clock=services.clock,
+            awaits_log=lambda: self._sender.is_full or pool.awaits_log,
+        )  # fmt: skip
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy = 0
         self._idle = asyncio.Event()
@@ -139,7 +142,7 @@ class Dispatcher:
 
     @property
     def busy(self) -> int:
-        """Lines in flight, and lines whose results are on their way to the log."""
+        """Calls in flight, and results that the log has not acknowledged."""
         return self._busy
 
     def enqueue(self, entry: Entry, head: RequestHead, texts: Sequence[bytes]) -> None:
@@ -256,10 +259,8 @@ class Dispatcher:
 
     @property
     def _is_free(self) -> bool:
-        # A result that the log does not have yet counts as in flight. So the successor of a killed process
-        # repeats no more calls than may be in flight.
         is_running = self._state is _State.RUNNING and not self._pool.paused
-        return self._busy < self._pool.in_flight_max and is_running and not self._sender.is_full
+        return is_running and self._pool.in_flight < self._pool.seats and not self._sender.is_full
 
     def _is_wanted(self, line: Line) -> bool:
         services = self._services
@@ -281,7 +282,7 @@ class Dispatcher:
         if isinstance(result.end, CallFailure):
             self._failed(line, result, result.end, permit.backend)
         else:
-            self._settle(line, result, request_codec.result)
+            self._settle(line, result, permit.backend, request_codec.result)
 
     def _failed(self, line: Line, result: CallResult, failure: CallFailure, backend: Backend) -> None:
         """Carry out what `retry.decide` decides."""
@@ -304,7 +305,7 @@ class Dispatcher:
             line.avoid = backend
         match action:
             case retry.GiveUp():
-                self._settle(line, result, request_codec.failed)
+                self._settle(line, result, backend, request_codec.failed)
                 return
             case retry.RetryAt(at) if line.head.batch_id not in self._services.closed:
                 self._end_calls(1)
@@ -322,9 +323,13 @@ class Dispatcher:
         if failure.share is not None:
             failure.share.close()
 
-    def _settle(self, line: Line, result: CallResult, write: Callable[..., tuple[bytes, LineMark]]) -> None:
+    def _settle(
+        self, line: Line, result: CallResult, backend: Backend, write: Callable[..., tuple[bytes, LineMark]]
+    ) -> None:
         """Write the line's result and send it to the log."""
         more = self._lines.settle(line)
+        line.backend = backend
+        self._pool.settled(backend)
         text, mark = write(line.head.batch_id, line.index, result.custom_id, result.end, line.attempts)
         self._sender.send(line, text, mark, more=more, share=result.end.share)
 
@@ -335,6 +340,7 @@ class Dispatcher:
             self._lines.arrive(line)
             for entry in line.entries:
                 entry.window.finish(entry)
+        self._pool.acknowledged(line.backend for line in lines if line.backend is not None)
         self._end_calls(len(lines))
         self.fill()
 

@@ -15,6 +15,7 @@ class Line:
     __slots__ = (
         "attempts",
         "avoid",
+        "backend",
         "began_at",
         "entries",
         "head",
@@ -43,6 +44,8 @@ class Line:
         """When its last call began, and how long it took."""
         self.avoid: Backend | None = None
         """The server that failed it last."""
+        self.backend: Backend | None = None
+        """The server that its result is of."""
         self.reason: tuple[FailureKind, str, int | None] | None = None
         """Why it waits for another call: kind, server and status of its last failure (`FailedLines`)."""
 

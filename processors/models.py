@@ -98,10 +98,6 @@ class Models:
         """All models with a dispatcher."""
         return [*self.awake.values(), *self._leaving.values()]
 
-    def busy(self) -> dict[str, int]:
-        """Calls in flight of each model, and results on their way to the log."""
-        return self._count(lambda model: model.dispatcher.busy)
-
     def held(self) -> dict[str, int]:
         """Records of each model that wait for a key."""
         return self._count(lambda model: len(model.held_records))

@@ -7,13 +7,13 @@ line is the model's: a server that answers one adapter may lack another. So each
 each server, for failures that may come from the model there, and remembers which of its own calls were answered.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from tidemill.processors.backends.backend import NEVER, NO_PROBES, Backend, Permit, Probes
 from tidemill.processors.backends.clocks import Clocks
 from tidemill.processors.backends.permit_queue import Claim, Member
-from tidemill.processors.backends.server import PART_MIN, Server
+from tidemill.processors.backends.server import PART_MIN, Seats, Server
 from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.failures import NO_EVIDENCE, CallFailure, Evidence, Fault, History
 
@@ -30,8 +30,8 @@ def _refund(permit: Permit) -> None:
         bucket.give_back(expected)
 
 
-class BackendPool:
-    """The servers of one model."""
+class BackendPool(Seats):
+    """The servers of one model, and its seats at all of them together."""
 
     def __init__(
         self,
@@ -51,8 +51,7 @@ class BackendPool:
             bucket: The model's limit of tokens a minute.
             clocks: Of projects, shared with the models that share servers with this one.
         """
-        self.part = 1.0
-        """This process's part of the model's partitions."""
+        super().__init__(calls_max=0)
         self.paused = False
         """Whether the model gets no more calls."""
         self.unresolved: Sequence[str] = ()
@@ -62,7 +61,6 @@ class BackendPool:
         self.changed: Callable[[], None] = lambda: None
         """To call after `configure`."""
         self.model = model
-        self._in_flight = 0
         self._member: Member | None = None
         self._is_divided = False
         """Whether `part` has been set."""
@@ -95,10 +93,16 @@ class BackendPool:
 
     def _set(self, backends: list[Backend], calls_max: int | None) -> None:
         self.backends = backends
-        self.calls_max = calls_max or sum(backend.server.calls_max for backend in backends)
-        """Calls that all processes together may have in flight at all of them, health probes included."""
-        self.in_flight_max = max(1, int(self.calls_max * self.part))
-        """The same of this process."""
+        calls = sum(backend.server.calls_max for backend in backends)
+        self.calls_max = calls_max or calls
+        results = sum(backend.server.unacknowledged_max for backend in backends)
+        # Its share of the calls is its share of the results, too.
+        self.unacknowledged_max = results * self.calls_max // calls if self.calls_max < calls else results
+
+    @property
+    def awaits_log(self) -> bool:
+        """Whether another call would start if the log acknowledged results."""
+        return super().awaits_log or (bool(self.called) and all(one.server.awaits_log for one in self.called))
 
     @property
     def called(self) -> Sequence[Backend]:
@@ -134,7 +138,6 @@ class BackendPool:
     def set_part(self, part: float, now: float) -> None:
         """Set this process's part of the partitions, 0 <= part <= 1."""
         self.part, self._is_divided = part, True
-        self.in_flight_max = max(1, int(self.calls_max * part))
         if self.bucket is not None:
             self.bucket.set_part(max(PART_MIN, part), now)
         for backend in self.backends:
@@ -158,7 +161,7 @@ class BackendPool:
             among: Only at one of these.
             probes: Whether the call may be a probe.
         """
-        if self._in_flight >= self.in_flight_max:
+        if self.in_flight >= self.seats:
             return None
         best = None
         load = 0.0
@@ -188,7 +191,7 @@ class BackendPool:
         server = backend.server
         if self.paused or backend.is_gone or server.drain:
             return None
-        if server.in_flight >= server.limit.allowed or self._in_flight >= self.in_flight_max:
+        if server.in_flight >= server.limit.allowed or self.in_flight >= self.in_flight_max:
             return None
         if not all(breaker.is_doubtful or breaker.admits(now) for breaker in backend.breakers):
             return None
@@ -196,7 +199,7 @@ class BackendPool:
 
     def _begun(self, backend: Backend, probes: Probes) -> Permit:
         server = backend.server
-        self._in_flight += 1
+        self.in_flight += 1
         server.in_flight += 1
         backend.in_flight += 1
         backend.calls += 1
@@ -205,11 +208,27 @@ class BackendPool:
         return Permit(backend, server.limit.sent(server.in_flight), probes)
 
     def _ended(self, backend: Backend) -> None:
-        self._in_flight -= 1
+        self.in_flight -= 1
         backend.in_flight -= 1
         server = backend.server
         server.in_flight -= 1
         if server.queue.waiting:
+            server.queue.ended(self._member)
+
+    def settled(self, backend: Backend) -> None:
+        """A call has a result, which the log does not have yet."""
+        self.unacknowledged += 1
+        backend.server.unacknowledged += 1
+
+    def acknowledged(self, backends: Iterable[Backend]) -> None:
+        """The log has acknowledged results of calls at these servers, one of each."""
+        waited_for = set()
+        for backend in backends:
+            self.unacknowledged -= 1
+            backend.server.unacknowledged -= 1
+            if backend.server.queue.waiting:
+                waited_for.add(backend.server)
+        for server in waited_for:
             server.queue.ended(self._member)
 
     @property

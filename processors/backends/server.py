@@ -37,16 +37,49 @@ class CallOptions:
     """Name of the header with the milliseconds that the line has left."""
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
+class Seats:
+    """Places for calls, of a server or of a model.
+
+    A call holds a seat until it is answered. Its result holds none, unless more results than `unacknowledged_max`
+    wait for the log's acknowledgement: each one more takes the place of a call. So a process that is killed
+    repeats at most as many calls as its parts of both numbers.
+    """
+
+    calls_max: int
+    """Calls that all processes together may have in flight, health probes included."""
+    unacknowledged_max: int = 0
+    """Results that hold no seat, of all processes together."""
+    part: float = 1.0
+    """The process's part of both."""
+    in_flight: int = 0
+    unacknowledged: int = 0
+    """Results that the log has not acknowledged."""
+
+    @property
+    def in_flight_max(self) -> int:
+        """Calls that this process may have in flight."""
+        return int(self.calls_max * self.part) or 1
+
+    @property
+    def seats(self) -> int:
+        """Calls that this process may have in flight beside the results that hold a seat."""
+        return self.in_flight_max + min(0, int(self.unacknowledged_max * self.part) - self.unacknowledged)
+
+    @property
+    def awaits_log(self) -> bool:
+        """Whether another call would start if the log acknowledged results."""
+        return self.seats <= self.in_flight < self.in_flight_max
+
+
 @dataclass(slots=True, eq=False)
-class Server:
+class Server(Seats):
     """One server."""
 
     name: str
     base: str
     """Base URL."""
     limit: ConcurrencyLimit
-    calls_max: int
-    """Calls that all processes together may have in flight there."""
     options: CallOptions = field(default_factory=CallOptions)
     breaker: Breaker = field(default_factory=Breaker)
     scheduled_limit: Callable[[], int | None] | None = None
@@ -57,9 +90,6 @@ class Server:
     """Set if the requests of others go first."""
     load_feedback: LoadFeedback = field(default_factory=LoadFeedback)
     bucket: TokenBucket | None = None
-    part: float = 1.0
-    """The process's part of the calls."""
-    in_flight: int = 0
     refused_part: float = 0.0
     """Moving average of the calls that it refused with 429, 503 or 529, without those of suspected lines."""
     queue: PermitQueue = field(init=False)
@@ -85,12 +115,17 @@ class Server:
 
     def _bounded(self, calls: int, now: float) -> int:
         part = self.part
-        calls = min(calls, int(self.calls_max * part) or 1)
+        calls = min(calls, self.in_flight_max)
         if self.scheduled_limit is not None and (scheduled := self.scheduled_limit()) is not None:
             calls = min(calls, math.ceil(scheduled * part))
         if self.headroom is not None and (left := self.headroom.left(now)) is not None:
             calls = min(calls, left)
         return calls
+
+    @property
+    def is_used(self) -> bool:
+        """Whether calls are in flight, or the log has not acknowledged their results."""
+        return bool(self.in_flight or self.unacknowledged)
 
     def has_room(self) -> bool:
         """Whether it takes another call now."""
@@ -104,7 +139,7 @@ class Server:
             return 0
         if self.bucket is not None and not self.bucket.allows(now):
             return 0
-        return self.allowed(now)
+        return min(self.allowed(now), self.seats)
 
     def apply_metrics(self, metrics: ServerMetrics, ours: float, now: float) -> None:
         """Adjust the limits to a reading of the server's metrics.

@@ -18,6 +18,8 @@ from tidemill.processors.limits.load_feedback import LoadFeedback
 from tidemill.schemas.ports import Clock, Monotonic
 from tidemill.schemas.resources.waiting import Reason
 
+UNACKNOWLEDGED_PART: Final = 4
+"""By default as many results as this part of the calls hold no seat."""
 _PLAIN: Final = {"content-type": "application/json", "accept": "application/json"}
 
 
@@ -66,7 +68,7 @@ class Target(NamedTuple):
 
 def made(name: str, target: Target, calls_max: int) -> Server:
     """A server that has not been called; `configure` does the rest."""
-    return Server(name, target.base, ConcurrencyLimit(calls_max), calls_max)
+    return Server(name, target.base, ConcurrencyLimit(calls_max), calls_max=calls_max)
 
 
 def configure(server: Server, target: Target, before: Settings | None, clock: Clock, now: float) -> None:
@@ -106,6 +108,12 @@ def calls_max(settings: Settings, models: Iterable[Model]) -> int:
     """Calls that all processes together may have in flight at a server of these models."""
     own = [model.max_in_flight for model in models if model.max_in_flight is not None]
     return settings.max_in_flight or max(own, default=IN_FLIGHT_MAX)
+
+
+def unacknowledged_max(settings: Settings, calls_max: int) -> int:
+    """Results of a server that hold no seat until the log acknowledges them, of all processes together."""
+    own = settings.unacknowledged_max
+    return max(1, calls_max // UNACKNOWLEDGED_PART) if own is None else own
 
 
 def bucket(

@@ -2,8 +2,8 @@
 
 A server whose settings change stays the same object, so what its limit has found and what its breaker knows stays;
 an open breaker lets a probe through at once. A server with another address is another server. A server that is
-gone gets no new call; it is forgotten when its last call has ended. A server whose addresses are discovered
-(`addresses.py`) is as many servers as it has addresses. All changes happen in one step of the event
+gone gets no new call; it is forgotten when the log has the result of its last one. A server whose addresses are
+discovered (`addresses.py`) is as many servers as it has addresses. All changes happen in one step of the event
 loop, so no call sees half of them.
 """
 
@@ -85,7 +85,7 @@ class Servers:
         self._discovered: dict[str, _Discovery] = {}
         """By the name in the settings."""
         self._leaving: list[Server] = []
-        """Servers that are gone and have calls in flight."""
+        """Servers that are gone and have calls in flight, or results that the log has not acknowledged."""
         self._later: asyncio.TimerHandle | None = None
 
     def __iter__(self) -> Iterator[Server]:
@@ -163,14 +163,14 @@ class Servers:
 
     def _keep(self, bases: Mapping[str, str]) -> None:
         """Remove all other servers, and those with another address."""
-        self._leaving = [server for server in self._leaving if server.in_flight]
+        self._leaving = [server for server in self._leaving if server.is_used]
         for name, entry in list(self._entries.items()):
             if bases.get(name) == entry.server.base:
                 continue
             del self._entries[name]
             if entry.poller is not None:
                 entry.poller.cancel()
-            if entry.server.in_flight:
+            if entry.server.is_used:
                 self._leaving.append(entry.server)
 
     def _set(self, name: str, target: Target, models: Mapping[str, Model], now: float) -> None:
@@ -182,6 +182,7 @@ class Servers:
             entry = self._entries[name] = _Entry(server_settings.made(name, target, calls_max), target)
         server = entry.server
         server.calls_max = calls_max
+        server.unacknowledged_max = server_settings.unacknowledged_max(target.settings, calls_max)
         server_settings.configure(server, target, None if before is None else before[0].settings, self._clock, now)
         entry.target = target
         if (target, server.drain) != before:

@@ -47,6 +47,7 @@ _WORDS: Final = {
     Reason.DRAINED: "{} gets no calls: it is set to drain",
     Reason.HEADROOM: "{} is busy with requests of others",
     Reason.TOKENS_PER_MINUTE: "The tokens of this minute are used",
+    Reason.DELIVERY: "No call starts until the log has acknowledged results of earlier ones",
 }
 _Cause = tuple[Reason, str | None, int | None]
 """Reason, server, status."""
@@ -74,13 +75,17 @@ class Stalls:
         failed: FailedLines,
         *,
         clock: Clock,
+        awaits_log: Callable[[], bool] = lambda: False,
         is_secret: Callable[[str], bool] = lambda _: False,
     ) -> None:
         """Report nothing yet; the caller keeps the batches up to date.
 
+        `awaits_log` says whether no call starts until the log acknowledges results.
+
         Reports of a batch that `is_secret` do not quote a server's messages.
         """
         self.is_secret = is_secret
+        self._awaits_log = awaits_log
         self._batches = batches
         self._lines = lines
         self._pool = pool
@@ -182,7 +187,9 @@ class Stalls:
         )
 
     def _causes(self, now: float, held: Mapping[str, list[FailedGroup]]) -> list[_Cause]:
-        """Why the servers accept no first calls of lines; empty if one accepts calls."""
+        """Why no first call of a line starts; empty if a server accepts calls."""
+        if self._awaits_log():
+            return [(Reason.DELIVERY, None, None)]
         failed = {one.server: one for group in held.values() for one in group if _reason(one) is not Reason.STORE}
         causes = [_cause(backend, failed.get(backend.server.name), now) for backend in self._pool.backends]
         causes += [(Reason.SERVER_UNREACHABLE, name, None) for name in self._pool.unresolved]

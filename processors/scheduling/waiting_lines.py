@@ -161,7 +161,8 @@ class WaitingLines:
     def _primed(self, line: Line) -> None:
         """Release the lines that waited for the call of this one."""
         if self._fresh.primed(line):
-            self._wake()
+            # The result of the call that ends here has to be counted first.
+            self._wake_soon()
 
     def _wake_soon(self) -> None:
         self._loop.call_soon(self._wake)

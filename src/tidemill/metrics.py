@@ -81,11 +81,18 @@ class Sampled(NamedTuple):
 
 
 LAG: Final = Sampled("tidemill_lag_seconds", "Age of a consumer's oldest unfinished record.", "consumer")
-IN_FLIGHT: Final = Sampled(
-    "tidemill_model_inflight", "Backend calls in flight, and results not yet in the log.", "model"
+IN_FLIGHT: Final = Sampled("tidemill_model_inflight", "Backend calls in flight.", "model")
+UNACKNOWLEDGED: Final = Sampled(
+    "tidemill_model_unacknowledged", "Results of a model that the log has not acknowledged.", "model"
 )
 SERVER_IN_FLIGHT: Final = Sampled(
     "tidemill_server_inflight", "Calls in flight at a server, of all models.", "server"
+)
+SERVER_UNACKNOWLEDGED: Final = Sampled(
+    "tidemill_server_unacknowledged",
+    "Results of calls at a server that the log has not acknowledged. "
+    "A process that is killed repeats at most these calls and those in flight.",
+    "server",
 )
 SERVER_LIMIT: Final = Sampled(
     "tidemill_server_limit",
@@ -142,8 +149,8 @@ DISK_FREE: Final = Sampled(
     "disk",
 )
 SAMPLED: Final = (
-    LAG, IN_FLIGHT, SERVER_IN_FLIGHT, SERVER_LIMIT, MODEL_SERVERS, WAITING_LINES, WAITING_TOKENS, WAITING_SECONDS,
-    HELD, BATCHES, AT_RISK, STALLED, SLACK, CONNECTIONS, DISK_FREE,
+    LAG, IN_FLIGHT, UNACKNOWLEDGED, SERVER_IN_FLIGHT, SERVER_UNACKNOWLEDGED, SERVER_LIMIT, MODEL_SERVERS,
+    WAITING_LINES, WAITING_TOKENS, WAITING_SECONDS, HELD, BATCHES, AT_RISK, STALLED, SLACK, CONNECTIONS, DISK_FREE,
 )  # fmt: skip
 
 

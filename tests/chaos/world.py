@@ -41,8 +41,7 @@ class World:
         rig: What the machine lends: disks that can be full, clocks that step.
         hard: How often each process was ended without a word.
         in_flight: Calls the backend had at the times when processors were ended or frozen, in all.
-        in_flight_max: The most that Tidemill itself may have counted as in flight at these times: calls, and
-            results that the log did not have yet.
+        repeats_max: The most calls and results without acknowledgement that Tidemill may have had at these times.
         aim: Finds the moment of faults that wait for one.
         recoveries: Which fault of the network was followed by how many seconds without a step of any batch.
         made: Batches that a fault has asked for, with what they have to be.
@@ -64,7 +63,7 @@ class World:
         self.hard: Counter[str] = Counter()
         self.soft: Counter[str] = Counter()
         self.in_flight = 0
-        self.in_flight_max = 0
+        self.repeats_max = 0
         self._per_process = per_process
         self._away_seconds = away_seconds
         self._extras: list[tuple[str, str, subprocess.Popen[bytes]]] = []
@@ -120,7 +119,7 @@ class World:
     def note_in_flight(self, processes: int) -> None:
         """Note that this many processes of processors lose their calls in flight."""
         self.in_flight += self.backend.stats()["in_flight"]
-        self.in_flight_max += processes * self._per_process
+        self.repeats_max += processes * self._per_process
 
     def crash(self) -> None:
         """End everything at once, as a power cut does, and start it again."""

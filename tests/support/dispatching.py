@@ -62,6 +62,7 @@ class Inference:
         self.gate.set()
         self._rng = rng
         self._faults = faults
+        self.on_call = lambda: None
 
     async def post(
         self, url: str, headers: dict[str, str], body: bytes, seconds: float, more: bytes = b""
@@ -73,6 +74,7 @@ class Inference:
             self.calls[body] += 1
         self.in_flight += 1
         self.in_flight_max = max(self.in_flight, self.in_flight_max)
+        self.on_call()
         await self.gate.wait()
         for _ in range(self._rng.randrange(4)):
             await asyncio.sleep(0)
@@ -150,6 +152,7 @@ class World:
         is_grouped: bool = False,
         memory: int = LINES_BYTES_MAX,
         budget: LineBudget | None = None,
+        unacknowledged: int = 1,
     ) -> None:
         self.folder = folder
         self.ahead = 0.0
@@ -161,11 +164,21 @@ class World:
         store = DirectoryStore(folder)
         fleet = self.fleet = BackendPool(
             [
-                backend(url, ConcurrencyLimit(limit), pauses=PAUSES, buckets=buckets)
+                backend(
+                    url,
+                    ConcurrencyLimit(limit),
+                    pauses=PAUSES,
+                    buckets=buckets,
+                    calls_max=limit,
+                    unacknowledged_max=unacknowledged,
+                )
                 for url in ("http://a", "http://b")
             ],
             calls_max=limit,
         )
+        self.repeats_max = 0
+        """The most calls that a kill would have repeated at any time."""
+        self.inference.on_call = self._note
         caller = Caller(
             pool=fleet, endpoint_probe=EndpointProbe("m", fleet, self.inference), upstream=self.inference,
             store=store, forms=Forms(store, LineBudget()), clock=self.now, seconds_max=5,
@@ -189,6 +202,9 @@ class World:
         for one in self.fleet.backends:
             one.server.drain = is_drained
         self.stage.fill()
+
+    def _note(self) -> None:
+        self.repeats_max = max(self.repeats_max, self.stage.busy)
 
     def now(self) -> float:
         """Unix time as the process takes it."""

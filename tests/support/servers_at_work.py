@@ -88,13 +88,16 @@ class Engines:
 
 
 class Log:
-    """Takes results at once, and acknowledgements."""
+    """Takes acknowledgements, and results while it has room."""
 
     def __init__(self) -> None:
         self.failed = 0
         self.ends: Counter[str] = Counter()
+        self.room = asyncio.Event()
+        self.room.set()
 
     async def send(self, batch_id: str, value: bytes, headers: codec.Headers) -> None:
+        await self.room.wait()
         marks = codec.lines_marks(headers, len(value))[1]
         self.ends[batch_id] += len(marks)
         self.failed += sum(mark.failed for mark in marks)

@@ -53,6 +53,8 @@ PROMPTS = 5
 PROMPT_BYTES = 64
 """Every second seed has lines with the same prompt one after the other."""
 PROCESSES_MAX = 3
+IN_FLIGHT_MAX = 5
+UNACKNOWLEDGED_MAX = 2
 DELETED_SHARE = 0.3
 
 
@@ -99,8 +101,8 @@ class SimulatedWay:
         self.wrapper = KEYS if seed % 3 == 0 else None
         """Every third run is encrypted."""
         model = {
-            "backends": [{"url": "http://backend/v1"}],
-            "max_in_flight": 5,
+            "backends": [{"url": "http://backend/v1", "unacknowledged_max": UNACKNOWLEDGED_MAX}],
+            "max_in_flight": IN_FLIGHT_MAX,
             "prefix_bytes": PROMPT_BYTES if seed % 2 else None,
         }
         self.at_work_max = 1 + seed % 2 if seed % 5 == 2 else None
@@ -141,6 +143,8 @@ class SimulatedWay:
         """Note a call whose answer is final."""
         self.calls[place] += 1
         self._under_way[place] = process
+        under_way = sum(one is process for one in self._under_way.values())
+        assert under_way <= IN_FLIGHT_MAX + UNACKNOWLEDGED_MAX, "a kill would repeat more than it may"
 
     def arrived(self, headers, value: bytes) -> None:
         """Note outcomes that the log has acknowledged."""

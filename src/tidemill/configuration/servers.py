@@ -98,6 +98,10 @@ class Server(Table):
     max_in_flight: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Concurrent calls, of all its models and all processor processes together; by default the largest
     `max_in_flight` of its models, or 64 if they have none."""
+    unacknowledged_max: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    """Results that the log may still have to acknowledge, of all processor processes together, while
+    `max_in_flight` calls are in flight; each one more takes the place of a call. By default a quarter of
+    `max_in_flight`. A processor process that is killed repeats at most its part of both numbers."""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of its capacity that batches may use; the rest is for others."""
     hours: tuple[Hours, ...] = ()

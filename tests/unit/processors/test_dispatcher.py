@@ -50,6 +50,60 @@ async def test_each_line_once_whatever_happens(
     assert set(world.log.lines.values()) == {1}
     assert set(world.inference.good.values()) <= {1}
     assert world.inference.in_flight_max <= limit
+    assert world.repeats_max <= limit + 1
+    assert not world.fleet.unacknowledged
+
+
+class Answers(asyncio.Semaphore):
+    """Lets as many calls end as it has been given."""
+
+    async def wait(self) -> None:
+        """Wait for a turn."""
+        await self.acquire()
+
+    def give(self, calls: int) -> None:
+        """Answer some calls."""
+        for _ in range(calls):
+            self.release()
+
+
+@pytest.mark.parametrize("spare", [0, 2, 8])
+async def test_a_result_holds_no_seat_until_there_are_too_many(tmp_path: Path, spare: int) -> None:
+    """All calls stay in flight beside `spare` results; each one more takes the place of a call."""
+    world = World(tmp_path, limit=8, unacknowledged=spare)
+    answers = world.inference.gate = Answers(0)
+    world.log.gate.clear()
+    fleet, inference = world.fleet, world.inference
+    world.publish(ids.new_batch_id(), 0, 100)
+    for answered in range(1, 8 + spare + 1):
+        answers.give(1)
+        await until(lambda answered=answered: fleet.unacknowledged == answered, "a result")
+        expected = 8 - max(0, answered - spare)
+        await until(lambda expected=expected: inference.in_flight == expected, "calls beside it")
+        assert fleet.in_flight == expected
+        assert world.stage.busy == fleet.in_flight + fleet.unacknowledged
+    assert inference.calls.total() == 8 + spare
+    assert fleet.awaits_log
+    world.log.gate.set()
+    await until(lambda: inference.in_flight == 8, "calls in the place of results")
+    assert not fleet.awaits_log
+    assert not fleet.unacknowledged
+    answers.give(100)
+    await world.finish()
+    assert world.repeats_max == 8 + spare
+
+
+async def test_a_rebalance_waits_for_the_log(tmp_path: Path) -> None:
+    """No call is in flight: the partitions stay until the log has acknowledged the results."""
+    world = World(tmp_path)
+    world.log.gate.clear()
+    world.publish(ids.new_batch_id(), 0, 5)
+    await until(lambda: world.fleet.unacknowledged == 5 and not world.fleet.in_flight, "results")
+    assert not await world.stage.drain(0.01)
+    world.log.gate.set()
+    assert await world.stage.drain(20)
+    assert len(world.tap.acked) == 1
+    await world.finish()
 
 
 async def test_a_process_makes_its_part_of_the_calls(tmp_path: Path) -> None:
@@ -223,13 +277,13 @@ async def test_what_is_late_is_dropped(tmp_path: Path) -> None:
 
 
 async def test_a_log_that_is_away_holds_the_calls(tmp_path: Path) -> None:
-    """What the log does not have yet counts as in flight."""
+    """No call begins beyond the bound of results that it does not acknowledge."""
     world = World(tmp_path)
     world.log.gate.clear()
     world.publish(ids.new_batch_id(), 0, 50)
-    await until(lambda: world.inference.good.total() == 4, "a full outbox")
-    assert world.stage.busy == 4
-    assert world.inference.calls.total() == 4
+    await until(lambda: world.inference.good.total() == 5, "a full outbox")
+    assert world.stage.busy == 5
+    assert world.inference.calls.total() == 5
     assert world.tap.acked == []
     world.log.gate.set()
     await world.finish()

@@ -82,12 +82,23 @@ class World:
     """One server, and the dispatchers of its models."""
 
     def __init__(
-        self, loop: SimulatedLoop, names: Iterable[str], *, queues: bool = True, calls_max: int = CAPACITY
+        self,
+        loop: SimulatedLoop,
+        names: Iterable[str],
+        *,
+        queues: bool = True,
+        calls_max: int = CAPACITY,
+        unacknowledged_max: int = CAPACITY // 4,
     ) -> None:
         self.loop = loop
         self.engine = Engine(queues=queues)
         self.log = Log()
-        self.server = make_server("http://gpu/v1", ConcurrencyLimit(calls_max), calls_max=calls_max)
+        self.server = make_server(
+            "http://gpu/v1",
+            ConcurrencyLimit(calls_max),
+            calls_max=calls_max,
+            unacknowledged_max=unacknowledged_max,
+        )
         self.clocks = Clocks()
         self.models = {name: self._dispatcher(name) for name in names}
 
@@ -257,6 +268,29 @@ def test_projects_share_a_server_whatever_their_models() -> None:
         await asyncio.sleep(30)
         total = sum(world.log.ends.values())
         assert 0.45 * total <= world.log.ends["p"] <= 0.55 * total
+
+    simulated(case)
+
+
+@pytest.mark.parametrize("spare", [0, 16])
+def test_models_share_the_results_that_the_log_may_owe(spare: int) -> None:
+    """However many models a server has, a kill repeats no more; a model that waits goes on with the log."""
+
+    async def case(make: Make) -> None:
+        names = ["a", "b", "c"]
+        world = make(names, unacknowledged_max=spare)
+        world.log.room.clear()
+        world.publish("a", "a", CAPACITY + spare)
+        await asyncio.sleep(5)
+        for name in names[1:]:
+            world.publish(name, name, 1_000)
+        await asyncio.sleep(5)
+        assert world.server.unacknowledged == world.engine.sent.total() == CAPACITY + spare
+        assert world.server.awaits_log
+        world.log.room.set()
+        await world.end("a", lines=CAPACITY + spare)
+        await world.end(*names[1:], lines=1_000)
+        assert world.server.unacknowledged == 0
 
     simulated(case)
 

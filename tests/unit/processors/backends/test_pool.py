@@ -2,11 +2,14 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.servers import backend, server
+from support.servers import backend, configured, server
 from support.virtual import failed
 
+from tidemill.configuration.servers import Model
+from tidemill.configuration.servers import Server as Settings
 from tidemill.processors.backends.backend import Backend
 from tidemill.processors.backends.pool import REFUSED_PART_MAX, BackendPool
 from tidemill.processors.failures import Fault, History
@@ -87,6 +90,43 @@ def test_a_ceiling_of_the_hour_holds() -> None:
     fleet.release(second)
     ceilings.append(0)
     assert fleet.acquire(200.0) is None
+
+
+@pytest.mark.parametrize(
+    ("servers", "of_model", "part", "expected"),
+    [
+        ([{}], None, 1.0, 8 + 2),
+        ([{"unacknowledged_max": 0}], None, 1.0, 8),
+        ([{"unacknowledged_max": 100}], None, 1.0, 8 + 100),
+        ([{}], None, 0.5, 4 + 1),
+        ([{}, {}], None, 1.0, 16 + 4),
+        ([{}, {}], 4, 1.0, 4 + 1),
+        ([{}, {"drain": True}], None, 1.0, 8 + 2),
+    ],
+)
+def test_calls_end_at_the_bound_of_results(
+    servers: list[dict[str, object]], of_model: int | None, part: float, expected: int
+) -> None:
+    """A quarter of the calls by default, of each server, for the model's and the process's part of them."""
+    named = {
+        f"gpu-{n}": Settings.model_validate({"url": f"http://gpu-{n}/v1", "max_in_flight": 8, **more})
+        for n, more in enumerate(servers)
+    }
+    made = configured({"m": Model(servers=tuple(named), max_in_flight=of_model)}, named)
+    pool = made.pools["m"]
+    for one in pool.backends:
+        one.server.limit = ConcurrencyLimit(1_000)
+    pool.set_part(part, 0.0)
+    results = 0
+    while (permit := pool.acquire(0.0)) is not None:
+        pool.answered(permit, 0.0)
+        pool.settled(permit.backend)
+        results += 1
+    assert results == expected
+    assert pool.awaits_log
+    pool.acknowledged([pool.called[0]])
+    assert not pool.awaits_log
+    assert pool.acquire(0.0) is not None
 
 
 def test_one_line_opens_nothing_and_cuts_nothing() -> None:

@@ -295,6 +295,28 @@ def test_results_that_the_log_does_not_accept_are_reported() -> None:
     simulated(run)
 
 
+def test_lines_that_wait_for_the_log_say_so() -> None:
+    """Those of other batches, too: no call begins for them until the log acknowledges results."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop, calls_max=8, unacknowledged_max=2)
+        world.outbox.room.clear()
+        world.publish("b", 20)
+        world.publish("c", 5)
+        await world.pass_(30)
+        (told,) = world.waits("b")
+        assert (told.reason, told.lines) == (Reason.DELIVERY, 20)
+        (told,) = world.waits("c")
+        assert (told.reason, told.lines) == (Reason.DELIVERY, 5)
+        assert told.message == "No call starts until the log has acknowledged results of earlier ones."
+        world.outbox.room.set()
+        await world.pass_(10)
+        assert world.waits("c") == ()
+        await world.stage.close()
+
+    simulated(run)
+
+
 def test_the_number_of_reports_is_bounded() -> None:
     """With any number of waiting batches: batches take turns, and each report is renewed before it expires."""
 
