@@ -339,7 +339,8 @@ class BackendPool(Seats):
         server = permit.backend.server
         if failure.is_servers_word:
             server.limit.answered(permit.slot, failure.at)
-        elif is_new and failure.is_full:
+        elif is_new and failure.is_full and (server.in_flight or not permit.probes.server):
+            # A server that refuses a single probe is away: that says nothing of how many calls it takes.
             server.limit.refused(permit.slot, server.in_flight, failure.at, late=failure.is_timeout)
 
     @staticmethod

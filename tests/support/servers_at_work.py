@@ -27,6 +27,7 @@ from tidemill.schemas.log import codec
 
 ENDPOINT = "/v1/chat/completions"
 GOOD = Answer(200, b'{"choices":[{"finish_reason":"stop","message":{"content":"yes"}}]}')
+UNAVAILABLE = Answer(503, b"no upstream")
 CALL_SECONDS = 0.1
 IN_FORCE_SECONDS = 2 * CALL_SECONDS
 """After this time the calls from before a change have ended, and others have taken their places."""
@@ -38,6 +39,8 @@ class Engines:
     def __init__(self, call_seconds: float) -> None:
         self.call_seconds = call_seconds
         self.down: set[str] = set()
+        self.starting: set[str] = set()
+        """Those for which a gateway answers."""
         self.stopped: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         """Set where calls in flight break off."""
         self.in_flight: Counter[str] = Counter()
@@ -59,6 +62,8 @@ class Engines:
         self.hosts.add(headers.get("host", ""))
         if host in self.down:
             return FailureKind.CONNECT
+        if host in self.starting:
+            return UNAVAILABLE
         self.lines[asked["batch"], asked["n"]] += 1
         self.in_flight[host] += 1
         try:

@@ -13,6 +13,7 @@ FULL_SECONDS_MAX = 10.0
 async def awaited(world: World, calls: int) -> tuple[float, float]:
     """Let the server answer; returns when it first answered a line, and when it had so many calls in flight."""
     world.engines.down.clear()
+    world.engines.starting.clear()
     first = full = 0.0
     until = world.loop.time() + 60
     while not (first and full):
@@ -25,15 +26,16 @@ async def awaited(world: World, calls: int) -> tuple[float, float]:
     return first, full
 
 
-@pytest.mark.parametrize(("calls_max", "seconds"), [(64, 0.1), (256, 5.0), (1_000, 5.0)])
-def test_a_server_that_is_back_has_all_its_calls_soon(calls_max: int, seconds: float) -> None:
-    """While it was down it got one call every few seconds; no line failed by that, and none is called twice."""
+@pytest.mark.parametrize("absence", ["down", "starting"])
+@pytest.mark.parametrize(("calls_max", "seconds"), [(64, 0.1), (64, 5.0), (256, 5.0), (1_000, 5.0)])
+def test_a_server_that_is_back_has_all_its_calls_soon(calls_max: int, seconds: float, absence: str) -> None:
+    """Meanwhile it, or its gateway, gets one call every few seconds; no line fails, and none is called twice."""
 
     async def case(make: Make) -> None:
         world = make(call_seconds=seconds)
         world.server("gpu", max_in_flight=calls_max)
         world.model("a", "gpu")
-        world.engines.down = {"gpu"}
+        setattr(world.engines, absence, {"gpu"})
         world.apply()
         world.publish("a", "a", 10_000)
         await asyncio.sleep(DOWN_SECONDS)
