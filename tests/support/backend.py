@@ -102,9 +102,9 @@ class Backend:
         listings: The `authorization` headers of those who asked for these.
     """
 
-    def __init__(self, rule: Rule = well, *, port: int = 0) -> None:
+    def __init__(self, rule: Rule = well, *, port: int = 0, host: str = "127.0.0.1") -> None:
         self.rule = rule
-        self._port = port
+        self._place = (host, port)
         self.url = ""
         self.others = 0
         self.capacity: int | None = None
@@ -212,9 +212,9 @@ class Backend:
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
         assert runner.server is not None
-        listener = await self._loop.create_server(runner.server, "127.0.0.1", self._port, backlog=1024)
+        listener = await self._loop.create_server(runner.server, *self._place, backlog=1024)
         (socket,) = listener.sockets
-        self.url = f"http://127.0.0.1:{socket.getsockname()[1]}/v1"
+        self.url = f"http://{self._place[0]}:{socket.getsockname()[1]}/v1"
         await self._stopped.wait()
         await stop_listening(listener)
         await runner.cleanup()

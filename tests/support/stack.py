@@ -39,6 +39,7 @@ class Stack:
         models: The table `models` of its configuration.
         environ: More variables for it.
         cwd: The folder in which it is started; by default this process's.
+        prefix: A program that runs its command line.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Stack:
         self.models = models
         self.environ = environ or {}
         self.cwd: Path | None = None
+        self.prefix: tuple[str, ...] = ()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -162,7 +164,7 @@ class Stack:
         with self.log.open("wb") as log:
             command = [sys.executable, "-P", "-m", "tidemill", "up", "--port", "0", "--data", str(self.data)]
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env=self._environ(), cwd=self.cwd
+                [*self.prefix, *command], stdout=log, stderr=subprocess.STDOUT, env=self._environ(), cwd=self.cwd
             )
         wait_until(self._is_ready, seconds_max=START_SECONDS_MAX, what=f"ready line in {self.log}")
 
