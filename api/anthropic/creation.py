@@ -23,7 +23,7 @@ from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.error import ApiError
 
 FILENAME = "message-batch.jsonl"
-"""The name of each input file; it is deleted with its batch."""
+"""The name of each input file."""
 WINDOW = "24h"
 """The window of Anthropic's batches."""
 
@@ -75,7 +75,7 @@ async def remove_input(deps: Dependencies, project: str, batch: Batch) -> None:
         LogUnavailable: The log does not answer, and the file stays.
     """
     record = deps.view.file(project, batch.input_file_id)
-    if record is None or record.file.filename != FILENAME or deps.view.is_shared(record.file.id, batch.id):
+    if record is None or not record.from_body or deps.view.is_shared(record.file.id, batch.id):
         return
     await file_removal.remove(deps, record.file.id, record.key)
 
@@ -95,7 +95,7 @@ async def _stored(request: Request, deps: Dependencies, booking: Booking) -> Fil
         booking.bytes(sink.size)
         stored = await sink.commit()
     file = new_file(file_id, FILENAME, int(deps.clock()), life_seconds=settings.input_life_seconds)
-    return stored.record(project, file)
+    return stored.record(project, file).model_copy(update={"from_body": True})
 
 
 async def _lines(stream: AsyncIterator[bytes], settings: Settings, too_large: ApiError) -> AsyncIterator[bytes]:

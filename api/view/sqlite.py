@@ -15,7 +15,7 @@ from tidemill.api.requests.paging import Page
 from tidemill.schemas.resources.bill import exact, plain
 from tidemill.storage.locked_directory import lock_first_free
 
-LAYOUT = 16
+LAYOUT = 17
 """Version of the schema; a file with another one is rebuilt."""
 
 CHECKPOINT_SECONDS = 1.0
@@ -73,7 +73,7 @@ CREATE TABLE files (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, purpose TEXT NOT NULL,
     expires_at INTEGER, key TEXT NOT NULL, sha256 TEXT NOT NULL, body BLOB NOT NULL,
     place INTEGER NOT NULL, deleted_at INTEGER, held INTEGER NOT NULL DEFAULT 0,
-    bytes INTEGER NOT NULL, lines INTEGER, owner INTEGER NOT NULL
+    bytes INTEGER NOT NULL, lines INTEGER, from_body INTEGER NOT NULL, owner INTEGER NOT NULL
 );
 CREATE INDEX files_listed ON files (project, created_at, id) WHERE deleted_at IS NULL;
 CREATE INDEX files_listed_by_purpose ON files (project, purpose, created_at, id) WHERE deleted_at IS NULL;

@@ -111,16 +111,17 @@ class View:
     def file(self, project: str, file_id: str) -> FileRecord | None:
         """A file, unless it is deleted or expired."""
         rows = self._database.read(
-            "SELECT body, key, sha256, lines FROM files WHERE id = ? AND project = ? AND deleted_at IS NULL"
-            " AND (expires_at IS NULL OR expires_at > ?)",
+            "SELECT body, key, sha256, lines, from_body FROM files WHERE id = ? AND project = ?"
+            " AND deleted_at IS NULL AND (expires_at IS NULL OR expires_at > ?)",
             file_id, project, int(self._clock()),
         )  # fmt: skip
         if not rows:
             return None
-        body, key, sha256, lines = rows[0]
+        body, key, sha256, lines, from_body = rows[0]
         return FileRecord(
-            project=project, file=File.model_validate_json(body), key=key, sha256=sha256, lines=lines
-        )
+            project=project, file=File.model_validate_json(body), key=key, sha256=sha256, lines=lines,
+            from_body=bool(from_body),
+        )  # fmt: skip
 
     def knows_file(self, project: str, file_id: str) -> bool:
         """Whether a file exists or existed recently."""
@@ -219,14 +220,14 @@ class View:
         """Show a file whose record is at this offset, unless a later one is known."""
         file = record.file
         self._database.write(
-            "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, ?, ?, ?)"
+            "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, ?, ?, ?, ?)"
             " ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at, key = excluded.key,"
             " sha256 = excluded.sha256, body = excluded.body, place = excluded.place, deleted_at = NULL, held = 0,"
             " bytes = excluded.bytes, lines = excluded.lines, owner = excluded.owner"
             " WHERE excluded.place > place AND excluded.owner >= owner",
             file.id, record.project, file.created_at, file.purpose, file.expires_at, record.key, record.sha256,
             file.model_dump_json().encode(), offset, file.bytes, record.lines,
-            record.owner,
+            record.from_body, record.owner,
         )  # fmt: skip
 
     def drop_file(self, file_id: str, offset: int) -> None:

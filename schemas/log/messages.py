@@ -271,6 +271,8 @@ class FileRecord(_Message):
     sha256: Digest
     lines: Number | None = None
     """Lines, counted during the upload."""
+    from_body: bool = False
+    """Whether the api made it of the requests in a body; then it is deleted with its batch."""
     owner: Size = 0
     """The owner that wrote it; readers ignore it after a record of a later owner."""
 
