@@ -8,6 +8,7 @@ leaves out an entry that it cannot use, and says why in `Contents.faults`.
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import orjson
@@ -81,6 +82,8 @@ class Contents:
     """None before the first settings file was applied: then the catalog is not filled yet."""
     revision: int
     """Offset of the newest record."""
+    parsed: Mapping[Key, Server | Model | str]
+    """Each present entry, or why it is not valid."""
 
     def price_of(self, model: str | None) -> Price:
         """The price of a model, also of one that is gone; nothing for an unknown one."""
@@ -104,15 +107,15 @@ class Fold:
     applied: Applied | None = None
     revision: int = -1
     _parsed: dict[Key, Server | Model | str] = field(default_factory=dict)
-    """Each present entry, or why it is not valid."""
+    """See `Contents.parsed`."""
 
     @classmethod
     def of(cls, contents: Contents) -> "Fold":
         """Continue from contents."""
-        found = cls(applied=contents.applied, revision=contents.revision)
-        for key, entry in contents.entries.items():
-            found.put(key, entry)
-        return found
+        return cls(
+            entries=dict(contents.entries), applied=contents.applied, revision=contents.revision,
+            _parsed=dict(contents.parsed),
+        )  # fmt: skip
 
     def apply(self, key: str, value: bytes | None, offset: int) -> None:
         """Fold a record.
@@ -152,8 +155,9 @@ class Fold:
         found = serving(servers, models, contradictions)
         faults |= {f"{error.kind[:-1]}/{error.name}": str(error) for error in contradictions}
         return Contents(
-            entries=dict(self.entries), serving=found, faults=faults, applied=self.applied, revision=self.revision
-        )
+            entries=dict(self.entries), serving=found, faults=faults, applied=self.applied, revision=self.revision,
+            parsed=dict(self._parsed),
+        )  # fmt: skip
 
 
 def kind_of(key: Key) -> Literal["server/", "model/"]:
@@ -214,14 +218,21 @@ def check_name(key: Key) -> None:
         raise ValueError(f"{path}: {misconfigured.faults(error)[0]}") from error
 
 
-def named(servers: Mapping[str, Server], models: Mapping[str, Model]) -> dict[Key, dict[str, Any]]:
+def named(
+    servers: Mapping[str, Server], models: Mapping[str, Model], known: Mapping[str, Server] = MappingProxyType({})
+) -> dict[Key, dict[str, Any]]:
     """The settings of servers and models by key; servers of the short form get names.
+
+    Args:
+        servers: By name.
+        models: By name; they may also name `known` servers.
+        known: Further servers, which are not among the settings.
 
     Raises:
         ValueError: They contradict each other.
     """
-    found = serving(servers, models)
-    settings = {SERVER + name: _dumped(server) for name, server in found.servers.items()}
+    found = serving({**known, **servers}, models)
+    settings = {SERVER + name: _dumped(one) for name, one in found.servers.items() if name not in known}
     for name, model in models.items():
         dumped = _dumped(model)
         dumped.pop("backends", None)

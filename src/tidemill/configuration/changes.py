@@ -73,9 +73,7 @@ def _long_form(contents: Contents, wanted: Wanted) -> dict[Key, Mapping[str, Any
     models = {name_of(key): one for key, one in parsed.items() if isinstance(one, Model)}
     kept = {name: one for name, one in contents.serving.servers.items() if SERVER + name not in wanted}
     found: dict[Key, Mapping[str, Any] | None] = {key: None for key, one in wanted.items() if one is None}
-    full = named({**kept, **servers}, models)
-    found |= {key: new for key, new in full.items() if key in wanted or name_of(key) not in kept}
-    return found
+    return found | named(servers, models, kept)
 
 
 def check_keys(contents: Contents, entries: Mapping[Key, Entry]) -> None:
