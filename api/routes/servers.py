@@ -122,6 +122,9 @@ EntryName = Annotated[
     str, Depends(PathId("name", errors.no_entry, min_length=1, max_length=bounds.NAME_CHARS_MAX))
 ]
 
+NewSettings = Annotated[EntryRequest, Depends(JsonBody(EntryRequest))]
+Match = Annotated[Precondition, Depends(Matching(Precondition))]
+
 
 async def _kind(request: Request) -> str:
     """`SERVER` or `MODEL`, by the path of the route."""
@@ -166,12 +169,11 @@ async def put(
     caller: OperatorCaller,
     kind: Kind,
     name: EntryName,
-    body: Annotated[EntryRequest, Depends(JsonBody(EntryRequest))],
-    match: Annotated[Precondition, Depends(Matching(Precondition))],
+    body: NewSettings,
+    match: Match,
 ) -> Response:
     """Add a server or a model, or replace all of its settings; every process follows within seconds."""
-    key = kind + name
-    return await _changed(request, deps, caller, key, lambda _: body.settings, match=match)
+    return await _changed(request, deps, caller, kind + name, lambda _: body.settings, match=match)
 
 
 @router.patch("/servers/{name:path}", response_model=CatalogObject)
@@ -183,8 +185,8 @@ async def patch(
     caller: OperatorCaller,
     kind: Kind,
     name: EntryName,
-    body: Annotated[EntryRequest, Depends(JsonBody(EntryRequest))],
-    match: Annotated[Precondition, Depends(Matching(Precondition))],
+    body: NewSettings,
+    match: Match,
 ) -> Response:
     """Change some settings of a server or a model; every process follows within seconds."""
 
@@ -198,13 +200,7 @@ async def patch(
 @router.delete("/servers/{name:path}", response_model=CatalogObject)
 @router.delete("/models/{name:path}", response_model=CatalogObject)
 async def remove(
-    *,
-    request: Request,
-    deps: Deps,
-    caller: OperatorCaller,
-    kind: Kind,
-    name: EntryName,
-    match: Annotated[Precondition, Depends(Matching(Precondition))],
+    *, request: Request, deps: Deps, caller: OperatorCaller, kind: Kind, name: EntryName, match: Match
 ) -> Response:
     """Remove a server, or a model; lines that wait for the model wait until their deadline."""
 

@@ -1,5 +1,6 @@
 """The commands below `servers` and `models`, and `apply`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,52 +79,43 @@ def _commands(app: typer.Typer, kind: "Kind", noun: str) -> None:
         app.command(word, help=help_text)(client_command(command))
 
 
+def _switch(
+    app: typer.Typer, kind: "Kind", word: str, setting: Mapping[str, bool | None], *, done: str, help_text: str
+) -> None:
+    """Add a command that changes one setting; at the end it prints the name and `done`."""
+
+    def switch(name: Name) -> Work:
+        from tidemill.client import catalog
+
+        return lambda console, target: catalog.change(
+            console, target, kind, name, dict(setting), done=f"{name} {done}."
+        )
+
+    app.command(word, help=help_text)(client_command(switch))
+
+
 _commands(servers, "servers", "server")
 _commands(models, "models", "model")
-
-
-@servers.command("drain")
-@client_command
-def drain(name: Name) -> Work:
-    """Make no new calls to a server; calls in flight finish."""
-    from tidemill.client import catalog
-
-    return lambda console, target: catalog.change(
-        console, target, "servers", name, {"drain": True}, done=f"{name} gets no new calls."
-    )
-
-
-@servers.command("resume")
-@client_command
-def resume_server(name: Name) -> Work:
-    """Call a drained server again."""
-    from tidemill.client import catalog
-
-    return lambda console, target: catalog.change(
-        console, target, "servers", name, {"drain": None}, done=f"{name} gets calls again."
-    )
-
-
-@models.command("pause")
-@client_command
-def pause(name: Name) -> Work:
-    """Make no new calls for a model; calls in flight finish, and its batches wait."""
-    from tidemill.client import catalog
-
-    return lambda console, target: catalog.change(
-        console, target, "models", name, {"paused": True}, done=f"{name} is paused."
-    )
-
-
-@models.command("resume")
-@client_command
-def resume_model(name: Name) -> Work:
-    """Go on with the batches of a paused model."""
-    from tidemill.client import catalog
-
-    return lambda console, target: catalog.change(
-        console, target, "models", name, {"paused": None}, done=f"{name} goes on."
-    )
+_switch(
+    servers, "servers", "drain", {"drain": True},
+    done="gets no new calls", help_text="Make no new calls to a server; calls in flight finish.",
+)  # fmt: skip
+_switch(
+    servers,
+    "servers",
+    "resume",
+    {"drain": None},
+    done="gets calls again",
+    help_text="Call a drained server again.",
+)
+_switch(
+    models, "models", "pause", {"paused": True},
+    done="is paused", help_text="Make no new calls for a model; calls in flight finish, and its batches wait.",
+)  # fmt: skip
+_switch(
+    models, "models", "resume", {"paused": None},
+    done="goes on", help_text="Go on with the batches of a paused model.",
+)  # fmt: skip
 
 
 @client_command
