@@ -39,6 +39,7 @@ VERSION = 1
 HOLD_SECONDS_MAX = 3600
 WRAPPED_CHARS_MAX = 1024
 """A key management service wraps a key into about 200 bytes."""
+_BY_KIND = Field(discriminator="kind")
 
 
 class _Message(BaseModel):
@@ -86,7 +87,7 @@ class DeleteRequested(_Message):
     at: Time
 
 
-Command = Annotated[BatchCreated | CancelRequested | DeleteRequested, Field(discriminator="kind")]
+Command = Annotated[BatchCreated | CancelRequested | DeleteRequested, _BY_KIND]
 
 
 class ModelLines(BaseModel):
@@ -244,10 +245,7 @@ class Stalled(_Message):
     """How long the report is valid."""
 
 
-Fact = Annotated[
-    Accepted | Rejected | Opened | Grown | Sealed | Compacted | Tick | Buried | Stalled,
-    Field(discriminator="kind"),
-]
+Fact = Annotated[Accepted | Rejected | Opened | Grown | Sealed | Compacted | Tick | Buried | Stalled, _BY_KIND]
 
 
 class BatchRecord(_Message):
