@@ -17,12 +17,20 @@ from tidemill.schemas.log import topics
 from tidemill.schemas.log.messages import BatchCreated, BatchRecord, FileRecord
 from tidemill.schemas.log.part import encode_index, index_key
 from tidemill.schemas.resources.batch import (
-    Batch, BatchError, BatchErrors, Extras, FileReceipt, Receipt, RequestCounts, Status,
+    Batch,
+    BatchError,
+    BatchErrors,
+    Extras,
+    FileReceipt,
+    Receipt,
+    RequestCounts,
+    Status,
 )  # fmt: skip
 from tidemill.schemas.resources.error import ApiError
 from tidemill.schemas.resources.file import File
 
 PARAMS = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "é\u2028"}]}
+WANTED = {"endpoint": "/v1/messages", "completion_window": "24h"}
 MESSAGE = {"id": "msg_1", "type": "message", "role": "assistant", "content": [{"type": "text", "text": "yes"}]}
 OVERLOAD = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
 SETTINGS = Settings(
@@ -223,8 +231,7 @@ async def test_requests_stay_while_another_batch_has_them(client, deps):
     """A rerun of all lines, for example, shares the input file."""
     first = (await create(client)).json()["id"]
     file_id = (await client.get(f"/v1/batches/{first}")).json()["input_file_id"]
-    body = {"endpoint": "/v1/messages", "input_file_id": file_id, "completion_window": "24h"}
-    second = (await client.post("/v1/batches", json=body)).json()["id"]
+    second = (await client.post("/v1/batches", json={**WANTED, "input_file_id": file_id})).json()["id"]
     for batch_id, status in ((first, 200), (second, 404)):
         await end(deps, batch_id, *CANCELLED, [])
         assert (await client.delete(f"/v1/messages/batches/{batch_id}")).status_code == 200
@@ -235,8 +242,7 @@ async def test_an_uploaded_file_outlives_its_message_batch(client, deps):
     """Also one that has the name of those which are made of requests."""
     form = {"files": {"file": ("message-batch.jsonl", b"{}")}, "data": {"purpose": "batch"}}
     file_id = (await client.post("/v1/files", **form)).json()["id"]
-    body = {"endpoint": "/v1/messages", "input_file_id": file_id, "completion_window": "24h"}
-    batch_id = (await client.post("/v1/batches", json=body)).json()["id"]
+    batch_id = (await client.post("/v1/batches", json={**WANTED, "input_file_id": file_id})).json()["id"]
     await end(deps, batch_id, *CANCELLED, [])
     assert (await client.delete(f"/v1/messages/batches/{batch_id}")).is_success
     assert (await client.get(f"/v1/files/{file_id}")).is_success
