@@ -270,14 +270,14 @@ class Dispatcher:
         """Call one line after the other, until none may go."""
         found: tuple[Line, Permit] | None = (line, permit)
         while found is not None:
-            await self._call(*found)
+            line, permit = found
+            self._end(line, permit, await self._caller.make(line, permit))
             found = self._next()
             if found is not None:
                 # An answer may allow more than one call.
                 self.fill()
 
-    async def _call(self, line: Line, permit: Permit) -> None:
-        result = await self._caller.make(line, permit)
+    def _end(self, line: Line, permit: Permit, result: CallResult) -> None:
         self._waiting.end(line)
         if isinstance(result.end, CallFailure):
             self._failed(line, result, result.end, permit.backend)

@@ -94,10 +94,10 @@ class BackendPool(Seats):
     def _set(self, backends: list[Backend], calls_max: int | None) -> None:
         self.backends = backends
         calls = sum(backend.server.calls_max for backend in backends)
-        self.calls_max = calls_max or calls
+        calls_max = calls_max or calls
         results = sum(backend.server.unacknowledged_max for backend in backends)
         # Its share of the calls is its share of the results, too.
-        self.unacknowledged_max = results * self.calls_max // calls if self.calls_max < calls else results
+        self.resize(calls_max, results * calls_max // calls if calls_max < calls else results, self.part)
 
     @property
     def awaits_log(self) -> bool:
@@ -137,7 +137,8 @@ class BackendPool(Seats):
 
     def set_part(self, part: float, now: float) -> None:
         """Set this process's part of the partitions, 0 <= part <= 1."""
-        self.part, self._is_divided = part, True
+        self._is_divided = True
+        self.resize(self.calls_max, self.unacknowledged_max, part)
         if self.bucket is not None:
             self.bucket.set_part(max(PART_MIN, part), now)
         for backend in self.backends:

@@ -55,16 +55,26 @@ class Seats:
     in_flight: int = 0
     unacknowledged: int = 0
     """Results that the log has not acknowledged."""
+    in_flight_max: int = field(init=False)
+    """Calls that this process may have in flight."""
+    _bound: int = field(init=False)
+    """The same, and results that hold no seat."""
 
-    @property
-    def in_flight_max(self) -> int:
-        """Calls that this process may have in flight."""
-        return int(self.calls_max * self.part) or 1
+    def __post_init__(self) -> None:
+        """Work the numbers of this process out."""
+        self.resize(self.calls_max, self.unacknowledged_max, self.part)
+
+    def resize(self, calls_max: int, unacknowledged_max: int, part: float) -> None:
+        """Set the numbers of all processes, and this process's part of them."""
+        self.calls_max, self.unacknowledged_max, self.part = calls_max, unacknowledged_max, part
+        self.in_flight_max = int(calls_max * part) or 1
+        self._bound = self.in_flight_max + int(unacknowledged_max * part)
 
     @property
     def seats(self) -> int:
         """Calls that this process may have in flight beside the results that hold a seat."""
-        return self.in_flight_max + min(0, int(self.unacknowledged_max * self.part) - self.unacknowledged)
+        left = self._bound - self.unacknowledged
+        return min(self.in_flight_max, left)
 
     @property
     def awaits_log(self) -> bool:
@@ -96,11 +106,13 @@ class Server(Seats):
 
     def __post_init__(self) -> None:
         """Let no model wait yet."""
+        # A dataclass with slots is another class than the one that `super()` without arguments refers to.
+        Seats.__post_init__(self)
         self.queue = PermitQueue(self)
 
     def set_part(self, part: float, now: float) -> None:
         """Set this process's part of the partitions, 0 <= part <= 1."""
-        self.part = max(PART_MIN, part)
+        self.resize(self.calls_max, self.unacknowledged_max, max(PART_MIN, part))
         if self.bucket is not None:
             self.bucket.set_part(self.part, now)
         self.queue.changed()
@@ -139,7 +151,8 @@ class Server(Seats):
             return 0
         if self.bucket is not None and not self.bucket.allows(now):
             return 0
-        return min(self.allowed(now), self.seats)
+        allowed, seats = self.allowed(now), self.seats
+        return min(seats, allowed)
 
     def apply_metrics(self, metrics: ServerMetrics, ours: float, now: float) -> None:
         """Adjust the limits to a reading of the server's metrics.

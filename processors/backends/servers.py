@@ -181,8 +181,7 @@ class Servers:
         if entry is None:
             entry = self._entries[name] = _Entry(server_settings.made(name, target, calls_max), target)
         server = entry.server
-        server.calls_max = calls_max
-        server.unacknowledged_max = server_settings.unacknowledged_max(target.settings, calls_max)
+        server.resize(calls_max, server_settings.unacknowledged_max(target.settings, calls_max), server.part)
         server_settings.configure(server, target, None if before is None else before[0].settings, self._clock, now)
         entry.target = target
         if (target, server.drain) != before:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -59,7 +59,11 @@ class Caller:
         seconds_max: float,
         rules: BodyRules | None = None,
     ) -> None:
-        """Connect nothing; a call takes at most `seconds_max`, and `rules` change its body."""
+        """Connect nothing; a call takes at most `seconds_max`, and `rules` change its body.
+
+        Needs a running event loop.
+        """
+        self._now = asyncio.get_running_loop().time
         self._pool = pool
         self._endpoint_probe = endpoint_probe
         self._upstream = upstream
@@ -115,25 +119,29 @@ class Caller:
         if isinstance(end, CallFailure):
             return self._failed(line, custom_id, permit, end)
         used = end.tokens[0] + end.tokens[2] if end.tokens else 0
-        now = asyncio.get_running_loop().time()
-        self._pool.answered(permit, now, used, endpoint=line.head.url, begun=line.began_at)
+        self._pool.answered(permit, self._now(), used, endpoint=line.head.url, begun=line.began_at)
         return CallResult(custom_id, end)
 
-    async def _posted(self, line: Line, body: msgspec.Raw, backend: Backend) -> Answer | FailureKind:
-        head, options = line.head, backend.server.options
-        endpoint = ENDPOINTS.get(head.url, UNKNOWN)
+    def _posted(self, line: Line, body: msgspec.Raw, backend: Backend) -> Awaitable[Answer | FailureKind]:
+        options, endpoint = backend.server.options, ENDPOINTS.get(line.head.url, UNKNOWN)
         sent = self._sent(body, line, options, endpoint)
-        if not endpoint.files:
-            return await self._sent_within(line, backend, options.headers, sent)
-        async with self._forms.form(endpoint, sent, head.project) as form:
-            return await self._sent_within(line, backend, {**options.headers, **CONTENT_TYPE}, memoryview(form))
+        if endpoint.files:
+            return self._posted_form(line, sent, backend, endpoint)
+        return self._sent_within(line, backend, options.headers, sent)
 
-    async def _sent_within(
-        self, line: Line, backend: Backend, headers: dict[str, str], body: bytes | memoryview
+    async def _posted_form(
+        self, line: Line, body: bytes | memoryview, backend: Backend, endpoint: Endpoint
     ) -> Answer | FailureKind:
+        headers = {**backend.server.options.headers, **CONTENT_TYPE}
+        async with self._forms.form(endpoint, body, line.head.project) as form:
+            return await self._sent_within(line, backend, headers, memoryview(form))
+
+    def _sent_within(
+        self, line: Line, backend: Backend, headers: dict[str, str], body: bytes | memoryview
+    ) -> Awaitable[Answer | FailureKind]:
         seconds = min(self._seconds_max, max(line.head.deadline - self._clock(), 0.0))
         more = _header_lines(line, backend.server.options, self._clock)
-        return await self._upstream.post(address(backend.base, line.head.url), headers, body, seconds, more)
+        return self._upstream.post(address(backend.base, line.head.url), headers, body, seconds, more)
 
     async def _checked_endpoint(self, failure: CallFailure, line: Line, permit: Permit) -> CallFailure:
         if await self._endpoint_probe.lacks(line.head.url, permit.backend):
@@ -170,7 +178,7 @@ class Caller:
             endpoint=line.head.url,
             line=(line.head.batch_id, line.index),
             since=line.since,
-            at=asyncio.get_running_loop().time(),
+            at=self._now(),
             retry_after=request_codec.wait_seconds(retry_after, self._clock()),
         )
 

@@ -1,5 +1,6 @@
 """Judges answers, and writes result lines and error lines. Bodies pass through as bytes."""
 
+import functools
 import hashlib
 import re
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from tidemill.schemas.log.codec import LineMark
 QUOTED_BYTES_MAX: Final = 4096
 """Bytes of an answer that an error line quotes, if the answer is not a JSON object."""
 RETRY_AFTER_SECONDS_MAX: Final = 86_400.0
+BATCHES_KNOWN_MAX: Final = 1_000
+PLAIN_CHARS_MAX: Final = 96
+"""With an index and a number of attempts a batch id of so many characters has at most 128."""
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 _SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,9})?\Z")
@@ -153,10 +157,16 @@ def request_id(given: str | None, batch_id: str, index: int, attempts: int) -> s
 def sent_id(batch_id: str, index: int, attempts: int) -> str:
     """The id of a call: `batch_…-17-1` is the first call of line 17, counted from 0."""
     name = f"{batch_id}-{index}-{attempts}"
-    if _REQUEST_ID.match(name) is not None:
+    if _is_plain(batch_id) or _REQUEST_ID.match(name) is not None:
         return name
     # A foreign writer of the topic may have chosen the batch id.
     return "req_" + hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+
+
+@functools.lru_cache(maxsize=BATCHES_KNOWN_MAX)
+def _is_plain(batch_id: str) -> bool:
+    """Whether the ids of all calls of a batch are well-formed."""
+    return len(batch_id) <= PLAIN_CHARS_MAX and _REQUEST_ID.match(batch_id) is not None
 
 
 def wait_seconds(retry_after: str | None, now: float) -> float | None:

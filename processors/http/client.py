@@ -4,10 +4,11 @@ import asyncio
 import json
 import ssl
 from collections import deque
-from collections.abc import Container, Mapping
+from collections.abc import Container, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from time import monotonic
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from tidemill import __version__
@@ -123,9 +124,9 @@ class HttpUpstream:
         """Where connections without a call are kept; None for everywhere."""
         self._tls: dict[Trust, ssl.SSLContext] = {}
 
-    async def post(
+    def post(
         self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float, more: bytes = b""
-    ) -> Answer | FailureKind:
+    ) -> Coroutine[Any, Any, Answer | FailureKind]:
         """See `Upstream`.
 
         Raises:
@@ -134,8 +135,8 @@ class HttpUpstream:
         route = self._route("POST", url, headers)
         head = b"%b%bcontent-length: %d\r\n\r\n" % (route.head, more, len(body))
         if isinstance(body, memoryview):
-            return await self._send(route, head, seconds, self._reply_bytes_max, body)
-        return await self._send(route, head + body, seconds, self._reply_bytes_max)
+            return self._send(route, head, seconds, self._reply_bytes_max, body)
+        return self._send(route, head + body, seconds, self._reply_bytes_max)
 
     async def get(self, url: str, headers: dict[str, str], seconds: float, bytes_max: int) -> Answer | FailureKind:
         """Fetch a page of at most `bytes_max`; otherwise like `post`."""
@@ -165,18 +166,17 @@ class HttpUpstream:
     async def _send(
         self, route: _Route, request: bytes, seconds: float, bytes_max: int, body: memoryview = _NOTHING
     ) -> Answer | FailureKind:
-        loop = asyncio.get_running_loop()
-        start = loop.time()
+        start = monotonic()
         idle = route.idle
         if (connection := self._reused(idle, start)) is None:
             opened = await self._connect(route.place, min(seconds, CONNECT_SECONDS_MAX))
             if isinstance(opened, FailureKind):
                 return opened
             connection = opened
-            seconds -= loop.time() - start
+            seconds -= monotonic() - start
         outcome = await connection.call(request, seconds, bytes_max, body)
         if connection.is_usable and idle.is_kept:
-            connection.idle_since = loop.time()
+            connection.idle_since = monotonic()
             idle.append(connection)
         else:
             connection.close()

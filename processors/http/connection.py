@@ -5,6 +5,7 @@ It costs a third of a general client, which also handles redirects, cookies, pro
 """
 
 import asyncio
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Final, cast
@@ -69,12 +70,15 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, replies: LargeReplies) -> None:
         self.idle_since = 0.0
-        """When its last call ended, by the event loop's clock."""
+        """When its last call ended, on the monotonic clock."""
         self._replies = replies
         self._share: Share | None = None
         self._is_paused = False
         """Whether reading is paused until the memory budget has room."""
+        self._ends_at = math.inf
+        """When the call has taken too long, by the event loop's clock."""
         self._timer: asyncio.TimerHandle | None = None
+        """Looks for that; it may be due before, since the next call need not set it again."""
         self._seconds_left = 0.0
         """The rest of the call's time while reading is paused."""
         self._loop = asyncio.get_running_loop()
@@ -109,7 +113,7 @@ class Connection(asyncio.Protocol):
         self._bytes_max = bytes_max
         call: asyncio.Future[Answer | FailureKind] = self._loop.create_future()
         self._call = call
-        self._timer = self._loop.call_later(seconds, self._end, FailureKind.TIMEOUT)
+        self._end_within(seconds)
         try:
             self._transport.write(request)
             if body:
@@ -120,13 +124,13 @@ class Connection(asyncio.Protocol):
                 _drop(call.result())
             raise
         finally:
-            self._stop_timer()
             if not call.done() or call.cancelled():
                 self.close()
 
     def close(self) -> None:
         """Close at once."""
         self._keeps_alive = False
+        self._stop_timer()
         self._let_go()
         if self._transport is not None:
             self._transport.abort()
@@ -141,6 +145,7 @@ class Connection(asyncio.Protocol):
         """See `asyncio.Protocol`. The end of the connection ends a reply without a length."""
         self._keeps_alive = False
         self._transport = None
+        self._stop_timer()
         if exc is None and self._reply.has_head and not self._reply.is_framed:
             self._end(self._answer())
         else:
@@ -270,16 +275,16 @@ class Connection(asyncio.Protocol):
 
     def _count(self, size: int) -> None:
         assert self._share is not None
-        if not self._share.grow(size) and self._transport is not None and self._timer is not None:
+        if not self._share.grow(size) and self._transport is not None and not self._is_paused:
             self._transport.pause_reading()
             self._is_paused = True
-            self._seconds_left = self._timer.when() - self._loop.time()
+            self._seconds_left = self._ends_at - self._loop.time()
             self._stop_timer()
 
     def _read_on(self) -> None:
         """Resume reading; the pause does not count against the server's time."""
         if self._call is not None:
-            self._timer = self._loop.call_later(self._seconds_left, self._end, FailureKind.TIMEOUT)
+            self._end_within(self._seconds_left)
         self._unpause()
 
     def _unpause(self) -> None:
@@ -289,6 +294,23 @@ class Connection(asyncio.Protocol):
 
     def _give_up(self) -> None:
         self._end(FailureKind.TIMEOUT)
+
+    def _end_within(self, seconds: float) -> None:
+        """Bound the time of the call."""
+        self._ends_at = at = self._loop.time() + seconds
+        if self._timer is None or self._timer.when() > at:
+            self._stop_timer()
+            self._timer = self._loop.call_at(at, self._look)
+
+    def _look(self) -> None:
+        """End the call if its time is over."""
+        self._timer = None
+        if self._call is None:
+            return
+        if self._loop.time() < self._ends_at:
+            self._timer = self._loop.call_at(self._ends_at, self._look)
+        else:
+            self._end(FailureKind.TIMEOUT)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -3,12 +3,14 @@
 import asyncio
 import ssl
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import orjson
 import pytest
 from support.scripted_server import ANSWER, OK, SECONDS, Server, post, serving
 from support.servers import configured
+from support.simtime import SimulatedLoop, run
 from support.waiting import until
 
 from tidemill import __version__
@@ -16,6 +18,8 @@ from tidemill.configuration.servers import Model
 from tidemill.configuration.servers import Server as Settings
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.http.client import HttpUpstream, Trust
+from tidemill.processors.http.connection import Connection
+from tidemill.processors.memory_budget import LargeReplies
 
 SHORT_SECONDS = 0.2
 OWN = b"user-agent: tidemill/%b\r\naccept-encoding: identity\r\n" % __version__.encode()
@@ -166,6 +170,38 @@ async def test_a_call_ends_at_its_timeout_or_cancellation() -> None:
         assert call.cancelled()
         assert await post(server, client) == ANSWER
         assert server.connections == 3
+
+
+class Transport:
+    """Takes what is written."""
+
+    is_closed = False
+
+    def write(self, data: bytes) -> None: ...
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def abort(self) -> None:
+        self.is_closed = True
+
+
+@pytest.mark.parametrize(("before", "seconds"), [(5.0, 30.0), (600.0, 2.0), (30.0, 30.0)])
+def test_each_call_of_a_connection_has_its_own_time(before: float, seconds: float) -> None:
+    """The timer of an earlier call ends no later one too early or too late."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        connection = Connection(LargeReplies())
+        connection.connection_made(cast("asyncio.BaseTransport", Transport()))
+        first = loop.create_task(connection.call(b"", before, 100))
+        await asyncio.sleep(1)
+        connection.data_received(OK)
+        assert await first == ANSWER
+        begun = loop.time()
+        assert await connection.call(b"", seconds, 100) is FailureKind.TIMEOUT
+        assert loop.time() - begun == pytest.approx(seconds)
+
+    run(main)
 
 
 def port_of(server: Server) -> int:
