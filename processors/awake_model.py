@@ -26,6 +26,7 @@ from tidemill.processors.calls.forms import Forms
 from tidemill.processors.calls.retry import Policy
 from tidemill.processors.dispatcher import Dispatcher, Services
 from tidemill.processors.http.client import HttpUpstream
+from tidemill.processors.joined.joiner import joiner
 from tidemill.processors.kafka import KafkaOutbox, reopen
 from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.partitions import seals
@@ -197,4 +198,5 @@ def _dispatcher(name: str, model: Model, shared: Shared, pool: BackendPool) -> D
         services,
         policy=Policy(tries_max=model.tries_max),
         prefixes=prefixes(model, pool),
+        joiner=joiner(name, model),
     )

@@ -29,7 +29,10 @@ from tidemill.processors.backends.permit_queue import Claim
 from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.calls import request_codec, retry
 from tidemill.processors.calls.caller import Caller, CallResult
+from tidemill.processors.calls.request_codec import Success
 from tidemill.processors.failures import CallFailure, FailureKind, History
+from tidemill.processors.joined import caller as joined_caller
+from tidemill.processors.joined.joiner import JoinedCall, Joiner
 from tidemill.processors.lines import Line, PendingLines
 from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.outcomes.batching import RECORD_LINES_MAX, ResultBatcher
@@ -86,6 +89,7 @@ class Dispatcher:
         *,
         policy: retry.Policy = retry.POLICY,
         prefixes: Prefixes[Line] | None = None,
+        joiner: Joiner | None = None,
     ) -> None:
         """Start nothing; needs a running event loop.
 
@@ -95,6 +99,7 @@ class Dispatcher:
             services: What all models of the process use.
             policy: The bounds of retries.
             prefixes: Set if lines with the same prompt prefix go one after the other.
+            joiner: Set if a call may have several lines.
         """
         self._pool = pool
         self._caller = caller
@@ -107,7 +112,7 @@ class Dispatcher:
         self._failures = FailedLines(services.clock)
         self._health_probe = caller.health_probe(self.fill, policy.probe_seconds_min)
         self._waiting = WaitingLines(
-            pool, self._health_probe, services.budget, chance=services.chance, prefixes=prefixes,
+            pool, self._health_probe, services.budget, chance=services.chance, prefixes=prefixes, joiner=joiner,
             calls_max=lambda: self.seats, wake=self.fill,
         )  # fmt: skip
         self.stalls = Stalls(
@@ -244,15 +249,18 @@ class Dispatcher:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._sender.close()
 
-    def _next(self) -> tuple[Line, Permit] | None:
-        """The next line to call, and its permit."""
+    def _next(self) -> tuple[Line, Permit, JoinedCall | None] | None:
+        """The next line to call, its permit, and its call if that has other lines, too."""
         while self._is_free and (found := self._waiting.take(self._busy)) is not None:
             line, permit = found
             if self._is_wanted(line):
-                self._busy += 1
                 self._idle.clear()
                 self._waiting.begin(line)
-                return line, self._pool.charge(permit, line.size)
+                if (call := self._waiting.join(line, permit)) is not None:
+                    self._busy += len(call.lines)
+                    return line, self._pool.charge(permit, call.size, len(call.lines)), call
+                self._busy += 1
+                return line, self._pool.charge(permit, line.size), None
             self._waiting.abandon(line, permit)
             self._finish(line)
         return None
@@ -266,12 +274,15 @@ class Dispatcher:
         services = self._services
         return services.clock() < line.head.deadline and line.head.batch_id not in services.closed
 
-    async def _work(self, line: Line, permit: Permit) -> None:
+    async def _work(self, line: Line, permit: Permit, call: JoinedCall | None) -> None:
         """Call one line after the other, until none may go."""
-        found: tuple[Line, Permit] | None = (line, permit)
+        found: tuple[Line, Permit, JoinedCall | None] | None = (line, permit, call)
         while found is not None:
-            line, permit = found
-            self._end(line, permit, await self._caller.make(line, permit))
+            line, permit, call = found
+            if call is None:
+                self._end(line, permit, await self._caller.make(line, permit))
+            else:
+                self._end_joined(call, permit, await joined_caller.make(self._caller, call, permit))
             found = self._next()
             if found is not None:
                 # An answer may allow more than one call.
@@ -283,6 +294,20 @@ class Dispatcher:
             self._failed(line, result, result.end, permit.backend)
         else:
             self._settle(line, result, permit.backend, request_codec.result)
+
+    def _end_joined(self, call: JoinedCall, permit: Permit, results: Sequence[CallResult] | None) -> None:
+        self._waiting.end_joined(call, results)
+        if results is None:
+            for line in call.lines:
+                self._retry(line, self._loop.time())
+            return
+        # The results of a call count as one, until the log has the last of them.
+        last = max((number for number, each in enumerate(results) if isinstance(each.end, Success)), default=-1)
+        for number, (line, result) in enumerate(zip(call.lines, results, strict=True)):
+            if isinstance(result.end, CallFailure):
+                self._failed(line, result, result.end, permit.backend)
+            else:
+                self._settle(line, result, permit.backend if number == last else None, request_codec.result)
 
     def _failed(self, line: Line, result: CallResult, failure: CallFailure, backend: Backend) -> None:
         """Carry out what `retry.decide` decides."""
@@ -307,15 +332,10 @@ class Dispatcher:
             case retry.GiveUp():
                 self._settle(line, result, backend, request_codec.failed)
                 return
-            case retry.RetryAt(at) if line.head.batch_id not in self._services.closed:
-                self._end_calls(1)
-                if self._state is _State.LEAVING:
-                    # It comes again with its record.
-                    self._forget(line)
-                else:
+            case retry.RetryAt(at):
+                if self._retry(line, at):
                     self._failures.note(line, failure)
-                    self._waiting.hold(line, at)
-            case retry.RetryAt() | retry.Expire():
+            case retry.Expire():
                 self._end_calls(1)
                 self._finish(line)
             case _:
@@ -323,13 +343,27 @@ class Dispatcher:
         if failure.share is not None:
             failure.share.close()
 
+    def _retry(self, line: Line, at: float) -> bool:
+        """Let a line wait for another call until `at`, if there may be one; says whether it waits."""
+        self._end_calls(1)
+        if line.head.batch_id in self._services.closed:
+            self._finish(line)
+        elif self._state is _State.LEAVING:
+            # It comes again with its record.
+            self._forget(line)
+        else:
+            self._waiting.hold(line, at)
+            return True
+        return False
+
     def _settle(
-        self, line: Line, result: CallResult, backend: Backend, write: Callable[..., tuple[bytes, LineMark]]
+        self, line: Line, result: CallResult, backend: Backend | None, write: Callable[..., tuple[bytes, LineMark]]
     ) -> None:
-        """Write the line's result and send it to the log."""
+        """Write the line's result and send it to the log; it counts as the result of a call at `backend`."""
         more = self._lines.settle(line)
-        line.backend = backend
-        self._pool.settled(backend)
+        if backend is not None:
+            line.backend = backend
+            self._pool.settled(backend)
         text, mark = write(line.head.batch_id, line.index, result.custom_id, result.end, line.attempts)
         self._sender.send(line, text, mark, more=more, share=result.end.share)
 

@@ -107,6 +107,8 @@ class CallFailure(msgspec.Struct, frozen=True):
     """When it failed."""
     retry_after: float | None = None
     """Seconds that the server asked to wait."""
+    is_shared: bool = False
+    """Whether the call was for other lines, too: it says nothing of one of them."""
 
     @property
     def fault(self) -> Fault:
@@ -181,7 +183,7 @@ class History:
         With the first failure that counts, the one before it counts, too: the server answered others after it.
         """
         fault = failure.fault
-        self.failures += fault is not Fault.SERVER
+        self.failures += fault is not Fault.SERVER and not failure.is_shared
         self.is_clear = fault is Fault.SERVER or (
             failure.is_overload and not counts and self.failures <= UNCERTAIN_OVERLOADS_MAX
         )

@@ -21,6 +21,7 @@ class Line:
         "head",
         "history",
         "index",
+        "inputs_max",
         "reason",
         "seconds",
         "since",
@@ -42,6 +43,8 @@ class Line:
         """Its failed calls, if any."""
         self.began_at = self.seconds = 0.0
         """When its last call began, and how long it took."""
+        self.inputs_max = 0
+        """Inputs of its next call, after larger ones were refused (`joined/joiner.py`); 0 for no bound."""
         self.avoid: Backend | None = None
         """The server that failed it last."""
         self.backend: Backend | None = None

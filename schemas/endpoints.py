@@ -70,6 +70,9 @@ class Endpoint:
     items: Literal["one", "answered", "embedded", "paired"] = "one"
     """What the items of a prompt that is a list get: an answer each, or a vector each (a batch bounds these items,
     and the size of the reply). `paired`: the model reads the prompt once with each item of the second field."""
+    answers: str | None = None
+    """Set if one request may have the prompts of several, since each item of `reply_list` has an `index`: the
+    optional field with the number of answers to each item of the prompt; empty if that is always one."""
     unit: Literal["tokens", "images", "audio_seconds"] = "tokens"
     """What a reply costs beside its tokens, or in place of them."""
     excludes_cached: bool = False
@@ -114,6 +117,7 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
         reply_list="choices",
         smallest={"prompt": PROMPT, "max_tokens": 1},
         items="answered",
+        answers="n",
         has_priority=True,
     ),
     "/v1/embeddings": Endpoint(
@@ -123,6 +127,7 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
         smallest={"input": PROMPT},
         generates=False,
         items="embedded",
+        answers="",
         has_priority=True,
     ),
     "/v1/responses": Endpoint(

@@ -28,7 +28,8 @@ class Permit(NamedTuple):
     slot: Slot
     probes: Probes = NO_PROBES
     size: int = 0
-    """Bytes of the line, if tokens are counted."""
+    """Bytes of the lines, if tokens are counted."""
+    lines: int = 1
     expected: tuple[tuple[TokenBucket, float], ...] = ()
     """The buckets of the backend, and the tokens taken from each."""
 

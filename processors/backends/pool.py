@@ -246,11 +246,12 @@ class BackendPool(Seats):
         return [backend for backend in self.backends if backend.has_answered(endpoint, since)]
 
     @staticmethod
-    def charge(permit: Permit, size: int) -> Permit:
-        """Take the tokens that a line of `size` bytes is expected to use; returns the permit to go on with."""
+    def charge(permit: Permit, size: int, lines: int = 1) -> Permit:
+        """Take the tokens that lines of `size` bytes are expected to use; returns the permit to go on with."""
         if not (buckets := permit.backend.buckets):
             return permit
-        return permit._replace(size=size, expected=tuple((bucket, bucket.take(size)) for bucket in buckets))
+        expected = tuple((bucket, bucket.take(size, lines)) for bucket in buckets)
+        return permit._replace(size=size, lines=lines, expected=expected)
 
     def opens_at(self, now: float) -> float | None:
         """When a server may take a call again; None if only the end of a call can change that."""
@@ -280,7 +281,7 @@ class BackendPool(Seats):
         server = backend.server
         if tokens:
             for bucket, expected in permit.expected:
-                bucket.settle(expected, tokens, permit.size)
+                bucket.settle(expected, tokens, permit.size, permit.lines)
         server.limit.answered(permit.slot, now)
         server.breaker.answered()
         backend.breaker.answered()

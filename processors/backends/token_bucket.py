@@ -16,7 +16,7 @@ FULL_SECONDS: Final = 1.0
 TOKEN_BYTES: Final = 4
 """Bytes of a request's body for each token, on average; the estimate of the rest corrects it."""
 REST_TOKENS: Final = 256.0
-"""Tokens that a call uses beside its body, mostly for its answer, until the first answer."""
+"""Tokens that a line uses beside its body, mostly for its answer, until the first answer."""
 REST_PART: Final = 0.05
 """The weight of the last answer in the estimate of the next."""
 
@@ -45,6 +45,10 @@ class TokenBucket:
         self._level *= part / self._part
         self._part = part
 
+    def holds(self, size: int, lines: int) -> bool:
+        """Whether it held the estimate for a call with lines of `size` bytes when it was filled last."""
+        return self._expected(size, lines) <= self._level
+
     def allows(self, now: float) -> bool:
         """Whether a call may start."""
         self._refill(now)
@@ -55,9 +59,9 @@ class TokenBucket:
         self._refill(now)
         return now if self._level > 0 else now + (1 - self._level) / (self._per_second * self._part)
 
-    def take(self, size: int) -> float:
-        """Take the estimate for a call of `size` bytes; returns it."""
-        expected = self._expected(size)
+    def take(self, size: int, lines: int = 1) -> float:
+        """Take the estimate for a call with lines of `size` bytes together; returns it."""
+        expected = self._expected(size, lines)
         self._level -= expected
         return expected
 
@@ -65,23 +69,24 @@ class TokenBucket:
         """Return the estimate of a call that used nothing."""
         self._level = min(self._full, self._level + expected)
 
-    def settle(self, expected: float, used: int, size: int) -> None:
+    def settle(self, expected: float, used: int, size: int, lines: int = 1) -> None:
         """Replace the estimate of an answered call by its real use.
 
         Args:
             expected: What `take` returned.
             used: Tokens of the request and of the answer, as the server counted them.
             size: What `take` was given.
+            lines: The same.
         """
-        self._rest += REST_PART * (used - size / TOKEN_BYTES - self._rest)
+        self._rest += REST_PART * ((used - size / TOKEN_BYTES) / lines - self._rest)
         self._level = min(self._full, self._level + expected - used)
 
     @property
     def _full(self) -> float:
         return max(1.0, self._per_second * self._part * FULL_SECONDS)
 
-    def _expected(self, size: int) -> float:
-        return max(1.0, size / TOKEN_BYTES + self._rest)
+    def _expected(self, size: int, lines: int) -> float:
+        return max(1.0, size / TOKEN_BYTES + lines * self._rest)
 
     def _refill(self, now: float) -> None:
         self._level = min(self._full, self._level + max(0.0, now - self._at) * self._per_second * self._part)

@@ -16,7 +16,7 @@ from tidemill.processors.calls.endpoint_probe import STATUSES, EndpointProbe
 from tidemill.processors.calls.forms import CONTENT_TYPE, Forms
 from tidemill.processors.calls.health_probe import HealthProbe
 from tidemill.processors.calls.request_codec import Success
-from tidemill.processors.failures import NO_EVIDENCE, Answer, CallFailure, Evidence, FailureKind, Fault
+from tidemill.processors.failures import NO_EVIDENCE, Answer, CallFailure, Evidence, FailureKind, Fault, History
 from tidemill.processors.http.client import Upstream
 from tidemill.processors.lines import Line
 from tidemill.processors.memory_budget import SMALL_BYTES
@@ -64,7 +64,7 @@ class Caller:
         Needs a running event loop.
         """
         self._now = asyncio.get_running_loop().time
-        self._pool = pool
+        self.pool = pool
         self._endpoint_probe = endpoint_probe
         self._upstream = upstream
         self._store = store
@@ -92,37 +92,38 @@ class Caller:
             return self._not_made(FailureKind.INTERNAL, line, custom_id, permit)
         finally:
             if not is_called:
-                self._pool.release(permit)
+                self.pool.release(permit)
 
     def health_probe(self, on_change: Callable[[], None], wait_seconds: float) -> HealthProbe:
         """A health probe for the model's servers."""
         model = self._endpoint_probe.model
-        return HealthProbe(model, self._pool, self._upstream, on_change, wait_seconds, rules=self._rules)
+        return HealthProbe(model, self.pool, self._upstream, on_change, wait_seconds, rules=self._rules)
 
     async def _make(self, line: Line, parsed: shapes.InputLine, permit: Permit) -> CallResult:
         backend = permit.backend
         share = None
         try:
-            outcome = await self._posted(line, parsed.body, backend)
+            outcome = await self.posted(line, parsed.body, backend)
             if isinstance(outcome, Answer) and (share := outcome.share) is not None:
                 end = await asyncio.to_thread(request_codec.judge, outcome, line.head.url)
             else:
                 end = request_codec.judge(outcome, line.head.url)
             if isinstance(end, CallFailure) and end.answer is not None and end.answer.status in STATUSES:
-                end = await self._checked_endpoint(end, line, permit)
+                end = await self.checked_endpoint(end, line, permit)
         except BaseException:
-            self._pool.release(permit)
+            self.pool.release(permit)
             if share is not None:
                 share.close()
             raise
         custom_id = bytes(parsed.custom_id)
         if isinstance(end, CallFailure):
-            return self._failed(line, custom_id, permit, end)
+            return self.failed(line, custom_id, permit, end, line.history)
         used = end.tokens[0] + end.tokens[2] if end.tokens else 0
-        self._pool.answered(permit, self._now(), used, endpoint=line.head.url, begun=line.began_at)
+        self.pool.answered(permit, self._now(), used, endpoint=line.head.url, begun=line.began_at)
         return CallResult(custom_id, end)
 
-    def _posted(self, line: Line, body: msgspec.Raw, backend: Backend) -> Awaitable[Answer | FailureKind]:
+    def posted(self, line: Line, body: msgspec.Raw, backend: Backend) -> Awaitable[Answer | FailureKind]:
+        """Send a body with the headers of a line; returns what comes back, which nothing has judged yet."""
         options, endpoint = backend.server.options, ENDPOINTS.get(line.head.url, UNKNOWN)
         sent = self._sent(body, line, options, endpoint)
         if endpoint.files:
@@ -143,14 +144,18 @@ class Caller:
         more = _header_lines(line, backend.server.options, self._clock)
         return self._upstream.post(address(backend.base, line.head.url), headers, body, seconds, more)
 
-    async def _checked_endpoint(self, failure: CallFailure, line: Line, permit: Permit) -> CallFailure:
+    async def checked_endpoint(self, failure: CallFailure, line: Line, permit: Permit) -> CallFailure:
+        """The failure, or that no server of the model serves the endpoint."""
         if await self._endpoint_probe.lacks(line.head.url, permit.backend):
             return request_codec.unserved(failure, line.head.url)
         return failure
 
-    def _failed(self, line: Line, custom_id: bytes, permit: Permit, failure: CallFailure) -> CallResult:
-        failure = self._located(failure, line, permit)
-        evidence = self._pool.failed(permit, failure, line.history)
+    def failed(
+        self, line: Line, custom_id: bytes, permit: Permit, failure: CallFailure, before: History | None
+    ) -> CallResult:
+        """The result of a failed call, which ends; `before` has the failed calls before it, if there are any."""
+        failure = self.located(failure, line, permit)
+        evidence = self.pool.failed(permit, failure, before)
         backend = permit.backend
         is_refused = failure.fault is Fault.ACCESS_OR_LINE and backend.breaker.failures
         if is_refused and failure.at >= backend.warned_at + WARN_SECONDS:
@@ -163,14 +168,15 @@ class Caller:
 
     def _not_made(self, kind: FailureKind, line: Line, custom_id: bytes, permit: Permit) -> CallResult:
         """A call that was not made: the line, the store or this process is at fault, not a server."""
-        failure = self._located(CallFailure(kind, request_codec.UNANSWERED[kind]), line, permit)
+        failure = self.located(CallFailure(kind, request_codec.UNANSWERED[kind]), line, permit)
         if kind is not FailureKind.INTERNAL:
             return CallResult(custom_id, failure)
-        others_answered = bool(self._pool.that_answered(failure.endpoint, failure.since))
-        other_is_well = self._pool.has_other(permit.backend)
+        others_answered = bool(self.pool.that_answered(failure.endpoint, failure.since))
+        other_is_well = self.pool.has_other(permit.backend)
         return CallResult(custom_id, failure, Evidence(others_answered, other_is_well=other_is_well))
 
-    def _located(self, failure: CallFailure, line: Line, permit: Permit) -> CallFailure:
+    def located(self, failure: CallFailure, line: Line, permit: Permit) -> CallFailure:
+        """The failure with its place and time."""
         retry_after = failure.answer.retry_after if failure.answer else None
         return request_codec.located(
             failure,

@@ -95,7 +95,7 @@ def decide(
         chance: A random number, 0 <= chance < 1: full jitter spreads lines that failed together.
         policy: The bounds.
     """
-    fault = _fault(failure, evidence)
+    fault = blamed(failure, evidence)
     counts = fault is Fault.LINE and failure.fault is not Fault.LINE
     history.note(failure, counts=counts)
     if fault is Fault.LINE and (not counts or _has_failed(history, failure.at, policy)):
@@ -114,7 +114,8 @@ def decide(
     return Decision(fault, RetryAt(at) if at < deadline else Expire())
 
 
-def _fault(failure: CallFailure, evidence: Evidence) -> Fault:
+def blamed(failure: CallFailure, evidence: Evidence) -> Fault:
+    """Whose fault a failure is assumed to be."""
     fault = failure.fault
     if fault in {Fault.LINE, Fault.SERVER}:
         return fault

@@ -186,6 +186,11 @@ class PrefixGroups(Generic[T]):
         return len(self._first) + self._ready
 
     @property
+    def first(self) -> T | None:
+        """The next line, if lines keep their order."""
+        return self._first[0] if self._first else None
+
+    @property
     def lines(self) -> int:
         """All lines, those included that may not be taken yet."""
         held = sum(stock.held for stock in self._stocks)

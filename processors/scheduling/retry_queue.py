@@ -42,11 +42,11 @@ class RetryShare:
         self._credit = 0.0
         self._mean = 0.0
 
-    def earn(self, seconds: float) -> None:
-        """Note the end of a call for a line that has not failed."""
+    def earn(self, seconds: float, lines: int) -> None:
+        """Note the end of a call for a line that has not failed; the call has so many lines."""
         self._mean += (seconds - self._mean) / MEAN_CALLS
         if self._credit < CREDIT_SECONDS_MAX:
-            self._credit += seconds / RETRY_PART
+            self._credit += seconds / (RETRY_PART * lines)
 
     def allows(self, seconds: float, calls_max: int) -> bool:
         """Whether a line may be retried while others wait; `seconds` is the duration of its last call."""
@@ -110,6 +110,12 @@ class RetryQueue:
             return self._pool.acquire(now, among=proven, probes=probes)
         return self._pool.acquire(now, avoid=line.avoid, probes=probes)
 
+    def take_along(self, batch_id: str, wants: Callable[[Line], bool]) -> None:
+        """Like `Scheduler.take_along`, for lines that no failure speaks against."""
+        queue = self._queues[0]
+        while queue and queue[0].head.batch_id == batch_id and wants(queue[0]):
+            queue.popleft()
+
     def ask_doubtful(self) -> None:
         """Probe servers that accept no calls, perhaps because of bad lines."""
         self._probe.ask_doubtful(self._endpoint)
@@ -126,12 +132,12 @@ class RetryQueue:
             self._share.busy += 1
             history.is_charged = others_wait
 
-    def end(self, line: Line) -> None:
-        """Note that a call has ended, before its failure is noted."""
+    def end(self, line: Line, lines: int = 1) -> None:
+        """Note that a call with so many lines has ended for one of them, before its failure is noted."""
         seconds = line.seconds = self._loop.time() - line.began_at
         if (history := line.history) is None or history.is_clear:
             self._others_busy -= 1
-            self._share.earn(seconds)
+            self._share.earn(seconds, lines)
             return
         self._share.busy -= 1
         if history.is_charged:

@@ -17,7 +17,7 @@ taken at random and ends the turn, so that good lines are found behind any numbe
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from heapq import heappop, heappush, heapreplace
 from typing import Generic, TypeVar
 
@@ -167,6 +167,26 @@ class Scheduler(Generic[T]):
             self._primers[line] = batch
         self._count(batch, len(batch.lines) - before)
         return line
+
+    def take_along(self, batch_id: str, wants: Callable[[T], bool]) -> None:
+        """Offer the next lines of a batch in their order, and take them as long as they are wanted.
+
+        They count for its project like any others, and for its turn. Lines in groups by prefix are not offered.
+        """
+        if (batch := self._batches.get(batch_id)) is None:
+            return
+        taken = 0
+        while (line := batch.lines.first) is not None and wants(line):
+            batch.lines.take(None)
+            taken += 1
+        if not taken:
+            return
+        clock = batch.project.clock
+        assert clock is not None, "a project with lines is in the queue"
+        clock.time += taken * clock.step
+        if batch is self._turn:
+            self._taken += taken
+        self._count(batch, -taken)
 
     def is_primer(self, line: T) -> bool:
         """Whether other lines wait for the call of a line that was taken."""

@@ -6,13 +6,15 @@ A line waits for the turn of its project and batch (`scheduler.py`), after a fai
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from tidemill.processors.backends.backend import Permit
 from tidemill.processors.backends.permit_queue import Claim
 from tidemill.processors.backends.pool import FAILED_PART_MAX, BackendPool
+from tidemill.processors.calls.caller import CallResult
 from tidemill.processors.calls.health_probe import HealthProbe
+from tidemill.processors.joined.joiner import JoinedCall, Joiner
 from tidemill.processors.lines import Line
 from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.scheduling.large_lines import LargeLines
@@ -36,6 +38,7 @@ class WaitingLines:
         *,
         chance: Callable[[], float],
         prefixes: Prefixes[Line] | None,
+        joiner: Joiner | None,
         calls_max: Callable[[], int],
         wake: Callable[[], None],
     ) -> None:
@@ -45,6 +48,7 @@ class WaitingLines:
         is called when another line may be called.
         """
         self._pool = pool
+        self._joiner = joiner
         self._chance = chance
         self._calls_max = calls_max
         self._wake = wake
@@ -104,9 +108,30 @@ class WaitingLines:
         if self._fresh.is_primer(line):
             self._loop.call_later(PRIMER_SECONDS_MAX, self._primed, line)
 
-    def end(self, line: Line) -> None:
-        """Note that the call of a line has ended, before its failure is noted."""
-        self._retries.end(line)
+    def join(self, line: Line, permit: Permit) -> JoinedCall | None:
+        """A call for a line and for others that wait, which begin with it; None if the line goes alone."""
+        if self._joiner is None:
+            return None
+
+        def company(wants: Callable[[Line], bool]) -> None:
+            self._retries.take_along(line.head.batch_id, wants)
+            self._fresh.take_along(line.head.batch_id, wants)
+
+        if (call := self._joiner.join(line, permit, company)) is not None:
+            for other in call.lines[1:]:
+                self.begin(other)
+        return call
+
+    def end_joined(self, call: JoinedCall, results: Sequence[CallResult] | None) -> None:
+        """Note the end of a call; without results, smaller ones must ask for its lines."""
+        for line in call.lines:
+            self.end(line, len(call.lines))
+        assert self._joiner is not None, "it made the call"
+        self._joiner.ended(call, results)
+
+    def end(self, line: Line, lines: int = 1) -> None:
+        """Note that a call with so many lines has ended for one of them, before its failure is noted."""
+        self._retries.end(line, lines)
         if line.head.ref is not None:
             self._large.release(line)
         self._primed(line)

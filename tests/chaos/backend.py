@@ -7,6 +7,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Self
 
+from chaos.traffic import INPUTS_PER_CALL
+
 CALL_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 10.0
 
@@ -52,6 +54,7 @@ class Backend:
                 "backends": [{"url": f"{self.base}/v1"}],
                 "max_in_flight": max_in_flight,
                 "timeout_seconds": timeout_seconds,
+                "inputs_per_call": INPUTS_PER_CALL[name],
                 "price": {"input_per_million": 0.3, "output_per_million": 1.1},
             }
             for name in names

@@ -158,7 +158,9 @@ def _check_usage(job: Job, batch: dict[str, Any], output: bytes, name: str, verd
     read = written = 0
     for line in map(orjson.loads, output.splitlines()):
         tokens = usage_of(job.text(int(line["custom_id"].removeprefix("l-"))))
-        read += tokens[0]
+        own = line["response"]["body"]["usage"]
+        # After a kill a line may have a part of another call than its company.
+        read += own["prompt_tokens"] if "tidemill" in own else tokens[0]
         written += 0 if job.endpoint.endswith("embeddings") else tokens[1]
     usage = batch["usage"]
     verdict.say(

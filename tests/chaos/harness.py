@@ -16,7 +16,7 @@ from chaos.cluster import Cluster
 from chaos.faults import COMMON, KINDS
 from chaos.refusals import Refusals
 from chaos.rig import DISK, MEDDLE, NETWORK, WHY_NOT, rigged
-from chaos.traffic import MODELS, WINDOW_SHORT, Job, jobs
+from chaos.traffic import INPUTS_PER_CALL, MODELS, WINDOW_SHORT, Job, jobs
 from chaos.world import World
 from support.stack import Stack
 from support.waiting import wait_until
@@ -72,8 +72,8 @@ class Plan:
 
     @property
     def repeats_max(self) -> int:
-        """Calls that a kill of one process may repeat: those in flight, and results without acknowledgement."""
-        return self.max_in_flight + max(1, self.max_in_flight // 4)
+        """Lines that a kill of one process may repeat: in flight, and with results without acknowledgement."""
+        return (self.max_in_flight + max(1, self.max_in_flight // 4)) * max(INPUTS_PER_CALL.values())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -177,34 +177,35 @@ class Connection(asyncio.Protocol):
     async def _answer(self, path: str, body: bytes) -> None:
         mock = self._mock
         asked = orjson.loads(body)
-        text = asked["input"] if path.endswith("embeddings") else asked["messages"][-1]["content"]
-        if text == PROMPT:
+        given = asked["input"] if path.endswith("embeddings") else asked["messages"][-1]["content"]
+        texts = given if isinstance(given, list) else [given]
+        if given == PROMPT:
             # No line: it is only asked whether anybody is answered.
-            await self._fulfil("down" if mock.is_down else "proof", path, text)
+            await self._fulfil("down" if mock.is_down else "proof", path, texts)
             return
         mock.note(self._caller)
-        fate = mock.fate(text.encode())
-        if fate == "well":
-            mock.good[text.encode()] += 1
-        else:
+        fates = [mock.fate(text.encode()) for text in texts]
+        fate = next((fate for fate in fates if fate != "well"), "well")
+        if fate != "well":
             mock.spoilt[fate] += 1
-        mock.in_flight += 1
+        elif len(texts) == 1 or not any(map(_is_refused, texts)):
+            mock.good.update(text.encode() for text in texts)
+        mock.in_flight += len(texts)
         try:
-            if seconds := mock.latency_seconds + mock.slow_seconds * (
-                int(text.rpartition(" ")[2]) % SLOW_EVERY == 0
-            ):
+            is_slow = any(_number(text) % SLOW_EVERY == 0 for text in texts)
+            if seconds := mock.latency_seconds + mock.slow_seconds * is_slow:
                 await asyncio.sleep(seconds)
-            await self._fulfil(fate, path, text)
+            await self._fulfil(fate, path, texts)
         finally:
-            mock.in_flight -= 1
+            mock.in_flight -= len(texts)
 
-    async def _fulfil(self, fate: str, path: str, text: str) -> None:
+    async def _fulfil(self, fate: str, path: str, texts: list[str]) -> None:
         assert self._transport is not None
         match fate:
-            case "well" if int(text.rpartition(" ")[2]) % REFUSED_EVERY == 0:
+            case "well" if any(map(_is_refused, texts)):
                 self._send(400, b'{"error":{"message":"Refused.","type":"test","param":null,"code":"refused"}}')
             case "well" | "proof":
-                self._send(200, orjson.dumps(self._content(path, text)))
+                self._send(200, orjson.dumps(self._content(path, texts)))
             case "429":
                 self._send(429, _error("slow down"), more="retry-after: 0.3\r\n")
             case "500":
@@ -212,7 +213,7 @@ class Connection(asyncio.Protocol):
             case "down":
                 self._send(503, _error("down"))
             case "cut":
-                whole = orjson.dumps(self._content(path, text))
+                whole = orjson.dumps(self._content(path, texts))
                 self._send(200, whole[: len(whole) // 2])
             case "html":
                 self._send(200, b"<html><body>502 Bad Gateway</body></html>", kind="text/html")
@@ -223,8 +224,8 @@ class Connection(asyncio.Protocol):
             case _:
                 self._transport.abort()
 
-    def _content(self, path: str, text: str) -> dict[str, Any]:
-        content = _content(path, text)
+    def _content(self, path: str, texts: list[str]) -> dict[str, Any]:
+        content = _content(path, texts)
         return {**content, "padding": self._mock.padding} if self._mock.padding else content
 
     async def _pour(self) -> None:
@@ -244,12 +245,22 @@ def _error(text: str) -> bytes:
     return orjson.dumps({"error": {"message": text, "type": "test", "param": None, "code": None}})
 
 
-def _content(path: str, text: str) -> dict[str, Any]:
-    read, written = usage_of(text)
+def _number(text: str) -> int:
+    return int(text.rpartition(" ")[2])
+
+
+def _is_refused(text: str) -> bool:
+    return text != PROMPT and _number(text) % REFUSED_EVERY == 0
+
+
+def _content(path: str, texts: list[str]) -> dict[str, Any]:
     if path.endswith("embeddings"):
+        read = sum(usage_of(text)[0] for text in texts)
         usage = {"prompt_tokens": read, "total_tokens": read}
-        data = [{"object": "embedding", "index": 0, "embedding": [read, written]}]
+        data = [{"object": "embedding", "index": n, "embedding": usage_of(text)} for n, text in enumerate(texts)]
         return {"object": "list", "data": data, "usage": usage}
+    (text,) = texts
+    read, written = usage_of(text)
     message = {"role": "assistant", "content": answer_of(text)}
     usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}

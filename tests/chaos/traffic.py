@@ -10,6 +10,7 @@ from chaos.mock import REFUSED_EVERY, answer_of, usage_of
 from openai import OpenAI
 
 MODELS = {"chat-a": "/v1/chat/completions", "chat-b": "/v1/chat/completions", "embed": "/v1/embeddings"}
+INPUTS_PER_CALL = {"chat-a": 1, "chat-b": 1, "embed": 4}
 WINDOW_SHORT = "20s"
 CANCELLED_EVERY = 7
 EXPIRING_EVERY = 11

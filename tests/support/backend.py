@@ -291,9 +291,14 @@ def _content(path: str, body: dict[str, Any], how: Behaviour) -> dict[str, Any]:
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             return {**common, "object": "chat.completion", "choices": [choice], "usage": _usage(text)}
         case "completions":
-            text = str(body["prompt"])
-            choice = {"index": 0, "text": f"echo: {text}", "finish_reason": "stop", "logprobs": None}
-            return {**common, "object": "text_completion", "choices": [choice], "usage": _usage(text)}
+            prompts = body["prompt"] if isinstance(body["prompt"], list) else [body["prompt"]]
+            texts = [f"echo: {prompt}" for prompt in prompts for _ in range(body.get("n", 1))]
+            choices = [
+                {"index": n, "text": text, "finish_reason": "stop", "logprobs": None}
+                for n, text in enumerate(texts)
+            ]
+            usage = _usage(" ".join(map(str, prompts)))
+            return {**common, "object": "text_completion", "choices": choices, "usage": usage}
         case "embeddings" | "responses" as name:
             return _embeddings(body) if name == "embeddings" else _response(body, common)
         case other:

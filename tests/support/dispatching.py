@@ -5,9 +5,11 @@ import dataclasses
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 from support.servers import backend
 from support.waiting import until
 
@@ -20,11 +22,13 @@ from tidemill.processors.calls.forms import Forms
 from tidemill.processors.calls.retry import Policy
 from tidemill.processors.dispatcher import Dispatcher, Services
 from tidemill.processors.failures import Answer, FailureKind
+from tidemill.processors.joined.joiner import Joiner
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 from tidemill.processors.memory_budget import LINES_BYTES_MAX, LineBudget
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.window import PartitionWindow
 from tidemill.processors.scheduling.prefix_groups import Prefixes
+from tidemill.schemas.endpoints import PROMPT
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.messages import BatchRecord
 from tidemill.schemas.resources.batch import Batch, Status
@@ -93,11 +97,49 @@ class Inference:
         """Nothing is open."""
 
 
+class ArrayInference(Inference):
+    """One that takes arrays; `calls` and `good` count inputs, and `sizes` calls by their number of inputs."""
+
+    def __init__(self, rng: random.Random, faults: float = 0.0) -> None:
+        super().__init__(rng, faults)
+        self.sizes: Counter[int] = Counter()
+        self.answer: Callable[[list[str]], Answer | FailureKind | None] = lambda _: None
+        """What the inputs of a call are answered with; None for well."""
+
+    async def post(
+        self, url: str, headers: dict[str, str], body: bytes, seconds: float, more: bytes = b""
+    ) -> Answer | FailureKind:
+        fields = orjson.loads(body)
+        given = fields.get("input", fields.get("prompt"))
+        inputs = given if isinstance(given, list) else [given]
+        outcome = await super().post(url, headers, body, seconds, more)
+        if inputs == [PROMPT]:
+            return outcome
+        self.sizes[len(inputs)] += 1
+        for text in inputs:
+            self.calls[text.encode()] += 1
+        if outcome == Answer(200, self.reply):
+            outcome = self.answer(inputs) or self._well(inputs)
+        return outcome
+
+    def _well(self, inputs: list[str]) -> Answer:
+        for text in inputs:
+            self.good[text.encode()] += 1
+        items = [{"index": number, "embedding": text} for number, text in enumerate(inputs)]
+        self._rng.shuffle(items)
+        tokens = sum(map(len, inputs))
+        return Answer(
+            200, orjson.dumps({"data": items, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
+        )
+
+
 class Log:
     """An `Outbox` that appends after some turns of the event loop."""
 
     def __init__(self, rng: random.Random) -> None:
         self.lines: Counter[tuple[str, int]] = Counter()
+        self.results: dict[tuple[str, int], bytes] = {}
+        self.marks: dict[tuple[str, int], codec.LineMark] = {}
         self.failed: set[tuple[str, int]] = set()
         self.gate = asyncio.Event()
         self.gate.set()
@@ -109,6 +151,8 @@ class Log:
             await asyncio.sleep(0)
         for mark in codec.lines_marks(headers, len(value))[1]:
             self.lines[batch_id, mark.index] += 1
+            self.marks[batch_id, mark.index] = mark
+            self.results[batch_id, mark.index], value = value[: mark.size], value[mark.size :]
             if mark.failed:
                 self.failed.add((batch_id, mark.index))
 
@@ -137,6 +181,15 @@ class Partition:
         """As above."""
 
 
+def _line(batch_id: str, n: int) -> bytes:
+    return b'{"custom_id":"%d","body":{"b":"%b","n":%d}}' % (n, batch_id.encode(), n)
+
+
+def joinable(batch_id: str, n: int) -> bytes:
+    """A line that goes with the others of its batch."""
+    return b'{"custom_id":"%d","body":{"input":"%b %d"}}' % (n, batch_id.encode(), n)
+
+
 class World:
     """A stage among them."""
 
@@ -153,12 +206,16 @@ class World:
         memory: int = LINES_BYTES_MAX,
         budget: LineBudget | None = None,
         unacknowledged: int = 1,
+        inputs_per_call: int = 1,
     ) -> None:
         self.folder = folder
+        self.line = _line
+        """What line `n` of a batch is."""
+        self.url = "/v1/embeddings"
         self.ahead = 0.0
         """Seconds by which the wall clock was set."""
         rng = random.Random(seed)
-        self.inference = Inference(rng, faults)
+        self.inference = Inference(rng, faults) if inputs_per_call == 1 else ArrayInference(rng, faults)
         self.log = Log(rng)
         self.closed = ClosedBatches()
         store = DirectoryStore(folder)
@@ -194,6 +251,7 @@ class World:
             policy=policy,
             # Three groups, and lines that are in none.
             prefixes=Prefixes(lambda line: line.index % 4 or None, fleet.backends) if is_grouped else None,
+            joiner=Joiner("m", inputs_per_call) if inputs_per_call > 1 else None,
         )
         self.assign()
 
@@ -227,15 +285,11 @@ class World:
         project: str = "p",
     ) -> None:
         """A record arrives."""
-        texts = [
-            b'{"custom_id":"%d","body":{"b":"%b","n":%d}}' % (n, batch_id.encode(), n)
-            for n in range(first, first + lines)
-        ]
+        texts = [self.line(batch_id, n) for n in range(first, first + lines)]
         token = len(self.tap.records)
         self.tap.records.append((batch_id, first, lines))
         head = codec.RequestHead(
-            batch_id=batch_id, project=project, first=first, deadline=int(time.time() + seconds),
-            url="/v1/embeddings",
+            batch_id=batch_id, project=project, first=first, deadline=int(time.time() + seconds), url=self.url,
         )  # fmt: skip
         if seconds <= 0:
             self.tap.dropped.add(batch_id)

@@ -145,7 +145,9 @@ class Seen:
             places = [int(line["custom_id"][3:]) for line in found]
             assert places == sorted(places)
         for line in output:
-            assert line["response"]["body"]["choices"][0] == f"{batch.id} {line['custom_id'][3:]}"
+            body = line["response"]["body"]
+            text = f"{batch.id} {line['custom_id'][3:]}"
+            assert body["choices" if "choices" in body else "data"] == [{"index": 0, "text": text}]
         if batch.status is Status.COMPLETED:
             assert all(line["response"]["status_code"] == 400 for line in errors), errors
         self._check_bill(batch, output)

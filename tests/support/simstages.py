@@ -23,6 +23,7 @@ from tidemill.processors.calls.endpoint_probe import EndpointProbe
 from tidemill.processors.calls.forms import Forms
 from tidemill.processors.dispatcher import Dispatcher as ProcessorsStage
 from tidemill.processors.dispatcher import Services
+from tidemill.processors.joined.joiner import joiner
 from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.partitions import seals
 from tidemill.processors.partitions.assignment import Assignment
@@ -141,7 +142,9 @@ class ProcessorsProcess(Base):
             clock=self.process.now,
             chance=world.chance.random,
         )
-        self.stage = ProcessorsStage(fleet, caller, services, prefixes=prefixes(model, fleet))
+        self.stage = ProcessorsStage(
+            fleet, caller, services, prefixes=prefixes(model, fleet), joiner=joiner(name, model)
+        )
         self.stage.set_part(1.0)
         self._partitions = len(self.log.places(OUTCOMES))
         self._assignment = Assignment(self._closed, lambda key: partition_of(key, self._partitions))

@@ -7,11 +7,19 @@ import orjson
 from support.simtime import Process
 
 from tidemill.processors.failures import Answer, FailureKind
+from tidemill.schemas.endpoints import PROMPT
 
 REFUSED_EVERY = 7
 CALL_SECONDS_MAX = 2.0
 WELL_SHARE = 0.9
 BROKEN = (Answer(500, b"{}"), Answer(503, b"{}"), Answer(429, b"{}"), Answer(200, b"{"), FailureKind.READ)
+
+
+def _reply(places: list[tuple[str, int]], name: str) -> dict[str, Any]:
+    read = sum(index + 1 for _, index in places)
+    usage = {"prompt_tokens": read, "completion_tokens": len(places), "total_tokens": read + len(places)}
+    items = [{"index": n, "text": f"{batch_id} {index}"} for n, (batch_id, index) in enumerate(places)]
+    return {name: items[::-1], "usage": usage}
 
 
 class Upstream:
@@ -27,21 +35,24 @@ class Upstream:
         del url, headers, more
         self._process.check()
         chance = self._world.chance
-        message = orjson.loads(body)["messages"][0]
-        if not isinstance(message, str):
+        asked = orjson.loads(body)
+        given = asked.get("input") or asked["messages"][0]
+        messages = given if isinstance(given, list) else [given]
+        if not isinstance(given, str | list) or given == PROMPT:
             return await self._proven(seconds)
-        _, batch_id, index = message.split()
+        places = [(batch_id, int(index)) for _, batch_id, index in map(str.split, messages)]
         is_well = chance.random() < WELL_SHARE
-        if is_well:
-            self._world.called((batch_id, int(index)), self._process)
+        is_refused = any(index % REFUSED_EVERY == 0 for _, index in places)
+        if is_well and (len(places) == 1 or not is_refused):
+            for place in places:
+                self._world.called(place, self._process)
         await asyncio.sleep(min(chance.random() * CALL_SECONDS_MAX, seconds))
         self._process.check()
         if not is_well:
             return chance.choice(BROKEN)
-        if int(index) % REFUSED_EVERY == 0:
+        if is_refused:
             return Answer(400, b'{"error":{"message":"refused"}}')
-        usage = {"prompt_tokens": int(index) + 1, "completion_tokens": 1, "total_tokens": int(index) + 2}
-        return Answer(200, orjson.dumps({"choices": [f"{batch_id} {index}"], "usage": usage}))
+        return Answer(200, orjson.dumps(_reply(places, "data" if "input" in asked else "choices")))
 
     async def _proven(self, seconds: float) -> Answer | FailureKind:
         """A call without a line only probes the server."""

@@ -49,6 +49,8 @@ END_SECONDS_MAX = 4_000.0
 STEPPING_SHARE = 0.3
 """Share of the runs in which clocks are stepped."""
 STEP_SECONDS_MAX = 900.0
+CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
 PROMPTS = 5
 PROMPT_BYTES = 64
 """Every second seed has lines with the same prompt one after the other."""
@@ -100,11 +102,16 @@ class SimulatedWay:
         self._seen = Seen(self)
         self.wrapper = KEYS if seed % 3 == 0 else None
         """Every third run is encrypted."""
+        self._inputs_per_call = 4 if seed % 4 == 2 else 1
+        """Every fourth run asks for several lines at once."""
         model = {
             "backends": [{"url": "http://backend/v1", "unacknowledged_max": UNACKNOWLEDGED_MAX}],
             "max_in_flight": IN_FLIGHT_MAX,
             "prefix_bytes": PROMPT_BYTES if seed % 2 else None,
+            "endpoints": [EMBEDDINGS, CHAT],
+            "inputs_per_call": self._inputs_per_call,
         }
+        self._endpoint = EMBEDDINGS if self._inputs_per_call > 1 else CHAT
         self.at_work_max = 1 + seed % 2 if seed % 5 == 2 else None
         """Every fifth run has a queue."""
         self.models = MODELS if seed % 4 == 1 else MODELS[:1]
@@ -144,7 +151,8 @@ class SimulatedWay:
         self.calls[place] += 1
         self._under_way[place] = process
         under_way = sum(one is process for one in self._under_way.values())
-        assert under_way <= IN_FLIGHT_MAX + UNACKNOWLEDGED_MAX, "a kill would repeat more than it may"
+        calls_max = IN_FLIGHT_MAX + UNACKNOWLEDGED_MAX
+        assert under_way <= calls_max * self._inputs_per_call, "a kill would repeat more than it may"
 
     def arrived(self, headers, value: bytes) -> None:
         """Note outcomes that the log has acknowledged."""
@@ -319,7 +327,7 @@ class SimulatedWay:
         now = int(self.loop.now())
         expires_at = now + self.chance.choice((10, 40, 86_400, 86_400))
         batch = Batch(
-            id=f"batch_{number:032x}", endpoint="/v1/chat/completions", input_file_id="file-x",
+            id=f"batch_{number:032x}", endpoint=self._endpoint, input_file_id="file-x",
             completion_window="24h", status=Status.VALIDATING, created_at=now, expires_at=expires_at,
         )  # fmt: skip
         lines = self.chance.randint(1, LINES_MAX)
@@ -366,8 +374,10 @@ class SimulatedWay:
 
     def _line(self, batch_id: str, index: int) -> bytes:
         prompt = str(index % PROMPTS) * PROMPT_BYTES
-        body = {"model": model_of(index, self.models), "messages": [f"{prompt} {batch_id} {index}"]}
-        line = {"custom_id": f"id-{index}", "method": "POST", "url": "/v1/chat/completions", "body": body}
+        text = f"{prompt} {batch_id} {index}"
+        asked = {"messages": [text]} if self._endpoint == CHAT else {"input": text}
+        body = {"model": model_of(index, self.models), **asked}
+        line = {"custom_id": f"id-{index}", "method": "POST", "url": self._endpoint, "body": body}
         return orjson.dumps(line) + b"\n"
 
     def _is_over(self) -> bool:

@@ -256,6 +256,10 @@ class Model(Table):
     prefix_bytes: Annotated[int, Field(ge=64, le=65_536)] | None = None
     """Number of first bytes of a prompt that define its group: lines of a batch with the same prefix run one
     after another, for servers with a prefix cache. By default lines run in the order of the input."""
+    inputs_per_call: Annotated[int, Field(ge=1, le=2048)] = 1
+    """Inputs of one call at most: waiting lines of a batch for `/v1/embeddings` or `/v1/completions` with the same
+    parameters are asked together, as an array; each has a result of its own. A call takes one place of
+    `max_in_flight` whatever it has."""
     price: Price = Price()
     """Base price; a batch pays it less the discount."""
     paused: bool = False
@@ -296,6 +300,12 @@ class Model(Table):
         except TypeError as error:
             raise ValueError("dates and times are not JSON; write them as text") from error
         return fields
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.prefix_bytes is not None and self.inputs_per_call > 1:
+            raise ValueError("inputs_per_call: lines in groups by prefix go one by one; remove prefix_bytes")
+        return self
 
     @model_validator(mode="after")
     def _served(self) -> Self:

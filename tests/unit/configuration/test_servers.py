@@ -83,6 +83,7 @@ def server(**settings: object) -> dict[str, object]:
         (model(backends=[A], aliases=["x", "x"]), "models.m.aliases: x is the name of models.m"),
         (model(backends=[A], body_forced={"model": "x"}), "models.m.body_forced: model: it cannot be set here"),
         (model(backends=[A], body_defaults={"stream": True}), "models.m.body_defaults: stream: it cannot be"),
+        (model(backends=[A], prefix_bytes=64, inputs_per_call=2), "models.m: inputs_per_call: lines in groups by"),
         (server(headers={"Host": "x"}), "servers.b.headers: Tidemill sets host itself"),
         (server(headers={"a b": "x"}), "servers.b.headers: 'a b' cannot be the name"),
         (server(headers={"a": "ü"}), "servers.b.headers: the value of a is not ASCII"),
@@ -93,7 +94,7 @@ def server(**settings: object) -> dict[str, object]:
         (server(proxy="https://p:1"), "servers.b: proxy: expected an address like http://proxy:3128, but got"),
         (server(proxy="http://me:secret@p:1"), "servers.b.proxy: an address holds no name and no password"),
     ],
-    ids=range(22),
+    ids=range(23),
 )
 def test_contradictions(content: dict[str, dict[str, object]], said: str) -> None:
     """Are refused at the start, with the place."""

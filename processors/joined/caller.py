@@ -1,0 +1,127 @@
+"""Makes one call for several lines, and judges the reply of each line by itself."""
+
+import asyncio
+import dataclasses
+import logging
+
+import msgspec
+
+from tidemill.processors.backends.backend import Permit
+from tidemill.processors.calls import request_codec, retry
+from tidemill.processors.calls.caller import Caller, CallResult
+from tidemill.processors.calls.endpoint_probe import STATUSES
+from tidemill.processors.calls.request_codec import Success
+from tidemill.processors.failures import Answer, CallFailure, Evidence, FailureKind, Fault, History
+from tidemill.processors.joined import reply
+from tidemill.processors.joined.joiner import JoinedCall
+
+_log = logging.getLogger(__name__)
+
+
+async def make(caller: Caller, call: JoinedCall, permit: Permit) -> list[CallResult] | None:
+    """Call once with the permit, which covers this call only; never raises.
+
+    Returns:
+        The result of each line in their order; None if smaller calls must ask for the lines, because the server
+        refuses this one and answers others, or because the reply does not fit the lines.
+    """
+    try:
+        ends = await _made(caller, call, permit)
+    except BaseException as error:
+        caller.pool.release(permit)
+        if not isinstance(error, Exception):
+            raise
+        _log.exception("a call for %d lines of %s failed", len(call.lines), call.lines[0].head.batch_id)
+        return None
+    if isinstance(ends, CallFailure):
+        return _failed(caller, call, permit, ends)
+    used = [end.tokens for end in ends if isinstance(end, Success)]
+    leader = call.lines[0]
+    caller.pool.answered(
+        permit,
+        asyncio.get_running_loop().time(),
+        sum(tokens[0] + tokens[2] for tokens in used if tokens is not None),
+        endpoint=leader.head.url if used else None,
+        begun=leader.began_at,
+    )
+    if not used:
+        return None
+    return [_result(caller, call, permit, number, end) for number, end in enumerate(ends)]
+
+
+async def _made(caller: Caller, call: JoinedCall, permit: Permit) -> list[Success | CallFailure] | CallFailure:
+    """The end of each line, none if the reply does not fit them; or the failure of the whole call."""
+    leader = call.lines[0]
+    outcome = await caller.posted(leader, msgspec.Raw(call.body), permit.backend)
+    share = outcome.share if isinstance(outcome, Answer) else None
+    ends: list[Success | CallFailure] | CallFailure | None = None
+    try:
+        if share is None:
+            ends = _judged(outcome, call)
+        else:
+            ends = await asyncio.to_thread(_judged, outcome, call)
+        if isinstance(ends, CallFailure) and ends.answer is not None and ends.answer.status in STATUSES:
+            ends = await caller.checked_endpoint(ends, leader, permit)
+    finally:
+        # The replies of the lines are copies.
+        if share is not None and not isinstance(ends, CallFailure):
+            share.close()
+    return ends
+
+
+def _judged(outcome: Answer | FailureKind, call: JoinedCall) -> list[Success | CallFailure] | CallFailure:
+    url = call.lines[0].head.url
+    whole = request_codec.judge(outcome, url)
+    # One choice with an error fails its own line alone.
+    if isinstance(whole, CallFailure) and whole.kind is not FailureKind.ERROR_IN_REPLY:
+        is_list = whole.kind is FailureKind.INVALID_REPLY and whole.answer is not None and _is_list(whole.answer)
+        return [] if is_list else whole
+    try:
+        bodies = reply.divided(whole.body, call.requests, call.endpoint)
+    except reply.MixedUpError:
+        return whole if isinstance(whole, CallFailure) else []
+    assert isinstance(outcome, Answer), "it has a body"
+    leader = call.lines[0]
+    head = leader.head.batch_id, leader.index, leader.attempts
+    answer = dataclasses.replace(
+        outcome, request_id=request_codec.request_id(outcome.request_id, *head), share=None
+    )
+    return [request_codec.judge(dataclasses.replace(answer, body=body), url) for body in bodies]
+
+
+def _is_list(answer: Answer) -> bool:
+    """Whether it is a list of replies, as llama.cpp answers several prompts."""
+    try:
+        return isinstance(msgspec.json.decode(answer.body, type=list[msgspec.Raw]), list)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+
+
+def _failed(caller: Caller, call: JoinedCall, permit: Permit, failure: CallFailure) -> list[CallResult] | None:
+    leader = call.lines[0]
+    before = leader.history
+    if leader.inputs_max and before is None:
+        # A larger call failed before: another failure says little of the server.
+        before = History(leader.since)
+    _, ended, evidence = caller.failed(leader, call.requests[0].custom_id, permit, failure, before)
+    assert isinstance(ended, CallFailure), "it says how the call failed"
+    failure = ended
+    is_refused = retry.blamed(failure, evidence) is Fault.LINE
+    if is_refused and failure.kind is not FailureKind.NOT_SERVED:
+        if failure.share is not None:
+            failure.share.close()
+        return None
+    failure = request_codec.located(failure, is_shared=True)
+    return [CallResult(request.custom_id, failure, evidence) for request in call.requests]
+
+
+def _result(
+    caller: Caller, call: JoinedCall, permit: Permit, number: int, end: Success | CallFailure
+) -> CallResult:
+    custom_id = call.requests[number].custom_id
+    if isinstance(end, Success):
+        return CallResult(custom_id, end)
+    backend = permit.backend
+    failure = caller.located(end, call.lines[number], permit)
+    others_answered = backend.has_answered(failure.endpoint, failure.since)
+    return CallResult(custom_id, failure, Evidence(others_answered, other_is_well=caller.pool.has_other(backend)))
