@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -296,7 +296,7 @@ async def from_store(step: Awaitable[T]) -> T:
         raise errors.from_store(error) from error
 
 
-async def chunks_from_store(reading: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def chunks_from_store(reading: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     """The chunks that the store reads; each one must come within `STORE_SECONDS_MAX`."""
     while chunk := await from_store(anext(reading, b"")):
         yield chunk

@@ -84,6 +84,16 @@ class RequestProducer:
         kind = [(KIND, fact.kind.encode())]
         await self._log.send(topics.OUTCOMES.name, fact.batch_id, encode(fact), headers=kind)
 
+    async def begin(self, batch_id: str, project: str) -> None:
+        """Create the key of a batch whose lines are sealed.
+
+        Raises:
+            OSError: The log does not answer.
+            NoKey: The batch is deleted.
+        """
+        if self._vault is not None:
+            await self._vault.sealing_cipher(batch_id, project)
+
     async def publish(self, records: AsyncIterable[Record]) -> None:
         """Append records to the topics of their models, in order under each key; on return the log has them all.
 

@@ -76,6 +76,7 @@ class Results:
                 grace_seconds=settings.grace_seconds,
                 output_life_seconds=settings.output_life_seconds,
                 tariff_of=lambda model, window: settings.tariff(catalog.contents.price_of(model), window),
+                bill_copies=settings.bill_copies,
                 held=lambda model: held(catalog.contents, model),
                 revision=lambda: catalog.contents.revision,
                 retention_seconds=lambda: self.app.retention_seconds,

@@ -35,6 +35,8 @@ class Limits:
     grace_seconds: float
     output_life_seconds: int
     tariff_of: TariffOf
+    bill_copies: bool = False
+    """Whether a line with the answer to an equal one costs what that line costs."""
     held: Callable[[str], Waiting | None] = lambda _: None
     """Why no process may call the lines of a model, if none may."""
     revision: Callable[[], int] = lambda: 0

@@ -245,6 +245,14 @@ UNKNOWN: Final = Endpoint(name="", forms=({"input": _ANY},), reply_list=None, sm
 """Stands for any other path that a record of the log may name."""
 DEFAULTS: Final = tuple(ENDPOINTS)[:4]
 """The endpoints of a model whose settings name none."""
+GREEDY_AT_ZERO: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
+"""The endpoints that take the likeliest token always if a request has a `temperature` of 0."""
+
+
+def is_deterministic(path: str, temperature: object) -> bool:
+    """Whether an endpoint gives equal answers to equal requests, as far as a server keeps its word."""
+    is_zero = type(temperature) in {int, float} and temperature == 0
+    return not ENDPOINTS[path].generates or (is_zero and path in GREEDY_AT_ZERO)
 
 
 def configure(custom: Mapping[str, Endpoint]) -> None:

@@ -4,7 +4,15 @@ from pydantic import BaseModel, ConfigDict
 
 from tidemill.api.requests.fields import Expiry
 from tidemill.schemas.bounds import NAME_CHARS_MAX
-from tidemill.schemas.resources.batch import Batch, ExpiresAfter, Extras, ReplayRange, Status, window_seconds
+from tidemill.schemas.resources.batch import (
+    Batch,
+    Dedupe,
+    ExpiresAfter,
+    Extras,
+    ReplayRange,
+    Status,
+    window_seconds,
+)
 
 
 class BatchRequest(BaseModel):
@@ -19,6 +27,8 @@ class BatchRequest(BaseModel):
     output_expires_after: ExpiresAfter | None = None
     name: str | None = None
     """The name, unless the metadata has one."""
+    dedupe: Dedupe | None = None
+    """None leaves it to the model of the first line."""
     rerun_of: str | None = None
     replay_range: ReplayRange | None = None
 
@@ -40,6 +50,7 @@ class BatchRequest(BaseModel):
             tidemill=Extras(
                 name=name[:NAME_CHARS_MAX] or None,
                 headers=headers or None,
+                dedupe=self.dedupe,
                 rerun_of=self.rerun_of,
                 replay_range=self.replay_range,
             ),

@@ -11,27 +11,41 @@ A command that is sent twice changes nothing the second time.
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Annotated, Any, ClassVar, Final
 
+import msgspec
 import orjson
 from fastapi import Depends, Request
 from pydantic import AfterValidator, ConfigDict, Field
 
 from tidemill.api import errors
 from tidemill.api.batches.batch_request import BatchRequest
-from tidemill.api.dependencies import Dependencies, current_settings
+from tidemill.api.dependencies import Dependencies, chunks_from_store, current_settings
 from tidemill.api.requests import faults, reading
 from tidemill.api.requests.parts import UNUSABLE, Headers, Part
 from tidemill.schemas import headers as forwarded
 from tidemill.schemas import ids
+from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim, InputRef
-from tidemill.schemas.resources.batch import Batch
+from tidemill.schemas.ports import NotFound
+from tidemill.schemas.resources.batch import Batch, Dedupe
 
 CLAIM_SECONDS_MAX = 10.0
 """How long the api waits to read its own claim back."""
 KEY_CHARS_MAX = 255
 RETRIES_CHARS_MAX = 16
 
+
+class _Body(msgspec.Struct):
+    model: str
+
+
+class _Line(msgspec.Struct):
+    body: _Body
+
+
+_lines: Final = msgspec.json.Decoder(_Line)
 _KEY: Final = f"^[ -~]{{1,{KEY_CHARS_MAX}}}$"
 
 
@@ -128,6 +142,8 @@ async def create(
         ref = await source()
         record = deps.view.file(project, request.input_file_id)
         filename = None if record is None else record.file.filename
+        if request.dedupe is None:
+            request = request.model_copy(update={"dedupe": await _usual_dedupe(deps, ref)})
         batch = request.batch(batch_id or ids.new_batch_id(), int(deps.clock()), filename, headers)
         command = BatchCreated(
             project=project, batch=batch, input=ref, output_expires_after=request.output_expires_after
@@ -141,6 +157,39 @@ async def create(
         return Batch.model_validate_json(shown)
     await deps.publisher.command(known.batch.id, known)
     return deps.view.put_batch(BatchRecord(project=project, batch=known.batch))
+
+
+async def _usual_dedupe(deps: Dependencies, ref: InputRef | None) -> Dedupe | None:
+    """That of the model which the first line names; None for none.
+
+    The command has it, since ingest must find the same copies again after a crash.
+    """
+    serving = deps.serving
+    if ref is None or all(model.dedupe == "none" for model in serving.models.values()):
+        return None
+    name = _model_of(await _first_line(deps, ref.key))
+    model = serving.models.get(serving.aliases.get(name, name))
+    return None if model is None or model.dedupe == "none" else model.dedupe
+
+
+async def _first_line(deps: Dependencies, key: str) -> bytes:
+    """The first line of an input; empty without one."""
+    splitter = Splitter(deps.settings.line_bytes_max)
+    try:
+        async with aclosing(chunks_from_store(deps.store.read(key))) as chunks:
+            async for chunk in chunks:
+                for line in splitter.feed(chunk):
+                    return line.data or b""
+    except NotFound:
+        return b""  # ingest rejects the batch
+    return next((line.data for line in splitter.finish()), None) or b""
+
+
+def _model_of(line: bytes) -> str:
+    try:
+        return _lines.decode(line).body.model
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ""
 
 
 def claimed(deps: Dependencies, project: str, fingerprint: str, repeats: Repetition) -> Claim | None:

@@ -1,14 +1,15 @@
 """Request bodies of batches and uploads; a body of a single route is defined beside the route."""
 
 import re
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from tidemill.api.requests import faults
-from tidemill.api.requests.fields import Endpoint, Expiry, Id, Metadata, Purpose, Window
+from tidemill.api.requests.fields import Endpoint, Expiry, Id, Metadata, OneOf, Purpose, Window
 from tidemill.api.requests.reading import Body, settings_of
 from tidemill.schemas.bounds import NUMBER_MAX, UPLOAD_PARTS_MAX, Filename
+from tidemill.schemas.resources.batch import Dedupe
 
 MIME_CHARS_MAX: Final = 255
 MD5: Final = "[0-9a-fA-F]{32}"
@@ -47,6 +48,9 @@ class NewBatch(Body):
     """Up to 16 pairs; lists can be filtered by them."""
     output_expires_after: Expiry | None = None
     """How long the output and error files are kept."""
+    dedupe: Annotated[str, OneOf(get_args(Dedupe))] | None = None
+    """Equal lines to ask once: `none`, `batch` if their answer is deterministic, `all` in any case. By default the
+    model of the first line decides."""
 
     @model_validator(mode="before")
     @classmethod

@@ -86,6 +86,7 @@ def rerun_of(
         metadata=batch.metadata if options.metadata is None else options.metadata,
         output_expires_after=batch_request.expires_after(options.output_expires_after),
         name=batch.tidemill.name,
+        dedupe=batch.tidemill.dedupe,
         rerun_of=batch.id,
     )
     return Rerun(batch=batch, selection=selection, of_model=of_model, model=model, request=request)

@@ -52,6 +52,8 @@ class UsageSum(BaseModel):
     batches: int
     lines: int
     """Lines that succeeded."""
+    copies: int
+    """Of these, lines that have the answer to an equal one."""
     input_tokens: int
     cached_tokens: int
     """Input tokens that the server read from its cache."""
@@ -132,6 +134,7 @@ def _row(found: Sum, by: tuple[str, ...]) -> Row:
         batch_id=group.get("batch"),
         batches=found.batches,
         lines=found.lines,
+        copies=found.copies,
         input_tokens=found.input_tokens,
         cached_tokens=found.cached_tokens,
         output_tokens=found.output_tokens,

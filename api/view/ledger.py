@@ -36,6 +36,7 @@ class Sum:
     """Its value in each dimension of the query; empty for entries without a model."""
     batches: int
     lines: int
+    copies: int
     input_tokens: int
     cached_tokens: int
     output_tokens: int
@@ -68,7 +69,8 @@ class Ledger:
         batches = "count(*)" if "model" in query.by else "coalesce(sum(is_first), 0)"
         rows = self._database.read_apart(
             f"SELECT {''.join(f'{column}, ' for column in columns)}"  # noqa: S608  columns of the table above
-            f" {batches}, coalesce(sum(lines), 0), coalesce(sum(input), 0), coalesce(sum(cached), 0),"
+            f" {batches}, coalesce(sum(lines), 0), coalesce(sum(copies), 0), coalesce(sum(input), 0),"
+            " coalesce(sum(cached), 0),"
             " coalesce(sum(output), 0), coalesce(sum(reasoning), 0), coalesce(sum(images), 0),"
             " coalesce(sum(audio_seconds), 0),"
             # A custom aggregate of no rows is null.
@@ -91,9 +93,9 @@ class Ledger:
             usage, cost = one.usage, one.bill.cost
             self._database.write(
                 # An existing row is that of a later owner of the batch.
-                "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 entry.batch_id, entry.project, one.model or "", entry.day, entry.ended_at, one.completed,
-                usage.input_tokens, usage.input_tokens_details.cached_tokens, usage.output_tokens,
+                one.copies, usage.input_tokens, usage.input_tokens_details.cached_tokens, usage.output_tokens,
                 usage.output_tokens_details.reasoning_tokens, usage.images or 0, usage.audio_seconds or 0,
                 plain(cost.total), plain(cost.input), plain(cost.output), plain(cost.units), entry.owner,
                 number == 0,

@@ -91,10 +91,10 @@ CREATE INDEX keys_by_digest ON keys (sha256);
 CREATE INDEX keys_listed ON keys (created_at, id);
 CREATE TABLE ledger (
     id TEXT NOT NULL, project TEXT NOT NULL, model TEXT NOT NULL, day TEXT NOT NULL, ended_at INTEGER NOT NULL,
-    lines INTEGER NOT NULL, input INTEGER NOT NULL, cached INTEGER NOT NULL, output INTEGER NOT NULL,
-    reasoning INTEGER NOT NULL, images INTEGER NOT NULL, audio_seconds INTEGER NOT NULL, cost TEXT NOT NULL,
-    cost_input TEXT NOT NULL, cost_output TEXT NOT NULL, cost_units TEXT NOT NULL, owner INTEGER NOT NULL,
-    is_first INTEGER NOT NULL, PRIMARY KEY (id, model)
+    lines INTEGER NOT NULL, copies INTEGER NOT NULL, input INTEGER NOT NULL, cached INTEGER NOT NULL,
+    output INTEGER NOT NULL, reasoning INTEGER NOT NULL, images INTEGER NOT NULL, audio_seconds INTEGER NOT NULL,
+    cost TEXT NOT NULL, cost_input TEXT NOT NULL, cost_output TEXT NOT NULL, cost_units TEXT NOT NULL,
+    owner INTEGER NOT NULL, is_first INTEGER NOT NULL, PRIMARY KEY (id, model)
 );
 CREATE TABLE audit (
     id TEXT PRIMARY KEY, created_at INTEGER NOT NULL, project TEXT NOT NULL, actor TEXT NOT NULL,

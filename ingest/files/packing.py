@@ -66,6 +66,10 @@ class RequestPublisher(Protocol):
         """Append a fact; on return the log has it."""
         ...
 
+    async def begin(self, batch_id: str, project: str) -> None:
+        """Create the key that seals what the store gets of the batch before its first line, if it needs one."""
+        ...
+
     async def publish(self, records: AsyncIterable[Record]) -> None:
         """Append records to their models' topics, in order under each key; on return the log has them all."""
         ...

@@ -1,25 +1,28 @@
-"""Turns the input file of a created batch into requests; the file is read twice.
+"""Turns the input file of a created batch into requests; the file is read at least twice.
 
-1. Read the file and check every line. If any line has a fault, send `Rejected` with all faults, and stop.
+1. Read the file and check every line. If any line has a fault, send `Rejected` with all faults, and stop. If equal
+   lines are to be asked once, read it again, and write the list of copies (`sqlite.py`).
 2. Send `Accepted`, and wait until the log has it, before any line is published.
-3. Read the file again and publish its lines, until the log has them all.
+3. Read the file again and publish its lines, but for copies, until the log has them all.
 
 After a crash the command comes again, and all steps are repeated from the first. Readers recognise copies by the
 batch and the line's index (docs/reference/protocol.md, steps 1 to 4).
 """
 
 import asyncio
+import dataclasses
 import logging
 import re
 import traceback
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Final
 
 from tidemill.configuration.servers import Serving
 from tidemill.configuration.settings import Settings
 from tidemill.ingest.files.packing import MixedPacker, Origin, Packer, Record, RequestPublisher, placed, sliced
+from tidemill.ingest.files.sqlite import EqualLines
 from tidemill.ingest.files.validation import LONG_LINE_BYTES, Checker, Rules
 from tidemill.ingest.files.verdict import Failed, Passed, missing_file
 from tidemill.kafka.catalog import Catalog
@@ -33,12 +36,13 @@ from tidemill.schemas.log.messages import (
     Command,
     DeleteRequested,
     InputRef,
-    ModelLines,
     Rejected,
 )
+from tidemill.schemas.log.part import copies_key
 from tidemill.schemas.log.topics import EXPRESS_LINES_MAX
 from tidemill.schemas.ports import READ_BYTES, Clock, NotFound, Store
 from tidemill.schemas.resources.batch import BatchError
+from tidemill.schemas.resources.by_model import ModelLines
 from tidemill.sealing.vault import NoKey
 
 log = logging.getLogger(__name__)
@@ -161,8 +165,9 @@ class Stage:
         if source is None or _INPUT.match(source.key) is None:
             return missing
         try:
-            return await self._checked(work, source)
-        except NotFound:
+            verdict = await self._checked(work, source)
+            return verdict if isinstance(verdict, Failed) else await self._with_copies(work, source, verdict)
+        except (NotFound, NoKey):
             return missing
         except OSError:
             raise
@@ -198,16 +203,32 @@ class Stage:
         async with aclosing(self._slices(source.key, READ_BYTES if is_too_large else None)) as slices:
             async for lines in slices:
                 checked = lines[:1] if is_too_large else lines
-                if any(line.data and len(line.data) > LONG_LINE_BYTES for line in checked):
-                    await run_half_time(checker.check, checked)
-                else:
-                    checker.check(checked)
+                await _done(checker.check, checked)
                 if is_too_large or checker.is_full:
                     break
         if is_too_large:
             return checker.too_large()
         await checker.check_uploaded(self._store)
         return checker.verdict()
+
+    async def _with_copies(self, work: _Work, source: InputRef, passed: Passed) -> Passed:
+        """Find the lines that equal an earlier one, and write their list; both follow from file and command.
+
+        Raises:
+            NoKey: The batch is deleted.
+        """
+        batch = work.command.batch
+        if batch.tidemill.dedupe not in {"batch", "all"}:
+            return passed
+        await self._requests.begin(batch.id, work.command.project)
+        with EqualLines(batch.endpoint, is_forced=batch.tidemill.dedupe == "all") as equal:
+            async with aclosing(self._slices(source.key)) as slices:
+                async for lines in slices:
+                    await _done(equal.add, lines)
+            copies = equal.copies(passed.numbers)
+            if copies.count:
+                await self._store.write(copies_key(batch.id), equal.encoded())
+        return dataclasses.replace(passed, copies=copies)
 
     async def _records(self, work: _Work, source: InputRef, passed: Passed) -> AsyncIterator[Record]:
         batch = work.command.batch
@@ -224,7 +245,7 @@ class Stage:
         async with aclosing(self._slices(source.key)) as slices:
             async for lines in slices:
                 work.check_stopped()
-                for record in packer.pack(placed(place, source.key, lines)):
+                for record in packer.pack(passed.copies.left_out_of(placed(place, source.key, lines))):
                     yield record
                 place += len(lines)
         for record in packer.finish():
@@ -240,14 +261,28 @@ class Stage:
         yield list(splitter.finish())
 
 
+async def _done(work: Callable[[list[Line]], None], lines: list[Line]) -> None:
+    """Do work with lines, in a thread if there are long ones."""
+    if any(line.data and len(line.data) > LONG_LINE_BYTES for line in lines):
+        await run_half_time(work, lines)
+    else:
+        work(lines)
+
+
 def _accepted(batch_id: str, passed: Passed, at: int) -> Accepted:
+    copies = passed.copies
     if len(passed.models) == 1:
-        return Accepted(batch_id=batch_id, total=passed.total, model=passed.models[0], at=at)
-    models = tuple(ModelLines(model=model, lines=lines) for model, lines in passed.lines.items())
-    return Accepted(batch_id=batch_id, total=passed.total, models=models, at=at)
+        return Accepted(batch_id=batch_id, total=passed.total, model=passed.models[0], copies=copies.count, at=at)
+    models = tuple(
+        ModelLines(model=model, lines=lines, copies=copies.by_model[number])
+        for number, (model, lines) in enumerate(passed.lines.items())
+    )
+    return Accepted(batch_id=batch_id, total=passed.total, models=models, copies=copies.count, at=at)
 
 
 def _packer(origin: Origin, passed: Passed) -> Packer | MixedPacker:
+    if passed.copies.count:  # packs lines with gaps between them, too
+        return MixedPacker(origin, passed.models, passed.numbers or bytes(passed.total))
     if len(passed.models) == 1:
         return Packer(origin, passed.models[0])
     return MixedPacker(origin, passed.models, passed.numbers)

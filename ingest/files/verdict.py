@@ -1,10 +1,13 @@
 """The verdict on an input file: its models and lines, or its faults."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Final
 
+from tidemill.ingest.files.packing import Placed
+from tidemill.schemas.bitmap import Bitmap
 from tidemill.schemas.bounds import ERRORS_BYTES_MAX, ERRORS_MAX
 from tidemill.schemas.resources.batch import BatchError, error_bytes
 
@@ -12,6 +15,27 @@ FAULTS_MAX: Final = ERRORS_MAX
 """Entries of `errors.data`; the last one says how many more there are."""
 SHOWN_CHARS_MAX: Final = 64
 """Characters of the user's text that a message quotes: a thousand messages have to fit into one log record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """The copies of a batch."""
+
+    places: Bitmap = field(default_factory=Bitmap)
+    by_model: Counter[int] = field(default_factory=Counter)
+    """Their number by that of their model."""
+
+    @property
+    def count(self) -> int:
+        """Their number."""
+        return self.by_model.total()
+
+    def left_out_of(self, placed: Iterable[Placed]) -> Iterable[Placed]:
+        """The lines that are no copies."""
+        return ((place, data) for place, data in placed if place not in self.places) if self.by_model else placed
+
+
+NO_COPIES: Final = Copies()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +48,7 @@ class Passed:
     """In the order of their first lines."""
     numbers: bytes = b""
     """For each line, the place of its model in `models`; empty if there is only one."""
+    copies: Copies = NO_COPIES
 
     @property
     def lines(self) -> Mapping[str, int]:

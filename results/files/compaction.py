@@ -1,6 +1,7 @@
 """Merges the parts of a closed batch into its output and error file (docs/reference/protocol.md, 17).
 
-1. Write parts of error lines for lines that were not run, which come from the input.
+1. Write parts of the lines that get the answer to an equal one (`copies.py`), then parts of error lines for lines
+   that were not run, which come from the input.
 2. Merge the parts of the output into the output file, those of the errors into the error file.
 3. Make the receipt of the written lines, not of earlier counts.
 
@@ -10,11 +11,14 @@ Every step may be repeated after a crash: the files have the same ids, the same 
 import hashlib
 import logging
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from tidemill import metrics
+from tidemill.results.files.copies import CopiedLines
 from tidemill.results.files.merge import Sums, merged, read_index
 from tidemill.results.files.output_splitter import WHOLE, OutputSplitter
 from tidemill.results.ports import TariffOf
@@ -27,7 +31,7 @@ from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.schemas.log.codec import LineMark
-from tidemill.schemas.log.messages import Compacted, ModelResult
+from tidemill.schemas.log.messages import Compacted
 from tidemill.schemas.log.part import PartRef, file_key, index_key, part_key
 from tidemill.schemas.ports import Clock, Store, once
 from tidemill.schemas.resources.batch import (
@@ -41,6 +45,7 @@ from tidemill.schemas.resources.batch import (
     Usage,
 )
 from tidemill.schemas.resources.bill import bill
+from tidemill.schemas.resources.by_model import ModelResult
 from tidemill.schemas.resources.file import file_kind
 from tidemill.schemas.resources.waiting import explanation
 
@@ -52,6 +57,8 @@ WRITE_BYTES: Final = 1 << 20
 """Pieces of a file are joined up to this size before they go to the store."""
 FILL_PARTS_FROM: Final = 1 << 30
 """First number of parts with lines that were not run: above the number of any other part."""
+COPY_PARTS_FROM: Final = 1 << 31
+"""First number of parts with copies: above those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,7 @@ class Compactor:
     tariff_of: TariffOf
     writer: str = ""
     """See `PartRef`."""
+    bill_copies: bool = False
 
     async def compact(self, state: State, bitmap: LineBitmap) -> Compacted:
         """Write the files of a closed batch, and return the fact that ends it.
@@ -78,9 +86,13 @@ class Compactor:
         assert state.batch is not None
         total = state.batch.request_counts.total
         parts = list(state.parts)
-        filled = 0
+        filled, copies = 0, Counter[tuple[int, bool]]()
         if bitmap.done < total:
             run = await self._indices(state)
+            if state.batch.tidemill.copies:
+                copied = CopiedLines(self.store, state, part_bytes=self.part_bytes, is_billed=self.bill_copies)
+                parts += [part async for part in self._copy(state, copied, run)]
+                copies = copied.counts
             filled = total - run.done
             if filled:
                 parts += [part async for part in self._fill(state, run)]
@@ -94,6 +106,7 @@ class Compactor:
             errors=errors,
             missing=total - (output_sums.lines.done + error_sums.lines.done - double),
             double=double,
+            copies=copies.total(),
             outputs=outputs,
         )
         if receipt.missing or receipt.double:
@@ -102,7 +115,12 @@ class Compactor:
         return Compacted(
             batch_id=state.id,
             receipt=receipt,
-            models=self._results(state.batch, state.models, output_sums, error_sums, filled),
+            models=tuple(
+                result.model_copy(update={"copies": copies[number, False]})
+                for number, result in enumerate(
+                    self._results(state.batch, state.models, output_sums, error_sums, filled)
+                )
+            ),
             usage_unknown=output_sums.unknown,
             closed_by=state.closed_by,
             writer=self.writer,
@@ -148,6 +166,15 @@ class Compactor:
             for index in (await read_index(self.store, part, part_key(state.id, part))).indices:
                 found.mark(index, failed=part.failed)
         return found
+
+    async def _copy(self, state: State, copied: CopiedLines, run: LineBitmap) -> AsyncIterator[PartRef]:
+        number = COPY_PARTS_FROM
+        async with aclosing(copied.filled(run)) as buffers:
+            async for buffer, failed in buffers:
+                yield await write_part(
+                    self.store, state.id, number, buffer, failed=failed, writer=self.writer, models=copied.models
+                )
+                number += 1
 
     async def _fill(self, state: State, run: LineBitmap) -> AsyncIterator[PartRef]:
         assert state.batch is not None

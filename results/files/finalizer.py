@@ -45,7 +45,14 @@ class Finalizer:
         self._room = resources.compactions
         self._writer = writer
         limits = resources.limits
-        self._compactor = Compactor(resources.store, resources.clock, limits.part_bytes, limits.tariff_of, writer)
+        self._compactor = Compactor(
+            resources.store,
+            resources.clock,
+            limits.part_bytes,
+            limits.tariff_of,
+            writer,
+            bill_copies=limits.bill_copies,
+        )
 
     async def finish(self, active: ActiveBatch, blocked: Blocked) -> Compacted | None:
         """Write the files of a batch, and retry until that works.

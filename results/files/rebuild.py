@@ -65,9 +65,10 @@ class Rebuild:
 
     @property
     def _wanted(self) -> int:
-        assert self.batch.tidemill.receipt is not None
-        output = self.batch.tidemill.receipt.output
-        return (output.lines if output else 0) + self.batch.request_counts.failed
+        receipt = self.batch.tidemill.receipt
+        assert receipt is not None
+        answered = (receipt.output.lines if receipt.output else 0) + self.batch.request_counts.failed
+        return answered - receipt.copies
 
     async def add(self, headers: Headers, value: bytes) -> None:
         """See `PartRecovery.add`."""

@@ -153,8 +153,8 @@ class ActiveBatch:
 
     @property
     def total(self) -> int:
-        """Lines of the batch, 0 until ingest has counted them."""
-        return self.state.batch.request_counts.total if self.state.batch else 0
+        """Lines of the batch that are asked, 0 until ingest has counted them."""
+        return self.state.batch.lines_asked if self.state.batch else 0
 
     @property
     def next_publish_at(self) -> float:
@@ -225,7 +225,7 @@ class ActiveBatch:
         if self.eta is None:
             self.eta = Eta.start(monotonic, self.bitmap.done)
         self.eta.observe(monotonic, self.bitmap.done)
-        return self.eta.progress(batch.request_counts.total, batch.expires_at, now)
+        return self.eta.progress(batch.lines_asked, batch.expires_at, now)
 
     def add(self, marks: list[LineMark], value: bytes, now: float, model: int | None = None) -> int:
         """Put the lines that were not final before into the buffers.

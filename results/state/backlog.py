@@ -80,7 +80,7 @@ class Backlog:
             batch = active.state.batch
             if batch is None or batch.status not in AT_WORK:
                 continue
-            counts = {share.model: share.request_counts.pending for share in batch.tidemill.models}
+            counts = {share.model: share.unanswered for share in batch.tidemill.models}
             if batch.model is not None:
                 counts = {batch.model: active.total - active.bitmap.done}
             yield from ((batch.created_at, model, lines) for model, lines in counts.items() if lines > 0)

@@ -54,7 +54,7 @@ def _unfinished(batch: Batch) -> list[str]:
     """The models of a batch that have lines without a result."""
     if batch.model is not None:
         return [batch.model]
-    return [share.model for share in batch.tidemill.models if share.request_counts.pending > 0]
+    return [share.model for share in batch.tidemill.models if share.unanswered]
 
 
 def _is_at_risk(active: ActiveBatch) -> bool:

@@ -2,15 +2,18 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from tidemill.schemas.log.messages import ModelLines, ModelResult
 from tidemill.schemas.resources.batch import ModelShare, RequestCounts
+from tidemill.schemas.resources.by_model import ModelLines, ModelResult
 
 Shares = tuple[ModelShare, ...]
 
 
 def accepted(models: Iterable[ModelLines]) -> Shares:
     """The models of a batch that ingest has accepted."""
-    return tuple(ModelShare(model=one.model, request_counts=RequestCounts(total=one.lines)) for one in models)
+    return tuple(
+        ModelShare(model=one.model, request_counts=RequestCounts(total=one.lines), copies=one.copies)
+        for one in models
+    )
 
 
 def counted(shares: Shares, final_lines: Mapping[tuple[int, bool], int]) -> Shares:

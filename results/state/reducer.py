@@ -136,6 +136,8 @@ class State(BaseModel):
     def with_lines(self, fact: Accepted) -> "State":
         """The state with the number of lines, and of those of each model."""
         state = self.with_total(fact.total, model=fact.model)
+        if fact.copies:
+            state = state.with_extras(copies=fact.copies)
         return state.with_extras(models=model_shares.accepted(fact.models)) if fact.models else state
 
     @property
@@ -283,12 +285,12 @@ def overdue(state: State, now: float, grace: float) -> State:
 
 
 def is_complete(state: State, done: int) -> bool:
-    """Whether every line of a batch at work is final."""
+    """Whether every line of a batch at work is final that is asked."""
     return (
         _may_close(state)
         and state.batch is not None
         and state.batch.in_progress_at is not None
-        and done >= state.batch.request_counts.total
+        and done >= state.batch.lines_asked
     )
 
 

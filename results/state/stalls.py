@@ -63,7 +63,7 @@ class Stalls:
             self.moved, self.moved_at, self._is_new = step, now, False
         for share in state.batch.tidemill.models if state.batch is not None else ():
             # An alias that moved between two publications may give a model more lines than it had at first.
-            left = max(0, share.request_counts.pending)
+            left = share.unanswered
             if self._models.get(share.model, (-1, 0.0))[0] != left:
                 self._models[share.model] = left, now
 
@@ -95,7 +95,7 @@ class Stalls:
         if batch.status is Status.VALIDATING:
             queued = tuple(wait for report in self._reports.values() for wait in report.waiting)
             return queued[-1:] or ((_unchecked(since),) if is_silent else ())
-        left = batch.request_counts.total - done
+        left = batch.lines_asked - done
         if left <= 0:
             return ()
         reported = [

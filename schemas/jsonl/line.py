@@ -33,6 +33,17 @@ _SEPARATORS = (("\u2028", rb"\u2028"), ("\u2029", rb"\u2029"), ("\u0085", rb"\u0
 _inputs = msgspec.json.Decoder(InputLine)
 
 
+class _Result(msgspec.Struct):
+    custom_id: msgspec.Raw
+    response: msgspec.Raw
+    error: msgspec.Raw
+    tidemill: dict[str, msgspec.Raw] = {}
+
+
+_results = msgspec.json.Decoder(_Result)
+_encoder = msgspec.json.Encoder()
+
+
 def parse(line: bytes) -> InputLine:
     """Split a checked input line without decoding its body.
 
@@ -78,6 +89,23 @@ def unanswered(batch_id: str, index: int, custom_id: bytes, *, code: str, messag
         orjson.dumps({"code": code, "message": message}),
     )
     return escaped(text)
+
+
+def copied(batch_id: str, index: int, custom_id: bytes, original: bytes) -> bytes:
+    """The result line of a request that gets the answer to an equal one; it names that line's `custom_id`.
+
+    Raises:
+        msgspec.MsgspecError: The original is not a result line.
+    """
+    found = _results.decode(original)
+    extras = _encoder.encode(found.tidemill | {"copy_of": found.custom_id})
+    return b'{"id":"%b","custom_id":%b,"response":%b,"error":%b,"tidemill":%b}\n' % (
+        ids.line_id(batch_id, index).encode(),
+        escaped(custom_id),
+        found.response,
+        found.error,
+        extras,
+    )
 
 
 def escaped(text: bytes) -> bytes:

@@ -30,7 +30,8 @@ from tidemill.schemas.bounds import (
 )
 from tidemill.schemas.resources.access import ApiKey
 from tidemill.schemas.resources.batch import Batch, ExpiresAfter, Faults, Receipt, Status, Usage
-from tidemill.schemas.resources.bill import Bill, Cost
+from tidemill.schemas.resources.bill import Cost
+from tidemill.schemas.resources.by_model import ModelLines, ModelResults
 from tidemill.schemas.resources.file import File
 from tidemill.schemas.resources.upload import Upload, UploadPart
 from tidemill.schemas.resources.waiting import Waits
@@ -90,17 +91,8 @@ class DeleteRequested(_Message):
 Command = Annotated[BatchCreated | CancelRequested | DeleteRequested, _BY_KIND]
 
 
-class ModelLines(BaseModel):
-    """The number of a batch's lines that name one model."""
-
-    model_config = ConfigDict(frozen=True)
-
-    model: Name
-    lines: Number
-
-
 class Accepted(_Message):
-    """Ingest found no error and publishes `total` lines."""
+    """Ingest found no error and publishes `total` lines, less the copies."""
 
     kind: Literal["accepted"] = "accepted"
     batch_id: Id
@@ -109,6 +101,8 @@ class Accepted(_Message):
     """None if the lines name several models."""
     models: Annotated[tuple[ModelLines, ...], Field(max_length=BATCH_MODELS_MAX)] = ()
     """The models in the order of their first lines, if there are several. Parts and bitmaps number them so."""
+    copies: Number = 0
+    """Lines that are not published, since an earlier line equals them. The store has the list."""
     at: Time
 
 
@@ -119,24 +113,6 @@ class Rejected(_Message):
     batch_id: Id
     errors: Faults
     at: Time
-
-
-class ModelResult(BaseModel):
-    """The lines of one model in an ended batch."""
-
-    model_config = ConfigDict(frozen=True)
-
-    model: Name | None = None
-    """None if the batch ended before its validation."""
-    completed: Number
-    failed: Number
-    """Lines of the error file that were called."""
-    usage: Usage
-    bill: Bill
-    """At the price when the files were written, which stays the price of the batch."""
-
-
-ModelResults = Annotated[tuple[ModelResult, ...], Field(min_length=1, max_length=BATCH_MODELS_MAX)]
 
 
 class Compacted(_Message):

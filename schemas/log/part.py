@@ -29,7 +29,8 @@ PARTS_PREFIX: Final = "parts/"
 FILES_PREFIX: Final = "files/"
 INDICES_PREFIX: Final = "indices/"
 LARGE_PREFIX: Final = "results-large/"
-"""Prefix of results that are too large for a record of the log."""
+"""Prefix of results that are too large for a record of the log, and of lists of copies: both are kept as long as
+the log may have the records of their batch."""
 
 
 class PartError(Exception):
@@ -107,6 +108,11 @@ def part_key(batch_id: str, part: PartRef) -> str:
     """The store key of a part."""
     writer = f"-{part.writer}" if part.writer else ""
     return f"{part_prefix(batch_id)}{part.number:010d}{writer}.{file_kind(failed=part.failed)}"
+
+
+def copies_key(batch_id: str) -> str:
+    """The store key of the list of a batch's copies (`schemas/jsonl/copies.py`)."""
+    return f"{LARGE_PREFIX}{batch_id}/copies"
 
 
 def index_key(key: str) -> str:

@@ -149,14 +149,25 @@ def _added(one: int | None, other: int | None) -> int | None:
     return None if one is None and other is None else (one or 0) + (other or 0)
 
 
+Dedupe = Literal["none", "batch", "all"]
+"""Which equal lines of a batch are asked once: none, those whose answer is deterministic, or all."""
+
+
 class ModelShare(_Shape):
     """The lines of one model in a batch that names several."""
 
     model: Name
     request_counts: RequestCounts
+    copies: Number = 0
+    """Lines that equal an earlier one, and so are not asked."""
     usage: Usage | None = None
     cost: Cost | None = None
     """Null until the batch has ended."""
+
+    @property
+    def unanswered(self) -> int:
+        """Lines that are asked and have no result, in a batch at work."""
+        return max(0, self.request_counts.pending - self.copies)
 
 
 class FileReceipt(_Shape):
@@ -176,6 +187,8 @@ class Receipt(_Shape):
     errors: FileReceipt | None = None
     missing: Signed = 0
     double: Number = 0
+    copies: Number = 0
+    """Lines in either file that have the answer to an equal line."""
     outputs: Annotated[tuple[FileReceipt, ...], Field(max_length=OUTPUTS_MAX)] = ()
     """The numbered files of the output; empty if the output is one file."""
 
@@ -270,6 +283,11 @@ class Extras(_Shape):
     """The range of the log whose lines it runs again."""
     reruns: Annotated[tuple[Id, ...], Field(max_length=RERUNS_MAX)] = ()
     """The newest reruns of this batch; the api adds them, and no record has them."""
+    dedupe: Dedupe | None = None
+    """Which equal lines are asked once; null for none."""
+    copies: Number | None = None
+    """Lines that equal an earlier one, and so are not asked; they count as completed or failed once the files are
+    written. Null for none."""
     progress: Progress | None = None
     at_risk: Signed | None = None
     """Unix seconds from which the log may have dropped records that the batch needs; null if there is no risk."""
@@ -323,6 +341,11 @@ class Batch(_Shape):
     usage: Usage | None = None
     metadata: Metadata | None = None
     tidemill: Extras = Extras()
+
+    @property
+    def lines_asked(self) -> int:
+        """Its lines without those that get the answer to an equal one."""
+        return self.request_counts.total - (self.tidemill.copies or 0)
 
 
 def window_seconds(window: str) -> int:

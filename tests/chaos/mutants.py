@@ -185,6 +185,46 @@ MUTATIONS = (
         new="return self",
     ),
     Mutation(
+        name="copies are published",
+        file="ingest/files/verdict.py",
+        old="((place, data) for place, data in placed if place not in self.places) if self.by_model else placed",
+        new="placed",
+    ),
+    Mutation(
+        name="a batch waits for results of its copies",
+        file="results/state/reducer.py",
+        old="and done >= state.batch.lines_asked",
+        new="and done >= state.batch.request_counts.total",
+    ),
+    Mutation(
+        name="a copy gets the result of another line",
+        file="results/files/copies.py",
+        old="if copy.original == index and run.mark(",
+        new="if run.mark(",
+    ),
+    Mutation(
+        name="a copy is billed",
+        file="results/files/copies.py",
+        old=" if self._is_billed else (0, 0, 0, 0)",
+        new="",
+    ),
+    Mutation(
+        name="copies of failed lines are not run",
+        file="results/files/copies.py",
+        old="for failed in (False, True):",
+        new="for failed in (False,):",
+    ),
+    Mutation(
+        name="the original of equal lines depends on the attempt",
+        file="ingest/files/stage.py",
+        old="""        batch = work.command.batch
+        if batch.tidemill.dedupe not in""",
+        new="""        import random
+
+        batch = work.command.batch
+        if random.random() < 0.5 or batch.tidemill.dedupe not in""",
+    ),
+    Mutation(
         name="a partition is left before its calls have ended",
         file="processors/dispatcher.py",
         old="                await self._idle.wait()\n",

@@ -25,6 +25,7 @@ FOLDERS = ("api", "ingest", "processors", "results", "schemas", "src", "tests/su
 SUITES = {
     "tests/unit/test_simulation.py": "the whole way",
     "tests/unit/results/test_partition.py": "results",
+    "tests/unit/results/test_copies.py": "copies",
     "tests/unit/processors/test_dispatcher.py": "processors",
 }
 SUITE_SECONDS_MAX = 600

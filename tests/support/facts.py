@@ -5,10 +5,12 @@ from collections import Counter
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import LineMark
-from tidemill.schemas.log.messages import Accepted, BatchCreated, InputRef, ModelLines
+from tidemill.schemas.log.messages import Accepted, BatchCreated, InputRef
 from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.schemas.resources.by_model import ModelLines
 
 NOW = 1_790_000_000
+BODIES = 9
 BODY = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}'
 
 
@@ -21,7 +23,14 @@ def model_of(index, models):
     return models[index * index // 7 % len(models)]
 
 
-def commands(number, total, models=()):
+def original_of(index, models):
+    """The first line that equals a line, in a batch with the same few bodies again and again."""
+    mine = model_of(index, models)
+    return next(other for other in range(index % BODIES, index + 1, BODIES) if model_of(other, models) == mine)
+
+
+def commands(number, total, models=(), copies=()):
+    """The command and the acceptance of a batch, some of whose lines are copies."""
     batch = Batch(
         id=batch_id(number),
         endpoint="/v1/chat/completions",
@@ -32,10 +41,11 @@ def commands(number, total, models=()):
         expires_at=NOW + 3600,
     )
     created = BatchCreated(project="default", batch=batch, input=InputRef(key=f"files/in{number}", bytes=1))
-    accepted = Accepted(batch_id=batch.id, total=total, model="m", at=NOW + 1)
+    accepted = Accepted(batch_id=batch.id, total=total, model="m", copies=len(copies), at=NOW + 1)
     if models:
         counts = Counter(model_of(index, models) for index in range(total))
-        of_models = tuple(ModelLines(model=model, lines=counts[model]) for model in models)
+        copied = Counter(model_of(index, models) for index in copies)
+        of_models = tuple(ModelLines(model=model, lines=counts[model], copies=copied[model]) for model in models)
         accepted = accepted.model_copy(update={"model": None, "models": of_models})
     return [
         (topics.COMMANDS.name, (), codec.encode(created)),
@@ -43,14 +53,16 @@ def commands(number, total, models=()):
     ]
 
 
-def lines(chance, number, total, models=()):
+def lines(chance, number, total, models=(), copies=()):
     """Result lines in any order, some of them twice, many to a record; a record has lines of one model."""
+    asked = [index for index in range(total) if index not in copies]
     if models:
         for model in models:
-            mine = [index for index in range(total) if model_of(index, models) == model]
-            yield from _records(chance, number, mine, model)
+            yield from _records(
+                chance, number, [index for index in asked if model_of(index, models) == model], model
+            )
     else:
-        yield from _records(chance, number, range(total), "m")
+        yield from _records(chance, number, asked, "m")
 
 
 def _records(chance, number, places, model):

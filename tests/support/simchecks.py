@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from support.facts import model_of
+from support.facts import model_of, original_of
 from support.simlog import Place
 from support.simstages import BATCHES, OUTCOMES, REQUESTS, SECRETS
 from support.simulated import leads_to
@@ -25,6 +25,11 @@ class Job:
     batch: Batch
     lines: int
     cancel_at: float | None
+
+
+def copied(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines that have the answer to an equal one."""
+    return [line for line in lines if "tidemill" in line]
 
 
 class Seen:
@@ -146,11 +151,22 @@ class Seen:
             assert places == sorted(places)
         for line in output:
             body = line["response"]["body"]
-            text = f"{batch.id} {line['custom_id'][3:]}"
+            text = f"{batch.id} {self._asked(batch, line)}"
             assert body["choices" if "choices" in body else "data"] == [{"index": 0, "text": text}]
+        for line in output + errors:
+            if line["response"] and (asked := self._asked(batch, line)) != int(line["custom_id"][3:]):
+                assert line["tidemill"] == {"copy_of": f"id-{asked}"}
+            else:
+                assert "tidemill" not in line
+        assert not batch.tidemill.receipt or batch.tidemill.receipt.copies == len(copied(output + errors))
         if batch.status is Status.COMPLETED:
             assert all(line["response"]["status_code"] == 400 for line in errors), errors
         self._check_bill(batch, output)
+
+    def _asked(self, batch: Batch, line: dict[str, Any]) -> int:
+        """The line whose answer a line has."""
+        index = int(line["custom_id"][3:])
+        return index if batch.tidemill.dedupe is None else original_of(index, self._world.models)
 
     def _check_bill(self, batch: Batch, output: list) -> None:
         records = self._world.log.records[Place(topics.LEDGER.name, 0)]
@@ -162,7 +178,8 @@ class Seen:
             return
         assert entries
         assert all(entry == entries[0] for entry in entries), entries
-        read = sum(line["response"]["body"]["usage"]["prompt_tokens"] for line in output)
+        paid = [line for line in output if line not in copied(output)]
+        read = sum(line["response"]["body"]["usage"]["prompt_tokens"] for line in paid)
         assert read == batch.usage.input_tokens
         assert sum(result.usage.input_tokens for result in entries[0].models) == read
         assert sum(result.bill.cost.total for result in entries[0].models) == batch.tidemill.cost.total
@@ -178,7 +195,7 @@ class Seen:
             mine = [line for line in output if model_of(int(line["custom_id"][3:]), models) == share.model]
             assert share.request_counts.completed == len(mine)
             assert share.usage.input_tokens == sum(
-                line["response"]["body"]["usage"]["prompt_tokens"] for line in mine
+                line["response"]["body"]["usage"]["prompt_tokens"] for line in mine if line not in copied(mine)
             )
         shares = [share.request_counts for share in batch.tidemill.models]
         assert sum(counts.total for counts in shares) == total

@@ -84,6 +84,9 @@ class IngestProcess(Base):
     async def send_fact(self, fact) -> None:
         await self.append(OUTCOMES, fact.batch_id, codec.encode(fact), [(codec.KIND, fact.kind.encode())])
 
+    async def begin(self, batch_id: str, project: str) -> None:
+        await self.vault.sealing_cipher(batch_id, project)
+
     async def publish(self, records) -> None:
         async for record in records:
             head, value = await seal_request(self.vault, record.head, record.value)

@@ -13,7 +13,7 @@ from decimal import Decimal
 
 import orjson
 from support import simtime
-from support.facts import model_of
+from support.facts import model_of, original_of
 from support.simchecks import PARTITIONS, Job, Seen
 from support.simingest import IngestProcess
 from support.simlog import Group, MemoryLog, Place
@@ -38,11 +38,13 @@ from tidemill.schemas import ids
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.messages import BatchCreated, CancelRequested, DeleteRequested, InputRef
 from tidemill.schemas.log.part import file_key
-from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.schemas.resources.batch import Batch, Extras, Status
 from tidemill.schemas.resources.bill import Tariff
 from tidemill.sealing.cipher import Cipher
 
 BATCHES_MAX = 4
+DEDUPE_EVERY = 3
+"""Of three batches, two ask equal lines once."""
 LINES_MAX = 70
 FAULTS_SECONDS = 60.0
 END_SECONDS_MAX = 4_000.0
@@ -329,10 +331,11 @@ class SimulatedWay:
         batch = Batch(
             id=f"batch_{number:032x}", endpoint=self._endpoint, input_file_id="file-x",
             completion_window="24h", status=Status.VALIDATING, created_at=now, expires_at=expires_at,
+            tidemill=Extras(dedupe="all" if number % DEDUPE_EVERY else None),
         )  # fmt: skip
         lines = self.chance.randint(1, LINES_MAX)
         key = f"files/in{number}"
-        self.objects[key] = b"".join(self._line(batch.id, index) for index in range(lines))
+        self.objects[key] = b"".join(self._line(batch, index) for index in range(lines))
         cancel = self.chance.uniform(0, 20) if self.chance.random() < 0.3 else None
         self.jobs.append(Job(batch=batch, lines=lines, cancel_at=cancel))
         created = BatchCreated(
@@ -372,9 +375,9 @@ class SimulatedWay:
         del model, window
         return Tariff(input_per_million=Decimal(len(self._members)), output_per_million=Decimal("0.3"))
 
-    def _line(self, batch_id: str, index: int) -> bytes:
-        prompt = str(index % PROMPTS) * PROMPT_BYTES
-        text = f"{prompt} {batch_id} {index}"
+    def _line(self, batch: Batch, index: int) -> bytes:
+        original = index if batch.tidemill.dedupe is None else original_of(index, self.models)
+        text = f"{str(original % PROMPTS) * PROMPT_BYTES} {batch.id} {original}"
         asked = {"messages": [text]} if self._endpoint == CHAT else {"input": text}
         body = {"model": model_of(index, self.models), **asked}
         line = {"custom_id": f"id-{index}", "method": "POST", "url": self._endpoint, "body": body}

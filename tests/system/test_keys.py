@@ -26,12 +26,13 @@ from tidemill.kafka.producer import Log
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, producer_token, topics
 from tidemill.schemas.log.intake import IntakeError
-from tidemill.schemas.log.messages import KeyRecord, LedgerRecord, ModelResult
+from tidemill.schemas.log.messages import KeyRecord, LedgerRecord
 from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.resources import access
 from tidemill.schemas.resources.access import Role
 from tidemill.schemas.resources.batch import Status, Usage
 from tidemill.schemas.resources.bill import Tariff, bill, day_of
+from tidemill.schemas.resources.by_model import ModelResult
 
 pytestmark = pytest.mark.kafka
 

@@ -1,7 +1,7 @@
 """The command `run`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,6 +21,13 @@ def run(
     ] = None,
     window: Annotated[
         str | None, typer.Option(help="Completion window; by default the service's usual one.")
+    ] = None,
+    dedupe: Annotated[
+        Literal["none", "batch", "all"] | None,
+        typer.Option(
+            help="Equal lines to ask once: none, batch (if their answer is deterministic) or all; by default, the "
+            "model decides."
+        ),
     ] = None,
     parallel: Annotated[
         int, typer.Option(min=1, max=64, help="Concurrent batches, if the file exceeds one batch.")
@@ -50,6 +57,7 @@ def run(
     options = RunOptions(
         endpoint=endpoint,
         window=window,
+        dedupe=dedupe,
         metadata=metadata_of(metadata or []) | ({"name": name} if name else {}),
         parallel=parallel,
         again=results.again,

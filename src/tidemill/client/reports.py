@@ -11,7 +11,7 @@ from tidemill.terminal import local_time
 GROUPS = {"project": "project", "model": "model", "day": "day", "batch": "batch_id"}
 """Values of `--by`, and their fields in the answer."""
 NUMBERS = (
-    "batches", "lines", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "images",
+    "batches", "lines", "copies", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "images",
     "audio_seconds",
 )  # fmt: skip
 COSTS = ("input", "output", "units", "total")

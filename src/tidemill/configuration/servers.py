@@ -15,6 +15,7 @@ from tidemill.configuration.schedule import Hours
 from tidemill.schemas import headers
 from tidemill.schemas.bounds import Name
 from tidemill.schemas.endpoints import DEFAULTS, ENDPOINTS
+from tidemill.schemas.resources.batch import Dedupe
 
 IN_FLIGHT_MAX: Final = 64
 """Concurrent calls to a server whose settings, and those of its models, name no number."""
@@ -260,6 +261,9 @@ class Model(Table):
     """Inputs of one call at most: waiting lines of a batch for `/v1/embeddings` or `/v1/completions` with the same
     parameters are asked together, as an array; each has a result of its own. A call takes one place of
     `max_in_flight` whatever it has."""
+    dedupe: Dedupe = "none"
+    """Equal lines of a batch to ask once: `none`, `batch` if their answer is deterministic, `all` in any case. A
+    batch may say otherwise; if it says nothing, the model of its first line decides."""
     price: Price = Price()
     """Base price; a batch pays it less the discount."""
     paused: bool = False

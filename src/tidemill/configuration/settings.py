@@ -134,6 +134,9 @@ class Settings(BaseSettings):
     default_window: Word | None = None
     """Window of a create that names none; by default such a create is refused, as at OpenAI. Reruns, replays and
     streams that name none have this window, else the first of `windows`."""
+    bill_copies: bool = False
+    """Count and bill a line with the answer to an equal one (`dedupe`) like that line; by default it counts
+    nothing and costs nothing."""
     file_bytes_max: Annotated[int, Field(ge=1)] = 209_715_200
     """Largest input of a batch; a batch with a larger one fails."""
     upload_bytes_max: Annotated[int, Field(ge=1)] = 512 * MIB

@@ -336,6 +336,14 @@ def test_each_failed_line_has_one_kind(code, status):
     assert named == [Kind.FAILED] or status is None
 
 
+@pytest.mark.parametrize("dedupe", [None, "none", "batch", "all"])
+async def test_a_rerun_asks_equal_lines_once_as_its_batch_did(deps, client, dedupe):
+    """Also if the batch said that it did not want to."""
+    old = await ended(deps, client, FATES, dedupe=dedupe)
+    await rerun(client, old, lines="failed")
+    assert commands(deps)[-1].batch.tidemill.dedupe == dedupe
+
+
 @pytest.mark.parametrize(("default", "window"), [("2h", "2h"), (None, "1h")])
 async def test_a_rerun_has_a_window_that_exists(deps, old, default, window):
     """A window that the installation no longer has gives way to the usual one, at its discount."""

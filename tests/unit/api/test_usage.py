@@ -11,9 +11,10 @@ from support.dependencies import ADMIN, NOW, open_dependencies
 
 from tidemill.api.app import create_app
 from tidemill.schemas.log import codec, topics
-from tidemill.schemas.log.messages import LedgerRecord, ModelResult
+from tidemill.schemas.log.messages import LedgerRecord
 from tidemill.schemas.resources.batch import InputTokensDetails, OutputTokensDetails, Status, Usage
 from tidemill.schemas.resources.bill import Tariff, bill, day_of
+from tidemill.schemas.resources.by_model import ModelResult
 
 DAY = 86_400
 
@@ -33,7 +34,7 @@ def entry(
         status=Status.COMPLETED, ended_at=at, day=day_of(at),
         models=tuple(
             ModelResult(
-                model=model, completed=3, failed=0, usage=usage,
+                model=model, completed=3, failed=0, copies=1, usage=usage,
                 bill=bill(usage.input_tokens, usage.output_tokens, tariff, images=2 * tokens),
             )
             for model in models
@@ -84,7 +85,7 @@ async def test_one_sum_of_all_entries(deps, client):
     (found,) = await usage(client)
     assert found == {
         "object": "usage", "id": found["id"], "project": None, "model": None, "day": None, "batch_id": None,
-        "batches": 2, "lines": 6, "input_tokens": 30, "cached_tokens": 12, "output_tokens": 3,
+        "batches": 2, "lines": 6, "copies": 2, "input_tokens": 30, "cached_tokens": 12, "output_tokens": 3,
         "reasoning_tokens": 3, "total_tokens": 33, "images": 6, "audio_seconds": 180,
         "cost": {"total": "0.03000195", "input": "0.0000015", "output": "0.00000045", "units": "0.03"},
     }  # fmt: skip

@@ -95,11 +95,18 @@ class Client(Connection):
             return Bounds()
 
     async def create(
-        self, input_file_id: str, endpoint: str, window: str, metadata: dict[str, str], *, key: str
+        self,
+        input_file_id: str,
+        endpoint: str,
+        window: str,
+        metadata: dict[str, str],
+        *,
+        key: str,
+        dedupe: str | None = None,
     ) -> Batch:
         """Create a batch with a completion window like `24h`; requests with the same key create one batch."""
         body: dict[str, Any] = {"input_file_id": input_file_id, "endpoint": endpoint, "completion_window": window}
-        body |= {"metadata": metadata} if metadata else {}
+        body |= ({"metadata": metadata} if metadata else {}) | ({"dedupe": dedupe} if dedupe else {})
         return Batch.model_validate(await self.make(BATCHES, body, key=key))
 
     async def make(self, path: str, body: dict[str, Any], *, key: str | None = None) -> dict[str, Any]:

@@ -119,7 +119,9 @@ class BatchRunner:
         key, metadata = f"{self.plan.key}-{piece.number}", dict(job.metadata)
         self.journal.note(msgspec.structs.replace(step, is_requested=True))
         try:
-            return await self._client.create(str(step.file), job.endpoint, self.plan.window, metadata, key=key)
+            return await self._client.create(
+                str(step.file), job.endpoint, self.plan.window, metadata, key=key, dedupe=job.dedupe
+            )
         except Refused as error:
             if not (step.is_requested or error.may_have_happened):
                 self.journal.note(step)

@@ -42,6 +42,7 @@ class RunOptions:
     Attributes:
         endpoint: Endpoint of the lines; None takes that of the first line.
         window: Completion window of each batch; None takes the usual one of the service.
+        dedupe: Which equal lines of a batch are asked once; None leaves it to the service.
         metadata: Metadata of each batch; `name` is its name.
         parallel: Number of concurrent batches.
         again: Start over instead of resuming.
@@ -50,6 +51,7 @@ class RunOptions:
 
     endpoint: str | None = None
     window: str | None = None
+    dedupe: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     parallel: int = PARALLEL
     again: bool = False
@@ -71,6 +73,7 @@ async def run(console: Console, target: Target, source: Path, sink: Sink, option
             sha256=await asyncio.to_thread(_sha256, path),
             base_url=target.base_url,
             window=options.window,
+            dedupe=options.dedupe,
             metadata=tuple(sorted(options.metadata.items())),
         )
         async with Client(target.base_url, target.api_key) as client:

@@ -45,6 +45,7 @@ class Job(msgspec.Struct, frozen=True):
     endpoint: str
     window: str | None
     """None for the usual one of the service."""
+    dedupe: str | None = None
     metadata: tuple[tuple[str, str], ...] = ()
     """Sorted."""
 

@@ -2,13 +2,14 @@
 
 import httpx
 import pytest
-from support.dependencies import NOW, open_dependencies
+from support.dependencies import NOW, open_dependencies, with_settings
 
 from tidemill.api.app import create_app
 from tidemill.api.batches.creation import Repetition
 from tidemill.api.requests import reading
 from tidemill.api.view.batch_tables import CLAIM_SECONDS_MAX, REPEAT_SECONDS_MAX, Claims
 from tidemill.api.view.sqlite import Database
+from tidemill.configuration.settings import Settings
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim
@@ -197,3 +198,38 @@ async def test_the_name_of_a_batch(client, metadata, filename, name):
         body["input_file_id"] = (await client.post("/files", **form)).json()["id"]
     made = (await client.post("/batches", json=body)).json()
     assert (made["tidemill"]["name"], made["metadata"]) == (name, metadata)
+
+
+EMBEDDING = b'{"custom_id":"1","method":"POST","url":"/v1/embeddings","body":{"input":"%b","model":"%b"}}\n'
+
+
+@pytest.mark.parametrize(
+    ("first", "given", "expected"),
+    [
+        (EMBEDDING % (b"x", b"once"), None, "batch"),
+        (EMBEDDING % (b"x", b"also-once"), None, "batch"),
+        (EMBEDDING % (b"x", b"each"), None, None),
+        (EMBEDDING % (b"x", b"unknown"), None, None),
+        (EMBEDDING % (b"x" * 3_000_000, b"once"), None, "batch"),
+        (b"\n \n" + EMBEDDING % (b"x", b"once"), None, "batch"),
+        (b"", None, None),
+        (EMBEDDING % (b"x", b"once"), "none", "none"),
+        (EMBEDDING % (b"x", b"each"), "all", "all"),
+    ],
+    ids=lambda value: value[-40:] if isinstance(value, bytes) else value,
+)
+async def test_the_model_of_the_first_line_decides_which_equal_lines_are_asked_once(deps, first, given, expected):
+    """Unless the request does; the command has it, so that ingest decides the same after a crash."""
+    backends = [{"url": "http://127.0.0.1:9/v1"}]
+    once = {"backends": backends, "dedupe": "batch", "aliases": ["also-once"]}
+    models = {"once": once, "each": {"backends": backends}}
+    transport = httpx.ASGITransport(create_app(with_settings(deps, Settings(models=models))))
+    headers = {"authorization": "Bearer key-of-p"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
+        form = {"data": {"purpose": "batch"}, "files": {"file": ("f", first + EMBEDDING % (b"x", b"each"))}}
+        file_id = (await client.post("/files", **form)).json()["id"]
+        body = BODY | {"input_file_id": file_id} | ({"dedupe": given} if given else {})
+        made = (await client.post("/batches", json=body)).json()
+    assert made["tidemill"]["dedupe"] == expected
+    sent = [codec.decode_command(value) for topic, _, value in deps.log.records if topic == topics.COMMANDS.name]
+    assert [command.batch.tidemill.dedupe for command in sent] == [expected]

@@ -17,9 +17,10 @@ from tidemill.ingest.files.packing import SLICE_LINES, Record
 from tidemill.ingest.files.stage import Stage
 from tidemill.ingest.files.validation import LONG_LINE_BYTES
 from tidemill.kafka.catalog import Catalog
-from tidemill.schemas.log.messages import Accepted, BatchCreated, CancelRequested, InputRef, ModelLines, Rejected
+from tidemill.schemas.log.messages import Accepted, BatchCreated, CancelRequested, InputRef, Rejected
 from tidemill.schemas.ports import READ_BYTES
 from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.schemas.resources.by_model import ModelLines
 from tidemill.storage.directory import DirectoryStore
 
 BACKEND = {"backends": [{"url": "http://127.0.0.1:9/v1"}]}

@@ -13,11 +13,11 @@ from tidemill.schemas.log.messages import (
     Buried,
     CancelRequested,
     Compacted,
-    ModelResult,
     Rejected,
 )
 from tidemill.schemas.resources.batch import Batch, BatchError, FileReceipt, Receipt, Status, Usage
 from tidemill.schemas.resources.bill import Tariff, bill
+from tidemill.schemas.resources.by_model import ModelResult
 
 ID = "batch_" + "0" * 32
 NOW = 1_790_000_000

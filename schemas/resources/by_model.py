@@ -1,0 +1,41 @@
+"""What a batch is to each of the models that its lines name."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tidemill.schemas.bounds import BATCH_MODELS_MAX, Name, Number
+from tidemill.schemas.resources.batch import Usage
+from tidemill.schemas.resources.bill import Bill
+
+
+class ModelLines(BaseModel):
+    """The number of a batch's lines that name one model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: Name
+    lines: Number
+    copies: Number = 0
+    """Those that are not published, since an earlier line equals them."""
+
+
+class ModelResult(BaseModel):
+    """The lines of one model in an ended batch."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: Name | None = None
+    """None if the batch ended before its validation."""
+    completed: Number
+    failed: Number
+    """Lines of the error file that were called."""
+    copies: Number = 0
+    """Completed lines that have the answer to an equal one. The operator's setting `bill_copies` says whether
+    usage and bill contain them."""
+    usage: Usage
+    bill: Bill
+    """At the price when the files were written, which stays the price of the batch."""
+
+
+ModelResults = Annotated[tuple[ModelResult, ...], Field(min_length=1, max_length=BATCH_MODELS_MAX)]
