@@ -4,15 +4,14 @@ All models share one Faust app and one consumer group, which divides the partiti
 of its partition `n` reads partition `n` of every model's topics (`faust/added_partitions.py`). So no change of the
 models is a rebalance.
 
-A model is asleep as long as nothing waits for it: nothing is fetched, and it has no dispatcher. It wakes at once
-when `tidemill.batches` shows an open batch of it, and otherwise at the next look at the ends of all sleeping
-partitions, which needs no other stage. It goes to sleep again once all it has read is committed and nothing has
-come for a while.
+A few models stay awake, so that the first line of a batch does not wait. Of many, a model is asleep as long as
+nothing waits for it: nothing is fetched, and it has no dispatcher. It wakes at once when `tidemill.batches` shows
+an open batch of it, and otherwise at the next look at the ends of all sleeping partitions, which needs no other
+stage. It goes to sleep again once all it has read is committed and nothing has come for a while.
 """
 
 import asyncio
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
@@ -34,7 +33,8 @@ HURRY_SECONDS: Final = 0.25
 """The same while an open batch waits for one: ingest creates the topics of a model with its first line."""
 SLEEP_SECONDS: Final = 60.0
 """A model without work for this long goes to sleep. By then its bucket of tokens is full."""
-COMMIT_AGAIN_SECONDS: Final = 43_200.0
+AWAKE_MAX: Final = 16
+"""Up to so many models never sleep."""
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +80,7 @@ class Models:
         self._places = places
         self._added = AddedPartitions(app, topics.PROCESSORS.name)
         self._configured: dict[str, Configured] = {}
+        self._sleepless: frozenset[str] = frozenset()
         self._by_topic: dict[str, str] = {}
         self._part = 0.0
         self.awake: dict[str, AwakeModel] = {}
@@ -90,7 +91,6 @@ class Models:
         self.open_batches = OpenBatches()
         self._news = asyncio.Event()
         self._found_at = self._looked_at = float("-inf")
-        self._committed_at = time.monotonic()
         shared.closed.listen(self.open_batches.close)
 
     @property
@@ -111,6 +111,7 @@ class Models:
     def configure(self, models: Mapping[str, Configured]) -> None:
         """Replace the models by these. One that is gone keeps its lines, and its pool has no server."""
         removed = {name: one for name, one in self._configured.items() if name in self.awake}
+        self._sleepless = frozenset(models if len(models) <= AWAKE_MAX else ())
         self._configured = removed | dict(models)
         self._by_topic = {topic: name for name in self._configured for topic in _topics(name)}
         self._found_at = float("-inf")
@@ -213,16 +214,13 @@ class Models:
             return
         await self._retire()
         await self._wake_all()
-        now = asyncio.get_running_loop().time()
-        await self._put_to_sleep(now)
-        if now >= self._committed_at + COMMIT_AGAIN_SECONDS:
-            await self._added.commit_again()
-            self._committed_at = now
+        await self._put_to_sleep(asyncio.get_running_loop().time())
+        await self._added.commit_again()
 
     async def _wake_all(self) -> None:
         """Read all partitions of awake models, and of those that must wake."""
         names = {self._by_topic[topic] for topic in self._places.with_records if topic in self._by_topic}
-        names |= self.awake.keys()
+        names |= self.awake.keys() | self._sleepless
         names.update(name for name in self.open_batches if name in self._configured)
         found = self._places.take([topic for name in names - self._leaving.keys() for topic in _topics(name)])
         if not found:
@@ -248,7 +246,7 @@ class Models:
     async def _put_to_sleep(self, now: float) -> None:
         for name, model in list(self.awake.items()):
             windows = [self._shared.assignment.window(tp) for tp in model.partitions]
-            if not model.is_idle or any(windows) or name in self.open_batches:
+            if not model.is_idle or any(windows) or name in self.open_batches or name in self._sleepless:
                 model.busy_at = now
             elif now >= model.busy_at + SLEEP_SECONDS:
                 if (starts := await self._added.remove(model.partitions)) is None:

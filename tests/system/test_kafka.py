@@ -10,9 +10,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.client import AIOKafkaClient
 from support.brokers import OpenBroker
-from support.waiting import until
+from support.waiting import WAIT_SECONDS_MAX, until
 
 from tidemill.kafka import connection
+from tidemill.kafka import follower as follower_module
 from tidemill.kafka import producer as producer_module
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.follower import RUN_BYTES_MAX, RUN_RECORDS_MAX, Follower, Tail
@@ -137,6 +138,18 @@ async def test_records_that_come_during_a_rest_share_a_request(kafka, log, monke
     awake.set()
     await until(lambda: len(seen) == 21)
     assert seen == list(range(21))
+    await follower.stop()
+
+
+async def test_a_catch_up_does_not_wait_behind_a_fetch(kafka, monkeypatch):
+    """The broker answers the requests of a connection in order, and a fetch without records as late as it may."""
+    monkeypatch.setattr(follower_module, "POLL_MS", 3_600_000)
+    follower = Follower(kafka, await new_topic(kafka), print)
+    await follower.start()
+    await follower.caught_up()
+    async with asyncio.timeout(WAIT_SECONDS_MAX):
+        for _ in range(3):
+            await follower.catch_up()
     await follower.stop()
 
 

@@ -97,6 +97,7 @@ async def test_models_come_and_change_without_a_rebalance(kafka, backend, tmp_pa
 
 async def test_a_model_sleeps_and_wakes_without_other_stages(kafka, backend, tmp_path, monkeypatch):
     """No record shows that its batch is open. Asleep it reads nothing, and copies of its lines are not called."""
+    monkeypatch.setattr(models, "AWAKE_MAX", 0)
     monkeypatch.setattr(models, "SLEEP_SECONDS", 0.3)
     monkeypatch.setattr(models, "LOOK_SECONDS", 0.1)
     async with rig(kafka, backend, tmp_path) as made, stage(made) as (running, app):
@@ -116,6 +117,22 @@ async def test_a_model_sleeps_and_wakes_without_other_stages(kafka, backend, tmp
         await made.poll()
     assert (backend.calls, backend.repeats) == (LINES + 1, 0)
     assert set(made.times.values()) == {1}
+
+
+async def test_a_few_models_stay_awake(kafka, backend, tmp_path, monkeypatch):
+    """They are read before any batch shows that it is open; one that is removed sleeps like one of many."""
+    monkeypatch.setattr(models, "SLEEP_SECONDS", 0.3)
+    monkeypatch.setattr(models, "LOOK_SECONDS", 3600.0)
+    async with rig(kafka, backend, tmp_path, count=2) as made, stage(made) as (running, _):
+        await until(lambda: running._models.awake.keys() == set(made.models), "both are awake")
+        batch_id = ids.new_batch_id()
+        await made.send(made.line(batch_id, "r-0"), made.head(batch_id, 0), key=f"{batch_id}/0")
+        await exact(made, [batch_id], 1)
+        assert running._models.awake.keys() == set(made.models)
+        kept = {name: made.settings.models[name] for name in made.models[:1]}
+        running.set_models(serving({}, kept))
+        running._models._news.set()
+        await until(lambda: running._models.awake.keys() == kept.keys(), "the removed one sleeps")
 
 
 async def test_forgotten_offsets_cost_no_call(kafka, backend, tmp_path, monkeypatch):

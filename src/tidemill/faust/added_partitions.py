@@ -10,9 +10,10 @@ A rebalance ends all additions. This module uses internals of Faust 0.15.3: what
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from faust.types import TP
 
@@ -22,6 +23,8 @@ from tidemill.kafka.partitions import live_assignment
 __all__ = ["TP", "AddedPartitions", "Start"]
 
 # ruff: noqa: SLF001 - the purpose of this module
+
+COMMIT_AGAIN_SECONDS: Final = 43_200.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class AddedPartitions:
         self._topic = topic
         app.on_partitions_assigned.connect(self._assigned, weak=False)
         self._starts: dict[TP, Start] = {}
+        self._committed_at = time.monotonic()
 
     @property
     def is_assigned(self) -> bool:
@@ -96,7 +100,10 @@ class AddedPartitions:
         return {tp: start.position for tp in tps if (start := self._start(tp)).is_committed}
 
     async def commit_again(self) -> None:
-        """Commit all offsets again: a broker forgets those of topics without a subscription after some days."""
+        """Commit all offsets again, twice a day: a broker forgets those of unsubscribed topics after some days."""
+        if time.monotonic() < self._committed_at + COMMIT_AGAIN_SECONDS:
+            return
+        self._committed_at = time.monotonic()
         if committed := self.committed(list(self._starts)):
             await self._app.consumer._commit(committed)
 

@@ -28,7 +28,7 @@ from tidemill.faust.patches import (
     seek_all,
 )
 from tidemill.faust.retention import Oldest
-from tidemill.faust.tables import DeliveredTable
+from tidemill.faust.tables import DeliveredTable, PromptTableManager
 from tidemill.kafka.connection import TRANSIENT
 from tidemill.kafka.freeze_guard import SESSION_SECONDS, Membership, track_membership
 from tidemill.schemas.bounds import RECORD_BYTES_MAX
@@ -124,6 +124,7 @@ def create_app(
         # Faust formats the path.
         datadir=str(state).replace("{", "{{").replace("}", "}}"),
         Table=DeliveredTable,
+        TableManager=PromptTableManager,
         processing_guarantee="at_least_once",
         key_serializer="raw",
         value_serializer="raw",

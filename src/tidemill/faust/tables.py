@@ -6,10 +6,23 @@ from contextlib import contextmanager
 from typing import Any
 
 import faust
+from faust.tables.manager import TableManager
 
 from tidemill.kafka.producer import too_large
 from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.ports import RecordTooLarge
+
+
+class PromptTableManager(TableManager):  # type: ignore[misc]  # Faust is untyped here
+    """A table manager that starts at once: a stage makes its tables before it starts its app.
+
+    Faust's own sleeps for a second, in which modules may still add tables; only then does the app join its group.
+    """
+
+    async def on_start(self) -> None:
+        """Start as Faust does, without the sleep."""
+        await self._update_channels()
+        await self.recovery.start()
 
 
 class DeliveredTable(faust.Table):  # type: ignore[misc]  # Faust is untyped here

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing, suppress
 from typing import Any, Final
 
-from aiokafka.errors import KafkaError
-
 from tidemill.configuration import catalog, changes
 from tidemill.configuration.catalog import FILE, Applied, Contents, Entry, Fold, Key
 from tidemill.configuration.security import Kafka
@@ -118,12 +116,8 @@ class Catalog:
         Raises:
             LogUnavailable: The log does not answer.
         """
-        if self._follower is None:
-            return
-        try:
+        if self._follower is not None:
             await self._follower.catch_up()
-        except KafkaError as error:
-            raise LogUnavailable(type(error).__name__) from error
 
     def apply(self, key: str, value: bytes | None, offset: int) -> None:
         """Fold a record; raises `ValueError` if it is not one of the topic."""

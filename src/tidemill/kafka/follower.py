@@ -15,6 +15,7 @@ from tidemill.kafka.connection import (
     cluster_id,
     stop,
 )
+from tidemill.kafka.offsets import Offsets
 from tidemill.retrying import pause_seconds, reason
 
 POLL_MS = 500
@@ -73,6 +74,7 @@ class Follower:
         self._applied = applied
         self._resume = resume or self._from_position
         self._rest_seconds, self._sleep = rest_seconds, sleep
+        self._offsets = Offsets(kafka)
         self._position = 0
         self._end = 0
         self._caught_up = asyncio.Event()
@@ -91,6 +93,7 @@ class Follower:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        await self._offsets.close()
 
     async def caught_up(self) -> None:
         """Wait until all records are applied that the topic had at the first connection."""
@@ -100,12 +103,14 @@ class Follower:
         """Wait until all records are applied that the topic has now; takes at least one round trip.
 
         Raises:
-            KafkaError: No broker answers.
-            LogUnavailable: The follower is not connected.
+            LogUnavailable: The follower is not connected, or no broker answers.
         """
         if self._consumer is None:
             raise LogUnavailable("not connected")
-        end = (await self._consumer.end_offsets([self._partition]))[self._partition]
+        # On the consumer's connection the request would wait behind a fetch that waits for records.
+        end = (await self._offsets.next([self._partition])).get(self._partition)
+        if end is None:
+            raise LogUnavailable("its leader does not answer")
         while self._position < end:
             self._moved.clear()
             await self._moved.wait()

@@ -28,6 +28,7 @@ class Offsets:
     def __init__(self, kafka: Kafka) -> None:
         self._kafka = kafka
         self._client: AIOKafkaClient | None = None
+        self._connecting = asyncio.Lock()
         self._cluster = ClusterMetadata()
         self._is_stale = True
         """Whether leaders may have moved."""
@@ -80,15 +81,16 @@ class Offsets:
             raise LogUnavailable(type(error).__name__) from error
 
     async def _connected(self) -> AIOKafkaClient:
-        if self._client is None:
-            client = AIOKafkaClient(**client_options(self._kafka), request_timeout_ms=REQUEST_MS_MAX)
-            try:
-                await client.bootstrap()
-            except BaseException:
-                await client.close()
-                raise
-            self._client = client
-        return self._client
+        async with self._connecting:
+            if self._client is None:
+                client = AIOKafkaClient(**client_options(self._kafka), request_timeout_ms=REQUEST_MS_MAX)
+                try:
+                    await client.bootstrap()
+                except BaseException:
+                    await client.close()
+                    raise
+                self._client = client
+            return self._client
 
     async def _partitions(self, client: AIOKafkaClient) -> dict[str, list[int]]:
         self._cluster = await client.fetch_all_metadata()
