@@ -186,7 +186,8 @@ class Partition:
             return
         self.batches.note_report(active, fact.model)
         if active.stalls.add(fact, self._resources.monotonic()):
-            await self.batches.advance(self.active_batches.touch(active), active.state)
+            active = self.active_batches.touch(active)
+            await self.batches.advance(active, self.batches.stalled(active))
 
     async def _begin(self, active: ActiveBatch, after: State, ack: Ack) -> None:
         """Start a batch; a small one may be over before it has to be published."""

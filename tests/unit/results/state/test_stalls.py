@@ -243,6 +243,25 @@ async def test_each_model_of_a_batch_has_its_own_reasons():
     assert set(batch_gauges.slack([partition.active_batches], simulation.now, simulation.now)) == {"b", "c"}
 
 
+async def test_a_report_is_shown_at_once():
+    """However short a time ago the batch was published: the next report comes ten seconds later."""
+    simulation = Simulation(3)
+    partition, gate = simulation.partition(), AckGate()
+    await partition.load()
+    simulation.log.events += commands(0, TOTAL)
+    for at in range(len(simulation.log.events)):
+        await simulation.handle(partition, gate, at)
+    simulation.now += 1
+    await partition.fact(Tick(at=simulation.now), list)
+    assert simulation.log.published
+    for waits in ([waiting(lines=50)], []):
+        simulation.now += 0.1
+        await partition.fact(said("p0", 2 - len(waits), *waits), list)
+        assert [one.reason for one in simulation.log.published[-1].batch.tidemill.waiting] == [
+            one.reason for one in waits
+        ]
+
+
 async def test_a_report_on_an_inactive_batch_is_ignored():
     """It may come after the end or a deletion, or name an unknown batch."""
     simulation = Simulation(1)
