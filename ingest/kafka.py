@@ -14,9 +14,9 @@ from tidemill.kafka.admin import TopicError
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.producer import Log, Producer, Sent, partition_of, producer
 from tidemill.schemas.log import topics
-from tidemill.schemas.log.codec import KIND, encode, request_headers
+from tidemill.schemas.log.codec import KIND, LineMark, encode, lines_headers, request_headers
 from tidemill.schemas.log.messages import Accepted, Buried, Rejected, Stalled
-from tidemill.sealing.records import seal_request
+from tidemill.sealing.records import seal_outcome, seal_request
 from tidemill.sealing.vault import Vault
 
 UNACKED_BYTES_MAX: Final = 4 << 20
@@ -93,6 +93,17 @@ class RequestProducer:
         """
         if self._vault is not None:
             await self._vault.sealing_cipher(batch_id, project)
+
+    async def refuse(self, batch_id: str, marks: list[LineMark], value: bytes, *, model: str) -> None:
+        """Append the error lines of lines that are not called; on return the log has them.
+
+        Raises:
+            OSError: The broker did not acknowledge them in time.
+            NoKey: The batch is deleted.
+        """
+        headers = lines_headers(batch_id, marks, model=model)
+        value, headers = await seal_outcome(self._vault, batch_id, value, headers)
+        await self._log.send(topics.OUTCOMES.name, batch_id, value, headers=headers)
 
     async def publish(self, records: AsyncIterable[Record]) -> None:
         """Append records to the topics of their models, in order under each key; on return the log has them all.

@@ -61,6 +61,8 @@ class Endpoint:
     """The list with at least one item in every good reply; None if there is no such list."""
     smallest: dict[str, object]
     """The cheapest request, without its model."""
+    fails_alone: bool = False
+    """Whether an invalid line of a file fails alone, as Anthropic does it, and not with its whole batch."""
     context: tuple[str, ...] = ()
     """Optional fields that the model reads beside the prompt."""
     usage: tuple[str, ...] = ("usage",)
@@ -237,6 +239,7 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
         smallest={"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 1},
         context=("system",),
         excludes_cached=True,
+        fails_alone=True,
     ),
 }
 """The endpoints by path; those of the settings come last."""

@@ -6,12 +6,12 @@ all processors share a batch. If the lines name several models, those of each mo
 were no others. The same lines are always packed the same way, even after a crash.
 """
 
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
 from tidemill.schemas.jsonl.lines import Line
-from tidemill.schemas.log.codec import LineRef, RequestHead
+from tidemill.schemas.log.codec import LineMark, LineRef, RequestHead
 from tidemill.schemas.log.messages import Accepted, Rejected, Stalled
 
 RECORD_LINES_MAX: Final = 32
@@ -68,6 +68,10 @@ class RequestPublisher(Protocol):
 
     async def begin(self, batch_id: str, project: str) -> None:
         """Create the key that seals what the store gets of the batch before its first line, if it needs one."""
+        ...
+
+    async def refuse(self, batch_id: str, marks: list[LineMark], value: bytes, *, model: str) -> None:
+        """Append error lines, which count for a model; on return the log has them."""
         ...
 
     async def publish(self, records: AsyncIterable[Record]) -> None:
@@ -214,15 +218,18 @@ def _record(
     return Record(model=model, key=f"{origin.batch_id}/{run}", value=value, head=head, express=origin.express)
 
 
-def placed(first: int, key: str, lines: Iterable[Line]) -> Iterator[Placed]:
-    """The lines of an input file, and their places.
+def placed(first: int, key: str, lines: Iterable[Line], faulty: Collection[int] = ()) -> Iterator[Placed]:
+    """The lines of an input file without the faulty ones, and their places.
 
     Args:
         first: The place of the first line.
         key: Key of the file in the store.
-        lines: The lines, all valid.
+        lines: The lines.
+        faulty: The places of invalid ones.
     """
     for place, line in enumerate(lines, first):
+        if faulty and place in faulty:
+            continue
         data = line.data
         assert data is not None
         if len(data) > INLINE_BYTES_MAX:

@@ -17,10 +17,11 @@ import traceback
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from typing import Final
+from typing import Final, TypeVar
 
 from tidemill.configuration.servers import Serving
 from tidemill.configuration.settings import Settings
+from tidemill.ingest.files import error_lines
 from tidemill.ingest.files.packing import MixedPacker, Origin, Packer, Record, RequestPublisher, placed, sliced
 from tidemill.ingest.files.sqlite import EqualLines
 from tidemill.ingest.files.validation import LONG_LINE_BYTES, Checker, Rules
@@ -46,6 +47,7 @@ from tidemill.schemas.resources.by_model import ModelLines
 from tidemill.sealing.vault import NoKey
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 BIG_BYTES_MIN: Final = 4 << 20
 """A file of this size or more is big."""
@@ -71,6 +73,8 @@ class _Work:
     def __init__(self, command: BatchCreated) -> None:
         self.command = command
         self.is_stopped = False
+        self.rules: Rules | None = None
+        """Those of the last check."""
 
     def check_stopped(self) -> None:
         if self.is_stopped:
@@ -152,6 +156,8 @@ class Stage:
         work.check_stopped()
         assert work.command.input is not None
         try:
+            if verdict.faulty:
+                await self._refuse(work, work.command.input, verdict)
             await self._requests.publish(self._records(work, work.command.input, verdict))
         except (NotFound, NoKey):
             log.warning("%s: it or its input was deleted while it was published", batch.id)
@@ -177,7 +183,8 @@ class Stage:
 
     async def _checked(self, work: _Work, source: InputRef) -> Passed | Failed:
         before = self._catalog.contents
-        if isinstance(verdict := await self._checked_against(before.serving, work, source), Failed):
+        verdict = await self._checked_against(before.serving, work, source)
+        if isinstance(verdict, Failed) or verdict.faulty:
             # The batch may name a model that was added a moment ago.
             await self._catalog.catch_up()
             if (now := self._catalog.contents).revision != before.revision:
@@ -186,24 +193,23 @@ class Stage:
 
     async def _checked_against(self, serving: Serving, work: _Work, source: InputRef) -> Passed | Failed:
         settings = self._settings
-        checker = Checker(
-            Rules(
-                endpoint=work.command.batch.endpoint,
-                project=work.command.project,
-                models={name: model.endpoints for name, model in serving.models.items()},
-                aliases=serving.aliases,
-                lines_max=settings.file_lines_max,
-                bytes_max=settings.file_bytes_max,
-                line_bytes_max=settings.line_bytes_max,
-                reply_bytes_max=settings.reply_bytes_max,
-                models_max=settings.limits_of(work.command.project).models_per_batch_max,
-            )
+        work.rules = Rules(
+            endpoint=work.command.batch.endpoint,
+            project=work.command.project,
+            models={name: model.endpoints for name, model in serving.models.items()},
+            aliases=serving.aliases,
+            lines_max=settings.file_lines_max,
+            bytes_max=settings.file_bytes_max,
+            line_bytes_max=settings.line_bytes_max,
+            reply_bytes_max=settings.reply_bytes_max,
+            models_max=settings.limits_of(work.command.project).models_per_batch_max,
         )
+        checker = Checker(work.rules)
         is_too_large = source.bytes > settings.file_bytes_max
         async with aclosing(self._slices(source.key, READ_BYTES if is_too_large else None)) as slices:
             async for lines in slices:
                 checked = lines[:1] if is_too_large else lines
-                await _done(checker.check, checked)
+                await _run(checker.check, checked)
                 if is_too_large or checker.is_full:
                     break
         if is_too_large:
@@ -218,17 +224,30 @@ class Stage:
             NoKey: The batch is deleted.
         """
         batch = work.command.batch
-        if batch.tidemill.dedupe not in {"batch", "all"}:
+        # Which lines are faulty depends on the catalog, too.
+        if batch.tidemill.dedupe not in {"batch", "all"} or passed.faulty:
             return passed
         await self._requests.begin(batch.id, work.command.project)
         with EqualLines(batch.endpoint, is_forced=batch.tidemill.dedupe == "all") as equal:
             async with aclosing(self._slices(source.key)) as slices:
                 async for lines in slices:
-                    await _done(equal.add, lines)
+                    await _run(equal.add, lines)
             copies = equal.copies(passed.numbers)
             if copies.count:
                 await self._store.write(copies_key(batch.id), equal.encoded())
         return dataclasses.replace(passed, copies=copies)
+
+    async def _refuse(self, work: _Work, source: InputRef, passed: Passed) -> None:
+        """Publish the error lines of faulty lines; another check finds the faults, since few files have any."""
+        assert work.rules is not None
+        checker, batch_id = Checker(work.rules), work.command.batch.id
+        await self._requests.begin(batch_id, work.command.project)
+        async with aclosing(self._slices(source.key)) as slices:
+            async for lines in slices:
+                work.check_stopped()
+                faulty = await _run(checker.faulty, lines)
+                for marks, value in error_lines.packed(batch_id, faulty):
+                    await self._requests.refuse(batch_id, marks, value, model=passed.models[0])
 
     async def _records(self, work: _Work, source: InputRef, passed: Passed) -> AsyncIterator[Record]:
         batch = work.command.batch
@@ -245,7 +264,8 @@ class Stage:
         async with aclosing(self._slices(source.key)) as slices:
             async for lines in slices:
                 work.check_stopped()
-                for record in packer.pack(passed.copies.left_out_of(placed(place, source.key, lines))):
+                valid = placed(place, source.key, lines, passed.faulty)
+                for record in packer.pack(passed.copies.left_out_of(valid)):
                     yield record
                 place += len(lines)
         for record in packer.finish():
@@ -261,12 +281,11 @@ class Stage:
         yield list(splitter.finish())
 
 
-async def _done(work: Callable[[list[Line]], None], lines: list[Line]) -> None:
+async def _run(work: Callable[[list[Line]], T], lines: list[Line]) -> T:
     """Do work with lines, in a thread if there are long ones."""
     if any(line.data and len(line.data) > LONG_LINE_BYTES for line in lines):
-        await run_half_time(work, lines)
-    else:
-        work(lines)
+        return await run_half_time(work, lines)
+    return work(lines)
 
 
 def _accepted(batch_id: str, passed: Passed, at: int) -> Accepted:

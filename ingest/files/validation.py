@@ -7,7 +7,7 @@ and all faulty lines of a file, up to a bound.
 import dataclasses
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Protocol
@@ -104,6 +104,10 @@ class Checker:
         """All such models, with their places."""
         self._numbers: bytearray | None = None
         """See `Passed.numbers`; kept from the first line of a second model on."""
+        self._newest_at = 0
+        """The number of lines when a line last named a new model."""
+        self._faulty: list[int] | None = [] if self._endpoint.fails_alone and seen is None else None
+        """The indices of the faulty lines; None if one of them fails the file."""
 
     @property
     def is_full(self) -> bool:
@@ -112,6 +116,11 @@ class Checker:
 
     def check(self, lines: Iterable[Line]) -> None:
         """Check the next lines."""
+        for line, _, fault in self.faults(lines):
+            self._note(fault, line.number)
+
+    def faults(self, lines: Iterable[Line]) -> Iterator[tuple[Line, int, Fault]]:
+        """Check the next lines; yields those with faults, and their indices."""
         for line in lines:
             self._total += 1
             if self.is_full:
@@ -121,7 +130,26 @@ class Checker:
                 if self._numbers is not None:
                     self._numbers.append(self._number)
             except Fault as fault:
-                self._note(fault, line.number)
+                if self._faulty is not None:
+                    self._leave_out()
+                # The frames of the traceback hold the parsed line.
+                yield line, self._total - 1, fault.with_traceback(None)
+
+    def faulty(self, lines: Iterable[Line]) -> list[tuple[int, bytes, Fault]]:
+        """Check the next lines; returns those with faults: index, line, fault."""
+        return [(index, line.data or b"", fault) for line, index, fault in self.faults(lines)]
+
+    def _leave_out(self) -> None:
+        """The last line, which has a fault, fails alone: the file goes on without it."""
+        assert self._faulty is not None
+        self._faulty.append(self._total - 1)
+        if self._newest_at == self._total:
+            self._models.popitem()
+            self.model = None
+            if len(self._models) == 1:
+                self._numbers = None
+        if self._numbers is not None:
+            self._numbers.append(0)
 
     async def check_uploaded(self, store: Store) -> None:
         """Look for the uploaded files that the checked lines name.
@@ -153,8 +181,11 @@ class Checker:
         """The verdict on the checked lines."""
         whole = [entry(fault) for fault in self._faults_of_the_whole()]
         count = len(whole) + self._faults
-        if not count:
-            return Passed(total=self._total, models=tuple(self._models), numbers=bytes(self._numbers or b""))
+        if not count or (not whole and self._faulty is not None and self._models):
+            return Passed(
+                total=self._total, models=tuple(self._models), numbers=bytes(self._numbers or b""),
+                faulty=frozenset(self._faulty or ()),
+            )  # fmt: skip
         return Failed(errors=tuple(listed(whole + self._errors, count)))
 
     def too_large(self) -> Failed:
@@ -294,7 +325,7 @@ class Checker:
         if (number := self._models.get(model)) is None:
             if (number := len(self._models)) >= self._rules.models_max:
                 raise self._too_many_models(model)
-            self._models[model] = number
+            self._models[model], self._newest_at = number, self._total
             if number == 1:
                 self._numbers = bytearray(self._total - 1)
         self.model, self._number = model, number

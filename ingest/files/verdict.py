@@ -40,7 +40,7 @@ NO_COPIES: Final = Copies()
 
 @dataclass(frozen=True, kw_only=True)
 class Passed:
-    """The file has no faults."""
+    """The file has no faults, or only such that fail a line alone (`Endpoint.fails_alone`)."""
 
     total: int
     """Its lines without blank ones."""
@@ -49,6 +49,8 @@ class Passed:
     numbers: bytes = b""
     """For each line, the place of its model in `models`; empty if there is only one."""
     copies: Copies = NO_COPIES
+    faulty: frozenset[int] = frozenset()
+    """The indices of lines with faults; they count as lines of the first model."""
 
     @property
     def lines(self) -> Mapping[str, int]:

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from itertools import chain
 from typing import Final, NamedTuple
 
+from tidemill.ingest.files import error_lines
+from tidemill.ingest.files.error_lines import Faulty
 from tidemill.ingest.files.packing import (
     INLINE_BYTES_MAX,
     Origin,
@@ -18,8 +20,6 @@ from tidemill.ingest.files.packing import (
 from tidemill.ingest.files.validation import LONG_LINE_BYTES
 from tidemill.ingest.files.verdict import Fault
 from tidemill.ingest.quota import Quotas
-from tidemill.ingest.streams import error_lines
-from tidemill.ingest.streams.error_lines import Faulty
 from tidemill.ingest.streams.stream import Stream
 from tidemill.kafka.partitions.held_records import Unavailable
 from tidemill.retrying import reason, retry

@@ -18,7 +18,7 @@ REFUSALS = frozenset({
     "streaming_unsupported", "model_not_found", "model_not_supported", "mismatched_model",
     "reply_too_large", "invalid_file",
 })  # fmt: skip
-"""Error codes of stream lines that ingest rejects; in a file such a line fails the batch."""
+"""Error codes of lines that ingest rejects in streams, and in files if lines fail alone there (`Endpoint`)."""
 
 
 class InputLine(msgspec.Struct, frozen=True):

@@ -325,7 +325,7 @@ def errored(kind: str, message: str, request_id: str | None = None) -> dict:
 
 
 async def test_a_rejected_batch_has_ended_with_errors_that_name_the_fault(client, deps):
-    """Anthropic checks `params` after the create, request by request; here one fault rejects all."""
+    """Faults of the whole batch, or of all its requests; those that are not listed are errors, too."""
     batch_id = (await create(client, 3)).json()["id"]
     fault = BatchError(code="model_not_found", message="No such model.", param="body.model", line=2)
     more = BatchError(code="too_many_errors", message="1 more errors are not listed.")

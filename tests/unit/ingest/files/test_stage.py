@@ -17,6 +17,7 @@ from tidemill.ingest.files.packing import SLICE_LINES, Record
 from tidemill.ingest.files.stage import Stage
 from tidemill.ingest.files.validation import LONG_LINE_BYTES
 from tidemill.kafka.catalog import Catalog
+from tidemill.schemas.log.codec import LineMark
 from tidemill.schemas.log.messages import Accepted, BatchCreated, CancelRequested, InputRef, Rejected
 from tidemill.schemas.ports import READ_BYTES
 from tidemill.schemas.resources.batch import Batch, Status
@@ -25,6 +26,7 @@ from tidemill.storage.directory import DirectoryStore
 
 BACKEND = {"backends": [{"url": "http://127.0.0.1:9/v1"}]}
 URL = "/v1/chat/completions"
+MESSAGES = "/v1/messages"
 NOW = 1_800_000_000
 
 
@@ -35,11 +37,11 @@ def input_lines(count: int, *models: str) -> bytes:
     return b"".join(line % (number, names[number % len(names)]) for number in range(count))
 
 
-def created(batch_id: str, key: str | None, size: int) -> BatchCreated:
+def created(batch_id: str, key: str | None, size: int, endpoint: str = URL) -> BatchCreated:
     """The command for a batch."""
     batch = Batch(
         id=batch_id,
-        endpoint=URL,
+        endpoint=endpoint,
         input_file_id="file-x",
         completion_window="24h",
         status=Status.VALIDATING,
@@ -55,6 +57,7 @@ class Collected:
     def __init__(self) -> None:
         self.facts: list[Accepted | Rejected] = []
         self.records: list[tuple[str, Record]] = []
+        self.refused: dict[int, dict[str, object]] = {}
         self.failures = 0
         self.gate: Callable[[Record], asyncio.Future[None] | None] = lambda _: None
 
@@ -64,6 +67,12 @@ class Collected:
             self.failures -= 1
             raise ConnectionError
         self.facts.append(fact)
+
+    async def refuse(self, batch_id: str, marks: list[LineMark], value: bytes, *, model: str) -> None:
+        """Keep the error lines by their indices."""
+        assert (batch_id, model) == ("batch_1", "m")
+        texts = map(json.loads, value.splitlines())
+        self.refused |= dict(zip((mark.index for mark in marks if mark.failed), texts, strict=True))
 
     async def publish(self, records: AsyncIterable[Record]) -> None:
         """Keep the records."""
@@ -85,7 +94,8 @@ class Here:
         self.now = float(NOW)
         self.store = store
         self.requests = Collected()
-        models = {"m": BACKEND, "n": BACKEND | {"aliases": ["also-n"]}, "third": BACKEND}
+        endpoints = {"endpoints": [URL, MESSAGES]}
+        models = {"m": BACKEND | endpoints, "n": BACKEND | endpoints | {"aliases": ["also-n"]}, "third": BACKEND}
         given = Settings(models=models, **settings)
         self.catalog = Catalog.of(given.servers, given.models)
         self.stage = Stage(
@@ -96,13 +106,14 @@ class Here:
             clock=lambda: self.now,
         )
 
-    async def batch(self, batch_id: str, data: bytes) -> BatchCreated:
+    async def batch(self, batch_id: str, data: bytes, endpoint: str = URL) -> BatchCreated:
         """Put a file into the store, and give the command for it."""
 
         async def chunks() -> AsyncIterator[bytes]:
             yield data
 
-        return created(batch_id, f"files/{batch_id}", await self.store.write(f"files/{batch_id}", chunks()))
+        size = await self.store.write(f"files/{batch_id}", chunks())
+        return created(batch_id, f"files/{batch_id}", size, endpoint)
 
 
 @pytest.fixture
@@ -168,6 +179,48 @@ async def test_a_faulty_file_is_rejected_whole(here):
         (44, "duplicate_custom_id"),
     ]
     assert here.requests.records == []
+
+
+@pytest.mark.parametrize("models_max", [1, 2])
+async def test_an_invalid_request_for_messages_fails_alone(tmp_path, models_max):
+    """Whatever is wrong with it: the first one names a model that no valid one names, unless there may be two."""
+    here = Here(DirectoryStore(tmp_path), limits=Limits(models_per_batch_max=models_max))
+
+    def line(number, model="m", **body):
+        body = {"model": model, "messages": [], "max_tokens": 1, **body}
+        return json.dumps({"custom_id": str(number), "method": "POST", "url": MESSAGES, "body": body}).encode()
+
+    lines = [line(0, "n", max_tokens="x"), *map(line, range(1, 600)), line(600, "gone"), line(5), b"x" * 70_000]
+    lines += [line(603, "n"), line(604)]
+    await here.stage.handle(await here.batch("batch_1", b"\n\n".join(lines), MESSAGES))
+    (accepted,) = here.requests.facts
+    assert (accepted.total, [one.lines for one in accepted.models]) == (605, [604, 1] if models_max > 1 else [])
+    codes = {index: found["error"]["code"] for index, found in here.requests.refused.items()}
+    assert codes.pop(603, "mismatched_model") == "mismatched_model"
+    assert codes == {
+        0: "invalid_type",
+        600: "model_not_found",
+        601: "duplicate_custom_id",
+        602: "invalid_json_line",
+    }
+    assert {here.requests.refused[index]["custom_id"] for index in codes} == {"0", "600", "5", None}
+    published = {
+        index: (model, text)
+        for model, record in here.requests.records
+        for texts in [record.value.split(b"\n")]
+        for index, text in zip(record.head.places(len(texts)), texts, strict=True)
+    }
+    assert published.keys() == set(range(605)) - here.requests.refused.keys()
+    assert all(text == lines[index] for index, (_, text) in published.items())
+    assert {model for index, (model, _) in published.items() if index != 603} == {"m"}
+    assert (603 in published) is (models_max > 1)
+
+
+async def test_a_file_without_a_valid_request_for_messages_is_rejected(here):
+    """Its errors are listed, as on any endpoint."""
+    await here.stage.handle(await here.batch("batch_1", b"x\ny", MESSAGES))
+    (rejected,) = here.requests.facts
+    assert [error.code for error in rejected.errors] == ["invalid_json_line"] * 2
 
 
 @pytest.mark.parametrize("key", [None, "files/gone"])
