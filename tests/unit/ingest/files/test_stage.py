@@ -58,6 +58,7 @@ class Collected:
         self.facts: list[Accepted | Rejected] = []
         self.records: list[tuple[str, Record]] = []
         self.refused: dict[int, dict[str, object]] = {}
+        self.begun: set[str] = set()
         self.failures = 0
         self.gate: Callable[[Record], asyncio.Future[None] | None] = lambda _: None
 
@@ -68,9 +69,13 @@ class Collected:
             raise ConnectionError
         self.facts.append(fact)
 
+    async def begin(self, batch_id: str, project: str) -> None:
+        """Keep the batch: its results may be sealed from now on."""
+        self.begun.add(batch_id)
+
     async def refuse(self, batch_id: str, marks: list[LineMark], value: bytes, *, model: str) -> None:
         """Keep the error lines by their indices."""
-        assert (batch_id, model) == ("batch_1", "m")
+        assert (self.begun, model) == ({batch_id}, "m")
         texts = map(json.loads, value.splitlines())
         self.refused |= dict(zip((mark.index for mark in marks if mark.failed), texts, strict=True))
 
