@@ -61,8 +61,6 @@ class Endpoint:
     """The list with at least one item in every good reply; None if there is no such list."""
     smallest: dict[str, object]
     """The cheapest request, without its model."""
-    fails_alone: bool = False
-    """Whether an invalid line of a file fails alone, as Anthropic does it, and not with its whole batch."""
     context: tuple[str, ...] = ()
     """Optional fields that the model reads beside the prompt."""
     usage: tuple[str, ...] = ("usage",)
@@ -77,8 +75,9 @@ class Endpoint:
     optional field with the number of answers to each item of the prompt; empty if that is always one."""
     unit: Literal["tokens", "images", "audio_seconds"] = "tokens"
     """What a reply costs beside its tokens, or in place of them."""
-    excludes_cached: bool = False
-    """Whether the input tokens of a reply leave out those that a cache read or wrote."""
+    is_anthropics: bool = False
+    """Whether the rules are Anthropic's: an invalid line of a file fails alone and not with its batch, and the
+    input tokens of a reply leave out those that a cache read or wrote."""
     has_priority: bool = False
     """Whether vLLM takes a `priority` here."""
     files: Mapping[str, FileField] = field(default_factory=dict)
@@ -238,8 +237,7 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
         reply_list=None,
         smallest={"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 1},
         context=("system",),
-        excludes_cached=True,
-        fails_alone=True,
+        is_anthropics=True,
     ),
 }
 """The endpoints by path; those of the settings come last."""

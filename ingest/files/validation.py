@@ -18,15 +18,15 @@ import orjson
 from tidemill.ingest.files import attachments
 from tidemill.ingest.files.attachments import Attached
 from tidemill.ingest.files.outline import outlined
-from tidemill.ingest.files.verdict import FAULTS_MAX, Failed, Fault, Passed, entry, listed, shown
-from tidemill.schemas.bounds import ERRORS_BYTES_MAX, LINE_BYTES_HIGHEST
+from tidemill.ingest.files.verdict import Failed, Fault, Listing, Passed, entry, listed, shown
+from tidemill.schemas.bounds import LINE_BYTES_HIGHEST
 from tidemill.schemas.endpoints import ENDPOINTS, Endpoint
 from tidemill.schemas.jsonl import malformed, nesting
 from tidemill.schemas.jsonl.attachments import AttachmentError
 from tidemill.schemas.jsonl.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX, Line
 from tidemill.schemas.jsonl.nesting import DEPTH_MAX
 from tidemill.schemas.ports import Store
-from tidemill.schemas.resources.batch import BatchError, error_bytes
+from tidemill.schemas.resources.batch import BatchError
 
 CUSTOM_ID_CHARS_MAX: Final = 512
 LONG_LINE_BYTES: Final = 64 * 1024
@@ -92,9 +92,7 @@ class Checker:
         self._only_form = tuple(forms[0].items()) if len(forms) == 1 else None
         self._ids: Seen = dict[str | bytes, int]() if seen is None else seen
         self._attached = Attached(self._endpoint, rules.project, is_stream=seen is not None)
-        self._errors: list[BatchError] = []
-        self._errors_bytes = 0
-        self._faults = 0
+        self._listing = Listing()
         self._total = 0
         self._inputs = 0
         self._number = 0
@@ -106,7 +104,7 @@ class Checker:
         """See `Passed.numbers`; kept from the first line of a second model on."""
         self._newest_at = 0
         """The number of lines when a line last named a new model."""
-        self._faulty: list[int] | None = [] if self._endpoint.fails_alone and seen is None else None
+        self._faulty: list[int] | None = [] if self._endpoint.is_anthropics and seen is None else None
         """The indices of the faulty lines; None if one of them fails the file."""
 
     @property
@@ -117,7 +115,7 @@ class Checker:
     def check(self, lines: Iterable[Line]) -> None:
         """Check the next lines."""
         for line, _, fault in self.faults(lines):
-            self._note(fault, line.number)
+            self._listing.note(fault, line.number)
 
     def faults(self, lines: Iterable[Line]) -> Iterator[tuple[Line, int, Fault]]:
         """Check the next lines; yields those with faults, and their indices."""
@@ -158,15 +156,8 @@ class Checker:
             OSError: The store failed.
         """
         for number, error in await self._attached.faults(store):
-            self._note(_file_fault(error), number)
-        self._errors.sort(key=lambda error: error.line or 0)
-
-    def _note(self, fault: Fault, number: int) -> None:
-        self._faults += 1
-        if self._faults <= FAULTS_MAX and self._errors_bytes <= ERRORS_BYTES_MAX:
-            found = entry(fault, number)
-            self._errors_bytes += error_bytes(found)
-            self._errors.append(found)
+            self._listing.note(_file_fault(error), number)
+        self._listing.errors.sort(key=lambda error: error.line or 0)
 
     def fault(self, data: bytes) -> Fault | None:
         """Check the next line of a stream, which has any number of lines; returns its fault."""
@@ -180,13 +171,13 @@ class Checker:
     def verdict(self) -> Passed | Failed:
         """The verdict on the checked lines."""
         whole = [entry(fault) for fault in self._faults_of_the_whole()]
-        count = len(whole) + self._faults
+        count = len(whole) + self._listing.count
         if not count or (not whole and self._faulty is not None and self._models):
             return Passed(
                 total=self._total, models=tuple(self._models), numbers=bytes(self._numbers or b""),
                 faulty=frozenset(self._faulty or ()),
             )  # fmt: skip
-        return Failed(errors=tuple(listed(whole + self._errors, count)))
+        return Failed(errors=tuple(listed(whole + self._listing.errors, count)))
 
     def too_large(self) -> Failed:
         """The verdict on a file above `bytes_max`; the checker saw its first line at most."""

@@ -40,7 +40,7 @@ NO_COPIES: Final = Copies()
 
 @dataclass(frozen=True, kw_only=True)
 class Passed:
-    """The file has no faults, or only such that fail a line alone (`Endpoint.fails_alone`)."""
+    """The file has no faults, or only such that fail a line alone (`Endpoint.is_anthropics`)."""
 
     total: int
     """Its lines without blank ones."""
@@ -75,6 +75,23 @@ class Fault(Exception):
         self.code = code
         self.message = message
         self.param = param
+
+
+class Listing:
+    """The faults of lines: as many as a verdict lists, and the number of all."""
+
+    def __init__(self) -> None:
+        self.errors: list[BatchError] = []
+        self.count = 0
+        self._bytes = 0
+
+    def note(self, fault: Fault, number: int) -> None:
+        """Add the fault of the line with this number."""
+        self.count += 1
+        if self.count <= FAULTS_MAX and self._bytes <= ERRORS_BYTES_MAX:
+            found = entry(fault, number)
+            self._bytes += error_bytes(found)
+            self.errors.append(found)
 
 
 def listed(errors: list[BatchError], count: int) -> list[BatchError]:

@@ -299,7 +299,7 @@ def _mapped(usage: _Usage, entry: Endpoint) -> Tokens | None:
     given_details = usage.input_tokens_details or usage.prompt_tokens_details
     made_details = usage.output_tokens_details or usage.completion_tokens_details
     cached = given_details.cached_tokens if given_details else None
-    if entry.excludes_cached:
+    if entry.is_anthropics:
         cached, written = usage.cache_read_input_tokens or 0, usage.cache_creation_input_tokens or 0
         given = given + cached + written if min(given, cached, written) >= 0 else -1
     if not (0 <= given <= TOKENS_MAX and 0 <= made <= TOKENS_MAX):

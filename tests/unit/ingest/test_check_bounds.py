@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from support.checking import CHAT, EMBEDDINGS, fault, line, request_body, rules, verdict
 
 from tidemill.ingest.files import validation
+from tidemill.ingest.files import verdict as verdict_of_file
 from tidemill.ingest.files.validation import Checker
 from tidemill.ingest.files.verdict import Failed, Passed
 from tidemill.schemas.bounds import ERRORS_BYTES_MAX
@@ -141,7 +142,7 @@ def test_faults_are_listed_up_to_a_bound(faulty, listed, unlisted):
     """The last entry names the number of those left out."""
     found = verdict(*[b"x"] * faulty)
     assert isinstance(found, Failed)
-    assert len(found.errors) <= validation.FAULTS_MAX
+    assert len(found.errors) <= verdict_of_file.FAULTS_MAX
     assert sum(error.code == "invalid_json_line" for error in found.errors) == listed
     if unlisted:
         assert found.errors[-1] == BatchError(

@@ -71,6 +71,7 @@ class Collected:
 
     async def begin(self, batch_id: str, project: str) -> None:
         """Keep the batch: its results may be sealed from now on."""
+        del project
         self.begun.add(batch_id)
 
     async def refuse(self, batch_id: str, marks: list[LineMark], value: bytes, *, model: str) -> None:
