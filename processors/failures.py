@@ -4,7 +4,7 @@
 `Evidence`, and `calls/retry.py` decides whose fault the failure is and what follows for the line.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from typing import Final, NamedTuple
 
@@ -71,8 +71,7 @@ _FAULTS: Final = {
 _STATUS_COUNTS: Final = frozenset({FailureKind.STATUS, FailureKind.ERROR_IN_REPLY})
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """The answer of a server; `retry_after` and `request_id` are headers, unchecked."""
 
     status: int
@@ -81,7 +80,7 @@ class Answer:
     retry_after: str | None = None
     encoding: str | None = None
     """The content encoding, if the body could not be decompressed and is left empty."""
-    share: Share | None = field(default=None, compare=False)
+    share: Share | None = None
     """A large reply's share of the memory budget; the owner of the answer closes it."""
 
 

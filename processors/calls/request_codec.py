@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import re
-from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -43,8 +42,7 @@ UNANSWERED: Final = {
 """The message in the error line of a call without an answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Success:
+class Success(msgspec.Struct, frozen=True):
     """A call that succeeded."""
 
     answer: Answer

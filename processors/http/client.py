@@ -5,11 +5,13 @@ import json
 import ssl
 from collections import deque
 from collections.abc import Container, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
+
+from msgspec import structs
 
 from tidemill import __version__
 from tidemill.processors.failures import Answer, FailureKind
@@ -285,7 +287,7 @@ def _redacted(answer: Answer, secrets: tuple[bytes, ...]) -> Answer:
     """The answer without our key, which a server may repeat: the line's project can read the answer."""
     for secret in secrets:
         if secret in answer.body:
-            answer = replace(answer, body=answer.body.replace(secret, REDACTED))
+            answer = structs.replace(answer, body=answer.body.replace(secret, REDACTED))
         if answer.request_id is not None and secret.decode() in answer.request_id:
-            answer = replace(answer, request_id=None)
+            answer = structs.replace(answer, request_id=None)
     return answer

@@ -1,7 +1,6 @@
 """Makes one call for several lines, and judges the reply of each line by itself."""
 
 import asyncio
-import dataclasses
 import logging
 
 import msgspec
@@ -83,10 +82,10 @@ def _judged(outcome: Answer | FailureKind, call: JoinedCall) -> list[Success | C
     assert isinstance(outcome, Answer), "it has a body"
     leader = call.lines[0]
     head = leader.head.batch_id, leader.index, leader.attempts
-    answer = dataclasses.replace(
+    answer = msgspec.structs.replace(
         outcome, request_id=request_codec.request_id(outcome.request_id, *head), share=None
     )
-    return [request_codec.judge(dataclasses.replace(answer, body=body), url) for body in bodies]
+    return [request_codec.judge(msgspec.structs.replace(answer, body=body), url) for body in bodies]
 
 
 def _is_list(answer: Answer) -> bool:
