@@ -21,7 +21,9 @@ CLOSED_FOR: Final = ("room", "full", "handshake", "invalid", "late", "head", "bo
 
 LINES: Final = Counter("tidemill_lines", "Finished lines, by the file that has their result.", ("outcome",))
 ATTEMPTS: Final = Counter(
-    "tidemill_line_attempts", "Backend calls for these lines, including failed ones.", ("outcome",)
+    "tidemill_line_attempts",
+    "Backend calls for these lines, including failed ones; one for several lines counts for each.",
+    ("outcome",),
 )
 DEAD_LETTERS: Final = Counter(
     "tidemill_dlq_messages", "Records that a stage could not handle; they are in `tidemill.dead`.", ("stage",)

@@ -179,6 +179,24 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        name="the items of a joined reply are not matched by their index",
+        file="processors/joined/reply.py",
+        old="    return [by_index[index] for index in range(count)]",
+        new="    return items",
+    ),
+    Mutation(
+        name="the remainder of a shared count is lost",
+        file="processors/joined/reply.py",
+        old="by_remainder[: total - sum(found)]",
+        new="by_remainder[:0]",
+    ),
+    Mutation(
+        name="a refused call fails all of its lines",
+        file="processors/joined/caller.py",
+        old="is_refused = retry.blamed(failure, evidence) is Fault.LINE",
+        new="is_refused = False",
+    ),
+    Mutation(
         name="a closed batch takes lines",
         file="results/state/reducer.py",
         old="return not self.closed and self",

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from support.facts import model_of, original_of
 from support.simlog import Place
 from support.simstages import BATCHES, OUTCOMES, REQUESTS, SECRETS
 from support.simulated import leads_to
+from support.simupstream import REFUSED_EVERY
 
 from tidemill.api.view import overlay
 from tidemill.schemas.log import codec, topics
@@ -161,12 +163,26 @@ class Seen:
         assert not batch.tidemill.receipt or batch.tidemill.receipt.copies == len(copied(output + errors))
         if batch.status is Status.COMPLETED:
             assert all(line["response"]["status_code"] == 400 for line in errors), errors
+            assert all(self._asked(batch, line) % REFUSED_EVERY == 0 for line in errors), errors
+        self._check_shares(output)
         self._check_bill(batch, output)
 
     def _asked(self, batch: Batch, line: dict[str, Any]) -> int:
         """The line whose answer a line has."""
         index = int(line["custom_id"][3:])
         return index if batch.tidemill.dedupe is None else original_of(index, self._world.models)
+
+    def _check_shares(self, output: list) -> None:
+        """The tokens of the lines of a call are those of the call, unless a kill has parted them."""
+        lines = defaultdict(list)
+        for line in output:
+            if "tidemill" not in line:
+                lines[line["response"]["request_id"]].append(line)
+        for call, own in lines.items():
+            asked, *again = self._world.asked[call]
+            if not again and len(own) == len(asked):
+                read = sum(line["response"]["body"]["usage"]["prompt_tokens"] for line in own)
+                assert read == sum(index + 1 for _, index in asked)
 
     def _check_bill(self, batch: Batch, output: list) -> None:
         records = self._world.log.records[Place(topics.LEDGER.name, 0)]

@@ -32,7 +32,7 @@ class Upstream:
     async def post(
         self, url: str, headers, body: bytes, seconds: float, more: bytes = b""
     ) -> Answer | FailureKind:
-        del url, headers, more
+        del url, headers
         self._process.check()
         chance = self._world.chance
         asked = orjson.loads(body)
@@ -46,6 +46,7 @@ class Upstream:
         if is_well and (len(places) == 1 or not is_refused):
             for place in places:
                 self._world.called(place, self._process)
+            self._world.asked[more.partition(b": ")[2].strip().decode()].append(places)
         await asyncio.sleep(min(chance.random() * CALL_SECONDS_MAX, seconds))
         self._process.check()
         if not is_well:

@@ -96,6 +96,8 @@ class SimulatedWay:
         self.repeats_max = 0
         self.steps_clocks = self.chance.random() < STEPPING_SHARE
         self.calls: Counter[tuple[str, int]] = Counter()
+        self.asked: defaultdict[str, list[list[tuple[str, int]]]] = defaultdict(list)
+        """The lines of each call that was answered, by its id, which a later process may use again."""
         self._under_way: dict[tuple[str, int], Process] = {}
         self._tokens = itertools.count()
         self._members: list[tuple[str, object]] = []

@@ -1,5 +1,6 @@
 """What follows a failed call, and how failures are counted against lines."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,6 +61,17 @@ def test_no_line_fails_while_its_server_answers_no_other_line(
     decision = retry.decide(failed(fault, at=NOW), ALONE, history, **case)
     assert isinstance(decision.action, RetryAt)
     assert decision.fault is (Fault.ACCESS if fault is Fault.ACCESS_OR_LINE else Fault.SERVER)
+
+
+def test_a_failure_shared_with_other_lines_is_not_the_failure_of_one() -> None:
+    """Two failures of its own end a line that its server refuses, whatever happened to it in company."""
+    history = History(NOW)
+    refused = failed(Fault.ACCESS_OR_LINE, at=NOW)
+    retry.decide(msgspec.structs.replace(refused, is_shared=True), ALONE, history, **OPEN)
+    assert not history.is_clear
+    first, second = (retry.decide(refused, ANSWERED, history, **OPEN).action for _ in range(2))
+    assert isinstance(first, RetryAt)
+    assert isinstance(second, GiveUp)
 
 
 @given(faults, histories, attempts, chances)
