@@ -81,11 +81,8 @@ def _judged(outcome: Answer | FailureKind, call: JoinedCall) -> list[Success | C
         return whole if isinstance(whole, CallFailure) else []
     assert isinstance(outcome, Answer), "it has a body"
     leader = call.lines[0]
-    head = leader.head.batch_id, leader.index, leader.attempts
-    answer = msgspec.structs.replace(
-        outcome, request_id=request_codec.request_id(outcome.request_id, *head), share=None
-    )
-    return [request_codec.judge(msgspec.structs.replace(answer, body=body), url) for body in bodies]
+    name = request_codec.request_id(outcome.request_id, leader.head.batch_id, leader.index, leader.attempts)
+    return [request_codec.judge(Answer(outcome.status, body, name), url) for body in bodies]
 
 
 def _is_list(answer: Answer) -> bool:
