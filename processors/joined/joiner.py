@@ -1,6 +1,6 @@
 """Decides which waiting lines go in one call.
 
-A line takes others of its batch along that wait behind it, as long as they have the same parameters, headers and
+A line takes others of its batch along that wait close behind it, if they have the same parameters, headers and
 deadline. It waits for none. The bounds are the inputs of a call, the bytes of its body, and the tokens that a
 limit of tokens a minute has left.
 
@@ -23,6 +23,8 @@ from tidemill.processors.joined.input_bound import InputBound
 from tidemill.processors.lines import Line
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint
 
+SPAN_PART: Final = 4
+"""A line looks for others among `SPAN_PART` times as many as may go with it: parameters may take turns."""
 BYTES_MAX: Final = 256 << 10
 """Bytes of the inputs of a call: some 65,000 tokens. OpenAI takes 300,000."""
 
@@ -84,11 +86,11 @@ class Joiner:
         self._bound = InputBound(inputs_max)
 
     def join(
-        self, line: Line, permit: Permit, company: Callable[[Callable[[Line], bool]], None]
+        self, line: Line, permit: Permit, company: Callable[[Callable[[Line], bool], int], None]
     ) -> JoinedCall | None:
         """A call for a line and others that wait; None if the line goes alone.
 
-        `company` offers waiting lines of the batch in their order, and takes those out that are accepted.
+        `company` offers so many waiting lines of the batch in their order, and removes those that are accepted.
         """
         endpoint = ENDPOINTS.get(line.head.url, UNKNOWN)
         inputs_max = min(self._bound.inputs, line.inputs_max or self._bound.inputs)
@@ -102,7 +104,7 @@ class Joiner:
         if request is None or request.inputs >= inputs_max:
             return None
         call = JoinedCall(line, request, endpoint, inputs_max)
-        company(lambda other: call.add(other, permit.backend.buckets))
+        company(lambda other: call.add(other, permit.backend.buckets), SPAN_PART * inputs_max)
         return call if len(call.lines) > 1 else None
 
     def ended(self, call: JoinedCall, results: Sequence[CallResult] | None) -> None:

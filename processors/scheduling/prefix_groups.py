@@ -186,11 +186,6 @@ class PrefixGroups(Generic[T]):
         return len(self._first) + self._ready
 
     @property
-    def first(self) -> T | None:
-        """The next line, if lines keep their order."""
-        return self._first[0] if self._first else None
-
-    @property
     def lines(self) -> int:
         """All lines, those included that may not be taken yet."""
         held = sum(stock.held for stock in self._stocks)
@@ -231,6 +226,10 @@ class PrefixGroups(Generic[T]):
         line = _taken(stock.ready, chance)
         self._restock()
         return line
+
+    def take_along(self, wants: Callable[[T], bool], span: int) -> int:
+        """Take those of the next `span` lines that are wanted; returns their number. None are in groups."""
+        return take_wanted(self._first, wants, span)
 
     def is_primer(self, line: T) -> bool:
         """Whether other lines wait for the call of this one."""
@@ -352,6 +351,14 @@ class PrefixGroups(Generic[T]):
             self._prefixes.note(stock.place, key)
         stock.ready.extend(lines)
         self._ready += len(lines)
+
+
+def take_wanted(lines: deque[T], wants: Callable[[T], bool], span: int) -> int:
+    """Remove those of the first `span` lines that are wanted; returns their number."""
+    looked = [lines.popleft() for _ in range(min(span, len(lines)))]
+    kept = [line for line in looked if not wants(line)]
+    lines.extendleft(reversed(kept))
+    return len(looked) - len(kept)
 
 
 def _taken(lines: deque[T], chance: float | None) -> T:

@@ -21,6 +21,7 @@ from tidemill.processors.backends.backend import Permit
 from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.calls.health_probe import HealthProbe
 from tidemill.processors.lines import Line
+from tidemill.processors.scheduling.prefix_groups import take_wanted
 
 RETRY_PART: Final = 16
 SUSPECT_PART: Final = 8
@@ -110,11 +111,9 @@ class RetryQueue:
             return self._pool.acquire(now, among=proven, probes=probes)
         return self._pool.acquire(now, avoid=line.avoid, probes=probes)
 
-    def take_along(self, batch_id: str, wants: Callable[[Line], bool]) -> None:
-        """Like `Scheduler.take_along`, for lines that no failure speaks against."""
-        queue = self._queues[0]
-        while queue and queue[0].head.batch_id == batch_id and wants(queue[0]):
-            queue.popleft()
+    def take_along(self, batch_id: str, wants: Callable[[Line], bool], span: int) -> None:
+        """Like `Scheduler.take_along`, for due lines that no failure speaks against."""
+        take_wanted(self._queues[0], lambda line: line.head.batch_id == batch_id and wants(line), span)
 
     def ask_doubtful(self) -> None:
         """Probe servers that accept no calls, perhaps because of bad lines."""

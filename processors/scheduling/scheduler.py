@@ -168,18 +168,13 @@ class Scheduler(Generic[T]):
         self._count(batch, len(batch.lines) - before)
         return line
 
-    def take_along(self, batch_id: str, wants: Callable[[T], bool]) -> None:
-        """Offer the next lines of a batch in their order, and take them as long as they are wanted.
+    def take_along(self, batch_id: str, wants: Callable[[T], bool], span: int) -> None:
+        """Take those of the next `span` lines of a batch that are wanted; they are offered in their order.
 
         They count for its project like any others, and for its turn. Lines in groups by prefix are not offered.
         """
-        if (batch := self._batches.get(batch_id)) is None:
-            return
-        taken = 0
-        while (line := batch.lines.first) is not None and wants(line):
-            batch.lines.take(None)
-            taken += 1
-        if not taken:
+        batch = self._batches.get(batch_id)
+        if batch is None or not (taken := batch.lines.take_along(wants, span)):
             return
         clock = batch.project.clock
         assert clock is not None, "a project with lines is in the queue"

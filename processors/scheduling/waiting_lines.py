@@ -113,9 +113,9 @@ class WaitingLines:
         if self._joiner is None:
             return None
 
-        def company(wants: Callable[[Line], bool]) -> None:
-            self._retries.take_along(line.head.batch_id, wants)
-            self._fresh.take_along(line.head.batch_id, wants)
+        def company(wants: Callable[[Line], bool], span: int) -> None:
+            self._retries.take_along(line.head.batch_id, wants, span)
+            self._fresh.take_along(line.head.batch_id, wants, span)
 
         if (call := self._joiner.join(line, permit, company)) is not None:
             for other in call.lines[1:]:
