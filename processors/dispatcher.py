@@ -124,7 +124,7 @@ class Dispatcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._state = _State.RUNNING
-        follow = functools.partial(self._follow, batcher, prefixes)
+        follow = functools.partial(self._follow, batcher, prefixes, joiner)
         pool.join(self._claim, self._start, follow)
         follow()
         services.closed.listen(self.drop)
@@ -192,10 +192,13 @@ class Dispatcher:
         self._pool.set_part(part, self._loop.time())
         self.fill()
 
-    def _follow(self, batcher: ResultBatcher[Line], prefixes: Prefixes[Line] | None) -> None:
+    def _follow(
+        self, batcher: ResultBatcher[Line], prefixes: Prefixes[Line] | None, joiner: Joiner | None
+    ) -> None:
         """Note that the pool has other servers, limits or clocks."""
         # As many as a run of lines of one batch has, so that its results share a record.
-        batcher.lines_max = max(1, min(RECORD_LINES_MAX, self._pool.calls_max // RUN_PART))
+        lines = max(1, self._pool.calls_max // RUN_PART) * (1 if joiner is None else joiner.inputs_max)
+        batcher.lines_max = min(RECORD_LINES_MAX, lines)
         if prefixes is not None:
             prefixes.follow(self._pool.called)
         self._waiting.follow()

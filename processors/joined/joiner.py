@@ -83,6 +83,7 @@ class Joiner:
     def __init__(self, model: str, inputs_max: int) -> None:
         """Join at most as many inputs."""
         self._model = model
+        self.inputs_max = inputs_max
         self._bound = InputBound(inputs_max)
 
     def join(

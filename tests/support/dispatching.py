@@ -138,6 +138,7 @@ class Log:
 
     def __init__(self, rng: random.Random) -> None:
         self.lines: Counter[tuple[str, int]] = Counter()
+        self.records = 0
         self.results: dict[tuple[str, int], bytes] = {}
         self.marks: dict[tuple[str, int], codec.LineMark] = {}
         self.failed: set[tuple[str, int]] = set()
@@ -149,6 +150,7 @@ class Log:
         await self.gate.wait()
         for _ in range(self._rng.randrange(4)):
             await asyncio.sleep(0)
+        self.records += 1
         for mark in codec.lines_marks(headers, len(value))[1]:
             self.lines[batch_id, mark.index] += 1
             self.marks[batch_id, mark.index] = mark

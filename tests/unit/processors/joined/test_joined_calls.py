@@ -106,6 +106,7 @@ async def test_waiting_lines_go_together_and_count_as_one_call(tmp_path: Path) -
     assert sum("tidemill" in usage for usage in usages) == 40
     assert sum(usage["prompt_tokens"] for usage in usages) == sum(map(len, world.inference.good))
     assert {mark.attempts for mark in world.log.marks.values()} == {1}
+    assert world.log.records <= 4, "the results of a call share a record"
 
 
 async def test_a_bad_line_harms_only_itself(tmp_path: Path) -> None:
