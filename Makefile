@@ -5,7 +5,7 @@ BIN    := .venv/bin
 # The build's tools, pinned with their hashes. They live apart, because `pip sync` removes what the lock does not name.
 UV     := .venv-uv/bin/uv
 
-.PHONY: help setup demo lint check test measures coverage chaos neighbours docs lock bench sbom fuzz
+.PHONY: help setup demo lint check test measures coverage chaos interactive neighbours docs lock bench sbom fuzz
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -58,6 +58,9 @@ fuzz: setup  ## fuzz the decoders of outside data: SECONDS for each, TARGET for 
 
 neighbours: setup  ## measure one project while another floods the service: FLOODS, ARGS
 	@PYTHONPATH=tests $(BIN)/python -m neighbours $(if $(FLOODS),--floods "$(FLOODS)") $(ARGS)
+
+interactive: setup  ## measure people's time to first token beside batches, at a simulated server
+	@PYTHONPATH=tests $(BIN)/python -m limits.interactive
 
 bench: setup  ## measure against the mock backend at MOCK=http://127.0.0.1:9100 beside a bare client (GO=1: in Go)
 	$(if $(GO),go build -o .venv/bare tests/bare.go)

@@ -4,12 +4,13 @@ No call waits for the poller. Most servers have no such page; the poller asks th
 """
 
 import asyncio
+import logging
 from typing import Final, Protocol
 
 from tidemill.processors.backends.server import Server
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.limits import server_metrics
-from tidemill.processors.limits.headroom import STALE_SECONDS
+from tidemill.processors.limits.headroom import STALE_SECONDS, WATCH_SECONDS
 from tidemill.processors.limits.server_metrics import ServerMetrics
 from tidemill.schemas.ports import Monotonic
 
@@ -23,6 +24,7 @@ REPLY_BYTES_MAX: Final = 4 << 20
 """vLLM's page has some 100 KiB."""
 
 _OK: Final = 200
+_log = logging.getLogger(__name__)
 
 
 class Getter(Protocol):
@@ -62,6 +64,7 @@ class MetricsPoller:
         self._read_at = float("-inf")
         self._silent = 0
         """Polls in a row without a reading."""
+        self._is_warned = False
 
     async def run(self) -> None:
         """Poll until cancelled."""
@@ -74,7 +77,10 @@ class MetricsPoller:
     @property
     def pause_seconds(self) -> float:
         """Until the next poll."""
-        rare = SILENT_SECONDS_MAX if self._server.headroom is None else HEADROOM_SECONDS_MAX
+        headroom = self._server.headroom
+        if headroom is not None and headroom.is_watching and not self._silent:
+            return WATCH_SECONDS
+        rare = SILENT_SECONDS_MAX if headroom is None else HEADROOM_SECONDS_MAX
         return min(rare, POLL_SECONDS * 2.0 ** min(self._silent, 10))
 
     async def poll(self) -> None:
@@ -87,11 +93,23 @@ class MetricsPoller:
             self._read_at = now
             # The server counted at some time between the two.
             self._server.apply_metrics(reading, (before + self._server.in_flight) / 2, now)
+            self._warn()
         else:
             self._silent += 1
             if now - self._read_at > STALE_SECONDS:
                 self._server.limit.release()
         self._server.queue.changed()
+
+    def _warn(self) -> None:
+        """Say so if the server cannot tell whether it meets its target."""
+        target = None if self._server.headroom is None else self._server.headroom.target
+        if target is None or target.is_measured or self._is_warned:
+            return
+        self._is_warned = True
+        _log.warning(
+            "the metrics of %s have no histogram of the time to the first token with a bound up to ttft_ms; "
+            "a quarter of its capacity stays free instead", self._server.name,
+        )  # fmt: skip
 
     async def _reading(self) -> ServerMetrics | None:
         try:

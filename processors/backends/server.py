@@ -130,8 +130,8 @@ class Server(Seats):
         calls = min(calls, self.in_flight_max)
         if self.scheduled_limit is not None and (scheduled := self.scheduled_limit()) is not None:
             calls = min(calls, math.ceil(scheduled * part))
-        if self.headroom is not None and (left := self.headroom.left(now)) is not None:
-            calls = min(calls, left)
+        if self.headroom is not None:
+            calls = min(calls, self.headroom.left(now))
         return calls
 
     @property
@@ -162,9 +162,10 @@ class Server(Seats):
             ours: Our calls in flight at the time of the reading.
             now: The time.
         """
-        demand = self.load_feedback.judge(metrics, self.in_flight, self.allowed(now))
-        if self.headroom is None:
-            self.limit.hold(demand.is_full, most=demand.most, room=demand.room)
+        if self.headroom is not None:
+            # The limit follows refusals alone, and ends where the headroom does.
+            self.limit.release()
+            self.headroom.read(metrics, ours, self.part, now)
             return
-        self.limit.hold(demand.is_full, most=demand.most, least=self.headroom.calls_min, room=demand.room)
-        self.headroom.read(metrics, ours, self.part, now)
+        demand = self.load_feedback.judge(metrics, self.in_flight, self.allowed(now))
+        self.limit.hold(demand.is_full, most=demand.most, room=demand.room)

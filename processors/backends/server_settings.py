@@ -14,7 +14,6 @@ from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.http.client import Origin, Trust, origin
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 from tidemill.processors.limits.headroom import Headroom
-from tidemill.processors.limits.load_feedback import LoadFeedback
 from tidemill.schemas.ports import Clock, Monotonic
 from tidemill.schemas.resources.waiting import Reason
 
@@ -92,9 +91,13 @@ def configure(server: Server, target: Target, before: Settings | None, clock: Cl
     server.drain = Reason.DRAINED if settings.drain else Reason.ACCESS if settings.lack else None
     server.bucket = bucket(server.bucket, settings.tokens_per_minute, server.part, now)
     if before is None or settings.headroom != before.headroom:
-        headroom = settings.headroom
-        server.headroom = None if headroom is None else Headroom(headroom.requests_max, headroom.calls_min)
-        server.load_feedback = LoadFeedback(yields=headroom is not None)
+        server.headroom = _headroom(settings)
+
+
+def _headroom(settings: Settings) -> Headroom | None:
+    if not settings.headroom:
+        return None
+    return Headroom(None if settings.headroom is True else settings.headroom.ttft_ms / 1000)
 
 
 def poller(server: Server, target: Target, getter: Getter, monotonic: Monotonic) -> MetricsPoller | None:

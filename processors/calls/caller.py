@@ -124,6 +124,17 @@ class Caller:
 
     def posted(self, line: Line, body: msgspec.Raw, backend: Backend) -> Awaitable[Answer | FailureKind]:
         """Send a body with the headers of a line; returns what comes back, which nothing has judged yet."""
+        if (headroom := backend.server.headroom) is not None and (pause := headroom.pause):
+            return self._posted_later(pause, line, body, backend)
+        return self._posted(line, body, backend)
+
+    async def _posted_later(
+        self, seconds: float, line: Line, body: msgspec.Raw, backend: Backend
+    ) -> Answer | FailureKind:
+        await asyncio.sleep(seconds)
+        return await self._posted(line, body, backend)
+
+    def _posted(self, line: Line, body: msgspec.Raw, backend: Backend) -> Awaitable[Answer | FailureKind]:
         options, endpoint = backend.server.options, ENDPOINTS.get(line.head.url, UNKNOWN)
         sent = self._sent(body, line, options, endpoint)
         if endpoint.files:

@@ -259,15 +259,12 @@ class ConcurrencyLimit:
         self._step = self.sure
         self._credit = CREDIT_REFUSALS_MAX
 
-    def hold(
-        self, is_full: bool, *, most: int | None = None, least: int = START_CALLS, room: int | None = None
-    ) -> None:
+    def hold(self, is_full: bool, *, most: int | None = None, room: int | None = None) -> None:
         """Apply what the backend's metrics ask for: from now on one trial at most follows each reading.
 
         Args:
             is_full: Nothing is to be added for now.
-            most: So many calls in flight are enough for it.
-            least: The limit does not fall below that for it.
+            most: So many calls in flight are enough for it; the limit does not fall below the calls of the start.
             room: So many calls may be added by the next trial.
         """
         self._has_metrics = True
@@ -279,7 +276,7 @@ class ConcurrencyLimit:
             self._step = min(self._step, max(1, int(room / self._share)))
         if most is None:
             return
-        calls = max(1, least, int(most / self._share))
+        calls = max(START_CALLS, int(most / self._share))
         if calls < self.sure:
             self._cut(calls)
         else:

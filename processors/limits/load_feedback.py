@@ -39,13 +39,8 @@ class Demand(NamedTuple):
 class LoadFeedback:
     """Remembers the readings of one backend."""
 
-    def __init__(self, *, yields: bool = False) -> None:
-        """Begin.
-
-        Args:
-            yields: Whether others go first: waiting requests of any client lower the limit at once.
-        """
-        self._yields = yields
+    def __init__(self) -> None:
+        """Begin."""
         self._row = 0
         self._waiting = math.inf
         """The fewest that waited at any reading of the row."""
@@ -64,12 +59,11 @@ class LoadFeedback:
             return Demand(is_full=room == 0, room=room or None)
         self._row += 1
         self._waiting = min(self._waiting, gauges.waiting)
-        is_urgent = self._yields or MANY_PART * gauges.waiting > gauges.running
-        patience = 1 if is_urgent else PATIENCE_READINGS
+        patience = 1 if MANY_PART * gauges.waiting > gauges.running else PATIENCE_READINGS
         if self._row < patience or in_flight > allowed:
             # What was taken off before has to show first.
             return Demand(is_full=True)
-        ours = 1.0 if self._yields else min(1.0, in_flight / max(1.0, gauges.requests))
+        ours = min(1.0, in_flight / max(1.0, gauges.requests))
         excess = math.ceil(self._waiting * ours)
         if not excess and gauges.cache >= CACHE_FULL:
             excess = max(1, allowed // LESS_PART)

@@ -85,6 +85,8 @@ class Engine:
         self._steps = 0
         self._numbers = 0
         self._waiting: deque[Request] | list[Request] = [] if settings.by_priority else deque()
+        self._left_waiting = 0
+        """Those that the step began without; a request that comes meanwhile does not count as waiting yet."""
         self._prefilling: list[Request] = []
         """Admitted, with a part of the prompt to go."""
         self._chunked: list[Request] = []
@@ -139,6 +141,7 @@ class Engine:
             left = self._admit(left, now)
         for request in self._waiting:
             request.waited_steps += 1
+        self._left_waiting = len(self._waiting)
         decoding = len(self._decoding.all)
         prompts = one.max_num_batched_tokens - decoding - left
         sequences = decoding + len(self._chunked)
@@ -164,7 +167,7 @@ class Engine:
         for request in ended:
             request.ended_at = now
             self._release(request)
-        self.metrics.set(self.running, self.waiting, 1 - self.free_blocks / self.settings.num_blocks)
+        self.metrics.set(self.running, self._left_waiting, 1 - self.free_blocks / self.settings.num_blocks)
         return ended
 
     def _token(self, request: Request, now: float) -> None:

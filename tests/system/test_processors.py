@@ -41,13 +41,6 @@ async def many(kafka, backend, tmp_path):
 
 
 @pytest.fixture
-async def modest(kafka, backend, tmp_path):
-    """A model whose backend bears 32 requests, others' first."""
-    async with rig(kafka, backend, tmp_path, headroom={"requests_max": 32, "calls_min": 0}) as made:
-        yield made
-
-
-@pytest.fixture
 async def grouped(kafka, backend, tmp_path):
     """A model with 16 calls at a time; calls with the same prefix go one after the other."""
     async with rig(kafka, backend, tmp_path, max_in_flight=16, model={"prefix_bytes": 256}) as made:
@@ -94,30 +87,6 @@ async def test_lines_with_a_common_prefix_are_called_together(grouped, backend):
     assert [line["custom_id"] for line in lines] == [f"r-{n}" for n in range(600)]
     assert (cache.calls, backend.repeats) == (600, 0)
     assert cache.hits >= 300
-
-
-async def test_other_clients_of_a_backend_go_first(modest, backend):
-    """No call while they use the whole backend, then as many as they leave, then all."""
-    backend.capacity, backend.others = 32, 32
-    backend.hold()
-    await modest.process().ready()
-    batch_id = await modest.batch(60)
-
-    async def looked() -> None:
-        looks = backend.looks.total()
-        await until(lambda: backend.looks.total() >= looks + 2, "two looks at the metrics")
-
-    await looked()
-    assert backend.calls == 0
-    backend.others = 26
-    await until(lambda: backend.in_flight >= 6, "calls beside those of others")
-    await looked()
-    assert backend.in_flight <= 8
-    backend.others = 0
-    await until(lambda: backend.in_flight > 16, "calls where others are gone")
-    backend.release()
-    await modest.collect(batch_id, 60)
-    assert backend.repeats == 0
 
 
 async def test_processes_share_the_calls(few, backend):

@@ -30,13 +30,12 @@ ServerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class Headroom(Table):
-    """How much of a server is left to batches if the requests of others go first."""
+    """What people who use a server beside batches should have of it."""
 
-    requests_max: Annotated[int, Field(ge=1)] | None = None
-    """Requests that it should have at a time, of others and of Tidemill; by default as many as run until one
-    waits."""
-    calls_min: Annotated[int, Field(ge=0)] = 1
-    """Calls in any case, of each processor process; with 0, batches wait while others need all of it."""
+    ttft_ms: Annotated[float, Field(gt=0, le=600_000)]
+    """Milliseconds within which 99 of 100 requests get their first token, by the server's own histogram; batches
+    get as many calls as this allows. The server's buckets tell values at their bounds best (vLLM: 20, 40, 60, 80,
+    100, 250, 500)."""
 
 
 def _usable(url: AnyHttpUrl) -> AnyHttpUrl:
@@ -110,8 +109,9 @@ class Server(Table):
     metrics: bool | ServerUrl = True
     """Address that reports how many requests run and wait, as vLLM and llama.cpp do; by default `/metrics`
     beside `/v1`, if that answers; `false` for none."""
-    headroom: Headroom | None = None
-    """If set, also to `{}`: requests of others go first, as its metrics show them."""
+    headroom: bool | Headroom = False
+    """With `true`, requests of others go first, as its metrics show them, and a quarter of its capacity stays free
+    for them; with a table, they get their first token in time."""
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
     """Average tokens of requests and answers a minute; by default unlimited."""
     drain: bool = False
@@ -154,7 +154,7 @@ class Server(Table):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.headroom is not None and self.metrics is False:
+        if self.headroom and self.metrics is False:
             raise ValueError("headroom: what others leave is read from metrics, and they are switched off")
         if self.discover and address_of(self.url.host or ""):
             raise ValueError(f"discover: {self.url.host} is an address, and no host name")

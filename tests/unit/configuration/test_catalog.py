@@ -17,7 +17,16 @@ NAMES = st.sampled_from(["a", "b", "c"])
 SERVERS = st.builds(
     lambda host, more: {"url": f"http://{host}/v1"} | more,
     st.sampled_from(["one", "two", "three"]),
-    st.sampled_from([{}, {"max_in_flight": 3}, {"drain": True}, {"headroom": {}}, {"url": "no address"}]),
+    st.sampled_from(
+        [
+            {},
+            {"max_in_flight": 3},
+            {"drain": True},
+            {"headroom": True},
+            {"headroom": {"ttft_ms": 60}},
+            {"url": "no address"},
+        ]
+    ),
 )
 MODELS = st.builds(
     lambda servers, more: {"servers": servers} | more,

@@ -9,6 +9,8 @@ from tidemill.processors.backends.metrics_poller import HEADROOM_SECONDS_MAX, PO
 from tidemill.processors.backends.permit_queue import Member
 from tidemill.processors.backends.server_settings import Target, poller
 from tidemill.processors.http.client import HttpUpstream
+from tidemill.processors.limits.concurrency_limit import START_CALLS
+from tidemill.processors.limits.headroom import UNKNOWN_CALLS, WATCH_SECONDS
 
 
 @pytest.fixture
@@ -53,15 +55,29 @@ async def test_what_others_leave_is_read(server: Server, upstream: HttpUpstream,
     """With the key of the calls, each second; the stage hears of it, since there may be room now."""
     monkeypatch.setenv("KEY", "sk-1")
     server.capacity, server.others = 64, 60
-    world = World(upstream, url=server.url, api_key_env="KEY", headroom={"requests_max": 64, "calls_min": 0})
-    assert world.backend.allowed(world.now) == 0
+    world = World(upstream, url=server.url, api_key_env="KEY", headroom=True)
+    assert world.backend.allowed(world.now) == UNKNOWN_CALLS
     assert await world.poll() == POLL_SECONDS
-    assert world.backend.allowed(world.now) == 4
+    world.now += 1
+    assert world.backend.allowed(world.now) == START_CALLS
     assert world.told == 1
     assert server.looks == {"Bearer sk-1": 1}
-    server.others = 64
-    await world.poll()
+    server.others = 80
+    assert await world.poll() == WATCH_SECONDS
+    world.now += WATCH_SECONDS
+    assert await world.poll() == POLL_SECONDS
     assert world.backend.allowed(world.now) == 0
+
+
+async def test_a_target_that_cannot_be_measured_is_logged(
+    server: Server, upstream: HttpUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once; the server's metrics have no histogram, so a quarter of its capacity stays free."""
+    server.capacity = 64
+    world = World(upstream, url=server.url, headroom={"ttft_ms": 60})
+    await world.poll()
+    await world.poll()
+    assert [record.levelname for record in caplog.records if "histogram" in record.message] == ["WARNING"]
 
 
 async def test_what_waits_holds_the_limit(server: Server, upstream: HttpUpstream) -> None:
@@ -87,7 +103,7 @@ async def test_a_backend_without_metrics_is_asked_rarely(server: Server, upstrea
     assert pauses[-1] == SILENT_SECONDS_MAX
     server.capacity = 8
     assert await world.poll() == POLL_SECONDS
-    spare = World(upstream, url="http://127.0.0.1:1/v1", headroom={})
+    spare = World(upstream, url="http://127.0.0.1:1/v1", headroom=True)
     assert [await spare.poll() for _ in range(8)][-1] == HEADROOM_SECONDS_MAX
     assert spare.backend.allowed(spare.now) == 1
 
@@ -109,4 +125,4 @@ async def test_who_is_not_looked_at(upstream: HttpUpstream) -> None:
     assert not World(upstream, url="http://127.0.0.1:1/v1", metrics=False).poller
     assert not World(upstream, url="http://127.0.0.1:1/v1", drain=True).poller
     with pytest.raises(ValueError, match="switched off"):
-        World(upstream, url="http://127.0.0.1:1/v1", metrics=False, headroom={})
+        World(upstream, url="http://127.0.0.1:1/v1", metrics=False, headroom=True)

@@ -1,6 +1,5 @@
 """What a backend says of itself holds the limit: a backend in virtual time that lets requests wait."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.servers import server
@@ -8,15 +7,12 @@ from support.virtual import Engine
 
 from tidemill.processors.backends.server import Server
 from tidemill.processors.limits.concurrency_limit import START_CALLS, ConcurrencyLimit
-from tidemill.processors.limits.headroom import STALE_SECONDS, Headroom
 from tidemill.processors.limits.load_feedback import PATIENCE_READINGS, Demand, LoadFeedback
 from tidemill.processors.limits.server_metrics import ServerMetrics
 
 
-def backend(spare: Headroom | None = None) -> Server:
-    return server(
-        "http://a", ConcurrencyLimit(256), headroom=spare, load_feedback=LoadFeedback(yields=spare is not None)
-    )
+def backend() -> Server:
+    return server("http://a", ConcurrencyLimit(256))
 
 
 def test_a_backend_that_queues_is_filled_and_no_more() -> None:
@@ -82,49 +78,3 @@ def test_no_more_is_asked_than_waits(readings: list[tuple[int, float, int, int]]
         assert demand.is_full
         assert in_flight <= allowed
         assert in_flight - max(waiting, allowed // 16, 1) <= demand.most <= in_flight
-
-
-@pytest.mark.parametrize("requests_max", [64, None])
-def test_only_what_others_leave(requests_max: int | None) -> None:
-    """Their traffic comes, and has the backend a second later; it goes, and so does our restraint."""
-    engine = Engine(
-        backend(Headroom(requests_max, 2)), capacity=64, others=lambda now: 50 if 1040 <= now < 1080 else 0
-    )
-    assert engine.run(39)[-1] >= 56
-    engine.run(2)
-    during = engine.run(39)
-    assert max(during[1:]) <= 14 + 4
-    assert sum(during) / 39 >= 10
-    engine.run(15)
-    assert min(engine.run(20)) >= 50
-
-
-@pytest.mark.parametrize("requests_max", [64, None])
-def test_the_least_is_never_taken(requests_max: int | None) -> None:
-    """Others fill it for ever: what the operator allows at any rate goes on; with 0 it waits, and comes back."""
-    engine = Engine(backend(Headroom(requests_max, 3)), capacity=64, others=lambda _: 300)
-    assert set(engine.run(60)[5:]) == {3}
-    none = Engine(backend(Headroom(64, 0)), capacity=64, others=lambda now: 300 if now < 1030 else 0)
-    assert set(none.run(28)) == {0}
-    assert none.run(30)[-1] >= 56
-
-
-def test_without_a_reading_only_the_least_goes_out() -> None:
-    """At the start, and once the last one is old."""
-    spare = Headroom(64, 1)
-    assert spare.left(1000.0) == 1
-    spare.read(ServerMetrics(running=10, waiting=0), 4, 1.0, 1000.0)
-    assert spare.left(1000.0) == 64 - 6
-    assert spare.left(1001.0 + STALE_SECONDS) == 1
-
-
-@given(st.integers(1, 500), st.integers(0, 500), st.lists(st.integers(0, 200), min_size=1, max_size=4))
-def test_several_processes_take_no_more_than_is_left(requests_max: int, others: int, ours: list[int]) -> None:
-    """Each takes its part: with equal parts and calls in proportion, what they take is what one would."""
-    share = min(ours)
-    gauges = ServerMetrics(running=others + share * len(ours), waiting=0)
-    spares = [Headroom(requests_max, 0) for _ in ours]
-    for spare in spares:
-        spare.read(gauges, share, 1 / len(ours), 0.0)
-    left = sum(spare.left(0.0) or 0 for spare in spares)
-    assert max(0, requests_max - others) - len(ours) < left <= max(0, requests_max - others)

@@ -20,6 +20,7 @@ from tidemill.processors.dispatcher import Dispatcher, Services
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 from tidemill.processors.limits.headroom import Headroom
+from tidemill.processors.limits.server_metrics import ServerMetrics
 from tidemill.processors.lines import Pending
 from tidemill.processors.memory_budget import LINES_BYTES_MAX, LineBudget
 from tidemill.processors.partitions.closed_batches import ClosedBatches
@@ -180,8 +181,15 @@ def test_a_failing_server_is_reported(case: str) -> None:
 GATES: dict[str, tuple[dict[str, Any], Reason]] = {
     "schedule": ({"scheduled_limit": lambda: 0}, Reason.SCHEDULE),
     "drained": ({"drain": Reason.DRAINED}, Reason.DRAINED),
-    "headroom": ({"headroom": Headroom(8, 0)}, Reason.HEADROOM),
+    "headroom": ({"headroom": Headroom()}, Reason.HEADROOM),
 }
+
+
+async def fill(headroom: Headroom | None) -> None:
+    """Let people fill the server, by its metrics."""
+    while headroom is not None:
+        headroom.read(ServerMetrics(running=64, waiting=500), 0, 1.0, asyncio.get_running_loop().time())
+        await asyncio.sleep(0.2)
 
 
 @pytest.mark.parametrize("case", GATES)
@@ -190,9 +198,12 @@ def test_a_server_without_calls_is_reported(case: str) -> None:
     backend, reason = GATES[case]
 
     async def run(loop: SimulatedLoop) -> None:
+        filled = asyncio.create_task(fill(backend.get("headroom")))
+        await asyncio.sleep(1)
         world = World(loop, **backend)
         world.publish("b")
         await world.pass_(STALL_SECONDS + 2 * CHECK_SECONDS)
+        filled.cancel()
         (told,) = world.waits("b")
         assert (told.reason, told.server, told.lines) == (reason, SERVER, LINES)
         await world.stage.close()

@@ -1,0 +1,111 @@
+"""A target for the time to the first token: how many requests a server may have to keep it.
+
+A request waits for the step that runs when it comes, and for the one that computes its prompt: its time is some
+multiple of a step, and a step takes longer the more sequences run. So two numbers are enough:
+
+- the mean *time between tokens*, which is the time of a step. The server counts thousands of them a second, so the
+  total of requests follows it at once;
+- the *steps to the first token*, as 99 of 100 requests have them. Each request that had its first token too late
+  raises this number, and each other one lowers it by a hundredth as much or so: it settles where one in a hundred
+  is late. It changes with the prompts, which is slow.
+
+Both count all clients' requests, ours included, and have to hold for people's. Answers come at the end of a step,
+so a line that took the next turn at once would wait for a whole step, always, and several would come together. So
+each call pauses at random for up to three steps: then lines come at any moment, as people's requests do, and wait
+as long.
+"""
+
+import math
+from typing import Final
+
+from tidemill.processors.limits.server_metrics import Buckets, Mean, ServerMetrics
+
+STEPS: Final = 2.5
+"""To begin with: the step that runs, its own, and the work on prompts."""
+STEPS_MIN: Final = 1.0
+STEPS_MAX: Final = 100.0
+LATE_PART: Final = 0.012
+"""Late requests come in groups, of which not all count."""
+LATE_GAIN: Final = 0.01
+LATE_MAX: Final = 2.0
+"""Late requests of one reading that count; they come in groups, when many prompts are in one step."""
+AT_TARGET: Final = 0.85
+"""Requests in time say something if a step takes so much of what it may."""
+MEMORY: Final = 0.98
+"""Of what came before, at each reading."""
+UNSEEN: Final = 0.2
+STEP_SECONDS_MAX: Final = 0.2
+PAUSE_STEPS: Final = 3.0
+FOLLOW: Final = 0.25
+"""The part of the way to the target that one reading goes."""
+
+
+class FirstTokenTarget:
+    """What the readings of one server say about the target."""
+
+    def __init__(self, seconds: float) -> None:
+        """Know nothing of the server."""
+        self._seconds = seconds
+        self._steps = STEPS
+        self._first: Buckets | None = None
+        self._between: Mean | None = None
+        self.is_measured = True
+        """Whether the last reading had what the target needs."""
+        self._step: float | None = None
+        self._longer = [0.0, 0.0]
+        """Requests of the last minute that took longer than the bounds of the bucket that has the target."""
+
+    @property
+    def factor(self) -> float | None:
+        """By what the requests of the server should be multiplied; None if it does not say."""
+        if self._step is None:
+            return None
+        return 1 + FOLLOW * (self._seconds / self._steps / self._step - 1)
+
+    def pause(self, chance: float) -> float:
+        """Seconds from a call's turn to its request, at most three steps; `chance` is from 0 to 1."""
+        return PAUSE_STEPS * min(STEP_SECONDS_MAX, self._step or 0.0) * chance
+
+    def read(self, metrics: ServerMetrics, *, is_settled: bool) -> bool:
+        """Take a reading.
+
+        Args:
+            metrics: What the server says.
+            is_settled: Whether the server had no more requests than it should.
+
+        Returns:
+            Whether the server has been started anew.
+        """
+        first, self._first = self._first, metrics.first_token
+        between, self._between = self._between, metrics.between_tokens
+        bounds = () if self._first is None else self._first.bounds
+        self.is_measured = self._between is not None and bool(bounds) and bounds[0] <= self._seconds < bounds[-1]
+        if self._first is None or self._between is None or not self.is_measured:
+            self._step = None
+            return False
+        if first is None or between is None or first.bounds != self._first.bounds:
+            return False
+        came, tokens = self._first.less(first), self._between.less(between)
+        if came is None or tokens is None:
+            self._step = None
+            return True
+        if tokens.count:
+            self._step = tokens.total / tokens.count
+        if self._step is not None and is_settled:
+            self._count(came, self._seconds / self._steps)
+        return False
+
+    def _count(self, came: Buckets, step_max: float) -> None:
+        """Let requests say how many steps they took."""
+        assert self._step is not None, "there is one"
+        late = min(LATE_MAX, self._late(came))
+        in_time = came.count - late if self._step >= AT_TARGET * step_max else 0.0
+        self._steps *= (1 + LATE_GAIN) ** (late - LATE_PART * in_time)
+        self._steps = min(STEPS_MAX, max(STEPS_MIN, self._steps))
+
+    def _late(self, came: Buckets) -> float:
+        """Requests whose first token came too late; inside a bucket as if they became fewer at an even rate."""
+        low, high, part = came.around(self._seconds)
+        self._longer = [MEMORY * before + longer for before, longer in zip(self._longer, (low, high), strict=True)]
+        ratio = (self._longer[1] + UNSEEN) / (self._longer[0] + UNSEEN)
+        return low * math.pow(ratio, part)
