@@ -1,8 +1,8 @@
 """Packs the lines of a batch into records.
 
 A record holds up to 32 neighbouring lines, because a record costs a consumer far more than a line does. A run is
-eight full records whose lines have one key, and so go to one partition; the next run may go to another, so that
-all processors share a batch. If the lines name several models, those of each model are packed as if there
+eight full records whose lines have one key, and so go to one partition; the next run goes to the next one, so
+that all processors share a batch. If the lines name several models, those of each model are packed as if there
 were no others. The same lines are always packed the same way, even after a crash.
 """
 
