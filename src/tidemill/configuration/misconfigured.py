@@ -19,6 +19,8 @@ _MISSING: Final = {
 }
 _UNION: Final = ("bool", "function-after[")
 """For a setting of several types, the last part of pydantic's location is the type that it tried."""
+TABLE: Final = "{}"
+"""The tag of a table that a setting may be; it is in pydantic's location, too."""
 
 
 class Table(BaseModel):
@@ -92,15 +94,16 @@ def faults(error: ValidationError) -> list[str]:
     """The faults that a validation found, one for each setting."""
     found: dict[str, str] = {}
     for fault in error.errors(include_url=False, include_input=False):
-        *above, last = fault["loc"] or ("",)
-        is_union = str(last).startswith(_UNION) and len(above) > 1
-        place = ".".join(map(str, above if is_union else fault["loc"]))
+        parts = [str(part) for part in fault["loc"] if part != TABLE]
+        *above, last = parts or [""]
+        is_union = last.startswith(_UNION) and len(above) > 1
+        place = ".".join(above if is_union else parts)
         # pydantic does not count faulty items, so a list of them also seems too short.
         if fault["type"] == "too_short" and any(other.startswith(f"{place}.") for other in found):
             continue
         text = fault["msg"].removeprefix("Value error, ").partition(" or instance of")[0]
         if fault["type"] == "missing":
-            text = _MISSING.get(str(last), text)
+            text = _MISSING.get(last, text)
         for old, new in _WORDS.items():
             text = text.replace(old, new)
         found[place] = f"{place}{': ' if place else ''}{text}"

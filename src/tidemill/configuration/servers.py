@@ -7,10 +7,19 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 import orjson
-from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from tidemill.configuration.connections import address_of
-from tidemill.configuration.misconfigured import Table
+from tidemill.configuration.misconfigured import TABLE, Table
 from tidemill.configuration.schedule import Hours
 from tidemill.schemas import headers
 from tidemill.schemas.bounds import Name
@@ -36,6 +45,10 @@ class Headroom(Table):
     """Milliseconds within which 99 of 100 requests get their first token, by the server's own histogram; batches
     get as many calls as this allows. The server's buckets tell values at their bounds best (vLLM: 20, 40, 60, 80,
     100, 250, 500)."""
+
+
+def _kind(headroom: object) -> str:
+    return TABLE if isinstance(headroom, dict | Headroom) else "bool"
 
 
 def _usable(url: AnyHttpUrl) -> AnyHttpUrl:
@@ -109,7 +122,9 @@ class Server(Table):
     metrics: bool | ServerUrl = True
     """Address that reports how many requests run and wait, as vLLM and llama.cpp do; by default `/metrics`
     beside `/v1`, if that answers; `false` for none."""
-    headroom: bool | Headroom = False
+    headroom: Annotated[Annotated[bool, Tag("bool")] | Annotated[Headroom, Tag(TABLE)], Discriminator(_kind)] = (
+        False
+    )
     """With `true`, requests of others go first, as its metrics show them, and a quarter of its capacity stays free
     for them; with a table, they get their first token in time."""
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None

@@ -14,6 +14,7 @@ from tidemill.schemas.bounds import BATCH_LINES_MAX, NAME_CHARS_MAX, NUMBER_MAX
 from tidemill.schemas.configured import DEPTH_MAX, ITEMS_MAX, TEXT_CHARS_MAX
 
 MODEL = 'backends = [{ url = "http://127.0.0.1:1/v1" }]'
+SERVER = '[servers.gpu]\nurl = "http://127.0.0.1:1/v1"\n'
 
 
 def refusal(tmp_path, text: str) -> str:
@@ -80,6 +81,10 @@ def test_settings_out_of_bounds_are_refused(tmp_path, text, message):
         ("[models.m]\nbackends = [{}]", "models.m.backends.0.url: missing; it is the base address"),
         ("[models.m]\nbackends = []", "models.m: it names no server; write servers"),
         ('[models.m]\nbackends = "x"', "models.m.backends: Input should be a list"),
+        (SERVER + "headroom = {}", "servers.gpu.headroom.ttft_ms: missing"),
+        (SERVER + "headroom = { ttft_ms = 0 }", "servers.gpu.headroom.ttft_ms: Input should be greater than 0"),
+        (SERVER + "headroom = { ttft = 60 }", "servers.gpu.headroom: unknown setting ttft, did you mean ttft_ms?"),
+        (SERVER + 'headroom = "people"', "servers.gpu.headroom: Input should be a valid boolean"),
         ("models = 3", "models: Input should be a table"),
         ('port = "x"', "port: Input should be a valid integer"),
         (f"[models.m]\n{MODEL.replace('http://', '')}", "models.m.backends.0.url: an address begins with"),
@@ -94,7 +99,7 @@ def test_settings_out_of_bounds_are_refused(tmp_path, text, message):
         ('cors_origins = ["app.example.com"]', "cors_origins: app.example.com is not an origin"),
         ('kafka = "kafka://a:9092"', "kafka: expected host:port[,host:port…], without a scheme"),
     ],
-    ids=range(28),
+    ids=range(32),
 )  # fmt: skip
 def test_a_fault_says_how_to_fix_it(tmp_path, text, message):
     """One line names its place and the correct form."""

@@ -55,6 +55,13 @@ def test_other_servers_and_lines_too(changes: dict[str, object]) -> None:
     assert found.rate >= 0.75 * kept.rate
 
 
+def test_where_a_quarter_is_not_enough_a_target_is() -> None:
+    """On a server that works on each sequence for long, beside a short step."""
+    steep = {"step_seconds": 0.003, "sequence_seconds": 0.0004, "people": lambda _: 2.0}
+    assert on(seeds=2, **steep).p99 > 2.5 * alone(**steep).p99
+    assert on(0.06, seeds=2, **steep).p99 <= 0.065
+
+
 def test_a_cache_that_fills_is_left_to_people() -> None:
     """Without headroom the server preempts thousands of times; with it hardly ever."""
     preempted = []
