@@ -53,7 +53,6 @@ async def _made(caller: Caller, call: JoinedCall, permit: Permit) -> list[Succes
     leader = call.lines[0]
     outcome = await caller.posted(leader, msgspec.Raw(call.body), permit.backend)
     share = outcome.share if isinstance(outcome, Answer) else None
-    ends: list[Success | CallFailure] | CallFailure | None = None
     try:
         if share is None:
             ends = _judged(outcome, call)
@@ -61,10 +60,13 @@ async def _made(caller: Caller, call: JoinedCall, permit: Permit) -> list[Succes
             ends = await asyncio.to_thread(_judged, outcome, call)
         if isinstance(ends, CallFailure) and ends.answer is not None and ends.answer.status in STATUSES:
             ends = await caller.checked_endpoint(ends, leader, permit)
-    finally:
-        # The replies of the lines are copies.
-        if share is not None and not isinstance(ends, CallFailure):
+    except BaseException:
+        if share is not None:
             share.close()
+        raise
+    if share is not None and not isinstance(ends, CallFailure):
+        # The replies of the lines are copies.
+        share.close()
     return ends
 
 

@@ -15,6 +15,7 @@ from support.waiting import until
 from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.joined.input_bound import ANSWERED_MIN, REFUSED_MAX, InputBound
+from tidemill.processors.memory_budget import LargeReplies
 from tidemill.schemas import ids
 
 REFUSED = Answer(400, b'{"error":{"message":"One input is bad."}}')
@@ -159,13 +160,40 @@ async def test_a_reply_that_does_not_fit_mixes_up_no_lines(
     assert world.inference.sizes[1] == 32
 
 
-async def test_calls_become_as_small_as_the_server_takes_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "outcome", [Answer(413, b"{}"), FailureKind.TOO_LARGE, Answer(200, b'[{"object":"text_completion"}]')]
+)
+async def test_calls_become_as_small_as_the_server_takes_them(
+    tmp_path: Path, outcome: Answer | FailureKind
+) -> None:
     """Four refused calls halve the bound, so that a server with a smaller one costs few calls more."""
     world = Joining(tmp_path, inputs=64)
-    world.inference.answer = lambda inputs: Answer(413, b"{}") if len(inputs) > 8 else None
+    world.inference.answer = lambda inputs: outcome if len(inputs) > 8 else None
     assert not _failed(await world.run(2000))
     assert sum(count for size, count in world.inference.sizes.items() if size > 8) <= 24
     assert world.inference.sizes[8] >= 240
+
+
+@pytest.mark.parametrize("status", [200, 201, 400, 404, 500, 503])
+async def test_the_memory_of_a_large_reply_is_freed(tmp_path: Path, status: int) -> None:
+    """Whether the reply is divided, fits no line (201 here), or is an error."""
+    world = Joining(tmp_path, limit=2)
+    replies = LargeReplies()
+
+    def answer(inputs: list[str]) -> Answer | None:
+        if world.inference.sizes.total() > 3:
+            return None
+        share = replies.share(lambda: None, lambda: None)
+        share.grow(100_000)
+        share.finish()
+        items = [{"index": index, "embedding": text} for index, text in enumerate(inputs)]
+        body = {"data": items[status == 201 :]} if status < 300 else {"error": {"message": "large"}}
+        return Answer(status, json.dumps(body).encode(), share=share)
+
+    world.inference.answer = answer
+    found = await world.run(64)
+    assert replies.used == 0
+    assert not _failed(found)
 
 
 async def test_one_bad_choice_fails_its_own_line(tmp_path: Path) -> None:
