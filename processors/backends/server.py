@@ -102,6 +102,10 @@ class Server(Seats):
     bucket: TokenBucket | None = None
     refused_part: float = 0.0
     """Moving average of the calls that it refused with 429, 503 or 529, without those of suspected lines."""
+    company: int = 0
+    """Inputs in flight beside one for each call: a server counts each as a request."""
+    inputs_per_call: float = 1.0
+    """Of the calls in flight when its metrics were read last, on average."""
     queue: PermitQueue = field(init=False)
 
     def __post_init__(self) -> None:
@@ -162,6 +166,9 @@ class Server(Seats):
             ours: Our calls in flight at the time of the reading.
             now: The time.
         """
+        if self.in_flight:
+            self.inputs_per_call = 1 + self.company / self.in_flight
+        metrics = metrics.in_calls(self.inputs_per_call)
         if self.headroom is not None:
             # The limit follows refusals alone, and ends where the headroom does.
             self.limit.release()

@@ -24,6 +24,8 @@ async def make(caller: Caller, call: JoinedCall, permit: Permit) -> list[CallRes
         The result of each line in their order; None if smaller calls must ask for the lines, because the server
         refuses this one and answers others, or because the reply does not fit the lines.
     """
+    server = permit.backend.server
+    server.company += call.inputs - 1
     try:
         ends = await _made(caller, call, permit)
     except BaseException as error:
@@ -32,6 +34,8 @@ async def make(caller: Caller, call: JoinedCall, permit: Permit) -> list[CallRes
             raise
         _log.exception("a call for %d lines of %s failed", len(call.lines), call.lines[0].head.batch_id)
         return None
+    finally:
+        server.company -= call.inputs - 1
     if isinstance(ends, CallFailure):
         return _failed(caller, call, permit, ends)
     used = [end.tokens for end in ends if isinstance(end, Success)]

@@ -9,7 +9,7 @@ import math
 import re
 from bisect import bisect_left
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Final
 
@@ -101,6 +101,10 @@ class ServerMetrics:
     def requests(self) -> float:
         """Those that run and those that wait."""
         return self.running + self.waiting
+
+    def in_calls(self, inputs: float) -> "ServerMetrics":
+        """The same, counted in calls that are so many requests to the server."""
+        return self if inputs == 1 else replace(self, running=self.running / inputs, waiting=self.waiting / inputs)
 
 
 def read(text: bytes) -> ServerMetrics | None:
