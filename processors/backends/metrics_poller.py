@@ -19,6 +19,8 @@ SILENT_SECONDS_MAX: Final = 60.0
 """The longest wait between two polls of a server without metrics."""
 HEADROOM_SECONDS_MAX: Final = 5.0
 """The same where hardly a call goes out without metrics."""
+SILENT_POLLS: Final = 3
+"""In a row, before the log says so."""
 REPLY_SECONDS_MAX: Final = 2.0
 REPLY_BYTES_MAX: Final = 4 << 20
 """vLLM's page has some 100 KiB."""
@@ -96,6 +98,8 @@ class MetricsPoller:
             self._warn()
         else:
             self._silent += 1
+            if self._server.headroom is not None and self._silent == SILENT_POLLS:
+                _log.warning("the metrics of %s cannot be read: headroom allows one call", self._server.name)
             if now - self._read_at > STALE_SECONDS:
                 self._server.limit.release()
         self._server.queue.changed()

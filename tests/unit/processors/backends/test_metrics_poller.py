@@ -95,7 +95,9 @@ async def test_what_waits_holds_the_limit(server: Server, upstream: HttpUpstream
     assert limit.ripe_at is not None
 
 
-async def test_a_backend_without_metrics_is_asked_rarely(server: Server, upstream: HttpUpstream) -> None:
+async def test_a_backend_without_metrics_is_asked_rarely(
+    server: Server, upstream: HttpUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
     """Ever more rarely, and as often as any once it has some; where hardly a call goes out without, more often."""
     world = World(upstream, url=server.url)
     pauses = [await world.poll() for _ in range(8)]
@@ -106,6 +108,9 @@ async def test_a_backend_without_metrics_is_asked_rarely(server: Server, upstrea
     spare = World(upstream, url="http://127.0.0.1:1/v1", headroom=True)
     assert [await spare.poll() for _ in range(8)][-1] == HEADROOM_SECONDS_MAX
     assert spare.backend.allowed(spare.now) == 1
+    assert [record.message for record in caplog.records] == [
+        "the metrics of 127.0.0.1:1 cannot be read: headroom allows one call"
+    ]
 
 
 async def test_a_key_goes_nowhere_else(server: Server, upstream: HttpUpstream, monkeypatch) -> None:
