@@ -5,15 +5,17 @@ and more. The partition windows of a processor hold some 50,000 lines during a b
 in cycles; Python ran a full collection for every ten thousand of them, which cost a tenth of the CPU of each line.
 
 The calls in flight are some thousand objects, which a young collection finds alive. One for every 700 new objects,
-Python's default, looked at them again for each second call: a tenth of the CPU of each line once more.
+Python's default, looked at them again and again: 1.5 us of the CPU of each line, and 0.2 us with one for 10,000.
 """
 
 import gc
 from typing import Final
 
 YOUNG_OBJECTS: Final = 10_000
-"""New objects per young collection; cycles among them stay until then, about 2 MiB."""
-FULL_EVERY: Final = 50
+"""New objects per young collection."""
+MIDDLE_EVERY: Final = 2
+"""Young collections per middle one."""
+FULL_EVERY: Final = 20
 """Middle collections per full one. Until the full one, older cycles stay: those of a record in a stage, about 1
 KiB."""
 
@@ -22,4 +24,4 @@ def freeze_startup_objects() -> None:
     """Exempt the present objects from collection; call this once, when the process is ready."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, gc.get_threshold()[1], FULL_EVERY)
+    gc.set_threshold(YOUNG_OBJECTS, MIDDLE_EVERY, FULL_EVERY)
