@@ -36,6 +36,8 @@ class ReceiptReport(BaseModel):
     errors: FileReceipt | None
     missing: int | None
     double: int | None
+    copies: int | None
+    """Lines in either file that have the answer to an equal one."""
 
 
 class Event(BaseModel):
@@ -167,6 +169,7 @@ def receipt(batch: Batch) -> ReceiptReport:
         errors=final.errors if final else None,
         missing=final.missing if final else None,
         double=final.double if final else None,
+        copies=final.copies if final else None,
     )
 
 

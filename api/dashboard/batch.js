@@ -213,7 +213,7 @@ function errors(report) {
 function details(batch) {
   const { usage } = batch;
   const link = (id) => h("a", { href: `#/batches/${encodeURIComponent(id)}`, title: id }, short(id));
-  const { rerun_of: source, reruns, cost: price } = batch.tidemill;
+  const { rerun_of: source, reruns, cost: price, copies } = batch.tidemill;
   return [
     h("h2", {}, "About it"),
     facts([
@@ -223,6 +223,7 @@ function details(batch) {
       ["Input tokens", usage ? number(usage.input_tokens) : null],
       ["Output tokens", usage ? number(usage.output_tokens) : null],
       ["Cost", price ? cost(price.total) : null],
+      ["Copies of equal lines", copies ? number(copies) : null],
       ["Lines of", source ? link(source) : null],
       ["Rerun as", reruns.length ? h("span", {}, ...reruns.flatMap((id) => [link(id), " "])) : null],
       ...Object.entries(batch.metadata ?? {}),

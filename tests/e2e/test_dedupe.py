@@ -132,6 +132,19 @@ def test_copies_cost_nothing_and_are_counted(client, batch):
     assert (found["copies"], found["cost"]["total"]) == (completed, batch.tidemill["cost"]["total"])
 
 
+def test_pages_of_results_and_the_receipt_have_the_copies(client, batch):
+    """At their places, with the others."""
+    found, after = [], -1
+    while after is not None:
+        page = client.get(f"/batches/{batch.id}/results?limit=1000&after={after}", cast_to=object)
+        found += page["data"]
+        after = page["next_after"] if page["has_more"] else None
+    assert [line["index"] for line in found] == list(range(LINES))
+    assert sum("tidemill" in line["result"] for line in found) == LINES - len(FIRST)
+    receipt = client.get(f"/batches/{batch.id}/receipt", cast_to=object)
+    assert (receipt["copies"], receipt["pending"]) == (LINES - len(FIRST), 0)
+
+
 def test_a_rerun_of_the_failed_lines_has_their_copies(client, batch, inference):
     """It is a batch that asks equal lines once as well."""
     inference.reset()
@@ -177,3 +190,11 @@ def test_another_value_is_refused(client):
     """With the values that there are."""
     with pytest.raises(Exception, match="'none', 'batch', and 'all'"):
         create(client, [request(0, 0)], dedupe="some")
+
+
+def test_the_list_of_copies_is_sealed_and_goes_with_its_batch(client, stack, batch):
+    """It is kept for a rebuild until then."""
+    kept = stack.data / "store" / "results-large" / batch.id / "copies"
+    assert b"l1" not in kept.read_bytes()
+    client.delete(f"/batches/{batch.id}", cast_to=object)
+    wait_until(lambda: not kept.exists(), "the removal of the list")

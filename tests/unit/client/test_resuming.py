@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import orjson
 import pytest
 from support.service import KEY, Service, request_lines, result_lines
 from support.waiting import until
@@ -90,6 +91,24 @@ async def test_a_run_has_the_usual_window_of_the_service(
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
     assert await run(console, target, source, Sink(), RunOptions(window=wanted)) is Exit.OK
     assert [body["completion_window"] for body in service.created] == [window]
+
+
+@pytest.mark.parametrize("dedupe", [None, "batch"])
+async def test_a_run_may_ask_equal_lines_once(
+    service: Service, target: Target, source: Path, console: Console, *, tmp_path: Path, dedupe: str | None
+) -> None:
+    """The service gets the wish, if there is one; summary and receipt count the copies."""
+    receipt = {"lines": 3, "output": None, "copies": 2}
+    service.finish(
+        result_lines("r0", "r1", "r2"),
+        request_counts={"total": 3, "completed": 3},
+        **({"tidemill": {"receipt": receipt}} if dedupe else {}),
+    )
+    sink = Sink(output=tmp_path / "out.jsonl", receipt=tmp_path / "receipt.json")
+    await run(console, target, source, sink, RunOptions(dedupe=dedupe))
+    assert [body.get("dedupe") for body in service.created] == [dedupe]
+    assert sink.receipt is not None
+    assert orjson.loads(sink.receipt.read_bytes())["copies"] == (2 if dedupe else 0)
 
 
 async def test_a_run_waits_for_quota_and_says_so(

@@ -170,7 +170,13 @@ def _deliver(plan: Plan, journal: Journal, sink: Sink, results: list[BatchResult
     lines = plan.lines or results[0].total
     if not written and not lines:
         return None
-    receipt = Receipt(lines=lines, output=output, errors=errors, missing=max(0, lines - written))
+    receipt = Receipt(
+        lines=lines,
+        output=output,
+        errors=errors,
+        missing=max(0, lines - written),
+        copies=sum(result.copies for result in results),
+    )
     if sink.receipt:
         batches = [{"id": result.batch, "status": result.status, "lines": result.total} for result in results]
         content = receipt.model_dump() | {"batches": batches}
@@ -184,6 +190,8 @@ def _notes(results: list[BatchResult], receipt: Receipt | None, sink: Sink) -> l
         return []
     output, errors = (file.lines if file else 0 for file in (receipt.output, receipt.errors))
     balance = f"in = {output:,} out + {errors:,} errors, {receipt.missing:,} missing, 0 duplicate"
+    if receipt.copies:
+        balance += f"; {receipt.copies:,} have the answer to an equal line"
     # For damaged results the summary lists the faults instead.
     checked = [] if any(result.damage for result in results) else [f"{counted(receipt.lines, 'line')} {balance}"]
     kept = [f"receipt: {sink.receipt}"] if sink.receipt else []

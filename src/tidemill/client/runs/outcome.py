@@ -43,6 +43,8 @@ class BatchResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """Lines that failed."""
     errors: int = 0
     """Lines of the error file."""
+    copies: int = 0
+    """Lines of both files that have the answer to an equal one."""
     tokens: tuple[int, int] = (0, 0)
     """Input and output tokens."""
     refusals: tuple[Fault, ...] = ()
@@ -84,6 +86,7 @@ def result_of(batch: Batch, report: Report, damage: Iterable[str] = (), *, line:
         completed=counts.completed,
         failed=counts.failed,
         errors=receipt.errors.lines if receipt and receipt.errors else 0,
+        copies=receipt.copies if receipt else 0,
         tokens=(usage.input_tokens, usage.output_tokens) if usage else (0, 0),
         refusals=_refusals(batch, line),
         reasons=report.data if batch.status is not Status.FAILED else (),
