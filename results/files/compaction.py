@@ -9,6 +9,7 @@ Every step may be repeated after a crash: the files have the same ids, the same 
 """
 
 import hashlib
+import itertools
 import logging
 import zlib
 from collections import Counter
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from tidemill import metrics
-from tidemill.results.files.copies import CopiedLines
+from tidemill.results.files.copies import CopiedLines, few
 from tidemill.results.files.merge import Sums, merged, read_index
 from tidemill.results.files.output_splitter import WHOLE, OutputSplitter
 from tidemill.results.ports import TariffOf
@@ -91,7 +92,7 @@ class Compactor:
             run = await self._indices(state)
             if state.batch.tidemill.copies:
                 copied = CopiedLines(self.store, state, part_bytes=self.part_bytes, is_billed=self.bill_copies)
-                parts += [part async for part in self._copy(state, copied, run)]
+                parts += await self._copy(state, copied, run)
                 copies = copied.counts
             filled = total - run.done
             if filled:
@@ -167,14 +168,27 @@ class Compactor:
                 found.mark(index, failed=part.failed)
         return found
 
-    async def _copy(self, state: State, copied: CopiedLines, run: LineBitmap) -> AsyncIterator[PartRef]:
-        number = COPY_PARTS_FROM
+    async def _copy(self, state: State, copied: CopiedLines, run: LineBitmap) -> list[PartRef]:
+        numbers, parts = itertools.count(COPY_PARTS_FROM), []
         async with aclosing(copied.filled(run)) as buffers:
             async for buffer, failed in buffers:
-                yield await write_part(
-                    self.store, state.id, number, buffer, failed=failed, writer=self.writer, models=copied.models
+                part = await write_part(
+                    self.store,
+                    state.id,
+                    next(numbers),
+                    buffer,
+                    failed=failed,
+                    writer=self.writer,
+                    models=copied.models,
                 )
-                number += 1
+                parts.append(part)
+        return [
+            part
+            for failed in (False, True)
+            for part in await few(
+                self.store, state.id, [part for part in parts if part.failed is failed], numbers, self.writer
+            )
+        ]
 
     async def _fill(self, state: State, run: LineBitmap) -> AsyncIterator[PartRef]:
         assert state.batch is not None

@@ -1,6 +1,7 @@
 """Lines that get the answer to an equal one, under crashes: each is in the files once, and the sums are exact."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import msgspec
@@ -8,7 +9,9 @@ import pytest
 from support.facts import NOW, batch_id, commands, lines, model_of
 from support.simulated import Simulation
 
+from tidemill.results.files import copies as module
 from tidemill.results.files import finalizer
+from tidemill.results.files.compaction import COPY_PARTS_FROM
 from tidemill.results.files.overlay_store import OverlayStore
 from tidemill.results.files.rebuild import Rebuild
 from tidemill.schemas.jsonl import copies as listed
@@ -97,8 +100,9 @@ def simulation_of(seed: int, models: tuple[str, ...]) -> tuple[Simulation, dict[
 
 @pytest.mark.parametrize("models", [(), MODELS])
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_each_copy_has_the_result_of_its_original(seed, models, tmp_path):
+async def test_each_copy_has_the_result_of_its_original(seed, models, tmp_path, monkeypatch):
     """Also if the original failed; crashes at any await, and parts that are lost, change nothing."""
+    monkeypatch.setattr(module, "OPEN_PARTS_MAX", 2 + seed % 7)
     simulation, originals = simulation_of(seed, models)
     is_billed = seed % 3 == 0
     simulation._limits = replace(simulation._limits, bill_copies=is_billed)
@@ -167,3 +171,31 @@ async def test_a_batch_whose_list_of_copies_is_not_whole_waits_and_says_so(monke
     await simulation.run(crashes_max=0)
     assert pauses
     Found(simulation, originals).check(is_billed=False)
+
+
+async def test_the_merge_opens_few_parts_with_copies_at_once(monkeypatch):
+    """However many there are, at any places: each has a chunk in memory."""
+    monkeypatch.setattr(module, "OPEN_PARTS_MAX", 3)
+    simulation, originals = simulation_of(1, ())
+    read, opened, most, names = simulation.store.read, Counter(), 0, set()
+
+    async def counted(key, start=0, end=None):
+        nonlocal most
+        is_copy = key.startswith("parts/") and int(key.split("/")[2][:10]) >= COPY_PARTS_FROM
+        opened[key] += is_copy
+        most = max(most, len(+opened))
+        names.update([key] if is_copy else [])
+        try:
+            async for chunk in read(key, start, end):
+                yield chunk
+        finally:
+            opened[key] -= is_copy
+
+    monkeypatch.setattr(simulation.store, "read", counted)
+    simulation.log.events += [
+        *commands(0, TOTAL, (), originals), *lines(simulation.chance, 0, TOTAL, (), originals)
+    ]  # fmt: skip
+    await simulation.run(crashes_max=0)
+    Found(simulation, originals).check(is_billed=False)
+    assert len(names) > 9
+    assert most == 3
