@@ -66,15 +66,12 @@ class FirstTokenTarget:
         """Seconds from a call's turn to its request, at most three steps; `chance` is from 0 to 1."""
         return PAUSE_STEPS * min(STEP_SECONDS_MAX, self._step or 0.0) * chance
 
-    def read(self, metrics: ServerMetrics, *, is_settled: bool) -> bool:
+    def read(self, metrics: ServerMetrics, *, is_settled: bool) -> None:
         """Take a reading.
 
         Args:
             metrics: What the server says.
-            is_settled: Whether the server had no more requests than it should.
-
-        Returns:
-            Whether the server has been started anew.
+            is_settled: Whether the server had about as many requests as it should.
         """
         first, self._first = self._first, metrics.first_token
         between, self._between = self._between, metrics.between_tokens
@@ -82,18 +79,17 @@ class FirstTokenTarget:
         self.is_measured = self._between is not None and bool(bounds) and bounds[0] <= self._seconds < bounds[-1]
         if self._first is None or self._between is None or not self.is_measured:
             self._step = None
-            return False
-        if first is None or between is None or first.bounds != self._first.bounds:
-            return False
+            return
+        if first is None or between is None:
+            return
         came, tokens = self._first.less(first), self._between.less(between)
         if came is None or tokens is None:
             self._step = None
-            return True
+            return
         if tokens.count:
             self._step = tokens.total / tokens.count
         if self._step is not None and is_settled:
             self._count(came, self._seconds / self._steps)
-        return False
 
     def _count(self, came: Buckets, step_max: float) -> None:
         """Let requests say how many steps they took."""

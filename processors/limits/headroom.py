@@ -27,7 +27,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tidemill.processors.limits.first_token import FirstTokenTarget
-from tidemill.processors.limits.server_metrics import ServerMetrics
+from tidemill.processors.limits.server_metrics import Buckets, ServerMetrics
 
 STALE_SECONDS: Final = 10.0
 SPREAD_SECONDS: Final = 1.0
@@ -72,6 +72,7 @@ class Headroom:
         self._left = self._from = UNKNOWN_CALLS
         self._read_at = float("-inf")
         self._total: float | None = None
+        self._first: Buckets | None = None
         self._capacity = math.inf
         self._capacity_seen_at = 0.0
         self._waiting_at: float | None = None
@@ -89,8 +90,9 @@ class Headroom:
         seconds = now - self._read_at
         total = math.nan if self._total is None else self._total
         is_settled = USED_PART * total <= metrics.requests <= SETTLED_PART * total + 1
-        is_new = self.target is not None and self.target.read(metrics, is_settled=is_settled)
-        if is_new or seconds > STALE_SECONDS:
+        if self.target is not None:
+            self.target.read(metrics, is_settled=is_settled)
+        if self._has_counted_anew(metrics.first_token) or seconds > STALE_SECONDS:
             # It may have been started anew, with other settings.
             self._total, self._capacity, self._waiting_at = None, math.inf, None
         before = self.left(now)
@@ -115,6 +117,11 @@ class Headroom:
     def pause(self) -> float:
         """Seconds from a call's turn to its request."""
         return 0.0 if self.target is None else self.target.pause(self._chance())
+
+    def _has_counted_anew(self, first: Buckets | None) -> bool:
+        """Whether the server's counters have begun again since the last reading."""
+        before, self._first = self._first, first
+        return before is not None and first is not None and first.less(before) is None
 
     def _see_capacity(self, metrics: ServerMetrics, now: float, seconds: float) -> bool:
         """Learn from a reading how many requests run at most; says whether some wait that did not before."""

@@ -77,7 +77,9 @@ class Buckets:
         return self.count - below, self.count - self.counts[index], part
 
     def less(self, before: "Buckets") -> "Buckets | None":
-        """What came since an earlier reading of the same bounds; None if the server has counted anew."""
+        """What came since an earlier reading; None if the server has counted anew, or in other buckets."""
+        if before.bounds != self.bounds:
+            return None
         counts = tuple(count - old for count, old in zip(self.counts, before.counts, strict=True))
         return Buckets(self.bounds, counts) if min(counts) >= 0 else None
 
