@@ -114,6 +114,7 @@ class Ingest:
 
     def __init__(self, settings: Settings, kafka: Kafka, catalog: Catalog) -> None:
         """Set up the app; nothing is connected yet."""
+        self._catalog = catalog
         self._log = Log(kafka)
         self._key_manager = KeyManager(settings, kafka, self._log)
         self._store = self._key_manager.store(
@@ -161,6 +162,7 @@ class Ingest:
     async def start(self) -> list[stage_app.StageApp]:
         """Connect, and return the apps to run."""
         await self._log.start()
+        await self._requests.start(self._catalog.contents.serving.models)
         await self._space.start()
         await self._key_manager.start()
         self._queue.start(self.app.crash)

@@ -4,13 +4,13 @@ import asyncio
 import functools
 import logging
 from collections import deque
-from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
 from tidemill.configuration.security import Kafka
 from tidemill.ingest.files.packing import Record
-from tidemill.kafka.admin import TopicError
+from tidemill.kafka.admin import TopicError, models_with_topics
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.producer import Log, Producer, Sent, partition_of, producer
 from tidemill.schemas.log import topics
@@ -61,6 +61,7 @@ class RequestProducer:
         """
         self._vault = vault
         self._check_disk = check_disk
+        self._kafka = kafka
         self._log = log
         self._ensure_topics = ensure_topics
         self._models: set[str] = set()
@@ -74,6 +75,16 @@ class RequestProducer:
                 partitioner=partition_of_run,
             )
         )
+
+    async def start(self, models: Iterable[str]) -> None:
+        """Connect, and find out which of the models have their topics, before the first record.
+
+        Raises:
+            LogUnavailable: No broker answers.
+            TopicError: No broker answers.
+        """
+        self._models |= await models_with_topics(self._kafka, models)
+        await self._producer.start()
 
     async def send_fact(self, fact: Accepted | Rejected | Buried | Stalled) -> None:
         """Append a fact to `outcomes`; on return the broker has it.

@@ -8,8 +8,13 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from support.waiting import until
 
 from tidemill.configuration.settings import Settings
+from tidemill.ingest.files.packing import Record
+from tidemill.ingest.kafka import RequestProducer
 from tidemill.kafka import admin
+from tidemill.kafka.producer import Log
+from tidemill.schemas import ids
 from tidemill.schemas.log import topics
+from tidemill.schemas.log.codec import RequestHead
 
 pytestmark = pytest.mark.kafka
 
@@ -82,6 +87,35 @@ async def test_a_model_gets_its_topics_when_it_needs_them(kafka, client):
     assert not {*names} & {topic["topic"] for topic in await client.describe_topics()}
     await admin.ensure_model_topics(settings, kafka, "org/large")
     assert await partitions(client, names[2:]) == dict.fromkeys(names[2:], 2)
+
+
+@pytest.mark.usefixtures("apart")
+async def test_a_first_line_creates_only_missing_topics(kafka):
+    """Ingest learns at its start which models have theirs, and connects: its first line waits for neither."""
+    settings = Settings(models=MODELS, partitions=2)
+    old, new = MODELS
+    await admin.ensure_topics(settings, kafka)
+    await admin.ensure_model_topics(settings, kafka, old)
+    created = []
+
+    async def create(model):
+        created.append(model)
+        await admin.ensure_model_topics(settings, kafka, model)
+
+    async def records():
+        for model in (old, new, old):
+            batch_id = ids.new_batch_id()
+            head = RequestHead(batch_id=batch_id, project="p", first=0, deadline=0, url="/v1/embeddings")
+            yield Record(model=model, key=f"{batch_id}/0", value=b"{}", head=head)
+
+    log = Log(kafka)
+    requests = RequestProducer(kafka, log, ensure_topics=create)
+    await requests.start(MODELS)
+    assert requests._producer._current is not None
+    await requests.publish(records())
+    await requests.stop()
+    await log.stop()
+    assert created == [new]
 
 
 @pytest.mark.usefixtures("apart")

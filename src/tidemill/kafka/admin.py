@@ -105,6 +105,18 @@ async def ensure_model_topics(settings: Settings, kafka: Kafka, *models: str) ->
             await _wait_for(admin, rows)
 
 
+async def models_with_topics(kafka: Kafka, models: Iterable[str]) -> set[str]:
+    """Those of the models whose topics exist.
+
+    Raises:
+        TopicError: The broker is unavailable.
+    """
+    rows = {model: [row.name for row in of_models([model])] for model in models}
+    async with _connected(kafka, f"The topics of models on {kafka} cannot be read") as admin:
+        found = await _partitions(admin, of_models(rows))
+    return {model for model, names in rows.items() if all(name in found for name in names)}
+
+
 async def set_acls(kafka: Kafka, wanted_acls: Iterable[Acl], users: Mapping[str, str] | None = None) -> int:
     """Create access lists and return their number; existing ones stay.
 
