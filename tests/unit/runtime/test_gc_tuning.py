@@ -47,15 +47,3 @@ def test_a_backlog_causes_few_full_collections():
         for _ in in_flight:
             waiting.popleft()
     assert gc.get_stats()[2]["collections"] == before
-
-
-def test_calls_in_flight_cause_few_young_collections():
-    """A call has some twenty objects, and three hundred calls are in flight."""
-    gc_tuning.freeze_startup_objects()
-    in_flight = deque([Line() for _ in range(20)] for _ in range(300))
-    before = gc.get_stats()[0]["collections"]
-    for _ in range(10_000 // 300):
-        in_flight.extend([Line() for _ in range(20)] for _ in range(300))
-        for _ in range(300):
-            in_flight.popleft()
-    assert gc.get_stats()[0]["collections"] - before <= 50
