@@ -31,9 +31,11 @@ from tidemill.api.routes import (
     service,
     uploads,
     usage,
+    webhooks,
 )
 from tidemill.api.view.sqlite import Database
 from tidemill.api.view.view import Record, View
+from tidemill.api.webhooks import Webhooks
 from tidemill.configuration import signing_keys
 from tidemill.configuration.catalog import SETTINGS_FILE, named
 from tidemill.configuration.connections import EXPOSED
@@ -51,7 +53,9 @@ from tidemill.runtime.heartbeat import Heartbeat
 from tidemill.runtime.listening import listen
 from tidemill.schemas.log import topics
 from tidemill.schemas.resources.audit import Action
-from tidemill.sealing.key_manager import KeyManager
+from tidemill.schemas.webhooks.addresses import networks
+from tidemill.sealing.key_manager import KeyManager, wrapper
+from tidemill.sealing.webhook_secrets import WebhookSecrets
 from tidemill.storage.address import open_store
 
 log = logging.getLogger(__name__)
@@ -94,6 +98,7 @@ def create_app(deps: Dependencies) -> FastAPI:
         usage,
         keys,
         audit,
+        webhooks,
         servers,
         service,
         dashboard,
@@ -130,9 +135,11 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Dependencies, list[F
         stack.callback(setting_up.cancel)
         space = log_space(cluster, settings.disk_reserve_bytes, store=store.free)
         stack.push_async_callback(space.stop)
+        hooks = Webhooks(sender, WebhookSecrets(wrapper(settings)), networks(settings.webhook_allow), time.time)
         followers = [
             catalog.follower,
             key_manager.follower,
+            *_of_webhooks(cluster, hooks),
             *(_follower(cluster, Feed(view, topic.name)) for topic in FOLDED),
         ]
         for follower in followers:
@@ -153,6 +160,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Dependencies, list[F
                 store=store,
                 space=space,
                 view=view,
+                webhooks=hooks,
                 vault=key_manager.vault,
                 clock=time.time,
                 is_ready=lambda: (
@@ -210,6 +218,14 @@ def _follower(cluster: Cluster, feed: Feed) -> Follower:
         resume=feed.resume,
         applied=feed.applied,
         rest_seconds=REST_SECONDS.get(feed.topic, 0.0),
+    )
+
+
+def _of_webhooks(cluster: Cluster, hooks: Webhooks) -> tuple[Follower, ...]:
+    """The followers that fill the endpoints and deliveries of webhooks."""
+    filled = {topics.WEBHOOKS: hooks.endpoints.apply, topics.DELIVERIES: hooks.deliveries.apply}
+    return tuple(
+        Follower(cluster, topic.name, apply, applied=hooks.changes.notify) for topic, apply in filled.items()
     )
 
 

@@ -24,6 +24,7 @@ from tidemill.api.requests.parts import UNUSABLE, Part, schema_of
 from tidemill.api.view.quotas import Booking
 from tidemill.api.view.result_lines import Lines
 from tidemill.api.view.view import View
+from tidemill.api.webhooks import Webhooks
 from tidemill.configuration.servers import Serving
 from tidemill.configuration.settings import Settings
 from tidemill.kafka.catalog import Catalog
@@ -94,6 +95,7 @@ class Dependencies:
     access: Access
     gates: Gates = field(default_factory=Gates)
     view: View
+    webhooks: Webhooks
     log: Sender
     history: History
     signer: Signer

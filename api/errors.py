@@ -113,6 +113,16 @@ def no_batch(batch_id: str) -> ApiError:
     return ApiError(404, f"No batch found with id '{shorten(batch_id)}'.")
 
 
+def no_endpoint(endpoint_id: str) -> ApiError:
+    """No webhook endpoint of this project has the id."""
+    return ApiError(404, f"No webhook endpoint found with id '{shorten(endpoint_id)}'.")
+
+
+def no_delivery(delivery_id: str) -> ApiError:
+    """No delivery of the webhook endpoint has the id."""
+    return ApiError(404, f"No delivery found with id '{shorten(delivery_id)}'.")
+
+
 def no_results(batch_id: str, why: str) -> ApiError:
     """A batch has no results."""
     return ApiError(404, f"The batch '{shorten(batch_id)}' has no results: {why}.")
@@ -285,6 +295,15 @@ def refused_too_often(seconds: float) -> ApiError:
     return _limited(
         f"Too many keys from your address were refused. Please try again in {math.ceil(seconds)} s.",
         {"retry-after": str(math.ceil(seconds)), "x-should-retry": "false"},
+    )
+
+
+def no_key_file() -> ApiError:
+    """The installation has no key to encrypt secrets with."""
+    return conflict(
+        "This server cannot keep the secret of a webhook, since it has no encryption key. The operator can set "
+        "'encryption_key_file'.",
+        code="no_encryption_key",
     )
 
 

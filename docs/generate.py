@@ -149,17 +149,24 @@ def _put(text: str, part: str) -> str:
 
 
 def _commands(name: str, command: Any) -> Iterator[tuple[str, str]]:
-    if below := getattr(command, "commands", None):
+    below = getattr(command, "commands", {})
+    if below and name != "tidemill" and command.invoke_without_command:
+        yield name, _text(command)
+    if below:
         for word, each in below.items():
             yield from _commands(f"{name} {word}", each)
         return
+    yield name, _text(command)
+
+
+def _text(command: Any) -> str:
     lines = [
         text.strip() if text.startswith("* ") else " ".join(text.split())
         for text in (command.help or "").split("\n\n")
     ]
     rows = [_parameter(each) for each in command.params if not each.hidden]
     table = "\n".join(["| argument or option | meaning |", "|---|---|", *rows]) if rows else "No options."
-    yield name, "\n\n".join([*lines, table]) + "\n"
+    return "\n\n".join([*lines, table]) + "\n"
 
 
 def _parameter(parameter: Any) -> str:

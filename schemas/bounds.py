@@ -26,6 +26,8 @@ PARAM_CHARS_MAX: Final = 128
 TEXT_CHARS_MAX: Final = 1000
 """Length of a message."""
 STORE_KEY_CHARS_MAX: Final = 255
+URL_CHARS_MAX: Final = 2048
+"""Length of the URL of a webhook."""
 
 FORWARDED_HEADERS_MAX: Final = 8
 """Headers of a client that go with each call of its batch."""
@@ -71,6 +73,7 @@ Filename = Annotated[str, StringConstraints(max_length=FILENAME_CHARS_MAX)]
 Word = Annotated[str, StringConstraints(max_length=WORD_CHARS_MAX)]
 Param = Annotated[str, StringConstraints(max_length=PARAM_CHARS_MAX)]
 Text = Annotated[str, StringConstraints(max_length=TEXT_CHARS_MAX)]
+Url = Annotated[str, StringConstraints(max_length=URL_CHARS_MAX)]
 StoreKey = Annotated[str, StringConstraints(max_length=STORE_KEY_CHARS_MAX)]
 Metadata = Annotated[
     dict[

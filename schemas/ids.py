@@ -16,6 +16,7 @@ _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _PART = re.compile(rf"(?:{BATCH_PREFIX})?([0-9a-f]{{4,31}})\Z")
 _BATCH = re.compile(BATCH_PREFIX + r"[0-9a-f]{32}\Z")
 _UPLOAD = re.compile(r"upload_[0-9a-f]{32}\Z")
+_ENDPOINT = re.compile(r"we_[0-9a-f]{32}\Z")
 _OWNER_CHARS = 6
 _FILE = re.compile(r"file-[0-9A-Za-z]{22}\Z")
 
@@ -70,6 +71,21 @@ def owned_file_id(file_id: str, project: str) -> str:
 def is_owned(file_id: str, project: str) -> bool:
     """Whether a file of this id can only have been uploaded by the project, up to one in 10^10 ids."""
     return file_id == owned_file_id(file_id, project)
+
+
+def new_endpoint_id() -> str:
+    """The id of a webhook endpoint: `we_` and 32 hex digits, 13 of the time, 19 random ones."""
+    return f"we_{timely_hex()}"
+
+
+def callback_endpoint_id(project: str) -> str:
+    """The id of the endpoint that stands for the callbacks of a project's batches."""
+    return f"we_{hashlib.blake2b(f'{project}/callback'.encode(), digest_size=16).hexdigest()}"
+
+
+def is_endpoint_id(text: str) -> bool:
+    """Whether the text has the form of a webhook endpoint's id."""
+    return _ENDPOINT.match(text) is not None
 
 
 def new_request_id() -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-PACKAGES = ("api", "ingest", "processors", "results", "schemas", "src/tidemill")
+PACKAGES = ("api", "ingest", "processors", "results", "webhooks", "schemas", "src/tidemill")
 FUNCTION_LINES_GOOD = 20
 COMPLEXITY_MAX = 12
 ATTRIBUTES_MAX = 15

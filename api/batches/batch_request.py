@@ -25,6 +25,7 @@ class BatchRequest(BaseModel):
     completion_window: str
     metadata: dict[str, str] | None = None
     output_expires_after: ExpiresAfter | None = None
+    callback_url: str | None = None
     name: str | None = None
     """The name, unless the metadata has one."""
     dedupe: Dedupe | None = None
@@ -49,6 +50,7 @@ class BatchRequest(BaseModel):
             metadata=self.metadata,
             tidemill=Extras(
                 name=name[:NAME_CHARS_MAX] or None,
+                callback_url=self.callback_url,
                 headers=headers or None,
                 dedupe=self.dedupe,
                 rerun_of=self.rerun_of,
@@ -58,8 +60,11 @@ class BatchRequest(BaseModel):
 
     def matches(self, batch: Batch) -> bool:
         """Whether a batch has these fields, as far as a batch shows them."""
-        return (self.endpoint, self.input_file_id, self.completion_window, self.metadata) == (
+        return (
+            self.endpoint, self.input_file_id, self.completion_window, self.metadata, self.callback_url,
+        ) == (
             batch.endpoint, batch.input_file_id, batch.completion_window, batch.metadata,
+            batch.tidemill.callback_url,
         )  # fmt: skip
 
 

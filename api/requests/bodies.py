@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 from tidemill.api.requests import faults
 from tidemill.api.requests.fields import Endpoint, Expiry, Id, Metadata, OneOf, Purpose, Window
 from tidemill.api.requests.reading import Body, settings_of
-from tidemill.schemas.bounds import NUMBER_MAX, UPLOAD_PARTS_MAX, Filename
+from tidemill.schemas.bounds import NUMBER_MAX, UPLOAD_PARTS_MAX, Filename, Url
 from tidemill.schemas.resources.batch import Dedupe
 
 MIME_CHARS_MAX: Final = 255
@@ -51,6 +51,8 @@ class NewBatch(Body):
     dedupe: Annotated[str, OneOf(get_args(Dedupe))] | None = None
     """Equal lines to ask once: `none`, `batch` if their answer is deterministic, `all` in any case. By default the
     model of the first line decides."""
+    callback_url: Annotated[Url, Field(min_length=1)] | None = None
+    """Gets the event of the batch's end; signed with the secret of the project's callbacks."""
 
     @model_validator(mode="before")
     @classmethod

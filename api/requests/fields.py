@@ -114,6 +114,8 @@ class Expiry(Body):
 _object_id = functools.partial(PathId, max_length=bounds.ID_CHARS_MAX, pattern=ID)
 BatchId = Annotated[str, Depends(_object_id("batch_id", errors.no_batch))]
 FileId = Annotated[str, Depends(_object_id("file_id", errors.no_file))]
+EndpointId = Annotated[str, Depends(_object_id("endpoint_id", errors.no_endpoint))]
+DeliveryId = Annotated[str, Depends(_object_id("delivery_id", errors.no_delivery))]
 KeyId = Annotated[str, Depends(_object_id("key_id", errors.no_key_with))]
 UploadId = Annotated[str, Depends(_object_id("upload_id", errors.no_upload))]
 ModelName = Annotated[str, Depends(PathId("model", errors.no_model, max_length=bounds.NAME_CHARS_MAX))]

@@ -81,6 +81,8 @@ async def create(
     """Create a batch; the answer comes when the log has it, and ingest validates the file afterwards."""
     wanted = BatchRequest.model_validate(body, from_attributes=True)
     project = caller.project
+    if wanted.callback_url is not None:
+        await deps.webhooks.check_callback(project, wanted.callback_url)
 
     with deps.booking(project) as booking:
 

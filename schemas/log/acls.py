@@ -23,7 +23,7 @@ from tidemill.schemas.log.topics import (
     requests,
 )
 
-STAGES: Final = ("api", "ingest", "processors", "results")
+STAGES: Final = ("api", "ingest", "processors", "results", "webhooks")
 INGEST: Final = "ingest"
 PRODUCERS: Final = "producers"
 OPERATOR: Final = "operator"
@@ -34,11 +34,12 @@ GROUPS: Final = {
     "ingest": ("tidemill-ingest", "tidemill-intake"),
     "processors": ("tidemill-processors",),
     "results": ("tidemill-results",),
+    "webhooks": ("tidemill-webhooks",),
 }
 """The consumer groups of a stage."""
 _LOOKS_AT_DISKS: Final = ("api", "ingest", "processors")
 """Roles that ask the brokers for the free space of their disks."""
-_LOOKS_AT_RETENTION: Final = ("ingest", "processors", "results")
+_LOOKS_AT_RETENTION: Final = ("ingest", "processors", "results", "webhooks")
 
 
 class Resource(IntEnum):

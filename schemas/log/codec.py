@@ -167,7 +167,8 @@ def encode(message: BaseModel) -> bytes:
     return message.model_dump_json(exclude_none=True).encode()
 
 
-def _decoder(kind: Any) -> Callable[[bytes | None], Any]:
+def decoder(kind: Any) -> Callable[[bytes | None], Any]:
+    """Make a `Decoder` of messages of this type."""
     adapter: TypeAdapter[Any] = TypeAdapter(kind)
 
     def decode(value: bytes | None) -> Any:
@@ -185,23 +186,22 @@ def _decoder(kind: Any) -> Callable[[bytes | None], Any]:
 Decoder = Callable[[bytes | None], T]
 """Decodes the value of a record; raises `DecodeError` with the name of the invalid field."""
 
-decode_command: Decoder[Command] = _decoder(Command)
+decode_command: Decoder[Command] = decoder(Command)
 """Decodes a record of `commands`."""
-decode_fact: Decoder[Fact] = _decoder(Fact)
+decode_fact: Decoder[Fact] = decoder(Fact)
 """Decodes a record of `outcomes` that holds no lines."""
-decode_batch: Decoder[BatchRecord] = _decoder(BatchRecord)
-decode_file: Decoder[FileRecord] = _decoder(FileRecord)
-decode_key: Decoder[KeyRecord] = _decoder(KeyRecord)
-decode_erasure: Decoder[Erasure] = _decoder(Erasure)
+decode_batch: Decoder[BatchRecord] = decoder(BatchRecord)
+decode_file: Decoder[FileRecord] = decoder(FileRecord)
+decode_key: Decoder[KeyRecord] = decoder(KeyRecord)
+decode_erasure: Decoder[Erasure] = decoder(Erasure)
 """Decodes a record of `secrets` under a batch id."""
-decode_secret: Decoder[Secret] = _decoder(Secret)
+decode_secret: Decoder[Secret] = decoder(Secret)
 """Decodes a record of `secrets` under a batch id, `/` and a key's id."""
-decode_ledger: Decoder[LedgerRecord] = _decoder(LedgerRecord)
-decode_audit: Decoder[AuditRecord] = _decoder(AuditRecord)
-decode_claim: Decoder[Claim] = _decoder(Claim)
-decode_queue: Decoder[QueueRecord] = _decoder(QueueRecord)
-decode_upload: Decoder[UploadMessage] = _decoder(UploadMessage)
-"""Decodes a record of `uploads`."""
+decode_ledger: Decoder[LedgerRecord] = decoder(LedgerRecord)
+decode_audit: Decoder[AuditRecord] = decoder(AuditRecord)
+decode_claim: Decoder[Claim] = decoder(Claim)
+decode_queue: Decoder[QueueRecord] = decoder(QueueRecord)
+decode_upload: Decoder[UploadMessage] = decoder(UploadMessage)
 
 
 def batch_of(message: Command | Fact) -> str | None:

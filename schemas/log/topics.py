@@ -58,7 +58,8 @@ OUTCOMES = Topic(
 )  # fmt: skip
 BATCHES = Topic(
     name="tidemill.batches", key="batch id", value="BatchRecord",
-    written_by=("results",), read_by=("api", "ingest", "processors", "operator"), spread=False, compacted=True,
+    written_by=("results",), read_by=("api", "ingest", "processors", "webhooks", "operator"),
+    spread=False, compacted=True,
     harm="falsify the state of any batch, move it to another project, or stop its work",
 )  # fmt: skip
 FILES = Topic(
@@ -68,7 +69,7 @@ FILES = Topic(
 )  # fmt: skip
 DEAD = Topic(
     name="tidemill.dead", key="source", value="a record that no stage could process, the reason in headers",
-    written_by=("ingest", "processors", "results", "operator"), read_by=("operator",), spread=False,
+    written_by=("ingest", "processors", "results", "webhooks", "operator"), read_by=("operator",), spread=False,
     retention_ms=14 * DAY_MS, harm="forge dead letters, which an operator might replay",
 )  # fmt: skip
 PROCESSORS = Topic(
@@ -98,7 +99,7 @@ KEYS = Topic(
 )  # fmt: skip
 CATALOG = Topic(
     name="tidemill.catalog", key="server/name, model/name, or file", value="Entry, Applied",
-    written_by=("api",), read_by=("api", "ingest", "processors", "results", "operator"),
+    written_by=("api",), read_by=("api", "ingest", "processors", "results", "webhooks", "operator"),
     spread=False, compacted=True,
     harm="send the lines of any batch, and the keys of servers, to a server of its choice",
 )  # fmt: skip
@@ -110,13 +111,28 @@ SECRETS = Topic(
 )  # fmt: skip
 AUDIT = Topic(
     name="tidemill.audit", key="project", value="AuditRecord",
-    written_by=("api",), read_by=("api", "operator"), spread=False, retention_ms=KEPT_DAYS * DAY_MS,
+    written_by=("api", "webhooks"), read_by=("api", "operator"), spread=False, retention_ms=KEPT_DAYS * DAY_MS,
     harm="forge audit records; none can be removed",
 )  # fmt: skip
 LEDGER = Topic(
     name="tidemill.ledger", key="batch id", value="LedgerRecord",
     written_by=("results",), read_by=("api",), spread=False, compacted=True,
     harm="change the costs of projects",
+)  # fmt: skip
+WEBHOOKS = Topic(
+    name="tidemill.webhooks", key="endpoint id", value="EndpointRecord: a webhook endpoint, its secret encrypted",
+    written_by=("api",), read_by=("api", "webhooks"), spread=False, compacted=True,
+    harm="send the events of any project to a server of its choice",
+)  # fmt: skip
+EVENTS = Topic(
+    name="tidemill.events", key="endpoint id", value="Due, Resend, Started",
+    written_by=("api", "webhooks", "operator"), read_by=("webhooks",),
+    harm="send forged events to the webhook endpoints of any project",
+)  # fmt: skip
+DELIVERIES = Topic(
+    name="tidemill.deliveries", key="delivery id, health/endpoint id, or cursor", value="Delivery, Health, Cursor",
+    written_by=("webhooks",), read_by=("api", "webhooks", "operator"), spread=False, compacted=True,
+    harm="falsify the list of deliveries, and stop or repeat them",
 )  # fmt: skip
 STATES = Topic(
     name="tidemill-results-batches-changelog", key="batch id / owner, with a prefix (results/state/tables.py)",
@@ -143,7 +159,7 @@ EXPRESS_LINES_MAX = 1_000
 
 TOPICS = (
     COMMANDS, INTAKE, OUTCOMES, BATCHES, FILES, DEAD, PROCESSORS, CLAIMS, QUEUE, UPLOADS, KEYS, CATALOG, SECRETS,
-    LEDGER, AUDIT, STATES, LINE_BITMAPS, STREAMS,
+    LEDGER, AUDIT, WEBHOOKS, EVENTS, DELIVERIES, STATES, LINE_BITMAPS, STREAMS,
 )  # fmt: skip
 """All but those of requests. Faust names the changelogs of its tables, but creates them too late."""
 

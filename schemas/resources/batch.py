@@ -24,6 +24,7 @@ from tidemill.schemas.bounds import (
     Size,
     Text,
     Time,
+    Url,
     Word,
 )
 from tidemill.schemas.resources.bill import Cost
@@ -271,6 +272,8 @@ class Extras(_Shape):
     """`metadata.name`, else the name of its input file or stream."""
     stream: Name | None = None
     """The stream of a direct producer (docs/reference/intake.md)."""
+    callback_url: Url | None = None
+    """Gets the event of its end, besides the webhook endpoints of the project."""
     headers: Headers | None = None
     """Headers of the request that created it, which go with each call (setting `forward_headers`)."""
     numbered: Cut | None = None

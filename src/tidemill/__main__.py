@@ -12,11 +12,11 @@ from tidemill.cli import (
     dead_letters,
     keys,
     maintenance,
-    produce,
     reports,
     reruns,
     run,
     services,
+    webhooks,
 )
 
 app = typer.Typer(
@@ -37,20 +37,26 @@ _PANELS = {
         batches.cancel,
         reruns.rerun,
         reruns.replay,
-        produce.produce,
+        run.produce,
         batches.verify,
         batches.delete,
     ),
-    "Keys and usage": (keys.app, reports.usage, reports.audit),
+    "Keys and usage": (keys.app, webhooks.app, reports.usage, reports.audit),
     "Servers and models": (catalog.servers, catalog.models, catalog.apply),
     "Service": (services.up, maintenance.doctor, services.backend_demo, services.bench),
-    "Stages of a cluster": (services.api, services.ingest, services.processors, services.results),
+    "Stages of a cluster": (
+        services.api,
+        services.ingest,
+        services.processors,
+        services.results,
+    ),
     "Operation": (dead_letters.app, maintenance.rebuild, maintenance.purge, maintenance.acls),
 }
 _NAMES = {
     batches.list_batches: "list",
     services.backend_demo: "backend-demo",
     keys.app: "keys",
+    webhooks.app: "webhooks",
     catalog.servers: "servers",
     catalog.models: "models",
     dead_letters.app: "dead",

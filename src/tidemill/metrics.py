@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from tidemill.schemas.log.codec import LineMark
 
 OUTCOMES: Final = ("completed", "failed")
-STAGES: Final = ("ingest", "processors", "results")
+STAGES: Final = ("ingest", "processors", "results", "webhooks")
 CLOSED_FOR: Final = ("room", "full", "handshake", "invalid", "late", "head", "body", "unsent", "answer")
 """Why the API closes connections, as in the table of docs/reference/connections.md."""
 
@@ -48,6 +48,12 @@ KEYS_REFUSED: Final = Counter(
     "Records of `tidemill.keys` that the api has not signed; they have no effect. Above 0, another client "
     "writes to the topic.",
 )
+WEBHOOK_RESULTS: Final = ("2xx", "3xx", "4xx", "5xx", "timeout", "connection", "refused_address", "secret")
+WEBHOOK_ATTEMPTS: Final = Counter(
+    "tidemill_webhook_attempts",
+    "Calls of webhook endpoints, by the class of the reply's status, or why there was no reply.",
+    ("result",),
+)
 COUNTERS: Final = (
     LINES,
     ATTEMPTS,
@@ -57,6 +63,7 @@ COUNTERS: Final = (
     CONNECTIONS_CLOSED,
     LOG_LINES_SUPPRESSED,
     KEYS_REFUSED,
+    WEBHOOK_ATTEMPTS,
 )
 
 # To Prometheus, a series that first appears with 1 has not increased, so no alert fires.
@@ -65,6 +72,7 @@ for _counter, _values in (
     (ATTEMPTS, OUTCOMES),
     (DEAD_LETTERS, STAGES),
     (CONNECTIONS_CLOSED, CLOSED_FOR),
+    (WEBHOOK_ATTEMPTS, WEBHOOK_RESULTS),
 ):
     for _value in _values:
         _counter.labels(_value)
@@ -150,9 +158,21 @@ DISK_FREE: Final = Sampled(
     "Free bytes on the fullest disk of the log, and on the disk of a store in a folder.",
     "disk",
 )
+WEBHOOK_DELIVERIES: Final = Sampled(
+    "tidemill_webhook_deliveries", "Deliveries of webhooks that have not ended: waiting, or in flight.", "state"
+)
+WEBHOOK_OLDEST: Final = Sampled(
+    "tidemill_webhook_oldest_seconds",
+    "Age of the oldest delivery that has not ended. Take the maximum over processes.",
+    "state",
+)
+WEBHOOK_ENDPOINTS: Final = Sampled(
+    "tidemill_webhook_endpoints", "Webhook endpoints that fail, and those disabled for that.", "state"
+)
 SAMPLED: Final = (
     LAG, IN_FLIGHT, UNACKNOWLEDGED, SERVER_IN_FLIGHT, SERVER_UNACKNOWLEDGED, SERVER_LIMIT, MODEL_SERVERS,
     WAITING_LINES, WAITING_TOKENS, WAITING_SECONDS, HELD, BATCHES, AT_RISK, STALLED, SLACK, CONNECTIONS, DISK_FREE,
+    WEBHOOK_DELIVERIES, WEBHOOK_OLDEST, WEBHOOK_ENDPOINTS,
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ class Quota(StrEnum):
     BYTES = "bytes_stored_max"
     UPLOADS = "uploads_pending_max"
     KEYS = "keys_max"
+    WEBHOOKS = "webhook_endpoints_max"
 
 
 _TEXTS: Final = {
@@ -29,6 +30,7 @@ _TEXTS: Final = {
     Quota.BYTES: "stores {} bytes and may store {}",
     Quota.UPLOADS: "has {} uploads in parts and may have {}",
     Quota.KEYS: "has {} keys and may have {}",
+    Quota.WEBHOOKS: "has {} webhook endpoints and may have {}",
 }
 
 

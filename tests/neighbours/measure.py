@@ -17,7 +17,7 @@ from openai import OpenAI
 from support.backend import Backend
 from support.stack import KEY, Stack
 
-STAGES = ("api", "ingest", "processors", "results")
+STAGES = ("api", "ingest", "processors", "results", "webhooks")
 DEPLOY = Path(__file__).parents[2] / "deploy" / "kubernetes"
 PAUSE_SECONDS = 0.1
 BEGIN_SECONDS_MAX = 120.0

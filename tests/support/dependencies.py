@@ -13,15 +13,20 @@ from tidemill.api.app import create_app
 from tidemill.api.dependencies import Access, Dependencies
 from tidemill.api.view.sqlite import Database
 from tidemill.api.view.view import View
+from tidemill.api.webhooks import Webhooks
 from tidemill.configuration.settings import Settings
 from tidemill.kafka import producer
 from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
-from tidemill.schemas.log import topics
+from tidemill.schemas.log import codec, topics
 from tidemill.schemas.ports import Clock, Edge, LogRecord
 from tidemill.schemas.resources import access
 from tidemill.schemas.resources.access import Role
+from tidemill.schemas.webhooks.addresses import networks
+from tidemill.schemas.webhooks.messages import Attempt, Delivery, Due, State, decode_event, delivery_id
+from tidemill.sealing.webhook_secrets import WebhookSecrets
+from tidemill.sealing.wrapping import FileWrapper, create_key_file
 from tidemill.storage.directory import DirectoryStore
 
 NOW = 1_800_000_000
@@ -45,6 +50,20 @@ class ListLog:
         """Topics that are unavailable."""
         self.record_bytes_max = RECORD_BYTES_MAX
         self._view = view
+        self.webhooks: Webhooks | None = None
+        """Gets the end of each delivery that a test asks for, as if the receiver had answered at once."""
+
+    def _deliver(self, value: bytes) -> None:
+        due = decode_event(value)
+        if isinstance(due, Due):
+            made_id = delivery_id(due.endpoint_id, due.event.id)
+            attempt = Attempt(at=NOW, seconds=0.1, status_code=204)
+            found = Delivery(
+                id=made_id, project=due.project, endpoint_id=due.endpoint_id, event=due.event, is_test=due.is_test,
+                state=State.SUCCEEDED, created_at=NOW, expires_at=NOW, ended_at=NOW, attempts=1, last=attempt,
+            )  # fmt: skip
+            self.webhooks.deliveries.apply(made_id, codec.encode(found))
+            self.webhooks.changes.notify()
 
     async def send(self, topic, key, value, *, headers) -> int:
         """Append a record."""
@@ -59,6 +78,8 @@ class ListLog:
         self.records.append((topic, key, value))
         if topic == topics.CATALOG.name:
             self.catalog.apply(key, value, len(self.records) - 1)
+        if topic == topics.EVENTS.name and self.webhooks is not None:
+            self._deliver(value)
         if topic == topics.CLAIMS.name:
             self._view.fold(topic, [(key, value, len(self.records) - 1)])
         return len(self.records) - 1
@@ -96,13 +117,22 @@ async def open_dependencies(
     fixed[access.digest(ADMIN)] = Principal(project="default", role=Role.OPERATOR)
     settings = settings or Settings()
     catalog = Catalog.of(settings.servers, settings.models)
+    log = ListLog(view, catalog)
     yield Dependencies(
         settings=settings, catalog=catalog,
-        access=Access(keys=Keys(fixed, view.keyring, clock)), log=ListLog(view, catalog),
+        access=Access(keys=Keys(fixed, view.keyring, clock)), log=log,
         history=ListHistory(), store=store, signer=SIGNER, view=view, clock=clock, is_ready=lambda: True,
+        webhooks=_webhooks(folder, log, settings, clock),
     )  # fmt: skip
     view.close()
     await store.close()
+
+
+def _webhooks(folder: Path, log: ListLog, settings: Settings, clock: Clock) -> Webhooks:
+    create_key_file(folder / "encryption_keys")
+    secrets = WebhookSecrets(FileWrapper(folder / "encryption_keys"))
+    log.webhooks = Webhooks(log, secrets, networks(settings.webhook_allow), clock)
+    return log.webhooks
 
 
 def with_settings(deps: Dependencies, settings: Settings) -> Dependencies:

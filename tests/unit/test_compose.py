@@ -17,7 +17,7 @@ from tidemill.configuration.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "compose.yaml").read_text("utf-8")
-STAGES = ("api", "ingest", "processors", "results")
+STAGES = ("api", "ingest", "processors", "results", "webhooks")
 FOREIGN = {"AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 """Variables that are not Tidemill's own: those of the S3 client."""
 OWN = {
@@ -25,6 +25,7 @@ OWN = {
     "ingest": {"TIDEMILL_VERIFY_KEYS"},
     "processors": {"BACKEND_KEY"},
     "results": set(),
+    "webhooks": set(),
 }
 """Variables that one stage alone has; `BACKEND_KEY` is the one that deploy/tidemill.toml names."""
 

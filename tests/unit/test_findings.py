@@ -7,6 +7,7 @@ from tidemill.ops import doctor, findings
 from tidemill.ops.findings import Verdict
 from tidemill.schemas.log import topics
 from tidemill.schemas.resources.waiting import Reason, Waiting
+from tidemill.schemas.webhooks.messages import Health
 
 WELL = {"cleanup.policy": "delete", "retention.ms": str(topics.OUTCOMES.retention_ms)}
 
@@ -65,6 +66,21 @@ def test_unsigned_records_of_keys():
     assert findings.keys(7, []).verdict is Verdict.OK
     found = findings.keys(7, [3, 5])
     assert (found.verdict, found.text[:7]) == (Verdict.WARN, "2 of 7 ")
+
+
+def test_failing_webhooks_and_a_missing_key_file():
+    """Each endpoint has a warning, up to a bound; none fails the check."""
+    health = [
+        Health(project="p", endpoint_id=f"we_{number}", failing_since=1, disabled_at=9 if number else None)
+        for number in range(30)
+    ]
+    found = findings.webhooks(health, has_key_file=False)
+    assert len(found) == 22
+    assert ("failed since" in found[0].text, "disabled at" in found[1].text) == (True, True)
+    assert "10 more" in found[20].text
+    assert findings.is_healthy(found)
+    (fine,) = findings.webhooks([], has_key_file=True)
+    assert fine.verdict is Verdict.OK
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(1 << 40, "ok"), (5 << 30, "warn"), (1 << 20, "fail")])

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
 VERSION = "1.31"
 STOP_SECONDS = 10
-STAGES = ("api", "ingest", "processors", "results")
+STAGES = ("api", "ingest", "processors", "results", "webhooks")
 KEDA = ROOT / "deploy" / "keda" / "vllm.yaml"
 OBJECTS = [
     found for file in sorted(FOLDER.glob("*.yaml")) for found in yaml.safe_load_all(file.read_text("utf-8"))

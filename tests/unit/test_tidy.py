@@ -10,7 +10,7 @@ import measures
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("api", "ingest", "processors", "results", "schemas", "src/tidemill")
+PACKAGES = ("api", "ingest", "processors", "results", "webhooks", "schemas", "src/tidemill")
 FUNCTION_LINES_MAX = 50
 BLOB_BYTES_MAX = 600_000
 CLIENTS = {
@@ -24,6 +24,7 @@ CLIENTS = {
         "src/tidemill/runtime/server_probe.py",
         "src/tidemill/bench/service.py",
         "src/tidemill/local",
+        "webhooks/http.py",
     },
     "httptools": {"processors/http/connection.py"},
     "sqlite3": {"sqlite.py", "src/tidemill/client/runs/plan.py"},

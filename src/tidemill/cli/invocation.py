@@ -34,11 +34,11 @@ OperatorWork = Callable[["Settings", "Kafka"], Coroutine[Any, Any, object]]
 def client_command(command: Callable[..., Work]) -> Callable[..., None]:
     """Make a Typer command of a function that takes the command's own options and returns its `Work`.
 
-    Errors end it with a message and an exit code (`tidemill.client.command.run`).
+    Errors end it with a message and an exit code (`tidemill.client.errors.run`).
     """
 
     def run(begin: Callable[[], Work], options: TargetOptions) -> None:
-        from tidemill.client.command import run
+        from tidemill.client.errors import run
         from tidemill.client.target import find
         from tidemill.terminal import stderr_console
 

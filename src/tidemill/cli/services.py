@@ -105,6 +105,13 @@ def results(config: Config = None) -> None:
     _run(main, load_settings(config))
 
 
+def webhooks(config: Config = None) -> None:
+    """Run webhooks: calls the webhook endpoints of projects when batches end."""
+    from tidemill.webhooks.app import main
+
+    _run(main, load_settings(config))
+
+
 def _run(stage: "Callable[[Settings], None]", settings: "Settings") -> None:
     """Run a stage; a missing or invalid setting ends the command with a message."""
     from tidemill.configuration.settings import SettingsError

@@ -12,8 +12,7 @@ from typing import Any
 from rich.text import Text
 
 from tidemill.client import listing
-from tidemill.client.command import message
-from tidemill.client.errors import Exit, Unreachable, UsageError
+from tidemill.client.errors import Exit, Unreachable, UsageError, message
 from tidemill.client.http.client import BATCHES, Client
 from tidemill.client.progress import display
 from tidemill.client.runs.delivery import deliver

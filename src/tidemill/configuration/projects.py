@@ -45,6 +45,8 @@ class Limits(Table):
     """Its incomplete multipart uploads."""
     keys_max: Annotated[int, Field(ge=0)] = 1_000
     """Its valid keys."""
+    webhook_endpoints_max: Annotated[int, Field(ge=0, le=1_000)] = 20
+    """Its webhook endpoints."""
     requests_per_second: Annotated[float, Field(gt=0, le=1_000_000)] = 1_000
     """Average rate of requests of one key to one api process. Reading an object counts as 1; a list, a download
     or a change as 5; a request that goes through all lines of a batch as 20."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tidemill.configuration import misconfigured
 from tidemill.configuration.connections import Connections, is_local
@@ -30,6 +30,7 @@ from tidemill.schemas.resources import access
 from tidemill.schemas.resources.batch import window_seconds
 from tidemill.schemas.resources.bill import Tariff
 from tidemill.schemas.resources.file import EXPIRES_AFTER_SECONDS
+from tidemill.schemas.webhooks.addresses import Networks
 
 MIB = 1 << 20
 ENDPOINTS_MAX: Final = 100
@@ -164,6 +165,9 @@ class Settings(BaseSettings):
     encryption_key_file: Path | None = None
     """File of the keys that wrap those of batches, one a line, 32 bytes in base64; the first one wraps new keys.
     By default `encryption_keys` in `data`, which `tidemill up` creates."""
+    webhook_allow: Annotated[Networks, NoDecode] = ()
+    """Networks that webhooks may reach besides public addresses, like `10.1.0.0/16`, and only with these `http://`;
+    in the environment separated by commas."""
     input_life_seconds: Life = 30 * 86_400
     """Delete an input of batches this long after its creation, unless its `expires_after` says otherwise; a batch
     at work holds it until its end."""

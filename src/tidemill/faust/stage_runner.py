@@ -34,8 +34,8 @@ class Stage(Protocol):
     """A stage, as its process runs it."""
 
     @property
-    def store(self) -> Store:
-        """The object store; valid after `start`."""
+    def store(self) -> Store | None:
+        """The object store, if the stage uses it; valid after `start`."""
         ...
 
     async def start(self) -> Sequence[StageApp]:
@@ -93,7 +93,7 @@ async def _run(
         fault=heartbeat.fault,
         probes={
             "kafka": functools.partial(check_broker, settings.cluster),
-            "store": lambda: health.check_store(stage.store, role),
+            "store": lambda: _check_store(stage, role),
             "assignment": monitored.check_assigned,
         },
         metrics=metrics.text,
@@ -111,6 +111,12 @@ async def _run(
         finally:
             guarding.cancel()
             await catalog.stop()
+
+
+async def _check_store(stage: Stage, role: str) -> None:
+    """See `health.check_store`; a stage may use none."""
+    if (store := stage.store) is not None:
+        await health.check_store(store, role)
 
 
 async def _first(stop_requested: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:

@@ -44,6 +44,6 @@ def of_stage(stage: str, settings: Settings, given: Mapping[str, str], keys: Col
             return stage == "processors"
         if upper.startswith(ENV_PREFIX) or name == kafka:
             return True
-        return is_s3 and (upper.startswith(STORE_PREFIX) or upper in PROXIES)
+        return is_s3 and stage != "webhooks" and (upper.startswith(STORE_PREFIX) or upper in PROXIES)
 
     return {**plain(given), **{name: value for name, value in given.items() if is_allowed(name)}}

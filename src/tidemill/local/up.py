@@ -35,7 +35,7 @@ from tidemill.sealing.wrapping import create_key_file
 from tidemill.terminal import say
 
 PROCESSORS = "processors"
-STAGES = ("api", "ingest", PROCESSORS, "results")
+STAGES = ("api", "ingest", PROCESSORS, "results", "webhooks")
 BATCH_NICENESS = 5
 """Niceness of all stages but the api: on one machine, requests to the api and the broker that they wait for go
 before batches. A process of this niceness still has a third of the CPU time of one without."""
@@ -195,7 +195,7 @@ class Up:
         A new key is shown itself; later only its place is shown, since the output of `up` ends up in logs.
         """
         settings = self._settings
-        if settings.encrypt_log and settings.encryption_key_file is None:
+        if settings.encryption_key_file is None:
             create_key_file(self._data / KEY_FILE)
         shown = "$TIDEMILL_API_KEY"
         if (digest := settings.api_key_digest) is None:

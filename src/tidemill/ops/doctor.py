@@ -28,6 +28,8 @@ from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.signing import SignatureError
 from tidemill.schemas.ports import Store, once
 from tidemill.schemas.resources.waiting import Waits
+from tidemill.schemas.webhooks.table import Deliveries
+from tidemill.sealing.key_manager import key_file
 from tidemill.storage.address import open_store
 
 CHECK_SECONDS_MAX: Final = 20.0
@@ -48,6 +50,7 @@ async def examine(settings: Settings, kafka: Kafka | None, say: Say) -> bool:
         found += await _run("keys", _keys(settings, kafka), say)
         found += await _run("clock", _clock(kafka), say)
         found += await _run("batches", _batches(kafka), say)
+        found += await _run("webhooks", _webhooks(settings, kafka), say)
     found += broker
     found += await _run("store", _store(settings), say)
     serving = settings.serving if contents is None else contents.serving
@@ -183,6 +186,16 @@ async def _batches(kafka: Kafka) -> list[Finding]:
                 if batch is not None and not batch.status.is_terminal and batch.tidemill.waiting:
                     stalled[key] = batch.tidemill.waiting
     return findings.stalled(stalled) if count else []
+
+
+async def _webhooks(settings: Settings, kafka: Kafka) -> list[Finding]:
+    """Endpoints that fail, and whether the secrets of new ones can be encrypted."""
+    deliveries = Deliveries()
+    async with history.reading(kafka) as reader:
+        async for record in reader.records(topics.DELIVERIES.name):
+            deliveries.apply((record.key or b"").decode(errors="replace"), record.value, record.offset)
+    failing = [health for each in deliveries.endpoints() if (health := deliveries.health(each)) is not None]
+    return findings.webhooks(failing, has_key_file=key_file(settings).exists())
 
 
 async def _store(settings: Settings) -> list[Finding]:

@@ -8,12 +8,15 @@ from typing import Final
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.topics import DAY_MS, Topic
 from tidemill.schemas.resources.waiting import Reason, Waiting, moment
+from tidemill.schemas.webhooks.messages import Health
 
 SKEW_SECONDS_OK: Final = 2.0
 SKEW_SECONDS_MAX: Final = 30.0
 """A larger skew makes deadlines and the times in the log disagree."""
 FREE_BYTES_OK: Final = 10 << 30
 FREE_BYTES_MIN: Final = 1 << 30
+WEBHOOKS_MAX: Final = 20
+"""Webhook endpoints to report."""
 STALLS_MAX: Final = 20
 """Reasons for stalls to report, those of the most batches."""
 
@@ -103,6 +106,27 @@ def keys(count: int, refused: Sequence[int]) -> Finding:
         f"the last is at offset {refused[-1]}"
     )
     return warn("keys", text, "check who may write to tidemill.keys, and whether the signing key was replaced")
+
+
+def webhooks(failing: Sequence[Health], *, has_key_file: bool) -> list[Finding]:
+    """Webhook endpoints that fail or are disabled, and whether the api could keep the secret of a new one."""
+    fix = "`tidemill webhooks deliveries ENDPOINT` shows why; `tidemill webhooks update ENDPOINT` enables it again"
+    found = [
+        warn(f"webhook endpoint {each.endpoint_id}", f"{_state(each)} (project {each.project})", fix)
+        for each in failing[:WEBHOOKS_MAX]
+    ]
+    if len(failing) > WEBHOOKS_MAX:
+        found.append(warn("webhooks", f"{len(failing) - WEBHOOKS_MAX} more endpoints fail", fix))
+    if not has_key_file:
+        text = "there is no key file here, and without one the api refuses new endpoints"
+        found.append(warn("webhooks", text, "set encryption_key_file for the api and webhooks"))
+    return found or [ok("webhooks", "no endpoint fails")]
+
+
+def _state(health: Health) -> str:
+    if health.disabled_at is not None:
+        return f"was disabled at {moment(health.disabled_at)} after five days of failures"
+    return f"has failed since {moment(health.failing_since or 0)}"
 
 
 def clock(skew_seconds: float | None) -> Finding:

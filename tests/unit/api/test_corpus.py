@@ -35,6 +35,7 @@ from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
 BATCH = "batch_" + "0" * 32
 MODELS = {"m": {"backends": [{"url": "http://127.0.0.1:9/v1"}]}}
 SETTINGS = Settings(models=MODELS, assembled_bytes_max=NUMBER_MAX)
+HOOK = {"name": "n", "url": "https://example.com/", "event_types": ["batch.failed"]}
 in_one_loop = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -65,6 +66,7 @@ async def known(deps, client):
         request_counts=RequestCounts(total=1, completed=1),
     )  # fmt: skip
     deps.view.put_batch(BatchRecord(project="default", batch=batch))
+    await client.post("/v1/webhook_endpoints/callback/rotate_secret")
     return {
         "input_file_id": file["id"],
         "file_id": file["id"],
@@ -72,6 +74,9 @@ async def known(deps, client):
         "batch": BATCH,
         "upload_id": (await client.post("/v1/uploads", json=upload)).json()["id"],
         "key_id": (await client.post("/v1/admin/keys", json={"name": "k"})).json()["id"],
+        "endpoint_id": (await client.post("/v1/webhook_endpoints", json=HOOK)).json()["id"],
+        "url": HOOK["url"],
+        "callback_url": HOOK["url"] + "y" * 2_000,
         "model": "m",
         "from": "0",
         "completion_window": "24h",
@@ -147,6 +152,10 @@ async def test_every_field_at_its_bound_and_above(deps, client, description, kno
             if field.operation.startswith("DELETE /v1/files"):
                 form = {"data": {"purpose": "batch"}, "files": {"file": ("f", LINE)}}
                 fresh = known | {"file_id": (await client.post("/v1/files", **form)).json()["id"]}
+            if field.operation.startswith("DELETE /v1/webhook_endpoints"):
+                fresh = known | {
+                    "endpoint_id": (await client.post("/v1/webhook_endpoints", json=HOOK)).json()["id"]
+                }
             answer = await asked(client, description, fresh, field, cell.value)
             check(answer, cell)
             count += 1

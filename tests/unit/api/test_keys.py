@@ -351,7 +351,9 @@ async def test_a_token_expires_with_its_key(deps, admin):
             assert producer_token.claims(VERIFIER, answer.json()["token"]).exp == NOW + given
 
 
-IDS = dict.fromkeys(("batch_id", "file_id", "key_id", "upload_id", "model", "name"), "x")
+IDS = dict.fromkeys(
+    ("batch_id", "file_id", "key_id", "upload_id", "endpoint_id", "delivery_id", "model", "name"), "x"
+)
 OF_OPERATORS = ("/v1/admin/servers", "/v1/admin/models", "/v1/admin/apply")
 
 

@@ -22,8 +22,11 @@ UNKNOWN = {
     "file_id": ids.new_file_id("p"),
     "upload_id": ids.new_upload_id(),
     "key_id": access.new_key_id(),
+    "endpoint_id": ids.new_endpoint_id(),
 }
+HOOK = {"name": "n", "url": "https://example.com/", "event_types": ["batch.failed"]}
 BODIES = {
+    "/v1/webhook_endpoints/{endpoint_id}/test": {"json": {"event_type": "batch.failed"}},
     "/v1/uploads/{upload_id}/complete": {"json": {"part_ids": ["part_x"]}},
     "/v1/uploads/{upload_id}/parts": {"files": {"data": ("d", LINE)}},
 }
@@ -53,6 +56,7 @@ async def owned(deps) -> dict[str, str]:
         file_id = (await client.post("/v1/files", **form)).json()["id"]
         batch = await client.post("/v1/batches", json=BATCH | {"input_file_id": file_id})
         upload = await client.post("/v1/uploads", json=UPLOAD)
+        endpoint = await client.post("/v1/webhook_endpoints", json=HOOK)
     key = access.ApiKey(
         id=access.new_key_id(), name="n", project="p", role="read", hint="sk-ab…wxyz", created_at=1
     )
@@ -62,6 +66,7 @@ async def owned(deps) -> dict[str, str]:
         "batch_id": batch.json()["id"],
         "upload_id": upload.json()["id"],
         "key_id": key.id,
+        "endpoint_id": endpoint.json()["id"],
     }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.service import Service, result_lines
 
-from tidemill.client import command
+from tidemill.client import errors
 from tidemill.client.batches import cancel, show
 from tidemill.client.errors import Exit, UsageError
 from tidemill.client.http.client import Bounds, Client
@@ -140,10 +140,10 @@ def test_an_unreachable_service_and_a_missing_file_have_exit_codes(console: Cons
         ("http://nothing.invalid/v1", "the host name in http://nothing.invalid/v1 does not resolve"),
     ):
         target = Target(base_url=url, api_key="x")
-        assert command.run(console, lambda target=target: cancel(console, target, "batch_1")) is Exit.UNREACHABLE
+        assert errors.run(console, lambda target=target: cancel(console, target, "batch_1")) is Exit.UNREACHABLE
         assert console.export_text().startswith(f"tidemill: {why}")
     source = Path("/nonexistent")
-    assert command.run(console, lambda: run(console, nowhere, source, Sink(), RunOptions())) is Exit.USAGE
+    assert errors.run(console, lambda: run(console, nowhere, source, Sink(), RunOptions())) is Exit.USAGE
 
 
 def test_an_answer_of_another_api_ends_the_command(console: Console) -> None:
@@ -153,7 +153,7 @@ def test_an_answer_of_another_api_ends_the_command(console: Console) -> None:
         Batch.model_validate({"id": "batch_\x1b[2J"})
         return Exit.OK
 
-    assert command.run(console, asked) is Exit.UNREACHABLE
+    assert errors.run(console, asked) is Exit.UNREACHABLE
     said = console.export_text()
     assert "does not speak the Batch API: id: String should match" in said
     assert "2J" not in said

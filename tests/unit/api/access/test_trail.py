@@ -39,6 +39,10 @@ RECORDED = {
     ("PATCH", "/v1/admin/models/{name}"): Action.CATALOG_SET,
     ("DELETE", "/v1/admin/models/{name}"): Action.CATALOG_REMOVE,
     ("POST", "/v1/admin/apply"): Action.CATALOG_SET,
+    ("POST", "/v1/webhook_endpoints"): Action.WEBHOOK_CREATE,
+    ("POST", "/v1/webhook_endpoints/{endpoint_id}"): Action.WEBHOOK_UPDATE,
+    ("POST", "/v1/webhook_endpoints/{endpoint_id}/rotate_secret"): Action.WEBHOOK_ROTATE,
+    ("DELETE", "/v1/webhook_endpoints/{endpoint_id}"): Action.WEBHOOK_DELETE,
     ("POST", "/v1/messages/batches/{batch_id}/cancel"): Action.BATCH_CANCEL,
     ("DELETE", "/v1/messages/batches/{batch_id}"): Action.BATCH_DELETE,
 }
@@ -50,6 +54,8 @@ PLAIN = {
     ("POST", "/v1/uploads"),
     ("POST", "/v1/uploads/{upload_id}/parts"),
     ("POST", "/v1/uploads/{upload_id}/complete"),
+    ("POST", "/v1/webhook_endpoints/{endpoint_id}/test"),
+    ("POST", "/v1/webhook_endpoints/{endpoint_id}/deliveries/{delivery_id}/resend"),
 }
 """Routes that only add something: the log has it as it is."""
 
@@ -119,7 +125,14 @@ async def asked(client, operator, deps):
     await client.post(f"/uploads/{upload_id}/cancel")
     await operator.put("/admin/servers/s", json={"settings": {"url": "http://127.0.0.1:9/v1"}})
     await operator.delete("/admin/servers/s")
+    hook = {"name": "n", "url": "https://example.com/", "event_types": ["batch.failed"]}
+    endpoint = (await client.post("/webhook_endpoints", json=hook)).json()["id"]
+    await client.post(f"/webhook_endpoints/{endpoint}", json={})
+    await client.post(f"/webhook_endpoints/{endpoint}/rotate_secret", json={})
+    await client.delete(f"/webhook_endpoints/{endpoint}")
+    of_webhooks = (Action.WEBHOOK_CREATE, Action.WEBHOOK_UPDATE, Action.WEBHOOK_ROTATE, Action.WEBHOOK_DELETE)
     return {
+        **dict.fromkeys(of_webhooks, endpoint),
         Action.KEY_CREATE: made["id"], Action.KEY_REVOKE: made["id"], Action.TOKEN_CREATE: "acme",
         Action.BATCH_CANCEL: running, Action.BATCH_RERUN: again, Action.REPLAY_CREATE: "",
         Action.BATCH_DELETE: done, Action.FILE_DELETE: file, Action.UPLOAD_CANCEL: upload_id,

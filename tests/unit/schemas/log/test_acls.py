@@ -8,6 +8,7 @@ from tidemill.processors import app as processors
 from tidemill.results import app as results
 from tidemill.schemas.log import acls, topics
 from tidemill.schemas.log.acls import Operation, Resource
+from tidemill.webhooks import app as webhooks
 
 ROWS = acls.rows()
 
@@ -65,6 +66,7 @@ def test_acls_cover_the_consumer_groups_of_the_stages():
     assert acls.GROUPS["ingest"] == (ingest.NAME, app.NAME)
     assert acls.GROUPS["processors"] == (processors.NAME,)
     assert acls.GROUPS["results"] == (results.NAME,)
+    assert acls.GROUPS["webhooks"] == (webhooks.NAME,)
 
 
 def test_every_topic_says_what_its_writers_could_do():

@@ -1,0 +1,116 @@
+"""Endpoints, deliveries and health, folded from their topics; the same records give the same tables."""
+
+import logging
+from collections import defaultdict
+from typing import Final
+
+from tidemill.schemas.log.codec import DecodeError
+from tidemill.schemas.webhooks import messages
+from tidemill.schemas.webhooks.messages import HEALTH, Cursor, Delivery, EndpointRecord, Health, State
+
+KEPT_MAX: Final = 100
+"""Ended deliveries of an endpoint that the log keeps."""
+
+_log = logging.getLogger(__name__)
+
+
+class Endpoints:
+    """The endpoints of all projects."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, EndpointRecord] = {}
+        self._of_project: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        self._places: dict[str, int] = {}
+        """Offsets of records that this process has written, by key, until it reads them."""
+
+    def get(self, endpoint_id: str) -> EndpointRecord | None:
+        """An endpoint."""
+        return self._records.get(endpoint_id)
+
+    def of(self, project: str) -> list[EndpointRecord]:
+        """The endpoints of a project, the oldest first, without that of its callbacks."""
+        records = (self._records[each] for each in self._of_project.get(project, ()))
+        return [record for record in records if not record.is_callback]
+
+    def put(self, key: str, value: bytes | None, offset: int) -> None:
+        """Apply a record that this process has just written; earlier ones that it reads later change nothing."""
+        self.apply(key, value, offset)
+        self._places[key] = offset
+
+    def apply(self, key: str, value: bytes | None, offset: int = -1) -> None:
+        """Apply a record of the topic."""
+        if (written := self._places.get(key)) is not None:
+            if offset < written:
+                return
+            del self._places[key]
+        if value is None:
+            if (gone := self._records.pop(key, None)) is not None:
+                self._of_project[gone.project].pop(key)
+            return
+        try:
+            record = messages.decode_endpoint(value)
+        except DecodeError:
+            _log.warning("record %d of the webhook endpoints cannot be decoded", offset)
+            return
+        self._records[key] = record
+        self._of_project[record.project][key] = None
+
+
+class Deliveries:
+    """The deliveries, with each endpoint's health."""
+
+    def __init__(self) -> None:
+        self.cursor = 0
+        """See `messages.Cursor`."""
+        self._deliveries: dict[str, Delivery] = {}
+        self._of_endpoint: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        """By endpoint, in the order of their last records."""
+        self._health: dict[str, Health] = {}
+
+    def get(self, delivery_id: str) -> Delivery | None:
+        """A delivery."""
+        return self._deliveries.get(delivery_id)
+
+    def of(self, endpoint_id: str) -> list[Delivery]:
+        """The deliveries to an endpoint, in the order of their last records."""
+        return [self._deliveries[each] for each in self._of_endpoint.get(endpoint_id, ())]
+
+    def endpoints(self) -> set[str]:
+        """The endpoints with a delivery or a health record."""
+        return {*(each for each, found in self._of_endpoint.items() if found), *self._health}
+
+    def health(self, endpoint_id: str) -> Health | None:
+        """The health of an endpoint; None if it has not failed yet."""
+        return self._health.get(endpoint_id)
+
+    def apply(self, key: str, value: bytes | None, offset: int = -1) -> None:
+        """Apply a record of the topic."""
+        if value is None:
+            self._health.pop(key.removeprefix(HEALTH), None)
+            if (gone := self._deliveries.pop(key, None)) is not None:
+                self._of_endpoint[gone.endpoint_id].pop(key)
+            return
+        try:
+            record = messages.decode_state(value)
+        except DecodeError:
+            _log.warning("record %d of the webhook deliveries cannot be decoded", offset)
+            return
+        if isinstance(record, Cursor):
+            self.cursor = record.offset
+        elif isinstance(record, Health):
+            self._health[record.endpoint_id] = record
+        else:
+            self._deliveries[record.id] = record
+            of_endpoint = self._of_endpoint[record.endpoint_id]
+            of_endpoint.pop(record.id, None)
+            of_endpoint[record.id] = None
+
+
+def is_disabled(record: EndpointRecord, health: Health | None) -> bool:
+    """Whether an endpoint was disabled for its failures, and has not been changed since."""
+    return health is not None and health.disabled_at is not None and record.enabled_at < health.disabled_at
+
+
+def is_ended(delivery: Delivery) -> bool:
+    """Whether no further attempt follows."""
+    return delivery.state is not State.PENDING

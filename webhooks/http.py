@@ -1,0 +1,128 @@
+"""Calls webhooks. Each connection asks `addresses.is_reachable` for its address, after the name is resolved.
+
+The library calls `socket_factory` with the address that it then connects to, for names and for addresses in URLs,
+so no second look-up can lead elsewhere. It follows no redirect, uses no proxy and no cookies, and reads little of
+a reply. `http://` leads only into networks that the operator allows.
+"""
+
+import asyncio
+import socket
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiohttp
+
+from tidemill.schemas.webhooks.addresses import Network, UrlRefused, checked_url, is_reachable
+
+SECONDS_MAX: Final = 15.0
+"""How long a call may take, with the connection and the reply."""
+REPLY_BYTES_MAX: Final = 16 << 10
+"""Bytes of a reply that are read, so that the connection can be used again."""
+LINE_BYTES_MAX: Final = 8 << 10
+CONNECTIONS_MAX: Final = 512
+KEEP_SECONDS: Final = 15.0
+OK: Final = range(200, 300)
+REFUSED: Final = "refused_address"
+AGENT: Final = "Tidemill-Webhooks/1"
+
+
+class _Refused(OSError):
+    """The address of a connection must not be reached."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The end of an attempt."""
+
+    seconds: float
+    status: int | None = None
+    error: str | None = None
+    """Why there was no reply."""
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the receiver has taken the event."""
+        return self.status in OK
+
+    @property
+    def label(self) -> str:
+        """Its value of the label `result` in metrics."""
+        return f"{self.status // 100}xx" if self.status is not None else self.error or "connection"
+
+
+class Client:
+    """Calls webhooks; `start` it in the event loop."""
+
+    def __init__(self, allowed: tuple[Network, ...]) -> None:
+        """Connect nothing yet; `allowed` are networks that would not be reachable else."""
+        self._allowed = allowed
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
+
+    async def start(self) -> None:
+        """Open the connection pools."""
+        self._sessions = {"https": self._session(is_plain=False), "http": self._session(is_plain=True)}
+
+    async def stop(self) -> None:
+        """Close all connections."""
+        for session in self._sessions.values():
+            await session.close()
+
+    async def post(self, url: str, headers: dict[str, str], body: bytes) -> Outcome:
+        """Make one call."""
+        began = time.monotonic()
+
+        def ended(**found: Any) -> Outcome:
+            return Outcome(seconds=time.monotonic() - began, **found)
+
+        try:
+            # The operator may have removed an allowed network since the URL was set.
+            session = self._sessions[checked_url(url, self._allowed).partition(":")[0]]
+            async with (
+                asyncio.timeout(SECONDS_MAX),
+                session.post(url, data=body, headers=headers, allow_redirects=False) as reply,
+            ):
+                await _drain(reply)
+                return ended(status=reply.status)
+        except TimeoutError:
+            return ended(error="timeout")
+        except UrlRefused:
+            return ended(error=REFUSED)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return ended(error=REFUSED if _is_refusal(error) else "connection")
+
+    def _session(self, *, is_plain: bool) -> aiohttp.ClientSession:
+        def connection(info: Any) -> socket.socket:
+            family, kind, protocol, _, address = info
+            if not is_reachable(address[0], self._allowed, public=not is_plain):
+                raise _Refused(REFUSED)
+            return socket.socket(family=family, type=kind, proto=protocol)
+
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=CONNECTIONS_MAX, keepalive_timeout=KEEP_SECONDS, socket_factory=connection
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"user-agent": AGENT, "content-type": "application/json", "accept-encoding": "identity"},
+            timeout=aiohttp.ClientTimeout(total=SECONDS_MAX),
+            max_line_size=LINE_BYTES_MAX,
+            max_field_size=LINE_BYTES_MAX,
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+
+async def _drain(reply: aiohttp.ClientResponse) -> None:
+    """Read a short body, so that the connection can be used again; a longer one closes it."""
+    size = 0
+    async for chunk in reply.content.iter_any():
+        size += len(chunk)
+        if size > REPLY_BYTES_MAX:
+            reply.close()
+            return
+
+
+def _is_refusal(error: Exception) -> bool:
+    # Of several addresses, the library quotes each one's error.
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    return isinstance(cause, _Refused) or REFUSED in str(cause)
