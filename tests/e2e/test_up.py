@@ -121,13 +121,13 @@ def test_the_ready_line_and_run_json(up):
     assert sum(line.startswith("Tidemill is ready at ") for line in said) == 1
     assert [line for line in said if not line.startswith(("tidemill: ", "Tidemill is ready at "))] == []
     now = running(up)
-    assert set(now["processes"]) == {"api", "ingest", "processors", "results", "kafka"}
+    assert set(now["processes"]) == {"api", "ingest", "processors", "results", "webhooks", "kafka"}
     assert len(now["processes"]["processors"]) == 2
     assert {"processors", "processors-2"} <= set(now["health"])
     assert all(lives(pid) for pid in every_pid(up))
     least = psutil.Process(now["pid"]).nice()
     nice = {name for name, pids in now["processes"].items() if psutil.Process(pids[0]).nice() > least}
-    assert nice == {"ingest", "processors", "results"}
+    assert nice == {"ingest", "processors", "results", "webhooks"}
     request = urllib.request.Request(f"{now['api']}/models", headers={"authorization": f"Bearer {KEY}"})
     with urllib.request.urlopen(request) as answer:
         assert answer.status == 200
@@ -151,11 +151,12 @@ def test_each_process_has_only_its_own_secrets(up):
         "ingest": set(),
         "processors": {"BACKEND_KEY"},
         "results": set(),
+        "webhooks": set(),
         "kafka": set(),
     }
 
 
-@pytest.mark.parametrize("name", ["api", "results", "processors", "kafka"])
+@pytest.mark.parametrize("name", ["api", "results", "processors", "webhooks", "kafka"])
 def test_a_killed_process_is_restarted(up, name):
     """`run.json` follows, and the address stays."""
     before = running(up)
