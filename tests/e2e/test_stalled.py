@@ -71,7 +71,7 @@ def stalled(inference, closed, crowded, tmp_path_factory):
     models["drained"] = {"backends": [{"url": inference.url, "drain": True}]}
     models["tokens"] = {"backends": [{"url": inference.url}], "tokens_per_minute": 1}
     models["crowded"] = {"backends": [{"url": crowded.url, "headroom": True}]}
-    models = copy.deepcopy(models | {f"{name}{TWIN}": model for name, model in models.items()})
+    models |= {f"{name}{TWIN}": copy.deepcopy(model) for name, model in models.items()}
     models |= inference.models("well")
     # A server that several models share would show them each other's troubles.
     keys = {name: f"KEY_{name.upper().replace('-', '_')}" for name in models}
