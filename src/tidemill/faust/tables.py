@@ -1,6 +1,7 @@
 """Faust's tables: one that waits for its changelog, and one partition's share of it."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,14 +27,15 @@ class PromptTableManager(TableManager):  # type: ignore[misc]  # Faust is untype
 
 
 class DeliveredTable(faust.Table):  # type: ignore[misc]  # Faust is untyped here
-    """A table that can wait until the broker has its changelog records.
+    """A table that can wait until the broker has the changelog records of a partition.
 
-    A flush of Faust's producer may return before it has sent everything, so the table keeps their futures.
+    A flush of Faust's producer may return before it has sent everything, so the table keeps their futures. Each
+    future stays until its end is known: all who wait at the same time wait for all of them.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._undelivered: list[asyncio.Future[Any]] = []
+        self._undelivered: defaultdict[int, list[asyncio.Future[Any]]] = defaultdict(list)
 
     def send_changelog(self, partition: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
         """Send as Faust does, and keep the future.
@@ -44,7 +46,7 @@ class DeliveredTable(faust.Table):  # type: ignore[misc]  # Faust is untyped her
         if len(key) + len(value or b"") + RECORD_BYTES_EXTRA > RECORD_BYTES_MAX:
             raise too_large(self.changelog_topic.get_topic_name(), key, value)
         future = super().send_changelog(partition, key, value, *args, **kwargs)
-        self._undelivered.append(future)
+        self._undelivered[partition].append(future)
         return future
 
     def _on_changelog_sent(self, fut: Any) -> None:
@@ -58,11 +60,13 @@ class DeliveredTable(faust.Table):  # type: ignore[misc]  # Faust is untyped her
         if record.offset == (-1 if known is None else known) + 1:
             super()._on_changelog_sent(fut)
 
-    async def delivered(self) -> None:
-        """Wait until the broker has every change made so far; raises the broker's error for one."""
-        pending, self._undelivered = self._undelivered, []
-        for future in pending:
-            await future
+    async def delivered(self, partition: int) -> None:
+        """Wait until the broker has every change of a partition made so far; raises the broker's error for one."""
+        if sent := tuple(self._undelivered[partition]):
+            await asyncio.wait(sent)
+        self._undelivered[partition] = [future for future in self._undelivered[partition] if not future.done()]
+        for future in sent:
+            future.result()
 
 
 class PartitionTable:
@@ -99,7 +103,7 @@ class PartitionTable:
 
     async def delivered(self) -> None:
         """See `owned_table.Table`."""
-        await self._table.delivered()
+        await self._table.delivered(self._number)
 
     @property
     def _database(self) -> Any:
