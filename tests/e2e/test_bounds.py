@@ -62,9 +62,15 @@ async def test_requests_at_and_beyond_all_bounds(stack):
     largest = batch_of(attacker, 10, metadata=WORST)
     await until(lambda: attacker.batches.retrieve(largest.id).status == "completed", "its end", seconds_max=60)
     upload = attacker.uploads.create(bytes=1, filename="f", mime_type="text/plain", purpose="batch")
+    hook = attacker.post(
+        "/webhook_endpoints",
+        body={"name": "n", "url": "https://none.invalid/", "event_types": ["batch.expired"]},
+        cast_to=object,
+    )
     known = {
         "input_file_id": largest.input_file_id, "file_id": largest.output_file_id or largest.input_file_id,
         "batch_id": largest.id, "batch": largest.id, "upload_id": upload.id, "key_id": "key_none",
+        "endpoint_id": hook["id"],
         "name": "none",
         "model": "chat", "endpoint": "/v1/chat/completions", "from": "0", "completion_window": "24h",
     }  # fmt: skip
