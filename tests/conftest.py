@@ -3,12 +3,12 @@
 import gc
 import os
 import sys
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 from support import ports
-from support.brokers import any_kafka, make_start_cache
+from support.brokers import make_start_cache
+from support.fixtures import end_shared
 
 pytest_plugins = ("support.fixtures",)
 
@@ -22,16 +22,10 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     sys.dont_write_bytecode = False
 
 
-@pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`host:port` of a real Kafka, one for the session; tests keep apart by the names of their topics."""
-    with any_kafka(tmp_path_factory.mktemp("kafka")) as bootstrap:
-        yield bootstrap
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before the first broker starts."""
+    """Before the first broker starts, and after the last test of a folder."""
+    end_shared(item.path.parent)
     if item.get_closest_marker("kafka") or item.get_closest_marker("e2e"):
         make_start_cache()
 
@@ -45,6 +39,7 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Where everything has to run, a skipped test is a failure."""
+    end_shared()
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped"):
         reporter.write_line("tests were skipped, and CI is set", red=True)

@@ -6,7 +6,7 @@ import pytest
 from support.s3 import s3_server, server_program
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def s3(tmp_path_factory) -> Iterator[dict[str, str]]:
     """The variables that lead to a real S3 server."""
     if (program := server_program()) is None:

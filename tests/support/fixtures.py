@@ -1,15 +1,20 @@
 """What tests of the whole service share."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar, cast
 
 import pytest
 from support.backend import Backend
+from support.brokers import any_kafka
 from support.stack import Stack
 
 from tidemill.schemas.endpoints import DEFAULTS
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -41,19 +46,50 @@ def backend(inference: Backend) -> Iterator[Backend]:
     inference.reset()
 
 
-@pytest.fixture(scope="session")
-def stack(inference: Backend) -> Iterator[Stack]:
+@pytest.fixture(scope="module")
+def stack(request: pytest.FixtureRequest, inference: Backend) -> Stack:
     """Tidemill as `tidemill up` starts it, with the models `chat` and `embed` on the test's backend.
 
-    `chat` also has `/v1/messages`.
+    `chat` also has `/v1/messages`. All modules of a folder share it.
 
     Besides a day a batch may take four seconds, so that one can be seen to expire.
     """
-    environ = {"TIDEMILL_WINDOWS": '{"24h": 0.5, "4s": 0.5}'}
-    with TemporaryDirectory(prefix="tidemill-stack-") as folder:
-        # Other users can come as far as the data folder: pytest's own folders would keep them out already.
-        Path(folder).chmod(0o755)
-        models = inference.models("chat", "embed")
-        models["chat"]["endpoints"] = [*DEFAULTS, "/v1/messages"]
-        with Stack(Path(folder) / "data", models, environ) as stack:
-            yield stack
+
+    @contextmanager
+    def start() -> Iterator[Stack]:
+        environ = {"TIDEMILL_WINDOWS": '{"24h": 0.5, "4s": 0.5}'}
+        with TemporaryDirectory(prefix="tidemill-stack-") as folder:
+            # Other users can come as far as the data folder: pytest's own folders would keep them out already.
+            Path(folder).chmod(0o755)
+            models = inference.models("chat", "embed")
+            models["chat"]["endpoints"] = [*DEFAULTS, "/v1/messages"]
+            with Stack(Path(folder) / "data", models, environ) as stack:
+                yield stack
+
+    return shared(request.path.parent, "stack", start)
+
+
+@pytest.fixture(scope="module")
+def kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """`host:port` of a real Kafka, one for a folder's modules; tests keep apart by the names of their topics."""
+    return shared(request.path.parent, "kafka", lambda: any_kafka(tmp_path_factory.mktemp("kafka")))
+
+
+_shared: dict[str, tuple[Path, ExitStack, object]] = {}
+
+
+def shared(folder: Path, name: str, start: Callable[[], AbstractContextManager[T]]) -> T:
+    """What all tests of a folder share: started by the first, ended by `end_shared`."""
+    if name not in _shared:
+        with ExitStack() as stack:
+            value = stack.enter_context(start())
+            _shared[name] = (folder, stack.pop_all(), value)
+    return cast("T", _shared[name][2])
+
+
+def end_shared(folder: Path | None = None) -> None:
+    """End what tests of other folders shared: an idle server takes CPU time from the tests that follow."""
+    for name, (of, stack, _) in list(_shared.items()):
+        if of != folder:
+            del _shared[name]
+            stack.close()
