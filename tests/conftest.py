@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 from support import ports
 from support.brokers import make_start_cache
-from support.fixtures import end_shared
+from support.sharing import end_shared
 
 pytest_plugins = ("support.fixtures",)
 

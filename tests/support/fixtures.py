@@ -1,20 +1,18 @@
 """What tests of the whole service share."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar, cast
 
 import pytest
 from support.backend import Backend
 from support.brokers import any_kafka
+from support.sharing import shared
 from support.stack import Stack
 
 from tidemill.schemas.endpoints import DEFAULTS
-
-T = TypeVar("T")
 
 
 @pytest.fixture
@@ -73,23 +71,3 @@ def stack(request: pytest.FixtureRequest, inference: Backend) -> Stack:
 def kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """`host:port` of a real Kafka, one for a folder's modules; tests keep apart by the names of their topics."""
     return shared(request.path.parent, "kafka", lambda: any_kafka(tmp_path_factory.mktemp("kafka")))
-
-
-_shared: dict[str, tuple[Path, ExitStack, object]] = {}
-
-
-def shared(folder: Path, name: str, start: Callable[[], AbstractContextManager[T]]) -> T:
-    """What all tests of a folder share: started by the first, ended by `end_shared`."""
-    if name not in _shared:
-        with ExitStack() as stack:
-            value = stack.enter_context(start())
-            _shared[name] = (folder, stack.pop_all(), value)
-    return cast("T", _shared[name][2])
-
-
-def end_shared(folder: Path | None = None) -> None:
-    """End what tests of other folders shared: an idle server takes CPU time from the tests that follow."""
-    for name, (of, stack, _) in list(_shared.items()):
-        if of != folder:
-            del _shared[name]
-            stack.close()
