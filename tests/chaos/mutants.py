@@ -235,11 +235,9 @@ MUTATIONS = (
     Mutation(
         name="the original of equal lines depends on the attempt",
         file="ingest/files/stage.py",
-        old="""        batch = work.command.batch
-        if batch.tidemill.dedupe not in""",
+        old="        if batch.tidemill.dedupe not in",
         new="""        import random
 
-        batch = work.command.batch
         if random.random() < 0.5 or batch.tidemill.dedupe not in""",
     ),
     Mutation(

@@ -22,7 +22,7 @@ from support.waiting import wait_until
 from tidemill.kafka.producer import Log
 from tidemill.schemas.log import topics
 
-pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
+pytestmark = [pytest.mark.e2e, pytest.mark.kafka, pytest.mark.timeout(900)]
 
 LINES = 50_000
 IN_FLIGHT = 64

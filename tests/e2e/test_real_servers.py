@@ -32,7 +32,7 @@ def chat(number):
     return {"messages": [{"role": "user", "content": text}], "max_tokens": 4, "temperature": 0}
 
 
-@pytest.fixture(params=["demo", pytest.param("vllm", marks=pytest.mark.skipif(not VLLM_PYTHON, reason="no vLLM"))])
+@pytest.fixture(params=["demo", "vllm"] if VLLM_PYTHON else ["demo"])
 def real(request, tmp_path):
     made = demo_server(tmp_path / "demo.log") if request.param == "demo" else vllm_servers(tmp_path)
     with made as server:

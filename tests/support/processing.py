@@ -21,6 +21,7 @@ from support.waiting import until
 
 from tidemill.configuration.settings import Settings
 from tidemill.kafka.admin import ensure_model_topics, ensure_topics
+from tidemill.kafka.connection import stop
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord
@@ -124,8 +125,8 @@ class Rig:
         """End the processes, then the clients."""
         for process in self._processes:
             process.close()
-        await self._producer.stop()
-        await self._consumer.stop()
+        await stop(self._producer)
+        await stop(self._consumer)
 
     def process(self) -> Process:
         """Start a process."""

@@ -24,7 +24,8 @@ def take(database, step):
     match step:
         case ("put", name, project, size):
             database.write(
-                "INSERT INTO files (id, project, created_at, purpose, key, sha256, body, place, bytes, from_body, owner)"
+                "INSERT INTO files"
+                " (id, project, created_at, purpose, key, sha256, body, place, bytes, from_body, owner)"
                 " VALUES (?, ?, 1, 'batch', '', '', x'', 1, ?, 0, 0)"
                 " ON CONFLICT (id) DO UPDATE SET bytes = excluded.bytes, deleted_at = NULL, held = 0",
                 name, project, size,
