@@ -19,7 +19,7 @@ from support.waiting import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.e2e]
 
-IDLE_SECONDS = 6
+IDLE_SECONDS = 20
 INPUT_LIFE_SECONDS = 7200
 EXAMPLE_LINES = 500
 NUMBERED_LINES = 1000

@@ -21,13 +21,20 @@ PARAMS = {"model": "chat", "max_tokens": 16, "messages": [{"role": "user", "cont
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
+def waiting(stack: Stack) -> str:
+    """Why batches wait, for the message of a failure."""
+    with httpx.Client(base_url=stack.api, headers={"authorization": f"Bearer {KEY}"}) as client:
+        found = client.get("/batches", params={"limit": 100}).json()["data"]
+    return "\n".join(f"{each['id']} {each['status']} {each['tidemill'].get('waiting')}" for each in found)
+
+
 @pytest.mark.parametrize("version", ["0.64.0", "2.14.0"])
 def test_the_python_sdk_does_all_that_it_can(stack: Stack, backend: Backend, version: str) -> None:
     """Create, retrieve, list, cancel, delete, results, and every kind of error."""
     backend.rule = as_told
     command = [str(sdk.python(version, "anthropic")), str(SCENARIO), stack.api.removesuffix("/v1"), KEY]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SCENARIO_SECONDS_MAX, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr + waiting(stack)
     assert f"anthropic {version}" in done.stdout
 
 
@@ -40,7 +47,7 @@ def test_the_typescript_sdk_does_all_that_it_can(stack: Stack, backend: Backend,
     scenario = shutil.copy(sdk.NODE_SOURCES / "anthropic.mjs", node.folder)
     command = [str(node.binary), str(scenario), stack.api.removesuffix("/v1"), KEY]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SCENARIO_SECONDS_MAX, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr + waiting(stack)
 
 
 def test_a_batch_is_on_both_faces(stack: Stack, backend: Backend) -> None:
