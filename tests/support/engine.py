@@ -187,7 +187,7 @@ class Engine:
         return math.ceil(tokens / self.settings.block_size)
 
     def _chunk(self, request: Request, left: int, *, preempts: bool = False) -> int:
-        """Give a prompt what is left of the step; gives the tokens."""
+        """Spend the rest of the step on a prompt; returns the tokens."""
         tokens = min(request.prompt + request.generated - request.computed, left)
         need = self._blocks_for(request.computed + tokens) - request.blocks
         while preempts and need > self.free_blocks and request in self._prefilling:

@@ -1,4 +1,4 @@
-"""The routes of webhook endpoints: what they refuse, what they store, and what they show of failures."""
+"""The routes of webhook endpoints: refusals, records, and the health that they show."""
 
 import asyncio
 import base64

@@ -110,7 +110,7 @@ def test_no_embedding_hides_an_address(network, offset):
 
 @given(st.ip_addresses(v=6))
 def test_only_global_unicast_is_reachable(address):
-    """Of IPv6 2000::/3, and what is translated to IPv4."""
+    """IPv6 addresses of 2000::/3, and those that a gateway translates to IPv4."""
     is_translated = address.ipv4_mapped is not None or address in ip_network("64:ff9b::/96")
     if is_reachable(str(address), ()):
         assert is_translated or address in ip_network("2000::/3")

@@ -171,7 +171,7 @@ def test_no_histogram_is_an_error(pages: list[list[tuple[str, str, str, str]]], 
 
 
 def test_a_histogram_of_too_many_buckets_is_not_read() -> None:
-    """The page may be large; what is kept of it is not."""
+    """However large a page is, the parser keeps few of its numbers."""
     page = b"vllm:num_requests_running 1\nvllm:num_requests_waiting 0\n" + b"".join(
         b'vllm:time_to_first_token_seconds_bucket{le="%d"} 1\n' % number for number in range(1, BOUNDS_MAX + 2)
     )
