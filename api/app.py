@@ -6,7 +6,7 @@ import functools
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 import uvloop
 from fastapi import FastAPI
@@ -14,67 +14,73 @@ from fastapi import FastAPI
 from tidemill import metrics
 from tidemill.api import error_handlers, middleware
 from tidemill.api.access import auth
+from tidemill.api.access.openid import Provider
+from tidemill.api.access.people import People
+from tidemill.api.access.sessions import Sessions
 from tidemill.api.anthropic import routes as message_batches
 from tidemill.api.batches import file_removal
+from tidemill.api.changes import ChangeFeed
 from tidemill.api.dependencies import Access, Dependencies
 from tidemill.api.http.server import Server
 from tidemill.api.listed_models import ListedModels
 from tidemill.api.routes import (
-    audit,
     batches,
-    dashboard,
+    events,
     files,
-    keys,
     reruns,
     results,
-    servers,
     service,
+    single_requests,
+    throughput,
     uploads,
     usage,
     webhooks,
 )
+from tidemill.api.routes.admin import audit, dead_letters, keys, servers
+from tidemill.api.routes.admin import settings as settings_in_force
+from tidemill.api.routes.dashboard import session, sign_in
+from tidemill.api.servers.load import Loads
 from tidemill.api.view.sqlite import Database
 from tidemill.api.view.view import Record, View
 from tidemill.api.webhooks import Webhooks
 from tidemill.configuration import signing_keys
-from tidemill.configuration.catalog import SETTINGS_FILE, named
+from tidemill.configuration.catalog import SETTINGS_FILE, settings_by_key
 from tidemill.configuration.connections import EXPOSED
 from tidemill.configuration.security import Cluster
+from tidemill.configuration.servers import Serving
 from tidemill.configuration.settings import Settings
 from tidemill.kafka.admin import TopicError, ensure_topics
 from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.connection import LogUnavailable, check_broker
-from tidemill.kafka.follower import Follower, Tail
+from tidemill.kafka.follower import Follower, Tail, TimedFollower, start_together
 from tidemill.kafka.history import LogHistory
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.producer import Log
-from tidemill.runtime import gc_tuning, health, log_dedup, notify
+from tidemill.runtime import health, memory, notify
 from tidemill.runtime.heartbeat import Heartbeat
 from tidemill.runtime.listening import listen
 from tidemill.schemas.log import topics
+from tidemill.schemas.log.signing import Signer, Verifier
 from tidemill.schemas.resources.audit import Action
+from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.webhooks.addresses import networks
 from tidemill.sealing.key_manager import KeyManager, wrapper
 from tidemill.sealing.webhook_secrets import WebhookSecrets
 from tidemill.storage.address import open_store
+from tidemill.telemetry import logs, tracing
 
 log = logging.getLogger(__name__)
 
 TOPICS_SECONDS = 5.0
 """Pause between attempts to create the topics and to fill the catalog."""
-FOLDED = (
-    topics.BATCHES,
-    topics.FILES,
-    topics.CLAIMS,
-    topics.UPLOADS,
-    topics.KEYS,
-    topics.AUDIT,
-    topics.SECRETS,
-    topics.LEDGER,
-)
-"""The topics that the view is folded from."""
-REST_SECONDS = {topics.BATCHES.name: 0.025, topics.FILES.name: 0.025, topics.LEDGER.name: 0.1}
-"""How long their followers rest: many batches may end at once, and each leaves a record in every one of these."""
+AT_ONCE = (topics.CLAIMS, topics.UPLOADS, topics.KEYS, topics.AUDIT, topics.SECRETS)
+"""Topics of the view whose records requests wait for."""
+RESTING = (topics.BATCHES, topics.FILES, topics.LEDGER)
+"""The others of the view; a batch that ends leaves a record in every one of them."""
+REPORTS_READ = 2_000
+"""Reports of processors that the api reads at its start: more than they send until the first ones are stale."""
+REST_SECONDS = 0.025
+"""How long their followers rest: many batches may end at once."""
 
 
 def create_app(deps: Dependencies) -> FastAPI:
@@ -85,26 +91,35 @@ def create_app(deps: Dependencies) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         middleware=middleware.stack(deps.settings),
+        telemetry=middleware.TRACED,
     )
     app.state.dependencies = deps
     error_handlers.install(app)
+    # Clients poll batches, and each request is matched with the routes in this order.
     for routes in (
+        batches,
         files,
         uploads,
-        batches,
         message_batches,
         reruns,
         results,
+        single_requests,
+        throughput,
         usage,
         keys,
         audit,
+        events,
         webhooks,
         servers,
+        settings_in_force,
+        dead_letters,
         service,
-        dashboard,
+        sign_in,
+        session,
     ):
-        app.include_router(routes.router)
-    app.mount(dashboard.PATH, dashboard.Files())
+        # FastAPI's own inclusion matches each request twice.
+        app.router.routes.extend(routes.router.routes)
+    app.mount(session.PATH, session.Files())
     return app
 
 
@@ -121,54 +136,73 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Dependencies, list[F
     """
     cluster = settings.cluster
     auth.bootstrap(settings)
-    signer = signing_keys.signer(settings)
+    signer, verifier = signing_keys.signer(settings), signing_keys.verifier(settings)
     async with contextlib.AsyncExitStack() as stack:
         sender = Log(cluster)
         key_manager = KeyManager(settings, cluster, sender)
         store = key_manager.store(open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes))
         stack.push_async_callback(store.close)
-        view = View(Database(settings.data / "state" / "api"), time.time, signing_keys.verifier(settings))
+        view = View(Database(settings.data / "state" / "api"), time.time, verifier)
         stack.callback(view.close)
         stack.push_async_callback(sender.stop)
-        catalog = Catalog(cluster)
+        catalog = _catalog(cluster, view)
         setting_up = asyncio.create_task(_set_up(settings, cluster, catalog, sender))
         stack.callback(setting_up.cancel)
         space = log_space(cluster, settings.disk_reserve_bytes, store=store.free)
         stack.push_async_callback(space.stop)
         hooks = Webhooks(sender, WebhookSecrets(wrapper(settings)), networks(settings.webhook_allow), time.time)
-        followers = [
-            catalog.follower,
-            key_manager.follower,
-            *_of_webhooks(cluster, hooks),
-            *(_follower(cluster, Feed(view, topic.name)) for topic in FOLDED),
-        ]
+        loads = _loads(catalog, view)
+        followers = _started(
+            (catalog.follower,),
+            (key_manager.follower,),
+            *_of_webhooks(cluster, hooks, view.feed),
+            (_of_loads(cluster, loads),),
+            *_of_view(cluster, view),
+        )
         for follower in followers:
-            await follower.start()
             stack.push_async_callback(follower.stop)
         with contextlib.suppress(LogUnavailable):
             await sender.start()
-        looking = asyncio.create_task(ListedModels(catalog, sender, time.time).run())
-        stack.callback(looking.cancel)
-        yield (
-            Dependencies(
-                settings=settings,
-                catalog=catalog,
-                access=Access(keys=auth.keys(settings, view.keyring, time.time)),
-                signer=signer,
-                log=sender,
-                history=LogHistory(cluster),
-                store=store,
-                space=space,
-                view=view,
-                webhooks=hooks,
-                vault=key_manager.vault,
-                clock=time.time,
-                is_ready=lambda: (
-                    all(follower.is_caught_up for follower in followers) and catalog.contents.applied is not None
-                ),
-            ),
-            followers,
+        stack.callback(asyncio.create_task(ListedModels(catalog, sender, time.time).run()).cancel)
+        deps = Dependencies(
+            settings=settings,
+            catalog=catalog,
+            access=_access(settings, view, signer, verifier),
+            signer=signer,
+            log=sender,
+            history=LogHistory(cluster),
+            store=store,
+            space=space,
+            view=view,
+            webhooks=hooks,
+            loads=loads,
+            vault=key_manager.vault,
+            clock=time.time,
+            is_ready=functools.partial(_is_ready, followers, catalog),
         )
+        stack.push_async_callback(deps.buckets.close)
+        yield deps, followers
+
+
+def _is_ready(followers: Iterable[Follower], catalog: Catalog) -> bool:
+    return all(follower.is_caught_up for follower in followers) and catalog.contents.applied is not None
+
+
+def _catalog(cluster: Cluster, view: View) -> Catalog:
+    catalog = Catalog(cluster)
+    catalog.listen(lambda: view.feed.publish_to_all("catalog", ""))
+    return catalog
+
+
+def _access(settings: Settings, view: View, signer: Signer, verifier: Verifier) -> Access:
+    keys = auth.keys(settings, view.keyring, time.time)
+    people = None if settings.openid is None else People(settings.openid)
+    return Access(
+        keys=keys,
+        sessions=Sessions(keys, signer, verifier, view.audit.has_ended, time.time, people=people),
+        provider=None if settings.openid is None else Provider(settings.openid, time.time),
+        people=people,
+    )
 
 
 class Feed:
@@ -201,7 +235,7 @@ async def _set_up(settings: Settings, cluster: Cluster, catalog: Catalog, sender
             await ensure_topics(settings, cluster, role="api")
             await catalog.follower.caught_up()
             if catalog.contents.applied is None:
-                servers = named(settings.servers, settings.models)
+                servers = settings_by_key(settings.servers, settings.models)
                 await catalog.fill(sender, servers, author=SETTINGS_FILE, again=False)
         except (TopicError, LogUnavailable, ValueError) as error:
             log.warning("%s; trying again in %.0f s", error, TOPICS_SECONDS)
@@ -210,23 +244,66 @@ async def _set_up(settings: Settings, cluster: Cluster, catalog: Catalog, sender
             return
 
 
-def _follower(cluster: Cluster, feed: Feed) -> Follower:
-    return Follower(
-        cluster,
-        feed.topic,
-        feed.apply,
-        resume=feed.resume,
-        applied=feed.applied,
-        rest_seconds=REST_SECONDS.get(feed.topic, 0.0),
-    )
+def _started(*groups: tuple[Follower, ...]) -> list[Follower]:
+    """Start followers; those of a group share a consumer."""
+    for group in groups:
+        start_together(*group)
+    return [follower for group in groups for follower in group]
 
 
-def _of_webhooks(cluster: Cluster, hooks: Webhooks) -> tuple[Follower, ...]:
+def _of_view(cluster: Cluster, view: View) -> Iterator[tuple[Follower, ...]]:
+    """The followers that feed the view."""
+    for folded, rest_seconds in ((AT_ONCE, 0.0), (RESTING, REST_SECONDS)):
+        feeds = [Feed(view, topic.name) for topic in folded]
+        yield tuple(
+            Follower(
+                cluster,
+                feed.topic,
+                feed.apply,
+                resume=feed.resume,
+                applied=feed.applied,
+                rest_seconds=rest_seconds,
+            )
+            for feed in feeds
+        )
+
+
+def _of_webhooks(cluster: Cluster, hooks: Webhooks, feed: ChangeFeed) -> Iterator[tuple[Follower, ...]]:
     """The followers that fill the endpoints and deliveries of webhooks."""
-    filled = {topics.WEBHOOKS: hooks.endpoints.apply, topics.DELIVERIES: hooks.deliveries.apply}
-    return tuple(
-        Follower(cluster, topic.name, apply, applied=hooks.changes.notify) for topic, apply in filled.items()
+
+    def apply(key: str, value: bytes | None, offset: int) -> None:
+        before = hooks.endpoints.get(key)
+        hooks.endpoints.apply(key, value, offset)
+        if (record := hooks.endpoints.get(key) or before) is not None:
+            feed.publish(record.project, "webhook_endpoint", key)
+
+    filled = {topics.WEBHOOKS: apply, topics.DELIVERIES: hooks.deliveries.apply}
+    for topic, fill in filled.items():
+        yield (Follower(cluster, topic.name, fill, applied=hooks.changes.notify),)
+
+
+def _loads(catalog: Catalog, view: View) -> Loads:
+    """The load of servers, which the view shows in the series of batches."""
+    loads = Loads(time.time, lambda: catalog.contents.serving.servers, view.feed.publish_load)
+    view.throughput.limit_of = lambda batch: loads.limit(_servers(catalog.contents.serving, batch))
+    return loads
+
+
+def _servers(serving: Serving, batch: Batch) -> set[str]:
+    """The servers of the models of a batch."""
+    models = [share.model for share in batch.tidemill.models] or [batch.model or ""]
+    return {server for model in models for server in serving.by_model.get(model, ())}
+
+
+def _of_loads(cluster: Cluster, loads: Loads) -> Follower:
+    """The follower of the reports of processors; older ones than it reads at the start do not count any more."""
+    follower = TimedFollower(
+        cluster,
+        topics.SERVERS.name,
+        lambda process, value, _: loads.apply(process, value, follower.record_at),
+        resume=lambda tail: max(0, tail.end - REPORTS_READ),
     )
+    return follower
 
 
 async def serve(settings: Settings, heartbeat: Heartbeat) -> None:
@@ -252,6 +329,7 @@ async def serve(settings: Settings, heartbeat: Heartbeat) -> None:
             )
             finishing.cancel()
             stopping.cancel()
+            deps.events.close()
             serving.should_exit = True
             await task
 
@@ -289,7 +367,7 @@ async def _finish_start(deps: Dependencies, followers: list[Follower]) -> None:
     await deps.space.start()
     await deps.trail.record_settings(deps.settings, deps.view.audit.newest(Action.SETTINGS_CHANGE))
     await keys.sign_again(deps)
-    gc_tuning.freeze_startup_objects()
+    memory.freeze_startup_objects()
     notify.ready(beats=True)
     # Only a view that has caught up knows which files a batch reads.
     await file_removal.sweep_forever(deps)
@@ -302,8 +380,9 @@ def main(settings: Settings) -> None:
         SettingsError: A setting is missing or cannot be used, or the address is taken.
         OSError: A folder cannot be written.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    log_dedup.install()
+    logs.set_up("api", settings.log)
+    flush = tracing.set_up("api")
     heartbeat = Heartbeat()
     with heartbeat.guarded(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings, heartbeat))
+    flush()

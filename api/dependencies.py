@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
@@ -13,14 +13,20 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 
 from tidemill.api import errors
-from tidemill.api.access import rate_limits, trail
+from tidemill.api.access import rate_limits, sessions, trail
 from tidemill.api.access.auth import Keys, Principal
+from tidemill.api.access.openid import Provider
+from tidemill.api.access.people import People
 from tidemill.api.access.rate_limits import Rates
+from tidemill.api.access.sessions import SAFE_METHODS, Sessions
 from tidemill.api.access.trail import Refusals, Trail
+from tidemill.api.changes import ChangeFeed
 from tidemill.api.http.concurrency_gate import ConcurrencyGate, RequestPacer
-from tidemill.api.publisher import Publisher
+from tidemill.api.publisher import IntakeProducer, Publisher
 from tidemill.api.requests import reading
 from tidemill.api.requests.parts import UNUSABLE, Part, schema_of
+from tidemill.api.requests.reading import Body
+from tidemill.api.servers.load import Loads
 from tidemill.api.view.quotas import Booking
 from tidemill.api.view.result_lines import Lines
 from tidemill.api.view.view import View
@@ -28,11 +34,14 @@ from tidemill.api.webhooks import Webhooks
 from tidemill.configuration.servers import Serving
 from tidemill.configuration.settings import Settings
 from tidemill.kafka.catalog import Catalog
+from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.ports import Clock, History, Sender, Store
 from tidemill.schemas.resources.access import Role
+from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.resources.error import ApiError
 from tidemill.sealing.vault import Vault
+from tidemill.storage.buckets import Buckets
 from tidemill.storage.disk_space import DiskSpace
 
 STORE_SECONDS_MAX = 30.0
@@ -46,18 +55,25 @@ REPLAYS_AT_ONCE_MAX = 4
 CREATES_AT_ONCE_MAX = 8
 """Each one waits for the log. Further ones wait at the gate, where requests of other projects overtake them. Some
 hundred a second need no more."""
+BUCKETS_AT_ONCE_MAX = 16
+"""Each one waits for the server of a bucket."""
+TABLES_AT_ONCE_MAX = 2
+"""Each one converts a file, and holds some ten MiB."""
+SEARCHES_AT_ONCE_MAX = 2
+"""Each one parses some MiB of results."""
 SUMS_AT_ONCE_MAX = 2
 """Each one reads the ledger of a project, or of all."""
+SIGN_INS_AT_ONCE_MAX = 16
+"""Each one waits for the OpenID provider."""
+SIGN_IN_WAIT_SECONDS_MAX = 5.0
 BODY_BYTES_MAX = 1 << 20
-"""The largest JSON body."""
+"""The largest JSON body, unless a route allows more; a larger one is parsed in a thread."""
 SMALL_BODY_BYTES = 64 * 1024
 """The rest of a larger body passes a gate, since a thousand connections may each send a MiB slowly."""
 LARGE_BODIES_AT_ONCE_MAX = 32
-SAFE_METHODS = frozenset({"GET", "HEAD"})
-"""Methods that need only the role `read`."""
 
 T = TypeVar("T")
-M = TypeVar("M", bound=BaseModel)
+B = TypeVar("B", bound=Body)
 
 
 class Gates:
@@ -68,15 +84,24 @@ class Gates:
         self.estimates = ConcurrencyGate("estimates", ESTIMATES_AT_ONCE_MAX)
         self.replays = ConcurrencyGate("replays", REPLAYS_AT_ONCE_MAX)
         self.creates = ConcurrencyGate("new batches", CREATES_AT_ONCE_MAX)
+        self.buckets = ConcurrencyGate("requests to buckets", BUCKETS_AT_ONCE_MAX)
+        self.tables = ConcurrencyGate("downloads of tables", TABLES_AT_ONCE_MAX)
         self.bodies = ConcurrencyGate("large requests", LARGE_BODIES_AT_ONCE_MAX)
+        self.searches = ConcurrencyGate("searches", SEARCHES_AT_ONCE_MAX)
+        self.requeues = ConcurrencyGate("requests to requeue dead letters", 1)
         self.sums = ConcurrencyGate("sums of usage", SUMS_AT_ONCE_MAX)
+        self.sign_ins = ConcurrencyGate("sign-ins", SIGN_INS_AT_ONCE_MAX, seconds_max=SIGN_IN_WAIT_SECONDS_MAX)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """Known keys, and their rate limits."""
+    """Known keys and sessions, and their rate limits."""
 
     keys: Keys
+    sessions: Sessions
+    provider: Provider | None = None
+    """With which people sign in; None where it is not configured."""
+    people: People | None = None
     refusals: Refusals = field(default_factory=lambda: Refusals(time.monotonic))
     rates: Rates = field(default_factory=lambda: Rates(time.monotonic))
     pacer: RequestPacer = field(default_factory=RequestPacer)
@@ -96,6 +121,7 @@ class Dependencies:
     gates: Gates = field(default_factory=Gates)
     view: View
     webhooks: Webhooks
+    loads: Loads
     log: Sender
     history: History
     signer: Signer
@@ -107,6 +133,11 @@ class Dependencies:
     """Encryption keys of batches; None if the log is not encrypted."""
 
     @property
+    def events(self) -> ChangeFeed:
+        """The changes of objects, for streams of events."""
+        return self.view.feed
+
+    @property
     def serving(self) -> Serving:
         """The present servers and models that can be used."""
         return self.catalog.contents.serving
@@ -116,9 +147,19 @@ class Dependencies:
         return Booking(self.view.quotas, self.settings.limits_of(project), project, self.space)
 
     @cached_property
+    def buckets(self) -> Buckets:
+        """The buckets of users."""
+        return Buckets(self.settings.buckets)
+
+    @cached_property
     def publisher(self) -> Publisher:
         """Writes records to the log."""
         return Publisher(self.log, self.view, self.signer)
+
+    @cached_property
+    def intake(self) -> IntakeProducer:
+        """Produces the lines of open batches."""
+        return IntakeProducer(self.log, self.signer, self.clock)
 
     @cached_property
     def trail(self) -> Trail:
@@ -149,7 +190,7 @@ async def current_settings(request: Request) -> Settings:
 
 
 class Authentication(Part, HTTPBearer):
-    """Finds the caller of a request by its key, which must cover a role.
+    """Finds the caller of a request by its key, or by the session of the dashboard; it must cover a role.
 
     By default the role is `read` for GET and HEAD, and `write` for other methods.
     """
@@ -174,9 +215,15 @@ class Authentication(Part, HTTPBearer):
         """
         deps = await current(request)
         is_ready = deps.is_ready()
-        caller = _known(request, deps, _secret(request), is_whole=is_ready)
+        secret, renewed = _secret(request), None
+        if secret is None and (cookie := sessions.cookie(request)) is not None:
+            caller, renewed = _of_session(request, deps, cookie, is_whole=is_ready)
+        else:
+            caller = _known(request, deps, secret, is_whole=is_ready)
         request.state.project, request.state.key_id = caller.project, caller.key_id
         rate_limits.charge(request, deps.access.rates, caller.key_id, deps.settings.limits_of(caller.project))
+        if renewed is not None:
+            request.state.headers = {**request.state.headers, "set-cookie": renewed}
         require(caller, self._role or (Role.READ if request.method in SAFE_METHODS else Role.WRITE))
         if not is_ready:
             raise errors.unavailable("server's view of the log")
@@ -213,14 +260,42 @@ def _secret(request: Request) -> str | None:
 
 
 def _known(request: Request, deps: Dependencies, secret: str | None, *, is_whole: bool) -> Principal:
-    try:
+    """The caller that a key stands for; a refused key counts against its address.
+
+    Raises:
+        ApiError: See `Keys.principal`; 429, too many keys of the address were refused.
+    """
+    with _counting(request, deps, errors.INVALID_KEY):
         return deps.access.keys.principal(secret, is_whole=is_whole)
+
+
+def _of_session(
+    request: Request, deps: Dependencies, cookie: str, *, is_whole: bool
+) -> tuple[Principal, str | None]:
+    """The caller that a session stands for, and the header of a new cookie if this one is old.
+
+    Raises:
+        ApiError: See `sessions.check_origin` and `Sessions.find`; 429, too many forged cookies of the address.
+    """
+    sessions.check_origin(request)
+    with _counting(request, deps, errors.INVALID_SESSION):
+        found = deps.access.sessions.find(cookie, is_whole=is_whole)
+    renewed = deps.access.sessions.renewed(found)
+    header = None if renewed is None else deps.access.sessions.header(request, renewed)
+    return found.caller, header
+
+
+@contextmanager
+def _counting(request: Request, deps: Dependencies, code: str) -> Iterator[None]:
+    """Count and record an error with this code as a refusal."""
+    try:
+        yield
     except ApiError as error:
-        if error.body.code != errors.INVALID_KEY:
+        if error.body.code != code:
             raise
         if seconds := deps.access.refusals.count(trail.address(request)):
             raise errors.refused_too_often(seconds) from error
-        deps.trail.record_refusal(request)
+        deps.trail.record_soon(request, Action.KEY_REFUSE)
         raise
 
 
@@ -244,23 +319,28 @@ def json(content: bytes | BaseModel) -> Response:
     return Response(encoded, media_type="application/json")
 
 
-class JsonBody(Part, Generic[M]):
+class JsonBody(Part, Generic[B]):
     """The JSON body, as a model. Routes depend on the caller first, so the api reads bodies of known keys only."""
 
     errors: ClassVar[Mapping[int, str]] = {**UNUSABLE, 413: "The body is too large."}
 
-    def __init__(self, model: type[M]) -> None:
+    def __init__(self, model: type[B], *, bytes_max: int = BODY_BYTES_MAX) -> None:
         self._model = model
+        self._bytes_max = bytes_max
 
-    async def __call__(self, request: Request) -> M:
+    async def __call__(self, request: Request) -> B:
         """Read it.
 
         Raises:
-            ApiError: 400 with the field's name; 413, it is above `BODY_BYTES_MAX`; 429 or 503, too many large ones
-                are being read.
+            ApiError: 400 with the field's name; 413, it is too large; 429 or 503, too many large ones are being
+                read.
         """
         deps = await current(request)
-        return reading.body(self._model, await _content(request, deps.gates.bodies), deps.settings)
+        async with AsyncExitStack() as stack:
+            content = await _content(request, deps.gates.bodies, self._bytes_max, stack)
+            if len(content) <= BODY_BYTES_MAX:
+                return reading.body(self._model, content, deps.settings)
+            return await run_half_time(reading.body, self._model, content, deps.settings)
 
     def described(self) -> dict[str, Any]:
         """The schema of the model."""
@@ -269,18 +349,18 @@ class JsonBody(Part, Generic[M]):
         return {"requestBody": {"required": is_required, "content": content}}
 
 
-async def _content(request: Request, large: ConcurrencyGate) -> bytes:
+async def _content(request: Request, large: ConcurrencyGate, bytes_max: int, stack: AsyncExitStack) -> bytes:
+    """The body; a large one has a place at the gate until the stack ends."""
     chunks: list[bytes] = []
     size = 0
-    async with AsyncExitStack() as stack:
-        async for chunk in request.stream():
-            is_large = size > SMALL_BODY_BYTES
-            size += len(chunk)
-            if size > BODY_BYTES_MAX:
-                raise errors.body_too_large(BODY_BYTES_MAX)
-            chunks.append(chunk)
-            if size > SMALL_BODY_BYTES and not is_large:
-                await stack.enter_async_context(large.turn(request.state.project))
+    async for chunk in request.stream():
+        is_large = size > SMALL_BODY_BYTES
+        size += len(chunk)
+        if size > bytes_max:
+            raise errors.body_too_large(bytes_max)
+        chunks.append(chunk)
+        if size > SMALL_BODY_BYTES and not is_large:
+            await stack.enter_async_context(large.turn(request.state.project))
     return b"".join(chunks)
 
 

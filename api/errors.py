@@ -13,6 +13,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_RETRY_SECONDS = 60
 """How long it should wait when the disk is full."""
 INVALID_KEY = "invalid_api_key"
+INVALID_SESSION = "invalid_session"
+ENDED_SESSION = "session_ended"
 ECHO_CHARS_MAX = 200
 """The most characters of a request that an answer repeats."""
 
@@ -113,6 +115,11 @@ def no_batch(batch_id: str) -> ApiError:
     return ApiError(404, f"No batch found with id '{shorten(batch_id)}'.")
 
 
+def no_async_request(name: str) -> ApiError:
+    """No endpoint has this path, or no asynchronous request of this project there has this id."""
+    return ApiError(404, f"No endpoint or asynchronous request found: '{shorten(name)}'.")
+
+
 def no_endpoint(endpoint_id: str) -> ApiError:
     """No webhook endpoint of this project has the id."""
     return ApiError(404, f"No webhook endpoint found with id '{shorten(endpoint_id)}'.")
@@ -121,6 +128,11 @@ def no_endpoint(endpoint_id: str) -> ApiError:
 def no_delivery(delivery_id: str) -> ApiError:
     """No delivery of the webhook endpoint has the id."""
     return ApiError(404, f"No delivery found with id '{shorten(delivery_id)}'.")
+
+
+def no_letter(letter_id: str) -> ApiError:
+    """No dead letter has the id."""
+    return ApiError(404, f"No dead letter found with id '{shorten(letter_id)}'.")
 
 
 def no_results(batch_id: str, why: str) -> ApiError:
@@ -164,10 +176,35 @@ def ended_key(hint: str, how: str) -> ApiError:
     return _unauthorized(message, code=INVALID_KEY)
 
 
+def wrong_session() -> ApiError:
+    """This service did not sign the cookie of the session."""
+    return _unauthorized("Your session is invalid. Sign in again.", code=INVALID_SESSION)
+
+
+def ended_session() -> ApiError:
+    """The session has ended, or its key has."""
+    return _unauthorized("Your session has ended. Sign in again.", code=ENDED_SESSION)
+
+
+def no_session() -> ApiError:
+    """The request has no session."""
+    return _unauthorized("You are not signed in.", code="no_session")
+
+
+def cross_origin(why: str) -> ApiError:
+    """A request with the cookie of a session may come from another site; `why` is a clause."""
+    return ApiError(403, f"The request is refused: {why}.", code="cross_origin_refused")
+
+
 def forbidden(role: str, needed: str) -> ApiError:
     """The key is valid, but its role does not cover the request."""
     message = f"Your API key has the role '{role}'; this needs the role '{needed}'."
     return ApiError(403, message, code="insufficient_permissions")
+
+
+def needs_key() -> ApiError:
+    """A person without a key asks for an object that belongs to a key."""
+    return ApiError(403, "A token belongs to a key, so a request with a key has to create it.", code="key_needed")
 
 
 def unknown_parameter(param: str) -> ApiError:
@@ -225,6 +262,12 @@ def batch_deleted() -> ApiError:
     return conflict(message, code="batch_deleted")
 
 
+def sequence_gap(known: int) -> ApiError:
+    """An append or a seal does not follow the appends that the batch has."""
+    message = f"Invalid 'sequence': the batch has {known} appends; the next one is {known + 1}."
+    return ApiError(409, message, param="sequence", code="sequence_gap", headers={"x-should-retry": "false"})
+
+
 def body_too_large(maximum: int, *, param: str | None = None) -> ApiError:
     """The body, or the file in it, has too many bytes."""
     return ApiError(413, f"The request is too large: the maximum is {maximum} bytes.", param=param)
@@ -275,6 +318,14 @@ def share_taken(what: str, project: str) -> ApiError:
         f"Project '{project}' uses its whole share of concurrent {what}. "
         "Please send fewer at once, or try again in a moment.",
         {"retry-after": str(RETRY_SECONDS)},
+    )
+
+
+def too_many_streams(most: int, which: str) -> ApiError:
+    """So many streams of events are open as may be; `which` says whose."""
+    return _limited(
+        f"Too many streams of events are open {which}: the limit is {most}. Close one, or share one among pages.",
+        {"retry-after": str(FULL_RETRY_SECONDS), "x-should-retry": "false"},
     )
 
 
@@ -333,20 +384,12 @@ def _failed(
 
 
 def _listed(values: tuple[str, ...]) -> str:
-    quoted = [f"'{value}'" for value in values]
-    if len(quoted) < 3:  # noqa: PLR2004  the comma before "and" is for three or more
-        return " and ".join(quoted)
-    return f"{', '.join(quoted[:-1])}, and {quoted[-1]}"
+    *others, last = (f"'{value}'" for value in values)
+    comma = "," if len(others) > 1 else ""
+    return f"{', '.join(others)}{comma} and {last}" if others else last
 
 
 def _type_name(value: Any) -> str:
     # A bool is an int to Python, so it comes first.
-    names: tuple[tuple[type | tuple[type, ...], str], ...] = (
-        (bool, "a boolean"),
-        (int, "an integer"),
-        (float, "a decimal"),
-        (str, "a string"),
-        (dict, "an object"),
-        (list, "an array"),
-    )
-    return next((name for kind, name in names if isinstance(value, kind)), "null")
+    kinds = {bool: "a boolean", int: "an integer", float: "a decimal", str: "a string", dict: "an object"}
+    return next((name for kind, name in {**kinds, list: "an array"}.items() if isinstance(value, kind)), "null")

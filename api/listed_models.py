@@ -51,7 +51,7 @@ class ListedModels:
         self._missed: defaultdict[tuple[str, str], int] = defaultdict(int)
         """By server and model, lists in a row without it."""
         self._warned: dict[str, str] = {}
-        """What was written to the log of each server, and of all under no name."""
+        """The last warning about each server; the one about all of them is under the empty name."""
 
     async def run(self) -> None:
         """Ask until cancelled."""

@@ -1,22 +1,28 @@
 """Middleware of every request: an id, the headers of every answer, CORS, and an answer to unexpected faults."""
 
+import functools
 import logging
 import re
 import time
-import traceback
 from collections.abc import Iterable
 from typing import Any, Final
 
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.telemetry import TelemetryConfig
+from prometheus_client import Counter, Histogram
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tidemill import metrics
 from tidemill.api import error_bodies, error_handlers, errors
 from tidemill.configuration.settings import Settings
-from tidemill.schemas import ids
+from tidemill.schemas import ids, traces
+from tidemill.telemetry import context, tracing
+from tidemill.telemetry.log_dedup import ACCESS
 
+CHANGES: Final = ("DELETE", "POST")
 METHODS: Final = ("DELETE", "GET", "HEAD", "POST")
 """Methods that pages of other origins may use."""
 EXPOSED_HEADERS: Final = (
@@ -27,23 +33,35 @@ EXPOSED_HEADERS: Final = (
 """Headers that such a page may read, beside the ones that browsers always allow."""
 ERROR: Final = 400
 SERVER_ERROR: Final = 500
+CLIENT_GONE: Final = 499
+"""Stands in the metrics for the status of a request whose client disconnected before the answer."""
 Fields = tuple[tuple[bytes, bytes], ...]
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_-]{1,64}\Z")
 """The audit trail has the same bound (`schemas/bounds.py`, Id)."""
 _ALIAS: Final = re.compile(r"\A/openai(?:/v1|/deployments/[^/]+)?(?=/)")
 """Prefixes that Azure's clients use in place of `/v1`."""
 
+TRACED: Final[TelemetryConfig] = {
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+    "exclude": lambda scope: scope.get("method") not in CHANGES,
+}
+"""FastAPI's spans of requests that change something; clients poll with the others, whose queries may have text."""
+
 _ALWAYS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 _TRANSPORT: Final = (b"strict-transport-security", b"max-age=31536000")
 
 _log = logging.getLogger(__name__)
-_log.setLevel(logging.INFO)
+_access_log = logging.getLogger(ACCESS)
 
 
 def stack(settings: Settings) -> list[Middleware]:
     """The middleware of an app, the outermost first: answers to faults pass through CORS too."""
     cors = [Middleware(CORSMiddleware, **_cors_options(settings))] if settings.cors_origins else []
-    return [Middleware(RequestMiddleware, has_aliases=settings.path_aliases), *cors, Middleware(FaultMiddleware)]
+    requests = Middleware(RequestMiddleware, has_aliases=settings.path_aliases, has_access_log=settings.log.access)
+    return [requests, *cors, Middleware(FaultMiddleware)]
 
 
 def _cors_options(settings: Settings) -> dict[str, Any]:
@@ -63,27 +81,41 @@ def wrapped(app: ASGIApp, settings: Settings) -> ASGIApp:
 
 
 class RequestMiddleware:
-    """Gives each request an id, logs failed ones, and maps `HEAD` and the paths of Azure's clients."""
+    """Gives each request an id, logs it, and maps `HEAD` and the paths of Azure's clients."""
 
-    def __init__(self, app: ASGIApp, *, has_aliases: bool = False) -> None:
-        """Wrap an app; `has_aliases` maps the paths of Azure's clients to OpenAI's."""
+    def __init__(self, app: ASGIApp, *, has_aliases: bool = False, has_access_log: bool = False) -> None:
+        """Wrap an app.
+
+        `has_aliases` maps the paths of Azure's clients to OpenAI's. Without `has_access_log` only requests that
+        fail are logged.
+        """
         self._app = app
         self._has_aliases = has_aliases
+        self._has_access_log = has_access_log
+        self._in_flight = 0
+        metrics.REQUESTS_IN_FLIGHT.sample(lambda: {(): self._in_flight})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the app; its own headers stay."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope.setdefault("state", {})["request_id"] = request_id = _request_id(scope)
+        found = request_id(scope["headers"])
+        scope.setdefault("state", {})["request_id"] = found
         routed = self._routed(scope)
         sender = _Sender(routed, send, is_head=scope["method"] == "HEAD")
-        try:
-            await self._app(routed, receive, sender.send)
-        except _BodyNotWanted:
-            pass
-        except ClientDisconnect:
-            _log.info("%s: the client disconnected", request_id)
+        self._in_flight += 1
+        with context.bound(request_id=found), tracing.continued(_traceparent(scope)):
+            try:
+                await self._app(routed, receive, sender.send)
+            except _BodyNotWanted:
+                pass
+            except ClientDisconnect:
+                _log.info("the client disconnected")
+            finally:
+                self._in_flight -= 1
+                sender.count()
+                sender.log(is_wanted=self._has_access_log)
 
     def _routed(self, scope: Scope) -> Scope:
         """The scope that routes see: `HEAD` becomes `GET`, an alias its path."""
@@ -112,9 +144,7 @@ class FaultMiddleware:
         except (_BodyNotWanted, ClientDisconnect):
             raise
         except Exception as error:  # noqa: BLE001  the last resort of every request
-            # The text of an exception may quote the request, so the log has only the stack.
-            places = "".join(traceback.format_tb(error.__traceback__))
-            _log.error("%s: %s\n%s", scope["state"]["request_id"], type(error).__name__, places)
+            _log.error("a request failed unexpectedly", exc_info=error)
             if not has_begun:
                 await error_handlers.answer(errors.internal(), scope)(scope, receive, send)
 
@@ -131,17 +161,54 @@ class _Sender:
         self._is_head = is_head
         self._send = send
         self._began_at = time.monotonic()
+        self._status = CLIENT_GONE
+        self._seconds = 0.0
+        self._bytes = 0
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer; for `HEAD`, stop the app before it makes the body."""
         if message["type"] == "http.response.start":
             message["headers"] = self._headers(message.get("headers", ()))
-            if message["status"] >= ERROR:
-                _log_error(self._scope, message["status"], time.monotonic() - self._began_at)
+            self._status, self._seconds = message["status"], time.monotonic() - self._began_at
         elif self._is_head:
             await self._send({"type": "http.response.body", "body": b""})
             raise _BodyNotWanted
+        else:
+            self._bytes += len(message.get("body", b""))
         await self._send(message)
+
+    def count(self) -> None:
+        """Count the request; paths without a route, and unknown methods, share a label."""
+        route = getattr(self._scope.get("route"), "path", metrics.OTHER)
+        method = self._scope["method"] if self._scope["method"] in METHODS else metrics.OTHER
+        is_answered = self._status != CLIENT_GONE
+        status = f"{self._status // 100}xx" if is_answered else str(CLIENT_GONE)
+        counter, duration = _counters(method, route, status)
+        counter.inc()
+        if is_answered:
+            duration.observe(self._seconds)
+
+    def log(self, *, is_wanted: bool) -> None:
+        """Log the request if it failed, or all are wanted; the line quotes nothing of the user."""
+        has_failed = self._status >= ERROR
+        if not (is_wanted or has_failed):
+            return
+        state = self._scope["state"]
+        route = getattr(self._scope.get("route"), "path", "no route")
+        method = self._scope["method"] if self._scope["method"] in METHODS else metrics.OTHER
+        milliseconds = round(1000 * (time.monotonic() - self._began_at), 1)
+        code = f" {state['code']}" if state.get("code") else ""
+        (_access_log if is_wanted else _log).log(
+            logging.WARNING if self._status >= SERVER_ERROR else logging.INFO,
+            # A flood of one status leaves the lines of others.
+            f"{self._status}{code} for %s %s",
+            method, route,
+            extra={
+                "method": method, "route": route, "status": self._status, "code": state.get("code"),
+                "duration_ms": milliseconds, "bytes": self._bytes, "project": state.get("project"),
+                "key_id": state.get("key_id"), "batch_id": _batch_id(self._scope),
+            },
+        )  # fmt: skip
 
     def _headers(self, own: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         state = self._scope["state"]
@@ -158,32 +225,36 @@ class _Sender:
         return [*own, *shared]
 
 
-def _request_id(scope: Scope) -> str:
-    """The caller's id for the request if it is valid, else a new one."""
-    for name, value in scope["headers"]:
+@functools.lru_cache(maxsize=1024)
+def _counters(method: str, route: str, status: str) -> tuple[Counter, Histogram]:
+    return metrics.REQUESTS.labels(method, route, status), metrics.REQUEST_DURATION.labels(method, route)
+
+
+def request_id(given: Iterable[tuple[bytes, bytes]]) -> str:
+    """The caller's id for a request with these headers if it is valid, else a new one."""
+    for name, value in given:
         if name == b"x-request-id" and _REQUEST_ID.match(value):
             return str(value, "ascii")
     return ids.new_request_id()
 
 
-def _log_error(scope: Scope, status: int, seconds: float) -> None:
-    """Log a failed request; the line quotes nothing of the user."""
-    state = scope["state"]
-    path = getattr(scope.get("route"), "path", "no route")
-    _log.log(
-        logging.WARNING if status >= SERVER_ERROR else logging.INFO,
-        f"request %s: {status} %s for %s %s in %.0f ms, project %s, key %s",
-        state["request_id"], state.get("code") or "-", scope["method"], path, 1000 * seconds,
-        state.get("project", "-"), state.get("key_id", "-"),
-    )  # fmt: skip
+def _traceparent(scope: Scope) -> str | None:
+    """The trace of the caller, if the request names one."""
+    return traces.parsed(next((value for name, value in scope["headers"] if name == b"traceparent"), None))
 
 
-def headers(request_id: str, *, is_secure: bool, anthropic: bool) -> Fields:
+def _batch_id(scope: Scope) -> str | None:
+    """The batch that the path of a request names."""
+    found = str(scope.get("path_params", {}).get("batch_id", ""))
+    return found if ids.is_batch_id(found) else None
+
+
+def headers(named_id: str, *, is_secure: bool, anthropic: bool) -> Fields:
     """The headers of every answer: they forbid caching and guessing the content type."""
-    named: Fields = ((b"x-request-id", request_id.encode()), *_ALWAYS)
+    named: Fields = ((b"x-request-id", named_id.encode()), *_ALWAYS)
     if anthropic:
         # The header that Anthropic's SDKs read.
-        named = ((b"request-id", request_id.encode()), *named)
+        named = ((b"request-id", named_id.encode()), *named)
     return (*named, _TRANSPORT) if is_secure else named
 
 

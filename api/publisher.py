@@ -1,7 +1,12 @@
 """Publishes the records of the api; the view of this process shows each one once the log has it."""
 
+import asyncio
+from collections import OrderedDict
+from typing import Final
+from weakref import WeakValueDictionary
+
 from tidemill.api.view.view import View
-from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log import codec, intake, producer_token, topics
 from tidemill.schemas.log.messages import (
     BatchCreated,
     CancelRequested,
@@ -13,7 +18,69 @@ from tidemill.schemas.log.messages import (
     UploadRecord,
 )
 from tidemill.schemas.log.signing import Signer
-from tidemill.schemas.ports import Sender
+from tidemill.schemas.ports import Clock, Sender
+from tidemill.schemas.resources.batch import Batch
+
+SEQUENCES_MAX: Final = 10_000
+"""Open batches whose last append a process remembers; the view has that of others some moments later."""
+TOKENS_MAX: Final = 1_000
+TOKEN_SECONDS: Final = 600
+
+
+class IntakeProducer:
+    """Produces to `tidemill.intake`, for the batches that the api opens.
+
+    Each method raises `LogUnavailable` if the log does not answer; the record may be in the log anyway.
+    """
+
+    def __init__(self, log: Sender, signer: Signer, clock: Clock) -> None:
+        self._log = log
+        self._signer = signer
+        self._clock = clock
+        self._sequences: OrderedDict[str, int] = OrderedDict()
+        self._tokens: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def turn(self, batch_id: str) -> asyncio.Lock:
+        """The lock of a batch: its appends follow each other."""
+        return self._turns.setdefault(batch_id, asyncio.Lock())
+
+    def sequence(self, batch: Batch) -> int:
+        """The highest append that is in the log, as far as this process knows."""
+        return max(batch.tidemill.sequence or 0, self._sequences.get(batch.id, 0))
+
+    async def open(self, command: BatchCreated) -> None:
+        """Open a batch; a repeated record changes nothing."""
+        await self._send(command.project, command.batch.id, b"", intake.opening_headers(self._signer, command))
+
+    async def append(self, project: str, batch_id: str, lines: bytes, *, sequence: int) -> None:
+        """Append lines; ingest drops a record whose sequence is not above those before."""
+        await self._send(project, batch_id, lines, [(intake.SEQ, b"%d" % sequence)])
+        self._sequences[batch_id] = sequence
+        self._sequences.move_to_end(batch_id)
+        if len(self._sequences) > SEQUENCES_MAX:
+            self._sequences.popitem(last=False)
+
+    async def seal(self, project: str, batch_id: str) -> None:
+        """Seal a batch."""
+        await self._send(project, batch_id, b"", [(intake.END, b"true")])
+
+    async def _send(self, project: str, batch_id: str, value: bytes, headers: list[tuple[str, bytes]]) -> None:
+        credential = (intake.AUTHORIZATION, b"Bearer %b" % self._token(project, batch_id))
+        await self._log.send(topics.INTAKE.name, batch_id, value, headers=[credential, *headers])
+
+    def _token(self, project: str, batch_id: str) -> bytes:
+        """A token for records of the batch; ingest checks the signature of each token once."""
+        now = int(self._clock())
+        until, known = self._tokens.get(batch_id, (0, b""))
+        if now >= until - TOKEN_SECONDS // 2:
+            until = now + TOKEN_SECONDS
+            claims = producer_token.Claims(sub=batch_id, project=project, key=None, iat=now, exp=until)
+            known = producer_token.token(self._signer, claims).encode()
+            self._tokens[batch_id] = until, known
+            if len(self._tokens) > TOKENS_MAX:
+                self._tokens.popitem(last=False)
+        return known
 
 
 class Publisher:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from tidemill.api import errors
-from tidemill.api.view.view import ChangeEvent
+from tidemill.api.changes import ChangeEvent
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.ports import Clock, Sender
@@ -163,8 +163,8 @@ class Webhooks:
             await self.endpoint(project, CALLBACK)
         except ApiError as error:
             fault = (
-                "the project has no secret to sign callbacks with. "
-                "POST /v1/webhook_endpoints/callback/rotate_secret makes one."
+                "the project has no secret to sign callbacks with. `tidemill webhooks rotate callback` makes one, "
+                "or POST /v1/webhook_endpoints/callback/rotate_secret."
             )
             raise errors.invalid_param("callback_url", fault, code="no_callback_secret") from error
 

@@ -2,7 +2,7 @@
 
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from tidemill.api import errors
 from tidemill.api.view.keyring import Keyring
@@ -23,9 +23,22 @@ class Principal:
     project: str
     role: Role
     key_id: str = SETTINGS_KEY_ID
-    """The id of its key."""
+    """The id of its key, or of the person."""
     expires_at: int | None = None
-    """When its key expires, Unix seconds."""
+    """When its key, or the person's session, expires, Unix seconds."""
+    digest: str = field(default="", repr=False)
+    """The SHA-256 of its key, in hex."""
+    session_id: str | None = None
+    """Its session of the dashboard; None if the request has the key itself."""
+    person: str | None = None
+    """The verified email address, or else the provider's `sub`, of a person without a key."""
+    projects: tuple[str, ...] = ()
+    """The projects that a person may choose; an operator may choose any."""
+
+    @property
+    def actor(self) -> str:
+        """Its name in the audit trail."""
+        return self.person or self.key_id
 
     @property
     def is_operator(self) -> bool:
@@ -38,7 +51,7 @@ class Keys:
 
     def __init__(self, fixed: Mapping[str, Principal], keyring: Keyring, clock: Clock) -> None:
         """Accept these keys; `fixed` has those of the settings, which cannot be revoked, by their digests."""
-        self._fixed = dict(fixed)
+        self._fixed = {digest: replace(one, digest=digest) for digest, one in fixed.items()}
         self._keyring = keyring
         self._clock = clock
 
@@ -61,15 +74,35 @@ class Keys:
             raise errors.wrong_key(secret)
         if not is_whole:
             raise errors.unavailable("server's view of the log")
-        return self._of_record(secret, self._keyring.by_digest(digest), digest)
-
-    def _of_record(self, secret: str, record: KeyRecord | None, digest: str) -> Principal:
+        record = self._keyring.by_digest(digest)
         if record is None or not hmac.compare_digest(record.sha256, digest):
             raise errors.wrong_key(secret)
+        return self._of_record(record)
+
+    def named(self, key_id: str, *, is_whole: bool) -> Principal:
+        """The caller that the key with an id stands for.
+
+        Without `is_whole`, the keyring may lack keys that the log has.
+
+        Raises:
+            ApiError: 401, the key is unknown, revoked or expired; 503, the keyring may not have it yet.
+        """
+        for principal in self._fixed.values():
+            if principal.key_id == key_id:
+                return principal
+        if not is_whole:
+            raise errors.unavailable("server's view of the log")
+        if (record := self._keyring.by_id(key_id)) is None:
+            raise errors.ended_session()
+        return self._of_record(record)
+
+    def _of_record(self, record: KeyRecord) -> Principal:
         if not record.key.opens(self._clock()):
             raise errors.ended_key(record.key.hint, "expired" if record.key.revoked_at is None else "revoked")
         key = record.key
-        return Principal(project=key.project, role=key.role, key_id=key.id, expires_at=key.expires_at)
+        return Principal(
+            project=key.project, role=key.role, key_id=key.id, expires_at=key.expires_at, digest=record.sha256
+        )
 
 
 def keys(settings: Settings, keyring: Keyring, clock: Clock) -> Keys:

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
+from urllib.parse import parse_qsl
 
 from fastapi import Request
 
@@ -28,11 +29,16 @@ KEYS_MAX: Final = 10_000
 COSTS: Final = {
     ("GET", "/v1/batches"): MANY,
     ("GET", "/v1/files"): MANY,
+    ("GET", "/v1/admin/dead_letters"): HEAVY,
+    ("GET", "/v1/admin/dead_letters/{letter}"): HEAVY,
     ("GET", "/v1/usage"): MANY,
+    ("GET", "/v1/queues"): MANY,
+    ("GET", "/v1/throughput"): MANY,
     ("GET", "/v1/admin/keys"): MANY,
     ("GET", "/v1/admin/audit"): MANY,
     ("GET", "/v1/files/{file_id}/content"): MANY,
     ("GET", "/v1/batches/{batch_id}/results"): MANY,
+    ("GET", "/v1/batches/{batch_id}/compare"): HEAVY,
     ("GET", "/v1/batches/{batch_id}/errors"): HEAVY,
     ("POST", "/v1/batches/{batch_id}/rerun"): HEAVY,
     ("POST", "/v1/batches/estimate"): HEAVY,
@@ -41,6 +47,11 @@ COSTS: Final = {
     ("GET", "/v1/messages/batches/{batch_id}/results"): MANY,
 }
 """Costs of routes that differ from those of their method."""
+SEARCHES: Final = {
+    "/v1/batches": {"search", "model"},
+    "/v1/batches/{batch_id}/results": {"custom_id", "contains", "code"},
+}
+"""Parameters that make a list read what it does not show: such a request is as heavy as the heaviest."""
 
 
 @dataclass(slots=True)
@@ -84,7 +95,9 @@ class Rates:
 def cost(request: Request) -> int:
     """The cost of a request."""
     method = request.method
-    path = getattr(request.scope.get("route"), "path", "")
+    path = getattr(request.scope.get("route"), "path_format", "")
+    if (names := SEARCHES.get(path)) and names & dict(parse_qsl(request.url.query)).keys():
+        return HEAVY
     return COSTS.get((method, path), READ if method in {"GET", "HEAD"} else MANY)
 
 

@@ -28,7 +28,7 @@ WAIT_SECONDS_MAX: Final = 3600.0
 ADDRESSES_MAX: Final = 10_000
 """Addresses with a count; above it the address that was refused longest ago loses its count."""
 PENDING_MAX: Final = 100
-"""Records of refusals on their way to the log; further ones are dropped."""
+"""Records that no request waits for, on their way to the log; further ones are dropped."""
 FIELD_HEX: Final = 4
 """Hex digits of the digest of each setting in a record."""
 
@@ -62,12 +62,14 @@ class Trail:
         """
         await self._send(self._entry(action, request, caller, target=target, owner=owner, detail=detail))
 
-    def record_refusal(self, request: Request) -> None:
-        """Record a refused key, without waiting for the log."""
+    def record_soon(
+        self, request: Request, action: Action, caller: Principal | None = None, target: str = "", **detail: str
+    ) -> None:
+        """Record what grants nothing, like a refused key, without waiting for the log."""
         if len(self._pending) >= PENDING_MAX:
-            _log.warning("a refused key of %s is not in the audit trail: the log is slow", address(request))
+            _log.warning("a %s of %s is not in the audit trail: the log is slow", action, address(request))
             return
-        task = asyncio.create_task(self._try(self._entry(Action.KEY_REFUSE, request)))
+        task = asyncio.create_task(self._try(self._entry(action, request, caller, target=target, detail=detail)))
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
 
@@ -100,7 +102,7 @@ class Trail:
             id=ids.new_audit_id(),
             at=int(self._clock()),
             project=owner or (caller.project if caller else ""),
-            actor=caller.key_id if caller else "",
+            actor=caller.actor if caller else "",
             action=action,
             target=target,
             address="" if request is None else address(request),

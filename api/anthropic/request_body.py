@@ -281,7 +281,7 @@ class RequestReader:
         return bytes(self._buffer[self._at : self._at + 1])
 
     def _drop(self) -> None:
-        """Forget what is read."""
+        """Drop the bytes that were read."""
         del self._buffer[: self._at]
         self._dropped += self._at
         self._at = 0

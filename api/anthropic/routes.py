@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from tidemill.api import errors
+from tidemill.api import errors, lookup
 from tidemill.api.anthropic import creation, message_batch, results
 from tidemill.api.anthropic.message_batch import PATH, MessageBatch
 from tidemill.api.anthropic.request_body import CUSTOM_ID
@@ -20,7 +20,6 @@ from tidemill.api.requests import paging, reading
 from tidemill.api.requests.fields import BatchId, Cursor
 from tidemill.api.requests.filters import BatchesQuery
 from tidemill.api.requests.parts import UNUSABLE, Part, Query
-from tidemill.api.view import lookup
 from tidemill.api.view.view import View
 from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.error import ApiError
@@ -128,7 +127,7 @@ async def index(
     """List message batches, the newest first."""
     wanted = _wanted(query)
     try:
-        rows = view.batches(caller.project, wanted)
+        rows, _ = view.batches(caller.project, wanted)
     except ApiError as error:
         name = "after_id" if query.before_id is None else "before_id"
         raise errors.unknown_cursor(wanted.after or "", param=name) from error
@@ -171,9 +170,7 @@ async def cancel(request: Request, deps: Deps, caller: Caller, batch_id: BatchId
 async def delete(request: Request, deps: Deps, caller: Caller, batch_id: BatchId) -> Response:
     """Delete an ended message batch with its requests and results."""
     if not deps.view.erasures.is_deleted(batch_id, caller.project):
-        batch = await _found(deps.view, caller.project, batch_id)
-        if batch.status.is_terminal:
-            await creation.remove_input(deps, caller.project, batch)
+        await _found(deps.view, caller.project, batch_id)
         await changes.delete(request, deps, caller, batch_id)
     return json(DeletedMessageBatch(id=batch_id))
 

@@ -2,11 +2,11 @@
 
 from fastapi import Request
 
-from tidemill.api import errors
+from tidemill.api import errors, lookup
 from tidemill.api.access.auth import Principal
 from tidemill.api.batches import file_removal
 from tidemill.api.dependencies import Dependencies
-from tidemill.api.view import lookup, overlay
+from tidemill.api.view import overlay
 from tidemill.schemas.lifecycle import CANCELLABLE, CANCELLED
 from tidemill.schemas.log.messages import BatchRecord, CancelRequested
 from tidemill.schemas.resources.audit import Action

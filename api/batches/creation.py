@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Final
 import msgspec
 import orjson
 from fastapi import Depends, Request
+from opentelemetry.trace import SpanKind
 from pydantic import AfterValidator, ConfigDict, Field
 
 from tidemill.api import errors
@@ -28,9 +29,12 @@ from tidemill.schemas import headers as forwarded
 from tidemill.schemas import ids
 from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim, InputRef
+from tidemill.schemas.log.topics import COMMANDS
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, Dedupe
+from tidemill.telemetry import context, tracing
 
+CREATE: Final = f"create {COMMANDS.name}"
 CLAIM_SECONDS_MAX = 10.0
 """How long the api waits to read its own claim back."""
 KEY_CHARS_MAX = 255
@@ -124,50 +128,76 @@ async def create(
     *,
     headers: dict[str, str],
     fingerprint: str | None = None,
+    publish: Callable[[BatchCreated], Awaitable[None]] | None = None,
 ) -> Batch:
     """Create a batch, or find the one that the same request created before.
 
     It calls `source`, which finds the input, only for a new batch. The `fingerprint` identifies the request, by
-    default by its fields. The headers of each call do not, so those of the first try count.
+    default by its fields. The headers of each call do not, so those of the first try count. `publish` sends the
+    command in another way than to `commands`.
 
     Raises:
         ApiError: 409, the key was used for another request.
         LogUnavailable: The log does not answer; the same request may be sent again.
     """
-    fingerprint = fingerprint or fingerprint_of(request.model_dump())
+    if fingerprint is None:
+        is_new_file = request.input_sha256 is not None or request.input_uri is not None
+        fingerprint = fingerprint_of(request.model_dump(exclude={"input_file_id"} if is_new_file else None))
     batch_id = repeats.batch_id(project)
     if batch_id is not None and deps.view.erasures.is_deleted(batch_id):
         raise errors.batch_deleted()
-    if (known := _known(deps, project, request, fingerprint, repeats)) is None:
-        ref = await source()
-        record = deps.view.file(project, request.input_file_id)
-        filename = None if record is None else record.file.filename
-        if request.dedupe is None:
-            request = request.model_copy(update={"dedupe": await _usual_dedupe(deps, ref)})
-        batch = request.batch(batch_id or ids.new_batch_id(), int(deps.clock()), filename, headers)
+    if (known := _known(deps, project, request, fingerprint, repeats)) is not None:
+        return await _published(deps, known, publish)
+    ref = await source()
+    record = deps.view.file(project, request.input_file_id)
+    filename = None if record is None else record.file.filename
+    if request.dedupe is None:
+        request = request.model_copy(update={"dedupe": await _usual_dedupe(deps, ref)})
+    new_id = batch_id or ids.new_batch_id()
+    attributes = tracing.messaging("create", "send", COMMANDS.name) | {tracing.BATCH_ID: new_id}
+    with context.bound(batch_id=new_id), tracing.span(CREATE, SpanKind.PRODUCER, attributes) as span:
+        batch = request.batch(new_id, int(deps.clock()), filename, headers, tracing.traceparent_of(span))
         command = BatchCreated(
-            project=project, batch=batch, input=ref, output_expires_after=request.output_expires_after
+            project=project,
+            batch=batch,
+            input=ref,
+            output_expires_after=request.output_expires_after,
+            answer_schema=request.answer_schema,
         )
         claim = Claim(command=command, fingerprint=fingerprint, is_retry=repeats.is_retry)
         await deps.publisher.claim(claim)
         known = command
         if batch_id is not None or repeats.is_retry:
             known = await _first_command(deps, command, fingerprint, repeats)
-    if (shown := deps.view.batch(project, known.batch.id)) is not None:
+        return await _published(deps, known, publish)
+
+
+async def _published(
+    deps: Dependencies, command: BatchCreated, publish: Callable[[BatchCreated], Awaitable[None]] | None
+) -> Batch:
+    """Publish the command, unless the view shows its batch already; returns the batch."""
+    if (shown := deps.view.batch(command.project, command.batch.id)) is not None:
         return Batch.model_validate_json(shown)
-    await deps.publisher.command(known.batch.id, known)
-    return deps.view.put_batch(BatchRecord(project=project, batch=known.batch))
+    await (deps.publisher.command(command.batch.id, command) if publish is None else publish(command))
+    return deps.view.put_batch(BatchRecord(project=command.project, batch=command.batch))
 
 
 async def _usual_dedupe(deps: Dependencies, ref: InputRef | None) -> Dedupe | None:
+    """See `usual_dedupe`, for an input that is in the store."""
+    if ref is None or ref.source is not None:
+        return None
+    if all(model.dedupe == "none" for model in deps.serving.models.values()):
+        return None
+    return usual_dedupe(deps, await _first_line(deps, ref.key))
+
+
+def usual_dedupe(deps: Dependencies, first_line: bytes) -> Dedupe | None:
     """That of the model which the first line names; None for none.
 
     The command has it, since ingest must find the same copies again after a crash.
     """
     serving = deps.serving
-    if ref is None or all(model.dedupe == "none" for model in serving.models.values()):
-        return None
-    name = _model_of(await _first_line(deps, ref.key))
+    name = _model_of(first_line)
     model = serving.models.get(serving.aliases.get(name, name))
     return None if model is None or model.dedupe == "none" else model.dedupe
 
@@ -222,6 +252,10 @@ def _known(
     if (shown := deps.view.batch(project, batch_id)) is None:
         return None
     batch = Batch.model_validate_json(shown)
+    if request.input_sha256 is not None:
+        source = deps.view.file(project, batch.input_file_id)
+        if source is not None and source.sha256 == request.input_sha256:
+            request = request.model_copy(update={"input_file_id": source.file.id})
     if not request.matches(batch):
         raise errors.key_reused()
     return BatchCreated(project=project, batch=batch)

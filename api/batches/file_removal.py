@@ -38,9 +38,14 @@ async def remove(deps: Dependencies, file_id: str, key: str) -> None:
 async def remove_batch(deps: Dependencies, project: str, batch: Batch) -> None:
     """Delete a finished batch: results carries out the command, and the view of this process hides it at once.
 
+    An input that the api made of the create's body goes with its batch, unless another batch has it.
+
     Raises:
         LogUnavailable: The log does not answer, and the batch stays.
     """
+    source = deps.view.file(project, batch.input_file_id)
+    if source is not None and source.from_body and not deps.view.is_shared(source.file.id, batch.id):
+        await remove(deps, source.file.id, source.key)
     kinds = tuple(kind for kind, _ in batch.tidemill.receipt.files) if batch.tidemill.receipt else ()
     at = int(deps.clock())
     command = DeleteRequested(batch_id=batch.id, project=project, files=kinds, at=at)

@@ -3,9 +3,8 @@
 from collections.abc import AsyncIterator
 from typing import Final
 
-from tidemill.api import errors
+from tidemill.api import errors, lookup
 from tidemill.api.dependencies import Dependencies, from_store
-from tidemill.api.view import lookup
 from tidemill.api.view.result_lines import Found, Source
 from tidemill.schemas import ids
 from tidemill.schemas.ports import NotFound

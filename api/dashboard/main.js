@@ -1,182 +1,74 @@
-/** The frame: who asks, which page, and what went wrong. The address says all that a page shows. */
+/** Starts the dashboard: who is signed in, and the page of the address in its frame. */
 
-import { Fault, call, forget, hasKey, keep, leave, share } from "./client.js";
-import { h } from "./dom.js";
-import { live } from "./live.js";
-import * as batch from "./batch.js";
-import * as batches from "./batches.js";
-import * as create from "./create.js";
-import * as usage from "./usage.js";
+import { resume, session } from "./core/client.js";
+import { close } from "./core/events.js";
+import { forget } from "./core/live.js";
+import { place, start } from "./core/route.js";
+import { effect, html, render, useEffect, useState } from "./core/view.js";
+import { Frame } from "./frame.js";
+import { ROUTES } from "./routes.js";
+import { SignIn } from "./sign-in.js";
+import { Empty, LinkButton, Skeleton } from "./ui/basics.js";
+import { clear, Overlays } from "./ui/overlay.js";
+import { Page } from "./ui/page.js";
 
-const main = document.querySelector("main");
-const nav = document.querySelector("nav");
-const fault = document.querySelector("#fault");
-const PAGES = [
-  [/^\/$/, "Batches", batches.show],
-  [/^\/batches\/([^/]+)$/, "Batch", batch.show],
-  [/^\/new$/, "New batch", create.show],
-  [/^\/usage$/, "Usage", usage.show],
-];
-/** What went wrong when somebody did something, which stays until it is dismissed, and when the page looked. */
-const faults = { act: null, look: null };
-let shown = new AbortController();
-/** What may be done with the key, and what a batch may hold. */
-let limits = null;
+const loaded = new Map();
 
-/**
- * Tell what failed.
- * @param {"act"|"look"} kind
- * @param {Error|null} error null: nothing does any more.
- */
-function tell(kind, error) {
-  if (error instanceof Fault && error.status === 401 && hasKey()) {
-    forget();
-    open();
-  }
-  faults[kind] = error;
-  const found = faults.act ?? faults.look;
-  fault.hidden = found === null;
-  fault.querySelector("span").textContent = found?.message ?? "";
+const NoPage = () => html`
+  <${Page} title="There is no such page">
+    <${Empty} action=${html`<${LinkButton} href="#/batches">All batches<//>`}>The address is wrong, or the page has moved.<//>
+  <//>
+`;
+
+const Failed = ({ error }) => html`<${Page} title="The page did not load"><${Empty}>${error.message}<//><//>`;
+
+/** The component of a route, once its module is here. */
+function useModule(route) {
+  const [, renew] = useState(0);
+  const found = loaded.get(route);
+  useEffect(() => {
+    // Asks what was rendered: another component may have loaded it since.
+    if (!route || found) return;
+    route.load().then(
+      (module) => loaded.set(route, module.default),
+      (error) => loaded.set(route, () => html`<${Failed} error=${error} />`),
+    ).then(() => renew((count) => count + 1));
+  }, [route]);
+  return found;
 }
 
-const title = (text) => {
-  document.title = `${text} · Tidemill`;
-};
-
-async function open(moved = false) {
-  shown.abort();
-  shown = new AbortController();
-  const { signal } = shown;
-  const { id, dataset } = document.activeElement ?? {};
-  const held = { id, mark: dataset?.focus };
-  tell("act", null);
-  tell("look", null);
-  nav.hidden = !hasKey();
-  const [path, search] = (location.hash.slice(1) || "/").split("?");
-  for (const link of nav.querySelectorAll("a")) {
-    if (link.getAttribute("href") === `#${path}`) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
-  }
-  if (!hasKey()) {
-    enter();
-    return;
-  }
-  main.replaceChildren();
-  if (limits === null) await live(signal, knowLimits(signal), (error) => tell("look", error));
-  if (signal.aborted) return;
-  const canWrite = limits.role !== "read";
-  nav.querySelector("[href='#/new']").hidden = !canWrite;
-  const found = PAGES.map(([form, name, show]) => [form.exec(path), name, show]).find(([match]) => match);
-  if (!found) {
-    title("No such page");
-    main.append(h("h1", {}, "There is no such page"), h("p", {}, h("a", { href: "#/" }, "To the batches")));
-    return;
-  }
-  const [match, name, show] = found;
-  title(name);
+/** A part of the path; one that cannot be decoded names nothing. */
+function decoded(part) {
   try {
-    const showing = show({
-      main,
-      signal,
-      limits,
-      canWrite,
-      title,
-      ready: once((target) => settle(held, target)),
-      tell: (error) => tell("act", error),
-      told: (error) => tell("look", error),
-      query: new URLSearchParams(search),
-      parts: match.slice(1).map(decodeURIComponent),
-    });
-    if (moved) (named(held.id) ?? main).focus({ preventScroll: true });
-    await showing;
-  } catch (error) {
-    if (!signal.aborted) tell("look", error);
+    return decodeURIComponent(part);
+  } catch {
+    return part;
   }
 }
 
-const knowLimits = (signal) => async () => {
-  limits = await call("GET", "/limits", { signal });
-  return false;
-};
-
-const named = (id) => (id ? main.querySelector(`#${CSS.escape(id)}`) : null);
-
-function once(work) {
-  let isDone = false;
-  return (...given) => {
-    if (!isDone) work(...given);
-    isDone = true;
-  };
+function Routed() {
+  const { path } = place.value;
+  const route = ROUTES.find((one) => one.path.test(path));
+  const Content = useModule(route);
+  if (!route) return html`<${NoPage} />`;
+  if (!Content) return html`<${Skeleton} rows=${6} height=${32} />`;
+  return html`<${Content} key=${path} params=${route.path.exec(path).slice(1).map(decoded)} />`;
 }
 
-/** Once a page has its content: scroll to where this entry of the history was, and focus what had the focus. */
-function settle({ mark }, target) {
-  if (mark && document.activeElement === main)
-    main.querySelector(`[data-focus="${CSS.escape(mark)}"]`)?.focus({ preventScroll: true });
-  const y = history.state?.y;
-  if (y === undefined && target) target.scrollIntoView();
-  else scrollTo(0, y ?? 0);
+function App() {
+  if (session.value === undefined) return null;
+  return html`
+    ${session.value === null ? html`<${SignIn} />` : html`<${Frame} key=${`${session.value.id} ${session.value.project}`}><${Routed} /><//>`}
+    <${Overlays} />
+  `;
 }
 
-/** Ask for a key. */
-function enter() {
-  title("Sign in");
-  const input = h("input", {
-    id: "key",
-    type: "password",
-    autocomplete: "current-password",
-    required: true,
-    placeholder: "sk-…",
-  });
-  const form = h(
-    "form",
-    {
-      class: "enter",
-      onsubmit: async (event) => {
-        event.preventDefault();
-        const typed = input.value.trim();
-        try {
-          limits = await call("GET", "/limits", { typed });
-        } catch (error) {
-          tell("act", error);
-          input.focus();
-          return;
-        }
-        keep(typed);
-        open();
-      },
-    },
-    h("h1", {}, "Your batches"),
-    h("label", { for: "key" }, "API key"),
-    input,
-    h(
-      "p",
-      { class: "hint" },
-      "It stays in the open tabs of this browser. `tidemill up` keeps one in .tidemill/api_key.",
-    ),
-    h("button", {}, "Sign in"),
-  );
-  main.replaceChildren(form);
-  input.focus();
-}
-
-function left() {
-  limits = null;
-  open();
-}
-
-document.querySelector("#leave").addEventListener("click", () => {
-  leave();
-  left();
+start();
+effect(() => {
+  if (session.value !== null) return;
+  forget();
+  clear();
+  close();
 });
-fault.querySelector("button").addEventListener("click", () => {
-  tell("act", null);
-  tell("look", null);
-});
-// The browser would scroll before there is anything to scroll to.
-history.scrollRestoration = "manual";
-for (const event of ["click", "change", "pagehide"])
-  addEventListener(event, () => history.replaceState({ y: scrollY }, ""), true);
-addEventListener("hashchange", () => open(true));
-await share(left);
-open();
+render(html`<${App} />`, document.querySelector("#app"));
+resume();

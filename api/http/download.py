@@ -2,7 +2,10 @@
 
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from urllib.parse import quote
+
+from tidemill.api import errors
 
 _RANGE = re.compile(r"bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*\Z", re.ASCII | re.IGNORECASE)
 _UNSAFE = re.compile(r"[^A-Za-z0-9 ._()+-]")
@@ -24,6 +27,17 @@ class ByteRange:
     def content_range(self, size: int) -> str:
         """The `Content-Range` of this part of a file of `size` bytes."""
         return f"bytes {self.start}-{self.end - 1}/{size}"
+
+
+def check_parquet(param: str) -> None:
+    """Check that this process can write Parquet, which the field `param` asks for.
+
+    Raises:
+        ApiError: 400, it lacks the library.
+    """
+    if find_spec("pyarrow") is None:
+        why = "the server has no pyarrow; `pip install 'tidemill[data]'` there installs it."
+        raise errors.invalid_param(param, why, code="parquet_unavailable")
 
 
 class Unsatisfiable(Exception):

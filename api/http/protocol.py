@@ -33,7 +33,6 @@ from tidemill.api import error_bodies, error_handlers, errors, middleware
 from tidemill.api.http import hosts
 from tidemill.configuration.connections import Connections
 from tidemill.runtime.connections import Connection, ConnectionTable
-from tidemill.schemas import ids
 from tidemill.schemas.resources.error import ApiError
 
 HEAD_BYTES_MAX: Final = 64 * 1024
@@ -279,7 +278,7 @@ class Protocol(HttpToolsProtocol):
             # Nothing that the app sends goes out after this, and it reads the end of the connection.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        request_id = ids.new_request_id()
+        request_id = middleware.request_id(self.headers)
         is_anthropic = error_bodies.is_anthropic(self.url.decode("latin-1"), self.headers)
         status, content = error_bodies.render(error, request_id=request_id, anthropic=is_anthropic)
         fields = (

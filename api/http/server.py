@@ -61,7 +61,7 @@ class Server(uvicorn.Server):
             bounds.per_address_max,
             evicted=metrics.CONNECTIONS_CLOSED.labels("room").inc,
         )
-        metrics.sample(metrics.CONNECTIONS, lambda: table.counts)
+        metrics.CONNECTIONS.sample(lambda: table.counts)
         self._shared = Shared(
             config=config,
             state=self.server_state,

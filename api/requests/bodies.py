@@ -1,17 +1,31 @@
 """Request bodies of batches and uploads; a body of a single route is defined beside the route."""
 
 import re
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, Final, Self, get_args
 
-from pydantic import AfterValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, model_validator
 
+from tidemill.api import errors
 from tidemill.api.requests import faults
-from tidemill.api.requests.fields import Endpoint, Expiry, Id, Metadata, OneOf, Purpose, Window
+from tidemill.api.requests.fields import (
+    Endpoint,
+    Expiry,
+    Id,
+    InputFile,
+    Metadata,
+    OneOf,
+    OutputUri,
+    Purpose,
+    Window,
+)
+from tidemill.api.requests.inline import InlineBody, Requests
 from tidemill.api.requests.reading import Body, settings_of
 from tidemill.schemas.bounds import NUMBER_MAX, UPLOAD_PARTS_MAX, Filename, Url
+from tidemill.schemas.buckets import Format
 from tidemill.schemas.resources.batch import Dedupe
 
 MIME_CHARS_MAX: Final = 255
+_OBJECT: Final = {"type": "object", "x-opaque": True}
 MD5: Final = "[0-9a-fA-F]{32}"
 
 
@@ -35,15 +49,30 @@ def _check_md5(md5: str) -> str:
     return md5.lower()
 
 
-class NewBatch(Body):
+class Validation(Body):
+    """What the answers of a batch must be."""
+
+    answer_schema: Annotated[dict[str, Any], Field(alias="schema"), WithJsonSchema(_OBJECT)]
+    """The JSON Schema that the text of each answer must fit, which is then JSON."""
+
+
+class NewBatch(InlineBody):
     """The body of a create; unknown fields are ignored."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": [name]} for name in ("input_file_id", "requests", "open")]}
+    )
 
     endpoint: Endpoint
     """The endpoint of every line of the file."""
     completion_window: Window
     """How long the batch may take; one of the windows of the installation, which may have a default."""
-    input_file_id: Id
-    """A file of the purpose `batch`."""
+    input_file_id: InputFile | None = None
+    """A file of the purpose `batch`, or the address of an object in a bucket: `s3://bucket/key`; or `requests`."""
+    requests: Requests | None = None
+    """The requests themselves, in place of a file."""
+    open: bool = False
+    """Whether requests follow in appends, until a seal, in place of a file."""
     metadata: Metadata | None = None
     """Up to 16 pairs; lists can be filtered by them."""
     output_expires_after: Expiry | None = None
@@ -51,8 +80,16 @@ class NewBatch(Body):
     dedupe: Annotated[str, OneOf(get_args(Dedupe))] | None = None
     """Equal lines to ask once: `none`, `batch` if their answer is deterministic, `all` in any case. By default the
     model of the first line decides."""
+    rerun_of: Id | None = None
+    """A batch of the project whose lines these ask again in other words; each of the two names the other."""
+    validation: Annotated[Validation | None, Field(alias="validate")] = None
+    """What each answer must be; one that is not is a failed line with the code `invalid_output`."""
     callback_url: Annotated[Url, Field(min_length=1)] | None = None
     """Gets the event of the batch's end; signed with the secret of the project's callbacks."""
+    output_uri: OutputUri | None = None
+    """A folder in a bucket, `s3://bucket/folder`, that gets a copy of the output and the errors."""
+    output_format: Annotated[str, OneOf(get_args(Format))] | None = None
+    """The format of these copies: `jsonl`, which is the default, or `parquet`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -61,6 +98,35 @@ class NewBatch(Body):
         if default is None or not isinstance(fields, dict) or fields.get("completion_window") is not None:
             return fields
         return fields | {"completion_window": default}
+
+    @model_validator(mode="after")
+    def _with_one_input(self) -> Self:
+        inputs = {"input_file_id": self.input_file_id, "requests": self.requests, "open": self.open or None}
+        given = [name for name, value in inputs.items() if value is not None]
+        if not given:
+            raise errors.missing("input_file_id")
+        if len(given) > 1:
+            raise errors.invalid_param(given[1], f"it cannot be combined with '{given[0]}'.")
+        if self.open and self.dedupe not in {None, "none"}:
+            raise errors.invalid_param("dedupe", "an open batch asks every line.")
+        if self.output_format is not None and self.output_uri is None:
+            raise errors.missing("output_uri")
+        return self
+
+
+class Append(InlineBody):
+    """The body of an append to an open batch."""
+
+    sequence: Annotated[int, Field(ge=1, le=NUMBER_MAX)]
+    """Counts the appends of the batch, from 1; an append that is sent again has the same."""
+    requests: Requests
+
+
+class Seal(Body):
+    """The body of a seal."""
+
+    sequence: Annotated[int, Field(ge=0, le=NUMBER_MAX)] | None = None
+    """The number of appends that the batch has; another number is refused."""
 
 
 class NewUpload(Body):

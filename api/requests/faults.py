@@ -22,6 +22,7 @@ _EXPECTED: Final = {
     "list_type": "an array of strings",
     "dict_type": "an object",
     "model_type": "an object",
+    "bytes_type": "an object",
     "model_attributes_type": "an object",
 }
 

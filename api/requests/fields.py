@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, Final
 
 from fastapi import Depends
@@ -13,6 +13,9 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
 )
 from pydantic_core import CoreSchema, core_schema
 
@@ -20,7 +23,8 @@ from tidemill.api import errors
 from tidemill.api.requests import faults
 from tidemill.api.requests.parts import ID, PathId
 from tidemill.api.requests.reading import Body, settings_of
-from tidemill.schemas import bounds
+from tidemill.schemas import bounds, buckets
+from tidemill.schemas.buckets import Address, AddressError
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.log import intake
 from tidemill.schemas.log.intake import IntakeError
@@ -88,8 +92,35 @@ def _check_stream(text: str) -> str:
         raise faults.wrong("invalid_value", f"{error}.") from None
 
 
+def _check_input(value: Any, check_id: ValidatorFunctionWrapHandler) -> Any:
+    if isinstance(value, str) and value.startswith(buckets.SCHEME):
+        return _checked(value, buckets.parse_object)
+    if isinstance(value, str) and len(value) > bounds.ID_CHARS_MAX:
+        raise faults.wrong("invalid_value", "it must be the id of a file, or an address like s3://bucket/key.")
+    return check_id(value)
+
+
+def _check_folder(text: str) -> str:
+    return _checked(text, buckets.parse_folder)
+
+
+def _checked(text: str, parse: Callable[[str], Address]) -> str:
+    try:
+        return str(parse(text))
+    except AddressError as error:
+        raise faults.wrong("invalid_uri", str(error)) from None
+
+
 Id = Annotated[str, Field(max_length=bounds.ID_CHARS_MAX, pattern=ID)]
 """The id of an object."""
+InputFile = Annotated[
+    Id,
+    WrapValidator(_check_input),
+    WithJsonSchema({"type": "string", "maxLength": buckets.URI_CHARS_MAX, "pattern": f"^({ID[1:-1]}|s3://.+)$"}),
+]
+"""The id of a file, or the address of an object in a bucket."""
+OutputUri = Annotated[buckets.Uri, AfterValidator(_check_folder)]
+"""The address of a folder in a bucket."""
 Cursor = Annotated[
     str, Field(json_schema_extra={"maxLength": bounds.ID_CHARS_MAX, "pattern": ID}), AfterValidator(_check_cursor)
 ]

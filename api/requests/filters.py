@@ -7,7 +7,7 @@ from pydantic import Field
 from tidemill.api.requests.fields import SECONDS_MAX, Endpoint, Metadata, OneOf, Project
 from tidemill.api.requests.paging import OrderedQuery, PageQuery
 from tidemill.api.requests.reading import WHOLE
-from tidemill.schemas.bounds import Id, Name
+from tidemill.schemas.bounds import Name
 from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.resources.batch import Status
 
@@ -15,6 +15,7 @@ LIMIT_DEFAULT: Final = 20
 LIMIT_MAX: Final = 100
 AUDIT_LIMIT_DEFAULT: Final = 50
 AUDIT_LIMIT_MAX: Final = 1_000
+SEARCH_CHARS_MAX: Final = 128
 
 _OTHER_LABEL: Final = (
     "EXISTS (SELECT 1 FROM labels AS other WHERE other.project = labels.project AND other.name = ?"
@@ -38,14 +39,33 @@ class BatchesQuery(OrderedQuery):
     """Only those created earlier, Unix seconds."""
     metadata: Metadata | None = None
     """`metadata[key]=value`: only those with this pair, and with all of several."""
+    model: Name | None = None
+    """Only those whose lines name this model."""
+    search: Annotated[str, Field(max_length=SEARCH_CHARS_MAX)] | None = None
+    """Only those whose id begins with this text, or whose name, metadata or file ids contain it."""
+
+    single: Annotated[str, OneOf(("true", "false"))] = "false"
+    """`true`: only single asynchronous requests, each a batch of one line; other lists leave these out."""
+
+    def scan(self) -> tuple[str, list[object]] | None:
+        """The conditions in SQL that no index answers, and their values."""
+        parts: list[str] = []
+        values: list[object] = []
+        if self.model is not None:
+            parts.append("instr(models, ?)")
+            values.append(f"\n{self.model}\n")
+        if self.search is not None:
+            parts.append("(substr(id, 1, length(?)) = ? OR instr(texts, ?))")
+            values += [self.search, self.search, self.search.lower()]
+        return (" AND ".join(parts), values) if parts else None
 
     def condition(self) -> tuple[str, list[object]]:
         """The conditions in SQL, and their values.
 
         With metadata they need `labels` joined with `batches`.
         """
-        parts: list[str] = []
-        values: list[object] = []
+        parts: list[str] = ["single = ?"]
+        values: list[object] = [self.single == "true"]
         for part, value in (
             ("status = ?", self.status),
             ("endpoint = ?", self.endpoint),
@@ -68,8 +88,8 @@ class AuditQuery(PageQuery):
     """How many a page has at most."""
     project: Project | None = None
     """Only records of this project; an operator gets those of all by default."""
-    actor: Id | None = None
-    """Only actions of this key."""
+    actor: Name | None = None
+    """Only actions of this key, or of this person."""
     action: Annotated[str, OneOf(list(Action))] | None = None
     """Only this action."""
     target: Name | None = None

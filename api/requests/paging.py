@@ -89,15 +89,18 @@ def of_page(page: Page, rows: Sequence[Row]) -> Sequence[Row]:
     return wanted[: max(1, sum(size <= PAGE_BYTES_MAX for size in sizes))]
 
 
-def write(page: Page, rows: Sequence[Row]) -> bytes:
+def write(page: Page, rows: Sequence[Row], searched_to: str | None = None) -> bytes:
     """The JSON of a page.
 
-    One row more than `page.limit` means that there is a next page.
+    One row more than `page.limit` means that there is a next page, and so does the id that a search has come to.
     """
     shown = of_page(page, rows)
-    ends = (orjson.dumps(shown[0].id), orjson.dumps(shown[-1].id)) if shown else (b"null", b"null")
+    first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
+    if len(rows) == len(shown) and searched_to is not None:
+        last = searched_to
+    ends = (orjson.dumps(first), orjson.dumps(last))
     return b'{"object":"list","data":[%b],"first_id":%b,"last_id":%b,"has_more":%b}' % (
         b",".join(row.body for row in shown),
         *ends,
-        b"true" if len(rows) > len(shown) else b"false",
+        b"true" if len(rows) > len(shown) or searched_to is not None else b"false",
     )

@@ -110,10 +110,13 @@ def schema_of(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _parameters(model: type[BaseModel], where: str) -> list[dict[str, Any]]:
-    shown = []
-    for name, schema in schema_of(model)["properties"].items():
+    shown, whole = [], schema_of(model)
+    for name, schema in whole["properties"].items():
         kept = {key: value for key, value in _present(schema).items() if key not in {"title", "description"}}
-        parameter = {"name": name, "in": where, "required": False, "description": schema.get("description", "")}
+        is_required = name in whole.get("required", ())
+        parameter = {
+            "name": name, "in": where, "required": is_required, "description": schema.get("description", ""),
+        }  # fmt: skip
         deep = {"style": "deepObject"} if kept.get("type") == "object" else {}
         shown.append({**parameter, "schema": kept, **deep})
     return shown

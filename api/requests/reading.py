@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeVar
 
+import msgspec
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, model_validator
 from pydantic_core import PydanticKnownError
@@ -14,11 +15,16 @@ from pydantic_core import PydanticKnownError
 from tidemill.api import errors
 from tidemill.api.requests import faults
 from tidemill.configuration.settings import Settings
+from tidemill.schemas.jsonl import nesting
+from tidemill.schemas.resources.error import ApiError
 
 M = TypeVar("M", bound=BaseModel)
+B = TypeVar("B", bound="Body")
 
 _DEEP: Final = re.compile(r"(\w+)\[(.*)\]\Z", re.DOTALL)
 JSON_CHARS_MAX: Final = 512
+PARTS_MAX: Final = 100_000
+"""Arrays, objects, keys and commas of JSON that becomes objects: a parser holds the interpreter's lock."""
 _WHOLE: Final = re.compile(r"[+-]?\d{1,18}\Z", re.ASCII)
 
 
@@ -26,6 +32,16 @@ class Body(BaseModel):
     """A JSON object; unknown fields are ignored, and null counts as absent."""
 
     model_config = ConfigDict(strict=True, frozen=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def decoded(cls, content: bytes) -> Any:
+        """Parse the JSON of a body.
+
+        Raises:
+            ApiError: 400, it is nested too deeply, or has too many parts.
+            orjson.JSONDecodeError: It is not JSON.
+        """
+        return parsed(content)
 
     @model_validator(mode="before")
     @classmethod
@@ -59,6 +75,43 @@ def json(text: Any) -> Any:
     return found
 
 
+def parsed(text: bytes) -> Any:
+    """The value of JSON text.
+
+    Raises:
+        ApiError: 400, it is nested too deeply, or has too many parts.
+        orjson.JSONDecodeError: It is not JSON.
+    """
+    _check_levels(text, nesting.DEPTH_MAX)
+    if nesting.parts(text) > PARTS_MAX:
+        many = f"more than {PARTS_MAX:,} arrays, objects, keys and commas"
+        raise errors.invalid(f"The JSON body of your request is too complex: it has {many}.")
+    return orjson.loads(text)
+
+
+def check_json(text: bytes, levels_max: int) -> None:
+    """Check that text is JSON in UTF-8, without making objects of it.
+
+    Raises:
+        ApiError: 400, it is not, or has more levels.
+    """
+    _check_levels(text, levels_max)
+    try:
+        text.decode()
+        msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise _not_json() from error
+
+
+def _check_levels(text: bytes, levels_max: int) -> None:
+    if nesting.exceeds(text, levels_max):
+        raise errors.invalid(f"The JSON body of your request has more than {levels_max} levels.")
+
+
+def _not_json() -> ApiError:
+    return errors.invalid("We could not parse the JSON body of your request.")
+
+
 WHOLE: Final = BeforeValidator(whole)
 """Marks an integer of a query; it follows the bounds: `Annotated[int, Field(ge=1, le=9), WHOLE]`."""
 
@@ -69,12 +122,12 @@ def settings_of(info: ValidationInfo) -> Settings:
     return info.context
 
 
-def body(model: type[M], content: bytes, settings: Settings) -> M:
+def body(model: type[B], content: bytes, settings: Settings) -> B:
     """Read a body, JSON; an empty one has no fields. The settings have some of the bounds, like the windows."""
     try:
-        fields = orjson.loads(content) if content.strip() else {}
+        fields = model.decoded(content) if content.strip() else {}
     except orjson.JSONDecodeError as error:
-        raise errors.invalid("We could not parse the JSON body of your request.") from error
+        raise _not_json() from error
     if not isinstance(fields, dict):
         raise errors.invalid("The JSON body of your request must be an object.")
     return _validated(model, fields, settings)

@@ -30,7 +30,9 @@ ALL: Final = "*"
 """Stands for all projects."""
 
 
-_OFFSET: Final = re.compile(r"\d{1,19}\Z")
+_OFFSET: Final = re.compile(r"[0-9]{1,19}\Z")
+_TIME: Final = re.compile(r"[0-9TWZ:,.+ -]+\Z")
+"""Characters of a time; between the date and the time of day, Python takes any."""
 
 
 def edge(text: str) -> Edge:
@@ -42,7 +44,7 @@ def edge(text: str) -> Edge:
     if _OFFSET.match(text) and int(text) <= OFFSET_MAX:
         return Edge(offset=int(text))
     try:
-        at = dt.datetime.fromisoformat(text)
+        at = dt.datetime.fromisoformat(text if _TIME.match(text) else "")
         zoned = at if at.tzinfo else at.replace(tzinfo=dt.UTC)
         return Edge(at_ms=max(0, int(zoned.timestamp() * 1000)))
     except (ValueError, OverflowError) as error:

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from tidemill.api import errors
-from tidemill.api.batches import batch_request, creation, report
+from tidemill.api.batches import answer_schema, batch_request, creation, report
 from tidemill.api.batches.batch_request import BatchRequest
 from tidemill.api.batches.token_estimate import TokenEstimate
 from tidemill.api.dependencies import Dependencies, chunks_from_store, from_store
@@ -136,7 +136,9 @@ async def create(
             record = await _input(deps, rerun, booking)
             return InputRef(key=record.key, bytes=record.file.bytes)
 
-        return await creation.create(deps, project, rerun.request, source, repeats, headers=headers)
+        schema = await answer_schema.of_batch(deps, rerun.batch)
+        request = rerun.request.model_copy(update={"answer_schema": schema})
+        return await creation.create(deps, project, request, source, repeats, headers=headers)
 
 
 async def estimate(deps: Dependencies, project: str, rerun: Rerun) -> TokenEstimate:

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel
 
-from tidemill.api import errors
-from tidemill.api.batches import changes, creation
+from tidemill.api import errors, lookup
+from tidemill.api.batches import answer_schema, changes, creation
 from tidemill.api.batches.batch_request import BatchRequest
 from tidemill.api.batches.creation import ForwardedHeaders, RepetitionHeaders
 from tidemill.api.batches.token_estimate import Figures, TokenEstimate, figures
@@ -20,22 +20,28 @@ from tidemill.api.dependencies import (
     chunks_from_store,
     json,
 )
+from tidemill.api.inline import body_input, bucket_files, open_batches
+from tidemill.api.inline.open_batches import Appended
 from tidemill.api.openapi import Route
-from tidemill.api.requests import paging
-from tidemill.api.requests.bodies import NewBatch
+from tidemill.api.requests import inline, paging
+from tidemill.api.requests.bodies import Append, NewBatch, Seal
 from tidemill.api.requests.fields import BatchId, Endpoint, Id, Window
 from tidemill.api.requests.filters import BatchesQuery
+from tidemill.api.requests.inline import InlineRequest
 from tidemill.api.requests.paging import ListPage
 from tidemill.api.requests.parts import Query
 from tidemill.api.requests.reading import Body
-from tidemill.api.view import lookup
 from tidemill.api.view.quotas import Booking
 from tidemill.runtime.threads import run_half_time
+from tidemill.schemas.buckets import SCHEME
 from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.schemas.log.messages import FileRecord, InputRef
-from tidemill.schemas.ports import NotFound
+from tidemill.schemas.ports import NotFound, once
 from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.error import ApiError
+
+INLINE_FILENAME = "requests.jsonl"
+"""The name of the input file of a batch whose requests are in the create."""
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=Route)
 
@@ -76,22 +82,73 @@ async def create(
     caller: Caller,
     repeats: RepetitionHeaders,
     headers: ForwardedHeaders,
-    body: Annotated[NewBatch, Depends(JsonBody(NewBatch))],
+    body: Annotated[NewBatch, Depends(JsonBody(NewBatch, bytes_max=inline.BYTES_MAX))],
 ) -> Response:
     """Create a batch; the answer comes when the log has it, and ingest validates the file afterwards."""
-    wanted = BatchRequest.model_validate(body, from_attributes=True)
     project = caller.project
-    if wanted.callback_url is not None:
-        await deps.webhooks.check_callback(project, wanted.callback_url)
-
+    if body.callback_url is not None:
+        await deps.webhooks.check_callback(project, body.callback_url)
+    if body.rerun_of is not None:
+        await lookup.batch_json(deps.view, project, body.rerun_of)
+    fields = body.model_dump(exclude={"input_file_id", "requests", "validation"})
+    schema = None
+    if body.validation is not None:
+        schema = await answer_schema.checked(deps, project, body.validation.answer_schema, body.endpoint)
+    given = body.input_file_id or ""
+    input_uri = given if given.startswith(SCHEME) else None
+    wanted = BatchRequest(input_file_id=given, input_uri=input_uri, answer_schema=schema, **fields)
+    wanted, imported, fingerprint = await bucket_files.checked(deps, project, wanted, repeats)
+    if wanted.open:
+        return json(await open_batches.create(deps, caller, wanted, repeats, headers))
     with deps.booking(project) as booking:
+        if body.requests is not None:
+            record = await _stored(deps, booking, body.requests, body.endpoint)
+            return json(await body_input.create(deps, booking, record, wanted, repeats, headers=headers))
 
         async def source() -> InputRef | None:
-            return await _input(deps, project, wanted.input_file_id, booking)
+            if imported is None:
+                return await _input(deps, project, wanted.input_file_id, booking)
+            booking.bytes(imported.bytes)
+            booking.batch(0)
+            return imported
 
         async with deps.gates.creates.turn(project):
-            batch = await creation.create(deps, project, wanted, source, repeats, headers=headers)
+            batch = await creation.create(
+                deps, project, wanted, source, repeats, headers=headers, fingerprint=fingerprint
+            )
     return json(batch)
+
+
+async def _stored(
+    deps: Dependencies, booking: Booking, requests: list[InlineRequest], endpoint: str
+) -> FileRecord:
+    """The input file of requests in a create."""
+    lines = inline.lines(requests, endpoint, bytes_max=deps.settings.line_bytes_max)
+    content = await run_half_time(b"".join, lines)
+    return await body_input.store(deps, booking, INLINE_FILENAME, once(content), bytes_expected=len(content))
+
+
+@router.post(
+    "/{batch_id}/requests",
+    responses={409: {"description": "The batch is not open, or the append before is missing."}},
+)
+async def append(
+    deps: Deps, caller: Caller, batch_id: BatchId, body: Annotated[Append, Depends(JsonBody(Append))]
+) -> Appended:
+    """Append requests to an open batch; they run as they come. An append that is sent again changes nothing."""
+    return await open_batches.append(deps, caller, batch_id, body)
+
+
+@router.post(
+    "/{batch_id}/seal",
+    response_model=Batch,
+    responses={409: {"description": "The batch was not created open, or has another number of appends."}},
+)
+async def seal(
+    deps: Deps, caller: Caller, batch_id: BatchId, body: Annotated[Seal, Depends(JsonBody(Seal))]
+) -> Response:
+    """Seal an open batch: it ends with its last request. A sealed one stays as it is."""
+    return json(await open_batches.seal(deps, caller, batch_id, body.sequence))
 
 
 @router.get("", response_model=ListPage[Batch])
@@ -99,7 +156,8 @@ async def index(
     view: ViewDep, caller: Caller, query: Annotated[BatchesQuery, Depends(Query(BatchesQuery))]
 ) -> Response:
     """List batches, the newest first."""
-    return json(paging.write(query.page, view.batches(caller.project, query)))
+    rows, searched_to = view.batches(caller.project, query)
+    return json(paging.write(query.page, rows, searched_to))
 
 
 @router.post(

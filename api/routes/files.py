@@ -8,24 +8,26 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from tidemill.api import errors
+from tidemill.api import errors, lookup
+from tidemill.api.access import sessions
 from tidemill.api.batches import file_removal
 from tidemill.api.dependencies import Caller, Dependencies, Deps, ViewDep, chunks_from_store, from_store, json
 from tidemill.api.http import download
 from tidemill.api.openapi import Route
 from tidemill.api.requests import paging, reading
-from tidemill.api.requests.fields import FileId
+from tidemill.api.requests.fields import FileId, OneOf
 from tidemill.api.requests.paging import ListPage, OrderedQuery
 from tidemill.api.requests.parts import Headers, Query
 from tidemill.api.uploads import upload
 from tidemill.api.uploads.form_reader import BINARY
 from tidemill.api.uploads.upload import FileForm
-from tidemill.api.view import lookup
 from tidemill.schemas.log.messages import FileRecord
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.resources.file import File
 
+RESULTS = "batch_output"
+"""The purpose of output and error files."""
 LIMIT_DEFAULT = LIMIT_MAX = 10_000
 PURPOSE_CHARS_MAX = 64
 CONDITION_CHARS_MAX = 1024
@@ -40,6 +42,13 @@ class FilesQuery(OrderedQuery):
     """How many a page has at most."""
     purpose: Annotated[str, Field(max_length=PURPOSE_CHARS_MAX)] | None = None
     """Only those of this purpose."""
+
+
+class ContentQuery(reading.Parameters):
+    """The query of a download."""
+
+    format: Annotated[str, OneOf(("jsonl", "parquet"))] | None = None
+    """`parquet` converts an output or error file of a batch into a table; by default the bytes of the file."""
 
 
 class DeletedFile(BaseModel):
@@ -112,13 +121,18 @@ async def delete(request: Request, deps: Deps, caller: Caller, file_id: FileId) 
 
 @router.get("/{file_id}/content", response_model=None, response_class=StreamingResponse, responses=_CONTENT)
 async def content(
+    request: Request,
     deps: Deps,
     caller: Caller,
     file_id: FileId,
+    *,
     wanted: Annotated[ContentHeaders, Depends(Headers(ContentHeaders))],
+    query: Annotated[ContentQuery, Depends(Query(ContentQuery))],
 ) -> Response:
     """Download a file, or a part of it."""
     record = await lookup.file(deps.view, caller.project, file_id)
+    if query.format == "parquet":
+        return await _table(deps, caller.project, record)
     size = record.file.bytes
     etag = f'"{record.sha256}"'
     headers = {
@@ -128,7 +142,10 @@ async def content(
     }
     if download.matches(wanted.if_none_match, etag):
         return Response(status_code=304, headers=headers)
-    if deps.settings.presigned_downloads and (link := await _link(deps, record)) is not None:
+    # A script of the dashboard may read from the api alone; its links may lead to the store.
+    is_script = caller.session_id is not None and sessions.HEADER in request.headers
+    redirects = deps.settings.presigned_downloads and not is_script
+    if redirects and (link := await _link(deps, record)) is not None:
         return Response(status_code=302, headers={"location": link})
     part = _part(wanted, etag, size)
     chunks = await _begun(deps, record, part or download.ByteRange(start=0, end=size))
@@ -138,6 +155,29 @@ async def content(
     return StreamingResponse(
         chunks, status_code=206 if part else 200, headers=headers, media_type="application/octet-stream"
     )
+
+
+async def _table(deps: Dependencies, project: str, record: FileRecord) -> Response:
+    """A file of result lines as Parquet, converted while it is sent."""
+    if record.file.purpose != RESULTS:
+        why = f"only results of batches are tables, and this file's purpose is '{record.file.purpose}'."
+        raise errors.invalid_param("format", why)
+    download.check_parquet("format")
+    # The library is of an extra, and takes a second to import.
+    from tidemill.tables.result_lines import converted  # noqa: PLC0415
+
+    async def pieces() -> AsyncIterator[bytes]:
+        async with deps.gates.tables.turn(project):
+            lines = await _begun(deps, record, download.ByteRange(start=0, end=record.file.bytes))
+            async for piece in converted(lines):
+                yield piece
+
+    table = pieces()
+    first = await anext(table)
+    headers = {
+        "content-disposition": download.disposition(f"{record.file.filename.removesuffix('.jsonl')}.parquet")
+    }
+    return StreamingResponse(_chained(first, table), headers=headers, media_type="application/vnd.apache.parquet")
 
 
 def _part(wanted: ContentHeaders, etag: str, size: int) -> download.ByteRange | None:

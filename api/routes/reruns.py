@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import AfterValidator, ConfigDict, Field
 
+from tidemill.api import lookup
 from tidemill.api.access.auth import Principal
 from tidemill.api.batches.creation import ForwardedHeaders, RepetitionHeaders
 from tidemill.api.batches.token_estimate import Figures, figures
@@ -20,7 +21,6 @@ from tidemill.api.reruns import log_range, replay, rerun, selection
 from tidemill.api.reruns.log_range import ALL, LogRange
 from tidemill.api.reruns.rerun import RerunOptions
 from tidemill.api.reruns.selection import Kind
-from tidemill.api.view import lookup
 from tidemill.schemas.resources.access import Role, is_project
 from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.resources.batch import Batch, ReplayRange

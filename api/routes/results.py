@@ -1,20 +1,25 @@
 """The routes of a batch's results, receipt, timeline and errors, while it runs and afterwards."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, Final, Literal
 
+import orjson
 from fastapi import APIRouter, Depends, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
-from tidemill.api.batches import report, result_pages
+from tidemill.api import errors, lookup
+from tidemill.api.batches import comparison, report, result_pages
+from tidemill.api.batches.comparison import Comparison, Outcome, Wanted
+from tidemill.api.batches.result_search import Search, search
 from tidemill.api.dependencies import Caller, Dependencies, Deps, ViewDep
 from tidemill.api.openapi import Route
-from tidemill.api.requests import reading
-from tidemill.api.requests.fields import BatchId, OneOf
+from tidemill.api.requests import faults, reading
+from tidemill.api.requests.fields import BatchId, Id, OneOf
 from tidemill.api.requests.parts import Query
-from tidemill.api.view import lookup
 from tidemill.api.view.result_lines import Found, bounded
+from tidemill.schemas import bounds
+from tidemill.schemas.bounds import METADATA_VALUE_CHARS_MAX
 from tidemill.schemas.resources.batch import Status
 
 LIMIT_DEFAULT: Final = 100
@@ -36,12 +41,51 @@ class ResultLine(BaseModel):
 
 
 class ResultPage(BaseModel):
-    """Finished lines in the order of the input; `next_after` continues where this page ends."""
+    """Finished lines in the order of the input; `next_after` continues where this page, or its search, ends."""
 
     object: Literal["list"] = "list"
     data: list[ResultLine]
     has_more: bool
     next_after: int | None
+
+
+class ComparedLine(BaseModel):
+    """The results of the lines with a `custom_id` in two batches."""
+
+    custom_id: str
+    outcome: Outcome
+    first: ResultLine | None
+    second: ResultLine | None
+
+
+class ComparisonPage(BaseModel):
+    """Compared lines in the order of the inputs; `next_after` says how far the comparison has come."""
+
+    object: Literal["list"] = "list"
+    data: list[ComparedLine]
+    counts: dict[Outcome, int]
+    """Lines that this request has compared, also those that it does not show, by outcome."""
+    has_more: bool
+    next_after: str | None
+
+
+def _check_outcomes(text: str) -> str:
+    if not set(text.split(",")) <= set(Outcome):
+        raise faults.none_of(tuple(Outcome))
+    return text
+
+
+class CompareQuery(reading.Parameters):
+    """The query of a comparison."""
+
+    other: Annotated[Id, Field(alias="with")]
+    """The id of the second batch."""
+    limit: Annotated[int, Field(ge=0, le=LIMIT_MAX), reading.WHOLE] = LIMIT_DEFAULT
+    """How many lines to show at most; with 0 they are only counted."""
+    after: Annotated[str, Field(max_length=18, pattern=r"^(-1|[0-9]{1,8})_(-1|[0-9]{1,8})$")] = "-1_-1"
+    """`next_after` of the page before."""
+    outcome: Annotated[str, Field(max_length=128), AfterValidator(_check_outcomes)] | None = None
+    """Show only lines with these outcomes, separated by commas; a page may then have few or none."""
 
 
 class ResultsQuery(reading.Parameters):
@@ -53,6 +97,14 @@ class ResultsQuery(reading.Parameters):
     """`next_after` of the page before."""
     status: Annotated[str, OneOf(STATUSES)] | None = None
     """Only those lines."""
+    custom_id: Annotated[str, Field(max_length=METADATA_VALUE_CHARS_MAX)] | None = None
+    """Only lines with this `custom_id`."""
+    contains: Annotated[str, Field(max_length=bounds.NAME_CHARS_MAX)] | None = None
+    """Only lines of the output or error file with this text, in upper or lower case."""
+    code: bounds.Word | None = None
+    """Only failed lines with this error code."""
+    server: bounds.Name | None = None
+    """Only lines whose last call went to this server."""
 
 
 @router.get("/results", response_model=ResultPage)
@@ -61,11 +113,67 @@ async def results(
 ) -> Response:
     """List finished lines, also while the batch runs; they appear seconds after they end."""
     batch = await lookup.batch(deps.view, caller.project, batch_id)
+    wanted = Search(
+        status=query.status,
+        custom_id=query.custom_id,
+        contains=query.contains,
+        code=query.code,
+        server=query.server,
+    )
+    if wanted.reads_lines:
+        async with deps.gates.searches.turn(caller.project):
+            matches = await search(deps, caller.project, batch, wanted, after=query.after, limit=query.limit)
+        shown = bounded(matches.found)
+        end = shown[-1].index if len(shown) < len(matches.found) else matches.searched_to
+        return StreamingResponse(_written(deps, shown, end), media_type="application/json")
     found = await result_pages.page(
         deps, caller.project, batch, after=query.after, limit=query.limit + 1, status=query.status
     )
     shown = bounded(found[: query.limit])
-    return StreamingResponse(_written(deps, shown, len(found) > len(shown)), media_type="application/json")
+    end = shown[-1].index if len(found) > len(shown) else None
+    return StreamingResponse(_written(deps, shown, end), media_type="application/json")
+
+
+@router.get(
+    "/compare", response_model=ComparisonPage, responses={409: {"description": "One of the batches is running."}}
+)
+async def compare_results(
+    deps: Deps, caller: Caller, batch_id: BatchId, query: Annotated[CompareQuery, Depends(Query(CompareQuery))]
+) -> Response:
+    """Compare the results of two ended batches, line by line."""
+    first = await lookup.batch(deps.view, caller.project, batch_id)
+    second = await lookup.batch(deps.view, caller.project, query.other)
+    for batch in (first, second):
+        if not batch.status.is_terminal:
+            raise errors.conflict(f"Cannot compare results of a batch with status '{batch.status}'.")
+    after, _, second_after = query.after.partition("_")
+    outcomes = frozenset(map(Outcome, query.outcome.split(","))) if query.outcome else frozenset(Outcome)
+    wanted = Wanted(limit=query.limit, outcomes=outcomes)
+    async with deps.gates.searches.turn(caller.project):
+        found = await comparison.compare(
+            deps, caller.project, (first, second), (int(after), int(second_after)), wanted
+        )
+    return Response(b"".join(_pieces(found)), media_type="application/json")
+
+
+def _pieces(found: Comparison) -> Iterator[bytes]:
+    yield b'{"object":"list","data":['
+    for place, pair in enumerate(found.pairs):
+        known = pair.first or pair.second
+        name = orjson.dumps(known.custom_id if known else "")
+        sides = tuple(
+            b"null" if side is None else _line_json(side.found, side.text) for side in (pair.first, pair.second)
+        )
+        comma = b"," if place else b""
+        yield b'%b{"custom_id":%b,"outcome":"%b","first":%b,"second":%b}' % (
+            comma, name, pair.outcome.encode(), *sides,
+        )  # fmt: skip
+    has_more, cursor = (b"false", b"null") if found.end is None else (b"true", b'"%d_%d"' % found.end)
+    yield b'],"counts":%b,"has_more":%b,"next_after":%b}' % (
+        orjson.dumps(found.counts, option=orjson.OPT_NON_STR_KEYS),
+        has_more,
+        cursor,
+    )
 
 
 @router.get("/receipt", response_model=report.ReceiptReport)
@@ -103,14 +211,18 @@ async def grouped_errors(deps: Deps, caller: Caller, batch_id: BatchId) -> repor
         after = found[-1].index
 
 
-async def _written(deps: Dependencies, shown: list[Found], has_more: bool) -> AsyncIterator[bytes]:
+async def _written(deps: Dependencies, shown: list[Found], end: int | None) -> AsyncIterator[bytes]:
+    """The page; more lines may come after the index `end`, or none without it."""
     yield b'{"object":"list","data":['
     place = 0
     async for line in deps.lines.read(shown):
-        found = shown[place]
-        status = b"failed" if found.failed else b"completed"
         comma = b"," if place else b""
-        yield b'%b{"index":%d,"status":"%b","result":%b}' % (comma, found.index, status, line)
+        yield comma + _line_json(shown[place], line)
         place += 1
-    last = b"%d" % shown[-1].index if shown else b"null"
-    yield b'],"has_more":%b,"next_after":%b}' % (b"true" if has_more else b"false", last)
+    last = shown[-1].index if end is None and shown else end
+    yield b'],"has_more":%b,"next_after":%b}' % (b"false" if end is None else b"true", orjson.dumps(last))
+
+
+def _line_json(found: Found, text: bytes) -> bytes:
+    status = b"failed" if found.failed else b"completed"
+    return b'{"index":%d,"status":"%b","result":%b}' % (found.index, status, text)

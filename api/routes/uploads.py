@@ -5,19 +5,18 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from tidemill.api import errors
+from tidemill.api import errors, lookup
 from tidemill.api.dependencies import Caller, Dependencies, Deps, JsonBody, json
 from tidemill.api.openapi import Route
 from tidemill.api.requests.bodies import Completion, NewUpload
 from tidemill.api.requests.fields import UploadId
 from tidemill.api.uploads import assembly, part
 from tidemill.api.uploads.sink import life_of
-from tidemill.api.view import lookup
 from tidemill.schemas import ids
 from tidemill.schemas.bounds import UPLOAD_PARTS_MAX
 from tidemill.schemas.log.messages import PartRecord, UploadRecord
 from tidemill.schemas.resources.audit import Action
-from tidemill.schemas.resources.upload import LIFE_SECONDS, Upload, UploadPart
+from tidemill.schemas.resources.file import UPLOAD_LIFE_SECONDS, Upload, UploadPart
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=Route)
 
@@ -34,7 +33,7 @@ async def create(deps: Deps, caller: Caller, body: Annotated[NewUpload, Depends(
             id=ids.new_upload_id(),
             bytes=body.bytes,
             created_at=now,
-            expires_at=now + LIFE_SECONDS,
+            expires_at=now + UPLOAD_LIFE_SECONDS,
             filename=body.filename,
             purpose=body.purpose,
         )

@@ -343,6 +343,14 @@ def _shown(deps: Dependencies, record: EndpointRecord) -> ShownEndpoint:
     return ShownEndpoint(**record.endpoint.model_dump(), tidemill=extras)
 
 
+def as_json(deps: Dependencies, project: str, endpoint_id: str) -> bytes | None:
+    """A webhook endpoint as the API shows it; None if the project has no such endpoint."""
+    record = deps.webhooks.endpoints.get(endpoint_id)
+    if record is None or record.project != project:
+        return None
+    return _shown(deps, record).model_dump_json().encode()
+
+
 def _delivery(found: Delivery) -> ShownDelivery:
     return ShownDelivery(
         id=found.id, webhook_endpoint_id=found.endpoint_id, url=found.url,

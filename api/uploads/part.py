@@ -13,7 +13,7 @@ from tidemill.api.uploads.sink import Sink
 from tidemill.api.view.quotas import Booking
 from tidemill.schemas import ids
 from tidemill.schemas.log.messages import PartRecord
-from tidemill.schemas.resources.upload import UploadPart
+from tidemill.schemas.resources.file import UploadPart
 
 PART_BYTES_MAX = 64 << 20
 FORM: Final = FormBody("data", Parameters)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Self
 
+from tidemill import metrics
 from tidemill.api import errors
 from tidemill.api.dependencies import STORE_SECONDS_MAX
 from tidemill.api.uploads.first_line import FirstLine
@@ -14,6 +15,7 @@ from tidemill.configuration.settings import Settings
 from tidemill.schemas.log.messages import FileRecord
 from tidemill.schemas.log.part import file_key
 from tidemill.schemas.ports import Store
+from tidemill.schemas.resources.error import ApiError
 from tidemill.schemas.resources.file import File
 
 CHUNK_BYTES = 1 << 20
@@ -49,6 +51,8 @@ class Sink:
     def __init__(self, store: Store, key: str, *, bytes_max: int, param: str) -> None:
         self._bytes_max = bytes_max
         self._param = param
+        self._kind = "part" if param == "data" else "file"
+        self._is_stored = False
         self._size = 0
         self._gathered = bytearray()
         self._digest = hashlib.sha256()
@@ -61,7 +65,9 @@ class Sink:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        why = "broken" if kind is None or not issubclass(kind, ApiError) else "refused"
+        metrics.UPLOADS.labels(self._kind, "stored" if self._is_stored else why).inc()
         # After a commit the task is done, and there is nothing to cancel.
         self._writing.cancel()
         with suppress(asyncio.CancelledError, OSError):
@@ -100,6 +106,8 @@ class Sink:
         if not done:
             raise errors.unavailable("file store")
         self._check_writing()
+        self._is_stored = True
+        metrics.UPLOAD_BYTES.inc(self._size)
         lines = self._newlines + (self._last != b"\n")
         return Stored(bytes=self._size, sha256=self._digest.hexdigest(), lines=lines)
 

@@ -8,9 +8,11 @@ from tidemill.api.view.sqlite import Database, page_rows
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.messages import AuditRecord
 from tidemill.schemas.ports import Clock
-from tidemill.schemas.resources.audit import KEPT_DAYS
+from tidemill.schemas.resources.audit import KEPT_DAYS, Action
 
 KEPT_SECONDS: Final = KEPT_DAYS * 86_400
+SESSION_SECONDS_MAX: Final = 7 * 86_400
+"""No session lasts longer."""
 
 
 class Audit:
@@ -45,3 +47,16 @@ class Audit:
             record.id, record.at, record.project, record.actor, record.action, record.target, codec.encode(record),
         )  # fmt: skip
         self._database.write("DELETE FROM audit WHERE created_at < ?", int(self._clock()) - KEPT_SECONDS)
+        if record.action == Action.SESSION_END:
+            self.end_session(record.target, record.at)
+
+    def end_session(self, session_id: str, at: int) -> None:
+        """Mark a session of the dashboard as ended."""
+        self._database.write("INSERT OR IGNORE INTO sessions_ended VALUES (?, ?)", session_id, at)
+        self._database.write(
+            "DELETE FROM sessions_ended WHERE ended_at < ?", int(self._clock()) - SESSION_SECONDS_MAX
+        )
+
+    def has_ended(self, session_id: str) -> bool:
+        """Whether a session of the dashboard was ended."""
+        return self._database.first("SELECT 1 FROM sessions_ended WHERE id = ?", session_id) is not None

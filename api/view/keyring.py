@@ -31,6 +31,12 @@ class Keyring(keys.Keyring):
         """A key by its id."""
         return _record(self._database.first("SELECT body FROM keys WHERE id = ?", key_id))
 
+    def projects(self, limit: int) -> list[str]:
+        """The first projects, by name, that have a key."""
+        return [
+            one for (one,) in self._database.read("SELECT DISTINCT project FROM keys ORDER BY 1 LIMIT ?", limit)
+        ]
+
     def rows(self, project: str | None, page: Page) -> list[Row]:
         """Up to `page.limit` + 1 keys of a project or of all, the newest first.
 

@@ -8,7 +8,15 @@ import re
 from typing import Final
 
 from tidemill.schemas.lifecycle import RANK
-from tidemill.schemas.resources.batch import Batch, BatchError, BatchErrors, Progress, RequestCounts, Status
+from tidemill.schemas.resources.batch import (
+    Batch,
+    BatchError,
+    BatchErrors,
+    Extras,
+    Progress,
+    RequestCounts,
+    Status,
+)
 
 # JSON escapes quotes within strings, so this matches only the field; none of its values is an object.
 _PROGRESS: Final = re.compile(rb'"progress":(\{"percent":[^{}]*\})')
@@ -36,9 +44,20 @@ def merge(shown: Batch | None, record: Batch) -> Batch:
             "request_counts": _highest(shown.request_counts, record.request_counts),
             "model": ahead.model or behind.model,
             "usage": record.usage or shown.usage,
-            "tidemill": record.tidemill,
+            "tidemill": _furthest(shown.tidemill, record.tidemill),
         }
     )
+
+
+def sealed(shown: Batch) -> Batch:
+    """The batch after a seal."""
+    return shown.model_copy(update={"tidemill": shown.tidemill.model_copy(update={"open": False})})
+
+
+def appended(shown: Batch, size: int) -> Batch:
+    """The batch after an append of so many bytes: they count before ingest has them."""
+    size += shown.tidemill.input_bytes or 0
+    return shown.model_copy(update={"tidemill": shown.tidemill.model_copy(update={"input_bytes": size})})
 
 
 def cancelled(shown: Batch, at: int) -> Batch:
@@ -63,6 +82,28 @@ def listed(batch: Batch) -> bytes | None:
     )
     errors = BatchErrors(data=(*faults[: FAULTS_LISTED_MAX - 1], more))
     return batch.model_copy(update={"errors": errors}).model_dump_json().encode()
+
+
+def searched(batch: Batch) -> tuple[str, str]:
+    """What a search compares: models between newlines; name, metadata and file ids in lower case."""
+    models = dict.fromkeys([batch.model, *(one.model for one in batch.tidemill.models or ())])
+    names = "\n".join(name for name in models if name is not None)
+    files = (batch.input_file_id, batch.output_file_id, batch.error_file_id)
+    texts = [batch.tidemill.name, *(batch.metadata or {}).values(), *files]
+    return f"\n{names}\n", "\n".join(text for text in texts if text is not None).lower()
+
+
+def _furthest(shown: Extras, record: Extras) -> Extras:
+    """The newer ones, in which a sealed stream stays so, and neither its sequence nor its bytes go back."""
+    if shown.stream is None:
+        return record
+    sequence = max(shown.sequence or 0, record.sequence or 0) or None
+    # Null from the seal on: then the input is a file.
+    is_growing = shown.input_bytes is not None and record.input_bytes is not None
+    size = max(shown.input_bytes or 0, record.input_bytes or 0) if is_growing else None
+    return record.model_copy(
+        update={"open": shown.open and record.open, "sequence": sequence, "input_bytes": size}
+    )
 
 
 def _highest(left: RequestCounts, right: RequestCounts) -> RequestCounts:

@@ -25,7 +25,8 @@ _HELD: Final = {
     Quota.LINES: f"SELECT amount {_TOTAL} = 'running'",
     Quota.FILES: f"SELECT number {_TOTAL} = 'files'",
     Quota.BYTES: (
-        f"SELECT sum(bytes) FROM (SELECT amount + {OBJECT_BYTES} * number AS bytes {_TOTAL} = 'files'"  # noqa: S608
+        f"SELECT sum(bytes) FROM (SELECT amount + {OBJECT_BYTES} * number AS bytes {_TOTAL}"  # noqa: S608
+        " IN ('files', 'growing')"
         f" UNION ALL SELECT parts.bytes + {OBJECT_BYTES} FROM uploads JOIN parts ON upload_id = uploads.id"
         " WHERE project = ?1 AND pending)"
     ),
@@ -38,7 +39,7 @@ _HINTS: Final = {
     Quota.BATCHES: "Delete batches you do not need.",
     Quota.LINES: "Wait until some are done, cancel a batch, or split the file.",
     Quota.FILES: "Delete files you do not need.",
-    Quota.BYTES: "Delete files you do not need.",
+    Quota.BYTES: "Delete files you do not need; inputs of open batches count, too.",
     Quota.UPLOADS: "Complete or cancel one.",
     Quota.KEYS: "Revoke those you do not need.",
 }
@@ -100,6 +101,12 @@ class Booking:
         self._book(
             {Quota.BATCHES_IN_PROGRESS: 1, Quota.BATCHES: 1, Quota.LINES: lines}, f"; this file has {lines} more"
         )
+
+    def append(self, lines: int, size: int) -> None:
+        """Reserve lines of a batch that exists, and their bytes."""
+        self._check_disks(size)
+        self._book({Quota.LINES: lines}, f"; this append has {lines} more")
+        self._book({Quota.BYTES: size}, f"; this append has {size} more")
 
     def upload(self) -> None:
         """Reserve an upload in parts."""

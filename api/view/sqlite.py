@@ -15,7 +15,7 @@ from tidemill.api.requests.paging import Page
 from tidemill.schemas.resources.bill import exact, plain
 from tidemill.storage.locked_directory import lock_first_free
 
-LAYOUT = 17
+LAYOUT = 23
 """Version of the schema; a file with another one is rebuilt."""
 
 CHECKPOINT_SECONDS = 1.0
@@ -23,6 +23,8 @@ CHECKPOINT_SECONDS = 1.0
 WAL_PAGES_MAX = 8192
 """32 MiB of changes that are not yet in the file; with more, writers wait for a checkpoint."""
 
+SCAN_ROWS_MAX = 2_000
+"""Rows that a search reads for one request: some milliseconds."""
 PRIMARY_CODE = 0xFF
 """The part of SQLite's extended error codes with the primary code."""
 DISK_CODES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
@@ -32,12 +34,14 @@ CREATE TABLE origin (cluster TEXT NOT NULL);
 CREATE TABLE topics (name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE batches (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, input_file_id TEXT NOT NULL,
-    over INTEGER NOT NULL, status TEXT NOT NULL, ended_at INTEGER, lines_left INTEGER NOT NULL, listed BLOB,
-    body BLOB NOT NULL, owner INTEGER NOT NULL, endpoint TEXT NOT NULL
+    over INTEGER NOT NULL, status TEXT NOT NULL, ended_at INTEGER, lines_left INTEGER NOT NULL,
+    input_bytes INTEGER, owner INTEGER NOT NULL, endpoint TEXT NOT NULL, single INTEGER NOT NULL,
+    models TEXT NOT NULL, texts TEXT NOT NULL, listed BLOB,
+    body BLOB NOT NULL -- last: SQLite reads all pages of a row up to the column that it is asked for
 );
-CREATE INDEX batches_listed ON batches (project, created_at, id);
-CREATE INDEX batches_listed_by_endpoint ON batches (project, endpoint, created_at, id);
-CREATE INDEX batches_listed_by_status ON batches (project, status, created_at, id);
+CREATE INDEX batches_listed ON batches (project, single, created_at, id);
+CREATE INDEX batches_listed_by_endpoint ON batches (project, single, endpoint, created_at, id);
+CREATE INDEX batches_listed_by_status ON batches (project, single, status, created_at, id);
 CREATE INDEX batches_open ON batches (input_file_id) WHERE NOT over;
 CREATE INDEX batches_running ON batches (project, lines_left) WHERE NOT over;
 CREATE INDEX batches_of_input ON batches (input_file_id);
@@ -96,10 +100,17 @@ CREATE TABLE ledger (
     cost TEXT NOT NULL, cost_input TEXT NOT NULL, cost_output TEXT NOT NULL, cost_units TEXT NOT NULL,
     owner INTEGER NOT NULL, is_first INTEGER NOT NULL, PRIMARY KEY (id, model)
 );
+CREATE TABLE series (id TEXT PRIMARY KEY, step INTEGER NOT NULL, points BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE throughput (
+    project TEXT NOT NULL, at INTEGER NOT NULL, started INTEGER NOT NULL, completed INTEGER NOT NULL,
+    failed INTEGER NOT NULL, input INTEGER NOT NULL, output INTEGER NOT NULL, PRIMARY KEY (project, at)
+) WITHOUT ROWID;
+CREATE INDEX throughput_by_time ON throughput (at);
 CREATE TABLE audit (
     id TEXT PRIMARY KEY, created_at INTEGER NOT NULL, project TEXT NOT NULL, actor TEXT NOT NULL,
     action TEXT NOT NULL, target TEXT NOT NULL, body BLOB NOT NULL
 );
+CREATE TABLE sessions_ended (id TEXT PRIMARY KEY, ended_at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX audit_of ON audit (project, created_at, id);
 CREATE INDEX audit_listed ON audit (created_at, id);
 CREATE INDEX audit_by_action ON audit (action, created_at, id);
@@ -117,6 +128,7 @@ _COUNTED = (
     ("files", "files", "(row.deleted_at IS NULL OR row.held)", "row.bytes"),
     ("batches", "batches", "1", "0"),
     ("batches", "running", "NOT row.over", "row.lines_left"),
+    ("batches", "growing", "(NOT row.over AND row.input_bytes IS NOT NULL)", "row.input_bytes"),
 )
 """The sums that triggers keep in `totals`: table, kind, condition of a row, and summed expression. Counting a
 million rows instead takes 50 ms."""
@@ -335,6 +347,41 @@ def page_rows(
         f" ORDER BY created_at {order}, id {order} LIMIT ?",
         *values, page.limit + 1,
     )  # fmt: skip
+
+
+def scanned_rows(
+    database: Database,
+    table: str,
+    where: tuple[str, list[object]],
+    scan: tuple[str, list[object]],
+    page: Page,
+    *,
+    project: str,
+    source: str,
+    body: str,
+) -> tuple[list[tuple[str, bytes]], str | None]:
+    """Of the next `SCAN_ROWS_MAX` rows that `page_rows` gives for `where`, up to `page.limit` that meet `scan`.
+
+    Returns:
+        Ids and bodies, and the id that the next page comes after; None if no row is left.
+
+    Raises:
+        ApiError: 400, `page.after` is not a row of the project.
+    """
+    window = Page(limit=SCAN_ROWS_MAX, after=page.after, newest_first=page.newest_first)
+    columns = f"CASE WHEN {scan[0]} THEN {body} END"
+    rows: list[tuple[str, bytes]] = []
+    last = None
+    # The values of the columns come first in the statement.
+    values = [*scan[1], *where[1]]
+    found = page_rows(database, table, where[0], values, window, project=project, source=source, body=columns)
+    for count, (row_id, content) in enumerate(found):
+        if count == SCAN_ROWS_MAX or len(rows) == page.limit:
+            return rows, last
+        last = row_id
+        if content is not None:
+            rows.append((row_id, content))
+    return rows, None
 
 
 def _created_at(database: Database, table: str, project: str | None, object_id: str) -> int:

@@ -5,12 +5,11 @@ view shows the writes of this process at once; `overlay.py` and the column `plac
 keep an older record from undoing them.
 """
 
-import asyncio
 import itertools
 import logging
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Iterable
 
+from tidemill.api.changes import ChangeEvent, ChangeFeed
 from tidemill.api.requests import paging
 from tidemill.api.requests.filters import BatchesQuery
 from tidemill.api.requests.paging import Page, Row
@@ -22,7 +21,8 @@ from tidemill.api.view.ledger import Ledger
 from tidemill.api.view.orphans import Orphans
 from tidemill.api.view.pending_uploads import PendingUploads
 from tidemill.api.view.quotas import Quotas
-from tidemill.api.view.sqlite import Database, page_rows
+from tidemill.api.view.sqlite import Database, page_rows, scanned_rows
+from tidemill.api.view.throughput import Throughput
 from tidemill.kafka.follower import Tail
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord, Erasure, FileRecord
@@ -34,36 +34,16 @@ from tidemill.schemas.resources.file import File
 DELETED_SECONDS_MAX = 86_400
 """How long the row of a deleted file still serves as a cursor, for clients that delete while paging."""
 
+SHOWN_MAX = 1_024
+SHOWN_BYTES_MAX = 8 << 10
+"""Batches that are kept in memory: their number and size; some have long lists of errors."""
+
 _IS_INPUT = "EXISTS (SELECT 1 FROM batches WHERE input_file_id = files.id AND NOT over)"
 
 _log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 Record = tuple[str, bytes | None, int]
 """Key, value, offset."""
-
-
-class ChangeEvent:
-    """Wakes waiters when the view changes."""
-
-    def __init__(self) -> None:
-        self._next = asyncio.Event()
-
-    def notify(self) -> None:
-        """Wake all waiters."""
-        event, self._next = self._next, asyncio.Event()
-        event.set()
-
-    async def wait_for(self, look: Callable[[], T | None], *, seconds_max: float) -> T | None:
-        """Call `look` now and after each change until it finds something; None after `seconds_max`."""
-        try:
-            async with asyncio.timeout(seconds_max):
-                while (found := look()) is None:
-                    await self._next.wait()
-        except TimeoutError:
-            return look()
-        return found
 
 
 class View:
@@ -72,41 +52,61 @@ class View:
     def __init__(self, database: Database, clock: Clock, verifier: Verifier) -> None:
         self._database = database
         self._clock = clock
+        self._shown: dict[tuple[str, str], bytes] = {}
+        """Batches that clients poll, by project and id, as they are stored; reading one takes longer than the rest
+        of a poll's own work."""
         self.claims = Claims(database, clock)
         self.uploads = PendingUploads(database, clock)
         self.erasures = Erasures(database)
         self.keyring = Keyring(database, verifier)
         self.ledger = Ledger(database)
+        self.throughput = Throughput(database, clock)
         self.audit = Audit(database, clock)
         self.links = Links(database)
         self.quotas = Quotas(database, clock)
         self.orphans = Orphans(database, clock)
         self.changes = ChangeEvent()
         """Notified after each fold."""
+        self.feed = ChangeFeed()
+        """Gets each changed batch and file."""
         self._purge()
 
     def batch(self, project: str, batch_id: str) -> bytes | None:
         """A batch as JSON."""
-        body = self._database.first("SELECT body FROM batches WHERE id = ? AND project = ?", batch_id, project)
-        return None if body is None else overlay.current(self.links.add_reruns(batch_id, body), self._clock())
+        if (shown := self._shown.get((project, batch_id))) is None:
+            body = self._database.first("SELECT body FROM batches WHERE id = ? AND project = ?", batch_id, project)
+            if body is None:
+                return None
+            shown = self.links.add_reruns(batch_id, body)
+            if len(shown) <= SHOWN_BYTES_MAX:
+                if len(self._shown) >= SHOWN_MAX:
+                    self._shown.clear()
+                self._shown[project, batch_id] = shown
+        return overlay.current(shown, self._clock())
 
-    def batches(self, project: str, query: BatchesQuery) -> list[Row]:
-        """Up to `query.limit` + 1 batches.
+    def batches(self, project: str, query: BatchesQuery) -> tuple[list[Row], str | None]:
+        """Up to `query.limit` + 1 batches; a search reads a part of them, and returns where the next page begins.
 
         Raises:
             ApiError: 400, `query.after` is not a batch of the project.
         """
         condition, values = query.condition()
+        where, given, searched_to = f"project = ?{condition}", [project, *values], None
         # A project has many batches but few with a given label, so the labels drive the query.
         source = "labels CROSS JOIN batches USING (id, project, created_at)" if query.metadata else "batches"
-        found = page_rows(
-            self._database, "batches", f"project = ?{condition}", [project, *values], query.page,
-            project=project, source=source, body="coalesce(listed, body)",
-        )  # fmt: skip
+        options = {"project": project, "source": source, "body": "coalesce(listed, body)"}
+        found: Iterable[tuple[str, bytes]]
+        if (scan := query.scan()) is None:
+            found = page_rows(self._database, "batches", where, given, query.page, **options)
+        else:
+            found, searched_to = scanned_rows(
+                self._database, "batches", (where, given), scan, query.page, **options
+            )
         rows = paging.fitting(Row(id=batch_id, body=body) for batch_id, body in found)
         rerun, now = self.links.with_reruns([row.id for row in rows]), self._clock()
         bodies = (self.links.add_reruns(row.id, row.body) if row.id in rerun else row.body for row in rows)
-        return [Row(id=row.id, body=overlay.current(body, now)) for row, body in zip(rows, bodies, strict=True)]
+        shown = [Row(id=row.id, body=overlay.current(body, now)) for row, body in zip(rows, bodies, strict=True)]
+        return shown, searched_to
 
     def file(self, project: str, file_id: str) -> FileRecord | None:
         """A file, unless it is deleted or expired."""
@@ -182,17 +182,24 @@ class View:
         if shown and record.owner and self._owner(record.batch.id) > record.owner:
             # Its writer had already lost the batch to another process.
             return Batch.model_validate_json(shown)
-        batch = overlay.merge(Batch.model_validate_json(shown) if shown else None, record.batch)
+        before = Batch.model_validate_json(shown) if shown else None
+        batch = overlay.merge(before, record.batch)
+        self.throughput.add(record.project, before, batch)
         self._database.write(
-            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (id) DO UPDATE SET models = excluded.models, texts = excluded.texts,"
             " over = excluded.over, status = excluded.status, ended_at = excluded.ended_at,"
-            " lines_left = excluded.lines_left, listed = excluded.listed, body = excluded.body,"
+            " lines_left = excluded.lines_left, input_bytes = excluded.input_bytes,"
+            " listed = excluded.listed, body = excluded.body,"
             " owner = max(owner, excluded.owner)",
             batch.id, record.project, batch.created_at, batch.input_file_id, batch.status.is_terminal,
             batch.status, getattr(batch, f"{batch.status}_at") if batch.status.is_terminal else None,
-            self.quotas.lines_left(batch), overlay.listed(batch), batch.model_dump_json().encode(), record.owner,
-            batch.endpoint,
+            self.quotas.lines_left(batch), batch.tidemill.input_bytes, record.owner, batch.endpoint,
+            batch.tidemill.single,
+            *overlay.searched(batch), overlay.listed(batch), batch.model_dump_json().encode(),
         )  # fmt: skip
+        for changed in (batch.id, batch.tidemill.rerun_of):
+            self._shown.pop((record.project, changed or ""), None)
         if not shown:
             # Links and labels never change.
             self.links.put(batch)
@@ -201,6 +208,7 @@ class View:
                     "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?, ?)",
                     record.project, name, value, batch.created_at, batch.id,
                 )  # fmt: skip
+        self.feed.publish(record.project, "batch", batch.id)
         return batch
 
     def delete_batch(self, batch_id: str, project: str, at: int) -> None:
@@ -229,6 +237,7 @@ class View:
             file.model_dump_json().encode(), offset, file.bytes, record.lines,
             record.from_body, record.owner,
         )  # fmt: skip
+        self.feed.publish(record.project, "file", file.id)
 
     def drop_file(self, file_id: str, offset: int) -> None:
         """Hide a file whose tombstone is at this offset; -1 if the broker did not return it."""
@@ -237,9 +246,11 @@ class View:
             " WHERE id = ? AND deleted_at IS NULL AND (? = -1 OR ? > place)",
             int(self._clock()), offset, file_id, offset, offset,
         )  # fmt: skip
+        self._publish_gone("files", "file", file_id)
 
     def resume(self, topic: str, tail: Tail) -> int:
         """The offset to read a topic from; rows of another cluster or of a recreated topic are deleted."""
+        self._shown.clear()
         with self._database.transaction():
             known = self._database.first("SELECT cluster FROM origin")
             if known is not None and known != tail.cluster:
@@ -270,16 +281,21 @@ class View:
             topics.LEDGER.name: self.ledger.fold,
             topics.AUDIT.name: self.audit.fold,
         }[topic]
-        with self._database.transaction():
-            for record in records:
-                try:
-                    put(*record)
-                except codec.DecodeError as error:
-                    # The text may quote a value of a user, so it is not logged.
-                    _log.warning("%s: record %d cannot be read (%s)", topic, record[2], type(error).__name__)
-            self._database.write("INSERT OR REPLACE INTO topics VALUES (?, ?)", topic, records[-1][2] + 1)
-            if topic == topics.FILES.name:
-                self._settle()
+        try:
+            with self._database.transaction():
+                for record in records:
+                    try:
+                        put(*record)
+                    except codec.DecodeError as error:
+                        # The text may quote a value of a user, so it is not logged.
+                        _log.warning("%s: record %d cannot be read (%s)", topic, record[2], type(error).__name__)
+                self._database.write("INSERT OR REPLACE INTO topics VALUES (?, ?)", topic, records[-1][2] + 1)
+                if topic == topics.FILES.name:
+                    self._settle()
+        except BaseException:
+            # It may have what the transaction had read, and never stored.
+            self._shown.clear()
+            raise
         self.changes.notify()
 
     def close(self) -> None:
@@ -315,10 +331,18 @@ class View:
         if value is not None:
             self._drop_batch(key)
 
+    def _publish_gone(self, table: str, kind: str, object_id: str) -> None:
+        project = self._database.first(f"SELECT project FROM {table} WHERE id = ?", object_id)  # noqa: S608  named above
+        if project is not None:
+            self.feed.publish(project, kind, object_id)
+
     def _drop_batch(self, batch_id: str) -> None:
+        self._publish_gone("batches", "batch", batch_id)
         for table, column in (("batches", "id"), ("labels", "id"), ("waiting", "id")):
             self._database.write(f"DELETE FROM {table} WHERE {column} = ?", batch_id)  # noqa: S608  named above
         self.links.drop(batch_id)
+        self.throughput.drop(batch_id)
+        self._shown.clear()
 
     def _next(self, topic: str) -> int:
         """The offset that a topic is folded up to."""
@@ -346,13 +370,13 @@ class View:
 
 
 _TABLES = {
-    topics.BATCHES.name: ("batches", "labels", "waiting", "reruns"),
+    topics.BATCHES.name: ("batches", "labels", "waiting", "reruns", "series", "throughput"),
     topics.FILES.name: ("files",),
     topics.CLAIMS.name: ("claims",),
     topics.UPLOADS.name: ("uploads", "parts"),
     topics.KEYS.name: ("keys",),
     topics.SECRETS.name: ("erasures",),
     topics.LEDGER.name: ("ledger",),
-    topics.AUDIT.name: ("audit",),
+    topics.AUDIT.name: ("audit", "sessions_ended"),
 }
 """The tables that each topic is folded into."""

@@ -1,0 +1,114 @@
+"""Searches the finished lines of a batch: a bounded part of them for each request."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from tidemill.api.batches import report, result_pages
+from tidemill.api.dependencies import Dependencies
+from tidemill.api.view.result_lines import Found, bounded
+from tidemill.runtime.threads import run_half_time
+from tidemill.schemas.resources.batch import Batch
+
+STEP_LINES: Final = 1_000
+SCAN_LINES_MAX: Final = 20_000
+"""Lines that one request reads at most."""
+SCAN_BYTES_MAX: Final = 8 << 20
+"""Bytes of lines after which a request reads no further: some 50 ms of CPU."""
+
+
+class _Call(msgspec.Struct):
+    server: str | None = None
+
+
+class _Named(msgspec.Struct):
+    custom_id: str | None = None
+    tidemill: _Call | None = None
+
+
+_named: Final = msgspec.json.Decoder(_Named)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Conditions that must all hold."""
+
+    status: str | None
+    custom_id: str | None
+    """Its exact value."""
+    contains: str | None
+    """A text, in any case, in the line of the output or error file."""
+    code: str | None
+    """The error code, as the grouped errors have it."""
+    server: str | None
+    """The server of the last call."""
+
+    @property
+    def reads_lines(self) -> bool:
+        """Whether the index of lines does not answer it."""
+        return not (self.custom_id is self.contains is self.code is self.server is None)
+
+    def matches(self, line: bytes, *, failed: bool) -> bool:
+        """Whether a line meets the conditions."""
+        if self.code is not None and (not failed or report.fault(line)[0] != self.code):
+            return False
+        if self.custom_id is not None and _named.decode(line).custom_id != self.custom_id:
+            return False
+        if self.server is not None and (
+            (call := _named.decode(line).tidemill) is None or call.server != self.server
+        ):
+            return False
+        return self.contains is None or _plain(self.contains) in _plain(orjson.loads(line))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matches:
+    """Lines that a request found."""
+
+    found: list[Found]
+    searched_to: int | None
+    """The last index that the search has read; None if it has read all."""
+
+
+async def search(
+    deps: Dependencies, project: str, batch: Batch, search: Search, *, after: int, limit: int
+) -> Matches:
+    """The first `limit` matching lines with an index above `after`, as far as one request reads.
+
+    Raises:
+        ApiError: 503, the store does not answer.
+    """
+    matching: list[Found] = []
+    lines = size = 0
+    # Lines of a batch that failed are all that may have a code.
+    status = "failed" if search.code is not None and search.status is None else search.status
+    while lines < SCAN_LINES_MAX and size < SCAN_BYTES_MAX:
+        page = await result_pages.page(deps, project, batch, after=after, limit=STEP_LINES, status=status)
+        if not (page := bounded(page)):
+            return Matches(found=matching, searched_to=None)
+        reading = deps.lines.read(page)
+        texts = [await result_pages.next_line(reading) for _ in page]
+        room = limit - len(matching)
+        new = await run_half_time(_matching, search, page, texts, room)
+        matching += new
+        after = new[-1].index if len(new) == room else page[-1].index
+        if len(new) == room:
+            break
+        lines, size = lines + len(page), size + sum(map(len, texts))
+    return Matches(found=matching, searched_to=after)
+
+
+def _matching(search: Search, page: list[Found], texts: list[bytes], room: int) -> list[Found]:
+    pairs: Iterable[tuple[Found, bytes]] = zip(page, texts, strict=True)
+    return list(islice((one for one, text in pairs if search.matches(text, failed=one.failed)), room))
+
+
+def _plain(content: Any) -> bytes:
+    """A value as JSON in lower case, escaped in one way; of a text without its quotes."""
+    encoded = orjson.dumps(content)
+    text = encoded[1:-1] if isinstance(content, str) else encoded
+    return text.decode().lower().encode()

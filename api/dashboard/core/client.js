@@ -1,0 +1,198 @@
+/** The public API, as any client uses it, with the cookie of a session in place of a key. */
+
+import { signal } from "./view.js";
+
+const BASE = "../v1";
+const SESSION = "../dashboard/session";
+const SIGN_IN = "../dashboard/sign-in";
+const PLACE_CHARS_MAX = 1024;
+/** No form and no link of another page can set this header; see docs/reference/api/sessions.md. */
+const OWN = { "x-tidemill-csrf": "1" };
+const tabs = new BroadcastChannel("tidemill-session");
+
+/** The API refused, or did not answer (status 0). */
+export class Fault extends Error {
+  constructor(status, message, code = null) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+/**
+ * Who is signed in: undefined until it is known, null for no one.
+ * @type {import("@preact/signals").Signal<undefined|null|{role: string, project: string, projects: string[],
+ *   key: object|null, person: string|null, limits: object}>}
+ */
+export const session = signal(undefined);
+/** Why the user has to sign in again, or null. */
+export const ended = signal(null);
+const ROLES = ["read", "write", "admin", "operator"];
+/** Whether the session has a role, or one above it. */
+export const may = (role) => ROLES.indexOf(session.value?.role) >= ROLES.indexOf(role);
+export const canWrite = () => may("write");
+export const isOperator = () => may("operator");
+
+async function begin(options) {
+  const { method, path = "", ...rest } = options;
+  const found = await (await send(method, SESSION + path, { ...rest, isWhole: true })).json();
+  const limits = await call("GET", "/limits");
+  // Nothing of another session may stay: neither what was loaded nor what is open.
+  if (session.value?.id !== found.id || session.value.project !== found.project) session.value = null;
+  ended.value = null;
+  session.value = { ...found, limits };
+}
+
+/** Resume the session of this browser. */
+export async function resume() {
+  try {
+    await begin({ method: "GET" });
+  } catch (error) {
+    if (error.status !== 401) ended.value = error.message;
+    session.value = null;
+  }
+}
+
+/**
+ * Exchange a key for a session; the page does not keep the key.
+ * @throws {Fault} The key is wrong, or the service does not answer.
+ */
+export async function signIn(key) {
+  await begin({ method: "POST", headers: { authorization: `Bearer ${key}` } });
+  tabs.postMessage("changed");
+}
+
+/** Go to another project, in every tab. */
+export async function switchProject(project) {
+  await begin({ method: "POST", path: "/project", body: { project } });
+  tabs.postMessage("changed");
+}
+
+/** Sign out, in every tab, and at the OpenID provider, if the session came from there. */
+export async function signOut() {
+  let ended;
+  try {
+    ended = await (await send("DELETE", SESSION, { isWhole: true })).json();
+  } finally {
+    session.value = null;
+    tabs.postMessage("changed");
+  }
+  if (ended.end_url) location.assign(ended.end_url);
+}
+
+/** The OpenID provider of the service, or null. @returns {Promise<{issuer: string}|null>} */
+export const openid = async () => (await (await send("GET", SIGN_IN, { isWhole: true })).json()).openid;
+
+/** Where a sign-in at the OpenID provider begins; it comes back to the present place. */
+export function openidAddress() {
+  const to = location.hash.slice(1);
+  return `${SIGN_IN}/openid?${new URLSearchParams({ to: to.length < PLACE_CHARS_MAX ? to : "" })}`;
+}
+
+tabs.onmessage = resume;
+
+/**
+ * Make a call.
+ * @param {string} method
+ * @param {string} path Below `/v1`.
+ * @param {{query?: object, body?: object, signal?: AbortSignal}} [options] Empty values of the query are left out;
+ *   the body is sent as JSON.
+ * @returns {Promise<any>} The JSON of the answer.
+ * @throws {Fault}
+ */
+export async function call(method, path, options = {}) {
+  return (await send(method, path, options)).json();
+}
+
+const intents = new Map();
+
+/**
+ * Make something: until it has succeeded, the same request has the same `Idempotency-Key`, so that a second try after a
+ * lost answer makes nothing twice.
+ */
+export async function make(path, body) {
+  const name = `${path} ${JSON.stringify(body)}`;
+  // `randomUUID` exists with TLS only.
+  const key = intents.get(name) ?? [...crypto.getRandomValues(new Uint32Array(4))].join("-");
+  intents.set(name, key);
+  const made = await call("POST", path, { body, headers: { "idempotency-key": key } });
+  intents.delete(name);
+  return made;
+}
+
+/** The bytes of a file; `range` is the first and the last byte. */
+export async function content(fileId, { signal: stop, range } = {}) {
+  const headers = range ? { range: `bytes=${range[0]}-${range[1]}` } : {};
+  return send("GET", `/files/${encodeURIComponent(fileId)}/content`, { signal: stop, headers });
+}
+
+/** Where the browser downloads a file from. */
+export const contentAddress = (fileId) => `${BASE}/files/${encodeURIComponent(fileId)}/content`;
+
+/** Let the browser download a file under a name. */
+export function save(fileId, name) {
+  const link = document.createElement("a");
+  link.href = contentAddress(fileId);
+  link.download = name;
+  link.click();
+}
+
+/**
+ * Upload a file of lines.
+ * @param {File} file
+ * @param {(share: number) => void} onProgress How much is sent, 0 to 1.
+ * @param {AbortSignal} stop Ends the upload; the promise is then neither kept nor broken.
+ * @returns {Promise<any>} The file object.
+ */
+export function upload(file, onProgress, stop, purpose = "batch") {
+  const form = new FormData();
+  form.append("purpose", purpose);
+  form.append("file", file);
+  return new Promise((resolve, reject) => {
+    // fetch does not report how much it has sent.
+    const request = new XMLHttpRequest();
+    request.open("POST", `${BASE}/files`);
+    for (const [name, value] of Object.entries(OWN)) request.setRequestHeader(name, value);
+    request.upload.onprogress = (event) => onProgress(event.total ? event.loaded / event.total : 0);
+    request.onerror = () => reject(new Fault(0, "The service does not answer."));
+    request.onload = () => {
+      if (request.status === 200) resolve(JSON.parse(request.responseText));
+      else reject(faultOf(request.status, request.responseText));
+    };
+    stop.addEventListener("abort", () => request.abort());
+    request.send(form);
+  });
+}
+
+async function send(method, path, { query = {}, body, signal: stop, headers = {}, isWhole } = {}) {
+  const given = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== "");
+  const search = given.length ? `?${new URLSearchParams(given)}` : "";
+  const options = { method, headers: { ...OWN, ...headers }, signal: stop };
+  if (body !== undefined) {
+    options.headers["content-type"] = "application/json";
+    options.body = JSON.stringify(body);
+  }
+  let answer;
+  try {
+    answer = await fetch((isWhole ? path : BASE + path) + search, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Fault(0, "The service does not answer.");
+  }
+  if (answer.ok) return answer;
+  const fault = faultOf(answer.status, await answer.text());
+  if (fault.status === 401 && session.value) {
+    ended.value = fault.message;
+    session.value = null;
+  }
+  throw fault;
+}
+
+function faultOf(status, text) {
+  try {
+    const { message, code } = JSON.parse(text).error;
+    return new Fault(status, String(message), code);
+  } catch {
+    return new Fault(status, `The service answered with status ${status}.`);
+  }
+}

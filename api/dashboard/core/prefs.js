@@ -1,0 +1,33 @@
+/** What a browser remembers about its user's taste: theme, time zone, width of the rail, columns of tables. */
+
+import { effect, signal } from "./view.js";
+
+const PREFIX = "tidemill-";
+
+/** A signal whose value outlives the tab. */
+export function kept(name, usual) {
+  let value = usual;
+  try {
+    value = JSON.parse(localStorage.getItem(PREFIX + name)) ?? usual;
+  } catch {
+    // Some other program's value, or a browser without storage.
+  }
+  const found = signal(value);
+  let isFirst = true;
+  effect(() => {
+    const text = JSON.stringify(found.value);
+    if (!isFirst) localStorage.setItem(PREFIX + name, text);
+    isFirst = false;
+  });
+  return found;
+}
+
+/** `auto` follows the system. @type {import("@preact/signals").Signal<"auto"|"light"|"dark">} */
+export const theme = kept("theme", "auto");
+/** @type {import("@preact/signals").Signal<"local"|"utc">} */
+export const zone = kept("zone", "local");
+export const isRailOpen = kept("rail", true);
+
+effect(() => {
+  document.documentElement.dataset.theme = theme.value;
+});

@@ -1,0 +1,59 @@
+/** Who did what to what, and from where. */
+
+import { isOperator } from "../core/client.js";
+import { moment } from "../core/format.js";
+import { useList } from "../core/list.js";
+import { place } from "../core/route.js";
+import { html } from "../core/view.js";
+import { Copy, Empty } from "../ui/basics.js";
+import { Filters } from "../ui/form.js";
+import { Page } from "../ui/page.js";
+import { Table, useColumns } from "../ui/table.js";
+
+const ACTIONS = [
+  "batch.cancel", "batch.delete", "batch.rerun", "catalog.remove", "catalog.set", "dead_letter.requeue",
+  "file.delete", "key.create", "key.refuse", "key.revoke", "replay.create", "session.create", "session.end", "session.refuse",
+  "session.switch", "settings.change", "token.create", "upload.cancel",
+  "webhook.create", "webhook.delete", "webhook.disable", "webhook.rotate", "webhook.update",
+];
+const FILTERS = [
+  { name: "action", title: "Action", options: ACTIONS.map((action) => [action, action]) },
+  { name: "actor", title: "Actor", placeholder: "key_…" },
+  { name: "target", title: "Target", placeholder: "batch_…" },
+];
+const PROJECT = { name: "project", title: "Project", placeholder: "default" };
+
+const pairs = ({ detail }) => Object.entries(detail).map(([name, value]) => `${name}: ${value}`).join(", ") || "–";
+const COLUMNS = [
+  { id: "at", title: "Time", width: "minmax(170px, 1fr)", cell: ({ at }) => moment(at) },
+  { id: "action", title: "Action", width: "minmax(120px, 0.8fr)", cell: ({ action }) => action },
+  { id: "target", title: "Target", width: "minmax(150px, 1.4fr)", cell: ({ target }) => (target ? html`<${Copy} text=${target} label="copy the target" />` : "–") },
+  { id: "detail", title: "Detail", width: "minmax(140px, 2fr)", cell: ({ detail }) => html`<span class="muted" title=${pairs({ detail })}>${pairs({ detail })}</span>` },
+  { id: "actor", title: "Actor", width: "minmax(150px, 1.4fr)", cell: ({ actor }) => (actor ? html`<${Copy} text=${actor} label="copy the actor" />` : "–") },
+  { id: "address", title: "From", width: "minmax(100px, 0.8fr)", cell: ({ address }) => address || "–" },
+  { id: "project", title: "Project", width: "minmax(80px, 0.6fr)", cell: ({ project }) => project },
+  { id: "request", title: "Request", width: "minmax(150px, 1.4fr)", isOptional: true, cell: ({ request_id: id }) => html`<${Copy} text=${id} label="copy the request id" />` },
+];
+
+const ActionCard = ({ entry }) => html`
+  <div class="card-line"><strong>${entry.action}</strong><span class="small muted">${moment(entry.at)}</span></div>
+  <div class="small clip"><code>${entry.target || "–"}</code></div>
+  <div class="small muted clip">by ${entry.actor || "no key"} from ${entry.address || "here"} · ${pairs(entry)}</div>
+`;
+
+export default function Audit() {
+  const { query } = place.value;
+  const filters = isOperator() ? [...FILTERS, PROJECT] : FILTERS;
+  const chosen = Object.fromEntries(filters.map(({ name }) => [name, query.get(name)]));
+  const live = useList("/admin/audit", chosen);
+  const { shown, menu } = useColumns("audit", COLUMNS);
+  return html`
+    <${Page} title="Audit" live=${live}>
+      <div class="toolbar"><${Filters} filters=${filters} /><div class="end">${menu}</div></div>
+      ${live.rows?.length === 0
+        ? html`<${Empty} command="tidemill audit">${Object.values(chosen).some(Boolean) ? "No action matches these filters." : "Nothing was created, cancelled or deleted yet."}<//>`
+        : html`<${Table} label="Actions" columns=${shown} rows=${live.rows} id=${({ id }) => id} onEnd=${live.more}
+            card=${(entry) => html`<${ActionCard} entry=${entry} />`} cardHeight=${92} />`}
+    <//>
+  `;
+}

@@ -1,0 +1,217 @@
+/** One batch: is it moving, when is it done, what failed and why, where is the file. */
+
+import { call, canWrite, contentAddress } from "../core/client.js";
+import { cost, count, distance, duration, moment, number, percent, rate, short } from "../core/format.js";
+import { RELOAD, useLive } from "../core/live.js";
+import { address, batchPath, place } from "../core/route.js";
+import { html, useEffect, useRef } from "../core/view.js";
+import { Banner, Button, Card, Copy, Empty, LinkButton, Menu, Section, Skeleton, Tabs, When } from "../ui/basics.js";
+import { Chart, Spark } from "../ui/chart.js";
+import { toast } from "../ui/overlay.js";
+import { notice, Page } from "../ui/page.js";
+import { Failures } from "./batch/failures.js";
+import { Lines } from "./batch/lines.js";
+import { openRerun } from "./batch/rerun.js";
+import { Models, Raw, Receipt, Request, Timeline } from "./batch/parts.js";
+import { useSeries } from "./series.js";
+import { bandOf, BatchProgress, BatchState, called, cancel, endedAt, isOver, modelOf, slackOf, stalls, stateOf, waitText } from "./shown.js";
+
+const FAULTS_SHOWN = 20;
+const LIMIT_UNIT = "calls at a time";
+
+/** Tell that a watched batch has ended: by the icon of a hidden tab, and by a word on the page. */
+function useEndNotice(batch) {
+  const before = useRef(null);
+  useEffect(() => {
+    if (!batch) return;
+    if (before.current && !isOver(before.current) && isOver(batch)) {
+      notice();
+      toast(`${called(batch)}: ${stateOf(batch).word}.`);
+    }
+    before.current = batch;
+  }, [batch]);
+}
+
+/** The failed lines by code, loaded again when their number has changed. */
+function useErrors(batch) {
+  const failed = batch?.request_counts.failed ?? 0;
+  const isWanted = batch && (failed > 0 || ["expired", "cancelled", "failed"].includes(batch.status));
+  const key = isWanted ? `errors ${batch.id} ${batch.status}` : null;
+  const live = useLive(key, (stop) => call("GET", `${batchPath(batch.id)}/errors`, { signal: stop }), {
+    every: 5,
+    isFinal: () => isOver(batch),
+  });
+  return live.data;
+}
+
+function Title({ batch }) {
+  const { model, endpoint } = { model: modelOf(batch), endpoint: batch.endpoint };
+  return html`
+    <span class="batch-title">${called(batch)}</span>
+    <span class="batch-sub">
+      <${BatchState} batch=${batch} /><${Copy} text=${batch.id} shown=${short(batch.id)} label="copy the id" />
+      ${model !== "–" && html`<span>${model}</span>`}<code>${endpoint}</code>
+    </span>
+  `;
+}
+
+/** The files of a batch: a name for the menu, the id, and a name to save it under. */
+function filesOf({ id, output_file_id: output, error_file_id: errors, input_file_id: input, tidemill: { output_file_ids: parts } }) {
+  const numbered = parts.map((file, place) => [`Output ${place + 1}`, file, `${id}_output-${String(place + 1).padStart(5, "0")}.jsonl`]);
+  const outputs = numbered.length ? numbered : [["Output", output, `${id}_output.jsonl`]];
+  return [...outputs, ["Failed lines", errors, `${id}_errors.jsonl`], ["Input", input, `${id}_input.jsonl`]].filter(([, file]) => file);
+}
+
+function Download({ batch }) {
+  return html`
+    <${Menu} label="Download" icon="download" kind=${batch.output_file_id ? "primary" : ""}>
+      ${filesOf(batch).map(([title, file, name]) => html`<a key=${file} href=${contentAddress(file)} download=${name}>${title}<small>JSONL</small></a>`)}
+    <//>
+  `;
+}
+
+function Actions({ batch, report, reload }) {
+  const unfinished = report?.unfinished ?? 0;
+  const kind = unfinished === batch.request_counts.failed && batch.status === "completed" ? "failed" : "unfinished";
+  return html`
+    <${Download} batch=${batch} />
+    ${canWrite() && isOver(batch) && batch.request_counts.total > 0 &&
+    html`<${Button} icon="replay" act=${() => openRerun(batch)}>${unfinished ? `Rerun ${count(unfinished, `${kind} line`)}` : "Rerun"}<//>`}
+    ${isOver(batch) && batch.output_file_id && html`<${LinkButton} icon="compare" href=${address("/compare", { left: batch.tidemill.rerun_of ?? batch.id, right: batch.tidemill.rerun_of ? batch.id : "" })}>Compare<//>`}
+    ${canWrite() && !isOver(batch) && batch.status !== "cancelling" &&
+    html`<${Button} kind="danger" icon="stop" act=${() => cancel([batch], reload)}>Cancel<//>`}
+  `;
+}
+
+/** Why it waits, and what else its owner should know. */
+function Notes({ batch }) {
+  const { at_risk: risk, recovered, fault, output_copy: copy } = batch.tidemill;
+  const refused = batch.errors?.data ?? [];
+  return html`
+    ${stalls(batch).map((wait) => html`<${Banner} key=${wait.reason + wait.server} tone="warn"><p>${waitText(wait)}</p><//>`)}
+    ${batch.status === "expired" && batch.tidemill.waiting.length > 0 &&
+    html`<${Banner} tone="bad">The window ended first. ${batch.tidemill.waiting[0].message}<//>`}
+    ${risk && html`<${Banner} tone="bad">The log may drop records that this batch needs: ${distance(risk)}.<//>`}
+    ${fault && html`<${Banner} tone="bad">${count(fault.records, "record")} of this batch became dead letters: ${fault.reason}<//>`}
+    ${recovered && html`<${Banner}>Parts of its results were lost in the store, and were read from the log again.<//>`}
+    ${copy?.status === "failed" && html`<${Banner} tone="bad">Its files are here, and not in <code>${copy.uri}</code>: ${copy.reason}<//>`}
+    ${refused.length > 0 && html`<${Refused} faults=${refused} />`}
+  `;
+}
+
+const Refused = ({ faults }) => html`
+  <${Banner} tone="bad">
+    <p>The input was refused, and no line has run. Mend these lines and start a new batch:</p>
+    <ul class="faults">
+      ${faults.slice(0, FAULTS_SHOWN).map(
+        ({ line, code, param, message }) => html`<li>${line ? html`<strong>Line ${number(line)}</strong>${param ? html`, <code>${param}</code>` : ""}: ` : ""}${message} <code class="muted">${code}</code></li>`,
+      )}
+    </ul>
+    ${faults.length > FAULTS_SHOWN && html`<p>And ${number(faults.length - FAULTS_SHOWN)} more, in the tab Raw.</p>`}
+  <//>
+`;
+
+function Figures({ batch, rates }) {
+  const { total, completed, failed } = batch.request_counts;
+  const { progress, copies } = batch.tidemill;
+  const price = batch.tidemill.cost ?? progress?.cost;
+  const usage = batch.usage ?? progress?.usage;
+  const speed = progress?.lines_per_second;
+  const slack = slackOf(batch);
+  const took = isOver(batch) ? endedAt(batch) - batch.created_at : null;
+  return html`
+    <div class="cards-row">
+      <${Card} title="Done" value=${percent(completed + failed, total)} note=${`${number(completed + failed)} of ${number(total)} lines`}>
+        <${BatchProgress} batch=${batch} isBig />
+      <//>
+      <${Card} title="Failed" value=${number(failed)} tone=${failed ? "bad" : ""} note=${failed ? `${percent(failed, completed + failed)} of what is done` : "No line has failed"} />
+      <${Card} title=${isOver(batch) ? "Mean rate" : "Rate"} note=${copies ? `${count(copies, "copy", "copies")} of equal lines` : undefined}
+        value=${took ? rate((completed + failed) / Math.max(1, took)) : typeof speed === "number" ? rate(speed) : "–"}>
+        ${rates.length > 1 && html`<${Spark} values=${rates} label="Lines a second over time" />`}
+      <//>
+      <${Card} title=${isOver(batch) ? "Took" : "Done in"} value=${isOver(batch) ? duration(took) : (bandOf(batch) ?? "not known yet")}
+        note=${isOver(batch) ? html`Ended <${When} at=${endedAt(batch)} />` : html`Created <${When} at=${batch.created_at} />`} />
+      <${Card} title=${isOver(batch) ? "Window" : "Deadline"} value=${isOver(batch) ? batch.completion_window : slack.text} tone=${slack.tone}
+        note=${`${isOver(batch) ? "Until" : "At"} ${moment(batch.expires_at)}`} />
+      <${Card} title=${isOver(batch) ? "Cost" : "Cost so far"} value=${price ? cost(price.total) : "–"}
+        note=${usage ? `${number(usage.input_tokens)} tokens in, ${number(usage.output_tokens)} out` : isOver(batch) ? "No line was answered" : "Known with the first answers"} />
+    </div>
+  `;
+}
+
+function Throughput({ batch, series }) {
+  if (isOver(batch) && series.times.length < 2) return null;
+  return html`
+    <${Section} title="Throughput">
+      <${Chart} title="Throughput" unit="lines/s" times=${series.times} height=${180} series=${series.stack} right=${LIMIT_UNIT} />
+    <//>
+  `;
+}
+
+const TABS = { failures: Failures, lines: Lines, timeline: Timeline, receipt: Receipt, request: Request, raw: Raw };
+
+function tabsOf(batch, report) {
+  const { completed, failed } = batch.request_counts;
+  return [
+    ...(report?.total && batch.status !== "failed" ? [{ id: "failures", title: "Failures", count: number(report.total) }] : []),
+    { id: "lines", title: "Lines", count: number(completed + failed) },
+    { id: "timeline", title: "Timeline" },
+    ...(batch.tidemill.receipt ? [{ id: "receipt", title: "Receipt" }] : []),
+    { id: "request", title: "Request" },
+    { id: "raw", title: "Raw" },
+  ];
+}
+
+function Related({ batch }) {
+  const { rerun_of: origin, reruns } = batch.tidemill;
+  if (!origin && !reruns.length) return null;
+  const link = (id) => html`<a href=${`#${batchPath(id)}`} title=${id}>${short(id)}</a> `;
+  return html`
+    <p class="related muted">
+      ${origin && html`Runs lines of ${link(origin)} again. <a href=${address("/compare", { left: origin, right: batch.id })}>Compare them</a>. `}
+      ${reruns.length > 0 && html`Rerun as ${reruns.map(link)}`}
+    </p>
+  `;
+}
+
+function Shown({ batch, live }) {
+  const report = useErrors(batch);
+  const series = useSeries(batch);
+  useEndNotice(batch);
+  const { query } = place.value;
+  const tabs = tabsOf(batch, report);
+  const asked = query.get("tab") ?? (["line", "status", "code", "contains"].some((name) => query.has(name)) ? "lines" : null);
+  const tab = tabs.find(({ id }) => id === asked)?.id ?? tabs[0].id;
+  const Part = TABS[tab];
+  const { word } = stateOf(batch);
+  const { total, completed, failed } = batch.request_counts;
+  const far = isOver(batch) || !total ? word : percent(completed + failed, total);
+  return html`
+    <${Page} title=${called(batch)} tab=${`${far} · ${called(batch)}`} live=${live} heading=${html`<${Title} batch=${batch} />`}
+      tools=${html`<${Actions} batch=${batch} report=${report} reload=${live.reload} />`}>
+      <${Notes} batch=${batch} />
+      <${Related} batch=${batch} />
+      <${Figures} batch=${batch} rates=${series.rates} />
+      <${Throughput} batch=${batch} series=${series} />
+      ${batch.tidemill.models?.length > 0 && html`<${Models} shares=${batch.tidemill.models} />`}
+      <${Tabs} label="Parts of the batch" tabs=${tabs} current=${tab} href=${(id) => address(batchPath(batch.id), { tab: id })} />
+      <${Part} batch=${batch} report=${report} />
+    <//>
+  `;
+}
+
+export default function Batch({ params: [id] }) {
+  const live = useLive(`batch ${id}`, (stop) => call("GET", batchPath(id), { signal: stop }), {
+    isFinal: isOver,
+    onChange: (type, object) => (type === "batch" && object.id === id ? (object.deleted ? RELOAD : object) : undefined),
+  });
+  const { data, error } = live;
+  if (data) return html`<${Shown} batch=${data} live=${live} />`;
+  if (error && [400, 404].includes(error.status))
+    return html`
+      <${Page} title="There is no such batch">
+        <${Empty} action=${html`<${LinkButton} href="#/batches">All batches<//>`}>${error.message}<//>
+      <//>
+    `;
+  return html`<${Page} title="Batch" live=${live}><${Skeleton} rows=${4} height=${92} /><//>`;
+}

@@ -1,0 +1,112 @@
+/** An answer by its kind: text, JSON, images, embeddings. It is shown as text and pictures, never as HTML. */
+
+import { brief, count, number } from "../../core/format.js";
+import { html, useEffect, useMemo, useState } from "../../core/view.js";
+import { Json } from "../../ui/basics.js";
+import { Spark } from "../../ui/chart.js";
+
+const PREVIEW = 200;
+const IMAGES_MAX = 8;
+const VECTORS_MAX = 8;
+const RASTER = [["iVBOR", "image/png"], ["/9j/", "image/jpeg"], ["UklGR", "image/webp"], ["R0lGOD", "image/gif"]];
+
+const textOf = (content) =>
+  typeof content === "string"
+    ? content
+    : Array.isArray(content)
+      ? content.map((part) => (typeof part === "string" ? part : (part?.text ?? `[${part?.type ?? "part"}]`))).join("\n")
+      : null;
+
+/** The texts that a body has made, of any endpoint. */
+export function texts(body) {
+  if (!body || typeof body !== "object") return [];
+  const found = [
+    ...list(body.choices).map((choice) => textOf(choice?.message?.content) ?? choice?.text),
+    ...list(body.output).map((item) => textOf(item?.content)),
+    textOf(body.content),
+    typeof body.text === "string" ? body.text : null,
+  ];
+  return found.filter((text) => typeof text === "string" && text !== "");
+}
+
+const list = (value) => (Array.isArray(value) ? value : []);
+const vectorsOf = (body) => list(body?.data).map((item) => item?.embedding).filter(Array.isArray);
+const picturesOf = (body) => list(body?.data).map((item) => item?.b64_json).filter((text) => typeof text === "string");
+
+/** What went wrong, in words, or null. */
+export const faultOf = ({ response, error }) => error?.message ?? (response?.status_code >= 400 ? (response.body?.error?.message ?? JSON.stringify(response.body)) : null);
+
+/** The beginning of what a reader looks for. */
+export function preview(result) {
+  const body = result.response?.body;
+  const fault = faultOf(result);
+  const vectors = vectorsOf(body);
+  const text = fault ?? texts(body)[0] ?? (vectors.length ? `${count(vectors.length, "embedding")} of ${number(vectors[0].length)}` : null);
+  const pictures = picturesOf(body).length;
+  return String(text ?? (pictures ? count(pictures, "image") : JSON.stringify(body ?? null))).slice(0, PREVIEW);
+}
+
+/** Tokens of a line: in, out, and together; null if the answer has none. */
+export function tokensOf({ response }) {
+  const usage = response?.body?.usage;
+  if (!usage || typeof usage !== "object") return null;
+  const into = Number(usage.prompt_tokens ?? usage.input_tokens ?? 0) || 0;
+  const out = Number(usage.completion_tokens ?? usage.output_tokens ?? 0) || 0;
+  return { into, out, total: Number(usage.total_tokens) || into + out };
+}
+
+/** A text that is JSON is shown as such. */
+function parsed(text) {
+  if (!/^\s*[[{]/.test(text)) return undefined;
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+const Text = ({ text }) => {
+  const value = useMemo(() => parsed(text), [text]);
+  return value === undefined ? html`<div class="prose">${text}</div>` : html`<${Json} value=${value} />`;
+};
+
+/** A picture of base64 as a blob, so that no other scheme is allowed. */
+function Picture({ text, place }) {
+  const [address, setAddress] = useState(null);
+  const type = RASTER.find(([start]) => text.startsWith(start))?.[1];
+  useEffect(() => {
+    if (!type) return undefined;
+    let made;
+    try {
+      made = URL.createObjectURL(new Blob([Uint8Array.from(atob(text), (char) => char.charCodeAt(0))], { type }));
+      setAddress(made);
+    } catch {
+      // Not base64: shown as JSON.
+    }
+    return () => made && URL.revokeObjectURL(made);
+  }, [text]);
+  return address
+    ? html`<img class="picture" src=${address} alt=${`Image ${place + 1} of the answer`} />`
+    : html`<p class="muted">An image that this page cannot show (${brief(text.length)} characters).</p>`;
+}
+
+const Vector = ({ values }) => html`
+  <div class="vector">
+    <${Spark} values=${values} label=${`Embedding of ${values.length} numbers`} width=${560} height=${56} />
+    <p class="muted small">${number(values.length)} numbers, length ${Math.hypot(...values).toFixed(3)}, from ${Math.min(...values).toFixed(3)} to ${Math.max(...values).toFixed(3)}</p>
+  </div>
+`;
+
+/** The answer of a line. */
+export function Answer({ result }) {
+  const body = result.response?.body;
+  const fault = faultOf(result);
+  if (fault !== null) return html`<div class="prose bad-box">${fault}</div>`;
+  const made = texts(body);
+  const vectors = vectorsOf(body);
+  const pictures = picturesOf(body);
+  if (made.length) return made.map((text, place) => html`<${Text} key=${place} text=${text} />`);
+  if (pictures.length) return pictures.slice(0, IMAGES_MAX).map((text, place) => html`<${Picture} key=${place} text=${text} place=${place} />`);
+  if (vectors.length) return vectors.slice(0, VECTORS_MAX).map((values, place) => html`<${Vector} key=${place} values=${values} />`);
+  return html`<${Json} value=${body ?? null} />`;
+}

@@ -1,0 +1,124 @@
+/** The lines of a batch that have ended: a virtual table, filters, and a panel with one line. */
+
+import { count, number } from "../../core/format.js";
+import { useLive } from "../../core/live.js";
+import { pageOf } from "../../core/paging.js";
+import { address, batchPath, go, place, setQuery } from "../../core/route.js";
+import { html, useMemo, useRef, useState } from "../../core/view.js";
+import { Button, Empty, Skeleton } from "../../ui/basics.js";
+import { Filters, LateField } from "../../ui/form.js";
+import { toast } from "../../ui/overlay.js";
+import { State } from "../../ui/state.js";
+import { Table } from "../../ui/table.js";
+import { isOver } from "../shown.js";
+import { LinePanel } from "./line.js";
+import { preview, tokensOf } from "./answer.js";
+
+const PAGE = 200;
+const FILTERS = [
+  { name: "status", title: "State", options: [["completed", "completed"], ["failed", "failed"]] },
+  { name: "contains", title: "Text", placeholder: "In the answer" },
+  { name: "custom_id", title: "custom_id" },
+  { name: "code", title: "Code", placeholder: "rate_limit_exceeded" },
+  { name: "server", title: "Server", placeholder: "gpu-1" },
+];
+
+/** The code of a line: of Tidemill, of the server's error, or the HTTP status. */
+export const codeOf = ({ status, result: { response, error } }) =>
+  status === "completed" ? String(response?.status_code ?? "") : (error?.code ?? response?.body?.error?.code ?? response?.status_code ?? "");
+
+function columnsOf(href) {
+  return [
+    { id: "line", title: "Line", width: "72px", isNumber: true, cell: ({ index }) => number(index + 1) },
+    { id: "custom_id", title: "custom_id", width: "minmax(120px, 1.2fr)", cell: (line) => html`<a class="row-link" href=${href(line)}><code>${line.result.custom_id || "–"}</code></a>` },
+    { id: "state", title: "State", width: "minmax(124px, 0.8fr)", cell: ({ status }) => html`<${State} tone=${status === "failed" ? "failed" : "done"}>${status}<//>` },
+    { id: "code", title: "Code", width: "minmax(64px, 0.7fr)", cell: codeOf },
+    { id: "answer", title: "Answer", width: "minmax(160px, 4fr)", cell: ({ result }) => html`<span class="muted">${preview(result)}</span>` },
+    { id: "tokens", title: "Tokens", width: "80px", isNumber: true, cell: ({ result }) => (tokensOf(result) === null ? "–" : number(tokensOf(result).total)) },
+  ];
+}
+
+const LineCard = ({ line, href }) => html`
+  <div class="card-line">
+    <a class="row-link clip" href=${href(line)}><code>${line.result.custom_id || number(line.index + 1)}</code></a>
+    <${State} tone=${line.status === "failed" ? "failed" : "done"}>${codeOf(line)}<//>
+  </div>
+  <div class="small muted clip">${preview(line.result)}</div>
+`;
+
+/** The lines that are loaded; `more` loads the next page. */
+function useLines(batch, filter) {
+  const key = `lines ${batch.id} ${new URLSearchParams(filter)} ${isOver(batch)}`;
+  const path = `${batchPath(batch.id)}/results`;
+  const busy = useRef(false);
+  const [, renew] = useState(0);
+  const live = useLive(key, async (stop, before) => {
+    if (before?.lines.length >= PAGE) return before;
+    const { rows, after, hasMore } = await pageOf(path, filter, { limit: PAGE, after: filter.after, signal: stop });
+    return { lines: rows, after, hasMore };
+  }, { every: 4, isFinal: ({ lines }) => lines.length >= PAGE || (isOver(batch) && lines.length >= expected(batch, filter)) });
+  async function more() {
+    const { data } = live;
+    if (busy.current || !data?.hasMore) return;
+    busy.current = true;
+    try {
+      const { rows, after, hasMore } = await pageOf(path, filter, { limit: PAGE, after: data.after });
+      Object.assign(data, { lines: [...data.lines, ...rows], after, hasMore });
+    } catch (error) {
+      data.hasMore = false;
+      toast(error.message, "bad");
+    }
+    busy.current = false;
+    renew((times) => times + 1);
+  }
+  return { ...live, more };
+}
+
+/** How many lines a filter has at least to show when the batch is over; 0 if that is not known. */
+function expected({ request_counts: { completed, failed } }, { status, after, ...others }) {
+  if (after !== undefined || Object.values(others).some(Boolean)) return 0;
+  return { completed, failed }[status] ?? completed + failed;
+}
+
+function emptyText(batch, { status, after, ...others }) {
+  if (Object.keys(others).length) return "No line matches these filters.";
+  const done = expected(batch, { status });
+  const which = status ? `has ${status}` : isOver(batch) ? "has run" : "is done so far";
+  if (after !== undefined) return `From line ${number(after + 2)} on, no line ${which}.`;
+  return done ? `${count(done, "line is", "lines are")} done, and will show here within seconds.` : `No line ${which}.`;
+}
+
+export function Lines({ batch }) {
+  const { query } = place.value;
+  const from = Math.trunc(Number(query.get("from"))) || 0;
+  const filter = useMemo(() => {
+    const found = {};
+    for (const { name } of FILTERS) if (query.get(name)) found[name] = query.get(name);
+    if (from > 1) found.after = from - 2;
+    return found;
+  }, [query.toString()]);
+  const { data, error, more } = useLines(batch, filter);
+  const open = Math.trunc(Number(query.get("line"))) || null;
+  const path = batchPath(batch.id);
+  const base = { tab: "lines", ...Object.fromEntries(query) };
+  const href = ({ index }) => address(path, { ...base, line: index + 1 });
+  const columns = useMemo(() => columnsOf(href), [query.toString()]);
+  const close = () => setQuery({ line: null, tab: "lines" });
+  const lines = data?.lines;
+  return html`
+    <div class="toolbar">
+      <${Filters} filters=${FILTERS} />
+      <div class="end jump"><${LateField} id="from" label="From line" value=${query.get("from") ?? ""} inputmode="numeric" onDone=${(text) => setQuery({ from: text, tab: "lines" })} /></div>
+    </div>
+    ${error && html`<${Empty}>${error.message}<//>`}
+    ${!error && !lines && html`<${Skeleton} rows=${8} height=${24} />`}
+    ${lines && lines.length === 0 && html`<${Empty}>${emptyText(batch, filter)}<//>`}
+    ${lines?.length > 0 &&
+    html`<${Table} label="Lines" columns=${columns} rows=${lines} id=${({ index }) => String(index)} onEnd=${more}
+      total=${expected(batch, filter) || undefined} isCurrent=${({ index }) => index + 1 === open}
+      card=${(line) => html`<${LineCard} line=${line} href=${href} />`} cardHeight=${68} />`}
+    ${data?.hasMore && html`<p class="more"><${Button} act=${more}>${Object.keys(filter).length ? "Search further" : "More lines"}<//></p>`}
+    ${open && html`<${LinePanel} key=${open} batch=${batch} index=${open - 1} known=${lines?.find(({ index }) => index + 1 === open)}
+      onStep=${(index) => go(path, { ...base, line: index + 1 })} onClose=${close} />`}
+  `;
+}

@@ -1,0 +1,66 @@
+/** The dialog that runs lines of a batch again: which lines, on which model, and what it would cost. */
+
+import { call, make } from "../../core/client.js";
+import { cost, count } from "../../core/format.js";
+import { batchPath, go } from "../../core/route.js";
+import { html, useEffect, useState } from "../../core/view.js";
+import { Button } from "../../ui/basics.js";
+import { SelectField } from "../../ui/form.js";
+import { openDialog } from "../../ui/overlay.js";
+
+const KINDS = [["unfinished", "All without an answer: failed, expired, cancelled"], ["failed", "Lines that failed"], ["all", "All lines"]];
+
+/**
+ * Ask which lines to run again, and how; then go to the new batch.
+ * @param {object} batch
+ * @param {{codes: string[]}} [lines] Lines with these error codes; else the user chooses.
+ */
+export function openRerun(batch, lines) {
+  openDialog("Rerun lines", (close) => html`<${Rerun} ...${{ batch, lines, close }} />`);
+}
+
+/** The plan of a rerun, as a sentence. */
+function Plan({ plan, fault }) {
+  if (fault) return html`<p class="bad" role="alert">${fault}</p>`;
+  if (!plan) return html`<p class="muted">Counting …</p>`;
+  const { max, min } = plan.cost;
+  return html`<p>${count(plan.lines, "line")}, about ${count(plan.input_tokens, "token")} in${Number(max ?? min) ? `, cost ${max === null ? "at least " : "up to "}${cost(max ?? min)}` : ""}.</p>`;
+}
+
+function Rerun({ batch, lines, close }) {
+  const [kind, setKind] = useState("unfinished");
+  const [model, setModel] = useState("");
+  const [models, setModels] = useState([]);
+  const [found, setFound] = useState({});
+  const body = { lines: lines ?? kind, ...(model && { model }) };
+  const path = `${batchPath(batch.id)}/rerun`;
+  useEffect(() => {
+    call("GET", "/models").then(({ data }) => setModels(data.filter(({ tidemill }) => tidemill.endpoints.includes(batch.endpoint))), () => {});
+  }, []);
+  useEffect(() => {
+    setFound({});
+    const stop = new AbortController();
+    call("POST", path, { body: { ...body, dry_run: true }, signal: stop.signal }).then(
+      (plan) => setFound({ plan }),
+      (error) => stop.signal.aborted || setFound({ fault: error.message }),
+    );
+    return () => stop.abort();
+  }, [kind, model]);
+  async function start() {
+    const made = await make(path, body);
+    close();
+    go(batchPath(made.id));
+  }
+  return html`
+    <div class="options">
+      ${lines ? html`<p>Lines with the code <code>${lines.codes.join(", ")}</code></p>` : html`<${SelectField} id="rerun-lines" label="Lines" value=${kind} options=${KINDS} onChange=${setKind} />`}
+      <${SelectField} id="rerun-model" label="Model" value=${model} onChange=${setModel}
+        options=${[["", "The same as before"], ...models.map(({ id }) => [id, id])]} />
+    </div>
+    <div class="plan" aria-live="polite"><${Plan} ...${found} /></div>
+    <div class="buttons end">
+      <${Button} act=${close}>Close<//>
+      <${Button} kind="primary" disabled=${!found.plan} act=${start}>Rerun ${found.plan ? count(found.plan.lines, "line") : "lines"}<//>
+    </div>
+  `;
+}

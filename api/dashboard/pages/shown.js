@@ -1,0 +1,141 @@
+/** What several pages show of a batch in the same way. */
+
+import { call } from "../core/client.js";
+import { age, count, distance, duration, moment, number, short } from "../core/format.js";
+import { batchPath } from "../core/route.js";
+import { html } from "../core/view.js";
+import { Copy } from "../ui/basics.js";
+import { confirm, toast } from "../ui/overlay.js";
+import { Progress, State } from "../ui/state.js";
+
+const ENDS = ["completed", "failed", "expired", "cancelled"];
+/** Reasons to wait in normal operation, as in schemas/resources/waiting.py. */
+const USUAL = ["in_flight", "queued", "validation", "batches_at_work"];
+const MINUTE = 60;
+
+export const isOver = (batch) => ENDS.includes(batch.status);
+
+/** Why lines of a batch wait longer than usual. */
+export const stalls = (batch) => (isOver(batch) ? [] : batch.tidemill.waiting.filter(({ reason }) => !USUAL.includes(reason)));
+
+/**
+ * The state of a batch: a tone and a word. One that runs and has nothing done yet is queued; one that is completed may
+ * have failed lines, or no others.
+ */
+export function stateOf(batch) {
+  const { completed, failed } = batch.request_counts;
+  switch (batch.status) {
+    case "validating":
+      return { tone: "waiting", word: "validating" };
+    case "in_progress":
+      if (stalls(batch).length) return { tone: "waiting", word: "stalled" };
+      return completed + failed ? { tone: "running", word: "in progress" } : { tone: "waiting", word: "queued" };
+    case "finalizing":
+      return { tone: "running", word: "finalizing" };
+    case "completed":
+      if (!failed) return { tone: "done", word: "completed" };
+      return completed ? { tone: "part", word: "some lines failed" } : { tone: "failed", word: "all lines failed" };
+    case "failed":
+      return { tone: "failed", word: "refused" };
+    case "expired":
+      return { tone: "failed", word: "expired" };
+    default:
+      return { tone: "cancelled", word: batch.status };
+  }
+}
+
+export function BatchState({ batch }) {
+  const { tone, word } = stateOf(batch);
+  return html`<${State} tone=${tone}>${word}<//>`;
+}
+
+/** The name of a batch, or a short id. */
+export const called = (batch) => batch.tidemill.name ?? `Batch ${short(batch.id)}`;
+
+export const modelOf = ({ model, tidemill: { models } }) => (models?.length ? `${models.length} models` : (model ?? "–"));
+
+export const BatchProgress = ({ batch, isBig }) => {
+  const { total, completed, failed } = batch.request_counts;
+  return html`<${Progress} label="Lines of the batch" done=${completed} failed=${failed} total=${total} isBig=${isBig} />`;
+};
+
+/** How far a batch is, in lines. */
+export function counts({ request_counts: { total, completed, failed } }) {
+  return html`${number(completed + failed)} / ${number(total)}${failed ? html` · <span class="bad">${number(failed)} failed</span>` : ""}`;
+}
+
+/** The Unix second at which a batch ended. */
+export const endedAt = (batch) => batch.completed_at ?? batch.failed_at ?? batch.expired_at ?? batch.cancelled_at;
+
+/** When it will be done, how long it took, or why it waits. */
+export function ending(batch) {
+  if (isOver(batch)) return `took ${duration(endedAt(batch) - batch.created_at)}`;
+  const held = stalls(batch);
+  if (held.length) return `waits: ${[...new Set(held.map(({ reason }) => reason.replaceAll("_", " ")))].join(", ")}`;
+  const band = bandOf(batch);
+  return band ? `in ${band}` : "not known yet";
+}
+
+/** The expected time to the end: `4 min`, or `4 min to 6 min`; null if it is not known. */
+export function bandOf({ tidemill: { progress } }) {
+  if (!progress?.done_latest_at) return null;
+  const now = Date.now() / 1000;
+  const [early, late] = [progress.done_earliest_at, progress.done_latest_at].map((at) => {
+    const left = at - now;
+    return duration(left > 10 * MINUTE ? Math.round(left / MINUTE) * MINUTE : left);
+  });
+  return early === late ? early : `${early} to ${late}`;
+}
+
+/** The time between the expected end and the deadline: amber under a quarter of the window, red below zero. */
+export function slackOf(batch) {
+  if (isOver(batch)) return { tone: "", text: "–" };
+  const seconds = batch.tidemill.progress?.slack_seconds ?? null;
+  if (seconds === null) return { tone: "", text: distance(batch.expires_at).replace(/ \d+ s$/, "") };
+  if (seconds < 0) return { tone: "bad", text: `${duration(-seconds)} late` };
+  const tone = seconds < (batch.expires_at - batch.created_at) / 4 ? "part" : "";
+  return { tone, text: `${duration(seconds)} to spare` };
+}
+
+export const Slack = ({ batch }) => {
+  const { tone, text } = slackOf(batch);
+  return html`<span class=${tone === "part" ? "part-tone" : tone} title=${`Deadline ${moment(batch.expires_at)}`}>${text}</span>`;
+};
+
+/** A batch in a table: its name as the link of the row, over its short id. */
+export const BatchName = ({ batch, withId = true }) => html`
+  <span class="batch-name">
+    <a class="row-link clip" href=${`#${batchPath(batch.id)}`} title=${called(batch)}>${called(batch)}</a>
+    ${batch.tidemill.rerun_of && html`<span class="small muted" title=${`Runs lines of ${batch.tidemill.rerun_of} again`}>rerun</span>`}
+    ${withId && html`<${Copy} text=${batch.id} shown=${short(batch.id)} label="copy the id" />`}
+  </span>
+`;
+
+/** A batch on a phone: name, state, bar, end. */
+export const BatchCard = ({ batch }) => html`
+  <div class="card-line"><${BatchName} batch=${batch} /><${BatchState} batch=${batch} /></div>
+  <${BatchProgress} batch=${batch} />
+  <div class="card-line small muted"><span>${counts(batch)}</span><span class="clip">${ending(batch)}</span></div>
+`;
+
+/** Sentences of an operator about what lines wait for. */
+export const waitText = ({ lines, message, since }) =>
+  `${message} ${lines ? count(lines, "line waits", "lines wait") : "It waits"} since ${moment(since)}, ${age(Date.now() / 1000 - since)}.`;
+
+/** Ask, then cancel batches. @param {object[]} batches */
+export function cancel(batches, after) {
+  const lines = batches.reduce((sum, { request_counts: { total, completed, failed } }) => sum + total - completed - failed, 0);
+  // The lines of a batch are counted once it is validated.
+  const what = batches.every(({ request_counts: { total } }) => total) ? count(lines, "line") : count(batches.length, "batch", "batches");
+  confirm({
+    title: batches.length === 1 ? `Cancel ${called(batches[0])}?` : `Cancel ${count(batches.length, "batch", "batches")}?`,
+    text: "What is done by now is kept, and the other lines do not run.",
+    action: `Cancel ${what}`,
+    work: async () => {
+      await Promise.all(batches.map(({ id }) => call("POST", `${batchPath(id)}/cancel`)));
+      toast(`Cancelling ${what}.`);
+      after?.();
+    },
+  });
+}
+

@@ -1,0 +1,170 @@
+/** Charts by uPlot, which is loaded when the first one is shown; sparklines are one path. */
+
+import { brief, clock } from "../core/format.js";
+import { theme, zone } from "../core/prefs.js";
+import { html, useEffect, useRef, useState } from "../core/view.js";
+
+/** Seconds of a chart whose axis shows seconds. */
+const SHORT = 600;
+let loading = null;
+
+function library() {
+  loading ??= new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = "vendor/uPlot.iife.min.js";
+    script.onload = () => resolve(globalThis.uPlot);
+    script.onerror = () => reject(new Error("The chart library did not load."));
+    const style = document.createElement("link");
+    style.rel = "stylesheet";
+    style.href = "vendor/uPlot.min.css";
+    document.head.append(style, script);
+  });
+  return loading;
+}
+
+/** A colour of the style sheet, as the theme has it now. */
+function colour(element, name) {
+  element.style.color = `var(--${name})`;
+  const found = getComputedStyle(element).color;
+  element.style.color = "";
+  return found;
+}
+
+const withAlpha = (found, alpha) => found.replace(/^rgb\(/, "rgba(").replace(/\)$/, `, ${alpha})`);
+
+/** In the order of uPlot: areas from the highest to the lowest, so that the lower ones stay in sight, and lines. */
+const drawn = (series) => [...series.filter(({ isLine }) => !isLine).reverse(), ...series.filter(({ isLine }) => isLine)];
+
+/** The values of series in this order: an area has the sum of those below it, and itself. */
+function stacked(series) {
+  const sums = new Map();
+  let below = null;
+  for (const one of series.filter(({ isLine }) => !isLine)) {
+    below = one.values.map((value, place) => (value ?? 0) + (below?.[place] ?? 0));
+    sums.set(one, below);
+  }
+  return drawn(series).map((one) => sums.get(one) ?? one.values);
+}
+
+/**
+ * A chart over time. Arrow keys move through its points, and the values stand below it.
+ * @param {object} props
+ * @param {string} props.title
+ * @param {string} props.unit Of the values, as "lines/s".
+ * @param {number[]} props.times Unix seconds.
+ * @param {{title: string, colour: string, values: (number|null)[], isLine?: boolean, isRight?: boolean}[]} props.series
+ *   From below to above; areas are stacked, and lines are not. `colour` is a name of the style sheet: running, done,
+ *   failed, part. A line may have the axis at the right.
+ * @param {string} [props.right] The unit of that axis.
+ * @param {number} [props.height] Pixels.
+ * @param {(value: number) => string} [props.show] Writes a value.
+ */
+export function Chart({ title, unit, right, times, series, height = 200, show = brief }) {
+  const holder = useRef(null);
+  const chart = useRef(null);
+  const [place, setPlace] = useState(null);
+  const shown = place === null || place >= times.length ? times.length - 1 : place;
+  const data = [times, ...stacked(series)];
+  const shape = `${series.map(({ title: name }) => name).join()} ${theme.value} ${zone.value} ${height}`;
+  useEffect(() => {
+    let isGone = false;
+    let watcher = null;
+    library().then((uPlot) => {
+      if (isGone || !holder.current) return;
+      chart.current = new uPlot(options({ holder: holder.current, series, height, unit, right, setPlace }), data, holder.current);
+      watcher = new ResizeObserver(([{ contentRect }]) =>
+        chart.current?.setSize({ width: Math.floor(contentRect.width), height }),
+      );
+      watcher.observe(holder.current);
+    });
+    return () => {
+      isGone = true;
+      watcher?.disconnect();
+      chart.current?.destroy();
+      chart.current = null;
+    };
+  }, [shape]);
+  useEffect(() => chart.current?.setData(data), [times, series]);
+  function step(event) {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by || !times.length) return;
+    event.preventDefault();
+    const next = Math.min(times.length - 1, Math.max(0, shown + by));
+    const uPlot = chart.current;
+    uPlot?.setCursor({ left: uPlot.valToPos(times[next], "x"), top: 10 });
+    setPlace(next);
+  }
+  return html`
+    <figure class="chart">
+      <div class="plot" ref=${holder} style=${{ height: `${height}px` }} role="img" tabindex="0"
+        aria-label=${`${title}, ${unit}; the arrow keys move through it`} onKeyDown=${step} />
+      <figcaption class="legend">
+        <span class="at">${times.length ? clock(times[shown], 8) : ""}</span>
+        ${series.map(
+          ({ title: name, colour: tone, values, isLine }) => html`
+            <span key=${name} class="entry">
+              <i class=${isLine ? "swatch line" : "swatch"} style=${{ background: `var(--${tone})` }} />
+              ${name} <b>${values[shown] === null || values[shown] === undefined ? "–" : show(values[shown])}</b>
+            </span>
+          `,
+        )}
+        <span class="unit">${unit}${series.some(({ isRight }) => isRight) && `; right: ${right}`}</span>
+      </figcaption>
+    </figure>
+  `;
+}
+
+const fromZero = (_, low, high) => [Math.min(0, low ?? 0), Math.max(high ?? 0, 1e-9) * 1.1];
+
+function options({ holder, series, height, unit, right, setPlace }) {
+  const text = colour(holder, "muted");
+  const line = colour(holder, "hairline");
+  const axis = { stroke: text, grid: { stroke: line, width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
+  return {
+    width: Math.max(100, Math.floor(holder.getBoundingClientRect().width)),
+    height,
+    legend: { show: false },
+    cursor: { drag: { x: false, y: false }, points: { size: 6 } },
+    scales: { y: { range: fromZero }, right: { range: fromZero } },
+    axes: [
+      { ...axis, size: 28, space: 90, values: (_, ticks) => ticks.map((at) => clock(at, ticks.at(-1) - ticks[0] < SHORT ? 8 : 5)) },
+      { ...axis, size: 52, values: (_, ticks) => ticks.map(brief) },
+      ...(series.some(({ isRight }) => isRight) ? [{ ...axis, scale: "right", side: 1, size: 40, grid: { show: false }, values: (_, ticks) => ticks.map(brief) }] : []),
+    ],
+    bands: series.filter(({ isLine }) => !isLine).slice(1).map((_, place) => ({ series: [place + 1, place + 2] })),
+    series: [
+      {},
+      ...drawn(series).map(({ title, colour: tone, isLine, isRight }) => ({
+        label: `${title} (${isRight ? right : unit})`,
+        scale: isRight ? "right" : "y",
+        spanGaps: true,
+        stroke: colour(holder, tone),
+        width: 1.5,
+        dash: isLine ? [5, 4] : undefined,
+        fill: isLine ? undefined : withAlpha(colour(holder, tone), 0.22),
+        points: { show: false },
+      })),
+    ],
+    hooks: { setCursor: [({ cursor: { idx } }) => setPlace(idx ?? null)] },
+  };
+}
+
+/** A line without axes, for a card or a row: the last values, and how many. */
+export function Spark({ values, label, width = 120, height = 20, tone = "running" }) {
+  if (values.length < 2) return html`<span class="spark" style=${{ height: `${height}px` }} />`;
+  const high = Math.max(...values);
+  const low = Math.min(0, ...values);
+  const span = high - low || 1;
+  const points = values.map((value, place) => {
+    const x = (place * width) / (values.length - 1);
+    const y = height - 1 - ((value - low) / span) * (height - 2);
+    return `${x.toFixed(1)} ${y.toFixed(1)}`;
+  });
+  return html`
+    <svg class=${`spark ${tone}`} viewBox=${`0 0 ${width} ${height}`} height=${height} preserveAspectRatio="none"
+      role="img" aria-label=${label}>
+      <path class="area" d=${`M0 ${height}L${points.join("L")}L${width} ${height}z`} />
+      <path class="stroke" d=${`M${points.join("L")}`} vector-effect="non-scaling-stroke" />
+    </svg>
+  `;
+}

@@ -1,0 +1,83 @@
+/** Fields of forms and filters. A label stands above its field, and help or a fault below it. */
+
+import { go, place, setQuery } from "../core/route.js";
+import { html, useEffect, useState } from "../core/view.js";
+import { Icon } from "./icons.js";
+import { Menu } from "./basics.js";
+
+/**
+ * One field.
+ * @param {{id: string, label: string, help?: string, fault?: string, children: any}} props `children` is the control
+ *   with the same id.
+ */
+export const Field = ({ id, label, help, fault, children }) => html`
+  <div class="field">
+    <label for=${id}>${label}</label>
+    ${children}
+    ${help && !fault && html`<p class="help" id=${`${id}-help`}>${help}</p>`}
+    ${fault && html`<p class="fault" id=${`${id}-help`} role="alert">${fault}</p>`}
+  </div>
+`;
+
+/** A field with one line of text. `onInput` gets the text. */
+export const TextField = ({ id, label, help, fault, value, onInput, type = "text", ...rest }) => html`
+  <${Field} ...${{ id, label, help, fault }}>
+    <input id=${id} type=${type} value=${value} autocomplete="off" aria-invalid=${fault ? "true" : undefined}
+      aria-describedby=${help || fault ? `${id}-help` : undefined}
+      onInput=${(event) => onInput?.(event.currentTarget.value)} ...${rest} />
+  <//>
+`;
+
+/** A choice. @param {{options: [string, string][]}} props Values and their words. */
+export const SelectField = ({ id, label, help, value, options, onChange }) => html`
+  <${Field} ...${{ id, label, help }}>
+    <select id=${id} value=${value} onChange=${(event) => onChange(event.currentTarget.value)}>
+      ${options.map(([key, text]) => html`<option key=${key} value=${key} selected=${key === value}>${text}</option>`)}
+    </select>
+  <//>
+`;
+
+/**
+ * Filters as chips whose values stand in the address.
+ * @param {{filters: {name: string, title: string, options?: [string, string][]}[]}} props `name` is the query's; a
+ *   filter without options takes a text.
+ */
+export function Filters({ filters }) {
+  const { query } = place.value;
+  const active = filters.filter(({ name }) => query.get(name));
+  return html`
+    <div class="filters" role="group" aria-label="Filters">
+      <${Menu} icon="filter" label="Filter" name="Add a filter">
+        ${filters.map((filter) => html`<${Choice} key=${filter.name} filter=${filter} value=${query.get(filter.name) ?? ""} />`)}
+      <//>
+      ${active.map(({ name, title, options }) => {
+        const value = query.get(name);
+        const words = options?.find(([key]) => key === value)?.[1] ?? value;
+        return html`
+          <button key=${name} type="button" class="chip" aria-label=${`Remove the filter ${title} ${words}`}
+            onClick=${() => setQuery({ [name]: null })}>
+            ${title}: <strong>${words}</strong><${Icon} name="close" />
+          </button>
+        `;
+      })}
+      ${active.length > 1 && html`<button type="button" class="button quiet" onClick=${() => go(place.value.path)}>Clear</button>`}
+    </div>
+  `;
+}
+
+function Choice({ filter: { name, title, options, placeholder }, value }) {
+  const id = `filter-${name}`;
+  if (options)
+    return html`<${SelectField} id=${id} label=${title} value=${value} options=${[["", "any"], ...options]}
+      onChange=${(chosen) => setQuery({ [name]: chosen })} />`;
+  return html`<${LateField} id=${id} label=${title} value=${value} placeholder=${placeholder}
+    onDone=${(text) => setQuery({ [name]: text })} />`;
+}
+
+/** A text that counts at Enter, or when the field is left. */
+export function LateField({ id, label, value, onDone, ...rest }) {
+  const [text, setText] = useState(value);
+  useEffect(() => setText(value), [value]);
+  return html`<${TextField} id=${id} label=${label} value=${text} onInput=${setText}
+    onKeyDown=${(event) => event.key === "Enter" && onDone(text.trim())} onBlur=${() => onDone(text.trim())} ...${rest} />`;
+}

@@ -1,0 +1,203 @@
+/**
+ * One table for every list. Only the rows in sight exist, so a list may have any length; on a phone a row is a card.
+ *
+ *   const columns = [
+ *     { id: "name", title: "Name", width: "minmax(12rem, 2fr)", cell: (row) => html`<a class="row-link" …>` },
+ *     { id: "lines", title: "Lines", width: "6rem", isNumber: true, cell: (row) => number(row.lines), sort: (row) => row.lines },
+ *     { id: "cost", title: "Cost", width: "5rem", isNumber: true, isOptional: true, cell: … },   // hidden until chosen
+ *     { id: "bar", title: "Progress", width: "4rem", isWide: true, cell: … },   // hidden in a narrow window until chosen
+ *   ];
+ *   const { shown, menu } = useColumns("files", columns);      // `menu` goes into the page's toolbar
+ *   <${Table} label="Files" columns=${shown} rows=${rows} id=${(row) => row.id} card=${(row) => html`…`} />
+ *
+ * The class `row-link` makes a link cover its row, and `j`, `k` and Enter work on it. A column with `sort` sorts a list
+ * that is loaded as a whole; with `order` the page asks the API (`onOrder`).
+ */
+
+import { kept } from "../core/prefs.js";
+import { classes, html, signal, useLayoutEffect, useMemo, useRef, useState } from "../core/view.js";
+import { Menu, Skeleton } from "./basics.js";
+
+const ROW = 36;
+/** Pixels of a line in a card, and of what is around them. */
+const LINE = 22;
+const AROUND = 24;
+const BEYOND = 12;
+const narrow = matchMedia("(max-width: 639px)");
+export const isNarrow = signal(narrow.matches);
+narrow.addEventListener("change", () => {
+  isNarrow.value = narrow.matches;
+});
+const wide = matchMedia("(min-width: 1400px)");
+const isWide = signal(wide.matches);
+wide.addEventListener("change", () => {
+  isWide.value = wide.matches;
+});
+const choices = new Map();
+
+/** The columns that the user has chosen, and the menu to choose them. */
+export function useColumns(name, columns) {
+  if (!choices.has(name)) choices.set(name, kept(`columns-${name}`, {}));
+  const choice = choices.get(name);
+  const isShown = (column) => choice.value[column.id] ?? (column.isWide ? isWide.value : !column.isOptional);
+  const menu = html`
+    <${Menu} icon="columns" name="Columns">
+      ${columns.slice(1).map(
+        (column) => html`
+          <label key=${column.id} class="choice">
+            <input type="checkbox" checked=${isShown(column)}
+              onChange=${(event) => {
+                choice.value = { ...choice.value, [column.id]: event.currentTarget.checked };
+              }} />
+            ${column.title}
+          </label>
+        `,
+      )}
+    <//>
+  `;
+  return { shown: columns.filter((column, place) => place === 0 || isShown(column)), menu };
+}
+
+/** The first and the last row in sight, of rows with a fixed height. */
+function useSight(ref, rows, height) {
+  const [sight, setSight] = useState([0, 60]);
+  useLayoutEffect(() => {
+    let frame = 0;
+    const look = () => {
+      frame = 0;
+      if (!ref.current) return;
+      const { top } = ref.current.getBoundingClientRect();
+      const first = Math.max(0, Math.floor(-top / height) - BEYOND);
+      const last = Math.ceil((innerHeight - top) / height) + BEYOND;
+      setSight((old) => (old[0] === first && old[1] === last ? old : [first, last]));
+    };
+    const soon = () => {
+      frame ||= requestAnimationFrame(look);
+    };
+    look();
+    addEventListener("scroll", soon, { passive: true });
+    addEventListener("resize", soon);
+    return () => {
+      cancelAnimationFrame(frame);
+      removeEventListener("scroll", soon);
+      removeEventListener("resize", soon);
+    };
+  }, [height, rows]);
+  return [Math.min(sight[0], Math.max(0, rows - 1)), Math.min(rows, sight[1])];
+}
+
+/** Rows in the order that a click on a heading asks for. */
+function useSorted(rows, columns) {
+  const [sort, setSort] = useState(null);
+  const sorted = useMemo(() => {
+    const value = columns.find(({ id }) => id === sort?.by)?.sort;
+    if (!value) return rows;
+    const compare = (one, other) => (value(one) < value(other) ? -1 : value(one) > value(other) ? 1 : 0);
+    const found = [...rows].sort(compare);
+    return sort.isDown ? found.reverse() : found;
+  }, [rows, columns, sort]);
+  const turn = (id) => setSort({ by: id, isDown: sort?.by === id ? !sort.isDown : false });
+  return { sorted, sort, turn };
+}
+
+function Heading({ column, sort, turn, order, onOrder }) {
+  const isSortable = column.sort || (column.order && onOrder);
+  const isDown = column.order ? order !== "asc" : sort?.isDown;
+  const isActive = column.order ? Boolean(onOrder) : sort?.by === column.id;
+  const direction = isActive ? (isDown ? "descending" : "ascending") : undefined;
+  const press = () => (column.order ? onOrder(order === "asc" ? null : "asc") : turn(column.id));
+  return html`
+    <div role="columnheader" class=${classes("cell", column.isNumber && "number")} aria-sort=${direction}>
+      ${isSortable
+        ? html`<button type="button" class="sort" onClick=${press}>
+            ${column.title}<span aria-hidden="true">${direction ? (isDown ? " ↓" : " ↑") : ""}</span>
+          </button>`
+        : column.title}
+    </div>
+  `;
+}
+
+/** The check box of a row, or of all rows that are loaded. */
+function Select({ ids, selected, label }) {
+  const isOn = ids.length > 0 && ids.every((id) => selected.value.has(id));
+  const flip = () => {
+    const next = new Set(selected.value);
+    for (const id of ids) {
+      if (isOn) next.delete(id);
+      else next.add(id);
+    }
+    selected.value = next;
+  };
+  return html`<label class="select"><input type="checkbox" aria-label=${label} checked=${isOn} onChange=${flip} /></label>`;
+}
+
+const PlainCard = ({ columns: [first, ...others], item }) => html`
+  <div class="card-line">${first.cell(item)}</div>
+  <dl class="card-facts">
+    ${others.map(({ id, title, cell }) => html`<div key=${id}><dt>${title}</dt><dd>${cell(item)}</dd></div>`)}
+  </dl>
+`;
+
+/**
+ * @param {object} props
+ * @param {string} props.label Names the table for a screen reader.
+ * @param {object[]} props.columns See the head of this file.
+ * @param {any[]|undefined} props.rows undefined while they load.
+ * @param {(row: any) => string} props.id
+ * @param {(row: any) => any} [props.card] A row on a phone, `cardHeight` pixels high; without it the cells stand below
+ *   each other, two in a line.
+ * @param {(row: any) => string|null} [props.current] Whether the row is the one that is open.
+ * @param {import("@preact/signals").Signal<Set<string>>} [props.selected] Ids; makes rows selectable.
+ * @param {number} [props.total] Rows in all, if more can be loaded.
+ * @param {string} [props.order] `asc` if the API sorts in ascending order.
+ * @param {(order: string|null) => void} [props.onOrder]
+ * @param {() => void} [props.onEnd] Called when the end comes into sight: load more.
+ */
+export function Table(props) {
+  const { label, columns, rows, id, card, isCurrent, selected, total, order, onOrder, onEnd } = props;
+  const body = useRef(null);
+  const { sorted, sort, turn } = useSorted(rows ?? [], columns);
+  const isCards = isNarrow.value;
+  const plainHeight = AROUND + LINE * (1 + Math.ceil((columns.length - 1) / 2));
+  const height = isCards ? (props.cardHeight ?? plainHeight) : ROW;
+  const [first, last] = useSight(body, sorted.length, height);
+  useLayoutEffect(() => {
+    if (onEnd && rows && last >= rows.length) onEnd();
+  }, [last, rows?.length]);
+  if (!rows) return html`<div class="table"><${Skeleton} rows=${8} height=${ROW - 12} /></div>`;
+  const template = [selected && !isCards && "36px", ...columns.map(({ width }) => width)].filter(Boolean).join(" ");
+  const grid = isCards ? undefined : { gridTemplateColumns: template };
+  const row = (item, place) => html`
+    <div key=${id(item)} role="row" data-row aria-rowindex=${place + 2} style=${{ ...grid, height: `${height}px` }}
+      class=${classes("row", isCards && "as-card", isCurrent?.(item) && "current", selected?.value.has(id(item)) && "selected")}>
+      ${isCards
+        ? html`<div role="cell" class="cell whole">${card ? card(item) : html`<${PlainCard} columns=${columns} item=${item} />`}</div>`
+        : html`
+            ${selected && html`<div role="cell" class="cell"><${Select} ids=${[id(item)]} selected=${selected} label="Select this row" /></div>`}
+            ${columns.map(
+              (column) => html`
+                <div key=${column.id} role="cell" class=${classes("cell", column.isNumber && "number", column.className)}>
+                  ${column.cell(item)}
+                </div>
+              `,
+            )}
+          `}
+    </div>
+  `;
+  return html`
+    <div class=${classes("table", isCards && "cards")} role="table" aria-label=${label} aria-rowcount=${(total ?? sorted.length) + 1}>
+      <div role="rowgroup" class="head">
+        <div role="row" aria-rowindex="1" class="row" style=${grid}>
+          ${selected && !isCards && html`<div role="columnheader" class="cell"><${Select} ids=${sorted.map(id)} selected=${selected} label="Select all rows" /></div>`}
+          ${(isCards ? [{ id: "card", title: label }] : columns).map(
+            (column) => html`<${Heading} key=${column.id} ...${{ column, sort, turn, order, onOrder }} />`,
+          )}
+        </div>
+      </div>
+      <div role="rowgroup" class="body" ref=${body}
+        style=${{ paddingTop: `${first * height}px`, paddingBottom: `${(sorted.length - last) * height}px` }}>
+        ${sorted.slice(first, last).map((item, place) => row(item, first + place))}
+      </div>
+    </div>
+  `;
+}

@@ -1,0 +1,1 @@
+"""Requests that come in bodies: batches without an uploaded file."""

@@ -1,0 +1,1 @@
+"""Servers and models as they work now."""
