@@ -13,6 +13,7 @@ from tidemill.configuration.security import Kafka
 from tidemill.configuration.settings import Settings
 from tidemill.faust import stage_app, stage_runner
 from tidemill.faust.partitions import GenerationGuard
+from tidemill.ingest.files.imports import Importer
 from tidemill.ingest.files.queue import BatchQueue, QueueRunner
 from tidemill.ingest.files.stage import Stage
 from tidemill.ingest.kafka import RequestProducer
@@ -25,12 +26,13 @@ from tidemill.kafka.partitions.ack_gate import AckGate, Ticket
 from tidemill.kafka.partitions.dead_letters import handle_record
 from tidemill.kafka.producer import Log, partition_of
 from tidemill.retrying import retry
-from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log import codec, dead_letters, topics
 from tidemill.schemas.log.codec import DecodeError
-from tidemill.schemas.log.messages import Buried
+from tidemill.schemas.log.messages import DeadLettered
 from tidemill.schemas.ports import Store
 from tidemill.sealing.key_manager import KeyManager
 from tidemill.storage.address import open_store
+from tidemill.storage.buckets import Buckets
 from tidemill.storage.disk_space import LOG
 
 log = logging.getLogger(__name__)
@@ -129,10 +131,6 @@ class Ingest:
             encrypted=settings.encrypt_log,
             check_disk=lambda: self._space.check(LOG),
         )
-        self._stage = Stage(settings, catalog=catalog, store=self._store, requests=self._requests, clock=time.time)
-        self._queue = Queue(settings, kafka, self._stage, sender=self._log, requests=self._requests)
-        state = Path(settings.data) / "state" / "ingest"
-        self.app = stage_app.create_app(NAME, settings, kafka=kafka, state=state)
         self._stream_app = StreamApp(
             settings,
             kafka,
@@ -142,6 +140,10 @@ class Ingest:
             requests=self._requests,
             vault=self._key_manager.vault,
         )
+        self._stage = self._file_stage(settings)
+        self._queue = Queue(settings, kafka, self._stage, sender=self._log, requests=self._requests)
+        state = Path(settings.data) / "state" / "ingest"
+        self.app = stage_app.create_app(NAME, settings, kafka=kafka, state=state)
         self._room = asyncio.Semaphore(COMMANDS_MAX)
         self._gates: defaultdict[tuple[Any, int], AckGate[Any]] = defaultdict(AckGate)
         """By partition and generation: after a rebalance a partition starts with a new gate."""
@@ -158,6 +160,24 @@ class Ingest:
     def store(self) -> Store:
         """The store of inputs."""
         return self._store
+
+    def _file_stage(self, settings: Settings) -> Stage:
+        importer = Importer(
+            Buckets(settings.buckets),
+            self._store,
+            sender=self._log,
+            requests=self._requests,
+            room=self._stream_app.quotas,
+            clock=time.time,
+        )
+        return Stage(
+            settings,
+            catalog=self._catalog,
+            store=self._store,
+            requests=self._requests,
+            clock=time.time,
+            importer=importer,
+        )
 
     async def start(self) -> list[stage_app.StageApp]:
         """Connect, and return the apps to run."""
@@ -176,6 +196,7 @@ class Ingest:
         await self._key_manager.stop()
         await self._requests.stop()
         await self._log.stop()
+        await self._stage.close()
         await self._store.close()
 
     async def _consume(self, events: Any) -> None:
@@ -207,8 +228,8 @@ class Ingest:
         letter = await handle_record(self._log, message, lambda: self._command(message), stage="ingest")
         if letter is None or letter.unreadable:
             return
-        if (identified := codec.identify_batch(message.topic, message.headers, message.value)) is not None:
-            fact = Buried(
+        if (identified := dead_letters.identify_batch(message.topic, message.headers, message.value)) is not None:
+            fact = DeadLettered(
                 batch_id=identified.batch_id, source=letter.source, reason=letter.reason, at=int(time.time())
             )
             await retry(

@@ -15,7 +15,7 @@ from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.producer import Log, Producer, Sent, partition_of, producer
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import KIND, LineMark, encode, lines_headers, request_headers
-from tidemill.schemas.log.messages import Accepted, Buried, Rejected, Stalled
+from tidemill.schemas.log.messages import Accepted, DeadLettered, Rejected, Stalled
 from tidemill.sealing.records import seal_outcome, seal_request
 from tidemill.sealing.vault import Vault
 
@@ -86,7 +86,7 @@ class RequestProducer:
         self._models |= await models_with_topics(self._kafka, models)
         await self._producer.start()
 
-    async def send_fact(self, fact: Accepted | Rejected | Buried | Stalled) -> None:
+    async def send_fact(self, fact: Accepted | Rejected | DeadLettered | Stalled) -> None:
         """Append a fact to `outcomes`; on return the broker has it.
 
         Raises:

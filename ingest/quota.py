@@ -133,6 +133,14 @@ class Quotas:
             self._sizes.put(key, record.project, cost_bytes(record.file.bytes))
             self._growing[record.project] -= self._inputs.pop(key, 0)
 
+    def knows(self, batch_id: str) -> bool:
+        """Whether `tidemill.batches` has the batch, at work or over."""
+        return batch_id in self._kept
+
+    def owns(self, project: str, batch_id: str) -> bool:
+        """Whether `tidemill.batches` has the batch as one of the project."""
+        return self._kept.project(batch_id) == project
+
     def check_batch(self, project: str) -> None:
         """Check that a project may have one more batch.
 
@@ -157,6 +165,32 @@ class Quotas:
         cost = cost_bytes(size)
         self._growing[project] += cost - self._inputs.get(input_file_id, 0)
         self._inputs[input_file_id] = cost
+
+    def claim_input(self, project: str, file_id: str, size: int) -> None:
+        """Count an input that is being copied, as one more file.
+
+        Raises:
+            QuotaExceeded: The project may not have it.
+        """
+        limits = self._limits_of(project)
+        if self._sizes.project(file_id) is None and file_id not in self._inputs:
+            quotas.check(Quota.FILES, self._sizes.number(project), 1, limits)
+            held = self._sizes.of(project) + self._growing[project]
+            quotas.check(Quota.BYTES, held, cost_bytes(size), limits)
+            self._inputs[file_id] = cost_bytes(size)
+            self._growing[project] += cost_bytes(size)
+
+    def release_input(self, project: str, file_id: str) -> None:
+        """Count an input no longer; its record does."""
+        self._growing[project] -= self._inputs.pop(file_id, 0)
+
+    def check_lines(self, project: str, lines: int) -> None:
+        """Check that a project may have so many more lines enqueued.
+
+        Raises:
+            QuotaExceeded: It may not.
+        """
+        quotas.check(Quota.LINES, self._lines[project], lines, self._limits_of(project))
 
     def excess(self, project: str) -> int:
         """The number of lines above a project's limit; the caller has to refuse as many of the newest lines."""

@@ -60,6 +60,11 @@ class Sizes:
     def __contains__(self, object_id: str) -> bool:
         return self._connection.execute("SELECT 1 FROM sizes WHERE id = ?", (object_id,)).fetchone() is not None
 
+    def project(self, object_id: str) -> str | None:
+        """The project of an object; None if it is not there."""
+        found = self._connection.execute("SELECT project FROM sizes WHERE id = ?", (object_id,)).fetchone()
+        return None if found is None else found[0]
+
     def put(self, object_id: str, project: str, size: int) -> None:
         """Set the project and size of an object."""
         self.drop(object_id)

@@ -29,6 +29,7 @@ from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.completed_lines import CompletedLines
 from tidemill.processors.partitions.places import Places
 from tidemill.processors.recovery import Recovery
+from tidemill.processors.reports.reporter import Reporter
 from tidemill.runtime import preflight
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
@@ -52,7 +53,7 @@ class Processors:
         self._settings = settings
         self._kafka = kafka
         self._catalog = catalog
-        self._closed = ClosedBatches()
+        self._closed = ClosedBatches(grace_seconds=settings.grace_seconds)
         self._space = log_space(kafka, settings.disk_reserve_bytes)
         self._follower = Follower(kafka, topics.BATCHES.name, self._apply, rest_seconds=REST_SECONDS)
         self._log = Log(kafka)
@@ -62,6 +63,7 @@ class Processors:
         self._member: Member | None = None
         self._servers: Servers | None = None
         self._offsets = Offsets(kafka)
+        self._reporting: asyncio.Task[None] | None = None
         self._lacks: set[str] = set()
         """Keys and files of servers that the process lacks."""
 
@@ -107,7 +109,9 @@ class Processors:
         await self._follower.start()
         await self._key_manager.start()
         await self._follower.caught_up()
-        self._show(self._servers, self._models)
+        self._reporting = asyncio.create_task(_report(kafka, self._servers, self._models))
+        self._servers.show(lambda: self._catalog.contents.serving.models)
+        metrics.HELD.sample(self._models.held)
         return [app]
 
     def set_models(self, serving: Serving) -> None:
@@ -122,25 +126,15 @@ class Processors:
         models = {name: Configured(model, self._servers.pools[name]) for name, model in serving.models.items()}
         self._models.configure(models)
 
-    def _show(self, servers: Servers, models: Models) -> None:
-        """Give the metrics their sources."""
-        now = asyncio.get_running_loop().time
-        metrics.sample(metrics.SERVER_IN_FLIGHT, lambda: {server.name: server.in_flight for server in servers})
-        metrics.sample(metrics.SERVER_UNACKNOWLEDGED, lambda: {one.name: one.unacknowledged for one in servers})
-        metrics.sample(metrics.SERVER_LIMIT, lambda: {server.name: server.found(now()) for server in servers})
-        metrics.sample(metrics.MODEL_SERVERS, lambda: {name: pool.well for name, pool in servers.pools.items()})
-        metrics.sample(metrics.IN_FLIGHT, lambda: {name: pool.in_flight for name, pool in servers.pools.items()})
-        metrics.sample(
-            metrics.UNACKNOWLEDGED, lambda: {name: pool.unacknowledged for name, pool in servers.pools.items()}
-        )
-        metrics.sample(metrics.HELD, models.held)
-
     async def stop(self) -> None:
         """Disconnect."""
         await self._space.stop()
         await self._follower.stop()
         await self._key_manager.stop()
         await self._offsets.close()
+        if self._reporting is not None:
+            self._reporting.cancel()
+            await asyncio.wait([self._reporting])
         if self._servers is not None:
             await self._servers.close()
         if self._member is not None and self._models is not None:
@@ -173,6 +167,22 @@ class Processors:
         """Close an erased batch: `tidemill.batches` drops its tombstone before its lines have left the log."""
         if value is not None and "/" not in key:
             self._closed.close(key)
+
+
+async def _report(kafka: Kafka, servers: Servers, models: Models) -> None:
+    """Report the load of servers until cancelled."""
+    # A producer of its own: a report that fails must not take results with it (`kafka/producer.py`).
+    log = Log(kafka)
+    reporter = Reporter(
+        servers,
+        lambda: [(model.name, model.dispatcher) for model in models.at_work],
+        functools.partial(log.send, topics.SERVERS.name),
+        clock=time.time, monotonic=asyncio.get_running_loop().time,
+    )  # fmt: skip
+    try:
+        await reporter.run()
+    finally:
+        await log.stop()
 
 
 def main(settings: Settings) -> None:

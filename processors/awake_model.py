@@ -135,7 +135,7 @@ class AwakeModel:
             event.value = message.value = None
 
     async def close(self) -> None:
-        """Cancel what is under way."""
+        """Cancel the tasks."""
         for task in self._tasks:
             task.cancel()
         self.held_records.close()
@@ -150,6 +150,7 @@ class AwakeModel:
             self._start(ending)
             return
         head, texts = opened
+        entry.published_at = asyncio.get_running_loop().time() - max(0.0, time.time() - message.timestamp)
         record = Record(
             tp=message.tp, offset=message.offset, time=message.timestamp, entry=entry, head=head, texts=texts,
             enqueue=self.dispatcher.enqueue,

@@ -6,7 +6,7 @@ A line is *pending* from its arrival until the log has its result. Meanwhile it 
 flight, waits for another call (`scheduling/retry_queue.py`), or waits for its result to arrive. A second copy of a
 pending line joins the first, and a copy of a completed line is finished at once: neither is called. A line is
 finished without a result if its batch is closed or its deadline has passed: the owner of the batch writes its line
-then.
+then. A call of a closed batch is aborted once its answer cannot count any more; that says nothing of the server.
 
 The dispatcher carries out decisions that others make: `scheduling/scheduler.py` picks the next line,
 `backends/pool.py` its server, `calls/retry.py` what follows a failed call.
@@ -27,8 +27,9 @@ from typing import assert_never
 from tidemill.processors.backends.backend import Backend, Permit
 from tidemill.processors.backends.permit_queue import Claim
 from tidemill.processors.backends.pool import BackendPool
-from tidemill.processors.calls import request_codec, retry
-from tidemill.processors.calls.caller import Caller, CallResult
+from tidemill.processors.calls import request_codec, retry, spans
+from tidemill.processors.calls.caller import Caller, CallResult, count_call
+from tidemill.processors.calls.in_flight import CallsInFlight
 from tidemill.processors.calls.request_codec import Success
 from tidemill.processors.failures import CallFailure, FailureKind, History
 from tidemill.processors.joined import caller as joined_caller
@@ -44,6 +45,7 @@ from tidemill.processors.scheduling.failed_lines import FailedLines
 from tidemill.processors.scheduling.prefix_groups import Prefixes
 from tidemill.processors.scheduling.stalls import Stalls
 from tidemill.processors.scheduling.waiting_lines import RUN_PART, WaitingLines
+from tidemill.schemas.jsonl.line import Call
 from tidemill.schemas.log.codec import LineMark, RequestHead
 from tidemill.schemas.ports import Clock, Outbox, Store
 
@@ -93,19 +95,14 @@ class Dispatcher:
     ) -> None:
         """Start nothing; needs a running event loop.
 
-        Args:
-            pool: The model's servers.
-            caller: Makes the calls.
-            services: What all models of the process use.
-            policy: The bounds of retries.
-            prefixes: Set if lines with the same prompt prefix go one after the other.
-            joiner: Set if a call may have several lines.
+        `prefixes` are set if lines with the same prompt prefix go one after the other, `joiner` if a call may have
+        several lines.
         """
         self._pool = pool
         self._caller = caller
         self._services = services
         batcher: ResultBatcher[Line] = ResultBatcher()
-        self._sender = ResultSender(pool.model, services.outbox, services.store, batcher, self._arrived)
+        self._sender = ResultSender(pool, services.outbox, services.store, batcher, self._arrived)
         self._policy = policy
         self._loop = asyncio.get_running_loop()
         self._lines = PendingLines(services.completed)
@@ -119,7 +116,7 @@ class Dispatcher:
             self._lines.batches, self._waiting, pool, self._failures, clock=services.clock,
             awaits_log=lambda: self._sender.is_full or pool.awaits_log,
         )  # fmt: skip
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._calls = CallsInFlight(caller, self._end, self._aborted)
         self._busy = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -128,11 +125,6 @@ class Dispatcher:
         pool.join(self._claim, self._start, follow)
         follow()
         services.closed.listen(self.drop)
-
-    @property
-    def completed(self) -> CompletedLines:
-        """The lines that are known to have a result on the log."""
-        return self._lines.completed
 
     @property
     def pending(self) -> int:
@@ -162,12 +154,13 @@ class Dispatcher:
         self.fill()
 
     def drop(self, batch_id: str) -> None:
-        """Finish the lines of a closed batch that are not in flight, without results."""
-        self.completed.forget(batch_id)
+        """Finish the lines of a closed batch without results; those in flight have its grace."""
+        self._services.completed.forget(batch_id)
         if batch_id not in self._lines.batches:
             return
         for line in self._waiting.drop(batch_id):
             self._finish(line)
+        self._calls.abort(batch_id, self._services.closed.grace(batch_id))
         self.fill()
 
     def fill(self) -> None:
@@ -179,9 +172,12 @@ class Dispatcher:
         """Start a call, if one may start; says whether it did."""
         if (found := self._next()) is None:
             return False
-        task = self._loop.create_task(self._work(*found))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        line, permit, call = found
+        if call is None:
+            self._calls.start(line, permit)
+        else:
+            making = joined_caller.make(self._caller, call, permit)
+            self._calls.start_joined(call.lines, making, functools.partial(self._end_joined, call, permit))
         return True
 
     def _claim(self) -> Claim | None:
@@ -220,9 +216,7 @@ class Dispatcher:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
         except TimeoutError:
-            _log.warning(
-                "%d calls have not ended, or their results not arrived, within %.0f s", self._busy, seconds
-            )
+            _log.warning("%d calls have not ended, or their results not arrived, in %.0f s", self._busy, seconds)
             return False
         return True
 
@@ -247,9 +241,7 @@ class Dispatcher:
         self._pool.leave()
         self._waiting.close()
         await self._health_probe.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._calls.close()
         await self._sender.close()
 
     def _next(self) -> tuple[Line, Permit, JoinedCall | None] | None:
@@ -274,35 +266,35 @@ class Dispatcher:
         return is_running and self._pool.in_flight < self._pool.seats and not self._sender.is_full
 
     def _is_wanted(self, line: Line) -> bool:
-        services = self._services
-        return services.clock() < line.head.deadline and line.head.batch_id not in services.closed
+        return self._services.clock() < line.head.deadline and line.head.batch_id not in self._services.closed
 
-    async def _work(self, line: Line, permit: Permit, call: JoinedCall | None) -> None:
-        """Call one line after the other, until none may go."""
-        found: tuple[Line, Permit, JoinedCall | None] | None = (line, permit, call)
-        while found is not None:
-            line, permit, call = found
-            if call is None:
-                self._end(line, permit, await self._caller.make(line, permit))
-            else:
-                self._end_joined(call, permit, await joined_caller.make(self._caller, call, permit))
-            found = self._next()
-            if found is not None:
-                # An answer may allow more than one call.
-                self.fill()
+    def _aborted(self, lines: Sequence[Line]) -> None:
+        """A call was aborted: its lines need no result if their batch is closed."""
+        spans.end(lines[0], None)
+        if lines[0].head.batch_id not in self._services.closed:
+            return
+        for line in lines:
+            self._waiting.abort(line)
+            self._end_calls(1)
+            self._finish(line)
+        self.fill()
 
     def _end(self, line: Line, permit: Permit, result: CallResult) -> None:
         self._waiting.end(line)
+        count_call(line, permit.backend, result.end)
         if isinstance(result.end, CallFailure):
             self._failed(line, result, result.end, permit.backend)
         else:
             self._settle(line, result, permit.backend, request_codec.result)
+        self.fill()
 
     def _end_joined(self, call: JoinedCall, permit: Permit, results: Sequence[CallResult] | None) -> None:
         self._waiting.end_joined(call, results)
+        joined_caller.count(call, permit.backend, results)
         if results is None:
             for line in call.lines:
                 self._retry(line, self._loop.time())
+            self.fill()
             return
         # The results of a call count as one, until the log has the last of them.
         last = max((number for number, each in enumerate(results) if isinstance(each.end, Success)), default=-1)
@@ -310,7 +302,8 @@ class Dispatcher:
             if isinstance(result.end, CallFailure):
                 self._failed(line, result, result.end, permit.backend)
             else:
-                self._settle(line, result, permit.backend if number == last else None, request_codec.result)
+                self._settle(line, result, permit.backend, request_codec.result, counts=number == last)
+        self.fill()
 
     def _failed(self, line: Line, result: CallResult, failure: CallFailure, backend: Backend) -> None:
         """Carry out what `retry.decide` decides."""
@@ -360,14 +353,21 @@ class Dispatcher:
         return False
 
     def _settle(
-        self, line: Line, result: CallResult, backend: Backend | None, write: Callable[..., tuple[bytes, LineMark]]
+        self,
+        line: Line,
+        result: CallResult,
+        backend: Backend,
+        write: Callable[..., tuple[bytes, LineMark]],
+        *,
+        counts: bool = True,
     ) -> None:
-        """Write the line's result and send it to the log; it counts as the result of a call at `backend`."""
+        """Write the line's result and send it to the log; if it `counts`, as the result of a call at `backend`."""
         more = self._lines.settle(line)
-        if backend is not None:
+        if counts:
             line.backend = backend
             self._pool.settled(backend)
-        text, mark = write(line.head.batch_id, line.index, result.custom_id, result.end, line.attempts)
+        call = Call(line.attempts, backend.quoted_name, line.seconds)
+        text, mark = write(line.head.batch_id, line.index, result.custom_id, result.end, call)
         self._sender.send(line, text, mark, more=more, share=result.end.share)
 
     def _arrived(self, lines: list[Line]) -> None:

@@ -40,12 +40,20 @@ class FailureKind(StrEnum):
     """The reply is not a JSON object; a retry may help."""
     UNSUPPORTED_REPLY = "backend_reply_unsupported"
     """The reply has a form that cannot be delivered; a retry would get the same."""
+    INVALID_OUTPUT = "invalid_output"
+    """The answer does not fit the JSON Schema of its batch; it is the answer, so there is no retry."""
     NOT_SERVED = "endpoint_not_served"
     """No server of the model serves the endpoint."""
     INVALID_LINE = "invalid_line"
     INPUT_GONE = "input_gone"
     STORE = "store_unavailable"
     INTERNAL = "internal_error"
+
+
+NOT_MADE: Final = frozenset(
+    {FailureKind.INVALID_LINE, FailureKind.INPUT_GONE, FailureKind.STORE, FailureKind.INTERNAL}
+)
+"""Failures before a call was made."""
 
 
 class Fault(Enum):
@@ -82,6 +90,8 @@ class Answer(msgspec.Struct, frozen=True):
     """The content encoding, if the body could not be decompressed and is left empty."""
     share: Share | None = None
     """A large reply's share of the memory budget; the owner of the answer closes it."""
+    first_byte: float = 0.0
+    """Seconds from the sent request to the head of the answer."""
 
 
 class CallFailure(msgspec.Struct, frozen=True):

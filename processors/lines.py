@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+from opentelemetry.trace import Span
+
+from tidemill.processors.answer_check import AnswerCheck
 from tidemill.processors.backends.backend import Backend
 from tidemill.processors.failures import FailureKind, History
 from tidemill.processors.partitions.completed_lines import CompletedLines
@@ -17,6 +20,7 @@ class Line:
         "avoid",
         "backend",
         "began_at",
+        "check",
         "entries",
         "head",
         "history",
@@ -25,6 +29,7 @@ class Line:
         "reason",
         "seconds",
         "since",
+        "span",
         "text",
     )
 
@@ -49,6 +54,10 @@ class Line:
         """The server that failed it last."""
         self.backend: Backend | None = None
         """The server that its result is of."""
+        self.check: AnswerCheck | None = None
+        """What its answer must pass, once it is called and its batch has a schema."""
+        self.span: Span | None = None
+        """That of its call in flight, if it has one (`calls/spans.py`)."""
         self.reason: tuple[FailureKind, str, int | None] | None = None
         """Why it waits for another call: kind, server and status of its last failure (`FailedLines`)."""
 

@@ -68,7 +68,10 @@ class Member:
         """Leave all partitions: a rebalance revokes all at once."""
         self._stop_work()
         self._guard.reset()
-        seconds = REBALANCE_DRAIN_SECONDS_MAX if self._app.rebalancing else STOP_DRAIN_SECONDS_MAX
+        seconds = STOP_DRAIN_SECONDS_MAX
+        if self._app.rebalancing:
+            # Without a membership another process may have the partitions already, and repeat the calls.
+            seconds = REBALANCE_DRAIN_SECONDS_MAX if self._app.membership.is_valid else 0.0
         models = self._models.at_work
         await asyncio.gather(*(model.dispatcher.drain(seconds) for model in models))
         self._shared.assignment.leave()

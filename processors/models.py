@@ -144,7 +144,7 @@ class Models:
         self._found_at = float("-inf")
 
     async def close(self) -> None:
-        """Cancel what is under way."""
+        """Cancel the tasks."""
         for model in self.at_work:
             await model.close()
 
@@ -190,8 +190,11 @@ class Models:
     async def _look(self) -> None:
         now = asyncio.get_running_loop().time()
         if now >= self._found_at + (HURRY_SECONDS if self._missing else FIND_SECONDS):
-            await self._places.find(self._by_topic)
-            self._found_at = self._looked_at = now
+            topics_then = self._by_topic
+            await self._places.find(topics_then)
+            if self._by_topic is topics_then:
+                # Models that were added meanwhile need another look.
+                self._found_at = self._looked_at = now
         elif now >= self._looked_at + LOOK_SECONDS:
             await self._places.look()
             self._looked_at = now

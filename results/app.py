@@ -32,11 +32,20 @@ from tidemill.sealing.key_manager import KeyManager
 from tidemill.sealing.records import open_outcome
 from tidemill.sealing.vault import NoKey, Vault
 from tidemill.storage.address import open_store
+from tidemill.storage.buckets import Buckets
 
 NAME: Final = "tidemill-results"
+SHARING_BATCHES: Final = 4
+"""From this many batches at work on, they share requests to the broker."""
+REST_SECONDS: Final = 0.015
+BUFFER_EVENTS_MAX: Final = 8
+"""Records that Faust holds for each partition: it counts no bytes, as the queues of the owners do
+(`record_handler.BOUNDS`), and a record of large answers has more than 64 KiB."""
 COMPACTIONS_MAX: Final = 4
 """Batches of one process that are compacted at once."""
-TABLE_CACHE_BYTES: Final = 32 << 20
+TABLE_CACHE_BYTES: Final = 4 << 20
+"""Of each partition of a table. States are written anew for each part and each publication: this bounds how many
+copies of them are in memory."""
 CLOCK_SECONDS_MAX: Final = 3600.0
 """The largest difference between the clocks of the processes that write to the log."""
 WRITER_BYTES: Final = 4
@@ -51,14 +60,15 @@ class Results:
         self._settings = settings
         self._catalog = catalog
         self._freeze_guard = FreezeGuard()
-        self._log = Log(kafka, before_request=self._wait_valid)
+        self._log = Log(kafka, before_request=self._wait_valid, rest=self._rest)
         self._key_manager = KeyManager(settings, kafka, self._log)
         self._history = OutcomeHistory(kafka, self._key_manager.vault)
         self._store = self._key_manager.store(
             open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes)
         )
+        state = settings.data / "state" / "results"
         self.app = stage_app.create_app(
-            NAME, settings, kafka=kafka, state=settings.data / "state" / "results", tables=True
+            NAME, settings, kafka=kafka, state=state, tables=True, buffer=BUFFER_EVENTS_MAX
         )
         self._tables = [
             declare_table(self.app, name, settings.partitions, cache_bytes=TABLE_CACHE_BYTES)
@@ -72,6 +82,7 @@ class Results:
             monotonic=time.monotonic,
             limits=Limits(
                 part_bytes=settings.part_bytes,
+                partitions=lambda: max(1, len(self._owners.partitions)),
                 part_age_seconds=settings.part_age_seconds,
                 grace_seconds=settings.grace_seconds,
                 output_life_seconds=settings.output_life_seconds,
@@ -82,12 +93,19 @@ class Results:
                 retention_seconds=lambda: self.app.retention_seconds,
             ),
             compactions=asyncio.Semaphore(COMPACTIONS_MAX),
+            buckets=Buckets(settings.buckets),
+            wake=self._wake,
         )
         self._partitions = settings.partitions
         self._tasks: list[asyncio.Task[None]] = []
         self._owners = PartitionOwners(self._handler, BOUNDS, crash=self.app.crash)
         self._owned = OwnedPartitions(
-            self.app, self._owners, topics.COMMANDS.name, topics.OUTCOMES.name, before_request=self._wait_valid
+            self.app,
+            self._owners,
+            topics.COMMANDS.name,
+            topics.OUTCOMES.name,
+            before_request=self._wait_valid,
+            rest=self._rest,
         )
 
     @property
@@ -105,6 +123,7 @@ class Results:
             asyncio.create_task(self._key_manager.destroy_due_keys(time.time, lambda: self.app.retention_seconds)),
         ]
         batch_gauges.register(self._active_batches, time.time, time.monotonic)
+        self._resources.metrics.register(lambda: self._catalog.contents.serving.models)
         Backlog(self._active_batches, self._called_models, time.time).register()
         return [self.app]
 
@@ -114,6 +133,7 @@ class Results:
             task.cancel()
         await self._key_manager.stop()
         await self._log.stop()
+        await self._resources.buckets.close()
         await self._store.close()
         self._freeze_guard.stop()
 
@@ -125,6 +145,14 @@ class Results:
     def _called_models(self) -> list[str]:
         models = self._catalog.contents.serving.models
         return [name for name, model in models.items() if not model.paused]
+
+    def _wake(self) -> None:
+        self._owners.wake()
+
+    async def _rest(self) -> None:
+        """Let the batches at work share requests to the broker, if there are several."""
+        if sum(map(len, self._active_batches())) >= SHARING_BATCHES:
+            await asyncio.sleep(REST_SECONDS)
 
     async def _wait_valid(self) -> None:
         """Return once this process is certainly the owner of its partitions; see `Owner`."""

@@ -4,15 +4,22 @@
 """
 
 import asyncio
+import functools
 import logging
 from collections.abc import Coroutine
 from typing import Final
 
+from tidemill.kafka.connection import TRANSIENT
 from tidemill.kafka.partitions.held_records import Unavailable
+from tidemill.results.bills import so_far
+from tidemill.results.facts import Written
 from tidemill.results.files.finalizer import Finalizer
+from tidemill.results.files.garbage_collection import GarbageCollection
 from tidemill.results.files.part_writer import PartWriter
 from tidemill.results.ports import Owner, Resources
 from tidemill.results.publisher import Publisher
+from tidemill.results.result_metrics import count_ended
+from tidemill.results.spans import BatchSpans
 from tidemill.results.state import reducer, retention_risk
 from tidemill.results.state.active_batch import ActiveBatch, Obstacle
 from tidemill.results.state.active_batches import ActiveBatches
@@ -20,8 +27,12 @@ from tidemill.results.state.reducer import State
 from tidemill.results.state.stalls import show
 from tidemill.results.state.tables import Tables
 from tidemill.results.state.timers import ClockSteps, Timers
+from tidemill.schemas.log.part import USAGE
 from tidemill.schemas.resources.waiting import Reason, Waiting
 
+AT_ONCE_BYTES_MAX: Final = 256 << 10
+"""Lines of a batch whose files are written from memory."""
+ENDED_AT_ONCE_MAX: Final = 256
 RETRY_SECONDS: Final = 10.0
 """Pause of a batch whose timer failed."""
 
@@ -61,6 +72,7 @@ class Batches:
         tables: Tables,
         publisher: Publisher,
         background: Background,
+        garbage: GarbageCollection,
         resources: Resources,
         owner: Owner,
     ) -> None:
@@ -72,12 +84,20 @@ class Batches:
         self._writer = owner.writer
         self.parts = PartWriter(active, tables, resources, writer=owner.writer, block=self.block)
         self.timers = Timers()
-        self._finalizer = Finalizer(resources, owner.writer)
+        self._finalizer = Finalizer(resources, owner)
+        self._garbage = garbage
+        self._written: list[tuple[ActiveBatch, Written]] = []
+        """Batches whose files are written from memory."""
         self._clock_steps = ClockSteps(resources.clock, resources.monotonic)
         self._retention_seconds = resources.limits.retention_seconds()
         self._revision = resources.limits.revision()
         self._reported_at: dict[str, float] = {}
         """When a process of each model last reported, by the monotonic clock."""
+
+    @property
+    def spans(self) -> BatchSpans:
+        """The spans of its batches with a trace."""
+        return self._finalizer.spans
 
     def check_clock(self) -> None:
         """Set all timers anew if the wall clock was stepped or the retention of the log was changed."""
@@ -103,10 +123,7 @@ class Batches:
             if active.state.is_over:
                 self.drop(active)
             else:
-                if active.state.closed:
-                    active.release()
-                    self.start_compaction(active)
-                self.set_timer(active)
+                self._go_on(active)
         self.parts.recount()
 
     async def advance(self, active: ActiveBatch, after: State, *, due: bool = False) -> None:
@@ -117,10 +134,11 @@ class Batches:
         if after.ending is not None and active.ending_since is None:
             active.ending_since = now
         closing = due or reducer.is_complete(after, active.bitmap.done)
+        at_once = closing and self._ends_at_once(active)
         # If the store refuses the lines, a tick tries again.
-        closing = closing and await self.parts.flush(active, keep=False)
+        closing = closing and not at_once and await self.parts.flush(active, keep=False)
         if closing or active.state is not before or now >= active.next_publish_at:
-            active.state = reducer.counted(self.stalled(active), active.bitmap)
+            active.state = reducer.counted(self.stalled(active), active.bitmap, active.retries)
         if closing:
             active.state = reducer.close(active.state, self._resources.clock(), self._writer)
         if active.state is not before or (active.unpublished and now >= active.next_publish_at):
@@ -135,12 +153,19 @@ class Batches:
         if active.state.is_over:
             self.drop(active)
             active.release()
-        elif active.state.closed:
+        else:
+            self._go_on(active)
+            # Last of all: the record can no longer fail, and be undone.
+            if at_once and not active.compacting:
+                active.compacting = True
+                self._background.start(self._finish_at_once(active))
+
+    def _go_on(self, active: ActiveBatch) -> None:
+        """Go on with a batch that is not over."""
+        if active.state.closed and active.state.written is None:
             active.release()
             self.start_compaction(active)
-            self.set_timer(active)
-        else:
-            self.set_timer(active)
+        self.set_timer(active)
 
     def _held(self, state: State) -> dict[str, Waiting]:
         """Why no process may call lines of the batch, by model."""
@@ -171,6 +196,10 @@ class Batches:
         """Publish a batch as it is."""
         active.unpublished = False
         progress = active.progress(self._resources.clock(), self._resources.monotonic())
+        # While a replay still brings lines that a former owner counted, the sums lack these.
+        if progress is not None and active.state.batch is not None and active.unpublished_lines >= 0:
+            used = {number: one[:USAGE] for number, one in active.sums.items()}
+            progress = so_far(progress, active.state.batch, used, self._resources.limits.tariff_of)
         await self._publisher.batch(active.state, progress, active.blockage.shown)
         if active.eta is not None:
             active.eta.published_quiet = active.eta.is_quiet
@@ -203,15 +232,97 @@ class Batches:
             active.compacting = True
             self._background.start(self._compact(active))
 
+    def _ends_at_once(self, active: ActiveBatch) -> bool:
+        """Whether the files of a batch can be written from memory, or are being written so.
+
+        The log still has all records of its lines, and they are acknowledged once the table names the files.
+        """
+        is_small = active.tried_part < 0 and active.is_in_memory and active.waiting_bytes <= AT_ONCE_BYTES_MAX
+        return active.compacting or (is_small and reducer.finishes_at_once(active.state))
+
+    async def _finish_at_once(self, active: ActiveBatch) -> None:
+        """Write the files of a batch from memory; `end_written` does the rest, between two records."""
+        try:
+            with self.spans.finalizing(active):
+                fact = await self._finalizer.finish_at_once(active, functools.partial(self._unfinished, active))
+            if fact is not None and not (fact.receipt.missing or fact.receipt.double):
+                self._written.append((active, Written.model_validate(fact.model_dump())))
+                self._resources.wake()
+                return
+        except Exception:
+            log.exception("%s cannot be written from memory", active.state.id)
+        self._end_by_parts(active)
+
+    def _end_by_parts(self, active: ActiveBatch) -> None:
+        """Have the next tick end a batch as a large one."""
+        active.compacting, active.tried_part = False, max(0, active.tried_part)
+        self.timers.set(active.state.id, self._resources.clock())
+
+    @property
+    def has_written(self) -> bool:
+        """Whether `end_written` has work."""
+        return bool(self._written)
+
+    async def end_written(self) -> None:
+        """Close and end the batches whose files were written from memory; all share the requests to the log."""
+        ready, self._written = self._written[:ENDED_AT_ONCE_MAX], self._written[ENDED_AT_ONCE_MAX:]
+        batches = [active for active, _ in ready]
+        before = [active.state for active in batches]
+        try:
+            for active, fact in ready:
+                closed = reducer.close(active.state, self._resources.clock(), self._writer)
+                active.state = closed.model_copy(update={"written": fact})
+            await self._tables.keep(*batches)
+        except TRANSIENT:
+            raise
+        except Exception:
+            log.exception("%d batches cannot be ended at once", len(batches))
+            for active, state in zip(batches, before, strict=True):
+                active.state = state
+                self._end_by_parts(active)
+            return
+        for active in batches:
+            self.parts.written(active)
+            active.release()
+        await self.end(*batches)
+
+    async def end(self, *batches: ActiveBatch) -> None:
+        """End batches that are closed and written."""
+        await asyncio.gather(*map(self._publish_end, batches))
+        # Behind the records: afterwards no owner would publish them.
+        await self._tables.keep(*batches)
+        for active in batches:
+            self.drop(active)
+            if active.tried_part >= 0:
+                self._background.start(self._garbage.clear(active.state.id))
+
+    async def _publish_end(self, active: ActiveBatch) -> None:
+        fact = active.state.written
+        assert fact is not None
+        after = reducer.compacted(active.state, fact, None)
+        offset, _ = await asyncio.gather(self._publisher.files(after, fact), self._publisher.bill(after, fact))
+        active.blockage.shown = ()
+        active.state = after.model_copy(update={"files_offset": offset})
+        await self.publish(active)
+
     async def _compact(self, active: ActiveBatch) -> None:
         """Write the files of a batch, and send the fact that ends it."""
+        with self.spans.finalizing(active):
+            fact = await self._finalizer.finish(
+                active, functools.partial(self._unfinished, active), functools.partial(self._not_copied, active)
+            )
+            if fact is not None:
+                await self._publisher.compacted(fact, self._active.number)
 
-        def blocked(why: str) -> None:
-            self.block(active, (Reason.FILES, f"The files of the batch cannot be written: {why}."))
+    def _unfinished(self, active: ActiveBatch, why: str) -> None:
+        again_at = active.blockage.again_at
+        self.block(active, (Reason.FILES, f"The files of the batch cannot be written: {why}."), again_at)
 
-        fact = await self._finalizer.finish(active, blocked)
-        if fact is not None:
-            await self._publisher.compacted(fact, self._active.number)
+    def _not_copied(self, active: ActiveBatch, why: str) -> None:
+        again_at = active.blockage.again_at
+        self.block(
+            active, (Reason.BUCKET, f"The files of the batch cannot be copied to its bucket: {why}."), again_at
+        )
 
     def unread(self, batch_id: str, why: Unavailable | None, again_at: float) -> None:
         """Show that result lines of a batch cannot be read at the moment; see `held_records.Report`."""
@@ -227,6 +338,9 @@ class Batches:
 
     def drop(self, active: ActiveBatch) -> None:
         """Forget a batch that is over."""
+        if active.state.batch is not None and self._active.find(active.state.id) is active:
+            count_ended(active.state.batch, self._resources.clock())
         self._active.drop(active.state.id)
+        self.spans.forget(active.state.id)
         self.parts.drop(active.state.id)
         self.timers.drop(active.state.id)

@@ -36,11 +36,12 @@ from tidemill.schemas.log.codec import DecodeError, LineMark
 from tidemill.schemas.log.messages import (
     Accepted,
     BatchCreated,
-    Buried,
     CancelRequested,
     Command,
     Compacted,
+    DeadLettered,
     DeleteRequested,
+    Ended,
     Fact,
     Grown,
     Opened,
@@ -71,15 +72,16 @@ class Partition:
             resources.sender, lambda: tables.owner, output_life_seconds=resources.limits.output_life_seconds
         )
         self._background = Background()
+        self._garbage = GarbageCollection(resources.store, owner.held)
         self.batches = Batches(
             self.active_batches,
             tables=tables,
             publisher=self._publisher,
             background=self._background,
+            garbage=self._garbage,
             resources=resources,
             owner=owner,
         )
-        self._garbage = GarbageCollection(resources.store, owner.held)
         self._expiry = StateExpiry(
             tables,
             self._garbage,
@@ -106,23 +108,26 @@ class Partition:
             # Many at once: each waits for the broker, and there may be thousands.
             group = loaded[start : start + TAKE_OVER_BATCHES]
             await self._tables.adopt(*group)
-            await asyncio.gather(*map(self.batches.publish, group))
+            if written := [active for active in group if active.state.written is not None]:
+                # Their ends may be published already: they are not shown as "finalizing" again.
+                await self.batches.end(*written)
+            await asyncio.gather(*(self.batches.publish(one) for one in group if not one.state.is_over))
         self._tables.drop_stale()
         for active in loaded:
-            if active.state.closed:
+            if active.state.closed and not active.state.is_over:
                 self.batches.start_compaction(active)
-            else:
+            elif not active.state.closed:
                 self.batches.set_timer(active)
         self._background.start(self._garbage.sweep(self.active_batches.is_over))
 
-    async def buried(self, fact: Buried, created: BatchCreated | None, *, ends: bool = True) -> None:
+    async def dead_lettered(self, fact: DeadLettered, created: BatchCreated | None, *, ends: bool = True) -> None:
         """Show on a batch that one of its records is a dead letter: `created`, if the record created the batch.
 
         `ends` says whether that ends a batch whose lines are not accepted yet.
         """
         active = self.active_batches.get(fact.batch_id)
         before = reducer.bare(active.state, created) if created is not None else active.state
-        await self.batches.advance(active, reducer.buried(before, fact, ends=ends))
+        await self.batches.advance(active, reducer.dead_lettered(before, fact, ends=ends))
 
     async def command(self, command: Command, ack: Ack) -> None:
         """Apply a command."""
@@ -165,15 +170,15 @@ class Partition:
                 active = self.active_batches.get(fact.batch_id)
                 await self._defer(active, reducer.grown(active.state, fact), ack)
                 return
-            case Sealed():
+            case Ended() | Sealed():
                 active = self.active_batches.get(fact.batch_id)
-                await self.batches.advance(active, reducer.sealed(active.state, fact))
+                await self.batches.advance(active, reducer.no_more_lines(active.state, fact))
             case Compacted():
                 await self._compacted(fact)
             case Tick():
                 await self._tick(fact.at, is_current=fact.writer == self.owner.writer)
-            case Buried():
-                await self.buried(fact, None)
+            case DeadLettered():
+                await self.dead_lettered(fact, None)
             case Stalled():
                 await self._stalled(fact)
             case _:
@@ -221,7 +226,14 @@ class Partition:
             raise DecodeError("its batch has no such line")
         number = _number(active.state.models, model)
         self.batches.note_report(active, model)
-        if not self.batches.parts.add(active, marks, value, number):
+        new = self.batches.parts.add(active, marks, value, number)
+        if (batch := active.state.batch) is not None:
+            name = batch.model or (model if number is not None else "")
+            seconds = max(0.0, self._resources.clock() - batch.created_at)
+            if batch.tidemill.traceparent is not None:
+                self.batches.spans.folds(batch)
+            self._resources.metrics.folded(name, len(marks), new=new, size=len(value), seconds=seconds)
+        if not new:
             ack()
             return
         active.acks.append(ack)

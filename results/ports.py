@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from tidemill.results.result_metrics import ResultMetrics
 from tidemill.schemas.log.codec import Headers
 from tidemill.schemas.ports import Clock, Monotonic, Sender, Store
 from tidemill.schemas.resources.bill import Tariff
 from tidemill.schemas.resources.waiting import Waiting
+from tidemill.storage.buckets import Buckets
 
 TariffOf = Callable[[str | None, str], Tariff]
 """The present price of a model for a completion window; no model for a batch that ended before it had one."""
@@ -35,6 +37,8 @@ class Limits:
     grace_seconds: float
     output_life_seconds: int
     tariff_of: TariffOf
+    partitions: Callable[[], int] = lambda: 1
+    """Partitions of this process, at least 1; they share its memory."""
     bill_copies: bool = False
     """Whether a line with the answer to an equal one costs what that line costs."""
     held: Callable[[str], Waiting | None] = lambda _: None
@@ -71,3 +75,8 @@ class Resources:
     limits: Limits
     compactions: asyncio.Semaphore
     """Bounds how many batches are compacted at once."""
+    buckets: Buckets = field(default_factory=lambda: Buckets({}))
+    """The buckets of users."""
+    wake: Callable[[], None] = lambda: None
+    """Wakes the workers of the partitions, which call `RecordHandler.tick`."""
+    metrics: ResultMetrics = field(default_factory=ResultMetrics)

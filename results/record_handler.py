@@ -1,7 +1,8 @@
-"""Decodes the records of one partition of `commands` and `outcomes`, and applies each to its batch or buries it.
+"""Decodes the records of one partition of `commands` and `outcomes`, and applies each to its batch.
 
-Records whose lines cannot be read at the moment are held beside the others (`kafka/partitions/held_records.py`). A
-timer only sends a `Tick` into the partition, so all records that the log had when it was due are applied first.
+A record that fails twice becomes a dead letter. Records whose lines cannot be read at the moment are held
+beside the others (`kafka/partitions/held_records.py`). A timer only sends a `Tick` into the partition, so all
+records that the log had when it was due are applied first.
 """
 
 import asyncio
@@ -17,9 +18,9 @@ from tidemill.results.partition import Partition
 from tidemill.results.ports import Resources
 from tidemill.retrying import reason, retry
 from tidemill.schemas import ids
-from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log import codec, dead_letters, topics
 from tidemill.schemas.log.codec import DecodeError
-from tidemill.schemas.log.messages import Buried, Tick
+from tidemill.schemas.log.messages import DeadLettered, Tick
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.waiting import Reason
 from tidemill.sealing.records import open_outcome
@@ -28,7 +29,7 @@ from tidemill.sealing.wrapping import KeyUnavailable
 
 log = logging.getLogger(__name__)
 
-BOUNDS = Bounds(records=8, bytes=512 << 10, records_per_call=1)
+BOUNDS = Bounds(records=64, bytes=512 << 10, records_per_call=1)
 
 
 class RecordHandler:
@@ -68,10 +69,13 @@ class RecordHandler:
         self.partition.batches.check_clock()
         self.partition.batches.check_models()
         due_at, due_in = self.partition.due_at, self._held.due_in
-        return (due_at is not None and due_at <= self._clock()) or (due_in is not None and due_in <= 0)
+        is_due = (due_at is not None and due_at <= self._clock()) or (due_in is not None and due_in <= 0)
+        return is_due or self.partition.batches.has_written
 
     async def tick(self) -> None:
         """See `owner.Partition`."""
+        while self.partition.batches.has_written:
+            await self.partition.batches.end_written()
         if self.is_due():
             self._send_tick()
 
@@ -99,7 +103,7 @@ class RecordHandler:
         self._ticking = asyncio.ensure_future(retry("sending a tick", send))
 
     async def _handle(self, record: Record) -> None:
-        """Apply a record, or bury it.
+        """Apply a record, or make it a dead letter.
 
         Raises:
             Unavailable: The lines cannot be read at the moment.
@@ -115,14 +119,14 @@ class RecordHandler:
 
     async def _show(self, record: Record, failed: FailedRecord) -> None:
         """Show the burial on the batch that the record names; if that fails too, only the dead letter remains."""
-        identified = codec.identify_batch(record.topic, record.headers, record.value)
+        identified = dead_letters.identify_batch(record.topic, record.headers, record.value)
         if identified is None or not self._belongs(record, identified.batch_id):
             return
         at = int(self._clock())
-        fact = Buried(batch_id=identified.batch_id, source=failed.source, reason=failed.reason, at=at)
+        fact = DeadLettered(batch_id=identified.batch_id, source=failed.source, reason=failed.reason, at=at)
         self.partition.active_batches.begin()
         try:
-            await self.partition.buried(fact, identified.created, ends=not failed.unreadable)
+            await self.partition.dead_lettered(fact, identified.created, ends=not failed.unreadable)
         except TRANSIENT:
             raise
         except Exception:

@@ -31,6 +31,12 @@ URL_CHARS_MAX: Final = 2048
 
 FORWARDED_HEADERS_MAX: Final = 8
 """Headers of a client that go with each call of its batch."""
+CUSTOM_ID_CHARS_MAX: Final = 512
+"""Length of the `custom_id` of a line."""
+INLINE_REQUESTS_MAX: Final = 1000
+"""Requests in the body of a create."""
+ANSWER_SCHEMA_CHARS_MAX: Final = 32 << 10
+"""Length of the JSON Schema of a batch, as JSON text."""
 METADATA_PAIRS_MAX: Final = 16
 METADATA_KEY_CHARS_MAX: Final = 64
 METADATA_VALUE_CHARS_MAX: Final = 512

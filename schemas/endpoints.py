@@ -49,6 +49,15 @@ def _silence() -> str:
     return "data:audio/wav;base64," + base64.b64encode(head + bytes(1600)).decode()
 
 
+_OPERATIONS: Final = {
+    "Chat Completions": "chat",
+    "Responses": "chat",
+    "Messages": "chat",
+    "Completions": "text_completion",
+    "Embeddings": "embeddings",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """An endpoint of an inference server. Source: the API references of OpenAI, Anthropic, Cohere and vLLM."""
@@ -68,8 +77,9 @@ class Endpoint:
     generates: bool = True
     """Whether a reply costs more tokens than its request has."""
     items: Literal["one", "answered", "embedded", "paired"] = "one"
-    """What the items of a prompt that is a list get: an answer each, or a vector each (a batch bounds these items,
-    and the size of the reply). `paired`: the model reads the prompt once with each item of the second field."""
+    """The results for the items of a prompt that is a list: an answer each, or a vector each (a batch bounds these
+    items, and the size of the reply). `paired`: the model reads the prompt once with each item of the second
+    field."""
     answers: str | None = None
     """Set if one request may have the prompts of several, since each item of `reply_list` has an `index`: the
     optional field with the number of answers to each item of the prompt; empty if that is always one."""
@@ -86,6 +96,11 @@ class Endpoint:
     """Optional fields, each with the texts that it may have."""
     is_beside_v1: bool = False
     """Whether its `/v1` is ours alone: a server has it beside its `/v1`."""
+
+    @property
+    def operation(self) -> str:
+        """What OpenTelemetry calls it in traces; empty if it has no word for it."""
+        return _OPERATIONS.get(self.name, "")
 
     @property
     def embeds(self) -> bool:
@@ -242,6 +257,14 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
 }
 """The endpoints by path; those of the settings come last."""
 BUILT_IN: Final = tuple(ENDPOINTS)
+TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "/v1/chat/completions": ("choices", "message", "content"),
+    "/v1/completions": ("choices", "text"),
+    "/v1/responses": ("output", "content", "text"),
+    "/v1/messages": ("content", "text"),
+}
+"""Where a reply has the text that the model wrote, from field to field through lists: each item of `reply_list`
+has a text of its own. Other endpoints have none."""
 UNKNOWN: Final = Endpoint(name="", forms=({"input": _ANY},), reply_list=None, smallest={})
 """Stands for any other path that a record of the log may name."""
 DEFAULTS: Final = tuple(ENDPOINTS)[:4]

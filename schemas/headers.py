@@ -15,7 +15,7 @@ LINES_BYTES_MAX: Final = 2048
 
 OWN: Final = frozenset({
     "host", "connection", "transfer-encoding", "accept", "accept-encoding", "authorization", "x-request-id",
-    "expect", "te", "trailer", "upgrade", "content-type", "content-length",
+    "expect", "te", "trailer", "upgrade", "content-type", "content-length", "traceparent",
 })  # fmt: skip
 """Headers of a call that Tidemill sets itself, or that would change how a request is read."""
 _OF_ONE_REQUEST: Final = frozenset({

@@ -1,5 +1,6 @@
 """Interfaces of the object store, the log and the clock to the stages."""
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,7 +13,11 @@ Clock = Callable[[], float]
 Monotonic = Callable[[], float]
 """Seconds of a monotonic clock, for durations; its zero differs between processes."""
 
-READ_BYTES = 1 << 20
+# Segments of ids, joined by slashes; none starts with a dot, as `..` and hidden files do.
+_SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}"
+_KEY = re.compile(rf"(?:{_SEGMENT}/){{0,7}}{_SEGMENT}\Z")
+_PREFIX = re.compile(rf"(?:{_SEGMENT}/){{0,7}}(?:{_SEGMENT})?\Z")
+READ_BYTES = 256 << 10
 """The largest chunk of `Store.read`."""
 
 
@@ -169,3 +174,25 @@ async def chained(store: Store, keys: Sequence[str]) -> AsyncIterator[bytes]:
     for key in keys:
         async for chunk in store.read(key):
             yield chunk
+
+
+def checked_key(key: str) -> str:
+    """The key itself.
+
+    Raises:
+        ValueError: It is not a key.
+    """
+    if _KEY.match(key) is None:
+        raise ValueError("not a key of the store")
+    return key
+
+
+def checked_prefix(prefix: str) -> str:
+    """The prefix itself.
+
+    Raises:
+        ValueError: It is not a prefix of keys.
+    """
+    if _PREFIX.match(prefix) is None:
+        raise ValueError("not a prefix of keys of the store")
+    return prefix

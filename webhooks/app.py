@@ -159,9 +159,9 @@ class Webhooks:
             failed = [is_disabled(*each) for owned in self._partitions() for each in owned.failed()]
             return {"failing": failed.count(False), "disabled": failed.count(True)}
 
-        metrics.sample(metrics.WEBHOOK_DELIVERIES, deliveries)
-        metrics.sample(metrics.WEBHOOK_OLDEST, oldest)
-        metrics.sample(metrics.WEBHOOK_ENDPOINTS, endpoints)
+        metrics.WEBHOOK_DELIVERIES.sample(deliveries)
+        metrics.WEBHOOK_OLDEST.sample(oldest)
+        metrics.WEBHOOK_ENDPOINTS.sample(endpoints)
 
 
 def main(settings: Settings) -> None:

@@ -8,12 +8,17 @@ a reply. `http://` leads only into networks that the operator allows.
 import asyncio
 import socket
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
+from opentelemetry.trace import SpanKind
 
 from tidemill.schemas.webhooks.addresses import Network, UrlRefused, checked_url, is_reachable
+from tidemill.schemas.webhooks.messages import Delivery
+from tidemill.telemetry import tracing
 
 SECONDS_MAX: Final = 15.0
 """How long a call may take, with the connection and the reply."""
@@ -24,6 +29,8 @@ CONNECTIONS_MAX: Final = 512
 KEEP_SECONDS: Final = 15.0
 OK: Final = range(200, 300)
 REFUSED: Final = "refused_address"
+SPANS_MAX: Final = 8
+"""Attempts of one delivery that have spans."""
 AGENT: Final = "Tidemill-Webhooks/1"
 
 
@@ -49,6 +56,31 @@ class Outcome:
     def label(self) -> str:
         """Its value of the label `result` in metrics."""
         return f"{self.status // 100}xx" if self.status is not None else self.error or "connection"
+
+
+@contextmanager
+def traced(delivery: Delivery) -> Iterator[Callable[[Outcome], Outcome]]:
+    """A span of the block, if the batch has a trace; the block passes on what the call came to."""
+    if delivery.traceparent is None or delivery.attempts >= SPANS_MAX:
+        yield lambda outcome: outcome
+        return
+    attributes: tracing.Attributes = {
+        tracing.BATCH_ID: delivery.event.batch_id,
+        "tidemill.delivery.id": delivery.id,
+        "http.request.method": "POST",
+        "http.request.resend_count": delivery.attempts,
+    }
+    name, parent = f"deliver {delivery.event.type}", tracing.context_of(delivery.traceparent)
+    with tracing.span(name, SpanKind.CLIENT, attributes, parent=parent) as made:
+
+        def ended(outcome: Outcome) -> Outcome:
+            if outcome.status is not None:
+                made.set_attribute("http.response.status_code", outcome.status)
+            if not outcome.is_good:
+                tracing.failed(made, str(outcome.status or outcome.error or "connection"))
+            return outcome
+
+        yield ended
 
 
 class Client:

@@ -42,7 +42,7 @@ from tidemill.schemas.webhooks.messages import (
 )
 from tidemill.schemas.webhooks.table import KEPT_MAX, Deliveries, Endpoints, is_disabled, is_ended
 from tidemill.webhooks import schedule
-from tidemill.webhooks.http import Outcome
+from tidemill.webhooks.http import Outcome, traced
 from tidemill.webhooks.schedule import LIFE_SECONDS, Schedule, Slots
 
 LEAVE_SECONDS_MAX: Final = 3.0
@@ -218,7 +218,8 @@ class Partition:
             return None
         return Delivery(
             id=made_id, project=endpoint.project, endpoint_id=due.endpoint_id, event=due.event, url=due.url,
-            is_test=due.is_test, created_at=now, expires_at=due.event.created_at + LIFE_SECONDS, next_at=now,
+            is_test=due.is_test, traceparent=due.traceparent,
+            created_at=now, expires_at=due.event.created_at + LIFE_SECONDS, next_at=now,
         )  # fmt: skip
 
     def _again(self, wish: Resend) -> Delivery | None:
@@ -247,8 +248,10 @@ class Partition:
         task.add_done_callback(self._tasks.discard)
 
     async def _attempt(self, delivery: Delivery) -> None:
-        outcome = await self._call(delivery)
+        with traced(delivery) as ended:
+            outcome = ended(await self._call(delivery))
         metrics.WEBHOOK_ATTEMPTS.labels(outcome.label).inc()
+        metrics.WEBHOOK_DURATION.observe(outcome.seconds)
         self._outcomes.append((delivery, outcome))
         self._resources.wake()
 

@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 
 class _Extras(msgspec.Struct, frozen=True):
     callback_url: str | None = None
+    traceparent: str | None = None
 
 
 class _Batch(msgspec.Struct, frozen=True):
@@ -140,12 +141,13 @@ class Router:
 
     def _dues(self, record: _Record) -> Iterator[Due]:
         event = messages.event_of(record.batch.id, record.batch.status, record.batch.ended_at)
+        trace = record.batch.tidemill.traceparent
         for found in self._endpoints.of(record.project):
             if event.type in found.endpoint.event_types and event.created_at >= found.endpoint.created_at:
-                yield Due(project=record.project, endpoint_id=found.endpoint.id, event=event)
+                yield Due(project=record.project, endpoint_id=found.endpoint.id, event=event, traceparent=trace)
         callbacks, url = ids.callback_endpoint_id(record.project), record.batch.tidemill.callback_url
         if url is not None and self._endpoints.get(callbacks) is not None:
-            yield Due(project=record.project, endpoint_id=callbacks, event=event, url=url)
+            yield Due(project=record.project, endpoint_id=callbacks, event=event, url=url, traceparent=trace)
 
     async def _send_one(self, due: Due) -> None:
         await self._sender.send(topics.EVENTS.name, due.endpoint_id, codec.encode(due), headers=[])

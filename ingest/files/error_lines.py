@@ -6,8 +6,8 @@ from typing import Final
 import msgspec
 import orjson
 
-from tidemill.ingest.files.validation import CUSTOM_ID_CHARS_MAX
 from tidemill.ingest.files.verdict import Fault
+from tidemill.schemas.bounds import CUSTOM_ID_CHARS_MAX
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.log.codec import LineMark
 

@@ -13,6 +13,7 @@ from typing import Final, Protocol, TypeVar
 from tidemill.schemas.jsonl.lines import Line
 from tidemill.schemas.log.codec import LineMark, LineRef, RequestHead
 from tidemill.schemas.log.messages import Accepted, Rejected, Stalled
+from tidemill.telemetry import tracing
 
 RECORD_LINES_MAX: Final = 32
 RECORD_BYTES_MAX: Final = 64 * 1024
@@ -23,6 +24,9 @@ RUN_LINES: Final = 8 * RECORD_LINES_MAX
 SLICE_BYTES: Final = 128 * 1024
 SLICE_LINES: Final = 256
 """Lines handled in a row before other tasks run: one or two milliseconds of work."""
+
+PUBLISH: Final = "publish tidemill.requests"
+"""The span of the publication of a batch; the topic's name goes on with the model."""
 
 T = TypeVar("T")
 
@@ -43,6 +47,10 @@ class Origin:
     """Unix seconds."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """More headers of each call."""
+    traceparent: str | None = None
+    """The context of its trace."""
+    validated: bool = False
+    """Whether the store has a JSON Schema that each answer must fit."""
     express: bool = False
     """Whether the batch is small, so that its records go to the express topic."""
 
@@ -77,6 +85,11 @@ class RequestPublisher(Protocol):
     async def publish(self, records: AsyncIterable[Record]) -> None:
         """Append records to their models' topics, in order under each key; on return the log has them all."""
         ...
+
+
+def publication(lines: int) -> tracing.Attributes:
+    """The attributes of `PUBLISH`."""
+    return {**tracing.messaging("publish", "send", "tidemill.requests"), tracing.COUNT: lines}
 
 
 class Packer:
@@ -213,6 +226,8 @@ def _record(
         ref=ref,
         created=origin.created,
         headers=origin.headers,
+        traceparent=origin.traceparent,
+        validated=origin.validated,
         indices=indices,
     )
     return Record(model=model, key=f"{origin.batch_id}/{run}", value=value, head=head, express=origin.express)

@@ -1,5 +1,7 @@
 """Turns the input file of a created batch into requests; the file is read at least twice.
 
+A JSON Schema of the answers is stored first, and an input in a bucket is copied to the store (`imports.py`). Then:
+
 1. Read the file and check every line. If any line has a fault, send `Rejected` with all faults, and stop. If equal
    lines are to be asked once, read it again, and write the list of copies (`sqlite.py`).
 2. Send `Accepted`, and wait until the log has it, before any line is published.
@@ -19,15 +21,28 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Final, TypeVar
 
+from opentelemetry.trace import SpanKind
+
 from tidemill.configuration.servers import Serving
 from tidemill.configuration.settings import Settings
 from tidemill.ingest.files import error_lines
-from tidemill.ingest.files.packing import MixedPacker, Origin, Packer, Record, RequestPublisher, placed, sliced
+from tidemill.ingest.files.imports import Import, Importer
+from tidemill.ingest.files.packing import (
+    PUBLISH,
+    MixedPacker,
+    Origin,
+    Packer,
+    Record,
+    RequestPublisher,
+    placed,
+    publication,
+    sliced,
+)
 from tidemill.ingest.files.sqlite import EqualLines
 from tidemill.ingest.files.validation import LONG_LINE_BYTES, Checker, Rules
 from tidemill.ingest.files.verdict import Failed, Passed, missing_file
 from tidemill.kafka.catalog import Catalog
-from tidemill.retrying import pause_seconds
+from tidemill.retrying import pause_seconds, retry
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.jsonl.lines import Line, Splitter
 from tidemill.schemas.log.messages import (
@@ -39,12 +54,13 @@ from tidemill.schemas.log.messages import (
     InputRef,
     Rejected,
 )
-from tidemill.schemas.log.part import copies_key
-from tidemill.schemas.log.topics import EXPRESS_LINES_MAX
-from tidemill.schemas.ports import READ_BYTES, Clock, NotFound, Store
+from tidemill.schemas.log.part import copies_key, schema_key
+from tidemill.schemas.log.topics import COMMANDS, EXPRESS_LINES_MAX
+from tidemill.schemas.ports import READ_BYTES, Clock, NotFound, Store, once
 from tidemill.schemas.resources.batch import BatchError
 from tidemill.schemas.resources.by_model import ModelLines
 from tidemill.sealing.vault import NoKey
+from tidemill.telemetry import context, tracing
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -55,6 +71,8 @@ BIG_AT_ONCE_MAX: Final = 2
 SMALL_AT_ONCE_MAX: Final = 16
 """Small files never wait for big ones: each kind has its own limit."""
 
+VALIDATE: Final = f"validate {COMMANDS.name}"
+VALIDATED: Final = tracing.messaging("validate", "process", COMMANDS.name)
 _INPUT: Final = re.compile(r"files/[A-Za-z0-9_-]{1,64}\Z")
 """Keys of input files in the store; a command that names another object is rejected."""
 INTERNAL_FAULT: Final = BatchError(
@@ -73,6 +91,8 @@ class _Work:
     def __init__(self, command: BatchCreated) -> None:
         self.command = command
         self.is_stopped = False
+        self.imported: Import | None = None
+        """The input on its way from a bucket; None once it is in the store."""
         self.rules: Rules | None = None
         """Those of the last check."""
 
@@ -85,8 +105,17 @@ class Stage:
     """Handles commands, many at a time."""
 
     def __init__(
-        self, settings: Settings, *, catalog: Catalog, store: Store, requests: RequestPublisher, clock: Clock
+        self,
+        settings: Settings,
+        *,
+        catalog: Catalog,
+        store: Store,
+        requests: RequestPublisher,
+        clock: Clock,
+        importer: Importer | None = None,
     ) -> None:
+        """Handle nothing yet; without an importer, inputs in buckets are refused."""
+        self._importer = importer
         self._settings = settings
         self._catalog = catalog
         self._store = store
@@ -111,12 +140,20 @@ class Stage:
             case DeleteRequested():
                 pass  # only a batch that is over is deleted
 
+    async def close(self) -> None:
+        """Close the connections to buckets."""
+        if self._importer is not None:
+            await self._importer.buckets.close()
+
     async def _ingest(self, work: _Work) -> None:
         batch_id = work.command.batch.id
         works = self._works[batch_id]
         works.append(work)
+        trace_id = (work.command.batch.tidemill.traceparent or "")[3:35]
         try:
-            await self._retried(work)
+            with context.bound(batch_id=batch_id, trace_id=trace_id):
+                await self._store_schema(work.command)
+                await self._retried(work)
         except _Stopped:
             log.info("%s was cancelled before it was published", batch_id)
         finally:
@@ -124,12 +161,30 @@ class Stage:
             if not works:
                 self._works.pop(batch_id, None)
 
+    async def _store_schema(self, command: BatchCreated) -> None:
+        """Write the JSON Schema of the answers to the store; a rerun needs it even if no line gets published."""
+        if (schema := command.answer_schema) is None:
+            return
+        batch_id = command.batch.id
+
+        async def write() -> None:
+            await self._requests.begin(batch_id, command.project)
+            await self._store.write(schema_key(batch_id), once(schema.encode()))
+
+        try:
+            await retry(f"storing the schema of {batch_id}", write)
+        except NoKey:
+            log.info("%s was deleted before it was validated", batch_id)
+
     async def _retried(self, work: _Work) -> None:
         source, batch = work.command.input, work.command.batch
+        work.imported = self._importer.of(work.command) if self._importer is not None else None
         room = self._big if source is not None and source.bytes >= BIG_BYTES_MIN else self._small
         failures = 0
         while self._clock() < batch.expires_at:
             try:
+                if await self._is_refused(work):
+                    return
                 async with room:
                     await self._attempt(work)
             except _Stopped:
@@ -143,22 +198,42 @@ class Stage:
             await asyncio.sleep(pause)
         log.warning("%s reached its deadline before it was published", batch.id)
 
+    async def _is_refused(self, work: _Work) -> bool:
+        """Copy the input from its bucket, unless that is done; whether the batch is rejected because of it."""
+        if self._importer is None or work.imported is None:
+            return False
+        failed = await self._importer.run(work.imported, self._settings.input_life_seconds, work.check_stopped)
+        if failed is not None:
+            await self._reject(work, failed)
+            return True
+        work.imported = None
+        return False
+
+    async def _reject(self, work: _Work, failed: Failed) -> None:
+        batch_id = work.command.batch.id
+        await self._requests.send_fact(Rejected(batch_id=batch_id, errors=failed.errors, at=int(self._clock())))
+        log.info("%s is rejected: %d errors", batch_id, len(failed.errors))
+
     async def _attempt(self, work: _Work) -> None:
         batch = work.command.batch
         # Also if the batch is cancelled meanwhile: its lines have to be counted.
-        verdict = await self._verdict(work)
-        at = int(self._clock())
+        with tracing.step(VALIDATE, SpanKind.CONSUMER, batch, VALIDATED) as span:
+            verdict = await self._verdict(work)
+            if isinstance(verdict, Failed):
+                tracing.failed(span, "invalid_input")
+            else:
+                span.set_attribute(tracing.COUNT, verdict.total)
         if isinstance(verdict, Failed):
-            await self._requests.send_fact(Rejected(batch_id=batch.id, errors=verdict.errors, at=at))
-            log.info("%s is rejected: %d errors", batch.id, len(verdict.errors))
+            await self._reject(work, verdict)
             return
-        await self._requests.send_fact(_accepted(batch.id, verdict, at))
+        await self._requests.send_fact(_accepted(batch.id, verdict, int(self._clock())))
         work.check_stopped()
         assert work.command.input is not None
         try:
             if verdict.faulty:
                 await self._refuse(work, work.command.input, verdict)
-            await self._requests.publish(self._records(work, work.command.input, verdict))
+            with tracing.step(PUBLISH, SpanKind.PRODUCER, batch, publication(verdict.total)):
+                await self._requests.publish(self._records(work, work.command.input, verdict))
         except (NotFound, NoKey):
             log.warning("%s: it or its input was deleted while it was published", batch.id)
             return
@@ -258,6 +333,8 @@ class Stage:
             url=batch.endpoint,
             created=batch.created_at,
             headers=batch.tidemill.headers or {},
+            traceparent=batch.tidemill.traceparent,
+            validated=work.command.answer_schema is not None,
             express=passed.total <= EXPRESS_LINES_MAX,
         )
         packer, place = _packer(origin, passed), 0

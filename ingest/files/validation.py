@@ -19,7 +19,7 @@ from tidemill.ingest.files import attachments
 from tidemill.ingest.files.attachments import Attached
 from tidemill.ingest.files.outline import outlined
 from tidemill.ingest.files.verdict import Failed, Fault, Listing, Passed, entry, listed, shown
-from tidemill.schemas.bounds import LINE_BYTES_HIGHEST
+from tidemill.schemas.bounds import CUSTOM_ID_CHARS_MAX, LINE_BYTES_HIGHEST
 from tidemill.schemas.endpoints import ENDPOINTS, Endpoint
 from tidemill.schemas.jsonl import malformed, nesting
 from tidemill.schemas.jsonl.attachments import AttachmentError
@@ -28,7 +28,6 @@ from tidemill.schemas.jsonl.nesting import DEPTH_MAX
 from tidemill.schemas.ports import Store
 from tidemill.schemas.resources.batch import BatchError
 
-CUSTOM_ID_CHARS_MAX: Final = 512
 LONG_LINE_BYTES: Final = 64 * 1024
 """A longer line is not decoded into objects. Check it in a thread: it can take a tenth of a second."""
 MODELS_SHOWN_MAX: Final = 3

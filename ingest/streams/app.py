@@ -27,10 +27,10 @@ from tidemill.ingest.streams.record_handler import BOUNDS, Cancels, RecordHandle
 from tidemill.ingest.streams.stream import BufferedBytes, Resources, Times
 from tidemill.ingest.streams.tables import Streams
 from tidemill.kafka.catalog import Catalog
-from tidemill.kafka.follower import Follower
+from tidemill.kafka.follower import Follower, start_together
 from tidemill.kafka.partitions.owner import PartitionOwners
 from tidemill.kafka.producer import Log
-from tidemill.schemas.log import topics
+from tidemill.schemas.log import intake, topics
 from tidemill.schemas.ports import Store
 from tidemill.schemas.resources.batch import Cut
 from tidemill.sealing.vault import Vault
@@ -66,8 +66,9 @@ class StreamApp:
         self._table = declare_table(self.app, "streams", settings.partitions, cache_bytes=TABLE_CACHE_BYTES)
         self._owners = PartitionOwners(self._handler, BOUNDS, crash=self.app.crash)
         self._owned = OwnedPartitions(self.app, self._owners, topics.INTAKE.name)
+        verifier = signing_keys.verifier(settings)
         self._keyring = Keyring(
-            signing_keys.verifier(settings),
+            verifier,
             time.time,
             fixed=settings.api_key_digest,
             takes_keys=bool(settings.intake_api_keys),
@@ -76,22 +77,21 @@ class StreamApp:
         scratch = Path(str(self.app.conf.datadir))
         self._sizes = Sizes(scratch / "sizes")
         self._kept = Sizes(scratch / "batches")
-        self._quotas = Quotas(settings.limits_of, self._sizes, self._kept)
+        self.quotas = Quotas(settings.limits_of, self._sizes, self._kept)
         rarely = functools.partial(Follower, kafka, rest_seconds=REST_SECONDS)
         self._followers = (
             Follower(kafka, topics.KEYS.name, self._keyring.fold),
             rarely(topics.BATCHES.name, self._batch_changed, applied=self._kept.commit),
-            rarely(topics.FILES.name, self._quotas.file, applied=self._sizes.commit),
+            rarely(topics.FILES.name, self.quotas.file, applied=self._sizes.commit),
         )
         self._keyring.catch_up = self._followers[0].catch_up
-        self._publisher = Publisher(
-            sender=sender, requests=requests, store=store, quotas=self._quotas, vault=vault
-        )
+        self._publisher = Publisher(sender=sender, requests=requests, store=store, quotas=self.quotas, vault=vault)
         self._resources = Resources(
             sender=sender,
             store=store,
             project=self._keyring.project,
-            quotas=self._quotas,
+            opening=functools.partial(intake.opening, verifier=verifier),
+            quotas=self.quotas,
             clock=time.time,
             monotonic=time.monotonic,
             times=Times(
@@ -107,8 +107,9 @@ class StreamApp:
 
     async def start(self) -> stage_app.StageApp:
         """Begin to follow keys, batches and files, and return the app to run."""
-        for follower in self._followers:
-            await follower.start()
+        keys, *others = self._followers
+        await keys.start()
+        start_together(*others)
         self._watching = asyncio.create_task(self._owners.run_timers())
         return self.app
 
@@ -143,7 +144,7 @@ class StreamApp:
 
     def _batch_changed(self, key: str, value: bytes | None, offset: int) -> None:
         self._cancels.apply(key, value, offset)
-        self._quotas.batch(key, value, offset)
+        self.quotas.batch(key, value, offset)
 
     async def _caught_up(self) -> None:
         for follower in self._followers:

@@ -9,8 +9,11 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
+from opentelemetry.trace import SpanKind
+
+from tidemill.ingest.files.packing import PUBLISH, publication
 from tidemill.ingest.streams.publisher import Publisher
-from tidemill.ingest.streams.stream import PREFIX, Piece, Resources, State, Stream
+from tidemill.ingest.streams.stream import PREFIX, Resources, State, Stream, StreamPart
 from tidemill.kafka.partitions.held_records import Unavailable
 from tidemill.retrying import reason, retry
 from tidemill.schemas.log import topics
@@ -19,6 +22,7 @@ from tidemill.schemas.log.messages import FileRecord, InputRef, Sealed
 from tidemill.schemas.log.part import file_key
 from tidemill.schemas.ports import NotFound, chained
 from tidemill.schemas.resources.file import File
+from tidemill.telemetry import tracing
 
 log = logging.getLogger(__name__)
 
@@ -62,14 +66,14 @@ class InputAssembly:
             Unavailable: The store refused the part. It may appear later, so no other part may have its number.
         """
         state = stream.state
-        last = state.pieces[-1] if state.pieces else None
+        last = state.parts[-1] if state.parts else None
         taken = last if last is not None and last.bytes + stream.buffer_bytes <= part_bytes else None
         before = b"" if taken is None else await self._content(state, taken)
         if before is None:
             taken, before = None, b""
-        stream.tried_piece = max(stream.tried_piece, last.number if last else -1) + 1
-        piece = Piece(
-            number=stream.tried_piece,
+        stream.tried_part = max(stream.tried_part, last.number if last else -1) + 1
+        part = StreamPart(
+            number=stream.tried_part,
             writer=self._writer,
             lines=len(stream.buffer) + (taken.lines if taken else 0),
             bytes=stream.buffer_bytes + (taken.bytes if taken else 0),
@@ -80,16 +84,16 @@ class InputAssembly:
             yield before + content
 
         try:
-            await self._store.write(state.key(piece), chunks())
+            await self._store.write(state.key(part), chunks())
         except OSError as error:
             raise Unavailable(f"its lines cannot be stored: {reason(error)}") from error
-        stream.keep(piece, 1 if taken else 0)
+        stream.keep(part, 1 if taken else 0)
         return state.key(taken) if taken is not None else None
 
-    async def _content(self, state: State, piece: Piece) -> bytes | None:
+    async def _content(self, state: State, part: StreamPart) -> bytes | None:
         """The lines of a part; None if it cannot be read."""
         try:
-            return b"".join([chunk async for chunk in self._store.read(state.key(piece))])
+            return b"".join([chunk async for chunk in self._store.read(state.key(part))])
         except (OSError, NotFound) as error:
             log.warning("a part of %s cannot be read (%s)", state.id, type(error).__name__)
             return None
@@ -127,6 +131,7 @@ class InputAssembly:
 
     async def _join(self, state: State, lines: int) -> None:
         batch = state.batch
+        tracing.past(PUBLISH, SpanKind.PRODUCER, batch, publication(lines), since=batch.created_at * 10**9)
         size, sha256 = await retry(f"the input of {state.id}", lambda: self._write(state))
         file = File(
             id=batch.input_file_id,
@@ -149,7 +154,7 @@ class InputAssembly:
 
     async def _write(self, state: State) -> tuple[int, str]:
         """Join the parts to the input; returns its bytes and SHA-256. The lines are read for the hash alone."""
-        sources = [state.key(piece) for piece in state.pieces]
+        sources = [state.key(part) for part in state.parts]
         try:
             # The semaphore is free before the next attempt, so a join that fails holds up no other.
             async with self._room:

@@ -10,13 +10,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from tidemill.ingest.files.verdict import Fault
 from tidemill.ingest.streams.factory import StreamFactory
-from tidemill.ingest.streams.stream import PIECES_MAX, Resources, Stream
-from tidemill.kafka.partitions.dead_letters import handle_record, send_dead_letter
+from tidemill.ingest.streams.stream import PARTS_MAX, Resources, Stream
+from tidemill.kafka.partitions.dead_letters import handle_record, send_dead_letter, source_of
 from tidemill.kafka.partitions.owner import Record
+from tidemill.quotas import Quota
+from tidemill.schemas import ids
 from tidemill.schemas.bounds import BATCH_LINES_MAX
 from tidemill.schemas.log import intake
 from tidemill.schemas.log.intake import IntakeError, Label
+from tidemill.schemas.log.messages import BatchCreated
 
 STREAM_LINES_MAX: Final = BATCH_LINES_MAX
 """A stream with this many lines is sealed, and its next line begins another batch: results cannot count more."""
@@ -30,6 +34,10 @@ SHORT_LINES_MAX: Final = 1_000
 """Lines of a record that may be shorter. Each becomes an error line several times as long as itself."""
 
 
+Show = Callable[[str, str, str], Awaitable[None]]
+"""Shows a dead letter on a batch, given the batch's id, the letter's id and the reason."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """The lines that a record adds to a stream."""
@@ -41,6 +49,16 @@ class Decision:
     lines: list[bytes]
     ends: bool
     """Whether it is the last record of the stream."""
+    fault: Fault | None = None
+    """Why the lines become error lines: the project may not store more, but the api has accepted them."""
+
+
+class _TooLate(IntakeError):
+    """The batch of the api that a record is for accepts no more lines."""
+
+    def __init__(self, batch_id: str, why: str) -> None:
+        super().__init__(why)
+        self.batch_id = batch_id
 
 
 class Decisions:
@@ -62,12 +80,15 @@ class Decisions:
         """
         self._sender = resources.sender
         self._project = resources.project
+        self._opening = resources.opening
         self._quotas = resources.quotas
         self._monotonic = resources.monotonic
         self._factory = factory
         self._stop_discarding = stop_discarding
         self.streams: dict[tuple[str, str], Stream] = {}
         """Streams that accept or discard lines, by project and name."""
+        self.known: dict[str, Stream] = {}
+        """Streams of the api until `tidemill.batches` has their batches, by batch id: none is opened twice."""
         self.ended: dict[str, Stream] = {}
         """Streams that accept no more lines and are not sealed yet, by batch id."""
         self.kept = -1
@@ -84,6 +105,8 @@ class Decisions:
     def restore(self, stream: Stream) -> None:
         """Add a stream of the previous owner."""
         state = stream.state
+        if state.is_of_api:
+            self.known[state.id] = stream
         if not state.ended or state.discarding:
             self.streams[state.name] = stream
         if state.ended and not state.sealed:
@@ -98,11 +121,11 @@ class Decisions:
             self._new = None
             found.append(await self._decide(record))
 
-        buried = await handle_record(
+        failed = await handle_record(
             self._sender, without_credential(record), work, stage="ingest", undo=self._undo_new
         )
         self._seen = max(self._seen, record.offset)
-        if buried is not None:
+        if failed is not None:
             record.ack()
             return None
         return found[-1]
@@ -111,6 +134,7 @@ class Decisions:
         """Drop the stream that a failed record has begun."""
         if (stream := self._new) is not None and not stream.state.journal:
             self.streams.pop(stream.state.name, None)
+            self.known.pop(stream.state.id, None)
             self._factory.forget(stream)
 
     async def _decide(self, record: Record) -> Decision | None:
@@ -133,40 +157,63 @@ class Decisions:
                 if found is not None:
                     stream, label = found
                     stream.last_record_at = self._monotonic()
-                    is_room = self._is_room(record, stream, lines)
-                    taken = lines if is_room else []
-                    first = stream.note(record.offset, len(taken), label.seq if is_room else None)
-                    is_full = stream.lines >= STREAM_LINES_MAX or len(stream.state.pieces) >= PIECES_MAX
+                    fault = self._fault(record, stream, lines)
+                    # The api has accepted its records, so that their lines become error lines.
+                    is_taken = fault is None or stream.state.is_of_api
+                    taken = lines if is_taken else []
+                    first = stream.note(record.offset, len(taken), label.seq if is_taken else None)
+                    is_full = stream.lines >= STREAM_LINES_MAX or len(stream.state.parts) >= PARTS_MAX
                     if ends := label.ends or is_full:
                         self.end(stream)
-                    return self._decision(record, stream, first, taken, ends=ends)
+                    return self._decision(record, stream, first, taken, ends=ends, fault=fault)
         record.ack()
         return None
 
-    async def bury(self) -> None:
-        """Write the dead letters of rejected records, many at once: a producer may send any number."""
-        dead, self._dead = self._dead, []
-        await asyncio.gather(*(self._buried(record, error) for record, error in dead))
+    async def send_dead_letters(self, show: Show) -> None:
+        """Write the dead letters of rejected records, many at once: a producer may send any number.
 
-    async def _buried(self, record: Record, error: IntakeError) -> None:
+        Args:
+            show: Shows a dead letter on its batch, whose record the api has accepted.
+        """
+        dead, self._dead = self._dead, []
+        await asyncio.gather(*(self._send_dead_letter(*one, show) for one in dead))
+
+    async def _send_dead_letter(self, record: Record, error: IntakeError, show: Show) -> None:
         await send_dead_letter(self._sender, without_credential(record), stage="ingest", reason=str(error))
+        if isinstance(error, _TooLate):
+            await show(error.batch_id, source_of(record), str(error))
         record.ack()
 
-    def _is_room(self, record: Record, stream: Stream, lines: list[bytes]) -> bool:
-        """Whether the project may store the lines; else the record is a dead letter, but may end its stream."""
+    def _fault(self, record: Record, stream: Stream, lines: list[bytes]) -> Fault | None:
+        """Why the project may not store the lines; a direct producer's record is then a dead letter.
+
+        It may end its stream all the same.
+        """
+        if not lines:
+            return None
         try:
             self._quotas.check_bytes(stream.state.project, joined_bytes(lines))
         except IntakeError as error:
-            # The record is in the stream's journal, which acknowledges it.
-            self._dead.append((dataclasses.replace(record, ack=lambda: None), error))
-            return False
-        return True
+            if not stream.state.is_of_api:
+                # The record is in the stream's journal, which acknowledges it.
+                self._dead.append((dataclasses.replace(record, ack=lambda: None), error))
+            return Fault(Quota.BYTES, f"The line was not run: {error}.")
+        return None
 
-    def _decision(self, record: Record, stream: Stream, first: int, lines: list[bytes], *, ends: bool) -> Decision:
+    def _decision(
+        self,
+        record: Record,
+        stream: Stream,
+        first: int,
+        lines: list[bytes],
+        *,
+        ends: bool,
+        fault: Fault | None = None,
+    ) -> Decision:
         state, end = stream.state, first + len(lines)
         stream.size += joined_bytes(lines)
         self._quotas.count_stream(state.id, state.project, end, state.batch.input_file_id, stream.size)
-        return Decision(stream=stream, record=record, first=first, lines=lines, ends=ends)
+        return Decision(stream=stream, record=record, first=first, lines=lines, ends=ends, fault=fault)
 
     def end(self, stream: Stream, *, discarding: bool = False) -> None:
         """Close a stream to lines; its name is free for another batch, unless it discards further lines."""
@@ -193,19 +240,50 @@ class Decisions:
             if label.ends:
                 await self._stop_discarding(stream)
             if lines:
-                raise IntakeError("its batch was cancelled, and its producer has not ended the stream since")
+                why = "its batch was cancelled, and its producer has not ended the stream since"
+                raise self._late(project, label, why)
             return None
+        if stream is None and (command := self._opening(headers)) is not None:
+            return self._opened(record, project, label, command)
         if stream is None:
-            if not lines:
+            if not lines or self._is_copy(label, self.known.get(label.name)):
                 return None
+            if ids.is_batch_id(label.name):
+                raise self._late(project, label, "it is for an open batch, which is sealed or does not exist")
             options = intake.stream_options(headers, self._factory.windows)
             self._quotas.check_batch(project)
             self._quotas.check_bytes(project, joined_bytes(lines))
             place = record.partition, record.offset
             stream = self._factory.create((project, label.name), place, options, lines)
             self.streams[stream.state.name] = self._new = stream
-        elif label.seq is not None and label.seq <= stream.seq:
+        elif self._is_copy(label, stream):
             return None
+        return stream, label
+
+    @staticmethod
+    def _is_copy(label: Label, stream: Stream | None) -> bool:
+        return stream is not None and label.seq is not None and label.seq <= stream.seq
+
+    def _late(self, project: str, label: Label, why: str) -> IntakeError:
+        """The error of a record that comes after the end of its stream."""
+        known = self.known.get(label.name)
+        is_own = self._quotas.owns(project, label.name) or (known is not None and known.state.project == project)
+        return _TooLate(label.name, why) if is_own else IntakeError(why)
+
+    def _opened(
+        self, record: Record, project: str, label: Label, command: BatchCreated
+    ) -> tuple[Stream, Label] | None:
+        """The stream of a batch that the api opens; None if it was opened before.
+
+        Raises:
+            IntakeError: The record is for another batch or project.
+        """
+        if (command.project, command.batch.id) != (project, label.name):
+            raise IntakeError("the batch in its header is another one")
+        if label.name in self.known or self._quotas.knows(label.name):
+            return None
+        stream = self._factory.open(record.partition, command)
+        self.streams[stream.state.name] = self.known[label.name] = self._new = stream
         return stream, label
 
 

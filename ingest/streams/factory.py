@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import orjson
+from opentelemetry.trace import SpanKind
 
 from tidemill.ingest.files.validation import Checker, Rules
 from tidemill.ingest.sqlite import Digests
@@ -17,9 +18,12 @@ from tidemill.retrying import retry
 from tidemill.schemas import ids
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.jsonl.lines import Splitter
+from tidemill.schemas.log import topics
 from tidemill.schemas.log.intake import StreamOptions
+from tidemill.schemas.log.messages import BatchCreated
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, Cut, Extras, Status, window_seconds
+from tidemill.telemetry import tracing
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +79,10 @@ class StreamFactory:
         """
         now = int(self._clock())
         batch_id = ids.stream_batch_id(*place)
+        attributes = tracing.messaging("create", "process", topics.INTAKE.name) | {tracing.BATCH_ID: batch_id}
+        parent = tracing.context_of(options.traceparent)
+        with tracing.span(f"create {topics.INTAKE.name}", SpanKind.CONSUMER, attributes, parent=parent) as made:
+            traceparent = tracing.traceparent_of(made)
         window = options.window or self._default_window
         batch = Batch(
             id=batch_id,
@@ -86,16 +94,34 @@ class StreamFactory:
             in_progress_at=now,
             expires_at=now + window_seconds(window),
             metadata=options.metadata,
-            tidemill=Extras(name=name[1], stream=name[1], numbered=self._cut if options.numbered else None),
+            tidemill=Extras(
+                name=name[1],
+                stream=name[1],
+                open=True,
+                input_bytes=0,
+                traceparent=traceparent,
+                numbered=self._cut if options.numbered else None,
+            ),
         )
         return self._stream(State(partition=place[0], project=name[0], batch=batch))
+
+    def open(self, partition: int, command: BatchCreated) -> Stream:
+        """Create the stream of a batch that the api opens."""
+        state = State(
+            partition=partition,
+            project=command.project,
+            batch=command.batch,
+            output_expires_after=command.output_expires_after,
+            answer_schema=command.answer_schema,
+        )
+        return self._stream(state)
 
     async def restore(self, state: State) -> Stream:
         """Restore a stream of a previous owner: its `custom_id`s come from its parts, its model from the state."""
         stream = self._stream(state)
         if not state.sealed:
-            for piece in state.pieces:
-                replay = functools.partial(self._replay, stream, state.key(piece))
+            for part in state.parts:
+                replay = functools.partial(self._replay, stream, state.key(part))
                 try:
                     await retry(f"reading {state.id}", replay)
                 except NotFound:
@@ -118,7 +144,7 @@ class StreamFactory:
             checker=Checker(rules, seen),
             lines=last[1] + last[2],
             last_record_at=self._monotonic(),
-            size=sum(piece.bytes for piece in state.pieces),
+            size=sum(part.bytes for part in state.parts),
             awaited={offset for offset, *_ in state.journal},
             seq=state.seq,
         )

@@ -111,7 +111,10 @@ class Keyring(keys.Keyring):
         return record.key.project
 
     def _project_of_token(self, text: str, stream: str, at: float) -> str:
-        """The project of a token, unless its key is known to be revoked; a token needs no look-up."""
+        """The project of a token, unless its key is known to be revoked; a token needs no look-up.
+
+        The api's own records name no key: the api checked the caller's before it answered.
+        """
         digest = access.digest(text)
         try:
             if (claims := self._claims.get(digest)) is None:
@@ -123,7 +126,7 @@ class Keyring(keys.Keyring):
             if len(self._claims) >= TOKENS_MAX:
                 del self._claims[next(iter(self._claims))]
             self._claims[digest] = claims
-        if (record := self._by_id.get(claims.key)) is not None:
+        if claims.key is not None and (record := self._by_id.get(claims.key)) is not None:
             self._check_valid(record)
         return claims.project
 

@@ -24,16 +24,18 @@ from tidemill.ingest.streams.assembly import InputAssembly
 from tidemill.ingest.streams.decisions import Decision, Decisions, without_credential
 from tidemill.ingest.streams.factory import StreamFactory
 from tidemill.ingest.streams.held_streams import HeldStreams
-from tidemill.ingest.streams.publisher import Checked, Publisher
-from tidemill.ingest.streams.stream import JOURNAL_RECORDS_MAX, Resources, Stream
+from tidemill.ingest.streams.publisher import Checked, LineRun, Publisher
+from tidemill.ingest.streams.stream import JOURNAL_RECORDS_MAX, Published, Resources, Stream
 from tidemill.ingest.streams.tables import Streams
 from tidemill.kafka.connection import TRANSIENT
 from tidemill.kafka.partitions.dead_letters import handle_record
 from tidemill.kafka.partitions.owner import Record
-from tidemill.schemas.log.messages import Buried
+from tidemill.schemas.log.messages import DeadLettered
 
 log = logging.getLogger(__name__)
 
+FORGET_SECONDS: Final = 1.0
+"""Pause between two looks for batches of streams that are over."""
 BUFFER_BYTES_MAX: Final = 64 << 20
 """Lines of all streams of a process that may wait for their parts."""
 
@@ -78,6 +80,8 @@ class Partition:
         times = [self._due(stream) for stream in self._decisions.streams.values() if stream not in self._held]
         if any(stream not in self._held and not stream.awaited for stream in self._decisions.ended.values()):
             times.append(self._monotonic())
+        if any(stream.state.joined for stream in self._decisions.known.values()):
+            times.append(self._monotonic() + FORGET_SECONDS)
         if (due_in := self._held.due_in) is not None:
             times.append(self._monotonic() + due_in)
         return min(times, default=None)
@@ -92,7 +96,7 @@ class Partition:
         decided = self._decisions.kept = self._tables.decided()
         for kept in list(self._tables.states()):
             state = kept.until(decided)
-            if not (state.pieces or state.journal or state.joined):
+            if not (state.parts or state.journal or state.joined or state.settled):
                 self._tables.drop(state.id)
                 continue
             stream = await self._factory.restore(state)
@@ -111,8 +115,8 @@ class Partition:
         decided = [
             decision for record in records if (decision := await self._decisions.decide(record)) is not None
         ]
-        # A record counts as decided on only after its dead letter is written.
-        await self._decisions.bury()
+        # A record counts as decided on only after its dead letter is written, and its batch shows it.
+        await self._decisions.send_dead_letters(self._show_dead_letter)
         if decided:
             await self._commit(decided)
         await self._held.publish()
@@ -125,6 +129,7 @@ class Partition:
         """
         await self._finish(self._assembly.joined())
         await self._held.again()
+        await self._forget_known()
         now, monotonic = self._clock(), self._monotonic()
         for stream in list(self._decisions.streams.values()):
             if stream.awaited or stream in self._held:
@@ -201,6 +206,8 @@ class Partition:
     async def _deliver(self, delivery: _Delivery) -> None:
         """Publish lines and buffer them for a part; a later call resumes work that was held."""
         stream = delivery.stream
+        if delivery.decisions[-1].ends:
+            await self._publish_end(stream)
         if not delivery.is_published:
             await self._publish(delivery)
             delivery.is_published = True
@@ -216,8 +223,7 @@ class Partition:
         stream, decisions = delivery.stream, delivery.decisions
         try:
             if delivery.checked is None:
-                stretches = [(decision.first, decision.lines) for decision in decisions]
-                delivery.checked = await self._publisher.check(stream, stretches)
+                delivery.checked = await self._publisher.check(stream, [_run(one) for one in decisions])
             if delivery.checked is not None:
                 await self._publisher.publish(stream, delivery.checked)
         except TRANSIENT:
@@ -230,12 +236,14 @@ class Partition:
             alone = functools.partial(self._publish_alone, decision)
             record = without_credential(decision.record)
             if (letter := await handle_record(self._resources.sender, record, alone, stage="ingest")) is not None:
-                at = int(self._clock())
-                fact = Buried(batch_id=stream.state.id, source=letter.source, reason=letter.reason, at=at)
-                await self._publisher.send_fact(fact)
+                await self._show_dead_letter(stream.state.id, letter.source, letter.reason)
+
+    async def _show_dead_letter(self, batch_id: str, source: str, reason: str) -> None:
+        at = int(self._clock())
+        await self._publisher.send_fact(DeadLettered(batch_id=batch_id, source=source, reason=reason, at=at))
 
     async def _publish_alone(self, decision: Decision) -> None:
-        checked = await self._publisher.check(decision.stream, [(decision.first, decision.lines)])
+        checked = await self._publisher.check(decision.stream, [_run(decision)])
         if checked is not None:
             await self._publisher.publish(decision.stream, checked)
 
@@ -255,7 +263,16 @@ class Partition:
         if replaced is not None:
             await self._assembly.remove(replaced)
 
+    async def _publish_end(self, stream: Stream) -> None:
+        """Publish at once that a stream of the api accepts no more lines, so that the api refuses appends."""
+        if stream.state.is_of_api and Published.END not in stream.published:
+            # Only what the changelog has is certain.
+            await self._tables.delivered()
+            await self._publisher.ended(stream)
+            stream.published.add(Published.END)
+
     async def _seal(self, stream: Stream) -> None:
+        await self._publish_end(stream)
         await self._flush(stream, sealed=True)
         self._factory.forget(stream)
         self._decisions.ended.pop(stream.state.id, None)
@@ -269,11 +286,8 @@ class Partition:
         """Drop the streams whose inputs are complete and published."""
         for batch_id in joined:
             stream = self._sealed.pop(batch_id)
-            if stream.state.discarding:
-                stream.state = stream.state.model_copy(update={"joined": True, "pieces": ()})
-                self._tables.put(stream.state)
-            else:
-                self._tables.drop(batch_id)
+            stream.state = stream.state.model_copy(update={"joined": True, "parts": ()})
+            self._keep_or_drop(stream)
             self._tables.put_decided(self._decisions.kept)
             await self._tables.delivered()
             await self._assembly.clear(batch_id)
@@ -282,9 +296,35 @@ class Partition:
         """Free the name of a cancelled stream, which its producer has ended or left."""
         del self._decisions.streams[stream.state.name]
         stream.state = stream.state.model_copy(update={"discarding": False})
-        if stream.state.joined:
-            self._tables.drop(stream.state.id)
-            self._tables.put_decided(self._decisions.kept)
-        else:
-            self._tables.put(stream.state)
+        self._keep_or_drop(stream)
+        self._tables.put_decided(self._decisions.kept)
         await self._tables.delivered()
+
+    def _keep_or_drop(self, stream: Stream) -> None:
+        """Write the row of a stream, or delete it if the stream is over.
+
+        That of the api is over only once `tidemill.batches` has the batch: a repeated create may open it again.
+        """
+        state = stream.state
+        if state.discarding or not state.joined or (state.is_of_api and not self._is_known(state.id)):
+            self._tables.put(state)
+            return
+        self._decisions.known.pop(state.id, None)
+        self._tables.drop(state.id)
+
+    def _is_known(self, batch_id: str) -> bool:
+        return self._resources.quotas.knows(batch_id)
+
+    async def _forget_known(self) -> None:
+        """Delete the rows of streams of the api that are over."""
+        joined = [stream for stream in self._decisions.known.values() if stream.state.joined]
+        over = [stream for stream in joined if not stream.state.discarding and self._is_known(stream.state.id)]
+        for stream in over:
+            self._keep_or_drop(stream)
+        if over:
+            self._tables.put_decided(self._decisions.kept)
+            await self._tables.delivered()
+
+
+def _run(decision: Decision) -> LineRun:
+    return LineRun(decision.first, decision.lines, decision.fault)

@@ -20,14 +20,14 @@ from tidemill.ingest.files.packing import (
 from tidemill.ingest.files.validation import LONG_LINE_BYTES
 from tidemill.ingest.files.verdict import Fault
 from tidemill.ingest.quota import Quotas
-from tidemill.ingest.streams.stream import Stream
+from tidemill.ingest.streams.stream import Published, Stream
 from tidemill.kafka.partitions.held_records import Unavailable
 from tidemill.retrying import reason, retry
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import KIND, Headers, LineRef, encode, lines_headers
-from tidemill.schemas.log.messages import Buried, Grown, Opened, Sealed, Stalled
-from tidemill.schemas.log.part import LARGE_PREFIX
+from tidemill.schemas.log.messages import DeadLettered, Ended, Grown, Opened, Sealed, Stalled
+from tidemill.schemas.log.part import LARGE_PREFIX, schema_key
 from tidemill.schemas.ports import Sender, Store, once
 from tidemill.schemas.resources.waiting import Reason
 from tidemill.sealing.records import seal_outcome
@@ -37,8 +37,17 @@ log = logging.getLogger(__name__)
 
 INTERNAL: Final = Fault("server_error", "The server had an error while checking this line.")
 
-Stretch = tuple[int, list[bytes]]
-"""The place of the first line, and the lines."""
+
+class LineRun(NamedTuple):
+    """Lines of one record."""
+
+    first: int
+    """The place of the first line."""
+    lines: list[bytes]
+    fault: Fault | None = None
+    """Why the project may not run any of them."""
+
+
 Valid = tuple[int, bytes]
 """The place of a valid line, and the line."""
 
@@ -70,7 +79,7 @@ class Publisher:
         self._quotas = quotas
         self._vault = vault
 
-    async def check(self, stream: Stream, stretches: list[Stretch]) -> Checked | None:
+    async def check(self, stream: Stream, runs: list[LineRun]) -> Checked | None:
         """Check lines; None if their batch is deleted. The same lines must not be checked twice.
 
         Raises:
@@ -79,8 +88,8 @@ class Publisher:
         if not await self._has_key(stream):
             log.warning("%s is deleted, and its lines came again", stream.state.id)
             return None
-        good, faults = self._within_quota(stream, *await _checked(stream, stretches))
-        return Checked(max((first + len(lines) for first, lines in stretches), default=0), good, faults)
+        good, faults = self._within_quota(stream, *_refused(runs, *await _checked(stream, runs)))
+        return Checked(max((run.first + len(run.lines) for run in runs), default=0), good, faults)
 
     async def publish(self, stream: Stream, checked: Checked) -> None:
         """Publish valid lines as requests and invalid lines as error results.
@@ -90,11 +99,20 @@ class Publisher:
         Raises:
             Unavailable: The store refused a large line, and nothing was published.
         """
+        await self._store_schema(stream)
         placed = [await self._placed(stream, place, line) for place, line in checked.good]
         await self._open(stream)
         if not checked.total or not (placed or checked.faults):
             return
-        await self.send_fact(Grown(batch_id=stream.state.id, total=checked.total, model=stream.checker.model))
+        await self.send_fact(
+            Grown(
+                batch_id=stream.state.id,
+                total=checked.total,
+                model=stream.checker.model,
+                sequence=stream.seq if stream.seq >= 0 else None,
+                bytes=stream.size,
+            )
+        )
         for marks, value in error_lines.packed(stream.state.id, checked.faults):
             sealed = await seal_outcome(self._vault, stream.state.id, value, lines_headers(stream.state.id, marks))
             await self._send(stream.state.id, *sealed)
@@ -106,15 +124,23 @@ class Publisher:
         await self._open(stream)
         await self.send_fact(fact)
 
-    async def send_fact(self, fact: Grown | Sealed | Buried | Stalled) -> None:
+    async def ended(self, stream: Stream) -> None:
+        """Publish that a stream accepts no more lines."""
+        await self._open(stream)
+        await self.send_fact(Ended(batch_id=stream.state.id))
+
+    async def send_fact(self, fact: Grown | Ended | Sealed | DeadLettered | Stalled) -> None:
         """Append a fact about a batch to the log."""
         await self._send(fact.batch_id, encode(fact), [(KIND, fact.kind.encode())])
 
     async def _open(self, stream: Stream) -> None:
-        if not stream.is_opened:
-            fact = Opened(project=stream.state.project, batch=stream.state.batch)
+        if Published.BATCH not in stream.published:
+            state = stream.state
+            fact = Opened(
+                project=state.project, batch=state.batch, output_expires_after=state.output_expires_after
+            )
             await self._send(stream.state.id, encode(fact), [(KIND, fact.kind.encode())])
-            stream.is_opened = True
+            stream.published.add(Published.BATCH)
 
     async def _has_key(self, stream: Stream) -> bool:
         """Create the batch's key if its lines are sealed; False if the batch is deleted."""
@@ -142,7 +168,13 @@ class Publisher:
     async def _publish_requests(self, stream: Stream, placed: list[Placed]) -> None:
         batch, model = stream.state.batch, stream.checker.model
         origin = Origin(
-            batch_id=batch.id, project=stream.state.project, deadline=batch.expires_at, url=batch.endpoint
+            batch_id=batch.id,
+            project=stream.state.project,
+            deadline=batch.expires_at,
+            url=batch.endpoint,
+            traceparent=batch.tidemill.traceparent,
+            headers=batch.tidemill.headers or {},
+            validated=batch.tidemill.validated,
         )
         assert model is not None
 
@@ -164,16 +196,26 @@ class Publisher:
             raise Unavailable(f"a large line cannot be stored: {reason(error)}") from error
         return place, LineRef(key=key, offset=0, length=len(line))
 
+    async def _store_schema(self, stream: Stream) -> None:
+        """Write the JSON Schema of the answers to the store, before the first line is published."""
+        if (schema := stream.state.answer_schema) is None or Published.SCHEMA in stream.published:
+            return
+        try:
+            await self._store.write(schema_key(stream.state.id), once(schema.encode()))
+        except OSError as error:
+            raise Unavailable(f"its schema cannot be stored: {reason(error)}") from error
+        stream.published.add(Published.SCHEMA)
+
     async def _send(self, batch_id: str, value: bytes, headers: Headers) -> None:
         topic = topics.OUTCOMES.name
         await retry(f"sending to {topic}", lambda: self._sender.send(topic, batch_id, value, headers=headers))
 
 
-async def _checked(stream: Stream, stretches: list[Stretch]) -> tuple[list[Valid], list[Faulty]]:
+async def _checked(stream: Stream, runs: list[LineRun]) -> tuple[list[Valid], list[Faulty]]:
     """Check lines in slices; other tasks run between two slices."""
     good: list[Valid] = []
     faults: list[Faulty] = []
-    numbered = ((place, line) for first, lines in stretches for place, line in enumerate(lines, first))
+    numbered = ((place, line) for run in runs for place, line in enumerate(run.lines, run.first))
     for slice_ in sliced(numbered, lambda valid: len(valid[1])):
         if any(len(line) > LONG_LINE_BYTES for _, line in slice_):
             await run_half_time(_check, stream, slice_, good, faults)
@@ -181,6 +223,18 @@ async def _checked(stream: Stream, stretches: list[Stretch]) -> tuple[list[Valid
             _check(stream, slice_, good, faults)
             await asyncio.sleep(0)
     return good, faults
+
+
+def _refused(runs: list[LineRun], good: list[Valid], faults: list[Faulty]) -> tuple[list[Valid], list[Faulty]]:
+    """Turn the valid lines of refused records into faults."""
+    refusals = {
+        place: run.fault for run in runs if run.fault for place in range(run.first, run.first + len(run.lines))
+    }
+    if not refusals:
+        return good, faults
+    refused = [(place, line, fault) for place, line in good if (fault := refusals.get(place)) is not None]
+    taken = [valid for valid in good if valid[0] not in refusals]
+    return taken, sorted(faults + refused, key=lambda found: found[0])
 
 
 def _check(stream: Stream, lines: list[Valid], good: list[Valid], faults: list[Faulty]) -> None:

@@ -1,25 +1,27 @@
-"""A stream of a direct producer that becomes a batch: its state in the table, and its lines in memory.
+"""A stream of a direct producer or of the api: its state in the table, and its lines in memory.
 
 The state names the parts, which hold the first lines, and the journal: the records after these that have places
 in the batch already. The owner writes the journal before it publishes any of these lines, so a record that comes
 again after a crash has its lines at the same places.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from tidemill.ingest.files.validation import Checker
 from tidemill.ingest.quota import Quotas
 from tidemill.kafka.partitions.owner import Ack
-from tidemill.schemas.bounds import Id, Name, Number, Size
+from tidemill.schemas.bounds import ANSWER_SCHEMA_CHARS_MAX, Id, Name, Number, Size
 from tidemill.schemas.log.intake import SEQ_DIGITS_MAX
+from tidemill.schemas.log.messages import BatchCreated
 from tidemill.schemas.ports import Clock, Monotonic, Sender, Store
-from tidemill.schemas.resources.batch import Batch
+from tidemill.schemas.resources.batch import Batch, ExpiresAfter
 
-PIECES_MAX: Final = 2048
+PARTS_MAX: Final = 2048
 """A stream with this many parts is sealed, and its next line begins another batch."""
 JOURNAL_RECORDS_MAX: Final = 2048
 """Records of a stream that may wait for their part, however small they are."""
@@ -34,7 +36,7 @@ PREFIX: Final = "intake/"
 """Prefix of the parts' keys in the store."""
 
 
-class Piece(BaseModel):
+class StreamPart(BaseModel):
     """A part of an input in the store: some lines, each with its newline."""
 
     model_config = ConfigDict(frozen=True)
@@ -59,7 +61,7 @@ class State(BaseModel):
     model: Name | None = None
     kept_seq: Sequence = -1
     """The highest `seq` of the records in parts."""
-    pieces: Annotated[tuple[Piece, ...], Field(max_length=PIECES_MAX + GROUPS_MAX)] = ()
+    parts: Annotated[tuple[StreamPart, ...], Field(max_length=PARTS_MAX + GROUPS_MAX)] = ()
     journal: Annotated[tuple[Entry, ...], Field(max_length=JOURNAL_RECORDS_MAX + GROUP_RECORDS_MAX)] = ()
     """Records whose lines are in no part yet: offset, place of the first line, number of lines, `seq` or -1."""
     ended: bool = False
@@ -70,6 +72,11 @@ class State(BaseModel):
     """Whether the batch was cancelled: further lines are dropped until the producer ends the stream."""
     joined: bool = False
     """Whether the batch's input is complete."""
+    settled: bool = False
+    """Whether a record of it is acknowledged, so that the state counts even without lines."""
+    output_expires_after: ExpiresAfter | None = None
+    answer_schema: Annotated[str, StringConstraints(max_length=ANSWER_SCHEMA_CHARS_MAX)] | None = None
+    """The JSON Schema that each answer must fit, until the store has it."""
 
     @property
     def id(self) -> str:
@@ -82,9 +89,14 @@ class State(BaseModel):
         return self.project, self.batch.tidemill.stream or ""
 
     @property
+    def is_of_api(self) -> bool:
+        """Whether the api opened the batch, not a direct producer."""
+        return self.batch.tidemill.stream == self.id
+
+    @property
     def kept_lines(self) -> int:
         """Lines in parts."""
-        return sum(piece.lines for piece in self.pieces)
+        return sum(part.lines for part in self.parts)
 
     @property
     def seq(self) -> int:
@@ -96,9 +108,19 @@ class State(BaseModel):
         journal = tuple(entry for entry in self.journal if entry[0] <= offset)
         return self.model_copy(update={"journal": journal, "ended": self.ended and journal == self.journal})
 
-    def key(self, piece: Piece) -> str:
+    def key(self, part: StreamPart) -> str:
         """The key of a part in the store."""
-        return f"{PREFIX}{self.id}/{piece.number:010d}-{piece.writer}"
+        return f"{PREFIX}{self.id}/{part.number:010d}-{part.writer}"
+
+
+class Published(Enum):
+    """What a process publishes once of each stream."""
+
+    BATCH = 1
+    SCHEMA = 2
+    """The JSON Schema of its answers is in the store."""
+    END = 3
+    """It accepts no more lines."""
 
 
 @dataclass(slots=True)
@@ -126,10 +148,10 @@ class Stream:
     """Offsets of the journal whose records have yet to come again; until then no tick ends the stream."""
     seq: int = -1
     """The highest `seq` of its records."""
-    tried_piece: int = -1
+    tried_part: int = -1
     """Number of the last part sent to the store; it may appear later even if the store refused it."""
-    is_opened: bool = False
-    """Whether this process has published the batch."""
+    published: set[Published] = field(default_factory=set)
+    """What this process has published of it."""
 
     def put(self, lines: list[bytes], offset: int, ack: Ack, now: float) -> None:
         """Put the lines of the record at an offset into the buffer."""
@@ -149,10 +171,10 @@ class Stream:
         self.seq = self.seq if seq is None else seq
         return first
 
-    def keep(self, piece: Piece, replaced: int) -> None:
+    def keep(self, part: StreamPart, replaced: int) -> None:
         """Replace the buffer, and the last `replaced` parts, with a part that holds their lines."""
-        pieces = self.state.pieces[: len(self.state.pieces) - replaced]
-        self.state = self.state.model_copy(update={"pieces": (*pieces, piece)})
+        parts = self.state.parts[: len(self.state.parts) - replaced]
+        self.state = self.state.model_copy(update={"parts": (*parts, part)})
         self.buffer, self.buffer_bytes = [], 0
 
     def settle(self) -> list[Ack]:
@@ -161,7 +183,13 @@ class Stream:
         gone = (entry[3] for entry in self.state.journal if entry[0] <= self.buffered_offset)
         seq = max(self.state.kept_seq, max(gone, default=-1))
         self.state = self.state.model_copy(
-            update={"journal": journal, "kept_seq": seq, "model": self.checker.model}
+            update={
+                "journal": journal,
+                "kept_seq": seq,
+                "model": self.checker.model,
+                "settled": True,
+                "answer_schema": None,
+            }
         )
         acks, self.acks, self.waiting_since = self.acks, [], None
         return acks
@@ -193,6 +221,8 @@ class Times:
     part_bytes: int
 
 
+Opening = Callable[[Mapping[str, str]], BatchCreated | None]
+"""Returns the batch that a record of the api opens, given its headers; see `intake.opening`."""
 Project = Callable[[str, str, float | None], Awaitable[str]]
 """Returns a credential's project, given the stream and the log's time of the record, or raises `IntakeError`."""
 
@@ -204,6 +234,7 @@ class Resources:
     sender: Sender
     store: Store
     project: Project
+    opening: Opening
     quotas: Quotas
     clock: Clock
     monotonic: Monotonic

@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+import orjson
+
 from tidemill.processors.backends.breaker import Breaker
+from tidemill.processors.backends.call_metrics import CallMetrics
 from tidemill.processors.backends.server import Server
 from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.limits.concurrency_limit import Slot
@@ -47,10 +50,10 @@ class Backend:
     """Calls of the model."""
     calls: int = 0
     answered_at: dict[str, float] = field(default_factory=dict)
-    """By endpoint, when the latest call began that it answered well. What it was still working on when it went
-    away says nothing of it now."""
+    """By endpoint, the start of the latest call that it answered well: an answer to a call from before it
+    went away does not show that it is back."""
     accepted_at: dict[str, float] = field(default_factory=dict)
-    """By endpoint, when the latest health probe began that it refused after it had accepted our key and the
+    """By endpoint, the start of the latest health probe that it refused after it had accepted our key and the
     address (`calls/health_probe.py`)."""
     failed_part: float = 0.0
     """Moving average of the lines that failed at their first call."""
@@ -59,6 +62,14 @@ class Backend:
     """The line that failed last, since the last answer."""
     is_gone: bool = False
     """Whether the model no longer has the server; calls in flight finish."""
+    metrics: CallMetrics = field(init=False)
+    quoted_name: bytes = field(init=False)
+    """The name of the server as JSON, for result lines."""
+
+    def __post_init__(self) -> None:
+        """Have no call."""
+        self.metrics = CallMetrics(self.server.first_byte)
+        self.quoted_name = orjson.dumps(self.server.name)
 
     @property
     def base(self) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tidemill.processors.failures import CallFailure, Fault
+from tidemill.schemas.resources.load import BreakerState
 
 PAUSE_SECONDS_BASE: Final = 0.5
 PAUSE_SECONDS_MAX: Final = 5.0
@@ -86,6 +87,12 @@ class Breaker:
     def admits(self, now: float) -> bool:
         """Whether a call may go out."""
         return not self.failures or self._probes > 0 or now >= self.until
+
+    def state(self, now: float) -> BreakerState:
+        """What it does."""
+        if not self.failures:
+            return BreakerState.CLOSED
+        return BreakerState.PROBING if self.admits(now) else BreakerState.OPEN
 
     def sent(self, now: float) -> bool:
         """Note that a call goes out; returns whether it is a probe."""

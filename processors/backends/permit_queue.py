@@ -23,7 +23,7 @@ class Claim(NamedTuple):
     """A model's next line."""
 
     clock: float
-    """Of its project."""
+    """The time of its project (`clocks.py`), in calls divided by the weight."""
     project: str
     deadline: float
     """Unix time."""

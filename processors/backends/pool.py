@@ -2,14 +2,16 @@
 
 All times are seconds of the event loop's clock, which no step of the wall clock changes.
 
-How well a server is, is the server's (`server.py`), whichever model has found it out. What a failed call says of a
-line is the model's: a server that answers one adapter may lack another. So each model has a breaker of its own at
-each server, for failures that may come from the model there, and remembers which of its own calls were answered.
+The health of a server belongs to the server (`server.py`), whichever model found it out. A failed call is evidence
+about its line for its model alone: a server that answers one adapter may lack another. So each model has a breaker
+of its own at each server, for failures that may come from the model there, and remembers which of its calls were
+answered.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from tidemill import metrics
 from tidemill.processors.backends.backend import NEVER, NO_PROBES, Backend, Permit, Probes
 from tidemill.processors.backends.clocks import Clocks
 from tidemill.processors.backends.permit_queue import Claim, Member
@@ -61,6 +63,7 @@ class BackendPool(Seats):
         self.changed: Callable[[], None] = lambda: None
         """To call after `configure`."""
         self.model = model
+        self.lines = metrics.LineCounts()
         self._member: Member | None = None
         self._is_divided = False
         """Whether `part` has been set."""
@@ -216,6 +219,11 @@ class BackendPool(Seats):
         if server.queue.waiting:
             server.queue.ended(self._member)
 
+    def fill(self) -> None:
+        """Start the calls that a seat has become free for, before the call that had it has a result."""
+        while self._member is not None and self._member.start():
+            pass
+
     def settled(self, backend: Backend) -> None:
         """A call has a result, which the log does not have yet."""
         self.unacknowledged += 1
@@ -258,12 +266,13 @@ class BackendPool(Seats):
         times = (at for backend in self.backends for at in backend.opens_at(now) if at > now)
         return min(times, default=None)
 
-    def release(self, permit: Permit) -> None:
-        """The call was not made."""
+    def release(self, permit: Permit, *, is_sent: bool = False) -> None:
+        """The call was not made, or was aborted after it was sent: it may have used tokens then."""
         self._ended(permit.backend)
         for breaker, is_probe in zip(permit.backend.breakers, permit.probes, strict=True):
             breaker.released(is_probe=is_probe)
-        _refund(permit)
+        if not is_sent:
+            _refund(permit)
 
     def answered(
         self, permit: Permit, now: float, tokens: int = 0, *, endpoint: str | None = None, begun: float = NEVER
@@ -301,7 +310,7 @@ class BackendPool(Seats):
             history: The failed calls of the line before this one, if there are any.
 
         Returns:
-            What is known of the server, for the decision about the line.
+            The evidence about the server, for the decision about the line.
         """
         if failure.fault is Fault.LINE:
             self.answered(permit, failure.at)

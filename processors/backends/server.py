@@ -13,11 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from tidemill import metrics
+from tidemill.instruments import Buckets
 from tidemill.processors.backends.breaker import Breaker
 from tidemill.processors.backends.permit_queue import PermitQueue
 from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
-from tidemill.processors.limits.headroom import Headroom
+from tidemill.processors.limits.headroom import STALE_SECONDS, Headroom
 from tidemill.processors.limits.load_feedback import LoadFeedback
 from tidemill.processors.limits.server_metrics import ServerMetrics
 from tidemill.schemas.resources.waiting import Reason
@@ -106,6 +108,8 @@ class Server(Seats):
     """Inputs in flight beside one for each call: a server counts each as a request."""
     inputs_per_call: float = 1.0
     """Of the calls in flight when its metrics were read last, on average."""
+    first_byte: Buckets = field(default_factory=lambda: Buckets(metrics.CALL_SECONDS))
+    """For the metrics: seconds to the head of its replies."""
     queue: PermitQueue = field(init=False)
 
     def __post_init__(self) -> None:
@@ -158,21 +162,27 @@ class Server(Seats):
         allowed, seats = self.allowed(now), self.seats
         return min(seats, allowed)
 
-    def apply_metrics(self, metrics: ServerMetrics, ours: float, now: float) -> None:
+    def said(self, now: float) -> ServerMetrics | None:
+        """What its metrics say; None if they are old, or it has none."""
+        read, at = self.load_feedback.latest
+        return read if now < at + STALE_SECONDS else None
+
+    def apply_metrics(self, read: ServerMetrics, ours: float, now: float) -> None:
         """Adjust the limits to a reading of the server's metrics.
 
         Args:
-            metrics: The reading.
+            read: The reading.
             ours: Our calls in flight at the time of the reading.
             now: The time.
         """
+        self.load_feedback.latest = read, now
         if self.in_flight:
             self.inputs_per_call = 1 + self.company / self.in_flight
-        metrics = metrics.in_calls(self.inputs_per_call)
+        read = read.in_calls(self.inputs_per_call)
         if self.headroom is not None:
             # The limit follows refusals alone, and ends where the headroom does.
             self.limit.release()
-            self.headroom.read(metrics, ours, self.part, now)
+            self.headroom.read(read, ours, self.part, now)
             return
-        demand = self.load_feedback.judge(metrics, self.in_flight, self.allowed(now))
+        demand = self.load_feedback.judge(read, self.in_flight, self.allowed(now))
         self.limit.hold(demand.is_full, most=demand.most, room=demand.room)

@@ -5,8 +5,7 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from tidemill.configuration.schedule import Hours
-from tidemill.configuration.servers import IN_FLIGHT_MAX, Model, Serving
+from tidemill.configuration.servers import IN_FLIGHT_MAX, Hours, Model, Serving
 from tidemill.configuration.servers import Server as Settings
 from tidemill.processors.backends.metrics_poller import Getter, MetricsPoller
 from tidemill.processors.backends.server import PART_MIN, CallOptions, Server
@@ -101,7 +100,7 @@ def _headroom(settings: Settings) -> Headroom | None:
 
 
 def poller(server: Server, target: Target, getter: Getter, monotonic: Monotonic) -> MetricsPoller | None:
-    """What polls its metrics page; None if it has none, or gets no calls."""
+    """The poller of its metrics page; None if it has none, or gets no calls."""
     if (url := target.metrics_url) is None or server.drain:
         return None
     return MetricsPoller(server, url, target.metrics_headers, getter=getter, monotonic=monotonic)

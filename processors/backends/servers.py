@@ -8,14 +8,16 @@ loop, so no call sees half of them.
 """
 
 import asyncio
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from tidemill import metrics
 from tidemill.configuration.servers import Model, Serving
 from tidemill.configuration.servers import Server as Settings
 from tidemill.processors.backends import server_settings
 from tidemill.processors.backends.addresses import Addresses, Lookup, system_lookup
+from tidemill.processors.backends.call_metrics import CallMetrics
 from tidemill.processors.backends.clocks import Clocks
 from tidemill.processors.backends.metrics_poller import Getter
 from tidemill.processors.backends.pool import BackendPool
@@ -102,6 +104,36 @@ class Servers:
         """
         self._applied = serving, None if names is None else list(names)
         self._follow()
+
+    def show(self, models: Callable[[], Container[str]]) -> None:
+        """Give the metrics their sources; `models` are those of the settings: others have no series."""
+
+        def pools() -> Iterator[tuple[str, BackendPool]]:
+            return ((name, pool) for name, pool in self.pools.items() if name in models() or pool.in_flight)
+
+        def calls() -> Iterator[tuple[tuple[str, str], CallMetrics]]:
+            return (((name, one.name), one.metrics) for name, pool in pools() for one in pool.backends)
+
+        metrics.SERVER_IN_FLIGHT.sample(lambda: {server.name: server.in_flight for server in self})
+        metrics.SERVER_UNACKNOWLEDGED.sample(lambda: {server.name: server.unacknowledged for server in self})
+        metrics.SERVER_LIMIT.sample(lambda: {server.name: server.found(self._monotonic()) for server in self})
+        metrics.SERVER_REFUSED.sample(lambda: {server.name: server.refused_part for server in self})
+        metrics.MODEL_SERVERS.sample(lambda: {name: pool.well for name, pool in pools()})
+        metrics.IN_FLIGHT.sample(lambda: {name: pool.in_flight for name, pool in pools()})
+        metrics.UNACKNOWLEDGED.sample(lambda: {name: pool.unacknowledged for name, pool in pools()})
+        metrics.QUEUE_WAIT.sample(lambda: {key: one.waits for key, one in calls()})
+        metrics.LINES.sample(
+            lambda: {(name, each): count for name, pool in pools() for each, count in pool.lines.lines.items()}
+        )
+        metrics.ATTEMPTS.sample(
+            lambda: {(name, each): count for name, pool in pools() for each, count in pool.lines.attempts.items()}
+        )
+        metrics.CALL_DURATION.sample(lambda: {key: one.duration for key, one in calls()})
+        metrics.CALLS.sample(
+            lambda: {(*key, *of): count for key, one in calls() for of, count in one.ended.items()}
+        )
+        # After the calls, which fold what has come since the last scrape.
+        metrics.FIRST_BYTE.sample(lambda: {server.name: server.first_byte for server in self})
 
     async def close(self) -> None:
         """Stop polling."""

@@ -1,16 +1,18 @@
 """Makes one call for one line: fetches a line in the store, calls the server, and judges the answer."""
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 import msgspec
 
+from tidemill.processors.answer_check import AnswerCheck, AnswerChecks
 from tidemill.processors.backends.backend import Backend, Permit
 from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.backends.server import CallOptions
-from tidemill.processors.calls import request_codec
+from tidemill.processors.calls import request_codec, spans
 from tidemill.processors.calls.body_rules import UNCHANGED, BodyRules
 from tidemill.processors.calls.endpoint_probe import STATUSES, EndpointProbe
 from tidemill.processors.calls.forms import CONTENT_TYPE, Forms
@@ -30,6 +32,12 @@ from tidemill.schemas.ports import Clock, NotFound, Store
 WARN_SECONDS: Final = 30.0
 """Time between two warnings that a server rejects our calls."""
 NO_CUSTOM_ID: Final = b"null"
+_KINDS: Final = (
+    ((msgspec.MsgspecError, RecursionError, AttachmentError), FailureKind.INVALID_LINE),
+    (NotFound, FailureKind.INPUT_GONE),
+    (OSError, FailureKind.STORE),
+)
+"""What an error says of a call that was not made; others are faults of ours."""
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +76,7 @@ class Caller:
         self._endpoint_probe = endpoint_probe
         self._upstream = upstream
         self._store = store
+        self.checks = AnswerChecks(store)
         self._clock = clock
         self._forms = forms
         self._seconds_max = seconds_max
@@ -75,36 +84,86 @@ class Caller:
 
     async def make(self, line: Line, permit: Permit) -> CallResult:
         """Call once with the permit, which covers this call only; never raises."""
-        is_called, custom_id = False, NO_CUSTOM_ID
+        custom_id = NO_CUSTOM_ID
         try:
             parsed = shapes.parse(line.text if line.head.ref is None else await self._fetched(line.head.ref))
-            is_called, custom_id = True, bytes(parsed.custom_id)
-            return await self._make(line, parsed, permit)
-        except (msgspec.MsgspecError, RecursionError, AttachmentError):
-            return self._not_made(FailureKind.INVALID_LINE, line, custom_id, permit)
-        except NotFound:
-            return self._not_made(FailureKind.INPUT_GONE, line, custom_id, permit)
-        except OSError as error:
-            _log.warning("a line of %s cannot be fetched: %s", line.head.batch_id, type(error).__name__)
-            return self._not_made(FailureKind.STORE, line, custom_id, permit)
-        except Exception:  # noqa: BLE001  no fault of ours loses a line
-            _log.exception("a call for line %d of %s failed", line.index, line.head.batch_id)
-            return self._not_made(FailureKind.INTERNAL, line, custom_id, permit)
-        finally:
-            if not is_called:
-                self.pool.release(permit)
+            custom_id = bytes(parsed.custom_id)
+            if line.head.validated and line.check is None:
+                line.check = await self.checks.learn(line.head.batch_id)
+            outcome = await self.posted(line, parsed.body, permit.backend)
+        except BaseException as error:
+            self.pool.release(permit)
+            if not isinstance(error, Exception):
+                raise
+            return self._not_made(error, line, custom_id, permit)
+        return await self.judged(line, permit, custom_id, outcome)
+
+    def begin(
+        self, line: Line, permit: Permit, on_end: Callable[[Line, Permit, bytes, Answer | FailureKind], None]
+    ) -> Callable[[], None] | None:
+        """Begin a call without a task, if nothing must be waited for before it; returns what aborts it.
+
+        `on_end` gets what `succeeded` and `judged` judge, and never before this returns.
+
+        Returns:
+            None if `make` must make the call.
+        """
+        server, head = permit.backend.server, line.head
+        endpoint = ENDPOINTS.get(head.url, UNKNOWN)
+        if head.ref is not None or endpoint.files or (server.headroom is not None and server.headroom.pause):
+            return None
+        try:
+            if head.validated and line.check is None:
+                line.check = self.checks.known(head.batch_id)
+                if line.check is None:
+                    return None
+            parsed = shapes.parse(line.text)
+            body = self._sent(parsed.body, line, server.options, endpoint)
+            end = functools.partial(on_end, line, permit, bytes(parsed.custom_id))
+            request = self._request(line, permit.backend, server.options.headers, body)
+            return self._upstream.begin(*request, on_end=end)
+        except Exception:  # noqa: BLE001  `make` meets the same, and says what it is
+            return None
+
+    def succeeded(
+        self, line: Line, permit: Permit, custom_id: bytes, outcome: Answer | FailureKind
+    ) -> CallResult | None:
+        """The result of a call that succeeded with a small answer; None if `judged` must judge the outcome."""
+        try:
+            if isinstance(outcome, FailureKind) or outcome.share is not None:
+                return None
+            end = request_codec.judge(outcome, line.head.url)
+            if isinstance(end, CallFailure) or (line.check is not None and not line.check.is_small(end.body)):
+                return None
+        except Exception:  # noqa: BLE001  `judged` meets the same, gives the permit back, and says what it is
+            return None
+        try:
+            self._answered(line, permit, end)
+            fault = None if line.check is None else line.check.fault(line.head.url, end.body)
+            return self._checked(line, permit, custom_id, end, fault)
+        except Exception as error:  # noqa: BLE001  no fault of ours loses a line
+            return self._not_made(error, line, custom_id, permit)
+
+    async def judged(
+        self, line: Line, permit: Permit, custom_id: bytes, outcome: Answer | FailureKind
+    ) -> CallResult:
+        """The result of a call by what came back; never raises."""
+        try:
+            return await self._judged(line, permit, custom_id, outcome)
+        except Exception as error:  # noqa: BLE001  no fault of ours loses a line
+            return self._not_made(error, line, custom_id, permit)
 
     def health_probe(self, on_change: Callable[[], None], wait_seconds: float) -> HealthProbe:
         """A health probe for the model's servers."""
         model = self._endpoint_probe.model
         return HealthProbe(model, self.pool, self._upstream, on_change, wait_seconds, rules=self._rules)
 
-    async def _make(self, line: Line, parsed: shapes.InputLine, permit: Permit) -> CallResult:
-        backend = permit.backend
-        share = None
+    async def _judged(
+        self, line: Line, permit: Permit, custom_id: bytes, outcome: Answer | FailureKind
+    ) -> CallResult:
+        share = outcome.share if isinstance(outcome, Answer) else None
         try:
-            outcome = await self.posted(line, parsed.body, backend)
-            if isinstance(outcome, Answer) and (share := outcome.share) is not None:
+            if share is not None:
                 end = await asyncio.to_thread(request_codec.judge, outcome, line.head.url)
             else:
                 end = request_codec.judge(outcome, line.head.url)
@@ -115,12 +174,45 @@ class Caller:
             if share is not None:
                 share.close()
             raise
-        custom_id = bytes(parsed.custom_id)
         if isinstance(end, CallFailure):
             return self.failed(line, custom_id, permit, end, line.history)
-        used = end.tokens[0] + end.tokens[2] if end.tokens else 0
-        self.pool.answered(permit, self._now(), used, endpoint=line.head.url, begun=line.began_at)
-        return CallResult(custom_id, end)
+        if line.check is None:
+            self._answered(line, permit, end)
+            return CallResult(custom_id, end)
+        try:
+            fault = await self._fault(line, line.check, permit, end)
+            return self._checked(line, permit, custom_id, end, fault)
+        except BaseException:
+            if end.share is not None:
+                end.share.close()
+            raise
+
+    async def _fault(self, line: Line, check: AnswerCheck, permit: Permit, end: Success) -> str | None:
+        """Free the seat of a call, then check its answer: why it does not fit its schema; None if it fits."""
+        try:
+            await self.checks.room.acquire()
+        except BaseException:
+            self.pool.release(permit, is_sent=True)
+            raise
+        try:
+            self._answered(line, permit, end)
+            if not check.is_small(end.body):
+                self.pool.fill()
+            return await self.checks.fault(check, line.head.url, end.body)
+        finally:
+            self.checks.room.release()
+
+    def _answered(self, line: Line, permit: Permit, end: Success) -> None:
+        """Free the seat of a call with a good answer; its text may have a fault, but the server is well."""
+        self.pool.answered(permit, self._now(), used(end), endpoint=line.head.url, begun=line.began_at)
+
+    def _checked(
+        self, line: Line, permit: Permit, custom_id: bytes, end: Success, fault: str | None
+    ) -> CallResult:
+        """The result of a good answer, or of one with a fault of its text."""
+        if fault is None:
+            return CallResult(custom_id, end)
+        return CallResult(custom_id, self.located(request_codec.unfit(end, fault), line, permit))
 
     def posted(self, line: Line, body: msgspec.Raw, backend: Backend) -> Awaitable[Answer | FailureKind]:
         """Send a body with the headers of a line; returns what comes back, which nothing has judged yet."""
@@ -151,9 +243,16 @@ class Caller:
     def _sent_within(
         self, line: Line, backend: Backend, headers: dict[str, str], body: bytes | memoryview
     ) -> Awaitable[Answer | FailureKind]:
-        seconds = min(self._seconds_max, max(line.head.deadline - self._clock(), 0.0))
+        return self._upstream.post(*self._request(line, backend, headers, body))
+
+    def _request(
+        self, line: Line, backend: Backend, headers: dict[str, str], body: bytes | memoryview
+    ) -> tuple[str, dict[str, str], bytes | memoryview, float, bytes]:
+        """What `Upstream.post` needs: address, headers, body, seconds, and header lines of this call."""
         more = _header_lines(line, backend.server.options, self._clock)
-        return self._upstream.post(address(backend.base, line.head.url), headers, body, seconds, more)
+        if line.head.traceparent is not None:
+            more += spans.header(line, backend, self.pool.model, self._now())
+        return address(backend.base, line.head.url), headers, body, self._seconds_max, more
 
     async def checked_endpoint(self, failure: CallFailure, line: Line, permit: Permit) -> CallFailure:
         """The failure, or that no server of the model serves the endpoint."""
@@ -177,11 +276,15 @@ class Caller:
             )  # fmt: skip
         return CallResult(custom_id, failure, evidence)
 
-    def _not_made(self, kind: FailureKind, line: Line, custom_id: bytes, permit: Permit) -> CallResult:
+    def _not_made(self, error: Exception, line: Line, custom_id: bytes, permit: Permit) -> CallResult:
         """A call that was not made: the line, the store or this process is at fault, not a server."""
+        kind = next((kind for kinds, kind in _KINDS if isinstance(error, kinds)), FailureKind.INTERNAL)
+        if kind is FailureKind.STORE:
+            _log.warning("a line of %s cannot be fetched: %s", line.head.batch_id, type(error).__name__)
         failure = self.located(CallFailure(kind, request_codec.UNANSWERED[kind]), line, permit)
         if kind is not FailureKind.INTERNAL:
             return CallResult(custom_id, failure)
+        _log.error("a call for line %d of %s failed", line.index, line.head.batch_id, exc_info=error)
         others_answered = bool(self.pool.that_answered(failure.endpoint, failure.since))
         other_is_well = self.pool.has_other(permit.backend)
         return CallResult(custom_id, failure, Evidence(others_answered, other_is_well=other_is_well))
@@ -210,6 +313,24 @@ class Caller:
         else:
             view = memoryview(body if self._rules is None else self._rules.apply(body))
         return bytes(view) if len(view) <= SMALL_BYTES else view
+
+
+def used(end: Success) -> int:
+    """The tokens of a line, of prompt and answer; 0 if the server names impossible counts."""
+    return end.tokens[0] + end.tokens[2] if end.tokens else 0
+
+
+def count_call(line: Line, backend: Backend, end: Success | CallFailure | None) -> None:
+    """Count an ended call, and end the span of its first line; `end` is None if the reply fits no line."""
+    if line.span is not None:
+        spans.end(line, end)
+    wait = line.began_at - line.entries[0].published_at if line.attempts == 1 else None
+    if isinstance(end, Success):
+        backend.metrics.answered(line.head.url, line.seconds, end.answer.first_byte, wait, used(end))
+    elif end is None:
+        backend.metrics.refused(line.head.url, line.seconds)
+    else:
+        backend.metrics.failed(line.head.url, end, line.seconds, wait)
 
 
 def _header_lines(line: Line, options: CallOptions, clock: Clock) -> bytes:

@@ -12,9 +12,10 @@ import orjson
 
 from tidemill.processors.calls import reply, reply_normalization
 from tidemill.processors.calls.reply import NO_TOKENS, Tokens
-from tidemill.processors.failures import Answer, CallFailure, FailureKind
+from tidemill.processors.failures import NOT_MADE, Answer, CallFailure, FailureKind
 from tidemill.processors.memory_budget import Share
 from tidemill.schemas.jsonl import line as shapes
+from tidemill.schemas.jsonl.line import Call
 from tidemill.schemas.log.codec import LineMark
 
 QUOTED_BYTES_MAX: Final = 4096
@@ -82,6 +83,12 @@ def unserved(failure: CallFailure, endpoint: str) -> CallFailure:
     return msgspec.structs.replace(failure, kind=FailureKind.NOT_SERVED, message=message)
 
 
+def unfit(end: Success, fault: str) -> CallFailure:
+    """The failure of a call whose answer does not fit the JSON Schema of its batch."""
+    message = f"The answer does not fit the schema of the batch: {fault}"
+    return CallFailure(FailureKind.INVALID_OUTPUT, message, end.answer.status, end.answer, end.body)
+
+
 def _judged(answer: Answer, endpoint: str) -> Success | CallFailure:
     """Judge a 2xx reply by its content."""
     body = answer.body
@@ -104,24 +111,25 @@ def _unusable(kind: FailureKind, message: str, answer: Answer) -> CallFailure:
     return CallFailure(kind, message, answer.status, answer, _error_body(answer, message))
 
 
-def result(batch_id: str, index: int, custom_id: bytes, end: Success, attempts: int) -> tuple[bytes, LineMark]:
+def result(batch_id: str, index: int, custom_id: bytes, end: Success, call: Call) -> tuple[bytes, LineMark]:
     """The result line of a successful call, and its mark for the record's headers."""
-    text = _line(batch_id, index, custom_id, answer=end.answer, body=end.body, attempts=attempts)
-    return text, LineMark(index, len(text), False, end.tokens, attempts)
+    text = _line(batch_id, index, custom_id, answer=end.answer, body=end.body, call=call)
+    return text, LineMark(index, len(text), False, end.tokens, call.attempts)
 
 
-def failed(batch_id: str, index: int, custom_id: bytes, end: CallFailure, attempts: int) -> tuple[bytes, LineMark]:
+def failed(batch_id: str, index: int, custom_id: bytes, end: CallFailure, call: Call) -> tuple[bytes, LineMark]:
     """The error line of a line that is given up, and its mark for the record's headers.
 
     It quotes the server's status and body, if there was an answer, beside our own error.
     """
     ours = {"code": end.kind.value, "message": end.message}
     if end.answer is None:
-        text = shapes.unanswered(batch_id, index, custom_id, **ours)
+        was_called = end.kind not in NOT_MADE
+        text = shapes.unanswered(batch_id, index, custom_id, **ours, call=call if was_called else None)
     else:
         error = None if end.kind is FailureKind.STATUS else ours
-        text = _line(batch_id, index, custom_id, answer=end.answer, body=end.body, error=error, attempts=attempts)
-    return text, LineMark(index, len(text), failed=True, attempts=attempts)
+        text = _line(batch_id, index, custom_id, answer=end.answer, body=end.body, error=error, call=call)
+    return text, LineMark(index, len(text), failed=True, attempts=call.attempts)
 
 
 def _line(
@@ -131,7 +139,7 @@ def _line(
     *,
     answer: Answer,
     body: bytes,
-    attempts: int,
+    call: Call,
     error: dict[str, str] | None = None,
 ) -> bytes:
     return shapes.answered(
@@ -139,8 +147,9 @@ def _line(
         index,
         custom_id,
         status=answer.status,
-        request_id=request_id(answer.request_id, batch_id, index, attempts),
+        request_id=request_id(answer.request_id, batch_id, index, call.attempts),
         body=body,
+        call=call,
         error=error,
     )
 

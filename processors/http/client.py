@@ -4,7 +4,7 @@ import asyncio
 import json
 import ssl
 from collections import deque
-from collections.abc import Container, Coroutine, Mapping
+from collections.abc import Callable, Container, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -16,7 +16,7 @@ from msgspec import structs
 from tidemill import __version__
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.http import tunnel
-from tidemill.processors.http.connection import Connection
+from tidemill.processors.http.connection import NOTHING, Connection, OnEnd
 from tidemill.processors.memory_budget import LargeReplies
 from tidemill.schemas.bounds import REPLY_BYTES_MAX
 
@@ -28,7 +28,6 @@ SECRET_CHARS_MIN: Final = 8
 _KEYS: Final = frozenset({"authorization", "x-api-key", "api-key"})
 """Headers with a key of ours: OpenAI's, Anthropic's and Azure's."""
 REDACTED: Final = b"[redacted]"
-_NOTHING: Final = memoryview(b"")
 _OWN: Final = {"user-agent": f"tidemill/{__version__}", "accept-encoding": "identity"}
 """Headers of every request: some gateways reject one without a user agent, and some compress by default."""
 ROUTES_MAX: Final = 1_000
@@ -44,6 +43,25 @@ class Upstream(Protocol):
         """Make a call within `seconds`; nothing that the server does raises.
 
         `more` are header lines of this call alone, each with its end.
+        """
+        ...
+
+    def begin(
+        self,
+        url: str,
+        headers: dict[str, str],
+        body: bytes | memoryview,
+        seconds: float,
+        more: bytes,
+        *,
+        on_end: OnEnd,
+    ) -> Callable[[], None] | None:
+        """Make a call like `post` without a task, if a connection is open; returns what aborts the call.
+
+        `on_end` gets what `post` returns, and never before this returns.
+
+        Returns:
+            None if none is open, and nothing was sent.
         """
         ...
 
@@ -135,10 +153,35 @@ class HttpUpstream:
             ValueError: The address or a header has invalid characters.
         """
         route = self._route("POST", url, headers)
-        head = b"%b%bcontent-length: %d\r\n\r\n" % (route.head, more, len(body))
-        if isinstance(body, memoryview):
-            return self._send(route, head, seconds, self._reply_bytes_max, body)
-        return self._send(route, head + body, seconds, self._reply_bytes_max)
+        request, rest = _request(route, body, more)
+        return self._send(route, request, seconds, self._reply_bytes_max, rest)
+
+    def begin(
+        self,
+        url: str,
+        headers: dict[str, str],
+        body: bytes | memoryview,
+        seconds: float,
+        more: bytes,
+        *,
+        on_end: OnEnd,
+    ) -> Callable[[], None] | None:
+        """See `Upstream`.
+
+        Raises:
+            ValueError: The address or a header has invalid characters.
+        """
+        route = self._route("POST", url, headers)
+        if (connection := self._reused(route.idle, monotonic())) is None:
+            return None
+        request, rest = _request(route, body, more)
+
+        def end(outcome: Answer | FailureKind) -> None:
+            self._keep(connection, route.idle)
+            on_end(outcome if isinstance(outcome, FailureKind) else _redacted(outcome, route.secrets))
+
+        connection.begin(request, seconds, self._reply_bytes_max, end, rest)
+        return connection.abort
 
     async def get(self, url: str, headers: dict[str, str], seconds: float, bytes_max: int) -> Answer | FailureKind:
         """Fetch a page of at most `bytes_max`; otherwise like `post`."""
@@ -166,7 +209,7 @@ class HttpUpstream:
         self._routes.clear()
 
     async def _send(
-        self, route: _Route, request: bytes, seconds: float, bytes_max: int, body: memoryview = _NOTHING
+        self, route: _Route, request: bytes, seconds: float, bytes_max: int, body: memoryview = NOTHING
     ) -> Answer | FailureKind:
         start = monotonic()
         idle = route.idle
@@ -177,11 +220,7 @@ class HttpUpstream:
             connection = opened
             seconds -= monotonic() - start
         outcome = await connection.call(request, seconds, bytes_max, body)
-        if connection.is_usable and idle.is_kept:
-            connection.idle_since = monotonic()
-            idle.append(connection)
-        else:
-            connection.close()
+        self._keep(connection, idle)
         return outcome if isinstance(outcome, FailureKind) else _redacted(outcome, route.secrets)
 
     async def close(self) -> None:
@@ -189,6 +228,15 @@ class HttpUpstream:
         for idle in self._idle.values():
             idle.close()
         self._idle.clear()
+
+    @staticmethod
+    def _keep(connection: Connection, idle: _Idle) -> None:
+        """Keep a connection for the next call, if it may have one."""
+        if connection.is_usable and idle.is_kept:
+            connection.idle_since = monotonic()
+            idle.append(connection)
+        else:
+            connection.close()
 
     @staticmethod
     def _reused(idle: deque[Connection], now: float) -> Connection | None:
@@ -269,6 +317,13 @@ class HttpUpstream:
                 idle.is_kept = False
         keys = [form for name, value in headers.items() if name.lower() in _KEYS for form in _secrets(value)]
         return _Route(place, idle, head, tuple(keys))
+
+
+def _request(route: _Route, body: bytes | memoryview, more: bytes) -> tuple[bytes, memoryview]:
+    """The head with a small body, and a large body."""
+    if isinstance(body, memoryview):
+        return b"%b%bcontent-length: %d\r\n\r\n" % (route.head, more, len(body)), body
+    return b"%b%bcontent-length: %d\r\n\r\n%b" % (route.head, more, len(body), body), NOTHING
 
 
 def _secrets(value: str) -> tuple[bytes, ...]:

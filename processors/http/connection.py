@@ -7,6 +7,7 @@ It costs a third of a general client, which also handles redirects, cookies, pro
 import asyncio
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, cast
 
@@ -20,12 +21,16 @@ HEAD_BYTES_MAX: Final = 64 << 10
 """Bytes of a reply outside of its body: the head, the trailer, and chunk extensions."""
 
 _INFORMATIONAL: Final = 200
-_NOTHING: Final = memoryview(b"")
+NOTHING: Final = memoryview(b"")
 _SHOWN_CHARS: Final = 64
 """Characters of a content encoding that an error line quotes."""
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTHS: Final = re.compile(rb"^content-length[ \t]*:([^\r\n]*)\r?\n", re.IGNORECASE | re.MULTILINE)
 _CHUNKED: Final = re.compile(rb"^transfer-encoding[ \t]*:[^\r\n]*chunked[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+
+
+OnEnd = Callable[[Answer | FailureKind], None]
+"""Gets what a call ends with, once."""
 
 
 class _LengthsError(Exception):
@@ -37,6 +42,7 @@ class _Reply:
     """The part of a reply that has arrived."""
 
     status: int = 0
+    first_byte: float = 0.0
     has_head: bool = False
     is_framed: bool = False
     """Whether its head says where the body ends."""
@@ -75,6 +81,8 @@ class Connection(asyncio.Protocol):
         self._share: Share | None = None
         self._is_paused = False
         """Whether reading is paused until the memory budget has room."""
+        self._began_at = 0.0
+        """When the call was sent, by the event loop's clock."""
         self._ends_at = math.inf
         """When the call has taken too long, by the event loop's clock."""
         self._timer: asyncio.TimerHandle | None = None
@@ -84,7 +92,11 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self._call: asyncio.Future[Answer | FailureKind] | None = None
+        self._on_end: OnEnd | None = None
+        """What the call in flight ends with."""
+        self._is_parsing = False
+        self._ended: tuple[OnEnd, Answer | FailureKind] | None = None
+        """A call that ended while bytes are parsed: another one may begin only afterwards."""
         self._keeps_alive = False
         self._bytes_max = 0
         self._head = b""
@@ -100,32 +112,50 @@ class Connection(asyncio.Protocol):
         """Whether another call may be made."""
         return self._keeps_alive and self._transport is not None and not self._transport.is_closing()
 
-    async def call(
-        self, request: bytes, seconds: float, bytes_max: int, body: memoryview = _NOTHING
-    ) -> Answer | FailureKind:
-        """Send a request and wait for its reply, whose body may have `bytes_max`.
+    def begin(
+        self, request: bytes, seconds: float, bytes_max: int, on_end: OnEnd, body: memoryview = NOTHING
+    ) -> None:
+        """Send a request; `on_end` gets its reply, whose body may have `bytes_max`, and never before this returns.
 
         `request` is the head and a small body; a large `body` is not copied.
         """
-        if self._transport is None or self._transport.is_closing():
-            return FailureKind.READ
+        transport, self._on_end = self._transport, on_end
+        if transport is None or transport.is_closing():
+            self._loop.call_soon(self._end, FailureKind.READ)
+            return
         self._begin()
         self._bytes_max = bytes_max
-        call: asyncio.Future[Answer | FailureKind] = self._loop.create_future()
-        self._call = call
         self._end_within(seconds)
+        self._began_at = self._ends_at - seconds
+        transport.write(request)
+        if body:
+            transport.write(body)
+
+    async def call(
+        self, request: bytes, seconds: float, bytes_max: int, body: memoryview = NOTHING
+    ) -> Answer | FailureKind:
+        """Like `begin`, and wait for the reply."""
+        call: asyncio.Future[Answer | FailureKind] = self._loop.create_future()
+
+        def end(outcome: Answer | FailureKind) -> None:
+            if call.done():
+                _drop(outcome)
+            else:
+                call.set_result(outcome)
+
+        self.begin(request, seconds, bytes_max, end, body)
         try:
-            self._transport.write(request)
-            if body:
-                self._transport.write(body)
             return await call
-        except asyncio.CancelledError:
+        except BaseException:
             if call.done() and not call.cancelled():
                 _drop(call.result())
+            self.abort()
             raise
-        finally:
-            if not call.done() or call.cancelled():
-                self.close()
+
+    def abort(self) -> None:
+        """End the call without telling."""
+        self._on_end = None
+        self.close()
 
     def close(self) -> None:
         """Close at once."""
@@ -153,20 +183,29 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
+        self._is_parsing = True
+        try:
+            self._parse(data)
+        finally:
+            self._is_parsing = False
+        if self._ended is not None:
+            (on_end, outcome), self._ended = self._ended, None
+            on_end(outcome)
+
+    def _parse(self, data: bytes) -> None:
         size = self._reply.size
         self._bare_bytes += len(data)
         try:
             self._feed(data)
         except _LengthsError:
             self._end(FailureKind.UNSUPPORTED_REPLY)
-            return
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._end(FailureKind.READ)
-            return
-        if self._reply.size > size:
-            self._bare_bytes = 0
-        elif self._bare_bytes > HEAD_BYTES_MAX:
-            self._end(FailureKind.READ)
+        else:
+            if self._reply.size > size:
+                self._bare_bytes = 0
+            elif self._bare_bytes > HEAD_BYTES_MAX:
+                self._end(FailureKind.READ)
 
     def _feed(self, data: bytes) -> None:
         """Parse bytes; repeats a head with two equal lengths, which the parser refuses, with one."""
@@ -195,7 +234,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """See `httptools`."""
-        if self._call is None:
+        if self._on_end is None:
             # No call is in flight: the next call could take this for its reply.
             self.close()
 
@@ -216,6 +255,7 @@ class Connection(asyncio.Protocol):
         self._head = b""
         self._reply.status = self._parser.get_status_code()
         self._reply.has_head = self._reply.status >= _INFORMATIONAL
+        self._reply.first_byte = self._loop.time() - self._began_at
 
     def on_body(self, body: bytes) -> None:
         """See `httptools`."""
@@ -228,7 +268,7 @@ class Connection(asyncio.Protocol):
             try:
                 for piece in self._reply.decoder.feed(body):
                     self._take(piece)
-                    if self._call is None:
+                    if self._on_end is None:
                         return
             except content_coding.CodingError:
                 self._reply.decoder = None
@@ -271,7 +311,7 @@ class Connection(asyncio.Protocol):
         share, self._share = self._share, None
         if share is not None:
             share.finish()
-        return Answer(reply.status, body, reply.request_id, reply.retry_after, unread, share)
+        return Answer(reply.status, body, reply.request_id, reply.retry_after, unread, share, reply.first_byte)
 
     def _count(self, size: int) -> None:
         assert self._share is not None
@@ -283,7 +323,7 @@ class Connection(asyncio.Protocol):
 
     def _read_on(self) -> None:
         """Resume reading; the pause does not count against the server's time."""
-        if self._call is not None:
+        if self._on_end is not None:
             self._end_within(self._seconds_left)
         self._unpause()
 
@@ -305,7 +345,7 @@ class Connection(asyncio.Protocol):
     def _look(self) -> None:
         """End the call if its time is over."""
         self._timer = None
-        if self._call is None:
+        if self._on_end is None:
             return
         if self._loop.time() < self._ends_at:
             self._timer = self._loop.call_at(self._ends_at, self._look)
@@ -324,16 +364,18 @@ class Connection(asyncio.Protocol):
 
     def _end(self, outcome: Answer | FailureKind) -> None:
         """End the call; close the connection if it failed."""
-        call, self._call = self._call, None
+        on_end, self._on_end = self._on_end, None
         self._reply.pieces = []
         if isinstance(outcome, FailureKind):
             self.close()
         else:
             self._unpause()
-        if call is not None and not call.done():
-            call.set_result(outcome)
-        else:
+        if on_end is None:
             _drop(outcome)
+        elif self._is_parsing:
+            self._ended = on_end, outcome
+        else:
+            on_end(outcome)
 
 
 def _drop(outcome: Answer | FailureKind) -> None:

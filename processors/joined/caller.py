@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 import msgspec
 
-from tidemill.processors.backends.backend import Permit
+from tidemill.processors.backends.backend import Backend, Permit
 from tidemill.processors.calls import request_codec, retry
-from tidemill.processors.calls.caller import Caller, CallResult
+from tidemill.processors.calls.caller import Caller, CallResult, count_call, used
 from tidemill.processors.calls.endpoint_probe import STATUSES
 from tidemill.processors.calls.request_codec import Success
 from tidemill.processors.failures import Answer, CallFailure, Evidence, FailureKind, Fault, History
@@ -38,23 +39,38 @@ async def make(caller: Caller, call: JoinedCall, permit: Permit) -> list[CallRes
         server.company -= call.inputs - 1
     if isinstance(ends, CallFailure):
         return _failed(caller, call, permit, ends)
-    used = [end.tokens for end in ends if isinstance(end, Success)]
+    good = [end for end in ends if isinstance(end, Success)]
     leader = call.lines[0]
     caller.pool.answered(
         permit,
         asyncio.get_running_loop().time(),
-        sum(tokens[0] + tokens[2] for tokens in used if tokens is not None),
-        endpoint=leader.head.url if used else None,
+        sum(map(used, good)),
+        endpoint=leader.head.url if good else None,
         begun=leader.began_at,
     )
-    if not used:
+    if not good:
         return None
-    return [_result(caller, call, permit, number, end) for number, end in enumerate(ends)]
+    try:
+        return [await _result(caller, call, permit, number, end) for number, end in enumerate(ends)]
+    except Exception:  # noqa: BLE001  the seat is free already, and no fault of ours loses a line
+        _log.exception("answers to %d lines of %s cannot be checked", len(call.lines), leader.head.batch_id)
+        return None
+
+
+def count(call: JoinedCall, backend: Backend, results: Sequence[CallResult] | None) -> None:
+    """Count an ended call in the metrics: a good one if one of its lines has a result."""
+    ends = [result.end for result in results or ()]
+    good = [end for end in ends if isinstance(end, Success)]
+    count_call(call.lines[0], backend, next(iter(good or ends), None))
+    if len(good) > 1:
+        backend.metrics.joined(len(good) - 1, sum(map(used, good[1:])))
 
 
 async def _made(caller: Caller, call: JoinedCall, permit: Permit) -> list[Success | CallFailure] | CallFailure:
     """The end of each line, none if the reply does not fit them; or the failure of the whole call."""
     leader = call.lines[0]
+    if leader.head.validated and leader.check is None:
+        leader.check = await caller.checks.learn(leader.head.batch_id)
     outcome = await caller.posted(leader, msgspec.Raw(call.body), permit.backend)
     share = outcome.share if isinstance(outcome, Answer) else None
     try:
@@ -88,7 +104,10 @@ def _judged(outcome: Answer | FailureKind, call: JoinedCall) -> list[Success | C
     assert isinstance(outcome, Answer), "it has a body"
     leader = call.lines[0]
     name = request_codec.request_id(outcome.request_id, leader.head.batch_id, leader.index, leader.attempts)
-    return [request_codec.judge(Answer(outcome.status, body, name), url) for body in bodies]
+    return [
+        request_codec.judge(Answer(outcome.status, body, name, first_byte=outcome.first_byte), url)
+        for body in bodies
+    ]
 
 
 def _is_list(answer: Answer) -> bool:
@@ -117,12 +136,17 @@ def _failed(caller: Caller, call: JoinedCall, permit: Permit, failure: CallFailu
     return [CallResult(request.custom_id, failure, evidence) for request in call.requests]
 
 
-def _result(
+async def _result(
     caller: Caller, call: JoinedCall, permit: Permit, number: int, end: Success | CallFailure
 ) -> CallResult:
     custom_id = call.requests[number].custom_id
+    line = call.lines[number]
     if isinstance(end, Success):
-        return CallResult(custom_id, end)
+        check = call.lines[0].check
+        fault = None if check is None else await caller.checks.fault(check, line.head.url, end.body)
+        if fault is None:
+            return CallResult(custom_id, end)
+        return CallResult(custom_id, caller.located(request_codec.unfit(end, fault), line, permit))
     backend = permit.backend
     failure = caller.located(end, call.lines[number], permit)
     others_answered = backend.has_answered(failure.endpoint, failure.since)

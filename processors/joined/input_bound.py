@@ -17,7 +17,7 @@ class InputBound:
     """The bound of one model."""
 
     def __init__(self, inputs_max: int) -> None:
-        """Begin with what the settings say."""
+        """Begin with the number of the settings."""
         self._inputs_max = inputs_max
         self.inputs = inputs_max
         self._refused = 0

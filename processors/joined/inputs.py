@@ -20,7 +20,7 @@ _number: Final = msgspec.json.Decoder(int | None)
 
 
 class Request(NamedTuple):
-    """What a line asks for."""
+    """The request of a line."""
 
     custom_id: bytes
     """JSON text."""
@@ -42,7 +42,7 @@ class Request(NamedTuple):
 
 
 def request(text: bytes, endpoint: Endpoint) -> Request | None:
-    """What a line asks for; None if it cannot be asked together with others."""
+    """The request of a line; None if it cannot be asked together with others."""
     try:
         line = shapes.parse(text)
         parameters = _fields.decode(line.body)

@@ -124,7 +124,7 @@ class Joiner:
 
 
 def joiner(name: str, model: Model) -> Joiner | None:
-    """What joins the lines of a model; None if its settings do not ask for it."""
+    """The joiner of a model; None if its settings do not ask for one."""
     return Joiner(name, model.inputs_per_call) if model.inputs_per_call > 1 else None
 
 

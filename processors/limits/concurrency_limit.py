@@ -5,7 +5,7 @@ is a *sure* number, and at times a *trial* of some more. Calls that are sent abo
 just below it, are counted apart. That tells a full backend from one that refuses at random: a full one refuses
 nearly all of the highest calls, the other as many of these as of all.
 
-| what is seen | then |
+| event | reaction |
 |---|---|
 | trial calls are answered, or are not refused for a second | they become sure, the next trial is twice as large |
 | four trial calls in a row are refused, or three and a quarter of the trial | it ends; where it ended is *full* |
@@ -15,7 +15,7 @@ nearly all of the highest calls, the other as many of these as of all.
 The first trial doubles the limit, so the capacity of a backend is found within a few calls' time. The calls of a
 trial go out in slices, a few milliseconds apart: a full backend refuses the first of them, and the rest stays
 here. A trial ends below what was full, and one more call than that is tried alone. The limit falls by one call,
-and by twice as many each time until a call that was sent since is answered; or to what is in flight. Each answer
+and by twice as many each time until a call that was sent since is answered; or to the calls in flight. Each answer
 earns a part of a refusal, which trials spend: so at most about one in two hundred calls is refused for their sake.
 `limit_probe.py` deals with a few refusals near the limit, `slow_start.py` with a limit that was not used lately.
 """
@@ -46,16 +46,16 @@ EDGE_REFUSED_MAX: Final = 4
 """This happens by chance now and then, and costs one call until the next trial."""
 PRESSED_CALLS_MIN: Final = 8
 KEPT_PART: Final = 0.75
-"""Of the limit, where many calls are not answered in time."""
+"""The part of the limit that remains after many calls without an answer in time."""
 DEEP_CALLS: Final = 4
-"""Lost at one time; what creeps is cut by one or two."""
+"""A cut by at least this many calls is a change of the backend; a slow loss of capacity cuts one or two."""
 CREDIT_PER_ANSWER: Final = 0.005
 CREDIT_REFUSALS_MAX: Final = 16.0
-"""At the beginning there is as much, so that the first trials go fast."""
+"""The credit at the beginning, too, so that the first trials need not wait for answers."""
 
 
 class Slot(NamedTuple):
-    """What the limit remembers of a call that was sent."""
+    """A call that was sent, as the limit remembers it."""
 
     cut: int
     """How often the limit had been cut by then."""
@@ -110,7 +110,7 @@ class _Seen:
         self.cut = cut
         """How often it has been cut."""
         self.found = found
-        """What had been found before `calls_max` was set below it."""
+        """The limit that was found before `calls_max` was set below it."""
         self.all = _Window(WINDOW_CALLS)
         self.edge = _Window(EDGE_WINDOW_CALLS)
 
@@ -159,7 +159,7 @@ class ConcurrencyLimit:
 
     @property
     def is_pressed(self) -> bool:
-        """Whether so many calls are refused that it is no accident; so too while little is known."""
+        """Whether too many calls are refused for an accident; also true after few calls."""
         seen = self._seen.all
         return seen.seen < PRESSED_CALLS_MIN or REFUSED_PART * seen.refused > min(seen.seen, WINDOW_CALLS)
 
@@ -197,7 +197,7 @@ class ConcurrencyLimit:
                 self._trial.row += 1
                 self._judge(now)
             if slot.trial == self._failed and self._full is not None:
-                # What is still in flight was taken, or will be refused in a moment.
+                # The calls still in flight were taken, or will be refused in a moment.
                 self._full = max(self.sure + 1, min(self._full, int(in_flight / self._share) + 1))
             return
         if slot.slice and not late:
@@ -211,17 +211,17 @@ class ConcurrencyLimit:
         elif self._seen.all.refused >= WINDOW_REFUSED_MAX or self._seen.edge.refused >= EDGE_REFUSED_MAX:
             fall, self._fall = self._fall, 2 * self._fall
             if fall >= DEEP_CALLS:
-                # The backend has changed, and what was cut too deep is to be found again at once.
+                # The backend has changed: trials may find a limit that was cut too deep again at once.
                 self._credit = max(self._credit, 2.0 * TRIAL_CALLS_MIN)
             self._cut(max(self.sure // 2, min(self.sure - fall, int(in_flight / self._share))))
 
     def tick(self, in_flight: int, now: float) -> None:
-        """Let time count, where more calls are wanted: a trial may be over, and another may begin."""
+        """End a trial that is over and begin the next one, if there are more calls to make."""
         sure = self._ours(self.sure)
         self._slow_start.tick(in_flight, sure, now)
         if self._trial is not None:
             if self._slow_start.level < sure:
-                # It was begun when more was in flight.
+                # The trial began with more calls in flight.
                 self._trial = None
             else:
                 self._judge(now)
@@ -241,7 +241,7 @@ class ConcurrencyLimit:
         self.sure = min(found, calls_max)
         self._step = min(self._step, self.sure)
         self._trial = None
-        # What is in flight was sent under another limit.
+        # The calls in flight were sent under another limit.
         self._seen = _Seen(self._seen.cut + 1, found if found > calls_max else None)
         self._limit_probe.reset()
 
@@ -330,7 +330,7 @@ class ConcurrencyLimit:
 
     def _note(self, slot: Slot, refused: int) -> None:
         if slot.cut != self._seen.cut:
-            # What was sent under a higher limit says nothing of this one.
+            # A refusal under a higher limit is no evidence against this one.
             return
         if not refused:
             self._fall = 1

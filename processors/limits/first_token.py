@@ -21,18 +21,18 @@ from typing import Final
 from tidemill.processors.limits.server_metrics import Buckets, Mean, ServerMetrics
 
 STEPS: Final = 2.5
-"""To begin with: the step that runs, its own, and the work on prompts."""
+"""The number at the start: the step that runs, the request's own, and the work on prompts."""
 STEPS_MIN: Final = 1.0
 STEPS_MAX: Final = 100.0
 LATE_PART: Final = 0.012
-"""Late requests come in groups, of which not all count."""
+"""Late requests come in groups, and not all of a group count."""
 LATE_GAIN: Final = 0.01
 LATE_MAX: Final = 2.0
 """Late requests of one reading that count; they come in groups, when many prompts are in one step."""
 AT_TARGET: Final = 0.85
-"""Requests in time say something if a step takes so much of what it may."""
+"""Requests in time count as evidence if a step takes at least this part of its allowed time."""
 MEMORY: Final = 0.98
-"""Of what came before, at each reading."""
+"""The weight that each reading leaves to earlier ones."""
 UNSEEN: Final = 0.2
 STEP_SECONDS_MAX: Final = 0.2
 PAUSE_STEPS: Final = 3.0
@@ -41,7 +41,7 @@ FOLLOW: Final = 0.25
 
 
 class FirstTokenTarget:
-    """What the readings of one server say about the target."""
+    """Follows the readings of one server towards the target."""
 
     def __init__(self, seconds: float) -> None:
         """Know nothing of the server."""
@@ -57,7 +57,7 @@ class FirstTokenTarget:
 
     @property
     def factor(self) -> float | None:
-        """By what the requests of the server should be multiplied; None if it does not say."""
+        """The factor by which the requests of the server should change; None if its metrics do not show it."""
         if self._step is None:
             return None
         return 1 + FOLLOW * (self._seconds / self._steps / self._step - 1)
@@ -70,7 +70,7 @@ class FirstTokenTarget:
         """Take a reading.
 
         Args:
-            metrics: What the server says.
+            metrics: The metrics of the server now.
             is_settled: Whether the server had about as many requests as it should.
         """
         first, self._first = self._first, metrics.first_token
@@ -92,7 +92,7 @@ class FirstTokenTarget:
             self._count(came, self._seconds / self._steps)
 
     def _count(self, came: Buckets, step_max: float) -> None:
-        """Let requests say how many steps they took."""
+        """Learn from the requests how many steps they took."""
         assert self._step is not None, "there is one"
         late = min(LATE_MAX, self._late(came))
         in_time = came.count - late if self._step >= AT_TARGET * step_max else 0.0

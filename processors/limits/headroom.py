@@ -31,27 +31,28 @@ from tidemill.processors.limits.server_metrics import Buckets, ServerMetrics
 
 STALE_SECONDS: Final = 10.0
 SPREAD_SECONDS: Final = 1.0
-"""What a reading adds goes out in this time: many prompts in one step would make it long."""
+"""The calls that a reading adds are spread over this time: many prompts in one step of the server make the step
+long."""
 SETTLED_PART: Final = 1.05
 UNKNOWN_CALLS: Final = 1
-"""Without a reading."""
+"""Calls without a reading."""
 START_REQUESTS: Final = 8
 GROWTH: Final = 1.125
 USED_PART: Final = 0.9
 """The total grows if so much of it is used."""
 FILLED_PART: Final = 0.75
-"""Of the capacity and of the cache; the rest stays free for people."""
+"""The part of the capacity and of the cache that requests may fill; the rest stays free for people."""
 BETWEEN_PART: Final = 0.15
 SAME_PART: Final = 0.05
 """Numbers of running requests that differ by less are the same: some end between two steps."""
 CACHE_FULL: Final = 0.9
-"""With less room than this a server lets requests wait for want of cache, and not of sequences."""
+"""If more of the cache is used, requests wait for cache, and not for a sequence."""
 CAPACITY_SECONDS: Final = 1800.0
-"""So long it relies on the capacity that it has seen."""
+"""How long a capacity that it has seen holds."""
 CAPACITY_GROWTH: Final = 1.02
-"""By the second, after that."""
+"""The growth of that capacity a second, later."""
 WATCH_SECONDS: Final = 0.25
-"""Between readings while it watches."""
+"""The time between readings while it watches."""
 
 
 class Headroom:
@@ -82,7 +83,7 @@ class Headroom:
         """Take a reading.
 
         Args:
-            metrics: What the server says.
+            metrics: The metrics of the server now.
             ours: Calls of this process, at that time.
             part: This process's part of the model's calls.
             now: Seconds of the event loop's clock.

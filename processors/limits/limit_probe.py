@@ -11,7 +11,7 @@ from typing import Final
 
 PERIOD_CALLS: Final = 256
 REFUSED_MAX: Final = 4
-"""Of a period; what goes beyond is worth a comparison."""
+"""Refusals of a period; more of them are worth a comparison."""
 RELIEVED_PART: Final = 3
 LESS_PART: Final = 16
 """The probe lowers the limit by 1/`LESS_PART`, and by at least one call."""
@@ -40,7 +40,7 @@ class LimitProbe:
         return self._before is None and (self._lid is None or calls < self._lid)
 
     def reset(self) -> None:
-        """The limit was changed for other reasons."""
+        """Begin anew: the limit was changed for another reason."""
         self._calls = self._refused = 0
         self._before = self._lid = None
 

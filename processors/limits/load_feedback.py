@@ -1,4 +1,4 @@
-"""Load feedback: what the metrics of a backend ask of its concurrency limit.
+"""Load feedback: lets the metrics of a backend lower its concurrency limit.
 
 | the backend says | then |
 |---|---|
@@ -18,7 +18,7 @@ from tidemill.processors.limits.server_metrics import ServerMetrics
 
 PATIENCE_READINGS: Final = 3
 MANY_PART: Final = 4
-"""One that waits for so many that run is very many."""
+"""More waiting requests than 1/`MANY_PART` of the running ones are very many."""
 CACHE_NEARLY_FULL: Final = 0.95
 """Beyond it a server soon interrupts requests that it works on, and begins them anew."""
 CACHE_FULL: Final = 0.99
@@ -41,31 +41,33 @@ class LoadFeedback:
 
     def __init__(self) -> None:
         """Begin."""
+        self.latest: tuple[ServerMetrics | None, float] = None, -math.inf
+        """The latest reading, and its time."""
         self._row = 0
         self._waiting = math.inf
         """The fewest that waited at any reading of the row."""
 
-    def judge(self, gauges: ServerMetrics, in_flight: int, allowed: int) -> Demand:
+    def judge(self, metrics: ServerMetrics, in_flight: int, allowed: int) -> Demand:
         """Take a reading.
 
         Args:
-            gauges: What the backend says.
+            metrics: Its metrics now.
             in_flight: Our calls.
             allowed: How many there may be.
         """
-        if not gauges.waiting and gauges.cache < CACHE_NEARLY_FULL:
+        if not metrics.waiting and metrics.cache < CACHE_NEARLY_FULL:
             self._begin()
-            room = _room(gauges, in_flight)
+            room = _room(metrics, in_flight)
             return Demand(is_full=room == 0, room=room or None)
         self._row += 1
-        self._waiting = min(self._waiting, gauges.waiting)
-        patience = 1 if MANY_PART * gauges.waiting > gauges.running else PATIENCE_READINGS
+        self._waiting = min(self._waiting, metrics.waiting)
+        patience = 1 if MANY_PART * metrics.waiting > metrics.running else PATIENCE_READINGS
         if self._row < patience or in_flight > allowed:
             # What was taken off before has to show first.
             return Demand(is_full=True)
-        ours = min(1.0, in_flight / max(1.0, gauges.requests))
+        ours = min(1.0, in_flight / max(1.0, metrics.requests))
         excess = math.ceil(self._waiting * ours)
-        if not excess and gauges.cache >= CACHE_FULL:
+        if not excess and metrics.cache >= CACHE_FULL:
             excess = max(1, allowed // LESS_PART)
         self._begin()
         return Demand(is_full=True, most=max(0, in_flight - excess) if excess else None)
@@ -75,8 +77,8 @@ class LoadFeedback:
         self._waiting = math.inf
 
 
-def _room(gauges: ServerMetrics, in_flight: int) -> int | None:
+def _room(metrics: ServerMetrics, in_flight: int) -> int | None:
     """Calls that its cache will hold beside those it has, if they are like those that run."""
-    if not gauges.cache or math.isinf(fitting := gauges.running * CACHE_NEARLY_FULL / gauges.cache):
+    if not metrics.cache or math.isinf(fitting := metrics.running * CACHE_NEARLY_FULL / metrics.cache):
         return None
-    return max(0, int(fitting) - max(in_flight, int(gauges.running)))
+    return max(0, int(fitting) - max(in_flight, int(metrics.running)))

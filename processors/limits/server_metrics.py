@@ -1,4 +1,4 @@
-"""What a server says of itself at `/metrics`, in Prometheus' text format: names of vLLM, SGLang and llama.cpp.
+"""The metrics of a server at `/metrics`, in Prometheus' text format: names of vLLM, SGLang and llama.cpp.
 
 A server with several engines, or several models, has a line for each: requests add up, and of caches the fullest
 counts. Several ranks of SGLang report the same requests, which count once. vLLM called its cache
@@ -45,7 +45,7 @@ class Mean:
     count: float
 
     def less(self, before: "Mean") -> "Mean | None":
-        """What came since an earlier reading; None if the server has counted anew."""
+        """The increase since an earlier reading; None if the server began to count anew."""
         since = Mean(self.total - before.total, self.count - before.count)
         return since if since.total >= 0 and since.count >= 0 else None
 
@@ -77,7 +77,7 @@ class Buckets:
         return self.count - below, self.count - self.counts[index], part
 
     def less(self, before: "Buckets") -> "Buckets | None":
-        """What came since an earlier reading; None if the server has counted anew, or in other buckets."""
+        """The increase since an earlier reading; None if the server began to count anew, or in other buckets."""
         if before.bounds != self.bounds:
             return None
         counts = tuple(count - old for count, old in zip(self.counts, before.counts, strict=True))

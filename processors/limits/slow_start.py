@@ -14,7 +14,7 @@ import math
 from typing import Final
 
 START_CALLS: Final = 8
-"""So many may go out at once at any time."""
+"""Calls that may go out at once at any time."""
 SLICES: Final = 8
 SLICE_SECONDS: Final = 0.005
 """A refusal is there within this time, unless the backend is far away."""
@@ -42,7 +42,7 @@ class SlowStart:
         self._opening = 0
         """The number of the last time that it was opened in slices."""
         self._floor = self._top = 0
-        """From where to where."""
+        """Calls in flight at its beginning, and at its end."""
         self._size = SLICE_CALLS_MIN
         """Calls of a slice."""
         self._sent = [0] * SLICES
@@ -51,11 +51,11 @@ class SlowStart:
         """Calls of this opening that the backend accepted, once it refused the others."""
 
     def tick(self, in_flight: int, calls: int, now: float) -> None:
-        """Let time count, where more calls are wanted: begin to open, or open further.
+        """Begin to open, or open further, if there are more calls to make.
 
         Args:
             in_flight: Calls.
-            calls: What the limit allows.
+            calls: Calls that the limit allows.
             now: Seconds of the event loop's clock.
         """
         if now >= self._until:

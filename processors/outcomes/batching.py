@@ -1,7 +1,8 @@
 """Gathers result lines of one batch for one record, so that many lines share the cost of a record.
 
-Lines gather for a short time, and until the log has the record of the same batch before. They go at once when no
-other line of the batch is pending in this process, or when the record is large enough.
+Lines gather for a short time, and until the log has the record of the same batch before: the client sends one
+request at a time to a partition anyway. They go at once when no other line of the batch is pending in this
+process, or when the record is full.
 """
 
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ class ResultBatcher(Generic[T]):
     def __init__(self, *, linger_seconds: float = LINGER_SECONDS, lines_max: int = RECORD_LINES_MAX) -> None:
         self._batches: dict[str, _Batch[T]] = {}
         self.lines_max = lines_max
-        """Lines of a record."""
+        """Lines that do not wait for others if no record of their batch is on its way."""
         self._linger = linger_seconds
 
     def __len__(self) -> int:
@@ -73,8 +74,8 @@ class ResultBatcher(Generic[T]):
         record.marks.append(mark)
         record.receipts.append(receipt)
         record.size += len(line)
-        full = len(record.lines) >= self.lines_max or record.size >= RECORD_BYTES_MAX
-        if full or not more:
+        is_full = len(record.lines) >= RECORD_LINES_MAX or record.size >= RECORD_BYTES_MAX
+        if is_full or not more or (not batch.in_flight and len(record.lines) >= self.lines_max):
             records.append(self._send(batch))
         return records
 
@@ -92,7 +93,9 @@ class ResultBatcher(Generic[T]):
             if not batch.in_flight:
                 del self._batches[batch_id]
             return []
-        if batch.in_flight or now < batch.began_at + self._linger:
+        if batch.in_flight:
+            return []
+        if len(batch.gathered.lines) < self.lines_max and now < batch.began_at + self._linger:
             return []
         return [self._send(batch)]
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
 
-from tidemill import metrics
+from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.lines import Line
 from tidemill.processors.memory_budget import Share
 from tidemill.processors.outcomes.batching import LINE_BYTES_MAX, ResultBatch, ResultBatcher
@@ -27,7 +27,7 @@ class ResultSender:
 
     def __init__(
         self,
-        model: str,
+        pool: BackendPool,
         outbox: Outbox,
         store: Store,
         batcher: ResultBatcher[Line],
@@ -35,10 +35,11 @@ class ResultSender:
     ) -> None:
         """Send nothing yet; needs a running event loop.
 
-        The lines name `model`. Results that are too large for a record go to the store; `on_arrival` gets the
-        lines whose results are in the log.
+        The lines name the model of `pool`, which counts them. Results that are too large for a record go to the
+        store; `on_arrival` gets the lines whose results are in the log.
         """
-        self._model = model
+        self._model = pool.model
+        self._counts = pool.lines
         self._outbox = outbox
         self._store = store
         self._batcher = batcher
@@ -113,7 +114,7 @@ class ResultSender:
     async def _append(self, results: ResultBatch[Line], value: bytes) -> None:
         headers = lines_headers(results.batch_id, results.marks, model=self._model, ref=results.ref)
         await self._outbox.send(results.batch_id, value, headers)
-        metrics.count_lines(results.marks)
+        self._counts.add(results.marks)
         self._bytes -= results.size
         self._on_arrival(results.receipts)
 

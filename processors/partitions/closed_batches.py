@@ -1,9 +1,9 @@
-"""Closed batches: their lines are no longer called."""
+"""Closed batches: their lines are no longer called, and calls in flight may count for a grace."""
 
 from collections.abc import Callable
 from typing import Final
 
-from tidemill.schemas.lifecycle import CANCELLABLE
+from tidemill.schemas.lifecycle import CANCELLABLE, OPEN
 from tidemill.schemas.log.messages import BatchRecord
 
 BATCHES_MAX: Final = 200_000
@@ -13,16 +13,19 @@ BATCHES_MAX: Final = 200_000
 class ClosedBatches:
     """Ids of closed batches, from `tidemill.batches` and `tidemill.secrets`; notifies listeners of new ones."""
 
-    def __init__(self, batches_max: int = BATCHES_MAX) -> None:
-        self._ids: dict[str, None] = {}
+    def __init__(self, batches_max: int = BATCHES_MAX, *, grace_seconds: float = 0.0) -> None:
+        """Know none; the results of a cancelled batch count for `grace_seconds` more."""
+        self._ids: dict[str, float] = {}
+        """The grace of each."""
         self._batches_max = batches_max
+        self._grace = grace_seconds
         self._listeners: list[Callable[[str], None]] = []
 
     def __contains__(self, batch_id: object) -> bool:
         return batch_id in self._ids
 
     def listen(self, listener: Callable[[str], None]) -> None:
-        """Call `listener` with the id of each batch that is closed from now on."""
+        """Call `listener` with the id of each batch that is closed from now on; again, if its grace ends early."""
         self._listeners.append(listener)
 
     def unlisten(self, listener: Callable[[str], None]) -> None:
@@ -32,14 +35,19 @@ class ClosedBatches:
     def apply(self, record: BatchRecord) -> None:
         """Close a batch if its status says so."""
         if record.batch.status not in CANCELLABLE:
-            self.close(record.batch.id)
+            self.close(record.batch.id, self._grace if record.batch.status in OPEN else 0.0)
 
-    def close(self, batch_id: str) -> None:
-        """Close a batch that has ended or was deleted."""
-        if batch_id in self._ids:
+    def grace(self, batch_id: str) -> float:
+        """For how many seconds after it is closed the results of a batch count."""
+        return self._ids.get(batch_id, 0.0)
+
+    def close(self, batch_id: str, grace: float = 0.0) -> None:
+        """Close a batch that was cancelled, has ended or was deleted."""
+        known = self._ids.get(batch_id)
+        if known is not None and known <= grace:
             return
-        if len(self._ids) >= self._batches_max:
+        if known is None and len(self._ids) >= self._batches_max:
             del self._ids[next(iter(self._ids))]
-        self._ids[batch_id] = None
+        self._ids[batch_id] = grace
         for listener in list(self._listeners):
             listener(batch_id)

@@ -72,7 +72,7 @@ def error_lines(
 ) -> Iterator[tuple[str, bytes, Headers]]:
     """Records of outcomes with error lines for a record's lines: batch id, value and headers of each."""
     found = dict(headers)
-    batch_id = (found.get("tidemill-batch") or b"").decode("ascii", "replace")
+    batch_id = (found.get(codec.BATCH) or b"").decode("ascii", "replace")
     lines = value.split(b"\n")
     if not ids.is_batch_id(batch_id) or (places := _places(found, len(lines))) is None:
         return
@@ -99,13 +99,13 @@ def error_lines(
 
 def _places(found: Mapping[str, bytes | None], count: int) -> Sequence[int] | None:
     """The indices of a record's lines; None if its headers do not show them."""
-    if (indices := found.get("tidemill-indices")) is not None:
+    if (indices := found.get(codec.INDICES)) is not None:
         try:
             listed = _indices.decode(indices)
         except (msgspec.MsgspecError, UnicodeError):
             return None
         return listed if len(listed) == count else None
-    first = (found.get("tidemill-first") or b"").decode("ascii", "replace")
+    first = (found.get(codec.FIRST) or b"").decode("ascii", "replace")
     if not first.isdecimal() or len(first) > _FIRST_DIGITS_MAX:
         return None
     return range(int(first), int(first) + count)

@@ -80,7 +80,7 @@ class Capacity:
 class Entry:
     """A record in its partition's window."""
 
-    __slots__ = ("failed", "left", "line_size", "lines", "size", "ticket", "token", "window")
+    __slots__ = ("failed", "left", "line_size", "lines", "published_at", "size", "ticket", "token", "window")
 
     def __init__(self, window: "PartitionWindow", token: Any, lines: int, size: int) -> None:
         self.window = window
@@ -94,6 +94,8 @@ class Entry:
         self.failed = 0
         """Unfinished lines that count as failed."""
         self.ticket: Ticket[Entry] | None = None
+        self.published_at = 0.0
+        """When the record was published, by the event loop's clock."""
 
 
 class PartitionWindow:

@@ -142,6 +142,13 @@ class RetryQueue:
         if history.is_charged:
             self._share.pay(seconds)
 
+    def abort(self, line: Line) -> None:
+        """Note that the call of a line was aborted: how long it took says nothing."""
+        if line.history is None or line.history.is_clear:
+            self._others_busy -= 1
+        else:
+            self._share.busy -= 1
+
     def drop(self, batch_id: str) -> list[Line]:
         """Remove and return all lines of a batch."""
         return self._take_out(lambda line: line.head.batch_id == batch_id)

@@ -146,16 +146,16 @@ class Scheduler(Generic[T]):
             batch.lines.follow()
             self._enlist(batch, len(batch.lines) - before)
 
-    def take(self, at: Place | None = None, *, stretch: int = 1, chance: float | None = None) -> T | None:
+    def take(self, at: Place | None = None, *, turn_lines: int = 1, chance: float | None = None) -> T | None:
         """The next line for the backend `at`, which is needed only with prefixes; None if no line may be called.
 
-        The turn may have `stretch` lines, and at least one. With `chance`, 0 <= chance < 1 at random, it is any
+        The turn may have `turn_lines` lines, and at least one. With `chance`, 0 <= chance < 1 at random, it is any
         line of the batch that has the next turn.
         """
         if not self._lines:
             return None
         batch = self._turn
-        if batch is None or not batch.lines or self._taken >= stretch or chance is not None:
+        if batch is None or not batch.lines or self._taken >= turn_lines or chance is not None:
             batch = self._turned()
         self._taken += 1
         clock = batch.project.clock

@@ -18,6 +18,7 @@ from tidemill.processors.scheduling.failed_lines import FailedGroup, FailedLines
 from tidemill.processors.scheduling.waiting_lines import WaitingLines
 from tidemill.schemas.log.messages import HOLD_SECONDS_MAX, Stalled
 from tidemill.schemas.ports import Clock
+from tidemill.schemas.resources.load import Cause
 from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, SERVER_CHARS_MAX, Reason, Waiting, merged
 
 CHECK_SECONDS: Final = 2.0
@@ -186,6 +187,23 @@ class Stalls:
             reason=Reason.SERVER_SILENT, lines=lines, server=_name(server), message=_cut(words), since=int(since)
         )
 
+    def of_servers(self, now: float) -> dict[str, Cause]:
+        """Why each server of the model accepts no calls; one that accepts some is missing."""
+        failed = {one.server: one for one in self._failed.groups() if _reason(one) is not Reason.STORE}
+        if self._awaits_log():
+            words = _WORDS[Reason.DELIVERY]
+            cause = Cause(reason=Reason.DELIVERY, message=f"{words}.", since=0)
+            return {backend.server.name: cause for backend in self._pool.backends}
+        found = {}
+        for backend in self._pool.backends:
+            group = failed.get(backend.server.name)
+            if (one := _cause(backend, group, now)) is not None:
+                wait = _wait(one, 0, 0.0, "" if group is None else self._message(group))
+                found[backend.server.name] = Cause(
+                    reason=wait.reason, status=wait.status, message=wait.message, since=0
+                )
+        return found
+
     def _causes(self, now: float, held: Mapping[str, list[FailedGroup]]) -> list[_Cause]:
         """Why no first call of a line starts; empty if a server accepts calls."""
         if self._awaits_log():
@@ -194,6 +212,14 @@ class Stalls:
         causes = [_cause(backend, failed.get(backend.server.name), now) for backend in self._pool.backends]
         causes += [(Reason.SERVER_UNREACHABLE, name, None) for name in self._pool.unresolved]
         return [] if None in causes else [cause for cause in causes if cause is not None]
+
+
+def cause(backend: Backend, now: float) -> Cause | None:
+    """Why a server accepts no calls, by its state alone; None if it accepts some."""
+    if (found := _cause(backend, None, now)) is None:
+        return None
+    wait = _wait(found, 0, 0.0, "")
+    return Cause(reason=wait.reason, message=wait.message, since=0)
 
 
 def _cause(backend: Backend, failed: FailedGroup | None, now: float) -> _Cause | None:

@@ -132,6 +132,14 @@ class WaitingLines:
     def end(self, line: Line, lines: int = 1) -> None:
         """Note that a call with so many lines has ended for one of them, before its failure is noted."""
         self._retries.end(line, lines)
+        self._leave(line)
+
+    def abort(self, line: Line) -> None:
+        """Note that the call of a line was aborted."""
+        self._retries.abort(line)
+        self._leave(line)
+
+    def _leave(self, line: Line) -> None:
         if line.head.ref is not None:
             self._large.release(line)
         self._primed(line)
@@ -179,7 +187,7 @@ class WaitingLines:
         # If many lines fail, the next ones in order may fail for the same reason.
         is_random = any(permit.probes) or permit.backend.failed_part > FAILED_PART_MAX
         chance = self._chance() if is_random else None
-        line = self._fresh.take(permit.backend, stretch=in_flight // RUN_PART, chance=chance)
+        line = self._fresh.take(permit.backend, turn_lines=in_flight // RUN_PART, chance=chance)
         assert line is not None, "there is one"
         return line, permit
 

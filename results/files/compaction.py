@@ -16,19 +16,19 @@ from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, Protocol
 
 from tidemill import metrics
+from tidemill.results.bills import billed
 from tidemill.results.files.copies import CopiedLines, few
-from tidemill.results.files.merge import Sums, merged, read_index
+from tidemill.results.files.merge import Sums, buffered, merged, read_index
 from tidemill.results.files.output_splitter import WHOLE, OutputSplitter
 from tidemill.results.ports import TariffOf
-from tidemill.results.state.active_batch import PartBuffer
+from tidemill.results.state.active_batch import ActiveBatch, PartBuffer
 from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State
 from tidemill.schemas import ids
 from tidemill.schemas.bounds import OUTPUTS_MAX
-from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.schemas.log.codec import LineMark
@@ -39,18 +39,22 @@ from tidemill.schemas.resources.batch import (
     Batch,
     Cut,
     FileReceipt,
-    InputTokensDetails,
-    OutputTokensDetails,
     Receipt,
     Status,
-    Usage,
 )
-from tidemill.schemas.resources.bill import bill
 from tidemill.schemas.resources.by_model import ModelResult
 from tidemill.schemas.resources.file import file_kind
 from tidemill.schemas.resources.waiting import explanation
 
-T = TypeVar("T")
+Lines = AsyncIterator[memoryview]
+"""Lines in input order, in pieces of any size."""
+
+
+class _LinesOf(Protocol):
+    def __call__(self, *, failed: bool, sums: Sums) -> Lines | None:
+        """The lines of the output or of the errors, which are counted in `sums`; None if there is none."""
+        ...
+
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +101,39 @@ class Compactor:
             filled = total - run.done
             if filled:
                 parts += [part async for part in self._fill(state, run)]
+        keys = [(part, part_key(state.id, part)) for part in parts]
+
+        def lines_of(*, failed: bool, sums: Sums) -> Lines | None:
+            mine = [(part, key) for part, key in keys if part.failed is failed]
+            return merged(self.store, mine, sums) if mine else None
+
+        return await self._fact(state, lines_of, filled, copies)
+
+    async def compact_buffers(self, active: ActiveBatch) -> Compacted:
+        """Write the files of a batch all of whose lines wait in its buffers; see `compact`."""
+        # A flush meanwhile replaces the buffers, and leaves these as they are.
+        models, output, errors = active.bitmap.models, active.output, active.errors
+
+        def lines_of(*, failed: bool, sums: Sums) -> Lines | None:
+            buffer = errors if failed else output
+            return buffered(buffer, models, sums) if buffer else None
+
+        return await self._fact(active.state, lines_of, 0, Counter())
+
+    async def _fact(
+        self, state: State, lines_of: _LinesOf, filled: int, copies: Counter[tuple[int, bool]]
+    ) -> Compacted:
+        """Write the files; `filled` of their lines were not run, and `copies` are as in `CopiedLines.counts`."""
+        assert state.batch is not None
+        total = state.batch.request_counts.total
         cut = state.batch.tidemill.numbered
-        output, outputs, output_sums = await self._write(state.id, parts, failed=False, cut=cut)
-        errors, _, error_sums = await self._write(state.id, parts, failed=True, cut=None)
+        output_sums, error_sums = Sums(), Sums()
+        output, outputs = await self._write(
+            state.id, lines_of(failed=False, sums=output_sums), output_sums, failed=False, cut=cut
+        )
+        errors, _ = await self._write(
+            state.id, lines_of(failed=True, sums=error_sums), error_sums, failed=True, cut=None
+        )
         double = output_sums.lines.common(error_sums.lines)
         receipt = Receipt(
             lines=total,
@@ -123,7 +157,7 @@ class Compactor:
                 )
             ),
             usage_unknown=output_sums.unknown,
-            closed_by=state.closed_by,
+            closed_by=state.closed_by or self.writer,
             writer=self.writer,
             at=int(self.clock()),
         )
@@ -144,21 +178,8 @@ class Compactor:
     def _result(
         self, batch: Batch, model: str | None, completed: int, failed: int, used: tuple[int, int, int, int]
     ) -> ModelResult:
-        usage = _usage(used, ENDPOINTS.get(batch.endpoint, UNKNOWN).unit)
-        tariff = self.tariff_of(model, batch.completion_window)
-        return ModelResult(
-            model=model,
-            completed=completed,
-            failed=failed,
-            usage=usage,
-            bill=bill(
-                usage.input_tokens,
-                usage.output_tokens,
-                tariff,
-                images=usage.images or 0,
-                audio_seconds=usage.audio_seconds or 0,
-            ),
-        )
+        usage, bill = billed(batch, model, used, self.tariff_of)
+        return ModelResult(model=model, completed=completed, failed=failed, usage=usage, bill=bill)
 
     async def _indices(self, state: State) -> LineBitmap:
         """The lines in the parts."""
@@ -204,22 +225,20 @@ class Compactor:
             if index in run:
                 continue
             text = line.unanswered(state.id, index, bytes(line.parse(data).custom_id), code=code, message=message)
-            buffer.add(LineMark(index=index, size=len(text), failed=True), text)
+            buffer.add([LineMark(index=index, size=len(text), failed=True)], text)
             if buffer.size >= self.part_bytes:
                 yield await write_part(self.store, state.id, number, buffer, failed=True, writer=self.writer)
-                number += 1
-        if buffer.lines:
+                buffer, number = PartBuffer(), number + 1
+        if buffer:
             yield await write_part(self.store, state.id, number, buffer, failed=True, writer=self.writer)
 
     async def _write(
-        self, batch_id: str, parts: list[PartRef], *, failed: bool, cut: Cut | None
-    ) -> tuple[FileReceipt | None, tuple[FileReceipt, ...], Sums]:
+        self, batch_id: str, lines: Lines | None, sums: Sums, *, failed: bool, cut: Cut | None
+    ) -> tuple[FileReceipt | None, tuple[FileReceipt, ...]]:
         """Write the output or the errors: one file, or several with a `cut`; the first receipt covers all."""
-        sums = Sums()
-        mine = [(part, part_key(batch_id, part)) for part in parts if part.failed is failed]
-        if not mine:
-            return None, (), sums
-        splitter = OutputSplitter(merged(self.store, mine, sums), sums.sizes, cut or WHOLE)
+        if lines is None:
+            return None, ()
+        splitter = OutputSplitter(lines, sums.sizes, cut or WHOLE)
         whole = hashlib.sha256()
         files: list[FileReceipt] = []
         while await splitter.has_more():
@@ -232,9 +251,9 @@ class Compactor:
             await self.store.write(index_key(key), once(sums.index(first, splitter.lines)))
             files.append(FileReceipt(lines=splitter.lines - first, bytes=size, sha256=digest.hexdigest()))
         if cut is None:
-            return files[0], (), sums
+            return files[0], ()
         size = sum(file.bytes for file in files)
-        return FileReceipt(lines=splitter.lines, bytes=size, sha256=whole.hexdigest()), tuple(files), sums
+        return FileReceipt(lines=splitter.lines, bytes=size, sha256=whole.hexdigest()), tuple(files)
 
 
 async def write_part(
@@ -247,19 +266,23 @@ async def write_part(
     writer: str = "",
     models: Sequence[int] = (),
 ) -> PartRef:
-    """Write a buffer as a part, and empty it; `models` are those of `PartBuffer.content`.
+    """Write a buffer as a part; `models` are those of `PartBuffer.part`.
 
     Raises:
-        OSError: The store failed, and the buffer is unchanged. The part may appear later, so no other part may
-            have its number.
+        OSError: The store failed. The part may appear later, so no other part may have its number.
     """
-    first, columns, lines = buffer.content(models)
-    crc32 = zlib.crc32(columns), zlib.crc32(lines)
-    part = PartRef(number=number, failed=failed, first=first, writer=writer, crc32=crc32)
-    key = part_key(batch_id, part)
-    await store.write(key, once(columns, lines))
-    buffer.clear()
-    return part
+    (first, columns, pieces), crc32 = buffer.part(models), 0
+
+    async def content() -> AsyncIterator[bytes]:
+        nonlocal crc32
+        yield columns
+        for piece in pieces:
+            crc32 = zlib.crc32(piece, crc32)
+            yield piece
+
+    part = PartRef(number=number, failed=failed, first=first, writer=writer)
+    await store.write(part_key(batch_id, part), content())
+    return part.model_copy(update={"crc32": (zlib.crc32(columns), crc32)})
 
 
 async def _input_lines(store: Store, key: str) -> AsyncIterator[bytes]:
@@ -290,17 +313,3 @@ async def _joined(pieces: AsyncIterable[memoryview]) -> AsyncIterator[bytes]:
             waiting, size = [], 0
     if waiting:
         yield b"".join(waiting)
-
-
-def _usage(sums: tuple[int, int, int, int], unit: str) -> Usage:
-    """The usage from the sums of the columns, the last of which has the endpoint's unit."""
-    read, cached, written, last = sums
-    return Usage(
-        input_tokens=read,
-        input_tokens_details=InputTokensDetails(cached_tokens=cached),
-        output_tokens=written,
-        output_tokens_details=OutputTokensDetails(reasoning_tokens=last if unit == "tokens" else 0),
-        total_tokens=read + written,
-        images=last if unit == "images" else None,
-        audio_seconds=last if unit == "audio_seconds" else None,
-    )

@@ -30,7 +30,7 @@ from tidemill.schemas.ports import Store
 OPEN_PARTS_MAX: Final = 32
 """Parts with copies that a merge has open, each with a chunk of the store in memory."""
 Filled = AsyncGenerator[tuple[PartBuffer, bool], None]
-"""Full buffers, each with whether its lines failed; the reader empties them."""
+"""Full buffers, each with whether its lines failed."""
 
 
 class CopiedLines:
@@ -63,10 +63,11 @@ class CopiedLines:
             mine = [(part, part_key(self._id, part)) for part in self._parts if part.failed is failed]
             async with aclosing(self._copied(mine, run, failed=failed)) as lines:
                 async for mark, text in lines:
-                    buffer.add(mark, text)
+                    buffer.add([mark], text)
                     if buffer.size >= self._part_bytes:
                         yield buffer, failed
-            if buffer.lines:
+                        buffer = PartBuffer()
+            if buffer:
                 yield buffer, failed
 
     async def _copied(

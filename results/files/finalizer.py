@@ -10,9 +10,11 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Final
 
+from tidemill.results.files.bucket_copy import BucketCopier, Waits
 from tidemill.results.files.compaction import Compactor
 from tidemill.results.files.part_recovery import PartRecovery
-from tidemill.results.ports import Resources
+from tidemill.results.ports import Owner, Resources
+from tidemill.results.spans import BatchSpans
 from tidemill.results.state.active_batch import ActiveBatch
 from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State
@@ -38,8 +40,11 @@ class Unfinished(Exception):
 class Finalizer:
     """Writes the files of a partition's closed batches."""
 
-    def __init__(self, resources: Resources, writer: str) -> None:
-        """Take the connections of the process, and the token of the partition's owner (see `PartRef`)."""
+    def __init__(self, resources: Resources, owner: Owner) -> None:
+        """Take the connections of the process, and the partition's owner."""
+        writer = owner.writer
+        self._copier = BucketCopier(resources, owner)
+        self.spans = BatchSpans()
         self._store = resources.store
         self._history = resources.history
         self._room = resources.compactions
@@ -54,8 +59,8 @@ class Finalizer:
             bill_copies=limits.bill_copies,
         )
 
-    async def finish(self, active: ActiveBatch, blocked: Blocked) -> Compacted | None:
-        """Write the files of a batch, and retry until that works.
+    async def finish(self, active: ActiveBatch, blocked: Blocked, waits: Waits) -> Compacted | None:
+        """Write the files of a batch, and retry until that works; then copy them to the bucket that it names.
 
         After a crash the log may have the fact already; it is applied while the files are written again. Then the
         batch's state no longer names parts, so this uses the state as it was; the parts may disappear meanwhile.
@@ -66,7 +71,8 @@ class Finalizer:
         state, failures, fruitless = active.state, 0, 0
         while True:
             try:
-                return await self._attempt(active, state)
+                fact = await self._attempt(active, state)
+                break
             except OSError as error:
                 why, wait = reason(error), pause_seconds(failures)
                 failures += 1
@@ -80,6 +86,26 @@ class Finalizer:
             blocked(why)
             # The semaphore is free during the pause, so a batch that fails holds up no other.
             await asyncio.sleep(wait)
+        return await self._copier.copy(active, state, fact, waits)
+
+    async def finish_at_once(self, active: ActiveBatch, blocked: Blocked) -> Compacted | None:
+        """Write the files of a batch all of whose lines are in memory, and retry until that works.
+
+        Returns:
+            What ends the batch; None if its lines went into a part meanwhile.
+        """
+        failures = 0
+        while active.is_in_memory:
+            try:
+                async with self._room:
+                    return await self._compactor.compact_buffers(active)
+            except OSError as error:
+                why, wait = reason(error), pause_seconds(failures)
+            failures += 1
+            log.error("%s cannot be finished: %s; next try in %.1f s", active.state.id, why, wait)
+            blocked(why)
+            await asyncio.sleep(wait)
+        return None
 
     async def _attempt(self, active: ActiveBatch, state: State) -> Compacted:
         """Write the files once, from the parts or else from the log.

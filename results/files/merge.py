@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Final
 
+from tidemill.results.state.active_batch import PartBuffer
 from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.schemas.log.part import (
     HEAD_BYTES,
@@ -84,11 +85,13 @@ class Sums:
 class _Reader:
     """One open part."""
 
-    def __init__(self, chunks: AsyncIterator[bytes], part: PartRef, key: str, index: Index, rest: bytes) -> None:
+    def __init__(
+        self, chunks: AsyncIterator[bytes], part: PartRef, key: str, index: Index, rest: memoryview
+    ) -> None:
         self._chunks = chunks
         self._part = part
         self._key = key
-        self._buffer = memoryview(rest)
+        self._buffer = rest
         self._crc32 = zlib.crc32(rest)
         self._start = 0
         """Offset of the buffer from the first line."""
@@ -185,18 +188,31 @@ async def merged(store: Store, parts: Sequence[tuple[PartRef, str]], sums: Sums)
             await reader.close()
 
 
-async def _opened(chunks: AsyncIterator[bytes], part: PartRef, key: str) -> tuple[Index, bytes]:
+async def buffered(buffer: PartBuffer, models: Sequence[int], sums: Sums) -> AsyncIterator[memoryview]:
+    """The lines of a buffer, each of them once, as `merged` gives those of parts; see `PartBuffer.part`."""
+    _, columns, pieces = buffer.part(models)
+    index = parse_index(columns[HEAD_BYTES:])
+    for number in index.indices:
+        sums.lines.mark(number, failed=False)
+    sums.add(index, 0, len(index.indices))
+    for piece in pieces:
+        yield memoryview(piece)
+
+
+async def _opened(chunks: AsyncIterator[bytes], part: PartRef, key: str) -> tuple[Index, memoryview]:
     """The index of a part, and the bytes behind it that were read with it."""
-    got = bytearray()
-    needed = HEAD_BYTES
+    read: list[bytes] = []
+    size, needed = 0, HEAD_BYTES
     async for chunk in chunks:
-        got += chunk
-        if needed == HEAD_BYTES and len(got) >= HEAD_BYTES:
-            needed += index_bytes(bytes(got[:HEAD_BYTES]))
-        if needed > HEAD_BYTES and len(got) >= needed:
+        read.append(chunk)
+        size += len(chunk)
+        if needed == HEAD_BYTES <= size:
+            needed += index_bytes(b"".join(read)[:HEAD_BYTES])
+        if needed > HEAD_BYTES and size >= needed:
+            got = memoryview(b"".join(read))
             if part.crc32 is not None and part.crc32[0] != zlib.crc32(got[:needed]):
                 raise PartError(f"{key} {_DAMAGED}")
-            return parse_index(bytes(got[HEAD_BYTES:needed])), bytes(got[needed:])
+            return parse_index(bytes(got[HEAD_BYTES:needed])), got[needed:]
     raise PartError(f"{key} is cut short")
 
 

@@ -7,7 +7,7 @@ the parts have the same lines as then.
 from typing import Final
 
 from tidemill.results.files.compaction import write_part
-from tidemill.results.state.active_batch import ActiveBatch
+from tidemill.results.state.active_batch import ActiveBatch, PartBuffer
 from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State
 from tidemill.schemas.log import codec
@@ -62,7 +62,7 @@ class PartRecovery:
         Raises:
             OSError: The store failed.
         """
-        if not self.missing or not _is_of(headers, self._active.state.id):
+        if not self.missing or codec.lines_batch(headers) != self._active.state.id:
             return
         if codec.key_id(headers) is not None:
             self.unreadable += 1
@@ -89,7 +89,7 @@ class PartRecovery:
 
     async def _flush(self) -> None:
         for buffer, failed in ((self._active.output, False), (self._active.errors, True)):
-            if buffer.lines:
+            if buffer:
                 number = self._number_from + len(self._parts)
                 part = await write_part(
                     self._store,
@@ -100,9 +100,5 @@ class PartRecovery:
                     writer=self._writer,
                     models=self._active.bitmap.models,
                 )
+                self._active.set_buffer(PartBuffer(), failed=failed)
                 self._parts.append(part)
-
-
-def _is_of(headers: Headers, batch_id: str) -> bool:
-    found = dict(headers)
-    return codec.kind_of(headers) == codec.LINES and found.get("tidemill-batch") == batch_id.encode()

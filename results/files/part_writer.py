@@ -7,17 +7,19 @@ from typing import Final
 
 from tidemill.results.files.compaction import write_part
 from tidemill.results.ports import Resources
-from tidemill.results.state.active_batch import ActiveBatch, Obstacle
+from tidemill.results.state.active_batch import ActiveBatch, Obstacle, PartBuffer
 from tidemill.results.state.active_batches import ActiveBatches
 from tidemill.results.state.tables import Tables
 from tidemill.retrying import pause_seconds, reason
 from tidemill.schemas.log.codec import LineMark
 from tidemill.schemas.resources.waiting import Reason
 
-WAITING_BYTES_MAX: Final = 64 << 20
-"""Lines of all batches of a partition that may wait for their parts."""
-REFUSED_BYTES_MAX: Final = 32 << 20
-"""Waiting lines of batches whose parts the store refuses; above this the partition waits."""
+WAITING_BYTES_MAX: Final = 24 << 20
+"""Lines that may wait for their parts; the partitions of a process share this bound, and the next, equally."""
+REFUSED_BYTES_MAX: Final = 16 << 20
+"""Waiting lines, beyond those, of batches whose parts the store refuses; above this the partition waits."""
+SHARE_BYTES_MIN: Final = 1 << 20
+"""The smallest share: smaller parts would be too many."""
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class PartWriter:
         self._tables = tables
         self._store = resources.store
         self._monotonic = resources.monotonic
+        self._partitions = resources.limits.partitions
         self._writer = writer
         self._block = block
         self._waiting_bytes = 0
@@ -58,9 +61,9 @@ class PartWriter:
         if active.state.id in self._refused and self._monotonic() < active.blockage.again_at:
             return False
         for buffer, failed in ((active.output, False), (active.errors, True)):
-            if not buffer.lines:
+            if not buffer:
                 continue
-            size, active.tried_part = buffer.size, active.next_part
+            active.tried_part = active.next_part
             try:
                 part = await write_part(
                     self._store,
@@ -74,8 +77,10 @@ class PartWriter:
             except OSError as error:
                 self._refuse(active, error)
                 return False
-            self._waiting_bytes -= size
-            active.state = active.state.model_copy(update={"parts": (*active.state.parts, part)})
+            active.set_buffer(PartBuffer(), failed=failed)
+            self._waiting_bytes -= buffer.size
+            parts, sums = (*active.state.parts, part), active.state.sums.plus(buffer.sums, failed=failed)
+            active.state = active.state.model_copy(update={"parts": parts, "sums": sums})
         active.waiting_since = None
         if self._refused.pop(active.state.id, None) is not None:
             active.blockage.refusals = 0
@@ -88,21 +93,29 @@ class PartWriter:
 
     async def bound(self) -> None:
         """Flush the largest buffers while too many bytes wait, and wait for the store if it refuses too many."""
-        while self._waiting_bytes > WAITING_BYTES_MAX or self.refused_bytes > REFUSED_BYTES_MAX:
-            largest = max(
-                (active for active in self._active_batches if active.state.id not in self._refused),
-                key=lambda active: active.waiting_bytes,
-                default=None,
-            )
-            if self.refused_bytes > REFUSED_BYTES_MAX or largest is None:
-                largest = min(self._refused.values(), key=lambda active: active.blockage.again_at)
-                await asyncio.sleep(max(0.0, largest.blockage.again_at - self._monotonic()))
-            await self.flush(self._active_batches.touch(largest))
+        partitions = self._partitions()
+        waiting_max = max(WAITING_BYTES_MAX // partitions, SHARE_BYTES_MIN)
+        refused_max = max(REFUSED_BYTES_MAX // partitions, SHARE_BYTES_MIN)
+        while (refused := self.refused_bytes) > refused_max or self._waiting_bytes - refused > waiting_max:
+            if refused > refused_max:
+                active = min(self._refused.values(), key=lambda active: active.blockage.again_at)
+                await asyncio.sleep(max(0.0, active.blockage.again_at - self._monotonic()))
+            else:
+                free = (active for active in self._active_batches if active.state.id not in self._refused)
+                active = max(free, key=lambda active: active.waiting_bytes)
+            await self.flush(self._active_batches.touch(active))
 
     @property
     def refused_bytes(self) -> int:
         """Waiting bytes of the batches whose parts the store refuses."""
         return sum(active.waiting_bytes for active in self._refused.values())
+
+    def written(self, active: ActiveBatch) -> None:
+        """Forget the waiting lines of a batch: they are in its files."""
+        self._waiting_bytes -= active.waiting_bytes
+        for failed in (False, True):
+            active.set_buffer(PartBuffer(), failed=failed)
+        active.waiting_since = None
 
     def drop(self, batch_id: str) -> None:
         """Forget a batch that is over."""

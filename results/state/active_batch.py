@@ -1,20 +1,22 @@
 """A batch in memory while it is active: its state, its line bitmap and the lines that wait for a part."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from itertools import accumulate, compress
+from typing import Final
 
 from tidemill.kafka.partitions.owner import Ack
 from tidemill.results.ports import Limits
 from tidemill.results.state import reducer
 from tidemill.results.state.eta import Eta
-from tidemill.results.state.line_bitmap import LineBitmap
+from tidemill.results.state.line_bitmap import NONE, LineBitmap, LineSums, Sum, added
 from tidemill.results.state.reducer import State
 from tidemill.results.state.stalls import Stalls, waiting
+from tidemill.schemas.bitmap import CHUNK_LINES
 from tidemill.schemas.lifecycle import AT_WORK
 from tidemill.schemas.log.codec import LineMark
-from tidemill.schemas.log.part import NO_MODEL, UNKNOWN_USAGE, encode_index
+from tidemill.schemas.log.part import NO_MODEL, UNKNOWN_USAGE, USAGE, encode_index
 from tidemill.schemas.resources.batch import Progress
 from tidemill.schemas.resources.waiting import Reason, Waiting
 
@@ -23,9 +25,100 @@ PUBLISH_SECONDS: Final = 0.5
 PUBLISH_SECONDS_MAX: Final = 2.0
 """Progress by less than one line in `PUBLISH_PART` is published after this time."""
 PUBLISH_PART: Final = 50
+PIECE_BYTES: Final = 1 << 20
+"""Parts go to the store in pieces of about this size."""
 
 Obstacle = tuple[Reason, str]
 """Why a batch cannot go on: the reason, and a message for its user."""
+
+
+@dataclass(slots=True)
+class PartBuffer:
+    """Lines that wait for a part, in the order they came: arrays and one string, since there may be many."""
+
+    indices: "array[int]" = field(default_factory=lambda: array("I"))
+    sizes: "array[int]" = field(default_factory=lambda: array("I"))
+    usages: "array[int]" = field(default_factory=lambda: array("I"))
+    """Four numbers for each line."""
+    attempts: "array[int]" = field(default_factory=lambda: array("I"))
+    text: bytearray = field(default_factory=bytearray)
+    """The lines, one after the other."""
+    sums: dict[int, dict[int, Sum]] = field(default_factory=dict)
+    """See `ByChunk`; here with usage of lines that failed."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the lines."""
+        return len(self.text)
+
+    def add(self, marks: Sequence[LineMark], lines: bytes | memoryview, models: Sequence[int] = ()) -> None:
+        """Append lines, which stand one after the other; `models` are those of `part`."""
+        indices = [mark.index for mark in marks]
+        usages = [number for mark in marks for number in mark.usage or UNKNOWN_USAGE]
+        attempts = [mark.attempts for mark in marks]
+        self.indices.fromlist(indices)
+        self.sizes.fromlist([mark.size for mark in marks])
+        self.usages.fromlist(usages)
+        self.attempts.fromlist(attempts)
+        self.text += lines
+        self._sum(indices, usages, attempts, models)
+
+    def cut(self, lines: int, size: int, models: Sequence[int] = ()) -> None:
+        """Keep the first lines, which have `size` bytes, and remove those behind them."""
+        del self.indices[lines:], self.sizes[lines:], self.text[size:]
+        del self.usages[USAGE * lines :], self.attempts[lines:]
+        self.sums.clear()
+        self._sum(self.indices, self.usages, self.attempts, models)
+
+    def _sum(
+        self, indices: Sequence[int], usages: Sequence[int], attempts: Sequence[int], models: Sequence[int]
+    ) -> None:
+        columns = [usages[column::USAGE] for column in range(USAGE)]
+        chunk = indices[0] // CHUNK_LINES if indices else 0
+        is_one = not models and indices and min(indices) // CHUNK_LINES == max(indices) // CHUNK_LINES
+        if is_one and UNKNOWN_USAGE[0] not in columns[0]:
+            # A record has neighbouring lines, so this is the usual case.
+            calls = sum(attempts) - len(attempts) + attempts.count(0)
+            sums = self.sums.setdefault(chunk, {})
+            read, cached, written, last = map(sum, columns)
+            sums[0] = added(sums.get(0, NONE), (read, cached, written, last, calls))
+            return
+        for index, calls, read, cached, written, last in zip(indices, attempts, *columns, strict=True):
+            sums = self.sums.setdefault(index // CHUNK_LINES, {})
+            number = models[index] if models else 0
+            more = max(0, calls - 1)
+            is_known = read != UNKNOWN_USAGE[0]
+            one = (read, cached, written, last, more) if is_known else (0, 0, 0, 0, more)
+            sums[number] = added(sums.get(number, NONE), one)
+
+    def part(self, models: Sequence[int] = ()) -> tuple[int, bytes, Iterator[bytes]]:
+        """The lines as a part: the first index, the encoded columns, and the lines in order, in pieces.
+
+        Args:
+            models: The number of the model of each line by its index; empty if there are none.
+        """
+        order = sorted(range(len(self)), key=self.indices.__getitem__)
+        indices, sizes, usages = self.indices, self.sizes, self.usages.tobytes()
+        width = len(usages) // len(order)
+        columns = encode_index(
+            array("I", [indices[place] for place in order]),
+            array("I", [sizes[place] for place in order]),
+            array("I", [models[indices[place]] for place in order] if models else [NO_MODEL] * len(order)),
+            array("I", b"".join([usages[width * place : width * (place + 1)] for place in order])),
+        )
+        return indices[order[0]], columns, self._pieces(order)
+
+    def _pieces(self, order: list[int]) -> Iterator[bytes]:
+        text, sizes, ends = self.text, self.sizes, list(accumulate(self.sizes))
+        lines = max(1, len(order) * PIECE_BYTES // max(1, len(text)))
+        for start in range(0, len(order), lines):
+            some = order[start : start + lines]
+            with memoryview(text) as view:
+                piece = b"".join([view[ends[place] - sizes[place] : ends[place]] for place in some])
+            yield piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,46 +127,11 @@ class Snapshot:
 
     state: State
     kept: State | None
-    buffers: tuple[tuple[list[Any], int, int], tuple[list[Any], int, int]]
-    """For each buffer: its list of lines, the length of that list, and the bytes of the lines."""
+    buffers: tuple[tuple[PartBuffer, int, int], ...]
+    """Each buffer with its numbers of lines and bytes."""
     acks: tuple[list[Ack], int]
     times: tuple[float | None, float, float | None]
     unpublished: bool
-
-
-@dataclass(slots=True)
-class PartBuffer:
-    """Lines that wait for a part, in the order they came."""
-
-    lines: list[tuple[int, bytes | memoryview, tuple[int, int, int, int]]] = field(default_factory=list)
-    size: int = 0
-    """Bytes of the lines."""
-
-    def add(self, mark: LineMark, line: bytes | memoryview) -> None:
-        """Append a line."""
-        self.lines.append((mark.index, line, UNKNOWN_USAGE if mark.usage is None else mark.usage))
-        self.size += mark.size
-
-    def clear(self) -> None:
-        """Empty the buffer."""
-        # A new list, since a snapshot may hold the old one.
-        self.lines, self.size = [], 0
-
-    def content(self, models: Sequence[int] = ()) -> tuple[int, bytes, bytes]:
-        """The lines as a part: the first index, the encoded columns, and the lines in order.
-
-        Args:
-            models: The number of the model of each line by its index; empty if there are none.
-        """
-        lines = sorted(self.lines, key=lambda line: line[0])
-        indices = array("I", [index for index, _, _ in lines])
-        columns = encode_index(
-            indices,
-            array("I", [len(line) for _, line, _ in lines]),
-            array("I", [models[index] for index in indices]) if models else array("I", [NO_MODEL]) * len(lines),
-            array("I", [number for _, _, usage in lines for number in usage]),
-        )
-        return lines[0][0], columns, b"".join(line for _, line, _ in lines)
 
 
 @dataclass(slots=True)
@@ -147,6 +205,11 @@ class ActiveBatch:
         return self.output.size + self.errors.size
 
     @property
+    def is_in_memory(self) -> bool:
+        """Whether all lines of the batch that are asked wait in the buffers."""
+        return 0 < self.total == len(self.output) + len(self.errors)
+
+    @property
     def next_part(self) -> int:
         """Number of the next part."""
         return max([self.tried_part, *(part.number for part in self.state.parts)]) + 1
@@ -212,6 +275,17 @@ class ActiveBatch:
             return at
         return max(at, close_at)
 
+    @property
+    def sums(self) -> Mapping[int, Sum]:
+        """The sums of all final lines, by the number of their model."""
+        waiting = LineSums(by_model=self.state.sums.totals(self.output.sums))
+        return waiting.totals(self.errors.sums, failed=True)
+
+    @property
+    def retries(self) -> int:
+        """Calls beyond the first of each final line."""
+        return sum(calls for *_, calls in self.sums.values())
+
     def progress(self, now: float, monotonic: float) -> Progress | None:
         """The progress of a batch at work, else None.
 
@@ -239,29 +313,40 @@ class ActiveBatch:
         Returns:
             How many lines were new.
         """
-        view = memoryview(value)
         mark_line = self.bitmap.mark
-        new = end = 0
-        for mark in marks:
+        new = [mark_line(mark.index, failed=mark.failed) for mark in marks]
+        if not any(new):
+            return 0
+        self.waiting_since = now if self.waiting_since is None else self.waiting_since
+        if model is not None:
+            for mark in compress(marks, new):
+                self.bitmap.assign(mark.index, model, failed=mark.failed)
+        if all(new) and not any(mark.failed for mark in marks):
+            self.output.add(marks, value, self.bitmap.models)
+        else:
+            self._add_each(marks, new, memoryview(value))
+        return sum(new)
+
+    def _add_each(self, marks: list[LineMark], new: list[bool], value: memoryview) -> None:
+        end = 0
+        for mark, is_new in zip(marks, new, strict=True):
             start, end = end, end + mark.size
-            if mark_line(mark.index, failed=mark.failed):
-                (self.errors if mark.failed else self.output).add(mark, view[start:end])
-                if model is not None:
-                    self.bitmap.assign(mark.index, model, failed=mark.failed)
-                new += 1
-        if new and self.waiting_since is None:
-            self.waiting_since = now
-        return new
+            if is_new:
+                (self.errors if mark.failed else self.output).add([mark], value[start:end], self.bitmap.models)
+
+    def set_buffer(self, buffer: PartBuffer, *, failed: bool) -> None:
+        """Set the buffer of the output or of the errors; a snapshot may hold the former one."""
+        if failed:
+            self.errors = buffer
+        else:
+            self.output = buffer
 
     def snapshot(self) -> Snapshot:
         """The batch as it is now."""
         return Snapshot(
             self.state,
             self.kept,
-            (
-                (self.output.lines, len(self.output.lines), self.output.size),
-                (self.errors.lines, len(self.errors.lines), self.errors.size),
-            ),
+            ((self.output, len(self.output), self.output.size), (self.errors, len(self.errors), self.errors.size)),
             (self.acks, len(self.acks)),
             (self.waiting_since, self.published_at, self.ending_since),
             self.unpublished,
@@ -270,13 +355,13 @@ class ActiveBatch:
     def restore(self, was: Snapshot) -> None:
         """Undo an event that failed; a state that was written to the table meanwhile stays."""
         is_kept = self.kept is not was.kept
-        for buffer, (lines, count, size) in zip((self.output, self.errors), was.buffers, strict=True):
-            if is_kept and buffer.lines is not lines:
+        for failed, (buffer, lines, size) in enumerate(was.buffers):
+            if is_kept and buffer is not (self.errors if failed else self.output):
                 continue  # the lines are in a part that the table names
-            for index, _, _ in lines[count:]:
-                self.bitmap.unmark(index, failed=buffer is self.errors)
-            del lines[count:]
-            buffer.lines, buffer.size = lines, size
+            for index in buffer.indices[lines:]:
+                self.bitmap.unmark(index, failed=bool(failed))
+            buffer.cut(lines, size, self.bitmap.models)
+            self.set_buffer(buffer, failed=bool(failed))
         acks, count = was.acks
         if is_kept:
             assert self.kept is not None

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tidemill.results.state.active_batch import ActiveBatch, Snapshot
-from tidemill.results.state.line_bitmap import LineBitmap
+from tidemill.results.state.line_bitmap import LineBitmap, LineSums
 from tidemill.results.state.reducer import State
 from tidemill.results.state.stalls import Stalls
 from tidemill.results.state.tables import Tables
@@ -47,9 +47,10 @@ class ActiveBatches:
     def load(self, state: State) -> ActiveBatch:
         """Make a batch active, unless it is over."""
         now = self._monotonic()
-        bitmap = LineBitmap.of(() if state.is_over else self._tables.chunks(state))
+        chunks = [] if state.is_over else list(self._tables.chunks(state))
+        bitmap = LineBitmap.of(chunks)
         active = ActiveBatch(
-            state=state,
+            state=state.model_copy(update={"sums": LineSums.of(chunks)}),
             bitmap=bitmap,
             published_at=now,
             ending_since=None if state.ending is None else now,

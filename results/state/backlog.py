@@ -1,4 +1,4 @@
-"""What waits for each model, for the gauges by which its servers are scaled.
+"""The backlog of each model, for the gauges by which operators scale its servers.
 
 A batch has one owner, so the sum over the processes of results is that of all batches. Tokens are estimated from
 the usage of the lines that wait for a part, so no line is read for it.
@@ -11,7 +11,7 @@ from typing import Final
 from tidemill import metrics
 from tidemill.results.state.active_batch import ActiveBatch
 from tidemill.schemas.lifecycle import AT_WORK
-from tidemill.schemas.log.part import UNKNOWN_USAGE
+from tidemill.schemas.log.part import UNKNOWN_USAGE, USAGE
 from tidemill.schemas.ports import Clock
 
 FIRST_TOKENS: Final = 512.0
@@ -46,9 +46,9 @@ class Backlog:
 
     def register(self) -> None:
         """Register the gauges."""
-        metrics.sample(metrics.WAITING_LINES, self.lines)
-        metrics.sample(metrics.WAITING_TOKENS, self.tokens)
-        metrics.sample(metrics.WAITING_SECONDS, self.seconds)
+        metrics.WAITING_LINES.sample(self.lines)
+        metrics.WAITING_TOKENS.sample(self.tokens)
+        metrics.WAITING_SECONDS.sample(self.seconds)
 
     def lines(self) -> dict[str, float]:
         """Lines of each model."""
@@ -90,8 +90,9 @@ class Backlog:
             batch = active.state.batch
             if batch is None or (model := batch.model) is None:
                 continue
-            recent = active.output.lines[-SAMPLE_LINES:]
-            usages = [usage for _, _, usage in recent if any(usage) and usage != UNKNOWN_USAGE]
+            recent = active.output.usages[-USAGE * SAMPLE_LINES :]
+            usages = [tuple(recent[place : place + USAGE]) for place in range(0, len(recent), USAGE)]
+            usages = [usage for usage in usages if any(usage) and usage != UNKNOWN_USAGE]
             if usages:
                 mean = sum(usage[0] + usage[2] for usage in usages) / len(usages)
                 known = self._tokens.setdefault(model, mean)

@@ -7,7 +7,7 @@ from tidemill import metrics
 from tidemill.results.state.active_batch import ActiveBatch
 from tidemill.results.state.stalls import reasons
 from tidemill.schemas.ports import Clock, Monotonic
-from tidemill.schemas.resources.batch import Batch
+from tidemill.schemas.resources.batch import TERMINAL, Batch, Status
 from tidemill.schemas.resources.waiting import Reason
 
 Partitions = Iterable[Iterable[ActiveBatch]]
@@ -16,16 +16,18 @@ Partitions = Iterable[Iterable[ActiveBatch]]
 
 def register(active_batches: Callable[[], Partitions], clock: Clock, monotonic: Monotonic) -> None:
     """Register the gauges."""
-    metrics.sample(metrics.BATCHES, lambda: statuses(active_batches()))
-    metrics.sample(metrics.AT_RISK, lambda: statuses(active_batches(), _is_at_risk))
-    metrics.sample(metrics.STALLED, lambda: stalled(active_batches()))
-    metrics.sample(metrics.SLACK, lambda: slack(active_batches(), clock(), monotonic()))
+    metrics.BATCHES.sample(lambda: statuses(active_batches()))
+    metrics.AT_RISK.sample(lambda: statuses(active_batches(), _is_at_risk))
+    metrics.STALLED.sample(lambda: stalled(active_batches()))
+    metrics.SLACK.sample(lambda: slack(active_batches(), clock(), monotonic()))
 
 
 def statuses(partitions: Partitions, of: Callable[[ActiveBatch], bool] | None = None) -> Counter[str]:
-    """The number of batches in each status; `of` selects the batches to count."""
+    """The number of batches in each status that is not the last; `of` selects the batches to count."""
+    counts = Counter({status.value: 0 for status in Status if status not in TERMINAL})
     found = (active for partition in partitions for active in partition if of is None or of(active))
-    return Counter(active.state.batch.status.value for active in found if active.state.batch is not None)
+    counts.update(active.state.batch.status.value for active in found if active.state.batch is not None)
+    return counts
 
 
 def slack(partitions: Partitions, now: float, monotonic: float) -> dict[str, float]:

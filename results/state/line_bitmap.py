@@ -3,10 +3,74 @@
 Marking a line twice changes nothing, so a fact may be applied any number of times.
 """
 
+import struct
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
 
 from tidemill.schemas.bitmap import CHUNK_BYTES, CHUNK_LINES, Bitmap
+
+Sum = tuple[int, int, int, int, int]
+"""Of lines: the four numbers of usage (`LineMark.usage`) of those that succeeded, and calls beyond their first."""
+ByChunk = Mapping[int, Mapping[int, Sum]]
+"""Sums by chunk, and by the number of the model, which is 0 if the lines name only one."""
+NONE: Final[Sum] = (0, 0, 0, 0, 0)
+_SUM: Final = struct.Struct("<B5Q")
+_MODELS_FROM: Final = 2 * CHUNK_BYTES
+_WITH_MODELS: Final = _MODELS_FROM + CHUNK_LINES
+
+
+@dataclass(frozen=True, slots=True)
+class LineSums:
+    """Sums of the lines in parts. They are kept with the chunks, so each line counts once, as there."""
+
+    by_chunk: ByChunk = field(default_factory=dict)
+    by_model: Mapping[int, Sum] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, chunks: Iterable[tuple[int, bytes]]) -> "LineSums":
+        """The sums in the rows of chunks."""
+        sums = cls()
+        return sums.plus({number: dict(_decoded(row)) for number, row in chunks})
+
+    def plus(self, more: ByChunk, *, failed: bool = False) -> "LineSums":
+        """With those of more lines; lines that failed used nothing that counts."""
+        by_chunk = dict(self.by_chunk)
+        for number, sums in more.items():
+            by_chunk[number] = _joined(by_chunk.get(number, {}), [sums], failed=failed)
+        return LineSums(by_chunk, self.totals(more, failed=failed))
+
+    def totals(self, more: ByChunk, *, failed: bool = False) -> dict[int, Sum]:
+        """The sums by model, with those of more lines, as in `plus`."""
+        return _joined(self.by_model, more.values(), failed=failed)
+
+    def encoded(self, number: int) -> bytes:
+        """The sums of a chunk, as they stand behind it in its row: 41 bytes for each model."""
+        return b"".join(_SUM.pack(model, *one) for model, one in self.by_chunk.get(number, {}).items())
+
+
+def _decoded(row: bytes) -> Iterator[tuple[int, Sum]]:
+    for model, read, cached, written, last, calls in _SUM.iter_unpack(row[_chunk_bytes(row) :]):
+        yield model, (read, cached, written, last, calls)
+
+
+def _chunk_bytes(row: bytes) -> int:
+    """Bytes of the chunk in a row: at most one sum follows a chunk without models, so the length tells."""
+    return _WITH_MODELS if len(row) >= _WITH_MODELS else _MODELS_FROM
+
+
+def _joined(known: Mapping[int, Sum], more: Iterable[Mapping[int, Sum]], *, failed: bool) -> dict[int, Sum]:
+    found = dict(known)
+    for sums in more:
+        for model, one in sums.items():
+            found[model] = added(found.get(model, NONE), (0, 0, 0, 0, one[4]) if failed else one)
+    return found
+
+
+def added(one: Sum, other: Sum) -> Sum:
+    """The sum of two sums."""
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2], one[3] + other[3], one[4] + other[4]
 
 
 class LineBitmap:
@@ -31,12 +95,12 @@ class LineBitmap:
 
     @classmethod
     def of(cls, chunks: Iterable[tuple[int, bytes]]) -> "LineBitmap":
-        """A bitmap from its stored chunks: number and content, in any order."""
+        """A bitmap from its stored chunks: number and row, in any order."""
         bitmap = cls()
         for number, chunk in chunks:
             bitmap._done.set_chunk(number, chunk[:CHUNK_BYTES])
             bitmap._failed.set_chunk(number, chunk[CHUNK_BYTES : 2 * CHUNK_BYTES])
-            bitmap._set_models(number, chunk[2 * CHUNK_BYTES :])
+            bitmap._set_models(number, chunk[_MODELS_FROM : _chunk_bytes(chunk)])
         bitmap.done = len(bitmap._done)
         bitmap.failed = len(bitmap._failed)
         return bitmap

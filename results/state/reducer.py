@@ -6,18 +6,20 @@ a fact that comes too early waits in the state.
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tidemill.results.facts import Early, EarlyFact, Written
 from tidemill.results.state import model_shares
-from tidemill.results.state.line_bitmap import LineBitmap
+from tidemill.results.state.line_bitmap import LineBitmap, LineSums
 from tidemill.schemas import ids
 from tidemill.schemas.bounds import TEXT_CHARS_MAX, Id, Moment, Name, Number, Signed, Time
 from tidemill.schemas.lifecycle import AT_WORK, CANCELLABLE, OPEN, move
 from tidemill.schemas.log.messages import (
     Accepted,
     BatchCreated,
-    Buried,
     CancelRequested,
     Compacted,
+    DeadLettered,
     DeleteRequested,
+    Ended,
     Grown,
     InputRef,
     Opened,
@@ -37,29 +39,6 @@ from tidemill.schemas.resources.batch import (
     Status,
 )
 from tidemill.schemas.resources.file import file_kind
-
-_Early = Accepted | Rejected | Grown | Sealed | CancelRequested | Buried
-
-
-class Early(BaseModel):
-    """Facts that came before the batch was created, in the order to apply them: one of each kind."""
-
-    model_config = ConfigDict(frozen=True)
-
-    accepted: Accepted | None = None
-    rejected: Rejected | None = None
-    grown: Grown | None = None
-    sealed: Sealed | None = None
-    cancel_requested: CancelRequested | None = None
-    buried: Buried | None = None
-
-    def with_(self, fact: _Early) -> "Early":
-        """These facts and another one; the first of a kind counts, or the largest `Grown`."""
-        known = getattr(self, fact.kind)
-        if known is None or (isinstance(fact, Grown) and fact.total > known.total):
-            return self.model_copy(update={fact.kind: fact})
-        return self
-
 
 _UNHANDLED = "The server could not handle the batch ({}; {}). Please create the batch again."
 
@@ -89,8 +68,12 @@ class State(BaseModel):
     """Whether the batch accepts no more lines, and its files are being written."""
     closed_by: Id = ""
     """The owner of the partition that closed the batch, and so decided which lines are in the files."""
+    written: Written | None = None
+    """What ends a batch whose files were written at its close, from memory."""
     parts: tuple[PartRef, ...] = Field(default=(), exclude=True)
     """In rows of their own (`tables.py`), since their number is not bounded."""
+    sums: LineSums = Field(default=LineSums(), exclude=True)
+    """Of the lines in the parts; in the rows of the bitmap."""
     chunks: Number = 0
     """An upper bound of the chunks of the batch's bitmap in their table."""
     files_offset: Signed | None = None
@@ -161,7 +144,8 @@ def opened(state: State, fact: Opened, grace: float) -> State:
     """Create the batch of a stream, which is in progress at once; see `created`."""
     if state.batch is not None or state.deleted_at is not None:
         return state
-    state = state.model_copy(update={"project": fact.project, "batch": fact.batch, "growing": True})
+    fields = {"project": fact.project, "batch": fact.batch, "growing": True}
+    state = state.model_copy(update=fields | {"output_expires_after": fact.output_expires_after})
     return _begin(state, grace)
 
 
@@ -177,10 +161,10 @@ def _begin(state: State, grace: float) -> State:
                 state = cancelled(state, fact, grace)
             case Grown():
                 state = grown(state, fact)
-            case Sealed():
-                state = sealed(state, fact)
-            case Buried():
-                state = buried(state, fact)
+            case Ended() | Sealed():
+                state = no_more_lines(state, fact)
+            case DeadLettered():
+                state = dead_lettered(state, fact)
     return state
 
 
@@ -202,16 +186,24 @@ def grown(state: State, fact: Grown) -> State:
         return _early(state, fact)
     if not state.growing or fact.total <= state.batch.request_counts.total:
         return state
-    return state.with_total(fact.total, model=fact.model or state.batch.model)
+    state = state.with_total(fact.total, model=fact.model or state.batch.model).with_extras(input_bytes=fact.bytes)
+    return state if fact.sequence is None else state.with_extras(sequence=fact.sequence)
 
 
-def sealed(state: State, fact: Sealed) -> State:
-    """The stream has all its lines: from now on the batch is like one with an input file."""
+def no_more_lines(state: State, fact: Ended | Sealed) -> State:
+    """The stream accepts no more lines, and the api refuses them.
+
+    Once it is sealed, it has all its lines: from now on the batch is like one with an input file.
+    """
     if state.batch is None:
         return _early(state, fact)
     if not state.growing:
         return state
-    state = state.with_total(fact.total, model=fact.model or state.batch.model)
+    if isinstance(fact, Ended):
+        return state.with_extras(open=False) if state.batch.tidemill.open else state
+    state = state.with_total(fact.total, model=fact.model or state.batch.model).with_extras(
+        open=False, input_bytes=None
+    )
     return state.model_copy(update={"input": fact.input, "growing": False})
 
 
@@ -241,14 +233,14 @@ def cancelled(state: State, command: CancelRequested, grace: float) -> State:
 
 
 def bare(state: State, command: BatchCreated) -> State:
-    """The batch with the few fields that cannot fail, if the command that creates it was buried."""
+    """The batch with the few fields that cannot fail, if the command that creates it is a dead letter."""
     if state.batch is not None or state.deleted_at is not None:
         return state
     batch = command.batch.model_copy(update={"metadata": None, "tidemill": Extras()})
     return state.model_copy(update={"project": command.project, "batch": batch, "early": Early()})
 
 
-def buried(state: State, fact: Buried, *, ends: bool = True) -> State:
+def dead_lettered(state: State, fact: DeadLettered, *, ends: bool = True) -> State:
     """A record of the batch is a dead letter: that ends a batch in validation; a batch at work shows it."""
     if (batch := state.batch) is None:
         return _early(state, fact) if ends else state
@@ -340,14 +332,15 @@ def compacted(state: State, fact: Compacted, files_offset: int | None) -> State:
                 "models": model_shares.final(state.batch.tidemill.models, fact.models),
                 "at_risk": None,
                 "recovered": fact.recovered,
+                "output_copy": fact.output_copy,
                 "usage_unknown": fact.usage_unknown or None,
             }
         ),
     )
-    return state.model_copy(update={"batch": batch, "files_offset": files_offset, "parts": ()})
+    return state.model_copy(update={"batch": batch, "files_offset": files_offset, "parts": (), "written": None})
 
 
-def counted(state: State, bitmap: LineBitmap) -> State:
+def counted(state: State, bitmap: LineBitmap, retries: int = 0) -> State:
     """Update the counts of a batch; none goes back while a replay brings lines again."""
     if state.batch is None or state.batch.status not in AT_WORK:
         return state
@@ -357,7 +350,8 @@ def counted(state: State, bitmap: LineBitmap) -> State:
         return state
     shown = counts.model_copy(update={"completed": completed, "failed": failed})
     models = model_shares.counted(state.batch.tidemill.models, bitmap.by_model)
-    return state.with_batch(request_counts=shown).with_extras(models=models)
+    retried = max(state.batch.tidemill.retries or 0, retries) or None
+    return state.with_batch(request_counts=shown).with_extras(models=models, retries=retried)
 
 
 def next_due(state: State) -> float | None:
@@ -368,6 +362,17 @@ def next_due(state: State) -> float | None:
         # It waits for its seal: every line that ingest accepted needs a result.
         return None
     return state.close_at if state.close_at is not None else float(state.batch.expires_at)
+
+
+def finishes_at_once(state: State) -> bool:
+    """Whether `Written` can end the batch, so that its files may be written from memory."""
+    batch = state.batch
+    if batch is None or state.models:
+        return False
+    extras = batch.tidemill
+    if extras.copies or extras.numbered is not None or extras.output_uri is not None:
+        return False
+    return is_brief(state)
 
 
 def is_brief(state: State) -> bool:
@@ -385,7 +390,7 @@ def _may_close(state: State) -> bool:
     return not state.closed and not state.growing and state.batch is not None and state.batch.status in AT_WORK
 
 
-def _early(state: State, fact: _Early) -> State:
+def _early(state: State, fact: EarlyFact) -> State:
     if state.deleted_at is not None:
         return state
     early = state.early.with_(fact)

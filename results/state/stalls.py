@@ -97,7 +97,7 @@ class Stalls:
             return queued[-1:] or ((_unchecked(since),) if is_silent else ())
         left = batch.lines_asked - done
         if left <= 0:
-            return ()
+            return (_open(since),) if state.growing and is_silent else ()
         reported = [
             wait
             for report in self._reports.values()
@@ -160,6 +160,11 @@ def reasons(waits: Iterable[Waiting]) -> set[str]:
 def _unchecked(since: int) -> Waiting:
     words = "The input is not checked yet: ingest works on others, cannot read the store, or does not run."
     return waiting(Reason.VALIDATION, words, since=since)
+
+
+def _open(since: int) -> Waiting:
+    words = "The batch is open, and all its lines are done: append lines, or seal it. Silence seals it, too."
+    return waiting(Reason.OPEN, words, since=since)
 
 
 def _unreported(model: str, lines: int, since: int, *, others: bool) -> Waiting:

@@ -5,7 +5,7 @@
 | states | batch id, `/` and an owner | an active batch |
 | states | `over/`, batch id, `/` and an owner | a batch that is over |
 | states | `parts/`, batch id, `/`, an owner, `/` and a number | some parts of an active batch |
-| chunks | batch id, `/`, an owner, `/` and a number | the batch's number of parts, then a chunk of its bitmap |
+| chunks | batch id, `/`, an owner, `/` and a number | number of parts, a chunk of the bitmap, its lines' sums |
 
 Owners, and the order of their rows: `src/tidemill/kafka/partitions/owned_table.py`.
 
@@ -52,6 +52,8 @@ class Tables:
         self._kept_parts: dict[str, int] = {}
         """The number of each batch's parts that this owner has written."""
         self._stale: list[tuple[Table, bytes]] = []
+        self._over: list[tuple[bytes, bytes]] = []
+        """Rows, as this owner writes them, of batches that are over but have stale rows too."""
 
     @property
     def owner(self) -> int:
@@ -76,6 +78,8 @@ class Tables:
                 self._stale += [(table, key) for key, _ in table.scan(prefix + b"/")]
             if row is not None and row.prefix != OVER:
                 yield self._whole(batch_id, row)
+            elif row is not None:
+                self._over.append((OVER + self._owned.key(batch_id), row.value))
 
     def state(self, batch_id: str) -> State | None:
         """A batch, over or not."""
@@ -120,7 +124,7 @@ class Tables:
             self._states.put(key, value)
 
     def chunks(self, state: State) -> Iterator[tuple[int, bytes]]:
-        """The chunks of a batch's bitmap by the owner who wrote its state: number and content.
+        """The chunks of a batch's bitmap, with their sums, by the owner who wrote its state: number and row.
 
         Raises:
             TornError: A chunk is newer than the state.
@@ -166,8 +170,13 @@ class Tables:
             active.kept = active.state
 
     def drop_stale(self) -> None:
-        """Delete the rows of former owners, once all active batches are adopted."""
-        stale, self._stale = self._stale, []
+        """Delete the rows of former owners, once all active batches are adopted.
+
+        The end of a batch is written again before: only the local table may have it yet.
+        """
+        (stale, self._stale), (over, self._over) = (self._stale, []), (self._over, [])
+        for key, value in over:
+            self._states.put(key, value)
         for table, key in stale:
             table.delete(key)
 
@@ -227,7 +236,8 @@ class Tables:
     def _put_chunks(self, active: ActiveBatch, chunks: list[tuple[int, bytes]]) -> None:
         parts = len(active.state.parts).to_bytes(_PARTS_BYTES)
         for number, chunk in chunks:
-            self._chunks.put(_chunk_key(active.state.id, self._owned.suffix, number), parts + chunk)
+            row = parts + chunk + active.state.sums.encoded(number)
+            self._chunks.put(_chunk_key(active.state.id, self._owned.suffix, number), row)
 
     @staticmethod
     def _drop(table: Table, prefix: bytes) -> None:

@@ -36,7 +36,7 @@ _NULL: Final = msgspec.Raw(b"null")
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What the search for equal lines needs of a line."""
+    """The fields of a line that the search for equal lines needs."""
 
     custom_id: bytes
     """As JSON."""

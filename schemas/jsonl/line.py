@@ -4,6 +4,8 @@ Bodies pass through as bytes. The characters U+2028, U+2029 and U+0085, which ma
 escaped, because many readers take them for the end of a line (`str.splitlines`).
 """
 
+from typing import NamedTuple
+
 import msgspec
 import orjson
 
@@ -28,8 +30,20 @@ class InputLine(msgspec.Struct, frozen=True):
     body: msgspec.Raw
 
 
+class Call(NamedTuple):
+    """How a line got its result."""
+
+    attempts: int
+    """Calls made for it."""
+    server: bytes
+    """The name of the server of the last one, as JSON."""
+    seconds: float
+    """How long that took."""
+
+
 _SEPARATORS = (("\u2028", rb"\u2028"), ("\u2029", rb"\u2029"), ("\u0085", rb"\u0085"))
 """With their escapes in JSON."""
+_CALL = b',"tidemill":{"attempts":%d,"server":%b,"seconds":%.3f}'
 _inputs = msgspec.json.Decoder(InputLine)
 
 
@@ -61,32 +75,38 @@ def answered(
     status: int,
     request_id: str,
     body: bytes,
+    call: Call | None = None,
     error: dict[str, str] | None = None,
 ) -> bytes:
     """The result line of a call with an answer, for the output file, or with an `error` for the error file.
 
     The `custom_id` is the JSON string of the input, with its quotes. The body is a JSON object; its newlines,
-    which can only be whitespace, become spaces. An error is a code and a message.
+    which can only be whitespace, become spaces. An error is a code and a message. `call` goes into the field
+    `tidemill`.
     """
     if b"\n" in body or b"\r" in body:
         body = body.replace(b"\n", b" ").replace(b"\r", b" ")
-    text = b'{"id":"%b","custom_id":%b,"response":{"status_code":%d,"request_id":%b,"body":%b},"error":%b}\n' % (
+    text = b'{"id":"%b","custom_id":%b,"response":{"status_code":%d,"request_id":%b,"body":%b},"error":%b%b}\n' % (
         ids.line_id(batch_id, index).encode(),
         custom_id,
         status,
         orjson.dumps(request_id),
         body,
         b"null" if error is None else orjson.dumps(error),
+        b"" if call is None else _CALL % call,
     )
     return escaped(text)
 
 
-def unanswered(batch_id: str, index: int, custom_id: bytes, *, code: str, message: str) -> bytes:
+def unanswered(
+    batch_id: str, index: int, custom_id: bytes, *, code: str, message: str, call: Call | None = None
+) -> bytes:
     """The error line of a request without an answer."""
-    text = b'{"id":"%b","custom_id":%b,"response":null,"error":%b}\n' % (
+    text = b'{"id":"%b","custom_id":%b,"response":null,"error":%b%b}\n' % (
         ids.line_id(batch_id, index).encode(),
         custom_id,
         orjson.dumps({"code": code, "message": message}),
+        b"" if call is None else _CALL % call,
     )
     return escaped(text)
 

@@ -12,11 +12,12 @@ A record holds many lines unchanged, and its headers describe them:
 | `tidemill-deadline` | `requests` | Unix seconds |
 | `tidemill-created` | `requests` | Unix seconds: no outcome of the batch is older |
 | `tidemill-url` | `requests` | the endpoint, `/v1/chat/completions` |
+| `traceparent` | `requests` | W3C's context of the batch's trace, if it has one |
 | `tidemill-headers` | `requests` | header lines of each call, from the client (`schemas/headers.py`) |
-| `tidemill-ref` | `requests` | JSON of a `LineRef`: the only line is in the store, the value is empty |
+| `tidemill-validated` | `requests` | `1` if each answer must fit a JSON Schema, which the store has |
 | `tidemill-marks` | `outcomes` with lines | JSON list of `LineMark`, one for each line of the value |
 | `tidemill-model` | `outcomes` with lines | the model that the lines name |
-| `tidemill-ref` | `outcomes` with lines | JSON of a `LineRef`: the result line is in the store, the value empty |
+| `tidemill-ref` | both | JSON of a `LineRef`: the only line, or its result, is in the store, the value empty |
 | `tidemill-key` | both | id of the batch key that encrypts the value (`src/tidemill/sealing/`) |
 | `tidemill-lines` | `requests`, encrypted | number of lines in the value |
 """
@@ -29,6 +30,7 @@ import msgspec
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tidemill.schemas import headers as forwarded
+from tidemill.schemas import traces
 from tidemill.schemas.bounds import (
     BATCH_LINES_MAX,
     ID_CHARS_MAX,
@@ -44,7 +46,6 @@ from tidemill.schemas.bounds import (
 from tidemill.schemas.log.messages import (
     VERSION,
     AuditRecord,
-    BatchCreated,
     BatchRecord,
     Claim,
     Command,
@@ -58,7 +59,6 @@ from tidemill.schemas.log.messages import (
     UploadMessage,
 )
 from tidemill.schemas.log.part import LARGE_PREFIX
-from tidemill.schemas.log.topics import COMMANDS
 
 Headers = Sequence[tuple[str, bytes | None]]
 """As the log has them: names may repeat, and values may be null."""
@@ -68,6 +68,8 @@ LINES: Final = b"lines"
 KEY: Final = "tidemill-key"
 HEADERS: Final = "tidemill-headers"
 MODEL: Final = "tidemill-model"
+TRACEPARENT: Final = "traceparent"
+BATCH, FIRST, INDICES, MARKS = "tidemill-batch", "tidemill-first", "tidemill-indices", "tidemill-marks"
 SEALED_LINES_MAX: Final = 1_024
 """Lines of one sealed record; ingest packs a few dozen."""
 SEAL_BYTES: Final = 28
@@ -138,6 +140,10 @@ class RequestHead:
     seal: Seal | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     """More headers of each call."""
+    traceparent: str | None = None
+    """The context of the batch's trace."""
+    validated: bool = False
+    """Whether the store has a JSON Schema that each answer must fit (`schema_key`)."""
     indices: tuple[int, ...] | None = None
     """Of the lines, if there are gaps between them: lines of other models of the batch."""
 
@@ -211,58 +217,34 @@ def batch_of(message: Command | Fact) -> str | None:
     return found
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class IdentifiedBatch:
-    """The batch of a record that may be otherwise unreadable."""
-
-    batch_id: str
-    created: BatchCreated | None = None
-    """The record itself, if it creates the batch."""
-
-
-def identify_batch(
-    topic: str, headers: Iterable[tuple[str, bytes | None]] | None, value: bytes | None
-) -> IdentifiedBatch | None:
-    """The batch of a record of `commands` or `outcomes`, whatever else is wrong with it; None if unknown."""
-    try:
-        if topic == COMMANDS.name:
-            message: Command | Fact = decode_command(value)
-        elif kind_of(headers) == LINES:
-            batch_id = dict(headers or ()).get("tidemill-batch") or b""
-            return IdentifiedBatch(batch_id=_text(batch_id, ID_CHARS_MAX))
-        else:
-            message = decode_fact(value)
-    except (DecodeError, ValueError):
-        return None
-    found = batch_of(message)
-    created = message if isinstance(message, BatchCreated) else None
-    return None if found is None else IdentifiedBatch(batch_id=found, created=created)
-
-
 def lines_batch(headers: Iterable[tuple[str, bytes | None]] | None) -> str | None:
     """The batch of a record of `outcomes` with lines; None for other records."""
     found = dict(headers or ())
-    return (found.get("tidemill-batch") or b"").decode(errors="replace") if found.get(KIND) == LINES else None
+    return (found.get(BATCH) or b"").decode(errors="replace") if found.get(KIND) == LINES else None
 
 
 def request_headers(head: RequestHead) -> Headers:
     """The headers of a record of `requests`."""
     headers = [
         (VERSION_HEADER, _VERSION),
-        ("tidemill-batch", head.batch_id.encode()),
+        (BATCH, head.batch_id.encode()),
         ("tidemill-project", head.project.encode()),
-        ("tidemill-first", b"%d" % head.first),
+        (FIRST, b"%d" % head.first),
         ("tidemill-deadline", b"%d" % head.deadline),
         ("tidemill-url", head.url.encode()),
     ]
     if head.indices is not None:
-        headers.append(("tidemill-indices", _encoder.encode(head.indices)))
+        headers.append((INDICES, _encoder.encode(head.indices)))
     if head.ref is not None:
         headers.append(("tidemill-ref", _encoder.encode(head.ref)))
     if head.created is not None:
         headers.append(("tidemill-created", b"%d" % head.created))
+    if head.traceparent is not None:
+        headers.append((TRACEPARENT, head.traceparent.encode()))
     if head.headers:
         headers.append((HEADERS, forwarded.lines(head.headers)))
+    if head.validated:
+        headers.append(("tidemill-validated", b"1"))
     if head.seal is not None:
         headers += [(KEY, head.seal.key_id.encode()), ("tidemill-lines", b"%d" % head.seal.lines)]
     return headers
@@ -277,9 +259,9 @@ def request_head(headers: Iterable[tuple[str, bytes | None]]) -> RequestHead:
     found = _readable(headers)
     try:
         return RequestHead(
-            batch_id=_text(found["tidemill-batch"], ID_CHARS_MAX),
+            batch_id=_text(found[BATCH], ID_CHARS_MAX),
             project=_text(found["tidemill-project"], NAME_CHARS_MAX),
-            first=_number(found["tidemill-first"], BATCH_LINES_MAX - 1),
+            first=_number(found[FIRST], BATCH_LINES_MAX - 1),
             deadline=_number(found["tidemill-deadline"], TIME_MAX),
             url=_text(found["tidemill-url"], WORD_CHARS_MAX),
             ref=_refs.decode(ref) if (ref := found.get("tidemill-ref")) is not None else None,
@@ -287,8 +269,10 @@ def request_head(headers: Iterable[tuple[str, bytes | None]]) -> RequestHead:
             seal=None
             if (key := found.get(KEY)) is None
             else Seal(_text(key, ID_CHARS_MAX), _number(found["tidemill-lines"], SEALED_LINES_MAX)),
+            validated="tidemill-validated" in found,
             headers=forwarded.parsed(found[HEADERS]) if HEADERS in found else {},
-            indices=_indices.decode(indices) if (indices := found.get("tidemill-indices")) is not None else None,
+            traceparent=traces.parsed(found.get(TRACEPARENT)),
+            indices=_indices.decode(indices) if (indices := found.get(INDICES)) is not None else None,
         )
     except (KeyError, ValueError, msgspec.MsgspecError) as error:
         raise _header_error(error) from error
@@ -303,8 +287,8 @@ def lines_headers(batch_id: str, marks: list[LineMark], *, model: str = "", ref:
     headers = [
         (KIND, LINES),
         (VERSION_HEADER, _VERSION),
-        ("tidemill-batch", batch_id.encode()),
-        ("tidemill-marks", _encoder.encode(marks)),
+        (BATCH, batch_id.encode()),
+        (MARKS, _encoder.encode(marks)),
     ]
     if model:
         headers.append((MODEL, model.encode()))
@@ -353,8 +337,8 @@ def lines_marks(headers: Iterable[tuple[str, bytes | None]], size: int) -> tuple
     """
     found = _readable(headers)
     try:
-        batch_id = _text(found["tidemill-batch"], ID_CHARS_MAX)
-        marks = _marks.decode(found["tidemill-marks"])
+        batch_id = _text(found[BATCH], ID_CHARS_MAX)
+        marks = _marks.decode(found[MARKS])
     except (KeyError, ValueError, msgspec.MsgspecError) as error:
         raise _header_error(error) from error
     if (ref := lines_ref(found.items())) is not None:

@@ -18,7 +18,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from tidemill.schemas.log.codec import DecodeError, Headers
+from tidemill.schemas.bounds import ID_CHARS_MAX
+from tidemill.schemas.log.codec import DecodeError, Headers, batch_of, decode_command, decode_fact, lines_batch
+from tidemill.schemas.log.messages import BatchCreated, Command, Fact
+from tidemill.schemas.log.topics import COMMANDS
 
 VALUE_BYTES_MAX: Final = 900 * 1024
 """With its headers a letter must fit into `RECORD_BYTES_MAX`."""
@@ -125,6 +128,40 @@ def requeue_headers(letter: DeadLetter) -> Headers:
     return [*own, (REQUEUED, letter.id.encode())]
 
 
+def requeued(letter: DeadLetter) -> tuple[bytes | None, bytes | None, Headers]:
+    """The record of a letter as it goes to its topic again: key, value and headers."""
+    # The client refuses a record with neither key nor value.
+    key = letter.key if letter.value is not None else letter.key or b""
+    return key, letter.value, requeue_headers(letter)
+
+
 def mark_headers(letter_id: str) -> Headers:
     """The headers of the mark that a letter was sent again."""
     return [(SOURCE, letter_id.encode()), (MARK, b"1")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IdentifiedBatch:
+    """The batch of a record that may be otherwise unreadable."""
+
+    batch_id: str
+    created: BatchCreated | None = None
+    """The record itself, if it creates the batch."""
+
+
+def identify_batch(
+    topic: str, headers: Iterable[tuple[str, bytes | None]] | None, value: bytes | None
+) -> IdentifiedBatch | None:
+    """The batch of a record of `commands` or `outcomes`, whatever else is wrong with it; None if unknown."""
+    try:
+        if topic == COMMANDS.name:
+            message: Command | Fact = decode_command(value)
+        elif (batch_id := lines_batch(headers)) is not None:
+            return IdentifiedBatch(batch_id=batch_id) if len(batch_id) <= ID_CHARS_MAX else None
+        else:
+            message = decode_fact(value)
+    except (DecodeError, ValueError):
+        return None
+    found = batch_of(message)
+    created = message if isinstance(message, BatchCreated) else None
+    return None if found is None else IdentifiedBatch(batch_id=found, created=created)

@@ -10,18 +10,33 @@
 | `tidemill-endpoint` | on the first record: the endpoint; else the url of its first line |
 | `tidemill-metadata` | on the first record: a JSON object of strings |
 | `tidemill-output` | on the first record: `one` file, or `numbered` files |
+| `traceparent` | on the first record: W3C's context of the trace that the batch continues |
+
+The api opens a batch of its own with a record without lines. Its key is the batch's id, which is the name of the
+stream; no other record opens a stream with a name of this form.
+
+| header | holds |
+|---|---|
+| `tidemill-opens` | a `BatchCreated` |
+| `tidemill-signature` | the signature of the api over the SHA-256 of `tidemill-opens` |
 """
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import orjson
 
+from tidemill.schemas import traces
 from tidemill.schemas.bounds import METADATA_KEY_CHARS_MAX as KEY_CHARS_MAX
 from tidemill.schemas.bounds import METADATA_PAIRS_MAX, NAME_CHARS_MAX
 from tidemill.schemas.bounds import METADATA_VALUE_CHARS_MAX as VALUE_CHARS_MAX
 from tidemill.schemas.endpoints import ENDPOINTS
+from tidemill.schemas.log import codec, signing
+from tidemill.schemas.log.codec import TRACEPARENT, DecodeError
+from tidemill.schemas.log.messages import BatchCreated
+from tidemill.schemas.log.signing import SignatureError, Signer, Verifier
 
 AUTHORIZATION: Final = "authorization"
 END: Final = "tidemill-end"
@@ -30,8 +45,14 @@ WINDOW: Final = "tidemill-window"
 ENDPOINT: Final = "tidemill-endpoint"
 METADATA: Final = "tidemill-metadata"
 OUTPUT: Final = "tidemill-output"
+OPENS: Final = "tidemill-opens"
+SIGNATURE: Final = "tidemill-signature"
 TICK: Final = "tidemill-tick"
 """Marks a record that ingest sends to itself when a partition is assigned, to do the work that is due there."""
+
+_HEADERS: Final = frozenset({
+    AUTHORIZATION, END, SEQ, WINDOW, ENDPOINT, METADATA, OUTPUT, OPENS, SIGNATURE, TICK,
+})  # fmt: skip
 
 OUTPUTS: Final = ("one", "numbered")
 SEQ_DIGITS_MAX: Final = 18
@@ -59,6 +80,8 @@ class StreamOptions:
     metadata: dict[str, str] | None = None
     numbered: bool = False
     """Whether the output is split into numbered files."""
+    traceparent: str | None = None
+    """The trace that the batch continues."""
 
 
 def own_headers(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
@@ -69,7 +92,9 @@ def own_headers(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
     """
     found = {}
     for name, content in headers:
-        if (lower := name.lower()) == AUTHORIZATION or lower.startswith("tidemill-"):
+        if (lower := name.lower()) == TRACEPARENT:
+            found[lower] = traces.parsed(content) or ""
+        elif lower == AUTHORIZATION or lower.startswith("tidemill-"):
             try:
                 found[lower] = (content or b"").decode()
             except UnicodeDecodeError:
@@ -128,7 +153,40 @@ def stream_options(headers: Mapping[str, str], windows: Collection[str]) -> Stre
         endpoint=endpoint,
         metadata=None if metadata is None else _metadata(metadata),
         numbered=output == "numbered",
+        traceparent=headers.get(TRACEPARENT) or None,
     )
+
+
+def opening_headers(signer: Signer, command: BatchCreated) -> list[tuple[str, bytes]]:
+    """The headers of a record that opens a batch of the api."""
+    content = codec.encode(command)
+    return [(OPENS, content), (SIGNATURE, signer.sign(signing.BATCH, _digest(content)))]
+
+
+def opening(headers: Mapping[str, str], verifier: Verifier) -> BatchCreated | None:
+    """The batch that a record opens, from its `own_headers`; None if it opens none.
+
+    Raises:
+        IntakeError: The api has not signed it.
+    """
+    if (content := headers.get(OPENS)) is None:
+        return None
+    try:
+        digest, _ = verifier.payload(signing.BATCH, headers.get(SIGNATURE, "").encode())
+        if digest != _digest(content.encode()):
+            raise IntakeError(f"the header {SIGNATURE} is of another batch")
+        command = codec.decode_command(content.encode())
+    except SignatureError as error:
+        raise IntakeError(f"the header {SIGNATURE} is invalid: {error}") from None
+    except DecodeError:
+        raise IntakeError(f"the header {OPENS} cannot be read") from None
+    if not isinstance(command, BatchCreated):
+        raise IntakeError(f"the header {OPENS} creates no batch")
+    return command
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
 
 
 def secret(headers: Mapping[str, str]) -> str:
@@ -160,4 +218,4 @@ def _metadata(text: str) -> dict[str, str]:
 
 
 def _ours(name: str) -> str:
-    return name if name in {AUTHORIZATION, END, SEQ, WINDOW, ENDPOINT, METADATA, OUTPUT, TICK} else "tidemill-…"
+    return name if name in _HEADERS else "tidemill-…"

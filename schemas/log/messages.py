@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from tidemill.schemas.bounds import (
+    ANSWER_SCHEMA_CHARS_MAX,
     BATCH_MODELS_MAX,
     OUTPUTS_MAX,
     UPLOAD_PARTS_MAX,
@@ -28,12 +29,12 @@ from tidemill.schemas.bounds import (
     Time,
     Word,
 )
+from tidemill.schemas.buckets import BucketObject, OutputCopy
 from tidemill.schemas.resources.access import ApiKey
 from tidemill.schemas.resources.batch import Batch, ExpiresAfter, Faults, Receipt, Status, Usage
 from tidemill.schemas.resources.bill import Cost
 from tidemill.schemas.resources.by_model import ModelLines, ModelResults
-from tidemill.schemas.resources.file import File
-from tidemill.schemas.resources.upload import Upload, UploadPart
+from tidemill.schemas.resources.file import File, Upload, UploadPart
 from tidemill.schemas.resources.waiting import Waits
 
 VERSION = 1
@@ -56,6 +57,8 @@ class InputRef(BaseModel):
 
     key: StoreKey
     bytes: Size
+    source: BucketObject | None = None
+    """The object that ingest first has to copy to the store; None for an input that is there."""
 
 
 class BatchCreated(_Message):
@@ -67,6 +70,8 @@ class BatchCreated(_Message):
     input: InputRef | None = None
     """None if the input file does not exist: ingest rejects the batch, as OpenAI does."""
     output_expires_after: ExpiresAfter | None = None
+    answer_schema: Annotated[str, StringConstraints(max_length=ANSWER_SCHEMA_CHARS_MAX)] | None = None
+    """The JSON Schema that each answer must fit, as JSON text."""
 
 
 class CancelRequested(_Message):
@@ -127,6 +132,8 @@ class Compacted(_Message):
     """Lines of the output with impossible token counts; they are not billed."""
     recovered: bool = False
     """Whether parts were lost, so that the files were made from the log."""
+    output_copy: OutputCopy | None = None
+    """What became of the copy in a bucket; None if the batch wants none."""
     closed_by: Id = ""
     """The owner that closed the batch; a former owner may have closed it with other lines."""
     writer: Id = ""
@@ -162,11 +169,12 @@ class Tick(_Message):
 
 
 class Opened(_Message):
-    """A stream of a direct producer began: `batch` is its first state, `in_progress`."""
+    """A stream began: `batch` is its first state, `in_progress`."""
 
     kind: Literal["opened"] = "opened"
     project: Name
     batch: Batch
+    output_expires_after: ExpiresAfter | None = None
 
 
 class Grown(_Message):
@@ -178,6 +186,17 @@ class Grown(_Message):
     """Lines since its beginning."""
     model: Name | None = None
     """Known after the first valid line."""
+    sequence: Number | None = None
+    """The highest `tidemill-seq` of its records."""
+    bytes: Number = 0
+    """Bytes of its lines since its beginning."""
+
+
+class Ended(_Message):
+    """A stream of the api accepts no more lines; those it has may still be on their way."""
+
+    kind: Literal["ended"] = "ended"
+    batch_id: Id
 
 
 class Sealed(_Message):
@@ -190,10 +209,10 @@ class Sealed(_Message):
     input: InputRef
 
 
-class Buried(_Message):
+class DeadLettered(_Message):
     """A record of the batch could not be processed, and is a dead letter."""
 
-    kind: Literal["buried"] = "buried"
+    kind: Literal["dead_lettered"] = "dead_lettered"
     batch_id: Id
     source: Name
     """`topic/partition/offset`: the letter's id."""
@@ -221,7 +240,9 @@ class Stalled(_Message):
     """How long the report is valid."""
 
 
-Fact = Annotated[Accepted | Rejected | Opened | Grown | Sealed | Compacted | Tick | Buried | Stalled, _BY_KIND]
+Fact = Annotated[
+    Accepted | Rejected | Opened | Grown | Ended | Sealed | Compacted | Tick | DeadLettered | Stalled, _BY_KIND
+]
 
 
 class BatchRecord(_Message):
@@ -246,7 +267,7 @@ class FileRecord(_Message):
     lines: Number | None = None
     """Lines, counted during the upload."""
     from_body: bool = False
-    """Whether the api made it of the requests in a body; then it is deleted with its batch."""
+    """Whether it was made for one batch, of a body or an object of a bucket; then it is deleted with the batch."""
     owner: Size = 0
     """The owner that wrote it; readers ignore it after a record of a later owner."""
 
@@ -302,8 +323,9 @@ class AuditRecord(_Message):
     at: Time
     project: Name
     """The project concerned; empty if the key was unknown."""
-    actor: Id
-    """Id of the client's key: `key_settings` for that of the settings, empty for an unknown one."""
+    actor: Name
+    """Id of the client's key: `key_settings` for that of the settings, empty for an unknown one. Of a person, the
+    verified email address, else the provider's `sub`."""
     action: Word
     """One of `schemas/resources/audit.py`."""
     target: Filename = ""

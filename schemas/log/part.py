@@ -20,7 +20,9 @@ from tidemill.schemas.resources.file import file_kind
 _HEAD: Final = struct.Struct("<4sI")
 _MAGIC: Final = b"TMP1"
 _COLUMNS: Final = 7
-UNKNOWN_USAGE: Final = (0xFFFFFFFF,) * 4
+USAGE: Final = 4
+"""Numbers of usage of a line."""
+UNKNOWN_USAGE: Final = (0xFFFFFFFF,) * USAGE
 """Stands in the columns of usage for impossible counts of the server."""
 NO_MODEL: Final = 0xFFFFFFFF
 """Stands in the column of models for a line that was not called, and for all lines of a batch with one model."""
@@ -29,8 +31,8 @@ PARTS_PREFIX: Final = "parts/"
 FILES_PREFIX: Final = "files/"
 INDICES_PREFIX: Final = "indices/"
 LARGE_PREFIX: Final = "results-large/"
-"""Prefix of results that are too large for a record of the log, and of lists of copies: both are kept as long as
-the log may have the records of their batch."""
+"""Prefix of results that are too large for a record of the log, of lists of copies, and of JSON Schemas: all are
+kept as long as the log may have the records of their batch."""
 
 
 class PartError(Exception):
@@ -113,6 +115,11 @@ def part_key(batch_id: str, part: PartRef) -> str:
 def copies_key(batch_id: str) -> str:
     """The store key of the list of a batch's copies (`schemas/jsonl/copies.py`)."""
     return f"{LARGE_PREFIX}{batch_id}/copies"
+
+
+def schema_key(batch_id: str) -> str:
+    """The store key of the JSON Schema that the answers of a batch must fit."""
+    return f"{LARGE_PREFIX}{batch_id}/schema"
 
 
 def index_key(key: str) -> str:

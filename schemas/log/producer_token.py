@@ -1,7 +1,9 @@
 """Tokens of direct producers: signed by the api, for one stream of one project, for a short time.
 
 A token is a JWT (RFC 7519) in the form of `schemas/log/signing.py`. Its claims: `sub` the stream, `project`, `key`
-the id of the API key that it was made with, `iat` and `exp` in Unix seconds.
+the id of the API key that it was made with, `iat` and `exp` in Unix seconds. The api signs such tokens for its own
+records, too, with `key` null: it checks the caller's key before it answers, and a later revocation does not undo
+that answer.
 """
 
 from typing import Annotated, Final, Literal
@@ -39,8 +41,8 @@ class Claims(BaseModel):
     sub: Annotated[str, Field(min_length=1, max_length=NAME_CHARS_MAX)]
     """The stream that it allows to produce to."""
     project: Annotated[str, Field(pattern=access.PROJECT)]
-    key: Annotated[str, Field(min_length=1, max_length=KEY_ID_CHARS_MAX)]
-    """Id of the API key that created it; the token is invalid once the key is."""
+    key: Annotated[str, Field(min_length=1, max_length=KEY_ID_CHARS_MAX)] | None
+    """Id of the API key that created it; the token is invalid once the key is. None for the api's own records."""
     iat: _Time
     exp: _Time
 

@@ -23,6 +23,9 @@ PRIVATE_PREFIX: Final = "tidemill_signing_"
 PUBLIC_PREFIX: Final = "tidemill_verify_"
 KEY_RECORD: Final = "tidemill-key+jws"
 PRODUCER: Final = "tidemill-producer+jwt"
+BATCH: Final = "tidemill-batch+jws"
+SESSION: Final = "tidemill-session+jwt"
+SIGN_IN: Final = "tidemill-sign-in+jwt"
 SIGNED_BYTES_MAX: Final = 16 * 1024
 """A longer text is rejected unread; key records and tokens are far shorter."""
 VERIFY_KEYS_MAX: Final = 8

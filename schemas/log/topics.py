@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tidemill.schemas.resources.audit import KEPT_DAYS
 
 DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +49,13 @@ COMMANDS = Topic(
 )  # fmt: skip
 INTAKE = Topic(
     name="tidemill.intake", key="stream name", value="one or more JSONL lines",
-    written_by=("producers", "ingest", "operator"), read_by=("ingest",), broker_time=True,
+    written_by=("producers", "api", "ingest", "operator"), read_by=("ingest",), broker_time=True,
     harm="only fill the disk: every record needs the token or key of a project",
 )  # fmt: skip
 OUTCOMES = Topic(
     name="tidemill.outcomes", key="batch id", value="Accepted, Opened, Sealed, Compacted, …, or result lines",
-    written_by=("ingest", "processors", "results", "operator"), read_by=("results", "processors", "operator"),
+    written_by=("ingest", "processors", "results", "api", "operator"),
+    read_by=("results", "processors", "operator"),
     harm="forge results for the lines of any batch",
 )  # fmt: skip
 BATCHES = Topic(
@@ -69,8 +71,8 @@ FILES = Topic(
 )  # fmt: skip
 DEAD = Topic(
     name="tidemill.dead", key="source", value="a record that no stage could process, the reason in headers",
-    written_by=("ingest", "processors", "results", "webhooks", "operator"), read_by=("operator",), spread=False,
-    retention_ms=14 * DAY_MS, harm="forge dead letters, which an operator might replay",
+    written_by=("ingest", "processors", "results", "webhooks", "api", "operator"), read_by=("api", "operator"),
+    spread=False, retention_ms=14 * DAY_MS, harm="forge dead letters, which an operator might replay",
 )  # fmt: skip
 PROCESSORS = Topic(
     name="tidemill.processors", key="", value="none: the owner of its partition n reads n of each model's topics",
@@ -102,6 +104,12 @@ CATALOG = Topic(
     written_by=("api",), read_by=("api", "ingest", "processors", "results", "webhooks", "operator"),
     spread=False, compacted=True,
     harm="send the lines of any batch, and the keys of servers, to a server of its choice",
+)  # fmt: skip
+SERVERS = Topic(
+    name="tidemill.servers", key="process", value="ProcessReport: what a processors process measures",
+    # Nothing reads old reports, so it needs no compaction.
+    written_by=("processors",), read_by=("api",), spread=False, retention_ms=HOUR_MS, broker_time=True,
+    harm="show wrong figures of servers; nothing acts on them",
 )  # fmt: skip
 SECRETS = Topic(
     name="tidemill.secrets", key="batch id, or batch id / key id", value="Erasure of a deleted batch, Secret",
@@ -158,8 +166,8 @@ EXPRESS_LINES_MAX = 1_000
 """A batch of up to this many lines uses the model's express topic, without large batches before it."""
 
 TOPICS = (
-    COMMANDS, INTAKE, OUTCOMES, BATCHES, FILES, DEAD, PROCESSORS, CLAIMS, QUEUE, UPLOADS, KEYS, CATALOG, SECRETS,
-    LEDGER, AUDIT, WEBHOOKS, EVENTS, DELIVERIES, STATES, LINE_BITMAPS, STREAMS,
+    COMMANDS, INTAKE, OUTCOMES, BATCHES, FILES, DEAD, PROCESSORS, CLAIMS, QUEUE, UPLOADS, KEYS, CATALOG, SERVERS,
+    SECRETS, LEDGER, AUDIT, WEBHOOKS, EVENTS, DELIVERIES, STATES, LINE_BITMAPS, STREAMS,
 )  # fmt: skip
 """All but those of requests. Faust names the changelogs of its tables, but creates them too late."""
 
@@ -175,7 +183,8 @@ def requests(model: str) -> Topic:
     """
     return Topic(
         name=REQUESTS_PREFIX + _plain(model), key="batch id / run of lines", value="one or more JSONL lines",
-        written_by=("ingest", "operator"), read_by=("processors", "api", "operator"), harm=_HARM_OF_REQUESTS,
+        written_by=("ingest", "api", "operator"), read_by=("processors", "api", "operator"),
+        harm=_HARM_OF_REQUESTS,
     )  # fmt: skip
 
 
@@ -183,8 +192,24 @@ def express(model: str) -> Topic:
     """The topic of the requests of small batches to one model."""
     return Topic(
         name=EXPRESS_PREFIX + _plain(model), key="batch id / run of lines", value="one or more JSONL lines",
-        written_by=("ingest", "operator"), read_by=("processors", "api", "operator"), harm=_HARM_OF_REQUESTS,
+        written_by=("ingest", "api", "operator"), read_by=("processors", "api", "operator"),
+        harm=_HARM_OF_REQUESTS,
     )  # fmt: skip
+
+
+def takes_requeued(name: str) -> bool:
+    """Whether dead letters of a topic may be sent there again: its readers count a repeated record once.
+
+    Those of the intake hold no credential, so ingest would reject them again: their producer has to send them.
+    """
+    return is_of_requests(name) or name in {topic.name for topic in (COMMANDS, OUTCOMES, EVENTS)}
+
+
+def requeue_refusal(name: str) -> str:
+    """Why a topic takes no dead letters again."""
+    if name == INTAKE.name:
+        return "a letter of the intake holds no credential: its producer has to send the lines again"
+    return f"no records are sent to '{name}' again"
 
 
 def is_of_requests(name: str) -> bool:

@@ -27,9 +27,11 @@ from tidemill.schemas.bounds import (
     Url,
     Word,
 )
+from tidemill.schemas.buckets import Format, OutputCopy, Uri
 from tidemill.schemas.resources.bill import Cost
 from tidemill.schemas.resources.file import file_kind
 from tidemill.schemas.resources.waiting import Waits
+from tidemill.schemas.traces import Traceparent
 
 _WINDOW = re.compile(r"([1-9]\d{0,5})([smhd])\Z")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -217,6 +219,11 @@ class Progress(_Shape):
     """Unix seconds of these values."""
     holds_until: Time | None = None
     """Unix seconds until which the rate and the end are valid."""
+    usage: Usage | None = None
+    """What the lines that have succeeded so far used; null before the first, and after a restart until results has
+    read all of them again."""
+    cost: Cost | None = None
+    """The cost so far at the present price: that of `usage`, rounded as at the end."""
 
     def at(self, now: float) -> "Progress":
         """The values that are still valid at `now`, in Unix seconds."""
@@ -271,26 +278,48 @@ class Extras(_Shape):
     name: Name | None = None
     """`metadata.name`, else the name of its input file or stream."""
     stream: Name | None = None
-    """The stream of a direct producer (docs/reference/intake.md)."""
+    """The stream of a direct producer (docs/reference/intake.md); its own id for an open batch of the API."""
+    single: bool = False
+    """Whether it is one asynchronous request."""
+    open: bool = False
+    """Whether more lines may come: it is a stream that is not sealed."""
+    sequence: Number | None = None
+    """The highest number of the appends to it, or of the records of its stream; null if none has any."""
+    input_bytes: Number | None = None
+    """Bytes of the lines of a stream so far; null once they are a file, or if it never was a stream."""
     callback_url: Url | None = None
     """Gets the event of its end, besides the webhook endpoints of the project."""
     headers: Headers | None = None
     """Headers of the request that created it, which go with each call (setting `forward_headers`)."""
+    traceparent: Traceparent | None = None
+    """The context of its trace; null without one."""
     numbered: Cut | None = None
     """Bounds of numbered files; null if the output is one file."""
     output_file_ids: Annotated[tuple[Id, ...], Field(max_length=OUTPUTS_MAX)] = ()
     """The numbered files of the output, in order; the first is also `output_file_id`."""
+    input_uri: Uri | None = None
+    """The object of a bucket that its input was read from; null for none."""
+    output_uri: Uri | None = None
+    """The folder of a bucket that its output and errors are copied to before it ends; null for none."""
+    output_format: Format | None = None
+    """The format of these copies."""
+    output_copy: OutputCopy | None = None
+    """What became of them; null until the batch ends, and if it has no files."""
     rerun_of: Id | None = None
     """The batch whose lines it runs again."""
     replay_range: ReplayRange | None = None
     """The range of the log whose lines it runs again."""
     reruns: Annotated[tuple[Id, ...], Field(max_length=RERUNS_MAX)] = ()
     """The newest reruns of this batch; the api adds them, and no record has them."""
+    validated: bool = False
+    """Whether each answer must fit a JSON Schema."""
     dedupe: Dedupe | None = None
     """Which equal lines are asked once; null for none."""
     copies: Number | None = None
     """Lines that equal an earlier one, and so are not asked; they count as completed or failed once the files are
     written. Null for none."""
+    retries: Number | None = None
+    """Calls beyond the first one of each line that has ended; null for none."""
     progress: Progress | None = None
     at_risk: Signed | None = None
     """Unix seconds from which the log may have dropped records that the batch needs; null if there is no risk."""

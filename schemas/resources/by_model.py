@@ -1,4 +1,4 @@
-"""What a batch is to each of the models that its lines name."""
+"""The lines and results of a batch for each model that they name."""
 
 from typing import Annotated
 

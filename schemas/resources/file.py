@@ -1,4 +1,4 @@
-"""The file, as the API shows it."""
+"""The file, and its upload in parts, as the API shows them."""
 
 from typing import Literal
 
@@ -11,6 +11,8 @@ OBJECT_BYTES = 4096
 """The overhead of an object: its records, its rows, and the unused rest of its last disk block."""
 EXPIRES_AFTER_SECONDS = (3600, 2_592_000)
 """Bounds of a request on the life of a file."""
+UPLOAD_LIFE_SECONDS = 3600
+"""How long an upload accepts parts."""
 
 
 class File(BaseModel):
@@ -27,6 +29,34 @@ class File(BaseModel):
     purpose: Word
     status: Literal["uploaded", "processed", "error"] = "processed"
     status_details: Text | None = None
+
+
+class Upload(BaseModel):
+    """A file that is uploaded in parts. Times are Unix seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: Id
+    object: Literal["upload"] = "upload"
+    bytes: Size
+    """The sum of its parts."""
+    created_at: Time
+    expires_at: Time
+    filename: Filename
+    purpose: Word
+    status: Literal["pending", "completed", "cancelled", "expired"] = "pending"
+    file: File | None = None
+
+
+class UploadPart(BaseModel):
+    """A part in the store."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: Id
+    object: Literal["upload.part"] = "upload.part"
+    created_at: Time
+    upload_id: Id
 
 
 def cost_bytes(size: int) -> int:

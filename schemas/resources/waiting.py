@@ -58,13 +58,17 @@ class Reason(StrEnum):
     """The project has as many batches at work as it may have."""
     VALIDATION = "validation"
     """The input has not been validated yet."""
+    OPEN = "open"
+    """The batch is open: it waits for more lines, or for its seal."""
     NO_PROCESSOR = "no_processor"
     """No process has reported on the lines."""
     FILES = "files"
     """The files of the batch cannot be written."""
+    BUCKET = "bucket"
+    """The bucket of the input, or of the copy of the output, is slow, refuses or does not answer."""
 
 
-USUAL: Final = frozenset({Reason.IN_FLIGHT, Reason.QUEUED, Reason.VALIDATION, Reason.BATCHES_AT_WORK})
+USUAL: Final = frozenset({Reason.IN_FLIGHT, Reason.QUEUED, Reason.VALIDATION, Reason.BATCHES_AT_WORK, Reason.OPEN})
 """Reasons in normal operation."""
 
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from tidemill.schemas.bounds import Id, Name, Number, Real, Size, Time, Url, Word
 from tidemill.schemas.log.codec import Decoder, decoder
 from tidemill.schemas.log.messages import WRAPPED_CHARS_MAX
+from tidemill.schemas.traces import Traceparent
 
 SECRETS_MAX: Final = 2
 """Signing secrets of an endpoint: the present one, and one that is still valid after a rotation."""
@@ -111,6 +112,8 @@ class Due(_Message):
     """The `callback_url` of the batch; None for the endpoint's own URL."""
     is_test: bool = False
     """Whether a client asked for it; then there is one attempt."""
+    traceparent: Traceparent | None = None
+    """The trace of the batch."""
 
 
 class Resend(_Message):
@@ -160,6 +163,7 @@ class Delivery(_Message):
     url: Url | None = None
     """See `Due`."""
     is_test: bool = False
+    traceparent: Traceparent | None = None
     state: State = State.PENDING
     place: Size = 0
     """The offset of its event, or of the wish to send it again: the order within a batch."""

@@ -28,7 +28,7 @@ def shown(secret: bytes) -> str:
 
 
 def hint(secret: bytes) -> str:
-    """A secret of which only the last characters can be read."""
+    """A secret with all but its last characters hidden."""
     return f"{PREFIX}…{shown(secret)[-_HINT_CHARS:]}"
 
 

@@ -1,0 +1,211 @@
+"""Copies the input of a batch from a bucket of users into the store, once, before it is checked.
+
+The command names one version of the object, so a repetition after a crash copies the same bytes. If the store has
+them already, they are only counted again for the record of the file.
+"""
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing
+from typing import Final, Protocol
+
+from tidemill import metrics
+from tidemill.ingest.files.packing import RequestPublisher
+from tidemill.ingest.files.verdict import Failed
+from tidemill.quotas import QuotaExceeded
+from tidemill.schemas import buckets
+from tidemill.schemas.buckets import BucketObject
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import BatchCreated, FileRecord, InputRef, Stalled
+from tidemill.schemas.ports import Clock, NotFound, Sender, Store
+from tidemill.schemas.resources.batch import BatchError
+from tidemill.schemas.resources.file import File
+from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason, Waiting
+from tidemill.storage.buckets import Buckets, Changed, NotAllowed, reason
+from tidemill.storage.s3 import Refused
+
+REFUSALS_MAX: Final = 5
+"""How often the server may refuse an object in a row before the batch fails."""
+REPORT_SECONDS: Final = 5.0
+"""How often the batch says how much is read."""
+HOLD_SECONDS: Final = 300
+"""How long a report is valid: longer than an attempt and its pause."""
+URI_CHARS_SHOWN: Final = 500
+"""Characters of an address in an error."""
+
+log = logging.getLogger(__name__)
+
+
+class Room(Protocol):
+    """The quotas of the projects."""
+
+    def claim_input(self, project: str, file_id: str, size: int) -> None:
+        """Count a file that is being written, or raise `QuotaExceeded`."""
+
+    def release_input(self, project: str, file_id: str) -> None:
+        """Count it no longer."""
+
+    def check_lines(self, project: str, lines: int) -> None:
+        """Check that a project may have so many more lines enqueued, or raise `QuotaExceeded`."""
+
+
+class Import:
+    """The input of one batch on its way."""
+
+    def __init__(self, command: BatchCreated, ref: InputRef, source: BucketObject) -> None:
+        self.command = command
+        self.ref = ref
+        self.source = source
+        self.address = buckets.parse_object(source.uri)
+        self.since = 0
+        """When it began, Unix seconds."""
+        self.refusals = 0
+        self.reports = 0
+
+    @property
+    def batch_id(self) -> str:
+        """The batch."""
+        return self.command.batch.id
+
+
+class Importer:
+    """Copies inputs, several at a time."""
+
+    def __init__(
+        self, found: Buckets, store: Store, *, sender: Sender, requests: RequestPublisher, room: Room, clock: Clock
+    ) -> None:
+        self.buckets = found
+        self._store = store
+        self._sender = sender
+        self._requests = requests
+        self._room = room
+        self._clock = clock
+        self._source = f"import-{secrets.token_hex(8)}"
+
+    def of(self, command: BatchCreated) -> Import | None:
+        """The import that a command asks for; None if its input is in the store."""
+        ref = command.input
+        return None if ref is None or ref.source is None else Import(command, ref, ref.source)
+
+    async def run(self, one: Import, life_seconds: int, check_stopped: Callable[[], None]) -> Failed | None:
+        """Copy the input, and show its file.
+
+        Args:
+            one: The import.
+            life_seconds: How long the file is kept.
+            check_stopped: Raises an error if the batch was cancelled.
+
+        Returns:
+            Why the batch fails; None if the input is in the store.
+
+        Raises:
+            OSError: A server does not answer; the call may be made again, and the batch says why it waits.
+        """
+        one.since = one.since or int(self._clock())
+        failed: Failed | None = None
+        try:
+            await self._copied(one, life_seconds, check_stopped)
+        except (NotFound, Changed, NotAllowed, QuotaExceeded) as error:
+            failed = _failed(one, error)
+        except Refused as error:
+            one.refusals += 1
+            if one.refusals < REFUSALS_MAX:
+                await self._report(one, f"{one.source.uri} cannot be read: {reason(error)}.")
+                raise
+            failed = _failed(one, error)
+        except OSError as error:
+            await self._report(one, f"{one.source.uri} cannot be read: {reason(error)}.")
+            raise
+        metrics.TRANSFERS.labels("read", "done" if failed is None else "failed").inc()
+        if one.reports:
+            await self._report(one, "")
+        return failed
+
+    async def _copied(self, one: Import, life_seconds: int, check_stopped: Callable[[], None]) -> None:
+        project, batch, key = one.command.project, one.command.batch, one.ref.key
+        digest, lines, last = hashlib.sha256(), 0, b"\n"
+
+        async def counted(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+            nonlocal lines, last
+            size, next_report = 0, asyncio.get_running_loop().time() + REPORT_SECONDS
+            async for chunk in chunks:
+                check_stopped()
+                await asyncio.to_thread(digest.update, chunk)
+                lines += chunk.count(b"\n")
+                last, size = chunk[-1:], size + len(chunk)
+                yield chunk
+                if (now := asyncio.get_running_loop().time()) >= next_report:
+                    next_report = now + REPORT_SECONDS
+                    await self._report(one, f"{size} of {one.source.bytes} bytes of {one.source.uri} are read.")
+            if size != one.source.bytes:
+                raise Changed
+
+        self._room.claim_input(project, batch.input_file_id, one.source.bytes)
+        async with AsyncExitStack() as stack:
+            stack.callback(self._room.release_input, project, batch.input_file_id)
+            if await self._is_stored(one):
+                async with aclosing(counted(self._store.read(key))) as chunks:
+                    async for _ in chunks:
+                        pass
+            else:
+                store = await stack.enter_async_context(self.buckets.transfer(project, one.address, writes=False))
+                async with aclosing(counted(store.version(one.address.key, one.source.etag))) as chunks:
+                    metrics.TRANSFER_BYTES.labels("read").inc(await self._store.write(key, chunks))
+            lines += last != b"\n"
+            try:
+                self._room.check_lines(project, lines)
+            except QuotaExceeded:
+                await self._store.delete(key)
+                raise
+            file = File(
+                id=batch.input_file_id,
+                bytes=one.source.bytes,
+                created_at=batch.created_at,
+                expires_at=batch.created_at + life_seconds,
+                filename=one.address.segments[-1],
+                purpose="batch",
+            )
+            record = FileRecord(
+                project=project, file=file, key=key, sha256=digest.hexdigest(), lines=lines, from_body=True
+            )
+            await self._sender.send(topics.FILES.name, file.id, codec.encode(record), headers=[])
+
+    async def _is_stored(self, one: Import) -> bool:
+        try:
+            return await self._store.size(one.ref.key) == one.source.bytes
+        except NotFound:
+            return False
+
+    async def _report(self, one: Import, words: str) -> None:
+        """Say why the batch waits; without words, that it does not any more."""
+        one.reports += 1
+        wait = Waiting(reason=Reason.BUCKET, lines=0, message=words[:MESSAGE_CHARS_MAX], since=one.since)
+        fact = Stalled(
+            batch_id=one.batch_id,
+            source=self._source,
+            number=one.reports,
+            waiting=(wait,) if words else (),
+            hold_seconds=HOLD_SECONDS,
+        )
+        await self._requests.send_fact(fact)
+
+
+def _failed(one: Import, error: Exception) -> Failed:
+    """The faults of a batch whose input cannot be had."""
+    code, why = "input_unavailable", reason(error)
+    match error:
+        case Changed():
+            code, why = "input_changed", "the object has changed since the batch was created"
+        case NotFound():
+            code, why = "input_changed", "the object is gone since the batch was created"
+        case QuotaExceeded():
+            code, why = error.quota.value, f"the project {error}"
+    log.warning("%s: its input cannot be copied (%s)", one.batch_id, code)
+    return Failed(
+        errors=(
+            BatchError(code=code, message=f"{one.source.uri[:URI_CHARS_SHOWN]}: {why}.", param="input_file_id"),
+        )
+    )

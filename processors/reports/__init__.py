@@ -1,0 +1,1 @@
+"""Reports of what this process measures of its servers and models."""

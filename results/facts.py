@@ -1,0 +1,52 @@
+"""Facts that the state of a batch keeps: those that came early, and what ends it."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tidemill.schemas.log.messages import (
+    Accepted,
+    CancelRequested,
+    Compacted,
+    DeadLettered,
+    Ended,
+    Grown,
+    Rejected,
+    Sealed,
+)
+from tidemill.schemas.resources.batch import FileReceipt, Receipt
+from tidemill.schemas.resources.by_model import ModelResult
+
+EarlyFact = Accepted | Rejected | Grown | Ended | Sealed | CancelRequested | DeadLettered
+
+
+class Early(BaseModel):
+    """Facts that came before the batch was created, in the order to apply them: one of each kind."""
+
+    model_config = ConfigDict(frozen=True)
+
+    accepted: Accepted | None = None
+    rejected: Rejected | None = None
+    grown: Grown | None = None
+    ended: Ended | None = None
+    sealed: Sealed | None = None
+    cancel_requested: CancelRequested | None = None
+    dead_lettered: DeadLettered | None = None
+
+    def with_(self, fact: EarlyFact) -> "Early":
+        """These facts and another one; the first of a kind counts, or the largest `Grown`."""
+        known = getattr(self, fact.kind)
+        if known is None or (isinstance(fact, Grown) and fact.total > known.total):
+            return self.model_copy(update={fact.kind: fact})
+        return self
+
+
+class _Files(Receipt):
+    outputs: Annotated[tuple[FileReceipt, ...], Field(max_length=0)] = ()
+
+
+class Written(Compacted):
+    """What ends a small batch: one model, and an output in one file."""
+
+    models: Annotated[tuple[ModelResult, ...], Field(min_length=1, max_length=1)]
+    receipt: _Files

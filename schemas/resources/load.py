@@ -1,0 +1,136 @@
+"""What a processors process measures of its servers and models, as it reports it and as the api adds it up.
+
+A process measures what passes through it, so calls and rates of several processes add up. What a server says of
+itself (`queued`, `running`) is the same for all, so the latest report counts.
+"""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from tidemill.schemas.bounds import NUMBER_MAX, Name, Number, Time
+from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason
+
+SERVERS_MAX: Final = 128
+"""Servers, and models, of one report: those with the most to say."""
+BUCKETS_MAX: Final = 32
+MINUTE: Final = 60
+"""Seconds that counts of a report cover."""
+HEARTBEAT_SECONDS: Final = 10
+"""The longest time between two reports of a process."""
+STALE_SECONDS: Final = 3 * HEARTBEAT_SECONDS + 5
+"""A process without a report for this time is gone."""
+
+Rate = Annotated[float, Field(ge=0, le=NUMBER_MAX, allow_inf_nan=False)]
+Buckets = Annotated[tuple[Number, ...], Field(max_length=BUCKETS_MAX)]
+"""How many calls took up to each bound of `metrics.CALL_SECONDS`, not cumulative; the last ones took longer."""
+
+
+class BreakerState(StrEnum):
+    """Whether a server gets calls as far as its circuit breaker is concerned."""
+
+    CLOSED = "closed"
+    PROBING = "probing"
+    """It gets a few calls, and more after an answer."""
+    OPEN = "open"
+    """It failed, and gets no call for some seconds."""
+
+
+class Cause(BaseModel):
+    """Why lines wait for a server."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    reason: Reason
+    status: Annotated[int, Field(ge=100, le=999)] | None = None
+    """The status of the server's answer."""
+    message: Annotated[str, StringConstraints(max_length=MESSAGE_CHARS_MAX)]
+    """A sentence."""
+    since: Time
+
+
+class ServerLoad(BaseModel):
+    """One server, as one process sees it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: Name
+    """With `@` and its address, if its addresses are discovered."""
+    limit: Number
+    """Calls that the process may have in flight now."""
+    in_flight: Number
+    unacknowledged: Number
+    """Results that the log has not acknowledged."""
+    refused: Number
+    """Calls that it refused because it was full, in the last minute."""
+    lines_per_second: Rate
+    tokens_per_second: Rate
+    """Of prompts and answers."""
+    durations: Buckets = ()
+    """Of the calls that ended in the last minute."""
+    first_bytes: Buckets = ()
+    """The time to the head of their replies."""
+    queued: Number | None = None
+    """Requests of all clients that wait in the server, if its metrics say so."""
+    running: Number | None = None
+    """Requests of all clients that it works on."""
+    lines_waiting: Number
+    """Lines of its models that wait for a call in this process; one that two servers could take counts at both."""
+    breaker: BreakerState
+    cause: Cause | None = None
+    """Why lines wait, if they do or if it takes no call."""
+
+
+class ModelLoad(BaseModel):
+    """One model, as one process sees it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: Name
+    in_flight: Number
+    """Calls."""
+    lines_waiting: Number
+    """Lines that wait for a call."""
+    lines_per_second: Rate
+
+
+class ProcessReport(BaseModel):
+    """The value of `tidemill.servers`, by the name of the process."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    process: Name
+    """Its host and process id."""
+    servers: Annotated[tuple[ServerLoad, ...], Field(max_length=SERVERS_MAX)]
+    models: Annotated[tuple[ModelLoad, ...], Field(max_length=SERVERS_MAX)]
+    omitted: Number = 0
+    """Servers and models that did not fit."""
+
+
+def added(counts: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """The sum of histograms with the same bounds; shorter ones lack the last buckets."""
+    found: list[int] = []
+    for each in counts:
+        found += [0] * (len(each) - len(found))
+        for place, count in enumerate(each):
+            found[place] += count
+    return tuple(found)
+
+
+def quantile(bounds: tuple[float, ...], counts: tuple[int, ...], share: float) -> float | None:
+    """The value below which a share of the observations lie, by interpolation in its bucket; None without any.
+
+    Above the last bound it is that bound.
+    """
+    left = share * sum(counts)
+    if not left:
+        return None
+    low = 0.0
+    for bound, count in zip(bounds, counts, strict=False):
+        if left <= count:
+            return low + (bound - low) * left / count
+        left -= count
+        low = bound
+    return low
