@@ -1,27 +1,37 @@
-"""Terminal output, with control characters of foreign text escaped so that the terminal ignores them."""
+"""Output: tables on a terminal, JSON in a pipe; the terminal gets no control characters of foreign text."""
 
+import json
+import os
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
 import typer
+from rich.cells import cell_len
 from rich.console import Console as RichConsole
-from rich.console import ConsoleOptions, RenderableType
+from rich.console import ConsoleOptions, Group, RenderableType
 from rich.segment import Segment
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 NAME: Final = "tidemill"
-_COLUMNS: Final = 10_000
+UV_CACHE: Final = "archive-v"
+"""The names of folders begin like this in which uv keeps the environments of `uvx`."""
+WRAPPED_CELLS_MIN: Final = 8
+"""A column of words is never narrower than this or its widest cell."""
 
 
 def program() -> str:
     """The name by which the user called this program, for commands in hints."""
+    if "UV" in os.environ and Path(sys.prefix).parent.name.startswith(UV_CACHE):
+        return f"uvx {NAME}"
     called = Path(sys.argv[0])
-    if called.name == "__main__.py":
+    if called.name == "__main__.py" and called.parent.name == NAME:
         return f"{_near(Path(sys.executable))} -m tidemill"
     if called.name != NAME or ((found := shutil.which(NAME)) and Path(found).absolute() == called.absolute()):
         return NAME
@@ -48,7 +58,15 @@ def printable(text: str | bytes) -> str:
 
 
 class Console(RichConsole):
-    """A console that escapes control characters in what it prints; its own control codes pass."""
+    """A console that escapes control characters in what it prints; its own control codes pass.
+
+    With `NO_COLOR` it prints no styles at all (<https://no-color.org>); Rich sees to `TERM=dumb` and to pipes.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        if os.environ.get("NO_COLOR"):
+            options["color_system"] = None
+        super().__init__(**{"markup": False, "highlight": False, **options})
 
     def print(self, *objects: Any, **options: Any) -> None:
         """See `rich.console.Console.print`; a string is one line."""
@@ -81,13 +99,79 @@ def say(text: str, *, err: bool = False) -> None:
 
 
 def stderr_console(**options: Any) -> Console:
-    """The console for everything but results: stderr, without markup, without line wrapping."""
-    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True, **options)
+    """The console for everything but results: stderr, without line wrapping."""
+    return Console(stderr=True, soft_wrap=True, **options)
 
 
-def show_table(table: Table) -> None:
-    """Print a table on stdout at its full width: a truncated id or number is useless."""
-    Console(width=_COLUMNS, soft_wrap=True, markup=False).print(table)
+def for_people() -> bool:
+    """Whether stdout is a terminal; a program that reads it gets JSON."""
+    return sys.stdout.isatty()
+
+
+def show_json(found: Mapping[str, Any]) -> None:
+    """Print an object as one line of JSON on stdout; for a terminal, in ASCII."""
+    line = json.dumps(found).encode() if for_people() else orjson.dumps(found)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def words(header: str) -> Column:
+    """A column of a table whose cells may take several lines."""
+    return Column(header, overflow="fold")
+
+
+def tabulated(columns: Sequence[str | Column], rows: Iterable[Iterable[str | Text]], width: int) -> Table | Group:
+    """The rows as a table of at most `width` cells, or, if none is that narrow, as lines of a name and a value.
+
+    Only columns made by `words` wrap: a truncated or wrapped id or number is useless.
+    """
+    whole = [Column(each, no_wrap=True) if isinstance(each, str) else each.copy() for each in columns]
+    cells = [list(map(_cell, row)) for row in rows]
+    headers = [str(column.header) for column in whole]
+    widths = [max(cell_len(str(cell)) for cell in column) for column in zip(headers, *cells, strict=True)]
+    needed = sum(
+        width if column.no_wrap else min(width, WRAPPED_CELLS_MIN)
+        for column, width in zip(whole, widths, strict=True)
+    )
+    if needed + len(whole) - 1 > width:
+        return Group(*_lines(headers, cells))
+    table = Table(*whole, box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for row in cells:
+        table.add_row(*row)
+    return table
+
+
+def show_table(columns: Sequence[str | Column], rows: Iterable[Iterable[str | Text]]) -> None:
+    """Print rows on stdout; see `tabulated`."""
+    console = Console()
+    found = tabulated(columns, rows, console.width)
+    console.print(found, soft_wrap=isinstance(found, Group))
+
+
+def show_fields(fields: Mapping[str, str]) -> None:
+    """Print the fields of one object on stdout, one a line, without the empty ones."""
+    console = Console()
+    for line in _lines(list(fields), [map(_cell, fields.values())]):
+        console.print(line, soft_wrap=True)
+
+
+def _cell(found: str | Text) -> Text:
+    return Text(printable(str(found)), found.style if isinstance(found, Text) else "")
+
+
+def _lines(headers: Sequence[str], rows: Iterable[Iterable[Text]]) -> list[Text]:
+    """A line for each cell that is not empty, and an empty one between two rows."""
+    width = max(map(len, headers))
+    found: list[Text] = []
+    for row in rows:
+        found += [Text()] if found else []
+        found += [
+            Text.assemble((name.ljust(width + 2), "bold"), cell)
+            for name, cell in zip(headers, row, strict=True)
+            if cell.plain
+        ]
+    return found
 
 
 def _harmless(segment: Segment) -> Segment:

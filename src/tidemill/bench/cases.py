@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 import orjson
 
 MODELS = ("mock-model", "mock-model-2")
-"""Models of the bench; one server has both."""
+"""Models of the mock backend."""
+JOINED = "mock-model-joined"
+"""The first of them under another name, with up to `INPUTS_PER_CALL` lines in a call."""
+INPUTS_PER_CALL = 32
 IN_FLIGHT_MAX = 256
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
@@ -21,7 +24,7 @@ class Case:
         lines: Lines of each batch.
         line_bytes: Bytes of each line, the newline included.
         batches: Number of batches.
-        models: Number of models; batches have them in turn.
+        models: Their models; batches have them in turn.
         clients: Number of batches in progress at a time.
         endpoint: Endpoint of all lines.
         backend: Parameters of the mock backend (`POST /set`).
@@ -33,7 +36,7 @@ class Case:
     lines: int
     line_bytes: int = 300
     batches: int = 1
-    models: int = 1
+    models: tuple[str, ...] = MODELS[:1]
     clients: int = 1
     endpoint: str = CHAT
     backend: Mapping[str, str] = field(default_factory=dict)
@@ -52,14 +55,18 @@ class Case:
 
 
 SLOW = {"latency": "100ms"}
+EACH_CALL = {"overhead": "2ms"}
+"""A server that takes 2 ms for each call, one at a time, whatever is in it."""
 CASES = (
     Case(name="one", lines=1),
     Case(name="thousand", lines=1_000),
     Case(name="fifty-thousand", lines=50_000),
     Case(name="fifty-thousand-slow", lines=50_000, backend=SLOW),
-    Case(name="two-models", lines=5_000, batches=2, models=2, clients=2, backend=SLOW),
+    Case(name="two-models", lines=5_000, batches=2, models=MODELS, clients=2, backend=SLOW),
     Case(name="large-file", lines=25_000, line_bytes=8_380),
     Case(name="large-answers", lines=10_000, endpoint=EMBEDDINGS),
+    Case(name="embeddings", lines=5_000, endpoint=EMBEDDINGS, backend=EACH_CALL),
+    Case(name="embeddings-joined", lines=5_000, endpoint=EMBEDDINGS, backend=EACH_CALL, models=(JOINED,)),
     Case(name="refused-5-percent", lines=10_000, backend={**SLOW, "limit": "0.05"}),
     Case(name="capacity-64", lines=10_000, backend={**SLOW, "capacity": "64"}, in_flight=64),
     Case(
@@ -72,7 +79,16 @@ CASES = (
     Case(name="small-batches", lines=10, batches=1_000, clients=16, backend=SLOW),
     Case(name="backlog-of-a-million", lines=50_000, batches=20, clients=20),
 )
-CALM = {"latency": "0s", "limit": "0", "capacity": "0", "fail": "0", "hang": "0", "drop": "0", "cut": "0"}
+CALM = {
+    "latency": "0s",
+    "limit": "0",
+    "capacity": "0",
+    "fail": "0",
+    "hang": "0",
+    "drop": "0",
+    "cut": "0",
+    "overhead": "0s",
+}
 
 
 def line(number: int, size: int, endpoint: str = CHAT, model: str = MODELS[0]) -> bytes:
@@ -84,8 +100,7 @@ def line(number: int, size: int, endpoint: str = CHAT, model: str = MODELS[0]) -
 
 def _shape(text: str, number: int, endpoint: str, model: str) -> dict[str, object]:
     if endpoint == EMBEDDINGS:
-        # Two vectors: a mock backend of `-dims 5120` answers with some 60 KB.
-        body: dict[str, object] = {"model": model, "input": [text, "y"]}
+        body: dict[str, object] = {"model": model, "input": text}
     else:
         body = {"model": model, "max_tokens": 16, "messages": [{"role": "user", "content": text}]}
     return {"custom_id": f"r-{number:08d}", "method": "POST", "url": endpoint, "body": body}

@@ -8,10 +8,10 @@ import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from tidemill.bench.cases import CASES, MODELS, Case, lines
+from tidemill.bench.cases import CASES, Case, lines
 from tidemill.bench.flow import Flow
 from tidemill.bench.report import Figures, Round, Summary, quantile, table
 from tidemill.bench.service import KEY, BareError, Mock, Peak, Service, cpu_seconds, run_bare
@@ -22,18 +22,24 @@ from tidemill.schemas.resources.batch import TERMINAL
 POLL_SECONDS_MIN = 0.01
 POLL_SECONDS_MAX = 0.1
 QUICK_LINES_MAX = 1_000
-"""Up to this size a batch is polled often; frequent polls of larger batches would slow the service down."""
+"""Up to this size a batch is polled often. Frequent polls of larger batches would slow the service down, so all
+clients of those poll as often together as one does alone."""
 
 BARE = (sys.executable, "-P", "-m", "tidemill.bench.bare")
 
 
-def main(mock: str, only: list[str], rounds: int, bare: Path | None, files: "Files") -> None:
+def main(
+    mock: str, only: list[str], rounds: int, bare: Path | None, files: "Files", *, lines_max: int | None = None
+) -> None:
     """Run cases against a mock backend, by default all, and print a table of the results.
 
     Each round of a case runs the product and the bare client in turn, every second round the other way round.
-    `bare` is a program to run instead of Python's bare client; it takes the same arguments.
+    `bare` is a program to run instead of Python's bare client; it takes the same arguments. No batch has more than
+    `lines_max` lines, if that is given.
     """
     cases = [case for case in CASES if not only or case.name in only]
+    if lines_max is not None:
+        cases = [replace(case, lines=min(case.lines, lines_max)) for case in cases]
     before = files.read()
     command = BARE if bare is None else (str(bare.absolute()),)
     results = asyncio.run(_measured(Mock(mock), cases, rounds, command))
@@ -84,7 +90,7 @@ class CaseRun:
         self._mock = mock
         self._service = service
         self._client = client
-        self._paths = {model: folder / f"{model}.jsonl" for model in MODELS[: case.models]}
+        self._paths = {model: folder / f"{model}.jsonl" for model in case.models}
         self._ids: list[str] = []
 
     async def prepare(self) -> None:
@@ -211,12 +217,18 @@ class Run:
     output_bytes: int
 
 
+def _poll_seconds(case: Case) -> float:
+    if case.lines > QUICK_LINES_MAX:
+        return POLL_SECONDS_MAX * case.clients
+    return POLL_SECONDS_MIN if case.clients == 1 else POLL_SECONDS_MAX
+
+
 async def _batch(client: Client, input_id: str, case: Case) -> Run:
     """Create a batch and wait for its end."""
     start = time.monotonic()
-    batch = await client.create(input_id, case.endpoint, "24h", {}, key=uuid.uuid4().hex)
+    batch = await client.create(input_id, case.endpoint, "24h", key=uuid.uuid4().hex)
     created = time.monotonic() - start
-    wait_seconds = POLL_SECONDS_MIN if case.lines <= QUICK_LINES_MAX and case.clients == 1 else POLL_SECONDS_MAX
+    wait_seconds = _poll_seconds(case)
     polls = []
     while batch.status not in TERMINAL:
         await asyncio.sleep(wait_seconds)

@@ -13,7 +13,7 @@ from typing import Any, Self
 import aiohttp
 import psutil
 
-from tidemill.bench.cases import CALM, IN_FLIGHT_MAX, MODELS, Case
+from tidemill.bench.cases import CALM, IN_FLIGHT_MAX, INPUTS_PER_CALL, JOINED, MODELS, Case
 from tidemill.schemas.resources import access
 
 START_SECONDS_MAX = 120.0
@@ -62,7 +62,8 @@ class Service:
 
     async def __aenter__(self) -> Self:
         model = {"backends": [{"url": f"{self._mock}/v1"}], "max_in_flight": IN_FLIGHT_MAX}
-        models = dict.fromkeys(MODELS, model)
+        joined = {**model, "upstream_model": MODELS[0], "inputs_per_call": INPUTS_PER_CALL}
+        models = {**dict.fromkeys(MODELS, model), JOINED: joined}
         environ = {**os.environ, "TIDEMILL_MODELS": json.dumps(models), "TIDEMILL_API_KEY": KEY}
         run = self._folder / "run.json"
         command = [sys.executable, "-P", "-m", "tidemill", "up", "--port", "0", "--data", str(self._folder)]

@@ -1,4 +1,4 @@
-"""The commands `watch`, `list`, `cancel`, `delete` and `verify`."""
+"""The commands of batches: `watch`, `list`, `open`, `begin`, `append`, `seal`, `cancel`, `delete` and `verify`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,8 @@ def watch(
     """Follow a batch to its end; with -o, download its results.
 
     Ctrl-C leaves the batch running. The exit codes are those of `run`.
+
+    Example: `tidemill watch 1a2b3c4d -o out.jsonl`
     """
     from tidemill.client.batches import watch as work
 
@@ -39,17 +41,101 @@ def watch(
 def list_batches(
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Number of batches.")] = 20,
     *,
+    single: Annotated[
+        bool, typer.Option("--single", help="Single asynchronous requests instead, each a batch of one line.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow them on the terminal; q ends it.")] = False,
     as_json: AsJson = False,
 ) -> Work:
-    """List the newest batches."""
+    """List the newest batches.
+
+    Example: `tidemill list --limit 5`
+    """
     from tidemill.client.batches import show
 
-    return lambda _, target: show(target, limit=limit, as_json=as_json)
+    return lambda _, target: show(target, limit=limit, as_json=as_json, watch=watch, single=single)
+
+
+@client_command
+def open_batch(batch: BatchId) -> Work:
+    """Open the page of a batch in the browser, and print its address; in a pipe only print it.
+
+    Example: `tidemill open 1a2b3c4d`
+    """
+    from tidemill.client.batches import open_page
+
+    return lambda _, target: open_page(target, batch)
+
+
+@client_command
+def begin(
+    endpoint: Annotated[str, typer.Argument(help="Endpoint of all requests, /v1/embeddings for example.")],
+    *,
+    name: Annotated[str | None, typer.Option(help="Name of the batch.")] = None,
+    metadata: Annotated[list[str] | None, typer.Option(help="Metadata as KEY=VALUE; repeatable.")] = None,
+    window: Annotated[
+        str | None, typer.Option(help="Completion window; by default the service's usual one.")
+    ] = None,
+    callback: Annotated[
+        str | None, typer.Option(metavar="URL", help="Call this URL when the batch ends, as for `run`.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Idempotency key: the same command with it prints the same batch.")
+    ] = None,
+    as_json: AsJson = False,
+) -> Work:
+    """Begin an open batch; prints its id. Requests follow with `append`, and run as they come, until `seal`.
+
+    Example: `tidemill begin /v1/embeddings --name crawl`
+    """
+    from tidemill.client.runs.appends import begin as work
+    from tidemill.client.runs.paths import metadata_of
+
+    fields = {
+        "endpoint": endpoint,
+        "completion_window": window,
+        "callback_url": callback,
+        "metadata": metadata_of(metadata or []) | ({"name": name} if name else {}),
+    }
+    return lambda _, target: work(target, fields, key=key, as_json=as_json)
+
+
+@client_command
+def append(
+    batch: BatchId,
+    file: Annotated[Path, typer.Argument(help="JSONL with one request per line; - reads stdin.")],
+    *,
+    as_json: AsJson = False,
+) -> Work:
+    """Append the requests of a file to an open batch.
+
+    After a crash or Ctrl-C the same command goes on; a file that the batch has is not appended twice. Only one
+    program at a time appends to a batch.
+
+    Example: `tidemill append 1a2b3c4d more.jsonl`
+    """
+    from tidemill.client.runs.appends import append as work
+
+    return lambda console, target: work(console, target, batch, file, as_json=as_json)
+
+
+@client_command
+def seal(batch: BatchId, *, as_json: AsJson = False) -> Work:
+    """Seal an open batch: it ends with its last request.
+
+    Example: `tidemill seal 1a2b3c4d`
+    """
+    from tidemill.client.runs.appends import seal as work
+
+    return lambda console, target: work(console, target, batch, as_json=as_json)
 
 
 @client_command
 def cancel(batch: BatchId) -> Work:
-    """Cancel a batch; finished lines keep their results."""
+    """Cancel a batch; finished lines keep their results.
+
+    Example: `tidemill cancel 1a2b3c4d`
+    """
     from tidemill.client.batches import cancel as work
 
     return lambda console, target: work(console, target, batch)
@@ -57,7 +143,10 @@ def cancel(batch: BatchId) -> Work:
 
 @client_command
 def delete(batch: BatchId) -> Work:
-    """Delete a finished batch and its results for good."""
+    """Delete a finished batch and its results for good.
+
+    Example: `tidemill delete 1a2b3c4d`
+    """
     from tidemill.client.batches import delete as work
 
     return lambda console, target: work(console, target, batch)
@@ -71,6 +160,8 @@ def verify(
     """Check files offline: every input line has exactly one result.
 
     Exit codes: 0 yes, 1 no, 2 a file cannot be read.
+
+    Example: `tidemill verify in.jsonl out.jsonl out.errors.jsonl`
     """
     from tidemill.client import batches
     from tidemill.terminal import stderr_console

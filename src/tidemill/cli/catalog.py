@@ -18,6 +18,9 @@ Words = Annotated[
     typer.Argument(metavar="SETTING=VALUE", help="Settings as in tidemill.toml; without a value, the default."),
 ]
 
+_SAMPLES = {"servers": "gpu-1", "models": "my-model"}
+"""Names for the examples of the help."""
+
 servers = typer.Typer(help="Show and change inference servers while everything runs.", no_args_is_help=True)
 models = typer.Typer(help="Show and change models while everything runs.", no_args_is_help=True)
 
@@ -25,7 +28,10 @@ models = typer.Typer(help="Show and change models while everything runs.", no_ar
 @servers.command("list")
 @client_command
 def list_servers(*, as_json: AsJson = False) -> Work:
-    """List the servers; it needs an operator's key, like all of these but `models list`."""
+    """List the servers; it needs an operator's key, like all of these but `models list`.
+
+    Example: `tidemill servers list`
+    """
     from tidemill.client import catalog
 
     return lambda _, target: catalog.list_servers(target, as_json=as_json)
@@ -34,7 +40,10 @@ def list_servers(*, as_json: AsJson = False) -> Work:
 @models.command("list")
 @client_command
 def list_models(*, as_json: AsJson = False) -> Work:
-    """List the models that batches may name."""
+    """List the models that batches may name.
+
+    Example: `tidemill models list`
+    """
     from tidemill.client import catalog
 
     return lambda _, target: catalog.list_models(target, as_json=as_json)
@@ -69,14 +78,17 @@ def _commands(app: typer.Typer, kind: "Kind", noun: str) -> None:
 
         return lambda console, target: catalog.test(console, target, kind, name)
 
-    for word, command, help_text in (
-        ("show", show, f"Show the settings of a {noun}, who changed it last, and when."),
-        ("add", add, f"Add a {noun}."),
-        ("set", change, f"Change settings of a {noun}."),
-        ("remove", remove, f"Remove a {noun}."),
-        ("test", test, f"Make one small call to a {noun} from here, and show the answer."),
+    setting = {"servers": "max_in_flight=8", "models": "paused=true"}[kind]
+    new = {"servers": "url=http://127.0.0.1:8000/v1", "models": "'servers=[\"gpu-1\"]'"}[kind]
+    for word, command, settings, help_text in (
+        ("show", show, "", f"Show the settings of a {noun}, who changed it last, and when."),
+        ("add", add, f" {new}", f"Add a {noun}."),
+        ("set", change, f" {setting}", f"Change settings of a {noun}."),
+        ("remove", remove, "", f"Remove a {noun}."),
+        ("test", test, "", f"Make one small call to a {noun} from here, and show the answer."),
     ):
-        app.command(word, help=help_text)(client_command(command))
+        text = f"{help_text}\n\nExample: `tidemill {kind} {word} {_SAMPLES[kind]}{settings}`"
+        app.command(word, help=text)(client_command(command))
 
 
 def _switch(
@@ -91,7 +103,8 @@ def _switch(
             console, target, kind, name, dict(setting), done=f"{name} {done}."
         )
 
-    app.command(word, help=help_text)(client_command(switch))
+    text = f"{help_text}\n\nExample: `tidemill {kind} {word} {_SAMPLES[kind]}`"
+    app.command(word, help=text)(client_command(switch))
 
 
 _commands(servers, "servers", "server")
@@ -127,6 +140,8 @@ def apply(
     """Make servers and models as a settings file says, while everything runs.
 
     Servers and models that were added otherwise stay; those of an earlier file that this one lacks are removed.
+
+    Example: `tidemill apply -f tidemill.toml --dry-run`
     """
     from tidemill.client import catalog
 

@@ -99,7 +99,12 @@ def _with_groups(
 
 def _fields(group: type[Any]) -> list[inspect.Parameter]:
     return [
-        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
+        inspect.Parameter(
+            each.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if each.default is dataclasses.MISSING else each.default,
+            annotation=each.type,
+        )
         for each in dataclasses.fields(group)
     ]
 
@@ -159,7 +164,7 @@ def operate(work: "Coroutine[Any, Any, T]") -> T:
     try:
         return asyncio.run(work)
     except LogUnavailable as error:
-        say(f"tidemill: Kafka does not answer: {error}", err=True)
+        say(f"tidemill: Kafka does not answer: {error}; `tidemill doctor` finds the cause", err=True)
         raise typer.Exit(Exit.UNREACHABLE) from error
     except (OperatorError, TopicError, SettingsError, OSError) as error:
         refuse(str(error))

@@ -24,7 +24,10 @@ def create(
         typer.Option("--expires-in", help="Lifetime in seconds; by default unlimited."),
     ] = None,
 ) -> Work:
-    """Create a key; prints its secret once, on stdout."""
+    """Create a key; prints its secret once, on stdout.
+
+    Example: `tidemill keys create --name nightly --project crawl`
+    """
     from tidemill.client import keys
 
     return lambda console, target: keys.create(
@@ -39,7 +42,10 @@ def list_keys(
     *,
     as_json: AsJson = False,
 ) -> Work:
-    """List the keys, without secrets."""
+    """List the keys, without secrets.
+
+    Example: `tidemill keys list --project crawl`
+    """
     from tidemill.client import keys
 
     return lambda _, target: keys.show(target, project=project, as_json=as_json)
@@ -48,7 +54,10 @@ def list_keys(
 @app.command("revoke")
 @client_command
 def revoke(key: Annotated[str, typer.Argument(metavar="KEY", help="Id of the key.")]) -> Work:
-    """Revoke a key; it takes effect within seconds."""
+    """Revoke a key; it takes effect within seconds.
+
+    Example: `tidemill keys revoke key_019c`
+    """
     from tidemill.client import keys
 
     return lambda console, target: keys.revoke(console, target, key)
@@ -61,7 +70,10 @@ def create_token(
     stream: Annotated[str, typer.Option(help="Stream to which the token may send lines.")],
     life: Annotated[str, typer.Option("--for", help="Lifetime, like 30m, 1h or 24h.")] = "1h",
 ) -> Work:
-    """Create a producer's token for one stream; prints it on stdout."""
+    """Create a producer's token for one stream; prints it on stdout.
+
+    Example: `tidemill keys token --stream crawl --for 24h`
+    """
     from tidemill.client import keys
 
     life_seconds = keys.seconds_of(life)
@@ -70,7 +82,10 @@ def create_token(
 
 @app.command("make")
 def make() -> None:
-    """Generate a secret for TIDEMILL_API_KEY, offline."""
+    """Generate a secret for TIDEMILL_API_KEY, offline.
+
+    Example: `tidemill keys make`
+    """
     from tidemill.schemas.resources import access
 
     secret = access.new_secret()
@@ -80,7 +95,10 @@ def make() -> None:
 
 @app.command("init")
 def init() -> None:
-    """Generate a signing key pair as environment variables, offline."""
+    """Generate a signing key pair as environment variables, offline.
+
+    Example: `tidemill keys init`
+    """
     from tidemill.schemas.log.signing import Signer
 
     signer = Signer.made()

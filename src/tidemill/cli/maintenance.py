@@ -1,4 +1,4 @@
-"""The commands `doctor`, `rebuild`, `purge` and `acls`."""
+"""The commands `upgrade`, `doctor`, `rebuild`, `purge` and `acls`."""
 
 from typing import Annotated
 
@@ -17,10 +17,43 @@ from tidemill.cli.options import Config, DataFolder, OperatorOptions
 from tidemill.client.errors import Exit
 
 
+def upgrade(
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say whether this version can read the data.")
+    ] = False,
+    config: Config = None,
+    data: DataFolder = None,
+) -> None:
+    """Upgrade a data folder to the format of this version; so far there is one format.
+
+    Exit codes: 0 this version can read it, 1 it cannot.
+
+    Example: `tidemill upgrade --check --data /var/lib/tidemill`
+    """
+    from tidemill import __version__
+    from tidemill.local.data_folder import FORMAT, FolderError, written
+    from tidemill.terminal import say
+
+    folder = operator_settings(OperatorOptions(config=config, data=data)).data
+    del check  # Both say the same until there is a second format.
+    try:
+        found = written(folder)
+    except FolderError as error:
+        say(f"tidemill: {error}", err=True)
+        raise typer.Exit(Exit.INEXACT) from error
+    if found is None:
+        say(f"{folder} has no data yet; Tidemill {__version__} will write format {FORMAT}.")
+        return
+    say(f"{folder} has format {found.format}, last used by Tidemill {found.version}; {__version__} reads it.")
+
+
 def doctor(config: Config = None, data: DataFolder = None) -> None:
     """Check settings, Kafka, store, backends and batches.
 
     Every finding says how to fix it. Exit codes: 0 healthy, possibly with warnings; 1 something fails.
+
+    Example: `tidemill doctor --config tidemill.toml`
     """
     from tidemill.ops import doctor as work
     from tidemill.schemas.log.acls import OPERATOR
@@ -40,6 +73,8 @@ def rebuild(
     """Rebuild result files from the log and compare them.
 
     No line is run again. Exit codes: 0 the files are those of the receipt, 1 they are not.
+
+    Example: `tidemill rebuild batch_019c --write`
     """
     from tidemill.ops import rebuild as work
     from tidemill.terminal import say
@@ -57,6 +92,8 @@ def purge(
     """Verify that nothing of a deleted batch is readable.
 
     Searches the log and the store. Exit codes: 0 nothing is readable, 1 something still is.
+
+    Example: `tidemill purge batch_019c`
     """
     from tidemill.ops import purge as work
     from tidemill.terminal import say
@@ -77,7 +114,10 @@ def acls(
     ] = None,
     config: Config = None,
 ) -> None:
-    """Show or set the Kafka ACLs that each stage needs."""
+    """Show or set the Kafka ACLs that each stage needs.
+
+    Example: `tidemill acls --apply --user api=CN=api`
+    """
     from tidemill.ops import acls
     from tidemill.schemas.log.acls import ROLES
     from tidemill.terminal import say

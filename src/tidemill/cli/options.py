@@ -6,11 +6,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tidemill.terminal import for_people
+
 if TYPE_CHECKING:
     from tidemill.client.runs.paths import Sink
 
 BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="Batch id, or its last characters.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print one JSON object per line; the default if stdout is not a terminal.",
+        callback=lambda value: value or not for_people(),
+    ),
+]
+"""True also if stdout is no terminal: the one rule for all commands that show data."""
 AnyProject = Annotated[
     str | None,
     typer.Option("--project", help="Another project, or * for all (operator key)."),

@@ -1,4 +1,4 @@
-"""The commands `usage` and `audit`."""
+"""The commands `usage`, `audit` and `top`."""
 
 from typing import Annotated
 
@@ -23,7 +23,10 @@ def usage(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: AsJson = False,
 ) -> Work:
-    """Show tokens and cost of finished batches."""
+    """Show tokens and cost of finished batches.
+
+    Example: `tidemill usage --by model,day --since 2026-11-01`
+    """
     from tidemill.client import reports
 
     query = reports.query(since=since, until=until, by=by, project=project)
@@ -43,9 +46,24 @@ def audit(
     """Show who changed what: keys, cancels, deletions, reruns, settings.
 
     It needs an admin key.
+
+    Example: `tidemill audit --action key.create`
     """
     from tidemill.client import reports
 
     given = {"project": project, "action": action, "target": about, "actor": actor}
     params = {name: value for name, value in given.items() if value}
     return lambda _, target: reports.show_audit(target, params, limit=limit, as_json=as_json)
+
+
+@client_command
+def top() -> Work:
+    """Follow servers, models and the newest batches on the terminal; q or Ctrl-C ends it.
+
+    Servers and models need an operator's key; others see queues.
+
+    Example: `tidemill top`
+    """
+    from tidemill.client import reports
+
+    return lambda _, target: reports.top(target)

@@ -1,4 +1,4 @@
-"""The commands `run` and `produce`, which send a file of lines."""
+"""The commands that run lines: `run` and `produce` those of a file, `rerun` and `replay` those that ran before."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tidemill.cli.invocation import Work, client_command, find_kafka, load_settings, silence_kafka
-from tidemill.cli.options import NewBatchOptions
+from tidemill.cli.options import AnyProject, BatchId, NewBatchOptions, RerunOptions
 
 if TYPE_CHECKING:
     from tidemill.configuration.security import Kafka
@@ -32,6 +32,22 @@ def run(
             "model decides."
         ),
     ] = None,
+    callback: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Call this URL when the batch ends; `tidemill webhooks rotate callback` makes the secret first.",
+        ),
+    ] = None,
+    output_uri: Annotated[
+        str | None,
+        typer.Option(
+            metavar="s3://BUCKET/FOLDER", help="Have the service copy the results of each batch there, too."
+        ),
+    ] = None,
+    output_format: Annotated[
+        Literal["jsonl", "parquet"] | None, typer.Option(help="Format of these copies; by default jsonl.")
+    ] = None,
     parallel: Annotated[
         int, typer.Option(min=1, max=64, help="Concurrent batches, if the file exceeds one batch.")
     ] = 4,
@@ -52,6 +68,8 @@ def run(
     * 6: the batch was cancelled
     * 7: the service is unreachable
     * 130: Ctrl-C
+
+    Example: `tidemill run in.jsonl -o out.jsonl`
     """
     from tidemill.client.runs.job import RunOptions
     from tidemill.client.runs.job import run as work
@@ -61,6 +79,9 @@ def run(
         endpoint=endpoint,
         window=window,
         dedupe=dedupe,
+        callback=callback,
+        output_uri=output_uri,
+        output_format=output_format,
         metadata=metadata_of(metadata or []) | ({"name": name} if name else {}),
         parallel=parallel,
         again=results.again,
@@ -81,7 +102,10 @@ def produce(
         typer.Option(help="Results in one file, or in numbered files that each fit into a batch."),
     ] = "one",
 ) -> Work:
-    """Produce a file to Kafka as a stream; prints the batch id."""
+    """Produce a file to Kafka as a stream; prints the batch id.
+
+    Example: `tidemill produce in.jsonl --stream crawl`
+    """
     from tidemill.client.production import produce as work
 
     silence_kafka()
@@ -101,3 +125,73 @@ def _kafka(named: str | None, data: Path | None) -> "Kafka":
     if (found := find_kafka(settings, data, PRODUCERS)) is None:
         raise UsageError("no Kafka is configured: pass --kafka or set TIDEMILL_KAFKA")
     return found
+
+
+@client_command
+def rerun(
+    batch: BatchId,
+    only: Annotated[
+        str,
+        typer.Option(
+            help="Which lines: unfinished (failed, expired or cancelled), failed, expired, cancelled, all, "
+            "or code=CODE,… with error codes or HTTP statuses."
+        ),
+    ] = "unfinished",
+    of_model: Annotated[str | None, typer.Option(help="Only lines of this model.")] = None,
+    *,
+    changes: RerunOptions,
+    results: NewBatchOptions,
+) -> Work:
+    """Run the unfinished lines of a batch again, as a new batch.
+
+    Example: `tidemill rerun 1a2b3c4d --only code=429 -o again.jsonl`
+    """
+    from tidemill.client import reruns
+
+    body = reruns.rerun_body(only=only, of_model=of_model, model=changes.model, window=changes.window)
+    return _rerun(batch, body, changes, results, again=results.again)
+
+
+@client_command
+def replay(
+    of: Annotated[str, typer.Argument(metavar="MODEL", help="Model whose requests to replay.")],
+    start: Annotated[
+        str,
+        typer.Option("--from", help="Start: a time (2026-11-23T09:00:00Z), a time ago (-2h), or a log offset."),
+    ],
+    end: Annotated[
+        str | None, typer.Option("--to", help="End, exclusive, in the same forms; by default now.")
+    ] = None,
+    project: AnyProject = None,
+    endpoint: Annotated[str | None, typer.Option(help="Only lines for this endpoint.")] = None,
+    *,
+    changes: RerunOptions,
+    results: NewBatchOptions,
+) -> Work:
+    """Run a range of a model's request log again, as a new batch.
+
+    Example: `tidemill replay my-model --from -2h --dry-run`
+    """
+    from tidemill.client import reruns
+
+    source = {"model": of, "from": start, "to": end, "project": project, "endpoint": endpoint}
+    given = {name: value for name, value in source.items() if value is not None}
+    body = reruns.replay_body(given, model=changes.model, window=changes.window)
+    return _rerun(None, body, changes, results, again=results.again or not reruns.is_fixed(given))
+
+
+def _rerun(
+    batch: str | None, body: dict[str, object], changes: RerunOptions, results: NewBatchOptions, *, again: bool
+) -> Work:
+    from tidemill.client.reruns import create
+
+    return lambda console, target: create(
+        console,
+        target,
+        batch,
+        body,
+        results.sink(),
+        again=again,
+        dry_run=changes.dry_run,
+        show_all=results.show_all,
+    )

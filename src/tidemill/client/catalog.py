@@ -1,6 +1,5 @@
 """The commands below `servers` and `models`, and `apply`."""
 
-import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,7 +8,6 @@ from urllib.parse import quote
 
 import orjson
 from pydantic import ValidationError
-from rich.table import Table
 
 from tidemill.client import listing
 from tidemill.client.errors import Exit, Refused, UsageError
@@ -20,15 +18,15 @@ from tidemill.configuration.servers import Model, Server
 from tidemill.configuration.settings import NAMED
 from tidemill.runtime import server_probe
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN
-from tidemill.terminal import Console, local_time, show_table
+from tidemill.terminal import Console, local_time, say, show_json, show_table, words
 
 Kind = Literal["servers", "models"]
+COLUMNS = ("server", words("address"), words("models"), "limit", words("state"))
 
 
 async def list_servers(target: Target, *, as_json: bool) -> Exit:
     """Print the servers on stdout, as a table or as JSON lines."""
-    columns = ("server", "address", "models", "in flight", "state")
-    return await listing.show(target, "/admin/servers", {}, columns, row_of, as_json=as_json)
+    return await listing.show(target, "/admin/servers", {}, COLUMNS, row_of, as_json=as_json)
 
 
 def row_of(server: dict[str, Any]) -> list[str]:
@@ -43,16 +41,19 @@ async def list_models(target: Target, *, as_json: bool) -> Exit:
     """Print the models on stdout, as a table or as JSON lines; any key may list them."""
     async with Client(target.base_url, target.api_key) as client:
         found = (await client.send_retrying("GET", "/models"))["data"]
-    table = Table("model", "aliases", "servers", "endpoints", "state", box=None, padding=(0, 1, 0, 0))
-    for model in found:
-        if as_json:
-            sys.stdout.buffer.write(orjson.dumps(model) + b"\n")
-        extras = model["tidemill"]
-        words = (", ".join(extras[name]) for name in ("aliases", "servers", "endpoints"))
-        table.add_row(model["id"], *words, "paused" if extras["paused"] else "")
-    if not as_json:
-        show_table(table)
+    if as_json:
+        for model in found:
+            show_json(model)
+    else:
+        columns = ("model", words("aliases"), words("servers"), words("endpoints"), "state")
+        show_table(columns, map(_model_row, found))
     return Exit.OK
+
+
+def _model_row(model: dict[str, Any]) -> list[str]:
+    extras = model["tidemill"]
+    lists = (", ".join(extras[name]) for name in ("aliases", "servers", "endpoints"))
+    return [model["id"], *lists, "paused" if extras["paused"] else ""]
 
 
 async def show(target: Target, kind: Kind, name: str, *, as_json: bool) -> Exit:
@@ -60,7 +61,7 @@ async def show(target: Target, kind: Kind, name: str, *, as_json: bool) -> Exit:
     async with Client(target.base_url, target.api_key) as client:
         found = await client.send_retrying("GET", _path(kind, name))
     if as_json:
-        sys.stdout.buffer.write(orjson.dumps(found) + b"\n")
+        show_json(found)
         return Exit.OK
     lines = [f"{field} = {_text(value)}" for field, value in found["settings"].items()]
     lines.append(f"# {'models' if kind == 'servers' else 'servers'}: {', '.join(found['used_by']) or 'none'}")
@@ -71,7 +72,7 @@ async def show(target: Target, kind: Kind, name: str, *, as_json: bool) -> Exit:
         lines.append("# removed")
     if found["fault"]:
         lines.append(f"# cannot be used: {found['fault']}")
-    sys.stdout.write("\n".join(lines) + "\n")
+    say("\n".join(lines))
     return Exit.OK
 
 
@@ -117,7 +118,7 @@ async def apply(console: Console, target: Target, file: Path, *, dry_run: bool) 
     async with Client(target.base_url, target.api_key) as client:
         found = await client.send_retrying("POST", "/admin/apply", json=body)
     for line in differences(found["changes"]):
-        sys.stdout.write(f"{line}\n")
+        say(line)
     said = "Nothing has changed yet: without --dry-run it will." if dry_run else "Applied."
     return _done(console, said if found["changes"] else "Nothing changes.", found)
 

@@ -3,9 +3,9 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from enum import IntEnum
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -66,6 +66,8 @@ def run(console: Console, command: Callable[[], Coroutine[Any, Any, Exit]]) -> E
     except (UsageError, Refused, Unreachable, ValidationError, OSError) as error:
         for line in f"tidemill: {message(error)}".split("\n"):
             console.print(line, style="red")
+        if step := next_step(error):
+            console.print(step)
         return Exit.UNREACHABLE if isinstance(error, Unreachable | ValidationError) else Exit.USAGE
 
 
@@ -78,3 +80,30 @@ def message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
+
+
+_STEPS: Final[Mapping[int, str]] = {
+    401: "Pass a valid key (--api-key, TIDEMILL_API_KEY); an administrator makes one with `tidemill keys create`.",
+    403: "Use a key with more rights; an administrator makes one: `tidemill keys create --role ROLE`.",
+    404: "Check the id or the name: `tidemill list`, `tidemill models list` and so on show what exists.",
+    429: "Try again later, or make room: `tidemill list` shows the batches, `tidemill cancel` ends one.",
+}
+"""What to do after a refusal, by HTTP status."""
+
+
+def next_step(error: Exception) -> str | None:
+    """What the user can do after an error whose text does not say it."""
+    match error:
+        case Refused():
+            return _STEPS.get(error.status)
+        case Unreachable():
+            return (
+                "`tidemill up` starts a service on this machine; `tidemill doctor` finds what is wrong with one."
+            )
+        case ValidationError():
+            return "Check --base-url or TIDEMILL_BASE_URL: the address usually ends in /v1."
+        case PermissionError():
+            return "Check the rights of the file, or name another."
+        case FileNotFoundError():
+            return "Check the path."
+    return None

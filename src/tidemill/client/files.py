@@ -55,7 +55,7 @@ class FileCounter:
 
 
 def join(parts: Iterable[Path], target: Path) -> FileReceipt | None:
-    """Concatenate files of whole lines, of which some may be missing; on an error the target stays as it was.
+    """Concatenate files of whole lines, some of them missing; on an error the target stays as it was.
 
     Without a line the target is removed: a file of an earlier run would pass for the result of this one. Returns
     its receipt; None without a line.

@@ -10,7 +10,7 @@ from tidemill.client.http.client import Client
 from tidemill.client.target import Target
 from tidemill.schemas.resources.access import ApiKey
 from tidemill.schemas.resources.batch import window_seconds
-from tidemill.terminal import Console, local_time
+from tidemill.terminal import Console, local_time, words
 
 PATH = "/admin/keys"
 TOKENS = "/intake/tokens"
@@ -33,7 +33,7 @@ async def create(
 
 async def show(target: Target, *, project: str | None, as_json: bool) -> Exit:
     """Print the keys on stdout, as a table or as JSON lines."""
-    columns = ("key", "name", "project", "role", "secret", "created", "state")
+    columns = ("key", words("name"), words("project"), "role", "secret", "created", words("state"))
     return await listing.show(
         target, PATH, {"project": project} if project else {}, columns, _row, as_json=as_json
     )

@@ -1,12 +1,19 @@
-"""The commands `usage` and `audit`: tokens and cost, and who changed what."""
+"""The commands `usage`, `audit` and `top`: tokens and cost, who changed what, and what works now."""
 
 import datetime as dt
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Final
 
-from tidemill.client import listing
-from tidemill.client.errors import Exit, UsageError
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from tidemill.client import batches, listing
+from tidemill.client.errors import Exit, Refused, UsageError
+from tidemill.client.http.client import Client
+from tidemill.client.progress import duration
 from tidemill.client.target import Target
-from tidemill.terminal import local_time
+from tidemill.schemas.resources.waiting import USUAL, Reason
+from tidemill.terminal import local_time, tabulated, words
 
 GROUPS = {"project": "project", "model": "model", "day": "day", "batch": "batch_id"}
 """Values of `--by`, and their fields in the answer."""
@@ -15,7 +22,26 @@ NUMBERS = (
     "audio_seconds",
 )  # fmt: skip
 COSTS = ("input", "output", "units", "total")
-AUDIT_COLUMNS = ("time", "project", "key", "action", "target", "from", "detail")
+AUDIT_COLUMNS = ("time", words("project"), words("key"), "action", words("target"), words("from"), words("detail"))
+QUEUE_COLUMNS = ("stage", words("model"), "batches", "lines", "per second", "left")
+SERVER_COLUMNS = (
+    words("server"),
+    "calls",
+    "waiting",
+    "queued",
+    "refused",
+    "lines/s",
+    "tokens/s",
+    "p50",
+    "p99",
+    words("state"),
+)
+MODEL_COLUMNS = (words("model"), "calls", "waiting", "lines/s", words("servers"), "state")
+WIDE: Final = 96
+"""Columns of a terminal that shows all columns of servers; a narrower one leaves some out."""
+NARROW_COLUMNS: Final = (0, 1, 2, 4, 5, 9)
+TOP_MAX: Final = 10
+"""Rows of each table of `top`."""
 DETAILS_HIDDEN = {"digest", "fields"}
 """Details of audit entries that only machines read."""
 
@@ -69,3 +95,73 @@ def _audit_row(found: dict[str, Any]) -> list[str]:
     words = " ".join(f"{name}={text}" for name, text in detail.items() if name not in DETAILS_HIDDEN)
     fields = (str(found[name]) for name in ("project", "actor", "action", "target", "address"))
     return [local_time(found["at"]), *fields, words]
+
+
+async def top(target: Target) -> Exit:
+    """Follow servers, models and the newest batches on the terminal."""
+    async with Client(target.base_url, target.api_key) as client:
+        return await listing.follow(lambda width: _overview(client, width))
+
+
+async def _overview(client: Client, width: int) -> RenderableType:
+    """Tables of servers, models and batches; a key that is no operator's gets queues in place of the first two."""
+    found = await client.send_retrying("GET", "/queues")
+    rates = f"{found['lines_per_second_in']:,.1f} lines/s in, {found['lines_per_second_out']:,.1f} out"
+    tables: list[RenderableType]
+    try:
+        servers = [each async for each in client.pages("/admin/servers", {}, limit=TOP_MAX)]
+        models = [_model_row(each) async for each in client.pages("/admin/models", {}, limit=TOP_MAX)]
+    except Refused as error:
+        queues = tabulated(QUEUE_COLUMNS, [_queue_row(each) for each in found["data"][:TOP_MAX]], width)
+        tables = [Text(f"servers: {error}", "yellow"), "", queues]
+    else:
+        tables = [servers_table(servers, width), "", tabulated(MODEL_COLUMNS, models, width)]
+    newest = await batches.newest(client, TOP_MAX, width)
+    return Group(Text(f"{rates}   (q ends)", "bold"), "", *tables, "", newest)
+
+
+def servers_table(servers: Iterable[dict[str, Any]], width: int) -> RenderableType:
+    """The load of servers in so many columns of the terminal."""
+    places = range(len(SERVER_COLUMNS)) if width >= WIDE else NARROW_COLUMNS
+    rows = [[row[place] for place in places] for row in map(_server_row, servers)]
+    return tabulated([SERVER_COLUMNS[place] for place in places], rows, width)
+
+
+def _server_row(server: dict[str, Any]) -> list[str | Text]:
+    """The cells under `SERVER_COLUMNS`."""
+    load = server["load"]
+    if load is None:
+        return [server["id"], *[""] * 8, server["fault"] or ("not reported" if server["used_by"] else "unused")]
+    cause = load["cause"]
+    is_stalled = cause is not None and Reason(cause["reason"]) not in USUAL
+    state = Text(server["fault"] or cause["message"], "red") if server["fault"] or is_stalled else "ready"
+    if not server["fault"] and not is_stalled and load["in_flight"]:
+        state = "at work"
+    times = (load["duration_seconds"][name] for name in ("p50", "p99"))
+    queued = load["queued"]
+    return [
+        server["id"],
+        f"{load['in_flight']:,}/{load['limit']:,}",
+        f"{load['lines_waiting']:,}",
+        "" if queued is None else f"{queued:,}",
+        f"{load['refused']:,}",
+        f"{load['lines_per_second']:,.1f}",
+        f"{load['tokens_per_second']:,.0f}",
+        *("" if seconds is None else f"{seconds:.2f} s" for seconds in times),
+        state,
+    ]
+
+
+def _model_row(model: dict[str, Any]) -> list[str]:
+    """The cells of a model's load, under `MODEL_COLUMNS`."""
+    load = model["load"] or {"in_flight": 0, "lines_waiting": 0, "lines_per_second": 0.0}
+    state = model["fault"] or ("paused" if model["settings"].get("paused") else "")
+    numbers = (f"{load[name]:,}" for name in ("in_flight", "lines_waiting"))
+    return [model["id"], *numbers, f"{load['lines_per_second']:,.1f}", ", ".join(model["used_by"]), state]
+
+
+def _queue_row(queue: dict[str, Any]) -> list[str]:
+    left = queue["lag_seconds"]
+    numbers = (f"{queue[name]:,}" for name in ("batches", "lines"))
+    rate = f"{queue['lines_per_second']:,.1f}"
+    return [queue["stage"], queue["model"] or "", *numbers, rate, "" if left is None else duration(left)]

@@ -4,13 +4,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
-import orjson
-
 from tidemill.client import listing
 from tidemill.client.errors import Exit
 from tidemill.client.http.client import Client
 from tidemill.client.target import Target
-from tidemill.terminal import Console, local_time
+from tidemill.terminal import Console, local_time, show_fields, show_json, words
 
 PATH: Final = "/webhook_endpoints"
 TYPES: Final = ("batch.completed", "batch.failed", "batch.expired", "batch.cancelled")
@@ -27,7 +25,7 @@ async def create(console: Console, target: Target, *, url: str, name: str, types
 
 async def show_all(target: Target, *, as_json: bool) -> Exit:
     """Print the endpoints on stdout, as a table or as JSON lines."""
-    columns = ("endpoint", "name", "url", "events", "state")
+    columns = ("endpoint", words("name"), words("url"), words("events"), words("state"))
     return await listing.show(target, PATH, {}, columns, _row, as_json=as_json)
 
 
@@ -44,11 +42,14 @@ def state(extras: dict[str, Any]) -> str:
     return "ok" if since is None else f"failing since {local_time(since)}"
 
 
-async def show(target: Target, endpoint_id: str) -> Exit:
-    """Print an endpoint on stdout, as JSON."""
+async def show(target: Target, endpoint_id: str, *, as_json: bool) -> Exit:
+    """Print an endpoint on stdout, its fields as lines or as JSON."""
     async with Client(target.base_url, target.api_key) as client:
         found = await client.send_retrying("GET", f"{PATH}/{endpoint_id}")
-    sys.stdout.buffer.write(orjson.dumps(found, option=orjson.OPT_INDENT_2) + b"\n")
+    if as_json:
+        show_json(found)
+    else:
+        show_fields(dict(zip(("endpoint", "name", "url", "events", "state"), _row(found), strict=True)))
     return Exit.OK
 
 
@@ -91,7 +92,7 @@ async def test(console: Console, target: Target, endpoint_id: str, kind: str) ->
 
 async def deliveries(target: Target, endpoint_id: str, *, only: str | None, limit: int, as_json: bool) -> Exit:
     """Print the deliveries of an endpoint on stdout, as a table or as JSON lines."""
-    columns = ("delivery", "event", "batch", "state", "attempts", "last", "next")
+    columns = ("delivery", "event", "batch", "state", "attempts", words("last"), "next")
     params = {} if only is None else {"state": only}
     path = f"{PATH}/{endpoint_id}/deliveries"
     return await listing.show(target, path, params, columns, _delivery, limit=limit, as_json=as_json)

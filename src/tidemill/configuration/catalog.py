@@ -199,8 +199,8 @@ def checked(key: Key, settings: Mapping[str, Any]) -> Server | Model:
             raise ValueError(f"{'.'.join(path)}: more than {SETTINGS_BYTES_MAX} bytes")
         return _TABLES[kind].model_validate(dict(settings))
     except ValidationError as error:
-        joint = "." if error.errors()[0]["loc"] else ": "
-        raise ValueError(f"{'.'.join(path)}{joint}{misconfigured.faults(error)[0]}") from error
+        separator = "." if error.errors()[0]["loc"] else ": "
+        raise ValueError(f"{'.'.join(path)}{separator}{misconfigured.faults(error)[0]}") from error
     except TypeError as error:
         raise ValueError(f"{'.'.join(path)}: {error}") from error
 
@@ -218,7 +218,7 @@ def check_name(key: Key) -> None:
         raise ValueError(f"{path}: {misconfigured.faults(error)[0]}") from error
 
 
-def named(
+def settings_by_key(
     servers: Mapping[str, Server], models: Mapping[str, Model], known: Mapping[str, Server] = MappingProxyType({})
 ) -> dict[Key, dict[str, Any]]:
     """The settings of servers and models by key; servers of the short form get names.

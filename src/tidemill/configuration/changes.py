@@ -16,7 +16,7 @@ from tidemill.configuration.catalog import (
     digest,
     kind_of,
     name_of,
-    named,
+    settings_by_key,
 )
 from tidemill.configuration.servers import KEY_PREFIX, Model, Server
 
@@ -40,7 +40,7 @@ class Difference(BaseModel):
 def planned(
     contents: Contents, wanted: Wanted, *, author: str, at: int, of_file: bool = False
 ) -> dict[Key, Entry]:
-    """The entries to write, so that the catalog is as wanted; none for what is so already.
+    """The entries that a change has to write; none for settings that are so already.
 
     Args:
         contents: The present catalog.
@@ -73,7 +73,7 @@ def _long_form(contents: Contents, wanted: Wanted) -> dict[Key, Mapping[str, Any
     models = {name_of(key): one for key, one in parsed.items() if isinstance(one, Model)}
     kept = {name: one for name, one in contents.serving.servers.items() if SERVER + name not in wanted}
     found: dict[Key, Mapping[str, Any] | None] = {key: None for key, one in wanted.items() if one is None}
-    return found | named(servers, models, kept)
+    return found | settings_by_key(servers, models, kept)
 
 
 def check_keys(contents: Contents, entries: Mapping[Key, Entry]) -> None:
@@ -123,11 +123,11 @@ def of_settings(
 ) -> dict[Key, Entry]:
     """The entries to write, so that the catalog is as a settings file says.
 
-    Of what the file does not name, what came from an earlier file goes, and what was added otherwise stays.
+    Entries that the file does not name go if an earlier file had them, and stay if they were added otherwise.
 
     Args:
         contents: The present catalog.
-        settings: The servers and models of the file, as `catalog.named` gives them.
+        settings: The servers and models of the file, as `catalog.settings_by_key` gives them.
         author: Id of the key, or name of the file.
         at: Unix time.
 

@@ -1,7 +1,7 @@
-"""Settings that bound the connections of clients to an api process."""
+"""Settings of a process: bounds on the connections of clients to an api, and its log."""
 
 import ipaddress
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,18 @@ class Connections(Table):
     """Rate at which a client must send a body and take an answer while the server waits for it."""
     slow_seconds_max: Annotated[float, Field(gt=0)] = 30
     """The connection of a client that is this far behind that rate is closed."""
+
+
+class Logs(Table):
+    """What a process writes to its standard error."""
+
+    format: Literal["auto", "json", "text"] = "auto"
+    """`json` is one object a line, `text` is for people. `auto` is `text` on a terminal and in the files of
+    `tidemill up`, else `json`."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least level of Tidemill's own lines; those of libraries begin at warnings."""
+    access: bool = False
+    """Log each request to the API, not only those that fail."""
 
 
 def is_local(name: str) -> bool:

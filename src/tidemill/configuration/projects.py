@@ -1,12 +1,19 @@
-"""The settings of projects: their limits and their shares of the calls."""
+"""The settings of projects: their limits, their shares of the calls, and the people who sign in to them."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Final
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
+from tidemill.configuration.connections import is_local
 from tidemill.configuration.misconfigured import Table
 from tidemill.schemas import headers
-from tidemill.schemas.bounds import BATCH_MODELS_MAX, FORWARDED_HEADERS_MAX
+from tidemill.schemas.bounds import BATCH_MODELS_MAX, FORWARDED_HEADERS_MAX, NAME_CHARS_MAX, Url, Word
+from tidemill.schemas.resources import access
+from tidemill.schemas.resources.access import DEFAULT_PROJECT, Role
+
+GRANTS_MAX: Final = 256
 
 
 def _check_forwardable(name: str) -> str:
@@ -63,3 +70,59 @@ class Project(Table):
     """Its own list, in place of the general `forward_headers`."""
     weight: Annotated[float, Field(gt=0, le=1_000)] = 1.0
     """Its share of the calls, relative to the weights of other projects with waiting lines."""
+
+
+class Grant(Table):
+    """What people with one value of the claim may do in one project."""
+
+    value: Annotated[str, Field(min_length=1, max_length=NAME_CHARS_MAX)]
+    """The value, like the name of a group."""
+    role: Role = Role.READ
+    """`read`, `write`, `admin`, or `operator`, which is every project."""
+    project: Annotated[str, Field(pattern=access.PROJECT)] = DEFAULT_PROJECT
+    """The project."""
+
+
+class OpenId(Table):
+    """The provider with which people sign in at the dashboard, and what each may do."""
+
+    issuer: Url
+    """Address of the provider, as in its `/.well-known/openid-configuration`."""
+    client_id: Annotated[str, Field(min_length=1, max_length=NAME_CHARS_MAX)]
+    """Id under which Tidemill is registered there, with the redirect URI
+    `https://HOST/dashboard/sign-in/callback`."""
+    client_secret_file: Path | None = None
+    """File with the client's secret, which only the api reads; without it, the client is a public one."""
+    scopes: Annotated[tuple[Word, ...], Field(max_length=16)] = ("openid", "email", "profile")
+    """Scopes to request."""
+    claim: Word = "groups"
+    """Claim of the ID token or of the userinfo whose values `grants` name: a text, or a list of texts."""
+    grants: Annotated[tuple[Grant, ...], Field(min_length=1, max_length=GRANTS_MAX)]
+    """Who may do what. A person without a grant is refused; with several, the person chooses the project, and has
+    the highest role of those for it."""
+    session_seconds: Annotated[int, Field(ge=300, le=7 * 86_400)] = 8 * 3_600
+    """How long a session lasts; then the person signs in again, and changed groups count."""
+
+    @field_validator("issuer")
+    @classmethod
+    def _check_issuer(cls, url: str) -> str:
+        if not is_usable(url):
+            raise ValueError("expected an address with https://; http:// is for this machine alone")
+        return url
+
+    @field_validator("scopes")
+    @classmethod
+    def _check_scopes(cls, scopes: tuple[str, ...]) -> tuple[str, ...]:
+        if "openid" not in scopes:
+            raise ValueError("openid is missing; without it the provider sends no ID token")
+        return scopes
+
+
+def is_usable(url: str) -> bool:
+    """Whether a URL has TLS, or leads to this machine."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and is_local(host)))

@@ -20,7 +20,6 @@ from pydantic import (
 
 from tidemill.configuration.connections import address_of
 from tidemill.configuration.misconfigured import TABLE, Table
-from tidemill.configuration.schedule import Hours
 from tidemill.schemas import headers
 from tidemill.schemas.bounds import Name
 from tidemill.schemas.endpoints import DEFAULTS, ENDPOINTS
@@ -29,8 +28,8 @@ from tidemill.schemas.resources.batch import Dedupe
 IN_FLIGHT_MAX: Final = 64
 """Concurrent calls to a server whose settings, and those of its models, name no number."""
 KEY_PREFIX: Final = "TIDEMILL_KEY_"
-"""Of variables with keys that a server may name which is added over the API. Otherwise an operator of the service
-could send any variable of a process to a server of its choice."""
+"""Prefix of the variables whose keys a server may use that is added over the API. Otherwise an operator of the
+service could send any variable of a process to a server of its choice."""
 
 
 ModelName = Annotated[Name, Field(pattern=r"^\S(.*\S)?$")]
@@ -38,8 +37,33 @@ Pattern = Annotated[str, Field(min_length=1, max_length=255)]
 ServerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
+def _minute(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    hours, _, minutes = text.partition(":")
+    if not (hours.isdigit() and minutes.isdigit() and int(minutes) < 60):  # noqa: PLR2004  minutes of an hour
+        raise ValueError(f"{text!r} is not a time of the form HH:MM")
+    return int(hours) * 60 + int(minutes)
+
+
+Minute = Annotated[int, BeforeValidator(_minute), Field(ge=0, le=1440)]
+
+
+class Hours(Table):
+    """A time of day in which a backend has a limit of concurrent calls."""
+
+    start: Annotated[Minute, Field(alias="from")]
+    """`HH:MM`, in UTC."""
+    end: Annotated[Minute, Field(alias="to")]
+    """`HH:MM`, exclusive; if before `from`, of the next day."""
+    days: tuple[Annotated[int, Field(ge=1, le=7)], ...] = (1, 2, 3, 4, 5, 6, 7)
+    """Days of the week on which the time begins; 1 is Monday."""
+    max_in_flight: Annotated[int, Field(ge=0)]
+    """Concurrent calls; 0 leaves the backend to other users."""
+
+
 class Headroom(Table):
-    """What people who use a server beside batches should have of it."""
+    """The share of a server that stays free for people who use it beside batches."""
 
     ttft_ms: Annotated[float, Field(gt=0, le=600_000)]
     """Milliseconds within which 99 of 100 requests get their first token, by the server's own histogram; batches
@@ -194,7 +218,7 @@ class Server(Table):
 
     @property
     def missing_file(self) -> str | None:
-        """What is wrong with one of its files; None if this process can read all."""
+        """The fault of one of its files; None if this process can read all."""
         files = (self.ca_file, self.client_cert_file, self.client_key_file)
         missing = next((file for file in files if file is not None and not _is_readable(file)), None)
         return None if missing is None else f"{missing} is not there, or cannot be read"

@@ -15,10 +15,11 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tidemill.configuration import misconfigured
-from tidemill.configuration.connections import Connections, is_local
+from tidemill.configuration.buckets import Bucket, Buckets
+from tidemill.configuration.connections import Connections, Logs, is_local
 from tidemill.configuration.custom_endpoints import CustomEndpoint, EndpointPath
 from tidemill.configuration.misconfigured import Table
-from tidemill.configuration.projects import ForwardedHeaders, Limits, Project
+from tidemill.configuration.projects import ForwardedHeaders, Limits, OpenId, Project
 from tidemill.configuration.security import Cluster, Security
 from tidemill.configuration.servers import Model, ModelName, Price, Server, ServerName, Serving
 from tidemill.configuration.serving import serving
@@ -98,6 +99,8 @@ class Settings(BaseSettings):
     """Address on which a stage answers `/livez`, `/readyz` and `/metrics`."""
     health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
     """Port of these; 0 for none. `tidemill up` picks a free port for each stage and writes it to `run.json`."""
+    log: Logs = Logs()
+    """What each process writes to its log."""
     api_key: SecretStr | None = None
     """The operator's first key, in the project `default`; `tidemill keys make` generates one. If it is not
     set, `tidemill up` generates one. Not allowed in the file."""
@@ -110,6 +113,8 @@ class Settings(BaseSettings):
     """File with the signing key, in place of `signing_key`."""
     verify_keys: str = ""
     """Public keys whose signatures ingest trusts, separated by commas; the api also trusts its own."""
+    openid: OpenId | None = None
+    """Sign-in at the dashboard with OpenID Connect; by default with keys alone."""
     intake_api_keys: bool | None = None
     """Accept API keys from direct producers, besides tokens; by default only with the Kafka of `tidemill up`."""
     endpoints: Annotated[dict[EndpointPath, CustomEndpoint], Field(max_length=ENDPOINTS_MAX)] = {}
@@ -118,9 +123,11 @@ class Settings(BaseSettings):
     """The inference servers by name; models name those that serve them."""
     models: dict[ModelName, Model] = {}
     """The models by name."""
+    buckets: Buckets = {}
+    """Connections to buckets of users, by name: where projects may read inputs from, and write outputs to."""
 
     forward_headers: ForwardedHeaders = ()
-    """Headers of the request that creates a batch which go with each call of the batch, like `traceparent`; at
+    """Headers of the request that creates a batch which go with each call of the batch, like `x-tenant`; at
     most 8 of them for a batch. They are stored and shown like metadata, so they are no place for secrets."""
     processor_processes: Annotated[int, Field(ge=1, le=64)] | None = None
     """Processes of processors that `tidemill up` runs; by default one for each two cores, and at most
@@ -158,7 +165,7 @@ class Settings(BaseSettings):
     intake_idle_seconds: Annotated[float, Field(gt=0)] = 300
     """Seal a direct producer's stream after this time without a record."""
     grace_seconds: Annotated[float, Field(ge=0)] = 5
-    """Time after a deadline or a cancel in which calls in flight may still finish."""
+    """Time after a deadline or a cancel in which calls in flight may still finish; then they are aborted."""
     encrypt_log: bool = False
     """Encrypt lines in the log, parts and large results with a key of their batch; deleting the batch destroys
     it."""
@@ -350,6 +357,7 @@ NAMED: Final[dict[str, type[Table]]] = {
     "servers": Server,
     "models": Model,
     "projects": Project,
+    "buckets": Bucket,
 }
 """Tables whose keys are names chosen by the user, and the types of their entries."""
 SECRETS = frozenset(

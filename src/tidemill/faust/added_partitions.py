@@ -9,7 +9,6 @@ its generation, so that the broker refuses those of a process that has lost its 
 A rebalance ends all additions. This module uses internals of Faust 0.15.3: what it keeps for each partition.
 """
 
-import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -69,7 +68,7 @@ class AddedPartitions:
         consumer._active_partitions.update(starts)
         generation = self._app.consumer_generation_id
         positions = {tp: start.position for tp, start in starts.items()}
-        is_added = await self._on_thread(lambda client: live_assignment.extend(client, generation, positions))
+        is_added = self._change(lambda client: live_assignment.extend(client, generation, positions))
         if not is_added:
             self._forget(starts)
         return is_added
@@ -83,10 +82,10 @@ class AddedPartitions:
         starts = {tp: self._start(tp) for tp in tps}
         expected = None if is_forced else {tp: start.position for tp, start in starts.items()}
         if is_forced:
-            # Faust drops what is fetched already.
+            # Faust drops the records it has fetched already.
             self._app.consumer._active_partitions.difference_update(tps)
             self._app.consumer._buffered_partitions.difference_update(tps)
-        if not await self._on_thread(lambda client: live_assignment.reduce(client, tps, expected)):
+        if not self._change(lambda client: live_assignment.reduce(client, tps, expected)):
             return None
         self._forget(tps)
         return starts
@@ -108,7 +107,7 @@ class AddedPartitions:
             await self._app.consumer._commit(committed)
 
     async def _assigned(self, *_: Any, **__: Any) -> None:
-        await self._on_thread(live_assignment.pause_subscribed)
+        self._change(live_assignment.pause_subscribed)
 
     def _start(self, tp: TP) -> Start:
         committed = self._app.consumer._committed_offset[tp]
@@ -127,11 +126,7 @@ class AddedPartitions:
             for tps_in_state in (consumer._active_partitions, consumer._buffered_partitions):
                 tps_in_state.discard(tp)
 
-    async def _on_thread(self, change: Callable[[Any], bool]) -> bool:
-        """Change the client's state on the loop of the consumer's thread."""
-        thread = self._app.consumer._thread
-
-        async def run() -> bool:
-            return thread._consumer is not None and change(thread._consumer)
-
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run(), thread.thread_loop))
+    def _change(self, change: Callable[[Any], bool]) -> bool:
+        """Change the state of the consumer's client, if there is one."""
+        client = self._app.consumer._thread._consumer
+        return client is not None and change(client)

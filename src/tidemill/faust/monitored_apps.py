@@ -27,6 +27,13 @@ class MonitoredApps:
             probe = Probe(app)
             probe.start()
             self._apps.append((app.conf.id, app, probe, Watch()))
+        probes = {name: probe for name, _, probe, _ in self._apps}
+        metrics.LAG_RECORDS.sample(
+            lambda: {(name, topic): lag for name, probe in probes.items() for topic, lag in probe.lag().items()}
+        )
+        metrics.FETCHED_RECORDS.sample(lambda: {name: probe.fetched_records for name, probe in probes.items()})
+        metrics.FETCHED_BYTES.sample(lambda: {name: probe.fetched_bytes for name, probe in probes.items()})
+        metrics.REBALANCES.sample(lambda: {name: probe.rebalances for name, probe in probes.items()})
 
     def look(self, seconds: float) -> str | None:
         """Return an app's symptom that has lasted too long; `seconds` have passed since the last look."""
@@ -53,7 +60,7 @@ class MonitoredApps:
     async def guard_retention(self, ask: Callable[[], Awaitable[float]]) -> None:
         """Run the retention guard until the task is cancelled; `ask` returns the retention time in seconds."""
         guard = RetentionGuard(ask, {name: app.oldest for name, app, _, _ in self._apps if app.oldest is not None})
-        metrics.sample(metrics.LAG, guard.ages)
+        metrics.LAG.sample(guard.ages)
         while True:
             await guard.look()
             for _, app, _, _ in self._apps:

@@ -6,6 +6,7 @@ from typing import Any, Final
 from tidemill.faust.stage_app import StageApp, raw_topic
 from tidemill.kafka.freeze_guard import guard_requests
 from tidemill.kafka.partitions.owner import PartitionOwners, Record
+from tidemill.kafka.producer import rest_between_requests
 
 LOG_APPEND_TIME: Final = 1
 """Kafka's `timestamp_type` of a record that the broker stamped."""
@@ -64,16 +65,19 @@ class OwnedPartitions:
         owners: PartitionOwners,
         *topics: str,
         before_request: Callable[[], Awaitable[None]] | None = None,
+        rest: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         """Connect to the app, which is not started yet.
 
         All topics have the same number of partitions; the assignment of the last one starts an owner.
-        `before_request` is awaited before each write to a changelog, and by default waits for a valid membership.
+        `before_request` is awaited before each write to a changelog, and by default waits for a valid membership;
+        `rest` after it (`kafka/producer.py::rest_between_requests`).
         """
         self._app = app
         self._owners = owners
         self._last_topic = topics[-1]
         self._before_request = before_request or app.membership.wait_valid
+        self._rest = rest
         self._guard = GenerationGuard(app)
         self._agent = app.agent(raw_topic(app, *topics), isolated_partitions=True)(self._consume)
         app.drain = self._leave
@@ -100,7 +104,10 @@ class OwnedPartitions:
 
     async def _assigned(self, _: Any, assigned: Iterable[Any], **__: Any) -> None:
         # A frozen process would otherwise append its queued changelog records after those of its successor.
-        guard_requests(self._app.producer._producer.client, self._before_request)  # noqa: SLF001  not public
+        client = self._app.producer._producer  # noqa: SLF001  not public
+        guard_requests(client.client, self._before_request)
+        if self._rest is not None:
+            rest_between_requests(client, self._rest)
         self._owners.assign(tp.partition for tp in assigned if tp.topic == self._last_topic)
 
     async def _leave(self, revoked: set[Any]) -> None:

@@ -12,13 +12,13 @@
 It also loses time: it sleeps for a second while all partitions are paused, and while some are paused it waits for
 records of the others, even after the paused ones have room again (`resume_at_once`). aiokafka 0.14 sends one fetch
 at a time to a broker: it waits up to 1.5 s for partitions without records, and meanwhile fetches nothing more of
-the partitions whose records are being taken (`fetch_briefly`).
+the partitions whose records are being taken; it looks for something to do five times a second (`fetch_briefly`).
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any, Final
 
 from faust.types import TP
@@ -146,10 +146,7 @@ def resume_at_once(consumer: Any) -> None:
         if tp in consumer._buffered_partitions:  # noqa: SLF001
             drop(tp)
             has_room.set()
-            thread = consumer._thread  # noqa: SLF001
-            # Raised by a closed loop, whose consumer has stopped.
-            with suppress(RuntimeError):
-                thread.thread_loop.call_soon_threadsafe(_wake_fetch, thread)
+            _wake_fetch(consumer._thread)  # noqa: SLF001
 
     async def wait_next_records(seconds: float) -> Any:
         while consumer.flow_active and not consumer._get_active_partitions() and not consumer.should_stop:  # noqa: SLF001
@@ -189,7 +186,7 @@ def check_no_partitions(consumer: Any) -> None:
 
 
 def fetch_briefly(fetcher: Any) -> None:
-    """Shorten the waits of an aiokafka fetcher that omit partitions; a second call has no effect."""
+    """Shorten the waits of an aiokafka fetcher that omit partitions, and let an idle one rest; once is enough."""
     if getattr(fetcher, "is_brief", False):
         return
     actions = fetcher._get_actions_per_node  # noqa: SLF001  not public
@@ -202,10 +199,12 @@ def fetch_briefly(fetcher: Any) -> None:
         return requests, *others
 
     fetcher._get_actions_per_node, fetcher.is_brief = brief, True  # noqa: SLF001
+    # Whatever gives it something to do wakes it.
+    fetcher._fetcher_timeout = LOOK_SECONDS  # noqa: SLF001
 
 
 def _wake_fetch(thread: Any) -> None:
-    """Make a waiting fetch return the records that are already there; runs on the consumer's own loop."""
+    """Make a waiting fetch return the records that are already there."""
     if thread._consumer is not None:  # noqa: SLF001
         fetcher = thread._consumer._fetcher  # noqa: SLF001
         for waiter in list(fetcher._fetch_waiters):  # noqa: SLF001

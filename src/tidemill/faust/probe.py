@@ -6,6 +6,7 @@ aiokafka 0.14). A missing object counts as healthy, since starts and rebalances 
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
@@ -22,9 +23,11 @@ class Probe:
         self._fetch: int | None = None
         """Number of the fetch in progress."""
         self._fetches = itertools.count()
-        self._pings = 0
-        self._pongs = 0
         self._has_had_turn = False
+        self.rebalances = 0
+        self.fetched_records = 0
+        self.fetched_bytes = 0
+        """Of keys and values."""
 
     def start(self) -> None:
         """Hook into the app, which is not started yet."""
@@ -38,9 +41,11 @@ class Probe:
                 await consumer.wait(consumer.can_resume_flow)
             self._fetch = next(self._fetches)
             try:
-                return await wait(timeout)
+                found = await wait(timeout)
             finally:
                 self._fetch = None
+            self._count(itertools.chain.from_iterable((found[0] or {}).values()))
+            return found
 
         consumer._wait_next_records = wait_next_records
 
@@ -68,7 +73,6 @@ class Probe:
         marks: dict[Symptom, Hashable] = {}
         if (coordinator := self._coordinator) is not None and not coordinator._closing.done():
             marks |= self._coordination(coordinator)
-        marks[Symptom.CONSUMER_BLOCKED] = self._ping_thread()
         marks[Symptom.RECOVERY_STUCK] = self._recovered()
         if not app.rebalancing and not app.in_recovery:
             fetcher = app._fetcher
@@ -78,6 +82,24 @@ class Probe:
             marks[Symptom.POLL_STUCK] = self._fetch if app.consumer.flow_active else None
             marks[Symptom.ACTOR_ENDED] = True if any(task.done() for task in self._actors()) else None
         return marks
+
+    def lag(self) -> dict[str, int]:
+        """Records of each topic that the app has not committed, as of its last fetch."""
+        consumer, client = self._app.consumer, self._client
+        assigned = None if client is None else client._subscription.subscription
+        if assigned is None or assigned.assignment is None:
+            return {}
+        found: Counter[str] = Counter()
+        for tp in list(consumer._active_partitions or ()):
+            state = assigned.assignment.state_value(tp)
+            if state is not None and state.highwater is not None:
+                found[tp.topic] += max(0, state.highwater - (consumer._committed_offset.get(tp) or 0))
+        return found
+
+    def _count(self, records: Iterable[Any]) -> None:
+        for record in records:
+            self.fetched_records += 1
+            self.fetched_bytes += len(record.key or b"") + len(record.value or b"")
 
     def _coordination(self, coordinator: Any) -> dict[Symptom, Hashable]:
         fetching = self._client._fetcher
@@ -115,19 +137,6 @@ class Probe:
                 if actor.actor_task is not None and not actor.should_stop:
                     yield actor.actor_task
 
-    def _ping_thread(self) -> int | None:
-        """Ping the consumer's thread; returns the number of a ping without an answer, or None."""
-        if self._pings > self._pongs:
-            return self._pings
-        thread = self._app.consumer._thread
-        if thread is None or thread.thread_loop.is_closed():
-            return None
-        self._pings += 1
-        thread.thread_loop.call_soon_threadsafe(self._pong)
-        return None
-
-    def _pong(self) -> None:
-        self._pongs = self._pings
-
     async def _assigned(self, *_: Any, **__: Any) -> None:
         self._has_had_turn = True
+        self.rebalances += 1

@@ -17,6 +17,7 @@ import faust
 
 from tidemill.configuration.security import Kafka, Security, cluster
 from tidemill.configuration.settings import Settings
+from tidemill.faust.loop_consumer import LoopConsumer
 from tidemill.faust.patches import (
     Flow,
     Positions,
@@ -75,6 +76,7 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
         return Flow(lambda: self.tables.__dict__.get("_changelog_queue"))
 
     def _new_consumer(self) -> Any:
+        self.transport.Consumer = LoopConsumer
         consumer = super()._new_consumer()
         seek_all(consumer)
         self.positions = go_back(consumer, TRANSIENT)

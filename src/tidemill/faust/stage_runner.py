@@ -16,13 +16,13 @@ from tidemill.configuration.security import Cluster
 from tidemill.configuration.settings import Settings
 from tidemill.faust.monitored_apps import MonitoredApps
 from tidemill.faust.stage_app import StageApp
-from tidemill.faust.tables import DeliveredTable
 from tidemill.kafka.admin import TopicError, ensure_topics, retention_seconds
 from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.connection import check_broker
-from tidemill.runtime import gc_tuning, health, log_dedup, notify
+from tidemill.runtime import health, memory, notify
 from tidemill.runtime.heartbeat import Heartbeat
 from tidemill.schemas.ports import Store
+from tidemill.telemetry import logs, tracing
 
 log = logging.getLogger("tidemill.stage")
 
@@ -57,14 +57,13 @@ def run(settings: Settings, role: str, make: Callable[[Settings, Cluster, Catalo
         SettingsError: The settings name no broker.
         SystemExit: An app crashed; its traceback is in the log.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for chatty in ("faust", "mode", "aiokafka", StageApp.__module__, DeliveredTable.__module__):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    log_dedup.install()
+    logs.set_up(role, settings.log)
     monitored = MonitoredApps()
     heartbeat = Heartbeat(monitored.look)
+    flush = tracing.set_up(role)
     with heartbeat.guarded(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         has_crashed = runner.run(_run(settings, role, make, monitored, heartbeat))
+    flush()
     if has_crashed:
         raise SystemExit(1)
 
@@ -134,7 +133,8 @@ async def _with_topics(settings: Settings, role: str) -> Settings:
     try:
         partitions = await ensure_topics(settings, settings.cluster, role=role)
     except TopicError as error:
-        raise SystemExit(str(error)) from error
+        log.error("%s", str(error))  # noqa: TRY400  its words say all
+        raise SystemExit(1) from error
     return settings.model_copy(update={"partitions": partitions})
 
 
@@ -166,7 +166,7 @@ async def _serve(apps: Sequence[StageApp]) -> None:
     ready = asyncio.gather(*assigned)
     await asyncio.wait([*crashes, ready], return_when=asyncio.FIRST_COMPLETED)
     if ready.done():
-        gc_tuning.freeze_startup_objects()
+        memory.freeze_startup_objects()
         notify.ready(beats=True)
         log.info("ready")
         await asyncio.wait(crashes, return_when=asyncio.FIRST_COMPLETED)

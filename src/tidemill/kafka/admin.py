@@ -243,6 +243,9 @@ def _new(row: Topic, settings: Settings) -> NewTopic:
             configs |= {"max.compaction.lag.ms": row.lag_ms, "segment.ms": row.lag_ms}
     else:
         configs |= {"cleanup.policy": "delete", "retention.ms": row.retention_ms}
+        if 0 <= row.retention_ms < topics.DAY_MS:
+            # The broker removes whole segments, and keeps the newest one for a week.
+            configs["segment.ms"] = row.retention_ms
     if row.retention_ms < 0:
         configs["retention.bytes"] = -1
     if row.broker_time:

@@ -56,7 +56,7 @@ class Catalog:
     def of(cls, servers: Mapping[str, Server], models: Mapping[str, Model]) -> "Catalog":
         """A catalog that no topic changes."""
         found = cls(None)
-        for number, (key, settings) in enumerate(catalog.named(servers, models).items()):
+        for number, (key, settings) in enumerate(catalog.settings_by_key(servers, models).items()):
             found._fold.put(key, Entry(settings=settings, author=FILE, at=0, revision=number))
         found._fold.applied = Applied(digest="", author=FILE, at=0)
         return found
@@ -178,7 +178,7 @@ class Catalog:
 
         Args:
             log: Appends to the topic.
-            settings: As `catalog.named` gives them.
+            settings: As `catalog.settings_by_key` gives them.
             author: Name of the file.
             again: Whether a file that differs from the one applied last is applied, too.
 

@@ -1,8 +1,9 @@
-"""Follows a compacted topic of one partition, without a consumer group."""
+"""Follows compacted topics of one partition each, without a consumer group."""
 
 import asyncio
+import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -18,8 +19,8 @@ from tidemill.kafka.connection import (
 from tidemill.kafka.offsets import Offsets
 from tidemill.retrying import pause_seconds, reason
 
-POLL_MS = 500
-"""How long one poll waits for a record."""
+POLL_MS = 3_000
+"""How long one poll waits for a record: a request of an idle follower costs client and broker a millisecond."""
 RUN_RECORDS_MAX = 32
 RUN_BYTES_MAX = 64 * 1024
 """The follower applies records in runs of at most this size, and yields to other tasks after each run."""
@@ -68,31 +69,34 @@ class Follower:
         `resume` is called at each connection: it undoes records that are not `applied` yet, and returns the first
         offset to read. `applied` is called after each run of records, so that they can be committed together.
         """
-        self._kafka = kafka
-        self._partition = TopicPartition(topic, 0)
+        self.kafka = kafka
+        self.partition = TopicPartition(topic, 0)
         self._apply = apply
         self._applied = applied
         self._resume = resume or self._from_position
-        self._rest_seconds, self._sleep = rest_seconds, sleep
+        self.rest = functools.partial(sleep, rest_seconds) if rest_seconds else None
         self._offsets = Offsets(kafka)
-        self._position = 0
+        self.position = 0
+        """The offset of the next record."""
+        self.is_connected = False
         self._end = 0
         self._caught_up = asyncio.Event()
         self._moved = asyncio.Event()
         self._failed = -1
         """Offset of the last record that failed."""
-        self._consumer: AIOKafkaConsumer | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._waiters = 0
+        """Tasks in `catch_up`."""
+        self.task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start a task that reads."""
-        self._task = asyncio.create_task(self._run(), name=f"follow {self._partition.topic}")
+        start_together(self)
 
     async def stop(self) -> None:
-        """Stop reading."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        """Stop reading; this stops the followers that share its consumer, too."""
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.wait([self.task])
         await self._offsets.close()
 
     async def caught_up(self) -> None:
@@ -105,72 +109,38 @@ class Follower:
         Raises:
             LogUnavailable: The follower is not connected, or no broker answers.
         """
-        if self._consumer is None:
+        if not self.is_connected:
             raise LogUnavailable("not connected")
         # On the consumer's connection the request would wait behind a fetch that waits for records.
-        end = (await self._offsets.next([self._partition])).get(self._partition)
+        end = (await self._offsets.next([self.partition])).get(self.partition)
         if end is None:
             raise LogUnavailable("its leader does not answer")
-        while self._position < end:
-            self._moved.clear()
-            await self._moved.wait()
+        self._waiters += 1
+        try:
+            while self.position < end:
+                self._moved.clear()
+                await self._moved.wait()
+        finally:
+            self._waiters -= 1
 
     @property
     def is_caught_up(self) -> bool:
         """Whether `caught_up()` would return at once."""
         return self._caught_up.is_set()
 
-    async def _run(self) -> None:
-        failures = 0
-        while True:
-            before = self._position
-            try:
-                await self._follow()
-            except Exception as error:  # noqa: BLE001  a follower continues after any error
-                if self._position != before:
-                    failures = 0
-                pause = pause_seconds(failures)
-                failures += 1
-                _log.warning(
-                    "following %s failed at %d (%s); next attempt in %.1f s",
-                    self._partition.topic, self._position, reason(error), pause,
-                )  # fmt: skip
-                await asyncio.sleep(pause)
+    def begin(self, tail: Tail) -> None:
+        """Take the place to read from, at a new connection."""
+        self._end = tail.end
+        self.position = self._resume(tail)
+        self.is_connected = True
+        self._look()
 
-    async def _follow(self) -> None:
-        consumer = AIOKafkaConsumer(
-            **client_options(self._kafka),
-            request_timeout_ms=REQUEST_MS_MAX,
-            fetch_max_wait_ms=POLL_MS,
-            max_poll_records=RUN_RECORDS_MAX,
-            auto_offset_reset="earliest",
-            enable_auto_commit=False,
-        )
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS_MAX):
-                await consumer.start()
-                consumer.assign([self._partition])
-                self._end = (await consumer.end_offsets([self._partition]))[self._partition]
-                self._position = self._resume(Tail(cluster=await cluster_id(self._kafka), end=self._end))
-            consumer.seek(self._partition, self._position)
-            self._consumer = consumer
-            while True:
-                records = await self._poll(consumer)
-                if self._rest_seconds and 0 < records < RUN_RECORDS_MAX and self.is_caught_up:
-                    await self._sleep(self._rest_seconds)
-        finally:
-            self._consumer = None
-            await stop(consumer)
-
-    async def _poll(self, consumer: AIOKafkaConsumer) -> int:
-        """Apply the next records; returns their number."""
-        if not self._caught_up.is_set() and self._position >= self._end:
-            self._caught_up.set()
-        position, size = self._position, 0
-        records = (await consumer.getmany(self._partition, timeout_ms=POLL_MS)).get(self._partition, [])
+    async def take(self, records: Sequence[ConsumerRecord]) -> None:
+        """Apply the next records."""
+        position, size = self.position, 0
         for record in records:
             if record.offset < position:
-                self._position = 0
+                self.position = 0
                 raise LogUnavailable("the topic was created anew")
             self._apply_record(record)
             position = record.offset + 1
@@ -178,18 +148,29 @@ class Follower:
             if size >= RUN_BYTES_MAX:
                 await self._end_run(position)
                 size = 0
-        if position > self._position:
+        if position > self.position:
             await self._end_run(position)
-        else:
-            # Compaction and transactions leave gaps, also at the end of a topic.
-            self._position = max(position, await consumer.position(self._partition))
-            self._moved.set()
-        return len(records)
+        self._look()
+
+    def move(self, position: int) -> None:
+        """Move over a gap: compaction and transactions leave some, also at the end of a topic."""
+        self.position = max(position, self.position)
+        self._moved.set()
+        self._look()
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether someone waits until it has reached an offset."""
+        return bool(self._waiters) or not self.is_caught_up
+
+    def _look(self) -> None:
+        if self.position >= self._end:
+            self._caught_up.set()
 
     async def _end_run(self, position: int) -> None:
         if self._applied is not None:
             self._applied()
-        self._position = position
+        self.position = position
         self._moved.set()
         # The consumer returns fetched records without yielding to other tasks.
         await asyncio.sleep(0)
@@ -201,8 +182,95 @@ class Follower:
             if self._failed != record.offset:
                 self._failed = record.offset
                 raise
-            topic, kind = self._partition.topic, type(error).__name__
+            topic, kind = self.partition.topic, type(error).__name__
             _log.exception("record %d of %s is skipped (%s)", record.offset, topic, kind)
 
     def _from_position(self, tail: Tail) -> int:
-        return self._position if self._position <= tail.end else 0
+        return self.position if self.position <= tail.end else 0
+
+
+class TimedFollower(Follower):
+    """A follower that knows the time of each record."""
+
+    record_at = 0.0
+    """The time in the log of the record that is applied, Unix seconds."""
+
+    def _apply_record(self, record: ConsumerRecord) -> None:
+        self.record_at = record.timestamp / 1000
+        super()._apply_record(record)
+
+
+def start_together(*followers: Follower) -> None:
+    """Start followers of different topics that share a consumer: one request fetches the records of all.
+
+    They rest as the first one does. When one fails, all connect again.
+    """
+    task = asyncio.create_task(_run(followers), name=f"follow {_names(followers)}")
+    for follower in followers:
+        follower.task = task
+
+
+def _names(followers: Sequence[Follower]) -> str:
+    return ", ".join(follower.partition.topic for follower in followers)
+
+
+async def _run(followers: Sequence[Follower]) -> None:
+    failures = 0
+    while True:
+        before = [follower.position for follower in followers]
+        try:
+            await _follow({follower.partition: follower for follower in followers})
+        except Exception as error:  # noqa: BLE001  a follower continues after any error
+            positions = [follower.position for follower in followers]
+            if positions != before:
+                failures = 0
+            pause = pause_seconds(failures)
+            failures += 1
+            _log.warning(
+                "following %s failed at %s (%s); next attempt in %.1f s",
+                _names(followers), ", ".join(map(str, positions)), reason(error), pause,
+            )  # fmt: skip
+            await asyncio.sleep(pause)
+
+
+async def _follow(followers: Mapping[TopicPartition, Follower]) -> None:
+    first = next(iter(followers.values()))
+    consumer = AIOKafkaConsumer(
+        **client_options(first.kafka),
+        request_timeout_ms=REQUEST_MS_MAX,
+        fetch_max_wait_ms=POLL_MS,
+        # By default the client looks five times a second whether there is anything to do.
+        consumer_timeout_ms=POLL_MS,
+        max_poll_records=RUN_RECORDS_MAX,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+    )
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS_MAX):
+            await consumer.start()
+            consumer.assign(list(followers))
+            ends = await consumer.end_offsets(list(followers))
+            cluster = await cluster_id(first.kafka)
+        for partition, follower in followers.items():
+            follower.begin(Tail(cluster=cluster, end=ends[partition]))
+            consumer.seek(partition, follower.position)
+        while True:
+            records = await _poll(consumer, followers)
+            is_busy = records >= RUN_RECORDS_MAX or any(follower.is_awaited for follower in followers.values())
+            if first.rest is not None and records and not is_busy:
+                await first.rest()
+    finally:
+        for follower in followers.values():
+            follower.is_connected = False
+        await stop(consumer)
+
+
+async def _poll(consumer: AIOKafkaConsumer, followers: Mapping[TopicPartition, Follower]) -> int:
+    """Apply the next records of all topics; returns their number."""
+    found = await consumer.getmany(timeout_ms=POLL_MS)
+    for partition, records in found.items():
+        await followers[partition].take(records)
+    for partition, follower in followers.items():
+        if partition not in found and (not found or follower.is_awaited):
+            follower.move(await consumer.position(partition))
+    return sum(map(len, found.values()))

@@ -2,13 +2,17 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
 from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
+from aiokafka.producer.sender import SendProduceReqHandler
 
+from tidemill import metrics
 from tidemill.configuration.security import Kafka, client_options
+from tidemill.instruments import Buckets
 from tidemill.kafka.connection import CONNECT_SECONDS_MAX, REQUEST_MS_MAX, STOP_SECONDS_MAX, LogUnavailable, stop
 from tidemill.kafka.freeze_guard import guard_requests
 from tidemill.schemas.bounds import ID_CHARS_MAX, RECORD_BYTES_MAX
@@ -19,6 +23,9 @@ SEND_SECONDS_MAX: Final = 10.0
 """How long `Log.send` waits for the acknowledgement."""
 BATCH_BYTES: Final = 16 << 10
 """The most that one request carries to one partition, unless a single record is larger."""
+
+_produced: Final = Buckets(metrics.SHORT_SECONDS)
+metrics.PRODUCE_DURATION.sample(lambda: {(): _produced})
 
 
 def partition_of(key: str, partitions: int) -> int:
@@ -55,6 +62,24 @@ def producer(
         linger_ms=linger_ms,
         **({} if partitioner is None else {"partitioner": partitioner}),
     )
+
+
+def rest_between_requests(client: AIOKafkaProducer, rest: Callable[[], Awaitable[object]]) -> None:
+    """Await `rest` after each produce request: records that come meanwhile share the next one to the broker.
+
+    A record that comes later does not wait. A second call has no effect.
+    """
+    sender = client._sender  # noqa: SLF001  not public
+    if getattr(sender, "is_resting", False):
+        return
+
+    async def send(node: int, batches: Any) -> None:
+        await SendProduceReqHandler(sender, batches).do(node)
+        await rest()
+        sender._in_flight.remove(node)  # noqa: SLF001
+        sender._muted_partitions.difference_update(batches)  # noqa: SLF001
+
+    sender._send_produce_req, sender.is_resting = send, True  # noqa: SLF001
 
 
 def too_large(topic: str, key: str | bytes | None, value: bytes | None) -> RecordTooLarge:
@@ -122,8 +147,14 @@ class Producer:
             raise too_large(topic, key, value) from error
         except KafkaError as error:
             raise LogUnavailable(type(error).__name__) from error
-        # A caller that is cancelled does not retrieve the exception.
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        begun = monotonic()
+
+        def ended(done: "asyncio.Future[Any]") -> None:
+            # A caller that is cancelled does not retrieve the exception.
+            if not done.cancelled() and done.exception() is None:
+                _produced.observe(monotonic() - begun)
+
+        future.add_done_callback(ended)
         return Sent(future, current)
 
     async def delivered(self, sent: Sent, seconds_max: float | None = None) -> int:
@@ -143,6 +174,7 @@ class Producer:
 
     def abandon(self, sent: Sent) -> None:
         """Replace the producer of a record, so that it appends the record now or never."""
+        metrics.PRODUCE_FAILURES.inc()
         if self._current is sent.by:
             self._current = None
             self._stop_soon(sent.by)
@@ -178,6 +210,7 @@ class Producer:
             if isinstance(error, KafkaError | OSError):
                 raise LogUnavailable(type(error).__name__) from error
             raise
+        metrics.PRODUCERS.inc()
         return fresh
 
     def _stop_soon(self, current: AIOKafkaProducer) -> None:
@@ -203,11 +236,20 @@ def _sender(current: AIOKafkaProducer) -> "asyncio.Task[None]":
 class Log(Producer):
     """Appends records to topics within `SEND_SECONDS_MAX`; any number of tasks may use it."""
 
-    def __init__(self, kafka: Kafka, *, before_request: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Connect nothing yet; awaits `before_request` before each request, until the process may write."""
+    def __init__(
+        self,
+        kafka: Kafka,
+        *,
+        before_request: Callable[[], Awaitable[None]] | None = None,
+        rest: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        """Connect nothing yet; awaits `before_request` before each request, until the process may write.
+
+        For `rest` see `rest_between_requests`.
+        """
         super().__init__(self._make)
         self._kafka = kafka
-        self._before_request = before_request
+        self._before_request, self._rest = before_request, rest
 
     async def send(
         self,
@@ -243,4 +285,6 @@ class Log(Producer):
         fresh = producer(self._kafka)
         if self._before_request is not None:
             guard_requests(fresh.client, self._before_request)
+        if self._rest is not None:
+            rest_between_requests(fresh, self._rest)
         return fresh

@@ -69,9 +69,10 @@ class _Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka is u
             self._records_iterator = None
             raise
         except UnicodeDecodeError:
-            # `_unpack_records` starts at `next_fetch_offset`, behind the records delivered so far.
+            # The bytes begin with delivered batches; decoding one sets `next_fetch_offset` back to its end.
+            start = self.next_fetch_offset
             self._records = _Batches(self._records.fetched)
-            self._records_iterator = self._unpack_records()
+            self._records_iterator = (record for record in self._unpack_records() if record.offset >= start)
             return next(self._records_iterator)
 
 

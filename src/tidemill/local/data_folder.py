@@ -1,7 +1,8 @@
-"""The data folder of an installation: its lock, its keys, and `run.json` with its addresses.
+"""The data folder of an installation: its lock, its format, its keys, and `run.json` with its addresses.
 
 DATA/lock         locked while in use                             DATA/run.json  exists while it runs
-DATA/api_key      created once, readable by its owner only        DATA/logs/     output of each process
+DATA/format.json  written at the first start                      DATA/logs/     output of each process
+DATA/api_key      created once, readable by its owner only
 DATA/signing_key  likewise: the key that the api signs with
 """
 
@@ -10,23 +11,102 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
+
+from tidemill import __version__
 from tidemill.configuration import signing_keys
 from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.resources import access
 from tidemill.storage import ownership
 from tidemill.storage.atomic_file import write_private
 from tidemill.storage.locked_directory import FolderLocked, lock
+from tidemill.terminal import printable
 
 API_KEY = "api_key"
+FORMAT = 1
+"""Number of the format that this version reads and writes; a change that an older or newer version would misread
+takes the next one."""
+FORMAT_FILE = "format.json"
+FORMAT_BYTES_MAX = 4096
+RECORDS = ("kafka/log", "state")
+"""Folders that only an installation with data has; an operator may link the store to another disk before."""
 BELOW_BYTES_MAX = 512
 """Room for paths below the data folder: topics and objects of the store have long names."""
 
 
 class FolderError(Exception):
     """The folder is unusable; the text says why."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """The content of `format.json`: the format of a folder, and the last Tidemill that started there."""
+
+    format: int
+    version: str
+
+
+def written(data: Path) -> Written | None:
+    """The format of an existing folder; None if it has no data yet.
+
+    Raises:
+        FolderError: This version cannot read the folder. It changes nothing there.
+    """
+    file = data / FORMAT_FILE
+    try:
+        if not file.exists():
+            if any((data / name).exists() for name in RECORDS):
+                raise FolderError(f"the data in {data} has no format number: {_UNNUMBERED}")
+            return None
+        found = _parsed(_beginning(file)) if file.is_file() else None
+    except OSError as error:
+        raise FolderError(f"{file} cannot be read: {error.strerror}") from error
+    if found is None:
+        raise FolderError(f"{file} is damaged; restore it from a backup of the folder.")
+    if found.format > FORMAT:
+        raise FolderError(
+            f"the data in {data} has format {found.format}, written by Tidemill {printable(found.version)}; this "
+            f"one, {__version__}, reads format {FORMAT}. Nothing was changed; install that version or a later one."
+        )
+    return found
+
+
+_UNNUMBERED = (
+    "a Tidemill from before the first release wrote it, and only that one can read it. Nothing was changed; "
+    "choose another folder with --data."
+)
+
+
+def _beginning(file: Path) -> bytes:
+    with file.open("rb") as content:
+        return content.read(FORMAT_BYTES_MAX)
+
+
+def _parsed(content: bytes) -> Written | None:
+    try:
+        found = orjson.loads(content)
+        number, version = found["format"], found["version"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    is_good = type(number) is int and number >= 1 and isinstance(version, str)
+    return Written(number, version) if is_good else None
+
+
+def _stamp(data: Path) -> None:
+    """Write the format and this version, unless they are there."""
+    now = Written(FORMAT, __version__)
+    if (before := written(data)) == now:
+        return
+    try:
+        write_private(data / FORMAT_FILE, json.dumps(asdict(now)) + "\n")
+    except OSError as error:
+        # On a full disk a later start writes its version.
+        if before is None:
+            raise FolderError(f"the folder {data} cannot be used: {error}") from error
 
 
 @contextmanager
@@ -37,10 +117,13 @@ def locked(data: Path) -> Iterator[str | None]:
         A warning for the operator if other users could read the folder before; else None.
 
     Raises:
-        FolderError: Another process has locked it, it cannot be created, or it belongs to another user.
+        FolderError: Another process has locked it, it cannot be created, it belongs to another user, or another
+            version wrote it (see `written`).
     """
     if fault := _unusable(data):
         raise FolderError(f"the folder {data} cannot be used: {fault}; choose another with --data.")
+    # Before anything in it is touched.
+    written(data)
     try:
         warning = ownership.make_private(data)
         (data / "logs").mkdir(exist_ok=True)
@@ -53,6 +136,7 @@ def locked(data: Path) -> Iterator[str | None]:
     except OSError as error:
         raise FolderError(f"the folder {data} cannot be used: {error}") from error
     try:
+        _stamp(data)
         yield warning
     finally:
         os.close(descriptor)

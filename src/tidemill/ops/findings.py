@@ -92,7 +92,7 @@ def _kept(row: Topic, configs: Mapping[str, str]) -> Finding | None:
         return fail(name, "drops old records, after which a revoked key would be valid again",
                     "set retention.ms=-1 and retention.bytes=-1")  # fmt: skip
     if not row.compacted and 0 <= kept_ms < row.retention_ms:
-        return warn(name, f"is kept for {kept_ms / DAY_MS:.1f} days instead of {row.retention_ms // DAY_MS}",
+        return warn(name, f"is kept for {kept_ms / DAY_MS:.1f} days instead of {row.retention_ms / DAY_MS:.3g}",
                     f"set retention.ms={row.retention_ms}, or shorten the completion windows")  # fmt: skip
     return None
 

@@ -128,7 +128,7 @@ async def _objects(settings: Settings, batch_id: str) -> list[str]:
 async def _count(batches: Mapping[str, Found], vault: Vault, topic: str, record: Any) -> None:
     """Count a record of one of the batches that holds lines."""
     headers = {name: value for name, value in record.headers if value is not None}
-    found = batches.get(headers.get("tidemill-batch", b"").decode(errors="replace"))
+    found = batches.get(headers.get(codec.BATCH, b"").decode(errors="replace"))
     if found is None or not record.value:
         return
     try:

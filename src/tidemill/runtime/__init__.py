@@ -1,1 +1,1 @@
-"""Health, logging and start-up of every Tidemill process."""
+"""Health and start-up of every Tidemill process."""

@@ -26,7 +26,6 @@ class Symptom(StrEnum):
     FETCHER_ENDED = "the task that fetches records has ended"
     POLL_ENDED = "the loop that delivers records has ended"
     POLL_STUCK = "the loop that delivers records waits for a fetch that does not return"
-    CONSUMER_BLOCKED = "the consumer's thread does not answer"
     ACTOR_ENDED = "an agent has ended"
     RECOVERY_STUCK = "the recovery of the tables receives no records"
 
@@ -40,7 +39,6 @@ SECONDS_MAX: Final[Mapping[Symptom, float]] = {
     # The loop stops and starts between two assignments.
     Symptom.POLL_ENDED: 30.0,
     Symptom.POLL_STUCK: 40.0,
-    Symptom.CONSUMER_BLOCKED: 40.0,
     Symptom.ACTOR_ENDED: 30.0,
     # Each record restarts the time, so a recovery that makes progress may take any time.
     Symptom.RECOVERY_STUCK: 120.0,

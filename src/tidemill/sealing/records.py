@@ -88,5 +88,5 @@ def _request_place(head: RequestHead) -> bytes:
 
 def _outcome_place(headers: Headers) -> bytes:
     found = {name: content for name, content in headers if content is not None}
-    batch_id, marks, model = (found.get(name, b"") for name in ("tidemill-batch", "tidemill-marks", codec.MODEL))
+    batch_id, marks, model = (found.get(name, b"") for name in (codec.BATCH, codec.MARKS, codec.MODEL))
     return b"outcomes/%b/%b/%b" % (batch_id, marks, model)

@@ -7,6 +7,7 @@ from urllib.request import url2pathname
 from tidemill.configuration.settings import SettingsError
 from tidemill.schemas.ports import Store
 from tidemill.storage.directory import DirectoryStore
+from tidemill.storage.metered import MeteredStore
 
 
 def open_store(url: str, *, reserve_bytes: int = 0) -> Store:
@@ -21,10 +22,10 @@ def open_store(url: str, *, reserve_bytes: int = 0) -> Store:
     """
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
-        return DirectoryStore(Path(url2pathname(parts.path)), reserve_bytes=reserve_bytes)
+        return MeteredStore(DirectoryStore(Path(url2pathname(parts.path)), reserve_bytes=reserve_bytes))
     if parts.scheme == "s3" and parts.netloc:
         # The import takes half a second, which a store in a folder does not need.
         from tidemill.storage.s3 import S3Store  # noqa: PLC0415
 
-        return S3Store(bucket=parts.netloc, prefix=parts.path.strip("/"))
+        return MeteredStore(S3Store(bucket=parts.netloc, prefix=parts.path.strip("/")))
     raise SettingsError("store: an address is file:///dir or s3://bucket/prefix")

@@ -14,8 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from tidemill.schemas.object_keys import checked_key, checked_prefix
-from tidemill.schemas.ports import READ_BYTES, NotFound, chained
+from tidemill.schemas.ports import READ_BYTES, NotFound, chained, checked_key, checked_prefix
 from tidemill.storage.disk_space import STORE, DiskFull
 
 HOP_BYTES = 1 << 20

@@ -48,7 +48,7 @@ class DiskSpace:
         self._unknown: set[str] = set()
         """Disks that did not answer at the last look, so that each outage is logged once."""
         self._looking: asyncio.Task[None] | None = None
-        metrics.sample(metrics.DISK_FREE, lambda: dict(self._free))
+        metrics.DISK_FREE.sample(lambda: dict(self._free))
 
     async def start(self) -> None:
         """Look now, and every `LOOK_SECONDS` until `stop`."""

@@ -1,7 +1,8 @@
 """The object store in a bucket of S3 or of a compatible server.
 
 The server's address, the region and the credentials come from the usual sources: `AWS_ENDPOINT_URL`,
-`AWS_DEFAULT_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, or a role of the machine.
+`AWS_DEFAULT_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, or a role of the machine; for a bucket of users
+(`buckets.py`) from the settings of its connection.
 
 The server assembles an object from its parts at the end of the upload, so readers see the whole object or none. A
 crash can leave parts behind; a lifecycle rule of the bucket should abort such uploads.
@@ -11,7 +12,7 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, closing, contextmanager, suppress
 from typing import Any, Final
 
@@ -20,8 +21,7 @@ import aiohttp
 from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tidemill.schemas.object_keys import checked_key, checked_prefix
-from tidemill.schemas.ports import READ_BYTES, NotFound
+from tidemill.schemas.ports import READ_BYTES, NotFound, checked_key, checked_prefix
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,9 @@ ABORT_SECONDS_MAX: Final = 10.0
 LINK_SECONDS: Final = 900
 """How long a signed address can start a download."""
 
+OWN_SERVER: Final = frozenset({"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"})
+"""Variables with the address of a server other than Amazon's."""
+
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _RANGE_ERROR = "InvalidRange"
 
@@ -48,8 +51,12 @@ _RANGE_ERROR = "InvalidRange"
 class S3Store:
     """Objects in a bucket, their keys after a prefix; connects at the first call."""
 
-    def __init__(self, *, bucket: str, prefix: str) -> None:
-        """Connect nothing yet; the prefix of all keys has no slashes around it and may be empty."""
+    def __init__(self, *, bucket: str, prefix: str, connection: Mapping[str, str] | None = None) -> None:
+        """Connect nothing yet; the prefix of all keys has no slashes around it and may be empty.
+
+        `connection` has arguments of the client, for what does not come from the usual sources.
+        """
+        self._connection = connection or {}
         self._bucket = bucket
         self._prefix = prefix + "/" if prefix else ""
         self._opened = AsyncExitStack()
@@ -58,8 +65,12 @@ class S3Store:
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
         """See `Store.write`; an object of up to `PART_BYTES` is one request."""
-        where = self._where(key)
-        upload = _Upload(await self._connected(), where)
+        return await self._write(self._where(key), chunks)
+
+    async def _write(
+        self, where: dict[str, str], chunks: AsyncIterable[bytes], metadata: dict[str, str] | None = None
+    ) -> int:
+        upload = Upload(await self._connected(), where, metadata)
         collected = bytearray()
         size = 0
         try:
@@ -69,7 +80,7 @@ class S3Store:
                 while len(collected) >= PART_BYTES:
                     await upload.add(bytes(collected[:PART_BYTES]))
                     del collected[:PART_BYTES]
-            await self._finish(upload, where, bytes(collected))
+            await self._finish(upload, bytes(collected))
         except BaseException:
             await upload.abort()
             raise
@@ -77,8 +88,7 @@ class S3Store:
 
     async def join(self, key: str, sources: Sequence[str]) -> int:
         """See `Store.join`; the server copies, and only data that is too short for a part passes through here."""
-        where = self._where(key)
-        upload = _Upload(await self._connected(), where)
+        upload = Upload(await self._connected(), self._where(key))
         short = bytearray()
         size = 0
         try:
@@ -93,7 +103,7 @@ class S3Store:
                     short.clear()
                 for begin, end in _ranges(start, length):
                     await upload.copy(self._where(source), begin, end)
-            await self._finish(upload, where, bytes(short))
+            await self._finish(upload, bytes(short))
         except BaseException:
             await upload.abort()
             raise
@@ -104,19 +114,22 @@ class S3Store:
         if end is not None and end <= start:
             await self.size(key)
             return
-        where = self._where(key)
-        failures = 0
+        async for chunk in self._read(self._where(key), start, end):
+            yield chunk
+
+    async def _read(self, where: dict[str, str], start: int, end: int | None) -> AsyncIterator[bytes]:
+        failed = 0
         while True:
             try:
                 async for chunk in self._download(where, start, end):
                     start += len(chunk)
-                    failures = 0
+                    failed = 0
                     yield chunk
-            except _Unavailable as error:
-                failures += 1
-                if failures >= ATTEMPTS_MAX:
-                    raise OSError(str(error)) from error
-            except _RangeError:
+            except Unavailable as error:
+                failed += 1
+                if failed >= ATTEMPTS_MAX:
+                    raise Unavailable(str(error)) from error
+            except RangeError:
                 return
             else:
                 return
@@ -125,14 +138,14 @@ class S3Store:
         """See `Store.size`."""
         where = self._where(key)
         client = await self._connected()
-        with _failures(key):
+        with failures(key):
             return int((await client.head_object(**where))["ContentLength"])
 
     async def link(self, key: str, disposition: str) -> str | None:
         """See `Store.link`; signed, and valid for `LINK_SECONDS`."""
         where = self._where(key) | {"ResponseContentDisposition": disposition}
         client = await self._connected()
-        with _failures(key):
+        with failures(key):
             return str(await client.generate_presigned_url("get_object", Params=where, ExpiresIn=LINK_SECONDS))
 
     async def free(self) -> None:
@@ -142,7 +155,7 @@ class S3Store:
         """See `Store.delete`."""
         where = self._where(key)
         client = await self._connected()
-        with _failures(key), suppress(NotFound):
+        with failures(key), suppress(NotFound):
             await client.delete_object(**where)
 
     async def keys(self, prefix: str) -> AsyncIterator[str]:
@@ -150,7 +163,7 @@ class S3Store:
         wanted = self._prefix + checked_prefix(prefix)
         client = await self._connected()
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=wanted)
-        with _failures(prefix):
+        with failures(prefix):
             async for page in pages:
                 for found in page.get("Contents", ()):
                     yield found["Key"].removeprefix(self._prefix)
@@ -160,18 +173,16 @@ class S3Store:
         self._client = None
         await self._opened.aclose()
 
-    async def _finish(self, upload: "_Upload", where: dict[str, str], last: bytes) -> None:
+    async def _finish(self, upload: "Upload", last: bytes) -> None:
         if upload.is_begun:
             await upload.finish(last)
-            return
-        client = await self._connected()
-        with _failures(where["Key"]):
-            await client.put_object(**where, Body=last)
+        else:
+            await upload.put(last)
 
     async def _download(self, where: dict[str, str], start: int, end: int | None) -> AsyncIterator[bytes]:
         """One download; afterwards `where` refers to this object only, not to a replacement of the same key."""
         client = await self._connected()
-        with _failures(where["Key"]):
+        with failures(where["Key"]):
             answer = await client.get_object(**where, **_range(start, end))
             where["IfMatch"] = answer["ETag"]
             with closing(answer["Body"]) as body:
@@ -184,7 +195,7 @@ class S3Store:
     async def _connected(self) -> Any:
         async with self._opening:
             if self._client is None:
-                own_server = "AWS_ENDPOINT_URL" in os.environ or "AWS_ENDPOINT_URL_S3" in os.environ
+                own_server = "endpoint_url" in self._connection or not OWN_SERVER.isdisjoint(os.environ)
                 config = AioConfig(
                     signature_version="s3v4",
                     connect_timeout=CONNECT_SECONDS_MAX,
@@ -196,25 +207,39 @@ class S3Store:
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",
                 )
-                with _failures(""):
-                    client = aioboto3.Session().client("s3", config=config)
+                with failures(""):
+                    client = aioboto3.Session().client("s3", config=config, **self._connection)
                     self._client = await self._opened.enter_async_context(client)
             return self._client
 
 
-class _Upload:
+class Upload:
     """A multipart upload, which the first part creates."""
 
-    def __init__(self, client: Any, where: dict[str, str]) -> None:
+    def __init__(self, client: Any, where: dict[str, str], metadata: dict[str, str] | None = None) -> None:
+        """Send nothing yet; the object gets the metadata."""
         self._client = client
         self._where = where
+        self._metadata: dict[str, Any] = {"Metadata": metadata} if metadata else {}
         self._id: dict[str, str] = {}
         self._parts: list[dict[str, Any]] = []
         self._in_transit: deque[asyncio.Task[None]] = deque()
 
     @property
     def is_begun(self) -> bool:
+        """Whether the server knows of it."""
         return bool(self._id)
+
+    async def put(self, content: bytes) -> None:
+        """Write the whole object in one request instead."""
+        with failures(self._where["Key"]):
+            await self._client.put_object(**self._where, **self._metadata, Body=content)
+
+    async def begin(self) -> None:
+        """Create it at the server."""
+        with failures(self._where["Key"]):
+            answer = await self._client.create_multipart_upload(**self._where, **self._metadata)
+        self._id = {"UploadId": answer["UploadId"]}
 
     async def add(self, part: bytes) -> None:
         """Send a part; waits while too many are in transit."""
@@ -229,9 +254,7 @@ class _Upload:
     async def _entry(self) -> dict[str, Any]:
         """The entry of the next part; waits while too many are in transit."""
         if not self._id:
-            with _failures(self._where["Key"]):
-                answer = await self._client.create_multipart_upload(**self._where)
-            self._id = {"UploadId": answer["UploadId"]}
+            await self.begin()
         while len(self._in_transit) >= PARTS_AT_ONCE_MAX:
             await self._in_transit[0]
             self._in_transit.popleft()
@@ -246,7 +269,7 @@ class _Upload:
         while self._in_transit:
             await self._in_transit[0]
             self._in_transit.popleft()
-        with _failures(self._where["Key"]):
+        with failures(self._where["Key"]):
             await self._client.complete_multipart_upload(
                 **self._where, **self._id, MultipartUpload={"Parts": self._parts}
             )
@@ -260,20 +283,20 @@ class _Upload:
             return
         try:
             async with asyncio.timeout(ABORT_SECONDS_MAX):
-                with _failures(self._where["Key"]), suppress(NotFound):
+                with failures(self._where["Key"]), suppress(NotFound):
                     await self._client.abort_multipart_upload(**self._where, **self._id)
         except OSError as error:
             log.warning("parts of an aborted upload stay in the bucket: %s", error)
 
     async def _send(self, entry: dict[str, Any], part: bytes) -> None:
-        with _failures(self._where["Key"]):
+        with failures(self._where["Key"]):
             answer = await self._client.upload_part(
                 **self._where, **self._id, PartNumber=entry["PartNumber"], Body=part
             )
         entry["ETag"] = answer["ETag"]
 
     async def _copy(self, entry: dict[str, Any], source: dict[str, str], start: int, end: int) -> None:
-        with _failures(source["Key"]):
+        with failures(source["Key"]):
             answer = await self._client.upload_part_copy(
                 **self._where, **self._id, PartNumber=entry["PartNumber"],
                 CopySource=source, CopySourceRange=f"bytes={start}-{end - 1}",
@@ -281,16 +304,25 @@ class _Upload:
         entry["ETag"] = answer["CopyPartResult"]["ETag"]
 
 
-class _Unavailable(OSError):
+class Unavailable(OSError):
     """The server or the network failed; a new attempt may succeed."""
 
 
-class _RangeError(OSError):
+class Refused(OSError):
+    """The server refuses the request."""
+
+    def __init__(self, code: str) -> None:
+        """Keep the server's code."""
+        super().__init__(f"S3 answered {code}")
+        self.code = code
+
+
+class RangeError(OSError):
     """A range begins after the object's end."""
 
 
 @contextmanager
-def _failures(key: str) -> Iterator[None]:
+def failures(key: str) -> Iterator[None]:
     """Raise errors of the client library as errors of `Store`."""
     try:
         yield
@@ -299,11 +331,13 @@ def _failures(key: str) -> Iterator[None]:
         if code in _MISSING:
             raise NotFound(key) from error
         if code == _RANGE_ERROR:
-            raise _RangeError(code) from error
+            raise RangeError(code) from error
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        raise (_Unavailable if status >= 500 else OSError)(f"S3 answered {code or status}") from error  # noqa: PLR2004
+        if status >= 500:  # noqa: PLR2004
+            raise Unavailable(f"S3 answered {code or status}") from error
+        raise Refused(code or str(status)) from error
     except (BotoCoreError, aiohttp.ClientError, TimeoutError) as error:
-        raise _Unavailable(type(error).__name__) from error
+        raise Unavailable(type(error).__name__) from error
 
 
 def _head_bytes(short: int, length: int) -> int:

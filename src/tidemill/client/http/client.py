@@ -8,7 +8,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from pydantic import BaseModel
@@ -74,6 +74,10 @@ class Report(msgspec.Struct, frozen=True):
     """Lines for a rerun."""
 
 
+SINGLE: Final = {"single": "true"}
+"""The query of a list of batches for single requests alone, which other lists leave out."""
+
+
 class _Page(BaseModel):
     data: list[dict[str, Any]]
     has_more: bool
@@ -94,19 +98,18 @@ class Client(Connection):
                 raise
             return Bounds()
 
-    async def create(
-        self,
-        input_file_id: str,
-        endpoint: str,
-        window: str,
-        metadata: dict[str, str],
-        *,
-        key: str,
-        dedupe: str | None = None,
-    ) -> Batch:
-        """Create a batch with a completion window like `24h`; requests with the same key create one batch."""
+    async def create(self, input_file_id: str, endpoint: str, window: str, *, key: str, **fields: Any) -> Batch:
+        """Create a batch with a completion window like `24h`; requests with the same key create one batch.
+
+        Args:
+            input_file_id: Of the uploaded lines.
+            endpoint: Of all lines.
+            window: The completion window.
+            key: The idempotency key.
+            fields: More fields of the body; those that are None or empty are left out.
+        """
         body: dict[str, Any] = {"input_file_id": input_file_id, "endpoint": endpoint, "completion_window": window}
-        body |= ({"metadata": metadata} if metadata else {}) | ({"dedupe": dedupe} if dedupe else {})
+        body |= {name: value for name, value in fields.items() if value}
         return Batch.model_validate(await self.make(BATCHES, body, key=key))
 
     async def make(self, path: str, body: dict[str, Any], *, key: str | None = None) -> dict[str, Any]:
@@ -150,7 +153,11 @@ class Client(Connection):
         """
         if not ids.is_part_of_batch_id(text):
             return text
-        found = [batch.id async for batch in self.batches(limit=NEWEST_MAX) if ids.names_batch(text, batch.id)]
+        found: list[str] = []
+        kinds: tuple[dict[str, str], ...] = ({}, SINGLE)
+        for params in kinds:
+            pages = self.pages(BATCHES, params, limit=NEWEST_MAX)
+            found = found or [str(each["id"]) async for each in pages if ids.names_batch(text, str(each["id"]))]
         if len(found) != 1:
             which = f"{len(found)} batches match" if found else f"no match among the newest {NEWEST_MAX:,} batches"
             raise UsageError(f"{text}: {which}; `tidemill list --json` shows complete ids")

@@ -54,7 +54,7 @@ class Connection:
         except ValueError as error:
             raise self.unreachable(error) from error
         if not isinstance(content, dict):
-            raise Unreachable(f"{self.base_url} does not speak the Batch API")
+            raise Unreachable(f"{self.base_url} does not speak the Batch API; the address usually ends in /v1")
         return content
 
     async def send_retrying(self, method: str, path: str, **options: Any) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class Connection:
             case aiohttp.InvalidURL():
                 text = f"{url} is not a valid address; expected http://HOST:PORT/v1"
             case aiohttp.ClientConnectorDNSError():
-                text = f"the host name in {url} does not resolve"
+                text = f"the host name in {url} does not resolve; check --base-url or TIDEMILL_BASE_URL"
             case aiohttp.ClientConnectorCertificateError():
                 text = f"the certificate of {url} is not trusted; set SSL_CERT_FILE to the CA that signed it"
             case aiohttp.ClientSSLError():
@@ -105,9 +105,9 @@ class Connection:
                 why = os.strerror(number) if number else "no connection"
                 text = f"no service answers at {url}: {why}; check the address, and that it runs"
             case TimeoutError():
-                text = f"the service at {url} does not answer in time"
+                text = f"the service at {url} does not answer in time; try again later"
             case aiohttp.ClientError():
-                text = f"the connection to {url} broke off"
+                text = f"the connection to {url} broke off; try again"
             case _:
                 text = f"{url} does not speak the Batch API; the address usually ends in /v1"
         return Unreachable(text)

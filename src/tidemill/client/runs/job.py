@@ -25,7 +25,7 @@ from tidemill.client.runs.delivery import copy_to_stdout, places
 from tidemill.client.runs.journal import Job, Journal, Plan, folder_of
 from tidemill.client.runs.outcome import BatchResult
 from tidemill.client.runs.paths import Sink, endpoint_of, size_of
-from tidemill.client.runs.plan import Piece, cut, fits
+from tidemill.client.runs.plan import Shard, cut, fits
 from tidemill.client.target import Target
 from tidemill.schemas.resources.batch import Receipt
 from tidemill.terminal import Console, counted
@@ -43,6 +43,9 @@ class RunOptions:
         endpoint: Endpoint of the lines; None takes that of the first line.
         window: Completion window of each batch; None takes the usual one of the service.
         dedupe: Which equal lines of a batch are asked once; None leaves it to the service.
+        callback: URL that the service calls at the end of each batch; None for none.
+        output_uri: Folder of a bucket that the service copies the results of each batch to; None for none.
+        output_format: Format of these copies; None is the usual one.
         metadata: Metadata of each batch; `name` is its name.
         parallel: Number of concurrent batches.
         again: Start over instead of resuming.
@@ -52,13 +55,40 @@ class RunOptions:
     endpoint: str | None = None
     window: str | None = None
     dedupe: str | None = None
+    callback: str | None = None
+    output_uri: str | None = None
+    output_format: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     parallel: int = PARALLEL
     again: bool = False
     show_all: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A run that has come to its end.
+
+    Attributes:
+        name: The run in messages.
+        sink: Paths of the results.
+        results: Results of its batches, in the order of the input.
+        receipt: The receipt of the whole; None if no line ran.
+    """
+
+    name: str
+    sink: Sink
+    results: list[BatchResult]
+    receipt: Receipt | None
+
+
 async def run(console: Console, target: Target, source: Path, sink: Sink, options: RunOptions) -> Exit:
+    """Run a file as `finish` does, and print a summary."""
+    finished = await finish(console, target, source, sink, options)
+    notes = _notes(finished.results, finished.receipt, finished.sink)
+    return outcome.summary(console, finished.name, finished.results, notes, show_all=options.show_all)
+
+
+async def finish(console: Console, target: Target, source: Path, sink: Sink, options: RunOptions) -> Finished:
     """Run a file, or stdin (`-`), to its end; after a crash or Ctrl-C the same call resumes.
 
     Raises:
@@ -66,7 +96,7 @@ async def run(console: Console, target: Target, source: Path, sink: Sink, option
         Unreachable: The service went away.
         Refused: The service rejected a request.
     """
-    with _readable(source) as (path, name):
+    with readable(source) as (path, name):
         sink = sink.checked(path)
         job = Job(
             endpoint=options.endpoint or endpoint_of(path),
@@ -74,6 +104,9 @@ async def run(console: Console, target: Target, source: Path, sink: Sink, option
             base_url=target.base_url,
             window=options.window,
             dedupe=options.dedupe,
+            callback=options.callback,
+            output_uri=options.output_uri,
+            output_format=options.output_format,
             metadata=tuple(sorted(options.metadata.items())),
         )
         async with Client(target.base_url, target.api_key) as client:
@@ -90,7 +123,7 @@ async def run(console: Console, target: Target, source: Path, sink: Sink, option
                 return await _run(console, BatchRunner(client, path, name, plan, journal), sink, options)
 
 
-async def _run(console: Console, runner: BatchRunner, sink: Sink, options: RunOptions) -> Exit:
+async def _run(console: Console, runner: BatchRunner, sink: Sink, options: RunOptions) -> Finished:
     plan, journal = runner.plan, runner.journal
     try:
         with display(console) as progress:
@@ -114,13 +147,12 @@ async def _run(console: Console, runner: BatchRunner, sink: Sink, options: RunOp
     journal.deliver()
     receipt = await asyncio.to_thread(_deliver, plan, journal, sink, results)
     name = runner.name if len(results) > 1 else f"{runner.name} ({results[0].batch[-outcome.SHORT :]})"
-    code = outcome.summary(console, name, results, _notes(results, receipt, sink), show_all=options.show_all)
     journal.remove()
-    return code
+    return Finished(name=name, sink=sink, results=results, receipt=receipt)
 
 
 @contextmanager
-def _readable(source: Path) -> Iterator[tuple[Path, str]]:
+def readable(source: Path) -> Iterator[tuple[Path, str]]:
     """The file and its name; a pipe is copied into a temporary file, since a run reads its input several times."""
     is_stdin = str(source) == STDIN
     if not is_stdin and not source.is_fifo():
@@ -142,25 +174,25 @@ async def _planned(console: Console, client: Client, job: Job, source: Path, jou
     bounds = await client.limits()
     if await asyncio.to_thread(fits, source, bounds, endpoint=job.endpoint):
         # The service validates it and reports all faults.
-        pieces = [Piece(number=0, start=0, end=size_of(source), lines=0, line=1)]
+        shards = [Shard(number=0, start=0, end=size_of(source), lines=0, line=1)]
     else:
         console.print(f"{source} exceeds one batch; checking all lines first")
-        pieces = await asyncio.to_thread(cut, source, bounds, endpoint=job.endpoint)
+        shards = await asyncio.to_thread(cut, source, bounds, endpoint=job.endpoint)
         console.print(
-            f"{sum(piece.lines for piece in pieces):,} lines in {len(pieces):,} batches; journal: {journal.folder}"
+            f"{sum(shard.lines for shard in shards):,} lines in {len(shards):,} batches; journal: {journal.folder}"
         )
-    plan = Plan(job=job, window=job.window or bounds.usual_window, key=uuid.uuid4().hex, pieces=pieces)
+    plan = Plan(job=job, window=job.window or bounds.usual_window, key=uuid.uuid4().hex, shards=shards)
     journal.start(plan)
     return plan
 
 
 def _deliver(plan: Plan, journal: Journal, sink: Sink, results: list[BatchResult]) -> Receipt | None:
-    """Join the results of all pieces. Their ids differ, so checks of each piece hold for the whole.
+    """Join the results of all shards. Their ids differ, so checks of each shard hold for the whole.
 
     Returns:
         The receipt of the whole; None if no line ran.
     """
-    files = [journal.results(piece.number) for piece in plan.pieces]
+    files = [journal.results(shard.number) for shard in plan.shards]
     outputs, failures = ([pair[side] for pair in files] for side in (0, 1))
     output = join(outputs, sink.output or journal.folder / "output.jsonl")
     errors = join(failures, sink.errors or journal.folder / "errors.jsonl")

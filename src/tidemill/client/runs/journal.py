@@ -4,9 +4,9 @@ For a run to stdout it is a folder in the user's state directory, named by a has
 
 | file | holds |
 |---|---|
-| `plan.json` | the job and its pieces; written once, atomically |
-| `journal.jsonl` | one line per step of a piece, on disk before the next step begins |
-| `000007.output.jsonl`, `000007.errors.jsonl` | the results of a piece |
+| `plan.json` | the job and its shards; written once, atomically |
+| `journal.jsonl` | one line per step of a shard, on disk before the next step begins |
+| `000007.output.jsonl`, `000007.errors.jsonl` | the results of a shard |
 | `delivering` | exists once the run has begun to write its output files |
 
 A resumed run follows the batches that the journal knows. A batch that was requested without an answer is
@@ -27,7 +27,7 @@ import msgspec
 
 from tidemill.client.errors import UsageError
 from tidemill.client.runs.outcome import BatchResult
-from tidemill.client.runs.plan import Piece
+from tidemill.client.runs.plan import Shard
 from tidemill.storage import ownership
 from tidemill.storage.atomic_file import replacing
 
@@ -46,31 +46,39 @@ class Job(msgspec.Struct, frozen=True):
     window: str | None
     """None for the usual one of the service."""
     dedupe: str | None = None
+    callback: str | None = None
+    """URL that the service calls when a batch of the run ends."""
+    output_uri: str | None = None
+    """Folder of a bucket that the service copies the results of each batch to."""
+    output_format: str | None = None
+    """Format of these copies."""
+    rerun_of: str | None = None
+    """The batch whose lines these are, in other words."""
     metadata: tuple[tuple[str, str], ...] = ()
     """Sorted."""
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A job and its pieces."""
+    """A job and its shards."""
 
     job: Job
     window: str
     """The completion window of its batches."""
     key: str
     """Prefix of the idempotency keys of its batches."""
-    pieces: list[Piece]
+    shards: list[Shard]
     layout: int = LAYOUT
 
     @property
     def lines(self) -> int:
-        """Lines of all pieces."""
-        return sum(piece.lines for piece in self.pieces)
+        """Lines of all shards."""
+        return sum(shard.lines for shard in self.shards)
 
 
 class Step(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The state of a piece; each step replaces its predecessor."""
+    """The state of a shard; each step replaces its predecessor."""
 
-    piece: int
+    shard: int
     file: str | None = None
     """Id of the uploaded input."""
     is_requested: bool = False
@@ -155,27 +163,29 @@ class Journal:
         """Note that the run begins to write its output files."""
         (self.folder / "delivering").touch()
 
-    def step(self, piece: int) -> Step:
-        """The state of a piece."""
-        return self._steps.get(piece, Step(piece=piece))
+    def step(self, shard: int) -> Step:
+        """The state of a shard."""
+        return self._steps.get(shard, Step(shard=shard))
 
     def note(self, step: Step) -> Step:
         """Save a step; it is on disk on return."""
         self._file.write(msgspec.json.encode(step) + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._steps[step.piece] = step
+        self._steps[step.shard] = step
         return step
 
-    def results(self, piece: int) -> tuple[Path, Path]:
-        """Paths of the output and the errors of a piece."""
-        return self.folder / f"{piece:06}.output.jsonl", self.folder / f"{piece:06}.errors.jsonl"
+    def results(self, shard: int) -> tuple[Path, Path]:
+        """Paths of the output and the errors of a shard."""
+        return self.folder / f"{shard:06}.output.jsonl", self.folder / f"{shard:06}.errors.jsonl"
 
     def forget(self) -> None:
         """Discard the run; keeps the folder locked."""
         self._plan.unlink(missing_ok=True)
         for path in self.folder.iterdir():
-            if path != self._path and path.is_file():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path != self._path:
                 path.unlink()
         self._file.truncate(0)
         self._steps = {}
@@ -201,12 +211,17 @@ def folder_of(output: Path | None, job: Job, environ: Mapping[str, str]) -> Path
     """
     if output is not None:
         return output.with_name(f"{output.name}.tidemill")
+    return state_folder(hashlib.sha256(msgspec.json.encode(job)).hexdigest(), environ)
+
+
+def state_folder(name: str, environ: Mapping[str, str]) -> Path:
+    """The folder of a run in the state directory, by a hash; removes those that are unused for `KEPT_SECONDS`."""
     state = Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "tidemill"
     with suppress(OSError):
         for old in state.iterdir():
             if time.time() - old.stat().st_mtime > KEPT_SECONDS:
                 shutil.rmtree(old, ignore_errors=True)
-    return state / hashlib.sha256(msgspec.json.encode(job)).hexdigest()[:32]
+    return state / name[:32]
 
 
 def _locked(file: BinaryIO, path: Path) -> bool:
@@ -219,7 +234,7 @@ def _locked(file: BinaryIO, path: Path) -> bool:
 
 
 def _read(file: BinaryIO) -> dict[int, Step]:
-    """The last step of each piece; truncates a last line that a crash left incomplete."""
+    """The last step of each shard; truncates a last line that a crash left incomplete."""
     file.seek(0)
     steps: dict[int, Step] = {}
     whole = 0
@@ -230,7 +245,7 @@ def _read(file: BinaryIO) -> dict[int, Step]:
             step = _steps.decode(line)
         except msgspec.MsgspecError:
             break
-        steps[step.piece] = step
+        steps[step.shard] = step
         whole += len(line)
     file.truncate(whole)
     return steps

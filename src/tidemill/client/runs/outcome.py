@@ -47,12 +47,18 @@ class BatchResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """Lines of both files that have the answer to an equal one."""
     tokens: tuple[int, int] = (0, 0)
     """Input and output tokens."""
+    prices: tuple[float, float] | None = None
+    """Cost of an input and of an output token; None if the service gives no cost."""
     refusals: tuple[Fault, ...] = ()
     reasons: tuple[Reason, ...] = ()
     unfinished: int = 0
     """Lines for a rerun; 0 if the service does not say."""
     damage: tuple[str, ...] = ()
     """How the results differ from the receipt or the input."""
+    copied: str | None = None
+    """Where the service copied the results to, or why it did not; None if it should not."""
+    is_copied: bool = True
+    """Whether it did what it should."""
 
     @property
     def exit(self) -> Exit:
@@ -76,6 +82,7 @@ def result_of(batch: Batch, report: Report, damage: Iterable[str] = (), *, line:
     `damage` says how the results differ from the receipt or the input.
     """
     counts, usage, receipt = batch.request_counts, batch.usage, batch.tidemill.receipt
+    copy = batch.tidemill.output_copy
     ended_at = batch.completed_at or batch.failed_at or batch.expired_at or batch.cancelled_at
     return BatchResult(
         batch=batch.id,
@@ -88,11 +95,23 @@ def result_of(batch: Batch, report: Report, damage: Iterable[str] = (), *, line:
         errors=receipt.errors.lines if receipt and receipt.errors else 0,
         copies=receipt.copies if receipt else 0,
         tokens=(usage.input_tokens, usage.output_tokens) if usage else (0, 0),
+        prices=_prices(batch),
         refusals=_refusals(batch, line),
         reasons=report.data if batch.status is not Status.FAILED else (),
         unfinished=report.unfinished,
         damage=tuple(damage),
+        copied=None if copy is None else copy.uri if copy.status == "done" else f"{copy.uri}: {copy.reason}",
+        is_copied=copy is None or copy.status == "done",
     )
+
+
+def _prices(batch: Batch) -> tuple[float, float] | None:
+    cost, usage = batch.tidemill.cost, batch.usage
+    if cost is None or usage is None:
+        return None
+    pairs = (cost.input, usage.input_tokens), (cost.output, usage.output_tokens)
+    read, written = (float(amount / tokens) if tokens else 0.0 for amount, tokens in pairs)
+    return read, written
 
 
 def verdict(results: Sequence[BatchResult]) -> Exit:
@@ -129,6 +148,10 @@ def summary(
         console.print(f"  {line}")
     for damage in (f"{result.batch[-SHORT:]}: {damage}" for result in results for damage in result.damage):
         console.print(f"  {damage}", style="red")
+    for result in results:
+        if result.copied is not None:
+            words, colour = ("copied to", "none") if result.is_copied else ("not copied to", "red")
+            console.print(f"  {words} {result.copied}", style=colour)
     if any(any(result.tokens) for result in results):
         read, written = (sum(result.tokens[side] for result in results) for side in (0, 1))
         console.print(f"  tokens: {read:,} in, {written:,} out")

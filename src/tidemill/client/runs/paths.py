@@ -38,13 +38,15 @@ class Sink:
             errors = self.output.with_name(f"{self.output.stem}.errors{self.output.suffix or '.jsonl'}")
         paths = [path for path in (source, self.output, errors, self.receipt) if path]
         if len({path.resolve() for path in paths}) < len(paths):
-            raise UsageError(f"two of these paths are the same file: {', '.join(map(str, paths))}")
+            raise UsageError(
+                f"two of these paths are the same file; give each its own: {', '.join(map(str, paths))}"
+            )
         for path in paths:
             # Replacing a device such as /dev/null with a file would break the system.
             if path.exists() and not path.is_file():
-                raise UsageError(f"{path} is {'a folder' if path.is_dir() else 'not a regular file'}")
+                raise UsageError(f"{path} is {'a folder' if path.is_dir() else 'not a regular file'}; name a file")
             if not (folder := path.absolute().parent).is_dir():
-                raise UsageError(f"{path}: the folder {folder} does not exist")
+                raise UsageError(f"{path}: the folder {folder} does not exist; create it, or name another")
         return dataclasses.replace(self, errors=errors)
 
     def check_new(self) -> None:
@@ -73,7 +75,7 @@ def endpoint_of(source: Path) -> str:
     except OSError as error:
         raise UsageError(f"{source}: {error.strerror}") from error
     if first is None:
-        raise UsageError(f"{source} is empty")
+        raise UsageError(f"{source} is empty; write one request per line")
     place, text = f"{source}, line {first.number}", first.data or b""
     try:
         text.decode()

@@ -1,6 +1,6 @@
-"""Splits a file that exceeds one batch into pieces that each fit.
+"""Splits a file that exceeds one batch into shards that each fit.
 
-The file is read once, a chunk at a time. A piece is a range of its bytes that begins with a line; all pieces
+The file is read once, a chunk at a time. A shard is a range of its bytes that begins with a line; all shards
 together are the file.
 """
 
@@ -28,7 +28,7 @@ WHERE line > first ORDER BY line LIMIT ?
 """
 
 
-class Piece(msgspec.Struct, frozen=True):
+class Shard(msgspec.Struct, frozen=True):
     """A byte range of the file, the input of one batch."""
 
     number: int
@@ -52,19 +52,19 @@ _lists = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def fits(source: Path, bounds: Bounds, *, endpoint: str) -> bool:
-    """Whether a file is one piece.
+    """Whether a file is one shard.
 
     Raises:
         UsageError: The file cannot be read.
     """
     try:
         size = source.stat().st_size
-        return size <= bounds.bytes_max and len(list(_pieces(source, bounds, endpoint, lambda _: True))) == 1
+        return size <= bounds.bytes_max and len(list(_shards(source, bounds, endpoint, lambda _: True))) == 1
     except OSError as error:
         raise UsageError(f"{source}: {error.strerror}") from error
 
 
-def cut(source: Path, bounds: Bounds, *, endpoint: str) -> list[Piece]:
+def cut(source: Path, bounds: Bounds, *, endpoint: str) -> list[Shard]:
     """Split a file, and check that each line has a `custom_id` of its own.
 
     The check of the ids takes 24 bytes of disk for a line, and little memory.
@@ -83,7 +83,7 @@ def cut(source: Path, bounds: Bounds, *, endpoint: str) -> list[Piece]:
             return len(faults) < FAULTS_MAX
 
         try:
-            pieces = list(_pieces(source, bounds, endpoint, check))
+            shards = list(_shards(source, bounds, endpoint, check))
         except OSError as error:
             raise UsageError(f"{source}: {error.strerror}") from error
         if not faults:
@@ -91,11 +91,11 @@ def cut(source: Path, bounds: Bounds, *, endpoint: str) -> list[Piece]:
             faults = [f"line {line}: it has the custom_id of line {first}" for line, first in found]
     if faults:
         raise UsageError("\n  ".join((f"{source} has faulty lines; no line was run.", *faults)))
-    return pieces
+    return shards
 
 
-def _pieces(source: Path, bounds: Bounds, endpoint: str, check: Callable[[Line], bool]) -> Iterator[Piece]:
-    """The pieces of a file; ends after a line for which `check` returns False."""
+def _shards(source: Path, bounds: Bounds, endpoint: str, check: Callable[[Line], bool]) -> Iterator[Shard]:
+    """The shards of a file; ends after a line for which `check` returns False."""
     size, embeds = source.stat().st_size, ENDPOINTS.get(endpoint, UNKNOWN).embeds
     number, start, first, lines, inputs = 0, 0, 1, 0, 0
     for line in input_lines(source, line_bytes_max=bounds.line_bytes_max):
@@ -106,15 +106,15 @@ def _pieces(source: Path, bounds: Bounds, endpoint: str, check: Callable[[Line],
             or min(end, size) - start > bounds.bytes_max
             or inputs + more > bounds.inputs_max
         )
-        # A line that exceeds the bounds gets a piece of its own, which the service rejects with a reason.
+        # A line that exceeds the bounds gets a shard of its own, which the service rejects with a reason.
         if is_full and lines:
-            yield Piece(number=number, start=start, end=line.offset, lines=lines, line=first)
+            yield Shard(number=number, start=start, end=line.offset, lines=lines, line=first)
             number, start, first, lines, inputs = number + 1, line.offset, line.number, 0, 0
         lines += 1
         inputs += more
         if not check(line):
             return
-    yield Piece(number=number, start=start, end=size, lines=lines, line=first)
+    yield Shard(number=number, start=start, end=size, lines=lines, line=first)
 
 
 def _fault(line: Line, ids: sqlite3.Connection, bounds: Bounds) -> str | None:

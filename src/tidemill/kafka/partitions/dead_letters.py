@@ -58,7 +58,7 @@ async def handle_record(
         OSError: The log or the store is unavailable.
         KafkaError: The log is unavailable.
     """
-    source = _source(message)
+    source = source_of(message)
     unreadable = False
     for attempt in range(1, ATTEMPTS_MAX + 1):
         try:
@@ -84,14 +84,14 @@ async def send_dead_letter(sender: Sender, message: Any, *, stage: str, reason: 
     The retries have no bound: while the log is unavailable, the stage has nothing else to do. The reason has no
     text of users, since it also goes into the process's own log.
     """
-    source, value = _source(message), message.value
+    source, value = source_of(message), message.value
     headers = dead_letters.headers(source, message.headers or (), key=message.key, stage=stage, reason=reason)
     if value is not None and len(value) > dead_letters.VALUE_BYTES_MAX:
         headers = [*headers, (dead_letters.CUT, b"%d" % len(value))]
         value = None
     send = functools.partial(sender.send, topics.DEAD.name, source, value, headers=headers)
     await retry("sending a dead letter", send)
-    metrics.DEAD_LETTERS.labels(stage).inc()
+    metrics.DEAD_LETTERS.inc()
     log.warning("%s could not handle %s: %s", stage, source, reason)
 
 
@@ -103,5 +103,6 @@ def safe_reason(error: Exception) -> str:
     return f"{type(error).__name__} at {place.name}:{place.lineno}"
 
 
-def _source(message: Any) -> str:
+def source_of(message: Any) -> str:
+    """The id of a record's letter: `topic/partition/offset`."""
     return f"{message.topic}/{message.partition}/{message.offset}"

@@ -16,6 +16,7 @@ import logging
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, Final, Protocol
 
 from tidemill.kafka.partitions.ack_gate import AckGate
@@ -141,8 +142,10 @@ class PartitionOwner:
         await self.partition.load()
         while not self.is_leaving:
             self._has_work.clear()
-            if self._waiting:
-                await self.partition.handle(self._next())
+            # Those that wait now, before a tick that may take long.
+            for _ in range(ceil(len(self._waiting) / self._bounds.records_per_call)):
+                if self._waiting and not self.is_leaving:
+                    await self.partition.handle(self._next())
             if self._is_woken:
                 self._is_woken = False
                 await self.partition.tick()

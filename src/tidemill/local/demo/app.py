@@ -11,7 +11,7 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from tidemill.local.demo import CHAT_ENDPOINTS, CHAT_MODEL, EMBEDDING_MODEL
+from tidemill.local.demo import CHAT_ENDPOINTS, CHAT_MODEL, EMBEDDING_MODEL, weights
 from tidemill.local.demo.embedding import EmbeddingRequest, reply
 from tidemill.local.demo.engine import Chat, Embedder
 from tidemill.runtime import notify
@@ -113,14 +113,15 @@ async def serve(*, port: int, threads: int = 1) -> None:
     """Load the models and serve until SIGINT or SIGTERM; port 0 picks a free one, which is printed.
 
     Raises:
-        ImportError: A package that `tidemill.local.demo.missing` names is not installed.
+        ImportError: The extra `demo` is not installed.
         OSError: The port is not available.
+        WeightsError: The weights of a model are not available.
     """
     stopped = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stopped.set)
-    embedder = await asyncio.to_thread(Embedder)
-    chat = await asyncio.to_thread(Chat, threads=threads)
+    embedder = await asyncio.to_thread(Embedder, *await weights.fetch(weights.EMBEDDING))
+    chat = await asyncio.to_thread(Chat, *await weights.fetch(weights.CHAT), threads=threads)
     # If a caller disconnects, its handler is cancelled and disconnects from the engine, which stops generating.
     runner = web.AppRunner(
         _application(chat, embedder),

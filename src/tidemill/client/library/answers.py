@@ -1,0 +1,76 @@
+"""A line of the results, and what its answer says."""
+
+import json
+from typing import Any, Self
+
+import msgspec
+
+
+def _texts(parts: list[dict[str, Any]], kind: str) -> list[str]:
+    return [part["text"] for part in parts if part.get("type") == kind]
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a line.
+
+    Attributes:
+        custom_id: Its id in the input.
+        index: Its place in the input of its batch, from 0; None in a file of results.
+        status_code: HTTP status of the server; None if it gave no answer.
+        body: The server's answer; None without one.
+        error: `code` and `message` of a line that failed without an answer.
+    """
+
+    custom_id: str
+    index: int | None = None
+    status_code: int | None = None
+    body: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the server answered the line."""
+        return self.status_code is not None and self.status_code < 400  # noqa: PLR2004 - HTTP
+
+    @property
+    def text(self) -> str | None:
+        """The text of an answer to a chat, a completion, a response or a message; None for others."""
+        match self.body:
+            case {"choices": [{"message": {"content": str(text)}}, *_]}:
+                return text
+            case {"choices": [{"text": str(text)}, *_]}:
+                return text
+            case {"output": list(items)}:
+                return "".join(_texts([part for item in items for part in item.get("content", [])], "output_text"))
+            case {"content": list(parts)}:
+                return "".join(_texts(parts, "text"))
+        return None
+
+    @property
+    def embedding(self) -> list[float] | None:
+        """The vector of an answer to an embedding of one text; None for others."""
+        match self.body:
+            case {"data": [{"embedding": list(vector)}]}:
+                return vector
+        return None
+
+    @classmethod
+    def parse(cls, line: bytes) -> Self:
+        """Read a line of an output or error file."""
+        try:
+            return cls.from_result(msgspec.json.decode(line))
+        except msgspec.DecodeError:
+            # Half a surrogate pair, which only the standard library takes.
+            return cls.from_result(json.loads(line))
+
+    @classmethod
+    def from_result(cls, result: dict[str, Any], index: int | None = None) -> Self:
+        """Make a line of an object of an output or error file."""
+        response = result.get("response") or {}
+        return cls(
+            custom_id=result["custom_id"],
+            index=index,
+            status_code=response.get("status_code"),
+            body=response.get("body"),
+            error=result.get("error"),
+        )

@@ -1,0 +1,379 @@
+"""The Python client: `AsyncTidemill` runs files and lines as batches, and reads their results.
+
+    async with AsyncTidemill() as client:
+        batch = await client.submit("in.jsonl", key="2026-11-29")
+        async for line in batch.results():
+            print(line.custom_id, line.text)
+
+`tidemill.client.library.blocking` has the same without `await`.
+"""
+
+import asyncio
+import importlib
+import os
+import sys
+import uuid
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, Self, TypedDict, Unpack
+
+import msgspec
+from pydantic import BaseModel
+
+from tidemill.client.errors import Refused, UsageError
+from tidemill.client.http.client import BATCHES, POLL_SECONDS_MAX, Client
+from tidemill.client.http.transfers import upload
+from tidemill.client.library.answers import Line
+from tidemill.client.library.batch import AsyncBatch
+from tidemill.client.library.lines import Source, sha256_of, spooled
+from tidemill.client.runs.job import PARALLEL, RunOptions, finish
+from tidemill.client.runs.outcome import BatchResult
+from tidemill.client.runs.paths import Sink, endpoint_of
+from tidemill.client.target import find
+from tidemill.schemas.resources.batch import Batch, Receipt, Status
+from tidemill.tables import TableError
+from tidemill.tables.libraries import check_libraries
+from tidemill.terminal import stderr_console
+
+Text = str | Path
+"""A text, or the file that has it."""
+Schema = str | Mapping[str, Any] | type[BaseModel]
+
+KEY, SHA256 = "submit_key", "input_sha256"
+"""Names of the metadata by which `submit` finds the batch of a key."""
+ENDED_MAX: Final = 1_000
+"""Batches of a key that did not complete."""
+FOUND_SECONDS_MAX: Final = 10.0
+"""How long `submit` looks for a batch that another process creates under the same key."""
+
+
+class BatchOptions(TypedDict, total=False):
+    """Options of a batch; what is missing is the service's to decide."""
+
+    endpoint: str
+    """Endpoint of the lines, like `/v1/embeddings`; by default that of the first line."""
+    window: str
+    """Completion window, like `24h`."""
+    dedupe: str
+    """Equal lines to ask once: `none`, `batch` or `all`."""
+    output_uri: str
+    """Folder of a bucket, `s3://bucket/folder`, that the service copies the results to, too."""
+    output_format: str
+    """Format of these copies: `jsonl` or `parquet`."""
+    metadata: Mapping[str, str]
+    """Up to 16 pairs; `name` names the batch."""
+
+
+class TableOptions(TypedDict, total=False):
+    """Options of the batches of a table."""
+
+    window: str
+    """Completion window, like `24h`."""
+    dedupe: str
+    """Equal rows to ask once: `none`, `batch` or `all`."""
+    metadata: Mapping[str, str]
+    parallel: int
+    """Concurrent batches; by default 4."""
+    again: bool
+    """Start over instead of resuming an interrupted call."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run of a file.
+
+    Attributes:
+        output: File of the answers; it exists if a line has one.
+        errors: File of the failed lines; it exists if a line failed.
+        batches: The batches of the run, in the order of the input.
+        receipt: Lines, bytes and hashes of the files; None if no line ran.
+    """
+
+    output: Path
+    errors: Path
+    batches: list[BatchResult]
+    receipt: Receipt | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether every line has an answer, and the files agree with the receipts."""
+        return all(not batch.exit for batch in self.batches)
+
+    def lines(self) -> Iterator[Line]:
+        """Read the answers, then the failed lines, one at a time."""
+        for path in (self.output, self.errors):
+            if path.exists():
+                with path.open("rb") as file:
+                    yield from map(Line.parse, file)
+
+
+class AsyncTidemill:
+    """Client of one service; an asynchronous context manager.
+
+    Its methods raise `UsageError` for a wrong argument or local file, `Refused` if the service rejects a request,
+    and `Unreachable` if it does not answer. What is safe to repeat is repeated for half a minute before that.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        data: str | os.PathLike[str] | None = None,
+        progress: bool | None = None,
+    ) -> None:
+        """Find a service as the commands do.
+
+        Args:
+            base_url: Its address with `/v1`; by default `TIDEMILL_BASE_URL`, or the local service.
+            api_key: By default `TIDEMILL_API_KEY`, or the key of the local service.
+            data: The data folder of a local service; by default `TIDEMILL_DATA`, or `.tidemill`.
+            progress: Whether to show progress; by default on a terminal and in a notebook.
+
+        Raises:
+            UsageError: No service is named and none runs in the data folder, or there is no key.
+        """
+        folder = None if data is None else Path(data)
+        self._target = find(base_url=base_url, api_key=api_key, data=folder, environ=os.environ)
+        console = stderr_console()
+        is_shown = (console.is_terminal or console.is_jupyter) if progress is None else progress
+        self._console = console if is_shown else stderr_console(quiet=True)
+
+    async def __aenter__(self) -> Self:
+        self._client = Client(self._target.base_url, self._target.api_key)
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.__aexit__()
+
+    async def submit(
+        self, source: Source, *, key: str | None = None, **options: Unpack[BatchOptions]
+    ) -> "AsyncBatch":
+        """Create a batch of a file or of lines, and return at once.
+
+        Calls with the same `key` and input give the same batch, also from other processes and after a crash. If
+        that one failed, expired or was cancelled, the next call creates another.
+
+        Raises:
+            UsageError: The input is no file of requests, or the key has a batch of another input.
+        """
+        with ExitStack() as stack:
+            path = await asyncio.to_thread(lambda: stack.enter_context(spooled(source)))
+            sha256 = await asyncio.to_thread(sha256_of, path)
+            metadata, request_key = dict(options.get("metadata", {})), uuid.uuid4().hex
+            if key is not None:
+                metadata |= {KEY: key, SHA256: sha256}
+                found, ended = await self._of_key(key, sha256)
+                if found is not None:
+                    return AsyncBatch(self._client, self._console, found)
+                request_key = f"{key}-{sha256[:16]}-{ended}"
+            create = _Create(
+                endpoint=options.get("endpoint") or endpoint_of(path),
+                window=options.get("window") or (await self._client.limits()).usual_window,
+                dedupe=options.get("dedupe"),
+                output_uri=options.get("output_uri"),
+                output_format=options.get("output_format"),
+                metadata=metadata,
+                key=request_key,
+            )
+            batch = await self._create(path, create, sha256, key)
+            return AsyncBatch(self._client, self._console, batch)
+
+    async def run(
+        self,
+        source: str | os.PathLike[str],
+        output: str | os.PathLike[str] | None = None,
+        *,
+        errors: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
+        parallel: int = PARALLEL,
+        **options: Unpack[BatchOptions],
+    ) -> Run:
+        """Run a file of any size to its end, and check the results against the receipt and the input.
+
+        A file that exceeds one batch becomes several, `parallel` at a time. After a crash the same call resumes;
+        so does `tidemill run` with the same paths.
+
+        Args:
+            source: JSONL with one request per line.
+            output: File for the answers; by default `NAME.output.jsonl` beside the input.
+            errors: File for the failed lines; by default `NAME.errors.jsonl` beside the output.
+            overwrite: Whether existing files may be overwritten.
+            parallel: Concurrent batches.
+            options: See `BatchOptions`.
+
+        Raises:
+            UsageError: The input is faulty, or a file exists.
+        """
+        path = Path(source)
+        target = path.with_name(f"{path.stem}.output.jsonl") if output is None else Path(output)
+        sink = Sink(output=target, errors=None if errors is None else Path(errors), force=overwrite)
+        wanted = RunOptions(
+            endpoint=options.get("endpoint"),
+            window=options.get("window"),
+            dedupe=options.get("dedupe"),
+            output_uri=options.get("output_uri"),
+            output_format=options.get("output_format"),
+            metadata=dict(options.get("metadata", {})),
+            parallel=parallel,
+        )
+        finished = await finish(self._console, self._target, path, sink, wanted)
+        assert finished.sink.errors is not None
+        return Run(output=target, errors=finished.sink.errors, batches=finished.results, receipt=finished.receipt)
+
+    async def map(
+        self,
+        frame: Any,
+        *,
+        model: str,
+        prompt: Text | None = None,
+        system: Text | None = None,
+        schema: Schema | None = None,
+        repairs: int = 2,
+        images: Sequence[str] = (),
+        keep: Sequence[str] = (),
+        fields: Mapping[str, Any] | None = None,
+        **options: Unpack[TableOptions],
+    ) -> Any:
+        """Ask a model about each row of a table, and return a table of the same library with the answers.
+
+        It adds the columns of `tidemill map`: the answer, typed by the schema, and `error`, `attempts`, tokens and
+        cost. A row that fails has a text in `error`. The same call on the same table resumes an interrupted one.
+
+        Args:
+            frame: A table of pandas, polars or Arrow.
+            model: The model.
+            prompt: The question, a Jinja template over the columns of a row; a `Path` is a file with it.
+            system: The system prompt.
+            schema: JSON Schema of the answer, a Pydantic class, or the path of a file with the schema.
+            repairs: Times to ask again if an answer does not fit the schema.
+            images: Columns with pictures.
+            keep: Columns of the table that the result keeps; by default, all.
+            fields: Further fields of each request, like `temperature`.
+            options: See `TableOptions`.
+
+        Raises:
+            UsageError: An argument is unusable, the extra `data` is missing, or the service rejected a batch.
+        """
+        return await _frames().mapped(
+            self._console,
+            self._target,
+            frame,
+            keep,
+            _metadata(options),
+            model=model,
+            prompt=prompt,
+            system=system,
+            schema=schema,
+            images=images,
+            repairs=repairs,
+            more=fields or {},
+        )
+
+    async def embed(
+        self,
+        frame: Any,
+        *,
+        model: str,
+        column: str | None = None,
+        prompt: Text | None = None,
+        keep: Sequence[str] = (),
+        fields: Mapping[str, Any] | None = None,
+        **options: Unpack[TableOptions],
+    ) -> Any:
+        """Embed a column of a table, and return a table of the same library with the vectors.
+
+        Args:
+            frame: A table of pandas, polars or Arrow.
+            model: The model.
+            column: The column with the text.
+            prompt: The text, a Jinja template over the columns of a row, in place of a column.
+            keep: Columns of the table that the result keeps; by default, all.
+            fields: Further fields of each request, like `dimensions`.
+            options: See `TableOptions`.
+
+        Raises:
+            UsageError: As for `map`.
+        """
+        return await _frames().embedded(
+            self._console,
+            self._target,
+            frame,
+            keep,
+            _metadata(options),
+            model=model,
+            column=column,
+            prompt=prompt,
+            more=fields or {},
+        )
+
+    async def batch(self, batch_id: str) -> "AsyncBatch":
+        """Read a batch by its id."""
+        found = await self._client.batch(batch_id)
+        return AsyncBatch(self._client, self._console, found)
+
+    async def batches(self, *, limit: int = sys.maxsize, **filters: str) -> AsyncGenerator["AsyncBatch", None]:
+        """Read up to `limit` batches, the newest first; filters are those of the API, like `status="failed"`."""
+        async for found in self._client.pages(BATCHES, filters, limit=limit):
+            yield AsyncBatch(self._client, self._console, Batch.model_validate(found))
+
+    async def _of_key(self, key: str, sha256: str) -> tuple[Batch | None, int]:
+        """The batch of a key that has completed or still may, and the number of those that ended otherwise."""
+        ended = 0
+        async for found in self._client.pages(BATCHES, {f"metadata[{KEY}]": key}, limit=ENDED_MAX):
+            batch = Batch.model_validate(found)
+            if (batch.metadata or {}).get(SHA256) != sha256:
+                raise UsageError(f"the key {key!r} has a batch of another input, {batch.id}; use another key")
+            if batch.status is Status.COMPLETED or not batch.status.is_terminal:
+                return batch, ended
+            ended += 1
+        return None, ended
+
+    async def _create(self, path: Path, create: "_Create", sha256: str, key: str | None) -> Batch:
+        file_id = await self._client.retrying(lambda: upload(self._client, path, lambda _: None))
+        try:
+            return await self._client.create(file_id, **msgspec.structs.asdict(create))
+        except Refused as error:
+            if key is None or error.status != HTTPStatus.CONFLICT:
+                raise
+            # Another process has uploaded the same input, and comes first.
+            return await self._awaited(key, sha256, error)
+
+    async def _awaited(self, key: str, sha256: str, refusal: Refused) -> Batch:
+        until = asyncio.get_running_loop().time() + FOUND_SECONDS_MAX
+        while asyncio.get_running_loop().time() < until:
+            found, _ = await self._of_key(key, sha256)
+            if found is not None:
+                return found
+            await asyncio.sleep(POLL_SECONDS_MAX)
+        raise refusal
+
+
+class _Create(msgspec.Struct, frozen=True):
+    """Arguments of `Client.create`."""
+
+    endpoint: str
+    window: str
+    dedupe: str | None
+    output_uri: str | None
+    output_format: str | None
+    metadata: dict[str, str]
+    key: str
+
+
+def _frames() -> ModuleType:
+    """What works on tables; it needs the extra `data`."""
+    try:
+        check_libraries()
+    except TableError as error:
+        raise UsageError(str(error)) from error
+    return importlib.import_module("tidemill.client.library.frames")
+
+
+def _metadata(options: TableOptions) -> dict[str, Any]:
+    return {**options, "metadata": dict(options.get("metadata", {}))}

@@ -1,0 +1,127 @@
+"""A batch of the Python client: its state, its end, and its results."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any, Final, Self
+
+from tidemill.client.errors import UsageError
+from tidemill.client.http.client import BATCHES, POLL_GROWTH, POLL_SECONDS_MAX, POLL_SECONDS_MIN, Client
+from tidemill.client.library.answers import Line
+from tidemill.client.progress import Display, display
+from tidemill.client.runs.delivery import deliver
+from tidemill.client.runs.outcome import BatchResult, name_of
+from tidemill.client.runs.paths import Sink
+from tidemill.schemas.resources.batch import Batch
+from tidemill.terminal import Console
+
+PAGE_LINES_MAX: Final = 1_000
+FAULTS_SHOWN: Final = 3
+
+
+class AsyncBatch:
+    """A batch at the service, and its state when it was last read."""
+
+    def __init__(self, client: Client, console: Console, state: Batch) -> None:
+        self._client = client
+        self._console = console
+        self.state = state
+
+    def __repr__(self) -> str:
+        counts = self.state.request_counts
+        return f"<{self.id} {self.status}, {counts.completed + counts.failed} of {counts.total} lines>"
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self.state.id
+
+    @property
+    def status(self) -> str:
+        """Its status when it was last read."""
+        return str(self.state.status)
+
+    async def refresh(self) -> Self:
+        """Read its state."""
+        self.state = await self._client.batch(self.id)
+        return self
+
+    async def wait(self) -> Self:
+        """Wait for its end, at the latest after its deadline."""
+        with display(self._console) as shown:
+            self.state = await self._client.finished(self.id, lambda state: _show(shown, state))
+        return self
+
+    async def cancel(self) -> Self:
+        """Cancel it; finished lines keep their results."""
+        self.state = await self._client.cancel(self.id)
+        return self
+
+    async def results(self, *, after: int = -1) -> AsyncGenerator[Line, None]:
+        """Read the results in the order of the input, each as soon as it and those before it are finished.
+
+        It ends with the batch.
+
+        Args:
+            after: The index of the last line that is known already.
+
+        Raises:
+            UsageError: The batch ended before any line ran; the text has its errors.
+        """
+        pause, limit = POLL_SECONDS_MIN, PAGE_LINES_MAX
+        while True:
+            # A state from before the page: the next round reads what ends meanwhile.
+            is_over = (await self.refresh()).state.status.is_terminal
+            self._check_has_lines()
+            before = after
+            for index, result in await self._page(after, limit):
+                if index != after + 1 and not is_over:
+                    break
+                after = index
+                yield Line.from_result(result, index)
+            if after != before or is_over:
+                if after == before and limit == PAGE_LINES_MAX:
+                    return
+                pause, limit = POLL_SECONDS_MIN, PAGE_LINES_MAX
+            else:
+                # Until the next line is there, one is enough to see that it is not.
+                limit = 1
+                await asyncio.sleep(pause)
+                pause = min(POLL_SECONDS_MAX, pause * POLL_GROWTH)
+
+    def _check_has_lines(self) -> None:
+        """Check that the batch did not end without any results."""
+        if self.state.status.is_terminal and not self.state.request_counts.total:
+            faults = self.state.errors.data[:FAULTS_SHOWN] if self.state.errors else ()
+            why = "; ".join(
+                f"line {fault.line}: {fault.message}" if fault.line else fault.message for fault in faults
+            )
+            raise UsageError(f"{self.id} is {self.status} and has no results{': ' if why else ''}{why}")
+
+    async def download(
+        self,
+        output: str | os.PathLike[str],
+        errors: str | os.PathLike[str] | None = None,
+        *,
+        overwrite: bool = False,
+    ) -> BatchResult:
+        """Wait for its end, download its files, and check them against its receipt."""
+        sink = Sink(output=Path(output), errors=None if errors is None else Path(errors), force=overwrite)
+        sink = sink.checked(None)
+        sink.check_new()
+        await self.wait()
+        with display(self._console) as shown:
+            result, _ = await deliver(self._client, self.state, sink, None, shown)
+        return result
+
+    async def _page(self, after: int, limit: int) -> list[tuple[int, dict[str, Any]]]:
+        """The next finished lines, each with its index."""
+        path, query = f"{BATCHES}/{self.id}/results", {"limit": str(limit), "after": str(after)}
+        page = await self._client.send_retrying("GET", path, params=query)
+        return [(entry["index"], entry["result"]) for entry in page["data"]]
+
+
+def _show(shown: Display, state: Batch) -> None:
+    shown.lines(name_of(state), str(state.status), state.request_counts)
+    shown.waits(state.tidemill.waiting)

@@ -1,0 +1,61 @@
+"""Shows a sample of rows with their answers, and what all rows would take."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from tidemill.tables import pieces
+from tidemill.terminal import Console, counted, tabulated, words
+
+CELL_CHARS_MAX: Final = 80
+COLUMNS_MAX: Final = 6
+ROWS_MAX: Final = 20
+UNKNOWN_ROWS: Final = 1_000
+"""The rows to estimate for if the source does not know their number."""
+
+
+def show(console: Console, piece: Path, kept: Sequence[str], error: str, total: int | None) -> None:
+    """Print the first rows of a piece, and an estimate for `total` rows from their tokens, unless it is None."""
+    fields: list[str] = []
+    found: list[dict[str, Any]] = []
+    for batch in pieces.batches([piece]):
+        fields = batch.schema.names
+        found += batch.to_pylist()
+        if len(found) >= ROWS_MAX:
+            break
+    if not found:
+        return
+    answers = fields[len(kept) : fields.index(error)]
+    # The text of an answer repeats its values.
+    shown = [*kept[: max(1, COLUMNS_MAX - len(answers))], *(answers[1:] or answers)[:COLUMNS_MAX]]
+    if any(row[error] for row in found):
+        shown.append(error)
+    console.print(
+        tabulated(
+            [words(name) for name in shown],
+            [[_cell(row[name]) for name in shown] for row in found[:ROWS_MAX]],
+            console.width,
+        )
+    )
+    if total is not None:
+        console.print(_estimate(found, fields[fields.index(error) + 2 :], total))
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bytes):
+        vector = pa.Array.from_buffers(pa.float32(), len(value) // 4, [None, pa.py_buffer(value)])
+        return f"{len(vector)} x float32: {', '.join(f'{each:.3f}' for each in vector[:3].to_pylist())}, …"
+    text = "" if value is None else " ".join(str(value)[: 4 * CELL_CHARS_MAX].split())
+    return text if len(text) <= CELL_CHARS_MAX else f"{text[: CELL_CHARS_MAX - 1]}…"
+
+
+def _estimate(found: Sequence[Mapping[str, Any]], facts: Sequence[str], total: int) -> str:
+    read, written = (sum(row[name] for row in found) for name in facts[:2])
+    costs = [row[facts[2]] for row in found]
+    share = total / len(found)
+    words_ = [f"{counted(total, 'row')}: about {read * share:,.0f} tokens in, {written * share:,.0f} out"]
+    if None not in costs and any(costs):
+        words_.append(f"cost {sum(costs) * share:,.4g}")
+    return f"{', '.join(words_)} (from {counted(len(found), 'row')})"

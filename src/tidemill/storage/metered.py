@@ -1,0 +1,87 @@
+"""Counts and times the operations of a store."""
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from time import monotonic
+
+from tidemill import metrics
+from tidemill.schemas.ports import NotFound, Store
+
+_READ = metrics.STORE_BYTES.labels("read")
+_WRITTEN = metrics.STORE_BYTES.labels("written")
+
+
+class MeteredStore:
+    """A store, and its metrics; see `Store`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
+        """See `Store.write`; the time includes that of `chunks`."""
+        with _metered("write"):
+            size = await self._store.write(key, chunks)
+        _WRITTEN.inc(size)
+        return size
+
+    async def join(self, key: str, sources: Sequence[str]) -> int:
+        """See `Store.join`."""
+        with _metered("join"):
+            return await self._store.join(key, sources)
+
+    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """See `Store.read`."""
+        chunks = self._store.read(key, start, end)
+        with _metered("read"):
+            chunk = await anext(chunks, None)
+        while chunk is not None:
+            _READ.inc(len(chunk))
+            yield chunk
+            chunk = await anext(chunks, None)
+
+    async def size(self, key: str) -> int:
+        """See `Store.size`."""
+        with _metered("size"):
+            return await self._store.size(key)
+
+    async def link(self, key: str, disposition: str) -> str | None:
+        """See `Store.link`."""
+        with _metered("link"):
+            return await self._store.link(key, disposition)
+
+    async def free(self) -> int | None:
+        """See `Store.free`."""
+        with _metered("free"):
+            return await self._store.free()
+
+    async def delete(self, key: str) -> None:
+        """See `Store.delete`."""
+        with _metered("delete"):
+            await self._store.delete(key)
+
+    async def keys(self, prefix: str) -> AsyncIterator[str]:
+        """See `Store.keys`."""
+        keys = self._store.keys(prefix)
+        with _metered("keys"):
+            key = await anext(keys, None)
+        while key is not None:
+            yield key
+            key = await anext(keys, None)
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        await self._store.close()
+
+
+@contextmanager
+def _metered(operation: str) -> Iterator[None]:
+    begun, result = monotonic(), "error"
+    try:
+        yield
+        result = "ok"
+    except NotFound:
+        result = "missing"
+        raise
+    finally:
+        metrics.STORE_REQUESTS.labels(operation, result).inc()
+        metrics.STORE_DURATION.labels(operation).observe(monotonic() - begun)

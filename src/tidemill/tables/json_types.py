@@ -1,0 +1,113 @@
+"""The type of a column of JSON values: merged over all of them, so that each value fits without loss.
+
+A kind is a name, `[kind]` for a list, or a dict of kinds for an object. Values of several kinds become JSON text.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+import pyarrow as pa
+
+from tidemill.tables import RowError
+
+Kind = str | list["Kind"] | dict[str, "Kind"]
+
+NULL, BOOL, INT, FLOAT, TEXT, JSON = "null", "bool", "int", "float", "text", "json"
+FIELDS_MAX: Final = 1_000
+"""Fields of an object; one with more becomes JSON text."""
+LEVELS_MAX: Final = 16
+INT_MAX: Final = (1 << 63) - 1
+EXACT_MAX: Final = 1 << 53
+"""Integers up to this are exact as floats."""
+WIDE: Final = "wide"
+"""Integers that a float does not hold exactly."""
+_TYPES: Final[dict[str, pa.DataType]] = {
+    NULL: pa.string(),
+    BOOL: pa.bool_(),
+    INT: pa.int64(),
+    WIDE: pa.int64(),
+    FLOAT: pa.float64(),
+    TEXT: pa.string(),
+    JSON: pa.string(),
+}
+
+
+def kind_of(value: Any, levels: int = LEVELS_MAX) -> Kind:  # noqa: PLR0911 - one for each kind
+    """The kind of a value of JSON."""
+    match value:
+        case None:
+            return NULL
+        case bool():
+            return BOOL
+        case int():
+            return JSON if abs(value) > INT_MAX else INT if abs(value) <= EXACT_MAX else WIDE
+        case float():
+            return FLOAT
+        case str():
+            return TEXT
+        case list() if levels:
+            found: Kind = NULL
+            for each in value:
+                found = merged(found, kind_of(each, levels - 1))
+            return [found]
+        case dict() if levels and 0 < len(value) <= FIELDS_MAX:
+            return {name: kind_of(each, levels - 1) for name, each in value.items()}
+    return JSON
+
+
+def merged(one: Kind, other: Kind) -> Kind:
+    """The kind of values of both kinds."""
+    if NULL in (one, other):
+        return one if other == NULL else other
+    if isinstance(one, list) and isinstance(other, list):
+        return [merged(one[0], other[0])]
+    if isinstance(one, dict) and isinstance(other, dict):
+        names = one | other
+        if len(names) > FIELDS_MAX:
+            return JSON
+        return {name: merged(one.get(name, NULL), other.get(name, NULL)) for name in names}
+    pair = {each for each in (one, other) if isinstance(each, str)}
+    return one if one == other else FLOAT if pair == {INT, FLOAT} else WIDE if pair == {INT, WIDE} else JSON
+
+
+def type_of(kind: Kind) -> pa.DataType:
+    """The Arrow type of a kind."""
+    if isinstance(kind, str):
+        return _TYPES[kind]
+    if isinstance(kind, list):
+        return pa.list_(type_of(kind[0]))
+    return pa.struct([pa.field(name, type_of(each)) for name, each in kind.items()])
+
+
+def fitted(value: Any, kind: Kind) -> Any:
+    """A value of this kind, or of one merged into it, as Arrow takes it.
+
+    Raises:
+        RowError: A column of this kind cannot hold it exactly.
+    """
+    if value is None:
+        return None
+    if kind == JSON:
+        return orjson.dumps(value).decode()
+    if isinstance(kind, str) and kind in {FLOAT, INT, WIDE}:
+        return _number(value, is_whole=kind != FLOAT)
+    if isinstance(kind, list):
+        return [fitted(each, kind[0]) for each in value]
+    if isinstance(kind, dict):
+        return {name: fitted(value.get(name), each) for name, each in kind.items()}
+    return value
+
+
+def _number(value: Any, *, is_whole: bool) -> Any:
+    if is_whole and not -INT_MAX - 1 <= value <= INT_MAX:
+        raise RowError(f"{value} does not fit into 64 bits")
+    found = int(value) if is_whole else float(value)
+    if found != value:
+        raise RowError(f"{value} is not exact as a float")
+    return found
+
+
+def schema_of(kinds: Mapping[str, Kind]) -> pa.Schema:
+    """The columns of rows with values of these kinds."""
+    return pa.schema([pa.field(name, type_of(kind)) for name, kind in kinds.items()])

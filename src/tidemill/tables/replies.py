@@ -1,0 +1,245 @@
+"""Reads result lines: the answer, its tokens, or why there is none."""
+
+import base64
+import binascii
+import json
+import math
+import re
+import struct
+from typing import Any, Final
+
+import msgspec
+
+from tidemill.schemas.bounds import TOKENS_MAX
+from tidemill.tables import RowError, TableError
+
+ERROR_CHARS_MAX: Final = 1_000
+FLOAT_BYTES: Final = 4
+POSITIVE, NEGATIVE = 0x7F, 0xFF
+"""The last bytes of the float32 that are not finite, and of few others."""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens, by the names of any endpoint, whatever a server put there."""
+
+    prompt_tokens: Any = None
+    completion_tokens: Any = None
+    input_tokens: Any = None
+    output_tokens: Any = None
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Input and output tokens; 0 in place of an impossible count, as in the batch's own usage."""
+        return (
+            _count(self.prompt_tokens) or _count(self.input_tokens),
+            _count(self.completion_tokens) or _count(self.output_tokens),
+        )
+
+
+class _Message(msgspec.Struct, frozen=True):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(msgspec.Struct, frozen=True):
+    message: _Message = _Message()
+    finish_reason: str | None = None
+
+
+class _Vector(msgspec.Struct, frozen=True):
+    embedding: str | list[float] = ""
+
+
+class _Body(msgspec.Struct, frozen=True):
+    choices: list[_Choice] = []
+    data: list[_Vector] = []
+    usage: Usage | None = None
+
+
+class _Response(msgspec.Struct, frozen=True):
+    body: _Body
+
+
+class _Error(msgspec.Struct, frozen=True):
+    code: str | None = None
+    message: str | None = None
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    """A failed call's reply, in which anything may be missing."""
+
+    body: msgspec.Raw = msgspec.Raw(b"null")
+    status_code: int | None = None
+
+
+class _Extras(msgspec.Struct, frozen=True):
+    copy_of: str | None = None
+    attempts: int | None = None
+
+
+class Result(msgspec.Struct, frozen=True):
+    """A line of an output file."""
+
+    custom_id: str
+    response: _Response
+    tidemill: _Extras = _Extras()
+
+    @property
+    def attempts(self) -> int:
+        """Calls that the line took."""
+        return self.tidemill.attempts or 1
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Input and output tokens; none for a line that got the answer to an equal one."""
+        usage = self.response.body.usage
+        return (0, 0) if usage is None or self.tidemill.copy_of is not None else usage.tokens
+
+    def text(self) -> str:
+        """The text of a chat.
+
+        Raises:
+            RowError: The model refused, or gave no text.
+        """
+        choice = self.response.body.choices[0] if self.response.body.choices else _Choice()
+        if choice.message.refusal:
+            raise RowError(f"the model refused: {choice.message.refusal[:ERROR_CHARS_MAX]}")
+        if choice.message.content is None:
+            raise RowError(f"the answer has no text (finish_reason {choice.finish_reason})")
+        return choice.message.content
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the answer ended at the bound of its tokens."""
+        choices = self.response.body.choices
+        return bool(choices) and choices[0].finish_reason == "length"
+
+    def vector(self) -> bytes:
+        """The embedding: finite float32, as bytes.
+
+        Raises:
+            RowError: There is none, or it is malformed.
+        """
+        if not self.response.body.data:
+            raise RowError("the answer has no embedding")
+        found = self.response.body.data[0].embedding
+        try:
+            # The servers that have base64 send the bytes of a machine with the low byte first.
+            content = base64.b64decode(found, validate=True) if isinstance(found, str) else _packed(found)
+        except (binascii.Error, ValueError) as error:
+            raise RowError(f"the embedding is malformed: {error}") from error
+        if len(content) % FLOAT_BYTES:
+            raise RowError(f"the embedding is malformed: {len(content):,} bytes are no list of float32")
+        if not content or not _is_finite(content):
+            raise RowError("the embedding is empty or has a number that is not finite")
+        return content
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """A line of an error file."""
+
+    custom_id: str
+    error: _Error | None = None
+    response: _Refusal | None = None
+    tidemill: _Extras = _Extras()
+
+    @property
+    def attempts(self) -> int:
+        """Calls that the line took, at least."""
+        return self.tidemill.attempts or (1 if self.response else 0)
+
+    @property
+    def answer(self) -> str | None:
+        """The text of a chat that the service found not to fit its schema."""
+        try:
+            body = None if self.response is None else _bodies.decode(self.response.body)
+        except msgspec.MsgspecError:
+            return None
+        return body.choices[0].message.content if body is not None and body.choices else None
+
+    @property
+    def why(self) -> str:
+        """The code and the words of the service or of the server."""
+        code, said = (self.error.code, self.error.message) if self.error else (None, None)
+        if self.response is not None:
+            code = f"{self.response.status_code}{f' {code}' if code else ''}"
+            said = said or _said(bytes(self.response.body))
+        return f"{code or 'error'}: {said or 'the service gives no reason'}"[:ERROR_CHARS_MAX]
+
+
+class _Said(msgspec.Struct, frozen=True):
+    error: _Error
+
+
+_results: Final = msgspec.json.Decoder(Result)
+_bodies: Final = msgspec.json.Decoder(_Body)
+_failures: Final = msgspec.json.Decoder(Failure)
+_NUMBER: Final = re.compile(rb'\{(?:"id":"[\w-]*",)?"custom_id":"(\d{1,18})",')
+"""The beginning of a line that this service or this client wrote."""
+_ids: Final = msgspec.json.Decoder(msgspec.defstruct("Id", [("custom_id", str)]))
+_said_by_servers: Final = msgspec.json.Decoder(_Said)
+
+
+def number_of(line: bytes) -> int:
+    """The number of the row of a result line.
+
+    Raises:
+        TableError: The line is no result of a row.
+    """
+    if (match := _NUMBER.match(line)) is not None:
+        return int(match[1])
+    try:
+        found: Any = _ids.decode(line)
+        return int(found.custom_id)
+    except ValueError:
+        pass
+    try:
+        # The reply has half of a surrogate pair, which this parser of the standard library accepts.
+        return int(json.loads(line)["custom_id"])
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise TableError(f"a line is no result of a row: {error}") from error
+
+
+def result_of(line: bytes) -> Result:
+    """Read a line of an output file.
+
+    Raises:
+        RowError: The reply is none of its endpoint.
+    """
+    try:
+        return _results.decode(line)
+    except msgspec.MsgspecError as error:
+        raise RowError(f"the reply is malformed: {error}") from error
+
+
+def failure_of(line: bytes) -> Failure:
+    """Read a line of an error file."""
+    try:
+        return _failures.decode(line)
+    except msgspec.MsgspecError as error:
+        return Failure(custom_id="", error=_Error(message=f"the reply is malformed: {error}"))
+
+
+def _packed(numbers: list[float]) -> bytes:
+    try:
+        return struct.pack(f"<{len(numbers)}f", *numbers)
+    except OverflowError as error:
+        raise RowError("the embedding has a number that is not finite as a float32") from error
+
+
+def _is_finite(content: bytes) -> bool:
+    last = content[FLOAT_BYTES - 1 :: FLOAT_BYTES]
+    if POSITIVE not in last and NEGATIVE not in last:
+        return True
+    return all(math.isfinite(number) for (number,) in struct.iter_unpack("<f", content))
+
+
+def _said(body: bytes) -> str | None:
+    try:
+        return _said_by_servers.decode(body).error.message
+    except msgspec.MsgspecError:
+        return body.decode("utf-8", "replace")[:ERROR_CHARS_MAX] or None
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and 0 <= value <= TOKENS_MAX else 0

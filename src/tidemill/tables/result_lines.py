@@ -1,0 +1,207 @@
+"""Result lines as Parquet: a row for each line, in row groups of some MiB, in bounded memory."""
+
+import asyncio
+import io
+from array import array
+from collections.abc import AsyncIterator, Iterable
+from itertools import accumulate
+from typing import Any, Final, cast
+
+import msgspec
+import pyarrow as pa
+
+from tidemill.schemas.endpoints import TEXTS
+from tidemill.schemas.jsonl.lines import Splitter
+from tidemill.tables import RowError
+from tidemill.tables.replies import FLOAT_BYTES, Usage, result_of
+from tidemill.tables.sinks import ParquetSink
+
+BATCH_BYTES: Final = 2 << 20
+"""Bytes of lines that become rows at a time."""
+_EMBEDDING: Final = pa.field("embedding", pa.list_(pa.float32()))
+SCHEMA: Final = pa.schema([
+    pa.field("custom_id", pa.string()),
+    pa.field("status_code", pa.int32()),
+    pa.field("model", pa.string()),
+    pa.field("answer", pa.string()),
+    _EMBEDDING,
+    pa.field("body", pa.string()),
+    pa.field("input_tokens", pa.int64()),
+    pa.field("output_tokens", pa.int64()),
+    pa.field("error_code", pa.string()),
+    pa.field("error_message", pa.string()),
+    pa.field("request_id", pa.string()),
+    pa.field("attempts", pa.int32()),
+    pa.field("server", pa.string()),
+    pa.field("copy_of", pa.string()),
+])  # fmt: skip
+"""The columns, the same for output and errors of every endpoint. `body` is the reply as JSON; it is null if the
+reply has one embedding, which `embedding` then has."""
+_NAMES: Final = [field.name for field in SCHEMA if field != _EMBEDDING]
+
+
+class _Error(msgspec.Struct, frozen=True):
+    code: str | int | None = None
+    message: str | None = None
+    type: str | None = None
+
+
+class _Response(msgspec.Struct, frozen=True):
+    body: msgspec.Raw = msgspec.Raw(b"null")
+    status_code: int | None = None
+    request_id: str | None = None
+
+
+class _Extras(msgspec.Struct, frozen=True):
+    attempts: int | None = None
+    server: str | None = None
+    copy_of: str | None = None
+
+
+class _Line(msgspec.Struct, frozen=True):
+    custom_id: str
+    response: _Response | None = None
+    error: _Error | None = None
+    tidemill: _Extras = _Extras()
+
+
+class _Reply(msgspec.Struct, frozen=True):
+    model: str | None = None
+    usage: Usage | None = None
+    error: _Error | None = None
+    data: list[msgspec.Raw] = []
+
+
+_lines: Final = msgspec.json.Decoder(_Line)
+_replies: Final = msgspec.json.Decoder(_Reply)
+
+
+async def converted(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """A file of result lines as a file of Parquet, in pieces."""
+    pipe, splitter = _Pipe(), Splitter()
+    sink = ParquetSink(cast("Any", pipe), SCHEMA)
+    lines: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        lines += [line.data or b"" for line in splitter.feed(chunk)]
+        size += len(chunk)
+        if size >= BATCH_BYTES and lines:
+            await asyncio.to_thread(_write, sink, lines)
+            lines, size = [], 0
+            if piece := pipe.taken():
+                yield piece
+    lines += [line.data or b"" for line in splitter.finish()]
+    await asyncio.to_thread(_write, sink, lines)
+    await asyncio.to_thread(sink.close)
+    yield pipe.taken()
+
+
+class _Pipe(io.RawIOBase):
+    """Takes what a writer writes."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._at = 0
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Keep some bytes."""
+        piece = bytes(data)
+        self._pieces.append(piece)
+        self._at += len(piece)
+        return len(piece)
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self._at
+
+    def taken(self) -> bytes:
+        """What was written since the last call."""
+        pieces, self._pieces = self._pieces, []
+        return b"".join(pieces)
+
+
+def _write(sink: ParquetSink, lines: Iterable[bytes]) -> None:
+    rows = [_row(line) for line in lines]
+    if not rows:
+        return
+    columns = {name: pa.array([row.get(name) for row in rows], SCHEMA.field(name).type) for name in _NAMES}
+    columns[_EMBEDDING.name] = _vectors([row.get(_EMBEDDING.name) for row in rows])
+    sink.write(pa.RecordBatch.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA))
+
+
+def _vectors(vectors: list[bytes | None]) -> pa.Array:
+    """Vectors of float32 as bytes, as a column of lists."""
+    content = b"".join(vector or b"" for vector in vectors)
+    numbers = pa.Array.from_buffers(pa.float32(), len(content) // FLOAT_BYTES, [None, pa.py_buffer(content)])
+    ends = accumulate((len(vector or b"") // FLOAT_BYTES for vector in vectors), initial=0)
+    mask = pa.array([vector is None for vector in vectors], pa.bool_())
+    return pa.ListArray.from_arrays(pa.array(array("i", ends), pa.int32()), numbers, mask=mask)
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    try:
+        found = _lines.decode(line)
+    except msgspec.MsgspecError:
+        # Half of a surrogate pair, for example, which JSON has and UTF-8 has not.
+        return {"body": line.decode("utf-8", "replace"), "error_message": "the line cannot be read"}
+    response = found.response or _Response()
+    row: dict[str, Any] = {
+        "custom_id": found.custom_id,
+        "status_code": response.status_code,
+        "request_id": response.request_id,
+        "attempts": found.tidemill.attempts,
+        "server": found.tidemill.server,
+        "copy_of": found.tidemill.copy_of,
+    }
+    reply = _Reply()
+    if found.response is not None:
+        row["body"] = bytes(response.body).decode("utf-8", "replace")
+        reply = _reply(response.body)
+        row["model"] = reply.model
+        row |= _answer(line, response.body, reply)
+    if (usage := reply.usage) is not None and found.tidemill.copy_of is None:
+        row["input_tokens"], row["output_tokens"] = usage.tokens
+    error = found.error or reply.error
+    if error is not None:
+        code = error.code if error.code is not None else error.type
+        row["error_code"], row["error_message"] = None if code is None else str(code), error.message
+    return row
+
+
+def _reply(body: msgspec.Raw) -> _Reply:
+    try:
+        return _replies.decode(body)
+    except msgspec.MsgspecError:
+        return _Reply()
+
+
+def _answer(line: bytes, body: msgspec.Raw, reply: _Reply) -> dict[str, Any]:
+    """The text that the model wrote, or the one embedding in place of the body."""
+    if len(reply.data) == 1:
+        try:
+            return {_EMBEDDING.name: result_of(line).vector(), "body": None}
+        except RowError:
+            return {}
+    if reply.data:
+        return {}
+    try:
+        whole = msgspec.json.decode(body)
+    except msgspec.MsgspecError:
+        return {}
+    for first, *path in TEXTS.values():
+        if isinstance(whole, dict) and (texts := _texts(whole.get(first), path)):
+            return {"answer": texts[0] if first == "choices" else "".join(texts)}
+    return {}
+
+
+def _texts(value: Any, path: list[str]) -> list[str]:
+    """The texts at the end of a path, through lists."""
+    if isinstance(value, list):
+        return [text for item in value for text in _texts(item, path)]
+    if not path:
+        return [value] if isinstance(value, str) else []
+    return _texts(value.get(path[0]), path[1:]) if isinstance(value, dict) else []

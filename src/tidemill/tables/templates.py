@@ -1,0 +1,227 @@
+"""Prompts as Jinja templates over a row, in a sandbox with bounds that catch mistakes like an endless loop."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from jinja2 import StrictUndefined, TemplateError, UndefinedError, meta, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.filters import do_round, make_attrgetter
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import htmlsafe_json_dumps
+from jinja2.visitor import NodeTransformer
+
+from tidemill.tables import RowError, TableError
+
+TEMPLATE_CHARS_MAX: Final = 1 << 20
+PROMPT_CHARS_MAX: Final = 16 << 20
+"""Characters of a prompt."""
+MADE_MAX: Final = 4 * PROMPT_CHARS_MAX
+"""Characters and items that the operators, filters and methods of one prompt make, all together."""
+ROUNDS_MAX: Final = 100_000
+"""Rounds of all loops of one prompt."""
+EXPONENT_MAX: Final = 64
+NUMBER_BITS_MAX: Final = 1 << 14
+DIGITS_MAX: Final = 16
+"""Digits to round to, and spaces of an indent."""
+_REFUSED: Final = (
+    nodes.Macro, nodes.CallBlock, nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends,
+    nodes.AssignBlock, nodes.FilterBlock,
+)  # fmt: skip
+_WIDE: Final = frozenset({
+    "center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map", "translate", "to_bytes",
+})  # fmt: skip
+"""Methods whose result may have any size."""
+_COUNTED: Final = "_counted"
+_CONCATENATED: Final = "_concatenated"
+
+
+class _Concatenations(NodeTransformer):
+    """Makes each `~` a filter, since Jinja offers no way to intercept it."""
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - the name of the node
+        self.generic_visit(node)
+        return nodes.Filter(
+            nodes.List(node.nodes, lineno=node.lineno), _CONCATENATED, [], [], None, None, lineno=node.lineno
+        )
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """A sandbox in which loops are counted, and no operator, filter or method makes a large value."""
+
+    intercepted_binops = frozenset(["*", "**", "%", "+"])
+
+    def __init__(self) -> None:
+        super().__init__(undefined=StrictUndefined, finalize=_not_null, autoescape=False)
+        self.begin()
+        self.filters |= {
+            _COUNTED: self._counted,
+            _CONCATENATED: lambda parts: self._joined("", map(str, parts)),
+            "join": self._join,
+            "replace": self._replace,
+            "round": _rounded,
+            "tojson": _as_json,
+        }
+        for name in ("center", "indent", "format", "wordwrap", "batch", "slice"):
+            # Their width may be anything, and a prompt needs none.
+            del self.filters[name]
+        del self.globals["lipsum"]
+
+    def begin(self) -> None:
+        """Count anew, for the next prompt."""
+        self.rounds = self.made = 0
+
+    def _generate(self, source: nodes.Template, *args: Any, **options: Any) -> str:
+        for kind in _REFUSED:
+            if source.find(kind) is not None:
+                raise TableError(
+                    f"a prompt has no {kind.__name__.lower()}: only variables, filters, `if` and `for`"
+                )
+        for loop in source.find_all(nodes.For):
+            if loop.recursive:
+                raise TableError("a prompt has no recursive loop")
+            loop.iter = nodes.Filter(loop.iter, _COUNTED, [], [], None, None, lineno=loop.lineno)
+        _Concatenations().visit(source)
+        return super()._generate(source, *args, **options)
+
+    def _counted(self, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            self.rounds += 1
+            if self.rounds > ROUNDS_MAX:
+                raise SecurityError(f"its loops have more than {ROUNDS_MAX:,} rounds")
+            yield item
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "%" and isinstance(left, str | bytes):
+            raise SecurityError("% makes no text here")
+        if operator == "*" and isinstance(left, int) and isinstance(right, int):
+            if left.bit_length() + right.bit_length() > NUMBER_BITS_MAX:
+                raise SecurityError("the result of * is too large")
+            return left * right
+        if operator == "**" and not (abs(left) < PROMPT_CHARS_MAX and abs(right) <= EXPONENT_MAX):
+            raise SecurityError("the result of ** is too large")
+        sizes = [len(side) for side in (left, right) if hasattr(side, "__len__")]
+        counts = [abs(side) for side in (left, right) if isinstance(side, int)]
+        if sizes:
+            self._make(sum(sizes) if operator == "+" else sizes[0] * max(counts, default=0), operator)
+        return super().call_binop(context, operator, left, right)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return attr not in _WIDE and super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> None:
+        """Leave `format` to `is_safe_attribute`."""
+
+    def call(self, context: Any, function: Any, /, *given: Any, **named: Any) -> Any:
+        owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
+        if isinstance(owner, str | bytes) and name == "replace":
+            return self._replaced(owner, *given)
+        if isinstance(owner, str | bytes) and name == "join":
+            return self._joined(owner, *given)
+        found = super().call(context, function, *given, **named)
+        self._make(len(found) if isinstance(found, str | bytes | list) else 0, name)
+        return found
+
+    def _make(self, size: int, name: str) -> None:
+        """Count a value of this size before it is made."""
+        self.made += size
+        if size > PROMPT_CHARS_MAX or self.made > MADE_MAX:
+            raise SecurityError(f"the result of {name} is too large")
+
+    def _join(self, items: Iterable[Any], separator: str = "", attribute: str | int | None = None) -> str:
+        found = items if attribute is None else map(make_attrgetter(self, attribute), items)
+        return str(self._joined(str(separator), map(str, found)))
+
+    def _joined(self, separator: Any, items: Iterable[Any]) -> Any:
+        """`separator.join(items)`, of texts or bytes."""
+        found = []
+        for item in items:
+            self._make(len(item) + len(separator), "join")
+            found.append(item)
+        return separator.join(found)
+
+    def _replace(self, text: Any, old: Any, new: Any, count: int | None = None) -> str:
+        return str(self._replaced(str(text), str(old), str(new), -1 if count is None else count))
+
+    def _replaced(self, text: Any, old: Any, new: Any, limit: int = -1) -> Any:
+        """`text.replace(old, new, limit)`, of texts or bytes."""
+        times = text.count(old) if limit < 0 else min(limit, text.count(old))
+        self._make(len(text) + times * max(0, len(new) - len(old)), "replace")
+        return text.replace(old, new, limit)
+
+
+def _rounded(value: float, precision: int = 0, method: Any = "common") -> float:
+    if abs(precision) > DIGITS_MAX:
+        raise SecurityError(f"round has at most {DIGITS_MAX} digits")
+    return do_round(value, precision, method)
+
+
+def _as_json(value: Any, indent: int | None = None) -> str:
+    if (indent or 0) > DIGITS_MAX:
+        raise SecurityError(f"an indent is at most {DIGITS_MAX} spaces")
+    return htmlsafe_json_dumps(value, indent=indent)
+
+
+def _not_null(value: Any) -> Any:
+    if value is None:
+        # Jinja would write the word None.
+        raise SecurityError("a value is null; `{{ column or '' }}` allows that")
+    return value
+
+
+class Template:
+    """A compiled template; for use by one thread at a time."""
+
+    def __init__(self, text: str, columns: Iterable[str], *, name: str) -> None:
+        """Compile a template; `name` names it in messages.
+
+        Raises:
+            TableError: It is invalid, or uses a column that the source does not have.
+        """
+        if len(text) > TEMPLATE_CHARS_MAX:
+            raise TableError(f"{name} has more than {TEMPLATE_CHARS_MAX:,} characters")
+        self._text = text
+        self._environment = _Environment()
+        try:
+            unknown = meta.find_undeclared_variables(self._environment.parse(text))
+            self._template = self._environment.from_string(text)
+        except TableError as error:
+            raise TableError(f"{name}: {error}") from error
+        except (TemplateError, RecursionError) as error:
+            line = getattr(error, "lineno", None)
+            raise TableError(f"{name}{f', line {line}' if line else ''}: {error}") from error
+        columns = list(columns)
+        self._used = sorted(unknown - set(self._environment.globals) - {"row"})
+        self._uses_all = "row" in unknown
+        if missing := [column for column in self._used if column not in columns]:
+            raise TableError(
+                f"{name} uses {', '.join(f'{{{{ {each} }}}}' for each in missing)}; "
+                f"the columns are {', '.join(columns[:50])}"
+            )
+
+    def __str__(self) -> str:
+        return self._text
+
+    def columns(self, names: Sequence[str]) -> Sequence[str]:
+        """The columns that it uses, of those of the source; all, if it uses `row`."""
+        return names if self._uses_all else self._used
+
+    def render(self, row: Mapping[str, Any]) -> str:
+        """The prompt of a row, whose columns are variables, and `row` has them all.
+
+        Raises:
+            RowError: The row lacks something, or the prompt gets too long.
+        """
+        self._environment.begin()
+        pieces, size = [], 0
+        try:
+            for piece in self._template.generate({**row, "row": row}):
+                size += len(piece)
+                if size > PROMPT_CHARS_MAX:
+                    raise RowError(f"its prompt has more than {PROMPT_CHARS_MAX:,} characters")
+                pieces.append(piece)
+        except (SecurityError, UndefinedError, TemplateError) as error:
+            raise RowError(f"its prompt cannot be made: {error}") from error
+        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
+            # A value of another type than the template expects.
+            raise RowError(f"its prompt cannot be made: {type(error).__name__}: {error}"[:300]) from error
+        return "".join(pieces)
