@@ -1,11 +1,12 @@
 # ruff: noqa: INP001 - a script
 """Lists the packages of an installation as a CycloneDX document: `python deploy/sbom.py OUT`.
 
-The Python packages are those of requirements-runtime.lock, which the image installs, and the jars those of the
-embedded broker: both lists name versions and SHA-256, whatever is installed here.
-Only licences come from the metadata of installed packages.
+The Python packages are those of requirements-runtime.lock, which the image installs, the jars those of the
+embedded broker, and the JavaScript libraries those of the dashboard: these lists name versions and SHA-256. Only
+licences of Python packages come from the metadata of installed packages.
 """
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -24,13 +25,16 @@ from tidemill.local.embedded import jars
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNTIME_LOCK = ROOT / "requirements-runtime.lock"
+VENDORED = ROOT / "api" / "dashboard" / "vendor" / "manifest.json"
 _PINNED = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;\\]+)")
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 
 
 def bom() -> Bom:
-    """The document: Tidemill, and every package and jar with its version and hashes."""
-    document = Bom(components=[*packages(RUNTIME_LOCK.read_text("utf-8")), *map(_jar, jars.pinned())])
+    """The document: Tidemill, and every package, jar and library with its version and hashes."""
+    document = Bom(
+        components=[*packages(RUNTIME_LOCK.read_text("utf-8")), *map(_jar, jars.pinned()), *libraries()]
+    )
     document.metadata.component = Component(
         name="tidemill", version=__version__, type=ComponentType.APPLICATION, bom_ref=f"tidemill@{__version__}"
     )
@@ -51,6 +55,14 @@ def packages(lock: str) -> Iterator[Component]:
         if not (hashes := _HASH.findall(entry)):
             raise ValueError(f"{name} has no hash in the lock")
         yield _component("pypi", name, version, hashes, licence=_licence(name))
+
+
+def libraries() -> Iterator[Component]:
+    """The JavaScript libraries of the dashboard, with the hashes of their vendored files."""
+    for found in json.loads(VENDORED.read_text("utf-8")):
+        scope, _, name = found["name"].rpartition("/")
+        hashes = [file["sha256"] for file in found["files"].values()]
+        yield _component("npm", name, found["version"], hashes, group=scope or None, licence=found["licence"])
 
 
 def _jar(jar: jars.Jar) -> Component:
