@@ -10,16 +10,18 @@ from pydantic_core import PydanticUndefined
 from typer.main import get_command
 
 from tidemill.__main__ import app
-from tidemill.configuration.connections import Connections
+from tidemill.configuration.buckets import Bucket, BucketAccess
+from tidemill.configuration.connections import Connections, Logs
 from tidemill.configuration.custom_endpoints import CustomEndpoint
 from tidemill.configuration.projects import Limits, Project
-from tidemill.configuration.schedule import Hours
 from tidemill.configuration.security import Security
-from tidemill.configuration.servers import Headroom, Model, Price, Server
+from tidemill.configuration.servers import Headroom, Hours, Model, Price, Server
 from tidemill.configuration.settings import Settings
+from tidemill.instruments import METRICS
+from tidemill.metrics import ALL
 from tidemill.schemas.log import acls, topics
 from tidemill.schemas.log.acls import Operation, Resource
-from tidemill.schemas.log.topics import DAY_MS, Topic
+from tidemill.schemas.log.topics import DAY_MS, HOUR_MS, Topic
 
 DOCS = Path(__file__).resolve().parent
 
@@ -42,7 +44,22 @@ _COMMANDS = """# Commands
 
 <!-- made from src/tidemill/cli and src/tidemill/__main__.py by `make docs` -->
 
-`tidemill COMMAND --help` shows the same.
+`tidemill COMMAND --help` shows the same. `tidemill --install-completion` installs completion for the shell that
+runs it: bash, zsh or fish.
+
+## Output
+
+Commands that show data (`list`, `show`, `deliveries`, `usage`, `audit`) print a table on a terminal, and one JSON
+object per line in a pipe, in a file, and with `--json`; `usage --csv` prints CSV. A table fits 60 columns, and one
+that cannot be that narrow has a line for each value.
+
+All other commands print the same text everywhere: `keys create`, `keys token`, `webhooks create` and
+`webhooks rotate` a secret, `produce` the id of the batch, `run`, `watch`, `rerun` and `replay` the results, `acls`
+arguments for `kafka-acls.sh`, `doctor` and the operators' commands a report. `top` and `list --watch` need a
+terminal.
+
+Results go to stdout, everything else to stderr. There are no colours in a pipe, with `NO_COLOR`, with `TERM=dumb`,
+and with `tidemill --no-color COMMAND`.
 
 ## Exit codes
 
@@ -74,6 +91,7 @@ _LETTERS = {
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("Top level", Settings),
     ("TLS and SASL of an external Kafka: `[kafka_security]`", Security),
+    ("Log of each process: `[log]`", Logs),
     ("Bounds on clients: `[connections]`", Connections),
     ('An endpoint: `[endpoints."/v1/name"]`', CustomEndpoint),
     ("A server: `[servers.name]`, or an entry of a model's `backends`", Server),
@@ -83,6 +101,8 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("A price", Price),
     ("Limits of a project: `[limits]`", Limits),
     ('A project: `[projects."name"]`', Project),
+    ("A connection to buckets: `[buckets.name]`", Bucket),
+    ("Folders of a project there: `[buckets.name.projects.name]`", BucketAccess),
 )
 
 
@@ -102,6 +122,16 @@ def topics_table() -> str:
     head = ["| topic | key | value | written by | read by | kept |", "|---|---|---|---|---|---|"]
     listed = (*topics.TOPICS, topics.requests("<model>"), topics.express("<model>"))
     return "\n".join([*head, *map(_row, listed)])
+
+
+def metrics_table() -> str:
+    """Return the table of metrics, in the order of their definitions."""
+    rows = ["| metric | kind | labels | stages | meaning |", "|---|---|---|---|---|"]
+    for metric in METRICS:
+        labels = " ".join(f"`{label}`" for label in metric.labels)
+        stages = "each" if metric.stages == ALL else ", ".join(metric.stages)
+        rows.append(f"| `{metric.name}` | {metric.kind} | {labels} | {stages} | {metric.text} |")
+    return "\n".join(rows)
 
 
 def decisions_table() -> str:
@@ -132,6 +162,7 @@ def pages() -> dict[Path, str]:
     """Return the text of each page that is made from the code, wholly or between two comments."""
     parts = {
         DOCS / "reference" / "access-lists.md": access_tables(),
+        DOCS / "reference" / "metrics.md": metrics_table(),
         DOCS / "reference" / "topics.md": topics_table(),
         DOCS / "decisions" / "README.md": decisions_table(),
     }
@@ -207,6 +238,8 @@ def _row(topic: Topic) -> str:
         else "for good"
         if topic.retention_ms < 0
         else f"{topic.retention_ms // DAY_MS} d"
+        if topic.retention_ms >= DAY_MS
+        else f"{topic.retention_ms // HOUR_MS} h"
     )
     name = topic.name
     if topic not in topics.TOPICS:
