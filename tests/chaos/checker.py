@@ -1,6 +1,7 @@
 """What the outside can see after a run: the API, the files, the ledger and the backend's counters."""
 
 import hashlib
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -21,6 +22,8 @@ MOVES = {
 }
 """From a status that was seen to the next one that was seen: what came between may have been missed."""
 NOT_RUN = ("batch_cancelled", "batch_expired")
+LEDGER_SECONDS_MAX = 60.0
+POLL_SECONDS = 0.5
 TOO_LARGE = "backend_reply_too_large"
 """The one fault of a backend that ends a line at once: another try would most often end in the same way."""
 
@@ -96,6 +99,21 @@ def check(client: OpenAI, job: Job, batch_id: str, verdict: Verdict) -> None:
 
 def check_ledger(client: OpenAI, batches: list[dict[str, Any]], verdict: Verdict) -> None:
     """The ledger has each batch once, with the sum of its own usage."""
+    give_up = time.monotonic() + LEDGER_SECONDS_MAX
+    entries, tokens = _ledger(client)
+    # The api reads the ledger and the ends of batches from two topics.
+    while any(not entries[batch["id"]] for batch in batches) and time.monotonic() < give_up:
+        time.sleep(POLL_SECONDS)
+        entries, tokens = _ledger(client)
+    for batch in batches:
+        name = f"the ledger of {batch['id']}"
+        verdict.say(f"{name}: {entries[batch['id']]} entries", wrong_bill=entries[batch["id"]] != 1)
+        used = (batch.get("usage") or {}).get("total_tokens", 0)
+        verdict.say(f"{name}: not the batch's usage", wrong_bill=tokens.get(batch["id"], 0) != used)
+
+
+def _ledger(client: OpenAI) -> tuple[Counter[str], dict[str, int]]:
+    """The entries and the tokens of each batch."""
     entries: Counter[str] = Counter()
     tokens: dict[str, int] = {}
     after: dict[str, Any] = {}
@@ -106,13 +124,8 @@ def check_ledger(client: OpenAI, batches: list[dict[str, Any]], verdict: Verdict
             entries[entry["batch_id"]] += 1
             tokens[entry["batch_id"]] = entry["total_tokens"]
         if not page["has_more"]:
-            break
+            return entries, tokens
         after = {"after": page["last_id"]}
-    for batch in batches:
-        name = f"the ledger of {batch['id']}"
-        verdict.say(f"{name}: {entries[batch['id']]} entries", wrong_bill=entries[batch["id"]] != 1)
-        used = (batch.get("usage") or {}).get("total_tokens", 0)
-        verdict.say(f"{name}: not the batch's usage", wrong_bill=tokens.get(batch["id"], 0) != used)
 
 
 def _check_lines(job: Job, output: bytes, errors: bytes, name: str, verdict: Verdict) -> None:

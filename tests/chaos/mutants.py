@@ -51,7 +51,7 @@ MUTATIONS = (
         new=(
             "                from tidemill.schemas.log.part import PartRef\n"
             "                early = PartRef(number=active.tried_part, failed=failed,"
-            " first=min(entry[0] for entry in buffer.lines), writer=self._writer)\n"
+            " first=min(buffer.indices), writer=self._writer)\n"
             '                named = {"parts": (*active.state.parts, early)}\n'
             "                self._tables.put_state(active.state.model_copy(update=named))\n"
             "                await self._tables.delivered()\n"
@@ -103,13 +103,9 @@ MUTATIONS = (
         old=(
             "        offset, _ = await asyncio.gather(self._publisher.files(after, fact),"
             " self._publisher.bill(after, fact))\n"
-            "        active.blockage.shown = ()\n"
-            '        active.state = after.model_copy(update={"files_offset": offset})\n'
-            "        await self._tables.keep(active)\n"
         ),
         new=(
             "        offset = await self._publisher.files(after, fact)\n"
-            '        active.state = after.model_copy(update={"files_offset": offset})\n'
             "        await self._tables.keep(active)\n"
             "        await self._publisher.bill(after, fact)\n"
         ),
@@ -145,9 +141,26 @@ MUTATIONS = (
             "        if active.state.is_over:\n"
             "            self.drop(active)\n"
             "            active.release()\n"
-            "        elif active.state.closed:"
+            "        else:\n"
+            "            self._go_on(active)\n"
+            "            # Last of all: the record can no longer fail, and be undone.\n"
         ),
-        new="        if active.state.closed:",
+        new="        self._go_on(active)\n        if not active.state.is_over:\n",
+    ),
+    Mutation(
+        name="lines in memory are acknowledged before their files are written",
+        file="results/batches.py",
+        old="    fact = await self._finalizer.finish_at_once(",
+        new="    active.release()\n            fact = await self._finalizer.finish_at_once(",
+    ),
+    Mutation(
+        name="a batch that was written from memory is shown after the table has its end",
+        file="results/batches.py",
+        old='        active.state = after.model_copy(update={"files_offset": offset})\n',
+        new=(
+            '        active.state = after.model_copy(update={"files_offset": offset})\n'
+            "        await self._tables.keep(active)\n"
+        ),
     ),
     Mutation(
         name="processors forget which lines are completed",

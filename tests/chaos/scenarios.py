@@ -1,9 +1,10 @@
-"""Five ways to come between two steps, each aimed at its exact point; that the point was met is checked.
+"""Six ways to come between two steps, each aimed at its exact point; that the point was met is checked.
 
 A scenario asks for a batch of its own, which is checked at the end of the run like all others.
 """
 
 import random
+import re
 import signal
 import sqlite3
 import time
@@ -33,6 +34,7 @@ AIM_SECONDS_MAX = 180.0
 END_SECONDS_MAX = 120.0
 REFUSED_SECONDS_MAX = 30.0
 LINES = 800
+APPENDS = 4
 RUN, PROJECT = "scenario", "default"
 TRIES_MAX = 100
 NUMBER_MIN = 1_000
@@ -168,12 +170,42 @@ def zombie(world: World, chance: random.Random) -> None:
     world.stop_extras()
 
 
+def opening(world: World, chance: random.Random) -> None:
+    """The api ends with an opening record, and before the first append; ingest ends with the seal unread."""
+    network, job = world.cluster.network, _job(world, chance, lines=LINES)
+    batch_id = _id(job)
+    _lose(world, batch_id, lambda: job.open(world.client, RUN), topic=topics.INTAKE.name)
+    assert all(name != batch_id for name, _ in world.cluster.records(topics.INTAKE.name)), (
+        "the log has the opening"
+    )
+    network.heal()
+    assert {world.steadily(lambda: job.open(world.client, RUN)) for _ in range(2)} == {batch_id}
+    world.made.append((job, batch_id))
+    _end(world, "api")
+    network.heal()
+    for sequence in range(1, APPENDS + 1):
+        for _ in range(2):
+            world.steadily(lambda: job.append(world.client, batch_id, sequence, lines=LINES // APPENDS))  # noqa: B023
+    _wait(world, batch_id, lambda batch: done(batch) > 0)
+    world.stop_extras()
+    with world.cluster.kept_down("ingest"):
+        _end(world, "ingest")
+        network.heal()
+        for _ in range(2):
+            world.steadily(lambda: world.client.post(f"/batches/{batch_id}/seal", cast_to=dict, body={}))
+        worlds.sleep(QUIET_SECONDS)
+        batch = world.steadily(lambda: world.batch(batch_id))
+        assert batch["status"] == "in_progress", f"it is {batch['status']}, though no process has read its seal"
+    _ends(world, "opening", batch_id)
+
+
 SCENARIOS: dict[str, Scenario] = {
     "creation": creation,
     "lost-cancel": lost_cancel,
     "orphan": orphan,
     "finalizing": finalizing,
     "zombie": zombie,
+    "opening": opening,
 }
 
 
@@ -218,19 +250,24 @@ def _apart(world: World, job: Job, broker: str) -> Job:
     return next((found for found in tries if leaders[partition_of(_id(found), len(leaders))] != broker), job)
 
 
-def _lose(world: World, batch_id: str, ask: Callable[[], object]) -> None:
-    """Have the api send a command about a batch, and end it while that is on its way."""
+def _lose(world: World, batch_id: str, ask: Callable[[], object], *, topic: str = topics.COMMANDS.name) -> None:
+    """Have the api send a record about a batch, and end it while that is on its way."""
     network = world.cluster.network
     with ThreadPoolExecutor(1) as pool:
         for broker in BROKERS:
-            network.set("api", broker, caught=(topics.COMMANDS.name.encode(), batch_id.encode()))
+            network.set("api", broker, caught=record_of(topic, batch_id))
         answer = pool.submit(ask)
         wait_until(
-            lambda: any(way.has_caught for way in network.between("api")), f"a command about {batch_id}",
+            lambda: any(way.has_caught for way in network.between("api")), f"a record about {batch_id}",
             seconds_max=AIM_SECONDS_MAX,
         )  # fmt: skip
         _end(world, "api")
         _refused(answer)
+
+
+def record_of(topic: str, key: str) -> re.Pattern[bytes]:
+    """Finds a record of a topic by its key in a request to the log, which may hold records of other topics."""
+    return re.compile(b"%b((?!tidemill\\.).)*?%b" % (re.escape(topic.encode()), key.encode()), re.DOTALL)
 
 
 def _cut(world: World, place: str, direction: str) -> None:

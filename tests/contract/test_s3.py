@@ -1,57 +1,27 @@
 """Faults that only a store behind a network has."""
 
-import asyncio
 import secrets
+import socket
 from collections.abc import AsyncIterator
-from contextlib import suppress
-from urllib.parse import urlsplit
 
 import aioboto3
 import aiohttp
+import pyarrow as pa
 import pytest
+from pyarrow import fs, parquet
+from support.cutter import Cutter
 
+from tidemill.client.errors import UsageError
+from tidemill.client.maps.job import MapOptions, run
+from tidemill.client.maps.output import Totals, check_bucket, write
+from tidemill.client.maps.task import embeddings
+from tidemill.client.target import Target
 from tidemill.storage.s3 import COPY_BYTES_MIN, PART_BYTES, S3Store
-
-
-class Cutter:
-    """A way to the server that breaks off the first downloads; an asynchronous context manager."""
-
-    def __init__(self, url: str, *, cuts: int, after_bytes: int) -> None:
-        self._host, self._port = urlsplit(url).hostname, urlsplit(url).port
-        self.cuts = cuts
-        self._after_bytes = after_bytes
-
-    async def __aenter__(self) -> str:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        back, forth = await asyncio.open_connection(self._host, self._port)
-        pumps = [
-            asyncio.create_task(self._pump(reader, forth)),
-            asyncio.create_task(self._pump(back, writer, cut=True)),
-        ]
-        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        for pump in pumps:
-            pump.cancel()
-        for side in (writer, forth):
-            side.close()
-
-    async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, cut: bool = False
-    ) -> None:
-        passed = 0
-        with suppress(ConnectionError):
-            while data := await reader.read(65_536):
-                writer.write(data)
-                await writer.drain()
-                passed += len(data)
-                if cut and self.cuts and passed > self._after_bytes:
-                    self.cuts -= 1
-                    return
+from tidemill.tables import TableError
+from tidemill.tables.columns import FACTS
+from tidemill.tables.sources.files import system_of
+from tidemill.tables.sources.opening import opened
+from tidemill.terminal import Console
 
 
 @pytest.fixture
@@ -160,3 +130,51 @@ async def test_objects_lie_under_the_prefix(bucket):
     assert [key async for key in two.keys("")] == []
     await one.close()
     await two.close()
+
+
+async def test_tables_lie_in_buckets(bucket, s3, tmp_path):
+    """A source is read from there, by its address or a pattern, and an output is written there."""
+    table = pa.table({"id": [1, 2, 3], "text": ["a", None, "c"]})
+    system, path = system_of(f"s3://{bucket}/in", s3)
+    for number in (0, 1):
+        with system.open_output_stream(f"{path}/train-0000{number}-of-00002.parquet") as file:
+            parquet.write_table(table, file)
+    for address in (f"s3://{bucket}/in", f"s3://{bucket}/in/train-*"):
+        source = opened(address, s3)
+        assert [row for rows in source.read(2) for row in rows.batch.to_pylist()] == [
+            *table.to_pylist()[2:],
+            *table.to_pylist(),
+        ]
+    assert opened(address, s3).fingerprint == source.fingerprint
+    facts = [field.name for field in FACTS]
+    batch = pa.record_batch([pa.nulls(2, field.type) for field in FACTS], names=facts)
+    totals = Totals(
+        run="r", error="error", input_tokens="input_tokens", output_tokens="output_tokens", cost="cost"
+    )
+    place = f"s3://{bucket}/out.parquet"
+    write(place, tmp_path, lambda: iter([batch]), vector=None, totals=totals, environ=s3)
+    assert opened(place, s3).rows == totals.rows == 2
+    with pytest.raises(TableError, match="does not exist"):
+        opened(f"s3://{bucket}/none.csv", s3)
+
+
+async def test_an_output_in_a_bucket_is_checked_before_a_row_is_asked(bucket, s3, tmp_path, monkeypatch):
+    """It does not exist, and can be written; the check leaves nothing there."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    system, path = system_of(f"s3://{bucket}/out.csv", s3)
+    with system.open_output_stream(path) as file:
+        file.write(b"id\n")
+    (tmp_path / "in.csv").write_text("text\na\n")
+    source = opened(str(tmp_path / "in.csv"), {})
+    task = embeddings(source, "in.csv", (), model="m", column="text", prompt=None, more={})
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        service = Target(base_url=f"http://127.0.0.1:{closed.getsockname()[1]}/v1", api_key="k")
+        # The server has no names of 300 characters: the place can be looked at, but not written.
+        for name, said in (("out.csv", "--force"), (f"{'x' * 300}.csv", "x.csv: ")):
+            with pytest.raises(UsageError, match=said):
+                await run(Console(), service, task, MapOptions(output=f"s3://{bucket}/{name}"))
+    check_bucket(f"s3://{bucket}/out.csv", s3, force=True)
+    check_bucket(f"s3://{bucket}/new.csv", s3, force=False)
+    keys = [info.path for info in system.get_file_info(fs.FileSelector(bucket, recursive=True))]
+    assert keys == [f"{bucket}/out.csv"]

@@ -8,6 +8,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from openai import OpenAI
 from support.backend import Behaviour
+from support.batches import create, one_line
 from support.stack import KEY, Stack
 from support.waiting import until
 
@@ -30,10 +31,7 @@ async def test_a_shortened_topic_shows_on_the_batch(forgetful, backend):
     """In the API, in the metrics and in the log; the stages stay ready."""
     backend.reset(lambda *_: Behaviour(latency_seconds=300))
     client = OpenAI(base_url=forgetful.api, api_key=KEY)
-    body = {"model": "chat", "messages": [{"role": "user", "content": "x"}]}
-    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
-    file = client.files.create(file=("in.jsonl", json.dumps(line).encode()), purpose="batch")
-    made = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    made = client.batches.retrieve(create(client, one_line()))
     admin = AIOKafkaAdminClient(**forgetful.clients())
     await admin.start()
     shorter = {"retention.ms": "20000"}
@@ -51,7 +49,7 @@ async def test_a_shortened_topic_shows_on_the_batch(forgetful, backend):
             return answer.read().decode()
 
     assert 'tidemill_batches_at_risk{status="in_progress"} 1.0' in told("/metrics")
-    assert 'tidemill_lag_seconds{consumer="tidemill-results"}' in told("/metrics")
+    assert 'tidemill_kafka_consumer_lag_seconds{consumer="tidemill-results"}' in told("/metrics")
     assert "ok" in told("/readyz")
     log = forgetful.data / "logs" / "processors.log"
     await until(

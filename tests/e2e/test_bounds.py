@@ -43,7 +43,7 @@ def http_client(stack, key: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=stack.api.removesuffix("/v1"), headers=headers, timeout=60)
 
 
-OF_OPERATORS = ("/v1/admin/servers", "/v1/admin/models", "/v1/admin/apply")
+OF_OPERATORS = ("/v1/admin/servers", "/v1/admin/models", "/v1/admin/apply", "/v1/admin/dead_letters")
 WORST = {f"{n:02}" + "\x01" * 62: "\x01" * 512 for n in range(16)}
 """Metadata that takes the most room in a record."""
 
@@ -69,8 +69,9 @@ async def test_requests_at_and_beyond_all_bounds(stack):
     )
     known = {
         "input_file_id": largest.input_file_id, "file_id": largest.output_file_id or largest.input_file_id,
-        "batch_id": largest.id, "batch": largest.id, "upload_id": upload.id, "key_id": "key_none",
-        "endpoint_id": hook["id"],
+        "batch_id": largest.id, "batch": largest.id, "with": largest.id,
+        "upload_id": upload.id, "key_id": "key_none",
+        "endpoint_id": hook["id"], "endpoint_path": "embeddings", "rerun_of": largest.id,
         "name": "none",
         "model": "chat", "endpoint": "/v1/chat/completions", "from": "0", "completion_window": "24h",
     }  # fmt: skip

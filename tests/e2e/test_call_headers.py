@@ -5,8 +5,8 @@ import json
 import pytest
 from openai import BadRequestError, OpenAI
 from support.backend import Backend
+from support.batches import ended
 from support.stack import KEY, Stack
-from support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
@@ -22,19 +22,13 @@ def served(tmp_path):
         server = {"url": backend.url, "headers": {"x-team": "ours"}}
         by_deadline = {"priority_by_deadline": True, "deadline_header": "x-slo-ttft-ms"}
         models = {"m": {"backends": [server | by_deadline]}}
-        names = {"TIDEMILL_FORWARD_HEADERS": json.dumps(["Traceparent", "x-team", "x-tenant"])}
+        names = {"TIDEMILL_FORWARD_HEADERS": json.dumps(["X-Team", "x-tenant"])}
         with Stack(tmp_path / "data", models, names) as stack:
             yield OpenAI(base_url=stack.api, api_key=KEY, max_retries=0), backend
 
 
-async def ended(client, batch_id):
-    """The batch, once it has completed."""
-    await until(lambda: client.batches.retrieve(batch_id).status == "completed", "the batch's end")
-    return client.batches.retrieve(batch_id)
-
-
 async def test_each_call_has_what_the_settings_ask_for(served):
-    """The listed headers of the create alone, unless the server has its own; a rerun has those of its request."""
+    """The listed headers of the create, unless the server has its own, and its trace; a rerun has its own."""
     client, backend = served
     bodies = [{"model": "m", "input": "a", "priority": -9}, {"model": "m", "input": "b"}]
     lines = [
@@ -47,12 +41,13 @@ async def test_each_call_has_what_the_settings_ask_for(served):
         "endpoint": "/v1/embeddings",
         "completion_window": "24h",
     }
-    for wrong in ({"x-tenant": "a\tb"}, dict.fromkeys(("x-tenant", "traceparent", "x-team"), "v" * 512 + "w")):
+    for wrong in ({"x-tenant": "a\tb"}, dict.fromkeys(("x-tenant", "x-team"), "v" * 512 + "w")):
         with pytest.raises(BadRequestError, match="it is forwarded") as refused:
             client.batches.create(**asked, extra_headers=wrong)
         assert refused.value.param in wrong
-    batch = await ended(client, client.batches.create(**asked, extra_headers=SENT).id)
-    assert batch.model_extra["tidemill"]["headers"] == {"traceparent": PARENT, "x-team": "theirs"}
+    batch = ended(client, client.batches.create(**asked, extra_headers=SENT).id)
+    assert batch.model_extra["tidemill"]["headers"] == {"x-team": "theirs"}
+    assert batch.model_extra["tidemill"]["traceparent"] == PARENT
     calls = {call["x-request-id"]: call for call in backend.headers}
     assert calls.keys() == {f"{batch.id}-0-1", f"{batch.id}-1-1"}
     for call in calls.values():
@@ -66,6 +61,6 @@ async def test_each_call_has_what_the_settings_ask_for(served):
     assert priorities == {batch.expires_at}
     backend.reset()
     made = client.post(f"/batches/{batch.id}/rerun", body={"lines": "all"}, cast_to=object)
-    again = await ended(client, made["id"])
+    again = ended(client, made["id"])
     assert "headers" not in again.model_extra["tidemill"] or again.model_extra["tidemill"]["headers"] is None
     assert not any("traceparent" in call for call in backend.headers)

@@ -5,14 +5,12 @@ batch completes, exact: every line once, the receipt true, and no call repeated 
 """
 
 import asyncio
-import hashlib
-import json
 
 import aioboto3
 import pytest
 from aiokafka import AIOKafkaConsumer
 from openai import OpenAI
-from support.backend import Behaviour
+from support.batches import check_numbered, create, numbered, refusing
 from support.fleet import Fleet
 from support.quorum import Quorum
 from support.s3 import s3_server, server_program
@@ -26,7 +24,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.kafka, pytest.mark.timeout(900)]
 
 LINES = 50_000
 IN_FLIGHT = 64
-FAILS_EVERY = 97
 BUCKET = "cluster"
 STAGES = ("api", "ingest", "processors", "results")
 COMPLETE_SECONDS_MAX = 240.0
@@ -37,24 +34,6 @@ RESTARTS_MAX = 2
 """Processes that may give up: one that is starting when its broker dies does, and is started again."""
 SMALL = 1_000
 """Lines of each."""
-
-
-def answers(body, nth):
-    """Every 97th line is refused; an answer takes a moment, so that calls are in flight at any time."""
-    del nth
-    number = int(body["messages"][0]["content"])
-    return Behaviour(status=400 if number % FAILS_EVERY == 0 else 200, latency_seconds=0.02)
-
-
-def lines(first=0, count=LINES):
-    for number in range(first, first + count):
-        body = {"model": "chat", "messages": [{"role": "user", "content": str(number)}]}
-        line = {"custom_id": f"line-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
-        yield json.dumps(line).encode() + b"\n"
-
-
-def numbers(content):
-    return [int(json.loads(line)["custom_id"].removeprefix("line-")) for line in content.splitlines()]
 
 
 async def make_bucket():
@@ -96,21 +75,6 @@ def fleet(brokers, s3, inference, tmp_path_factory):
         yield fleet
 
 
-def check(client, batch, first=0, count=LINES):
-    """Both files hold every line once and in order, and the receipt is true."""
-    wanted = range(first, first + count)
-    assert batch.status == "completed"
-    receipt = batch.tidemill["receipt"]
-    output = client.files.content(batch.output_file_id).content
-    errors = client.files.content(batch.error_file_id).content
-    refused = [number for number in wanted if number % FAILS_EVERY == 0]
-    assert numbers(errors) == refused
-    assert numbers(output) == [number for number in wanted if number % FAILS_EVERY]
-    for content, part in ((output, "output"), (errors, "errors")):
-        assert hashlib.sha256(content).hexdigest() == receipt[part]["sha256"]
-    assert (receipt["lines"], receipt["missing"], receipt["double"]) == (count, 0, 0)
-
-
 @pytest.fixture(scope="module")
 def members(fleet):
     """Two of each stage, all started at once on an empty cluster."""
@@ -121,14 +85,6 @@ def members(fleet):
 def clients(fleet, members):
     """An SDK for each api process."""
     return [OpenAI(base_url=fleet.url(member), api_key=KEY, max_retries=10) for member in members["api"]]
-
-
-def start(client, first=0, count=LINES):
-    content = b"".join(lines(first, count))
-    file = client.files.create(file=("in.jsonl", content), purpose="batch")
-    return client.batches.create(
-        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
-    ).id
 
 
 def wait_for(fleet, condition, what, seconds_max):
@@ -150,8 +106,8 @@ def is_over(client, batch):
 
 def test_a_batch_survives_what_happens_to_a_cluster(fleet, brokers, members, clients, backend):
     """A broker and a results process are killed, a processor comes, another one goes."""
-    backend.reset(answers)
-    batch = start(clients[0])
+    backend.reset(refusing)
+    batch = create(clients[0], numbered(0, LINES))
 
     def reach(share):
         calls = int(share * LINES)
@@ -167,23 +123,23 @@ def test_a_batch_survives_what_happens_to_a_cluster(fleet, brokers, members, cli
     fleet.kill(members["results"][0])
     assert backend.calls < LINES, "the kills came too late to prove anything"
     wait_for(fleet, lambda: is_over(clients[1], batch), "the end of the batch", COMPLETE_SECONDS_MAX)
-    check(clients[1], clients[1].batches.retrieve(batch))
+    check_numbered(clients[1], clients[1].batches.retrieve(batch), 0, LINES)
     assert backend.repeats <= IN_FLIGHT + IN_FLIGHT // 4
     assert fleet.restarts <= RESTARTS_MAX, fleet.tails()
 
 
 def test_partitions_move_with_their_tables(fleet, clients, backend):
     """Batches in every partition; each results process is killed in turn, and all of them end exact."""
-    backend.reset(answers)
+    backend.reset(refusing)
     firsts = range(0, MANY * SMALL, SMALL)
-    batches = {start(clients[0], first, SMALL): first for first in firsts}
+    batches = {create(clients[0], numbered(first, SMALL)): first for first in firsts}
     for share in (0.2, 0.5):
         calls = int(share * MANY * SMALL)
         wait_for(fleet, lambda calls=calls: backend.calls >= calls, f"{calls} calls", CALLS_SECONDS_MAX)
         fleet.kill(next(member for member in fleet.members if member.stage == "results" and member.runs))
     for batch, first in batches.items():
         wait_for(fleet, lambda batch=batch: is_over(clients[1], batch), f"end of {batch}", COMPLETE_SECONDS_MAX)
-        check(clients[1], clients[1].batches.retrieve(batch), first, SMALL)
+        check_numbered(clients[1], clients[1].batches.retrieve(batch), first, SMALL)
     assert backend.repeats == 0
 
 
@@ -211,15 +167,15 @@ async def put_aside(kafka, batch):
 
 
 def test_a_later_major_version_is_put_aside(fleet, brokers, clients, backend):
-    """A stage that cannot read a record buries it and goes on, and the batch that it names completes."""
-    backend.reset(answers)
+    """A stage makes a record that it cannot read a dead letter; the batch that it names completes."""
+    backend.reset(refusing)
     backend.hold()
-    batch = start(clients[0], 0, SMALL)
+    batch = create(clients[0], numbered(0, SMALL))
     wait_for(fleet, lambda: backend.in_flight, "calls in flight", CALLS_SECONDS_MAX)
     with asyncio.Runner() as runner:
         found = runner.run(put_aside(brokers.bootstrap, batch))
     assert {stage for stage, _ in found} == {"ingest", "results"}
     backend.release()
     wait_for(fleet, lambda: is_over(clients[1], batch), "the end of the batch", COMPLETE_SECONDS_MAX)
-    check(clients[1], clients[1].batches.retrieve(batch), 0, SMALL)
+    check_numbered(clients[1], clients[1].batches.retrieve(batch), 0, SMALL)
     assert fleet.restarts <= RESTARTS_MAX, fleet.tails()

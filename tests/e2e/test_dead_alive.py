@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 import psutil
 import pytest
 from openai import OpenAI
+from support.batches import create, ended, one_line
 from support.stack import KEY, Stack
 from support.waiting import wait_until
 
@@ -51,13 +52,8 @@ def is_well(stack, stage):
 def run_one(stack):
     """A batch of one line, to its end."""
     client = OpenAI(base_url=stack.api, api_key=KEY, max_retries=5)
-    body = {"model": "chat", "messages": [{"role": "user", "content": "x"}]}
-    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
-    file = client.files.create(file=("in.jsonl", json.dumps(line).encode()), purpose="batch")
-    made = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
-    wait_until(
-        lambda: client.batches.retrieve(made.id).status == "completed", "its end", seconds_max=READY_SECONDS_MAX
-    )
+    over = ended(client, create(client, one_line()), seconds_max=READY_SECONDS_MAX)
+    assert over.status == "completed"
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -136,12 +132,11 @@ class Harmed(Results):
         return apps
 
     def harm(self):
-        thread = self.app.consumer._thread
-        coordinator = thread._consumer._coordinator
+        coordinator = self.app.consumer._thread._consumer._coordinator
         if HARM == "block":
             time.sleep(3600)
         if HARM == "end":
-            thread.thread_loop.call_soon_threadsafe(coordinator._coordination_task.cancel)
+            coordinator._coordination_task.cancel()
         if HARM == "park":
             # As when a broker's access rules change: the coordinator meets an error that it leaves to the user.
             async def refused(*_):
@@ -149,7 +144,7 @@ class Harmed(Results):
             coordinator.ensure_active_group = refused
             # And while no fetch waits, as under backpressure: a waiting fetch would raise.
             coordinator._subscription.abort_waiters = lambda error: None
-            thread.thread_loop.call_soon_threadsafe(coordinator.request_rejoin)
+            coordinator.request_rejoin()
 
 stage_runner.run(settings.load(), "results", Harmed)
 """

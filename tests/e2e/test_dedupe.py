@@ -6,17 +6,16 @@ from collections import Counter
 import pytest
 from openai import OpenAI
 from support.backend import Behaviour
+from support.batches import CHAT, create, ended
 from support.stack import KEY, Stack
 from support.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
-CHAT = "/v1/chat/completions"
 LINES = 3_000
 BODIES = 293
 FAILS_EVERY = 7
 END_SECONDS_MAX = 180.0
-OVER = ("completed", "failed", "expired", "cancelled")
 
 
 def body_of(index):
@@ -40,6 +39,10 @@ def answers(body, nth):
     return Behaviour(status=400 if refused else 200, latency_seconds=0.02)
 
 
+def is_copy(line):
+    return "copy_of" in line.get("tidemill", {})
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory, inference):
     """An installation whose model asks equal lines once."""
@@ -54,21 +57,6 @@ def stack(tmp_path_factory, inference):
 def client(stack):
     """The SDK."""
     return OpenAI(base_url=stack.api, api_key=KEY, max_retries=10)
-
-
-def create(client, content, **fields):
-    file = client.files.create(file=("in.jsonl", b"".join(content)), purpose="batch")
-    return client.batches.create(
-        input_file_id=file.id, endpoint=CHAT, completion_window="24h", extra_body=fields
-    ).id
-
-
-def ended(client, batch_id):
-    return wait_until(
-        lambda: (batch := client.batches.retrieve(batch_id)).status in OVER and batch,
-        f"end of {batch_id}",
-        seconds_max=END_SECONDS_MAX,
-    )
 
 
 def lines_of(client, file_id):
@@ -103,7 +91,7 @@ def test_each_body_is_asked_once_and_each_line_answered(client, batch, inference
     for place in range(LINES):
         line, first = (output | errors)[place], FIRST[BODY_OF[place]]
         assert (place in errors) is (BODY_OF[place] % FAILS_EVERY == 0)
-        assert line.get("tidemill") == (None if place == first else {"copy_of": f"l{first}"})
+        assert line.get("tidemill", {}).get("copy_of") == (None if place == first else f"l{first}")
         assert line["response"] == (output | errors)[first]["response"]
         if place in output:
             assert line["response"]["body"]["choices"][0]["message"]["content"] == f"echo: {BODY_OF[place]}"
@@ -119,7 +107,7 @@ def test_copies_cost_nothing_and_are_counted(client, batch):
     assert (receipt["copies"], receipt["missing"], receipt["double"]) == (copies, 0, 0)
     assert batch.tidemill["copies"] == copies
     output = lines_of(client, batch.output_file_id).values()
-    read = sum(line["response"]["body"]["usage"]["prompt_tokens"] for line in output if "tidemill" not in line)
+    read = sum(line["response"]["body"]["usage"]["prompt_tokens"] for line in output if not is_copy(line))
     assert batch.usage.input_tokens == read
     assert float(batch.tidemill["cost"]["total"]) == pytest.approx(read / 1_000_000)
 
@@ -128,7 +116,7 @@ def test_copies_cost_nothing_and_are_counted(client, batch):
         return next((row for row in rows if row["model"] == "m" and row["lines"] == len(output)), None)
 
     found = wait_until(row, "the entry of the ledger")
-    completed = sum("tidemill" in line for line in output)
+    completed = sum(map(is_copy, output))
     assert (found["copies"], found["cost"]["total"]) == (completed, batch.tidemill["cost"]["total"])
 
 
@@ -140,7 +128,7 @@ def test_pages_of_results_and_the_receipt_have_the_copies(client, batch):
         found += page["data"]
         after = page["next_after"] if page["has_more"] else None
     assert [line["index"] for line in found] == list(range(LINES))
-    assert sum("tidemill" in line["result"] for line in found) == LINES - len(FIRST)
+    assert sum(is_copy(line["result"]) for line in found) == LINES - len(FIRST)
     receipt = client.get(f"/batches/{batch.id}/receipt", cast_to=object)
     assert (receipt["copies"], receipt["pending"]) == (LINES - len(FIRST), 0)
 
@@ -182,14 +170,14 @@ def test_the_batch_decides_what_is_asked_once(client, inference, dedupe, fields,
     """Else the model of its first line."""
     inference.reset()
     content = [request(index, index % 3, **fields) for index in range(9)]
-    batch = ended(client, create(client, content, **({"dedupe": dedupe} if dedupe else {})))
+    batch = ended(client, create(client, content, extra_body={"dedupe": dedupe} if dedupe else None))
     assert (batch.status, batch.request_counts.completed, inference.calls) == ("completed", 9, calls)
 
 
 def test_another_value_is_refused(client):
     """With the values that there are."""
     with pytest.raises(Exception, match="'none', 'batch', and 'all'"):
-        create(client, [request(0, 0)], dedupe="some")
+        create(client, [request(0, 0)], extra_body={"dedupe": "some"})
 
 
 def test_the_list_of_copies_is_sealed_and_goes_with_its_batch(client, stack, batch):

@@ -17,9 +17,11 @@ from openai.types.audio import Transcription
 from openai.types.batch_create_params import BatchCreateParams
 from openai.types.chat import ChatCompletion
 from support.backend import Backend, Behaviour
+from support.batches import create as create_batch
+from support.batches import ended
 from support.shapes import PIXEL
 from support.stack import KEY, Stack
-from support.waiting import until
+from support.waiting import wait_until
 
 from tidemill.schemas.endpoints import BUILT_IN
 
@@ -100,7 +102,7 @@ async def test_a_batch_on_an_endpoint_of_the_settings(served):
         {"text": 1, "top": 1},
     ]
     made = [create(client, MINE, {}, {"model": "m", **body}) for body in bodies]
-    good, busy, empty, *bad = [await ended(client, batch_id) for batch_id in made]
+    good, busy, empty, *bad = [ended(client, batch_id) for batch_id in made]
     for batch in (good, busy):
         assert (batch.status, batch.usage.input_tokens, batch.usage.output_tokens) == ("completed", 7, 1)
     assert client.models.retrieve("m").model_extra["tidemill"]["endpoints"][-1] == MINE
@@ -125,7 +127,7 @@ async def test_a_batch_on_every_endpoint(served):
     }
     batches = {path: create(client, path, ids, {"model": "m", **body}) for path, (body, *_) in CASES.items()}
     for path, (_, kind, tokens) in CASES.items():
-        batch = await ended(client, batches[path])
+        batch = ended(client, batches[path])
         assert (batch.status, batch.request_counts.completed) == ("completed", 1), (path, batch.errors)
         assert (batch.usage.input_tokens, batch.usage.output_tokens) == tokens, path
         assert (batch.usage.model_extra, batch.model_extra["tidemill"]["cost"]["units"]) == UNITS.get(path, FREE)
@@ -143,19 +145,13 @@ async def test_a_batch_on_every_endpoint(served):
     audio = shown(WAV, "file-0.wav", "audio/wav")
     assert {"model": "m", "stream": "false", "timestamp_granularities[]": ["word"], "file": audio} in forms
     assert {"model": "m", "file": audio} in forms
-    (total,) = client.get("/usage", cast_to=object)["data"]
-    assert (total["images"], total["audio_seconds"], total["cost"]["units"]) == (4, 90, "2.5")
+    wait_until(lambda: billed(client) == (4, 90, "2.5"), "the entries of all batches in the ledger")
     assert backend.paths["/v1/audio/translations"] == backend.paths["/classify"] == 1
 
 
-async def ended(client, batch_id):
-    """The batch, once it has ended."""
-    await until(
-        lambda: client.batches.retrieve(batch_id).status in {"completed", "failed"},
-        "the batch's end",
-        seconds_max=60,
-    )
-    return client.batches.retrieve(batch_id)
+def billed(client):
+    (total,) = client.get("/usage", cast_to=object)["data"]
+    return total["images"], total["audio_seconds"], total["cost"]["units"]
 
 
 def create(client, path, ids, body):
@@ -163,5 +159,4 @@ def create(client, path, ids, body):
     text = json.dumps({"custom_id": "1", "method": "POST", "url": path, "body": body})
     for name, file_id in ids.items():
         text = text.replace(name, file_id)
-    file = client.files.create(file=("in.jsonl", text.encode()), purpose="batch")
-    return client.batches.create(input_file_id=file.id, endpoint=path, completion_window="24h").id
+    return create_batch(client, [text.encode()], path)

@@ -69,9 +69,9 @@ def preparation():
 
 
 def examples():
-    """Their titles, each with its language and its code."""
-    found = re.findall(r"^## (.*?)$.*?^```(\w+)\n(.*?)^```$", page(), re.DOTALL | re.MULTILINE)
-    return {title: (language, code) for title, language, code in found}
+    """Their titles, each with its language and its code, without those that the page says are not run."""
+    found = re.findall(r"^## (.*?)$(.*?)^```(\w+)\n(.*?)^```$", page(), re.DOTALL | re.MULTILINE)
+    return {title: (language, code) for title, text, language, code in found if "<!-- not run: " not in text}
 
 
 def has_kcat():

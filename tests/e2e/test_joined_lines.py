@@ -7,7 +7,7 @@ import struct
 import pytest
 from openai import OpenAI
 from openai.types import Completion, CreateEmbeddingResponse
-from support.backend import Backend, Behaviour
+from support.backend import WAIT_SECONDS, Backend, Behaviour
 from support.stack import KEY, Stack
 from support.waiting import until
 
@@ -35,21 +35,41 @@ def served(tmp_path_factory):
             yield client, backend
 
 
-async def ended(client, endpoint, bodies):
-    """Run a batch; returns it, and the lines of both files by their `custom_id`."""
+def created(client, endpoint, bodies):
+    """A new batch."""
     lines = [
         {"custom_id": str(n), "method": "POST", "url": endpoint, "body": {"model": "m", **body}}
         for n, body in enumerate(bodies)
     ]
     content = "".join(json.dumps(line) + "\n" for line in lines).encode()
     file = client.files.create(file=("in.jsonl", content), purpose="batch")
-    batch = client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h")
+    return client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h")
+
+
+async def ended(client, endpoint, bodies):
+    """Run a batch; returns it, and the lines of both files by their `custom_id`."""
+    batch = created(client, endpoint, bodies)
     await until(lambda: client.batches.retrieve(batch.id).status == "completed", "the batch's end")
     batch = client.batches.retrieve(batch.id)
     found = {}
     for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
         found |= {line["custom_id"]: line for line in map(json.loads, client.files.content(file_id).iter_lines())}
     return batch, [found[str(n)] for n in range(len(bodies))]
+
+
+async def test_calls_of_a_cancelled_batch_are_aborted(served):
+    """Each for all of its lines; the next batch has both places."""
+    client, backend = served
+    backend.reset(lambda body, _: Behaviour(latency_seconds=WAIT_SECONDS if "wait" in str(body) else 0))
+    held = created(client, "/v1/embeddings", [{"input": f"wait {n}"} for n in range(LINES)])
+    await until(lambda: backend.in_flight == 2, "calls")
+    client.batches.cancel(held.id)
+    await until(lambda: backend.in_flight == 0, "their end")
+    await until(lambda: client.batches.retrieve(held.id).status == "cancelled", "the batch's end")
+    assert client.batches.retrieve(held.id).request_counts.completed == 0
+    assert backend.calls == 2
+    batch, _ = await ended(client, "/v1/embeddings", [{"input": "hello"}] * LINES)
+    assert batch.request_counts.completed == LINES
 
 
 async def test_embeddings_come_back_as_lines_of_their_own(served):

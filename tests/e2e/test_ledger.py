@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 from openai import NOT_GIVEN, OpenAI
 from support.backend import Behaviour
+from support.batches import CHAT, create, ended
 from support.stack import KEY, Stack
 from support.waiting import wait_until
 
@@ -16,7 +17,7 @@ from tidemill.schemas.log import codec, topics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
-CHAT, EMBED = "/v1/chat/completions", "/v1/embeddings"
+EMBED = "/v1/embeddings"
 LINES = 3_000
 KILL_AFTER = (600, LINES)
 """Calls made when results is killed: in the middle, and as the files are about to be written."""
@@ -68,21 +69,6 @@ def client(billed):
     body = {"name": "test", "project": "acme", "role": "write"}
     secret = admin.post("/admin/keys", body=body, cast_to=object)["secret"]
     return OpenAI(base_url=billed.api, api_key=secret, max_retries=10)
-
-
-def create(client, content, endpoint=CHAT, window="24h"):
-    file = client.files.create(file=("in.jsonl", b"".join(content)), purpose="batch")
-    return client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window=window).id
-
-
-def ended(client, batch_id):
-    """The batch, once nothing changes any more."""
-    over = ("completed", "failed", "expired", "cancelled")
-    return wait_until(
-        lambda: (batch := client.batches.retrieve(batch_id)).status in over and batch,
-        f"end of {batch_id}",
-        seconds_max=END_SECONDS_MAX,
-    )
 
 
 def used(client, batch):

@@ -8,13 +8,13 @@ import pytest
 from openai import OpenAI
 from playwright.sync_api import expect
 from support.backend import Backend, Behaviour
+from support.batches import CHAT, create, ended
 from support.browser import chromium
 from support.stack import KEY, Stack
 from support.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
-CHAT = "/v1/chat/completions"
 MODELS = ("cheap", "dear", "away")
 LINES = 3_000
 PRICES = {"cheap": 1, "dear": 20, "away": 300}
@@ -70,20 +70,6 @@ def mixed(tmp_path_factory, inference, away):
 def client(mixed):
     """The SDK."""
     return OpenAI(base_url=mixed.api, api_key=KEY, max_retries=10)
-
-
-def create(client, content):
-    file = client.files.create(file=("in.jsonl", b"".join(content)), purpose="batch")
-    return client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h").id
-
-
-def ended(client, batch_id):
-    over = ("completed", "failed", "expired", "cancelled")
-    return wait_until(
-        lambda: (batch := client.batches.retrieve(batch_id)).status in over and batch,
-        f"end of {batch_id}",
-        seconds_max=END_SECONDS_MAX,
-    )
 
 
 def shares(client, batch_id):
@@ -155,6 +141,8 @@ def test_pages_show_the_models(mixed, batch):
         page.goto(root)
         page.get_by_label("API key").fill(KEY)
         page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+        page.goto(f"{root}/dashboard/#/batches")
         expect(page.get_by_text("3 models").first).to_be_visible()
         page.goto(f"{root}/dashboard/#/batches/{batch.id}")
         for model, total in (("cheap", "1,250"), ("dear", "1,250"), ("away", "500")):

@@ -1,11 +1,13 @@
 """A project may have two batches at work: the others wait for their turn, whatever is killed."""
 
 import asyncio
+import itertools
 import json
 
 import pytest
 from openai import OpenAI, RateLimitError
 from support.backend import Behaviour
+from support.batches import create, ended, numbered
 from support.stack import KEY, Stack
 from support.waiting import wait_until
 
@@ -15,12 +17,10 @@ from tidemill.schemas.resources.batch import Status
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
-CHAT = "/v1/chat/completions"
 AT_WORK_MAX = 2
 IN_PROGRESS_MAX = 8
 LINES = 120
 END_SECONDS_MAX = 180.0
-OVER = ("completed", "failed", "expired", "cancelled")
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +39,6 @@ def queued(tmp_path_factory, inference):
 def client(queued):
     """The SDK, which does not repeat a refused request."""
     return OpenAI(base_url=queued.api, api_key=KEY, max_retries=0)
-
-
-def create(client, window="24h"):
-    body = {"model": "chat", "messages": [{"role": "user", "content": "x"}]}
-    lines = [{"custom_id": f"{n}", "method": "POST", "url": CHAT, "body": body} for n in range(LINES)]
-    file = client.files.create(file=("in.jsonl", "\n".join(map(json.dumps, lines)).encode()), purpose="batch")
-    return client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window=window).id
 
 
 def slowly(body, nth):
@@ -72,10 +65,10 @@ def test_no_more_batches_are_at_work(queued, client, inference):
     inference.reset(slowly)
     extra = queued.start_extra("ingest", "extra-1")
     try:
-        made = [create(client) for _ in range(IN_PROGRESS_MAX - 1)]
-        late = create(client, "8s")
+        made = [create(client, numbered(0, LINES)) for _ in range(IN_PROGRESS_MAX - 1)]
+        late = create(client, numbered(0, LINES), window="8s")
         with pytest.raises(RateLimitError, match="has 8 batches in progress and may have 8"):
-            create(client)
+            create(client, numbered(0, LINES))
         waiting = wait_until(
             lambda: client.batches.retrieve(made[-1]).tidemill["waiting"], "a reason", seconds_max=END_SECONDS_MAX
         )
@@ -87,20 +80,13 @@ def test_no_more_batches_are_at_work(queued, client, inference):
         extra.kill()
         extra.wait()
         queued.kill("results")
-        ended = {
-            batch_id: wait_until(
-                lambda batch_id=batch_id: (found := client.batches.retrieve(batch_id)).status in OVER and found,
-                f"end of {batch_id}",
-                seconds_max=END_SECONDS_MAX,
-            )
-            for batch_id in (*made, late)
-        }
+        over = {batch_id: ended(client, batch_id) for batch_id in (*made, late)}
     finally:
         extra.kill()
         extra.wait()
-    assert ended[made[3]].status == "cancelled"
-    assert (ended[late].status, ended[late].request_counts.total) == ("expired", 0)
-    rest = [ended[batch_id] for batch_id in made if batch_id != made[3]]
+    assert over[made[3]].status == "cancelled"
+    assert (over[late].status, over[late].request_counts.total) == ("expired", 0)
+    rest = [over[batch_id] for batch_id in made if batch_id != made[3]]
     assert {(batch.status, batch.request_counts.completed) for batch in rest} == {("completed", LINES)}
     at_work = set()
     for key, batch in records_of_batches(queued.cluster()):
@@ -110,4 +96,5 @@ def test_no_more_batches_are_at_work(queued, client, inference):
             at_work.add(key)
         assert len(at_work) <= AT_WORK_MAX
     begun = [batch.in_progress_at for batch in rest]
-    assert begun == sorted(begun)
+    # A batch that the killed process was about to start begins later than those behind it.
+    assert sum(before > after for before, after in itertools.pairwise(begun)) <= 1

@@ -14,7 +14,7 @@ from tidemill.local import demo
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.kafka,
-    pytest.mark.skipif(bool(demo.missing()), reason="the demo's packages are not installed"),
+    pytest.mark.skipif(not demo.is_installed(), reason="the demo's packages are not installed"),
 ]
 
 LINES = int(os.environ.get("REAL_LINES", "24"))

@@ -44,8 +44,8 @@ def answers(body, nth):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, inference):
-    """An installation with small parts, so that a batch has several, and windows of four seconds."""
-    environ = {"TIDEMILL_WINDOWS": '{"24h": 0.5, "4s": 0.5}', "TIDEMILL_PART_BYTES": "65536"}
+    """An installation with small parts, so that a batch has several, and windows of twelve seconds."""
+    environ = {"TIDEMILL_WINDOWS": '{"24h": 0.5, "12s": 0.5}', "TIDEMILL_PART_BYTES": "65536"}
     data = tmp_path_factory.mktemp("rebuild") / "data"
     with Stack(data, inference.models("chat", max_in_flight=64), environ) as stack:
         yield stack
@@ -132,7 +132,7 @@ def lying(store, file_id):
 def test_files_are_made_again(place, backend):
     """Of batches that completed and that expired, of files and of streams; what was damaged is replaced."""
     backend.reset(answers)
-    names = [make(place, *kind) for make in (begun, streamed) for kind in (("fast", "24h"), ("slow", "4s"))]
+    names = [make(place, *kind) for make in (begun, streamed) for kind in (("fast", "24h"), ("slow", "12s"))]
     batches = [ended(place, name) for name in names]
     assert [batch.status for batch in batches] == ["completed", "expired"] * 2
     assert all(batch.request_counts.completed for batch in batches)

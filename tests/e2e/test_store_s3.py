@@ -5,10 +5,13 @@ import sys
 from pathlib import Path
 
 import aioboto3
+import httpx
 import pytest
 from support.backend import as_told
 from support.s3 import s3_server, server_program
 from support.stack import KEY, Stack
+
+from tidemill.api.access.sessions import HEADER
 
 SCENARIO = Path(__file__).with_name("scenario.py")
 SCENARIO_SECONDS_MAX = 240
@@ -45,4 +48,23 @@ def test_the_scenario_of_the_sdk(presigned, s3, backend, tmp_path):
     with Stack(tmp_path / "stack", backend.models("chat", "embed"), environ) as stack:
         command = [sys.executable, str(SCENARIO), stack.api, KEY, str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=SCENARIO_SECONDS_MAX, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
+        check_reads_of_the_dashboard(stack.api, is_presigned=presigned == "true")
+
+
+def check_reads_of_the_dashboard(api: str, *, is_presigned: bool) -> None:
+    """Its scripts read from the api, since its policy allows no other origin; its links lead to the store."""
+    key = {"authorization": f"Bearer {KEY}"}
+    root = api.removesuffix("/v1")
+    with httpx.Client(base_url=root, headers={HEADER: "1", "origin": root}) as page:
+        page.post("/dashboard/session", headers=key).raise_for_status()
+        file = page.get("/v1/files").raise_for_status().json()["data"][0]
+        path = f"/v1/files/{file['id']}/content"
+        read = page.get(path, headers={"range": "bytes=0-9"})
+        assert (read.status_code, len(read.content)) == (206, 10)
+        del page.headers[HEADER]
+        link = page.get(path)
+        assert link.status_code == (302 if is_presigned else 200)
+        if is_presigned:
+            assert len(httpx.get(link.headers["location"]).raise_for_status().content) == file["bytes"]
+            assert httpx.get(f"{api}/files/{file['id']}/content", headers={**key, HEADER: "1"}).status_code == 302

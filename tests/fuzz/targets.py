@@ -24,6 +24,7 @@ from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.http.connection import Connection
 from tidemill.processors.memory_budget import LargeReplies
 from tidemill.schemas.jsonl import line
+from tidemill.schemas.jsonl.line import Call
 from tidemill.schemas.jsonl.lines import LINE_BYTES_MAX, Splitter
 from tidemill.schemas.log import codec, dead_letters, intake, part, producer_token
 from tidemill.schemas.log.codec import DecodeError
@@ -164,7 +165,7 @@ def reply(data: bytes) -> None:
         named = body[:40].decode("latin-1"), body[:20].decode("latin-1")
         end = request_codec.judge(Answer(number, body, *named), MODELS["m"][number % 4])
         write = request_codec.result if isinstance(end, request_codec.Success) else request_codec.failed
-        text, mark = write("batch_0", 7, b'"id"', end, 1)  # type: ignore[arg-type]
+        text, mark = write("batch_0", 7, b'"id"', end, Call(1, b'"gpu-1"', 0.5))  # type: ignore[arg-type]
         assert text.endswith(b"\n")
         assert len(text.decode().splitlines()) == 1
         assert mark.size == len(text)

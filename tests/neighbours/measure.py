@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import yaml
 from neighbours.floods import BIG, FLOODS, Target, client, create, line, rule, upload
 from openai import OpenAI
 from support.backend import Backend
 from support.stack import KEY, Stack
 
 STAGES = ("api", "ingest", "processors", "results", "webhooks")
-DEPLOY = Path(__file__).parents[2] / "deploy" / "kubernetes"
+STAGES_FILE = Path(__file__).parents[2] / "deploy" / "kubernetes" / "stages.yaml"
 PAUSE_SECONDS = 0.1
 BEGIN_SECONDS_MAX = 120.0
 START_SECONDS = 2.0
@@ -51,10 +52,11 @@ class Row:
 def limits() -> dict[str, float]:
     """Memory limit of each stage in `deploy/`, in MiB."""
     found = {}
-    for stage in STAGES:
-        text = (DEPLOY / f"{stage}.yaml").read_text("utf-8")
-        ((number, unit),) = re.findall(r"limits: \{memory: (\d+)(\w+)\}", text)
-        found[stage] = float(number) * UNITS[unit]
+    for one in yaml.safe_load_all(STAGES_FILE.read_text("utf-8")):
+        if one["kind"] == "Deployment":
+            (container,) = one["spec"]["template"]["spec"]["containers"]
+            ((number, unit),) = re.findall(r"^(\d+)(\w+)$", container["resources"]["limits"]["memory"])
+            found[container["args"][0]] = float(number) * UNITS[unit]
     return found
 
 

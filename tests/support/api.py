@@ -20,13 +20,12 @@ from tidemill.configuration.settings import Settings
 
 KEY = "sk-api-test-0123456789-of-the-tests"
 STARTER = """
-import logging, resource, sys
+import resource, sys
 files_max = int(sys.argv[1])
 if files_max:
     resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
 from tidemill.api.app import main
 from tidemill.configuration.settings import Settings
-logging.basicConfig(level=logging.INFO)
 main(Settings.model_validate_json(sys.stdin.read()))
 """
 READY_SECONDS_MAX = 60

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 from support.servers import backend
 from support.simtime import SimulatedLoop, run
+from support.upstreams import Upstream
 
 from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.calls.caller import Caller
@@ -97,7 +98,7 @@ class Server:
             self.in_flight -= 1
 
 
-class _Upstream:
+class _Upstream(Upstream):
     def __init__(self, servers: dict[str, Server], chance: random.Random) -> None:
         self._servers = servers
         self._chance = chance
@@ -145,8 +146,10 @@ class World:
         policy: Policy | None = None,
         prefix: bool = False,
         lines_max: int = LINES_MAX,
+        is_connected: bool = True,
     ) -> None:
         self.loop = loop
+        self._is_connected = is_connected
         self.chance = random.Random(seed)
         self.servers = {f"http://{number}": server for number, server in enumerate(servers)}
         self.ends: dict[Place, bytes] = {}
@@ -163,6 +166,7 @@ class World:
         made = [backend(base, ConcurrencyLimit(max_in_flight)) for base in self.servers]
         fleet = BackendPool(made, calls_max=max_in_flight)
         upstream: Any = _Upstream(self.servers, self.chance)
+        upstream.is_open = self._is_connected
         self.fleet = fleet
         ended = ClosedBatches()
         store: Any = None
@@ -219,7 +223,7 @@ class World:
         await asyncio.sleep(2 * LOG_SECONDS)
         self._start()
         for batch_id, index in self.ends:
-            self.stage.completed.mark(batch_id, index)
+            self.stage._lines.completed.mark(batch_id, index)
         self._waiting = deque(range(len(self._published)))
         self._feed()
 

@@ -30,6 +30,6 @@ async def change(kafka: Kafka, wanted: Mapping[str, Mapping[str, Any] | None]) -
 
 async def set_up(kafka: Kafka, settings: Settings) -> Iterable[str]:
     """Add the servers and models of settings; returns their keys."""
-    named = catalog.named(settings.servers, settings.models)
+    named = catalog.settings_by_key(settings.servers, settings.models)
     await change(kafka, named)
     return list(named)

@@ -9,6 +9,7 @@ its connections, and the process does not notice.
 
 import asyncio
 import random
+import re
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
@@ -70,7 +71,7 @@ class Way:
         self._target = target
         self._is_closed = False
         self._is_half_open = False
-        self._caught: tuple[bytes, ...] = ()
+        self._caught: re.Pattern[bytes] | None = None
         self._truncated: str | None = None
         self._changed = asyncio.Condition()
         self._writers: weakref.WeakSet[asyncio.StreamWriter] = weakref.WeakSet()
@@ -104,7 +105,7 @@ class Way:
         closed: bool = False,
         half_open: bool = False,
         truncated: str | None = None,
-        caught: tuple[bytes, ...] = (),
+        caught: re.Pattern[bytes] | None = None,
     ) -> None:
         """Be like this from now on; without an argument all is well, also for single connections.
 
@@ -114,7 +115,7 @@ class Way:
             closed: Connections break, new ones too.
             half_open: The server has lost its connections, new ones wait, and the process does not notice.
             truncated: The direction in which the next chunk is cut short, and its connection ends.
-            caught: A connection is cut from the chunk on that has all of this in it, on its way to the server.
+            caught: A connection is cut from the chunk on that this is found in, on its way to the server.
         """
         self.cuts, self.seconds, self._is_closed, self._truncated = cuts, seconds, closed, truncated
         self._is_half_open, self._caught = half_open, caught
@@ -141,7 +142,7 @@ class Way:
 
     def catches(self, data: bytes) -> bool:
         """Whether a chunk is what its connection is to be cut at."""
-        return bool(self._caught) and all(text in data for text in self._caught)
+        return self._caught is not None and self._caught.search(data) is not None
 
     @property
     def has_caught(self) -> bool:

@@ -9,8 +9,12 @@ import httpx
 from support.trust import SIGNER, VERIFIER
 
 from tidemill.api.access.auth import Keys, Principal
+from tidemill.api.access.openid import Provider
+from tidemill.api.access.people import People
+from tidemill.api.access.sessions import Sessions
 from tidemill.api.app import create_app
 from tidemill.api.dependencies import Access, Dependencies
+from tidemill.api.servers.load import Loads
 from tidemill.api.view.sqlite import Database
 from tidemill.api.view.view import View
 from tidemill.api.webhooks import Webhooks
@@ -43,6 +47,8 @@ class ListLog:
     def __init__(self, view: View, catalog: Catalog) -> None:
         self.catalog = catalog
         self.records: list[tuple[str, str, bytes | None]] = []
+        self.headers: list[tuple[str, dict[str, bytes]]] = []
+        """The topic and headers of each record."""
         self.trail: list[bytes] = []
         """Records of the audit trail."""
         self.away = False
@@ -67,7 +73,6 @@ class ListLog:
 
     async def send(self, topic, key, value, *, headers) -> int:
         """Append a record."""
-        del headers
         if self.away or topic in self.refused:
             raise LogUnavailable
         if len(value or b"") + RECORD_BYTES_EXTRA > self.record_bytes_max:
@@ -76,6 +81,7 @@ class ListLog:
             self.trail.append(value)
             return len(self.trail) - 1
         self.records.append((topic, key, value))
+        self.headers.append((topic, dict(headers)))
         if topic == topics.CATALOG.name:
             self.catalog.apply(key, value, len(self.records) - 1)
         if topic == topics.EVENTS.name and self.webhooks is not None:
@@ -102,6 +108,17 @@ def _is_from(edge: Edge, offset: int, entry: LogRecord) -> bool:
     return offset >= edge.offset if edge.offset is not None else entry.at_ms >= edge.at_ms
 
 
+class ManualClock:
+    """A clock that a test sets."""
+
+    def __init__(self, now: float = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        """Its time in seconds."""
+        return self.now
+
+
 @asynccontextmanager
 async def open_dependencies(
     folder: Path, clock: Clock = lambda: NOW, settings: Settings | None = None
@@ -118,11 +135,16 @@ async def open_dependencies(
     settings = settings or Settings()
     catalog = Catalog.of(settings.servers, settings.models)
     log = ListLog(view, catalog)
+    keys = Keys(fixed, view.keyring, clock)
+    people = None if settings.openid is None else People(settings.openid)
+    sessions = Sessions(keys, SIGNER, VERIFIER, view.audit.has_ended, clock, people=people)
+    provider = None if settings.openid is None else Provider(settings.openid, clock)
     yield Dependencies(
         settings=settings, catalog=catalog,
-        access=Access(keys=Keys(fixed, view.keyring, clock)), log=log,
+        access=Access(keys=keys, sessions=sessions, provider=provider, people=people), log=log,
         history=ListHistory(), store=store, signer=SIGNER, view=view, clock=clock, is_ready=lambda: True,
         webhooks=_webhooks(folder, log, settings, clock),
+        loads=Loads(clock, lambda: catalog.contents.serving.servers, view.feed.publish_load),
     )  # fmt: skip
     view.close()
     await store.close()
@@ -143,11 +165,14 @@ def with_settings(deps: Dependencies, settings: Settings) -> Dependencies:
     return replace(deps, settings=settings, catalog=catalog)
 
 
+def client_of(deps: Dependencies, key: str = "key-of-p", *, base: str = "http://api/v1") -> httpx.AsyncClient:
+    """A client of an app on these dependencies, with a key; by default as the project `p`."""
+    headers = {"authorization": f"Bearer {key}"}
+    return httpx.AsyncClient(transport=httpx.ASGITransport(create_app(deps)), base_url=base, headers=headers)
+
+
 @asynccontextmanager
 async def open_client(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of an app on such dependencies, with the key of the project `p`."""
-    async with open_dependencies(folder) as deps:
-        transport = httpx.ASGITransport(create_app(deps))
-        headers = {"authorization": "Bearer key-of-p"}
-        async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
-            yield client
+    """A client of an app on new dependencies, as the project `p`."""
+    async with open_dependencies(folder) as deps, client_of(deps) as client:
+        yield client

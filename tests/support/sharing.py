@@ -19,9 +19,9 @@ def shared(folder: Path, name: str, start: Callable[[], AbstractContextManager[T
     return cast("T", _shared[name][2])
 
 
-def end_shared(folder: Path | None = None) -> None:
-    """End what the tests of all other folders have shared."""
-    for name, (of, stack, _) in list(_shared.items()):
-        if of != folder:
-            del _shared[name]
+def end_shared(folder: Path | None = None, *, name: str | None = None) -> None:
+    """End what the tests of all other folders have shared, the newest first; with `name`, only that."""
+    for each, (of, stack, _) in reversed(list(_shared.items())):
+        if of != folder and name in {None, each}:
+            del _shared[each]
             stack.close()

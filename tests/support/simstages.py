@@ -124,7 +124,7 @@ class ProcessorsProcess(Base):
         servers = Servers(self.process.now, self.process.loop.time)
         servers.apply(settings.serving)
         fleet = servers.pools[name]
-        self._closed = ClosedBatches()
+        self._closed = ClosedBatches(grace_seconds=settings.grace_seconds)
         caller = Caller(
             pool=fleet,
             endpoint_probe=EndpointProbe(name, fleet, world.upstream(self.process)),
@@ -215,7 +215,7 @@ class ProcessorsProcess(Base):
                     continue
                 for mark in marks:
                     if batch_id not in self._closed:
-                        self.stage.completed.mark(batch_id, mark.index)
+                        self.stage._lines.completed.mark(batch_id, mark.index)
 
     async def _follow(self) -> None:
         """Apply the batches, a while after they are published."""
@@ -263,11 +263,15 @@ class ResultsProcess(Base):
             monotonic=world.loop.time,
             limits=limits,
             compactions=asyncio.Semaphore(2),
+            wake=self._wake,
         )
         self._tables: dict[int, Tables] = {}
         self._owners = PartitionOwners(self._handler, BOUNDS, crash=self._crash, start=self.process.start)
         self.process.start(self._owners.run_timers())
         self.process.start(self._tidy())
+
+    def _wake(self) -> None:
+        self._owners.wake()
 
     async def assign(self, places: list[Place]) -> None:
         self._tables = {}

@@ -28,21 +28,23 @@ class _Jump(selectors.DefaultSelector):
     loop: "SimulatedLoop"
 
     def select(self, timeout=None):
-        if timeout is None:
-            raise RuntimeError("everything waits for something that will not come")
         self.loop.jump(timeout)
         return []
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
-    """The loop; `now` is Unix time."""
+    """The loop; `now` is Unix time. Once the run `is_over`, faults do not count."""
+
+    is_over = False
 
     def __init__(self) -> None:
         selector = _Jump()
         selector.loop = self
         self._seconds = 0.0
         self._steps = 0
+        self._fault: BaseException | None = None
         super().__init__(selector)
+        self.set_exception_handler(self._note_fault)
 
     def time(self) -> float:
         return self._seconds
@@ -51,11 +53,22 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         """Unix time."""
         return EPOCH + self._seconds
 
-    def jump(self, seconds: float) -> None:
-        """Let time pass."""
+    def jump(self, seconds: float | None) -> None:
+        """Let time pass; raises what a callback or a task that no process has started died of."""
+        if self.is_over:
+            return
+        if self._fault is not None:
+            raise self._fault
+        if seconds is None:
+            raise RuntimeError("everything waits for something that will not come")
         self._steps += 1
         assert self._steps < STEPS_MAX, "the run does not end"
         self._seconds += max(0.0, seconds)
+
+    def _note_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        # What belongs to a killed process ends with a cancellation.
+        if not isinstance(error := context.get("exception"), asyncio.CancelledError):
+            self._fault = self._fault or error
 
 
 def run(main: Callable[[SimulatedLoop], Coroutine[Any, Any, T]]) -> T:
@@ -63,11 +76,10 @@ def run(main: Callable[[SimulatedLoop], Coroutine[Any, Any, T]]) -> T:
     loop = SimulatedLoop()
     # The pauses between tries are drawn from it.
     random.seed(0)
-    # Tasks of killed processes are ignored.
-    loop.set_exception_handler(lambda _loop, _context: None)
     try:
         return loop.run_until_complete(main(loop))
     finally:
+        loop.is_over = True
         for task in asyncio.all_tasks(loop):
             task.cancel()
         loop.run_until_complete(asyncio.sleep(0))

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Se
 from decimal import Decimal
 
 from tidemill.kafka.partitions.ack_gate import AckGate
+from tidemill.results.facts import Early
 from tidemill.results.partition import Partition
 from tidemill.results.ports import Limits, Owner, Resources
 from tidemill.results.state.reducer import State
@@ -21,7 +22,7 @@ from tidemill.schemas.resources.batch import Status
 from tidemill.schemas.resources.bill import Tariff
 
 COMMIT_CHANCE = 0.2
-"""Chance of a commit after an event; events acknowledged since the last commit come again after a crash."""
+"""Chance of a commit after an event, and before a crash; events acknowledged since then come again after it."""
 LATE_CHANCE = 0.1
 """Chance that a late write takes effect before the next event."""
 
@@ -170,6 +171,7 @@ class SimulatedTables(Tables):
         """Called with a batch that is being closed, before its state is written."""
 
     def put_state(self, state: State) -> None:
+        assert state.batch is None or state.early == Early(), "test_tables.py::test_each_record_fits"
         if self.closing is not None and state.closed and not state.is_over:
             self.closing(state)
         super().put_state(state)
@@ -220,7 +222,7 @@ class SimulatedLog:
             self.ledger.append(codec.decode_ledger(value).model_copy(update={"owner": 0}))
         elif topic == topics.FILES.name:
             record = codec.decode_file(value)
-            self.files[record.file.id] = record.key
+            assert self.files.setdefault(record.file.id, record.key) == record.key, "a file has two keys"
         elif topic == topics.OUTCOMES.name:
             self.events.append((topic, tuple(headers), value))
         self._fuse.step()
@@ -259,16 +261,18 @@ class Simulation:
             tariff_of=self._tariff,
         )
 
-    async def run(self, *, crashes_max: int) -> None:
-        """Run until every event is acknowledged and nothing is due."""
+    async def run(self, *, crashes_max: int = 1, crash_at: int | None = None) -> None:
+        """Run until every event is acknowledged and nothing is due; `crash_at` is the step of each crash."""
         while True:
             self.fuse.left, self.fuse.burnt = -1, False
             if self.crashes < crashes_max:
-                self.fuse.light(self.chance.randint(1, 60))
+                self.fuse.light(crash_at or self.chance.randint(1, 60))
             try:
                 await self._life()
             except Crash:
                 self.crashes += 1
+                if self.chance.random() < COMMIT_CHANCE:
+                    self.committed = self._acked
                 self._acked = self.committed
                 self.tables.crash(self.chance)
                 continue
@@ -312,6 +316,7 @@ class Simulation:
                         key, content = self.store.late.pop()
                         self.store.objects[key] = content
                     await self.handle(partition, gate, at)
+                    await partition.batches.end_written()
                     at += 1
                     if self.chance.random() < COMMIT_CHANCE:
                         self.committed = self._acked
@@ -320,6 +325,7 @@ class Simulation:
                     done, _ = await asyncio.wait(partition._background._tasks, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
                         task.result()
+                    await partition.batches.end_written()
                 if at == len(self.log.events):
                     if partition.due_at is None or not partition.active_batches:
                         return

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import orjson
+from support import upstreams
 from support.simtime import Process
 
 from tidemill.processors.failures import Answer, FailureKind
@@ -22,7 +23,7 @@ def _reply(places: list[tuple[str, int]], name: str) -> dict[str, Any]:
     return {name: items[::-1], "usage": usage}
 
 
-class Upstream:
+class Upstream(upstreams.Upstream):
     """The backend: a line whose number is a multiple of seven is refused; a call may meet a fault."""
 
     def __init__(self, world: Any, process: Process) -> None:
@@ -47,7 +48,11 @@ class Upstream:
             for place in places:
                 self._world.called(place, self._process)
             self._world.asked[more.partition(b": ")[2].strip().decode()].append(places)
-        await asyncio.sleep(min(chance.random() * CALL_SECONDS_MAX, seconds))
+        try:
+            await asyncio.sleep(min(chance.random() * CALL_SECONDS_MAX, seconds))
+        except asyncio.CancelledError:
+            self._world.aborted(places, self._process)
+            raise
         self._process.check()
         if not is_well:
             return chance.choice(BROKEN)

@@ -122,11 +122,12 @@ class SimulatedWay:
         self._settings = Settings(
             models=dict.fromkeys(self.models, model),  # type: ignore[arg-type]
             limits=projects.Limits(models_per_batch_max=2, batches_at_work_max=self.at_work_max),
+            grace_seconds=2,
         )
         self._limits = Limits(
             part_bytes=self.chance.choice((500, 3_000)),
             part_age_seconds=self.chance.choice((0.5, 3)),
-            grace_seconds=2,
+            grace_seconds=self._settings.grace_seconds,
             output_life_seconds=3600,
             tariff_of=self._tariff,
         )
@@ -157,6 +158,12 @@ class SimulatedWay:
         under_way = sum(one is process for one in self._under_way.values())
         calls_max = IN_FLIGHT_MAX + UNACKNOWLEDGED_MAX
         assert under_way <= calls_max * self._inputs_per_call, "a kill would repeat more than it may"
+
+    def aborted(self, places: list[tuple[str, int]], process: Process) -> None:
+        """Note the abort of a call, whose batch is closed: a kill would not repeat it."""
+        for place in places:
+            if self._under_way.get(place) is process:
+                del self._under_way[place]
 
     def arrived(self, headers, value: bytes) -> None:
         """Note outcomes that the log has acknowledged."""
@@ -359,11 +366,13 @@ class SimulatedWay:
             self.log.append(COMMANDS, batch.id, codec.encode(request))
             await self._gone(batch.id, {file_key(ids.derived_file_id(batch.id, kind)) for kind in kinds})
 
-    async def _gone(self, batch_id: str, keys: set[str]) -> None:
-        """Wait until a deletion is complete."""
-        # There is no event for a removed object.
-        while self._is_shown(batch_id) or any(object_.startswith(tuple(keys)) for object_ in self.objects if keys):  # noqa: ASYNC110
+    async def _gone(self, batch_id: str, prefixes: set[str]) -> None:
+        """Wait until a deletion is complete: a write of a killed process may still add an object after it."""
+        keys = {key for key in self.objects if key.startswith(tuple(prefixes))}
+        while keys or self._is_shown(batch_id):
+            # There is no event for a removed object.
             await asyncio.sleep(1)
+            keys &= self.objects.keys()
 
     def _is_shown(self, batch_id: str) -> bool:
         records = self.log.records[Place(BATCHES, 0)]

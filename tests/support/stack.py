@@ -182,6 +182,7 @@ class Stack:
             for child in [process, *children]:
                 if runs(child.pid):
                     child.kill()
+            process.wait(STOP_SECONDS_MAX)
 
     def tail(self) -> str:
         """The end of its log."""

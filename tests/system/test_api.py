@@ -3,6 +3,7 @@
 import hashlib
 import http.client
 import json
+import re
 import socket
 from urllib.parse import urlsplit
 
@@ -53,7 +54,7 @@ def test_azures_client_and_head(api, plain):
         head = plain.head(f"/files/{file.id}/content")
         assert (head.status_code, head.headers["content-length"]) == (200, str(3 * len(LINE)))
     assert plain.get("/files/file-x", headers={"x-request-id": "lost-1"}).headers["x-request-id"] == "lost-1"
-    wait_until(lambda: "request lost-1: 404" in api.log, what="a line in the log")
+    wait_until(lambda: re.search(r"404 for GET.*\"lost-1\"", api.log), what="a line in the log")
 
 
 def test_uploads_of_every_kind(sdk, tmp_path):

@@ -72,11 +72,11 @@ def test_a_file_of_another_purpose_is_refused(sdk):
     assert caught.value.param == "input_file_id"
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b'{"input_file_id":"\\ud800"}', b" " * (2 << 20)])
+@pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b'{"input_file_id":"\\ud800"}', b" " * (9 << 20)])
 def test_a_body_that_is_no_object_is_a_400(plain, body):
     """A too large one is a 413."""
     answer = plain.post("/batches", content=body, headers={"content-type": "application/json"})
-    assert fault(answer)[0] == (413 if len(body) > 1 << 20 else 400)
+    assert fault(answer)[0] == (413 if len(body) > 8 << 20 else 400)
 
 
 def test_a_cancel_holds_against_older_records(api, sdk):

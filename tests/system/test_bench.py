@@ -11,11 +11,12 @@ SECONDS_MAX = 300.0
 
 
 def test_a_case_runs_with_both_sides(tmp_path: Path) -> None:
-    """Each side makes as many calls as the case has lines, in each of two rounds."""
+    """Each side makes as many calls as the case has lines, in each of two rounds; joined lines share calls."""
     saved = tmp_path / "saved.json"
     with Backend() as backend:
         command = [sys.executable, "-P", "-m", "tidemill", "bench", "--mock", backend.url, "--case", "one"]
-        command += ["--case", "thousand", "--rounds", "2", "--save", str(saved)]
+        command += ["--case", "thousand", "--case", "embeddings-joined", "--lines-max", "1000"]
+        command += ["--rounds", "2", "--save", str(saved)]
         done = subprocess.run(
             command, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS_MAX, check=False
         )
@@ -28,5 +29,7 @@ def test_a_case_runs_with_both_sides(tmp_path: Path) -> None:
             assert found[name][side]["calls"] == lines
             assert found[name][side]["repeats"] == 0
             assert found[name][side]["cpu_ms_per_line"] >= 0
+    joined = found["embeddings-joined"]
+    assert joined["product"]["calls"] < joined["bare"]["calls"] == 1_000
     rows = done.stdout.splitlines()
-    assert [row.split()[0] for row in rows[1:3]] == ["one", "thousand"]
+    assert [row.split()[0] for row in rows[1:4]] == ["one", "thousand", "embeddings-joined"]

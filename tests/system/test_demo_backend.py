@@ -17,7 +17,7 @@ from tidemill.local import demo
 START_SECONDS_MAX = 120.0
 STOP_SECONDS_MAX = 30.0
 
-pytestmark = pytest.mark.skipif(bool(demo.missing()), reason="the demo's packages are not installed")
+pytestmark = pytest.mark.skipif(not demo.is_installed(), reason="the demo's packages are not installed")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from tidemill.kafka import connection
 from tidemill.kafka import follower as follower_module
 from tidemill.kafka import producer as producer_module
 from tidemill.kafka.connection import LogUnavailable
-from tidemill.kafka.follower import RUN_BYTES_MAX, RUN_RECORDS_MAX, Follower, Tail
+from tidemill.kafka.follower import RUN_BYTES_MAX, RUN_RECORDS_MAX, Follower, Tail, start_together
 from tidemill.kafka.producer import Log, Producer, producer
 
 pytestmark = pytest.mark.kafka
@@ -68,7 +68,7 @@ async def test_a_follower_sees_everything_in_order(kafka, log):
     assert seen == [(f"k{n}", b"v", n) for n in range(3)]
     await log.send(topic, "k0", None)
     await until(lambda: seen[-1] == ("k0", None, 3))
-    assert follower._position == 4
+    assert follower.position == 4
     await follower.stop()
 
 
@@ -112,6 +112,42 @@ async def test_a_follower_starts_where_resume_says(kafka, log):
     assert tails[0].cluster
 
 
+async def test_followers_that_start_together_share_requests(kafka, log, monkeypatch):
+    """Each sees its own topic whole and in order, also if another one fails meanwhile."""
+    names, topics, faults = [await new_topic(kafka) for _ in range(3)], [], [OSError("the disk is full")]
+    send = AIOKafkaClient.send
+
+    async def counted(client, node, request, **how):
+        if type(request).__name__.startswith("FetchRequest"):
+            topics.append(len(request.topics))
+        return await send(client, node, request, **how)
+
+    def apply(name):
+        def add(*record):
+            if name == names[1] and faults:
+                raise faults.pop()
+            seen[name].append(record[2])
+
+        return add
+
+    async def have_seen(*ends):
+        await until(lambda: [seen[name] for name in names] == [list(range(end)) for end in ends])
+
+    monkeypatch.setattr(AIOKafkaClient, "send", counted)
+    seen = {name: [] for name in names}
+    followers = [Follower(kafka, name, apply(name)) for name in names]
+    await asyncio.gather(*(log.send(name, "k", b"v") for name in names[:2] * 3))
+    start_together(*followers)
+    await have_seen(3, 3, 0)
+    assert not faults
+    await asyncio.gather(*(log.send(name, "k", b"v") for name in names * 3))
+    await have_seen(6, 6, 3)
+    await followers[1].catch_up()
+    assert max(topics) == len(names)
+    for follower in followers:
+        await follower.stop()
+
+
 async def test_records_that_come_during_a_rest_share_a_request(kafka, log, monkeypatch):
     """The first one after a pause does not wait, and all come in order."""
     topic, seen, fetches, awake = await new_topic(kafka), [], [], asyncio.Event()
@@ -151,6 +187,31 @@ async def test_a_catch_up_does_not_wait_behind_a_fetch(kafka, monkeypatch):
         for _ in range(3):
             await follower.catch_up()
     await follower.stop()
+
+
+async def test_records_that_come_during_a_rest_share_a_produce_request(kafka, monkeypatch):
+    """Those of twenty batches that end together; the first one after a pause does not wait."""
+    topic, requests, awake = await new_topic(kafka), [], asyncio.Event()
+    send = AIOKafkaClient.send
+
+    async def counted(client, node, request, **how):
+        if type(request).__name__.startswith("ProduceRequest"):
+            requests.append(request)
+        return await send(client, node, request, **how)
+
+    monkeypatch.setattr(AIOKafkaClient, "send", counted)
+    log = Log(kafka, rest=awake.wait)
+    await log.start()
+    assert await log.send(topic, "k", b"v") == 0
+    sending = []
+    for _ in range(20):
+        sending.append(asyncio.ensure_future(log.send(topic, "k", b"v")))
+        await asyncio.sleep(0)
+    assert len(requests) == 1
+    awake.set()
+    assert await asyncio.gather(*sending) == list(range(1, 21))
+    assert len(requests) == 2
+    await log.stop()
 
 
 async def test_an_empty_topic_is_caught_up_with(kafka):

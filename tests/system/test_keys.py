@@ -114,11 +114,9 @@ def test_the_commands_of_keys(api):
     assert (made.returncode, access.is_secret(secret)) == (0, True), made.stderr
     assert secret not in made.stderr
     assert status(api, secret) == 200
-    listed = command(api, "keys", "list", "--project", project)
-    assert access.hint(secret) in listed.stdout
-    assert "\u202e" not in listed.stdout
-    (found,) = map(json.loads, command(api, "keys", "list", "--project", project, "--json").stdout.splitlines())
+    (found,) = map(json.loads, command(api, "keys", "list", "--project", project).stdout.splitlines())
     assert (found["project"], found["role"], found["name"]) == (project, "write", "a [b]\u202e")
+    assert found["hint"] == access.hint(secret)
     assert command(api, "keys", "revoke", found["id"]).returncode == 0
     assert status(api, secret) == 401
     refused = command(api, "keys", "list", key=secret)

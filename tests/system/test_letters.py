@@ -1,5 +1,6 @@
 """Dead letters on a real broker: from the stage that could not read a record back into its topic."""
 
+import json
 import secrets
 from types import SimpleNamespace
 
@@ -60,8 +61,21 @@ async def test_a_letter_is_listed_shown_and_sent_again(place):
     assert not any(line.startswith(place.id) for line in said)
 
 
-async def test_buried_twice_is_one_letter(place):
-    """A stage that died between burying and acknowledging buries once more."""
+async def test_a_letter_as_json(place, capfd):
+    """As a pipe gets it: the list without content, one letter with its key, headers and value."""
+    await dead_letters.show_all(place.kafka, print, requeued_too=False, as_json=True)
+    listed = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    (found,) = [each for each in listed if each["id"] == place.id]
+    assert (found["stage"], found["reason"], found["requeued_at"]) == ("processors", "odd", None)
+    await dead_letters.show(place.kafka, place.id, print, value_bytes=2, as_json=True)
+    whole = json.loads(capfd.readouterr().out)
+    assert whole.items() >= found.items()
+    assert (whole["key"], whole["value"], whole["value_bytes"]) == ("k", "a\n", 7)
+    assert [name for name, _ in whole["headers"]] == [name for name, _ in HEADERS]
+
+
+async def test_written_twice_is_one_letter(place):
+    """A stage that died between its dead letter and the ack writes the letter once more."""
     await send_dead_letter(place.log, place.message, stage="processors", reason="odd")
     yard = await dead_letters.read_all(place.kafka)
     assert [letter.id for letter in yard.waiting if letter.topic == place.topic] == [place.id]

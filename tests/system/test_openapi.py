@@ -62,7 +62,8 @@ def test_the_document_describes_every_route(api):
 def test_answers_match_the_document(described, mode):
     """For requests that follow the document or break it, from a fixed seed."""
     checks = [schemathesis.checks.CHECKS.get_one(name) for name in CHECKS]
-    operations = [found.ok() for found in described.get_all_operations()]
+    # A stream has no end to wait for.
+    operations = [one for found in described.get_all_operations() if (one := found.ok()).path != "/v1/events"]
     assert len(operations) >= OPERATIONS_MIN
     with requests.Session() as session:
         for operation in operations:

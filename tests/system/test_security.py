@@ -60,6 +60,15 @@ def settings(broker, monkeypatch):
     return make
 
 
+@pytest.fixture(autouse=True)
+async def connections_end():
+    """Wait until brokers have closed their side: asyncio keeps a connection with TLS open until then."""
+    yield
+    # A transport that is closed may be held until the next collection.
+    transports = asyncio.get_running_loop()._transports
+    await until(lambda: all(one._sock is None for one in transports.values()), "the end of all connections")
+
+
 @pytest.fixture
 def quiet():
     """What clients say about being refused is expected."""

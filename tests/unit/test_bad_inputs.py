@@ -111,11 +111,12 @@ BATCHES: list[tuple[dict[str, Any], Fault]] = [
 BODIES: list[tuple[bytes, Fault]] = [
     *((body, said(NOT_JSON)) for body in (
         b"{", b"}", b"\xff", b"{'a': 1}", b"nan", b'{"a":NaN}', b'{"a":1}{"b":2}', b'{"input_file_id":"\\ud800"}',
-        b'{"a":1,}', b"\xef\xbb\xbf{}", b"input_file_id=file-x", b"[" * 5000,
+        b'{"a":1,}', b"\xef\xbb\xbf{}", b"input_file_id=file-x",
     )),
+    (b"[" * 5000, said("The JSON body of your request has more than 130 levels.")),
     *((body, said(NOT_OBJECT)) for body in (b"[]", b'"text"', b"1", b"null", b"true", b'[{"endpoint":"x"}]')),
     *((body, missing("endpoint")) for body in (b"", b"{}", b" \n ", b'{"unknown":1}')),
-    (b" " * ((1 << 20) + 1), said("The request is too large: the maximum is 1048576 bytes.", status=413)),
+    (b" " * ((8 << 20) + 1), said("The request is too large: the maximum is 8388608 bytes.", status=413)),
 ]  # fmt: skip
 
 

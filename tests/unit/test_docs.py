@@ -1,17 +1,24 @@
 """The docs match the code."""
 
 import importlib.util
+import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
+from support import snippets
 from typer.main import get_command
 
 from tidemill.__main__ import app
+from tidemill.configuration.servers import Server
+from tidemill.configuration.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 KINDS = ("tutorials", "how-to", "reference", "explanation")
+GUIDES = [page for page in PAGES if page.parent.name in KINDS[:2]]
 
 
 def anchor(heading: str) -> str:
@@ -112,3 +119,42 @@ def test_a_decision_has_a_number_of_its_own():
     assert sorted(numbers) == list(range(1, len(numbers) + 1)), sorted(titles)
     for name, title in titles.items():
         assert title.startswith(f"# {int(name[:4])}. "), (name, title)
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_each_program_of_a_page_is_run_or_says_why_not(page):
+    """`tests/e2e/test_snippets.py` runs those without a comment; a comment names the test or the reason."""
+    for block in snippets.snippets(page):
+        where = f"{page.name}, line {block.line}"
+        assert block.language in {*snippets.PROGRAMS, "toml", "json", "yaml", "text"}, where
+        if block.language in snippets.PROGRAMS and not block.is_run:
+            assert len(block.note.split()) > 2, f"{where}: why is it not run?"
+        for name in re.findall(r"tests/\S+\.(?:py|mjs)", block.note):
+            source = (ROOT / name).read_text("utf-8")
+            assert page.name in source or not block.note.startswith("run by "), f"{where}: {name} does not run it"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_settings_of_a_page_are_valid(page, monkeypatch):
+    """What a reader copies into `tidemill.toml`; servers that a block does not show are stubs."""
+    monkeypatch.setenv("KAFKA_PASSWORD", "set")
+    for block in snippets.snippets(page):
+        if block.language == "toml":
+            # This machine does not have the files that settings name.
+            _check_settings(tomllib.loads(re.sub(r"^\w+_file = .*$", "", block.code, flags=re.MULTILINE)))
+        elif block.language == "yaml":
+            list(yaml.safe_load_all(block.code))
+        elif block.language == "json" and "…" not in block.code:
+            json.loads(block.code)
+
+
+def _check_settings(found):
+    if found.keys() <= Server.model_fields.keys() - Settings.model_fields.keys():
+        Server.model_validate({"url": "http://127.0.0.1:8000/v1", **found})
+        return
+    for model in found.get("models", {}).values():
+        model.setdefault("servers", [] if "backends" in model else ["gpu-1"])
+    servers = {name for model in found.get("models", {}).values() for name in model["servers"]}
+    stubs = {name: {"url": f"http://127.0.0.1:{8000 + number}/v1"} for number, name in enumerate(sorted(servers))}
+    kafka = {"kafka": "kafka:9093"} if "kafka_security" in found else {}
+    Settings(**{**kafka, **found, "servers": stubs | found.get("servers", {})})

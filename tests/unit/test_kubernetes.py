@@ -1,4 +1,4 @@
-"""The manifests are to the schemas of Kubernetes, and say what the code understands."""
+"""The plain manifests, made by the chart, are to the schemas of Kubernetes, and say what the code understands."""
 
 import re
 import tomllib
@@ -8,6 +8,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from support.keda_schema import keda_schema
 from typer.main import get_command
 
 from tidemill import metrics
@@ -31,7 +32,10 @@ SCALED = {found["kind"]: found for found in yaml.safe_load_all(KEDA.read_text("u
 
 
 def of(kind):
-    return {found["metadata"]["name"]: found for found in OBJECTS if found["kind"] == kind}
+    """The objects of a kind by name, without that of the release."""
+    return {
+        found["metadata"]["name"].removeprefix("tidemill-"): found for found in OBJECTS if found["kind"] == kind
+    }
 
 
 def name(found):
@@ -97,7 +101,7 @@ def test_settings_can_be_used(monkeypatch):
             assert variable.removeprefix("TIDEMILL_").split("__")[0].lower() in Settings.model_fields
     monkeypatch.setenv("KAFKA_PASSWORD", "secret")
     monkeypatch.setenv("TIDEMILL_KAFKA_SECURITY__USERNAME", "of-a-stage")
-    content = tomllib.loads(of("ConfigMap")["tidemill-models"]["data"]["tidemill.toml"])
+    content = tomllib.loads(of("ConfigMap")["models"]["data"]["tidemill.toml"])
     settings = Settings(**content)
     assert settings.cluster.security.protocol == "SASL_SSL"
     assert settings.replication == 3
@@ -109,7 +113,7 @@ def test_each_stage_has_its_own_secrets():
     for stage, deployment in of("Deployment").items():
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         secrets = [found["secretRef"]["name"] for found in container["envFrom"] if "secretRef" in found]
-        assert secrets == ["tidemill", f"tidemill-{stage}"]
+        assert secrets == ["tidemill-env", f"tidemill-{stage}-env"]
         (named,) = container["env"]
         assert named == {"name": "TIDEMILL_KAFKA_SECURITY__USERNAME", "value": acls.user(stage)}
     assert not {f"TIDEMILL_{name.upper()}" for name in SECRETS} & of("ConfigMap")["tidemill"]["data"].keys()
@@ -132,7 +136,8 @@ def test_the_autoscaler_looks_at_a_metric_that_is_there():
     rules = yaml.safe_load((ROOT / "deploy" / "rules.yml").read_text("utf-8"))["groups"][0]["rules"]
     (rule,) = (rule for rule in rules if rule.get("record") == "tidemill:deadline_pressure")
     named = set(re.findall(r"tidemill_\w+", rule["expr"]))
-    assert named == {metrics.SLACK.name}
+    assert named == {metrics.SLACK.metric.name}
+    assert "replicas" not in of("Deployment")["processors"]["spec"]
     (metric,) = of("HorizontalPodAutoscaler")["processors"]["spec"]["metrics"]
     assert metric["external"]["metric"]["name"] == rule["record"].replace(":", "_")
 
@@ -142,32 +147,14 @@ def test_the_alert_goes_off_for_each_reason_that_somebody_has_to_mend():
     rules = yaml.safe_load((ROOT / "deploy" / "rules.yml").read_text("utf-8"))["groups"][0]["rules"]
     (rule,) = (rule for rule in rules if rule.get("alert") == "TidemillBatchesStalled")
     (name, left_out) = re.search(r'(tidemill_\w+)\{reason!~"([^"]*)"\}', rule["expr"]).groups()
-    assert name == metrics.STALLED.name
+    assert name == metrics.STALLED.metric.name
     harmless = {
-        Reason.IN_FLIGHT, Reason.QUEUED, Reason.BATCHES_AT_WORK, Reason.SCHEDULE, Reason.HEADROOM,
+        Reason.IN_FLIGHT, Reason.QUEUED, Reason.BATCHES_AT_WORK, Reason.OPEN, Reason.SCHEDULE, Reason.HEADROOM,
         Reason.TOKENS_PER_MINUTE, Reason.MEMORY,
     }  # fmt: skip
     assert set(left_out.split("|")) == harmless
     page = (ROOT / "docs" / "reference" / "waiting.md").read_text("utf-8")
     assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)[1:] == list(Reason)
-
-
-def strict(schema):
-    """A schema that refuses fields which it does not name, as the API server drops them."""
-    if isinstance(schema, list):
-        return [strict(one) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    found = {key: strict(value) for key, value in schema.items()}
-    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
-        found.setdefault("additionalProperties", False)
-    return found
-
-
-def keda_schema():
-    crd = yaml.safe_load((ROOT / "tests" / "support" / "keda" / "scaledobjects.yaml").read_text("utf-8"))
-    (version,) = (one for one in crd["spec"]["versions"] if one["name"] == "v1alpha1")
-    return strict(version["schema"]["openAPIV3Schema"]["properties"]["spec"])
 
 
 def test_the_scaled_object_is_to_kedas_schema():
@@ -186,7 +173,7 @@ def test_keda_scales_by_metrics_that_are_there():
     assert spec["scaleTargetRef"]["name"] == SCALED["Deployment"]["metadata"]["name"]
     assert "replicas" not in SCALED["Deployment"]["spec"]
     tokens, deadline = (trigger["metadata"] for trigger in spec["triggers"])
-    assert set(re.findall(r"tidemill_\w+", tokens["query"])) == {metrics.WAITING_TOKENS.name}
+    assert set(re.findall(r"tidemill_\w+", tokens["query"])) == {metrics.WAITING_TOKENS.metric.name}
     assert (tokens["activationThreshold"], tokens["ignoreNullValues"]) == ("0", "false")
     recorded = (ROOT / "deploy" / "rules.yml").read_text("utf-8")
     assert f"record: {re.search(r'tidemill:[a-z_]+', deadline['query'])[0]}\n" in recorded

@@ -1,6 +1,7 @@
 """All downloads are pinned: packages, tools of the build, jars and images, each with a hash."""
 
 import importlib.util
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -64,11 +65,15 @@ def test_the_image_installs_nothing_unchecked():
         assert "--require-hashes" in command or "/wheel/" in command, command
 
 
-def test_the_list_names_packages_and_jars(sbom):
-    """Each package of the runtime lock and each jar of the embedded broker is in it, with version and hash."""
+def test_the_list_names_what_is_installed(sbom):
+    """Each package of the runtime lock, jar of the broker and library of the dashboard, with version and hash."""
     listed = {str(part.purl): {found.content for found in part.hashes} for part in sbom.bom().components}
     for jar in jars.pinned():
         assert listed.pop(f"pkg:maven/{jar.group}/{jar.artifact}@{jar.version}") == {jar.sha256}
+    for library in json.loads(text("api/dashboard/vendor/manifest.json")):
+        name = library["name"].replace("@", "%40")
+        hashes = {file["sha256"] for file in library["files"].values()}
+        assert listed.pop(f"pkg:npm/{name}@{library['version']}") == hashes
     locked = re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^]]*])?==([^\s;\\]+)", text(LOCKS[1]), re.MULTILINE)
     assert sorted(listed) == sorted(f"pkg:pypi/{name}@{version}" for name, version in locked)
     assert all(listed.values())

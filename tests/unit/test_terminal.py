@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tidemill import terminal
-from tidemill.terminal import Console, say, stderr_console
+from tidemill.client.batches import COLUMNS
+from tidemill.terminal import Console, program, say, stderr_console
 
 HOSTILE = "ok \x1b]0;owned\x07\x1b[2J\u202e\r\nforged line 日本"
 STYLES = re.compile(r"\x1b\[[0-9;]*m")
@@ -57,14 +59,39 @@ def test_say_keeps_line_breaks(capsys):
     assert capsys.readouterr().out == "one\\x1b[31m\ntwo\n"
 
 
+ROW = ("1a2b3c4d", "a nightly run of the crawl", "in_progress", "100,000/100,000", "org/a-model-of-32b", "11-23")
+
+
+@pytest.mark.parametrize("cells", [200, 80, 72, 60, 40])
+def test_a_table_is_readable_from_60_columns_on(cells, monkeypatch, capsys):
+    """Names wrap, ids and numbers do not; below, each value has a line, and nothing is cut at any width."""
+    monkeypatch.setenv("COLUMNS", str(cells))
+    terminal.show_table(COLUMNS, [ROW, ROW])
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line.rstrip()) <= cells for line in lines)
+    assert all(any(ROW[index] in line for line in lines) for index in (0, 3, 5))
+    headers = "".join(each if isinstance(each, str) else str(each.header) for each in COLUMNS)
+    is_table = "name" in lines[0]
+    assert is_table == (cells >= 60)
+    expected = headers * (1 if is_table else 2) + "".join(ROW) * 2
+    assert Counter("".join(lines).replace(" ", "")) == Counter(expected.replace(" ", ""))
+
+
 def test_output_is_never_truncated(capsys, monkeypatch):
-    """Neither on a narrow terminal nor in a file."""
+    """On a narrow terminal an id longer than a line still comes whole."""
     monkeypatch.setenv("COLUMNS", "20")
-    table = Table("batch", "cost_total", box=None)
-    table.add_row("batch_0123456789abcdef0123456789abcdef", "0.2529035")
-    terminal.show_table(table)
+    terminal.show_table(["batch", "cost_total"], [["batch_0123456789abcdef0123456789abcdef", "0.2529035"]])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines == [["batch", "cost_total"], ["batch_0123456789abcdef0123456789abcdef", "0.2529035"]]
+    assert lines == [["batch", "batch_0123456789abcdef0123456789abcdef"], ["cost_total", "0.2529035"]]
+
+
+@pytest.mark.parametrize("environ", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {}])
+def test_styles_are_off_where_asked(environ, monkeypatch):
+    """With NO_COLOR and on a dumb terminal there is no escape code, not even for bold text."""
+    for name, value in {"TERM": "xterm-256color", "NO_COLOR": "", **environ}.items():
+        monkeypatch.setenv(name, value)
+    shown = written(lambda console: console.print("x", style="bold red"), force_terminal=True)
+    assert ("\x1b" in shown) == (not environ)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +100,7 @@ def test_output_is_never_truncated(capsys, monkeypatch):
         ("bin/tidemill", False, "bin/tidemill"),
         ("bin/tidemill", True, "tidemill"),
         ("a folder/tidemill", False, "'a folder/tidemill'"),
-        ("package/__main__.py", False, f"{sys.executable} -m tidemill"),
+        ("tidemill/__main__.py", False, f"{sys.executable} -m tidemill"),
         ("bin/pytest", False, "tidemill"),
     ],
 )
@@ -87,3 +114,11 @@ def test_a_hint_can_be_copied(tmp_path, monkeypatch, capsys, called, on_path, sh
     say("start `tidemill up` on tidemill", err=True)
     stderr_console().print("start `tidemill up` on tidemill")
     assert capsys.readouterr().err == f"start `{shown} up` on tidemill\n" * 2
+
+
+def test_a_hint_is_for_uvx_where_uvx_runs(monkeypatch):
+    """Its environment is on no later path."""
+    monkeypatch.setenv("UV", "/usr/bin/uv")
+    assert program() == "tidemill"
+    monkeypatch.setattr(sys, "prefix", "/home/u/.cache/uv/archive-v0/ciV2tja7Z3iZhlRv")
+    assert program() == "uvx tidemill"

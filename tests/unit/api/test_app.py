@@ -2,39 +2,20 @@
 
 import shutil
 from dataclasses import replace
+from typing import Annotated
 
 import httpx
 import pytest
 from chaos import disk
-from support.dependencies import open_dependencies
+from fastapi import Depends, Request, Response
+from support.dependencies import client_of
 
-from tidemill.api.app import create_app
+from tidemill.api.openapi import Route
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.messages import BatchCreated
+from tidemill.telemetry import logs
 
 LINE = b'{"custom_id":"a"}\n'
-
-
-@pytest.fixture
-async def deps(tmp_path):
-    """New dependencies."""
-    async with open_dependencies(tmp_path) as deps:
-        yield deps
-
-
-@pytest.fixture
-async def client(deps):
-    """A client of the app, as the project `p`."""
-    async with client_of(deps, "key-of-p") as client:
-        yield client
-
-
-def client_of(deps, key: str) -> httpx.AsyncClient:
-    """A client with a key."""
-    transport = httpx.ASGITransport(create_app(deps))
-    return httpx.AsyncClient(
-        transport=transport, base_url="http://api/v1", headers={"authorization": f"Bearer {key}"}
-    )
 
 
 async def upload(client: httpx.AsyncClient) -> httpx.Response:
@@ -55,6 +36,7 @@ async def test_an_unexpected_exception_is_a_500_and_logged_without_its_text(deps
     def fail() -> bool:
         raise ValueError(text)
 
+    caplog.handler.setFormatter(logs.Json("api"))
     async with client_of(replace(deps, is_ready=fail), "key-of-p") as client:
         answer = await client.get("/files")
     assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
@@ -176,3 +158,41 @@ async def test_a_project_sees_nothing_of_another(deps, client):
         for path in ("/files", "/batches"):
             assert (await other.get(path)).json()["data"] == []
     assert (await client.get(f"/files/{file_id}/content")).content == LINE
+
+
+async def test_a_route_calls_its_dependencies_in_their_order():
+    """Each gets the request; after one that fails, the next ones and the endpoint are not called."""
+    called = []
+
+    async def first(request: Request) -> str:
+        called.append("first")
+        return request.query_params["name"]
+
+    async def second(request: Request) -> str:
+        called.append("second")
+        raise LookupError(request.method)
+
+    async def greet(request: Request, name: Annotated[str, Depends(first)]) -> Response:
+        """Greet."""
+        return Response(f"{request.method} {name}")
+
+    async def fail(name: Annotated[str, Depends(first)], other: Annotated[str, Depends(second)]) -> Response:
+        """Fail."""
+        raise AssertionError((name, other))
+
+    request = Request({"type": "http", "method": "GET", "query_string": b"name=me", "headers": []})
+    assert (await Route("/greet", greet).get_route_handler()(request)).body == b"GET me"
+    with pytest.raises(LookupError):
+        await Route("/fail", fail).get_route_handler()(request)
+    assert called == ["first", "first", "second"]
+
+
+def test_a_parameter_of_a_route_is_a_dependency():
+    """FastAPI would read others from the query or the body; here no dependency would give them."""
+
+    async def limited(limit: int) -> Response:
+        """List."""
+        return Response(str(limit))
+
+    with pytest.raises(TypeError, match="limit is no dependency"):
+        Route("/limited", limited)

@@ -14,7 +14,7 @@ from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from starlette.routing import Mount
 from support import corpus
-from support.corpus import FORM, LINE, MILLION, check
+from support.corpus import LINE, MILLION, UNNAMED, check
 from support.dependencies import ADMIN, NOW, open_dependencies
 from support.faults import long
 
@@ -26,7 +26,7 @@ from tidemill.api.openapi import Route, describe
 from tidemill.api.requests.paging import PAGE_BYTES_MAX
 from tidemill.api.requests.parts import Part, PathId, Query
 from tidemill.api.requests.reading import Body, Parameters
-from tidemill.api.routes import servers
+from tidemill.api.routes.admin import servers
 from tidemill.configuration.settings import Settings
 from tidemill.schemas.bounds import FILENAME_CHARS_MAX, NUMBER_MAX, RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.log.messages import BatchRecord
@@ -72,13 +72,18 @@ async def known(deps, client):
         "file_id": file["id"],
         "batch_id": BATCH,
         "batch": BATCH,
+        "rerun_of": BATCH,
         "upload_id": (await client.post("/v1/uploads", json=upload)).json()["id"],
         "key_id": (await client.post("/v1/admin/keys", json={"name": "k"})).json()["id"],
+        "endpoint_path": "embeddings",
         "endpoint_id": (await client.post("/v1/webhook_endpoints", json=HOOK)).json()["id"],
         "url": HOOK["url"],
+        "output_uri": None,
+        "output_format": None,
         "callback_url": HOOK["url"] + "y" * 2_000,
         "model": "m",
         "from": "0",
+        "with": BATCH,
         "completion_window": "24h",
     }
 
@@ -211,7 +216,7 @@ LONG = long("file", FILENAME_CHARS_MAX, FILENAME_CHARS_MAX + 1)[3]
     [
         ("f" * FILENAME_CHARS_MAX, 200, None, None),
         ("f" * (FILENAME_CHARS_MAX + 1), 400, "string_above_max_length", LONG),
-        ("f" * MILLION, 400, None, f"{FORM}the multipart body is malformed."),
+        ("f" * MILLION, 400, None, f"{UNNAMED[0]}the multipart body is malformed."),
     ],
     ids=["bound", "above", "a million"],
 )
@@ -256,15 +261,25 @@ async def test_unknown_fields_and_parameters(deps, client, known):
 
 RAW = {
     "query_params": {"requests/parts.py"},
-    "path_params": {"requests/parts.py"},
+    # The log names the batch of a request.
+    "path_params": {"middleware.py", "requests/parts.py"},
     # Beside the models: the caller, and the framing of the body, which no route describes.
-    ".headers.get(": {"dependencies.py", "uploads/form_reader.py"},
+    ".headers.get(": {"access/sessions.py", "dependencies.py", "uploads/form_reader.py"},
     ".stream()": {"dependencies.py", "uploads/form_reader.py"},
     ".json()": set(),
     ".body()": set(),
     "request.form(": set(),
-    ".cookies": set(),
-    "orjson.loads": {"batches/token_estimate.py", "requests/reading.py", "routes/usage.py"},
+    ".cookies": {"access/sessions.py"},
+    "orjson.loads": {
+        "access/openid.py",
+        "batches/comparison.py",
+        "batches/result_search.py",
+        "batches/token_estimate.py",
+        "requests/inline.py",
+        "requests/reading.py",
+        "routes/usage.py",
+        "view/throughput.py",
+    },
 }
 """Where the api reads a request, or JSON, without FastAPI."""
 

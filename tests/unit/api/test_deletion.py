@@ -2,12 +2,10 @@
 
 from dataclasses import replace
 
-import httpx
 import orjson
 import pytest
 from support.dependencies import NOW, open_dependencies, with_settings
 
-from tidemill.api.app import create_app
 from tidemill.api.batches import file_removal
 from tidemill.configuration.settings import Settings
 from tidemill.kafka.follower import Tail
@@ -60,15 +58,6 @@ async def deps(tmp_path):
             deps.view.put_batch(record(name))
             deps.view.put_file(file(ids.derived_file_id(name, "output"), "batch_output"), 0)
         yield with_settings(deps, Settings(models={"m": {"backends": [{"url": "http://127.0.0.1:9/v1"}]}}))
-
-
-@pytest.fixture
-async def client(deps):
-    """A client of the app, as the project `p`."""
-    headers = {"authorization": "Bearer key-of-p"}
-    transport = httpx.ASGITransport(create_app(deps))
-    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
-        yield client
 
 
 async def test_a_batch_is_deleted_at_once_and_for_good(deps, client):

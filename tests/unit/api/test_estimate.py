@@ -3,9 +3,8 @@
 import httpx
 import orjson
 import pytest
-from support.dependencies import open_dependencies, with_settings
+from support.dependencies import client_of, open_dependencies, with_settings
 
-from tidemill.api.app import create_app
 from tidemill.configuration.settings import Settings
 from tidemill.schemas.ports import READ_BYTES
 
@@ -25,11 +24,8 @@ async def client(tmp_path):
     price = {"input_per_million": 1, "output_per_million": 3}
     windows = {"24h": 0.5, "1h": 0.25}
     settings = Settings(models={"m": {"backends": BACKENDS, "price": price}}, windows=windows)
-    async with open_dependencies(tmp_path) as deps:
-        transport = httpx.ASGITransport(create_app(with_settings(deps, settings)))
-        headers = {"authorization": "Bearer key-of-p"}
-        async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
-            yield client
+    async with open_dependencies(tmp_path) as deps, client_of(with_settings(deps, settings)) as client:
+        yield client
 
 
 async def estimate(client, content: bytes, **more: object) -> httpx.Response:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import httpx
 import orjson
 import pytest
-from support.dependencies import NOW, open_dependencies
+from support.dependencies import NOW, ManualClock, client_of, open_dependencies
 
 from tidemill.api.app import create_app
 from tidemill.api.batches import file_removal
@@ -19,33 +19,6 @@ from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.file import File
 
 LINE = b'{"custom_id":"a"}\n'
-
-
-@pytest.fixture
-async def deps(tmp_path):
-    """New dependencies."""
-    async with open_dependencies(tmp_path) as deps:
-        yield deps
-
-
-@pytest.fixture
-async def client(deps):
-    """A client of the app."""
-    transport = httpx.ASGITransport(create_app(deps))
-    headers = {"authorization": "Bearer key-of-p"}
-    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
-        yield client
-
-
-class Later:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> float:
-        """Unix time in seconds."""
-        return self.now
 
 
 async def upload(client: httpx.AsyncClient, content: bytes = LINE) -> str:
@@ -86,11 +59,9 @@ async def test_a_wrong_method_gets_the_allowed_ones(client, method, path, allow)
 
 async def test_orphans_are_deleted_after_a_day(tmp_path):
     """Objects with a record, and recently found ones, stay."""
-    clock = Later()
+    clock = ManualClock()
     async with open_dependencies(tmp_path, clock) as deps:
-        transport = httpx.ASGITransport(create_app(deps))
-        headers = {"authorization": "Bearer key-of-p"}
-        async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as other:
+        async with client_of(deps) as other:
             kept = (await upload(other)).split("/")[2]
         for key in ("files/stray", "uploads/u/stray", "parts/of-results"):
             await deps.store.write(key, content())
@@ -108,7 +79,7 @@ async def test_orphans_are_deleted_after_a_day(tmp_path):
 
 async def test_the_index_of_a_file_is_deleted_with_it(tmp_path):
     """It is no orphan as long as the file exists."""
-    clock, batch_id = Later(), "batch_" + "0" * 32
+    clock, batch_id = ManualClock(), "batch_" + "0" * 32
     async with open_dependencies(tmp_path, clock) as deps:
         for kind in ("output", "output-00002", "errors"):
             file_id = ids.derived_file_id(batch_id, kind)
@@ -126,32 +97,29 @@ async def test_the_index_of_a_file_is_deleted_with_it(tmp_path):
 
 async def test_uploads_expire_after_an_hour(tmp_path):
     """They take no more parts; their bytes go after a grace period, their records a day later."""
-    clock = Later()
-    async with open_dependencies(tmp_path, clock) as deps:
-        transport = httpx.ASGITransport(create_app(deps))
-        headers = {"authorization": "Bearer key-of-p"}
-        async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
-            begin = {"filename": "f", "purpose": "batch", "bytes": len(LINE), "mime_type": "text/plain"}
-            upload_id = (await client.post("/uploads", json=begin)).json()["id"]
-            path = f"/uploads/{upload_id}"
-            part = (await client.post(f"{path}/parts", files={"data": ("f", LINE)})).json()
-            key = f"uploads/{upload_id}/{part['id']}"
-            clock.now += 3600
-            late = await client.post(f"{path}/parts", files={"data": ("f", LINE)})
-            assert (late.status_code, "'expired'" in late.text) == (400, True)
-            late = await client.post(f"{path}/complete", json={"part_ids": [part["id"]]})
-            assert (late.status_code, "'expired'" in late.text) == (400, True)
-            await file_removal.sweep(deps)
-            assert await is_stored(deps, key)
-            clock.now += GRACE_SECONDS
-            await file_removal.sweep(deps)
-            assert not await is_stored(deps, key)
-            assert deps.log.records[-1] == (topics.UPLOADS.name, f"{upload_id}/{part['id']}", None)
-            assert (await client.post(f"{path}/cancel")).status_code == 400
-            clock.now += KEPT_SECONDS
-            await file_removal.sweep(deps)
-            assert deps.log.records[-1] == (topics.UPLOADS.name, upload_id, None)
-            assert (await client.post(f"{path}/cancel")).status_code == 404
+    clock = ManualClock()
+    async with open_dependencies(tmp_path, clock) as deps, client_of(deps) as client:
+        begin = {"filename": "f", "purpose": "batch", "bytes": len(LINE), "mime_type": "text/plain"}
+        upload_id = (await client.post("/uploads", json=begin)).json()["id"]
+        path = f"/uploads/{upload_id}"
+        part = (await client.post(f"{path}/parts", files={"data": ("f", LINE)})).json()
+        key = f"uploads/{upload_id}/{part['id']}"
+        clock.now += 3600
+        late = await client.post(f"{path}/parts", files={"data": ("f", LINE)})
+        assert (late.status_code, "'expired'" in late.text) == (400, True)
+        late = await client.post(f"{path}/complete", json={"part_ids": [part["id"]]})
+        assert (late.status_code, "'expired'" in late.text) == (400, True)
+        await file_removal.sweep(deps)
+        assert await is_stored(deps, key)
+        clock.now += GRACE_SECONDS
+        await file_removal.sweep(deps)
+        assert not await is_stored(deps, key)
+        assert deps.log.records[-1] == (topics.UPLOADS.name, f"{upload_id}/{part['id']}", None)
+        assert (await client.post(f"{path}/cancel")).status_code == 400
+        clock.now += KEPT_SECONDS
+        await file_removal.sweep(deps)
+        assert deps.log.records[-1] == (topics.UPLOADS.name, upload_id, None)
+        assert (await client.post(f"{path}/cancel")).status_code == 404
 
 
 async def test_uploads_belong_to_a_project(deps):
@@ -173,10 +141,8 @@ async def test_uploads_belong_to_a_project(deps):
 async def test_an_input_lives_as_long_as_the_settings_say(deps):
     """Unless the request wants another time; files of other purposes stay for good."""
     lived = replace(deps, settings=deps.settings.model_copy(update={"input_life_seconds": 100 * 86_400}))
-    transport = httpx.ASGITransport(create_app(lived))
-    headers = {"authorization": "Bearer key-of-p"}
     wish = {"anchor": "created_at", "seconds": 3_600}
-    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
+    async with client_of(lived) as client:
         for purpose, form, body, life in (
             ("batch", {}, {}, 100 * 86_400),
             ("batch", {"expires_after": orjson.dumps(wish).decode()}, {"expires_after": wish}, 3_600),

@@ -1,17 +1,19 @@
 """Keys of projects: how they are made and revoked, and what each role may do."""
 
+import functools
 import logging
 from dataclasses import replace
 
 import httpx
 import pytest
-from support.dependencies import ADMIN, NOW, open_dependencies
+from support import dependencies
+from support.dependencies import ADMIN, NOW
 from support.trust import SIGNER, VERIFIER
 
 from tidemill import metrics
 from tidemill.api.app import create_app
 from tidemill.api.openapi import describe
-from tidemill.api.routes.keys import sign_again
+from tidemill.api.routes.admin.keys import sign_again
 from tidemill.api.view.sqlite import Database
 from tidemill.api.view.view import View
 from tidemill.kafka.follower import Tail
@@ -20,14 +22,9 @@ from tidemill.schemas.log.messages import KeyRecord
 from tidemill.schemas.log.signing import KEY_RECORD, Signer, Verifier
 from tidemill.schemas.resources import access
 
+client_of = functools.partial(dependencies.client_of, base="http://api")
+
 MADE = {"name": "ci", "project": "team", "role": "write"}
-
-
-@pytest.fixture
-async def deps(tmp_path):
-    """New dependencies."""
-    async with open_dependencies(tmp_path) as deps:
-        yield deps
 
 
 @pytest.fixture
@@ -35,15 +32,6 @@ async def admin(deps):
     """A client with the key of the settings: an operator's."""
     async with client_of(deps, ADMIN) as client:
         yield client
-
-
-def client_of(deps, key: str) -> httpx.AsyncClient:
-    """A client with a key."""
-    return httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(deps)),
-        base_url="http://api",
-        headers={"authorization": f"Bearer {key}"},
-    )
 
 
 async def made(admin, **fields) -> dict[str, object]:
@@ -352,9 +340,9 @@ async def test_a_token_expires_with_its_key(deps, admin):
 
 
 IDS = dict.fromkeys(
-    ("batch_id", "file_id", "key_id", "upload_id", "endpoint_id", "delivery_id", "model", "name"), "x"
-)
-OF_OPERATORS = ("/v1/admin/servers", "/v1/admin/models", "/v1/admin/apply")
+    ("batch_id", "file_id", "key_id", "upload_id", "endpoint_id", "delivery_id", "model", "name", "letter"), "x"
+) | {"endpoint_path": "embeddings"}
+OF_OPERATORS = tuple(f"/v1/admin/{name}" for name in ("servers", "models", "apply", "settings", "dead_letters"))
 
 
 async def test_roles(deps, admin):

@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from support.dependencies import ADMIN, NOW, open_dependencies, with_settings
+from support.dependencies import ADMIN, NOW, client_of, open_dependencies, with_settings
 
-from tidemill.api.app import create_app
 from tidemill.configuration.settings import Settings
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord
@@ -31,22 +30,6 @@ async def deps(tmp_path):
     )
     async with open_dependencies(tmp_path) as deps:
         yield with_settings(deps, settings)
-
-
-@pytest.fixture
-async def client(deps):
-    """A client of the app, as the project `p`."""
-    async with client_of(deps, "key-of-p") as client:
-        yield client
-
-
-def client_of(deps, key: str) -> httpx.AsyncClient:
-    """A client with a key."""
-    return httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(deps)),
-        base_url="http://api/v1",
-        headers={"authorization": f"Bearer {key}"},
-    )
 
 
 async def upload(client, lines: int = 1, content: bytes = LINE) -> httpx.Response:

@@ -1,12 +1,10 @@
 """Lists of large objects: a page has a bound in bytes, and a batch shows few of its errors."""
 
-import httpx
-import pytest_asyncio
-from support.dependencies import NOW, open_dependencies
+from support.dependencies import NOW
 
-from tidemill.api.app import create_app
 from tidemill.api.requests import paging
 from tidemill.api.requests.paging import PAGE_BYTES_MAX, Page, Row
+from tidemill.api.view import sqlite
 from tidemill.api.view.overlay import FAULTS_LISTED_MAX
 from tidemill.schemas.log.messages import BatchRecord, FileRecord
 from tidemill.schemas.resources.batch import Batch, BatchError, BatchErrors, Status
@@ -14,23 +12,6 @@ from tidemill.schemas.resources.file import File
 
 FAULTS = 1_000
 FIELDS = {"endpoint": "/v1/embeddings", "input_file_id": "file-f", "completion_window": "24h"}
-
-
-@pytest_asyncio.fixture
-async def deps(tmp_path):
-    """Dependencies on a folder."""
-    async with open_dependencies(tmp_path) as deps:
-        yield deps
-
-
-@pytest_asyncio.fixture
-async def client(deps):
-    """A client of the project `p`."""
-    headers = {"authorization": "Bearer key-of-p"}
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(deps)), base_url="http://api/v1", headers=headers
-    ) as client:
-        yield client
 
 
 def refused(number: int, faults: int = FAULTS) -> Batch:
@@ -61,6 +42,56 @@ async def test_a_page_takes_few_queries(deps, client):
     deps.view._database._connection.set_trace_callback(statements.append)
     assert len((await client.get("/batches", params={"limit": 100})).json()["data"]) == 100
     assert len(statements) <= 3
+
+
+async def test_single_requests_have_a_list_of_their_own(deps, client):
+    """However many there are, they do not hide the batches, and cost the list nothing."""
+    for number in range(300):
+        batch = refused(number, 0)
+        extras = batch.tidemill.model_copy(update={"single": number % 100 > 0})
+        deps.view.put_batch(BatchRecord(project="p", batch=batch.model_copy(update={"tidemill": extras})))
+    own = [refused(number).id for number in (200, 100, 0)]
+    for wanted in ({}, {"single": "false"}, {"status": "failed"}, {"endpoint": FIELDS["endpoint"]}):
+        (page,) = await pages(client, "/batches", **wanted)
+        assert [each["id"] for each in page["data"]] == own
+    single = [each for page in await pages(client, "/batches", single="true", limit=100) for each in page["data"]]
+    assert len(single) == 297
+    assert all(each["tidemill"]["single"] for each in single)
+    plans = []
+    for condition in ("", " AND endpoint = 'e'", " AND status = 's'"):
+        statement = f"SELECT id FROM batches WHERE project = 'p' AND single = 0{condition} ORDER BY created_at, id"
+        plans += deps.view._database.read(f"EXPLAIN QUERY PLAN {statement}")
+    assert all("INDEX batches_listed" in plan[-1] for plan in plans), plans
+
+
+async def test_a_search_reads_a_bounded_part(deps, client, monkeypatch):
+    """By id, name, metadata and model; the cursor of its page says how far it has come, and all pages have all."""
+    monkeypatch.setattr(sqlite, "SCAN_ROWS_MAX", 7)
+    for number in range(40):
+        labels = {"team": "Ärzte 100%" if number % 10 == 3 else "docs", "note": "a_b"}
+        batch = refused(number, 0).model_copy(update={"metadata": labels, "model": f"m{number % 2}"})
+        deps.view.put_batch(BatchRecord(project="p" if number % 4 else "q", batch=batch))
+    own = [number for number in range(39, -1, -1) if number % 4]
+    for wanted, expected in (
+        ({"search": "ÄRZTE"}, [number for number in own if number % 10 == 3]),
+        ({"search": "100%"}, [number for number in own if number % 10 == 3]),
+        ({"search": "%"}, [number for number in own if number % 10 == 3]),
+        ({"search": "axb"}, []),
+        ({"search": refused(7).id[:-1] + "x"}, []),
+        ({"search": refused(17).id}, [17]),
+        ({"search": "batch_"}, own),
+        ({"search": refused(17).input_file_id}, own),
+        ({"model": "m1", "search": "docs"}, [number for number in own if number % 2 and number % 10 != 3]),
+        ({"model": "m"}, []),
+        (
+            {"model": "m1", "metadata[team]": "docs", "order": "asc"},
+            [n for n in own[::-1] if n % 2 and n % 10 != 3],
+        ),
+    ):
+        found = await pages(client, "/batches", limit=3, **wanted)
+        assert [each["id"] for page in found for each in page["data"]] == [refused(n).id for n in expected], wanted
+        assert all(len(page["data"]) <= 3 for page in found)
+    assert (await client.get("/batches", params={"search": "x" * 129})).json()["error"]["param"] == "search"
 
 
 async def test_lists_cut_the_errors_of_batches(deps, client):

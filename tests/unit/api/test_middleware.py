@@ -7,23 +7,19 @@ from dataclasses import replace
 import httpx
 import orjson
 import pytest
-from support.dependencies import NOW, open_dependencies, with_settings
+from support.dependencies import NOW, with_settings
 
 from tidemill.api.app import create_app
+from tidemill.configuration.connections import Logs
 from tidemill.configuration.settings import Settings
-from tidemill.runtime import log_dedup
+from tidemill.schemas import ids
 from tidemill.schemas.ports import READ_BYTES
+from tidemill.telemetry import log_dedup, logs
 
 LINE = b'{"custom_id":"a"}\n'
 LARGE = LINE * 10_000
 ORIGIN = "https://app.example.com"
-
-
-@pytest.fixture
-async def deps(tmp_path):
-    """New dependencies."""
-    async with open_dependencies(tmp_path) as deps:
-        yield deps
+BATCH = ids.new_batch_id()
 
 
 def ask(deps, **settings) -> httpx.AsyncClient:
@@ -77,6 +73,8 @@ async def test_head_reads_one_chunk_of_a_file(deps):
 
 async def test_clients_may_set_the_request_id(deps, caplog):
     """The answer, the log and the audit trail have it; an invalid one is replaced."""
+    caplog.set_level(logging.INFO, "tidemill")
+    caplog.handler.setFormatter(logs.Json("api"))
     async with ask(deps) as client:
         file_id = (await upload(client)).json()["id"]
         named = await client.delete(f"/v1/files/{file_id}", headers={"x-request-id": "job-7_a"})
@@ -84,9 +82,9 @@ async def test_clients_may_set_the_request_id(deps, caplog):
         assert orjson.loads(deps.log.trail[-1])["request_id"] == "job-7_a"
         lost = await client.get(f"/v1/files/{file_id}", headers={"x-request-id": "job-8"})
         assert lost.headers["x-request-id"] == "job-8"
-        (line,) = [record.getMessage() for record in caplog.records if "job-8" in record.getMessage()]
-        assert line.startswith("request job-8: 404 - for GET /v1/files/{file_id} in ")
-        assert line.endswith(" ms, project p, key key-of-p")
+        (line,) = map(json.loads, caplog.handler.stream.getvalue().splitlines())
+        assert line["message"] == "404 for GET /v1/files/{file_id}"
+        assert (line["request_id"], line["project"], line["key_id"]) == ("job-8", "p", "key-of-p")
         for odd in ("", "a b", "x" * 65, "a\tb", "ä", "a,b"):
             answer = await client.get("/v1/models", headers={"x-request-id": odd.encode()})
             assert answer.headers["x-request-id"].startswith("req_")
@@ -94,11 +92,12 @@ async def test_clients_may_set_the_request_id(deps, caplog):
 
 async def test_refused_requests_are_logged_and_thinned(deps, caplog):
     """One line for each, with OpenAI's code and without text of the user; of a flood only some."""
+    caplog.set_level(logging.INFO, "tidemill")
     split = log_dedup.LogDedup()
     async with ask(deps) as client:
         await client.get("/v1/files?after=secret%0Aforged&limit=x")
         (line,) = [record for record in caplog.records if record.name == "tidemill.api.middleware"]
-        assert "400 invalid_type for GET /v1/files in" in line.getMessage()
+        assert line.getMessage() == "400 invalid_type for GET /v1/files"
         assert line.levelno == logging.INFO
         await client.get("/v1/files/%0Aforged")
         await client.get("/forged")
@@ -195,3 +194,23 @@ async def test_expires_after_as_a_json_object(deps, fields, param, code):
         answer = await upload(client, **fields)
         error = answer.json()["error"]
         assert (answer.status_code, error["param"], error["code"]) == (400, param, code)
+
+
+async def test_an_access_log_has_each_request(deps, caplog):
+    """Its route, status, time, size, project and ids; a flood too, and never the query or the id of a file."""
+    caplog.set_level(logging.INFO, "tidemill")
+    caplog.handler.setFormatter(logs.Json("api"))
+    split = log_dedup.LogDedup()
+    async with ask(deps, log=Logs(access=True)) as client:
+        for _ in range(2 * log_dedup.LINES_MAX):
+            await client.get("/v1/files?after=secret", headers={"x-request-id": "job-1"})
+        assert all(split.filter(record) for record in caplog.records)
+        size = len((await client.get("/v1/models?after=secret")).content)
+        lost = await client.get(f"/v1/batches/{BATCH}")
+        await client.request("SECRET", "/v1/files/secret")
+    *_, first, second, third = map(json.loads, caplog.handler.stream.getvalue().splitlines())
+    assert "secret" not in caplog.handler.stream.getvalue().lower()
+    assert (first["message"], first["status"], first["bytes"]) == ("200 for GET /v1/models", 200, size)
+    assert (first["project"], first["duration_ms"] > 0, first["logger"]) == ("p", True, log_dedup.ACCESS)
+    assert (second["batch_id"], second["request_id"]) == (BATCH, lost.headers["x-request-id"])
+    assert (third["method"], third["status"]) == ("other", 405)

@@ -1,11 +1,11 @@
 """For one project, objects of another do not exist. Generated from the routes."""
 
 import asyncio
+import functools
 import re
 
 import httpx
-import pytest
-from support.dependencies import open_dependencies
+from support import dependencies
 from support.trust import SIGNER
 
 from tidemill.api.app import create_app
@@ -13,6 +13,8 @@ from tidemill.api.openapi import describe
 from tidemill.schemas import ids
 from tidemill.schemas.log.messages import KeyRecord
 from tidemill.schemas.resources import access
+
+client_of = functools.partial(dependencies.client_of, base="http://api")
 
 LINE = b'{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":"x"}}\n'
 BATCH = {"endpoint": "/v1/embeddings", "completion_window": "24h"}
@@ -26,27 +28,16 @@ UNKNOWN = {
 }
 HOOK = {"name": "n", "url": "https://example.com/", "event_types": ["batch.failed"]}
 BODIES = {
+    "/v1/batches/{batch_id}/requests": {
+        "json": {"requests": [{"custom_id": "a", "body": {"model": "m", "input": "x"}}], "sequence": 1}
+    },
+    "/v1/batches/{batch_id}/seal": {"json": {"sequence": 1}},
+    "/v1/batches/{batch_id}/compare": {"params": {"with": UNKNOWN["batch_id"]}},
     "/v1/webhook_endpoints/{endpoint_id}/test": {"json": {"event_type": "batch.failed"}},
     "/v1/uploads/{upload_id}/complete": {"json": {"part_ids": ["part_x"]}},
     "/v1/uploads/{upload_id}/parts": {"files": {"data": ("d", LINE)}},
 }
 """Bodies that routes need before they look for the object."""
-
-
-@pytest.fixture
-async def deps(tmp_path):
-    """New dependencies."""
-    async with open_dependencies(tmp_path) as deps:
-        yield deps
-
-
-def client_of(deps, key: str) -> httpx.AsyncClient:
-    """A client with a key."""
-    return httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(deps)),
-        base_url="http://api",
-        headers={"authorization": f"Bearer {key}"},
-    )
 
 
 async def owned(deps) -> dict[str, str]:

@@ -12,9 +12,9 @@ from pydantic import Field
 from tidemill.api.requests import reading
 from tidemill.api.requests.bodies import Completion, NewBatch, NewUpload
 from tidemill.api.requests.filters import BatchesQuery
+from tidemill.api.routes.admin.keys import KeyRequest
 from tidemill.api.routes.batches import EstimateRequest
 from tidemill.api.routes.files import ContentHeaders, FilesQuery
-from tidemill.api.routes.keys import KeyRequest
 from tidemill.api.routes.reruns import ReplayRequest, RerunRequest
 from tidemill.api.routes.results import ResultsQuery
 from tidemill.api.routes.usage import UsageQuery

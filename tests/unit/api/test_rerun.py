@@ -8,9 +8,8 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.dependencies import NOW, READER, open_dependencies, with_settings
+from support.dependencies import NOW, READER, client_of, open_dependencies, with_settings
 
-from tidemill.api.app import create_app
 from tidemill.api.reruns.input_file import rewrite_line
 from tidemill.api.reruns.selection import Kind, Selection
 from tidemill.configuration.settings import Settings
@@ -63,15 +62,6 @@ async def deps(tmp_path):
     models["e"] = {"backends": BACKENDS, "endpoints": ["/v1/embeddings"]}
     async with open_dependencies(tmp_path) as deps:
         yield with_settings(deps, Settings(models=models))
-
-
-@pytest.fixture
-async def client(deps):
-    """A client of the app, as the project `p`."""
-    transport = httpx.ASGITransport(create_app(deps))
-    headers = {"authorization": "Bearer key-of-p"}
-    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
-        yield client
 
 
 @pytest.fixture
@@ -213,9 +203,7 @@ async def test_a_rerun_leaves_out_invalid_lines_of_a_stream(deps, client, wanted
 async def test_a_rerun_of_too_many_lines(deps, old):
     """The error comes before anything is written, and says what to do instead."""
     small = replace(deps, settings=deps.settings.model_copy(update={"file_lines_max": 2}))
-    transport = httpx.ASGITransport(create_app(small))
-    headers = {"authorization": "Bearer key-of-p"}
-    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as other:
+    async with client_of(small) as other:
         answer = await rerun(other, old, lines="failed")
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "too_many_lines")
     assert "3 lines, and a batch may have 2" in answer.json()["error"]["message"]
@@ -293,6 +281,17 @@ async def test_a_rerun_of_another_projects_batch(client, old):
     assert (await rerun(client, new, lines="all")).status_code == 409
 
 
+async def test_a_create_may_name_the_batch_that_it_asks_again(client, old):
+    """Both link to each other, as a rerun; it must be a batch of the project."""
+    body = {"input_file_id": old.input_file_id, "endpoint": CHAT, "completion_window": "24h", "rerun_of": old.id}
+    new = (await client.post("/batches", json=body)).json()
+    assert new["tidemill"]["rerun_of"] == old.id
+    assert (await client.get(f"/batches/{old.id}")).json()["tidemill"]["reruns"] == [new["id"]]
+    for fields, headers in (({}, {"authorization": "Bearer key-of-q"}), ({"rerun_of": "batch_none"}, {})):
+        answer = await client.post("/batches", json=body | fields, headers=headers)
+        assert (answer.status_code, "No batch found" in answer.json()["error"]["message"]) == (404, True)
+
+
 async def test_a_rerun_of_a_batch_that_expired_before_validation(deps, client, old):
     """All lines have expired."""
     unseen = {"status": Status.EXPIRED, "error_file_id": None, "tidemill": Extras()}
@@ -351,9 +350,7 @@ async def test_a_rerun_has_a_window_that_exists(deps, old, default, window):
     models = {"m": {"backends": [{"url": "http://127.0.0.1:9/v1"}], "price": prices}}
     windows, life = {"1h": 0, "2h": 1}, 7_200
     settings = Settings(models=models, windows=windows, default_window=default, input_life_seconds=life)
-    transport = httpx.ASGITransport(create_app(with_settings(deps, settings)))
-    headers = {"authorization": "Bearer key-of-p"}
-    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
+    async with client_of(with_settings(deps, settings)) as client:
         plan = (await rerun(client, old, lines="all", dry_run=True)).json()
         other = {"1h": "2h", "2h": "1h"}[window]
         changed = (await rerun(client, old, lines="all", dry_run=True, completion_window=other)).json()

@@ -2,11 +2,9 @@
 
 import os
 
-import httpx
 import pytest
-from support.dependencies import ADMIN, NOW, open_dependencies
+from support.dependencies import ADMIN, NOW, client_of, open_dependencies
 
-from tidemill.api.app import create_app
 from tidemill.configuration.settings import Settings
 from tidemill.schemas.bounds import NAME_CHARS_MAX
 
@@ -30,9 +28,7 @@ async def deps(tmp_path):
 
 @pytest.fixture
 async def operator(deps):
-    transport = httpx.ASGITransport(create_app(deps))
-    headers = {"authorization": f"Bearer {ADMIN}"}
-    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
+    async with client_of(deps, ADMIN) as client:
         yield client
 
 
@@ -45,7 +41,7 @@ async def test_a_server_from_its_addition_to_its_removal(deps, operator):
     assert body == {
         "id": "gpu-2", "object": "server", "settings": {"url": OTHER, "share": 0.5},
         "removed": False, "fault": None, "used_by": [], "author": "key_settings", "changed_at": NOW,
-        "revision": deps.catalog.contents.revision,
+        "revision": deps.catalog.contents.revision, "load": None,
     }  # fmt: skip
     assert deps.serving.servers["gpu-2"].share == 0.5
     drained = (

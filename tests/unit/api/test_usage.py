@@ -5,11 +5,9 @@ import threading
 from decimal import Decimal
 from itertools import product
 
-import httpx
 import pytest
-from support.dependencies import ADMIN, NOW, open_dependencies
+from support.dependencies import ADMIN, NOW, client_of
 
-from tidemill.api.app import create_app
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import LedgerRecord
 from tidemill.schemas.resources.batch import InputTokensDetails, OutputTokensDetails, Status, Usage
@@ -40,29 +38,6 @@ def entry(
             for model in models
         ),
     )  # fmt: skip
-
-
-@pytest.fixture
-async def deps(tmp_path):
-    """New dependencies."""
-    async with open_dependencies(tmp_path) as deps:
-        yield deps
-
-
-def client_of(deps, key: str) -> httpx.AsyncClient:
-    """A client with a key."""
-    return httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(deps)),
-        base_url="http://api/v1",
-        headers={"authorization": f"Bearer {key}"},
-    )
-
-
-@pytest.fixture
-async def client(deps):
-    """A client of the app, as the project `p`."""
-    async with client_of(deps, "key-of-p") as client:
-        yield client
 
 
 def fold(deps, *entries: LedgerRecord) -> None:

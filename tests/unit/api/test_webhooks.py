@@ -2,13 +2,13 @@
 
 import asyncio
 import base64
+import functools
 from dataclasses import replace
 
-import httpx
 import pytest
+from support import dependencies
 from support.dependencies import NOW, open_dependencies
 
-from tidemill.api.app import create_app
 from tidemill.api.webhooks import Webhooks
 from tidemill.configuration.settings import Settings
 from tidemill.schemas import ids
@@ -17,6 +17,8 @@ from tidemill.schemas.webhooks import signature
 from tidemill.schemas.webhooks.messages import HEALTH, Health, decode_endpoint, decode_event
 from tidemill.sealing.webhook_secrets import WebhookSecrets
 from tidemill.sealing.wrapping import FileWrapper
+
+client_of = functools.partial(dependencies.client_of, base="http://api")
 
 HOOK = {"name": "n", "url": "https://example.com/hook", "event_types": ["batch.failed"]}
 PATH = "/v1/webhook_endpoints"
@@ -35,14 +37,6 @@ async def client(deps):
     """A client of the project `p`."""
     async with client_of(deps) as client:
         yield client
-
-
-def client_of(deps, key="key-of-p"):
-    return httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(deps)),
-        base_url="http://api",
-        headers={"authorization": f"Bearer {key}"},
-    )
 
 
 def fault(answer):

@@ -53,7 +53,7 @@ async def test_a_service_without_tls_is_named(service: Service) -> None:
 
 async def test_create_sends_endpoint_window_and_metadata(service: Service, client: Client) -> None:
     """And returns the batch."""
-    batch = await client.create("file-in", "/v1/embeddings", "24h", {"team": "a"}, key="k")
+    batch = await client.create("file-in", "/v1/embeddings", "24h", metadata={"team": "a"}, key="k")
     assert batch.status == "validating"
     assert service.created == [
         {
@@ -70,7 +70,9 @@ async def test_create_is_repeated_after_a_lost_answer(service: Service, client: 
     """Under the same idempotency key."""
     await client.batch("batch_1")
     service.lost = 2
-    assert (await client.create("file-in", "/v1/embeddings", "24h", {"team": "a"}, key="k")).id == "batch_1"
+    assert (
+        await client.create("file-in", "/v1/embeddings", "24h", metadata={"team": "a"}, key="k")
+    ).id == "batch_1"
     assert len(service.created) == 3
     assert len(service.keys) == 1
 
@@ -79,7 +81,7 @@ async def test_a_refused_request_is_not_repeated(service: Service) -> None:
     """The error has the message of the service."""
     async with Client(service.url, "wrong") as client:
         with pytest.raises(Refused, match="Incorrect API key") as caught:
-            await client.create("file-in", "/v1/embeddings", "24h", {"team": "a"}, key="k")
+            await client.create("file-in", "/v1/embeddings", "24h", metadata={"team": "a"}, key="k")
     assert caught.value.status == 401
 
 

@@ -111,6 +111,13 @@ async def test_a_run_may_ask_equal_lines_once(
     assert orjson.loads(sink.receipt.read_bytes())["copies"] == (2 if dedupe else 0)
 
 
+async def test_a_run_may_name_a_callback(service: Service, target: Target, source: Path, console: Console) -> None:
+    """The service calls it at the end of the batch."""
+    service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
+    await run(console, target, source, Sink(), RunOptions(callback="https://hooks.example.com/a"))
+    assert [body.get("callback_url") for body in service.created] == ["https://hooks.example.com/a"]
+
+
 async def test_a_run_waits_for_quota_and_says_so(
     service: Service, target: Target, source: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:

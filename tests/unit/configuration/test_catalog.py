@@ -127,7 +127,7 @@ def test_a_file_takes_away_only_what_a_file_brought() -> None:
             "n": {"backends": [{"url": "http://n/v1"}]},
         },
     )
-    file = catalog.named(settings.servers, settings.models)
+    file = catalog.settings_by_key(settings.servers, settings.models)
     contents = written(folded([]), changes.of_settings(folded([]), file, author=FILE, at=1))
     assert {*contents.serving.servers} == {"a", "n:80"}
     live: changes.Wanted = {
@@ -135,7 +135,7 @@ def test_a_file_takes_away_only_what_a_file_brought() -> None:
         "server/a": {"url": "http://a/v1", "max_in_flight": 1},
     }
     contents = written(contents, changes.planned(contents, live, author="k", at=2))
-    smaller = catalog.named(settings.servers, {"n": settings.models["n"]})
+    smaller = catalog.settings_by_key(settings.servers, {"n": settings.models["n"]})
     entries = changes.of_settings(contents, smaller, author=FILE, at=3)
     assert {key: entry.removed for key, entry in entries.items()} == {"model/m": True, "server/a": False}
     contents = written(contents, entries)
@@ -183,7 +183,9 @@ def test_settings_survive_the_topic() -> None:
     settings = Settings(**tomllib.loads(text))
     contents = written(
         folded([]),
-        changes.of_settings(folded([]), catalog.named(settings.servers, settings.models), author=FILE, at=1),
+        changes.of_settings(
+            folded([]), catalog.settings_by_key(settings.servers, settings.models), author=FILE, at=1
+        ),
     )
     assert contents.serving == settings.serving
     assert contents.serving.servers["a"].lack == "the variable A_KEY is not set"
@@ -257,4 +259,4 @@ def test_what_a_server_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     file.touch()
     assert server.lack is None
     assert server.api_key == "secret"
-    assert "secret" not in str(catalog.named({"a": server}, {"m": Model(servers=("a",))}))
+    assert "secret" not in str(catalog.settings_by_key({"a": server}, {"m": Model(servers=("a",))}))

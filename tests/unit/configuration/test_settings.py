@@ -182,3 +182,45 @@ def test_the_window_of_a_batch_decides_its_discount(discounts, data):
     assert found.usual_window == usual
     for window in ["10m", "1h", "12h", "24h", "7d"]:
         assert found.tariff(Price(), window).discount == discounts.get(window, discounts[usual])
+
+
+READS = {"projects": {"p": {"read": ["s3://lake/in/"]}}}
+
+
+@pytest.mark.parametrize(
+    ("buckets", "fault"),
+    [
+        ({"a": {}}, "buckets.a.projects: missing"),
+        ({"a": {"projects": {"p": {"read": ["lake/in"]}}}}, "it must begin with s3://"),
+        ({"a": {"projects": {"p": {"write": ["s3://lake/../in"]}}}}, "must not have empty parts"),
+        ({"a": READS | {"access_key_id": "x"}}, "access_key_id needs secret_access_key_env"),
+        ({"a": READS | {"secret_access_key_env": "X"}}, "access_key_id needs secret_access_key_env"),
+        ({"a": READS | {"endpoint": "http://user:secret@host"}}, "an address holds no name and no password"),
+        ({"a": READS | {"secret_access_key": "x"}}, "unknown setting secret_access_key"),
+        ({"a": READS, "b": READS}, "a and b both have s3://lake/in for the project p"),
+    ],
+)
+def test_connections_to_buckets(buckets, fault, tmp_path):
+    """Each fault names what to change; one folder has one connection."""
+    assert fault in refusal(tmp_path, f"buckets = {toml(buckets)}\n")
+
+
+def toml(value: object) -> str:
+    """A value as TOML."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f'"{name}" = {toml(each)}' for name, each in value.items()) + " }"
+    return json.dumps(value)
+
+
+def test_the_secret_of_a_connection_is_read_when_it_is_used(tmp_path, monkeypatch):
+    """From the variable or the file; a process without it says which."""
+    account = {"access_key_id": "x", "secret_access_key_env": "LAKE"}
+    bucket = Settings(buckets={"a": READS | account}).buckets["a"]
+    with pytest.raises(OSError, match="the variable LAKE is not set"):
+        assert bucket.secret
+    monkeypatch.setenv("LAKE", "hidden")
+    assert bucket.secret == "hidden"
+    file = tmp_path / "lake"
+    file.write_text("mounted\n")
+    bucket = Settings(buckets={"a": READS | {"access_key_id": "x", "secret_access_key_file": file}}).buckets["a"]
+    assert bucket.secret == "mounted"

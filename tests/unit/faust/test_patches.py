@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.fetch import FetchRequest_v4
 from faust.types import TP
 from mode.utils.queues import FlowControlQueue
+from support.waiting import until
 
 from tidemill.configuration.settings import Settings
 from tidemill.faust.patches import BRIEF_MS, Flow, go_back, seek_all
@@ -61,10 +62,22 @@ async def test_a_partition_with_room_is_fetched_at_once(tmp_path):
     assert not waiting.done()
     consumer.on_buffer_drop(tp)
     await waiting
-    consumer._thread.thread_loop.close()
     assert asked == [{tp}]
     consumer.on_buffer_full(tp)
     consumer.on_buffer_drop(tp)
+
+
+async def test_a_consumer_runs_on_the_loop_of_its_app(tmp_path):
+    """Its calls are direct ones of either kind; a start without a broker fails, and leaves no task behind."""
+    app = create_app("on-loop", Settings(), kafka="127.0.0.1:9", state=tmp_path)
+    thread = app._new_consumer()._thread
+    assert thread.thread_loop is asyncio.get_running_loop()
+    assert await thread.call_thread(lambda offset: offset + 1, 6) == 7
+    assert await thread.call_thread(asyncio.sleep, 0, result=7) == 7
+    before = asyncio.all_tasks()
+    with pytest.raises(KafkaConnectionError):
+        await thread.start()
+    await until(lambda: asyncio.all_tasks() == before)
 
 
 class Client:

@@ -1,5 +1,7 @@
 """Batches of records that are small on the wire and large in memory: they are passed by, and nothing else is."""
 
+import gc
+import tracemalloc
 from importlib import import_module
 
 import pytest
@@ -64,6 +66,25 @@ def test_data_beyond_the_bound_is_refused(pair):
     for size in (BATCH_BYTES_MAX + 1, 3 * BATCH_BYTES_MAX):
         with pytest.raises(DecompressionFailed, match="8388608 bytes"):
             decompress(compress(b"x" * size))
+
+
+@pytest.mark.parametrize("kind", ["lz4", "zstd"])
+def test_a_buffer_that_was_too_small_leaves_nothing_behind(kind):
+    """Lines that are alike fill the first buffer; no larger one may wait for a garbage collection."""
+    compress, decompress = CODECS[kind]
+    packed = bytes(compress(b"".join(b'{"n":%d,"text":"%s"}\n' % (n, b"x" * 300) for n in range(1_000))))
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        size = max(len(decompress(packed)) for _ in range(5))
+        left, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert size > decompression.RATIO * len(packed)
+    assert left < 100_000
+    assert peak < 8 * size
 
 
 @settings(deadline=None, max_examples=30)

@@ -1,5 +1,7 @@
 """The consumer delivers records whatever the names of their headers."""
 
+import struct
+
 import pytest
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
@@ -65,6 +67,20 @@ def test_all_records_are_delivered(compression, found):
         assert list(record.headers) == [
             (name.decode("utf-8", "backslashreplace"), content) for name, content in headers
         ]
+
+
+@given(batches=st.lists(RECORDS, min_size=1, max_size=4), start=st.integers(0, 5))
+def test_batches_before_it_are_not_delivered_again(batches, start):
+    """A fetch may have many batches; records that were delivered before the invalid one are behind it."""
+    # A broker sends no batch that ends before the offset that was asked for.
+    fetched, offset, start = bytearray(), 0, start % len(batches[0])
+    for found in batches:
+        batch = bytearray(_batch(found, 0))
+        # The checksum of a batch does not cover its first offset.
+        struct.pack_into(">q", batch, 0, offset)
+        fetched += batch
+        offset += len(found)
+    assert [record.offset for record in _read(bytes(fetched), start)] == list(range(start, offset))
 
 
 def test_neighbours_of_an_invalid_record_are_delivered_once():

@@ -4,14 +4,22 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from tidemill import __version__
+from tidemill.__main__ import app
+from tidemill.configuration.settings import Settings
 from tidemill.local import data_folder
-from tidemill.local.data_folder import FolderError
+from tidemill.local.data_folder import FORMAT, FolderError, Written
+from tidemill.local.up import WRONG, main
 from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.resources import access
 
+ROOT = Path(__file__).resolve().parents[3]
 HOLDER = """
 import sys
 from pathlib import Path
@@ -104,3 +112,81 @@ def test_run_json_is_replaced_atomically(tmp_path):
     data_folder.remove_run(tmp_path)
     data_folder.remove_run(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+OLD = ROOT / "tests" / "support" / "data" / "704a1c9.tar.xz"
+"""The data folder of that commit after a batch of 200 lines, without logs."""
+
+
+def content(folder):
+    """Every path, with what a file holds."""
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+def test_the_first_start_writes_the_format(tmp_path):
+    """A later one writes the version that starts then."""
+    folder = tmp_path / "data"
+    assert data_folder.written(folder) is None
+    folder.mkdir()
+    (folder / "store").symlink_to(tmp_path)
+    with data_folder.locked(folder):
+        assert data_folder.written(folder) == Written(FORMAT, __version__)
+    (folder / "format.json").write_text(json.dumps({"format": FORMAT, "version": "0.0.1", "later": 1}))
+    with data_folder.locked(folder):
+        assert data_folder.written(folder) == Written(FORMAT, __version__)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (
+            json.dumps({"format": FORMAT + 1, "version": "9.9\x1b"}),
+            r"has format 2, written by Tidemill 9\.9\\x1b; .*later",
+        ),
+        (json.dumps({"format": 0, "version": "0"}), "is damaged"),
+        (json.dumps({"format": "1", "version": "0"}), "is damaged"),
+        (json.dumps([FORMAT]), "is damaged"),
+        ("", "is damaged"),
+        ("[" * 100_000, "is damaged"),
+    ],
+)
+def test_another_format_is_refused(tmp_path, text, fault):
+    """With what to do, and the folder stays as it is."""
+    (tmp_path / "format.json").write_text(text)
+    before = content(tmp_path)
+    with pytest.raises(FolderError, match=fault), data_folder.locked(tmp_path):
+        pass
+    assert content(tmp_path) == before
+
+
+def test_a_folder_from_before_the_first_release_is_refused(tmp_path):
+    """It was written at 704a1c9; all that is in it stays as it is, and `upgrade --check` says the same."""
+    with tarfile.open(OLD) as archive:
+        archive.extractall(tmp_path, filter="data")
+    before = content(tmp_path)
+    assert tmp_path / "kafka" / "log" / "meta.properties" in before
+    assert main(Settings(data=tmp_path, models={"m": {"backends": [{"url": "http://x/v1"}]}}), None) == WRONG
+    done = CliRunner().invoke(app, ["upgrade", "--check", "--data", str(tmp_path)])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "has no format number: a Tidemill from before the first release wrote it" in done.stderr
+    assert "Nothing was changed" in done.stderr
+    assert content(tmp_path) == before
+
+
+def test_this_version_reads_a_folder_of_each_release(tmp_path):
+    """A tag without one fails here: `tests/support/data` gets a data folder that the release wrote."""
+    tags = subprocess.run(["git", "tag"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for number, tag in enumerate(tags):
+        with tarfile.open(OLD.with_name(f"{tag}.tar.xz")) as archive:
+            archive.extractall(tmp_path / str(number), filter="data")
+        assert data_folder.written(tmp_path / str(number))
+
+
+def test_upgrade_reports_the_format(tmp_path):
+    """Of a new folder, and of one with data."""
+    said = [CliRunner().invoke(app, ["upgrade", "--check", "--data", str(tmp_path)]).stdout]
+    with data_folder.locked(tmp_path):
+        pass
+    said.append(CliRunner().invoke(app, ["upgrade", "--check", "--data", str(tmp_path)]).stdout)
+    assert "has no data yet" in said[0]
+    assert f"has format {FORMAT}, last used by Tidemill {__version__}" in said[1]

@@ -28,10 +28,12 @@ def test_its_models_are_valid_settings() -> None:
     assert {model.backends[0].base for model in models.values()} == {"http://127.0.0.1:9100/v1"}
 
 
-def test_missing_modules_are_named_by_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name for pip."""
-    monkeypatch.setattr(demo, "_PACKAGES", {"json": "json", "no_such_module": "no-such-package"})
-    assert demo.missing() == ["no-such-package"]
+def test_it_is_installed_with_all_of_its_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One alone does not serve."""
+    monkeypatch.setattr(demo, "_MODULES", ("json", "asyncio"))
+    assert demo.is_installed()
+    monkeypatch.setattr(demo, "_MODULES", ("json", "no_such_module"))
+    assert not demo.is_installed()
 
 
 @given(

@@ -2,13 +2,14 @@
 
 import pytest
 
+from tidemill.configuration.connections import Logs
 from tidemill.configuration.settings import SECRETS, Settings
 from tidemill.local import environment
 
 KEYS = {"BACKEND_KEY"}
 STAGES = ("api", "ingest", "processors", "results", "webhooks")
 GIVEN = {
-    "PATH": "/bin", "HOME": "/root", "LC_ALL": "C", "PYTHONPATH": "x", "SSL_CERT_FILE": "ca.pem",
+    "PATH": "/bin", "HOME": "/root", "LC_ALL": "C", "PYTHONPATH": "x", "SSL_CERT_FILE": "ca.pem", "OTEL_X": "x",
     "TIDEMILL_PORT": "1", "tidemill_partitions": "2", "TIDEMILL_PROJECTS__a__WEIGHT": "2",
     "TIDEMILL_NOTIFY_FD": "5", "TIDEMILL_KEY_LATER": "later", "KAFKA_PASSWORD": "kafka", "BACKEND_KEY": "backend",
     "AWS_SECRET_ACCESS_KEY": "aws", "https_proxy": "http://u:p@proxy",
@@ -16,7 +17,10 @@ GIVEN = {
     "tidemill_api_key": "lower", **{f"TIDEMILL_{name.upper()}": f"the {name}" for name in SECRETS},
 }  # fmt: skip
 PLAIN = {"PATH", "HOME", "LC_ALL", "PYTHONPATH", "SSL_CERT_FILE"}
-ALL = PLAIN | {"TIDEMILL_PORT", "tidemill_partitions", "TIDEMILL_PROJECTS__a__WEIGHT", "KAFKA_PASSWORD"}
+ALL = PLAIN | {
+    "TIDEMILL_PORT", "tidemill_partitions", "TIDEMILL_PROJECTS__a__WEIGHT", "KAFKA_PASSWORD",
+    "OTEL_X", "TIDEMILL_LOG__FORMAT",
+}  # fmt: skip
 STORE = {"AWS_SECRET_ACCESS_KEY", "https_proxy"}
 OWN = {"api": {"TIDEMILL_SIGNING_KEY"}, "processors": {"BACKEND_KEY", "TIDEMILL_KEY_LATER"}}
 
@@ -46,5 +50,15 @@ def test_other_processes_get_no_settings():
 def test_only_processors_get_the_key_of_a_backend(stage):
     """Also if its name begins like a setting."""
     given = {"TIDEMILL_SERVER_KEY": "x"}
-    found = environment.of_stage(stage, Settings(), given, given.keys())
+    found = environment.of_stage(stage, Settings(log=Logs(format="json")), given, given.keys())
     assert set(found) == ({"TIDEMILL_SERVER_KEY"} if stage == "processors" else set())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stages_that_reach_buckets_get_their_secrets(stage):
+    """Also if a name begins like a setting, and the way of the machine to S3."""
+    account = {"access_key_id": "x", "secret_access_key_env": "TIDEMILL_LAKE"}
+    bucket = account | {"projects": {"p": {"read": ["s3://lake/in"]}}}
+    given = {"TIDEMILL_LAKE": "x", "AWS_CA_BUNDLE": "ca.pem"}
+    found = environment.of_stage(stage, Settings(log=Logs(format="json"), buckets={"lake": bucket}), given, ())
+    assert set(found) == (set(given) if stage in {"api", "ingest", "results"} else set())

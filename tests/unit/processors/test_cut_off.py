@@ -14,6 +14,7 @@ class Dispatcher:
 
     def __init__(self):
         self.calls = True
+        self.drained_seconds = None
 
     def halt(self):
         self.calls = False
@@ -22,7 +23,7 @@ class Dispatcher:
         self.calls = True
 
     async def drain(self, seconds):
-        del seconds
+        self.drained_seconds = seconds
         self.halt()
 
     def forget_waiting(self): ...
@@ -63,6 +64,14 @@ async def test_no_call_starts_without_the_coordinator(member, times):
     member._app.membership.renew(times[-1])
     await member._hold()
     assert calls(member) == [True, True]
+
+
+@pytest.mark.parametrize(("silent_seconds", "drained_seconds"), [(0.0, 30.0), (MEMBERSHIP_SECONDS, 0.0)])
+async def test_a_lost_membership_waits_for_no_call(member, times, silent_seconds, drained_seconds):
+    """Partitions that are handed over wait for the calls in flight; those that are gone do not."""
+    times.append(100.0 + silent_seconds)
+    await member._leave(set())
+    assert {model.dispatcher.drained_seconds for model in member._models.awake.values()} == {drained_seconds}
 
 
 async def test_calls_do_not_resume_between_revocation_and_assignment(member, times):

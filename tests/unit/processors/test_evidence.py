@@ -280,7 +280,7 @@ def test_a_fault_of_ours_holds_no_line_for_good() -> None:
             return None
 
         server = Server(rule)
-        world = World(loop, [server])
+        world = World(loop, [server], is_connected=False)
         world.publish("b", 1)
         assert await world.run(HOUR, world.has_ended(lines("b", range(1)))) < 60
         assert is_answered(world, ("b", 0))

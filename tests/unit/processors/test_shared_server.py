@@ -1,34 +1,28 @@
 """Several models on one server, each with its own dispatcher, in virtual time."""
 
 import asyncio
+import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import orjson
 import pytest
+from support import servers_at_work
 from support.servers import server as make_server
-from support.servers_at_work import Log
-from support.simtime import SimulatedLoop, run
+from support.servers_at_work import ENDPOINT, GOOD, Log, dispatcher
+from support.simtime import SimulatedLoop
+from support.upstreams import Upstream
 
 from tidemill.processors.backends.backend import Backend
 from tidemill.processors.backends.clocks import Clocks
 from tidemill.processors.backends.pool import BackendPool
-from tidemill.processors.calls.caller import Caller
-from tidemill.processors.calls.endpoint_probe import EndpointProbe
-from tidemill.processors.calls.forms import Forms
-from tidemill.processors.dispatcher import Dispatcher, Services
 from tidemill.processors.failures import Answer
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 from tidemill.processors.limits.server_metrics import ServerMetrics
-from tidemill.processors.memory_budget import LineBudget
-from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.window import Capacity, PartitionWindow
 from tidemill.schemas.log import codec
 
-ENDPOINT = "/v1/chat/completions"
-GOOD = Answer(200, b'{"choices":[{"finish_reason":"stop","message":{"content":"yes"}}]}')
 FULL = Answer(429, b'{"error":{"message":"too many"}}')
 UNKNOWN = Answer(404, b'{"error":{"message":"no such model"}}')
 CAPACITY = 64
@@ -36,7 +30,7 @@ CALL_SECONDS = 0.1
 DAY_SECONDS = 86_400
 
 
-class Engine:
+class Engine(Upstream):
     """The server: calls beyond its capacity queue, or are refused. `lacks` are models that it does not know."""
 
     def __init__(self, *, queues: bool) -> None:
@@ -100,21 +94,16 @@ class World:
             unacknowledged_max=unacknowledged_max,
         )
         self.clocks = Clocks()
-        self.models = {name: self._dispatcher(name) for name in names}
+        self.models = {
+            name: dispatcher(
+                name, BackendPool([Backend(self.server)], name, clocks=self.clocks), self.engine, self.log, loop
+            )
+            for name in names
+        }
 
-    def _dispatcher(self, name: str) -> Dispatcher:
-        pool = BackendPool([Backend(self.server)], name, clocks=self.clocks)
-        store: Any = None
-        caller = Caller(
-            pool=pool, endpoint_probe=EndpointProbe(name, pool, self.engine), upstream=self.engine, store=store,
-            forms=Forms(store, LineBudget()),
-            clock=self.loop.now, seconds_max=30,
-        )  # fmt: skip
-        services = Services(
-            budget=LineBudget(), outbox=self.log, store=store, closed=ClosedBatches(), clock=self.loop.now,
-            chance=lambda: 0.5,
-        )  # fmt: skip
-        return Dispatcher(pool, caller, services)
+    async def close(self) -> None:
+        """End everything."""
+        await asyncio.gather(*(model.close() for model in self.models.values()))
 
     def publish(
         self, model: str, batch: str, lines: int, *, project: str = "p", seconds: float = DAY_SECONDS
@@ -159,22 +148,7 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def simulated(case: Callable[[Make], Coroutine[Any, Any, None]]) -> None:
-    """Run a case, which makes its worlds by its argument, and close them."""
-    worlds: list[World] = []
-
-    async def main(loop: SimulatedLoop) -> None:
-        def make(*arguments: Any, **options: Any) -> World:
-            worlds.append(World(loop, *arguments, **options))
-            return worlds[-1]
-
-        try:
-            await case(make)
-        finally:
-            for world in worlds:
-                await asyncio.gather(*(model.close() for model in world.models.values()))
-
-    run(main)
+simulated = functools.partial(servers_at_work.simulated, kind=World)
 
 
 LINES = 4_000

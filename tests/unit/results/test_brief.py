@@ -32,6 +32,7 @@ class Standing:
         before = len(self.simulation.log.events)
         while self.partition._background._tasks:
             await asyncio.wait(self.partition._background._tasks)
+            await self.partition.batches.end_written()
         for at in range(before, len(self.simulation.log.events)):
             await self._fold(at)
 
@@ -57,9 +58,10 @@ async def test_a_small_batch_is_published_once():
     standing = Standing()
     events = [*commands(0, 10), *lines(random.Random(1), 0, 10)]
     await standing.handle(events)
-    assert (standing.shown, standing.under_way) == ([], 0)
+    assert (standing.shown, standing.under_way) == ([], len(events))
     await standing.files_written()
     assert standing.shown == [Status.COMPLETED]
+    assert len(standing.simulation.log.events) == len(events), "no fact passes the log"
     assert standing.simulation.tables.bitmaps.changelog == {}
     assert standing.under_way == 0
     assert standing.partition.due_at is None
@@ -76,12 +78,68 @@ async def test_a_small_batch_that_lasts_is_published(known):
     assert any(key.startswith(batch_id(0).encode()) for key in standing.simulation.tables.states.changelog)
 
 
+async def test_lines_that_went_into_a_part_before_the_files_are_written():
+    """The batch then ends as a large one does."""
+    standing = Standing()
+    await standing.handle([*commands(0, 10), *lines(random.Random(1), 0, 10)])
+    (active,) = standing.partition.active_batches
+    assert await standing.partition.batches.parts.flush(active)
+    await standing.files_written()
+    await standing.tick(1)
+    for _ in ("the files", "the parts that nothing needs any more"):
+        await standing.files_written()
+    assert standing.shown[-1] is Status.COMPLETED
+    assert standing.under_way == 0
+    assert not [key for key in standing.simulation.store.objects if key.startswith("parts/")]
+
+
+async def test_lines_that_go_into_a_part_between_the_two_files():
+    """Both files are complete, and the part is removed."""
+    standing = Standing()
+    store, (write, flush) = standing.simulation.store, (standing.simulation.store.write, [])
+
+    async def slow(key, chunks):
+        size = await write(key, chunks)
+        if key.startswith("files/") and not flush:
+            flush.append(key)
+            assert await standing.partition.batches.parts.flush(next(iter(standing.partition.active_batches)))
+        return size
+
+    store.write = slow
+    await standing.handle([*commands(0, 10), *lines(random.Random(1), 0, 10)])
+    await standing.files_written()
+    assert flush
+    receipt = standing.simulation.log.published[-1].batch.tidemill.receipt
+    assert (receipt.lines, receipt.output.lines, receipt.errors.lines, receipt.missing) == (10, 9, 1, 0)
+    await standing.files_written()
+    assert not [key for key in store.objects if key.startswith("parts/")]
+    assert standing.under_way == 0
+
+
+@pytest.mark.parametrize("place", ["the files", "the row that names them"])
+async def test_a_fault_on_the_short_way_leaves_the_long_one(place):
+    """The batch then ends as a large one does."""
+    standing = Standing()
+    await standing.handle([*commands(0, 10), *lines(random.Random(1), 0, 10)])
+    writing = next(iter(standing.partition._background._tasks))
+    standing.simulation.fuse.faulty = writing if place == "the files" else asyncio.current_task()
+    await standing.files_written()
+    assert (standing.simulation.fuse.faults, standing.shown) == (1, [])
+    await standing.tick(1)
+    for _ in ("the files", "the parts that nothing needs any more"):
+        await standing.files_written()
+    assert standing.shown[-1] is Status.COMPLETED
+    assert standing.under_way == 0
+
+
 async def test_a_batch_whose_files_take_long_is_published():
-    """If the store is unavailable, the batch is shown as finalizing."""
+    """If the store is unavailable, the batch is shown as at work, with all its lines."""
     standing = Standing()
     await standing.handle([*commands(0, 10), *lines(random.Random(1), 0, 10)])
     await standing.tick(PUBLISH_SECONDS)
-    assert standing.shown == [Status.FINALIZING]
+    assert standing.shown == [Status.IN_PROGRESS]
+    counts = standing.simulation.log.published[-1].batch.request_counts
+    assert counts.completed + counts.failed == 10
 
 
 async def test_a_large_batch_is_published_at_once():

@@ -13,6 +13,7 @@ from tidemill import retrying
 from tidemill.kafka.partitions import held_records
 from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.kafka.partitions.held_records import HeldRecords, Unavailable
+from tidemill.results import batches
 from tidemill.results.files import part_writer
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import CancelRequested, Tick
@@ -102,8 +103,9 @@ async def test_a_part_that_was_refused_lands_late():
 
 
 @pytest.mark.parametrize("seed", range(10))
-async def test_a_store_that_refuses_the_parts_of_one_batch(seed):
+async def test_a_store_that_refuses_the_parts_of_one_batch(seed, monkeypatch):
     """The other batch ends; the first shows the reason, outlives its deadline, and loses nothing."""
+    monkeypatch.setattr(batches, "AT_ONCE_BYTES_MAX", 0)
     simulation = Refusing(seed)
     streams = filled(simulation, 0, 1)
     simulation.refused.add(f"parts/{A}")
@@ -164,6 +166,7 @@ async def test_files_that_cannot_be_written_hold_up_no_compaction():
 async def test_at_a_bound_the_partition_waits(monkeypatch):
     """The partition waits for the store, and its memory is bounded."""
     monkeypatch.setattr(part_writer, "REFUSED_BYTES_MAX", 3_000)
+    monkeypatch.setattr(part_writer, "SHARE_BYTES_MIN", 0)
     monkeypatch.setattr(retrying, "LONGEST_SECONDS", 0.01)
     simulation = Refusing(2)
     (one,) = filled(simulation, 0)

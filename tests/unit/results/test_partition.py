@@ -89,6 +89,17 @@ def check_ledger(simulation, batch, output, models):
     assert entries[0].status is batch.status
 
 
+def check_so_far(simulation, batch, done):
+    """What a batch at work says it used grows to what it used; it counts no line twice, whatever crashed."""
+    shown = [record.batch for record in simulation.log.published if record.batch.id == batch.id]
+    used = [one.tidemill.progress.usage for one in shown if one.tidemill.progress and one.tidemill.progress.usage]
+    for usage in used:
+        assert 2 * usage.input_tokens == 3 * usage.output_tokens
+        assert usage.input_tokens <= 3 * done
+    assert used == sorted(used, key=lambda usage: usage.input_tokens)
+    return len(used)
+
+
 def named(found, models):
     """The model of a result line."""
     return model_of(int(found["custom_id"][3:]), models)
@@ -132,6 +143,7 @@ def check(simulation, number, total, status, *, recovered=False, models=()):
     assert batch.usage.input_tokens == 3 * len(output)
     assert batch.usage.output_tokens == 2 * len(output)
     check_ledger(simulation, batch, output, models or ["m"])
+    check_so_far(simulation, batch, len(output))
     if models:
         check_models(simulation, batch, output, errors, models)
     else:
@@ -160,6 +172,25 @@ async def test_crashes_lose_and_double_nothing(seed):
     for number, total in enumerate(totals):
         _, errors = check(simulation, number, total, Status.COMPLETED, models=of[number])
         assert len(errors) == len([index for index in range(total) if index % 7 == 3])
+
+
+@pytest.mark.parametrize("others", [0, 2])
+@pytest.mark.parametrize("crashes", [1, 2])
+async def test_small_batches_end_wherever_the_process_crashes(others, crashes):
+    """At each await of their lives, alone and together: each batch is shown once it is over, billed once."""
+    for step in itertools.count(1):
+        simulation = Simulation(step, part_bytes=1 << 20)
+        numbers = range(1 + others)
+        simulation.log.events += interleaved(
+            simulation.chance,
+            [[*commands(number, 10), *lines(simulation.chance, number, 10)] for number in numbers],
+        )
+        await simulation.run(crashes_max=crashes, crash_at=step)
+        for number in numbers:
+            check(simulation, number, 10, Status.COMPLETED)
+        if simulation.crashes == 0:
+            assert step > 10, "the crashes came in none of the steps"
+            return
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -15,7 +15,7 @@ from tidemill.results.state import reducer, tables
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.log import codec, dead_letters, topics
 from tidemill.schemas.log.codec import LineMark
-from tidemill.schemas.log.messages import Buried
+from tidemill.schemas.log.messages import DeadLettered
 from tidemill.schemas.resources.batch import Status
 
 SEEDS = range(120)
@@ -49,12 +49,12 @@ class Faulty(Simulation):
             letter = await handle_record(self, message, work, stage="results", undo=partition.batches.undo)
         finally:
             self.fuse.faulty = None
-        if letter is not None and (identified := codec.identify_batch(topic, headers, value)) is not None:
-            fact = Buried(
+        if letter is not None and (identified := dead_letters.identify_batch(topic, headers, value)) is not None:
+            fact = DeadLettered(
                 batch_id=identified.batch_id, source=letter.source, reason=letter.reason, at=int(self.now)
             )
             partition.active_batches.begin()
-            await partition.buried(fact, identified.created, ends=not letter.unreadable)
+            await partition.dead_lettered(fact, identified.created, ends=not letter.unreadable)
         if letter is not None:
             for done in gate.finish(gate._tickets[-1]):
                 self._acked = done + 1
@@ -98,7 +98,7 @@ def forged(number, index):
 @pytest.mark.parametrize("damages", [False, True])
 @pytest.mark.parametrize("kind", ["file", "stream"])
 @pytest.mark.parametrize("seed", SEEDS[:30])
-async def test_a_line_beyond_the_batch_is_buried(seed, kind, damages):
+async def test_a_line_beyond_the_batch_is_a_dead_letter(seed, kind, damages):
     """Also a line before the batch's number of lines; a recovery of parts ignores it too."""
     simulation, total = Faulty(seed), TOTALS[1]
     simulation.injects = False
@@ -119,7 +119,7 @@ async def test_a_line_beyond_the_batch_is_buried(seed, kind, damages):
 
 @pytest.mark.parametrize("broken", ["created", "accepted", "lines_max"])
 @pytest.mark.parametrize("seed", SEEDS[:10])
-async def test_a_record_that_always_fails_is_buried_and_shown(monkeypatch, seed, broken):
+async def test_a_record_that_always_fails_is_a_dead_letter_and_shown(monkeypatch, seed, broken):
     """Its batch ends or shows it; the other batches are not affected."""
     whole = getattr(reducer, broken)
 

@@ -132,4 +132,4 @@ def test_prometheus_parses_the_metrics():
     """With its own parser."""
     text, kind = metrics.text()
     assert kind.startswith("text/plain")
-    assert b"tidemill_reconcile_mismatch_total" in text
+    assert b"tidemill_receipt_mismatches_total" in text

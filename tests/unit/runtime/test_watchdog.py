@@ -38,11 +38,10 @@ def recovering(offsets, *, coordinator_id=1):
         _rejoin_needed_fut=quiet,
     )  # fmt: skip
     client = SimpleNamespace(_coordinator=coordinator, _fetcher=None)
-    loop = SimpleNamespace(is_closed=lambda: True)
     return SimpleNamespace(
         started=True, should_stop=False, rebalancing=False, in_recovery=True,
         tables=SimpleNamespace(recovery=SimpleNamespace(active_offsets=offsets)),
-        consumer=SimpleNamespace(_thread=SimpleNamespace(_consumer=client, thread_loop=loop)),
+        consumer=SimpleNamespace(_thread=SimpleNamespace(_consumer=client)),
     )  # fmt: skip
 
 

@@ -18,13 +18,14 @@ from tidemill.schemas.bounds import (
 )
 from tidemill.schemas.log import codec, messages
 from tidemill.schemas.resources.batch import Batch, BatchError, BatchErrors, Extras, FileReceipt, Receipt, Status
+from tidemill.schemas.resources.load import ProcessReport
 from tidemill.schemas.resources.waiting import WAITING_MAX, Reason, Waiting
 from tidemill.schemas.webhooks import messages as hooks
 
 RECORDS = [
     messages.Command, messages.Fact, messages.BatchRecord, messages.FileRecord, messages.KeyRecord,
     messages.LedgerRecord, messages.Claim, messages.Erasure, messages.Secret, messages.UploadMessage,
-    messages.QueueRecord, hooks.EndpointRecord, hooks.EventRecord, hooks.StateRecord,
+    messages.QueueRecord, ProcessReport, hooks.EndpointRecord, hooks.EventRecord, hooks.StateRecord,
 ]  # fmt: skip
 NASTY = "\x00"
 

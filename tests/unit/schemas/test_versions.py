@@ -41,7 +41,7 @@ def test_fields_of_a_later_version_are_ignored(pair):
 
 @pytest.mark.parametrize("pair", MESSAGES, ids=kind)
 def test_a_later_major_version_is_refused(pair):
-    """As a record that cannot be read: the stage buries it and goes on."""
+    """As a record that cannot be read: the stage makes it a dead letter and goes on."""
     decode, message = pair
     later = json.dumps(json.loads(codec.encode(message)) | {"v": 2}).encode()
     with pytest.raises(DecodeError):

@@ -5,6 +5,9 @@ import random
 from itertools import pairwise
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tidemill.kafka.partitions.owner import Record
 from tidemill.schemas.log import codec, topics
@@ -20,7 +23,8 @@ from tidemill.schemas.webhooks.messages import (
     State,
 )
 from tidemill.schemas.webhooks.table import KEPT_MAX, Deliveries, Endpoints, is_disabled
-from tidemill.webhooks.http import Outcome
+from tidemill.telemetry import tracing
+from tidemill.webhooks.http import SPANS_MAX, Outcome
 from tidemill.webhooks.partition import Partition, Resources
 from tidemill.webhooks.schedule import DISABLE_SECONDS, LIFE_SECONDS, Slots
 
@@ -63,10 +67,10 @@ class World:
         self.endpoints.apply(endpoint_id, codec.encode(record))
         return record
 
-    def publish(self, batch_id, endpoint_id="we_1", kind="completed"):
+    def publish(self, batch_id, endpoint_id="we_1", kind="completed", **more):
         event = messages.event_of(batch_id, kind, int(self.now))
         self.order.append((endpoint_id, batch_id, event.id))
-        self.put(Due(project="p", endpoint_id=endpoint_id, event=event))
+        self.put(Due(project="p", endpoint_id=endpoint_id, event=event, **more))
         return event
 
     def put(self, message):
@@ -232,6 +236,30 @@ async def test_a_receiver_that_is_down_gets_its_events_for_three_days():
     assert BEGAN + LIFE_SECONDS - 3 * 3600 < times[-1] <= BEGAN + LIFE_SECONDS
     (found,) = world.stored.of("we_1")
     assert (found.state, found.attempts, found.last.error) == (State.FAILED, len(times), "timeout")
+
+
+async def test_attempts_are_spans_in_the_trace_of_the_batch(monkeypatch):
+    """The first few of a delivery; without a trace there are none."""
+    kept = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    monkeypatch.setattr(tracing, "_tracer", provider.get_tracer("test"))
+    world, answers = World(), iter([None, 500])
+    world.endpoint()
+    world.answer = lambda _: next(answers, 200)
+    trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    world.publish("batch_1", traceparent=f"00-{trace}-{parent}-01")
+    await world.run(600.0)
+    spans = kept.get_finished_spans()
+    known = {(span.name, span.context.trace_id, span.parent.span_id) for span in spans}
+    assert known == {("deliver batch.completed", int(trace, 16), int(parent, 16))}
+    found = [[span.attributes.get(each) for each in ("error.type", "http.response.status_code")] for span in spans]
+    assert found == [["timeout", None], ["500", 500], [None, 200]]
+    world.answer = lambda _: None
+    world.publish("batch_2")
+    world.publish("batch_3", traceparent=f"00-{trace}-{parent}-01")
+    await world.run(DAY)
+    assert [span.attributes[tracing.BATCH_ID] for span in kept.get_finished_spans()[3:]] == ["batch_3"] * SPANS_MAX
 
 
 async def test_an_endpoint_is_disabled_after_five_days_of_failures():

@@ -50,11 +50,15 @@ class Log:
         return found[-1] if found else 0
 
 
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
 def batch(status=Status.COMPLETED, *, at=NOW, project="p", number=0, callback_url=None):
     ended = {f"{status}_at": at} if status in TERMINAL else {}
     found = Batch(
         id=f"batch_{number:032x}", endpoint="/v1/embeddings", input_file_id="file-1", completion_window="24h",
-        status=status, created_at=at - 9, expires_at=at + 9, tidemill=Extras(callback_url=callback_url), **ended,
+        status=status, created_at=at - 9, expires_at=at + 9, **ended,
+        tidemill=Extras(callback_url=callback_url, traceparent=TRACE),
     )  # fmt: skip
     return codec.encode(BatchRecord(project=project, batch=found))
 
@@ -118,7 +122,7 @@ async def test_a_callback_goes_to_the_url_of_the_batch():
     callbacks = ids.callback_endpoint_id("p")
     await router(log, with_endpoints((callbacks, {"url": "", "event_types": ()})))._round(log)
     (due,) = log.dues()
-    assert (due.endpoint_id, due.url) == (callbacks, URL)
+    assert (due.endpoint_id, due.url, due.traceparent) == (callbacks, URL, TRACE)
     log.sent.clear()
     await router(log, with_endpoints())._round(log)
     assert not log.dues()

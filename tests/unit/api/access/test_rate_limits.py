@@ -5,7 +5,7 @@ from dataclasses import replace
 import httpx
 import pytest
 import pytest_asyncio
-from support.dependencies import open_dependencies
+from support.dependencies import ManualClock, open_dependencies
 
 from tidemill.api.access.rate_limits import COSTS, HEAVY, KEYS_MAX, MANY, READ, Rates
 from tidemill.api.app import create_app
@@ -20,20 +20,10 @@ SETTINGS = Settings(
 )
 
 
-class Time:
-    """A clock that is set by hand."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        """Seconds."""
-        return self.now
-
-
 @pytest.fixture
 def time():
     """The clock of the buckets."""
-    return Time()
+    return ManualClock(100.0)
 
 
 @pytest_asyncio.fixture
@@ -114,7 +104,7 @@ def test_buckets_are_bounded():
 
 def test_the_default_rate_allows_normal_use():
     """Polling 900 batches once a second, and uploading 2,000 files at once."""
-    time, limits = Time(), Settings().limits
+    time, limits = ManualClock(100.0), Settings().limits
     found = Rates(time)
     for _ in range(2_000):
         assert found.take("k", MANY, limits)[1] == 0

@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 from support.dependencies import ADMIN, NOW, open_dependencies
 
 from tidemill.api.access import trail
+from tidemill.api.access.sessions import HEADER
 from tidemill.api.access.trail import REFUSALS_MAX, WAIT_SECONDS_MAX, WINDOW_SECONDS, Refusals
 from tidemill.api.app import create_app
 from tidemill.api.openapi import describe
 from tidemill.configuration.settings import Settings
 from tidemill.kafka.connection import LogUnavailable
-from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log import codec, dead_letters, topics
 from tidemill.schemas.log.messages import BatchRecord
+from tidemill.schemas.ports import LogRecord
 from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.resources.batch import Batch, Status
 
@@ -39,17 +41,24 @@ RECORDED = {
     ("PATCH", "/v1/admin/models/{name}"): Action.CATALOG_SET,
     ("DELETE", "/v1/admin/models/{name}"): Action.CATALOG_REMOVE,
     ("POST", "/v1/admin/apply"): Action.CATALOG_SET,
+    ("POST", "/v1/admin/dead_letters/requeue"): Action.DEAD_LETTER_REQUEUE,
     ("POST", "/v1/webhook_endpoints"): Action.WEBHOOK_CREATE,
     ("POST", "/v1/webhook_endpoints/{endpoint_id}"): Action.WEBHOOK_UPDATE,
     ("POST", "/v1/webhook_endpoints/{endpoint_id}/rotate_secret"): Action.WEBHOOK_ROTATE,
     ("DELETE", "/v1/webhook_endpoints/{endpoint_id}"): Action.WEBHOOK_DELETE,
     ("POST", "/v1/messages/batches/{batch_id}/cancel"): Action.BATCH_CANCEL,
     ("DELETE", "/v1/messages/batches/{batch_id}"): Action.BATCH_DELETE,
+    ("POST", "/dashboard/session"): Action.SESSION_CREATE,
+    ("POST", "/dashboard/session/project"): Action.SESSION_SWITCH,
+    ("DELETE", "/dashboard/session"): Action.SESSION_END,
 }
 PLAIN = {
     ("POST", "/v1/files"),
     ("POST", "/v1/batches"),
+    ("POST", "/v1/batches/{batch_id}/requests"),
+    ("POST", "/v1/batches/{batch_id}/seal"),
     ("POST", "/v1/batches/estimate"),
+    ("POST", "/v1/async/{endpoint_path}"),
     ("POST", "/v1/messages/batches"),
     ("POST", "/v1/uploads"),
     ("POST", "/v1/uploads/{upload_id}/parts"),
@@ -107,6 +116,18 @@ async def batch_of(client, deps, status):
     return batch.id, file
 
 
+async def signed_in_and_out(client, deps):
+    """The id of a session of the dashboard."""
+    page = {"origin": "http://api", HEADER: "1"}
+    begun = await client.post("http://api/dashboard/session", headers=page)
+    cookie = begun.headers["set-cookie"].partition(";")[0]
+    page |= {"cookie": cookie, "authorization": ""}
+    await client.post("http://api/dashboard/session/project", headers=page, json={"project": "p"})
+    await client.delete("http://api/dashboard/session", headers=page)
+    await asyncio.gather(*deps.trail._pending)
+    return begun.json()["id"]
+
+
 async def asked(client, operator, deps):
     """Request each recorded route once; returns the answers and the ids of their objects."""
     done, file = await batch_of(client, deps, Status.COMPLETED)
@@ -125,18 +146,24 @@ async def asked(client, operator, deps):
     await client.post(f"/uploads/{upload_id}/cancel")
     await operator.put("/admin/servers/s", json={"settings": {"url": "http://127.0.0.1:9/v1"}})
     await operator.delete("/admin/servers/s")
+    letter = dead_letters.headers("tidemill.outcomes/0/7", [], key=b"k", stage="ingest", reason="r")
+    deps.history.topics[topics.DEAD.name] = [LogRecord(at_ms=0, value=b"{}", headers=letter)]
+    await operator.post("/admin/dead_letters/requeue", json={"ids": ["tidemill.outcomes/0/7"]})
     hook = {"name": "n", "url": "https://example.com/", "event_types": ["batch.failed"]}
     endpoint = (await client.post("/webhook_endpoints", json=hook)).json()["id"]
     await client.post(f"/webhook_endpoints/{endpoint}", json={})
     await client.post(f"/webhook_endpoints/{endpoint}/rotate_secret", json={})
     await client.delete(f"/webhook_endpoints/{endpoint}")
+    session = await signed_in_and_out(client, deps)
     of_webhooks = (Action.WEBHOOK_CREATE, Action.WEBHOOK_UPDATE, Action.WEBHOOK_ROTATE, Action.WEBHOOK_DELETE)
     return {
         **dict.fromkeys(of_webhooks, endpoint),
         Action.KEY_CREATE: made["id"], Action.KEY_REVOKE: made["id"], Action.TOKEN_CREATE: "acme",
         Action.BATCH_CANCEL: running, Action.BATCH_RERUN: again, Action.REPLAY_CREATE: "",
         Action.BATCH_DELETE: done, Action.FILE_DELETE: file, Action.UPLOAD_CANCEL: upload_id,
+        Action.SESSION_CREATE: session, Action.SESSION_SWITCH: "p", Action.SESSION_END: session,
         Action.CATALOG_SET: "server/s", Action.CATALOG_REMOVE: "server/s",
+        Action.DEAD_LETTER_REQUEUE: "tidemill.outcomes/0/7",
     }  # fmt: skip
 
 
@@ -156,10 +183,10 @@ async def test_each_action_has_a_record(deps, client, operator):
     assert {action: record.target for action, record in found.items()} == targets
     assert set(found) == set(RECORDED.values())
     for action, record in found.items():
-        of_catalog = action in {Action.CATALOG_SET, Action.CATALOG_REMOVE}
-        by_operator = of_catalog or action in {Action.KEY_CREATE, Action.KEY_REVOKE}
+        of_service = action in {Action.CATALOG_SET, Action.CATALOG_REMOVE, Action.DEAD_LETTER_REQUEUE}
+        by_operator = of_service or action in {Action.KEY_CREATE, Action.KEY_REVOKE}
         assert record.actor == ("key_settings" if by_operator else "key-of-p")
-        assert record.project == ("default" if of_catalog else "p")
+        assert record.project == ("default" if of_service else "p")
         assert (record.at, record.address) == (NOW, "10.0.0.7")
         assert record.request_id.startswith("req_")
     assert found[Action.KEY_CREATE].detail == {"name": "n", "role": "read", "project": "p"}

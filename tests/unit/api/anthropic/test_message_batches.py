@@ -377,8 +377,9 @@ async def test_errors_have_anthropics_shape(client, method, path, headers, expec
     assert (status, kind, message[: len(expected[2])]) == expected
 
 
-async def test_limits_are_errors_of_anthropics_shape(client, deps):
-    """Of the size, the number, the rate, and the service."""
+async def test_limits_are_errors_of_anthropics_shape(client, deps, monkeypatch):
+    """Of the size, the number, the rate, and the service; no time passes that would refill the rate."""
+    monkeypatch.setattr(deps.access.rates, "_clock", lambda: 0.0)
     large = {"requests": [{"custom_id": "a", "params": PARAMS | {"x": "x" * 300_000}}]}
     for content in (large, {"requests": [{"custom_id": "a", "params": PARAMS | {"x": "x" * 100_000}}]}):
         assert error(await client.post("/v1/messages/batches", json=content))[:2] == (413, "request_too_large")
@@ -387,8 +388,7 @@ async def test_limits_are_errors_of_anthropics_shape(client, deps):
     assert error(await create(client, 6))[:2] == (400, "invalid_request_error")
     assert [key async for key in deps.store.keys("files/")] == []
     deps.log.away = True
-    answer = await create(client)
-    assert error(answer)[:2] == (529, "overloaded_error")
+    assert error(answer := await create(client))[:2] == (529, "overloaded_error")
     assert answer.headers["retry-after"] == "2"
     deps.log.away = False
     for _ in range(100):

@@ -1,10 +1,8 @@
 """Creating a batch once, on a log in memory: which claim counts, and how a repetition completes it."""
 
-import httpx
 import pytest
-from support.dependencies import NOW, open_dependencies, with_settings
+from support.dependencies import NOW, ManualClock, client_of, open_dependencies, with_settings
 
-from tidemill.api.app import create_app
 from tidemill.api.batches.creation import Repetition
 from tidemill.api.requests import reading
 from tidemill.api.view.batch_tables import CLAIM_SECONDS_MAX, REPEAT_SECONDS_MAX, Claims
@@ -19,20 +17,10 @@ from tidemill.schemas.resources.error import ApiError
 BODY = {"input_file_id": "file-none", "endpoint": "/v1/embeddings", "completion_window": "24h"}
 
 
-class Time:
-    """A clock that is set by hand."""
-
-    now = NOW
-
-    def __call__(self) -> float:
-        """Unix time in seconds."""
-        return self.now
-
-
 @pytest.fixture
 def time():
     """The clock of everything."""
-    return Time()
+    return ManualClock()
 
 
 @pytest.fixture
@@ -40,15 +28,6 @@ async def deps(tmp_path, time):
     """New dependencies."""
     async with open_dependencies(tmp_path, time) as deps:
         yield deps
-
-
-@pytest.fixture
-async def client(deps):
-    """A client of the app, as the project `p`."""
-    transport = httpx.ASGITransport(create_app(deps))
-    headers = {"authorization": "Bearer key-of-p"}
-    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
-        yield client
 
 
 @pytest.fixture
@@ -223,9 +202,7 @@ async def test_the_model_of_the_first_line_decides_which_equal_lines_are_asked_o
     backends = [{"url": "http://127.0.0.1:9/v1"}]
     once = {"backends": backends, "dedupe": "batch", "aliases": ["also-once"]}
     models = {"once": once, "each": {"backends": backends}}
-    transport = httpx.ASGITransport(create_app(with_settings(deps, Settings(models=models))))
-    headers = {"authorization": "Bearer key-of-p"}
-    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
+    async with client_of(with_settings(deps, Settings(models=models))) as client:
         form = {"data": {"purpose": "batch"}, "files": {"file": ("f", first + EMBEDDING % (b"x", b"each"))}}
         file_id = (await client.post("/files", **form)).json()["id"]
         body = BODY | {"input_file_id": file_id} | ({"dedupe": given} if given else {})

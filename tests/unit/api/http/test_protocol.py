@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import socket
 
 import httpx
@@ -136,7 +137,7 @@ async def test_few_large_bodies_are_read_concurrently(address, deps):
 
 async def test_unread_answers_share_a_bound(address, serving, monkeypatch):
     """Clients that read nothing lose their connections; a reading client gets its whole answer."""
-    monkeypatch.setattr(server, "UNSENT_BYTES_MAX", 2 * MIB)
+    monkeypatch.setattr(server, "UNSENT_BYTES_MAX", MIB)
     before = closed("unsent")
     async with (
         asyncio.timeout(SECONDS_MAX),
@@ -158,6 +159,7 @@ async def test_unread_answers_share_a_bound(address, serving, monkeypatch):
         assert len((await client.get(path, headers=plain)).content) == len(FILE)
 
 
+KEY_LINE = b"Authorization: Bearer key-of-p\r\n"
 MANY = b"x: y\r\n" * (protocol.HEADERS_MAX + 1)
 
 
@@ -194,3 +196,37 @@ async def test_answers_without_the_app_have_the_shape_of_their_api(address, host
         assert fields.split()[1] == status
         assert found.get("type", "") == ("error" if is_anthropic else "")
         assert (b"\r\nrequest-id: " + found.get("request_id", "").encode() in fields) is is_anthropic
+
+
+@pytest.mark.parametrize(
+    ("line", "more", "status"),
+    [
+        (b"GET /livez", b"", b"200"),
+        (b"GET /v1/files", KEY_LINE, b"200"),
+        (b"HEAD /v1/files", KEY_LINE, b"200"),
+        (b"GET /v1/events", KEY_LINE, b"200"),
+        (b"GET /", b"", b"307"),
+        (b"GET /dashboard/", b"", b"200"),
+        (b"GET /dashboard/none.js", b"", b"404"),
+        (b"GET /v1/models", b"", b"401"),
+        (b"GET /none", b"", b"404"),
+        (b"POST /v1/batches", KEY_LINE + b"Content-Length: 1\r\n\r\n{", b"400"),
+        (
+            b"OPTIONS /v1/files",
+            b"Origin: https://app.example.com\r\nAccess-Control-Request-Method: GET\r\n",
+            b"200",
+        ),
+        (b"GET /v1/models", b"Transfer-Encoding: odd\r\n", b"400"),
+        (b"GET /v1/models", MANY, b"431"),
+    ],
+)
+async def test_every_answer_has_the_id_of_its_request(address, line, more, status):
+    """That of the caller if it is valid, else a new one; also answers without the app, and streams."""
+    for given, expected in ((b"job-7_a", rb"job-7_a"), (b"a b", rb"req_[0-9a-f]{32}")):
+        head = b"%b HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: %b\r\n%b\r\n" % (line, given, more)
+        async with asyncio.timeout(SECONDS_MAX), connected(address, head) as raw:
+            answer = await asyncio.get_running_loop().sock_recv(raw, MIB)
+        fields = answer.split(b"\r\n\r\n", 1)[0]
+        assert fields.split()[1] == status
+        assert len(re.findall(rb"\r\nx-request-id: " + expected + rb"(?=\r\n|$)", fields)) == 1
+        assert fields.count(b"\r\nx-request-id:") == 1

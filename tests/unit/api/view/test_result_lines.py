@@ -27,7 +27,7 @@ async def parts_of(store, groups):
     for number, (indices, failed) in enumerate(groups):
         shelf = PartBuffer()
         for index in dict.fromkeys(indices):
-            shelf.add(LineMark(index=index, size=len(text(index)), failed=failed), text(index))
+            shelf.add([LineMark(index=index, size=len(text(index)), failed=failed)], text(index))
         refs.append(await write_part(store, BATCH, number, shelf, failed=failed))
     return refs
 

@@ -5,12 +5,13 @@ import sqlite3
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.dependencies import ManualClock
 from support.trust import VERIFIER
 from support.waiting import wait_until
 
 from tidemill.api.app import Feed
 from tidemill.api.requests.filters import BatchesQuery
-from tidemill.api.requests.paging import Page
+from tidemill.api.requests.paging import Page, Row
 from tidemill.api.view import sqlite
 from tidemill.api.view.sqlite import Database, StateUnavailable
 from tidemill.api.view.view import DELETED_SECONDS_MAX, View
@@ -25,20 +26,10 @@ FILES, BATCHES = topics.FILES.name, topics.BATCHES.name
 NOW = 1_800_000_000
 
 
-class Time:
-    """A clock that is set by hand."""
-
-    now = NOW
-
-    def __call__(self) -> float:
-        """Unix time in seconds."""
-        return self.now
-
-
 @pytest.fixture
 def time():
     """The view's clock."""
-    return Time()
+    return ManualClock(NOW)
 
 
 @pytest.fixture
@@ -47,6 +38,11 @@ def view(tmp_path, time):
     view = View(Database(tmp_path), time, VERIFIER)
     yield view
     view.close()
+
+
+def batches(view: View, project: str, wanted: BatchesQuery) -> list[Row]:
+    """The rows of a list."""
+    return view.batches(project, wanted)[0]
 
 
 def query(limit: int, **fields: object) -> BatchesQuery:
@@ -128,9 +124,9 @@ def test_the_view_is_scoped_by_project(view):
     assert view.file("q", "f") is None
     assert view.batch("q", "b") is None
     assert view.files("q", Page(limit=9), None) == []
-    assert view.batches("q", query(9)) == []
+    assert batches(view, "q", query(9)) == []
     with pytest.raises(ApiError):
-        view.batches("q", query(9, after="b"))
+        batches(view, "q", query(9, after="b"))
 
 
 def test_the_bytes_of_a_deleted_input_stay_until_its_batch_ends(view):
@@ -154,6 +150,44 @@ def test_a_tombstone_deletes_a_batch(view):
     assert view.batch("p", "b") is not None
     view.fold(BATCHES, [("b", None, 1)])
     assert view.batch("p", "b") is None
+
+
+def test_a_poll_shows_each_change(view):
+    """Though the view keeps what it has read: new states, reruns, deletions, and another cluster."""
+
+    def polled():
+        return None if (body := view.batch("p", "b")) is None else Batch.model_validate_json(body)
+
+    def fold(offset, found):
+        view.fold(BATCHES, [(found.id, codec.encode(BatchRecord(project="p", batch=found)), offset)])
+
+    fold(0, batch())
+    assert polled().status is polled().status is Status.VALIDATING
+    fold(1, batch(status=Status.IN_PROGRESS))
+    assert polled().status is Status.IN_PROGRESS
+    assert view.batch("q", "b") is None
+    fold(2, batch("r").model_copy(update={"tidemill": Extras(rerun_of="b")}))
+    assert polled().tidemill.reruns == ("r",)
+    view.fold(BATCHES, [("b", None, 3)])
+    assert polled() is None
+    fold(4, batch())
+    assert polled() is not None
+    view.resume(BATCHES, Tail(cluster="another", end=0))
+    assert polled() is None
+
+
+def test_a_poll_shows_nothing_that_was_not_stored(tmp_path, time):
+    """A fold that fails on a full disk has read its own writes."""
+    database = Database(tmp_path)
+    view = View(database, time, VERIFIER)
+    view.fold(BATCHES, [("b", codec.encode(BatchRecord(project="p", batch=batch())), 0)])
+    fill(database)
+    large = batch(status=Status.FINALIZING).model_copy(update={"metadata": {str(n): "v" * 500 for n in range(16)}})
+    changes = (batch(status=Status.IN_PROGRESS), *(large,) * 9)
+    with pytest.raises(StateUnavailable):
+        view.fold(BATCHES, [("b", codec.encode(BatchRecord(project="p", batch=one)), 1) for one in changes])
+    assert Batch.model_validate_json(view.batch("p", "b")).status is Status.VALIDATING
+    view.close()
 
 
 def test_an_unreadable_record_is_skipped(view, caplog):
@@ -294,27 +328,27 @@ LABELS = st.dictionaries(st.sampled_from(["env", "run"]), st.sampled_from("abc")
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    batches=st.lists(st.tuples(st.sampled_from("pq"), st.integers(0, 3), LABELS), max_size=12),
+    put=st.lists(st.tuples(st.sampled_from("pq"), st.integers(0, 3), LABELS), max_size=12),
     labels=LABELS,
     after=st.integers(0, 3) | st.none(),
     turn=st.tuples(st.integers(1, 4), st.sampled_from(["asc", "desc"])),
 )
-def test_lists_by_metadata(view, batches, labels, after, turn):
+def test_lists_by_metadata(view, put, labels, after, turn):
     """They equal a scan of all batches of the project."""
-    for row in ids(view.batches("p", query(100))) + ids(view.batches("q", query(100))):
+    for row in ids(batches(view, "p", query(100))) + ids(batches(view, "q", query(100))):
         view._drop_batch(row)
-    for number, (project, at, metadata) in enumerate(batches):
+    for number, (project, at, metadata) in enumerate(put):
         made = batch(f"b{number}", created_at=NOW + at).model_copy(update={"metadata": metadata})
         view.put_batch(BatchRecord(project=project, batch=made))
     wanted = {"metadata": labels} | ({} if after is None else {"created_after": str(NOW + after)})
     listed, last, more, (limit, order) = [], None, True, turn
     while more:
-        found = ids(view.batches("p", query(limit, order=order, after=last, **wanted)))
+        found = ids(batches(view, "p", query(limit, order=order, after=last, **wanted)))
         listed, more = listed + found[:limit], len(found) > limit
         last = listed[-1] if listed else None
     expected = [
         (NOW + at, f"b{number}")
-        for number, (project, at, metadata) in enumerate(batches)
+        for number, (project, at, metadata) in enumerate(put)
         if project == "p" and labels.items() <= metadata.items() and (after is None or at > after)
     ]
     assert listed == [row for _, row in sorted(expected, reverse=order == "desc")]
@@ -333,9 +367,9 @@ def test_a_rare_label_is_found_without_a_scan(view):
         made = batch(f"b{number}", created_at=NOW + number).model_copy(update={"metadata": metadata})
         view.put_batch(BatchRecord(project="q" if number else "p", batch=made))
     view._database._connection.set_progress_handler(count, 10)
-    assert ids(view.batches("p", query(20, metadata={"env": "a"}))) == ["b0"]
-    assert ids(view.batches("q", query(20, metadata={"run": "7"}))) == ["b7"]
-    assert not ids(view.batches("q", query(20, metadata={"run": "x"})))
+    assert ids(batches(view, "p", query(20, metadata={"env": "a"}))) == ["b0"]
+    assert ids(batches(view, "q", query(20, metadata={"run": "7"}))) == ["b7"]
+    assert not ids(batches(view, "q", query(20, metadata={"run": "x"})))
     assert steps < 60
 
 
@@ -351,7 +385,7 @@ def test_outdated_progress_is_hidden(view, time):
     view.put_batch(BatchRecord(project="p", batch=at_work))
 
     def seen():
-        (row,) = view.batches("p", query(10))
+        (row,) = batches(view, "p", query(10))
         one = view.batch("p", "b")
         assert row.body == one
         return Batch.model_validate_json(one)

@@ -16,7 +16,7 @@ from tidemill.client.files import join
 from tidemill.client.http.client import Bounds
 from tidemill.client.runs.journal import KEPT_SECONDS, Job, Journal, Plan, Step, _locked, folder_of
 from tidemill.client.runs.outcome import BatchResult, verdict
-from tidemill.client.runs.plan import FAULTS_MAX, Piece, cut, fits
+from tidemill.client.runs.plan import FAULTS_MAX, Shard, cut, fits
 from tidemill.schemas.jsonl.lines import Splitter
 
 CHAT = "/v1/chat/completions"
@@ -51,22 +51,22 @@ def test_the_pieces_are_the_file(tmp_path_factory, pads, gaps, mark, bounds):
         gap + request(n, pad) for n, (pad, gap) in enumerate(zip(pads, gaps, strict=False))
     )
     source.write_bytes(content)
-    pieces = cut(source, bounds, endpoint=CHAT)
-    assert b"".join(content[piece.start : piece.end] for piece in pieces) == content
-    assert [piece.number for piece in pieces] == list(range(len(pieces)))
+    shards = cut(source, bounds, endpoint=CHAT)
+    assert b"".join(content[shard.start : shard.end] for shard in shards) == content
+    assert [shard.number for shard in shards] == list(range(len(shards)))
     whole = lines_of(content)
-    for piece in pieces:
-        found = lines_of(content[piece.start : piece.end])
+    for shard in shards:
+        found = lines_of(content[shard.start : shard.end])
         assert found == whole[: len(found)]
-        assert len(found) == piece.lines <= bounds.lines_max
-        used = content[piece.start : piece.end].rstrip()
-        assert len(used) <= bounds.bytes_max or piece.lines == 1
-        first = content.splitlines(keepends=True)[piece.line - 1] if piece.number else whole[0]
+        assert len(found) == shard.lines <= bounds.lines_max
+        used = content[shard.start : shard.end].rstrip()
+        assert len(used) <= bounds.bytes_max or shard.lines == 1
+        first = content.splitlines(keepends=True)[shard.line - 1] if shard.number else whole[0]
         assert found[0] in first
         whole = whole[len(found) :]
     assert not whole
     if fits(source, bounds, endpoint=CHAT):
-        assert len(pieces) == 1
+        assert len(shards) == 1
 
 
 @given(
@@ -75,19 +75,19 @@ def test_the_pieces_are_the_file(tmp_path_factory, pads, gaps, mark, bounds):
     as_tokens=st.booleans(),
 )
 def test_a_piece_has_a_bounded_number_of_inputs(tmp_path_factory, counts, inputs_max, as_tokens):
-    """A list of texts counts each text, a list of tokens is one; a line above the bound is a piece of its own."""
+    """A list of texts counts each text, a list of tokens is one; a line above the bound is a shard of its own."""
     folder = tmp_path_factory.mktemp("inputs")
     source, bounds = folder / "in.jsonl", Bounds(lines_max=1000, bytes_max=1 << 20, inputs_max=inputs_max)
     given = [[7] * count if as_tokens else ["x"] * count for count in counts]
     lines = ({"custom_id": f"r{number}", "body": {"input": each}} for number, each in enumerate(given))
     source.write_bytes(b"\n".join(map(orjson.dumps, lines)))
     sizes = [1 if as_tokens else count or 1 for count in counts]
-    pieces = cut(source, bounds, endpoint="/v1/embeddings")
-    for piece in pieces:
-        mine = sizes[piece.line - 1 : piece.line - 1 + piece.lines]
-        assert sum(mine) <= inputs_max or piece.lines == 1
-    assert fits(source, bounds, endpoint="/v1/embeddings") == (len(pieces) == 1)
-    assert sum(piece.lines for piece in pieces) == len(counts)
+    shards = cut(source, bounds, endpoint="/v1/embeddings")
+    for shard in shards:
+        mine = sizes[shard.line - 1 : shard.line - 1 + shard.lines]
+        assert sum(mine) <= inputs_max or shard.lines == 1
+    assert fits(source, bounds, endpoint="/v1/embeddings") == (len(shards) == 1)
+    assert sum(shard.lines for shard in shards) == len(counts)
 
 
 @settings(deadline=None)
@@ -110,7 +110,7 @@ def test_duplicate_ids_are_found(tmp_path_factory, names):
 
 
 def test_faulty_lines_are_named_before_anything_runs(tmp_path):
-    """Invalid lines, and an id that occurs in two pieces."""
+    """Invalid lines, and an id that occurs in two shards."""
     source, bounds = tmp_path / "in.jsonl", Bounds(lines_max=1, bytes_max=1000)
     source.write_bytes(b'{"custom_id": "a"}\n\nnone\n{"custom_id": 5}\n')
     with pytest.raises(UsageError, match=r"(?s)line 3: .*line 4: "):
@@ -150,30 +150,30 @@ def test_a_removed_journal_is_left_alone(tmp_path):
 
 @settings(deadline=None)
 @given(
-    steps=st.lists(st.builds(Step, piece=st.integers(0, 3), batch=st.none() | st.text(max_size=5)), max_size=10),
+    steps=st.lists(st.builds(Step, shard=st.integers(0, 3), batch=st.none() | st.text(max_size=5)), max_size=10),
     torn=st.integers(0, 30),
 )
 def test_the_journal_survives_an_incomplete_last_line(tmp_path_factory, steps, torn):
     """A crash left it; the next step follows the last complete line."""
     folder = tmp_path_factory.mktemp("journal")
     with Journal(folder) as journal:
-        journal.start(Plan(job=JOB, window="24h", key="k", pieces=[]))
+        journal.start(Plan(job=JOB, window="24h", key="k", shards=[]))
         for step in steps:
             journal.note(step)
     with (folder / "journal.jsonl").open("ab") as file:
-        file.write(b'{"piece":9,"batch":"torn off by a cut'[:torn])
+        file.write(b'{"shard":9,"batch":"torn off by a cut'[:torn])
     for _ in range(2):
         with Journal(folder) as journal:
-            for piece in range(4):
-                last = [step for step in steps if step.piece == piece]
-                assert journal.step(piece) == (last[-1] if last else Step(piece=piece))
-            assert journal.step(9) in {Step(piece=9), Step(piece=9, batch="after")}
-            journal.note(Step(piece=9, batch="after"))
+            for shard in range(4):
+                last = [step for step in steps if step.shard == shard]
+                assert journal.step(shard) == (last[-1] if last else Step(shard=shard))
+            assert journal.step(9) in {Step(shard=9), Step(shard=9, batch="after")}
+            journal.note(Step(shard=9, batch="after"))
 
 
 def test_only_the_same_job_resumes_a_plan(tmp_path):
     """Another input or service is another job; one process locks the folder."""
-    plan = Plan(job=JOB, window="24h", key="k", pieces=[Piece(number=0, start=0, end=1, lines=1, line=1)])
+    plan = Plan(job=JOB, window="24h", key="k", shards=[Shard(number=0, start=0, end=1, lines=1, line=1)])
     with Journal(tmp_path / "j") as journal:
         assert journal.plan(JOB) is None
         journal.start(plan)
@@ -182,7 +182,7 @@ def test_only_the_same_job_resumes_a_plan(tmp_path):
             pass
         with pytest.raises(UsageError, match="another input"):
             journal.plan(Job(sha256="1", base_url="http://x/v1", endpoint="/v1/embeddings", window="24h"))
-        journal.note(Step(piece=0, batch="b"))
+        journal.note(Step(shard=0, batch="b"))
         assert (journal.has_batches, journal.delivers) == (True, False)
         journal.deliver()
     with Journal(tmp_path / "j") as journal:

@@ -19,6 +19,7 @@ from tidemill.ingest.files.validation import LONG_LINE_BYTES
 from tidemill.kafka.catalog import Catalog
 from tidemill.schemas.log.codec import LineMark
 from tidemill.schemas.log.messages import Accepted, BatchCreated, CancelRequested, InputRef, Rejected
+from tidemill.schemas.log.part import schema_key
 from tidemill.schemas.ports import READ_BYTES
 from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.schemas.resources.by_model import ModelLines
@@ -244,7 +245,8 @@ async def test_too_large_a_file_is_not_read(tmp_path):
     await here.stage.handle(await here.batch("batch_1", input_lines(40_000)))
     (rejected,) = here.requests.facts
     assert isinstance(rejected, Rejected)
-    assert rejected.errors[0].message == "The batch input file is larger than the 3145728 maximum for the m model"
+    most = 3 * READ_BYTES
+    assert rejected.errors[0].message == f"The batch input file is larger than the {most} maximum for the m model"
 
 
 async def test_a_file_with_too_many_lines_is_rejected(tmp_path):
@@ -254,6 +256,23 @@ async def test_a_file_with_too_many_lines_is_rejected(tmp_path):
     (rejected,) = here.requests.facts
     assert isinstance(rejected, Rejected)
     assert [error.code for error in rejected.errors] == ["too_many_tasks"]
+
+
+@pytest.mark.parametrize("how", ["expired", "cancelled", "rejected", "published"])
+async def test_the_schema_is_stored_whatever_becomes_of_the_batch(here, how):
+    """A rerun of the batch needs it; it is sealed like what the store has of the lines."""
+    command = await here.batch("batch_1", b"" if how == "rejected" else input_lines(3))
+    command = command.model_copy(update={"answer_schema": "{}"})
+    if how == "expired":
+        here.now = command.batch.expires_at + 1.0
+    handling = asyncio.create_task(here.stage.handle(command))
+    await asyncio.sleep(0)
+    if how == "cancelled":
+        await here.stage.handle(CancelRequested(batch_id="batch_1", at=NOW))
+    await handling
+    assert bool(here.requests.records) is (how == "published")
+    assert b"".join([chunk async for chunk in here.store.read(schema_key("batch_1"))]) == b"{}"
+    assert here.requests.begun == {"batch_1"}
 
 
 async def test_a_failure_of_store_or_log_is_retried(here, monkeypatch):

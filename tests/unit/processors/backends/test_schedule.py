@@ -5,8 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from support.servers import configured
 
-from tidemill.configuration.schedule import Hours
-from tidemill.configuration.servers import Model
+from tidemill.configuration.servers import Hours, Model
 from tidemill.processors.backends.server_settings import schedule
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tidemill.processors.calls import event_stream, request_codec
 from tidemill.processors.calls.request_codec import Success
 from tidemill.processors.failures import Answer, CallFailure, Fault
+from tidemill.schemas.jsonl.line import Call
 
 CHAT = "/v1/chat/completions"
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2}
@@ -22,7 +23,7 @@ def delivered(body: bytes, endpoint: str = CHAT) -> dict[str, Any]:
     """The body of the line that comes of a reply; every strict reader takes it."""
     end = request_codec.judge(Answer(200, body), endpoint)
     assert isinstance(end, Success), end
-    text, _ = request_codec.result("batch_x", 0, b'"a"', end, 1)
+    text, _ = request_codec.result("batch_x", 0, b'"a"', end, Call(1, b'"gpu-1"', 0.5))
     assert len(text.decode().splitlines()) == 1
     found: dict[str, Any] = orjson.loads(text)["response"]["body"]
     return found

@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 
 from tidemill.processors.calls import reply, request_codec
 from tidemill.processors.calls.request_codec import Success
-from tidemill.processors.failures import Answer, CallFailure, FailureKind, Fault
+from tidemill.processors.failures import NOT_MADE, Answer, CallFailure, FailureKind, Fault
 from tidemill.schemas.bounds import TOKENS_MAX
+from tidemill.schemas.jsonl.line import Call
 from tidemill.schemas.log import codec
 
 BATCH = "batch_" + 32 * "0"
 PLAIN = "/v1/responses"
 """An endpoint whose replies have no list that must be there."""
 CHAT = "/v1/chat/completions"
+ONE_CALL = Call(1, b'"gpu-1"', 0.5)
 WELL = {"choices": [{"index": 0, "message": {"content": "y"}, "finish_reason": "stop"}]}
 json_values: st.SearchStrategy[Any] = st.recursive(
     st.none()
@@ -40,12 +42,13 @@ def test_a_reply_passes_through(said: dict[str, Any], indented: bool, status: in
     body = orjson.dumps(said, option=orjson.OPT_INDENT_2 if indented else 0)
     end = request_codec.judge(Answer(status, body, "abc-1"), PLAIN)
     assert isinstance(end, Success)
-    text, mark = request_codec.result(BATCH, 7, b'"r-1"', end, attempts)
+    text, mark = request_codec.result(BATCH, 7, b'"r-1"', end, Call(attempts, b'"gpu-1"', 0.5))
     assert text.count(b"\n") == 1
     assert text.endswith(b"\n")
     line = json.loads(text)
     assert line["response"] == {"status_code": status, "request_id": "abc-1", "body": said}
     assert (line["custom_id"], line["error"]) == ("r-1", None)
+    assert line["tidemill"] == {"attempts": attempts, "server": "gpu-1", "seconds": 0.5}
     assert (mark.index, mark.size, mark.failed, mark.attempts) == (7, len(text), False, attempts)
 
 
@@ -169,7 +172,7 @@ def test_impossible_counts_lose_no_line(usage: object) -> None:
     read, cached, written, reasoning = end.tokens or (0, 0, 0, 0)
     assert 0 <= cached <= read <= TOKENS_MAX
     assert 0 <= reasoning <= written <= TOKENS_MAX
-    text, mark = request_codec.result("batch_x", 0, b'"a"', end, 1)
+    text, mark = request_codec.result("batch_x", 0, b'"a"', end, ONE_CALL)
     headers = codec.lines_headers("batch_x", [mark])
     assert codec.lines_marks(headers, len(text)) == ("batch_x", [mark])
 
@@ -186,7 +189,7 @@ def line_of(outcome: Answer | FailureKind, endpoint: str = CHAT) -> dict[str, An
     """The error line of a call that failed."""
     end = request_codec.judge(outcome, endpoint)
     assert isinstance(end, CallFailure)
-    text, mark = request_codec.failed(BATCH, 0, b'"a"', end, 10)
+    text, mark = request_codec.failed(BATCH, 0, b'"a"', end, Call(10, b'"gpu-1"', 0.5))
     assert (mark.failed, mark.usage, mark.size, mark.attempts) == (True, (0, 0, 0, 0), len(text), 10)
     line: dict[str, Any] = json.loads(text)
     return line
@@ -217,7 +220,7 @@ def test_our_error_is_beside_the_servers_answer() -> None:
     """And takes its place nowhere; where nothing was said, the line says so."""
     end = request_codec.judge(Answer(404, b'{"detail":"Not Found"}'), CHAT)
     assert isinstance(end, CallFailure)
-    line = json.loads(request_codec.failed(BATCH, 0, b'"a"', request_codec.unserved(end, CHAT), 1)[0])
+    line = json.loads(request_codec.failed(BATCH, 0, b'"a"', request_codec.unserved(end, CHAT), ONE_CALL)[0])
     assert line["response"]["body"] == {"detail": "Not Found"}
     assert line["error"]["code"] == "endpoint_not_served"
     page = line_of(Answer(200, b"<html>busy</html>"))
@@ -228,6 +231,7 @@ def test_our_error_is_beside_the_servers_answer() -> None:
         assert line["response"] is None
         assert line["error"]["code"] == broken.value
         assert line["error"]["message"]
+        assert ("tidemill" in line) is (broken not in NOT_MADE)
 
 
 FAULTY: list[tuple[object, int | None, str]] = [

@@ -2,15 +2,14 @@
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 from urllib.parse import urlsplit
 
 import orjson
 import pytest
-from support.scripted_server import ANSWER, OK, SECONDS, Server, post, serving
+from support.scripted_server import ANSWER, OK, SECONDS, Server, post, serving, untimed
 from support.servers import configured
-from support.simtime import SimulatedLoop, run
 from support.waiting import until
 
 from tidemill import __version__
@@ -18,8 +17,7 @@ from tidemill.configuration.servers import Model
 from tidemill.configuration.servers import Server as Settings
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.http.client import HttpUpstream, Trust
-from tidemill.processors.http.connection import Connection
-from tidemill.processors.memory_budget import LargeReplies
+from tidemill.processors.http.connection import Connection, OnEnd
 
 SHORT_SECONDS = 0.2
 OWN = b"user-agent: tidemill/%b\r\naccept-encoding: identity\r\n" % __version__.encode()
@@ -53,7 +51,7 @@ async def test_get_fetches_a_page_within_its_own_bound() -> None:
     """On the connections of calls, whose bound does not change."""
     async with serving([OK], [OK], [OK], [OK]) as (server, client):
         headers = {"authorization": "Bearer k"}
-        assert await client.get(server.url, headers, SECONDS, 2) == Answer(200, b"{}", "abc", None)
+        assert untimed(await client.get(server.url, headers, SECONDS, 2)) == Answer(200, b"{}", "abc", None)
         assert await post(server, client) == Answer(200, b"{}", "abc", None)
         assert server.connections == 1
         host = server.url.split("/")[2].encode()
@@ -130,7 +128,7 @@ async def test_short_keys_and_numbers_are_not_redacted(key: str) -> None:
         client,
     ):
         answer = await client.post(server.url, {"authorization": f"Bearer {key}"}, b"{}", SECONDS)
-    assert answer == Answer(200, said)
+    assert untimed(answer) == Answer(200, said)
 
 
 async def test_a_server_that_cannot_be_reached() -> None:
@@ -155,7 +153,7 @@ async def test_a_large_body_is_sent_completely() -> None:
     body = orjson.dumps({"a": "x" * 3_000_000})
     async with serving([OK]) as (server, client):
         answer = await client.post(server.url, {}, memoryview(body), SECONDS)
-        assert answer == Answer(200, b"{}", "abc", None)
+        assert untimed(answer) == Answer(200, b"{}", "abc", None)
         assert server.requests[0].endswith(b"\r\n\r\n" + body)
 
 
@@ -172,36 +170,70 @@ async def test_a_call_ends_at_its_timeout_or_cancellation() -> None:
         assert server.connections == 3
 
 
-class Transport:
-    """Takes what is written."""
+async def test_a_call_that_is_cancelled_with_its_answer_leaves_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The answer has come, and the call has not taken it yet."""
+    ended = []
+    end = Connection._end
 
-    is_closed = False
+    def end_and_cancel(self: Connection, outcome: Answer | FailureKind) -> None:
+        end(self, outcome)
+        ended.append(self)
+        call.cancel()
 
-    def write(self, data: bytes) -> None: ...
+    monkeypatch.setattr(Connection, "_end", end_and_cancel)
+    async with serving([OK]) as (server, client):
+        call = asyncio.ensure_future(post(server, client))
+        await asyncio.wait([call])
+        assert call.cancelled()
+        assert ended[0]._transport is None or ended[0]._transport.is_closing()
 
-    def is_closing(self) -> bool:
-        return self.is_closed
 
-    def abort(self) -> None:
-        self.is_closed = True
+async def test_a_call_on_an_open_connection_needs_no_task() -> None:
+    """The next call may begin as one ends; the first has no connection yet."""
+    async with serving([OK], [OK], [OK]) as (server, client):
+        outcomes: list[Answer | FailureKind] = []
+
+        def end(outcome: Answer | FailureKind) -> None:
+            outcomes.append(outcome)
+            if len(outcomes) == 1:
+                assert begin(client, server, end) is not None
+
+        assert begin(client, server, end) is None
+        await post(server, client)
+        assert begin(client, server, end) is not None
+        assert not outcomes
+        await until(lambda: len(outcomes) == 2, "two answers")
+        assert [isinstance(one, Answer) and one.body for one in outcomes] == [b"{}", b"{}"]
+        assert server.connections == 1
 
 
-@pytest.mark.parametrize(("before", "seconds"), [(5.0, 30.0), (600.0, 2.0), (30.0, 30.0)])
-def test_each_call_of_a_connection_has_its_own_time(before: float, seconds: float) -> None:
-    """The timer of an earlier call ends no later one too early or too late."""
+async def test_bytes_behind_a_reply_are_no_reply_to_the_next_call() -> None:
+    """The connection takes no other call."""
+    async with serving([OK], [OK + OK]) as (server, client):
+        await post(server, client)
+        ended: list[bool] = []
+        begin(client, server, lambda _: ended.append(begin(client, server, ended.append) is None))
+        await until(lambda: bool(ended), "the answer")
+        assert ended == [True]
 
-    async def main(loop: SimulatedLoop) -> None:
-        connection = Connection(LargeReplies())
-        connection.connection_made(cast("asyncio.BaseTransport", Transport()))
-        first = loop.create_task(connection.call(b"", before, 100))
-        await asyncio.sleep(1)
-        connection.data_received(OK)
-        assert await first == ANSWER
-        begun = loop.time()
-        assert await connection.call(b"", seconds, 100) is FailureKind.TIMEOUT
-        assert loop.time() - begun == pytest.approx(seconds)
 
-    run(main)
+async def test_an_aborted_call_tells_nothing() -> None:
+    """Its connection closes."""
+    async with serving([OK], []) as (server, client):
+        await post(server, client)
+        outcomes: list[Answer | FailureKind] = []
+        abort = begin(client, server, outcomes.append)
+        assert abort is not None
+        await until(lambda: len(server.requests) == 2, "the request")
+        abort()
+        await until(lambda: server.closed == 1, "the end of the connection")
+        assert not outcomes
+
+
+def begin(client: HttpUpstream, server: Server, end: OnEnd) -> Callable[[], None] | None:
+    return client.begin(server.url, {"authorization": "Bearer k"}, b"{}", SECONDS, b"", on_end=end)
 
 
 def port_of(server: Server) -> int:
@@ -246,7 +278,7 @@ async def test_a_server_is_called_at_an_address_by_its_name(tls: ssl.SSLContext)
         port = port_of(server)
         client.follow({(name, port): Trust((CERTIFICATE,)) for name in ("localhost", "other.example")}, ())
         answer = await client.post(server.url, {"host": f"localhost:{port}"}, b"{}", SECONDS)
-        assert answer == ANSWER
+        assert untimed(answer) == ANSWER
         assert b"\r\nhost: localhost:%d\r\n" % port in server.requests[0]
         refused = await client.post(server.url, {"host": f"other.example:{port}"}, b"{}", SECONDS)
         assert refused is FailureKind.CONNECT
@@ -324,6 +356,6 @@ async def test_a_proxy_forwards_calls_without_tls() -> None:
         servers = {"gpu": Settings(url="http://gpu:8000/v1", proxy=address)}
         configured({"m": Model(servers=("gpu",))}, servers, client=client)
         for _ in range(2):
-            assert await client.post("http://gpu:8000/v1/x?y=1", {}, b"{}", SECONDS) == ANSWER
+            assert untimed(await client.post("http://gpu:8000/v1/x?y=1", {}, b"{}", SECONDS)) == ANSWER
         assert proxy.connections == 1
         assert proxy.requests[0].startswith(b"POST http://gpu:8000/v1/x?y=1 HTTP/1.1\r\nhost: gpu:8000\r\n")

@@ -2,11 +2,15 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidemill.processors.outcomes import batching
 from tidemill.processors.outcomes.batching import RECORD_BYTES_MAX, ResultBatch, ResultBatcher
 from tidemill.schemas.log.codec import LineMark
+
+RECORD_LINES = 4
 
 
 def put(
@@ -48,6 +52,23 @@ def test_lines_gather_while_a_record_is_in_flight() -> None:
     assert packer.due_at("b") is None
     (parcel,) = packer.arrived("b", 103.0)
     assert parcel.receipts == [3, 4]
+
+
+def test_a_record_in_flight_lets_more_lines_gather_than_go_without_one() -> None:
+    """They go as soon as it has arrived, if they are so many; else with the linger time."""
+    packer: ResultBatcher[int] = ResultBatcher(linger_seconds=1, lines_max=2)
+    put(packer, 0, 100.0, more=True)
+    assert len(put(packer, 1, 100.0, more=True)) == 1
+    for number in range(2, 7):
+        assert put(packer, number, 100.0, more=True) == []
+    (parcel,) = packer.arrived("b", 100.1)
+    assert parcel.receipts == [2, 3, 4, 5, 6]
+
+
+def test_a_full_record_goes_while_another_is_on_its_way() -> None:
+    packer: ResultBatcher[int] = ResultBatcher(linger_seconds=1, lines_max=1)
+    sent = [put(packer, number, 100.0, more=True) for number in range(1 + batching.RECORD_LINES_MAX)]
+    assert [len(parcel.receipts) for parcels in sent for parcel in parcels] == [1, batching.RECORD_LINES_MAX]
 
 
 def test_the_last_line_of_a_batch_goes_at_once() -> None:
@@ -112,21 +133,23 @@ class Road:
             self.time(2)
 
 
-@given(actions, st.integers(1, 10))
+@given(actions, st.integers(1, RECORD_LINES))
 def test_every_line_is_sent_once_and_in_order(steps: list[Any], lines_max: int) -> None:
     """In any interleaving: no parcel is above the bounds; when all arrive and time goes by, all is sent."""
     road = Road(lines_max)
     added: dict[str, list[int]] = {"a": [], "b": []}
-    for number, (step, what, *rest) in enumerate(steps):
-        if step == "add":
-            added[what].append(number)
-            road.send(put(road.packer, number, road.now, batch=what, size=rest[0], more=rest[1]))
-        else:
-            getattr(road, step)(what)
-    road.finish()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batching, "RECORD_LINES_MAX", RECORD_LINES)
+        for number, (step, what, *rest) in enumerate(steps):
+            if step == "add":
+                added[what].append(number)
+                road.send(put(road.packer, number, road.now, batch=what, size=rest[0], more=rest[1]))
+            else:
+                getattr(road, step)(what)
+        road.finish()
     assert {b: [n for p in road.sent if p.batch_id == b for n in p.receipts] for b in "ab"} == added
     assert len(road.packer) == 0
     for parcel in road.sent:
-        assert len(parcel.lines) == len(parcel.marks) == len(parcel.receipts) <= lines_max
+        assert len(parcel.lines) == len(parcel.marks) == len(parcel.receipts) <= RECORD_LINES
         assert parcel.size == sum(map(len, parcel.lines))
         assert parcel.size <= RECORD_BYTES_MAX or len(parcel.lines) == 1

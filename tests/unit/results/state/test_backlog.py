@@ -6,6 +6,7 @@ from support.facts import NOW, commands, lines
 from support.simulated import Simulation
 
 from tidemill.kafka.partitions.ack_gate import AckGate
+from tidemill.results.state.active_batch import PartBuffer
 from tidemill.results.state.backlog import FIRST_TOKENS, Backlog
 from tidemill.schemas.log.codec import LineMark
 
@@ -65,5 +66,5 @@ async def test_tokens_are_estimated_from_the_results():
         [LineMark(2, 1, False, usage=(100, 90, 20, 15)), LineMark(3, 1, False, usage=(60, 0, 20, 0))], b"ab", 0.0
     )
     assert backlog.tokens() == {"m": 96 * 100}
-    active.output.clear()
+    active.set_buffer(PartBuffer(), failed=False)
     assert backlog.tokens() == {"m": 96 * 100}

@@ -10,12 +10,17 @@ from tidemill.schemas.lifecycle import MOVES, IllegalMove, move
 from tidemill.schemas.log.messages import (
     Accepted,
     BatchCreated,
-    Buried,
     CancelRequested,
     Compacted,
+    DeadLettered,
+    Ended,
+    Grown,
+    InputRef,
+    Opened,
     Rejected,
+    Sealed,
 )
-from tidemill.schemas.resources.batch import Batch, BatchError, FileReceipt, Receipt, Status, Usage
+from tidemill.schemas.resources.batch import Batch, BatchError, Extras, FileReceipt, Receipt, Status, Usage
 from tidemill.schemas.resources.bill import Tariff, bill
 from tidemill.schemas.resources.by_model import ModelResult
 
@@ -40,7 +45,7 @@ CREATED = BatchCreated(project="default", batch=batch(), input=None)
 ACCEPTED = Accepted(batch_id=ID, total=3, model="m", at=NOW + 1)
 REJECTED = Rejected(batch_id=ID, errors=(BatchError(code="x", message="y"),), at=NOW + 1)
 CANCEL = CancelRequested(batch_id=ID, at=NOW + 2)
-BURIED = Buried(batch_id=ID, source="tidemill.commands/0/7", reason="it broke", at=NOW + 3)
+DEAD_LETTERED = DeadLettered(batch_id=ID, source="tidemill.commands/0/7", reason="it broke", at=NOW + 3)
 COMPACTED = Compacted(
     batch_id=ID,
     receipt=Receipt(lines=3, output=FileReceipt(lines=2, bytes=9, sha256="a"), errors=None, missing=1, double=0),
@@ -61,11 +66,11 @@ def applied(state, fact):
             return reducer.cancelled(state, fact, GRACE)
         case Compacted():
             return reducer.compacted(state, fact, 7)
-        case Buried():
-            return reducer.buried(state, fact)
+        case DeadLettered():
+            return reducer.dead_lettered(state, fact)
 
 
-@given(st.lists(st.sampled_from([CREATED, ACCEPTED, REJECTED, CANCEL, BURIED, COMPACTED]), max_size=12))
+@given(st.lists(st.sampled_from([CREATED, ACCEPTED, REJECTED, CANCEL, DEAD_LETTERED, COMPACTED]), max_size=12))
 def test_every_order_is_legal_and_moves_along_the_table(facts):
     """No order of facts raises, and each step is a move of the table or none."""
     state = reducer.State(id=ID, partition=0)
@@ -149,12 +154,28 @@ def test_an_illegal_move_is_an_error():
         move(batch(Status.COMPLETED), Status.CANCELLING, NOW)
 
 
-def test_a_burial_before_the_creation_ends_the_batch():
+def test_a_dead_letter_before_the_creation_ends_the_batch():
     """Ingest may report it before results reads the command; the batch would wait for a day."""
-    state = reducer.created(reducer.buried(reducer.State(id=ID, partition=0), BURIED), CREATED, GRACE)
+    fresh = reducer.State(id=ID, partition=0)
+    state = reducer.created(reducer.dead_lettered(fresh, DEAD_LETTERED), CREATED, GRACE)
     assert state.batch.status is Status.FAILED
     assert "it broke; tidemill.commands/0/7" in state.batch.errors.data[0].message
-    unread = reducer.created(reducer.buried(reducer.State(id=ID, partition=0), BURIED, ends=False), CREATED, GRACE)
+    unread = reducer.created(reducer.dead_lettered(fresh, DEAD_LETTERED, ends=False), CREATED, GRACE)
     assert unread.batch.status is Status.VALIDATING
-    begun = reducer.accepted(reducer.buried(reducer.State(id=ID, partition=0), BURIED), ACCEPTED)
-    assert reducer.created(begun, CREATED, GRACE).batch.tidemill.fault.source == BURIED.source
+    begun = reducer.accepted(reducer.dead_lettered(fresh, DEAD_LETTERED), ACCEPTED)
+    assert reducer.created(begun, CREATED, GRACE).batch.tidemill.fault.source == DEAD_LETTERED.source
+
+
+def test_a_stream_that_has_ended_is_not_open():
+    """Before its input is a file: until then it grows by the lines on their way, and its bytes count."""
+    first = batch(Status.IN_PROGRESS).model_copy(update={"tidemill": Extras(stream=ID, open=True, input_bytes=0)})
+    state = reducer.opened(reducer.State(id=ID, partition=0), Opened(project="p", batch=first), GRACE)
+    state = reducer.grown(state, Grown(batch_id=ID, total=2, bytes=70, sequence=1))
+    assert (state.batch.tidemill.open, state.batch.tidemill.input_bytes) == (True, 70)
+    state = reducer.no_more_lines(state, Ended(batch_id=ID))
+    assert (state.batch.tidemill.open, state.growing) == (False, True)
+    state = reducer.grown(state, Grown(batch_id=ID, total=3, bytes=99, sequence=2))
+    assert (state.batch.tidemill.open, state.batch.tidemill.input_bytes) == (False, 99)
+    state = reducer.no_more_lines(state, Sealed(batch_id=ID, total=3, input=InputRef(key="files/i", bytes=99)))
+    assert (state.growing, state.batch.tidemill.input_bytes) == (False, None)
+    assert reducer.no_more_lines(state, Ended(batch_id=ID)) is state

@@ -11,13 +11,13 @@ SOURCE = "tidemill.outcomes/2/17"
 OWN = [("tidemill-kind", b"lines"), ("tidemill-batch", b"batch_1")]
 
 
-def buried(own=OWN, key=b"k"):
+def written(own=OWN, key=b"k"):
     return dead_letters.headers(SOURCE, own, key=key, stage="results", reason="it is broken")
 
 
 def test_key_and_headers_come_back():
     """A letter holds all that its record was."""
-    letter = dead_letters.decode(buried(), b"value", 5.0)
+    letter = dead_letters.decode(written(), b"value", 5.0)
     assert letter == DeadLetter(
         id=SOURCE, topic="tidemill.outcomes", stage="results", reason="it is broken", key=b"k", value=b"value",
         headers=tuple(OWN), cut_bytes=None, at=5.0,
@@ -27,13 +27,13 @@ def test_key_and_headers_come_back():
 
 def test_a_record_without_key_and_value():
     """Neither is made up."""
-    letter = dead_letters.decode(buried(key=None), None, 0.0)
+    letter = dead_letters.decode(written(key=None), None, 0.0)
     assert (letter.key, letter.value) == (None, None)
 
 
 def test_a_second_death_replaces_the_headers_of_the_first():
     """What was said by an earlier death is not kept, and the mark is renewed."""
-    first = dead_letters.decode(buried(), b"v", 0.0)
+    first = dead_letters.decode(written(), b"v", 0.0)
     again = dead_letters.headers("t/0/9", dead_letters.requeue_headers(first), key=b"k", stage="s", reason="r")
     second = dead_letters.decode(again, b"v", 0.0)
     assert second.id == "t/0/9"

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from tidemill import metrics
-from tidemill.runtime.log_dedup import LINES_MAX, MESSAGES_MAX, LogDedup
+from tidemill.telemetry.log_dedup import LINES_MAX, MESSAGES_MAX, LogDedup
 
 
 @pytest.fixture

@@ -1,0 +1,50 @@
+"""Calls of a batch that is over: the server works on them no longer, and their places are free."""
+
+import json
+
+import pytest
+from openai import OpenAI
+from openai.types import Batch
+from support.backend import Backend, as_told
+from support.stack import KEY, Stack
+from support.waiting import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
+
+LINES = 70
+"""More than may be in flight."""
+CHAT = "/v1/chat/completions"
+
+
+def created(client: OpenAI, lines: int, window: str, **more: str) -> Batch:
+    """A batch."""
+    body = {"model": "chat", "messages": [{"role": "user", "content": "hello"}], **more}
+    texts = [
+        json.dumps({"custom_id": str(n), "method": "POST", "url": CHAT, "body": body | {"seed": n}}) + "\n"
+        for n in range(lines)
+    ]
+    file = client.files.create(file=("in.jsonl", "".join(texts).encode()), purpose="batch")
+    # The installation has windows of its own.
+    return client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window=window)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("window", "end"), [("24h", "cancelled"), ("4s", "expired")])
+async def test_calls_of_a_batch_that_is_over_are_aborted(
+    stack: Stack, backend: Backend, window: str, end: str
+) -> None:
+    """No line of it counts any more; a batch after it has all of the server."""
+    backend.rule = as_told
+    with OpenAI(base_url=stack.api, api_key=KEY, max_retries=0) as client:
+        held = created(client, LINES, window, stop="wait")
+        await until(lambda: backend.in_flight >= 8, "calls")
+        if end == "cancelled":
+            await until(lambda: backend.in_flight == 64, "as many calls as there may be")
+            client.batches.cancel(held.id)
+        await until(lambda: backend.in_flight == 0, "their end")
+        await until(lambda: client.batches.retrieve(held.id).status == end, f"{held.id} to be {end}")
+        found = client.batches.retrieve(held.id)
+        assert found.request_counts is not None
+        assert (found.request_counts.completed, found.request_counts.failed) == (0, 0)
+        assert not backend.repeats
+        after = created(client, LINES, "24h")
+        await until(lambda: client.batches.retrieve(after.id).status == "completed", f"the end of {after.id}")

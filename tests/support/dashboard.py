@@ -1,0 +1,133 @@
+"""The dashboard in a browser: signing in, opening pages, and what every page must keep."""
+
+import gzip
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from openai import OpenAI
+from openai.types import Batch
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, ViewportSize, expect
+from support.stack import KEY
+
+CHAT = "/v1/chat/completions"
+WAIT_MS = 60_000
+DESK: ViewportSize = {"width": 1440, "height": 900}
+PHONE: ViewportSize = {"width": 390, "height": 844}
+HOSTILE = """<img src=x onerror="alert(1)"><script>alert(2)</script>"""
+TABS_MAX = 80
+"""Presses of Tab that reach everything of a page."""
+AXE = Path(__file__).with_name("axe.min.js.gz")
+"""axe-core 4.14.1 of Deque Systems, unchanged, under the Mozilla Public License 2.0."""
+AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
+
+
+def sign_in(page: Page, root: str, key: str = KEY) -> None:
+    """Type in a key."""
+    page.goto(root)
+    page.get_by_label("API key").fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+
+
+@contextmanager
+def signed_in(browser: Browser, root: str, key: str = KEY, **options: Any) -> Iterator[Page]:
+    """A watched page in a context of its own, signed in with a key."""
+    with browser.new_context(**options) as context, watched(context, root) as page:
+        sign_in(page, root, key)
+        yield page
+
+
+@contextmanager
+def watched(context: BrowserContext, root: str) -> Iterator[Page]:
+    """A new page: nothing may fail in it, and nothing come from elsewhere."""
+    page = context.new_page()
+    page.set_default_timeout(WAIT_MS)
+    faults: list[str] = []
+    elsewhere: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda said: faults.append(said.text) if "Content Security Policy" in said.text else None)
+    page.on(
+        "request", lambda asked: None if asked.url.startswith((root, "blob:")) else elsewhere.append(asked.url)
+    )
+    page.on("dialog", lambda dialog: faults.append(f"it ran: {dialog.message}"))
+    yield page
+    assert (faults, elsewhere) == ([], [])
+    page.close()
+
+
+def rows(page: Page, table: str) -> Locator:
+    """The rows of a table, without its heading."""
+    return page.get_by_role("table", name=table).locator("[data-row]")
+
+
+def button(page: Page, name: str) -> Locator:
+    """The button with exactly this name."""
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def go(page: Page, path: str) -> None:
+    """Open a page of the dashboard by its path."""
+    page.goto(f"{page.url.split('#')[0]}#{path}")
+
+
+def state(page: Page, word: str) -> None:
+    """Wait until the batch of the page is in a state."""
+    expect(page.locator("h1 .state")).to_have_text(word)
+
+
+def choose(page: Page, path: Path) -> None:
+    """Choose a file on the page of a new batch."""
+    page.get_by_label("File with a request").set_input_files(path)
+
+
+def tab_to(page: Page, target: Locator) -> None:
+    """Press Tab until an element has the focus."""
+    expect(target).to_be_visible()
+    for _ in range(TABS_MAX):
+        if target.evaluate("element => element === document.activeElement"):
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError("Tab does not reach it")
+
+
+def axe_faults(page: Page, *rules: str) -> list[str]:
+    """The rules of axe-core that the page breaks, each with the elements; by default of all rules."""
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(f"{_axe()};0")
+    found = page.evaluate("rules => axe.run(document, rules.length ? {runOnly: rules} : {})", list(rules))
+    return [f"{one['id']}: {[node['target'] for node in one['nodes']]}" for one in found["violations"]]
+
+
+@cache
+def _axe() -> str:
+    source = gzip.decompress(AXE.read_bytes())
+    assert hashlib.sha256(source).hexdigest() == AXE_SHA256
+    return source.decode()
+
+
+def chats(path: Path, *stops: str | None, user: str = "hello", text: Callable[[int], str] | None = None) -> Path:
+    """Write an input with one chat for each of `stops`; `as_told` answers by them."""
+    with path.open("w", encoding="utf-8") as file:
+        for number, stop in enumerate(stops):
+            said = text(number) if text else f"{user} {path.parent.name} {number}"
+            body = {"model": "chat", "messages": [{"role": "user", "content": said}]}
+            body |= {"stop": stop} if stop else {}
+            file.write(json.dumps({"custom_id": f"r{number}", "method": "POST", "url": CHAT, "body": body}) + "\n")
+    return path
+
+
+def started(client: OpenAI, path: Path, *, window: str = "24h", **metadata: str) -> Batch:
+    """Create a batch of a file."""
+    with path.open("rb") as file:
+        made = client.files.create(file=file, purpose="batch")
+    return client.batches.create(
+        input_file_id=made.id,
+        endpoint=CHAT,
+        completion_window=window,  # type: ignore[arg-type]
+        metadata=metadata or None,
+    )

@@ -1,0 +1,50 @@
+"""Ended batches with their files, as results writes them."""
+
+from array import array
+from collections.abc import Mapping
+
+from support.dependencies import NOW
+
+from tidemill.api.dependencies import Dependencies
+from tidemill.schemas import ids
+from tidemill.schemas.log.messages import BatchRecord, FileRecord
+from tidemill.schemas.log.part import encode_index, index_key
+from tidemill.schemas.resources.batch import Batch, Extras, FileReceipt, Receipt, RequestCounts, Status
+from tidemill.schemas.resources.file import File
+
+
+async def put_ended(
+    deps: Dependencies,
+    batch_id: str,
+    output: Mapping[int, bytes],
+    errors: Mapping[int, bytes],
+    *,
+    project: str = "p",
+    rerun_of: str | None = None,
+) -> Batch:
+    """Show a batch with these lines by their indices in the store and the view."""
+    await _write(deps, project, batch_id, "output", output)
+    await _write(deps, project, batch_id, "errors", errors)
+    found = FileReceipt(lines=1, bytes=1, sha256="")
+    lines = len(output) + len(errors)
+    batch = Batch(
+        id=batch_id, endpoint="/v1/embeddings", input_file_id="file-f", completion_window="24h", created_at=NOW,
+        expires_at=NOW + 1, status=Status.COMPLETED, completed_at=NOW, request_counts=RequestCounts(total=lines),
+        tidemill=Extras(receipt=Receipt(lines=lines, output=found, errors=found), rerun_of=rerun_of),
+    )  # fmt: skip
+    return deps.view.put_batch(BatchRecord(project=project, batch=batch))
+
+
+async def _write(deps: Dependencies, project: str, batch_id: str, kind: str, texts: Mapping[int, bytes]) -> None:
+    file_id = ids.derived_file_id(batch_id, kind)
+    file = File(id=file_id, bytes=1, created_at=NOW, filename="e", purpose="batch_output")
+    record = FileRecord(project=project, file=file, key=f"files/{file_id}", sha256="")
+    models, usage = (array("I", [0] * columns * len(texts)) for columns in (1, 4))
+    columns = encode_index(array("I", texts), array("I", map(len, texts.values())), models, usage)
+    await deps.store.write(record.key, _once(b"".join(texts.values())))
+    await deps.store.write(index_key(record.key), _once(columns))
+    deps.view.put_file(record, 1)
+
+
+async def _once(content: bytes):
+    yield content

@@ -1,0 +1,87 @@
+"""Search of finished lines: a request reads a bounded part, and its cursor says how far it has come."""
+
+import httpx
+import orjson
+import pytest
+from support.dependencies import open_dependencies
+from support.ended_batches import put_ended
+
+from tidemill.api.app import create_app
+from tidemill.api.batches import result_search
+
+BATCH = "batch_" + "3" * 32
+LINES = 60
+"""Each fifth failed, each tenth of these with another code."""
+
+
+@pytest.fixture
+async def client(tmp_path):
+    """A client of an api with an ended batch."""
+    async with open_dependencies(tmp_path) as deps:
+        output = {index: line(index) for index in range(LINES) if index % 5}
+        await put_ended(deps, BATCH, output, {n: line(n, failed=True) for n in range(0, LINES, 5)})
+        headers = {"authorization": "Bearer key-of-p"}
+        transport = httpx.ASGITransport(create_app(deps))
+        async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
+            yield client
+
+
+def line(index: int, *, failed: bool = False) -> bytes:
+    """A line of the output, or of the error file."""
+    body = {"text": f'number {index}: Größe 100% "quoted"\n'}
+    error = {"code": "expired" if index % 10 else "boom", "message": "m"} if failed else None
+    response = None if failed else {"status_code": 200, "request_id": "r", "body": body}
+    shown = {"id": f"r{index}", "custom_id": f"line-{index}", "response": response, "error": error}
+    if index % 3 == 0:
+        shown["tidemill"] = {"attempts": 1, "server": f"gpu-{index % 2}", "seconds": 0.25}
+    # As a server may have written it: not in UTF-8.
+    return orjson.dumps(shown).replace("ö".encode(), b"\\u00f6") + b"\n"
+
+
+async def found(client, **wanted: object) -> list[int]:
+    """The indices of all pages of a search."""
+    indices, after, pages = [], -1, 0
+    while True:
+        answer = await client.get(f"/batches/{BATCH}/results", params={"after": after, **wanted})
+        page = answer.raise_for_status().json()
+        indices += [each["index"] for each in page["data"]]
+        pages += 1
+        if not page["has_more"]:
+            return indices
+        assert page["next_after"] > after
+        assert pages <= LINES + 1
+        after = page["next_after"]
+
+
+@pytest.mark.parametrize("bounds", [{}, {"STEP_LINES": 4, "SCAN_LINES_MAX": 8}, {"SCAN_BYTES_MAX": 1}])
+@pytest.mark.parametrize("limit", [1, 3, 1_000])
+async def test_a_search_finds_each_line_once(client, monkeypatch, bounds, limit):
+    """With any bound of a request and of a page."""
+    for name, value in bounds.items():
+        monkeypatch.setattr(result_search, name, value)
+    failed = list(range(0, LINES, 5))
+    for wanted, expected in (
+        ({"custom_id": "line-7"}, [7]),
+        ({"custom_id": "line-70"}, []),
+        ({"contains": "GRÖSSE"}, []),
+        ({"contains": "größe 100%", "status": "completed"}, [n for n in range(LINES) if n % 5]),
+        ({"contains": '"quoted"\n'}, [n for n in range(LINES) if n % 5]),
+        ({"contains": "number 1"}, [1, *(n for n in range(11, 20) if n % 5)]),
+        ({"code": "boom"}, [n for n in failed if n % 10 == 0]),
+        ({"code": "boom", "status": "completed"}, []),
+        ({"code": "expired", "custom_id": "line-5"}, [5]),
+        ({"status": "failed"}, failed),
+        ({"server": "gpu-1"}, [n for n in range(LINES) if n % 6 == 3]),
+        ({"server": "gpu"}, []),
+    ):
+        assert await found(client, limit=limit, **wanted) == expected, wanted
+
+
+async def test_a_request_reads_a_bounded_part(client, monkeypatch):
+    """Also if nothing matches; a jump to a line reads nothing before it."""
+    monkeypatch.setattr(result_search, "STEP_LINES", 4)
+    monkeypatch.setattr(result_search, "SCAN_LINES_MAX", 8)
+    page = (await client.get(f"/batches/{BATCH}/results", params={"contains": "nothing"})).json()
+    assert (page["data"], page["has_more"], page["next_after"]) == ([], True, 7)
+    page = (await client.get(f"/batches/{BATCH}/results", params={"after": 41, "limit": 1})).json()
+    assert [each["index"] for each in page["data"]] == [42]

@@ -1,0 +1,221 @@
+"""`tidemill map` against a stand-in of the service: neither a faulty answer nor its repair ends the run."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+from pyarrow import parquet
+from support.service import KEY, Service, receipt_of
+
+from tidemill.client.errors import Exit, UsageError
+from tidemill.client.maps.job import MapOptions, run
+from tidemill.client.maps.task import ChatOptions, Task, chats
+from tidemill.client.target import Target
+from tidemill.tables import TableError
+from tidemill.tables.sources.opening import opened
+from tidemill.terminal import Console
+
+STARS = {"type": ["object", "null"], "properties": {"stars": {"type": "integer"}}, "required": ["stars"]}
+LONG = "no JSON " * 1_000
+"""A faulty answer that makes its repair 8 KB longer."""
+REJECTED = {"object": "list", "data": [{"code": "invalid_file", "message": "It is too large.", "line": None}]}
+
+Answer = Callable[[dict[str, Any]], str]
+
+
+class Batches(Service):
+    """A service that answers the lines of each batch by a rule, and rejects those that `rejects` names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer: Answer = str
+        self.inputs: list[list[dict[str, Any]]] = []
+        self.rejects: set[int] = set()
+        self.drops: set[str] = set()
+        """Ids of lines that get no result."""
+
+    async def _create(self, request: web.Request) -> web.Response:
+        lines = self.files["file-in"].splitlines()
+        self.inputs.append([orjson.loads(line) for line in lines])
+        await super()._create(request)
+        return web.json_response(self.batch(status="validating", id=f"batch_{len(self.inputs) - 1}"))
+
+    async def _batch(self, request: web.Request) -> web.Response:
+        number = int(request.match_info["id"].removeprefix("batch_"))
+        if number in self.rejects:
+            return web.json_response(self.batch(id=f"batch_{number}", status="failed", errors=REJECTED))
+        output = b"".join(
+            self._result(line) for line in self.inputs[number] if line["custom_id"] not in self.drops
+        )
+        self.files[f"out-{number}"] = output
+        receipt = {"lines": len(self.inputs[number]), "output": receipt_of(output), "errors": None}
+        count = len(self.inputs[number])
+        return web.json_response(
+            self.batch(
+                id=f"batch_{number}",
+                status="completed",
+                output_file_id=f"out-{number}",
+                request_counts={"total": count, "completed": count, "failed": 0},
+                usage={"input_tokens": 9 * count, "output_tokens": count, "total_tokens": 10 * count},
+                tidemill={"receipt": {**receipt, "missing": 0, "double": 0}},
+            )
+        )
+
+    def _result(self, line: dict[str, Any]) -> bytes:
+        reply = {"choices": [{"message": {"content": self.answer(line)}}], "usage": {"prompt_tokens": 9}}
+        response = {"status_code": 200, "request_id": "r", "body": reply}
+        found = {"id": "r", "custom_id": line["custom_id"], "response": response, "error": None}
+        return orjson.dumps(found) + b"\n"
+
+
+@pytest.fixture
+async def service() -> Any:
+    """The stand-in with a batch for each request."""
+    async with Batches() as service:
+        yield service
+
+
+def task_of(folder: Path, count: int, repairs: int = 1) -> Task:
+    """A question about each of so many rows."""
+    path = folder / "in.csv"
+    path.write_text("text\n" + "".join(f"row {number}\n" for number in range(count)))
+    options = ChatOptions(model="m", prompt="{{ text }}", schema=STARS, repairs=repairs)
+    return chats(opened(str(path), {}), "in.csv", (), options, {})
+
+
+async def mapped(
+    console: Console, service: Batches, task: Task, folder: Path, **options: Any
+) -> tuple[Exit, list[dict[str, Any]]]:
+    """The exit code and the rows of a run."""
+    path = folder / "out.parquet"
+    target = Target(base_url=service.url, api_key=KEY)
+    code = await run(console, target, task, MapOptions(output=str(path), tries=0, **options))
+    return code, parquet.read_table(path).to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("text,answer\na,b\nc\n", "row 2: line 3"),
+        ("text,answer\n" + "a,b\n" * 1_001 + "a\n", "more than 1,000 rows"),
+    ],
+)
+def test_faulty_examples_are_refused(tmp_path: Path, content: str, said: str) -> None:
+    """A row without a cell is none with an empty answer."""
+    path = tmp_path / "examples.csv"
+    path.write_text(content)
+    options = ChatOptions(model="m", prompt="{{ text }}", examples=str(path))
+    source = opened(str(path), {})
+    with pytest.raises((TableError, UsageError), match=said):
+        chats(source, "in.csv", (), options, {})
+
+
+def is_repair(line: dict[str, Any]) -> bool:
+    """Whether a line asks again."""
+    return len(line["body"]["messages"]) > 1
+
+
+async def test_a_null_answer_has_null_properties(service: Batches, console: Console, tmp_path: Path) -> None:
+    """Where the schema allows it, it is no fault."""
+    service.answer = lambda line: "null" if line["custom_id"] == "1" else '{"stars": 2}'
+    code, rows = await mapped(console, service, task_of(tmp_path, 2), tmp_path)
+    assert code is Exit.OK
+    assert [(row["stars"], row["answer"], row["error"]) for row in rows] == [
+        (None, "null", None), (2, '{"stars": 2}', None),
+    ]  # fmt: skip
+
+
+async def test_repairs_fit_the_batches_of_the_service(service: Batches, console: Console, tmp_path: Path) -> None:
+    """They are longer than the requests: a part's repairs take several batches, and are joined as one."""
+    service.answer = lambda line: '{"stars": 1}' if is_repair(line) else LONG
+    service.limits = {"file_bytes_max": 30_000}
+    code, rows = await mapped(console, service, task_of(tmp_path, 10), tmp_path)
+    assert code is Exit.OK
+    assert [(row["stars"], row["attempts"], row["input_tokens"]) for row in rows] == [(1, 2, 18)] * 10
+    sizes = [sum(len(orjson.dumps(line)) + 1 for line in lines) for lines in service.inputs]
+    assert len(sizes) == 5
+    assert max(sizes) <= 30_000
+
+
+async def test_a_repair_that_is_too_long_is_not_sent(service: Batches, console: Console, tmp_path: Path) -> None:
+    """The row keeps the fault of its answer."""
+    service.answer = lambda line: '{"stars": 1}' if is_repair(line) else LONG if line["custom_id"] == "1" else "no"
+    service.limits = {"line_bytes_max": 4_000}
+    code, rows = await mapped(console, service, task_of(tmp_path, 2), tmp_path)
+    assert code is Exit.SOME_FAILED
+    assert [(row["stars"], row["attempts"]) for row in rows] == [(None, 1), (1, 2)]
+    assert rows[0]["error"].startswith("invalid_output: it is not JSON")
+
+
+async def test_a_rejected_repair_leaves_the_first_answers(
+    service: Batches, console: Console, tmp_path: Path
+) -> None:
+    """The run comes to its end, and says which batch was rejected and why."""
+    service.answer = lambda line: "no" if line["custom_id"] == "2" else '{"stars": 1}'
+    service.rejects = {1}
+    code, rows = await mapped(console, service, task_of(tmp_path, 3, repairs=2), tmp_path)
+    assert code is Exit.SOME_FAILED
+    assert [(row["stars"], row["attempts"]) for row in rows] == [(1, 1), (None, 1), (1, 1)]
+    assert "it is not JSON" in rows[1]["error"]
+    assert len(service.inputs) == 2
+    assert re.search(r"batch_1: repair rejected: It is too large", console.export_text())
+
+
+async def test_a_row_without_a_result_is_a_fault_of_the_batch(
+    service: Batches, console: Console, tmp_path: Path
+) -> None:
+    """The exit code and the summary say so, besides the row."""
+    service.answer, service.drops = (lambda _: '{"stars": 1}'), {"2"}
+    code, rows = await mapped(console, service, task_of(tmp_path, 3), tmp_path)
+    assert code is Exit.INEXACT
+    assert [row["error"] for row in rows] == [None, "the service returned no result", None]
+    assert "3 rows asked, 1 missing, 0 foreign" in console.export_text()
+
+
+async def test_rows_that_failed_are_asked_again(service: Batches, console: Console, tmp_path: Path) -> None:
+    """These alone; the others keep their answers, and calls and tokens add up."""
+    bad = {"row 1", "row 4", "row 8"}
+
+    def answer(line: dict[str, Any]) -> str:
+        text = line["body"]["messages"][-1]["content"]
+        return "no" if text in bad else orjson.dumps({"stars": len(service.inputs)}).decode()
+
+    service.answer, task = answer, task_of(tmp_path, 10, repairs=0)
+    code, before = await mapped(console, service, task, tmp_path)
+    assert code is Exit.SOME_FAILED
+    assert "--retry-failed asks the rows with an error again" in console.export_text()
+    bad.remove("row 4")
+    bad.remove("row 8")
+    again = await mapped(console, service, task, tmp_path, retry_failed=True)
+    assert again[0] is Exit.SOME_FAILED
+    asked = [line["body"]["messages"][-1]["content"] for line in service.inputs[1]]
+    assert asked == ["row 1", "row 4", "row 8"]
+    for number, (old, new) in enumerate(zip(before, again[1], strict=True)):
+        if number in {4, 8}:
+            assert (new["text"], new["stars"], new["error"]) == (old["text"], 2, None)
+        else:
+            assert {**new, "attempts": 1, "input_tokens": 9} == old
+        assert (new["attempts"], new["input_tokens"]) == ((2, 18) if number in {1, 4, 8} else (1, 9))
+    bad.clear()
+    code, rows = await mapped(console, service, task, tmp_path, retry_failed=True)
+    assert (code, [row["attempts"] for row in rows]) == (Exit.OK, [1, 3, 1, 1, 2, 1, 1, 1, 2, 1])
+    code, same = await mapped(console, service, task, tmp_path, retry_failed=True)
+    assert (code, same, len(service.inputs)) == (Exit.OK, rows, 3)
+
+
+async def test_failed_rows_of_another_run_are_refused(service: Batches, console: Console, tmp_path: Path) -> None:
+    """Answers to other requests are never joined."""
+    service.answer = lambda _: "no"
+    await mapped(console, service, task_of(tmp_path, 2), tmp_path)
+    with pytest.raises(UsageError, match=r"out\.parquet is the table of other requests"):
+        await mapped(console, service, task_of(tmp_path, 3), tmp_path, retry_failed=True)
+    (tmp_path / "out.parquet").unlink()
+    with pytest.raises(UsageError, match=r"out\.parquet does not exist"):
+        await mapped(console, service, task_of(tmp_path, 3), tmp_path, retry_failed=True)
+    target = Target(base_url=service.url, api_key=KEY)
+    with pytest.raises(UsageError, match="only a table in Parquet or Arrow"):
+        await run(console, target, task_of(tmp_path, 2), MapOptions(output="out.csv", retry_failed=True))

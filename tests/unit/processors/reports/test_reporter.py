@@ -1,0 +1,183 @@
+"""What a process reports of its servers and models, on simulated time: how often, what, and until when."""
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from support.simtime import SimulatedLoop
+from support.simulated_stage import World, simulated
+
+from tidemill.kafka.connection import LogUnavailable
+from tidemill.processors.backends.pool import BackendPool
+from tidemill.processors.backends.server import Server
+from tidemill.processors.failures import Answer, FailureKind
+from tidemill.processors.limits.server_metrics import ServerMetrics
+from tidemill.processors.reports import reporter
+from tidemill.processors.reports.reporter import Reporter
+from tidemill.schemas.log import codec
+from tidemill.schemas.resources.load import HEARTBEAT_SECONDS, SERVERS_MAX, BreakerState, ProcessReport
+from tidemill.schemas.resources.waiting import Reason
+
+TOKENS = Answer(200, b'{"data":[{"index":0,"embedding":[1]}],"usage":{"prompt_tokens":30,"total_tokens":30}}')
+DECODE: codec.Decoder[ProcessReport] = codec.decoder(ProcessReport)
+
+
+@dataclass
+class Servers:
+    """The servers of one model, and as many idle ones as a test wants."""
+
+    pools: dict[str, BackendPool]
+    idle: list[Server] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Server]:
+        return iter([*(backend.server for pool in self.pools.values() for backend in pool.backends), *self.idle])
+
+
+class Reports:
+    """Takes one step of a reporter a second; has what it sent, with the time."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.sent = world, list[tuple[float, bytes | None]]()
+        self.is_away = False
+        self.servers = Servers({"m": world.pool})
+        self.reporter = Reporter(
+            self.servers, lambda: [("m", world.stage)], self._send, clock=world.loop.now, monotonic=world.loop.time
+        )
+
+    async def _send(self, process: str, value: bytes | None) -> None:
+        assert process == reporter.NAME
+        if self.is_away:
+            raise LogUnavailable("away")
+        self.sent.append((self.world.loop.time(), value))
+
+    async def pass_(self, seconds: int) -> None:
+        for _ in range(seconds):
+            await asyncio.sleep(1)
+            await self.reporter.step()
+
+    @property
+    def last(self) -> ProcessReport:
+        return DECODE(self.sent[-1][1])
+
+
+def test_reports_of_a_busy_server() -> None:
+    """Eight calls at a time of half a second each, with 30 tokens, are 16 lines and 480 tokens a second."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        world.upstream.reply = TOKENS
+        reports = Reports(world)
+        await reports.pass_(1)
+        world.publish("b", lines=10_000)
+        await reports.pass_(30)
+        (server,), (model,) = reports.last.servers, reports.last.models
+        assert (server.limit, server.in_flight, server.refused) == (8, 8, 0)
+        assert server.lines_per_second == pytest.approx(16, rel=0.2)
+        assert server.tokens_per_second == pytest.approx(480, rel=0.2)
+        assert server.lines_waiting == model.lines_waiting == pytest.approx(10_000 - 16 * 30, rel=0.1)
+        assert sum(server.durations) == pytest.approx(16 * 30, rel=0.1)
+        assert server.durations.index(max(server.durations)) in {4, 5}, "from 0.25 to 0.5, or to 1 second"
+        assert (server.breaker, server.queued) == (BreakerState.CLOSED, None)
+        assert server.cause
+        assert server.cause.reason is Reason.QUEUED
+        times = [at for at, _ in reports.sent]
+        assert min(later - one for one, later in itertools.pairwise(times)) >= 1
+        world.pool.backends[0].server.apply_metrics(ServerMetrics(running=8, waiting=5), 8, loop.time())
+        await reports.pass_(1)
+        assert (reports.last.servers[0].queued, reports.last.servers[0].running) == (5, 8)
+        await world.stage.close()
+
+    simulated(run)
+
+
+def test_an_idle_process_sends_heartbeats_alone() -> None:
+    """Also after work, when the last minute is over; a log that is away costs one report."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        reports = Reports(world)
+        world.publish("b", lines=40)
+        await reports.pass_(120)
+        assert not any(reports.last.servers[0].durations)
+        assert reports.last.servers[0].lines_per_second == 0
+        reports.sent.clear()
+        await reports.pass_(10 * HEARTBEAT_SECONDS)
+        assert len(reports.sent) == 10
+        assert len({value for _, value in reports.sent}) == 1
+        reports.is_away = True
+        with pytest.raises(LogUnavailable):
+            await reports.pass_(HEARTBEAT_SECONDS)
+        reports.is_away = False
+        await reports.pass_(HEARTBEAT_SECONDS)
+        assert len(reports.sent) == 11
+
+    simulated(run)
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason", "refused"),
+    [
+        (FailureKind.CONNECT, Reason.SERVER_UNREACHABLE, False),
+        (Answer(503, b""), Reason.SERVER_REFUSES, True),
+        (Answer(429, b""), Reason.SERVER_REFUSES, True),
+    ],
+)
+def test_a_server_that_takes_no_calls(reply: Any, reason: Reason, refused: bool) -> None:
+    """Its cause says why and since when; it ends with the first answer."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        reports = Reports(world)
+        world.upstream.reply = reply
+        world.publish("b")
+        begun = loop.now()
+        await reports.pass_(20)
+        (server,) = reports.last.servers
+        assert server.cause
+        assert (server.cause.reason, server.breaker is not BreakerState.CLOSED) == (reason, True)
+        assert begun <= server.cause.since <= begun + 10
+        assert bool(server.refused) is refused
+        world.upstream.reply = TOKENS
+        await reports.pass_(40)
+        assert reports.last.servers[0].cause is None
+        assert reports.last.servers[0].breaker is BreakerState.CLOSED
+
+    simulated(run)
+
+
+def test_a_drained_server_says_so_without_a_line() -> None:
+    """Its model may be asleep."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        reports = Reports(world)
+        world.pool.backends[0].server.drain = Reason.DRAINED
+        await reports.pass_(1)
+        cause = reports.last.servers[0].cause
+        assert cause
+        assert (cause.reason, cause.message) == (Reason.DRAINED, "http://a/v1 gets no calls: it is set to drain.")
+
+    simulated(run)
+
+
+def test_a_report_has_the_busiest_of_many_servers() -> None:
+    """And says how many are missing."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        reports = Reports(world)
+        for number in range(SERVERS_MAX + 5):
+            idle = World(loop).pool.backends[0].server
+            idle.name = f"an idle one {number}"
+            reports.servers.idle.append(idle)
+        world.publish("b", lines=1_000)
+        await reports.pass_(2)
+        assert len(reports.last.servers) == SERVERS_MAX
+        assert "http://a/v1" in {one.name for one in reports.last.servers}
+        assert reports.last.omitted == 6
+        await world.stage.close()
+
+    simulated(run)

@@ -1,0 +1,108 @@
+"""Prompts: the columns of a row, and bounds on what a template does."""
+
+import pytest
+
+from tidemill.tables import RowError, TableError
+from tidemill.tables.templates import Template
+
+
+def rendered(template, **row):
+    """The prompt of one row."""
+    return Template(template, row, name="prompt.md").render(row)
+
+
+def test_columns_are_variables():
+    """All of them are in `row` too, for names that are no variables; nested values have fields."""
+    assert rendered("{{ text }}: {{ row['odd name'] }}", **{"text": "a", "odd name": 7}) == "a: 7"
+    assert (
+        rendered("{% for tag in who.tags %}{{ loop.index }}{{ tag }} {% endfor %}", who={"tags": "xy"}) == "1x 2y "
+    )
+    assert rendered("{{ a or 'none' }}{% if a is none %}!{% endif %}", a=None) == "none!"
+    with pytest.raises(RowError, match="null"):
+        rendered("{{ a }}", a=None)
+
+
+def test_only_used_columns_are_read():
+    """Unless `row` is used."""
+    assert Template("{{ a }}", "abc", name="p").columns("abc") == ["a"]
+    assert Template("{{ row }}", "abc", name="p").columns("abc") == "abc"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{{ txt }}", "p.md uses {{ txt }}; the columns are text"),
+        ("\n{% if %}", "p.md, line 2"),
+        ("{% macro a() %}{% endmacro %}", "macro"),
+        ("{% include 'x' %}", "include"),
+        ("{% for a in text recursive %}{{ loop(a) }}{% endfor %}", "recursive"),
+        ("{{ text|center(9) }}", "center"),
+        ("{{ text|batch(9) }}", "batch"),
+        ("{% set x %}a{% endset %}", "assignblock"),
+        ("{{ lipsum() }}", "lipsum"),
+        ("a" * (1 << 20) + "b", "characters"),
+    ],
+)
+def test_a_faulty_template_is_refused_at_once(text, said):
+    """Before any row is asked."""
+    with pytest.raises(TableError) as caught:
+        Template(text, ["text"], name="p.md")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for a in range(99999) %}{{ text * 1000 }}{% endfor %}",
+        "{{ text * 999999999999 }}",
+        "{{ 9 ** 999999999 }}",
+        "{{ '%999999999d' % 1 }}",
+        "{% set ns = namespace(x=text) %}{% for a in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+        "{{ text.__class__.__mro__ }}",
+        "{{ text.nothing.at_all }}",
+        "{{ text / 2 }}",
+        "{{ text.append(1) }}",
+        "{{ none }}",
+        "{% set n = namespace(x=text) %}{% for a in range(25) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% set n = namespace(x=[]) %}{% for a in range(9) %}{% set n.x = n.x + [text * 5000000] %}{% endfor %}",
+        "{% set ns = namespace(x=9) %}{% for a in range(22) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
+        "{{ '{:>60000000}'.format(text)|length }}",
+        "{{ '{a:>60000000}'.format_map({'a': 1})|length }}",
+        "{{ text['ljust'](60000000)|length }}",
+        "{{ text.rjust(60000000)|length }}",
+        "{{ text.center(60000000)|length }}",
+        "{{ text.zfill(60000000)|length }}",
+        "{{ ('\\t' * 9).expandtabs(9999999)|length }}",
+        "{{ text.translate({97: 'b' * 9999999, 98: 'b' * 9999999})|length }}",
+        "{{ (9).to_bytes(60000000)|length }}",
+        "{{ ('a' * 9999).replace('a', 'b' * 9999)|length }}",
+        "{{ ('a' * 9999)|replace('a', 'b' * 9999)|length }}",
+        "{{ ('b' * 9999).join('a' * 9999)|length }}",
+        "{{ ('a' * 9999)|join('b' * 9999)|length }}",
+        "{% for a in range(9) %}{% set b = (text * 1000000).upper() %}{% set b = b.lower() %}{% endfor %}",
+        "{{ 7|round(99999, 'ceil') }}",
+        "{{ {'a': 1}|tojson(indent=60000000)|length }}",
+    ],
+)
+def test_what_exceeds_the_bounds_is_a_fault_of_its_row(text):
+    """It ends soon, and says why."""
+    with pytest.raises(RowError):
+        rendered(text, text="abc")
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [
+        ("{{ a ~ '-' ~ 1 ~ [2] }}", "abc-1[2]"),
+        ("{% set x = a ~ a %}{{ (x ~ 1) | upper }}", "ABCABC1"),
+        ("{{ tags|join(', ') }}; {{ ', '.join(tags) }}; {{ who|join('+', attribute='n') }}", "x, y; x, y; 1+2"),
+        ("{{ a.replace('b', '') }}{{ a|replace('b', 'B') }}{{ 'aaa'.replace('a', 'b', 2) }}", "acaBcbba"),
+        ("{{ 'aaa'|replace('a', 1, count=1) }}{{ raw.replace(raw, raw * 2) }}", "1aab'rr'"),
+        ("{{ 2.345|round(1) }} {{ tags|tojson }} {{ 3 * 4 }} {{ a * 2 }}", '2.3 ["x", "y"] 12 abcabc'),
+        ("{{ a.upper() }} {{ a.split('b')|length }} {{ a[1:] }}", "ABC 2 bc"),
+    ],
+)
+def test_bounded_operators_filters_and_methods_keep_their_results(text, prompt):
+    """As in any other template of Jinja."""
+    assert rendered(text, a="abc", tags=["x", "y"], who=[{"n": 1}, {"n": 2}], raw=b"r") == prompt
