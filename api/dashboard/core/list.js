@@ -1,9 +1,8 @@
 /** A list of the API that grows by pages: the newest is loaded again at a change, older ones when they come into sight. */
 
-import { toast } from "../ui/overlay.js";
 import { call } from "./client.js";
 import { RELOAD, useLive } from "./live.js";
-import { useRef, useState } from "./view.js";
+import { useMore } from "./paging.js";
 
 const PAGE = 100;
 
@@ -15,8 +14,6 @@ const PAGE = 100;
  * @returns What `useLive` returns, with `rows` (undefined while they load), `hasMore`, and `more`, which loads the next page.
  */
 export function useList(path, query = {}, { every = 5, limit = PAGE, change } = {}) {
-  const busy = useRef(false);
-  const [, renew] = useState(0);
   const live = useLive(`list ${path} ${JSON.stringify(query)}`, async (stop, before) => {
     const page = await call("GET", path, { query: { ...query, limit }, signal: stop });
     const fresh = new Set(page.data.map(({ id }) => id));
@@ -25,19 +22,9 @@ export function useList(path, query = {}, { every = 5, limit = PAGE, change } = 
     return { rows: [...page.data, ...older], hasMore: older.length ? before.hasMore : page.has_more };
   }, { every, onChange: change && ((type) => (type === change ? RELOAD : undefined)) });
   const { data } = live;
-  async function more() {
-    if (busy.current || !data?.hasMore) return;
-    busy.current = true;
-    try {
-      const page = await call("GET", path, { query: { ...query, limit, after: data.rows.at(-1).id } });
-      data.rows = [...data.rows, ...page.data];
-      data.hasMore = page.has_more;
-      renew((times) => times + 1);
-    } catch (error) {
-      data.hasMore = false;
-      toast(error.message, "bad");
-    }
-    busy.current = false;
-  }
+  const more = useMore(live, async ({ rows }) => {
+    const page = await call("GET", path, { query: { ...query, limit, after: rows.at(-1).id } });
+    return { rows: page.data, hasMore: page.has_more };
+  });
   return { ...live, rows: data?.rows, hasMore: data?.hasMore, more };
 }

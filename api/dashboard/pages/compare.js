@@ -3,9 +3,9 @@
 import { call } from "../core/client.js";
 import { cost, count, duration, number } from "../core/format.js";
 import { RELOAD, useLive } from "../core/live.js";
-import { pageOf } from "../core/paging.js";
+import { pageOf, useMore } from "../core/paging.js";
 import { address, batchPath, place, setQuery } from "../core/route.js";
-import { html, useEffect, useMemo, useRef, useState } from "../core/view.js";
+import { html, useEffect, useMemo, useState } from "../core/view.js";
 import { Banner, Button, Card, Empty, LinkButton, Skeleton } from "../ui/basics.js";
 import { SelectField } from "../ui/form.js";
 import { Panel, toast } from "../ui/overlay.js";
@@ -114,26 +114,10 @@ function useCounts(path, other) {
 
 /** The pairs of a filter, and `more`, which loads the next page of them. */
 function usePairs(path, other, show) {
-  const busy = useRef(false);
-  const [, renew] = useState(0);
   const query = { with: other, outcome: SHOWN[show][1].join() };
-  const load = (after, signal) => pageOf(path, query, { limit: PAGE, after, signal });
-  const live = useLive(`pairs ${path} ${other} ${show}`, (stop) => load(null, stop), { isFinal: () => true });
-  async function more() {
-    const { data } = live;
-    if (busy.current || !data?.hasMore) return;
-    busy.current = true;
-    try {
-      const { rows, after, hasMore } = await load(data.after);
-      Object.assign(data, { rows: [...data.rows, ...rows], after, hasMore });
-    } catch (error) {
-      data.hasMore = false;
-      toast(error.message, "bad");
-    }
-    busy.current = false;
-    renew((times) => times + 1);
-  }
-  return { ...live, more };
+  const load = (options) => pageOf(path, query, { limit: PAGE, ...options });
+  const live = useLive(`pairs ${path} ${other} ${show}`, (signal) => load({ signal }), { isFinal: () => true });
+  return { ...live, more: useMore(live, ({ after }) => load({ after })) };
 }
 
 const sum = (counts, outcomes) => outcomes.reduce((lines, name) => lines + (counts[name] ?? 0), 0);

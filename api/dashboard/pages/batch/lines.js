@@ -2,12 +2,11 @@
 
 import { count, number } from "../../core/format.js";
 import { useLive } from "../../core/live.js";
-import { pageOf } from "../../core/paging.js";
+import { pageOf, useMore } from "../../core/paging.js";
 import { address, batchPath, go, place, setQuery } from "../../core/route.js";
-import { html, useMemo, useRef, useState } from "../../core/view.js";
+import { html, useMemo } from "../../core/view.js";
 import { Button, Empty, Skeleton } from "../../ui/basics.js";
 import { Filters, LateField } from "../../ui/form.js";
-import { toast } from "../../ui/overlay.js";
 import { State } from "../../ui/state.js";
 import { Table } from "../../ui/table.js";
 import { isOver } from "../shown.js";
@@ -49,29 +48,12 @@ const LineCard = ({ line, href }) => html`
 /** The lines that are loaded; `more` loads the next page. */
 function useLines(batch, filter) {
   const key = `lines ${batch.id} ${new URLSearchParams(filter)} ${isOver(batch)}`;
-  const path = `${batchPath(batch.id)}/results`;
-  const busy = useRef(false);
-  const [, renew] = useState(0);
-  const live = useLive(key, async (stop, before) => {
-    if (before?.lines.length >= PAGE) return before;
-    const { rows, after, hasMore } = await pageOf(path, filter, { limit: PAGE, after: filter.after, signal: stop });
-    return { lines: rows, after, hasMore };
-  }, { every: 4, isFinal: ({ lines }) => lines.length >= PAGE || (isOver(batch) && lines.length >= expected(batch, filter)) });
-  async function more() {
-    const { data } = live;
-    if (busy.current || !data?.hasMore) return;
-    busy.current = true;
-    try {
-      const { rows, after, hasMore } = await pageOf(path, filter, { limit: PAGE, after: data.after });
-      Object.assign(data, { lines: [...data.lines, ...rows], after, hasMore });
-    } catch (error) {
-      data.hasMore = false;
-      toast(error.message, "bad");
-    }
-    busy.current = false;
-    renew((times) => times + 1);
-  }
-  return { ...live, more };
+  const load = (options) => pageOf(`${batchPath(batch.id)}/results`, filter, { limit: PAGE, ...options });
+  const live = useLive(key, (signal, before) => (before?.rows.length >= PAGE ? before : load({ after: filter.after, signal })), {
+    every: 4,
+    isFinal: ({ rows }) => rows.length >= PAGE || (isOver(batch) && rows.length >= expected(batch, filter)),
+  });
+  return { ...live, more: useMore(live, ({ after }) => load({ after })) };
 }
 
 /** How many lines a filter has at least to show when the batch is over; 0 if that is not known. */
@@ -104,7 +86,7 @@ export function Lines({ batch }) {
   const href = ({ index }) => address(path, { ...base, line: index + 1 });
   const columns = useMemo(() => columnsOf(href), [query.toString()]);
   const close = () => setQuery({ line: null, tab: "lines" });
-  const lines = data?.lines;
+  const lines = data?.rows;
   return html`
     <div class="toolbar">
       <${Filters} filters=${FILTERS} />
