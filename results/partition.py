@@ -16,6 +16,7 @@ caller ensures that the calls of one partition never overlap.
 
 import asyncio
 import logging
+from time import time_ns
 from typing import Final, assert_never
 
 from tidemill.kafka.connection import TRANSIENT
@@ -226,12 +227,11 @@ class Partition:
             raise DecodeError("its batch has no such line")
         number = _number(active.state.models, model)
         self.batches.note_report(active, model)
+        active.folding_since = active.folding_since or time_ns()
         new = self.batches.parts.add(active, marks, value, number)
         if (batch := active.state.batch) is not None:
             name = batch.model or (model if number is not None else "")
             seconds = max(0.0, self._resources.clock() - batch.created_at)
-            if batch.tidemill.traceparent is not None:
-                self.batches.spans.folds(batch)
             self._resources.metrics.folded(name, len(marks), new=new, size=len(value), seconds=seconds)
         if not new:
             ack()

