@@ -14,7 +14,6 @@ from fastapi import FastAPI
 from tidemill import metrics
 from tidemill.api import error_handlers, middleware
 from tidemill.api.access import auth
-from tidemill.api.access.openid import Provider
 from tidemill.api.access.people import People
 from tidemill.api.access.sessions import Sessions
 from tidemill.api.anthropic import routes as message_batches
@@ -196,11 +195,15 @@ def _catalog(cluster: Cluster, view: View) -> Catalog:
 
 def _access(settings: Settings, view: View, signer: Signer, verifier: Verifier) -> Access:
     keys = auth.keys(settings, view.keyring, time.time)
-    people = None if settings.openid is None else People(settings.openid)
+    people = provider = None
+    if settings.openid is not None:
+        from tidemill.api.access.provider import Provider  # noqa: PLC0415  a tenth of the start
+
+        people, provider = People(settings.openid), Provider(settings.openid, time.time)
     return Access(
         keys=keys,
         sessions=Sessions(keys, signer, verifier, view.audit.has_ended, time.time, people=people),
-        provider=None if settings.openid is None else Provider(settings.openid, time.time),
+        provider=provider,
         people=people,
     )
 

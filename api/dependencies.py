@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
 from fastapi import Depends, Request, Response
 from fastapi.security import HTTPBearer
@@ -15,7 +15,6 @@ from pydantic import BaseModel
 from tidemill.api import errors
 from tidemill.api.access import rate_limits, sessions, trail
 from tidemill.api.access.auth import Keys, Principal
-from tidemill.api.access.openid import Provider
 from tidemill.api.access.people import People
 from tidemill.api.access.rate_limits import Rates
 from tidemill.api.access.sessions import SAFE_METHODS, Sessions
@@ -43,6 +42,9 @@ from tidemill.schemas.resources.error import ApiError
 from tidemill.sealing.vault import Vault
 from tidemill.storage.buckets import Buckets
 from tidemill.storage.disk_space import DiskSpace
+
+if TYPE_CHECKING:
+    from tidemill.api.access.provider import Provider
 
 STORE_SECONDS_MAX = 30.0
 """How long the store may take for one step before the request fails."""
@@ -99,7 +101,7 @@ class Access:
 
     keys: Keys
     sessions: Sessions
-    provider: Provider | None = None
+    provider: "Provider | None" = None
     """With which people sign in; None where it is not configured."""
     people: People | None = None
     refusals: Refusals = field(default_factory=lambda: Refusals(time.monotonic))

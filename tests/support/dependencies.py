@@ -9,8 +9,8 @@ import httpx
 from support.trust import SIGNER, VERIFIER
 
 from tidemill.api.access.auth import Keys, Principal
-from tidemill.api.access.openid import Provider
 from tidemill.api.access.people import People
+from tidemill.api.access.provider import Provider
 from tidemill.api.access.sessions import Sessions
 from tidemill.api.app import create_app
 from tidemill.api.dependencies import Access, Dependencies

@@ -25,7 +25,7 @@ CLIENTS = {
         "src/tidemill/bench/service.py",
         "src/tidemill/local",
         "webhooks/http.py",
-        "api/access/openid.py",
+        "api/access/provider.py",
     },
     "httptools": {"processors/http/connection.py"},
     "sqlite3": {"sqlite.py", "src/tidemill/client/runs/plan.py"},

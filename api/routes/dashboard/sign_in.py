@@ -7,7 +7,7 @@ page says why a sign-in was refused.
 import hmac
 import logging
 import re
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -15,7 +15,7 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tidemill.api.access import sessions, trail
-from tidemill.api.access.openid import Identity, Metadata, Provider, Reason, Refused, Secrets
+from tidemill.api.access.openid import Identity, Metadata, Reason, Refused, Secrets
 from tidemill.api.access.sessions import HOST_PREFIX
 from tidemill.api.dependencies import Dependencies, Deps
 from tidemill.api.requests import reading
@@ -23,6 +23,9 @@ from tidemill.api.requests.parts import Query
 from tidemill.schemas.log.signing import SIGN_IN, SignatureError
 from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.resources.error import ApiError
+
+if TYPE_CHECKING:
+    from tidemill.api.access.provider import Provider
 
 SECONDS_MAX: Final = 600
 """How long a person may take at the provider."""
@@ -137,7 +140,7 @@ async def finish(
     return answer
 
 
-async def _checked(deps: Dependencies, given: AnswerQuery, begun: _Begun | None) -> tuple[Provider, _Begun]:
+async def _checked(deps: Dependencies, given: AnswerQuery, begun: _Begun | None) -> "tuple[Provider, _Begun]":
     """The provider, and the sign-in that this browser has begun and the provider's answer belongs to.
 
     Raises:

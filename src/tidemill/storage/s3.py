@@ -9,6 +9,7 @@ crash can leave parts behind; a lifecycle rule of the bucket should abort such u
 """
 
 import asyncio
+import importlib
 import logging
 import os
 from collections import deque
@@ -16,9 +17,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping, Seq
 from contextlib import AsyncExitStack, closing, contextmanager, suppress
 from typing import Any, Final
 
-import aioboto3
 import aiohttp
-from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tidemill.schemas.ports import READ_BYTES, NotFound, checked_key, checked_prefix
@@ -195,8 +194,11 @@ class S3Store:
     async def _connected(self) -> Any:
         async with self._opening:
             if self._client is None:
+                # Half a second of imports, which only S3 needs; requests go on meanwhile.
+                aioboto3 = await asyncio.to_thread(importlib.import_module, "aioboto3")
+                config_module = await asyncio.to_thread(importlib.import_module, "aiobotocore.config")
                 own_server = "endpoint_url" in self._connection or not OWN_SERVER.isdisjoint(os.environ)
-                config = AioConfig(
+                config = config_module.AioConfig(
                     signature_version="s3v4",
                     connect_timeout=CONNECT_SECONDS_MAX,
                     read_timeout=SILENCE_SECONDS_MAX,

@@ -271,7 +271,7 @@ RAW = {
     "request.form(": set(),
     ".cookies": {"access/sessions.py"},
     "orjson.loads": {
-        "access/openid.py",
+        "access/provider.py",
         "batches/comparison.py",
         "batches/result_search.py",
         "batches/token_estimate.py",
