@@ -80,4 +80,4 @@ def test_the_others_go_on(tmp_path, inference, backend):
         ended(first)
         client, batch = of(first)
         assert batch.tidemill["waiting"] == []
-        assert client.files.content(batch.output_file_id).text.count("c-") == LINES
+        assert client.files.content(batch.output_file_id).text.count('"custom_id":"c-') == LINES
