@@ -69,12 +69,15 @@ def caller(flags="01"):
 def complete(collector, trace, names=STEPS, seconds=60):
     """The spans of a trace by name, once it has all of them."""
 
-    def look():
-        spans = collector.of(trace)
-        return spans if set(names) <= {span.name for span in spans} else None
+    def missing():
+        return set(names) - {span.name for span in collector.of(trace)}
 
+    try:
+        wait_until(lambda: not missing(), seconds_max=seconds)
+    except AssertionError as error:
+        raise AssertionError(f"the trace lacks {missing()}") from error
     found = {}
-    for span in wait_until(look, f"spans {names}", seconds_max=seconds):
+    for span in collector.of(trace):
         found.setdefault(span.name, []).append(span)
     return found
 

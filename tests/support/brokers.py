@@ -2,7 +2,9 @@
 
 import asyncio
 import functools
+import hashlib
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -17,11 +19,13 @@ from support.waiting import one_at_a_time
 from tidemill.configuration.security import Cluster
 from tidemill.configuration.settings import Settings
 from tidemill.kafka.admin import ensure_topics, set_acls
+from tidemill.local import embedded as embedded_kafka
 from tidemill.local import parent_death
 from tidemill.local.embedded.broker import Broker, BrokerError
 from tidemill.schemas.log import acls
 from tidemill.storage.atomic_file import write_private
 
+ROOT = Path(__file__).resolve().parents[2]
 GIVEN = "TIDEMILL_TEST_KAFKA"
 DOCKER_SECONDS_MAX = 2
 START_SECONDS_MAX = 60
@@ -168,6 +172,7 @@ def container() -> Iterator[str]:
 @contextmanager
 def embedded(folder: Path) -> Iterator[str]:
     """Kafka as `tidemill up` starts it, but open."""
+    copy_formatted(folder)
     broker = OpenBroker(folder)
     with _own_loop() as loop:
         try:
@@ -194,6 +199,28 @@ def make_start_cache() -> None:
             loop.run_until_complete(set_acls(broker.cluster(), acls.acls()))
         finally:
             broker.stop(aot_seconds_max=START_CACHE_SECONDS_MAX)
+
+
+def copy_formatted(data: Path) -> None:
+    """Give a data folder that has no Kafka a formatted one without topics, with passwords that all tests share."""
+    if not (data / "kafka").exists():
+        shutil.copytree(_formatted(), data / "kafka")
+
+
+@functools.cache
+def _formatted() -> Path:
+    """A formatted folder, made once for each version of what makes it: that takes a run of Java."""
+    made_by = sorted(file for file in Path(embedded_kafka.__path__[0]).glob("*") if file.is_file())
+    version = hashlib.sha256(b"".join(map(Path.read_bytes, made_by))).hexdigest()[:12]
+    folder = ROOT / ".cache" / f"kafka-{version}"
+    folder.parent.mkdir(exist_ok=True)
+    with one_at_a_time("format"), tempfile.TemporaryDirectory(dir=folder.parent) as new, _own_loop() as loop:
+        if not folder.exists():
+            broker = Broker(Path(new))
+            loop.run_until_complete(broker.prepare())
+            (broker.folder / "ports").unlink()
+            broker.folder.rename(folder)
+    return folder
 
 
 @contextmanager

@@ -14,9 +14,11 @@ from typing import Any, Self
 
 import orjson
 import psutil
+from support.brokers import copy_formatted
 from support.waiting import wait_until
 
 from tidemill.configuration.security import Cluster, Security, client_options
+from tidemill.local import data_folder
 from tidemill.local.embedded import kraft
 from tidemill.runtime import run_file
 from tidemill.schemas.log.acls import ADMIN
@@ -158,8 +160,10 @@ class Stack:
         self.data.mkdir(parents=True, exist_ok=True)
         (self.data / "run.json").unlink(missing_ok=True)
         if "TIDEMILL_KAFKA" not in self.environ:
+            if not (self.data / "kafka").exists():
+                with data_folder.locked(self.data):
+                    copy_formatted(self.data)
             # Its broker uses these ports.
-            (self.data / "kafka").mkdir(mode=0o700, exist_ok=True)
             kraft.keep_ports(self.data / "kafka" / "ports")
         with self.log.open("wb") as log:
             command = [sys.executable, "-P", "-m", "tidemill", "up", "--port", "0", "--data", str(self.data)]
