@@ -19,7 +19,7 @@ from tidemill.results.files.part_writer import PartWriter
 from tidemill.results.ports import Owner, Resources
 from tidemill.results.publisher import Publisher
 from tidemill.results.result_metrics import count_ended
-from tidemill.results.spans import finalizing
+from tidemill.results.spans import BatchSpans
 from tidemill.results.state import reducer, retention_risk
 from tidemill.results.state.active_batch import ActiveBatch, Obstacle
 from tidemill.results.state.active_batches import ActiveBatches
@@ -93,6 +93,11 @@ class Batches:
         self._revision = resources.limits.revision()
         self._reported_at: dict[str, float] = {}
         """When a process of each model last reported, by the monotonic clock."""
+
+    @property
+    def spans(self) -> BatchSpans:
+        """The spans of its batches with a trace."""
+        return self._finalizer.spans
 
     def check_clock(self) -> None:
         """Set all timers anew if the wall clock was stepped or the retention of the log was changed."""
@@ -238,7 +243,7 @@ class Batches:
     async def _finish_at_once(self, active: ActiveBatch) -> None:
         """Write the files of a batch from memory; `end_written` does the rest, between two records."""
         try:
-            with finalizing(active):
+            with self.spans.finalizing(active):
                 fact = await self._finalizer.finish_at_once(active, functools.partial(self._unfinished, active))
             if fact is not None and not (fact.receipt.missing or fact.receipt.double):
                 self._written.append((active, Written.model_validate(fact.model_dump())))
@@ -302,7 +307,7 @@ class Batches:
 
     async def _compact(self, active: ActiveBatch) -> None:
         """Write the files of a batch, and send the fact that ends it."""
-        with finalizing(active):
+        with self.spans.finalizing(active):
             fact = await self._finalizer.finish(
                 active, functools.partial(self._unfinished, active), functools.partial(self._not_copied, active)
             )
@@ -336,5 +341,6 @@ class Batches:
         if active.state.batch is not None and self._active.find(active.state.id) is active:
             count_ended(active.state.batch, self._resources.clock())
         self._active.drop(active.state.id)
+        self.spans.forget(active.state.id)
         self.parts.drop(active.state.id)
         self.timers.drop(active.state.id)

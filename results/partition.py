@@ -16,7 +16,6 @@ caller ensures that the calls of one partition never overlap.
 
 import asyncio
 import logging
-from time import time_ns
 from typing import Final, assert_never
 
 from tidemill.kafka.connection import TRANSIENT
@@ -227,7 +226,7 @@ class Partition:
             raise DecodeError("its batch has no such line")
         number = _number(active.state.models, model)
         self.batches.note_report(active, model)
-        active.folding_since = active.folding_since or time_ns()
+        self.batches.spans.folds(batch_id)
         new = self.batches.parts.add(active, marks, value, number)
         if (batch := active.state.batch) is not None:
             name = batch.model or (model if number is not None else "")

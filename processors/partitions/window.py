@@ -80,11 +80,11 @@ class Capacity:
 class Entry:
     """A record in its partition's window."""
 
-    __slots__ = ("failed", "left", "line_size", "lines", "published_at", "size", "ticket", "token", "window")
+    __slots__ = ("failed", "left", "line_size", "lines", "published_at", "size", "ticket", "window")
 
-    def __init__(self, window: "PartitionWindow", token: Any, lines: int, size: int) -> None:
+    def __init__(self, window: "PartitionWindow", ticket: Ticket[Any], lines: int, size: int) -> None:
         self.window = window
-        self.token = token
+        self.ticket = ticket
         self.lines = lines
         self.size = size
         self.line_size = size // lines if lines else 0
@@ -93,7 +93,6 @@ class Entry:
         """Unfinished lines."""
         self.failed = 0
         """Unfinished lines that count as failed."""
-        self.ticket: Ticket[Entry] | None = None
         self.published_at = 0.0
         """When the record was published, by the event loop's clock."""
 
@@ -106,7 +105,8 @@ class PartitionWindow:
         self.is_paused = False
         self._handle = handle
         self._capacity = capacity or Capacity()
-        self._gate: AckGate[Entry] = AckGate()
+        # Of tokens: an entry names its ticket, so that only a full collection would free both.
+        self._gate: AckGate[Any] = AckGate()
 
     def __len__(self) -> int:
         return len(self._gate)
@@ -119,8 +119,7 @@ class PartitionWindow:
     @property
     def oldest(self) -> Any:
         """The token of the oldest unacknowledged record; None if there is none."""
-        head = self._gate.head
-        return None if head is None else head.token
+        return self._gate.head
 
     def admit(self, token: Any, lines: int, size: int) -> Entry:
         """Add the partition's next record.
@@ -130,8 +129,7 @@ class PartitionWindow:
             lines: How many lines it has; a record without lines finishes at once.
             size: Bytes.
         """
-        entry = Entry(self, token, lines, size)
-        entry.ticket = self._gate.admit(entry)
+        entry = Entry(self, self._gate.admit(token), lines, size)
         self._capacity.lines += lines
         self._capacity.bytes += size
         self._capacity.records += 1
@@ -192,11 +190,10 @@ class PartitionWindow:
 
     def _finish_record(self, entry: Entry, lines: int) -> None:
         """Finish a record with its last `lines` lines."""
-        assert entry.ticket is not None, "it was admitted"
         self._capacity.bytes -= entry.size - (entry.lines - lines) * entry.line_size
-        for finished in self._gate.finish(entry.ticket):
+        for token in self._gate.finish(entry.ticket):
             self._capacity.records -= 1
-            self._handle.ack(finished.token)
+            self._handle.ack(token)
 
     def _uncount_failed(self, entry: Entry, lines: int) -> None:
         """Count failed lines of a record with the others again."""

@@ -14,6 +14,7 @@ from tidemill.results.files.bucket_copy import BucketCopier, Waits
 from tidemill.results.files.compaction import Compactor
 from tidemill.results.files.part_recovery import PartRecovery
 from tidemill.results.ports import Owner, Resources
+from tidemill.results.spans import BatchSpans
 from tidemill.results.state.active_batch import ActiveBatch
 from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State
@@ -43,6 +44,7 @@ class Finalizer:
         """Take the connections of the process, and the partition's owner."""
         writer = owner.writer
         self._copier = BucketCopier(resources, owner)
+        self.spans = BatchSpans()
         self._store = resources.store
         self._history = resources.history
         self._room = resources.compactions

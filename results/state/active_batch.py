@@ -174,9 +174,6 @@ class ActiveBatch:
     """Number of the last part that was sent to the store; it may appear later even if the store refused it."""
     unpublished: bool = False
     """Whether something besides grown counts is to be published."""
-    folding_since: int = 0
-    """When this process folded its first line, Unix time in nanoseconds; 0 before that."""
-    has_fold_span: bool = False
 
     @property
     def waiting(self) -> tuple[Waiting, ...]:

@@ -1,0 +1,64 @@
+"""What lines leave behind is freed at once: full collections are rare, so garbage in cycles would add up."""
+
+import gc
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from support.dispatching import World
+from support.facts import commands, lines
+from support.simulated import Simulation
+
+from tidemill.schemas import ids
+
+FEW, MANY = 100, 2_000
+CYCLES_MAX = 30
+"""Objects in cycles that many lines may leave beyond those of a few: what belongs to a batch or to a process."""
+
+
+@contextmanager
+def garbage() -> Iterator[Counter[str]]:
+    """The objects of a block that only a collection frees, by their type."""
+    found: Counter[str] = Counter()
+    gc.collect()
+    gc.disable()
+    try:
+        yield found
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        found.update(type(each).__qualname__ for each in gc.garbage)
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+async def of_processors(tmp_path, count):
+    """Lines that are called, some of them more than once, by records of ten."""
+    world, batch_id = World(tmp_path, faults=0.1), ids.new_batch_id()
+    with garbage() as found:
+        for first in range(0, count, 10):
+            world.publish(batch_id, first, 10)
+        await world.finish()
+    return found
+
+
+async def of_results(tmp_path, count):
+    """Results of lines, some of them twice, until the files of their batch are written."""
+    del tmp_path
+    simulation = Simulation(1, part_bytes=20_000)
+    line = b'{"custom_id":"id-%d","method":"POST","url":"/v1/chat/completions","body":{"model":"m"}}\n'
+    simulation.store.objects["files/in0"] = b"".join(line % index for index in range(count))
+    simulation.log.events += [*commands(0, count), *lines(simulation.chance, 0, count)]
+    with garbage() as found:
+        await simulation.run(crashes_max=0)
+    return found
+
+
+@pytest.mark.parametrize("run", [of_processors, of_results])
+async def test_garbage_in_cycles_does_not_grow_with_the_lines(tmp_path, run):
+    """In a process that has run for a year, too."""
+    few, many = await run(tmp_path, FEW), await run(tmp_path, MANY)
+    more = many - few
+    assert more.total() <= CYCLES_MAX, more.most_common(5)
