@@ -62,31 +62,31 @@ class Form:
         Raises:
             MultipartError: The content type is not that of a form, or has no boundary.
         """
-        self._events: list[Event] = []
         self._prefix: bytes | None = b""
         """The first bytes of the body, until the first boundary is recognised."""
-        self._parts = 0
-        self._headers: dict[bytes, bytes] = {}
-        self._field = b""
-        self._value = b""
+        # The callbacks do not know the form: it is freed with its request, not by a later collection.
+        self._read = _Callbacks()
         self._parser = MultipartParser(
             _boundary(content_type),
             {
-                "on_part_begin": self._on_part_begin,
-                "on_part_data": self._on_part_data,
-                "on_part_end": self._on_part_end,
-                "on_header_field": self._on_header_field,
-                "on_header_value": self._on_header_value,
-                "on_header_end": self._on_header_end,
-                "on_headers_finished": self._on_headers_finished,
-                "on_end": self._on_end,
+                "on_part_begin": self._read.part_begin,
+                "on_part_data": self._read.part_data,
+                "on_part_end": self._read.part_end,
+                "on_header_field": self._read.header_field,
+                "on_header_value": self._read.header_value,
+                "on_header_end": self._read.header_end,
+                "on_headers_finished": self._read.headers_finished,
+                "on_end": self._read.end,
             },
             max_header_count=PART_HEADERS_MAX,
             max_header_size=PART_HEADER_BYTES_MAX,
         )
         self._parser.logger = _silent
-        self.is_whole = False
+
+    @property
+    def is_whole(self) -> bool:
         """Whether the closing boundary was seen."""
+        return self._read.is_whole
 
     def feed(self, data: bytes) -> list[Event]:
         """Parse the next bytes of the body into events.
@@ -100,7 +100,7 @@ class Form:
                 self._parser.write(known)
             except FormParserError as error:
                 raise MultipartError("the multipart body is malformed") from error
-        events, self._events = self._events, []
+        events, self._read.events = self._read.events, []
         return events
 
     def _begun(self, data: bytes) -> bytes:
@@ -118,23 +118,35 @@ class Form:
         prefix, self._prefix = self._prefix, None
         return prefix
 
-    def _on_part_begin(self) -> None:
+
+class _Callbacks:
+    """What the parser of a form calls: it collects the events."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.is_whole = False
+        self._parts = 0
+        self._headers: dict[bytes, bytes] = {}
+        self._field = b""
+        self._value = b""
+
+    def part_begin(self) -> None:
         self._parts += 1
         if self._parts > PARTS_MAX:
             raise MultipartError(f"the form has more than {PARTS_MAX} parts")
         self._headers = {}
 
-    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+    def header_field(self, data: bytes, start: int, end: int) -> None:
         self._field += data[start:end]
 
-    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+    def header_value(self, data: bytes, start: int, end: int) -> None:
         self._value += data[start:end]
 
-    def _on_header_end(self) -> None:
+    def header_end(self) -> None:
         self._headers[self._field.lower()] = self._value
         self._field = self._value = b""
 
-    def _on_headers_finished(self) -> None:
+    def headers_finished(self) -> None:
         disposition = self._headers.get(b"content-disposition", b"")
         _, options = parse_options_header(disposition)
         if (name := options.get(b"name")) is None:
@@ -142,15 +154,15 @@ class Form:
         filename = _extended(disposition)
         if filename is None and (plain := options.get(b"filename")) is not None:
             filename = plain.decode(errors="replace")
-        self._events.append(PartBegan(name=name.decode(errors="replace"), filename=filename))
+        self.events.append(PartBegan(name=name.decode(errors="replace"), filename=filename))
 
-    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        self._events.append(PartData(data[start:end]))
+    def part_data(self, data: bytes, start: int, end: int) -> None:
+        self.events.append(PartData(data[start:end]))
 
-    def _on_part_end(self) -> None:
-        self._events.append(PartEnded())
+    def part_end(self) -> None:
+        self.events.append(PartEnded())
 
-    def _on_end(self) -> None:
+    def end(self) -> None:
         self.is_whole = True
 
 

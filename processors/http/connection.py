@@ -27,7 +27,7 @@ _SHOWN_CHARS: Final = 64
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTHS: Final = re.compile(rb"^content-length[ \t]*:([^\r\n]*)\r?\n", re.IGNORECASE | re.MULTILINE)
 _CHUNKED: Final = re.compile(rb"^transfer-encoding[ \t]*:[^\r\n]*chunked[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
-
+_NO_PARSER: Final = httptools.HttpResponseParser(object())
 
 OnEnd = Callable[[Answer | FailureKind], None]
 """Gets what a call ends with, once."""
@@ -175,6 +175,7 @@ class Connection(asyncio.Protocol):
         """See `asyncio.Protocol`. The end of the connection ends a reply without a length."""
         self._keeps_alive = False
         self._transport = None
+        self._parser = _NO_PARSER  # The old one names this connection: only a full collection would free both.
         self._stop_timer()
         if exc is None and self._reply.has_head and not self._reply.is_framed:
             self._end(self._answer())

@@ -1,6 +1,7 @@
 """What lines leave behind is freed at once: full collections are rare, so garbage in cycles would add up."""
 
 import gc
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +9,12 @@ from contextlib import contextmanager
 import pytest
 from support.dispatching import World
 from support.facts import commands, lines
+from support.scripted_server import OK
 from support.simulated import Simulation
 
+from tidemill.api.uploads.multipart import Form
+from tidemill.processors.http.connection import Connection
+from tidemill.processors.memory_budget import LargeReplies
 from tidemill.schemas import ids
 
 FEW, MANY = 100, 2_000
@@ -62,3 +67,30 @@ async def test_garbage_in_cycles_does_not_grow_with_the_lines(tmp_path, run):
     few, many = await run(tmp_path, FEW), await run(tmp_path, MANY)
     more = many - few
     assert more.total() <= CYCLES_MAX, more.most_common(5)
+
+
+def read_form():
+    """A form that was read."""
+    form = Form("multipart/form-data; boundary=x")
+    form.feed(b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\nhello\r\n--x--\r\n')
+    assert form.is_whole
+    return form
+
+
+def lost_connection():
+    """A connection that its server closed after an answer."""
+    connection = Connection(LargeReplies())
+    connection.data_received(OK)
+    connection.connection_lost(None)
+    return connection
+
+
+@pytest.mark.parametrize("made", [read_form, lost_connection])
+async def test_what_was_used_up_is_freed_at_once(made):
+    """A client uploads many files, and a server may close the connection after each call."""
+    gc.disable()
+    try:
+        left = weakref.ref(made())
+        assert left() is None
+    finally:
+        gc.enable()
