@@ -15,6 +15,7 @@ COPY processors processors
 COPY results results
 COPY schemas schemas
 COPY src src
+COPY webhooks webhooks
 RUN python -m hatchling build --target wheel --directory /wheel && uv pip install --no-cache --no-deps --python /opt/tidemill/bin/python /wheel/*.whl
 
 FROM python:3.11.16-slim@sha256:9c900dea9e8fb7e16277c179b555cc72d29a352dbc33cff48ad5a0412fd5bfc7

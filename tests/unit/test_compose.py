@@ -165,6 +165,14 @@ def test_the_image_has_what_it_copies(image):
                 assert source in let_in
 
 
+def test_the_image_has_every_stage(image):
+    """The package links to folders beside it, and each of them is copied."""
+    copied = {source for word, rest in image if word == "COPY" for source in rest.split()[:-1]}
+    links = [link for link in (ROOT / "src" / "tidemill").iterdir() if link.is_symlink()]
+    assert {link.resolve().name for link in links} | {"src"} <= copied
+    assert set(STAGES) <= {link.name for link in links}
+
+
 def test_the_lock_of_the_image_is_of_the_lock():
     """The image gets the versions that the tests run with, without their tools."""
 
