@@ -289,7 +289,8 @@ class Partition:
         next_at = now + schedule.pause(delivery.attempts)
         is_over = delivery.is_test or self._is_disabled(endpoint) or next_at >= delivery.expires_at
         if is_over:
-            return self._end(delivery, State.FAILED) | rows
+            # The rows may have the delivery as it was before this attempt.
+            return rows | self._end(delivery, State.FAILED)
         again = self._pending[delivery.id] = delivery.model_copy(update={"next_at": int(next_at)})
         self._schedule.again(delivery.id, self._resources.monotonic() + next_at - now)
         return {again.id: again, **rows}

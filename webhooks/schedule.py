@@ -56,7 +56,8 @@ class _Lane:
     in_flight: int = 0
     failures: int = 0
     """Failures in a row."""
-    ready: deque[str] = field(default_factory=deque)
+    ready: deque[tuple[float, str]] = field(default_factory=deque)
+    """Tokens and deliveries."""
 
     @property
     def room(self) -> int:
@@ -70,7 +71,9 @@ class Schedule:
         """Begin empty; the partitions of a process share the slots."""
         self._slots = slots
         self._later: list[tuple[float, float, str]] = []
-        """A heap: when, a random number that spreads equal times, and the delivery."""
+        """A heap: when, a token, and the delivery; the token is random, which spreads equal times."""
+        self._tokens: dict[str, float] = {}
+        """The token of the next attempt of a delivery: entries with another one are of earlier lives, and void."""
         self._lanes: OrderedDict[str, _Lane] = OrderedDict()
         """In the order of their turns."""
         self._chains: dict[tuple[str, str], deque[str]] = {}
@@ -111,9 +114,9 @@ class Schedule:
     def start(self, now: float) -> list[str]:
         """The deliveries to attempt now; `returned` must follow for each."""
         while self._later and self._later[0][0] <= now:
-            _, _, delivery_id = heapq.heappop(self._later)
-            if (place := self._chain_of.get(delivery_id)) is not None:
-                self._lanes[place[0]].ready.append(delivery_id)
+            _, token, delivery_id = heapq.heappop(self._later)
+            if self._tokens.get(delivery_id) == token:
+                self._lanes[self._chain_of[delivery_id][0]].ready.append((token, delivery_id))
         started: list[str] = []
         turns = [name for name, lane in self._lanes.items() if lane.ready]
         while turns and self._slots.free > 0:
@@ -135,6 +138,7 @@ class Schedule:
     def drop(self, delivery_id: str, now: float) -> None:
         """Remove a delivery that is not in flight; the next one of its batch is due."""
         place = self._chain_of.pop(delivery_id)
+        self._tokens.pop(delivery_id, None)
         chain = self._chains[place]
         was_first = chain[0] == delivery_id
         chain.remove(delivery_id)
@@ -156,15 +160,17 @@ class Schedule:
         self._flying.clear()
 
     def _push(self, delivery_id: str, at: float) -> None:
-        heapq.heappush(self._later, (at, random.random(), delivery_id))  # noqa: S311  it spreads load
+        token = self._tokens[delivery_id] = random.random()  # noqa: S311  it spreads load
+        heapq.heappush(self._later, (at, token, delivery_id))
 
     def _start_one(self, name: str, started: list[str]) -> bool:
         """Start one delivery of a lane; returns whether it did."""
         lane = self._lanes[name]
         while lane.ready and lane.room > 0 and self._slots.free > 0:
-            delivery_id = lane.ready.popleft()
-            if delivery_id not in self._chain_of:
+            token, delivery_id = lane.ready.popleft()
+            if self._tokens.get(delivery_id) != token:
                 continue
+            del self._tokens[delivery_id]
             lane.in_flight += 1
             self._slots.free -= 1
             self._flying.add(delivery_id)

@@ -82,8 +82,8 @@ class Follower:
         self._end = 0
         self._caught_up = asyncio.Event()
         self._moved = asyncio.Event()
-        self._failed = -1
-        """Offset of the last record that failed."""
+        self._failed: set[int] = set()
+        """Offsets of records of this run that have failed once."""
         self._waiters = 0
         """Tasks in `catch_up`."""
         self.task: asyncio.Task[None] | None = None
@@ -171,6 +171,7 @@ class Follower:
         if self._applied is not None:
             self._applied()
         self.position = position
+        self._failed.clear()
         self._moved.set()
         # The consumer returns fetched records without yielding to other tasks.
         await asyncio.sleep(0)
@@ -179,8 +180,8 @@ class Follower:
         try:
             self._apply((record.key or b"").decode(errors="replace"), record.value, record.offset)
         except _FAULTS as error:
-            if self._failed != record.offset:
-                self._failed = record.offset
+            if record.offset not in self._failed:
+                self._failed.add(record.offset)
                 raise
             topic, kind = self.partition.topic, type(error).__name__
             _log.exception("record %d of %s is skipped (%s)", record.offset, topic, kind)

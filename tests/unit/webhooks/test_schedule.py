@@ -99,3 +99,27 @@ def test_a_delivery_is_added_once(times):
         found.put("a", "we_1", "batch_1", 0.0)
     assert found.start(0.0) == ["a"]
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_an_earlier_life_of_a_delivery_starts_no_attempt(others):
+    """It ends while it waits for its next attempt, or for room, and is sent again under its own id."""
+    found = filled(1, LANE_MAX * others)
+    if others:
+        found.start(0.0)
+    found.put("again", "we_0", "batch", 0.0)
+    assert found.start(0.0) == ["again"] * (1 - others)
+    if not others:
+        found.returned("again", is_good=False)
+        found.again("again", 100.0)
+    found.drop("again", 10.0)
+    found.put("again", "we_0", "batch", 90.0)
+    for each in [f"0-{number}" for number in range(LANE_MAX * others)]:
+        found.returned(each, is_good=True)
+        found.drop(each, 20.0)
+    assert found.start(50.0) == []
+    assert found.start(90.0) == ["again"]
+    assert found.start(100.0) == []
+    found.returned("again", is_good=True)
+    found.drop("again", 110.0)
+    assert not found

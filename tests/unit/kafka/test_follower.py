@@ -1,0 +1,40 @@
+"""How a follower applies records, without a broker."""
+
+import pytest
+from aiokafka import ConsumerRecord
+
+from tidemill.kafka.follower import RUN_BYTES_MAX, Follower, Tail
+from tidemill.schemas.log import topics
+
+TOPIC = topics.CATALOG.name
+
+
+def record(offset: int, value: bytes) -> ConsumerRecord:
+    """A record of the topic."""
+    return ConsumerRecord(TOPIC, 0, offset, 0, 0, b"k", value, None, 1, len(value), ())
+
+
+@pytest.mark.parametrize("size", [1, RUN_BYTES_MAX], ids=["one run", "a run each"])
+@pytest.mark.parametrize("bad", [{0}, {3}, {0, 1}, {1, 2, 4}, set(range(6))])
+async def test_each_record_that_fails_twice_is_skipped(bad, size):
+    """However many there are in one run; each has a second try, since a fault may pass."""
+    applied: dict[int, int] = {}
+
+    def apply(_key: str, _value: bytes | None, offset: int) -> None:
+        applied[offset] = applied.get(offset, 0) + 1
+        if offset in bad:
+            raise ValueError
+
+    follower = Follower("127.0.0.1:9", TOPIC, apply)
+    tries = 0
+    while not follower.is_caught_up:
+        follower.begin(Tail(cluster="c", end=6))
+        records = [record(offset, bytes(size)) for offset in range(follower.position, 6)]
+        try:
+            await follower.take(records)
+        except ValueError:
+            tries += 1
+        assert tries <= len(bad)
+    assert follower.position == 6
+    assert set(applied) == set(range(6))
+    assert all(applied[offset] >= 2 for offset in bad)
