@@ -70,7 +70,12 @@ class DeliveredTable(faust.Table):  # type: ignore[misc]  # Faust is untyped her
 
 
 class PartitionTable:
-    """See `owned_table.Table`: Faust writes to the partition of the current event, but its reads search all."""
+    """See `owned_table.Table`.
+
+    Faust sets a key in the partition of the current event. Its reads search all partitions of the process, and its
+    deletions take the key from all, or from the one that set it last; here both concern this partition alone, since
+    owners of different partitions have rows with equal keys.
+    """
 
     def __init__(self, table: DeliveredTable, number: int) -> None:
         self._table = table
@@ -90,7 +95,8 @@ class PartitionTable:
     def delete(self, key: bytes) -> None:
         """See `owned_table.Table`."""
         with _disk_errors():
-            del self._table[key]
+            self._table.on_key_del(key)
+            self._database.delete(key)
 
     def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """See `owned_table.Table`."""
