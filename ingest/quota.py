@@ -184,13 +184,15 @@ class Quotas:
         """Count an input no longer; its record does."""
         self._growing[project] -= self._inputs.pop(file_id, 0)
 
-    def check_lines(self, project: str, lines: int) -> None:
-        """Check that a project may have so many more lines enqueued.
+    def check_lines(self, project: str, batch_id: str, file_id: str, lines: int) -> None:
+        """Check that a project may have the lines of a batch enqueued, unless it was allowed to have them before.
 
         Raises:
             QuotaExceeded: It may not.
         """
-        quotas.check(Quota.LINES, self._lines[project], lines, self._limits_of(project))
+        work = self._works.get(batch_id)
+        if self._sizes.project(file_id) is None and (work is None or not work.total):
+            quotas.check(Quota.LINES, self._lines[project], lines, self._limits_of(project))
 
     def excess(self, project: str) -> int:
         """The number of lines above a project's limit; the caller has to refuse as many of the newest lines."""

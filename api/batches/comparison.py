@@ -211,8 +211,11 @@ def _compared(left: Side, right: Side) -> Pair:
 
 
 def answer(text: bytes) -> Any:
-    """The answer in a line of an output file, without what differs in each reply."""
-    body = (orjson.loads(text).get("response") or {}).get("body")
+    """The answer in a line of an output file, without what differs in each reply; an unreadable line itself."""
+    try:
+        body = (orjson.loads(text).get("response") or {}).get("body")
+    except ValueError:
+        return text
     if not isinstance(body, dict) or not (kept := {name: body[name] for name in ANSWERS if name in body}):
         return body
     return {

@@ -62,7 +62,7 @@ class Search:
             (call := _named.decode(line).tidemill) is None or call.server != self.server
         ):
             return False
-        return self.contains is None or _plain(self.contains) in _plain(orjson.loads(line))
+        return self.contains is None or _plain(self.contains) in _searched(line)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +105,14 @@ async def search(
 def _matching(search: Search, page: list[Found], texts: list[bytes], room: int) -> list[Found]:
     pairs: Iterable[tuple[Found, bytes]] = zip(page, texts, strict=True)
     return list(islice((one for one, text in pairs if search.matches(text, failed=one.failed)), room))
+
+
+def _searched(line: bytes) -> bytes:
+    """A line as `_plain` has it; as it is written, if it has a number or a depth that the parser refuses."""
+    try:
+        return _plain(orjson.loads(line))
+    except (ValueError, TypeError):
+        return line.lower()
 
 
 def _plain(content: Any) -> bytes:

@@ -24,8 +24,15 @@ from tidemill.schemas.ports import Clock, NotFound, Sender, Store
 from tidemill.schemas.resources.batch import BatchError
 from tidemill.schemas.resources.file import File
 from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason, Waiting
-from tidemill.storage.buckets import Buckets, Changed, NotAllowed, reason
-from tidemill.storage.s3 import Refused
+from tidemill.storage.buckets import (
+    BucketNotFound,
+    BucketRefused,
+    Buckets,
+    Changed,
+    NotAllowed,
+    own_store,
+    reason,
+)
 
 REFUSALS_MAX: Final = 5
 """How often the server may refuse an object in a row before the batch fails."""
@@ -48,8 +55,11 @@ class Room(Protocol):
     def release_input(self, project: str, file_id: str) -> None:
         """Count it no longer."""
 
-    def check_lines(self, project: str, lines: int) -> None:
-        """Check that a project may have so many more lines enqueued, or raise `QuotaExceeded`."""
+    def check_lines(self, project: str, batch_id: str, file_id: str, lines: int) -> None:
+        """Check that a project may have the lines of a batch enqueued, or raise `QuotaExceeded`.
+
+        After a crash the same lines are checked again; they count already, and may stay.
+        """
 
 
 class Import:
@@ -108,9 +118,9 @@ class Importer:
         failed: Failed | None = None
         try:
             await self._copied(one, life_seconds, check_stopped)
-        except (NotFound, Changed, NotAllowed, QuotaExceeded) as error:
+        except (BucketNotFound, Changed, NotAllowed, QuotaExceeded) as error:
             failed = _failed(one, error)
-        except Refused as error:
+        except BucketRefused as error:
             one.refusals += 1
             if one.refusals < REFUSALS_MAX:
                 await self._report(one, f"{one.source.uri} cannot be read: {reason(error)}.")
@@ -136,6 +146,8 @@ class Importer:
                 await asyncio.to_thread(digest.update, chunk)
                 lines += chunk.count(b"\n")
                 last, size = chunk[-1:], size + len(chunk)
+                if size > one.source.bytes:
+                    raise Changed
                 yield chunk
                 if (now := asyncio.get_running_loop().time()) >= next_report:
                     next_report = now + REPORT_SECONDS
@@ -145,6 +157,7 @@ class Importer:
 
         self._room.claim_input(project, batch.input_file_id, one.source.bytes)
         async with AsyncExitStack() as stack:
+            stack.enter_context(own_store())
             stack.callback(self._room.release_input, project, batch.input_file_id)
             if await self._is_stored(one):
                 async with aclosing(counted(self._store.read(key))) as chunks:
@@ -156,7 +169,7 @@ class Importer:
                     metrics.TRANSFER_BYTES.labels("read").inc(await self._store.write(key, chunks))
             lines += last != b"\n"
             try:
-                self._room.check_lines(project, lines)
+                self._room.check_lines(project, batch.id, batch.input_file_id, lines)
             except QuotaExceeded:
                 await self._store.delete(key)
                 raise

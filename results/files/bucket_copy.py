@@ -25,7 +25,7 @@ from tidemill.schemas.log.messages import Compacted
 from tidemill.schemas.log.part import file_key
 from tidemill.schemas.ports import NotFound, once
 from tidemill.schemas.resources.batch import Batch, FileReceipt
-from tidemill.storage.buckets import NotAllowed, reason
+from tidemill.storage.buckets import NotAllowed, own_store, reason
 from tidemill.storage.s3 import Refused
 
 SECONDS_MAX: Final = 3600.0
@@ -94,6 +94,10 @@ class BucketCopier:
                 why, refusals = reason(error), 0
                 if failures + 1 >= ATTEMPTS_MIN and self._resources.clock() >= since + SECONDS_MAX:
                     return why
+            except Exception as error:
+                # The files are in the store: a fault of the copy must not keep the batch from its end.
+                log.exception("%s: the copy failed", state.id)
+                return f"it failed ({type(error).__name__}); the log of results says where"
             wait = pause_seconds(failures)
             failures += 1
             log.warning("%s is not copied to its bucket: %s; next try in %.1f s", state.id, why, wait)
@@ -129,13 +133,19 @@ class BucketCopier:
         await self._owner.held()
 
     def _content(self, batch: Batch, key: str) -> AsyncIterator[bytes]:
-        chunks = self._resources.store.read(key)
+        chunks = _own(self._resources.store.read(key))
         if batch.tidemill.output_format != "parquet":
             return chunks
         # The library is of an extra, and takes a second to import.
         from tidemill.tables.result_lines import converted  # noqa: PLC0415
 
         return converted(chunks)
+
+
+async def _own(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    with own_store():
+        async for chunk in chunks:
+            yield chunk
 
 
 def _receipt(state: State, fact: Compacted, files: dict[str, FileReceipt]) -> bytes:

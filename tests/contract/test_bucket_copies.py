@@ -24,7 +24,7 @@ from tidemill.schemas.resources.bill import Tariff, bill
 from tidemill.schemas.resources.by_model import ModelResult
 from tidemill.storage.buckets import SHA256, Buckets
 from tidemill.storage.directory import DirectoryStore
-from tidemill.storage.s3 import PART_BYTES
+from tidemill.storage.s3 import PART_BYTES, Refused
 
 
 async def chunks_of(data: bytes) -> AsyncIterator[bytes]:
@@ -153,6 +153,38 @@ async def test_a_server_that_refuses_ends_the_wait(lake, tmp_path, monkeypatch):
     assert (done.status, len(copies.waits)) == ("failed", REFUSALS_MAX - 1)
     assert "refuses" in done.reason
     assert await lake.keys() == []
+
+
+async def test_a_fault_of_a_conversion_ends_the_copy_alone(lake, tmp_path, monkeypatch):
+    """The batch keeps its end and its files."""
+
+    async def broken(_: object) -> AsyncIterator[bytes]:
+        raise ZeroDivisionError
+        yield b""
+
+    monkeypatch.setattr("tidemill.tables.result_lines.converted", broken)
+    copies = Copies(tmp_path, lake.opened(lake.settings()), f"{lake.address}/out", "parquet")
+    done = await copies.copy()
+    assert (done.status, "ZeroDivisionError" in done.reason) == ("failed", True)
+    assert await lake.keys() == []
+
+
+async def test_a_refusal_of_the_own_store_is_waited_for(lake, tmp_path, monkeypatch):
+    """However often it refuses: it says nothing of the bucket."""
+    monkeypatch.setattr(retrying, "LONGEST_SECONDS", 0.01)
+    copies = Copies(tmp_path, lake.opened(lake.settings()), f"{lake.address}/out")
+    read, refusals = copies.store.read, iter(range(2 * REFUSALS_MAX))
+
+    async def refuse(key: str) -> AsyncIterator[bytes]:
+        if next(refusals, None) is not None:
+            raise Refused("ExpiredToken")
+        async for chunk in read(key):
+            yield chunk
+
+    monkeypatch.setattr(copies.store, "read", refuse)
+    done = await copies.copy()
+    assert done.status == "done"
+    assert "own store" in copies.waits[0]
 
 
 async def test_without_its_library_a_conversion_fails_and_says_so(lake, tmp_path, monkeypatch):

@@ -17,9 +17,10 @@ from tidemill.ingest.sqlite import Sizes
 from tidemill.quotas import Quota, QuotaExceeded
 from tidemill.schemas import buckets
 from tidemill.schemas.buckets import BucketObject
-from tidemill.schemas.log.messages import BatchCreated, FileRecord, InputRef, Stalled
+from tidemill.schemas.log import codec
+from tidemill.schemas.log.messages import BatchCreated, BatchRecord, FileRecord, InputRef, Stalled
 from tidemill.schemas.ports import NotFound
-from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
 from tidemill.schemas.resources.waiting import Reason
 from tidemill.storage.buckets import Buckets, Changed, NotAllowed
 from tidemill.storage.directory import DirectoryStore
@@ -161,6 +162,47 @@ async def test_the_quotas_of_uploads_hold(lake, tmp_path):
         imports.quotas.claim_input("p", "file-y", 0)  # nothing stays claimed
         with pytest.raises(QuotaExceeded):
             imports.quotas.claim_input("p", "file-z", 6_000 if code is Quota.BYTES else 1 << 41)
+
+
+@pytest.mark.parametrize("known", ["batch", "file"])
+async def test_a_repeated_import_may_keep_its_lines(lake, tmp_path, known):
+    """A record of the batch, or of its file, has come since the first import; the lines count once."""
+    data = lines(100)
+    etag = await lake.put("in/a", data)
+    settings = lake.settings().model_copy(update={"limits": Settings(limits={"lines_enqueued_max": 150}).limits})
+    imports = Imports(tmp_path, lake, settings)
+    assert await imports.run(f"{lake.address}/in/a", etag, len(data)) is None
+    batch = Batch(
+        id="batch_1", endpoint=URL, input_file_id="file-x", completion_window="24h", status=Status.IN_PROGRESS,
+        created_at=NOW, expires_at=NOW + 86_400, request_counts=RequestCounts(total=100, completed=5, failed=0),
+    )  # fmt: skip
+    if known == "batch":
+        imports.quotas.batch("batch_1", codec.encode(BatchRecord(project="p", batch=batch)), 0)
+    else:
+        imports.quotas.file("file-x", codec.encode(imports.records.files[0]), 0)
+        other = batch.model_copy(update={"id": "batch_2", "input_file_id": "file-y"})
+        imports.quotas.batch("batch_2", codec.encode(BatchRecord(project="p", batch=other)), 0)
+    assert await imports.run(f"{lake.address}/in/a", etag, len(data)) is None
+    assert await imports.stored() == data
+
+
+async def test_a_refusal_of_the_own_store_says_nothing_of_the_bucket(lake, tmp_path, monkeypatch):
+    """The import waits for it, and says so."""
+    data = lines(3)
+    etag = await lake.put("in/a", data)
+    imports = Imports(tmp_path, lake, lake.settings())
+
+    async def refuse(key: str) -> int:
+        del key
+        raise Refused("ExpiredToken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(imports.store, "size", refuse)
+        for _ in range(10):
+            with pytest.raises(OSError, match="own store: the server refuses it"):
+                await imports.run(f"{lake.address}/in/a", etag, len(data))
+    assert "own store" in imports.records.facts[0].waiting[0].message
+    assert await imports.run(f"{lake.address}/in/a", etag, len(data)) is None
 
 
 async def test_a_cancel_stops_an_import(lake, tmp_path):

@@ -46,7 +46,7 @@ const stateOf = ({ requeued_at: at }) => (at ? { tone: "done", word: "requeued" 
 
 const COLUMNS = [
   { id: "at", title: "Time", width: "minmax(170px, 1fr)", cell: ({ id, at }) => html`<a class="row-link" href=${address("/dead-letters", { letter: id })}>${moment(at)}</a>` },
-  { id: "state", title: "State", width: "136px", cell: (letter) => html`<${State} tone=${stateOf(letter).tone}>${stateOf(letter).word}<//>` },
+  { id: "state", title: "State", width: "160px", cell: (letter) => html`<${State} tone=${stateOf(letter).tone}>${stateOf(letter).word}<//>` },
   { id: "stage", title: "Stage", width: "110px", cell: ({ stage }) => stage },
   { id: "reason", title: "Reason", width: "minmax(200px, 3fr)", cell: ({ reason }) => html`<span title=${reason}>${reason}</span>` },
   { id: "topic", title: "Topic", width: "minmax(120px, 1fr)", cell: ({ topic }) => html`<code>${topic}</code>` },

@@ -73,8 +73,8 @@ class PartitionTable:
     """See `owned_table.Table`.
 
     Faust sets a key in the partition of the current event. Its reads search all partitions of the process, and its
-    deletions take the key from all, or from the one that set it last; here both concern this partition alone, since
-    owners of different partitions have rows with equal keys.
+    deletions take the key from all, or from the one that set it last. Here both concern this partition alone,
+    because owners of different partitions have rows with equal keys.
     """
 
     def __init__(self, table: DeliveredTable, number: int) -> None:

@@ -7,8 +7,8 @@ whole object or none.
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,6 +39,25 @@ class Changed(Exception):
     """An object has another version than the one that was asked for."""
 
 
+class BucketNotFound(NotFound):
+    """The object of a bucket, or the bucket, does not exist."""
+
+
+class BucketRefused(Refused):
+    """The server of a bucket refuses a request."""
+
+
+@contextmanager
+def own_store() -> Iterator[None]:
+    """Take what the service's own store refuses or lacks for a fault that passes: it says nothing of a bucket."""
+    try:
+        yield
+    except (BucketNotFound, BucketRefused):
+        raise
+    except (NotFound, Refused) as error:
+        raise OSError(f"the service's own store: {reason(error)}") from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class Opening:
     """The version of an object, and its first bytes."""
@@ -66,24 +85,37 @@ class BucketStore(S3Store):
                 if error.response.get("Error", {}).get("Code") != "InvalidRange":
                     raise
                 return Opening(etag="", size=0, first=b"")
-            async with answer["Body"] as body:
-                first = await body.read()
+            first = bytearray()
+            with closing(answer["Body"]) as body:
+                async for chunk in body.iter_chunks(count):
+                    first += chunk
+                    if len(first) >= count:
+                        break
         total = _TOTAL.match(answer.get("ContentRange", ""))
-        return Opening(etag=answer["ETag"], size=int(total[1]) if total else len(first), first=first[:count])
+        # A server that ignores the range sends the whole object.
+        size = int(total[1]) if total else int(answer["ContentLength"])
+        return Opening(etag=answer["ETag"], size=size, first=bytes(first[:count]))
 
     async def version(self, key: str, etag: str) -> AsyncIterator[bytes]:
         """The bytes of one version of an object.
 
         Raises:
             Changed: The object has another version now.
-            NotFound: It does not exist any more.
-            OSError: The server refuses, or does not answer.
+            BucketNotFound: It does not exist any more.
+            BucketRefused: The server refuses.
+            OSError: The server does not answer.
         """
+        where = {**self._where(key), "IfMatch": etag}
         try:
-            async for chunk in self._read({**self._where(key), "IfMatch": etag}, 0, None):
+            async for chunk in self._read(where, 0, None):
+                # A server that ignores the condition sends whatever version it has.
+                if where["IfMatch"] != etag:
+                    raise Changed
                 yield chunk
+        except NotFound as error:
+            raise BucketNotFound(key) from error
         except Refused as error:
-            raise (Changed if error.code in _CHANGED else Refused)(error.code) from error
+            raise (Changed if error.code in _CHANGED else BucketRefused)(error.code) from error
 
     async def check_writable(self, key: str) -> None:
         """Check that an object may be written, without writing one.

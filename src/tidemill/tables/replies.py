@@ -15,6 +15,8 @@ from tidemill.tables import RowError, TableError
 
 ERROR_CHARS_MAX: Final = 1_000
 FLOAT_BYTES: Final = 4
+UNREADABLE: Final = (msgspec.MsgspecError, RecursionError)
+"""Errors of the decoders: at other JSON than the one that is meant, and at JSON with too many levels."""
 POSITIVE, NEGATIVE = 0x7F, 0xFF
 """The last bytes of the float32 that are not finite, and of few others."""
 
@@ -153,7 +155,7 @@ class Failure(msgspec.Struct, frozen=True):
         """The text of a chat that the service found not to fit its schema."""
         try:
             body = None if self.response is None else _bodies.decode(self.response.body)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             return None
         return body.choices[0].message.content if body is not None and body.choices else None
 
@@ -208,7 +210,7 @@ def result_of(line: bytes) -> Result:
     """
     try:
         return _results.decode(line)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise RowError(f"the reply is malformed: {error}") from error
 
 
@@ -216,7 +218,7 @@ def failure_of(line: bytes) -> Failure:
     """Read a line of an error file."""
     try:
         return _failures.decode(line)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         return Failure(custom_id="", error=_Error(message=f"the reply is malformed: {error}"))
 
 
@@ -237,7 +239,7 @@ def _is_finite(content: bytes) -> bool:
 def _said(body: bytes) -> str | None:
     try:
         return _said_by_servers.decode(body).error.message
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return body.decode("utf-8", "replace")[:ERROR_CHARS_MAX] or None
 
 

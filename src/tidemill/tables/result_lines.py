@@ -13,7 +13,7 @@ import pyarrow as pa
 from tidemill.schemas.endpoints import TEXTS
 from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.tables import RowError
-from tidemill.tables.replies import FLOAT_BYTES, Usage, result_of
+from tidemill.tables.replies import FLOAT_BYTES, UNREADABLE, Usage, result_of
 from tidemill.tables.sinks import ParquetSink
 
 BATCH_BYTES: Final = 2 << 20
@@ -145,7 +145,7 @@ def _vectors(vectors: list[bytes | None]) -> pa.Array:
 def _row(line: bytes) -> dict[str, Any]:
     try:
         found = _lines.decode(line)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         # Half of a surrogate pair, for example, which JSON has and UTF-8 has not.
         return {"body": line.decode("utf-8", "replace"), "error_message": "the line cannot be read"}
     response = found.response or _Response()
@@ -175,7 +175,7 @@ def _row(line: bytes) -> dict[str, Any]:
 def _reply(body: msgspec.Raw) -> _Reply:
     try:
         return _replies.decode(body)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return _Reply()
 
 
@@ -190,11 +190,11 @@ def _answer(line: bytes, body: msgspec.Raw, reply: _Reply) -> dict[str, Any]:
         return {}
     try:
         whole = msgspec.json.decode(body)
-    except msgspec.MsgspecError:
-        return {}
-    for first, *path in TEXTS.values():
-        if isinstance(whole, dict) and (texts := _texts(whole.get(first), path)):
-            return {"answer": texts[0] if first == "choices" else "".join(texts)}
+        for first, *path in TEXTS.values():
+            if isinstance(whole, dict) and (texts := _texts(whole.get(first), path)):
+                return {"answer": texts[0] if first == "choices" else "".join(texts)}
+    except UNREADABLE:
+        pass
     return {}
 
 

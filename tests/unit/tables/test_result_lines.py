@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import struct
+from contextlib import suppress
 
 import pyarrow as pa
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from tidemill.schemas.jsonl import line
-from tidemill.tables import result_lines
+from tidemill.tables import RowError, replies, result_lines
 from tidemill.tables.result_lines import SCHEMA, converted
 
 CALL = line.Call(attempts=2, server=b'"gpu-1"', seconds=0.5)
@@ -144,3 +145,17 @@ async def test_no_line_ends_a_conversion(lines, chunk):
     """Each line has a row, whatever it holds."""
     found = await table(b"".join(each.replace(b"\n", b" ") + b"\n" for each in lines), chunk=chunk)
     assert found.num_rows == len(lines)
+
+
+@pytest.mark.parametrize("levels", [100, 500, 900, 5_000])
+@pytest.mark.parametrize("name", ["choices", "data", "other"])
+async def test_a_reply_of_any_depth_is_a_row(name, levels):
+    """A server may send what no decoder takes; the row has its text."""
+    body = b'{"model":"m","%s":%s}' % (name.encode(), b"[" * levels + b"]" * levels)
+    text = answered(0, body) + answered(1, CHAT)
+    odd, good = (await table(text)).to_pylist()
+    assert body.decode() in odd["body"]
+    assert good["answer"] == "yes"
+    for read in (replies.result_of, replies.failure_of):
+        with suppress(RowError):
+            read(answered(0, body))

@@ -279,8 +279,7 @@ async def test_an_endpoint_is_disabled_after_five_days_of_failures():
     ]
     assert [is_disabled(*each) for each in world.partition.failed()] == [True]
     assert {each.state for each in world.stored.of("we_1")} == {State.FAILED}
-    count = len(world.calls)
-    assert sum(each.attempts for each in world.stored.of("we_1")) == count
+    assert (count := len(world.calls)) == sum(each.attempts for each in world.stored.of("we_1"))
     world.publish("batch_ignored")
     await world.run(DAY, step=30.0)
     assert len(world.calls) == count

@@ -1,5 +1,7 @@
 """Search of finished lines: a request reads a bounded part, and its cursor says how far it has come."""
 
+from dataclasses import replace
+
 import httpx
 import orjson
 import pytest
@@ -7,7 +9,7 @@ from support.dependencies import open_dependencies
 from support.ended_batches import put_ended
 
 from tidemill.api.app import create_app
-from tidemill.api.batches import result_search
+from tidemill.api.batches import comparison, result_search
 
 BATCH = "batch_" + "3" * 32
 LINES = 60
@@ -85,3 +87,24 @@ async def test_a_request_reads_a_bounded_part(client, monkeypatch):
     assert (page["data"], page["has_more"], page["next_after"]) == ([], True, 7)
     page = (await client.get(f"/batches/{BATCH}/results", params={"after": 41, "limit": 1})).json()
     assert [each["index"] for each in page["data"]] == [42]
+
+
+ODD = {
+    "a number": b'{"text":"Yes","n":1e999}',
+    "digits": b'{"text":"Yes","n":%s}' % (b"9" * 400),
+    "levels": b'{"text":"Yes","n":%s}' % (b"[" * 300 + b"]" * 300),
+}
+"""Replies that processors accept, and that the parser or the writer of the search refuses."""
+
+
+@pytest.mark.parametrize("body", ODD.values(), ids=list(ODD))
+def test_an_odd_reply_is_found_and_compared(body):
+    """By what the server wrote: an error would hide all later lines of the batch, too."""
+    text = (
+        b'{"id":"r","custom_id":"a","response":{"status_code":200,"request_id":"q","body":%s},"error":null}' % body
+    )
+    any_line = result_search.Search(status=None, custom_id=None, contains=None, code=None, server=None)
+    assert replace(any_line, contains="YES", custom_id="a").matches(text, failed=False)
+    assert not replace(any_line, contains="no such").matches(text, failed=False)
+    assert comparison.answer(text) == comparison.answer(text)
+    assert comparison.answer(text) != comparison.answer(text.replace(b"Yes", b"No"))
