@@ -168,6 +168,7 @@ class Ingest:
             sender=self._log,
             requests=self._requests,
             room=self._stream_app.quotas,
+            caught_up=self._stream_app.caught_up,
             clock=time.time,
         )
         return Stage(

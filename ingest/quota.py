@@ -184,14 +184,17 @@ class Quotas:
         """Count an input no longer; its record does."""
         self._growing[project] -= self._inputs.pop(file_id, 0)
 
-    def check_lines(self, project: str, batch_id: str, file_id: str, lines: int) -> None:
-        """Check that a project may have the lines of a batch enqueued, unless it was allowed to have them before.
+    def has_lines(self, batch_id: str) -> bool:
+        """Whether lines of a batch count."""
+        return (work := self._works.get(batch_id)) is not None and work.total > 0
+
+    def check_lines(self, project: str, file_id: str, lines: int) -> None:
+        """Check that a project may have the lines of a file enqueued; those of a known file were checked before.
 
         Raises:
             QuotaExceeded: It may not.
         """
-        work = self._works.get(batch_id)
-        if self._sizes.project(file_id) is None and (work is None or not work.total):
+        if self._sizes.project(file_id) is None:
             quotas.check(Quota.LINES, self._lines[project], lines, self._limits_of(project))
 
     def excess(self, project: str) -> int:

@@ -26,7 +26,9 @@ class Digests:
 
     def update(self, digests: Iterable[bytes]) -> None:
         """Add digests."""
-        self._connection.execute("BEGIN")
+        # A full disk may have left the last transaction open.
+        if not self._connection.in_transaction:
+            self._connection.execute("BEGIN")
         # In order, so that neighbours are on one page.
         rows = [(digest,) for digest in sorted(digests)]
         self._connection.executemany("INSERT OR IGNORE INTO digests VALUES (?)", rows)

@@ -59,7 +59,8 @@ class Recovery:
 
     async def _run(self) -> None:
         """Read outcomes whenever a record needs them."""
-        while True:
+        # A library may swallow the cancellation of an earlier assignment's task.
+        while self._task is asyncio.current_task():
             if not self._assignment.release():
                 await self._wanted.wait()
             await asyncio.sleep(GATHER_SECONDS)
@@ -78,4 +79,5 @@ class Recovery:
                 for batch_id, index in completed_lines(record):
                     if batch_id not in self._closed:
                         self._mark(batch_id, index)
-        self._assignment.recovered(wanted)
+        if self._task is asyncio.current_task():
+            self._assignment.recovered(wanted)

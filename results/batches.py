@@ -223,8 +223,14 @@ class Batches:
     def retry_timer(self, active: ActiveBatch, at: float, why: str) -> None:
         """Show that the timer of a batch, due at a Unix time, failed, and set it for a later time."""
         self.block(active, (Reason.FILES, f"The work that is due failed: {why}."))
+        active.blockage.is_of_timer = True
         self.timers.drop(active.state.id)
         self.timers.set(active.state.id, at + RETRY_SECONDS)
+
+    def timer_done(self, active: ActiveBatch) -> None:
+        """Show no longer that the timer of a batch failed, once its work is done."""
+        if active.blockage.is_of_timer:
+            self.block(active, None)
 
     def start_compaction(self, active: ActiveBatch) -> None:
         """Start to write the files of a closed batch, unless that has begun."""

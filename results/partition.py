@@ -256,6 +256,7 @@ class Partition:
             self.active_batches.begin()
             try:
                 await self._due(self.active_batches.touch(active), at, is_current=is_current)
+                self.batches.timer_done(active)
             except TRANSIENT:
                 raise
             except Exception as error:

@@ -46,7 +46,7 @@ class Outcome(StrEnum):
 
 
 class _Line(msgspec.Struct):
-    custom_id: str = ""
+    custom_id: str | None = None
 
 
 _line: Final = msgspec.json.Decoder(_Line)
@@ -59,6 +59,7 @@ class Side:
     found: Found
     text: bytes
     custom_id: str
+    """Empty if the input line has none that can be read; such a line has no pair."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class _Window:
 
     def has(self, side: Side) -> bool:
         """Whether a line with this `custom_id` comes later."""
-        return self._places.get(side.custom_id, -1) >= self.place
+        return bool(side.custom_id) and self._places.get(side.custom_id, -1) >= self.place
 
     def take(self) -> Side:
         side = self.sides[self.place]
@@ -169,7 +170,9 @@ async def _window(deps: Dependencies, project: str, batch: Batch, after: int) ->
         kept = min(len(page), WINDOW_LINES)
     reading = deps.lines.read(page[:kept])
     texts = [await result_pages.next_line(reading) for _ in page[:kept]]
-    sides = [Side(found, text, _line.decode(text).custom_id) for found, text in zip(page, texts, strict=False)]
+    sides = [
+        Side(found, text, _line.decode(text).custom_id or "") for found, text in zip(page, texts, strict=False)
+    ]
     return _Window(sides=sides, is_last=kept == len(page), after=after)
 
 
@@ -181,7 +184,7 @@ def _pair(first: _Window, second: _Window, found: Comparison, wanted: Wanted, *,
             break
         if (left is None and not first.is_last) or (right is None and not second.is_last):
             break
-        if left is not None and right is not None and left.custom_id == right.custom_id:
+        if left is not None and right is not None and left.custom_id == right.custom_id != "":
             pair = _compared(first.take(), second.take())
         elif right is None or (left is not None and _comes_first(first, second, left, right, is_rerun=is_rerun)):
             pair = Pair(Outcome.ONLY_FIRST, first.take(), None)

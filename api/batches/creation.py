@@ -218,7 +218,7 @@ async def _first_line(deps: Dependencies, key: str) -> bytes:
 def _model_of(line: bytes) -> str:
     try:
         return _lines.decode(line).body.model
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""
 
 

@@ -57,6 +57,6 @@ def rewrite_line(line: bytes, *, model: str | None = None, custom_id: str | None
             body = _objects.decode(fields["body"])
             body["model"] = msgspec.Raw(_encoder.encode(model))
             fields["body"] = msgspec.Raw(_encoder.encode(body))
-    except (msgspec.MsgspecError, KeyError, UnicodeError):
+    except (msgspec.MsgspecError, KeyError, UnicodeError, RecursionError):
         return line
     return _encoder.encode(fields)

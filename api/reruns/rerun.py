@@ -320,7 +320,7 @@ class _ModelPicker:
     def _named(self, data: bytes) -> str | None:
         try:
             named = _named_lines.decode(data).body.model
-        except (msgspec.MsgspecError, UnicodeError):
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return None  # an invalid line of a stream, or of a batch that expired before its validation
         return self._aliases.get(named, named)
 

@@ -18,8 +18,9 @@ from tidemill.schemas.resources.batch import (
     Status,
 )
 
-# JSON escapes quotes within strings, so this matches only the field; none of its values is an object.
-_PROGRESS: Final = re.compile(rb'"progress":(\{"percent":[^{}]*\})')
+# JSON escapes quotes within strings, so this matches only the field. Its usage and cost are objects; no text in it
+# has braces.
+_PROGRESS: Final = re.compile(rb'"progress":(\{"percent":(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})')
 
 FAULTS_LISTED_MAX = 3
 """Entries of `errors.data` that a list shows of up to 1,000."""

@@ -3,11 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-import msgspec
-import orjson
-
 from tidemill.ingest.files.verdict import Fault
-from tidemill.schemas.bounds import CUSTOM_ID_CHARS_MAX
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.log.codec import LineMark
 
@@ -19,20 +15,13 @@ Faulty = tuple[int, bytes, Fault]
 """The place of an invalid line, the line, and its fault."""
 
 
-class _Named(msgspec.Struct):
-    custom_id: str
-
-
-_named: Final = msgspec.json.Decoder(_Named)
-
-
 def packed(batch_id: str, faults: Iterable[Faulty]) -> Iterator[tuple[list[LineMark], bytes]]:
     """The error lines of invalid lines: marks and value of each record."""
     marks: list[LineMark] = []
     texts: list[bytes] = []
     size = 0
     for place, data, fault in faults:
-        text = line.unanswered(batch_id, place, _custom_id(data), code=fault.code, message=fault.message)
+        text = line.unanswered(batch_id, place, line.custom_id_of(data), code=fault.code, message=fault.message)
         marks.append(LineMark(index=place, size=len(text), failed=True, attempts=0))
         texts.append(text)
         size += len(text)
@@ -41,14 +30,3 @@ def packed(batch_id: str, faults: Iterable[Faulty]) -> Iterator[tuple[list[LineM
             marks, texts, size = [], [], 0
     if marks:
         yield marks, b"".join(texts)
-
-
-def _custom_id(data: bytes) -> bytes:
-    """The line's `custom_id` as JSON; null if it has no valid one."""
-    try:
-        custom_id = _named.decode(data).custom_id
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return b"null"
-    if not 0 < len(custom_id) <= CUSTOM_ID_CHARS_MAX:
-        return b"null"
-    return orjson.dumps(custom_id)

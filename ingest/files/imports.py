@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from typing import Final, Protocol
 
@@ -55,11 +55,11 @@ class Room(Protocol):
     def release_input(self, project: str, file_id: str) -> None:
         """Count it no longer."""
 
-    def check_lines(self, project: str, batch_id: str, file_id: str, lines: int) -> None:
-        """Check that a project may have the lines of a batch enqueued, or raise `QuotaExceeded`.
+    def has_lines(self, batch_id: str) -> bool:
+        """Whether the lines of a batch count already: an earlier attempt has copied its input."""
 
-        After a crash the same lines are checked again; they count already, and may stay.
-        """
+    def check_lines(self, project: str, file_id: str, lines: int) -> None:
+        """Check that a project may have the lines of a new file enqueued, or raise `QuotaExceeded`."""
 
 
 class Import:
@@ -85,13 +85,23 @@ class Importer:
     """Copies inputs, several at a time."""
 
     def __init__(
-        self, found: Buckets, store: Store, *, sender: Sender, requests: RequestPublisher, room: Room, clock: Clock
+        self,
+        found: Buckets,
+        store: Store,
+        *,
+        sender: Sender,
+        requests: RequestPublisher,
+        room: Room,
+        caught_up: Callable[[], Awaitable[None]],
+        clock: Clock,
     ) -> None:
+        """`caught_up` returns once `room` knows what projects hold."""
         self.buckets = found
         self._store = store
         self._sender = sender
         self._requests = requests
         self._room = room
+        self._caught_up = caught_up
         self._clock = clock
         self._source = f"import-{secrets.token_hex(8)}"
 
@@ -155,6 +165,10 @@ class Importer:
             if size != one.source.bytes:
                 raise Changed
 
+        # What the project holds is in memory: after a restart, it is known only once the log has been read.
+        await self._caught_up()
+        if self._room.has_lines(batch.id):
+            return
         self._room.claim_input(project, batch.input_file_id, one.source.bytes)
         async with AsyncExitStack() as stack:
             stack.enter_context(own_store())
@@ -169,22 +183,12 @@ class Importer:
                     metrics.TRANSFER_BYTES.labels("read").inc(await self._store.write(key, chunks))
             lines += last != b"\n"
             try:
-                self._room.check_lines(project, batch.id, batch.input_file_id, lines)
+                self._room.check_lines(project, batch.input_file_id, lines)
             except QuotaExceeded:
                 await self._store.delete(key)
                 raise
-            file = File(
-                id=batch.input_file_id,
-                bytes=one.source.bytes,
-                created_at=batch.created_at,
-                expires_at=batch.created_at + life_seconds,
-                filename=one.address.segments[-1],
-                purpose="batch",
-            )
-            record = FileRecord(
-                project=project, file=file, key=key, sha256=digest.hexdigest(), lines=lines, from_body=True
-            )
-            await self._sender.send(topics.FILES.name, file.id, codec.encode(record), headers=[])
+            record = _file_of(one, life_seconds, digest.hexdigest(), lines)
+            await self._sender.send(topics.FILES.name, record.file.id, codec.encode(record), headers=[])
 
     async def _is_stored(self, one: Import) -> bool:
         try:
@@ -204,6 +208,21 @@ class Importer:
             hold_seconds=HOLD_SECONDS,
         )
         await self._requests.send_fact(fact)
+
+
+def _file_of(one: Import, life_seconds: int, sha256: str, lines: int) -> FileRecord:
+    batch = one.command.batch
+    file = File(
+        id=batch.input_file_id,
+        bytes=one.source.bytes,
+        created_at=batch.created_at,
+        expires_at=batch.created_at + life_seconds,
+        filename=one.address.segments[-1],
+        purpose="batch",
+    )
+    return FileRecord(
+        project=one.command.project, file=file, key=one.ref.key, sha256=sha256, lines=lines, from_body=True
+    )
 
 
 def _failed(one: Import, error: Exception) -> Failed:

@@ -139,14 +139,15 @@ class StreamApp:
             self._resources,
             learn=self._keyring.learn,
             cancels=self._cancels,
-            caught_up=self._caught_up,
+            caught_up=self.caught_up,
         )
 
     def _batch_changed(self, key: str, value: bytes | None, offset: int) -> None:
         self._cancels.apply(key, value, offset)
         self.quotas.batch(key, value, offset)
 
-    async def _caught_up(self) -> None:
+    async def caught_up(self) -> None:
+        """Wait until this process has read keys, batches and files, and so knows what projects hold."""
         for follower in self._followers:
             await follower.caught_up()
 

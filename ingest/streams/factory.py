@@ -164,8 +164,8 @@ def _endpoint(lines: list[bytes]) -> str:
             found = orjson.loads(line)
         except orjson.JSONDecodeError:
             continue
-        if isinstance(found, dict) and found.get("url") in ENDPOINTS:
-            return str(found["url"])
+        if isinstance(found, dict) and isinstance(url := found.get("url"), str) and url in ENDPOINTS:
+            return url
     return next(iter(ENDPOINTS))
 
 

@@ -85,7 +85,8 @@ class BackendPool(Seats):
                 if self._member is not None:
                     server.queue.join(self._member)
                 if self._is_divided:
-                    server.set_part(self.part, now)
+                    # No call may start before the whole change is there: `changed` tells the queues.
+                    server.take_part(self.part, now)
             backend.buckets = tuple(one for one in (server.bucket, self.bucket) if one is not None)
             backends.append(backend)
         for gone in known.values():

@@ -119,11 +119,15 @@ class Server(Seats):
         self.queue = PermitQueue(self)
 
     def set_part(self, part: float, now: float) -> None:
-        """Set this process's part of the partitions, 0 <= part <= 1."""
+        """Set this process's part of the partitions, 0 <= part <= 1, and start calls that it allows."""
+        self.take_part(part, now)
+        self.queue.changed()
+
+    def take_part(self, part: float, now: float) -> None:
+        """Set this process's part, and start no call."""
         self.resize(self.calls_max, self.unacknowledged_max, max(PART_MIN, part))
         if self.bucket is not None:
             self.bucket.set_part(self.part, now)
-        self.queue.changed()
 
     def allowed(self, now: float) -> int:
         """Calls that it may have in flight."""

@@ -142,7 +142,8 @@ class HttpUpstream:
         self._idle: dict[Place, _Idle] = {}
         self._kept: Container[Origin] | None = None
         """Where connections without a call are kept; None for everywhere."""
-        self._tls: dict[Trust, ssl.SSLContext] = {}
+        self._tls: dict[Trust, tuple[list[tuple[int, int]], ssl.SSLContext]] = {}
+        """Each with the times and sizes of its files, which may be renewed."""
 
     def post(
         self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float, more: bytes = b""
@@ -270,14 +271,16 @@ class HttpUpstream:
         return connection
 
     def _context(self, trust: Trust) -> ssl.SSLContext:
-        if (context := self._tls.get(trust)) is None:
-            files = trust.authorities
+        files = trust.authorities
+        stamps = [_stamp(file) for file in (*files, *(trust.client or ())) if file is not None]
+        known, context = self._tls.get(trust, (None, None))
+        if context is None or known != stamps:
             context = ssl.create_default_context(cafile=files[0] if files else None)
             for file in files[1:]:
                 context.load_verify_locations(file)
             if trust.client is not None:
                 context.load_cert_chain(*trust.client)
-            self._tls[trust] = context
+            self._tls[trust] = stamps, context
         return context
 
     def _route(self, method: str, url: str, headers: dict[str, str]) -> _Route:
@@ -324,6 +327,11 @@ def _request(route: _Route, body: bytes | memoryview, more: bytes) -> tuple[byte
     if isinstance(body, memoryview):
         return b"%b%bcontent-length: %d\r\n\r\n" % (route.head, more, len(body)), body
     return b"%b%bcontent-length: %d\r\n\r\n%b" % (route.head, more, len(body), body), NOTHING
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 def _secrets(value: str) -> tuple[bytes, ...]:

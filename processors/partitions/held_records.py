@@ -91,6 +91,8 @@ class LockedRecords:
         self._source = f"keys-{secrets.token_hex(8)}"
         self._number = 0
         self._news = asyncio.Event()
+        self._is_crowded = False
+        """Whether a batch with a key waits for room in a window."""
         closed.listen(self._drop)
 
     def __len__(self) -> int:
@@ -119,9 +121,10 @@ class LockedRecords:
         """Open held records as soon as their key is available; never returns."""
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._held.due_in):
+                async with asyncio.timeout(ROOM_SECONDS if self._is_crowded else self._held.due_in):
                     await self._news.wait()
             self._news.clear()
+            self._is_crowded = False
             for batch_id in list(self._batches):
                 if batch_id not in self._held:
                     await self._held.run_or_hold(batch_id, partial(self._open, batch_id), 0)
@@ -132,7 +135,7 @@ class LockedRecords:
                     await self._report(self._stalled(batch_id, why))
 
     async def _open(self, batch_id: str) -> None:
-        """Open the records of a batch, in their order.
+        """Open the records of a batch, in their order, as far as their windows have room.
 
         Raises:
             Unavailable: They cannot be opened at the moment.
@@ -140,24 +143,37 @@ class LockedRecords:
         batch = None
         try:
             while (batch := self._batches.get(batch_id)) is not None and batch.records:
-                await self._open_some(batch_id, batch)
+                if not await self._open_some(batch_id, batch):
+                    self._is_crowded = True
+                    return
         except Exception as error:
             for held in batch.records if batch is not None else ():
                 held.drop_value()
             raise Unavailable(reason(error), Reason.KEY) from error
         self._batches.pop(batch_id, None)
 
-    async def _open_some(self, batch_id: str, batch: _Batch) -> None:
+    async def _open_some(self, batch_id: str, batch: _Batch) -> bool:
+        """Open the present records of a batch; returns False if a window has no room for the next one."""
         records = list(batch.records)
+        if not _has_room(records[0]):
+            return self._leave_room(batch)
         async with aclosing(self._reopen(records)) as reopened:
             for held in records:
-                while not held.entry.window.takes_lines:  # noqa: ASYNC110  no event says when it does
-                    await asyncio.sleep(ROOM_SECONDS)
+                if not _has_room(held):
+                    return self._leave_room(batch)
                 opened = await anext(reopened)
                 if self._batches.get(batch_id) is not batch:
-                    return
+                    return True
                 batch.records.remove(held)
                 self._admit(held, opened)
+        return True
+
+    @staticmethod
+    def _leave_room(batch: _Batch) -> bool:
+        """Let the held records of a batch take no room themselves: nothing else would make any."""
+        for held in batch.records:
+            held.drop_value()
+        return False
 
     def _stalled(self, batch_id: str, why: Unavailable | None) -> Stalled:
         self._number += 1
@@ -174,3 +190,7 @@ class LockedRecords:
         if (batch := self._batches.pop(batch_id, None)) is not None:
             for held in batch.records:
                 held.entry.window.finish(held.entry)
+
+
+def _has_room(held: HeldRecord) -> bool:
+    return held.entry.window.takes_lines

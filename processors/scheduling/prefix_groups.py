@@ -301,7 +301,9 @@ class PrefixGroups(Generic[T]):
         stocks = self._stocks
         if len(stocks) == 1:
             return stocks[0]
-        own = next(stock for stock in stocks if stock.place is at)
+        own = next((stock for stock in stocks if stock.place is at), None)
+        if own is None:
+            return max(stocks, key=lambda stock: len(stock.ready))
         own.taken_at = self._takes
         for stock in stocks:
             if stock.ready and self._is_stranded(stock):

@@ -224,7 +224,7 @@ class Compactor:
             index += 1
             if index in run:
                 continue
-            text = line.unanswered(state.id, index, bytes(line.parse(data).custom_id), code=code, message=message)
+            text = line.unanswered(state.id, index, line.custom_id_of(data), code=code, message=message)
             buffer.add([LineMark(index=index, size=len(text), failed=True)], text)
             if buffer.size >= self.part_bytes:
                 yield await write_part(self.store, state.id, number, buffer, failed=True, writer=self.writer)

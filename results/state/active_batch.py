@@ -146,6 +146,8 @@ class Blockage:
     """How often in a row the store has refused its lines."""
     again_at: float = 0.0
     """When to try again, by the monotonic clock."""
+    is_of_timer: bool = False
+    """Whether the reason is that the work of a timer failed."""
 
 
 @dataclass(slots=True)
@@ -191,7 +193,7 @@ class ActiveBatch:
         Returns:
             Whether the batch has to be published because of it.
         """
-        self.blockage.again_at = again_at
+        self.blockage.again_at, self.blockage.is_of_timer = again_at, False
         since = self.blockage.shown[0].since if self.blockage.shown else now
         shown = () if obstacle is None else (waiting(*obstacle, since=since),)
         if shown == self.blockage.shown:

@@ -27,6 +27,8 @@ QUIET_GAPS: Final = 3
 QUIET_SECONDS_MAX: Final = 300.0
 GAP_KEPT: Final = 0.9
 """Decay of the usual gap with each shorter gap."""
+LEFT_SECONDS_MAX: Final = 10 * 365 * 86_400
+"""A batch that would take longer has no expected end: between two long calls, an average falls towards 0."""
 MARGIN_SECONDS: Final = 60
 """Readers may use a record this much longer than it takes to replace it, since clocks differ."""
 
@@ -107,10 +109,10 @@ class Eta:
         if self.done - self.done_before < SURE_LINES:
             return Progress(percent=percent)
         left = total - self.done
-        if self.is_quiet:
+        low, high = sorted((self.fast, self.slow))
+        if self.is_quiet or left > low * LEFT_SECONDS_MAX:
             slack = math.floor(deadline - now - left / self.last)
             return Progress(percent=percent, lines_per_second=0.0, slack_seconds=slack, observed_at=int(now))
-        low, high = sorted((self.fast, self.slow))
         earliest = now + left / high * (1 - SPREAD_MIN)
         latest = now + left / low * (1 + SPREAD_MIN)
         return Progress(

@@ -10,6 +10,7 @@ import msgspec
 import orjson
 
 from tidemill.schemas import ids
+from tidemill.schemas.bounds import CUSTOM_ID_CHARS_MAX
 
 EXPIRED = ("batch_expired", "This request could not be executed before the completion window expired.")
 CANCELLED = ("batch_cancelled", "This request was not executed because the batch was cancelled.")
@@ -47,6 +48,13 @@ _CALL = b',"tidemill":{"attempts":%d,"server":%b,"seconds":%.3f}'
 _inputs = msgspec.json.Decoder(InputLine)
 
 
+class _Named(msgspec.Struct):
+    custom_id: msgspec.Raw
+
+
+_named = msgspec.json.Decoder(_Named)
+
+
 class _Result(msgspec.Struct):
     custom_id: msgspec.Raw
     response: msgspec.Raw
@@ -65,6 +73,16 @@ def parse(line: bytes) -> InputLine:
         msgspec.MsgspecError: The line is not a JSON object, or lacks a field.
     """
     return _inputs.decode(line)
+
+
+def custom_id_of(line: bytes) -> bytes:
+    """The `custom_id` of any input line, as its JSON text; null if the line has no valid one."""
+    try:
+        found = _named.decode(line).custom_id
+        text = msgspec.json.decode(found, type=str)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return b"null"
+    return bytes(found) if 0 < len(text) <= CUSTOM_ID_CHARS_MAX else b"null"
 
 
 def answered(

@@ -53,10 +53,16 @@ class Imports:
         self.records = Records()
         sizes = (Sizes(folder / "sizes"), Sizes(folder / "batches"))
         self.quotas = Quotas(settings.limits_of, *sizes)
+        self.is_known = False
         self.importer = Importer(
             lake.opened(settings), self.store,
-            sender=self.records, requests=self.records, room=self.quotas, clock=lambda: NOW,
+            sender=self.records, requests=self.records, room=self.quotas, caught_up=self.caught_up,
+            clock=lambda: NOW,
         )  # fmt: skip
+
+    async def caught_up(self) -> None:
+        """What the project holds is known, once this has returned."""
+        self.is_known = True
 
     async def run(self, uri: str, etag: str, size: int, check=lambda: None):
         """Import an object; returns the code of the batch's fault, None without one."""
@@ -182,8 +188,26 @@ async def test_a_repeated_import_may_keep_its_lines(lake, tmp_path, known):
         imports.quotas.file("file-x", codec.encode(imports.records.files[0]), 0)
         other = batch.model_copy(update={"id": "batch_2", "input_file_id": "file-y"})
         imports.quotas.batch("batch_2", codec.encode(BatchRecord(project="p", batch=other)), 0)
+    sent = len(imports.records.files)
     assert await imports.run(f"{lake.address}/in/a", etag, len(data)) is None
     assert await imports.stored() == data
+    # A file that its user has deleted meanwhile must not come back.
+    assert len(imports.records.files) == sent + (known == "file")
+
+
+async def test_quotas_are_read_before_they_count(lake, tmp_path):
+    """After a restart a process has read only a part of what the project holds."""
+    data = lines(3)
+    etag = await lake.put("in/a", data)
+    imports = Imports(tmp_path, lake, lake.settings())
+    claim = imports.quotas.claim_input
+
+    def claimed(*given):
+        assert imports.is_known
+        claim(*given)
+
+    imports.quotas.claim_input = claimed
+    assert await imports.run(f"{lake.address}/in/a", etag, len(data)) is None
 
 
 async def test_a_refusal_of_the_own_store_says_nothing_of_the_bucket(lake, tmp_path, monkeypatch):

@@ -136,6 +136,9 @@ class Offsets:
         for tp in tps:
             topics[tp.topic].append(tp.partition)
         answer = await client.send(coordinator, OffsetFetchRequest(group, list(topics.items())))
+        # A broker that does not coordinate the group says so here, without any partition.
+        if (kind := for_code(getattr(answer, "error_code", 0))) is not NoError:
+            raise kind(group)
         found = {}
         for topic, partitions in answer.topics:
             for number, offset, _, code in partitions:

@@ -186,3 +186,26 @@ def test_processes_keep_their_parts_of_servers_that_change() -> None:
         assert [world.found("gpu-1").part for world in worlds] == [0.75, 0.25]
 
     simulated(case)
+
+
+def test_no_call_sees_half_of_a_change() -> None:
+    """One change ends the drain of a server and adds another, while lines with common prefixes wait."""
+
+    async def case(make: Make) -> None:
+        world = make(prefix_bytes=64)
+        for name in ("gpu-1", "gpu-2"):
+            world.server(name, max_in_flight=8)
+        world.server("gpu-3", max_in_flight=8, drain=True)
+        world.model("a", "gpu-1", "gpu-2", "gpu-3")
+        world.apply()
+        world.publish("a", "a", 2_000)
+        await force(world)
+        world.server("gpu-3", max_in_flight=8)
+        world.server("gpu-4", max_in_flight=8)
+        world.model("a", "gpu-1", "gpu-2", "gpu-3", "gpu-4")
+        world.apply()
+        await force(world)
+        assert [world.found(name).in_flight for name in ("gpu-3", "gpu-4")] == [8, 8]
+        await world.end("a", lines=2_000)
+
+    simulated(case)

@@ -154,3 +154,12 @@ async def test_a_comparison_is_of_ended_batches_of_the_project(deps, client):
     (same,) = (await client.get(f"/batches/{FIRST}/compare", params={"with": FIRST})).json()["data"]
     results = (await client.get(f"/batches/{FIRST}/results")).json()["data"]
     assert (same["outcome"], [same["first"]], [same["second"]]) == ("same", results, results)
+
+
+async def test_lines_without_a_custom_id_hide_no_others(deps, client):
+    """Invalid lines of streams have none; each stands alone."""
+    odd = line("x", None).replace(b'"custom_id":"x"', b'"custom_id":null')
+    for batch_id in (FIRST, SECOND):
+        await put_ended(deps, batch_id, {0: line("a", "1"), 3: line("b", "1")}, {1: odd, 2: odd})
+    found = await compared(client)
+    assert sorted(found) == sorted([("a", "same"), ("b", "same"), *2 * [("", "only_first"), ("", "only_second")]])

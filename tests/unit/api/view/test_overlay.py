@@ -1,11 +1,15 @@
 """The shown state of a batch never goes back."""
 
+from decimal import Decimal
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.api.view import overlay
+from tidemill.results.bills import so_far
 from tidemill.schemas.lifecycle import RANK
-from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
+from tidemill.schemas.resources.batch import Batch, Progress, RequestCounts, Status
+from tidemill.schemas.resources.bill import Tariff
 
 FIRST = Batch(
     id="batch_x", endpoint="/v1/embeddings", input_file_id="file-x", completion_window="24h",
@@ -60,3 +64,22 @@ def test_a_cancel_of_an_ended_batch_changes_nothing():
     for status in (Status.CANCELLING, Status.CANCELLED, Status.COMPLETED, Status.FAILED, Status.EXPIRED):
         batch = FIRST.model_copy(update={"status": status})
         assert overlay.cancelled(batch, 7) is batch
+
+
+def test_old_progress_is_not_shown_as_current():
+    """With what the batch has used and cost so far, too."""
+    tariff = Tariff(input_per_million=Decimal(1), output_per_million=Decimal(2))
+    begun = Progress(
+        percent=1.0, lines_per_second=5.0, done_earliest_at=900, done_latest_at=1_000, slack_seconds=50,
+        observed_at=500, holds_until=560,
+    )  # fmt: skip
+    used = {0: (9, 0, 6, 0)}
+    progress = so_far(begun, RUNNING, used, lambda *_: tariff)
+    assert progress.usage is not None
+    assert progress.cost is not None
+    batch = RUNNING.model_copy(update={"tidemill": RUNNING.tidemill.model_copy(update={"progress": progress})})
+    body = batch.model_dump_json().encode()
+    assert overlay.current(body, 510) == body
+    shown = Batch.model_validate_json(overlay.current(body, 50_000)).tidemill.progress
+    assert (shown.lines_per_second, shown.done_latest_at, shown.slack_seconds) == (None, None, 50 - 49_500)
+    assert (shown.usage, shown.cost) == (progress.usage, progress.cost)

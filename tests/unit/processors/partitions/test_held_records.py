@@ -117,3 +117,28 @@ async def test_a_fault_of_the_log_is_a_reason_to_wait(case):
     await until(lambda: len(case.admitted) == 1, "the record")
     words = "The key of the batch is unavailable: {}."
     assert case.reported[:2] == [(A, words.format("RuntimeError")), (A, words.format("TimeoutError"))]
+
+
+async def test_held_records_take_no_room_from_themselves(case):
+    """More of them than fit came before the key; and another batch does not wait for the room of this one."""
+    other = PartitionWindow(SimpleNamespace(ack=lambda _: None, pause=lambda: None, resume=lambda: None))
+    case.window._capacity.bytes_max, case.window._capacity.lines_max = 20, 50
+    for token in range(8):
+        case.hold(A, token)
+    assert not case.window.takes_lines
+    head = RequestHead(batch_id=B, project="p", first=0, deadline=9, url="/v1/embeddings")
+    message = SimpleNamespace(number=8, value=b"sealed")
+    case.records.put(HeldRecord(head=head, entry=other.admit(8, 1, 6), message=message))
+    case.locked.clear()
+    await until(lambda: any(held.head.batch_id == B for held in case.admitted), "the other batch")
+    finished: list[HeldRecord] = []
+
+    def are_all_done() -> bool:
+        for held in case.admitted:
+            if held.head.batch_id == A and held not in finished:
+                case.window.finish(held.entry, 4)
+                finished.append(held)
+        return len(finished) == 8
+
+    await until(are_all_done, "the records that waited", seconds_max=30)
+    assert case.acked == list(range(8))

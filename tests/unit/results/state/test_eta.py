@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tidemill.results.state.eta import MARGIN_SECONDS, QUIET_GAPS, QUIET_SECONDS, SURE_LINES, Eta
+from tidemill.results.state.eta import LEFT_SECONDS_MAX, MARGIN_SECONDS, QUIET_GAPS, QUIET_SECONDS, SURE_LINES, Eta
 
 DAY = 86_400
 
@@ -150,3 +150,16 @@ def test_too_few_lines_have_no_rate():
 def test_a_batch_without_lines_has_a_share_of_0():
     """There is no division by zero."""
     assert Eta.start(0.0, 0).progress(0, DAY, 0.0).percent == 0.0
+
+
+@pytest.mark.parametrize("gap", [5.0, 120.0, 1_000.0])
+@pytest.mark.parametrize("lines", [1, 64])
+def test_a_pause_of_any_length_has_a_progress(gap, lines):
+    """Between two long calls the fast average falls towards 0; an end beyond all bounds is none."""
+    eta, total = Eta.start(0.0, 0), 5_000_000
+    for number in range(1, 40):
+        eta.observe(number * gap, number * lines)
+    for later in (1, 10, 100, 250, 299, 1_000, 100_000):
+        eta.observe(39 * gap + later, 39 * lines)
+        progress = eta.progress(total, DAY, eta.at)
+        assert progress.done_latest_at is None or progress.done_latest_at <= eta.at + 2 * LEFT_SECONDS_MAX
