@@ -13,7 +13,7 @@ from support.dependencies import ADMIN, open_dependencies
 from support.openid import GRANTS, SECRET, attack, openid_provider
 from support.ports import free_port
 
-from tidemill.api.access import openid
+from tidemill.api.access import provider
 from tidemill.api.access.sessions import COOKIE, HEADER
 from tidemill.api.access.trail import REFUSALS_MAX
 from tidemill.api.app import create_app
@@ -211,7 +211,7 @@ async def test_a_bad_provider_costs_bounded_time_and_memory(deps, page, issuer, 
     """An answer may come late, without end, or lead elsewhere."""
     back = await way_back(page, "ada")
     if name == "silent":
-        monkeypatch.setattr(openid, "REQUEST_SECONDS_MAX", 0.2)
+        monkeypatch.setattr(provider, "REQUEST_SECONDS_MAX", 0.2)
     attack(issuer, name)
     assert refusal(await page.get(back)) == "provider_unavailable"
     assert (await trail(deps))[-1].action == Action.SESSION_REFUSE
