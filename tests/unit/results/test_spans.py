@@ -1,4 +1,4 @@
-"""Spans of a batch in results: whoever ends it, its trace has a fold and a finalization."""
+"""Spans of a batch in results: its trace has a fold and a finalization, whichever process ends it."""
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
