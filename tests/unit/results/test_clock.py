@@ -8,6 +8,7 @@ from support.simulated import Fuse, SimulatedLog, SimulatedStore, SimulatedTable
 
 from tidemill.configuration.catalog import Entry, Fold
 from tidemill.results import ports
+from tidemill.results.batches import RETRY_SECONDS
 from tidemill.results.partition import Partition
 from tidemill.results.state.stalls import held
 from tidemill.schemas.jsonl import line
@@ -222,3 +223,20 @@ async def test_a_batch_shows_that_its_model_is_held(owner):
     assert await owner.shown() == [("removed", 2)]
     owner.set("model/m", {"servers": ["unknown"]})
     assert await owner.shown() == [("no_processor", 2)]
+
+
+async def test_the_reason_of_a_failed_timer_goes_once_it_works(owner, monkeypatch):
+    """It was a fault of one moment, and says nothing of the next."""
+    await owner.land()
+    broken = [True, False]
+
+    async def flush(*_: object, **__: object) -> bool:
+        if broken.pop(0):
+            raise ZeroDivisionError
+        return True
+
+    monkeypatch.setattr(owner.partition.batches.parts, "flush", flush)
+    owner.clocks.pass_(AGE_SECONDS + 1)
+    assert await owner.shown() == [("files", 0)]
+    owner.clocks.pass_(RETRY_SECONDS + 1)
+    assert await owner.shown() == []
