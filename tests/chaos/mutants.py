@@ -106,6 +106,7 @@ MUTATIONS = (
         ),
         new=(
             "        offset = await self._publisher.files(after, fact)\n"
+            "        active.state = after.model_copy(update={'files_offset': offset})\n"
             "        await self._tables.keep(active)\n"
             "        await self._publisher.bill(after, fact)\n"
         ),
