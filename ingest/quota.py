@@ -185,8 +185,9 @@ class Quotas:
         self._growing[project] -= self._inputs.pop(file_id, 0)
 
     def has_lines(self, batch_id: str) -> bool:
-        """Whether lines of a batch count."""
-        return (work := self._works.get(batch_id)) is not None and work.total > 0
+        """Whether lines of a batch count, or have counted until its end."""
+        work = self._works.get(batch_id)
+        return self.knows(batch_id) if work is None else work.total > 0
 
     def check_lines(self, project: str, file_id: str, lines: int) -> None:
         """Check that a project may have the lines of a file enqueued; those of a known file were checked before.

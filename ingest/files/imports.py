@@ -56,7 +56,7 @@ class Room(Protocol):
         """Count it no longer."""
 
     def has_lines(self, batch_id: str) -> bool:
-        """Whether the lines of a batch count already: an earlier attempt has copied its input."""
+        """Whether the lines of a batch count, or have counted: an earlier attempt has copied its input."""
 
     def check_lines(self, project: str, file_id: str, lines: int) -> None:
         """Check that a project may have the lines of a new file enqueued, or raise `QuotaExceeded`."""

@@ -170,7 +170,7 @@ async def test_the_quotas_of_uploads_hold(lake, tmp_path):
             imports.quotas.claim_input("p", "file-z", 6_000 if code is Quota.BYTES else 1 << 41)
 
 
-@pytest.mark.parametrize("known", ["batch", "file"])
+@pytest.mark.parametrize("known", ["batch", "file", "end"])
 async def test_a_repeated_import_may_keep_its_lines(lake, tmp_path, known):
     """A record of the batch, or of its file, has come since the first import; the lines count once."""
     data = lines(100)
@@ -182,9 +182,12 @@ async def test_a_repeated_import_may_keep_its_lines(lake, tmp_path, known):
         id="batch_1", endpoint=URL, input_file_id="file-x", completion_window="24h", status=Status.IN_PROGRESS,
         created_at=NOW, expires_at=NOW + 86_400, request_counts=RequestCounts(total=100, completed=5, failed=0),
     )  # fmt: skip
-    if known == "batch":
+    if known != "file":
         imports.quotas.batch("batch_1", codec.encode(BatchRecord(project="p", batch=batch)), 0)
-    else:
+    if known == "end":
+        over = batch.model_copy(update={"status": Status.COMPLETED})
+        imports.quotas.batch("batch_1", codec.encode(BatchRecord(project="p", batch=over)), 1)
+    if known == "file":
         imports.quotas.file("file-x", codec.encode(imports.records.files[0]), 0)
         other = batch.model_copy(update={"id": "batch_2", "input_file_id": "file-y"})
         imports.quotas.batch("batch_2", codec.encode(BatchRecord(project="p", batch=other)), 0)
