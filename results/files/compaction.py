@@ -20,7 +20,7 @@ from typing import Final, Protocol
 
 from tidemill import metrics
 from tidemill.results.bills import billed
-from tidemill.results.files.copies import CopiedLines, few
+from tidemill.results.files.copies import CopiedLines
 from tidemill.results.files.merge import Sums, buffered, merged, read_index
 from tidemill.results.files.output_splitter import WHOLE, OutputSplitter
 from tidemill.results.ports import TariffOf
@@ -203,13 +203,7 @@ class Compactor:
                     models=copied.models,
                 )
                 parts.append(part)
-        return [
-            part
-            for failed in (False, True)
-            for part in await few(
-                self.store, state.id, [part for part in parts if part.failed is failed], numbers, self.writer
-            )
-        ]
+        return parts
 
     async def _fill(self, state: State, run: LineBitmap) -> AsyncIterator[PartRef]:
         assert state.batch is not None

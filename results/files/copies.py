@@ -2,21 +2,16 @@
 
 It reads the answered lines of the parts in the order of their indices, beside the list of copies that ingest has
 written, which is in the order of their originals. The copies are collected in memory up to the size of a part, and
-each part is sorted; the merge of all parts brings them into the order of the input. Copies may lie anywhere, so it
-has all these parts open at once: if there are many, they are first merged into a few.
+each part is sorted; the merge of all parts brings them into the order of the input.
 """
 
-import heapq
-import zlib
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from itertools import count, repeat
-from typing import Final
 
 import msgspec
 
-from tidemill.results.files.merge import Sums, merged, read_index
+from tidemill.results.files.merge import Sums, merged
 from tidemill.results.state.active_batch import PartBuffer
 from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State
@@ -27,8 +22,6 @@ from tidemill.schemas.log.codec import LineMark
 from tidemill.schemas.log.part import NO_MODEL, UNKNOWN_USAGE, PartError, PartRef, copies_key, part_key
 from tidemill.schemas.ports import Store
 
-OPEN_PARTS_MAX: Final = 32
-"""Parts with copies that a merge has open, each with a chunk of the store in memory."""
 Filled = AsyncGenerator[tuple[PartBuffer, bool], None]
 """Full buffers, each with whether its lines failed."""
 
@@ -124,41 +117,3 @@ async def _lines(
             yield place, bytes(waiting[:size])
             del waiting[:size]
             place += 1
-
-
-async def few(
-    store: Store, batch_id: str, parts: list[PartRef], numbers: Iterator[int], writer: str
-) -> list[PartRef]:
-    """The same lines in at most `OPEN_PARTS_MAX` parts; new ones have the next of the `numbers`.
-
-    Raises:
-        OSError: The store failed.
-        NotFound: A part is gone.
-        PartError: A part is damaged.
-    """
-    while len(parts) > OPEN_PARTS_MAX:
-        groups = [parts[at : at + OPEN_PARTS_MAX] for at in range(0, len(parts), OPEN_PARTS_MAX)]
-        parts = [await _one(store, batch_id, group, next(numbers), writer) for group in groups]
-    return parts
-
-
-async def _one(store: Store, batch_id: str, parts: Sequence[PartRef], number: int, writer: str) -> PartRef:
-    """Merge parts, which have no line in common, into one."""
-    keyed = [(part, part_key(batch_id, part)) for part in parts]
-    indices = [await read_index(store, part, key) for part, key in keyed]
-    sums = Sums()
-    lines = (zip(index.indices, repeat(which), count()) for which, index in enumerate(indices))
-    for _, which, place in heapq.merge(*lines):
-        sums.add(indices[which], place, place + 1)
-    columns, crc32 = sums.index(0, len(sums.indices)), 0
-
-    async def content() -> AsyncIterator[bytes]:
-        nonlocal crc32
-        yield columns
-        async for piece in merged(store, keyed, Sums()):
-            crc32 = zlib.crc32(piece, crc32)
-            yield bytes(piece)
-
-    part = PartRef(number=number, failed=parts[0].failed, first=sums.indices[0], writer=writer)
-    await store.write(part_key(batch_id, part), content())
-    return part.model_copy(update={"crc32": (zlib.crc32(columns), crc32)})

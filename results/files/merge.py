@@ -1,7 +1,8 @@
 """Merges the sorted parts of a batch into one file in input order, each line once.
 
-The merge opens a part at its first line and closes it after its last, and yields neighbouring lines of a part
-together; so the memory is one chunk for each open part.
+The merge opens a part at its first line, and yields neighbouring lines of a part together. Any number of parts may
+lie beside each other, for instance if a batch has a fast and a slow model: the parts that were not read for the
+longest time give up their streams and most of what was read ahead, and go on with new streams later.
 """
 
 import zlib
@@ -9,7 +10,7 @@ from array import array
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import Final
+from typing import Final, Self
 
 from tidemill.results.state.active_batch import PartBuffer
 from tidemill.results.state.line_bitmap import LineBitmap
@@ -25,6 +26,10 @@ from tidemill.schemas.log.part import (
 )
 from tidemill.schemas.ports import Store
 
+STREAMS_MAX: Final = 8
+"""Streams of a merge that are open at once: some merges share the connections of a bucket with all else."""
+AHEAD_BYTES_MAX: Final = 4 << 20
+"""Bytes that parts without a stream have read ahead, about, of a merge."""
 _NO_LIMIT: Final = 1 << 62
 _DAMAGED: Final = "is not what was written"
 
@@ -83,25 +88,36 @@ class Sums:
 
 
 class _Reader:
-    """One open part."""
+    """A part that is being read."""
 
-    def __init__(
-        self, chunks: AsyncIterator[bytes], part: PartRef, key: str, index: Index, rest: memoryview
-    ) -> None:
-        self._chunks = chunks
-        self._part = part
+    def __init__(self, store: Store, key: str, part: PartRef, streams: "_Streams") -> None:
+        self._store = store
         self._key = key
-        self._buffer = rest
-        self._crc32 = zlib.crc32(rest)
+        self._part = part
+        self._streams = streams
+        self._chunks: AsyncIterator[bytes] | None = None
+        self._lines_at = 0
+        """Offset of the first line in the object; those below count from it."""
         self._start = 0
-        """Offset of the buffer from the first line."""
-        self.index = index
+        """Offset of the buffer."""
+        self._buffer = memoryview(b"")
+        self._summed = 0
+        """Offset up to which the checksum goes."""
+        self._crc32 = 0
+        self.index = parse_index(b"")
         self.place = 0
 
-    @classmethod
-    async def open(cls, store: Store, part: PartRef, key: str) -> "_Reader":
-        chunks = store.read(key)
-        return cls(chunks, part, key, *await _opened(chunks, part, key))
+    async def open(self) -> Self:
+        """Read the index.
+
+        Raises:
+            PartError: It is damaged.
+            NotFound: The part is missing.
+        """
+        chunks = await self._opened()
+        self._lines_at, self.index, rest = await _head(chunks, self._part, self._key)
+        self._buffer = memoryview(self._sum(rest))
+        return self
 
     @property
     def head(self) -> int:
@@ -113,17 +129,15 @@ class _Reader:
 
     async def take(self, start: int, end: int) -> AsyncIterator[memoryview]:
         """The bytes of the lines from place `start` up to `end`; calls go forward in the part."""
-        begin = self.index.ends[start - 1] if start else 0
-        finish = self.index.ends[end - 1]
+        begin, finish = self._offset(start), self._offset(end)
         while begin < finish:
             offset = begin - self._start
-            if offset >= len(self._buffer):
-                self._start += len(self._buffer)
-                self._buffer = memoryview(await self._next())
-                continue
-            piece = self._buffer[offset : finish - self._start]
-            begin += len(piece)
-            yield piece
+            if offset >= len(self._buffer) and not await self._read():
+                raise PartError(f"{self._key} is cut short")
+            if 0 <= (offset := begin - self._start) < len(self._buffer):
+                piece = self._buffer[offset : finish - self._start]
+                begin += len(piece)
+                yield piece
 
     async def finish(self) -> None:
         """Read the rest of the part, and compare its checksum.
@@ -131,20 +145,80 @@ class _Reader:
         Raises:
             PartError: The part is damaged.
         """
-        async for chunk in self._chunks:
-            self._crc32 = zlib.crc32(chunk, self._crc32)
+        while (self._chunks is not None or self._summed < self._offset(len(self.index.indices))) and (
+            await self._read()
+        ):
+            pass
         if self._part.crc32 is not None and self._part.crc32[1] != self._crc32:
             raise PartError(f"{self._key} {_DAMAGED}")
+        await self.close()
 
-    async def _next(self) -> bytes:
-        async for chunk in self._chunks:
-            self._crc32 = zlib.crc32(chunk, self._crc32)
-            return chunk
-        raise PartError(f"{self._key} is cut short")
+    async def rest(self, bytes_max: int) -> None:
+        """Give up the stream, and all but so many of the bytes that were read ahead."""
+        await self.close()
+        begin = min(self._offset(self.place), self._start + len(self._buffer))
+        self._buffer = memoryview(bytes(self._buffer[begin - self._start :][:bytes_max]))
+        self._start = begin
 
     async def close(self) -> None:
-        if hasattr(self._chunks, "aclose"):
-            await self._chunks.aclose()
+        """Give up the stream."""
+        chunks, self._chunks = self._chunks, None
+        self._streams.remove(self)
+        if chunks is not None and hasattr(chunks, "aclose"):
+            await chunks.aclose()
+
+    async def _opened(self) -> AsyncIterator[bytes]:
+        if self._chunks is None:
+            await self._streams.make_room()
+            self._chunks = self._store.read(self._key, self._lines_at + self._start)
+        self._streams.add(self)
+        return self._chunks
+
+    async def _read(self) -> bool:
+        """Replace the buffer by the next chunk; whether there is one."""
+        self._start += len(self._buffer)
+        self._buffer = memoryview(b"")
+        async for chunk in await self._opened():
+            self._buffer = memoryview(self._sum(chunk))
+            return True
+        return False
+
+    def _sum(self, chunk: bytes) -> bytes:
+        """Add a chunk at `_start` to the checksum, as far as it is new."""
+        self._crc32 = zlib.crc32(memoryview(chunk)[max(0, self._summed - self._start) :], self._crc32)
+        self._summed = max(self._summed, self._start + len(chunk))
+        return chunk
+
+    def _offset(self, place: int) -> int:
+        return self.index.ends[place - 1] if place else 0
+
+
+class _Streams:
+    """The open streams of a merge, of which the one that was not read for longest gives way to another."""
+
+    def __init__(self) -> None:
+        self._open: dict[_Reader, None] = {}
+        self.parts = 0
+        """Parts that lie beside each other."""
+
+    def add(self, reader: _Reader) -> None:
+        """Note that a stream is read."""
+        self.remove(reader)
+        self._open[reader] = None
+
+    def remove(self, reader: _Reader) -> None:
+        """Note that a stream is closed."""
+        self._open.pop(reader, None)
+
+    async def make_room(self) -> None:
+        """Close streams until another may be opened."""
+        while len(self._open) >= STREAMS_MAX:
+            await next(iter(self._open)).rest(AHEAD_BYTES_MAX // self.parts)
+
+    async def close(self) -> None:
+        """Close all."""
+        for reader in list(self._open):
+            await reader.close()
 
 
 async def read_index(store: Store, part: PartRef, key: str) -> Index:
@@ -154,9 +228,11 @@ async def read_index(store: Store, part: PartRef, key: str) -> Index:
         PartError: The object is no part, or its columns are damaged.
         NotFound: The store has no such object.
     """
-    reader = await _Reader.open(store, part, key)
-    await reader.close()
-    return reader.index
+    streams = _Streams()
+    try:
+        return (await _Reader(store, key, part, streams).open()).index
+    finally:
+        await streams.close()
 
 
 async def merged(store: Store, parts: Sequence[tuple[PartRef, str]], sums: Sums) -> AsyncIterator[memoryview]:
@@ -169,10 +245,13 @@ async def merged(store: Store, parts: Sequence[tuple[PartRef, str]], sums: Sums)
     waiting = sorted(parts, key=lambda part: part[0].first, reverse=True)
     heap: list[tuple[int, int, _Reader]] = []
     readers = 0
+    streams = _Streams()
     try:
         while heap or waiting:
             while waiting and (not heap or waiting[-1][0].first <= heap[0][0]):
-                reader = await _Reader.open(store, *waiting.pop())
+                part, key = waiting.pop()
+                streams.parts = len(heap) + 1
+                reader = await _Reader(store, key, part, streams).open()
                 readers += 1
                 heappush(heap, (reader.head, readers, reader))
             _, number, reader = heappop(heap)
@@ -184,8 +263,7 @@ async def merged(store: Store, parts: Sequence[tuple[PartRef, str]], sums: Sums)
             else:
                 heappush(heap, (reader.head, number, reader))
     finally:
-        for _, _, reader in heap:
-            await reader.close()
+        await streams.close()
 
 
 async def buffered(buffer: PartBuffer, models: Sequence[int], sums: Sums) -> AsyncIterator[memoryview]:
@@ -199,8 +277,8 @@ async def buffered(buffer: PartBuffer, models: Sequence[int], sums: Sums) -> Asy
         yield memoryview(piece)
 
 
-async def _opened(chunks: AsyncIterator[bytes], part: PartRef, key: str) -> tuple[Index, memoryview]:
-    """The index of a part, and the bytes behind it that were read with it."""
+async def _head(chunks: AsyncIterator[bytes], part: PartRef, key: str) -> tuple[int, Index, bytes]:
+    """The size of a part's index with its head, the index, and the bytes behind it that were read with it."""
     read: list[bytes] = []
     size, needed = 0, HEAD_BYTES
     async for chunk in chunks:
@@ -209,10 +287,10 @@ async def _opened(chunks: AsyncIterator[bytes], part: PartRef, key: str) -> tupl
         if needed == HEAD_BYTES <= size:
             needed += index_bytes(b"".join(read)[:HEAD_BYTES])
         if needed > HEAD_BYTES and size >= needed:
-            got = memoryview(b"".join(read))
+            got = b"".join(read)
             if part.crc32 is not None and part.crc32[0] != zlib.crc32(got[:needed]):
                 raise PartError(f"{key} {_DAMAGED}")
-            return parse_index(bytes(got[HEAD_BYTES:needed])), got[needed:]
+            return needed, parse_index(got[HEAD_BYTES:needed]), got[needed:]
     raise PartError(f"{key} is cut short")
 
 

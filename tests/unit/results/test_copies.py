@@ -9,8 +9,7 @@ import pytest
 from support.facts import NOW, batch_id, commands, lines, model_of
 from support.simulated import Simulation
 
-from tidemill.results.files import copies as module
-from tidemill.results.files import finalizer
+from tidemill.results.files import finalizer, merge
 from tidemill.results.files.compaction import COPY_PARTS_FROM
 from tidemill.results.files.overlay_store import OverlayStore
 from tidemill.results.files.rebuild import Rebuild
@@ -102,7 +101,8 @@ def simulation_of(seed: int, models: tuple[str, ...]) -> tuple[Simulation, dict[
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_each_copy_has_the_result_of_its_original(seed, models, tmp_path, monkeypatch):
     """Also if the original failed; crashes at any await, and parts that are lost, change nothing."""
-    monkeypatch.setattr(module, "OPEN_PARTS_MAX", 2 + seed % 7)
+    monkeypatch.setattr(merge, "STREAMS_MAX", 2 + seed % 7)
+    monkeypatch.setattr(merge, "AHEAD_BYTES_MAX", seed * 100)
     simulation, originals = simulation_of(seed, models)
     is_billed = seed % 3 == 0
     simulation._limits = replace(simulation._limits, bill_copies=is_billed)
@@ -173,9 +173,9 @@ async def test_a_batch_whose_list_of_copies_is_not_whole_waits_and_says_so(monke
     Found(simulation, originals).check(is_billed=False)
 
 
-async def test_the_merge_opens_few_parts_with_copies_at_once(monkeypatch):
-    """However many there are, at any places: each has a chunk in memory."""
-    monkeypatch.setattr(module, "OPEN_PARTS_MAX", 3)
+async def test_the_merge_reads_few_parts_with_copies_at_once(monkeypatch):
+    """However many there are, at any places."""
+    monkeypatch.setattr(merge, "STREAMS_MAX", 3)
     simulation, originals = simulation_of(1, ())
     read, opened, most, names = simulation.store.read, Counter(), 0, set()
 

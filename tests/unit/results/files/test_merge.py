@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tidemill.results.files import merge
 from tidemill.results.files.compaction import write_part
 from tidemill.results.files.merge import Sums, merged, read_index
 from tidemill.results.state.active_batch import PartBuffer
@@ -125,3 +126,58 @@ async def test_parts_without_checksums_are_merged(tmp_path):
     store = DirectoryStore(tmp_path)
     refs = [(part.model_copy(update={"crc32": None}), key) for part, key in await stored(store, [[0, 1]])]
     assert b"".join([bytes(piece) async for piece in merged(store, refs, Sums())]) == text(0) + text(1)
+
+
+class Counting:
+    """A store that counts the streams that are open."""
+
+    def __init__(self, store):
+        self._store = store
+        self.open = self.most = self.reads = 0
+
+    async def read(self, key, start=0, end=None):
+        """See `Store.read`."""
+        self.open, self.reads = self.open + 1, self.reads + 1
+        self.most = max(self.most, self.open)
+        try:
+            async for chunk in self._store.read(key, start, end):
+                yield chunk
+        finally:
+            self.open -= 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    parts=st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=20), min_size=1, max_size=9),
+    ahead=st.integers(0, 60),
+)
+async def test_any_number_of_parts_may_lie_beside_each_other(tmp_path_factory, monkeypatch, parts, ahead):
+    """A bound of streams is open, and the checksums of all parts are compared, wherever a stream was given up."""
+    with monkeypatch.context() as patched:
+        patched.setattr("tidemill.storage.directory.READ_BYTES", 11)
+        patched.setattr(merge, "STREAMS_MAX", 2)
+        patched.setattr(merge, "AHEAD_BYTES_MAX", ahead)
+        files = DirectoryStore(tmp_path_factory.mktemp("store"))
+        refs = await stored(files, parts)
+        store = Counting(files)
+        got = b"".join([bytes(piece) async for piece in merged(store, refs, Sums())])
+        assert got == b"".join(map(text, sorted({index for part in parts for index in part})))
+        assert store.most <= 2
+        assert store.open == 0
+        key = refs[-1][1]
+        content = b"".join([chunk async for chunk in files.read(key)])
+        await files.write(key, pieces([content[:-2], bytes([content[-2] ^ 1]), content[-1:]]))
+        with pytest.raises(PartError):
+            [piece async for piece in merged(store, refs, Sums())]
+        assert store.open == 0
+
+
+async def test_parts_of_a_fast_and_a_slow_model_are_read_once(tmp_path):
+    """Each has a few lines of either: it waits with its last ones, and its stream is opened for them again."""
+    files = DirectoryStore(tmp_path)
+    store = Counting(files)
+    refs = await stored(files, [[2 * n, 2 * n + 1, 200 + n // 2] for n in range(100)])
+    got = b"".join([bytes(piece) async for piece in merged(store, refs, Sums())])
+    assert got == b"".join(map(text, range(250)))
+    assert store.most <= merge.STREAMS_MAX
+    assert store.reads <= 2 * len(refs)
