@@ -1,11 +1,15 @@
-"""Reports faults of a settings file, in words that say how to fix them. No I/O."""
+"""Reports faults of settings, in words that say how to fix them."""
 
 import difflib
+import os
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_settings import SettingsError
 
 _WORDS: Final = {
     "Field required": "missing",
@@ -108,6 +112,22 @@ def faults(error: ValidationError) -> list[str]:
             text = text.replace(old, new)
         found[place] = f"{place}{': ' if place else ''}{text}"
     return list(found.values())
+
+
+def placed(fault: str, file: Path, prefix: str) -> str:
+    """A fault with the place of its setting: its variable, which takes precedence, or the file."""
+    setting = re.match(r"\w*", fault)
+    variable = f"{prefix}{setting[0].upper() if setting else ''}"
+    names = {name.upper() for name in os.environ}
+    is_set = any(name == variable or name.startswith(f"{variable}__") for name in names)
+    return f"{variable if is_set else file}: {fault}"
+
+
+def no_json(error: SettingsError, prefix: str) -> str:
+    """The fault of a variable with a list or a table that cannot be read; pydantic's message has its name."""
+    setting = re.search(r'"(\w+)"', str(error))
+    variable = f"{prefix}{setting[1].upper()}: " if setting else ""
+    return f'{variable}it must be JSON, like ["a", "b"] or {{"a": 1}}'
 
 
 def _names(table: type[BaseModel]) -> set[str]:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as NotJson
 
 from tidemill.configuration import misconfigured
 from tidemill.configuration.buckets import Bucket, Buckets
@@ -393,4 +394,9 @@ def load(config: Path | None = None) -> Settings:
     try:
         return Settings(**content)
     except ValidationError as error:
-        raise SettingsError("\n".join(f"{file}: {fault}" for fault in misconfigured.faults(error))) from error
+        faults = misconfigured.faults(error)
+        raise SettingsError(
+            "\n".join(misconfigured.placed(fault, file, ENV_PREFIX) for fault in faults)
+        ) from error
+    except NotJson as error:
+        raise SettingsError(misconfigured.no_json(error, ENV_PREFIX)) from error

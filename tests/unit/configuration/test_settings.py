@@ -224,3 +224,23 @@ def test_the_secret_of_a_connection_is_read_when_it_is_used(tmp_path, monkeypatc
     file.write_text("mounted\n")
     bucket = Settings(buckets={"a": READS | {"access_key_id": "x", "secret_access_key_file": file}}).buckets["a"]
     assert bucket.secret == "mounted"
+
+
+def test_a_fault_names_the_variable_that_has_it(tmp_path, monkeypatch):
+    """A list or a table in a variable is JSON, and the file does not take the blame for a variable."""
+    file = tmp_path / "tidemill.toml"
+    file.write_text("port = 81\nhost = 7\n")
+    for name, value, said in (
+        ("TIDEMILL_CORS_ORIGINS", "https://app.example.com", "TIDEMILL_CORS_ORIGINS: it must be JSON"),
+        ("TIDEMILL_MODELS", "{bad", "TIDEMILL_MODELS: it must be JSON"),
+        ("TIDEMILL_LIMITS", "x", "TIDEMILL_LIMITS: it must be JSON"),
+        ("TIDEMILL_PORT", "abc", "TIDEMILL_PORT: port: "),
+        ("TIDEMILL_MODELS__M__TIMEOUT_SECONDS", "abc", "TIDEMILL_MODELS: models.m."),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setenv(name, value)
+            with pytest.raises(SettingsError) as caught:
+                load(file)
+            faults = str(caught.value).splitlines()
+            assert [fault for fault in faults if fault.startswith(said)], faults
+            assert all(fault.startswith((said[: said.index(":")], f"{file}: host: ")) for fault in faults)
