@@ -37,7 +37,7 @@ def init(
     if file.exists():
         refuse(work.exists(file))
     try:
-        found = asyncio.run(work.look([*work.USUAL, *map(work.candidate, server or ())]))
+        found = asyncio.run(work.look(work.candidates(server or ())))
         work.write(file, work.settings(found))
     except OperatorError as error:
         refuse(str(error))

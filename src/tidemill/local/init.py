@@ -1,10 +1,11 @@
 """`tidemill init`: looks for inference servers on this machine and writes a commented settings file."""
 
 import asyncio
+import itertools
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -84,6 +85,24 @@ def candidate(url: str) -> Candidate:
         raise OperatorError("\n".join(f"--server {url}: {fault}" for fault in faults(error))) from error
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", server.place).strip("-.")[:64]
     return Candidate(program="the server", name=name or "server", url=server.base)
+
+
+def candidates(urls: Iterable[str]) -> list[Candidate]:
+    """The usual places and those that the operator names, each address once and each with a name of its own.
+
+    Raises:
+        OperatorError: One is no address of a server.
+    """
+    places: dict[str, Candidate] = {}
+    names: set[str] = set()
+    for one in (*USUAL, *map(candidate, urls)):
+        address = one.url.replace("//localhost:", "//127.0.0.1:")
+        if address not in places:
+            others = (f"{one.name[:60]}-{number}" for number in itertools.count(2))
+            name = next(name for name in itertools.chain([one.name], others) if name not in names)
+            names.add(name)
+            places[address] = replace(one, name=name)
+    return list(places.values())
 
 
 async def look(candidates: Sequence[Candidate]) -> list[Found]:

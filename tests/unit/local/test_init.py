@@ -124,3 +124,17 @@ def test_a_named_server_has_a_name_from_its_address():
     """One that settings take."""
     found = init.Found(candidate=init.candidate("http://[::1]:8000/models/a/v1"), models=("m",))
     assert list(read([found]).servers) == ["1-8000-models-a"]
+
+
+def test_each_address_is_looked_at_once():
+    """Also a usual one that the operator names; two addresses never share a name, which would be no TOML."""
+    urls = [
+        "http://127.0.0.1:8000/v1",
+        "http://localhost:11434/v1",
+        *["http://gpu:81/a/v1", "http://gpu:81/b/v1"] * 2,
+    ]
+    places = init.candidates(urls)
+    assert places[: len(init.USUAL)] == list(init.USUAL)
+    assert [one.url for one in places[len(init.USUAL) :]] == ["http://gpu:81/a/v1", "http://gpu:81/b/v1"]
+    found = [init.Found(candidate=one, models=("m",)) for one in places]
+    assert len(read(found).models["m"].servers) == len(set(read(found).servers)) == len(places)
