@@ -21,9 +21,10 @@ class LogFile:
     def write(self, chunk: bytes) -> None:
         """Append the bytes."""
         if self._file.tell() >= self._bytes_max:
-            self._file.close()
+            # A disk that refuses this leaves the full file in use.
             self.path.replace(f"{self.path}.1")
-            self._file = self.path.open("ab", buffering=0)
+            full, self._file = self._file, self.path.open("ab", buffering=0)
+            full.close()
         self._file.write(chunk)
 
     def close(self) -> None:
