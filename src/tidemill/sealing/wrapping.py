@@ -8,14 +8,13 @@ keys of each project are wrapped with a key derived from the file's.
 import base64
 import binascii
 import hashlib
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from tidemill.sealing.cipher import KEY_BYTES, Cipher, derived_key, new_key
+from tidemill.storage.atomic_file import write_private
 
-FILE_MODE: Final = 0o600
 NAME_CHARS: Final = 16
 
 
@@ -66,15 +65,12 @@ class FileWrapper:
 
 
 def create_key_file(path: Path) -> None:
-    """Create a key file with one random key, readable by its owner only; an existing file stays."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-    except FileExistsError:
-        return
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(base64.b64encode(new_key()) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Create a key file with one random key, readable by its owner only; an existing file stays.
+
+    One process at a time may call this.
+    """
+    if not path.exists():
+        write_private(path, base64.b64encode(new_key()).decode() + "\n")
 
 
 def _read(path: Path) -> dict[str, bytes]:
