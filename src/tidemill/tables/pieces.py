@@ -182,6 +182,8 @@ def write(target: BinaryIO, rows: Path, first: int, rounds: Sequence[Round], rea
         schema = schema_of(kept, reader)
         results = _Results(rounds, reader, opened)
         sink = opened.enter_context(ipc.new_stream(target, schema))
+        # Also a table without rows has columns, and a sink learns them from a batch.
+        sink.write_batch(pa.RecordBatch.from_pylist([], schema=schema))
         for batch in source:
             faults = batch.column(batch.num_columns - 1).to_pylist()
             found = [results.row(first + at, fault) for at, fault in enumerate(faults)]
