@@ -12,6 +12,7 @@ import pyarrow as pa
 from pyarrow import ipc, parquet
 
 from tidemill.tables import TableError
+from tidemill.tables.values import rows_of
 
 GROUP_BYTES: Final = 8 << 20
 """Bytes of a row group of Parquet before compression, about; writing one takes five times as much memory."""
@@ -74,7 +75,7 @@ class _Objects:
         self._file = file
 
     def write(self, batch: pa.RecordBatch) -> None:
-        self._file.write(b"".join(_json(row) + b"\n" for row in batch.to_pylist()))
+        self._file.write(b"".join(_json(row) + b"\n" for row in rows_of(batch)))
 
     def close(self) -> None:
         pass
@@ -87,7 +88,7 @@ class _Delimited:
         self._writer.writerow(schema.names)
 
     def write(self, batch: pa.RecordBatch) -> None:
-        self._writer.writerows([_cell(value) for value in row.values()] for row in batch.to_pylist())
+        self._writer.writerows([_cell(value) for value in row.values()] for row in rows_of(batch))
 
     def close(self) -> None:
         self._text.detach()

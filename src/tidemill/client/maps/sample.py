@@ -7,6 +7,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from tidemill.tables import pieces
+from tidemill.tables.values import rows_of
 from tidemill.terminal import Console, counted, tabulated, words
 
 CELL_CHARS_MAX: Final = 80
@@ -22,7 +23,7 @@ def show(console: Console, piece: Path, kept: Sequence[str], error: str, total: 
     found: list[dict[str, Any]] = []
     for batch in pieces.batches([piece]):
         fields = batch.schema.names
-        found += batch.to_pylist()
+        found += rows_of(batch)
         if len(found) >= ROWS_MAX:
             break
     if not found:

@@ -6,6 +6,8 @@ from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
+from tidemill.tables.values import rows_of
+
 ROWS_MAX: Final = 1_000
 """Rows of a batch."""
 BATCH_BYTES: Final = 8 << 20
@@ -51,5 +53,5 @@ def skipped(batches: Iterator[Rows], start: int) -> Iterator[Rows]:
 
 def values(rows: Rows) -> Iterator[tuple[int, dict[str, Any], str | None]]:
     """The place, the values by column and the fault of each row."""
-    for at, row in enumerate(rows.batch.to_pylist()):
+    for at, row in enumerate(rows_of(rows.batch)):
         yield at, row, rows.faults.get(at)
