@@ -77,3 +77,11 @@ def test_a_stopped_part_is_not_there(tmp_path):
     assert folder_of(tmp_path, 0).part() is None
     assert [part.rows for part in made(tmp_path, ["a"], Bounds())] == [1]
     assert pa.ipc.open_stream(folder_of(tmp_path, 0).rows.read_bytes()).read_all().num_rows == 1
+
+
+def test_a_request_that_no_batch_can_hold_is_a_fault_of_its_row(tmp_path):
+    """Its part would have no rows, and so would all after it."""
+    parts = made(tmp_path, ["a", "b" * 900, "c"], Bounds(bytes_max=500))
+    rows = [row for part in parts for row in rows_of(tmp_path, part)[0]]
+    assert [fault is None for _, fault in rows] == [True, False, True]
+    assert "at most 500 are accepted" in rows[1][1]

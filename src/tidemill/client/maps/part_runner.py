@@ -12,7 +12,7 @@ import msgspec
 from tidemill.client.errors import UsageError
 from tidemill.client.files import join
 from tidemill.client.http.client import Bounds, Client
-from tidemill.client.maps.parts import Part, PartFolder
+from tidemill.client.maps.parts import Part, PartFolder, request_bytes_max
 from tidemill.client.maps.task import Task
 from tidemill.client.progress import Display
 from tidemill.client.runs.batch_runner import BatchRunner
@@ -75,7 +75,7 @@ class PartRunner:
             assert isinstance(self._task.requests, Chats)
             found = pieces.repairs(rounds[-1], self._task.requests, self._task.reader)
             with replacing(requests) as file:
-                file.writelines(line for line in found if len(line) <= self._bounds.line_bytes_max)
+                file.writelines(line for line in found if len(line) <= request_bytes_max(self._bounds))
         return requests.stat().st_size > 0
 
     async def _round(

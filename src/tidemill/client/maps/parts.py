@@ -30,6 +30,7 @@ from tidemill.storage.atomic_file import replacing
 from tidemill.tables import RowError
 from tidemill.tables.pieces import FAULT
 from tidemill.tables.sources.rows import Rows
+from tidemill.tables.values import values_of
 
 PART_ROWS_MAX: Final = 50_000
 PART_BYTES_MAX: Final = 192 << 20
@@ -115,6 +116,11 @@ def folder_of(run: Path, number: int) -> PartFolder:
     return PartFolder(run / f"{number:06}")
 
 
+def request_bytes_max(bounds: Bounds) -> int:
+    """The most bytes of a request: it has to fit a part by itself."""
+    return min(bounds.line_bytes_max, bounds.bytes_max, PART_BYTES_MAX)
+
+
 class PartMaker:
     """Makes the parts of a table one after the other; used by one thread at a time."""
 
@@ -187,8 +193,8 @@ class PartMaker:
         """The requests of the first rows that fit, and for each of these rows why it has none."""
         lines: list[bytes] = []
         faults: list[str | None] = []
-        columns = [rows.batch.column(at).to_pylist() for at in self._asked]
-        cells = zip(*columns, strict=True) if columns else iter([()] * rows.batch.num_rows)
+        columns = [rows.batch.column(at) for at in self._asked]
+        cells = zip(*map(values_of, columns), strict=True) if columns else iter([()] * rows.batch.num_rows)
         for at, row in enumerate(cells):
             if at >= rows_max:
                 break
@@ -210,11 +216,8 @@ class PartMaker:
             line = self._requests.line(number, row)
         except RowError as error:
             return b"", str(error)
-        if len(line) > self._bounds.line_bytes_max:
-            return (
-                b"",
-                f"its request has {len(line):,} bytes; at most {self._bounds.line_bytes_max:,} are accepted",
-            )
+        if len(line) > (most := request_bytes_max(self._bounds)):
+            return b"", f"its request has {len(line):,} bytes; at most {most:,} are accepted"
         return line, None
 
     def _kept_of(self, rows: Rows, faults: list[str | None]) -> pa.RecordBatch:
