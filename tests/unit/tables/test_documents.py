@@ -172,3 +172,13 @@ def test_the_encrypted_example_is_encrypted():
     """PDFium asks for its password."""
     with pytest.raises(pdfium.PdfiumError, match="assword"):
         pdfium.PdfDocument(ENCRYPTED)
+
+
+@pytest.mark.parametrize("page", ["<![foo[x]]>", "<![ x", "<p>a<![if", "<!DOCTYPE [<!x"])
+def test_a_page_that_the_parser_gives_up_is_a_fault_of_its_row(tmp_path, page):
+    """The rows beside it stay."""
+    (tmp_path / "a.html").write_text(page)
+    (tmp_path / "b.html").write_text("<p>good")
+    rows = [(row, rows.faults) for rows in opened(str(tmp_path), {}).read(0) for row in rows.batch.to_pylist()]
+    assert [row["path"] for row, _ in rows] == ["a.html", "b.html"]
+    assert rows[1][0]["text"] == "good"

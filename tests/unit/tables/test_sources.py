@@ -1,7 +1,13 @@
 """Sources of rows: every row comes once and in order, from any start, and a faulty one says why."""
 
+import ast
 import csv
+import gzip
 import io
+import os
+import re
+import subprocess
+import sys
 
 import pyarrow as pa
 import pytest
@@ -9,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import ipc, parquet
 
-from tidemill.tables import TableError
+from tidemill.tables import TableError, sinks
 from tidemill.tables.json_types import fitted, kind_of, merged, type_of
 from tidemill.tables.sources.opening import opened
 
@@ -174,3 +180,84 @@ def test_jsonl_has_typed_columns(tmp_path):
     assert found[3][0]["who"] == {"a": None, "b": [1]}
     assert found[2][1].startswith("line 3")
     assert opened(str(path), {}).rows == 4
+
+
+def test_a_header_that_is_not_utf_8_is_named(tmp_path):
+    """As a row is."""
+    for name, content in (
+        ("a.csv", "größe;text\n1;a\n".encode("latin-1")),
+        ("b.csv", "a;b\n1;2\n".encode("utf-16")),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(TableError, match=rf"{name}, line 1: it is not UTF-8"):
+            opened(str(tmp_path / name), {})
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz"])
+def test_a_file_that_is_cut_short_is_named(tmp_path, name):
+    """Wherever reading finds it."""
+    path = tmp_path / name
+    row = b'{"a": "%d"}\n' if "jsonl" in name else b"%d\n"
+    path.write_bytes(gzip.compress(b"a\n" * ("csv" in name) + b"".join(row % n for n in range(50_000)))[:-2_000])
+    with pytest.raises(TableError, match=re.escape(name)):
+        rows_of(path)
+
+
+def test_a_name_that_is_not_utf_8_is_a_fault_of_the_folder(tmp_path):
+    """Arrow's file systems cannot name such a file."""
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / os.fsdecode(b"gr\xf6\xdfe.txt")).write_text("b")
+    with pytest.raises(TableError, match="utf-8"):
+        opened(str(tmp_path), {})
+
+
+TIMES = [
+    (pa.date32(), 10**7, "29349-01-26"),
+    (pa.timestamp("us"), 300_000_000_000_000_000, "11476-08-15 05:20:00.000000"),
+    (pa.timestamp("ns"), 1, "1970-01-01 00:00:00.000000001"),
+    (pa.time64("ns"), 1, "00:00:00.000000001"),
+    (pa.duration("ns"), 1, "1"),
+    (pa.list_(pa.date32()), [10**7], ["29349-01-26"]),
+    (pa.large_list(pa.timestamp("ns")), [1], ["1970-01-01 00:00:00.000000001"]),
+    (pa.list_(pa.timestamp("ns"), 1), [1], ["1970-01-01 00:00:00.000000001"]),
+    (pa.struct([("at", pa.timestamp("ns"))]), {"at": 1}, {"at": "1970-01-01 00:00:00.000000001"}),
+    (pa.map_(pa.string(), pa.timestamp("ns")), [("at", 1)], [("at", "1970-01-01 00:00:00.000000001")]),
+]
+WITHOUT_PANDAS = """
+import sys
+class Lacking:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "pandas":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Lacking())
+from pyarrow import ipc
+from tidemill.tables.values import rows_of
+with ipc.open_stream(sys.stdin.buffer) as reader:
+    print([list(row.values()) for row in rows_of(reader.read_next_batch())])
+"""
+
+
+def test_a_time_that_python_lacks_is_text():
+    """At any depth; pandas has objects for some of them, and need not be there."""
+    columns = [pa.array([value, None], kind) for kind, value, _ in TIMES]
+    batch = pa.RecordBatch.from_arrays(columns, [str(at) for at in range(len(TIMES))])
+    stream = io.BytesIO()
+    with ipc.new_stream(stream, batch.schema) as sink:
+        sink.write_batch(batch)
+    command = [sys.executable, "-c", WITHOUT_PANDAS]
+    done = subprocess.run(command, input=stream.getvalue(), stdout=subprocess.PIPE, check=True)
+    assert ast.literal_eval(done.stdout.decode()) == [[text for *_, text in TIMES], [None] * len(TIMES)]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_time_that_python_lacks_can_be_written(suffix):
+    """The rows beside it, too."""
+    batch = pa.RecordBatch.from_arrays(
+        [pa.array([10**7, None], pa.date32()), pa.array(["a", "b"])], ["day", "text"]
+    )
+    file = io.BytesIO()
+    with sinks.writing(file, suffix, batch.schema) as sink:
+        sink.write(batch)
+    lines = file.getvalue().decode().splitlines()[-2:]
+    assert "29349-01-26" in lines[0]
+    assert "b" in lines[1]

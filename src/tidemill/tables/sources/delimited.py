@@ -8,7 +8,7 @@ from typing import Final
 import pyarrow as pa
 
 from tidemill.tables import TableError
-from tidemill.tables.sources.files import File, Files, fingerprint
+from tidemill.tables.sources.files import File, Files, failures, fingerprint
 from tidemill.tables.sources.rows import BATCH_BYTES, ROWS_MAX, Rows, skipped
 
 SUFFIXES: Final = frozenset({".csv", ".tsv", ".tab"})
@@ -32,7 +32,7 @@ class DelimitedSource:
         self._files, self._file = files, file
         self._comma = "," if file.suffix == ".csv" else "\t"
         if self._comma == ",":
-            with self._text() as text:
+            with failures(file.name), self._text() as text:
                 head = text.readline(CELL_CHARS_MAX)
             self._comma = ";" if "," not in head and ";" in head else ","
         names = next(self._cells(), (0, None))[1]
@@ -40,6 +40,8 @@ class DelimitedSource:
             raise TableError(f"{file.name}: the first row must have the names of 1 to {COLUMNS_MAX:,} columns")
         if double := sorted({name for name in names if names.count(name) > 1} | ({""} & set(names))):
             raise TableError(f"{file.name}: the first row must name each column once, but has {double}")
+        if (fault := _fault(names, len(names))) is not None:
+            raise TableError(f"{file.name}, line 1: {fault}")
         self.schema = pa.schema([pa.field(name, pa.string()) for name in names])
         self.kept = tuple(names)
         self.fingerprint = fingerprint([file])
@@ -72,7 +74,7 @@ class DelimitedSource:
     def _cells(self) -> Iterator[tuple[int, list[str]]]:
         """The rows that are not blank, each with the number of its first line."""
         csv.field_size_limit(CELL_CHARS_MAX)
-        with self._text() as text:
+        with failures(self._file.name), self._text() as text:
             reader = csv.reader(text, delimiter=self._comma, strict=True)
             line = 1
             try:

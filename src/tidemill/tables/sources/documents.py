@@ -199,9 +199,16 @@ class _Text(HTMLParser):
 
 
 def html_text(text: str) -> str:
-    """The visible text of a page, a line for each block."""
+    """The visible text of a page, a line for each block.
+
+    Raises:
+        RowError: The parser gives it up, as it does with some declarations that are none.
+    """
     parser = _Text()
-    parser.feed(text)
-    parser.close()
+    try:
+        parser.feed(text)
+        parser.close()
+    except AssertionError as error:
+        raise RowError(f"it is not readable as HTML: {error}") from error
     lines = (" ".join(line.split()) for line in "".join(parser.pieces).split("\n"))
     return "\n".join(line for line in lines if line)

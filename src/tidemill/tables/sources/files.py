@@ -158,6 +158,6 @@ def failures(address: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeError, pa.ArrowException) as error:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise TableError(f"{address}: {text.splitlines()[0][:300]}") from error

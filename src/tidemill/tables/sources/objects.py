@@ -10,7 +10,7 @@ from tidemill.schemas.jsonl import malformed
 from tidemill.schemas.jsonl.lines import Line, Splitter
 from tidemill.tables import TableError
 from tidemill.tables.json_types import JSON, NULL, Kind, fitted, kind_of, merged, schema_of
-from tidemill.tables.sources.files import File, Files, fingerprint
+from tidemill.tables.sources.files import File, Files, failures, fingerprint
 from tidemill.tables.sources.rows import BATCH_BYTES, ROWS_MAX, Rows, skipped
 
 SUFFIXES: Final = frozenset({".jsonl", ".ndjson"})
@@ -70,7 +70,7 @@ class ObjectSource:
 
     def _lines(self) -> Iterator[Line]:
         splitter = Splitter(LINE_BYTES_MAX)
-        with self._files.stream(self._file) as stream:
+        with failures(self._file.name), self._files.stream(self._file) as stream:
             while chunk := stream.read(CHUNK_BYTES):
                 yield from splitter.feed(chunk)
         yield from splitter.finish()
