@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Iterable, Mapping
+from datetime import date, time
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -127,11 +128,25 @@ def _tables(file: Path) -> dict[str, Any]:
     """The tables of a settings file with servers and models."""
     try:
         content = misconfigured.parsed(file.read_bytes(), NAMED)
-        tables = {name: content.get(name, {}) for name in ("servers", "models")}
-        orjson.dumps(tables)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise UsageError(f"{file}: {error}") from error
+    tables = {name: content.get(name, {}) for name in ("servers", "models")}
+    for name, table in tables.items():
+        _check_json(f"{file}: {name}", table)
     return tables
+
+
+def _check_json(place: str, value: Any) -> None:
+    """Refuse what TOML has and JSON lacks: times."""
+    match value:
+        case dict():
+            for name, below in value.items():
+                _check_json(f"{place}.{name}", below)
+        case list():
+            for number, below in enumerate(value):
+                _check_json(f"{place}.{number}", below)
+        case date() | time():
+            raise UsageError(f"{place}: a date or a time is text here; put it in quotes")
 
 
 def differences(found: Iterable[dict[str, Any]]) -> Iterable[str]:
@@ -200,7 +215,7 @@ def parsed(words: Iterable[str]) -> dict[str, Any]:
     A value is TOML; one that is not is text, so that an address needs no quotes.
 
     Raises:
-        UsageError: A word has no name.
+        UsageError: A word has no name, or a value is a date or a time.
     """
     found: dict[str, Any] = {}
     for word in words:
@@ -211,6 +226,7 @@ def parsed(words: Iterable[str]) -> dict[str, Any]:
             found[name] = tomllib.loads(f"value = {value}")["value"] if value else None
         except tomllib.TOMLDecodeError:
             found[name] = value
+        _check_json(name, found[name])
     return found
 
 

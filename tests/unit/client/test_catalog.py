@@ -66,3 +66,17 @@ def test_a_server_that_cannot_be_used_is_listed(settings, shown):
     """Whatever its record has in place of an address."""
     server = {"id": "a", "settings": settings, "used_by": [], "fault": "url: missing"}
     assert catalog.row_of(server) == ["a", shown, "", "", "url: missing"]
+
+
+@pytest.mark.parametrize(
+    "value", ["2024-10-21", "{ api-version = 2024-10-21 }", "[07:32:00]", "2024-10-21T07:32:00Z"]
+)
+def test_a_date_is_refused_by_name(tmp_path, value):
+    """TOML has dates, and JSON has none."""
+    with pytest.raises(UsageError, match=r"^headers.*: a date or a time is text here; put it in quotes"):
+        catalog.parsed([f"headers={value}"])
+    if value.startswith("{"):
+        file = tmp_path / "tidemill.toml"
+        file.write_text(f"[servers.gpu]\nheaders = {value}\n")
+        with pytest.raises(UsageError, match=r"tidemill.toml: servers.gpu.headers.api-version: a date"):
+            catalog._tables(file)
