@@ -180,6 +180,9 @@ class Service:
 
     async def _token(self, request: web.Request) -> web.Response:
         assert await request.json() == {"stream": "crawl"}
+        if self.down:
+            self.down -= 1
+            return web.json_response({}, status=self.down_status, headers=self.down_headers)
         self.tokens += 1
         return web.json_response({"token": f"token-{self.tokens}", "created_at": 5_000, "expires_at": 5_100})
 

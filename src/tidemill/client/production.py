@@ -142,7 +142,7 @@ class Token:
         """
         now = self._monotonic()
         if now >= self._renew_at:
-            issued = await self._client.send("POST", TOKENS, json={"stream": self.stream})
+            issued = await self._client.send_retrying("POST", TOKENS, json={"stream": self.stream})
             self._header = (intake.AUTHORIZATION, f"Bearer {issued['token']}".encode())
             self._renew_at = now + (issued["expires_at"] - issued["created_at"]) / 2
         return self._header

@@ -15,6 +15,7 @@ def line(body):
         ({"choices": [{"message": {"content": "t"}}]}, "t"),
         ({"choices": [{"text": "t"}]}, "t"),
         ({"output": [{"type": "reasoning"}, {"content": [{"type": "output_text", "text": "t"}]}]}, "t"),
+        ({"output": [{"type": "reasoning", "content": None}, {"content": []}]}, ""),
         ({"content": [{"type": "text", "text": "t"}, {"type": "tool_use"}]}, "t"),
         ({"choices": []}, None),
         ({"choices": [{"message": {"content": None}}]}, None),

@@ -1,15 +1,17 @@
 """The commands `list`, `cancel` and `run`: how they name batches, and which inputs and services they refuse."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.service import Service, result_lines
 
 from tidemill.client import errors
-from tidemill.client.batches import cancel, show
+from tidemill.client.batches import cancel, show, watch
 from tidemill.client.errors import Exit, UsageError
 from tidemill.client.http.client import Bounds, Client
+from tidemill.client.maps.job import MapOptions
 from tidemill.client.runs.job import RunOptions, run
 from tidemill.client.runs.paths import Sink, endpoint_of, metadata_of
 from tidemill.client.runs.plan import cut
@@ -157,3 +159,20 @@ def test_an_answer_of_another_api_ends_the_command(console: Console) -> None:
     said = console.export_text()
     assert "does not speak the Batch API: id: String should match" in said
     assert "2J" not in said
+
+
+async def test_an_input_that_does_not_exist_is_named_before_the_wait(
+    service: Service, target: Target, console: Console, tmp_path: Path
+) -> None:
+    """The batch may take hours."""
+    with pytest.raises(UsageError, match=r"in\.jsonl does not exist"):
+        await watch(console, target, "batch_1", Sink(output=tmp_path / "out.jsonl"), tmp_path / "in.jsonl")
+    assert service.looks == 0
+
+
+@pytest.mark.parametrize("options", [RunOptions, lambda **more: MapOptions(output="o.csv", **more)])
+def test_no_batch_at_a_time_is_refused(options: Callable[..., object]) -> None:
+    """Nothing would ever run, and the result would look whole."""
+    for parallel in (0, -1):
+        with pytest.raises(UsageError, match="parallel must be at least 1"):
+            options(parallel=parallel)

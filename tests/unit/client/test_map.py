@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
 import pytest
 from aiohttp import web
-from pyarrow import parquet
+from pyarrow import ipc, parquet
 from support.service import KEY, Service, receipt_of
 
 from tidemill.client.errors import Exit, UsageError
@@ -219,3 +220,39 @@ async def test_failed_rows_of_another_run_are_refused(service: Batches, console:
     target = Target(base_url=service.url, api_key=KEY)
     with pytest.raises(UsageError, match="only a table in Parquet or Arrow"):
         await run(console, target, task_of(tmp_path, 2), MapOptions(output="out.csv", retry_failed=True))
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".csv", ".jsonl"])
+async def test_a_table_without_rows_has_columns(
+    service: Batches, console: Console, tmp_path: Path, suffix: str
+) -> None:
+    """The next step of a pipeline reads it as any other; no batch is made."""
+    path = tmp_path / f"out{suffix}"
+    target = Target(base_url=service.url, api_key=KEY)
+    code = await run(console, target, task_of(tmp_path, 0), MapOptions(output=str(path)))
+    assert code is Exit.OK
+    assert service.inputs == []
+    names = ["text", "answer", "stars", "error", "attempts", "input_tokens", "output_tokens", "cost"]
+    if suffix == ".parquet":
+        found = parquet.read_table(path)
+        assert (found.num_rows, found.schema.names) == (0, names)
+    elif suffix == ".arrow":
+        with ipc.open_file(path.read_bytes()) as reader:
+            assert (reader.read_all().num_rows, reader.schema.names) == (0, names)
+    else:
+        assert path.read_text().splitlines() == ([",".join(names)] if suffix == ".csv" else [])
+
+
+async def test_a_time_beyond_python_takes_no_answers_away(
+    service: Batches, console: Console, tmp_path: Path
+) -> None:
+    """It is in a column that is only kept; the answers were paid for."""
+    days = pa.array([10**7, 0], pa.date32())
+    parquet.write_table(pa.table({"text": ["a", "b"], "day": days}), tmp_path / "in.parquet")
+    options = ChatOptions(model="m", prompt="{{ text }}", schema=STARS)
+    task = chats(opened(str(tmp_path / "in.parquet"), {}), "in.parquet", ("text", "day"), options, {})
+    service.answer = lambda _: '{"stars": 1}'
+    path = tmp_path / "out.csv"
+    code = await run(console, Target(base_url=service.url, api_key=KEY), task, MapOptions(output=str(path)))
+    assert code is Exit.OK
+    assert [line.split(",")[1] for line in path.read_text().splitlines()] == ["day", "29349-01-26", "1970-01-01"]

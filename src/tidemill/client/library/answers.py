@@ -41,7 +41,9 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
             case {"choices": [{"text": str(text)}, *_]}:
                 return text
             case {"output": list(items)}:
-                return "".join(_texts([part for item in items for part in item.get("content", [])], "output_text"))
+                return "".join(
+                    _texts([part for item in items for part in item.get("content") or ()], "output_text")
+                )
             case {"content": list(parts)}:
                 return "".join(_texts(parts, "text"))
         return None

@@ -69,6 +69,10 @@ class MapOptions:
     force: bool = False
     retry_failed: bool = False
 
+    def __post_init__(self) -> None:
+        if self.parallel < 1:
+            raise UsageError(f"parallel must be at least 1, and is {self.parallel}")
+
     @property
     def local_output(self) -> Path | None:
         """The output on this machine; None for a bucket."""

@@ -63,6 +63,10 @@ class RunOptions:
     again: bool = False
     show_all: bool = False
 
+    def __post_init__(self) -> None:
+        if self.parallel < 1:
+            raise UsageError(f"parallel must be at least 1, and is {self.parallel}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:

@@ -31,8 +31,10 @@ class Sink:
         """Complete the path of the error file, and check that all paths can be written, and are not the input.
 
         Raises:
-            UsageError: Two paths are equal, or a folder is missing.
+            UsageError: Two paths are equal, a folder is missing, or there is no input.
         """
+        if source is not None and not source.exists():
+            raise UsageError(f"{source} does not exist")
         errors = self.errors
         if errors is None and self.output is not None:
             errors = self.output.with_name(f"{self.output.stem}.errors{self.output.suffix or '.jsonl'}")

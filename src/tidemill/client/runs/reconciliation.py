@@ -88,7 +88,7 @@ def reconcile(
 ) -> Reconciliation:
     """Compare the three files, reading a line at a time; a `span` of bytes of the input may count alone.
 
-    Memory holds 16 bytes for each id, so it grows with the number of lines, not with their size.
+    Memory holds some 100 bytes for each id, so it grows with the number of lines, not with their size.
 
     Raises:
         Damaged: A line is incomplete or lacks a `custom_id`, or the input repeats an id.
