@@ -114,20 +114,22 @@ def faults(error: ValidationError) -> list[str]:
     return list(found.values())
 
 
-def placed(fault: str, file: Path, prefix: str) -> str:
-    """A fault with the place of its setting: its variable, which takes precedence, or the file."""
+def described(error: ValidationError | SettingsError, file: Path, prefix: str) -> list[str]:
+    """The faults of all settings, each with its variable if that is set, which takes precedence, or the file."""
+    if isinstance(error, ValidationError):
+        return [_placed(fault, file, prefix) for fault in faults(error)]
+    # A list or a table in a variable; pydantic's message has the name.
+    setting = re.search(r'"(\w+)"', str(error))
+    variable = f"{prefix}{setting[1].upper()}: " if setting else ""
+    return [f'{variable}it must be JSON, like ["a", "b"] or {{"a": 1}}']
+
+
+def _placed(fault: str, file: Path, prefix: str) -> str:
     setting = re.match(r"\w*", fault)
     variable = f"{prefix}{setting[0].upper() if setting else ''}"
     names = {name.upper() for name in os.environ}
     is_set = any(name == variable or name.startswith(f"{variable}__") for name in names)
     return f"{variable if is_set else file}: {fault}"
-
-
-def no_json(error: SettingsError, prefix: str) -> str:
-    """The fault of a variable with a list or a table that cannot be read; pydantic's message has its name."""
-    setting = re.search(r'"(\w+)"', str(error))
-    variable = f"{prefix}{setting[1].upper()}: " if setting else ""
-    return f'{variable}it must be JSON, like ["a", "b"] or {{"a": 1}}'
 
 
 def _names(table: type[BaseModel]) -> set[str]:

@@ -393,10 +393,5 @@ def load(config: Path | None = None) -> Settings:
         raise SettingsError(f"{file}: {name}: every stage reads this file; set {ENV_PREFIX}{name.upper()} instead")
     try:
         return Settings(**content)
-    except ValidationError as error:
-        faults = misconfigured.faults(error)
-        raise SettingsError(
-            "\n".join(misconfigured.placed(fault, file, ENV_PREFIX) for fault in faults)
-        ) from error
-    except NotJson as error:
-        raise SettingsError(misconfigured.no_json(error, ENV_PREFIX)) from error
+    except (ValidationError, NotJson) as error:
+        raise SettingsError("\n".join(misconfigured.described(error, file, ENV_PREFIX))) from error
