@@ -59,8 +59,8 @@ fuzz: setup  ## fuzz the decoders of outside data: SECONDS for each, TARGET for 
 neighbours: setup  ## measure one project while another floods the service: FLOODS, ARGS
 	@PYTHONPATH=tests $(BIN)/python -m neighbours $(if $(FLOODS),--floods "$(FLOODS)") $(ARGS)
 
-interactive: setup  ## measure people's time to first token beside batches, at a simulated server
-	@PYTHONPATH=tests $(BIN)/python -m limits.interactive
+interactive: setup  ## measure people's time to first token beside batches, at a simulated server, or at SERVER with MODEL
+	@PYTHONPATH=tests $(BIN)/python -m limits.$(if $(SERVER),real "$(SERVER)" "$(MODEL)" $(ARGS),interactive)
 
 EVENTS ?= 10000
 DOWN   ?= 600
