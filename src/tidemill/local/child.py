@@ -10,11 +10,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from tidemill.kafka.freeze_guard import FROZEN
 from tidemill.local import log_file, parent_death
 from tidemill.retrying import pause_seconds
 from tidemill.runtime import notify
+from tidemill.runtime.heartbeat import BLOCKED
 from tidemill.runtime.watchdog import LOOK_SECONDS, Silence
 
 START_SECONDS_MAX = 60.0
@@ -280,7 +282,15 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
+_REASONS: Final = {
+    BLOCKED: "its event loop was blocked",
+    FROZEN: "it stood still for seconds, as on a machine without CPU to spare or one that slept",
+}
+"""Why a process of ours ended itself, by its exit code."""
+
+
 def _describe_end(code: int) -> str:
     if code < 0:
         return f"was ended by {signal.strsignal(-code) or f'signal {-code}'}"
-    return f"ended with exit code {code}"
+    reason = f": {_REASONS[code]}" if code in _REASONS else ""
+    return f"ended with exit code {code}{reason}"

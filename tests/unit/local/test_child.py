@@ -7,8 +7,10 @@ import sys
 import pytest
 from support.waiting import until
 
+from tidemill.kafka.freeze_guard import FROZEN
 from tidemill.local import child
 from tidemill.local.child import Child, ChildError, Program
+from tidemill.runtime.heartbeat import BLOCKED
 
 DELAY = re.compile(r"restarting it in (\d+\.\d) s")
 
@@ -48,3 +50,13 @@ async def test_delays_start_over_after_a_long_life(ends, said, monkeypatch):
     await ends.stop()
     await running
     assert all(float(DELAY.search(line)[1]) <= child.DELAY_SECONDS_MIN for line in said)
+
+
+@pytest.mark.parametrize(("code", "reason"), [(FROZEN, "stood still"), (BLOCKED, "event loop was blocked")])
+async def test_a_process_that_ended_itself_says_why(tmp_path, said, code, reason):
+    """Where the operator looks first, and not only in its log."""
+    command = [sys.executable, "-I", "-S", "-c", f"raise SystemExit({code})"]
+    program = Program(name="stage", command=lambda: command, log=tmp_path / "stage.log", environ={})
+    with pytest.raises(ChildError, match=rf"it ended with exit code {code}: .*{reason}"):
+        await Child(program, say=said.append, changed=lambda: None).run()
+    assert all(reason in line for line in said)
