@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.configuration.settings import SettingsError
+from tidemill.results.files.compaction import write_part
+from tidemill.results.files.merge import STREAMS_MAX, Sums, merged
+from tidemill.results.state.active_batch import PartBuffer
+from tidemill.schemas.log.codec import LineMark
+from tidemill.schemas.log.part import part_key
 from tidemill.schemas.ports import READ_BYTES, NotFound, Store
+from tidemill.storage import s3
 from tidemill.storage.address import open_store
 from tidemill.storage.directory import DirectoryStore
 
@@ -305,3 +311,23 @@ def test_other_addresses_are_refused(url):
     """An address that means no store is a setting that cannot be used."""
     with pytest.raises(SettingsError):
         open_store(url)
+
+
+async def test_a_merge_of_many_parts_leaves_connections_for_others(store, monkeypatch):
+    """Each part waits with its last line for all others, with more of it unread than a connection buffers."""
+    monkeypatch.setattr(s3, "CONNECTIONS_MAX", STREAMS_MAX + 4)
+    refs, size = [], 4 * READ_BYTES
+    for number in range(STREAMS_MAX + 8):
+        buffer = PartBuffer()
+        for index in (number, 1_000 + number):
+            line = b"%d %s\n" % (index, b"x" * size)
+            buffer.add([LineMark(index=index, size=len(line), failed=False)], line)
+        part = await write_part(store, "batch_b", number, buffer, failed=False)
+        refs.append((part, part_key("batch_b", part)))
+    sums, length = Sums(), 0
+    async for piece in merged(store, refs, sums):
+        length += len(piece)
+        if sums.lines.done == len(refs):
+            assert await asyncio.wait_for(store.size(refs[0][1]), 30)
+    assert sums.lines.done == 2 * len(refs)
+    assert length == sum(sums.sizes)
