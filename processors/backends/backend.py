@@ -48,7 +48,6 @@ class Backend:
     """The server's limit of tokens a minute, and the model's."""
     in_flight: int = 0
     """Calls of the model."""
-    calls: int = 0
     answered_at: dict[str, float] = field(default_factory=dict)
     """By endpoint, the start of the latest call that it answered well: an answer to a call from before it
     went away does not show that it is back."""

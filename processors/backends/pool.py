@@ -207,7 +207,6 @@ class BackendPool(Seats):
         self.in_flight += 1
         server.in_flight += 1
         backend.in_flight += 1
-        backend.calls += 1
         if server.queue.waiting:
             server.queue.started(self._member)
         return Permit(backend, server.limit.sent(server.in_flight), probes)
