@@ -12,6 +12,8 @@ from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.limits.concurrency_limit import Slot
 
 NEVER: Final = float("-inf")
+SCHEDULE_SECONDS: Final = 10.0
+"""Between two looks at a schedule that allows no call now."""
 
 
 class Probes(NamedTuple):
@@ -121,4 +123,6 @@ class Backend:
             times.append(max(breaker.until for breaker in self.breakers if breaker.failures))
         elif (at := self.server.limit.ripe_at) is not None:
             times.append(at)
+        if self.server.is_out_of_hours:
+            times.append(now + SCHEDULE_SECONDS)
         return times

@@ -10,7 +10,7 @@ from support.virtual import failed
 
 from tidemill.configuration.servers import Model
 from tidemill.configuration.servers import Server as Settings
-from tidemill.processors.backends.backend import Backend
+from tidemill.processors.backends.backend import SCHEDULE_SECONDS, Backend
 from tidemill.processors.backends.pool import REFUSED_PART_MAX, BackendPool
 from tidemill.processors.failures import Fault, History
 from tidemill.processors.limits.concurrency_limit import START_CALLS, ConcurrencyLimit
@@ -79,7 +79,7 @@ def test_one_that_is_drained_gets_nothing() -> None:
 
 
 def test_a_ceiling_of_the_hour_holds() -> None:
-    """Nothing at noon."""
+    """Nothing at noon; it is known when to look again, whatever else may end before."""
     ceilings = [2]
     fleet = BackendPool([backend("a", ConcurrencyLimit(64), scheduled_limit=lambda: ceilings[-1])])
     first, second = fleet.acquire(0.0), fleet.acquire(0.0)
@@ -88,8 +88,10 @@ def test_a_ceiling_of_the_hour_holds() -> None:
     assert fleet.acquire(0.0) is None
     fleet.release(first)
     fleet.release(second)
+    assert fleet.opens_at(0.0) is None
     ceilings.append(0)
     assert fleet.acquire(200.0) is None
+    assert fleet.opens_at(200.0) == 200.0 + SCHEDULE_SECONDS
 
 
 @pytest.mark.parametrize(
