@@ -181,6 +181,36 @@ def test_people_who_fill_the_server_leave_nothing() -> None:
     assert one.run(240.0).levels[-1][1] > SERVER.max_num_seqs / 2
 
 
+@pytest.mark.parametrize(
+    "before",
+    [[], [(1, 0, 0.9)], [(0, 1, 0.0), (0, 1, 0.0)], [(1, 1, 0.0), (1, 1, 0.0)], [(8, 0, 0.95)]],
+    ids=[
+        "idle",
+        "one filled the cache",
+        "none ran while one waited",
+        "one ran while one waited",
+        "some filled it",
+    ],
+)
+@pytest.mark.parametrize("cache", [0.0, 0.05, 1.0])
+def test_an_idle_server_gets_calls(before: list[tuple[float, float, float]], cache: float) -> None:
+    """However much of the cache it says is used, and whatever filled it before."""
+    room, now = Headroom(), 1000.0
+    for running, waiting, used in [*before, *[(0, 0, cache)] * 30]:
+        now += 1
+        room.read(ServerMetrics(running=running, waiting=waiting, cache=used), 0, 1.0, now)
+    assert room.left(now + 1) >= 1
+
+
+def test_one_of_many_processes_gets_calls_of_an_idle_server() -> None:
+    """The total grows until its part of it is a call."""
+    room, now = Headroom(), 1000.0
+    for running in [2, *[0] * 30]:
+        now += 1
+        room.read(ServerMetrics(running=running, waiting=0, cache=0.25 if running else 0.0), 0, 0.1, now)
+    assert room.left(now + 1) >= 1
+
+
 def test_without_a_reading_one_call_goes_out() -> None:
     """At the start, and once the last one is old."""
     room = Headroom()
