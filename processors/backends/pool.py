@@ -196,7 +196,10 @@ class BackendPool(Seats):
         server = backend.server
         if self.paused or backend.is_gone or server.drain:
             return None
-        if server.in_flight >= server.limit.allowed or self.in_flight >= self.in_flight_max:
+        if self.in_flight >= self.in_flight_max:
+            return None
+        if server.in_flight >= server.allowed(now):
+            server.queue.wait(self._member)
             return None
         if not all(breaker.is_doubtful or breaker.admits(now) for breaker in backend.breakers):
             return None

@@ -85,8 +85,11 @@ class HealthProbe:
         self._refused_until: WeakKeyDictionary[Backend, dict[str, float]] = WeakKeyDictionary()
 
     def cannot_help(self, line: Line) -> bool:
-        """Whether its server refused all forms of the request, or failed the last probe."""
-        return self._is_down(line.avoid, line.head.url) or not self._can_ask(line.avoid, line.head.url)
+        """Whether its server gets no request, refused all forms of it, or failed the last probe."""
+        backend, endpoint = line.avoid, line.head.url
+        if backend is None or self._is_down(backend, endpoint) or not self._can_ask(backend, endpoint):
+            return True
+        return backend.server.allowed(self._loop.time()) <= 0
 
     def ask(self, line: Line, *, patience_seconds: float = 0.0) -> None:
         """Probe the server that failed a line, unless it was probed lately.
@@ -140,7 +143,7 @@ class HealthProbe:
         return backend is not None and failures > 0 and not backend.has_answered(endpoint, asked_at)
 
     def _can_ask(self, backend: Backend | None, endpoint: str) -> bool:
-        if backend is None or backend.is_gone or endpoint not in ENDPOINTS:
+        if backend is None or backend.is_gone or backend.server.drain or endpoint not in ENDPOINTS:
             return False
         return self._loop.time() >= self._refused_until.get(backend, {}).get(endpoint, NEVER)
 

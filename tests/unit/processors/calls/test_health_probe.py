@@ -19,6 +19,7 @@ from support.simtime import SimulatedLoop, run
 from tidemill.processors.calls import health_probe
 from tidemill.processors.failures import FailureKind
 from tidemill.schemas.endpoints import ENDPOINTS
+from tidemill.schemas.resources.waiting import Reason
 
 
 def test_no_health_probe_is_sent_while_lines_are_answered() -> None:
@@ -95,6 +96,59 @@ def test_a_server_that_rejects_probes_hides_no_other() -> None:
         world.publish("b", 3)
         await world.run(health_probe.REFUSED_SECONDS / 2, world.has_ended(lines("b", range(3))))
         assert world.failed == lines("b", range(3))
+        await world.stage.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("reason", [Reason.DRAINED, Reason.ACCESS])
+def test_a_line_that_failed_at_a_server_that_is_drained_ends_elsewhere(reason: Reason) -> None:
+    """That server gets no probe, so nothing would ever show whose fault the failures were."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        first, second = Server(lambda *_: refusal(500)), Server()
+        world = World(loop, [first, second])
+        here, there = world.fleet.backends
+        there.server.drain = Reason.DRAINED
+        world.publish("b", 1)
+        await world.run(60, lambda: first.calls["b", 0] == 2)
+        await world.run(0.05)
+        here.server.drain, there.server.drain = reason, None
+        world.fleet.changed()
+        await world.run(300, world.has_ended(lines("b", range(1))))
+        assert is_answered(world, ("b", 0))
+        assert (first.calls["b", 0], second.calls["b", 0]) == (2, 1)
+        await world.stage.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_server_without_calls_at_this_hour_gets_no_probe(is_alone: bool) -> None:
+    """A line that failed twice there goes to another server, or waits for the hour."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        first, second = Server(lambda *_: refusal(500)), Server()
+        world = World(loop, [first] if is_alone else [first, second])
+        here = world.fleet.backends[0].server
+        ceiling = [64]
+        here.scheduled_limit = lambda: ceiling[-1]
+        for one in world.fleet.backends[1:]:
+            one.server.drain = Reason.DRAINED
+        world.publish("b", 1)
+        await world.run(60, lambda: first.calls["b", 0] == 2)
+        ceiling.append(0)
+        for one in world.fleet.backends[1:]:
+            one.server.drain = None
+        world.fleet.changed()
+        before = first.calls.total()
+        await world.run(HOUR, world.has_ended(lines("b", range(1))))
+        assert first.calls.total() == before
+        assert is_answered(world, ("b", 0)) is not is_alone
+        first.rule = lambda *_: None
+        ceiling.append(64)
+        await world.run(120, world.has_ended(lines("b", range(1))))
+        assert is_answered(world, ("b", 0))
         await world.stage.close()
 
     run(main)
