@@ -10,7 +10,7 @@ from limits.interactive import SEEDS, SERVER, TRAFFIC, alone, best_fixed, figure
 from support.engine import EngineSettings
 
 from tidemill.processors.limits.headroom import STALE_SECONDS, UNKNOWN_CALLS, Headroom
-from tidemill.processors.limits.server_metrics import ServerMetrics
+from tidemill.processors.limits.server_metrics import Buckets, Mean, ServerMetrics
 
 
 def test_people_come_first_without_a_number() -> None:
@@ -218,6 +218,23 @@ def test_without_a_reading_one_call_goes_out() -> None:
     room.read(ServerMetrics(running=10, waiting=0), 4, 1.0, 1000.0)
     assert room.left(1002.0) > UNKNOWN_CALLS
     assert room.left(1001.0 + STALE_SECONDS) == UNKNOWN_CALLS
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((3.5, 100), (3.5, 200)), ((0, 100), (5e-324, 200)), ((0, 0), (1e-320, 1e15)), ((0, 0), (1e15, 1e-300))],
+)
+def test_no_time_between_tokens_breaks_the_target(before: tuple[float, float], after: tuple[float, float]) -> None:
+    """A server may count tokens that took no time, or next to none."""
+    room = Headroom(0.06)
+    for second, between in enumerate([before, after, (1e15 + 1, 1e15 + 1)]):
+        metrics = ServerMetrics(
+            running=8, waiting=0, first_token=Buckets((0.05, 0.1), (0.0, 0.0)), between_tokens=Mean(*between)
+        )
+        room.read(metrics, 8, 1.0, 1000.0 + second)
+        assert room.left(1000.0 + second) >= 1
+        assert room.target is not None
+        assert math.isfinite(room.target.factor or 1.0)
 
 
 READINGS = st.lists(
