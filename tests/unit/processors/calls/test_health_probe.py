@@ -1,7 +1,10 @@
 """Health probes show whether the server or the line is at fault: the dispatcher in virtual time."""
 
+from typing import Any, cast
+
 import pytest
 from support.bad_lines import (
+    ENDPOINT,
     HOUR,
     NO_LINE,
     PLAIN_PROBE,
@@ -16,6 +19,7 @@ from support.bad_lines import (
 )
 from support.simtime import SimulatedLoop, run
 
+from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.calls import health_probe
 from tidemill.processors.failures import FailureKind
 from tidemill.schemas.endpoints import ENDPOINTS
@@ -149,6 +153,72 @@ def test_a_server_without_calls_at_this_hour_gets_no_probe(is_alone: bool) -> No
         ceiling.append(64)
         await world.run(120, world.has_ended(lines("b", range(1))))
         assert is_answered(world, ("b", 0))
+        await world.stage.close()
+
+    run(main)
+
+
+def test_a_health_probe_that_ends_before_it_begins_holds_no_seat() -> None:
+    """Other models may share the server."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        world = World(loop, [Server()])
+        one = world.fleet.backends[0]
+        caller = world.stage._caller
+        probe = caller.health_probe(lambda: None, 1.0)
+        permit = world.fleet.acquire_health_probe(one, loop.time())
+        assert permit is not None
+        probe._start(permit, ENDPOINT)
+        await probe.close()
+        assert (one.in_flight, one.server.in_flight) == (0, 0)
+        await world.stage.close()
+
+    run(main)
+
+
+def test_a_health_probe_that_is_aborted_keeps_its_tokens() -> None:
+    """The server may have used them; the seat is free."""
+
+    class Bucket(TokenBucket):
+        given_back = 0
+
+        def give_back(self, expected: float) -> None:
+            self.given_back += 1
+            super().give_back(expected)
+
+    async def main(loop: SimulatedLoop) -> None:
+        server = Server(seconds=30.0)
+        world = World(loop, [server])
+        one, bucket = world.fleet.backends[0], Bucket(6e9)
+        one.buckets = (bucket,)
+        probe = world.stage._caller.health_probe(lambda: None, 1.0)
+        permit = world.fleet.acquire_health_probe(one, loop.time())
+        assert permit is not None
+        probe._start(permit, ENDPOINT)
+        await world.run(1)
+        assert server.in_flight == one.in_flight == 1
+        await probe.close()
+        assert (one.in_flight, bucket.given_back) == (0, 0)
+        await world.stage.close()
+
+    run(main)
+
+
+def test_a_health_probe_that_cannot_be_written_holds_no_seat() -> None:
+    """A rule for bodies may fail."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        world = World(loop, [Server()])
+        one = world.fleet.backends[0]
+        caller = world.stage._caller
+        caller._rules = cast("Any", object())
+        probe = caller.health_probe(lambda: None, 1.0)
+        permit = world.fleet.acquire_health_probe(one, loop.time())
+        assert permit is not None
+        probe._start(permit, ENDPOINT)
+        await world.run(1)
+        assert (one.in_flight, one.server.in_flight) == (0, 0)
+        await probe.close()
         await world.stage.close()
 
     run(main)
