@@ -12,6 +12,8 @@ from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.limits.concurrency_limit import Slot
 
 NEVER: Final = float("-inf")
+SCHEDULE_SECONDS: Final = 10.0
+"""Between two looks at a schedule that allows no call now."""
 
 
 class Probes(NamedTuple):
@@ -48,7 +50,6 @@ class Backend:
     """The server's limit of tokens a minute, and the model's."""
     in_flight: int = 0
     """Calls of the model."""
-    calls: int = 0
     answered_at: dict[str, float] = field(default_factory=dict)
     """By endpoint, the start of the latest call that it answered well: an answer to a call from before it
     went away does not show that it is back."""
@@ -122,4 +123,6 @@ class Backend:
             times.append(max(breaker.until for breaker in self.breakers if breaker.failures))
         elif (at := self.server.limit.ripe_at) is not None:
             times.append(at)
+        if self.server.is_out_of_hours:
+            times.append(now + SCHEDULE_SECONDS)
         return times

@@ -67,13 +67,17 @@ class MetricsPoller:
         self._silent = 0
         """Polls in a row without a reading."""
         self._is_warned = False
+        self._has_failed = False
 
     async def run(self) -> None:
         """Poll until cancelled."""
         while True:
             # The metrics of an idle server matter only where the load of others decides on the first call.
             if self._server.in_flight or self._server.headroom is not None:
-                await self.poll()
+                try:
+                    await self.poll()
+                except Exception:  # noqa: BLE001  the next reading may be well
+                    self._fail()
             await asyncio.sleep(self.pause_seconds)
 
     @property
@@ -91,18 +95,31 @@ class MetricsPoller:
         reading = await self._reading()
         now = self._monotonic()
         if reading is not None:
-            self._silent = 0
-            self._read_at = now
             # The server counted at some time between the two.
             self._server.apply_metrics(reading, (before + self._server.in_flight) / 2, now)
+            self._silent = 0
+            self._read_at = now
             self._warn()
         else:
-            self._silent += 1
-            if self._server.headroom is not None and self._silent == SILENT_POLLS:
-                _log.warning("the metrics of %s cannot be read: headroom allows one call", self._server.name)
-            if now - self._read_at > STALE_SECONDS:
-                self._server.limit.release()
+            self._miss(now)
         self._server.queue.changed()
+
+    def _miss(self, now: float) -> None:
+        """Count a poll without a reading."""
+        self._silent += 1
+        if self._server.headroom is not None and self._silent == SILENT_POLLS:
+            _log.warning("the metrics of %s cannot be read: headroom allows one call", self._server.name)
+        if now - self._read_at > STALE_SECONDS:
+            self._server.limit.release()
+
+    def _fail(self) -> None:
+        """Count a poll that failed by a fault of ours; the first one is logged."""
+        if not self._has_failed:
+            self._has_failed = True
+            _log.exception("the metrics of %s cannot be used", self._server.name)
+        self._miss(self._monotonic())
+        # What failed may be a call that starts now.
+        asyncio.get_running_loop().call_soon(self._server.queue.changed)
 
     def _warn(self) -> None:
         """Say so if the server cannot tell whether it meets its target."""

@@ -196,7 +196,10 @@ class BackendPool(Seats):
         server = backend.server
         if self.paused or backend.is_gone or server.drain:
             return None
-        if server.in_flight >= server.limit.allowed or self.in_flight >= self.in_flight_max:
+        if self.in_flight >= self.in_flight_max:
+            return None
+        if server.in_flight >= server.allowed(now):
+            server.queue.wait(self._member)
             return None
         if not all(breaker.is_doubtful or breaker.admits(now) for breaker in backend.breakers):
             return None
@@ -207,7 +210,6 @@ class BackendPool(Seats):
         self.in_flight += 1
         server.in_flight += 1
         backend.in_flight += 1
-        backend.calls += 1
         if server.queue.waiting:
             server.queue.started(self._member)
         return Permit(backend, server.limit.sent(server.in_flight), probes)

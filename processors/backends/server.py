@@ -147,6 +147,11 @@ class Server(Seats):
         return calls
 
     @property
+    def is_out_of_hours(self) -> bool:
+        """Whether its schedule allows no call at this hour."""
+        return self.scheduled_limit is not None and self.scheduled_limit() == 0
+
+    @property
     def is_used(self) -> bool:
         """Whether calls are in flight, or the log has not acknowledged their results."""
         return bool(self.in_flight or self.unacknowledged)

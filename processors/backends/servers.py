@@ -91,8 +91,9 @@ class Servers:
         self._later: asyncio.TimerHandle | None = None
 
     def __iter__(self) -> Iterator[Server]:
-        """Iterate over all servers, those included that are gone and have calls in flight."""
-        return iter([entry.server for entry in self._entries.values()] + self._leaving)
+        """Iterate over all servers, first those that are gone and still used: others may have their names."""
+        leaving = (server for server in self._leaving if server.is_used)
+        return iter([*leaving, *(entry.server for entry in self._entries.values())])
 
     def apply(self, serving: Serving, names: Iterable[str] | None = None) -> None:
         """Follow the settings.

@@ -92,7 +92,8 @@ class Caller:
                 line.check = await self.checks.learn(line.head.batch_id)
             outcome = await self.posted(line, parsed.body, permit.backend)
         except BaseException as error:
-            self.pool.release(permit)
+            # A call that is aborted may have been sent.
+            self.pool.release(permit, is_sent=not isinstance(error, Exception))
             if not isinstance(error, Exception):
                 raise
             return self._not_made(error, line, custom_id, permit)
@@ -170,7 +171,7 @@ class Caller:
             if isinstance(end, CallFailure) and end.answer is not None and end.answer.status in STATUSES:
                 end = await self.checked_endpoint(end, line, permit)
         except BaseException:
-            self.pool.release(permit)
+            self.pool.release(permit, is_sent=True)
             if share is not None:
                 share.close()
             raise

@@ -85,8 +85,11 @@ class HealthProbe:
         self._refused_until: WeakKeyDictionary[Backend, dict[str, float]] = WeakKeyDictionary()
 
     def cannot_help(self, line: Line) -> bool:
-        """Whether its server refused all forms of the request, or failed the last probe."""
-        return self._is_down(line.avoid, line.head.url) or not self._can_ask(line.avoid, line.head.url)
+        """Whether its server gets no request, refused all forms of it, or failed the last probe."""
+        backend, endpoint = line.avoid, line.head.url
+        if backend is None or self._is_down(backend, endpoint) or not self._can_ask(backend, endpoint):
+            return True
+        return backend.server.allowed(self._loop.time()) <= 0
 
     def ask(self, line: Line, *, patience_seconds: float = 0.0) -> None:
         """Probe the server that failed a line, unless it was probed lately.
@@ -128,7 +131,8 @@ class HealthProbe:
         """Send no more probes."""
         self._stop_timer()
         if self._task is not None:
-            self._task.cancel()
+            # A task that has not begun would end without giving its permit back.
+            self._loop.call_soon(self._task.cancel)
             await asyncio.gather(self._task, return_exceptions=True)
 
     def _last(self, backend: Backend | None) -> tuple[float, int]:
@@ -140,7 +144,7 @@ class HealthProbe:
         return backend is not None and failures > 0 and not backend.has_answered(endpoint, asked_at)
 
     def _can_ask(self, backend: Backend | None, endpoint: str) -> bool:
-        if backend is None or backend.is_gone or endpoint not in ENDPOINTS:
+        if backend is None or backend.is_gone or backend.server.drain or endpoint not in ENDPOINTS:
             return False
         return self._loop.time() >= self._refused_until.get(backend, {}).get(endpoint, NEVER)
 
@@ -166,25 +170,30 @@ class HealthProbe:
     async def _ask(self, permit: Permit, endpoint: str) -> None:
         backend = permit.backend
         began_at = self._loop.time()
-        form = requests(endpoint)[self._refused.get(backend, {}).get(endpoint, 0)]
-        body = orjson.dumps({"model": self._model, **form})
-        if self._rules is not None:
-            body = self._rules.apply(body)
-        url, headers = address(backend.base, endpoint), backend.server.options.headers
-        if ENDPOINTS[endpoint].files:
-            body, headers = forms.inline(ENDPOINTS[endpoint], body), {**headers, **forms.CONTENT_TYPE}
         try:
+            url, headers, body = self._request(backend, endpoint)
             outcome = await self._upstream.post(url, headers, body, REPLY_SECONDS_MAX)
             end = request_codec.judge(outcome, endpoint)
         except Exception:  # noqa: BLE001  the lines must not wait for ever
             _log.exception("server %s could not be probed", backend.server.name)
             end = request_codec.judge(FailureKind.READ, endpoint)
         except BaseException:
-            self._pool.release(permit)
+            self._pool.release(permit, is_sent=True)
             raise
         self._note(permit, endpoint, end, began_at)
         if end.share is not None:
             end.share.close()
+
+    def _request(self, backend: Backend, endpoint: str) -> tuple[str, dict[str, str], bytes]:
+        """Address, headers and body."""
+        form = requests(endpoint)[self._refused.get(backend, {}).get(endpoint, 0)]
+        body = orjson.dumps({"model": self._model, **form})
+        if self._rules is not None:
+            body = self._rules.apply(body)
+        url, headers = address(backend.base, endpoint), backend.server.options.headers
+        if ENDPOINTS[endpoint].files:
+            return url, {**headers, **forms.CONTENT_TYPE}, forms.inline(ENDPOINTS[endpoint], body)
+        return url, headers, body
 
     def _note(self, permit: Permit, endpoint: str, end: Success | CallFailure, began_at: float) -> None:
         now, backend = self._loop.time(), permit.backend

@@ -17,7 +17,8 @@ from tidemill.schemas.jsonl import nesting
 
 BOM: Final = b"\xef\xbb\xbf"
 
-_NUMBERS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|-?(?:NaN|Infinity)', re.DOTALL)
+# A string may lack its end: a search that began again at each of its quotes would take time by its square.
+_NUMBERS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|-?(?:NaN|Infinity)', re.DOTALL)
 _ESCAPES: Final = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[dD][89a-fA-F][0-9a-fA-F]{2}|\\."
 )

@@ -4,7 +4,7 @@ import asyncio
 import json
 import ssl
 from collections import deque
-from collections.abc import Callable, Container, Coroutine, Mapping
+from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -138,7 +138,7 @@ class HttpUpstream:
         self._reply_bytes_max = reply_bytes_max
         self._trusts = trusts or {}
         self._replies = LargeReplies()
-        self._routes: dict[tuple[str, ...], _Route] = {}
+        self._routes: dict[tuple[Sequence[str], ...], _Route] = {}
         self._idle: dict[Place, _Idle] = {}
         self._kept: Container[Origin] | None = None
         """Where connections without a call are kept; None for everywhere."""
@@ -284,14 +284,8 @@ class HttpUpstream:
         return context
 
     def _route(self, method: str, url: str, headers: dict[str, str]) -> _Route:
-        # Two backends with one address may have different keys, or names; a form and JSON have different types.
-        key = (
-            method,
-            url,
-            headers.get("authorization", ""),
-            headers.get("host", ""),
-            headers.get("content-type", ""),
-        )
+        # Servers with one address may have different keys and names, or any header by which a gateway tells them.
+        key = (method, url, *headers.items())
         if (route := self._routes.get(key)) is None:
             if len(self._routes) >= ROUTES_MAX:
                 self._routes.clear()

@@ -30,7 +30,8 @@ async def make(caller: Caller, call: JoinedCall, permit: Permit) -> list[CallRes
     try:
         ends = await _made(caller, call, permit)
     except BaseException as error:
-        caller.pool.release(permit)
+        # A call that is aborted may have been sent.
+        caller.pool.release(permit, is_sent=not isinstance(error, Exception))
         if not isinstance(error, Exception):
             raise
         _log.exception("a call for %d lines of %s failed", len(call.lines), call.lines[0].head.batch_id)

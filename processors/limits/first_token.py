@@ -34,6 +34,8 @@ AT_TARGET: Final = 0.85
 MEMORY: Final = 0.98
 """The weight that each reading leaves to earlier ones."""
 UNSEEN: Final = 0.2
+STEP_SECONDS_MIN: Final = 1e-6
+"""No server takes less: its metrics are wrong."""
 STEP_SECONDS_MAX: Final = 0.2
 PAUSE_STEPS: Final = 3.0
 FOLLOW: Final = 0.25
@@ -86,8 +88,8 @@ class FirstTokenTarget:
         if came is None or tokens is None:
             self._step = None
             return
-        if tokens.count:
-            self._step = tokens.total / tokens.count
+        if tokens.count and (step := tokens.total / tokens.count) >= STEP_SECONDS_MIN:
+            self._step = step
         if self._step is not None and is_settled:
             self._count(came, self._seconds / self._steps)
 

@@ -103,7 +103,7 @@ class Headroom:
             self._total = others + START_REQUESTS
         seconds = min(1.0, seconds)
         is_new_wait = self._see_capacity(metrics, now, seconds)
-        grows = self._follow(metrics, is_new_wait, seconds)
+        grows = self._follow(metrics, is_new_wait, part, seconds)
         self.is_watching = is_new_wait or (grows and self.target is None and math.isinf(self._capacity))
         left = max(self._least, int((self._total - others) * part))
         self._from, self._left = min(before, left), left
@@ -138,7 +138,7 @@ class Headroom:
                 self._capacity, self._capacity_seen_at = running, now
         return False
 
-    def _follow(self, metrics: ServerMetrics, is_new_wait: bool, seconds: float) -> bool:
+    def _follow(self, metrics: ServerMetrics, is_new_wait: bool, part: float, seconds: float) -> bool:
         """Let the total follow the reading; says whether it grows."""
         assert self._total is not None, "it was set"
         factor = None if self.target is None else self.target.factor
@@ -148,15 +148,18 @@ class Headroom:
             self._total = min(self._total, metrics.running if not is_new_wait else metrics.requests)
         elif growth < 1:
             self._total = min(self._total, metrics.requests * growth)
-        elif metrics.requests >= USED_PART * self._total:
+        elif metrics.requests >= USED_PART * self._total or self._total * part < 1:
+            # While its part of the total is no call, the process could never use it.
             self._total = self._total * growth**seconds + (factor is None) * seconds
-        by_cache = metrics.running * FILLED_PART / metrics.cache if metrics.cache else math.inf
+        # What the cache of an idle server holds is of no request.
+        is_shown = metrics.running and metrics.cache
+        by_cache = metrics.running * FILLED_PART / metrics.cache if is_shown else math.inf
         self._total = min(self._total, self._filled(factor is not None), by_cache)
         return self._total > before
 
     def _filled(self, has_target: bool) -> float:
-        """The part of the capacity that may be used."""
+        """The part of the capacity that may be used, which is one request at least."""
         if not has_target or math.isinf(self._capacity):
-            return FILLED_PART * self._capacity
+            return max(1.0, FILLED_PART * self._capacity)
         # What people may need between two readings; the target sees to the rest.
         return self._capacity - max(BETWEEN_PART * self._capacity, math.sqrt(self._capacity))

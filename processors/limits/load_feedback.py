@@ -79,6 +79,9 @@ class LoadFeedback:
 
 def _room(metrics: ServerMetrics, in_flight: int) -> int | None:
     """Calls that its cache will hold beside those it has, if they are like those that run."""
-    if not metrics.cache or math.isinf(fitting := metrics.running * CACHE_NEARLY_FULL / metrics.cache):
+    if not metrics.running or not metrics.cache:
+        # What the cache of an idle server holds is of no request.
+        return None
+    if math.isinf(fitting := metrics.running * CACHE_NEARLY_FULL / metrics.cache):
         return None
     return max(0, int(fitting) - max(in_flight, int(metrics.running)))

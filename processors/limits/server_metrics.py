@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Final
 
+from tidemill.schemas.bounds import NUMBER_MAX
+
 _RUNNING: Final = frozenset(
     {b"vllm:num_requests_running", b"sglang:num_running_reqs", b"llamacpp:requests_processing"}
 )
@@ -132,7 +134,7 @@ def read(text: bytes) -> ServerMetrics | None:
         [number for name in names for number in gauges.get(name, ())]
         for names in (_RUNNING, _WAITING, _CACHE, _SUMS, _COUNTS)
     )
-    if not running or not waiting:
+    if not running or not waiting or max(sum(running), sum(waiting)) > NUMBER_MAX:
         return None
     return ServerMetrics(
         running=sum(running),
@@ -162,7 +164,7 @@ def _bound(labels: bytes) -> float | None:
 
 
 def _sample(line: bytes) -> tuple[bytes, bytes, float | None]:
-    """The name, the labels and the value of a line; no value where it has none that is a number from 0 on.
+    """The name, the labels and the value of a line; no value where it has no possible number.
 
     A label may hold anything, a brace as well; after the labels come only a value and perhaps a time.
     """
@@ -177,4 +179,4 @@ def _sample(line: bytes) -> tuple[bytes, bytes, float | None]:
         number = float(rest.split()[0])
     except (IndexError, ValueError):
         return name, labels, None
-    return name, labels, number if math.isfinite(number) and number >= 0 else None
+    return name, labels, number if 0 <= number <= NUMBER_MAX else None

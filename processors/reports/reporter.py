@@ -143,11 +143,13 @@ class Reporter:
         self, server: Server, backends: list[Backend], lines: int, cause: Cause | None, now: float
     ) -> ServerLoad:
         reading = read([one.metrics for one in backends], now)._replace(first_bytes=server.first_byte.counts)
-        minute, line_rate, token_rate = self._windowed("server", server.name, reading)
+        # A server that no model has is gone, and another one may have its name: no report remembers its counters.
+        is_gone = not backends
+        minute, line_rate, token_rate = self._windowed("gone" if is_gone else "server", server.name, reading)
         said = server.said(now)
         return ServerLoad(
             name=server.name[:NAME_CHARS_MAX],
-            limit=max(0, server.allowed(now)),
+            limit=0 if is_gone else max(0, server.allowed(now)),
             in_flight=server.in_flight,
             unacknowledged=server.unacknowledged,
             refused=minute.refused,

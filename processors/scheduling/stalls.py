@@ -230,7 +230,7 @@ def _cause(backend: Backend, failed: FailedGroup | None, now: float) -> _Cause |
     rules = (
         (server.drain or Reason.DRAINED, server.drain is not None),
         (Reason.SERVER_FAILS, backend.is_paused),
-        (Reason.SCHEDULE, server.scheduled_limit is not None and server.scheduled_limit() == 0),
+        (Reason.SCHEDULE, server.is_out_of_hours),
         (Reason.HEADROOM, server.headroom is not None and server.headroom.left(now) == 0),
         (Reason.TOKENS_PER_MINUTE, not all(bucket.allows(now) for bucket in backend.buckets)),
     )

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from pathlib import Path
 
+from prometheus_client import REGISTRY
 from support.servers_at_work import CALL_SECONDS, Make, force, simulated
 
 from tidemill.configuration.serving import serving
@@ -47,7 +48,6 @@ def test_each_change_is_in_force_at_once_and_no_line_is_lost() -> None:
             assert ("gpu-2", 80) not in world.engines.followed[-1]
             assert await force(world) == {"gpu-1": 64}
             assert world.engines.sent["gpu-2"] == sent
-            world.apply()
             assert [one.name for one in world.servers] == ["gpu-1"]
             await world.end("a", "b", lines=5_000)
             assert world.engines.keys["gpu-1"] == {"", "new"}
@@ -157,6 +157,34 @@ def test_changed_settings_end_the_pause_of_a_server() -> None:
         world.apply()
         assert world.found("gpu-1").breaker.failures == 0
         await world.end("a", lines=2_000, seconds=60)
+
+    simulated(case)
+
+
+def test_a_server_with_another_address_is_the_one_that_is_shown() -> None:
+    """Not the one of its name whose calls are still in flight; that one is forgotten with its last result."""
+
+    async def case(make: Make) -> None:
+        world = make(call_seconds=5.0)
+        world.server("gpu-1", max_in_flight=8)
+        world.model("a", "gpu-1")
+        world.apply()
+        world.publish("a", "a", 40)
+        await asyncio.sleep(1)
+        before = world.found("gpu-1")
+        assert before.in_flight == 8
+        world.server("gpu-1", url="http://gpu-9/v1", max_in_flight=6)
+        world.apply()
+        assert [(one.name, one.base) for one in world.servers] == [
+            ("gpu-1", "http://gpu-1/v1"), ("gpu-1", "http://gpu-9/v1")
+        ]  # fmt: skip
+        world.servers.show(lambda: world.models)
+        labels = {"server": "gpu-1"}
+        assert REGISTRY.get_sample_value("tidemill_server_calls_limit", labels) == 6
+        await asyncio.sleep(6)
+        assert not before.is_used
+        assert [one.base for one in world.servers] == ["http://gpu-9/v1"]
+        await world.end("a", lines=40)
 
     simulated(case)
 

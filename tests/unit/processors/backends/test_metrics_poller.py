@@ -1,13 +1,19 @@
 """Looking at a backend's metrics, over real HTTP."""
 
+import asyncio
+from typing import cast
+
 import pytest
 from support.backend import Backend as Server
 from support.servers import configured
+from support.waiting import until
 
 from tidemill.configuration.servers import Model
+from tidemill.processors.backends import metrics_poller
 from tidemill.processors.backends.metrics_poller import HEADROOM_SECONDS_MAX, POLL_SECONDS, SILENT_SECONDS_MAX
 from tidemill.processors.backends.permit_queue import Member
 from tidemill.processors.backends.server_settings import Target, poller
+from tidemill.processors.failures import Answer
 from tidemill.processors.http.client import HttpUpstream
 from tidemill.processors.limits.concurrency_limit import START_CALLS
 from tidemill.processors.limits.headroom import UNKNOWN_CALLS, WATCH_SECONDS
@@ -26,6 +32,16 @@ async def upstream():
     made = HttpUpstream()
     yield made
     await made.close()
+
+
+class Pages:
+    """A client that fetches the page in a list."""
+
+    def __init__(self, page: list[str]) -> None:
+        self._page = page
+
+    async def get(self, *_: object) -> Answer:
+        return Answer(200, self._page[0].encode())
 
 
 class World:
@@ -111,6 +127,43 @@ async def test_a_backend_without_metrics_is_asked_rarely(
     assert [record.message for record in caplog.records] == [
         "the metrics of 127.0.0.1:1 cannot be read: headroom allows one call"
     ]
+
+
+@pytest.mark.parametrize("number", ["1e308", "9007199254740992", "1e15"])
+async def test_a_page_with_an_impossible_number_is_not_read(number: str) -> None:
+    """A reading has only numbers that reports can carry; the next good page is read."""
+    page = [f"vllm:num_requests_running {number}\nvllm:num_requests_waiting 0\n" * 10]
+    world = World(cast("HttpUpstream", Pages(page)), url="http://a/v1", headroom=True)
+    await world.poll()
+    assert world.backend.said(world.now) is None
+    page[0] = "vllm:num_requests_running 3\nvllm:num_requests_waiting 0\n"
+    await world.poll()
+    assert (said := world.backend.said(world.now)) is not None
+    assert said.running == 3
+
+
+async def test_the_poller_goes_on_after_a_fault(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It counts as silence and is logged once, however often it comes."""
+    page = ["vllm:num_requests_running 3\nvllm:num_requests_waiting 0\n"]
+    world = World(cast("HttpUpstream", Pages(page)), url="http://a/v1", headroom=True)
+    assert world.poller is not None
+    monkeypatch.setattr(metrics_poller, "POLL_SECONDS", 0.001)
+    polls = 0
+
+    def fail(*_: object) -> None:
+        nonlocal polls
+        polls += 1
+        if polls < 4:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(type(world.backend), "apply_metrics", fail)
+    task = asyncio.create_task(world.poller.run())
+    await until(lambda: polls >= 5, "a reading")
+    assert world.poller.pause_seconds == 0.001
+    task.cancel()
+    assert len([record for record in caplog.records if record.exc_info]) == 1
 
 
 async def test_a_key_goes_nowhere_else(server: Server, upstream: HttpUpstream, monkeypatch) -> None:

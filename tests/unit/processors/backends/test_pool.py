@@ -1,6 +1,8 @@
 """Which backend takes the next call."""
 
+import asyncio
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,10 +12,13 @@ from support.virtual import failed
 
 from tidemill.configuration.servers import Model
 from tidemill.configuration.servers import Server as Settings
-from tidemill.processors.backends.backend import Backend
+from tidemill.processors.backends.backend import SCHEDULE_SECONDS, Backend, Permit
+from tidemill.processors.backends.permit_queue import Claim
 from tidemill.processors.backends.pool import REFUSED_PART_MAX, BackendPool
 from tidemill.processors.failures import Fault, History
 from tidemill.processors.limits.concurrency_limit import START_CALLS, ConcurrencyLimit
+from tidemill.processors.limits.headroom import Headroom
+from tidemill.processors.limits.server_metrics import ServerMetrics
 from tidemill.schemas.resources.waiting import Reason
 
 faults = st.sampled_from([Fault.SERVER, Fault.ACCESS_OR_LINE, Fault.SERVER_OR_LINE])
@@ -79,7 +84,7 @@ def test_one_that_is_drained_gets_nothing() -> None:
 
 
 def test_a_ceiling_of_the_hour_holds() -> None:
-    """Nothing at noon."""
+    """Nothing at noon; it is known when to look again, whatever else may end before."""
     ceilings = [2]
     fleet = BackendPool([backend("a", ConcurrencyLimit(64), scheduled_limit=lambda: ceilings[-1])])
     first, second = fleet.acquire(0.0), fleet.acquire(0.0)
@@ -88,8 +93,10 @@ def test_a_ceiling_of_the_hour_holds() -> None:
     assert fleet.acquire(0.0) is None
     fleet.release(first)
     fleet.release(second)
+    assert fleet.opens_at(0.0) is None
     ceilings.append(0)
     assert fleet.acquire(200.0) is None
+    assert fleet.opens_at(200.0) == 200.0 + SCHEDULE_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -221,3 +228,48 @@ def test_a_call_that_breaks_off_with_a_server_that_goes_is_not_the_fault_of_its_
     elsewhere = pool.acquire(4.0, avoid=call.backend)
     assert elsewhere is not None
     assert elsewhere.backend.server is staying
+
+
+FULL: list[dict[str, Any]] = [{"scheduled_limit": lambda: 0}, {"calls_max": 8, "in_flight": 2}]
+
+
+@pytest.mark.parametrize("more", FULL, ids=["schedule", "part"])
+def test_a_health_probe_keeps_to_all_limits_of_its_server(more: dict[str, Any]) -> None:
+    """Also to the schedule and to the process's part; no more calls than allowed are in flight."""
+    one = backend("a", ConcurrencyLimit(64), **more)
+    fleet = BackendPool([one])
+    one.server.set_part(0.25, 0.0)
+    assert fleet.acquire_health_probe(one, 0.0) is None
+    one.server.scheduled_limit, one.server.in_flight = None, 0
+    assert fleet.acquire_health_probe(one, 0.0) is not None
+
+
+def test_a_health_probe_leaves_people_their_headroom() -> None:
+    """None goes out while the requests of others fill the server."""
+    room = Headroom()
+    one = backend("a", ConcurrencyLimit(64), headroom=room)
+    fleet = BackendPool([one])
+    for second in range(4):
+        room.read(ServerMetrics(running=64, waiting=100), 0, 1.0, second)
+    assert room.left(3.0) == 0
+    assert fleet.acquire_health_probe(one, 3.0) is None
+
+
+async def test_a_health_probe_gets_a_turn_at_a_server_that_others_fill() -> None:
+    """Its model waits for one like for any call; the end of a call of the other model is that turn."""
+    shared = server("a", ConcurrencyLimit(64), calls_max=2)
+    filling, asking = BackendPool([Backend(shared)]), BackendPool([Backend(shared)])
+    started: list[Permit | None] = []
+
+    def ask() -> bool:
+        started.append(asking.acquire_health_probe(asking.backends[0], 0.0))
+        return False
+
+    filling.join(lambda: None, lambda: False)
+    asking.join(lambda: Claim(0.0, "p", 0.0), ask)
+    calls = [filling.acquire(0.0) for _ in range(2)]
+    assert asking.acquire_health_probe(asking.backends[0], 0.0) is None
+    assert calls[0] is not None
+    filling.answered(calls[0], 0.0)
+    await asyncio.sleep(0)
+    assert [one is not None for one in started] == [True]

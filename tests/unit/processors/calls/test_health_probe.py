@@ -1,7 +1,10 @@
 """Health probes show whether the server or the line is at fault: the dispatcher in virtual time."""
 
+from typing import Any, cast
+
 import pytest
 from support.bad_lines import (
+    ENDPOINT,
     HOUR,
     NO_LINE,
     PLAIN_PROBE,
@@ -16,9 +19,11 @@ from support.bad_lines import (
 )
 from support.simtime import SimulatedLoop, run
 
+from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.calls import health_probe
 from tidemill.processors.failures import FailureKind
 from tidemill.schemas.endpoints import ENDPOINTS
+from tidemill.schemas.resources.waiting import Reason
 
 
 def test_no_health_probe_is_sent_while_lines_are_answered() -> None:
@@ -95,6 +100,125 @@ def test_a_server_that_rejects_probes_hides_no_other() -> None:
         world.publish("b", 3)
         await world.run(health_probe.REFUSED_SECONDS / 2, world.has_ended(lines("b", range(3))))
         assert world.failed == lines("b", range(3))
+        await world.stage.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("reason", [Reason.DRAINED, Reason.ACCESS])
+def test_a_line_that_failed_at_a_server_that_is_drained_ends_elsewhere(reason: Reason) -> None:
+    """That server gets no probe, so nothing would ever show whose fault the failures were."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        first, second = Server(lambda *_: refusal(500)), Server()
+        world = World(loop, [first, second])
+        here, there = world.fleet.backends
+        there.server.drain = Reason.DRAINED
+        world.publish("b", 1)
+        await world.run(60, lambda: first.calls["b", 0] == 2)
+        await world.run(0.05)
+        here.server.drain, there.server.drain = reason, None
+        world.fleet.changed()
+        await world.run(300, world.has_ended(lines("b", range(1))))
+        assert is_answered(world, ("b", 0))
+        assert (first.calls["b", 0], second.calls["b", 0]) == (2, 1)
+        await world.stage.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_server_without_calls_at_this_hour_gets_no_probe(is_alone: bool) -> None:
+    """A line that failed twice there goes to another server, or waits for the hour."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        first, second = Server(lambda *_: refusal(500)), Server()
+        world = World(loop, [first] if is_alone else [first, second])
+        here = world.fleet.backends[0].server
+        ceiling = [64]
+        here.scheduled_limit = lambda: ceiling[-1]
+        for one in world.fleet.backends[1:]:
+            one.server.drain = Reason.DRAINED
+        world.publish("b", 1)
+        await world.run(60, lambda: first.calls["b", 0] == 2)
+        ceiling.append(0)
+        for one in world.fleet.backends[1:]:
+            one.server.drain = None
+        world.fleet.changed()
+        before = first.calls.total()
+        await world.run(HOUR, world.has_ended(lines("b", range(1))))
+        assert first.calls.total() == before
+        assert is_answered(world, ("b", 0)) is not is_alone
+        first.rule = lambda *_: None
+        ceiling.append(64)
+        await world.run(120, world.has_ended(lines("b", range(1))))
+        assert is_answered(world, ("b", 0))
+        await world.stage.close()
+
+    run(main)
+
+
+def test_a_health_probe_that_ends_before_it_begins_holds_no_seat() -> None:
+    """Other models may share the server."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        world = World(loop, [Server()])
+        one = world.fleet.backends[0]
+        caller = world.stage._caller
+        probe = caller.health_probe(lambda: None, 1.0)
+        permit = world.fleet.acquire_health_probe(one, loop.time())
+        assert permit is not None
+        probe._start(permit, ENDPOINT)
+        await probe.close()
+        assert (one.in_flight, one.server.in_flight) == (0, 0)
+        await world.stage.close()
+
+    run(main)
+
+
+def test_a_health_probe_that_is_aborted_keeps_its_tokens() -> None:
+    """The server may have used them; the seat is free."""
+
+    class Bucket(TokenBucket):
+        given_back = 0
+
+        def give_back(self, expected: float) -> None:
+            self.given_back += 1
+            super().give_back(expected)
+
+    async def main(loop: SimulatedLoop) -> None:
+        server = Server(seconds=30.0)
+        world = World(loop, [server])
+        one, bucket = world.fleet.backends[0], Bucket(6e9)
+        one.buckets = (bucket,)
+        probe = world.stage._caller.health_probe(lambda: None, 1.0)
+        permit = world.fleet.acquire_health_probe(one, loop.time())
+        assert permit is not None
+        probe._start(permit, ENDPOINT)
+        await world.run(1)
+        assert server.in_flight == one.in_flight == 1
+        await probe.close()
+        assert (one.in_flight, bucket.given_back) == (0, 0)
+        await world.stage.close()
+
+    run(main)
+
+
+def test_a_health_probe_that_cannot_be_written_holds_no_seat() -> None:
+    """A rule for bodies may fail."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        world = World(loop, [Server()])
+        one = world.fleet.backends[0]
+        caller = world.stage._caller
+        caller._rules = cast("Any", object())
+        probe = caller.health_probe(lambda: None, 1.0)
+        permit = world.fleet.acquire_health_probe(one, loop.time())
+        assert permit is not None
+        probe._start(permit, ENDPOINT)
+        await world.run(1)
+        assert (one.in_flight, one.server.in_flight) == (0, 0)
+        await probe.close()
         await world.stage.close()
 
     run(main)

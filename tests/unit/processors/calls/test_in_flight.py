@@ -10,8 +10,9 @@ import pytest
 from support.dispatching import World, joinable
 from support.waiting import until
 
+from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.calls.in_flight import CallsInFlight
-from tidemill.processors.failures import FailureKind
+from tidemill.processors.failures import Answer, FailureKind
 from tidemill.schemas import ids
 
 
@@ -55,6 +56,60 @@ async def test_the_grace_of_a_batch_may_end_early(tmp_path: Path) -> None:
     world.closed.close(batch_id)
     await world.finish()
     assert not world.inference.in_flight
+
+
+class _Bucket(TokenBucket):
+    """Counts what it gets back."""
+
+    given_back = 0
+
+    def give_back(self, expected: float) -> None:
+        self.given_back += 1
+        super().give_back(expected)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "is_large", "is_answered"),
+    [(1, False, False), (1, True, False), (3, False, False), (1, False, True)],
+    ids=["a call", "a call of a large line", "a call for several lines", "a call that is judged"],
+)
+async def test_an_aborted_call_keeps_its_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: int, *, is_large: bool, is_answered: bool
+) -> None:
+    """The server may have used them."""
+    bucket = _Bucket(6e9)
+    world = World(tmp_path, grace=0.0, inputs_per_call=inputs, buckets=(bucket,))
+    world.line = joinable
+    world.inference.gate.clear()
+
+    async def judge(*_: object) -> None:
+        await world.inference.gate.wait()
+
+    async def refuse(*_: object) -> Answer:
+        world.inference.in_flight += 1
+        return Answer(404, b"{}")
+
+    if is_answered:
+        monkeypatch.setattr(world.inference, "post", refuse)
+        monkeypatch.setattr(world.stage._caller, "checked_endpoint", judge)
+    batch_id = ids.new_batch_id()
+    for first in range(0, 4 * inputs, 1 if is_large else 4 * inputs):
+        world.publish(batch_id, first, 1 if is_large else 4 * inputs, is_large=is_large)
+    await until(lambda: world.inference.in_flight == 4, "calls")
+    world.end(batch_id)
+    await until(lambda: not world.fleet.in_flight, "the abort")
+    assert bucket.given_back == 0
+    await world.finish()
+
+
+async def test_a_call_that_is_not_made_gives_its_tokens_back(tmp_path: Path) -> None:
+    """Its line cannot be parsed."""
+    bucket = _Bucket(6e9)
+    world = World(tmp_path, buckets=(bucket,))
+    world.line = lambda *_: b"{"
+    world.publish(ids.new_batch_id(), 0, 1)
+    await world.finish()
+    assert bucket.given_back == 1
 
 
 @pytest.mark.parametrize("inputs", [1, 3])

@@ -54,6 +54,13 @@ def test_replies_that_other_clients_accept_are_delivered(message: str, value: ob
     assert delivered(b"\xef\xbb\xbf" + reply(message)) == {"choices": [{"message": value}]}
 
 
+@pytest.mark.parametrize("end", ["NaN", "NaN\\", 'NaN"'])
+def test_a_string_without_an_end_is_read_once(end: str) -> None:
+    """Not once more from each of its quotes, which would take hours."""
+    body = b'{"choices":[{"message":"' + b'\\"' * 400_000 + end.encode()
+    assert isinstance(request_codec.judge(Answer(200, body), CHAT), CallFailure)
+
+
 @pytest.mark.parametrize("number", ["1" * 5000, "-0", "1e999", "0.1" + "0" * 400, "1E-400", "[" * 500 + "]" * 500])
 def test_numbers_are_kept_as_they_were_written(number: str) -> None:
     """Whatever a reader makes of them."""

@@ -16,7 +16,7 @@ from tidemill import __version__
 from tidemill.configuration.servers import Model
 from tidemill.configuration.servers import Server as Settings
 from tidemill.processors.failures import Answer, FailureKind
-from tidemill.processors.http.client import HttpUpstream, Trust
+from tidemill.processors.http.client import REDACTED, HttpUpstream, Trust
 from tidemill.processors.http.connection import Connection, OnEnd
 
 SHORT_SECONDS = 0.2
@@ -140,6 +140,20 @@ async def test_a_server_that_cannot_be_reached() -> None:
     assert await client.post(url, {}, b"", SECONDS) is FailureKind.CONNECT
     for name in ("name.invalid", "name..invalid", f"{'a' * 64}.invalid"):
         assert await client.post(f"http://{name}/v1", {}, b"", SECONDS) is FailureKind.CONNECT
+
+
+async def test_servers_of_one_gateway_keep_their_own_headers() -> None:
+    """The gateway may choose the server by a header; a key in one is redacted in the replies to it alone."""
+    reply = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\nsecret-key-2"
+    async with serving([OK], [reply], [OK]) as (server, client):
+        answers = []
+        for headers in ({"x-server": "a"}, {"x-server": "b", "x-api-key": "secret-key-2"}, {"x-server": "a"}):
+            answers.append(await client.post(server.url, headers, b"{}", SECONDS))
+            named = [f"{name}: {value}\r\n".encode() for name, value in headers.items()]
+            assert all(one in server.requests[-1] for one in named)
+        assert server.requests[0] == server.requests[2]
+        assert isinstance(answers[1], Answer)
+        assert answers[1].body == REDACTED
 
 
 async def test_a_newline_in_a_header_is_rejected() -> None:

@@ -10,7 +10,7 @@ from limits.interactive import SEEDS, SERVER, TRAFFIC, alone, best_fixed, figure
 from support.engine import EngineSettings
 
 from tidemill.processors.limits.headroom import STALE_SECONDS, UNKNOWN_CALLS, Headroom
-from tidemill.processors.limits.server_metrics import ServerMetrics
+from tidemill.processors.limits.server_metrics import Buckets, Mean, ServerMetrics
 
 
 def test_people_come_first_without_a_number() -> None:
@@ -181,6 +181,36 @@ def test_people_who_fill_the_server_leave_nothing() -> None:
     assert one.run(240.0).levels[-1][1] > SERVER.max_num_seqs / 2
 
 
+@pytest.mark.parametrize(
+    "before",
+    [[], [(1, 0, 0.9)], [(0, 1, 0.0), (0, 1, 0.0)], [(1, 1, 0.0), (1, 1, 0.0)], [(8, 0, 0.95)]],
+    ids=[
+        "idle",
+        "one filled the cache",
+        "none ran while one waited",
+        "one ran while one waited",
+        "some filled it",
+    ],
+)
+@pytest.mark.parametrize("cache", [0.0, 0.05, 1.0])
+def test_an_idle_server_gets_calls(before: list[tuple[float, float, float]], cache: float) -> None:
+    """However much of the cache it says is used, and whatever filled it before."""
+    room, now = Headroom(), 1000.0
+    for running, waiting, used in [*before, *[(0, 0, cache)] * 30]:
+        now += 1
+        room.read(ServerMetrics(running=running, waiting=waiting, cache=used), 0, 1.0, now)
+    assert room.left(now + 1) >= 1
+
+
+def test_one_of_many_processes_gets_calls_of_an_idle_server() -> None:
+    """The total grows until its part of it is a call."""
+    room, now = Headroom(), 1000.0
+    for running in [2, *[0] * 30]:
+        now += 1
+        room.read(ServerMetrics(running=running, waiting=0, cache=0.25 if running else 0.0), 0, 0.1, now)
+    assert room.left(now + 1) >= 1
+
+
 def test_without_a_reading_one_call_goes_out() -> None:
     """At the start, and once the last one is old."""
     room = Headroom()
@@ -188,6 +218,23 @@ def test_without_a_reading_one_call_goes_out() -> None:
     room.read(ServerMetrics(running=10, waiting=0), 4, 1.0, 1000.0)
     assert room.left(1002.0) > UNKNOWN_CALLS
     assert room.left(1001.0 + STALE_SECONDS) == UNKNOWN_CALLS
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((3.5, 100), (3.5, 200)), ((0, 100), (5e-324, 200)), ((0, 0), (1e-320, 1e15)), ((0, 0), (1e15, 1e-300))],
+)
+def test_no_time_between_tokens_breaks_the_target(before: tuple[float, float], after: tuple[float, float]) -> None:
+    """A server may count tokens that took no time, or next to none."""
+    room = Headroom(0.06)
+    for second, between in enumerate([before, after, (1e15 + 1, 1e15 + 1)]):
+        metrics = ServerMetrics(
+            running=8, waiting=0, first_token=Buckets((0.05, 0.1), (0.0, 0.0)), between_tokens=Mean(*between)
+        )
+        room.read(metrics, 8, 1.0, 1000.0 + second)
+        assert room.left(1000.0 + second) >= 1
+        assert room.target is not None
+        assert math.isfinite(room.target.factor or 1.0)
 
 
 READINGS = st.lists(

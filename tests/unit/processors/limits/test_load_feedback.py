@@ -44,6 +44,12 @@ def test_room_is_what_the_cache_has_left() -> None:
     assert LoadFeedback().judge(ServerMetrics(running=16, waiting=0), 32, 32) == Demand(is_full=False)
 
 
+def test_a_cache_in_use_says_nothing_while_no_request_runs() -> None:
+    """What it holds is of none of them."""
+    idle = ServerMetrics(running=0, waiting=0, cache=0.05)
+    assert LoadFeedback().judge(idle, in_flight=0, allowed=8) == Demand(is_full=False)
+
+
 def test_others_who_wait_do_not_starve_us() -> None:
     """Without `headroom` no caller has priority: batches keep at least the calls that they began with."""
     engine = Engine(backend(), capacity=64, others=lambda _: 500)

@@ -33,7 +33,7 @@ class Servers:
     idle: list[Server] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Server]:
-        return iter([*(backend.server for pool in self.pools.values() for backend in pool.backends), *self.idle])
+        return iter([*self.idle, *(backend.server for pool in self.pools.values() for backend in pool.backends)])
 
 
 class Reports:
@@ -88,6 +88,30 @@ def test_reports_of_a_busy_server() -> None:
         world.pool.backends[0].server.apply_metrics(ServerMetrics(running=8, waiting=5), 8, loop.time())
         await reports.pass_(1)
         assert (reports.last.servers[0].queued, reports.last.servers[0].running) == (5, 8)
+        await world.stage.close()
+
+    simulated(run)
+
+
+def test_a_server_that_is_gone_is_not_counted_with_the_one_that_has_its_name() -> None:
+    """Its last calls are in flight; it takes no other, and nothing of it mixes with what the live one does."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        world.upstream.reply = TOKENS
+        reports = Reports(world)
+        (live,) = world.pool.backends
+        gone = World(loop).pool.backends[0].server
+        assert gone.name == live.server.name
+        gone.in_flight = 3
+        reports.servers.idle.append(gone)
+        await reports.pass_(1)
+        world.publish("b", lines=10_000)
+        await reports.pass_(60)
+        found = reports.last.servers
+        assert sorted(one.in_flight for one in found) == [3, 8]
+        assert sum(one.limit for one in found) == 8
+        assert sum(one.lines_per_second for one in found) == pytest.approx(16, rel=0.2)
         await world.stage.close()
 
     simulated(run)

@@ -90,6 +90,24 @@ def test_a_server_without_calls_is_reported(case: str) -> None:
     simulated(run)
 
 
+def test_a_batch_for_the_night_begins_with_it() -> None:
+    """Nothing else happens in the evening that would start its first call; the report says why it waits."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        night = loop.time() + 600
+        world = World(loop, scheduled_limit=lambda: 0 if loop.time() < night else 8)
+        world.publish("b")
+        await world.pass_(590)
+        assert {one.reason for one in world.waits("b")} == {Reason.SCHEDULE}
+        assert world.stage.pending == LINES
+        await world.pass_(110)
+        assert world.stage.pending == 0
+        assert world.waits("b") == ()
+        await world.stage.close()
+
+    simulated(run)
+
+
 def test_waiting_for_tokens_and_for_a_turn_is_reported() -> None:
     """A batch behind a long one waits for its turn, and one that has used its tokens for these."""
 
