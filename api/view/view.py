@@ -145,6 +145,11 @@ class View:
         """Whether the bytes of a deleted file are kept for a batch that still runs."""
         return self._database.first("SELECT 1 FROM files WHERE id = ? AND held", file_id) is not None
 
+    def needs_bytes(self, file_id: str) -> bool:
+        """Whether a file exists, expired or not, or its bytes are kept for a batch."""
+        statement = "SELECT 1 FROM files WHERE id = ? AND (held OR deleted_at IS NULL)"
+        return self._database.first(statement, file_id) is not None
+
     def batches_of(self, file_id: str) -> list[str]:
         """The batches of an input, if all of them have ended."""
         rows = self._database.read("SELECT id, over FROM batches WHERE input_file_id = ?", file_id)
@@ -161,6 +166,11 @@ class View:
             "SELECT id, key FROM files WHERE deleted_at IS NULL AND expires_at <= ? LIMIT ?",
             int(self._clock()), limit,
         )  # fmt: skip
+
+    def is_expired(self, file_id: str) -> bool:
+        """Whether a file is expired, and not deleted yet."""
+        statement = "SELECT 1 FROM files WHERE id = ? AND deleted_at IS NULL AND expires_at <= ?"
+        return self._database.first(statement, file_id, int(self._clock())) is not None
 
     def releasable(self, limit: int) -> list[tuple[str, str]]:
         """Deleted files whose bytes no batch needs: id and key."""

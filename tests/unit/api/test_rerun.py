@@ -94,7 +94,7 @@ async def ended(deps, client, fates, **extras):
     models, usage = (array("I", [0] * columns * len(failed)) for columns in (1, 4))
     columns = encode_index(indices, sizes, models, usage)
     await deps.store.write(index_key(f"files/{error_id}"), once(columns))
-    deps.view.put_file(record, 1_000)
+    deps.view.put_file(record, 0)
     receipt = Receipt(lines=len(fates), errors=FileReceipt(lines=len(failed), bytes=1, sha256=""))
     extras["name"] = "nightly"
     batch = Batch(
