@@ -26,12 +26,11 @@ from tidemill.api.reruns.selection import Kind, Selection
 from tidemill.api.view.quotas import Booking
 from tidemill.api.view.result_lines import bounded
 from tidemill.schemas import ids
-from tidemill.schemas.jsonl import line
 from tidemill.schemas.jsonl.line import model_of
 from tidemill.schemas.jsonl.lines import Line, Splitter
 from tidemill.schemas.log.messages import FileRecord, InputRef
 from tidemill.schemas.ports import NotFound
-from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.error import ApiError
 from tidemill.schemas.resources.file import file_kind
 
@@ -225,12 +224,7 @@ async def _with_fates(deps: Dependencies, project: str, rerun: Rerun, old: FileR
     batch, selection = rerun.batch, rerun.selection
     if selection.kind is Kind.ALL and (batch.tidemill.stream is None or batch.error_file_id is None):
         return None
-    if (
-        batch.status is Status.EXPIRED
-        and batch.tidemill.receipt is None
-        and selection.includes(line.EXPIRED[0], None)
-    ):
-        # It expired before ingest validated its lines.
+    if (code := report.unrun_code(batch)) is not None and selection.includes(code, None):
         return None
     chosen, others = array("I"), set[int]()
     if batch.error_file_id is not None:
