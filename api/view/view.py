@@ -102,11 +102,12 @@ class View:
             found, searched_to = scanned_rows(
                 self._database, "batches", (where, given), scan, query.page, **options
             )
-        rows = paging.fitting(Row(id=batch_id, body=body) for batch_id, body in found)
-        rerun, now = self.links.with_reruns([row.id for row in rows]), self._clock()
+        now = self._clock()
+        # What is outdated counts no more, and reruns can only make a page shorter.
+        rows = paging.fitting(Row(id=batch_id, body=overlay.current(body, now)) for batch_id, body in found)
+        rerun = self.links.with_reruns([row.id for row in rows])
         bodies = (self.links.add_reruns(row.id, row.body) if row.id in rerun else row.body for row in rows)
-        shown = [Row(id=row.id, body=overlay.current(body, now)) for row, body in zip(rows, bodies, strict=True)]
-        return shown, searched_to
+        return [Row(id=row.id, body=body) for row, body in zip(rows, bodies, strict=True)], searched_to
 
     def file(self, project: str, file_id: str) -> FileRecord | None:
         """A file, unless it is deleted or expired."""
