@@ -22,6 +22,7 @@ from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.runtime import server_probe
 from tidemill.runtime.server_probe import NoModels
+from tidemill.schemas.log import topics
 from tidemill.schemas.ports import Clock, Sender
 
 AUTHOR: Final = "discovery"
@@ -132,10 +133,13 @@ def wanted(contents: Contents, listed: Mapping[str, Collection[str]]) -> dict[Ke
         for model in listed[server]:
             servers[model].append(server)
     found: dict[Key, dict[str, Any] | None] = dict.fromkeys(_present(contents))
-    for model, of_model in servers.items():
+    users = {topics.place(model): model for model in contents.serving.models}
+    for model, of_model in sorted(servers.items()):
         key = MODEL + model
         entry = contents.entries.get(key)
         if model in contents.serving.aliases or (entry is not None and entry.author != AUTHOR):
+            continue
+        if users.setdefault(topics.place(model), model) != model:
             continue
         settings = _settings_like(contents, of_model[0])
         taken = {name: value for name, value in settings.items() if name not in _OWN_SETTINGS}

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel
 
+from tidemill.api.batches import report
 from tidemill.api.view.view import View
 from tidemill.schemas import ids
 from tidemill.schemas.resources.batch import Batch, Status
@@ -66,7 +67,7 @@ def has_results(view: View, project: str, batch: Batch) -> bool:
     A batch whose input was rejected, or that ended before ingest had checked its input, has no files: its results
     name the requests of the input.
     """
-    if batch.tidemill.receipt is None:
+    if batch.tidemill.receipt is None or report.unrun_code(batch) is not None:
         return view.file(project, batch.input_file_id) is not None
     kinds = [kind for kind, _ in batch.tidemill.receipt.files]
     return all(view.file(project, ids.derived_file_id(batch.id, kind)) for kind in kinds)

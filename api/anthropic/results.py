@@ -11,7 +11,7 @@ import msgspec
 import orjson
 
 from tidemill.api import error_bodies, errors
-from tidemill.api.batches import result_pages
+from tidemill.api.batches import report, result_pages
 from tidemill.api.dependencies import Dependencies, chunks_from_store
 from tidemill.api.view.result_lines import bounded
 from tidemill.schemas.jsonl import line
@@ -62,7 +62,8 @@ _custom_ids: Final = msgspec.json.Decoder(_CustomId)
 
 async def written(deps: Dependencies, project: str, batch: Batch) -> AsyncIterator[bytes]:
     """The results of an ended batch, in the order of its requests."""
-    lines = _of_input(deps, project, batch) if batch.tidemill.receipt is None else _of_files(deps, project, batch)
+    is_unrun = batch.tidemill.receipt is None or report.unrun_code(batch) is not None
+    lines = _of_input(deps, project, batch) if is_unrun else _of_files(deps, project, batch)
     joined = bytearray()
     async for text in lines:
         joined += text

@@ -10,11 +10,10 @@ A command that is sent twice changes nothing the second time.
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Annotated, Any, ClassVar, Final
 
-import msgspec
 import orjson
 from fastapi import Depends, Request
 from opentelemetry.trace import SpanKind
@@ -27,6 +26,7 @@ from tidemill.api.requests import faults, reading
 from tidemill.api.requests.parts import UNUSABLE, Headers, Part
 from tidemill.schemas import headers as forwarded
 from tidemill.schemas import ids
+from tidemill.schemas.jsonl.line import model_of
 from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim, InputRef
 from tidemill.schemas.log.topics import COMMANDS
@@ -39,17 +39,6 @@ CLAIM_SECONDS_MAX = 10.0
 """How long the api waits to read its own claim back."""
 KEY_CHARS_MAX = 255
 RETRIES_CHARS_MAX = 16
-
-
-class _Body(msgspec.Struct):
-    model: str
-
-
-class _Line(msgspec.Struct):
-    body: _Body
-
-
-_lines: Final = msgspec.json.Decoder(_Line)
 _KEY: Final = f"^[ -~]{{1,{KEY_CHARS_MAX}}}$"
 
 
@@ -186,40 +175,33 @@ async def _usual_dedupe(deps: Dependencies, ref: InputRef | None) -> Dedupe | No
     """See `usual_dedupe`, for an input that is in the store."""
     if ref is None or ref.source is not None:
         return None
-    if all(model.dedupe == "none" for model in deps.serving.models.values()):
-        return None
-    return usual_dedupe(deps, await _first_line(deps, ref.key))
+    try:
+        async with aclosing(chunks_from_store(deps.store.read(ref.key))) as chunks:
+            return await usual_dedupe(deps, chunks)
+    except NotFound:
+        return None  # ingest rejects the batch
 
 
-def usual_dedupe(deps: Dependencies, first_line: bytes) -> Dedupe | None:
-    """That of the model which the first line names; None for none.
+async def usual_dedupe(deps: Dependencies, chunks: AsyncIterator[bytes]) -> Dedupe | None:
+    """That of the model which the first line of an input names; None for none.
 
     The command has it, since ingest must find the same copies again after a crash.
     """
     serving = deps.serving
-    name = _model_of(first_line)
+    if all(model.dedupe == "none" for model in serving.models.values()):
+        return None
+    name = model_of(await _first_line(chunks, deps.settings.line_bytes_max)) or ""
     model = serving.models.get(serving.aliases.get(name, name))
     return None if model is None or model.dedupe == "none" else model.dedupe
 
 
-async def _first_line(deps: Dependencies, key: str) -> bytes:
-    """The first line of an input; empty without one."""
-    splitter = Splitter(deps.settings.line_bytes_max)
-    try:
-        async with aclosing(chunks_from_store(deps.store.read(key))) as chunks:
-            async for chunk in chunks:
-                for line in splitter.feed(chunk):
-                    return line.data or b""
-    except NotFound:
-        return b""  # ingest rejects the batch
+async def _first_line(chunks: AsyncIterator[bytes], line_bytes_max: int) -> bytes:
+    """The first line that is not blank; empty without one."""
+    splitter = Splitter(line_bytes_max)
+    async for chunk in chunks:
+        for line in splitter.feed(chunk):
+            return line.data or b""
     return next((line.data for line in splitter.finish()), None) or b""
-
-
-def _model_of(line: bytes) -> str:
-    try:
-        return _lines.decode(line).body.model
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return ""
 
 
 def claimed(deps: Dependencies, project: str, fingerprint: str, repeats: Repetition) -> Claim | None:

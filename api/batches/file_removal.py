@@ -31,7 +31,7 @@ async def remove(deps: Dependencies, file_id: str, key: str) -> None:
     """
     await _destroy_keys(deps, file_id)
     await deps.publisher.file_deletion(file_id)
-    if not deps.view.is_held(file_id):
+    if not deps.view.needs_bytes(file_id):
         await _delete(deps, file_id, key)
 
 
@@ -58,6 +58,7 @@ async def remove_batch(deps: Dependencies, project: str, batch: Batch) -> None:
 async def sweep(deps: Dependencies) -> int:
     """Delete expired files, and the bytes of deleted files that no batch reads.
 
+    A file may be made again under its id meanwhile, so each is looked at again right before it is deleted.
     Several processes may do this at the same time: deleting a file twice does no harm.
 
     Returns:
@@ -65,12 +66,14 @@ async def sweep(deps: Dependencies) -> int:
     """
     released = deps.view.releasable(ROUND_FILES_MAX)
     for file_id, key in released:
-        await _destroy_keys(deps, file_id)
-        if await _delete(deps, file_id, key):
+        if deps.view.is_held(file_id):
+            await _destroy_keys(deps, file_id)
+        if deps.view.is_held(file_id) and await _delete(deps, file_id, key):
             deps.view.release(file_id)
     expired = deps.view.expired(ROUND_FILES_MAX)
     for file_id, key in expired:
-        await remove(deps, file_id, key)
+        if deps.view.is_expired(file_id):
+            await remove(deps, file_id, key)
     await _sweep_batches(deps)
     await _sweep_uploads(deps)
     return max(len(released), len(expired))

@@ -7,7 +7,7 @@ import msgspec
 from pydantic import BaseModel
 
 from tidemill.schemas.bounds import CHAR_BYTES_MAX
-from tidemill.schemas.jsonl.line import REFUSALS
+from tidemill.schemas.jsonl.line import CANCELLED, EXPIRED, REFUSALS
 from tidemill.schemas.resources.batch import Batch, FileReceipt, Status
 
 SAMPLES_MAX: Final = 3
@@ -19,6 +19,8 @@ MESSAGE_CHARS_MAX: Final = 500
 _EVENTS: Final = (
     "created", "in_progress", "cancelling", "finalizing", "completed", "failed", "expired", "cancelled"
 )  # fmt: skip
+
+_UNRUN: Final = {Status.EXPIRED: EXPIRED[0], Status.CANCELLED: CANCELLED[0]}
 
 
 class ReceiptReport(BaseModel):
@@ -153,6 +155,16 @@ def fault(text: bytes) -> tuple[str, int | None]:
 def is_refused(code: str, status: int | None) -> bool:
     """Whether a line of an error file is not a valid request; one such line would fail a new batch."""
     return status is None and code in REFUSALS
+
+
+def unrun_code(batch: Batch) -> str | None:
+    """The error code of every line of a batch that ended before ingest had validated its input.
+
+    Such a batch has no files, since results does not know its lines; None for other batches.
+    """
+    found = batch.tidemill.receipt
+    is_validated = batch.in_progress_at is not None or (found is not None and found.lines > 0)
+    return None if is_validated else _UNRUN.get(batch.status)
 
 
 def receipt(batch: Batch) -> ReceiptReport:

@@ -112,7 +112,10 @@ class TokenEstimate:
 
     def add(self, line: bytes | None) -> None:
         """Add a line; None stands for one above the size limit."""
-        if line is not None and len(line) > LONG_LINE_BYTES and nesting.parts(line) > PARTS_MAX:
+        if line is None or nesting.exceeds(line, nesting.DEPTH_MAX):
+            self.unreadable += 1
+            return
+        if len(line) > LONG_LINE_BYTES and nesting.parts(line) > PARTS_MAX:
             self._add_as_text(line)
             return
         if (body := _body(line)) is None or (found := self._sum(body.get("model"))) is None:
@@ -127,7 +130,7 @@ class TokenEstimate:
         try:
             fields = msgspec.structs.asdict(_lines.decode(line).body)  # type: ignore[attr-defined]
             body = {name: _scalar(raw) for name, raw in fields.items()}
-        except (msgspec.DecodeError, RecursionError):
+        except ValueError:
             body = {}
         if (found := self._sum(body.get("model"))) is None:
             self.unreadable += 1
@@ -235,9 +238,7 @@ def _scalar(raw: msgspec.Raw) -> Any:
     return orjson.loads(text) if text[:1] not in {b"[", b"{"} else None
 
 
-def _body(line: bytes | None) -> Mapping[str, Any] | None:
-    if line is None:
-        return None
+def _body(line: bytes) -> Mapping[str, Any] | None:
     try:
         content = orjson.loads(line)
     except orjson.JSONDecodeError:

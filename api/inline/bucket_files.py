@@ -21,7 +21,7 @@ from tidemill.schemas.bounds import PARAM_CHARS_MAX
 from tidemill.schemas.buckets import Address, BucketObject
 from tidemill.schemas.log.messages import InputRef
 from tidemill.schemas.log.part import file_key
-from tidemill.schemas.ports import NotFound
+from tidemill.schemas.ports import NotFound, once
 from tidemill.storage.buckets import BucketStore, NotAllowed, Opening, reason
 from tidemill.storage.s3 import Refused
 
@@ -73,7 +73,7 @@ async def checked(
     ref = InputRef(key=file_key(file_id), bytes=opening.size, source=found)
     update: dict[str, object] = {INPUT: file_id}
     if wanted.dedupe is None:
-        update["dedupe"] = creation.usual_dedupe(deps, opening.first.partition(b"\n")[0])
+        update["dedupe"] = await creation.usual_dedupe(deps, once(opening.first))
     return wanted.model_copy(update=update), ref, fingerprint
 
 

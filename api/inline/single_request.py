@@ -144,9 +144,7 @@ def _status(batch: Batch) -> str:
 
 async def _result(deps: Dependencies, project: str, batch: Batch) -> _Result:
     found = await result_pages.page(deps, project, batch, after=-1, limit=1)
-    async for line in deps.lines.read(found):
-        return _results.decode(line)
-    return _Result()
+    return _results.decode(await result_pages.next_line(deps.lines.read(found))) if found else _Result()
 
 
 def _error(batch: Batch, result: _Result) -> AsyncError | None:

@@ -152,9 +152,10 @@ async def gather(deps: Dependencies, log_range: LogRange, spool: ReplaySpool) ->
     """
     found = Found(log_range.shown.model, deps.serving.models)
     lines_max, bytes_max = deps.settings.file_lines_max, deps.settings.file_bytes_max
-    async with aclosing(_lines(deps, log_range, found)) as lines:
-        async for line in lines:
-            spool.put(line.source.number, line.index, line.data)
+    async with aclosing(_records(deps, log_range, found)) as records:
+        async for lines in records:
+            for line in lines:
+                spool.put(line.source.number, line.index, line.data)
             if found.sources.lines > lines_max or spool.size > bytes_max:
                 message = (
                     f"The range is more than the {lines_max} lines or {bytes_max} bytes of a batch: narrow it."
@@ -175,15 +176,21 @@ async def estimate(deps: Dependencies, log_range: LogRange, model: str | None) -
     """
     found = Found(log_range.shown.model, deps.serving.models)
     sums: dict[str, TokenEstimate] = {}
-    async for line in _lines(deps, log_range, found):
-        sums.setdefault(line.endpoint, TokenEstimate(line.endpoint)).add(rewrite_line(line.data, model=model))
+    async with aclosing(_records(deps, log_range, found)) as records:
+        async for lines in records:
+            await asyncio.to_thread(_count, sums, lines, model)
     endpoint = found.endpoint()
     # If all lines are lost, none was counted.
     return found, sums.get(endpoint, TokenEstimate(endpoint))
 
 
-async def _lines(deps: Dependencies, log_range: LogRange, found: Found) -> AsyncGenerator[FoundLine, None]:
-    """Each line once."""
+def _count(sums: dict[str, TokenEstimate], lines: list[FoundLine], model: str | None) -> None:
+    for line in lines:
+        sums.setdefault(line.endpoint, TokenEstimate(line.endpoint)).add(rewrite_line(line.data, model=model))
+
+
+async def _records(deps: Dependencies, log_range: LogRange, found: Found) -> AsyncGenerator[list[FoundLine], None]:
+    """The lines of each record, each line once."""
     left = RECORDS_MAX
     for topic in log_range.topics:
         async with aclosing(deps.history.entries(topic, log_range.start, log_range.end)) as entries:
@@ -194,8 +201,8 @@ async def _lines(deps: Dependencies, log_range: LogRange, found: Found) -> Async
                 if left < 0:
                     message = f"The range has more than {RECORDS_MAX} records: narrow it."
                     raise errors.invalid(message, param="source", code="range_too_large")
-                for line in await _new_lines(deps, log_range, found, entry):
-                    yield line
+                if lines := await _new_lines(deps, log_range, found, entry):
+                    yield lines
 
 
 async def _new_lines(deps: Dependencies, log_range: LogRange, found: Found, entry: LogRecord) -> list[FoundLine]:

@@ -14,9 +14,9 @@ import msgspec
 
 from tidemill.api.reruns.input_file import rewrite_line
 from tidemill.schemas.bitmap import Bitmap
+from tidemill.schemas.bounds import CUSTOM_ID_CHARS_MAX
 
 CHUNK_BYTES: Final = 1 << 20
-CUSTOM_ID_CHARS_MAX: Final = 512
 _MARK: Final = "@"
 _KEPT_CHARS: Final = 440
 """Characters kept of an id that would be too long; its hash follows."""

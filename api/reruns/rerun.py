@@ -13,8 +13,6 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import msgspec
-
 from tidemill.api import errors
 from tidemill.api.batches import answer_schema, batch_request, creation, report
 from tidemill.api.batches.batch_request import BatchRequest
@@ -28,11 +26,11 @@ from tidemill.api.reruns.selection import Kind, Selection
 from tidemill.api.view.quotas import Booking
 from tidemill.api.view.result_lines import bounded
 from tidemill.schemas import ids
-from tidemill.schemas.jsonl import line
+from tidemill.schemas.jsonl.line import model_of
 from tidemill.schemas.jsonl.lines import Line, Splitter
 from tidemill.schemas.log.messages import FileRecord, InputRef
 from tidemill.schemas.ports import NotFound
-from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.error import ApiError
 from tidemill.schemas.resources.file import file_kind
 
@@ -226,12 +224,7 @@ async def _with_fates(deps: Dependencies, project: str, rerun: Rerun, old: FileR
     batch, selection = rerun.batch, rerun.selection
     if selection.kind is Kind.ALL and (batch.tidemill.stream is None or batch.error_file_id is None):
         return None
-    if (
-        batch.status is Status.EXPIRED
-        and batch.tidemill.receipt is None
-        and selection.includes(line.EXPIRED[0], None)
-    ):
-        # It expired before ingest validated its lines.
+    if (code := report.unrun_code(batch)) is not None and selection.includes(code, None):
         return None
     chosen, others = array("I"), set[int]()
     if batch.error_file_id is not None:
@@ -288,17 +281,6 @@ async def _read(deps: Dependencies, old: FileRecord) -> AsyncIterator[Iterable[L
     yield splitter.finish()
 
 
-class _NamedBody(msgspec.Struct):
-    model: str
-
-
-class _NamedLine(msgspec.Struct):
-    body: _NamedBody
-
-
-_named_lines = msgspec.json.Decoder(_NamedLine)
-
-
 class _ModelPicker:
     """Finds the lines of one model among some lines of an input file."""
 
@@ -311,18 +293,12 @@ class _ModelPicker:
 
     def pick(self, lines: Iterable[Line]) -> None:
         for each in lines:
-            if (self._among is None or self._index in self._among) and self._model == self._named(
-                each.data or b""
-            ):
-                self.found.append(self._index)
+            if self._among is None or self._index in self._among:
+                # None for an invalid line of a stream, or of a batch that ended before its validation.
+                named = model_of(each.data or b"")
+                if named is not None and self._aliases.get(named, named) == self._model:
+                    self.found.append(self._index)
             self._index += 1
-
-    def _named(self, data: bytes) -> str | None:
-        try:
-            named = _named_lines.decode(data).body.model
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            return None  # an invalid line of a stream, or of a batch that expired before its validation
-        return self._aliases.get(named, named)
 
 
 class _LinePicker:

@@ -194,8 +194,7 @@ async def grouped_errors(deps: Deps, caller: Caller, batch_id: BatchId) -> repor
     batch = await lookup.batch(deps.view, caller.project, batch_id)
     if batch.status is Status.FAILED:
         return report.refused(batch)
-    if batch.status is Status.EXPIRED and batch.tidemill.receipt is None:
-        # It expired before ingest validated its lines.
+    if report.unrun_code(batch) is not None:
         source = deps.view.file(caller.project, batch.input_file_id)
         return report.ErrorReport(total=0, unfinished=source.lines or 0 if source else 0, data=[])
     groups, after = report.ErrorGroups(), -1

@@ -102,11 +102,12 @@ class View:
             found, searched_to = scanned_rows(
                 self._database, "batches", (where, given), scan, query.page, **options
             )
-        rows = paging.fitting(Row(id=batch_id, body=body) for batch_id, body in found)
-        rerun, now = self.links.with_reruns([row.id for row in rows]), self._clock()
+        now = self._clock()
+        # What is outdated counts no more, and reruns can only make a page shorter.
+        rows = paging.fitting(Row(id=batch_id, body=overlay.current(body, now)) for batch_id, body in found)
+        rerun = self.links.with_reruns([row.id for row in rows])
         bodies = (self.links.add_reruns(row.id, row.body) if row.id in rerun else row.body for row in rows)
-        shown = [Row(id=row.id, body=overlay.current(body, now)) for row, body in zip(rows, bodies, strict=True)]
-        return shown, searched_to
+        return [Row(id=row.id, body=body) for row, body in zip(rows, bodies, strict=True)], searched_to
 
     def file(self, project: str, file_id: str) -> FileRecord | None:
         """A file, unless it is deleted or expired."""
@@ -145,6 +146,11 @@ class View:
         """Whether the bytes of a deleted file are kept for a batch that still runs."""
         return self._database.first("SELECT 1 FROM files WHERE id = ? AND held", file_id) is not None
 
+    def needs_bytes(self, file_id: str) -> bool:
+        """Whether a file exists, expired or not, or its bytes are kept for a batch."""
+        statement = "SELECT 1 FROM files WHERE id = ? AND (held OR deleted_at IS NULL)"
+        return self._database.first(statement, file_id) is not None
+
     def batches_of(self, file_id: str) -> list[str]:
         """The batches of an input, if all of them have ended."""
         rows = self._database.read("SELECT id, over FROM batches WHERE input_file_id = ?", file_id)
@@ -161,6 +167,11 @@ class View:
             "SELECT id, key FROM files WHERE deleted_at IS NULL AND expires_at <= ? LIMIT ?",
             int(self._clock()), limit,
         )  # fmt: skip
+
+    def is_expired(self, file_id: str) -> bool:
+        """Whether a file is expired, and not deleted yet."""
+        statement = "SELECT 1 FROM files WHERE id = ? AND deleted_at IS NULL AND expires_at <= ?"
+        return self._database.first(statement, file_id, int(self._clock())) is not None
 
     def releasable(self, limit: int) -> list[tuple[str, str]]:
         """Deleted files whose bytes no batch needs: id and key."""

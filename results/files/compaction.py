@@ -169,10 +169,10 @@ class Compactor:
         if not models:
             failed = errors.lines.done - filled
             return (self._result(batch, batch.model, output.lines.done, failed, output.usage),)
-        found = [(model, *output.of_model(number)) for number, model in enumerate(models)]
+        found = zip(models, output.by_model(len(models)), strict=True)
         return tuple(
             self._result(batch, model, completed, errors.models.count(number), used)
-            for number, (model, completed, used) in enumerate(found)
+            for number, (model, (completed, used)) in enumerate(found)
         )
 
     def _result(

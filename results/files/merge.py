@@ -7,6 +7,7 @@ longest time give up their streams and most of what was read ahead, and go on wi
 
 import zlib
 from array import array
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -53,14 +54,22 @@ class Sums:
         )
         return read, cached, written, reasoning
 
-    def of_model(self, number: int) -> tuple[int, tuple[int, int, int, int]]:
-        """The lines of a model, and their tokens as `usage` has them."""
-        places = [place for place, model in enumerate(self.models) if model == number]
-        known = [place for place in places if self.usages[4 * place] != UNKNOWN_USAGE[0]]
-        read, cached, written, reasoning = (
-            sum(self.usages[4 * place + column] for place in known) for column in range(4)
-        )
-        return len(places), (read, cached, written, reasoning)
+    def by_model(self, models: int) -> list[tuple[int, tuple[int, int, int, int]]]:
+        """The lines of each of so many models, and their tokens as `usage` has them."""
+        found: defaultdict[int, list[int]] = defaultdict(lambda: [0] * 5)
+        columns = (self.usages[place::4] for place in range(4))
+        for model, read, cached, written, reasoning in zip(self.models, *columns, strict=True):
+            sums = found[model]
+            sums[0] += 1
+            if read != UNKNOWN_USAGE[0]:
+                sums[1] += read
+                sums[2] += cached
+                sums[3] += written
+                sums[4] += reasoning
+        return [
+            (lines, (read, cached, written, reasoning))
+            for lines, read, cached, written, reasoning in (found[number] for number in range(models))
+        ]
 
     @property
     def unknown(self) -> int:

@@ -49,6 +49,8 @@ class Rebuild:
 
     batch: Batch
     store: OverlayStore
+    bill_copies: bool = False
+    """The setting when the files were written: whether they say the usage of copies."""
     _recovery: PartRecovery = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,7 +94,13 @@ class Rebuild:
                 f"{self.batch.id}: {found.missing} of {self._wanted} lines are no longer in the log"
                 f" ({found.unreadable} records could not be read)"
             )
-        compactor = Compactor(store=self.store, clock=time.time, part_bytes=PART_BYTES, tariff_of=_free)
+        compactor = Compactor(
+            store=self.store,
+            clock=time.time,
+            part_bytes=PART_BYTES,
+            tariff_of=_free,
+            bill_copies=self.bill_copies,
+        )
         try:
             fact = await compactor.compact(self._closed(await found.parts()), found.bitmap)
         except NotFound as error:

@@ -55,6 +55,17 @@ class _Named(msgspec.Struct):
 _named = msgspec.json.Decoder(_Named)
 
 
+class _Body(msgspec.Struct):
+    model: str
+
+
+class _Modelled(msgspec.Struct):
+    body: _Body
+
+
+_modelled = msgspec.json.Decoder(_Modelled)
+
+
 class _Result(msgspec.Struct):
     custom_id: msgspec.Raw
     response: msgspec.Raw
@@ -83,6 +94,14 @@ def custom_id_of(line: bytes) -> bytes:
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return b"null"
     return bytes(found) if 0 < len(text) <= CUSTOM_ID_CHARS_MAX else b"null"
+
+
+def model_of(line: bytes) -> str | None:
+    """The model that any input line names; None if it names none."""
+    try:
+        return _modelled.decode(line).body.model
+    except (ValueError, RecursionError):
+        return None
 
 
 def answered(

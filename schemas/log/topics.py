@@ -197,6 +197,11 @@ def express(model: str) -> Topic:
     )  # fmt: skip
 
 
+def place(model: str) -> str:
+    """The place of a model's topics in Kafka, which refuses a second topic that differs only in `.` and `_`."""
+    return _plain(model).replace(".", "_")
+
+
 def takes_requeued(name: str) -> bool:
     """Whether dead letters of a topic may be sent there again: its readers count a repeated record once.
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from tidemill.api.batches.creation import _model_of
 from tidemill.api.reruns.input_file import rewrite_line
 from tidemill.ingest.streams.factory import _endpoint
 from tidemill.schemas.endpoints import ENDPOINTS
+from tidemill.schemas.jsonl.line import model_of
 
 CHAT = "/v1/chat/completions"
 GOOD = b'{"custom_id":"a","url":"%s","body":{"model":"m"}}' % CHAT.encode()
@@ -16,7 +16,7 @@ GOOD = b'{"custom_id":"a","url":"%s","body":{"model":"m"}}' % CHAT.encode()
 def test_a_line_of_any_depth_is_taken(levels, field):
     """More levels than a decoder takes are no error of the service."""
     deep = b'{"%s":%s,"custom_id":"a"}' % (field.encode(), b"[" * levels + b"]" * levels)
-    assert _model_of(deep) == ""
+    assert model_of(deep) is None
     assert rewrite_line(deep, model="n") == deep
     assert rewrite_line(deep, custom_id="b") == deep or levels < 1_100
 

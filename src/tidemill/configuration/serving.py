@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from tidemill.configuration.misconfigured import nearest
 from tidemill.configuration.servers import Model, Server, Serving
+from tidemill.schemas.log import topics
 
 
 class Contradiction(ValueError):
@@ -28,7 +29,7 @@ def serving(
 
     Raises:
         Contradiction: A model names a server that does not exist, two settings of one server differ, or two models
-            have one name.
+            have one name, or topics that Kafka takes for the same.
     """
     found = _Found()
     for name, server in servers.items():
@@ -43,8 +44,10 @@ def serving(
             kept[name] = model
     aliases: dict[str, str] = {}
     names = dict.fromkeys(kept, "a model")
+    users: dict[str, str] = {}
     for name, model in list(kept.items()):
         try:
+            _check_topics(name, users)
             _check_aliases(name, model, names)
         except Contradiction as error:
             if faults is None:
@@ -52,6 +55,7 @@ def serving(
             faults.append(error)
             del kept[name], by_model[name], names[name]
         else:
+            users[topics.place(name)] = name
             names |= dict.fromkeys(model.aliases, f"models.{name}")
             aliases |= dict.fromkeys(model.aliases, name)
     return Serving(servers=found.servers, models=kept, by_model=by_model, aliases=aliases)
@@ -127,6 +131,12 @@ class _Found:
             if getattr(self.servers[first], setting) != getattr(server, setting):
                 there = self._places[first]
                 raise Contradiction(kind, name, f"{here}: {there} has its host and port, and another {setting}")
+
+
+def _check_topics(name: str, users: Mapping[str, str]) -> None:
+    if (other := users.get(topics.place(name))) is not None:
+        what = f"Kafka cannot have its topics besides those of models.{other}"
+        raise Contradiction("models", name, f": {what}, since it takes '.' and '_' for the same")
 
 
 def _check_aliases(name: str, model: Model, names: Mapping[str, str]) -> None:

@@ -18,7 +18,6 @@ from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.part import file_key, index_key
-from tidemill.schemas.ports import Store
 from tidemill.schemas.resources.batch import Batch
 from tidemill.sealing.key_manager import wrapper
 from tidemill.sealing.records import open_outcome
@@ -50,7 +49,9 @@ async def rebuild(settings: Settings, kafka: Kafka, names: Sequence[str], say: S
         for name in names:
             try:
                 batch = _known(known, vault, name)
-                is_equal &= await _one(reader, store, batch, files, say, vault=vault, write=write)
+                with tempfile.TemporaryDirectory(prefix="tidemill-rebuild-") as folder:
+                    work = Rebuild(batch, OverlayStore(Path(folder), store), bill_copies=settings.bill_copies)
+                    is_equal &= await _one(reader, work, files, say, vault=vault, write=write)
             except RebuildError as error:
                 say(str(error))
                 is_equal = False
@@ -58,25 +59,23 @@ async def rebuild(settings: Settings, kafka: Kafka, names: Sequence[str], say: S
 
 
 async def _one(
-    reader: Reader, store: Store, batch: Batch, files: dict[str, str], say: Say, *, vault: Vault, write: bool
+    reader: Reader, work: Rebuild, files: dict[str, str], say: Say, *, vault: Vault, write: bool
 ) -> bool:
-    with tempfile.TemporaryDirectory(prefix="tidemill-rebuild-") as folder:
-        overlay = OverlayStore(Path(folder), store)
-        work = Rebuild(batch, overlay)
-        number = partition_of(batch.id, len(reader.partitions(topics.OUTCOMES.name)) or 1)
-        async with aclosing(reader.records(topics.OUTCOMES.name, {number: FIRST})) as records:
-            async for record in records:
-                headers, value = record.headers, record.value or b""
-                with suppress(NoKey, DecodeError):
-                    headers, value = await open_outcome(vault, headers, value)
-                await work.add(headers, value)
-                if work.is_complete:
-                    break
-        rebuilt = await work.finish()
-        say(f"{batch.id}: {_summary(rebuilt)}")
-        if rebuilt.is_equal:
-            await _replace_damaged(overlay, batch, rebuilt, files, say, write=write)
-        return rebuilt.is_equal
+    batch = work.batch
+    number = partition_of(batch.id, len(reader.partitions(topics.OUTCOMES.name)) or 1)
+    async with aclosing(reader.records(topics.OUTCOMES.name, {number: FIRST})) as records:
+        async for record in records:
+            headers, value = record.headers, record.value or b""
+            with suppress(NoKey, DecodeError):
+                headers, value = await open_outcome(vault, headers, value)
+            await work.add(headers, value)
+            if work.is_complete:
+                break
+    rebuilt = await work.finish()
+    say(f"{batch.id}: {_summary(rebuilt)}")
+    if rebuilt.is_equal:
+        await _replace_damaged(work.store, batch, rebuilt, files, say, write=write)
+    return rebuilt.is_equal
 
 
 async def _replace_damaged(

@@ -123,6 +123,16 @@ async def test_entries_of_operators_stay_as_they_are(server: Backend) -> None:
     assert (models["lora-set"].tries_max, models["lora-changed"].paused) == (7, True)
 
 
+async def test_a_listed_model_whose_topics_kafka_refuses_is_left_out(server: Backend) -> None:
+    """Besides those of another model; all others are admitted."""
+    world = await World.of(gpu=server.url)
+    await world.change({f"{MODEL}lora-set_1": {"servers": ["gpu"]}})
+    server.lists = ("lora-a_1", "lora-set.1", "lora-a.1", "lora-b")
+    for _ in range(2):
+        await world.models.look()
+        assert set(world.admitted) == {"lora-a.1", "lora-b"}
+
+
 async def test_any_list_is_bounded(server: Backend, caplog: pytest.LogCaptureFixture) -> None:
     """Names that no model can have are left out, and so are too many."""
     world = await World.of(gpu=server.url)

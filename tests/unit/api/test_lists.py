@@ -7,7 +7,7 @@ from tidemill.api.requests.paging import PAGE_BYTES_MAX, Page, Row
 from tidemill.api.view import sqlite
 from tidemill.api.view.overlay import FAULTS_LISTED_MAX
 from tidemill.schemas.log.messages import BatchRecord, FileRecord
-from tidemill.schemas.resources.batch import Batch, BatchError, BatchErrors, Status
+from tidemill.schemas.resources.batch import Batch, BatchError, BatchErrors, Extras, Progress, Status
 from tidemill.schemas.resources.file import File
 
 FAULTS = 1_000
@@ -144,3 +144,22 @@ def test_a_page_has_at_least_one_object():
     rows = [Row(id=name, body=b"1" * (PAGE_BYTES_MAX + 1)) for name in "abc"]
     assert paging.fitting(iter(rows)) == rows[:2]
     assert b'"last_id":"a","has_more":true' in paging.write(Page(limit=10), rows[:2])
+
+
+async def test_a_page_is_cut_by_what_it_shows(deps, client, monkeypatch):
+    """A batch that was stored with a rate and an ETA is shown without them later, and with its reruns."""
+    progress = Progress(
+        percent=1.0, lines_per_second=12.345678, observed_at=NOW - 9, holds_until=NOW - 5,
+        done_earliest_at=NOW - 2, done_latest_at=NOW - 1,
+    )  # fmt: skip
+    for number in range(3):
+        fields = {"status": Status.IN_PROGRESS, "tidemill": Extras(progress=progress)}
+        stored = refused(number, 0).model_copy(update=fields)
+        deps.view.put_batch(BatchRecord(project="p", batch=stored))
+    size = len(deps.view.batch("p", stored.id))
+    assert size < len(stored.model_dump_json())
+    monkeypatch.setattr(paging, "PAGE_BYTES_MAX", 2 * size)
+    assert [len(page["data"]) for page in await pages(client, "/batches")] == [2, 1]
+    fields = {"created_at": NOW - 1, "tidemill": Extras(rerun_of=stored.id)}
+    deps.view.put_batch(BatchRecord(project="p", batch=refused(3, 0).model_copy(update=fields)))
+    assert [len(page["data"]) for page in await pages(client, "/batches")] == [1, 2, 1]

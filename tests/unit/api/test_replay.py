@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import threading
 
 import httpx
 import orjson
@@ -10,9 +11,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from support.dependencies import ADMIN, READER, open_dependencies, with_settings
 
+from tidemill.api.batches.token_estimate import TokenEstimate
 from tidemill.api.reruns.log_range import edge
-from tidemill.api.reruns.replay_spool import CUSTOM_ID_CHARS_MAX, ReplaySpool, Sources, renamed
+from tidemill.api.reruns.replay_spool import ReplaySpool, Sources, renamed
 from tidemill.configuration.settings import Settings
+from tidemill.schemas.bounds import CUSTOM_ID_CHARS_MAX
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import LineRef, RequestHead
 from tidemill.schemas.ports import Edge, LogRecord
@@ -92,6 +95,22 @@ async def test_equal_custom_ids_get_their_batch_as_suffix(deps, client):
         name + ending for name, ending in zip(["r0", "r1", "r0"], endings, strict=True)
     ]
     assert {each["body"]["model"] for each in found} == {"n"}
+
+
+async def test_a_dry_run_counts_in_threads(deps, client, monkeypatch):
+    """A long line takes milliseconds, in which other requests go on."""
+    add, threads = TokenEstimate.add, set()
+
+    def counted(estimate, text):
+        threads.add(threading.current_thread())
+        add(estimate, text)
+
+    monkeypatch.setattr(TokenEstimate, "add", counted)
+    deps.history.topics[REQUESTS] = [entry("a", 0, line("a0"), line("a1")), entry("a", 2, line("a2"))]
+    plan = (await replay(client, source=ALL_OF_M, dry_run=True)).json()
+    assert plan["lines"] == 3
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 async def test_a_dry_run_creates_nothing(deps, client):

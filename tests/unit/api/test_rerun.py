@@ -94,7 +94,7 @@ async def ended(deps, client, fates, **extras):
     models, usage = (array("I", [0] * columns * len(failed)) for columns in (1, 4))
     columns = encode_index(indices, sizes, models, usage)
     await deps.store.write(index_key(f"files/{error_id}"), once(columns))
-    deps.view.put_file(record, 1_000)
+    deps.view.put_file(record, 0)
     receipt = Receipt(lines=len(fates), errors=FileReceipt(lines=len(failed), bytes=1, sha256=""))
     extras["name"] = "nightly"
     batch = Batch(
@@ -292,18 +292,31 @@ async def test_a_create_may_name_the_batch_that_it_asks_again(client, old):
         assert (answer.status_code, "No batch found" in answer.json()["error"]["message"]) == (404, True)
 
 
-async def test_a_rerun_of_a_batch_that_expired_before_validation(deps, client, old):
-    """All lines have expired."""
-    unseen = {"status": Status.EXPIRED, "error_file_id": None, "tidemill": Extras()}
+@pytest.mark.parametrize(("status", "receipt"), [(Status.EXPIRED, None), (Status.CANCELLED, Receipt(lines=0))])
+async def test_a_rerun_of_a_batch_that_ended_before_validation(deps, client, old, status, receipt):
+    """No line has run: all have the batch's fate, though no error file says so."""
+    unseen = {"status": status, "error_file_id": None, "tidemill": Extras(receipt=receipt)}
     late = old.model_copy(update={"id": ids.new_batch_id(), **unseen})
     deps.view.put_batch(BatchRecord(project="p", batch=late))
-    for fields in ({"lines": "expired"}, {}):
+    for fields in ({"lines": status.value}, {}, {"lines": {"codes": [f"batch_{status}"]}}):
         new = (await rerun(client, late, **fields)).json()
         assert len(await content(client, new)) == len(FATES)
-    assert (await client.get(f"/batches/{late.id}/errors")).json()["unfinished"] == deps.view.file(
-        "p", late.input_file_id
-    ).lines
-    assert (await rerun(client, late, lines="failed")).status_code == 409
+    found = (await client.get(f"/batches/{late.id}/errors")).json()
+    assert (found["total"], found["unfinished"]) == (0, deps.view.file("p", late.input_file_id).lines)
+    for kind in {"failed", "expired", "cancelled"} - {status.value}:
+        assert (await rerun(client, late, lines=kind)).status_code == 409
+
+
+async def test_a_rerun_of_a_stream_that_was_cancelled_without_a_line(deps, client, old):
+    """There is nothing to run."""
+    fields = {
+        "status": Status.CANCELLED, "in_progress_at": NOW, "error_file_id": None,
+        "tidemill": Extras(stream="s", receipt=Receipt(lines=0)),
+    }  # fmt: skip
+    empty = old.model_copy(update={"id": ids.new_batch_id(), **fields})
+    deps.view.put_batch(BatchRecord(project="p", batch=empty))
+    assert (await rerun(client, empty)).json()["error"]["code"] == "no_lines"
+    assert (await client.get(f"/batches/{empty.id}/errors")).json()["unfinished"] == 0
 
 
 values = st.recursive(

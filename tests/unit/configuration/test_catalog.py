@@ -148,18 +148,26 @@ def test_a_file_takes_away_only_what_a_file_brought() -> None:
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
-        ({"server/a": None}, "servers.a: models.m name it; change or remove them first"),
+        ({"server/a": None}, "servers.a: models.m, models.m.1 name it; change or remove them first"),
         ({"server/a": {"url": "x"}}, "servers.a.url: "),
         ({"server/b": {"url": "http://a/v1"}}, "servers.b: it has the address and the key of servers.a"),
         ({"server/b": {"url": "http://b/v1", "key": "x"}}, "servers.b: unknown setting key"),
         ({"model/o": {"servers": ["b"]}}, "models.o.servers: there is no server b"),
         ({"model/o": {"servers": ["a"], "aliases": ["m"]}}, "models.o.aliases: m is the name of a model already"),
         ({"model/o": {"servers": ["a"], "upstream_model": "a\x00b"}}, "models.o.upstream_model: it has a control"),
+        (
+            {"model/m_1": {"servers": ["a"]}},
+            "models.m_1: Kafka cannot have its topics besides those of models.m.1",
+        ),
     ],
 )
 def test_a_contradiction_names_the_setting(wanted: changes.Wanted, said: str) -> None:
     """And nothing is written."""
-    settings: changes.Wanted = {"server/a": {"url": "http://a/v1"}, "model/m": {"servers": ["a"]}}
+    settings: changes.Wanted = {
+        "server/a": {"url": "http://a/v1"},
+        "model/m": {"servers": ["a"]},
+        "model/m.1": {"servers": ["a"]},
+    }
     contents = written(folded([]), changes.planned(folded([]), settings, author="k", at=1))
     with pytest.raises(ValueError, match=r"^") as refused:
         changes.planned(contents, wanted, author="k", at=2)
@@ -236,9 +244,13 @@ def test_each_record_that_contradicts_another_is_left_out_alone() -> None:
         ("model/short", value({"backends": [certificate]}), 3),
         ("model/m", value({"servers": ["other"]}), 4),
         ("model/n", value({"servers": ["same"], "aliases": ["m"]}), 5),
+        ("model/n_1", value({"servers": ["same"], "aliases": ["m"]}), 6),
+        ("model/n.1", value({"servers": ["same"]}), 7),
+        ("model/n_1.x", value({"servers": ["same"]}), 8),
+        ("model/n.1_x", value({"servers": ["same"]}), 9),
     ])  # fmt: skip
-    assert {*contents.faults} == {"server/other", "model/short", "model/m"}
-    assert contents.serving.by_model == {"n": ("same",)}
+    assert {*contents.faults} == {"server/other", "model/short", "model/m", "model/n_1", "model/n.1_x"}
+    assert contents.serving.by_model == dict.fromkeys(("n", "n.1", "n_1.x"), ("same",))
     assert contents.serving.aliases == {"m": "n"}
 
 

@@ -93,8 +93,16 @@ def server(**settings: object) -> dict[str, object]:
         (server(discover="dns", proxy="http://p:1"), "servers.b: discover: the proxy looks up the name"),
         (server(proxy="https://p:1"), "servers.b: proxy: expected an address like http://proxy:3128, but got"),
         (server(proxy="http://me:secret@p:1"), "servers.b.proxy: an address holds no name and no password"),
+        (
+            {"models": {"m.a": {"backends": [B]}, "m_a": {"backends": [B]}}},
+            "models.m_a: Kafka cannot have its topics besides those of models.m.a",
+        ),
+        (
+            {"models": {"m_a.b": {"backends": [B]}, "m.a_b": {"backends": [B]}}},
+            "models.m.a_b: Kafka cannot have its topics besides those of models.m_a.b",
+        ),
     ],
-    ids=range(23),
+    ids=range(25),
 )
 def test_contradictions(content: dict[str, dict[str, object]], said: str) -> None:
     """Are refused at the start, with the place."""

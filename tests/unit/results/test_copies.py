@@ -2,23 +2,30 @@
 
 import json
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 from support.facts import NOW, batch_id, commands, lines, model_of
 from support.simulated import Simulation
 
+from tidemill.configuration.settings import Settings
+from tidemill.ops import rebuild as command
 from tidemill.results.files import finalizer, merge
 from tidemill.results.files.compaction import COPY_PARTS_FROM
 from tidemill.results.files.overlay_store import OverlayStore
-from tidemill.results.files.rebuild import Rebuild
+from tidemill.results.files.rebuild import Rebuild, same
 from tidemill.schemas.jsonl import copies as listed
 from tidemill.schemas.jsonl.copies import Copy
 from tidemill.schemas.log import codec, topics
-from tidemill.schemas.log.messages import CancelRequested
-from tidemill.schemas.log.part import copies_key
+from tidemill.schemas.log.messages import CancelRequested, FileRecord
+from tidemill.schemas.log.part import copies_key, file_key, index_key
+from tidemill.schemas.ports import once
 from tidemill.schemas.resources.batch import Status
+from tidemill.schemas.resources.file import File
+from tidemill.storage.directory import DirectoryStore
 
 SEEDS = range(40)
 TOTAL = 70
@@ -120,11 +127,60 @@ async def test_each_copy_has_the_result_of_its_original(seed, models, tmp_path, 
     assert found.batch.tidemill.copies == len(originals)
     assert sorted(found.copied) == sorted(originals)
     simulation.fuse.left, simulation.fuse.burnt = -1, False
-    rebuild = Rebuild(batch=found.batch, store=OverlayStore(tmp_path, simulation.store))
+    store = OverlayStore(tmp_path, simulation.store)
+    rebuild = Rebuild(batch=found.batch, store=store, bill_copies=is_billed)
     for _, headers, value in simulation.log.events:
         await rebuild.add(headers, value)
     assert rebuild.is_complete
     assert (await rebuild.finish()).is_equal
+    for file_id, key in simulation.log.files.items():
+        assert await same(store, file_key(file_id), key)
+        assert await same(store, index_key(file_key(file_id)), index_key(key))
+
+
+class LogReader:
+    """Reads the records of a simulation, with those of its files."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        made = File(id="", bytes=1, created_at=1, filename="f", purpose="batch_output")
+        files = {
+            file_id: FileRecord(
+                project="p", file=made.model_copy(update={"id": file_id}), key=key, sha256="0" * 64
+            )
+            for file_id, key in simulation.log.files.items()
+        }
+        shown = {record.batch.id: record for record in simulation.log.published}
+        self._records = [(topic, None, *rest) for topic, *rest in simulation.log.events]
+        for topic, found in ((topics.FILES.name, files), (topics.BATCHES.name, shown)):
+            self._records += [(topic, key.encode(), (), codec.encode(record)) for key, record in found.items()]
+
+    def partitions(self, topic):
+        del topic
+        return []
+
+    async def records(self, topic, starts=None):
+        del starts
+        for name, key, headers, value in self._records:
+            if name == topic:
+                yield SimpleNamespace(key=key, headers=headers, value=value)
+
+
+async def test_the_command_finds_files_with_billed_copies_intact(tmp_path, monkeypatch):
+    """It rebuilds them by the setting."""
+    simulation, originals = simulation_of(1, ())
+    simulation._limits = replace(simulation._limits, bill_copies=True)
+    simulation.log.events += [
+        *commands(0, TOTAL, (), originals), *lines(simulation.chance, 0, TOTAL, (), originals)
+    ]  # fmt: skip
+    await simulation.run(crashes_max=0)
+    store = DirectoryStore(tmp_path)
+    for key, content in simulation.store.objects.items():
+        await store.write(key, once(content))
+    monkeypatch.setattr(command.history, "reading", lambda _: nullcontext(LogReader(simulation)))
+    settings, said = Settings(store=tmp_path.as_uri(), bill_copies=True), []
+    assert await command.rebuild(settings, None, [batch_id(0)], said.append, write=False)
+    assert len(said) == 1 + 2 * len(simulation.log.files)
+    assert all("intact" in text for text in said[1:])
 
 
 @pytest.mark.parametrize("models", [(), MODELS])

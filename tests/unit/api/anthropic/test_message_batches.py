@@ -346,10 +346,10 @@ async def test_a_rejected_batch_has_ended_with_errors_that_name_the_fault(client
 async def test_a_batch_that_ended_before_its_check(client, deps, at, status, kind):
     """Has its requests as results, until its input is deleted."""
     batch_id = (await create(client)).json()["id"]
-    await end(deps, batch_id, at, status, [])
+    receipt = Receipt(lines=0) if status is Status.CANCELLED else None
+    await end(deps, batch_id, at, status, [], tidemill=Extras(receipt=receipt))
     batch = await get(client, f"/{batch_id}")
-    assert batch["request_counts"] | {kind: 0} == dict.fromkeys(batch["request_counts"], 0)
-    assert batch["request_counts"][kind] == 2
+    assert batch["request_counts"] == dict.fromkeys(batch["request_counts"], 0) | {kind: 2}
     found = [orjson.loads(line) for line in (await client.get(batch["results_url"])).content.splitlines()]
     assert found == [{"custom_id": f"r-{i}", "result": {"type": kind}} for i in range(2)]
     input_id = (await client.get(f"/v1/batches/{batch_id}")).json()["input_file_id"]

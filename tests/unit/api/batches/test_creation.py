@@ -13,6 +13,7 @@ from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim
 from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.schemas.resources.error import ApiError
+from tidemill.storage.buckets import Buckets, Opening
 
 BODY = {"input_file_id": "file-none", "endpoint": "/v1/embeddings", "completion_window": "24h"}
 
@@ -210,3 +211,27 @@ async def test_the_model_of_the_first_line_decides_which_equal_lines_are_asked_o
     assert made["tidemill"]["dedupe"] == expected
     sent = [codec.decode_command(value) for topic, _, value in deps.log.records if topic == topics.COMMANDS.name]
     assert [command.batch.tidemill.dedupe for command in sent] == [expected]
+
+
+class OneObject:
+    """A bucket with one object."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def opening(self, key, count):
+        del key
+        return Opening(etag="e", size=len(self._content), first=self._content[:count])
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf", b"\n \n", b"\xef\xbb\xbf\r\n"])
+@pytest.mark.parametrize(("name", "expected"), [(b"once", "batch"), (b"each", None)])
+async def test_the_first_line_of_an_object_decides_too(deps, monkeypatch, start, name, expected):
+    """Whatever stands before it."""
+    backends = [{"url": "http://127.0.0.1:9/v1"}]
+    models = {"once": {"backends": backends, "dedupe": "batch"}, "each": {"backends": backends}}
+    bucket = OneObject(start + EMBEDDING % (b"x", name) * 2)
+    monkeypatch.setattr(Buckets, "find", lambda *_, **__: bucket)
+    async with client_of(with_settings(deps, Settings(models=models))) as client:
+        made = (await client.post("/batches", json=BODY | {"input_file_id": "s3://lake/in.jsonl"})).json()
+    assert made["tidemill"]["dedupe"] == expected

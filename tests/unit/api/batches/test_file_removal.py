@@ -20,11 +20,15 @@ async def deps(tmp_path):
     """Dependencies on a folder, with the files `f` and `g` that expire at `NOW`."""
     async with open_dependencies(tmp_path) as deps:
         for name in ("f", "g"):
-            await deps.store.write(f"files/{name}", content())
-            file = File(id=name, bytes=1, created_at=1, expires_at=NOW, filename="f", purpose="batch")
-            record = FileRecord(project="p", file=file, key=f"files/{name}", sha256="0" * 64)
-            deps.view.put_file(record, -1)
+            await make(deps, name, -1, expires_at=NOW)
         yield deps
+
+
+async def make(deps: Dependencies, name: str, place: int, *, expires_at: int) -> None:
+    """Write a file whose record is at this place in the log."""
+    await deps.store.write(f"files/{name}", content())
+    file = File(id=name, bytes=1, created_at=1, expires_at=expires_at, filename="f", purpose="batch")
+    deps.view.put_file(FileRecord(project="p", file=file, key=f"files/{name}", sha256="0" * 64), place)
 
 
 async def content() -> AsyncIterator[bytes]:
@@ -40,13 +44,13 @@ async def is_stored(deps: Dependencies, name: str) -> bool:
         return False
 
 
-def batch(status: Status) -> BatchRecord:
-    """A batch that reads `f`."""
+def batch(status: Status, name: str = "f") -> BatchRecord:
+    """A batch that reads `f`, or another file."""
     return BatchRecord(
         project="p",
         batch=Batch(
-            id="b", endpoint="/v1/embeddings", input_file_id="f", completion_window="24h", status=status,
-            created_at=1, expires_at=2,
+            id=f"batch_{name}", endpoint="/v1/embeddings", input_file_id=name, completion_window="24h",
+            status=status, created_at=1, expires_at=2,
         ),
     )  # fmt: skip
 
@@ -77,3 +81,42 @@ async def test_a_file_stays_while_the_log_is_away(deps):
     assert await is_stored(deps, "f")
     deps.log.away = False
     assert await file_removal.sweep(deps) == 2
+
+
+@pytest.mark.parametrize("name", ["f", "g"])
+async def test_an_expired_file_that_is_made_again_during_a_sweep_stays(deps, monkeypatch, name):
+    """Under the same id, while the log takes its tombstone or that of the file before it."""
+    send = deps.log.send
+
+    async def sent(*args, **kwargs):
+        offset = await send(*args, **kwargs)
+        if offset == 0:
+            await make(deps, name, 1, expires_at=NOW + 1)
+        return offset
+
+    monkeypatch.setattr(deps.log, "send", sent)
+    await file_removal.sweep(deps)
+    assert await is_stored(deps, name)
+    assert deps.view.file("p", name) is not None
+    assert (topics.FILES.name, "g", None) in deps.log.records or name == "g"
+    assert await file_removal.sweep(deps) == 0
+
+
+async def test_a_deleted_file_that_is_made_again_during_a_sweep_stays(deps, monkeypatch):
+    """While the store deletes the bytes of another one that a batch held as well."""
+    for status in (Status.IN_PROGRESS, Status.COMPLETED):
+        for name in ("f", "g"):
+            deps.view.put_batch(batch(status, name))
+        if status is Status.IN_PROGRESS:
+            await file_removal.sweep(deps)
+    delete = deps.store.delete
+
+    async def deleted(key):
+        await delete(key)
+        if key == "files/f":
+            await make(deps, "g", 10, expires_at=NOW + 1)
+
+    monkeypatch.setattr(deps.store, "delete", deleted)
+    await file_removal.sweep(deps)
+    assert (await is_stored(deps, "f"), await is_stored(deps, "g")) == (False, True)
+    assert deps.view.file("p", "g") is not None

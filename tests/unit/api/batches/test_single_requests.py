@@ -1,13 +1,17 @@
 """Single asynchronous requests over a real app: what becomes of them, and how their ends are shown."""
 
+import asyncio
+
 import orjson
 import pytest
 from tests.unit.api.anthropic.test_message_batches import end
 
+from tidemill.api import dependencies
 from tidemill.schemas.jsonl import line as lines
 from tidemill.schemas.jsonl.line import Call
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchCreated, BatchRecord
+from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, BatchError, BatchErrors, Status
 
 CHAT = "/async/chat/completions"
@@ -82,6 +86,25 @@ async def test_an_answer_keeps_its_text(client, deps):
     found = answer.json()
     assert (found["status"], found["status_code"], found["error"], found["model"]) == ("completed", 200, None, "m")
     assert found["ended_at"] > found["created_at"]
+
+
+@pytest.mark.parametrize("error", [OSError("away"), NotFound("gone"), None])
+async def test_a_store_that_fails_during_the_read_is_unavailable(client, deps, monkeypatch, error):
+    """The lookup found the line, then its object does not come, or never."""
+    made = (await create(client)).json()
+    await end(deps, made["id"], "completed_at", Status.COMPLETED, [(0, False, result(made["id"], 200))])
+    seen(deps, made["id"])
+
+    async def read(found):
+        assert found
+        await (asyncio.Event().wait() if error is None else asyncio.sleep(0))
+        raise error
+        yield
+
+    monkeypatch.setattr(deps.lines, "read", read)
+    monkeypatch.setattr(dependencies, "STORE_SECONDS_MAX", 0.1)
+    answer = await asyncio.wait_for(client.get(f"{CHAT}/{made['id']}"), 5)
+    assert answer.status_code == 503
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.api.batches import token_estimate
-from tidemill.api.batches.token_estimate import MODELS_MAX, TokenEstimate, measured
+from tidemill.api.batches.token_estimate import LONG_LINE_BYTES, MODELS_MAX, TokenEstimate, measured
+from tidemill.schemas.jsonl.nesting import DEPTH_MAX
 
 CHAT, EMBED = "/v1/chat/completions", "/v1/embeddings"
 
@@ -94,6 +95,29 @@ def test_unreadable_lines():
     for number in range(MODELS_MAX + 5):
         found.add(b'{"body":{"model":"m%d"}}' % number)
     assert (found.unreadable, len(found.models)) == (8 + 5, MODELS_MAX)
+
+
+@pytest.mark.parametrize("field", ["tools", "functions", "response_format", "text", "messages", "other"])
+def test_a_line_with_too_many_levels_is_unreadable(field):
+    """Ingest refuses it too."""
+    found = TokenEstimate(CHAT)
+    for levels, count in ((DEPTH_MAX - 2, 0), (DEPTH_MAX - 1, 1), (300, 2)):
+        found.add(b'{"body":{"model":"m","%b":%b}}' % (field.encode(), b"[" * levels + b"]" * levels))
+        assert found.unreadable == count
+    assert found.models["m"].lines == 1
+
+
+@pytest.mark.parametrize(
+    "fields", [b'"model":"m","max_tokens":1e999', b'"model":"\xff"', b'"model":"m","n":1e999']
+)
+def test_a_line_of_very_many_parts_with_an_unreadable_field(fields, monkeypatch):
+    """It is unreadable, as a shorter line is."""
+    for size in (LONG_LINE_BYTES, 0):
+        monkeypatch.setattr(token_estimate, "LONG_LINE_BYTES", size)
+        monkeypatch.setattr(token_estimate, "PARTS_MAX", 50)
+        found = TokenEstimate(CHAT)
+        found.add(b'{"body":{%b,"messages":[%b[]]}}' % (fields, b"[]," * 60))
+        assert (found.unreadable, found.models) == (1, {})
 
 
 json = st.recursive(

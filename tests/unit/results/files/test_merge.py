@@ -10,7 +10,7 @@ from tidemill.results.files.merge import Sums, merged, read_index
 from tidemill.results.state.active_batch import PartBuffer
 from tidemill.schemas.bounds import TOKENS_MAX
 from tidemill.schemas.log.codec import LineMark
-from tidemill.schemas.log.part import PartError, PartRef, part_key
+from tidemill.schemas.log.part import UNKNOWN_USAGE, PartError, PartRef, part_key
 from tidemill.schemas.ports import NotFound
 from tidemill.storage.directory import DirectoryStore
 
@@ -67,6 +67,16 @@ async def test_unknown_usage_is_counted_but_not_summed(tmp_path):
         pass
     assert sums.unknown == 2
     assert sums.usage == (TOKENS_MAX + 1, TOKENS_MAX, TOKENS_MAX + 2, TOKENS_MAX)
+
+
+def test_the_sums_of_each_model():
+    """Also of one without a line; they add up to those of the file."""
+    sums, unknown = Sums(), UNKNOWN_USAGE
+    for model, usage in ((2, (1, 2, 3, 4)), (0, unknown), (2, (10, 20, 30, 40)), (0, (5, 0, 6, 0)), (2, unknown)):
+        sums.models.append(model)
+        sums.usages.extend(usage)
+    assert sums.by_model(4) == [(2, (5, 0, 6, 0)), (0, (0,) * 4), (3, (11, 22, 33, 44)), (0, (0,) * 4)]
+    assert sums.usage == (16, 22, 39, 44)
 
 
 async def test_chunks_may_end_within_lines(tmp_path, monkeypatch):

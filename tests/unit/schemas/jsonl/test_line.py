@@ -44,3 +44,19 @@ def test_a_line_is_one_line_for_every_reader(name: str, content: str, message: s
     assert first["custom_id"] == second["custom_id"] == third["custom_id"] == name
     assert first["response"]["body"] == second["response"]["body"] == {"content": content}
     assert (first["error"], second["error"], third["error"]) == (None, error, error)
+
+
+@pytest.mark.parametrize(
+    ("text", "model"),
+    [
+        (b'{"body":{"a":[{}],"model":"m"},"x":1}', "m"),
+        (b'{"body":{}}', None),
+        (b'{"body":{"model":1}}', None),
+        (b'{"body":{"model":"\xff"}}', None),
+        (b'{"body":' + b"[" * 5_000, None),
+        (b"", None),
+    ],
+)
+def test_the_model_of_any_line(text, model):
+    """None if it names none."""
+    assert line.model_of(text) == model
