@@ -6,6 +6,7 @@ provider alone. Its keys are asked for at each sign-in, so that new ones count a
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Any, Final
 
 import aiohttp
@@ -108,20 +109,21 @@ class Provider:
         tokens = await self._tokens(metadata, code, known, redirect_uri)
         claims = await self._claims(metadata, tokens, known.nonce)
         sub, access_token = claims["sub"], tokens.get("access_token")
-        if not 0 < len(sub) <= SUB_CHARS_MAX:
+        if not isinstance(sub, str) or not 0 < len(sub) <= SUB_CHARS_MAX:
             raise Refused(Reason.INVALID, "the ID token's sub is empty or too long")
+        email = _verified_email(claims)
         is_whole = {self.settings.claim, "email"} <= claims.keys()
         if not is_whole and metadata.userinfo_endpoint and isinstance(access_token, str):
             headers = {"authorization": f"Bearer {access_token}"}
             more = await _fetch("GET", metadata.userinfo_endpoint, headers=headers)
             if more.get("sub") != sub:
                 raise Refused(Reason.INVALID, "the userinfo is another person's")
+            email = _verified_email(claims if "email" in claims else more)
             claims = {**more, **claims}
-        email = claims.get("email") if claims.get("email_verified") is True else None
-        values = claims.get(self.settings.claim)
+        values = email if self.settings.claim == "email" else claims.get(self.settings.claim)
         return Identity(
             sub=sub,
-            email=email if isinstance(email, str) and 0 < len(email) <= SUB_CHARS_MAX else None,
+            email=email,
             values=frozenset(
                 one for one in (values if isinstance(values, list) else [values]) if isinstance(one, str)
             ),
@@ -173,6 +175,13 @@ class Provider:
         except (JoseError, ValueError, TypeError) as error:
             raise Refused(Reason.INVALID, f"the ID token is not valid: {error!s:.200}") from error
         return dict(claims)
+
+
+def _verified_email(claims: Mapping[str, Any]) -> str | None:
+    """The address of an ID token or of the userinfo, if the provider has verified it."""
+    email = claims.get("email")
+    is_good = isinstance(email, str) and 0 < len(email) <= SUB_CHARS_MAX
+    return email if is_good and claims.get("email_verified") is True else None
 
 
 def _keys(found: dict[str, Any]) -> KeySet:

@@ -172,6 +172,16 @@ async def test_an_unverified_address_names_nobody(deps, page):
     assert (await trail(deps))[-1].actor == "bob"
 
 
+async def test_only_a_verified_address_grants_a_role(tmp_path, issuer, clock):
+    """Anyone may call himself by another's address at some providers."""
+    grants = [{"value": f"{name}@example.com", "role": "operator"} for name in ("ada", "bob")]
+    async with installation(tmp_path, issuer, clock, claim="email", grants=grants) as deps, browser(deps) as page:
+        assert refusal(await signed_in(page, "bob")) == "no_access"
+        page.cookies.clear()
+        await signed_in(page, "ada")
+        assert (await page.get(SESSION)).json()["role"] == "operator"
+
+
 async def test_a_person_without_a_grant_is_refused(deps, page):
     """The audit trail says who."""
     assert refusal(await signed_in(page, "eve")) == "no_access"
