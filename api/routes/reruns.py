@@ -157,6 +157,7 @@ async def replay_range(
     body: Annotated[ReplayRequest, Depends(JsonBody(ReplayRequest))],
 ) -> Response:
     """Run a range of the log again; a dry run only returns the plan."""
+    lines = _range(caller, body.source)
     if not body.dry_run:
         require(caller, Role.WRITE)
         about = {name: str(value) for name, value in body.source.model_dump(exclude_none=True).items()}
@@ -164,7 +165,6 @@ async def replay_range(
         await deps.trail.record(
             request, caller, Action.REPLAY_CREATE, owner=None if named == ALL else named, **about
         )
-    lines = _range(caller, body.source)
     made: Batch | ReplayPlan
     if body.dry_run:
         made = await _planned(deps, caller.project, lines, body)

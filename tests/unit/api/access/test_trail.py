@@ -247,6 +247,14 @@ async def test_admins_see_what_operators_do_to_their_project(deps, operator):
     assert [record.project for record in records(deps, "replay.create")] == ["q", "default"]
 
 
+async def test_a_replay_that_is_forbidden_leaves_no_record_elsewhere(deps, client):
+    """Else a key of one project could write into the trail of another, which its admins read."""
+    for project in ("q", "*"):
+        source = {"model": "m", "from": "0", "project": project}
+        assert (await client.post("/replays", json={"source": source})).status_code == 403
+    assert not records(deps, "replay.create")
+
+
 async def test_refused_keys_of_an_address_are_bounded(deps):
     """Ten a minute; then the address must wait, while valid keys from it work."""
     async with client_of(deps, "key-of-nobody") as stranger, client_of(deps, "key-of-p") as client:
