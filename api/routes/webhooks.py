@@ -9,7 +9,6 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
-from tidemill import quotas
 from tidemill.api import errors
 from tidemill.api.dependencies import Caller, Dependencies, Deps, JsonBody, json
 from tidemill.api.openapi import Route
@@ -18,7 +17,6 @@ from tidemill.api.requests.fields import DeliveryId, EndpointId, OneOf
 from tidemill.api.requests.paging import ListPage, Page, PageQuery, Row
 from tidemill.api.requests.parts import Query
 from tidemill.api.webhooks import CALLBACK, Change
-from tidemill.quotas import Quota, QuotaExceeded
 from tidemill.schemas import bounds, ids
 from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.webhooks.addresses import UrlRefused, checked_url
@@ -181,16 +179,12 @@ async def create(
     body: Annotated[EndpointRequest, Depends(JsonBody(EndpointRequest))],
 ) -> Response:
     """Create a webhook endpoint. No other answer has its signing secret."""
-    try:
-        known = len(deps.webhooks.endpoints.of(caller.project))
-        quotas.check(Quota.WEBHOOKS, known, 1, deps.settings.limits_of(caller.project))
-    except QuotaExceeded as error:
-        message = f"Project '{caller.project}' {error}. Delete those you do not need."
-        raise errors.limit_reached(Quota.WEBHOOKS, message) from error
-    change = Change(name=body.name, url=_url(deps, body.url), event_types=_types(body.event_types))
-    endpoint_id = ids.new_endpoint_id()
-    await deps.trail.record(request, caller, Action.WEBHOOK_CREATE, endpoint_id, url=body.url)
-    record, secret = await deps.webhooks.create(caller.project, endpoint_id, change)
+    with deps.booking(caller.project) as booking:
+        booking.webhook_endpoint(len(deps.webhooks.endpoints.of(caller.project)))
+        change = Change(name=body.name, url=_url(deps, body.url), event_types=_types(body.event_types))
+        endpoint_id = ids.new_endpoint_id()
+        await deps.trail.record(request, caller, Action.WEBHOOK_CREATE, endpoint_id, url=body.url)
+        record, secret = await deps.webhooks.create(caller.project, endpoint_id, change)
     return json(EndpointWithSecret(**_shown(deps, record).model_dump(), signing_secret=secret))
 
 

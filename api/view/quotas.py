@@ -42,6 +42,7 @@ _HINTS: Final = {
     Quota.BYTES: "Delete files you do not need; inputs of open batches count, too.",
     Quota.UPLOADS: "Complete or cancel one.",
     Quota.KEYS: "Revoke those you do not need.",
+    Quota.WEBHOOKS: "Delete those you do not need.",
 }
 
 
@@ -56,7 +57,7 @@ class Quotas:
     def held(self, project: str, quota: Quota) -> int:
         """The amount that counts against a quota of a project."""
         values = (project, int(self._clock())) if quota is Quota.UPLOADS else (project,)
-        shown: int = self._database.first(_HELD[quota], *values) or 0
+        shown: int = (self._database.first(_HELD[quota], *values) or 0) if quota in _HELD else 0
         return shown + (self._reserved[project][quota] if project in self._reserved else 0)
 
     def lines_left(self, batch: Batch) -> int:
@@ -116,20 +117,27 @@ class Booking:
         """Reserve a key."""
         self._book({Quota.KEYS: 1})
 
+    def webhook_endpoint(self, known: int) -> None:
+        """Reserve a webhook endpoint beside those that are known, which the view does not have."""
+        self._book({Quota.WEBHOOKS: 1}, known=known)
+
     def bytes(self, size: int) -> None:
         """Reserve a file of this size; bytes that are already reserved for it do not count again."""
         if (more := cost_bytes(size) - self._booked[Quota.BYTES]) > 0:
             self._check_disks(more)
             self._book({Quota.FILES: 1, Quota.BYTES: cost_bytes(size)}, f"; this upload has {size} more")
 
-    def _book(self, amounts: Mapping[Quota, int], detail: str = "") -> None:
-        """Raise the reservation to these amounts; `detail` explains a refusal for lines or bytes."""
+    def _book(self, amounts: Mapping[Quota, int], detail: str = "", known: int = 0) -> None:
+        """Raise the reservation to these amounts.
+
+        `detail` explains a refusal for lines or bytes; `known` is what there is beside what the view has.
+        """
         booked = self._booked
         more = {
             quota: amount for quota, amount in amounts.items() if quota not in booked or amount > booked[quota]
         }
         for quota, amount in more.items():
-            held = self._quotas.held(self.project, quota) - booked[quota]
+            held = known + self._quotas.held(self.project, quota) - booked[quota]
             try:
                 quotas.check(quota, held, amount, self._limits)
             except QuotaExceeded as error:

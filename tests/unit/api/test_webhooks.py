@@ -123,6 +123,12 @@ async def test_a_project_has_a_limited_number(client, deps):
         await made(other)
 
 
+async def test_a_project_has_a_limited_number_at_once(client):
+    """Requests that are under way count."""
+    answers = await asyncio.gather(*(client.post(PATH, json=HOOK) for _ in range(9)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 3 + [429] * 6
+
+
 async def test_pages_go_from_the_newest_to_the_oldest(client):
     """With the cursor of the page before; an unknown one is a fault."""
     found = [(await made(client))["id"] for _ in range(3)][::-1]
