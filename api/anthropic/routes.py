@@ -1,5 +1,6 @@
 """The routes of Anthropic's Message Batches API, which knows only the batches of `/v1/messages`."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -134,12 +135,16 @@ async def index(
     shown = list(paging.of_page(wanted.page, rows))
     if query.before_id is not None:
         shown.reverse()
-    found = [Batch.model_validate_json(row.body) for row in shown]
+    data = []
+    for row in shown:
+        data.append(message_batch.shown(view, caller.project, Batch.model_validate_json(row.body)))
+        # A page may have a thousand, which other requests do not wait for.
+        await asyncio.sleep(0)
     page = MessageBatchList(
-        data=[message_batch.shown(view, caller.project, batch) for batch in found],
+        data=data,
         has_more=len(rows) > len(shown),
-        first_id=found[0].id if found else None,
-        last_id=found[-1].id if found else None,
+        first_id=data[0].id if data else None,
+        last_id=data[-1].id if data else None,
     )
     return json(page)
 
