@@ -123,8 +123,15 @@ async def test_a_project_has_a_limited_number(client, deps):
         await made(other)
 
 
-async def test_a_project_has_a_limited_number_at_once(client):
+async def test_a_project_has_a_limited_number_at_once(client, deps, monkeypatch):
     """Requests that are under way count."""
+    record, all_have_come = deps.trail.record, asyncio.Barrier(3)
+
+    async def together(*args, **more):
+        await all_have_come.wait()
+        await record(*args, **more)
+
+    monkeypatch.setattr(deps.trail, "record", together)
     answers = await asyncio.gather(*(client.post(PATH, json=HOOK) for _ in range(9)))
     assert sorted(answer.status_code for answer in answers) == [200] * 3 + [429] * 6
 
