@@ -1,8 +1,10 @@
 """The routes of uploads in parts."""
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Final
+from weakref import WeakValueDictionary
 
 from fastapi import APIRouter, Depends, Request, Response
 
@@ -21,6 +23,9 @@ from tidemill.schemas.resources.error import ApiError
 from tidemill.schemas.resources.file import UPLOAD_LIFE_SECONDS, Upload, UploadPart
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=Route)
+
+_endings: Final[WeakValueDictionary[str, asyncio.Lock]] = WeakValueDictionary()
+"""Completions of an upload follow each other: one must not delete the file that another is publishing."""
 
 
 @router.post("", response_model=Upload)
@@ -81,15 +86,8 @@ async def complete(
         if now is not None and _is_completed(now, part_ids):
             return json(now.upload)
         raise
-    current = await lookup.upload(deps.view, caller.project, upload_id)
-    if _is_completed(current, part_ids):
-        return json(current.upload)
-    if current.upload.status != "expired":
-        # Its hour may end while it is assembled; any other end is final.
-        await _check_pending(deps, current, made)
-    await deps.publisher.file(made)
-    upload = record.upload.model_copy(update={"status": "completed", "file": made.file})
-    return await _put(deps, record.model_copy(update={"upload": upload, "part_ids": part_ids}))
+    async with _endings.setdefault(upload_id, asyncio.Lock()):
+        return await _completed(deps, made, upload_id, part_ids)
 
 
 @router.post("/{upload_id}/cancel", response_model=Upload, responses={400: {"description": "The upload is over."}})
@@ -111,6 +109,19 @@ def _pending(record: UploadRecord) -> UploadRecord:
 
 def _is_completed(record: UploadRecord, part_ids: tuple[str, ...]) -> bool:
     return record.upload.status == "completed" and record.part_ids == part_ids
+
+
+async def _completed(deps: Dependencies, made: FileRecord, upload_id: str, part_ids: tuple[str, ...]) -> Response:
+    """Complete an upload with its file, unless it ended while the file was made."""
+    record = await lookup.upload(deps.view, made.project, upload_id)
+    if _is_completed(record, part_ids):
+        return json(record.upload)
+    if record.upload.status != "expired":
+        # Its hour may end while it is assembled; any other end is final.
+        await _check_pending(deps, record, made)
+    await deps.publisher.file(made)
+    upload = record.upload.model_copy(update={"status": "completed", "file": made.file})
+    return await _put(deps, record.model_copy(update={"upload": upload, "part_ids": part_ids}))
 
 
 async def _check_pending(deps: Dependencies, record: UploadRecord, made: FileRecord) -> None:

@@ -7,6 +7,7 @@ from support.dependencies import ManualClock, open_dependencies
 
 from tidemill.api.batches import file_removal
 from tidemill.schemas import ids
+from tidemill.schemas.log import topics
 from tidemill.schemas.log.part import file_key
 from tidemill.schemas.resources.file import UPLOAD_LIFE_SECONDS
 
@@ -135,6 +136,30 @@ async def test_only_the_completion_that_won_leaves_a_file(deps, client, gate, be
     answer = await loser
     assert (answer.status_code, "'completed'" in answer.text) == (400, True)
     assert await stored(deps) == {key_of(begun)} == {file_key(won["file"]["id"])}
+
+
+async def test_a_file_that_is_being_published_is_not_deleted(deps, client, gate, begun, monkeypatch):
+    """Its upload is cancelled before its record is in the log, and a repetition sees that."""
+    send, held_send, go_on = deps.log.send, asyncio.Event(), asyncio.Event()
+
+    async def held_back(topic, key, value, *, headers):
+        if topic == topics.FILES.name:
+            held_send.set()
+            await go_on.wait()
+        return await send(topic, key, value, headers=headers)
+
+    monkeypatch.setattr(deps.log, "send", held_back)
+    first, second = complete(client, begun), complete(client, begun)
+    one, other = await gate.held(), await gate.held()
+    gate.is_open = True
+    one.set()
+    await asyncio.wait_for(held_send.wait(), 5)
+    (await client.post(f"{begun[0]}/cancel")).raise_for_status()
+    other.set()
+    await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED, timeout=0.5)
+    go_on.set()
+    await asyncio.gather(first, second)
+    assert await stored(deps) == {key_of(begun)}
 
 
 async def test_a_store_that_fails_leaves_the_loser_to_the_search_for_orphans(
