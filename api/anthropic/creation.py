@@ -16,7 +16,6 @@ from tidemill.api.uploads.sink import CHUNK_BYTES
 from tidemill.configuration.settings import Settings
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.resources.batch import Batch
-from tidemill.schemas.resources.error import ApiError
 
 FILENAME = "message-batch.jsonl"
 """The name of each input file."""
@@ -41,20 +40,17 @@ async def create(
     too_large = errors.body_too_large(bytes_max)
     with deps.booking(project) as booking:
         async with large_body(request, deps, project, bytes_max, too_large) as stream:
-            lines = _lines(stream, settings, too_large)
+            lines = _lines(stream, settings)
             record = await body_input.store(deps, booking, FILENAME, lines, bytes_expected=declared_bytes(request))
         window = WINDOW if WINDOW in settings.windows else settings.usual_window
         wanted = BatchRequest(endpoint=MESSAGES, input_file_id=record.file.id, completion_window=window)
         return await body_input.create(deps, booking, record, wanted, repeats, headers=headers)
 
 
-async def _lines(stream: AsyncIterator[bytes], settings: Settings, too_large: ApiError) -> AsyncIterator[bytes]:
+async def _lines(stream: AsyncIterator[bytes], settings: Settings) -> AsyncIterator[bytes]:
     reader = RequestReader(requests_max=settings.file_lines_max, line_bytes_max=settings.line_bytes_max)
-    gathered, size = bytearray(), 0
+    gathered = bytearray()
     while chunk := await next_bytes(stream):
-        size += len(chunk)
-        if size > settings.file_bytes_max:
-            raise too_large
         gathered += chunk
         if len(gathered) >= CHUNK_BYTES:
             yield await run_half_time(reader.feed, bytes(gathered))

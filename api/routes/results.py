@@ -12,7 +12,7 @@ from tidemill.api import errors, lookup
 from tidemill.api.batches import comparison, report, result_pages
 from tidemill.api.batches.comparison import Comparison, Outcome, Wanted
 from tidemill.api.batches.result_search import Search, search
-from tidemill.api.dependencies import Caller, Dependencies, Deps, ViewDep
+from tidemill.api.dependencies import Caller, Dependencies, Deps, ViewDep, from_store
 from tidemill.api.openapi import Route
 from tidemill.api.requests import faults, reading
 from tidemill.api.requests.fields import BatchId, Id, OneOf
@@ -20,7 +20,8 @@ from tidemill.api.requests.parts import Query
 from tidemill.api.view.result_lines import Found, bounded
 from tidemill.schemas import bounds
 from tidemill.schemas.bounds import METADATA_VALUE_CHARS_MAX
-from tidemill.schemas.resources.batch import Status
+from tidemill.schemas.ports import NotFound
+from tidemill.schemas.resources.batch import Batch, Status
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000
@@ -113,6 +114,23 @@ async def results(
 ) -> Response:
     """List finished lines, also while the batch runs; they appear seconds after they end."""
     batch = await lookup.batch(deps.view, caller.project, batch_id)
+    for _ in range(result_pages.TRIES_MAX):
+        shown, end = await _shown(deps, caller.project, batch, query)
+        lines = deps.lines.read(shown)
+        try:
+            # Before the status is sent: a failure after it can only truncate the answer.
+            first = await from_store(anext(lines, None))
+        except NotFound:
+            batch = await lookup.batch(deps.view, caller.project, batch_id)
+            continue
+        return StreamingResponse(_written(shown, first, lines, end), media_type="application/json")
+    raise errors.unavailable("results of this batch")
+
+
+async def _shown(
+    deps: Dependencies, project: str, batch: Batch, query: ResultsQuery
+) -> tuple[list[Found], int | None]:
+    """The lines of a page, and the index after which more may come; None if none do."""
     wanted = Search(
         status=query.status,
         custom_id=query.custom_id,
@@ -121,17 +139,15 @@ async def results(
         server=query.server,
     )
     if wanted.reads_lines:
-        async with deps.gates.searches.turn(caller.project):
-            matches = await search(deps, caller.project, batch, wanted, after=query.after, limit=query.limit)
+        async with deps.gates.searches.turn(project):
+            matches = await search(deps, project, batch, wanted, after=query.after, limit=query.limit)
         shown = bounded(matches.found)
-        end = shown[-1].index if len(shown) < len(matches.found) else matches.searched_to
-        return StreamingResponse(_written(deps, shown, end), media_type="application/json")
+        return shown, shown[-1].index if len(shown) < len(matches.found) else matches.searched_to
     found = await result_pages.page(
-        deps, caller.project, batch, after=query.after, limit=query.limit + 1, status=query.status
+        deps, project, batch, after=query.after, limit=query.limit + 1, status=query.status
     )
     shown = bounded(found[: query.limit])
-    end = shown[-1].index if len(found) > len(shown) else None
-    return StreamingResponse(_written(deps, shown, end), media_type="application/json")
+    return shown, shown[-1].index if len(found) > len(shown) else None
 
 
 @router.get(
@@ -210,14 +226,14 @@ async def grouped_errors(deps: Deps, caller: Caller, batch_id: BatchId) -> repor
         after = found[-1].index
 
 
-async def _written(deps: Dependencies, shown: list[Found], end: int | None) -> AsyncIterator[bytes]:
-    """The page; more lines may come after the index `end`, or none without it."""
+async def _written(
+    shown: list[Found], first: bytes | None, lines: AsyncIterator[bytes], end: int | None
+) -> AsyncIterator[bytes]:
+    """The page, whose first line is read; more lines may come after the index `end`, or none without it."""
     yield b'{"object":"list","data":['
-    place = 0
-    async for line in deps.lines.read(shown):
-        comma = b"," if place else b""
-        yield comma + _line_json(shown[place], line)
-        place += 1
+    for place, found in enumerate(shown):
+        line = first if place == 0 and first is not None else await result_pages.next_line(lines)
+        yield (b"," if place else b"") + _line_json(found, line)
     last = shown[-1].index if end is None and shown else end
     yield b'],"has_more":%b,"next_after":%b}' % (b"false" if end is None else b"true", orjson.dumps(last))
 

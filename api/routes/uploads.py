@@ -1,12 +1,15 @@
 """The routes of uploads in parts."""
 
+import asyncio
 from collections.abc import Sequence
-from typing import Annotated
+from contextlib import suppress
+from typing import Annotated, Final
+from weakref import WeakValueDictionary
 
 from fastapi import APIRouter, Depends, Request, Response
 
 from tidemill.api import errors, lookup
-from tidemill.api.dependencies import Caller, Dependencies, Deps, JsonBody, json
+from tidemill.api.dependencies import Caller, Dependencies, Deps, JsonBody, from_store, json
 from tidemill.api.openapi import Route
 from tidemill.api.requests.bodies import Completion, NewUpload
 from tidemill.api.requests.fields import UploadId
@@ -14,11 +17,15 @@ from tidemill.api.uploads import assembly, part
 from tidemill.api.uploads.sink import life_of
 from tidemill.schemas import ids
 from tidemill.schemas.bounds import UPLOAD_PARTS_MAX
-from tidemill.schemas.log.messages import PartRecord, UploadRecord
+from tidemill.schemas.log.messages import FileRecord, PartRecord, UploadRecord
 from tidemill.schemas.resources.audit import Action
+from tidemill.schemas.resources.error import ApiError
 from tidemill.schemas.resources.file import UPLOAD_LIFE_SECONDS, Upload, UploadPart
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=Route)
+
+_endings: Final[WeakValueDictionary[str, asyncio.Lock]] = WeakValueDictionary()
+"""Completions of an upload follow each other: one must not delete the file that another is publishing."""
 
 
 @router.post("", response_model=Upload)
@@ -67,17 +74,20 @@ async def complete(
     """Complete an upload with its parts in order; a repetition gets the same answer."""
     part_ids = tuple(body.part_ids)
     record = await lookup.upload(deps.view, caller.project, upload_id)
-    if record.upload.status == "completed" and record.part_ids == part_ids:
+    if _is_completed(record, part_ids):
         return json(record.upload)
-    parts = await _parts(deps, _pending(record), part_ids)
-    made = await assembly.assemble(deps, record, parts, body.md5)
-    current = await lookup.upload(deps.view, caller.project, upload_id)
-    if current.upload.status == "completed" and current.part_ids == part_ids:
-        return json(current.upload)
-    _pending(current)
-    await deps.publisher.file(made)
-    upload = record.upload.model_copy(update={"status": "completed", "file": made.file})
-    return await _put(deps, record.model_copy(update={"upload": upload, "part_ids": part_ids}))
+    _pending(record)
+    try:
+        parts = await _parts(deps, record, part_ids)
+        made = await assembly.assemble(deps, record, parts, body.md5)
+    except ApiError:
+        # A concurrent repetition may have completed it, and its parts are deleted then.
+        now = deps.view.uploads.upload(caller.project, upload_id)
+        if now is not None and _is_completed(now, part_ids):
+            return json(now.upload)
+        raise
+    async with _endings.setdefault(upload_id, asyncio.Lock()):
+        return await _completed(deps, made, upload_id, part_ids)
 
 
 @router.post("/{upload_id}/cancel", response_model=Upload, responses={400: {"description": "The upload is over."}})
@@ -95,6 +105,36 @@ def _pending(record: UploadRecord) -> UploadRecord:
     if (status := record.upload.status) != "pending":
         raise errors.invalid(f"The upload '{record.upload.id}' is not pending: its status is '{status}'.")
     return record
+
+
+def _is_completed(record: UploadRecord, part_ids: tuple[str, ...]) -> bool:
+    return record.upload.status == "completed" and record.part_ids == part_ids
+
+
+async def _completed(deps: Dependencies, made: FileRecord, upload_id: str, part_ids: tuple[str, ...]) -> Response:
+    """Complete an upload with its file, unless it ended while the file was made."""
+    record = await lookup.upload(deps.view, made.project, upload_id)
+    if _is_completed(record, part_ids):
+        return json(record.upload)
+    if record.upload.status != "expired":
+        # Its hour may end while it is assembled; any other end is final.
+        await _check_pending(deps, record, made)
+    await deps.publisher.file(made)
+    upload = record.upload.model_copy(update={"status": "completed", "file": made.file})
+    return await _put(deps, record.model_copy(update={"upload": upload, "part_ids": part_ids}))
+
+
+async def _check_pending(deps: Dependencies, record: UploadRecord, made: FileRecord) -> None:
+    """Raise 400 and delete the file, which no record has, if the upload ended while it was made."""
+    try:
+        _pending(record)
+    except ApiError:
+        winner = record.upload.file
+        if (winner is None or winner.id != made.file.id) and deps.view.file(record.project, made.file.id) is None:
+            # If the store fails, the file is an orphan and deleted later.
+            with suppress(ApiError):
+                await from_store(deps.store.delete(made.key))
+        raise
 
 
 async def _parts(deps: Dependencies, record: UploadRecord, part_ids: Sequence[str]) -> list[PartRecord]:

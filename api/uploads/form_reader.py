@@ -78,7 +78,7 @@ async def received(
     """The parts of a form as they arrive; if the block fails, it reads the rest of the body.
 
     A `Content-Length` that does not fit a file of `bytes_max`, in the field `param`, is refused before the body is
-    read.
+    read; a chunked body is refused when it no longer fits.
 
     Raises:
         ApiError: The form is invalid, or does not arrive in time.
@@ -101,7 +101,8 @@ async def large_body(
         request: The request.
         deps: The dependencies of the app.
         project: The project of the caller.
-        bytes_max: A larger `Content-Length` is refused before the body is read.
+        bytes_max: A larger `Content-Length` is refused before the body is read, and a chunked body when it exceeds
+            this.
         fault: The error of a larger one.
 
     Raises:
@@ -113,7 +114,7 @@ async def large_body(
         try:
             if declared_bytes(request) > bytes_max:
                 raise fault
-            yield stream
+            yield _bounded(stream, bytes_max, fault)
         except ApiError as error:
             if not await _drain(stream):
                 error.headers["connection"] = "close"
@@ -124,6 +125,16 @@ def declared_bytes(request: Request) -> int:
     """The `Content-Length` of a request; 0 if there is no valid one."""
     match = _LENGTH.match(request.headers.get("content-length", ""))
     return int(match[0]) if match is not None else 0
+
+
+async def _bounded(stream: AsyncIterator[bytes], bytes_max: int, fault: ApiError) -> AsyncIterator[bytes]:
+    """A body; also bytes that its reader ignores count."""
+    left = bytes_max
+    async for chunk in stream:
+        left -= len(chunk)
+        if left < 0:
+            raise fault
+        yield chunk
 
 
 async def _parts(events: AsyncIterator[Event]) -> AsyncGenerator[FormPart, None]:

@@ -5,11 +5,17 @@ from dataclasses import replace
 import httpx
 import orjson
 import pytest
-from support.dependencies import open_dependencies
+from support.dependencies import NOW, client_of, open_dependencies
 from support.ended_batches import put_ended
 
 from tidemill.api.app import create_app
 from tidemill.api.batches import comparison, result_search
+from tidemill.results.files.compaction import write_part
+from tidemill.results.state.active_batch import PartBuffer
+from tidemill.schemas.log.codec import LineMark
+from tidemill.schemas.log.messages import BatchRecord
+from tidemill.schemas.log.part import part_prefix
+from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
 
 BATCH = "batch_" + "3" * 32
 LINES = 60
@@ -108,3 +114,54 @@ def test_an_odd_reply_is_found_and_compared(body):
     assert not replace(any_line, contains="no such").matches(text, failed=False)
     assert comparison.answer(text) == comparison.answer(text)
     assert comparison.answer(text) != comparison.answer(text.replace(b"Yes", b"No"))
+
+
+async def put_running(deps) -> None:
+    """Show a batch whose lines are in one part."""
+    buffer = PartBuffer()
+    for index in range(3):
+        buffer.add([LineMark(index=index, size=len(line(index)), failed=False)], line(index))
+    await write_part(deps.store, BATCH, 0, buffer, failed=False)
+    batch = Batch(
+        id=BATCH, endpoint="/v1/embeddings", input_file_id="file-f", completion_window="24h", created_at=NOW,
+        expires_at=NOW + 1, status=Status.IN_PROGRESS, request_counts=RequestCounts(total=3),
+    )  # fmt: skip
+    deps.view.put_batch(BatchRecord(project="p", batch=batch))
+
+
+@pytest.mark.parametrize("wanted", [{}, {"contains": "number"}], ids=["page", "search"])
+async def test_a_batch_may_end_while_its_page_is_made(tmp_path, monkeypatch, wanted):
+    """Results deletes the parts before the first line is read; the page then comes from the files."""
+    async with open_dependencies(tmp_path) as deps, client_of(deps) as client:
+        await put_running(deps)
+        read, reads = deps.lines.read, []
+
+        async def ended(found):
+            reads.append(found)
+            # A search reads its lines twice: to find them, and to show them.
+            if len(reads) == 1 + bool(wanted):
+                await put_ended(deps, BATCH, {index: line(index) for index in range(3)}, {})
+                async for key in deps.store.keys(part_prefix(BATCH)):
+                    await deps.store.delete(key)
+            async for text in read(found):
+                yield text
+
+        monkeypatch.setattr(deps.lines, "read", ended)
+        page = (await client.get(f"/batches/{BATCH}/results", params=wanted)).raise_for_status().json()
+        assert [each["index"] for each in page["data"]] == [0, 1, 2]
+        assert page["data"][1]["result"]["custom_id"] == "line-1"
+
+
+@pytest.mark.parametrize("error", [OSError("away"), TimeoutError()])
+async def test_a_page_from_a_store_that_fails_is_a_503(tmp_path, monkeypatch, error):
+    """The client may try again; it gets no part of a page with status 200."""
+    async with open_dependencies(tmp_path) as deps, client_of(deps) as client:
+        await put_running(deps)
+
+        async def failing(_found):
+            raise error
+            yield
+
+        monkeypatch.setattr(deps.lines, "read", failing)
+        answer = await client.get(f"/batches/{BATCH}/results")
+        assert (answer.status_code, "retry-after" in answer.headers) == (503, True)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidemill.api.uploads import form_reader, part
 from tidemill.api.uploads.multipart import PARTS_MAX, Form, MultipartError, PartBegan, PartData, PartEnded
 
 BOUNDARY = "x-tidemill"
@@ -113,3 +114,42 @@ def test_an_extended_file_name(header, name):
     head = f'--b\r\nContent-Disposition: form-data; name="file"; {header}\r\n\r\n'
     (began,) = Form("multipart/form-data; boundary=b").feed(head.encode())
     assert began == PartBegan(name="file", filename=name)
+
+
+JUNK = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="junk"\r\n\r\n'.encode()
+
+
+@pytest.mark.parametrize(("head", "filler"), [(JUNK, b"x"), (b"", b"\r\n")], ids=["field", "prefix"])
+async def test_ignored_bytes_of_a_chunked_form_are_bounded(client, monkeypatch, head, filler):
+    """They would hold one of the few places for uploads for ever."""
+    monkeypatch.setattr(part, "PART_BYTES_MAX", 1_000)
+    monkeypatch.setattr(form_reader, "DRAIN_BYTES_MAX", 100_000)
+    chunk, sent = filler * (10_000 // len(filler)), 0
+
+    async def body():
+        nonlocal sent
+        yield head
+        while sent < 1_000_000:
+            sent += len(chunk)
+            yield chunk
+
+    wish = {"filename": "f", "purpose": "batch", "bytes": 1, "mime_type": "text/jsonl"}
+    path = f"/uploads/{(await client.post('/uploads', json=wish)).json()['id']}/parts"
+    answer = await client.post(path, content=body(), headers={"content-type": KIND})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (413, "data")
+    assert answer.headers["connection"] == "close"
+    assert sent <= 1_000 + form_reader.FORM_BYTES_MAX + 100_000 + 3 * len(chunk)
+
+
+async def test_a_chunked_form_may_be_as_large_as_one_with_a_length(client, monkeypatch):
+    """Up to the bytes of the part and those of the form around it."""
+    monkeypatch.setattr(part, "PART_BYTES_MAX", 1_000)
+    form = written([("data", "f", b"x" * 1_000)])
+
+    async def body():
+        yield b"\r\n" * ((form_reader.FORM_BYTES_MAX + 1_000 - len(form)) // 2)
+        yield form
+
+    wish = {"filename": "f", "purpose": "batch", "bytes": 1_000, "mime_type": "text/jsonl"}
+    path = f"/uploads/{(await client.post('/uploads', json=wish)).json()['id']}/parts"
+    (await client.post(path, content=body(), headers={"content-type": KIND})).raise_for_status()
