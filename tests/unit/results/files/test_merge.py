@@ -161,9 +161,9 @@ class Counting:
     parts=st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=20), min_size=1, max_size=9),
     ahead=st.integers(0, 60),
 )
-async def test_any_number_of_parts_may_lie_beside_each_other(tmp_path_factory, monkeypatch, parts, ahead):
+async def test_any_number_of_parts_may_lie_beside_each_other(tmp_path_factory, parts, ahead):
     """A bound of streams is open, and the checksums of all parts are compared, wherever a stream was given up."""
-    with monkeypatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched:
         patched.setattr("tidemill.storage.directory.READ_BYTES", 11)
         patched.setattr(merge, "STREAMS_MAX", 2)
         patched.setattr(merge, "AHEAD_BYTES_MAX", ahead)
