@@ -175,6 +175,29 @@ def test_a_panel_leaves_the_page_where_it_is(page):
     assert page.evaluate("scrollY") == before
 
 
+def test_a_table_in_a_panel_shows_the_rows_in_sight(page, client):
+    """Also after the panel, and not the page, was scrolled."""
+    found = client.get("/admin/servers", cast_to=dict)["data"][0]
+    part = {"server": found["id"], "in_flight": 1, "limit": 8, "lines_per_second": 1.0, "refused": 0}
+    times = {"p50": None, "p99": None}
+    load = {
+        **part,
+        "lines_waiting": 0,
+        "queued": None,
+        "tokens_per_second": 0,
+        "duration_seconds": times,
+        "first_byte_seconds": times,
+        "breaker": "closed",
+        "cause": None,
+        "processes": [part | {"process": f"process {number}"} for number in range(200)],
+    }
+    page.route("**/v1/admin/servers/*", lambda route: route.fulfill(json=found | {"load": load}))
+    go(page, f"/servers?name={found['id']}")
+    whole(page, "Processes that use it", 200)
+    page.locator(".panel .content").evaluate("content => content.scrollTo(0, content.scrollHeight)")
+    expect(rows(page, "Processes that use it").filter(has_text="process 199")).to_be_visible(timeout=SOON_MS)
+
+
 def test_selected_batches_are_downloaded_and_rerun(page):
     """All parts of an output; a batch that is refused holds up no other, and a question names their number."""
     parts = {"output_file_ids": ["file-1", "file-2"]}
