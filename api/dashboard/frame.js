@@ -75,9 +75,12 @@ const Choices = ({ title, value, options, onChoose }) => html`
 const failed = (error) => toast(error.message, "bad");
 
 /** An object of one project is not in another, so only the pages of lists stay open. */
-function chooseProject(project) {
-  if (!RAIL.some(({ href }) => href === place.value.path)) go("/");
-  switchProject(project).catch(failed);
+function chooseProject(select) {
+  const leave = () => RAIL.some(({ href }) => href === place.value.path) || go("/");
+  switchProject(select.value, leave).catch((error) => {
+    select.value = session.value?.project;
+    failed(error);
+  });
 }
 
 /** The project, to choose if there are several. */
@@ -85,7 +88,7 @@ function Project() {
   const { project, projects } = session.value;
   if (projects.length < 2) return html`<span class="project" title="Project">${project}</span>`;
   return html`
-    <select class="project" aria-label="Project" title="Project" value=${project} onChange=${({ target }) => chooseProject(target.value)}>
+    <select class="project" aria-label="Project" title="Project" value=${project} onChange=${({ currentTarget }) => chooseProject(currentTarget)}>
       ${projects.map((one) => html`<option key=${one} value=${one} selected=${one === project}>${one}</option>`)}
     </select>
   `;

@@ -3,12 +3,14 @@
 import asyncio
 import re
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from playwright.sync_api import expect
 from support.backend import as_told
 from support.dashboard import axe_faults, button, chats, choose, go, rows, signed_in, started, state, tab_to
+from support.made_up import held
 from support.stack import Stack
 from support.waiting import wait_until
 
@@ -46,6 +48,97 @@ def test_lines_of_a_batch_run_again(page, client, ended):
     again = client.batches.retrieve(re.search("batch_[0-9a-f]+", page.url)[0])
     assert again.tidemill["rerun_of"] == ended.id
     assert again.request_counts.total == 4
+
+
+def test_a_plan_of_other_values_is_not_run(page, ended):
+    """It came late: the user has chosen other lines since."""
+    plans = held(page, "**/rerun")
+    go(page, f"/replay?batch={ended.id}")
+    button(page, "Show what would run").click()
+    wait_until(lambda: plans or page.evaluate("0"), "the plan to be asked for")
+    page.get_by_label("Lines", exact=True).select_option("all")
+    with page.expect_response("**/rerun"):
+        plans[0].continue_()
+    expect(button(page, "Show what would run")).not_to_have_attribute("aria-busy", "true")
+    expect(page.get_by_role("region", name="What would run")).to_have_count(0)
+    page.get_by_label("Lines", exact=True).select_option("unfinished")
+    expect(button(page, "Run 2 lines")).to_be_enabled()
+
+
+def test_a_long_line_is_looked_at(page, client, tmp_path):
+    """The service takes it, so the page does; one that the page cannot show is named as such."""
+    path = chats(tmp_path / "in.jsonl", None, text=lambda _: "x" * (2 << 20))
+    go(page, "/new")
+    choose(page, path)
+    expect(button(page, "Start 1 line")).to_be_enabled()
+    expect(rows(page, "First lines")).to_have_count(1)
+    batch = started(client, chats(tmp_path / "in.jsonl", None))
+    page.route("**/content", lambda route: route.fulfill(body="x" * (5 << 20)))
+    go(page, f"/batches/{batch.id}?tab=lines&line=1")
+    expect(page.get_by_role("dialog")).to_contain_text("The line is too long to show here.")
+
+
+def test_a_search_that_is_not_over_says_so(page, ended):
+    """In the lines of a batch, and in a comparison, which looks for the line of the address until it is found."""
+    steps = []
+
+    def search(route):
+        steps.append(route.request.url)
+        if len(steps) > 22 and "custom_id" in route.request.url:
+            route.fulfill(json={"object": "list", "data": [made_line(0)], "has_more": False, "next_after": None})
+        else:
+            route.fulfill(json={"object": "list", "data": [], "has_more": True, "next_after": len(steps) - 1})
+
+    page.route("**/results?*", search)
+    go(page, f"/batches/{ended.id}?tab=lines&contains=nowhere")
+    expect(page.get_by_text("No match in the first 10 lines yet.")).to_be_visible()
+    button(page, "Search further").click()
+    expect(page.get_by_text("No match in the first 20 lines yet.")).to_be_visible()
+    steps.clear()
+    page.route(
+        "**/compare?*", lambda route: route.fulfill(json=nothing_yet(is_over="limit=0" in route.request.url))
+    )
+    page.route("**/batches/batch_*x", lambda route: route.continue_(url=route.request.url[:-1]))
+    go(page, f"/compare?left={ended.id}&right={ended.id}x&show=constructor&line=r0")
+    expect(page.get_by_role("dialog", name="r0")).to_contain_text("done")
+    expect(page.get_by_text("No line is like this so far")).to_be_visible()
+
+
+def nothing_yet(*, is_over):
+    """A page of a comparison in which no line fits."""
+    return {"object": "list", "data": [], "counts": {}, "has_more": not is_over, "next_after": "1_1"}
+
+
+def test_the_lines_of_a_running_batch_are_not_final(page, client, backend, tmp_path):
+    """Also when a whole page of them is there: the next ones to end may stand before it."""
+    backend.rule = as_told
+    batch = started(client, chats(tmp_path / "in.jsonl", "wait"))
+    lines = [made_line(index) for index in range(1, 400)]
+    page.route("**/results?*", lambda route: route.fulfill(json=made_page(lines, route.request.url)))
+    go(page, f"/batches/{batch.id}?tab=lines")
+    expect(rows(page, "Lines").first).to_contain_text("r1")
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    table = page.get_by_role("table", name="Lines")
+    expect(table).to_have_attribute("aria-rowcount", "400")
+    lines.insert(0, made_line(0))
+    expect(table).to_have_attribute("aria-rowcount", "401")
+    page.evaluate("scrollTo(0, 0)")
+    expect(rows(page, "Lines").first).to_contain_text("r0")
+    client.batches.cancel(batch.id)
+
+
+def made_line(index):
+    """A line that is done, as the API lists it."""
+    response = {"status_code": 200, "body": {"text": "done"}}
+    return {"index": index, "status": "completed", "result": {"custom_id": f"r{index}", "response": response}}
+
+
+def made_page(lines, url):
+    """The page of these lines that an address asks for."""
+    query = parse_qs(urlsplit(url).query)
+    rest = [line for line in lines if line["index"] > int(query.get("after", ["-1"])[0])]
+    found = rest[: int(query["limit"][0])]
+    return {"data": found, "has_more": len(rest) > len(found), "next_after": found[-1]["index"] if found else None}
 
 
 @pytest.mark.usefixtures("ended")

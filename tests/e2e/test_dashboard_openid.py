@@ -107,6 +107,7 @@ def test_an_operator_goes_to_another_project(browser, root, client, backend, tmp
         page.set_viewport_size(PHONE)
         page.get_by_label("Account").click()
         page.get_by_label("Project", exact=True).select_option("default")
+        expect(page.get_by_role("heading", name="Overview")).to_be_visible()
         go(page, f"/batches/{batch.id}")
         expect(page.locator("h1")).to_contain_text("of the default project")
         other.close()

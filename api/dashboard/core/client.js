@@ -33,14 +33,21 @@ export const may = (role) => ROLES.indexOf(session.value?.role) >= ROLES.indexOf
 export const canWrite = () => may("write");
 export const isOperator = () => may("operator");
 
-async function begin(options) {
+async function begin(options, done = () => {}) {
   const { method, path = "", ...rest } = options;
   const found = await (await send(method, SESSION + path, { ...rest, isWhole: true })).json();
-  const limits = await call("GET", "/limits");
+  done();
+  const limits = await call("GET", "/limits").catch(usual);
   // Nothing of another session may stay: neither what was loaded nor what is open.
   if (session.value?.id !== found.id || session.value.project !== found.project) session.value = null;
   ended.value = null;
   session.value = { ...found, limits };
+}
+
+/** The limits that were known before: a session that has changed counts, also if nothing else answers now. */
+function usual(error) {
+  if (!session.value) throw error;
+  return session.value.limits;
 }
 
 /** Resume the session of this browser. */
@@ -62,22 +69,18 @@ export async function signIn(key) {
   tabs.postMessage("changed");
 }
 
-/** Go to another project, in every tab. */
-export async function switchProject(project) {
-  await begin({ method: "POST", path: "/project", body: { project } });
+/** Go to another project, in every tab; `done` is called once the service has changed it, before the page shows it. */
+export async function switchProject(project, done) {
+  await begin({ method: "POST", path: "/project", body: { project } }, done);
   tabs.postMessage("changed");
 }
 
 /** Sign out, in every tab, and at the OpenID provider, if the session came from there. */
 export async function signOut() {
-  let ended;
-  try {
-    ended = await (await send("DELETE", SESSION, { isWhole: true })).json();
-  } finally {
-    session.value = null;
-    tabs.postMessage("changed");
-  }
-  if (ended.end_url) location.assign(ended.end_url);
+  const { end_url: next } = await (await send("DELETE", SESSION, { isWhole: true })).json();
+  session.value = null;
+  tabs.postMessage("changed");
+  if (next) location.assign(next);
 }
 
 /** The OpenID provider of the service, or null. @returns {Promise<{issuer: string}|null>} */
@@ -144,9 +147,9 @@ export function save(fileId, name) {
  * @param {AbortSignal} stop Ends the upload; the promise is then neither kept nor broken.
  * @returns {Promise<any>} The file object.
  */
-export function upload(file, onProgress, stop, purpose = "batch") {
+export function upload(file, onProgress, stop) {
   const form = new FormData();
-  form.append("purpose", purpose);
+  form.append("purpose", "batch");
   form.append("file", file);
   return new Promise((resolve, reject) => {
     // fetch does not report how much it has sent.

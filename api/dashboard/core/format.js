@@ -36,7 +36,7 @@ export function bytes(value) {
   return `${power && value < 10 ? value.toFixed(1) : Math.round(value)} ${BYTES[power]}`;
 }
 
-/** Seconds as `2 d 3 h` or `4 min 5 s`: two units at most. */
+/** Seconds as `2 d 3 h` or `4 min 5 s`: a unit, and the next one if there is some. */
 export function duration(seconds) {
   const parts = [];
   let rest = Math.max(0, Math.round(seconds));
@@ -44,6 +44,7 @@ export function duration(seconds) {
     const found = Math.floor(rest / length);
     rest -= found * length;
     if (found) parts.push(`${found} ${unit}`);
+    else if (parts.length) break;
   }
   return parts.slice(0, 2).join(" ") || "0 s";
 }
@@ -85,7 +86,7 @@ export const clock = (seconds, chars = 5) => moment(seconds).slice(11, 11 + char
 export function cost(text) {
   const value = Number(text);
   if (value === 0) return "0";
-  return value < 1 ? value.toPrecision(3).replace(/\.?0+$/, "") : value.toLocaleString("en", { maximumFractionDigits: 2 });
+  return value < 1 ? value.toLocaleString("en", { maximumSignificantDigits: 3 }) : value.toLocaleString("en", { maximumFractionDigits: 2 });
 }
 
 /** The end of an id, by which people tell ids apart. */

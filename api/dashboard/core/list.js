@@ -2,7 +2,7 @@
 
 import { call } from "./client.js";
 import { RELOAD, useLive } from "./live.js";
-import { useMore } from "./paging.js";
+import { merged, useMore } from "./paging.js";
 
 const PAGE = 100;
 
@@ -11,20 +11,22 @@ const PAGE = 100;
  * @param {object} query Filters; empty values are left out.
  * @param {{every?: number, limit?: number, change?: string}} [options] `change` is the type of events that concern the
  *   list; `every` is in seconds.
- * @returns What `useLive` returns, with `rows` (undefined while they load), `hasMore`, and `more`, which loads the next page.
+ * @returns What `useLive` and `useMore` return, with `rows` (undefined while they load) and `hasMore`.
  */
 export function useList(path, query = {}, { every = 5, limit = PAGE, change } = {}) {
   const live = useLive(`list ${path} ${JSON.stringify(query)}`, async (stop, before) => {
     const page = await call("GET", path, { query: { ...query, limit }, signal: stop });
-    const fresh = new Set(page.data.map(({ id }) => id));
-    // Rows beyond the newest page stay; what left that page was deleted.
-    const older = page.has_more ? (before?.rows ?? []).slice(page.data.length).filter(({ id }) => !fresh.has(id)) : [];
-    return { rows: [...page.data, ...older], hasMore: older.length ? before.hasMore : page.has_more };
-  }, { every, onChange: change && ((type) => (type === change ? RELOAD : undefined)) });
+    return merged(before(), { rows: page.data, hasMore: page.has_more });
+  }, { every, onChange: change && ((type, object, data) => (type === change ? changed(object, data) : undefined)) });
   const { data } = live;
-  const more = useMore(live, async ({ rows }) => {
-    const page = await call("GET", path, { query: { ...query, limit, after: rows.at(-1).id } });
+  const pages = useMore(live, async ({ rows }) => {
+    const page = await call("GET", path, { query: { ...query, limit, after: rows.at(-1)?.id } });
     return { rows: page.data, hasMore: page.has_more };
   });
-  return { ...live, rows: data?.rows, hasMore: data?.hasMore, more };
+  return { ...live, rows: data?.rows, hasMore: data?.hasMore, ...pages };
+}
+
+/** What was deleted leaves the list wherever it stands; any other change may add a row. */
+function changed({ id, deleted }, data) {
+  return deleted && data ? { ...data, rows: data.rows.filter((row) => row.id !== id) } : RELOAD;
 }

@@ -29,20 +29,22 @@ export const forget = () => cache.clear();
  * Load data and keep it up to date while the tab is visible.
  * @template T
  * @param {string|null} key Names the data; null loads nothing.
- * @param {(signal: AbortSignal, before: T|undefined) => Promise<T>} load
+ * @param {(signal: AbortSignal, before: () => T|undefined, isWhole: boolean) => Promise<T>} load `before` gives what is
+ *   loaded by now; `isWhole` says that changes may have been missed, so that nothing of it may be kept unseen.
  * @param {object} [options]
  * @param {number} [options.every] Seconds after which it is loaded again, if no change comes.
  * @param {(data: T) => boolean} [options.isFinal] Final data is not loaded again.
  * @param {(type: string, object: any, data: T|undefined) => T|RELOAD|undefined} [options.onChange] The new data after a
  *   change of an object of this type, `RELOAD`, or undefined if the change does not concern it.
  * @param {boolean} [options.wantsLoad] Whether `onChange` wants changes of the type `load`: only operators get them.
- * @returns {{data: T|undefined, error: Error|null, since: number|null, reload: () => void}} `since` is when the
- *   service last answered, in Unix seconds, if it does not answer now.
+ * @returns {{key: string|null, data: T|undefined, error: Error|null, since: number|null, reload: () => void,
+ *   change: (apply: (data: T) => T) => void}} `since` is when the service last answered, in Unix seconds, if it does not
+ *   answer now; `change` makes new data of the latest.
  */
 export function useLive(key, load, { every = SECONDS, isFinal = () => false, onChange, wantsLoad } = {}) {
   const [state, setState] = useState({ key: null });
   const latest = useRef({ again: () => {}, loadedAt: 0 });
-  Object.assign(latest.current, { load, isFinal, every, onChange });
+  Object.assign(latest.current, { key, load, isFinal, every, onChange });
   useEffect(() => {
     if (key === null) return undefined;
     const stop = new AbortController();
@@ -54,8 +56,16 @@ export function useLive(key, load, { every = SECONDS, isFinal = () => false, onC
       stop.abort();
     };
   }, [key]);
+  function change(apply) {
+    if (!cache.has(key)) return;
+    const data = apply(cache.get(key));
+    keep(key, data);
+    if (latest.current.key === key) setState((old) => ({ ...(old.key === key ? old : {}), key, data }));
+  }
   const current = state.key === key ? state : {};
   return {
+    key,
+    change,
     data: current.data ?? cache.get(key),
     error: current.error ?? null,
     since: current.since ?? null,
@@ -66,12 +76,15 @@ export function useLive(key, load, { every = SECONDS, isFinal = () => false, onC
 /** Takes a change into the data, or asks for it anew. */
 function changed(key, latest, show) {
   return (type, object) => {
-    const data = cache.get(key);
-    const found = type === "reset" ? RELOAD : latest.onChange(type, object, data);
+    const isReset = type === "reset";
+    if (isReset) latest.hasMissed = true;
+    const found = isReset ? RELOAD : latest.onChange(type, object, cache.get(key));
     if (found === RELOAD) latest.again(Math.max(0, REST - (Date.now() / 1000 - latest.loadedAt)));
     else if (found !== undefined) {
       keep(key, found);
       show({ data: found });
+      // Its answer may be older than this change.
+      if (latest.isLoading) latest.again();
     }
   };
 }
@@ -79,11 +92,15 @@ function changed(key, latest, show) {
 async function follow(key, stop, latest, show) {
   let wait = latest.every;
   let since = Date.now() / 1000;
+  latest.hasMissed = true;
   while (!stop.aborted) {
     let isAsked = false;
+    const isWhole = latest.hasMissed;
     latest.again = () => (isAsked = true);
+    latest.hasMissed = false;
+    latest.isLoading = true;
     try {
-      const data = await latest.load(stop, cache.get(key));
+      const data = await latest.load(stop, () => cache.get(key), isWhole);
       if (stop.aborted) return;
       keep(key, data);
       since = latest.loadedAt = Date.now() / 1000;
@@ -92,10 +109,12 @@ async function follow(key, stop, latest, show) {
       if (latest.isFinal(data)) wait = Infinity;
     } catch (error) {
       if (stop.aborted) return;
+      latest.hasMissed ||= isWhole;
       show({ data: cache.get(key), error, since });
       if ([400, 403, 404, 409].includes(error.status)) wait = Infinity;
       else wait = Math.min(2 * (Number.isFinite(wait) ? wait : SECONDS), SECONDS_MAX);
     }
+    latest.isLoading = false;
     await pause(stop, isAsked ? Math.min(wait, REST) : wait, latest);
   }
 }

@@ -1,6 +1,5 @@
 /** Pages of lists. A search may find nothing in one step and go on in the next, so several steps make a page. */
 
-import { toast } from "../ui/overlay.js";
 import { call } from "./client.js";
 import { useRef, useState } from "./view.js";
 
@@ -27,24 +26,46 @@ export async function pageOf(path, query, { limit, after = null, signal }) {
 }
 
 /**
- * `more` of a live list: it loads the next page and puts it behind the rows that are there; one page at a time.
- * @param {{data?: {rows: any[], hasMore: boolean}}} live
+ * What is loaded, after its newest page was loaded again: rows behind the last one of the page stay. If that one was not
+ * loaded before, there would be a gap, so only the page stays.
+ * @param {{rows: any[]}|undefined} before
+ * @param {{rows: any[], hasMore: boolean}} page
+ */
+export function merged(before, page) {
+  if (!before || !page.hasMore) return page;
+  const last = page.rows.at(-1)?.id;
+  const place = before.rows.findIndex(({ id }) => id === last);
+  if (last !== undefined && place < 0) return page;
+  const fresh = new Set(page.rows.map(({ id }) => id));
+  const older = before.rows.slice(place + 1).filter(({ id }) => !fresh.has(id));
+  return older.length ? { ...before, rows: [...page.rows, ...older] } : page;
+}
+
+/** Where the next page of a list begins. */
+const endOf = ({ after, rows }) => after ?? rows.at(-1)?.id;
+
+/**
+ * The next pages of a live list: `more` loads one and puts it behind the rows that are there, one at a time; `onEnd` does
+ * so by itself until that fails, and `fault` says why.
+ * @param {{key: string, data?: {rows: any[], hasMore: boolean}, change: Function}} live
  * @param {(data: object) => Promise<{rows: any[], hasMore: boolean}>} load Gets the data, and returns the next page alone.
  */
-export function useMore({ data }, load) {
-  const busy = useRef(false);
-  const [, renew] = useState(0);
-  return async () => {
-    if (busy.current || !data?.hasMore) return;
-    busy.current = true;
+export function useMore({ key, data, change }, load) {
+  const busy = useRef(null);
+  const [failed, setFailed] = useState(null);
+  const fault = failed?.key === key ? failed.message : null;
+  async function more() {
+    if (busy.current === key || !data?.hasMore) return;
+    busy.current = key;
+    setFailed(null);
     try {
       const page = await load(data);
-      Object.assign(data, page, { rows: [...data.rows, ...page.rows] });
+      // The list may have been loaded again meanwhile, and end elsewhere.
+      change((now) => (endOf(now) === endOf(data) ? { ...now, ...page, rows: [...now.rows, ...page.rows] } : now));
     } catch (error) {
-      data.hasMore = false;
-      toast(error.message, "bad");
+      setFailed({ key, message: error.message });
     }
-    busy.current = false;
-    renew((times) => times + 1);
-  };
+    if (busy.current === key) busy.current = null;
+  }
+  return { more, fault, onEnd: () => fault ?? more() };
 }

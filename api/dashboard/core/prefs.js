@@ -28,6 +28,13 @@ export const theme = kept("theme", "auto");
 export const zone = kept("zone", "local");
 export const isRailOpen = kept("rail", true);
 
+const system = matchMedia("(prefers-color-scheme: dark)");
+/** Whether the system is dark, which the theme `auto` follows. */
+export const isSystemDark = signal(system.matches);
+system.addEventListener("change", () => {
+  isSystemDark.value = system.matches;
+});
+
 effect(() => {
   document.documentElement.dataset.theme = theme.value;
 });

@@ -78,8 +78,11 @@ export function start() {
   for (const event of ["click", "keydown", "pagehide"])
     addEventListener(event, () => history.replaceState({ ...history.state, y: scrollY }, ""), true);
   addEventListener("hashchange", () => {
-    stop();
+    const { path } = place.value;
     place.value = read();
+    // A row that opens, or another tab of the same page, leaves the page where it is.
+    if (place.value.path === path && history.state?.y === undefined) return;
+    stop();
     stop = restoreScroll();
   });
   stop = restoreScroll();

@@ -3,9 +3,9 @@
 import { h } from "preact";
 import htm from "htm";
 
-export { Fragment, createContext, render } from "preact";
+export { render } from "preact";
 export { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-export { batch as together, computed, effect, signal } from "@preact/signals";
+export { effect, signal } from "@preact/signals";
 
 /** Values become text or attributes; there is no way to insert HTML. */
 export const html = htm.bind(h);

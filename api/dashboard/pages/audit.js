@@ -8,7 +8,7 @@ import { html } from "../core/view.js";
 import { Copy, Empty } from "../ui/basics.js";
 import { Filters } from "../ui/form.js";
 import { Page } from "../ui/page.js";
-import { Table, useColumns } from "../ui/table.js";
+import { More, Table, useColumns } from "../ui/table.js";
 
 const ACTIONS = [
   "batch.cancel", "batch.delete", "batch.rerun", "catalog.remove", "catalog.set", "dead_letter.requeue",
@@ -52,8 +52,9 @@ export default function Audit() {
       <div class="toolbar"><${Filters} filters=${filters} /><div class="end">${menu}</div></div>
       ${live.rows?.length === 0
         ? html`<${Empty} command="tidemill audit">${Object.values(chosen).some(Boolean) ? "No action matches these filters." : "Nothing was created, cancelled or deleted yet."}<//>`
-        : html`<${Table} label="Actions" columns=${shown} rows=${live.rows} id=${({ id }) => id} onEnd=${live.more}
+        : html`<${Table} label="Actions" columns=${shown} rows=${live.rows} id=${({ id }) => id} error=${live.error} onEnd=${live.onEnd}
             card=${(entry) => html`<${ActionCard} entry=${entry} />`} cardHeight=${92} />`}
+      ${live.hasMore && html`<${More} pages=${live} />`}
     <//>
   `;
 }

@@ -14,7 +14,7 @@ import { Lines } from "./batch/lines.js";
 import { openRerun } from "./batch/rerun.js";
 import { Models, Raw, Receipt, Request, Timeline } from "./batch/parts.js";
 import { useSeries } from "./series.js";
-import { bandOf, BatchProgress, BatchState, called, cancel, endedAt, isOver, modelOf, slackOf, stalls, stateOf, waitText } from "./shown.js";
+import { bandOf, BatchProgress, BatchState, called, cancel, endedAt, isOver, modelOf, outputsOf, slackOf, stalls, stateOf, waitText } from "./shown.js";
 
 const FAULTS_SHOWN = 20;
 const LIMIT_UNIT = "calls at a time";
@@ -41,7 +41,7 @@ function useErrors(batch) {
     every: 5,
     isFinal: () => isOver(batch),
   });
-  return live.data;
+  return live;
 }
 
 function Title({ batch }) {
@@ -55,11 +55,10 @@ function Title({ batch }) {
   `;
 }
 
-/** The files of a batch: a name for the menu, the id, and a name to save it under. */
-function filesOf({ id, output_file_id: output, error_file_id: errors, input_file_id: input, tidemill: { output_file_ids: parts } }) {
-  const numbered = parts.map((file, place) => [`Output ${place + 1}`, file, `${id}_output-${String(place + 1).padStart(5, "0")}.jsonl`]);
-  const outputs = numbered.length ? numbered : [["Output", output, `${id}_output.jsonl`]];
-  return [...outputs, ["Failed lines", errors, `${id}_errors.jsonl`], ["Input", input, `${id}_input.jsonl`]].filter(([, file]) => file);
+/** All files of a batch, like `outputsOf`. */
+function filesOf(batch) {
+  const { id, error_file_id: errors, input_file_id: input } = batch;
+  return [...outputsOf(batch), ["Failed lines", errors, `${id}_errors.jsonl`], ["Input", input, `${id}_input.jsonl`]].filter(([, file]) => file);
 }
 
 function Download({ batch }) {
@@ -150,10 +149,10 @@ function Throughput({ batch, series }) {
 
 const TABS = { failures: Failures, lines: Lines, timeline: Timeline, receipt: Receipt, request: Request, raw: Raw };
 
-function tabsOf(batch, report) {
+function tabsOf(batch, { data: report, error }) {
   const { completed, failed } = batch.request_counts;
   return [
-    ...(report?.total && batch.status !== "failed" ? [{ id: "failures", title: "Failures", count: number(report.total) }] : []),
+    ...((report ? report.total : error) && batch.status !== "failed" ? [{ id: "failures", title: "Failures", count: report && number(report.total) }] : []),
     { id: "lines", title: "Lines", count: number(completed + failed) },
     { id: "timeline", title: "Timeline" },
     ...(batch.tidemill.receipt ? [{ id: "receipt", title: "Receipt" }] : []),
@@ -175,11 +174,12 @@ function Related({ batch }) {
 }
 
 function Shown({ batch, live }) {
-  const report = useErrors(batch);
+  const errors = useErrors(batch);
+  const report = errors.data;
   const series = useSeries(batch);
   useEndNotice(batch);
   const { query } = place.value;
-  const tabs = tabsOf(batch, report);
+  const tabs = tabsOf(batch, errors);
   const asked = query.get("tab") ?? (["line", "status", "code", "contains"].some((name) => query.has(name)) ? "lines" : null);
   const tab = tabs.find(({ id }) => id === asked)?.id ?? tabs[0].id;
   const Part = TABS[tab];
@@ -195,7 +195,7 @@ function Shown({ batch, live }) {
       <${Throughput} batch=${batch} series=${series} />
       ${batch.tidemill.models?.length > 0 && html`<${Models} shares=${batch.tidemill.models} />`}
       <${Tabs} label="Parts of the batch" tabs=${tabs} current=${tab} href=${(id) => address(batchPath(batch.id), { tab: id })} />
-      <${Part} batch=${batch} report=${report} />
+      <${Part} batch=${batch} report=${report} error=${errors.error} />
     <//>
   `;
 }
@@ -213,5 +213,5 @@ export default function Batch({ params: [id] }) {
         <${Empty} action=${html`<${LinkButton} href="#/batches">All batches<//>`}>${error.message}<//>
       <//>
     `;
-  return html`<${Page} title="Batch" live=${live}><${Skeleton} rows=${4} height=${92} /><//>`;
+  return html`<${Page} title="Batch" live=${live}>${!error && html`<${Skeleton} rows=${4} height=${92} />`}<//>`;
 }

@@ -1,23 +1,24 @@
 /** The batches, newest first: filters in the address, live, and actions on those that are selected. */
 
-import { call, canWrite, make, save } from "../core/client.js";
+import { canWrite, make, save } from "../core/client.js";
 import { age, cost, count, moment, percent } from "../core/format.js";
 import { RELOAD, useLive } from "../core/live.js";
-import { pageOf } from "../core/paging.js";
+import { merged, pageOf, useMore } from "../core/paging.js";
 import { batchPath, place, setQuery } from "../core/route.js";
-import { html, signal, useRef } from "../core/view.js";
-import { Button, Empty, LinkButton, Skeleton } from "../ui/basics.js";
+import { html, signal } from "../core/view.js";
+import { Button, Empty, LinkButton } from "../ui/basics.js";
 import { Filters } from "../ui/form.js";
-import { toast } from "../ui/overlay.js";
+import { confirm, toast } from "../ui/overlay.js";
 import { Page } from "../ui/page.js";
-import { Table, useColumns } from "../ui/table.js";
-import { BatchCard, BatchName, BatchProgress, BatchState, cancel, counts, ending, isOver, modelOf, Slack } from "./shown.js";
+import { More, Table, useColumns } from "../ui/table.js";
+import { BatchCard, BatchName, BatchProgress, BatchState, cancel, counts, ending, isOver, modelOf, outputsOf, Slack } from "./shown.js";
 
 const PAGE = 100;
 const FRESH = 50;
 const DAY = 86_400;
 const STATUSES = ["validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled"];
 const CREATED = [["1", "Last day"], ["7", "Last 7 days"], ["30", "Last 30 days"]];
+const UNPAIRED = "It needs a name, = and a value.";
 const selected = signal(new Set());
 
 const COLUMNS = [
@@ -41,9 +42,12 @@ const FILTERS = [
   { name: "model", title: "Model" },
   { name: "search", title: "Search", placeholder: "Id, name or metadata" },
   { name: "endpoint", title: "Endpoint", placeholder: "/v1/embeddings" },
-  { name: "metadata", title: "Metadata", placeholder: "team=finance" },
+  { name: "metadata", title: "Metadata", placeholder: "team=finance", check: (text) => (pairOf(text) ? null : UNPAIRED) },
   { name: "single", title: "Kind", options: [["true", "Single requests"]] },
 ];
+
+/** The name and the value of a metadata filter; null if it has not both. */
+const pairOf = (text) => /^([^=]+)=(.+)$/s.exec(text)?.slice(1) ?? null;
 
 /** The query of the API for the filters of the address. */
 function wanted(query) {
@@ -51,69 +55,65 @@ function wanted(query) {
   const days = Number(query.get("created"));
   // Whole hours, so that one list keeps one name in the cache.
   if (days) found.created_after = Math.floor(Date.now() / 3_600_000) * 3_600 - days * DAY;
-  const [name, ...value] = (query.get("metadata") ?? "").split("=");
-  if (name && value.length) found[`metadata[${name}]`] = value.join("=");
+  const [name, value] = pairOf(query.get("metadata") ?? "") ?? [];
+  if (name) found[`metadata[${name}]`] = value;
   return found;
 }
 
-/** The newest page of what the service has, in front of what was loaded before. */
-function merged(before, page) {
-  const fresh = new Set(page.rows.map(({ id }) => id));
-  const oldest = page.rows.at(-1)?.created_at ?? 0;
-  const older = page.hasMore ? before.rows.filter(({ id, created_at: at }) => !fresh.has(id) && at <= oldest) : [];
-  return { ...before, rows: [...page.rows, ...older] };
+/** As many of the first rows as were loaded before, by pages as the API gives them. */
+async function renewed(api, rows, signal) {
+  let found = { rows: [], after: null, hasMore: true };
+  let page;
+  do {
+    page = await pageOf("/batches", api, { limit: PAGE, after: found.after, signal });
+    found = { ...page, rows: [...found.rows, ...page.rows] };
+  } while (page.hasMore && page.rows.length && found.rows.length < rows);
+  return found;
 }
 
-/** All batches of a filter that are loaded; `more` loads the next page. */
-function useBatches(query) {
+/** All batches of a filter that are loaded, and the next pages; a filter with a fault has none. */
+function useBatches(query, fault) {
   const api = wanted(query);
-  const key = `batches ${new URLSearchParams(Object.entries(api).filter(([, value]) => value))}`;
-  const isAscending = api.order === "asc";
-  const busy = useRef(false);
-  const live = useLive(key, async (stop, before) => {
-    const page = await pageOf("/batches", api, { limit: before ? FRESH : PAGE, signal: stop });
-    if (!before) return page;
-    return isAscending ? { ...before, rows: refreshed(before.rows, page.rows) } : merged(before, page);
-  }, { onChange: changed });
-  const { data } = live;
-  async function more() {
-    if (busy.current || !data?.hasMore) return;
-    busy.current = true;
-    try {
-      const page = await pageOf("/batches", api, { limit: PAGE, after: data.after });
-      Object.assign(data, page, { rows: [...data.rows, ...page.rows] });
-      live.reload();
-    } catch (error) {
-      toast(error.message, "bad");
-    }
-    busy.current = false;
-  }
-  return { ...live, more };
+  const key = fault ? null : `batches ${new URLSearchParams(Object.entries(api).filter(([, value]) => value))}`;
+  const live = useLive(key, async (stop, before, isWhole) => {
+    if (isWhole || !before()) return renewed(api, before()?.rows.length ?? 0, stop);
+    const page = await pageOf("/batches", api, { limit: FRESH, signal: stop });
+    return merged(before(), page);
+  }, { onChange: changed(api.status) });
+  return { ...live, ...useMore(live, ({ after }) => pageOf("/batches", api, { limit: PAGE, after })) };
 }
 
-/** A batch in the list takes its new state; any other change may add a row, or take one away. */
-function changed(type, object, data) {
+/** A batch in the list takes its new state, or leaves the list that it does not fit any more; an unknown one may add a row. */
+const changed = (status) => (type, object, data) => {
   if (type !== "batch" || !data) return undefined;
-  const isKnown = data.rows.some(({ id, status }) => id === object.id && status === object.status);
-  return isKnown ? { ...data, rows: refreshed(data.rows, [object]) } : RELOAD;
+  const isOut = object.deleted || (status && object.status !== status);
+  if (!data.rows.some(({ id }) => id === object.id)) return isOut ? undefined : RELOAD;
+  const rows = isOut ? data.rows.filter(({ id }) => id !== object.id) : data.rows.map((batch) => (batch.id === object.id ? object : batch));
+  return { ...data, rows };
+};
+
+/** Ask, then run what failed of each batch; one that is refused holds up no other. */
+function rerun(batches, after) {
+  const what = count(batches.length, "batch", "batches");
+  confirm({
+    title: `Rerun what failed in ${what}?`,
+    text: "Lines without a successful answer run again, those of each batch as a new batch.",
+    action: `Rerun ${what}`,
+    isDanger: false,
+    work: async () => {
+      const faults = [];
+      for (const { id } of batches) await rerunOne(id).catch(({ message }) => faults.push(message));
+      const started = `Started ${count(batches.length - faults.length, "rerun")} of what did not succeed`;
+      if (faults.length) toast(`${started}; ${count(faults.length, "batch was", "batches were")} refused: ${[...new Set(faults)].join(" ")}`, "bad");
+      else toast(`${started}.`);
+      after();
+    },
+  });
 }
 
-/** Rows with the newer state of those that came again. */
-function refreshed(rows, fresh) {
-  const found = new Map(fresh.map((batch) => [batch.id, batch]));
-  return rows.map((batch) => found.get(batch.id) ?? batch);
-}
-
-async function rerun(batches) {
-  for (const { id } of batches) {
-    await make(`${batchPath(id)}/rerun`, { lines: "unfinished" });
-    selected.value = new Set([...selected.value].filter((other) => other !== id));
-  }
-  toast(`Started ${count(batches.length, "rerun")} of what did not succeed.`);
-}
-
-function download(batches) {
-  for (const { id, output_file_id: file } of batches) save(file, `${id}_output.jsonl`);
+async function rerunOne(id) {
+  await make(`${batchPath(id)}/rerun`, { lines: "unfinished" });
+  selected.value = new Set([...selected.value].filter((other) => other !== id));
 }
 
 function Bulk({ rows, reload }) {
@@ -121,12 +121,12 @@ function Bulk({ rows, reload }) {
   if (!chosen.length) return null;
   const open = chosen.filter((batch) => !isOver(batch) && batch.status !== "cancelling");
   const failed = chosen.filter((batch) => isOver(batch) && batch.request_counts.completed < batch.request_counts.total);
-  const files = chosen.filter((batch) => batch.output_file_id);
+  const files = chosen.flatMap(outputsOf);
   return html`
     <div class="bulk" role="group" aria-label="Selected batches">
       <strong>${count(chosen.length, "batch", "batches")} selected</strong>
-      ${files.length > 0 && html`<${Button} icon="download" act=${() => download(files)}>Download ${count(files.length, "output")}<//>`}
-      ${canWrite() && failed.length > 0 && html`<${Button} icon="replay" act=${() => rerun(failed).then(reload)}>Rerun what failed in ${count(failed.length, "batch", "batches")}<//>`}
+      ${files.length > 0 && html`<${Button} icon="download" act=${() => files.forEach(([, file, name]) => save(file, name))}>Download ${count(files.length, "output")}<//>`}
+      ${canWrite() && failed.length > 0 && html`<${Button} icon="replay" act=${() => rerun(failed, reload)}>Rerun what failed in ${count(failed.length, "batch", "batches")}<//>`}
       ${canWrite() && open.length > 0 && html`<${Button} kind="danger" icon="stop" act=${() => cancel(open, reload)}>Cancel ${count(open.length, "batch", "batches")}<//>`}
       ${chosen.length === 2 && html`<${LinkButton} icon="compare" href=${`#/compare?left=${chosen[1].id}&right=${chosen[0].id}`}>Compare<//>`}
       <${Button} kind="quiet" act=${() => (selected.value = new Set())}>Clear<//>
@@ -134,15 +134,19 @@ function Bulk({ rows, reload }) {
   `;
 }
 
-const Nothing = ({ isFiltered }) =>
-  isFiltered
+const Nothing = ({ isFiltered, hasMore }) =>
+  hasMore
+    ? html`<${Empty}>No batch has matched yet, and the search is not over.<//>`
+    : isFiltered
     ? html`<${Empty} action=${html`<${LinkButton} href="#/batches">Show all batches<//>`}>No batch matches these filters.<//>`
     : html`<${Empty} action=${canWrite() && html`<${LinkButton} href="#/new" icon="plus" kind="primary">New batch<//>`}
         command="tidemill run requests.jsonl">There is no batch yet. Drop a JSONL file anywhere on this page, or run one in a terminal.<//>`;
 
 export default function Batches() {
   const { query } = place.value;
-  const live = useBatches(query);
+  const metadata = query.get("metadata");
+  const fault = metadata && !pairOf(metadata) ? UNPAIRED : null;
+  const live = useBatches(query, fault);
   const { shown, menu } = useColumns("batches", COLUMNS);
   const { data } = live;
   const isFiltered = FILTERS.some(({ name }) => query.get(name));
@@ -153,13 +157,13 @@ export default function Batches() {
         <div class="end">${menu}</div>
       </div>
       ${data && html`<${Bulk} rows=${data.rows} reload=${live.reload} />`}
-      ${!data && !live.error && html`<div class="table"><${Skeleton} rows=${10} height=${24} /></div>`}
-      ${data && (data.rows.length
-        ? html`<${Table} label="Batches" columns=${shown} rows=${data.rows} id=${({ id }) => id} selected=${selected}
-            card=${(batch) => html`<${BatchCard} batch=${batch} />`} cardHeight=${92} onEnd=${live.more}
+      ${fault && html`<${Empty}>The filter Metadata is not complete. ${fault}<//>`}
+      ${!fault && (!data || data.rows.length
+        ? html`<${Table} label="Batches" columns=${shown} rows=${data?.rows} error=${live.error} id=${({ id }) => id} selected=${selected}
+            card=${(batch) => html`<${BatchCard} batch=${batch} />`} cardHeight=${92} onEnd=${live.onEnd}
             order=${query.get("order")} onOrder=${(order) => setQuery({ order })} />`
-        : html`<${Nothing} isFiltered=${isFiltered} />`)}
-      ${data?.hasMore && html`<p class="more"><${Button} act=${live.more}>${isFiltered ? "Search further" : "Older batches"}<//></p>`}
+        : html`<${Nothing} isFiltered=${isFiltered} hasMore=${data.hasMore} />`)}
+      ${data?.hasMore && html`<${More} pages=${live}>${isFiltered ? "Search further" : "Older batches"}<//>`}
     <//>
   `;
 }

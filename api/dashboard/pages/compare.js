@@ -6,12 +6,12 @@ import { RELOAD, useLive } from "../core/live.js";
 import { pageOf, useMore } from "../core/paging.js";
 import { address, batchPath, place, setQuery } from "../core/route.js";
 import { html, useEffect, useMemo, useState } from "../core/view.js";
-import { Banner, Button, Card, Empty, LinkButton, Skeleton } from "../ui/basics.js";
+import { Banner, Card, Empty, LinkButton, Skeleton } from "../ui/basics.js";
 import { SelectField } from "../ui/form.js";
-import { Panel, toast } from "../ui/overlay.js";
+import { Panel } from "../ui/overlay.js";
 import { Page } from "../ui/page.js";
 import { State } from "../ui/state.js";
-import { Table } from "../ui/table.js";
+import { More, Table } from "../ui/table.js";
 import { tokensOf } from "./batch/answer.js";
 import { answerOf, differences, OUTCOMES, shown, SHOWN } from "./compare/joined.js";
 import { BatchState, called, endedAt, isOver, modelOf, stateOf } from "./shown.js";
@@ -54,32 +54,38 @@ function columnsOf(href) {
 
 const Words = ({ words }) => html`<div class="prose">${words.map(({ text, isOwn }, at) => (isOwn ? html`<mark key=${at}>${text}</mark>` : text))}</div>`;
 
+/** The line of a batch with a `custom_id`, however long the search for it takes; null if there is none. */
+async function lineOf(batch, id, signal) {
+  for (let after = null; ; ) {
+    const page = await pageOf(`${batchPath(batch.id)}/results`, { custom_id: id }, { limit: 1, after, signal });
+    if (page.rows.length || !page.hasMore) return page.rows[0] ?? null;
+    after = page.after;
+  }
+}
+
 /** The lines of both batches with one `custom_id`, which may not be among those that are loaded. */
 function usePair(batches, id, known) {
   const key = id && !known ? `pair ${batches[0].id} ${batches[1].id} ${id}` : null;
-  const { data } = useLive(key, (stop) => Promise.all(batches.map(async (batch) => {
-    const { rows } = await pageOf(`${batchPath(batch.id)}/results`, { custom_id: id }, { limit: 1, signal: stop });
-    return rows[0] ?? null;
-  })), { isFinal: () => true });
-  return known ? [known.first, known.second] : data;
+  const { data, error } = useLive(key, (stop) => Promise.all(batches.map((batch) => lineOf(batch, id, stop))), { isFinal: () => true });
+  return { lines: known ? [known.first, known.second] : data, error };
 }
 
 function Both({ batches, id, known }) {
-  const lines = usePair(batches, id, known);
+  const { lines, error } = usePair(batches, id, known);
   const [left, right] = lines ?? [];
   const words = left && right ? differences(answerOf(left), answerOf(right)) : [left, right].map((line) => [{ text: line ? answerOf(line) : "It does not have this line.", isOwn: false }]);
   return html`
     <${Panel} title=${id} onClose=${() => setQuery({ line: null })}>
       ${known && html`<${Outcome} row=${known} />`}
-      ${!lines && html`<${Skeleton} rows=${4} />`}
+      ${!lines && html`<${Skeleton} rows=${4} error=${error} />`}
       ${lines && words.map((side, at) => html`<section key=${at}><h3>${called(batches[at])} · ${modelOf(batches[at])}</h3><${Words} words=${side} /></section>`)}
     <//>
   `;
 }
 
 function Choose({ left, right }) {
-  const { data } = useLive("compare choices", (stop) => call("GET", "/batches", { query: { limit: CHOICES }, signal: stop }), { every: 30 });
-  if (!data) return html`<${Skeleton} rows=${2} height=${32} />`;
+  const { data, error } = useLive("compare choices", (stop) => call("GET", "/batches", { query: { limit: CHOICES }, signal: stop }), { every: 30 });
+  if (!data) return html`<${Skeleton} rows=${2} height=${32} error=${error} />`;
   const options = [["", "Choose a batch"], ...data.data.map((batch) => [batch.id, `${called(batch)} (${modelOf(batch)})`])];
   const withOld = (id) => (id && !options.some(([one]) => one === id) ? [...options, [id, id]] : options);
   const choose = (side) => (id) => setQuery({ [side]: id, line: null, show: null });
@@ -106,18 +112,24 @@ function useCounts(path, other) {
         setFound({ counts: { ...counts }, isWhole: !page.has_more });
         if (!page.has_more) return;
       }
-    })().catch((error) => stop.signal.aborted || toast(error.message, "bad"));
+    })().catch((error) => stop.signal.aborted || setFound((old) => ({ ...old, error })));
     return () => stop.abort();
   }, [path, other]);
   return found;
 }
 
-/** The pairs of a filter, and `more`, which loads the next page of them. */
+/** The pairs of a filter that are loaded, and the next pages. */
 function usePairs(path, other, show) {
   const query = { with: other, outcome: SHOWN[show][1].join() };
   const load = (options) => pageOf(path, query, { limit: PAGE, ...options });
   const live = useLive(`pairs ${path} ${other} ${show}`, (signal) => load({ signal }), { isFinal: () => true });
-  return { ...live, more: useMore(live, ({ after }) => load({ after })) };
+  return { ...live, ...useMore(live, ({ after }) => load({ after })) };
+}
+
+/** How far the comparison is. */
+function Compared({ lines, isWhole, error }) {
+  if (error) return html`<p class="end bad" role="alert">${number(lines)} lines compared, then: ${error.message}</p>`;
+  return html`<p class="end muted" role="status">${isWhole ? `${count(lines, "line")} compared` : `Comparing: ${number(lines)} lines so far …`}</p>`;
 }
 
 const sum = (counts, outcomes) => outcomes.reduce((lines, name) => lines + (counts[name] ?? 0), 0);
@@ -128,9 +140,10 @@ function Result({ batches }) {
   const path = `${batchPath(left.id)}/compare`;
   // All other lines of the origin are only there, which says nothing.
   const isRerun = left.tidemill.rerun_of === right.id || right.tidemill.rerun_of === left.id;
-  const show = SHOWN[query.get("show")] ? query.get("show") : isRerun ? "both" : "all";
-  const { counts, isWhole } = useCounts(path, right.id);
-  const { data, error, more } = usePairs(path, right.id, show);
+  const show = Object.hasOwn(SHOWN, query.get("show")) ? query.get("show") : isRerun ? "both" : "all";
+  const { counts, isWhole, error: fault } = useCounts(path, right.id);
+  const pairs = usePairs(path, right.id, show);
+  const { data, error } = pairs;
   const base = Object.fromEntries(query);
   const href = (row) => address("/compare", { ...base, line: row.custom_id });
   const columns = useMemo(() => columnsOf(href), [query.toString()]);
@@ -143,17 +156,18 @@ function Result({ batches }) {
     <div class="cards-row">${CARDS.map(figure)}</div>
     <div class="toolbar">
       <${SelectField} id="show" label="Lines" value=${show} options=${Object.entries(SHOWN).map(([name, [words]]) => [name, words])} onChange=${(name) => setQuery({ show: name, line: null })} />
-      <p class="end muted" role="status">${isWhole ? `${count(compared, "line")} compared` : `Comparing: ${number(compared)} lines so far …`}</p>
+      <${Compared} lines=${compared} isWhole=${isWhole} error=${fault} />
     </div>
     ${error && html`<${Empty}>${error.message}<//>`}
     ${!data && !error && html`<${Skeleton} rows=${8} height=${36} />`}
     ${data?.rows.length > 0 &&
-    html`<${Table} label="Lines of both" columns=${columns} rows=${data.rows} id=${({ custom_id: id, outcome }) => `${outcome} ${id}`} isCurrent=${isOpen} onEnd=${more}
+    html`<${Table} label="Lines of both" columns=${columns} rows=${data.rows} id=${({ custom_id: id, outcome }) => `${outcome} ${id}`} isCurrent=${isOpen} onEnd=${pairs.onEnd}
       card=${(row) => html`<div class="card-line"><a class="row-link clip" href=${href(row)}><code>${row.custom_id}</code></a><${Outcome} row=${row} /></div>
         <div class="small muted clip">${shown(row.first)}</div><div class="small muted clip">${shown(row.second)}</div>`} />`}
     ${data && !data.rows.length && !data.hasMore &&
     html`<${Empty} action=${show !== "all" && html`<${LinkButton} href=${address("/compare", { left: left.id, right: right.id, show: "all" })}>Show all lines<//>`}>No line is like this.<//>`}
-    ${data?.hasMore && html`<p class="more"><${Button} act=${more}>${show === "all" ? "More lines" : "Search further"}<//></p>`}
+    ${data?.hasMore && !data.rows.length && html`<${Empty}>No line is like this so far, and the search is not over.<//>`}
+    ${data?.hasMore && html`<${More} pages=${pairs}>${show === "all" ? "More lines" : "Search further"}<//>`}
     ${open && html`<${Both} key=${open} batches=${batches} id=${open} known=${data?.rows.find(isOpen)} />`}
   `;
 }

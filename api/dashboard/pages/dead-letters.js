@@ -11,6 +11,7 @@ import { Page } from "../ui/page.js";
 import { State } from "../ui/state.js";
 import { Table } from "../ui/table.js";
 
+const LIMIT = 1000;
 const PATH = "/admin/dead_letters";
 /** Letters of one request. */
 const REQUEUED_MAX = 100;
@@ -85,16 +86,17 @@ function Letter({ id, reload }) {
 }
 
 export default function DeadLetters() {
-  const live = useLive("dead letters", (stop) => call("GET", PATH, { query: { limit: 1000 }, signal: stop }), { every: 60 });
+  const live = useLive("dead letters", (stop) => call("GET", PATH, { query: { limit: LIMIT }, signal: stop }), { every: 60 });
   const { data } = live;
   const letter = place.value.query.get("letter");
   const waiting = data?.data.filter(({ id, requeued_at: at }) => !at && selected.value.has(id)).map(({ id }) => id) ?? [];
   const tools = waiting.length > 0 && html`<${Button} kind="primary" act=${() => ask(waiting, false, live.reload)}>Send ${count(waiting.length, "record")} again<//>`;
   return html`
     <${Page} title="Dead letters" live=${live} tools=${tools}>
+      ${data?.has_more && html`<${Banner}>Only the newest ${count(LIMIT, "record")} are shown; <code>tidemill dead list</code> has all.<//>`}
       ${data?.data.length === 0
         ? html`<${Empty} command="tidemill dead list">Every record could be processed: there is no dead letter.<//>`
-        : html`<${Table} label="Dead letters" columns=${COLUMNS} selected=${selected} rows=${data?.data} id=${({ id }) => id} isCurrent=${({ id }) => id === letter} card=${(one) => html`<${LetterCard} letter=${one} />`} cardHeight=${92} />`}
+        : html`<${Table} label="Dead letters" columns=${COLUMNS} selected=${selected} rows=${data?.data} error=${live.error} id=${({ id }) => id} isCurrent=${({ id }) => id === letter} card=${(one) => html`<${LetterCard} letter=${one} />`} cardHeight=${92} />`}
       ${letter && html`<${Letter} key=${letter} id=${letter} reload=${live.reload} />`}
     <//>
   `;

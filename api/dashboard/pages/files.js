@@ -9,7 +9,7 @@ import { Button, Copy, Empty, LinkButton, When } from "../ui/basics.js";
 import { Filters } from "../ui/form.js";
 import { confirm, toast } from "../ui/overlay.js";
 import { Page } from "../ui/page.js";
-import { Table, useColumns } from "../ui/table.js";
+import { More, Table, useColumns } from "../ui/table.js";
 
 const PURPOSES = [["batch", "Input"], ["batch_output", "Results"], ["user_data", "Data that lines name"]];
 const FILTERS = [{ name: "purpose", title: "Purpose", options: PURPOSES }];
@@ -72,8 +72,9 @@ export default function Files() {
       ${live.rows && html`<${Bulk} rows=${live.rows} reload=${live.reload} />`}
       ${live.rows?.length === 0
         ? html`<${Empty} action=${action} command="tidemill run requests.jsonl">${purpose ? "No file has this purpose." : "There is no file yet. Drop a JSONL file anywhere on this page."}<//>`
-        : html`<${Table} label="Files" columns=${shown} rows=${live.rows} id=${({ id }) => id} selected=${selected} onEnd=${live.more}
+        : html`<${Table} label="Files" columns=${shown} rows=${live.rows} id=${({ id }) => id} selected=${selected} error=${live.error} onEnd=${live.onEnd}
             card=${(file) => html`<${FileCard} file=${file} />`} cardHeight=${76} />`}
+      ${live.hasMore && html`<${More} pages=${live} />`}
     <//>
   `;
 }

@@ -5,12 +5,12 @@ import { count, number } from "../core/format.js";
 import { useList } from "../core/list.js";
 import { place } from "../core/route.js";
 import { html, useState } from "../core/view.js";
-import { Banner, Button, Copy, Empty, When } from "../ui/basics.js";
+import { Banner, Button, Copy, Empty, Secret, When } from "../ui/basics.js";
 import { Filters, SelectField, TextField } from "../ui/form.js";
 import { confirm, openDialog, toast } from "../ui/overlay.js";
 import { Page } from "../ui/page.js";
 import { State } from "../ui/state.js";
-import { Table } from "../ui/table.js";
+import { More, Table } from "../ui/table.js";
 
 const DAY = 86_400;
 const LIVES = [["", "Until it is revoked"], [DAY, "A day"], [7 * DAY, "7 days"], [30 * DAY, "30 days"], [365 * DAY, "A year"]].map(([life, words]) => [String(life), words]);
@@ -68,7 +68,7 @@ function NewKey({ close, reload }) {
   if (made)
     return html`
       <${Banner} tone="warn">Copy the key now: it is not shown again.<//>
-      <p><${Copy} text=${made.secret} label="copy the key" /></p>
+      <${Secret} text=${made.secret} label="The key" />
       <div class="buttons end"><${Button} kind="primary" act=${close}>Done<//></div>
     `;
   const roles = isOperator() ? ROLES : ROLES.slice(0, -1);
@@ -98,8 +98,9 @@ export default function Keys() {
       </div>
       ${live.rows?.length === 0
         ? html`<${Empty} command='tidemill keys create --name "the nightly job"'>There is no key yet besides that of the settings.<//>`
-        : html`<${Table} label="Keys" columns=${columnsOf(revoke)} rows=${live.rows} id=${({ id }) => id} onEnd=${live.more}
+        : html`<${Table} label="Keys" columns=${columnsOf(revoke)} rows=${live.rows} id=${({ id }) => id} error=${live.error} onEnd=${live.onEnd}
             card=${(key) => html`<${KeyCard} ...${{ of: key, revoke }} />`} cardHeight=${84} />`}
+      ${live.hasMore && html`<${More} pages=${live} />`}
     <//>
   `;
 }

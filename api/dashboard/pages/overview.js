@@ -141,7 +141,7 @@ function Figures({ work, isCut, usage, series }) {
 export default function Overview() {
   const live = useLive("overview", load, { every: 5, onChange: changed, wantsLoad: isOperator() });
   const { data } = live;
-  if (!data) return html`<${Page} title="Overview" live=${live}><${Skeleton} rows=${4} height=${92} /><//>`;
+  if (!data) return html`<${Page} title="Overview" live=${live}>${!live.error && html`<${Skeleton} rows=${4} height=${92} />`}<//>`;
   const action = canWrite() && html`<${LinkButton} href="#/new" kind="primary" icon="plus">New batch<//>`;
   return html`
     <${Page} title="Overview" live=${live}>

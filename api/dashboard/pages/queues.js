@@ -38,7 +38,7 @@ export default function Queues() {
       </div>
       ${data?.data.length === 0
         ? html`<${Empty} command="tidemill list">No line waits.<//>`
-        : html`<${Table} label="Queues" columns=${COLUMNS} rows=${data?.data} id=${({ status, model }) => `${status} ${model}`} />`}
+        : html`<${Table} label="Queues" columns=${COLUMNS} rows=${data?.data} error=${live.error} id=${({ status, model }) => `${status} ${model}`} />`}
     <//>
   `;
 }

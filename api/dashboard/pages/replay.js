@@ -114,17 +114,16 @@ export default function Replay() {
   const live = useLive("replay", load, { every: 60 });
   const [values, setValues] = useState(begun);
   const [found, setFound] = useState(null);
-  const set = (changed) => {
-    setFound(null);
-    setValues((old) => ({ ...old, ...changed }));
-  };
+  const set = (changed) => setValues((old) => ({ ...old, ...changed }));
   if (!canWrite()) return html`<${Page} title="Replay"><${Empty}>Your key is read-only: it cannot start a batch.<//><//>`;
   const wanted = request(kind, values);
-  const plan = found?.kind === kind ? found.plan : null;
+  const asked = JSON.stringify(wanted);
+  // A plan says nothing of other values than its own.
+  const plan = found?.asked === asked ? found.plan : null;
   const isReady = plan && plan.lines > 0 && !plan.is_too_large && !plan.lost_lines;
   async function look() {
     if (!wanted) throw new Fault(400, kind === "batch" ? "Name a batch, and error codes if you choose them." : "Choose a model, a start and an end.");
-    setFound({ kind, plan: await call("POST", wanted.path, { body: { ...wanted.body, dry_run: true } }) });
+    setFound({ asked, plan: await call("POST", wanted.path, { body: { ...wanted.body, dry_run: true } }) });
   }
   const start = async () => go(batchPath((await make(wanted.path, wanted.body)).id));
   const Fields = kind === "batch" ? BatchFields : LogFields;

@@ -64,7 +64,7 @@ export default function Servers() {
       <${Tabs} label="Kinds" tabs=${tabs} current=${kind} href=${(id) => address("/servers", { kind: id })} />
       ${rows?.length === 0
         ? html`<${Nothing} kind=${kind} />`
-        : html`<${Table} label=${kind === "server" ? "Servers" : "Models"} columns=${shown} rows=${rows} id=${({ id }) => id} isCurrent=${({ id }) => id === entry?.id}
+        : html`<${Table} label=${kind === "server" ? "Servers" : "Models"} columns=${shown} rows=${rows} error=${live.error} id=${({ id }) => id} isCurrent=${({ id }) => id === entry?.id}
             card=${kind === "server" ? (one) => html`<${ServerCard} entry=${one} />` : undefined} cardHeight=${kind === "server" ? CARD : undefined} />`}
       ${entry && html`<${EntryPanel} key=${`${kind} ${entry.id}`} entry=${entry} state=${stateOf(entry)} reload=${live.reload} onClose=${() => setQuery({ name: null })} />`}
     <//>

@@ -40,7 +40,7 @@ export default function Settings() {
       </div>
       ${rows?.length === 0
         ? html`<${Empty}>No setting matches.<//>`
-        : html`<${Table} label="Settings" columns=${COLUMNS} rows=${rows} id=${({ name }) => name} card=${(setting) => html`<${SettingCard} setting=${setting} />`} cardHeight=${92} />`}
+        : html`<${Table} label="Settings" columns=${COLUMNS} rows=${rows} error=${live.error} id=${({ name }) => name} card=${(setting) => html`<${SettingCard} setting=${setting} />`} cardHeight=${92} />`}
       <p class="muted small note-below">Changes take effect after a restart; servers and models change while everything runs.</p>
     <//>
   `;

@@ -64,6 +64,12 @@ export function counts({ request_counts: { total, completed, failed } }) {
   return html`${number(completed + failed)} / ${number(total)}${failed ? html` · <span class="bad">${number(failed)} failed</span>` : ""}`;
 }
 
+/** The files of a batch with answers, in the order of its lines: a name for a menu, the id, and a name to save it under. */
+export function outputsOf({ id, output_file_id: output, tidemill: { output_file_ids: parts } }) {
+  if (!parts.length) return output ? [["Output", output, `${id}_output.jsonl`]] : [];
+  return parts.map((file, place) => [`Output ${place + 1}`, file, `${id}_output-${String(place + 1).padStart(5, "0")}.jsonl`]);
+}
+
 /** The Unix second at which a batch ended. */
 export const endedAt = (batch) => batch.completed_at ?? batch.failed_at ?? batch.expired_at ?? batch.cancelled_at;
 
@@ -91,7 +97,7 @@ export function bandOf({ tidemill: { progress } }) {
 export function slackOf(batch) {
   if (isOver(batch)) return { tone: "", text: "–" };
   const seconds = batch.tidemill.progress?.slack_seconds ?? null;
-  if (seconds === null) return { tone: "", text: distance(batch.expires_at).replace(/ \d+ s$/, "") };
+  if (seconds === null) return { tone: "", text: distance(batch.expires_at).replace(/(\d+ \S+) \d+ s$/, "$1") };
   if (seconds < 0) return { tone: "bad", text: `${duration(-seconds)} late` };
   const tone = seconds < (batch.expires_at - batch.created_at) / 4 ? "part" : "";
   return { tone, text: `${duration(seconds)} to spare` };
@@ -103,11 +109,11 @@ export const Slack = ({ batch }) => {
 };
 
 /** A batch in a table: its name as the link of the row, over its short id. */
-export const BatchName = ({ batch, withId = true }) => html`
+export const BatchName = ({ batch }) => html`
   <span class="batch-name">
     <a class="row-link clip" href=${`#${batchPath(batch.id)}`} title=${called(batch)}>${called(batch)}</a>
     ${batch.tidemill.rerun_of && html`<span class="small muted" title=${`Runs lines of ${batch.tidemill.rerun_of} again`}>rerun</span>`}
-    ${withId && html`<${Copy} text=${batch.id} shown=${short(batch.id)} label="copy the id" />`}
+    <${Copy} text=${batch.id} shown=${short(batch.id)} label="copy the id" />
   </span>
 `;
 

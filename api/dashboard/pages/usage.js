@@ -5,7 +5,7 @@ import { cost, number } from "../core/format.js";
 import { useLive } from "../core/live.js";
 import { place, setQuery } from "../core/route.js";
 import { html } from "../core/view.js";
-import { Empty } from "../ui/basics.js";
+import { Banner, Empty } from "../ui/basics.js";
 import { SelectField } from "../ui/form.js";
 import { Page } from "../ui/page.js";
 import { Table } from "../ui/table.js";
@@ -36,9 +36,10 @@ export default function Usage() {
         <${SelectField} id="by" label="By" value=${by} options=${GROUPS} onChange=${(value) => setQuery({ by: value })} />
         <${SelectField} id="days" label="Of the last" value=${days} options=${SPANS} onChange=${(value) => setQuery({ days: value })} />
       </div>
+      ${live.data?.has_more && html`<${Banner}>Only the first ${number(LIMIT)} sums are shown; <code>tidemill usage --csv</code> has all.<//>`}
       ${live.data?.data.length === 0
         ? html`<${Empty} command="tidemill usage --csv">No batch has ended in this time.<//>`
-        : html`<${Table} label="Usage" columns=${columnsOf(by)} rows=${live.data?.data} id=${(row) => by.split(",").map((name) => row[name]).join(" ")} />`}
+        : html`<${Table} label="Usage" columns=${columnsOf(by)} rows=${live.data?.data} error=${live.error} id=${(row) => by.split(",").map((name) => row[name]).join(" ")} />`}
     <//>
   `;
 }

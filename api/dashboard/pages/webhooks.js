@@ -4,12 +4,12 @@ import { call, canWrite } from "../core/client.js";
 import { useList } from "../core/list.js";
 import { place, setQuery } from "../core/route.js";
 import { html, useState } from "../core/view.js";
-import { Banner, Button, Copy, Empty, When } from "../ui/basics.js";
-import { Field, TextField } from "../ui/form.js";
+import { Banner, Button, Empty, Secret, When } from "../ui/basics.js";
+import { TextField } from "../ui/form.js";
 import { confirm, openDialog, toast } from "../ui/overlay.js";
 import { Page } from "../ui/page.js";
 import { State } from "../ui/state.js";
-import { Table } from "../ui/table.js";
+import { More, Table } from "../ui/table.js";
 import { Deliveries } from "./webhooks/deliveries.js";
 
 const TYPES = ["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"];
@@ -35,9 +35,9 @@ const HookCard = ({ hook }) => html`
   <div class="small muted clip">${hook.url}</div>
 `;
 
-const Secret = ({ secret, close }) => html`
+const NewSecret = ({ secret, close }) => html`
   <${Banner} tone="warn">Copy the signing secret now: it is not shown again.<//>
-  <p><${Copy} text=${secret} label="copy the secret" /></p>
+  <${Secret} text=${secret} label="The signing secret" />
   <p class="muted">Receivers verify events with it, as <code>client.webhooks.unwrap</code> of OpenAI's SDKs does.</p>
   <div class="buttons end"><${Button} kind="primary" act=${close}>Done<//></div>
 `;
@@ -58,7 +58,7 @@ function Edit({ hook, close, reload }) {
     if (hook) close();
     else setSecret(made.signing_secret);
   }
-  if (secret) return html`<${Secret} secret=${secret} close=${close} />`;
+  if (secret) return html`<${NewSecret} secret=${secret} close=${close} />`;
   return html`
     <div class="options">
       <${TextField} id="hook-name" label="Name" value=${values.name} maxlength="100" onInput=${(name) => set({ name })} />
@@ -85,7 +85,7 @@ function rotate(hook) {
     work: async () => {
       const body = { keep_old_secret_active_for_24_hours: true };
       const { signing_secret: secret } = await call("POST", `${pathOf(hook)}/rotate_secret`, { body });
-      setTimeout(() => openDialog("New signing secret", (close) => html`<${Secret} secret=${secret} close=${close} />`));
+      setTimeout(() => openDialog("New signing secret", (close) => html`<${NewSecret} secret=${secret} close=${close} />`));
     },
   });
 }
@@ -128,8 +128,9 @@ export default function Webhooks() {
     <${Page} title="Webhooks" live=${live} tools=${action}>
       ${live.rows?.length === 0
         ? html`<${Empty} command="tidemill webhooks create https://hooks.example.com --name production">No endpoint gets an event when a batch ends.<//>`
-        : html`<${Table} label="Webhook endpoints" columns=${COLUMNS} rows=${live.rows} id=${({ id }) => id} isCurrent=${({ id }) => id === hook?.id} onEnd=${live.more}
+        : html`<${Table} label="Webhook endpoints" columns=${COLUMNS} rows=${live.rows} id=${({ id }) => id} isCurrent=${({ id }) => id === hook?.id} error=${live.error} onEnd=${live.onEnd}
             card=${(one) => html`<${HookCard} hook=${one} />`} cardHeight=${68} />`}
+      ${live.hasMore && html`<${More} pages=${live} />`}
       ${hook && html`<${Deliveries} key=${hook.id} hook=${shown} path=${pathOf(hook)} tools=${canWrite() && html`<${Tools} hook=${hook} reload=${live.reload} />`} />`}
     <//>
   `;

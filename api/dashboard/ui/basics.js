@@ -3,7 +3,7 @@
 import { distance, moment } from "../core/format.js";
 import { classes, html, signal, useEffect, useRef, useState } from "../core/view.js";
 import { Icon } from "./icons.js";
-import { report, toast } from "./overlay.js";
+import { hold, report, toast } from "./overlay.js";
 
 /** The time, renewed often enough for "3 min ago". */
 const now = signal(Date.now() / 1000);
@@ -20,6 +20,7 @@ export function Button({ act, kind, icon, label, disabled, children, ...rest }) 
   const [isBusy, setBusy] = useState(false);
   async function press({ currentTarget: source }) {
     if (isBusy) return;
+    const release = source.closest("dialog") ? hold() : () => {};
     setBusy(true);
     report(null, source);
     try {
@@ -27,6 +28,7 @@ export function Button({ act, kind, icon, label, disabled, children, ...rest }) 
     } catch (error) {
       report(error, source);
     }
+    release();
     setBusy(false);
   }
   return html`
@@ -42,7 +44,7 @@ export const LinkButton = ({ href, kind, icon, children, ...rest }) => html`
   <a class=${classes("button", kind)} href=${href} ...${rest}>${icon && html`<${Icon} name=${icon} />`}${children}</a>
 `;
 
-/** One figure: a title, a value, and what explains it. `tone` colours the value: good, part, bad. */
+/** One figure: a title, a value, and what explains it. `tone` colours the value: part, bad. */
 export const Card = ({ title, value, tone, note, children }) => html`
   <section class="card figure" aria-label=${title}>
     <h2>${title}</h2>
@@ -60,12 +62,26 @@ export const Section = ({ title, aside, children, ...rest }) => html`
   </section>
 `;
 
+/** Copy a text; without TLS a page has no clipboard, but may copy what it has selected. */
+async function write(text, near) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const field = document.createElement("textarea");
+  field.value = text;
+  // In a dialog nothing outside of it can be selected.
+  near.after(field);
+  field.select();
+  const isDone = document.execCommand("copy");
+  field.remove();
+  near.focus();
+  if (!isDone) throw new Error("The browser refuses.");
+}
+
 /** A text that copies itself: an id in short, or a command. `label` says what it copies, if `shown` does not. */
 export function Copy({ text, shown = text, label = "copy" }) {
   const [isDone, setDone] = useState(false);
-  async function copy() {
+  async function copy({ currentTarget }) {
     try {
-      await navigator.clipboard.writeText(text);
+      await write(text, currentTarget);
       setDone(true);
       setTimeout(() => setDone(false), 1500);
     } catch {
@@ -76,6 +92,17 @@ export function Copy({ text, shown = text, label = "copy" }) {
     <button type="button" class="copy" title=${text} aria-label=${label ? `${shown}: ${label}` : undefined} onClick=${copy}>
       <code>${shown}</code><${Icon} name=${isDone ? "check" : "copy"} />
     </button>
+  `;
+}
+
+/** A secret that is shown once: it is copied by a button or by hand, and its dialog closes by its button alone. */
+export function Secret({ text, label }) {
+  useEffect(() => hold(), []);
+  return html`
+    <div class="secret">
+      <input type="text" readonly aria-label=${label} value=${text} onFocus=${({ currentTarget }) => currentTarget.select()} />
+      <${Copy} text=${text} shown="Copy" label="" />
+    </div>
   `;
 }
 
@@ -103,12 +130,15 @@ export const Empty = ({ children, action, command }) => html`
   </div>
 `;
 
-/** Grey shapes in the size of what comes. */
-export const Skeleton = ({ rows = 1, height = 20 }) => html`
-  <div class="skeleton" role="status" aria-label="Loading">
-    ${Array.from({ length: rows }, () => html`<span style=${{ height: `${height}px` }} />`)}
-  </div>
-`;
+/** Grey shapes in the size of what comes, or why it does not come. */
+export const Skeleton = ({ rows = 1, height = 20, error }) =>
+  error
+    ? html`<p class="bad" role="alert">${error.message}</p>`
+    : html`
+        <div class="skeleton" role="status" aria-label="Loading">
+          ${Array.from({ length: rows }, () => html`<span style=${{ height: `${height}px` }} />`)}
+        </div>
+      `;
 
 /** A button that opens a list of actions or choices. Escape and a click elsewhere close it. */
 export function Menu({ label, icon, name, kind, children }) {

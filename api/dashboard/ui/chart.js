@@ -1,7 +1,7 @@
 /** Charts by uPlot, which is loaded when the first one is shown; sparklines are one path. */
 
 import { brief, clock } from "../core/format.js";
-import { theme, zone } from "../core/prefs.js";
+import { isSystemDark, theme, zone } from "../core/prefs.js";
 import { html, useEffect, useRef, useState } from "../core/view.js";
 
 /** Seconds of a chart whose axis shows seconds. */
@@ -13,7 +13,10 @@ function library() {
     const script = document.createElement("script");
     script.src = "vendor/uPlot.iife.min.js";
     script.onload = () => resolve(globalThis.uPlot);
-    script.onerror = () => reject(new Error("The chart library did not load."));
+    script.onerror = () => {
+      loading = null;
+      reject(new Error("The chart did not load."));
+    };
     const style = document.createElement("link");
     style.rel = "stylesheet";
     style.href = "vendor/uPlot.min.css";
@@ -63,9 +66,10 @@ export function Chart({ title, unit, right, times, series, height = 200, show = 
   const holder = useRef(null);
   const chart = useRef(null);
   const [place, setPlace] = useState(null);
+  const [fault, setFault] = useState(null);
   const shown = place === null || place >= times.length ? times.length - 1 : place;
   const data = [times, ...stacked(series)];
-  const shape = `${series.map(({ title: name }) => name).join()} ${theme.value} ${zone.value} ${height}`;
+  const shape = `${series.map(({ title: name }) => name).join()} ${theme.value} ${isSystemDark.value} ${zone.value} ${height}`;
   useEffect(() => {
     let isGone = false;
     let watcher = null;
@@ -76,7 +80,7 @@ export function Chart({ title, unit, right, times, series, height = 200, show = 
         chart.current?.setSize({ width: Math.floor(contentRect.width), height }),
       );
       watcher.observe(holder.current);
-    });
+    }).catch((error) => isGone || setFault(error.message));
     return () => {
       isGone = true;
       watcher?.disconnect();
@@ -96,6 +100,7 @@ export function Chart({ title, unit, right, times, series, height = 200, show = 
   }
   return html`
     <figure class="chart">
+      ${fault && html`<p class="bad" role="alert">${fault}</p>`}
       <div class="plot" ref=${holder} style=${{ height: `${height}px` }} role="img" tabindex="0"
         aria-label=${`${title}, ${unit}; the arrow keys move through it`} onKeyDown=${step} />
       <figcaption class="legend">

@@ -1,6 +1,6 @@
 /** Fields of forms and filters. A label stands above its field, and help or a fault below it. */
 
-import { go, place, setQuery } from "../core/route.js";
+import { place, setQuery } from "../core/route.js";
 import { html, useEffect, useState } from "../core/view.js";
 import { Icon } from "./icons.js";
 import { Menu } from "./basics.js";
@@ -39,12 +39,13 @@ export const SelectField = ({ id, label, help, value, options, onChange }) => ht
 
 /**
  * Filters as chips whose values stand in the address.
- * @param {{filters: {name: string, title: string, options?: [string, string][]}[]}} props `name` is the query's; a
- *   filter without options takes a text.
+ * @param {{filters: {name: string, title: string, options?: [string, string][], check?: (text: string) => string|null}[]}} props
+ *   `name` is the query's; a filter without options takes a text, unless `check` has a fault of it.
  */
 export function Filters({ filters }) {
   const { query } = place.value;
   const active = filters.filter(({ name }) => query.get(name));
+  const clear = () => setQuery(Object.fromEntries(active.map(({ name }) => [name, null])));
   return html`
     <div class="filters" role="group" aria-label="Filters">
       <${Menu} icon="filter" label="Filter" name="Add a filter">
@@ -60,24 +61,30 @@ export function Filters({ filters }) {
           </button>
         `;
       })}
-      ${active.length > 1 && html`<button type="button" class="button quiet" onClick=${() => go(place.value.path)}>Clear</button>`}
+      ${active.length > 1 && html`<button type="button" class="button quiet" onClick=${clear}>Clear</button>`}
     </div>
   `;
 }
 
-function Choice({ filter: { name, title, options, placeholder }, value }) {
+function Choice({ filter: { name, title, options, placeholder, check }, value }) {
   const id = `filter-${name}`;
   if (options)
     return html`<${SelectField} id=${id} label=${title} value=${value} options=${[["", "any"], ...options]}
       onChange=${(chosen) => setQuery({ [name]: chosen })} />`;
-  return html`<${LateField} id=${id} label=${title} value=${value} placeholder=${placeholder}
+  return html`<${LateField} id=${id} label=${title} value=${value} placeholder=${placeholder} check=${check}
     onDone=${(text) => setQuery({ [name]: text })} />`;
 }
 
 /** A text that counts at Enter, or when the field is left. */
-export function LateField({ id, label, value, onDone, ...rest }) {
+export function LateField({ id, label, value, onDone, check = () => null, ...rest }) {
   const [text, setText] = useState(value);
+  const [fault, setFault] = useState(null);
   useEffect(() => setText(value), [value]);
-  return html`<${TextField} id=${id} label=${label} value=${text} onInput=${setText}
-    onKeyDown=${(event) => event.key === "Enter" && onDone(text.trim())} onBlur=${() => onDone(text.trim())} ...${rest} />`;
+  function done() {
+    const found = text.trim() ? check(text.trim()) : null;
+    setFault(found);
+    if (!found) onDone(text.trim());
+  }
+  return html`<${TextField} id=${id} label=${label} value=${text} fault=${fault} onInput=${setText}
+    onKeyDown=${(event) => event.key === "Enter" && done()} onBlur=${done} ...${rest} />`;
 }

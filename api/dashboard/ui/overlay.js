@@ -6,12 +6,14 @@ import { Icon } from "./icons.js";
 
 const TOAST_MS = 6_000;
 const TOASTS_MAX = 4;
-/** @type {import("@preact/signals").Signal<{id: number, text: string, tone: string, action?: any}[]>} */
+/** @type {import("@preact/signals").Signal<{id: number, text: string, tone: string, link?: {href: string, title: string}}[]>} */
 const toasts = signal([]);
 /** The dialog that is open: a component, or null. */
 const dialog = signal(null);
 /** Why an action of that dialog failed: a toast would lie behind it. */
 const fault = signal(null);
+/** Why that dialog closes by its buttons alone: requests under way, and secrets that are shown once. */
+let holds = 0;
 let lastId = 0;
 /** The file that was dropped on the page, for a new batch. @type {import("@preact/signals").Signal<File|null>} */
 export const dropped = signal(null);
@@ -54,17 +56,38 @@ const Toast = ({ id, text, tone, link }) => html`
   </div>
 `;
 
-/** A modal dialog; the browser keeps the focus inside, and Escape closes it. */
+/**
+ * Keep the dialog open at Escape and at a click beside it.
+ * @returns {() => void} Ends it.
+ */
+export function hold() {
+  holds += 1;
+  return () => {
+    holds -= 1;
+  };
+}
+
+/** A modal dialog; the browser keeps the focus inside. Escape and a click beside it close it, unless something holds it. */
 export function Dialog({ title, onClose, children }) {
   const ref = useRef(null);
+  /** A press inside that ends beside the dialog, as when a text is selected, is no click beside it. */
+  const isBeside = useRef(false);
   useEffect(() => {
     const back = document.activeElement;
     ref.current.showModal();
     return () => back?.focus?.();
   }, []);
+  function click({ target }) {
+    if (target === ref.current && isBeside.current && !holds) ref.current.close();
+  }
+  function closed() {
+    // A browser closes at the second Escape whatever the page says to the first.
+    if (holds) ref.current.showModal();
+    else onClose();
+  }
   return html`
-    <dialog ref=${ref} aria-label=${title} onClose=${onClose}
-      onClick=${(event) => event.target === ref.current && ref.current.close()}>
+    <dialog ref=${ref} aria-label=${title} onClose=${closed} onCancel=${(event) => holds && event.preventDefault()}
+      onPointerDown=${({ target }) => (isBeside.current = target === ref.current)} onClick=${click}>
       <div class="dialog">
         <h2>${title}</h2>
         ${children}
@@ -95,12 +118,14 @@ export function confirm({ title, text, action, isDanger = true, work }) {
 function Question({ text, action, isDanger, work, close }) {
   const [isBusy, setBusy] = useState(false);
   async function run() {
+    const release = hold();
     setBusy(true);
     try {
       await work();
     } catch (error) {
       toast(error.message, "bad");
     }
+    release();
     close();
   }
   return html`

@@ -16,7 +16,7 @@
 
 import { kept } from "../core/prefs.js";
 import { classes, html, signal, useLayoutEffect, useMemo, useRef, useState } from "../core/view.js";
-import { Menu, Skeleton } from "./basics.js";
+import { Button, Menu, Skeleton } from "./basics.js";
 
 const ROW = 36;
 /** Pixels of a line in a card, and of what is around them. */
@@ -75,11 +75,12 @@ function useSight(ref, rows, height) {
       frame ||= requestAnimationFrame(look);
     };
     look();
-    addEventListener("scroll", soon, { passive: true });
+    // Also of the panel that the table may stand in.
+    addEventListener("scroll", soon, { passive: true, capture: true });
     addEventListener("resize", soon);
     return () => {
       cancelAnimationFrame(frame);
-      removeEventListener("scroll", soon);
+      removeEventListener("scroll", soon, { capture: true });
       removeEventListener("resize", soon);
     };
   }, [height, rows]);
@@ -143,10 +144,11 @@ const PlainCard = ({ columns: [first, ...others], item }) => html`
  * @param {string} props.label Names the table for a screen reader.
  * @param {object[]} props.columns See the head of this file.
  * @param {any[]|undefined} props.rows undefined while they load.
+ * @param {Error|null} [props.error] Why they do not come; the page says it.
  * @param {(row: any) => string} props.id
  * @param {(row: any) => any} [props.card] A row on a phone, `cardHeight` pixels high; without it the cells stand below
  *   each other, two in a line.
- * @param {(row: any) => string|null} [props.current] Whether the row is the one that is open.
+ * @param {(row: any) => boolean} [props.isCurrent] Whether the row is the one that is open.
  * @param {import("@preact/signals").Signal<Set<string>>} [props.selected] Ids; makes rows selectable.
  * @param {number} [props.total] Rows in all, if more can be loaded.
  * @param {string} [props.order] `asc` if the API sorts in ascending order.
@@ -154,7 +156,7 @@ const PlainCard = ({ columns: [first, ...others], item }) => html`
  * @param {() => void} [props.onEnd] Called when the end comes into sight: load more.
  */
 export function Table(props) {
-  const { label, columns, rows, id, card, isCurrent, selected, total, order, onOrder, onEnd } = props;
+  const { label, columns, rows, error, id, card, isCurrent, selected, total, order, onOrder, onEnd } = props;
   const body = useRef(null);
   const { sorted, sort, turn } = useSorted(rows ?? [], columns);
   const isCards = isNarrow.value;
@@ -164,6 +166,7 @@ export function Table(props) {
   useLayoutEffect(() => {
     if (onEnd && rows && last >= rows.length) onEnd();
   }, [last, rows?.length]);
+  if (!rows && error) return null;
   if (!rows) return html`<div class="table"><${Skeleton} rows=${8} height=${ROW - 12} /></div>`;
   const template = [selected && !isCards && "36px", ...columns.map(({ width }) => width)].filter(Boolean).join(" ");
   const grid = isCards ? undefined : { gridTemplateColumns: template };
@@ -176,7 +179,7 @@ export function Table(props) {
             ${selected && html`<div role="cell" class="cell"><${Select} ids=${[id(item)]} selected=${selected} label="Select this row" /></div>`}
             ${columns.map(
               (column) => html`
-                <div key=${column.id} role="cell" class=${classes("cell", column.isNumber && "number", column.className)}>
+                <div key=${column.id} role="cell" class=${classes("cell", column.isNumber && "number")}>
                   ${column.cell(item)}
                 </div>
               `,
@@ -201,3 +204,9 @@ export function Table(props) {
     </div>
   `;
 }
+
+/** What stands below a list that has more rows: why they did not come, and a button that loads them. */
+export const More = ({ pages: { fault, more }, children = "Show more" }) => html`
+  ${fault && html`<p class="more bad" role="alert">${fault}</p>`}
+  <p class="more"><${Button} act=${more}>${children}<//></p>
+`;

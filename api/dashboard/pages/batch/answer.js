@@ -33,8 +33,14 @@ const list = (value) => (Array.isArray(value) ? value : []);
 const vectorsOf = (body) => list(body?.data).map((item) => item?.embedding).filter(Array.isArray);
 const picturesOf = (body) => list(body?.data).map((item) => item?.b64_json).filter((text) => typeof text === "string");
 
+/** A server may write anything where a text belongs. */
+const worded = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+
 /** What went wrong, in words, or null. */
-export const faultOf = ({ response, error }) => error?.message ?? (response?.status_code >= 400 ? (response.body?.error?.message ?? JSON.stringify(response.body)) : null);
+export function faultOf({ response, error }) {
+  const found = error?.message ?? (response?.status_code >= 400 ? (response.body?.error?.message ?? response.body) : null);
+  return found === null || found === undefined ? null : worded(found);
+}
 
 /** The beginning of what a reader looks for. */
 export function preview(result) {

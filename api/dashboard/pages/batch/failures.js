@@ -54,7 +54,7 @@ function Group({ batch, group, total }) {
   `;
 }
 
-export function Failures({ batch, report }) {
-  if (!report) return html`<${Skeleton} rows=${3} height=${80} />`;
+export function Failures({ batch, report, error }) {
+  if (!report) return html`<${Skeleton} rows=${3} height=${80} error=${error} />`;
   return html`<div class="failures">${report.data.map((group) => html`<${Group} key=${`${group.code} ${group.status_code}`} ...${{ batch, group, total: report.total }} />`)}</div>`;
 }

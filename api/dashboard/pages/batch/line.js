@@ -11,9 +11,10 @@ import { State } from "../../ui/state.js";
 import { Answer, texts, tokensOf } from "./answer.js";
 import { codeOf } from "./lines.js";
 
-const CHUNK = 4 << 20;
+/** Characters of a line; the page would stand still over a longer one. */
+const LINE_MAX = 4 << 20;
 
-/** The n-th line of an input file: it is read from the start until the line has come, a chunk at a time. */
+/** The n-th line of an input file: it is read from the start until the line has come. */
 async function inputLine(fileId, index, stop) {
   const answer = await content(fileId, { signal: stop });
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -29,7 +30,8 @@ async function inputLine(fileId, index, stop) {
       return parsed(found[left]);
     }
     left -= found.length;
-    if (done || rest.length > CHUNK) throw new Fault(404, "The input has no such line.");
+    if (done) throw new Fault(404, "The input has no such line.");
+    if (rest.length > LINE_MAX) throw new Fault(413, `${left ? "A line before this one" : "The line"} is too long to show here. Download the input to see it.`);
   }
 }
 
@@ -108,12 +110,12 @@ export function LinePanel({ batch, index, known, onStep, onClose }) {
     <${Panel} title=${String(title)} onClose=${onClose} tools=${tools}>
       <p class="muted">Line ${number(index + 1)} of ${count(batch.request_counts.total, "line")}</p>
       ${live.data === null && !known && html`<p>This line has no result yet.</p>`}
+      ${live.error && !line && html`<p class="bad" role="alert">${live.error.message}</p>`}
       ${line && html`<${Call} line=${line} />`}
       <section>
         <h3>Request</h3>
-        ${input.error && html`<p class="muted">${input.error.message}</p>`}
         ${!isThere && html`<p class="muted">The batch has no such line.</p>`}
-        ${isThere && !input.data && !input.error && html`<${Skeleton} rows=${3} />`}
+        ${isThere && !input.data && html`<${Skeleton} rows=${3} error=${input.error} />`}
         ${input.data && (isRaw ? html`<${Json} value=${input.data} />` : html`<${Prompt} body=${input.data.body} />`)}
         ${input.data && html`<p><${Copy} text=${asCurl(input.data)} shown="Copy as cURL" label="" /></p>`}
       </section>

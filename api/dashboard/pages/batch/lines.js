@@ -5,10 +5,10 @@ import { useLive } from "../../core/live.js";
 import { pageOf, useMore } from "../../core/paging.js";
 import { address, batchPath, go, place, setQuery } from "../../core/route.js";
 import { html, useMemo } from "../../core/view.js";
-import { Button, Empty, Skeleton } from "../../ui/basics.js";
+import { Empty, Skeleton } from "../../ui/basics.js";
 import { Filters, LateField } from "../../ui/form.js";
 import { State } from "../../ui/state.js";
-import { Table } from "../../ui/table.js";
+import { More, Table } from "../../ui/table.js";
 import { isOver } from "../shown.js";
 import { LinePanel } from "./line.js";
 import { preview, tokensOf } from "./answer.js";
@@ -45,15 +45,25 @@ const LineCard = ({ line, href }) => html`
   <div class="small muted clip">${preview(line.result)}</div>
 `;
 
-/** The lines that are loaded; `more` loads the next page. */
+/** The first lines of now, in front of those that were loaded behind them: lines of a running batch end in any order. */
+function joined(before, page) {
+  if (!before || !page.hasMore || before.after <= page.after) return page;
+  // More may have ended behind the last one since.
+  return { ...before, rows: [...page.rows, ...before.rows.filter(({ index }) => index > page.after)], hasMore: true };
+}
+
+/** The lines that are loaded, and the next pages. */
 function useLines(batch, filter) {
   const key = `lines ${batch.id} ${new URLSearchParams(filter)} ${isOver(batch)}`;
   const load = (options) => pageOf(`${batchPath(batch.id)}/results`, filter, { limit: PAGE, ...options });
-  const live = useLive(key, (signal, before) => (before?.rows.length >= PAGE ? before : load({ after: filter.after, signal })), {
+  const live = useLive(key, async (signal, before) => {
+    const page = await load({ after: filter.after, signal });
+    return joined(before(), page);
+  }, {
     every: 4,
-    isFinal: ({ rows }) => rows.length >= PAGE || (isOver(batch) && rows.length >= expected(batch, filter)),
+    isFinal: ({ rows }) => isOver(batch) && rows.length >= Math.min(PAGE, expected(batch, filter)),
   });
-  return { ...live, more: useMore(live, ({ after }) => load({ after })) };
+  return { ...live, ...useMore(live, ({ after }) => load({ after })) };
 }
 
 /** How many lines a filter has at least to show when the batch is over; 0 if that is not known. */
@@ -62,7 +72,10 @@ function expected({ request_counts: { completed, failed } }, { status, after, ..
   return { completed, failed }[status] ?? completed + failed;
 }
 
-function emptyText(batch, { status, after, ...others }) {
+/** Why no line is shown, of a search that may not be over. */
+function emptyText(batch, { status, after, ...others }, data) {
+  const first = (after ?? -1) + 2;
+  if (data.hasMore) return first > 1 ? `No match from line ${number(first)} to line ${number(data.after + 1)} yet.` : `No match in the first ${count(data.after + 1, "line")} yet.`;
   if (Object.keys(others).length) return "No line matches these filters.";
   const done = expected(batch, { status });
   const which = status ? `has ${status}` : isOver(batch) ? "has run" : "is done so far";
@@ -79,7 +92,8 @@ export function Lines({ batch }) {
     if (from > 1) found.after = from - 2;
     return found;
   }, [query.toString()]);
-  const { data, error, more } = useLines(batch, filter);
+  const live = useLines(batch, filter);
+  const { data, error } = live;
   const open = Math.trunc(Number(query.get("line"))) || null;
   const path = batchPath(batch.id);
   const base = { tab: "lines", ...Object.fromEntries(query) };
@@ -94,12 +108,12 @@ export function Lines({ batch }) {
     </div>
     ${error && html`<${Empty}>${error.message}<//>`}
     ${!error && !lines && html`<${Skeleton} rows=${8} height=${24} />`}
-    ${lines && lines.length === 0 && html`<${Empty}>${emptyText(batch, filter)}<//>`}
+    ${lines && lines.length === 0 && html`<${Empty}>${emptyText(batch, filter, data)}<//>`}
     ${lines?.length > 0 &&
-    html`<${Table} label="Lines" columns=${columns} rows=${lines} id=${({ index }) => String(index)} onEnd=${more}
+    html`<${Table} label="Lines" columns=${columns} rows=${lines} id=${({ index }) => String(index)} onEnd=${live.onEnd}
       total=${expected(batch, filter) || undefined} isCurrent=${({ index }) => index + 1 === open}
       card=${(line) => html`<${LineCard} line=${line} href=${href} />`} cardHeight=${68} />`}
-    ${data?.hasMore && html`<p class="more"><${Button} act=${more}>${Object.keys(filter).length ? "Search further" : "More lines"}<//></p>`}
+    ${data?.hasMore && html`<${More} pages=${live}>${Object.keys(filter).length ? "Search further" : "More lines"}<//>`}
     ${open && html`<${LinePanel} key=${open} batch=${batch} index=${open - 1} known=${lines?.find(({ index }) => index + 1 === open)}
       onStep=${(index) => go(path, { ...base, line: index + 1 })} onClose=${close} />`}
   `;

@@ -24,8 +24,8 @@ const EVENTS = {
 
 export function Timeline({ batch }) {
   const key = `timeline ${batch.id} ${batch.status}`;
-  const { data } = useLive(key, (stop) => call("GET", `${batchPath(batch.id)}/timeline`, { signal: stop }), { isFinal: () => true });
-  if (!data) return html`<${Skeleton} rows=${4} height=${32} />`;
+  const { data, error } = useLive(key, (stop) => call("GET", `${batchPath(batch.id)}/timeline`, { signal: stop }), { isFinal: () => true });
+  if (!data) return html`<${Skeleton} rows=${4} height=${32} error=${error} />`;
   const row = ({ event, at }, place) => {
     const [tone, words] = EVENTS[event] ?? ["waiting", event];
     const before = data.data[place - 1]?.at;

@@ -2,13 +2,14 @@
 
 import { texts } from "../batch/answer.js";
 
-const HEAD_BYTES = 1 << 20;
+/** Bytes that are looked at: more if the first line is longer. Services take lines of 8 MiB, if their settings say no other. */
+const HEADS = [1 << 20, 9 << 20, 65 << 20];
 const FAULTS_MAX = 20;
 const SHOWN_MAX = 8;
 const PIECE = 120;
 
 /** @typedef {{line: number, field: string, message: string, piece: string}} Fault */
-/** @typedef {{line: number, id: string, url: string, model: string, text: string}} Sample */
+/** @typedef {{line: number, id: string, model: string, text: string}} Sample */
 
 /** The fault of a line, as a field and a sentence; null if there is none. */
 function faultIn(request, seen, endpoint) {
@@ -35,24 +36,33 @@ function piece(text, request, field) {
 }
 
 /**
+ * The first lines of a file, and nothing of a line that is cut; null if the first one is longer than all that is looked at.
+ * @param {File} file
+ */
+async function headOf(file) {
+  for (const bytes of HEADS) {
+    const lines = (await file.slice(0, bytes).text()).replace(/^\ufeff/, "").split("\n");
+    if (file.size <= bytes) return lines;
+    lines.pop();
+    if (lines.some((line) => line.trim())) return lines;
+  }
+  return null;
+}
+
+/**
  * Look at the first lines of a file.
  * @param {File} file
- * @returns {Promise<{samples: Sample[], faults: Fault[], checked: number, isWhole: boolean, endpoint: string|null}>}
+ * @returns {Promise<{samples: Sample[], faults: Fault[], endpoint: string|null}>}
  */
 export async function check(file) {
-  const text = (await file.slice(0, HEAD_BYTES).text()).replace(/^\ufeff/, "");
-  const isWhole = file.size <= HEAD_BYTES;
-  const lines = text.split("\n");
-  // The last line of the piece may be cut.
-  if (!isWhole && lines.length > 1) lines.pop();
-  const found = { samples: [], faults: [], checked: 0, isWhole, endpoint: null };
+  const found = { samples: [], faults: [], endpoint: null };
+  const lines = await headOf(file);
+  if (lines === null) found.faults.push({ line: 1, field: "", message: "It is too long for this page: upload the file with the API.", piece: "" });
   const seen = new Map();
-  lines.forEach((line, place) => {
-    if (!line.trim() || found.faults.length >= FAULTS_MAX) return;
-    found.checked += 1;
-    look(line, place + 1, found, seen);
+  lines?.forEach((line, place) => {
+    if (line.trim() && found.faults.length < FAULTS_MAX) look(line, place + 1, found, seen);
   });
-  if (!found.checked) found.faults.push({ line: 1, field: "", message: "The file has no line.", piece: "" });
+  if (lines?.every((line) => !line.trim())) found.faults.push({ line: 1, field: "", message: "The file has no line.", piece: "" });
   return found;
 }
 
@@ -72,7 +82,6 @@ function look(text, line, found, seen) {
     found.samples.push({
       line,
       id: String(request.custom_id ?? ""),
-      url: String(request.url ?? ""),
       model: String(request.body.model ?? ""),
       text: String(promptOf(request.body) ?? JSON.stringify(request.body)).slice(0, 200),
     });

@@ -74,7 +74,7 @@ function Load({ entry }) {
     every: 5, wantsLoad: true, onChange: (type) => (type === "load" ? RELOAD : undefined),
   });
   const load = live.data;
-  if (load === undefined) return html`<${Skeleton} rows=${4} height=${24} />`;
+  if (load === undefined) return html`<${Skeleton} rows=${4} height=${24} error=${live.error} />`;
   if (load === null) return html`<p class="muted">No processors process has reported on it in the last half minute.</p>`;
   const { duration_seconds: took, first_byte_seconds: first, cause } = load;
   const times = ({ p50, p99 }) => (p50 === null ? "–" : `${seconds(p50)}, 99 of 100 in ${seconds(p99)}`);

@@ -3,12 +3,13 @@
 import { call, canWrite } from "../../core/client.js";
 import { count, number } from "../../core/format.js";
 import { useList } from "../../core/list.js";
-import { address, batchPath, place, setQuery } from "../../core/route.js";
+import { batchPath, place, setQuery } from "../../core/route.js";
 import { html } from "../../core/view.js";
 import { Button, Copy, Empty, Facts, Skeleton, When } from "../../ui/basics.js";
 import { SelectField } from "../../ui/form.js";
 import { Panel, toast } from "../../ui/overlay.js";
 import { State } from "../../ui/state.js";
+import { More } from "../../ui/table.js";
 
 const TONES = { pending: "waiting", succeeded: "done", failed: "failed" };
 const STATES = [["", "all"], ["pending", "pending"], ["succeeded", "succeeded"], ["failed", "failed"]];
@@ -62,10 +63,10 @@ export function Deliveries({ hook, path, tools }) {
       <section>
         <div class="card-line"><h2>Deliveries</h2>
           <${SelectField} id="deliveries" label="State" value=${state} options=${STATES} onChange=${(deliveries) => setQuery({ deliveries })} /></div>
-        ${!live.rows && html`<${Skeleton} rows=${4} height=${44} />`}
+        ${!live.rows && html`<${Skeleton} rows=${4} height=${44} error=${live.error} />`}
         ${live.rows?.length === 0 && html`<${Empty}>${state ? "No delivery is in this state." : "No event was sent yet."}<//>`}
         <ul class="deliveries">${live.rows?.map((one) => html`<${Delivery} key=${one.id} ...${{ path, delivery: one, reload: live.reload }} />`)}</ul>
-        ${live.hasMore && html`<${Button} act=${live.more}>Show older ones<//>`}
+        ${live.hasMore && html`<${More} pages=${live}>Show older ones<//>`}
       </section>
     <//>
   `;

@@ -1,0 +1,267 @@
+"""What the dashboard says when the service refuses or does not answer, and what a user loses by it: nothing."""
+
+import pytest
+from playwright.sync_api import expect
+from support.backend import as_told
+from support.dashboard import button, chats, go, rows, signed_in, started, state
+from support.made_up import held
+from support.waiting import wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+REFUSED = "Made up by a test."
+SECRET = "sk-made-up-by-a-test"
+
+
+@pytest.fixture
+def ended(client, backend, tmp_path):
+    """A batch of two lines, one of which failed."""
+    backend.rule = as_told
+    batch = started(client, chats(tmp_path / "in.jsonl", None, "refuse"))
+    wait_until(lambda: client.batches.retrieve(batch.id).status == "completed", "end of the batch")
+    return batch.id
+
+
+def refuse(page, *patterns, status):
+    """Answer these requests with a fault."""
+
+    def answer(route):
+        if route.request.url.endswith("/limits") and "**/v1/**" in patterns:
+            route.continue_()  # of the sign-in
+        else:
+            route.fulfill(status=status, json={"error": {"message": REFUSED}})
+
+    for pattern in patterns:
+        page.route(pattern, answer)
+
+
+def says_why(page, path):
+    """Open a page that shows nothing but the fault."""
+    go(page, path)
+    said = page.get_by_role("alert").or_(page.locator(".empty")).filter(has_text=REFUSED)
+    expect(said.first).to_be_visible()
+    expect(page.get_by_role("status", name="Loading")).to_have_count(0)
+
+
+PAGES = (
+    *(
+        "/",
+        "/batches",
+        "/batches/batch_1",
+        "/compare",
+        "/compare?left=batch_1&right=batch_2",
+        "/files",
+        "/servers",
+    ),
+    *("/queues", "/usage", "/webhooks", "/keys", "/audit", "/dead-letters", "/settings"),
+)
+PARTS = (
+    ("tab=failures", "**/errors"),
+    ("tab=lines", "**/results?*"),
+    ("tab=lines&line=1", "**/content"),
+    ("tab=timeline", "**/timeline"),
+    ("tab=request", "**/content"),
+)
+"""Of the page of a batch, and the requests without which each has nothing to show."""
+
+
+@pytest.mark.parametrize("status", [500, 403])
+def test_a_page_says_why_it_shows_nothing(page, ended, status):
+    """And nothing looks as if it were still to come."""
+    refuse(page, "**/v1/**", status=status)
+    page.reload()
+    for path in PAGES:
+        says_why(page, path)
+    page.unroute_all()
+    for query, pattern in PARTS:
+        refuse(page, pattern, status=status)
+        says_why(page, f"/batches/{ended}?{query}")
+        page.unroute_all()
+
+
+def test_panels_say_why_they_show_nothing(page, client, ended):
+    """The deliveries of a webhook endpoint, the load of a server, and the lines of a comparison."""
+    hook = client.webhooks.create(name="of faults", url="https://hooks.invalid/x", event_types=["batch.failed"])
+    server = client.get("/admin/servers", cast_to=dict)["data"][0]["id"]
+    for path, pattern in (
+        (f"/webhooks?endpoint={hook.id}", "**/deliveries?*"),
+        (f"/servers?name={server}", "**/v1/admin/servers/*"),
+        (f"/batches/{ended}?tab=lines&line=2", "**/results?after=*"),
+    ):
+        refuse(page, pattern, "**/results?limit=*", status=403)
+        go(page, path)
+        page.reload()
+        expect(page.get_by_role("dialog").get_by_role("alert").first).to_have_text(REFUSED)
+        expect(page.get_by_role("status", name="Loading")).to_have_count(0)
+        page.unroute_all()
+    client.webhooks.delete(hook.id)
+
+
+def test_a_chart_that_does_not_load_says_so(page, ended):
+    """It is asked for again with the next chart."""
+    page.route("**/throughput", lambda route: route.fulfill(json={"interval_seconds": 1, "data": POINTS}))
+    page.route("**/uPlot.iife.min.js", lambda route: route.abort())
+    go(page, f"/batches/{ended}")
+    page.reload()
+    chart = page.get_by_role("region", name="Throughput")
+    expect(chart.get_by_role("alert")).to_have_text("The chart did not load.")
+    page.unroute("**/uPlot.iife.min.js")
+    go(page, "/queues")
+    expect(page.get_by_role("heading", name="Queues")).to_be_visible()
+    go(page, f"/batches/{ended}")
+    expect(chart.locator("canvas")).to_be_visible()
+
+
+POINTS = [{"at": 1_800_000_000 + at, "completed": 1, "failed": 0, "retried": 0, "limit": 2} for at in range(9)]
+
+
+def test_a_switch_of_the_project_that_fails_changes_nothing(browser, root, client, ended):
+    """The page and the choice stay; a switch that has worked counts, also if the limits do not come."""
+    client.post("/admin/keys", body={"name": "switch", "project": "elsewhere"}, cast_to=object)
+    with signed_in(browser, root) as page:
+        go(page, f"/batches/{ended}")
+        state(page, "some lines failed")
+        project = page.get_by_role("combobox", name="Project")
+        before = project.input_value()
+        refuse(page, "**/dashboard/session/project", status=503)
+        project.select_option("elsewhere")
+        expect(page.get_by_role("alert")).to_contain_text(REFUSED)
+        expect(project).to_have_value(before)
+        state(page, "some lines failed")
+        page.unroute_all()
+        refuse(page, "**/v1/limits", status=503)
+        project.select_option("elsewhere")
+        expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+        expect(project).to_have_value("elsewhere")
+        page.unroute_all()
+        go(page, "/batches")
+        expect(page.get_by_text("There is no batch yet.")).to_be_visible()
+
+
+def test_a_sign_out_that_fails_keeps_the_page(browser, root):
+    """Who is still signed in sees so."""
+    with signed_in(browser, root) as page:
+        page.route("**/dashboard/session", lambda route: route.abort())
+        page.get_by_label("Account").click()
+        button(page, "Sign out").click()
+        expect(page.get_by_role("alert")).to_contain_text("does not answer")
+        expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+        page.unroute_all()
+        page.get_by_label("Account").click()
+        button(page, "Sign out").click()
+        expect(page.get_by_label("API key")).to_be_visible()
+
+
+def drag_out(page, source):
+    """Press the mouse on an element, and let it go beside the dialog."""
+    box = source.bounding_box()
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    page.mouse.down()
+    page.mouse.move(5, 300)
+    page.mouse.up()
+
+
+def test_a_secret_stays_until_it_is_copied(page):
+    """Neither a drag nor a click beside it nor Escape closes it, and without a clipboard it can be copied, too."""
+    page.add_init_script("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    page.reload()
+    page.route("**/v1/admin/keys", lambda route: route.fulfill(json={"id": "key_1", "secret": SECRET}))
+    go(page, "/keys")
+    dialog = page.get_by_role("dialog", name="New key")
+    button(page, "New key").click()
+    page.get_by_label("Name", exact=True).fill("of a test")
+    drag_out(page, page.get_by_label("Name", exact=True))
+    expect(dialog).to_be_visible()
+    button(page, "Create a key").click()
+    secret = page.get_by_label("The key")
+    expect(secret).to_have_value(SECRET)
+    drag_out(page, secret)
+    page.mouse.click(5, 300)
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    expect(secret).to_be_visible()
+    page.evaluate("addEventListener('copy', () => { globalThis.copied = getSelection().toString(); })")
+    button(page, "Copy").click()
+    assert page.evaluate("copied") == SECRET
+    button(page, "Done").click()
+    expect(dialog).to_have_count(0)
+
+
+def test_a_dialog_closes_at_a_click_beside_it(page):
+    """Unless a request is under way, whose end it would not show."""
+    go(page, "/keys")
+    dialog = page.get_by_role("dialog", name="New key")
+    button(page, "New key").click()
+    page.mouse.click(5, 300)
+    expect(dialog).to_have_count(0)
+    asked = held(page, "**/v1/admin/keys")
+    button(page, "New key").click()
+    page.get_by_label("Name", exact=True).fill("of a test")
+    button(page, "Create a key").click()
+    expect(button(page, "Create a key")).to_have_attribute("aria-busy", "true")
+    page.mouse.click(5, 300)
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_visible()
+    wait_until(lambda: asked or page.evaluate("0"), "the request")
+    asked[0].fulfill(json={"id": "key_1", "secret": SECRET})
+    button(page, "Done").click()
+    expect(dialog).to_have_count(0)
+
+
+FORMATS = """(([end, at, start]) => Promise.all(
+  ["core/format", "pages/shown", "pages/series", "pages/batch/answer"].map(
+    (name) => import(new URL(`./${name}.js`, document.baseURI)))).then(([format, shown, series, answer]) => ({
+    costs: ["0.0000001", "0.12345", "0.5", "0"].map(format.cost),
+    durations: [172803, 100000, 65, 0].map(format.duration),
+    slack: shown.slackOf({ status: "in_progress", expires_at: Date.now() / 1000 + 45, tidemill: {} }).text,
+    done: series.seriesOf({ interval_seconds: 60, end,
+      data: [{ at: start, completed: 1 }, { at, completed: 60 }] }).rates,
+    fault: answer.faultOf({ error: { message: { detail: "no" } } }),
+    status: answer.preview({ response: { status_code: 500, body: { error: { message: 7 } } } }),
+  })))"""
+
+
+def test_numbers_and_faults_are_readable(page):
+    """Tiny costs, long and short times, charts of long batches, and faults that are no text."""
+    now = int(page.evaluate("Date.now() / 1000"))
+    found = page.evaluate(FORMATS, [now + 20, now - 100, now - 100 - 1000 * 60])
+    assert found.pop("done")[-1] == 1
+    assert found == {
+        "costs": ["0.0000001", "0.123", "0.5", "0"],
+        "durations": ["2 d", "1 d 3 h", "1 min 5 s", "0 s"],
+        "slack": "in 45 s",
+        "fault": '{"detail":"no"}',
+        "status": "7",
+    }
+
+
+def test_the_chart_follows_the_theme_of_the_system(page, ended):
+    """While the user has chosen none."""
+    page.route("**/throughput", lambda route: route.fulfill(json={"interval_seconds": 1, "data": POINTS}))
+    page.emulate_media(color_scheme="light")
+    go(page, f"/batches/{ended}")
+    canvas = page.get_by_role("region", name="Throughput").locator("canvas")
+    expect(canvas).to_be_visible()
+    canvas.evaluate("canvas => { globalThis.before = canvas; }")
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("() => !before.isConnected")
+    expect(canvas).to_be_visible()
+
+
+def test_a_list_that_is_cut_says_so(page):
+    """The page names the command that has all."""
+    usage = {
+        "model": "chat",
+        "batches": 1,
+        "lines": 1,
+        "input_tokens": 1,
+        "output_tokens": 1,
+        "cost": {"total": "0"},
+    }
+    page.route("**/v1/usage?*", lambda route: route.fulfill(json={"data": [usage], "has_more": True}))
+    go(page, "/usage")
+    expect(rows(page, "Usage")).to_have_count(1)
+    expect(page.get_by_role("status").filter(has_text="tidemill usage --csv")).to_be_visible()
+    page.route("**/v1/admin/dead_letters?*", lambda route: route.fulfill(json={"data": [], "has_more": True}))
+    go(page, "/dead-letters")
+    expect(page.get_by_role("status").filter(has_text="tidemill dead list")).to_be_visible()

@@ -1,0 +1,102 @@
+"""Answers that a test makes up in the browser, in place of the service: long lists, and events when it wants."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from playwright.sync_api import Page, Route
+from support.dashboard import CHAT
+
+CREATED = 1_800_000_000
+DAY = 86_400
+EVENTS = """(() => {
+  class Events extends EventTarget {
+    static OPEN = 1;
+    static CLOSED = 2;
+    readyState = 1;
+    constructor() { super(); globalThis.events = this; }
+    close() { this.readyState = 2; }
+  }
+  globalThis.EventSource = Events;
+})()"""
+
+
+def batch(number: int, status: str = "in_progress", **fields: Any) -> dict[str, Any]:
+    """A batch as the API shows it; a higher number is a newer one."""
+    ended = {"completed_at": CREATED + number + 60} if status == "completed" else {}
+    tidemill = {"name": f"batch {number}", "waiting": [], "output_file_ids": [], "reruns": []}
+    return {
+        "id": f"batch_{number:032x}",
+        "object": "batch",
+        "status": status,
+        "model": "chat",
+        "endpoint": CHAT,
+        "completion_window": "24h",
+        "created_at": CREATED + number,
+        "expires_at": CREATED + number + DAY,
+        "request_counts": {"total": 4, "completed": 1, "failed": 0},
+        "output_file_id": None,
+        "tidemill": tidemill | fields.pop("tidemill", {}),
+        **ended,
+        **fields,
+    }
+
+
+def file(number: int) -> dict[str, Any]:
+    """A file as the API shows it."""
+    known = {"object": "file", "filename": f"file {number}", "bytes": 9, "purpose": "batch", "expires_at": None}
+    return {"id": f"file-{number:032x}", "created_at": CREATED + number, **known}
+
+
+class Listed:
+    """A list of the API that a page gets: its rows, the newest first, and the queries that it was asked."""
+
+    def __init__(self, page: Page, path: str, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+        self.asked: list[dict[str, str]] = []
+        self.answer: Callable[[Route], None] = self.serve
+        page.route(f"**/v1{path}?*", self._answer)
+
+    def _answer(self, route: Route) -> None:
+        """As the test says now."""
+        self.answer(route)
+
+    def serve(self, route: Route) -> None:
+        """Answer with one page of the rows."""
+        route.fulfill(json=self.page(route))
+
+    def page(self, route: Route) -> dict[str, Any]:
+        """The page that a request asks for."""
+        query = {name: values[0] for name, values in parse_qs(urlsplit(route.request.url).query).items()}
+        self.asked.append(query)
+        fitting = [row for row in self.rows if query.get("status") in {None, row.get("status")}]
+        after = [place for place, row in enumerate(fitting, 1) if row["id"] == query.get("after")]
+        rest = fitting[after[0] if after else 0 :]
+        rows = rest[: int(query["limit"])]
+        last = rows[-1]["id"] if rows else None
+        return {"object": "list", "data": rows, "last_id": last, "has_more": len(rest) > len(rows)}
+
+
+def held(page: Page, pattern: str) -> list[Route]:
+    """Keep back these requests; the list has them as they come."""
+    found: list[Route] = []
+
+    def keep(route: Route) -> None:
+        found.append(route)
+
+    page.route(pattern, keep)
+    return found
+
+
+def with_events(page: Page) -> None:
+    """Load the page anew with a stream of events that has only those of `tell`."""
+    page.add_init_script(EVENTS)
+    page.reload()
+
+
+def tell(page: Page, kind: str, **state: Any) -> None:
+    """Send an event to the page."""
+    page.wait_for_function("() => globalThis.events?.readyState === 1")
+    script = "([kind, data]) => events.dispatchEvent(Object.assign(new Event(kind), {data}))"
+    page.evaluate(script, [kind, json.dumps(state)])
