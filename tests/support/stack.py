@@ -127,9 +127,11 @@ class Stack:
         return False
 
     def kill(self, stage: str) -> list[int]:
-        """Kill the processes of a stage, as a power cut would, and return their pids."""
-        pids = self.pids(stage)
-        assert pids, f"{stage} does not run"
+        """Kill the processes of a stage, as a power cut would, and return their pids.
+
+        One that is being started again is waited for.
+        """
+        pids = wait_until(lambda: self.pids(stage), f"a process of {stage}", seconds_max=START_SECONDS_MAX)
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         wait_until(
