@@ -115,7 +115,7 @@ async def test_an_upload_may_expire_while_it_is_assembled(deps, client, gate, be
 
 
 async def test_nothing_is_left_of_an_upload_that_is_cancelled_meanwhile(deps, client, gate, begun):
-    """Its bytes would count for nobody."""
+    """No quota would count its bytes."""
     running = complete(client, begun)
     held = await gate.held()
     (await client.post(f"{begun[0]}/cancel")).raise_for_status()

@@ -84,7 +84,7 @@ def test_only_answers_that_are_deterministic_are_shared(endpoint, temperature):
 
 @pytest.mark.parametrize("temperature", ["1e999", "-1e999", "9" * 5_000])
 def test_a_temperature_that_no_float_holds_shares_no_answer(temperature):
-    """Only the server knows what it makes of it."""
+    """The server may make any number of it, so its answers may differ."""
     body = f'{{"model":"m","temperature":{temperature}}}'
     assert copies_of([body, body]) == {}
     assert copies_of([body, body], is_forced=True) == {1: 0}
