@@ -6,7 +6,20 @@ import pytest
 from openai import OpenAI
 from playwright.sync_api import expect
 from support.backend import as_told
-from support.dashboard import DESK, HOSTILE, PHONE, axe_faults, chats, go, rows, signed_in, started, state
+from support.dashboard import (
+    CUT,
+    DESK,
+    HOSTILE,
+    LAPTOP,
+    PHONE,
+    axe_faults,
+    chats,
+    go,
+    rows,
+    signed_in,
+    started,
+    state,
+)
 from support.stack import KEY
 from support.waiting import wait_until
 
@@ -79,17 +92,6 @@ def test_every_page_is_accessible_and_fits(page, made, size):
         assert not axe_faults(page, "color-contrast"), path
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], path
         assert page.locator("main img, main script").count() == 0, path
-
-
-LAPTOP = {"width": 1280, "height": 800}
-CUT = """() => {
-  const all = (selector) => [...document.querySelectorAll(selector)];
-  const edge = (cell) => cell.closest('.table').getBoundingClientRect().right + 1;
-  const beyond = all('.table .cell').filter(cell => cell.getBoundingClientRect().right > edge(cell));
-  const whole = all('.table .cell.number, .table .cell:has(.state), .figure .value');
-  return [...beyond, ...whole.filter(one => one.scrollWidth > one.clientWidth)].map(one => one.innerText);
-}"""
-"""Cells beyond the edge of their table, and states, numbers and figures that are cut."""
 
 
 def test_nothing_that_counts_is_cut_on_a_laptop(page, made):

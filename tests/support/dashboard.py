@@ -17,7 +17,16 @@ from support.stack import KEY
 CHAT = "/v1/chat/completions"
 WAIT_MS = 60_000
 DESK: ViewportSize = {"width": 1440, "height": 900}
+LAPTOP: ViewportSize = {"width": 1280, "height": 800}
 PHONE: ViewportSize = {"width": 390, "height": 844}
+CUT = """() => {
+  const all = (selector) => [...document.querySelectorAll(selector)];
+  const edge = (cell) => cell.closest('.table').getBoundingClientRect().right + 1;
+  const beyond = all('.table .cell').filter(cell => cell.getBoundingClientRect().right > edge(cell));
+  const whole = all('.table .cell.number, .table .cell:has(.state), .figure .value');
+  return [...beyond, ...whole.filter(one => one.scrollWidth > one.clientWidth)].map(one => one.innerText);
+}"""
+"""Cells beyond the edge of their table, and states, numbers and figures that are cut."""
 HOSTILE = """<img src=x onerror="alert(1)"><script>alert(2)</script>"""
 TABS_MAX = 80
 """Presses of Tab that reach everything of a page."""

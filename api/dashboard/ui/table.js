@@ -108,7 +108,8 @@ function Heading({ column, sort, turn, order, onOrder }) {
   const direction = isActive ? (isDown ? "descending" : "ascending") : undefined;
   const press = () => (column.order ? onOrder(order === "asc" ? null : "asc") : turn(column.id));
   return html`
-    <div role="columnheader" class=${classes("cell", column.isNumber && "number")} aria-sort=${direction}>
+    <div role="columnheader" class=${classes("cell", column.isNumber && "number")} aria-sort=${direction}
+      style=${column.isNumber && { minWidth: roomOf(column).least }}>
       ${isSortable
         ? html`<button type="button" class="sort" onClick=${press}>
             ${column.title}<span aria-hidden="true">${direction ? (isDown ? " ↓" : " ↑") : ""}</span>
@@ -116,6 +117,12 @@ function Heading({ column, sort, turn, order, onOrder }) {
         : column.title}
     </div>
   `;
+}
+
+/** The least width of a column, and its track in the grid: a number is never cut, so its column grows with its rows. */
+function roomOf({ width, isNumber }) {
+  const [, least = width, most = "max-content"] = width.match(/^minmax\((.+), (.+)\)$/) ?? [];
+  return { least, track: isNumber ? `minmax(max-content, ${most})` : width };
 }
 
 /** The check box of a row, or of all rows that are loaded. */
@@ -168,10 +175,10 @@ export function Table(props) {
   }, [last, rows?.length]);
   if (!rows && error) return null;
   if (!rows) return html`<div class="table"><${Skeleton} rows=${8} height=${ROW - 12} /></div>`;
-  const template = [selected && !isCards && "36px", ...columns.map(({ width }) => width)].filter(Boolean).join(" ");
+  const template = [selected && "36px", ...columns.map((column) => roomOf(column).track)].filter(Boolean).join(" ");
   const grid = isCards ? undefined : { gridTemplateColumns: template };
   const row = (item, place) => html`
-    <div key=${id(item)} role="row" data-row aria-rowindex=${place + 2} style=${{ ...grid, height: `${height}px` }}
+    <div key=${id(item)} role="row" data-row aria-rowindex=${place + 2} style=${{ height: `${height}px` }}
       class=${classes("row", isCards && "as-card", isCurrent?.(item) && "current", selected?.value.has(id(item)) && "selected")}>
       ${isCards
         ? html`<div role="cell" class="cell whole">${card ? card(item) : html`<${PlainCard} columns=${columns} item=${item} />`}</div>`
@@ -188,9 +195,9 @@ export function Table(props) {
     </div>
   `;
   return html`
-    <div class=${classes("table", isCards && "cards")} role="table" aria-label=${label} aria-rowcount=${(total ?? sorted.length) + 1}>
+    <div class=${classes("table", isCards ? "cards" : "grid")} style=${grid} role="table" aria-label=${label} aria-rowcount=${(total ?? sorted.length) + 1}>
       <div role="rowgroup" class="head">
-        <div role="row" aria-rowindex="1" class="row" style=${grid}>
+        <div role="row" aria-rowindex="1" class="row">
           ${selected && !isCards && html`<div role="columnheader" class="cell"><${Select} ids=${sorted.map(id)} selected=${selected} label="Select all rows" /></div>`}
           ${(isCards ? [{ id: "card", title: label }] : columns).map(
             (column) => html`<${Heading} key=${column.id} ...${{ column, sort, turn, order, onOrder }} />`,
