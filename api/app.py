@@ -299,7 +299,7 @@ def _servers(serving: Serving, batch: Batch) -> set[str]:
 
 
 def _of_loads(cluster: Cluster, loads: Loads) -> Follower:
-    """The follower of the reports of processors; older ones than it reads at the start do not count any more."""
+    """The follower of load reports; it starts with the last `REPORTS_READ`, since older ones are stale."""
     follower = TimedFollower(
         cluster,
         topics.SERVERS.name,

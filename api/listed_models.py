@@ -102,13 +102,13 @@ class ListedModels:
         return set(usable)
 
     def _warn(self, server: str, text: str) -> None:
-        """Write a line to the log, once for as long as it is true."""
+        """Log a warning about a server unless it repeats the last one."""
         if text and text != self._warned.get(server):
             _log.warning("%s", text)
         self._warned[server] = text
 
     def _keep(self, listed: Mapping[str, set[str]], silent: Collection[str]) -> None:
-        """Count a model as listed for some time after a server last listed it, and where a server is silent."""
+        """Keep models that a server omits, up to `MISSED_MAX` lists; a silent server's models always stay."""
         missed: defaultdict[tuple[str, str], int] = defaultdict(int)
         for key, servers in _present(self._catalog.contents).items():
             model = name_of(key)

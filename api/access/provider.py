@@ -1,7 +1,7 @@
 """The OpenID provider of the settings: Authlib and joserfc make the requests to it, and check its ID token.
 
 The api imports this module only if a provider is set. Each request is bounded in time and size, and goes to that
-provider alone. Its keys are asked for at each sign-in, so that new ones count at once.
+provider alone. The api fetches the provider's keys at each sign-in, so that new keys work at once.
 """
 
 import asyncio
@@ -185,7 +185,7 @@ def _verified_email(claims: Mapping[str, Any]) -> str | None:
 
 
 def _keys(found: dict[str, Any]) -> KeySet:
-    """The keys of the provider, without those of a kind that the library does not know."""
+    """The keys of the provider, without those of a type that the library does not support."""
     keys = []
     listed = found.get("keys")
     for one in listed[:KEYS_MAX] if isinstance(listed, list) else []:

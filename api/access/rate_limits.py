@@ -1,8 +1,8 @@
 """Rate limit of requests: a token bucket for each key.
 
-The cost of a request follows from its route: about the CPU time of its answer, in units of one object (0.25 ms).
-Each api process counts for itself. A request without enough tokens is answered with a 429 that says when to retry;
-the SDKs do so by themselves.
+Each route has a cost: about the CPU time of its answer, in units of reading one object (0.25 ms).
+Each api process counts only its own requests. If too few tokens are left, the answer is a 429 that says when to
+retry; the SDKs do so by themselves.
 """
 
 from collections import OrderedDict

@@ -129,7 +129,7 @@ class Stream:
                     sent_at = time.monotonic()
 
     async def _pause(self, changes: ProjectChanges) -> None:
-        """Wait for the next time that all streams of the project are woken, if there are changes already."""
+        """If changes are due, wait until the feed next wakes all streams of the project."""
         if changes.is_due:
             await changes.woken.wait()
 

@@ -195,7 +195,7 @@ async def queues(
     async with deps.gates.sums.turn(caller.project):
         rows = await asyncio.to_thread(deps.view.throughput.queues, project, QUEUES_MAX)
         recent = await asyncio.to_thread(deps.view.throughput.intervals, project, start, MINUTE)
-    # Whole minutes, of which the last is not over; a new installation has fewer.
+    # Intervals are whole minutes, and the last is incomplete; a new installation has fewer of them.
     seconds = max(MINUTE, now - max(start, deps.view.throughput.began_at()))
     return json(
         Queues(

@@ -71,7 +71,7 @@ class ProcessLoad(Load):
     process: str
     """Its host and process id."""
     server: str
-    """The server, with `@` and its address if its addresses are discovered."""
+    """The server's name, followed by `@` and the address if addresses are discovered."""
     at: int
     """When it reported."""
 
@@ -200,7 +200,7 @@ def _busiest(found: Mapping[str, M]) -> dict[str, M]:
 
 
 def _shared(parts: Sequence[_Part]) -> SharedLoad:
-    """The sum; of what a server says of itself the latest, or the sum of its addresses."""
+    """The sum over processes; of a server's own figures, the latest of each of its addresses."""
     processes = [
         ProcessLoad(process=process, server=one.name, at=int(at), **_figures([one])) for process, one, at in parts
     ]

@@ -64,7 +64,7 @@ class FirstLine:
         self.is_done = True
         try:
             _, size = codecs.utf_8_decode(text, "strict", is_whole)
-            # A number may be cut anywhere; the parser recognises any other cut.
+            # A cut number may look complete; the parser recognises any other cut.
             text = text if is_whole else text[:size].rstrip(_NUMBER)
             _valid.decode(text)
         except UnicodeDecodeError:

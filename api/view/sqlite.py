@@ -289,7 +289,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     # A commit that a power cut undoes loses its offset too, so it need not reach the disk at once.
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
-    # The bound if the thread cannot make checkpoints.
+    # Bounds the WAL if the thread cannot make checkpoints.
     connection.execute(f"PRAGMA wal_autocheckpoint = {4 * WAL_PAGES_MAX}")
     _add_functions(connection)
     return connection

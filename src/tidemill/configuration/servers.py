@@ -103,7 +103,7 @@ def _check_header(name: str) -> None:
 
 
 def _is_readable(file: Path) -> bool:
-    """Whether it is a file that this process may read; no name raises."""
+    """Whether this process may read the file; raises for no name."""
     return os.access(file, os.R_OK) and file.is_file()
 
 

@@ -161,7 +161,7 @@ class Failure(msgspec.Struct, frozen=True):
 
     @property
     def why(self) -> str:
-        """The code and the words of the service or of the server."""
+        """The code and message, from the service or from the server."""
         code, said = (self.error.code, self.error.message) if self.error else (None, None)
         if self.response is not None:
             code = f"{self.response.status_code}{f' {code}' if code else ''}"

@@ -102,8 +102,8 @@ class Client(Connection):
         """Create a batch with a completion window like `24h`; requests with the same key create one batch.
 
         Args:
-            input_file_id: Of the uploaded lines.
-            endpoint: Of all lines.
+            input_file_id: Id of the uploaded input.
+            endpoint: Endpoint of all lines.
             window: The completion window.
             key: The idempotency key.
             fields: More fields of the body; those that are None or empty are left out.

@@ -1,4 +1,4 @@
-"""Writes the output of a table from its pieces, counting what it holds."""
+"""Writes the output table from its pieces, and counts its rows, tokens and cost."""
 
 import shutil
 from collections import Counter
@@ -29,10 +29,10 @@ Batches = Callable[[], Iterator[pa.RecordBatch]]
 
 @dataclass
 class Totals:
-    """What a table holds; columns by the names that they have in it."""
+    """Totals of an output table, and the names of its columns."""
 
     run: str
-    """Hash of what was asked."""
+    """Hash of the requests."""
     error: str
     input_tokens: str
     output_tokens: str
