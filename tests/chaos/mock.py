@@ -1,8 +1,8 @@
 """The backend of the fault runs: a process of its own that answers, counts, and misbehaves as a seed says.
 
-`GET /stats` gives its counters, `POST /set?NAME=VALUE` changes its behaviour. What becomes of a call is decided by
-the seed, the line and how often the line came, so a run can be repeated. A call that was answered well, or was
-about to be, counts; one that a fault of this server spoilt does not, since its line has to come again.
+`GET /stats` gives its counters, `POST /set?NAME=VALUE` changes its behaviour. The seed, the line and the number of
+its calls decide the fate of a call, so a run can be repeated. Only calls with a good answer count, sent or not:
+Tidemill must repeat a call that a fault of this server spoilt.
 """
 
 import argparse
@@ -38,12 +38,12 @@ def usage_of(text: str) -> tuple[int, int]:
 
 
 def answer_of(text: str) -> str:
-    """What a line is answered with."""
+    """The answer to a line."""
     return f"echo: {text}"
 
 
 class Mock:
-    """Behaviour and counters; `shares` says for each fault which part of the calls it meets."""
+    """Behaviour and counters; `shares` has the share of calls that each fault hits."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -61,7 +61,7 @@ class Mock:
         """By key: how many calls came, and when the last one did, on the monotonic clock."""
 
     def stats(self) -> dict[str, Any]:
-        """What was counted; `repeats` are calls for a line after one that was not spoilt."""
+        """The counters; `repeats` counts calls for a line after a good one."""
         good = self.good.total()
         return {
             "calls": self.came.total(),
@@ -93,7 +93,7 @@ class Mock:
                 self.shares[name] = float(value)
 
     def fate(self, text: bytes) -> str:
-        """What becomes of this call: `well`, or the name of a fault."""
+        """The fate of this call: `well`, or the name of a fault."""
         self.came[text] += 1
         if self.is_down:
             return "down"
@@ -180,7 +180,7 @@ class Connection(asyncio.Protocol):
         given = asked["input"] if path.endswith("embeddings") else asked["messages"][-1]["content"]
         texts = given if isinstance(given, list) else [given]
         if given == PROMPT:
-            # No line: it is only asked whether anybody is answered.
+            # A health probe, without a line.
             await self._fulfil("down" if mock.is_down else "proof", path, texts)
             return
         mock.note(self._caller)
