@@ -90,7 +90,7 @@ def lost_cancel(world: World, chance: random.Random) -> None:
 
 
 def orphan(world: World, chance: random.Random) -> None:
-    """Kill results between a file and its record: another process writes it anew, and the orphan goes after a day."""
+    """Kill results between a file and its record: another process rewrites it, and the orphan goes after a day."""
     job = _job(world, chance, lines=LINES)
     batch_id = _create(world, job)
     _wait(world, batch_id, lambda batch: done(batch) > 0.5 * LINES)

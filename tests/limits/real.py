@@ -1,9 +1,9 @@
 """How batches delay the people who share a real server with them: a table like that of `limits.interactive`.
 
 `make interactive SERVER=http://127.0.0.1:8000/v1 MODEL=llama` runs `tidemill up` beside a server that is already
-there, like vLLM, and changes the server's settings from row to row while one batch runs. The server must have no other
-clients. People's requests come at random (Poisson); this process measures their times, and reads the throughput of
-lines from the server's metrics.
+there, like vLLM, and changes the server's settings from row to row while one batch runs. The server must have no
+other clients. People's requests come at random (Poisson); this process measures their times, and reads the
+throughput of lines from the server's metrics.
 """
 
 import argparse
