@@ -1,7 +1,7 @@
 """Times a fault to hit a batch at a given moment of its life, and checks afterwards that it did.
 
-Both use the API alone. A strike met its batch if the batch ended well after the strike, in another process than the
-one that was struck; after a miss it is tried again with the next batch.
+Both use the API alone. A strike met its batch if the batch ended well after the strike, in another process than
+the struck one; after a miss, another strike aims at the next batch.
 """
 
 import time

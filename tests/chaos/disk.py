@@ -1,7 +1,7 @@
 """Disks for the data folder and for the store, which can be filled: file systems in memory.
 
-Mounting them takes a privilege (root on a plain machine). Filling a disk shrinks it to the size of its contents, so
-it needs no memory beyond them.
+Mounting them takes a privilege (root on a plain machine). Filling a disk shrinks it to the size of its contents,
+and so needs no memory.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A batch whose records the log will drop before it is over shows it, while it waits."""
+"""A batch shows that the log will drop its records before it ends."""
 
 import json
 import urllib.request
@@ -22,7 +22,7 @@ SHOWN_SECONDS_MAX = 150.0
 
 @pytest.fixture
 def forgetful(tmp_path, inference):
-    """An installation of its own, since its topics are changed."""
+    """A separate installation, since the test changes its topics."""
     with Stack(tmp_path / "data", inference.models("chat")) as stack:
         yield stack
 

@@ -40,7 +40,7 @@ def up(tmp_path_factory, inference):
     stack = Stack(tmp_path_factory.mktemp("up") / ODD / ".tidemill", models, TWO)
     stack.cwd = stack.data.parent
     stack.cwd.mkdir()
-    # A user's own file with the name of a module that we use.
+    # A file of the user with the name of a module that we import.
     (stack.cwd / "email.py").write_text("raise RuntimeError('a file of the user was imported')\n")
     with stack:
         yield stack

@@ -55,7 +55,7 @@ Outcome = Answer | FailureKind
 
 
 def refusal(status: int) -> Answer:
-    """x"""
+    """A server's answer with this status."""
     return Answer(status, b'{"error":{"message":"this is %d"}}' % status)
 
 

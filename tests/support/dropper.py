@@ -11,7 +11,7 @@ HEAD_END = b"\r\n\r\n"
 
 
 class Dropper:
-    """A proxy at `url`, as a context manager; it closes the connection in place of each of the first `drops` replies.
+    """A proxy at `url`, as a context manager; it closes the connection instead of the first `drops` replies.
 
     It handles one request per connection, so it asks the server to close each connection.
     """

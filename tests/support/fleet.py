@@ -49,8 +49,8 @@ class Member:
 class Fleet:
     """The processes of all stages; a context manager that ends them.
 
-    They share one data folder, in which each has its own folder. Like an orchestrator, `tend` restarts processes that
-    ended by themselves.
+    They share one data folder, in which each has its own folder. Like an orchestrator, `tend` restarts processes
+    that ended by themselves.
 
     Args:
         folder: Folder of logs and state.

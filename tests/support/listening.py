@@ -10,8 +10,8 @@ ACCEPT_TURNS: Final = 4
 async def stop_listening(*servers: asyncio.Server) -> None:
     """Stop accepting, let accepted connections reach their protocols, and close the listeners.
 
-    If Python accepts a connection in the same iteration of the loop in which its listener is closed, it forgets the
-    connection: the transport stays open until a garbage collection warns of it, in some later test.
+    Python forgets a connection that it accepts in the same iteration of the loop in which it closes the listener:
+    the transport stays open until a garbage collection warns of it, in some later test.
     """
     loop = asyncio.get_running_loop()
     for server in servers:

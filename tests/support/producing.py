@@ -30,7 +30,7 @@ async def send(producer, name, lines, *headers, key=BEARER):
 
 
 async def shown(client, batch_id, is_so):
-    """x"""
+    """A batch, once `is_so` holds for it."""
 
     def look():
         try:

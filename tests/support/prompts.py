@@ -11,8 +11,8 @@ from support.backend import Behaviour
 class Cache:
     """An LRU cache of prompts; a prompt enters it at the end of its first prefill.
 
-    A prompt is the first message of a chat. A call takes `answer_seconds`, and `prefill_seconds` more if its prompt
-    is not cached.
+    A prompt is the first message of a chat. A call takes `answer_seconds`, and without a cached prompt
+    `prefill_seconds` more.
     """
 
     def __init__(self, *, prompts_max: int, prefill_seconds: float, answer_seconds: float) -> None:

@@ -1,7 +1,7 @@
 """The stages on a log and a store in memory: their own modules, composed as their processes compose them.
 
-This code replaces only product code that talks to Faust and Kafka: fetching, committing, rebalancing (`simlog.py`),
-the tables, and the order in which `app.py` of each stage calls its parts.
+This code replaces only product code that talks to Faust and Kafka: fetching, committing, rebalancing
+(`simlog.py`), the tables, and the order in which `app.py` of each stage calls its parts.
 """
 
 import asyncio

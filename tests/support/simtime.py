@@ -1,7 +1,7 @@
 """An event loop on simulated time: it never waits, and a run depends only on the code and the seed.
 
-A process is a set of tasks, which affect the outside only through `Process.perform`. A run can kill it at each await;
-then its code has no further effect.
+A process is a set of tasks, which affect the outside only through `Process.perform`. A run can kill it at each
+await; then its code has no further effect.
 """
 
 import asyncio

@@ -34,8 +34,8 @@ class Sample:
 class Server:
     """Takes as many calls as its present capacity; refuses others at once, and some at random at the end.
 
-    `crowded` is the number of calls in flight from which on it refuses a share at once, and that share. The process
-    sees the end of a call up to `deaf_seconds` late, as if it were busy.
+    From `crowded[0]` calls in flight on, it refuses the share `crowded[1]` at once. The process sees the end of a
+    call up to `deaf_seconds` late, as if it were busy.
     `capacity` and `latency_seconds` are functions of the time; a capacity of 0 is a server that is down.
     """
 
