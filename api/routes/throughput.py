@@ -55,7 +55,7 @@ class BatchPoint(BatchInterval):
     retried: int
     """Calls of these lines beyond the first of each."""
     limit: int | None
-    """Calls that the servers of its model took at a time at the end of the interval; null if that is not known."""
+    """Concurrency limit of its model's servers at the end of the interval; null if unknown."""
 
 
 class BatchThroughput(BaseModel):
@@ -104,7 +104,7 @@ class Queue(BaseModel):
     """Batches that wait or are at work at one stage, for one model."""
 
     stage: Stage
-    """Who works on them: ingest validates, processors ask the servers, results write the files."""
+    """The stage that works on them: ingest validates, processors call the servers, results writes the files."""
     status: str
     """The status of the batches."""
     model: str | None

@@ -1,9 +1,9 @@
 """A network that can be cut: TCP connections that pass through this process, each direction on its own.
 
 A *way* leads from one process to one broker (or the store, or a server). A cut way behaves like a network that
-loses packets: no data comes through, new connections are accepted and never answered, and data arrives once the way
-heals. A way can also be closed (connections break, also new ones, and held-back data is lost), be slow, break a
-connection in the middle of a message, or be half open: the server has lost its connections unnoticed.
+loses packets: no data comes through, new connections are accepted and never answered, and data arrives once the
+way heals. A way can also be closed (connections break, also new ones, and held-back data is lost), be slow, break
+a connection in the middle of a message, or be half open: the server has lost its connections unnoticed.
 """
 
 import asyncio

@@ -72,8 +72,8 @@ class Fuse:
 class SimulatedStore:
     """Objects in memory.
 
-    A write of an ended process may take effect at any later time: the process may only be frozen, or its request be
-    on its way.
+    A write of an ended process may take effect at any later time: the process may only be frozen, or its request
+    be on its way.
     """
 
     def __init__(self, fuse: Fuse) -> None:

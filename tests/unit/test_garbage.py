@@ -1,4 +1,4 @@
-"""What lines leave behind is freed at once: full collections are rare, so garbage in cycles would add up."""
+"""Objects of finished lines are freed at once: full collections are rare, so garbage in cycles would add up."""
 
 import gc
 import weakref

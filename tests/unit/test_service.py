@@ -1,4 +1,4 @@
-"""What the doctor hears of an inference server, over real HTTP."""
+"""The doctor's findings about an inference server, over real HTTP."""
 
 import asyncio
 import ssl

@@ -91,7 +91,7 @@ class RequeueRequest(reading.Body):
 
 
 class Requeued(StrEnum):
-    """What became of a letter."""
+    """The outcome of a request to send a letter."""
 
     SENT = "sent"
     """Its topic has the record again."""
@@ -105,7 +105,7 @@ class Requeued(StrEnum):
 
 
 class RequeuedLetter(BaseModel):
-    """A letter, and what became of it."""
+    """A letter, and the outcome of sending it."""
 
     id: str
     result: Requeued

@@ -109,7 +109,7 @@ class CatalogObject(BaseModel):
     warnings: list[str] = []
     """Findings of the check; they do not stop the change."""
     load: SharedLoad | ModelCalls | None = None
-    """What the processors measure of it now; null if none of them has reported on it."""
+    """Its present load, as processors measure it; null if none has reported on it."""
 
 
 class AppliedObject(BaseModel):

@@ -221,7 +221,7 @@ def test_retries_take_a_small_share_of_the_seats_while_others_wait() -> None:
 
 
 def test_a_full_server_fails_no_line() -> None:
-    """It refuses most calls for ten minutes since others use it: that says nothing of the lines."""
+    """It refuses most calls for ten minutes since others use it: that is not the lines' fault."""
 
     async def main(loop: SimulatedLoop) -> None:
         chance = random.Random(1)
@@ -237,7 +237,7 @@ def test_a_full_server_fails_no_line() -> None:
 
 
 def test_what_waits_says_why() -> None:
-    """By batch and reason: from when on, how many lines, and what was said."""
+    """By batch and reason: since when, how many lines, and the message."""
     rules: dict[str, Callable[[int], Outcome | None]] = {
         "a": lambda number: refusal(500) if number < 3 else None,
         "b": lambda number: FailureKind.READ if number == 0 else None,

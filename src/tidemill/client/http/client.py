@@ -42,7 +42,7 @@ class Bounds(msgspec.Struct, frozen=True, rename=NAMES):
     """Texts to embed, of all lines together."""
     line_bytes_max: int = LINE_BYTES_MAX
     usual_window: str = "24h"
-    """The completion window to use without a wish for another one."""
+    """The default completion window."""
 
 
 class Sample(msgspec.Struct, frozen=True):

@@ -44,7 +44,7 @@ def test_every_line_is_taken_once_and_in_order(
     st.lists(st.tuples(st.sampled_from(["add", "take", "drop", "back", "clear"]), st.integers(0, 5)), max_size=80)
 )
 def test_no_sequence_of_calls_loses_count(steps: list[tuple[str, int]]) -> None:
-    """Lines come and go, batches are dropped and come again; what goes in comes out once."""
+    """Lines and batches are added, dropped and added again; each line comes out once."""
     order: Scheduler[int] = Scheduler()
     waiting: set[int] = set()
     taken: list[int] = []
