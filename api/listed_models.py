@@ -35,7 +35,7 @@ ADMITTED_MAX: Final = 200
 MISSED_MAX: Final = 3
 """Lists in a row without a model after which it is gone from the server."""
 _OWN_SETTINGS: Final = frozenset({"servers", "aliases", "upstream_model", "paused"})
-"""Settings that a model does not take over from the one it is like."""
+"""Settings that a model does not take over from its `models_like` model."""
 
 _names: Final = TypeAdapter[str](ModelName)
 _log = logging.getLogger(__name__)
@@ -50,9 +50,9 @@ class ListedModels:
         self._log = log
         self._clock = clock
         self._missed: defaultdict[tuple[str, str], int] = defaultdict(int)
-        """By server and model, lists in a row without it."""
+        """Consecutive lists without the model, by server and model."""
         self._warned: dict[str, str] = {}
-        """The last warning about each server; the one about all of them is under the empty name."""
+        """The last warning about each server; the empty name has the one about all servers."""
 
     async def run(self) -> None:
         """Ask until cancelled."""

@@ -33,7 +33,7 @@ METADATA_SECONDS: Final = 300
 SKEW_SECONDS: Final = 60
 """How far the provider's clock may be off."""
 ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-"""Signatures that the provider alone can make."""
+"""Signature algorithms with a private key, which only the provider has."""
 AUTH_METHODS: Final = ("client_secret_basic", "client_secret_post")
 KEYS_MAX: Final = 100
 OK: Final = 200

@@ -51,7 +51,7 @@ SEARCHES: Final = {
     "/v1/batches": {"search", "model"},
     "/v1/batches/{batch_id}/results": {"custom_id", "contains", "code"},
 }
-"""Parameters that make a list read what it does not show: such a request is as heavy as the heaviest."""
+"""Parameters that make a list read more than it shows; such a request costs `HEAVY`."""
 
 
 @dataclass(slots=True)

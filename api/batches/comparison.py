@@ -76,7 +76,7 @@ class Comparison:
     """A part of a comparison."""
 
     pairs: list[Pair] = field(default_factory=list)
-    """Those to show."""
+    """The pairs to show."""
     counts: Counter[Outcome] = field(default_factory=Counter)
     """Outcomes of all compared pairs, shown or not."""
     bytes: int = 0

@@ -100,7 +100,7 @@ class Stream:
     """Whether the key or session of the client is still valid."""
 
     async def frames(self, last: str | None) -> AsyncIterator[bytes]:
-        """What to send; it ends when the key or session ends, or the process."""
+        """The bytes to send; they end with the key or session, or with the process."""
         feed, ends_at = self.deps.events, time.monotonic() + LIFE_SECONDS
         with feed.stream(self.project, wants_load=LOAD in self.types) as changes:
             number = self._resumed(changes, last)

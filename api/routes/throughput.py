@@ -121,7 +121,7 @@ class Queue(BaseModel):
 
 
 class Queues(BaseModel):
-    """What waits where."""
+    """The queues of each stage."""
 
     object: Literal["queues"] = "queues"
     lines_per_second_in: float

@@ -56,7 +56,7 @@ class Load(BaseModel):
     """Lines that wait for a call; one that two servers could take counts at both."""
     lines_per_second: float
     tokens_per_second: float
-    """Of prompts and answers."""
+    """Tokens of prompts and answers."""
     duration_seconds: Times
     first_byte_seconds: Times
     """Until the head of the reply; with a stream, about the time to the first token."""
@@ -119,7 +119,7 @@ class Loads:
         self._names = names
         self._changed = changed
         self._reports: dict[str, tuple[ProcessReport, float]] = {}
-        """By process, with the time of the log."""
+        """The latest report of each process, with the time of its record."""
         self._latest = 0.0
         """The time of the latest report of any process."""
         self._limits: tuple[int, list[tuple[str, int]]] = 0, []

@@ -8,7 +8,7 @@ from tidemill.schemas.jsonl import malformed
 from tidemill.schemas.jsonl.lines import BOM
 
 CHECKED_BYTES_MAX = 64 * 1024
-"""Of a longer first line only the beginning is checked: to parse 8 MiB would delay every other request."""
+"""Only this much of a long first line is checked: parsing 8 MiB would delay all other requests."""
 NOT_JSONL = "Invalid file format for Batch API. Must be .jsonl"
 NOT_UTF8 = "Invalid file for Batch API. Must be utf-8 encoded"
 

@@ -360,7 +360,7 @@ def scanned_rows(
     source: str,
     body: str,
 ) -> tuple[list[tuple[str, bytes]], str | None]:
-    """Of the next `SCAN_ROWS_MAX` rows that `page_rows` gives for `where`, up to `page.limit` that meet `scan`.
+    """Up to `page.limit` rows that meet `scan`, among the next `SCAN_ROWS_MAX` rows of `page_rows` for `where`.
 
     Returns:
         Ids and bodies, and the id that the next page comes after; None if no row is left.

@@ -28,7 +28,7 @@ the calls that its servers took at a time, None if no process has reported."""
 
 @dataclass(frozen=True)
 class Interval:
-    """What happened in an interval; the fields are in the order of the columns."""
+    """Counts of an interval; the fields are in the order of the columns."""
 
     at: int
     """Its start, Unix seconds."""
@@ -65,7 +65,7 @@ class Throughput:
         self._clock = clock
         self._purged_at = 0
         self.limit_of: Callable[[Batch], int | None] = lambda _: None
-        """How many calls the servers of a batch take at a time now."""
+        """Returns the present concurrency limit of a batch's servers; None if unknown."""
 
     def add(self, project: str, before: Batch | None, after: Batch) -> None:
         """Count the lines that ended between two states of a batch."""

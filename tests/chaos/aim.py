@@ -18,20 +18,20 @@ from support.waiting import wait_until
 AWAY = (OpenAIError, httpx.HTTPError, OSError, ValueError)
 """Errors of a client while the api is down."""
 LINES_MIN = 300
-"""A smaller batch is over before anything can be sent to a process."""
+"""A smaller batch ends before a signal can reach a process."""
 AIM_SECONDS_MAX = 90.0
 END_SECONDS_MAX = 90.0
 AFTER_SECONDS_MIN = 2.0
-"""No process is started, and has taken over a partition, in less: a batch that ended earlier was missed.
-The API tells whole seconds."""
+"""A new process needs longer to start and take over a partition: a batch that ended earlier was missed.
+The API's times are whole seconds."""
 STRIKES_MAX = 6
-"""For one that meets."""
+"""Strikes until one meets its batch."""
 
 MOMENTS: dict[str, Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     "lines": lambda before, now: now["status"] == "in_progress" and done(before) < done(now) < 0.6 * total(now),
     "finalizing": lambda before, now: before["status"] != now["status"] == "finalizing",
 }
-"""In the middle of a batch's lines, and while results writes its files: a batch as it was first seen, and now."""
+"""Tests of a batch, as first seen and now: in the middle of its lines, and while results writes its files."""
 
 
 class Aim:

@@ -9,9 +9,9 @@ from chaos.world import World
 from support.waiting import wait_until
 
 ALONE_SECONDS = 5.0
-"""A session lasts for 6 s."""
+"""Longer than a session of 6 s."""
 TAKEN_SECONDS_MAX = 24.0
-"""The supervisor ends a process that it has not heard of for 30 s: by then it is no zombie any more."""
+"""The supervisor ends a process without a heartbeat for 30 s, and with it the zombie."""
 VICTIMS = tuple(MOMENTS)
 
 

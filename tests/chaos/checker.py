@@ -20,12 +20,12 @@ MOVES = {
     "finalizing": {"completed", "expired", "cancelled"},
     "cancelling": {"cancelled", "completed", "expired"},
 }
-"""From a status that was seen to the next one that was seen: what came between may have been missed."""
+"""Possible moves from one observed status to the next; the poll may have missed some in between."""
 NOT_RUN = ("batch_cancelled", "batch_expired")
 LEDGER_SECONDS_MAX = 60.0
 POLL_SECONDS = 0.5
 TOO_LARGE = "backend_reply_too_large"
-"""The one fault of a backend that ends a line at once: another try would most often end in the same way."""
+"""The only backend fault that ends a line at once, since a retry would most likely fail the same way."""
 
 
 @dataclass

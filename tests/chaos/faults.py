@@ -22,9 +22,9 @@ from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 
 FREEZE_SECONDS = 8.0
-"""Longer than a session lasts: by then the partitions of a frozen process are another one's."""
+"""Longer than a session: another process then has the partitions of the frozen one."""
 READY_SECONDS = 6.0
-"""An extra process gets about so long to take its place in its group before its neighbour is frozen."""
+"""Time for an extra process to join its group before its neighbour is frozen."""
 STORM_SECONDS = 5.0
 STORM_SHARES = {
     "429": 0.1,
@@ -37,13 +37,13 @@ STORM_SHARES = {
 }
 COPIED_RECORDS_MAX = 400
 FILL_SECONDS = 0.2
-"""Between two looks whether a full disk has got space again because something on it was removed."""
+"""Interval at which a full disk is filled again, in case files were removed."""
 SLOW_STORE_SECONDS = (0.5, 3.0)
 SLOW_DISK_SECONDS = (0.01, 0.1)
 STEP_SECONDS = (60.0, 900.0)
 READ_MS = 500
 CONNECT_SECONDS = 1.0
-"""Between two tries to reach a broker that is starting."""
+"""Pause between attempts to reach a starting broker."""
 
 ALL = "all"
 """The victim of a step of every clock."""
@@ -250,12 +250,12 @@ KINDS = {
     },
     "scenario": Kind(fault=scenarios.play, victims=scenarios.VICTIMS, is_common=False, needs=rig.NETWORK),
 }
-"""By the name that `--faults` knows; `power` takes the moments of `zombie` too."""
+"""By name, as in `--faults`; `power` has the same moments as `zombie`."""
 COMMON = tuple(name for name, kind in KINDS.items() if kind.is_common)
 ANYWHERE = tuple(name for name in COMMON if not KINDS[name].needs)
-"""Those of them that every machine can have."""
+"""The kinds that every machine supports."""
 GROUPS = {"network": (*network.FAULTS, *ANYWHERE)}
-"""A name for several faults: whatever a cluster can have."""
+"""Names for several faults: all that a cluster supports."""
 
 
 def _fill(disks: list[Disk | None], seconds: float) -> None:

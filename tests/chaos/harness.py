@@ -26,7 +26,7 @@ T = TypeVar("T")
 TRY_SECONDS_MAX = 120.0
 LOOK_SECONDS = 0.5
 REST_SECONDS_MIN = 1.0
-"""Between the end of a fault and the next one."""
+"""Least time between the end of a fault and the next one."""
 FEEDERS = 2
 
 

@@ -17,7 +17,7 @@ COMPILERS = ("cc", "gcc", "clang")
 COMPILE_SECONDS_MAX = 60
 NUMBER = struct.Struct("=q")
 STORE_MS, DISK_MS, AHEAD_MS, AHEAD_MS_OF = range(4)
-"""Places in the file, as in `meddle.c`; from the last on there is one for each number of a process."""
+"""Places in the file, as in `meddle.c`; from the last one on, there is a place for each pid."""
 PIDS_MAX = 1 << 22
 MS = 1_000
 

@@ -21,12 +21,12 @@ import uvloop
 from tidemill.schemas.endpoints import PROMPT
 
 REFUSED_EVERY = 97
-"""Each line whose number is a multiple of it is answered with a 400, every time."""
+"""The backend always refuses lines whose number is a multiple of this, with a 400."""
 SLOW_EVERY = 100
 HUGE_BYTES = 100 << 20
 CHUNK_BYTES = 1 << 20
 FAULTY_TRIES_MAX = 3
-"""From the next try on a line is answered well."""
+"""Further tries of a line get a good answer."""
 FAULTS = ("429", "500", "cut", "html", "huge", "nothing", "close")
 PHRASES = {200: "OK", 400: "Bad Request", 429: "Too Many Requests", 500: "Internal Server Error", 503: "Down"}
 
@@ -49,7 +49,7 @@ class Mock:
         self.seed = seed
         self.latency_seconds = 0.0
         self.slow_seconds = 0.0
-        """Added for each line whose number is a multiple of `SLOW_EVERY`."""
+        """Additional latency of lines whose number is a multiple of `SLOW_EVERY`."""
         self.padding = ""
         self.is_down = False
         self.shares: dict[str, float] = {}
@@ -58,7 +58,7 @@ class Mock:
         self.spoilt: Counter[str] = Counter()
         self.in_flight = 0
         self.callers: dict[str, tuple[int, float]] = {}
-        """By key: how many calls came, and when the last one did, on the monotonic clock."""
+        """By key: the number of calls, and the time of the last one on the monotonic clock."""
 
     def stats(self) -> dict[str, Any]:
         """The counters; `repeats` counts calls for a line after a good one."""

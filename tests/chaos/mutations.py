@@ -31,7 +31,7 @@ SUITES = {
 }
 SUITE_SECONDS_MAX = 600
 SLOWER = 4
-"""A suite that takes so many times as long as without a change hangs, and has noticed."""
+"""A suite that takes this many times longer than without a change hangs, which counts as noticing it."""
 REAL_SECONDS_MAX = 240
 STOP_SECONDS_MAX = 60
 FAILED = "FAILED: "

@@ -14,11 +14,11 @@ DIRECTIONS = {"out": frozenset({OUT}), "back": frozenset({BACK}), "both": frozen
 SECONDS = (2.0, 15.0)
 """How long a fault lasts: less than a session of 6 s, or more."""
 SLOW_SECONDS = (0.05, 0.5)
-"""By which each 64 KiB come later."""
+"""Delay of each 64 KiB."""
 TRUNCATIONS = 6
 TRUNCATE_SECONDS = 1.0
 ONE_CONNECTION_TRIES = 4
-"""Connections that are cut, one after the other: many of a process are idle."""
+"""Connections to cut, one after the other: many of a process's connections are idle."""
 
 Fault = Callable[[World, random.Random, str], None]
 

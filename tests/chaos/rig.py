@@ -16,9 +16,9 @@ from chaos.meddle import Meddle
 DISK = "disk"
 MEDDLE = "meddle"
 NETWORK = "network"
-"""The installation is a cluster then."""
+"""The need of faults that require a cluster."""
 WHY_NOT = {DISK: disk.missing, MEDDLE: meddle.missing, NETWORK: cluster.missing}
-"""What a fault may need, with the function that says why this machine lacks it."""
+"""Needs of faults, each with the function that says why this machine lacks it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ NUMBER_MIN = 1_000
 SLOW_SECONDS = 1.0
 ALONE_SECONDS = 8.0
 QUIET_SECONDS = 4.0
-"""A zombie that calls nothing for so long has stopped: its calls last for less."""
+"""A zombie without new calls for this long has stopped: its calls take less time."""
 DAY_SECONDS = 86_400
 
 Scenario = Callable[[World, random.Random], None]

@@ -28,7 +28,7 @@ Step = tuple[str, str, int]
 PROCESSES = (*STAGES, "kafka", "supervisor")
 BACK_SECONDS_MAX = 90.0
 RECOVER_SECONDS_MAX = 60.0
-"""From the end of a fault of the network until lines go on."""
+"""Longest time from the end of a network fault until lines go on."""
 LOOK_SECONDS = 0.1
 AWAY_SECONDS = (2.0, 8.0)
 CLIENT_SECONDS_MAX = 20.0
@@ -235,7 +235,7 @@ class World:
 
 @functools.cache
 def _client(api: str) -> OpenAI:
-    """One client of an address: a new one loads all certificates, which takes longer than most calls."""
+    """A cached client of an address: a new one loads all certificates, which takes longer than most calls."""
     return OpenAI(base_url=api, api_key=KEY, max_retries=0, timeout=CLIENT_SECONDS_MAX)
 
 

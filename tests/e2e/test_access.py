@@ -44,7 +44,7 @@ NAMES = [row.name for row in TOPICS]
 WAIT_MS = 10_000
 SECONDS_MAX = 30.0
 CRC_AT = 17
-"""Where a batch of records has its sum."""
+"""Offset of the checksum in a batch of records."""
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from tidemill.schemas.log import topics
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
 SHOWN_SECONDS_MAX = 150.0
-"""The stages ask once a minute how long the log keeps its records."""
+"""The stages ask for the retention of the log once a minute."""
 
 
 @pytest.fixture

@@ -31,9 +31,9 @@ CALLS_SECONDS_MAX = 120.0
 MANY = 12
 """Batches: with six partitions, each results process has some of them."""
 RESTARTS_MAX = 2
-"""Processes that may give up: one that is starting when its broker dies does, and is started again."""
+"""Processes that may exit: one whose broker dies during its start does, and is started again."""
 SMALL = 1_000
-"""Lines of each."""
+"""Lines of each batch."""
 
 
 async def make_bucket():

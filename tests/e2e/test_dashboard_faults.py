@@ -62,7 +62,7 @@ PARTS = (
     ("tab=timeline", "**/timeline"),
     ("tab=request", "**/content"),
 )
-"""Of the page of a batch, and the requests without which each has nothing to show."""
+"""Parts of a batch's page, and the requests that each one needs."""
 
 
 @pytest.mark.parametrize("status", [500, 403])

@@ -26,11 +26,11 @@ from support.waiting import wait_until
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 BYTES_MAX = 250_000
-"""Of all that a page loads, uncompressed and without data."""
+"""Bytes that a page loads, uncompressed and without data."""
 ROWS_MAX = 120
 """Rows of a table that exist at one time: those in sight, and some beyond."""
 REQUESTS_MAX = 60
-"""To open the page of a batch, its modules included."""
+"""Requests to open the page of a batch, including its modules."""
 
 
 def twice(path):

@@ -19,7 +19,7 @@ from support.waiting import wait_until
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
 BACK_SECONDS_MAX = 90.0
-"""A silence of 30 s, a start, and a busy machine."""
+"""Covers a heartbeat timeout of 30 s, a start, and a busy machine."""
 GIVEN_UP_SECONDS_MAX = 90.0
 READY_SECONDS_MAX = 60.0
 STAGES = ("api", "ingest", "processors", "results")

@@ -255,7 +255,7 @@ async def test_the_limits_of_a_project_bind_its_streams(stack, client, producer)
 
 
 async def test_a_cancel_ends_a_stream(stack, backend, client, producer):
-    """What was accepted has its line in a file; what comes later, until the stream ends, is a dead letter."""
+    """Accepted lines are in a file; records that come later, until the stream ends, are dead letters."""
     backend.rule = as_told
     batch_id = await send(producer, "stopped", [line(0), line(1, stop="wait"), line(2, stop="wait")])
     await shown(client, batch_id, lambda found: found.request_counts.completed == 1)

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
 LINES = int(os.environ.get("LIVE_LINES", "4000"))
 EFFECT_SECONDS_MAX = 30.0
-"""On a machine that does nothing else a change takes effect within five seconds."""
+"""On an idle machine a change takes effect within five seconds."""
 END_SECONDS_MAX = 60.0 + LINES / 50
 CHAT = "/v1/chat/completions"
 _log = logging.getLogger(__name__)

@@ -26,10 +26,10 @@ LATER = "24h"
 LINES = 20
 FROZEN_LINES = 200
 ANSWERED = {"frozen": FROZEN_LINES // 2, "tokens": 1}
-"""Lines that get an answer, by model; of the other models none."""
+"""Number of lines with an answer, by model; other models have none."""
 STATUSES = {"busy": 503, "refused": 401}
 TWIN = "-soon"
-"""Each model has a twin, whose batch ends at its deadline while the batch of the model stays to be looked at."""
+"""Suffix of each model's twin, whose batch ends at its deadline while the other batch stays for inspection."""
 CASES = {
     "away": ("server_unreachable", None, "cannot be reached"),
     "busy": ("server_refuses", 503, "answers 503"),

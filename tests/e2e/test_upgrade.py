@@ -55,7 +55,7 @@ LATER = (
     ("schemas/log/codec.py", "    attempts: Count = 1\n", "    later: Count = 1\n"),
     ("schemas/log/codec.py", "    headers = [\n", '        ("tidemill-later", b"lines"),\n'),
 )
-"""A file, a text of it, and what the later version has after each of these."""
+"""A file, a text in it, and the text that the later version inserts after it."""
 
 
 @pytest.fixture(scope="module")

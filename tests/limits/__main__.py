@@ -85,7 +85,7 @@ LOADS: Final[Mapping[str, Load]] = {
 
 
 def seen(load: Load, variant: Variant, seed: int) -> Seen:
-    """One run."""
+    """Simulate one run."""
     with variant.applied():
         pools = [BackendPool([backend("http://a", variant.limit())]) for _ in load.wanted]
         return Simulation(load, pools, reads_metrics=variant.reads_metrics, seed=seed).run()

@@ -50,7 +50,7 @@ class Behaviour:
 
 
 Rule = Callable[[dict[str, Any], int], Behaviour]
-"""Decides on a call by its body and by how often the same body came, the first time is 1."""
+"""Returns the behaviour for a call, from its body and the number of calls with this body, this one included."""
 
 
 def well(body: dict[str, Any], nth: int) -> Behaviour:

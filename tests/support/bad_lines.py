@@ -37,17 +37,17 @@ RECORD_LINES = 50
 GOOD = Answer(200, b'{"choices":[{"finish_reason":"stop","message":{"content":"yes"}}]}')
 FULL = Answer(429, b'{"error":{"message":"too many"}}')
 TIMEOUT_SECONDS = 30.0
-"""Of a call."""
+"""Timeout of a call."""
 LOG_SECONDS = 0.005
 HOUR = 3600.0
 FACTOR = 1.2
 """How much longer good lines may take beside bad ones than alone."""
 WORDS = {FailureKind.TIMEOUT: b"backend_timeout", FailureKind.READ: b"backend_connection_lost"}
-"""What error lines say of failures without an answer."""
+"""Texts of error lines for failures without an answer."""
 
 NO_LINE = ("", -1)
 PLAIN_PROBE = ("", -2)
-"""The key of a health probe with the required fields alone; `NO_LINE` is that of one with a bound on the reply."""
+"""The key of a health probe with only the required fields; `NO_LINE` is that of one that also bounds the reply."""
 
 Place = tuple[str, int]
 """A line: its batch and number."""

@@ -20,7 +20,7 @@ from tidemill.processors.limits import server_metrics
 from tidemill.processors.limits.headroom import WATCH_SECONDS
 
 WAY_SECONDS: Final = 0.001
-"""From here to the server, and back."""
+"""Round-trip time to the server."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class Beside:
         self.seen = Seen()
         self.now = 0.0
         self.page: Callable[[bytes], bytes | None] = lambda page: page
-        """What is read of the server's metrics page; None where it is not answered."""
+        """Edits the text of the metrics page; None if the server does not answer."""
         self._settings = settings
         self._traffic = traffic
         self._pools = pools

@@ -22,7 +22,7 @@ LOOPBACK: Final = "127.0.0.1"
 CHUNK_BYTES: Final = 64 * 1024
 CALL_SECONDS_MAX: Final = 10.0
 OUT, BACK = "out", "back"
-"""Towards the broker, and from there."""
+"""Directions: to the broker, and back."""
 
 
 class _Passage:
@@ -33,7 +33,7 @@ class _Passage:
         self._direction = direction
         self.is_cut = False
         self.held = b""
-        """What has come and may not pass yet."""
+        """Received data that may not pass yet."""
 
     async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(CHUNK_BYTES):

@@ -71,7 +71,7 @@ class Fleet:
         }
         self.members: list[Member] = []
         self.restarts = 0
-        """How many processes ended without being asked to."""
+        """Number of processes that ended by themselves."""
 
     def __enter__(self) -> Self:
         return self

@@ -16,7 +16,7 @@ from tidemill.local.embedded import kraft
 
 HEAP = "-Xmx256m"
 SESSION_MS = 3_000
-"""A broker that was killed is missed after this time, and its partitions get other leaders."""
+"""After this time the cluster notices a killed broker, and its partitions get other leaders."""
 
 
 class Node(OpenBroker):

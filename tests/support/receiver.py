@@ -20,7 +20,7 @@ from tidemill.local import parent_death
 from tidemill.local.embedded import kraft
 
 FAILURES_MAX = 3
-"""Of one event: the pause after each failure is twice as long."""
+"""Failures of one event; the pause doubles after each one."""
 
 
 class Receiver:

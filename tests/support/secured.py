@@ -17,7 +17,7 @@ PASSWORD = "a-password-of-the-test"
 STORE_PASSWORD = "changeit"
 LISTENERS = ("SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MUTUAL = "MUTUAL"
-"""A listener with TLS that asks who comes for a certificate."""
+"""A listener with TLS that requires a client certificate."""
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 

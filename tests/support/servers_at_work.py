@@ -32,7 +32,7 @@ GOOD = Answer(200, b'{"choices":[{"finish_reason":"stop","message":{"content":"y
 UNAVAILABLE = Answer(503, b"no upstream")
 CALL_SECONDS = 0.1
 IN_FORCE_SECONDS = 2 * CALL_SECONDS
-"""After this time the calls from before a change have ended, and others have taken their places."""
+"""After this time the calls from before a change have ended, and new calls have replaced them."""
 
 
 class Engines(Upstream):

@@ -16,7 +16,7 @@ T = TypeVar("T")
 POLL_SECONDS_MIN = 0.02
 POLL_SECONDS_MAX = 0.1
 POLLS_OF_A_WAIT = 20
-"""A wait is at most this part longer than it must be, and a long one does not keep a core busy with questions."""
+"""A wait is longer than necessary by at most one part in this, and a long one polls rarely."""
 WAIT_SECONDS_MAX = 90.0
 """No measure of speed: a machine whose cores are shared by many tests is ten times slower than a calm one."""
 

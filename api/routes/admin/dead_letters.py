@@ -167,7 +167,7 @@ async def requeue(
 
 
 def _judged(letter_id: str, known: LetterWithValue | None, *, again: bool) -> RequeuedLetter:
-    """What is to become of a letter, or has."""
+    """The outcome for a letter, before or after it is sent."""
     if known is None:
         return RequeuedLetter(id=letter_id, result=Requeued.NOT_FOUND, requeued_at=None)
     result, reason = Requeued.SENT, None

@@ -30,7 +30,7 @@ from tidemill.schemas.resources.error import ApiError
 
 LIMIT_DEFAULT: Final = 1_000
 FIELDS_MAX: Final = 64
-"""More than a server or a model has settings."""
+"""More settings than a server or a model has."""
 ENTRIES_MAX: Final = 10_000
 """Servers, and models, that one request applies."""
 PROBES_MAX: Final = 32
@@ -113,7 +113,7 @@ class CatalogObject(BaseModel):
 
 
 class AppliedObject(BaseModel):
-    """What applying a settings file changes."""
+    """The changes of an applied settings file."""
 
     object: Literal["catalog.changes"] = "catalog.changes"
     changes: list[Difference]

@@ -21,10 +21,10 @@ from tidemill.configuration.catalog import (
 from tidemill.configuration.servers import KEY_PREFIX, Model, Server
 
 ENTRIES_MAX: Final = 10_000
-"""Servers and models, those included that are gone."""
+"""Most servers and models, including removed ones."""
 
 Wanted = Mapping[Key, Mapping[str, Any] | None]
-"""Settings by key; None for an entry that shall be gone."""
+"""Settings by key; None removes an entry."""
 
 
 class Difference(BaseModel):
@@ -145,7 +145,7 @@ def is_applied(contents: Contents, settings: Mapping[Key, Mapping[str, Any]]) ->
 
 
 def differences(contents: Contents, entries: Mapping[Key, Entry]) -> list[Difference]:
-    """What entries would change, sorted by key."""
+    """The differences that these entries would make, sorted by key."""
     return list(_differences(contents, entries))
 
 

@@ -28,7 +28,7 @@ from tidemill.schemas.resources.batch import Dedupe
 IN_FLIGHT_MAX: Final = 64
 """Concurrent calls to a server whose settings, and those of its models, name no number."""
 KEY_PREFIX: Final = "TIDEMILL_KEY_"
-"""Prefix of the variables whose keys a server may use that is added over the API. Otherwise an operator of the
+"""Prefix of the variables that a server added over the API may name for its key. Otherwise an operator of the
 service could send any variable of a process to a server of its choice."""
 
 
@@ -211,7 +211,7 @@ class Server(Table):
 
     @property
     def lack(self) -> str | None:
-        """What this process lacks to call it, its key or a file; None if it has all."""
+        """The key or file that this process lacks to call it; None if it has all."""
         if self.api_key_env and not self.api_key:
             return f"the variable {self.api_key_env} is not set"
         return self.missing_file

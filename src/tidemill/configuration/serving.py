@@ -78,9 +78,9 @@ class _Found:
     def __init__(self) -> None:
         self.servers: dict[str, Server] = {}
         self._names: dict[tuple[str, str | None], str] = {}
-        """By address and key."""
+        """Names of servers, by address and key."""
         self._places: dict[str, str] = {}
-        """Where each server is set."""
+        """The path of the setting that defines each server."""
         self._first: dict[tuple[str | None, int | None], str] = {}
         """The first server of each host and port."""
 

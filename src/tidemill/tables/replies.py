@@ -16,9 +16,9 @@ from tidemill.tables import RowError, TableError
 ERROR_CHARS_MAX: Final = 1_000
 FLOAT_BYTES: Final = 4
 UNREADABLE: Final = (msgspec.MsgspecError, RecursionError)
-"""Errors of the decoders: at other JSON than the one that is meant, and at JSON with too many levels."""
+"""Errors of the decoders: unexpected JSON, or JSON with too many levels."""
 POSITIVE, NEGATIVE = 0x7F, 0xFF
-"""The last bytes of the float32 that are not finite, and of few others."""
+"""Last bytes of float32 values that are not finite, and of few finite ones."""
 
 
 class Usage(msgspec.Struct, frozen=True):

@@ -210,7 +210,7 @@ async def test_a_cancelled_batch_is_dropped_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_group_waits_for_its_primer(tmp_path: Path) -> None:
-    """One call of each group, and those that are in none; the rest is cancelled with the batch all the same."""
+    """First go one call of each group, and lines in no group; a cancel of the batch drops the rest."""
     world = World(tmp_path, limit=8, is_grouped=True)
     batch_id = ids.new_batch_id()
     world.inference.gate.clear()

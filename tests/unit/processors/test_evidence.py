@@ -80,7 +80,7 @@ def test_a_line_that_is_refused_for_good_ends_and_costs_the_others_nothing(outco
 
 @pytest.mark.parametrize("outcome", [*REFUSALS, *SUSPECTS, FailureKind.CONNECT], ids=name)
 def test_no_line_fails_while_its_server_answers_nobody(outcome: Outcome) -> None:
-    """From the first line on, amid a batch or at its very end: all are answered once the server is well again."""
+    """At the start, in the middle or at the end of a batch: all are answered once the server works again."""
 
     async def main(loop: SimulatedLoop, begin: float, size: int, seed: int) -> None:
         begin += loop.time()

@@ -18,10 +18,10 @@ from tidemill.tables.replies import FLOAT_BYTES
 from tidemill.tables.sources.files import JOURNAL, S3, failures, system_of
 
 REASONS_MAX: Final = 1_000
-"""Different reasons that are counted."""
+"""Number of distinct reasons to count."""
 REASON_CHARS: Final = 120
 RUN: Final = b"tidemill.run"
-"""Key of the metadata of a table: the hash of what its run asked."""
+"""Metadata key of a table for the hash of its run's requests."""
 
 Batches = Callable[[], Iterator[pa.RecordBatch]]
 """Reads a table from its first row."""

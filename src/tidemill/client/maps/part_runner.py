@@ -28,7 +28,7 @@ from tidemill.tables.requests import Chats
 from tidemill.terminal import counted
 
 FAULTS_MAX: Final = 10
-"""Different faults that a message shows."""
+"""Number of distinct faults that a message shows."""
 
 
 class Rejected(UsageError):

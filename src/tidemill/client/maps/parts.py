@@ -34,7 +34,7 @@ from tidemill.tables.values import values_of
 
 PART_ROWS_MAX: Final = 50_000
 PART_BYTES_MAX: Final = 192 << 20
-"""Bytes of the requests of a part: so many lie on the disk for each part at work."""
+"""Bytes of the requests of a part, which are on disk while the part is at work."""
 
 
 class Stopped(Exception):
@@ -59,7 +59,7 @@ _results: Final = msgspec.json.Decoder(list[BatchResult])
 
 @dataclass(frozen=True)
 class PartFolder:
-    """Where the files of a part lie."""
+    """The paths of the files of a part."""
 
     path: Path
 

@@ -23,7 +23,7 @@ from tidemill.tables.templates import Template
 TEXT_BYTES_MAX: Final = 4 << 20
 EXAMPLES_MAX: Final = 1_000
 LAYOUT: Final = 1
-"""Changes if equal options make other requests."""
+"""Version of the requests; it changes if the same options lead to other requests."""
 
 
 Schema = str | Mapping[str, Any] | type[BaseModel]

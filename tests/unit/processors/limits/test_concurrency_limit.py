@@ -14,7 +14,7 @@ STEADY_REFUSED_MAX = 0.02
 paces = st.sampled_from(
     [(lambda _: 0.1, 40), (lambda rng: 0.05 + rng.expovariate(10), 40), (lambda rng: 2 * rng.expovariate(1), 400)]
 )
-"""How long calls take, and after how many seconds of them one trial more or less is no matter any more."""
+"""Durations of calls, and the seconds after which one trial more or less no longer matters."""
 
 
 @given(st.integers(4, 64), paces, st.integers(0, 1000))

@@ -14,7 +14,7 @@ from tidemill.processors.limits.server_metrics import Buckets, Mean, ServerMetri
 
 
 def test_people_come_first_without_a_number() -> None:
-    """People's latency at most grows 2.5-fold, and nobody queues; the batch keeps 85 % of its rate."""
+    """People's latency grows 2.5-fold at most, without queueing; the batch keeps 85 % of its rate."""
     first, kept = on(), off()
     assert first.p99 <= 2.5 * alone().p99
     assert first.waited == 0

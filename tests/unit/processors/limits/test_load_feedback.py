@@ -28,7 +28,7 @@ def test_a_backend_that_queues_is_filled_and_no_more() -> None:
 
 
 def test_a_cache_is_not_overrun_by_the_first_trials() -> None:
-    """Long answers hold it for long: what would be too many is told by what those that run hold."""
+    """Long answers hold it for long; the limit estimates how many are too many from the running ones."""
     engine = Engine(backend(), capacity=24, others=lambda _: 0, seconds=10, held=1 / 24)
     levels = engine.run(60)
     assert max(levels) <= 24

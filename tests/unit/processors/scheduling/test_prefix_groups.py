@@ -20,7 +20,7 @@ from tidemill.processors.scheduling.prefix_groups import (
 from tidemill.processors.scheduling.scheduler import Scheduler
 
 Item = tuple[int, int | None]
-"""Number, and how it begins."""
+"""Number and prefix."""
 
 
 @dataclass(eq=False)

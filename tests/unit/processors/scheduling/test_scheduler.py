@@ -150,7 +150,7 @@ def test_the_urgent_batch_has_half_the_calls(others: int, turn_lines: int) -> No
 
 @given(st.integers(0, 2**32))
 def test_a_line_taken_at_random_may_be_any(seed: int) -> None:
-    """A hundred bad lines before a hundred good ones hide none of these; each line is taken once all the same."""
+    """A hundred bad lines before a hundred good ones hide none of these; each line is still taken once."""
     random = Random(seed)
     order: Scheduler[int] = Scheduler()
     order.add(range(200), project="p", batch_id="b", deadline=0)
