@@ -73,13 +73,13 @@ log = logging.getLogger(__name__)
 TOPICS_SECONDS = 5.0
 """Pause between attempts to create the topics and to fill the catalog."""
 AT_ONCE = (topics.CLAIMS, topics.UPLOADS, topics.KEYS, topics.AUDIT, topics.SECRETS)
-"""Topics of the view whose records requests wait for."""
+"""Topics of the view whose followers apply records at once, since requests wait for them."""
 RESTING = (topics.BATCHES, topics.FILES, topics.LEDGER)
-"""The others of the view; a batch that ends leaves a record in every one of them."""
+"""The view's other topics; each batch that ends adds a record to every one of them."""
 REPORTS_READ = 2_000
 """Reports of processors that the api reads at its start: more than they send until the first ones are stale."""
 REST_SECONDS = 0.025
-"""How long their followers rest: many batches may end at once."""
+"""Pause between fetches of their followers, since many batches may end at once."""
 
 
 def create_app(deps: Dependencies) -> FastAPI:
@@ -299,7 +299,7 @@ def _servers(serving: Serving, batch: Batch) -> set[str]:
 
 
 def _of_loads(cluster: Cluster, loads: Loads) -> Follower:
-    """The follower of the reports of processors; older ones than it reads at the start do not count any more."""
+    """The follower of load reports; it starts with the last `REPORTS_READ`, since older ones are stale."""
     follower = TimedFollower(
         cluster,
         topics.SERVERS.name,

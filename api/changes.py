@@ -17,9 +17,9 @@ from typing import Final, TypeVar
 from tidemill.schemas.ports import Monotonic
 
 PAUSE_SECONDS: Final = 1.0
-"""Between two times that the streams of a project are woken."""
+"""Least time between two wake-ups of a project's streams."""
 GATHER_SECONDS: Final = 0.05
-"""How long the first change after a pause waits for others."""
+"""How long the first change after a pause waits for others, to send them together."""
 OBJECTS_MAX: Final = 1_000
 """Changed objects of a project that the feed remembers."""
 IDLE_PROJECTS_MAX: Final = 64
@@ -67,7 +67,7 @@ class ProjectChanges:
     """The number of each object's last change."""
     streams: int = 0
     load_streams: int = 0
-    """Those that get the load of servers."""
+    """The streams that also get the load of servers."""
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     woken_at: float = 0.0
     is_due: bool = False
@@ -96,7 +96,7 @@ class ChangeFeed:
         self.open_streams: Counter[str] = Counter()
         """Open streams by the id of their key."""
         self._number = 0
-        """The number of the last change of all projects."""
+        """The number of the last change in any project."""
         self._monotonic = monotonic
         self._projects: OrderedDict[str, ProjectChanges] = OrderedDict()
 

@@ -102,7 +102,7 @@ class Access:
     keys: Keys
     sessions: Sessions
     provider: "Provider | None" = None
-    """With which people sign in; None where it is not configured."""
+    """The OpenID provider for sign-ins; None if the settings have none."""
     people: People | None = None
     refusals: Refusals = field(default_factory=lambda: Refusals(time.monotonic))
     rates: Rates = field(default_factory=lambda: Rates(time.monotonic))

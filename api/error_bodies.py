@@ -10,7 +10,7 @@ from tidemill.api import errors
 from tidemill.schemas.resources.error import ApiError, ErrorEnvelope
 
 MESSAGES: Final = "/v1/messages"
-"""Everything below this path is Anthropic's."""
+"""The path of Anthropic's API; so is everything below it."""
 VERSION: Final = b"anthropic-version"
 """Anthropic's clients send this header with every request."""
 OVERLOADED: Final = 529

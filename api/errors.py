@@ -11,7 +11,7 @@ RETRY_SECONDS = 2
 """How long a client should wait when the log, the store or the view does not answer."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_RETRY_SECONDS = 60
-"""How long it should wait when the disk is full."""
+"""How long a client should wait when the disk is full."""
 INVALID_KEY = "invalid_api_key"
 INVALID_SESSION = "invalid_session"
 ENDED_SESSION = "session_ended"

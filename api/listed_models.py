@@ -35,7 +35,7 @@ ADMITTED_MAX: Final = 200
 MISSED_MAX: Final = 3
 """Lists in a row without a model after which it is gone from the server."""
 _OWN_SETTINGS: Final = frozenset({"servers", "aliases", "upstream_model", "paused"})
-"""Settings that a model does not take over from the one it is like."""
+"""Settings that a model does not take over from its `models_like` model."""
 
 _names: Final = TypeAdapter[str](ModelName)
 _log = logging.getLogger(__name__)
@@ -50,9 +50,9 @@ class ListedModels:
         self._log = log
         self._clock = clock
         self._missed: defaultdict[tuple[str, str], int] = defaultdict(int)
-        """By server and model, lists in a row without it."""
+        """Consecutive lists without the model, by server and model."""
         self._warned: dict[str, str] = {}
-        """The last warning about each server; the one about all of them is under the empty name."""
+        """The last warning about each server; the empty name has the one about all servers."""
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -102,13 +102,13 @@ class ListedModels:
         return set(usable)
 
     def _warn(self, server: str, text: str) -> None:
-        """Write a line to the log, once for as long as it is true."""
+        """Log a warning about a server unless it repeats the last one."""
         if text and text != self._warned.get(server):
             _log.warning("%s", text)
         self._warned[server] = text
 
     def _keep(self, listed: Mapping[str, set[str]], silent: Collection[str]) -> None:
-        """Count a model as listed for some time after a server last listed it, and where a server is silent."""
+        """Keep models that a server omits, up to `MISSED_MAX` lists; a silent server's models always stay."""
         missed: defaultdict[tuple[str, str], int] = defaultdict(int)
         for key, servers in _present(self._catalog.contents).items():
             model = name_of(key)

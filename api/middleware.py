@@ -34,7 +34,7 @@ EXPOSED_HEADERS: Final = (
 ERROR: Final = 400
 SERVER_ERROR: Final = 500
 CLIENT_GONE: Final = 499
-"""Stands in the metrics for the status of a request whose client disconnected before the answer."""
+"""The status, in metrics, of a request whose client disconnected before the answer."""
 Fields = tuple[tuple[bytes, bytes], ...]
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_-]{1,64}\Z")
 """The audit trail has the same bound (`schemas/bounds.py`, Id)."""
@@ -48,7 +48,7 @@ TRACED: Final[TelemetryConfig] = {
     "auto_configure": False,
     "exclude": lambda scope: scope.get("method") not in CHANGES,
 }
-"""FastAPI's spans of requests that change something; clients poll with the others, whose queries may have text."""
+"""Options of spans, for requests that change something; clients poll with others, whose queries may have text."""
 
 _ALWAYS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 _TRANSPORT: Final = (b"strict-transport-security", b"max-age=31536000")

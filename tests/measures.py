@@ -25,7 +25,7 @@ FOLDER_MODULES_MAX = 12
 MODULE_LINES_MIN = 40
 MODULE_LINES_MAX = 400
 DATA = re.compile(r"BaseModel|BaseSettings|Struct|Enum|Protocol|TypedDict|NamedTuple|_?Record|_?Message")
-"""Bases of classes whose fields are a format: they are no state."""
+"""Bases of classes whose fields define a format, and do not count as state."""
 AGENTLESS = ("nobody", "somebody", "whoever", "told", "what is", "where there is", "of which")
 """Words of sentences that hide who does what."""
 

@@ -51,7 +51,7 @@ _Endpoint = Annotated[str, Field(max_length=2048), AfterValidator(_usable)]
 
 
 class Metadata(BaseModel):
-    """The provider's configuration, as far as it is used."""
+    """The parts of the provider's configuration that a sign-in uses."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -68,7 +68,7 @@ class Metadata(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Secrets:
-    """What ties an answer of the provider to the browser that began the sign-in."""
+    """Values that tie an answer of the provider to the browser that began the sign-in."""
 
     state: str
     nonce: str
@@ -76,7 +76,7 @@ class Secrets:
 
     @classmethod
     def made(cls) -> "Secrets":
-        """New ones."""
+        """Generate new secrets."""
         return cls(
             state=secrets.token_urlsafe(32), nonce=secrets.token_urlsafe(32), verifier=secrets.token_urlsafe(48)
         )
@@ -90,4 +90,4 @@ class Identity:
     email: str | None
     """Only if the provider has verified it."""
     values: frozenset[str]
-    """The values of the claim that grants name."""
+    """The person's values of the claim that the grants refer to."""

@@ -24,11 +24,11 @@ class Person(BaseModel):
     """The provider's id of the person."""
     email: _Text | None
     grants: Annotated[list[Annotated[int, Field(ge=0, lt=GRANTS_MAX)]], Field(min_length=1, max_length=GRANTS_MAX)]
-    """The places of the person's grants in the settings, of which the session has a fingerprint."""
+    """Positions of the person's grants in the settings; the session has a fingerprint of these settings."""
 
 
 class People:
-    """Makes callers of people."""
+    """Turns people who signed in into callers."""
 
     def __init__(self, settings: OpenId) -> None:
         self._settings = settings
@@ -41,7 +41,7 @@ class People:
         return Person(sub=identity.sub, email=identity.email, grants=grants) if grants else None
 
     def caller(self, person: Person, *, since: int, project: str | None = None) -> Principal:
-        """The person as a caller, who signed in at a time (Unix seconds), in the first project or a chosen one.
+        """The caller for a person who signed in at `since` (Unix seconds), in the chosen project or the first one.
 
         Raises:
             ApiError: 401, the person has no grant for the project any more.

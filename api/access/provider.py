@@ -1,7 +1,7 @@
 """The OpenID provider of the settings: Authlib and joserfc make the requests to it, and check its ID token.
 
 The api imports this module only if a provider is set. Each request is bounded in time and size, and goes to that
-provider alone. Its keys are asked for at each sign-in, so that new ones count at once.
+provider alone. The api fetches the provider's keys at each sign-in, so that new keys work at once.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ METADATA_SECONDS: Final = 300
 SKEW_SECONDS: Final = 60
 """How far the provider's clock may be off."""
 ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-"""Signatures that the provider alone can make."""
+"""Signature algorithms with a private key, which only the provider has."""
 AUTH_METHODS: Final = ("client_secret_basic", "client_secret_post")
 KEYS_MAX: Final = 100
 OK: Final = 200
@@ -185,7 +185,7 @@ def _verified_email(claims: Mapping[str, Any]) -> str | None:
 
 
 def _keys(found: dict[str, Any]) -> KeySet:
-    """The keys of the provider, without those of a kind that the library does not know."""
+    """The keys of the provider, without those of a type that the library does not support."""
     keys = []
     listed = found.get("keys")
     for one in listed[:KEYS_MAX] if isinstance(listed, list) else []:

@@ -1,8 +1,8 @@
 """Rate limit of requests: a token bucket for each key.
 
-The cost of a request follows from its route: about the CPU time of its answer, in units of one object (0.25 ms).
-Each api process counts for itself. A request without enough tokens is answered with a 429 that says when to retry;
-the SDKs do so by themselves.
+Each route has a cost: about the CPU time of its answer, in units of reading one object (0.25 ms).
+Each api process counts only its own requests. If too few tokens are left, the answer is a 429 that says when to
+retry; the SDKs do so by themselves.
 """
 
 from collections import OrderedDict
@@ -51,7 +51,7 @@ SEARCHES: Final = {
     "/v1/batches": {"search", "model"},
     "/v1/batches/{batch_id}/results": {"custom_id", "contains", "code"},
 }
-"""Parameters that make a list read what it does not show: such a request is as heavy as the heaviest."""
+"""Parameters that make a list read more than it shows; such a request costs `HEAVY`."""
 
 
 @dataclass(slots=True)

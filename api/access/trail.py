@@ -65,7 +65,7 @@ class Trail:
     def record_soon(
         self, request: Request, action: Action, caller: Principal | None = None, target: str = "", **detail: str
     ) -> None:
-        """Record what grants nothing, like a refused key, without waiting for the log."""
+        """Record an event that grants nothing, like a refused key, without waiting for the log."""
         if len(self._pending) >= PENDING_MAX:
             _log.warning("a %s of %s is not in the audit trail: the log is slow", action, address(request))
             return

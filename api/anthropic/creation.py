@@ -32,7 +32,7 @@ async def create(
 
     Raises:
         ApiError: The body is invalid, or the project has no room; nothing is left of it.
-        ClientDisconnect: It broke off; nothing is left of it.
+        ClientDisconnect: The client disconnected; nothing is left of it.
         LogUnavailable: The log does not answer; the same request may be sent again.
     """
     settings = deps.settings

@@ -36,7 +36,7 @@ def _nested(levels: int) -> bytes:
 
 
 _SKIPPED: Final = re.compile(_nested(LEVELS_SKIPPED), re.DOTALL)
-"""Stops before a bracket, or before a string that the text does not end."""
+"""Stops before a bracket, or before a string that continues beyond the text."""
 _IN_STRING: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _NAME: Final = re.compile(rb'"((?:[^"\\]++|\\.)*+)"', re.DOTALL)
 _CUSTOM_ID: Final = re.compile(rb'"([a-zA-Z0-9_-]{1,64})"\Z')
@@ -167,7 +167,7 @@ class RequestReader:
         self._lines.append(self._line(bytes(self._buffer[:at])))
 
     def _string(self, at: int) -> Generator[None, bytes, int]:
-        """The place after a string that the buffer did not end."""
+        """The position after a string that continues beyond the buffer."""
         while True:
             at = _IN_STRING.match(self._buffer, at).end()  # type: ignore[union-attr]
             if self._buffer[at : at + 1] == _QUOTE:

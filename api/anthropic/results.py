@@ -165,7 +165,7 @@ def _decoded(decoder: msgspec.json.Decoder[_T], text: msgspec.Raw) -> _T | None:
 
 
 def _said(fault: BatchError) -> str:
-    """The message of a fault, with its field as Anthropic's clients know it."""
+    """The message of a fault, with the field below `params`, as Anthropic's clients name it."""
     is_inside = (fault.param or "").startswith("body")
     return f"params{(fault.param or '').removeprefix('body')}: {fault.message}" if is_inside else fault.message
 

@@ -25,7 +25,7 @@ class BatchRequest(BaseModel):
     endpoint: str
     input_file_id: str
     input_sha256: str | None = None
-    """The digest of an input that the request has in its body, and so writes anew each time it is sent."""
+    """The digest of an input that came in the request's body; each try writes the input to a new file."""
     input_uri: str | None = None
     """The object of a bucket that its input is read from; then `input_file_id` is new with each request."""
     completion_window: str

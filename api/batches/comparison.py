@@ -37,7 +37,7 @@ class Outcome(StrEnum):
     DIFFERENT = "different"
     """Both have an answer."""
     FIRST_FAILED = "first_failed"
-    """Only there."""
+    """Only the second batch has an answer."""
     SECOND_FAILED = "second_failed"
     BOTH_FAILED = "both_failed"
     ONLY_FIRST = "only_first"
@@ -76,11 +76,11 @@ class Comparison:
     """A part of a comparison."""
 
     pairs: list[Pair] = field(default_factory=list)
-    """Those to show."""
+    """The pairs to show."""
     counts: Counter[Outcome] = field(default_factory=Counter)
-    """Of all pairs that it has compared."""
+    """Outcomes of all compared pairs, shown or not."""
     bytes: int = 0
-    """Of all lines that it has compared."""
+    """Bytes of all compared lines."""
     shown_bytes: int = 0
     end: tuple[int, int] | None = None
     """The last indices that it has read; None if it has read all."""
@@ -194,7 +194,7 @@ def _pair(first: _Window, second: _Window, found: Comparison, wanted: Wanted, *,
 
 
 def _comes_first(first: _Window, second: _Window, left: Side, right: Side, *, is_rerun: bool) -> bool:
-    """Whether the next line of the first batch comes before that of the second, and so is not in that."""
+    """Whether the next line of the first batch has no pair in the second batch, and comes first."""
     if first.has(right):
         return True
     return not second.has(left) and not is_rerun

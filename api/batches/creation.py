@@ -79,7 +79,7 @@ RepetitionHeaders = Annotated[Repetition, Depends(Headers(Repetition))]
 
 
 class _Forwarded(Part):
-    """Reads the headers that go with each call of a new batch; a route depends on the caller first."""
+    """Reads the headers to forward with each call of a new batch; the route must find the caller first."""
 
     errors: ClassVar[Mapping[int, str]] = UNUSABLE
 
@@ -172,7 +172,7 @@ async def _published(
 
 
 async def _usual_dedupe(deps: Dependencies, ref: InputRef | None) -> Dedupe | None:
-    """See `usual_dedupe`, for an input that is in the store."""
+    """`usual_dedupe` of an input that is in the store."""
     if ref is None or ref.source is not None:
         return None
     try:
@@ -183,9 +183,9 @@ async def _usual_dedupe(deps: Dependencies, ref: InputRef | None) -> Dedupe | No
 
 
 async def usual_dedupe(deps: Dependencies, chunks: AsyncIterator[bytes]) -> Dedupe | None:
-    """That of the model which the first line of an input names; None for none.
+    """The `dedupe` setting of the model that the first line names; None if nothing is deduplicated.
 
-    The command has it, since ingest must find the same copies again after a crash.
+    The command carries it, since ingest must find the same copies again after a crash.
     """
     serving = deps.serving
     if all(model.dedupe == "none" for model in serving.models.values()):

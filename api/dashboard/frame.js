@@ -74,7 +74,7 @@ const Choices = ({ title, value, options, onChoose }) => html`
 
 const failed = (error) => toast(error.message, "bad");
 
-/** An object of one project is not in another, so only the pages of lists stay open. */
+/** Switch the project; only pages of lists stay open, since objects belong to one project. */
 function chooseProject(select) {
   const leave = () => RAIL.some(({ href }) => href === place.value.path) || go("/");
   switchProject(select.value, leave).catch((error) => {
@@ -83,7 +83,7 @@ function chooseProject(select) {
   });
 }
 
-/** The project, to choose if there are several. */
+/** The project, or a choice of several. */
 function Project() {
   const { project, projects } = session.value;
   if (projects.length < 2) return html`<span class="project" title="Project">${project}</span>`;

@@ -22,12 +22,12 @@ const NoPage = () => html`
 
 const Failed = ({ error }) => html`<${Page} title="The page did not load"><${Empty}>${error.message}<//><//>`;
 
-/** The component of a route, once its module is here. */
+/** The component of a route, once its module is loaded. */
 function useModule(route) {
   const [, renew] = useState(0);
   const found = loaded.get(route);
   useEffect(() => {
-    // Asks what was rendered: another component may have loaded it since.
+    // Check the rendered value: another component may have loaded it since.
     if (!route || found) return;
     route.load().then(
       (module) => loaded.set(route, module.default),

@@ -16,7 +16,7 @@ const REFUSALS = {
   too_many: "Too many sign-ins failed from your address. Wait a minute.",
 };
 
-/** The refusal in the address, once: a reload of the page has forgotten it. */
+/** The refusal in the address, removed from there so that a reload does not repeat it. */
 function refusal() {
   const given = new URLSearchParams(location.search);
   const code = given.get("refused");
@@ -35,7 +35,7 @@ export function SignIn() {
   useEffect(() => {
     openid().then(setProvider, () => setProvider(null));
   }, []);
-  // Before it is known, a form would jump.
+  // A form shown before it is known would jump.
   return provider === undefined ? null : html`<${Form} provider=${provider} />`;
 }
 

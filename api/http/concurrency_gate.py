@@ -103,19 +103,19 @@ class ConcurrencyGate:
 
 
 class RequestPacer:
-    """Lets one request of each project begin in a turn of the event loop.
+    """Lets one request of each project begin per iteration of the event loop.
 
     The loop answers most requests in a single step. Without the pacer, all requests that a project sends at once
-    would be answered in one turn, and each step of another project's request would wait for all of them. The
-    connections bound how many wait, since each has one request answered at a time.
+    would be answered in one iteration, and each step of another project's request would wait for all of them. The
+    number of connections bounds how many wait, since each connection has one request in progress.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
-        """Waiting requests of each project that began one in this turn."""
+        """Waiting requests of each project that began one in this iteration."""
 
     async def turn(self, project: str) -> None:
-        """Return at once if no request of the project has begun in this turn, else in one of the next turns."""
+        """Return at once if no request of the project has begun in this iteration, else in a later one."""
         loop = asyncio.get_running_loop()
         if (waiting := self._waiting.get(project)) is None:
             self._waiting[project] = deque()
@@ -128,7 +128,7 @@ class RequestPacer:
     def _begin_next(self, project: str) -> None:
         waiting = self._waiting[project]
         while waiting:
-            # A request that was cancelled takes no turn.
+            # Skip cancelled requests.
             if not (following := waiting.popleft()).done():
                 following.set_result(None)
                 asyncio.get_running_loop().call_soon(self._begin_next, project)

@@ -46,7 +46,7 @@ PIPELINED_MAX: Final = 16
 """Requests that a connection may send before the first of them is answered."""
 CHECK_SECONDS: Final = 1.0
 HEALTH: Final = (b"/livez", b"/readyz")
-"""Paths that are answered even if too many connections are busy."""
+"""Paths that the server answers even if too many connections are busy."""
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Shared:
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection, with its entry in the table."""
+    """The protocol of one connection, with the connection's entry in the table."""
 
     def __init__(self, shared: Shared, connection: Connection) -> None:
         super().__init__(shared.config, shared.state, {})

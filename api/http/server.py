@@ -139,7 +139,7 @@ class Listener:
             self._loop.add_reader(self._sock, self._accept)
 
     def _accept(self) -> None:
-        """Accept one connection, so that a flood of them delays each turn of the loop by one at most."""
+        """Accept one connection, so that a flood of them delays each iteration of the loop by one at most."""
         try:
             accepted, peer = self._sock.accept()
         except OSError as error:

@@ -28,9 +28,9 @@ from tidemill.storage.s3 import Refused
 SECONDS_MAX: Final = 10.0
 """How long a bucket may take for one step of a create."""
 FIRST_BYTES: Final = 1 << 20
-"""Bytes of an input that a create looks at."""
+"""Bytes of an input that a create reads."""
 CHECK_NAME: Final = "tidemill-write-check"
-"""The object of a folder that a create begins to write, and never does."""
+"""The object that a create starts to write in a folder as a test, and never completes."""
 INPUT: Final = "input_file_id"
 OUTPUT: Final = "output_uri"
 

@@ -50,7 +50,7 @@ def _check_md5(md5: str) -> str:
 
 
 class Validation(Body):
-    """What the answers of a batch must be."""
+    """A check of the answers of a batch."""
 
     answer_schema: Annotated[dict[str, Any], Field(alias="schema"), WithJsonSchema(_OBJECT)]
     """The JSON Schema that the text of each answer must fit, which is then JSON."""
@@ -81,9 +81,9 @@ class NewBatch(InlineBody):
     """Equal lines to ask once: `none`, `batch` if their answer is deterministic, `all` in any case. By default the
     model of the first line decides."""
     rerun_of: Id | None = None
-    """A batch of the project whose lines these ask again in other words; each of the two names the other."""
+    """A batch of the project whose lines this one rephrases; each of the two names the other."""
     validation: Annotated[Validation | None, Field(alias="validate")] = None
-    """What each answer must be; one that is not is a failed line with the code `invalid_output`."""
+    """A check of each answer; an answer that fails it is a failed line with the code `invalid_output`."""
     callback_url: Annotated[Url, Field(min_length=1)] | None = None
     """Gets the event of the batch's end; signed with the secret of the project's callbacks."""
     output_uri: OutputUri | None = None

@@ -13,7 +13,7 @@ from tidemill.api import errors
 from tidemill.schemas.resources.error import ApiError
 
 TAG: Final = "="
-"""Begins the tag of a branch of a union: the location of Pydantic's error has it, the body does not."""
+"""Prefix of tags of union branches, which occur in the locations of Pydantic's errors but not in bodies."""
 
 _EXPECTED: Final = {
     "string_type": "a string",

@@ -220,7 +220,7 @@ async def _chosen(deps: Dependencies, project: str, rerun: Rerun, old: FileRecor
 
 
 async def _with_fates(deps: Dependencies, project: str, rerun: Rerun, old: FileRecord) -> "array[int] | None":
-    """`_chosen`, for the lines of all models."""
+    """Like `_chosen`, without regard to the model."""
     batch, selection = rerun.batch, rerun.selection
     if selection.kind is Kind.ALL and (batch.tidemill.stream is None or batch.error_file_id is None):
         return None

@@ -100,7 +100,7 @@ class Stream:
     """Whether the key or session of the client is still valid."""
 
     async def frames(self, last: str | None) -> AsyncIterator[bytes]:
-        """What to send; it ends when the key or session ends, or the process."""
+        """The bytes to send; they end with the key or session, or with the process."""
         feed, ends_at = self.deps.events, time.monotonic() + LIFE_SECONDS
         with feed.stream(self.project, wants_load=LOAD in self.types) as changes:
             number = self._resumed(changes, last)
@@ -129,7 +129,7 @@ class Stream:
                     sent_at = time.monotonic()
 
     async def _pause(self, changes: ProjectChanges) -> None:
-        """Wait for the next time that all streams of the project are woken, if there are changes already."""
+        """If changes are due, wait until the feed next wakes all streams of the project."""
         if changes.is_due:
             await changes.woken.wait()
 

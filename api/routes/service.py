@@ -64,7 +64,7 @@ class Limits(BaseModel):
     completion_windows: list[str]
     """Windows that a batch may have."""
     usual_window: str
-    """The window to use without a wish for another one."""
+    """The default window."""
     role: Role
     """The role of the request's key."""
 

@@ -55,7 +55,7 @@ class BatchPoint(BatchInterval):
     retried: int
     """Calls of these lines beyond the first of each."""
     limit: int | None
-    """Calls that the servers of its model took at a time at the end of the interval; null if that is not known."""
+    """Concurrency limit of its model's servers at the end of the interval; null if unknown."""
 
 
 class BatchThroughput(BaseModel):
@@ -104,7 +104,7 @@ class Queue(BaseModel):
     """Batches that wait or are at work at one stage, for one model."""
 
     stage: Stage
-    """Who works on them: ingest validates, processors ask the servers, results write the files."""
+    """The stage that works on them: ingest validates, processors call the servers, results writes the files."""
     status: str
     """The status of the batches."""
     model: str | None
@@ -121,7 +121,7 @@ class Queue(BaseModel):
 
 
 class Queues(BaseModel):
-    """What waits where."""
+    """The queues of each stage."""
 
     object: Literal["queues"] = "queues"
     lines_per_second_in: float
@@ -195,7 +195,7 @@ async def queues(
     async with deps.gates.sums.turn(caller.project):
         rows = await asyncio.to_thread(deps.view.throughput.queues, project, QUEUES_MAX)
         recent = await asyncio.to_thread(deps.view.throughput.intervals, project, start, MINUTE)
-    # Whole minutes, of which the last is not over; a new installation has fewer.
+    # Intervals are whole minutes, and the last is incomplete; a new installation has fewer of them.
     seconds = max(MINUTE, now - max(start, deps.view.throughput.began_at()))
     return json(
         Queues(

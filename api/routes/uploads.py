@@ -25,7 +25,7 @@ from tidemill.schemas.resources.file import UPLOAD_LIFE_SECONDS, Upload, UploadP
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=Route)
 
 _endings: Final[WeakValueDictionary[str, asyncio.Lock]] = WeakValueDictionary()
-"""Completions of an upload follow each other: one must not delete the file that another is publishing."""
+"""Locks that serialise completions of an upload: one must not delete the file that another is publishing."""
 
 
 @router.post("", response_model=Upload)

@@ -37,7 +37,7 @@ class CostSum(BaseModel):
     input: str
     output: str
     units: str
-    """Of images and audio."""
+    """Cost of images and audio."""
 
 
 class UsageSum(BaseModel):

@@ -129,7 +129,7 @@ class TestResult(BaseModel):
     event_type: EventType
     status_code: int
     success: Literal[True] = True
-    """That the receiver replied; `status_code` says how."""
+    """The receiver replied; `status_code` is its status."""
     webhook_endpoint_id: str
 
 

@@ -56,7 +56,7 @@ class Load(BaseModel):
     """Lines that wait for a call; one that two servers could take counts at both."""
     lines_per_second: float
     tokens_per_second: float
-    """Of prompts and answers."""
+    """Tokens of prompts and answers."""
     duration_seconds: Times
     first_byte_seconds: Times
     """Until the head of the reply; with a stream, about the time to the first token."""
@@ -71,7 +71,7 @@ class ProcessLoad(Load):
     process: str
     """Its host and process id."""
     server: str
-    """The server, with `@` and its address if its addresses are discovered."""
+    """The server's name, followed by `@` and the address if addresses are discovered."""
     at: int
     """When it reported."""
 
@@ -119,7 +119,7 @@ class Loads:
         self._names = names
         self._changed = changed
         self._reports: dict[str, tuple[ProcessReport, float]] = {}
-        """By process, with the time of the log."""
+        """The latest report of each process, with the time of its record."""
         self._latest = 0.0
         """The time of the latest report of any process."""
         self._limits: tuple[int, list[tuple[str, int]]] = 0, []
@@ -200,7 +200,7 @@ def _busiest(found: Mapping[str, M]) -> dict[str, M]:
 
 
 def _shared(parts: Sequence[_Part]) -> SharedLoad:
-    """The sum; of what a server says of itself the latest, or the sum of its addresses."""
+    """The sum over processes; of a server's own figures, the latest of each of its addresses."""
     processes = [
         ProcessLoad(process=process, server=one.name, at=int(at), **_figures([one])) for process, one, at in parts
     ]

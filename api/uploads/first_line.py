@@ -8,7 +8,7 @@ from tidemill.schemas.jsonl import malformed
 from tidemill.schemas.jsonl.lines import BOM
 
 CHECKED_BYTES_MAX = 64 * 1024
-"""Of a longer first line only the beginning is checked: to parse 8 MiB would delay every other request."""
+"""Only this much of a long first line is checked: parsing 8 MiB would delay all other requests."""
 NOT_JSONL = "Invalid file format for Batch API. Must be .jsonl"
 NOT_UTF8 = "Invalid file for Batch API. Must be utf-8 encoded"
 
@@ -64,7 +64,7 @@ class FirstLine:
         self.is_done = True
         try:
             _, size = codecs.utf_8_decode(text, "strict", is_whole)
-            # A number may be cut anywhere; the parser recognises any other cut.
+            # A cut number may look complete; the parser recognises any other cut.
             text = text if is_whole else text[:size].rstrip(_NUMBER)
             _valid.decode(text)
         except UnicodeDecodeError:

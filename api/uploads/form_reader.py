@@ -82,7 +82,7 @@ async def received(
 
     Raises:
         ApiError: The form is invalid, or does not arrive in time.
-        ClientDisconnect: It broke off.
+        ClientDisconnect: The client disconnected.
     """
     fault = errors.body_too_large(bytes_max, param=param)
     async with large_body(request, deps, project, bytes_max + FORM_BYTES_MAX, fault) as stream:
@@ -107,7 +107,7 @@ async def large_body(
 
     Raises:
         ApiError: It is too large, or does not arrive in time.
-        ClientDisconnect: It broke off.
+        ClientDisconnect: The client disconnected.
     """
     async with deps.gates.uploads.turn(project):
         stream = request.stream()

@@ -120,7 +120,7 @@ class Form:
 
 
 class _Callbacks:
-    """What the parser of a form calls: it collects the events."""
+    """The callbacks of a form's parser, which collect the events."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []

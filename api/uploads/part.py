@@ -29,7 +29,7 @@ async def receive(request: Request, deps: Dependencies, upload_id: str, booking:
 
     Raises:
         ApiError: It is invalid or there is no room; nothing is left of it.
-        ClientDisconnect: It broke off; nothing is left of it.
+        ClientDisconnect: The client disconnected; nothing is left of it.
     """
     part_id = ids.new_part_id()
     key = f"uploads/{upload_id}/{part_id}"

@@ -32,7 +32,7 @@ class Stored:
     bytes: int
     sha256: str
     lines: int
-    """Newlines, and one more for a last line that has none."""
+    """Lines, including a last one without a newline."""
 
     def record(self, project: str, file: File) -> FileRecord:
         """The record of a file with these bytes."""

@@ -71,7 +71,7 @@ async def receive(request: Request, deps: Dependencies, booking: Booking) -> Fil
 
     Raises:
         ApiError: It is invalid or there is no room; nothing is left of it.
-        ClientDisconnect: It broke off; nothing is left of it.
+        ClientDisconnect: The client disconnected; nothing is left of it.
     """
     bytes_max, project = deps.settings.upload_bytes_max, booking.project
     file_id, filename = ids.new_file_id(project), None

@@ -86,7 +86,7 @@ def listed(batch: Batch) -> bytes | None:
 
 
 def searched(batch: Batch) -> tuple[str, str]:
-    """What a search compares: models between newlines; name, metadata and file ids in lower case."""
+    """The texts that a search matches: models between newlines; name, metadata and file ids in lower case."""
     models = dict.fromkeys([batch.model, *(one.model for one in batch.tidemill.models or ())])
     names = "\n".join(name for name in models if name is not None)
     files = (batch.input_file_id, batch.output_file_id, batch.error_file_id)

@@ -289,7 +289,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     # A commit that a power cut undoes loses its offset too, so it need not reach the disk at once.
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
-    # The bound if the thread cannot make checkpoints.
+    # Bounds the WAL if the thread cannot make checkpoints.
     connection.execute(f"PRAGMA wal_autocheckpoint = {4 * WAL_PAGES_MAX}")
     _add_functions(connection)
     return connection
@@ -360,7 +360,7 @@ def scanned_rows(
     source: str,
     body: str,
 ) -> tuple[list[tuple[str, bytes]], str | None]:
-    """Of the next `SCAN_ROWS_MAX` rows that `page_rows` gives for `where`, up to `page.limit` that meet `scan`.
+    """Up to `page.limit` rows that meet `scan`, among the next `SCAN_ROWS_MAX` rows of `page_rows` for `where`.
 
     Returns:
         Ids and bodies, and the id that the next page comes after; None if no row is left.

@@ -28,7 +28,7 @@ the calls that its servers took at a time, None if no process has reported."""
 
 @dataclass(frozen=True)
 class Interval:
-    """What happened in an interval; the fields are in the order of the columns."""
+    """Counts of an interval; the fields are in the order of the columns."""
 
     at: int
     """Its start, Unix seconds."""
@@ -65,7 +65,7 @@ class Throughput:
         self._clock = clock
         self._purged_at = 0
         self.limit_of: Callable[[Batch], int | None] = lambda _: None
-        """How many calls the servers of a batch take at a time now."""
+        """Returns the present concurrency limit of a batch's servers; None if unknown."""
 
     def add(self, project: str, before: Batch | None, after: Batch) -> None:
         """Count the lines that ended between two states of a batch."""
@@ -169,11 +169,11 @@ def appended(step: int, points: Sequence[Point], point: Point) -> tuple[int, lis
         latest: dict[int, Point] = {}
         last = 0
         for at, *counts, limit in series:
-            # A clock that was set back makes no interval before the last one.
+            # If the clock was set back, the point belongs to the last interval.
             last = max(last, at - at % step)
             known = latest.get(last)
             completed, failed, retries = counts
-            # At its end nothing of the batch is called, and its servers may report no more.
+            # After the last call of the batch its servers may report no limit, so the known one stays.
             latest[last] = (last, completed, failed, retries, limit or (known[4] if known else None))
         if len(latest) <= POINTS_MAX:
             return step, list(latest.values())
@@ -181,7 +181,7 @@ def appended(step: int, points: Sequence[Point], point: Point) -> tuple[int, lis
 
 
 def _moment(batch: Batch, now: int) -> int:
-    """When the counts of a batch were those of its record, Unix seconds."""
+    """When the counts in a batch's record were current, Unix seconds."""
     if batch.status.is_terminal:
         return batch.finalizing_at or getattr(batch, f"{batch.status}_at") or now
     progress = batch.tidemill.progress

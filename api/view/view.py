@@ -103,7 +103,7 @@ class View:
                 self._database, "batches", (where, given), scan, query.page, **options
             )
         now = self._clock()
-        # What is outdated counts no more, and reruns can only make a page shorter.
+        # Drop outdated progress before measuring; the reruns added below can only make `of_page` cut more rows.
         rows = paging.fitting(Row(id=batch_id, body=overlay.current(body, now)) for batch_id, body in found)
         rerun = self.links.with_reruns([row.id for row in rows])
         bodies = (self.links.add_reruns(row.id, row.body) if row.id in rerun else row.body for row in rows)
@@ -304,7 +304,7 @@ class View:
                 if topic == topics.FILES.name:
                     self._settle()
         except BaseException:
-            # It may have what the transaction had read, and never stored.
+            # The cache may have rows that the transaction read and never committed.
             self._shown.clear()
             raise
         self.changes.notify()

@@ -1,4 +1,4 @@
-"""`make chaos`: a real installation under faults. The exit code is 1 where anything was lost, double or wrong."""
+"""`make chaos`: a real installation under faults. The exit code is 1 if anything is lost, double or wrong."""
 
 import argparse
 import random
@@ -61,7 +61,7 @@ def main() -> int:
         ends=not given.whole,
         away_seconds=given.away,
     )
-    # An installation is stopped and a disk is unmounted also where the run is asked to end.
+    # SIGTERM becomes an exception, so that an interrupted run still stops the installation and unmounts the disks.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="tidemill-chaos-") as folder:
         report = run(plan, given.data or Path(folder) / "data", keep=given.data is not None)

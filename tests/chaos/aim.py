@@ -1,7 +1,7 @@
-"""Aim: a strike that waits for its moment in the life of a batch, and says afterwards whether it met it.
+"""Times a fault to hit a batch at a given moment of its life, and checks afterwards that it did.
 
-Both are seen through the API alone. A strike has met its batch where the batch was over only well after it, in
-another process than the one that was struck; what just missed is tried again with the next batch.
+Both use the API alone. A strike met its batch if the batch ended well after the strike, in another process than
+the struck one; after a miss, another strike aims at the next batch.
 """
 
 import time
@@ -18,32 +18,32 @@ from support.waiting import wait_until
 AWAY = (OpenAIError, httpx.HTTPError, OSError, ValueError)
 """Errors of a client while the api is down."""
 LINES_MIN = 300
-"""A smaller batch is over before anything can be sent to a process."""
+"""A smaller batch ends before a signal can reach a process."""
 AIM_SECONDS_MAX = 90.0
 END_SECONDS_MAX = 90.0
 AFTER_SECONDS_MIN = 2.0
-"""No process is started, and has taken over a partition, in less: a batch that ended earlier was missed.
-The API tells whole seconds."""
+"""A new process needs longer to start and take over a partition: a batch that ended earlier was missed.
+The API's times are whole seconds."""
 STRIKES_MAX = 6
-"""For one that meets."""
+"""Strikes until one meets its batch."""
 
 MOMENTS: dict[str, Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     "lines": lambda before, now: now["status"] == "in_progress" and done(before) < done(now) < 0.6 * total(now),
     "finalizing": lambda before, now: before["status"] != now["status"] == "finalizing",
 }
-"""In the middle of a batch's lines, and while results writes its files: a batch as it was first seen, and now."""
+"""Tests of a batch, as first seen and now: in the middle of its lines, and while results writes its files."""
 
 
 class Aim:
     """Takes aim at the batches of a run.
 
     Attributes:
-        strikes: How many there were, by the moment that was aimed at.
-        met: How many of them met a batch at it.
+        strikes: Number of strikes by the moment they aim at.
+        met: Number of strikes that met a batch at that moment.
     """
 
     def __init__(self, batches: Callable[[], list[dict[str, Any]]]) -> None:
-        """Take what lists all batches as the API shows them; it may raise while the API is away."""
+        """`batches` lists all batches as the API shows them; it may raise while the API is down."""
         self._batches = batches
         self._struck: set[str] = set()
         self.strikes: Counter[str] = Counter()
@@ -54,10 +54,10 @@ class Aim:
 
         Args:
             moment: One of `MOMENTS`.
-            strike: Called with the batch's id; what it does leaves processes that go on with the batch.
+            strike: Called with the batch's id; afterwards some process must be left to go on with the batch.
 
         Raises:
-            AssertionError: No batch comes there, one is never over, or `STRIKES_MAX` of them were missed.
+            AssertionError: No batch reaches the moment, a batch never ends, or `STRIKES_MAX` strikes missed.
         """
         for _ in range(STRIKES_MAX):
             batch_id = self._wait(moment)
@@ -73,12 +73,12 @@ class Aim:
         raise AssertionError(f"none of {STRIKES_MAX} strikes met a batch at {moment}")
 
     def ended(self, batch_id: str) -> int:
-        """When a batch came to its end, Unix seconds; 0 while it has none, or the api is away."""
+        """When a batch ended, Unix seconds; 0 if it has not, or while the api is down."""
         batch = self._find(batch_id)
         return int(batch[f"{batch['status']}_at"]) if batch is not None and batch["status"] in OVER else 0
 
     def final(self, batch_id: str) -> int:
-        """How many lines of a batch are final; 0 while the api is away."""
+        """How many lines of a batch are final; 0 while the api is down."""
         batch = self._find(batch_id)
         return 0 if batch is None else done(batch)
 
@@ -88,7 +88,7 @@ class Aim:
         return None
 
     def _wait(self, moment: str) -> str:
-        """The id of the next large batch that is seen to come to the moment; none is given out twice."""
+        """The id of the next large batch that reaches the moment; returns no batch twice."""
         first: dict[str, dict[str, Any]] = {}
 
         def found() -> str | None:

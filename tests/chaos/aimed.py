@@ -1,4 +1,4 @@
-"""The faults that wait for their moment in the life of a batch (`aim.py`)."""
+"""Faults that strike at a given moment in the life of a batch (`aim.py`)."""
 
 import random
 import signal
@@ -9,14 +9,14 @@ from chaos.world import World
 from support.waiting import wait_until
 
 ALONE_SECONDS = 5.0
-"""A session lasts for 6 s."""
+"""Longer than a session of 6 s."""
 TAKEN_SECONDS_MAX = 24.0
-"""The supervisor ends a process that it has not heard of for 30 s: by then it is no zombie any more."""
+"""The supervisor ends a process without a heartbeat for 30 s, and with it the zombie."""
 VICTIMS = tuple(MOMENTS)
 
 
 def power_cut(world: World, chance: random.Random, victim: str) -> None:
-    """Everything at once while a batch is at a moment, and everything again."""
+    """Kill all processes while a batch is at a moment, and start them again."""
     del chance
 
     def strike(batch_id: str) -> None:
@@ -28,10 +28,10 @@ def power_cut(world: World, chance: random.Random, victim: str) -> None:
 
 
 def zombie(world: World, chance: random.Random, victim: str) -> None:
-    """The only process of results is frozen at a moment, goes on once another has the batch, and ends."""
+    """Freeze the only results process at a moment, resume it once another process has the batch, and end it."""
     del chance
     world.stop_extras()
-    # One that is not at work yet writes nothing, and would be no zombie.
+    # A process that has not started to work writes nothing, and would be no zombie.
     wait_until(lambda: world.stack.is_ready("results"), "results to be ready", seconds_max=worlds.BACK_SECONDS_MAX)
 
     def strike(batch_id: str) -> None:
@@ -40,7 +40,7 @@ def zombie(world: World, chance: random.Random, victim: str) -> None:
         world.hard[f"zombie at {victim}"] += 1
         try:
             world.start_extra("results")
-            # The frozen process still owns the batch for so long; then another one moves it on.
+            # The frozen process owns the batch until its session ends; then another process moves it on.
             worlds.sleep(ALONE_SECONDS)
             final = world.aim.final(batch_id)
             wait_until(

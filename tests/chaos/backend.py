@@ -1,4 +1,4 @@
-"""The backend as the harness sees it: its address, its counters, its behaviour."""
+"""The harness's handle on the backend: its address, its counters, its behaviour."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ STOP_SECONDS_MAX = 10.0
 
 
 class Backend:
-    """A context manager over a process of `mock.py`, which knows every fault, and which lines it refuses."""
+    """A process of `mock.py`, as a context manager."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -43,7 +43,7 @@ class Backend:
         return calls, at
 
     def set(self, **behaviour: float | str) -> None:
-        """Change its behaviour; see there."""
+        """Change its behaviour; see `mock.Mock.set`."""
         query = "&".join(f"{name}={value}" for name, value in behaviour.items())
         _fetch(f"{self.base}/set?{query}", method="POST")
 

@@ -1,4 +1,4 @@
-"""What the outside can see after a run: the API, the files, the ledger and the backend's counters."""
+"""Checks a run from outside, by the API, the files, the ledger and the backend's counters."""
 
 import hashlib
 import time
@@ -20,12 +20,12 @@ MOVES = {
     "finalizing": {"completed", "expired", "cancelled"},
     "cancelling": {"cancelled", "completed", "expired"},
 }
-"""From a status that was seen to the next one that was seen: what came between may have been missed."""
+"""Possible moves from one observed status to the next; the poll may have missed some in between."""
 NOT_RUN = ("batch_cancelled", "batch_expired")
 LEDGER_SECONDS_MAX = 60.0
 POLL_SECONDS = 0.5
 TOO_LARGE = "backend_reply_too_large"
-"""The one fault of a backend that ends a line at once: another try would most often end in the same way."""
+"""The only backend fault that ends a line at once, since a retry would most likely fail the same way."""
 
 
 @dataclass
@@ -36,9 +36,9 @@ class Verdict:
     double: int = 0
     wrong_bill: int = 0
     wrong: int = 0
-    """Answers of other lines, lines that failed for no reason of their own, untrue receipts, status going back."""
+    """Answers of other lines, lines that failed without cause, wrong receipts, status going back."""
     too_large: int = 0
-    """Lines that failed since their reply was too large; the backend knows how many there may be."""
+    """Lines that failed because their reply was too large; the backend counts how many there may be."""
     told: list[str] = field(default_factory=list)
 
     @property
@@ -57,14 +57,14 @@ class Verdict:
 
 
 class Watcher:
-    """Looks at all batches again and again: no status and no count may go back."""
+    """Polls all batches, and reports a status or count that goes back."""
 
     def __init__(self) -> None:
         self.seen: dict[str, dict[str, Any]] = {}
         self.told: list[str] = []
 
     def look(self, batches: list[dict[str, Any]]) -> int:
-        """Take in what the API shows; returns how many lines are final in all."""
+        """Poll the API once; returns the number of final lines of all batches."""
         for batch in batches:
             before = self.seen.get(batch["id"])
             if before is not None and (fault := _going_back(before, batch)):
@@ -76,7 +76,7 @@ class Watcher:
 
 
 def check(client: OpenAI, job: Job, batch_id: str, verdict: Verdict) -> None:
-    """Compare a batch that is over with what was asked for."""
+    """Compare an ended batch with its job."""
     batch = client.get(f"/batches/{batch_id}", cast_to=dict)
     name = f"job {job.number} ({batch_id}, {batch['status']})"
     verdict.say(f"{name} has lost parts without a fault", wrong=batch["tidemill"]["recovered"])
@@ -89,7 +89,7 @@ def check(client: OpenAI, job: Job, batch_id: str, verdict: Verdict) -> None:
     output = _content(client, batch["output_file_id"])
     errors = _content(client, batch["error_file_id"])
     if batch["request_counts"]["total"] == 0 and batch["status"] in {"expired", "cancelled"}:
-        # It ended before ingest had looked at it, so no line of it was ever accepted.
+        # The batch ended before ingest validated it, so no line was ever accepted.
         verdict.say(f"{name} has lines that were never accepted", wrong=bool(output or errors))
         return
     _check_lines(job, output, errors, name, verdict)
@@ -98,7 +98,7 @@ def check(client: OpenAI, job: Job, batch_id: str, verdict: Verdict) -> None:
 
 
 def check_ledger(client: OpenAI, batches: list[dict[str, Any]], verdict: Verdict) -> None:
-    """The ledger has each batch once, with the sum of its own usage."""
+    """Check that the ledger has each batch once, with the sum of its lines' usage."""
     give_up = time.monotonic() + LEDGER_SECONDS_MAX
     entries, tokens = _ledger(client)
     # The api reads the ledger and the ends of batches from two topics.
@@ -172,7 +172,7 @@ def _check_usage(job: Job, batch: dict[str, Any], output: bytes, name: str, verd
     for line in map(orjson.loads, output.splitlines()):
         tokens = usage_of(job.text(int(line["custom_id"].removeprefix("l-"))))
         own = line["response"]["body"]["usage"]
-        # After a kill a line may have a part of another call than its company.
+        # After a kill a line may come back in another group of lines, with another share of a call's tokens.
         read += own["prompt_tokens"] if "tidemill" in own else tokens[0]
         written += 0 if job.endpoint.endswith("embeddings") else tokens[1]
     usage = batch["usage"]
@@ -180,7 +180,7 @@ def _check_usage(job: Job, batch: dict[str, Any], output: bytes, name: str, verd
         f"{name}: usage is {usage['input_tokens']} + {usage['output_tokens']}, not {read} + {written}",
         wrong_bill=(usage["input_tokens"], usage["output_tokens"]) != (read, written),
     )
-    # The prices are those of `Backend.models`, of which a batch pays half.
+    # The prices of `Backend.models`; a batch pays half of them.
     due = (read * Decimal("0.3") + written * Decimal("1.1")) / MILLION / 2
     verdict.say(f"{name}: costs {batch['tidemill']['cost']['total']}, not {due}",
                 wrong_bill=Decimal(batch["tidemill"]["cost"]["total"]) != due)  # fmt: skip

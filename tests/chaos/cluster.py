@@ -1,7 +1,7 @@
 """An installation as a cluster has it: three brokers, an S3 server, and a network between them that can be cut.
 
-Each process has a *place*, and comes to each broker and to the store by a way of its own. What ends is
-started again at its place, as an orchestrator would.
+Each process has a *place*, and reaches each broker and the store by a route of its own. A process that ends is
+started again at its place, as an orchestrator would do.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ class Cluster:
         environ: More variables for all processes.
 
     Attributes:
-        network: Between all places and `broker-1` to `broker-3`, and `store`.
+        network: Connects all places with `broker-1` to `broker-3`, and `store`.
     """
 
     def __init__(self, data: Path, models: dict[str, dict[str, Any]], environ: dict[str, str]) -> None:
@@ -110,11 +110,11 @@ class Cluster:
         return found
 
     def clients(self) -> dict[str, Any]:
-        """How a client reaches the brokers past the network, as arguments of aiokafka's clients."""
+        """Arguments of aiokafka's clients that connect to the brokers directly, past the network."""
         return {"bootstrap_servers": self.quorum.bootstrap.split(",")}
 
     def pids(self, name: str) -> list[int]:
-        """The process of a stage, or one of the brokers: each time the next one."""
+        """The processes of a stage; for `kafka` one broker, in turn."""
         if name == "kafka":
             self._turn += 1
             nodes = self.quorum.nodes
@@ -122,7 +122,7 @@ class Cluster:
         return [member.process.pid for member in self._members() if member.stage == name]
 
     def is_ready(self, stage: str) -> bool:
-        """Whether a stage says of itself that it is ready."""
+        """Whether a stage reports that it is ready."""
         with suppress(OSError):
             address = f"http://{kraft.LOOPBACK}:{self._ports[stage][stage != 'api']}/readyz"
             with urllib.request.urlopen(address, timeout=PROBE_SECONDS_MAX) as answer:
@@ -138,7 +138,7 @@ class Cluster:
 
     @contextmanager
     def kept_down(self, stage: str) -> Iterator[None]:
-        """Nothing starts a stage again for as long as the block lasts."""
+        """Do not restart processes of a stage during the block."""
         with self._tending:
             self._down.add(stage)
         try:
@@ -148,7 +148,7 @@ class Cluster:
                 self._down.discard(stage)
 
     def crash(self, pids: Iterable[int] = ()) -> None:
-        """End every process and every broker at once."""
+        """Kill all processes and brokers at once."""
         del pids
         with self._tending:
             self._down.update(STAGES, ("kafka",))
@@ -170,7 +170,7 @@ class Cluster:
             node.stop()
 
     def start(self) -> None:
-        """Have everything at work."""
+        """Start everything, and wait until it is ready."""
         with self._tending:
             self._down.clear()
             there = {member.stage for member in self._members(wanted=True)}
@@ -185,7 +185,7 @@ class Cluster:
             raise AssertionError(f"{error}\n{self._fleet.tails()}") from error
 
     def objects(self, prefix: str = "") -> dict[str, int]:
-        """The keys of the store that begin so, with their bytes, past the network."""
+        """Keys in the store with a prefix, and their sizes; read past the network."""
         return asyncio.run(self._keys(prefix))
 
     def coordinator(self, group: str) -> str:
@@ -193,18 +193,18 @@ class Cluster:
         return asyncio.run(self._ask(lambda admin: self._coordinator(admin, group)))
 
     def leaders(self, topic: str) -> list[str]:
-        """The brokers that lead the partitions of a topic, in their order."""
+        """The leaders of a topic's partitions, in the order of the partitions."""
         return asyncio.run(self._ask(lambda admin: self._leaders(admin, topic)))
 
     def records(self, topic: str) -> list[tuple[str, bytes | None]]:
-        """Keys and values of a topic, partition after partition, past the network."""
+        """Keys and values of a topic, partition by partition; read past the network."""
         return asyncio.run(self._read(topic))
 
     def _members(self, *, wanted: bool = False) -> list[Any]:
         return [member for member in self._fleet.members if member.wanted and (wanted or member.runs)]
 
     def _of(self, place: str) -> dict[str, str]:
-        """Environment of the process at a place, with its own ways to brokers and store."""
+        """Environment of the process at a place, with its own routes to brokers and store."""
         port, health = self._ports.get(place, (0, 0))
         models = {
             name: {**model, "backends": [{**backend, "api_key_env": KEY_ENV} for backend in model["backends"]]}
@@ -285,7 +285,7 @@ class Cluster:
         return [f"broker-{by_number[number]}" for number in sorted(by_number)]
 
     def _tend(self) -> None:
-        """What is started by a thread lives as long as that thread: this one lives as long as the cluster."""
+        """Restart ended processes, on a thread as long-lived as the cluster: a child dies with its thread."""
         while not self._stopped.wait(TEND_SECONDS):
             with self._tending:
                 for member in self._members(wanted=True):
@@ -298,7 +298,7 @@ class Cluster:
     async def _start_brokers(self) -> None:
         gone = [node for node in self.quorum.nodes if node.pid is None]
         for found in await asyncio.gather(*(node.start() for node in gone), return_exceptions=True):
-            # One that does not come up is tried again with the next look.
+            # A broker that fails to start is tried again in the next round.
             if isinstance(found, BaseException) and not isinstance(found, BrokerError):
                 raise found
 

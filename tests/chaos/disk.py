@@ -1,7 +1,7 @@
-"""A disk of its own for the data folder and one for its store, which can be full: file systems in memory.
+"""Disks for the data folder and for the store, which can be filled: file systems in memory.
 
-To mount one takes a privilege (root on a plain machine). A disk is full when its size is set to what it holds, so
-it takes no more memory than what was written to it.
+Mounting them takes a privilege (root on a plain machine). Filling a disk shrinks it to the size of its contents,
+and so needs no memory.
 """
 
 import os
@@ -19,7 +19,7 @@ FILL_TRIES_MAX = 50
 
 
 class MountError(Exception):
-    """A file system could not be mounted, or its size not be changed; the text says what `mount` said."""
+    """`mount` failed to mount or resize a file system; the text has its message."""
 
 
 def missing() -> str:
@@ -32,11 +32,11 @@ def missing() -> str:
 
 
 class Disk:
-    """A context manager over a file system that is mounted at a folder; what it held is gone at the end.
+    """A file system mounted at a folder, as a context manager; its contents are gone at the end.
 
     Args:
         folder: An empty folder.
-        kept: A folder that gets a copy of what the disk holds at the end.
+        kept: A folder that gets a copy of the contents at the end.
     """
 
     def __init__(self, folder: Path, *, kept: Path | None = None) -> None:
@@ -52,25 +52,25 @@ class Disk:
             if self._kept is not None:
                 shutil.copytree(self.folder, self._kept, symlinks=True, dirs_exist_ok=True)
         finally:
-            # A process that has not quite gone must not keep the name taken.
+            # Lazily, since a process that is still ending may hold files open.
             _run("umount", "--lazy", str(self.folder))
 
     def fill(self) -> None:
-        """There is not one byte left on it, until something on it is removed."""
+        """Leave no free byte on it until a file is removed."""
         for _ in range(FILL_TRIES_MAX):
             found = os.statvfs(self.folder)
-            # One that has grown in the meantime cannot have the size it had.
+            # If it has grown in the meantime, `mount` refuses the smaller size.
             with suppress(MountError):
                 self._resize((found.f_blocks - found.f_bfree) * found.f_frsize)
                 return
         raise MountError(f"{self.folder} grows faster than it can be filled")
 
     def empty(self) -> None:
-        """There is space on it again."""
+        """Give it free space again."""
         self._resize(DISK_BYTES)
 
     def _resize(self, size: int) -> None:
-        # A size of 0 would mean that there is no bound.
+        # A size of 0 would mean no limit.
         _run("mount", "-o", f"remount,size={max(size, 1)}", str(self.folder))
 
 

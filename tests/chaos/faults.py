@@ -22,9 +22,9 @@ from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 
 FREEZE_SECONDS = 8.0
-"""Longer than a session lasts: by then the partitions of a frozen process are another one's."""
+"""Longer than a session: another process then has the partitions of the frozen one."""
 READY_SECONDS = 6.0
-"""An extra process gets about so long to take its place in its group before its neighbour is frozen."""
+"""Time for an extra process to join its group before its neighbour is frozen."""
 STORM_SECONDS = 5.0
 STORM_SHARES = {
     "429": 0.1,
@@ -37,13 +37,13 @@ STORM_SHARES = {
 }
 COPIED_RECORDS_MAX = 400
 FILL_SECONDS = 0.2
-"""Between two looks whether a full disk has got space again because something on it was removed."""
+"""Interval at which a full disk is filled again, in case files were removed."""
 SLOW_STORE_SECONDS = (0.5, 3.0)
 SLOW_DISK_SECONDS = (0.01, 0.1)
 STEP_SECONDS = (60.0, 900.0)
 READ_MS = 500
 CONNECT_SECONDS = 1.0
-"""Between two tries to reach a broker that is starting."""
+"""Pause between attempts to reach a starting broker."""
 
 ALL = "all"
 """The victim of a step of every clock."""
@@ -52,7 +52,7 @@ Fault = Callable[[World, random.Random, str], None]
 
 
 def kill(world: World, chance: random.Random, victim: str) -> None:
-    """SIGKILL of all processes of a stage, or of the supervisor alone, which is then started again."""
+    """Send SIGKILL to all processes of a stage, or to the supervisor alone, and then start that again."""
     del chance
     if victim == "supervisor":
         world.note_in_flight(len(world.pids("processors")))
@@ -64,7 +64,7 @@ def kill(world: World, chance: random.Random, victim: str) -> None:
 
 
 def terminate(world: World, chance: random.Random, victim: str) -> None:
-    """SIGTERM, as an operator or an orchestrator sends it."""
+    """Send SIGTERM, as an operator or an orchestrator does."""
     del chance
     if victim == "supervisor":
         world.soft[victim] += 1
@@ -75,7 +75,7 @@ def terminate(world: World, chance: random.Random, victim: str) -> None:
 
 
 def freeze(world: World, chance: random.Random, victim: str) -> None:
-    """SIGSTOP until another process of the stage has its partitions, then SIGCONT: a zombie for a moment."""
+    """Send SIGSTOP, and SIGCONT once another process of the stage has its partitions: a zombie for a moment."""
     pids = world.wait_for(victim)
     if victim in worlds.STAGES and len(pids) == 1:
         world.start_extra(victim)
@@ -90,7 +90,7 @@ def freeze(world: World, chance: random.Random, victim: str) -> None:
 
 
 def power_cut(world: World, chance: random.Random, victim: str) -> None:
-    """Everything at once, and everything again."""
+    """Kill all processes at once, and start them again."""
     if victim:
         aimed.power_cut(world, chance, victim)
         return
@@ -99,7 +99,7 @@ def power_cut(world: World, chance: random.Random, victim: str) -> None:
 
 
 def rebalance(world: World, chance: random.Random, victim: str) -> None:
-    """A process more, or one less."""
+    """Add a process of a stage, or remove one."""
     if chance.random() < 0.5:
         world.wait_for("kafka")
         world.start_extra(victim)
@@ -137,18 +137,18 @@ def store_slow(world: World, chance: random.Random, victim: str) -> None:
 
 
 def disk_full(world: World, chance: random.Random, victim: str) -> None:
-    """There is no space for a while: for the log, for any state, for the store, for what processes print."""
+    """Fill the disk of the log, the state, the store and the log files for a while."""
     del victim
     world.hard["disk full"] += 1
     before = world.pids("processors")
     _fill([world.rig.disk, world.rig.store], world.away(chance))
     if world.pids("processors") != before:
-        # Kafka may end for lack of space; so may any other process, without a message.
+        # Kafka may exit for lack of space; so may any other process, without a message.
         world.note_in_flight(len(before))
 
 
 def disk_slow(world: World, chance: random.Random, victim: str) -> None:
-    """Each write and each sync takes long for a while, those of Kafka too."""
+    """Slow down each write and sync for a while, also Kafka's."""
     del victim
     assert world.rig.meddle is not None
     world.soft["disk slow"] += 1
@@ -158,7 +158,7 @@ def disk_slow(world: World, chance: random.Random, victim: str) -> None:
 
 
 def clock(world: World, chance: random.Random, victim: str) -> None:
-    """The wall clock steps by minutes: that of all for good, or that of one stage until it is set right again."""
+    """Step the wall clock by minutes: for good for all processes, or for a while for one stage."""
     assert world.rig.meddle is not None
     seconds = chance.choice((-1, 1)) * chance.uniform(*STEP_SECONDS)
     world.soft["clock step"] += 1
@@ -179,7 +179,7 @@ def backend_away(world: World, chance: random.Random, victim: str) -> None:
 
 
 def storm(world: World, chance: random.Random, victim: str) -> None:
-    """The backend does everything a backend can do wrong, for a while."""
+    """Let the backend fail in every way it can for a while."""
     del chance, victim
     world.soft["storm"] += 1
     world.backend.set(**STORM_SHARES)
@@ -188,7 +188,7 @@ def storm(world: World, chance: random.Random, victim: str) -> None:
 
 
 def poison(world: World, chance: random.Random, victim: str) -> None:
-    """Unreadable records, and lines that are no requests."""
+    """Produce unreadable records, and lines that are not requests."""
     del victim
     world.soft["poison"] += 1
     model = topics.requests(chance.choice(list(MODELS))).name
@@ -207,7 +207,7 @@ def poison(world: World, chance: random.Random, victim: str) -> None:
 
 
 def duplicate(world: World, chance: random.Random, victim: str) -> None:
-    """A range of a topic of requests is produced a second time."""
+    """Produce a range of a requests topic a second time."""
     del victim
     world.soft["duplicate"] += 1
     model = topics.requests(chance.choice(list(MODELS))).name
@@ -216,15 +216,15 @@ def duplicate(world: World, chance: random.Random, victim: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A fault, whom or when it may meet, and how often it comes in comparison to others."""
+    """A kind of fault: its possible victims (or moments), and its weight in the random choice."""
 
     fault: Fault
     victims: tuple[str, ...] = ("",)
     weight: int = 1
     is_common: bool = True
-    """Whether it comes where no faults were chosen: one that waits for its moment does not."""
+    """Whether a run without chosen faults includes it; aimed faults are left out."""
     needs: str = ""
-    """Of `rig.WHY_NOT`: where the machine has it not, this fault is left out."""
+    """A key of `rig.WHY_NOT`: on a machine without this means, the fault is left out."""
 
 
 KINDS = {
@@ -250,12 +250,12 @@ KINDS = {
     },
     "scenario": Kind(fault=scenarios.play, victims=scenarios.VICTIMS, is_common=False, needs=rig.NETWORK),
 }
-"""By the name that `--faults` knows; `power` takes the moments of `zombie` too."""
+"""By name, as in `--faults`; `power` has the same moments as `zombie`."""
 COMMON = tuple(name for name, kind in KINDS.items() if kind.is_common)
 ANYWHERE = tuple(name for name in COMMON if not KINDS[name].needs)
-"""Those of them that every machine can have."""
+"""The kinds that every machine supports."""
 GROUPS = {"network": (*network.FAULTS, *ANYWHERE)}
-"""A name for several faults: whatever a cluster can have."""
+"""Names for several faults: all that a cluster supports."""
 
 
 def _fill(disks: list[Disk | None], seconds: float) -> None:
@@ -273,7 +273,7 @@ def _fill(disks: list[Disk | None], seconds: float) -> None:
 
 
 def _with_the_log(world: World, work: Callable[[dict[str, Any]], Coroutine[Any, Any, None]]) -> None:
-    """Do something once a broker answers: one that was just started takes a while."""
+    """Call `work` once a broker answers, which takes a while after its start."""
 
     def is_done() -> bool:
         with suppress(KafkaError, OSError, ValueError):

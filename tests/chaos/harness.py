@@ -1,4 +1,4 @@
-"""A run: batches flow, faults come in the order that the seed gives them, and in the end everything is counted."""
+"""A run: it creates batches, injects faults in the order that the seed gives, and checks everything at the end."""
 
 import random
 import threading
@@ -26,30 +26,30 @@ T = TypeVar("T")
 TRY_SECONDS_MAX = 120.0
 LOOK_SECONDS = 0.5
 REST_SECONDS_MIN = 1.0
-"""Between the end of a fault and the next one."""
+"""Least time between the end of a fault and the next one."""
 FEEDERS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run does.
+    """The parameters of a run.
 
     Attributes:
-        seed: Decides on everything that is left to chance.
-        seconds: How long faults come.
+        seed: Seed of all random choices.
+        seconds: Time during which faults come.
         faults: Names of the kinds of faults, as in `faults.KINDS`, each `NAME` or `NAME:VICTIM`.
-        count: How many faults come, however long they take; None for as many as `seconds` have room for.
-        every_seconds: Between two faults, on average.
-        batches: How many.
-        lines: Of all of them.
+        count: Number of faults, however long they take; None for as many as fit into `seconds`.
+        every_seconds: Mean time between two faults.
+        batches: Number of batches.
+        lines: Lines of all batches together.
         max_in_flight: Calls of one process; its models share the server.
-        latency_seconds: Of the backend.
-        slow_seconds: What it takes longer for one line of many.
-        answer_bytes: Added to each of its answers.
-        timeout_seconds: After which a call is given up.
-        part_bytes: Size of a part of results; None is the product's own.
+        latency_seconds: Latency of the backend.
+        slow_seconds: Additional latency of one line in many.
+        answer_bytes: Bytes added to each answer.
+        timeout_seconds: Timeout of a call.
+        part_bytes: Size of a part of results; None is the product's default.
         ends: Whether some batches are cancelled and some expire.
-        away_seconds: How long a store or a backend is away; None leaves it to chance.
+        away_seconds: How long a store or a backend is down; None leaves it to chance.
         end_seconds_max: How long the batches may take once the faults are over.
     """
 
@@ -72,7 +72,7 @@ class Plan:
 
     @property
     def repeats_max(self) -> int:
-        """Lines that a kill of one process may repeat: in flight, and with results without acknowledgement."""
+        """Lines that a kill of one process may repeat: those in flight, and those with unacknowledged results."""
         return (self.max_in_flight + max(1, self.max_in_flight // 4)) * max(INPUTS_PER_CALL.values())
 
 
@@ -90,7 +90,7 @@ class Blow:
 
 @dataclass
 class Report:
-    """What came out."""
+    """The outcome of a run."""
 
     verdict: Verdict
     table: list[tuple[str, str]] = field(default_factory=list)
@@ -132,7 +132,7 @@ class Harness:
         self._errors: list[str] = []
 
     def run(self) -> Report:
-        """Feed, strike, wait, check."""
+        """Create batches, inject faults, wait for the ends, and check."""
         threads = [threading.Thread(target=self._guarded, args=(self._feed, place)) for place in range(FEEDERS)]
         threads.append(threading.Thread(target=self._guarded, args=(self._watch,)))
         for thread in threads:
@@ -161,7 +161,7 @@ class Harness:
         chance = random.Random(self._plan.seed + 1)
         rested = began
         for blow in schedule(self._plan):
-            # A fault that took its time leaves the next ones too late, and these would be one.
+            # Faults delayed by a long one must not come all at once.
             while (left := max(began + blow.at, rested) - time.monotonic()) > 0:
                 time.sleep(min(left, LOOK_SECONDS))
             self._tell(f"{blow}   ({time.monotonic() - began:.1f} s)")
@@ -256,7 +256,7 @@ class Harness:
         world, verdict = self._world, report.verdict
         stats = world.backend.stats()
         repeats_max = world.repeats_max
-        # Where clocks differ, what was done before a rebalance may not be found (docs/decisions/0012).
+        # If clocks differ, results from before a rebalance may not be found (docs/decisions/0012).
         if stats["repeats"] > repeats_max and not world.soft["clock step"]:
             report.failures.append(f"{stats['repeats']} calls were repeated, {repeats_max} may be")
         huge = stats.get("spoilt", {}).get("huge", 0)
@@ -290,7 +290,7 @@ class Harness:
 
 
 def staged(plan: Plan, tell: Callable[[str], None]) -> Plan:
-    """The plan without the faults that this machine cannot have; says which and why."""
+    """The plan without the faults that this machine does not support; says which and why."""
     needs = set(map(_need, plan.faults))
     why_not = {need: why() for need, why in WHY_NOT.items() if need in needs}
     if NETWORK in needs and not why_not[NETWORK]:
@@ -324,8 +324,8 @@ def run(
     Args:
         plan: What to do.
         data: An empty folder, or one that does not exist.
-        keep: Whether what is on disks that are there for the run alone is kept in `DATA.rig`.
-        tell: Takes what happens.
+        keep: Whether to keep a copy of the run's temporary disks in `DATA.rig`.
+        tell: Called with a line for each event.
     """
     tell(f"seed {plan.seed}")
     plan = staged(plan, tell)

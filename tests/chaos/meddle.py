@@ -1,8 +1,7 @@
 """A library that all processes of an installation preload, to change their clocks and slow their disks.
 
-It is compiled from `meddle.c` by the machine's C compiler, and reads what it has to do from a file in shared
-memory, so that the clock of a process can be stepped, and its disk slowed down, while it runs. It needs no
-privilege.
+The machine's C compiler builds it from `meddle.c`. It reads its orders from a file in shared memory, so a run can
+step the clock of a process, and slow down its disk, at any time. It needs no privilege.
 """
 
 import json
@@ -18,7 +17,7 @@ COMPILERS = ("cc", "gcc", "clang")
 COMPILE_SECONDS_MAX = 60
 NUMBER = struct.Struct("=q")
 STORE_MS, DISK_MS, AHEAD_MS, AHEAD_MS_OF = range(4)
-"""Places in the file, as in `meddle.c`; from the last on there is one for each number of a process."""
+"""Places in the file, as in `meddle.c`; from the last one on, there is a place for each pid."""
 PIDS_MAX = 1 << 22
 MS = 1_000
 
@@ -29,11 +28,11 @@ def missing() -> str:
 
 
 class Meddle:
-    """A context manager over the library and its file.
+    """The library and its control file, as a context manager.
 
     Args:
         folder: An existing folder for both.
-        store: The folder whose objects are slow to reach when that is asked for.
+        store: The folder whose objects `slow_store` makes slow.
     """
 
     def __init__(self, folder: Path, store: Path) -> None:
@@ -49,7 +48,7 @@ class Meddle:
         source = Path(__file__).with_name("meddle.c")
         subprocess.run([*command, str(source), "-ldl"], check=True, timeout=COMPILE_SECONDS_MAX)
         with self._file.open("w+b") as file:
-            # Nearly all of it is a hole, which takes no memory.
+            # The file is sparse, so it takes hardly any memory.
             file.truncate((AHEAD_MS_OF + PIDS_MAX) * NUMBER.size)
             self._control = mmap.mmap(file.fileno(), 0)
         return self
@@ -60,24 +59,24 @@ class Meddle:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What a process must be started with."""
+        """Environment variables that load the library into a process."""
         return {"LD_PRELOAD": str(self._library)}
 
     def slow_store(self, seconds: float) -> None:
-        """From now on each object takes so much longer to open, to put in place, or to remove."""
+        """Delay each open, rename and removal of an object by this time."""
         self._set(STORE_MS, seconds)
 
     def slow_disk(self, seconds: float) -> None:
-        """From now on each write to a file and each sync takes so much longer."""
+        """Delay each write and each sync by this time."""
         self._set(DISK_MS, seconds)
 
     def step(self, seconds: float, pids: Iterable[int] = ()) -> None:
-        """From now on the clocks of these processes are so far ahead of true time; without any, all clocks."""
+        """Set the clocks of these processes, or all clocks, ahead of true time."""
         for place in [AHEAD_MS_OF + pid for pid in pids] or [AHEAD_MS]:
             self._set(place, seconds)
 
     def heal(self) -> None:
-        """All clocks that were stepped together are right, and all disks are fast."""
+        """Undo delays, and the step of all clocks."""
         for place in (STORE_MS, DISK_MS, AHEAD_MS):
             self._set(place, 0.0)
 

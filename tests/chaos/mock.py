@@ -1,8 +1,8 @@
 """The backend of the fault runs: a process of its own that answers, counts, and misbehaves as a seed says.
 
-`GET /stats` gives its counters, `POST /set?NAME=VALUE` changes its behaviour. What becomes of a call is decided by
-the seed, the line and how often the line came, so a run can be repeated. A call that was answered well, or was
-about to be, counts; one that a fault of this server spoilt does not, since its line has to come again.
+`GET /stats` gives its counters, `POST /set?NAME=VALUE` changes its behaviour. The seed, the line and the number of
+its calls decide the fate of a call, so a run can be repeated. Only calls with a good answer count, sent or not:
+Tidemill must repeat a call that a fault of this server spoilt.
 """
 
 import argparse
@@ -21,12 +21,12 @@ import uvloop
 from tidemill.schemas.endpoints import PROMPT
 
 REFUSED_EVERY = 97
-"""Each line whose number is a multiple of it is answered with a 400, every time."""
+"""The backend always refuses lines whose number is a multiple of this, with a 400."""
 SLOW_EVERY = 100
 HUGE_BYTES = 100 << 20
 CHUNK_BYTES = 1 << 20
 FAULTY_TRIES_MAX = 3
-"""From the next try on a line is answered well."""
+"""Further tries of a line get a good answer."""
 FAULTS = ("429", "500", "cut", "html", "huge", "nothing", "close")
 PHRASES = {200: "OK", 400: "Bad Request", 429: "Too Many Requests", 500: "Internal Server Error", 503: "Down"}
 
@@ -38,18 +38,18 @@ def usage_of(text: str) -> tuple[int, int]:
 
 
 def answer_of(text: str) -> str:
-    """What a line is answered with."""
+    """The answer to a line."""
     return f"echo: {text}"
 
 
 class Mock:
-    """Behaviour and counters; `shares` says for each fault which part of the calls it meets."""
+    """Behaviour and counters; `shares` has the share of calls that each fault hits."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.latency_seconds = 0.0
         self.slow_seconds = 0.0
-        """Added for each line whose number is a multiple of `SLOW_EVERY`."""
+        """Additional latency of lines whose number is a multiple of `SLOW_EVERY`."""
         self.padding = ""
         self.is_down = False
         self.shares: dict[str, float] = {}
@@ -58,10 +58,10 @@ class Mock:
         self.spoilt: Counter[str] = Counter()
         self.in_flight = 0
         self.callers: dict[str, tuple[int, float]] = {}
-        """By key: how many calls came, and when the last one did, on the monotonic clock."""
+        """By key: the number of calls, and the time of the last one on the monotonic clock."""
 
     def stats(self) -> dict[str, Any]:
-        """What was counted; `repeats` are calls for a line after one that was not spoilt."""
+        """The counters; `repeats` counts calls for a line after a good one."""
         good = self.good.total()
         return {
             "calls": self.came.total(),
@@ -93,7 +93,7 @@ class Mock:
                 self.shares[name] = float(value)
 
     def fate(self, text: bytes) -> str:
-        """What becomes of this call: `well`, or the name of a fault."""
+        """The fate of this call: `well`, or the name of a fault."""
         self.came[text] += 1
         if self.is_down:
             return "down"
@@ -180,7 +180,7 @@ class Connection(asyncio.Protocol):
         given = asked["input"] if path.endswith("embeddings") else asked["messages"][-1]["content"]
         texts = given if isinstance(given, list) else [given]
         if given == PROMPT:
-            # No line: it is only asked whether anybody is answered.
+            # A health probe, without a line.
             await self._fulfil("down" if mock.is_down else "proof", path, texts)
             return
         mock.note(self._caller)

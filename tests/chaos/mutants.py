@@ -1,4 +1,4 @@
-"""The mutations: what the promise rests on, broken one piece at a time."""
+"""Mutations of the code that exactly-once results depend on."""
 
 from dataclasses import dataclass
 

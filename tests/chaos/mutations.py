@@ -1,9 +1,9 @@
-"""Break what the promise rests on, one piece at a time, and see that a test fails.
+"""Break one piece of the code at a time, and check that a test fails.
 
 `python -m chaos.mutations` copies the package, makes one change in the copy (`mutants.py`), runs the simulations
 against it, and prints which of them failed. With `--chaos` a real installation of the copy runs under faults
-instead, for those changes that a real run meets; before, the plan of each is run on a copy without a change. The
-exit code is 1 where a change was not noticed.
+instead, for changes that a real run can hit; each plan first runs on an unchanged copy. The exit code is 1 if no
+test noticed a change.
 """
 
 import argparse
@@ -31,14 +31,14 @@ SUITES = {
 }
 SUITE_SECONDS_MAX = 600
 SLOWER = 4
-"""A suite that takes so many times as long as without a change hangs, and has noticed."""
+"""A suite that takes this many times longer than without a change hangs, which counts as noticing it."""
 REAL_SECONDS_MAX = 240
 STOP_SECONDS_MAX = 60
 FAILED = "FAILED: "
 
 
 class Simulated:
-    """The suites, in a copy of the code; how long they take is said by the first call, before there is a change.
+    """Runs the suites in a copy of the code; the first call, before any change, sets their timeouts.
 
     Args:
         folder: The copy.
@@ -49,7 +49,7 @@ class Simulated:
         self._seconds: dict[str, float] = {}
 
     def __call__(self) -> str | None:
-        """The first of the suites that fails; None where all pass."""
+        """The first suite that fails; None if all pass."""
         for suite, name in SUITES.items():
             began = time.monotonic()
             if not _passes(suite, self._folder, self._seconds.get(suite, SUITE_SECONDS_MAX / SLOWER) * SLOWER):
@@ -59,10 +59,10 @@ class Simulated:
 
 
 def real(folder: Path, plan: str) -> str | None:
-    """What a real run complains of first; None where all was well.
+    """The first failure of a real run; None if there is none.
 
     Raises:
-        RuntimeError: The run itself broke off.
+        RuntimeError: The run did not finish.
     """
     environ = {**os.environ, "PYTHONPATH": f"{folder / 'src'}{os.pathsep}{ROOT / 'tests'}"}
     command = [sys.executable, "-m", "chaos", *plan.split()]
@@ -72,7 +72,7 @@ def real(folder: Path, plan: str) -> str | None:
         try:
             told, _ = run.communicate(timeout=REAL_SECONDS_MAX)
         except subprocess.TimeoutExpired:
-            # As Ctrl-C would: it takes its installation with it.
+            # Like Ctrl-C, so that the run stops its installation.
             run.send_signal(signal.SIGINT)
             told, _ = run.communicate(timeout=STOP_SECONDS_MAX)
             raise RuntimeError(f"no end in {REAL_SECONDS_MAX} s: {told[-2_000:]}") from None
@@ -83,7 +83,7 @@ def real(folder: Path, plan: str) -> str | None:
 
 
 def caught(mutation: Mutation, folder: Path, look: Callable[[], str | None]) -> str | None:
-    """What `look` finds while a change is made."""
+    """The result of `look` while a change is in place."""
     file = folder / mutation.file
     text = file.read_text("utf-8")
     assert text.count(mutation.old) == 1, f"{mutation.file} has changed: {mutation.name}"
@@ -119,7 +119,7 @@ def _tell(name: str, found: str) -> None:
 
 
 def main() -> int:
-    """Try those that were asked for."""
+    """Try the requested mutations."""
     arguments = argparse.ArgumentParser(prog="chaos.mutations", description=__doc__)
     arguments.add_argument("--chaos", action="store_true", help="real runs instead of simulations")
     arguments.add_argument("words", nargs="*", help="only those with one of these in their names")

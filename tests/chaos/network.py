@@ -1,4 +1,4 @@
-"""The faults of the network between processes, brokers and the store. Each ends, and then lines have to go on."""
+"""Faults of the network between processes, brokers and the store; after each one batches must make progress."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -14,17 +14,17 @@ DIRECTIONS = {"out": frozenset({OUT}), "back": frozenset({BACK}), "both": frozen
 SECONDS = (2.0, 15.0)
 """How long a fault lasts: less than a session of 6 s, or more."""
 SLOW_SECONDS = (0.05, 0.5)
-"""By which each 64 KiB come later."""
+"""Delay of each 64 KiB."""
 TRUNCATIONS = 6
 TRUNCATE_SECONDS = 1.0
 ONE_CONNECTION_TRIES = 4
-"""Connections that are cut, one after the other: many of a process are idle."""
+"""Connections to cut, one after the other: many of a process's connections are idle."""
 
 Fault = Callable[[World, random.Random, str], None]
 
 
 def cut(world: World, chance: random.Random, victim: str) -> None:
-    """A process loses one direction, or both, to a broker, all brokers, the store, or all of them."""
+    """Cut one or both directions between a process and a broker, all brokers, the store, or all of them."""
     stage, _, direction = victim.partition(":")
     direction = direction or chance.choice(list(DIRECTIONS))
     place, servers = chance.choice(world.places(stage)), _servers(chance)
@@ -35,21 +35,21 @@ def cut(world: World, chance: random.Random, victim: str) -> None:
 
 
 def cut_broker(world: World, chance: random.Random, victim: str) -> None:
-    """No process reaches one of the brokers, which goes on with the others."""
+    """Cut one broker off from all processes, but not from the other brokers."""
     with _faulty(world, "cut-broker", PLACES):
         world.cluster.network.set(server=victim, cuts=DIRECTIONS["both"])
         worlds.sleep(chance.uniform(*SECONDS))
 
 
 def cut_store(world: World, chance: random.Random, victim: str) -> None:
-    """No process hears from the store, in one direction or both."""
+    """Cut the store off from all processes, in one direction or both."""
     with _faulty(world, f"cut-store:{victim}", PLACES):
         world.cluster.network.set(server=STORE, cuts=DIRECTIONS[victim])
         worlds.sleep(chance.uniform(*SECONDS))
 
 
 def cut_connection(world: World, chance: random.Random, victim: str) -> None:
-    """Single connections of a process hold everything back, and those beside them go on."""
+    """Stall single connections of a process, while its other connections go on."""
     place = chance.choice(world.places(victim))
     network = world.cluster.network
     with _faulty(world, "cut-connection", [place]):
@@ -59,7 +59,7 @@ def cut_connection(world: World, chance: random.Random, victim: str) -> None:
 
 
 def slow(world: World, chance: random.Random, victim: str) -> None:
-    """Everything takes its time between a process and the brokers, the store, or both."""
+    """Delay all traffic between a process and the brokers, the store, or both."""
     place, servers = chance.choice(world.places(victim)), _servers(chance)
     with _faulty(world, f"slow:{victim}", [place]):
         for server in servers:
@@ -68,7 +68,7 @@ def slow(world: World, chance: random.Random, victim: str) -> None:
 
 
 def truncate(world: World, chance: random.Random, victim: str) -> None:
-    """Connections of a process break in the middle of a message, again and again."""
+    """Break connections of a process in the middle of a message, again and again."""
     place = chance.choice(world.places(victim))
     with _faulty(world, f"truncate:{victim}", [place]):
         for _ in range(TRUNCATIONS):
@@ -78,7 +78,7 @@ def truncate(world: World, chance: random.Random, victim: str) -> None:
 
 
 def half_open(world: World, chance: random.Random, victim: str) -> None:
-    """The servers lose the connections of a process, and it does not notice."""
+    """Let the servers lose the connections of a process, which does not notice."""
     place, servers = chance.choice(world.places(victim)), _servers(chance)
     with _faulty(world, f"half-open:{victim}", [place]):
         for server in servers:
@@ -100,7 +100,7 @@ FAULTS: dict[str, tuple[Fault, tuple[str, ...]]] = {
 
 @contextmanager
 def _faulty(world: World, name: str, places: list[str] | tuple[str, ...]) -> Iterator[None]:
-    """What processors at these places have in flight may be called for again; afterwards all is well again."""
+    """Allow processors at these places to repeat their calls in flight; heal the network at the end."""
     world.soft[name] += 1
     if touched := [place for place in world.places("processors") if place in places]:
         world.note_in_flight(len(touched))

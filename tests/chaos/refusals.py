@@ -9,14 +9,14 @@ OWN_FAULT = 500
 
 
 class Refusals:
-    """The answers of a run that were none; threads may share it."""
+    """Collects refusals and errors from the api during a run; thread-safe."""
 
     def __init__(self) -> None:
         self.counts: Counter[int] = Counter()
         self.told: list[str] = []
 
     def note(self, error: Exception) -> None:
-        """Take what a call of the client ended with; a call without an answer is not the api's fault."""
+        """Record the error of a client's call; a call without an answer is not the api's fault."""
         if not isinstance(error, APIStatusError):
             return
         self.counts[error.status_code] += 1

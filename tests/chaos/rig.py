@@ -1,7 +1,7 @@
 """Means of a run: disks of its own, a library that all processes load, an S3 server.
 
-A machine that lacks one of them, since it has no C compiler or does not let one mount, leaves out the faults that
-need it, and says so.
+If a machine lacks one of them, for example a C compiler or the right to mount, the run says so and leaves out the
+faults that need it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,9 +16,9 @@ from chaos.meddle import Meddle
 DISK = "disk"
 MEDDLE = "meddle"
 NETWORK = "network"
-"""The installation is a cluster then."""
+"""The need of faults that require a cluster."""
 WHY_NOT = {DISK: disk.missing, MEDDLE: meddle.missing, NETWORK: cluster.missing}
-"""What a fault may need, with the function that says why this machine lacks it."""
+"""Needs of faults, each with the function that says why this machine lacks it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,11 @@ class Rig:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What all processes of the installation must be started with."""
+        """Environment variables for all processes of the installation."""
         return self.meddle.environ if self.meddle else {}
 
     def heal(self) -> None:
-        """Disks have space and are fast, and the clock that all share is right."""
+        """Undo full disks, slow disks, and the step of all clocks."""
         for each in (self.disk, self.store):
             if each is not None:
                 each.empty()
@@ -51,11 +51,11 @@ class Rig:
 
 @contextmanager
 def rigged(data: Path, needs: Iterable[str], *, keep: bool) -> Iterator[Rig]:
-    """Have what is needed for as long as the block lasts.
+    """Provide the means that a run needs during the block.
 
     Args:
-        data: The folder of the installation; it is made where it is missing.
-        needs: Of `WHY_NOT`.
+        data: The folder of the installation; created if missing.
+        needs: Keys of `WHY_NOT`.
         keep: Whether to leave a copy of the disks in `DATA.rig`.
     """
     data.mkdir(parents=True, exist_ok=True)

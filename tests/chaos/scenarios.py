@@ -1,6 +1,6 @@
-"""Six ways to come between two steps, each aimed at its exact point; that the point was met is checked.
+"""Six scenarios, each with a fault exactly between two steps; each checks that the fault came there.
 
-A scenario asks for a batch of its own, which is checked at the end of the run like all others.
+A scenario creates a batch of its own, which the run checks at its end like all others.
 """
 
 import random
@@ -42,14 +42,14 @@ NUMBER_MIN = 1_000
 SLOW_SECONDS = 1.0
 ALONE_SECONDS = 8.0
 QUIET_SECONDS = 4.0
-"""A zombie that calls nothing for so long has stopped: its calls last for less."""
+"""A zombie without new calls for this long has stopped: its calls take less time."""
 DAY_SECONDS = 86_400
 
 Scenario = Callable[[World, random.Random], None]
 
 
 def creation(world: World, chance: random.Random) -> None:
-    """The api ends while the store has a batch's input and the log has not, and once more before its command."""
+    """Kill the api after the store has a batch's input but before the log does, and again before its command."""
     network, job = world.cluster.network, _job(world, chance, lines=60)
     with ThreadPoolExecutor(1) as pool:
         _cut(world, "api", OUT)
@@ -75,7 +75,7 @@ def creation(world: World, chance: random.Random) -> None:
 
 
 def lost_cancel(world: World, chance: random.Random) -> None:
-    """A cancel has left the api and never comes to the log, and the api ends: its caller tries again."""
+    """Kill the api while a cancel is on its way to the log, which it never reaches; the caller tries again."""
     job = _job(world, chance, lines=4 * LINES, is_cancelled=True)
     batch_id = _create(world, job)
     _wait(world, batch_id, lambda batch: done(batch) > 0)
@@ -90,7 +90,7 @@ def lost_cancel(world: World, chance: random.Random) -> None:
 
 
 def orphan(world: World, chance: random.Random) -> None:
-    """Results end between a file and its record: another writes it anew, and the first one goes after a day."""
+    """Kill results between a file and its record: another process rewrites it, and the orphan goes after a day."""
     job = _job(world, chance, lines=LINES)
     batch_id = _create(world, job)
     _wait(world, batch_id, lambda batch: done(batch) > 0.5 * LINES)
@@ -121,7 +121,7 @@ def orphan(world: World, chance: random.Random) -> None:
 
 
 def finalizing(world: World, chance: random.Random) -> None:
-    """Results end while they write a batch's files, and for a while there are none."""
+    """Kill results while they write a batch's files, and keep them down for a while."""
     job = _job(world, chance, lines=LINES)
     batch_id = _create(world, job)
     world.stop_extras()
@@ -138,7 +138,7 @@ def finalizing(world: World, chance: random.Random) -> None:
 
 
 def zombie(world: World, chance: random.Random) -> None:
-    """A processor loses all brokers, or its coordinator alone, while its calls run; another one takes over."""
+    """Cut a processor from all brokers, or from its coordinator, while its calls run; another one takes over."""
     network, job = world.cluster.network, _job(world, chance, lines=4 * LINES)
     coordinator = world.cluster.coordinator("tidemill-processors")
     servers = chance.choice((BROKERS, (coordinator,)))
@@ -171,7 +171,7 @@ def zombie(world: World, chance: random.Random) -> None:
 
 
 def opening(world: World, chance: random.Random) -> None:
-    """The api ends with an opening record, and before the first append; ingest ends with the seal unread."""
+    """Kill the api with an opening record, and before the first append; kill ingest before it reads the seal."""
     network, job = world.cluster.network, _job(world, chance, lines=LINES)
     batch_id = _id(job)
     _lose(world, batch_id, lambda: job.open(world.client, RUN), topic=topics.INTAKE.name)
@@ -214,7 +214,7 @@ VICTIMS = (*SCENARIOS, ALL)
 
 
 def play(world: World, chance: random.Random, victim: str) -> None:
-    """Play one of them, or all, one after the other."""
+    """Play one scenario, or all, one after the other."""
     for name in SCENARIOS if victim == ALL else (victim,):
         world.aim.strikes[name] += 1
         try:
@@ -244,14 +244,14 @@ def _id(job: Job) -> str:
 
 
 def _apart(world: World, job: Job, broker: str) -> Job:
-    """The same job, under a number by which its outcomes are led by another broker, where there is one."""
+    """The same job, with a number such that another broker leads the partition of its outcomes, if possible."""
     leaders = world.cluster.leaders(topics.OUTCOMES.name)
     tries = (replace(job, number=job.number + further) for further in range(TRIES_MAX))
     return next((found for found in tries if leaders[partition_of(_id(found), len(leaders))] != broker), job)
 
 
 def _lose(world: World, batch_id: str, ask: Callable[[], object], *, topic: str = topics.COMMANDS.name) -> None:
-    """Have the api send a record about a batch, and end it while that is on its way."""
+    """Have the api send a record about a batch, and kill the api while the record is on its way."""
     network = world.cluster.network
     with ThreadPoolExecutor(1) as pool:
         for broker in BROKERS:
@@ -266,7 +266,7 @@ def _lose(world: World, batch_id: str, ask: Callable[[], object], *, topic: str 
 
 
 def record_of(topic: str, key: str) -> re.Pattern[bytes]:
-    """Finds a record of a topic by its key in a request to the log, which may hold records of other topics."""
+    """A pattern for a produce request with a record of this topic and key; it may hold records of other topics."""
     return re.compile(b"%b((?!tidemill\\.).)*?%b" % (re.escape(topic.encode()), key.encode()), re.DOTALL)
 
 
@@ -276,7 +276,7 @@ def _cut(world: World, place: str, direction: str) -> None:
 
 
 def _end(world: World, stage: str) -> None:
-    """End a process at once; data that the network held back never arrives."""
+    """Kill a process; data that the network holds back never arrives."""
     world.hard[stage] += 1
     pids = world.wait_for(stage)
     worlds.send(pids, signal.SIGKILL)
@@ -303,7 +303,7 @@ def _wait(world: World, batch_id: str, condition: Callable[[dict[str, object]], 
 
 
 def _ends(world: World, name: str, batch_id: str) -> dict[str, object]:
-    """Wait for the end of a batch from now on."""
+    """Wait for the end of a batch, and note how long it took."""
     began = time.monotonic()
     world.recover(f"scenario:{name}")
     wait_until(lambda: world.aim.ended(batch_id), f"end of {batch_id}", seconds_max=END_SECONDS_MAX)
@@ -312,13 +312,13 @@ def _ends(world: World, name: str, batch_id: str) -> dict[str, object]:
 
 
 def _unnamed(world: World, keys: set[str]) -> set[str]:
-    """Those of them that no record of a file names."""
+    """The keys that no file record names."""
     named = [value or b"" for _, value in world.cluster.records(topics.FILES.name)]
     return {key for key in keys if not any(b'"%b"' % key.encode() in value for value in named)}
 
 
 def _a_day_later(world: World, keys: set[str]) -> None:
-    """The api has met these objects a day ago: it notes when, in a file, and looks when it starts."""
+    """Make the api believe that it first saw these objects a day ago, by changing the database of its view."""
     view = world.cluster.view
 
     def met(change: str = "SELECT count(*) FROM orphans") -> int:

@@ -1,4 +1,4 @@
-"""A short run with faults of all kinds: nothing is lost, nothing is double, no bill is wrong."""
+"""A short run with faults of all kinds: no line is lost or double, and no bill is wrong."""
 
 import pytest
 from chaos import network

@@ -1,4 +1,4 @@
-"""What a run asks for: batches of mixed size for several models, and some that are cancelled or expire."""
+"""The batches of a run: mixed sizes, several models, and some that are cancelled or expire."""
 
 import random
 from collections.abc import Iterator
@@ -20,15 +20,15 @@ SIZES = (1, 7, 60, 400)
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One batch that is asked for.
+    """A batch to create.
 
     Attributes:
-        number: Its place in the run.
-        model: What it asks.
-        lines: How many.
+        number: Its number in the run.
+        model: The model of its lines.
+        lines: Number of lines.
         window: Its completion window.
-        is_cancelled: Whether it is cancelled on the way.
-        padding: Bytes added to one of its lines, which makes that one travel by reference.
+        is_cancelled: Whether the run cancels it.
+        padding: Bytes added to one line, so that its record refers to the input file.
     """
 
     number: int
@@ -40,16 +40,16 @@ class Job:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every line is to be run."""
+        """Whether every line must run."""
         return self.window != WINDOW_SHORT and not self.is_cancelled
 
     @property
     def endpoint(self) -> str:
-        """Where its lines go."""
+        """The endpoint of its lines."""
         return MODELS[self.model]
 
     def text(self, index: int) -> str:
-        """What line `index` asks; no two lines of a run ask the same."""
+        """The text of line `index`, unique in a run."""
         padding = "x" * self.padding if index == self.lines // 2 else ""
         return f"{padding}job {self.number} line {index}"
 
@@ -62,18 +62,18 @@ class Job:
         return index % REFUSED_EVERY == 0
 
     def is_answer(self, index: int, body: dict[str, Any]) -> bool:
-        """Whether this is what the backend says to a line."""
+        """Whether this is the backend's answer to a line."""
         text = self.text(index)
         if self.endpoint.endswith("embeddings"):
             return bool(body["data"][0]["embedding"] == list(usage_of(text)))
         return bool(body["choices"][0]["message"]["content"] == answer_of(text))
 
     def upload(self, client: OpenAI) -> str:
-        """Upload the input; returns the file's id. Each call makes a file."""
+        """Upload the input; returns the file's id. Each call creates a file."""
         return client.files.create(file=("in.jsonl", self.content()), purpose="batch").id
 
     def create(self, client: OpenAI, run: str, file_id: str) -> str:
-        """Create the batch and return its id; however often it is called it is one batch."""
+        """Create the batch and return its id; repeated calls return the same batch."""
         batch: dict[str, Any] = client.post(
             "/batches",
             cast_to=dict,
@@ -83,7 +83,7 @@ class Job:
         return str(batch["id"])
 
     def open(self, client: OpenAI, run: str) -> str:
-        """Create the batch open and return its id; however often it is called it is one batch."""
+        """Create the batch as an open one and return its id; repeated calls return the same batch."""
         batch: dict[str, Any] = client.post(
             "/batches",
             cast_to=dict,
@@ -113,9 +113,9 @@ def jobs(seed: int, *, batches: int, lines: int, ends: bool = True) -> Iterator[
     """The batches of a run.
 
     Args:
-        seed: Decides on sizes, models and order.
-        batches: How many.
-        lines: Of all of them together, at least.
+        seed: Seed of sizes, models and order.
+        batches: Number of batches.
+        lines: Least number of lines of all batches together.
         ends: Whether some are cancelled and some expire.
     """
     chance = random.Random(seed)

@@ -1,4 +1,4 @@
-"""What a fault can reach: the installation, its backend, and extra processes of its stages."""
+"""The targets of faults: the installation, its backend, and extra processes of its stages."""
 
 import functools
 import os
@@ -28,7 +28,7 @@ Step = tuple[str, str, int]
 PROCESSES = (*STAGES, "kafka", "supervisor")
 BACK_SECONDS_MAX = 90.0
 RECOVER_SECONDS_MAX = 60.0
-"""From the end of a fault of the network until lines go on."""
+"""Longest time from the end of a network fault until lines go on."""
 LOOK_SECONDS = 0.1
 AWAY_SECONDS = (2.0, 8.0)
 CLIENT_SECONDS_MAX = 20.0
@@ -38,14 +38,14 @@ class World:
     """The installation under test.
 
     Attributes:
-        rig: What the machine lends: disks that can be full, clocks that step.
-        hard: How often each process was ended without a word.
-        in_flight: Calls the backend had at the times when processors were ended or frozen, in all.
-        repeats_max: The most calls and results without acknowledgement that Tidemill may have had at these times.
-        aim: Finds the moment of faults that wait for one.
-        recoveries: Which fault of the network was followed by how many seconds without a step of any batch.
-        made: Batches that a fault has asked for, with what they have to be.
-        found: What a fault has measured, in words.
+        rig: Means of the machine: disks that can be filled, clocks that can be stepped.
+        hard: How often each process was killed without warning.
+        in_flight: Sum of the backend's calls in flight whenever processors were ended or frozen.
+        repeats_max: Bound on the calls in flight and unacknowledged results at these times.
+        aim: Waits for the moments of aimed faults.
+        recoveries: Seconds without progress of any batch after each network fault.
+        made: Batches that faults created, and their jobs.
+        found: Measurements of faults, in words.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class World:
 
     @property
     def cluster(self) -> Cluster:
-        """The installation, if it runs on one machine."""
+        """The installation, which must be a cluster."""
         assert isinstance(self.stack, Cluster)
         return self.stack
 
     def places(self, stage: str) -> list[str]:
-        """Where a cluster's processes of a stage are that live."""
+        """The places of a cluster's live processes of a stage."""
         extra = [place for name, place, process in self._extras if name == stage and process.poll() is None]
         return [stage, *extra]
 
@@ -90,7 +90,7 @@ class World:
         return _client(self.stack.api)
 
     def pids(self, name: str) -> list[int]:
-        """The processes of a stage that live, the extra ones included."""
+        """The live processes of a stage, including extra ones."""
         if name == "supervisor":
             return [self.stack.supervisor]
         extra = [process.pid for stage, _, process in self._extras if stage == name and process.poll() is None]
@@ -99,7 +99,7 @@ class World:
         return extra
 
     def away(self, chance: random.Random) -> float:
-        """How many seconds a store or a backend is away."""
+        """How many seconds a store or a backend is down."""
         return self._away_seconds or chance.uniform(*AWAY_SECONDS)
 
     def wait_for(self, name: str) -> list[int]:
@@ -107,7 +107,7 @@ class World:
         return wait_until(lambda: self.pids(name), f"a process of {name}", seconds_max=BACK_SECONDS_MAX)
 
     def end(self, pids: list[int], name: str, how: signal.Signals) -> None:
-        """Send a signal that ends processes, and write down what that may cost."""
+        """Send processes a signal that ends them, and note how many calls may be repeated."""
         if how is signal.SIGKILL:
             self.hard[name] += 1
             if name == "processors":
@@ -122,7 +122,7 @@ class World:
         self.repeats_max += processes * self._per_process
 
     def crash(self) -> None:
-        """End everything at once, as a power cut does, and start it again."""
+        """Kill everything at once, as a power cut does, and start it again."""
         pids = [pid for name in (*STAGES, "kafka") for pid in self.pids(name)]
         self.note_in_flight(len(self.pids("processors")))
         self._extras.clear()
@@ -130,7 +130,7 @@ class World:
         self.stack.start()
 
     def start_extra(self, stage: str) -> str:
-        """Start one more process of a stage, and return its place; where all are taken the oldest one stops."""
+        """Start one more process of a stage and return its place; if no place is free, stop the oldest process."""
         self._extras = [extra for extra in self._extras if extra[2].poll() is None]
         while len(self._extras) >= len(EXTRAS):
             self.stop_extra()
@@ -142,7 +142,7 @@ class World:
         """Ask the oldest extra process to end, and wait for it."""
         if self._extras:
             _, _, process = self._extras.pop(0)
-            # One that was frozen in the meantime would not hear.
+            # A process that is frozen would not receive the signal.
             process.send_signal(signal.SIGCONT)
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -156,14 +156,14 @@ class World:
             self.stop_extra()
 
     def heal(self) -> None:
-        """Undo what lasts."""
+        """Undo all lasting faults."""
         self.backend.set(down="false")
         self.rig.heal()
         self.mend_store()
         self.stop_extras()
 
     def break_store(self) -> None:
-        """From now on every call of the store fails: its folder is a link to itself, its connections break."""
+        """Let every call of the store fail: its folder becomes a link to itself, or its connections break."""
         if isinstance(self.stack, Cluster):
             self.stack.network.set(server=STORE, closed=True)
             return
@@ -172,7 +172,7 @@ class World:
         store.symlink_to(store)
 
     def mend_store(self) -> None:
-        """The store is back as it was, and with it the network."""
+        """Restore the store and the network."""
         if isinstance(self.stack, Cluster):
             self.stack.network.heal()
             return
@@ -182,10 +182,10 @@ class World:
             store.with_suffix(".away").rename(store)
 
     def recover(self, fault: str) -> None:
-        """Wait until some batch has gone a step on since a fault has ended, or none is at work.
+        """Wait until some batch makes progress after a fault, or none is at work.
 
         Raises:
-            AssertionError: Nothing goes on for `RECOVER_SECONDS_MAX`.
+            AssertionError: No batch makes progress for `RECOVER_SECONDS_MAX`.
         """
         began = time.monotonic()
         first: list[list[Step]] = []
@@ -209,7 +209,7 @@ class World:
         return self.client.get(f"/batches/{batch_id}", cast_to=dict)
 
     def steadily(self, call: Callable[[], T]) -> T:
-        """Ask until the api answers, as a client does that wants its batch."""
+        """Repeat a request until the api answers, as a client would."""
         found: list[T] = []
 
         def answers() -> bool:
@@ -235,7 +235,7 @@ class World:
 
 @functools.cache
 def _client(api: str) -> OpenAI:
-    """One client of an address: a new one loads all certificates, which takes longer than most calls."""
+    """A cached client of an address: a new one loads all certificates, which takes longer than most calls."""
     return OpenAI(base_url=api, api_key=KEY, max_retries=0, timeout=CLIENT_SECONDS_MAX)
 
 
@@ -247,7 +247,7 @@ def send(pids: list[int], how: signal.Signals) -> None:
 
 
 def gone(pids: list[int]) -> bool:
-    """Whether none of them runs."""
+    """Whether none of these processes runs."""
     return not any(map(runs, pids))
 
 
@@ -256,5 +256,5 @@ def _at_work(steps: list[Step]) -> bool:
 
 
 def sleep(seconds: float) -> None:
-    """A fault lasts: its length is its content."""
+    """Let a fault last for some seconds."""
     time.sleep(seconds)

@@ -1,8 +1,8 @@
 # ruff: noqa: T201 - what it prints is read when it fails
 
-"""What a user of Anthropic's Python SDK does with message batches; run with each version of it.
+"""The use of message batches with Anthropic's Python SDK; run with each version of it.
 
-`python anthropic_scenario.py BASE_URL KEY`: exits with 0 if all went as it should, and prints what it did. It
+`python anthropic_scenario.py BASE_URL KEY`: exits with 0 if every step succeeds, and prints the steps. It
 imports nothing but the SDK, since it runs in environments that hold nothing else.
 """
 
@@ -25,7 +25,7 @@ def requests(*names: str, **params: Any) -> list[Any]:
 
 
 def ended(client: Anthropic, batch_id: str) -> Any:
-    """Poll a batch until nothing changes any more."""
+    """Poll a batch until it has ended."""
     give_up = time.monotonic() + BATCH_SECONDS_MAX
     while (batch := client.messages.batches.retrieve(batch_id)).processing_status != "ended":
         assert time.monotonic() < give_up, batch
@@ -67,7 +67,7 @@ def success(client: Anthropic) -> None:
 
 
 def failures(client: Anthropic) -> None:
-    """A request that the server refuses is errored alone, and so is one that is invalid."""
+    """A refused or an invalid request is `errored`, and does not affect others."""
     made = client.messages.batches.create(requests=requests("a") + requests("b", stop="refuse"))
     batch = ended(client, made.id)
     assert (batch.request_counts.succeeded, batch.request_counts.errored) == (1, 1), batch
@@ -84,7 +84,7 @@ def failures(client: Anthropic) -> None:
 
 
 def pages(client: Anthropic) -> None:
-    """Lists are walked one by one in both directions, without a gap, even if each batch is deleted on the way."""
+    """Page through lists in both directions, without a gap, even if each batch is deleted on the way."""
     made = [client.messages.batches.create(requests=requests("a")).id for _ in range(3)][::-1]
     for batch_id in made:
         ended(client, batch_id)
@@ -101,7 +101,7 @@ def pages(client: Anthropic) -> None:
 
 
 def cancelling(client: Anthropic) -> None:
-    """A batch that runs is canceled, again without harm; one that has ended is not."""
+    """A running batch is canceled, and may be canceled again; an ended one stays as it is."""
     made = client.messages.batches.create(requests=requests("a", "b", stop="wait"))
     refused(anthropic.AnthropicError, client.messages.batches.results, made.id)
     refused(anthropic.ConflictError, client.messages.batches.delete, made.id)

@@ -1,4 +1,4 @@
-"""What the tests of the dashboard share: one installation, one browser, one context."""
+"""Fixtures of the dashboard's tests: one installation, one browser, one context."""
 
 from collections.abc import Iterator
 

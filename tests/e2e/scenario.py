@@ -1,8 +1,8 @@
 # ruff: noqa: T201 - what it prints is read when it fails
 
-"""What a user of the official Python SDK does, from upload to deletion; run with each version of it.
+"""The use of the official Python SDK, from upload to deletion; run with each version of it.
 
-`python scenario.py BASE_URL KEY FOLDER`: exits with 0 if all went as it should, and prints what it did. It
+`python scenario.py BASE_URL KEY FOLDER`: exits with 0 if every step succeeds, and prints the steps. It
 imports nothing but the SDK, since it runs in environments that hold nothing else.
 """
 
@@ -41,7 +41,7 @@ def lines(endpoint: str, *ids: str, **body: Any) -> bytes:
 
 
 def ended(client: OpenAI, batch_id: str) -> Any:
-    """Poll a batch until nothing changes any more."""
+    """Poll a batch until it has ended."""
     give_up = time.monotonic() + BATCH_SECONDS_MAX
     while time.monotonic() < give_up:
         batch = client.batches.retrieve(batch_id)
@@ -52,7 +52,7 @@ def ended(client: OpenAI, batch_id: str) -> Any:
 
 
 def running(client: OpenAI, batch_id: str) -> None:
-    """Wait until a batch's lines are published: one that is cancelled before has no files."""
+    """Wait until ingest has published a batch's lines: a batch cancelled before that has no files."""
     give_up = time.monotonic() + BATCH_SECONDS_MAX
     while client.batches.retrieve(batch_id).status == "validating":
         assert time.monotonic() < give_up, batch_id
@@ -78,7 +78,7 @@ def refused(kind: type[openai.APIStatusError], call: Any, *args: Any, **options:
 
 
 def uploads(client: OpenAI, folder: Path) -> None:
-    """Bytes, a path, a stream and a named pair all become the same kind of file."""
+    """Bytes, a path, a stream and a named pair can all be uploaded."""
     content = lines("/v1/embeddings", "a")
     path = folder / "named.jsonl"
     path.write_bytes(content)
@@ -100,7 +100,7 @@ def uploads(client: OpenAI, folder: Path) -> None:
 
 
 def parts(client: OpenAI, folder: Path) -> None:
-    """A file in parts is a file; a batch runs on it, and downloads of size come back whole."""
+    """An upload in parts becomes a file, on which a batch runs; large downloads are complete."""
     del folder
     content = lines("/v1/embeddings", *(f"line-{n}" for n in range(1000)))
     md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
@@ -160,7 +160,7 @@ def failures(client: OpenAI, folder: Path) -> None:
 
 
 def pages(client: OpenAI, folder: Path) -> None:
-    """Lists are walked one by one, the newest first, without a gap and without an end that never comes."""
+    """Page through lists one object at a time, the newest first, without a gap, to the end."""
     del folder
     made = [started(client, lines("/v1/completions", "a"), "/v1/completions") for _ in range(3)]
     listed = list(client.batches.list(limit=1))
@@ -176,7 +176,7 @@ def pages(client: OpenAI, folder: Path) -> None:
 
 
 def cancelling(client: OpenAI, folder: Path) -> None:
-    """A batch that runs is cancelled, again without harm; one that is done is not."""
+    """A running batch is cancelled, and may be cancelled again; a completed one stays as it is."""
     del folder
     created = started(client, lines("/v1/chat/completions", "a", "b", stop="wait"))
     running(client, created.id)

@@ -1,4 +1,4 @@
-"""Calls of a batch that is over: the server works on them no longer, and their places are free."""
+"""Calls of an ended batch are aborted: the server stops working on them, and their places are free."""
 
 import json
 
@@ -24,7 +24,7 @@ def created(client: OpenAI, lines: int, window: str, **more: str) -> Batch:
         for n in range(lines)
     ]
     file = client.files.create(file=("in.jsonl", "".join(texts).encode()), purpose="batch")
-    # The installation has windows of its own.
+    # This installation has other windows.
     return client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window=window)  # type: ignore[arg-type]
 
 
@@ -32,7 +32,7 @@ def created(client: OpenAI, lines: int, window: str, **more: str) -> Batch:
 async def test_calls_of_a_batch_that_is_over_are_aborted(
     stack: Stack, backend: Backend, window: str, end: str
 ) -> None:
-    """No line of it counts any more; a batch after it has all of the server."""
+    """None of its open lines counts any more; the next batch has the whole server."""
     backend.rule = as_told
     with OpenAI(base_url=stack.api, api_key=KEY, max_retries=0) as client:
         held = created(client, LINES, window, stop="wait")

@@ -44,7 +44,7 @@ NAMES = [row.name for row in TOPICS]
 WAIT_MS = 10_000
 SECONDS_MAX = 30.0
 CRC_AT = 17
-"""Where a batch of records has its sum."""
+"""Offset of the checksum in a batch of records."""
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def _quiet():
 
 
 def spoilt():
-    """A batch of records with a wrong checksum: a user who may write gets that error."""
+    """A batch of records with a wrong checksum: a user with the right to write gets that error."""
     made = DefaultRecordBatchBuilder(
         magic=2, compression_type=0, is_transactional=0, producer_id=-1, producer_epoch=-1, base_sequence=-1,
         batch_size=1_000,
@@ -69,7 +69,7 @@ def spoilt():
 
 @asynccontextmanager
 async def client(where):
-    """A client that is connected, and the only broker's number."""
+    """A connected client, and the number of the only broker."""
     found = AIOKafkaClient(**client_options(where))
     try:
         await found.bootstrap()
@@ -96,7 +96,7 @@ async def refused(where):
 
 @pytest.mark.parametrize("role", acls.ROLES)
 async def test_a_role_reads_and_writes_the_topics_of_its_lists(stack, role):
-    """Each topic is tried in both ways; every other one is refused by the broker."""
+    """Read and write each topic as each role; the broker refuses every topic outside of the role's lists."""
     reads, writes = await refused(stack.cluster(role))
     assert reads == {row.name for row in TOPICS if role not in row.read_by}
     assert writes == {row.name for row in TOPICS if role not in row.written_by}
@@ -104,7 +104,7 @@ async def test_a_role_reads_and_writes_the_topics_of_its_lists(stack, role):
 
 @pytest.mark.parametrize("role", acls.ROLES)
 async def test_a_role_administers_nothing(stack, role):
-    """It makes, changes and deletes no topic, no list, and joins no group of another stage."""
+    """A role cannot create, change or delete topics or access lists, nor join another stage's consumer group."""
     where = stack.cluster(role)
     admin = AIOKafkaAdminClient(**client_options(where))
     await admin.start()
@@ -129,7 +129,7 @@ async def test_a_role_administers_nothing(stack, role):
 
 @pytest.mark.parametrize("role", acls.STAGES)
 async def test_ingest_alone_creates_the_topics_of_models(stack, role):
-    """Another stage that needed one would name the remedy."""
+    """Another stage that needs one reports the remedy."""
     await ensure_topics(Settings(), stack.cluster(role), role=role)
     if role == "ingest":
         await ensure_model_topics(Settings(), stack.cluster(role), "fresh")
@@ -158,7 +158,7 @@ def test_the_command_sets_topics_and_lists(stack):
 
 
 async def test_the_broker_refuses_clients_without_a_password(stack):
-    """Neither at the clients' listener nor at the controller's, nor with another's password."""
+    """At the clients' listener and at the controller's, and with another role's password."""
     ports = json.loads((stack.data / "kafka" / "ports").read_text())
     fetch = FetchRequest(0, 0, 1_000, 0, [(topics.KEYS.name, [(0, 0, 100)])], "")
     produce = ProduceRequest(None, -1, WAIT_MS, [(topics.KEYS.name, [(0, spoilt())])])
@@ -192,7 +192,7 @@ def processes(stack):
 
 
 def test_another_user_reaches_no_file(stack):
-    """Nothing below the data folder is read or written, and nothing that the processes use is written."""
+    """Another user can read and write no file in the data folder, and write no file that the processes use."""
     control = stack.data.parent / "open to all"
     control.touch()
     control.chmod(0o666)

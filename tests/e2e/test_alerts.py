@@ -23,7 +23,7 @@ STORE = 'tidemill_store_requests_total{operation="read", result="%s"}'
 ENDPOINTS = 'tidemill_webhook_endpoints{state="%s"}'
 DISK = 'tidemill_disk_free_bytes{disk="log"}'
 SLACK = 'tidemill_deadline_slack_seconds{model="m"}'
-# What fires an alert, and what comes near and does not. A number is a gauge; a text, the rise in each minute.
+# Series that fire each alert, and series just below it. A number is a gauge; a text, the rise per minute.
 CASES = {
     "TidemillDown": ({'up{job="tidemill"}': 0}, {'up{job="tidemill"}': 1, 'up{job="other"}': 0}),
     "TidemillReceiptMismatch": (
@@ -67,7 +67,7 @@ CASES = {
 
 
 def series(found):
-    """Series, as promtool reads them."""
+    """Series in promtool's format."""
     return [
         {
             "series": name,
@@ -78,7 +78,7 @@ def series(found):
 
 
 def case(alert, found, *, fires):
-    """At the end the alert fires, or not."""
+    """A test that the alert fires at the end, or does not."""
     firing = f'count(ALERTS{{alertname="{alert}", alertstate="firing"}})'
     expected = [{"labels": "{}", "value": 1}] if fires else []
     asked = {"expr": firing, "eval_time": f"{MINUTES}m", "exp_samples": expected}
@@ -91,7 +91,7 @@ def case(alert, found, *, fires):
 
 
 def after(minutes):
-    """Whether the fast alert fires so many minutes after a bad hour that ended."""
+    """Whether the fast alert fires some minutes after the end of a bad hour."""
     bad = {"series": ENDED % "missed", "values": "0+1x60 60x300"}
     good = {"series": ENDED % "met", "values": "0+4x360"}
     firing = 'ALERTS{alertname="TidemillBudgetBurnsFast", alertstate="firing"}'
@@ -101,7 +101,7 @@ def after(minutes):
 
 
 def test_each_alert_fires_when_it_should_and_only_then(tmp_path):
-    """By Prometheus' own engine. A burn that is over ends its alert: the short window is clean."""
+    """In Prometheus' own engine. An alert ends after the burn, once the short window is clean."""
     rules = [rule for group in yaml.safe_load(RULES.read_text("utf-8"))["groups"] for rule in group["rules"]]
     assert set(CASES) == {rule["alert"] for rule in rules if "alert" in rule}
     tests = [

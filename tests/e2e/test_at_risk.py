@@ -1,4 +1,4 @@
-"""A batch whose records the log will drop before it is over shows it, while it waits."""
+"""A batch shows that the log will drop its records before it ends."""
 
 import json
 import urllib.request
@@ -17,12 +17,12 @@ from tidemill.schemas.log import topics
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
 SHOWN_SECONDS_MAX = 150.0
-"""The stages ask once a minute how long the log keeps its records."""
+"""The stages ask for the retention of the log once a minute."""
 
 
 @pytest.fixture
 def forgetful(tmp_path, inference):
-    """An installation of its own, since its topics are changed."""
+    """A separate installation, since the test changes its topics."""
     with Stack(tmp_path / "data", inference.models("chat")) as stack:
         yield stack
 

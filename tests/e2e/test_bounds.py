@@ -50,9 +50,9 @@ WORST = {f"{n:02}" + "\x01" * 62: "\x01" * 512 for n in range(16)}
 
 @pytest.mark.usefixtures("backend")
 async def test_requests_at_and_beyond_all_bounds(stack):
-    """Each field of each route at its bound, above it and with a million, while a neighbour's batch is run.
+    """Each field of each route at its bound, above it and with a million, while a neighbour's batch runs.
 
-    No answer is a 5xx, no process ends, and what was taken comes to its end.
+    No answer is a 5xx, no process ends, and every accepted batch ends.
     """
     before = {stage: stack.pids(stage) for stage in ("api", "ingest", "processors", "results")}
     keys = {project: key_of(stack, project) for project in ("corpus", "neighbour")}

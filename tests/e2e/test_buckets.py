@@ -110,7 +110,7 @@ def lake(s3, inference, tmp_path_factory):
 
 
 def in_a_second(body, nth):
-    """Answer slowly enough that the test can change something before."""
+    """Answer slowly enough that the test can intervene before."""
     del body, nth
     return Behaviour(latency_seconds=1)
 
@@ -189,7 +189,7 @@ def test_embeddings_as_parquet(lake, backend):
 
 
 def test_a_kill_in_the_middle_of_a_copy(lake, backend):
-    """The next owner writes the rest; a reader sees each object once, and no part is left."""
+    """The next owner writes the rest; the bucket has each object once, and no incomplete upload is left."""
     backend.rule = at_length
     uri = lake.put("in/long.jsonl", map(chat, range(100)))
     batch_id = lake.create(uri, output_uri="s3://slow/out")
@@ -208,7 +208,7 @@ def test_a_kill_in_the_middle_of_a_copy(lake, backend):
 
 
 def test_a_server_that_is_down_is_waited_for(lake, backend):
-    """The batch says why, and goes on by itself; so does one whose input is there."""
+    """A batch that waits to copy its output says why, and goes on by itself; an input there is a 503."""
     backend.rule = in_a_second
     uri = lake.put("in/down.jsonl", [chat(0)])
     batch_id = lake.create(uri, output_uri="s3://slow/out/")

@@ -1,4 +1,4 @@
-"""What Tidemill adds to each call: the client's headers, the deadline as a priority and as a header, and an id."""
+"""Additions to each call: the client's headers, the deadline as a priority and as a header, and an id."""
 
 import json
 

@@ -31,9 +31,9 @@ CALLS_SECONDS_MAX = 120.0
 MANY = 12
 """Batches: with six partitions, each results process has some of them."""
 RESTARTS_MAX = 2
-"""Processes that may give up: one that is starting when its broker dies does, and is started again."""
+"""Processes that may exit: one whose broker dies during its start does, and is started again."""
 SMALL = 1_000
-"""Lines of each."""
+"""Lines of each batch."""
 
 
 async def make_bucket():
@@ -67,7 +67,7 @@ def fleet(brokers, s3, inference, tmp_path_factory):
         "TIDEMILL_STORE": f"s3://{BUCKET}/tidemill",
         "TIDEMILL_REPLICATION": "3",
         "TIDEMILL_PARTITIONS": "6",
-        # Downloads come from the S3 server itself; the SDK follows.
+        # The api redirects downloads to the S3 server; the SDK follows.
         "TIDEMILL_PRESIGNED_DOWNLOADS": "true",
     }
     models = inference.models("chat", max_in_flight=IN_FLIGHT)
@@ -144,7 +144,7 @@ def test_partitions_move_with_their_tables(fleet, clients, backend):
 
 
 async def put_aside(kafka, batch):
-    """Append what a later major version may write; returns what each stage has put aside of it, in the end."""
+    """Append records of a later major version; returns the stage and offset of each resulting dead letter."""
     later = b'{"kind": "cancel_requested", "v": 2, "batch_id": "%b", "at": 1}' % batch.encode()
     log = Log(kafka)
     commands = await log.send(topics.COMMANDS.name, batch, later)

@@ -39,7 +39,7 @@ def started(sdk: openai.OpenAI, requests: list[dict], window: str = "24h", endpo
 
 
 def history(sdk: openai.OpenAI, batch_id: str) -> list:
-    """All that is seen of a batch until it is over."""
+    """All states of a batch that a client sees until it ends."""
     seen = []
 
     def is_over() -> bool:
@@ -141,7 +141,7 @@ def test_a_cancelled_batch_keeps_its_results(sdk, backend):
 
 
 def test_cancel_a_batch_before_its_validation(sdk, backend):
-    """Validated just before or not, every published line is in a file, and a second cancel succeeds."""
+    """Whether or not validation came first, every published line is in a file; a second cancel succeeds."""
     backend.rule = as_told
     made = started(sdk, [chat(n, stop="wait") for n in range(5)])
     assert sdk.batches.cancel(made.id).status in {"cancelling", "cancelled"}

@@ -11,7 +11,7 @@ from support.stack import KEY
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 WIDTH = 390
-"""Of a phone, in pixels."""
+"""Width of a phone, in pixels."""
 
 
 def test_a_wrong_key_is_an_error(browser, root):

@@ -1,4 +1,4 @@
-"""Lines run again after a look at what would run, and dead letters are sent again: the dashboard in a browser."""
+"""The dashboard in a browser: lines run again after a look at the plan, and dead letters are sent again."""
 
 import asyncio
 import re
@@ -29,7 +29,7 @@ def ended(client, backend, tmp_path):
 
 
 def test_lines_of_a_batch_run_again(page, client, ended):
-    """First the plan, which another choice takes away; then the run, on the page of its batch."""
+    """First the plan, which another choice discards; then the run, on the page of its batch."""
     go(page, "/replay")
     button(page, "Show what would run").click()
     expect(page.get_by_role("alert")).to_contain_text("Name a batch")
@@ -51,7 +51,7 @@ def test_lines_of_a_batch_run_again(page, client, ended):
 
 
 def test_a_plan_of_other_values_is_not_run(page, ended):
-    """It came late: the user has chosen other lines since."""
+    """A late plan does not count if the user has chosen other lines since."""
     plans = held(page, "**/rerun")
     go(page, f"/replay?batch={ended.id}")
     button(page, "Show what would run").click()
@@ -66,7 +66,7 @@ def test_a_plan_of_other_values_is_not_run(page, ended):
 
 
 def test_a_long_line_is_looked_at(page, client, tmp_path):
-    """The service takes it, so the page does; one that the page cannot show is named as such."""
+    """The page shows a line that the service accepts; for one that is too long it says so."""
     path = chats(tmp_path / "in.jsonl", None, text=lambda _: "x" * (2 << 20))
     go(page, "/new")
     choose(page, path)
@@ -110,7 +110,7 @@ def nothing_yet(*, is_over):
 
 
 def test_the_lines_of_a_running_batch_are_not_final(page, client, backend, tmp_path):
-    """Also when a whole page of them is there: the next ones to end may stand before it."""
+    """Not even a whole page of them: lines that end next may belong before it."""
     backend.rule = as_told
     batch = started(client, chats(tmp_path / "in.jsonl", "wait"))
     lines = [made_line(index) for index in range(1, 400)]
@@ -143,7 +143,7 @@ def made_page(lines, url):
 
 @pytest.mark.usefixtures("ended")
 def test_a_stretch_of_the_log_is_planned(page, client):
-    """The plan counts its lines and batches; nothing is started by looking."""
+    """The plan counts its lines and batches, and starts nothing."""
     before = {batch.id for batch in client.batches.list()}
     go(page, "/replay?of=log")
     page.get_by_label("Requests for").select_option("chat")
@@ -161,7 +161,7 @@ def test_a_stretch_of_the_log_is_planned(page, client):
 
 
 def test_a_dead_letter_is_sent_again(page, client, stack):
-    """It is marked, and dead again, since it is as unreadable as before; the audit trail has who did it."""
+    """It is marked, and dead again, since it is still unreadable; the audit trail has the actor."""
     produce(stack, b"of a test")
     known = [one["id"] for one in letters(client)]
     go(page, "/dead-letters")
@@ -223,7 +223,7 @@ def other_servers(client):
 
 
 def test_two_running_batches_are_compared_at_their_end(page, client, backend, tmp_path):
-    """Until then the page says which one is at work; then it counts, and shows the pairs of a filter."""
+    """Before, the page says which one is at work; then it counts lines, and shows the pairs of a filter."""
     backend.rule = as_told
     path = chats(tmp_path / "in.jsonl", *[None] * 3)
     left, right = started(client, path), started(client, chats(tmp_path / "in.jsonl", None, "wait"), name="late")
@@ -233,7 +233,7 @@ def test_two_running_batches_are_compared_at_their_end(page, client, backend, tm
     expect(page.get_by_text("3 lines compared")).to_be_visible()
     expect(rows(page, "Lines of both")).to_have_count(1)
     expect(rows(page, "Lines of both")).to_contain_text("Failed on the right only")
-    # The line of an address is shown, also if it is not among the rows.
+    # The page shows the address's line even if it is not among the rows.
     go(page, f"/compare?left={left.id}&right={right.id}&show=same&line=r2")
     panel = page.get_by_role("dialog", name="r2")
     expect(panel).to_contain_text("It does not have this line.")
@@ -241,7 +241,7 @@ def test_two_running_batches_are_compared_at_their_end(page, client, backend, tm
 
 
 def test_a_batch_at_work_says_what_it_costs(page, client, backend, tmp_path):
-    """By what is done so far; at the end it is the cost of the bill."""
+    """The cost of its finished lines; at the end that of the bill."""
     backend.rule = as_told
     batch = started(client, chats(tmp_path / "in.jsonl", *[None] * 30, "wait"))
     go(page, f"/batches/{batch.id}")
@@ -264,7 +264,7 @@ def test_a_batch_at_work_says_what_it_costs(page, client, backend, tmp_path):
 
 
 def test_a_replaced_file_does_not_stay(page, client, tmp_path):
-    """Nor one whose page is left; the file of a batch does."""
+    """Nor does the file of a page that the user leaves; the file of a batch stays."""
     paths = [chats(tmp_path / f"{name}-{tmp_path.name}.jsonl", None) for name in ("old", "new", "left")]
 
     def names():
@@ -296,7 +296,7 @@ def letters(client) -> list[dict]:
 
 
 def produce(stack: Stack, name: bytes) -> None:
-    """Append a record that nothing can read; in a thread, since the browser has this one's event loop."""
+    """Append an unreadable record, in a thread, since the browser uses this thread's event loop."""
 
     async def send() -> None:
         producer = AIOKafkaProducer(**stack.clients())

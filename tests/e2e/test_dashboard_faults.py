@@ -1,4 +1,4 @@
-"""What the dashboard says when the service refuses or does not answer, and what a user loses by it: nothing."""
+"""The dashboard when the service refuses or does not answer: it says why, and the user loses nothing."""
 
 import pytest
 from playwright.sync_api import expect
@@ -62,12 +62,12 @@ PARTS = (
     ("tab=timeline", "**/timeline"),
     ("tab=request", "**/content"),
 )
-"""Of the page of a batch, and the requests without which each has nothing to show."""
+"""Parts of a batch's page, and the requests that each one needs."""
 
 
 @pytest.mark.parametrize("status", [500, 403])
 def test_a_page_says_why_it_shows_nothing(page, ended, status):
-    """And nothing looks as if it were still to come."""
+    """And nothing looks as if it were still loading."""
     refuse(page, "**/v1/**", status=status)
     page.reload()
     for path in PAGES:
@@ -98,7 +98,7 @@ def test_panels_say_why_they_show_nothing(page, client, ended):
 
 
 def test_a_chart_that_does_not_load_says_so(page, ended):
-    """It is asked for again with the next chart."""
+    """The next chart loads the library again."""
     page.route("**/throughput", lambda route: route.fulfill(json={"interval_seconds": 1, "data": POINTS}))
     page.route("**/uPlot.iife.min.js", lambda route: route.abort())
     go(page, f"/batches/{ended}")
@@ -139,7 +139,7 @@ def test_a_switch_of_the_project_that_fails_changes_nothing(browser, root, clien
 
 
 def test_a_sign_out_that_fails_keeps_the_page(browser, root):
-    """Who is still signed in sees so."""
+    """The user sees that the session goes on."""
     with signed_in(browser, root) as page:
         page.route("**/dashboard/session", lambda route: route.abort())
         page.get_by_label("Account").click()
@@ -153,7 +153,7 @@ def test_a_sign_out_that_fails_keeps_the_page(browser, root):
 
 
 def drag_out(page, source):
-    """Press the mouse on an element, and let it go beside the dialog."""
+    """Press the mouse on an element, and release it beside the dialog."""
     box = source.bounding_box()
     page.mouse.move(box["x"] + 5, box["y"] + 5)
     page.mouse.down()
@@ -188,7 +188,7 @@ def test_a_secret_stays_until_it_is_copied(page):
 
 
 def test_a_dialog_closes_at_a_click_beside_it(page):
-    """Unless a request is under way, whose end it would not show."""
+    """Unless a request is in progress, whose result the user would miss."""
     go(page, "/keys")
     dialog = page.get_by_role("dialog", name="New key")
     button(page, "New key").click()
@@ -236,7 +236,7 @@ def test_numbers_and_faults_are_readable(page):
 
 
 def test_the_chart_follows_the_theme_of_the_system(page, ended):
-    """While the user has chosen none."""
+    """Unless the user has chosen a theme."""
     page.route("**/throughput", lambda route: route.fulfill(json={"interval_seconds": 1, "data": POINTS}))
     page.emulate_media(color_scheme="light")
     go(page, f"/batches/{ended}")
@@ -249,7 +249,7 @@ def test_the_chart_follows_the_theme_of_the_system(page, ended):
 
 
 def test_a_list_that_is_cut_says_so(page):
-    """The page names the command that has all."""
+    """The page names the command that lists everything."""
     usage = {
         "model": "chat",
         "batches": 1,

@@ -66,7 +66,7 @@ def test_a_row_leaves_a_filter_that_it_does_not_fit(page):
 
 @pytest.mark.parametrize(("path", "table", "make"), [("/files", "Files", file), ("/batches", "Batches", batch)])
 def test_new_rows_take_no_old_ones_away(page, path, table, make):
-    """All rows that were loaded stay, and the next page continues behind them; after a gap, new ones do."""
+    """All loaded rows stay, and the next page continues behind them; after a gap only the new rows stay."""
     listed = Listed(page, path, [make(number) for number in range(220, 0, -1)])
     go(page, path)
     whole(page, table, 100)
@@ -82,12 +82,12 @@ def test_new_rows_take_no_old_ones_away(page, path, table, make):
     tell(page, kind, **listed.rows[0])
     page.evaluate("scrollTo(0, 0)")
     expect(rows(page, table).first).to_contain_text("523", timeout=SOON_MS)
-    # Whole pages of those that are new, and nothing behind a gap.
+    # Whole pages of new rows, and no rows behind the gap.
     expect(page.get_by_role("table", name=table)).to_have_attribute("aria-rowcount", re.compile("^[1-4]?[05]1$"))
 
 
 def test_a_page_that_comes_during_a_refresh_stays(page):
-    """It is put behind the rows of now, not behind those of before."""
+    """It goes behind the refreshed rows, not behind the old ones."""
     listed = Listed(page, "/files", [file(number) for number in range(220, 0, -1)])
     go(page, "/files")
     whole(page, "Files", 100)
@@ -103,7 +103,7 @@ def test_a_page_that_comes_during_a_refresh_stays(page):
 
 
 def test_a_page_that_fails_can_be_asked_for_again(page):
-    """The list says why, asks no more by itself, and keeps its button."""
+    """The list says why, stops loading by itself, and keeps its button."""
     listed = Listed(page, "/files", [file(number) for number in range(150, 0, -1)])
     go(page, "/files")
     whole(page, "Files", 100)
@@ -126,7 +126,7 @@ def test_a_page_that_fails_can_be_asked_for_again(page):
 
 
 def test_an_older_answer_gives_way_to_a_newer_event(page):
-    """What an event says while a list is loaded is not undone until the next load."""
+    """A list in flight does not undo an event that came meanwhile."""
     listed = Listed(page, "/batches", [batch(1)])
     go(page, "/batches")
     row = rows(page, "Batches")
@@ -146,7 +146,7 @@ def test_an_older_answer_gives_way_to_a_newer_event(page):
 
 
 def test_a_panel_leaves_the_page_where_it_is(page):
-    """It opens and closes at the same place, and the focus returns to its row."""
+    """Opening and closing keep the scroll position, and the focus returns to its row."""
     hooks = [
         {
             "id": f"we_{number}",
@@ -200,7 +200,7 @@ def test_a_table_in_a_panel_shows_the_rows_in_sight(page, client):
 
 
 def test_selected_batches_are_downloaded_and_rerun(page):
-    """All parts of an output; a batch that is refused holds up no other, and a question names their number."""
+    """Downloads get all parts of an output; a refused batch stops no other; the confirmation names the number."""
     parts = {"output_file_ids": ["file-1", "file-2"]}
     made = [
         batch(2, "completed", output_file_id="file-1", tidemill=parts),
@@ -267,7 +267,7 @@ def widest_usage():
 
 
 def test_no_figure_is_cut(page):
-    """However large it is: a number that is cut reads as another number."""
+    """However large: a cut number would read as another number."""
     page.set_viewport_size(LAPTOP)
     Listed(page, "/batches", list(widest_batches()))
     Listed(page, "/files", [file(number) | {"bytes": 1023 * 1024**number} for number in range(3)])

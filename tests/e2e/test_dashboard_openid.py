@@ -89,7 +89,7 @@ def test_a_refused_sign_in_is_explained(tab, issuer, person, forgery, words):
 
 
 def test_an_operator_goes_to_another_project(browser, root, client, backend, tmp_path):
-    """Its batches are shown in every tab, and the address bar alone leads to none of another project."""
+    """Every tab shows its batches, and an address leads to no batch of another project."""
     backend.rule = as_told
     batch = started(client, chats(tmp_path / "in.jsonl", None), name="of the default project")
     client.post("/admin/keys", body={"name": "n", "project": "elsewhere", "role": "read"}, cast_to=object)

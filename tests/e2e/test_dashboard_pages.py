@@ -1,4 +1,4 @@
-"""What every page of the dashboard keeps: it is accessible, fits the window, and holds what is in sight."""
+"""Rules for every page of the dashboard: it is accessible, fits the window, and renders only rows in sight."""
 
 import json
 
@@ -26,11 +26,11 @@ from support.waiting import wait_until
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 BYTES_MAX = 250_000
-"""Of all that a page loads, uncompressed and without data."""
+"""Bytes that a page loads, uncompressed and without data."""
 ROWS_MAX = 120
 """Rows of a table that exist at one time: those in sight, and some beyond."""
 REQUESTS_MAX = 60
-"""To open the page of a batch, its modules included."""
+"""Requests to open the page of a batch, including its modules."""
 
 
 def twice(path):
@@ -79,7 +79,7 @@ def paths(ids):
 
 @pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
 def test_every_page_is_accessible_and_fits(page, made, size):
-    """axe-core finds nothing in either theme, nothing is wider than the window, and texts of users stay text."""
+    """axe-core finds no fault in either theme, pages fit the window, and texts of users stay text."""
     page.set_viewport_size(size)
     for path in paths(made):
         go(page, path)
@@ -88,7 +88,7 @@ def test_every_page_is_accessible_and_fits(page, made, size):
         page.emulate_media(color_scheme="light", reduced_motion="reduce")
         assert not axe_faults(page), path
         page.emulate_media(color_scheme="dark", reduced_motion="reduce")
-        # A theme has no more than colours.
+        # Themes differ in colours only.
         assert not axe_faults(page, "color-contrast"), path
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], path
         assert page.locator("main img, main script").count() == 0, path
@@ -105,7 +105,7 @@ def test_nothing_that_counts_is_cut_on_a_laptop(page, made):
 
 
 def test_a_long_batch_opens_with_what_is_in_sight(browser, root, made):
-    """Its lines are loaded by the page, and only rows in sight exist, also at the end of the list."""
+    """The page loads lines page by page, and only rows in sight exist, also at the end of the list."""
     with signed_in(browser, root, viewport=DESK) as page:
         asked = []
         go(page, f"/batches/{made['long']}?tab=lines")

@@ -19,7 +19,7 @@ from support.waiting import wait_until
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
 BACK_SECONDS_MAX = 90.0
-"""A silence of 30 s, a start, and a busy machine."""
+"""Covers a heartbeat timeout of 30 s, a start, and a busy machine."""
 GIVEN_UP_SECONDS_MAX = 90.0
 READY_SECONDS_MAX = 60.0
 STAGES = ("api", "ingest", "processors", "results")
@@ -85,12 +85,12 @@ def test_stopped_stages_are_restarted(watched):
 
 
 def test_a_stopped_supervisor_ends_no_stage(watched):
-    """`up` that was stopped for longer than a silence may last finds all of them as they were."""
+    """After `up` was stopped for longer than the heartbeat timeout, all stages are still the same processes."""
     before = {stage: watched.pids(stage) for stage in STAGES}
     pid = json.loads((watched.data / "run.json").read_text())["pid"]
     os.kill(pid, signal.SIGSTOP)
     began = psutil.Process(before["api"][0]).cpu_times().user
-    # The stages go on meanwhile; what is waited for is that they have done so.
+    # Wait until the stages have done some work in the meantime.
     for _ in range(3):
         run_one(watched)
     assert psutil.Process(before["api"][0]).cpu_times().user >= began
@@ -152,7 +152,7 @@ stage_runner.run(settings.load(), "results", Harmed)
 
 @contextmanager
 def harmed(watched, folder, harm):
-    """A process of results that can be harmed so, where it says that it is ready, and its log."""
+    """A results process that SIGUSR1 will harm, the pipe on which it reports readiness, and its log."""
     folder.mkdir()
     environ = {
         **os.environ, **watched.way_in("results"), "TIDEMILL_DATA": str(folder), "TIDEMILL_REPLICATION": "1",
@@ -179,7 +179,7 @@ def test_stages_that_are_dead_end_themselves(watched, tmp_path):
     """Without a supervisor, as in a cluster: the exit code is not 0, and the log says why."""
     words = {"park": "collect its error", "end": "has ended", "block": "the event loop is blocked"}
     with ExitStack() as stack:
-        # All at once: each takes as long as its symptom has to last.
+        # All at once, since each symptom must last for a while.
         found = {harm: stack.enter_context(harmed(watched, tmp_path / harm, harm)) for harm in words}
         for harm, (_, reading, _) in found.items():
             wait_until(

@@ -1,4 +1,4 @@
-"""Equal lines are asked once: a whole installation, encrypted, whose backend counts the calls."""
+"""Deduplication: a whole installation, encrypted, whose backend counts the calls for equal lines."""
 
 import json
 from collections import Counter
@@ -33,7 +33,7 @@ def request(index, body, **fields):
 
 
 def answers(body, nth):
-    """Some bodies are refused, however often they come."""
+    """Refuse some bodies every time."""
     del nth
     refused = int(body["messages"][0]["content"]) % FAILS_EVERY == 0
     return Behaviour(status=400 if refused else 200, latency_seconds=0.02)
@@ -121,7 +121,7 @@ def test_copies_cost_nothing_and_are_counted(client, batch):
 
 
 def test_pages_of_results_and_the_receipt_have_the_copies(client, batch):
-    """At their places, with the others."""
+    """At their indices, among the other lines."""
     found, after = [], -1
     while after is not None:
         page = client.get(f"/batches/{batch.id}/results?limit=1000&after={after}", cast_to=object)
@@ -134,7 +134,7 @@ def test_pages_of_results_and_the_receipt_have_the_copies(client, batch):
 
 
 def test_a_rerun_of_the_failed_lines_has_their_copies(client, batch, inference):
-    """It is a batch that asks equal lines once as well."""
+    """The rerun deduplicates, too."""
     inference.reset()
     failed = [place for place, body in enumerate(BODY_OF) if body % FAILS_EVERY == 0]
     made = client.post(f"/batches/{batch.id}/rerun", body={"lines": "failed"}, cast_to=object)["id"]
@@ -167,7 +167,7 @@ def test_a_cancelled_batch_has_the_copies_of_its_answers(client, inference):
     [("none", {}, 9), ("batch", {"temperature": 0.5}, 9), ("all", {"temperature": 0.5}, 3), (None, {}, 3)],
 )
 def test_the_batch_decides_what_is_asked_once(client, inference, dedupe, fields, calls):
-    """Else the model of its first line."""
+    """By default the model of its first line decides."""
     inference.reset()
     content = [request(index, index % 3, **fields) for index in range(9)]
     batch = ended(client, create(client, content, extra_body={"dedupe": dedupe} if dedupe else None))
@@ -175,13 +175,13 @@ def test_the_batch_decides_what_is_asked_once(client, inference, dedupe, fields,
 
 
 def test_another_value_is_refused(client):
-    """With the values that there are."""
+    """The error lists the allowed values."""
     with pytest.raises(Exception, match="'none', 'batch', and 'all'"):
         create(client, [request(0, 0)], extra_body={"dedupe": "some"})
 
 
 def test_the_list_of_copies_is_sealed_and_goes_with_its_batch(client, stack, batch):
-    """It is kept for a rebuild until then."""
+    """Until then it is kept for a rebuild."""
     kept = stack.data / "store" / "results-large" / batch.id / "copies"
     assert kept.read_bytes().startswith(b"TMS1")
     client.delete(f"/batches/{batch.id}", cast_to=object)

@@ -154,7 +154,7 @@ def test_deleted_batches_stay_deleted(place):
         plan = plain.post("/replays", json={"source": source, "dry_run": True}).json()
         assert (plan["lines"], plan["skipped_lines"]) == (LINES, LINES)
         assert "the batch is deleted" in command(place, "rebuild", batch.id)[1]
-        # The input of the other: its batch stays, and its lines cannot be read from the log any more.
+        # Delete the other batch's input: the batch stays, but its lines in the log become unreadable.
         assert plain.delete(f"/files/{other.input_file_id}").status_code == 200
         assert plain.get(f"/batches/{other.id}").status_code == 200
         wait_until(lambda: _is_destroyed(place, other.id), seconds_max=END_SECONDS_MAX, what="the other key's end")
@@ -165,7 +165,7 @@ def test_deleted_batches_stay_deleted(place):
 
 
 def _is_destroyed(stack, batch_id):
-    """Whether the last word of each of a batch's keys is a tombstone."""
+    """Whether the last record of each of a batch's keys is a tombstone."""
     last = {key: value for topic, key, value, _ in records(stack) if topic == topics.SECRETS.name}
     keys = [value for key, value in last.items() if key.startswith(f"{batch_id}/".encode())]
     return bool(keys) and all(value is None for value in keys)

@@ -74,7 +74,7 @@ CUSTOM = {
 
 
 def rule(body, nth):
-    """The server has no verdict on the text `empty`, and is full when `busy` comes first."""
+    """Return no verdict on the text `empty`, and a 529 for the first call with `busy`."""
     if body.get("text") == "busy" and nth == 1:
         return Behaviour(status=529)
     return Behaviour(body=b'{"verdicts": []}') if body.get("text") == "empty" else Behaviour()

@@ -63,19 +63,19 @@ def page():
 
 
 def preparation():
-    """What the page says has to go before each of them."""
+    """The code that the page puts before each example."""
     (found,) = re.findall(r"```sh\n(.*?)```", page().partition("\n## ")[0], re.DOTALL)
     return found
 
 
 def examples():
-    """Their titles, each with its language and its code, without those that the page says are not run."""
+    """The examples by title: language and code; without those marked as not run."""
     found = re.findall(r"^## (.*?)$(.*?)^```(\w+)\n(.*?)^```$", page(), re.DOTALL | re.MULTILINE)
     return {title: (language, code) for title, text, language, code in found if "<!-- not run: " not in text}
 
 
 def has_kcat():
-    """Whether a kcat is installed whose library speaks SCRAM as Kafka 4 wants it (librdkafka 2.6.1)."""
+    """Whether kcat is installed with a library whose SCRAM works with Kafka 4 (librdkafka 2.6.1)."""
     if (kcat := shutil.which("kcat")) is None:
         return False
     said = subprocess.run([kcat, "-V"], capture_output=True, text=True, check=False).stdout
@@ -92,7 +92,7 @@ async def tidemill(folder, *words, code=0):
 
 
 async def test_a_stream_is_a_batch(client, producer):
-    """It is at work before it is sealed, its counts are live, and then it ends as any other."""
+    """It runs before it is sealed, with live counts, and ends like any other batch."""
     batch_id = await send(producer, "first", [line(0), line(1)], ("tidemill-metadata", b'{"source": "crawl"}'))
     batch = await shown(client, batch_id, lambda found: found.request_counts.completed == 2)
     assert (batch.status, batch.request_counts.total) == ("in_progress", 2)
@@ -115,7 +115,7 @@ async def test_a_stream_is_a_batch(client, producer):
 
 
 async def test_a_bad_line_is_an_error_line(client, producer):
-    """No line fails the others, and each is in one of the two files."""
+    """A bad line does not affect others, and each line is in one of the two files."""
     bad = [b"{", line(0), line(5, model="absent"), line(6, model="other"), b"[]"]
     batch_id = await send(producer, "bad", [line(0), *bad, line(1)], END)
     batch = await shown(client, batch_id, is_over)
@@ -206,7 +206,7 @@ async def test_the_key_determines_the_project(stack, client, producer):
 
 
 async def test_a_token_lets_one_stream_in(stack, client, producer):
-    """Of its project, and no other; it ends with the key that made it."""
+    """A stream of its project, and no other; it ends with the key that created it."""
     made = client.post("/admin/keys", body={"name": "t", "project": "tokens", "role": "write"}, cast_to=object)
     with OpenAI(base_url=stack.api, api_key=made["secret"]) as holder:
         token = holder.post("/intake/tokens", body={"stream": "tokened"}, cast_to=object)["token"]
@@ -255,7 +255,7 @@ async def test_the_limits_of_a_project_bind_its_streams(stack, client, producer)
 
 
 async def test_a_cancel_ends_a_stream(stack, backend, client, producer):
-    """What was accepted has its line in a file; what comes later, until the stream ends, is a dead letter."""
+    """Accepted lines are in a file; records that come later, until the stream ends, are dead letters."""
     backend.rule = as_told
     batch_id = await send(producer, "stopped", [line(0), line(1, stop="wait"), line(2, stop="wait")])
     await shown(client, batch_id, lambda found: found.request_counts.completed == 1)
@@ -283,7 +283,7 @@ async def test_a_stream_expires(backend, client, producer):
 
 
 async def test_a_repeated_record_is_dropped(client, producer):
-    """A record whose number is not above the ones before was seen."""
+    """Ingest drops a record whose number is not above the earlier ones."""
     batch_id = await send(producer, "counted", [line(0)], ("tidemill-seq", b"1"))
     await send(producer, "counted", [line(1)], ("tidemill-seq", b"2"))
     await send(producer, "counted", [line(1)], ("tidemill-seq", b"2"))
@@ -293,7 +293,7 @@ async def test_a_repeated_record_is_dropped(client, producer):
 
 
 async def test_a_killed_ingest_loses_and_doubles_nothing(stack, client, producer):
-    """Lines come while the stage dies again and again."""
+    """Lines arrive while the stage is killed again and again."""
     batch_id = await send(producer, "killed", [line(0)])
     for start in range(1, 3001, 20):
         await send(producer, "killed", [line(number) for number in range(start, start + 20)])
@@ -310,10 +310,9 @@ async def test_a_killed_ingest_loses_and_doubles_nothing(stack, client, producer
 
 
 async def test_the_command_produces(stack, client, tmp_path):
-    """`tidemill produce` packs a file into records, and prints the id of the batch; without an end it goes on.
+    """`tidemill produce` packs a file into records, and prints the batch id; without an end the stream stays open.
 
-    The results are asked for in numbered files, which are together what one file would be, also when they are made
-    again from the log.
+    The command asks for numbered result files, which together equal a single file, also after a rebuild.
     """
     file = tmp_path / "in.jsonl"
     file.write_bytes(b"\r\n".join(line(number) for number in range(3000)))

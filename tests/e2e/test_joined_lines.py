@@ -1,4 +1,4 @@
-"""Lines that go in one call (`inputs_per_call`), as a client reads them."""
+"""Lines that share a call (`inputs_per_call`), as a client sees them."""
 
 import base64
 import json
@@ -58,7 +58,7 @@ async def ended(client, endpoint, bodies):
 
 
 async def test_calls_of_a_cancelled_batch_are_aborted(served):
-    """Each for all of its lines; the next batch has both places."""
+    """Each call ends for all of its lines; the next batch gets both places."""
     client, backend = served
     backend.reset(lambda body, _: Behaviour(latency_seconds=WAIT_SECONDS if "wait" in str(body) else 0))
     held = created(client, "/v1/embeddings", [{"input": f"wait {n}"} for n in range(LINES)])

@@ -1,4 +1,4 @@
-"""Each process of the stack is killed once in the middle of a batch: the batch completes, exact.
+"""Kill each process of the installation once in the middle of a batch: the batch completes, exactly.
 
 Invariant 5: restarting is enough, and calls made twice are at most those in flight at the kill.
 """

@@ -1,4 +1,4 @@
-"""Invariant 4: the ledger is the sum of `usage` over the output lines, to the token, whatever is killed."""
+"""Invariant 4: the ledger is the exact sum of `usage` over the output lines, despite kills."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ OUTPUT_LIFE_SECONDS = 7200
 
 
 def answers(body, nth):
-    """Every 97th line is refused, one that says so outlasts the batch, each other takes a moment."""
+    """Refuse every 97th line; a line `wait` outlasts the batch, and any other takes a moment."""
     del nth
     text = body["input"] if "input" in body else body["messages"][0]["content"]
     *_, what, number = text.split()
@@ -72,7 +72,7 @@ def client(billed):
 
 
 def used(client, batch):
-    """What the output file of a batch says was used: lines, input and output tokens."""
+    """Usage according to the output file of a batch: lines, input and output tokens."""
     if batch.output_file_id is None:
         return 0, 0, 0
     file = client.files.retrieve(batch.output_file_id)
@@ -113,7 +113,7 @@ def discount(batch):
 
 
 def batches(client, billed, backend):
-    """Batches of every end, with results killed twice while the first is at work; by their ids."""
+    """Batches with every final status, by id; results is killed twice while the first one runs."""
     large = create(client, lines(CHAT, LINES))
     made = [
         large,
@@ -143,7 +143,7 @@ def test_the_ledger_is_the_sum_of_the_outputs(client, billed, backend):
     sums = defaultdict(lambda: [0, 0, 0, Decimal(0)])
     for batch_id, found in entries.items():
         batch = made[batch_id]
-        # A new owner of the partition sends the same bill again, under its own number; compaction keeps one.
+        # A new owner of the partition publishes the same entry again, with its own number; compaction keeps one.
         bills = [entry.model_copy(update={"owner": 0}) for entry in found]
         assert all(bill == bills[0] for bill in bills)
         entry, (share,) = bills[0], bills[0].models

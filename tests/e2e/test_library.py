@@ -51,7 +51,7 @@ def written(folder, lines):
 
 
 async def test_results_come_in_order_while_the_batch_runs(stack, backend):
-    """Each as soon as those before it are there; reading goes on after any of them."""
+    """Each result comes as soon as the earlier ones are there; reading may resume after any of them."""
     answers = Answers()
     backend.reset(answers)
     async with AsyncTidemill(stack.api, KEY) as client:
@@ -117,7 +117,7 @@ def test_a_file_is_run(client, tmp_path):
 
 @pytest.mark.parametrize("library", [pd.DataFrame, pl.DataFrame, pa.table])
 def test_a_table_is_embedded(client, library):
-    """In the library it came in, with its columns and a vector for each row; a row without text has an error."""
+    """The result has the same library, its columns and a vector for each row; a row without text has an error."""
     frame = library({"id": [1, 2, 3], "text": ["one", None, "three"]})
     found = client.embed(frame, model="embed", column="text")
     assert isinstance(found, pa.Table if library is pa.table else library)
@@ -128,7 +128,7 @@ def test_a_table_is_embedded(client, library):
 
 
 def test_a_table_is_mapped(client):
-    """A prompt as text; a template with a mistake, or a thing that is no table, is named."""
+    """With a prompt as text; errors name a faulty template, and an argument that is no table."""
     frame = pd.DataFrame({"id": pd.array([2**60 + 1, None], "Int64"), "text": ["good", "bad"]}, index=["a", "b"])
     found = client.map(frame, model="chat", prompt="Is this good? {{ text }}")
     pd.testing.assert_frame_equal(found[["id", "text"]], frame)
@@ -142,7 +142,7 @@ def test_a_table_is_mapped(client):
 
 
 def test_mistakes_are_named(client, stack, tmp_path):
-    """A file that is missing, a line that is no JSON, a key that is wrong, a batch that is not there."""
+    """A missing file, a line that is not JSON, a wrong key, an unknown batch."""
     with pytest.raises(UsageError, match=r"none\.jsonl: No such file"):
         client.submit(tmp_path / "none.jsonl")
     with pytest.raises(UsageError, match="line 2 is not JSON"):

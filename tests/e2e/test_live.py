@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
 LINES = int(os.environ.get("LIVE_LINES", "4000"))
 EFFECT_SECONDS_MAX = 30.0
-"""On a machine that does nothing else a change takes effect within five seconds."""
+"""On an idle machine a change takes effect within five seconds."""
 END_SECONDS_MAX = 60.0 + LINES / 50
 CHAT = "/v1/chat/completions"
 _log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def takes_effect(condition, what):
 
 
 class Hosts:
-    """A file of host names that only the processes of one installation see, in a mount namespace of their own."""
+    """A hosts file that only the processes of one installation see, in their own mount namespace."""
 
     def __init__(self, folder):
         self._file = folder / "hosts"
@@ -109,7 +109,7 @@ class Hosts:
         return bool(shutil.which("unshare")) and not subprocess.run([*self.prefix, "true"], check=False).returncode
 
     def write(self, *addresses):
-        """Let `pods.test` have these addresses."""
+        """Let `pods.test` resolve to these addresses."""
         self._file.write_text("".join(f"{one} {name}\n" for one, name in self._lines(addresses)))
 
     @staticmethod
@@ -118,7 +118,7 @@ class Hosts:
 
 
 class Pace:
-    """The latency of all servers: long until the changes are made, so that the batch outlives them."""
+    """The latency of all servers: long until all changes are made, so that the batch outlasts them."""
 
     def __init__(self):
         self.seconds = 0.5

@@ -15,7 +15,7 @@ HELD = range(30, 40)
 
 
 class Answers:
-    """The last lines are put off until the test lets them go, one in ten is refused."""
+    """Delay the last lines until the test releases them, and refuse one line in ten."""
 
     are_held = True
 

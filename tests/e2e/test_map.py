@@ -107,7 +107,7 @@ def breaks_the_schema(body, nth):
 
 
 def test_answers_that_break_the_schema_are_repaired_or_listed(tidemill, stack, backend, tmp_path):
-    """None is silently wrong; a repair is a batch of its own that names the first one."""
+    """No wrong answer goes unnoticed; a repair is a batch that names the first one."""
     texts = [f"passage {number}" for number in range(100)]
     (tmp_path / "in.csv").write_text("text\n" + "".join(f"{text}\n" for text in texts))
     (tmp_path / "prompt.md").write_text("Rate: {{ text }} now")
@@ -157,7 +157,7 @@ def test_answers_that_break_the_schema_are_repaired_or_listed(tidemill, stack, b
 
 
 def test_a_mistake_costs_nothing(tidemill, backend, tmp_path):
-    """It is found before a row is asked, and the next command starts afresh."""
+    """The command finds it before any call, and the next command starts afresh."""
     passages(tmp_path / "in.parquet", 10)
     words = ("embed", "in.parquet", "--column", "text", "-o", "out.csv", "--model")
     for more, said in ((("--keep", "txt"), "columns are id, text, tags"), ((), "'none' is not supported")):

@@ -1,4 +1,4 @@
-"""A key that wraps those of batches is gone: its batches wait and say why, and the others go on."""
+"""A missing wrapping key: the batches whose keys it wraps wait and say why, and the others go on."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ def created(client, name, lines):
 
 
 def test_the_others_go_on(tmp_path, inference, backend):
-    """In processors and in results, and its own too, once the key is put back, without a restart."""
+    """In processors and in results; once the key is back, its own batches go on, too, without a restart."""
     slow = [True]
 
     def answers(body, nth):

@@ -1,4 +1,4 @@
-"""A batch whose lines name several models, one of them on a server that is away for a while."""
+"""A batch whose lines name several models, one of them on a server that is unreachable for a while."""
 
 import json
 import threading
@@ -23,7 +23,7 @@ END_SECONDS_MAX = 180.0
 
 
 def model_of(index):
-    """Alternating, the worst case of packing; the first half has no line for the server that is away."""
+    """Models alternate, the worst case for packing; the first half has no line for the unreachable server."""
     return MODELS[index % (3 if index >= LINES // 2 else 2)]
 
 
@@ -87,7 +87,7 @@ def lines_of(client, file_id):
 
 @pytest.fixture(scope="module")
 def batch(client, mixed, inference, away):
-    """The batch at its end: each stage is killed while lines wait for the server that is away."""
+    """The ended batch; each stage was killed while lines waited for the unreachable server."""
     inference.reset(answers)
     named = {0: "also-cheap"}
     made = create(client, [request(index, named.get(index, model_of(index))) for index in range(LINES)])
@@ -151,7 +151,7 @@ def test_pages_show_the_models(mixed, batch):
 
 
 def test_usage_has_each_model(client, batch):
-    """For each its own sum; together they are one batch."""
+    """A sum for each; together they count as one batch."""
     found = shares(client, batch.id)
 
     def usage(by):

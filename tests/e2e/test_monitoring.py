@@ -32,7 +32,7 @@ scrape_configs:
     static_configs: {targets}
 """
 AS_THEY_COME = {"tidemill_api_requests_total"}
-"""Metrics that have no series for what has not happened."""
+"""Metrics without a series until an event occurs."""
 CALL_SECONDS = 3.0
 QUERIES_MIN = 70
 OF_THE_TARGET = {"stage", "instance", "job", "le", "__name__"}
@@ -58,7 +58,7 @@ class Prometheus:
         self.url = url
 
     def ask(self, path, **parameters):
-        """What the API answers; a fault of a query raises."""
+        """The API's answer; raises if the query is faulty."""
         with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}") as answer:
             return json.load(answer)["data"]
 

@@ -69,7 +69,7 @@ async def test_every_stage_goes_on(stack):
 
 
 class _Raw(str):
-    """A header's name that is written as the bytes it stands for, which no client of ours would do."""
+    """A header name encoded as raw bytes, which no ordinary client sends."""
 
     __slots__ = ("raw",)
 
@@ -105,11 +105,11 @@ BURIED = WRITABLE[:5]
 
 
 def corpus():
-    """Each key, headers and value with some of the others."""
+    """Combinations of odd keys, headers and values."""
     for place in range(max(len(HEADERS), len(VALUES))):
         for turn in range(2):
             key, value = KEYS[(place + turn) % len(KEYS)], VALUES[(place + 3 * turn) % len(VALUES)]
-            # The client takes no record that has neither.
+            # The client refuses a record without key and value.
             yield b"" if key is value else key, HEADERS[place % len(HEADERS)], value
 
 
@@ -164,7 +164,7 @@ def created(client, count):
 
 @pytest.mark.usefixtures("backend")
 async def test_whatever_is_written_to_a_topic(stack, monkeypatch):
-    """Senseless keys, headers and values, and false facts: no stage restarts, and a batch completes."""
+    """Invalid keys, headers and values, and false facts: no stage restarts, and a batch completes."""
     for module in (message_accumulator, producer_module):
         monkeypatch.setattr(module, "DefaultRecordBatchBuilder", _DefaultRecordBatchBuilderPy)
     stages = ("api", "ingest", "processors", "results")

@@ -96,5 +96,5 @@ def test_no_more_batches_are_at_work(queued, client, inference):
             at_work.add(key)
         assert len(at_work) <= AT_WORK_MAX
     begun = [batch.in_progress_at for batch in rest]
-    # A batch that the killed process was about to start begins later than those behind it.
+    # A batch that the killed process was about to start may start after those behind it.
     assert sum(before > after for before, after in itertools.pairwise(begun)) <= 1

@@ -60,7 +60,7 @@ def service(real, tmp_path):
 
 
 def test_batches_of_models_that_share_a_real_server(service, real):
-    """They end with the replies of the models that their names mean there."""
+    """Each batch gets replies of the model that its name stands for at the server."""
     client = OpenAI(base_url=service.api, api_key=KEY, max_retries=5)
 
     def create(model, endpoint, body):

@@ -1,4 +1,4 @@
-"""What the log keeps is enough: files are made again without a call, and lost state comes back as it was."""
+"""The log suffices: it restores result files without a call, and lost state as it was."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ LARGE = json.dumps({"choices": [{"index": 0, "message": MESSAGE}], "usage": USAG
 
 
 def answers(body, nth):
-    """Every seventh line is refused, the third has a large answer; the last ones of `slow` batches hang."""
+    """Refuse every seventh line; the third has a large answer; the last ones of `slow` batches hang."""
     del nth
     word, number = body["messages"][0]["content"].split()
     if word == "slow" and int(number) >= LINES - 10:
@@ -100,7 +100,7 @@ def ended(stack, batch_id):
 
 
 def rebuild(stack, *arguments):
-    """Exit code and words of `tidemill rebuild`."""
+    """Exit code and output of `tidemill rebuild`."""
     command = [sys.executable, "-m", "tidemill", "rebuild", *arguments, "--data", str(stack.data)]
     done = subprocess.run(
         command, capture_output=True, check=False, text=True, timeout=COMMAND_SECONDS_MAX, env=stack._environ()
@@ -109,7 +109,7 @@ def rebuild(stack, *arguments):
 
 
 def everything(stack):
-    """All that a client sees, and the ledger."""
+    """Everything that a client sees, and the ledger."""
     client = client_of(stack)
     batches = [batch.model_dump() for batch in client.batches.list(limit=100)]
     contents = {
@@ -124,13 +124,13 @@ def everything(stack):
 
 
 def lying(store, file_id):
-    """Where a file of results lies: its name ends with who wrote it."""
+    """The path of a result file, whose name ends with its writer."""
     (path,) = (store / "files").glob(f"{file_id}-*")
     return path
 
 
 def test_files_are_made_again(place, backend):
-    """Of batches that completed and that expired, of files and of streams; what was damaged is replaced."""
+    """Of completed and expired batches, of files and of streams; damaged files are replaced."""
     backend.reset(answers)
     names = [make(place, *kind) for make in (begun, streamed) for kind in (("fast", "24h"), ("slow", "12s"))]
     batches = [ended(place, name) for name in names]
@@ -155,7 +155,7 @@ def test_files_are_made_again(place, backend):
 
 
 def test_what_cannot_be_made_again_is_told(place):
-    """A batch that is not there, and more of them than one command takes."""
+    """An unknown batch, and more batches than one command takes."""
     code, words = rebuild(place, "batch_" + "0" * 32)
     assert code == 1
     assert "no such batch" in words
@@ -199,7 +199,7 @@ def test_a_part_that_is_lost_is_made_again(place, backend):
 
 
 def test_state_lost_in_the_middle_of_a_batch(place, backend):
-    """It goes on from what the changelogs and the log have; nothing is lost, and no line is called again."""
+    """It goes on from the changelogs and the log; nothing is lost, and no line is called again."""
     backend.reset(lambda *_: Behaviour(latency_seconds=0.2))
     client = client_of(place)
     source = next(batch for batch in client.batches.list(limit=100) if batch.status == "completed").input_file_id

@@ -1,4 +1,4 @@
-"""What servers answer in odd forms and lengths, through the whole service, for every reader of its files."""
+"""Replies of servers in odd forms and lengths, through the whole service, for every reader of its files."""
 
 import gzip
 import json
@@ -47,7 +47,7 @@ def of(content, **more):
 
 
 def events(chunks):
-    """They as server-sent events."""
+    """Chunks as server-sent events."""
     return b"".join(b"data: %b\n\n" % json.dumps(chunk).encode() for chunk in chunks)
 
 
@@ -74,7 +74,7 @@ BAD = {
 
 
 def answers(body, nth):
-    """The reply that the word of a line names."""
+    """The reply that a line names."""
     if "messages" not in body:
         return Behaviour(body=EMBEDDED) if "input" in body else Behaviour(status=400)
     word = body["messages"][0]["content"]
@@ -187,7 +187,7 @@ def test_a_line_and_a_reply_of_many_megabytes(tidemill, backend, tmp_path):
     for text in output.read_bytes().splitlines():
         assert EMBEDDED in text
 
-    # What is known to be larger is refused before it is worked out.
+    # Tidemill refuses a reply that must be larger before any call.
     wide = line("w", EMBEDDINGS, input=["x"] * INPUTS, dimensions=4 * DIMENSIONS)
     texts.write_bytes(wide)
     code, said = tidemill("run", texts, "-o", tmp_path / "wide.jsonl")

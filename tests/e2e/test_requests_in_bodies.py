@@ -21,13 +21,13 @@ APPEND_LINES = 20
 
 @pytest.fixture
 def client(stack):
-    """A client that sends a request again until the api answers it."""
+    """A client that repeats a request until the api answers it."""
     with httpx.Client(base_url=stack.api, headers={"authorization": f"Bearer {KEY}"}, timeout=30) as client:
         yield client
 
 
 def post(client, path, *, key=None, **body):
-    """The answer to a request, which is sent again while the api is away."""
+    """Post a request, repeatedly while the api is down; returns the answer."""
     found = []
 
     def answered():
@@ -143,7 +143,7 @@ def test_an_open_batch_from_the_command_line(stack, backend, client, tidemill, t
     batch_id = begun[0]
     assert begun == [batch_id, batch_id]
     killed = tidemill("append", batch_id, "first")
-    # It notes the file before it sends a line.
+    # The command saves the file's state before it sends a line.
     (memory,) = wait_until(lambda: list((tmp_path / "state").rglob("appended.json")), "the note of the file")
     killed.kill()
     killed.communicate()
@@ -169,7 +169,7 @@ def test_an_open_batch_from_the_command_line(stack, backend, client, tidemill, t
 
 
 def test_a_single_request(stack, backend, client):
-    """It is sent again after the api was killed, and runs once; its answer has the server's text."""
+    """Repeated after a kill of the api, it runs once; its answer has the server's text."""
     backend.reset()
     path = "/async/chat/completions"
     body = request("alone")["body"]
@@ -196,12 +196,12 @@ def test_a_single_request(stack, backend, client):
 
 @pytest.mark.parametrize("is_open", [False, True], ids=["in the create", "in an append"])
 def test_answers_must_fit_a_schema(backend, client, is_open):
-    """One that does not is a failed line, is not asked again, and costs nothing; a rerun checks its answers."""
+    """An answer that does not fit fails its line without a retry or cost; a rerun checks its answers, too."""
     good, bad = {"label": "spam"}, {"label": "ham", "why": "it is"}
     texts = {"good": json.dumps(good), "bad": json.dumps(bad)}
 
     def answers(body, nth):
-        """What the line asks for; the second time it is good."""
+        """The answer that the line asks for; the second call gets a good one."""
         kind = body["messages"][0]["content"].split()[0]
         message = {"role": "assistant", "content": texts["good" if nth > 1 else kind]}
         usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}

@@ -161,7 +161,7 @@ def test_another_client_cancels_the_batch(tidemill: Tidemill, backend: Backend, 
         _, listed, _ = finished(tidemill("list", "--json", "--limit", "5"))
         return [one for one in map(json.loads, listed.splitlines()) if one["status"] == "in_progress"]
 
-    # How far a small batch is shows half a second after its beginning.
+    # The progress of a small batch appears half a second after its start.
     (batch,) = wait_until(shown, "the batch at work", seconds_max=RUN_SECONDS_MAX)
     assert finished(tidemill("cancel", batch["id"]))[0] == 0
     code, _, err = finished(running)

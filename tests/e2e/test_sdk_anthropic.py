@@ -51,7 +51,7 @@ def test_the_typescript_sdk_does_all_that_it_can(stack: Stack, backend: Backend,
 
 
 def test_a_batch_is_on_both_faces(stack: Stack, backend: Backend) -> None:
-    """Created on one, it is in the other's list, in the command line, with its receipt, and in the usage."""
+    """Created with one API, it is in the other's list, in the command line with its receipt, and in the usage."""
     del backend
     requests = [{"custom_id": name, "params": PARAMS} for name in "ab"]
     with httpx.Client(base_url=stack.api, headers={"authorization": f"Bearer {KEY}"}) as client:

@@ -1,4 +1,4 @@
-"""`tidemill run` of a file that is more than one batch holds, on a stack whose batches hold fifty lines."""
+"""`tidemill run` of a file that exceeds one batch, on an installation whose batches hold fifty lines."""
 
 import json
 import os
@@ -22,7 +22,7 @@ RUN_SECONDS_MAX = 120.0
 
 
 def answers(body, nth):
-    """Every 101st line is refused, and an answer takes a moment."""
+    """Refuse every 101st line; each answer takes a moment."""
     del nth
     number = int(body["messages"][0]["content"])
     return Behaviour(status=400 if number % FAILS_EVERY == 0 else 200, latency_seconds=0.05)
@@ -65,7 +65,7 @@ def numbers(path):
 
 
 def test_a_client_that_is_killed_goes_on(small, backend, tmp_path):
-    """The same command takes up what runs: no batch and no call twice, and the files are as of one batch."""
+    """The same command resumes: it repeats no batch and no call, and the files are like those of one batch."""
     backend.reset(answers)
     source, output = write(tmp_path / "big.jsonl", range(LINES)), tmp_path / "out.jsonl"
     words = ("run", source, "-o", output, "--receipt", tmp_path / "receipt.json")
@@ -92,7 +92,7 @@ def test_a_client_that_is_killed_goes_on(small, backend, tmp_path):
 
 
 def test_many_batches_on_stdout(small, backend, tmp_path):
-    """Go on as well, and come out as of one batch."""
+    """They resume, too, and come out like one batch."""
     backend.reset(answers)
     words = ("run", write(tmp_path / "big.jsonl", range(1, 101)))
     environ = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
@@ -109,7 +109,7 @@ def test_many_batches_on_stdout(small, backend, tmp_path):
 
 
 def test_a_file_that_fits_is_one_batch(small, backend, tmp_path):
-    """As ever, and its results may go to stdout."""
+    """As usual, and its results may go to stdout."""
     backend.reset(answers)
     code, err = finished(start(small, "run", write(tmp_path / "fits.jsonl", range(1, LINES_MAX + 1))))
     assert code == 0, err
@@ -117,7 +117,7 @@ def test_a_file_that_fits_is_one_batch(small, backend, tmp_path):
 
 
 def test_an_id_that_stands_twice(small, backend, tmp_path):
-    """In the whole file: nothing is begun."""
+    """Anywhere in the file: the run does not start."""
     backend.reset(answers)
     source = write(tmp_path / "in.jsonl", [1, *range(1, 60)])
     code, err = finished(start(small, "run", source, "-o", tmp_path / "out.jsonl"))

@@ -1,4 +1,4 @@
-"""A batch that waits says why: in the API, the commands, the metrics, on the page and in its error lines."""
+"""A stalled batch says why: in the API, the commands, the metrics, on its page and in its error lines."""
 
 import copy
 import json
@@ -26,10 +26,10 @@ LATER = "24h"
 LINES = 20
 FROZEN_LINES = 200
 ANSWERED = {"frozen": FROZEN_LINES // 2, "tokens": 1}
-"""Lines that get an answer, by model; of the other models none."""
+"""Number of lines with an answer, by model; other models have none."""
 STATUSES = {"busy": 503, "refused": 401}
 TWIN = "-soon"
-"""Each model has a twin, whose batch ends at its deadline while the batch of the model stays to be looked at."""
+"""Suffix of each model's twin, whose batch ends at its deadline while the other batch stays for inspection."""
 CASES = {
     "away": ("server_unreachable", None, "cannot be reached"),
     "busy": ("server_refuses", 503, "answers 503"),
@@ -44,7 +44,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def closed():
-    """The URL of a server that is not there."""
+    """The URL of a closed port."""
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{door.getsockname()[1]}/v1"
@@ -52,7 +52,7 @@ def closed():
 
 @pytest.fixture(scope="module")
 def crowded():
-    """A server that others keep busy, by its metrics."""
+    """A server whose metrics show many requests of other clients."""
     with Backend() as server:
         server.capacity, server.others = 4, 1_000
         yield server
@@ -73,7 +73,7 @@ def stalled(inference, closed, crowded, tmp_path_factory):
     models["crowded"] = {"backends": [{"url": crowded.url, "headroom": True}]}
     models |= {f"{name}{TWIN}": copy.deepcopy(model) for name, model in models.items()}
     models |= inference.models("well")
-    # A server that several models share would show them each other's troubles.
+    # With separate keys each model has its own server, so that their troubles stay apart.
     keys = {name: f"KEY_{name.upper().replace('-', '_')}" for name in models}
     for name, key in keys.items():
         models[name]["backends"][0]["api_key_env"] = key
@@ -95,7 +95,7 @@ def trouble(body, _):
     """How the server answers a line, by its model and its number."""
     model, number = body["messages"][0]["content"].replace(TWIN, "").split()
     if model == "frozen":
-        # A first half that takes some seconds has a rate, which is 0 from then on.
+        # A slow first half gives the batch a rate, which then drops to 0.
         return Behaviour(latency_seconds=0.2 if int(number) < ANSWERED[model] else WAIT_SECONDS)
     return Behaviour(status=STATUSES.get(model, 200))
 
@@ -116,7 +116,7 @@ def started(client, model, window=LATER):
 
 
 def interrupted(stack, words, folder, *arguments):
-    """Exit code and stderr of a command that gets Ctrl-C once it has printed some words; it has no terminal."""
+    """Exit code and stderr of a command, without a terminal, that gets Ctrl-C after it prints these words."""
     said = folder / "stderr"
     command = ["env", "--default-signal=INT", sys.executable, "-m", "tidemill", *arguments]
     environ = os.environ | {"TIDEMILL_BASE_URL": stack.api, "TIDEMILL_API_KEY": KEY, "XDG_STATE_HOME": str(folder)}
@@ -187,7 +187,7 @@ def check_doctor(stack, ids):
 
 
 def check_quota(stack, folder):
-    """`run` waits for a place, and says for which."""
+    """`run` waits for quota, and names it."""
     (folder / "more.jsonl").write_text(inputs("well"))
     code, said = interrupted(stack, "waits for quota", folder, "run", str(folder / "more.jsonl"))
     assert (code, f"has {2 * len(CASES)} batches in progress" in said) == (130, True), said

@@ -1,4 +1,4 @@
-"""The whole service on an S3 store: what works on a folder works there."""
+"""The whole service on an S3 store, in place of a folder."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Traces and logs of an installation: one trace a batch at a real receiver, and no words of users in any log."""
+"""Traces and logs of an installation: one trace per batch at a real receiver, and no text of users in any log."""
 
 import json
 import secrets
@@ -120,7 +120,7 @@ def test_a_batch_is_one_trace(served):
 
 
 def test_a_caller_that_records_nothing_has_no_spans(served):
-    """The server gets its trace all the same, and so the choice; a batch without a caller begins a trace."""
+    """The server still gets the trace and the decision not to record; a batch without a caller begins a trace."""
     client, backend, collector, _ = served
     backend.reset()
     trace, _, headers = caller("00")
@@ -134,7 +134,7 @@ def test_a_caller_that_records_nothing_has_no_spans(served):
 
 
 async def test_a_stream_continues_the_trace_of_its_producer(served):
-    """The headers of its first record have it."""
+    """The headers of the stream's first record carry it."""
     client, backend, collector, stack = served
     backend.reset()
     trace, parent, headers = caller()
@@ -158,7 +158,7 @@ async def test_a_stream_continues_the_trace_of_its_producer(served):
 
 
 def test_a_killed_process_of_results_goes_on_with_the_trace(served):
-    """The state of the batch has its context."""
+    """The state of the batch includes the trace context."""
     client, backend, collector, stack = served
     backend.reset(lambda *_: Behaviour(latency_seconds=0.05))
     backend.hold()
@@ -176,7 +176,7 @@ def test_a_killed_process_of_results_goes_on_with_the_trace(served):
 
 
 def test_deliveries_of_webhooks_are_in_the_trace(served, tmp_path):
-    """Each attempt has a span: the one that no receiver took, and the one after it."""
+    """Each attempt has a span: the failed one and the next."""
     client, backend, collector, _ = served
     backend.reset()
     trace, _, headers = caller()
@@ -209,7 +209,7 @@ def answering(how):
 
 
 def mistakes(client, backend, stack):
-    """Do all that may go wrong with words that a log must not have."""
+    """Make every kind of mistake with texts that no log may contain."""
     body = {"model": f"chat{FORGED}", "messages": [{"role": "user", "content": FORGED}]}
     request = {"custom_id": FORGED, "method": "POST", "url": "/v1/chat/completions", "body": body}
     refused = json.dumps({"error": FORGED}).encode()
@@ -270,7 +270,7 @@ async def poison(stack):
 
 
 async def test_no_log_and_no_span_has_words_of_users(served):
-    """Bodies, answers, keys, names: of good lines and of all that may go wrong, at the level `debug`."""
+    """Bodies, answers, keys, names: of good lines and of every kind of mistake, at the level `debug`."""
     client, backend, collector, stack = served
     statuses = mistakes(client, backend, stack)
     await poison(stack)

@@ -28,19 +28,19 @@ SECRETS = {
 }
 TWO = {"TIDEMILL_PROCESSOR_PROCESSES": "2", "LC_ALL": "C", **SECRETS}
 ODD = """Größe, 'q' "d" 100% %d #?&$HOME ${x} {y} <a&b> back\\slash; a:b *[z] -n"""
-"""A name for the data folder that no configuration, address or pattern takes as it is."""
+"""A folder name with characters that configurations, addresses and patterns must escape."""
 STOP_SECONDS_MAX = 15.0
 
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory, inference):
-    """One installation for this file; the tests follow its life in their order."""
+    """One installation for this file; the tests follow its life in order."""
     models = inference.models("chat")
     models["chat"]["backends"][0]["api_key_env"] = "BACKEND_KEY"
     stack = Stack(tmp_path_factory.mktemp("up") / ODD / ".tidemill", models, TWO)
     stack.cwd = stack.data.parent
     stack.cwd.mkdir()
-    # A user's own file with the name of a module that we use.
+    # A file of the user with the name of a module that we import.
     (stack.cwd / "email.py").write_text("raise RuntimeError('a file of the user was imported')\n")
     with stack:
         yield stack

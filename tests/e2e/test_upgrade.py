@@ -1,6 +1,6 @@
-"""A rolling upgrade: version N and N+1 of each stage side by side, and then one after the other is replaced.
+"""A rolling upgrade: versions N and N+1 of each stage side by side, and then the old processes go one by one.
 
-The later version is a copy of the package in which everything that travels or is kept says more than today: each
+The later version is a copy of the package with an additional field in everything that is sent or stored: each
 message, each shape inside of one, each state in a table, and the headers of records of lines.
 """
 
@@ -55,7 +55,7 @@ LATER = (
     ("schemas/log/codec.py", "    attempts: Count = 1\n", "    later: Count = 1\n"),
     ("schemas/log/codec.py", "    headers = [\n", '        ("tidemill-later", b"lines"),\n'),
 )
-"""A file, a text of it, and what the later version has after each of these."""
+"""A file, a text in it, and the text that the later version inserts after it."""
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +113,13 @@ async def send(broker, value, *headers):
 
 def members(broker):
     """The number of processes of each consumer group, if the group is stable."""
-    # Held, since its answers come only while it lives.
+    # Keep a reference: the client answers only while it lives.
     admin = AdminClient({"bootstrap.servers": broker})
     try:
         asked = admin.describe_consumer_groups(list(GROUPS), request_timeout=LOOK_SECONDS_MAX)
         groups = {name: answer.result(2 * LOOK_SECONDS_MAX) for name, answer in asked.items()}
     except KafkaException:
-        # The first group of all makes the topic that groups are kept in.
+        # The first group of a cluster creates the topic `__consumer_offsets`.
         return {}
     return {name: len(group.members) for name, group in groups.items() if group.state is ConsumerGroupState.STABLE}
 
@@ -140,7 +140,7 @@ class Work:
         self.stream = None
 
     def clients(self):
-        """An SDK for each api process there is."""
+        """An SDK for each running api process."""
         members = [member for member in self._fleet.members if member.stage == "api" and member.wanted]
         return [OpenAI(base_url=self._fleet.url(member), api_key=KEY, max_retries=10) for member in members]
 
@@ -155,7 +155,7 @@ class Work:
             raise AssertionError(f"{error}\n{self._fleet.tails()}") from error
 
     def step(self, *headers):
-        """Have some lines run by all that are there, and see each once in its file."""
+        """Run some lines through all processes, and check that each is in its file once."""
         two = dict.fromkeys(GROUPS, 2)
         self.wait(lambda: members(self._broker) == two, "two processes in each group")
         value = b"\n".join(lines(self._step))
@@ -201,7 +201,7 @@ class Work:
 
 
 async def versions(broker, topic):
-    """Which versions have written to a topic: records that say more, and ones that do not."""
+    """Which versions have written to a topic: records with and without the additional field."""
     consumer = AIOKafkaConsumer(bootstrap_servers=broker)
     await consumer.start()
     found = set()
@@ -223,7 +223,7 @@ async def versions(broker, topic):
 
 
 def test_versions_side_by_side(fleet, broker, later, backend):
-    """Two of each stage, one of each version; the older go one by one; nothing is lost, double or repeated."""
+    """One process of each stage per version; the older ones go one by one; no line is lost, double or repeated."""
     backend.reset(answers)
     older = {stage: fleet.start(stage) for stage in STAGES}
     for stage in STAGES:

@@ -1,7 +1,7 @@
-"""The same lines by every way in give the same output, but for the ids that a batch gives its lines.
+"""The same lines give the same output by every way in, except for ids that a batch gives its lines.
 
-A new way is a function that takes the service and the lines, has them run as one batch, and returns its id; it
-stands in `WAYS`, and is compared with the others.
+A new way is a function that takes the service and the lines, runs them as one batch, and returns its id. Add it to
+`WAYS` to compare it with the others.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ def answers(body, nth):
 
 
 def text(number):
-    """What a line asks; every thousandth is too large for a record of the log."""
+    """The text of a line; every thousandth is too large for a record of the log."""
     return f"{'x' * 300_000 if number % 1_000 == 7 else 'ä'} {number}"
 
 
@@ -83,7 +83,7 @@ class Service:
         return self.sdk.batches.retrieve(batch_id)
 
     def made(self, path, **fields):
-        """Ask for a batch of lines that were run before."""
+        """Request a batch of lines that ran before."""
         answer = self.http.post(path, json=fields)
         assert answer.status_code == 200, answer.text
         return answer.json()
@@ -96,13 +96,13 @@ def by_rest(service, source):
 
 
 def by_rerun(service, source):
-    """A whole batch again."""
+    """Rerun a whole batch."""
     old = service.finished(by_rest(service, source))
     return service.made(f"/batches/{old.id}/rerun", lines="all")["id"]
 
 
 def by_replay_of_the_log(service, source):
-    """A range of the topic again: from before a batch to its end, found by a dry run first."""
+    """Replay a range of the topic, from before a batch to its end; a dry run finds it."""
     start = dt.datetime.now(dt.UTC).isoformat()
     service.finished(by_rest(service, source))
     wanted = {"model": "chat", "from": start, "to": dt.datetime.now(dt.UTC).isoformat()}

@@ -1,4 +1,4 @@
-"""Wheel and sdist: built twice to the same bytes; the wheel alone in an empty folder brings a batch to its end."""
+"""Wheel and sdist: reproducible builds; the wheel alone, in an empty folder, runs a batch to its end."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What each part of the concurrency limit gains: prints the tables of docs/decisions/0041-limit-measured.md.
+"""Measures the parts of the concurrency limit: prints the tables of docs/decisions/0041-limit-measured.md.
 
 `PYTHONPATH=tests .venv/bin/python -m limits` simulates servers in virtual time, in some minutes. A run depends on
 its seed alone, so the numbers are the same on every machine.
@@ -27,12 +27,12 @@ MEASURES: Final = {
 
 
 def steps(*changes: tuple[float, int]) -> Callable[[float], int]:
-    """A capacity that changes: from which time on it is what."""
+    """A capacity that changes at given times."""
     return lambda now: next(capacity for at, capacity in reversed(changes) if now >= at)
 
 
 def bursts(seconds: float, every: float) -> Callable[[float], bool]:
-    """Lines for so many seconds, and then none until the next burst."""
+    """Lines for some seconds, and then none until the next burst."""
     return lambda now: now % every < seconds
 
 
@@ -85,14 +85,14 @@ LOADS: Final[Mapping[str, Load]] = {
 
 
 def seen(load: Load, variant: Variant, seed: int) -> Seen:
-    """One run."""
+    """Simulate one run."""
     with variant.applied():
         pools = [BackendPool([backend("http://a", variant.limit())]) for _ in load.wanted]
         return Simulation(load, pools, reads_metrics=variant.reads_metrics, seed=seed).run()
 
 
 def measured(load: Load, found: Seen) -> dict[str, float]:
-    """What came of one run, by measure."""
+    """The results of one run, by measure."""
     begin = load.measured_from
     counted = [at for at, *_ in found.levels if at >= begin and any(wanted(at) for wanted in load.wanted)]
     ideal = fmean(load.capacity(at) / load.latency for at in counted) * len(counted) * SAMPLE_SECONDS
@@ -127,13 +127,13 @@ def _kept(begin: float, sent: list[float], refused: list[float]) -> float:
 
 
 def row(load: Load, variant: Variant) -> dict[str, float]:
-    """The mean of some runs."""
+    """The mean over all seeds."""
     runs = [measured(load, seen(load, variant, seed)) for seed in SEEDS]
     return {measure: fmean(run[measure] for run in runs) for measure in runs[0]}
 
 
 def tables(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
-    """A table for each measure, of the loads that it is meant for."""
+    """A table for each measure, with the loads it applies to."""
     for measure, (title, digits) in MEASURES.items():
         yield f"\n{title}\n"
         yield "| load | " + " | ".join(variant.name for variant in VARIANTS) + " |"
@@ -148,7 +148,7 @@ def tables(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator
 
 
 def main() -> None:
-    """Measure all of it."""
+    """Measure everything, and print the tables."""
     results = {name: {variant.name: row(load, variant) for variant in VARIANTS} for name, load in LOADS.items()}
     print("\n".join(tables(results)))  # noqa: T201  it is what the run is for
 

@@ -33,15 +33,15 @@ SEEDS: Final = range(4)
 
 @dataclass(frozen=True)
 class Figures:
-    """What people and lines got; seconds, and tokens a second."""
+    """Latency for people in seconds, and throughput of lines in tokens a second."""
 
     p50: float
     p99: float
     rate: float
     waited: float
-    """The part of people's requests that waited in the server's queue for longer than a step."""
+    """The share of people's requests that waited in the server's queue for longer than a step."""
     calls: float
-    """In flight, on average."""
+    """Mean number of calls in flight."""
 
 
 def pool(headroom: Headroom | None = None, *, calls_max: int = CALLS_MAX) -> BackendPool:
@@ -55,7 +55,7 @@ def headroom(ttft_seconds: float | None = None, *, seed: int = 0) -> Headroom:
 
 
 def world(pools: Sequence[BackendPool], seed: int = 0, **changes: object) -> Beside:
-    """The server with this traffic; `changes` are of the settings of either."""
+    """The server with this traffic; `changes` override settings of either."""
     of_traffic = {name: value for name, value in changes.items() if hasattr(TRAFFIC, name)}
     of_server = {name: value for name, value in changes.items() if hasattr(SERVER, name)}
     assert len(of_traffic) + len(of_server) == len(changes), changes
@@ -63,7 +63,7 @@ def world(pools: Sequence[BackendPool], seed: int = 0, **changes: object) -> Bes
 
 
 def figures(runs: Iterable[Seen], begin: float = SETTLED_SECONDS, end: float = SECONDS) -> Figures:
-    """Of all runs together."""
+    """The figures over all runs."""
     runs = list(runs)
     first = [seconds for seen in runs for seconds in seen.first_tokens(begin, end)] or [0.0]
     came = [one for seen in runs for one in seen.people if begin <= one.arrived_at < end]

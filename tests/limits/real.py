@@ -1,9 +1,9 @@
 """How batches delay the people who share a real server with them: a table like that of `limits.interactive`.
 
 `make interactive SERVER=http://127.0.0.1:8000/v1 MODEL=llama` runs `tidemill up` beside a server that is already
-there, like vLLM, and changes the server's settings from row to row while one batch runs. Nobody else may use it.
-People's requests come at random (Poisson); their times are taken here, what lines get is read from the server's
-metrics.
+there, like vLLM, and changes the server's settings from row to row while one batch runs. The server must have no
+other clients. People's requests come at random (Poisson); this process measures their times, and reads the
+throughput of lines from the server's metrics.
 """
 
 import argparse
@@ -43,7 +43,7 @@ CHAT: Final = "/v1/chat/completions"
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is measured; lengths are tokens, and lie evenly from half to one and a half of these."""
+    """Parameters of the measurement; lengths are tokens, distributed evenly from half to 1.5 times these."""
 
     url: str
     model: str
@@ -60,7 +60,7 @@ class Plan:
     lines: int
 
     def request(self, chance: random.Random, output: int, **more: object) -> dict[str, object]:
-        """A body with a prompt of its own, whose answer has a length that is known."""
+        """A body with a unique prompt, and an answer of known length."""
         words = (f"w{chance.randrange(3, WORDS)}" for _ in range(_about(chance, self.prompt)))
         messages = [{"role": "user", "content": " ".join(words)}]
         tokens = _about(chance, output)
@@ -69,7 +69,7 @@ class Plan:
 
 @dataclass
 class Seen:
-    """What came of one row; seconds, and tokens."""
+    """The measurements of one row; seconds, and tokens."""
 
     first: list[float] = field(default_factory=list)
     waiting: list[float] = field(default_factory=list)
@@ -98,7 +98,7 @@ class Server:
         self._tokens_of_people = 0
 
     async def measure(self, *, people: float) -> Seen:
-        """Let so many people a second come, first without measuring."""
+        """Send requests of people at this rate, at first without measuring."""
         await self._come(Seen(), people, self._plan.settle_seconds)
         seen = Seen()
         before, began = await self._tokens_of_lines(), time.monotonic()
@@ -209,7 +209,7 @@ def write(plan: Plan, path: Path) -> None:
 
 
 def rows(plan: Plan) -> Iterable[tuple[str, dict[str, object], float]]:
-    """Names of the rows beside a batch, the server's settings there, and people a second."""
+    """The rows measured beside a batch: name, the server's settings, and requests of people a second."""
     yield "no headroom", {"headroom": None}, plan.people
     yield "`headroom = true`", {"headroom": "true"}, plan.people
     for target in plan.targets:

@@ -20,25 +20,25 @@ SAMPLE_SECONDS: Final = 0.05
 
 
 def always(_: float) -> bool:
-    """Calls are wanted at any time."""
+    """There are always lines."""
     return True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What a server is, and when which process has lines for it. Times are seconds since the start.
+    """A server, and when each process has lines for it. Times are seconds since the start.
 
     Attributes:
-        seconds: How long it goes on.
-        capacity: Calls that the server works on, by the time.
-        latency: Seconds of a call, on average; they lie evenly from half to one and a half of it.
-        queues: Whether it lets calls wait that are too many; otherwise it refuses them.
-        has_metrics: Whether it says how many run and wait, once a second.
-        crowded: From how many calls on it refuses a part of them as well, and which part.
-        chance: What part of the calls it refuses at random, at their end.
-        deaf: We hear of an end up to so many seconds late.
+        seconds: Duration of the run.
+        capacity: Calls that the server works on concurrently, by time.
+        latency: Mean seconds of a call; calls take between half and one and a half of it, evenly distributed.
+        queues: Whether it queues calls above its capacity; otherwise it refuses them.
+        has_metrics: Whether it reports running and waiting calls, once a second.
+        crowded: Number of calls from which on it refuses a share of them, and that share.
+        chance: Share of calls that it refuses at random, at their end.
+        deaf: Bound in seconds on the delay with which a process sees the end of a call.
         wanted: For each process, whether it has lines at a time.
-        measured_from: What happened before does not count.
+        measured_from: Time before which nothing counts.
     """
 
     seconds: float
@@ -55,13 +55,13 @@ class Load:
 
 @dataclass
 class Seen:
-    """What came of it: events by their times, and a sample of the levels twenty times a second."""
+    """Results of a simulation: the times of events, and levels sampled twenty times a second."""
 
     sent: list[float] = field(default_factory=list)
     answered: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
     levels: list[tuple[float, int, int]] = field(default_factory=list)
-    """Time, calls that the server works on, calls that wait there."""
+    """Time, running calls, waiting calls."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The concurrency limit as it is, without one of its parts each, and the plain rule that others use."""
+"""Variants of the concurrency limit: the real one, without each of its parts, and plain AIMD as others use it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,11 +35,11 @@ class _NoLimitProbe:
 class Aimd:
     """Additive increase, multiplicative decrease, with a slow start.
 
-    As the controller of llm-d's batch gateway (`internal/util/semaphore/aimd.go`, commit 09d66eb): after `limit`
-    answers without a refusal the limit rises by one, a refusal halves it, five are the least. Until the first
-    refusal it doubles instead, from eight: theirs starts at the ceiling.
+    Like the controller of llm-d's batch gateway (`internal/util/semaphore/aimd.go`, commit 09d66eb): after `limit`
+    answers without a refusal the limit rises by one; a refusal halves it, down to five. Until the first refusal it
+    doubles instead, from eight, while theirs starts at the ceiling.
 
-    `once` ignores refusals of calls that were sent before the last cut, as TCP does and theirs does not.
+    `once` ignores refusals of calls that were sent before the last cut, as TCP does, unlike theirs.
     """
 
     def __init__(self, *, once: bool) -> None:
@@ -95,13 +95,13 @@ def _without(name: str, part: Callable[[], object]) -> Callable[[], Any]:
 
 @dataclass(frozen=True)
 class Variant:
-    """What is compared.
+    """A variant to compare.
 
     Attributes:
-        name: Of its column.
+        name: Name of its column.
         limit: Makes the limit of one process.
-        reads_metrics: Whether what the server says of itself is heeded.
-        trial_slices: In how many slices the calls of a trial go out.
+        reads_metrics: Whether the limit uses the server's metrics.
+        trial_slices: Number of slices in which the calls of a trial go out.
     """
 
     name: str
@@ -111,7 +111,7 @@ class Variant:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The limits that are made and used inside are of this kind."""
+        """Limits made and used in the block have this variant's slices."""
         before = concurrency_limit.SLICES
         concurrency_limit.SLICES = self.trial_slices  # type: ignore[misc]
         try:

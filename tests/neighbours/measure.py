@@ -23,7 +23,7 @@ STAGES_FILE = Path(__file__).parents[2] / "deploy" / "kubernetes" / "stages.yaml
 PAUSE_SECONDS = 0.1
 BEGIN_SECONDS_MAX = 120.0
 START_SECONDS = 2.0
-"""A flood runs for so long before it is measured."""
+"""Time that a flood runs before the measurement."""
 TIMES_MAX = 3.0
 UNITS = {"Mi": 1, "Gi": 1024}
 

@@ -33,12 +33,12 @@ STOP_SECONDS_MAX = 30
 
 
 class Api:
-    """A context manager; `url` ends in `/v1`. `stop` and `start` again keep the data.
+    """An api process, as a context manager; `url` ends in `/v1`. A `stop` and another `start` keep the data.
 
     Args:
-        data: Its folder.
+        data: Its data folder.
         kafka: Its broker.
-        files_max: How many files it may open; 0 leaves that to the system.
+        files_max: Number of files it may open; 0 is the system's limit.
         settings: Other settings.
     """
 

@@ -36,7 +36,7 @@ def new_batch(sdk: openai.OpenAI) -> Batch:
 
 
 def fault(answer: httpx.Response) -> tuple[int, str | None, str | None]:
-    """Status, param and code, after a look at the envelope."""
+    """Status, param and code of an error, whose envelope it checks."""
     error = answer.json()["error"]
     assert set(answer.json()) == {"error"}
     assert set(error) == {"message", "type", "param", "code"}

@@ -38,7 +38,7 @@ class Behaviour:
         status: The HTTP status; from 400 on the body is an error in OpenAI's shape, if `body` says no other.
         latency_seconds: How long the call takes.
         headers: More headers, `retry-after` for example.
-        body: Bytes to answer with instead of a proper answer.
+        body: Bytes to send in place of a proper answer.
         cut: Close the connection without an answer.
     """
 
@@ -50,7 +50,7 @@ class Behaviour:
 
 
 Rule = Callable[[dict[str, Any], int], Behaviour]
-"""Decides on a call by its body and by how often the same body came, the first time is 1."""
+"""Returns the behaviour for a call, from its body and the number of calls with this body, this one included."""
 
 
 def well(body: dict[str, Any], nth: int) -> Behaviour:
@@ -93,13 +93,13 @@ class Backend:
 
     Attributes:
         rule: How calls are answered; may be set at any time.
-        capacity: Requests that it says to work on at one time; None is a server without metrics.
-        others: Requests of others that it says to have.
-        looks: The `authorization` headers of those who read the metrics.
-        lists: The models that it names at `/v1/models`.
-        key: What must come as the bearer; None is a server that asks for none.
-        lacks: Paths that it does not know, as vLLM says so.
-        listings: The `authorization` headers of those who asked for these.
+        capacity: Requests that its metrics report as running at most; None is a server without metrics.
+        others: Requests of other clients that its metrics report.
+        looks: The `authorization` headers of requests for the metrics.
+        lists: The models that it lists at `/v1/models`.
+        key: The required bearer token; None requires none.
+        lacks: Paths that it answers with vLLM's 404.
+        listings: The `authorization` headers of requests for the list of models.
     """
 
     def __init__(self, rule: Rule = well, *, port: int = 0, host: str = "127.0.0.1") -> None:
@@ -154,7 +154,7 @@ class Backend:
 
     @property
     def proofs(self) -> int:
-        """Calls that no line asked for: only whether the server answers."""
+        """Health probes, which belong to no line."""
         return self._period.proofs.total()
 
     @property
@@ -164,7 +164,7 @@ class Backend:
 
     @property
     def in_flight_max(self) -> int:
-        """The most calls there ever were at one time."""
+        """The most calls in flight at one time."""
         return self._period.in_flight_max
 
     @property
@@ -174,11 +174,11 @@ class Backend:
 
     @property
     def repeats(self) -> int:
-        """Calls whose body had come before."""
+        """Calls whose body an earlier call had."""
         return self.calls - len(self.bodies)
 
     def hold(self) -> None:
-        """Let every call wait, from now on, before it is judged."""
+        """Let every call wait before the rule answers it."""
         self._loop.call_soon_threadsafe(self._period.open.clear)
 
     def release(self) -> None:
@@ -186,7 +186,7 @@ class Backend:
         self._loop.call_soon_threadsafe(self._period.open.set)
 
     def reset(self, rule: Rule = well) -> None:
-        """Forget what was counted, and answer by another rule; calls under way end with an answer, uncounted."""
+        """Reset the counters, and answer by another rule; answer calls in flight, without counting them."""
         ended, self._period = self._period, _Period()
         self.rule = rule
         self._loop.call_soon_threadsafe(ended.open.set)
@@ -197,7 +197,7 @@ class Backend:
         return {name: {"backends": [{"url": self.url}], "max_in_flight": max_in_flight} for name in names}
 
     def _run(self) -> None:
-        # A loop that is closed at once leaves connections half closed, and a later test would get the warning.
+        # Closing the loop at once would leave connections half closed, and a later test would get the warning.
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(self._serve())
 
@@ -220,7 +220,7 @@ class Backend:
         await runner.cleanup()
 
     async def _control(self, request: web.Request) -> web.Response:
-        """What the bench asks of its mock backend; the rule stays."""
+        """Answer the bench's requests for counters, as its mock backend does; the rule stays."""
         if request.path == "/reset":
             self.reset(self.rule)
         return web.Response()

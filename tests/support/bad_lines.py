@@ -37,17 +37,17 @@ RECORD_LINES = 50
 GOOD = Answer(200, b'{"choices":[{"finish_reason":"stop","message":{"content":"yes"}}]}')
 FULL = Answer(429, b'{"error":{"message":"too many"}}')
 TIMEOUT_SECONDS = 30.0
-"""Of a call."""
+"""Timeout of a call."""
 LOG_SECONDS = 0.005
 HOUR = 3600.0
 FACTOR = 1.2
 """How much longer good lines may take beside bad ones than alone."""
 WORDS = {FailureKind.TIMEOUT: b"backend_timeout", FailureKind.READ: b"backend_connection_lost"}
-"""What error lines say of failures without an answer."""
+"""Texts of error lines for failures without an answer."""
 
 NO_LINE = ("", -1)
 PLAIN_PROBE = ("", -2)
-"""The key of a health probe with the required fields alone; `NO_LINE` is that of one with a bound on the reply."""
+"""The key of a health probe with only the required fields; `NO_LINE` is that of one that also bounds the reply."""
 
 Place = tuple[str, int]
 """A line: its batch and number."""
@@ -55,20 +55,20 @@ Outcome = Answer | FailureKind
 
 
 def refusal(status: int) -> Answer:
-    """What a server says with a status."""
+    """A server's answer with this status."""
     return Answer(status, b'{"error":{"message":"this is %d"}}' % status)
 
 
 @dataclass
 class Server:
-    """Answers what is not bad, as many calls at a time as it has seats.
+    """Answers good lines, up to `seats` at a time.
 
     Attributes:
-        rule: What it says to a line at a time; None is a good answer. A health probe is a line of no batch.
+        rule: The outcome of a line at a time; None is a good answer. A health probe is a line of no batch.
         seats: Calls that it works on at one time; it refuses more.
-        seconds: How long a good call takes, on average.
-        bad_seconds: How long another takes.
-        calls: How often it was asked, by line.
+        seconds: Mean duration of a good call.
+        bad_seconds: Duration of any other call.
+        calls: Number of calls by line.
         others: Calls without a line.
     """
 
@@ -134,7 +134,7 @@ class _Tap:
 
 
 class World:
-    """A stage, its servers, and the log of what came of the lines."""
+    """A stage, its servers, and the log of the lines' outcomes."""
 
     def __init__(
         self,
@@ -219,7 +219,7 @@ class World:
     async def restart(self) -> None:
         """The process is killed, and its successor reads the whole log again."""
         await self.stage.close()
-        # What was on its way to the log has arrived, or never will.
+        # Until then, records on their way to the log either arrive or are lost.
         await asyncio.sleep(2 * LOG_SECONDS)
         self._start()
         for batch_id, index in self.ends:
@@ -228,7 +228,7 @@ class World:
         self._feed()
 
     async def run(self, seconds: float, until: Callable[[], bool] | None = None) -> float:
-        """Let time pass, at most so much; gives how much it was."""
+        """Let time pass, at most this many seconds; returns how many passed."""
         begun = self.loop.time()
         while self.loop.time() < begun + seconds and not (until and until()):
             await asyncio.sleep(0.05)
@@ -236,7 +236,7 @@ class World:
         return self.loop.time() - begun
 
     def has_ended(self, places: Iterable[Place]) -> Callable[[], bool]:
-        """A condition to run until."""
+        """A condition for `run`: all these lines have ended."""
         left = set(places)
 
         def check() -> bool:
@@ -254,7 +254,7 @@ def name(outcome: Outcome) -> str:
 
 
 def words(outcome: Outcome) -> bytes:
-    """A part of the error line that this outcome leads to."""
+    """Text that the error line of this outcome contains."""
     if isinstance(outcome, FailureKind):
         return WORDS[outcome]
     return b'"status_code":%d' % outcome.status if outcome.status >= 400 else b"backend_reply_invalid"
@@ -272,11 +272,11 @@ def is_answered(world: World, place: Place) -> bool:
 
 @functools.cache
 def alone(batches: tuple[int, ...], seats: int = 64) -> float:
-    """Seconds that good lines take with no bad ones beside them, in a run of its own.
+    """Seconds that good lines take in a run without bad ones.
 
     Args:
         batches: Lines of each batch.
-        seats: Of the only server.
+        seats: Seats of the only server.
     """
 
     async def main(loop: SimulatedLoop) -> float:

@@ -46,13 +46,13 @@ def numbered(first: int, count: int) -> Iterator[bytes]:
 
 
 def refusing(body: Any, _: int) -> Behaviour:
-    """Refuses every 97th of these lines; an answer takes a moment, so that calls are in flight at any time."""
+    """Refuse every 97th line; each answer takes a moment, so that calls are always in flight."""
     number = int(body["messages"][0]["content"])
     return Behaviour(status=400 if number % FAILS_EVERY == 0 else 200, latency_seconds=0.02)
 
 
 def check_numbered(client: OpenAI, batch: Any, first: int, count: int) -> None:
-    """Both files hold each of these lines once and in order, and the receipt and the counts are true."""
+    """Check that both files have each line once and in order, and that the receipt and the counts match."""
     wanted = range(first, first + count)
     assert batch.status == "completed"
     receipt = batch.tidemill["receipt"]

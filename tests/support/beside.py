@@ -1,7 +1,7 @@
 """People and batches at one server with continuous batching, in virtual time.
 
-People's requests come at random (Poisson), a process's calls as its limits allow; it reads the server's metrics
-page as the poller does, by its text. A run depends on its seed alone.
+People's requests come at random (Poisson). A process makes calls as its limits allow, and reads the text of the
+server's metrics page, as the poller does. A run depends on its seed alone.
 """
 
 import itertools
@@ -20,19 +20,19 @@ from tidemill.processors.limits import server_metrics
 from tidemill.processors.limits.headroom import WATCH_SECONDS
 
 WAY_SECONDS: Final = 0.001
-"""From here to the server, and back."""
+"""Round-trip time to the server."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """Who asks for what; lengths are tokens.
+    """The requests of people and of lines; lengths are mean tokens, spread evenly from half to 1.5 times the mean.
 
     Attributes:
-        people: Requests of people a second, by the time.
-        people_prompt: Length of their prompts; it lies evenly from half to one and a half of it.
-        people_output: The same of their answers.
-        line_prompt: The same of lines.
-        line_output: The same of lines.
+        people: Requests of people a second, by time.
+        people_prompt: Length of people's prompts.
+        people_output: Length of their answers.
+        line_prompt: Length of lines' prompts.
+        line_output: Length of their answers.
         line_priority: `priority` of lines; people have 0.
     """
 
@@ -46,7 +46,7 @@ class Traffic:
 
 @dataclass
 class Seen:
-    """What came of it."""
+    """The results of a run."""
 
     people: list[Request] = field(default_factory=list)
     lines: list[Request] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Seen:
     """After each reading of the metrics: the time, and calls in flight."""
 
     def first_tokens(self, since: float = 0.0, until: float = float("inf")) -> list[float]:
-        """Seconds to the first token, of the people who came in a stretch of time."""
+        """Seconds to the first token, of the people who came in this time."""
         came = [one for one in self.people if since <= one.arrived_at < until]
         return [one.first_token_at - one.arrived_at for one in came if one.first_token_at is not None]
 
@@ -79,7 +79,7 @@ class Beside:
         self.seen = Seen()
         self.now = 0.0
         self.page: Callable[[bytes], bytes | None] = lambda page: page
-        """What is read of the server's metrics page; None where it is not answered."""
+        """Edits the text of the metrics page; None if the server does not answer."""
         self._settings = settings
         self._traffic = traffic
         self._pools = pools
@@ -104,7 +104,7 @@ class Beside:
         return self.seen
 
     def restart(self, settings: EngineSettings) -> None:
-        """The server begins anew; its requests break off, and lines are called again."""
+        """Restart the server; its requests break off, and the process repeats the calls."""
         self.engine = Engine(settings, started_at=self.now)
         self._settings = settings
         self._is_stepping = False
@@ -186,6 +186,6 @@ class Beside:
 
 
 def quantile(values: Sequence[float], part: float) -> float:
-    """The value below which a part of the values lies."""
+    """A quantile of some values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))]

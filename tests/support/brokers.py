@@ -126,7 +126,7 @@ class OpenBroker(StartedBroker):
         return name
 
     def add(self, name: str, more: Mapping[str, object]) -> None:
-        """Add to a configuration: of two values of one name the last one counts."""
+        """Append to a configuration; of two values of one name the last one counts."""
         text = (self.folder / name).read_text("utf-8")
         write_private(self.folder / name, text + "".join(f"{key}={value}\n" for key, value in more.items()))
 
@@ -183,10 +183,10 @@ def embedded(folder: Path) -> Iterator[str]:
 
 @functools.cache
 def make_start_cache() -> None:
-    """Create the start cache of this machine's Java, unless it exists: once, with all the time that takes.
+    """Create the start cache of this machine's Java, unless it exists, without a time limit.
 
-    Without it each broker would record a run, and its stop would give up creating the cache while other tests keep
-    the cores busy: that more than doubles the CPU time of a broker.
+    Without it each broker would record its run, but fail to create the cache in time when it stops, while other
+    tests keep the cores busy. That more than doubles the CPU time of a broker.
     """
     with one_at_a_time("start-cache"), tempfile.TemporaryDirectory() as folder, _own_loop() as loop:
         broker = StartedBroker(Path(folder))
@@ -202,14 +202,14 @@ def make_start_cache() -> None:
 
 
 def copy_formatted(data: Path) -> None:
-    """Give a data folder that has no Kafka a formatted one without topics, with passwords that all tests share."""
+    """Give a data folder without a Kafka a formatted one without topics, and passwords that all tests share."""
     if not (data / "kafka").exists():
         shutil.copytree(_formatted(), data / "kafka")
 
 
 @functools.cache
 def _formatted() -> Path:
-    """A formatted folder, made once for each version of what makes it: that takes a run of Java."""
+    """A formatted folder; formatting runs Java, so it is made only once per version of Kafka and settings."""
     made_by = sorted(file for file in Path(embedded_kafka.__path__[0]).glob("*") if file.is_file())
     version = hashlib.sha256(b"".join(map(Path.read_bytes, made_by))).hexdigest()[:12]
     folder = ROOT / ".cache" / f"kafka-{version}"
@@ -225,7 +225,7 @@ def _formatted() -> Path:
 
 @contextmanager
 def _own_loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """`asyncio.run` would leave this thread without the loop that belongs to pytest."""
+    """A temporary event loop; `asyncio.run` would unset the one that pytest keeps in this thread."""
     loop = asyncio.new_event_loop()
     try:
         yield loop

@@ -1,4 +1,4 @@
-"""Every free field of every route, out of the description of the API: at its bound, above it, and far above it.
+"""Every free field of every route of the OpenAPI document: at its bound, above it, and far above it.
 
 The fields come from `/openapi.json`, so the corpus has new ones at once; `unbounded` names those without a
 bound. A cell is one request with one field changed in an otherwise good request.
@@ -46,17 +46,17 @@ class Field:
     """A field of a request."""
 
     operation: str
-    """Method and path, as the description has them."""
+    """Method and path, as in the OpenAPI document."""
     where: str
     """`path`, `query`, `header`, `json` or `form`."""
     place: Place
     schema: Node
     is_key: bool = False
-    """Whether it is the name of a map's entry, which stands at `place`."""
+    """Whether it is the key of a map's entry, whose value is at `place`."""
 
     @property
     def param(self) -> str:
-        """What an error names it."""
+        """Its name in errors."""
         text = ""
         for part in self.place:
             text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -150,7 +150,7 @@ def _walk(operation: str, where: str, place: Place, schema: Node) -> Iterator[Fi
 
 
 def branches(schema: Node) -> list[Node]:
-    """The alternatives of a schema, except null; those of an object's required fields are not meant."""
+    """The alternatives of a schema, except null, and except those that only vary an object's required fields."""
     if "properties" in schema:
         return [schema]
     found = [
@@ -366,7 +366,7 @@ def check(answer: httpx.Response, cell: Cell) -> None:
     elif cell.field.where == "path":
         assert answer.status_code == 404, about
     elif error["message"].startswith(UNNAMED):
-        # The readers of forms and bodies hold no more of them, and do not say which field it was.
+        # The readers of forms and bodies stop at their bounds, and do not say at which field.
         assert answer.status_code == 400, about
     else:
         assert answer.status_code == 400, about

@@ -1,10 +1,9 @@
-"""A network that can be cut: TCP connections that pass through this process, each way on its own.
+"""A network that can be cut: TCP connections that pass through this process, each direction on its own.
 
-Between one process and one broker (or the store, or a server) lies a *way*. What is cut is held back as a network
-that loses packets does: nothing comes through, new connections are taken and never answered, and what was sent
-arrives when the way is mended. A way can also be closed (connections break, new ones too, and what was held back
-is lost), be slow, break a connection off in the middle of what it carries, or be half open: the server has lost
-its connections, and the process does not notice.
+A *way* leads from one process to one broker (or the store, or a server). A cut way behaves like a network that
+loses packets: no data comes through, new connections are accepted and never answered, and data arrives once the
+way heals. A way can also be closed (connections break, also new ones, and held-back data is lost), be slow, break
+a connection in the middle of a message, or be half open: the server has lost its connections unnoticed.
 """
 
 import asyncio
@@ -23,18 +22,18 @@ LOOPBACK: Final = "127.0.0.1"
 CHUNK_BYTES: Final = 64 * 1024
 CALL_SECONDS_MAX: Final = 10.0
 OUT, BACK = "out", "back"
-"""Towards the broker, and from there."""
+"""Directions: to the broker, and back."""
 
 
 class _Passage:
-    """One connection in one direction: chunk by chunk, as its way allows."""
+    """Forwards one connection in one direction, chunk by chunk, as its way allows."""
 
     def __init__(self, way: "Way", direction: str) -> None:
         self._way = way
         self._direction = direction
         self.is_cut = False
         self.held = b""
-        """What has come and may not pass yet."""
+        """Received data that may not pass yet."""
 
     async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(CHUNK_BYTES):
@@ -54,13 +53,13 @@ class _Passage:
 
 
 class Way:
-    """One process to one server.
+    """The route from one process to one server.
 
     Attributes:
-        port: Where the process connects to.
-        bytes: That have passed, by direction.
-        seconds: By which each chunk is late.
-        cuts: The directions in which nothing passes.
+        port: The port that the process connects to.
+        bytes: Bytes that have passed, by direction.
+        seconds: Delay of each chunk.
+        cuts: The directions in which no data passes.
     """
 
     def __init__(self, target: int) -> None:
@@ -76,22 +75,22 @@ class Way:
         self._changed = asyncio.Condition()
         self._writers: weakref.WeakSet[asyncio.StreamWriter] = weakref.WeakSet()
         self._behind: weakref.WeakSet[asyncio.StreamWriter] = weakref.WeakSet()
-        """Those of them that lead to the server."""
+        """The writers that lead to the server."""
         self._live: dict[asyncio.Task[None], tuple[_Passage, _Passage]] = {}
 
     async def listen(self) -> asyncio.Server:
-        """Begin to take connections."""
+        """Begin to accept connections."""
         server = await asyncio.start_server(self._connected, LOOPBACK, self.port)
         self.port = server.sockets[0].getsockname()[1]
         return server
 
     async def opened(self, is_open: Callable[[], bool]) -> None:
-        """Wait until something may pass."""
+        """Wait until data may pass."""
         async with self._changed:
             await self._changed.wait_for(is_open)
 
     def take_truncation(self, direction: str) -> bool:
-        """Whether it is this chunk that is cut short."""
+        """Whether to truncate this chunk; True once for each order."""
         if self._truncated == direction:
             self._truncated = None
             return True
@@ -107,15 +106,15 @@ class Way:
         truncated: str | None = None,
         caught: re.Pattern[bytes] | None = None,
     ) -> None:
-        """Be like this from now on; without an argument all is well, also for single connections.
+        """Set the state of the way; without arguments heal it, including single connections.
 
         Args:
-            cuts: Directions in which nothing passes.
-            seconds: By which each chunk is late.
-            closed: Connections break, new ones too.
-            half_open: The server has lost its connections, new ones wait, and the process does not notice.
-            truncated: The direction in which the next chunk is cut short, and its connection ends.
-            caught: A connection is cut from the chunk on that this is found in, on its way to the server.
+            cuts: Directions in which no data passes.
+            seconds: Delay of each chunk.
+            closed: Break all connections, also new ones.
+            half_open: Break the server's ends of the connections unnoticed by the process; new ones wait.
+            truncated: Direction in which to truncate the next chunk, and end its connection.
+            caught: Stall each connection at the first chunk to the server that matches this pattern.
         """
         self.cuts, self.seconds, self._is_closed, self._truncated = cuts, seconds, closed, truncated
         self._is_half_open, self._caught = half_open, caught
@@ -141,16 +140,16 @@ class Way:
         return tasks
 
     def catches(self, data: bytes) -> bool:
-        """Whether a chunk is what its connection is to be cut at."""
+        """Whether a chunk matches the pattern at which to stall its connection."""
         return self._caught is not None and self._caught.search(data) is not None
 
     @property
     def has_caught(self) -> bool:
-        """Whether such a chunk is held back."""
+        """Whether the way holds back a chunk that matches."""
         return any(self.catches(out.held) for out, _ in list(self._live.values()))
 
     async def cut_one(self, chance: random.Random) -> None:
-        """Hold back one of the connections there are, both ways."""
+        """Stall one of the present connections in both directions."""
         if self._live:
             for passage in chance.choice(list(self._live.values())):
                 passage.is_cut = True
@@ -210,31 +209,31 @@ class Network:
         self._loop.close()
 
     def lay(self, process: str, server: str, target: int, port: int = 0) -> Way:
-        """Make a way.
+        """Create a way.
 
         Args:
-            process: Whose.
-            server: What it leads to, by name.
-            target: The port there.
-            port: Where the process connects to; 0 is any free one.
+            process: Name of the process.
+            server: Name of the server.
+            target: Port of the server.
+            port: Port that the process connects to; 0 is any free one.
         """
         return self.call(self._lay(process, server, target, port))
 
     def set(self, process: str = "", server: str = "", **how: Any) -> None:
-        """Have all ways of a process, to a server, or both, be like this (`Way.set`)."""
+        """Set the state (`Way.set`) of all ways of a process, to a server, or both."""
         for way in self.between(process, server):
             self.call(way.set(**how))
 
     def heal(self) -> None:
-        """All is well."""
+        """Heal all ways."""
         self.set()
 
     def between(self, process: str = "", server: str = "") -> list[Way]:
-        """The ways of a process to a server; without a name, of all."""
+        """The ways of a process to a server, or to all servers."""
         return [way for (a, b), way in self.ways.items() if process in {"", a} and server in {"", b}]
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do something on the network's thread."""
+        """Run a coroutine on the network's thread."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(CALL_SECONDS_MAX)
 
     async def _lay(self, process: str, server: str, target: int, port: int) -> Way:
@@ -249,6 +248,6 @@ class Network:
         for way in self.ways.values():
             tasks += await way.close()
         await asyncio.gather(*tasks, return_exceptions=True)
-        # A transport closes in the turn of the loop after the call.
+        # A transport closes one iteration of the loop after the call.
         await asyncio.sleep(0)
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""A way to a server that breaks off downloads."""
+"""A proxy that breaks downloads off."""
 
 import asyncio
 from contextlib import suppress
@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 
 class Cutter:
-    """A way to the server that breaks off the first downloads; an asynchronous context manager."""
+    """A proxy that breaks the first downloads off, as an asynchronous context manager."""
 
     def __init__(self, url: str, *, cuts: int, after_bytes: int) -> None:
         self._host, self._port = urlsplit(url).hostname, urlsplit(url).port

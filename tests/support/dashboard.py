@@ -1,4 +1,4 @@
-"""The dashboard in a browser: signing in, opening pages, and what every page must keep."""
+"""The dashboard in a browser: signing in, opening pages, and rules for every page."""
 
 import gzip
 import hashlib
@@ -53,7 +53,7 @@ def signed_in(browser: Browser, root: str, key: str = KEY, **options: Any) -> It
 
 @contextmanager
 def watched(context: BrowserContext, root: str) -> Iterator[Page]:
-    """A new page: nothing may fail in it, and nothing come from elsewhere."""
+    """A new page, which fails the test at an error, or at a request to another origin."""
     page = context.new_page()
     page.set_default_timeout(WAIT_MS)
     faults: list[str] = []

@@ -36,7 +36,7 @@ from tidemill.storage.directory import DirectoryStore
 NOW = 1_800_000_000
 PROJECTS = {"key-of-p": "p", "key-of-q": "q"}
 ADMIN = "key-of-admin"
-"""As the key of the settings: an operator's."""
+"""The key of the settings, an operator's."""
 READER = "key-of-reader"
 """Reads the project `p`."""
 

@@ -76,7 +76,7 @@ class Inference(Upstream):
     ) -> Answer | FailureKind:
         del url, headers
         self.seconds.add(seconds)
-        # What only asks whether the server answers has no line.
+        # A health probe has no line.
         if is_line := b'"b":' in body:
             self.names[more] += 1
             self.calls[body] += 1
@@ -107,7 +107,7 @@ class Inference(Upstream):
 
 
 class ArrayInference(Inference):
-    """One that takes arrays; `calls` and `good` count inputs, and `sizes` calls by their number of inputs."""
+    """A backend that takes arrays; `calls` and `good` count inputs, and `sizes` calls by number of inputs."""
 
     def __init__(self, rng: random.Random, faults: float = 0.0) -> None:
         super().__init__(rng, faults)

@@ -1,4 +1,4 @@
-"""A TCP proxy that loses replies: what the client sent has arrived, and it never learns."""
+"""A TCP proxy that loses replies: the server gets the request, but the client no reply."""
 
 import socket
 import threading
@@ -11,9 +11,9 @@ HEAD_END = b"\r\n\r\n"
 
 
 class Dropper:
-    """A context manager; `url` is where it listens. Each of the first `drops` replies ends its connection unseen.
+    """A proxy at `url`, as a context manager; it closes the connection instead of the first `drops` replies.
 
-    It serves clients that send one request a connection, which is why it asks the server to close each.
+    It handles one request per connection, so it asks the server to close each connection.
     """
 
     def __init__(self, url: str, drops: int = 1) -> None:

@@ -20,7 +20,7 @@ from support.engine_metrics import EngineMetrics
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """What the server is; times are seconds, and the defaults of the three costs a mid-sized model on one GPU."""
+    """Settings of the server; times are seconds, and the three default costs fit a mid-sized model on one GPU."""
 
     step_seconds: float = 0.008
     sequence_seconds: float = 0.00015
@@ -77,7 +77,7 @@ class Engine:
     """The server; the caller says how time passes: `begin` a step, and `end` it `seconds` later."""
 
     def __init__(self, settings: EngineSettings, *, model: str = "m", started_at: float = 0.0) -> None:
-        """Have no request."""
+        """Start without requests."""
         self.settings = settings
         self.metrics = EngineMetrics(model, started_at)
         self.free_blocks = settings.num_blocks

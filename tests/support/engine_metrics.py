@@ -49,7 +49,7 @@ class Histogram:
 
 
 class EngineMetrics:
-    """What the server counts."""
+    """The server's counters."""
 
     def __init__(self, model: str, started_at: float) -> None:
         self._labels = f'engine="0",model_name="{model}"'

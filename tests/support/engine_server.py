@@ -50,7 +50,7 @@ class EngineServer:
         return {name: {"backends": [{"url": self.url}], "max_in_flight": max_in_flight} for name in names}
 
     async def ask(self, output: int = OUTPUT_TOKENS) -> Request:
-        """Have a request answered."""
+        """Submit a request, and wait for its answer."""
         request = self.engine.submit(PROMPT_TOKENS, output, time.monotonic())
         self._ends[request] = asyncio.get_running_loop().create_future()
         self._work.set()

@@ -1,4 +1,4 @@
-"""What tests of the whole service share."""
+"""Fixtures of tests of the whole service."""
 
 import asyncio
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from tidemill.schemas.endpoints import DEFAULTS
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that tasks make, in seconds; none of them takes time."""
+    """Record the pauses of tasks, in seconds, and skip them."""
     made: list[float] = []
     sleep = asyncio.sleep
 
@@ -33,14 +33,14 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture(scope="session")
 def inference() -> Iterator[Backend]:
-    """One inference server for all tests; use `backend`, which is swept before each."""
+    """One inference server for all tests; use `backend`, which resets it before each."""
     with Backend() as backend:
         yield backend
 
 
 @pytest.fixture
 def backend(inference: Backend) -> Iterator[Backend]:
-    """An inference server that has counted nothing yet and answers everything well."""
+    """An inference server with reset counters that answers every call well."""
     inference.reset()
     yield inference
     inference.reset()
@@ -61,7 +61,7 @@ def stack(request: pytest.FixtureRequest, inference: Backend) -> Stack:
         environ = {"TIDEMILL_WINDOWS": '{"24h": 0.5, "4s": 0.5}'}
         with TemporaryDirectory(prefix="tidemill-stack-") as folder:
             environ["TIDEMILL_OPENID"] = openid.settings(Path(folder), free_port())
-            # Other users can come as far as the data folder: pytest's own folders would keep them out already.
+            # Let other users reach the data folder; pytest's own folders would keep them out.
             Path(folder).chmod(0o755)
             models = inference.models("chat", "embed")
             models["chat"]["endpoints"] = [*DEFAULTS, "/v1/messages"]

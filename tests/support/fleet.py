@@ -32,29 +32,29 @@ class Member:
     process: subprocess.Popen[bytes]
     log: Path
     port: int
-    """Where the API listens; other stages have none."""
+    """Port of the API, which other stages do not have."""
     package: Path | None = None
-    """Where its code lies; None is that of this checkout."""
+    """Folder of its code; None is this checkout."""
     environ: Mapping[str, str]
-    """Settings of its own."""
+    """Its own settings, as variables."""
     wanted: bool = True
-    """Whether it is to be there; one that ends all the same is started again."""
+    """Whether it should run; `tend` starts it again if it ends."""
 
     @property
     def runs(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process is alive."""
         return self.process.poll() is None
 
 
 class Fleet:
     """The processes of all stages; a context manager that ends them.
 
-    They share one data folder, each with a folder of its own in it, and are tended as an orchestrator would: what
-    ends without being asked to is started again.
+    They share one data folder, in which each has its own folder. Like an orchestrator, `tend` restarts processes
+    that ended by themselves.
 
     Args:
-        folder: Of logs and state.
-        environ: The settings of all of them, as variables.
+        folder: Folder of logs and state.
+        environ: Settings of all processes, as variables.
         models: The table `models` of the configuration.
     """
 
@@ -71,7 +71,7 @@ class Fleet:
         }
         self.members: list[Member] = []
         self.restarts = 0
-        """How many processes ended without being asked to."""
+        """Number of processes that ended by themselves."""
 
     def __enter__(self) -> Self:
         return self
@@ -89,13 +89,13 @@ class Fleet:
         package: Path | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> Member:
-        """Start one more process of a stage; it is not waited for.
+        """Start one more process of a stage, without waiting for it.
 
         Args:
-            stage: Which.
-            arguments: Of its command.
-            package: The folder that holds `tidemill`, where it is not that of this checkout.
-            environ: Settings of its own, as variables.
+            stage: The stage.
+            arguments: Arguments of its command.
+            package: The folder with the package `tidemill`; by default that of this checkout.
+            environ: Its own settings, as variables.
         """
         environ = environ or {}
         port = int(environ.get("TIDEMILL_PORT") or kraft.free_port())
@@ -111,7 +111,7 @@ class Fleet:
         return member
 
     def url(self, member: Member) -> str:
-        """The address of an api process, waited for until it can serve."""
+        """The address of an api process; waits until it can serve."""
 
         def answers() -> bool:
             self.tend()
@@ -124,19 +124,19 @@ class Fleet:
         return f"http://{kraft.LOOPBACK}:{member.port}/v1"
 
     def kill(self, member: Member) -> None:
-        """End it as a power cut would; the next `tend` starts it again."""
+        """Kill a process, like a power cut; the next `tend` starts it again."""
         member.process.kill()
         member.process.wait()
         self.restarts -= 1
 
     def stop(self, member: Member) -> int:
-        """End it as an orchestrator would, for good; returns the exit code."""
+        """Stop a process for good, as an orchestrator would; returns the exit code."""
         member.wanted = False
         member.process.send_signal(signal.SIGTERM)
         return member.process.wait(STOP_SECONDS_MAX)
 
     def tend(self) -> None:
-        """Start again what has ended without being asked to; the new ones have other ports."""
+        """Restart processes that ended by themselves, on other ports."""
         for member in self.members:
             if member.wanted and not member.runs:
                 member.wanted = False

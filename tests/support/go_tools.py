@@ -1,6 +1,6 @@
-"""Programs that are built with Go from the module proxy, and kept in `.cache/go`: Prometheus, `promtool` and Helm.
+"""Builds programs with Go from the module proxy, and keeps them in `.cache/go`: Prometheus, `promtool` and Helm.
 
-The first build of each on a machine takes minutes of CPU; after that Go's own cache makes it a matter of seconds.
+The first build of each on a machine takes minutes of CPU; later ones take seconds, thanks to Go's own cache.
 """
 
 import os
@@ -34,7 +34,7 @@ PROMETHEUS = Module(
     "github.com/prometheus/prometheus",
     "v0.316.0",
     ("promtool", "prometheus"),
-    # Without the service discovery of the clouds, which are most of the code.
+    # Without the service discovery of clouds, which is most of the code.
     tags="remove_all_sd,enable_dns_sd",
 )
 """Prometheus 3.16.0."""
@@ -56,7 +56,7 @@ def tools(module: Module = PROMETHEUS) -> Path:
 
 
 def promtool(*arguments: str | Path, text: str | None = None) -> str:
-    """Run `promtool`, which must find no fault; returns what it says."""
+    """Run `promtool`, which must find no fault; returns its output."""
     return call([str(tools() / "promtool"), *map(str, arguments)], text=text)
 
 

@@ -39,9 +39,9 @@ CUT = Cut(lines_max=5, bytes_max=1000)
 
 
 class Rows(SimulatedTable):
-    """The table; a crash keeps a prefix of what was not delivered, or with the disk gone nothing of it.
+    """A table; a crash keeps a prefix of its undelivered writes, or loses them all together with the disk.
 
-    What was on its way to the changelog may come there at any later time.
+    Writes on their way to the changelog may still arrive at any later time.
     """
 
     def __init__(self, fuse, chance):
@@ -63,7 +63,7 @@ class Rows(SimulatedTable):
 
 
 class World:
-    """A partition, started again after each crash, and all that it has sent."""
+    """A partition, restarted after each crash, and all records that it has sent."""
 
     def __init__(self, seed, folder):
         self.chance, self.stepping, self.repeating = (random.Random(seed) for _ in range(3))
@@ -185,7 +185,7 @@ class World:
         while at < len(self.log):
             count = self.chance.randint(1, 6)
             end = min(at + count, len(self.log))
-            # The consumer may bring records once more, in the same group or in the next one.
+            # The consumer may deliver records again, to the same owner or to the next one.
             again = at - self.repeating.randint(0, 2) * (self.repeating.random() < REPEAT_CHANCE)
             offsets = [*range(max(self.committed, again), end)]
             if self.repeating.random() < REPEAT_CHANCE:
@@ -228,7 +228,7 @@ def producing(name, *lines, ends=False):
 
 
 def records(chance, count):
-    """Records of some streams of two projects; each line of them is there once."""
+    """Records of some streams of two projects, with each line once."""
     found = []
     for offset in range(count):
         name, secret = chance.choice(["a", "b"]), chance.choice(["acme", "acme-2", "else"])
@@ -244,7 +244,7 @@ def records(chance, count):
 
 
 def check(world):
-    """The published facts agree, and each line is there once."""
+    """Check that the published facts agree, and have each line once."""
     sealed = {fact.batch_id: fact for fact in world.facts if isinstance(fact, Sealed)}
     opened = {fact.batch.id: fact for fact in world.facts if isinstance(fact, Opened)}
     assert opened.keys() == sealed.keys()
@@ -272,7 +272,7 @@ def check(world):
 
 
 async def streams_left(world):
-    """What the next owner would take over."""
+    """The streams that the next owner would take over."""
     streams = Streams(world.tables, world.crashes + 2)
     world.fuse.left, world.fuse.burnt = -1, False
     await streams.take_over()

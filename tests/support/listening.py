@@ -4,14 +4,14 @@ import asyncio
 from typing import Final
 
 ACCEPT_TURNS: Final = 4
-"""Turns of the loop from accepting a connection to its protocol's `connection_made`."""
+"""Iterations of the loop from accepting a connection to its protocol's `connection_made`."""
 
 
 async def stop_listening(*servers: asyncio.Server) -> None:
-    """Accept nothing more, let what was accepted reach its protocol, and close the listeners.
+    """Stop accepting, let accepted connections reach their protocols, and close the listeners.
 
-    Python forgets a connection that it accepts in the turn in which its listener is closed: the transport stays
-    open until a garbage collection warns of it, in whatever test is running by then.
+    Python forgets a connection that it accepts in the same iteration of the loop in which it closes the listener:
+    the transport stays open until a garbage collection warns of it, in some later test.
     """
     loop = asyncio.get_running_loop()
     for server in servers:

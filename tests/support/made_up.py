@@ -1,4 +1,4 @@
-"""Answers that a test makes up in the browser, in place of the service: long lists, and events when it wants."""
+"""Fakes answers of the service in the browser: long lists, and events at any time."""
 
 import json
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def file(number: int) -> dict[str, Any]:
 
 
 class Listed:
-    """A list of the API that a page gets: its rows, the newest first, and the queries that it was asked."""
+    """A fake list of the API: its rows, the newest first, and the queries that it got."""
 
     def __init__(self, page: Page, path: str, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
@@ -59,7 +59,7 @@ class Listed:
         page.route(f"**/v1{path}?*", self._answer)
 
     def _answer(self, route: Route) -> None:
-        """As the test says now."""
+        """Answer with the present `answer`, which the test may replace."""
         self.answer(route)
 
     def serve(self, route: Route) -> None:
@@ -79,7 +79,7 @@ class Listed:
 
 
 def held(page: Page, pattern: str) -> list[Route]:
-    """Keep back these requests; the list has them as they come."""
+    """Hold back these requests, and append them to the returned list."""
     found: list[Route] = []
 
     def keep(route: Route) -> None:
@@ -90,7 +90,7 @@ def held(page: Page, pattern: str) -> list[Route]:
 
 
 def with_events(page: Page) -> None:
-    """Load the page anew with a stream of events that has only those of `tell`."""
+    """Reload the page with a stream of events that only `tell` feeds."""
     page.add_init_script(EVENTS)
     page.reload()
 

@@ -1,7 +1,7 @@
-"""Ports that no two test processes of a machine take for the same server.
+"""Free ports, each for one test process of this machine.
 
-A port is free until its server listens, which takes a broker seconds. So each port that is given out is locked
-(one byte of a file) until the process ends.
+A port looks free until its server listens, which takes a broker seconds. So the process locks each port that it
+gives out (one byte of a file) until it ends.
 """
 
 import fcntl
@@ -26,14 +26,14 @@ def free_port(*, other_than: int = 0) -> int:
 
 
 def keep_apart() -> None:
-    """Have brokers of this process take such ports as well."""
+    """Let brokers of this process use these ports, too."""
     kraft.free_port = free_port
 
 
 def _is_locked(port: int) -> bool:
     """Lock the port, unless another process has."""
     if not _opened:
-        # Closing it would give up all locks of the process.
+        # Closing the file would release all locks of the process.
         path = Path(tempfile.gettempdir()) / f"tidemill-test-ports-{os.getuid()}"
         _opened.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     try:

@@ -52,7 +52,7 @@ STOP_SECONDS_MAX = 20.0
 
 
 class Process:
-    """`tidemill processors`; `ready` comes as its supervisor would see it."""
+    """A process `tidemill processors`, which reports that it is ready as it would to its supervisor."""
 
     def __init__(self, environment: dict[str, str], models: Sequence[str]) -> None:
         self._ready, end = os.pipe()
@@ -112,7 +112,7 @@ class Rig:
         self._consumer = AIOKafkaConsumer(bootstrap_servers=kafka, enable_auto_commit=False)
 
     async def start(self) -> None:
-        """Read the records that are produced from now on."""
+        """Start to read new records."""
         await self._producer.start()
         await self._consumer.start()
         count = len(await self._producer.partitions_for(topics.OUTCOMES.name))
@@ -208,7 +208,7 @@ class Rig:
         await self._producer.send_and_wait(topics.BATCHES.name, codec.encode(record), key=batch_id.encode())
 
     async def collect(self, batch_id: str, lines: int, *, seconds_max: float = 60) -> list[dict[str, Any]]:
-        """Wait for so many outcomes of a batch; returns its lines in order of their indexes."""
+        """Wait for a number of outcomes of a batch; returns its lines in the order of their indices."""
 
         async def arrived() -> bool:
             await self.poll()
@@ -218,7 +218,7 @@ class Rig:
         return [self.lines[place] for place in sorted(self.lines) if place[0] == batch_id]
 
     async def poll(self) -> None:
-        """Take in the outcomes that are there."""
+        """Read the available outcomes."""
         for records in (await self._consumer.getmany(timeout_ms=50)).values():
             for record in records:
                 if dict(record.headers).get(codec.KIND) == codec.LINES:
@@ -255,9 +255,9 @@ async def rig(
     Args:
         kafka: The broker.
         backend: The server.
-        folder: For data.
-        max_in_flight: Of each model.
-        count: Models.
+        folder: Folder for data.
+        max_in_flight: Bound of each model.
+        count: Number of models.
         model: More settings of each model.
         named: More settings of the server.
     """

@@ -1,4 +1,4 @@
-"""What tests do as direct producers: send records to the intake topic, and look at what becomes of them."""
+"""Direct producers for tests: send records to the intake topic, and find their batches and dead letters."""
 
 import asyncio
 import json
@@ -23,14 +23,14 @@ def line(number, **body):
 
 
 async def send(producer, name, lines, *headers, key=BEARER):
-    """Append a record; returns the id that its batch has if it begins one."""
+    """Append a record; returns the id of the batch that it would open."""
     told = [header for header in (key, *headers) if header is not None]
     sent = await producer.send_and_wait(topics.INTAKE.name, b"\n".join(lines), key=name.encode(), headers=told)
     return ids.stream_batch_id(sent.partition, sent.offset)
 
 
 async def shown(client, batch_id, is_so):
-    """A batch, once it is so."""
+    """A batch, once `is_so` holds for it."""
 
     def look():
         try:

@@ -1,4 +1,4 @@
-"""What a server that keeps the beginnings of the last prompts makes of calls: a `Rule` of the test's backend."""
+"""A `Rule` of the test's backend: a server with a prefix cache of the last prompts."""
 
 import time
 from collections import OrderedDict
@@ -9,10 +9,10 @@ from support.backend import Behaviour
 
 
 class Cache:
-    """Keeps so many prompts, each from the end of the first prefill of it on; the one last used goes last.
+    """An LRU cache of prompts; a prompt enters it at the end of its first prefill.
 
-    A prompt is the first message of a chat. A call takes `answer_seconds`, and `prefill_seconds` more where its
-    prompt is not kept.
+    A prompt is the first message of a chat. A call takes `answer_seconds`, and without a cached prompt
+    `prefill_seconds` more.
     """
 
     def __init__(self, *, prompts_max: int, prefill_seconds: float, answer_seconds: float) -> None:
@@ -25,7 +25,7 @@ class Cache:
         self._prefills: list[tuple[float, str]] = []
 
     def __call__(self, body: dict[str, Any], nth: int) -> Behaviour:
-        """A call comes."""
+        """Answer a call."""
         del nth
         prompt = body["messages"][0]["content"]
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""A Kafka of several brokers on this machine, made of the embedded broker's jars: what a cluster runs on."""
+"""A Kafka cluster of several brokers on this machine, from the embedded broker's jars."""
 
 import asyncio
 import re
@@ -16,16 +16,16 @@ from tidemill.local.embedded import kraft
 
 HEAP = "-Xmx256m"
 SESSION_MS = 3_000
-"""A broker that was killed is missed after this time, and its partitions get other leaders."""
+"""After this time the cluster notices a killed broker, and its partitions get other leaders."""
 
 
 class Node(OpenBroker):
-    """One of the brokers, and a controller as well.
+    """One of the brokers, which is also a controller.
 
     Args:
-        folder: Of its records and logs.
-        number: Its id, from 1 on.
-        more: What its configuration has beyond that of the embedded broker.
+        folder: Folder of its records and logs.
+        number: Its id, from 1.
+        more: Settings beyond those of the embedded broker.
     """
 
     def __init__(self, folder: Path, number: int, more: Mapping[str, object] | None = None) -> None:
@@ -40,25 +40,25 @@ class Node(OpenBroker):
 
     @property
     def voter(self) -> str:
-        """As the others find its controller."""
+        """Its entry in the list of controllers."""
         return f"{self.number}@{kraft.LOOPBACK}:{self._ports.controller}"
 
     def open_door(self, network: Network, process: str) -> None:
-        """Have a listener that only one process knows, and tell it to come by a way that can be cut."""
+        """Open a listener for one process, which reaches it through a way that can be cut."""
         port = kraft.free_port()
         self._doors[process] = port, network.lay(process, self.name, port).port
 
     def door(self, process: str) -> str:
-        """`host:port` for that process."""
+        """`host:port` of the listener for that process."""
         return f"{kraft.LOOPBACK}:{self._doors[process][1]}"
 
     @property
     def name(self) -> str:
-        """As a network knows it."""
+        """Its name in a `Network`."""
         return f"broker-{self.number}"
 
     def command(self) -> list[str]:
-        """As the embedded broker's, with a smaller heap."""
+        """The embedded broker's command, with a smaller heap."""
         return [HEAP if word.startswith("-Xmx") else word for word in super().command()]
 
     def _write_properties(self, name: str, records: str, *, clean: bool) -> str:
@@ -83,7 +83,7 @@ class Node(OpenBroker):
         return name
 
     def _listeners(self) -> dict[str, str]:
-        """A listener has a name, a port, and an address that the broker tells those who come by it."""
+        """The settings of the listeners: names, ports, and advertised addresses."""
         assert self._ports is not None
         clients = f"{kraft.CLIENTS}://{kraft.LOOPBACK}:{self._ports.clients}"
         doors = {f"DOOR{number}": ports for number, ports in enumerate(self._doors.values())}
@@ -98,7 +98,7 @@ class Node(OpenBroker):
         }
 
     async def _format(self) -> None:
-        """Format the first one's folder; the others get copies, with an id of their own."""
+        """Format the first broker's folder; the others get copies with their own ids."""
         first = self.peers[0]
         if first is self:
             await super()._format()
@@ -120,13 +120,13 @@ class Quorum:
     def __init__(
         self, folder: Path, brokers: int = 3, *, network: Network | None = None, processes: Sequence[str] = ()
     ) -> None:
-        """Nothing is started yet.
+        """Prepare the brokers.
 
         Args:
-            folder: Of their records.
-            brokers: How many.
-            network: Between them and `processes`, by their names.
-            processes: Each comes by ways of its own, at the address `door(name)`.
+            folder: Folder of their records.
+            brokers: Number of brokers.
+            network: The network between them and `processes`.
+            processes: Names of the processes; each connects through ways of its own, at the address `door(name)`.
         """
         self.nodes = tuple(Node(folder / f"broker-{number}", number) for number in range(1, brokers + 1))
         for node in self.nodes:
@@ -136,11 +136,11 @@ class Quorum:
                 node.open_door(network, process)
 
     def door(self, process: str) -> str:
-        """`host:port,…` for one process."""
+        """Bootstrap servers, `host:port,…`, for one process."""
         return ",".join(node.door(process) for node in self.nodes)
 
     def __enter__(self) -> Self:
-        # `asyncio.run` would leave this thread without the loop that belongs to pytest.
+        # `asyncio.run` would unset the event loop that pytest keeps in this thread.
         loop = asyncio.new_event_loop()
         try:
             loop.run_until_complete(self._start())
@@ -152,17 +152,17 @@ class Quorum:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # None needs to leave in order: the folder goes with the test.
+        # No graceful stop is needed: the folder goes with the test.
         for node in self.nodes:
             node.kill()
 
     @property
     def bootstrap(self) -> str:
-        """`host:port,…` of all of them."""
+        """Bootstrap servers, `host:port,…`, past the network."""
         return ",".join(node.bootstrap for node in self.nodes)
 
     async def _start(self) -> None:
         for node in self.nodes:
             await node.prepare()
-        # One alone has no majority and would not answer.
+        # One broker alone has no majority, and would not answer.
         await asyncio.gather(*(node.start() for node in self.nodes))

@@ -1,4 +1,4 @@
-"""Clients that a library would not let us be: bytes as they are, on sockets of our own."""
+"""Clients that no HTTP library allows: raw bytes on plain sockets."""
 
 import contextlib
 import socket
@@ -12,9 +12,9 @@ def connect(address: tuple[str, int], *, receives_bytes: int = 0, source: str = 
     """A connection.
 
     Args:
-        address: Of the other side.
-        receives_bytes: How much the system takes ahead of who reads; 0 leaves that to it.
-        source: The address of this side.
+        address: Address of the server.
+        receives_bytes: Size of the system's receive buffer; 0 is its default.
+        source: Address of the client.
     """
     raw = socket.socket()
     if source:
@@ -27,7 +27,7 @@ def connect(address: tuple[str, int], *, receives_bytes: int = 0, source: str = 
 
 
 def answered(raw: socket.socket) -> bytes:
-    """All that comes until the other side closes."""
+    """All bytes until the other side closes."""
     content = b""
     with contextlib.suppress(ConnectionError):
         while piece := raw.recv(1 << 20):
@@ -36,7 +36,7 @@ def answered(raw: socket.socket) -> bytes:
 
 
 def asked(address: tuple[str, int], *pieces: bytes) -> bytes:
-    """Send pieces as far as they are taken, and read what comes until the other side closes."""
+    """Send pieces until one fails, and read until the other side closes."""
     with connect(address) as raw:
         with contextlib.suppress(ConnectionError):
             for piece in pieces:
@@ -69,7 +69,7 @@ def trickled(address: tuple[str, int], start: bytes, piece: bytes, *, seconds: f
 def silent(
     address: tuple[str, int], count: int, start: bytes = b"", *, sources: tuple[str, ...] = ("127.0.0.2",)
 ) -> Iterator[list[socket.socket]]:
-    """So many connections of other clients, in turn from each address, that say `start`, and then nothing."""
+    """Open connections, in turn from each address, that send `start`, and then nothing."""
     with contextlib.ExitStack() as stack:
         opened = []
         for number in range(count):

@@ -62,19 +62,19 @@ class Real:
     """Real servers."""
 
     url: str
-    """Of the chat server."""
+    """Address of the chat server."""
     names: tuple[str, str]
-    """Two models there, which may be one."""
+    """Two models of the chat server, which may be the same."""
     other_url: str
     other: str
-    """A model at the other server."""
+    """A model of the other server."""
     endpoint: str
-    """What the other model serves."""
+    """The endpoint of the other model."""
 
 
 @contextmanager
 def demo_process(log: Path) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
-    """The demo's engine on a free port, from the moment that it notifies, and its address."""
+    """Run the demo's engine on a free port; yields its address once it is ready."""
     read, write = os.pipe()
     command = [sys.executable, "-m", "tidemill", "backend-demo", "--port", "0"]
     environ = {**os.environ, notify.VARIABLE: str(write)}
@@ -83,7 +83,7 @@ def demo_process(log: Path) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
     os.close(write)
     with _stopped(process):
         with os.fdopen(read, "rb") as pipe:
-            # Without a notice the pipe is closed by the end of the process, and this reads nothing.
+            # If the process ends without a notice, the pipe closes, and this reads nothing.
             assert pipe.readline() == b"ready\n", log.read_text()
         (url,) = re.findall(r"^Demo backend at (\S+)$", log.read_text("utf-8"), re.MULTILINE)
         yield process, url
@@ -99,7 +99,7 @@ def demo_server(log: Path) -> Iterator[Real]:
 
 @contextmanager
 def vllm_servers(folder: Path) -> Iterator[Real]:
-    """A vLLM with two LoRA adapters, and one that compares texts; both with the weights of the demo."""
+    """A vLLM with two LoRA adapters, and one that scores pairs of texts; both with the weights of the demo."""
     (chat,) = asyncio.run(weights.fetch(weights.CHAT))
     subprocess.run([VLLM_PYTHON, "-c", MAKE_MODELS, chat, folder, *ADAPTERS], check=True, env=_environ())
     adapters = [f"{name}={folder / name}" for name in ADAPTERS]

@@ -20,7 +20,7 @@ from tidemill.local import parent_death
 from tidemill.local.embedded import kraft
 
 FAILURES_MAX = 3
-"""Of one event: the pause after each failure is twice as long."""
+"""Failures of one event; the pause doubles after each one."""
 
 
 class Receiver:
@@ -45,7 +45,7 @@ class Receiver:
         self.kill()
 
     def start(self, secret: str, *, failing: float = 0.0) -> None:
-        """Receive, and answer this share of the calls with 500."""
+        """Start to receive, and answer this share of the calls with 500."""
         command = [*self._command(), str(self.port), secret, str(self._calls), str(failing)]
         with self._calls.with_suffix(".log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -53,7 +53,7 @@ class Receiver:
             )
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill it, like a power cut."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

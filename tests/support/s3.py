@@ -30,7 +30,7 @@ def server_program() -> str | None:
 @contextmanager
 def s3_server(program: str, folder: Path) -> Iterator[dict[str, str]]:
     """Run a server during the block, and give the variables that lead to it."""
-    # The server looks for free ports before it listens: two that start together would take the same.
+    # The server looks for free ports before it listens: two that start together could choose the same one.
     with one_at_a_time("s3"):
         process, url = _started(program, folder)
     try:

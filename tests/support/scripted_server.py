@@ -59,12 +59,12 @@ async def serving(*scripts: list[bytes | None], tls: ssl.SSLContext | None = Non
 
 
 async def post(server: Server, client: HttpUpstream, seconds: float = SECONDS) -> Answer | FailureKind:
-    """Make a call, and take the time out of its answer."""
+    """Make a call, and remove the time from its outcome."""
     return untimed(await client.post(server.url, {"authorization": "Bearer k"}, b'{"a":1}', seconds))
 
 
 def untimed(outcome: Answer | FailureKind) -> Answer | FailureKind:
-    """An outcome that can be compared."""
+    """The outcome without its time, so that it can be compared."""
     return outcome if isinstance(outcome, FailureKind) else structs.replace(outcome, first_byte=0.0)
 
 

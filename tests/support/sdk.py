@@ -71,7 +71,7 @@ def _python(name: str, requirement: str) -> Path:
 
 
 def _once(folder: Path, wanted: str, install: Callable[[], None]) -> None:
-    """Make a folder, unless it is there whole and as it is wanted."""
+    """Make a folder, unless a complete one with these contents exists."""
     mark = folder / ".whole"
     with one_at_a_time("sdk"):
         if mark.exists() and mark.read_text("utf-8") == wanted:

@@ -17,7 +17,7 @@ PASSWORD = "a-password-of-the-test"
 STORE_PASSWORD = "changeit"
 LISTENERS = ("SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MUTUAL = "MUTUAL"
-"""A listener with TLS that asks who comes for a certificate."""
+"""A listener with TLS that requires a client certificate."""
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
@@ -74,14 +74,14 @@ class SecuredNode(Node):
         return f"{kraft.LOOPBACK}:{self.ports[protocol]}"
 
     def _format_arguments(self, config: str) -> list[str]:
-        """As the embedded broker's, with a user whose password the broker knows from the start."""
+        """The embedded broker's arguments, with a user whose password the broker knows from the start."""
         made = [f"--add-scram={mechanism}=[name={USER},password={PASSWORD}]" for mechanism in MECHANISMS[1:]]
         return [*super()._format_arguments(config), *made]
 
 
 @contextmanager
 def secured(folder: Path) -> Iterator[SecuredNode]:
-    """The broker, as long as the block lasts."""
+    """Run the broker during the block."""
     node = SecuredNode(folder)
     # `asyncio.run` would leave this thread without the loop that belongs to pytest.
     loop = asyncio.new_event_loop()
@@ -94,7 +94,7 @@ def secured(folder: Path) -> Iterator[SecuredNode]:
 
 
 def _keystore(folder: Path, ca_file: Path) -> Path:
-    """A key and a certificate that vouches for itself; the certificate goes into `ca_file` as well."""
+    """A key and a self-signed certificate, which also goes into `ca_file`."""
     store = folder / "broker.p12"
     common = ["-keystore", store, "-storepass", STORE_PASSWORD, "-alias", "broker"]
     make = ["-genkeypair", "-keyalg", "EC", "-dname", "CN=test", "-ext", f"san=ip:{kraft.LOOPBACK}"]

@@ -1,4 +1,4 @@
-"""A process whose servers come, change and go while models call them, in virtual time."""
+"""A process whose servers are added, changed and removed while models call them, in virtual time."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ GOOD = Answer(200, b'{"choices":[{"finish_reason":"stop","message":{"content":"y
 UNAVAILABLE = Answer(503, b"no upstream")
 CALL_SECONDS = 0.1
 IN_FORCE_SECONDS = 2 * CALL_SECONDS
-"""After this time the calls from before a change have ended, and others have taken their places."""
+"""After this time the calls from before a change have ended, and new calls have replaced them."""
 
 
 class Engines(Upstream):
@@ -204,11 +204,11 @@ class World:
         self.dispatchers[model].enqueue(window.admit(0, lines, 1), head, texts)
 
     def found(self, name: str) -> Server:
-        """The server of this name, which may have been another one before."""
+        """The present server of this name."""
         return [server for server in self.servers if server.name == name][-1]
 
     async def end(self, *batches: str, lines: int, seconds: float = 600) -> None:
-        """Wait for the ends of batches of so many lines; each line was called once, and none failed."""
+        """Wait until batches with these numbers of lines have ended; each line was called once, and succeeded."""
         until = self.loop.time() + seconds
         while any(self.log.ends[batch] < lines for batch in batches):
             assert self.loop.time() < until, self.log.ends
@@ -227,7 +227,7 @@ Make = Callable[..., World]
 
 
 def simulated(case: Callable[[Any], Coroutine[Any, Any, None]], kind: Callable[..., Any] = World) -> None:
-    """Run a case, which makes its worlds by its argument, and close them."""
+    """Run a case, which makes worlds with its argument, and close them."""
     worlds: list[Any] = []
 
     async def main(loop: SimulatedLoop) -> None:
@@ -245,7 +245,7 @@ def simulated(case: Callable[[Any], Coroutine[Any, Any, None]], kind: Callable[.
 
 
 async def force(world: World) -> Counter[str]:
-    """Apply the settings; the highest numbers of calls in flight once the change is in force."""
+    """Apply the settings; returns the highest numbers of calls in flight after the change took effect."""
     world.apply()
     await asyncio.sleep(IN_FORCE_SECONDS)
     highest: Counter[str] = Counter()

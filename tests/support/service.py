@@ -11,7 +11,7 @@ KEY = "sk-client-test"
 
 
 def receipt_of(content: bytes | None) -> dict[str, Any] | None:
-    """What a receipt says of a file."""
+    """The entry of a file in a receipt."""
     if content is None:
         return None
     digest = hashlib.sha256(content).hexdigest()
@@ -23,20 +23,20 @@ class Service:
 
     Attributes:
         files: Contents by file id; the upload is `file-in`.
-        states: What changes in the batch from one look to the next; the last one stays.
-        breaks: How many more downloads break off, each after `break_bytes`.
-        down: How many more reads are answered with `down_status` and `down_headers`.
-        lost: How many more batches are made without an answer.
+        states: Changes of the batch from one read to the next; the last one stays.
+        breaks: Number of downloads that still break off, each after `break_bytes`.
+        down: Number of reads still to answer with `down_status` and `down_headers`.
+        lost: Number of batches still to create without an answer.
         is_closing: Whether it rejects every request for a batch after a lost answer.
-        full: How many more batches the project has no room for.
+        full: Number of creates still to refuse for lack of quota.
         limits: The answer to `GET /limits`; None where the service has no such route.
-        cut_uploads: How many more uploads break off without an answer.
+        cut_uploads: Number of uploads that still break off without an answer.
         is_deleted: Whether the batch of every idempotency key is deleted.
-        keys: The idempotency keys that came.
-        tokens: How many producers' tokens were made.
-        report: The errors by code; None where the service does not tell.
-        ids: The batches of the list.
-        rows: What they have in common.
+        keys: The idempotency keys of requests.
+        tokens: Number of producers' tokens created.
+        report: The errors by code; None if the service has no such route.
+        ids: The ids in the list of batches.
+        rows: Fields that all of them share.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class Service:
         await self._runner.cleanup()
 
     def finish(self, output: bytes | None, errors: bytes | None = None, **fields: Any) -> None:
-        """Let the batch be over, with these files and a receipt of them."""
+        """End the batch with these files and their receipt."""
         if output is not None:
             self.files["file-out"] = output
         if errors is not None:
@@ -198,7 +198,7 @@ class Service:
             self.breaks -= 1
             await response.write(content[start : start + self.break_bytes])
             assert request.transport
-            # Closed, not aborted: what was written still arrives, and then the stream ends too soon.
+            # Close instead of aborting: the written bytes still arrive, and then the stream ends too soon.
             request.transport.close()
             return response
         await response.write(content[start:])

@@ -1,4 +1,4 @@
-"""Forms as a server reads them, and its replies on the endpoints that few servers have."""
+"""How a server reads forms, and its replies on endpoints that few servers have."""
 
 import hashlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the tests of a folder share, and only they: an idle server takes CPU time from the tests that follow."""
+"""Fixtures shared by the tests of one folder only: an idle server takes CPU time from the tests that follow."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -11,7 +11,7 @@ _shared: dict[str, tuple[Path, ExitStack, object]] = {}
 
 
 def shared(folder: Path, name: str, start: Callable[[], AbstractContextManager[T]]) -> T:
-    """What all tests of a folder share: started by the first, ended by `end_shared`."""
+    """A fixture shared by all tests of a folder: the first one starts it, and `end_shared` ends it."""
     if name not in _shared:
         with ExitStack() as stack:
             value = stack.enter_context(start())
@@ -20,7 +20,7 @@ def shared(folder: Path, name: str, start: Callable[[], AbstractContextManager[T
 
 
 def end_shared(folder: Path | None = None, *, name: str | None = None) -> None:
-    """End what the tests of all other folders have shared, the newest first; with `name`, only that."""
+    """End the shared fixtures of all other folders, the newest first; with `name`, only that one."""
     for each, (of, stack, _) in reversed(list(_shared.items())):
         if of != folder and name in {None, each}:
             del _shared[each]

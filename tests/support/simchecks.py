@@ -93,7 +93,7 @@ class Seen:
         )
 
     def _check_at_work(self) -> None:
-        """With a queue no more batches are at work than may be, and they start in its order."""
+        """Check that the batches at work keep within their limit, and start in the order of the queue."""
         if (most := self._world.at_work_max) is None:
             return
         at_work: dict[str, None] = {}
@@ -104,7 +104,7 @@ class Seen:
                 at_work.pop(record.key, None)
             elif batch.in_progress_at is not None and (record.key in at_work or record.key not in started):
                 at_work[record.key] = started[record.key] = None
-            # An isolated process may say that a batch is over which goes on.
+            # An isolated process may report the end of a batch that goes on.
             assert self._world.cuts or len(at_work) <= most, (record.offset, list(at_work))
         queued = [record.key for record in self._world.log.records[Place(topics.QUEUE.name, 0)]]
         if most == 1 and not self._world.cuts:
@@ -117,7 +117,7 @@ class Seen:
         for (owner, before), (next_owner, after) in itertools.pairwise(self._shown(job.batch.id)):
             if before.status is Status.FINALIZING:
                 closers.append(owner)
-            # An isolated owner may close a batch that its successor does not know to be closed, and cancels.
+            # An isolated owner may close a batch; its successor does not know that, and cancels the batch.
             is_undone = self._world.cuts and closers and closers[0] < next_owner
             assert (
                 after.status is before.status
@@ -186,12 +186,12 @@ class Seen:
         self._check_bill(batch, output)
 
     def _asked(self, batch: Batch, line: dict[str, Any]) -> int:
-        """The line whose answer a line has."""
+        """The line that was called for a line: itself or its original."""
         index = int(line["custom_id"][3:])
         return index if batch.tidemill.dedupe is None else original_of(index, self._world.models)
 
     def _check_shares(self, output: list) -> None:
-        """The tokens of the lines of a call are those of the call, unless a kill has parted them."""
+        """Check that tokens of lines add up to those of their call, unless a kill separated the lines."""
         lines = defaultdict(list)
         for line in output:
             if not is_copy(line):
@@ -220,7 +220,7 @@ class Seen:
         self._check_models(batch, output)
 
     def _check_models(self, batch: Batch, output: list) -> None:
-        """A batch with lines of both models has the counts and the usage of each."""
+        """Check that a batch with lines of both models has the counts and the usage of each."""
         models, total = self._world.models, batch.request_counts.total
         if len({model_of(index, models) for index in range(total)}) < 2:
             assert batch.tidemill.models == ()

@@ -1,4 +1,4 @@
-"""Ingest on a log and a store in memory, as `simstages.py` has the other stages."""
+"""Ingest on a log and a store in memory; see `simstages.py` for the other stages."""
 
 import asyncio
 from collections import defaultdict

@@ -74,7 +74,7 @@ class MemoryLog:
 
 
 class Member(Protocol):
-    """A process as its group sees it."""
+    """A member of a consumer group."""
 
     process: Process
 
@@ -102,7 +102,7 @@ class Seat:
 
 
 class Group:
-    """The consumers of some topics: each partition has one owner, and a commit for its next owner."""
+    """A consumer group: each partition has one owner, and a committed offset for its next owner."""
 
     def __init__(self, log: MemoryLog, *topics: str) -> None:
         self._log = log
@@ -124,7 +124,7 @@ class Group:
             await self._rebalance()
 
     async def leave(self, member: Member) -> None:
-        """Remove a member that stops in order."""
+        """Remove a member that stops gracefully."""
         async with self._turn:
             if (seat := self.seat(member)) not in self._seats:
                 return
@@ -135,7 +135,7 @@ class Group:
             await self._rebalance()
 
     async def lose(self, member: Member) -> None:
-        """Remove a killed member, once its session is over."""
+        """Remove a killed member after its session timeout."""
         for feed in self.seat(member).feeds:
             feed.cancel()
         await asyncio.sleep(SESSION_SECONDS)
@@ -145,7 +145,7 @@ class Group:
                 await self._rebalance()
 
     async def expel(self, member: Member) -> None:
-        """Isolate a member: the group loses it, and the member goes on without knowing."""
+        """Isolate a member: the group removes it, and the member goes on without knowing."""
         await asyncio.sleep(SESSION_SECONDS)
         async with self._turn:
             if not member.process.is_alive or (seat := self.seat(member)) not in self._seats:

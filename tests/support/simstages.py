@@ -1,6 +1,6 @@
 """The stages on a log and a store in memory: their own modules, composed as their processes compose them.
 
-What stands here instead of product code is what talks to Faust and Kafka: fetching, committing, rebalancing
+This code replaces only product code that talks to Faust and Kafka: fetching, committing, rebalancing
 (`simlog.py`), the tables, and the order in which `app.py` of each stage calls its parts.
 """
 
@@ -233,7 +233,7 @@ class ProcessorsProcess(Base):
 
 
 class _Handler(RecordHandler):
-    """A handler whose keys the world may refuse."""
+    """A handler whose encryption keys the world may withhold."""
 
     def __init__(self, process: "ResultsProcess", partition: Partition) -> None:
         super().__init__(

@@ -24,7 +24,7 @@ class MemoryStore:
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
         content = b"".join([chunk async for chunk in chunks])
         before = self._objects.get(key, content)
-        # A part sealed twice has other bytes.
+        # A part that is sealed twice has other bytes the second time.
         is_same = before == content or (before.startswith(b"TMS1") and len(before) == len(content))
         assert not key.startswith(PARTS_PREFIX) or is_same, f"{key} would be another part's"
         if self._refuses(key):

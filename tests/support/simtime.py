@@ -1,7 +1,7 @@
-"""An event loop on simulated time: it never waits, and a run is a function of the code and the seed.
+"""An event loop on simulated time: it never waits, and a run depends only on the code and the seed.
 
-A process is a number of tasks, which reach the outside only by `Process.perform`. It can be killed at each await;
-then its code has no effect any more.
+A process is a set of tasks, which affect the outside only through `Process.perform`. A run can kill it at each
+await; then its code has no further effect.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         return EPOCH + self._seconds
 
     def jump(self, seconds: float | None) -> None:
-        """Let time pass; raises what a callback or a task that no process has started died of."""
+        """Let time pass; raises the exception of a callback, or of a task that no process started."""
         if self.is_over:
             return
         if self._fault is not None:
@@ -66,7 +66,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self._seconds += max(0.0, seconds)
 
     def _note_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        # What belongs to a killed process ends with a cancellation.
+        # Tasks of a killed process end by cancellation.
         if not isinstance(error := context.get("exception"), asyncio.CancelledError):
             self._fault = self._fault or error
 
@@ -87,11 +87,11 @@ def run(main: Callable[[SimulatedLoop], Coroutine[Any, Any, T]]) -> T:
 
 
 class Process:
-    """What can be ended at any await.
+    """A process that a run can kill at any await.
 
     Attributes:
-        ahead: By how many seconds its clock is ahead of true time.
-        errors: What its tasks died of by themselves.
+        ahead: Seconds that its clock is ahead of true time.
+        errors: Exceptions that ended its tasks.
     """
 
     def __init__(self, loop: SimulatedLoop, chance: random.Random) -> None:
@@ -119,7 +119,7 @@ class Process:
 
         Args:
             effect: Causes it, in one step.
-            late: Whether an effect under way when the process is killed may still happen later.
+            late: Whether the effect may still happen after the process was killed.
         """
         try:
             await self.pass_time()
@@ -132,7 +132,7 @@ class Process:
         return result
 
     async def pass_time(self) -> None:
-        """Let the time of one way pass."""
+        """Let the time of a one-way message pass."""
         self.check()
         await asyncio.sleep(self.chance.random() * WAY_SECONDS_MAX)
         self.check()

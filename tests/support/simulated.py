@@ -28,7 +28,7 @@ LATE_CHANCE = 0.1
 
 
 def leads_to(status: Status, other: Status) -> bool:
-    """Whether the table has a path of moves; a batch need not be published at each step."""
+    """Whether the lifecycle table allows a path of moves; a batch is not published at each step."""
     return other in MOVES[status] or any(leads_to(step, other) for step in MOVES[status])
 
 
@@ -41,7 +41,7 @@ class Crash(BaseException):
 
 
 class Fuse:
-    """Raises at one of the next awaits, once it is lit."""
+    """Once lit, raises a crash at one of the next awaits."""
 
     def __init__(self) -> None:
         self.left = -1
@@ -72,8 +72,8 @@ class Fuse:
 class SimulatedStore:
     """Objects in memory.
 
-    What a process was writing when it ended may be written yet, at any later time: it may have been no more than
-    frozen, or its request be on its way still.
+    A write of an ended process may take effect at any later time: the process may only be frozen, or its request
+    be on its way.
     """
 
     def __init__(self, fuse: Fuse) -> None:
@@ -152,7 +152,7 @@ class SimulatedTable:
             apply(self.changelog, *self._pending.pop(0))
 
     def crash(self, chance: random.Random, *, disk: bool) -> None:
-        """Lose writes: the changelog stays, and with the disk the local writes up to some point."""
+        """Lose undelivered writes: the changelog stays; with the disk, so do local writes up to some point."""
         self.local = dict(self.changelog)
         if disk:
             for key, value in self._pending[: chance.randint(0, len(self._pending))]:
@@ -251,7 +251,7 @@ class Simulation:
         self.committed = 0
         self._acked = 0
         self.crashes = 0
-        # Parts that end by time differ between a process and its successor.
+        # Parts sealed by age differ between a process and its successor.
         age = self.chance.choice((1, 3, 10))
         self._limits = Limits(
             part_bytes=part_bytes,

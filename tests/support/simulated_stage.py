@@ -1,4 +1,4 @@
-"""A stage of one server on simulated time, with a set answer and a log that may be full."""
+"""A stage of one server on simulated time, with a fixed answer and a log that may be full."""
 
 import asyncio
 import random
@@ -31,7 +31,7 @@ LINES = 100
 
 
 class Upstream(upstreams.Upstream):
-    """A server that gives a set answer, or none."""
+    """A server that gives a fixed answer, or none."""
 
     def __init__(self) -> None:
         self.reply: Answer | FailureKind | None = WELL
@@ -75,7 +75,7 @@ class Outbox:
 
 
 class World:
-    """A stage of one server, whose remarks are collected."""
+    """A stage of one server, which collects the published reasons to wait."""
 
     def __init__(self, loop: SimulatedLoop, **backend: Any) -> None:
         self.loop = loop
@@ -121,7 +121,7 @@ class World:
             self.said += [(self.loop.time(), fact) for fact in self.stage.stalls.check(self.loop.time())]
 
     def waits(self, batch_id: str) -> Any:
-        """What was said of a batch last."""
+        """The latest reasons to wait of a batch."""
         return next((fact.waiting for _, fact in reversed(self.said) if fact.batch_id == batch_id), None)
 
 

@@ -1,8 +1,8 @@
-"""The whole way of a line on simulated time: api, ingest, processors and results, with everything that can crash.
+"""The way of a line through api, ingest, processors and results, on simulated time, with crashes of each.
 
-A run is a function of its seed: batches, their cancels and deadlines, what the backend says, who is ended when,
-what is published twice, what lands late. `SimulatedWay(seed).run()` returns once every batch is over, and checks
-invariants 1 to 5 of the design (a batch's lines, status, files, bill, and calls that were made twice).
+A run depends only on its seed: batches, cancels, deadlines, replies, kills, duplicate records and late writes.
+`SimulatedWay(seed).run()` returns once every batch is over, and checks invariants 1 to 5 of the design (a batch's
+lines, status, files, bill, and repeated calls).
 """
 
 import asyncio
@@ -142,7 +142,7 @@ class SimulatedWay:
         return f"{next(self._tokens):08x}"
 
     def tear(self, member) -> None:
-        """Replace a process of results that found its tables torn."""
+        """Replace a results process that found its tables torn."""
         self.torn += 1
         self._end("results", member)
         self._zombies.append(self.loop.create_task(self._one_more("results")))
@@ -160,7 +160,7 @@ class SimulatedWay:
         assert under_way <= calls_max * self._inputs_per_call, "a kill would repeat more than it may"
 
     def aborted(self, places: list[tuple[str, int]], process: Process) -> None:
-        """Note the abort of a call, whose batch is closed: a kill would not repeat it."""
+        """Note the abort of a call of a closed batch: after a kill no process would repeat it."""
         for place in places:
             if self._under_way.get(place) is process:
                 del self._under_way[place]
@@ -260,7 +260,7 @@ class SimulatedWay:
             await self.groups[stage].leave(member)
 
     async def _cut_off(self) -> None:
-        """A process of results loses its group alone, and goes on beside its successor for a while."""
+        """Expel a results process from its group; it goes on beside its successor for a while."""
         if not (active_batches := self._active_batches("results")):
             return
         member = self.chance.choice(active_batches)
@@ -276,7 +276,7 @@ class SimulatedWay:
         await self._one_more("results")
 
     async def _refuse(self) -> None:
-        """The store refuses the objects and the key of one batch; all else goes on."""
+        """Let the store refuse the objects and the key of one batch; everything else goes on."""
         if not self.jobs:
             return
         batch = self.chance.choice(self.jobs).batch
@@ -302,21 +302,21 @@ class SimulatedWay:
             await self._join(stage)
 
     async def _step(self) -> None:
-        """Set the clock of a process, to a wrong or the right time."""
+        """Set the clock of a process to a wrong or the right time."""
         stage = self.chance.choice(list(self.groups))
         if active_batches := self._active_batches(stage):
             wrong = self.chance.uniform(-STEP_SECONDS_MAX, STEP_SECONDS_MAX)
             self.chance.choice(active_batches).process.ahead = self.chance.choice((0.0, wrong, wrong))
 
     async def _copy(self) -> None:
-        """A producer repeats a range of requests."""
+        """Publish a range of requests again."""
         records = self.log.records[Place(REQUESTS, self.chance.randrange(PARTITIONS))]
         start = self.chance.randint(0, len(records))
         for record in records[start : start + 10]:
             self.log.append(REQUESTS, record.key, record.value, record.headers)
 
     async def _poison(self) -> None:
-        """A producer writes invalid records, or false ones, also about existing batches."""
+        """Publish invalid or false records, also about existing batches."""
         batch_id = self.chance.choice([job.batch.id for job in self.jobs] or ["batch_x"])
         lines = ((codec.KIND, codec.LINES), ("tidemill-batch", batch_id.encode()))
         topic, headers, value = self.chance.choice(

@@ -1,4 +1,4 @@
-"""A way to a server that a test can close: it holds what is sent, or breaks off all connections."""
+"""A proxy that a test can close: it holds requests back, or breaks all connections."""
 
 import socket
 import threading
@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 
 
 class Sluice:
-    """A context manager; `url` leads to the server.
+    """A proxy at `url` to the server, as a context manager.
 
     Attributes:
-        sent: Bytes that went to the server.
-        is_down: Whether it breaks off every connection.
+        sent: Bytes sent to the server.
+        is_down: Whether it breaks every connection.
     """
 
     def __init__(self, url: str) -> None:

@@ -1,6 +1,6 @@
-"""The fenced blocks of a page, and running them as a reader does: in one shell, from the first to the last.
+"""Runs the fenced blocks of a page as a reader does: in one shell, from the first to the last.
 
-A comment above a block says what is special about it:
+A comment above a block changes how the test treats it:
 
 | comment | |
 |---|---|
@@ -34,7 +34,7 @@ class Snippet:
 
     Attributes:
         line: Where it begins in its page.
-        language: As the fence names it.
+        language: The language of the fence.
         code: Its lines, without the indent of a list.
         note: The comment above it.
         file: The name under which the page says to save it.
@@ -95,7 +95,7 @@ def run(page: Path, folder: Path, environ: dict[str, str], seconds_max: float) -
 
 
 def matches(shown: str, output: str) -> bool:
-    """Whether a page shows an output: each `…` is any text, and spaces at the ends of lines do not count."""
+    """Whether a page shows this output: each `…` is any text, and spaces at the ends of lines do not count."""
     lines = "\n".join(line.rstrip() for line in output.strip().splitlines())
     pattern = ".*".join(map(re.escape, re.split("…", shown.strip())))
     return re.search(pattern, lines, re.DOTALL) is not None

@@ -39,8 +39,8 @@ class Stack:
     Attributes:
         data: Its folder, which outlives a stop.
         models: The table `models` of its configuration.
-        environ: More variables for it.
-        cwd: The folder in which it is started; by default this process's.
+        environ: Further environment variables.
+        cwd: The folder in which it starts; by default this process's.
         prefix: A program that runs its command line.
     """
 
@@ -78,11 +78,11 @@ class Stack:
         return found
 
     def clients(self, role: str = ADMIN) -> dict[str, Any]:
-        """The same as arguments of clients of aiokafka."""
+        """The broker and credentials as arguments of aiokafka's clients."""
         return client_options(self.cluster(role))
 
     def way_in(self, role: str) -> dict[str, str]:
-        """The same as variables of a process."""
+        """The broker and credentials as environment variables."""
         return {"TIDEMILL_KAFKA": self.kafka, **self.cluster(role).security.environ}
 
     @property
@@ -109,7 +109,7 @@ class Stack:
         """Start one more process of a stage on the same data folder; the caller ends it.
 
         Args:
-            stage: Which.
+            stage: The stage.
             place: The name of its log, `extra-1` and so on.
         """
         environ = {**self._environ(), "TIDEMILL_DATA": str(self.data), **self.way_in(stage), "TIDEMILL_PORT": "0"}
@@ -127,9 +127,9 @@ class Stack:
         return False
 
     def kill(self, stage: str) -> list[int]:
-        """Kill the processes of a stage, as a power cut would, and return their pids.
+        """Kill the processes of a stage, like a power cut, and return their pids.
 
-        One that is being started again is waited for.
+        If the stage is restarting, wait for it.
         """
         pids = wait_until(lambda: self.pids(stage), f"a process of {stage}", seconds_max=START_SECONDS_MAX)
         for pid in pids:

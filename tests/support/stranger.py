@@ -1,4 +1,4 @@
-"""Another user of this machine, which tries to reach files; only if the tests may become one."""
+"""Checks which files another user of this machine can reach."""
 
 import json
 import os
@@ -14,7 +14,7 @@ UID = 54_321
 def reach(paths: Iterable[Path]) -> dict[str, list[str]]:
     """What another user may do with each path: `read`, `write`, and for a folder `make` something in it.
 
-    Root becomes that user and tries. Who is not root reads it off the rights, by the kernel's rules.
+    As root, the test becomes that user and tries; otherwise it derives the answer from the permissions.
     """
     listed = [str(path) for path in paths]
     if os.geteuid() == 0:
@@ -32,7 +32,7 @@ def read(paths: Iterable[Path]) -> dict[str, str]:
 
 
 def _as_another(work: Callable[[], Any]) -> Any:
-    """Run it in a copy of this process that is another user's, where this one is root's."""
+    """As root, run it in a fork of this process as another user."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:

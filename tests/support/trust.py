@@ -1,4 +1,4 @@
-"""The signing key of the tests: one for a run, so that what one process signs another one trusts."""
+"""The signing key of the tests: one per run, so that all processes trust each other's signatures."""
 
 from tidemill.schemas.log.signing import Signer, Verifier
 

@@ -1,4 +1,4 @@
-"""What scripted servers share."""
+"""The base of scripted servers."""
 
 import asyncio
 from collections.abc import Callable

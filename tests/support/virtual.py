@@ -1,4 +1,4 @@
-"""A backend in virtual time: the limit and the breaker meet it without a second passing."""
+"""A backend in virtual time, to test the limit and the breaker without waiting."""
 
 import random
 from collections.abc import Callable
@@ -18,7 +18,7 @@ REFUSAL_SECONDS = 0.001
 
 @dataclass
 class Sample:
-    """What happened in a stretch of time."""
+    """Events in a stretch of time."""
 
     sent: int = 0
     answered: int = 0
@@ -32,10 +32,10 @@ class Sample:
 
 
 class Server:
-    """Takes as many calls as its capacity at the time; refuses the others at once, and some at random at the end.
+    """Takes as many calls as its present capacity; refuses others at once, and some at random at the end.
 
-    `crowded` says from how many calls in flight on a part of them is refused at once, and which part. We hear of
-    an end up to `deaf_seconds` late, as a process does that is busy with something else.
+    From `crowded[0]` calls in flight on, it refuses the share `crowded[1]` at once. The process sees the end of a
+    call up to `deaf_seconds` late, as if it were busy.
     `capacity` and `latency_seconds` are functions of the time; a capacity of 0 is a server that is down.
     """
 
@@ -70,7 +70,7 @@ class Server:
         self._number = 0
 
     def run(self, seconds: float) -> Sample:
-        """Always more lines than places; tells what came of `seconds`."""
+        """Keep more lines waiting than the limit allows; returns the events of `seconds`."""
         sample = Sample()
         until = self.now + seconds
         while True:
@@ -89,7 +89,7 @@ class Server:
                 self._end(sample)
 
     def rest(self, seconds: float) -> None:
-        """Add no lines: calls in flight end, and `seconds` pass after that."""
+        """Let calls in flight end, and then `seconds` pass without lines."""
         sample = Sample()
         while self._ends:
             self.now = max(self.now, self._ends[0][0])
@@ -128,7 +128,7 @@ class Server:
 
 
 def failed(fault: Fault = Fault.SERVER_OR_LINE, *, is_full: bool = False, **fields: object) -> CallFailure:
-    """A call that failed in the plainest way that may be of this fault; `is_full` makes it a 429."""
+    """The simplest failed call with this fault; `is_full` makes it a 429."""
     kind, status = {
         Fault.SERVER: (FailureKind.CONNECT, None),
         Fault.ACCESS_OR_LINE: (FailureKind.STATUS, 401),
@@ -150,8 +150,8 @@ def lone(limit: object, **more: object) -> BackendPool:
 class Engine:
     """A backend that refuses no call: calls beyond its capacity wait, and its metrics say so.
 
-    `others` returns the number of other clients' requests, `seconds` is the mean duration of a call, `held` the
-    part of its cache that each running request holds. `told` has one reading a second.
+    `others` returns the number of other clients' requests; `seconds` is the mean duration of a call; `held` is the
+    share of its cache that each running request holds. `told` has one reading per second.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class Engine:
 
     @property
     def requests(self) -> int:
-        """Others' and ours."""
+        """Requests of all clients, ours included."""
         return self.backend.in_flight + self._others(self.now)
 
     @property
@@ -187,7 +187,7 @@ class Engine:
         return ServerMetrics(running=running, waiting=self.requests - running, cache=running * self._held)
 
     def run(self, seconds: float, *, is_asked: bool = True) -> list[int]:
-        """Always more lines than places; gives the calls in flight after each second."""
+        """Keep more lines waiting than the limit allows; returns the calls in flight after each second."""
         levels = []
         for _ in range(int(seconds)):
             self._second(self.now + 1)

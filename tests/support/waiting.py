@@ -1,4 +1,4 @@
-"""Waiting for a condition, with a bound, and for a turn: a test never sleeps for a time it has guessed."""
+"""Waits for conditions, with a bound, and for locks, so that no test sleeps for a guessed time."""
 
 import asyncio
 import fcntl
@@ -16,7 +16,7 @@ T = TypeVar("T")
 POLL_SECONDS_MIN = 0.02
 POLL_SECONDS_MAX = 0.1
 POLLS_OF_A_WAIT = 20
-"""A wait is at most this part longer than it must be, and a long one does not keep a core busy with questions."""
+"""A wait is longer than necessary by at most one part in this, and a long one polls rarely."""
 WAIT_SECONDS_MAX = 90.0
 """No measure of speed: a machine whose cores are shared by many tests is ten times slower than a calm one."""
 
@@ -24,7 +24,7 @@ WAIT_SECONDS_MAX = 90.0
 def wait_until(
     condition: Callable[[], T], what: str = "the condition", *, seconds_max: float = WAIT_SECONDS_MAX
 ) -> T:
-    """Ask until the answer is true, and return it; an `AssertionError` says what did not come."""
+    """Ask until the answer is true, and return it; raises `AssertionError` with `what` if it never is."""
     began = time.monotonic()
     while not (answer := condition()):
         time.sleep(_pause(time.monotonic() - began, what, seconds_max))
@@ -37,7 +37,7 @@ async def until(
     *,
     seconds_max: float = WAIT_SECONDS_MAX,
 ) -> T:
-    """As `wait_until`, in a coroutine; the condition may be one too."""
+    """Like `wait_until`, as a coroutine; the condition may be one, too."""
     began = time.monotonic()
     while True:
         answer = condition()
@@ -50,7 +50,7 @@ async def until(
 
 @contextmanager
 def one_at_a_time(name: str) -> Iterator[None]:
-    """A block that one test process of this machine and user runs at a time."""
+    """A block that only one test process of this user at a time runs on this machine."""
     with (Path(tempfile.gettempdir()) / f"tidemill-test-{name}-{os.getuid()}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

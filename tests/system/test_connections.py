@@ -23,7 +23,7 @@ pytestmark = pytest.mark.kafka
 
 FILES_MAX = 512
 CONNECTIONS_MAX = FILES_MAX // 4
-"""What so few files allow."""
+"""The number of connections that so few files allow."""
 BOUNDS = {"head_seconds_max": 1, "slow_seconds_max": 2, "idle_seconds_max": 30, "bytes_per_second_min": 4096}
 GET = b"GET /v1/files HTTP/1.1\r\nHost: localhost\r\n"
 POST = b"POST /v1/batches HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %b\r\n" % KEY.encode()

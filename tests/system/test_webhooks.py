@@ -28,7 +28,7 @@ from tidemill.sealing.wrapping import create_key_file
 
 EVENTS = int(os.environ.get("LINES", "400"))
 DOWN_SECONDS = float(os.environ.get("DOWN_SECONDS", "0"))
-"""At least so long a receiver is down."""
+"""Least time that a receiver is down."""
 KILLS = 5
 SECONDS_MAX = 240.0 + EVENTS / 5 + 4 * DOWN_SECONDS
 """The pauses of an event that fails three times beside the down-time are some minutes."""

@@ -1,4 +1,4 @@
-"""Aimed strikes: they wait for their moment, and one that came too late is no proof."""
+"""Aimed strikes: they wait for their moment, and a strike that came too late does not count."""
 
 import time
 
@@ -16,7 +16,7 @@ def shown(number, status, done=0, ended_at=0):
 
 
 class Api:
-    """Gives one picture after the other; the last one stays."""
+    """Returns one state after the other; the last one stays."""
 
     def __init__(self, *pictures):
         self.pictures = list(pictures)
@@ -63,7 +63,7 @@ def test_the_middle_of_lines_is_seen_by_their_going_on(before, now, is_moment):
 
 
 def test_while_the_api_is_away_nothing_is_known():
-    """It is asked again later."""
+    """The strike asks again later."""
 
     def away():
         raise OSError

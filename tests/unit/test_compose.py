@@ -146,7 +146,7 @@ def test_prometheus_asks_every_stage(image):
 
 
 def test_the_image_runs_as_nobody_special(image):
-    """Two stages; the last one has a user, a check of its health, and nothing to build with."""
+    """Two build stages; the last one has an unprivileged user, a health check, and no build tools."""
     last = image[max(index for index, (word, _) in enumerate(image) if word == "FROM") :]
     words = {word: rest for word, rest in last if word != "COPY"}
     assert words["USER"] == "10001"

@@ -1,4 +1,4 @@
-"""The network that can be cut, against a server that says everything back."""
+"""The network that can be cut, with an echo server."""
 
 import asyncio
 import gc
@@ -49,7 +49,7 @@ async def connect(way):
 
 
 async def says(reader, writer, text=b"hello"):
-    """Whether what was sent comes back."""
+    """Whether sent data comes back."""
     writer.write(text)
     return await comes(reader, text)
 
@@ -63,7 +63,7 @@ async def comes(reader, text=b"hello"):
 
 
 async def nothing_comes(reader):
-    """Long enough to see a fault: data that is held back never arrives."""
+    """Check that no data arrives, for long enough to see a fault."""
     task = asyncio.ensure_future(reader.read(1))
     done, _ = await asyncio.wait([task], timeout=NOTHING_SECONDS)
     task.cancel()
@@ -72,7 +72,7 @@ async def nothing_comes(reader):
 
 
 async def test_what_is_not_cut_passes(way):
-    """Both ways, and it is counted."""
+    """In both directions, and it is counted."""
     _, lane = way
     reader, writer = await connect(lane)
     assert await says(reader, writer)
@@ -81,7 +81,7 @@ async def test_what_is_not_cut_passes(way):
 
 @pytest.mark.parametrize("cuts", [{OUT}, {BACK}, {OUT, BACK}])
 async def test_what_is_cut_is_held_back_and_comes_later(way, cuts):
-    """As in a network that loses packets: what was sent arrives when it is mended."""
+    """As in a network that loses packets: sent data arrives once the way heals."""
     network, lane = way
     reader, writer = await connect(lane)
     assert await says(reader, writer)
@@ -95,7 +95,7 @@ async def test_what_is_cut_is_held_back_and_comes_later(way, cuts):
 
 
 async def test_a_new_connection_is_taken_and_not_answered(way):
-    """Half open, until it is mended."""
+    """Until the way heals."""
     network, lane = way
     network.set("p", cuts=frozenset({OUT, BACK}))
     reader, writer = await connect(lane)
@@ -150,7 +150,7 @@ async def test_what_is_half_open_is_silent_until_it_is_mended(way):
 
 
 async def test_what_is_caught_is_lost_where_it_is_closed(way):
-    """All else passes, on the same connection before it and on others."""
+    """Other data passes, before it on the same connection, and on other connections."""
     network, lane = way
     network.set("p", caught=re.compile(b"a.*word"))
     reader, writer = await connect(lane)
@@ -167,7 +167,7 @@ async def test_what_is_caught_is_lost_where_it_is_closed(way):
 
 
 async def test_a_message_breaks_off_in_its_middle(way):
-    """Half of it comes, then the end of the connection; the next connection is well."""
+    """Half of it arrives, then the connection ends; the next connection works."""
     network, lane = way
     reader, writer = await connect(lane)
     network.set(truncated=BACK)

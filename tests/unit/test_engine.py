@@ -1,7 +1,7 @@
 """The model of a server with continuous batching behaves as vLLM's documentation and measurements say.
 
-Throughput grows with the sequences that run and ends at `max_num_seqs`; a first token then waits until others
-end; without free blocks a sequence is preempted and computed anew (vLLM's "Optimization and tuning").
+Throughput grows with the number of running sequences up to `max_num_seqs`; above it, a first token waits until
+others end; without free blocks a sequence is preempted and recomputed (vLLM's "Optimization and tuning").
 """
 
 from itertools import pairwise
@@ -17,7 +17,7 @@ LONG = EngineSettings(max_num_seqs=32)
 
 
 def advance(engine: Engine, now: float = 0.0, *, steps: int = 100_000) -> tuple[float, list[Request]]:
-    """Step until nothing is left, or so many times; gives the time, and what has ended."""
+    """Step until nothing is left, or a number of times; returns the time, and the ended requests."""
     ended: list[Request] = []
     while steps and not engine.is_idle:
         seconds = engine.begin(now)
@@ -42,7 +42,7 @@ def closed_loop(engine: Engine, clients: int, seconds: float) -> list[Request]:
 
 
 def test_throughput_grows_with_sequences_and_ends_at_the_most() -> None:
-    """What comes beyond `max_num_seqs` waits, and adds nothing but the time to the first token."""
+    """Requests beyond `max_num_seqs` wait, which only lengthens the time to the first token."""
     rates, firsts, waiting = [], [], []
     for clients in (1, 4, 16, 32, 64, 128):
         engine = Engine(LONG)
@@ -62,7 +62,7 @@ def test_throughput_grows_with_sequences_and_ends_at_the_most() -> None:
 
 
 def test_long_prompts_come_in_chunks_and_stop_no_one() -> None:
-    """What decodes gets a token in each step, and the prompt what `max_num_batched_tokens` leaves."""
+    """Decoding sequences get a token in each step, and the prompt the rest of `max_num_batched_tokens`."""
     engine = Engine(EngineSettings())
     decoding = engine.submit(10, 100, 0.0)
     now, _ = advance(engine, steps=10)
@@ -138,7 +138,7 @@ def test_each_request_gets_all_its_tokens(
 
 
 def test_the_page_has_the_names_and_the_shape_of_vllms() -> None:
-    """A parser of Prometheus reads from it what happened."""
+    """A Prometheus parser reads the right values from it."""
     engine = Engine(LONG)
     ended = closed_loop(engine, 40, 5.0)
     families = {one.name: one for one in text_string_to_metric_families(engine.metrics.page.decode())}

@@ -1,4 +1,4 @@
-"""What fuzzing has found to reach new code, run once more; and a little at random.
+"""Runs inputs that reached new code in fuzzing, and some random ones.
 
 `make fuzz` looks for more (tests/fuzz).
 """

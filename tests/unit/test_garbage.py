@@ -1,4 +1,4 @@
-"""What lines leave behind is freed at once: full collections are rare, so garbage in cycles would add up."""
+"""Objects of finished lines are freed at once: full collections are rare, so garbage in cycles would add up."""
 
 import gc
 import weakref
@@ -19,7 +19,7 @@ from tidemill.schemas import ids
 
 FEW, MANY = 100, 2_000
 CYCLES_MAX = 30
-"""Objects in cycles that many lines may leave beyond those of a few: what belongs to a batch or to a process."""
+"""Objects in cycles that many lines may leave beyond those of a few: objects of a batch or a process."""
 
 
 @contextmanager

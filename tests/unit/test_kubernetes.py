@@ -44,7 +44,7 @@ def name(found):
 
 @pytest.mark.parametrize("found", [*OBJECTS, SCALED["Service"], SCALED["Deployment"]], ids=name)
 def test_to_the_schema(found):
-    """Strictly: what the schema does not know is refused."""
+    """Strictly: an unknown field is refused."""
     kubernetes_validate.validate(found, VERSION, strict=True)
 
 
@@ -82,7 +82,7 @@ def test_a_pod_has_time_to_stop():
 
 
 def test_selectors_meet_their_pods():
-    """What selects pods selects those of its stage."""
+    """Each selector selects the pods of its stage."""
     labels = {stage: found["spec"]["template"]["metadata"]["labels"] for stage, found in of("Deployment").items()}
     for kind in ("Deployment", "PodDisruptionBudget"):
         for stage, found in of(kind).items():
@@ -132,7 +132,7 @@ def test_probes_ask_what_is_answered():
 
 
 def test_the_autoscaler_looks_at_a_metric_that_is_there():
-    """The recorded series is made of one that Tidemill has."""
+    """The recorded series derives from a metric that Tidemill has."""
     rules = yaml.safe_load((ROOT / "deploy" / "rules.yml").read_text("utf-8"))["groups"][0]["rules"]
     (rule,) = (rule for rule in rules if rule.get("record") == "tidemill:deadline_pressure")
     named = set(re.findall(r"tidemill_\w+", rule["expr"]))

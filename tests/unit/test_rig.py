@@ -13,7 +13,7 @@ from chaos.harness import Plan, staged
 from chaos.meddle import Meddle
 
 ASIDE_SECONDS = 60.0
-"""How far two clocks may be apart that are read one after the other on a busy machine."""
+"""Difference of two clocks that are read one after the other on a busy machine."""
 ANSWERS = """
 import sys, time
 for name in map(str.strip, sys.stdin):

@@ -1,4 +1,4 @@
-"""What a scenario looks for on the network."""
+"""The pattern by which a scenario finds a record on the network."""
 
 import pytest
 from chaos.scenarios import record_of

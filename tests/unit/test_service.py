@@ -1,4 +1,4 @@
-"""What the doctor hears of an inference server, over real HTTP."""
+"""The doctor's findings about an inference server, over real HTTP."""
 
 import asyncio
 import ssl
@@ -50,7 +50,7 @@ async def test_a_server_behind_a_proxy(server):
 
 
 async def test_a_host_that_is_not_known():
-    """Is said in words: the resolver's numbers are none of the system's."""
+    """The finding is in words: the resolver's error numbers are not the system's."""
     found = await server_probe.models(of("http://tidemill.invalid/v1"))
     assert found == NoModels("its host name does not resolve")
 

@@ -38,7 +38,7 @@ ABOVE = {
     "attributes": set(),
     "small": set(),
 }
-"""What does not keep a measure yet; take out what does."""
+"""Exceptions that still exceed a measure; remove an entry once it no longer does."""
 LIBRARIES = {"asyncio", "faust", "pydantic"}
 """Libraries whose classes docstrings may name."""
 MARKERS = re.compile(rf"\b({'|'.join(('TO' + 'DO', 'FIX' + 'ME', 'XX' + 'X', 'HA' + 'CK'))})\b")
@@ -46,7 +46,7 @@ MARKERS = re.compile(rf"\b({'|'.join(('TO' + 'DO', 'FIX' + 'ME', 'XX' + 'X', 'HA
 
 
 RIDDLES = re.compile(r"\b(nobody|somebody|whoever|told|of what is|where there is)\b", re.IGNORECASE)
-"""Words of sentences that hide who does what; write the agent and its verb."""
+"""Words of sentences that hide the agent; write who does what."""
 
 
 def tracked(*patterns: str) -> list[Path]:

@@ -38,13 +38,13 @@ async function begin(options, done = () => {}) {
   const found = await (await send(method, SESSION + path, { ...rest, isWhole: true })).json();
   done();
   const limits = await call("GET", "/limits").catch(usual);
-  // Nothing of another session may stay: neither what was loaded nor what is open.
+  // Resetting the session drops the data and dialogs of another one.
   if (session.value?.id !== found.id || session.value.project !== found.project) session.value = null;
   ended.value = null;
   session.value = { ...found, limits };
 }
 
-/** The limits that were known before: a session that has changed counts, also if nothing else answers now. */
+/** The limits known before: the session has changed, even if the service fails to answer this request. */
 function usual(error) {
   if (!session.value) throw error;
   return session.value.limits;

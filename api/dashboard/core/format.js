@@ -61,7 +61,7 @@ export function age(seconds) {
   return `${Math.max(0, Math.floor(seconds / length))} ${unit}`;
 }
 
-/** Clocks differ, and the time that pages show is some seconds old: what is so near is now. */
+/** Seconds that count as "just now": clocks differ, and pages show times some seconds late. */
 const NEAR = 6;
 
 /** How long ago or ahead a moment is, in Unix seconds. */

@@ -26,7 +26,7 @@ export function useList(path, query = {}, { every = 5, limit = PAGE, change } = 
   return { ...live, rows: data?.rows, hasMore: data?.hasMore, ...pages };
 }
 
-/** What was deleted leaves the list wherever it stands; any other change may add a row. */
+/** A deleted object leaves the list wherever it is; any other change may add a row. */
 function changed({ id, deleted }, data) {
   return deleted && data ? { ...data, rows: data.rows.filter((row) => row.id !== id) } : RELOAD;
 }

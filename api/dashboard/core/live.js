@@ -11,7 +11,7 @@ const SECONDS_MAX = 30;
 /** Seconds between two loads that changes ask for. */
 const REST = 1;
 const KEPT_MAX = 40;
-/** What `onChange` returns to have the data loaded again. */
+/** `onChange` returns this to have the data loaded again. */
 export const RELOAD = Symbol("reload");
 /** @type {Map<string, any>} */
 const cache = new Map();
@@ -29,8 +29,8 @@ export const forget = () => cache.clear();
  * Load data and keep it up to date while the tab is visible.
  * @template T
  * @param {string|null} key Names the data; null loads nothing.
- * @param {(signal: AbortSignal, before: () => T|undefined, isWhole: boolean) => Promise<T>} load `before` gives what is
- *   loaded by now; `isWhole` says that changes may have been missed, so that nothing of it may be kept unseen.
+ * @param {(signal: AbortSignal, before: () => T|undefined, isWhole: boolean) => Promise<T>} load `before` gives the
+ *   present data; with `isWhole`, changes may have been missed, so load everything again.
  * @param {object} [options]
  * @param {number} [options.every] Seconds after which it is loaded again, if no change comes.
  * @param {(data: T) => boolean} [options.isFinal] Final data is not loaded again.
@@ -73,7 +73,7 @@ export function useLive(key, load, { every = SECONDS, isFinal = () => false, onC
   };
 }
 
-/** Takes a change into the data, or asks for it anew. */
+/** Applies a change to the data, or loads it again. */
 function changed(key, latest, show) {
   return (type, object) => {
     const isReset = type === "reset";
@@ -83,7 +83,7 @@ function changed(key, latest, show) {
     else if (found !== undefined) {
       keep(key, found);
       show({ data: found });
-      // Its answer may be older than this change.
+      // The load in progress may miss this change.
       if (latest.isLoading) latest.again();
     }
   };

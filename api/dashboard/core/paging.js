@@ -26,8 +26,8 @@ export async function pageOf(path, query, { limit, after = null, signal }) {
 }
 
 /**
- * What is loaded, after its newest page was loaded again: rows behind the last one of the page stay. If that one was not
- * loaded before, there would be a gap, so only the page stays.
+ * The loaded rows after a reload of the newest page: older rows stay behind it, unless the page's last row was not
+ * among them, which would leave a gap.
  * @param {{rows: any[]}|undefined} before
  * @param {{rows: any[], hasMore: boolean}} page
  */

@@ -10,7 +10,7 @@ export function kept(name, usual) {
   try {
     value = JSON.parse(localStorage.getItem(PREFIX + name)) ?? usual;
   } catch {
-    // Some other program's value, or a browser without storage.
+    // Another program's value, or a browser without storage.
   }
   const found = signal(value);
   let isFirst = true;

@@ -1,4 +1,4 @@
-/** What every component imports: Preact, its hooks and signals, and `html`, which makes elements of a template. */
+/** Imports of every component: Preact, its hooks and signals, and `html`, which makes elements of a template. */
 
 import { h } from "preact";
 import htm from "htm";

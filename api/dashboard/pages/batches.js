@@ -53,14 +53,14 @@ const pairOf = (text) => /^([^=]+)=(.+)$/s.exec(text)?.slice(1) ?? null;
 function wanted(query) {
   const found = Object.fromEntries(["status", "model", "search", "endpoint", "single", "order"].map((name) => [name, query.get(name)]));
   const days = Number(query.get("created"));
-  // Whole hours, so that one list keeps one name in the cache.
+  // Whole hours, so that the list keeps its cache key.
   if (days) found.created_after = Math.floor(Date.now() / 3_600_000) * 3_600 - days * DAY;
   const [name, value] = pairOf(query.get("metadata") ?? "") ?? [];
   if (name) found[`metadata[${name}]`] = value;
   return found;
 }
 
-/** As many of the first rows as were loaded before, by pages as the API gives them. */
+/** Load as many of the first rows as were loaded before, page by page. */
 async function renewed(api, rows, signal) {
   let found = { rows: [], after: null, hasMore: true };
   let page;
@@ -83,7 +83,7 @@ function useBatches(query, fault) {
   return { ...live, ...useMore(live, ({ after }) => pageOf("/batches", api, { limit: PAGE, after })) };
 }
 
-/** A batch in the list takes its new state, or leaves the list that it does not fit any more; an unknown one may add a row. */
+/** Update a batch in the list, or remove it if it no longer matches; an unknown one may add a row. */
 const changed = (status) => (type, object, data) => {
   if (type !== "batch" || !data) return undefined;
   const isOut = object.deleted || (status && object.status !== status);
@@ -92,7 +92,7 @@ const changed = (status) => (type, object, data) => {
   return { ...data, rows };
 };
 
-/** Ask, then run what failed of each batch; one that is refused holds up no other. */
+/** After a confirmation, rerun the failed lines of each batch; a refusal does not stop the others. */
 function rerun(batches, after) {
   const what = count(batches.length, "batch", "batches");
   confirm({

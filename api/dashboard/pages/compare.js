@@ -18,7 +18,7 @@ import { BatchState, called, endedAt, isOver, modelOf, stateOf } from "./shown.j
 
 const CHOICES = 100;
 const PAGE = 100;
-/** Requests that count: each compares some thousand lines, or one of some MiB. */
+/** Requests to count outcomes: each compares thousands of lines, or a large one. */
 const STEPS_MAX = 2000;
 const TONES = { same: "done", different: "part", first_failed: "failed", second_failed: "failed", both_failed: "failed", only_first: "waiting", only_second: "waiting" };
 const CARDS = ["different", "first_failed", "second_failed", "both_failed", "same", "missing"];
@@ -54,7 +54,7 @@ function columnsOf(href) {
 
 const Words = ({ words }) => html`<div class="prose">${words.map(({ text, isOwn }, at) => (isOwn ? html`<mark key=${at}>${text}</mark>` : text))}</div>`;
 
-/** The line of a batch with a `custom_id`, however long the search for it takes; null if there is none. */
+/** The line of a batch with a `custom_id`, searched to the end; null if there is none. */
 async function lineOf(batch, id, signal) {
   for (let after = null; ; ) {
     const page = await pageOf(`${batchPath(batch.id)}/results`, { custom_id: id }, { limit: 1, after, signal });
@@ -138,7 +138,7 @@ function Result({ batches }) {
   const { query } = place.value;
   const [left, right] = batches;
   const path = `${batchPath(left.id)}/compare`;
-  // All other lines of the origin are only there, which says nothing.
+  // A rerun has a part of the lines, so "only in one" says nothing.
   const isRerun = left.tidemill.rerun_of === right.id || right.tidemill.rerun_of === left.id;
   const show = Object.hasOwn(SHOWN, query.get("show")) ? query.get("show") : isRerun ? "both" : "all";
   const { counts, isWhole, error: fault } = useCounts(path, right.id);

@@ -1,4 +1,4 @@
-/** What an operator looks at first: is anything late or stuck, and what is at work. */
+/** The first page of an operator: is anything late or stuck, and what is at work. */
 
 import { call, canWrite, isOperator } from "../core/client.js";
 import { brief, cost, count, moment, number, rate } from "../core/format.js";
@@ -44,7 +44,7 @@ async function load(stop) {
   };
 }
 
-/** A batch at work takes its new state; one that is new or has ended changes more than its row. */
+/** Update a batch at work in its row; reload for a new batch or a change of status. */
 function changed(type, object, data) {
   if (type === "webhook_endpoint" || type === "catalog") return RELOAD;
   if (type === "load") return data && { ...data, servers: renewed(data.servers, object.servers) };
@@ -53,7 +53,7 @@ function changed(type, object, data) {
   return isKnown ? { ...data, work: data.work.map((batch) => (batch.id === object.id ? object : batch)) } : RELOAD;
 }
 
-/** What someone should look at: a tone, a sentence, and where to go. */
+/** Problems to look at: a tone, a sentence, and a link. */
 function troubles({ work, recent, hooks, servers }) {
   const found = [];
   for (const server of servers) {

@@ -22,7 +22,7 @@ const LINES = [
   ["codes", "with some error codes"],
 ];
 
-/** What the forms choose from. */
+/** The choices of the forms. */
 async function load(stop) {
   const [models, batches] = await Promise.all([
     call("GET", "/models", { signal: stop }),
@@ -87,7 +87,7 @@ function LogFields({ values, set, data }) {
   `;
 }
 
-/** What the run would be. */
+/** The plan of the run. */
 function Plan({ plan }) {
   const { max, min } = plan.cost;
   const price = !Number(max ?? min) ? "none: no price is set" : max === null ? `at least ${cost(min)}` : Number(max) === Number(min) ? cost(min) : `${cost(min)} to ${cost(max)}`;
@@ -118,7 +118,7 @@ export default function Replay() {
   if (!canWrite()) return html`<${Page} title="Replay"><${Empty}>Your key is read-only: it cannot start a batch.<//><//>`;
   const wanted = request(kind, values);
   const asked = JSON.stringify(wanted);
-  // A plan says nothing of other values than its own.
+  // A plan holds only for the values it was made for.
   const plan = found?.asked === asked ? found.plan : null;
   const isReady = plan && plan.lines > 0 && !plan.is_too_large && !plan.lost_lines;
   async function look() {

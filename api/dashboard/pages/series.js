@@ -12,7 +12,7 @@ const POINTS_MAX = 400;
 function whole({ interval_seconds: step, data, start = data[0].at, end = data.at(-1).at + step }, hasEnded) {
   // The present interval is not over, so its rate would be too low.
   const last = (hasEnded ? end : Math.min(end, Date.now() / 1000)) - step;
-  // Times are those of the API, so whole steps are left out.
+  // Skip whole steps, to keep the API's times.
   const first = start + step * Math.max(0, Math.ceil((last - start) / step) - POINTS_MAX);
   const known = new Map(data.map((point) => [point.at, point]));
   const times = [];

@@ -1,4 +1,4 @@
-/** What several pages show of a batch in the same way. */
+/** Parts of a batch that several pages show alike. */
 
 import { call } from "../core/client.js";
 import { age, count, distance, duration, moment, number, short } from "../core/format.js";
@@ -124,14 +124,14 @@ export const BatchCard = ({ batch }) => html`
   <div class="card-line small muted"><span>${counts(batch)}</span><span class="clip">${ending(batch)}</span></div>
 `;
 
-/** Sentences of an operator about what lines wait for. */
+/** A sentence about why lines wait. */
 export const waitText = ({ lines, message, since }) =>
   `${message} ${lines ? count(lines, "line waits", "lines wait") : "It waits"} since ${moment(since)}, ${age(Date.now() / 1000 - since)}.`;
 
 /** Ask, then cancel batches. @param {object[]} batches */
 export function cancel(batches, after) {
   const lines = batches.reduce((sum, { request_counts: { total, completed, failed } }) => sum + total - completed - failed, 0);
-  // The lines of a batch are counted once it is validated.
+  // Before validation the number of lines is unknown.
   const what = batches.every(({ request_counts: { total } }) => total) ? count(lines, "line") : count(batches.length, "batch", "batches");
   confirm({
     title: batches.length === 1 ? `Cancel ${called(batches[0])}?` : `Cancel ${count(batches.length, "batch", "batches")}?`,

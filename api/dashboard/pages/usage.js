@@ -1,4 +1,4 @@
-/** What was used and what it cost. */
+/** Usage and cost. */
 
 import { call } from "../core/client.js";
 import { cost, number } from "../core/format.js";

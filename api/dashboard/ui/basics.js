@@ -44,7 +44,7 @@ export const LinkButton = ({ href, kind, icon, children, ...rest }) => html`
   <a class=${classes("button", kind)} href=${href} ...${rest}>${icon && html`<${Icon} name=${icon} />`}${children}</a>
 `;
 
-/** One figure: a title, a value, and what explains it. `tone` colours the value: part, bad. */
+/** One figure: a title, a value, and a note. `tone` colours the value: part, bad. */
 export const Card = ({ title, value, tone, note, children }) => html`
   <section class="card figure" aria-label=${title}>
     <h2>${title}</h2>
@@ -130,7 +130,7 @@ export const Empty = ({ children, action, command }) => html`
   </div>
 `;
 
-/** Grey shapes in the size of what comes, or why it does not come. */
+/** Grey shapes in place of loading content, or why it fails to load. */
 export const Skeleton = ({ rows = 1, height = 20, error }) =>
   error
     ? html`<p class="bad" role="alert">${error.message}</p>`

@@ -35,10 +35,10 @@ function colour(element, name) {
 
 const withAlpha = (found, alpha) => found.replace(/^rgb\(/, "rgba(").replace(/\)$/, `, ${alpha})`);
 
-/** In the order of uPlot: areas from the highest to the lowest, so that the lower ones stay in sight, and lines. */
+/** The series in drawing order: areas from the top down, so that lower ones stay visible, then lines. */
 const drawn = (series) => [...series.filter(({ isLine }) => !isLine).reverse(), ...series.filter(({ isLine }) => isLine)];
 
-/** The values of series in this order: an area has the sum of those below it, and itself. */
+/** The values of series in drawing order; areas are cumulative sums from below. */
 function stacked(series) {
   const sums = new Map();
   let below = null;

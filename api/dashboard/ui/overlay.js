@@ -1,4 +1,4 @@
-/** What floats above a page: toasts, dialogs and the side panel. */
+/** Elements above a page: toasts, dialogs and the side panel. */
 
 import { onEscape } from "../core/keys.js";
 import { html, signal, useEffect, useRef, useState } from "../core/view.js";
@@ -12,7 +12,7 @@ const toasts = signal([]);
 const dialog = signal(null);
 /** Why an action of that dialog failed: a toast would lie behind it. */
 const fault = signal(null);
-/** Why that dialog closes by its buttons alone: requests under way, and secrets that are shown once. */
+/** Reasons why only its buttons close that dialog: requests under way, and secrets shown once. */
 let holds = 0;
 let lastId = 0;
 /** The file that was dropped on the page, for a new batch. @type {import("@preact/signals").Signal<File|null>} */
@@ -70,7 +70,7 @@ export function hold() {
 /** A modal dialog; the browser keeps the focus inside. Escape and a click beside it close it, unless something holds it. */
 export function Dialog({ title, onClose, children }) {
   const ref = useRef(null);
-  /** A press inside that ends beside the dialog, as when a text is selected, is no click beside it. */
+  /** A press inside that ends outside, as when selecting text, is no click beside the dialog. */
   const isBeside = useRef(false);
   useEffect(() => {
     const back = document.activeElement;
@@ -81,7 +81,7 @@ export function Dialog({ title, onClose, children }) {
     if (target === ref.current && isBeside.current && !holds) ref.current.close();
   }
   function closed() {
-    // A browser closes at the second Escape whatever the page says to the first.
+    // Browsers close a dialog at the second Escape even if the page prevents the first.
     if (holds) ref.current.showModal();
     else onClose();
   }

@@ -19,7 +19,7 @@ import { classes, html, signal, useLayoutEffect, useMemo, useRef, useState } fro
 import { Button, Menu, Skeleton } from "./basics.js";
 
 const ROW = 36;
-/** Pixels of a line in a card, and of what is around them. */
+/** Pixels of a line in a card, and of its padding. */
 const LINE = 22;
 const AROUND = 24;
 const BEYOND = 12;
@@ -75,7 +75,7 @@ function useSight(ref, rows, height) {
       frame ||= requestAnimationFrame(look);
     };
     look();
-    // Also of the panel that the table may stand in.
+    // Capture scrolling of a panel around the table, too.
     addEventListener("scroll", soon, { passive: true, capture: true });
     addEventListener("resize", soon);
     return () => {
@@ -212,7 +212,7 @@ export function Table(props) {
   `;
 }
 
-/** What stands below a list that has more rows: why they did not come, and a button that loads them. */
+/** The end of a list with more rows: why they failed to load, and a button that loads them. */
 export const More = ({ pages: { fault, more }, children = "Show more" }) => html`
   ${fault && html`<p class="more bad" role="alert">${fault}</p>`}
   <p class="more"><${Button} act=${more}>${children}<//></p>

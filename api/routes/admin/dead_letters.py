@@ -91,7 +91,7 @@ class RequeueRequest(reading.Body):
 
 
 class Requeued(StrEnum):
-    """What became of a letter."""
+    """The outcome of a request to send a letter."""
 
     SENT = "sent"
     """Its topic has the record again."""
@@ -105,7 +105,7 @@ class Requeued(StrEnum):
 
 
 class RequeuedLetter(BaseModel):
-    """A letter, and what became of it."""
+    """A letter, and the outcome of sending it."""
 
     id: str
     result: Requeued
@@ -167,7 +167,7 @@ async def requeue(
 
 
 def _judged(letter_id: str, known: LetterWithValue | None, *, again: bool) -> RequeuedLetter:
-    """What is to become of a letter, or has."""
+    """The outcome for a letter, before or after it is sent."""
     if known is None:
         return RequeuedLetter(id=letter_id, result=Requeued.NOT_FOUND, requeued_at=None)
     result, reason = Requeued.SENT, None

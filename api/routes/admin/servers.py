@@ -30,7 +30,7 @@ from tidemill.schemas.resources.error import ApiError
 
 LIMIT_DEFAULT: Final = 1_000
 FIELDS_MAX: Final = 64
-"""More than a server or a model has settings."""
+"""More settings than a server or a model has."""
 ENTRIES_MAX: Final = 10_000
 """Servers, and models, that one request applies."""
 PROBES_MAX: Final = 32
@@ -109,11 +109,11 @@ class CatalogObject(BaseModel):
     warnings: list[str] = []
     """Findings of the check; they do not stop the change."""
     load: SharedLoad | ModelCalls | None = None
-    """What the processors measure of it now; null if none of them has reported on it."""
+    """Its present load, as processors measure it; null if none has reported on it."""
 
 
 class AppliedObject(BaseModel):
-    """What applying a settings file changes."""
+    """The changes of an applied settings file."""
 
     object: Literal["catalog.changes"] = "catalog.changes"
     changes: list[Difference]

@@ -14,7 +14,7 @@ MASKED: Final = SECRETS | {"api_key_sha256"}
 """Settings whose values are not shown."""
 MASK: Final = "********"
 IN_CATALOG: Final = frozenset({"servers", "models"})
-"""Settings that other routes show, as they are now."""
+"""Settings that other routes show with their present values."""
 
 router = APIRouter(prefix="/v1/admin/settings", tags=["admin"], route_class=Route)
 

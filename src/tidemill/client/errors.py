@@ -92,7 +92,7 @@ _STEPS: Final[Mapping[int, str]] = {
 
 
 def next_step(error: Exception) -> str | None:
-    """What the user can do after an error whose text does not say it."""
+    """A hint on what to do after an error whose text has none."""
     match error:
         case Refused():
             return _STEPS.get(error.status)

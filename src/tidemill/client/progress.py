@@ -49,7 +49,7 @@ def state(task: Task) -> str:
 
 
 class Display:
-    """Progress that is not shown, since that of the whole is; a context manager."""
+    """Shows nothing, for a batch whose run shows the progress of all; a context manager."""
 
     def __enter__(self) -> Self:
         return self

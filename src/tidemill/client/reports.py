@@ -1,4 +1,4 @@
-"""The commands `usage`, `audit` and `top`: tokens and cost, who changed what, and what works now."""
+"""The commands `usage`, `audit` and `top`: tokens and cost, who changed what, and the present load."""
 
 import datetime as dt
 from collections.abc import Iterable

@@ -88,7 +88,7 @@ class Bucket(Table):
 
 
 def _check_unique(connections: dict[str, Bucket]) -> dict[str, Bucket]:
-    """Two connections for one folder of a project would be ambiguous: a user names none."""
+    """Refuse two connections for one folder of a project: addresses do not say which one they mean."""
     known: dict[tuple[str, bool, Address], str] = {}
     for name, connection in connections.items():
         for project in connection.projects:

@@ -42,7 +42,7 @@ class Entry(BaseModel):
     settings: dict[str, Any]
     """Its settings, without those that have their default."""
     removed: bool = False
-    """Whether it is gone. The price of a model that is gone still counts for its batches."""
+    """Whether it is removed. The price of a removed model still counts for its batches."""
     of_file: bool = False
     """Whether it came from a settings file; a later file without it removes it."""
     author: Name
@@ -63,7 +63,7 @@ class Applied(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     digest: Name
-    """Of its servers and models."""
+    """The digest of its servers and models."""
     author: Name
     at: Time
 
@@ -73,20 +73,20 @@ class Contents:
     """The servers and models at one moment."""
 
     entries: Mapping[Key, Entry]
-    """All servers and models, those included that are gone."""
+    """All servers and models, including removed ones."""
     serving: Serving
-    """Those that can be used."""
+    """The usable servers and models."""
     faults: Mapping[Key, str]
-    """Why others cannot be used."""
+    """Why the others cannot be used."""
     applied: Applied | None
-    """None before the first settings file was applied: then the catalog is not filled yet."""
+    """None until a settings file has been applied: the catalog is not filled yet."""
     revision: int
     """Offset of the newest record."""
     parsed: Mapping[Key, Server | Model | str]
     """Each present entry, or why it is not valid."""
 
     def price_of(self, model: str | None) -> Price:
-        """The price of a model, also of one that is gone; nothing for an unknown one."""
+        """The price of a model, even if it is removed; zero for an unknown one."""
         if model in self.serving.models:
             return self.serving.models[model].price
         entry = self.entries.get(f"{MODEL}{model}")
@@ -147,7 +147,7 @@ class Fold:
     def contents(self) -> Contents:
         """The servers and models after the records so far."""
         faults = {key: found for key, found in self._parsed.items() if isinstance(found, str)}
-        # The older one of two servers with one address stays.
+        # Of two servers with one address, the older one stays.
         order = sorted(self._parsed, key=lambda key: (self.entries[key].revision < 0, self.entries[key].revision))
         servers = {name_of(key): one for key in order if isinstance(one := self._parsed[key], Server)}
         models = {name_of(key): one for key in order if isinstance(one := self._parsed[key], Model)}
@@ -171,7 +171,7 @@ def name_of(key: Key) -> str:
 
 
 def _parsed(kind: str, settings: Mapping[str, Any]) -> Server | Model | str:
-    """A server or a model, without settings that this version does not know; a text says why it is not valid."""
+    """A server or a model, without settings that this version does not know; if invalid, the reason as text."""
     table = _TABLES[kind]
     known = {name: value for name, value in settings.items() if name in table.model_fields}
     if fault := next(configured.faults(known), None):
@@ -250,7 +250,7 @@ def digest(settings: Mapping[Key, Mapping[str, Any]]) -> str:
 
 
 def in_order(keys: Mapping[Key, Entry]) -> Iterable[tuple[Key, Entry]]:
-    """The entries in an order in which no model names a server that is not there yet or is gone already."""
+    """The entries in an order in which each model refers only to servers that exist at that point."""
     return sorted(
         keys.items(), key=lambda item: (item[1].removed, (kind_of(item[0]) == SERVER) == item[1].removed)
     )

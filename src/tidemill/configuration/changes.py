@@ -21,10 +21,10 @@ from tidemill.configuration.catalog import (
 from tidemill.configuration.servers import KEY_PREFIX, Model, Server
 
 ENTRIES_MAX: Final = 10_000
-"""Servers and models, those included that are gone."""
+"""Most servers and models, including removed ones."""
 
 Wanted = Mapping[Key, Mapping[str, Any] | None]
-"""Settings by key; None for an entry that shall be gone."""
+"""Settings by key; None removes an entry."""
 
 
 class Difference(BaseModel):
@@ -32,19 +32,19 @@ class Difference(BaseModel):
 
     key: Key
     before: dict[str, Any] | None
-    """Its settings that change; None if it is new."""
+    """The present values of the settings that change; None if the entry is new."""
     after: dict[str, Any] | None
-    """The same settings afterwards; None if it is gone then."""
+    """The new values of these settings; None if the entry is removed."""
 
 
 def planned(
     contents: Contents, wanted: Wanted, *, author: str, at: int, of_file: bool = False
 ) -> dict[Key, Entry]:
-    """The entries that a change has to write; none for settings that are so already.
+    """The entries that a change has to write; unchanged ones are left out.
 
     Args:
         contents: The present catalog.
-        wanted: What shall change.
+        wanted: The new settings by key; None removes an entry.
         author: Id of the key, or name of the file.
         at: Unix time.
         of_file: Whether the entries come from a settings file.
@@ -121,9 +121,9 @@ def _users(contents: Contents, server: str) -> list[str]:
 def of_settings(
     contents: Contents, settings: Mapping[Key, Mapping[str, Any]], *, author: str, at: int
 ) -> dict[Key, Entry]:
-    """The entries to write, so that the catalog is as a settings file says.
+    """The entries to write so that the catalog matches a settings file.
 
-    Entries that the file does not name go if an earlier file had them, and stay if they were added otherwise.
+    An entry that the file lacks is removed if an earlier file had it, and stays if a command added it.
 
     Args:
         contents: The present catalog.
@@ -145,7 +145,7 @@ def is_applied(contents: Contents, settings: Mapping[Key, Mapping[str, Any]]) ->
 
 
 def differences(contents: Contents, entries: Mapping[Key, Entry]) -> list[Difference]:
-    """What entries would change, sorted by key."""
+    """The differences that these entries would make, sorted by key."""
     return list(_differences(contents, entries))
 
 

@@ -29,7 +29,7 @@ JsonType = Literal["string", "array", "object", "integer", "number", "boolean"]
 
 
 class CustomEndpoint(Table):
-    """An endpoint that Tidemill does not know, so that batches and models may name it; nothing streams there."""
+    """An endpoint that Tidemill does not know, which batches and models may then name; it cannot stream."""
 
     required: Annotated[dict[Word, Annotated[tuple[JsonType, ...], Field(min_length=1)]], Field(min_length=1)]
     """Fields that a request must have, each with the JSON types that it may have, like
@@ -38,11 +38,11 @@ class CustomEndpoint(Table):
     reply_list: Word | None = None
     """The list that has at least one item in every good reply; by default there is none."""
     usage: tuple[Word, ...] = ()
-    """Where a reply has its token counts if it has no `usage`, like `meta.tokens`, the best place first."""
+    """Paths of the token counts in a reply without `usage`, like `meta.tokens`, in order of preference."""
     generates: bool = True
     """Whether a reply costs more tokens than its request has; otherwise `total_tokens` alone are input tokens."""
     embeds: bool = False
-    """Whether each item of the prompt gets a vector; then a batch has at most 50,000 items."""
+    """Whether each item of the prompt gets a vector; a batch may then have at most 50,000 items."""
     beside_v1: bool = False
     """Whether a server has the path beside its `/v1`, as vLLM has `/classify`."""
     smallest: dict[str, Any] | None = None

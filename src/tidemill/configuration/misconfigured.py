@@ -137,7 +137,7 @@ def _names(table: type[BaseModel]) -> set[str]:
 
 
 def _rest(table: Mapping[str, Any], known: set[str]) -> Iterator[str]:
-    """The rest of a name with several dots: tables with another table as their only entry."""
+    """Further parts of a dotted name, which TOML parsed as nested tables with a single entry each."""
     while len(table) == 1:
         key, below = next(iter(table.items()))
         if key in known or not isinstance(below, dict):

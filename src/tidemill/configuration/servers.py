@@ -28,7 +28,7 @@ from tidemill.schemas.resources.batch import Dedupe
 IN_FLIGHT_MAX: Final = 64
 """Concurrent calls to a server whose settings, and those of its models, name no number."""
 KEY_PREFIX: Final = "TIDEMILL_KEY_"
-"""Prefix of the variables whose keys a server may use that is added over the API. Otherwise an operator of the
+"""Prefix of the variables that a server added over the API may name for its key. Otherwise an operator of the
 service could send any variable of a process to a server of its choice."""
 
 
@@ -103,7 +103,7 @@ def _check_header(name: str) -> None:
 
 
 def _is_readable(file: Path) -> bool:
-    """Whether it is a file that this process may read; no name raises."""
+    """Whether this process may read the file; raises for no name."""
     return os.access(file, os.R_OK) and file.is_file()
 
 
@@ -124,8 +124,8 @@ class Server(Table):
     """HTTP proxy on the way to it and to its metrics, like `http://proxy:3128`; it forwards calls to `http` and
     tunnels those to `https`. By default none: variables like `HTTPS_PROXY` are not read."""
     headers: dict[str, str] = Field(default_factory=dict)
-    """More headers of each request to it. Operators see them, and so does who reads the catalog's topic; a secret
-    belongs in `api_key_env`, where the server takes it from `Authorization`."""
+    """More headers of each request to it. Operators see them, and so does every reader of the catalog's topic; a
+    secret belongs in `api_key_env`, if the server takes it from `Authorization`."""
     priority_by_deadline: bool = False
     """Send vLLM's `priority` with each call, so that earlier deadlines go first, and requests of others, which
     have 0, before them; the server needs `--scheduling-policy priority`. A line's own `priority` is replaced."""
@@ -149,15 +149,15 @@ class Server(Table):
     headroom: Annotated[Annotated[bool, Tag("bool")] | Annotated[Headroom, Tag(TABLE)], Discriminator(_kind)] = (
         False
     )
-    """With `true`, requests of others go first, as its metrics show them, and a quarter of its capacity stays free
-    for them; with a table, they get their first token in time."""
+    """With `true`, other clients' requests go first, as its metrics show them, and a quarter of its capacity stays
+    free for them; with a table, they get their first token in time."""
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
     """Average tokens of requests and answers a minute; by default unlimited."""
     drain: bool = False
     """Make no new calls to it; calls in flight finish."""
     discover: Literal["dns"] | None = None
     """With `dns`, each address that the host name resolves to is a server of its own, like `gpu@10.0.0.7`, with
-    all of these settings; they are followed while batches run."""
+    all of these settings; Tidemill follows changes of the addresses while batches run."""
     models: Annotated[tuple[Pattern, ...], Field(max_length=16)] = ()
     """Patterns like `lora-*`: a model with such a name is admitted while the server lists it; the api, which needs
     the server's key for it, asks every ten seconds."""
@@ -211,7 +211,7 @@ class Server(Table):
 
     @property
     def lack(self) -> str | None:
-        """What this process lacks to call it, its key or a file; None if it has all."""
+        """The key or file that this process lacks to call it; None if it has all."""
         if self.api_key_env and not self.api_key:
             return f"the variable {self.api_key_env} is not set"
         return self.missing_file
@@ -291,15 +291,15 @@ class Model(Table):
     timeout_seconds: Annotated[float, Field(gt=0)] = 600
     """A longer call is aborted and retried."""
     tries_max: Annotated[int, Field(ge=2, le=100)] = 10
-    """Calls for a line that its server fails while it answers others (429, 5xx, no answer in time), over at
-    least a minute; then the line ends with the server's last answer."""
+    """Failed calls (429, 5xx, no answer in time) after which a line ends with the server's last answer; they count
+    only while the server answers other lines, and span at least a minute."""
     prefix_bytes: Annotated[int, Field(ge=64, le=65_536)] | None = None
     """Number of first bytes of a prompt that define its group: lines of a batch with the same prefix run one
     after another, for servers with a prefix cache. By default lines run in the order of the input."""
     inputs_per_call: Annotated[int, Field(ge=1, le=2048)] = 1
-    """Inputs of one call at most: waiting lines of a batch for `/v1/embeddings` or `/v1/completions` with the same
-    parameters are asked together, as an array; each has a result of its own. A call takes one place of
-    `max_in_flight` whatever it has."""
+    """Most inputs of one call: waiting lines of a batch for `/v1/embeddings` or `/v1/completions` with the same
+    parameters share a call, as an array; each has a result of its own. A call takes one place of `max_in_flight`,
+    however many inputs it has."""
     dedupe: Dedupe = "none"
     """Equal lines of a batch to ask once: `none`, `batch` if their answer is deterministic, `all` in any case. A
     batch may say otherwise; if it says nothing, the model of its first line decides."""

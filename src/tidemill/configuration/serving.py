@@ -1,4 +1,4 @@
-"""Finds which servers serve each model, and what contradicts itself in the settings of all of them."""
+"""Finds which servers serve each model, and contradictions among the settings of servers and models."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ def serving(
     Args:
         servers: By name.
         models: By name; in the long form, if there are `faults`.
-        faults: Gets the contradictions of those that are left out then; without it, the first one raises.
+        faults: Collects contradictions, whose servers and models are left out; without it, the first one raises.
 
     Raises:
         Contradiction: A model names a server that does not exist, two settings of one server differ, or two models
@@ -63,7 +63,7 @@ def serving(
 
 @contextmanager
 def _left_out(faults: list[Contradiction] | None) -> Iterator[None]:
-    """Go on without what contradicts others, if there is a list of `faults`."""
+    """Collect a contradiction in `faults` and go on; without a list, let it raise."""
     try:
         yield
     except Contradiction as error:
@@ -78,9 +78,9 @@ class _Found:
     def __init__(self) -> None:
         self.servers: dict[str, Server] = {}
         self._names: dict[tuple[str, str | None], str] = {}
-        """By address and key."""
+        """Names of servers, by address and key."""
         self._places: dict[str, str] = {}
-        """Where each server is set."""
+        """The path of the setting that defines each server."""
         self._first: dict[tuple[str | None, int | None], str] = {}
         """The first server of each host and port."""
 
@@ -124,7 +124,7 @@ class _Found:
         self._first.setdefault((server.url.host, server.url.port), name)
 
     def _check_connections(self, server: Server, kind: str, name: str, here: str) -> None:
-        """Connections to one host and port are shared, so they show one certificate and take one way."""
+        """Check that servers on one host and port, which share connections, agree on certificate and proxy."""
         if (first := self._first.get((server.url.host, server.url.port))) is None:
             return
         for setting in ("client_cert_file", "proxy"):

@@ -164,7 +164,7 @@ class Settings(BaseSettings):
     part_age_seconds: Annotated[float, Field(gt=0)] = 10
     """results writes a smaller part at this age."""
     intake_idle_seconds: Annotated[float, Field(gt=0)] = 300
-    """Seal a direct producer's stream after this time without a record."""
+    """Seal a direct producer's stream if it gets no record for this time."""
     grace_seconds: Annotated[float, Field(ge=0)] = 5
     """Time after a deadline or a cancel in which calls in flight may still finish; then they are aborted."""
     encrypt_log: bool = False
@@ -174,8 +174,8 @@ class Settings(BaseSettings):
     """File of the keys that wrap those of batches, one a line, 32 bytes in base64; the first one wraps new keys.
     By default `encryption_keys` in `data`, which `tidemill up` creates."""
     webhook_allow: Annotated[Networks, NoDecode] = ()
-    """Networks that webhooks may reach besides public addresses, like `10.1.0.0/16`, and only with these `http://`;
-    in the environment separated by commas."""
+    """Networks that webhooks may reach besides public addresses, like `10.1.0.0/16`; only these may use `http://`.
+    In the environment separated by commas."""
     input_life_seconds: Life = 30 * 86_400
     """Delete an input of batches this long after its creation, unless its `expires_after` says otherwise; a batch
     at work holds it until its end."""

@@ -81,13 +81,13 @@ class ChatReader:
         return values, None
 
     def _values(self, answer: Any) -> list[Any]:
-        # A nullable object may be null: so are all its properties.
+        # If a nullable object is null, so are all its properties.
         found = answer or {} if self._is_object else {VALUE: answer}
         return [fitted(found.get(name), kind) for name, kind in self._kinds.items()]
 
 
 def named(fields: Iterable[pa.Field], taken: Iterable[str]) -> list[pa.Field]:
-    """The fields, with other names in place of those that the source has: `answer_error` in place of `error`."""
+    """The fields, renamed where the source has the name already: `answer_error` in place of `error`."""
     names, found = set(taken), []
     for field in fields:
         name = field.name

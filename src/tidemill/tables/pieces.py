@@ -42,7 +42,7 @@ class Balance:
 
     Attributes:
         missing: Rows without a result.
-        foreign: Results of no row, or of one that has another.
+        foreign: Results whose row does not exist or already has a result.
     """
 
     missing: int
@@ -50,17 +50,17 @@ class Balance:
 
 
 class Lines:
-    """The lines of a file by the numbers of their rows, which ascend.
+    """Looks up lines of a file by row number; both are in ascending order.
 
     Attributes:
-        skipped: Lines that were passed over.
+        skipped: Lines that no row asked for.
     """
 
     def __init__(self, path: Path) -> None:
         """Open the file.
 
         Raises:
-            TableError: Its first line is no result of a row.
+            TableError: The first line is no result of a row.
         """
         self.skipped = 0
         self._file: BinaryIO | None = path.open("rb") if path.exists() else None

@@ -16,9 +16,9 @@ from tidemill.tables import RowError, TableError
 ERROR_CHARS_MAX: Final = 1_000
 FLOAT_BYTES: Final = 4
 UNREADABLE: Final = (msgspec.MsgspecError, RecursionError)
-"""Errors of the decoders: at other JSON than the one that is meant, and at JSON with too many levels."""
+"""Errors of the decoders: unexpected JSON, or JSON with too many levels."""
 POSITIVE, NEGATIVE = 0x7F, 0xFF
-"""The last bytes of the float32 that are not finite, and of few others."""
+"""Last bytes of float32 values that are not finite, and of few finite ones."""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -161,7 +161,7 @@ class Failure(msgspec.Struct, frozen=True):
 
     @property
     def why(self) -> str:
-        """The code and the words of the service or of the server."""
+        """The code and message, from the service or from the server."""
         code, said = (self.error.code, self.error.message) if self.error else (None, None)
         if self.response is not None:
             code = f"{self.response.status_code}{f' {code}' if code else ''}"

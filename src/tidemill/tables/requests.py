@@ -32,7 +32,7 @@ class Requests(Protocol):
         """The columns that it needs, of those of the source."""
 
     def identity(self) -> str:
-        """All that the requests are made of, besides the rows."""
+        """Everything that determines the requests, besides the rows."""
 
     def line(self, number: int, row: Mapping[str, Any]) -> bytes:
         """The request of a row.

@@ -97,14 +97,14 @@ async def converted(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 class _Pipe(io.RawIOBase):
-    """Takes what a writer writes."""
+    """Buffers the output of a Parquet writer until it is taken."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
         self._at = 0
 
     def writable(self) -> bool:
-        """It is."""
+        """Always."""
         return True
 
     def write(self, data: Any) -> int:
@@ -119,7 +119,7 @@ class _Pipe(io.RawIOBase):
         return self._at
 
     def taken(self) -> bytes:
-        """What was written since the last call."""
+        """The bytes written since the last call."""
         pieces, self._pieces = self._pieces, []
         return b"".join(pieces)
 

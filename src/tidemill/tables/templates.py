@@ -62,7 +62,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             "tojson": _as_json,
         }
         for name in ("center", "indent", "format", "wordwrap", "batch", "slice"):
-            # Their width may be anything, and a prompt needs none.
+            # Their arguments could ask for any amount of text, and prompts do not need them.
             del self.filters[name]
         del self.globals["lipsum"]
 

@@ -1,4 +1,4 @@
-"""Python's values of Arrow's columns, also where Python has none for them."""
+"""Converts Arrow columns to Python values; times that Python cannot represent become text."""
 
 from typing import Any
 

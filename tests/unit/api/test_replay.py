@@ -66,7 +66,7 @@ async def content(client, batch) -> list[bytes]:
 
 
 async def test_a_replay_has_each_line_once_in_order(deps, client):
-    """In any order of the log; the batch with the oldest record comes first."""
+    """Whatever the order of the log; the batch with the oldest record comes first."""
     deps.history.topics[REQUESTS] = [
         entry("a", 2, line("a2"), line("a3"), at=5),
         entry("b", 0, line("b0"), at=2),

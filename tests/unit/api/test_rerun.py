@@ -25,7 +25,7 @@ CHAT = "/v1/chat/completions"
 BACKENDS = [{"url": "http://127.0.0.1:9/v1"}]
 OLD = "batch_" + "0" * 32
 FATES = ["ok", "429", "ok", "context", "expired", "cancelled", "ok", "429"]
-"""What became of each line of the old batch."""
+"""The outcome of each line of the old batch."""
 
 
 def request_line(number: int) -> bytes:

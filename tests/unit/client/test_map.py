@@ -106,7 +106,7 @@ async def mapped(
     ],
 )
 def test_faulty_examples_are_refused(tmp_path: Path, content: str, said: str) -> None:
-    """A row without a cell is none with an empty answer."""
+    """A row without a cell is not taken for one with an empty answer."""
     path = tmp_path / "examples.csv"
     path.write_text(content)
     options = ChatOptions(model="m", prompt="{{ text }}", examples=str(path))
@@ -155,7 +155,7 @@ async def test_a_repair_that_is_too_long_is_not_sent(service: Batches, console: 
 async def test_a_rejected_repair_leaves_the_first_answers(
     service: Batches, console: Console, tmp_path: Path
 ) -> None:
-    """The run comes to its end, and says which batch was rejected and why."""
+    """The run ends, and says which batch was rejected and why."""
     service.answer = lambda line: "no" if line["custom_id"] == "2" else '{"stars": 1}'
     service.rejects = {1}
     code, rows = await mapped(console, service, task_of(tmp_path, 3, repairs=2), tmp_path)

@@ -28,7 +28,7 @@ class Letters:
 
 
 class Work:
-    """Fails so many times."""
+    """Fails a given number of times."""
 
     def __init__(self, *errors):
         self.errors = list(errors)

@@ -1,4 +1,4 @@
-"""Batches of records that are small on the wire and large in memory: they are passed by, and nothing else is."""
+"""Batches of records that are small on the wire and large in memory: consumers skip them, and nothing else."""
 
 import gc
 import tracemalloc
@@ -29,7 +29,7 @@ assert follower.Follower, "whose module sets the bound"
 
 @pytest.fixture(params=CODECS.values(), ids=CODECS)
 def pair(request):
-    """What compresses, and what decompresses within the bound."""
+    """The compressor, and the decompressor with the bound."""
     compress, decompress = request.param
     return lambda data: bytes(compress(data)), decompress
 

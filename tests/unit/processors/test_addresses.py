@@ -14,7 +14,7 @@ FOUND_SECONDS = LOOKUP_SECONDS + IN_FORCE_SECONDS
 
 
 async def highest(world: World) -> Counter[str]:
-    """The highest numbers of calls in flight, once the addresses of now are in force."""
+    """The highest numbers of calls in flight once the present addresses are in force."""
     await asyncio.sleep(FOUND_SECONDS)
     found: Counter[str] = Counter()
     for _ in range(100):

@@ -55,7 +55,7 @@ async def test_each_line_once_whatever_happens(
 
 
 class Answers(asyncio.Semaphore):
-    """Lets as many calls end as it has been given."""
+    """Lets as many calls end as `give` allows."""
 
     async def wait(self) -> None:
         """Wait for a turn."""
@@ -106,7 +106,7 @@ async def test_a_rebalance_waits_for_the_log(tmp_path: Path) -> None:
 
 
 async def test_a_process_makes_its_part_of_the_calls(tmp_path: Path) -> None:
-    """Half of them with half of the partitions, and all of them again when it has all; one in any case."""
+    """With half of the partitions half of the calls, with all of them all calls; at least one in any case."""
     world = World(tmp_path, limit=8)
     world.inference.gate.clear()
     world.stage.set_part(0.5)
@@ -210,7 +210,7 @@ async def test_a_cancelled_batch_is_dropped_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_group_waits_for_its_primer(tmp_path: Path) -> None:
-    """One call of each group, and those that are in none; the rest is cancelled with the batch all the same."""
+    """First go one call of each group, and lines in no group; a cancel of the batch drops the rest."""
     world = World(tmp_path, limit=8, is_grouped=True)
     batch_id = ids.new_batch_id()
     world.inference.gate.clear()
@@ -228,7 +228,7 @@ async def test_a_group_waits_for_its_primer(tmp_path: Path) -> None:
 async def test_the_rest_of_a_group_follows_the_end_of_its_primer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: float
 ) -> None:
-    """Whatever its end was; it is not by its time that they go."""
+    """With any outcome of the primer, and not before its end."""
     monkeypatch.setattr(waiting_lines, "PRIMER_SECONDS_MAX", 3600.0)
     world = World(tmp_path, limit=8, faults=faults, is_grouped=True)
     for number in range(5):
@@ -290,7 +290,7 @@ async def test_a_log_that_is_away_holds_the_calls(tmp_path: Path) -> None:
 
 
 async def test_what_fails_while_no_call_is_begun_is_tried_again(tmp_path: Path) -> None:
-    """A process that its coordinator does not answer for a while lets go of nothing."""
+    """A process whose coordinator does not answer for a while drops no line."""
     world = World(tmp_path, faults=1.0)
     world.inference.gate.clear()
     world.publish(ids.new_batch_id(), 0, 3)
@@ -324,7 +324,7 @@ async def test_a_call_that_outlasts_the_drain_is_not_repeated(tmp_path: Path) ->
 
 
 async def test_a_line_that_always_fails_gets_an_error_line(tmp_path: Path) -> None:
-    """Others are answered, or what stands in for them: after ten tries, with what the backend said last."""
+    """While other lines, or probes, are answered: after ten tries, with the backend's last answer."""
     world = World(tmp_path)
     world.inference.is_bad = lambda body: b'"n":7}' in body
     batch_id = ids.new_batch_id()
@@ -337,7 +337,7 @@ async def test_a_line_that_always_fails_gets_an_error_line(tmp_path: Path) -> No
 
 
 async def test_no_wait_is_prolonged_by_a_clock_that_is_set_back(tmp_path: Path) -> None:
-    """Tries, and pauses of a backend, are waited for by a clock that nobody sets."""
+    """Waits for retries and for paused backends use the monotonic clock."""
     world = World(tmp_path, faults=1.0, policy=Policy(wait_seconds_base=1.0, wait_seconds_max=1.0))
     world.publish(ids.new_batch_id(), 0, 6)
     await until(lambda: world.inference.calls.total() >= 6 and not world.stage.busy, "lines that wait")

@@ -80,7 +80,7 @@ def test_a_line_that_is_refused_for_good_ends_and_costs_the_others_nothing(outco
 
 @pytest.mark.parametrize("outcome", [*REFUSALS, *SUSPECTS, FailureKind.CONNECT], ids=name)
 def test_no_line_fails_while_its_server_answers_nobody(outcome: Outcome) -> None:
-    """From the first line on, amid a batch or at its very end: all are answered once the server is well again."""
+    """At the start, in the middle or at the end of a batch: all are answered once the server works again."""
 
     async def main(loop: SimulatedLoop, begin: float, size: int, seed: int) -> None:
         begin += loop.time()
@@ -221,7 +221,7 @@ def test_retries_take_a_small_share_of_the_seats_while_others_wait() -> None:
 
 
 def test_a_full_server_fails_no_line() -> None:
-    """It refuses most calls for ten minutes since others use it: that says nothing of the lines."""
+    """It refuses most calls for ten minutes since others use it: that is not the lines' fault."""
 
     async def main(loop: SimulatedLoop) -> None:
         chance = random.Random(1)
@@ -237,7 +237,7 @@ def test_a_full_server_fails_no_line() -> None:
 
 
 def test_what_waits_says_why() -> None:
-    """By batch and reason: from when on, how many lines, and what was said."""
+    """By batch and reason: since when, how many lines, and the message."""
     rules: dict[str, Callable[[int], Outcome | None]] = {
         "a": lambda number: refusal(500) if number < 3 else None,
         "b": lambda number: FailureKind.READ if number == 0 else None,

@@ -11,7 +11,7 @@ FULL_SECONDS_MAX = 10.0
 
 
 async def awaited(world: World, calls: int) -> tuple[float, float]:
-    """Let the server answer; returns when it first answered a line, and when it had so many calls in flight."""
+    """Let the server answer; returns when the first line was answered, and when `calls` were in flight."""
     world.engines.down.clear()
     world.engines.starting.clear()
     first = full = 0.0

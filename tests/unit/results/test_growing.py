@@ -24,7 +24,7 @@ def event(fact):
 
 
 def facts(number, totals, cut=None):
-    """What ingest says of a stream: it opens, it grows, it is sealed."""
+    """Ingest's facts about a stream: it opens, grows, and is sealed."""
     batch = Batch(
         id=cases.batch_id(number),
         endpoint="/v1/chat/completions",
@@ -45,7 +45,7 @@ def facts(number, totals, cut=None):
 
 
 def repeated(chance, events):
-    """The same facts, some stretches of them twice, as after a crash of who says them."""
+    """The same facts, with some stretches twice, as after a crash of their producer."""
     found, at = [], 0
     while at < len(events):
         found.append(events[at])

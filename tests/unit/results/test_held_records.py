@@ -35,7 +35,7 @@ class Refusing(Simulation):
 
         async def refusing_write(key, chunks):
             if any(name in key for name in self.refused):
-                # It may appear later all the same.
+                # The object may still appear later.
                 self.late[key] = b"".join([chunk async for chunk in chunks])
                 raise PermissionError(13, "Permission denied", f"/secret/{key}")
             return await write(key, chunks)

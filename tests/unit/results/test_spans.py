@@ -53,7 +53,7 @@ def traced(events):
 @pytest.mark.parametrize("part_bytes", [2_000, 1 << 20], ids=["by parts", "from memory"])
 @pytest.mark.parametrize("seed", range(60))
 async def test_who_writes_the_files_ends_the_fold(seed, part_bytes, monkeypatch):
-    """Wherever its owners crash: also if a former one folded all lines, or lines come before the batch."""
+    """Wherever owners crash, and even if a former one folded all lines, or lines come before the batch."""
     simulation = TracedLives(seed, part_bytes, monkeypatch)
     created, accepted = traced(commands(0, TOTAL))
     simulation.log.events.append(accepted)

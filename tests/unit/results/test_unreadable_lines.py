@@ -1,4 +1,4 @@
-"""A line of the input that no one could read ends as any other: in the error file, without a `custom_id`."""
+"""An unreadable line of the input ends like any other: in the error file, without a `custom_id`."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Bounds: whatever a message holds, its record fits; and what has no bound is found out."""
+"""Bounds: any message fits into its record, and the tests find fields without a bound."""
 
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError

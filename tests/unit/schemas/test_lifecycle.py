@@ -20,7 +20,7 @@ def test_a_move_never_goes_back():
 
 
 def test_the_effect_of_a_cancel_by_state():
-    """It changes a batch that is open, was taken before, or comes too late."""
+    """It changes an open batch, repeats an earlier cancel, or comes too late."""
     assert {Status.VALIDATING, Status.IN_PROGRESS} == CANCELLABLE
     assert {Status.CANCELLING, Status.CANCELLED} == CANCELLED
     assert AT_WORK < OPEN == CANCELLABLE | (CANCELLED - TERMINAL)

@@ -17,7 +17,7 @@ const textOf = (content) =>
       ? content.map((part) => (typeof part === "string" ? part : (part?.text ?? `[${part?.type ?? "part"}]`))).join("\n")
       : null;
 
-/** The texts that a body has made, of any endpoint. */
+/** The texts in an answer of any endpoint. */
 export function texts(body) {
   if (!body || typeof body !== "object") return [];
   const found = [
@@ -33,16 +33,16 @@ const list = (value) => (Array.isArray(value) ? value : []);
 const vectorsOf = (body) => list(body?.data).map((item) => item?.embedding).filter(Array.isArray);
 const picturesOf = (body) => list(body?.data).map((item) => item?.b64_json).filter((text) => typeof text === "string");
 
-/** A server may write anything where a text belongs. */
+/** A server may send any type in place of a text. */
 const worded = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 
-/** What went wrong, in words, or null. */
+/** The error in words, or null. */
 export function faultOf({ response, error }) {
   const found = error?.message ?? (response?.status_code >= 400 ? (response.body?.error?.message ?? response.body) : null);
   return found === null || found === undefined ? null : worded(found);
 }
 
-/** The beginning of what a reader looks for. */
+/** The beginning of a fault or an answer. */
 export function preview(result) {
   const body = result.response?.body;
   const fault = faultOf(result);

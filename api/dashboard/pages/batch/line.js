@@ -11,10 +11,10 @@ import { State } from "../../ui/state.js";
 import { Answer, texts, tokensOf } from "./answer.js";
 import { codeOf } from "./lines.js";
 
-/** Characters of a line; the page would stand still over a longer one. */
+/** Characters of a line; a longer one would freeze the page. */
 const LINE_MAX = 4 << 20;
 
-/** The n-th line of an input file: it is read from the start until the line has come. */
+/** The n-th line of an input file, which is read from the start up to the line. */
 async function inputLine(fileId, index, stop) {
   const answer = await content(fileId, { signal: stop });
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();

@@ -45,10 +45,10 @@ const LineCard = ({ line, href }) => html`
   <div class="small muted clip">${preview(line.result)}</div>
 `;
 
-/** The first lines of now, in front of those that were loaded behind them: lines of a running batch end in any order. */
+/** Put a new first page before the loaded lines behind it: lines of a running batch end in any order. */
 function joined(before, page) {
   if (!before || !page.hasMore || before.after <= page.after) return page;
-  // More may have ended behind the last one since.
+  // More lines may have ended behind the last one since.
   return { ...before, rows: [...page.rows, ...before.rows.filter(({ index }) => index > page.after)], hasMore: true };
 }
 
@@ -66,13 +66,13 @@ function useLines(batch, filter) {
   return { ...live, ...useMore(live, ({ after }) => load({ after })) };
 }
 
-/** How many lines a filter has at least to show when the batch is over; 0 if that is not known. */
+/** The least number of lines that match a filter once the batch is over; 0 if unknown. */
 function expected({ request_counts: { completed, failed } }, { status, after, ...others }) {
   if (after !== undefined || Object.values(others).some(Boolean)) return 0;
   return { completed, failed }[status] ?? completed + failed;
 }
 
-/** Why no line is shown, of a search that may not be over. */
+/** Why no line is shown, in a search that may go on. */
 function emptyText(batch, { status, after, ...others }, data) {
   const first = (after ?? -1) + 2;
   if (data.hasMore) return first > 1 ? `No match from line ${number(first)} to line ${number(data.after + 1)} yet.` : `No match in the first ${count(data.after + 1, "line")} yet.`;

@@ -17,7 +17,7 @@ export const OUTCOMES = {
 
 const BOTH = ["different", "first_failed", "second_failed", "both_failed", "same"];
 
-/** What the page shows: the words of a filter, and the outcomes that fit. */
+/** The page's filters: the label of each, and the outcomes that match. */
 export const SHOWN = {
   all: ["All lines", []],
   different: ["Answers that differ", ["different"]],

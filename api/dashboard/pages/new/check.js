@@ -2,7 +2,7 @@
 
 import { texts } from "../batch/answer.js";
 
-/** Bytes that are looked at: more if the first line is longer. Services take lines of 8 MiB, if their settings say no other. */
+/** Bytes to check, more for a longer first line. By default services accept lines of 8 MiB. */
 const HEADS = [1 << 20, 9 << 20, 65 << 20];
 const FAULTS_MAX = 20;
 const SHOWN_MAX = 8;
@@ -29,14 +29,14 @@ function faultIn(request, seen, endpoint) {
 const promptOf = ({ messages, input, prompt, query }) =>
   Array.isArray(messages) ? texts({ content: messages.at(-1)?.content })[0] : [input, prompt, query].find((value) => typeof value === "string");
 
-/** What the field of a fault has in its line, cut. */
+/** The value of a faulty field, cut. */
 function piece(text, request, field) {
   const value = field ? field.split(".").reduce((part, name) => part?.[name], request) : undefined;
   return (value === undefined ? text : JSON.stringify(value)).slice(0, PIECE);
 }
 
 /**
- * The first lines of a file, and nothing of a line that is cut; null if the first one is longer than all that is looked at.
+ * The complete lines at the beginning of a file; null if even the largest part holds no complete first line.
  * @param {File} file
  */
 async function headOf(file) {

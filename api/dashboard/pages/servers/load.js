@@ -1,11 +1,11 @@
-/** What processors measure of servers and models now: state, columns, and the events that renew them. */
+/** The present load of servers and models: state, columns, and the events that update them. */
 
 import { brief, elapsed, number } from "../../core/format.js";
 import { address } from "../../core/route.js";
 import { html } from "../../core/view.js";
 import { State } from "../../ui/state.js";
 
-/** What a server does, by the reason why lines wait for it. */
+/** The state of a server, by the reason why lines wait for it. */
 const CAUSES = {
   server_unreachable: ["failed", "unreachable"],
   server_refuses: ["failed", "refuses calls"],

@@ -68,7 +68,7 @@ const PARTS = [
 ];
 const BREAKERS = { closed: "closed", probing: "probing: a few calls go out", open: "open: no call for some seconds" };
 
-/** What the processes measure of a server now, summed and by process. */
+/** The present load of a server, summed and by process. */
 function Load({ entry }) {
   const live = useLive(`load ${entry.id}`, async (stop) => (await call("GET", pathOf(entry), { signal: stop })).load, {
     every: 5, wantsLoad: true, onChange: (type) => (type === "load" ? RELOAD : undefined),

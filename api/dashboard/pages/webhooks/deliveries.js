@@ -14,7 +14,7 @@ import { More } from "../../ui/table.js";
 const TONES = { pending: "waiting", succeeded: "done", failed: "failed" };
 const STATES = [["", "all"], ["pending", "pending"], ["succeeded", "succeeded"], ["failed", "failed"]];
 
-/** What the receiver said in the last attempt. */
+/** The receiver's reply to the last attempt. */
 function reply({ last_attempt: last, attempts }) {
   if (!last) return "not called yet";
   const said = last.status_code ? `status ${last.status_code}` : last.error;

@@ -42,7 +42,7 @@ class Bounds(msgspec.Struct, frozen=True, rename=NAMES):
     """Texts to embed, of all lines together."""
     line_bytes_max: int = LINE_BYTES_MAX
     usual_window: str = "24h"
-    """The completion window to use without a wish for another one."""
+    """The default completion window."""
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -102,8 +102,8 @@ class Client(Connection):
         """Create a batch with a completion window like `24h`; requests with the same key create one batch.
 
         Args:
-            input_file_id: Of the uploaded lines.
-            endpoint: Of all lines.
+            input_file_id: Id of the uploaded input.
+            endpoint: Endpoint of all lines.
             window: The completion window.
             key: The idempotency key.
             fields: More fields of the body; those that are None or empty are left out.

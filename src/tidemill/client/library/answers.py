@@ -1,4 +1,4 @@
-"""A line of the results, and what its answer says."""
+"""A line of the results, and the text or vector in its answer."""
 
 import json
 from typing import Any, Self

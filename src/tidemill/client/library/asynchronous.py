@@ -52,7 +52,7 @@ FOUND_SECONDS_MAX: Final = 10.0
 
 
 class BatchOptions(TypedDict, total=False):
-    """Options of a batch; what is missing is the service's to decide."""
+    """Options of a batch; the service decides on missing ones."""
 
     endpoint: str
     """Endpoint of the lines, like `/v1/embeddings`; by default that of the first line."""
@@ -115,7 +115,7 @@ class AsyncTidemill:
     """Client of one service; an asynchronous context manager.
 
     Its methods raise `UsageError` for a wrong argument or local file, `Refused` if the service rejects a request,
-    and `Unreachable` if it does not answer. What is safe to repeat is repeated for half a minute before that.
+    and `Unreachable` if it does not answer. Before that, they retry safe requests for half a minute.
     """
 
     def __init__(
@@ -323,7 +323,7 @@ class AsyncTidemill:
             yield AsyncBatch(self._client, self._console, Batch.model_validate(found))
 
     async def _of_key(self, key: str, sha256: str) -> tuple[Batch | None, int]:
-        """The batch of a key that has completed or still may, and the number of those that ended otherwise."""
+        """The key's batch that completed or still may, and the number of its batches that ended otherwise."""
         ended = 0
         async for found in self._client.pages(BATCHES, {f"metadata[{KEY}]": key}, limit=ENDED_MAX):
             batch = Batch.model_validate(found)
@@ -341,7 +341,7 @@ class AsyncTidemill:
         except Refused as error:
             if key is None or error.status != HTTPStatus.CONFLICT:
                 raise
-            # Another process has uploaded the same input, and comes first.
+            # Another process has created the batch of this key first.
             return await self._awaited(key, sha256, error)
 
     async def _awaited(self, key: str, sha256: str, refusal: Refused) -> Batch:
@@ -367,7 +367,7 @@ class _Create(msgspec.Struct, frozen=True):
 
 
 def _frames() -> ModuleType:
-    """What works on tables; it needs the extra `data`."""
+    """The module for tables, which needs the extra `data`."""
     try:
         check_libraries()
     except TableError as error:

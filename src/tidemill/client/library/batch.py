@@ -71,7 +71,7 @@ class AsyncBatch:
         """
         pause, limit = POLL_SECONDS_MIN, PAGE_LINES_MAX
         while True:
-            # A state from before the page: the next round reads what ends meanwhile.
+            # Read the state before the page: the next round then reads lines that end in between.
             is_over = (await self.refresh()).state.status.is_terminal
             self._check_has_lines()
             before = after
@@ -85,7 +85,7 @@ class AsyncBatch:
                     return
                 pause, limit = POLL_SECONDS_MIN, PAGE_LINES_MAX
             else:
-                # Until the next line is there, one is enough to see that it is not.
+                # While the next line is pending, a page of one line suffices to notice its arrival.
                 limit = 1
                 await asyncio.sleep(pause)
                 pause = min(POLL_SECONDS_MAX, pause * POLL_GROWTH)

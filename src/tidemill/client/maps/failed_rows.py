@@ -89,7 +89,7 @@ class FinishedTable:
 
 
 class _Waiting:
-    """Rows that are taken in their order."""
+    """Hands out rows in order, across batches."""
 
     def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
         self._batches = iter(batches)

@@ -267,7 +267,7 @@ class _Run:
     def _summary(self, totals: Totals) -> Exit:
         results = [result for _, batches in sorted(self._parts.items()) for result in batches]
         damages = [(result.batch, damage) for result in results for damage in result.damage]
-        # Only a repair can be rejected and the run go on: its rows keep the errors of their first answers.
+        # The run goes on after a rejected repair only: the rows keep the errors of their first answers.
         rejected = [result for result in results if result.status == Status.FAILED]
         for result in rejected:
             said = f"repair rejected{result.refusals[0].text if result.refusals else ''}"

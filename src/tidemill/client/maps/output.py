@@ -1,4 +1,4 @@
-"""Writes the output of a table from its pieces, counting what it holds."""
+"""Writes the output table from its pieces, and counts its rows, tokens and cost."""
 
 import shutil
 from collections import Counter
@@ -18,10 +18,10 @@ from tidemill.tables.replies import FLOAT_BYTES
 from tidemill.tables.sources.files import JOURNAL, S3, failures, system_of
 
 REASONS_MAX: Final = 1_000
-"""Different reasons that are counted."""
+"""Number of distinct reasons to count."""
 REASON_CHARS: Final = 120
 RUN: Final = b"tidemill.run"
-"""Key of the metadata of a table: the hash of what its run asked."""
+"""Metadata key of a table for the hash of its run's requests."""
 
 Batches = Callable[[], Iterator[pa.RecordBatch]]
 """Reads a table from its first row."""
@@ -29,10 +29,10 @@ Batches = Callable[[], Iterator[pa.RecordBatch]]
 
 @dataclass
 class Totals:
-    """What a table holds; columns by the names that they have in it."""
+    """Totals of an output table, and the names of its columns."""
 
     run: str
-    """Hash of what was asked."""
+    """Hash of the requests."""
     error: str
     input_tokens: str
     output_tokens: str

@@ -1,4 +1,4 @@
-"""Runs a part as a batch, asks again what does not fit the schema, and joins the rows and the answers."""
+"""Runs a part as a batch, repairs answers that do not fit the schema, and joins rows and answers."""
 
 import asyncio
 import hashlib
@@ -28,7 +28,7 @@ from tidemill.tables.requests import Chats
 from tidemill.terminal import counted
 
 FAULTS_MAX: Final = 10
-"""Different faults that a message shows."""
+"""Number of distinct faults that a message shows."""
 
 
 class Rejected(UsageError):

@@ -5,7 +5,7 @@
 | `rows.arrow` | the columns to keep, and why rows are not asked |
 | `0.jsonl`, `1.jsonl`, … | its requests, and those of each repair |
 | `0/`, `1/`, … | the journals of their batches, with the results |
-| `part.json` | what rows it has; it exists once the files above are whole |
+| `part.json` | the rows of the part; it exists once the files above are complete |
 | `piece.arrow` | its rows with their results; then it replaces all the others |
 | `results.json` | the results of its batches |
 
@@ -34,7 +34,7 @@ from tidemill.tables.values import values_of
 
 PART_ROWS_MAX: Final = 50_000
 PART_BYTES_MAX: Final = 192 << 20
-"""Bytes of the requests of a part: so many lie on the disk for each part at work."""
+"""Bytes of the requests of a part, which are on disk while the part is at work."""
 
 
 class Stopped(Exception):
@@ -59,7 +59,7 @@ _results: Final = msgspec.json.Decoder(list[BatchResult])
 
 @dataclass(frozen=True)
 class PartFolder:
-    """Where the files of a part lie."""
+    """The paths of the files of a part."""
 
     path: Path
 
@@ -82,7 +82,7 @@ class PartFolder:
         return self.path / str(attempt)
 
     def part(self) -> Part | None:
-        """What the folder has; None before it is whole."""
+        """The saved part; None before the folder is complete."""
         try:
             return _parts.decode((self.path / "part.json").read_bytes())
         except FileNotFoundError:
@@ -103,7 +103,7 @@ class PartFolder:
             file.write(msgspec.json.encode(list(found)))
 
     def clear(self) -> None:
-        """Remove what a part that is done does not need."""
+        """Remove the files that a finished part no longer needs."""
         for path in self.path.iterdir():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -190,7 +190,7 @@ class PartMaker:
     def _lines(
         self, rows: Rows, number: int, rows_max: int, bytes_max: int
     ) -> tuple[list[bytes], list[str | None]]:
-        """The requests of the first rows that fit, and for each of these rows why it has none."""
+        """The requests of the first rows that fit, and each row's fault, None if it has a request."""
         lines: list[bytes] = []
         faults: list[str | None] = []
         columns = [rows.batch.column(at) for at in self._asked]
@@ -202,7 +202,7 @@ class PartMaker:
                 raise Stopped
             line, fault = self._line(number + at, dict(zip(self._names, row, strict=True)), rows.faults.get(at))
             bytes_max -= len(line)
-            # A part has at least one row: a line that is too long alone has a fault.
+            # A part gets at least one row: a request too long for any part has a fault instead of a line.
             if bytes_max < 0:
                 break
             faults.append(fault)

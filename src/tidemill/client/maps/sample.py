@@ -1,4 +1,4 @@
-"""Shows a sample of rows with their answers, and what all rows would take."""
+"""Shows a sample of rows with their answers, and an estimate for all rows."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

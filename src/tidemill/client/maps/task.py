@@ -1,4 +1,4 @@
-"""What is asked about each row, by the options of the command: prompts, examples, a schema, further fields."""
+"""Makes a task from the options of the command: prompts, examples, a schema, further fields."""
 
 import hashlib
 import importlib
@@ -23,7 +23,7 @@ from tidemill.tables.templates import Template
 TEXT_BYTES_MAX: Final = 4 << 20
 EXAMPLES_MAX: Final = 1_000
 LAYOUT: Final = 1
-"""Changes if equal options make other requests."""
+"""Version of the requests; it changes if the same options lead to other requests."""
 
 
 Schema = str | Mapping[str, Any] | type[BaseModel]
@@ -31,7 +31,7 @@ Schema = str | Mapping[str, Any] | type[BaseModel]
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A table, and what is asked about each of its rows.
+    """A table, and how to ask about each of its rows.
 
     Attributes:
         name: Name of the table in messages.
@@ -142,7 +142,7 @@ def embeddings(
 
 
 def identity(task: Task) -> str:
-    """A hash of all that the requests and the columns of the output are made of."""
+    """A hash of everything that determines the requests and the output columns."""
     known = f"{LAYOUT}\0{task.source.fingerprint}\0{task.requests.identity()}\0{task.kept}\0{task.repairs}"
     return hashlib.sha256(known.encode("utf-8", "surrogatepass")).hexdigest()
 

@@ -1,8 +1,8 @@
 """The commands `begin`, `append` and `seal`: a batch whose requests come in pieces, and run as they come.
 
 The service numbers appends from 1, and drops one that it has. So a file is always sent under the numbers of its
-first try, which lie in the user's state directory before it is sent: the same command after a crash, or once more,
-adds no line twice. One program appends to a batch at a time.
+first try, which the client saves in the user's state directory before it sends: the same command after a crash, or
+once more, adds no line twice. One program appends to a batch at a time.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ _files: Final = msgspec.json.Decoder(list[_File])
 
 
 class _Memory:
-    """What this user appended to a batch, in the order of the appends; the newest file may be unfinished."""
+    """Files that this user appended to a batch, in order; the newest one may be unfinished."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "appended.json"
@@ -86,7 +86,7 @@ class _Memory:
         self._save([*self._found, file])
 
     def finish(self, file: _File, sent: _File) -> None:
-        """Note what the service has of a file: all of it, or the part before an append that it refused."""
+        """Record how much of a file the service has: all of it, or the part before an append that it refused."""
         others = [each for each in self._found if each.sha256 != file.sha256]
         self._save([*others, msgspec.structs.replace(sent, is_done=True)] if sent.appends else others)
 
@@ -171,7 +171,7 @@ def _show(found: dict[str, Any], text: str, *, as_json: bool) -> None:
 
 
 def _bounds(endpoint: str) -> Bounds:
-    """Those of one append, which is one record of the log."""
+    """The bounds of one append, which is one record of the log."""
     most = RECORD_BYTES_MAX - RECORD_BYTES_EXTRA - INLINE_REQUESTS_MAX * (LINE_EXTRA + len(endpoint))
     return Bounds(lines_max=INLINE_REQUESTS_MAX, bytes_max=most, line_bytes_max=most)
 
@@ -192,7 +192,7 @@ def _memory(target: Target, batch_id: str) -> Iterator[_Memory]:
 async def _send(
     console: Console, client: Client, batch: Batch, path: Path, shards: list[Shard], *, file: _File, is_new: bool
 ) -> _File:
-    """Send the appends of a file; returns what is appended, all of it unless the service refuses one."""
+    """Send the appends of a file; returns how much was appended: all of it unless the service refuses one."""
     with display(console) as progress:
         progress.transfer("append", shards[-1].end)
         for sent, shard in enumerate(shards):
@@ -214,7 +214,7 @@ async def _append(client: Client, batch: Batch, body: bytes, *, is_new: bool) ->
     """Send an append until it is answered.
 
     Raises:
-        Refused: The service rejected it, or has another append of this number; only one that `is_new` tells.
+        Refused: The service rejected it, or, if it `is_new`, already has an append with this number.
     """
     tries, path = 0, f"{BATCHES}/{batch.id}/requests"
 

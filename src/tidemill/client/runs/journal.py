@@ -53,7 +53,7 @@ class Job(msgspec.Struct, frozen=True):
     output_format: str | None = None
     """Format of these copies."""
     rerun_of: str | None = None
-    """The batch whose lines these are, in other words."""
+    """The batch whose lines this run rephrases."""
     metadata: tuple[tuple[str, str], ...] = ()
     """Sorted."""
 

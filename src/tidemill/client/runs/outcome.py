@@ -52,13 +52,13 @@ class BatchResult(msgspec.Struct, frozen=True, omit_defaults=True):
     refusals: tuple[Fault, ...] = ()
     reasons: tuple[Reason, ...] = ()
     unfinished: int = 0
-    """Lines for a rerun; 0 if the service does not say."""
+    """Lines that a rerun would run; 0 if the service does not say."""
     damage: tuple[str, ...] = ()
     """How the results differ from the receipt or the input."""
     copied: str | None = None
-    """Where the service copied the results to, or why it did not; None if it should not."""
+    """Where the service copied the results to, or why it failed; None if no copy was requested."""
     is_copied: bool = True
-    """Whether it did what it should."""
+    """False if a requested copy failed."""
 
     @property
     def exit(self) -> Exit:

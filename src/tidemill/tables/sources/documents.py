@@ -66,7 +66,7 @@ class DocumentSource:
             self.rows = len(self._found)
         self.images: tuple[str, ...] = ("image",) if has_pages or suffixes & PICTURES else ()
         self.kept: tuple[str, ...] = ("path", "page") if has_pages else ("path",)
-        # Pages have other numbers than files.
+        # With pages, rows are numbered differently.
         self.fingerprint = fingerprint(self._found) + ("pages" if has_pages else "")
 
     def read(self, start: int) -> Iterator[Rows]:

@@ -1,4 +1,4 @@
-"""Opens a source by what its address names."""
+"""Opens the source that an address names."""
 
 from collections.abc import Mapping
 from typing import Final

@@ -1,4 +1,4 @@
-"""What all sources have in common: rows in batches of bounded size."""
+"""The interface of all sources: rows in batches of bounded size."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

@@ -302,7 +302,7 @@ def test_an_error_of_a_server_never_breaks_the_results(body):
 
 
 async def test_results_without_one_of_their_files_are_no_results(client, deps):
-    """If a file goes while they are sent, they break off; afterwards there are none."""
+    """If a file is deleted while they are sent, they break off; afterwards there are no results."""
     batch_id = (await create(client)).json()["id"]
     texts = [
         (index, index == 1, answered(batch_id, index, 200, MESSAGE, {"code": "x", "message": "y"}))

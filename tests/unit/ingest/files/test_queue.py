@@ -71,7 +71,7 @@ class World:
         self.kill_share = 0.3
 
     def create(self):
-        """A command comes, for the first time or again."""
+        """Deliver a command, for the first time or again."""
         number = self.chance.randrange(BATCHES)
         if self.chance.random() < 0.2 or not self.owners[number].queue.has(batch_of(number).id):
             self.logs[0].append(queued(number, self.projects[number]))
@@ -82,7 +82,7 @@ class World:
         self.chance.choice(self.processes).read()
 
     def start(self):
-        """A process starts what is due, and may die before all lines are published, or before it says so."""
+        """Let a process start due batches; it may die before it has published all lines, or reported that."""
         place = self.chance.randrange(2)
         for entry in self.processes[place].queue.due():
             number, project = int(entry.batch_id[-2:], 16), entry.command.project
@@ -102,7 +102,7 @@ class World:
             self.logs[0].append((entry.batch_id, codec.encode(Dequeued(batch_id=entry.batch_id))))
 
     def end(self):
-        """A batch ends: one whose lines have run, or one that is cancelled while it waits."""
+        """End a batch: one whose lines have run, or one that is cancelled while it waits."""
         if ready := [number for number in self.at_work if number in self.complete]:
             self._end(self.chance.choice(ready), Status.COMPLETED)
         waiting = [number for number in self.created if number not in self.at_work and number not in self.over]
@@ -110,7 +110,7 @@ class World:
             self._end(self.chance.choice(waiting), Status.CANCELLED)
 
     def move(self):
-        """A rebalance."""
+        """Rebalance."""
         self.owners[self.chance.randrange(BATCHES)] = self.chance.choice(self.processes)
 
     def check(self):

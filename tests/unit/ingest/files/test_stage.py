@@ -53,7 +53,7 @@ def created(batch_id: str, key: str | None, size: int, endpoint: str = URL) -> B
 
 
 class Collected:
-    """An requests that keeps what it is given; it can be out of order, or hold still."""
+    """A request producer that keeps its records; it can fail, or wait."""
 
     def __init__(self) -> None:
         self.facts: list[Accepted | Rejected] = []
@@ -89,13 +89,13 @@ class Collected:
                 await wait
 
     def lines(self, batch_id: str) -> bytes:
-        """What was published of a batch, in the order of its lines."""
+        """The published lines of a batch, in order."""
         found = {record.head.first: record.value for _, record in self.records if record.head.batch_id == batch_id}
         return b"".join(found[first] + b"\n" for first in sorted(found))
 
 
 class Here:
-    """A stage with its doors."""
+    """A stage with its dependencies."""
 
     def __init__(self, store: DirectoryStore, **settings: int) -> None:
         self.now = float(NOW)

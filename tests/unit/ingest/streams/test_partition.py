@@ -68,7 +68,7 @@ class Keys:
 
 
 def refusing(world, monkeypatch, refuses):
-    """Have the store refuse objects, which may appear there all the same, after others of the same key."""
+    """Let the store refuse objects, which may still appear there, after others of the same key."""
     write, late = world.store.write, []
 
     async def refused(key, chunks):

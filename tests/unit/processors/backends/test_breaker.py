@@ -20,7 +20,7 @@ faults = st.sampled_from([Fault.SERVER, Fault.ACCESS_OR_LINE, Fault.SERVER_OR_LI
 
 
 def fail(breaker: Breaker, fault: Fault, now: float, asked: float | None = None) -> None:
-    """As many lines as it takes."""
+    """Fail as many lines as the breaker needs to open."""
     for _ in range(ROW):
         is_probe = breaker.sent(now)
         breaker.failed(failed(fault, at=now, retry_after=asked), is_probe=is_probe)
@@ -30,7 +30,7 @@ def fail(breaker: Breaker, fault: Fault, now: float, asked: float | None = None)
 
 @given(faults)
 def test_a_pause_ends_with_few_calls(fault: Fault) -> None:
-    """Nothing goes out before its end; then some do, and no other until all have failed, or are overdue."""
+    """No call goes out before its end; then a few do, and no other until all have failed or are overdue."""
     breaker = Breaker()
     fail(breaker, fault, 0.0)
     assert not breaker.admits(breaker.until - 0.001)
@@ -50,7 +50,7 @@ def test_a_pause_ends_with_few_calls(fault: Fault) -> None:
 
 @given(faults)
 def test_one_probe_that_is_answered_opens_everything(fault: Fault) -> None:
-    """Whatever the others come to."""
+    """Whatever the outcomes of the others."""
     breaker = Breaker()
     fail(breaker, fault, 0.0)
     now = breaker.until
@@ -64,7 +64,7 @@ def test_one_probe_that_is_answered_opens_everything(fault: Fault) -> None:
 
 @given(st.lists(st.tuples(faults, st.none() | st.floats(0, 1e6)), min_size=1, max_size=40))
 def test_pauses_are_bounded_and_end_with_an_answer(failures: list[tuple[Fault, float | None]]) -> None:
-    """However often it failed and whatever it asked for."""
+    """However often the server failed and whatever `Retry-After` it sent."""
     breaker = Breaker()
     now = 0.0
     for fault, asked in failures:
@@ -85,7 +85,7 @@ def test_what_the_server_asks_for_is_done() -> None:
 
 
 def test_calls_of_before_say_nothing_new() -> None:
-    """A hundred calls that were in flight when it went away make one pause."""
+    """A hundred calls in flight when the server went down cause one pause."""
     breaker = Breaker()
     for _ in range(100):
         breaker.failed(failed(), is_probe=False)
@@ -94,7 +94,7 @@ def test_calls_of_before_say_nothing_new() -> None:
 
 @given(st.integers(0, 100))
 def test_a_server_has_to_fail_more_lines_than_it_may_answer_yet(in_flight: int) -> None:
-    """Bad lines fail at once, good ones take their time; and of a server that has answered more is known."""
+    """Bad lines fail at once, while good ones take longer; a server that has answered is better known."""
     breaker = Breaker()
     for number in range(2):
         row = 0
@@ -106,7 +106,7 @@ def test_a_server_has_to_fail_more_lines_than_it_may_answer_yet(in_flight: int) 
 
 
 def test_what_is_said_for_certain_needs_no_second_line() -> None:
-    """A connection that is refused, a server that is full."""
+    """A refused connection, or a full server."""
     for fault, is_full in ((Fault.SERVER, False), (Fault.SERVER_OR_LINE, True)):
         breaker = Breaker()
         breaker.failed(failed(fault, is_full=is_full), is_probe=False, in_flight=10)

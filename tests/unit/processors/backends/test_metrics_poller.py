@@ -21,7 +21,7 @@ from tidemill.processors.limits.headroom import UNKNOWN_CALLS, WATCH_SECONDS
 
 @pytest.fixture
 def server():
-    """A backend that has metrics, once it is given a capacity."""
+    """A backend, which has metrics once a test sets its capacity."""
     with Server() as made:
         yield made
 
@@ -45,7 +45,7 @@ class Pages:
 
 
 class World:
-    """A model of one backend, and who looks at it."""
+    """A model of one backend, and the poller of its metrics."""
 
     def __init__(self, upstream: HttpUpstream, **named: object) -> None:
         models = {"m": Model.model_validate({"backends": [named], "max_in_flight": 64})}
@@ -68,7 +68,7 @@ class World:
 
 
 async def test_what_others_leave_is_read(server: Server, upstream: HttpUpstream, monkeypatch) -> None:
-    """With the key of the calls, each second; the stage hears of it, since there may be room now."""
+    """With the key of the calls, each second; the poller tells the stage, since there may be room now."""
     monkeypatch.setenv("KEY", "sk-1")
     server.capacity, server.others = 64, 60
     world = World(upstream, url=server.url, api_key_env="KEY", headroom=True)
@@ -97,7 +97,7 @@ async def test_a_target_that_cannot_be_measured_is_logged(
 
 
 async def test_what_waits_holds_the_limit(server: Server, upstream: HttpUpstream) -> None:
-    """No trial is made, until the backend says no more of itself for a while."""
+    """No trial begins until the backend's metrics have been missing for a while."""
     server.capacity, server.others = 1, 2
     world = World(upstream, url=server.url)
     limit = world.backend.limit
@@ -114,7 +114,7 @@ async def test_what_waits_holds_the_limit(server: Server, upstream: HttpUpstream
 async def test_a_backend_without_metrics_is_asked_rarely(
     server: Server, upstream: HttpUpstream, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Ever more rarely, and as often as any once it has some; where hardly a call goes out without, more often."""
+    """More and more rarely, at the usual rate once it has metrics, and more often if headroom needs them."""
     world = World(upstream, url=server.url)
     pauses = [await world.poll() for _ in range(8)]
     assert pauses == sorted(pauses)
@@ -179,7 +179,7 @@ async def test_a_key_goes_nowhere_else(server: Server, upstream: HttpUpstream, m
 
 
 async def test_who_is_not_looked_at(upstream: HttpUpstream) -> None:
-    """One that is switched off, and one that gets no calls; what others leave cannot be known then."""
+    """Polling that is switched off, and a server that gets no calls: its headroom is then unknown."""
     assert not World(upstream, url="http://127.0.0.1:1/v1", metrics=False).poller
     assert not World(upstream, url="http://127.0.0.1:1/v1", drain=True).poller
     with pytest.raises(ValueError, match="switched off"):

@@ -27,7 +27,7 @@ faults = st.sampled_from([Fault.SERVER, Fault.ACCESS_OR_LINE, Fault.SERVER_OR_LI
 def fail(
     fleet: BackendPool, fault: Fault, now: float, number: int = 0, *, is_suspected=False, **more: bool
 ) -> str:
-    """Make a call that fails; returns whom it went to."""
+    """Make a call that fails; returns the backend that it went to."""
     call = fleet.acquire(now)
     assert call is not None
     history = History(now, failures=2, counted=1) if is_suspected else None
@@ -37,7 +37,7 @@ def fail(
 
 @given(st.lists(st.integers(0, START_CALLS - 1), min_size=1, max_size=6))
 def test_the_least_loaded_is_taken(loads: list[int]) -> None:
-    """Among backends that are well."""
+    """Among healthy backends."""
     fleet = BackendPool(
         [backend(str(number), ConcurrencyLimit(64), in_flight=load) for number, load in enumerate(loads)]
     )
@@ -48,7 +48,7 @@ def test_the_least_loaded_is_taken(loads: list[int]) -> None:
 
 @given(faults, st.integers(10, 200))
 def test_a_broken_backend_swallows_few_calls(fault: Fault, calls: int) -> None:
-    """One that fails at once has nothing in flight; the other gets the calls all the same."""
+    """A backend that fails at once has no calls in flight, but the other one still gets the calls."""
     fleet = BackendPool([backend("broken", ConcurrencyLimit(64)), backend("well", ConcurrencyLimit(64))])
     asked: Counter[str] = Counter()
     for number in range(calls):
@@ -64,7 +64,7 @@ def test_a_broken_backend_swallows_few_calls(fault: Fault, calls: int) -> None:
 
 
 def test_when_all_are_down_nobody_is_called() -> None:
-    """And it is known when to look again: at the end of the first pause."""
+    """And the pool knows when to look again: at the end of the first pause."""
     fleet = BackendPool([backend("a", ConcurrencyLimit(64)), backend("b", ConcurrencyLimit(64))])
     assert {fail(fleet, Fault.SERVER, 0.0), fail(fleet, Fault.SERVER, 0.1)} == {"a", "b"}
     assert fleet.acquire(0.2) is None
@@ -75,7 +75,7 @@ def test_when_all_are_down_nobody_is_called() -> None:
 
 
 def test_one_that_is_drained_gets_nothing() -> None:
-    """What it has in flight ends as ever."""
+    """Its calls in flight end as usual."""
     fleet = BackendPool(
         [backend("a", ConcurrencyLimit(64), drain=Reason.DRAINED), backend("b", ConcurrencyLimit(64), in_flight=5)]
     )
@@ -84,7 +84,7 @@ def test_one_that_is_drained_gets_nothing() -> None:
 
 
 def test_a_ceiling_of_the_hour_holds() -> None:
-    """Nothing at noon; it is known when to look again, whatever else may end before."""
+    """No calls at noon; the pool knows when to look again, whatever else may end before."""
     ceilings = [2]
     fleet = BackendPool([backend("a", ConcurrencyLimit(64), scheduled_limit=lambda: ceilings[-1])])
     first, second = fleet.acquire(0.0), fleet.acquire(0.0)
@@ -137,7 +137,7 @@ def test_calls_end_at_the_bound_of_results(
 
 
 def test_one_line_opens_nothing_and_cuts_nothing() -> None:
-    """Whatever it is refused with, and however often, while nothing else is asked."""
+    """With any refusal, and any number of them, while no other line is called."""
     for more in ({}, {"is_full": True}):
         one = backend("a", ConcurrencyLimit(64))
         fleet = BackendPool([one])
@@ -147,7 +147,7 @@ def test_one_line_opens_nothing_and_cuts_nothing() -> None:
         for _ in range(100):
             now += 1
             if one.server.breaker.failures:
-                # What is asked after a pause is a probe, whoever it is.
+                # After a pause any line is a probe.
                 break
             fail(fleet, Fault.SERVER_OR_LINE, now, **more)
         assert (one.server.breaker.failures, one.server.limit.sure) == (failures, sure)
@@ -165,7 +165,7 @@ def test_suspected_lines_open_nothing_and_cut_nothing() -> None:
 
 
 def test_a_full_server_is_told_from_one_that_refuses_some() -> None:
-    """By what part of the calls it refuses."""
+    """By the share of calls that it refuses."""
     for every, is_full in ((2, True), (20, False)):
         one = backend("a", ConcurrencyLimit(64))
         fleet = BackendPool([one])
@@ -181,7 +181,7 @@ def test_a_full_server_is_told_from_one_that_refuses_some() -> None:
 
 
 def test_a_line_avoids_the_server_that_failed_it() -> None:
-    """As long as another is well, even if that is full at the time; and it is no probe of a third."""
+    """As long as another server is healthy, even a full one; and the line does not probe a third one."""
     first, second = (
         backend("a", ConcurrencyLimit(64)),
         backend("b", ConcurrencyLimit(START_CALLS), in_flight=START_CALLS),
@@ -200,7 +200,7 @@ def test_a_line_avoids_the_server_that_failed_it() -> None:
 
 
 def test_answers_are_known_by_endpoint() -> None:
-    """One of embeddings says nothing of chat, and one that is an error of the line's says nothing at all."""
+    """An answer of embeddings proves nothing for chat, and an error of the line's own proves nothing at all."""
     fleet = BackendPool([backend("a", ConcurrencyLimit(64))])
     for now, endpoint in ((1.0, "/v1/embeddings"), (2.0, None)):
         call = fleet.acquire(now)
@@ -212,7 +212,7 @@ def test_answers_are_known_by_endpoint() -> None:
 
 
 def test_a_call_that_breaks_off_with_a_server_that_goes_is_not_the_fault_of_its_line() -> None:
-    """However many others it has answered; the next call is made elsewhere at once, and no probe goes there."""
+    """However many others the server answered; the next call goes elsewhere at once, and no probe goes there."""
     going, staying = (server(name, ConcurrencyLimit(64)) for name in ("going", "staying"))
     pool = BackendPool([Backend(going)])
     call, other = pool.acquire(0.0), pool.acquire(0.0)
@@ -245,7 +245,7 @@ def test_a_health_probe_keeps_to_all_limits_of_its_server(more: dict[str, Any]) 
 
 
 def test_a_health_probe_leaves_people_their_headroom() -> None:
-    """None goes out while the requests of others fill the server."""
+    """No probe goes out while the requests of others fill the server."""
     room = Headroom()
     one = backend("a", ConcurrencyLimit(64), headroom=room)
     fleet = BackendPool([one])
@@ -256,7 +256,7 @@ def test_a_health_probe_leaves_people_their_headroom() -> None:
 
 
 async def test_a_health_probe_gets_a_turn_at_a_server_that_others_fill() -> None:
-    """Its model waits for one like for any call; the end of a call of the other model is that turn."""
+    """Its model waits for a turn as for any call, and gets it when a call of the other model ends."""
     shared = server("a", ConcurrencyLimit(64), calls_max=2)
     filling, asking = BackendPool([Backend(shared)]), BackendPool([Backend(shared)])
     started: list[Permit | None] = []

@@ -1,4 +1,4 @@
-"""What a backend may have by the hour."""
+"""Concurrency limits of a backend by the hour."""
 
 from datetime import UTC, datetime
 

@@ -31,7 +31,7 @@ def limited(*buckets: TokenBucket, own: TokenBucket | None = None) -> Backend:
 @given(answers, st.sampled_from([100, 4_000, 40_000]), st.integers(0, 100))
 @settings(max_examples=20, deadline=None)
 def test_the_rate_is_kept_to(tokens: Callable[..., int], line_bytes: int, seed: int) -> None:
-    """However wrong the first estimates are: what is used in ten minutes is what may be, and hardly less."""
+    """However wrong the first estimates are: ten minutes use at most the allowed tokens, and hardly fewer."""
     world = server(BackendPool([limited(own=TokenBucket(PER_MINUTE))]), tokens, line_bytes, seed)
     world.run(60)
     steady = world.run(600)
@@ -63,7 +63,7 @@ def test_a_model_and_its_backends() -> None:
 @given(st.lists(st.integers(1, 7), min_size=2, max_size=4))
 @settings(max_examples=5, deadline=None)
 def test_processes_share_a_rate(partitions: list[int]) -> None:
-    """Each has it in proportion to its partitions, also where these move: together they use what one would."""
+    """In proportion to their partitions, also when these move: together they use as much as one would."""
     worlds: list[Server] = []
     for count in partitions:
         fleet = BackendPool([limited(own=TokenBucket(PER_MINUTE))])
@@ -81,7 +81,7 @@ def test_processes_share_a_rate(partitions: list[int]) -> None:
 
 
 def test_calls_that_use_nothing_cost_nothing() -> None:
-    """What is refused is given back; what may have been worked on is not."""
+    """Refused calls give their tokens back; calls that the server may have worked on do not."""
     bucket = TokenBucket(PER_MINUTE)
     taken = bucket.take(40_000)
     assert not bucket.allows(0.0)
@@ -91,7 +91,7 @@ def test_calls_that_use_nothing_cost_nothing() -> None:
 
 
 def test_a_call_larger_than_the_rate_goes_out() -> None:
-    """It is made, and the next one waits until it is paid for."""
+    """The bucket then has a debt, for which the next call waits."""
     bucket = TokenBucket(60)
     assert bucket.allows(0.0)
     bucket.settle(bucket.take(4_000), 2_000, 4_000)
@@ -106,7 +106,7 @@ def test_a_call_larger_than_the_rate_goes_out() -> None:
     )
 )
 def test_what_is_in_it_is_bounded(steps: list[tuple[str, float]]) -> None:
-    """Whatever happens, a pause saves up no more than one second of the rate."""
+    """In any case a pause saves up at most one second of the rate."""
     bucket, now, taken = TokenBucket(PER_MINUTE), 0.0, []
     for step, number in steps:
         match step:

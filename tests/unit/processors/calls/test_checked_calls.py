@@ -19,7 +19,7 @@ LARGE = "[" + "1," * answer_check.SMALL_CHECKS_MAX + "1]"
 
 
 class Checked(World):
-    """One whose batches have a schema."""
+    """A stage whose batches have a schema."""
 
     def __init__(self, folder: Path, text: str = "[1]", **more: Any) -> None:
         super().__init__(folder, **more)

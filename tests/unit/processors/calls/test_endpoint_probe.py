@@ -82,7 +82,7 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path):
-    """Makes one; its connections are closed in the end."""
+    """Makes a world, and closes its connections at the end."""
     async with contextlib.AsyncExitStack() as stack:
         upstream = HttpUpstream()
         stack.push_async_callback(upstream.close)
@@ -99,7 +99,7 @@ def server():
 
 
 async def test_a_line_ends_if_its_endpoint_is_not_served(world, server, monkeypatch):
-    """At its first call, and its backend goes on: the others' lines are none the worse for it."""
+    """At its first call, and its backend goes on: other lines do not suffer."""
     monkeypatch.setenv("KEY", "sk-1")
     one = world({"url": server.url, "api_key_env": "KEY"})
     ends = await asyncio.gather(*(one.call(EMBEDDINGS, index) for index in range(8)))
@@ -152,7 +152,7 @@ async def test_a_probe_is_valid_for_a_moment(world, server, monkeypatch):
 
 
 async def test_a_line_waits_while_another_backend_may_serve_its_endpoint(world, server):
-    """It ends when all have been asked that get calls."""
+    """It ends once every backend that gets calls has been probed."""
     with Server() as second:
         second.lists = ("m",)
         second.lacks = frozenset({EMBEDDINGS, CHAT})

@@ -179,7 +179,7 @@ def test_impossible_counts_lose_no_line(usage: object) -> None:
 
 @pytest.mark.parametrize("number", [b"1e999", b"-0", b"1" * 5000, b"[" * 500 + b"]" * 500, b"1.0e3"])
 def test_large_numbers_pass_through(number: bytes) -> None:
-    """The line is kept; more than the reader takes is no reply at all, as everywhere."""
+    """The line keeps its answer; odd token counts are unknown or 0."""
     end = request_codec.judge(Answer(200, b'{"usage":{"prompt_tokens":%b}}' % number), PLAIN)
     assert isinstance(end, Success)
     assert end.tokens in (None, (0, 0, 0, 0), (1000, 0, 0, 0))

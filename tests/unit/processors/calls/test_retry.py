@@ -36,7 +36,7 @@ OPEN = {"attempt": 1, "deadline": 1e12, "chance": 0.5}
     ],
 )
 def test_faults_by_status(fault: Fault, statuses: tuple[int, ...]) -> None:
-    """Only those 4xx that are about the line are the line's for certain."""
+    """Only a 4xx about the line is certainly the line's fault."""
     assert {fault_of(status) for status in statuses} == {fault}
     assert {CallFailure(FailureKind.STATUS, "", status).fault for status in statuses} == {fault}
     assert {CallFailure(FailureKind.ERROR_IN_REPLY, "", status).fault for status in statuses} == {fault}
@@ -44,7 +44,7 @@ def test_faults_by_status(fault: Fault, statuses: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("kind", FailureKind)
 def test_faults_by_kind_of_failure(kind: FailureKind) -> None:
-    """What no server has seen is never the line's, and what another call may mend is not yet."""
+    """A call that no server saw is never the line's fault; one that a retry may mend is not yet."""
     fault = CallFailure(kind, "", 200 if kind is FailureKind.UNSUPPORTED_REPLY else None).fault
     unseen = {FailureKind.CONNECT, FailureKind.STORE}
     passing = {FailureKind.TIMEOUT, FailureKind.READ, FailureKind.INVALID_REPLY, FailureKind.INTERNAL}
@@ -64,7 +64,7 @@ def test_no_line_fails_while_its_server_answers_no_other_line(
 
 
 def test_a_failure_shared_with_other_lines_is_not_the_failure_of_one() -> None:
-    """Two failures of its own end a line that its server refuses, whatever happened to it in company."""
+    """Two failures of its own end a line that its server refuses; failures in shared calls do not count."""
     history = History(NOW)
     refused = failed(Fault.ACCESS_OR_LINE, at=NOW)
     retry.decide(msgspec.structs.replace(refused, is_shared=True), ALONE, history, **OPEN)
@@ -78,7 +78,7 @@ def test_a_failure_shared_with_other_lines_is_not_the_failure_of_one() -> None:
 def test_a_line_fails_when_enough_failures_count(
     fault: Fault, history: History, attempt: int, chance: float
 ) -> None:
-    """Two refusals, or ten failures over a minute; what fails at once needs neither."""
+    """Two refusals, or ten failures over a minute; a line that is certainly at fault needs neither."""
     case = {**OPEN, "attempt": attempt, "chance": chance}
     decision = retry.decide(failed(fault, at=NOW), ANSWERED, history, **case)
     is_over = history.refusals >= 2 or (history.counted >= 10 and NOW - history.since >= 60)
@@ -93,7 +93,7 @@ seen = st.sampled_from([Fault.ACCESS_OR_LINE, Fault.SERVER_OR_LINE])
 
 @given(st.lists(st.tuples(seen, st.booleans()), min_size=1, max_size=30))
 def test_failures_that_count(failures: list[tuple[Fault, bool]]) -> None:
-    """And the one before the first that does: others were answered after it."""
+    """And the failure before the first that counts: others were answered after it."""
     history = History(NOW)
     for fault, counts in failures:
         retry.decide(failed(fault, at=NOW), ANSWERED if counts else ALONE, history, **OPEN)
@@ -126,7 +126,7 @@ def test_jitter_is_full_and_bounded(attempt: int, chance: float, bound: tuple[Fa
 
 @given(chances)
 def test_ten_tries_fit_into_little_more_than_a_minute(chance: float) -> None:
-    """The last one comes when the minute is over."""
+    """The last one comes after the end of the minute."""
     history, now = History(NOW), NOW
     for attempt in range(1, 11):
         case = {**OPEN, "attempt": attempt, "chance": chance}
@@ -141,7 +141,7 @@ def test_ten_tries_fit_into_little_more_than_a_minute(chance: float) -> None:
 def test_no_retry_at_or_after_the_deadline(
     fault: Fault, history: History, chance: float, wait: tuple[float, float], counts: bool
 ) -> None:
-    """A wait that reaches the deadline is none: the line expires."""
+    """If the wait would reach the deadline, the line expires instead."""
     left, retry_after = wait
     case = {**OPEN, "deadline": NOW + left, "chance": chance}
     failure = failed(fault, at=NOW, retry_after=retry_after)

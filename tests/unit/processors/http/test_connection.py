@@ -14,7 +14,7 @@ from tidemill.processors.memory_budget import LargeReplies
 
 
 class Transport:
-    """Takes what is written."""
+    """Collects written bytes."""
 
     is_closed = False
 

@@ -36,7 +36,7 @@ SAID_TWICE = [
     (b"Content-Length: 900\r\nTransfer-Encoding: chunked\r\n", b"2\r\n{}\r\n0\r\n\r\n"),
     (b"Transfer-Encoding: chunked\r\nContent-Length: 900\r\n", b"2\r\n{}\r\n0\r\n\r\n"),
 ]
-"""Heads that say twice where the body ends, and can be read all the same."""
+"""Heads that state the end of the body twice, and are still readable."""
 
 
 REPLIES = [

@@ -127,7 +127,7 @@ async def test_a_bad_line_harms_only_itself(tmp_path: Path) -> None:
     ids=str,
 )  # fmt: skip
 async def test_a_line_that_breaks_its_server_is_found(tmp_path: Path, outcome: Answer | FailureKind) -> None:
-    """Its company fails with it, and ends well; the line itself ends by the evidence of other answers."""
+    """The other lines of its call fail first, but end well; the line fails by the evidence of other answers."""
     world = Joining(tmp_path, limit=4)
     world.inference.answer = _of(5, outcome)
     assert _failed(await world.run(40)) == [5]

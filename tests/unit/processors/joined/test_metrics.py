@@ -18,7 +18,7 @@ INPUTS = 8
 
 @pytest.mark.parametrize("others", [0, 16])
 async def test_headroom_does_not_take_our_inputs_for_requests_of_others(others: int) -> None:
-    """Calls with eight inputs each fill the part of the server that others leave, and no more."""
+    """Calls with eight inputs each fill only the part of the server that others leave."""
     one = server("http://a", ConcurrencyLimit(1_000), headroom=Headroom(chance=lambda: 0.5))
     most = 0
     for now in range(120):

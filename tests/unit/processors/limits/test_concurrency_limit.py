@@ -1,4 +1,4 @@
-"""How many calls a backend takes at one time, against a backend in virtual time."""
+"""The concurrency limit against a backend in virtual time."""
 
 import math
 
@@ -14,13 +14,13 @@ STEADY_REFUSED_MAX = 0.02
 paces = st.sampled_from(
     [(lambda _: 0.1, 40), (lambda rng: 0.05 + rng.expovariate(10), 40), (lambda rng: 2 * rng.expovariate(1), 400)]
 )
-"""How long calls take, and after how many seconds of them one trial more or less is no matter any more."""
+"""Durations of calls, and the seconds after which one trial more or less no longer matters."""
 
 
 @given(st.integers(4, 64), paces, st.integers(0, 1000))
 @settings(max_examples=12, deadline=None)
 def test_the_capacity_is_found_and_kept_to(capacity: int, pace: tuple[object, int], seed: int) -> None:
-    """After twenty seconds nine tenths of it are used, and at most one call in fifty is refused."""
+    """After twenty seconds the calls use nine tenths of it, and at most one call in fifty is refused."""
     latency, seconds = pace
     server = Server(lone(ConcurrencyLimit(128)), capacity=lambda _: capacity, latency_seconds=latency, seed=seed)
     server.run(20)
@@ -31,7 +31,7 @@ def test_the_capacity_is_found_and_kept_to(capacity: int, pace: tuple[object, in
 
 @pytest.mark.parametrize("latency", [0.1, 20.0])
 def test_it_is_found_within_seconds(latency: float) -> None:
-    """Also where calls take far longer than that: what is not refused at once has been taken."""
+    """Also if calls take far longer: a call that is not refused at once counts as accepted."""
     server = Server(lone(ConcurrencyLimit(256)), capacity=lambda _: 1000, latency_seconds=lambda _: latency)
     server.run(6)
     assert server.in_flight == 256
@@ -39,7 +39,7 @@ def test_it_is_found_within_seconds(latency: float) -> None:
 
 @pytest.mark.parametrize(("before", "after"), [(64, 32), (32, 64), (80, 10), (10, 80)])
 def test_it_follows_a_change(before: int, after: int) -> None:
-    """Ten seconds later it is used as if it had always been so."""
+    """Ten seconds later the new capacity is used as if it had always been so."""
     server = Server(lone(ConcurrencyLimit(256)), capacity=lambda now: before if now < 1020 else after)
     server.run(30)
     steady = server.run(20)
@@ -50,7 +50,7 @@ def test_it_follows_a_change(before: int, after: int) -> None:
 @given(st.floats(0, 0.06), st.integers(0, 1000))
 @settings(max_examples=5, deadline=None)
 def test_refusals_at_random_are_no_limit(share: float, seed: int) -> None:
-    """They say nothing of how many calls there may be; nobody waits for the `Retry-After` of one in twenty."""
+    """They say nothing about capacity, and their `Retry-After` delays no other call."""
     server = Server(lone(ConcurrencyLimit(100)), capacity=lambda _: 1000, refused_share=share, seed=seed)
     server.run(5)
     steady = server.run(10)
@@ -75,7 +75,7 @@ def test_a_ceiling_is_a_ceiling() -> None:
 @given(st.floats(0.05, 1.0))
 @settings(max_examples=5, deadline=None)
 def test_a_share_leaves_the_rest(share: float) -> None:
-    """Of what is found we take our part: a backend that takes all of it shows no limit below the ceiling."""
+    """The process takes its share of the limit; a backend that takes every call shows none below the ceiling."""
     limit = ConcurrencyLimit(100, share=share)
     server = Server(lone(limit), capacity=lambda _: 1000)
     server.run(30)
@@ -108,7 +108,7 @@ def test_whatever_happens_it_stays_in_bounds(steps: list[tuple[str, float]]) -> 
 
 
 def test_a_held_limit_does_not_grow() -> None:
-    """The backend said that calls wait there."""
+    """The backend reported waiting calls."""
     limit = ConcurrencyLimit(256)
     limit.hold(True)
     server = Server(lone(limit), capacity=lambda _: 1000)
@@ -123,7 +123,7 @@ def test_a_held_limit_does_not_grow() -> None:
 
 
 def test_a_few_refusals_near_the_limit_are_relieved() -> None:
-    """A server whose count lags refuses some calls below its capacity; with a little less it does not."""
+    """A server with a lagging count refuses some calls below its capacity; with slightly fewer it refuses none."""
     server = Server(lone(ConcurrencyLimit(128)), capacity=lambda _: 64, crowded=(60, 0.2))
     server.run(20)
     steady = server.run(40)
@@ -134,7 +134,7 @@ def test_a_few_refusals_near_the_limit_are_relieved() -> None:
 @pytest.mark.parametrize("capacity", [64, 200])
 @pytest.mark.parametrize("deaf_seconds", [0.0, 0.005])
 def test_few_are_refused_from_the_first_call_on(capacity: int, deaf_seconds: float) -> None:
-    """Also where answers are noticed late, so that more calls seem to be taken than are."""
+    """Also if the process sees answers late, so that the server seems to take more calls than it does."""
     server = Server(lone(ConcurrencyLimit(256)), capacity=lambda _: capacity, deaf_seconds=deaf_seconds)
     whole = server.run(15)
     assert whole.refused_share <= STEADY_REFUSED_MAX / 2
@@ -146,7 +146,7 @@ def test_few_are_refused_from_the_first_call_on(capacity: int, deaf_seconds: flo
 def test_after_a_pause_a_limit_is_reached_again_or_found_to_be_old(
     capacity: int, refused_share: float, pace: tuple[object, int], seed: int
 ) -> None:
-    """Some slices' time later a backend that takes as many has them, of another hardly a slice was refused."""
+    """After some slices, an unchanged backend has as many calls as before; another one refused about one slice."""
     now_has = [1000]
     limit = ConcurrencyLimit(256)
     server = Server(
@@ -169,7 +169,7 @@ def test_after_a_pause_a_limit_is_reached_again_or_found_to_be_old(
 @given(st.integers(0, 1000))
 @settings(max_examples=20, deadline=None)
 def test_refusals_at_random_do_not_look_full_after_a_pause(seed: int) -> None:
-    """They are heard of before any answer is, as those of a full backend are; but each slice has few of them."""
+    """They arrive before any answer, like those of a full backend; but each slice has few of them."""
     limit = ConcurrencyLimit(256)
     server = Server(lone(limit), capacity=lambda _: 1000, crowded=(0, 0.05), seed=seed)
     server.run(20)
@@ -180,7 +180,7 @@ def test_refusals_at_random_do_not_look_full_after_a_pause(seed: int) -> None:
 
 
 def test_a_trial_that_was_left_open_is_over_after_a_pause() -> None:
-    """What it would have let out goes out in slices with the rest."""
+    """Its calls go out in slices with the others."""
     limit, now = ConcurrencyLimit(256), 0.0
     while limit.sure < 128:
         slots: list[Slot] = []
@@ -204,7 +204,7 @@ def test_a_trial_that_was_left_open_is_over_after_a_pause() -> None:
 
 
 def test_without_a_pause_nothing_is_sliced() -> None:
-    """A moment without lines is none: as much as was in flight before goes out at once."""
+    """A moment without lines is no pause: as many calls as before go out at once."""
     server = Server(lone(ConcurrencyLimit(256)), capacity=lambda _: 1000)
     server.run(20)
     server.rest(PROVEN_SECONDS / 2)
@@ -212,7 +212,7 @@ def test_without_a_pause_nothing_is_sliced() -> None:
 
 
 def test_a_backend_that_is_down_after_a_pause_is_left_alone() -> None:
-    """It gets one slice, then what any that is down gets."""
+    """It gets one slice, and then only probes, like any server that is down."""
     now_has = [1000]
     server = Server(lone(ConcurrencyLimit(256)), capacity=lambda _: now_has[-1])
     server.run(20)
@@ -222,7 +222,7 @@ def test_a_backend_that_is_down_after_a_pause_is_left_alone() -> None:
 
 
 def test_a_trial_stops_at_its_first_refusals() -> None:
-    """What a full backend refuses of a large trial is a slice of it; it is known then how many it took."""
+    """Of a large trial a full backend refuses only a slice; then the limit knows how many calls it took."""
     limit = ConcurrencyLimit(256)
     server = Server(lone(limit), capacity=lambda _: 100)
     assert server.run(2).refused <= 40

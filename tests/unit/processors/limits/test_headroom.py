@@ -14,7 +14,7 @@ from tidemill.processors.limits.server_metrics import Buckets, Mean, ServerMetri
 
 
 def test_people_come_first_without_a_number() -> None:
-    """At most 2.5 times the time that they have alone, and no wait; the batch keeps 85 % of its rate."""
+    """People's latency grows 2.5-fold at most, without queueing; the batch keeps 85 % of its rate."""
     first, kept = on(), off()
     assert first.p99 <= 2.5 * alone().p99
     assert first.waited == 0
@@ -56,7 +56,7 @@ def test_other_servers_and_lines_too(changes: dict[str, object]) -> None:
 
 
 def test_where_a_quarter_is_not_enough_a_target_is() -> None:
-    """On a server that works on each sequence for long, beside a short step."""
+    """On a server with short steps that works on each sequence for long."""
     steep = {"step_seconds": 0.003, "sequence_seconds": 0.0004, "people": lambda _: 2.0}
     assert on(seeds=2, **steep).p99 > 2.5 * alone(**steep).p99
     assert on(0.06, seeds=2, **steep).p99 <= 0.065
@@ -91,7 +91,7 @@ def test_a_target_beyond_the_capacity_does_not_fill_the_server() -> None:
 
 @pytest.mark.parametrize("ttft_seconds", [None, 0.06])
 def test_it_follows_within_ten_seconds_as_people_come_and_go(ttft_seconds: float | None) -> None:
-    """The batch leaves them its place, and has it again; those of the first seconds wait hardly longer."""
+    """The batch makes room for them, and gets it back; people of the first seconds hardly wait longer."""
 
     def people(now: float) -> float:
         return 4.0 if now % 200 >= 100 else 0.0
@@ -107,7 +107,7 @@ def test_it_follows_within_ten_seconds_as_people_come_and_go(ttft_seconds: float
 
 
 def test_a_target_does_not_swing() -> None:
-    """Once found, the requests that the server has stay within a sixth."""
+    """Once found, the number of requests at the server varies by at most a sixth."""
     room = headroom(0.06)
     one = world([pool(room)])
     totals = []
@@ -152,7 +152,7 @@ def test_a_server_that_schedules_by_priority() -> None:
 
 
 def test_several_processes_share_the_headroom() -> None:
-    """Together they have what one would have."""
+    """Together they make as many calls as one would."""
     pools = [pool(headroom(seed=number)) for number in range(2)]
     for one in pools:
         one.set_part(0.5, 0.0)
@@ -174,7 +174,7 @@ def test_without_the_histogram_a_quarter_stays_free() -> None:
 
 
 def test_people_who_fill_the_server_leave_nothing() -> None:
-    """No call is made until they are fewer."""
+    """No call goes out until there are fewer of them."""
     one = world([pool(headroom())], people=lambda now: 20.0 if now < 60 else 0.0)
     seen = one.run(60.0)
     assert {calls for at, calls in seen.levels if 40 < at < 60} == {0}
@@ -194,7 +194,7 @@ def test_people_who_fill_the_server_leave_nothing() -> None:
 )
 @pytest.mark.parametrize("cache", [0.0, 0.05, 1.0])
 def test_an_idle_server_gets_calls(before: list[tuple[float, float, float]], cache: float) -> None:
-    """However much of the cache it says is used, and whatever filled it before."""
+    """Whatever cache usage it reports, and whatever filled it before."""
     room, now = Headroom(), 1000.0
     for running, waiting, used in [*before, *[(0, 0, cache)] * 30]:
         now += 1
@@ -203,7 +203,7 @@ def test_an_idle_server_gets_calls(before: list[tuple[float, float, float]], cac
 
 
 def test_one_of_many_processes_gets_calls_of_an_idle_server() -> None:
-    """The total grows until its part of it is a call."""
+    """The total grows until this process's part of it is one call."""
     room, now = Headroom(), 1000.0
     for running in [2, *[0] * 30]:
         now += 1
@@ -225,7 +225,7 @@ def test_without_a_reading_one_call_goes_out() -> None:
     [((3.5, 100), (3.5, 200)), ((0, 100), (5e-324, 200)), ((0, 0), (1e-320, 1e15)), ((0, 0), (1e15, 1e-300))],
 )
 def test_no_time_between_tokens_breaks_the_target(before: tuple[float, float], after: tuple[float, float]) -> None:
-    """A server may count tokens that took no time, or next to none."""
+    """A server may report tokens that took no time, or next to none."""
     room = Headroom(0.06)
     for second, between in enumerate([before, after, (1e15 + 1, 1e15 + 1)]):
         metrics = ServerMetrics(
@@ -247,7 +247,7 @@ READINGS = st.lists(
 def test_no_reading_breaks_it(
     readings: list[tuple[float, float, float, float, float]], ttft_seconds: float | None, part: float
 ) -> None:
-    """Whatever a server reports: the calls are a number, and no fewer than none."""
+    """Whatever a server reports, the number of calls is finite and not negative."""
     room, now = headroom(ttft_seconds), 0.0
     for running, waiting, cache, seconds, ours in readings:
         now += seconds

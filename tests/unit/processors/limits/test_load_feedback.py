@@ -1,4 +1,4 @@
-"""What a backend says of itself holds the limit: a backend in virtual time that lets requests wait."""
+"""A backend's metrics hold the limit: a backend in virtual time that queues requests."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +16,7 @@ def backend() -> Server:
 
 
 def test_a_backend_that_queues_is_filled_and_no_more() -> None:
-    """It refuses nobody, so without its own word the calls would rise to the ceiling."""
+    """It refuses no call, so without its metrics the calls would rise to the ceiling."""
     engine = Engine(backend(), capacity=64, others=lambda _: 0)
     engine.run(5)
     levels = engine.run(60)
@@ -28,7 +28,7 @@ def test_a_backend_that_queues_is_filled_and_no_more() -> None:
 
 
 def test_a_cache_is_not_overrun_by_the_first_trials() -> None:
-    """Long answers hold it for long: what would be too many is told by what those that run hold."""
+    """Long answers hold it for long; the limit estimates how many are too many from the running ones."""
     engine = Engine(backend(), capacity=24, others=lambda _: 0, seconds=10, held=1 / 24)
     levels = engine.run(60)
     assert max(levels) <= 24
@@ -36,7 +36,7 @@ def test_a_cache_is_not_overrun_by_the_first_trials() -> None:
 
 
 def test_room_is_what_the_cache_has_left() -> None:
-    """Of calls like those that run; what the server has not seen yet is counted with them."""
+    """Measured in calls like the running ones; calls that the server has not seen yet count as such."""
     half = ServerMetrics(running=16, waiting=0, cache=0.5)
     assert LoadFeedback().judge(half, 16, 32) == Demand(is_full=False, room=14)
     assert LoadFeedback().judge(half, 28, 32) == Demand(is_full=False, room=2)
@@ -45,7 +45,7 @@ def test_room_is_what_the_cache_has_left() -> None:
 
 
 def test_a_cache_in_use_says_nothing_while_no_request_runs() -> None:
-    """What it holds is of none of them."""
+    """Its content belongs to no running request."""
     idle = ServerMetrics(running=0, waiting=0, cache=0.05)
     assert LoadFeedback().judge(idle, in_flight=0, allowed=8) == Demand(is_full=False)
 
@@ -57,7 +57,7 @@ def test_others_who_wait_do_not_starve_us() -> None:
 
 
 def test_a_full_cache_takes_calls_off() -> None:
-    """Though nothing waits; what only nearly fills it holds them."""
+    """Even if no request waits; a nearly full one holds the limit."""
     pressure = LoadFeedback()
     nearly, full = (ServerMetrics(running=64, waiting=0, cache=part) for part in (0.96, 1.0))
     assert {pressure.judge(nearly, 64, 64) for _ in range(10)} == {Demand(is_full=True)}
@@ -67,7 +67,7 @@ def test_a_full_cache_takes_calls_off() -> None:
 
 
 def test_a_cache_of_which_next_to_nothing_is_used_bounds_nothing() -> None:
-    """Whatever number a server says."""
+    """Whatever number a server reports."""
     assert LoadFeedback().judge(ServerMetrics(running=10, waiting=0, cache=1e-308), 10, 64).room is None
 
 
@@ -75,7 +75,7 @@ def test_a_cache_of_which_next_to_nothing_is_used_bounds_nothing() -> None:
     st.lists(st.tuples(st.integers(0, 50), st.floats(0, 1), st.integers(0, 99), st.integers(1, 99)), max_size=30)
 )
 def test_no_more_is_asked_than_waits(readings: list[tuple[int, float, int, int]]) -> None:
-    """And nothing while the last cut has not shown yet."""
+    """And none until the last cut takes effect."""
     pressure = LoadFeedback()
     for waiting, cache, in_flight, allowed in readings:
         demand = pressure.judge(ServerMetrics(running=10, waiting=waiting, cache=cache), in_flight, allowed)

@@ -1,4 +1,4 @@
-"""What is read from a page of metrics."""
+"""Parsing of a metrics page."""
 
 import math
 
@@ -64,7 +64,7 @@ def test_the_pages_of_servers() -> None:
     [b"", b"{}", b"<html>", b"te_queue_size 3\n", b"vllm:num_requests_running 3\n", VLLM.replace(b"3.0", b"NaN")],
 )
 def test_a_page_without_them_says_nothing(page: bytes) -> None:
-    """Half of it is nothing, and so is what is no number."""
+    """Half of the metrics count as none, and so does a value that is not a number."""
     assert read(page) is None
 
 

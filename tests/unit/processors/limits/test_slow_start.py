@@ -1,4 +1,4 @@
-"""How far a limit that was not used lately is open."""
+"""Slow start: how far a limit opens that was not used lately."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +15,7 @@ from tidemill.processors.limits.slow_start import (
 
 
 def poured(sluice: SlowStart, calls: int, now: float, in_flight: int = 0) -> list[int]:
-    """Send what may be sent at a time, and give the slices of it."""
+    """Send as many calls as allowed at a time; returns the slices."""
     slices = []
     sluice.tick(in_flight, calls, now)
     while in_flight < min(calls, sluice.level):
@@ -27,7 +27,7 @@ def poured(sluice: SlowStart, calls: int, now: float, in_flight: int = 0) -> lis
 
 @given(st.integers(1, 10_000))
 def test_it_is_open_after_its_slices(calls: int) -> None:
-    """Each is an eighth of what is not proven, and nothing more comes before its time."""
+    """Each slice is an eighth of the unproven part, and none comes early."""
     sluice = SlowStart()
     most = max(SLICE_CALLS_MIN, -(-(calls - START_CALLS) // SLICES))
     in_flight, now = 0, 0.0
@@ -42,7 +42,7 @@ def test_it_is_open_after_its_slices(calls: int) -> None:
 
 @given(st.integers(1, 500), st.floats(0, 10 * PROVEN_SECONDS))
 def test_what_was_in_flight_lately_goes_out_at_once(calls: int, pause: float) -> None:
-    """Within a period; after two it is a matter of slices again, whatever the limit was."""
+    """Within one period; after two, calls go out in slices again, whatever the limit was."""
     sluice = SlowStart()
     in_flight = 0
     for number in range(SLICES):
@@ -104,7 +104,7 @@ def test_a_few_refused_of_many_are_chance() -> None:
 
 
 def test_a_few_calls_at_a_time_open_nothing() -> None:
-    """However long they go on: what was not in flight is not proven."""
+    """However long they go on: a level counts as proven only if it was in flight."""
     sluice = SlowStart()
     for tick in range(1000):
         now = tick * SLICE_SECONDS
@@ -114,7 +114,7 @@ def test_a_few_calls_at_a_time_open_nothing() -> None:
 
 
 def test_refusals_of_an_older_opening_say_nothing() -> None:
-    """Calls that took long to be refused."""
+    """Calls whose refusal took long."""
     sluice = SlowStart()
     old = poured(sluice, 256, 0.0)
     poured(sluice, 256, 10 * PROVEN_SECONDS)

@@ -20,7 +20,7 @@ def put(
 
 
 def test_lines_gather_for_a_moment() -> None:
-    """The first of them waits too: others of its batch are about to follow."""
+    """Even the first line waits: others of its batch are about to follow."""
     packer: ResultBatcher[int] = ResultBatcher(linger_seconds=1)
     assert put(packer, 0, 100.0, more=True) == []
     assert put(packer, 1, 100.9, more=True) == []
@@ -55,7 +55,7 @@ def test_lines_gather_while_a_record_is_in_flight() -> None:
 
 
 def test_a_record_in_flight_lets_more_lines_gather_than_go_without_one() -> None:
-    """They go as soon as it has arrived, if they are so many; else with the linger time."""
+    """If enough gather, they go as soon as the record has arrived; otherwise after the linger time."""
     packer: ResultBatcher[int] = ResultBatcher(linger_seconds=1, lines_max=2)
     put(packer, 0, 100.0, more=True)
     assert len(put(packer, 1, 100.0, more=True)) == 1

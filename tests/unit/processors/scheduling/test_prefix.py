@@ -1,4 +1,4 @@
-"""How a line's prompt begins."""
+"""The prefix key of a line's prompt."""
 
 import json
 

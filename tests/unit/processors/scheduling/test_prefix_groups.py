@@ -1,4 +1,4 @@
-"""Lines that begin alike go one after the other."""
+"""Lines with a common prefix go one after the other."""
 
 import random
 from collections import Counter, OrderedDict
@@ -20,12 +20,12 @@ from tidemill.processors.scheduling.prefix_groups import (
 from tidemill.processors.scheduling.scheduler import Scheduler
 
 Item = tuple[int, int | None]
-"""Number, and how it begins."""
+"""Number and prefix."""
 
 
 @dataclass(eq=False)
 class Place:
-    """A backend that keeps so many beginnings of prompts, each from the end of its prefill on."""
+    """A backend that caches a number of prefixes, each from the end of its prefill."""
 
     name: str = "a"
     in_flight: int = 0
@@ -34,14 +34,14 @@ class Place:
     hits: int = 0
 
     def begin(self, key: int | None) -> None:
-        """A call begins: does it know the beginning?"""
+        """Begin a call; returns whether its prefix is cached."""
         self.in_flight += 1
         if key in self.cached:
             self.hits += 1
             self.cached.move_to_end(key)
 
     def keep(self, key: int | None) -> None:
-        """The prefill of a call has ended."""
+        """Cache a prefix at the end of its prefill."""
         self.cached[key] = None
         self.cached.move_to_end(key)
         if len(self.cached) > self.cached_max:
@@ -109,14 +109,14 @@ def test_a_cache_of_twenty_serves_two_hundred_prompts(places: int, hits: float) 
 
 
 def test_one_primer_fills_the_cache_for_its_group() -> None:
-    """The others wait for it; where they do not, all that go out with it work it out as well."""
+    """The others wait for it; otherwise each call that goes out with it would prefill the prefix, too."""
     backend = Place()
     run([(number, 7) for number in range(1000)], [backend])
     assert backend.hits == 999
 
 
 def test_a_backend_that_is_down_gets_no_group() -> None:
-    """The groups of a batch are shared out among the others."""
+    """The other backends share its groups."""
     backends = [Place(f"http://{number}/v1") for number in range(3)]
     items = mixed(10_000, 200)
     taken, _ = run(items, backends, down=1)
@@ -125,7 +125,7 @@ def test_a_backend_that_is_down_gets_no_group() -> None:
 
 
 def test_a_group_goes_after_its_primer() -> None:
-    """Meanwhile the lines of another one fill the seats; one that stands alone needs no primer."""
+    """Meanwhile lines of another group fill the seats; a line in no group needs no primer."""
     backend = Place()
     waiting = order([(0, 1), (1, 2), (2, 1), (3, 1), (4, 3), (5, 2)], prefixes(backend))
     first = [waiting.take(backend) for _ in range(3)]
@@ -138,7 +138,7 @@ def test_a_group_goes_after_its_primer() -> None:
     assert [waiting.take(backend) for _ in range(3)] == [(2, 1), (3, 1), None]
     assert waiting.primed((1, 2))
     assert waiting.take(backend) == (5, 2)
-    # What was called lately needs none.
+    # A group called lately needs no primer.
     waiting.add([(6, 1), (7, 1)], project="p", batch_id="b", deadline=0)
     assert [waiting.take(backend) for _ in range(3)] == [(6, 1), (7, 1), None]
 
@@ -179,7 +179,7 @@ def test_fewer_lines_than_the_span_overtake_a_line(keys: list[int | None], in_fl
 
 
 def test_an_endless_group_lets_others_pass() -> None:
-    """What comes later than a span after its first line is another group, in its own place."""
+    """Lines more than a span behind the first one form another group, with its own place in the order."""
     backend = Place()
     groups: PrefixGroups[Item] = PrefixGroups(prefixes(backend), span_lines=16)
     groups.add([(number, 3) for number in range(AHEAD_LINES_MIN)])
@@ -194,7 +194,7 @@ def test_an_endless_group_lets_others_pass() -> None:
 
 
 def test_a_group_waits_for_its_backend_within_a_span() -> None:
-    """Not for ever, where the one that should have it takes nothing."""
+    """Not forever, if that backend takes no calls."""
     one, other = Place("http://0/v1"), Place("http://1/v1")
     shared = prefixes(one, other)
     ours = [key for key in range(1, 2000) if shared.owner(key) is one]
@@ -223,7 +223,7 @@ def test_a_group_waits_for_its_backend_within_a_span() -> None:
     st.integers(0, 3),
 )
 def test_no_sequence_of_calls_loses_a_line(steps: list[tuple[str, int]], backends: int) -> None:
-    """Lines and backends come and go, batches are dropped and come again; what goes in comes out once."""
+    """Lines, backends and batches are added, dropped and added again; each line comes out once."""
     known = [Place(f"http://{number}/v1") for number in range(3)]
     places = known[:backends]
     shared = prefixes(*places)
@@ -270,7 +270,7 @@ def taken(waiting: Scheduler[Item], place: Place) -> Item | None:
 
 
 def test_a_group_stays_with_its_backend() -> None:
-    """All processes think alike of whose it is, and a backend is given those of its own while there are any."""
+    """All processes assign a group to the same backend, and a backend gets its own groups first."""
     places = [Place(f"http://{number}/v1") for number in range(3)]
     shared = prefixes(*places)
     assert {shared.owner(key).name for key in range(100)} == {place.name for place in places}

@@ -44,7 +44,7 @@ def test_every_line_is_taken_once_and_in_order(
     st.lists(st.tuples(st.sampled_from(["add", "take", "drop", "back", "clear"]), st.integers(0, 5)), max_size=80)
 )
 def test_no_sequence_of_calls_loses_count(steps: list[tuple[str, int]]) -> None:
-    """Lines come and go, batches are dropped and come again; what goes in comes out once."""
+    """Lines and batches are added, dropped and added again; each line comes out once."""
     order: Scheduler[int] = Scheduler()
     waiting: set[int] = set()
     taken: list[int] = []
@@ -150,7 +150,7 @@ def test_the_urgent_batch_has_half_the_calls(others: int, turn_lines: int) -> No
 
 @given(st.integers(0, 2**32))
 def test_a_line_taken_at_random_may_be_any(seed: int) -> None:
-    """A hundred bad lines before a hundred good ones hide none of these; each line is taken once all the same."""
+    """A hundred bad lines before a hundred good ones hide none of these; each line is still taken once."""
     random = Random(seed)
     order: Scheduler[int] = Scheduler()
     order.add(range(200), project="p", batch_id="b", deadline=0)

@@ -1,4 +1,4 @@
-"""What the processors say of lines that wait, on simulated time: each reason, when it begins and when it ends."""
+"""Reports of processors on lines that wait, on simulated time: each reason, its begin and its end."""
 
 import asyncio
 from typing import Any
@@ -189,7 +189,7 @@ def test_a_check_reads_each_batch_once() -> None:
 
 
 def test_results_that_the_log_does_not_accept_are_reported() -> None:
-    """The calls were made; what waits is their results."""
+    """The calls are done, and their results wait."""
 
     async def run(loop: SimulatedLoop) -> None:
         world = World(loop)
@@ -249,7 +249,7 @@ def test_the_number_of_reports_is_bounded() -> None:
 
 
 def test_reports_of_an_encrypted_batch_quote_no_server() -> None:
-    """They may quote the line, and the log has this remark in clear."""
+    """A server's text may quote the line, and the log has the report in clear."""
 
     async def run(loop: SimulatedLoop) -> None:
         world = World(loop)

@@ -1,4 +1,4 @@
-"""Batches with missing or damaged parts end all the same, or show why they cannot."""
+"""Batches with missing or damaged parts still end, or show why they cannot."""
 
 import asyncio
 import importlib.util

@@ -1,4 +1,4 @@
-"""What waits for each model, as a scrape of results shows it."""
+"""The backlog of each model, as a scrape of results shows it."""
 
 import asyncio
 

@@ -35,7 +35,7 @@ def test_a_constant_rate_is_found(rate, total, share, step):
 
 
 def rest(rate_at, at, left):
-    """When `left` more lines are done, if from `at` on so many a second are done at each time."""
+    """The time at which `left` more lines are done, from `at` on, at these rates."""
     while left > 0:
         left -= rate_at(at) / 100
         at += 0.01

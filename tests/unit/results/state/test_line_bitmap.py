@@ -1,4 +1,4 @@
-"""The line bitmap has every marked line, whatever the order and however often."""
+"""The line bitmap has every marked line, in any order and with repetitions."""
 
 from collections import Counter
 

@@ -179,7 +179,7 @@ def test_a_batch_with_any_number_of_parts_is_kept_in_records_that_fit(rows):
         tables.put_state(state(0, parts=parts(count)))
         assert Tables(*rows).state(state(0).id).parts == parts(count)
         assert [found.parts for found in Tables(*rows).open()] == [parts(count)]
-    # A take-over writes again all that it builds on.
+    # A take-over rewrites all rows that it relies on.
     Tables(*rows).put_state(state(0, parts=parts(most)))
     assert max(len(value) for _, value in rows[0].scan(b"")) < RECORD_BYTES_MAX
     assert Tables(*rows).state(state(0).id).parts == parts(most)
@@ -233,7 +233,7 @@ async def content():
 
 
 def expiry_of(tables, store, retention_seconds, now):
-    """What forgets, with nothing that was deleted."""
+    """State expiry, without any deletions."""
     publisher = Publisher(SimulatedLog(Fuse()), lambda: 0, output_life_seconds=3600)
     return StateExpiry(
         tables, GarbageCollection(store, surely), publisher, retention_seconds=retention_seconds, now=now

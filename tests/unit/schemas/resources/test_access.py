@@ -16,7 +16,7 @@ def key(**fields):
 
 
 def test_a_secret_has_a_form_and_a_check():
-    """Two are never alike; one that is cut or changed is none."""
+    """No two are alike; a cut or changed one is invalid."""
     secret = access.new_secret()
     assert access.is_secret(secret)
     assert len(secret) == 3 + 43 + 6
