@@ -109,13 +109,13 @@ class AwakeModel:
         return not self.dispatcher.pending and not self.dispatcher.busy and not self.held_records
 
     def follows(self, configured: Configured) -> bool:
-        """Whether it makes its calls as these settings want them; its pool follows other changes."""
+        """Whether its calls agree with these settings; its pool follows changes of the rest."""
         if configured is not self._configured and configured.is_called_as(self._configured):
             self._configured = configured
         return configured is self._configured
 
     async def take(self, window: PartitionWindow, event: Any) -> None:
-        """Take a record of one of its partitions; never waits, since others of all models come after it."""
+        """Take a record of one of its partitions; never waits, since records of all models are behind it."""
         message, shared = event.message, self._shared
         self.busy_at = asyncio.get_running_loop().time()
         opened = await seals.open_record(

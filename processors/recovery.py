@@ -34,7 +34,7 @@ class Recovery:
             kafka: Brokers and credentials.
             assignment: The partitions of this process.
             mark: Notes that a line, by batch id and index, is completed.
-            closed: The batches whose lines need no note.
+            closed: The batches whose lines need not be marked.
         """
         self._kafka = kafka
         self._assignment = assignment
@@ -54,12 +54,12 @@ class Recovery:
             self._task.cancel()
 
     def wake(self) -> None:
-        """A record waits for what earlier owners have completed."""
+        """Note that a record waits for the outcomes of earlier owners."""
         self._wanted.set()
 
     async def _run(self) -> None:
         """Read outcomes whenever a record needs them."""
-        # A library may swallow the cancellation of an earlier assignment's task.
+        # A library may have swallowed the cancellation of an earlier assignment's task.
         while self._task is asyncio.current_task():
             if not self._assignment.release():
                 await self._wanted.wait()

@@ -1,4 +1,4 @@
-"""Makes a server of `servers.py` what its settings say."""
+"""Creates the servers of `servers.py`, and applies their settings."""
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -65,15 +65,15 @@ class Target(NamedTuple):
 
 
 def made(name: str, target: Target, calls_max: int) -> Server:
-    """A server that has not been called; `configure` does the rest."""
+    """A new server; `configure` applies its settings."""
     return Server(name, target.base, ConcurrencyLimit(calls_max), calls_max=calls_max)
 
 
 def configure(server: Server, target: Target, before: Settings | None, clock: Clock, now: float) -> None:
-    """Make a server what its settings say; what its limit, breaker and bucket have learnt stays.
+    """Apply settings to a server; its limit, breaker and bucket keep what they have learnt.
 
     Args:
-        server: With the `calls_max` that it has now.
+        server: The server, already resized to these settings.
         target: Its settings.
         before: The settings that it had; None for a new server.
         clock: Unix time, for the schedule.
@@ -155,7 +155,7 @@ def trusts(serving: Serving) -> dict[Origin, Trust]:
 
 
 def schedule(ranges: Sequence[Hours]) -> Callable[[float], int | None]:
-    """A function of Unix time that gives the calls in flight which a schedule allows; None outside all ranges.
+    """A function from Unix time to the calls that a schedule allows in flight; None outside all ranges.
 
     Where ranges overlap, the smallest number counts. A range may go over midnight. Hours are in UTC.
     """

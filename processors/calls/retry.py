@@ -92,7 +92,7 @@ def decide(
         history: The line's earlier failed calls.
         attempt: Calls made for the line, including this one.
         deadline: No call begins later, by the event loop's clock.
-        chance: A random number, 0 <= chance < 1: full jitter spreads lines that failed together.
+        chance: A random number, 0 <= chance < 1, for full jitter, which spreads lines that failed together.
         policy: The bounds.
     """
     fault = blamed(failure, evidence)
@@ -131,9 +131,9 @@ def _has_failed(history: History, now: float, policy: Policy) -> bool:
 
 
 def _adjusted(wait: float, failure: CallFailure, evidence: Evidence, history: History, policy: Policy) -> float:
-    """At least the wait that the server asks for, and before the last call the spread of all calls."""
+    """Raise the wait to what the server asks for, and before the last call to the rest of the spread."""
     if failure.is_full and not evidence.refuses_repeatedly:
-        # The server refused one call among many; another line instead would be the same load.
+        # The server refused one call among many; calling another line instead would cause the same load.
         wait *= ACCIDENT_PART
     else:
         wait = max(wait, failure.retry_after or 0.0)

@@ -1,4 +1,4 @@
-"""Decompresses gzip and deflate bodies, in bounded steps, of servers that compress without being asked to."""
+"""Decompresses gzip and deflate bodies in bounded steps, for servers that compress without being asked."""
 
 import zlib
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
-"""The number of inputs of a call, as far as the servers of a model take it.
+"""Finds how many inputs of a call the servers of a model accept.
 
 A server may take fewer inputs than the settings say, or none as an array, and in a batch with many bad lines most
-calls are refused. Then smaller calls cost less: the bound is halved when several calls of its size are refused and
-none is answered, and doubled again after many answers.
+calls are refused. Then smaller calls cost less. So the bound is halved when several calls of its size are refused
+and none is answered, and doubled again after many answers.
 """
 
 from typing import Final

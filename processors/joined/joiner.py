@@ -24,7 +24,7 @@ from tidemill.processors.lines import Line
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint
 
 SPAN_PART: Final = 4
-"""A line looks for others among `SPAN_PART` times as many as may go with it: parameters may take turns."""
+"""A line looks for others among `SPAN_PART` times as many as may go with it: lines may alternate in parameters."""
 BYTES_MAX: Final = 256 << 10
 """Bytes of the inputs of a call: some 65,000 tokens. OpenAI takes 300,000."""
 
@@ -129,7 +129,7 @@ def joiner(name: str, model: Model) -> Joiner | None:
 
 
 def _may_lead(line: Line, permit: Permit) -> bool:
-    """Whether nothing speaks against the line or its server; else the call has only this line, to prove which."""
+    """Whether neither the line nor its server is suspect; else it is called alone, to show which is at fault."""
     if any(permit.probes) or permit.backend.failed_part > FAILED_PART_MAX:
         return False
     return line.history is None or line.history.is_clear
