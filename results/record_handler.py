@@ -114,11 +114,11 @@ class RecordHandler:
         if failed is not None:
             await self._show(record, failed)
             record.ack()
-        # The record lives until it is acknowledged; its value can go now.
+        # The record stays in memory until it is acknowledged; its value is not needed any more.
         record.value = None
 
     async def _show(self, record: Record, failed: FailedRecord) -> None:
-        """Show the burial on the batch that the record names; if that fails too, only the dead letter remains."""
+        """Show the dead letter on the batch that the record names; if that fails, too, only the letter remains."""
         identified = dead_letters.identify_batch(record.topic, record.headers, record.value)
         if identified is None or not self._belongs(record, identified.batch_id):
             return

@@ -44,7 +44,7 @@ class CopiedLines:
         """Copies by the number of their model and whether they failed."""
 
     async def filled(self, run: LineBitmap) -> Filled:
-        """The copies of the lines in the parts; `run` has these lines, and then the copies as well.
+        """Yield the copies of the lines in the parts; `run` has these lines, and gets the copies, too.
 
         Raises:
             OSError: The store failed.
@@ -75,7 +75,7 @@ class CopiedLines:
                     if copy.original == index and run.mark(copy.index, failed=failed):
                         yield self._copy(copy, original, sums, place, failed=failed)
                     copy = await anext(listed, None)
-            while copy is not None:  # up to the end, which shows whether the list is whole
+            while copy is not None:  # read to the end, where a truncated list shows
                 copy = await anext(listed, None)
 
     def _copy(
