@@ -14,7 +14,7 @@ _bound: Final[ContextVar[Mapping[str, str]]] = ContextVar("tidemill_ids", defaul
 
 @contextmanager
 def bound(**given: str) -> Iterator[None]:
-    """Add these ids to the log lines of the block, and of the tasks that it starts; empty ones do not count."""
+    """Add these ids to the log lines of the block and of the tasks that it starts; empty ids are ignored."""
     token = _bound.set({**_bound.get(), **{name: value for name, value in given.items() if value}})
     try:
         yield
