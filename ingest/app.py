@@ -1,4 +1,4 @@
-"""The Faust app of `commands`; the app of direct producers (`streams/app.py`) runs beside it."""
+"""The Faust app of `commands`; the app of direct producers (`streams/app.py`) runs alongside."""
 
 import asyncio
 import functools

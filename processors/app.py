@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 
 class Processors:
-    """The models of a process, and what they share."""
+    """The models of a process, and the services that they share."""
 
     def __init__(self, settings: Settings, kafka: Kafka, catalog: Catalog) -> None:
         """Connect nothing before `start()`."""

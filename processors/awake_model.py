@@ -46,7 +46,7 @@ from tidemill.sealing.vault import Vault
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """What the models of a process share."""
+    """The services that the models of a process share."""
 
     kafka: Kafka
     log: Log
@@ -69,7 +69,7 @@ _IN_PLACE: Final = {
 
 
 class Configured(NamedTuple):
-    """A model, as the settings have it."""
+    """A model, by its settings."""
 
     settings: Model
     pool: BackendPool
@@ -91,7 +91,7 @@ class AwakeModel:
         self.busy_at = asyncio.get_running_loop().time()
         """When it last had anything to do, by the event loop's clock."""
         self.partitions: set[Any] = set()
-        """Those that it reads."""
+        """The partitions that it reads."""
         self._configured = configured
         self._shared = shared
         self.held_records = LockedRecords(

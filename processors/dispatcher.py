@@ -13,8 +13,8 @@ The dispatcher carries out decisions that others make: `scheduling/scheduler.py`
 `backends/pool.py` its server, `calls/retry.py` what follows a failed call.
 
 Before its partitions move to another process, the dispatcher starts no more calls, waits for those in flight and
-for their results to arrive, and forgets all other lines: their records come again. Calls that outlast this wait go
-on; if their lines come back to this process, they are still pending.
+for their results to arrive, and forgets all other lines: Kafka redelivers their records. Calls that outlast this
+wait go on; if their lines come back to this process, they are still pending.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """What the dispatchers of all models of a process use."""
+    """The services that the dispatchers of all models of a process use."""
 
     budget: LineBudget
     """The memory for large lines."""
@@ -222,11 +222,11 @@ class Dispatcher:
         return True
 
     def leave(self) -> None:
-        """Start no more calls until `resume`; lines that fail now come again with their records."""
+        """Start no more calls until `resume`; Kafka redelivers lines that fail from now on."""
         self._state = _State.LEAVING
 
     def forget_waiting(self) -> None:
-        """Forget the lines that wait for a call: the partitions are gone, and the records come again."""
+        """Forget the lines that wait for a call: the partitions are revoked, and Kafka redelivers the records."""
         for line in self._waiting.clear():
             self._forget(line)
 
@@ -346,7 +346,7 @@ class Dispatcher:
         if line.head.batch_id in self._services.closed:
             self._finish(line)
         elif self._state is _State.LEAVING:
-            # It comes again with its record.
+            # Kafka redelivers it with its record.
             self._forget(line)
         else:
             self._waiting.hold(line, at)

@@ -153,7 +153,7 @@ class CallFailure(msgspec.Struct, frozen=True):
 
 
 class Evidence(NamedTuple):
-    """What other calls show about a server when a call fails."""
+    """The evidence of other calls about a server when a call fails."""
 
     others_answered: bool = False
     """Whether it answered another call of the endpoint that began after `CallFailure.since`."""

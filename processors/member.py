@@ -29,7 +29,7 @@ class Member:
         Args:
             app: Subscribes to `tidemill.processors` alone.
             models: All models.
-            shared: What the models share.
+            shared: The services that the models share.
             partitions: Number of partitions of `tidemill.processors`.
         """
         self._app = app

@@ -35,7 +35,7 @@ HURRY_SECONDS: Final = 0.25
 SLEEP_SECONDS: Final = 60.0
 """A model without work for this long goes to sleep. By then its bucket of tokens is full."""
 AWAKE_MAX: Final = 16
-"""Up to so many models never sleep."""
+"""Up to this many models never sleep."""
 
 _log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ class Models:
         """Take a record."""
         message = event.message
         window, model = self._shared.assignment.window(message.tp), self._readers.get(message.topic)
-        # If there is no window, the partition was revoked, and the record comes again.
+        # If there is no window, the partition was revoked, and Kafka redelivers the record.
         is_current = message.generation_id == self._app.consumer_generation_id
         if is_current and window is not None and model is not None:
             await model.take(window, event)
@@ -260,7 +260,7 @@ class Models:
                 await self._remove(name).close()
 
     async def _retire(self) -> None:
-        """Stop the work of models whose calls have changed; their records come again."""
+        """Stop the work of models whose calls have changed; their records are read again."""
         for name, model in list(self.awake.items()):
             if model.follows(self._configured[name]):
                 continue

@@ -1,7 +1,7 @@
 """Reads back, after an assignment, which lines of its partitions earlier owners have completed.
 
 These are the steps 5 and 6 of docs/reference/protocol.md; `partitions/assignment.py` decides what must be read.
-One recovery serves all models of a process: the outcomes of a batch are in one partition, whichever its model.
+One recovery serves all models of a process: the outcomes of a batch are in one partition, whatever its model.
 """
 
 import asyncio

@@ -44,8 +44,8 @@ BUFFER_EVENTS_MAX: Final = 8
 COMPACTIONS_MAX: Final = 4
 """Batches of one process that are compacted at once."""
 TABLE_CACHE_BYTES: Final = 4 << 20
-"""Of each partition of a table. States are written anew for each part and each publication: this bounds how many
-copies of them are in memory."""
+"""Cache of each partition of a table. States are rewritten for each part and each publication: this bounds how
+many copies of them are in memory."""
 CLOCK_SECONDS_MAX: Final = 3600.0
 """The largest difference between the clocks of the processes that write to the log."""
 WRITER_BYTES: Final = 4

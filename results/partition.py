@@ -243,7 +243,7 @@ class Partition:
         await self.batches.advance(active, active.state)
 
     def abandon(self) -> None:
-        """Stop; records that are not acknowledged come again to the next owner."""
+        """Stop; the next owner gets unacknowledged records again."""
         self._background.cancel()
         self.active_batches.clear()
         self.batches.timers.clear()

@@ -53,7 +53,7 @@ class Outcomes(Protocol):
     """Reads results from the log again."""
 
     def outcomes(self, partition: int, since: float) -> AsyncGenerator[tuple[Headers, bytes], None]:
-        """Headers and value of the records of a partition of `outcomes`, up to its present end.
+        """Headers and value of the records of a partition of `outcomes`, up to its current end.
 
         Records older than `since`, Unix seconds, may be left out.
 

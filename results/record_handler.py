@@ -1,7 +1,7 @@
 """Decodes the records of one partition of `commands` and `outcomes`, and applies each to its batch.
 
-A record that fails twice becomes a dead letter. Records whose lines cannot be read at the moment are held
-beside the others (`kafka/partitions/held_records.py`). A timer only sends a `Tick` into the partition, so all
+A record that fails twice becomes a dead letter. Records whose lines cannot be read at the moment are held apart
+from the others (`kafka/partitions/held_records.py`). A timer only sends a `Tick` into the partition, so all
 records that the log had when it was due are applied first.
 """
 
@@ -80,7 +80,7 @@ class RecordHandler:
             self._send_tick()
 
     async def leave(self) -> None:
-        """See `owner.Partition`: records without a part stay unacknowledged and come again."""
+        """See `owner.Partition`: records without a part stay unacknowledged, and Kafka redelivers them."""
 
     def abandon(self) -> None:
         """See `owner.Partition`."""

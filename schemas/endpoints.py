@@ -71,7 +71,7 @@ class Endpoint:
     smallest: dict[str, object]
     """The cheapest request, without its model."""
     context: tuple[str, ...] = ()
-    """Optional fields that the model reads beside the prompt."""
+    """Optional fields that the model reads in addition to the prompt."""
     usage: tuple[str, ...] = ("usage",)
     """Where a reply may have its token counts, the best place first; a dot leads into an object."""
     generates: bool = True
@@ -84,7 +84,7 @@ class Endpoint:
     """The optional field with the number of answers to each item of the prompt; empty if that is always one. Set
     if one request may have the prompts of several lines, since each item of `reply_list` has an `index`."""
     unit: Literal["tokens", "images", "audio_seconds"] = "tokens"
-    """The unit that a reply costs beside its tokens, or instead of them."""
+    """The unit that a reply costs in addition to its tokens, or instead of them."""
     is_anthropics: bool = False
     """Whether the rules are Anthropic's: an invalid line of a file fails alone and not with its batch, and the
     input tokens of a reply leave out those that a cache read or wrote."""

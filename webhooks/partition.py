@@ -76,7 +76,7 @@ class Secrets(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What the partitions of a process share."""
+    """The connections, tables and clocks that the partitions of a process share."""
 
     sender: Sender
     caller: Caller

@@ -102,7 +102,7 @@ class Router:
                 await asyncio.sleep(pause)
 
     async def _round(self, reader: Reader) -> None:
-        """Read up to the present end."""
+        """Read up to the current end."""
         _, end = (await reader.ends(topics.BATCHES.name, [0]))[0]
         if self._next > end:
             _log.warning("%s was created anew; reading it from the beginning", topics.BATCHES.name)

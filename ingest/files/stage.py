@@ -7,8 +7,8 @@ A JSON Schema of the answers is stored first, and an input in a bucket is copied
 2. Send `Accepted`, and wait until the log has it, before any line is published.
 3. Read the file again and publish its lines, but for copies, until the log has them all.
 
-After a crash the command comes again, and all steps are repeated from the first. Readers recognise copies by the
-batch and the line's index (docs/reference/protocol.md, steps 1 to 4).
+After a crash Kafka redelivers the command, and all steps are repeated from the first. Readers recognise copies by
+the batch and the line's index (docs/reference/protocol.md, steps 1 to 4).
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Decides on records of one partition of the intake: the project, the batch, and the places of the lines in it.
 
-The owner writes a decision to the journal of its stream before it publishes anything. A record that comes again
+The owner writes a decision to the journal of its stream before it publishes anything. A record that is redelivered
 after a crash gets the decision in the journal.
 """
 
@@ -96,7 +96,7 @@ class Decisions:
         self._seen = -1
         """The highest offset of a record that this process has decided on."""
         self._journal: dict[int, tuple[Stream, int, int]] = {}
-        """Decisions of former owners by offset, until the record comes again: stream, first place, lines."""
+        """Decisions of former owners by offset, until the record is redelivered: stream, first place, lines."""
         self._dead: list[tuple[Record, IntakeError]] = []
         """Rejected records, and why."""
         self._new: Stream | None = None
@@ -158,7 +158,7 @@ class Decisions:
                     stream, label = found
                     stream.last_record_at = self._monotonic()
                     fault = self._fault(record, stream, lines)
-                    # The api has accepted its records, so that their lines become error lines.
+                    # The api has already accepted its own records, so their lines become error lines.
                     is_taken = fault is None or stream.state.is_of_api
                     taken = lines if is_taken else []
                     first = stream.note(record.offset, len(taken), label.seq if is_taken else None)

@@ -9,9 +9,9 @@ The order of the steps decides what a crash can cause:
 5. it keeps the stream's state, which names the part, and the changelog has it;
 6. it acknowledges the records.
 
-After a crash the records come again, and the journal has the decisions on them: the lines have the same places, so
-readers recognise copies. The parts of a sealed stream are joined to the batch's input (`assembly.py`); only then
-is the batch published as complete, so no batch ends without an input.
+After a crash Kafka redelivers the records, and the journal has the decisions on them: the lines have the same
+places, so readers recognise copies. The parts of a sealed stream are joined to the batch's input (`assembly.py`);
+only then is the batch published as complete, so no batch ends without an input.
 """
 
 import functools
@@ -149,13 +149,13 @@ class Partition:
         await self._held.publish()
 
     async def leave(self) -> None:
-        """Write the waiting lines, so that their records do not come again to the next owner."""
+        """Write the waiting lines, so that the next owner does not get their records again."""
         for stream in self._decisions.streams.values():
             if stream.waiting_since is not None and not stream.awaited and stream not in self._held:
                 await self._held.do(stream, functools.partial(self._flush, stream))
 
     def abandon(self) -> None:
-        """Stop; records that are not acknowledged come again to the next owner."""
+        """Stop; the next owner gets unacknowledged records again."""
         self._assembly.abandon()
         self._resources.buffered.forget(self)
         for stream in {id(stream): stream for stream in self._all}.values():

@@ -49,7 +49,7 @@ class StreamPart(BaseModel):
 
 
 class State(BaseModel):
-    """A stream as its table has it."""
+    """The state of a stream that its table keeps."""
 
     model_config = ConfigDict(frozen=True)
 

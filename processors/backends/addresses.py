@@ -53,7 +53,7 @@ class Addresses:
         """Know no address.
 
         Args:
-            name: Of the server, for the log.
+            name: The server's name, for the log.
             place: Host name and port.
             lookup: Asks the resolver.
             changed: Called when the addresses have changed.

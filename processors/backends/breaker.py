@@ -89,7 +89,7 @@ class Breaker:
         return not self.failures or self._probes > 0 or now >= self.until
 
     def state(self, now: float) -> BreakerState:
-        """What it does."""
+        """Its state, for reports."""
         if not self.failures:
             return BreakerState.CLOSED
         return BreakerState.PROBING if self.admits(now) else BreakerState.OPEN

@@ -12,7 +12,7 @@ from tidemill.processors.failures import CallFailure, FailureKind
 from tidemill.schemas.endpoints import ENDPOINTS
 
 CALLS_MAX: Final = 1_024
-"""Calls in the list; so many are folded at once."""
+"""Calls in the list, which are folded together."""
 _GOOD: Final = "2xx"
 _ANSWERED: Final = {number: f"{number}xx" for number in range(2, 6)}
 _UNANSWERED: Final = {

@@ -1,4 +1,4 @@
-"""Polls the metrics page of a server, and adjusts the server's limits to what it says.
+"""Polls the metrics page of a server, and adjusts the server's limits to the metrics.
 
 No call waits for the poller. Most servers have no such page; the poller asks them less and less often.
 """
@@ -33,7 +33,7 @@ class Getter(Protocol):
     """The HTTP client that the poller needs."""
 
     async def get(self, url: str, headers: dict[str, str], seconds: float, bytes_max: int) -> Answer | FailureKind:
-        """Fetch a page within `seconds`; never raises for what the server does."""
+        """Fetch a page within `seconds`; nothing that the server does raises."""
         ...
 
 
@@ -53,8 +53,8 @@ class MetricsPoller:
 
         Args:
             server: It.
-            url: Of its metrics page.
-            headers: Of the request.
+            url: The URL of its metrics page.
+            headers: The headers of the request.
             getter: The HTTP client.
             monotonic: A monotonic clock.
         """

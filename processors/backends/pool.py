@@ -49,7 +49,8 @@ class BackendPool(Seats):
         Args:
             backends: The servers; without any, lines wait.
             model: The model's name in the settings.
-            calls_max: Calls that all processes together may have in flight; by default what the servers allow.
+            calls_max: Calls that all processes together may have in flight; by default as many as the servers
+                allow.
             bucket: The model's limit of tokens a minute.
             clocks: Of projects, shared with the models that share servers with this one.
         """

@@ -30,7 +30,7 @@ PART_MIN: Final = 0.001
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
-    """What Tidemill adds to each call of a server."""
+    """The headers and fields that Tidemill adds to each call of a server."""
 
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     """They hold the key."""
@@ -105,9 +105,9 @@ class Server(Seats):
     refused_part: float = 0.0
     """Moving average of the calls that it refused with 429, 503 or 529, without those of suspected lines."""
     company: int = 0
-    """Inputs in flight beside one for each call: a server counts each as a request."""
+    """Inputs in flight beyond one for each call: a server counts each as a request."""
     inputs_per_call: float = 1.0
-    """Of the calls in flight when its metrics were read last, on average."""
+    """The average number of inputs of the calls in flight, when its metrics were last read."""
     first_byte: Buckets = field(default_factory=lambda: Buckets(metrics.CALL_SECONDS))
     """For the metrics: seconds to the head of its replies."""
     queue: PermitQueue = field(init=False)

@@ -40,7 +40,7 @@ class Target(NamedTuple):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Of each call."""
+        """The headers of each call."""
         headers = {**_PLAIN, **self.settings.headers, **self._host(self.settings.base)}
         if key := self.settings.api_key:
             headers["authorization"] = f"Bearer {key}"
@@ -48,7 +48,7 @@ class Target(NamedTuple):
 
     @property
     def metrics_headers(self) -> dict[str, str]:
-        """Of a request to its metrics page; its key and its headers go only to its own origin."""
+        """The headers of a request to its metrics page; its key and its headers go only to its own origin."""
         url = self.settings.metrics_url or self.settings.base
         headers = self.headers if origin(url) == origin(self.settings.base) else _PLAIN
         return {**headers, **self._host(url)}

@@ -226,7 +226,7 @@ class Servers:
                         backend.breaker.retry()
 
     def _poll(self, entry: _Entry) -> None:
-        """Poll the metrics of a server from its present address, with its present headers."""
+        """Poll the metrics of a server at its current address, with its current headers."""
         if entry.poller is not None:
             entry.poller.cancel()
             entry.poller = None

@@ -12,11 +12,11 @@ import math
 from typing import Final
 
 FULL_SECONDS: Final = 1.0
-"""A full bucket holds the tokens of so many seconds."""
+"""A full bucket holds the tokens of this many seconds."""
 TOKEN_BYTES: Final = 4
 """Bytes of a request's body for each token, on average; the estimate of the other tokens corrects it."""
 REST_TOKENS: Final = 256.0
-"""Tokens that a line uses beside its body, mostly for its answer, until the first answer."""
+"""Assumed tokens of a line besides its body, mostly for its answer, until the first answer."""
 REST_PART: Final = 0.05
 """The weight of the last answer in the estimate of the next."""
 
@@ -73,7 +73,7 @@ class TokenBucket:
         """Replace the estimate of an answered call by its real use.
 
         Args:
-            expected: What `take` returned.
+            expected: The estimate that `take` returned.
             used: Tokens of the request and of the answer, as the server counted them.
             size: What `take` was given.
             lines: The same.

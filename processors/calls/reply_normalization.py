@@ -1,4 +1,4 @@
-"""Normalizes replies that are not JSON by RFC 8259 but that other clients accept.
+"""Normalizes replies that other clients accept although they are not JSON by RFC 8259.
 
 A server sends the same form again, so a retry would not help (docs/decisions/0018-tolerant-replies.md):
 

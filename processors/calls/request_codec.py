@@ -120,7 +120,7 @@ def result(batch_id: str, index: int, custom_id: bytes, end: Success, call: Call
 def failed(batch_id: str, index: int, custom_id: bytes, end: CallFailure, call: Call) -> tuple[bytes, LineMark]:
     """The error line of a line that is given up, and its mark for the record's headers.
 
-    It quotes the server's status and body, if there was an answer, beside our own error.
+    It quotes the server's status and body, if there was an answer, in addition to our own error.
     """
     ours = {"code": end.kind.value, "message": end.message}
     if end.answer is None:

@@ -65,7 +65,7 @@ class Expire:
 
 
 class Decision(NamedTuple):
-    """Whose fault a failure is assumed to be, and what follows."""
+    """Whose fault a failure is assumed to be, and the next action for the line."""
 
     fault: Fault
     action: RetryAt | GiveUp | Expire
@@ -84,7 +84,7 @@ def decide(
     chance: float,
     policy: Policy = POLICY,
 ) -> Decision:
-    """Decide what follows a failed call, and add it to the line's history.
+    """Decide on the next action after a failed call, and add the call to the line's history.
 
     Args:
         failure: What happened.

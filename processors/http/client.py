@@ -61,7 +61,7 @@ class Upstream(Protocol):
         `on_end` gets what `post` returns, and never before this returns.
 
         Returns:
-            None if none is open, and nothing was sent.
+            None if no connection is open; then nothing was sent.
         """
         ...
 

@@ -1,8 +1,8 @@
 """Decides which waiting lines go in one call.
 
-A line takes others of its batch along that wait close behind it, if they have the same parameters, headers and
-deadline. It waits for none. The bounds are the inputs of a call, the bytes of its body, and the tokens that a
-limit of tokens a minute has left.
+A line takes along other lines of its batch that wait close behind it and have the same parameters, headers and
+deadline. It waits for none of them. The bounds are the inputs of a call, the bytes of its body, and the tokens
+that a limit of tokens a minute has left.
 
 A call that is refused, or whose reply does not fit its lines, proves nothing against any of them. Its lines are
 called again at once in calls of half as many inputs, and in the end alone, where `calls/retry.py` decides.
@@ -91,7 +91,7 @@ class Joiner:
     ) -> JoinedCall | None:
         """A call for a line and others that wait; None if the line goes alone.
 
-        `company` offers so many waiting lines of the batch in their order, and removes those that are accepted.
+        `company` offers that many waiting lines of the batch in their order, and removes those that are accepted.
         """
         endpoint = ENDPOINTS.get(line.head.url, UNKNOWN)
         inputs_max = min(self._bound.inputs, line.inputs_max or self._bound.inputs)

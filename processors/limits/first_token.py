@@ -53,7 +53,7 @@ class FirstTokenTarget:
         self._first: Buckets | None = None
         self._between: Mean | None = None
         self.is_measured = True
-        """Whether the last reading had what the target needs."""
+        """Whether the last reading had the metrics that the target needs."""
         self._step: float | None = None
         self._longer = [0.0, 0.0]
         """A moving sum of requests that took longer than the lower and the upper bound of the target's bucket."""

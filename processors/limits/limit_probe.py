@@ -36,11 +36,11 @@ class LimitProbe:
         self._lid_calls = LID_CALLS_MIN
 
     def allows(self, calls: int) -> bool:
-        """Whether a limit of so many calls may be tried."""
+        """Whether a limit of this many calls may be tried."""
         return self._before is None and (self._lid is None or calls < self._lid)
 
     def reset(self) -> None:
-        """Begin anew: the limit was changed for another reason."""
+        """Start over: the limit was changed for another reason."""
         self._calls = self._refused = 0
         self._before = self._lid = None
 

@@ -78,7 +78,7 @@ class LoadFeedback:
 
 
 def _room(metrics: ServerMetrics, in_flight: int) -> int | None:
-    """Calls that its cache will hold beside those it has, if they are like those that run."""
+    """Additional calls that its cache can hold, if they are like the running ones."""
     if not metrics.running or not metrics.cache:
         # The cache of an idle server holds no request's entries.
         return None

@@ -47,7 +47,7 @@ class Mean:
     count: float
 
     def less(self, before: "Mean") -> "Mean | None":
-        """The increase since an earlier reading; None if the server began to count anew."""
+        """The increase since an earlier reading; None if the server has reset the count."""
         since = Mean(self.total - before.total, self.count - before.count)
         return since if since.total >= 0 and since.count >= 0 else None
 
@@ -93,9 +93,9 @@ class ServerMetrics:
     running: float
     """Requests that the server works on, of all clients."""
     waiting: float
-    """Requests that have come and are not worked on yet."""
+    """Requests that have arrived and are not processed yet."""
     cache: float = 0.0
-    """The used part of the cache of keys and values; 0 where nothing is said of it."""
+    """The used part of the KV cache; 0 if the server does not report it."""
     first_token: Buckets | None = None
     """Seconds to the first token, of all requests since the server began."""
     between_tokens: Mean | None = None

@@ -86,7 +86,7 @@ class Assignment:
         self._ends.update(ends)
 
     def remove(self, tps: Iterable[Any]) -> None:
-        """Remove partitions; their held records come again after an `add`."""
+        """Remove partitions; their held records are read again after an `add`."""
         gone = set(tps)
         for tp in gone:
             if (window := self._windows.pop(tp, None)) is not None:

@@ -1,4 +1,4 @@
-"""Records whose batch key is not in memory: they are held beside the window, and their partition continues.
+"""Records whose batch key is not in memory: they are held outside the window, and their partition continues.
 
 If the key can be fetched, the records go on in their order. If it is unavailable, a held record keeps only its
 place in the log, to be read from there again once the key is available. The bound on unacknowledged records bounds
@@ -153,7 +153,7 @@ class LockedRecords:
         self._batches.pop(batch_id, None)
 
     async def _open_some(self, batch_id: str, batch: _Batch) -> bool:
-        """Open the present records of a batch; returns False if a window has no room for the next one."""
+        """Open the records of a batch held so far; returns False if a window has no room for the next one."""
         records = list(batch.records)
         if not _has_room(records[0]):
             return self._leave_room(batch)

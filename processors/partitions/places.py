@@ -108,7 +108,7 @@ class Places:
         self._unplaced = {tp for tp in fresh if tp not in self._places[tp.topic] and tp not in self._taken}
 
     async def look(self) -> None:
-        """Look up the present ends of the partitions.
+        """Look up the current ends of the partitions.
 
         Raises:
             OSError: No broker answers.

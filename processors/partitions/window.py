@@ -35,7 +35,7 @@ class PartitionHandle(Protocol):
 
 
 class Capacity:
-    """Counts what a window holds: it is full at a bound, and resumes at three quarters of it."""
+    """Counts the contents of a window, which is full at a bound and resumes at three quarters of it."""
 
     __slots__ = ("bytes", "bytes_max", "failed", "failed_bytes", "lines", "lines_max", "records", "records_max")
 

@@ -220,6 +220,6 @@ def _waiting(dispatcher: Dispatcher) -> int:
 
 
 def _busiest(found: list[L]) -> tuple[L, ...]:
-    """Those with the most calls and lines, in the order of their names."""
+    """The entries with the most calls and lines, in the order of their names."""
     found.sort(key=lambda one: -one.in_flight - one.lines_waiting)
     return tuple(sorted(found[:SERVERS_MAX], key=lambda one: one.name))

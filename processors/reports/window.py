@@ -10,7 +10,7 @@ from tidemill.schemas.resources.load import MINUTE, added
 STEP_SECONDS: Final = 5.0
 """Between two kept readings."""
 RATE_SECONDS: Final = 10.0
-"""Rates are those of the last so many seconds."""
+"""Rates are those of this many last seconds."""
 
 
 class Reading(NamedTuple):

@@ -264,7 +264,7 @@ class PrefixGroups(Generic[T]):
         return lines
 
     def follow(self) -> None:
-        """Keep a stock for each present backend; the lines of one that is gone go to another."""
+        """Keep a stock for each current backend; the lines of a removed one go to another."""
         if self._prefixes is None:
             return
         places = self._prefixes.places

@@ -138,7 +138,7 @@ class Scheduler(Generic[T]):
         self._enlist(batch, len(batch.lines) - before)
 
     def follow(self, clocks: Clocks) -> None:
-        """Go on with the present backends, and with other clocks."""
+        """Go on with the current backends, and with other clocks."""
         if clocks is not self._clocks:
             self._share(clocks)
         for batch in self._batches.values():

@@ -1,8 +1,8 @@
 """Writes the lines of a closed batch that get the answer to an equal line, as parts like those of other lines.
 
-It reads the answered lines of the parts in the order of their indices, beside the list of copies that ingest has
-written, which is in the order of their originals. The copies are collected in memory up to the size of a part, and
-each part is sorted; the merge of all parts brings them into the order of the input.
+It reads the answered lines of the parts in the order of their indices, together with ingest's list of copies,
+which is in the order of their originals. The copies are collected in memory up to the size of a part, and each
+part is sorted; the merge of all parts brings them into the order of the input.
 """
 
 from collections import Counter

@@ -186,7 +186,7 @@ class ActiveBatch:
         """Mark the batch as blocked, or as free again if there is no obstacle.
 
         Args:
-            obstacle: What blocks it.
+            obstacle: The obstacle, or None.
             again_at: When it is tried again, by the monotonic clock.
             now: Unix seconds.
 

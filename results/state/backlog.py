@@ -35,7 +35,7 @@ class Backlog:
 
         Args:
             active_batches: The active batches by partition.
-            models: Those that may be called.
+            models: The models that may be called.
             clock: Unix time.
         """
         self._active_batches = active_batches

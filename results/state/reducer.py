@@ -69,11 +69,11 @@ class State(BaseModel):
     closed_by: Id = ""
     """The owner of the partition that closed the batch, and so decided which lines are in the files."""
     written: Written | None = None
-    """What ends a batch whose files were written at its close, from memory."""
+    """The fact that ends a batch whose files were written from memory when it closed."""
     parts: tuple[PartRef, ...] = Field(default=(), exclude=True)
     """In rows of their own (`tables.py`), since their number is not bounded."""
     sums: LineSums = Field(default=LineSums(), exclude=True)
-    """Of the lines in the parts; in the rows of the bitmap."""
+    """The sums of the lines in the parts, kept in the rows of the bitmap."""
     chunks: Number = 0
     """An upper bound of the chunks of the batch's bitmap in their table."""
     files_offset: Signed | None = None

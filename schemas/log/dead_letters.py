@@ -28,7 +28,7 @@ VALUE_BYTES_MAX: Final = 900 * 1024
 HEADERS_BYTES_MAX: Final = 32 * 1024
 """A letter drops headers and parts of a key beyond this."""
 _HEADER_BYTES: Final = 16
-"""The most that a header takes beside its name and value."""
+"""The most bytes that a header takes besides its name and value."""
 _DIGITS_MAX: Final = 16
 REASON_BYTES_MAX: Final = 1000
 

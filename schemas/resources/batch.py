@@ -223,7 +223,7 @@ class Progress(_Shape):
     """The usage of the lines that have succeeded so far; null before the first, and after a restart until results
     has read all of them again."""
     cost: Cost | None = None
-    """The cost so far at the present price: that of `usage`, rounded as at the end."""
+    """The cost so far at the current price: that of `usage`, rounded as at the end."""
 
     def at(self, now: float) -> "Progress":
         """The values that are still valid at `now`, in Unix seconds."""

@@ -22,7 +22,7 @@ from tidemill.schemas.log.messages import WRAPPED_CHARS_MAX
 from tidemill.schemas.traces import Traceparent
 
 SECRETS_MAX: Final = 2
-"""Signing secrets of an endpoint: the present one, and one that is still valid after a rotation."""
+"""Signing secrets of an endpoint: the current one, and one that is still valid after a rotation."""
 CURSOR: Final = "cursor"
 HEALTH: Final = "health/"
 _DIGEST_BYTES: Final = 16
@@ -67,7 +67,7 @@ class WrappedSecret(_Shape):
     wrapped: Annotated[str, StringConstraints(max_length=WRAPPED_CHARS_MAX)]
     """The encrypted secret in base64."""
     expires_at: Time | None = None
-    """When it stops being valid; None for the present one."""
+    """When it stops being valid; None for the current one."""
 
 
 class EndpointRecord(_Message):

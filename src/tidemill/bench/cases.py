@@ -56,7 +56,7 @@ class Case:
 
 SLOW = {"latency": "100ms"}
 EACH_CALL = {"overhead": "2ms"}
-"""A server that takes 2 ms for each call, one at a time, whatever is in it."""
+"""A server that takes 2 ms for each call, one at a time, whatever its content."""
 CASES = (
     Case(name="one", lines=1),
     Case(name="thousand", lines=1_000),

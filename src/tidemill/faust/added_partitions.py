@@ -76,7 +76,8 @@ class AddedPartitions:
     async def remove(self, tps: Collection[TP], *, is_forced: bool = False) -> dict[TP, Start] | None:
         """Stop reading partitions; returns where to begin again.
 
-        None if a partition has unread or uncommitted records, unless forced: then these come again after an `add`.
+        None if a partition has unread or uncommitted records, unless forced: then these are read again after an
+        `add`.
         """
         tps = list(tps)
         starts = {tp: self._start(tp) for tp in tps}

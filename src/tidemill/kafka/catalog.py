@@ -31,7 +31,7 @@ WAIT_LOG_SECONDS: Final = 10.0
 """Time between two lines in the log of a process that waits for the catalog."""
 
 Plan = Callable[[Contents], Mapping[Key, Entry]]
-"""The entries to write, given the present contents; raises if the change cannot be made."""
+"""The entries to write, given the current contents; raises if the change cannot be made."""
 
 _log = logging.getLogger(__name__)
 

@@ -72,7 +72,7 @@ class Reader:
     ) -> AsyncGenerator[Any, None]:
         """The records of a topic, each partition in order, from `starts` on; a missing topic has none.
 
-        It stops before `end`, by default at the present ends.
+        It stops before `end`, by default at the current ends.
 
         Raises:
             LogUnavailable: The broker does not answer, or the read stalled for `STALL_SECONDS_MAX`.

@@ -40,7 +40,7 @@ class Offsets:
             await client.close()
 
     async def partitions(self) -> dict[str, list[int]]:
-        """The present partitions of all topics.
+        """The current partitions of all topics.
 
         Raises:
             LogUnavailable: No broker answers.

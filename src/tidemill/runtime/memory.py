@@ -25,7 +25,7 @@ FULL_EVERY: Final = 50
 
 
 def freeze_startup_objects() -> None:
-    """Exempt the present objects from collection; call this once, when the process is ready."""
+    """Exempt the existing objects from collection; call this once, when the process is ready."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_EVERY, gc.get_threshold()[1], FULL_EVERY)

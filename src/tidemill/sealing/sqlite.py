@@ -17,7 +17,7 @@ CREATE TABLE secrets (
 
 
 class Secrets:
-    """The present records of `tidemill.secrets`; SQLite removes the file when the object is deleted."""
+    """The current records of `tidemill.secrets`; SQLite removes the file when the object is deleted."""
 
     def __init__(self) -> None:
         # One thread at a time uses it, but not always the one that created it.

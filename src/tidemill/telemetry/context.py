@@ -23,7 +23,7 @@ def bound(**given: str) -> Iterator[None]:
 
 
 def ids() -> dict[str, str]:
-    """The ids of the present work: `batch_id`, `request_id` and `trace_id`, as far as they are known."""
+    """The ids of the current work: `batch_id`, `request_id` and `trace_id`, as far as they are known."""
     found = dict(_bound.get())
     span = trace.get_current_span().get_span_context()
     if span.is_valid:

@@ -16,7 +16,7 @@ REPEAT_SECONDS: Final = 30.0
 LINES_MAX: Final = 20
 """Lines per message; loggers of `THINNED` get one."""
 MESSAGES_MAX: Final = 1_000
-"""Distinct messages that the filter remembers; beyond that it starts anew."""
+"""Distinct messages that the filter remembers; beyond that it starts over."""
 THINNED: Final = ("aiokafka", "faust", "mode", "opentelemetry", "uvicorn", "tidemill.api.http.server")
 """Loggers that write a line per attempt of a library, or per mistake of a client."""
 ACCESS: Final = "tidemill.access"

@@ -109,7 +109,7 @@ def continued(traceparent: str | None) -> Iterator[None]:
 
 @contextmanager
 def span(name: str, kind: SpanKind, attributes: Attributes, *, parent: Context | None = None) -> Iterator[Span]:
-    """A span of the block, in the present trace or in that of `parent`. Errors show their kind only.
+    """A span of the block, in the current trace or in that of `parent`. Errors show their kind only.
 
     A root of a new trace has the empty context as `parent`.
     """
