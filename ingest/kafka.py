@@ -49,7 +49,7 @@ class RequestProducer:
         encrypted: bool = False,
         check_disk: Callable[[], None] = lambda: None,
     ) -> None:
-        """Connect nothing yet.
+        """Start without connections.
 
         Args:
             kafka: Brokers and credentials.

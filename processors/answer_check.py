@@ -78,7 +78,7 @@ class AnswerChecks:
         self._learning: dict[str, asyncio.Task[AnswerCheck]] = {}
         self._turn = asyncio.Lock()
         self.room = asyncio.Semaphore(LARGE_ANSWERS_MAX)
-        """To hold while an answer without a seat waits for its check."""
+        """Held while an answer without a seat waits for its check."""
 
     def known(self, batch_id: str) -> AnswerCheck | None:
         """The check of a batch, if it is in memory."""

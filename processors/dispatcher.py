@@ -94,7 +94,7 @@ class Dispatcher:
         prefixes: Prefixes[Line] | None = None,
         joiner: Joiner | None = None,
     ) -> None:
-        """Start nothing; needs a running event loop.
+        """Start without lines; needs a running event loop.
 
         `prefixes` are set if lines with the same prompt prefix go one after the other, `joiner` if a call may have
         several lines.
@@ -170,7 +170,7 @@ class Dispatcher:
             pass
 
     def _start(self) -> bool:
-        """Start a call, if one may start; says whether it did."""
+        """Start a call, if one may start; returns whether it did."""
         if (found := self._next()) is None:
             return False
         line, permit, call = found
@@ -341,7 +341,7 @@ class Dispatcher:
             failure.share.close()
 
     def _retry(self, line: Line, at: float) -> bool:
-        """Let a line wait until `at` for another call, if one is allowed; says whether it waits."""
+        """Let a line wait until `at` for another call, if one is allowed; returns whether it waits."""
         self._end_calls(1)
         if line.head.batch_id in self._services.closed:
             self._finish(line)

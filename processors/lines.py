@@ -114,7 +114,7 @@ class PendingLines:
         return fresh, completed
 
     def settle(self, line: Line) -> bool:
-        """Note that a line has a result; says whether others of its batch have none."""
+        """Note that a line has a result; returns whether others of its batch have none."""
         batch = self.batches[line.head.batch_id]
         batch.open -= 1
         batch.settled += 1

@@ -54,7 +54,7 @@ class OpenBatches:
         return iter(self._batches)
 
     def open(self, batch_id: str, models: frozenset[str]) -> bool:
-        """Note an open batch; says whether its models are new."""
+        """Note an open batch; returns whether its models are new."""
         if self._models.get(batch_id) == models:
             return False
         self.close(batch_id)

@@ -95,7 +95,7 @@ class Importer:
         caught_up: Callable[[], Awaitable[None]],
         clock: Clock,
     ) -> None:
-        """`caught_up` returns once `room` knows what projects hold."""
+        """Start without connections; `caught_up` returns once `room` has the quotas of all projects."""
         self.buckets = found
         self._store = store
         self._sender = sender

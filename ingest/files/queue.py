@@ -99,7 +99,7 @@ class BatchQueue:
     """The queue as this process has read it, and the unfinished batches outside of it."""
 
     def __init__(self, settings: Settings, owns: Callable[[str], bool]) -> None:
-        """Begin empty; `owns` says whether this process owns the partition of a batch's commands."""
+        """Start empty; `owns` returns whether this process owns the partition of a batch's commands."""
         self._limits_of = settings.limits_of
         self._projects = ("", *settings.projects)
         self._owns = owns

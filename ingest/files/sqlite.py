@@ -34,7 +34,7 @@ class EqualLines:
     """The lines of one file; SQLite removes its file at the end of the context, or of the process."""
 
     def __init__(self, endpoint: str, *, is_forced: bool) -> None:
-        """Begin a file of an endpoint; only with `is_forced` may its equal requests get different answers."""
+        """Start without lines; with `is_forced` even requests with random answers may count as equal."""
         self._endpoint = endpoint
         self._is_forced = is_forced
         self._place = 0

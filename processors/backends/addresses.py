@@ -50,7 +50,7 @@ class Addresses:
     def __init__(
         self, name: str, place: tuple[str, int], lookup: Lookup, changed: Callable[[], None], monotonic: Monotonic
     ) -> None:
-        """Know no address.
+        """Start without addresses.
 
         Args:
             name: The server's name, for the log.

@@ -68,7 +68,7 @@ class Backend:
     """The name of the server as JSON, for result lines."""
 
     def __post_init__(self) -> None:
-        """Have no call."""
+        """Create the metrics of its calls, and quote its name."""
         self.metrics = CallMetrics(self.server.first_byte)
         self.quoted_name = orjson.dumps(self.server.name)
 

@@ -32,7 +32,7 @@ class CallMetrics:
     __slots__ = ("_duration", "_ended", "_first_byte", "_good", "_lines", "_tokens", "_waits", "overloads")
 
     def __init__(self, first_byte: Buckets) -> None:
-        """Have no call; `first_byte` is the server's."""
+        """Start without calls; `first_byte` is the server's."""
         self._first_byte = first_byte
         self._duration = Buckets(metrics.CALL_SECONDS)
         self._waits = Buckets(metrics.WAIT_SECONDS)

@@ -21,7 +21,7 @@ class Clocks:
     """The clocks of the projects, for one scheduler or for those of several models."""
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
-        """Know no project; one without a weight has the weight 1."""
+        """Start without projects; a project without a weight has the weight 1."""
         self.weights = weights or {}
         self.now = 0.0
         """The time of the last turn."""

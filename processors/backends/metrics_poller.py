@@ -20,7 +20,7 @@ SILENT_SECONDS_MAX: Final = 60.0
 HEADROOM_SECONDS_MAX: Final = 5.0
 """The same for a server that hardly gets a call without metrics."""
 SILENT_POLLS: Final = 3
-"""In a row, before the log says so."""
+"""Polls without a reading, in a row, before a warning is logged."""
 REPLY_SECONDS_MAX: Final = 2.0
 REPLY_BYTES_MAX: Final = 4 << 20
 """vLLM's page has some 100 KiB."""
@@ -49,10 +49,10 @@ class MetricsPoller:
         getter: Getter,
         monotonic: Monotonic,
     ) -> None:
-        """Ask nothing yet.
+        """Start without polling.
 
         Args:
-            server: It.
+            server: The server.
             url: The URL of its metrics page.
             headers: The headers of the request.
             getter: The HTTP client.

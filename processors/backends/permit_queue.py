@@ -36,7 +36,7 @@ class Member:
     claim: Callable[[], Claim | None]
     """Its next line; None if it has none to call."""
     start: Callable[[], bool]
-    """Starts one call if one may start; says whether it did."""
+    """Starts one call if one may start; returns whether it did."""
     turn: int = 0
     """The number of its last turn."""
 

@@ -44,7 +44,7 @@ class BackendPool(Seats):
         bucket: TokenBucket | None = None,
         clocks: Clocks | None = None,
     ) -> None:
-        """Have no call in flight.
+        """Start without calls in flight.
 
         Args:
             backends: The servers; without any, lines wait.

@@ -17,7 +17,7 @@ from tidemill.schemas.ports import Clock, Monotonic
 from tidemill.schemas.resources.waiting import Reason
 
 UNACKNOWLEDGED_PART: Final = 4
-"""By default as many results as this part of the calls hold no seat."""
+"""By default, the results that hold no seat are 1/`UNACKNOWLEDGED_PART` of the calls."""
 _PLAIN: Final = {"content-type": "application/json", "accept": "application/json"}
 
 

@@ -66,7 +66,7 @@ class Servers:
         lookup: Lookup = system_lookup,
         weights: Mapping[str, float] | None = None,
     ) -> None:
-        """Know no server.
+        """Start without servers.
 
         Args:
             clock: Unix time, for schedules.

@@ -25,7 +25,7 @@ class CallsInFlight:
         on_end: Callable[[Line, Permit, CallResult], None],
         on_abort: Callable[[Sequence[Line]], None],
     ) -> None:
-        """Have none; `on_end` gets the result of each call, or `on_abort` its lines."""
+        """Start without calls; `on_end` gets the result of each call, or `on_abort` its lines."""
         self._loop = asyncio.get_running_loop()
         self._caller = caller
         self._on_end = on_end

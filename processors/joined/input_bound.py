@@ -17,7 +17,7 @@ class InputBound:
     """The bound of one model."""
 
     def __init__(self, inputs_max: int) -> None:
-        """Begin with the number of the settings."""
+        """Start with the number in the settings."""
         self._inputs_max = inputs_max
         self.inputs = inputs_max
         self._refused = 0
@@ -34,7 +34,7 @@ class InputBound:
             self.inputs = min(2 * self.inputs, self._inputs_max)
 
     def refused(self, inputs: int) -> bool:
-        """Note a call that was refused; says whether the bound is lower now."""
+        """Note a call that was refused; returns whether this lowered the bound."""
         if 2 * inputs <= self.inputs or inputs > self.inputs:
             return False
         self._answered = 0

@@ -35,7 +35,7 @@ class JoinedCall:
     """One call for several lines of a batch."""
 
     def __init__(self, line: Line, request: inputs.Request, endpoint: Endpoint, inputs_max: int) -> None:
-        """Begin with one line."""
+        """Start with one line."""
         self.lines = [line]
         self.requests = [request]
         self.endpoint = endpoint
@@ -81,7 +81,7 @@ class Joiner:
     """Joins the lines of one model."""
 
     def __init__(self, model: str, inputs_max: int) -> None:
-        """Join at most as many inputs."""
+        """Join at most this many inputs."""
         self._model = model
         self.inputs_max = inputs_max
         self._bound = InputBound(inputs_max)

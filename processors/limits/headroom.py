@@ -125,7 +125,7 @@ class Headroom:
         return before is not None and first is not None and first.less(before) is None
 
     def _see_capacity(self, metrics: ServerMetrics, now: float, seconds: float) -> bool:
-        """Learn from a reading how many requests run at most; says whether requests have begun to wait."""
+        """Learn from a reading how many requests run at most; returns whether requests have begun to wait."""
         if now - self._capacity_seen_at > CAPACITY_SECONDS:
             self._capacity *= CAPACITY_GROWTH**seconds
         self._capacity = max(self._capacity, metrics.running)
@@ -139,7 +139,7 @@ class Headroom:
         return False
 
     def _follow(self, metrics: ServerMetrics, is_new_wait: bool, part: float, seconds: float) -> bool:
-        """Let the total follow the reading; says whether it grows."""
+        """Adjust the total to the reading; returns whether it grows."""
         assert self._total is not None, "it was set"
         factor = None if self.target is None else self.target.factor
         growth = GROWTH if factor is None else min(GROWTH, factor)

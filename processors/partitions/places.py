@@ -44,7 +44,7 @@ class Places:
     """The places of the partitions that are not read at the moment."""
 
     def __init__(self, offsets: Offsets, group: str, partitions: int) -> None:
-        """Know no partition.
+        """Start without partitions.
 
         Args:
             offsets: Asks the brokers.

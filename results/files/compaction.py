@@ -165,7 +165,7 @@ class Compactor:
     def _results(
         self, batch: Batch, models: Sequence[str], output: Sums, errors: Sums, filled: int
     ) -> tuple[ModelResult, ...]:
-        """The results of each model, with its bill: a replay gives the same bill even if the price has changed."""
+        """The results of each model, with its bill: a replay keeps the bill even if the price has changed."""
         if not models:
             failed = errors.lines.done - filled
             return (self._result(batch, batch.model, output.lines.done, failed, output.usage),)

@@ -29,7 +29,7 @@ RECORD_BYTES_MAX = 2 * MIB
 SEGMENT_BYTES_COMPACTED = 64 * MIB
 """Small, since the broker compacts all segments but the newest."""
 REPLICATION_SAFE = 3
-"""From this replication factor on, `IN_SYNC_MIN` brokers must have a record before it is acknowledged."""
+"""With at least this replication factor, `IN_SYNC_MIN` brokers must have a record before it is acknowledged."""
 IN_SYNC_MIN = 2
 ATTEMPTS_MAX = 5
 SECONDS_MAX = 30.0
