@@ -1,6 +1,6 @@
 """One HTTP/1.1 connection: one call at a time, the reply parsed by llhttp.
 
-It costs a third of the CPU time of a general client, which also handles redirects, cookies, proxies and streams
+It costs a quarter of the CPU time of aiohttp, which also handles redirects, cookies, proxies and streams
 (docs/decisions/0021-own-http-client.md). `client.py` keeps the connections.
 """
 
