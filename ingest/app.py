@@ -1,4 +1,4 @@
-"""The Faust app of `commands`; the app of direct producers (`streams/app.py`) runs beside it."""
+"""The Faust app of `commands`; the app of direct producers (`streams/app.py`) runs alongside."""
 
 import asyncio
 import functools
@@ -50,7 +50,7 @@ class Queue:
     def __init__(
         self, settings: Settings, kafka: Kafka, stage: Stage, *, sender: Log, requests: RequestProducer
     ) -> None:
-        """Own no partition; nothing is connected yet."""
+        """Start without partitions or connections."""
         self._partitions = settings.partitions
         self._queue = BatchQueue(settings, lambda batch_id: self._partition_of(batch_id) in self._owned)
         self.runner = QueueRunner(
@@ -66,7 +66,7 @@ class Queue:
         self._running: asyncio.Task[None] | None = None
 
     def start(self, crash: Callable[[BaseException], Awaitable[None]]) -> None:
-        """Begin to read the queue; call `crash` with an error of ours."""
+        """Begin to read the queue; call `crash` if that fails through a bug of ours."""
         self._running = asyncio.create_task(self._run(crash))
 
     async def stop(self) -> None:
@@ -88,7 +88,7 @@ class Queue:
         return [task for task, partition in self._publishing.items() if partition in gone]
 
     async def _run(self, crash: Callable[[BaseException], Awaitable[None]]) -> None:
-        """Run the queue; it reads the batches only if projects have one, since they may be millions."""
+        """Run the queue; read the batches only if projects have a queue, since there may be millions."""
         queue, batches = self._followers
         try:
             await queue.start()
@@ -217,7 +217,7 @@ class Ingest:
         try:
             await self._do(message)
         except Exception as error:
-            # Later commands stay unacknowledged too: the process ends, and its successor handles them again.
+            # Later commands stay unacknowledged, too: the process ends, and the next owner handles them again.
             log.error("could not handle a command: %s", type(error).__name__)  # noqa: TRY400
             await self.app.crash(error)
             raise
@@ -262,7 +262,7 @@ class Ingest:
         self._room.release()
         del self._tasks[task]
         if not task.cancelled():
-            task.exception()  # `_handle` has logged it
+            task.exception()  # `_handle` has logged the error
 
 
 def main(settings: Settings) -> None:

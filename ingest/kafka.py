@@ -49,14 +49,14 @@ class RequestProducer:
         encrypted: bool = False,
         check_disk: Callable[[], None] = lambda: None,
     ) -> None:
-        """Connect nothing yet.
+        """Start without connections.
 
         Args:
             kafka: Brokers and credentials.
             log: The producer of facts.
             ensure_topics: Creates missing topics of a model; raises `TopicError` if it cannot.
             vault: Has the keys of batches whose lines are sealed.
-            encrypted: Whether new batches are, so that nothing can compress their lines.
+            encrypted: Whether the lines of new batches are encrypted, so that compression would gain nothing.
             check_disk: Raises `DiskFull` if the log has no room for lines.
         """
         self._vault = vault
@@ -65,7 +65,7 @@ class RequestProducer:
         self._log = log
         self._ensure_topics = ensure_topics
         self._models: set[str] = set()
-        """Those whose topics exist."""
+        """The models whose topics exist."""
         self._creating = asyncio.Lock()
         self._producer = Producer(
             lambda: producer(
@@ -173,7 +173,7 @@ class RequestProducer:
 
 
 def partition_of_run(key: bytes, partitions: Sequence[int], available: Sequence[int]) -> int:
-    """The partition of a run of lines: one after the other, so that all processes get as many lines of a batch.
+    """The partition of a run of lines, in rotation, so that all processes get equally many lines of a batch.
 
     Hashes of the keys would give one of two processes at least 60 % of 10,000 lines in 28 of 100 batches.
     """
@@ -184,5 +184,5 @@ def partition_of_run(key: bytes, partitions: Sequence[int], available: Sequence[
 
 @functools.lru_cache(maxsize=TOPICS_KEPT_MAX)
 def _topic(model: str, *, express: bool) -> str:
-    """The name of a topic, which takes as long as packing a record."""
+    """The name of a topic, cached because computing it takes as long as packing a record."""
     return (topics.express(model) if express else topics.requests(model)).name

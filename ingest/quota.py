@@ -1,8 +1,7 @@
-"""The quotas of each project: how much it has at work and in store, and whether its streams may bring more.
+"""The quotas of each project: its work and stored bytes, and whether its streams may add more.
 
 The counts follow `tidemill.batches` and `tidemill.files`. This process counts the lines of its own streams at
-once; other processes see them some moments later, so together they may exceed a limit by the lines that are
-under way.
+once; other processes see them a moment later, so together they may exceed a limit by the lines in transit.
 """
 
 import logging
@@ -115,7 +114,7 @@ class Quotas:
         if record.batch.status.is_terminal:
             self._drop(key)
         elif key in self._works or not is_known:
-            # A known batch without work is over: a former owner of its partition wrote this record too late.
+            # A known batch without work has ended: a former owner of its partition wrote this record too late.
             counts = record.batch.request_counts
             self._count(key, record.project, counts.total, counts.completed + counts.failed)
 
@@ -181,7 +180,7 @@ class Quotas:
             self._growing[project] += cost_bytes(size)
 
     def release_input(self, project: str, file_id: str) -> None:
-        """Count an input no longer; its record does."""
+        """Stop counting an input, since its file record counts now."""
         self._growing[project] -= self._inputs.pop(file_id, 0)
 
     def has_lines(self, batch_id: str) -> bool:
@@ -199,7 +198,7 @@ class Quotas:
             quotas.check(Quota.LINES, self._lines[project], lines, self._limits_of(project))
 
     def excess(self, project: str) -> int:
-        """The number of lines above a project's limit; the caller has to refuse as many of the newest lines."""
+        """The number of lines above a project's limit; the caller must refuse that many of the newest lines."""
         return max(0, self._lines[project] - self._limits_of(project).lines_enqueued_max)
 
     def refuse(self, batch_id: str, project: str, count: int) -> Fault:

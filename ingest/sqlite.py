@@ -1,6 +1,6 @@
 """Sets and sums in SQLite files, because they are too large for memory.
 
-Each object has a file of its own. It begins with an empty one and removes it in the end, so a crash does no harm.
+Each object has its own file, empty at first and removed at the end, so a crash does no harm.
 """
 
 import sqlite3
@@ -29,7 +29,7 @@ class Digests:
         # A full disk may have left the last transaction open.
         if not self._connection.in_transaction:
             self._connection.execute("BEGIN")
-        # In order, so that neighbours are on one page.
+        # In order, so that neighbouring digests share a page.
         rows = [(digest,) for digest in sorted(digests)]
         self._connection.executemany("INSERT OR IGNORE INTO digests VALUES (?)", rows)
         self._connection.execute("COMMIT")

@@ -4,7 +4,7 @@
 |---|---|
 | `partitions` | windows of records, their acknowledgement, and recovery after an assignment |
 | `scheduling` | the order of lines, and the lines that wait for another call |
-| `calls` | makes a call, judges its answer, and decides what follows a failure |
+| `calls` | makes a call, judges its answer, and decides whether a failed line is retried |
 | `backends`, `limits` | the servers of a model, and how many calls each gets |
 | `http` | the HTTP client |
 | `outcomes` | gathers results into records, and sends them |

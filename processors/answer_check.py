@@ -1,9 +1,9 @@
 """Checks the answers of a batch against the JSON Schema that its client gave.
 
-Compiled schemas are kept in memory; the store has the text of each. A check holds the interpreter's lock, so an
-answer that could take longer than some hundredths of a second is refused, and one that takes more than some
-milliseconds is checked in a thread that rests as long as it works. One thread checks at a time, and the batches
-take turns.
+Compiled schemas are kept in memory; the store has the text of each. A check holds the interpreter's lock. So an
+answer whose check could take longer than some hundredths of a second is refused, and a check of more than some
+milliseconds runs in a thread that rests as long as it works. One thread checks at a time, and the batches take
+turns.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ SMALL_CHECKS_MAX: Final = 2_000
 SMALL_BYTES_MAX: Final = 64 << 10
 """Larger replies are parsed in a thread."""
 REPLY_BYTES_MAX: Final = 2 * ANSWER_BYTES_MAX
-"""A reply has its text escaped, and other fields."""
+"""A reply escapes the text, and has other fields."""
 BATCHES_MAX: Final = 256
 """Batches whose schemas are kept compiled; lines in flight keep those that they need."""
 READ_SECONDS_MAX: Final = 10.0
 """How long the store may take for a schema."""
 LARGE_ANSWERS_MAX: Final = 256
-"""Large answers that wait for their check without a seat; further ones keep theirs."""
+"""Large answers that may wait for their check without a seat; further ones keep their seats."""
 _SILENT: Final = frozenset({"reasoning", "thinking"})
 """Types of parts of a reply that are not its answer."""
 
@@ -48,7 +48,7 @@ class AnswerCheck:
 
     def is_small(self, body: bytes) -> bool:
         """Whether a check of a reply may run on the event loop."""
-        # An upper bound of the values: it also counts what is in strings.
+        # An upper bound on the values: it also counts characters inside strings.
         values = body.count(b",") + body.count(b"[") + body.count(b"{")
         return len(body) <= SMALL_BYTES_MAX and values * self._checker.applied <= SMALL_CHECKS_MAX
 
@@ -78,7 +78,7 @@ class AnswerChecks:
         self._learning: dict[str, asyncio.Task[AnswerCheck]] = {}
         self._turn = asyncio.Lock()
         self.room = asyncio.Semaphore(LARGE_ANSWERS_MAX)
-        """To hold while an answer without a seat waits for its check."""
+        """Held while an answer without a seat waits for its check."""
 
     def known(self, batch_id: str) -> AnswerCheck | None:
         """The check of a batch, if it is in memory."""
@@ -119,7 +119,7 @@ class AnswerChecks:
     def _learnt(self, batch_id: str, task: asyncio.Task[AnswerCheck]) -> None:
         del self._learning[batch_id]
         if not task.cancelled():
-            task.exception()  # those who wait for the task have it; there may be no one left
+            task.exception()  # waiters get it from the task; there may be none left
 
 
 def _compiled(text: bytes) -> Checker:

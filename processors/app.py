@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 
 class Processors:
-    """The models of a process, and what they share."""
+    """The models of a process, and the services that they share."""
 
     def __init__(self, settings: Settings, kafka: Kafka, catalog: Catalog) -> None:
         """Connect nothing before `start()`."""
@@ -148,7 +148,7 @@ class Processors:
 
     def _apply(self, key: str, value: bytes | None, offset: int) -> None:
         if value is None:
-            # A deleted batch was over; its lines may still be ahead in the log.
+            # A deleted batch had ended, but this process may not have read all its lines yet.
             self._closed.close(key)
             return
         try:
@@ -171,7 +171,7 @@ class Processors:
 
 async def _report(kafka: Kafka, servers: Servers, models: Models) -> None:
     """Report the load of servers until cancelled."""
-    # A producer of its own: a report that fails must not take results with it (`kafka/producer.py`).
+    # A producer of its own: a failed report must not fail results, too (`kafka/producer.py`).
     log = Log(kafka)
     reporter = Reporter(
         servers,

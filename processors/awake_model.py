@@ -46,7 +46,7 @@ from tidemill.sealing.vault import Vault
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """What the models of a process share."""
+    """The services that the models of a process share."""
 
     kafka: Kafka
     log: Log
@@ -69,7 +69,7 @@ _IN_PLACE: Final = {
 
 
 class Configured(NamedTuple):
-    """A model, as the settings have it."""
+    """A model, by its settings."""
 
     settings: Model
     pool: BackendPool
@@ -91,7 +91,7 @@ class AwakeModel:
         self.busy_at = asyncio.get_running_loop().time()
         """When it last had anything to do, by the event loop's clock."""
         self.partitions: set[Any] = set()
-        """Those that it reads."""
+        """The partitions that it reads."""
         self._configured = configured
         self._shared = shared
         self.held_records = LockedRecords(
@@ -109,13 +109,13 @@ class AwakeModel:
         return not self.dispatcher.pending and not self.dispatcher.busy and not self.held_records
 
     def follows(self, configured: Configured) -> bool:
-        """Whether it makes its calls as these settings want them; its pool follows other changes."""
+        """Whether its calls agree with these settings; its pool follows changes of the rest."""
         if configured is not self._configured and configured.is_called_as(self._configured):
             self._configured = configured
         return configured is self._configured
 
     async def take(self, window: PartitionWindow, event: Any) -> None:
-        """Take a record of one of its partitions; never waits, since others of all models come after it."""
+        """Take a record of one of its partitions; never waits, since records of all models are behind it."""
         message, shared = event.message, self._shared
         self.busy_at = asyncio.get_running_loop().time()
         opened = await seals.open_record(

@@ -5,15 +5,16 @@ It knows nothing of Kafka: records come through `enqueue`, results leave through
 A line is *pending* from its arrival until the log has its result. Meanwhile it waits in the scheduler, is in
 flight, waits for another call (`scheduling/retry_queue.py`), or waits for its result to arrive. A second copy of a
 pending line joins the first, and a copy of a completed line is finished at once: neither is called. A line is
-finished without a result if its batch is closed or its deadline has passed: the owner of the batch writes its line
-then. A call of a closed batch is aborted once its answer cannot count any more; that says nothing of the server.
+finished without a result if its batch is closed or its deadline has passed: then the owner of the batch writes its
+line. A call of a closed batch is aborted once its answer cannot count any more, which does not count against the
+server.
 
 The dispatcher carries out decisions that others make: `scheduling/scheduler.py` picks the next line,
 `backends/pool.py` its server, `calls/retry.py` what follows a failed call.
 
 Before its partitions move to another process, the dispatcher starts no more calls, waits for those in flight and
-for their results to arrive, and forgets all other lines: their records come again. Calls that outlast this wait go
-on; if their lines come back to this process, they are still pending.
+for their results to arrive, and forgets all other lines: Kafka redelivers their records. Calls that outlast this
+wait go on; if their lines come back to this process, they are still pending.
 """
 
 import asyncio
@@ -54,7 +55,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """What the dispatchers of all models of a process use."""
+    """The services that the dispatchers of all models of a process use."""
 
     budget: LineBudget
     """The memory for large lines."""
@@ -93,7 +94,7 @@ class Dispatcher:
         prefixes: Prefixes[Line] | None = None,
         joiner: Joiner | None = None,
     ) -> None:
-        """Start nothing; needs a running event loop.
+        """Start without lines; needs a running event loop.
 
         `prefixes` are set if lines with the same prompt prefix go one after the other, `joiner` if a call may have
         several lines.
@@ -133,7 +134,7 @@ class Dispatcher:
 
     @property
     def seats(self) -> int:
-        """Calls that the servers have been found to take, at most the number that may be in flight."""
+        """Calls that the servers take as far as is known, at most the number that may be in flight."""
         now = self._loop.time()
         return min(self._pool.in_flight_max, sum(backend.server.found(now) for backend in self._pool.backends))
 
@@ -169,7 +170,7 @@ class Dispatcher:
             pass
 
     def _start(self) -> bool:
-        """Start a call, if one may start; says whether it did."""
+        """Start a call, if one may start; returns whether it did."""
         if (found := self._next()) is None:
             return False
         line, permit, call = found
@@ -184,7 +185,7 @@ class Dispatcher:
         return self._waiting.claim() if self._is_free else None
 
     def set_part(self, part: float) -> None:
-        """Set this process's part of the model's partitions, 0 <= part <= 1; it may have one call in any case."""
+        """Set this process's part of the model's partitions, 0 <= part <= 1; even a part of 0 allows one call."""
         self._pool.set_part(part, self._loop.time())
         self.fill()
 
@@ -192,7 +193,7 @@ class Dispatcher:
         self, batcher: ResultBatcher[Line], prefixes: Prefixes[Line] | None, joiner: Joiner | None
     ) -> None:
         """Note that the pool has other servers, limits or clocks."""
-        # As many as a run of lines of one batch has, so that its results share a record.
+        # As many lines as a run of one batch has, so that its results share a record.
         lines = max(1, self._pool.calls_max // RUN_PART) * (1 if joiner is None else joiner.inputs_max)
         batcher.lines_max = min(RECORD_LINES_MAX, lines)
         if prefixes is not None:
@@ -221,11 +222,11 @@ class Dispatcher:
         return True
 
     def leave(self) -> None:
-        """Start no more calls, for good; lines that fail now come again with their records."""
+        """Start no more calls until `resume`; Kafka redelivers lines that fail from now on."""
         self._state = _State.LEAVING
 
     def forget_waiting(self) -> None:
-        """Forget the lines that wait for a call: the partitions are gone, and the records come again."""
+        """Forget the lines that wait for a call: the partitions are revoked, and Kafka redelivers the records."""
         for line in self._waiting.clear():
             self._forget(line)
 
@@ -245,7 +246,7 @@ class Dispatcher:
         await self._sender.close()
 
     def _next(self) -> tuple[Line, Permit, JoinedCall | None] | None:
-        """The next line to call, its permit, and its call if that has other lines, too."""
+        """The next line to call, its permit, and the joined call if it has other lines, too."""
         while self._is_free and (found := self._waiting.take(self._busy)) is not None:
             line, permit = found
             if self._is_wanted(line):
@@ -316,7 +317,7 @@ class Dispatcher:
             result.evidence,
             history,
             attempt=line.attempts,
-            # Only the deadline is a date.
+            # Only the deadline is in Unix time.
             deadline=failure.at + line.head.deadline - self._services.clock(),
             chance=self._services.chance(),
             policy=self._policy,
@@ -340,12 +341,12 @@ class Dispatcher:
             failure.share.close()
 
     def _retry(self, line: Line, at: float) -> bool:
-        """Let a line wait for another call until `at`, if there may be one; says whether it waits."""
+        """Let a line wait until `at` for another call, if one is allowed; returns whether it waits."""
         self._end_calls(1)
         if line.head.batch_id in self._services.closed:
             self._finish(line)
         elif self._state is _State.LEAVING:
-            # It comes again with its record.
+            # Kafka redelivers it with its record.
             self._forget(line)
         else:
             self._waiting.hold(line, at)

@@ -57,7 +57,7 @@ NOT_MADE: Final = frozenset(
 
 
 class Fault(Enum):
-    """Whose fault a failure is; of the last two kinds the evidence decides."""
+    """Whose fault a failure is; the evidence decides between the two parties of the last two kinds."""
 
     LINE = auto()
     SERVER = auto()
@@ -117,7 +117,7 @@ class CallFailure(msgspec.Struct, frozen=True):
     retry_after: float | None = None
     """Seconds that the server asked to wait."""
     is_shared: bool = False
-    """Whether the call was for other lines, too: it says nothing of one of them."""
+    """Whether the call was for other lines, too: its failure proves nothing about a single line."""
 
     @property
     def fault(self) -> Fault:
@@ -153,7 +153,7 @@ class CallFailure(msgspec.Struct, frozen=True):
 
 
 class Evidence(NamedTuple):
-    """What other calls show about a server when a call fails."""
+    """The evidence of other calls about a server when a call fails."""
 
     others_answered: bool = False
     """Whether it answered another call of the endpoint that began after `CallFailure.since`."""
@@ -189,7 +189,8 @@ class History:
     def note(self, failure: CallFailure, *, counts: bool) -> None:
         """Add a failed call; `counts` says whether it counts against the line.
 
-        With the first failure that counts, the one before it counts, too: the server answered others after it.
+        With the first failure that counts, the one before it counts, too: the server has answered others since
+        then.
         """
         fault = failure.fault
         self.failures += fault is not Fault.SERVER and not failure.is_shared

@@ -47,7 +47,7 @@ class KafkaOutbox:
         )
 
     async def start(self) -> None:
-        """Connect, so that the first result need not wait for it.
+        """Connect early, so that the first result need not wait.
 
         Raises:
             LogUnavailable: No broker answers.

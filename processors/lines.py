@@ -53,11 +53,11 @@ class Line:
         self.avoid: Backend | None = None
         """The server that failed it last."""
         self.backend: Backend | None = None
-        """The server that its result is of."""
+        """The server that its result comes from."""
         self.check: AnswerCheck | None = None
-        """What its answer must pass, once it is called and its batch has a schema."""
+        """The check of its answer, once it is called, if its batch has a schema."""
         self.span: Span | None = None
-        """That of its call in flight, if it has one (`calls/spans.py`)."""
+        """The span of its call in flight, if it has one (`calls/spans.py`)."""
         self.reason: tuple[FailureKind, str, int | None] | None = None
         """Why it waits for another call: kind, server and status of its last failure (`FailedLines`)."""
 
@@ -114,14 +114,14 @@ class PendingLines:
         return fresh, completed
 
     def settle(self, line: Line) -> bool:
-        """A line has a result; says whether others of its batch have none."""
+        """Note that a line has a result; returns whether others of its batch have none."""
         batch = self.batches[line.head.batch_id]
         batch.open -= 1
         batch.settled += 1
         return batch.open > 0
 
     def arrive(self, line: Line) -> None:
-        """The log has the result of a line."""
+        """Note that the log has the result of a line."""
         self.completed.mark(line.head.batch_id, line.index)
         self._remove(line)
 

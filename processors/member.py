@@ -1,4 +1,4 @@
-"""The process as a member of its consumer group: assignments, revocations, and what all its models do together."""
+"""The process as a member of its consumer group: handles assignments and revocations for all its models."""
 
 import asyncio
 import time
@@ -15,22 +15,22 @@ from tidemill.schemas.log import topics
 
 REBALANCE_DRAIN_SECONDS_MAX: Final = 30.0
 STOP_DRAIN_SECONDS_MAX: Final = 7.0
-"""Less than the process is given to stop."""
+"""Less than the time that the process has to stop."""
 HOLD_SECONDS: Final = 1.0
-"""Between two times that paused partitions are paused again, since Faust may resume them."""
+"""Seconds after which paused partitions are paused again, since Faust may have resumed them."""
 
 
 class Member:
     """Lets the models follow the group."""
 
     def __init__(self, app: StageApp, models: Models, shared: Shared, partitions: int) -> None:
-        """Connect to the app, which is not started yet; needs a running event loop.
+        """Attach to the app before it starts; needs a running event loop.
 
         Args:
             app: Subscribes to `tidemill.processors` alone.
             models: All models.
-            shared: What the models share.
-            partitions: Those of `tidemill.processors`.
+            shared: The services that the models share.
+            partitions: Number of partitions of `tidemill.processors`.
         """
         self._app = app
         self._models = models
@@ -46,7 +46,7 @@ class Member:
         app.on_partitions_assigned.connect(self._assigned, weak=False)
 
     def close(self) -> None:
-        """Follow no more."""
+        """Stop following the group."""
         self._reports.cancel()
         self._shared.recovery.stop()
         self._stop_work()
@@ -70,7 +70,7 @@ class Member:
         self._guard.reset()
         seconds = STOP_DRAIN_SECONDS_MAX
         if self._app.rebalancing:
-            # Without a membership another process may have the partitions already, and repeat the calls.
+            # Without a membership, another process may already own the partitions and repeat the calls.
             seconds = REBALANCE_DRAIN_SECONDS_MAX if self._app.membership.is_valid else 0.0
         models = self._models.at_work
         await asyncio.gather(*(model.dispatcher.drain(seconds) for model in models))

@@ -63,7 +63,7 @@ class Share:
         self._resume()
 
     def stop(self) -> None:
-        """Give the reply up."""
+        """Give up the reply."""
         self._stop()
 
 
@@ -80,8 +80,8 @@ class LargeReplies:
     def share(self, resume: Callable[[], None], stop: Callable[[], None]) -> Share:
         """Begin to count a reply.
 
-        After `Share.grow` was False, `resume` is called when reading may go on; `stop` gives the reply up, and
-        closes the share.
+        After `Share.grow` has returned False, `resume` is called when reading may go on; `stop` gives up the reply
+        and closes the share.
         """
         share = Share(self, resume, stop)
         self._shares[share] = None
@@ -114,7 +114,7 @@ class LargeReplies:
 
     @property
     def _first(self) -> Share | None:
-        """The reply that is read without room; None while a complete one will free some."""
+        """The reply that is read even without room; None while a complete one is about to free some."""
         if any(share.is_whole for share in self._shares):
             return None
         return next(iter(self._shares), None)
@@ -164,7 +164,7 @@ class LineBudget:
         return True
 
     def ask(self, size: int, granted: Callable[[], None]) -> Request:
-        """Take bytes as soon as they are free, after earlier requests; later than now, calls `granted` then."""
+        """Take bytes as soon as they are free, after earlier requests; calls `granted` if that is not at once."""
         request = Request(min(size, self._bytes_max), granted)
         if self.take(size):
             request.is_granted = True

@@ -4,10 +4,11 @@ All models share one Faust app and one consumer group, which divides the partiti
 of its partition `n` reads partition `n` of every model's topics (`faust/added_partitions.py`). So no change of the
 models is a rebalance.
 
-A few models stay awake, so that the first line of a batch does not wait. Of many, a model is asleep as long as
-nothing waits for it: nothing is fetched, and it has no dispatcher. It wakes at once when `tidemill.batches` shows
-an open batch of it, and otherwise at the next look at the ends of all sleeping partitions, which needs no other
-stage. It goes to sleep again once all it has read is committed and nothing has come for a while.
+A few models stay awake, so that the first line of a batch does not wait. If there are many, a model is asleep as
+long as no line waits for it: it fetches no records, and has no dispatcher. It wakes at once when
+`tidemill.batches` shows an open batch of it, and otherwise at the next look at the ends of all sleeping
+partitions, which needs no other stage. It goes to sleep again once all that it has read is committed and no line
+has arrived for a while.
 """
 
 import asyncio
@@ -26,15 +27,15 @@ from tidemill.processors.partitions.window import PartitionWindow
 from tidemill.schemas.log import topics
 
 LOOK_SECONDS: Final = 3.0
-"""Between two looks at the ends of sleeping partitions."""
+"""Between two lookups of the ends of sleeping partitions."""
 FIND_SECONDS: Final = 30.0
-"""Between two looks for topics that did not exist."""
+"""Between two lookups of topics that did not exist."""
 HURRY_SECONDS: Final = 0.25
-"""The same while an open batch waits for one: ingest creates the topics of a model with its first line."""
+"""The same while an open batch waits for such a topic: ingest creates a model's topics with its first line."""
 SLEEP_SECONDS: Final = 60.0
 """A model without work for this long goes to sleep. By then its bucket of tokens is full."""
 AWAKE_MAX: Final = 16
-"""Up to so many models never sleep."""
+"""Up to this many models never sleep."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class OpenBatches:
         return iter(self._batches)
 
     def open(self, batch_id: str, models: frozenset[str]) -> bool:
-        """Note an open batch; says whether its models are news."""
+        """Note an open batch; returns whether its models are new."""
         if self._models.get(batch_id) == models:
             return False
         self.close(batch_id)
@@ -74,7 +75,7 @@ class Models:
     """All models of a process."""
 
     def __init__(self, app: StageApp, shared: Shared, places: Places) -> None:
-        """Know no model; `app` is not started yet, and subscribes to `tidemill.processors` alone."""
+        """Start without models; `app` has not started yet, and subscribes to `tidemill.processors` alone."""
         self._app = app
         self._shared = shared
         self._places = places
@@ -133,7 +134,7 @@ class Models:
             model.dispatcher.resume()
 
     def begin(self, numbers: Collection[int], part: float) -> None:
-        """Begin after an assignment of partitions with these numbers, which are such a part of all."""
+        """Begin after an assignment of the partitions with these numbers, which make up a `part` of all."""
         self._added.clear()
         self._places.reset(numbers)
         self._part = part
@@ -152,7 +153,7 @@ class Models:
         """Take a record."""
         message = event.message
         window, model = self._shared.assignment.window(message.tp), self._readers.get(message.topic)
-        # Without a window the partition has been revoked: the record comes again.
+        # If there is no window, the partition was revoked, and Kafka redelivers the record.
         is_current = message.generation_id == self._app.consumer_generation_id
         if is_current and window is not None and model is not None:
             await model.take(window, event)
@@ -174,7 +175,7 @@ class Models:
             watching.cancel()
 
     async def _watch(self) -> None:
-        """Look where the partitions end, until cancelled; a broker that answers late delays no known wake."""
+        """Look up the ends of partitions until cancelled; in its own task, so a slow broker delays no wake."""
         while True:
             try:
                 if self._added.is_assigned:
@@ -193,7 +194,7 @@ class Models:
             topics_then = self._by_topic
             await self._places.find(topics_then)
             if self._by_topic is topics_then:
-                # Models that were added meanwhile need another look.
+                # Models that were added meanwhile need another lookup.
                 self._found_at = self._looked_at = now
         elif now >= self._looked_at + LOOK_SECONDS:
             await self._places.look()
@@ -204,7 +205,7 @@ class Models:
 
     @property
     def _missing(self) -> bool:
-        """Whether a topic of an open batch was not found yet."""
+        """Whether a topic of an open batch has not been found yet."""
         return any(
             not self._places.has(topic)
             for name in self.open_batches
@@ -259,7 +260,7 @@ class Models:
                 await self._remove(name).close()
 
     async def _retire(self) -> None:
-        """Stop the work of models whose calls have changed; their records come again."""
+        """Stop the work of models whose calls have changed; their records are read again."""
         for name, model in list(self.awake.items()):
             if model.follows(self._configured[name]):
                 continue
@@ -274,7 +275,7 @@ class Models:
                 await self._leaving.pop(name).close()
 
     def _give_back(self, starts: Mapping[TP, Start], ends: Mapping[TP, int] | None = None) -> None:
-        """Read these partitions no more."""
+        """Stop reading these partitions."""
         self._shared.assignment.remove(starts)
         self._places.put(starts, ends)
         for tp in starts:

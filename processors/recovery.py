@@ -1,7 +1,7 @@
 """Reads back, after an assignment, which lines of its partitions earlier owners have completed.
 
 These are the steps 5 and 6 of docs/reference/protocol.md; `partitions/assignment.py` decides what must be read.
-One recovery serves all models of a process: the outcomes of a batch are in one partition, whichever its model.
+One recovery serves all models of a process: the outcomes of a batch are in one partition, whatever its model.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class Recovery:
             kafka: Brokers and credentials.
             assignment: The partitions of this process.
             mark: Notes that a line, by batch id and index, is completed.
-            closed: The batches whose lines need no note.
+            closed: The batches whose lines need not be marked.
         """
         self._kafka = kafka
         self._assignment = assignment
@@ -54,12 +54,12 @@ class Recovery:
             self._task.cancel()
 
     def wake(self) -> None:
-        """A record waits for what earlier owners have completed."""
+        """Note that a record waits for the outcomes of earlier owners."""
         self._wanted.set()
 
     async def _run(self) -> None:
         """Read outcomes whenever a record needs them."""
-        # A library may swallow the cancellation of an earlier assignment's task.
+        # A library may have swallowed the cancellation of an earlier assignment's task.
         while self._task is asyncio.current_task():
             if not self._assignment.release():
                 await self._wanted.wait()

@@ -36,7 +36,7 @@ from tidemill.storage.buckets import Buckets
 
 NAME: Final = "tidemill-results"
 SHARING_BATCHES: Final = 4
-"""From this many batches at work on, they share requests to the broker."""
+"""With this many batches at work or more, they share requests to the broker."""
 REST_SECONDS: Final = 0.015
 BUFFER_EVENTS_MAX: Final = 8
 """Records that Faust holds for each partition: it counts no bytes, as the queues of the owners do
@@ -44,8 +44,8 @@ BUFFER_EVENTS_MAX: Final = 8
 COMPACTIONS_MAX: Final = 4
 """Batches of one process that are compacted at once."""
 TABLE_CACHE_BYTES: Final = 4 << 20
-"""Of each partition of a table. States are written anew for each part and each publication: this bounds how many
-copies of them are in memory."""
+"""Cache of each partition of a table. States are rewritten for each part and each publication: this bounds how
+many copies of them are in memory."""
 CLOCK_SECONDS_MAX: Final = 3600.0
 """The largest difference between the clocks of the processes that write to the log."""
 WRITER_BYTES: Final = 4
@@ -150,7 +150,7 @@ class Results:
         self._owners.wake()
 
     async def _rest(self) -> None:
-        """Let the batches at work share requests to the broker, if there are several."""
+        """Let several batches at work share requests to the broker."""
         if sum(map(len, self._active_batches())) >= SHARING_BATCHES:
             await asyncio.sleep(REST_SECONDS)
 

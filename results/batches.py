@@ -1,4 +1,4 @@
-"""Brings batches from one state to the next: flush, keep, publish, set the timer, compact.
+"""Moves batches from one state to the next: flush, keep, publish, set the timer, compact.
 
 `results/partition.py` decides the next state; docs/reference/protocol.md has the steps, 10 to 15.
 """
@@ -100,7 +100,7 @@ class Batches:
         return self._finalizer.spans
 
     def check_clock(self) -> None:
-        """Set all timers anew if the wall clock was stepped or the retention of the log was changed."""
+        """Set all timers again if the wall clock was stepped or the retention of the log was changed."""
         retention_seconds = self._resources.limits.retention_seconds()
         if self._clock_steps.has_stepped() or retention_seconds != self._retention_seconds:
             self._retention_seconds = retention_seconds
@@ -108,7 +108,7 @@ class Batches:
                 self.set_timer(active)
 
     def check_models(self) -> None:
-        """Let the timers of batches be due whose model was paused, resumed or removed."""
+        """Make the timer of each batch due whose model was paused, resumed or removed."""
         limits, now = self._resources.limits, self._resources.clock()
         if (revision := limits.revision()) == self._revision:
             return
@@ -127,7 +127,7 @@ class Batches:
         self.parts.recount()
 
     async def advance(self, active: ActiveBatch, after: State, *, due: bool = False) -> None:
-        """Bring a batch to its next state, and do all that follows; `due` ends it with the lines it has."""
+        """Move a batch to its next state, and do all that follows; `due` closes it with the lines it has."""
         now = self._resources.monotonic()
         before, active.state = active.state, after
         active.stalls.look(after, active.bitmap.done, now)
@@ -143,19 +143,19 @@ class Batches:
             active.state = reducer.close(active.state, self._resources.clock(), self._writer)
         if active.state is not before or (active.unpublished and now >= active.next_publish_at):
             if active.state.is_over:
-                await self.publish(active)  # before the table has it: afterwards no owner would publish it
+                await self.publish(active)  # before the table has the state: afterwards no owner would publish it
             await self._tables.keep(active)
             if closing and reducer.is_brief(active.state):
                 active.unpublished = True
             elif not active.state.is_over:
                 await self.publish(active)
-        # A batch that is over is closed too, and a replayed fact may come: its files must not be written again.
+        # A replayed fact must not start another compaction: a batch that is over is closed, too.
         if active.state.is_over:
             self.drop(active)
             active.release()
         else:
             self._go_on(active)
-            # Last of all: the record can no longer fail, and be undone.
+            # Only now, since the record can no longer fail and be undone.
             if at_once and not active.compacting:
                 active.compacting = True
                 self._background.start(self._finish_at_once(active))
@@ -174,7 +174,7 @@ class Batches:
         return {name: why for name, why in found.items() if why is not None}
 
     def stalled(self, active: ActiveBatch) -> State:
-        """The state of a batch with the present reasons why its lines wait."""
+        """The state of a batch with the current reasons why its lines wait."""
         active.stalls.held = self._held(active.state)
         return show(
             active.state,
@@ -206,7 +206,7 @@ class Batches:
         active.published_at = self._resources.monotonic()
 
     async def publish_again(self, active: ActiveBatch) -> None:
-        """Keep and publish a batch that is over, since the fact that ended it came again."""
+        """Keep and publish a batch that is over, since the fact that ended it was redelivered."""
         if active.state.is_over:
             await self._tables.keep(active)
             await self.publish(active)
@@ -228,7 +228,7 @@ class Batches:
         self.timers.set(active.state.id, at + RETRY_SECONDS)
 
     def timer_done(self, active: ActiveBatch) -> None:
-        """Show no longer that the timer of a batch failed, once its work is done."""
+        """Stop showing that the timer of a batch failed, since its work is done."""
         if active.blockage.is_of_timer:
             self.block(active, None)
 
@@ -239,7 +239,7 @@ class Batches:
             self._background.start(self._compact(active))
 
     def _ends_at_once(self, active: ActiveBatch) -> bool:
-        """Whether the files of a batch can be written from memory, or are being written so.
+        """Whether the files of a batch can be written, or are being written, from memory.
 
         The log still has all records of its lines, and they are acknowledged once the table names the files.
         """
@@ -260,7 +260,7 @@ class Batches:
         self._end_by_parts(active)
 
     def _end_by_parts(self, active: ActiveBatch) -> None:
-        """Have the next tick end a batch as a large one."""
+        """Let the next tick end a batch like a large one."""
         active.compacting, active.tried_part = False, max(0, active.tried_part)
         self.timers.set(active.state.id, self._resources.clock())
 
@@ -295,7 +295,7 @@ class Batches:
     async def end(self, *batches: ActiveBatch) -> None:
         """End batches that are closed and written."""
         await asyncio.gather(*map(self._publish_end, batches))
-        # Behind the records: afterwards no owner would publish them.
+        # After publishing: once the table has the end, no owner would publish the records.
         await self._tables.keep(*batches)
         for active in batches:
             self.drop(active)

@@ -14,7 +14,7 @@ Used = tuple[int, int, int, int]
 
 
 def billed(batch: Batch, model: str | None, used: Used, tariff_of: TariffOf) -> tuple[Usage, Bill]:
-    """The usage and the bill of lines of one model, at its present price."""
+    """The usage and the bill of lines of one model, at its current price."""
     read, cached, written, last = used
     unit = ENDPOINTS.get(batch.endpoint, UNKNOWN).unit
     usage = Usage(

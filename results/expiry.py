@@ -62,8 +62,8 @@ class StateExpiry:
         3. Withdraw its record and those of its files.
         4. Remove its objects, and acknowledge the command; returns this step, for a background task.
 
-        Every step may be repeated: the command comes again until all of them are done. A batch at work stays as it
-        is.
+        Every step may be repeated: Kafka redelivers the command until all of them are done. A batch at work stays
+        as it is.
         """
         if state.deleted_at is None:
             log.warning("%s is still at work, so it is not deleted", command.batch_id)

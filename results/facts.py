@@ -1,4 +1,4 @@
-"""Facts that the state of a batch keeps: those that came early, and what ends it."""
+"""Facts that the state of a batch keeps: early ones, and the one that ends a small batch."""
 
 from typing import Annotated
 
@@ -46,7 +46,7 @@ class _Files(Receipt):
 
 
 class Written(Compacted):
-    """What ends a small batch: one model, and an output in one file."""
+    """The fact that ends a small batch, which has one model and an output in one file."""
 
     models: Annotated[tuple[ModelResult, ...], Field(min_length=1, max_length=1)]
     receipt: _Files

@@ -1,6 +1,6 @@
-"""One partition of results: the only owner of the batches whose records come there.
+"""One partition of results, which alone owns the batches whose records it gets.
 
-The order of steps decides what a crash can do (docs/reference/protocol.md, steps 10 to 15):
+The order of the steps decides what a crash can cause (docs/reference/protocol.md, steps 10 to 15):
 
 10. a fact is applied in memory;
 11. lines are flushed to the store as a part;
@@ -9,9 +9,9 @@ The order of steps decides what a crash can do (docs/reference/protocol.md, step
 14. the batch is published;
 15. the events are acknowledged.
 
-After a crash the events come again. A part that no state names is an orphan and harmless. If a state names a part
-and the bitmap lacks its lines, a second part gets the same lines; the merge takes each line once. The
-caller ensures that the calls of one partition never overlap.
+After a crash Kafka redelivers the events. A part that no state names is an orphan and harmless. If a state names a
+part and the bitmap lacks its lines, a second part gets the same lines; the merge takes each line once. The caller
+ensures that the calls of one partition never overlap.
 """
 
 import asyncio
@@ -99,17 +99,18 @@ class Partition:
     async def load(self) -> None:
         """Take over the batches that were at work; called once, before all else.
 
-        A crash can leave the local tables ahead of their changelog. Both need every state that later work builds
-        on, or a loss of the disk would lose acknowledged lines; so this owner writes all of them again.
+        A crash can leave the local tables ahead of their changelog. The changelog, too, needs every state that
+        later work builds on, or the loss of a disk would lose acknowledged lines. So this owner writes all of them
+        again.
         """
         await self._tables.take_over(self.owner.generation)
         loaded = [self.active_batches.load(state) for state in self._tables.open()]
         for start in range(0, len(loaded), TAKE_OVER_BATCHES):
-            # Many at once: each waits for the broker, and there may be thousands.
+            # Many at once: each write waits for the broker, and there may be thousands.
             group = loaded[start : start + TAKE_OVER_BATCHES]
             await self._tables.adopt(*group)
             if written := [active for active in group if active.state.written is not None]:
-                # Their ends may be published already: they are not shown as "finalizing" again.
+                # Their ends may already be published: they must not appear as "finalizing" again.
                 await self.batches.end(*written)
             await asyncio.gather(*(self.batches.publish(one) for one in group if not one.state.is_over))
         self._tables.drop_stale()
@@ -203,7 +204,7 @@ class Partition:
             ack()
 
     async def _defer(self, active: ActiveBatch, after: State, ack: Ack) -> None:
-        """Set a state that is kept and published together with the next one, or after `PUBLISH_SECONDS`."""
+        """Set a state, which is kept and published together with the next one, or after `PUBLISH_SECONDS`."""
         if after is active.state:
             ack()
             return
@@ -242,14 +243,14 @@ class Partition:
         await self.batches.advance(active, active.state)
 
     def abandon(self) -> None:
-        """Stop; records that are not acknowledged come again to the next owner."""
+        """Stop; the next owner gets unacknowledged records again."""
         self._background.cancel()
         self.active_batches.clear()
         self.batches.timers.clear()
 
     async def _tick(self, at: float, *, is_current: bool) -> None:
         """Do everything that was due at the time of a tick."""
-        # Another owner's clock may be ahead: a list, since timers that are set meanwhile may be due by it at once.
+        # A list of the due timers, since another owner's clock may be ahead and make new timers due at once.
         for batch_id in self.batches.timers.due(at):
             if (active := self.active_batches.find(batch_id)) is None:
                 continue
@@ -260,7 +261,7 @@ class Partition:
             except TRANSIENT:
                 raise
             except Exception as error:
-                # Burying the tick would stop the other batches: this batch alone is tried again.
+                # A dead letter of the tick would stop the other batches: only this batch is tried again.
                 log.exception("%s: its timer failed", batch_id)
                 self.batches.undo()
                 self.batches.retry_timer(active, at, safe_reason(error))
@@ -283,7 +284,7 @@ class Partition:
             after = reducer.overdue(after, at, self._limits.grace_seconds)
         after = retention_risk.endangered(after, at, self._limits.retention_seconds())
         graced = active.graced(at, now, self._limits, is_current=is_current)
-        # A cancelled batch gives unread results up, unless its published counts would go back.
+        # A cancelled batch gives up unread results, unless that would decrease its published counts.
         gives_up = after.ending is Status.CANCELLED and active.unpublished_lines >= 0
         await self.batches.advance(
             active, after, due=reducer.is_due(after, graced) and (gives_up or not is_unread)
@@ -292,7 +293,7 @@ class Partition:
     async def _compacted(self, fact: Compacted) -> None:
         active = self.active_batches.get(fact.batch_id)
         if active.state.is_over or fact.closed_by != active.state.closed_by:
-            # A former owner may have closed the batch with other lines, and so written other files.
+            # A former owner may have closed the batch with other lines, and written other files.
             await self.batches.publish_again(active)
             if active.state.is_over:
                 self._background.start(self._garbage.clear(fact.batch_id))

@@ -13,7 +13,7 @@ from tidemill.schemas.resources.waiting import Waiting
 from tidemill.storage.buckets import Buckets
 
 TariffOf = Callable[[str | None, str], Tariff]
-"""The present price of a model for a completion window; no model for a batch that ended before it had one."""
+"""The current price of a model in a completion window; None as the model of a batch that ended without one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,9 @@ class Limits:
     output_life_seconds: int
     tariff_of: TariffOf
     partitions: Callable[[], int] = lambda: 1
-    """Partitions of this process, at least 1; they share its memory."""
+    """Number of partitions of this process, at least 1; they share its memory."""
     bill_copies: bool = False
-    """Whether a line with the answer to an equal one costs what that line costs."""
+    """Whether a line that got the answer to an equal line costs as much as that line."""
     held: Callable[[str], Waiting | None] = lambda _: None
     """Why no process may call the lines of a model, if none may."""
     revision: Callable[[], int] = lambda: 0
@@ -53,7 +53,7 @@ class Outcomes(Protocol):
     """Reads results from the log again."""
 
     def outcomes(self, partition: int, since: float) -> AsyncGenerator[tuple[Headers, bytes], None]:
-        """Headers and value of the records of a partition of `outcomes`, up to its present end.
+        """Headers and value of the records of a partition of `outcomes`, up to its current end.
 
         Records older than `since`, Unix seconds, may be left out.
 

@@ -24,7 +24,7 @@ from tidemill.schemas.resources.waiting import Waiting
 
 
 class Publisher:
-    """Appends records and retries until the log has them, since later steps must not happen before.
+    """Appends records, and retries until the log has them, since later steps must wait for that.
 
     `owner` returns the number of the partition's owner (`Tables.owner`).
     """

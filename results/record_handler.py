@@ -1,7 +1,7 @@
 """Decodes the records of one partition of `commands` and `outcomes`, and applies each to its batch.
 
-A record that fails twice becomes a dead letter. Records whose lines cannot be read at the moment are held
-beside the others (`kafka/partitions/held_records.py`). A timer only sends a `Tick` into the partition, so all
+A record that fails twice becomes a dead letter. Records whose lines cannot be read at the moment are held apart
+from the others (`kafka/partitions/held_records.py`). A timer only sends a `Tick` into the partition, so all
 records that the log had when it was due are applied first.
 """
 
@@ -80,7 +80,7 @@ class RecordHandler:
             self._send_tick()
 
     async def leave(self) -> None:
-        """See `owner.Partition`: records without a part stay unacknowledged and come again."""
+        """See `owner.Partition`: records without a part stay unacknowledged, and Kafka redelivers them."""
 
     def abandon(self) -> None:
         """See `owner.Partition`."""
@@ -114,11 +114,11 @@ class RecordHandler:
         if failed is not None:
             await self._show(record, failed)
             record.ack()
-        # The record lives until it is acknowledged; its value can go now.
+        # The record stays in memory until it is acknowledged; its value is not needed any more.
         record.value = None
 
     async def _show(self, record: Record, failed: FailedRecord) -> None:
-        """Show the burial on the batch that the record names; if that fails too, only the dead letter remains."""
+        """Show the dead letter on the batch that the record names; if that fails, too, only the letter remains."""
         identified = dead_letters.identify_batch(record.topic, record.headers, record.value)
         if identified is None or not self._belongs(record, identified.batch_id):
             return

@@ -1,4 +1,4 @@
-"""What the metrics say of results and batches, beside the gauges of active batches (`state/batch_gauges.py`)."""
+"""The metrics of results and batches, except the gauges of active batches (`state/batch_gauges.py`)."""
 
 from collections.abc import Callable, Container
 from typing import Final
@@ -15,13 +15,13 @@ class ResultMetrics:
     """The results that a process has read, counted once a record."""
 
     def __init__(self) -> None:
-        """Have read nothing."""
+        """Start with zero counts."""
         self._new = self._repeated = self._bytes = 0
         self._seconds: dict[str, Buckets] = {}
         """From the creation of a batch to the results of its lines, by model."""
 
     def register(self, models: Callable[[], Container[str]]) -> None:
-        """Give the metrics their sources; `models` are those of the settings: others have no series."""
+        """Register the sources of the metrics; only `models`, those of the settings, get time series."""
 
         def seconds() -> dict[str, Buckets]:
             named = models()
@@ -38,7 +38,7 @@ class ResultMetrics:
         Args:
             model: The model of the lines; it is one of the batch.
             lines: Their number.
-            new: How many of them are no repetitions.
+            new: How many of them are not repetitions.
             size: Their bytes.
             seconds: Time since the creation of the batch.
         """

@@ -35,7 +35,7 @@ class BatchSpans:
     def finalizing(self, active: ActiveBatch) -> Iterator[None]:
         """The writing of a batch's files, which ends its fold.
 
-        The fold has no length if a former owner folded all lines.
+        The fold has length 0 if a former owner folded all lines.
         """
         batch = active.state.batch
         assert batch is not None

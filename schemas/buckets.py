@@ -1,7 +1,7 @@
 """Addresses of objects in buckets of users, and the prefixes that bound them.
 
-An address is `s3://bucket/key`. It is taken as it is written: nothing is decoded or normalised, and what a server
-could read in another way is refused.
+An address is `s3://bucket/key`. It is used as it is written: nothing is decoded or normalised, and an address that
+a server could read in another way is refused.
 """
 
 import re
@@ -15,9 +15,9 @@ from tidemill.schemas.bounds import Number, Param, Size, Text
 
 SCHEME: Final = "s3://"
 KEY_BYTES_MAX: Final = 1024
-"""Of a key, in UTF-8: the bound of S3."""
+"""Bytes of a key in UTF-8: the bound of S3."""
 FOLDER_BYTES_MAX: Final = 900
-"""Of the key of a folder, so that the names in it fit."""
+"""Bytes of the key of a folder, so that the names in it fit."""
 URI_CHARS_MAX: Final = len(SCHEME) + 64 + KEY_BYTES_MAX
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
 
@@ -25,7 +25,7 @@ Uri = Annotated[str, StringConstraints(max_length=URI_CHARS_MAX)]
 
 
 class AddressError(Exception):
-    """A text is no address; its text says why, as a sentence."""
+    """A text is not an address; the error's text says why, as a sentence."""
 
 
 class BucketObject(BaseModel):
@@ -43,7 +43,7 @@ Format = Literal["jsonl", "parquet"]
 
 
 class OutputCopy(BaseModel):
-    """What became of the copy of an ended batch's files in a bucket."""
+    """The outcome of copying an ended batch's files to a bucket."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -51,9 +51,9 @@ class OutputCopy(BaseModel):
     uri: Uri
     """The folder of the batch."""
     files: Number = 0
-    """Files in it, beside `receipt.json`."""
+    """Files in it, except `receipt.json`."""
     reason: Text | None = None
-    """Why it failed."""
+    """Why the copy failed; None if it did not."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Bounds on the settings of a file or the environment, whatever their names.
+"""Bounds on all settings of a file or the environment.
 
 Settings end up in headers, topics, metrics, logs and command lines, so a text has no control characters.
 """

@@ -1,7 +1,7 @@
 """The endpoints that a batch may call, one entry each; no other module names a path.
 
-The settings add entries when a process begins (`configure`), so other modules derive nothing from the whole table
-when they are imported.
+The settings add entries when a process starts (`configure`), so other modules must not derive anything from the
+whole table at import.
 """
 
 import base64
@@ -24,9 +24,9 @@ class FileField(NamedTuple):
     """A field of a request that names files (`schemas/jsonl/attachments.py`)."""
 
     types: tuple[str, ...]
-    """What the media types of its files begin with."""
+    """Prefixes of the media types of its files."""
     part: str = ""
-    """Its name in the form that the server gets, if that is another."""
+    """Its name in the form that the server gets, if that differs."""
 
 
 _IMAGE: Final = FileField(("image/",))
@@ -71,7 +71,7 @@ class Endpoint:
     smallest: dict[str, object]
     """The cheapest request, without its model."""
     context: tuple[str, ...] = ()
-    """Optional fields that the model reads beside the prompt."""
+    """Optional fields that the model reads in addition to the prompt."""
     usage: tuple[str, ...] = ("usage",)
     """Where a reply may have its token counts, the best place first; a dot leads into an object."""
     generates: bool = True
@@ -81,10 +81,10 @@ class Endpoint:
     items, and the size of the reply). `paired`: the model reads the prompt once with each item of the second
     field."""
     answers: str | None = None
-    """Set if one request may have the prompts of several, since each item of `reply_list` has an `index`: the
-    optional field with the number of answers to each item of the prompt; empty if that is always one."""
+    """The optional field with the number of answers to each item of the prompt; empty if that is always one. Set
+    if one request may have the prompts of several lines, since each item of `reply_list` has an `index`."""
     unit: Literal["tokens", "images", "audio_seconds"] = "tokens"
-    """What a reply costs beside its tokens, or in place of them."""
+    """The unit that a reply costs in addition to its tokens, or instead of them."""
     is_anthropics: bool = False
     """Whether the rules are Anthropic's: an invalid line of a file fails alone and not with its batch, and the
     input tokens of a reply leave out those that a cache read or wrote."""
@@ -95,11 +95,11 @@ class Endpoint:
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Optional fields, each with the texts that it may have."""
     is_beside_v1: bool = False
-    """Whether its `/v1` is ours alone: a server has it beside its `/v1`."""
+    """Whether only our path begins with `/v1`: a server has the endpoint beside its `/v1`."""
 
     @property
     def operation(self) -> str:
-        """What OpenTelemetry calls it in traces; empty if it has no word for it."""
+        """OpenTelemetry's name for it in traces; empty if there is none."""
         return _OPERATIONS.get(self.name, "")
 
     @property
@@ -113,7 +113,7 @@ class Endpoint:
         return next(iter(self.forms[0]))
 
     def form(self, body: Mapping[str, Any]) -> Form:
-        """The form that a request has the most fields of."""
+        """The form that shares the most fields with a request."""
         if len(self.forms) == 1:
             return self.forms[0]
         return max(self.forms, key=lambda form: sum(body.get(name) is not None for name in form))
@@ -238,7 +238,7 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
     "/v1/pooling": Endpoint(
         name="Pooling",
         forms=({"input": _ONE_OR_MORE}, {"messages": (list,)}, {"data": _ANY}),
-        # A plugin of the server decides about `data`.
+        # A plugin of the server interprets `data`.
         reply_list=None,
         smallest={"input": PROMPT},
         generates=False,
@@ -270,17 +270,17 @@ UNKNOWN: Final = Endpoint(name="", forms=({"input": _ANY},), reply_list=None, sm
 DEFAULTS: Final = tuple(ENDPOINTS)[:4]
 """The endpoints of a model whose settings name none."""
 GREEDY_AT_ZERO: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
-"""The endpoints that take the likeliest token always if a request has a `temperature` of 0."""
+"""The endpoints that always take the likeliest token if a request has a `temperature` of 0."""
 
 
 def is_deterministic(path: str, temperature: object) -> bool:
-    """Whether an endpoint gives equal answers to equal requests, as far as a server keeps its word."""
+    """Whether an endpoint is meant to give equal answers to equal requests."""
     is_zero = type(temperature) in {int, float} and temperature == 0
     return not ENDPOINTS[path].generates or (is_zero and path in GREEDY_AT_ZERO)
 
 
 def configure(custom: Mapping[str, Endpoint]) -> None:
-    """Add these endpoints for the life of the process, in place of those that were added before."""
+    """Add these endpoints for the life of the process, replacing those that were added before."""
     for path in ENDPOINTS.keys() - set(BUILT_IN):
         del ENDPOINTS[path]
     ENDPOINTS.update(custom)

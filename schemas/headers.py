@@ -46,7 +46,7 @@ def is_value(text: str) -> bool:
 
 
 def lines(headers: Mapping[str, str]) -> bytes:
-    """The headers as lines of an HTTP request, each with its end."""
+    """The headers as lines of an HTTP request, each with its line end."""
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("ascii")
 
 
@@ -54,7 +54,7 @@ def parsed(text: bytes) -> dict[str, str]:
     """The headers of a record, from their lines.
 
     Raises:
-        ValueError: They are not what `lines` writes for headers that may be forwarded.
+        ValueError: They are not headers that may be forwarded, in the form that `lines` writes.
     """
     rows = text.decode("ascii").split("\r\n")
     found = {name: value for name, _, value in (row.partition(": ") for row in rows[:-1])}

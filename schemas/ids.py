@@ -1,7 +1,7 @@
 """Creates and recognizes ids.
 
 Ids of batches, files and keys begin with their creation time, so lists sorted by `created_at` and id are in order
-within a second, too. Ids derived from an idempotency key or a batch are equal each time, and in no order.
+within a second, too. Ids derived from an idempotency key or a batch are the same each time, and in no order.
 """
 
 import hashlib
@@ -62,14 +62,14 @@ def new_file_id(project: str) -> str:
 def owned_file_id(file_id: str, project: str) -> str:
     """The id with a digest of the project as its last 6 characters.
 
-    So a stage that has only the id, and no list of files, knows whether the project uploaded the file.
+    So a stage with only the id, and no list of files, knows whether the project uploaded the file.
     """
     kept = file_id[:-_OWNER_CHARS]
     return kept + _base62(hashlib.blake2b(f"{kept}/{project}".encode(), digest_size=8).digest(), _OWNER_CHARS)
 
 
 def is_owned(file_id: str, project: str) -> bool:
-    """Whether a file of this id can only have been uploaded by the project, up to one in 10^10 ids."""
+    """Whether only the project can have uploaded a file with this id, except for one in 10^10 ids."""
     return file_id == owned_file_id(file_id, project)
 
 

@@ -1,8 +1,8 @@
 """Checks answers of models against a JSON Schema, in bounded time: for the service and for its client.
 
-A schema comes from outside. It may refer only to its own parts, its patterns match in linear time, and the work
-that an answer can cause is counted before: applicators like `anyOf` and `$ref` may apply exponentially many parts
-to one value, and an enumeration compares each of its items.
+A schema is untrusted. It may refer only to its own parts, its patterns match in linear time, and the work that an
+answer can cause is counted beforehand: applicators like `anyOf` and `$ref` may apply exponentially many parts to
+one value, and an enumeration compares each of its items.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,13 +18,13 @@ DEPTH_MAX: Final = 64
 """Levels of a schema, and of an answer."""
 ANSWER_BYTES_MAX: Final = 512 << 10
 PATTERN_BYTES_MAX: Final = 64 << 10
-"""Size of a compiled pattern: more need more time for a character."""
+"""Size of a compiled pattern: larger ones need more time for each character."""
 PATTERNS_MAX: Final = 100
 PATTERN_CHARS_MAX: Final = 512
 PATTERNS_CHARS_MAX: Final = 2_048
-"""Of all patterns together; the time to compile grows with the square of a pattern, to 0.15 s in all."""
+"""Length of all patterns together; the time to compile one grows with its square, to 0.15 s in all."""
 CHAIN_MAX: Final = 500
-"""Parts that apply one inside the other, over references: a compiler calls itself for each."""
+"""Nested parts, also through references: the compiler recurses into each."""
 APPLIED_MAX: Final = 1_000
 """Parts of a schema that apply to one value, counting each item of an enumeration."""
 CHECKS_MAX: Final = 1_000_000
@@ -89,7 +89,7 @@ class Checker:
         """The value of an answer, which is JSON text in UTF-8.
 
         Raises:
-            AnswerError: It is no JSON, does not fit the schema, or exceeds the bounds.
+            AnswerError: It is not JSON, does not fit the schema, or exceeds the bounds.
         """
         if len(answer) > ANSWER_BYTES_MAX or nesting.exceeds(answer, DEPTH_MAX):
             raise AnswerError(f"it has more than {ANSWER_BYTES_MAX:,} bytes or {DEPTH_MAX} levels")
@@ -123,7 +123,7 @@ class _Count:
         self._open: set[tuple[int, int]] = set()
 
     def applied(self, part: Any, levels: int) -> int:
-        """The most parts that apply to one value, the one of `part` or one up to so many levels below it."""
+        """The most parts that apply to one value: that of `part`, or one up to so many levels below it."""
         here, below = self._reached(part, levels)
         return max(here, below.get(_ANY, 0) + max((n for name, n in below.items() if name), default=0))
 
@@ -201,7 +201,7 @@ def _applied_below(part: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _list(part: dict[str, Any], name: str) -> list[Any]:
-    """An array of a part; some drafts ignore other types, which no one means."""
+    """An array of a part; refuses other types, which some drafts ignore."""
     if not isinstance(found := part.get(name, []), list):
         raise SchemaError(f"the schema is invalid: {name} is not an array")
     return found

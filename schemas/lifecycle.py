@@ -19,13 +19,13 @@ MOVES: Final[dict[Status, frozenset[Status]]] = {
     **dict.fromkeys(TERMINAL, frozenset()),
 }
 CANCELLABLE: Final = frozenset(status for status, to in MOVES.items() if Status.CANCELLING in to)
-"""A batch that can be cancelled; only lines of such a batch are called."""
+"""States in which a batch can be cancelled, and in which alone its lines are called."""
 CANCELLED: Final = frozenset({Status.CANCELLING}) | MOVES[Status.CANCELLING]
-"""A batch that was cancelled before."""
+"""States of a batch after a request to cancel it."""
 OPEN: Final = CANCELLABLE | {Status.CANCELLING}
-"""A batch that still counts results, and that expires."""
+"""States in which a batch still counts results, and expires."""
 AT_WORK: Final = OPEN - {Status.VALIDATING}
-"""An open batch with a known number of lines."""
+"""States of an open batch after validation; one that was cancelled before may still lack its number of lines."""
 RANK: Final = {
     Status.VALIDATING: 0,
     Status.IN_PROGRESS: 1,
@@ -34,7 +34,7 @@ RANK: Final = {
     Status.CANCELLING: 3,
     **dict.fromkeys(TERMINAL, 4),
 }
-"""The progress of a batch: of its records, the one with the highest rank is shown."""
+"""The order of progress: of a batch's records, the api shows the one with the highest rank."""
 
 
 class IllegalMove(Exception):
@@ -44,7 +44,7 @@ class IllegalMove(Exception):
 def move(batch: Batch, to: Status, at: int, **changes: object) -> Batch:
     """The batch in its next state, with the time of the move and other changes.
 
-    The time is not before that of earlier moves: a clock that is set back must not end a batch before it began.
+    The time is never before that of earlier moves: a clock that is set back must not end a batch before it began.
 
     Raises:
         IllegalMove: The table does not have this move.
@@ -54,6 +54,6 @@ def move(batch: Batch, to: Status, at: int, **changes: object) -> Batch:
     times = (batch.created_at, batch.in_progress_at, batch.finalizing_at, batch.cancelling_at)
     latest = max((at, *(time for time in times if time is not None)))
     if batch.tidemill.waiting and to not in (Status.FINALIZING, Status.EXPIRED):
-        # Only an expired batch still shows why its lines waited.
+        # Of the batches in a final state, only an expired one still shows why its lines waited.
         changes = {"tidemill": batch.tidemill.model_copy(update={"waiting": ()}), **changes}
     return batch.model_copy(update={"status": to, f"{to.value}_at": latest, **changes})

@@ -1,4 +1,4 @@
-"""Interfaces of the object store, the log and the clock to the stages."""
+"""Interfaces through which the stages use the object store, the log and the clock."""
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
@@ -13,7 +13,7 @@ Clock = Callable[[], float]
 Monotonic = Callable[[], float]
 """Seconds of a monotonic clock, for durations; its zero differs between processes."""
 
-# Segments of ids, joined by slashes; none starts with a dot, as `..` and hidden files do.
+# Segments of ids, joined by slashes; none starts with a dot, unlike `..` and hidden files.
 _SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}"
 _KEY = re.compile(rf"(?:{_SEGMENT}/){{0,7}}{_SEGMENT}\Z")
 _PREFIX = re.compile(rf"(?:{_SEGMENT}/){{0,7}}(?:{_SEGMENT})?\Z")
@@ -37,7 +37,7 @@ class Store(Protocol):
     """
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
-        """Write or replace an object, and return its size in bytes; it is durable then.
+        """Write or replace an object, and return its size in bytes once it is durable.
 
         An exception of `chunks` passes through, and nothing is written.
         """
@@ -70,7 +70,7 @@ class Store(Protocol):
     async def link(self, key: str, disposition: str) -> str | None:
         """A temporary URL of an object, which may not exist, with this `Content-Disposition`.
 
-        Anyone can read from it. None if the store has no such URLs.
+        Anyone can read from the URL. None if the store has no such URLs.
         """
         ...
 
@@ -108,7 +108,7 @@ class Sender(Protocol):
         The key chooses the partition, unless `partition` is given; the value None is a tombstone.
 
         Raises:
-            OSError: There was no acknowledgement in time.
+            OSError: The acknowledgement did not come in time.
             RecordTooLarge: It does not fit into the log.
         """
         ...

@@ -1,4 +1,4 @@
-"""The trace of a batch: its context in W3C's form, and which of its lines have spans of their own."""
+"""The trace of a batch: its context in W3C's form, and the choice of lines that have spans of their own."""
 
 import re
 from typing import Annotated, Final
@@ -14,7 +14,7 @@ Traceparent = Annotated[str, StringConstraints(pattern=rf"^{_PATTERN}$", max_len
 
 
 def parsed(given: bytes | str | None) -> str | None:
-    """A context that a record or a request has; None if it has none, or a malformed one."""
+    """The context of a record or a request; None if it has none, or a malformed one."""
     text = given.decode("latin-1") if isinstance(given, bytes) else given
     return text if text is not None and len(text) <= BYTES_MAX and _FORM.match(text) else None
 
@@ -32,7 +32,7 @@ def unsampled(traceparent: str) -> str:
 def has_spans(index: int) -> bool:
     """Whether the calls of a line have spans: ten lines, then each tenth up to 100, each hundredth up to 1,000.
 
-    So it goes on. Every process chooses the same lines, without the size of the batch, and few: 41 of 50,000.
+    And so on. Every process chooses the same few lines without knowing the size of the batch: 41 of 50,000.
     """
     step = 1
     while index >= 10 * step:

@@ -1,1 +1,1 @@
-"""The stage that calls webhooks: the end of a batch becomes an event, and the event one delivery an endpoint."""
+"""The stage that calls webhooks: the end of a batch becomes an event, with one delivery for each endpoint."""

@@ -29,13 +29,13 @@ from tidemill.webhooks.schedule import Slots
 
 NAME: Final = "tidemill-webhooks"
 ROUTER: Final = 0
-"""The owner of this partition also makes the events."""
+"""The owner of this partition also creates the events."""
 
 log = logging.getLogger(__name__)
 
 
 class RoutingPartition(Partition):
-    """The first partition, whose owner makes the events of all."""
+    """The first partition, whose owner creates the events for all partitions."""
 
     def __init__(
         self, number: int, resources: Resources, kafka: Kafka, crash: Callable[[BaseException], Awaitable[None]]
@@ -46,7 +46,7 @@ class RoutingPartition(Partition):
         self._routing: asyncio.Task[None] | None = None
 
     async def load(self) -> None:
-        """See `Partition`; the events begin where those of the previous owner end."""
+        """See `Partition`; also continues the previous owner's events."""
         await super().load()
         self._routing = asyncio.create_task(self._route(), name="route events")
 
@@ -141,7 +141,7 @@ class Webhooks:
             yield partition
 
     def _register(self) -> None:
-        """Set the sources of the gauges."""
+        """Register the sources of the gauges."""
 
         def deliveries() -> dict[str, float]:
             owned = list(self._partitions())

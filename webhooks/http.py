@@ -1,4 +1,4 @@
-"""Calls webhooks. Each connection asks `addresses.is_reachable` for its address, after the name is resolved.
+"""Calls webhooks. Each connection checks its address with `addresses.is_reachable`, after the name is resolved.
 
 The library calls `socket_factory` with the address that it then connects to, for names and for addresses in URLs,
 so no second look-up can lead elsewhere. It follows no redirect, uses no proxy and no cookies, and reads little of
@@ -60,7 +60,7 @@ class Outcome:
 
 @contextmanager
 def traced(delivery: Delivery) -> Iterator[Callable[[Outcome], Outcome]]:
-    """A span of the block, if the batch has a trace; the block passes on what the call came to."""
+    """A span of the block, if the batch has a trace; the block passes it the outcome of the call."""
     if delivery.traceparent is None or delivery.attempts >= SPANS_MAX:
         yield lambda outcome: outcome
         return
@@ -87,7 +87,7 @@ class Client:
     """Calls webhooks; `start` it in the event loop."""
 
     def __init__(self, allowed: tuple[Network, ...]) -> None:
-        """Connect nothing yet; `allowed` are networks that would not be reachable else."""
+        """Connect nothing yet; `allowed` are otherwise unreachable networks."""
         self._allowed = allowed
         self._sessions: dict[str, aiohttp.ClientSession] = {}
 
@@ -155,6 +155,6 @@ async def _drain(reply: aiohttp.ClientResponse) -> None:
 
 
 def _is_refusal(error: Exception) -> bool:
-    # Of several addresses, the library quotes each one's error.
+    # If a name has several addresses, the library quotes the error of each.
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     return isinstance(cause, _Refused) or REFUSED in str(cause)

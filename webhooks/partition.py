@@ -1,11 +1,11 @@
 """One partition of `tidemill.events`: its owner delivers the events to the endpoints whose records come there.
 
-1. An event is acknowledged once the log has a pending delivery.
+1. An event is acknowledged once the log has its pending delivery.
 2. The owner calls the endpoint; an attempt that a crash cuts short is repeated by the next owner.
-3. Once the log has the end of a delivery, no owner attempts it again. The end may be lost in a crash; then the
-   receiver gets the event once more, with the same `webhook-id`.
+3. Once the log has the end of a delivery, no owner attempts it again. A crash may lose the end; then the receiver
+   gets the event once more, with the same `webhook-id`.
 
-A process that has lost the partition may still write a delivery; the worst that follows is one more attempt.
+A process that has lost the partition may still write a delivery, which at worst causes one more attempt.
 """
 
 import asyncio
@@ -76,14 +76,14 @@ class Secrets(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What the partitions of a process share."""
+    """The connections, tables and clocks that the partitions of a process share."""
 
     sender: Sender
     caller: Caller
     secrets: Secrets
     endpoints: Endpoints
     stored: Deliveries
-    """The deliveries as the log has them, which the owner of a partition reads once; from then on it is ahead."""
+    """The deliveries in the log; an owner reads them once, and its own state is newer from then on."""
     catch_up: Callable[[], Awaitable[None]]
     """Waits until `endpoints` and `stored` have all that the log has."""
     partition_of: Callable[[str], int]
@@ -102,7 +102,7 @@ class Partition:
         self._schedule = Schedule(resources.slots)
         self._pending: dict[str, Delivery] = {}
         self._ended: defaultdict[str, OrderedDict[str, Delivery]] = defaultdict(OrderedDict)
-        """By endpoint, the first to end first."""
+        """By endpoint, in the order in which they ended."""
         self._health: dict[str, Health] = {}
         self._outcomes: list[tuple[Delivery, Outcome]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -140,7 +140,7 @@ class Partition:
 
     async def handle(self, records: list[Record]) -> None:
         """See `owner.Partition`."""
-        # One after the other, so that after a crash the log has no event of a batch without those before it.
+        # One after the other, so that even after a crash the log has no delivery without the batch's earlier ones.
         for record in records:
             await handle_record(
                 self._resources.sender, record, functools.partial(self._apply, record), stage="webhooks"
@@ -154,7 +154,7 @@ class Partition:
         return bool(self._outcomes) or self._schedule.is_due(now) or now >= self._swept_at + SWEEP_SECONDS
 
     async def tick(self) -> None:
-        """See `owner.Partition`: store the ends of attempts, and begin those that are due."""
+        """See `owner.Partition`: store the outcomes of attempts, and begin those that are due."""
         await self._settle_all()
         if self._resources.monotonic() >= self._swept_at + SWEEP_SECONDS:
             self._swept_at = self._resources.monotonic()
@@ -162,7 +162,7 @@ class Partition:
         self._launch()
 
     async def leave(self) -> None:
-        """See `owner.Partition`: store the ends of the attempts in flight."""
+        """See `owner.Partition`: store the outcomes of the attempts in flight."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=LEAVE_SECONDS_MAX)
         await self._settle_all()
@@ -201,7 +201,7 @@ class Partition:
         if self._resources.endpoints.get(found.endpoint_id) is None:
             await self._resources.catch_up()
         if (endpoint := self._resources.endpoints.get(found.endpoint_id)) is None:
-            # It was deleted.
+            # The endpoint was deleted.
             return
         made = self._again(found) if isinstance(found, Resend) else self._made(found, endpoint)
         if made is not None:
@@ -276,7 +276,7 @@ class Partition:
         await self._write(rows)
 
     async def _settle(self, delivery: Delivery, outcome: Outcome) -> dict[str, BaseModel | None]:
-        """Take the end of an attempt; returns the records that have changed."""
+        """Apply the outcome of an attempt; returns the records that have changed."""
         now = int(self._resources.clock())
         attempt = Attempt(at=now, seconds=outcome.seconds, status_code=outcome.status, error=outcome.error)
         delivery = delivery.model_copy(update={"attempts": delivery.attempts + 1, "last": attempt})
@@ -289,32 +289,32 @@ class Partition:
         next_at = now + schedule.pause(delivery.attempts)
         is_over = delivery.is_test or self._is_disabled(endpoint) or next_at >= delivery.expires_at
         if is_over:
-            # The rows may have the delivery as it was before this attempt.
+            # Overrides the row that `_failed` may have made from the delivery before this attempt.
             return rows | self._end(delivery, State.FAILED)
         again = self._pending[delivery.id] = delivery.model_copy(update={"next_at": int(next_at)})
         self._schedule.again(delivery.id, self._resources.monotonic() + next_at - now)
         return {again.id: again, **rows}
 
     def _counts(self, delivery: Delivery, outcome: Outcome) -> bool:
-        """Whether a failure says something about the endpoint."""
+        """Whether a failure counts against the endpoint."""
         return not delivery.is_test and delivery.url is None and outcome.error != UNSIGNED
 
     def _is_disabled(self, endpoint: EndpointRecord) -> bool:
         return is_disabled(endpoint, self._health.get(endpoint.endpoint.id))
 
     def _succeeded(self, endpoint: EndpointRecord) -> dict[str, BaseModel | None]:
-        """Forget the failures of an endpoint; one that is disabled stays so."""
+        """Forget the failures of an endpoint; a disabled one stays disabled."""
         if endpoint.endpoint.id not in self._health or self._is_disabled(endpoint):
             return {}
         del self._health[endpoint.endpoint.id]
         return {HEALTH + endpoint.endpoint.id: None}
 
     async def _failed(self, endpoint: EndpointRecord, now: int) -> dict[str, BaseModel | None]:
-        """Count a failure; an endpoint that has failed for too long is disabled, with all that waits for it."""
+        """Count a failure; disable an endpoint that has failed for too long, and end its waiting deliveries."""
         endpoint_id = endpoint.endpoint.id
         known = self._health.get(endpoint_id)
         if known is not None and known.disabled_at is not None and not self._is_disabled(endpoint):
-            # It was enabled again.
+            # The endpoint was enabled again.
             known = None
         known = known or Health(project=endpoint.project, endpoint_id=endpoint_id)
         health = schedule.after_failure(known, now)
@@ -331,7 +331,7 @@ class Partition:
         return rows
 
     async def _report(self, endpoint: EndpointRecord, health: Health) -> None:
-        """Say in the log of this process and in the audit trail that an endpoint is disabled."""
+        """Record in the log of this process and in the audit trail that an endpoint is disabled."""
         at, endpoint_id = health.disabled_at or 0, endpoint.endpoint.id
         _log.warning(
             "the webhook endpoint %s has failed since %s and is disabled", endpoint_id, health.failing_since
@@ -362,7 +362,7 @@ class Partition:
             self._schedule.drop(delivery.id, self._resources.monotonic())
 
     async def _sweep(self) -> None:
-        """Forget what belongs to deleted endpoints."""
+        """Forget the deliveries and the health of deleted endpoints."""
         rows: dict[str, BaseModel | None] = {}
         for delivery in list(self._pending.values()):
             is_gone = self._resources.endpoints.get(delivery.endpoint_id) is None

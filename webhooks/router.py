@@ -1,4 +1,4 @@
-"""Makes an event of each batch that ends, for the endpoints of its project.
+"""Creates an event for each batch that ends, and sends it to the endpoints of its project.
 
 The owner of the first partition of `tidemill.events` reads `tidemill.batches` from its cursor. The cursor moves
 once the log has the events, so a crash repeats some of them; their ids are the same, and the owner of the endpoint
@@ -76,7 +76,7 @@ class Router:
         clock: Clock,
         cursor: int,
     ) -> None:
-        """Read nothing before `run`; `catch_up` waits until `endpoints` has all that the log has."""
+        """Read nothing before `run`; `catch_up` waits until `endpoints` has every record that the log has."""
         self._kafka = kafka
         self._sender = sender
         self._endpoints = endpoints
@@ -102,7 +102,7 @@ class Router:
                 await asyncio.sleep(pause)
 
     async def _round(self, reader: Reader) -> None:
-        """Read up to the present end."""
+        """Read up to the current end."""
         _, end = (await reader.ends(topics.BATCHES.name, [0]))[0]
         if self._next > end:
             _log.warning("%s was created anew; reading it from the beginning", topics.BATCHES.name)
@@ -124,7 +124,7 @@ class Router:
         try:
             record = _records.decode(value)
         except msgspec.MsgspecError:
-            # The other readers of the topic report it.
+            # The other readers of the topic report the error.
             return None
         is_over = record.batch.status in TERMINAL
         return record if is_over and record.batch.ended_at > self._clock() - LIFE_SECONDS else None
@@ -133,7 +133,7 @@ class Router:
         """Send the events of batches that have ended."""
         if not ended:
             return
-        # An endpoint whose creation was answered before the batch ended must be known.
+        # Catch up, so that an endpoint whose creation was answered before the batch ended is known.
         await self._catch_up()
         dues = [due for record in ended for due in self._dues(record)]
         for first in range(0, len(dues), SENDS_AT_ONCE_MAX):

@@ -1,4 +1,4 @@
-"""When each delivery is attempted, and when the stage gives up. No I/O.
+"""Decides when each delivery is attempted, and when the stage gives up. No I/O.
 
 - Each endpoint has a lane with a few attempts at a time, fewer while it fails, so that a slow receiver holds up no
   other one. All lanes of a process share its slots, in turn.
@@ -71,9 +71,9 @@ class Schedule:
         """Begin empty; the partitions of a process share the slots."""
         self._slots = slots
         self._later: list[tuple[float, float, str]] = []
-        """A heap: when, a token, and the delivery; the token is random, which spreads equal times."""
+        """A heap of time, token and delivery; the token is random, which shuffles equal times."""
         self._tokens: dict[str, float] = {}
-        """The token of the next attempt of a delivery: entries with another one are of earlier lives, and void."""
+        """The token of a delivery's next attempt; entries with another token are outdated."""
         self._lanes: OrderedDict[str, _Lane] = OrderedDict()
         """In the order of their turns."""
         self._chains: dict[tuple[str, str], deque[str]] = {}
@@ -124,7 +124,7 @@ class Schedule:
         return started
 
     def returned(self, delivery_id: str, *, is_good: bool) -> None:
-        """An attempt has ended; `again` or `drop` follows."""
+        """Note that an attempt has ended; `again` or `drop` follows."""
         self._flying.discard(delivery_id)
         self._slots.free += 1
         lane = self._lanes[self._chain_of[delivery_id][0]]

@@ -16,9 +16,9 @@ from tidemill.schemas.ports import NotFound, Store
 AT_ONCE_MAX: Final = 16
 """Files that are looked up at a time."""
 UPLOADED_MAX: Final = 50_000
-"""Uploaded files that the lines of one batch name."""
+"""Uploaded files that the lines of one batch may name."""
 PARTS_MAX: Final = 200
-"""Arrays, objects, keys and commas of a field with files."""
+"""Bound on arrays, objects, keys and commas in a field with files."""
 
 
 class Names(NamedTuple):
@@ -42,7 +42,7 @@ class Attached:
     """The files that the lines of one input name."""
 
     def __init__(self, endpoint: Endpoint, project: str, *, is_stream: bool) -> None:
-        """Begin without lines; the uploaded files of a stream are not looked up, since its lines run at once."""
+        """Begin without lines; a stream's uploaded files are not looked up, since its lines run at once."""
         self._endpoint = endpoint
         self._project = project
         self._is_stream = is_stream

@@ -9,7 +9,7 @@ from tidemill.schemas.log.codec import LineMark
 
 RECORD_LINES_MAX: Final = 1024
 RECORD_BYTES_MAX: Final = 256 * 1024
-"""Bounds of a record: with the marks of its lines it is far below what a broker accepts."""
+"""Bounds of a record: even with the marks of its lines it is far below a broker's limit."""
 
 Faulty = tuple[int, bytes, Fault]
 """The place of an invalid line, the line, and its fault."""

@@ -53,17 +53,17 @@ class Room(Protocol):
         """Count a file that is being written, or raise `QuotaExceeded`."""
 
     def release_input(self, project: str, file_id: str) -> None:
-        """Count it no longer."""
+        """Stop counting it."""
 
     def has_lines(self, batch_id: str) -> bool:
-        """Whether the lines of a batch count, or have counted: an earlier attempt has copied its input."""
+        """Whether the lines of a batch count, or have counted: if so, an earlier attempt has copied its input."""
 
     def check_lines(self, project: str, file_id: str, lines: int) -> None:
         """Check that a project may have the lines of a new file enqueued, or raise `QuotaExceeded`."""
 
 
 class Import:
-    """The input of one batch on its way."""
+    """The input of one batch while it is copied."""
 
     def __init__(self, command: BatchCreated, ref: InputRef, source: BucketObject) -> None:
         self.command = command
@@ -95,7 +95,7 @@ class Importer:
         caught_up: Callable[[], Awaitable[None]],
         clock: Clock,
     ) -> None:
-        """`caught_up` returns once `room` knows what projects hold."""
+        """Start without connections; `caught_up` returns once `room` has the quotas of all projects."""
         self.buckets = found
         self._store = store
         self._sender = sender
@@ -111,7 +111,7 @@ class Importer:
         return None if ref is None or ref.source is None else Import(command, ref, ref.source)
 
     async def run(self, one: Import, life_seconds: int, check_stopped: Callable[[], None]) -> Failed | None:
-        """Copy the input, and show its file.
+        """Copy the input, and publish the record of its file.
 
         Args:
             one: The import.
@@ -165,7 +165,7 @@ class Importer:
             if size != one.source.bytes:
                 raise Changed
 
-        # What the project holds is in memory: after a restart, it is known only once the log has been read.
+        # The quotas are in memory: after a restart they are known only once the log has been read.
         await self._caught_up()
         if self._room.has_lines(batch.id):
             return
@@ -197,7 +197,7 @@ class Importer:
             return False
 
     async def _report(self, one: Import, words: str) -> None:
-        """Say why the batch waits; without words, that it does not any more."""
+        """Report why the batch waits; without words, that it waits no longer."""
         one.reports += 1
         wait = Waiting(reason=Reason.BUCKET, lines=0, message=words[:MESSAGE_CHARS_MAX], since=one.since)
         fact = Stalled(
@@ -226,7 +226,7 @@ def _file_of(one: Import, life_seconds: int, sha256: str, lines: int) -> FileRec
 
 
 def _failed(one: Import, error: Exception) -> Failed:
-    """The faults of a batch whose input cannot be had."""
+    """The faults of a batch whose input cannot be copied."""
     code, why = "input_unavailable", reason(error)
     match error:
         case Changed():

@@ -1,9 +1,9 @@
 """Packs the lines of a batch into records.
 
 A record holds up to 32 neighbouring lines, because a record costs a consumer far more than a line does. A run is
-eight full records whose lines have one key, and so go to one partition; the next run goes to the next one, so
-that all processors share a batch. If the lines name several models, those of each model are packed as if there
-were no others. The same lines are always packed the same way, even after a crash.
+eight full records with one key, and so for one partition; the next run goes to the next partition, so that all
+processors share a batch. If the lines name several models, those of each model are packed as if there were no
+others. The same lines are always packed the same way, even after a crash.
 """
 
 from collections.abc import AsyncIterable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ SLICE_LINES: Final = 256
 """Lines handled in a row before other tasks run: one or two milliseconds of work."""
 
 PUBLISH: Final = "publish tidemill.requests"
-"""The span of the publication of a batch; the topic's name goes on with the model."""
+"""The name of the span in which a batch is published; the full topic names also have the model."""
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class RequestPublisher(Protocol):
         ...
 
     async def begin(self, batch_id: str, project: str) -> None:
-        """Create the key that seals what the store gets of the batch before its first line, if it needs one."""
+        """Create the key that seals objects of the batch, if it needs one, before its first line."""
         ...
 
     async def refuse(self, batch_id: str, marks: list[LineMark], value: bytes, *, model: str) -> None:

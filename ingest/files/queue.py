@@ -1,10 +1,10 @@
 """The queue of batches in projects that may have a bounded number of them at work.
 
-Ingest writes a batch of such a project to `tidemill.queue`, a topic of one partition, so every process sees the
-batches in one order. A batch may start once fewer than `batches_at_work_max` unfinished batches of its project are
-before it. As no batch is ever put before it, no process can start more than that, however little of the log it has
-read. The process that owns the batch's partition of `commands` starts it, and says so in the queue once its lines
-are published; after a crash the next owner starts it again.
+Ingest writes a batch of such a project to `tidemill.queue`, a topic with one partition, so every process sees the
+batches in the same order. A batch may start once fewer than `batches_at_work_max` unfinished batches of its
+project are before it. Since no batch is ever inserted before another, even a process that has read little of the
+log never starts too many. The owner of the batch's partition of `commands` starts it, and records that in the
+queue once its lines are published; after a crash the next owner starts it again.
 """
 
 import asyncio
@@ -41,16 +41,16 @@ from tidemill.schemas.resources.batch import Status
 from tidemill.schemas.resources.waiting import Reason, Waiting
 
 OVER_MAX: Final = 500_000
-"""Ended batches of the queue to remember, so that a command that comes again does not queue one anew."""
+"""Ended batches of the queue to remember, so that a redelivered command does not queue one again."""
 REPORTS_MAX: Final = 50
 """Reports of one call of `reports`."""
 REPORT_SECONDS: Final = 20.0
 """A report is repeated after this time."""
 
 CHECK_SECONDS: Final = 2.0
-"""How often places are looked at without a change."""
+"""Time between two looks at the places if nothing changes."""
 GATHER_SECONDS: Final = 0.05
-"""Changes within this time are looked at together."""
+"""Changes within this time are handled together."""
 
 Start = Callable[[str, Coroutine[Any, Any, None]], object]
 """Starts work for the batch with this id."""
@@ -99,7 +99,7 @@ class BatchQueue:
     """The queue as this process has read it, and the unfinished batches outside of it."""
 
     def __init__(self, settings: Settings, owns: Callable[[str], bool]) -> None:
-        """Begin empty; `owns` says whether this process owns the partition of a batch's commands."""
+        """Start empty; `owns` returns whether this process owns the partition of a batch's commands."""
         self._limits_of = settings.limits_of
         self._projects = ("", *settings.projects)
         self._owns = owns
@@ -119,7 +119,7 @@ class BatchQueue:
 
     @property
     def is_needed(self) -> bool:
-        """Whether any project has a queue, or had one when batches came that are in it."""
+        """Whether any project has a queue, or batches are left in a queue that was removed."""
         return bool(self._entries) or any(self.most(project) is not None for project in self._projects)
 
     def has(self, batch_id: str) -> bool:
@@ -141,7 +141,7 @@ class BatchQueue:
         if record.batch.status.is_terminal:
             self._end(key)
         elif (entry := self._entries.get(key)) is not None:
-            # In progress, too: the process that published its lines may have died before the last of them.
+            # Also a batch in progress: the process that published its lines may have died before the last one.
             entry.is_wanted = record.batch.status in CANCELLABLE
         elif record.batch.tidemill.stream is None and not self.has(key) and self.most(record.project) is not None:
             self._others[key] = record.project
@@ -171,13 +171,13 @@ class BatchQueue:
         return found
 
     def forget_start(self, batch_id: str) -> None:
-        """Let a batch be due again, since its start broke off."""
+        """Let a batch be due again, since its start was interrupted."""
         if (entry := self._entries.get(batch_id)) is not None:
             entry.is_started = False
             self.changed.set()
 
     def reports(self, now: float) -> list[Stalled]:
-        """Why batches wait: reports whose place is new, and those to repeat; `now` is by the monotonic clock."""
+        """Why batches wait: new places in the queue, and reports to repeat; `now` is by the monotonic clock."""
         waiting = [found for found in self._unstarted() if not self._is_free(*found)]
         cycle = max(REPORT_SECONDS, 2.0 * len(waiting) / REPORTS_MAX)
         facts: list[Stalled] = []
@@ -243,7 +243,7 @@ class QueueRunner:
         start: Start,
         clock: Clock,
     ) -> None:
-        """Do nothing yet; `start` begins a task, and cancels it if the batch goes to another process."""
+        """Do nothing before `run`; `start` begins a task, and cancels it if the batch goes to another process."""
         self._queue = queue
         self._stage = stage
         self._sender = sender

@@ -1,6 +1,6 @@
 """Finds the lines of an input file that equal an earlier one, with a temporary file of SQLite as its memory.
 
-What it finds follows from the bytes of the file alone, so that a repetition after a crash finds the same.
+The result depends on the bytes of the file alone, so a repetition after a crash finds the same lines.
 """
 
 import sqlite3
@@ -34,12 +34,12 @@ class EqualLines:
     """The lines of one file; SQLite removes its file at the end of the context, or of the process."""
 
     def __init__(self, endpoint: str, *, is_forced: bool) -> None:
-        """Begin a file of an endpoint; only with `is_forced` may its equal requests get different answers."""
+        """Start without lines; with `is_forced` even requests with random answers may count as equal."""
         self._endpoint = endpoint
         self._is_forced = is_forced
         self._place = 0
         self._lock = threading.Lock()
-        """A thread may still add lines when its task is cancelled, and SQLite crashes if it is closed under it."""
+        """A thread may still add lines when its task is cancelled; SQLite crashes if it is closed meanwhile."""
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._database.executescript(_SCHEMA)
 
@@ -80,7 +80,7 @@ class EqualLines:
         return found
 
     async def encoded(self) -> AsyncIterator[bytes]:
-        """Their list (`schemas/jsonl/copies.py`)."""
+        """The list of the copies, encoded (`schemas/jsonl/copies.py`)."""
         cursor = self._database.execute("SELECT original, place, custom_id FROM copies ORDER BY original, place")
         while rows := cursor.fetchmany(ROWS):
             yield b"".join(

@@ -7,8 +7,8 @@ A JSON Schema of the answers is stored first, and an input in a bucket is copied
 2. Send `Accepted`, and wait until the log has it, before any line is published.
 3. Read the file again and publish its lines, but for copies, until the log has them all.
 
-After a crash the command comes again, and all steps are repeated from the first. Readers recognise copies by the
-batch and the line's index (docs/reference/protocol.md, steps 1 to 4).
+After a crash Kafka redelivers the command, and all steps are repeated from the first. Readers recognise copies by
+the batch and the line's index (docs/reference/protocol.md, steps 1 to 4).
 """
 
 import asyncio
@@ -92,9 +92,9 @@ class _Work:
         self.command = command
         self.is_stopped = False
         self.imported: Import | None = None
-        """The input on its way from a bucket; None once it is in the store."""
+        """The input to be copied from a bucket; None once it is in the store."""
         self.rules: Rules | None = None
-        """Those of the last check."""
+        """The rules of the last check."""
 
     def check_stopped(self) -> None:
         if self.is_stopped:
@@ -126,7 +126,7 @@ class Stage:
         self._works: defaultdict[str, list[_Work]] = defaultdict(list)
 
     async def handle(self, command: Command) -> None:
-        """Handle a command; on return it need not come again.
+        """Handle a command; on return it may be acknowledged.
 
         If the store or the log is unavailable, this may take until the batch's deadline. After a cancellation or
         an error the same command may be handled again.
@@ -199,7 +199,7 @@ class Stage:
         log.warning("%s reached its deadline before it was published", batch.id)
 
     async def _is_refused(self, work: _Work) -> bool:
-        """Copy the input from its bucket, unless that is done; whether the batch is rejected because of it."""
+        """Copy the input from its bucket, unless that is done; returns whether the batch is rejected for it."""
         if self._importer is None or work.imported is None:
             return False
         failed = await self._importer.run(work.imported, self._settings.input_life_seconds, work.check_stopped)
@@ -216,7 +216,7 @@ class Stage:
 
     async def _attempt(self, work: _Work) -> None:
         batch = work.command.batch
-        # Also if the batch is cancelled meanwhile: its lines have to be counted.
+        # Also if the batch was cancelled meanwhile: its lines must be counted.
         with tracing.step(VALIDATE, SpanKind.CONSUMER, batch, VALIDATED) as span:
             verdict = await self._verdict(work)
             if isinstance(verdict, Failed):
@@ -240,7 +240,7 @@ class Stage:
         log.info("%s is published: %d lines", batch.id, verdict.total)
 
     async def _verdict(self, work: _Work) -> Passed | Failed:
-        """Check the file. An error of the check itself rejects the file, or the command would come for ever."""
+        """Check the file. A bug in the check rejects the file, since the command would otherwise come for ever."""
         source, batch = work.command.input, work.command.batch
         missing = missing_file(batch.input_file_id, work.command.project)
         if source is None or _INPUT.match(source.key) is None:
@@ -293,13 +293,13 @@ class Stage:
         return checker.verdict()
 
     async def _with_copies(self, work: _Work, source: InputRef, passed: Passed) -> Passed:
-        """Find the lines that equal an earlier one, and write their list; both follow from file and command.
+        """Find the lines that equal an earlier one, and write their list; file and command alone determine both.
 
         Raises:
             NoKey: The batch is deleted.
         """
         batch = work.command.batch
-        # Which lines are faulty depends on the catalog, too.
+        # A file with faulty lines has no copies, because the catalog also determines which lines are faulty.
         if batch.tidemill.dedupe not in {"batch", "all"} or passed.faulty:
             return passed
         await self._requests.begin(batch.id, work.command.project)
@@ -313,7 +313,7 @@ class Stage:
         return dataclasses.replace(passed, copies=copies)
 
     async def _refuse(self, work: _Work, source: InputRef, passed: Passed) -> None:
-        """Publish the error lines of faulty lines; another check finds the faults, since few files have any."""
+        """Publish the error lines of faulty lines, which it finds by a second check: few files have faults."""
         assert work.rules is not None
         checker, batch_id = Checker(work.rules), work.command.batch.id
         await self._requests.begin(batch_id, work.command.project)
@@ -359,7 +359,7 @@ class Stage:
 
 
 async def _run(work: Callable[[list[Line]], T], lines: list[Line]) -> T:
-    """Do work with lines, in a thread if there are long ones."""
+    """Call a function with lines, in a thread if some are long."""
     if any(line.data and len(line.data) > LONG_LINE_BYTES for line in lines):
         return await run_half_time(work, lines)
     return work(lines)
@@ -377,7 +377,7 @@ def _accepted(batch_id: str, passed: Passed, at: int) -> Accepted:
 
 
 def _packer(origin: Origin, passed: Passed) -> Packer | MixedPacker:
-    if passed.copies.count:  # packs lines with gaps between them, too
+    if passed.copies.count:  # also packs lines with gaps between them
         return MixedPacker(origin, passed.models, passed.numbers or bytes(passed.total))
     if len(passed.models) == 1:
         return Packer(origin, passed.models[0])

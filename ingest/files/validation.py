@@ -61,9 +61,9 @@ class Rules:
     endpoint: str
     project: str = ""
     models: Mapping[str, Collection[str]]
-    """The models that may be named, each with its endpoints."""
+    """The models that lines may name, each with its endpoints."""
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """The models by their other names."""
+    """The models by their aliases."""
     lines_max: int
     bytes_max: int
     line_bytes_max: int = LINE_BYTES_MAX
@@ -137,7 +137,7 @@ class Checker:
         return [(index, line.data or b"", fault) for line, index, fault in self.faults(lines)]
 
     def _leave_out(self) -> None:
-        """The last line, which has a fault, fails alone: the file goes on without it."""
+        """Let the last line, which has a fault, fail alone: the batch runs without it."""
         assert self._faulty is not None
         self._faulty.append(self._total - 1)
         if self._newest_at == self._total:
@@ -149,7 +149,7 @@ class Checker:
             self._numbers.append(0)
 
     async def check_uploaded(self, store: Store) -> None:
-        """Look for the uploaded files that the checked lines name.
+        """Look up the uploaded files that the checked lines name.
 
         Raises:
             OSError: The store failed.
@@ -307,10 +307,10 @@ class Checker:
         self.choose(model)
 
     def choose(self, model: str) -> None:
-        """Make an allowed model that of the line.
+        """Record an allowed model as that of the line.
 
         Raises:
-            Fault: It is one model too many.
+            Fault: The lines name too many models.
         """
         if (number := self._models.get(model)) is None:
             if (number := len(self._models)) >= self._rules.models_max:
@@ -351,7 +351,7 @@ def _parsed(data: bytes, endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _field_fault(request: dict[str, Any], name: str, kind: type, expected: str) -> Fault:
-    """The fault of the first missing field, or else of the named field's type."""
+    """The fault of the first missing field, else that of the named field's type."""
     for field, _, _ in _FIELDS:
         if field not in request:
             return Fault("missing_required_parameter", f"Missing required parameter: '{field}'.", field)
@@ -360,7 +360,7 @@ def _field_fault(request: dict[str, Any], name: str, kind: type, expected: str) 
 
 
 def _examine_required(name: str, kinds: tuple[type, ...], value: object) -> None:
-    """Refuse a required field of the body that is absent, or of another type than these."""
+    """Refuse a body with a required field that is absent or not of one of its types."""
     if value is None:
         raise Fault("invalid_request", f"{name.capitalize()} parameter is required.", f"body.{name}")
     if type(value) is msgspec.Raw:

@@ -23,7 +23,7 @@ class Copies:
 
     places: Bitmap = field(default_factory=Bitmap)
     by_model: Counter[int] = field(default_factory=Counter)
-    """Their number by that of their model."""
+    """The number of copies by the number of their model."""
 
     @property
     def count(self) -> int:

@@ -39,7 +39,7 @@ NAME: Final = "tidemill-intake"
 TABLE_CACHE_BYTES: Final = 8 << 20
 WRITER_BYTES: Final = 4
 REST_SECONDS: Final = 0.1
-"""How far the quotas may lag behind while many batches end."""
+"""How long the quotas may lag behind while many batches end."""
 BUFFER_EVENTS_MAX: Final = 16
 """Records of a partition in Faust's buffer: a record of a producer has up to 1 MiB, of other topics 64 KiB."""
 
@@ -58,7 +58,7 @@ class StreamApp:
         requests: RequestProducer,
         vault: Vault | None = None,
     ) -> None:
-        """Set up the app; nothing is connected yet."""
+        """Set up the app without connecting."""
         state = settings.data / "state" / "intake"
         self.app = stage_app.create_app(
             NAME, settings, kafka=kafka, state=state, tables=True, buffer=BUFFER_EVENTS_MAX

@@ -36,7 +36,7 @@ class InputAssembly:
     def __init__(
         self, resources: Resources, publisher: Publisher, *, writer: str, wake: Callable[[], None]
     ) -> None:
-        """Begin without work.
+        """Start without parts to join.
 
         Args:
             resources: What the partition shares with the others of the process.
@@ -57,7 +57,7 @@ class InputAssembly:
     async def flush(self, stream: Stream, part_bytes: int) -> str | None:
         """Write a stream's buffer as its last part.
 
-        The new part also gets the lines of a small last part, so that a slow stream does not have thousands.
+        The new part also absorbs a small last part, so that a slow stream does not get thousands of parts.
 
         Returns:
             The key of the part that the new one replaces, to be removed once the stream is kept without it.
@@ -99,7 +99,7 @@ class InputAssembly:
             return None
 
     async def remove(self, key: str) -> None:
-        """Remove a part that no stream names; if that fails, `clear` removes it."""
+        """Remove a part that no stream refers to; if that fails, `clear` removes it."""
         try:
             await self._store.delete(key)
         except OSError:
@@ -156,13 +156,13 @@ class InputAssembly:
         """Join the parts to the input; returns its bytes and SHA-256. The lines are read for the hash alone."""
         sources = [state.key(part) for part in state.parts]
         try:
-            # The semaphore is free before the next attempt, so a join that fails holds up no other.
+            # The semaphore is free before the next attempt, so a failing join does not delay others.
             async with self._room:
                 size = await self._store.join(file_key(state.batch.input_file_id), sources)
                 digest = hashlib.sha256()
                 async for chunk in chained(self._store, sources):
                     digest.update(chunk)
         except NotFound as error:
-            # An `OSError`, so that it is retried: someone may put the part back.
+            # An `OSError`, so that the join is retried: an operator may restore the part.
             raise FileNotFoundError(f"{error} is not in the store") from error
         return size, digest.hexdigest()

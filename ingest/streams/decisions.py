@@ -1,6 +1,6 @@
 """Decides on records of one partition of the intake: the project, the batch, and the places of the lines in it.
 
-The owner writes a decision to the journal of its stream before it publishes anything. A record that comes again
+The owner writes a decision to the journal of its stream before it publishes anything. A record that is redelivered
 after a crash gets the decision in the journal.
 """
 
@@ -31,7 +31,7 @@ RECORD_LINES_MAX: Final = 16_384
 REQUEST_BYTES_MIN: Final = 64
 """Every request is longer: method, url and the names of the fields need as much."""
 SHORT_LINES_MAX: Final = 1_000
-"""Lines of a record that may be shorter. Each becomes an error line several times as long as itself."""
+"""Lines of a record that may be shorter. Each becomes an error line several times as long as the line."""
 
 
 Show = Callable[[str, str, str], Awaitable[None]]
@@ -54,7 +54,7 @@ class Decision:
 
 
 class _TooLate(IntakeError):
-    """The batch of the api that a record is for accepts no more lines."""
+    """The api's batch that a record belongs to accepts no more lines."""
 
     def __init__(self, batch_id: str, why: str) -> None:
         super().__init__(why)
@@ -92,11 +92,11 @@ class Decisions:
         self.ended: dict[str, Stream] = {}
         """Streams that accept no more lines and are not sealed yet, by batch id."""
         self.kept = -1
-        """The table has a decision on each record up to this offset."""
+        """The offset up to which the table has a decision on each record."""
         self._seen = -1
         """The highest offset of a record that this process has decided on."""
         self._journal: dict[int, tuple[Stream, int, int]] = {}
-        """Decisions of former owners by offset, until the record comes again: stream, first place, lines."""
+        """Decisions of former owners by offset, until the record is redelivered: stream, first place, lines."""
         self._dead: list[tuple[Record, IntakeError]] = []
         """Rejected records, and why."""
         self._new: Stream | None = None
@@ -114,7 +114,7 @@ class Decisions:
         self._journal |= {offset: (stream, first, count) for offset, first, count, _ in state.journal}
 
     async def decide(self, record: Record) -> Decision | None:
-        """Decide on a record; None if it adds nothing, or fails and becomes a dead letter."""
+        """Decide on a record; None if it adds nothing, or is rejected and becomes a dead letter."""
         found: list[Decision | None] = []
 
         async def work() -> None:
@@ -138,14 +138,14 @@ class Decisions:
             self._factory.forget(stream)
 
     async def _decide(self, record: Record) -> Decision | None:
-        """Decide on a record; None if it adds nothing, and then it is acknowledged."""
+        """Decide on a record; None if it adds nothing and is acknowledged."""
         if (known := self._journal.get(record.offset)) is not None:
             stream, first, count = known
             ends = stream.state.ended and record.offset == stream.state.journal[-1][0]
             stream.awaited.discard(record.offset)
             del self._journal[record.offset]
             return self._decision(record, stream, first, split(record.value or b"")[:count], ends=ends)
-        # A consumer may bring a record twice, even before the table says that it is decided on.
+        # Kafka may deliver a record twice, even before the table has the decision on it.
         if record.offset > max(self.kept, self._seen):
             try:
                 lines = bounded(record.value or b"")
@@ -158,7 +158,7 @@ class Decisions:
                     stream, label = found
                     stream.last_record_at = self._monotonic()
                     fault = self._fault(record, stream, lines)
-                    # The api has accepted its records, so that their lines become error lines.
+                    # The api has already accepted its own records, so their lines become error lines.
                     is_taken = fault is None or stream.state.is_of_api
                     taken = lines if is_taken else []
                     first = stream.note(record.offset, len(taken), label.seq if is_taken else None)
@@ -173,7 +173,7 @@ class Decisions:
         """Write the dead letters of rejected records, many at once: a producer may send any number.
 
         Args:
-            show: Shows a dead letter on its batch, whose record the api has accepted.
+            show: Shows a dead letter on the batch if the api had accepted the record.
         """
         dead, self._dead = self._dead, []
         await asyncio.gather(*(self._send_dead_letter(*one, show) for one in dead))
@@ -187,7 +187,7 @@ class Decisions:
     def _fault(self, record: Record, stream: Stream, lines: list[bytes]) -> Fault | None:
         """Why the project may not store the lines; a direct producer's record is then a dead letter.
 
-        It may end its stream all the same.
+        The record may still end its stream.
         """
         if not lines:
             return None
@@ -216,7 +216,7 @@ class Decisions:
         return Decision(stream=stream, record=record, first=first, lines=lines, ends=ends, fault=fault)
 
     def end(self, stream: Stream, *, discarding: bool = False) -> None:
-        """Close a stream to lines; its name is free for another batch, unless it discards further lines."""
+        """Accept no more lines in a stream; another batch may use its name, unless it discards further lines."""
         stream.state = stream.state.model_copy(update={"ended": True, "discarding": discarding})
         self.ended[stream.state.id] = stream
         if not discarding:
@@ -265,7 +265,7 @@ class Decisions:
         return stream is not None and label.seq is not None and label.seq <= stream.seq
 
     def _late(self, project: str, label: Label, why: str) -> IntakeError:
-        """The error of a record that comes after the end of its stream."""
+        """The error of a record that arrives after the end of its stream."""
         known = self.known.get(label.name)
         is_own = self._quotas.owns(project, label.name) or (known is not None and known.state.project == project)
         return _TooLate(label.name, why) if is_own else IntakeError(why)

@@ -54,7 +54,7 @@ class StreamFactory:
             windows: The completion windows that a record may ask for.
             default_window: The window of a record that asks for none.
             cut: The bounds of a numbered output file.
-            folder: For `custom_id`s that do not fit into memory; its files go with their streams.
+            folder: For `custom_id`s that do not fit into memory; each file is removed with its stream.
         """
         self.windows = windows
         self._default_window = default_window
@@ -72,8 +72,8 @@ class StreamFactory:
         """Create the stream of a first record.
 
         Args:
-            name: Its project and name.
-            place: The record's partition and offset. The batch's id follows from them, so a replay gives the same.
+            name: The stream's project and name.
+            place: The record's partition and offset. They determine the batch's id, so a replay creates the same.
             options: The options in the record's headers.
             lines: The record's lines; the first url is the batch's endpoint, if the options have none.
         """

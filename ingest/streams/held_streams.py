@@ -44,7 +44,7 @@ class HeldStreams:
             self._blocked.setdefault(stream.state.id, (stream, int(self._clock())))
 
     async def again(self) -> None:
-        """Try the work whose pause is over."""
+        """Retry the work whose pause is over."""
         await self._held.retry_due()
 
     async def wait_for_room(self) -> None:

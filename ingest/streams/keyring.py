@@ -49,18 +49,18 @@ class Keyring(keys.Keyring):
         self._claims: dict[str, Claims] = {}
         self._refused: dict[str, None] = {}
         self.catch_up: Callable[[], Awaitable[None]] = _at_once
-        """Waits until all keys are applied that the log has at this moment."""
+        """Waits until all keys that the log has at this moment are applied."""
 
     def by_id(self, key_id: str) -> KeyRecord | None:
         """A key by its id."""
         return self._by_id.get(key_id)
 
     def by_digest(self, sha256: str) -> KeyRecord | None:
-        """The key whose secret has this digest, even if it is revoked or expired."""
+        """The key whose secret has this digest, even a revoked or expired one."""
         return self._records.get(sha256)
 
     def store(self, record: KeyRecord, signer: str) -> None:
-        """Replace the record of a key."""
+        """Add a key, or replace its record."""
         del signer
         self._records[record.sha256] = self._by_id[record.key.id] = record
 
@@ -113,7 +113,7 @@ class Keyring(keys.Keyring):
     def _project_of_token(self, text: str, stream: str, at: float) -> str:
         """The project of a token, unless its key is known to be revoked; a token needs no look-up.
 
-        The api's own records name no key: the api checked the caller's before it answered.
+        The api's own records name no key: the api checked the caller's key before it answered.
         """
         digest = access.digest(text)
         try:

@@ -1,6 +1,6 @@
-"""One partition of `tidemill.intake`: its owner turns the streams that come there into batches.
+"""One partition of `tidemill.intake`: its owner turns the streams in it into batches.
 
-The order of steps decides what a crash can do:
+The order of the steps decides what a crash can cause:
 
 1. the owner decides on each record: its project, its batch, and the places of its lines there;
 2. it keeps these decisions in the journals of their streams, and the changelog has them;
@@ -9,9 +9,9 @@ The order of steps decides what a crash can do:
 5. it keeps the stream's state, which names the part, and the changelog has it;
 6. it acknowledges the records.
 
-After a crash the records come again, and the journal has the decisions on them: the lines have the same places, so
-readers recognise copies. The parts of a sealed stream are joined to the batch's input (`assembly.py`); only then
-is the batch published as complete, so no batch ends without an input.
+After a crash Kafka redelivers the records, and the journal has the decisions on them: the lines have the same
+places, so readers recognise copies. The parts of a sealed stream are joined to the batch's input (`assembly.py`);
+only then is the batch published as complete, so no batch ends without an input.
 """
 
 import functools
@@ -42,7 +42,7 @@ BUFFER_BYTES_MAX: Final = 64 << 20
 
 @dataclass(slots=True)
 class _Delivery:
-    """The decisions on some records of one stream, and how far their lines are published."""
+    """The decisions on some records of one stream, and the number of lines published so far."""
 
     stream: Stream
     decisions: list[Decision]
@@ -149,13 +149,13 @@ class Partition:
         await self._held.publish()
 
     async def leave(self) -> None:
-        """Write the waiting lines, so that their records do not come again to the next owner."""
+        """Write the waiting lines, so that the next owner does not get their records again."""
         for stream in self._decisions.streams.values():
             if stream.waiting_since is not None and not stream.awaited and stream not in self._held:
                 await self._held.do(stream, functools.partial(self._flush, stream))
 
     def abandon(self) -> None:
-        """Stop; records that are not acknowledged come again to the next owner."""
+        """Stop; the next owner gets unacknowledged records again."""
         self._assembly.abandon()
         self._resources.buffered.forget(self)
         for stream in {id(stream): stream for stream in self._all}.values():
@@ -173,7 +173,7 @@ class Partition:
             times.append(self._monotonic() + stream.state.batch.expires_at - self._clock())
         if stream.waiting_since is not None:
             times.append(stream.waiting_since + self._times.age_seconds)
-        # A stream that awaits records of its journal can do nothing before they come again.
+        # A stream that awaits records of its journal can do nothing before Kafka redelivers them.
         return max(min(times), self._monotonic() + 1) if stream.awaited else min(times)
 
     async def _commit(self, decided: list[Decision]) -> None:
@@ -194,7 +194,7 @@ class Partition:
         await self._bound()
 
     async def _bound(self) -> None:
-        """Write the largest buffers, as long as the process has more than `BUFFER_BYTES_MAX`."""
+        """Write the largest buffers, while the process has more than `BUFFER_BYTES_MAX`."""
         buffered = self._resources.buffered
         while buffered.now(self, sum(stream.buffer_bytes for stream in self._all)) > BUFFER_BYTES_MAX:
             free = (stream for stream in self._decisions.streams.values() if stream not in self._held)
@@ -266,7 +266,7 @@ class Partition:
     async def _publish_end(self, stream: Stream) -> None:
         """Publish at once that a stream of the api accepts no more lines, so that the api refuses appends."""
         if stream.state.is_of_api and Published.END not in stream.published:
-            # Only what the changelog has is certain.
+            # Publish only decisions that the changelog has.
             await self._tables.delivered()
             await self._publisher.ended(stream)
             stream.published.add(Published.END)
@@ -293,7 +293,7 @@ class Partition:
             await self._assembly.clear(batch_id)
 
     async def _stop_discarding(self, stream: Stream) -> None:
-        """Free the name of a cancelled stream, which its producer has ended or left."""
+        """Free the name of a cancelled stream that its producer has ended or left."""
         del self._decisions.streams[stream.state.name]
         stream.state = stream.state.model_copy(update={"discarding": False})
         self._keep_or_drop(stream)
@@ -303,7 +303,8 @@ class Partition:
     def _keep_or_drop(self, stream: Stream) -> None:
         """Write the row of a stream, or delete it if the stream is over.
 
-        That of the api is over only once `tidemill.batches` has the batch: a repeated create may open it again.
+        A stream of the api is over only once `tidemill.batches` has its batch; before, a repeated create could
+        open it again.
         """
         state = stream.state
         if state.discarding or not state.joined or (state.is_of_api and not self._is_known(state.id)):

@@ -62,7 +62,7 @@ class Checked(NamedTuple):
 
 
 class Publisher:
-    """Sends each record until the log has it."""
+    """Publishes records, and retries until the log has them."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Publisher:
     async def publish(self, stream: Stream, checked: Checked) -> None:
         """Publish valid lines as requests and invalid lines as error results.
 
-        The order is the one results needs: the batch, its number of lines, the lines.
+        Results needs this order: the batch, its number of lines, the lines.
 
         Raises:
             Unavailable: The store refused a large line, and nothing was published.
@@ -157,7 +157,7 @@ class Publisher:
     def _within_quota(
         self, stream: Stream, good: list[Valid], faults: list[Faulty]
     ) -> tuple[list[Valid], list[Faulty]]:
-        """Turn the last lines into faults, if the project has more lines than it may have."""
+        """Turn the last lines into faults, if the project exceeds its quota of lines."""
         project = stream.state.project
         if not (beyond := min(len(good), self._quotas.excess(project))):
             return good, faults
@@ -186,7 +186,7 @@ class Publisher:
         await retry(f"publishing lines of {batch.id}", lambda: self._requests.publish(records()))
 
     async def _placed(self, stream: Stream, place: int, line: bytes) -> Placed:
-        """Write a line that is too large for a record to the store, as long as the log refers to it."""
+        """Write a line that is too large for a record to the store, where it stays while the log refers to it."""
         if len(line) <= INLINE_BYTES_MAX:
             return place, line
         key = f"{LARGE_PREFIX}{stream.state.id}/line-{place}"
@@ -241,7 +241,7 @@ def _check(stream: Stream, lines: list[Valid], good: list[Valid], faults: list[F
     for place, line in lines:
         try:
             fault = stream.checker.fault(line)
-        except Exception as error:  # noqa: BLE001  the record would come again for ever
+        except Exception as error:  # noqa: BLE001  the record would be redelivered for ever
             log.error("%s: the check of a line raised %s", stream.state.id, type(error).__name__)  # noqa: TRY400
             fault = INTERNAL
         if fault is None:

@@ -1,8 +1,8 @@
 """A stream of a direct producer or of the api: its state in the table, and its lines in memory.
 
-The state names the parts, which hold the first lines, and the journal: the records after these that have places
-in the batch already. The owner writes the journal before it publishes any of these lines, so a record that comes
-again after a crash has its lines at the same places.
+The state names the parts, which hold the first lines, and has the journal: the records after these whose lines
+already have places in the batch. The owner writes the journal before it publishes any of these lines, so a record
+that is redelivered after a crash has its lines at the same places.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -43,13 +43,13 @@ class StreamPart(BaseModel):
 
     number: Number
     writer: Id
-    """A token that no other owner of the partition has: parts of a former owner replace none of this one."""
+    """A token that no other owner of the partition has: a former owner's parts never replace this one's."""
     lines: Number
     bytes: Size
 
 
 class State(BaseModel):
-    """A stream as its table has it."""
+    """The state of a stream that its table keeps."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -73,7 +73,7 @@ class State(BaseModel):
     joined: bool = False
     """Whether the batch's input is complete."""
     settled: bool = False
-    """Whether a record of it is acknowledged, so that the state counts even without lines."""
+    """Whether a record of it is acknowledged, so that the state must be kept even without lines."""
     output_expires_after: ExpiresAfter | None = None
     answer_schema: Annotated[str, StringConstraints(max_length=ANSWER_SCHEMA_CHARS_MAX)] | None = None
     """The JSON Schema that each answer must fit, until the store has it."""
@@ -114,7 +114,7 @@ class State(BaseModel):
 
 
 class Published(Enum):
-    """What a process publishes once of each stream."""
+    """The facts that a process publishes once for each stream."""
 
     BATCH = 1
     SCHEMA = 2
@@ -132,9 +132,9 @@ class Stream:
     lines: int
     """Lines so far, with those of the journal."""
     last_record_at: float
-    """When its last record came; this and `waiting_since` are times of the monotonic clock."""
+    """When its last record arrived; this and `waiting_since` are times of the monotonic clock."""
     size: int = 0
-    """Bytes of its lines so far, newlines included; lines of the journal count once they have come again."""
+    """Bytes of its lines so far, newlines included; lines of the journal count once they are redelivered."""
     buffer: list[bytes] = field(default_factory=list)
     """Lines that wait for their part."""
     buffer_bytes: int = 0
@@ -145,13 +145,13 @@ class Stream:
     waiting_since: float | None = None
     """When the oldest waiting line came."""
     awaited: set[int] = field(default_factory=set)
-    """Offsets of the journal whose records have yet to come again; until then no tick ends the stream."""
+    """Offsets in the journal whose records Kafka has yet to redeliver; until then no tick ends the stream."""
     seq: int = -1
     """The highest `seq` of its records."""
     tried_part: int = -1
     """Number of the last part sent to the store; it may appear later even if the store refused it."""
     published: set[Published] = field(default_factory=set)
-    """What this process has published of it."""
+    """The facts that this process has published about it."""
 
     def put(self, lines: list[bytes], offset: int, ack: Ack, now: float) -> None:
         """Put the lines of the record at an offset into the buffer."""

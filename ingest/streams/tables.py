@@ -1,4 +1,4 @@
-"""The table of streams, as the owner of one partition of the intake reads and writes it.
+"""Reads and writes the table of streams, for the owner of one partition of the intake.
 
 | key | value |
 |---|---|

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 async def system_lookup(host: str, port: int) -> list[str]:
-    """The IPv4 addresses of a host, else its IPv6 addresses: of a server with both, one is enough."""
+    """The IPv4 addresses of a host, else its IPv6 addresses: one family is enough."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
@@ -50,10 +50,10 @@ class Addresses:
     def __init__(
         self, name: str, place: tuple[str, int], lookup: Lookup, changed: Callable[[], None], monotonic: Monotonic
     ) -> None:
-        """Know no address.
+        """Start without addresses.
 
         Args:
-            name: Of the server, for the log.
+            name: The server's name, for the log.
             place: Host name and port.
             lookup: Asks the resolver.
             changed: Called when the addresses have changed.
@@ -116,7 +116,7 @@ class Addresses:
             self._changed()
 
     def _warn(self, text: str) -> None:
-        """Write a line to the log, once for as long as it is true."""
+        """Log a message, once as long as it stays true."""
         if text != self._warned:
             self._warned = text
             _log.warning("server %s: %s %s", self._name, self.place[0], text)

@@ -51,8 +51,8 @@ class Backend:
     in_flight: int = 0
     """Calls of the model."""
     answered_at: dict[str, float] = field(default_factory=dict)
-    """By endpoint, the start of the latest call that it answered well: an answer to a call from before it
-    went away does not show that it is back."""
+    """By endpoint, the start of the latest call with a good answer: an answer to a call that began before an
+    outage does not show that the server is back."""
     accepted_at: dict[str, float] = field(default_factory=dict)
     """By endpoint, the start of the latest health probe that it refused after it had accepted our key and the
     address (`calls/health_probe.py`)."""
@@ -68,7 +68,7 @@ class Backend:
     """The name of the server as JSON, for result lines."""
 
     def __post_init__(self) -> None:
-        """Have no call."""
+        """Create the metrics of its calls, and quote its name."""
         self.metrics = CallMetrics(self.server.first_byte)
         self.quoted_name = orjson.dumps(self.server.name)
 
@@ -103,7 +103,7 @@ class Backend:
         return not self.server.drain and not self.is_paused
 
     def has_answered(self, endpoint: str, since: float) -> bool:
-        """Whether it answered a call of an endpoint well that began after a time."""
+        """Whether it gave a good answer to a call of an endpoint that began after a time."""
         return self.answered_at.get(endpoint, NEVER) > since
 
     def room(self, now: float) -> int:
@@ -115,7 +115,7 @@ class Backend:
         return self.server.room(now)
 
     def opens_at(self, now: float) -> list[float]:
-        """When each of the causes may end that keep it from a call, as far as time ends them."""
+        """When each cause that keeps it from taking a call may end, if time alone ends it."""
         if self.server.drain:
             return []
         times = [bucket.ready_at(now) for bucket in self.buckets]

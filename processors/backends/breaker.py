@@ -1,14 +1,14 @@
 """Circuit breaker: stops calls to a server that fails different lines in a row, then lets a few probes through.
 
-One line may be at fault itself. So only failures of different lines, with no answer between them, say that the
-server is down: a few, and twice as many more as the server has calls in flight, which it may still answer. A
-refused connection opens the breaker at once, and so does the refusal of a full server if `pool.py` takes it for
-one. An answer closes the breaker again, so where most calls are answered, the failures cost the other lines next
-to nothing.
+One line may be at fault itself. So only failures of different lines, with no answer between them, show that the
+server is down: a few, and two more for each call in flight, which the server may still answer. A refused
+connection opens the breaker at once, and so does a refusal that `pool.py` takes for the refusal of a full server.
+An answer closes the breaker again, so where most calls are answered, the failures cost the other lines next to
+nothing.
 
-The pause is what the server asked for, or doubles from half a second to five. After it some probes go out, for
-different lines; `scheduling/scheduler.py` picks these at random, so that one is answered even where many lines are
-bad. One answered probe closes the breaker; if all fail, there is another pause.
+The pause lasts as long as the server asked for, or doubles from half a second to five. After it some probes go
+out, for different lines; `scheduling/scheduler.py` picks these at random, so that one is answered even where many
+lines are bad. One answered probe closes the breaker; if all fail, there is another pause.
 """
 
 from dataclasses import dataclass
@@ -19,30 +19,30 @@ from tidemill.schemas.resources.load import BreakerState
 
 PAUSE_SECONDS_BASE: Final = 0.5
 PAUSE_SECONDS_MAX: Final = 5.0
-"""The longest pause that the server did not ask for: so late we may notice that it is back."""
+"""The longest pause that the server did not ask for: we notice its return at most this late."""
 ACCESS_PAUSE_SECONDS_MAX: Final = 10.0
 """The longest pause after a server rejected our key or did not know the model, which only an operator can mend."""
 ASKED_PAUSE_SECONDS_MAX: Final = 60.0
 """The longest pause that a server may ask for."""
 PROBE_SECONDS_MAX: Final = 10.0
-"""Probes without an answer by then are joined by others."""
+"""If probes have no answer by then, more are sent."""
 PROBES: Final = 4
-"""After a pause; one, where no line can be at fault. If half of all lines are bad, four probes all fail 1 time in
+"""Probes after a pause; one if no line can be at fault. If half of all lines are bad, all four fail 1 time in
 16."""
 ROW_NEW: Final = 3
 """Failed lines in a row that open the breaker of a server which has answered none yet, or was down."""
 ROW: Final = 8
-"""The same of a server that has answered: if every second line is bad, it happens 1 time in 256."""
+"""The same for a server that has answered: if every second line is bad, chance opens the breaker 1 time in 256."""
 ROW_TRUSTED: Final = 64
-"""The same of a server that has just answered a health probe (`calls/health_probe.py`)."""
+"""The same for a server that has just answered a health probe (`calls/health_probe.py`)."""
 BESIDE: Final = 2
-"""More failed lines for each call in flight: bad lines fail fast, good ones take their time."""
+"""More failed lines are needed for each call in flight: bad lines fail fast, good ones take their time."""
 DOUBLINGS_MAX: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pauses:
-    """The lengths; see the constants above."""
+    """The lengths of pauses; see the constants above."""
 
     base: float = PAUSE_SECONDS_BASE
     longest: float = PAUSE_SECONDS_MAX
@@ -89,7 +89,7 @@ class Breaker:
         return not self.failures or self._probes > 0 or now >= self.until
 
     def state(self, now: float) -> BreakerState:
-        """What it does."""
+        """Its state, for reports."""
         if not self.failures:
             return BreakerState.CLOSED
         return BreakerState.PROBING if self.admits(now) else BreakerState.OPEN
@@ -142,12 +142,12 @@ class Breaker:
             return
         is_certain = failure.is_overload or fault is Fault.SERVER
         if self._is_full and not is_certain:
-            # It has one call less now, or took this one in: whatever else it is, it is not full.
+            # The server has one call less now, or accepted this one: it is not full any more.
             self.failures = self._probes = 0
             self._is_full = is_probe = False
         if self.failures:
             if not is_probe:
-                # Calls that were in flight at the first failure add nothing.
+                # Failures of calls that were in flight when the breaker opened do not count.
                 return
             self._open_probes -= 1
             if self._open_probes > 0 and not is_certain:

@@ -1,4 +1,4 @@
-"""What the metrics say of the calls of a model at one server.
+"""Measures the calls of a model at one server.
 
 The event loop appends each good call to a list, which costs a tenth of a microsecond, and folds many at once.
 """
@@ -12,7 +12,7 @@ from tidemill.processors.failures import CallFailure, FailureKind
 from tidemill.schemas.endpoints import ENDPOINTS
 
 CALLS_MAX: Final = 1_024
-"""Calls in the list; so many are folded at once."""
+"""Calls in the list, which are folded together."""
 _GOOD: Final = "2xx"
 _ANSWERED: Final = {number: f"{number}xx" for number in range(2, 6)}
 _UNANSWERED: Final = {
@@ -32,7 +32,7 @@ class CallMetrics:
     __slots__ = ("_duration", "_ended", "_first_byte", "_good", "_lines", "_tokens", "_waits", "overloads")
 
     def __init__(self, first_byte: Buckets) -> None:
-        """Have no call; `first_byte` is the server's."""
+        """Start without calls; `first_byte` is the server's."""
         self._first_byte = first_byte
         self._duration = Buckets(metrics.CALL_SECONDS)
         self._waits = Buckets(metrics.WAIT_SECONDS)
@@ -50,7 +50,7 @@ class CallMetrics:
             seconds: How long it took.
             first_byte: Time until the head of the answer.
             wait: Time from the publication of its line, if this was the first call for it.
-            tokens: Those of its line, of prompt and answer.
+            tokens: The line's, of prompt and answer.
         """
         self._good.append((endpoint, seconds, first_byte, wait, tokens))
         if len(self._good) >= CALLS_MAX:
@@ -94,7 +94,7 @@ class CallMetrics:
 
     @property
     def ended(self) -> Counter[tuple[str, str]]:
-        """The number of calls by endpoint, and class of the reply's status or why there was none."""
+        """The number of calls by endpoint, and by the class of the reply's status or why there was no reply."""
         self._fold()
         return self._ended
 
@@ -124,5 +124,5 @@ class CallMetrics:
         self._waits.observe_all([wait for wait in waits if wait is not None])
 
     def _count(self, endpoint: str, status: str, calls: int = 1) -> None:
-        # A path that a record names, and no settings, makes no series.
+        # A path that only a record names gets no time series.
         self._ended[endpoint if endpoint in ENDPOINTS else metrics.OTHER, status] += calls

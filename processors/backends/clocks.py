@@ -21,14 +21,14 @@ class Clocks:
     """The clocks of the projects, for one scheduler or for those of several models."""
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
-        """Know no project; one without a weight has the weight 1."""
+        """Start without projects; a project without a weight has the weight 1."""
         self.weights = weights or {}
         self.now = 0.0
         """The time of the last turn."""
         self._clocks: dict[str, Clock] = {}
 
     def join(self, project: str) -> Clock:
-        """Return the clock of a project, which one more scheduler has in its queue."""
+        """Return the clock of a project, and note that one more scheduler has the project in its queue."""
         if (clock := self._clocks.get(project)) is None:
             clock = self._clocks[project] = Clock(self.weights.get(project, 1.0))
         clock.queues += 1
@@ -42,7 +42,7 @@ class Clocks:
             del self._clocks[project]
 
     def activate(self, clock: Clock) -> None:
-        """The project has lines in one more scheduler; if it had none, it starts at the time of the others."""
+        """Note that one more scheduler has lines of the project; the first sets it to the time of the others."""
         if not clock.active:
             clock.time = max(clock.time, self.now)
         clock.active += 1

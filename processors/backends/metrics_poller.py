@@ -1,4 +1,4 @@
-"""Polls the metrics page of a server, and adjusts the server's limits to what it says.
+"""Polls the metrics page of a server, and adjusts the server's limits to the metrics.
 
 No call waits for the poller. Most servers have no such page; the poller asks them less and less often.
 """
@@ -18,9 +18,9 @@ POLL_SECONDS: Final = 1.0
 SILENT_SECONDS_MAX: Final = 60.0
 """The longest wait between two polls of a server without metrics."""
 HEADROOM_SECONDS_MAX: Final = 5.0
-"""The same where hardly a call goes out without metrics."""
+"""The same for a server that hardly gets a call without metrics."""
 SILENT_POLLS: Final = 3
-"""In a row, before the log says so."""
+"""Polls without a reading, in a row, before a warning is logged."""
 REPLY_SECONDS_MAX: Final = 2.0
 REPLY_BYTES_MAX: Final = 4 << 20
 """vLLM's page has some 100 KiB."""
@@ -33,7 +33,7 @@ class Getter(Protocol):
     """The HTTP client that the poller needs."""
 
     async def get(self, url: str, headers: dict[str, str], seconds: float, bytes_max: int) -> Answer | FailureKind:
-        """Fetch a page within `seconds`; never raises for what the server does."""
+        """Fetch a page within `seconds`; nothing that the server does raises."""
         ...
 
 
@@ -49,12 +49,12 @@ class MetricsPoller:
         getter: Getter,
         monotonic: Monotonic,
     ) -> None:
-        """Ask nothing yet.
+        """Start without polling.
 
         Args:
-            server: It.
-            url: Of its metrics page.
-            headers: Of the request.
+            server: The server.
+            url: The URL of its metrics page.
+            headers: The headers of the request.
             getter: The HTTP client.
             monotonic: A monotonic clock.
         """
@@ -72,7 +72,8 @@ class MetricsPoller:
     async def run(self) -> None:
         """Poll until cancelled."""
         while True:
-            # The metrics of an idle server matter only where the load of others decides on the first call.
+            # The metrics of an idle server matter only if the load of other clients decides whether it gets a
+            # first call.
             if self._server.in_flight or self._server.headroom is not None:
                 try:
                     await self.poll()
@@ -95,7 +96,7 @@ class MetricsPoller:
         reading = await self._reading()
         now = self._monotonic()
         if reading is not None:
-            # The server counted at some time between the two.
+            # The server counted its requests at some time between the two counts of ours.
             self._server.apply_metrics(reading, (before + self._server.in_flight) / 2, now)
             self._silent = 0
             self._read_at = now
@@ -113,16 +114,16 @@ class MetricsPoller:
             self._server.limit.release()
 
     def _fail(self) -> None:
-        """Count a poll that failed by a fault of ours; the first one is logged."""
+        """Count a poll that failed through a bug of ours; the first one is logged."""
         if not self._has_failed:
             self._has_failed = True
             _log.exception("the metrics of %s cannot be used", self._server.name)
         self._miss(self._monotonic())
-        # What failed may be a call that starts now.
+        # The failure may come from a call that starts now.
         asyncio.get_running_loop().call_soon(self._server.queue.changed)
 
     def _warn(self) -> None:
-        """Say so if the server cannot tell whether it meets its target."""
+        """Warn if the metrics do not show whether the server meets its target."""
         target = None if self._server.headroom is None else self._server.headroom.target
         if target is None or target.is_measured or self._is_warned:
             return

@@ -7,7 +7,7 @@ model that has waited longest for a turn. As long as others wait, a model makes 
 with one model has no turns.
 
 A model that cannot use its turn (its own limit is reached, or its lines are gone) leaves the queue, and waits
-again when its next call finds no room. So the queue asks each model at most once in vain.
+again when its next call finds no room. So the queue offers each model at most one turn in vain.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class Member:
     claim: Callable[[], Claim | None]
     """Its next line; None if it has none to call."""
     start: Callable[[], bool]
-    """Starts one call if one may start; says whether it did."""
+    """Starts one call if one may start; returns whether it did."""
     turn: int = 0
     """The number of its last turn."""
 
@@ -88,13 +88,13 @@ class PermitQueue:
         self._offer_soon()
 
     def blocks(self, member: Member | None) -> bool:
-        """Whether other members wait, and it is not this one's turn."""
+        """Whether a member must not call now, since others wait and it is not its turn."""
         if member is None or (member is self._holder and self._left > 0):
             return False
         return len(self.waiting) > 1 or member not in self.waiting
 
     def wait(self, member: Member | None) -> None:
-        """Let a member wait that found no room, or whose turn it is not."""
+        """Queue a member that found no room, or that is out of turn."""
         if self.is_shared and member is not None:
             self.waiting[member] = None
             if self._place.has_room():

@@ -1,10 +1,10 @@
-"""The servers of a model: which of them takes the next call, and whether one does.
+"""The servers of a model: decides which of them takes the next call, if any does.
 
 All times are seconds of the event loop's clock, which no step of the wall clock changes.
 
-The health of a server belongs to the server (`server.py`), whichever model found it out. A failed call is evidence
-about its line for its model alone: a server that answers one adapter may lack another. So each model has a breaker
-of its own at each server, for failures that may come from the model there, and remembers which of its calls were
+All models share what one of them learns about the health of a server (`server.py`). Whether a line is at fault
+depends on its model's calls alone: a server that answers one adapter may lack another. So each model has its own
+breaker at each server, for failures that may come from the model there, and remembers which of its calls were
 answered.
 """
 
@@ -44,12 +44,13 @@ class BackendPool(Seats):
         bucket: TokenBucket | None = None,
         clocks: Clocks | None = None,
     ) -> None:
-        """Have no call in flight.
+        """Start without calls in flight.
 
         Args:
             backends: The servers; without any, lines wait.
             model: The model's name in the settings.
-            calls_max: Calls that all processes together may have in flight; by default what the servers allow.
+            calls_max: Calls that all processes together may have in flight; by default as many as the servers
+                allow.
             bucket: The model's limit of tokens a minute.
             clocks: Of projects, shared with the models that share servers with this one.
         """
@@ -100,7 +101,7 @@ class BackendPool(Seats):
         calls = sum(backend.server.calls_max for backend in backends)
         calls_max = calls_max or calls
         results = sum(backend.server.unacknowledged_max for backend in backends)
-        # Its share of the calls is its share of the results, too.
+        # A model's share of the calls is also its share of the results.
         self.resize(calls_max, results * calls_max // calls if calls_max < calls else results, self.part)
 
     @property
@@ -110,7 +111,7 @@ class BackendPool(Seats):
 
     @property
     def called(self) -> Sequence[Backend]:
-        """The backends without those that get no calls; if there is no other, all."""
+        """The backends that get calls; if none does, all."""
         return [backend for backend in self.backends if not backend.server.drain] or self.backends
 
     def join(
@@ -162,8 +163,8 @@ class BackendPool(Seats):
 
         Args:
             now: The time.
-            avoid: Not there, as long as another backend is well.
-            among: Only at one of these.
+            avoid: A backend to take only if no other is well.
+            among: The backends to choose from.
             probes: Whether the call may be a probe.
         """
         if self.in_flight >= self.seats:
@@ -223,12 +224,12 @@ class BackendPool(Seats):
             server.queue.ended(self._member)
 
     def fill(self) -> None:
-        """Start the calls that a seat has become free for, before the call that had it has a result."""
+        """Start calls in free seats, before the calls that left them have results."""
         while self._member is not None and self._member.start():
             pass
 
     def settled(self, backend: Backend) -> None:
-        """A call has a result, which the log does not have yet."""
+        """Note that a call has a result that the log does not have yet."""
         self.unacknowledged += 1
         backend.server.unacknowledged += 1
 
@@ -253,7 +254,7 @@ class BackendPool(Seats):
         return any(other.is_well and other is not backend for other in self.backends)
 
     def that_answered(self, endpoint: str, since: float) -> list[Backend]:
-        """The backends that answered a call of an endpoint well that began after a time."""
+        """The backends that gave a good answer to a call of an endpoint that began after a time."""
         return [backend for backend in self.backends if backend.has_answered(endpoint, since)]
 
     @staticmethod
@@ -270,7 +271,7 @@ class BackendPool(Seats):
         return min(times, default=None)
 
     def release(self, permit: Permit, *, is_sent: bool = False) -> None:
-        """The call was not made, or was aborted after it was sent: it may have used tokens then."""
+        """End a call that was not made, or was aborted; one that was already sent may have used tokens."""
         self._ended(permit.backend)
         for breaker, is_probe in zip(permit.backend.breakers, permit.probes, strict=True):
             breaker.released(is_probe=is_probe)
@@ -285,7 +286,7 @@ class BackendPool(Seats):
         Args:
             permit: The call's.
             now: The time.
-            tokens: Used by the call; 0 if the server does not say: the estimate stands then.
+            tokens: Used by the call; 0 if the server does not say, which leaves the estimate as it is.
             endpoint: The line's, if it was answered well; None if the answer is an error of the line's.
             begun: When the call began.
         """
@@ -305,7 +306,7 @@ class BackendPool(Seats):
             backend.answered_at[endpoint] = begun
 
     def failed(self, permit: Permit, failure: CallFailure, history: History | None = None) -> Evidence:
-        """The call failed: draw the conclusions about its server.
+        """Note that the call failed, and adjust the limit and the breakers of its server.
 
         Args:
             permit: The call's.
@@ -323,14 +324,15 @@ class BackendPool(Seats):
         others_answered = backend.has_answered(failure.endpoint, failure.since)
         if failure.fault is Fault.ACCESS_OR_LINE:
             others_answered |= backend.accepted_at.get(failure.endpoint, NEVER) > failure.since
-        # The answers of a server that has gone say nothing of a call that failed as it went.
+        # The answers of a removed server prove nothing about a call that failed as it was removed.
         others_answered &= not backend.is_gone
         refuses_repeatedly = server.limit.is_pressed
         self._ended(backend)
         if failure.fault is not Fault.SERVER_OR_LINE or failure.is_overload:
             # A call that broke off may have used tokens.
             _refund(permit)
-        # A line that failed while others were answered says nothing of the server, nor does the same line again.
+        # A line that failed while others were answered proves nothing about the server, nor does a repeated
+        # failure.
         is_suspected = history is not None and (others_answered or history.counted > 0)
         is_new = not is_suspected and failure.line != backend.failed_line
         backend.failed_line = failure.line
@@ -354,12 +356,12 @@ class BackendPool(Seats):
         if failure.is_servers_word:
             server.limit.answered(permit.slot, failure.at)
         elif is_new and failure.is_full and (server.in_flight or not permit.probes.server):
-            # A server that refuses a single probe is away: that says nothing of how many calls it takes.
+            # A server that refuses a single probe is down: the refusal does not show how many calls it takes.
             server.limit.refused(permit.slot, server.in_flight, failure.at, late=failure.is_timeout)
 
     @staticmethod
     def _is_accident(permit: Permit, failure: CallFailure) -> bool:
-        """One refusal among many answers opens no breaker; that of a trial only while no call is in flight."""
+        """Whether it is a rare refusal, which opens no breaker; a trial's is rare only if no call is in flight."""
         server = permit.backend.server
         return failure.is_full and not server.limit.is_pressed and not (permit.slot.trial and server.in_flight)
 
@@ -368,7 +370,7 @@ class BackendPool(Seats):
         server, is_probe = permit.backend.server, permit.probes.server
         breaker = server.breaker
         if failure.fault is Fault.ACCESS_OR_LINE:
-            # The server answers; what it refuses is the model, or the key.
+            # The server answers; it refuses the model, or the key.
             if is_probe:
                 breaker.answered()
             return
@@ -384,7 +386,7 @@ class BackendPool(Seats):
     def _tell_model_breaker(permit: Permit, failure: CallFailure, *, counts: bool) -> None:
         backend, is_probe = permit.backend, permit.probes.model
         if failure.fault is Fault.SERVER or failure.is_overload:
-            # This says nothing of the model.
+            # The failure proves nothing about the model.
             backend.breaker.released(is_probe=is_probe)
         elif is_probe or counts:
             backend.breaker.failed(failure, is_probe=is_probe, in_flight=backend.in_flight)

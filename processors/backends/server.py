@@ -30,7 +30,7 @@ PART_MIN: Final = 0.001
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
-    """What Tidemill adds to each call of a server."""
+    """The headers and fields that Tidemill adds to each call of a server."""
 
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     """They hold the key."""
@@ -44,8 +44,8 @@ class Seats:
     """Places for calls, of a server or of a model.
 
     A call holds a seat until it is answered. Its result holds none, unless more results than `unacknowledged_max`
-    wait for the log's acknowledgement: each one more takes the place of a call. So a process that is killed
-    repeats at most as many calls as its parts of both numbers.
+    wait for the log's acknowledgement: each further one takes the seat of a call. So a restart after a kill
+    repeats at most as many calls as the process's parts of both numbers add up to.
     """
 
     calls_max: int
@@ -60,10 +60,10 @@ class Seats:
     in_flight_max: int = field(init=False)
     """Calls that this process may have in flight."""
     _bound: int = field(init=False)
-    """The same, and results that hold no seat."""
+    """The same, plus results that hold no seat."""
 
     def __post_init__(self) -> None:
-        """Work the numbers of this process out."""
+        """Compute the numbers of this process."""
         self.resize(self.calls_max, self.unacknowledged_max, self.part)
 
     def resize(self, calls_max: int, unacknowledged_max: int, part: float) -> None:
@@ -74,7 +74,7 @@ class Seats:
 
     @property
     def seats(self) -> int:
-        """Calls that this process may have in flight beside the results that hold a seat."""
+        """Calls that this process may have in flight, with the seats of results deducted."""
         left = self._bound - self.unacknowledged
         return min(self.in_flight_max, left)
 
@@ -105,16 +105,16 @@ class Server(Seats):
     refused_part: float = 0.0
     """Moving average of the calls that it refused with 429, 503 or 529, without those of suspected lines."""
     company: int = 0
-    """Inputs in flight beside one for each call: a server counts each as a request."""
+    """Inputs in flight beyond one for each call: a server counts each as a request."""
     inputs_per_call: float = 1.0
-    """Of the calls in flight when its metrics were read last, on average."""
+    """The average number of inputs of the calls in flight, when its metrics were last read."""
     first_byte: Buckets = field(default_factory=lambda: Buckets(metrics.CALL_SECONDS))
     """For the metrics: seconds to the head of its replies."""
     queue: PermitQueue = field(init=False)
 
     def __post_init__(self) -> None:
-        """Let no model wait yet."""
-        # A dataclass with slots is another class than the one that `super()` without arguments refers to.
+        """Create the queue, in which no model waits."""
+        # `slots=True` creates a new class, and `super()` without arguments refers to the old one.
         Seats.__post_init__(self)
         self.queue = PermitQueue(self)
 
@@ -124,7 +124,7 @@ class Server(Seats):
         self.queue.changed()
 
     def take_part(self, part: float, now: float) -> None:
-        """Set this process's part, and start no call."""
+        """Set this process's part, without starting a call."""
         self.resize(self.calls_max, self.unacknowledged_max, max(PART_MIN, part))
         if self.bucket is not None:
             self.bucket.set_part(self.part, now)
@@ -134,7 +134,7 @@ class Server(Seats):
         return self._bounded(self.limit.allowed, now)
 
     def found(self, now: float) -> int:
-        """Calls that it has been found to take; after a pause fewer may be in flight at first."""
+        """The highest number of calls that it was seen to take; after a pause fewer may be in flight at first."""
         return self._bounded(self.limit.found, now)
 
     def _bounded(self, calls: int, now: float) -> int:
@@ -148,7 +148,7 @@ class Server(Seats):
 
     @property
     def is_out_of_hours(self) -> bool:
-        """Whether its schedule allows no call at this hour."""
+        """Whether its schedule allows no call now."""
         return self.scheduled_limit is not None and self.scheduled_limit() == 0
 
     @property
@@ -172,7 +172,7 @@ class Server(Seats):
         return min(seats, allowed)
 
     def said(self, now: float) -> ServerMetrics | None:
-        """What its metrics say; None if they are old, or it has none."""
+        """Its latest metrics; None if they are old, or it has none."""
         read, at = self.load_feedback.latest
         return read if now < at + STALE_SECONDS else None
 
@@ -189,7 +189,7 @@ class Server(Seats):
             self.inputs_per_call = 1 + self.company / self.in_flight
         read = read.in_calls(self.inputs_per_call)
         if self.headroom is not None:
-            # The limit follows refusals alone, and ends where the headroom does.
+            # The limit follows refusals alone, and the headroom bounds it.
             self.limit.release()
             self.headroom.read(read, ours, self.part, now)
             return

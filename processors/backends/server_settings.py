@@ -1,4 +1,4 @@
-"""Makes a server of `servers.py` what its settings say."""
+"""Creates the servers of `servers.py`, and applies their settings."""
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from tidemill.schemas.ports import Clock, Monotonic
 from tidemill.schemas.resources.waiting import Reason
 
 UNACKNOWLEDGED_PART: Final = 4
-"""By default as many results as this part of the calls hold no seat."""
+"""By default, the results that hold no seat are 1/`UNACKNOWLEDGED_PART` of the calls."""
 _PLAIN: Final = {"content-type": "application/json", "accept": "application/json"}
 
 
@@ -40,7 +40,7 @@ class Target(NamedTuple):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Of each call."""
+        """The headers of each call."""
         headers = {**_PLAIN, **self.settings.headers, **self._host(self.settings.base)}
         if key := self.settings.api_key:
             headers["authorization"] = f"Bearer {key}"
@@ -48,7 +48,7 @@ class Target(NamedTuple):
 
     @property
     def metrics_headers(self) -> dict[str, str]:
-        """Of a request to its metrics page; its key and its headers go only to its own origin."""
+        """The headers of a request to its metrics page; its key and its headers go only to its own origin."""
         url = self.settings.metrics_url or self.settings.base
         headers = self.headers if origin(url) == origin(self.settings.base) else _PLAIN
         return {**headers, **self._host(url)}
@@ -65,15 +65,15 @@ class Target(NamedTuple):
 
 
 def made(name: str, target: Target, calls_max: int) -> Server:
-    """A server that has not been called; `configure` does the rest."""
+    """A new server; `configure` applies its settings."""
     return Server(name, target.base, ConcurrencyLimit(calls_max), calls_max=calls_max)
 
 
 def configure(server: Server, target: Target, before: Settings | None, clock: Clock, now: float) -> None:
-    """Make a server what its settings say; what its limit, breaker and bucket have learnt stays.
+    """Apply settings to a server; its limit, breaker and bucket keep what they have learnt.
 
     Args:
-        server: With the `calls_max` that it has now.
+        server: The server, already resized to these settings.
         target: Its settings.
         before: The settings that it had; None for a new server.
         clock: Unix time, for the schedule.
@@ -155,7 +155,7 @@ def trusts(serving: Serving) -> dict[Origin, Trust]:
 
 
 def schedule(ranges: Sequence[Hours]) -> Callable[[float], int | None]:
-    """A function of Unix time that gives the calls in flight which a schedule allows; None outside all ranges.
+    """A function from Unix time to the calls that a schedule allows in flight; None outside all ranges.
 
     Where ranges overlap, the smallest number counts. A range may go over midnight. Hours are in UTC.
     """

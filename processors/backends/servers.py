@@ -1,9 +1,9 @@
 """The servers of a process by name, and the pool of each model; both follow the settings while calls go on.
 
-A server whose settings change stays the same object, so what its limit has found and what its breaker knows stays;
-an open breaker lets a probe through at once. A server with another address is another server. A server that is
-gone gets no new call; it is forgotten when the log has the result of its last one. A server whose addresses are
-discovered (`addresses.py`) is as many servers as it has addresses. All changes happen in one step of the event
+A server whose settings change stays the same object, so its limit and its breaker keep what they have learnt; an
+open breaker lets a probe through at once. A server with another address is another server. A server that is gone
+gets no new call; it is forgotten when the log has the result of its last one. A server whose addresses are
+discovered (`addresses.py`) counts as one server for each address. All changes happen in one step of the event
 loop, so no call sees half of them.
 """
 
@@ -41,7 +41,7 @@ class Client(Getter, Protocol):
 
 @dataclass(slots=True)
 class _Entry:
-    """A server, and what polls its metrics."""
+    """A server, and the poller of its metrics."""
 
     server: Server
     target: Target
@@ -66,14 +66,14 @@ class Servers:
         lookup: Lookup = system_lookup,
         weights: Mapping[str, float] | None = None,
     ) -> None:
-        """Know no server.
+        """Start without servers.
 
         Args:
             clock: Unix time, for schedules.
             monotonic: The event loop's time.
             client: The HTTP client; without it no metrics are polled.
             lookup: Finds the addresses of servers that are discovered.
-            weights: Of projects; one that is not named has the weight 1.
+            weights: Those of projects; the default is 1.
         """
         self.pools: dict[str, BackendPool] = {}
         """By model, in the order of the settings."""
@@ -100,14 +100,14 @@ class Servers:
 
         Args:
             serving: All servers and models.
-            names: The models of this process, by default all, and those that it had. A model without settings
-                has a pool without servers, so its lines wait.
+            names: The models of this process, including former ones; by default all. A model without settings has
+                a pool without servers, so its lines wait.
         """
         self._applied = serving, None if names is None else list(names)
         self._follow()
 
     def show(self, models: Callable[[], Container[str]]) -> None:
-        """Give the metrics their sources; `models` are those of the settings: others have no series."""
+        """Register the sources of the metrics; only `models`, those of the settings, get time series."""
 
         def pools() -> Iterator[tuple[str, BackendPool]]:
             return ((name, pool) for name, pool in self.pools.items() if name in models() or pool.in_flight)
@@ -133,7 +133,7 @@ class Servers:
         metrics.CALLS.sample(
             lambda: {(*key, *of): count for key, one in calls() for of, count in one.ended.items()}
         )
-        # After the calls, which fold what has come since the last scrape.
+        # After the calls, whose collection folds the calls since the last scrape.
         metrics.FIRST_BYTE.sample(lambda: {server.name: server.first_byte for server in self})
 
     async def close(self) -> None:
@@ -147,7 +147,7 @@ class Servers:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _follow(self) -> None:
-        """Make servers and pools what the settings and the addresses say now."""
+        """Bring servers and pools in line with the settings and the addresses."""
         assert self._applied is not None, "there are settings"
         serving, names = self._applied
         now, models = self._monotonic(), serving.models
@@ -226,7 +226,7 @@ class Servers:
                         backend.breaker.retry()
 
     def _poll(self, entry: _Entry) -> None:
-        """Poll the metrics of a server from its present address, with its present headers."""
+        """Poll the metrics of a server at its current address, with its current headers."""
         if entry.poller is not None:
             entry.poller.cancel()
             entry.poller = None

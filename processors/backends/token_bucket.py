@@ -2,8 +2,8 @@
 
 The bucket fills at the rate and allows calls while it holds anything. The use of a call is not known when it
 starts, so the call takes an estimate, and its real use is settled with the answer; a bucket below zero allows
-nothing until it is filled again. So a large call never gets stuck, and the average keeps to the rate. For a moment
-the rate may be exceeded by the content of a full bucket and by the errors of the estimates of all calls in flight.
+nothing until it is filled again. So a large call never gets stuck, and the average keeps to the rate. A burst may
+exceed the rate by the content of a full bucket and by the errors of the estimates of all calls in flight.
 
 Several processes share a rate by their parts of the model's calls: each fills its bucket with its own part.
 """
@@ -12,11 +12,11 @@ import math
 from typing import Final
 
 FULL_SECONDS: Final = 1.0
-"""A full bucket holds the tokens of so many seconds."""
+"""A full bucket holds the tokens of this many seconds."""
 TOKEN_BYTES: Final = 4
-"""Bytes of a request's body for each token, on average; the estimate of the rest corrects it."""
+"""Bytes of a request's body for each token, on average; the estimate of the other tokens corrects it."""
 REST_TOKENS: Final = 256.0
-"""Tokens that a line uses beside its body, mostly for its answer, until the first answer."""
+"""Assumed tokens of a line besides its body, mostly for its answer, until the first answer."""
 REST_PART: Final = 0.05
 """The weight of the last answer in the estimate of the next."""
 
@@ -46,7 +46,7 @@ class TokenBucket:
         self._part = part
 
     def holds(self, size: int, lines: int) -> bool:
-        """Whether it held the estimate for a call with lines of `size` bytes when it was filled last."""
+        """Whether it held the estimate for a call with lines of `size` bytes when it was last filled."""
         return self._expected(size, lines) <= self._level
 
     def allows(self, now: float) -> bool:
@@ -73,7 +73,7 @@ class TokenBucket:
         """Replace the estimate of an answered call by its real use.
 
         Args:
-            expected: What `take` returned.
+            expected: The estimate that `take` returned.
             used: Tokens of the request and of the answer, as the server counted them.
             size: What `take` was given.
             lines: The same.

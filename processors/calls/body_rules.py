@@ -36,7 +36,7 @@ class BodyRules:
         """The body to send.
 
         Args:
-            body: That of the line.
+            body: The line's body.
             deadline: The line's, Unix seconds, if the server orders requests by `priority`, the lowest first. It
                 is above 0, which other requests have. Source: vLLM, `entrypoints/openai/*/protocol.py`.
 

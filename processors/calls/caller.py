@@ -37,7 +37,7 @@ _KINDS: Final = (
     (NotFound, FailureKind.INPUT_GONE),
     (OSError, FailureKind.STORE),
 )
-"""What an error says of a call that was not made; others are faults of ours."""
+"""The kind of failure for each error that prevents a call; any other error is a bug of ours."""
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Caller:
                 line.check = await self.checks.learn(line.head.batch_id)
             outcome = await self.posted(line, parsed.body, permit.backend)
         except BaseException as error:
-            # A call that is aborted may have been sent.
+            # An aborted call may have been sent.
             self.pool.release(permit, is_sent=not isinstance(error, Exception))
             if not isinstance(error, Exception):
                 raise
@@ -102,9 +102,9 @@ class Caller:
     def begin(
         self, line: Line, permit: Permit, on_end: Callable[[Line, Permit, bytes, Answer | FailureKind], None]
     ) -> Callable[[], None] | None:
-        """Begin a call without a task, if nothing must be waited for before it; returns what aborts it.
+        """Begin a call without a task, if it need not wait for anything first; returns a function that aborts it.
 
-        `on_end` gets what `succeeded` and `judged` judge, and never before this returns.
+        `on_end` gets the arguments of `succeeded` and `judged`, and is never called before this returns.
 
         Returns:
             None if `make` must make the call.
@@ -123,7 +123,7 @@ class Caller:
             end = functools.partial(on_end, line, permit, bytes(parsed.custom_id))
             request = self._request(line, permit.backend, server.options.headers, body)
             return self._upstream.begin(*request, on_end=end)
-        except Exception:  # noqa: BLE001  `make` meets the same, and says what it is
+        except Exception:  # noqa: BLE001  `make` fails in the same way, and reports it
             return None
 
     def succeeded(
@@ -136,7 +136,7 @@ class Caller:
             end = request_codec.judge(outcome, line.head.url)
             if isinstance(end, CallFailure) or (line.check is not None and not line.check.is_small(end.body)):
                 return None
-        except Exception:  # noqa: BLE001  `judged` meets the same, gives the permit back, and says what it is
+        except Exception:  # noqa: BLE001  `judged` fails in the same way, gives the permit back, and reports it
             return None
         try:
             self._answered(line, permit, end)
@@ -148,7 +148,7 @@ class Caller:
     async def judged(
         self, line: Line, permit: Permit, custom_id: bytes, outcome: Answer | FailureKind
     ) -> CallResult:
-        """The result of a call by what came back; never raises."""
+        """Judge the outcome of a call; never raises."""
         try:
             return await self._judged(line, permit, custom_id, outcome)
         except Exception as error:  # noqa: BLE001  no fault of ours loses a line
@@ -189,7 +189,7 @@ class Caller:
             raise
 
     async def _fault(self, line: Line, check: AnswerCheck, permit: Permit, end: Success) -> str | None:
-        """Free the seat of a call, then check its answer: why it does not fit its schema; None if it fits."""
+        """Free the seat of a call, then return why its answer does not fit its schema; None if it fits."""
         try:
             await self.checks.room.acquire()
         except BaseException:
@@ -210,13 +210,13 @@ class Caller:
     def _checked(
         self, line: Line, permit: Permit, custom_id: bytes, end: Success, fault: str | None
     ) -> CallResult:
-        """The result of a good answer, or of one with a fault of its text."""
+        """The result of a good answer, or of one whose text has a fault."""
         if fault is None:
             return CallResult(custom_id, end)
         return CallResult(custom_id, self.located(request_codec.unfit(end, fault), line, permit))
 
     def posted(self, line: Line, body: msgspec.Raw, backend: Backend) -> Awaitable[Answer | FailureKind]:
-        """Send a body with the headers of a line; returns what comes back, which nothing has judged yet."""
+        """Send a body with the headers of a line; returns the outcome, not judged yet."""
         if (headroom := backend.server.headroom) is not None and (pause := headroom.pause):
             return self._posted_later(pause, line, body, backend)
         return self._posted(line, body, backend)
@@ -249,14 +249,14 @@ class Caller:
     def _request(
         self, line: Line, backend: Backend, headers: dict[str, str], body: bytes | memoryview
     ) -> tuple[str, dict[str, str], bytes | memoryview, float, bytes]:
-        """What `Upstream.post` needs: address, headers, body, seconds, and header lines of this call."""
+        """The arguments of `Upstream.post`: address, headers, body, seconds, and header lines of this call."""
         more = _header_lines(line, backend.server.options, self._clock)
         if line.head.traceparent is not None:
             more += spans.header(line, backend, self.pool.model, self._now())
         return address(backend.base, line.head.url), headers, body, self._seconds_max, more
 
     async def checked_endpoint(self, failure: CallFailure, line: Line, permit: Permit) -> CallFailure:
-        """The failure, or that no server of the model serves the endpoint."""
+        """The failure, or another one if no server of the model serves the endpoint."""
         if await self._endpoint_probe.lacks(line.head.url, permit.backend):
             return request_codec.unserved(failure, line.head.url)
         return failure
@@ -291,7 +291,7 @@ class Caller:
         return CallResult(custom_id, failure, Evidence(others_answered, other_is_well=other_is_well))
 
     def located(self, failure: CallFailure, line: Line, permit: Permit) -> CallFailure:
-        """The failure with its place and time."""
+        """The failure with its server, endpoint, line and time."""
         retry_after = failure.answer.retry_after if failure.answer else None
         return request_codec.located(
             failure,

@@ -45,7 +45,7 @@ class EndpointProbe:
         self._lacking: WeakKeyDictionary[Backend, dict[str, float]] = WeakKeyDictionary()
 
     async def lacks(self, endpoint: str, backend: Backend) -> bool:
-        """Whether no server of the model has an endpoint, drained servers aside; never raises.
+        """Whether every server of the model, except drained ones, lacks an endpoint; never raises.
 
         Args:
             endpoint: The path of the line, like `/v1/embeddings`.

@@ -1,4 +1,4 @@
-"""Merges the server-sent events of a server that streams without being asked to.
+"""Merges the server-sent events of a server that streams although the request did not ask for it.
 
 Chunks of chat completions and of completions are merged: text is appended, list items are matched by their
 `index`, and of any other field the last value other than null counts. A stream of responses ends with the whole
@@ -23,7 +23,7 @@ _LAST: Final = frozenset({"response.completed", "response.incomplete", "response
 
 
 class IncompleteError(Exception):
-    """The events do not add up to a reply; the text continues a sentence about the stream."""
+    """The events do not form a complete reply; the text continues a sentence about the stream."""
 
 
 class _Text:
@@ -57,7 +57,7 @@ def assembled(body: bytes) -> bytes:
     """The reply of a stream of events, or the error in one of them, as JSON.
 
     Raises:
-        IncompleteError: The events do not add up to a reply.
+        IncompleteError: The events do not form a complete reply.
     """
     whole: dict[str, Any] = {}
     try:
@@ -116,7 +116,7 @@ def _merge(into: dict[Any, Any], piece: dict[str, Any]) -> None:
 
 
 def _longer(known: Any, items: list[Any]) -> Any:
-    """A list with these items added; items with an `index` are kept by it."""
+    """A list with these items added; items with an `index` are keyed by it."""
     if not items:
         return items if known is None else known
     if not all(isinstance(item, dict) and isinstance(item.get("index"), int) for item in items):

@@ -24,7 +24,7 @@ _BOUNDARY: Final = secrets.token_hex(16)
 CONTENT_TYPE: Final = {"content-type": f"multipart/form-data; boundary={_BOUNDARY}"}
 UNKNOWN_TYPE: Final = "application/octet-stream"
 _ESCAPES: Final = str.maketrans({'"': "%22", "\r": "%0D", "\n": "%0A"})
-"""Of a name in a part's head. Source: the WHATWG standard "HTML", multipart/form-data encoding algorithm."""
+"""For names in the head of a part. Source: the WHATWG standard "HTML", multipart/form-data encoding algorithm."""
 _bodies: Final = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -43,7 +43,7 @@ class Forms:
 
         Args:
             store: Has the uploaded files.
-            budget: That of no one else: who waits for it may hold memory of another budget.
+            budget: Used for forms alone, since a caller that waits for it may hold memory of another budget.
         """
         self._store = store
         self._budget = budget

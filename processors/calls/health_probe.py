@@ -1,4 +1,4 @@
-"""Health probes: requests for a few tokens, if no line shows whether the server or the line is at fault.
+"""Health probes: requests for a few tokens, sent if no other line shows whether the server or a line is at fault.
 
 As long as no other line is answered, the failures of a line do not show whose fault they are. A health probe
 stands in for other lines: at the end of a batch, or if all other lines call another endpoint. The probe sends one
@@ -85,7 +85,7 @@ class HealthProbe:
         self._refused_until: WeakKeyDictionary[Backend, dict[str, float]] = WeakKeyDictionary()
 
     def cannot_help(self, line: Line) -> bool:
-        """Whether its server gets no request, refused all forms of it, or failed the last probe."""
+        """Whether the line's server gets no probe, refused all forms of it, or failed the last one."""
         backend, endpoint = line.avoid, line.head.url
         if backend is None or self._is_down(backend, endpoint) or not self._can_ask(backend, endpoint):
             return True

@@ -1,7 +1,7 @@
 """The calls in flight of one model: most need no task, all can be aborted.
 
-A call on an open connection begins at once, and its answer is judged and settled as it arrives. A task makes those
-that must wait for something before, and judges the failures and the large answers of the others.
+A call on an open connection begins at once, and its answer is judged and settled as it arrives. A task makes the
+calls that must first wait for something, and judges the failures and large answers of the others.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ class CallsInFlight:
         on_end: Callable[[Line, Permit, CallResult], None],
         on_abort: Callable[[Sequence[Line]], None],
     ) -> None:
-        """Have none; `on_end` gets the result of each call, or `on_abort` its lines."""
+        """Start without calls; `on_end` gets the result of each call, or `on_abort` its lines."""
         self._loop = asyncio.get_running_loop()
         self._caller = caller
         self._on_end = on_end
@@ -51,11 +51,11 @@ class CallsInFlight:
         task.add_done_callback(self._tasks.pop)
 
     def abort(self, batch_id: str, seconds: float) -> None:
-        """Abort the calls for lines of a batch in so many seconds; there must be no new ones of it."""
+        """Abort the calls for lines of a batch after so many seconds; the batch must get no new calls."""
         self._loop.call_later(seconds, self._abort, batch_id)
 
     async def close(self) -> None:
-        """Abort all calls, and wait for the ends of the tasks."""
+        """Abort all calls, and wait until the tasks have ended."""
         for line in list(self._begun):
             self._abort_begun(line)
         tasks = list(self._tasks)
@@ -72,7 +72,7 @@ class CallsInFlight:
             self._finish(line, permit, self._caller.judged(line, permit, custom_id, outcome))
 
     def _finish(self, line: Line, permit: Permit, call: Coroutine[None, None, CallResult]) -> None:
-        """Let a task make a call, or the rest of it."""
+        """Let a task make a call, or finish it."""
         self.start_joined([line], call, lambda result: self._on_end(line, permit, result))
 
     async def _run(
@@ -93,9 +93,10 @@ class CallsInFlight:
             self._abort_begun(line)
 
     def _cancel(self, task: asyncio.Task[None]) -> None:
-        """Cancel a task once it has begun: one that has not would end without its clean-up.
+        """Cancel a task after its first step: before that, it would end without its clean-up.
 
-        The first step of a task that was made in this turn of the loop comes in the next, before the cancel.
+        A task that was created in this iteration of the event loop takes its first step in the next one, before
+        the cancel.
         """
         self._loop.call_soon(task.cancel)
 

@@ -22,8 +22,8 @@ NO_TOKENS: Final = (0, 0, 0, 0)
 LEVELS_MAX: Final = 512
 """Levels of nesting in an error and in a normalized reply. Decoders stop at about 950 levels."""
 ENDED_WITH_ERROR: Final = 500
-"""The status of a choice with `finish_reason: "error"` that names none. Source: vLLM ends a choice so after a
-transient fault of its own."""
+"""The status of a choice with `finish_reason: "error"` that names none. Source: vLLM ends a choice this way after
+a transient fault of its own."""
 _STATUS_DIGITS: Final = 3
 _STATUSES: Final = range(400, 600)
 _BY_TYPE: Final = {
@@ -89,7 +89,7 @@ class _OddKnown(msgspec.Struct):
     choices: msgspec.Raw = _ABSENT
 
 
-# Those of the settings are decoded apart.
+# The lists of endpoints that only the settings name are decoded separately.
 _LISTS: Final = sorted({entry.reply_list for entry in ENDPOINTS.values() if entry.reply_list} - {"choices"})
 _RAW_LISTS: Final = [(name, msgspec.Raw, _ABSENT) for name in _LISTS]
 _Reply: Final[Any] = msgspec.defstruct("_Reply", _RAW_LISTS, bases=(_Known,), gc=False)
@@ -281,7 +281,7 @@ def _odd_tokens(text: msgspec.Raw, entry: Endpoint) -> Tokens | None:
 
 
 def _whole(value: object) -> int | None:
-    """A whole number; -1, which is no count, for anything else."""
+    """A whole number; -1 for anything else."""
     if value is None:
         return None
     if isinstance(value, float) and value.is_integer():

@@ -1,4 +1,4 @@
-"""Normalizes replies that are not JSON by RFC 8259 but that other clients accept.
+"""Normalizes replies that other clients accept although they are not JSON by RFC 8259.
 
 A server sends the same form again, so a retry would not help (docs/decisions/0018-tolerant-replies.md):
 
@@ -17,7 +17,7 @@ from tidemill.schemas.jsonl import nesting
 
 BOM: Final = b"\xef\xbb\xbf"
 
-# A string may lack its end: a search that began again at each of its quotes would take time by its square.
+# A string may lack its closing quote: a search that restarted at each quote would take quadratic time.
 _NUMBERS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|-?(?:NaN|Infinity)', re.DOTALL)
 _ESCAPES: Final = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[dD][89a-fA-F][0-9a-fA-F]{2}|\\."
@@ -56,11 +56,11 @@ def normalized(body: bytes) -> bytes | None:
 
 
 def _encoded(body: bytes) -> bytes | None:
-    """The body in UTF-8; None if more than lone surrogates is wrong with it."""
+    """The body in UTF-8; None if it has other faults than lone surrogates."""
     if is_utf8(body):
         return body
     try:
-        # The handler turns a lone surrogate into an escape, and two halves into a character.
+        # The handler turns a lone surrogate into an escape, and a pair of surrogates into a character.
         return body.decode("utf-8", "surrogatepass").encode("utf-8", "backslashreplace")
     except UnicodeDecodeError:
         return None

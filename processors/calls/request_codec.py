@@ -23,7 +23,7 @@ QUOTED_BYTES_MAX: Final = 4096
 RETRY_AFTER_SECONDS_MAX: Final = 86_400.0
 BATCHES_KNOWN_MAX: Final = 1_000
 PLAIN_CHARS_MAX: Final = 96
-"""With an index and a number of attempts a batch id of so many characters has at most 128."""
+"""A batch id of so many characters, with an index and a number of attempts, has at most 128."""
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 _SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,9})?\Z")
@@ -73,7 +73,7 @@ def judge(outcome: Answer | FailureKind, endpoint: str) -> Success | CallFailure
 
 
 def located(failure: CallFailure, **fields: Any) -> CallFailure:
-    """The failure with other values in some fields."""
+    """A copy of the failure with other values in some fields."""
     return msgspec.structs.replace(failure, **fields)
 
 
@@ -120,7 +120,7 @@ def result(batch_id: str, index: int, custom_id: bytes, end: Success, call: Call
 def failed(batch_id: str, index: int, custom_id: bytes, end: CallFailure, call: Call) -> tuple[bytes, LineMark]:
     """The error line of a line that is given up, and its mark for the record's headers.
 
-    It quotes the server's status and body, if there was an answer, beside our own error.
+    It quotes the server's status and body, if there was an answer, in addition to our own error.
     """
     ours = {"code": end.kind.value, "message": end.message}
     if end.answer is None:

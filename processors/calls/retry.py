@@ -65,7 +65,7 @@ class Expire:
 
 
 class Decision(NamedTuple):
-    """Whose fault a failure is assumed to be, and what follows."""
+    """Whose fault a failure is assumed to be, and the next action for the line."""
 
     fault: Fault
     action: RetryAt | GiveUp | Expire
@@ -84,7 +84,7 @@ def decide(
     chance: float,
     policy: Policy = POLICY,
 ) -> Decision:
-    """Decide what follows a failed call, and add it to the line's history.
+    """Decide on the next action after a failed call, and add the call to the line's history.
 
     Args:
         failure: What happened.
@@ -92,7 +92,7 @@ def decide(
         history: The line's earlier failed calls.
         attempt: Calls made for the line, including this one.
         deadline: No call begins later, by the event loop's clock.
-        chance: A random number, 0 <= chance < 1: full jitter spreads lines that failed together.
+        chance: A random number, 0 <= chance < 1, for full jitter, which spreads lines that failed together.
         policy: The bounds.
     """
     fault = blamed(failure, evidence)
@@ -131,9 +131,9 @@ def _has_failed(history: History, now: float, policy: Policy) -> bool:
 
 
 def _adjusted(wait: float, failure: CallFailure, evidence: Evidence, history: History, policy: Policy) -> float:
-    """At least the wait that the server asks for, and before the last call the spread of all calls."""
+    """Raise the wait to what the server asks for, and before the last call to the rest of the spread."""
     if failure.is_full and not evidence.refuses_repeatedly:
-        # The server refused one call among many; another line instead would be the same load.
+        # The server refused one call among many; calling another line instead would cause the same load.
         wait *= ACCIDENT_PART
     else:
         wait = max(wait, failure.retry_after or 0.0)

@@ -18,9 +18,9 @@ CALLS_MAX: Final = 8
 
 
 def header(line: Line, backend: Backend, model: str, now: float) -> bytes:
-    """The header line with the trace of a call, whose span begins if the line has spans; `now` is the loop's time.
+    """The header line with the trace of a call; begins its span if the line has spans. `now` is the loop's time.
 
-    The line must have a trace. Without a span the server gets the same trace, and records nothing of it.
+    The line must have a trace. Without a span the server gets the line's trace, flagged as not recorded.
     """
     given = line.head.traceparent
     assert given is not None
@@ -52,7 +52,7 @@ def end(line: Line, outcome: Success | CallFailure | None) -> None:
 
 
 def _begun(line: Line, backend: Backend, model: str, traceparent: str, now: float) -> Span:
-    """The span of a call, behind one of the time that its line waited for it."""
+    """The span of a call, after a span for the time that its line waited for the call."""
     first = line.attempts == 1
     place: tracing.Attributes = {
         tracing.BATCH_ID: line.head.batch_id,

@@ -61,7 +61,7 @@ class Upstream(Protocol):
         `on_end` gets what `post` returns, and never before this returns.
 
         Returns:
-            None if none is open, and nothing was sent.
+            None if no connection is open; then nothing was sent.
         """
         ...
 
@@ -86,7 +86,7 @@ Origin = tuple[str, int]
 
 
 class Place(NamedTuple):
-    """Where connections lead to."""
+    """The target of connections."""
 
     host: str
     """Name or address."""
@@ -96,7 +96,7 @@ class Place(NamedTuple):
 
 
 class Trust(NamedTuple):
-    """TLS with an origin, and the way there."""
+    """The TLS settings of an origin, and the proxy on the way."""
 
     authorities: tuple[Path, ...] = ()
     """PEM files of the certificate authorities; the system's if there is none."""
@@ -113,13 +113,13 @@ def origin(url: str) -> Origin:
 
 
 class _Idle(deque[Connection]):
-    """The connections to one place that have no call."""
+    """The connections to one place that are idle."""
 
     is_kept = True
     """Whether connections are kept after their calls."""
 
     def close(self) -> None:
-        """Close them, and those that have calls after their calls."""
+        """Close them, and the busy ones after their calls."""
         self.is_kept = False
         while self:
             self.pop().close()
@@ -141,9 +141,9 @@ class HttpUpstream:
         self._routes: dict[tuple[Sequence[str], ...], _Route] = {}
         self._idle: dict[Place, _Idle] = {}
         self._kept: Container[Origin] | None = None
-        """Where connections without a call are kept; None for everywhere."""
+        """Places whose idle connections are kept; None for all."""
         self._tls: dict[Trust, tuple[list[tuple[int, int]], ssl.SSLContext]] = {}
-        """Each with the times and sizes of its files, which may be renewed."""
+        """Contexts with the times and sizes of their files, which may be renewed."""
 
     def post(
         self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float, more: bytes = b""
@@ -232,7 +232,7 @@ class HttpUpstream:
 
     @staticmethod
     def _keep(connection: Connection, idle: _Idle) -> None:
-        """Keep a connection for the next call, if it may have one."""
+        """Keep a connection for the next call, if it can be used again."""
         if connection.is_usable and idle.is_kept:
             connection.idle_since = monotonic()
             idle.append(connection)
@@ -241,7 +241,7 @@ class HttpUpstream:
 
     @staticmethod
     def _reused(idle: deque[Connection], now: float) -> Connection | None:
-        """The idle connection used last; closes those that were idle for too long."""
+        """The idle connection that was used last; closes those that were idle for too long."""
         while idle and (not idle[0].is_usable or idle[0].idle_since < now - IDLE_SECONDS_MAX):
             idle.popleft().close()
         while idle:
@@ -284,7 +284,7 @@ class HttpUpstream:
         return context
 
     def _route(self, method: str, url: str, headers: dict[str, str]) -> _Route:
-        # Servers with one address may have different keys and names, or any header by which a gateway tells them.
+        # Servers with one address may differ in keys, names, or any header by which a gateway tells them apart.
         key = (method, url, *headers.items())
         if (route := self._routes.get(key)) is None:
             if len(self._routes) >= ROUTES_MAX:
@@ -296,7 +296,7 @@ class HttpUpstream:
         parts = urlsplit(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         fields = {"host": parts.netloc.rpartition("@")[2], **_OWN, **headers}
-        # The URL of a discovered server has an address, and its certificate a name.
+        # The URL of a discovered server has an address; its certificate has a name.
         name = urlsplit(f"//{fields['host']}").hostname or ""
         place = Place(*origin(url), name if parts.scheme == "https" else None)
         proxy = self._trusts.get((name, place.port), Trust()).proxy

@@ -1,6 +1,6 @@
 """One HTTP/1.1 connection: one call at a time, the reply parsed by llhttp.
 
-It costs a third of a general client, which also handles redirects, cookies, proxies and streams
+It costs a quarter of the CPU time of aiohttp, which also handles redirects, cookies, proxies and streams
 (docs/decisions/0021-own-http-client.md). `client.py` keeps the connections.
 """
 
@@ -30,7 +30,7 @@ _CHUNKED: Final = re.compile(rb"^transfer-encoding[ \t]*:[^\r\n]*chunked[ \t]*\r
 _NO_PARSER: Final = httptools.HttpResponseParser(object())
 
 OnEnd = Callable[[Answer | FailureKind], None]
-"""Gets what a call ends with, once."""
+"""Gets the outcome of a call, once."""
 
 
 class _LengthsError(Exception):
@@ -86,14 +86,14 @@ class Connection(asyncio.Protocol):
         self._ends_at = math.inf
         """When the call has taken too long, by the event loop's clock."""
         self._timer: asyncio.TimerHandle | None = None
-        """Looks for that; it may be due before, since the next call need not set it again."""
+        """Checks that; it may be due earlier, so that the next call need not set it again."""
         self._seconds_left = 0.0
         """The rest of the call's time while reading is paused."""
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._on_end: OnEnd | None = None
-        """What the call in flight ends with."""
+        """The callback of the call in flight."""
         self._is_parsing = False
         self._ended: tuple[OnEnd, Answer | FailureKind] | None = None
         """A call that ended while bytes are parsed: another one may begin only afterwards."""
@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
         self._is_refused = False
         """Whether the parser refused the head."""
         self._bare_bytes = 0
-        """Bytes since the body last grew."""
+        """Bytes received since the body last grew."""
         self._begin()
 
     @property
@@ -153,7 +153,7 @@ class Connection(asyncio.Protocol):
             raise
 
     def abort(self) -> None:
-        """End the call without telling."""
+        """End the call without calling `on_end`."""
         self._on_end = None
         self.close()
 
@@ -175,7 +175,7 @@ class Connection(asyncio.Protocol):
         """See `asyncio.Protocol`. The end of the connection ends a reply without a length."""
         self._keeps_alive = False
         self._transport = None
-        self._parser = _NO_PARSER  # The old one names this connection: only a full collection would free both.
+        self._parser = _NO_PARSER  # The old one refers to this connection: only a full collection would free both.
         self._stop_timer()
         if exc is None and self._reply.has_head and not self._reply.is_framed:
             self._end(self._answer())
@@ -209,7 +209,7 @@ class Connection(asyncio.Protocol):
                 self._end(FailureKind.READ)
 
     def _feed(self, data: bytes) -> None:
-        """Parse bytes; repeats a head with two equal lengths, which the parser refuses, with one."""
+        """Parse bytes; if the parser refuses a head with two equal lengths, parses it again with one."""
         if self._reply.has_head:
             self._parser.feed_data(data)
             return
@@ -229,7 +229,7 @@ class Connection(asyncio.Protocol):
         head = _with_one_length(head + end)
         self._begin()
         self._parser = httptools.HttpResponseParser(self)
-        # The server may assume another end of the body.
+        # The server may have meant another end of the body.
         self._keeps_alive = False
         self._parser.feed_data(head + rest)
 
@@ -292,7 +292,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """See `httptools`."""
         if self._reply.status < _INFORMATIONAL:
-            # The reply follows a `100 Continue` and its like.
+            # An informational status like `100 Continue`: the reply follows.
             self._begin()
         else:
             self._keeps_alive = self._keeps_alive and self._parser.should_keep_alive()
@@ -337,7 +337,7 @@ class Connection(asyncio.Protocol):
         self._end(FailureKind.TIMEOUT)
 
     def _end_within(self, seconds: float) -> None:
-        """Bound the time of the call."""
+        """Set the time limit of the call."""
         self._ends_at = at = self._loop.time() + seconds
         if self._timer is None or self._timer.when() > at:
             self._stop_timer()

@@ -1,4 +1,4 @@
-"""Decompresses gzip and deflate bodies, in bounded steps, of servers that compress without being asked to."""
+"""Decompresses gzip and deflate bodies in bounded steps, for servers that compress without being asked."""
 
 import zlib
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ class Decoder:
         self._stream = zlib.decompressobj(_GZIP) if is_gzip else None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Decompress the next bytes, in pieces of up to `STEP_BYTES`; ignores bytes behind the end of the body.
+        """Decompress the next bytes, in pieces of up to `STEP_BYTES`; ignores bytes after the end of the body.
 
         Raises:
             CodingError: The bytes are not of this encoding.

@@ -12,7 +12,7 @@ _END: Final = b"\r\n\r\n"
 
 
 class _Answer(asyncio.Protocol):
-    """The proxy's answer, as far as it came."""
+    """The part of the proxy's answer that has arrived."""
 
     def __init__(self) -> None:
         self._head = b""
@@ -38,7 +38,7 @@ async def connect(
     """Connect to a server through a proxy.
 
     Args:
-        connection: What speaks through the tunnel.
+        connection: The protocol that speaks through the tunnel.
         server: Host and port.
         proxy: Its host and port.
         context: For TLS with the server.

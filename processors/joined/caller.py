@@ -68,7 +68,7 @@ def count(call: JoinedCall, backend: Backend, results: Sequence[CallResult] | No
 
 
 async def _made(caller: Caller, call: JoinedCall, permit: Permit) -> list[Success | CallFailure] | CallFailure:
-    """The end of each line, none if the reply does not fit them; or the failure of the whole call."""
+    """The outcome of each line, none if the reply does not fit the lines; or the failure of the whole call."""
     leader = call.lines[0]
     if leader.head.validated and leader.check is None:
         leader.check = await caller.checks.learn(leader.head.batch_id)
@@ -112,7 +112,7 @@ def _judged(outcome: Answer | FailureKind, call: JoinedCall) -> list[Success | C
 
 
 def _is_list(answer: Answer) -> bool:
-    """Whether it is a list of replies, as llama.cpp answers several prompts."""
+    """Whether it is a list of replies, as llama.cpp sends for several prompts."""
     try:
         return isinstance(msgspec.json.decode(answer.body, type=list[msgspec.Raw]), list)
     except (msgspec.MsgspecError, RecursionError):
@@ -123,7 +123,7 @@ def _failed(caller: Caller, call: JoinedCall, permit: Permit, failure: CallFailu
     leader = call.lines[0]
     before = leader.history
     if leader.inputs_max and before is None:
-        # A larger call failed before: another failure says little of the server.
+        # A larger call failed before: another failure proves little about the server.
         before = History(leader.since)
     _, ended, evidence = caller.failed(leader, call.requests[0].custom_id, permit, failure, before)
     assert isinstance(ended, CallFailure), "it says how the call failed"

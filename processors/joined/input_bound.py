@@ -1,8 +1,8 @@
-"""The number of inputs of a call, as far as the servers of a model take it.
+"""Finds how many inputs of a call the servers of a model accept.
 
 A server may take fewer inputs than the settings say, or none as an array, and in a batch with many bad lines most
-calls are refused. Then smaller calls cost less: the bound is halved when several calls of its size are refused and
-none is answered, and doubled again after many answers.
+calls are refused. Then smaller calls cost less. So the bound is halved when several calls of its size are refused
+and none is answered, and doubled again after many answers.
 """
 
 from typing import Final
@@ -17,7 +17,7 @@ class InputBound:
     """The bound of one model."""
 
     def __init__(self, inputs_max: int) -> None:
-        """Begin with the number of the settings."""
+        """Start with the number in the settings."""
         self._inputs_max = inputs_max
         self.inputs = inputs_max
         self._refused = 0
@@ -34,7 +34,7 @@ class InputBound:
             self.inputs = min(2 * self.inputs, self._inputs_max)
 
     def refused(self, inputs: int) -> bool:
-        """Note a call that was refused; says whether the bound is lower now."""
+        """Note a call that was refused; returns whether this lowered the bound."""
         if 2 * inputs <= self.inputs or inputs > self.inputs:
             return False
         self._answered = 0

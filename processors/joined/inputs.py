@@ -27,7 +27,7 @@ class Request(NamedTuple):
     parameters: dict[str, msgspec.Raw]
     """All fields of the body but the input."""
     content: bytes
-    """The inputs in JSON, as they stand in an array."""
+    """The inputs as JSON, in the form of the elements of an array."""
     inputs: int
     is_text: bool
     """Whether the inputs are texts, and not arrays of token ids."""

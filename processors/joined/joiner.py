@@ -1,8 +1,8 @@
 """Decides which waiting lines go in one call.
 
-A line takes others of its batch along that wait close behind it, if they have the same parameters, headers and
-deadline. It waits for none. The bounds are the inputs of a call, the bytes of its body, and the tokens that a
-limit of tokens a minute has left.
+A line takes along other lines of its batch that wait close behind it and have the same parameters, headers and
+deadline. It waits for none of them. The bounds are the inputs of a call, the bytes of its body, and the tokens
+that a limit of tokens a minute has left.
 
 A call that is refused, or whose reply does not fit its lines, proves nothing against any of them. Its lines are
 called again at once in calls of half as many inputs, and in the end alone, where `calls/retry.py` decides.
@@ -24,7 +24,7 @@ from tidemill.processors.lines import Line
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint
 
 SPAN_PART: Final = 4
-"""A line looks for others among `SPAN_PART` times as many as may go with it: parameters may take turns."""
+"""A line looks for others among `SPAN_PART` times as many as may go with it: lines may alternate in parameters."""
 BYTES_MAX: Final = 256 << 10
 """Bytes of the inputs of a call: some 65,000 tokens. OpenAI takes 300,000."""
 
@@ -35,7 +35,7 @@ class JoinedCall:
     """One call for several lines of a batch."""
 
     def __init__(self, line: Line, request: inputs.Request, endpoint: Endpoint, inputs_max: int) -> None:
-        """Begin with one line."""
+        """Start with one line."""
         self.lines = [line]
         self.requests = [request]
         self.endpoint = endpoint
@@ -81,7 +81,7 @@ class Joiner:
     """Joins the lines of one model."""
 
     def __init__(self, model: str, inputs_max: int) -> None:
-        """Join at most as many inputs."""
+        """Join at most this many inputs."""
         self._model = model
         self.inputs_max = inputs_max
         self._bound = InputBound(inputs_max)
@@ -91,7 +91,7 @@ class Joiner:
     ) -> JoinedCall | None:
         """A call for a line and others that wait; None if the line goes alone.
 
-        `company` offers so many waiting lines of the batch in their order, and removes those that are accepted.
+        `company` offers that many waiting lines of the batch in their order, and removes those that are accepted.
         """
         endpoint = ENDPOINTS.get(line.head.url, UNKNOWN)
         inputs_max = min(self._bound.inputs, line.inputs_max or self._bound.inputs)
@@ -129,7 +129,7 @@ def joiner(name: str, model: Model) -> Joiner | None:
 
 
 def _may_lead(line: Line, permit: Permit) -> bool:
-    """Whether nothing speaks against the line or its server; else the call has only this line, to prove which."""
+    """Whether neither the line nor its server is suspect; else it is called alone, to show which is at fault."""
     if any(permit.probes) or permit.backend.failed_part > FAILED_PART_MAX:
         return False
     return line.history is None or line.history.is_clear

@@ -89,7 +89,7 @@ def _usages(
 
 
 def _shared(usage: Mapping[str, Any], given: Sequence[int], made: Sequence[int]) -> list[dict[str, Any]]:
-    """An object of counts for each line; a value that is no count stays as it is, for each."""
+    """An object of counts for each line; each gets a copy of any value that is no count."""
     found: list[dict[str, Any]] = [{} for _ in given]
     counts = {
         name: shares(int(value), made if name.startswith(_OUTPUT) else given)
@@ -118,7 +118,7 @@ def _is_count(value: object) -> bool:
 
 
 def _add_up(usage: Mapping[str, Any], counts: dict[str, list[int]]) -> None:
-    """Let the total of each line be the sum of its parts, if that of the call is."""
+    """Make the total of each line the sum of its parts, if the call's total is the sum of its parts."""
     parts = [counts[name] for name in ("prompt_tokens", "completion_tokens") if name in counts]
     if parts and "total_tokens" in counts and usage["total_tokens"] == sum(map(sum, parts)):
         counts["total_tokens"] = [sum(own) for own in zip(*parts, strict=True)]

@@ -1,23 +1,24 @@
 """The concurrency limit of a backend, found by trial.
 
-Refusals (429, 503, 529, a timeout) are the only sign: how long a call takes says how long its answer is. The limit
-is a *sure* number, and at times a *trial* of some more. Calls that are sent above the sure number, and the two
-just below it, are counted apart. That tells a full backend from one that refuses at random: a full one refuses
-nearly all of the highest calls, the other as many of these as of all.
+Refusals (429, 503, 529, a timeout) are the only sign: the duration of a call depends on the length of its answer.
+The limit is a *sure* number, and at times a *trial* of some more. Calls that are sent above the sure number, and
+the highest ones below it, are counted separately. That tells a full backend from one that refuses at random: a
+full one refuses nearly all of the highest calls, the other the same part of these as of all.
 
 | event | reaction |
 |---|---|
 | trial calls are answered, or are not refused for a second | they become sure, the next trial is twice as large |
-| four trial calls in a row are refused, or three and a quarter of the trial | it ends; where it ended is *full* |
+| four trial calls in a row are refused, or three and a quarter of the trial | it ends; its level is *full* |
 | half of the last eight of the highest calls are refused, or ten of the last 32 of all | it falls a little |
 | ten of the last 32 calls are not answered in time | it falls to three quarters |
 
 The first trial doubles the limit, so the capacity of a backend is found within a few calls' time. The calls of a
-trial go out in slices, a few milliseconds apart: a full backend refuses the first of them, and the rest stays
-here. A trial ends below what was full, and one more call than that is tried alone. The limit falls by one call,
-and by twice as many each time until a call that was sent since is answered; or to the calls in flight. Each answer
-earns a part of a refusal, which trials spend: so at most about one in two hundred calls is refused for their sake.
-`limit_probe.py` deals with a few refusals near the limit, `slow_start.py` with a limit that was not used lately.
+trial go out in slices, a few milliseconds apart: a full backend refuses the first slices, and the rest is not
+sent. A trial stays below the level that was full, which is then tried by one call alone. The limit falls by one
+call, and by twice as many each time until a call that was sent since is answered; or to the calls in flight. Each
+answer earns a part of a refusal as credit, and trials spend it: so they cost at most about one refusal in two
+hundred calls. `limit_probe.py` deals with a few refusals near the limit, `slow_start.py` with a limit that was not
+used lately.
 """
 
 import math
@@ -40,10 +41,10 @@ WINDOW_REFUSED_MAX: Final = 10
 """With one call in twenty refused at random, this happens once in half a million windows."""
 EDGE_PART: Final = 16
 EDGE_CALLS_MIN: Final = 2
-"""The highest calls below the sure number: with one call too many, the last of them is refused each time."""
+"""The highest calls below the sure number: if that is one too high, the last of them is refused each time."""
 EDGE_WINDOW_CALLS: Final = 8
 EDGE_REFUSED_MAX: Final = 4
-"""This happens by chance now and then, and costs one call until the next trial."""
+"""Chance exceeds this now and then, which costs one call until the next trial."""
 PRESSED_CALLS_MIN: Final = 8
 KEPT_PART: Final = 0.75
 """The part of the limit that remains after many calls without an answer in time."""
@@ -51,20 +52,20 @@ DEEP_CALLS: Final = 4
 """A cut by at least this many calls is a change of the backend; a slow loss of capacity cuts one or two."""
 CREDIT_PER_ANSWER: Final = 0.005
 CREDIT_REFUSALS_MAX: Final = 16.0
-"""The credit at the beginning, too, so that the first trials need not wait for answers."""
+"""Also the initial credit, so that the first trials need not wait for answers."""
 
 
 class Slot(NamedTuple):
-    """A call that was sent, as the limit remembers it."""
+    """The limit's record of a call that was sent."""
 
     cut: int
     """How often the limit had been cut by then."""
     trial: int
-    """The number of the trial it belongs to; 0 where it is below the sure number."""
+    """The number of the trial it belongs to; 0 if it is within the sure number."""
     is_edge: bool
     """Whether it is one of the highest below the sure number."""
     slice: int = 0
-    """Where the limit was not used lately, the slice it belongs to; else 0."""
+    """The slice of a slow start that it belongs to; else 0."""
 
 
 @dataclass(slots=True)
@@ -79,7 +80,7 @@ class _Trial:
     answered: int = 0
     refused: int = 0
     row: int = 0
-    """Refused since the last that was answered."""
+    """Calls refused since the last answer."""
 
 
 class _Window:
@@ -122,7 +123,7 @@ class ConcurrencyLimit:
         """Start low.
 
         Args:
-            calls_max: It never rises above.
+            calls_max: The upper bound of the limit.
             share: Our part of the limit, 0 < share <= 1; the rest is for other callers.
         """
         self._calls_max = calls_max
@@ -134,7 +135,7 @@ class ConcurrencyLimit:
         self._failed = 0
         """The number of the last trial that was refused."""
         self._fall = 1
-        """Calls that the next cut takes."""
+        """Calls by which the next cut lowers the limit."""
         self._full: int | None = None
         """The lowest concurrency that was refused."""
         self._seen = _Seen(0)
@@ -159,12 +160,12 @@ class ConcurrencyLimit:
 
     @property
     def is_pressed(self) -> bool:
-        """Whether too many calls are refused for an accident; also true after few calls."""
+        """Whether refusals are too frequent to be accidents; also true after few calls."""
         seen = self._seen.all
         return seen.seen < PRESSED_CALLS_MIN or REFUSED_PART * seen.refused > min(seen.seen, WINDOW_CALLS)
 
     def sent(self, level: int) -> Slot:
-        """A call goes out; `level` calls are in flight with it."""
+        """Record a call that goes out; `level` calls are in flight with it."""
         sure = self._ours(self.sure)
         part = self._slow_start.sent(level)
         if level <= sure or self._trial is None:
@@ -173,7 +174,7 @@ class ConcurrencyLimit:
         return Slot(self._seen.cut, self._trial.number, is_edge=False)
 
     def answered(self, slot: Slot, now: float) -> None:
-        """A call was answered: with a result, or with an error that is the line's own."""
+        """Record a call that was answered: with a result, or with an error that is the line's fault."""
         self._credit = min(CREDIT_REFUSALS_MAX, self._credit + CREDIT_PER_ANSWER)
         self._note(slot, refused=0)
         if self._trial is not None and slot.trial == self._trial.number:
@@ -182,10 +183,10 @@ class ConcurrencyLimit:
             self._judge(now)
 
     def refused(self, slot: Slot, in_flight: int, now: float, *, late: bool = False) -> None:
-        """A call was refused, or had no answer in time.
+        """Record a call that was refused, or had no answer in time.
 
         Args:
-            slot: What `sent` gave.
+            slot: What `sent` returned.
             in_flight: Calls that are still in flight.
             now: Seconds of the event loop's clock.
             late: Whether it had no answer in time.
@@ -197,7 +198,7 @@ class ConcurrencyLimit:
                 self._trial.row += 1
                 self._judge(now)
             if slot.trial == self._failed and self._full is not None:
-                # The calls still in flight were taken, or will be refused in a moment.
+                # The server has accepted the calls still in flight, or will refuse them in a moment.
                 self._full = max(self.sure + 1, min(self._full, int(in_flight / self._share) + 1))
             return
         if slot.slice and not late:
@@ -221,7 +222,7 @@ class ConcurrencyLimit:
         self._slow_start.tick(in_flight, sure, now)
         if self._trial is not None:
             if self._slow_start.level < sure:
-                # The trial began with more calls in flight.
+                # The trial began when more calls were in flight.
                 self._trial = None
             else:
                 self._judge(now)
@@ -233,7 +234,7 @@ class ConcurrencyLimit:
             trial.next_at = now + SLICE_SECONDS
 
     def configure(self, calls_max: int, share: float) -> None:
-        """Set the bound and our share; what has been found below the bound stays, and comes back with it."""
+        """Set the bound and our share; a limit that was found above a lower bound comes back with a higher one."""
         if (calls_max, share) == (self._calls_max, self._share):
             return
         self._calls_max, self._share = calls_max, share
@@ -247,25 +248,25 @@ class ConcurrencyLimit:
 
     @property
     def ripe_at(self) -> float | None:
-        """When more may go out: the next slice, or a trial that may be judged by time alone."""
+        """When more calls may go out: with the next slice, or after a trial that time alone may end."""
         if self._trial is None:
             return self._slow_start.next_at if self._slow_start.level < self._ours(self.sure) else None
         return self._trial.next_at if self._trial.open < self._step else self._trial.since + SETTLED_SECONDS
 
     def halve(self) -> None:
-        """The backend was away: begin with less, and find the rest again."""
+        """The backend was down: start lower, and find the limit again."""
         self._cut(self.sure // 2)
         self._full = None
         self._step = self.sure
         self._credit = CREDIT_REFUSALS_MAX
 
     def hold(self, is_full: bool, *, most: int | None = None, room: int | None = None) -> None:
-        """Apply what the backend's metrics ask for: from now on one trial at most follows each reading.
+        """Apply the demand of the backend's metrics: from now on at most one trial follows each reading.
 
         Args:
-            is_full: Nothing is to be added for now.
-            most: So many calls in flight are enough for it; the limit does not fall below the calls of the start.
-            room: So many calls may be added by the next trial.
+            is_full: The limit must not grow for now.
+            most: So many calls in flight are enough for the backend; the limit does not fall below `START_CALLS`.
+            room: Calls that the next trial may add.
         """
         self._has_metrics = True
         self._may_try = not is_full
@@ -292,7 +293,7 @@ class ConcurrencyLimit:
         return math.ceil(calls * self._share)
 
     def _begun(self, now: float) -> _Trial | None:
-        """A new trial, where one may be made."""
+        """A new trial, if one is allowed."""
         if not self._may_try or not self._limit_probe.allows(self.sure + 1) or self.sure >= self._calls_max:
             return None
         if self._credit < TRIAL_CALLS_MIN:
@@ -301,7 +302,7 @@ class ConcurrencyLimit:
             self._step = min(self._step, max(1, self._full - 1 - self.sure))
         while self._step > 1 and not self._limit_probe.allows(self.sure + self._step):
             self._step //= 2
-        # A share of a step may be less than one call.
+        # Our share of a step may be less than one call.
         self._step = max(self._step, math.ceil(1 / self._share))
         self._trials += 1
         self._may_try = not self._has_metrics

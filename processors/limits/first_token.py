@@ -1,18 +1,19 @@
-"""A target for the time to the first token: how many requests a server may have to keep it.
+"""A target for the time to the first token: how many requests a server may have to meet it.
 
-A request waits for the step that runs when it comes, and for the one that computes its prompt: its time is some
-multiple of a step, and a step takes longer the more sequences run. So two numbers are enough:
+A request waits for the step that runs when it arrives, and for the one that computes its prompt. So its time to
+the first token is some multiple of a step's time, and a step takes longer the more sequences run. Two numbers
+suffice:
 
 - the mean *time between tokens*, which is the time of a step. The server counts thousands of them a second, so the
   total of requests follows it at once;
-- the *steps to the first token*, as 99 of 100 requests have them. Each request that had its first token too late
-  raises this number, and each other one lowers it by a hundredth as much or so: it settles where one in a hundred
-  is late. It changes with the prompts, which is slow.
+- the *steps to the first token*, as 99 of 100 requests have them. Each request whose first token came too late
+  raises this number, and each other one lowers it by about a hundredth as much: it settles where one in a hundred
+  is late. It changes with the prompts, so slowly.
 
-Both count all clients' requests, ours included, and have to hold for people's. Answers come at the end of a step,
-so a line that took the next turn at once would wait for a whole step, always, and several would come together. So
-each call pauses at random for up to three steps: then lines come at any moment, as people's requests do, and wait
-as long.
+Both count all clients' requests, ours included, and must hold for people's. Answers come at the end of a step, so
+a line that took the next turn at once would always wait for a whole step, and several would arrive together. So
+each call pauses at random for up to three steps: then lines arrive at any moment, as people's requests do, and
+wait as long.
 """
 
 import math
@@ -21,7 +22,7 @@ from typing import Final
 from tidemill.processors.limits.server_metrics import Buckets, Mean, ServerMetrics
 
 STEPS: Final = 2.5
-"""The number at the start: the step that runs, the request's own, and the work on prompts."""
+"""The initial number: the rest of the running step, the request's own, and the work on prompts."""
 STEPS_MIN: Final = 1.0
 STEPS_MAX: Final = 100.0
 LATE_PART: Final = 0.012
@@ -35,7 +36,7 @@ MEMORY: Final = 0.98
 """The weight that each reading leaves to earlier ones."""
 UNSEEN: Final = 0.2
 STEP_SECONDS_MIN: Final = 1e-6
-"""No server takes less: its metrics are wrong."""
+"""No server takes less: metrics that say so are wrong."""
 STEP_SECONDS_MAX: Final = 0.2
 PAUSE_STEPS: Final = 3.0
 FOLLOW: Final = 0.25
@@ -43,19 +44,19 @@ FOLLOW: Final = 0.25
 
 
 class FirstTokenTarget:
-    """Follows the readings of one server towards the target."""
+    """Adjusts the requests of one server to the target, reading by reading."""
 
     def __init__(self, seconds: float) -> None:
-        """Know nothing of the server."""
+        """Start without a reading."""
         self._seconds = seconds
         self._steps = STEPS
         self._first: Buckets | None = None
         self._between: Mean | None = None
         self.is_measured = True
-        """Whether the last reading had what the target needs."""
+        """Whether the last reading had the metrics that the target needs."""
         self._step: float | None = None
         self._longer = [0.0, 0.0]
-        """Requests of the last minute that took longer than the bounds of the bucket that has the target."""
+        """A moving sum of requests that took longer than the lower and the upper bound of the target's bucket."""
 
     @property
     def factor(self) -> float | None:
@@ -102,7 +103,7 @@ class FirstTokenTarget:
         self._steps = min(STEPS_MAX, max(STEPS_MIN, self._steps))
 
     def _late(self, came: Buckets) -> float:
-        """Requests whose first token came too late; inside a bucket as if they became fewer at an even rate."""
+        """Requests whose first token came too late; inside a bucket they are taken to decay exponentially."""
         low, high, part = came.around(self._seconds)
         self._longer = [MEMORY * before + longer for before, longer in zip(self._longer, (low, high), strict=True)]
         ratio = (self._longer[1] + UNSEEN) / (self._longer[0] + UNSEEN)

@@ -1,24 +1,24 @@
 """Headroom: how many calls a server may get if people's requests go first.
 
 The number follows from a *total* of requests that the server should have, of all clients; people's are those that
-it reports less our own calls. Of other processes of ours this one knows only its own part of the model's calls,
-and takes their calls to be in proportion.
+it reports less our own calls. A process does not know the calls of our other processes, and estimates them from
+its own by its part of the model's calls.
 
 | the server reports | then |
 |---|---|
-| nothing waits, and the total is used | the total grows by an eighth a second |
+| no request waits, and the total is used | the total grows by an eighth a second |
 | requests wait | no more than run now, if they still wait at the next reading |
-| they wait at two readings while as many run | so many are its capacity; the total ends at three quarters of it |
+| they wait at two readings while as many run | these are its capacity; the total ends at three quarters of it |
 | its KV cache fills | the total ends where three quarters of the cache are used |
 
 The quarter that stays free is for people who come between two readings, and it keeps steps short: a server works
-on all requests in one step, so each one makes the others slower. The capacity is learned once, by a few calls more
-than the server works on, and asked again every half hour.
+on all requests in one step, so each one makes the others slower. The capacity is learned once, by sending a few
+calls more than the server works on, and again every half hour.
 
-With a target for the time to the first token, `first_token.py` says how far the total goes instead.
+With a target for the time to the first token, `first_token.py` bounds the total instead.
 
-The number is as old as the last reading. After some seconds without one people's needs are unknown, and one call
-goes on, which shows whether the server is well.
+The number is as old as the last reading. After some seconds without one, people's needs are unknown, and only one
+call may be in flight, which shows whether the server is well.
 """
 
 import math
@@ -35,7 +35,7 @@ SPREAD_SECONDS: Final = 1.0
 long."""
 SETTLED_PART: Final = 1.05
 UNKNOWN_CALLS: Final = 1
-"""Calls without a reading."""
+"""Calls in flight without a reading."""
 START_REQUESTS: Final = 8
 GROWTH: Final = 1.125
 USED_PART: Final = 0.9
@@ -48,18 +48,18 @@ SAME_PART: Final = 0.05
 CACHE_FULL: Final = 0.9
 """If more of the cache is used, requests wait for cache, and not for a sequence."""
 CAPACITY_SECONDS: Final = 1800.0
-"""How long a capacity that it has seen holds."""
+"""How long a capacity that was seen is valid."""
 CAPACITY_GROWTH: Final = 1.02
-"""The growth of that capacity a second, later."""
+"""The growth of that capacity a second, after that time."""
 WATCH_SECONDS: Final = 0.25
-"""The time between readings while it watches."""
+"""The time between readings while the next one should come soon."""
 
 
 class Headroom:
     """The requests that one server should have."""
 
     def __init__(self, ttft_seconds: float | None = None, *, chance: Callable[[], float] = random.random) -> None:
-        """Know nothing.
+        """Start without a reading.
 
         Args:
             ttft_seconds: The time within which 99 of 100 requests should have their first token.
@@ -94,7 +94,7 @@ class Headroom:
         if self.target is not None:
             self.target.read(metrics, is_settled=is_settled)
         if self._has_counted_anew(metrics.first_token) or seconds > STALE_SECONDS:
-            # It may have been started anew, with other settings.
+            # The server may have restarted with other settings.
             self._total, self._capacity, self._waiting_at = None, math.inf, None
         before = self.left(now)
         self._read_at = now
@@ -120,12 +120,12 @@ class Headroom:
         return 0.0 if self.target is None else self.target.pause(self._chance())
 
     def _has_counted_anew(self, first: Buckets | None) -> bool:
-        """Whether the server's counters have begun again since the last reading."""
+        """Whether the server's counters were reset since the last reading."""
         before, self._first = self._first, first
         return before is not None and first is not None and first.less(before) is None
 
     def _see_capacity(self, metrics: ServerMetrics, now: float, seconds: float) -> bool:
-        """Learn from a reading how many requests run at most; says whether some wait that did not before."""
+        """Learn from a reading how many requests run at most; returns whether requests have begun to wait."""
         if now - self._capacity_seen_at > CAPACITY_SECONDS:
             self._capacity *= CAPACITY_GROWTH**seconds
         self._capacity = max(self._capacity, metrics.running)
@@ -139,7 +139,7 @@ class Headroom:
         return False
 
     def _follow(self, metrics: ServerMetrics, is_new_wait: bool, part: float, seconds: float) -> bool:
-        """Let the total follow the reading; says whether it grows."""
+        """Adjust the total to the reading; returns whether it grows."""
         assert self._total is not None, "it was set"
         factor = None if self.target is None else self.target.factor
         growth = GROWTH if factor is None else min(GROWTH, factor)
@@ -149,9 +149,9 @@ class Headroom:
         elif growth < 1:
             self._total = min(self._total, metrics.requests * growth)
         elif metrics.requests >= USED_PART * self._total or self._total * part < 1:
-            # While its part of the total is no call, the process could never use it.
+            # If its part of the total is less than one call, the process could never use it.
             self._total = self._total * growth**seconds + (factor is None) * seconds
-        # What the cache of an idle server holds is of no request.
+        # The cache of an idle server holds no request's entries.
         is_shown = metrics.running and metrics.cache
         by_cache = metrics.running * FILLED_PART / metrics.cache if is_shown else math.inf
         self._total = min(self._total, self._filled(factor is not None), by_cache)
@@ -161,5 +161,5 @@ class Headroom:
         """The part of the capacity that may be used, which is one request at least."""
         if not has_target or math.isinf(self._capacity):
             return max(1.0, FILLED_PART * self._capacity)
-        # What people may need between two readings; the target sees to the rest.
+        # Kept free for people between two readings; the target does the rest.
         return self._capacity - max(BETWEEN_PART * self._capacity, math.sqrt(self._capacity))

@@ -1,17 +1,17 @@
 """Probes a lower limit: some backends refuse a part of the calls near their capacity.
 
-Refusals at random are of no concern: with fewer calls in flight there are as many of them. So where a period of
-calls has had too many, the next is made with a little less in flight, and the two are compared:
+Random refusals do not matter: fewer calls in flight do not reduce their share. So after a period with too many
+refusals, the next one has slightly fewer calls in flight, and the two are compared:
 
-- a third as many or fewer: the lower limit stays, and the old one is a *lid*, below which trials end, for a while;
-- else it was chance: the old limit comes back, and as many refusals are left alone for some periods.
+- a third as many or fewer: the lower limit stays, and trials stay below the old one, the *lid*, for a while;
+- else it was chance: the old limit comes back, and for some periods as many refusals cause no comparison.
 """
 
 from typing import Final
 
 PERIOD_CALLS: Final = 256
 REFUSED_MAX: Final = 4
-"""Refusals of a period; more of them are worth a comparison."""
+"""Refusals of a period; more of them cause a comparison."""
 RELIEVED_PART: Final = 3
 LESS_PART: Final = 16
 """The probe lowers the limit by 1/`LESS_PART`, and by at least one call."""
@@ -36,20 +36,20 @@ class LimitProbe:
         self._lid_calls = LID_CALLS_MIN
 
     def allows(self, calls: int) -> bool:
-        """Whether a limit of so many calls may be tried."""
+        """Whether a limit of this many calls may be tried."""
         return self._before is None and (self._lid is None or calls < self._lid)
 
     def reset(self) -> None:
-        """Begin anew: the limit was changed for another reason."""
+        """Start over: the limit was changed for another reason."""
         self._calls = self._refused = 0
         self._before = self._lid = None
 
     def begin(self) -> None:
-        """The limit has grown: what was counted was under another one."""
+        """Begin a new period: the limit has grown, and the counts belong to the old one."""
         self._calls = self._refused = 0
 
     def note(self, limit: int, *, refused: bool) -> int | None:
-        """Count a call under a limit; gives the limit to go on with, where that is another one."""
+        """Count a call under a limit; returns another limit if it must change."""
         if self._lid is not None:
             self._lid_left -= 1
             if self._lid_left <= 0:
@@ -71,7 +71,7 @@ class LimitProbe:
         return limit - max(1, limit // LESS_PART)
 
     def _compared(self, limit: int, before: int, count: int) -> int | None:
-        """The lower limit has had its period; gives the old one where that was no better."""
+        """End the period of the lower limit; returns the old limit if the lower one was no better."""
         self._before = None
         if RELIEVED_PART * count > before:
             self._chance = max(before, count)

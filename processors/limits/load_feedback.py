@@ -4,11 +4,11 @@
 |---|---|
 | nothing waits, and its cache has room | no more calls are added than the rest of the cache holds |
 | requests wait, or its cache is nearly full | no call is added |
-| they have waited at each of some readings, or very many wait | fewer calls, by our part of those that wait |
-| its cache has been full as long | fewer calls, by one in sixteen |
+| they wait at several readings in a row, or very many wait | fewer calls, by our part of those that wait |
+| its cache is full at as many readings | fewer calls, by one in sixteen |
 
-A few requests that wait for a moment are good: the backend has its next one at hand. Requests of ours that wait
-for long gain nothing and delay others.
+A few requests that wait for a moment are good: the backend always has a next one. Requests of ours that wait long
+gain nothing and delay others.
 """
 
 import math
@@ -20,7 +20,7 @@ PATIENCE_READINGS: Final = 3
 MANY_PART: Final = 4
 """More waiting requests than 1/`MANY_PART` of the running ones are very many."""
 CACHE_NEARLY_FULL: Final = 0.95
-"""Beyond it a server soon interrupts requests that it works on, and begins them anew."""
+"""Beyond it a server soon preempts running requests, and restarts them."""
 CACHE_FULL: Final = 0.99
 LESS_PART: Final = 16
 
@@ -40,12 +40,12 @@ class LoadFeedback:
     """Remembers the readings of one backend."""
 
     def __init__(self) -> None:
-        """Begin."""
+        """Start without a reading."""
         self.latest: tuple[ServerMetrics | None, float] = None, -math.inf
         """The latest reading, and its time."""
         self._row = 0
         self._waiting = math.inf
-        """The fewest that waited at any reading of the row."""
+        """The fewest requests that waited at any reading of this row."""
 
     def judge(self, metrics: ServerMetrics, in_flight: int, allowed: int) -> Demand:
         """Take a reading.
@@ -63,7 +63,7 @@ class LoadFeedback:
         self._waiting = min(self._waiting, metrics.waiting)
         patience = 1 if MANY_PART * metrics.waiting > metrics.running else PATIENCE_READINGS
         if self._row < patience or in_flight > allowed:
-            # What was taken off before has to show first.
+            # An earlier cut must take effect first.
             return Demand(is_full=True)
         ours = min(1.0, in_flight / max(1.0, metrics.requests))
         excess = math.ceil(self._waiting * ours)
@@ -78,9 +78,9 @@ class LoadFeedback:
 
 
 def _room(metrics: ServerMetrics, in_flight: int) -> int | None:
-    """Calls that its cache will hold beside those it has, if they are like those that run."""
+    """Additional calls that its cache can hold, if they are like the running ones."""
     if not metrics.running or not metrics.cache:
-        # What the cache of an idle server holds is of no request.
+        # The cache of an idle server holds no request's entries.
         return None
     if math.isinf(fitting := metrics.running * CACHE_NEARLY_FULL / metrics.cache):
         return None

@@ -1,8 +1,8 @@
 """The metrics of a server at `/metrics`, in Prometheus' text format: names of vLLM, SGLang and llama.cpp.
 
-A server with several engines, or several models, has a line for each: requests add up, and of caches the fullest
-counts. Several ranks of SGLang report the same requests, which count once. vLLM called its cache
-`gpu_cache_usage_perc` first, and the time between tokens `time_per_output_token`.
+A server with several engines, or several models, has a line for each: requests are added up, and the fullest cache
+counts. Several ranks of SGLang report the same requests, which count once. Older versions of vLLM call the use of
+the cache `gpu_cache_usage_perc`, and the time between tokens `time_per_output_token`.
 """
 
 import math
@@ -47,7 +47,7 @@ class Mean:
     count: float
 
     def less(self, before: "Mean") -> "Mean | None":
-        """The increase since an earlier reading; None if the server began to count anew."""
+        """The increase since an earlier reading; None if the server has reset the count."""
         since = Mean(self.total - before.total, self.count - before.count)
         return since if since.total >= 0 and since.count >= 0 else None
 
@@ -93,9 +93,9 @@ class ServerMetrics:
     running: float
     """Requests that the server works on, of all clients."""
     waiting: float
-    """Requests that have come and are not worked on yet."""
+    """Requests that have arrived and are not processed yet."""
     cache: float = 0.0
-    """The used part of the cache of keys and values; 0 where nothing is said of it."""
+    """The used part of the KV cache; 0 if the server does not report it."""
     first_token: Buckets | None = None
     """Seconds to the first token, of all requests since the server began."""
     between_tokens: Mean | None = None
@@ -103,16 +103,16 @@ class ServerMetrics:
 
     @property
     def requests(self) -> float:
-        """Those that run and those that wait."""
+        """Running and waiting requests."""
         return self.running + self.waiting
 
     def in_calls(self, inputs: float) -> "ServerMetrics":
-        """The same, counted in calls that are so many requests to the server."""
+        """The same in calls, if the server counts each call as so many requests."""
         return self if inputs == 1 else replace(self, running=self.running / inputs, waiting=self.waiting / inputs)
 
 
 def read(text: bytes) -> ServerMetrics | None:
-    """The gauges of a page of metrics; None where it does not say what runs and what waits."""
+    """Parse a page of metrics; None if it does not say how many requests run and wait."""
     gauges: defaultdict[bytes, list[float]] = defaultdict(list)
     ranks: dict[tuple[bytes, bytes], float] = {}
     buckets: defaultdict[float, float] = defaultdict(float)
@@ -164,9 +164,9 @@ def _bound(labels: bytes) -> float | None:
 
 
 def _sample(line: bytes) -> tuple[bytes, bytes, float | None]:
-    """The name, the labels and the value of a line; no value where it has no possible number.
+    """The name, the labels and the value of a line; None as the value if it is no valid number.
 
-    A label may hold anything, a brace as well; after the labels come only a value and perhaps a time.
+    A label may contain anything, even a brace; after the labels come only a value and perhaps a timestamp.
     """
     labels = b""
     name, brace, rest = line.partition(b"{")

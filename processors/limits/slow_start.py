@@ -1,13 +1,13 @@
 """Slow start: how fast calls go out under a limit that was not used lately.
 
-A limit that was found a while ago may be far too high by now, which shows only when calls go out again. So as
-many as were in flight lately go out at once, and the rest of what the limit allows in slices, a few milliseconds
-apart: a full backend refuses the first calls of a slice, and what comes after it stays here. How long a call takes
-does not matter, so a backend that takes all of them is at its limit within `SLICES * SLICE_SECONDS`.
+A limit that was found a while ago may be far too high by now, which shows only when calls go out again. So as many
+calls as were in flight lately go out at once, and the others that the limit allows follow in slices, a few
+milliseconds apart: a full backend refuses the first calls of a slice, and no later slice is sent. The duration of
+calls does not matter, so a backend that takes all of them is at its limit within `SLICES * SLICE_SECONDS`.
 
-Each slice is judged by its own calls, which are known by their level, the number of calls in flight with them:
-above its capacity a backend refuses nearly all of them, where one that refuses at random refuses as many of each
-slice. Calls that go out in the place of refused ones count as well, up to as many again.
+Each slice is judged by its own calls, which their level identifies, the number of calls in flight with them: above
+its capacity a backend refuses nearly all of them, whereas one that refuses at random refuses as many of each
+slice. Calls that replace refused ones count as well, up to as many again.
 """
 
 import math
@@ -17,18 +17,18 @@ START_CALLS: Final = 8
 """Calls that may go out at once at any time."""
 SLICES: Final = 8
 SLICE_SECONDS: Final = 0.005
-"""A refusal is there within this time, unless the backend is far away."""
+"""A refusal arrives within this time, unless the backend is far away."""
 SLICE_CALLS_MIN: Final = 4
 PROVEN_SECONDS: Final = 1.0
 """The server is trusted with as many calls as were in flight in this period of time, or the one before."""
 REFUSED_PART: Final = 2
 """A slice fails if the server refuses more than 1/`REFUSED_PART` of its calls."""
 REFUSED_MIN: Final = 4
-"""With one call in twenty refused at random, both happen to hardly one slice in ten thousand."""
+"""With one call in twenty refused at random, hardly one slice in ten thousand fails."""
 
 
 class SlowStart:
-    """Lets calls out to one backend."""
+    """Bounds the calls in flight at one backend."""
 
     def __init__(self) -> None:
         self.level = START_CALLS
@@ -36,25 +36,25 @@ class SlowStart:
         self.next_at = 0.0
         """When the next slice may go out."""
         self._highest = 0
-        """Calls in flight at one time in this period."""
+        """The most calls in flight at one time in this period."""
         self._until = float("-inf")
         """The end of this period."""
         self._opening = 0
-        """The number of the last time that it was opened in slices."""
+        """Counts the times that calls went out in slices."""
         self._floor = self._top = 0
-        """Calls in flight at its beginning, and at its end."""
+        """Calls in flight below its first slice, and at the top of its last one."""
         self._size = SLICE_CALLS_MIN
         """Calls of a slice."""
         self._sent = [0] * SLICES
         self._refused = [0] * SLICES
         self._taken: int | None = None
-        """Calls of this opening that the backend accepted, once it refused the others."""
+        """Calls that the backend accepted, once it refused those above."""
 
     def tick(self, in_flight: int, calls: int, now: float) -> None:
-        """Begin to open, or open further, if there are more calls to make.
+        """Raise the bound by a slice, if there are more calls to make.
 
         Args:
-            in_flight: Calls.
+            in_flight: Calls in flight.
             calls: Calls that the limit allows.
             now: Seconds of the event loop's clock.
         """
@@ -70,7 +70,7 @@ class SlowStart:
             self.next_at = now + SLICE_SECONDS
 
     def sent(self, level: int) -> int:
-        """A call goes out, and `level` are in flight with it; gives its slice, 0 where it is in none."""
+        """Note a call, with which `level` are in flight; returns its slice, 0 if it is in none."""
         if level > self._highest:
             self._highest = level
             self.level = max(self.level, level)
@@ -86,11 +86,11 @@ class SlowStart:
         """A call of a slice was refused.
 
         Args:
-            number: What `sent` gave.
+            number: What `sent` returned.
             in_flight: Calls that are still in flight.
 
         Returns:
-            Calls that the backend takes, where it is full; it may be one less at each further call.
+            Calls that the backend takes, if it is full; each further refusal may lower the number by one.
         """
         opening, index = divmod(number, SLICES)
         if opening != self._opening:
@@ -98,7 +98,7 @@ class SlowStart:
         self._refused[index] += 1
         refused = self._refused[index]
         if self._taken is not None:
-            # What was in flight then was not all taken.
+            # The backend has not taken all calls that were in flight then.
             self._taken -= 1
         elif refused >= REFUSED_MIN and REFUSED_PART * refused > self._sent[index]:
             self._taken = in_flight

@@ -1,6 +1,6 @@
 """Gathers result lines of one batch for one record, so that many lines share the cost of a record.
 
-Lines gather for a short time, and until the log has the record of the same batch before: the client sends one
+Lines gather for a short time, and until the log has the previous record of the same batch: the client sends one
 request at a time to a partition anyway. They go at once when no other line of the batch is pending in this
 process, or when the record is full.
 """
@@ -38,7 +38,7 @@ class _Batch(Generic[T]):
     def __init__(self, batch_id: str) -> None:
         self.gathered: ResultBatch[T] = ResultBatch(batch_id)
         self.began_at = 0.0
-        """When the first of the gathered lines came."""
+        """When the first of the gathered lines arrived."""
         self.in_flight = 0
 
 
@@ -48,11 +48,11 @@ class ResultBatcher(Generic[T]):
     def __init__(self, *, linger_seconds: float = LINGER_SECONDS, lines_max: int = RECORD_LINES_MAX) -> None:
         self._batches: dict[str, _Batch[T]] = {}
         self.lines_max = lines_max
-        """Lines that do not wait for others if no record of their batch is on its way."""
+        """So many lines do not wait for others if no record of their batch is in flight."""
         self._linger = linger_seconds
 
     def __len__(self) -> int:
-        """Lines gathered and not handed out."""
+        """Lines that were gathered and not handed out."""
         return sum(len(batch.gathered.lines) for batch in self._batches.values())
 
     def add(

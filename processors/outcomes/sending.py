@@ -58,7 +58,7 @@ class ResultSender:
         """Send the result of a line, with its mark.
 
         `more` says that other lines of the batch are pending in this process. The share of the memory budget is
-        closed once the result is sent or small.
+        closed once the result is sent, or at once if it is small.
         """
         batch_id = line.head.batch_id
         self._bytes += len(text)
@@ -100,7 +100,8 @@ class ResultSender:
     async def _store_large(self, results: ResultBatch[Line]) -> None:
         text = results.lines.pop()
         digest = (await asyncio.to_thread(hashlib.blake2b, text, digest_size=8)).hexdigest()
-        # The digest keeps a second result of the line from overwriting the one that a record refers to.
+        # With the digest in its key, a second result of the line does not overwrite the one that a record refers
+        # to.
         key = f"{LARGE_PREFIX}{results.batch_id}/{results.receipts[0].index}-{digest}"
         while True:
             try:

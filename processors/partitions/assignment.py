@@ -31,11 +31,11 @@ class Record:
     head: RequestHead
     texts: list[bytes]
     enqueue: Enqueue
-    """Of its model."""
+    """The method of the record's model."""
 
     @property
     def since(self) -> float:
-        """The earliest time of an outcome of its lines: ingest may have published the lines before."""
+        """The earliest time of an outcome of its lines: ingest may have published the lines earlier, too."""
         return self.time if self.head.created is None else min(self.time, float(self.head.created))
 
 
@@ -53,9 +53,9 @@ class Assignment:
         self._partition_of = partition_of
         self._windows: dict[Any, PartitionWindow] = {}
         self._ends: dict[Any, int] = {}
-        """An end offset of each partition that it had after the assignment, once it is known."""
+        """The end offset of each partition, read after the assignment, once it is known."""
         self._held: list[Record] = []
-        """In order of arrival; bounded by the windows."""
+        """In order of arrival; the windows bound them."""
         self._recovery = OutcomeRecovery()
         self._assigned_at = NEVER
 
@@ -86,7 +86,7 @@ class Assignment:
         self._ends.update(ends)
 
     def remove(self, tps: Iterable[Any]) -> None:
-        """Remove partitions; held records of theirs come again after an `add`."""
+        """Remove partitions; their held records are read again after an `add`."""
         gone = set(tps)
         for tp in gone:
             if (window := self._windows.pop(tp, None)) is not None:
@@ -115,7 +115,7 @@ class Assignment:
         return False
 
     def release(self) -> bool:
-        """Enqueue held records whose outcomes are known now; returns whether any is still held."""
+        """Enqueue held records whose outcomes are known now; returns whether any record is still held."""
         held, self._held = self._held, []
         for record in held:
             self.take(record)

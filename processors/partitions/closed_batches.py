@@ -14,7 +14,7 @@ class ClosedBatches:
     """Ids of closed batches, from `tidemill.batches` and `tidemill.secrets`; notifies listeners of new ones."""
 
     def __init__(self, batches_max: int = BATCHES_MAX, *, grace_seconds: float = 0.0) -> None:
-        """Know none; the results of a cancelled batch count for `grace_seconds` more."""
+        """Start without batches; the results of a cancelled batch count for `grace_seconds` more."""
         self._ids: dict[str, float] = {}
         """The grace of each."""
         self._batches_max = batches_max
@@ -33,7 +33,7 @@ class ClosedBatches:
         self._listeners.remove(listener)
 
     def apply(self, record: BatchRecord) -> None:
-        """Close a batch if its status says so."""
+        """Close a batch if its status requires it."""
         if record.batch.status not in CANCELLABLE:
             self.close(record.batch.id, self._grace if record.batch.status in OPEN else 0.0)
 

@@ -1,4 +1,4 @@
-"""Records whose batch key is not at hand: they are held beside the window, and their partition continues.
+"""Records whose batch key is not in memory: they are held outside the window, and their partition continues.
 
 If the key can be fetched, the records go on in their order. If it is unavailable, a held record keeps only its
 place in the log, to be read from there again once the key is available. The bound on unacknowledged records bounds
@@ -37,7 +37,7 @@ class HeldRecord:
     head: RequestHead
     entry: Entry
     message: Any
-    """Without its value, once the key has proved to be unavailable."""
+    """Without its value once the key has proved to be unavailable."""
 
     def drop_value(self) -> None:
         """Keep only the record's place in the log."""
@@ -92,7 +92,7 @@ class LockedRecords:
         self._number = 0
         self._news = asyncio.Event()
         self._is_crowded = False
-        """Whether a batch with a key waits for room in a window."""
+        """Whether a batch with an available key waits for room in a window."""
         closed.listen(self._drop)
 
     def __len__(self) -> int:
@@ -114,7 +114,7 @@ class LockedRecords:
         self._batches.clear()
 
     def close(self) -> None:
-        """Take no more notice of closed batches."""
+        """Stop listening for closed batches."""
         self._closed.unlisten(self._drop)
 
     async def run(self) -> None:
@@ -153,7 +153,7 @@ class LockedRecords:
         self._batches.pop(batch_id, None)
 
     async def _open_some(self, batch_id: str, batch: _Batch) -> bool:
-        """Open the present records of a batch; returns False if a window has no room for the next one."""
+        """Open the records of a batch held so far; returns False if a window has no room for the next one."""
         records = list(batch.records)
         if not _has_room(records[0]):
             return self._leave_room(batch)
@@ -170,7 +170,7 @@ class LockedRecords:
 
     @staticmethod
     def _leave_room(batch: _Batch) -> bool:
-        """Let the held records of a batch take no room themselves: nothing else would make any."""
+        """Let the held records of a batch take no room themselves; otherwise room might never become free."""
         for held in batch.records:
             held.drop_value()
         return False

@@ -1,4 +1,4 @@
-"""Which outcomes a process must read before it calls the lines of an assigned partition.
+"""Decides which outcomes a process must read before it calls the lines of an assigned partition.
 
 The previous owner may have called some lines of the records after its last commit and before the partition's end
 at the assignment. It may also have called copies of those lines beyond that end, which a restarted ingest
@@ -16,7 +16,7 @@ A call that was in flight when its process died left no outcome, and is made aga
 from typing import Final
 
 CLOCK_SKEW_SECONDS: Final = 60.0
-"""How far the clocks of two machines may differ: a result may seem older than its request."""
+"""How much the clocks of two machines may differ: a result may seem older than its request."""
 
 
 class OutcomeRecovery:

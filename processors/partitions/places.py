@@ -1,4 +1,4 @@
-"""The partitions of models that are asleep: where to begin to read each, and where it ends.
+"""The partitions of sleeping models: where to start reading each, and where it ends.
 
 One request asks for the ends of all of them, so a thousand sleeping models cost next to nothing.
 """
@@ -33,24 +33,24 @@ class Offsets(Protocol):
 
 @dataclass(slots=True)
 class Place:
-    """Of one partition."""
+    """The start and the end of one partition."""
 
     start: Start
     end: int
-    """The offset of its next record, at some time after the assignment."""
+    """Its end offset, at some time after the assignment."""
 
 
 class Places:
     """The places of the partitions that are not read at the moment."""
 
     def __init__(self, offsets: Offsets, group: str, partitions: int) -> None:
-        """Know no partition.
+        """Start without partitions.
 
         Args:
             offsets: Asks the brokers.
             group: The consumer group.
-            partitions: How many partitions its members divide; who owns partition `n` of these owns the partitions
-                `n`, `n + partitions`, … of each topic.
+            partitions: How many partitions its members divide; the owner of partition `n` of these owns the
+                partitions `n`, `n + partitions`, … of each topic.
         """
         self._offsets = offsets
         self._group = group
@@ -60,10 +60,10 @@ class Places:
         """By topic."""
         self._taken: set[TP] = set()
         self._unplaced: set[TP] = set()
-        """Own partitions that exist, and have no place since a broker did not say where they end."""
+        """Own partitions that exist but have no place, since a broker did not report their ends."""
 
     def reset(self, numbers: Collection[int]) -> None:
-        """Forget all: the process owns these partitions from now on."""
+        """Forget all places: the process owns these partitions from now on."""
         self._numbers = frozenset(numbers)
         self._places.clear()
         self._taken.clear()
@@ -75,14 +75,14 @@ class Places:
             del self._places[topic]
 
     def has(self, topic: str) -> bool:
-        """Whether all own partitions of a topic were found, or need not be."""
+        """Whether all own partitions of a topic were found, or the process owns none."""
         if any(tp.topic == topic for tp in self._unplaced):
             return False
         return topic in self._places or not self._numbers
 
     @property
     def with_records(self) -> set[str]:
-        """The topics of these with records to read."""
+        """The topics that have records to read."""
         return {
             topic
             for topic, places in self._places.items()
@@ -108,7 +108,7 @@ class Places:
         self._unplaced = {tp for tp in fresh if tp not in self._places[tp.topic] and tp not in self._taken}
 
     async def look(self) -> None:
-        """Look where the partitions end now.
+        """Look up the current ends of the partitions.
 
         Raises:
             OSError: No broker answers.
@@ -133,7 +133,7 @@ class Places:
         return taken
 
     def put(self, starts: Mapping[TP, Start], ends: Mapping[TP, int] | None = None) -> None:
-        """Take partitions back that are read no more; without an end, none has a record after its start."""
+        """Take back partitions that are not read any more; without `ends`, none has a record after its start."""
         self._taken -= starts.keys()
         for tp, start in starts.items():
             self._places[tp.topic][tp] = Place(start, start.position if ends is None else ends[tp])
@@ -143,7 +143,7 @@ class Places:
             return
         committed = await self._offsets.committed(self._group, tps)
         ends = await self._offsets.next(tps)
-        # A topic that was created anew ends before the offset that the group once committed.
+        # A recreated topic may end before the offset that the group committed for the old one.
         known = {tp for tp, offset in committed.items() if offset <= ends.get(tp, offset)}
         first = await self._offsets.first([tp for tp in tps if tp not in known])
         for tp, end in ends.items():

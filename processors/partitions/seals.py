@@ -28,7 +28,7 @@ OpenedRecord = tuple[RequestHead, list[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class LockedRecord:
-    """A record whose key is not at hand, or unavailable, and why."""
+    """A record whose key is not in memory, or is unavailable, and why."""
 
     head: RequestHead
     why: str = ""
@@ -42,13 +42,13 @@ async def open_record(
     *,
     at_once: bool = False,
 ) -> OpenedRecord | LockedRecord | DecodeError:
-    """Open a record of requests; `DecodeError` if it cannot be read now or later.
+    """Open a record of requests; returns a `DecodeError` if it can never be read.
 
     Args:
         message: The record.
         closed: Batches whose lines are not decrypted: their keys may be destroyed.
         vault: Has the keys.
-        is_held: Whether earlier records of a batch are held: then this one stays locked, too.
+        is_held: Whether earlier records of a batch are held: if so, this one stays locked, too.
         at_once: Leave it locked rather than wait for its key.
     """
     try:
@@ -105,7 +105,7 @@ def _lines(head: RequestHead, value: bytes) -> list[bytes]:
 
 
 def _checked(head: RequestHead) -> RequestHead:
-    """Check what becomes part of a store key (the batch id) or of a URL (the endpoint)."""
+    """Check the parts of a store key (the batch id) and of a URL (the endpoint)."""
     if not ids.is_batch_id(head.batch_id):
         raise DecodeError("the batch id is malformed")
     if head.url not in ENDPOINTS:

@@ -27,7 +27,7 @@ MESSAGE: Final = "The record of this request was damaged in the log, so it was n
 RECORD_LINES_MAX: Final = 256
 """Error lines in one record of outcomes: some hundred bytes each, and a `custom_id` of up to 512 characters."""
 CUSTOM_ID_BYTES_MAX: Final = 2 + CHAR_BYTES_MAX * 512
-"""Ingest refuses a longer one, and a record with its error line may not fit into the log."""
+"""Ingest refuses a longer one, whose error line might not fit into a record."""
 RECORD_BYTES_MAX: Final = 512 * 1024
 
 

@@ -1,7 +1,7 @@
 """The window of a partition: its unacknowledged records and their lines, with bounds on both.
 
 Lines finish in any order. A record finishes with its last line, and is acknowledged once all records before it
-have finished. A finished line leaves its room to others; a finished record counts only as unacknowledged. Lines
+have finished. A finished line frees its room for others; a finished record still counts as unacknowledged. Lines
 that failed and wait for another call count separately. So lines that are slow, that fail, or whose project has few
 turns delay the others of their partition only after many records.
 """
@@ -35,7 +35,7 @@ class PartitionHandle(Protocol):
 
 
 class Capacity:
-    """Counts what a window holds: it is full at a bound, and resumes at three quarters of it."""
+    """Counts the contents of a window, which is full at a bound and resumes at three quarters of it."""
 
     __slots__ = ("bytes", "bytes_max", "failed", "failed_bytes", "lines", "lines_max", "records", "records_max")
 
@@ -88,7 +88,7 @@ class Entry:
         self.lines = lines
         self.size = size
         self.line_size = size // lines if lines else 0
-        """Bytes that each line counts with; the last one has the rest."""
+        """Bytes that each line counts for; the last one counts for the rest."""
         self.left = lines
         """Unfinished lines."""
         self.failed = 0
@@ -105,7 +105,7 @@ class PartitionWindow:
         self.is_paused = False
         self._handle = handle
         self._capacity = capacity or Capacity()
-        # Of tokens: an entry names its ticket, so that only a full collection would free both.
+        # It holds tokens, since an entry refers to its ticket: only a full collection would free such a cycle.
         self._gate: AckGate[Any] = AckGate()
 
     def __len__(self) -> int:
@@ -125,7 +125,7 @@ class PartitionWindow:
         """Add the partition's next record.
 
         Args:
-            token: Identifies the record to the handle.
+            token: Identifies the record for the handle.
             lines: How many lines it has; a record without lines finishes at once.
             size: Bytes.
         """
@@ -136,7 +136,7 @@ class PartitionWindow:
         if not lines:
             self.finish(entry, 0)
         elif self._capacity.is_full:
-            # Again with each record: Faust resumes a partition when its own queue is empty.
+            # Pauses again with each record, since Faust resumes a partition when its own queue is empty.
             self.is_paused = True
             self._handle.pause()
         return entry

@@ -77,14 +77,14 @@ class Reporter:
         self._causes: dict[tuple[str, Reason], int] = {}
         """Since when each server has had a cause, Unix seconds."""
         self._still: dict[tuple[str, Reason], int] = {}
-        """The same, of the report that is being made."""
+        """The same for the report under construction."""
         self._last: bytes | None = None
         self._sent_at = float("-inf")
         self._is_moving = False
         """Whether the last look found something new."""
 
     async def run(self) -> None:
-        """Report until cancelled, and then that the process ends."""
+        """Report until cancelled, then report that the process ends."""
         try:
             while True:
                 await asyncio.sleep(REPORT_SECONDS)
@@ -112,7 +112,7 @@ class Reporter:
             await self._send(NAME, value)
 
     def report(self, now: float) -> ProcessReport:
-        """What there is to report at `now`, by the event loop's clock."""
+        """The report at `now`, by the event loop's clock."""
         backends: defaultdict[Server, list[Backend]] = defaultdict(list)
         for pool in self._servers.pools.values():
             for backend in pool.backends:
@@ -143,7 +143,7 @@ class Reporter:
         self, server: Server, backends: list[Backend], lines: int, cause: Cause | None, now: float
     ) -> ServerLoad:
         reading = read([one.metrics for one in backends], now)._replace(first_bytes=server.first_byte.counts)
-        # A server that no model has is gone, and another one may have its name: no report remembers its counters.
+        # A server without a model is gone, and another one may have its name: forget its counters.
         is_gone = not backends
         minute, line_rate, token_rate = self._windowed("gone" if is_gone else "server", server.name, reading)
         said = server.said(now)
@@ -179,7 +179,7 @@ class Reporter:
     def _found_causes(
         self, backends: dict[Server, list[Backend]], dispatchers: dict[str, Dispatcher], now: float
     ) -> dict[str, Cause]:
-        """Why each server takes no call now: what its models report, or what its state says."""
+        """Why each server takes no call now, by the stalls of its models or by its own state."""
         found = {
             server.name: cause
             for server, each in backends.items()
@@ -188,14 +188,14 @@ class Reporter:
         for dispatcher in dispatchers.values():
             found |= dispatcher.stalls.of_servers(now)
         causes = {name: self._since(name, one) for name, one in found.items()}
-        # The log is behind for a moment again and again while calls go on.
+        # While calls go on, the log is behind for a moment now and then.
         latest = self._clock() - stalls.STALL_SECONDS
         return {
             name: one for name, one in causes.items() if one.reason is not Reason.DELIVERY or one.since <= latest
         }
 
     def _full(self, server: Server, lines: int, now: float) -> Cause | None:
-        """Why lines wait for a server that takes calls: it has as many as it may have."""
+        """The cause if lines wait for a server at its limit; None if none wait, or it has room."""
         if not lines or server.in_flight < server.allowed(now):
             return None
         words = "As many calls are in flight as its limit allows."
@@ -208,7 +208,7 @@ class Reporter:
         return cause.model_copy(update={"since": since})
 
     def _forget(self, known: set[tuple[str, str]]) -> None:
-        """Forget servers and models that are gone, and causes that are."""
+        """Forget the windows of servers and models that are gone, and causes that are over."""
         for key in self._windows.keys() - known:
             del self._windows[key]
         self._causes, self._still = self._still, {}
@@ -220,6 +220,6 @@ def _waiting(dispatcher: Dispatcher) -> int:
 
 
 def _busiest(found: list[L]) -> tuple[L, ...]:
-    """Those with the most calls and lines, in the order of their names."""
+    """The entries with the most calls and lines, in the order of their names."""
     found.sort(key=lambda one: -one.in_flight - one.lines_waiting)
     return tuple(sorted(found[:SERVERS_MAX], key=lambda one: one.name))

@@ -1,4 +1,4 @@
-"""What happened in the last minute, from counters that only grow."""
+"""The activity of the last minute, from counters that only grow."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from tidemill.schemas.resources.load import MINUTE, added
 STEP_SECONDS: Final = 5.0
 """Between two kept readings."""
 RATE_SECONDS: Final = 10.0
-"""Rates are those of the last so many seconds."""
+"""Rates are those of this many last seconds."""
 
 
 class Reading(NamedTuple):
@@ -63,7 +63,7 @@ class Window:
 
 
 def _less(now: Reading, before: Reading) -> Reading:
-    """The increase; a counter that begins anew, like that of a model that was added again, has not decreased."""
+    """The increase; a counter that was reset, like that of a model that was added again, has not decreased."""
     return Reading(
         now.at,
         max(0, now.lines - before.lines),

@@ -27,7 +27,7 @@ class FailedGroup(NamedTuple):
     """The latest error message, cut."""
     lines: int
     since: float
-    """Unix time since which the group has had lines without a break."""
+    """Unix time since which the group has never been empty."""
 
 
 @dataclass(slots=True)

@@ -23,8 +23,8 @@ class LargeLines:
     def __init__(self, budget: LineBudget, weights: Mapping[str, float] | None, wake: Callable[[], None]) -> None:
         """Start empty; projects without a weight have the weight 1.
 
-        The budget is that of all models of the process. `wake` is called when a line got memory; it must not call
-        back at once.
+        All models of the process share the budget. `wake` is called when a line got memory; it must not call back
+        at once.
         """
         self._budget = budget
         self._lines: Scheduler[Line] = Scheduler(Clocks(weights))
@@ -32,7 +32,7 @@ class LargeLines:
         self._first: Line | None = None
         """The line that is called next."""
         self._request: Request | None = None
-        """For its memory, if it has not got any yet."""
+        """Its request for memory, until it is granted."""
 
     def __bool__(self) -> bool:
         return self._first is not None
@@ -69,7 +69,7 @@ class LargeLines:
         self._budget.release(line.size)
 
     def suspend(self) -> None:
-        """Leave the memory to other models, since no server takes calls."""
+        """Release the memory for other models, since no server takes calls."""
         request, self._request = self._request, None
         if request is not None:
             self._budget.withdraw(request)

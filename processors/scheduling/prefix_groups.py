@@ -32,13 +32,13 @@ SPAN_LINES: Final = 16_384
 AHEAD_LINES_MIN: Final = 8
 """Lines reserved for a backend even if it has fewer calls in flight."""
 CANDIDATES_MAX: Final = 32
-"""Groups searched for one that prefers a backend."""
+"""Groups that are searched for one that prefers a backend."""
 WARM_PREFIXES_MAX: Final = 16
 """Prefixes that a backend is assumed to have cached; a needless primer costs next to nothing."""
 PRIMER_SECONDS_MAX: Final = 2.0
 """The longest that a group waits for its primer."""
 STRANDED_TAKES: Final = 1_024
-"""After this many lines for other backends, they also take the lines reserved for an idle one."""
+"""Once a backend has taken none of this many lines, the others also take those reserved for it."""
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ class Prefixes(Generic[T]):
         self.follow(places)
 
     def follow(self, places: Sequence[Place]) -> None:
-        """From now on these are the backends; without any, lines wait at those that there were."""
+        """Replace the backends by these; without any, lines wait at the former ones."""
         if places and places != self.places:
             self.places = places
             self._warm = {place.name: self._warm.get(place.name, OrderedDict()) for place in places}
@@ -228,7 +228,7 @@ class PrefixGroups(Generic[T]):
         return line
 
     def take_along(self, wants: Callable[[T], bool], span: int) -> int:
-        """Take those of the next `span` lines that are wanted; returns their number. None are in groups."""
+        """Take the wanted ones of the next `span` lines; returns their number. The lines must not be in groups."""
         return take_wanted(self._first, wants, span)
 
     def is_primer(self, line: T) -> bool:
@@ -264,7 +264,7 @@ class PrefixGroups(Generic[T]):
         return lines
 
     def follow(self) -> None:
-        """Have a stock for each of the present backends; the lines of those that are gone go to the others."""
+        """Keep a stock for each current backend; the lines of a removed one go to another."""
         if self._prefixes is None:
             return
         places = self._prefixes.places
@@ -289,7 +289,7 @@ class PrefixGroups(Generic[T]):
         return line
 
     def _close(self, index: int) -> _Group[T]:
-        """Remove a group from the line of those that are not open; it accepts no more lines."""
+        """Remove a group from those that are not open; it accepts no more lines."""
         group = self._line_up[index]
         del self._line_up[index]
         if self._latest.get(group.key) is group:
@@ -356,7 +356,7 @@ class PrefixGroups(Generic[T]):
 
 
 def take_wanted(lines: deque[T], wants: Callable[[T], bool], span: int) -> int:
-    """Remove those of the first `span` lines that are wanted; returns their number."""
+    """Remove the wanted ones of the first `span` lines; returns their number."""
     looked = [lines.popleft() for _ in range(min(span, len(lines)))]
     kept = [line for line in looked if not wants(line)]
     lines.extendleft(reversed(kept))

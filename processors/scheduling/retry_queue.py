@@ -25,7 +25,7 @@ from tidemill.processors.scheduling.prefix_groups import take_wanted
 
 RETRY_PART: Final = 16
 SUSPECT_PART: Final = 8
-"""While no other line waits: for lines that failed while others were answered, or more than once."""
+"""The part for suspects while no other line waits: lines that failed while others were answered, or repeatedly."""
 CREDIT_SECONDS_MAX: Final = 3600.0
 PATIENCE_SECONDS: Final = 10.0
 """How long after its last failure a line waits for the calls of other lines, before a health probe is sent."""
@@ -35,7 +35,7 @@ BLIND_FAILURES: Final = 2
 
 
 class RetryShare:
-    """The part of the calls that goes to failed lines, as seconds of calls in flight."""
+    """The part of the calls that goes to failed lines, in seconds of calls in flight."""
 
     def __init__(self) -> None:
         self.busy = 0
@@ -44,7 +44,7 @@ class RetryShare:
         self._mean = 0.0
 
     def earn(self, seconds: float, lines: int) -> None:
-        """Note the end of a call for a line that has not failed; the call has so many lines."""
+        """Note the end of a call of so many lines for one that has not failed."""
         self._mean += (seconds - self._mean) / MEAN_CALLS
         if self._credit < CREDIT_SECONDS_MAX:
             self._credit += seconds / (RETRY_PART * lines)
@@ -106,13 +106,13 @@ class RetryQueue:
         return None
 
     def _acquire(self, line: Line, now: float, *, probes: bool) -> Permit | None:
-        """A permit for a server where another failure proves something, or else for another server than before."""
+        """A permit for a server where another failure would be evidence, else for another server than before."""
         if _is_blind(line) and (proven := self._pool.that_answered(line.head.url, line.since)):
             return self._pool.acquire(now, among=proven, probes=probes)
         return self._pool.acquire(now, avoid=line.avoid, probes=probes)
 
     def take_along(self, batch_id: str, wants: Callable[[Line], bool], span: int) -> None:
-        """Like `Scheduler.take_along`, for due lines that no failure speaks against."""
+        """Like `Scheduler.take_along`, for due lines that are not suspect."""
         take_wanted(self._queues[0], lambda line: line.head.batch_id == batch_id and wants(line), span)
 
     def ask_doubtful(self) -> None:
@@ -143,7 +143,7 @@ class RetryQueue:
             self._share.pay(seconds)
 
     def abort(self, line: Line) -> None:
-        """Note that the call of a line was aborted: how long it took says nothing."""
+        """Note that the call of a line was aborted: its duration does not count."""
         if line.history is None or line.history.is_clear:
             self._others_busy -= 1
         else:
@@ -203,7 +203,7 @@ class RetryQueue:
 
 
 def _is_blind(line: Line) -> bool:
-    """Whether another failure proves nothing unless other lines are answered."""
+    """Whether another failure would prove nothing unless other lines are answered."""
     return line.history is not None and line.history.failures >= BLIND_FAILURES
 
 

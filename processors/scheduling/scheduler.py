@@ -8,9 +8,9 @@ the earliest deadline, the others to its batches in rotation. So an urgent batch
 project's calls.
 
 A turn is a run of lines of one batch, so that their results share a record of the log; each `take` says how long
-the run may be. A new batch has its first turn before the rotation continues, and if many arrive, every second turn
-of the rotation is for one of them. So ten lines behind many batches of fifty thousand wait for two turns, and for
-the first turns of batches that arrived just before.
+the run may be. A new batch has its first turn before the rotation continues; if many arrive, they get every second
+turn of the rotation. So ten lines behind many batches of fifty thousand wait for two turns, and for the first
+turns of batches that arrived just before.
 
 Within a batch lines keep their order, or are grouped by prefix (`prefix_groups.py`). While calls fail, a line is
 taken at random and ends the turn, so that good lines are found behind any number of bad ones.
@@ -138,7 +138,7 @@ class Scheduler(Generic[T]):
         self._enlist(batch, len(batch.lines) - before)
 
     def follow(self, clocks: Clocks) -> None:
-        """Go on with the backends that there are now, and with other clocks."""
+        """Go on with the current backends, and with other clocks."""
         if clocks is not self._clocks:
             self._share(clocks)
         for batch in self._batches.values():
@@ -169,7 +169,7 @@ class Scheduler(Generic[T]):
         return line
 
     def take_along(self, batch_id: str, wants: Callable[[T], bool], span: int) -> None:
-        """Take those of the next `span` lines of a batch that are wanted; they are offered in their order.
+        """Take the wanted ones of the next `span` lines of a batch, which are offered in their order.
 
         They count for its project like any others, and for its turn. Lines in groups by prefix are not offered.
         """
@@ -217,7 +217,7 @@ class Scheduler(Generic[T]):
         return lines
 
     def claim(self) -> tuple[float, str, float] | None:
-        """Clock and name of the project whose line may be next, and its earliest deadline; None without a line."""
+        """Clock and name of the project that is next, and its earliest deadline; None if there is no line."""
         if not self._lines:
             return None
         project, clock = self._first()
@@ -255,7 +255,7 @@ class Scheduler(Generic[T]):
             self._clocks.leave(project.name)
 
     def _share(self, clocks: Clocks) -> None:
-        """Share other clocks; the projects that have lines start there at the time of the others."""
+        """Switch to other clocks, where the projects that have lines start at the time of the others."""
         queued = [project for project in self._projects.values() if project.clock is not None]
         for project in queued:
             self._leave(project)
@@ -286,7 +286,7 @@ class Scheduler(Generic[T]):
             project.clock.active -= 1
 
     def _enlist(self, batch: _Batch[T], added: int) -> None:
-        """Count lines of a batch that may be taken now, and give the batch its places in the orders."""
+        """Count lines of a batch that may be taken now, and put the batch into both orders."""
         if not added:
             return
         project = batch.project

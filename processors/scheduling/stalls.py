@@ -1,7 +1,7 @@
 """Reports to results why lines of a batch wait for longer than usual.
 
 A check reads only the counts of a batch, so its cost does not depend on the number of lines. Failed lines wait for
-the reason in `FailedLines`; lines without a call wait for what keeps the model's servers from taking another one.
+the reason in `FailedLines`; lines not yet called wait for the reason why the model's servers take no call.
 """
 
 import secrets
@@ -66,7 +66,7 @@ class _Seen:
 
 
 class Stalls:
-    """Watches the lines that one process has of one model."""
+    """Watches the lines of one model in one process."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Stalls:
         awaits_log: Callable[[], bool] = lambda: False,
         is_secret: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        """Report nothing yet; the caller keeps the batches up to date.
+        """Start without reports; the caller keeps the batches up to date.
 
         `awaits_log` says whether no call starts until the log acknowledges results.
 
@@ -188,7 +188,7 @@ class Stalls:
         )
 
     def of_servers(self, now: float) -> dict[str, Cause]:
-        """Why each server of the model accepts no calls; one that accepts some is missing."""
+        """Why each server of the model accepts no calls, without those that accept some."""
         failed = {one.server: one for one in self._failed.groups() if _reason(one) is not Reason.STORE}
         if self._awaits_log():
             words = _WORDS[Reason.DELIVERY]
@@ -205,7 +205,7 @@ class Stalls:
         return found
 
     def _causes(self, now: float, held: Mapping[str, list[FailedGroup]]) -> list[_Cause]:
-        """Why no first call of a line starts; empty if a server accepts calls."""
+        """Why no line gets its first call; empty if a server accepts calls."""
         if self._awaits_log():
             return [(Reason.DELIVERY, None, None)]
         failed = {one.server: one for group in held.values() for one in group if _reason(one) is not Reason.STORE}

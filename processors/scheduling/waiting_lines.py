@@ -1,4 +1,4 @@
-"""The lines of a model that wait for a call: which is called next, and by which backend.
+"""The lines of a model that wait for a call: chooses which is called next, and at which backend.
 
 A line waits for the turn of its project and batch (`scheduler.py`), after a failure for its next call
 (`retry_queue.py`), and if it is large, perhaps for memory (`large_lines.py`).
@@ -44,8 +44,8 @@ class WaitingLines:
     ) -> None:
         """Start empty.
 
-        `calls_max` returns the lower of the calls that the backends take and those that may be in flight; `wake`
-        is called when another line may be called.
+        `calls_max` returns how many calls the backends take, at most the number that may be in flight; `wake` is
+        called when another line may be called.
         """
         self._pool = pool
         self._joiner = joiner
@@ -80,7 +80,7 @@ class WaitingLines:
         return self._large.waiting(batch_id)
 
     def claim(self) -> Claim | None:
-        """The claim of this model at a server that others use, too; None if no line may be called."""
+        """The claim of this model at a shared server; None if no line may be called."""
         if (claim := self._fresh.claim()) is not None:
             return Claim(*claim)
         if self._retries.are_due or self._large.ready is not None:
@@ -103,13 +103,13 @@ class WaitingLines:
 
     def begin(self, line: Line) -> None:
         """Note that the call of a line begins."""
-        # Before its task starts, since the choice of the next line depends on it.
+        # Before its call starts, since the choice of the next line depends on it.
         self._retries.begin(line, others_wait=bool(self._fresh))
         if self._fresh.is_primer(line):
             self._loop.call_later(PRIMER_SECONDS_MAX, self._primed, line)
 
     def join(self, line: Line, permit: Permit) -> JoinedCall | None:
-        """A call for a line and for others that wait, which begin with it; None if the line goes alone."""
+        """A call for a line and for waiting ones that begin with it; None if the line goes alone."""
         if self._joiner is None:
             return None
 
@@ -123,7 +123,7 @@ class WaitingLines:
         return call
 
     def end_joined(self, call: JoinedCall, results: Sequence[CallResult] | None) -> None:
-        """Note the end of a call; without results, smaller ones must ask for its lines."""
+        """Note the end of a joined call; without results, smaller calls must ask for its lines."""
         for line in call.lines:
             self.end(line, len(call.lines))
         assert self._joiner is not None, "it made the call"
@@ -145,7 +145,7 @@ class WaitingLines:
         self._primed(line)
 
     def abandon(self, line: Line, permit: Permit) -> None:
-        """Give the permit of a line back: it is not called."""
+        """Return the permit of a line that is not called."""
         self._pool.release(permit)
         if line.head.ref is not None:
             self._large.release(line)

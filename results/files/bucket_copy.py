@@ -29,7 +29,7 @@ from tidemill.storage.buckets import NotAllowed, own_store, reason
 from tidemill.storage.s3 import Refused
 
 SECONDS_MAX: Final = 3600.0
-"""How long a batch waits for a server that does not answer, counted from the end of its lines."""
+"""How long a batch waits for a server that does not answer, from the time its lines were done."""
 ATTEMPTS_MIN: Final = 5
 """Attempts before it gives up, however late it is."""
 REFUSALS_MAX: Final = 5
@@ -50,7 +50,7 @@ class BucketCopier:
         self._owner = owner
 
     async def copy(self, active: ActiveBatch, state: State, fact: Compacted, waits: Waits) -> Compacted | None:
-        """Copy the files of a batch that wants it, and note in its fact what became of them.
+        """Copy the files of a batch whose user asked for it, and note the outcome in its fact.
 
         Returns:
             The fact; None if the batch has ended meanwhile.
@@ -74,7 +74,7 @@ class BucketCopier:
     async def _copied(
         self, active: ActiveBatch, state: State, fact: Compacted, folder: Address, waits: Waits
     ) -> str | None:
-        """Copy until it works; returns why it failed for good, None if it did not."""
+        """Copy, and retry until that works; returns why it failed for good, or None."""
         assert state.batch is not None
         since = state.batch.finalizing_at or state.batch.cancelling_at or fact.at
         failures = refusals = 0
@@ -95,7 +95,7 @@ class BucketCopier:
                 if failures + 1 >= ATTEMPTS_MIN and self._resources.clock() >= since + SECONDS_MAX:
                     return why
             except Exception as error:
-                # The files are in the store: a fault of the copy must not keep the batch from its end.
+                # The files are in the store: a failed copy must not keep the batch from ending.
                 log.exception("%s: the copy failed", state.id)
                 return f"it failed ({type(error).__name__}); the log of results says where"
             wait = pause_seconds(failures)
@@ -136,7 +136,7 @@ class BucketCopier:
         chunks = _own(self._resources.store.read(key))
         if batch.tidemill.output_format != "parquet":
             return chunks
-        # The library is of an extra, and takes a second to import.
+        # The library comes with an optional extra, and takes a second to import.
         from tidemill.tables.result_lines import converted  # noqa: PLC0415
 
         return converted(chunks)

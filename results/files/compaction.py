@@ -52,7 +52,7 @@ Lines = AsyncIterator[memoryview]
 
 class _LinesOf(Protocol):
     def __call__(self, *, failed: bool, sums: Sums) -> Lines | None:
-        """The lines of the output or of the errors, which are counted in `sums`; None if there is none."""
+        """The lines of the output or of the errors, which it counts in `sums`; None if there are none."""
         ...
 
 
@@ -61,9 +61,9 @@ log = logging.getLogger(__name__)
 WRITE_BYTES: Final = 1 << 20
 """Pieces of a file are joined up to this size before they go to the store."""
 FILL_PARTS_FROM: Final = 1 << 30
-"""First number of parts with lines that were not run: above the number of any other part."""
+"""First number of parts with lines that were not run, above the numbers of ordinary parts."""
 COPY_PARTS_FROM: Final = 1 << 31
-"""First number of parts with copies: above those."""
+"""First number of parts with copies, above those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,8 @@ class Compactor:
         return await self._fact(state, lines_of, filled, copies)
 
     async def compact_buffers(self, active: ActiveBatch) -> Compacted:
-        """Write the files of a batch all of whose lines wait in its buffers; see `compact`."""
-        # A flush meanwhile replaces the buffers, and leaves these as they are.
+        """Write the files of a batch from its buffers, which have all its lines; see `compact`."""
+        # A flush meanwhile replaces the buffers, and does not change these.
         models, output, errors = active.bitmap.models, active.output, active.errors
 
         def lines_of(*, failed: bool, sums: Sums) -> Lines | None:
@@ -165,7 +165,7 @@ class Compactor:
     def _results(
         self, batch: Batch, models: Sequence[str], output: Sums, errors: Sums, filled: int
     ) -> tuple[ModelResult, ...]:
-        """The results of each model, with its bill: a replay gives the same bill even if the price has changed."""
+        """The results of each model, with its bill: a replay keeps the bill even if the price has changed."""
         if not models:
             failed = errors.lines.done - filled
             return (self._result(batch, batch.model, output.lines.done, failed, output.usage),)
@@ -229,7 +229,7 @@ class Compactor:
     async def _write(
         self, batch_id: str, lines: Lines | None, sums: Sums, *, failed: bool, cut: Cut | None
     ) -> tuple[FileReceipt | None, tuple[FileReceipt, ...]]:
-        """Write the output or the errors: one file, or several with a `cut`; the first receipt covers all."""
+        """Write the output or the errors: one file, or several with a `cut`; the first receipt covers them all."""
         if lines is None:
             return None, ()
         splitter = OutputSplitter(lines, sums.sizes, cut or WHOLE)

@@ -1,8 +1,8 @@
 """Writes the lines of a closed batch that get the answer to an equal line, as parts like those of other lines.
 
-It reads the answered lines of the parts in the order of their indices, beside the list of copies that ingest has
-written, which is in the order of their originals. The copies are collected in memory up to the size of a part, and
-each part is sorted; the merge of all parts brings them into the order of the input.
+It reads the answered lines of the parts in the order of their indices, together with ingest's list of copies,
+which is in the order of their originals. The copies are collected in memory up to the size of a part, and each
+part is sorted; the merge of all parts brings them into the order of the input.
 """
 
 from collections import Counter
@@ -44,7 +44,7 @@ class CopiedLines:
         """Copies by the number of their model and whether they failed."""
 
     async def filled(self, run: LineBitmap) -> Filled:
-        """The copies of the lines in the parts; `run` has these lines, and then the copies as well.
+        """Yield the copies of the lines in the parts; `run` has these lines, and gets the copies, too.
 
         Raises:
             OSError: The store failed.
@@ -75,7 +75,7 @@ class CopiedLines:
                     if copy.original == index and run.mark(copy.index, failed=failed):
                         yield self._copy(copy, original, sums, place, failed=failed)
                     copy = await anext(listed, None)
-            while copy is not None:  # up to the end, which shows whether the list is whole
+            while copy is not None:  # read to the end, where a truncated list shows
                 copy = await anext(listed, None)
 
     def _copy(

@@ -1,7 +1,7 @@
 """Writes the files of closed batches; if a part is gone, its lines are read from the log again.
 
-If that fails too, the batch shows it, and the finalizer tries again: an operator may put an object back, and a
-broker may come back.
+If that fails, too, the batch shows it, and the finalizer tries again: an operator may restore an object, and a
+broker may recover.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 FIRST_SECONDS: Final = 1.0
 LONGEST_SECONDS: Final = 60.0
-"""Pauses after an attempt that found too few lines; see `pause_seconds`."""
+"""The longest pause after an attempt that found too few lines; see `pause_seconds`."""
 
 Blocked = Callable[[str], None]
 """Called with the reason why a batch cannot be finished; the finalizer tries again anyway."""
@@ -63,7 +63,7 @@ class Finalizer:
         """Write the files of a batch, and retry until that works; then copy them to the bucket that it names.
 
         After a crash the log may have the fact already; it is applied while the files are written again. Then the
-        batch's state no longer names parts, so this uses the state as it was; the parts may disappear meanwhile.
+        batch's state no longer names parts, so this uses the state from before; the parts may disappear meanwhile.
 
         Returns:
             The fact that ends the batch; None if it was applied meanwhile.
@@ -84,7 +84,7 @@ class Finalizer:
                 return None
             log.error("%s cannot be finished: %s; next try in %.1f s", state.id, why, wait)
             blocked(why)
-            # The semaphore is free during the pause, so a batch that fails holds up no other.
+            # The semaphore is free during the pause, so a failing batch does not delay others.
             await asyncio.sleep(wait)
         return await self._copier.copy(active, state, fact, waits)
 
@@ -92,7 +92,7 @@ class Finalizer:
         """Write the files of a batch all of whose lines are in memory, and retry until that works.
 
         Returns:
-            What ends the batch; None if its lines went into a part meanwhile.
+            The fact that ends the batch; None if its lines went into a part meanwhile.
         """
         failures = 0
         while active.is_in_memory:
@@ -137,7 +137,7 @@ class Finalizer:
             return await self._compactor.compact(state, bitmap)
 
     async def _recovered(self, state: State) -> State:
-        """The batch with new parts made of its lines in the log.
+        """The batch with new parts, made from its lines in the log.
 
         Raises:
             Unfinished: The log lacks lines.
@@ -167,7 +167,7 @@ class Finalizer:
 
 
 def _reason(error: Exception) -> str:
-    """An error in words that name only ids."""
+    """An error as text that names only ids."""
     match error:
         case NotFound():
             return f"{error} is not in the store"

@@ -61,7 +61,7 @@ class GarbageCollection:
 
         async def work() -> None:
             for kind in kinds:
-                # A prefix for the files of all writers: the writer's name follows the id.
+                # The prefix covers the files of all writers: the writer's token follows the id.
                 key = file_key(ids.derived_file_id(batch_id, kind))
                 await self._remove(key)
                 await self._remove(index_key(key))

@@ -1,8 +1,8 @@
 """Merges the sorted parts of a batch into one file in input order, each line once.
 
 The merge opens a part at its first line, and yields neighbouring lines of a part together. Any number of parts may
-lie beside each other, for instance if a batch has a fast and a slow model: the parts that were not read for the
-longest time give up their streams and most of what was read ahead, and go on with new streams later.
+overlap, for instance if a batch has a fast and a slow model: the parts that were not read for the longest time
+close their streams and drop most bytes that were read ahead, and continue with new streams later.
 """
 
 import zlib
@@ -28,9 +28,9 @@ from tidemill.schemas.log.part import (
 from tidemill.schemas.ports import Store
 
 STREAMS_MAX: Final = 8
-"""Streams of a merge that are open at once: some merges share the connections of a bucket with all else."""
+"""Streams that a merge keeps open: some merges share the connections of a bucket with all other work."""
 AHEAD_BYTES_MAX: Final = 4 << 20
-"""Bytes that parts without a stream have read ahead, about, of a merge."""
+"""About how many bytes the parts without a stream keep, in one merge."""
 _NO_LIMIT: Final = 1 << 62
 _DAMAGED: Final = "is not what was written"
 
@@ -55,7 +55,7 @@ class Sums:
         return read, cached, written, reasoning
 
     def by_model(self, models: int) -> list[tuple[int, tuple[int, int, int, int]]]:
-        """The lines of each of so many models, and their tokens as `usage` has them."""
+        """The lines of each of so many models, and their tokens in the form of `usage`."""
         found: defaultdict[int, list[int]] = defaultdict(lambda: [0] * 5)
         columns = (self.usages[place::4] for place in range(4))
         for model, read, cached, written, reasoning in zip(self.models, *columns, strict=True):
@@ -106,12 +106,12 @@ class _Reader:
         self._streams = streams
         self._chunks: AsyncIterator[bytes] | None = None
         self._lines_at = 0
-        """Offset of the first line in the object; those below count from it."""
+        """Offset of the first line in the object; the offsets below count from it."""
         self._start = 0
         """Offset of the buffer."""
         self._buffer = memoryview(b"")
         self._summed = 0
-        """Offset up to which the checksum goes."""
+        """Offset up to which the checksum covers the part."""
         self._crc32 = 0
         self.index = parse_index(b"")
         self.place = 0
@@ -149,7 +149,7 @@ class _Reader:
                 yield piece
 
     async def finish(self) -> None:
-        """Read the rest of the part, and compare its checksum.
+        """Read the rest of the part, and verify its checksum.
 
         Raises:
             PartError: The part is damaged.
@@ -163,14 +163,14 @@ class _Reader:
         await self.close()
 
     async def rest(self, bytes_max: int) -> None:
-        """Give up the stream, and all but so many of the bytes that were read ahead."""
+        """Close the stream, and drop all but so many of the bytes that were read ahead."""
         await self.close()
         begin = min(self._offset(self.place), self._start + len(self._buffer))
         self._buffer = memoryview(bytes(self._buffer[begin - self._start :][:bytes_max]))
         self._start = begin
 
     async def close(self) -> None:
-        """Give up the stream."""
+        """Close the stream."""
         chunks, self._chunks = self._chunks, None
         self._streams.remove(self)
         if chunks is not None and hasattr(chunks, "aclose"):
@@ -184,7 +184,7 @@ class _Reader:
         return self._chunks
 
     async def _read(self) -> bool:
-        """Replace the buffer by the next chunk; whether there is one."""
+        """Replace the buffer by the next chunk; returns whether there is one."""
         self._start += len(self._buffer)
         self._buffer = memoryview(b"")
         async for chunk in await self._opened():
@@ -193,7 +193,7 @@ class _Reader:
         return False
 
     def _sum(self, chunk: bytes) -> bytes:
-        """Add a chunk at `_start` to the checksum, as far as it is new."""
+        """Add the new bytes of a chunk at `_start` to the checksum."""
         self._crc32 = zlib.crc32(memoryview(chunk)[max(0, self._summed - self._start) :], self._crc32)
         self._summed = max(self._summed, self._start + len(chunk))
         return chunk
@@ -203,12 +203,12 @@ class _Reader:
 
 
 class _Streams:
-    """The open streams of a merge, of which the one that was not read for longest gives way to another."""
+    """The open streams of a merge; the least recently read one is closed for another."""
 
     def __init__(self) -> None:
         self._open: dict[_Reader, None] = {}
         self.parts = 0
-        """Parts that lie beside each other."""
+        """Parts that overlap."""
 
     def add(self, reader: _Reader) -> None:
         """Note that a stream is read."""
@@ -225,7 +225,7 @@ class _Streams:
             await next(iter(self._open)).rest(AHEAD_BYTES_MAX // self.parts)
 
     async def close(self) -> None:
-        """Close all."""
+        """Close all streams."""
         for reader in list(self._open):
             await reader.close()
 
@@ -287,7 +287,7 @@ async def buffered(buffer: PartBuffer, models: Sequence[int], sums: Sums) -> Asy
 
 
 async def _head(chunks: AsyncIterator[bytes], part: PartRef, key: str) -> tuple[int, Index, bytes]:
-    """The size of a part's index with its head, the index, and the bytes behind it that were read with it."""
+    """The size of a part's head and index, the index, and the bytes after it that were read along."""
     read: list[bytes] = []
     size, needed = 0, HEAD_BYTES
     async for chunk in chunks:

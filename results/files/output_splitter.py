@@ -25,7 +25,7 @@ class OutputSplitter:
         """Lines of all files so far."""
 
     async def has_more(self) -> bool:
-        """Whether there is another file, or more of this one."""
+        """Whether another file follows, or the rest of this one."""
         while not self._rest:
             if (piece := await anext(self._pieces, None)) is None:
                 return False

@@ -1,4 +1,4 @@
-"""A store that writes to a folder and reads from it and from another store."""
+"""A store that writes to a folder, and reads from the folder and from another store."""
 
 from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
@@ -12,7 +12,7 @@ class RebuildError(Exception):
 
 
 class OverlayStore(DirectoryStore):
-    """A folder over another store, which has the objects that the folder lacks; `keys` are those of the folder."""
+    """A folder over another store, which supplies the objects that it lacks; `keys` are those of the folder."""
 
     def __init__(self, root: Path, below: Store) -> None:
         """Create the folder if needed; the caller closes the store below."""
@@ -27,7 +27,7 @@ class OverlayStore(DirectoryStore):
             raise RebuildError(f"the scratch store cannot be written: {error}") from error
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """Read from the folder, else from below."""
+        """Read from the folder, else from the store below."""
         is_above = await self._is_above(key)
         async for chunk in super().read(key, start, end) if is_above else self.below.read(key, start, end):
             yield chunk

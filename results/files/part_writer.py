@@ -17,9 +17,9 @@ from tidemill.schemas.resources.waiting import Reason
 WAITING_BYTES_MAX: Final = 24 << 20
 """Lines that may wait for their parts; the partitions of a process share this bound, and the next, equally."""
 REFUSED_BYTES_MAX: Final = 16 << 20
-"""Waiting lines, beyond those, of batches whose parts the store refuses; above this the partition waits."""
+"""Further lines that may wait if the store refuses the parts of their batches; above this the partition waits."""
 SHARE_BYTES_MIN: Final = 1 << 20
-"""The smallest share: smaller parts would be too many."""
+"""The smallest share: smaller ones would make too many parts."""
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class PartWriter:
         self._writer = writer
         self._block = block
         self._waiting_bytes = 0
-        """A running sum: to add up thousands of batches for each record would cost more than their lines."""
+        """A running sum: adding up thousands of batches for each record would cost more than its lines do."""
         self._refused: dict[str, ActiveBatch] = {}
         """The batches whose last part the store has refused."""
 
@@ -56,7 +56,7 @@ class PartWriter:
         """Write the waiting lines of a batch as parts; with `keep`, also its state, and acknowledge their records.
 
         Returns:
-            Whether that is done; otherwise the store refused the lines, and they go on waiting.
+            Whether that was done; if not, the store refused the lines, and they still wait.
         """
         if active.state.id in self._refused and self._monotonic() < active.blockage.again_at:
             return False

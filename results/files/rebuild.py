@@ -127,7 +127,7 @@ class Rebuild:
 
 
 async def same(store: OverlayStore, above: str, below: str) -> bool:
-    """Whether the object below equals the one above, byte for byte; False if either is missing."""
+    """Whether the object in the store below equals the one in the folder; False if either is missing."""
     try:
         if await store.below.size(below) != await store.size(above):
             return False

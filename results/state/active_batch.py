@@ -34,7 +34,7 @@ Obstacle = tuple[Reason, str]
 
 @dataclass(slots=True)
 class PartBuffer:
-    """Lines that wait for a part, in the order they came: arrays and one string, since there may be many."""
+    """Lines that wait for a part, in the order of arrival; columns and one string, since there may be many."""
 
     indices: "array[int]" = field(default_factory=lambda: array("I"))
     sizes: "array[int]" = field(default_factory=lambda: array("I"))
@@ -67,7 +67,7 @@ class PartBuffer:
         self._sum(indices, usages, attempts, models)
 
     def cut(self, lines: int, size: int, models: Sequence[int] = ()) -> None:
-        """Keep the first lines, which have `size` bytes, and remove those behind them."""
+        """Keep the first lines, which have `size` bytes, and remove the others."""
         del self.indices[lines:], self.sizes[lines:], self.text[size:]
         del self.usages[USAGE * lines :], self.attempts[lines:]
         self.sums.clear()
@@ -80,7 +80,7 @@ class PartBuffer:
         chunk = indices[0] // CHUNK_LINES if indices else 0
         is_one = not models and indices and min(indices) // CHUNK_LINES == max(indices) // CHUNK_LINES
         if is_one and UNKNOWN_USAGE[0] not in columns[0]:
-            # A record has neighbouring lines, so this is the usual case.
+            # The usual case: a record has neighbouring lines.
             calls = sum(attempts) - len(attempts) + attempts.count(0)
             sums = self.sums.setdefault(chunk, {})
             read, cached, written, last = map(sum, columns)
@@ -123,7 +123,7 @@ class PartBuffer:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A batch before an event. It is taken for each event, so it holds references and copies nothing."""
+    """A batch before an event. Each event takes one, so it holds references and copies nothing."""
 
     state: State
     kept: State | None
@@ -163,7 +163,7 @@ class ActiveBatch:
     acks: list[Ack] = field(default_factory=list)
     """Acknowledge the events whose lines wait in the buffers."""
     waiting_since: float | None = None
-    """When the oldest waiting line came."""
+    """When the oldest waiting line arrived."""
     published_at: float = 0.0
     """When this process last published the batch, or took it over."""
     ending_since: float | None = None
@@ -186,12 +186,12 @@ class ActiveBatch:
         """Mark the batch as blocked, or as free again if there is no obstacle.
 
         Args:
-            obstacle: What blocks it.
+            obstacle: The obstacle, or None.
             again_at: When it is tried again, by the monotonic clock.
             now: Unix seconds.
 
         Returns:
-            Whether the batch has to be published because of it.
+            Whether the batch must be published because of it.
         """
         self.blockage.again_at, self.blockage.is_of_timer = again_at, False
         since = self.blockage.shown[0].since if self.blockage.shown else now
@@ -208,7 +208,7 @@ class ActiveBatch:
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether all lines of the batch that are asked wait in the buffers."""
+        """Whether the buffers have all lines of the batch that are sent to servers."""
         return 0 < self.total == len(self.output) + len(self.errors)
 
     @property
@@ -218,7 +218,7 @@ class ActiveBatch:
 
     @property
     def total(self) -> int:
-        """Lines of the batch that are asked, 0 until ingest has counted them."""
+        """Lines of the batch that are sent to servers; 0 until ingest has counted them."""
         return self.state.batch.lines_asked if self.state.batch else 0
 
     @property
@@ -229,7 +229,7 @@ class ActiveBatch:
 
     @property
     def unpublished_lines(self) -> int:
-        """Final lines that are not published yet; negative while a replay still brings lines that are."""
+        """Final lines that are not published yet; negative while a replay still brings published ones."""
         counts = self.state.batch.request_counts if self.state.batch else None
         return 0 if counts is None else self.bitmap.done - counts.completed - counts.failed
 
@@ -260,9 +260,9 @@ class ActiveBatch:
     def graced(self, at: float, monotonic: float, limits: Limits, *, is_current: bool) -> float:
         """The time to compare with the end of the grace period, Unix seconds.
 
-        It is not before that end once the period has lasted by the monotonic clock: the wall clock may have been
+        It is at least that end once the period is over by the monotonic clock, since the wall clock may have been
         set back. It is minus infinity while a replay still brings lines that a former owner published: they may
-        lie behind this tick. Behind a tick of this owner there are none; lines missing by then are lost.
+        come after this tick. None come after a tick of this owner; lines missing by then are lost.
 
         Args:
             at: The time of the tick, Unix seconds.
@@ -344,7 +344,7 @@ class ActiveBatch:
             self.output = buffer
 
     def snapshot(self) -> Snapshot:
-        """The batch as it is now."""
+        """A snapshot of the batch."""
         return Snapshot(
             self.state,
             self.kept,
@@ -367,7 +367,7 @@ class ActiveBatch:
         acks, count = was.acks
         if is_kept:
             assert self.kept is not None
-            # The retry of the event finds nothing new, so it would not publish this state.
+            # The retried event finds nothing new, so it would not publish this state.
             self.state, self.unpublished = self.kept, True
             if self.acks is acks:
                 del acks[count:]

@@ -1,4 +1,4 @@
-"""The active batches of a partition in memory, and how they were before the current record."""
+"""The active batches of a partition in memory, and their snapshots from before the current record."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ class ActiveBatches:
         self._monotonic = monotonic
         self._active: dict[str, ActiveBatch] = {}
         self._before: dict[str, tuple[ActiveBatch, Snapshot]] = {}
-        """The batches that the current record has touched, as they were."""
+        """The batches that the current record has touched, and their earlier states."""
 
     def __iter__(self) -> Iterator[ActiveBatch]:
         return iter(list(self._active.values()))

@@ -15,11 +15,11 @@ from tidemill.schemas.log.part import UNKNOWN_USAGE, USAGE
 from tidemill.schemas.ports import Clock
 
 FIRST_TOKENS: Final = 512.0
-"""Tokens of a line and its answer, before any result says more."""
+"""Assumed tokens of a line and its answer, before any result is known."""
 SAMPLE_LINES: Final = 64
 """Lines of a batch that one scrape looks at."""
 WEIGHT: Final = 0.2
-"""Of a batch, in the moving average of its model."""
+"""The weight of a batch in the moving average of its model."""
 
 
 class Backlog:
@@ -31,11 +31,11 @@ class Backlog:
         models: Callable[[], Iterable[str]],
         clock: Clock,
     ) -> None:
-        """Read nothing yet.
+        """Start without estimates.
 
         Args:
             active_batches: The active batches by partition.
-            models: Those that may be called.
+            models: The models that may be called.
             clock: Unix time.
         """
         self._active_batches = active_batches

@@ -23,7 +23,7 @@ def register(active_batches: Callable[[], Partitions], clock: Clock, monotonic: 
 
 
 def statuses(partitions: Partitions, of: Callable[[ActiveBatch], bool] | None = None) -> Counter[str]:
-    """The number of batches in each status that is not the last; `of` selects the batches to count."""
+    """The number of batches in each status that is not final; `of` selects the batches to count."""
     counts = Counter({status.value: 0 for status in Status if status not in TERMINAL})
     found = (active for partition in partitions for active in partition if of is None or of(active))
     counts.update(active.state.batch.status.value for active in found if active.state.batch is not None)

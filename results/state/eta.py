@@ -16,7 +16,7 @@ FAST_SECONDS: Final = 10.0
 SLOW_SECONDS: Final = 40.0
 """Time constants of the fast and the slow average."""
 YOUTH: Final = 3
-"""The first half of a young batch's life has the weight 1 / 2 ** YOUTH."""
+"""The first half of a young batch's life has a weight of 1 / 2 ** YOUTH."""
 SURE_LINES: Final = 20
 """Final lines that a rate needs before it is published."""
 SPREAD_MIN: Final = 0.1
@@ -28,7 +28,7 @@ QUIET_SECONDS_MAX: Final = 300.0
 GAP_KEPT: Final = 0.9
 """Decay of the usual gap with each shorter gap."""
 LEFT_SECONDS_MAX: Final = 10 * 365 * 86_400
-"""A batch that would take longer has no expected end: between two long calls, an average falls towards 0."""
+"""A batch that would take longer has no expected end: an average falls towards 0 between two long calls."""
 MARGIN_SECONDS: Final = 60
 """Readers may use a record this much longer than it takes to replace it, since clocks differ."""
 
@@ -84,7 +84,7 @@ class Eta:
 
     @property
     def quiet_at(self) -> float:
-        """When the batch becomes quiet, unless a line becomes final before."""
+        """When the batch becomes quiet, unless a line becomes final earlier."""
         return self.moved_at + min(max(QUIET_SECONDS, QUIET_GAPS * self.gap), QUIET_SECONDS_MAX)
 
     @property

@@ -12,7 +12,7 @@ from typing import Final
 from tidemill.schemas.bitmap import CHUNK_BYTES, CHUNK_LINES, Bitmap
 
 Sum = tuple[int, int, int, int, int]
-"""Of lines: the four numbers of usage (`LineMark.usage`) of those that succeeded, and calls beyond their first."""
+"""The four numbers of usage (`LineMark.usage`) of successful lines, and the calls of all beyond their first."""
 ByChunk = Mapping[int, Mapping[int, Sum]]
 """Sums by chunk, and by the number of the model, which is 0 if the lines name only one."""
 NONE: Final[Sum] = (0, 0, 0, 0, 0)
@@ -35,18 +35,18 @@ class LineSums:
         return sums.plus({number: dict(_decoded(row)) for number, row in chunks})
 
     def plus(self, more: ByChunk, *, failed: bool = False) -> "LineSums":
-        """With those of more lines; lines that failed used nothing that counts."""
+        """The sums with those of more lines; the usage of failed lines does not count."""
         by_chunk = dict(self.by_chunk)
         for number, sums in more.items():
             by_chunk[number] = _joined(by_chunk.get(number, {}), [sums], failed=failed)
         return LineSums(by_chunk, self.totals(more, failed=failed))
 
     def totals(self, more: ByChunk, *, failed: bool = False) -> dict[int, Sum]:
-        """The sums by model, with those of more lines, as in `plus`."""
+        """The sums by model with those of more lines; see `plus`."""
         return _joined(self.by_model, more.values(), failed=failed)
 
     def encoded(self, number: int) -> bytes:
-        """The sums of a chunk, as they stand behind it in its row: 41 bytes for each model."""
+        """The sums of a chunk, as encoded after it in its row: 41 bytes for each model."""
         return b"".join(_SUM.pack(model, *one) for model, one in self.by_chunk.get(number, {}).items())
 
 
@@ -56,7 +56,7 @@ def _decoded(row: bytes) -> Iterator[tuple[int, Sum]]:
 
 
 def _chunk_bytes(row: bytes) -> int:
-    """Bytes of the chunk in a row: at most one sum follows a chunk without models, so the length tells."""
+    """Bytes of the chunk in a row, by the row's length: after a chunk without models comes at most one sum."""
     return _WITH_MODELS if len(row) >= _WITH_MODELS else _MODELS_FROM
 
 
@@ -106,7 +106,7 @@ class LineBitmap:
         return bitmap
 
     def mark(self, index: int, *, failed: bool) -> bool:
-        """Make a line final; False if it already was, and then nothing changes."""
+        """Make a line final; returns False, and changes nothing, if it already was."""
         if not self._done.add(index):
             return False
         self.done += 1
@@ -138,7 +138,7 @@ class LineBitmap:
         return index in self._done
 
     def common(self, other: "LineBitmap") -> int:
-        """How many lines are in both."""
+        """How many lines are in both bitmaps."""
         return (self.bits & other.bits).bit_count()
 
     @property
@@ -147,11 +147,11 @@ class LineBitmap:
         return self._done.number
 
     def touch(self, numbers: Iterable[int]) -> None:
-        """Let `take_touched` return these chunks, too."""
+        """Have `take_touched` return these chunks, too."""
         self._touched.update(numbers)
 
     def touch_all(self) -> None:
-        """Let `take_touched` return every chunk."""
+        """Have `take_touched` return every chunk."""
         self._touched.update(range(len(self._done.content) // CHUNK_BYTES))
 
     def take_touched(self) -> list[tuple[int, bytes]]:

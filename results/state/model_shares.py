@@ -1,4 +1,4 @@
-"""Counts, usage and cost of each model in a batch whose lines name several; none of it changes other batches."""
+"""Counts, usage and cost of each model in a batch whose lines name several; other batches stay as they are."""
 
 from collections.abc import Iterable, Mapping, Sequence
 

@@ -53,7 +53,7 @@ class State(BaseModel):
     """Partition of `outcomes` that the batch belongs to."""
     project: Name = ""
     batch: Batch | None = None
-    """None until the command that creates it came."""
+    """None until the command that creates it has come."""
     input: InputRef | None = None
     output_expires_after: ExpiresAfter | None = None
     growing: bool = False
@@ -69,11 +69,11 @@ class State(BaseModel):
     closed_by: Id = ""
     """The owner of the partition that closed the batch, and so decided which lines are in the files."""
     written: Written | None = None
-    """What ends a batch whose files were written at its close, from memory."""
+    """The fact that ends a batch whose files were written from memory when it closed."""
     parts: tuple[PartRef, ...] = Field(default=(), exclude=True)
     """In rows of their own (`tables.py`), since their number is not bounded."""
     sums: LineSums = Field(default=LineSums(), exclude=True)
-    """Of the lines in the parts; in the rows of the bitmap."""
+    """The sums of the lines in the parts, kept in the rows of the bitmap."""
     chunks: Number = 0
     """An upper bound of the chunks of the batch's bitmap in their table."""
     files_offset: Signed | None = None
@@ -83,7 +83,7 @@ class State(BaseModel):
 
     @property
     def takes_lines(self) -> bool:
-        """Whether a result line still counts."""
+        """Whether result lines still count."""
         return not self.closed and self.deleted_at is None and (self.batch is None or self.batch.status in OPEN)
 
     @property
@@ -241,7 +241,7 @@ def bare(state: State, command: BatchCreated) -> State:
 
 
 def dead_lettered(state: State, fact: DeadLettered, *, ends: bool = True) -> State:
-    """A record of the batch is a dead letter: that ends a batch in validation; a batch at work shows it."""
+    """A record of the batch is a dead letter, which ends a batch in validation; a batch at work shows it."""
     if (batch := state.batch) is None:
         return _early(state, fact) if ends else state
     if state.is_over or (batch.status is Status.VALIDATING and not ends):
@@ -277,7 +277,7 @@ def overdue(state: State, now: float, grace: float) -> State:
 
 
 def is_complete(state: State, done: int) -> bool:
-    """Whether every line of a batch at work is final that is asked."""
+    """Whether every line of a batch at work that is sent to servers is final."""
     return (
         _may_close(state)
         and state.batch is not None
@@ -287,7 +287,7 @@ def is_complete(state: State, done: int) -> bool:
 
 
 def lines_max(state: State) -> int:
-    """The bound of the batch's line indices: the log has the number of lines before the lines."""
+    """The bound on the batch's line indices, known because the log has the number of lines before the lines."""
     if state.batch is not None:
         return state.batch.request_counts.total
     return state.early.accepted.total if state.early.accepted is not None else 0
@@ -355,11 +355,11 @@ def counted(state: State, bitmap: LineBitmap, retries: int = 0) -> State:
 
 
 def next_due(state: State) -> float | None:
-    """When time alone changes the batch, Unix seconds; None if it does not."""
+    """When time alone will change the batch, Unix seconds; None if never."""
     if state.closed or state.batch is None or state.batch.status not in OPEN:
         return None
     if state.growing and state.close_at is not None:
-        # It waits for its seal: every line that ingest accepted needs a result.
+        # A growing batch waits for its seal: every line that ingest accepted needs a result.
         return None
     return state.close_at if state.close_at is not None else float(state.batch.expires_at)
 
@@ -376,7 +376,7 @@ def finishes_at_once(state: State) -> bool:
 
 
 def is_brief(state: State) -> bool:
-    """Whether the batch is small and not cancelled, so that its steps need not be published."""
+    """Whether the batch is so small, and not cancelled, that its intermediate states need not be published."""
     batch = state.batch
     if state.ending not in (None, Status.COMPLETED):
         return False

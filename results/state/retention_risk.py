@@ -1,4 +1,4 @@
-"""Whether the log may soon drop records that a batch still needs. Pure."""
+"""Decides whether the log may soon drop records that a batch still needs; pure functions."""
 
 import math
 

@@ -1,7 +1,7 @@
-"""Why the lines of a batch wait: reports of the processes that hold them, and what only the batch's owner can see.
+"""Why the lines of a batch wait: reports of the processes that hold them, and reasons that only its owner sees.
 
 Reports are kept in memory alone. Processes repeat them, so a new owner has them within seconds; until then the
-batch goes on showing what it showed last.
+batch keeps showing its last reasons.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason, Waitin
 SOURCES_MAX: Final = 16
 """Processes whose reports on one batch are kept."""
 SILENCE_SECONDS: Final = 20.0
-"""After this time without progress or a report, a batch gets a reason of its own: processes report before."""
+"""After this time without progress or a report, the owner itself gives a reason: processes report earlier."""
 
 
 class _Report(NamedTuple):
@@ -37,7 +37,7 @@ class Stalls:
     moved: tuple[object, int] = (None, 0)
     """The status of the batch, and its number of final lines, at that time."""
     held: Mapping[str, Waiting] = field(default_factory=dict)
-    """Why no process may call the lines of some of its models, when last looked at."""
+    """Why no process may call the lines of some of its models, at the last look."""
     _is_new: bool = True
     """Whether it has neither advanced nor got a report since it was taken over."""
     _models: dict[str, tuple[int, float]] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Stalls:
         if step != self.moved:
             self.moved, self.moved_at, self._is_new = step, now, False
         for share in state.batch.tidemill.models if state.batch is not None else ():
-            # An alias that moved between two publications may give a model more lines than it had at first.
+            # If an alias changes between two publications, a model may get more lines than at first.
             left = share.unanswered
             if self._models.get(share.model, (-1, 0.0))[0] != left:
                 self._models[share.model] = left, now

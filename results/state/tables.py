@@ -50,7 +50,7 @@ class Tables:
         self._states = states
         self._chunks = chunks
         self._kept_parts: dict[str, int] = {}
-        """The number of each batch's parts that this owner has written."""
+        """How many parts of each batch this owner has written."""
         self._stale: list[tuple[Table, bytes]] = []
         self._over: list[tuple[bytes, bytes]] = []
         """Rows, as this owner writes them, of batches that are over but have stale rows too."""
@@ -112,7 +112,7 @@ class Tables:
         if state.is_over:
             self._states.put(OVER + key, value)
             self._drop(self._states, b"%b%b/" % (PARTS, key))
-            # The active state last: a crash before leaves a row that the next take-over sees.
+            # The active state last: after an earlier crash the next take-over still sees its row.
             self._states.delete(key)
             self._kept_parts.pop(state.id, None)
         else:
@@ -149,7 +149,7 @@ class Tables:
         self.put_state(state)
         key = state.id.encode()
         self._drop(self._chunks, key + b"/")
-        # Overwritten and not deleted: the changelog may have rows that are gone from the local table.
+        # Overwritten, not deleted: the changelog may have rows that are gone from the local table.
         value = state.model_dump_json(exclude_none=True).encode()
         for row in [row for row, _ in self._states.scan(b"%b%b/" % (OVER, key))]:
             self._states.put(row, value)
@@ -157,7 +157,8 @@ class Tables:
     async def adopt(self, *batches: ActiveBatch) -> None:
         """Write batches of former owners as this owner's: first the bitmaps, then the states.
 
-        So if the table has a state of this owner, it has the bitmap too, and rows of former owners can go.
+        So if the table has a state of this owner, it has the bitmap, too, and rows of former owners can be
+        deleted.
         """
         for active in batches:
             active.bitmap.touch_all()
@@ -172,7 +173,7 @@ class Tables:
     def drop_stale(self) -> None:
         """Delete the rows of former owners, once all active batches are adopted.
 
-        The end of a batch is written again before: only the local table may have it yet.
+        Before that, the ends of batches are written again: perhaps only the local table has them.
         """
         (stale, self._stale), (over, self._over) = (self._stale, []), (self._over, [])
         for key, value in over:
@@ -214,7 +215,7 @@ class Tables:
         await self._chunks.delivered()
 
     def _latest(self, batch_id: bytes) -> Row | None:
-        """The valid row of a batch; of two rows of one owner, the row of a batch that is over is the later one."""
+        """The valid row of a batch; of two rows of one owner, the one under `over/` is later."""
         return self._owned.latest(batch_id, b"", OVER)
 
     def _whole(self, batch_id: bytes, row: Row) -> State:

@@ -38,11 +38,11 @@ _MAGIC: Final = (
 """Offset, bytes and media type. Source: the WHATWG standard "MIME Sniffing"."""
 _MPEG_FRAME: Final = re.compile(rb"\xff[\xe2-\xff]")
 _ENDINGS: Final = {"jpeg": "jpg", "mpeg": "mp3", "x-wav": "wav", "wave": "wav", "x-m4a": "m4a", "x-flac": "flac"}
-"""Usual endings of filenames, if they are not the subtype: some servers look at nothing else."""
+"""Usual endings of filenames that differ from the subtype: some servers look at nothing else."""
 
 
 class AttachmentError(Exception):
-    """A line does not name its files as it must; the text says why."""
+    """A line does not name its files correctly; the text says why."""
 
     def __init__(self, text: str, field: str = "") -> None:
         super().__init__(text)
@@ -103,7 +103,7 @@ def _named(value: Any) -> str:
 
 
 def parsed(text: str, project: str) -> Attachment:
-    """What a text names.
+    """The file that a text names.
 
     Raises:
         AttachmentError: It is neither a data URL nor the id of a file that the project may have uploaded.

@@ -78,6 +78,6 @@ def decode(line: bytes) -> Copy:
     """Decode a line of the list.
 
     Raises:
-        msgspec.MsgspecError: It is none.
+        msgspec.MsgspecError: It is not such a line.
     """
     return _copies.decode(line)

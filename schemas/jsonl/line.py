@@ -21,7 +21,7 @@ REFUSALS = frozenset({
     "streaming_unsupported", "model_not_found", "model_not_supported", "mismatched_model",
     "reply_too_large", "invalid_file",
 })  # fmt: skip
-"""Error codes of lines that ingest rejects in streams, and in files if lines fail alone there (`Endpoint`)."""
+"""Error codes of lines that ingest rejects in streams, and in files whose lines fail alone (`Endpoint`)."""
 
 
 class InputLine(msgspec.Struct, frozen=True):
@@ -166,7 +166,7 @@ def copied(batch_id: str, index: int, custom_id: bytes, original: bytes) -> byte
 
 
 def escaped(text: bytes) -> bytes:
-    """A JSON text without raw characters that many readers take for the end of a line."""
+    """A JSON text in which characters that many readers take for the end of a line are escaped."""
     # Searching for one byte is ten times as fast as for three; few texts pass the first test.
     if text.isascii() or not _may_separate(text):
         return text

@@ -58,7 +58,7 @@ def reason(text: bytes) -> str:
 
 
 def _not_utf8(byte: bytes) -> str:
-    """Suggests Windows-1252, with the character, if it has the byte."""
+    """Suggests Windows-1252, with the character, if that encoding has the byte."""
     char = byte.decode("cp1252", "replace")
     if not char.isprintable() or char == "\ufffd":
         return f"0x{byte.hex()} is not UTF-8; save the content as UTF-8"

@@ -2,7 +2,7 @@
 
 A parser creates an object for each bracket: 8 MiB of them take a second or two, and half a gigabyte. So input is
 checked here first, chunk by chunk, which lets other threads run in between. For text that is not valid JSON the
-results are meaningless, but as fast.
+results are meaningless, but take no longer.
 """
 
 from array import array

@@ -61,7 +61,7 @@ from tidemill.schemas.log.messages import (
 from tidemill.schemas.log.part import LARGE_PREFIX
 
 Headers = Sequence[tuple[str, bytes | None]]
-"""As the log has them: names may repeat, and values may be null."""
+"""In the form of the log: names may repeat, and values may be null."""
 
 KIND: Final = "tidemill-kind"
 LINES: Final = b"lines"
@@ -84,7 +84,7 @@ class DecodeError(Exception):
 
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
-"""Fits a column of 32 bits."""
+"""A number that fits a column of 32 bits."""
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX)]
 Index = Annotated[int, msgspec.Meta(ge=0, lt=BATCH_LINES_MAX)]
 LINES_MAX: Final = 4096
@@ -145,7 +145,7 @@ class RequestHead:
     validated: bool = False
     """Whether the store has a JSON Schema that each answer must fit (`schema_key`)."""
     indices: tuple[int, ...] | None = None
-    """Of the lines, if there are gaps between them: lines of other models of the batch."""
+    """Indices of the lines, if there are gaps between them, where the batch has lines of other models."""
 
     def places(self, count: int) -> Sequence[int]:
         """The indices of the record's lines.

@@ -26,9 +26,9 @@ from tidemill.schemas.log.topics import COMMANDS
 VALUE_BYTES_MAX: Final = 900 * 1024
 """With its headers a letter must fit into `RECORD_BYTES_MAX`."""
 HEADERS_BYTES_MAX: Final = 32 * 1024
-"""A letter drops further headers of its record, and the rest of a longer key."""
+"""A letter drops headers and parts of a key beyond this."""
 _HEADER_BYTES: Final = 16
-"""The most that a header takes beside its name and value."""
+"""The most bytes that a header takes besides its name and value."""
 _DIGITS_MAX: Final = 16
 REASON_BYTES_MAX: Final = 1000
 
@@ -40,7 +40,7 @@ CUT: Final = "tidemill-dead-cut"
 MARK: Final = "tidemill-dead-requeued"
 REQUEUED: Final = "tidemill-requeued"
 UNREAD: Final = "tidemill-unread"
-"""Marks a record that stands for others that could not be decompressed, with the reason (`decompression.py`)."""
+"""Marks a stand-in for records that could not be decompressed, with the reason (`decompression.py`)."""
 _OURS: Final = (STAGE, SOURCE, REASON, KEY, CUT, MARK)
 
 
@@ -129,7 +129,7 @@ def requeue_headers(letter: DeadLetter) -> Headers:
 
 
 def requeued(letter: DeadLetter) -> tuple[bytes | None, bytes | None, Headers]:
-    """The record of a letter as it goes to its topic again: key, value and headers."""
+    """A letter's record in the form in which it is sent to its topic again: key, value and headers."""
     # The client refuses a record with neither key nor value.
     key = letter.key if letter.value is not None else letter.key or b""
     return key, letter.value, requeue_headers(letter)

@@ -135,7 +135,7 @@ def stream_name(text: str) -> str:
 
 
 def stream_options(headers: Mapping[str, str], windows: Collection[str]) -> StreamOptions:
-    """Decode the options in the `own_headers` of a stream's first record; windows are the allowed ones.
+    """Decode the options in the `own_headers` of a stream's first record; `windows` are the allowed ones.
 
     Raises:
         IntakeError: An option has a value that is not allowed.

@@ -107,7 +107,7 @@ class Accepted(_Message):
     models: Annotated[tuple[ModelLines, ...], Field(max_length=BATCH_MODELS_MAX)] = ()
     """The models in the order of their first lines, if there are several. Parts and bitmaps number them so."""
     copies: Number = 0
-    """Lines that are not published, since an earlier line equals them. The store has the list."""
+    """Lines that are not published, because they equal an earlier one. The store has the list."""
     at: Time
 
 
@@ -133,7 +133,7 @@ class Compacted(_Message):
     recovered: bool = False
     """Whether parts were lost, so that the files were made from the log."""
     output_copy: OutputCopy | None = None
-    """What became of the copy in a bucket; None if the batch wants none."""
+    """The outcome of the copy to a bucket; None if the batch asked for none."""
     closed_by: Id = ""
     """The owner that closed the batch; a former owner may have closed it with other lines."""
     writer: Id = ""
@@ -193,7 +193,7 @@ class Grown(_Message):
 
 
 class Ended(_Message):
-    """A stream of the api accepts no more lines; those it has may still be on their way."""
+    """A stream of the api accepts no more lines; some of its lines may still be unpublished."""
 
     kind: Literal["ended"] = "ended"
     batch_id: Id
@@ -267,7 +267,7 @@ class FileRecord(_Message):
     lines: Number | None = None
     """Lines, counted during the upload."""
     from_body: bool = False
-    """Whether it was made for one batch, of a body or an object of a bucket; then it is deleted with the batch."""
+    """Whether it was made for one batch, from a body or a bucket's object; then it is deleted with the batch."""
     owner: Size = 0
     """The owner that wrote it; readers ignore it after a record of a later owner."""
 
@@ -324,7 +324,7 @@ class AuditRecord(_Message):
     project: Name
     """The project concerned; empty if the key was unknown."""
     actor: Name
-    """Id of the client's key: `key_settings` for that of the settings, empty for an unknown one. Of a person, the
+    """Id of the client's key: `key_settings` for that of the settings, empty for an unknown one. For a person, the
     verified email address, else the provider's `sub`."""
     action: Word
     """One of `schemas/resources/audit.py`."""

@@ -23,7 +23,7 @@ _COLUMNS: Final = 7
 USAGE: Final = 4
 """Numbers of usage of a line."""
 UNKNOWN_USAGE: Final = (0xFFFFFFFF,) * USAGE
-"""Stands in the columns of usage for impossible counts of the server."""
+"""Stands in the columns of usage for impossible counts from the server."""
 NO_MODEL: Final = 0xFFFFFFFF
 """Stands in the column of models for a line that was not called, and for all lines of a batch with one model."""
 HEAD_BYTES: Final = _HEAD.size
@@ -50,7 +50,7 @@ class PartRef(BaseModel):
     first: Number
     """Index of its first line."""
     writer: Id = ""
-    """The owner that wrote it, so that a former owner of the partition replaces no part of its successor."""
+    """The owner that wrote it, so that a former owner of the partition never replaces its successor's part."""
     crc32: tuple[Number, Number] | None = None
     """Checksums of its head with the columns, and of its lines; None in old parts."""
 

@@ -20,7 +20,7 @@ LIFE_SECONDS_MIN: Final = 60
 LIFE_SECONDS_MAX: Final = 86_400
 LIFE_SECONDS_DEFAULT: Final = 3_600
 SKEW_SECONDS_MAX: Final = 60
-"""How far the clocks of the api and of ingest may differ."""
+"""How much the clocks of the api and of ingest may differ."""
 TOKEN_CHARS_MAX: Final = 4_096
 KEY_ID_CHARS_MAX: Final = 64
 
@@ -42,7 +42,7 @@ class Claims(BaseModel):
     """The stream that it allows to produce to."""
     project: Annotated[str, Field(pattern=access.PROJECT)]
     key: Annotated[str, Field(min_length=1, max_length=KEY_ID_CHARS_MAX)] | None
-    """Id of the API key that created it; the token is invalid once the key is. None for the api's own records."""
+    """Id of the API key that created it; the token is invalid once that key is. None for the api's own records."""
     iat: _Time
     exp: _Time
 

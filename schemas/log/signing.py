@@ -89,7 +89,7 @@ class Signer:
 
 
 class Verifier:
-    """The trusted public keys; without a key, all that it signed is invalid."""
+    """The trusted public keys; a text signed with any other key is invalid."""
 
     def __init__(self, publics: Iterable[str]) -> None:
         """Trust keys in the form of `Signer.public`.

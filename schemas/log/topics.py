@@ -24,9 +24,9 @@ class Topic:
     spread: bool = True
     """Whether it has the configured number of partitions, not one."""
     compacted: bool = False
-    """Whether the last record of each key is kept for ever; else records are kept for `retention_ms`."""
+    """Whether the last record of each key is kept for ever; otherwise records are kept for `retention_ms`."""
     lag_ms: int | None = None
-    """The longest that compaction keeps a record after its successor, if that matters."""
+    """The longest time until compaction drops a record with a successor, if that matters."""
     retention_ms: int = 7 * DAY_MS
     """-1 keeps every record for ever."""
     broker_time: bool = False
@@ -169,7 +169,7 @@ TOPICS = (
     COMMANDS, INTAKE, OUTCOMES, BATCHES, FILES, DEAD, PROCESSORS, CLAIMS, QUEUE, UPLOADS, KEYS, CATALOG, SERVERS,
     SECRETS, LEDGER, AUDIT, WEBHOOKS, EVENTS, DELIVERIES, STATES, LINE_BITMAPS, STREAMS,
 )  # fmt: skip
-"""All but those of requests. Faust names the changelogs of its tables, but creates them too late."""
+"""All topics except those of requests. Faust names the changelogs of its tables, but creates them too late."""
 
 _HARM_OF_REQUESTS = "make calls to the model's servers, and put answers into any batch"
 
@@ -205,13 +205,14 @@ def place(model: str) -> str:
 def takes_requeued(name: str) -> bool:
     """Whether dead letters of a topic may be sent there again: its readers count a repeated record once.
 
-    Those of the intake hold no credential, so ingest would reject them again: their producer has to send them.
+    Letters of the intake hold no credential, so ingest would reject them again: their producer must send the
+    lines.
     """
     return is_of_requests(name) or name in {topic.name for topic in (COMMANDS, OUTCOMES, EVENTS)}
 
 
 def requeue_refusal(name: str) -> str:
-    """Why a topic takes no dead letters again."""
+    """Why dead letters may not be sent to a topic again."""
     if name == INTAKE.name:
         return "a letter of the intake holds no credential: its producer has to send the lines again"
     return f"no records are sent to '{name}' again"

@@ -33,7 +33,7 @@ _PROJECT = re.compile(PROJECT)
 SET_CHARS_MIN = 24
 SET_CHARS_MAX = 256
 SET_BITS_MIN = 72
-"""The least entropy of a key that an operator chooses: that of 24 random hex digits is higher."""
+"""The least entropy of a key that an operator chooses; 24 random hex digits have more."""
 _HINT_CHARS = (len(PREFIX) + 2, 4)
 
 
@@ -43,11 +43,11 @@ class Role(StrEnum):
     READ = "read"
     """Read the objects of its project."""
     WRITE = "write"
-    """Create and change them."""
+    """Also create and change them."""
     ADMIN = "admin"
-    """Create and revoke keys of its project."""
+    """Also create and revoke keys of its project."""
     OPERATOR = "operator"
-    """All of that in every project, and read the usage of each."""
+    """All of these in every project, and read the usage of each."""
 
     def covers(self, needed: "Role") -> bool:
         """Whether this role includes `needed`."""

@@ -1,6 +1,6 @@
 """The actions in the audit trail: those that grant or revoke access, and those that end or delete something.
 
-Uploads and new batches are not among them: the log has them, with their times and projects.
+Uploads and new batches are not among them: the log records them anyway, with their times and projects.
 """
 
 from enum import StrEnum
@@ -22,7 +22,7 @@ class Action(StrEnum):
     SESSION_SWITCH = "session.switch"
     """A session went to another project, the target."""
     SESSION_END = "session.end"
-    """It signed out; from then on no api process accepts the session."""
+    """A session signed out; from then on no api process accepts it."""
     TOKEN_CREATE = "token.create"  # noqa: S105  a name
     BATCH_CANCEL = "batch.cancel"
     BATCH_DELETE = "batch.delete"

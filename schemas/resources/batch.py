@@ -122,7 +122,7 @@ class OutputTokensDetails(_Shape):
 
 
 class Usage(_Shape):
-    """What the lines that succeeded used."""
+    """The usage of the lines that succeeded."""
 
     input_tokens: Number = 0
     input_tokens_details: InputTokensDetails = InputTokensDetails()
@@ -153,7 +153,7 @@ def _added(one: int | None, other: int | None) -> int | None:
 
 
 Dedupe = Literal["none", "batch", "all"]
-"""Which equal lines of a batch are asked once: none, those whose answer is deterministic, or all."""
+"""Which equal lines of a batch are called only once: none, those whose answer is deterministic, or all."""
 
 
 class ModelShare(_Shape):
@@ -162,14 +162,14 @@ class ModelShare(_Shape):
     model: Name
     request_counts: RequestCounts
     copies: Number = 0
-    """Lines that equal an earlier one, and so are not asked."""
+    """Lines that equal an earlier one, and so are not called."""
     usage: Usage | None = None
     cost: Cost | None = None
     """Null until the batch has ended."""
 
     @property
     def unanswered(self) -> int:
-        """Lines that are asked and have no result, in a batch at work."""
+        """Lines that are called and have no result, in a batch at work."""
         return max(0, self.request_counts.pending - self.copies)
 
 
@@ -214,16 +214,16 @@ class Progress(_Shape):
     done_latest_at: Signed | None = None
     slack_seconds: Signed | None = None
     """From the latest expected end to the deadline; below zero the batch is at risk. While it is stalled, the
-    value if it continued now as fast as before, so it falls each second."""
+    value if it went on now at its former rate, so it falls each second."""
     observed_at: Time | None = None
     """Unix seconds of these values."""
     holds_until: Time | None = None
     """Unix seconds until which the rate and the end are valid."""
     usage: Usage | None = None
-    """What the lines that have succeeded so far used; null before the first, and after a restart until results has
-    read all of them again."""
+    """The usage of the lines that have succeeded so far; null before the first, and after a restart until results
+    has read all of them again."""
     cost: Cost | None = None
-    """The cost so far at the present price: that of `usage`, rounded as at the end."""
+    """The cost so far at the current price: that of `usage`, rounded as at the end."""
 
     def at(self, now: float) -> "Progress":
         """The values that are still valid at `now`, in Unix seconds."""
@@ -288,7 +288,7 @@ class Extras(_Shape):
     input_bytes: Number | None = None
     """Bytes of the lines of a stream so far; null once they are a file, or if it never was a stream."""
     callback_url: Url | None = None
-    """Gets the event of its end, besides the webhook endpoints of the project."""
+    """A URL that gets the event of its end, besides the webhook endpoints of the project."""
     headers: Headers | None = None
     """Headers of the request that created it, which go with each call (setting `forward_headers`)."""
     traceparent: Traceparent | None = None
@@ -304,7 +304,7 @@ class Extras(_Shape):
     output_format: Format | None = None
     """The format of these copies."""
     output_copy: OutputCopy | None = None
-    """What became of them; null until the batch ends, and if it has no files."""
+    """The outcome of the copy; null until the batch ends, and if it has no files."""
     rerun_of: Id | None = None
     """The batch whose lines it runs again."""
     replay_range: ReplayRange | None = None
@@ -314,9 +314,9 @@ class Extras(_Shape):
     validated: bool = False
     """Whether each answer must fit a JSON Schema."""
     dedupe: Dedupe | None = None
-    """Which equal lines are asked once; null for none."""
+    """Which equal lines are called only once; null for none."""
     copies: Number | None = None
-    """Lines that equal an earlier one, and so are not asked; they count as completed or failed once the files are
+    """Lines that equal an earlier one, and so are not called; they count as completed or failed once the files are
     written. Null for none."""
     retries: Number | None = None
     """Calls beyond the first one of each line that has ended; null for none."""
@@ -376,7 +376,7 @@ class Batch(_Shape):
 
     @property
     def lines_asked(self) -> int:
-        """Its lines without those that get the answer to an equal one."""
+        """The number of lines that are called: all but those that get the answer to an equal one."""
         return self.request_counts.total - (self.tidemill.copies or 0)
 
 

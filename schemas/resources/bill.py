@@ -53,12 +53,12 @@ class Cost(_Shape):
     input: Amount
     output: Amount
     units: Amount = Decimal(0)
-    """Of images and audio."""
+    """The cost of images and audio."""
     discount: Amount
     """Share of the base price that was taken off."""
 
     def __add__(self, other: "Cost") -> "Cost":
-        """The cost of both, for models of one batch, which have one discount."""
+        """The cost of both, for models of one batch, which have the same discount."""
         with localcontext(exact()):
             return Cost(
                 total=self.total + other.total,
@@ -89,7 +89,7 @@ def bill(
         share = 1 - tariff.discount
         read = input_tokens * tariff.input_per_million * share / _MILLION
         written = output_tokens * tariff.output_per_million * share / _MILLION
-        # Multiplied first: a minute's price has no exact sixtieth.
+        # Multiply before the division: a sixtieth of a minute's price may not be exact.
         made = images * tariff.per_image * share + _sixtieth(audio_seconds * tariff.per_audio_minute * share)
         total = read + written + made
         cost = Cost(total=total, input=read, output=written, units=made, discount=tariff.discount)
@@ -97,7 +97,7 @@ def bill(
 
 
 def _sixtieth(amount: Decimal) -> Decimal:
-    """A sixtieth, rounded to `UNIT_DIGITS` behind the point if it is not finite."""
+    """A sixtieth, rounded to `UNIT_DIGITS` decimals if it is not finite."""
     return (amount / 60).quantize(Decimal(1).scaleb(-UNIT_DIGITS)) if amount else Decimal(0)
 
 

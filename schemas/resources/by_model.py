@@ -17,7 +17,7 @@ class ModelLines(BaseModel):
     model: Name
     lines: Number
     copies: Number = 0
-    """Those that are not published, since an earlier line equals them."""
+    """Lines that are not published, because they equal an earlier one."""
 
 
 class ModelResult(BaseModel):
@@ -35,7 +35,7 @@ class ModelResult(BaseModel):
     usage and bill contain them."""
     usage: Usage
     bill: Bill
-    """At the price when the files were written, which stays the price of the batch."""
+    """The bill at the price when the files were written, which stays the price of the batch."""
 
 
 ModelResults = Annotated[tuple[ModelResult, ...], Field(min_length=1, max_length=BATCH_MODELS_MAX)]

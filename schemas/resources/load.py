@@ -1,7 +1,7 @@
-"""What a processors process measures of its servers and models, as it reports it and as the api adds it up.
+"""The load of servers and models, as each process of processors reports it, and as the api adds it up.
 
-A process measures what passes through it, so calls and rates of several processes add up. What a server says of
-itself (`queued`, `running`) is the same for all, so the latest report counts.
+A process measures its own calls, so calls and rates of several processes add up. The numbers that a server reports
+of itself (`queued`, `running`) are the same for all, so the latest report counts.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from tidemill.schemas.bounds import NUMBER_MAX, Name, Number, Time
 from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason
 
 SERVERS_MAX: Final = 128
-"""Servers, and models, of one report: those with the most to say."""
+"""Servers, and models, of one report: the busiest ones."""
 BUCKETS_MAX: Final = 32
 MINUTE: Final = 60
 """Seconds that counts of a report cover."""
@@ -29,11 +29,11 @@ Buckets = Annotated[tuple[Number, ...], Field(max_length=BUCKETS_MAX)]
 
 
 class BreakerState(StrEnum):
-    """Whether a server gets calls as far as its circuit breaker is concerned."""
+    """Which calls a server's circuit breaker lets through."""
 
     CLOSED = "closed"
     PROBING = "probing"
-    """It gets a few calls, and more after an answer."""
+    """It gets a few calls, and more once it answers."""
     OPEN = "open"
     """It failed, and gets no call for some seconds."""
 
@@ -57,7 +57,7 @@ class ServerLoad(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: Name
-    """With `@` and its address, if its addresses are discovered."""
+    """The server's name, followed by `@` and its address if its addresses are discovered."""
     limit: Number
     """Calls that the process may have in flight now."""
     in_flight: Number
@@ -67,9 +67,9 @@ class ServerLoad(BaseModel):
     """Calls that it refused because it was full, in the last minute."""
     lines_per_second: Rate
     tokens_per_second: Rate
-    """Of prompts and answers."""
+    """Tokens of prompts and answers."""
     durations: Buckets = ()
-    """Of the calls that ended in the last minute."""
+    """The durations of the calls that ended in the last minute."""
     first_bytes: Buckets = ()
     """The time to the head of their replies."""
     queued: Number | None = None
@@ -77,7 +77,7 @@ class ServerLoad(BaseModel):
     running: Number | None = None
     """Requests of all clients that it works on."""
     lines_waiting: Number
-    """Lines of its models that wait for a call in this process; one that two servers could take counts at both."""
+    """Lines of its models that wait for a call in this process; a line for two servers counts for both."""
     breaker: BreakerState
     cause: Cause | None = None
     """Why lines wait, if they do or if it takes no call."""
@@ -122,7 +122,7 @@ def added(counts: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
 def quantile(bounds: tuple[float, ...], counts: tuple[int, ...], share: float) -> float | None:
     """The value below which a share of the observations lie, by interpolation in its bucket; None without any.
 
-    Above the last bound it is that bound.
+    A value above the last bound is taken as that bound.
     """
     left = share * sum(counts)
     if not left:

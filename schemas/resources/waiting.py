@@ -31,7 +31,7 @@ class Reason(StrEnum):
     IN_FLIGHT = "in_flight"
     """The server works on these lines, and answers others."""
     QUEUED = "queued"
-    """Other lines have their turn, of any batch."""
+    """Other lines, of any batch, have their turn."""
     SCHEDULE = "schedule"
     """The server accepts no calls at this hour."""
     DRAINED = "drained"
@@ -105,7 +105,7 @@ def merged(waits: Iterable[Waiting], lines_max: int) -> tuple[Waiting, ...]:
             one = known.model_copy(update={"lines": known.lines + one.lines, "message": message})  # noqa: PLW2901
         found[key] = one
     capped = [one.model_copy(update={"lines": min(one.lines, lines_max)}) for one in found.values()]
-    # Otherwise lines that queue behind a stalled server could hide it.
+    # Otherwise lines that queue behind a stalled server could hide the stall.
     capped.sort(
         key=lambda one: (one.reason in USUAL, -one.lines, one.since, one.reason, one.server or "", one.status or 0)
     )

@@ -1,7 +1,7 @@
 """The URLs that webhooks may call, and the addresses that a connection may reach.
 
-A URL is checked when a client sets it. That is a help to the client and no protection: a name may resolve to
-another address later. The protection is `is_reachable`, asked for the address of each connection before it exists.
+A URL is checked when a client sets it. That helps the client but protects nothing: a name may resolve to another
+address later. The protection is `is_reachable`, which checks the address of each connection before it is opened.
 
 Only global unicast addresses are reachable, and those in networks that the operator allows. An IPv6 address that
 is translated to an IPv4 address counts as that, and one of a tunnel as both ends. Sources: IANA's registries of
@@ -150,7 +150,7 @@ def _is_public(address: Address) -> bool:
 
 
 def _meant(address: Address) -> tuple[Address, ...]:
-    """All addresses that one stands for, or leads to through a tunnel."""
+    """The addresses that an address stands for, or leads to through a tunnel."""
     if isinstance(address, IPv4Address):
         return (address,)
     number = int(address)

@@ -22,14 +22,14 @@ from tidemill.schemas.log.messages import WRAPPED_CHARS_MAX
 from tidemill.schemas.traces import Traceparent
 
 SECRETS_MAX: Final = 2
-"""Signing secrets of an endpoint: the present one, and one that is still valid after a rotation."""
+"""Signing secrets of an endpoint: the current one, and one that is still valid after a rotation."""
 CURSOR: Final = "cursor"
 HEALTH: Final = "health/"
 _DIGEST_BYTES: Final = 16
 
 
 class EventType(StrEnum):
-    """The types of events: a batch has come to one of its final states."""
+    """The types of events: a batch has reached one of its final states."""
 
     COMPLETED = "batch.completed"
     FAILED = "batch.failed"
@@ -67,7 +67,7 @@ class WrappedSecret(_Shape):
     wrapped: Annotated[str, StringConstraints(max_length=WRAPPED_CHARS_MAX)]
     """The encrypted secret in base64."""
     expires_at: Time | None = None
-    """When it stops being valid; None for the present one."""
+    """When it stops being valid; None for the current one."""
 
 
 class EndpointRecord(_Message):
@@ -77,7 +77,7 @@ class EndpointRecord(_Message):
     endpoint: Endpoint
     secrets: Annotated[tuple[WrappedSecret, ...], Field(min_length=1, max_length=SECRETS_MAX)]
     enabled_at: Time
-    """Its creation, or the last change: if it was disabled before, it no longer is."""
+    """When it was created or last changed, which enables it again if it was disabled before."""
 
     @property
     def is_callback(self) -> bool:
@@ -86,7 +86,7 @@ class EndpointRecord(_Message):
 
 
 class Event(_Shape):
-    """That a batch has ended."""
+    """The news that a batch has ended."""
 
     id: Id
     type: EventType
@@ -153,7 +153,7 @@ class Attempt(_Shape):
 
 
 class Delivery(_Message):
-    """An event on its way to an endpoint."""
+    """The delivery of an event to an endpoint."""
 
     kind: Literal["delivery"] = "delivery"
     id: Id
@@ -166,10 +166,10 @@ class Delivery(_Message):
     traceparent: Traceparent | None = None
     state: State = State.PENDING
     place: Size = 0
-    """The offset of its event, or of the wish to send it again: the order within a batch."""
+    """The offset of its event, or of the request to resend it: the order within a batch."""
     created_at: Time
     expires_at: Time
-    """The last attempt is before this."""
+    """No attempt begins after this."""
     attempts: Number = 0
     next_at: Time | None = None
     """When the next attempt is due; None after the end."""

@@ -23,7 +23,7 @@ def new_secret() -> bytes:
 
 
 def shown(secret: bytes) -> str:
-    """A secret as receivers get it."""
+    """A secret in the form that receivers get."""
     return PREFIX + base64.b64encode(secret).decode()
 
 

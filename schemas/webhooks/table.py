@@ -1,4 +1,4 @@
-"""Endpoints, deliveries and health, folded from their topics; the same records give the same tables."""
+"""Tables of endpoints, deliveries and health, folded from their topics; equal records give equal tables."""
 
 import logging
 from collections import defaultdict
@@ -33,7 +33,7 @@ class Endpoints:
         return [record for record in records if not record.is_callback]
 
     def put(self, key: str, value: bytes | None, offset: int) -> None:
-        """Apply a record that this process has just written; earlier ones that it reads later change nothing."""
+        """Apply a record that this process has just written; older ones that it reads afterwards are ignored."""
         self.apply(key, value, offset)
         self._places[key] = offset
 

@@ -144,7 +144,7 @@ MUTATIONS = (
             "            active.release()\n"
             "        else:\n"
             "            self._go_on(active)\n"
-            "            # Last of all: the record can no longer fail, and be undone.\n"
+            "            # Only now, since the record can no longer fail and be undone.\n"
         ),
         new="        self._go_on(active)\n        if not active.state.is_over:\n",
     ),

@@ -3,11 +3,11 @@
     python -m tidemill.bench.bare URL IN_FLIGHT CHANGES INPUT...
 
 It sends the body of each line of the inputs to the URL, keeps IN_FLIGHT calls in flight on as many connections,
-makes refused calls again when the server says so, and writes `{"calls": …, "seconds": …, "cpu_seconds": …}`.
+repeats refused calls when the server says so, and writes `{"calls": …, "seconds": …, "cpu_seconds": …}`.
 CHANGES of IN_FLIGHT are pairs like `6:32,12:64`: seconds after the start, and the new number; `-` for none.
 
-A protocol without tasks, timeouts and an HTTP parser is the leanest client that Python has: on asyncio's streams,
-or with the product's client, the floor would be a measure of those. The event loop is that of the product.
+A protocol without tasks, timeouts and an HTTP parser is the leanest client in Python: with asyncio's streams or
+the product's client, the floor would measure those. The event loop is that of the product.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _RETRY_AFTER: Final = b"\r\nretry-after: "
 
 
 class Connection(asyncio.Protocol):
-    """One connection with one call at a time; `ended` gets it, the status, the reply and the request."""
+    """A connection with one call at a time; `ended` gets the connection, the status, the reply and the request."""
 
     def __init__(self, ended: "Callable[[Connection, bytes, bytes, bytes], None]") -> None:
         self._ended = ended
@@ -66,7 +66,7 @@ class Connection(asyncio.Protocol):
             self._ended(self, reply[9:12], reply, self._request)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """End: no case closes connections."""
+        """End the run: no case closes connections."""
         raise SystemExit(f"the server closed a connection: {error}")
 
 
@@ -127,7 +127,7 @@ class Bare:
 
 
 def requests(url: str, inputs: list[Path]) -> Iterator[bytes]:
-    """The requests of the lines, whose bodies stand last; read as they are sent, so memory is flat."""
+    """The requests of the lines, whose last field is the body; reads them as it goes, so memory stays flat."""
     parts = urlsplit(url)
     head = (
         f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\nContent-Length: "
@@ -155,7 +155,7 @@ async def run(url: str, in_flight: int, changes: list[tuple[float, int]], inputs
 
 
 def _field(head: bytes, name: bytes) -> bytes | None:
-    """The value of a field; the name comes with its line break and its colon, in small letters."""
+    """The value of a header field; the name is given in lower case, with its line break and colon."""
     if (at := head.lower().find(name)) < 0:
         return None
     at += len(name)

@@ -24,11 +24,11 @@ class Case:
         lines: Lines of each batch.
         line_bytes: Bytes of each line, the newline included.
         batches: Number of batches.
-        models: Their models; batches have them in turn.
+        models: The models; batches use them in turn.
         clients: Number of batches in progress at a time.
         endpoint: Endpoint of all lines.
         backend: Parameters of the mock backend (`POST /set`).
-        in_flight: Concurrent calls that the backend takes: as many does the bare client make.
+        in_flight: Concurrent calls that the backend takes, and that the bare client makes.
         changes: Changes of that number: seconds after the first call, and the new value.
     """
 
@@ -56,7 +56,7 @@ class Case:
 
 SLOW = {"latency": "100ms"}
 EACH_CALL = {"overhead": "2ms"}
-"""A server that takes 2 ms for each call, one at a time, whatever is in it."""
+"""A server that takes 2 ms for each call, one at a time, whatever its content."""
 CASES = (
     Case(name="one", lines=1),
     Case(name="thousand", lines=1_000),
@@ -92,7 +92,7 @@ CALM = {
 
 
 def line(number: int, size: int, endpoint: str = CHAT, model: str = MODELS[0]) -> bytes:
-    """Line `number`, `size` bytes long with its newline; its body stands last."""
+    """Line `number`, `size` bytes long with its newline; its body is the last field."""
     bare = orjson.dumps(_shape(f"Q{number} ", number, endpoint, model))
     pad = max(0, size - 1 - len(bare))
     return orjson.dumps(_shape(f"Q{number} " + "x" * pad, number, endpoint, model)) + b"\n"

@@ -1,4 +1,4 @@
-"""Sums the rounds of a case up, and prints the table. No I/O."""
+"""Summarizes the rounds of a case, and formats the table. No I/O."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 Figures = Mapping[str, float]
-"""What one run measured: `seconds`, `cpu_ms_per_line`, and more."""
+"""The measurements of one run: `seconds`, `cpu_ms_per_line`, and more."""
 
 _NOTHING: Final = "-"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """The product and the bare client, one after the other; None for one that did not finish."""
+    """The product and the bare client, one after the other; None for a side that did not finish."""
 
     product: Figures | None
     bare: Figures | None
@@ -31,8 +31,8 @@ class Summary:
     """The medians of all rounds of a case; a figure that no round has is missing.
 
     Attributes:
-        ratio: The median of the rounds' ratios, not the ratio of the medians: a round is a pair, so that whatever
-            else the machine does weighs on both of its sides.
+        ratio: The median of the rounds' ratios, not the ratio of the medians: the two sides of a round run close
+            together, so that other load on the machine affects both.
         rounds: The number of rounds that have a ratio.
     """
 
@@ -43,7 +43,7 @@ class Summary:
 
     @classmethod
     def of(cls, rounds: Sequence[Round]) -> Self:
-        """Sum rounds up."""
+        """Summarize rounds."""
         ratios = [each.ratio for each in rounds if each.ratio is not None]
         return cls(
             ratio=statistics.median(ratios) if ratios else None,
@@ -66,7 +66,7 @@ def quantile(values: list[float], part: float) -> float:
 
 
 def table(results: Mapping[str, Summary], before: Mapping[str, Summary]) -> str:
-    """The results as text of at most 80 columns; those of an earlier run stand beside them, if there are any."""
+    """The results as text of at most 80 columns, beside those of an earlier run, if there are any."""
     columns = _COLUMNS if before else [column for column in _COLUMNS if not column.is_before]
     rows = [f"{'case':<{_NAME_CHARS}}" + "".join(f"{column.title:>{column.chars}}" for column in columns)]
     for name, result in results.items():
@@ -109,7 +109,7 @@ def _cell(result: Summary | None, column: _Column) -> str:
 
 
 def _text(number: float | None) -> str:
-    """With as many digits as mean something."""
+    """The number with its significant digits only."""
     if number is None:
         return _NOTHING
     return f"{number:.3f}" if number < _SMALL else f"{number:.2f}" if number < _LARGE else f"{number:.0f}"

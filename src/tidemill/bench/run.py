@@ -23,7 +23,7 @@ POLL_SECONDS_MIN = 0.01
 POLL_SECONDS_MAX = 0.1
 QUICK_LINES_MAX = 1_000
 """Up to this size a batch is polled often. Frequent polls of larger batches would slow the service down, so all
-clients of those poll as often together as one does alone."""
+their clients together poll as often as one does alone."""
 
 BARE = (sys.executable, "-P", "-m", "tidemill.bench.bare")
 
@@ -33,7 +33,7 @@ def main(
 ) -> None:
     """Run cases against a mock backend, by default all, and print a table of the results.
 
-    Each round of a case runs the product and the bare client in turn, every second round the other way round.
+    Each round of a case runs the product and the bare client in turn, in reverse order every second round.
     `bare` is a program to run instead of Python's bare client; it takes the same arguments. No batch has more than
     `lines_max` lines, if that is given.
     """
@@ -49,7 +49,7 @@ def main(
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """Where the results go, as JSON, and those of an earlier run, to be shown beside them."""
+    """The files of the results, as JSON, and of an earlier run's, which are shown beside them."""
 
     save: Path | None = None
     compare: Path | None = None
@@ -213,7 +213,7 @@ class Run:
     create_seconds: float
     total_seconds: float
     poll_seconds: list[float]
-    """How long each request for its state took."""
+    """How long each request for the batch's state took."""
     output_bytes: int
 
 

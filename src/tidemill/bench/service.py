@@ -85,7 +85,7 @@ class Service:
 
 
 class BareError(Exception):
-    """The bare client failed; the text is the end of what it said."""
+    """The bare client failed; the text is the end of its output."""
 
 
 async def run_bare(command: Sequence[str], case: Case, mock: Mock, inputs: Sequence[Path]) -> dict[str, float]:

@@ -2,11 +2,11 @@
 
 The members of a group divide the partitions of the topics that they subscribe to, and each change of a
 subscription is a rebalance of all. So an app that reads many topics subscribes to one, and adds the partitions of
-the others to its assignment for as long as it reads them; the group knows nothing of these. Everything else is as
-for subscribed partitions: their records reach the app's agents, and their offsets are committed for the group with
-its generation, so that the broker refuses those of a process that has lost its membership.
+the others to its assignment for as long as it reads them, unknown to the group. Everything else is as for
+subscribed partitions: their records reach the app's agents, and their offsets are committed for the group with its
+generation, so that the broker refuses commits of a process that has lost its membership.
 
-A rebalance ends all additions. This module uses internals of Faust 0.15.3: what it keeps for each partition.
+A rebalance ends all additions. This module uses internals of Faust 0.15.3: its state of each partition.
 """
 
 import time
@@ -76,13 +76,14 @@ class AddedPartitions:
     async def remove(self, tps: Collection[TP], *, is_forced: bool = False) -> dict[TP, Start] | None:
         """Stop reading partitions; returns where to begin again.
 
-        None if records of one are unread or uncommitted, unless forced: then these come again after an `add`.
+        None if a partition has unread or uncommitted records, unless forced: then these are read again after an
+        `add`.
         """
         tps = list(tps)
         starts = {tp: self._start(tp) for tp in tps}
         expected = None if is_forced else {tp: start.position for tp, start in starts.items()}
         if is_forced:
-            # Faust drops the records it has fetched already.
+            # Faust drops the records that it has already fetched.
             self._app.consumer._active_partitions.difference_update(tps)
             self._app.consumer._buffered_partitions.difference_update(tps)
         if not self._change(lambda client: live_assignment.reduce(client, tps, expected)):

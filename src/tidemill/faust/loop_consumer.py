@@ -1,7 +1,8 @@
 """A Faust consumer on the event loop of its app; Faust's own runs in a thread with a loop of its own.
 
-Each record of that thread costs two switches between threads that share an interpreter. The thread keeps up the
-membership in the group while the app's loop is blocked; no step of a stage blocks it for as long as a second.
+Each record of that thread costs two switches between threads that share an interpreter. The thread would maintain
+the group membership while the app's loop is blocked, but no step of a stage blocks the loop for as long as a
+second.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ class _OnLoop(AIOKafkaConsumerThread):  # type: ignore[misc]
             self._thread_running = None
 
     async def on_thread_started(self) -> None:
-        """Start no queue of calls."""
+        """Do nothing: there is no queue of calls to start."""
 
     async def call_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function of the client, of either kind."""
@@ -42,4 +43,4 @@ class _OnLoop(AIOKafkaConsumerThread):  # type: ignore[misc]
         return await found if asyncio.iscoroutine(found) else found
 
     async def _gather_remaining_tasks(self) -> None:
-        """Leave the tasks of the loop alone: they are those of the whole process."""
+        """Leave the tasks of the loop alone, since they belong to the whole process."""

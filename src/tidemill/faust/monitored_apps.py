@@ -1,4 +1,4 @@
-"""The apps of a process, as its heartbeat, `/readyz`, the metrics and the retention guard monitor them."""
+"""The apps of a process, for the heartbeat, `/readyz`, the metrics and the retention guard."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ class MonitoredApps:
         self._waiting: list[str] = []
 
     def add(self, apps: Sequence[StageApp]) -> None:
-        """Monitor these apps, which are not started yet."""
+        """Monitor these apps, which have not started yet."""
         for app in apps:
             probe = Probe(app)
             probe.start()

@@ -67,7 +67,7 @@ class OwnedPartitions:
         before_request: Callable[[], Awaitable[None]] | None = None,
         rest: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        """Connect to the app, which is not started yet.
+        """Attach to the app, which has not started yet.
 
         All topics have the same number of partitions; the assignment of the last one starts an owner.
         `before_request` is awaited before each write to a changelog, and by default waits for a valid membership;
@@ -98,7 +98,7 @@ class OwnedPartitions:
                     timestamp=message.timestamp,
                     is_logged_at=message.timestamp_type == LOG_APPEND_TIME,
                 )
-                # Faust's reference cycles keep the event until a collection; the value need not wait for it.
+                # Faust's reference cycles keep the event until a collection; free the value now.
                 event.value = message.value = None
                 await self._owners.put(record, event.ack)
 

@@ -6,8 +6,7 @@
 2. It seeks only in partitions with a committed offset. In others, records that were fetched and dropped before the
    seek are missing (`seek_all`).
 3. It drops the result of a fetch that began before a rebalance, even if the fetch read from the new position. It
-   then takes the missing records for a gap of the topic, acknowledges them, and commits the records behind them
-   (`go_back`).
+   then takes the missing records for a gap in the topic, acknowledges them, and commits past them (`go_back`).
 
 It also loses time: it sleeps for a second while all partitions are paused, and while some are paused it waits for
 records of the others, even after the paused ones have room again (`resume_at_once`). aiokafka 0.14 sends one fetch
@@ -90,7 +89,7 @@ class Positions:
         self._next[tp] = offset
 
     def forget(self, tp: Any) -> None:
-        """Expect no record of a partition that is read no more."""
+        """Expect no more records of a partition."""
         self._next.pop(tp, None)
 
     async def seek(self, tp: Any, offset: int) -> None:
@@ -105,12 +104,12 @@ class Positions:
         return committed
 
     def stop_flow(self) -> None:
-        """Expect no record."""
+        """Stop the flow, and expect no records."""
         self._next.clear()
         self._stop_flow()
 
     async def getmany(self, **how: Any) -> AsyncIterator[Any]:
-        """Fetch records, without those behind a gap."""
+        """Fetch records, without those after a gap."""
         skipped = set()
         async with aclosing(self._getmany(**how)) as fetched:
             async for tp, message in fetched:
@@ -159,7 +158,7 @@ def resume_at_once(consumer: Any) -> None:
 
 
 def remember_assignment(consumer: Any) -> None:
-    """Let the consumer make the set of its partitions once: Faust asks for it with each partition of a commit."""
+    """Cache the set of the consumer's partitions: Faust asks for it with each partition of a commit."""
     thread = consumer._thread  # noqa: SLF001  not public
     found: tuple[Any, set[TP]] = (None, set())
 
@@ -174,7 +173,7 @@ def remember_assignment(consumer: Any) -> None:
 
 
 def check_no_partitions(consumer: Any) -> None:
-    """Skip Faust's check of each partition: it takes time, and calls a partition that needs no fetch an error.
+    """Skip Faust's check of each partition: it takes time, and reports partitions that need no fetch as errors.
 
     `probe.py` detects fetches and consumers that have stopped.
     """
@@ -186,7 +185,7 @@ def check_no_partitions(consumer: Any) -> None:
 
 
 def fetch_briefly(fetcher: Any) -> None:
-    """Shorten the waits of an aiokafka fetcher that omit partitions, and let an idle one rest; once is enough."""
+    """Shorten an aiokafka fetcher's fetches that omit partitions, and let it rest when idle; acts only once."""
     if getattr(fetcher, "is_brief", False):
         return
     actions = fetcher._get_actions_per_node  # noqa: SLF001  not public
@@ -199,7 +198,7 @@ def fetch_briefly(fetcher: Any) -> None:
         return requests, *others
 
     fetcher._get_actions_per_node, fetcher.is_brief = brief, True  # noqa: SLF001
-    # Whatever gives it something to do wakes it.
+    # Any new work wakes it earlier.
     fetcher._fetcher_timeout = LOOK_SECONDS  # noqa: SLF001
 
 

@@ -27,15 +27,15 @@ class Probe:
         self.rebalances = 0
         self.fetched_records = 0
         self.fetched_bytes = 0
-        """Of keys and values."""
+        """Bytes of fetched keys and values."""
 
     def start(self) -> None:
-        """Hook into the app, which is not started yet."""
+        """Hook into the app, which has not started yet."""
         consumer = self._app.consumer
         self._app.on_partitions_assigned.connect(self._assigned, weak=False)
         wait = consumer._wait_next_records
 
-        async def wait_next_records(timeout: float) -> Any:  # noqa: ASYNC109  it is Faust's
+        async def wait_next_records(timeout: float) -> Any:  # noqa: ASYNC109  Faust's signature
             if not consumer.flow_active:
                 # A rebalance may take any time, so its wait is no part of the fetch.
                 await consumer.wait(consumer.can_resume_flow)
@@ -103,7 +103,7 @@ class Probe:
 
     def _coordination(self, coordinator: Any) -> dict[Symptom, Hashable]:
         fetching = self._client._fetcher
-        # Without the coordinator's broker no consumer can rejoin, and a restart would not help.
+        # While the coordinator's broker is down no consumer can rejoin, and a restart would not help.
         is_overdue = coordinator._rejoin_needed_fut.done() and coordinator.coordinator_id is not None
         return {
             Symptom.COORDINATION_ENDED: True if coordinator._coordination_task.done() else None,
@@ -115,7 +115,7 @@ class Probe:
     def _recovered(self) -> int | None:
         """The progress of the tables' recovery; None without a recovery, or without a broker."""
         coordinator = self._coordinator
-        # Without a broker the recovery cannot progress, and a restart would not help.
+        # While the broker is down the recovery cannot progress, and a restart would not help.
         if not self._app.in_recovery or coordinator is None or coordinator.coordinator_id is None:
             return None
         # None for a changelog without a read record.

@@ -54,7 +54,7 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
     retention_seconds: float = float("inf")
     """The retention time of the records that the stage needs; infinite until the broker has answered."""
     positions: Positions
-    """Of the consumer."""
+    """The positions of the consumer."""
     oldest: Oldest | None = None
     """When the stage's oldest unfinished record was written."""
     drain: Drain | None = None
@@ -93,7 +93,7 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
             done, _ = await asyncio.wait([committing], timeout=LAST_COMMIT_SECONDS_MAX)
             if not done or committing.exception() is not None:
                 log.warning("offsets were not committed before a rebalance")
-        # Faust flushes its producer before it rejoins the group, so that flush must not wait for the membership.
+        # Faust flushes its producer before it rejoins the group, so the flush must not wait for the membership.
         self.membership.clear()
         await super()._on_partitions_revoked(revoked)
 
@@ -113,7 +113,7 @@ def create_app(
         name: Its id and its consumer group.
         settings: Partitions and replicas of the changelogs.
         kafka: Address and credentials.
-        state: Folder of the app's tables; further processes of the stage on this machine use folders beside it.
+        state: Folder of the app's tables; other processes of the stage on this machine use folders beside it.
         tables: Whether it has tables, in RocksDB.
         buffer: Records that Faust holds for an agent.
     """

@@ -133,7 +133,7 @@ async def _with_topics(settings: Settings, role: str) -> Settings:
     try:
         partitions = await ensure_topics(settings, settings.cluster, role=role)
     except TopicError as error:
-        log.error("%s", str(error))  # noqa: TRY400  its words say all
+        log.error("%s", str(error))  # noqa: TRY400  the message says everything
         raise SystemExit(1) from error
     return settings.model_copy(update={"partitions": partitions})
 
@@ -187,7 +187,7 @@ async def _stop(apps: Sequence[StageApp], stage: Stage, *, has_crashed: bool) ->
 
 
 def _first_assignment(app: StageApp) -> "asyncio.Future[None]":
-    """Done at the app's first assignment, with its tables recovered."""
+    """A future that is done at the app's first assignment, with its tables recovered."""
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def first(*_: Any, **__: Any) -> None:

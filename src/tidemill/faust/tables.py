@@ -15,7 +15,7 @@ from tidemill.schemas.ports import RecordTooLarge
 
 
 class PromptTableManager(TableManager):  # type: ignore[misc]  # Faust is untyped here
-    """A table manager that starts at once: a stage makes its tables before it starts its app.
+    """A table manager that starts at once, since a stage declares its tables before it starts its app.
 
     Faust's own sleeps for a second, in which modules may still add tables; only then does the app join its group.
     """
@@ -30,7 +30,7 @@ class DeliveredTable(faust.Table):  # type: ignore[misc]  # Faust is untyped her
     """A table that can wait until the broker has the changelog records of a partition.
 
     A flush of Faust's producer may return before it has sent everything, so the table keeps their futures. Each
-    future stays until its end is known: all who wait at the same time wait for all of them.
+    future stays until it is done, so that concurrent waiters all wait for it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -61,7 +61,7 @@ class DeliveredTable(faust.Table):  # type: ignore[misc]  # Faust is untyped her
             super()._on_changelog_sent(fut)
 
     async def delivered(self, partition: int) -> None:
-        """Wait until the broker has every change of a partition made so far; raises the broker's error for one."""
+        """Wait until the broker has every change of a partition made so far; raises the broker's error for any."""
         if sent := tuple(self._undelivered[partition]):
             await asyncio.wait(sent)
         self._undelivered[partition] = [future for future in self._undelivered[partition] if not future.done()]
@@ -125,7 +125,7 @@ def declare_table(app: faust.App, name: str, partitions: int, *, cache_bytes: in
 
 @contextmanager
 def _disk_errors() -> Iterator[None]:
-    """Raise the local database's errors as `OSError`: a full disk says nothing against a record."""
+    """Raise the local database's errors as `OSError`: a full disk proves nothing against a record."""
     try:
         yield
     except (RecordTooLarge, OSError):

@@ -29,7 +29,7 @@ RECORD_BYTES_MAX = 2 * MIB
 SEGMENT_BYTES_COMPACTED = 64 * MIB
 """Small, since the broker compacts all segments but the newest."""
 REPLICATION_SAFE = 3
-"""From this replication factor on, `IN_SYNC_MIN` brokers must have a record before it is acknowledged."""
+"""With at least this replication factor, `IN_SYNC_MIN` brokers must have a record before it is acknowledged."""
 IN_SYNC_MIN = 2
 ATTEMPTS_MAX = 5
 SECONDS_MAX = 30.0
@@ -69,7 +69,7 @@ def of_models(models: Iterable[str]) -> tuple[Topic, ...]:
 
 
 async def ensure_topics(settings: Settings, kafka: Kafka, *, role: str | None = None) -> int:
-    """Create the missing topics, but for those of models; several processes may do this at the same time.
+    """Create the missing topics, except those of models; several processes may do this at the same time.
 
     A stage names its `role`, since a broker with access lists hides the topics of others from it. Returns the
     number of partitions of `commands` and `outcomes`.
@@ -190,7 +190,7 @@ async def retention_seconds(kafka: Kafka, models: Iterable[str]) -> float:
 
 
 def _copartitions(rows: Iterable[Topic], found: dict[str, list[int]], partitions: int) -> int:
-    """The number of partitions of the topics whose records of a batch must reach the same process."""
+    """The number of partitions of those topics whose records of one batch must reach the same process."""
     together = [row.name for row in rows if row.spread and not topics.is_of_requests(row.name)]
     first, *others = [(name, len(found[name]) if name in found else partitions) for name in together]
     for name, count in others:
@@ -208,7 +208,7 @@ async def _partitions(admin: AIOKafkaAdminClient, rows: Iterable[Topic]) -> dict
     names = {row.name for row in rows}
     return {
         topic["topic"]: [partition["leader"] for partition in topic["partitions"]]
-        # Without names, the answer has no errors for missing topics.
+        # A request without names gets no errors for missing topics.
         for topic in await admin.describe_topics()
         if topic["topic"] in names
     }
@@ -251,7 +251,7 @@ def _new(row: Topic, settings: Settings) -> NewTopic:
     if row.broker_time:
         configs["message.timestamp.type"] = "LogAppendTime"
     if settings.replication >= REPLICATION_SAFE:
-        # Acknowledged records are on two disks, and one broker may still be unavailable.
+        # Acknowledged records are on two disks, even while one broker is unavailable.
         configs["min.insync.replicas"] = IN_SYNC_MIN
     return NewTopic(
         name=row.name,

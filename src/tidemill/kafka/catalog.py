@@ -1,8 +1,8 @@
 """Follows the catalog of servers and models in its topic, and changes it.
 
 Any process may write, without a lock. A writer checks its change, writes it, and reads on until its own records.
-If records of another writer lie before them, it checks its change again as if it came after those, and writes what
-follows: the merged settings, or what was there before.
+If records of another writer lie before its own, it checks its change again on top of those, and writes the result:
+the merged settings, or the former ones if the change is not possible any more.
 """
 
 import asyncio
@@ -26,18 +26,18 @@ from tidemill.schemas.ports import Sender
 TRIES_MAX: Final = 10
 PAUSE_SECONDS: Final = 0.05
 PAUSE_SECONDS_MAX: Final = 1.0
-"""Before the second try; later pauses are longer, and random, so that two writers do not go on in step."""
+"""Bounds of the pauses between tries, which grow and are random, so that two writers do not stay in step."""
 WAIT_LOG_SECONDS: Final = 10.0
 """Time between two lines in the log of a process that waits for the catalog."""
 
 Plan = Callable[[Contents], Mapping[Key, Entry]]
-"""The entries to write, given the present contents; raises if the change cannot be made."""
+"""The entries to write, given the current contents; raises if the change cannot be made."""
 
 _log = logging.getLogger(__name__)
 
 
 class Catalog:
-    """The present servers and models, as this process has read them."""
+    """The servers and models that this process has read from the topic so far."""
 
     def __init__(self, kafka: Kafka | None) -> None:
         """Read nothing before `start()`; without Kafka the caller applies the records."""
@@ -84,7 +84,7 @@ class Catalog:
 
     @property
     def follower(self) -> Follower:
-        """Reads the topic."""
+        """The follower of the topic."""
         assert self._follower is not None
         return self._follower
 
@@ -143,8 +143,8 @@ class Catalog:
             The contents with the change.
 
         Raises:
-            LogUnavailable: The log does not answer, or others write at the same time again and again.
-            Exception: As `plan` raises; then nothing has changed.
+            LogUnavailable: The log does not answer, or other processes keep writing at the same time.
+            Exception: Raised by `plan`; then nothing has changed.
         """
         async with self._lock:
             await self.catch_up()
@@ -204,7 +204,7 @@ class Catalog:
         await self.catch_up()
 
     def _others(self, own: list[int], *, before: int | None = None) -> list[tuple[str, bytes | None, int]]:
-        """The recent records without those at our own offsets; all, or those before an offset."""
+        """The recent records except those at our own offsets; all of them, or those before an offset."""
         return [one for one in self._recent if one[2] not in own and (before is None or one[2] < before)]
 
     async def _restore(self, log: Sender, base: Contents, entries: Mapping[Key, Entry]) -> None:
@@ -241,7 +241,7 @@ def _with(contents: Contents, records: Iterable[tuple[str, bytes | None, int]]) 
 
 
 def _restored(base: Contents, entries: Mapping[Key, Entry]) -> dict[Key, Entry]:
-    """What stands in place of entries without a change."""
+    """The entries that undo a change: the former ones, or removals."""
     return {
         key: base.entries.get(key) or entry.model_copy(update={"removed": True}) for key, entry in entries.items()
     }

@@ -22,7 +22,7 @@ records.tolerate_invalid_headers()
 decompression.limit_decompression()
 
 TRANSIENT: Final = (OSError, KafkaError)
-"""Failures of the log and of the store: they pass, and say nothing against a record."""
+"""Failures of the log and of the store: they are temporary, and prove nothing against a record."""
 
 
 class LogUnavailable(OSError):

@@ -155,7 +155,8 @@ def _into_buffer(decompress: Callable[[Any, bytearray], int], packed: Any) -> by
         buffer = bytearray(min(size, BATCH_BYTES_MAX))
         try:
             return bytes(memoryview(buffer)[: decompress(packed, buffer)])
-        # No variable may keep the error: its traceback has this frame, so the buffer would wait for a collection.
+        # No variable may keep the error: its traceback refers to this frame, so the buffer would live until a
+        # collection.
         except cramjam.DecompressionError as error:
             if size >= BATCH_BYTES_MAX:
                 raise DecompressionFailed(f"{_BEYOND}, or {_BROKEN}") from error

@@ -44,7 +44,7 @@ class Tail:
 
 
 class Follower:
-    """Applies the records of a topic of one partition, from the beginning or where `resume` says.
+    """Applies the records of a topic with one partition, from the beginning or from where `resume` says.
 
     It reconnects with back-off while the broker is unavailable, and retries a record whose `apply` raises. A
     record whose content fails twice is skipped.
@@ -63,8 +63,8 @@ class Follower:
     ) -> None:
         """Read nothing before `start()`; `apply` gets each record, in order.
 
-        Between two runs it rests for `rest_seconds`: records that come meanwhile share a request to the broker.
-        One that comes after a pause does not wait.
+        Between two runs it rests for `rest_seconds`: records that arrive meanwhile share a request to the broker.
+        A record that arrives after a pause does not wait.
 
         `resume` is called at each connection: it undoes records that are not `applied` yet, and returns the first
         offset to read. `applied` is called after each run of records, so that they can be committed together.
@@ -129,7 +129,7 @@ class Follower:
         return self._caught_up.is_set()
 
     def begin(self, tail: Tail) -> None:
-        """Take the place to read from, at a new connection."""
+        """Set the offset to read from, at a new connection."""
         self._end = tail.end
         self.position = self._resume(tail)
         self.is_connected = True
@@ -153,14 +153,14 @@ class Follower:
         self._look()
 
     def move(self, position: int) -> None:
-        """Move over a gap: compaction and transactions leave some, also at the end of a topic."""
+        """Skip a gap: compaction and transactions leave some, also at the end of a topic."""
         self.position = max(position, self.position)
         self._moved.set()
         self._look()
 
     @property
     def is_awaited(self) -> bool:
-        """Whether someone waits until it has reached an offset."""
+        """Whether a task waits until the follower has reached an offset."""
         return bool(self._waiters) or not self.is_caught_up
 
     def _look(self) -> None:
@@ -240,7 +240,7 @@ async def _follow(followers: Mapping[TopicPartition, Follower]) -> None:
         **client_options(first.kafka),
         request_timeout_ms=REQUEST_MS_MAX,
         fetch_max_wait_ms=POLL_MS,
-        # By default the client looks five times a second whether there is anything to do.
+        # By default the client checks for work five times a second.
         consumer_timeout_ms=POLL_MS,
         max_poll_records=RUN_RECORDS_MAX,
         auto_offset_reset="earliest",

@@ -3,11 +3,11 @@
 - `FreezeGuard`: a process that was frozen as a whole (SIGSTOP, a machine that slept) resumes in the middle of its
   work, and learns only later that other processes have taken over its partitions. A thread of the process records
   the time twice a second. A gap in these times means that the whole process stood still, and the process exits
-  before it sends another request; its successor reads the records again. A busy event loop does not hold up the
+  before it sends another request; its successor reads the records again. A busy event loop does not delay the
   thread.
-- `Membership`: a process that is cut off from the coordinator of its consumer group alone still reaches the
-  leaders of its partitions. It stops writing once the coordinator has not answered for `MEMBERSHIP_SECONDS`,
-  before its partitions can have another owner.
+- `Membership`: a process that is cut off only from the coordinator of its consumer group still reaches the leaders
+  of its partitions. It stops writing once the coordinator has not answered for `MEMBERSHIP_SECONDS`, before its
+  partitions can have another owner.
 
 The broker may still append a request that was in transit by then, so correctness does not rest on this module
 alone (docs/decisions/0037).
@@ -24,15 +24,15 @@ from typing import Any, Final
 RECORD_SECONDS: Final = 0.5
 """How often the thread records the time."""
 FROZEN_SECONDS_MAX: Final = 3.0
-"""After less it still owns its partitions: heartbeats leave every 2 s, and a session lasts 6 s."""
+"""After a shorter freeze it still owns its partitions: heartbeats leave every 2 s, and a session lasts 6 s."""
 FROZEN: Final = 71
 """Exit code of a process that was frozen for longer."""
 
 SESSION_SECONDS: Final = 6.0
 """The broker reassigns the partitions of a process that has been silent for this long; brokers accept no less."""
 MEMBERSHIP_SECONDS: Final = SESSION_SECONDS - 1.0
-"""How long an answered heartbeat proves the membership, from its sending. The second of difference covers clocks
-of unlike rate and the way from the check to the socket."""
+"""How long an answered heartbeat proves the membership, from its sending. The second of margin covers clocks of
+different rates and the time from the check to the socket."""
 HEARTBEAT_SECONDS_MAX: Final = 3.0
 """After this time without an answer, the next heartbeat goes over a new connection."""
 LOOK_SECONDS: Final = 0.1
@@ -112,7 +112,7 @@ class Membership:
 
 
 class MembershipGuard:
-    """Halts work (`halt`, `resume`) without a valid membership: another process may do the same work by then."""
+    """Halts work (`halt`, `resume`) without a valid membership, when another process may do the same work."""
 
     def __init__(self, membership: Membership, work: Any) -> None:
         self._membership = membership

@@ -72,7 +72,7 @@ class Reader:
     ) -> AsyncGenerator[Any, None]:
         """The records of a topic, each partition in order, from `starts` on; a missing topic has none.
 
-        It stops before `end`, by default at the present ends.
+        It stops before `end`, by default at the current ends.
 
         Raises:
             LogUnavailable: The broker does not answer, or the read stalled for `STALL_SECONDS_MAX`.
@@ -86,7 +86,7 @@ class Reader:
                     yield record
 
     async def _seek(self, topic: str, starts: Mapping[int, Edge], end: Edge | None) -> dict[TopicPartition, int]:
-        """Seek to the start of each partition with records in the range; returns the offset to stop before."""
+        """Seek to the start of each partition with records in the range; returns the offsets to stop before."""
         tps = [TopicPartition(topic, number) for number in starts]
         # Assigned first, so that the client looks up the leaders while it requests the offsets.
         self._consumer.assign(tps)
@@ -116,13 +116,13 @@ class Reader:
         }
 
     async def _next(self, left: dict[TopicPartition, int]) -> list[Any]:
-        """Some records; none if a partition has ended, which is then removed from `left`."""
+        """The next records; empty if a partition has ended, which is then removed from `left`."""
         async with asyncio.timeout(STALL_SECONDS_MAX):
             while True:
                 batches = await self._consumer.getmany(*left, timeout_ms=POLL_MS, max_records=POLL_RECORDS_MAX)
                 stops = dict(left)
                 for tp, stop_at in stops.items():
-                    # The last offsets may have no record, so the position counts.
+                    # The last offsets may have no records, so the position counts.
                     if await self._consumer.position(tp) >= stop_at:
                         del left[tp]
                         self._consumer.pause(tp)

@@ -23,7 +23,7 @@ _READ_UNCOMMITTED: Final = 0
 
 
 class Offsets:
-    """A connection that asks for offsets; it connects when it is first asked."""
+    """Requests offsets; connects with the first request."""
 
     def __init__(self, kafka: Kafka) -> None:
         self._kafka = kafka
@@ -40,7 +40,7 @@ class Offsets:
             await client.close()
 
     async def partitions(self) -> dict[str, list[int]]:
-        """The partitions of all topics, as they are now.
+        """The current partitions of all topics.
 
         Raises:
             LogUnavailable: No broker answers.
@@ -136,7 +136,7 @@ class Offsets:
         for tp in tps:
             topics[tp.topic].append(tp.partition)
         answer = await client.send(coordinator, OffsetFetchRequest(group, list(topics.items())))
-        # A broker that does not coordinate the group says so here, without any partition.
+        # A broker that does not coordinate the group reports this here, without any partition.
         if (kind := for_code(getattr(answer, "error_code", 0))) is not NoError:
             raise kind(group)
         found = {}

@@ -65,9 +65,9 @@ def producer(
 
 
 def rest_between_requests(client: AIOKafkaProducer, rest: Callable[[], Awaitable[object]]) -> None:
-    """Await `rest` after each produce request: records that come meanwhile share the next one to the broker.
+    """Await `rest` after each produce request: records that arrive meanwhile share the next one to the broker.
 
-    A record that comes later does not wait. A second call has no effect.
+    A record that arrives later does not wait. A second call has no effect.
     """
     sender = client._sender  # noqa: SLF001  not public
     if getattr(sender, "is_resting", False):
@@ -99,7 +99,7 @@ class Sent(NamedTuple):
 class Producer:
     """Starts a producer with the first record, and replaces it after a fault. Any number of tasks may use it.
 
-    An idempotent producer never drops a record by itself: once the broker is back it would append a record that
+    An idempotent producer never drops a record by itself: once the broker is back, it would append a record that
     its caller has given up and sent again. So after a fault the old producer stops without sending its queue, and
     every caller that waits for one of these records gets an error.
     """
@@ -173,7 +173,7 @@ class Producer:
             raise LogUnavailable(type(error).__name__) from error
 
     def abandon(self, sent: Sent) -> None:
-        """Replace the producer of a record, so that it appends the record now or never."""
+        """Replace the producer of a record, so that the record is appended now or never."""
         metrics.PRODUCE_FAILURES.inc()
         if self._current is sent.by:
             self._current = None
@@ -243,7 +243,7 @@ class Log(Producer):
         before_request: Callable[[], Awaitable[None]] | None = None,
         rest: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        """Connect nothing yet; awaits `before_request` before each request, until the process may write.
+        """Connect nothing yet; each request first awaits `before_request`, until the process may write.
 
         For `rest` see `rest_between_requests`.
         """

@@ -46,7 +46,7 @@ class _Batches(_MemoryRecordsPy):  # type: ignore[misc]  # as above
         if found is not None and len(found) > self.MAGIC_OFFSET and found[self.MAGIC_OFFSET] >= _V2:
             self._cache_next()
             return _Batch(found)
-        # Older formats have no headers.
+        # Batches in older formats have no headers.
         return super().next_batch()
 
 

@@ -30,9 +30,9 @@ TAIL_LINES = 15
 DELAY_SECONDS_MIN = 0.1
 DELAY_SECONDS_MAX = 10.0
 STABLE_SECONDS = 30.0
-"""A process that lived this long was not ended by its start, so its delays start over."""
+"""A process that lived this long did not fail at its start, so its restart delays start over."""
 STARTS_MAX = 3
-"""Starts of a process that was never ready."""
+"""How often a process that was never ready is started."""
 
 Say = Callable[[str], None]
 """Prints a line for the operator."""
@@ -44,7 +44,7 @@ class ChildError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """A program: its command line, environment and log, and how to notice that it is ready."""
+    """A program: its command line, environment and log, and a way to notice that it is ready."""
 
     name: str
     command: Callable[[], list[str]]
@@ -206,7 +206,7 @@ class Child:
         if said := await _read(messages):
             self._beats = notify.BEATS in said
             return
-        # A pipe closed without a message: the process has ended, or never sends one.
+        # The pipe closed without a message: the process has ended, or sends none.
         await asyncio.get_running_loop().create_future()
 
     def _now(self, process: Process | None) -> None:
@@ -218,7 +218,7 @@ class Child:
     def _add_niceness(self) -> None:
         if self.pid is not None and self._program.niceness:
             niceness = os.getpriority(os.PRIO_PROCESS, 0) + self._program.niceness
-            # It may have ended. Linux has a niceness for each thread, and sets it for all of a group.
+            # The process may have ended. Linux has a niceness for each thread; this sets it for the whole group.
             with suppress(ProcessLookupError, PermissionError):
                 os.setpriority(os.PRIO_PGRP, self.pid, niceness)
 
@@ -271,7 +271,7 @@ async def _silence(messages: FileIO) -> None:
 
 async def _pump(output: FileIO, log: log_file.LogFile) -> None:
     while chunk := await _read(output):
-        # A full disk must not block the process: its output is lost then.
+        # A full disk must not block the process: then its output is lost.
         with suppress(OSError):
             log.write(chunk)
 

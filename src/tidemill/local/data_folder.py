@@ -33,7 +33,7 @@ takes the next one."""
 FORMAT_FILE = "format.json"
 FORMAT_BYTES_MAX = 4096
 RECORDS = ("kafka/log", "state")
-"""Folders that only an installation with data has; an operator may link the store to another disk before."""
+"""Folders that only an installation with data has. Not the store: an operator may link it beforehand."""
 BELOW_BYTES_MAX = 512
 """Room for paths below the data folder: topics and objects of the store have long names."""
 
@@ -122,7 +122,7 @@ def locked(data: Path) -> Iterator[str | None]:
     """
     if fault := _unusable(data):
         raise FolderError(f"the folder {data} cannot be used: {fault}; choose another with --data.")
-    # Before anything in it is touched.
+    # Checked before anything in the folder is touched.
     written(data)
     try:
         warning = ownership.make_private(data)
@@ -183,5 +183,5 @@ def write_run(data: Path, content: dict[str, Any]) -> None:
 
 
 def remove_run(data: Path) -> None:
-    """Remove `run.json`, since nothing runs here now."""
+    """Remove `run.json`, since nothing runs here any more."""
     (data / "run.json").unlink(missing_ok=True)

@@ -12,13 +12,13 @@ PLAIN: Final = frozenset({
     "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH", "LD_PRELOAD",
     "JAVA_TOOL_OPTIONS", "TIDEMILL_CACHE",
 })  # fmt: skip
-"""Set-up of the machine, for every process."""
+"""Variables of the machine, for every process."""
 PLAIN_PREFIXES: Final = ("LC_", "PYTHON", "MALLOC_")
 PROXIES: Final = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"})
-"""May hold a password; only the S3 client reads them."""
+"""They may contain a password; only the S3 client reads them."""
 STORE_PREFIX: Final = "AWS_"
 TRACES_PREFIX: Final = "OTEL_"
-"""Where traces go, and how many; for every stage."""
+"""Prefix of the variables that say where traces go, and how many; for every stage."""
 BUCKET_STAGES: Final = frozenset({"api", "ingest", "results"})
 """The stages that reach buckets of users."""
 NEEDS: Final[Mapping[str, frozenset[str]]] = {"api": frozenset({"signing_key"})}
@@ -26,7 +26,7 @@ NEEDS: Final[Mapping[str, frozenset[str]]] = {"api": frozenset({"signing_key"})}
 
 
 def plain(given: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a process without Tidemill's settings: the demo backend."""
+    """The environment of a process that needs no settings of Tidemill: the demo backend."""
     return {
         name: value
         for name, value in given.items()
@@ -41,7 +41,7 @@ def of_stage(stage: str, settings: Settings, given: Mapping[str, str], keys: Col
     is_s3 = settings.store_url.startswith("s3:")
     buckets = settings.buckets.values()
     bucket_keys = {bucket.secret_access_key_env for bucket in buckets}
-    # A connection without a key has that of the machine, which the proxies may lead to.
+    # A connection without a key uses the machine's credentials, which may need the proxies.
     reaches_buckets = bool(buckets) and stage in BUCKET_STAGES
 
     def is_allowed(name: str) -> bool:
@@ -59,6 +59,6 @@ def of_stage(stage: str, settings: Settings, given: Mapping[str, str], keys: Col
 
     found = {**plain(given), **{name: value for name, value in given.items() if is_allowed(name)}}
     if settings.log.format == "auto":
-        # Its log is a file that people read.
+        # People read the log file of a stage.
         found[f"{ENV_PREFIX}LOG__FORMAT"] = "text"
     return found

@@ -33,7 +33,7 @@ class Candidate:
     """A place where an inference server may be."""
 
     program: str
-    """What usually listens there."""
+    """The program that usually listens there."""
     name: str
     url: str
     max_in_flight: int = 64
@@ -49,17 +49,17 @@ USUAL: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a candidate answered."""
+    """The answer of a candidate."""
 
     candidate: Candidate
     models: tuple[str, ...] = ()
     endpoints: tuple[str, ...] = DEFAULTS
     left_out: int = 0
-    """Models that are not written: too many, or with names that batches could not give."""
+    """Models that are not written: too many, or with names that batches cannot use."""
     fault: str | None = None
     """Why there is no list of models."""
     is_refused: bool = field(default=False)
-    """Whether it wants an API key."""
+    """Whether it requires an API key."""
 
     def __str__(self) -> str:
         """A line for the operator."""
@@ -77,7 +77,7 @@ def candidate(url: str) -> Candidate:
     """The candidate at an address that the operator names.
 
     Raises:
-        OperatorError: It is no address of a server.
+        OperatorError: It is not the address of a server.
     """
     try:
         server = Server(url=AnyHttpUrl(url) if "://" in url else url)
@@ -91,7 +91,7 @@ def candidates(urls: Iterable[str]) -> list[Candidate]:
     """The usual places and those that the operator names, each address once and each with a name of its own.
 
     Raises:
-        OperatorError: One is no address of a server.
+        OperatorError: One is not the address of a server.
     """
     places: dict[str, Candidate] = {}
     names: set[str] = set()
@@ -120,7 +120,7 @@ async def _ask(candidate: Candidate) -> Found:
     return Found(
         candidate=candidate,
         models=models,
-        # A server that answers all of them alike says nothing about any.
+        # A server that answers all of them in the same way reveals nothing about any.
         endpoints=tuple(path for path in DEFAULTS if path not in lacking) or DEFAULTS,
         left_out=len(set(listed)) - len(models),
     )
@@ -191,7 +191,7 @@ def _variable(candidate: Candidate) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As a string or a key in TOML, whose escapes are those of JSON."""
+    """Quoted as a string or a key in TOML, which has the escapes of JSON."""
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -216,7 +216,7 @@ def exists(file: Path) -> str:
 
 
 def next_steps(found: Sequence[Found], file: Path) -> str:
-    """What the operator does now."""
+    """The operator's next steps."""
     start = "`tidemill up`" if file == Path("tidemill.toml") else f"`tidemill up --config {file}`"
     if any(one.models for one in found):
         return f"Wrote {file}. Next: {start}, then `tidemill run FILE -o out.jsonl` in another terminal."

@@ -21,7 +21,7 @@ def command(argv: list[str], *, niceness: int = 0) -> list[str]:
 
 
 def main() -> None:
-    """Execute the program, unless the parent is gone already."""
+    """Execute the program, unless the parent has already ended."""
     parent, niceness, *argv = sys.argv[1:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

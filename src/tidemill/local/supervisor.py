@@ -10,7 +10,7 @@ from tidemill.local.child import Child, Program, Say
 STOP_SECONDS_MAX = 15.0
 STAGES_STOP_SECONDS_MAX = 10.0
 BASE_STOP_SECONDS_MIN = 3.0
-"""Minimum for the base, however long the stages took to stop."""
+"""The base has at least this time to stop, however long the stages took."""
 
 
 class Supervisor:

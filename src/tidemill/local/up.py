@@ -39,8 +39,8 @@ from tidemill.terminal import say
 PROCESSORS = "processors"
 STAGES = ("api", "ingest", PROCESSORS, "results", "webhooks")
 BATCH_NICENESS = 5
-"""Niceness of all stages but the api: on one machine, requests to the api and the broker that they wait for go
-before batches. A process of this niceness still has a third of the CPU time of one without."""
+"""Niceness of all stages but the api: on one machine, requests to the api, and the broker that they wait for, take
+precedence over batches. A process of this niceness still has a third of the CPU time of one without."""
 KAFKA = "kafka"
 DEMO = "backend-demo"
 AOT_SECONDS_MAX = 6.0
@@ -52,7 +52,7 @@ FAILED = 1
 WRONG = 2
 """Exit code if the operator has to change something first."""
 CORES_PER_PROCESS = 2
-"""Cores per process of processors: the other stages, the broker and other programs need some too."""
+"""Cores per process of processors: the other stages, the broker and other programs need some, too."""
 
 NO_MODEL = f"""no model is configured. `tidemill init` looks for inference servers and writes tidemill.toml.
 For a first try without a server, install two small models: {demo.INSTALL}"""
@@ -105,9 +105,9 @@ class Up:
         self._demo: dict[str, dict[str, Any]] = {}
         """The demo models, if they are served."""
         self._serving = settings.serving
-        """All servers and models, those included that were added while it ran."""
+        """All servers and models, including those that were added while it ran."""
         self._seen = _stamp(file_of(config))
-        """The settings file when it was last read."""
+        """The stamp of the settings file when it was last read."""
         self._is_ready = False
         self._stopping = asyncio.Event()
 
@@ -136,7 +136,7 @@ class Up:
                     following.result()
                 following.cancel()
         except UpError as error:
-            # Printed before the stop, which may take a while.
+            # Print this before the stop, which may take a while.
             _say(str(error))
             raise
         finally:
@@ -153,7 +153,7 @@ class Up:
             return
         self._supervisor.kill()
         data_folder.remove_run(self._data)
-        # Exit whatever the event loop waits for.
+        # Exit even if the event loop still waits for something.
         os._exit(FAILED)
 
     async def _start(self) -> None:
@@ -190,7 +190,7 @@ class Up:
     def _keep_secrets(self) -> str:
         """Create the keys that are not set; returns the text to show for the API key.
 
-        A new key is shown itself; later only its place is shown, since the output of `up` ends up in logs.
+        Only a new key itself is shown; later its place is, since the output of `up` ends up in logs.
         """
         settings = self._settings
         if settings.encryption_key_file is None:
@@ -262,7 +262,7 @@ class Up:
                 _say(f"warning: not applied: {error}")
 
     async def _fill_catalog(self, settings: Settings) -> Serving:
-        """Apply the servers and models of settings, if they have changed; returns all there are."""
+        """Apply the servers and models of the settings, if they have changed; returns all servers and models."""
         models = settings.models or Settings(models=self._demo).models
         cluster = self._settings.cluster if self._broker is None else self._broker.cluster()
         catalog, log = Catalog(cluster), Log(cluster)
@@ -296,7 +296,7 @@ class Up:
         variables = {
             "TIDEMILL_DATA": str(self._data),
             "TIDEMILL_PORT": str(port),
-            # Logs are read while they are written.
+            # People read logs while the processes write them.
             "PYTHONUNBUFFERED": "1",
         }
         if self._config is not None:
@@ -310,7 +310,7 @@ class Up:
 
     def _stage(self, name: str, stage: str, variables: dict[str, str]) -> Program:
         """A process of a stage, with its own port for health and metrics."""
-        # The kernel hands out ports in turn, so it does not repeat one of a moment ago.
+        # The kernel assigns ports in turn, so it does not repeat a recent one.
         port = kraft.free_port()
         self._health[name] = f"http://{kraft.LOOPBACK}:{port}"
         own = {"TIDEMILL_HEALTH_HOST": kraft.LOOPBACK, "TIDEMILL_HEALTH_PORT": str(port)}
@@ -359,7 +359,7 @@ class Up:
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:
-    """Changes with the file."""
+    """A value that changes with the file."""
     try:
         found = file.stat()
     except OSError:

@@ -61,7 +61,7 @@ async def read_all(kafka: Kafka) -> DeadLetters:
 
 
 async def show_all(kafka: Kafka, say: Say, *, requeued_too: bool, as_json: bool = False) -> None:
-    """List the letters that wait, with `requeued_too` also the others.
+    """List the waiting letters; with `requeued_too` also the others.
 
     Raises:
         LogUnavailable: The broker does not answer.

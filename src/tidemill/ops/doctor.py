@@ -84,7 +84,7 @@ def shown(finding: Finding) -> str:
 
 
 async def _settings(settings: Settings) -> list[Finding]:
-    """Settings that would stop or mislead a start: keys that are not set, an address that is not free."""
+    """Settings that would prevent a start or make it wrong: keys that are not set, an address that is in use."""
     found = [findings.warn(lack.setting, lack.text, lack.fix) for lack in preflight.misspelt(settings, os.environ)]
     # With an external Kafka the api may run elsewhere; a running service holds its own port.
     if (
@@ -103,7 +103,7 @@ async def _broker(kafka: Kafka | None) -> list[Finding]:
                               "start `tidemill up`, or set TIDEMILL_KAFKA")]  # fmt: skip
     try:
         await check_broker(kafka)
-    except Exception as error:  # noqa: BLE001  whatever the error is, it does not answer
+    except Exception as error:  # noqa: BLE001  any error means that it does not answer
         return [findings.fail("kafka", f"{kafka} does not answer ({reason(error)})",
                               "check the address, its security settings, and that it runs")]  # fmt: skip
     return [findings.ok("kafka", f"{kafka} answers")]
@@ -130,7 +130,7 @@ async def _unusable(serving: Serving, faults: Mapping[str, str]) -> list[Finding
 
 async def _topics(settings: Settings, kafka: Kafka, models: Iterable[str]) -> list[Finding]:
     async with history.reading(kafka) as reader:
-        # Those of a model are created with its first line.
+        # Ingest creates the topics of a model with its first line.
         rows = [*topics.TOPICS, *(row for row in of_models(models) if reader.partitions(row.name))]
         partitions = {row.name: len(reader.partitions(row.name)) for row in rows}
     configs = await topic_configs(kafka, [row.name for row in rows])
@@ -166,7 +166,7 @@ async def _keys(settings: Settings, kafka: Kafka) -> list[Finding]:
 
 
 async def _clock(kafka: Kafka) -> list[Finding]:
-    """A record has its producer's time, so the newest one must not lie in the future."""
+    """Judge the clock: a record has its producer's time, so the newest one must not lie in the future."""
     async with history.reading(kafka) as reader:
         at = await reader.newest(topics.BATCHES.name)
     return [findings.clock(None if at is None else at - time.time())]
@@ -214,7 +214,7 @@ async def _store(settings: Settings) -> list[Finding]:
         await store.write(key, once(content))
         read = b"".join([chunk async for chunk in store.read(key)])
         await store.delete(key)
-    except Exception as error:  # noqa: BLE001  whatever the error is, the store does not work
+    except Exception as error:  # noqa: BLE001  any error means that the store does not work
         return [findings.fail("store", f"{settings.store_url}: {reason(error)}", fix)]
     finally:
         if store is not None:

@@ -18,7 +18,7 @@ FREE_BYTES_MIN: Final = 1 << 30
 WEBHOOKS_MAX: Final = 20
 """Webhook endpoints to report."""
 STALLS_MAX: Final = 20
-"""Reasons for stalls to report, those of the most batches."""
+"""Reasons for stalls to report: those that affect the most batches."""
 
 
 class Verdict(StrEnum):
@@ -58,7 +58,7 @@ def fail(what: str, text: str, fix: str) -> Finding:
 def topic(
     row: Topic, *, partitions: int, together: int, configs: Mapping[str, str], replication: int
 ) -> Finding | None:
-    """The fault of a topic, as it should be (`row`) and as it is; None if it has none.
+    """The fault of a topic that should be like `row`; None if it has none.
 
     A missing topic has 0 partitions; `together` is the number of partitions of `outcomes`.
     """
@@ -109,7 +109,7 @@ def keys(count: int, refused: Sequence[int]) -> Finding:
 
 
 def webhooks(failing: Sequence[Health], *, has_key_file: bool) -> list[Finding]:
-    """Webhook endpoints that fail or are disabled, and whether the api could keep the secret of a new one."""
+    """Webhook endpoints that fail or are disabled, and whether the api could store the secret of a new one."""
     fix = "`tidemill webhooks deliveries ENDPOINT` shows why; `tidemill webhooks update ENDPOINT` enables it again"
     found = [
         warn(f"webhook endpoint {each.endpoint_id}", f"{_state(each)} (project {each.project})", fix)
@@ -158,7 +158,7 @@ def _stall(reason: Reason, waiting: Sequence[tuple[str, Waiting]]) -> Finding:
 
 
 def disk(what: str, free_bytes: int) -> Finding:
-    """Free space."""
+    """Judge the free space of a disk."""
     text = f"{free_bytes / (1 << 30):.1f} GiB free"
     if free_bytes >= FREE_BYTES_OK:
         return ok(what, text)

@@ -24,7 +24,7 @@ def listen(host: str, port: int) -> socket.socket:
     """Open a listening socket; port 0 chooses a free port.
 
     Raises:
-        SettingsError: The address is not one of this machine, the port is in use, or the like.
+        SettingsError: This machine does not have the address, the port is in use, or the like.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:

@@ -13,7 +13,7 @@ from tidemill.runtime.listening import listen
 OTHER_VARIABLES: Final = frozenset({"CONFIG", "CACHE", "MAVEN", "BASE_URL"})
 """Variables with the prefix that are not settings."""
 LIKENESS: Final = 0.8
-"""The similarity from which on a variable counts as a misspelt setting; other programs may use the prefix."""
+"""A variable at least this similar to a setting counts as misspelt; other programs may use the prefix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Problem:
 
 
 def lacking(serving: Serving) -> Iterator[Problem]:
-    """Keys and files that servers need and this process does not have."""
+    """Keys and files that servers need and this process lacks."""
     for name, server in serving.servers.items():
         if (lack := server.lack) is not None:
             yield Problem(

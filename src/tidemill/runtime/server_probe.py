@@ -26,7 +26,7 @@ _REFUSED: Final = frozenset({401, 403})
 
 @dataclass(frozen=True, slots=True)
 class NoModels:
-    """The server gave no list of models."""
+    """The server returned no list of models."""
 
     why: str
     is_refused: bool = False
@@ -56,7 +56,7 @@ async def models(server: Server) -> list[str] | NoModels:
 
 
 async def faults(serving: Serving, name: str) -> list[str]:
-    """Why lines may not get through to a server now: it does not answer, or does not list its models."""
+    """Why calls to a server may fail now: it does not answer, or does not list its models."""
     found = await models(serving.servers[name])
     if isinstance(found, NoModels):
         # Only the processors have its key.
@@ -112,9 +112,9 @@ async def call(server: Server, endpoint: str, body: Mapping[str, object]) -> Ans
 
 
 async def lacking(server: Server, endpoints: Iterable[str]) -> frozenset[str]:
-    """The endpoints among some that the server does not know.
+    """Those of some endpoints that the server does not know.
 
-    Each one gets an empty object, which no server can process; a server that knows the endpoint answers 400.
+    Sends an empty object to each, which no server can process; a server that knows the endpoint answers 400.
     """
 
     async def is_lacking(session: aiohttp.ClientSession, endpoint: str) -> bool:

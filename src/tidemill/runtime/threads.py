@@ -12,7 +12,7 @@ async def run_half_time(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     """Run work in a thread, then wait for as long as it took, so that other work gets half of the time.
 
     A parser holds the interpreter lock for a whole large line. Without the pause, each step of the event loop
-    would wait for a line of a client that sends many.
+    would wait for one line of a client that sends many.
     """
     loop = asyncio.get_running_loop()
     started = loop.time()

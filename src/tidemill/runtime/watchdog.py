@@ -1,7 +1,7 @@
 """Decides when a live process counts as hung, from the symptoms that a probe reports; it does no I/O.
 
-A symptom persists while the probe reports it with the same *mark*: `True` for a state, a number for a progress
-that should have changed. Its age is the sum of the steps between looks; each step counts for at most
+A symptom persists while the probe reports it with the same *mark*: `True` for a state, or a number that progress
+should have changed. Its age is the sum of the steps between looks; each step counts for at most
 `STEP_SECONDS_MAX`: a suspended process or a sleeping machine was not hung meanwhile.
 """
 

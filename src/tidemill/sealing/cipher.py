@@ -1,9 +1,9 @@
 """Authenticated encryption of bytes for one place: AES-256-GCM.
 
 A nonce is 96 random bits, so one key may seal 2^32 pieces with a chance below 2^-32 of an equal nonce (NIST SP
-800-38D, 8.3). The largest batch has 10 million lines and at most twice as many records; each would have
-to be sealed two hundred times to reach that number. Random nonces need no counter, which a restart, a redelivery
-or a second process could lose.
+800-38D, 8.3). The largest batch has 10 million lines and at most twice as many records; each would have to be
+sealed two hundred times to reach that number. Random nonces need no counter, which a restart, a redelivery or a
+second process could repeat.
 """
 
 import os

@@ -23,7 +23,7 @@ KEY_FILE: Final = "encryption_keys"
 
 ROUND_SECONDS: Final = 3600.0
 KEPT: Final = 3
-"""Retention times until a key is destroyed: a batch may run for one, and a segment is removed as a whole."""
+"""Retention times until a key is destroyed: a batch may run for one, and the log removes only whole segments."""
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Seals and opens records of requests and of outcomes; records of batches without a key stay as they are.
 
-A seal covers the record's place: of requests the batch, the indices of the lines and their number; of outcomes the
+A seal covers the record's place: for requests the batch, the indices and the number of the lines; for outcomes the
 batch, the marks and the model. Headers stay in clear, so that stages can derive their state from them.
 """
 

@@ -1,4 +1,4 @@
-"""The wrapped keys of batches, in the order of the log, in a temporary file, since a process needs few of them."""
+"""The wrapped keys of batches in the order of the log, in a temporary file since a process needs few at a time."""
 
 import sqlite3
 from collections import OrderedDict
@@ -17,10 +17,10 @@ CREATE TABLE secrets (
 
 
 class Secrets:
-    """The present records of `tidemill.secrets`; SQLite removes the file when the object is deleted."""
+    """The current records of `tidemill.secrets`; SQLite removes the file when the object is deleted."""
 
     def __init__(self) -> None:
-        # One thread at a time uses it, not always the one that creates it.
+        # One thread at a time uses it, but not always the one that created it.
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._database.executescript(_SCHEMA)
         self._cached: OrderedDict[str, dict[str, bytes]] = OrderedDict()

@@ -1,6 +1,6 @@
 """An object store that seals the objects of running batches: parts, large lines and results.
 
-A sealed object starts with `TMS1` and the id of its key. Frames of 64 KiB follow, each sealed for the object's key
+A sealed object starts with `TMS1` and the id of its key. Frames of 64 KiB follow, each bound to the object's key
 in the store, its number and whether it is the last: readers can read ranges, and detect truncated, moved and
 exchanged frames. Lengths and offsets refer to the content. Objects of batches without a key are stored as they
 are.
@@ -46,7 +46,7 @@ class SealedStore:
     async def join(self, key: str, sources: Sequence[str]) -> int:
         """See `Store`; sealed sources pass through this process."""
         batches = {batch_id for source in sources if (batch_id := _batch(source)) is not None}
-        # Another process may have made the key a moment ago.
+        # Another process may have created the key a moment ago.
         if not all(self._vault.has_key(batch_id) for batch_id in batches):
             await self._vault.catch_up()
         if not any(self._vault.has_key(batch_id) for batch_id in batches):
@@ -152,7 +152,7 @@ async def _sealed(cipher: Cipher, key: str, chunks: AsyncIterable[bytes]) -> Asy
 
 
 def _either(cipher: Cipher, sealed: bytes, key: str, number: int) -> tuple[bytes, bool]:
-    """Open the object's last frame, or the last one of the range; returns whether it is the object's."""
+    """Open the last frame of a range; returns whether it is also the object's last."""
     try:
         return cipher.open(sealed, _place(key, number, is_last=True)), True
     except Damaged:

@@ -39,7 +39,7 @@ KEY_ID_BYTES: Final = 8
 
 
 class NoKey(Exception):
-    """The key does not exist, or has been destroyed with all data that it sealed."""
+    """The key does not exist, or was destroyed, which made all data that it sealed unreadable."""
 
 
 class Vault:
@@ -55,8 +55,8 @@ class Vault:
     ) -> None:
         """Start without keys.
 
-        Without a sender it creates and destroys no keys, without a wrapper it can neither seal nor open. With
-        `seals` it creates a key for a batch without one. `caught_up` waits until `apply` has had all present
+        Without a sender it creates and destroys no keys; without a wrapper it can neither seal nor open. With
+        `seals` it creates a key for a batch without one. `caught_up` waits until `apply` has received all present
         records of the topic.
         """
         self._sender = sender
@@ -92,7 +92,7 @@ class Vault:
         return bool(self._secrets.of(batch_id))
 
     def is_at_hand(self, batch_id: str, key_id: str) -> bool:
-        """Whether `cipher` ends without waiting."""
+        """Whether `cipher` returns without waiting."""
         return (batch_id, key_id) in self._ciphers or batch_id in self._erased
 
     async def catch_up(self) -> None:
@@ -114,7 +114,7 @@ class Vault:
         if known := self._secrets.of(batch_id):
             return await self.cipher(batch_id, next(iter(known)))
         if project is None and batch_id in self._destroyed:
-            # The result of a call in flight must not be stored in clear.
+            # The batch is deleted: the result of a call in flight must not be stored in clear.
             raise NoKey(f"the keys of {batch_id} are destroyed")
         if project is None or not self._seals:
             return None
@@ -156,9 +156,9 @@ class Vault:
             await self._drop(_place(batch_id, key_id))
 
     async def destroy_due_keys(self, made_before: float) -> None:
-        """Destroy the keys of deleted batches, and delete records so old that the log has none of their batches.
+        """Destroy the keys of deleted batches, and keys so old that the log has no more records of their batches.
 
-        `made_before` is the latest creation of these, Unix seconds.
+        `made_before` is the latest creation of such keys, Unix seconds.
 
         Raises:
             OSError: The log does not answer.
@@ -172,7 +172,7 @@ class Vault:
             await self._drop(place)
 
     def _outlived(self, made_before: float) -> list[str]:
-        """Keys created before that time; the first younger one ends the search, since they are in log order."""
+        """Keys created before a time; the first younger one ends the search, since keys are in log order."""
         found: list[str] = []
         for batch_id, key_id, value in self._secrets.oldest():
             with suppress(DecodeError):

@@ -1,4 +1,4 @@
-"""Encrypts the signing secrets of webhooks with the keys of the key file, as those of batches are encrypted."""
+"""Encrypts the signing secrets of webhooks with the keys of the key file, like the keys of batches."""
 
 import base64
 import binascii
@@ -16,7 +16,7 @@ class WebhookSecrets:
     """Wraps and unwraps signing secrets."""
 
     def __init__(self, wrapper: FileWrapper | None) -> None:
-        """Without a wrapper every call raises `KeyUnavailable`."""
+        """Keep the wrapper; without one every call raises `KeyUnavailable`."""
         self._wrapper = wrapper
 
     async def wrap(self, project: str, endpoint_id: str, secret: bytes) -> WrappedSecret:
@@ -30,7 +30,7 @@ class WebhookSecrets:
         return WrappedSecret(id=secret_id, wrapped_by=name, wrapped=base64.b64encode(wrapped).decode())
 
     async def valid(self, record: EndpointRecord, now: float) -> list[bytes]:
-        """The secrets of an endpoint that are valid now, in Unix seconds; the present one is the first.
+        """The secrets of an endpoint that are valid at `now`, in Unix seconds, the current one first.
 
         Raises:
             KeyUnavailable: The key file does not have the key of one, or the record is damaged.

@@ -1,4 +1,4 @@
-"""Opens the object store of an address."""
+"""Opens the object store at an address."""
 
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,7 +11,7 @@ from tidemill.storage.metered import MeteredStore
 
 
 def open_store(url: str, *, reserve_bytes: int = 0) -> Store:
-    """Open the store of an address; the caller closes it.
+    """Open the store at an address; the caller closes it.
 
     The address is `file:///dir`, or `s3://bucket/prefix` with the usual `AWS_…` variables for the rest. A store in
     a folder leaves `reserve_bytes` free on its disk.

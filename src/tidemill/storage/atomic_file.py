@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 @contextmanager
 def replacing(target: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """A file that replaces the target, on disk, when the block succeeds; else the target stays as it was.
+    """Write a file that durably replaces the target when the block succeeds; otherwise the target stays as it was.
 
     The umask also restricts `mode`.
     """
@@ -18,7 +18,7 @@ def replacing(target: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
     try:
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             yield file
-            # A later record that the file is complete must not outlive it in a power cut.
+            # A record that the file is complete, written later, must not survive a power cut without the file.
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)

@@ -22,7 +22,7 @@ SHA256: Final = "tidemill-sha256"
 TRANSFERS_MAX: Final = 8
 """Transfers of one process at a time; each one holds up to 24 MiB."""
 TRANSFERS_EACH_MAX: Final = 2
-"""Those of one project with one connection, so that a slow server holds up few others."""
+"""Transfers of one project over one connection, so that a slow server delays few others."""
 SHOWN_MAX: Final = 5
 """Folders that a refusal names."""
 _TOTAL: Final = re.compile(r"bytes \d+-\d+/(\d+)\Z")
@@ -36,7 +36,7 @@ class NotAllowed(Exception):
 
 
 class Changed(Exception):
-    """An object has another version than the one that was asked for."""
+    """An object has another version than the requested one."""
 
 
 class BucketNotFound(NotFound):
@@ -49,7 +49,7 @@ class BucketRefused(Refused):
 
 @contextmanager
 def own_store() -> Iterator[None]:
-    """Take what the service's own store refuses or lacks for a fault that passes: it says nothing of a bucket."""
+    """Treat refusals and missing objects of the service's own store as temporary faults, not as the bucket's."""
     try:
         yield
     except (BucketNotFound, BucketRefused):
@@ -68,7 +68,7 @@ class Opening:
 
 
 class BucketStore(S3Store):
-    """A bucket of users, whose keys may have any names."""
+    """A bucket of users, whose keys may have any form."""
 
     async def opening(self, key: str, count: int) -> Opening:
         """The version of an object and its first `count` bytes, in one request.
@@ -139,7 +139,7 @@ class BucketStore(S3Store):
             with failures(key):
                 found = await client.head_object(**self._where(key))
         except (NotFound, Refused):
-            # Without the right to list objects, a server refuses in place of saying that there is none.
+            # Without the right to list objects, a server answers with a refusal, not that there is no object.
             return False
         return bool(found["Metadata"].get(SHA256) == sha256)
 
@@ -171,7 +171,7 @@ class BucketStore(S3Store):
 
 
 class Buckets:
-    """The buckets of all connections; each is connected when it is first used."""
+    """The buckets of all connections, opened on first use."""
 
     def __init__(self, connections: Mapping[str, Bucket]) -> None:
         """Connect nothing yet."""
@@ -181,7 +181,7 @@ class Buckets:
         self._turns: dict[tuple[str, str], asyncio.Semaphore] = {}
 
     def find(self, project: str, address: Address, *, writes: bool) -> BucketStore:
-        """The bucket of an address; of several connections, the one with the longest folder counts.
+        """The bucket of an address; of several matching connections, the one with the longest folder counts.
 
         Raises:
             NotAllowed: The project may not use the address.
@@ -191,7 +191,7 @@ class Buckets:
 
     @asynccontextmanager
     async def transfer(self, project: str, address: Address, *, writes: bool) -> AsyncIterator[BucketStore]:
-        """The bucket of an address, in turn with other transfers.
+        """The bucket of an address, once a transfer may start.
 
         Raises:
             NotAllowed: The project may not use the address.

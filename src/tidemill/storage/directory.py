@@ -105,7 +105,7 @@ class DirectoryStore:
 
 
 class _Draft:
-    """An object during its writing. Every method blocks; only one thread at a time may call them."""
+    """An object that is being written. Every method blocks; only one thread at a time may call them."""
 
     def __init__(self, partial: Path, target: Path, reserve_bytes: int) -> None:
         self._partial = partial
@@ -153,7 +153,7 @@ class _Draft:
 
 
 class _Reading:
-    """An object during its reading. The first `read` opens it; every `read` blocks."""
+    """An object that is being read. The first `read` opens it; every `read` blocks."""
 
     def __init__(self, path: Path, key: str) -> None:
         self._path = path

@@ -1,6 +1,6 @@
 """Keeps a reserve of free bytes on the disks of the log and of the store.
 
-Kafka stops when its disk is full, and then no deletion can free space, since a deletion is a record too. So large
+Kafka stops when its disk is full, and then no deletion can free space, since a deletion is a record, too. So large
 writes stop at the reserve:
 
 - the api accepts an upload or a batch only while twice the reserve is free, since its results must fit too;
@@ -41,7 +41,7 @@ class DiskSpace:
     """The free bytes at the last look; a disk that does not answer blocks no writes."""
 
     def __init__(self, reserve_bytes: int, disks: Mapping[str, Free]) -> None:
-        """Look at no disk yet; a reserve of 0 bytes disables the checks of `LOG` and `STORE`."""
+        """Check no disk yet; a reserve of 0 bytes disables the checks of `LOG` and `STORE`."""
         self._reserve_bytes = reserve_bytes
         self._disks = disks
         self._free: dict[str, int] = {}

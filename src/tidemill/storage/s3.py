@@ -48,12 +48,12 @@ _RANGE_ERROR = "InvalidRange"
 
 
 class S3Store:
-    """Objects in a bucket, their keys after a prefix; connects at the first call."""
+    """Objects in a bucket, with their keys after a prefix; connects at the first call."""
 
     def __init__(self, *, bucket: str, prefix: str, connection: Mapping[str, str] | None = None) -> None:
         """Connect nothing yet; the prefix of all keys has no slashes around it and may be empty.
 
-        `connection` has arguments of the client, for what does not come from the usual sources.
+        `connection` has the arguments of the client that do not come from the usual sources.
         """
         self._connection = connection or {}
         self._bucket = bucket
@@ -194,7 +194,7 @@ class S3Store:
     async def _connected(self) -> Any:
         async with self._opening:
             if self._client is None:
-                # Half a second of imports, which only S3 needs; requests go on meanwhile.
+                # These imports take half a second, and only S3 needs them; requests go on meanwhile.
                 aioboto3 = await asyncio.to_thread(importlib.import_module, "aioboto3")
                 config_module = await asyncio.to_thread(importlib.import_module, "aiobotocore.config")
                 own_server = "endpoint_url" in self._connection or not OWN_SERVER.isdisjoint(os.environ)
@@ -229,7 +229,7 @@ class Upload:
 
     @property
     def is_begun(self) -> bool:
-        """Whether the server knows of it."""
+        """Whether the server has the upload."""
         return bool(self._id)
 
     async def put(self, content: bytes) -> None:
@@ -343,7 +343,7 @@ def failures(key: str) -> Iterator[None]:
 
 
 def _head_bytes(short: int, length: int) -> int:
-    """How many first bytes of a source pass through here, behind `short` bytes that are too few for a part."""
+    """How many leading bytes of a source pass through here, after `short` bytes that are too few for a part."""
     if not short and length >= COPY_BYTES_MIN:
         return 0
     needed = COPY_BYTES_MIN - short

@@ -14,7 +14,7 @@ _bound: Final[ContextVar[Mapping[str, str]]] = ContextVar("tidemill_ids", defaul
 
 @contextmanager
 def bound(**given: str) -> Iterator[None]:
-    """Add these ids to the log lines of the block, and of the tasks that it starts; empty ones do not count."""
+    """Add these ids to the log lines of the block and of the tasks that it starts; empty ids are ignored."""
     token = _bound.set({**_bound.get(), **{name: value for name, value in given.items() if value}})
     try:
         yield
@@ -23,7 +23,7 @@ def bound(**given: str) -> Iterator[None]:
 
 
 def ids() -> dict[str, str]:
-    """The ids of the present work: `batch_id`, `request_id` and `trace_id`, as far as they are known."""
+    """The ids of the current work: `batch_id`, `request_id` and `trace_id`, as far as they are known."""
     found = dict(_bound.get())
     span = trace.get_current_span().get_span_context()
     if span.is_valid:

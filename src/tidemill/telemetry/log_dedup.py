@@ -12,15 +12,15 @@ from typing import Final
 from tidemill import metrics
 
 REPEAT_SECONDS: Final = 30.0
-"""The bounds of lines hold within this time."""
+"""The period within which lines are bounded."""
 LINES_MAX: Final = 20
 """Lines per message; loggers of `THINNED` get one."""
 MESSAGES_MAX: Final = 1_000
-"""Distinct messages that the filter remembers; beyond that it starts anew."""
+"""Distinct messages that the filter remembers; beyond that it starts over."""
 THINNED: Final = ("aiokafka", "faust", "mode", "opentelemetry", "uvicorn", "tidemill.api.http.server")
 """Loggers that write a line per attempt of a library, or per mistake of a client."""
 ACCESS: Final = "tidemill.access"
-"""The logger of requests, which an operator asked to have all."""
+"""The logger of requests, which passes all lines because an operator asked for them."""
 
 Key = tuple[str, int, str, type[BaseException] | None]
 
@@ -30,7 +30,7 @@ class LogDedup(logging.Filter):
 
     Messages are equal if their templates are, since arguments such as a connection's number always differ.
     Messages with a traceback are equal if their exceptions have the same type; `LINES_MAX` of them pass. A metric
-    counts the suppressed lines (`tidemill_log_lines_suppressed_total`), since a next line may never come.
+    counts the suppressed lines (`tidemill_log_lines_suppressed_total`), since there may never be a next line.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,7 +1,7 @@
 """The log of a process: one line an event, as JSON or as text for people, and without text of users.
 
-Messages of Tidemill name ids, counts and settings. What other code writes may quote a line: so a traceback has the
-places and kinds of its errors without their words, as do errors in arguments, and libraries stay at warnings.
+Messages of Tidemill name ids, counts and settings. Messages of other code may quote a line. So tracebacks, and
+errors in arguments, show places and kinds of errors without their texts, and libraries log only warnings.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ FIELDS: Final = (
 """What a line may have besides its message, in this order."""
 MESSAGE_CHARS_MAX: Final = 4_096
 OPERATIONAL: Final = ("tidemill.configuration.", "tidemill.faust.", "tidemill.kafka.", "tidemill.runtime.")
-"""Packages whose errors speak of the installation, never of a line."""
+"""Packages whose errors describe the installation, never a line."""
 FRAMES_MAX: Final = 40
 """Places of one error of a traceback."""
 CAUSES_MAX: Final = 5
@@ -83,7 +83,7 @@ class Json(logging.Formatter):
         }
         if found := "".join(_traceback(record)):
             line["exception"] = found
-        # Python counts these as ends of a line, and so do some readers of logs.
+        # Python and some readers of logs take these for ends of lines.
         text = orjson.dumps(line, default=str).decode()
         return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085")
 
@@ -112,7 +112,7 @@ def printable(text: str) -> str:
 
 
 def described(error: BaseException) -> str:
-    """An error without words that may quote a user: its kind, and the words of the system and of the log."""
+    """An error without text that may quote a user: its kind, and the texts of the system and of the log."""
     kind = type(error).__name__
     if isinstance(error, DecodeError | RecordTooLarge) or type(error).__module__.startswith(OPERATIONAL):
         return f"{kind}: {error}"
@@ -134,7 +134,7 @@ def _message(record: logging.LogRecord) -> str:
     except (TypeError, ValueError):
         text = str(record.msg)
     if record.name == asyncio.__name__:
-        # Its further lines show tasks and errors with their words.
+        # Its further lines show tasks and errors with their texts.
         text = text.partition("\n")[0]
     return text[:MESSAGE_CHARS_MAX]
 
@@ -149,7 +149,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _traceback(record: logging.LogRecord) -> Iterator[str]:
-    """The errors of a record, the last one first, each with its places; without their words."""
+    """The errors of a record, the last one first, each with its places but without its text."""
     error = record.exc_info[1] if record.exc_info else None
     for number in range(CAUSES_MAX):
         if error is None:

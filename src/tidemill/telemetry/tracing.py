@@ -1,7 +1,7 @@
 """Spans of a batch through all stages, by OpenTelemetry's API; its SDK sends them if it is installed and set up.
 
 The api decides at the creation of a batch whether its trace is recorded. The batch and its records carry that
-decision with the context. Without an SDK this module only hands the context of the caller on.
+decision with the context. Without an SDK this module only passes on the context of the caller.
 """
 
 import logging
@@ -38,7 +38,7 @@ Attributes = dict[str, str | int | float]
 
 
 def set_up(stage: str) -> Callable[[], None]:
-    """Send spans where the variables `OTEL_…` say; returns what flushes the last ones, within a bound.
+    """Send spans where the variables `OTEL_…` say; returns a function that flushes the last ones, within a bound.
 
     A process without such variables, or with a tracer provider of another library, stays as it is.
     """
@@ -61,7 +61,7 @@ def set_up(stage: str) -> Callable[[], None]:
 
 
 def _provider(stage: str, exporter: str) -> tuple[Any, Any]:
-    """A provider of tracers, and its processor of spans; the SDK reads all the rest from variables."""
+    """A tracer provider and its span processor; the SDK reads all other options from variables."""
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415  the extra may be missing
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
@@ -109,7 +109,7 @@ def continued(traceparent: str | None) -> Iterator[None]:
 
 @contextmanager
 def span(name: str, kind: SpanKind, attributes: Attributes, *, parent: Context | None = None) -> Iterator[Span]:
-    """A span of the block, in the present trace or in that of `parent`. Errors show their kind only.
+    """A span of the block, in the current trace or in that of `parent`. Errors show their kind only.
 
     A root of a new trace has the empty context as `parent`.
     """
@@ -130,7 +130,7 @@ def span(name: str, kind: SpanKind, attributes: Attributes, *, parent: Context |
 
 @contextmanager
 def step(name: str, kind: SpanKind, batch: Batch, attributes: Attributes | None = None) -> Iterator[Span]:
-    """A span of a batch; without a trace of the batch it records nothing."""
+    """A span of a batch; records nothing if the batch has no trace."""
     if (traceparent := batch.tidemill.traceparent) is None:
         yield trace.INVALID_SPAN
         return
@@ -159,7 +159,7 @@ def ago(seconds: float) -> int:
 
 
 def failed(made: Span, kind: str) -> None:
-    """Mark a span as failed; `kind` has no words of users."""
+    """Mark a span as failed; `kind` contains no text of users."""
     made.set_status(StatusCode.ERROR)
     made.set_attribute(ERROR_TYPE, kind)
 

@@ -1,7 +1,7 @@
 """Handles a record of a stage, with a second attempt; a record that fails twice becomes a dead letter.
 
 1. A record that cannot be decoded becomes a dead letter at once.
-2. A failure of the log or of the store says nothing against the record: it goes to the caller.
+2. A failure of the log or of the store proves nothing against the record: it goes to the caller.
 3. After any other failure the stage undoes the attempt and tries once more. If that fails too, the record becomes
    a dead letter, which says where the failure was.
 

@@ -26,7 +26,7 @@ Work = Callable[[], Awaitable[None]]
 
 
 class Unavailable(OSError):
-    """A batch is blocked; the text gives the cause, with no user data but ids."""
+    """A batch is blocked; the text gives the cause, and has ids as its only user data."""
 
     def __init__(self, why: str, reason: Reason = Reason.STORE) -> None:
         super().__init__(why)

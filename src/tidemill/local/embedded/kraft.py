@@ -152,7 +152,7 @@ def free_port(*, other_than: int = 0) -> int:
 def is_free(port: int) -> bool:
     """Whether a server could listen on the port now."""
     with socket.socket() as probe:
-        # As servers do, so that remains of closed connections do not matter.
+        # Servers set this, too, so that remains of closed connections do not matter.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
@@ -163,7 +163,7 @@ def is_free(port: int) -> bool:
 
 
 def _ephemeral_lowest() -> int:
-    """The lowest port of outgoing connections; the usual one if the kernel does not say."""
+    """The lowest port of outgoing connections; the usual one if the kernel does not report it."""
     try:
         lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
     except (OSError, ValueError, IndexError):
