@@ -18,7 +18,7 @@ CLIENTS = {
     "faust": {"src/tidemill/faust"},
     "aioboto3": {"src/tidemill/storage/s3.py"},
     "aiohttp": {
-        "src/tidemill/storage/s3.py",
+        "src/tidemill/storage/s3_errors.py",
         "processors/http/client.py",
         "src/tidemill/client/http",
         "src/tidemill/runtime/server_probe.py",
