@@ -16,6 +16,7 @@ from tidemill.configuration.projects import Limits
 from tidemill.ingest.files.verdict import Fault
 from tidemill.ingest.sqlite import Sizes
 from tidemill.quotas import Quota, QuotaExceeded
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.log.intake import IntakeError
 from tidemill.schemas.log.messages import VERSION
 from tidemill.schemas.resources.batch import Status
@@ -104,7 +105,7 @@ class Quotas:
             return
         try:
             record = _batches.decode(value)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             log.warning("record %d of the batches cannot be read (%s)", offset, type(error).__name__)
             return
         if record.v != VERSION:
@@ -125,7 +126,7 @@ class Quotas:
             return
         try:
             record = _files.decode(value)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             log.warning("record %d of the files cannot be read (%s)", offset, type(error).__name__)
             return
         if record.v == VERSION:

@@ -1,1 +1,13 @@
 """Schemas and rules of records, objects and answers, without I/O."""
+
+import json
+from typing import Final
+
+import msgspec
+
+UNREADABLE: Final = (msgspec.MsgspecError, json.JSONDecodeError, UnicodeError, RecursionError)
+"""Errors that decoders raise at bytes from outside.
+
+msgspec raises one of its own errors at JSON of another shape, but `UnicodeDecodeError` at a string that is not
+UTF-8, and `RecursionError` at JSON with too many levels. orjson raises `JSONDecodeError`.
+"""

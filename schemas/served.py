@@ -4,6 +4,8 @@ from typing import Final
 
 import msgspec
 
+from tidemill.schemas import UNREADABLE
+
 
 class _Served(msgspec.Struct, frozen=True):
     id: str
@@ -20,5 +22,5 @@ def names(body: bytes) -> list[str] | None:
     """The ids of the models; None if the body is not a list of models."""
     try:
         return [served.id for served in _listings.decode(body).data]
-    except (msgspec.MsgspecError, RecursionError):
+    except UNREADABLE:
         return None

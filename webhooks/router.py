@@ -17,7 +17,7 @@ from tidemill.configuration.security import Kafka
 from tidemill.kafka.connection import TRANSIENT
 from tidemill.kafka.history import Reader, reading
 from tidemill.retrying import pause_seconds, reason
-from tidemill.schemas import ids
+from tidemill.schemas import UNREADABLE, ids
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.ports import Clock, Edge, Sender
 from tidemill.schemas.resources.batch import TERMINAL, Status
@@ -123,7 +123,7 @@ class Router:
             return None
         try:
             record = _records.decode(value)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             # The other readers of the topic report the error.
             return None
         is_over = record.batch.status in TERMINAL

@@ -16,6 +16,7 @@ import msgspec
 
 from tidemill.api import errors
 from tidemill.api.error_bodies import MESSAGES
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.jsonl import malformed, nesting
 from tidemill.schemas.jsonl.nesting import DEPTH_MAX
 
@@ -189,7 +190,7 @@ class RequestReader:
         try:
             text.decode()
             fields = _objects.decode(text)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        except UNREADABLE:
             self._fail_inside(text)
         custom_id = self._custom_id(fields)
         params = self._of(fields, "params")
@@ -266,7 +267,7 @@ class RequestReader:
             self._buffer += yield from self._chunk()
         try:
             name = _strings.decode(match[0])
-        except (msgspec.MsgspecError, UnicodeError):
+        except UNREADABLE:
             self._fail("a name is not valid")
         if name != "requests":
             raise errors.invalid(f"{name[:SHOWN_CHARS_MAX]}: Extra inputs are not permitted")

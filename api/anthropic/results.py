@@ -14,6 +14,7 @@ from tidemill.api import error_bodies, errors
 from tidemill.api.batches import report, result_pages
 from tidemill.api.dependencies import Dependencies, chunks_from_store
 from tidemill.api.view.result_lines import bounded
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.jsonl.lines import Line, Splitter
 from tidemill.schemas.ports import NotFound
@@ -160,7 +161,7 @@ def _decoded(decoder: msgspec.json.Decoder[_T], text: msgspec.Raw) -> _T | None:
     """The value; None if it is of another type."""
     try:
         return decoder.decode(text)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+    except UNREADABLE:
         return None
 
 
@@ -177,5 +178,5 @@ def _envelope(kind: str, message: str, request_id: str | None = None) -> dict[st
 def _custom_id(data: bytes | None) -> bytes:
     try:
         return orjson.dumps(_custom_ids.decode(data or b"{}").custom_id)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError, orjson.JSONEncodeError):
+    except (orjson.JSONEncodeError, *UNREADABLE):
         return b'""'

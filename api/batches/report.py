@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 import msgspec
 from pydantic import BaseModel
 
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.bounds import CHAR_BYTES_MAX
 from tidemill.schemas.jsonl.line import CANCELLED, EXPIRED, REFUSALS
 from tidemill.schemas.resources.batch import Batch, FileReceipt, Status
@@ -214,7 +215,7 @@ def _error_and_status(line: _Line) -> tuple[_Error | None, int | None]:
 def _error(body: msgspec.Raw) -> _Error | None:
     try:
         return msgspec.convert(_bodies.decode(body).error, _Error)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from tidemill.configuration.catalog import Contents
 from tidemill.configuration.settings import Settings
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint
 from tidemill.schemas.jsonl import nesting
 from tidemill.schemas.resources.bill import bill, exact, plain
@@ -130,7 +131,7 @@ class TokenEstimate:
         try:
             fields = msgspec.structs.asdict(_lines.decode(line).body)  # type: ignore[attr-defined]
             body = {name: _scalar(raw) for name, raw in fields.items()}
-        except ValueError:
+        except UNREADABLE:
             body = {}
         if (found := self._sum(body.get("model"))) is None:
             self.unreadable += 1

@@ -23,7 +23,7 @@ from tidemill.schemas.log.messages import InputRef
 from tidemill.schemas.log.part import file_key
 from tidemill.schemas.ports import NotFound, once
 from tidemill.storage.buckets import BucketStore, NotAllowed, Opening, reason
-from tidemill.storage.s3 import Refused
+from tidemill.storage.s3_errors import Refused
 
 SECONDS_MAX: Final = 10.0
 """How long a bucket may take for one step of a create."""

@@ -15,6 +15,7 @@ from pydantic_core import PydanticKnownError
 from tidemill.api import errors
 from tidemill.api.requests import faults
 from tidemill.configuration.settings import Settings
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.jsonl import nesting
 from tidemill.schemas.resources.error import ApiError
 
@@ -99,7 +100,7 @@ def check_json(text: bytes, levels_max: int) -> None:
     try:
         text.decode()
         msgspec.json.decode(text, type=msgspec.Raw)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except UNREADABLE as error:
         raise _not_json() from error
 
 

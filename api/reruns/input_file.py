@@ -7,6 +7,7 @@ import msgspec
 from tidemill.api.dependencies import Dependencies
 from tidemill.api.uploads.sink import Sink, new_file
 from tidemill.api.view.quotas import Booking
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.log.messages import FileRecord
 from tidemill.schemas.log.part import file_key
 
@@ -57,6 +58,6 @@ def rewrite_line(line: bytes, *, model: str | None = None, custom_id: str | None
             body = _objects.decode(fields["body"])
             body["model"] = msgspec.Raw(_encoder.encode(model))
             fields["body"] = msgspec.Raw(_encoder.encode(body))
-    except (msgspec.MsgspecError, KeyError, UnicodeError, RecursionError):
+    except (KeyError, *UNREADABLE):
         return line
     return _encoder.encode(fields)

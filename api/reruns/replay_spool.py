@@ -13,6 +13,7 @@ from typing import Final, Self
 import msgspec
 
 from tidemill.api.reruns.input_file import rewrite_line
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.bitmap import Bitmap
 from tidemill.schemas.bounds import CUSTOM_ID_CHARS_MAX
 
@@ -121,5 +122,5 @@ def renamed(custom_id: str, batch_id: str) -> str:
 def _custom_id(line: bytes) -> str | None:
     try:
         return _ids.decode(line).custom_id
-    except (ValueError, msgspec.MsgspecError):
+    except UNREADABLE:
         return None

@@ -4,6 +4,7 @@ import codecs
 
 import msgspec
 
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.jsonl import malformed
 from tidemill.schemas.jsonl.lines import BOM
 
@@ -69,7 +70,7 @@ class FirstLine:
             _valid.decode(text)
         except UnicodeDecodeError:
             self._fault = self._described(NOT_UTF8, text)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             if is_whole or str(error) != _TRUNCATED:
                 self._fault = self._described(NOT_JSONL, text)
         return True

@@ -24,6 +24,7 @@ from tidemill.ingest.files.packing import RequestPublisher
 from tidemill.ingest.files.stage import INTERNAL_FAULT, Stage
 from tidemill.kafka.connection import TRANSIENT
 from tidemill.retrying import retry
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.lifecycle import CANCELLABLE
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import (
@@ -133,7 +134,7 @@ class BatchQueue:
             return
         try:
             record = _records.decode(value)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             log.warning("record %d of the batches cannot be read (%s)", offset, type(error).__name__)
             return
         if record.v != VERSION:

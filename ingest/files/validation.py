@@ -19,6 +19,7 @@ from tidemill.ingest.files import attachments
 from tidemill.ingest.files.attachments import Attached
 from tidemill.ingest.files.outline import outlined
 from tidemill.ingest.files.verdict import Failed, Fault, Listing, Passed, entry, listed, shown
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.bounds import CUSTOM_ID_CHARS_MAX, LINE_BYTES_HIGHEST
 from tidemill.schemas.endpoints import ENDPOINTS, Endpoint
 from tidemill.schemas.jsonl import malformed, nesting
@@ -341,7 +342,7 @@ def _parsed(data: bytes, endpoint: Endpoint) -> dict[str, Any]:
         raise Fault("invalid_json_line", f"This line is nested deeper than the maximum of {DEPTH_MAX} levels.")
     try:
         request = orjson.loads(data) if len(data) <= LONG_LINE_BYTES else outlined(data, endpoint)
-    except (orjson.JSONDecodeError, msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         text = f"This line is not parseable as valid JSON. {malformed.reason(data)}"
         raise Fault("invalid_json_line", text) from None
     if type(request) is not dict:

@@ -22,6 +22,7 @@ from tidemill.processors.failures import NO_EVIDENCE, Answer, CallFailure, Evide
 from tidemill.processors.http.client import Upstream
 from tidemill.processors.lines import Line
 from tidemill.processors.memory_budget import SMALL_BYTES
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas import headers as forwarded
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint, address
 from tidemill.schemas.jsonl import line as shapes
@@ -33,7 +34,7 @@ WARN_SECONDS: Final = 30.0
 """Time between two warnings that a server rejects our calls."""
 NO_CUSTOM_ID: Final = b"null"
 _KINDS: Final = (
-    ((msgspec.MsgspecError, RecursionError, AttachmentError), FailureKind.INVALID_LINE),
+    ((*UNREADABLE, AttachmentError), FailureKind.INVALID_LINE),
     (NotFound, FailureKind.INPUT_GONE),
     (OSError, FailureKind.STORE),
 )

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.bounds import TEXT_CHARS_MAX, TOKENS_MAX
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint
 from tidemill.schemas.jsonl import nesting
@@ -112,7 +113,7 @@ def is_object(body: bytes) -> bool:
     """Whether this is one JSON object by RFC 8259, in UTF-8, nested within `LEVELS_MAX`."""
     try:
         _objects.decode(body)
-    except (msgspec.MsgspecError, RecursionError):
+    except UNREADABLE:
         return False
     return is_utf8(body) and not nesting.exceeds(body, LEVELS_MAX)
 
@@ -193,7 +194,7 @@ def _elsewhere(body: bytes, entry: Endpoint) -> Tokens | None:
 def _odd(reply: Any) -> tuple[Any, msgspec.Raw]:
     """The valid parts of a reply with fields of unexpected types, and its `usage`."""
     choices = None if _is_empty(reply.choices) else [_Choice()]
-    with contextlib.suppress(ValueError, RecursionError):
+    with contextlib.suppress(*UNREADABLE):
         choices = _choices.decode(reply.choices)
     lists = {name: getattr(reply, name) for name in _LISTS}
     return _Reply(error=reply.error, choices=choices, **lists), reply.usage
@@ -235,7 +236,7 @@ def _is_empty(items: msgspec.Raw) -> bool:
 def _fields(error: msgspec.Raw) -> dict[str, msgspec.Raw]:
     try:
         return _dicts.decode(error)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return {}
 
 
@@ -256,7 +257,7 @@ def _message(error: msgspec.Raw) -> str:
     message = _fields(error).get("message", error)
     try:
         words = _strings.decode(message)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         words = bytes(message).decode(errors="replace")
     return words[:TEXT_CHARS_MAX]
 
@@ -265,7 +266,7 @@ def _odd_tokens(text: msgspec.Raw, entry: Endpoint) -> Tokens | None:
     """The counts of a `usage` with unexpected types; None if a count is impossible."""
     try:
         usage = msgspec.json.decode(text)
-    except (ValueError, RecursionError):
+    except UNREADABLE:
         return None
     if not isinstance(usage, dict):
         return None

@@ -14,6 +14,7 @@ from tidemill.processors.calls import reply, reply_normalization
 from tidemill.processors.calls.reply import NO_TOKENS, Tokens
 from tidemill.processors.failures import NOT_MADE, Answer, CallFailure, FailureKind
 from tidemill.processors.memory_budget import Share
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.jsonl import line as shapes
 from tidemill.schemas.jsonl.line import Call
 from tidemill.schemas.log.codec import LineMark
@@ -94,7 +95,7 @@ def _judged(answer: Answer, endpoint: str) -> Success | CallFailure:
     body = answer.body
     try:
         found = reply.read(body, endpoint)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         try:
             normalized = reply_normalization.normalized(body)
         except reply_normalization.UnsupportedFormError as error:

@@ -14,6 +14,7 @@ from tidemill.processors.calls.request_codec import Success
 from tidemill.processors.failures import Answer, CallFailure, Evidence, FailureKind, Fault, History
 from tidemill.processors.joined import reply
 from tidemill.processors.joined.joiner import JoinedCall
+from tidemill.schemas import UNREADABLE
 
 _log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ def _is_list(answer: Answer) -> bool:
     """Whether it is a list of replies, as llama.cpp sends for several prompts."""
     try:
         return isinstance(msgspec.json.decode(answer.body, type=list[msgspec.Raw]), list)
-    except (msgspec.MsgspecError, RecursionError):
+    except UNREADABLE:
         return False
 
 

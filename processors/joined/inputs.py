@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.endpoints import Endpoint
 from tidemill.schemas.jsonl import line as shapes
 
@@ -52,7 +53,7 @@ def request(text: bytes, endpoint: Endpoint) -> Request | None:
             if endpoint.answers and endpoint.answers in parameters
             else 1
         )
-    except (msgspec.MsgspecError, KeyError, RecursionError):
+    except (KeyError, *UNREADABLE):
         return None
     answers = inputs * (1 if number is None else number)
     if not inputs or answers < inputs:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from tidemill.processors.joined.inputs import Request
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.bounds import TOKENS_MAX
 from tidemill.schemas.endpoints import Endpoint
 
@@ -38,7 +39,7 @@ def divided(body: bytes, requests: Sequence[Request], endpoint: Endpoint) -> lis
         fields = _fields.decode(body)
         items = _in_order(_items.decode(fields[endpoint.reply_list]), sum(each.answers for each in requests))
         usages = _usages(fields, requests, _sizes(items, requests) if endpoint.generates else None)
-    except (msgspec.MsgspecError, KeyError, RecursionError) as error:
+    except (KeyError, *UNREADABLE) as error:
         raise MixedUpError from error
     bodies, first = [], 0
     for request, usage in zip(requests, usages, strict=True):

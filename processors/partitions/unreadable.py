@@ -14,7 +14,7 @@ import msgspec
 from tidemill.kafka.partitions.dead_letters import send_dead_letter
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.window import Entry
-from tidemill.schemas import ids
+from tidemill.schemas import UNREADABLE, ids
 from tidemill.schemas.bounds import CHAR_BYTES_MAX
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.log import codec
@@ -82,7 +82,7 @@ def error_lines(
     for index, data in zip(places, lines, strict=True):
         try:
             custom_id = bytes(line.parse(data).custom_id)
-        except (msgspec.MsgspecError, RecursionError):
+        except UNREADABLE:
             continue
         if len(custom_id) > CUSTOM_ID_BYTES_MAX:
             continue
@@ -102,7 +102,7 @@ def _places(found: Mapping[str, bytes | None], count: int) -> Sequence[int] | No
     if (indices := found.get(codec.INDICES)) is not None:
         try:
             listed = _indices.decode(indices)
-        except (msgspec.MsgspecError, UnicodeError):
+        except UNREADABLE:
             return None
         return listed if len(listed) == count else None
     first = (found.get(codec.FIRST) or b"").decode("ascii", "replace")

@@ -7,6 +7,7 @@ import msgspec
 
 from tidemill.processors.failures import CallFailure, FailureKind
 from tidemill.processors.lines import Line
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.ports import Clock
 
 MESSAGE_CHARS_MAX: Final = 200
@@ -94,6 +95,6 @@ def _message(failure: CallFailure) -> str:
         return failure.message
     try:
         message = _bodies.decode(failure.body).error.message if len(failure.body) <= BODY_BYTES_MAX else ""
-    except (msgspec.MsgspecError, RecursionError):
+    except UNREADABLE:
         return ""
     return "" if message == failure.message else message

@@ -26,7 +26,7 @@ from tidemill.schemas.log.part import file_key
 from tidemill.schemas.ports import NotFound, once
 from tidemill.schemas.resources.batch import Batch, FileReceipt
 from tidemill.storage.buckets import NotAllowed, own_store, reason
-from tidemill.storage.s3 import Refused
+from tidemill.storage.s3_errors import Refused
 
 SECONDS_MAX: Final = 3600.0
 """How long a batch waits for a server that does not answer, from the time its lines were done."""

@@ -9,12 +9,11 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
-import msgspec
-
 from tidemill.results.files.merge import Sums, merged
 from tidemill.results.state.active_batch import PartBuffer
 from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.jsonl import copies, line
 from tidemill.schemas.jsonl.copies import Copy
 from tidemill.schemas.jsonl.lines import Splitter
@@ -83,7 +82,7 @@ class CopiedLines:
     ) -> tuple[LineMark, bytes]:
         try:
             text = line.copied(self._id, copy.index, bytes(copy.custom_id), original)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise PartError(f"line {copy.original} of {self._id} cannot be copied") from error
         if (model := sums.models[place]) != NO_MODEL:
             self.models[copy.index] = model
@@ -99,7 +98,7 @@ class CopiedLines:
                 for found in splitter.feed(chunk):
                     count += 1
                     yield copies.decode(found.data or b"")
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise PartError(f"the list of copies of {self._id} is damaged") from error
         if count != self._expected:
             raise PartError(f"the list of copies of {self._id} has {count} of {self._expected}")

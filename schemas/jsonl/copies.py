@@ -9,6 +9,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.bounds import BATCH_LINES_MAX
 
 DIGEST_BYTES: Final = 16
@@ -65,7 +66,7 @@ def request_of(data: bytes) -> Request:
 def _value(raw: msgspec.Raw) -> object:
     try:
         return msgspec.json.decode(raw)
-    except msgspec.MsgspecError:  # such as 1e999: ingest checks only some fields of a long line
+    except UNREADABLE:  # such as 1e999: ingest checks only some fields of a long line
         return None
 
 

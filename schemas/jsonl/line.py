@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 import orjson
 
-from tidemill.schemas import ids
+from tidemill.schemas import UNREADABLE, ids
 from tidemill.schemas.bounds import CUSTOM_ID_CHARS_MAX
 
 EXPIRED = ("batch_expired", "This request could not be executed before the completion window expired.")
@@ -91,7 +91,7 @@ def custom_id_of(line: bytes) -> bytes:
     try:
         found = _named.decode(line).custom_id
         text = msgspec.json.decode(found, type=str)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except UNREADABLE:
         return b"null"
     return bytes(found) if 0 < len(text) <= CUSTOM_ID_CHARS_MAX else b"null"
 
@@ -100,7 +100,7 @@ def model_of(line: bytes) -> str | None:
     """The model that any input line names; None if it names none."""
     try:
         return _modelled.decode(line).body.model
-    except (ValueError, RecursionError):
+    except UNREADABLE:
         return None
 
 

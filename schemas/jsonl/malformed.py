@@ -78,7 +78,7 @@ def _in_long(text: bytes) -> str:
         _valid.decode(text)
     except RecursionError:
         return "It is nested too deeply."
-    except msgspec.DecodeError as error:
+    except ValueError as error:
         if (match := _BYTE.match(str(error))) is None:
             return _fault("At its end", str(error), "")
         at = int(match[2])

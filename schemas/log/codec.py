@@ -29,8 +29,8 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from tidemill.schemas import UNREADABLE, traces
 from tidemill.schemas import headers as forwarded
-from tidemill.schemas import traces
 from tidemill.schemas.bounds import (
     BATCH_LINES_MAX,
     ID_CHARS_MAX,
@@ -274,7 +274,7 @@ def request_head(headers: Iterable[tuple[str, bytes | None]]) -> RequestHead:
             traceparent=traces.parsed(found.get(TRACEPARENT)),
             indices=_indices.decode(indices) if (indices := found.get(INDICES)) is not None else None,
         )
-    except (KeyError, ValueError, msgspec.MsgspecError) as error:
+    except (KeyError, ValueError, *UNREADABLE) as error:
         raise _header_error(error) from error
 
 
@@ -317,7 +317,7 @@ def lines_ref(headers: Iterable[tuple[str, bytes | None]]) -> LineRef | None:
         return None
     try:
         return _refs.decode(ref)
-    except (ValueError, msgspec.MsgspecError) as error:
+    except UNREADABLE as error:
         raise _header_error(error) from error
 
 
@@ -339,7 +339,7 @@ def lines_marks(headers: Iterable[tuple[str, bytes | None]], size: int) -> tuple
     try:
         batch_id = _text(found[BATCH], ID_CHARS_MAX)
         marks = _marks.decode(found[MARKS])
-    except (KeyError, ValueError, msgspec.MsgspecError) as error:
+    except (KeyError, ValueError, *UNREADABLE) as error:
         raise _header_error(error) from error
     if (ref := lines_ref(found.items())) is not None:
         if size or len(marks) != 1:

@@ -24,7 +24,7 @@ from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
 from tidemill.schemas.resources.waiting import Reason
 from tidemill.storage.buckets import Buckets, Changed, NotAllowed
 from tidemill.storage.directory import DirectoryStore
-from tidemill.storage.s3 import Refused
+from tidemill.storage.s3_errors import Refused
 
 
 class Records:

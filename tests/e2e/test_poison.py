@@ -12,6 +12,7 @@ from support.stack import KEY
 from support.waiting import until
 
 from tidemill.configuration.settings import Settings
+from tidemill.kafka import history
 from tidemill.kafka.admin import ensure_model_topics
 from tidemill.ops import dead_letters
 from tidemill.schemas import ids
@@ -62,7 +63,8 @@ async def test_every_stage_goes_on(stack):
     await until(lambda: client.batches.retrieve(made.id).status == "completed", "its end", seconds_max=60)
 
     async def buried():
-        return sent <= (await dead_letters.read_all(stack.cluster("operator"))).letters.keys()
+        async with history.reading(stack.cluster("operator")) as reader:
+            return sent <= (await dead_letters.known(reader)).ids
 
     await until(buried, "all of them among the dead letters")
     assert {stage: stack.pids(stage) for stage in before} == before, "no process ended over it"
@@ -199,7 +201,8 @@ async def test_whatever_is_written_to_a_topic(stack, monkeypatch):
     found = set()
 
     async def buried():
-        found.update((await dead_letters.read_all(stack.cluster())).letters)
+        async with history.reading(stack.cluster()) as reader:
+            found.update((await dead_letters.known(reader)).ids)
         return sent <= found
 
     await until(buried, "the letters of all of them")

@@ -18,7 +18,7 @@ CLIENTS = {
     "faust": {"src/tidemill/faust"},
     "aioboto3": {"src/tidemill/storage/s3.py"},
     "aiohttp": {
-        "src/tidemill/storage/s3.py",
+        "src/tidemill/storage/s3_errors.py",
         "processors/http/client.py",
         "src/tidemill/client/http",
         "src/tidemill/runtime/server_probe.py",
@@ -176,6 +176,41 @@ def test_no_module_is_dead():
     for module in modules():
         if module.path.name not in ("__init__.py", "__main__.py") and not importers[module]:
             assert f'"{module.dotted}"' in text, f"no module imports {module.name}"
+
+
+def caught(node):
+    """The names of the errors that a `try` or a `with suppress(…)` catches."""
+    if isinstance(node, ast.Try):
+        types = [handler.type for handler in node.handlers if handler.type is not None]
+    else:
+        calls = [item.context_expr for item in node.items if isinstance(item.context_expr, ast.Call)]
+        types = [each for call in calls if ast.unparse(call.func).endswith("suppress") for each in call.args]
+    return {ast.unparse(each) for kind in types for each in getattr(kind, "elts", [kind])}
+
+
+def decodes(node, decoders):
+    """Whether the body of a `try` or `with` calls a decoder that fails in several ways."""
+    calls = [call for each in node.body for call in ast.walk(each) if isinstance(call, ast.Call)]
+    return any(ast.unparse(call.func) in decoders for call in calls)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_errors_of_decoders_are_caught_together(path):
+    """Whoever catches one of `UNREADABLE` catches all: msgspec raises other errors at bad UTF-8 and deep JSON."""
+    decoders = {"msgspec.json.decode", "json.loads"} | {
+        f"{ast.unparse(target)}.decode"
+        for node in tree(path).body
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
+        if ast.unparse(node.value).startswith("msgspec.json.Decoder(")
+        for target in getattr(node, "targets", [getattr(node, "target", None)])
+    }
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Try | ast.With):
+            found = {each.strip("()*") for each in caught(node)}
+            place = f"{name(path)}:{node.lineno}"
+            assert not found & {"msgspec.MsgspecError", "msgspec.DecodeError"}, place
+            if found & {"ValueError", "UnicodeError"} and decodes(node, decoders):
+                assert "UNREADABLE" in found or "RecursionError" in found, place
 
 
 def test_named_modules_exist():

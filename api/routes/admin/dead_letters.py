@@ -69,7 +69,7 @@ class Letters(BaseModel):
     object: Literal["list"] = "list"
     data: list[ShownLetter]
     has_more: bool
-    """Whether there are more than `limit`."""
+    """Whether there are more, which are older."""
 
 
 class LettersQuery(reading.Parameters):
@@ -134,7 +134,10 @@ async def index(
     """List the newest dead letters, also those that were sent again."""
     async with deps.gates.replays.turn(caller.project):
         found = await _read(deps)
-    newest = [ShownLetter(**one.model_dump(exclude={"value"})) for one in reversed(found.values())][: query.limit]
+    newest = [
+        ShownLetter(**one.model_dump(exclude={"value"}))
+        for one in list(reversed(found.values()))[: min(query.limit, LETTERS_MAX)]
+    ]
     return json(Letters(data=newest, has_more=len(found) > len(newest)))
 
 
@@ -222,7 +225,8 @@ async def _read(deps: Dependencies, wanted: Container[str] | None = None) -> dic
                 found[letter.id] = _shown(letter)
             elif (known := found.get(letter.id)) is not None:
                 found[letter.id] = known.model_copy(update={"requeued_at": int(letter.at)})
-            if len(found) > LETTERS_MAX:
+            # One more than an answer may have, which shows that there are more.
+            if len(found) > LETTERS_MAX + 1:
                 del found[next(iter(found))]
     return found
 

@@ -81,15 +81,16 @@ def backend_demo(
 
     if not demo.is_installed():
         refuse(f"the demo models are not installed: {demo.INSTALL}")
+    from tidemill.configuration.settings import SettingsError
     from tidemill.local.demo.app import serve
     from tidemill.local.demo.weights import WeightsError
 
     try:
         asyncio.run(serve(port=port, threads=threads))
-    except WeightsError as error:
+    except (SettingsError, WeightsError) as error:
         refuse(str(error))
     except OSError as error:
-        refuse(f"port {port} cannot be used ({error.strerror}); --port names another")
+        refuse(f"the demo models cannot be served: {error}")
 
 
 def bench(

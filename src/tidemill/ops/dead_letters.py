@@ -1,11 +1,13 @@
 """`tidemill dead`: lists dead letters, and requeues them once a fix can read them."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tidemill.configuration.security import Kafka
 from tidemill.kafka import history
+from tidemill.kafka.history import Reader
 from tidemill.kafka.producer import Log
 from tidemill.ops import OperatorError, Say
 from tidemill.schemas.log import dead_letters, topics
@@ -14,50 +16,57 @@ from tidemill.schemas.log.dead_letters import DeadLetter, RequeueMark
 from tidemill.schemas.ports import Sender
 from tidemill.terminal import local_time, printable, show_json
 
-LETTERS_MAX: Final = 10_000
-"""Newest letters to keep in memory."""
 VALUE_BYTES_SHOWN: Final = 2_000
 
 
 @dataclass
 class DeadLetters:
-    """The letters by id, and when each one was requeued (Unix seconds)."""
+    """The ids of all letters, and when each one was requeued (Unix seconds)."""
 
-    letters: dict[str, DeadLetter] = field(default_factory=dict)
+    ids: set[str] = field(default_factory=set)
     requeued: dict[str, float] = field(default_factory=dict)
-    unreadable: int = 0
-    """Number of records in `tidemill.dead` that are not letters."""
-
-    def add(self, found: DeadLetter | RequeueMark) -> None:
-        """Add the next record of the topic; a record that was written twice is one letter."""
-        if isinstance(found, RequeueMark):
-            self.requeued[found.id] = found.at
-            return
-        self.letters[found.id] = found
-        if len(self.letters) > LETTERS_MAX:
-            oldest = next(iter(self.letters))
-            del self.letters[oldest]
 
     @property
-    def waiting(self) -> list[DeadLetter]:
-        """Letters not requeued yet, the oldest first."""
-        return [letter for letter in self.letters.values() if letter.id not in self.requeued]
+    def waiting(self) -> set[str]:
+        """The ids of letters not requeued yet."""
+        return self.ids - self.requeued.keys()
 
 
-async def read_all(kafka: Kafka) -> DeadLetters:
-    """Read all dead letters.
+async def known(reader: Reader) -> DeadLetters:
+    """Read which letters there are.
 
     Raises:
         LogUnavailable: The broker does not answer.
     """
     found = DeadLetters()
-    async with history.reading(kafka) as reader:
-        async for record in reader.records(topics.DEAD.name):
-            try:
-                found.add(dead_letters.decode(record.headers, record.value, record.timestamp / 1000))
-            except DecodeError:
-                found.unreadable += 1
+    async for one in _all(reader):
+        if isinstance(one, RequeueMark):
+            found.requeued[one.id] = one.at
+        else:
+            found.ids.add(one.id)
     return found
+
+
+async def picked(reader: Reader, ids: Iterable[str]) -> AsyncGenerator[DeadLetter, None]:
+    """The letters with these ids, the oldest first; one at a time, since each may have a MiB.
+
+    Raises:
+        LogUnavailable: The broker does not answer.
+    """
+    left = set(ids)
+    async with aclosing(_all(reader)) as found:
+        while left and (one := await anext(found, None)) is not None:
+            # A record that was written twice is one letter.
+            if isinstance(one, DeadLetter) and one.id in left:
+                left.remove(one.id)
+                yield one
+
+
+async def _all(reader: Reader) -> AsyncGenerator[DeadLetter | RequeueMark, None]:
+    async with aclosing(reader.records(topics.DEAD.name)) as records:
+        async for record in records:
+            with suppress(DecodeError):
+                yield dead_letters.decode(record.headers, record.value, record.timestamp / 1000)
 
 
 async def show_all(kafka: Kafka, say: Say, *, requeued_too: bool, as_json: bool = False) -> None:
@@ -66,30 +75,32 @@ async def show_all(kafka: Kafka, say: Say, *, requeued_too: bool, as_json: bool 
     Raises:
         LogUnavailable: The broker does not answer.
     """
-    found = await read_all(kafka)
-    letters = list(found.letters.values()) if requeued_too else found.waiting
+    async with history.reading(kafka) as reader:
+        found = await known(reader)
+        async for letter in picked(reader, found.ids if requeued_too else found.waiting):
+            at = found.requeued.get(letter.id)
+            if as_json:
+                show_json(_record(letter, at))
+            else:
+                state = "" if at is None else f"  requeued {local_time(at)}"
+                say(f"{letter.id}  {local_time(letter.at)}  {letter.stage}: {letter.reason}{state}")
     if as_json:
-        for letter in letters:
-            show_json(_record(letter, found))
         return
-    for letter in letters:
-        state = f"  requeued {local_time(found.requeued[letter.id])}" if letter.id in found.requeued else ""
-        say(f"{letter.id}  {local_time(letter.at)}  {letter.stage}: {letter.reason}{state}")
-    hidden = len(found.letters) - len(found.waiting)
+    hidden = len(found.ids) - len(found.waiting)
     if hidden and not requeued_too:
         say(f"({hidden} more were requeued; --all shows them)")
-    if not found.letters:
+    if not found.ids:
         say("No dead letters.")
 
 
-def _record(letter: DeadLetter, found: DeadLetters) -> dict[str, Any]:
+def _record(letter: DeadLetter, requeued_at: float | None) -> dict[str, Any]:
     """A letter as JSON, without its content."""
     return {
         "id": letter.id,
         "at": letter.at,
         "stage": letter.stage,
         "reason": letter.reason,
-        "requeued_at": found.requeued.get(letter.id),
+        "requeued_at": requeued_at,
     }
 
 
@@ -102,16 +113,17 @@ async def show(
         LogUnavailable: The broker does not answer.
         OperatorError: No letter has this id.
     """
-    found = await read_all(kafka)
-    letter = _by_id(found, letter_id)
+    async with history.reading(kafka) as reader:
+        requeued_at = (await _chosen(reader, [letter_id])).requeued.get(letter_id)
+        (letter,) = [one async for one in picked(reader, [letter_id])]
     if as_json:
-        show_json(_record(letter, found) | _content(letter, value_bytes))
+        show_json(_record(letter, requeued_at) | _content(letter, value_bytes))
         return
     say(f"record     {letter.id}")
     say(f"written    {local_time(letter.at)} by {letter.stage}")
     say(f"reason     {letter.reason}")
-    if letter.id in found.requeued:
-        say(f"requeued   {local_time(found.requeued[letter.id])}")
+    if requeued_at is not None:
+        say(f"requeued   {local_time(requeued_at)}")
     say(f"key        {'none' if letter.key is None else printable(letter.key)}")
     for name, content in letter.headers:
         say(f"header     {name} = {'null' if content is None else printable(content)}")
@@ -150,24 +162,24 @@ async def requeue(kafka: Kafka, letter_ids: Sequence[str] | None, say: Say, *, a
         LogUnavailable: The broker does not answer.
         OperatorError: An id is unknown, or a letter cannot be sent.
     """
-    found = await read_all(kafka)
-    chosen = found.waiting if letter_ids is None else [_by_id(found, name) for name in letter_ids]
     log = Log(kafka)
     try:
         await log.start()
-        sent = 0
-        for letter in chosen:
-            if letter.id in found.requeued and not again:
-                say(f"{letter.id} was requeued before, at {local_time(found.requeued[letter.id])}")
-            elif (text := _refusal(letter)) is not None:
-                if letter_ids is not None:
-                    raise OperatorError(text)
-                say(text)
-            else:
-                await _send(log, letter)
-                say(f"{letter.id} was sent to {letter.topic}")
-                sent += 1
-        return sent
+        async with history.reading(kafka) as reader:
+            found = await _chosen(reader, letter_ids or ())
+            sent = 0
+            async for letter in picked(reader, found.waiting if letter_ids is None else letter_ids):
+                if letter.id in found.requeued and not again:
+                    say(f"{letter.id} was requeued before, at {local_time(found.requeued[letter.id])}")
+                elif (text := _refusal(letter)) is not None:
+                    if letter_ids is not None:
+                        raise OperatorError(text)
+                    say(text)
+                else:
+                    await _send(log, letter)
+                    say(f"{letter.id} was sent to {letter.topic}")
+                    sent += 1
+            return sent
     finally:
         await log.stop()
 
@@ -187,7 +199,10 @@ async def _send(log: Sender, letter: DeadLetter) -> None:
     await log.send(topics.DEAD.name, letter.id, None, headers=dead_letters.mark_headers(letter.id))
 
 
-def _by_id(found: DeadLetters, letter_id: str) -> DeadLetter:
-    if (letter := found.letters.get(letter_id)) is None:
-        raise OperatorError(f"no dead letter {printable(letter_id)}")
-    return letter
+async def _chosen(reader: Reader, letter_ids: Iterable[str]) -> DeadLetters:
+    """Read which letters there are, and check that these are among them."""
+    found = await known(reader)
+    for letter_id in letter_ids:
+        if letter_id not in found.ids:
+            raise OperatorError(f"no dead letter {printable(letter_id)}")
+    return found

@@ -46,15 +46,18 @@ async def rebuild(settings: Settings, kafka: Kafka, names: Sequence[str], say: S
         files = await _files(reader, known.values())
         vault = await vault_of(reader, settings)
         store = SealedStore(open_store(settings.store_url), vault)
-        for name in names:
-            try:
-                batch = _known(known, vault, name)
-                with tempfile.TemporaryDirectory(prefix="tidemill-rebuild-") as folder:
-                    work = Rebuild(batch, OverlayStore(Path(folder), store), bill_copies=settings.bill_copies)
-                    is_equal &= await _one(reader, work, files, say, vault=vault, write=write)
-            except RebuildError as error:
-                say(str(error))
-                is_equal = False
+        try:
+            for name in names:
+                try:
+                    batch = _known(known, vault, name)
+                    with tempfile.TemporaryDirectory(prefix="tidemill-rebuild-") as folder:
+                        work = Rebuild(batch, OverlayStore(Path(folder), store), bill_copies=settings.bill_copies)
+                        is_equal &= await _one(reader, work, files, say, vault=vault, write=write)
+                except RebuildError as error:
+                    say(str(error))
+                    is_equal = False
+        finally:
+            await store.close()
     return is_equal
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 
 from tidemill.configuration.security import Cluster, Security
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.log import acls
 from tidemill.storage import ownership
 
@@ -26,7 +27,7 @@ def read(data: Path) -> RunFile | None:
     file = data / "run.json"
     try:
         return msgspec.json.decode(file.read_bytes(), type=RunFile) if ownership.is_trusted(file) else None
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *UNREADABLE):
         return None
 
 

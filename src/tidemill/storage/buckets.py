@@ -8,14 +8,16 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from tidemill.configuration.buckets import Bucket
 from tidemill.schemas.buckets import Address
 from tidemill.schemas.ports import NotFound
-from tidemill.storage.s3 import Refused, S3Store, Unavailable, Upload, failures
+from tidemill.storage.s3 import S3Store, Upload
+from tidemill.storage.s3_errors import NoUpload, Refused, Unavailable, failures
 
 SHA256: Final = "tidemill-sha256"
 """Metadata of an object: SHA-256 of the file that it has, before any conversion."""
@@ -23,6 +25,8 @@ TRANSFERS_MAX: Final = 8
 """Transfers of one process at a time; each one holds up to 24 MiB."""
 TRANSFERS_EACH_MAX: Final = 2
 """Transfers of one project over one connection, so that a slow server delays few others."""
+ABANDONED: Final = timedelta(days=1)
+"""Age of an upload that no process writes any more."""
 SHOWN_MAX: Final = 5
 """Folders that a refusal names."""
 _TOTAL: Final = re.compile(r"bytes \d+-\d+/(\d+)\Z")
@@ -154,13 +158,17 @@ class BucketStore(S3Store):
         await self._write(self._where(key), chunks, {SHA256: sha256})
 
     async def _abort_others(self, key: str) -> None:
-        """Abort uploads of the same object that a dead process left behind."""
+        """Abort uploads of the same object that a dead process left behind; a young one may be at work."""
         client = await self._connected()
+        pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=key)
+        left_before = datetime.now(UTC) - ABANDONED
         try:
             with failures(key):
-                found = await client.list_multipart_uploads(Bucket=self._bucket, Prefix=key)
-                for upload in found.get("Uploads", ()):
-                    if upload["Key"] == key:
+                # The prefix has longer keys, too.
+                found = [each async for page in pages for each in page.get("Uploads", ()) if each["Key"] == key]
+            for upload in found:
+                if upload["Initiated"] <= left_before:
+                    with suppress(NoUpload), failures(key):
                         await client.abort_multipart_upload(**self._where(key), UploadId=upload["UploadId"])
         except (NotFound, Refused):
             # Without the right to list uploads, a lifecycle rule of the bucket has to remove them.

@@ -14,13 +14,13 @@ import logging
 import os
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, closing, contextmanager, suppress
+from contextlib import AsyncExitStack, closing, suppress
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-import aiohttp
-from botocore.exceptions import BotoCoreError, ClientError
-
 from tidemill.schemas.ports import READ_BYTES, NotFound, checked_key, checked_prefix
+from tidemill.storage.s3_errors import NoUpload, RangeError, Unavailable, failures
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +42,6 @@ LINK_SECONDS: Final = 900
 
 OWN_SERVER: Final = frozenset({"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"})
 """Variables with the address of a server other than Amazon's."""
-
-_MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
-_RANGE_ERROR = "InvalidRange"
 
 
 class S3Store:
@@ -154,7 +151,7 @@ class S3Store:
         """See `Store.delete`."""
         where = self._where(key)
         client = await self._connected()
-        with failures(key), suppress(NotFound):
+        with suppress(NotFound), failures(key):
             await client.delete_object(**where)
 
     async def keys(self, prefix: str) -> AsyncIterator[str]:
@@ -224,6 +221,9 @@ class Upload:
         self._where = where
         self._metadata: dict[str, Any] = {"Metadata": metadata} if metadata else {}
         self._id: dict[str, str] = {}
+        self._begun_at: datetime | None = None
+        """By the clock of the server."""
+        self._size = 0
         self._parts: list[dict[str, Any]] = []
         self._in_transit: deque[asyncio.Task[None]] = deque()
 
@@ -242,15 +242,19 @@ class Upload:
         with failures(self._where["Key"]):
             answer = await self._client.create_multipart_upload(**self._where, **self._metadata)
         self._id = {"UploadId": answer["UploadId"]}
+        if date := answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date"):
+            self._begun_at = parsedate_to_datetime(date)
 
     async def add(self, part: bytes) -> None:
         """Send a part; waits while too many are in transit."""
         entry = await self._entry()
+        self._size += len(part)
         self._in_transit.append(asyncio.create_task(self._send(entry, part)))
 
     async def copy(self, source: dict[str, str], start: int, end: int) -> None:
         """Make the server copy a part of another object; waits as `add` does."""
         entry = await self._entry()
+        self._size += end - start
         self._in_transit.append(asyncio.create_task(self._copy(entry, source, start, end)))
 
     async def _entry(self) -> dict[str, Any]:
@@ -271,10 +275,27 @@ class Upload:
         while self._in_transit:
             await self._in_transit[0]
             self._in_transit.popleft()
-        with failures(self._where["Key"]):
-            await self._client.complete_multipart_upload(
-                **self._where, **self._id, MultipartUpload={"Parts": self._parts}
+        try:
+            with failures(self._where["Key"]):
+                await self._client.complete_multipart_upload(
+                    **self._where, **self._id, MultipartUpload={"Parts": self._parts}
+                )
+        except NoUpload:
+            # The client repeats a request whose answer is lost, and the first one may have completed the object.
+            if not await self._is_complete():
+                raise
+
+    async def _is_complete(self) -> bool:
+        """Whether the object is the one of this upload: as long, with its metadata, and not older."""
+        with suppress(NotFound), failures(self._where["Key"]):
+            found = await self._client.head_object(**self._where)
+            return (
+                self._begun_at is not None
+                and found["LastModified"] >= self._begun_at
+                and found["ContentLength"] == self._size
+                and self._metadata.get("Metadata", {}).items() <= found.get("Metadata", {}).items()
             )
+        return False
 
     async def abort(self) -> None:
         """Delete the parts, within `ABORT_SECONDS_MAX`."""
@@ -285,7 +306,7 @@ class Upload:
             return
         try:
             async with asyncio.timeout(ABORT_SECONDS_MAX):
-                with failures(self._where["Key"]), suppress(NotFound):
+                with suppress(NotFound, NoUpload), failures(self._where["Key"]):
                     await self._client.abort_multipart_upload(**self._where, **self._id)
         except OSError as error:
             log.warning("parts of an aborted upload stay in the bucket: %s", error)
@@ -304,42 +325,6 @@ class Upload:
                 CopySource=source, CopySourceRange=f"bytes={start}-{end - 1}",
             )  # fmt: skip
         entry["ETag"] = answer["CopyPartResult"]["ETag"]
-
-
-class Unavailable(OSError):
-    """The server or the network failed; a new attempt may succeed."""
-
-
-class Refused(OSError):
-    """The server refuses the request."""
-
-    def __init__(self, code: str) -> None:
-        """Keep the server's code."""
-        super().__init__(f"S3 answered {code}")
-        self.code = code
-
-
-class RangeError(OSError):
-    """A range begins after the object's end."""
-
-
-@contextmanager
-def failures(key: str) -> Iterator[None]:
-    """Raise errors of the client library as errors of `Store`."""
-    try:
-        yield
-    except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        if code in _MISSING:
-            raise NotFound(key) from error
-        if code == _RANGE_ERROR:
-            raise RangeError(code) from error
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        if status >= 500:  # noqa: PLR2004
-            raise Unavailable(f"S3 answered {code or status}") from error
-        raise Refused(code or str(status)) from error
-    except (BotoCoreError, aiohttp.ClientError, TimeoutError) as error:
-        raise Unavailable(type(error).__name__) from error
 
 
 def _head_bytes(short: int, length: int) -> int:

@@ -10,13 +10,12 @@ from typing import Any, Final
 
 import msgspec
 
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.bounds import TOKENS_MAX
 from tidemill.tables import RowError, TableError
 
 ERROR_CHARS_MAX: Final = 1_000
 FLOAT_BYTES: Final = 4
-UNREADABLE: Final = (msgspec.MsgspecError, RecursionError)
-"""Errors of the decoders: unexpected JSON, or JSON with too many levels."""
 POSITIVE, NEGATIVE = 0x7F, 0xFF
 """Last bytes of float32 values that are not finite, and of few finite ones."""
 
@@ -193,7 +192,7 @@ def number_of(line: bytes) -> int:
     try:
         found: Any = _ids.decode(line)
         return int(found.custom_id)
-    except ValueError:
+    except (ValueError, *UNREADABLE):
         pass
     try:
         # The reply has half of a surrogate pair, which this parser of the standard library accepts.

@@ -10,10 +10,11 @@ from typing import Any, Final, cast
 import msgspec
 import pyarrow as pa
 
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.endpoints import TEXTS
 from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.tables import RowError
-from tidemill.tables.replies import FLOAT_BYTES, UNREADABLE, Usage, result_of
+from tidemill.tables.replies import FLOAT_BYTES, Usage, result_of
 from tidemill.tables.sinks import ParquetSink
 
 BATCH_BYTES: Final = 2 << 20

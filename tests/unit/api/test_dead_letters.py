@@ -58,7 +58,8 @@ async def test_letters_are_listed_newest_first(deps, operator, monkeypatch):
         "object": "list", "data": [newest], "has_more": True,
     }  # fmt: skip
     monkeypatch.setattr(routes, "LETTERS_MAX", 2)
-    assert len((await operator.get("/dead_letters")).json()["data"]) == 2
+    bounded = (await operator.get("/dead_letters?limit=1000")).json()
+    assert (len(bounded["data"]), bounded["has_more"]) == (2, True)
 
 
 async def test_a_letter_has_the_beginning_of_its_value(deps, operator):

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from tidemill.client.errors import Refused, Unreachable
 from tidemill.retrying import pause_seconds
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.resources.error import ErrorEnvelope
 
 TRIES_MAX = 14
@@ -51,7 +52,7 @@ class Connection:
         try:
             async with self.opened(method, path, **options) as answer:
                 content = await answer.json(content_type=None)
-        except ValueError as error:
+        except UNREADABLE as error:
             raise self.unreachable(error) from error
         if not isinstance(content, dict):
             raise Unreachable(f"{self.base_url} does not speak the Batch API; the address usually ends in /v1")

@@ -5,6 +5,8 @@ from typing import Any, Self
 
 import msgspec
 
+from tidemill.schemas import UNREADABLE
+
 
 def _texts(parts: list[dict[str, Any]], kind: str) -> list[str]:
     return [part["text"] for part in parts if part.get("type") == kind]
@@ -61,7 +63,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
         """Read a line of an output or error file."""
         try:
             return cls.from_result(msgspec.json.decode(line))
-        except msgspec.DecodeError:
+        except UNREADABLE:
             # Half a surrogate pair, which only the standard library takes.
             return cls.from_result(json.loads(line))
 

@@ -28,6 +28,7 @@ import msgspec
 from tidemill.client.errors import UsageError
 from tidemill.client.runs.outcome import BatchResult
 from tidemill.client.runs.plan import Shard
+from tidemill.schemas import UNREADABLE
 from tidemill.storage import ownership
 from tidemill.storage.atomic_file import replacing
 
@@ -137,7 +138,7 @@ class Journal:
             plan = _plans.decode(self._plan.read_bytes())
         except FileNotFoundError:
             return None
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise UsageError(f"{self.folder} cannot be read; --again starts over") from error
         if (plan.job, plan.layout) != (job, LAYOUT):
             message = "belongs to a run of another input, with other options or on another service"
@@ -243,7 +244,7 @@ def _read(file: BinaryIO) -> dict[int, Step]:
             if not line.endswith(b"\n"):
                 break
             step = _steps.decode(line)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             break
         steps[step.shard] = step
         whole += len(line)

@@ -7,6 +7,7 @@ import msgspec
 
 from tidemill.client.errors import UsageError
 from tidemill.client.files import input_lines
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.jsonl import malformed
 
@@ -82,7 +83,7 @@ def endpoint_of(source: Path) -> str:
     try:
         text.decode()
         url = msgspec.json.decode(text, type=_First).url
-    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+    except UNREADABLE as error:
         raise UsageError(f"{place} is not a batch request. {fault_of(text, error)}") from error
     # The service may have more endpoints than the client knows.
     if not url.startswith("/v1/"):

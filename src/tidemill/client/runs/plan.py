@@ -17,6 +17,7 @@ from tidemill.client.files import input_lines
 from tidemill.client.http.client import Bounds
 from tidemill.client.runs.paths import fault_of
 from tidemill.client.runs.reconciliation import LINES, digest
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN
 from tidemill.schemas.jsonl.lines import Line
 
@@ -123,7 +124,7 @@ def _fault(line: Line, ids: sqlite3.Connection, bounds: Bounds) -> str | None:
     try:
         line.data.decode()
         ids.execute("INSERT INTO ids VALUES (?, ?)", (digest(LINES.decode(line.data).custom_id), line.number))
-    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+    except UNREADABLE as error:
         return fault_of(line.data, error)
     return None
 
@@ -133,7 +134,7 @@ def _inputs(line: Line, endpoint: str) -> int:
     try:
         given = bytes(_requests.decode(line.data or b"").body[ENDPOINTS.get(endpoint, UNKNOWN).prompt])
         texts = _lists.decode(given) if given.startswith(b"[") else []
-    except (ValueError, KeyError, msgspec.MsgspecError):
+    except (KeyError, *UNREADABLE):
         # `_fault` reports it.
         return 1
     return len(texts) if texts and not bytes(texts[0])[:1].isdigit() else 1

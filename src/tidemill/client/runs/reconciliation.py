@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from tidemill.client.files import FileCounter, input_lines
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.bounds import LARGE_BYTES_MAX
 from tidemill.schemas.resources.batch import FileReceipt, Receipt
 from tidemill.terminal import counted
@@ -172,5 +173,5 @@ def _results(path: Path) -> Iterator[tuple[str, bytes]]:
 def _id(path: Path, number: int, line: bytes) -> str:
     try:
         return LINES.decode(line).custom_id
-    except (ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Damaged(f"{path}, line {number}: {error}") from error

@@ -2,8 +2,7 @@
 
 import asyncio
 import signal
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 import aiohttp
@@ -15,10 +14,14 @@ from tidemill.local.demo import CHAT_ENDPOINTS, CHAT_MODEL, EMBEDDING_MODEL, wei
 from tidemill.local.demo.embedding import EmbeddingRequest, reply
 from tidemill.local.demo.engine import Chat, Embedder
 from tidemill.runtime import notify
+from tidemill.runtime.listening import listen
+from tidemill.schemas import UNREADABLE
 
 BODY_BYTES_MAX = 32 << 20
 CHAT_SECONDS_MAX = 600
 CHUNK_BYTES = 64 << 10
+CREATED = 1_730_332_800
+"""The `created` of both models, Unix seconds: of the 31st of October 2024."""
 STOP_SECONDS_MAX = 1.0
 """A stop cuts off calls that take longer to end; their callers retry."""
 
@@ -47,23 +50,49 @@ def _fault(status: int, message: str, *, param: str | None = None, code: str | N
 
 
 def _unknown(model: str) -> web.Response:
-    message = f"The model '{model}' does not exist at this endpoint."
+    message = f"The model '{model}' does not exist here."
     return _fault(404, message, param="model", code="model_not_found")
 
 
+@web.middleware
+async def _with_error_bodies(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Give the refusals of aiohttp, like an unknown path and a body that is too large, the body of an error."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        answer = _fault(error.status, f"{request.method} {request.path}: {error.text}")
+        if isinstance(error, web.HTTPMethodNotAllowed):
+            answer.headers["allow"] = error.headers["allow"]
+        return answer
+
+
+def _unreadable(error: Exception) -> web.Response:
+    return _fault(400, f"We could not parse the JSON body of your request: {error}")
+
+
+_MODELS = {
+    name: {"id": name, "object": "model", "created": CREATED, "owned_by": "tidemill"}
+    for name in (CHAT_MODEL, EMBEDDING_MODEL)
+}
+
+
 async def _models(_: web.Request) -> web.Response:
-    models = [
-        {"id": name, "object": "model", "created": int(time.time()), "owned_by": "tidemill"}
-        for name in (CHAT_MODEL, EMBEDDING_MODEL)
-    ]
-    return web.json_response({"object": "list", "data": models})
+    return web.json_response({"object": "list", "data": list(_MODELS.values())})
+
+
+async def _model(request: web.Request) -> web.Response:
+    found = _MODELS.get(name := request.match_info["model"])
+    return _unknown(name) if found is None else web.json_response(found)
 
 
 async def _embeddings(request: web.Request) -> web.Response:
+    body = await request.read()
     try:
-        asked = msgspec.json.decode(await request.read(), type=EmbeddingRequest)
-    except msgspec.DecodeError as error:
-        return _fault(400, str(error))
+        asked = msgspec.json.decode(body, type=EmbeddingRequest)
+    except UNREADABLE as error:
+        return _unreadable(error)
     if asked.model != EMBEDDING_MODEL:
         return _unknown(asked.model)
     vectors, tokens = await asyncio.to_thread(request.app[ENGINES].embedder.embed, asked.texts)
@@ -74,9 +103,11 @@ async def _chat(request: web.Request) -> web.StreamResponse:
     """Forward a call to llama.cpp unchanged, and stream its answer back."""
     body = await request.read()
     try:
+        # The decoder does not check the text that it skips.
+        body.decode()
         model = msgspec.json.decode(body, type=_Named).model
-    except msgspec.DecodeError as error:
-        return _fault(400, str(error))
+    except UNREADABLE as error:
+        return _unreadable(error)
     # The engine accepts any name.
     if model != CHAT_MODEL:
         return _unknown(model)
@@ -93,7 +124,7 @@ async def _chat(request: web.Request) -> web.StreamResponse:
 
 
 def _application(chat: Chat, embedder: Embedder) -> web.Application:
-    app = web.Application(client_max_size=BODY_BYTES_MAX)
+    app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_with_error_bodies])
 
     async def engines(app: web.Application) -> AsyncIterator[None]:
         timeout = aiohttp.ClientTimeout(total=CHAT_SECONDS_MAX)
@@ -103,7 +134,7 @@ def _application(chat: Chat, embedder: Embedder) -> web.Application:
             yield
 
     app.cleanup_ctx.append(engines)
-    app.add_routes([web.get("/v1/models", _models)])
+    app.add_routes([web.get("/v1/models", _models), web.get("/v1/models/{model:.+}", _model)])
     app.add_routes([web.post(endpoint, _chat) for endpoint in CHAT_ENDPOINTS])
     app.add_routes([web.post("/v1/embeddings", _embeddings)])
     return app
@@ -114,7 +145,8 @@ async def serve(*, port: int, threads: int = 1) -> None:
 
     Raises:
         ImportError: The extra `demo` is not installed.
-        OSError: The port is not available.
+        SettingsError: The port is not available.
+        OSError: A model cannot be loaded, or does not answer.
         WeightsError: The weights of a model are not available.
     """
     stopped = asyncio.Event()
@@ -131,8 +163,7 @@ async def serve(*, port: int, threads: int = 1) -> None:
     )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", port)
-        await site.start()
+        await web.SockSite(runner, listen("127.0.0.1", port)).start()
         await _check_models(runner)
         print(f"Demo backend at {_address(runner)}/v1", flush=True)  # noqa: T201 - the command's output
         notify.ready()

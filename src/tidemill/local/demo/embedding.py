@@ -1,7 +1,7 @@
 """Requests and answers of `/v1/embeddings`, without model and network."""
 
 import base64
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 import orjson
@@ -17,14 +17,19 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The body of a call to `/v1/embeddings`; ignores other fields."""
 
     model: str
-    input: Text | Annotated[list[Text], msgspec.Meta(min_length=1, max_length=INPUTS_MAX)]
+    input: Text | Annotated[list[Text | int | list[int]], msgspec.Meta(min_length=1, max_length=INPUTS_MAX)]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Literal[DIMENSIONS] | None = None  # type: ignore[valid-type]
+
+    def __post_init__(self) -> None:
+        """Refuse token ids, which clients make with tokenizers of OpenAI."""
+        if not all(isinstance(text, str) for text in self.texts):
+            raise ValueError("`input`: this model takes text, and no token ids")
 
     @property
     def texts(self) -> list[str]:
         """The input as a list."""
-        return [self.input] if isinstance(self.input, str) else self.input
+        return [self.input] if isinstance(self.input, str) else cast("list[str]", self.input)
 
 
 def reply(request: EmbeddingRequest, vectors: list[Any], tokens: int) -> bytes:

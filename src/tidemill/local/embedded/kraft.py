@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tidemill.local.embedded import users
+from tidemill.schemas import UNREADABLE
 from tidemill.schemas.log import acls
 
 LOOPBACK = "127.0.0.1"
@@ -126,7 +127,7 @@ def keep_ports(file: Path) -> Ports:
         kept = Ports(**json.loads(file.read_bytes()))
         if is_free(kept.clients) and is_free(kept.controller):
             return kept
-    except (OSError, ValueError, TypeError):
+    except (OSError, TypeError, *UNREADABLE):
         pass
     clients = free_port()
     ports = Ports(clients=clients, controller=free_port(other_than=clients))
