@@ -9,7 +9,6 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
-from urllib.parse import parse_qsl
 
 from fastapi import Request
 
@@ -49,7 +48,7 @@ COSTS: Final = {
 """Costs of routes that differ from those of their method."""
 SEARCHES: Final = {
     "/v1/batches": {"search", "model"},
-    "/v1/batches/{batch_id}/results": {"custom_id", "contains", "code"},
+    "/v1/batches/{batch_id}/results": {"custom_id", "contains", "code", "server"},
 }
 """Parameters that make a list read what it does not show: such a request is as heavy as the heaviest."""
 
@@ -96,7 +95,7 @@ def cost(request: Request) -> int:
     """The cost of a request."""
     method = request.method
     path = getattr(request.scope.get("route"), "path_format", "")
-    if (names := SEARCHES.get(path)) and names & dict(parse_qsl(request.url.query)).keys():
+    if (names := SEARCHES.get(path)) and names & request.query_params.keys():
         return HEAVY
     return COSTS.get((method, path), READ if method in {"GET", "HEAD"} else MANY)
 
