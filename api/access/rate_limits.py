@@ -9,6 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
+from urllib.parse import parse_qsl
 
 from fastapi import Request
 
@@ -95,8 +96,11 @@ def cost(request: Request) -> int:
     """The cost of a request."""
     method = request.method
     path = getattr(request.scope.get("route"), "path_format", "")
-    if (names := SEARCHES.get(path)) and names & request.query_params.keys():
-        return HEAVY
+    if (names := SEARCHES.get(path)) is not None:
+        # The route counts a parameter without a value, too.
+        given = parse_qsl(request.url.query, keep_blank_values=True)
+        if any(name in names for name, _ in given):
+            return HEAVY
     return COSTS.get((method, path), READ if method in {"GET", "HEAD"} else MANY)
 
 

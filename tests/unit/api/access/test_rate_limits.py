@@ -107,7 +107,8 @@ def test_a_search_costs_what_it_reads(path, name, value):
 
     def taken(query: str) -> int:
         route = SimpleNamespace(path_format=path)
-        return cost(Request({"type": "http", "method": "GET", "route": route, "query_string": query.encode()}))
+        scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": query.encode()}
+        return cost(Request(scope | {"route": route}))
 
     assert taken(f"limit=1&{name}={value}") == taken(name) == HEAVY
     assert taken("limit=1") == MANY
