@@ -59,9 +59,11 @@ class ChangeEvent:
 class ProjectChanges:
     """The changed objects of a project, the one that changed last at the end."""
 
-    number: int
-    """The number of the last change."""
-    lost: int
+    epoch: str = field(default_factory=lambda: secrets.token_hex(4))
+    """Names this object: a stream that comes back to another one reads everything anew."""
+    number: int = 0
+    """The number of the last change, of this project alone: another one must not learn how many it has."""
+    lost: int = 0
     """The number of the last change that the feed does not remember."""
     objects: OrderedDict[Key, int] = field(default_factory=OrderedDict)
     """The number of each object's last change."""
@@ -90,13 +92,9 @@ class ChangeFeed:
     """The changed objects of projects with streams."""
 
     def __init__(self, monotonic: Monotonic = time.monotonic) -> None:
-        self.epoch = secrets.token_hex(4)
-        """Names this process: a stream that comes back to another one reads everything anew."""
         self.is_closed = False
         self.open_streams: Counter[str] = Counter()
         """Open streams by the id of their key."""
-        self._number = 0
-        """The number of the last change in any project."""
         self._monotonic = monotonic
         self._projects: OrderedDict[str, ProjectChanges] = OrderedDict()
 
@@ -104,7 +102,7 @@ class ChangeFeed:
         """Note the change of an object of a project."""
         if (found := self._projects.get(project)) is None:
             return
-        self._number = found.number = self._number + 1
+        found.number += 1
         key = (kind, object_id)
         found.objects[key] = found.number
         found.objects.move_to_end(key)
@@ -131,8 +129,7 @@ class ChangeFeed:
     def stream(self, project: str, *, wants_load: bool = False) -> Iterator[ProjectChanges]:
         """Remember the changes of a project at least as long as its stream lasts."""
         if (found := self._projects.get(project)) is None:
-            self._number += 1
-            found = self._projects[project] = ProjectChanges(number=self._number, lost=self._number)
+            found = self._projects[project] = ProjectChanges()
         found.streams += 1
         found.load_streams += wants_load
         try:

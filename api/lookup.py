@@ -29,7 +29,7 @@ async def batch_json(view: View, project: str, batch_id: str) -> bytes:
     return await _awaited(
         view,
         lambda: _batch(view, project, batch_id),
-        may_come=lambda: ids.is_batch_id(batch_id) and not view.erasures.is_deleted(batch_id),
+        may_come=lambda: ids.is_batch_id(batch_id) and not view.erasures.is_deleted(project, batch_id),
         absent=lambda: errors.no_batch(batch_id),
     )
 
@@ -82,7 +82,7 @@ async def _awaited(
 def _batch(view: View, project: str, batch_id: str) -> bytes | None:
     if (found := view.batch(project, batch_id)) is not None:
         return found
-    if view.erasures.is_deleted(batch_id):
+    if view.erasures.is_deleted(project, batch_id):
         return None
     # A client can know the id of a claim only from an answer, so its command is in the log.
     claim = view.claims.first(project, batch_id)

@@ -49,7 +49,7 @@ COSTS: Final = {
 """Costs of routes that differ from those of their method."""
 SEARCHES: Final = {
     "/v1/batches": {"search", "model"},
-    "/v1/batches/{batch_id}/results": {"custom_id", "contains", "code"},
+    "/v1/batches/{batch_id}/results": {"custom_id", "contains", "code", "server"},
 }
 """Parameters that make a list read more than it shows; such a request costs `HEAVY`."""
 
@@ -96,8 +96,11 @@ def cost(request: Request) -> int:
     """The cost of a request."""
     method = request.method
     path = getattr(request.scope.get("route"), "path_format", "")
-    if (names := SEARCHES.get(path)) and names & dict(parse_qsl(request.url.query)).keys():
-        return HEAVY
+    if (names := SEARCHES.get(path)) is not None:
+        # The route counts a parameter without a value, too.
+        given = parse_qsl(request.url.query, keep_blank_values=True)
+        if any(name in names for name, _ in given):
+            return HEAVY
     return COSTS.get((method, path), READ if method in {"GET", "HEAD"} else MANY)
 
 

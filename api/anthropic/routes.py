@@ -174,7 +174,7 @@ async def cancel(request: Request, deps: Deps, caller: Caller, batch_id: BatchId
 )
 async def delete(request: Request, deps: Deps, caller: Caller, batch_id: BatchId) -> Response:
     """Delete an ended message batch with its requests and results."""
-    if not deps.view.erasures.is_deleted(batch_id, caller.project):
+    if not deps.view.erasures.is_deleted(caller.project, batch_id):
         await _found(deps.view, caller.project, batch_id)
         await changes.delete(request, deps, caller, batch_id)
     return json(DeletedMessageBatch(id=batch_id))

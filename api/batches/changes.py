@@ -40,7 +40,7 @@ async def delete(request: Request, deps: Dependencies, caller: Principal, batch_
         ApiError: 404, there is no such batch; 409, it is running.
         LogUnavailable: The log does not answer, and the batch stays.
     """
-    if deps.view.erasures.is_deleted(batch_id, caller.project):
+    if deps.view.erasures.is_deleted(caller.project, batch_id):
         return
     batch = await lookup.batch(deps.view, caller.project, batch_id)
     if not batch.status.is_terminal:

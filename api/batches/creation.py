@@ -133,7 +133,7 @@ async def create(
         is_new_file = request.input_sha256 is not None or request.input_uri is not None
         fingerprint = fingerprint_of(request.model_dump(exclude={"input_file_id"} if is_new_file else None))
     batch_id = repeats.batch_id(project)
-    if batch_id is not None and deps.view.erasures.is_deleted(batch_id):
+    if batch_id is not None and deps.view.erasures.is_deleted(project, batch_id):
         raise errors.batch_deleted()
     if (known := _known(deps, project, request, fingerprint, repeats)) is not None:
         return await _published(deps, known, publish)

@@ -106,7 +106,7 @@ class Stream:
             number = self._resumed(changes, last)
             if number is None:
                 number = changes.number
-                yield self._reset(number)
+                yield self._reset(changes)
             else:
                 yield format_sse_event(retry=RETRY_MS)
             sent_at = time.monotonic()
@@ -136,21 +136,21 @@ class Stream:
     def _resumed(self, changes: ProjectChanges, last: str | None) -> int | None:
         """The number of the change that the client saw last; None if the feed does not know all since then."""
         epoch, _, number = (last or "").partition("-")
-        if epoch != self.deps.events.epoch or not changes.lost <= int(number) <= changes.number:
+        if epoch != changes.epoch or not changes.lost <= int(number) <= changes.number:
             return None
         return int(number)
 
     def _changed(self, changes: ProjectChanges, number: int) -> bytes:
         """The events since a change; a reset if there are too many."""
         if (found := changes.since(number)) is None:
-            return self._reset(changes.number)
+            return self._reset(changes)
         frames, size = [], 0
         for key, changed in found:
             if key[0] in self.types:
                 frames.append(self._frame(changes, key, changed))
                 size += len(frames[-1])
                 if size > ROUND_BYTES_MAX:
-                    return self._reset(changes.number)
+                    return self._reset(changes)
         return b"".join(frames)
 
     def _frame(self, changes: ProjectChanges, key: Key, number: int) -> bytes:
@@ -160,14 +160,14 @@ class Stream:
         body = RENDER[kind](self.deps, self.project, object_id)
         if body is None:
             body = orjson.dumps({"id": object_id, "object": kind, "deleted": True})
-        event_id = f"{self.deps.events.epoch}-{number}"
+        event_id = f"{changes.epoch}-{number}"
         frame = format_sse_event(event=kind, data_str=body.decode(), id=event_id)
         if len(frame) <= SHARED_BYTES_MAX:
             changes.frames[key] = frame
         return frame
 
-    def _reset(self, number: int) -> bytes:
-        event_id = f"{self.deps.events.epoch}-{number}"
+    def _reset(self, changes: ProjectChanges) -> bytes:
+        event_id = f"{changes.epoch}-{changes.number}"
         return format_sse_event(event="reset", data_str='{"object":"reset"}', id=event_id, retry=RETRY_MS)
 
 

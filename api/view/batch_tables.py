@@ -78,9 +78,9 @@ class Erasures:
         else:
             self.put(key, codec.decode_erasure(value))
 
-    def is_deleted(self, batch_id: str, project: str | None = None) -> bool:
-        """Whether a batch is deleted, optionally only if it is of this project."""
-        statement = "SELECT 1 FROM erasures WHERE id = ? AND coalesce(?, project) = project"
+    def is_deleted(self, project: str, batch_id: str) -> bool:
+        """Whether a batch of a project is deleted."""
+        statement = "SELECT 1 FROM erasures WHERE id = ? AND project = ?"
         return self._database.first(statement, batch_id, project) is not None
 
     def forbids(self, batch_id: str) -> bool:
@@ -88,7 +88,8 @@ class Erasures:
         statement = (
             "SELECT 1 FROM erasures WHERE id = ?1 UNION ALL"
             " SELECT 1 FROM batches WHERE id = ?1 AND over AND NOT EXISTS"
-            " (SELECT 1 FROM files WHERE files.id = input_file_id AND deleted_at IS NULL)"
+            " (SELECT 1 FROM files WHERE files.id = input_file_id AND files.project = batches.project"
+            " AND deleted_at IS NULL)"
         )
         return self._database.first(statement, batch_id) is not None
 

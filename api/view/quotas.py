@@ -60,13 +60,15 @@ class Quotas:
         shown: int = (self._database.first(_HELD[quota], *values) or 0) if quota in _HELD else 0
         return shown + (self._reserved[project][quota] if project in self._reserved else 0)
 
-    def lines_left(self, batch: Batch) -> int:
+    def lines_left(self, project: str, batch: Batch) -> int:
         """Lines of a batch without a result; until ingest has counted them, those of its input file."""
         if batch.status.is_terminal:
             return 0
         if batch.request_counts.total:
             return batch.request_counts.pending
-        return self._database.first("SELECT lines FROM files WHERE id = ?", batch.input_file_id) or 0
+        # A batch may name any id as its input, also that of another project's file.
+        statement = "SELECT lines FROM files WHERE id = ? AND project = ?"
+        return self._database.first(statement, batch.input_file_id, project) or 0
 
     def reserve(self, project: str, amounts: Mapping[Quota, int]) -> None:
         """Reserve amounts for a project; negative ones release."""

@@ -38,7 +38,13 @@ SHOWN_MAX = 1_024
 SHOWN_BYTES_MAX = 8 << 10
 """Batches that are kept in memory: their number and size; some have long lists of errors."""
 
-_IS_INPUT = "EXISTS (SELECT 1 FROM batches WHERE input_file_id = files.id AND NOT over)"
+_IS_INPUT = (
+    "EXISTS (SELECT 1 FROM batches WHERE input_file_id = files.id AND NOT over"
+    " AND batches.project = files.project)"
+)
+"""Whether a running batch reads a file: one of the same project, since a batch may name any id as its input."""
+_READS = "input_file_id = ?1 AND project = (SELECT project FROM files WHERE id = ?1)"
+"""Whether a batch reads the file with an id."""
 
 _log = logging.getLogger(__name__)
 
@@ -153,12 +159,12 @@ class View:
 
     def batches_of(self, file_id: str) -> list[str]:
         """The batches of an input, if all of them have ended."""
-        rows = self._database.read("SELECT id, over FROM batches WHERE input_file_id = ?", file_id)
+        rows = self._database.read(f"SELECT id, over FROM batches WHERE {_READS}", file_id)  # noqa: S608
         return [batch_id for batch_id, _ in rows] if all(over for _, over in rows) else []
 
     def is_shared(self, file_id: str, batch_id: str) -> bool:
         """Whether a file is the input of another batch than this one."""
-        statement = "SELECT 1 FROM batches WHERE input_file_id = ? AND id != ?"
+        statement = f"SELECT 1 FROM batches WHERE {_READS} AND id != ?2"  # noqa: S608
         return self._database.first(statement, file_id, batch_id) is not None
 
     def expired(self, limit: int) -> list[tuple[str, str]]:
@@ -187,7 +193,7 @@ class View:
         Returns:
             The batch that the view shows.
         """
-        if self.erasures.is_deleted(record.batch.id):
+        if self.erasures.is_deleted(record.project, record.batch.id):
             return record.batch
         shown = self.batch(record.project, record.batch.id)
         if shown and record.owner and self._owner(record.batch.id) > record.owner:
@@ -205,8 +211,8 @@ class View:
             " owner = max(owner, excluded.owner)",
             batch.id, record.project, batch.created_at, batch.input_file_id, batch.status.is_terminal,
             batch.status, getattr(batch, f"{batch.status}_at") if batch.status.is_terminal else None,
-            self.quotas.lines_left(batch), batch.tidemill.input_bytes, record.owner, batch.endpoint,
-            batch.tidemill.single,
+            self.quotas.lines_left(record.project, batch), batch.tidemill.input_bytes, record.owner,
+            batch.endpoint, batch.tidemill.single,
             *overlay.searched(batch), overlay.listed(batch), batch.model_dump_json().encode(),
         )  # fmt: skip
         for changed in (batch.id, batch.tidemill.rerun_of):

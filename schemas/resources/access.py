@@ -68,6 +68,8 @@ class ApiKey(BaseModel):
     hint: Word
     """The secret's first and last characters: `sk-ab…wxyz`."""
     created_at: Time
+    created_by: Name | None = None
+    """The key or person that made it, as the audit trail names them."""
     expires_at: Time | None = None
     revoked_at: Time | None = None
 

@@ -59,7 +59,7 @@ class KeyRequest(reading.Body):
     role: Annotated[str, OneOf(list(Role))] = Role.WRITE
     """Its role."""
     expires_in_seconds: Annotated[int, Field(ge=LIFE_SECONDS_MIN, le=LIFE_SECONDS_MAX)] | None = None
-    """Its lifetime; by default it does not expire."""
+    """Its lifetime; by default it does not expire. No key outlives the one that made it."""
 
 
 class KeysQuery(PageQuery):
@@ -121,6 +121,10 @@ async def create(
     require_project(caller, project)
     require(caller, role)
     now, secret = int(deps.clock()), access.new_secret()
+    ends = [now + body.expires_in_seconds] if body.expires_in_seconds is not None else []
+    if caller.person is None and caller.expires_at is not None:
+        # A person's session ends within hours; their keys end when an admin revokes them.
+        ends.append(caller.expires_at)
     key = ApiKey(
         id=access.new_key_id(),
         name=body.name,
@@ -128,7 +132,8 @@ async def create(
         role=role,
         hint=access.hint(secret),
         created_at=now,
-        expires_at=None if body.expires_in_seconds is None else now + body.expires_in_seconds,
+        created_by=caller.actor,
+        expires_at=min(ends, default=None),
     )
     about = {"name": key.name, "role": key.role, "project": project}
     with deps.booking(project) as booking:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import orjson
 import pytest
+from support import hostile
 from support.dependencies import NOW, open_dependencies, with_settings
 
 from tidemill.api.batches import file_removal
@@ -47,6 +48,13 @@ def requested(batch_id: str, *names: str) -> LogRecord:
         orjson.dumps({"custom_id": name, "method": "POST", "url": CHAT, "body": {"model": "m"}}) for name in names
     ]
     return LogRecord(at_ms=1000, value=b"\n".join(lines), headers=tuple(codec.request_headers(head)))
+
+
+@pytest.fixture(params=["alone", "beside a hostile project"], autouse=True)
+def others(request, monkeypatch):
+    """What is deleted does not depend on other projects."""
+    if request.param != "alone":
+        hostile.intrude(monkeypatch)
 
 
 @pytest.fixture
@@ -147,4 +155,4 @@ async def test_a_rebuilt_view_knows_deleted_batches(deps, client):
     deps.view.fold(topics.SECRETS.name, [(BATCH, erasure, 0)])
     assert (await client.get(f"/batches/{BATCH}")).status_code == 404
     deps.view.fold(topics.SECRETS.name, [(BATCH, None, 1)])
-    assert not deps.view.erasures.is_deleted(BATCH)
+    assert not deps.view.erasures.is_deleted("p", BATCH)

@@ -141,12 +141,35 @@ async def test_a_client_that_comes_back_misses_nothing(deps, url):
     put(deps, batch(2))
     async with following(url, last=last) as stream:
         assert [(await anext(stream))[2]["id"] for _ in range(2)] == [batch(1).id, batch(2).id]
-    for unknown in ("0" * 8 + "-1", f"{deps.events.epoch}-0", f"{deps.events.epoch}-999999"):
+    for unknown in ("0" * 8 + "-1", f"{last.partition('-')[0]}-999999"):
         async with following(url, last=unknown) as stream:
             assert (await anext(stream))[0] == "reset"
     put(deps, *(batch(number) for number in range(changes.OBJECTS_MAX + 2)))
     async with following(url, last=last) as stream:
         assert (await anext(stream))[0] == "reset"
+
+
+@pytest.mark.parametrize("others", [0, 1_000])
+async def test_ids_of_events_tell_nothing_of_other_projects(deps, url, others):
+    """They count the changes of the project alone."""
+    async with following(url) as stream, following(url, "key-of-q") as other:
+        seen = [await anext(stream), await anext(other)]
+        put(deps, *(batch(number) for number in range(others)), project="q")
+        for number in range(3):
+            put(deps, batch(number))
+            seen.append(await anext(stream))
+    assert [int(found.partition("-")[2]) for _, found, _ in seen] == [0, 0, 1, 2, 3]
+
+
+async def test_an_id_of_a_forgotten_feed_is_unknown(deps, url, monkeypatch):
+    """Though the new one counts from the same number."""
+    monkeypatch.setattr(changes, "IDLE_PROJECTS_MAX", 0)
+    last = None
+    for _ in range(2):
+        async with following(url, last=last) as stream:
+            kind, last, _ = await anext(stream)
+            assert (kind, last.partition("-")[2]) == ("reset", "0")
+        await until(lambda: not deps.events._projects, "the end of the feed")
 
 
 async def test_a_slow_client_costs_no_memory(deps, url, monkeypatch):

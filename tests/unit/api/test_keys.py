@@ -54,7 +54,8 @@ async def test_a_secret_is_shown_once_and_stored_nowhere(deps, admin, caplog):
     assert access.is_secret(secret)
     assert key == {
         "id": key["id"], "object": "key", "name": "ci", "project": "team", "role": "write",
-        "hint": access.hint(secret), "created_at": NOW, "expires_at": None, "revoked_at": None,
+        "hint": access.hint(secret), "created_at": NOW, "created_by": "key_settings", "expires_at": None,
+        "revoked_at": None,
     }  # fmt: skip
     assert (await admin.get("/v1/admin/keys")).json()["data"] == [key]
     assert (await admin.get(f"/v1/admin/keys/{key['id']}")).json() == key

@@ -5,14 +5,17 @@ import functools
 import re
 
 import httpx
+import pytest
 from support import dependencies
 from support.trust import SIGNER
 
+from tidemill.api import changes
 from tidemill.api.app import create_app
 from tidemill.api.openapi import describe
 from tidemill.schemas import ids
-from tidemill.schemas.log.messages import KeyRecord
+from tidemill.schemas.log.messages import BatchRecord, Erasure, KeyRecord
 from tidemill.schemas.resources import access
+from tidemill.schemas.resources.batch import Batch
 
 client_of = functools.partial(dependencies.client_of, base="http://api")
 
@@ -116,3 +119,65 @@ async def test_ids_of_other_projects_in_bodies_and_cursors(deps):
             assert (made.status_code, made.json()["status"]) == (200, "validating")
     assert pairs[0] == pairs[1]
     assert [status for status, _, _ in pairs[0]] == [404, 400, 400]
+
+
+async def test_a_batch_of_another_projects_file_shows_nothing_of_it(tmp_path):
+    """Every route answers as for a batch of an unknown file, byte for byte, also after the file's deletion."""
+    seen = []
+    for name in ("own", "unknown"):
+        async with dependencies.open_dependencies(tmp_path / name) as deps:
+            own = await owned(deps)
+            file_id = own["file_id"] if name == "own" else UNKNOWN["file_id"]
+            async with client_of(deps, "key-of-q") as client, client_of(deps, "key-of-p") as owner:
+                wish = BATCH | {"input_file_id": file_id}
+                made = await client.post("/v1/batches", json=wish, headers={"idempotency-key": "k"})
+                batch = Batch.model_validate(made.json())
+                deps.view.put_batch(BatchRecord(project="q", batch=batch))
+                named = UNKNOWN | {"file_id": file_id, "batch_id": batch.id}
+                shown = [await everything(client, named)]
+                await owner.delete(f"/v1/files/{own['file_id']}")
+                deps.view.put_batch(BatchRecord(project="q", batch=batch))
+                shown.append(await everything(client, named))
+            seen.append(shown)
+    assert min(map(len, seen[0])) > 20
+    assert seen[0] == seen[1]
+
+
+async def everything(client: httpx.AsyncClient, named: dict[str, str]) -> dict[str, object]:
+    """The answers of all routes that read, but the stream of events, about these ids."""
+    app = client._transport.app
+    paths = [path for path, methods in describe(app)["paths"].items() if "get" in methods and path != "/v1/events"]
+
+    async def asked(path: str) -> object:
+        url = re.sub(r"\{(\w+)\}", lambda found: named.get(found[1], "x"), path)
+        params = BODIES.get(path, {}).get("params")
+        return essence(await client.get(url, params=params), named["file_id"])
+
+    return dict(zip(paths, await asyncio.gather(*map(asked, paths)), strict=True))
+
+
+@pytest.mark.parametrize("path", ["/v1/batches/{}", "/v1/messages/batches/{}"])
+async def test_a_deleted_batch_of_another_project_takes_as_long_as_an_unknown_one(deps, monkeypatch, path):
+    """The time of the answer shows nothing: as many waits, for as long."""
+    waits = []
+
+    async def wait_for(_, look, *, seconds_max):
+        waits.append(seconds_max)
+        return look()
+
+    monkeypatch.setattr(changes.ChangeEvent, "wait_for", wait_for)
+    deleted = ids.new_batch_id()
+    deps.view.erasures.put(deleted, Erasure(project="p", at=1))
+    counts = []
+    async with client_of(deps, "key-of-q") as client:
+        for batch_id in (deleted, UNKNOWN["batch_id"]):
+            for method in ("GET", "DELETE", "POST"):
+                if method == "POST":
+                    answer = await client.post(f"{path.format(batch_id)}/cancel")
+                else:
+                    answer = await client.request(method, path.format(batch_id))
+                assert answer.status_code == 404
+            counts.append(tuple(waits))
+            waits.clear()
+    assert counts[0] == counts[1]
+    assert counts[0]

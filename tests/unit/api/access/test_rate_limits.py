@@ -1,15 +1,19 @@
 """The rate limit of keys: a bucket for each, whose state every answer has."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import httpx
 import pytest
 import pytest_asyncio
+from fastapi import Request
 from support.dependencies import ManualClock, open_dependencies
 
-from tidemill.api.access.rate_limits import COSTS, HEAVY, KEYS_MAX, MANY, READ, Rates
+from tidemill.api.access.rate_limits import COSTS, HEAVY, KEYS_MAX, MANY, READ, Rates, cost
 from tidemill.api.app import create_app
+from tidemill.api.batches.result_search import Search
 from tidemill.api.openapi import describe
+from tidemill.api.requests.filters import BatchesQuery
 from tidemill.configuration.projects import Limits
 from tidemill.configuration.settings import Settings
 
@@ -18,6 +22,18 @@ SETTINGS = Settings(
     limits={"requests_per_second": 10, "requests_burst": 40},
     projects={"q": {"limits": {"requests_per_second": 1_000, "requests_burst": 1_000}}},
 )
+
+
+NOTHING = {field.name: None for field in fields(Search)}
+READING = [
+    *(("/v1/batches/{batch_id}/results", name) for name in NOTHING if Search(**NOTHING | {name: ""}).reads_lines),
+    *(
+        ("/v1/batches", name)
+        for name in BatchesQuery.model_fields
+        if BatchesQuery.model_construct(**{name: ""}).scan()
+    ),
+]
+"""The parameters that make a list read what it does not show, by the route."""
 
 
 @pytest.fixture
@@ -82,6 +98,20 @@ async def test_requests_cost_by_their_route(deps, client):
         assert answer.headers[LEFT] == str(left), (method, path)
     described = describe(create_app(deps))["paths"]
     assert COSTS.keys() <= {(method.upper(), path) for path, found in described.items() for method in found}
+
+
+@pytest.mark.parametrize(("path", "name"), READING)
+@pytest.mark.parametrize("value", ["", "x"])
+def test_a_search_costs_what_it_reads(path, name, value):
+    """By whatever parameter, also by an empty text; a list without one costs less."""
+
+    def taken(query: str) -> int:
+        route = SimpleNamespace(path_format=path)
+        scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": query.encode()}
+        return cost(Request(scope | {"route": route}))
+
+    assert taken(f"limit=1&{name}={value}") == taken(name) == HEAVY
+    assert taken("limit=1") == MANY
 
 
 async def test_an_unknown_key_has_no_bucket(deps, client):

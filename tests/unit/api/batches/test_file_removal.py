@@ -1,18 +1,30 @@
 """Deletions by sweeps, with a real view and a real folder; the log is a list."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
+from support import hostile
 from support.dependencies import NOW, open_dependencies
 
 from tidemill.api.batches import file_removal
 from tidemill.api.dependencies import Dependencies
 from tidemill.kafka.connection import LogUnavailable
+from tidemill.quotas import Quota
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.messages import BatchRecord, FileRecord
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.schemas.resources.file import File
+from tidemill.sealing.vault import Vault
+from tidemill.sealing.wrapping import FileWrapper, create_key_file
+
+
+@pytest.fixture(params=["alone", "beside a hostile project"], autouse=True)
+def others(request, monkeypatch):
+    """What is deleted does not depend on other projects."""
+    if request.param != "alone":
+        hostile.intrude(monkeypatch)
 
 
 @pytest.fixture
@@ -24,11 +36,12 @@ async def deps(tmp_path):
         yield deps
 
 
-async def make(deps: Dependencies, name: str, place: int, *, expires_at: int) -> None:
+async def make(deps: Dependencies, name: str, place: int, *, expires_at: int, from_body: bool = False) -> None:
     """Write a file whose record is at this place in the log."""
     await deps.store.write(f"files/{name}", content())
     file = File(id=name, bytes=1, created_at=1, expires_at=expires_at, filename="f", purpose="batch")
-    deps.view.put_file(FileRecord(project="p", file=file, key=f"files/{name}", sha256="0" * 64), place)
+    record = FileRecord(project="p", file=file, key=f"files/{name}", sha256="0" * 64, from_body=from_body)
+    deps.view.put_file(record, place)
 
 
 async def content() -> AsyncIterator[bytes]:
@@ -120,3 +133,33 @@ async def test_a_deleted_file_that_is_made_again_during_a_sweep_stays(deps, monk
     await file_removal.sweep(deps)
     assert (await is_stored(deps, "f"), await is_stored(deps, "g")) == (False, True)
     assert deps.view.file("p", "g") is not None
+
+
+async def test_the_keys_of_ended_batches_end_with_their_input(deps, tmp_path):
+    """Those of a running batch stay until its end; so does the share of the quota that the bytes take."""
+    create_key_file(tmp_path / "keys")
+    vault = Vault(deps.log, wrapper=FileWrapper(tmp_path / "keys"), seals=True)
+    deps = replace(deps, vault=vault)
+    for name, status in (("f", Status.IN_PROGRESS), ("g", Status.COMPLETED)):
+        await vault.sealing_cipher(f"batch_{name}", "p")
+        deps.view.put_batch(batch(status, name))
+        await file_removal.remove(deps, name, f"files/{name}")
+    assert (vault.has_key("batch_f"), vault.has_key("batch_g")) == (True, False)
+    assert deps.view.quotas.held("p", Quota.FILES) == 1
+    deps.view.put_batch(batch(Status.COMPLETED))
+    await file_removal.sweep(deps)
+    assert not vault.has_key("batch_f")
+    assert deps.view.quotas.held("p", Quota.FILES) == 0
+
+
+async def test_an_input_from_a_body_goes_with_the_last_of_its_batches(deps):
+    """It has no other owner."""
+    await make(deps, "h", -1, expires_at=NOW + 1, from_body=True)
+    first, rerun = batch(Status.COMPLETED, "h"), batch(Status.COMPLETED, "h")
+    rerun = rerun.model_copy(update={"batch": rerun.batch.model_copy(update={"id": "batch_rerun"})})
+    for record in (first, rerun):
+        deps.view.put_batch(record)
+    await file_removal.remove_batch(deps, "p", first.batch)
+    assert await is_stored(deps, "h")
+    await file_removal.remove_batch(deps, "p", rerun.batch)
+    assert not await is_stored(deps, "h")
