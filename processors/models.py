@@ -24,6 +24,7 @@ from tidemill.processors.awake_model import AwakeModel, Configured, Shared
 from tidemill.processors.partitions.places import Places
 from tidemill.processors.partitions.window import PartitionWindow
 from tidemill.schemas.log import topics
+from tidemill.tasks import watched
 
 LOOK_SECONDS: Final = 3.0
 """Between two looks at the ends of sleeping partitions."""
@@ -159,7 +160,7 @@ class Models:
 
     async def run(self) -> None:
         """Wake models and put them to sleep until cancelled."""
-        watching = asyncio.get_running_loop().create_task(self._watch())
+        watching = watched(asyncio.create_task(self._watch()), self._app.crash)
         try:
             while True:
                 self._news.clear()
@@ -241,7 +242,7 @@ class Models:
 
     def _make(self, name: str) -> None:
         one = self._configured[name]
-        model = AwakeModel(name, one, self._shared)
+        model = AwakeModel(name, one, self._shared, self._app.crash)
         model.dispatcher.set_part(self._part)
         self.awake[name] = model
         self._readers |= dict.fromkeys(_topics(name), model)
