@@ -66,6 +66,7 @@ from tidemill.schemas.webhooks.addresses import networks
 from tidemill.sealing.key_manager import KeyManager, wrapper
 from tidemill.sealing.webhook_secrets import WebhookSecrets
 from tidemill.storage.address import open_store
+from tidemill.tasks import Crash, Fault, watched
 from tidemill.telemetry import logs, tracing
 
 log = logging.getLogger(__name__)
@@ -123,8 +124,8 @@ def create_app(deps: Dependencies) -> FastAPI:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[tuple[Dependencies, list[Follower]]]:
-    """Open the dependencies that the settings name, and close them on exit.
+async def opened(settings: Settings, crash: Crash) -> AsyncIterator[tuple[Dependencies, list[Follower]]]:
+    """Open the dependencies that the settings name, and close them on exit; `crash` ends the process.
 
     Yields:
         The dependencies, and the followers that feed the view, which have begun.
@@ -145,7 +146,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Dependencies, list[F
         stack.callback(view.close)
         stack.push_async_callback(sender.stop)
         catalog = _catalog(cluster, view)
-        setting_up = asyncio.create_task(_set_up(settings, cluster, catalog, sender))
+        setting_up = watched(asyncio.create_task(_set_up(settings, cluster, catalog, sender)), crash)
         stack.callback(setting_up.cancel)
         space = log_space(cluster, settings.disk_reserve_bytes, store=store.free)
         stack.push_async_callback(space.stop)
@@ -162,7 +163,8 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Dependencies, list[F
             stack.push_async_callback(follower.stop)
         with contextlib.suppress(LogUnavailable):
             await sender.start()
-        stack.callback(asyncio.create_task(ListedModels(catalog, sender, time.time).run()).cancel)
+        listing = watched(asyncio.create_task(ListedModels(catalog, sender, time.time).run()), crash)
+        stack.callback(listing.cancel)
         deps = Dependencies(
             settings=settings,
             catalog=catalog,
@@ -301,16 +303,15 @@ def _servers(serving: Serving, batch: Batch) -> set[str]:
 def _of_loads(cluster: Cluster, loads: Loads) -> Follower:
     """The follower of load reports; it starts with the last `REPORTS_READ`, since older ones are stale."""
     follower = TimedFollower(
-        cluster,
-        topics.SERVERS.name,
+        cluster, topics.SERVERS.name,
         lambda process, value, _: loads.apply(process, value, follower.record_at),
         resume=lambda tail: max(0, tail.end - REPORTS_READ),
-    )
+    )  # fmt: skip
     return follower
 
 
-async def serve(settings: Settings, heartbeat: Heartbeat) -> None:
-    """Serve until SIGINT or SIGTERM; report readiness when the view has caught up.
+async def serve(settings: Settings, heartbeat: Heartbeat) -> bool:
+    """Serve until SIGINT or SIGTERM; report readiness when the view has caught up. Returns whether it crashed.
 
     Raises:
         SettingsError: A setting is missing or cannot be used, or the address is taken.
@@ -318,7 +319,8 @@ async def serve(settings: Settings, heartbeat: Heartbeat) -> None:
     """
     if settings.is_exposed:
         log.warning(EXPOSED, settings.host)
-    async with opened(settings) as (deps, followers), _watched(deps, followers, heartbeat):
+    fault = Fault()
+    async with opened(settings, fault) as (deps, followers), _with_health(deps, followers, heartbeat, fault):
         serving = Server(create_app(deps), settings)
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -326,19 +328,23 @@ async def serve(settings: Settings, heartbeat: Heartbeat) -> None:
             loop.add_signal_handler(number, stopped.set)
         with listen(settings.host, settings.port) as listening:
             task = asyncio.create_task(serving.serve(sockets=[listening]))
-            finishing = asyncio.create_task(_finish_start(deps, followers))
-            await asyncio.wait(
-                [task, stopping := asyncio.create_task(stopped.wait())], return_when=asyncio.FIRST_COMPLETED
-            )
-            finishing.cancel()
-            stopping.cancel()
+            finishing = watched(asyncio.create_task(_finish_start(deps, followers)), fault)
+            ends = [asyncio.create_task(stopped.wait()), asyncio.create_task(fault.wait())]
+            await asyncio.wait([task, *ends], return_when=asyncio.FIRST_COMPLETED)
+            for each in (finishing, *ends):
+                each.cancel()
             deps.events.close()
             serving.should_exit = True
             await task
+    if fault.error is not None:
+        log.error("the api crashed", exc_info=fault.error)
+    return fault.error is not None
 
 
 @contextlib.asynccontextmanager
-async def _watched(deps: Dependencies, followers: list[Follower], heartbeat: Heartbeat) -> AsyncIterator[None]:
+async def _with_health(
+    deps: Dependencies, followers: list[Follower], heartbeat: Heartbeat, crash: Crash
+) -> AsyncIterator[None]:
     """Send heartbeats, and serve the health of the process on its own port."""
 
     async def check_view() -> None:
@@ -355,7 +361,7 @@ async def _watched(deps: Dependencies, followers: list[Follower], heartbeat: Hea
         },
         metrics=metrics.text,
     )
-    beating = asyncio.create_task(heartbeat.run())
+    beating = watched(asyncio.create_task(heartbeat.run()), crash)
     try:
         async with health.serve(state, deps.settings.health_host, deps.settings.health_port):
             yield
@@ -382,10 +388,13 @@ def main(settings: Settings) -> None:
     Raises:
         SettingsError: A setting is missing or cannot be used, or the address is taken.
         OSError: A folder cannot be written.
+        SystemExit: It crashed; its traceback is in the log.
     """
     logs.set_up("api", settings.log)
     flush = tracing.set_up("api")
     heartbeat = Heartbeat()
     with heartbeat.guarded(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings, heartbeat))
+        has_crashed = runner.run(serve(settings, heartbeat))
     flush()
+    if has_crashed:
+        raise SystemExit(1)

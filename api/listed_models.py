@@ -62,6 +62,8 @@ class ListedModels:
                 await self.look()
             except (LogUnavailable, ValueError) as error:
                 self._warn("", f"listed models are not admitted: {error}")
+            except Exception:  # noqa: BLE001  the next lists may be usable
+                _log.exception("listed models are not admitted")
 
     async def look(self) -> None:
         """Ask each server once, and write what has changed.

@@ -5,7 +5,7 @@ import functools
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +34,7 @@ from tidemill.sealing.key_manager import KeyManager
 from tidemill.storage.address import open_store
 from tidemill.storage.buckets import Buckets
 from tidemill.storage.disk_space import LOG
+from tidemill.tasks import Crash, watched
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +66,9 @@ class Queue:
         """Batches that are being published, with their partitions of commands."""
         self._running: asyncio.Task[None] | None = None
 
-    def start(self, crash: Callable[[BaseException], Awaitable[None]]) -> None:
-        """Begin to read the queue; call `crash` if that fails through a bug of ours."""
-        self._running = asyncio.create_task(self._run(crash))
+    def start(self, crash: Crash) -> None:
+        """Begin to read the queue; call `crash` with an error of ours."""
+        self._running = watched(asyncio.create_task(self._run(), name="run the queue"), crash)
 
     async def stop(self) -> None:
         """Stop reading."""
@@ -87,20 +88,15 @@ class Queue:
         self._owned -= gone
         return [task for task, partition in self._publishing.items() if partition in gone]
 
-    async def _run(self, crash: Callable[[BaseException], Awaitable[None]]) -> None:
+    async def _run(self) -> None:
         """Run the queue; read the batches only if projects have a queue, since there may be millions."""
         queue, batches = self._followers
-        try:
-            await queue.start()
-            await queue.caught_up()
-            if self._queue.is_needed:
-                await batches.start()
-                await batches.caught_up()
-            await self.runner.run()
-        except Exception as error:
-            log.exception("the queue of batches failed")
-            await crash(error)
-            raise
+        await queue.start()
+        await queue.caught_up()
+        if self._queue.is_needed:
+            await batches.start()
+            await batches.caught_up()
+        await self.runner.run()
 
     def _partition_of(self, batch_id: str) -> int:
         return partition_of(batch_id, self._partitions)

@@ -37,6 +37,7 @@ from tidemill.schemas.ports import Store
 from tidemill.sealing.key_manager import KeyManager
 from tidemill.storage.address import open_store
 from tidemill.storage.disk_space import LOG
+from tidemill.tasks import watched
 
 NAME: Final = "tidemill-processors"
 REST_SECONDS: Final = 0.1
@@ -109,7 +110,7 @@ class Processors:
         await self._follower.start()
         await self._key_manager.start()
         await self._follower.caught_up()
-        self._reporting = asyncio.create_task(_report(kafka, self._servers, self._models))
+        self._reporting = watched(asyncio.create_task(_report(kafka, self._servers, self._models)), app.crash)
         self._servers.show(lambda: self._catalog.contents.serving.models)
         metrics.HELD.sample(self._models.held)
         return [app]

@@ -42,6 +42,7 @@ from tidemill.processors.scheduling.prefix_groups import prefixes
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.ports import Store
 from tidemill.sealing.vault import Vault
+from tidemill.tasks import Crash, watched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +84,10 @@ class Configured(NamedTuple):
 class AwakeModel:
     """One model, from the first line that waits until none has waited for a while."""
 
-    def __init__(self, name: str, configured: Configured, shared: Shared) -> None:
-        """Start no call; needs a running event loop."""
+    def __init__(self, name: str, configured: Configured, shared: Shared, crash: Crash) -> None:
+        """Start no call; needs a running event loop. `crash` ends the process."""
         self.name = name
+        self._crash = crash
         self.dispatcher = _dispatcher(name, configured.settings, shared, configured.pool)
         self.dispatcher.stalls.is_secret = shared.vault.has_key
         self.busy_at = asyncio.get_running_loop().time()
@@ -167,7 +169,7 @@ class AwakeModel:
             held.message.value = None
 
     def _start(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = watched(asyncio.create_task(work), self._crash)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

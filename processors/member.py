@@ -12,6 +12,7 @@ from tidemill.processors.awake_model import Shared
 from tidemill.processors.models import Models
 from tidemill.processors.scheduling.stalls import CHECK_SECONDS
 from tidemill.schemas.log import topics
+from tidemill.tasks import watched
 
 REBALANCE_DRAIN_SECONDS_MAX: Final = 30.0
 STOP_DRAIN_SECONDS_MAX: Final = 7.0
@@ -38,7 +39,7 @@ class Member:
         self._partitions = partitions
         self._guard = MembershipGuard(app.membership, models)
         self._work: asyncio.Task[None] | None = None
-        self._reports = asyncio.get_running_loop().create_task(self._report())
+        self._reports = watched(asyncio.create_task(self._report()), app.crash)
         self._agent = app.agent(stage_app.raw_topic(app, topics.PROCESSORS.name))(self._take_all)
         app.timer(HOLD_SECONDS)(self._hold)
         app.drain = self._leave
@@ -61,8 +62,8 @@ class Member:
         self._shared.recovery.stop()
         self._shared.assignment.assign({}, time.time())
         self._models.begin(numbers, len(numbers) / self._partitions)
-        self._shared.recovery.start()
-        self._work = asyncio.get_running_loop().create_task(self._models.run())
+        self._shared.recovery.start(self._app.crash)
+        self._work = watched(asyncio.create_task(self._models.run()), self._app.crash)
 
     async def _leave(self, _: set[Any]) -> None:
         """Leave all partitions: a rebalance revokes all at once."""

@@ -25,6 +25,7 @@ from tidemill.processors.awake_model import AwakeModel, Configured, Shared
 from tidemill.processors.partitions.places import Places
 from tidemill.processors.partitions.window import PartitionWindow
 from tidemill.schemas.log import topics
+from tidemill.tasks import watched
 
 LOOK_SECONDS: Final = 3.0
 """Between two lookups of the ends of sleeping partitions."""
@@ -160,7 +161,7 @@ class Models:
 
     async def run(self) -> None:
         """Wake models and put them to sleep until cancelled."""
-        watching = asyncio.get_running_loop().create_task(self._watch())
+        watching = watched(asyncio.create_task(self._watch()), self._app.crash)
         try:
             while True:
                 self._news.clear()
@@ -242,7 +243,7 @@ class Models:
 
     def _make(self, name: str) -> None:
         one = self._configured[name]
-        model = AwakeModel(name, one, self._shared)
+        model = AwakeModel(name, one, self._shared, self._app.crash)
         model.dispatcher.set_part(self._part)
         self.awake[name] = model
         self._readers |= dict.fromkeys(_topics(name), model)

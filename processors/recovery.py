@@ -17,6 +17,7 @@ from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.retrying import retry
 from tidemill.schemas.log import topics
 from tidemill.schemas.ports import Edge
+from tidemill.tasks import Crash, watched
 
 GATHER_SECONDS: Final = 0.05
 """How long to wait for records of other partitions before reading the outcomes for all of them."""
@@ -43,10 +44,10 @@ class Recovery:
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
+    def start(self, crash: Crash) -> None:
         """Begin after an assignment."""
         self._wanted.clear()
-        self._task = asyncio.create_task(self._run())
+        self._task = watched(asyncio.create_task(self._run(), name="recover outcomes"), crash)
 
     def stop(self) -> None:
         """Stop reading."""

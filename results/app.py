@@ -33,6 +33,7 @@ from tidemill.sealing.records import open_outcome
 from tidemill.sealing.vault import NoKey, Vault
 from tidemill.storage.address import open_store
 from tidemill.storage.buckets import Buckets
+from tidemill.tasks import watched
 
 NAME: Final = "tidemill-results"
 SHARING_BATCHES: Final = 4
@@ -118,9 +119,10 @@ class Results:
         self._freeze_guard.start()
         await self._log.start()
         await self._key_manager.start()
+        destroying = self._key_manager.destroy_due_keys(time.time, lambda: self.app.retention_seconds)
         self._tasks = [
-            asyncio.create_task(self._owners.run_timers()),
-            asyncio.create_task(self._key_manager.destroy_due_keys(time.time, lambda: self.app.retention_seconds)),
+            watched(asyncio.create_task(self._owners.run_timers()), self.app.crash),
+            watched(asyncio.create_task(destroying, name="destroy keys"), self.app.crash),
         ]
         batch_gauges.register(self._active_batches, time.time, time.monotonic)
         self._resources.metrics.register(lambda: self._catalog.contents.serving.models)

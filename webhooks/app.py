@@ -1,9 +1,8 @@
 """The app of webhooks: each partition of `tidemill.events` has an owner, which delivers to its endpoints."""
 
 import asyncio
-import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from tidemill import metrics
@@ -22,6 +21,7 @@ from tidemill.schemas.webhooks.addresses import networks
 from tidemill.schemas.webhooks.table import Deliveries, Endpoints, is_disabled
 from tidemill.sealing.key_manager import wrapper
 from tidemill.sealing.webhook_secrets import WebhookSecrets
+from tidemill.tasks import Crash, watched
 from tidemill.webhooks.http import Client
 from tidemill.webhooks.partition import BOUNDS, Partition, Resources
 from tidemill.webhooks.router import Router
@@ -31,15 +31,11 @@ NAME: Final = "tidemill-webhooks"
 ROUTER: Final = 0
 """The owner of this partition also creates the events."""
 
-log = logging.getLogger(__name__)
-
 
 class RoutingPartition(Partition):
     """The first partition, whose owner creates the events for all partitions."""
 
-    def __init__(
-        self, number: int, resources: Resources, kafka: Kafka, crash: Callable[[BaseException], Awaitable[None]]
-    ) -> None:
+    def __init__(self, number: int, resources: Resources, kafka: Kafka, crash: Crash) -> None:
         super().__init__(number, resources)
         self._kafka = kafka
         self._crash = crash
@@ -48,7 +44,7 @@ class RoutingPartition(Partition):
     async def load(self) -> None:
         """See `Partition`; also continues the previous owner's events."""
         await super().load()
-        self._routing = asyncio.create_task(self._route(), name="route events")
+        self._routing = watched(asyncio.create_task(self._route(), name="route events"), self._crash)
 
     def abandon(self) -> None:
         """See `Partition`."""
@@ -62,12 +58,7 @@ class RoutingPartition(Partition):
             self._kafka, found.sender, found.endpoints,
             catch_up=found.catch_up, clock=found.clock, cursor=found.stored.cursor,
         )  # fmt: skip
-        try:
-            await router.run()
-        except Exception as error:
-            log.exception("the ends of batches cannot be read")
-            await self._crash(error)
-            raise
+        await router.run()
 
 
 class Webhooks:
@@ -113,7 +104,7 @@ class Webhooks:
             await follower.start()
         for follower in self._followers:
             await follower.caught_up()
-        self._running = asyncio.create_task(self._owners.run_timers())
+        self._running = watched(asyncio.create_task(self._owners.run_timers()), self.app.crash)
         self._register()
         return [self.app]
 

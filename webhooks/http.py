@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import aiohttp
 from opentelemetry.trace import SpanKind
@@ -109,7 +110,7 @@ class Client:
 
         try:
             # The operator may have removed an allowed network since the URL was set.
-            session = self._sessions[checked_url(url, self._allowed).partition(":")[0]]
+            session = self._sessions[urlsplit(checked_url(url, self._allowed)).scheme]
             async with (
                 asyncio.timeout(SECONDS_MAX),
                 session.post(url, data=body, headers=headers, allow_redirects=False) as reply,

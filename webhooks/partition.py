@@ -49,6 +49,8 @@ LEAVE_SECONDS_MAX: Final = 3.0
 """How long attempts may go on when the process loses the partition."""
 UNSIGNED: Final = "secret"
 """The error of an attempt that could not be signed."""
+INTERNAL: Final = "internal"
+"""The error of an attempt that failed by a fault of ours."""
 BOUNDS: Final = Bounds(records=500, bytes=4 << 20, records_per_call=10)
 SWEEP_SECONDS: Final = 60.0
 """How often the owner forgets the deliveries of deleted endpoints."""
@@ -62,7 +64,7 @@ class Caller(Protocol):
     """Calls an endpoint."""
 
     async def post(self, url: str, headers: dict[str, str], body: bytes) -> Outcome:
-        """Make one call; it ends within a bound, and raises nothing."""
+        """Make one call; it ends within a bound."""
         ...
 
 
@@ -248,8 +250,12 @@ class Partition:
         task.add_done_callback(self._tasks.discard)
 
     async def _attempt(self, delivery: Delivery) -> None:
-        with traced(delivery) as ended:
-            outcome = ended(await self._call(delivery))
+        try:
+            with traced(delivery) as ended:
+                outcome = ended(await self._call(delivery))
+        except Exception:  # noqa: BLE001  without an outcome the delivery would keep its slot for ever
+            _log.exception("an attempt to deliver %s failed", delivery.id)
+            outcome = Outcome(seconds=0.0, error=INTERNAL)
         metrics.WEBHOOK_ATTEMPTS.labels(outcome.label).inc()
         metrics.WEBHOOK_DURATION.observe(outcome.seconds)
         self._outcomes.append((delivery, outcome))
@@ -297,7 +303,7 @@ class Partition:
 
     def _counts(self, delivery: Delivery, outcome: Outcome) -> bool:
         """Whether a failure counts against the endpoint."""
-        return not delivery.is_test and delivery.url is None and outcome.error != UNSIGNED
+        return not delivery.is_test and delivery.url is None and outcome.error not in (UNSIGNED, INTERNAL)
 
     def _is_disabled(self, endpoint: EndpointRecord) -> bool:
         return is_disabled(endpoint, self._health.get(endpoint.endpoint.id))

@@ -34,6 +34,7 @@ from tidemill.schemas.log import intake, topics
 from tidemill.schemas.ports import Store
 from tidemill.schemas.resources.batch import Cut
 from tidemill.sealing.vault import Vault
+from tidemill.tasks import watched
 
 NAME: Final = "tidemill-intake"
 TABLE_CACHE_BYTES: Final = 8 << 20
@@ -110,7 +111,7 @@ class StreamApp:
         keys, *others = self._followers
         await keys.start()
         start_together(*others)
-        self._watching = asyncio.create_task(self._owners.run_timers())
+        self._watching = watched(asyncio.create_task(self._owners.run_timers()), self.app.crash)
         return self.app
 
     async def stop(self) -> None:

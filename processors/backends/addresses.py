@@ -75,7 +75,10 @@ class Addresses:
         """Look up the name until cancelled."""
         try:
             while True:
-                await self.look()
+                try:
+                    await self.look()
+                except Exception:  # noqa: BLE001  the next answer may be usable
+                    _log.exception("server %s: the addresses of %s cannot be used", self._name, self.place[0])
                 await asyncio.sleep(LOOKUP_SECONDS)
         finally:
             if self._asking is not None:

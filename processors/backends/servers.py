@@ -148,6 +148,12 @@ class Servers:
 
     def _follow(self) -> None:
         """Bring servers and pools in line with the settings and the addresses."""
+        try:
+            self._set_all()
+        finally:
+            self._follow_later()
+
+    def _set_all(self) -> None:
         assert self._applied is not None, "there are settings"
         serving, names = self._applied
         now, models = self._monotonic(), serving.models
@@ -167,7 +173,6 @@ class Servers:
         self._set_pools({name: models.get(name) for name in own}, serving, targets, now)
         self._share_clocks(serving)
         self._tell(serving)
-        self._follow_later()
 
     def _follow_later(self) -> None:
         """Look again as long as a server lacks a key or a file, which may come without a change."""

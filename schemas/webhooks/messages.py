@@ -149,7 +149,7 @@ class Attempt(_Shape):
     status_code: Annotated[int, Field(ge=100, le=999)] | None = None
     """The status of the reply; None without one."""
     error: Word | None = None
-    """Why there was no reply: `timeout`, `refused_address`, `connection`, `secret`."""
+    """Why there was no reply: `timeout`, `refused_address`, `connection`, `secret`, `internal`."""
 
 
 class Delivery(_Message):

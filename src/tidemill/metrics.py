@@ -22,7 +22,9 @@ STAGES: Final = (INGEST, PROCESSORS, RESULTS, WEBHOOKS)
 ALL: Final = (API, *STAGES)
 CLOSED_FOR: Final = ("room", "full", "handshake", "invalid", "late", "head", "body", "unsent", "answer")
 """Why the API closes connections, as in the table of docs/reference/connections.md."""
-WEBHOOK_RESULTS: Final = ("2xx", "3xx", "4xx", "5xx", "timeout", "connection", "refused_address", "secret")
+WEBHOOK_RESULTS: Final = (
+    "2xx", "3xx", "4xx", "5xx", "timeout", "connection", "refused_address", "secret", "internal",
+)  # fmt: skip
 STORE_OPERATIONS: Final = ("read", "write", "join", "size", "link", "free", "delete", "keys")
 OTHER: Final = "other"
 """The label of whatever has no name of its own."""

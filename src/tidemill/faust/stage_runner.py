@@ -106,7 +106,7 @@ async def _run(
 
         guarding = loop.create_task(monitored.guard_retention(ask))
         try:
-            return await _run_apps(stage, apps, stop_requested, beating)
+            return await _run_apps(stage, apps, stop_requested, {beating, guarding})
         finally:
             guarding.cancel()
             await catalog.stop()
@@ -139,10 +139,10 @@ async def _with_topics(settings: Settings, role: str) -> Settings:
 
 
 async def _run_apps(
-    stage: Stage, apps: Sequence[StageApp], stop_requested: asyncio.Event, beating: "asyncio.Task[None]"
+    stage: Stage, apps: Sequence[StageApp], stop_requested: asyncio.Event, needed: "set[asyncio.Task[Any]]"
 ) -> bool:
-    """Run the apps until a stop is requested or something crashes; returns whether it crashed."""
-    tasks = {asyncio.ensure_future(stop_requested.wait()), asyncio.ensure_future(_serve(apps)), beating}
+    """Run the apps until a stop is requested, or they or a needed task crash; returns whether it crashed."""
+    tasks = {asyncio.ensure_future(stop_requested.wait()), asyncio.ensure_future(_serve(apps)), *needed}
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
         if (error := task.exception()) is not None:

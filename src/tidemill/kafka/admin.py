@@ -178,14 +178,17 @@ async def retention_seconds(kafka: Kafka, models: Iterable[str]) -> float:
     """The shortest retention time of the topics that a batch needs; infinite if none removes records.
 
     Raises:
-        OSError: The broker does not answer.
+        OSError: The broker does not answer, or does not say.
     """
     rows = [row for row in (*topics.TOPICS, *of_models(models)) if row.is_needed]
     try:
         found = await topic_configs(kafka, [row.name for row in rows], only="retention.ms")
     except TopicError as error:
         raise OSError(str(error)) from error
-    kept = [int(configs.get("retention.ms", -1)) for configs in found.values()]
+    try:
+        kept = [int(configs.get("retention.ms", -1)) for configs in found.values()]
+    except (TypeError, ValueError) as error:
+        raise OSError("the broker hides the retention time of a topic") from error
     return min((ms / 1000 for ms in kept if ms >= 0), default=float("inf"))
 
 

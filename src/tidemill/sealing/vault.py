@@ -12,7 +12,6 @@ reads the topic up to its end; if the key is still missing, it has been destroye
 
 import asyncio
 import base64
-import binascii
 import logging
 import secrets
 import time
@@ -118,10 +117,12 @@ class Vault:
             raise NoKey(f"the keys of {batch_id} are destroyed")
         if project is None or not self._seals:
             return None
-        async with self._creating.setdefault(batch_id, asyncio.Lock()):
-            if not self._secrets.of(batch_id):
-                await self._create(batch_id, project)
-        self._creating.pop(batch_id, None)
+        try:
+            async with self._creating.setdefault(batch_id, asyncio.Lock()):
+                if not self._secrets.of(batch_id):
+                    await self._create(batch_id, project)
+        finally:
+            self._creating.pop(batch_id, None)
         return await self.sealing_cipher(batch_id)
 
     async def cipher(self, batch_id: str, key_id: str) -> Cipher:
@@ -142,7 +143,7 @@ class Vault:
             raise NoKey(f"the key {key_id} of {batch_id} is destroyed")
         try:
             return await self._unwrap(batch_id, key_id, value)
-        except (DecodeError, Damaged, binascii.Error) as error:
+        except (DecodeError, Damaged, ValueError) as error:
             raise NoKey(f"the key {key_id} of {batch_id} cannot be read") from error
 
     async def destroy(self, batch_id: str) -> None:

@@ -1,7 +1,6 @@
 """Encrypts the signing secrets of webhooks with the keys of the key file, like the keys of batches."""
 
 import base64
-import binascii
 from typing import Final
 
 from tidemill.schemas.ids import timely_hex
@@ -46,7 +45,7 @@ class WebhookSecrets:
         try:
             wrapped = base64.b64decode(secret.wrapped, validate=True)
             return await self._file.unwrap(record.project, place, secret.wrapped_by, wrapped)
-        except (Damaged, binascii.Error) as error:
+        except (Damaged, ValueError) as error:
             raise KeyUnavailable(f"the secret of {record.endpoint.id} is damaged") from error
 
     @property

@@ -9,8 +9,12 @@ import pytest
 from chaos import disk
 from fastapi import Depends, Request, Response
 from support.dependencies import client_of
+from support.trust import SIGNER
 
+from tidemill.api import app
 from tidemill.api.openapi import Route
+from tidemill.configuration.settings import Settings
+from tidemill.runtime.heartbeat import Heartbeat
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.messages import BatchCreated
 from tidemill.telemetry import logs
@@ -43,6 +47,20 @@ async def test_an_unexpected_exception_is_a_500_and_logged_without_its_text(deps
     assert answer.headers["x-request-id"] in caplog.text
     assert "ValueError" in caplog.text
     assert text not in caplog.text
+
+
+async def test_a_start_that_fails_ends_the_process(tmp_path, monkeypatch, caplog):
+    """Else it would never be ready, and nothing would say why."""
+
+    async def fail(*_):
+        raise RuntimeError("start")
+
+    settings = Settings(
+        data=tmp_path, kafka="127.0.0.1:9", port=0, api_key_sha256="ab" * 32, signing_key=SIGNER.text
+    )
+    monkeypatch.setattr(app, "_finish_start", fail)
+    assert await app.serve(settings, Heartbeat())
+    assert "the api crashed" in caplog.text
 
 
 async def test_reads_get_a_503_until_the_view_has_caught_up(deps):

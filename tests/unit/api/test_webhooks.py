@@ -68,6 +68,10 @@ async def test_a_secret_is_shown_once_and_stored_encrypted(deps, client, tmp_pat
     moved = record.endpoint.model_copy(update={"id": "we_other"})
     with pytest.raises(OSError, match="damaged"):
         await kept.valid(record.model_copy(update={"endpoint": moved}), NOW)
+    for wrapped in ("é", "a", "!"):
+        damaged = record.secrets[0].model_copy(update={"wrapped": wrapped})
+        with pytest.raises(OSError, match="damaged"):
+            await kept.valid(record.model_copy(update={"secrets": (damaged,)}), NOW)
 
 
 async def test_a_rotation_keeps_the_old_secret_on_request(deps, client):

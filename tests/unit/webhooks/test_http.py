@@ -110,6 +110,14 @@ async def test_an_allowed_network_is_reachable():
         assert b"webhook-id: evt_1" in server.requests[0].lower()
 
 
+async def test_a_scheme_in_capitals_is_one():
+    """URLs ignore case there, and so does the check."""
+    async with serving() as server, calling(LOOPBACK) as client:
+        assert (await client.post(f"HTTP://127.0.0.1:{server.port}/", {}, b"{}")).is_good
+    async with calling(LOOPBACK) as client:
+        assert (await client.post(f"HTTPS://127.0.0.1:{server.port}/", {}, b"{}")).error == "connection"
+
+
 async def test_without_tls_only_allowed_networks_are_reachable(monkeypatch):
     """A public address is not, even if another network is allowed."""
     made = []

@@ -1,0 +1,48 @@
+"""Tasks that a process cannot do without: one that fails ends the process, and a supervisor starts another."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+Crash = Callable[[BaseException], Awaitable[None]]
+"""Ends the process because of an error, and logs the error."""
+
+T = TypeVar("T")
+
+_log: Final = logging.getLogger(__name__)
+_crashing: Final[set["asyncio.Future[None]"]] = set()
+"""The event loop has only weak references to them."""
+
+
+class Fault:
+    """The first error that ends a process which runs no Faust app; an instance is a `Crash`."""
+
+    def __init__(self) -> None:
+        """No error yet."""
+        self.error: BaseException | None = None
+        self._is_set = asyncio.Event()
+
+    async def __call__(self, error: BaseException) -> None:
+        """End the process."""
+        self.error = self.error or error
+        self._is_set.set()
+
+    async def wait(self) -> None:
+        """Wait for an error."""
+        await self._is_set.wait()
+
+
+def watched(task: "asyncio.Task[T]", crash: Crash) -> "asyncio.Task[T]":
+    """Return the task; its error goes to `crash`, unless the process cancels it first."""
+
+    def ended(task: "asyncio.Task[T]") -> None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        _log.error("the task %s failed: %s", task.get_name(), type(error).__name__)
+        crashing = asyncio.ensure_future(crash(error))
+        _crashing.add(crashing)
+        crashing.add_done_callback(_crashing.discard)
+
+    task.add_done_callback(ended)
+    return task
