@@ -149,8 +149,8 @@ def test_the_alert_goes_off_for_each_reason_that_somebody_has_to_mend():
     (name, left_out) = re.search(r'(tidemill_\w+)\{reason!~"([^"]*)"\}', rule["expr"]).groups()
     assert name == metrics.STALLED.metric.name
     harmless = {
-        Reason.IN_FLIGHT, Reason.QUEUED, Reason.BATCHES_AT_WORK, Reason.OPEN, Reason.SCHEDULE, Reason.HEADROOM,
-        Reason.TOKENS_PER_MINUTE, Reason.MEMORY,
+        Reason.IN_FLIGHT, Reason.QUEUED, Reason.BATCHES_AT_WORK, Reason.IMPORT, Reason.OPEN, Reason.SCHEDULE,
+        Reason.HEADROOM, Reason.TOKENS_PER_MINUTE, Reason.MEMORY,
     }  # fmt: skip
     assert set(left_out.split("|")) == harmless
     page = (ROOT / "docs" / "reference" / "waiting.md").read_text("utf-8")
