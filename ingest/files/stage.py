@@ -140,6 +140,10 @@ class Stage:
             case DeleteRequested():
                 pass  # only a batch that is over is deleted
 
+    def is_importing(self, batch_id: str) -> bool:
+        """Whether a batch waits for the copy of its input from a bucket."""
+        return any(work.imported is not None for work in self._works.get(batch_id, ()))
+
     async def close(self) -> None:
         """Close the connections to buckets."""
         if self._importer is not None:

@@ -64,11 +64,15 @@ class Reason(StrEnum):
     """No process has reported on the lines."""
     FILES = "files"
     """The files of the batch cannot be written."""
+    IMPORT = "import"
+    """The input is copied from its bucket."""
     BUCKET = "bucket"
-    """The bucket of the input, or of the copy of the output, is slow, refuses or does not answer."""
+    """The bucket of the input, or of the copy of the output, refuses or does not answer."""
 
 
-USUAL: Final = frozenset({Reason.IN_FLIGHT, Reason.QUEUED, Reason.VALIDATION, Reason.BATCHES_AT_WORK, Reason.OPEN})
+USUAL: Final = frozenset({
+    Reason.IN_FLIGHT, Reason.QUEUED, Reason.VALIDATION, Reason.BATCHES_AT_WORK, Reason.IMPORT, Reason.OPEN,
+})  # fmt: skip
 """Reasons in normal operation."""
 
 

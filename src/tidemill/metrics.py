@@ -250,7 +250,8 @@ WEBHOOK_ENDPOINTS: Final = sampled(
 
 LAG: Final = sampled(
     "tidemill_kafka_consumer_lag_seconds",
-    "Age of a consumer's oldest unfinished record. Take the maximum over processes.",
+    "Age of a consumer's oldest unfinished record, without batches whose input is copied from a bucket. "
+    "Take the maximum over processes.",
     *STAGES, labels=("consumer",),
 )
 LAG_RECORDS: Final = sampled(
@@ -324,6 +325,11 @@ DISK_FREE: Final = sampled(
     "tidemill_disk_free_bytes",
     "Free bytes on the fullest disk of the log, and on the disk of a store in a folder. "
     "Take the minimum over processes.",
+    API, INGEST, PROCESSORS, labels=("disk",),
+)
+DISK_RESERVE: Final = sampled(
+    "tidemill_disk_reserve_bytes",
+    "Bytes of these disks to keep free (`disk_reserve_bytes`); with less than twice as many the api refuses work.",
     API, INGEST, PROCESSORS, labels=("disk",),
 )
 LOG_LINES_SUPPRESSED: Final = counter(

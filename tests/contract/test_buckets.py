@@ -11,6 +11,7 @@ from support.dependencies import client_of, open_dependencies
 from support.lake import NOW, SECRET, URL, Lake, lines
 
 from tidemill.configuration.settings import Settings
+from tidemill.ingest.files import imports as imports_module
 from tidemill.ingest.files.imports import Importer
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.sqlite import Sizes
@@ -102,6 +103,19 @@ async def test_an_import_copies_counts_and_shows_the_file(lake, tmp_path):
     assert (first.sha256, first.lines, first.file.bytes) == (hashlib.sha256(data).hexdigest(), 30_000, len(data))
     assert (first.file.filename, first.file.purpose, first.from_body) == ("a b.jsonl", "batch", True)
     assert imports.records.facts == []
+
+
+async def test_a_large_import_says_how_far_it_is(lake, tmp_path, monkeypatch):
+    """By a reason of its own, since an operator has nothing to do; the last report takes it back."""
+    monkeypatch.setattr(imports_module, "REPORT_SECONDS", 0.0)
+    data = lines(30_000)
+    etag = await lake.put("in/a", data)
+    imports = Imports(tmp_path, lake, lake.settings())
+    assert await imports.run(f"{lake.address}/in/a", etag, len(data)) is None
+    *reports, last = imports.records.facts
+    assert {each.waiting[0].reason for each in reports} == {Reason.IMPORT}
+    assert f" of {len(data)} bytes" in reports[0].waiting[0].message
+    assert last.waiting == ()
 
 
 async def test_an_object_that_changed_or_vanished_fails_the_batch(lake, tmp_path):

@@ -22,10 +22,16 @@ CLOSED = 'tidemill_api_connections_closed_total{reason="%s"}'
 STORE = 'tidemill_store_requests_total{operation="read", result="%s"}'
 ENDPOINTS = 'tidemill_webhook_endpoints{state="%s"}'
 DISK = 'tidemill_disk_free_bytes{disk="log"}'
+RESERVE = 'tidemill_disk_reserve_bytes{disk="log"}'
+UP = 'up{job="tidemill", stage="%s"}'
 SLACK = 'tidemill_deadline_slack_seconds{model="m"}'
 # Series that fire each alert, and series just below it. A number is a gauge; a text, the rise per minute.
 CASES = {
     "TidemillDown": ({'up{job="tidemill"}': 0}, {'up{job="tidemill"}': 1, 'up{job="other"}': 0}),
+    "TidemillStageMissing": (
+        {UP % stage: 1 for stage in ("api", "ingest", "results", "webhooks")},
+        {UP % stage: 0 for stage in ("api", "ingest", "processors", "results")},
+    ),
     "TidemillReceiptMismatch": (
         {"tidemill_receipt_mismatches_total": "1"}, {"tidemill_receipt_mismatches_total": "0"},
     ),
@@ -33,11 +39,15 @@ CASES = {
     "TidemillKeyRecordsRefused": (
         {"tidemill_key_records_refused_total": "1"}, {"tidemill_key_records_refused_total": "0"},
     ),
-    "TidemillDiskLow": ({DISK: 3e9}, {DISK: 4e9}),
-    "TidemillBatchesStalled": ({STALLED % "server_unreachable": 1}, {STALLED % "schedule": 1, STALLED % "key": 0}),
+    "TidemillDiskLow": ({DISK: 29e9, RESERVE: 10e9}, {DISK: 31e9, RESERVE: 10e9}),
+    "TidemillBatchesStalled": (
+        {STALLED % "server_unreachable": 1},
+        {STALLED % "schedule": 1, STALLED % "import": 1, STALLED % "key": 0, STALLED % "bucket": 0},
+    ),
     "TidemillBatchLate": ({SLACK: -1}, {SLACK: 1}),
     "TidemillServerFails": (
-        {CALLS % "5xx": "6", CALLS % "2xx": "4"}, {CALLS % "5xx": "4", CALLS % "2xx": "6"},
+        {CALLS % "5xx": "3", CALLS % "lost": "3", CALLS % "2xx": "4"},
+        {CALLS % "5xx": "4", CALLS % "4xx": "5", CALLS % "2xx": "1"},
     ),
     "TidemillConsumerLate": ({LAG % "results": 1000}, {LAG % "results": 800, LAG % "processors": 90_000}),
     "TidemillDeadLetters": ({"tidemill_dead_letters_total": "1"}, {"tidemill_dead_letters_total": "0"}),
@@ -100,6 +110,22 @@ def after(minutes):
     return {"interval": "1m", "input_series": [bad, good], "promql_expr_test": [asked]}
 
 
+def pressure(*slacks):
+    """What the autoscaler gets where results run with so many models, each with a slack."""
+    idle = {f'tidemill_batches{{instance="{n}", status="in_progress"}}': 0 for n in range(2)}
+    found = {f'tidemill_deadline_slack_seconds{{model="{n}"}}': slack for n, slack in enumerate(slacks)}
+    value = max([max(0, 1 - slack / 3600) for slack in slacks], default=0)
+    sample = {"labels": "tidemill:deadline_pressure:max", "value": value}
+    asked = {"expr": "tidemill:deadline_pressure:max", "eval_time": "30m", "exp_samples": [sample]}
+    return {"interval": "1m", "input_series": series(idle | found), "promql_expr_test": [asked]}
+
+
+def without_results():
+    """The autoscaler gets nothing, and changes nothing."""
+    asked = {"expr": "tidemill:deadline_pressure:max", "eval_time": "30m", "exp_samples": []}
+    return {"interval": "1m", "input_series": series({UP % "api": 1}), "promql_expr_test": [asked]}
+
+
 def test_each_alert_fires_when_it_should_and_only_then(tmp_path):
     """In Prometheus' own engine. An alert ends after the burn, once the short window is clean."""
     rules = [rule for group in yaml.safe_load(RULES.read_text("utf-8"))["groups"] for rule in group["rules"]]
@@ -109,11 +135,8 @@ def test_each_alert_fires_when_it_should_and_only_then(tmp_path):
         for alert, both in CASES.items()
         for found, fires in zip(both, (True, False), strict=True)
     ]
+    tests += [after(0), after(10), pressure(), pressure(900), pressure(1800, 900), without_results()]
     written = tmp_path / "rules_test.yml"
-    written.write_text(
-        yaml.safe_dump(
-            {"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [*tests, after(0), after(10)]}
-        )
-    )
+    written.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
     promtool("test", "rules", written)
     promtool("check", "config", ROOT / "deploy" / "prometheus.yml")

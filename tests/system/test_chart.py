@@ -1,9 +1,12 @@
 """The Helm chart: every option renders objects that Kubernetes takes, and the plain manifests are its output."""
 
 import importlib.util
+import ipaddress
 import json
 import re
+from decimal import Decimal
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import jsonschema
 import kubernetes_validate
@@ -21,6 +24,8 @@ CHART = ROOT / "deploy" / "helm" / "tidemill"
 CERTIFICATE = ROOT / "tests" / "support" / "tls" / "certificate.pem"
 VERSIONS = ("1.30", "1.37")
 """The oldest that the chart takes, and the newest whose schemas there are."""
+EXAMPLE = re.search(r"^settings: \{\}\s+# (.*)$", (CHART / "values.yaml").read_text("utf-8"), re.MULTILINE)[1]
+"""Of `settings` in values.yaml."""
 FOREIGN = ("kafka.strimzi.io/v1", "monitoring.coreos.com/v1", "keda.sh/v1alpha1")
 """Kinds of operators; Kubernetes has no schema of them."""
 OPTIONS = {
@@ -34,8 +39,24 @@ OPTIONS = {
     "tls": {
         "api": {"tls": {"secret": "tidemill-tls"}, "allowedHosts": ["batch.example.com"]},
         "kafka": {"protocol": "SSL", "caSecret": "ca", "namespace": ""},
-        "settings": {"TIDEMILL_ENCRYPT_LOG": "true"},
+        "encryptLog": True,
     },
+    "settings": {
+        "settings": {
+            "TIDEMILL_FILE_BYTES_MAX": 419_430_400, "TIDEMILL_PART_AGE_SECONDS": 0.5, "TIDEMILL_BILL_COPIES": True,
+            "TIDEMILL_LIMITS": {"lines_enqueued_max": 20_000_000}, "TIDEMILL_CORS_ORIGINS": ["https://a.example"],
+            "TIDEMILL_WEBHOOK_ALLOW": "10.1.0.0/16,10.2.0.0/16", **yaml.safe_load(EXAMPLE),
+        },
+    },
+    "addresses": {
+        "kafka": {"servers": "one.kafka:9192, two.kafka:9193,three.kafka"},
+        "store": {"endpoint": "http://10.1.2.3:9100/path"}, "serviceAccountName": "tidemill",
+        "networkPolicies": {
+            "storeCidrs": ["10.1.2.3/32", "fd00::/64"],
+            "extraEgress": {"api": [{"to": [{"ipBlock": {"cidr": "192.0.2.7/32"}}], "ports": [{"port": 443}]}]},
+        },
+    },
+    "pods": {"kafka": {"port": 9000}, "store": {"endpoint": "http://s3", "port": 8333, "namespace": "s3"}},
     "small": {
         "webhooks": {"enabled": False}, "podDisruptionBudget": {"enabled": False},
         "autoscaling": {"enabled": False}, "networkPolicies": {"enabled": False},
@@ -104,6 +125,10 @@ def test_an_unknown_value_is_refused(render, program):
         ("--set=api.replica=3", "'replica' not allowed"),
         ("--set=api.replicas=three", "api/replicas"),
         ("--set=verifyKeys=", "`tidemill keys init` prints it"),
+        ("--set=networkPolicies.extraEgress.apis[0].ports[0].port=1", "'apis' not allowed"),
+        ("--set=settings.TIDEMILL_ENCRYPT_LOG=1", "set encryptLog"),
+        ("--set=settings.tidemill_encrypt_log=true", "set encryptLog"),
+        ("--set=models=encrypt_log = true", "set encryptLog"),
     ):
         with pytest.raises(ValueError, match=re.escape(said)):
             render.helm(program, "template", *render.RELEASE, CHART, f"--values={render.PLAIN}", wrong)
@@ -124,6 +149,70 @@ def test_settings_of_every_option_can_be_used(rendered, monkeypatch):
                 assert settings.cluster.security.protocol == OPTIONS[name].get("kafka", {}).get(
                     "protocol", "SASL_SSL"
                 )
+
+
+def test_settings_of_any_type_arrive(rendered, monkeypatch):
+    """Numbers, truths, lists and tables, as Tidemill reads them; and the example of values.yaml."""
+    for variable, value in rendered["settings"]["ConfigMap", "tidemill"]["data"].items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.delenv("TIDEMILL_KAFKA_SECURITY__PASSWORD_ENV")
+    monkeypatch.setenv("TIDEMILL_KAFKA_SECURITY__PROTOCOL", "SSL")
+    monkeypatch.delenv("TIDEMILL_KAFKA_SECURITY__SASL_MECHANISM")
+    found = Settings()
+    assert (found.file_bytes_max, found.part_age_seconds, found.bill_copies) == (419_430_400, 0.5, True)
+    assert found.limits.lines_enqueued_max == 20_000_000
+    assert found.cors_origins == ("https://a.example",)
+    assert list(map(str, found.webhook_allow)) == ["10.1.0.0/16", "10.2.0.0/16"]
+    assert found.windows["48h"] == Decimal("0.6")
+
+
+def test_policies_let_the_stages_reach_what_they_are_configured_with(rendered):
+    """The ports of the addresses in the ConfigMap; those of pods, where these differ."""
+    for name, objects in rendered.items():
+        if ("NetworkPolicy", "tidemill-stages") not in objects or name == "pods":
+            continue
+        data = objects["ConfigMap", "tidemill"]["data"]
+        servers = [server.strip().partition(":")[2] or "9092" for server in data["TIDEMILL_KAFKA"].split(",")]
+        kafka, store = egress(objects)
+        assert kafka == set(map(int, servers)), name
+        endpoint = urlsplit(data["AWS_ENDPOINT_URL"])
+        assert store == {endpoint.port or {"http": 80, "https": 443}[endpoint.scheme]}, name
+    assert egress(rendered["pods"]) == ({9000}, {8333})
+
+
+def egress(objects):
+    """The ports of Kafka and of the store."""
+    _, *rules = objects["NetworkPolicy", "tidemill-stages"]["spec"]["egress"]
+    return tuple({one["port"] for one in rule["ports"]} for rule in rules)
+
+
+def test_what_a_block_of_addresses_leaves_out_is_in_it(rendered):
+    """Kubernetes refuses others."""
+    blocks = [
+        peer["ipBlock"]
+        for objects in rendered.values()
+        for (kind, _), found in objects.items()
+        if kind == "NetworkPolicy"
+        for rule in found["spec"].get("egress", [])
+        for peer in rule.get("to", [])
+        if "ipBlock" in peer
+    ]
+    assert {"10.1.2.3/32", "fd00::/64", "0.0.0.0/0"} <= {block["cidr"] for block in blocks}
+    for block in blocks:
+        for left_out in block.get("except", []):
+            assert ipaddress.ip_network(left_out).subnet_of(ipaddress.ip_network(block["cidr"]))
+
+
+def test_a_stage_gets_an_account_and_further_egress(rendered):
+    """Of the stage that is named alone."""
+    objects = rendered["addresses"]
+    policy = objects["NetworkPolicy", "tidemill-api-extra"]["spec"]
+    assert policy["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "api"
+    assert policy["egress"] == OPTIONS["addresses"]["networkPolicies"]["extraEgress"]["api"]
+    assert [name for kind, name in objects if name.endswith("-extra")] == ["tidemill-api-extra"]
+    spec = objects["Deployment", "tidemill-api"]["spec"]["template"]["spec"]
+    assert spec["serviceAccountName"] == "tidemill"
+    assert "serviceAccountName" not in rendered["plain"]["Deployment", "tidemill-api"]["spec"]["template"]["spec"]
 
 
 def test_a_file_that_a_setting_names_is_mounted(rendered):
@@ -196,8 +285,8 @@ def test_keda_scales_processors_by_slack(rendered):
     spec = rendered["keda"]["ScaledObject", "tidemill-processors"]["spec"]
     jsonschema.validate(spec, keda_schema())
     (trigger,) = spec["triggers"]
-    recorded = re.search(r"tidemill:\w+", trigger["metadata"]["query"])[0]
-    assert f"record: {recorded}\n" in (ROOT / "deploy" / "rules.yml").read_text("utf-8")
+    assert float(trigger["metadata"]["threshold"]) * 1.1 < 1
+    assert f"record: {trigger['metadata']['query']}\n" in (ROOT / "deploy" / "rules.yml").read_text("utf-8")
     assert "replicas" not in rendered["keda"]["Deployment", "tidemill-processors"]["spec"]
 
 

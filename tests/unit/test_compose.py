@@ -1,5 +1,6 @@
 """compose.yaml, the image and Prometheus's file say what the code understands; no engine is needed to see it."""
 
+import itertools
 import json
 import re
 import shlex
@@ -27,7 +28,19 @@ OWN = {
     "results": set(),
     "webhooks": set(),
 }
-"""Variables that one stage alone has; `BACKEND_KEY` is the one that deploy/tidemill.toml names."""
+"""Variables that one stage alone has; `BACKEND_KEY` is for a server that asks for a key."""
+STARTS = {
+    "compose.yaml": re.findall(r"^#   (.*)$", TEXT, re.MULTILINE),
+    "cluster.md": (ROOT / "docs" / "how-to" / "cluster.md")
+    .read_text("utf-8")
+    .split("```sh\n")[1]
+    .split("\n```")[0]
+    .splitlines(),
+}
+"""The commands of the quick start, as both files have them."""
+REQUIRED = set(re.findall(r"\$\{(\w+):?\?", TEXT))
+PRINTED = {"keys init": {"TIDEMILL_SIGNING_KEY", "TIDEMILL_VERIFY_KEYS"}}
+"""Variables that a command prints."""
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +116,7 @@ def test_variables_are_settings(services, image, monkeypatch, tmp_path):
         assert settings.replication == 3
         assert settings.kafka.split(",") == ["kafka-1:9092", "kafka-2:9092", "kafka-3:9092"]
         assert settings.health_port == 8081
-        assert [backend.api_key_env for backend in settings.models["chat"].backends] == ["BACKEND_KEY"]
+        assert list(settings.models) == ["chat"]
 
 
 def test_each_stage_has_its_own_secrets(services):
@@ -114,6 +127,51 @@ def test_each_stage_has_its_own_secrets(services):
         assert not set(services[stage]["environment"]) & set.union(
             *(OWN[other] for other in OWN if other != stage)
         )
+
+
+def written(command):
+    """The variables that a command of the quick start puts into .env."""
+    if not command.rstrip(")").endswith(".env"):
+        return set()
+    return set(re.findall(r'echo "(\w+)=', command)).union(*(PRINTED[one] for one in PRINTED if one in command))
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_compose_is_called_once_its_variables_are_there(start):
+    """It refuses every command without them, as it does without the files of its secrets."""
+    assert any(command.startswith("docker compose up") for command in STARTS[start])
+    before = list(itertools.takewhile(lambda command: "docker compose" not in command, STARTS[start]))
+    assert set().union(*map(written, before)) == REQUIRED
+    for secret in yaml.safe_load(TEXT)["secrets"].values():
+        assert any(f"> {secret['file'].removeprefix('./')}" in command for command in before)
+
+
+def test_the_quick_start_lacks_nothing(services, monkeypatch, tmp_path):
+    """With the variables of its commands alone, processors can call each server of deploy/tidemill.toml."""
+    set_here = set().union(*map(written, STARTS["compose.yaml"]))
+    for name, value in services["processors"]["environment"].items():
+        found = re.fullmatch(r"\$\{(\w+):-([^}]*)\}", str(value))
+        if found and found[1] not in set_here:
+            monkeypatch.setenv(name, found[2])
+    settings = check_settings(services["processors"]["environment"], monkeypatch, tmp_path)
+    assert [server.lack for server in settings.serving.servers.values()] == [None]
+
+
+def test_a_read_only_service_has_files_as_secrets():
+    """Compose copies other secrets and configs into the root file system, and refuses that if it is read-only."""
+    whole = yaml.safe_load(TEXT)
+    for service in whole["services"].values():
+        for kind in ("secrets", "configs"):
+            for one in service.get(kind, []) if service.get("read_only") else []:
+                assert whole[kind][one["source"] if isinstance(one, dict) else one].keys() == {"file"}
+
+
+def test_prometheus_keeps_what_the_rules_look_at(services):
+    """Longer than the longest range."""
+    (days,) = re.findall(r"retention\.time=(\d+)d", " ".join(services["prometheus"]["command"]))
+    ranges = re.findall(r"\[(\d+)([mhd])\]", (ROOT / "deploy" / "rules.yml").read_text("utf-8"))
+    unit = {"m": 1 / 1440, "h": 1 / 24, "d": 1}
+    assert int(days) > max(int(number) * unit[letter] for number, letter in ranges)
 
 
 def test_brokers_agree(services):

@@ -134,12 +134,27 @@ def test_probes_ask_what_is_answered():
 def test_the_autoscaler_looks_at_a_metric_that_is_there():
     """The recorded series derives from a metric that Tidemill has."""
     rules = yaml.safe_load((ROOT / "deploy" / "rules.yml").read_text("utf-8"))["groups"][0]["rules"]
-    (rule,) = (rule for rule in rules if rule.get("record") == "tidemill:deadline_pressure")
-    named = set(re.findall(r"tidemill_\w+", rule["expr"]))
-    assert named == {metrics.SLACK.metric.name}
+    exprs = {rule["record"]: rule["expr"] for rule in rules if "record" in rule}
+    assert set(re.findall(r"tidemill_\w+", exprs["tidemill:deadline_pressure"])) == {metrics.SLACK.metric.name}
     assert "replicas" not in of("Deployment")["processors"]["spec"]
     (metric,) = of("HorizontalPodAutoscaler")["processors"]["spec"]["metrics"]
-    assert metric["external"]["metric"]["name"] == rule["record"].replace(":", "_")
+    assert metric["external"]["metric"]["name"] == "tidemill_deadline_pressure_max"
+    assert "max(tidemill:deadline_pressure)" in exprs["tidemill:deadline_pressure:max"]
+
+
+def test_the_autoscalers_act_before_the_deadline():
+    """At a pressure of 1 a batch ends just at its deadline; Kubernetes acts at a tenth above the target."""
+    (metric,) = of("HorizontalPodAutoscaler")["processors"]["spec"]["metrics"]
+    (thousandths,) = re.findall(r"(\d+)m", metric["external"]["target"]["value"])
+    _, deadline = SCALED["ScaledObject"]["spec"]["triggers"]
+    for target in (int(thousandths) / 1000, float(deadline["metadata"]["threshold"])):
+        assert target * 1.1 < 1
+
+
+def test_no_service_sets_a_variable_of_a_stage():
+    """A Service called tidemill would set TIDEMILL_PORT to an address, which the settings refuse."""
+    for deployment in of("Deployment").values():
+        assert deployment["spec"]["template"]["spec"]["enableServiceLinks"] is False
 
 
 def test_the_alert_goes_off_for_each_reason_that_somebody_has_to_mend():
@@ -149,8 +164,8 @@ def test_the_alert_goes_off_for_each_reason_that_somebody_has_to_mend():
     (name, left_out) = re.search(r'(tidemill_\w+)\{reason!~"([^"]*)"\}', rule["expr"]).groups()
     assert name == metrics.STALLED.metric.name
     harmless = {
-        Reason.IN_FLIGHT, Reason.QUEUED, Reason.BATCHES_AT_WORK, Reason.OPEN, Reason.SCHEDULE, Reason.HEADROOM,
-        Reason.TOKENS_PER_MINUTE, Reason.MEMORY,
+        Reason.IN_FLIGHT, Reason.QUEUED, Reason.BATCHES_AT_WORK, Reason.IMPORT, Reason.OPEN, Reason.SCHEDULE,
+        Reason.HEADROOM, Reason.TOKENS_PER_MINUTE, Reason.MEMORY,
     }  # fmt: skip
     assert set(left_out.split("|")) == harmless
     page = (ROOT / "docs" / "reference" / "waiting.md").read_text("utf-8")

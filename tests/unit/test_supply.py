@@ -1,11 +1,15 @@
 """All downloads are pinned: packages, tools of the build, jars and images, each with a hash."""
 
+import ast
 import importlib.util
 import json
 import re
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import measures
 import pytest
 import yaml
 
@@ -15,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ("requirements.lock", "requirements-runtime.lock", "requirements-build.lock")
 DIGEST = re.compile(r"[^@\s]+:[^@\s]+@sha256:[0-9a-f]{64}")
 OWN_IMAGE = "tidemill:local"
+STAGES = ("api", "ingest", "processors", "results", "webhooks")
 
 
 def text(name):
@@ -63,6 +68,41 @@ def test_the_image_installs_nothing_unchecked():
     assert commands
     for command in commands:
         assert "--require-hashes" in command or "/wheel/" in command, command
+
+
+def test_the_image_has_each_library_of_the_stages():
+    """Also those that a stage imports late, or without which it refuses a request."""
+    imports = measures.imports(measures.modules(ROOT))
+    found = {module for module in imports if module.path.relative_to(ROOT).parts[0] in STAGES}
+    while more := set().union(*(imports[module] for module in found)) - found:
+        found |= more
+    wanted = {library for module in found for library in libraries(module.tree)} - sys.stdlib_module_names
+    of_library = packages_distributions()
+    missing = {
+        library
+        for library in wanted - {"tidemill"}
+        if not any(locked(distribution) for distribution in of_library[library])
+    }
+    assert "pyarrow" in wanted
+    assert missing == set()
+
+
+def libraries(tree):
+    """What a module imports, and what it asks `find_spec` for."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names):
+                yield from (alias.name.partition(".")[0] for alias in names)
+            case ast.ImportFrom(module=str(module)):
+                yield module.partition(".")[0]
+            case ast.Call(args=[ast.Constant(value=str(name))]) if "find_spec" in ast.unparse(node.func):
+                yield name
+
+
+def locked(distribution):
+    """Whether the lock of the image has a package."""
+    name = re.sub(r"[-_.]+", "-", distribution).lower()
+    return re.search(rf"^{re.escape(name)}(\[[^]]*])?==", text("requirements-runtime.lock"), re.MULTILINE)
 
 
 def test_the_list_names_what_is_installed(sbom):

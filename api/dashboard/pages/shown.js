@@ -10,7 +10,7 @@ import { Progress, State } from "../ui/state.js";
 
 const ENDS = ["completed", "failed", "expired", "cancelled"];
 /** Reasons to wait in normal operation, as in schemas/resources/waiting.py. */
-const USUAL = ["in_flight", "queued", "validation", "batches_at_work"];
+const USUAL = ["in_flight", "queued", "validation", "batches_at_work", "import"];
 const MINUTE = 60;
 
 export const isOver = (batch) => ENDS.includes(batch.status);

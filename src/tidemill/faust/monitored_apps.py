@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from tidemill import metrics
 from tidemill.faust.probe import Probe
-from tidemill.faust.retention import LOOK_SECONDS, RetentionGuard
+from tidemill.faust.retention import LOOK_SECONDS, RetentionGuard, ages
 from tidemill.faust.stage_app import StageApp
 from tidemill.runtime.health import Unhealthy
 from tidemill.runtime.watchdog import Watch
@@ -60,7 +61,8 @@ class MonitoredApps:
     async def guard_retention(self, ask: Callable[[], Awaitable[float]]) -> None:
         """Run the retention guard until the task is cancelled; `ask` returns the retention time in seconds."""
         guard = RetentionGuard(ask, {name: app.oldest for name, app, _, _ in self._apps if app.oldest is not None})
-        metrics.LAG.sample(guard.ages)
+        behind = {name: app.behind or app.oldest for name, app, _, _ in self._apps if app.oldest is not None}
+        metrics.LAG.sample(lambda: ages(behind, time.time()))
         while True:
             await guard.look()
             for _, app, _, _ in self._apps:

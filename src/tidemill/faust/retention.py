@@ -59,19 +59,20 @@ class RetentionGuard:
             # The last known time is still the best guess.
             log.info("the broker does not return the retention time: %s", type(error).__name__)
         now = self._clock()
-        found = [name for name, age in self.ages().items() if is_at_risk(age, self.retention_seconds)]
+        found_ages = ages(self._consumers, now)
+        found = [name for name, age in found_ages.items() if is_at_risk(age, self.retention_seconds)]
         for name in found:
             if now - self._warned.get(name, float("-inf")) >= WARN_SECONDS:
                 self._warned[name] = now
                 log.warning(
                     "%s is %.1f h behind, and the log keeps its records for %.1f h; records that it has not"
                     " processed by then are lost. Raise retention.ms of the topics, and find out why it is slow.",
-                    name, self.ages()[name] / 3600, self.retention_seconds / 3600,
+                    name, found_ages[name] / 3600, self.retention_seconds / 3600,
                 )  # fmt: skip
         return found
 
-    def ages(self) -> dict[str, float]:
-        """The age of each consumer's oldest unfinished record, in seconds."""
-        now = self._clock()
-        times = ((name, oldest()) for name, oldest in self._consumers.items())
-        return {name: 0.0 if at is None else max(0.0, now - at) for name, at in times}
+
+def ages(consumers: Mapping[str, Oldest], now: float) -> dict[str, float]:
+    """The age of each consumer's oldest unfinished record, in seconds."""
+    times = ((name, oldest()) for name, oldest in consumers.items())
+    return {name: 0.0 if at is None else max(0.0, now - at) for name, at in times}

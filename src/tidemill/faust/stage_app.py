@@ -57,6 +57,8 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
     """The positions of the consumer."""
     oldest: Oldest | None = None
     """When the stage's oldest unfinished record was written."""
+    behind: Oldest | None = None
+    """The same without records that wait for others than the stage; by default `oldest`."""
     drain: Drain | None = None
     """Called with partitions before their revocation; it must end within a bound of its own."""
 

@@ -81,23 +81,26 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop_requested.set)
     beating = loop.create_task(heartbeat.run())
-    settings = await _with_topics(settings, role)
     catalog = Catalog(settings.cluster)
-    await catalog.start()
-    await _first(stop_requested, catalog.filled())
-    if stop_requested.is_set():
-        return False
-    stage = make(settings, settings.cluster, catalog)
+    stage: Stage | None = None
     state = health.Health(
         fault=heartbeat.fault,
         probes={
             "kafka": functools.partial(check_broker, settings.cluster),
+            "catalog": lambda: _check_catalog(catalog),
             "store": lambda: _check_store(stage, role),
             "assignment": monitored.check_assigned,
         },
         metrics=metrics.text,
     )
+    # Before the waits: they may outlast what a supervisor grants to a process that does not answer.
     async with health.serve(state, settings.health_host, settings.health_port):
+        settings = await _with_topics(settings, role)
+        await catalog.start()
+        await _first(stop_requested, catalog.filled())
+        if stop_requested.is_set():
+            return False
+        stage = make(settings, settings.cluster, catalog)
         apps = await stage.start()
         monitored.add(apps)
 
@@ -112,9 +115,14 @@ async def _run(
             await catalog.stop()
 
 
-async def _check_store(stage: Stage, role: str) -> None:
-    """See `health.check_store`; a stage may use none."""
-    if (store := stage.store) is not None:
+async def _check_catalog(catalog: Catalog) -> None:
+    if catalog.contents.applied is None:
+        raise health.Unhealthy("the catalog is empty: the api writes the servers and models of its settings to it")
+
+
+async def _check_store(stage: Stage | None, role: str) -> None:
+    """See `health.check_store`; a stage may use none, and has none before its start."""
+    if stage is not None and (store := stage.store) is not None:
         await health.check_store(store, role)
 
 

@@ -49,6 +49,7 @@ class DiskSpace:
         """Disks that did not answer at the last look, so that each outage is logged once."""
         self._looking: asyncio.Task[None] | None = None
         metrics.DISK_FREE.sample(lambda: dict(self._free))
+        metrics.DISK_RESERVE.sample(lambda: dict.fromkeys(disks, reserve_bytes))
 
     async def start(self) -> None:
         """Look now, and every `LOOK_SECONDS` until `stop`."""

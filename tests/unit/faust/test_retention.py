@@ -7,7 +7,7 @@ import pytest
 from tidemill.configuration import settings
 from tidemill.configuration.settings import Settings
 from tidemill.faust import retention
-from tidemill.faust.retention import WARN_SECONDS, RetentionGuard
+from tidemill.faust.retention import WARN_SECONDS, RetentionGuard, ages
 from tidemill.results.state import retention_risk
 from tidemill.results.state.reducer import State
 from tidemill.schemas.resources.batch import Batch, Status
@@ -42,7 +42,7 @@ async def test_a_slow_consumer_is_logged(caplog):
     guard = RetentionGuard(
         kept, {"slow": lambda: NOW - 6.5 * DAY, "idle": lambda: None, "quick": lambda: NOW - 5}, lambda: now
     )
-    assert guard.ages() == {"slow": 6.5 * DAY, "idle": 0.0, "quick": 5.0}
+    assert ages(guard._consumers, now) == {"slow": 6.5 * DAY, "idle": 0.0, "quick": 5.0}
     assert await guard.look() == ["slow"]
     kept.seconds = None
     assert await guard.look() == ["slow"]

@@ -18,3 +18,4 @@ def test_nothing_is_acknowledged_past_unfinished_work(order, finished):
         head = next((offset for offset in range(20) if offset not in done), 20)
         assert acked == list(range(head))
     assert len(gate) == 20 - len(acked)
+    assert list(gate.unfinished) == sorted(order[finished:])

@@ -4,6 +4,7 @@ import errno
 import shutil
 
 import pytest
+from prometheus_client import REGISTRY
 
 from tidemill.storage.directory import DirectoryStore
 from tidemill.storage.disk_space import LOG, STORE, DiskFull, DiskSpace
@@ -46,6 +47,14 @@ async def test_new_work_leaves_twice_the_reserve(free, size, fits, fullest):
     with pytest.raises(DiskFull, match=f"disk of the {fullest} has {free} bytes free") as refused:
         space.accept(size)
     assert refused.value.errno == errno.ENOSPC
+
+
+async def test_the_reserve_is_a_metric_of_each_disk():
+    """The alert compares the free bytes with it."""
+    await looked(log=5_000, store=10_000)
+    for disk, free in ((LOG, 5_000), (STORE, 10_000)):
+        assert REGISTRY.get_sample_value("tidemill_disk_free_bytes", {"disk": disk}) == free
+        assert REGISTRY.get_sample_value("tidemill_disk_reserve_bytes", {"disk": disk}) == RESERVE
 
 
 async def test_accepted_work_continues_down_to_the_reserve():

@@ -28,13 +28,29 @@ api ingest processors results{{ if .Values.webhooks.enabled }} webhooks{{ end }}
 {{- $name := include "tidemill.name" . -}}
 {{- if .Values.strimzi.enabled -}}
 servers: {{ $name }}-kafka-bootstrap:9093
-port: 9093
 protocol: SASL_SSL
 mechanism: SCRAM-SHA-512
 caSecret: {{ $name }}-cluster-ca-cert
 {{- else -}}
 {{ omit .Values.kafka "namespace" | toYaml }}
 {{- end -}}
+{{- end }}
+
+{{- /* The ports of Kafka's pods, as a JSON list. */ -}}
+{{- define "tidemill.kafkaPorts" -}}
+{{- $kafka := include "tidemill.kafka" . | fromYaml -}}
+{{- $ports := list -}}
+{{- range splitList "," $kafka.servers -}}
+{{- $ports = append $ports (regexFind ":[0-9]+$" (trim .) | trimPrefix ":" | default "9092" | int) -}}
+{{- end -}}
+{{- if $kafka.port }}{{ list (int $kafka.port) | toJson }}{{ else }}{{ uniq $ports | toJson }}{{ end -}}
+{{- end }}
+
+{{- define "tidemill.storePort" -}}
+{{- $endpoint := include "tidemill.storeEndpoint" . -}}
+{{- $usual := ternary 80 443 (hasPrefix "http://" $endpoint) -}}
+{{- $named := regexFind ":[0-9]+$" (regexFind "//[^/]*" $endpoint) | trimPrefix ":" -}}
+{{- if and .Values.store.port (not .Values.minio.enabled) }}{{ .Values.store.port | int }}{{ else }}{{ $named | default $usual }}{{ end -}}
 {{- end }}
 
 {{- define "tidemill.storeEndpoint" -}}

@@ -42,6 +42,11 @@ class AckGate(Generic[T]):
         """The oldest unacknowledged record."""
         return self._tickets[0].item if self._tickets else None
 
+    @property
+    def unfinished(self) -> Iterator[T]:
+        """The records that are not done, in order."""
+        return (ticket.item for ticket in self._tickets if not ticket.done)
+
     def finish(self, ticket: Ticket[T]) -> Iterator[T]:
         """Mark a record as done; removes and yields the records that can be acknowledged now, in order."""
         ticket.done = True

@@ -1,0 +1,74 @@
+"""A process answers at its health port while it waits for what its stage needs."""
+
+import asyncio
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+from support import ports
+from support.waiting import until
+
+from tidemill.configuration.catalog import Applied
+from tidemill.configuration.settings import Settings
+from tidemill.faust import stage_runner
+from tidemill.faust.monitored_apps import MonitoredApps
+from tidemill.kafka.catalog import Catalog
+from tidemill.runtime.heartbeat import Heartbeat
+
+
+class Topic(Catalog):
+    """A catalog whose topic has no record before `fill`."""
+
+    def __init__(self, _):
+        super().__init__(None)
+
+    def fill(self):
+        """A process of the api has written its settings."""
+        self._fold.applied = Applied(digest="", author="file", at=0)
+        self._contents = None
+        self.applied()
+
+
+def ask(port, path):
+    """The status, and the faults of the body."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, {}
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)["faults"]
+    except OSError:
+        return None, {}
+
+
+async def test_a_process_that_waits_for_the_catalog_is_alive(monkeypatch):
+    """And not ready, and says why: a startup probe must not end it. It goes on once the api has written."""
+
+    async def answer(*_, **__):
+        return 4
+
+    made = asyncio.Event()
+
+    def make(*_):
+        made.set()
+        raise RuntimeError("as far as this test goes")
+
+    topics = []
+    monkeypatch.setattr(stage_runner, "ensure_topics", answer)
+    monkeypatch.setattr(stage_runner, "check_broker", answer)
+    monkeypatch.setattr(stage_runner, "Catalog", lambda kafka: topics.append(Topic(kafka)) or topics[0])
+    port = ports.free_port()
+    monitored = MonitoredApps()
+    settings = Settings(kafka="127.0.0.1:9", health_port=port)
+    running = asyncio.create_task(
+        stage_runner._run(settings, "ingest", make, monitored, Heartbeat(monitored.look))
+    )
+    await until(lambda: bool(topics))
+    for path, status, faults in (("/livez", 200, set()), ("/readyz", 503, {"catalog", "assignment"})):
+        found, said = await asyncio.to_thread(ask, port, path)
+        assert (found, said.keys()) == (status, faults)
+    assert "the catalog is empty" in said["catalog"]
+    assert not made.is_set()
+    topics[0].fill()
+    with pytest.raises(RuntimeError, match="as far as"):
+        await running
