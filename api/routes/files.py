@@ -100,7 +100,8 @@ async def index(
     view: ViewDep, caller: Caller, query: Annotated[FilesQuery, Depends(Query(FilesQuery))]
 ) -> Response:
     """List files."""
-    return json(paging.write(query.page, view.files(caller.project, query.page, query.purpose)))
+    rows = await lookup.page(view, query.after, lambda: view.files(caller.project, query.page, query.purpose))
+    return json(paging.write(query.page, rows))
 
 
 @router.get("/{file_id}", response_model=File)
