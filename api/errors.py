@@ -20,7 +20,9 @@ ECHO_CHARS_MAX = 200
 
 
 def invalid(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:
-    """The request is invalid."""
+    """The request is invalid; a fault of a field has the code `invalid_value`, unless there is a better one."""
+    if param is not None:
+        code = code or "invalid_value"
     return ApiError(400, message, param=param, code=code)
 
 
@@ -43,7 +45,7 @@ def wrong_type(param: str, expected: str, value: Any) -> ApiError:
 def wrong_value(param: str, value: str, supported: Iterable[str]) -> ApiError:
     """A field has a value that is not supported."""
     message = f"Invalid value: '{shorten(value)}'. Supported values are: {_listed(tuple(supported))}."
-    return invalid(message, param=param, code="invalid_value")
+    return invalid(message, param=param)
 
 
 def too_large(param: str, maximum: int, value: int) -> ApiError:
@@ -88,7 +90,7 @@ def array_too_long(param: str, maximum: int, length: int) -> ApiError:
 def wrong_purpose(param: str, purpose: str) -> ApiError:
     """The purpose of a file is not `batch`."""
     message = f"Invalid value for '{param}': the file's purpose must be 'batch', but it is '{purpose}'."
-    return invalid(message, param=param, code="invalid_value")
+    return invalid(message, param=param)
 
 
 def unknown_cursor(cursor: str, *, param: str = "after") -> ApiError:
@@ -147,7 +149,7 @@ def no_upload(upload_id: str) -> ApiError:
 
 def no_part(part_id: str) -> ApiError:
     """The upload has no such part."""
-    return invalid(f"No such part of the upload: '{shorten(part_id)}'.", param="part_ids", code="invalid_value")
+    return invalid(f"No such part of the upload: '{shorten(part_id)}'.", param="part_ids")
 
 
 def no_model(model: str) -> ApiError:

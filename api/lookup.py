@@ -69,6 +69,22 @@ async def parts(view: View, upload_id: str, part_ids: Sequence[str]) -> list[Par
     return await _awaited(view, find, may_come=lambda: True, absent=absent)
 
 
+async def page(view: View, after: str | None, read: Callable[[], T]) -> T:
+    """What `read` returns, which raises an `ApiError` if the view does not know the object `after`."""
+
+    def look() -> T | None:
+        try:
+            return read()
+        except ApiError:
+            return None
+
+    if after is not None and ids.is_listed_id(after):
+        found = await view.changes.wait_for(look, seconds_max=SEEN_SECONDS_MAX)
+        if found is not None:
+            return found
+    return read()
+
+
 async def _awaited(
     view: View, find: Callable[[], T | None], *, may_come: Callable[[], bool], absent: Callable[[], ApiError]
 ) -> T:

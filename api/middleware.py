@@ -31,6 +31,8 @@ EXPOSED_HEADERS: Final = (
     "x-should-retry",
 )  # fmt: skip
 """Headers that such a page may read, beside the ones that browsers always allow."""
+GET_HEADERS: Final = (b"range", b"if-range")
+"""Headers that mean something for `GET` alone. Source: RFC 9110, 14.2."""
 ERROR: Final = 400
 SERVER_ERROR: Final = 500
 CLIENT_GONE: Final = 499
@@ -118,10 +120,13 @@ class RequestMiddleware:
                 sender.log(is_wanted=self._has_access_log)
 
     def _routed(self, scope: Scope) -> Scope:
-        """The scope that routes see: `HEAD` becomes `GET`, an alias its path."""
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        """The scope that routes see: `HEAD` becomes a `GET` of the whole, an alias its path."""
         path = _ALIAS.sub("/v1", scope["path"], 1) if self._has_aliases else scope["path"]
-        return {**scope, "method": method, "path": path}
+        if scope["method"] != "HEAD":
+            return {**scope, "path": path}
+        scope["state"]["is_head"] = True
+        fields = [field for field in scope["headers"] if field[0] not in GET_HEADERS]
+        return {**scope, "method": "GET", "path": path, "headers": fields}
 
 
 class FaultMiddleware:

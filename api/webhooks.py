@@ -27,7 +27,7 @@ from tidemill.sealing.webhook_secrets import WebhookSecrets
 from tidemill.sealing.wrapping import KeyUnavailable
 
 SEEN_SECONDS_MAX: Final = 1.0
-"""How long to wait for an endpoint that another process may just have created."""
+"""How long to wait for an object that another process may just have created."""
 TEST_SECONDS_MAX: Final = 25.0
 """How long to wait for the reply to a test: the call itself takes up to 15 s."""
 OVERLAP_SECONDS: Final = 86_400
@@ -91,6 +91,20 @@ class Webhooks:
         if found is None or found.endpoint_id != endpoint_id:
             raise errors.no_delivery(delivery_id)
         return found
+
+    async def place(self, endpoint_id: str, delivery_id: str) -> tuple[int, str]:
+        """The place in the list of an endpoint's deliveries of one that is known, or was lately.
+
+        Raises:
+            ApiError: 400, there is none.
+        """
+        at = await self.changes.wait_for(
+            lambda: self.deliveries.created_at(endpoint_id, delivery_id),
+            seconds_max=SEEN_SECONDS_MAX if messages.is_delivery_id(delivery_id) else 0.0,
+        )
+        if at is None:
+            raise errors.unknown_cursor(delivery_id)
+        return at, delivery_id
 
     async def create(self, project: str, endpoint_id: str, change: Change) -> tuple[EndpointRecord, str]:
         """Create an endpoint with a new id; returns it and its secret.

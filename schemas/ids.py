@@ -15,6 +15,7 @@ BATCH_PREFIX = "batch_"
 _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _PART = re.compile(rf"(?:{BATCH_PREFIX})?([0-9a-f]{{4,31}})\Z")
 _BATCH = re.compile(BATCH_PREFIX + r"[0-9a-f]{32}\Z")
+_LISTED = re.compile(r"(?:(?:audit|batch|key)_[0-9a-f]{32}|file-[0-9A-Za-z]{22})\Z")
 _UPLOAD = re.compile(r"upload_[0-9a-f]{32}\Z")
 _ENDPOINT = re.compile(r"we_[0-9a-f]{32}\Z")
 _OWNER_CHARS = 6
@@ -114,6 +115,11 @@ def line_id(batch_id: str, index: int) -> str:
 def is_batch_id(text: str) -> bool:
     """Whether the text has the form of a batch id."""
     return _BATCH.match(text) is not None
+
+
+def is_listed_id(text: str) -> bool:
+    """Whether the text has the form of the id of an audit record, a batch, a file or a key."""
+    return _LISTED.match(text) is not None
 
 
 def is_part_of_batch_id(text: str) -> bool:

@@ -128,7 +128,7 @@ async def index(
     """List message batches, the newest first."""
     wanted = _wanted(query)
     try:
-        rows, _ = view.batches(caller.project, wanted)
+        rows, _ = await lookup.page(view, wanted.after, lambda: view.batches(caller.project, wanted))
     except ApiError as error:
         name = "after_id" if query.before_id is None else "before_id"
         raise errors.unknown_cursor(wanted.after or "", param=name) from error

@@ -17,7 +17,7 @@ async def cancel(request: Request, deps: Dependencies, caller: Principal, batch_
     """Cancel a batch; one that was cancelled before stays as it is.
 
     Raises:
-        ApiError: 404, there is no such batch; 409, it has ended.
+        ApiError: 404, there is no such batch; 409, it has ended, or its window has.
         LogUnavailable: The log does not answer, and the batch goes on.
     """
     batch = await lookup.batch(deps.view, caller.project, batch_id)
@@ -26,6 +26,10 @@ async def cancel(request: Request, deps: Dependencies, caller: Principal, batch_
     if batch.status not in CANCELLABLE:
         raise errors.conflict(f"Cannot cancel a batch with status '{batch.status}'.")
     at = int(deps.clock())
+    if at >= batch.expires_at:
+        raise errors.conflict(
+            f"Cannot cancel a batch with status '{batch.status}' whose window is over: it expires."
+        )
     await deps.trail.record(request, caller, Action.BATCH_CANCEL, batch_id)
     await deps.publisher.command(batch_id, CancelRequested(batch_id=batch_id, at=at))
     # The batch may have changed while the api waited for the log.

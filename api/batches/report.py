@@ -163,9 +163,7 @@ def unrun_code(batch: Batch) -> str | None:
 
     Such a batch has no files, since results does not know its lines; None for other batches.
     """
-    found = batch.tidemill.receipt
-    is_validated = batch.in_progress_at is not None or (found is not None and found.lines > 0)
-    return None if is_validated else _UNRUN.get(batch.status)
+    return None if batch.is_validated else _UNRUN.get(batch.status)
 
 
 def receipt(batch: Batch) -> ReceiptReport:

@@ -15,6 +15,8 @@ from tidemill.schemas.resources.error import ApiError
 TAG: Final = "="
 """Prefix of tags of union branches, which occur in the locations of Pydantic's errors but not in bodies."""
 
+_FLOATS_FROM: Final = 2.0**63
+"""From here on the parser reads an integer as a decimal."""
 _EXPECTED: Final = {
     "string_type": "a string",
     "int_type": "an integer",
@@ -70,10 +72,20 @@ def translated(error: ValidationError) -> ApiError:
 def fault(found: Mapping[str, Any]) -> ApiError:
     """One of Pydantic's errors as an error of the API."""
     param, kind, value = _param(found["loc"]), found["type"], found["input"]
+    if kind == "int_type" and isinstance(value, float) and abs(value) >= _FLOATS_FROM:
+        return _out_of_range(param, is_large=value > 0)
     if (expected := _EXPECTED.get(kind)) is not None:
         return errors.wrong_type(param, expected, value)
     say = _ERRORS.get(kind, _unusable)
     return say(param, value, found.get("ctx", {}))
+
+
+def _out_of_range(param: str, *, is_large: bool) -> ApiError:
+    """An integer of a body that is beyond every bound; the parser has made a decimal of it."""
+    side, code = (
+        ("above maximum", "integer_above_max_value") if is_large else ("below minimum", "integer_below_min_value")
+    )
+    return errors.invalid_param(param, f"integer {side} value.", code=code)
 
 
 def _too_long(param: str, value: Any, context: Mapping[str, Any]) -> ApiError:

@@ -156,7 +156,7 @@ async def index(
     view: ViewDep, caller: Caller, query: Annotated[BatchesQuery, Depends(Query(BatchesQuery))]
 ) -> Response:
     """List batches, the newest first."""
-    rows, searched_to = view.batches(caller.project, query)
+    rows, searched_to = await lookup.page(view, query.after, lambda: view.batches(caller.project, query))
     return json(paging.write(query.page, rows, searched_to))
 
 

@@ -100,7 +100,8 @@ async def index(
     view: ViewDep, caller: Caller, query: Annotated[FilesQuery, Depends(Query(FilesQuery))]
 ) -> Response:
     """List files."""
-    return json(paging.write(query.page, view.files(caller.project, query.page, query.purpose)))
+    rows = await lookup.page(view, query.after, lambda: view.files(caller.project, query.page, query.purpose))
+    return json(paging.write(query.page, rows))
 
 
 @router.get("/{file_id}", response_model=File)
@@ -144,7 +145,9 @@ async def content(
         return Response(status_code=304, headers=headers)
     # A script of the dashboard may read from the api alone; its links may lead to the store.
     is_script = caller.session_id is not None and sessions.HEADER in request.headers
-    redirects = deps.settings.presigned_downloads and not is_script
+    # A link is presigned for GET alone.
+    is_head = getattr(request.state, "is_head", False)
+    redirects = deps.settings.presigned_downloads and not is_script and not is_head
     if redirects and (link := await _link(deps, record)) is not None:
         return Response(status_code=302, headers={"location": link})
     part = _part(wanted, etag, size)

@@ -193,8 +193,11 @@ async def index(
     deps: Deps, caller: Caller, query: Annotated[EndpointsQuery, Depends(Query(EndpointsQuery))]
 ) -> Response:
     """List the webhook endpoints, the newest first."""
+    # Ids are in the order of creation, so that of a deleted endpoint still has its place.
+    if query.after is not None and not ids.is_endpoint_id(query.after):
+        raise errors.unknown_cursor(query.after)
     found = [_shown(deps, record) for record in deps.webhooks.endpoints.of(caller.project)]
-    return json(paging.write(query.page, _rows(query.page, found, lambda each: each.created_at)))
+    return json(paging.write(query.page, _rows(query.page, found, lambda each: each.id, query.after)))
 
 
 @router.get("/v1/webhook_endpoints/{endpoint_id}", response_model=ShownEndpoint)
@@ -282,9 +285,11 @@ async def deliveries(
 ) -> Response:
     """List the deliveries to a webhook endpoint, the newest first: all that wait, and the last 100 that ended."""
     record = await deps.webhooks.endpoint(caller.project, endpoint_id)
+    after = None if query.after is None else await deps.webhooks.place(record.endpoint.id, query.after)
     found = [_delivery(each) for each in deps.webhooks.deliveries.of(record.endpoint.id)]
     kept = [each for each in found if query.state is None or each.state == query.state]
-    return json(paging.write(query.page, _rows(query.page, kept, lambda each: each.created_at)))
+    rows = _rows(query.page, kept, lambda each: (each.created_at, each.id), after)
+    return json(paging.write(query.page, rows))
 
 
 @router.post(
@@ -355,18 +360,8 @@ def _delivery(found: Delivery) -> ShownDelivery:
     )  # fmt: skip
 
 
-def _rows(page: Page, found: Iterable[Any], at: Callable[[Any], int]) -> list[Row]:
-    """The objects of a page and one more, the newest first.
-
-    Raises:
-        ApiError: 400, `page.after` is not one of them.
-    """
-    ordered = sorted(found, key=lambda each: (at(each), each.id), reverse=True)
-    start = 0
-    if page.after is not None:
-        places = {each.id: number for number, each in enumerate(ordered)}
-        if page.after not in places:
-            raise errors.unknown_cursor(page.after)
-        start = places[page.after] + 1
-    shown = ordered[start : start + page.limit + 1]
+def _rows(page: Page, found: Iterable[Any], place: Callable[[Any], Any], after: Any) -> list[Row]:
+    """The objects of a page and one more, in falling order of their places, from below the place `after`."""
+    later = [each for each in found if after is None or place(each) < after]
+    shown = sorted(later, key=place, reverse=True)[: page.limit + 1]
     return [Row(id=each.id, body=each.model_dump_json().encode()) for each in shown]

@@ -39,6 +39,9 @@ def merge(shown: Batch | None, record: Batch) -> Batch:
         return shown
     ahead, behind = (record, shown) if RANK[record.status] >= RANK[shown.status] else (shown, record)
     known = {name: getattr(behind, name) for name in _TIMES if getattr(ahead, name) is None}
+    if ahead.cancelling_at is not None:
+        # The record of the cancel has a later time, or none of these.
+        known = {name: at for name, at in known.items() if at is not None and at <= ahead.cancelling_at}
     return ahead.model_copy(
         update=known
         | {

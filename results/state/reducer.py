@@ -175,8 +175,8 @@ def accepted(state: State, fact: Accepted) -> State:
     if state.batch.status is Status.VALIDATING:
         batch = move(state.batch, Status.IN_PROGRESS, fact.at)
         return state.model_copy(update={"batch": batch}).with_lines(fact)
-    if state.batch.status is Status.CANCELLING and state.batch.in_progress_at is None and not state.closed:
-        return state.with_batch(in_progress_at=fact.at).with_lines(fact)
+    if state.batch.status is Status.CANCELLING and not state.batch.is_validated and not state.closed:
+        return state.with_lines(fact)
     return state
 
 
@@ -281,7 +281,7 @@ def is_complete(state: State, done: int) -> bool:
     return (
         _may_close(state)
         and state.batch is not None
-        and state.batch.in_progress_at is not None
+        and state.batch.is_validated
         and done >= state.batch.lines_asked
     )
 

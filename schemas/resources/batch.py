@@ -375,6 +375,11 @@ class Batch(_Shape):
     tidemill: Extras = Extras()
 
     @property
+    def is_validated(self) -> bool:
+        """Whether ingest has accepted its input, also if a cancel came first."""
+        return self.in_progress_at is not None or self.request_counts.total > 0
+
+    @property
     def lines_asked(self) -> int:
         """The number of lines that are called: all but those that get the answer to an equal one."""
         return self.request_counts.total - (self.tidemill.copies or 0)

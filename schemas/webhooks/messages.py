@@ -10,6 +10,7 @@
 """
 
 import hashlib
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
@@ -211,6 +212,11 @@ def event_of(batch_id: str, status: str, ended_at: int) -> Event:
 def delivery_id(endpoint_id: str, event_id: str) -> str:
     """The id of the delivery of an event to an endpoint; the same each time."""
     return f"whd_{_digest(endpoint_id, event_id)}"
+
+
+def is_delivery_id(text: str) -> bool:
+    """Whether the text has the form of a delivery's id."""
+    return re.fullmatch("whd_[0-9a-f]{32}", text) is not None
 
 
 def _digest(*parts: Any) -> str:

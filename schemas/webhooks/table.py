@@ -1,7 +1,7 @@
 """Tables of endpoints, deliveries and health, folded from their topics; equal records give equal tables."""
 
 import logging
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from typing import Final
 
 from tidemill.schemas.log.codec import DecodeError
@@ -10,6 +10,8 @@ from tidemill.schemas.webhooks.messages import HEALTH, Cursor, Delivery, Endpoin
 
 KEPT_MAX: Final = 100
 """Ended deliveries of an endpoint that the log keeps."""
+FORGOTTEN_MAX: Final = 10_000
+"""Forgotten deliveries whose places a process remembers, for clients that page through a list meanwhile."""
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +67,8 @@ class Deliveries:
         self._deliveries: dict[str, Delivery] = {}
         self._of_endpoint: defaultdict[str, dict[str, None]] = defaultdict(dict)
         """By endpoint, in the order of their last records."""
+        self._forgotten: OrderedDict[str, tuple[str, int]] = OrderedDict()
+        """Endpoint and creation time of forgotten deliveries, by their ids."""
         self._health: dict[str, Health] = {}
 
     def get(self, delivery_id: str) -> Delivery | None:
@@ -74,6 +78,14 @@ class Deliveries:
     def of(self, endpoint_id: str) -> list[Delivery]:
         """The deliveries to an endpoint, in the order of their last records."""
         return [self._deliveries[each] for each in self._of_endpoint.get(endpoint_id, ())]
+
+    def created_at(self, endpoint_id: str, delivery_id: str) -> int | None:
+        """When a delivery to an endpoint was created, also if it was forgotten lately; None without one."""
+        if (known := self._deliveries.get(delivery_id)) is not None:
+            owner, at = known.endpoint_id, known.created_at
+        else:
+            owner, at = self._forgotten.get(delivery_id, ("", 0))
+        return at if owner == endpoint_id else None
 
     def endpoints(self) -> set[str]:
         """The endpoints with a delivery or a health record."""
@@ -89,6 +101,9 @@ class Deliveries:
             self._health.pop(key.removeprefix(HEALTH), None)
             if (gone := self._deliveries.pop(key, None)) is not None:
                 self._of_endpoint[gone.endpoint_id].pop(key)
+                self._forgotten[key] = (gone.endpoint_id, gone.created_at)
+                if len(self._forgotten) > FORGOTTEN_MAX:
+                    self._forgotten.popitem(last=False)
             return
         try:
             record = messages.decode_state(value)

@@ -13,7 +13,6 @@ from support.waiting import wait_until
 
 from tidemill.kafka.follower import Follower
 from tidemill.schemas.log import codec, topics
-from tidemill.schemas.resources.batch import Status
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
@@ -92,7 +91,7 @@ def test_no_more_batches_are_at_work(queued, client, inference):
     for key, batch in records_of_batches(queued.cluster()):
         if batch.status.is_terminal:
             at_work.discard(key)
-        elif batch.in_progress_at is not None or batch.status is Status.FINALIZING:
+        elif batch.is_validated:
             at_work.add(key)
         assert len(at_work) <= AT_WORK_MAX
     begun = [batch.in_progress_at for batch in rest]

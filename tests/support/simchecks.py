@@ -102,7 +102,7 @@ class Seen:
             batch = None if record.value is None else codec.decode_batch(record.value).batch
             if batch is None or batch.status.is_terminal:
                 at_work.pop(record.key, None)
-            elif batch.in_progress_at is not None and (record.key in at_work or record.key not in started):
+            elif batch.is_validated and (record.key in at_work or record.key not in started):
                 at_work[record.key] = started[record.key] = None
             # An isolated process may report the end of a batch that goes on.
             assert self._world.cuts or len(at_work) <= most, (record.offset, list(at_work))

@@ -128,7 +128,7 @@ QUERIES: list[tuple[str, str, Fault]] = [
         for text, fault in (
             ("0", low("limit", 1, 0)), ("-5", low("limit", 1, -5)), (str(top + 1), high("limit", top, top + 1)),
             ("x", kind("limit", NUMBER, TEXT)), ("1.5", kind("limit", NUMBER, TEXT)),
-            ("%20", kind("limit", NUMBER, TEXT)), ("9" * 30, kind("limit", NUMBER, TEXT)),
+            ("%20", kind("limit", NUMBER, TEXT)), ("9" * 30, high("limit", top, int("9" * 30))),
         )
     ),
     *((path, "order=up", value("order", "up", "'asc' and 'desc'")) for path in ("/files", "/batches")),

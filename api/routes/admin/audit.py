@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel
 
+from tidemill.api import lookup
 from tidemill.api.dependencies import AdminCaller, ViewDep, json, require_project
 from tidemill.api.openapi import Route
 from tidemill.api.requests import paging
@@ -38,7 +39,7 @@ async def index(
     """List the audit trail: keys, cancels, deletions, reruns, changes of settings, refused keys."""
     project = query.project or (None if caller.is_operator else caller.project)
     require_project(caller, project)
-    rows = view.audit.rows(project, query)
+    rows = await lookup.page(view, query.after, lambda: view.audit.rows(project, query))
     return json(paging.write(query.page, [_shown(row) for row in rows]))
 
 

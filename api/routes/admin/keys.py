@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from tidemill.api import errors
+from tidemill.api import errors, lookup
 from tidemill.api.access.auth import Principal
 from tidemill.api.dependencies import (
     AdminCaller,
@@ -151,7 +151,8 @@ async def index(
     """List keys, also revoked ones; an operator may list those of all projects or of one."""
     project = query.project or (None if caller.is_operator else caller.project)
     require_project(caller, project)
-    return json(paging.write(query.page, view.keyring.rows(project, query.page)))
+    rows = await lookup.page(view, query.after, lambda: view.keyring.rows(project, query.page))
+    return json(paging.write(query.page, rows))
 
 
 @router.get("/v1/admin/keys/{key_id}", response_model=ApiKey, tags=["admin"])

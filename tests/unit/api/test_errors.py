@@ -2,11 +2,15 @@
 
 import errno
 import json
+import re
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.api import error_bodies, errors
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_an_error_has_all_four_keys():
@@ -21,6 +25,15 @@ def test_an_error_has_all_four_keys():
             "code": None,
         }
     }
+
+
+def test_a_fault_of_a_field_has_a_code():
+    """The contract has a 400 without a code only where it has no param; every 400 is made here."""
+    assert errors.invalid("m", param="p").body.code == "invalid_value"
+    assert errors.invalid("m", param="p", code="c").body.code == "c"
+    assert errors.invalid("m").body.code is None
+    made = [path for path in (ROOT / "api").rglob("*.py") if re.search(r"ApiError\(\s*400\b", path.read_text())]
+    assert made == [ROOT / "api" / "errors.py"]
 
 
 def test_a_full_store_differs_from_an_unavailable_one():

@@ -7,8 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.api.requests import paging, reading
+from tidemill.api.requests.bodies import Seal
 from tidemill.api.requests.filters import BatchesQuery
 from tidemill.api.requests.paging import Page, Row
+from tidemill.configuration.settings import Settings
+from tidemill.schemas.bounds import NUMBER_MAX
 from tidemill.schemas.resources.error import ApiError
 
 
@@ -51,6 +54,27 @@ def test_faults_of_a_page(query, param, code, message):
         parsed(query)
     assert (caught.value.status, caught.value.body.param, caught.value.body.code) == (400, param, code)
     assert caught.value.body.message == message
+
+
+@pytest.mark.parametrize("digits", [*range(1, 41), 5_000])
+@pytest.mark.parametrize(("sign", "side"), [("", "above_max"), ("+", "above_max"), ("-", "below_min")])
+def test_an_integer_may_have_any_number_of_digits(digits, sign, side):
+    """Of a query and of a body: one beyond its bound is out of range, and no other type."""
+    for value in ("9" * digits, "0" + "9" * digits):
+        if sign != "-" and digits < 3:
+            assert parsed({"limit": sign + value}).limit == int(value)
+            continue
+        with pytest.raises(ApiError) as caught:
+            parsed({"limit": sign + value})
+        assert (caught.value.body.param, caught.value.body.code) == ("limit", f"integer_{side}_value")
+    assert parsed({"limit": "0" * digits + "7"}).limit == 7
+    in_body = f'{{"sequence": {sign.replace("+", "")}{"9" * min(digits, 300)}}}'.encode()
+    if sign != "-" and digits <= len(str(NUMBER_MAX)) - 1:
+        assert reading.body(Seal, in_body, Settings()).sequence == int("9" * digits)
+        return
+    with pytest.raises(ApiError) as caught:
+        reading.body(Seal, in_body, Settings())
+    assert (caught.value.body.param, caught.value.body.code) == ("sequence", f"integer_{side}_value")
 
 
 @given(st.integers(1, 5), st.integers(0, 6))

@@ -53,6 +53,12 @@ def test_a_cancel_survives_older_records():
     assert shown.request_counts.total == 3
 
 
+def test_a_cancel_shows_no_later_start():
+    """A record of another clock may say that the batch began after its cancel."""
+    shown = overlay.merge(overlay.cancelled(FIRST, 2), RUNNING)
+    assert (shown.status, shown.cancelling_at, shown.in_progress_at) == (Status.CANCELLING, 2, None)
+
+
 def test_the_last_record_replaces_everything():
     """Its counts, times and files come from one step."""
     end = RUNNING.model_copy(update={"status": Status.COMPLETED, "request_counts": RequestCounts(total=1)})

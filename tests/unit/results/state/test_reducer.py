@@ -1,7 +1,7 @@
 """Facts may come in any order and more than once, and a batch only moves along the table."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tidemill.results.state import reducer
@@ -78,6 +78,49 @@ def test_every_order_is_legal_and_moves_along_the_table(facts):
         before, state = state.batch, applied(state, fact)
         if before is not None and state.batch.status is not before.status:
             assert state.batch.status in MOVES[before.status]
+
+
+PATHS = (
+    ("created", "in_progress", "finalizing", "completed"), ("created", "in_progress", "finalizing", "expired"),
+    ("created", "in_progress", "cancelling", "cancelled"), ("created", "cancelling", "cancelled"),
+    ("created", "failed"), ("created", "expired"),
+)  # fmt: skip
+"""The moves of a batch, from its creation to each end."""
+
+
+def is_a_path(batch):
+    """Whether the times of a batch are those of the first moves of a path, in their order."""
+    names = [field.removesuffix("_at") for field in type(batch).model_fields if field.endswith("_at")]
+    times = {name: at for name in names if (at := getattr(batch, f"{name}_at")) is not None and name != "expires"}
+    ordered = [name for path in PATHS if times.keys() == set(path[: len(times)]) for name in path if name in times]
+    at = [times[name] for name in ordered[: len(times)]]
+    return bool(ordered) and at == sorted(at)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([CREATED, ACCEPTED, REJECTED, CANCEL, DEAD_LETTERED, "expire", "close"]),
+            st.integers(NOW - 5, NOW + 90_000),
+        ),
+        max_size=10,
+    )
+)
+@example([(CREATED, NOW), (CANCEL, NOW + 2), (ACCEPTED, NOW + 5)])
+def test_the_times_of_a_batch_are_those_of_its_moves(facts):
+    """Whatever the clocks of the stages say, and in whatever order their facts come: none decreases."""
+    state = reducer.State(id=ID, partition=0)
+    for fact, at in facts:
+        if fact == "expire":
+            state = reducer.overdue(state, at, GRACE)
+        elif fact == "close":
+            if reducer.is_complete(state, 3) or reducer.is_due(state, at):
+                state = reducer.close(state, at, "w")
+                state = applied(state, COMPACTED.model_copy(update={"at": at}))
+        else:
+            state = applied(state, fact if fact is CREATED else fact.model_copy(update={"at": at}))
+        if state.batch is not None:
+            assert is_a_path(state.batch), state.batch
 
 
 @given(st.permutations([CREATED, ACCEPTED]), st.integers(0, 3))

@@ -1,0 +1,39 @@
+"""Cancels of batches: when they are refused."""
+
+import pytest
+from support.dependencies import NOW, ManualClock, client_of, open_dependencies
+
+from tidemill.schemas.log import topics
+from tidemill.schemas.log.messages import BatchRecord
+from tidemill.schemas.resources.batch import Batch, Status
+
+WINDOW = 86_400
+
+
+@pytest.mark.parametrize("path", ["/batches", "/messages/batches"])
+@pytest.mark.parametrize(
+    ("status", "after", "wanted"),
+    [
+        (Status.VALIDATING, WINDOW - 1, 200), (Status.IN_PROGRESS, WINDOW - 1, 200),
+        (Status.VALIDATING, WINDOW, 409), (Status.IN_PROGRESS, WINDOW + 9, 409), (Status.CANCELLING, WINDOW, 200),
+    ],
+)  # fmt: skip
+async def test_a_cancel_after_the_window_is_refused(tmp_path, path, status, after, wanted):
+    """The batch expires whatever the command says; a second cancel changes nothing, and is no error."""
+    clock = ManualClock()
+    endpoint = "/v1/messages" if "messages" in path else "/v1/embeddings"
+    batch = Batch(
+        id=f"batch_{1:032x}", endpoint=endpoint, input_file_id="file-x", completion_window="24h", status=status,
+        created_at=NOW, expires_at=NOW + WINDOW, cancelling_at=NOW if status is Status.CANCELLING else None,
+    )  # fmt: skip
+    async with open_dependencies(tmp_path, clock) as deps, client_of(deps) as client:
+        deps.view.put_batch(BatchRecord(project="p", batch=batch))
+        clock.now = NOW + after
+        answer = await client.post(f"{path}/{batch.id}/cancel")
+        sent = [topic for topic, _, _ in deps.log.records if topic == topics.COMMANDS.name]
+        shown = (await client.get(f"/batches/{batch.id}")).json()
+    assert answer.status_code == wanted, answer.text
+    assert (len(sent), len(deps.log.trail)) == ((0, 0) if wanted == 409 or status is Status.CANCELLING else (1, 1))
+    assert shown["status"] == (status if wanted == 409 else "cancelling")
+    if wanted == 409:
+        assert answer.headers["x-should-retry"] == "false"
