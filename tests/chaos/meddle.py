@@ -14,8 +14,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
+from support.waiting import WAIT_SECONDS_MAX
+
 COMPILERS = ("cc", "gcc", "clang")
-COMPILE_SECONDS_MAX = 60
 NUMBER = struct.Struct("=q")
 STORE_MS, DISK_MS, AHEAD_MS, AHEAD_MS_OF = range(4)
 """Places in the file, as in `meddle.c`; from the last on there is one for each number of a process."""
@@ -47,7 +48,7 @@ class Meddle:
         defined = [f"-D{name}={json.dumps(value)}" for name, value in names.items()]
         command = [_compiler() or "cc", "-shared", "-fPIC", "-O2", *defined, "-o", str(self._library)]
         source = Path(__file__).with_name("meddle.c")
-        subprocess.run([*command, str(source), "-ldl"], check=True, timeout=COMPILE_SECONDS_MAX)
+        subprocess.run([*command, str(source), "-ldl"], check=True, timeout=WAIT_SECONDS_MAX)
         with self._file.open("w+b") as file:
             # Nearly all of it is a hole, which takes no memory.
             file.truncate((AHEAD_MS_OF + PIDS_MAX) * NUMBER.size)
