@@ -13,14 +13,13 @@ from typing import Any
 import httpx
 from chaos.checker import OVER
 from openai import OpenAIError
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 AWAY = (OpenAIError, httpx.HTTPError, OSError, ValueError)
 """Errors of a client while the api is down."""
 LINES_MIN = 300
 """A smaller batch ends before a signal can reach a process."""
-AIM_SECONDS_MAX = 90.0
-END_SECONDS_MAX = 90.0
+AIM_SECONDS_MAX = WAIT_SECONDS_MAX
 AFTER_SECONDS_MIN = 2.0
 """A new process needs longer to start and take over a partition: a batch that ended earlier was missed.
 The API's times are whole seconds."""
@@ -64,9 +63,7 @@ class Aim:
             at = time.time()
             strike(batch_id)
             self.strikes[moment] += 1
-            ended = wait_until(
-                lambda name=batch_id: self.ended(name), f"end of {batch_id}", seconds_max=END_SECONDS_MAX
-            )
+            ended = wait_until(lambda name=batch_id: self.ended(name), f"end of {batch_id}")
             if ended > at + AFTER_SECONDS_MIN:
                 self.met[moment] += 1
                 return

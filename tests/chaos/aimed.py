@@ -32,7 +32,7 @@ def zombie(world: World, chance: random.Random, victim: str) -> None:
     del chance
     world.stop_extras()
     # A process that has not started to work writes nothing, and would be no zombie.
-    wait_until(lambda: world.stack.is_ready("results"), "results to be ready", seconds_max=worlds.BACK_SECONDS_MAX)
+    wait_until(lambda: world.stack.is_ready("results"), "results to be ready")
 
     def strike(batch_id: str) -> None:
         frozen = world.wait_for("results")
@@ -51,7 +51,7 @@ def zombie(world: World, chance: random.Random, victim: str) -> None:
             assert not worlds.gone(frozen), "the zombie was ended before it could go on"
         finally:
             worlds.send(frozen, signal.SIGCONT)
-        wait_until(lambda: worlds.gone(frozen), "end of the zombie", seconds_max=worlds.BACK_SECONDS_MAX)
+        wait_until(lambda: worlds.gone(frozen), "end of the zombie")
         world.stop_extras()
 
     world.aim.strike_at(victim, strike)

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from chaos.traffic import INPUTS_PER_CALL
-
-CALL_SECONDS_MAX = 30.0
-STOP_SECONDS_MAX = 10.0
+from support.waiting import WAIT_SECONDS_MAX
 
 
 class Backend:
@@ -30,7 +28,7 @@ class Backend:
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
-            self._process.communicate(timeout=STOP_SECONDS_MAX)
+            self._process.communicate(timeout=WAIT_SECONDS_MAX)
 
     def stats(self) -> dict[str, Any]:
         """Its counters."""
@@ -62,6 +60,6 @@ class Backend:
 
 
 def _fetch(url: str, method: str = "GET") -> bytes:
-    with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=CALL_SECONDS_MAX) as reply:
+    with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=WAIT_SECONDS_MAX) as reply:
         content: bytes = reply.read()
     return content

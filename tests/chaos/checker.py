@@ -11,6 +11,7 @@ import orjson
 from chaos.mock import usage_of
 from chaos.traffic import Job
 from openai import OpenAI
+from support.waiting import WAIT_SECONDS_MAX
 
 MILLION = 1_000_000
 OVER = ("completed", "cancelled", "expired", "failed")
@@ -22,7 +23,6 @@ MOVES = {
 }
 """Possible moves from one observed status to the next; the poll may have missed some in between."""
 NOT_RUN = ("batch_cancelled", "batch_expired")
-LEDGER_SECONDS_MAX = 60.0
 POLL_SECONDS = 0.5
 TOO_LARGE = "backend_reply_too_large"
 """The only backend fault that ends a line at once, since a retry would most likely fail the same way."""
@@ -99,7 +99,7 @@ def check(client: OpenAI, job: Job, batch_id: str, verdict: Verdict) -> None:
 
 def check_ledger(client: OpenAI, batches: list[dict[str, Any]], verdict: Verdict) -> None:
     """Check that the ledger has each batch once, with the sum of its lines' usage."""
-    give_up = time.monotonic() + LEDGER_SECONDS_MAX
+    give_up = time.monotonic() + WAIT_SECONDS_MAX
     entries, tokens = _ledger(client)
     # The api reads the ledger and the ends of batches from two topics.
     while any(not entries[batch["id"]] for batch in batches) and time.monotonic() < give_up:

@@ -23,7 +23,7 @@ from support.cuts import Network
 from support.fleet import Fleet
 from support.quorum import Quorum
 from support.s3 import s3_server, server_program
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 from tidemill.local.embedded import kraft
 from tidemill.local.embedded.broker import BrokerError
@@ -38,8 +38,6 @@ KEY_ENV = "TIDEMILL_KEY_BACKEND"
 """The variable with the key of a process for the backend."""
 BUCKET, PREFIX = "chaos", "tidemill"
 TEND_SECONDS = 0.5
-START_SECONDS_MAX = 180.0
-STOP_SECONDS_MAX = 20.0
 PROBE_SECONDS_MAX = 10.0
 READ_MS = 500
 
@@ -154,7 +152,7 @@ class Cluster:
             self._down.update(STAGES, ("kafka",))
         for process in [member.process for member in self._fleet.members if member.runs]:
             process.kill()
-            process.wait(STOP_SECONDS_MAX)
+            process.wait(WAIT_SECONDS_MAX)
         for node in self.quorum.nodes:
             node.kill()
 
@@ -165,7 +163,7 @@ class Cluster:
         for member in self._members():
             member.process.terminate()
         for member in self._members():
-            member.process.wait(STOP_SECONDS_MAX)
+            member.process.wait(WAIT_SECONDS_MAX)
         for node in self.quorum.nodes:
             node.stop()
 
@@ -178,9 +176,7 @@ class Cluster:
                 if stage not in there:
                     self._fleet.start(stage, environ=self._of(stage))
         try:
-            wait_until(
-                lambda: all(map(self.is_ready, STAGES)), "readiness of all stages", seconds_max=START_SECONDS_MAX
-            )
+            wait_until(lambda: all(map(self.is_ready, STAGES)), "readiness of all stages")
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self._fleet.tails()}") from error
 

@@ -282,7 +282,7 @@ def _with_the_log(world: World, work: Callable[[dict[str, Any]], Coroutine[Any, 
         worlds.sleep(CONNECT_SECONDS)
         return False
 
-    wait_until(is_done, "an answer of a broker", seconds_max=worlds.BACK_SECONDS_MAX)
+    wait_until(is_done, "an answer of a broker")
 
 
 async def _produce(clients: dict[str, Any], records: list[tuple[str, bytes | None, Any, bytes]]) -> None:

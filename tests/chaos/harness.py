@@ -19,11 +19,10 @@ from chaos.rig import DISK, MEDDLE, NETWORK, WHY_NOT, rigged
 from chaos.traffic import INPUTS_PER_CALL, MODELS, WINDOW_SHORT, Job, jobs
 from chaos.world import World
 from support.stack import Stack
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 T = TypeVar("T")
 
-TRY_SECONDS_MAX = 120.0
 LOOK_SECONDS = 0.5
 REST_SECONDS_MIN = 1.0
 """Least time between the end of a fault and the next one."""
@@ -68,7 +67,7 @@ class Plan:
     part_bytes: int | None = None
     ends: bool = True
     away_seconds: float | None = None
-    end_seconds_max: float = 240.0
+    end_seconds_max: float = WAIT_SECONDS_MAX
 
     @property
     def repeats_max(self) -> int:
@@ -194,7 +193,7 @@ class Harness:
 
     def _steadily(self, call: Callable[[], T]) -> T:
         away = (self._plan.away_seconds or 0.0) * self._plan.seconds / self._plan.every_seconds
-        until = time.monotonic() + TRY_SECONDS_MAX + self._plan.seconds + away
+        until = time.monotonic() + WAIT_SECONDS_MAX + self._plan.seconds + away
         while True:
             try:
                 return call()

@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
+from support.waiting import WAIT_SECONDS_MAX
+
 COMPILERS = ("cc", "gcc", "clang")
-COMPILE_SECONDS_MAX = 60
 NUMBER = struct.Struct("=q")
 STORE_MS, DISK_MS, AHEAD_MS, AHEAD_MS_OF = range(4)
 """Places in the file, as in `meddle.c`; from the last one on, there is a place for each pid."""
@@ -46,7 +47,7 @@ class Meddle:
         defined = [f"-D{name}={json.dumps(value)}" for name, value in names.items()]
         command = [_compiler() or "cc", "-shared", "-fPIC", "-O2", *defined, "-o", str(self._library)]
         source = Path(__file__).with_name("meddle.c")
-        subprocess.run([*command, str(source), "-ldl"], check=True, timeout=COMPILE_SECONDS_MAX)
+        subprocess.run([*command, str(source), "-ldl"], check=True, timeout=WAIT_SECONDS_MAX)
         with self._file.open("w+b") as file:
             # The file is sparse, so it takes hardly any memory.
             file.truncate((AHEAD_MS_OF + PIDS_MAX) * NUMBER.size)

@@ -21,7 +21,7 @@ from chaos.network import BROKERS
 from chaos.traffic import Job
 from chaos.world import World
 from support.cuts import BACK, OUT
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 from tidemill.kafka.producer import partition_of
 from tidemill.schemas import ids
@@ -29,10 +29,6 @@ from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import CancelRequested
 from tidemill.schemas.log.part import file_key
 
-AIM_SECONDS_MAX = 180.0
-"""A store that takes a second for each answer keeps results at work for a minute or two."""
-END_SECONDS_MAX = 120.0
-REFUSED_SECONDS_MAX = 30.0
 LINES = 800
 APPENDS = 4
 RUN, PROJECT = "scenario", "default"
@@ -57,7 +53,7 @@ def creation(world: World, chance: random.Random) -> None:
         size = len(job.content())
         key = wait_until(
             lambda: next((k for k, held in world.cluster.objects("files/").items() if held == size), ""),
-            "the input in the store", seconds_max=AIM_SECONDS_MAX,
+            "the input in the store",
         )  # fmt: skip
         _end(world, "api")
         _refused(answer)
@@ -99,7 +95,6 @@ def orphan(world: World, chance: random.Random) -> None:
     world.cluster.network.set("results", STORE, seconds=SLOW_SECONDS)
     made = wait_until(
         lambda: {key for key in world.cluster.objects("files/") if key.startswith(own)}, "a file without a record",
-        seconds_max=AIM_SECONDS_MAX,
     )  # fmt: skip
     _end(world, "results")
     orphans = _unnamed(world, made)
@@ -113,7 +108,6 @@ def orphan(world: World, chance: random.Random) -> None:
     wait_until(
         lambda: not left & set(world.cluster.objects("files/")),
         "removal of the orphans",
-        seconds_max=END_SECONDS_MAX,
     )
     world.found.append(
         f"orphan: {len(left)} of {len(orphans)} removed {time.monotonic() - began:.0f} s after a day"
@@ -153,11 +147,10 @@ def zombie(world: World, chance: random.Random) -> None:
         network.set("processors", server, cuts=frozenset({OUT, BACK}))
     at = time.monotonic()
     heir = world.start_extra("processors")
-    wait_until(lambda: world.backend.calls_of(heir)[0], "calls of another process", seconds_max=END_SECONDS_MAX)
+    wait_until(lambda: world.backend.calls_of(heir)[0], "calls of another process")
     wait_until(
         lambda: time.monotonic() - max(at, world.backend.calls_of("processors")[1]) > QUIET_SECONDS,
         "the end of the zombie's calls",
-        seconds_max=END_SECONDS_MAX,
     )
     seconds = max(0.0, world.backend.calls_of("processors")[1] - at)
     network.heal()
@@ -259,7 +252,6 @@ def _lose(world: World, batch_id: str, ask: Callable[[], object], *, topic: str 
         answer = pool.submit(ask)
         wait_until(
             lambda: any(way.has_caught for way in network.between("api")), f"a record about {batch_id}",
-            seconds_max=AIM_SECONDS_MAX,
         )  # fmt: skip
         _end(world, "api")
         _refused(answer)
@@ -287,7 +279,7 @@ def _end(world: World, stage: str) -> None:
 
 def _refused(answer: Future[object]) -> None:
     with suppress(*AWAY):
-        raise AssertionError(f"it was answered with {answer.result(REFUSED_SECONDS_MAX)}")
+        raise AssertionError(f"it was answered with {answer.result(WAIT_SECONDS_MAX)}")
 
 
 def _wait(world: World, batch_id: str, condition: Callable[[dict[str, object]], bool]) -> None:
@@ -299,14 +291,14 @@ def _wait(world: World, batch_id: str, condition: Callable[[dict[str, object]], 
             return condition(batch)
         return False
 
-    wait_until(comes, f"the moment of {batch_id}", seconds_max=END_SECONDS_MAX)
+    wait_until(comes, f"the moment of {batch_id}")
 
 
 def _ends(world: World, name: str, batch_id: str) -> dict[str, object]:
     """Wait for the end of a batch, and note how long it took."""
     began = time.monotonic()
     world.recover(f"scenario:{name}")
-    wait_until(lambda: world.aim.ended(batch_id), f"end of {batch_id}", seconds_max=END_SECONDS_MAX)
+    wait_until(lambda: world.aim.ended(batch_id), f"end of {batch_id}")
     world.found.append(f"{name}: its batch was over after {time.monotonic() - began:.1f} s")
     return world.steadily(lambda: world.batch(batch_id))
 
@@ -334,4 +326,4 @@ def _a_day_later(world: World, keys: set[str]) -> None:
                 met(change)
         world.cluster.network.heal()
         if change is None:
-            wait_until(lambda: met() == len(keys), "the api to meet the orphans", seconds_max=AIM_SECONDS_MAX)
+            wait_until(lambda: met() == len(keys), "the api to meet the orphans")

@@ -9,7 +9,7 @@ from chaos.harness import Plan, run, schedule
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
 SEED = 7
-RUN_SECONDS_MAX = 600
+RUN_SECONDS_MAX = 3600
 
 
 def test_the_seed_gives_the_schedule():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.lake import NOW, SECRET, URL, lines
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill import retrying
 from tidemill.results.files.bucket_copy import ATTEMPTS_MIN, REFUSALS_MAX, SECONDS_MAX, BucketCopier
@@ -154,7 +155,7 @@ async def test_a_server_that_refuses_ends_the_wait(lake, tmp_path, monkeypatch):
     monkeypatch.setattr(retrying, "LONGEST_SECONDS", 0.01)
     monkeypatch.setenv(SECRET, "another")
     copies = Copies(tmp_path, lake.opened(lake.settings()), f"{lake.address}/out")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(WAIT_SECONDS_MAX):
         done = await copies.copy()
     assert (done.status, len(copies.waits)) == ("failed", REFUSALS_MAX - 1)
     assert "refuses" in done.reason

@@ -9,6 +9,7 @@ import aioboto3
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.configuration.settings import SettingsError
 from tidemill.results.files.compaction import write_part
@@ -328,6 +329,6 @@ async def test_a_merge_of_many_parts_leaves_connections_for_others(store, monkey
     async for piece in merged(store, refs, sums):
         length += len(piece)
         if sums.lines.done == len(refs):
-            assert await asyncio.wait_for(store.size(refs[0][1]), 30)
+            assert await asyncio.wait_for(store.size(refs[0][1]), WAIT_SECONDS_MAX)
     assert sums.lines.done == 2 * len(refs)
     assert length == sum(sums.sizes)

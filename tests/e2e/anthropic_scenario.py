@@ -14,7 +14,7 @@ from typing import Any
 import anthropic
 from anthropic import Anthropic, AsyncAnthropic
 
-BATCH_SECONDS_MAX = 90
+BATCH_SECONDS_MAX = 900
 POLL_SECONDS = 0.2
 PARAMS = {"model": "chat", "max_tokens": 16, "messages": [{"role": "user", "content": "hello"}]}
 

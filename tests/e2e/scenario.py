@@ -19,7 +19,7 @@ import openai
 from openai import AsyncOpenAI, OpenAI
 
 ENDED = ("completed", "failed", "expired", "cancelled")
-BATCH_SECONDS_MAX = 60
+BATCH_SECONDS_MAX = 900
 POLL_SECONDS = 0.2
 FILES_MAX = 1000
 MESSAGES = [{"role": "user", "content": "hello"}]

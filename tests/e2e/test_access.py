@@ -27,6 +27,7 @@ from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from support import stranger
 from support.stack import KEY
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.configuration import signing_keys
 from tidemill.configuration.security import Cluster, client_options
@@ -42,7 +43,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 TOPICS = (*topics.TOPICS, topics.requests("chat"), topics.express("embed"))
 NAMES = [row.name for row in TOPICS]
 WAIT_MS = 10_000
-SECONDS_MAX = 30.0
 CRC_AT = 17
 """Offset of the checksum in a batch of records."""
 
@@ -164,11 +164,13 @@ async def test_the_broker_refuses_clients_without_a_password(stack):
     produce = ProduceRequest(None, -1, WAIT_MS, [(topics.KEYS.name, [(0, spoilt())])])
     for port in ports.values():
         with pytest.raises((KafkaError, OSError)):
-            await asyncio.wait_for(AIOKafkaClient(bootstrap_servers=f"127.0.0.1:{port}").bootstrap(), SECONDS_MAX)
+            await asyncio.wait_for(
+                AIOKafkaClient(bootstrap_servers=f"127.0.0.1:{port}").bootstrap(), WAIT_SECONDS_MAX
+            )
         for request in (fetch, produce):
             plain = await create_conn("127.0.0.1", port, request_timeout_ms=5_000)
             with pytest.raises((KafkaError, OSError)):
-                await asyncio.wait_for(plain.send(request), SECONDS_MAX)
+                await asyncio.wait_for(plain.send(request), WAIT_SECONDS_MAX)
             plain.close()
     wrong = run_file.security(stack.data / "kafka" / "users", "api").model_copy(
         update={"username": "tidemill-admin"}
@@ -234,7 +236,7 @@ def test_no_port_reveals_a_secret(stack):
     for address in (*told["health"].values(), told["api"].removesuffix("/v1")):
         for path in ("/", "/livez", "/readyz", "/metrics", "/v1/models", "/v1/batches", "/v1/files"):
             try:
-                with urllib.request.urlopen(address + path, timeout=SECONDS_MAX) as answer:
+                with urllib.request.urlopen(address + path, timeout=WAIT_SECONDS_MAX) as answer:
                     body = answer.read().decode()
             except urllib.error.HTTPError as error:
                 body = error.read().decode()

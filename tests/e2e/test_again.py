@@ -12,11 +12,11 @@ import pytest
 from openai import OpenAI
 from support.backend import as_told, well
 from support.stack import KEY
+from support.waiting import WAIT_SECONDS_MAX
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.e2e
 
 CHAT = "/v1/chat/completions"
-RUN_SECONDS_MAX = 120.0
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def tidemill(stack):
 
     def run(*words):
         command = [sys.executable, "-m", "tidemill", *map(str, words), "--base-url", stack.api, "--api-key", KEY]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS_MAX, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS_MAX, check=False)
         return done.returncode, done.stdout, done.stderr
 
     return run
@@ -151,7 +151,7 @@ def test_the_examples_of_the_page(stack, backend, tmp_path):
     program = "\n".join(blocks).replace("wordllama-256", "embed")
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", program], cwd=tmp_path, env=environ, capture_output=True, text=True,
-        timeout=RUN_SECONDS_MAX, check=False,
+        timeout=WAIT_SECONDS_MAX, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 line, for /v1/embeddings" in done.stderr

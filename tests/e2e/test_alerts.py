@@ -6,7 +6,7 @@ import pytest
 import yaml
 from support.go_tools import promtool
 
-pytestmark = pytest.mark.timeout(2_400)
+pytestmark = pytest.mark.timeout(7_200)
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy" / "rules.yml"

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from support import sdk
 from support.stack import KEY, Stack
+from support.waiting import WAIT_SECONDS_MAX
 
 PAGES = sorted(path for path in (sdk.ROOT / "docs" / "reference" / "api").glob("*.md") if path.name != "README.md")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MODELS = {"wordllama-256": "embed", "smollm2-135m-instruct": "chat"}
 """The demo's models, which the pages name, and what serves for them here."""
-EXAMPLE_SECONDS_MAX = 120
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.e2e
 
 
 def blocks(page: Path, *languages: str) -> str:
@@ -32,7 +32,7 @@ def run(command: list[str], stack: Stack, folder: Path) -> None:
     """Run an example as a user of this installation."""
     environ = {"PATH": os.environ["PATH"], "OPENAI_BASE_URL": stack.api, "OPENAI_API_KEY": KEY, "NO_PROXY": "*"}
     done = subprocess.run(
-        command, cwd=folder, env=environ, capture_output=True, text=True, timeout=EXAMPLE_SECONDS_MAX, check=False
+        command, cwd=folder, env=environ, capture_output=True, text=True, timeout=WAIT_SECONDS_MAX, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

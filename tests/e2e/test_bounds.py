@@ -8,7 +8,7 @@ from openai import OpenAI
 from openai.types import Batch
 from support import corpus
 from support.stack import KEY
-from support.waiting import until
+from support.waiting import WAIT_SECONDS_MAX, until
 
 from tidemill.configuration.settings import Settings
 
@@ -40,7 +40,7 @@ def key_of(stack, project: str) -> str:
 def http_client(stack, key: str) -> httpx.AsyncClient:
     """A client of the api with this key."""
     headers = {"authorization": f"Bearer {key}"}
-    return httpx.AsyncClient(base_url=stack.api.removesuffix("/v1"), headers=headers, timeout=60)
+    return httpx.AsyncClient(base_url=stack.api.removesuffix("/v1"), headers=headers, timeout=WAIT_SECONDS_MAX)
 
 
 OF_OPERATORS = ("/v1/admin/servers", "/v1/admin/models", "/v1/admin/apply", "/v1/admin/dead_letters")
@@ -60,7 +60,7 @@ async def test_requests_at_and_beyond_all_bounds(stack):
     attacker = OpenAI(base_url=stack.api, api_key=keys["corpus"], max_retries=0)
     alone = batch_of(neighbour, 1_000)
     largest = batch_of(attacker, 10, metadata=WORST)
-    await until(lambda: attacker.batches.retrieve(largest.id).status == "completed", "its end", seconds_max=60)
+    await until(lambda: attacker.batches.retrieve(largest.id).status == "completed", "its end")
     upload = attacker.uploads.create(bytes=1, filename="f", mime_type="text/plain", purpose="batch")
     hook = attacker.post(
         "/webhook_endpoints",

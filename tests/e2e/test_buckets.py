@@ -12,9 +12,8 @@ from support.backend import Behaviour, as_told, well
 from support.s3 import s3_server, server_program
 from support.sluice import Sluice
 from support.stack import KEY, Stack
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
-SECONDS_MAX = 120.0
 CHAT = "/v1/chat/completions"
 EMBED = "/v1/embeddings"
 LONG = json.dumps({
@@ -24,7 +23,7 @@ LONG = json.dumps({
 }).encode()  # fmt: skip
 """A reply: with a hundred of them, an output has several parts of a multipart upload."""
 
-pytestmark = [pytest.mark.e2e, pytest.mark.kafka, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
 
 class Lake:
@@ -32,7 +31,9 @@ class Lake:
 
     def __init__(self, stack, client, sluice):
         self.stack, self.client, self.sluice = stack, client, sluice
-        self.api = httpx.Client(base_url=stack.api, headers={"authorization": f"Bearer {KEY}"}, timeout=60)
+        self.api = httpx.Client(
+            base_url=stack.api, headers={"authorization": f"Bearer {KEY}"}, timeout=WAIT_SECONDS_MAX
+        )
 
     def put(self, key, lines):
         """Write an input; returns its address."""
@@ -55,7 +56,7 @@ class Lake:
     def ended(self, batch_id):
         """The batch at its end."""
         over = {"completed", "failed", "expired", "cancelled"}
-        wait_until(lambda: self.batch(batch_id)["status"] in over, "end of the batch", seconds_max=SECONDS_MAX)
+        wait_until(lambda: self.batch(batch_id)["status"] in over, "end of the batch")
         return self.batch(batch_id)
 
     def content(self, file_id, **query):
@@ -194,7 +195,7 @@ def test_a_kill_in_the_middle_of_a_copy(lake, backend):
     uri = lake.put("in/long.jsonl", map(chat, range(100)))
     batch_id = lake.create(uri, output_uri="s3://slow/out")
     lake.sluice.hold_after(9 << 20)
-    wait_until(lambda: lake.sluice.is_holding, "half of the copy", seconds_max=SECONDS_MAX)
+    wait_until(lambda: lake.sluice.is_holding, "half of the copy")
     shown = lake.batch(batch_id)
     assert (shown["status"], lake.keys("slow")) == ("finalizing", [])
     lake.stack.kill("results")
@@ -217,7 +218,7 @@ def test_a_server_that_is_down_is_waited_for(lake, backend):
     def waits():
         return [each["reason"] for each in lake.batch(batch_id)["tidemill"]["waiting"]] == ["bucket"]
 
-    wait_until(waits, "the reason", seconds_max=SECONDS_MAX)
+    wait_until(waits, "the reason")
     assert lake.batch(batch_id)["status"] == "finalizing"
     refused = lake.api.post(
         "/batches",

@@ -8,7 +8,7 @@ from support.backend import as_told, well
 from support.dashboard import HOSTILE, button, chats, choose, go, rows, sign_in, signed_in, started, state, tab_to
 from support.stack import KEY
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.e2e
 
 WIDTH = 390
 """Width of a phone, in pixels."""

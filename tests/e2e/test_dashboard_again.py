@@ -16,7 +16,7 @@ from support.waiting import wait_until
 
 from tidemill.schemas.log import topics
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture

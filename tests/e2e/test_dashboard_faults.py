@@ -7,7 +7,7 @@ from support.dashboard import button, chats, go, rows, signed_in, started, state
 from support.made_up import held
 from support.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.e2e
 
 REFUSED = "Made up by a test."
 SECRET = "sk-made-up-by-a-test"

@@ -9,7 +9,7 @@ from support.dashboard import CUT, LAPTOP, button, go, rows
 from support.made_up import Listed, batch, file, tell, with_events
 from support.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.e2e
 
 SOON_MS = 10_000
 """Well below the 30 seconds after which a page asks again by itself."""

@@ -10,7 +10,7 @@ from support.backend import as_told
 from support.dashboard import DESK, PHONE, axe_faults, button, chats, go, rows, signed_in, started, state
 from support.openid import attack, openid_provider
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")

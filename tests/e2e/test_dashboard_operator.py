@@ -8,7 +8,7 @@ from support.backend import as_told
 from support.dashboard import HOSTILE, axe_faults, button, chats, go, rows, signed_in, started
 from support.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.e2e
 
 
 def test_files_are_downloaded_and_deleted(page, client, tmp_path):

@@ -23,7 +23,7 @@ from support.dashboard import (
 from support.stack import KEY
 from support.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.e2e
 
 BYTES_MAX = 250_000
 """Bytes that a page loads, uncompressed and without data."""

@@ -15,7 +15,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 LINES = 3_000
 BODIES = 293
 FAILS_EVERY = 7
-END_SECONDS_MAX = 180.0
 
 
 def body_of(index):
@@ -75,9 +74,9 @@ def batch(client, stack, inference):
     inference.reset(answers)
     made = create(client, [request(index, body) for index, body in enumerate(BODY_OF)])
     stack.kill("ingest")
-    wait_until(lambda: inference.calls > len(FIRST) // 2, "calls", seconds_max=END_SECONDS_MAX)
+    wait_until(lambda: inference.calls > len(FIRST) // 2, "calls")
     stack.kill("results")
-    wait_until(lambda: inference.calls >= len(FIRST), "all calls", seconds_max=END_SECONDS_MAX)
+    wait_until(lambda: inference.calls >= len(FIRST), "all calls")
     stack.kill("results")
     return ended(client, made)
 
@@ -152,7 +151,7 @@ def test_a_cancelled_batch_has_the_copies_of_its_answers(client, inference):
     def is_answered():
         return client.batches.retrieve(made).request_counts.completed == 1
 
-    wait_until(is_answered, "an answer", seconds_max=END_SECONDS_MAX)
+    wait_until(is_answered, "an answer")
     client.batches.cancel(made)
     batch = ended(client, made)
     assert batch.status == "cancelled"

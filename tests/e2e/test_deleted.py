@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer
 from openai import OpenAI
 from support.backend import Behaviour
 from support.stack import KEY, Stack
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 from tidemill.processors.outcomes.batching import LINE_BYTES_MAX
 from tidemill.schemas.log import topics
@@ -25,8 +25,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 LINES = 120
 PROMPT, ANSWER = "canary-prompt-4711", "canary-answer-0815"
 CHAT = "/v1/chat/completions"
-END_SECONDS_MAX = 90.0
-COMMAND_SECONDS_MAX = 60.0
 USAGE = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
 
 
@@ -61,9 +59,7 @@ def finished(stack):
     client = OpenAI(base_url=stack.api, api_key=KEY, max_retries=10)
     file = client.files.create(file=("in.jsonl", b"\n".join(lines())), purpose="batch")
     made = client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
-    wait_until(
-        lambda: client.batches.retrieve(made.id).status == "completed", seconds_max=END_SECONDS_MAX, what="the end"
-    )
+    wait_until(lambda: client.batches.retrieve(made.id).status == "completed", what="the end")
     batch = client.batches.retrieve(made.id)
     output = client.files.content(batch.output_file_id).text
     assert output.count(ANSWER) == batch.request_counts.completed == LINES - len(range(0, LINES, 7))
@@ -107,14 +103,14 @@ def command(stack, *words):
     environ = stack.environ_of_all | {"TIDEMILL_ENCRYPT_LOG": "true"}
     done = subprocess.run(
         [sys.executable, "-m", "tidemill", *words, "--data", str(stack.data)],
-        env=environ, capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX, check=False,
+        env=environ, capture_output=True, text=True, timeout=WAIT_SECONDS_MAX, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 
 
 def http(stack):
     """Plain HTTP."""
-    return httpx.Client(base_url=stack.api, headers={"authorization": f"Bearer {KEY}"}, timeout=30)
+    return httpx.Client(base_url=stack.api, headers={"authorization": f"Bearer {KEY}"}, timeout=WAIT_SECONDS_MAX)
 
 
 def test_deleted_batches_stay_deleted(place):
@@ -141,14 +137,12 @@ def test_deleted_batches_stay_deleted(place):
         gone = [f"files/{file_id}" for file_id in (batch.output_file_id, batch.error_file_id)]
         wait_until(
             lambda: not [key for key in objects_with(place, ANSWER) if key in gone or batch.id in key],
-            seconds_max=END_SECONDS_MAX,
             what="the removal of its objects",
         )
-        wait_until(lambda: _is_destroyed(place, batch.id), seconds_max=END_SECONDS_MAX, what="its key's end")
+        wait_until(lambda: _is_destroyed(place, batch.id), what="its key's end")
         assert plain.get(f"/batches/{batch.id}").status_code == 404
         wait_until(
             lambda: not [path for path in (Path(place.data) / "store").rglob("*") if batch.id in str(path)],
-            seconds_max=END_SECONDS_MAX,
             what="the end of what lies under its id",
         )
         plan = plain.post("/replays", json={"source": source, "dry_run": True}).json()
@@ -157,7 +151,7 @@ def test_deleted_batches_stay_deleted(place):
         # Delete the other batch's input: the batch stays, but its lines in the log become unreadable.
         assert plain.delete(f"/files/{other.input_file_id}").status_code == 200
         assert plain.get(f"/batches/{other.id}").status_code == 200
-        wait_until(lambda: _is_destroyed(place, other.id), seconds_max=END_SECONDS_MAX, what="the other key's end")
+        wait_until(lambda: _is_destroyed(place, other.id), what="the other key's end")
         refused = plain.post("/replays", json={"source": source})
         assert (refused.status_code, refused.json()["error"]["code"]) == (409, "lines_deleted")
         assert "key_destroyed" in command(place, "rebuild", other.id)[1]

@@ -9,13 +9,12 @@ from contextlib import contextmanager
 import pytest
 from support.backend import Backend
 from support.catalog import change
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.kafka.producer import Log
 from tidemill.schemas.log import topics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
-
-SECONDS_MAX = 120.0
 
 
 def doctor(stack, *arguments, **environ):
@@ -26,7 +25,7 @@ def doctor(stack, *arguments, **environ):
         capture_output=True,
         check=False,
         text=True,
-        timeout=SECONDS_MAX,
+        timeout=WAIT_SECONDS_MAX,
         env={**stack._environ(), **environ},
     )
     return done.returncode, done.stdout + done.stderr

@@ -13,7 +13,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from openai import OpenAI
 from support.backend import as_told
-from support.producing import END, SECONDS_MAX, is_over, letters, line, lines_of, send, shown
+from support.producing import END, is_over, letters, line, lines_of, send, shown
 from support.stack import KEPT, KEY, Stack
 from support.waiting import until
 
@@ -366,7 +366,7 @@ async def test_the_examples_run_as_printed(title, stack, client, tmp_path):
     def look():
         return [batch for batch in client.batches.list() if batch.tidemill.get("stream") == stream]
 
-    (batch,) = await until(lambda: asyncio.to_thread(look), seconds_max=SECONDS_MAX)
+    (batch,) = await until(lambda: asyncio.to_thread(look))
     batch = await shown(client, batch.id, is_over)
     assert (batch.status, batch.request_counts.completed) == ("completed", EXAMPLE_LINES)
     assert [found["custom_id"] for found in lines_of(client, batch.output_file_id)] == [

@@ -13,14 +13,11 @@ import pytest
 from openai import OpenAI
 from support.backend import Backend, Behaviour
 from support.stack import KEY, Stack
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
 LINES = int(os.environ.get("LIVE_LINES", "4000"))
-EFFECT_SECONDS_MAX = 30.0
-"""On an idle machine a change takes effect within five seconds."""
-END_SECONDS_MAX = 60.0 + LINES / 50
 CHAT = "/v1/chat/completions"
 _log = logging.getLogger(__name__)
 
@@ -55,7 +52,7 @@ class Service:
         """Run `tidemill` as an operator does; returns its output."""
         done = subprocess.run(
             [sys.executable, "-m", "tidemill", *words, "--base-url", self.stack.api, "--api-key", KEY],
-            capture_output=True, check=False, text=True, timeout=60,
+            capture_output=True, check=False, text=True, timeout=WAIT_SECONDS_MAX,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -76,9 +73,7 @@ class Service:
     def ended(self, batch_id):
         """The batch at its end."""
         ends = {"completed", "expired", "failed", "cancelled"}
-        wait_until(
-            lambda: self.batch(batch_id).status in ends, seconds_max=END_SECONDS_MAX, what=f"end of {batch_id}"
-        )
+        wait_until(lambda: self.batch(batch_id).status in ends, what=f"end of {batch_id}")
         return self.batch(batch_id)
 
     def reasons(self, batch_id):
@@ -90,7 +85,7 @@ class Service:
 
 def takes_effect(condition, what):
     began = time.monotonic()
-    wait_until(condition, seconds_max=EFFECT_SECONDS_MAX, what=what)
+    wait_until(condition, what=what)
     _log.info("%s after %.1f s", what, time.monotonic() - began)
 
 
@@ -163,7 +158,7 @@ def test_a_batch_outlives_all_changes(tmp_path, one, pace):
         stack.callback(service.stack.stop)
         service.start()
         batch = service.create(LINES)
-        wait_until(lambda: one.in_flight >= 16, seconds_max=END_SECONDS_MAX, what="many calls in flight")
+        wait_until(lambda: one.in_flight >= 16, what="many calls in flight")
         service.command("servers", "set", "one", "max_in_flight=8")
         takes_effect(lambda: one.in_flight <= 8, "half the limit")
         added = ("servers", "add", "pods", f"url=http://pods.test:{port}/v1", "discover=dns", "max_in_flight=8")

@@ -14,7 +14,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
 LINES = 300
 CHAT = "/v1/chat/completions"
-END_SECONDS_MAX = 90.0
 ANSWER = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "yes"}}]}
 PARTITIONS = {"TIDEMILL_PARTITIONS": "1"}
 """So that all batches share them."""
@@ -51,15 +50,12 @@ def test_the_others_go_on(tmp_path, inference, backend):
         return client, client.batches.retrieve(batch_id)
 
     def ended(batch_id):
-        wait_until(
-            lambda: of(batch_id)[1].status == "completed", seconds_max=END_SECONDS_MAX, what=f"end of {batch_id}"
-        )
+        wait_until(lambda: of(batch_id)[1].status == "completed", what=f"end of {batch_id}")
 
     with stack:
         first = created(OpenAI(base_url=stack.api, api_key=KEY, max_retries=10), "first", LINES)
         wait_until(
             lambda: of(first)[1].request_counts.completed > 10,
-            seconds_max=END_SECONDS_MAX,
             what="some of its lines",
         )
     before = keys.read_bytes()
@@ -70,7 +66,6 @@ def test_the_others_go_on(tmp_path, inference, backend):
         ended(other)
         wait_until(
             lambda: "key" in [why["reason"] for why in of(first)[1].tidemill["waiting"]],
-            seconds_max=END_SECONDS_MAX,
             what="the batch that says why it waits",
         )
         client, batch = of(first)

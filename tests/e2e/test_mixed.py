@@ -19,7 +19,6 @@ MODELS = ("cheap", "dear", "away")
 LINES = 3_000
 PRICES = {"cheap": 1, "dear": 20, "away": 300}
 FAILS_EVERY = 7
-END_SECONDS_MAX = 180.0
 
 
 def model_of(index):
@@ -91,7 +90,7 @@ def batch(client, mixed, inference, away):
     inference.reset(answers)
     named = {0: "also-cheap"}
     made = create(client, [request(index, named.get(index, model_of(index))) for index in range(LINES)])
-    wait_until(lambda: inference.calls >= LINES // 6, "calls", seconds_max=END_SECONDS_MAX)
+    wait_until(lambda: inference.calls >= LINES // 6, "calls")
     for stage in ("ingest", "processors", "results"):
         mixed.kill(stage)
 
@@ -100,10 +99,8 @@ def batch(client, mixed, inference, away):
         left = {name: pending(share["request_counts"]) for name, share in found.items()}
         return left == {"cheap": 0, "dear": 0, "away": LINES // 6}
 
-    wait_until(waits, "the lines of the other models", seconds_max=END_SECONDS_MAX)
-    waiting = wait_until(
-        lambda: client.batches.retrieve(made).tidemill["waiting"], "a reason", seconds_max=END_SECONDS_MAX
-    )
+    wait_until(waits, "the lines of the other models")
+    waiting = wait_until(lambda: client.batches.retrieve(made).tidemill["waiting"], "a reason")
     assert {f"http://{one['server']}/v1" for one in waiting} == {away.url}
     away.back.set()
     return ended(client, made)

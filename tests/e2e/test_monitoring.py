@@ -16,7 +16,7 @@ from support.go_tools import promtool, tools
 from support.stack import KEY
 from support.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.kafka, pytest.mark.timeout(2_400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.kafka, pytest.mark.timeout(7_200)]
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy" / "rules.yml"

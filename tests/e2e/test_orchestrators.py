@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from support.orchestrators import python_with_orchestrators
 from support.stack import KEY
+from support.waiting import WAIT_SECONDS_MAX
 
-pytestmark = [pytest.mark.e2e, pytest.mark.kafka, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "how-to" / "orchestrate.md"
 BLOCK = re.compile(r"```python\n# (\S+)\n(.*?)```", re.DOTALL)
 LINES = 5
-RUN_SECONDS_MAX = 300.0
 
 AIRFLOW = """
     import asyncio, sys
@@ -128,7 +128,7 @@ def test_a_recipe_runs(name, python, stack, backend, tmp_path):
         env=environ,
         capture_output=True,
         text=True,
-        timeout=RUN_SECONDS_MAX,
+        timeout=WAIT_SECONDS_MAX,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]

@@ -60,7 +60,7 @@ async def test_every_stage_goes_on(stack):
     ]
     file = client.files.create(file=("in.jsonl", "\n".join(lines).encode()), purpose="batch")
     made = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
-    await until(lambda: client.batches.retrieve(made.id).status == "completed", "its end", seconds_max=60)
+    await until(lambda: client.batches.retrieve(made.id).status == "completed", "its end")
 
     async def buried():
         async with history.reading(stack.cluster("operator")) as reader:
@@ -174,7 +174,7 @@ async def test_whatever_is_written_to_a_topic(stack, monkeypatch):
     await ensure_model_topics(Settings(), stack.cluster(), "chat")
     client = OpenAI(base_url=stack.api, api_key=KEY)
     neighbour = created(client, 20_000)
-    await until(lambda: client.batches.retrieve(neighbour.id).status == "in_progress", "its lines", seconds_max=60)
+    await until(lambda: client.batches.retrieve(neighbour.id).status == "in_progress", "its lines")
     sent = set()
     async with AIOKafkaProducer(**stack.clients(), max_request_size=2 << 20) as producer:
         for topic in WRITABLE:

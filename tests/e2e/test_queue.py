@@ -19,7 +19,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 AT_WORK_MAX = 2
 IN_PROGRESS_MAX = 8
 LINES = 120
-END_SECONDS_MAX = 180.0
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +67,12 @@ def test_no_more_batches_are_at_work(queued, client, inference):
         late = create(client, numbered(0, LINES), window="8s")
         with pytest.raises(RateLimitError, match="has 8 batches in progress and may have 8"):
             create(client, numbered(0, LINES))
-        waiting = wait_until(
-            lambda: client.batches.retrieve(made[-1]).tidemill["waiting"], "a reason", seconds_max=END_SECONDS_MAX
-        )
+        waiting = wait_until(lambda: client.batches.retrieve(made[-1]).tidemill["waiting"], "a reason")
         assert [one["reason"] for one in waiting] == ["batches_at_work"]
         assert waiting[0]["message"].startswith("The project may have 2 batches at work, and ")
         client.batches.cancel(made[3])
         queued.kill("ingest")
-        wait_until(lambda: client.batches.retrieve(made[1]).status == "completed", "an end", seconds_max=60)
+        wait_until(lambda: client.batches.retrieve(made[1]).status == "completed", "an end")
         extra.kill()
         extra.wait()
         queued.kill("results")

@@ -7,7 +7,7 @@ import pytest
 from openai import OpenAI
 from support.real_servers import VLLM_PYTHON, demo_server, vllm_servers
 from support.stack import KEY, Stack
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 from tidemill.local import demo
 
@@ -19,7 +19,7 @@ pytestmark = [
 
 LINES = int(os.environ.get("REAL_LINES", "24"))
 LIMIT = 8
-END_SECONDS_MAX = 300.0 + LINES
+END_SECONDS_MAX = WAIT_SECONDS_MAX + LINES
 CHAT = "/v1/chat/completions"
 BODIES = {
     "/v1/embeddings": lambda number: {"input": f"number {number}"},

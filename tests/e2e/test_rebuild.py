@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaProducer
 from openai import NotFoundError, OpenAI
 from support.backend import Behaviour
 from support.stack import KEY, Stack
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 from tidemill.processors.outcomes.batching import LINE_BYTES_MAX
 from tidemill.schemas import ids
@@ -21,8 +21,6 @@ from tidemill.schemas.log import topics
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
 LINES = 400
-END_SECONDS_MAX = 90.0
-COMMAND_SECONDS_MAX = 60.0
 
 
 MESSAGE = {"role": "assistant", "content": "x" * LINE_BYTES_MAX}
@@ -96,14 +94,14 @@ def ended(stack, batch_id):
             batch = client.batches.retrieve(batch_id)
             return batch if batch.status in ("completed", "expired") else None
 
-    return wait_until(is_over, "the end of the batch", seconds_max=END_SECONDS_MAX)
+    return wait_until(is_over, "the end of the batch")
 
 
 def rebuild(stack, *arguments):
     """Exit code and output of `tidemill rebuild`."""
     command = [sys.executable, "-m", "tidemill", "rebuild", *arguments, "--data", str(stack.data)]
     done = subprocess.run(
-        command, capture_output=True, check=False, text=True, timeout=COMMAND_SECONDS_MAX, env=stack._environ()
+        command, capture_output=True, check=False, text=True, timeout=WAIT_SECONDS_MAX, env=stack._environ()
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -187,7 +185,7 @@ def test_a_part_that_is_lost_is_made_again(place, backend):
     )
     batch_id = begun(place, "lost", "24h")
     folder = place.data / "store" / "parts" / batch_id
-    parts = wait_until(lambda: list(folder.glob("*")), "a part", seconds_max=END_SECONDS_MAX)
+    parts = wait_until(lambda: list(folder.glob("*")), "a part")
     assert backend.in_flight
     for part in parts:
         part.unlink()
@@ -213,7 +211,6 @@ def test_state_lost_in_the_middle_of_a_batch(place, backend):
     batch = wait_until(
         lambda: (now := client.batches.retrieve(made.id)).status == "completed" and now,
         "the end of the batch",
-        seconds_max=END_SECONDS_MAX,
     )
     assert batch.request_counts.completed == LINES
     assert batch.tidemill["receipt"]["missing"] == batch.tidemill["receipt"]["double"] == 0

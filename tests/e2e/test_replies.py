@@ -11,13 +11,13 @@ import pytest
 from openai import OpenAI
 from support.backend import Behaviour, well
 from support.stack import KEY, Stack
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.schemas.endpoints import PROMPT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.kafka, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
-RUN_SECONDS_MAX = 120.0
 MIB = 1 << 20
 SEPARATED = "one\u2028two\u2029three\u0085four"
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -99,7 +99,7 @@ def tidemill(place):
 
     def run(*words):
         command = [sys.executable, "-m", "tidemill", *map(str, words), "--base-url", place.api, "--api-key", KEY]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS_MAX, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS_MAX, check=False)
         return done.returncode, done.stdout + done.stderr
 
     return run

@@ -9,12 +9,11 @@ import httpx
 import pytest
 from support.backend import Behaviour
 from support.stack import KEY
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.e2e
 
 CHAT = "/v1/chat/completions"
-SECONDS_MAX = 120.0
 APPENDS = 6
 APPEND_LINES = 20
 
@@ -22,7 +21,9 @@ APPEND_LINES = 20
 @pytest.fixture
 def client(stack):
     """A client that repeats a request until the api answers it."""
-    with httpx.Client(base_url=stack.api, headers={"authorization": f"Bearer {KEY}"}, timeout=30) as client:
+    with httpx.Client(
+        base_url=stack.api, headers={"authorization": f"Bearer {KEY}"}, timeout=WAIT_SECONDS_MAX
+    ) as client:
         yield client
 
 
@@ -41,7 +42,7 @@ def post(client, path, *, key=None, **body):
         found.append(answer.json())
         return True
 
-    wait_until(answered, f"answer to POST {path}", seconds_max=SECONDS_MAX)
+    wait_until(answered, f"answer to POST {path}")
     return found[-1]
 
 
@@ -54,7 +55,6 @@ def results(client, batch_id):
     """The `custom_id`s of the output of a completed batch."""
     wait_until(
         lambda: client.get(f"/batches/{batch_id}").json()["status"] == "completed", "end of the batch",
-        seconds_max=SECONDS_MAX,
     )  # fmt: skip
     batch = client.get(f"/batches/{batch_id}").json()
     receipt = batch["tidemill"]["receipt"]
@@ -94,7 +94,6 @@ def test_appends_while_the_api_is_killed(stack, backend, client):
     wait_until(
         lambda: client.get(f"/batches/{batch_id}").json()["request_counts"]["completed"] == len(names),
         "all lines, before the seal",
-        seconds_max=SECONDS_MAX,
     )
     shown = client.get(f"/batches/{batch_id}").json()
     extras = shown["tidemill"]
@@ -128,7 +127,7 @@ def tidemill(stack, tmp_path):
 
 def ended(process):
     """The exit code, the object on stdout and stderr of a command."""
-    out, err = process.communicate(timeout=SECONDS_MAX)
+    out, err = process.communicate(timeout=WAIT_SECONDS_MAX)
     return process.returncode, json.loads(out) if out else None, err
 
 
@@ -152,9 +151,7 @@ def test_an_open_batch_from_the_command_line(stack, backend, client, tidemill, t
         code, _, err = ended(tidemill(*words))
         assert (code, "appended in part" in err) == (2, True), err
     stack.kill("api")
-    wait_until(
-        lambda: ended(tidemill("append", batch_id, "first"))[0] == 0, "the whole file", seconds_max=SECONDS_MAX
-    )
+    wait_until(lambda: ended(tidemill("append", batch_id, "first"))[0] == 0, "the whole file")
     code, found, err = ended(tidemill("append", batch_id, "first"))
     assert (code, found["sequence"], found["requests"], "nothing was sent" in err) == (0, 4, 4_000, True), err
     with (tmp_path / "second").open() as more:
@@ -179,7 +176,6 @@ def test_a_single_request(stack, backend, client):
     wait_until(
         lambda: client.get(f"{path}/{first['id']}").json()["status"] == "completed",
         "answer",
-        seconds_max=SECONDS_MAX,
     )
     found = client.get(f"{path}/{first['id']}").json()
     assert (found["status_code"], found["error"], found["model"]) == (200, None, "chat")
@@ -189,7 +185,6 @@ def test_a_single_request(stack, backend, client):
     wait_until(
         lambda: client.get(f"{path}/{refused['id']}").json()["status"] == "failed",
         "refusal",
-        seconds_max=SECONDS_MAX,
     )
     assert client.get(f"{path}/{refused['id']}").json()["error"]["code"] == "invalid_request"
 

@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 from support.backend import Backend, Behaviour, as_told
 from support.stack import KEY, Stack
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-RUN_SECONDS_MAX = 120.0
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.e2e
 
 Tidemill = Callable[..., "subprocess.Popen[str]"]
 
@@ -41,7 +40,7 @@ def tidemill(stack: Stack, backend: Backend) -> Tidemill:
 
 def finished(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a command that ends by itself."""
-    out, err = process.communicate(timeout=RUN_SECONDS_MAX)
+    out, err = process.communicate(timeout=WAIT_SECONDS_MAX)
     return process.returncode, out, err
 
 
@@ -93,7 +92,7 @@ def test_the_same_command_resumes(tidemill: Tidemill, backend: Backend, tmp_path
 
     backend.rule = answers
     first = tidemill(*words)
-    wait_until(lambda: backend.calls >= 100, "a third of the calls", seconds_max=RUN_SECONDS_MAX)
+    wait_until(lambda: backend.calls >= 100, "a third of the calls")
     first.send_signal(signal.SIGINT)
     code, _, err = finished(first)
     assert (code, output.exists()) == (130, False), err
@@ -155,14 +154,14 @@ def test_another_client_cancels_the_batch(tidemill: Tidemill, backend: Backend, 
     """Exit code 6: finished lines have their results, the others an error that says that they were cancelled."""
     source, output = chats(tmp_path / "cancel.jsonl", None, "wait", "wait"), tmp_path / "out.jsonl"
     running = tidemill("run", str(source), "-o", str(output))
-    wait_until(lambda: backend.calls == 3, "calls", seconds_max=RUN_SECONDS_MAX)
+    wait_until(lambda: backend.calls == 3, "calls")
 
     def shown() -> list[dict[str, Any]]:
         _, listed, _ = finished(tidemill("list", "--json", "--limit", "5"))
         return [one for one in map(json.loads, listed.splitlines()) if one["status"] == "in_progress"]
 
     # The progress of a small batch appears half a second after its start.
-    (batch,) = wait_until(shown, "the batch at work", seconds_max=RUN_SECONDS_MAX)
+    (batch,) = wait_until(shown, "the batch at work")
     assert finished(tidemill("cancel", batch["id"]))[0] == 0
     code, _, err = finished(running)
     assert code == 6, err
@@ -200,7 +199,7 @@ def test_a_command_survives_a_restart_of_the_api(
     before = backend.in_flight
     backend.hold()
     running = tidemill("run", str(source), "-o", str(output))
-    wait_until(lambda: backend.in_flight > before, "calls", seconds_max=RUN_SECONDS_MAX)
+    wait_until(lambda: backend.in_flight > before, "calls")
     stack.kill("api")
     backend.release()
     code, _, err = finished(running)

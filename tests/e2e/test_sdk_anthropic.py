@@ -12,13 +12,12 @@ import pytest
 from support import sdk
 from support.backend import Backend, as_told
 from support.stack import KEY, Stack
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 SCENARIO = Path(__file__).with_name("anthropic_scenario.py")
-SCENARIO_SECONDS_MAX = 240
 PARAMS = {"model": "chat", "max_tokens": 16, "messages": [{"role": "user", "content": "hello"}]}
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.e2e
 
 
 def waiting(stack: Stack) -> str:
@@ -33,7 +32,7 @@ def test_the_python_sdk_does_all_that_it_can(stack: Stack, backend: Backend, ver
     """Create, retrieve, list, cancel, delete, results, and every kind of error."""
     backend.rule = as_told
     command = [str(sdk.python(version, "anthropic")), str(SCENARIO), stack.api.removesuffix("/v1"), KEY]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SCENARIO_SECONDS_MAX, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS_MAX, check=False)
     assert done.returncode == 0, done.stdout + done.stderr + waiting(stack)
     assert f"anthropic {version}" in done.stdout
 
@@ -46,7 +45,7 @@ def test_the_typescript_sdk_does_all_that_it_can(stack: Stack, backend: Backend,
     # A module finds its packages from where it lies.
     scenario = shutil.copy(sdk.NODE_SOURCES / "anthropic.mjs", node.folder)
     command = [str(node.binary), str(scenario), stack.api.removesuffix("/v1"), KEY]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SCENARIO_SECONDS_MAX, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS_MAX, check=False)
     assert done.returncode == 0, done.stdout + done.stderr + waiting(stack)
 
 
@@ -85,6 +84,6 @@ def test_a_batch_is_on_both_faces(stack: Stack, backend: Backend) -> None:
         assert wait_until(lambda: len(tokens := billed()) == 2 and tokens, "the usage of both") == [4, 4]
     where = ["--base-url", stack.api, "--api-key", KEY]
     listed = [sys.executable, "-m", "tidemill", "list", "--json", "--limit", "5", *where]
-    shown = subprocess.run(listed, capture_output=True, text=True, timeout=60, check=True).stdout
+    shown = subprocess.run(listed, capture_output=True, text=True, timeout=WAIT_SECONDS_MAX, check=True).stdout
     assert first in shown
     assert second in shown

@@ -8,10 +8,9 @@ import pytest
 from support import sdk
 from support.backend import Backend, as_told
 from support.stack import KEY, Stack
+from support.waiting import WAIT_SECONDS_MAX
 
-SCENARIO_SECONDS_MAX = 240
-
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.e2e
 
 
 @pytest.mark.parametrize(("runtime", "source"), [("20.18.0", "openai6"), ("24.19.0", "openai7")])
@@ -24,5 +23,5 @@ def test_the_typescript_sdk_does_all_that_it_can(
     # A module finds its packages from where it lies.
     scenario = shutil.copy(sdk.NODE_SOURCES / "scenario.mjs", node.folder)
     command = [str(node.binary), str(scenario), stack.api, KEY, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SCENARIO_SECONDS_MAX, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS_MAX, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
+from support.waiting import WAIT_SECONDS_MAX
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILD_SECONDS_MAX = 240
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.e2e
 
 
 def build(docs, site, version=""):
     """Build the docs of a folder, as `make site` does."""
     return subprocess.run(
         [sys.executable, docs / "build.py", site], env={**os.environ, "DOCS_VERSION": version},
-        capture_output=True, text=True, timeout=BUILD_SECONDS_MAX, check=False,
+        capture_output=True, text=True, timeout=WAIT_SECONDS_MAX, check=False,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from playwright.sync_api import expect
 from support import snippets
 from support.dashboard import signed_in
 from support.stack import KEY, Stack
+from support.waiting import WAIT_SECONDS_MAX
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -22,7 +23,6 @@ PAGES = [
     for page in sorted((ROOT / "docs" / kind).glob("*.md"))
     if any(block.is_run for block in snippets.snippets(page))
 ]
-PAGE_SECONDS_MAX = 300
 IMAGES = ROOT / "docs" / "images"
 PICTURES = {
     "batch": ("first-batch", "many.jsonl", "", "2,000"),
@@ -31,7 +31,7 @@ PICTURES = {
 """For each picture the tutorial of its batch, the batch's input, what to open, and a text that is there."""
 SIZE = {"width": 1440, "height": 900}
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def follow(page, folder, place):
         "OPENAI_BASE_URL": stack.api,
         "OPENAI_API_KEY": KEY,
     }
-    snippets.run(page, place, environ, PAGE_SECONDS_MAX)
+    snippets.run(page, place, environ, WAIT_SECONDS_MAX)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -18,7 +18,7 @@ from support.browser import chromium
 from support.stack import KEY, Stack
 from support.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+pytestmark = pytest.mark.e2e
 
 CHAT = "/v1/chat/completions"
 SOON = "60s"
@@ -156,7 +156,7 @@ def check_batches(client, ids):
         def first(waits=waits, reason=reason):
             return next((one for one in waits()[:1] if one["reason"] == reason), None)
 
-        wait_until(waits, f"what {model} waits for", seconds_max=40)
+        wait_until(waits, f"what {model} waits for")
         found = wait_until(first, f"{reason} as the first reason of {model}")
         assert (found["status"], words in found["message"]) == (status, True), found
         assert found["lines"] <= lines_of(model) - ANSWERED.get(model, 0)
@@ -216,7 +216,7 @@ def check_error_lines(client, twins):
             batch = client.batches.retrieve(twins[model])
             return batch if batch.status == "expired" else None
 
-        batch = wait_until(expired, f"the end of {model}", seconds_max=90)
+        batch = wait_until(expired, f"the end of {model}")
         lines = client.files.content(batch.error_file_id).text.splitlines()
         errors = [json.loads(line)["error"] for line in lines]
         assert len(errors) == lines_of(model) - ANSWERED.get(model, 0)

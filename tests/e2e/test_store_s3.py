@@ -10,14 +10,14 @@ import pytest
 from support.backend import as_told
 from support.s3 import s3_server, server_program
 from support.stack import KEY, Stack
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.api.access.sessions import HEADER
 
 SCENARIO = Path(__file__).with_name("scenario.py")
-SCENARIO_SECONDS_MAX = 240
 BUCKET = "whole"
 
-pytestmark = [pytest.mark.e2e, pytest.mark.kafka, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_the_scenario_of_the_sdk(presigned, s3, backend, tmp_path):
     }
     with Stack(tmp_path / "stack", backend.models("chat", "embed"), environ) as stack:
         command = [sys.executable, str(SCENARIO), stack.api, KEY, str(tmp_path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SCENARIO_SECONDS_MAX, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS_MAX, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         check_reads_of_the_dashboard(stack.api, is_presigned=presigned == "true")
 

@@ -13,15 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 from support.stack import KEPT, KEY, Stack
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 from tidemill.local import data_folder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
 COMMAND = (sys.executable, "-m", "tidemill", "up")
-RESTART_SECONDS_MAX = 60.0
-REFUSAL_SECONDS_MAX = 60.0
 SECRETS = {
     name: f"secret-of-{name.lower().replace('_', '-')}-0123456789"
     for name in ("BACKEND_KEY", "GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY")
@@ -29,7 +27,6 @@ SECRETS = {
 TWO = {"TIDEMILL_PROCESSOR_PROCESSES": "2", "LC_ALL": "C", **SECRETS}
 ODD = """Größe, 'q' "d" 100% %d #?&$HOME ${x} {y} <a&b> back\\slash; a:b *[z] -n"""
 """A folder name with characters that configurations, addresses and patterns must escape."""
-STOP_SECONDS_MAX = 15.0
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +55,7 @@ def refused(data, *options):
         capture_output=True,
         check=False,
         text=True,
-        timeout=REFUSAL_SECONDS_MAX,
+        timeout=WAIT_SECONDS_MAX,
         env=environ(),
         cwd=data.parent,
     )
@@ -168,7 +165,6 @@ def test_a_killed_process_is_restarted(up, name):
             and now
         ),
         f"a new {name}",
-        seconds_max=RESTART_SECONDS_MAX,
     )
     assert (after["api"], after["kafka"]) == (before["api"], before["kafka"])
 
@@ -217,5 +213,5 @@ def test_a_signal_during_the_start(tmp_path):
         supervisor = psutil.Process(process.pid)
         children = wait_until(lambda: supervisor.children(recursive=True), "a first child")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(STOP_SECONDS_MAX) == 0
+        assert process.wait(WAIT_SECONDS_MAX) == 0
     assert not any(lives(child.pid) for child in children)

@@ -38,7 +38,6 @@ LINES = 50
 GROUPS = ("tidemill-results", "tidemill-processors", "tidemill-ingest", "tidemill-intake")
 FAILS_EVERY = 9
 LOOK_SECONDS_MAX = 5.0
-STEP_SECONDS_MAX = 90.0
 CHAT = "/v1/chat/completions"
 STREAM = b"upgraded"
 KEPT = "    model_config = ConfigDict(frozen=True)\n"
@@ -150,7 +149,7 @@ class Work:
             return condition()
 
         try:
-            return wait_until(looked, what, seconds_max=STEP_SECONDS_MAX)
+            return wait_until(looked, what)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self._fleet.tails()}") from error
 

@@ -15,17 +15,16 @@ from aiokafka import AIOKafkaProducer
 from openai import OpenAI
 from support.backend import Behaviour
 from support.stack import KEY
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 from tidemill.schemas import ids
 from tidemill.schemas.log import topics
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.e2e
 
 LINES = 5_000
 FAILS_EVERY = 83
 CHAT = "/v1/chat/completions"
-BATCH_SECONDS_MAX = 120.0
 STREAM = b"ways"
 RECORD_LINES = 2
 """Of the stream: two of the large lines would still fit."""
@@ -64,7 +63,9 @@ class Service:
     def __init__(self, stack):
         self.sdk = OpenAI(base_url=stack.api, api_key=KEY)
         self.kafka = stack.clients("producers")
-        self.http = httpx.Client(base_url=stack.api, headers={"authorization": f"Bearer {KEY}"}, timeout=60)
+        self.http = httpx.Client(
+            base_url=stack.api, headers={"authorization": f"Bearer {KEY}"}, timeout=WAIT_SECONDS_MAX
+        )
 
     def __enter__(self):
         return self
@@ -78,7 +79,6 @@ class Service:
         wait_until(
             lambda: self.sdk.batches.retrieve(batch_id).status == "completed",
             "end of the batch",
-            seconds_max=BATCH_SECONDS_MAX,
         )
         return self.sdk.batches.retrieve(batch_id)
 

@@ -10,25 +10,26 @@ import time
 from pathlib import Path
 
 import pytest
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 from uv import find_uv_bin
 
 from tidemill.local.embedded import jars
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCH = "1764374400"
-BUILD_SECONDS_MAX = 120
-INSTALL_SECONDS_MAX = 300
-READY_SECONDS_MAX = 180.0
-RUN_SECONDS_MAX = 120
-STOP_SECONDS_MAX = 60
 LINES = 20
 EMBED = "/v1/embeddings"
 
 
-def run(command, cwd, *, seconds_max, **environ):
+def run(command, cwd, **environ):
     done = subprocess.run(
-        command, cwd=cwd, env=environ or None, capture_output=True, text=True, timeout=seconds_max, check=False
+        command,
+        cwd=cwd,
+        env=environ or None,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS_MAX,
+        check=False,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     return done.stdout
@@ -37,7 +38,7 @@ def run(command, cwd, *, seconds_max, **environ):
 def build(source, folder):
     """Wheel and sdist of a source tree, by name."""
     command = [sys.executable, "-m", "hatchling", "build", "--directory", str(folder)]
-    run(command, source, seconds_max=BUILD_SECONDS_MAX, **os.environ, SOURCE_DATE_EPOCH=EPOCH)
+    run(command, source, **os.environ, SOURCE_DATE_EPOCH=EPOCH)
     return {file.name: file for file in folder.iterdir()}
 
 
@@ -69,13 +70,13 @@ def test_the_wheel_alone_brings_a_batch_to_its_end(built, tmp_path):
     (wheel,) = (file for name, file in built.items() if name.endswith(".whl"))
     (folder := tmp_path / "empty").mkdir()
     python = tmp_path / "venv" / "bin" / "python"
-    run([find_uv_bin(), "venv", "--python", sys.executable, tmp_path / "venv"], tmp_path, seconds_max=60)
+    run([find_uv_bin(), "venv", "--python", sys.executable, tmp_path / "venv"], tmp_path)
     install = [find_uv_bin(), "pip", "install", "--python", python, "--only-binary", ":all:"]
     lock = ["--constraints", str(ROOT / "requirements.lock")]
-    run([*install, *lock, f"tidemill[demo] @ file://{wheel}"], tmp_path, seconds_max=INSTALL_SECONDS_MAX)
+    run([*install, *lock, f"tidemill[demo] @ file://{wheel}"], tmp_path)
     program = str(python.with_name("tidemill"))
     environ = {"PATH": os.defpath, "HOME": str(folder), "TIDEMILL_CACHE": str(jars.cache_folder())}
-    said = run([program, "upgrade", "--check"], folder, seconds_max=60, **environ)
+    said = run([program, "upgrade", "--check"], folder, **environ)
     assert ".tidemill has no data yet" in said
     log = tmp_path / "up.log"
     with log.open("wb") as out:
@@ -83,7 +84,6 @@ def test_the_wheel_alone_brings_a_batch_to_its_end(built, tmp_path):
     try:
         wait_until(
             lambda: b"Tidemill is ready at" in log.read_bytes() or up.poll() is not None,
-            seconds_max=READY_SECONDS_MAX,
             what="the start",
         )
         assert up.poll() is None, log.read_text()
@@ -93,13 +93,13 @@ def test_the_wheel_alone_brings_a_batch_to_its_end(built, tmp_path):
             for number in range(LINES)
         ]
         (folder / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        run([program, "run", "in.jsonl", "-o", "out.jsonl"], folder, seconds_max=RUN_SECONDS_MAX, **environ)
+        run([program, "run", "in.jsonl", "-o", "out.jsonl"], folder, **environ)
         found = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
         assert [line["custom_id"] for line in found] == [str(number) for number in range(LINES)]
         assert {len(line["response"]["body"]["data"][0]["embedding"]) for line in found} == {256}
         sys.stdout.write(f"from a wheel to the first result: {time.monotonic() - began:.1f} s\n")
-        assert "reads it" in run([program, "upgrade", "--check"], folder, seconds_max=60, **environ)
+        assert "reads it" in run([program, "upgrade", "--check"], folder, **environ)
     finally:
         up.send_signal(signal.SIGTERM)
-        up.wait(STOP_SECONDS_MAX)
+        up.wait(WAIT_SECONDS_MAX)
     assert up.returncode == 0, log.read_text()

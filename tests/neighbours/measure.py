@@ -17,11 +17,11 @@ from neighbours.floods import BIG, FLOODS, Target, client, create, line, rule, u
 from openai import OpenAI
 from support.backend import Backend
 from support.stack import KEY, Stack
+from support.waiting import WAIT_SECONDS_MAX
 
 STAGES = ("api", "ingest", "processors", "results", "webhooks")
 STAGES_FILE = Path(__file__).parents[2] / "deploy" / "kubernetes" / "stages.yaml"
 PAUSE_SECONDS = 0.1
-BEGIN_SECONDS_MAX = 120.0
 START_SECONDS = 2.0
 """Time that a flood runs before the measurement."""
 TIMES_MAX = 3.0
@@ -123,7 +123,7 @@ async def _measured(stack: Stack, keys: dict[str, str], flood: str | None, secon
         # In a process of its own, so that it does not slow down the neighbour's clock.
         flooding = spawn.Process(target=_flood, args=(flood, target), daemon=True)
         flooding.start()
-        assert await asyncio.to_thread(begun.wait, BEGIN_SECONDS_MAX), f"{flood} does not begin"
+        assert await asyncio.to_thread(begun.wait, WAIT_SECONDS_MAX), f"{flood} does not begin"
         await asyncio.sleep(START_SECONDS)
     _forget_peaks(stack)
     try:

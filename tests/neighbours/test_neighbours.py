@@ -9,7 +9,6 @@ SECONDS = 2.0
 """Of each flood; how long a create takes is for `make neighbours` to say, on a machine that does nothing else."""
 
 
-@pytest.mark.timeout(300)
 def test_floods_fail_no_neighbour_and_take_no_more_memory_than_there_is(tmp_path):
     """One in large replies, one over Kafka, one that needs no more than a key to read."""
     rows = measure(tmp_path / "data", ["replies of 31 MiB", "intake: a bomb", "estimates"], SECONDS)

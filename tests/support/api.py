@@ -4,7 +4,6 @@ import asyncio
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -13,7 +12,9 @@ from typing import Any, Self
 
 import httpx
 from support.catalog import change, set_up
+from support.ports import free_port
 from support.trust import ENVIRON
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.configuration.catalog import MODEL, kind_of
 from tidemill.configuration.settings import Settings
@@ -28,8 +29,6 @@ from tidemill.api.app import main
 from tidemill.configuration.settings import Settings
 main(Settings.model_validate_json(sys.stdin.read()))
 """
-READY_SECONDS_MAX = 60
-STOP_SECONDS_MAX = 30
 
 
 class Api:
@@ -43,8 +42,7 @@ class Api:
     """
 
     def __init__(self, data: Path, kafka: str, *, files_max: int = 0, **settings: Any) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         self.data = data
         self.files_max = files_max
         self.kafka = kafka
@@ -95,7 +93,7 @@ class Api:
         self.process.stdin.write(self.settings.model_dump_json(exclude={"api_key"}, exclude_unset=True).encode())
         self.process.stdin.close()
         with os.fdopen(reading, "rb") as pipe:
-            said = select.select([pipe], [], [], READY_SECONDS_MAX)[0] and pipe.readline()
+            said = select.select([pipe], [], [], WAIT_SECONDS_MAX)[0] and pipe.readline()
         if not said or not said.startswith(b"ready"):
             self.stop()
             raise AssertionError(self.log)
@@ -105,10 +103,11 @@ class Api:
         if self.process is None:
             return 0
         self.process.send_signal(number)
-        status = self.process.wait(STOP_SECONDS_MAX)
+        status = self.process.wait(WAIT_SECONDS_MAX)
         self.process = None
         return status
 
     def client(self, key: str = KEY) -> httpx.Client:
         """A plain client with the key."""
-        return httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {key}"}, timeout=30)
+        headers = {"authorization": f"Bearer {key}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=WAIT_SECONDS_MAX)

@@ -19,12 +19,11 @@ from aiohttp import web
 from multidict import CIMultiDictProxy
 from support import shapes
 from support.listening import stop_listening
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 from tidemill.schemas.endpoints import PROMPT
 
 DIMENSIONS = 8
-START_SECONDS_MAX = 10.0
 WAIT_SECONDS = 600.0
 HEADERS_KEPT = 1000
 SHUTDOWN_SECONDS = 0.1
@@ -120,12 +119,12 @@ class Backend:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        wait_until(lambda: self.url, seconds_max=START_SECONDS_MAX, what="backend")
+        wait_until(lambda: self.url, what="backend")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stopped.set)
-        self._thread.join(START_SECONDS_MAX)
+        self._thread.join(WAIT_SECONDS_MAX)
 
     @property
     def bodies(self) -> Counter[str]:

@@ -22,12 +22,11 @@ def create(
     return client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window=window, **options).id  # type: ignore[call-overload]
 
 
-def ended(client: OpenAI, batch_id: str, *, seconds_max: float = 180.0) -> Any:
+def ended(client: OpenAI, batch_id: str) -> Any:
     """The batch, once it is over."""
     return wait_until(
         lambda: (batch := client.batches.retrieve(batch_id)).status in OVER and batch,
         f"end of {batch_id}",
-        seconds_max=seconds_max,
     )
 
 

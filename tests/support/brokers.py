@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from support.waiting import one_at_a_time
+from support.waiting import WAIT_SECONDS_MAX, one_at_a_time
 
 from tidemill.configuration.security import Cluster
 from tidemill.configuration.settings import Settings
@@ -28,8 +28,6 @@ from tidemill.storage.atomic_file import write_private
 ROOT = Path(__file__).resolve().parents[2]
 GIVEN = "TIDEMILL_TEST_KAFKA"
 DOCKER_SECONDS_MAX = 2
-START_SECONDS_MAX = 60
-STOP_SECONDS_MAX = 60
 AOT_SECONDS_MAX = 6
 START_CACHE_SECONDS_MAX = 120
 POLL_SECONDS = 0.05
@@ -66,7 +64,7 @@ class StartedBroker(Broker):
             `host:port` for clients.
 
         Raises:
-            BrokerError: It cannot be prepared, died, or did not answer within `START_SECONDS_MAX`.
+            BrokerError: It cannot be prepared, died, or did not answer within `WAIT_SECONDS_MAX`.
         """
         await self.prepare()
         with self.output.open("ab") as output:
@@ -80,7 +78,7 @@ class StartedBroker(Broker):
                 env=self.environ,
             )
         answered = asyncio.ensure_future(self.answers())
-        patience = time.monotonic() + START_SECONDS_MAX
+        patience = time.monotonic() + WAIT_SECONDS_MAX
         try:
             while not answered.done() and self.pid and time.monotonic() < patience:
                 await asyncio.wait([answered], timeout=POLL_SECONDS)
@@ -93,12 +91,12 @@ class StartedBroker(Broker):
         raise BrokerError(f"The embedded Kafka {state}.\n{self.last_words()}")
 
     def stop(self, *, aot_seconds_max: float = AOT_SECONDS_MAX) -> None:
-        """Stop it, or kill it after `STOP_SECONDS_MAX`; blocks."""
+        """Stop it, or kill it after `WAIT_SECONDS_MAX`; blocks."""
         if self.process is None:
             return
         self.process.terminate()
         try:
-            self.process.wait(STOP_SECONDS_MAX)
+            self.process.wait(WAIT_SECONDS_MAX)
         except subprocess.TimeoutExpired:
             self.kill()
         else:

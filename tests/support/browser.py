@@ -12,7 +12,6 @@ from support.waiting import WAIT_SECONDS_MAX
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PACKAGES = ("chromium", "fonts-dejavu-core")
-INSTALL_SECONDS_MAX = 240
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
 """A test may run as root, and where /dev/shm is small."""
 
@@ -40,7 +39,7 @@ def _installed() -> str:
     environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
         done = subprocess.run(
-            ["apt-get", "-qq", *command], capture_output=True, text=True, timeout=INSTALL_SECONDS_MAX,
+            ["apt-get", "-qq", *command], capture_output=True, text=True, timeout=WAIT_SECONDS_MAX,
             env=environ, check=False,
         )  # fmt: skip
         if done.returncode:

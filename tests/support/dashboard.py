@@ -13,9 +13,9 @@ from openai import OpenAI
 from openai.types import Batch
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, ViewportSize, expect
 from support.stack import KEY
+from support.waiting import WAIT_SECONDS_MAX
 
 CHAT = "/v1/chat/completions"
-WAIT_MS = 60_000
 DESK: ViewportSize = {"width": 1440, "height": 900}
 LAPTOP: ViewportSize = {"width": 1280, "height": 800}
 PHONE: ViewportSize = {"width": 390, "height": 844}
@@ -55,7 +55,7 @@ def signed_in(browser: Browser, root: str, key: str = KEY, **options: Any) -> It
 def watched(context: BrowserContext, root: str) -> Iterator[Page]:
     """A new page, which fails the test at an error, or at a request to another origin."""
     page = context.new_page()
-    page.set_default_timeout(WAIT_MS)
+    page.set_default_timeout(1_000 * WAIT_SECONDS_MAX)
     faults: list[str] = []
     elsewhere: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))

@@ -5,8 +5,9 @@ import threading
 from typing import Self
 from urllib.parse import urlsplit
 
+from support.waiting import WAIT_SECONDS_MAX
+
 READ_BYTES = 65_536
-SECONDS_MAX = 30.0
 HEAD_END = b"\r\n\r\n"
 
 
@@ -36,7 +37,7 @@ class Dropper:
         self._closing = True
         with socket.create_connection(("127.0.0.1", port)):
             pass
-        self._thread.join(SECONDS_MAX)
+        self._thread.join(WAIT_SECONDS_MAX)
         self._listening.close()
 
     _closing = False
@@ -47,7 +48,7 @@ class Dropper:
             with client:
                 if self._closing:
                     return
-                client.settimeout(SECONDS_MAX)
+                client.settimeout(WAIT_SECONDS_MAX)
                 self._exchange(client)
 
     def _exchange(self, client: socket.socket) -> None:
@@ -55,7 +56,7 @@ class Dropper:
         if not request:
             return
         self.requests += 1
-        with socket.create_connection(self._target, SECONDS_MAX) as server:
+        with socket.create_connection(self._target, WAIT_SECONDS_MAX) as server:
             server.sendall(request.replace(HEAD_END, b"\r\nconnection: close" + HEAD_END, 1))
             reply = b""
             while chunk := server.recv(READ_BYTES):

@@ -14,13 +14,11 @@ from typing import Any, Self
 
 from support.stack import KEPT, KEY
 from support.trust import ENVIRON
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 from tidemill.local import parent_death
 from tidemill.local.embedded import kraft
 
-READY_SECONDS_MAX = 90.0
-STOP_SECONDS_MAX = 20.0
 LOG_BYTES_SHOWN = 3_000
 
 
@@ -120,7 +118,7 @@ class Fleet:
                 return True
             return False
 
-        wait_until(answers, f"readiness of {member.stage}", seconds_max=READY_SECONDS_MAX)
+        wait_until(answers, f"readiness of {member.stage}")
         return f"http://{kraft.LOOPBACK}:{member.port}/v1"
 
     def kill(self, member: Member) -> None:
@@ -133,7 +131,7 @@ class Fleet:
         """Stop a process for good, as an orchestrator would; returns the exit code."""
         member.wanted = False
         member.process.send_signal(signal.SIGTERM)
-        return member.process.wait(STOP_SECONDS_MAX)
+        return member.process.wait(WAIT_SECONDS_MAX)
 
     def tend(self) -> None:
         """Restart processes that ended by themselves, on other ports."""

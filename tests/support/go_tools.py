@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.waiting import one_at_a_time
+from support.waiting import WAIT_SECONDS_MAX, one_at_a_time
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILD_SECONDS_MAX = 1_800
-CALL_SECONDS_MAX = 60
+BUILD_SECONDS_MAX = 5_400
 QUICK = "-gcflags=all=-N -l"
 """Do not optimize. This and no cgo save a third of the CPU time of a build, and the programs need little."""
 
@@ -61,7 +60,7 @@ def promtool(*arguments: str | Path, text: str | None = None) -> str:
 
 
 def call(
-    command: list[str], *, seconds_max: float = CALL_SECONDS_MAX, text: str | None = None, **environ: str
+    command: list[str], *, seconds_max: float = WAIT_SECONDS_MAX, text: str | None = None, **environ: str
 ) -> str:
     """Run a program that must succeed; returns its output."""
     done = subprocess.run(

@@ -9,7 +9,6 @@ from support.waiting import one_at_a_time
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "requirements-orchestrators.lock"
-INSTALL_SECONDS_MAX = 600
 
 
 def python_with_orchestrators() -> Path:
@@ -31,6 +30,6 @@ def python_with_orchestrators() -> Path:
                 "-r",
                 str(LOCK),
             ]
-            call(install, seconds_max=INSTALL_SECONDS_MAX)
+            call(install)
             (folder / "ready").touch()
     return python

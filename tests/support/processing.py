@@ -17,7 +17,7 @@ import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from support.backend import Backend
 from support.catalog import change, set_up
-from support.waiting import until
+from support.waiting import WAIT_SECONDS_MAX, until
 
 from tidemill.configuration.settings import Settings
 from tidemill.kafka.admin import ensure_model_topics, ensure_topics
@@ -47,8 +47,6 @@ app.Processors.set_models = only_own
 app.main(load())
 """
 """Several rigs share a broker, so each has a group of its own and works for its own models alone."""
-START_SECONDS_MAX = 60.0
-STOP_SECONDS_MAX = 20.0
 
 
 class Process:
@@ -67,18 +65,18 @@ class Process:
 
     async def ready(self) -> Self:
         """Wait until it has its partitions."""
-        await until(self._has_said_so, "the processors' readiness", seconds_max=START_SECONDS_MAX)
+        await until(self._has_said_so, "the processors' readiness")
         return self
 
     def kill(self) -> None:
         """End it at once."""
         self._process.kill()
-        self._process.wait(STOP_SECONDS_MAX)
+        self._process.wait(WAIT_SECONDS_MAX)
 
     def terminate(self) -> int:
         """Ask it to end; returns its exit status."""
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(STOP_SECONDS_MAX)
+        return self._process.wait(WAIT_SECONDS_MAX)
 
     def close(self) -> None:
         """End it, if it has not ended."""
@@ -207,14 +205,14 @@ class Rig:
         record = BatchRecord(project="p", batch=batch)
         await self._producer.send_and_wait(topics.BATCHES.name, codec.encode(record), key=batch_id.encode())
 
-    async def collect(self, batch_id: str, lines: int, *, seconds_max: float = 60) -> list[dict[str, Any]]:
+    async def collect(self, batch_id: str, lines: int) -> list[dict[str, Any]]:
         """Wait for a number of outcomes of a batch; returns its lines in the order of their indices."""
 
         async def arrived() -> bool:
             await self.poll()
             return sum(1 for place in self.lines if place[0] == batch_id) >= lines
 
-        await until(arrived, f"{lines} outcomes", seconds_max=seconds_max)
+        await until(arrived, f"{lines} outcomes")
         return [self.lines[place] for place in sorted(self.lines) if place[0] == batch_id]
 
     async def poll(self) -> None:

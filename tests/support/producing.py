@@ -14,7 +14,6 @@ from tidemill.schemas.log import topics
 URL = "/v1/chat/completions"
 BEARER = ("authorization", f"Bearer {KEY}".encode())
 END = ("tidemill-end", b"true")
-SECONDS_MAX = 60
 
 
 def line(number, **body):
@@ -39,7 +38,7 @@ async def shown(client, batch_id, is_so):
             return None
         return batch if is_so(batch) else None
 
-    return await until(lambda: asyncio.to_thread(look), seconds_max=SECONDS_MAX)
+    return await until(lambda: asyncio.to_thread(look))
 
 
 def is_over(batch):

@@ -5,7 +5,7 @@ import socket
 import time
 from collections.abc import Iterator
 
-SECONDS_MAX = 20.0
+from support.waiting import WAIT_SECONDS_MAX
 
 
 def connect(address: tuple[str, int], *, receives_bytes: int = 0, source: str = "") -> socket.socket:
@@ -21,7 +21,7 @@ def connect(address: tuple[str, int], *, receives_bytes: int = 0, source: str = 
         raw.bind((source, 0))
     if receives_bytes:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives_bytes)
-    raw.settimeout(SECONDS_MAX)
+    raw.settimeout(WAIT_SECONDS_MAX)
     raw.connect(address)
     return raw
 
@@ -48,12 +48,12 @@ def trickled(address: tuple[str, int], start: bytes, piece: bytes, *, seconds: f
     """Send a piece again and again, slowly, until the other side answers or closes."""
     with connect(address) as raw:
         raw.sendall(start)
-        ends = time.monotonic() + SECONDS_MAX
+        ends = time.monotonic() + WAIT_SECONDS_MAX
         raw.settimeout(seconds)
         while time.monotonic() < ends:
             try:
                 if first := raw.recv(1 << 16):
-                    raw.settimeout(SECONDS_MAX)
+                    raw.settimeout(WAIT_SECONDS_MAX)
                     return first + answered(raw)
             except TimeoutError:
                 with contextlib.suppress(ConnectionError):
@@ -62,7 +62,7 @@ def trickled(address: tuple[str, int], start: bytes, piece: bytes, *, seconds: f
             except ConnectionError:
                 pass
             return b""
-    raise AssertionError(f"nothing came of it in {SECONDS_MAX:.0f} s")
+    raise AssertionError(f"nothing came of it in {WAIT_SECONDS_MAX:.0f} s")
 
 
 @contextlib.contextmanager

@@ -16,15 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support.ports import free_port
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 from tidemill.local import demo
 from tidemill.local.demo import weights
 from tidemill.runtime import notify
 
 VLLM_PYTHON = os.environ.get("VLLM_PYTHON", "")
-START_SECONDS_MAX = 300.0
-STOP_SECONDS_MAX = 30.0
 PROBE_SECONDS_MAX = 5.0
 ADAPTERS = ("lora-a", "lora-b")
 SCORER = "scorer"
@@ -129,7 +127,7 @@ def _vllm(folder: Path, name: str, options: list[str]) -> Iterator[str]:
         return False
 
     with _stopped(process):
-        wait_until(is_ready, seconds_max=START_SECONDS_MAX, what=f"vLLM, see {log}")
+        wait_until(is_ready, what=f"vLLM, see {log}")
         yield f"http://127.0.0.1:{port}/v1"
 
 
@@ -139,7 +137,7 @@ def _stopped(process: "subprocess.Popen[bytes]") -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        assert process.wait(STOP_SECONDS_MAX) == 0
+        assert process.wait(WAIT_SECONDS_MAX) == 0
 
 
 def _environ() -> dict[str, str]:

@@ -11,14 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from support.waiting import one_at_a_time, wait_until
+from support.waiting import WAIT_SECONDS_MAX, one_at_a_time, wait_until
 
 BINARY = "TIDEMILL_TEST_WEED"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test-key", "AWS_SECRET_ACCESS_KEY": "test-secret"}
 GRPC_OFFSET = 10_000
 """The server opens a second port this much above each of its ports."""
-START_SECONDS_MAX = 60
-STOP_SECONDS_MAX = 15
 
 
 def server_program() -> str | None:
@@ -62,7 +60,7 @@ def _started(program: str, folder: Path) -> tuple[subprocess.Popen[bytes], str]:
         return True
 
     try:
-        wait_until(answers, "the S3 server", seconds_max=START_SECONDS_MAX)
+        wait_until(answers, "the S3 server")
     except BaseException:
         _stop(process)
         raise
@@ -72,7 +70,7 @@ def _started(program: str, folder: Path) -> tuple[subprocess.Popen[bytes], str]:
 def _stop(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(STOP_SECONDS_MAX)
+        process.wait(WAIT_SECONDS_MAX)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -10,14 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.waiting import one_at_a_time
+from support.waiting import WAIT_SECONDS_MAX, one_at_a_time
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "sdk"
 NODE_SOURCES = ROOT / "tests" / "e2e" / "node"
 UV = Path(sys.prefix).resolve().with_name(".venv-uv") / "bin" / "uv"
 """The installer that made this environment, too: `make setup` puts it beside."""
-INSTALL_SECONDS_MAX = 240
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +83,6 @@ def _once(folder: Path, wanted: str, install: Callable[[], None]) -> None:
 
 def _call(command: list[str], folder: Path) -> None:
     done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_SECONDS_MAX, check=False
+        command, cwd=folder, capture_output=True, text=True, timeout=WAIT_SECONDS_MAX, check=False
     )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"

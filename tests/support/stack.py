@@ -15,7 +15,7 @@ from typing import Any, Self
 import orjson
 import psutil
 from support.brokers import copy_formatted
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 from tidemill.configuration.security import Cluster, Security, client_options
 from tidemill.local import data_folder
@@ -26,9 +26,6 @@ from tidemill.schemas.log.acls import ADMIN
 KEPT = ("TIDEMILL_CACHE", "TIDEMILL_MAVEN")
 """Variables of the machine that name package sources; tests keep them."""
 KEY = "sk-test-0123456789-of-the-tests"
-START_SECONDS_MAX = 180.0
-"""The first start on a machine fetches the broker."""
-STOP_SECONDS_MAX = 60.0
 PROBE_SECONDS_MAX = 10.0
 LOG_BYTES_SHOWN = 8_000
 
@@ -131,12 +128,11 @@ class Stack:
 
         If the stage is restarting, wait for it.
         """
-        pids = wait_until(lambda: self.pids(stage), f"a process of {stage}", seconds_max=START_SECONDS_MAX)
+        pids = wait_until(lambda: self.pids(stage), f"a process of {stage}")
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         wait_until(
             lambda: not any(runs(pid) for pid in pids),
-            seconds_max=STOP_SECONDS_MAX,
             what=f"end of {stage}",
         )
         return pids
@@ -150,10 +146,9 @@ class Stack:
         for pid in (process.pid, *pids):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        process.wait(STOP_SECONDS_MAX)
+        process.wait(WAIT_SECONDS_MAX)
         wait_until(
             lambda: not any(runs(pid) for pid in doomed),
-            seconds_max=STOP_SECONDS_MAX,
             what="end of the supervisor's processes",
         )
 
@@ -172,7 +167,7 @@ class Stack:
             self._process = subprocess.Popen(
                 [*self.prefix, *command], stdout=log, stderr=subprocess.STDOUT, env=self._environ(), cwd=self.cwd
             )
-        wait_until(self._is_ready, seconds_max=START_SECONDS_MAX, what=f"ready line in {self.log}")
+        wait_until(self._is_ready, what=f"ready line in {self.log}")
 
     def stop(self) -> int:
         """Stop it as an operator would, and return its exit code; a second call does nothing."""
@@ -182,13 +177,13 @@ class Stack:
         children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.terminate()
         try:
-            return process.wait(STOP_SECONDS_MAX)
+            return process.wait(WAIT_SECONDS_MAX)
         finally:
             # No process may outlive its test.
             for child in [process, *children]:
                 if runs(child.pid):
                     child.kill()
-            process.wait(STOP_SECONDS_MAX)
+            process.wait(WAIT_SECONDS_MAX)
 
     def tail(self) -> str:
         """The end of its log."""

@@ -283,10 +283,10 @@ def test_a_model_that_a_server_lists_is_admitted(plain):
     with Backend() as server:
         server.lists = ("lora-of-this-test", "base")
         body = {"settings": {"url": server.url, "models": ["lora-of-*"]}}
-        wait_until(lambda: plain.put("/admin/servers/listing", json=body).status_code == 200, seconds_max=20)
+        wait_until(lambda: plain.put("/admin/servers/listing", json=body).status_code == 200)
         try:
             found = "/admin/models/lora-of-this-test"
-            wait_until(lambda: plain.get(found).status_code == 200, seconds_max=20, what="the model")
+            wait_until(lambda: plain.get(found).status_code == 200, what="the model")
             model = plain.get(found).json()
             assert (model["author"], model["settings"]) == ("discovery", {"servers": ["listing"]})
             assert "lora-of-this-test" in [one["id"] for one in plain.get("/models").json()["data"]]

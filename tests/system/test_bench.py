@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 from support.backend import Backend
-
-SECONDS_MAX = 300.0
+from support.waiting import WAIT_SECONDS_MAX
 
 
 def test_a_case_runs_with_both_sides(tmp_path: Path) -> None:
@@ -18,7 +17,7 @@ def test_a_case_runs_with_both_sides(tmp_path: Path) -> None:
         command += ["--case", "thousand", "--case", "embeddings-joined", "--lines-max", "1000"]
         command += ["--rounds", "2", "--save", str(saved)]
         done = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS_MAX, check=False
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=WAIT_SECONDS_MAX, check=False
         )
     assert done.returncode == 0, done.stderr
     found = json.loads(saved.read_text())

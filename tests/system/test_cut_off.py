@@ -29,10 +29,9 @@ from tidemill.results.app import NAME
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.resources.batch import Status
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.kafka
 
 LINES = 400
-SECONDS_MAX = 150.0
 CUT = frozenset({OUT, BACK})
 SEED = 5
 
@@ -49,7 +48,7 @@ async def coordinator_of(kafka):
             return None
 
     try:
-        return await until(found, "a coordinator", seconds_max=SECONDS_MAX)
+        return await until(found, "a coordinator")
     finally:
         await client.close()
 
@@ -153,7 +152,7 @@ def begun(number):
 async def wait(fleet, condition, what):
     """Wait; a failure shows the logs of the processes."""
     try:
-        return await until(condition, what, seconds_max=SECONDS_MAX)
+        return await until(condition, what)
     except AssertionError as error:
         raise AssertionError(f"{error}\n{fleet.tails()}") from error
 

@@ -10,12 +10,9 @@ import psutil
 import pytest
 from openai import OpenAI
 from support.real_servers import demo_process
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 from tidemill.local import demo
-
-START_SECONDS_MAX = 120.0
-STOP_SECONDS_MAX = 30.0
 
 pytestmark = pytest.mark.skipif(not demo.is_installed(), reason="the demo's packages are not installed")
 
@@ -123,7 +120,7 @@ def test_a_stop_does_not_wait_for_a_long_answer(process: tuple["subprocess.Popen
     port = int(url.split(":")[2].split("/")[0])
     before = connections(running.pid, port)
     asking = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    wait_until(lambda: connections(running.pid, port) > before, seconds_max=STOP_SECONDS_MAX, what="the call")
+    wait_until(lambda: connections(running.pid, port) > before, what="the call")
     running.send_signal(signal.SIGTERM)
-    assert running.wait(STOP_SECONDS_MAX) == 0
-    assert asking.wait(STOP_SECONDS_MAX) != 0
+    assert running.wait(WAIT_SECONDS_MAX) == 0
+    assert asking.wait(WAIT_SECONDS_MAX) != 0

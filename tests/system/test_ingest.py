@@ -35,7 +35,6 @@ URL = "/v1/chat/completions"
 MODEL = "ingest/test model"
 REQUESTS = topics.requests(MODEL).name, topics.express(MODEL).name
 MAIN = "from tidemill.configuration import settings; from tidemill.ingest.app import main; main(settings.load())"
-STOP_SECONDS_MAX = 15
 
 
 @dataclass(kw_only=True)
@@ -192,7 +191,7 @@ async def place(kafka, folder):
         for process in place.processes:
             process.terminate()
         for process in place.processes:
-            process.wait(STOP_SECONDS_MAX)
+            process.wait(WAIT_SECONDS_MAX)
         await place.log.stop()
 
 
@@ -273,7 +272,7 @@ async def test_a_successor_finishes_the_work_of_a_killed_stage(place):
     lines = input_lines(20_000)
     batch_id = await place.create(b"\n".join(lines))
     place.processes[-1].kill()
-    place.processes[-1].wait(STOP_SECONDS_MAX)
+    place.processes[-1].wait(WAIT_SECONDS_MAX)
     later = await place.create(b"\n".join(lines[:10]))
     place.start()
     assert lines_of(await place.requests(batch_id, 20_000)) == dict(enumerate(lines))
@@ -287,7 +286,7 @@ async def test_a_stop_is_clean_and_nothing_is_done_twice(place):
     await place.requests(batch_id, 100)
     first = place.processes[-1]
     first.send_signal(signal.SIGTERM)
-    wait_until(lambda: first.poll() is not None, "the end of the stage", seconds_max=STOP_SECONDS_MAX)
+    wait_until(lambda: first.poll() is not None, "the end of the stage")
     assert first.returncode == 0, (place.folder / "ingest.log").read_text()
     place.start()
     later = await place.create(b"\n".join(lines))
@@ -309,5 +308,5 @@ async def test_processes_share_the_commands(place):
         records = await reader.until(lambda found: all(len(lines_of(of(found, one))) == 700 for one in batches))
     for batch_id in batches:
         assert lines_of(of(records, batch_id)) == dict(enumerate(lines))
-    assert place.processes[0].wait(STOP_SECONDS_MAX) == 0
+    assert place.processes[0].wait(WAIT_SECONDS_MAX) == 0
     assert second.poll() is None

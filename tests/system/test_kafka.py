@@ -249,7 +249,7 @@ async def test_a_topic_that_comes_later_is_waited_for(kafka, log):
     await admin.create_topics([NewTopic(name, 1, 1)])
     await admin.close()
     await log.send(name, "k", b"v")
-    await until(lambda: seen, seconds_max=60)
+    await until(lambda: seen)
     await follower.stop()
 
 
@@ -268,7 +268,7 @@ async def test_all_who_wait_for_a_producer_hear_that_it_is_given_up(tmp_path):
         with pytest.raises(LogUnavailable):
             await sender.delivered(hasty, 1)
         with pytest.raises(LogUnavailable):
-            await asyncio.wait_for(waiting, 30)
+            await asyncio.wait_for(waiting, WAIT_SECONDS_MAX)
         assert await broker.start() == kafka
         after = await sender.enqueue(topic, "k", b"after")
         assert await sender.delivered(after) == 1
@@ -276,7 +276,7 @@ async def test_all_who_wait_for_a_producer_hear_that_it_is_given_up(tmp_path):
         assert await values(kafka, topic) == [b"before", b"after"]
     finally:
         if sender is not None:
-            await asyncio.wait_for(sender.stop(), 30)
+            await asyncio.wait_for(sender.stop(), WAIT_SECONDS_MAX)
         broker.stop()
 
 
@@ -343,12 +343,12 @@ async def test_a_refused_record_is_not_appended_later(tmp_path, monkeypatch):
                 return False
             return True
 
-        await until(taken, seconds_max=60)
-        await until(lambda: seen[-1] == b"after", seconds_max=60)
+        await until(taken)
+        await until(lambda: seen[-1] == b"after")
         assert seen == [b"before", b"after"]
         assert await values(kafka, topic) == seen
         await follower.stop()
     finally:
         if log is not None:
-            await asyncio.wait_for(log.stop(), 30)
+            await asyncio.wait_for(log.stop(), WAIT_SECONDS_MAX)
         broker.stop()

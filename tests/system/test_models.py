@@ -67,7 +67,7 @@ def with_models(made, **changed):
 async def exact(made, batches, lines=LINES):
     """Wait for all outcomes: one for each line, and each of them is right."""
     for batch_id in batches:
-        assert len(await made.collect(batch_id, lines, seconds_max=120)) == lines
+        assert len(await made.collect(batch_id, lines)) == lines
     assert not any(mark.failed for mark in made.marks.values())
     assert set(made.times.values()) == {1}
 
@@ -90,7 +90,7 @@ async def test_models_come_and_change_without_a_rebalance(kafka, backend, tmp_pa
             second.set_models(with_models(made, **{added: some}))
             assert other.consumer_generation_id > generation
             batches += [await made.batch(LINES, model=model) for model in [*made.models, added]]
-            await made.collect(batches[-1], LINES, seconds_max=120)
+            await made.collect(batches[-1], LINES)
         await exact(made, batches)
     assert backend.repeats == 0
 

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from support.api import KEY, Api
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.configuration.settings import Settings
 from tidemill.kafka.admin import ensure_topics
@@ -26,7 +27,6 @@ CHECKS = (
     "response_schema_conformance",
 )
 OPERATIONS_MIN = 20
-SECONDS_MAX = 30
 HEADERS = {"authorization": f"Bearer {KEY}"}
 
 
@@ -74,7 +74,7 @@ def test_answers_match_the_document(described, mode):
                 suppress_health_check=list(HealthCheck),
             )  # fmt: skip
             def ask(case: schemathesis.Case) -> None:
-                case.call_and_validate(session=session, headers=HEADERS, checks=checks, timeout=SECONDS_MAX)
+                case.call_and_validate(session=session, headers=HEADERS, checks=checks, timeout=WAIT_SECONDS_MAX)
 
             try:
                 ask()

@@ -120,7 +120,7 @@ async def test_lines_that_their_server_always_rejects_end(many, backend):
     backend.rule = lambda body, nth: rule(body, nth) if batch_id in str(body) else Behaviour()
     fresh = await many.batch(50)
     await many.collect(fresh, 50)
-    lines = await many.collect(batch_id, 200, seconds_max=150)
+    lines = await many.collect(batch_id, 200)
     assert {n for n in range(200) if many.marks[batch_id, n].failed} == set(faults)
     assert [lines[13 * number]["response"]["status_code"] for number in range(len(statuses))] == statuses
     assert lines[0]["response"]["body"]["error"]["message"] == "The test wants 401."
@@ -320,5 +320,5 @@ async def test_a_full_window_loses_nothing(many, backend):
         await many.send(value, many.head(batch_id, first), key="one")
     assert pack * records > LINES_MAX
     await many.process().ready()
-    await many.collect(batch_id, pack * records, seconds_max=120)
+    await many.collect(batch_id, pack * records)
     assert (backend.calls, backend.repeats) == (pack * records, 0)

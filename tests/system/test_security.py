@@ -8,7 +8,7 @@ import pytest
 import trustme
 from aiokafka.errors import KafkaError
 from support.secured import MUTUAL, PASSWORD, USER, secured
-from support.waiting import until
+from support.waiting import WAIT_SECONDS_MAX, until
 
 from tidemill.configuration.security import Cluster
 from tidemill.configuration.settings import SettingsError, load
@@ -133,7 +133,9 @@ async def test_a_client_without_a_certificate_is_refused(settings, broker):
         for other in (None, Path(file)):
             bare = security.model_copy(update={"cert_file": other})
             with pytest.raises((KafkaError, OSError)):
-                await asyncio.wait_for(check_broker(Cluster(servers=broker.address(MUTUAL), security=bare)), 30)
+                await asyncio.wait_for(
+                    check_broker(Cluster(servers=broker.address(MUTUAL), security=bare)), WAIT_SECONDS_MAX
+                )
     await check_broker(Cluster(servers=broker.address(MUTUAL), security=security))
 
 
@@ -142,7 +144,9 @@ async def test_a_stranger_is_not_trusted(settings, broker):
     """A certificate that the system does not know is refused where no `ca_file` is named."""
     security = settings("SSL", "PLAIN").kafka_security.model_copy(update={"ca_file": None})
     with pytest.raises((KafkaError, OSError)):
-        await asyncio.wait_for(check_broker(Cluster(servers=broker.address("SSL"), security=security)), 30)
+        await asyncio.wait_for(
+            check_broker(Cluster(servers=broker.address("SSL"), security=security)), WAIT_SECONDS_MAX
+        )
 
 
 @pytest.mark.parametrize(

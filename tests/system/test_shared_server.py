@@ -19,8 +19,6 @@ pytestmark = pytest.mark.kafka
 CAPACITY = 64
 LINES = 1_500
 CALL_SECONDS = 0.1
-IN_FORCE_SECONDS_MAX = 5.0
-FULL_SECONDS_MAX = 10.0
 
 
 @pytest.fixture
@@ -50,7 +48,7 @@ async def shares(made: Rig, backend: Backend) -> list[float]:
             parts.extend(count / LINES for count in found)
         return min(found) == LINES
 
-    await until(ended, "the ends of all batches", seconds_max=120)
+    await until(ended, "the ends of all batches")
     assert not any(mark.failed for mark in made.marks.values())
     return parts
 
@@ -110,7 +108,7 @@ async def test_settings_of_a_model_change_its_calls(kafka, backend, tmp_path) ->
 
 
 async def test_a_server_that_starts_late_has_all_its_calls_soon(kafka, tmp_path, monkeypatch) -> None:
-    """Calls find no server at first, as the metrics say; within ten seconds of its start it has all of them."""
+    """Calls find no server at first, as the metrics say; soon after its start it has all of them."""
     port, health_port = free_port(), free_port()
     monkeypatch.setenv("TIDEMILL_HEALTH_PORT", str(health_port))
     late = Backend(lambda _body, _nth: Behaviour(latency_seconds=CALL_SECONDS), port=port)
@@ -129,7 +127,7 @@ async def test_a_server_that_starts_late_has_all_its_calls_soon(kafka, tmp_path,
         batch_id = await made.batch(LINES, pack=16)
         await until(lambda: are("0"), "the metrics of a server that is down")
         with late:
-            await until(lambda: late.in_flight == CAPACITY, "all calls", seconds_max=FULL_SECONDS_MAX)
+            await until(lambda: late.in_flight == CAPACITY, "all calls")
             assert await servers() == "1"
             await made.collect(batch_id, LINES)
         assert not any(mark.failed for mark in made.marks.values())
@@ -150,15 +148,15 @@ async def test_servers_change_while_a_batch_runs(kafka, backend, tmp_path) -> No
             assert {headers["host"] for headers in backend.headers} == {f"localhost:{port}"}
             name = f"localhost:{port}"
             await change(kafka, {SERVER + name: {**first, "max_in_flight": 8}})
-            await until(lambda: backend.in_flight <= 8, "a lower limit", seconds_max=IN_FORCE_SECONDS_MAX)
+            await until(lambda: backend.in_flight <= 8, "a lower limit")
             model = {"max_in_flight": 32}
             await change(kafka, {
                 f"{SERVER}other": {"url": other.url, "max_in_flight": 16},
                 MODEL + made.model: {**model, "servers": [name, "other"]},
             })  # fmt: skip
-            await until(lambda: other.in_flight == 16, "another server", seconds_max=IN_FORCE_SECONDS_MAX)
+            await until(lambda: other.in_flight == 16, "another server")
             await change(kafka, {MODEL + made.model: {**model, "servers": ["other"]}, SERVER + name: None})
-            await until(lambda: not backend.in_flight, "the first one's end", seconds_max=IN_FORCE_SECONDS_MAX)
+            await until(lambda: not backend.in_flight, "the first one's end")
             calls = backend.calls
             await made.collect(batch_id, lines)
             assert backend.calls == calls

@@ -12,6 +12,7 @@ import pytest
 from support.dependencies import ADMIN, open_dependencies
 from support.openid import GRANTS, SECRET, attack, openid_provider
 from support.ports import free_port
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.api.access import provider
 from tidemill.api.access.sessions import COOKIE, HEADER
@@ -72,7 +73,11 @@ def browser(deps) -> httpx.AsyncClient:
     """A browser that reaches the api and the provider."""
     transport = httpx.ASGITransport(create_app(deps))
     return httpx.AsyncClient(
-        base_url=API, mounts={API: transport}, headers={"origin": API, HEADER: "1"}, timeout=30, trust_env=False
+        base_url=API,
+        mounts={API: transport},
+        headers={"origin": API, HEADER: "1"},
+        timeout=WAIT_SECONDS_MAX,
+        trust_env=False,
     )
 
 

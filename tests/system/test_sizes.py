@@ -9,7 +9,7 @@ import psutil
 import pytest
 from support import sdk
 from support.api import KEY, Api
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 from tidemill.configuration.settings import Settings
 from tidemill.kafka.admin import ensure_topics
@@ -18,7 +18,6 @@ UPLOAD_BYTES_MAX = 4 << 20
 LARGE_BYTES = 160 << 20
 GROWTH_BYTES_MAX = 48 << 20
 BLOCK = b'{"custom_id": "a", "body": {"text": "all work and no play"}}\n' * 16_384
-NODE_SECONDS_MAX = 120
 
 pytestmark = pytest.mark.kafka
 
@@ -40,7 +39,7 @@ def test_node_gets_the_413_of_a_too_large_stream(kafka, tmp_path, runtime, sourc
             file.write(BLOCK)
     with Api(tmp_path / "api", kafka, upload_bytes_max=UPLOAD_BYTES_MAX) as api:
         command = [str(node.binary), str(script), api.url, KEY, str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=NODE_SECONDS_MAX, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS_MAX, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

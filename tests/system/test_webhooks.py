@@ -16,7 +16,7 @@ from support import sdk
 from support.fleet import Fleet
 from support.receiver import Receiver
 from support.stack import KEY
-from support.waiting import wait_until
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 from tidemill.local.embedded import kraft
 from tidemill.schemas import ids
@@ -30,7 +30,7 @@ EVENTS = int(os.environ.get("LINES", "400"))
 DOWN_SECONDS = float(os.environ.get("DOWN_SECONDS", "0"))
 """Least time that a receiver is down."""
 KILLS = 5
-SECONDS_MAX = 240.0 + EVENTS / 5 + 4 * DOWN_SECONDS
+SECONDS_MAX = WAIT_SECONDS_MAX + EVENTS / 5 + 4 * DOWN_SECONDS
 """The pauses of an event that fails three times beside the down-time are some minutes."""
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(1800 + 2 * SECONDS_MAX)]
@@ -235,7 +235,7 @@ def tidemill(client):
 
     def run(*words, code=0):
         command = [sys.executable, "-m", "tidemill", *words, "--base-url", str(client.base_url), "--api-key", KEY]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS_MAX, check=False)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stderr if code else done.stdout
 

@@ -11,8 +11,8 @@ from contextlib import suppress
 
 import pytest
 from support.cuts import BACK, OUT, Network
+from support.waiting import WAIT_SECONDS_MAX
 
-WAIT_SECONDS_MAX = 10.0
 NOTHING_SECONDS = 0.2
 ROUNDS = 20
 CONNECT_SECONDS_MAX = 0.05

@@ -8,7 +8,7 @@ import Anthropic from "@anthropic-ai/sdk";
 const [baseURL, apiKey] = process.argv.slice(2);
 const client = new Anthropic({ baseURL, apiKey });
 const batches = client.messages.batches;
-const BATCH_MS_MAX = 60_000;
+const BATCH_MS_MAX = 900_000;
 const POLL_MS = 200;
 const PARAMS = { model: "chat", max_tokens: 16, messages: [{ role: "user", content: "hello" }] };
 

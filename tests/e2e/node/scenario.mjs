@@ -10,7 +10,7 @@ import OpenAI, { toFile } from "openai";
 const [baseURL, apiKey, folder] = process.argv.slice(2);
 const client = new OpenAI({ baseURL, apiKey });
 const ENDED = ["completed", "failed", "expired", "cancelled"];
-const BATCH_MS_MAX = 60_000;
+const BATCH_MS_MAX = 900_000;
 const POLL_MS = 200;
 const CHAT = "/v1/chat/completions";
 const BODIES = {
