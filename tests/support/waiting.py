@@ -18,7 +18,7 @@ POLL_SECONDS_MAX = 0.1
 POLLS_OF_A_WAIT = 20
 """A wait is longer than necessary by at most one part in this, and a long one polls rarely."""
 WAIT_SECONDS_MAX = 900.0
-"""The bound of all waits. It ends a hang and measures no speed: a busy machine is ten times slower than a calm one."""
+"""The bound of all waits. It ends a hang, and measures no speed: a busy machine is ten times slower."""
 
 
 def wait_until(
