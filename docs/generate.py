@@ -32,9 +32,10 @@ _SETTINGS = """# Settings
 Tidemill takes a setting from the environment (`TIDEMILL_` and its name in capitals, with two underscores between
 the names of nested ones; lists and tables are JSON there), else from `tidemill.toml`, else its default. Options of
 a command override all of these. `--config` or `TIDEMILL_CONFIG` names the file; otherwise it is `tidemill.toml` of
-the current folder. A text has at most 4,096 characters, a name 255, and neither may contain control characters; a
-list or a table has at most 10,000 entries. Put a name in quotes if it has anything but letters, digits, `-` and
-`_`. At the start, and in `tidemill doctor`, Tidemill lists every setting that it cannot use and how to fix it.
+the current folder, which must be a plain file of yours or root's that no other user may write to. A text has at
+most 4,096 characters, a name 255, and neither may contain control characters; a list or a table has at most 10,000
+entries. Put a name in quotes if it has anything but letters, digits, `-` and `_`. At the start, and in `tidemill
+doctor`, Tidemill lists every setting that it cannot use and how to fix it.
 
 `TIDEMILL_CACHE` names the folder of the embedded broker's files (`~/.cache/tidemill`). The client's commands
 read `TIDEMILL_BASE_URL` and `TIDEMILL_API_KEY`.

@@ -237,8 +237,8 @@ class Partition:
         self._pending[delivery.id] = delivery
         wait = min(max(0.0, (delivery.next_at or 0) - self._resources.clock()), schedule.LONGEST_SECONDS)
         at = self._resources.monotonic() + wait
-        lane = delivery.url or delivery.endpoint_id
-        self._schedule.put(delivery.id, lane, delivery.event.batch_id, at)
+        lane = schedule.lane_of(delivery.endpoint_id, delivery.url)
+        self._schedule.put(delivery.id, delivery.project, lane, delivery.event.batch_id, at)
 
     def _launch(self) -> None:
         for delivery_id in self._schedule.start(self._resources.monotonic()):
@@ -277,7 +277,8 @@ class Partition:
         ended, self._outcomes = self._outcomes, []
         rows: dict[str, BaseModel | None] = {}
         for delivery, outcome in ended:
-            self._schedule.returned(delivery.id, is_good=outcome.is_good)
+            # The failure of a callback says nothing about the others at its host.
+            self._schedule.returned(delivery.id, is_good=outcome.is_good or delivery.url is not None)
             rows |= await self._settle(delivery, outcome)
         await self._write(rows)
 

@@ -1,16 +1,20 @@
 """Decides when each delivery is attempted, and when the stage gives up. No I/O.
 
-- Each endpoint has a lane with a few attempts at a time, fewer while it fails, so that a slow receiver holds up no
-  other one. All lanes of a process share its slots, in turn.
+- Each endpoint, or host of callbacks, has a lane with a few attempts at a time, fewer while an endpoint fails, so
+  that a slow receiver holds up no other one.
+- The projects of a process share its slots in turn, and the lanes of a project its turns. A project gets a slot
+  while it has fewer than are free: half of all if it is alone, a third beside another that wants as many. So some
+  stay free for others, however many lanes it has.
 - A lane sends the events of one batch one after the other: the next one waits for the end of the one before.
 - A failed attempt is repeated after a pause that doubles, with jitter.
 """
 
 import heapq
 import random
-from collections import OrderedDict, deque
+import re
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from tidemill.retrying import pause_seconds
 from tidemill.schemas.webhooks.messages import Health
@@ -27,11 +31,18 @@ LANE_MAX: Final = 8
 HALVINGS_MAX: Final = 3
 SLOTS: Final = 256
 """Attempts in flight of a process."""
+_HOST: Final = re.compile(r"\w+://([^/?#]+)")
 
 
 def pause(attempts: int) -> float:
     """Seconds until the next attempt, after this many failed ones."""
     return pause_seconds(attempts - 1, first=FIRST_SECONDS, longest=LONGEST_SECONDS)
+
+
+def lane_of(endpoint_id: str, url: str | None) -> str:
+    """The lane of a delivery: the host of its callback, with the port, or else its endpoint."""
+    found = _HOST.match(url or "")
+    return found[1].lower() if found else endpoint_id
 
 
 def after_failure(health: Health, now: int) -> Health:
@@ -48,6 +59,19 @@ class Slots:
     """The attempts that a process may begin."""
 
     free: int = SLOTS
+    taken: Counter[str] = field(default_factory=Counter)
+    """Attempts in flight by project."""
+
+    def has_room(self, project: str) -> bool:
+        """Whether a project may begin another attempt."""
+        return self.taken[project] < self.free
+
+    def take(self, project: str, number: int = 1) -> None:
+        """Take slots for a project; a negative number gives them back."""
+        self.free -= number
+        self.taken[project] += number
+        if not self.taken[project]:
+            del self.taken[project]
 
 
 @dataclass(slots=True)
@@ -64,6 +88,21 @@ class _Lane:
         return (LANE_MAX >> min(self.failures, HALVINGS_MAX)) - self.in_flight
 
 
+@dataclass(slots=True)
+class _Project:
+    lanes: dict[str, _Lane] = field(default_factory=dict)
+    turns: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    """The lanes with ready deliveries, in the order of their turns."""
+
+
+class _Place(NamedTuple):
+    """Only the first delivery of a place is attempted."""
+
+    project: str
+    lane: str
+    batch_id: str
+
+
 class Schedule:
     """The pending deliveries of one partition. Times are those of a monotonic clock."""
 
@@ -74,11 +113,10 @@ class Schedule:
         """A heap of time, token and delivery; the token is random, which shuffles equal times."""
         self._tokens: dict[str, float] = {}
         """The token of a delivery's next attempt; entries with another token are outdated."""
-        self._lanes: OrderedDict[str, _Lane] = OrderedDict()
+        self._projects: OrderedDict[str, _Project] = OrderedDict()
         """In the order of their turns."""
-        self._chains: dict[tuple[str, str], deque[str]] = {}
-        """By lane and batch: only the first delivery of a chain is attempted."""
-        self._chain_of: dict[str, tuple[str, str]] = {}
+        self._chains: dict[_Place, deque[str]] = {}
+        self._chain_of: dict[str, _Place] = {}
         self._flying: set[str] = set()
 
     def __len__(self) -> int:
@@ -89,15 +127,15 @@ class Schedule:
         """Attempts in flight."""
         return len(self._flying)
 
-    def put(self, delivery_id: str, lane: str, batch_id: str, at: float) -> None:
+    def put(self, delivery_id: str, project: str, lane: str, batch_id: str, at: float) -> None:
         """Add a delivery; its first attempt is due at this time, and after the batch's earlier deliveries.
 
-        The lane is the endpoint, or the URL of a callback.
+        The lane is the endpoint, or the host of a callback.
         """
         if delivery_id in self._chain_of:
             return
-        place = self._chain_of[delivery_id] = (lane, batch_id)
-        self._lanes.setdefault(lane, _Lane()).pending += 1
+        place = self._chain_of[delivery_id] = _Place(project, lane, batch_id)
+        self._projects.setdefault(project, _Project()).lanes.setdefault(lane, _Lane()).pending += 1
         chain = self._chains.setdefault(place, deque())
         chain.append(delivery_id)
         if len(chain) == 1:
@@ -108,7 +146,8 @@ class Schedule:
         if self._slots.free <= 0:
             return False
         return bool(self._later and self._later[0][0] <= now) or any(
-            lane.ready and lane.room > 0 for lane in self._lanes.values()
+            self._slots.has_room(name) and any(project.lanes[lane].room > 0 for lane in project.turns)
+            for name, project in self._projects.items()
         )
 
     def start(self, now: float) -> list[str]:
@@ -116,18 +155,22 @@ class Schedule:
         while self._later and self._later[0][0] <= now:
             _, token, delivery_id = heapq.heappop(self._later)
             if self._tokens.get(delivery_id) == token:
-                self._lanes[self._chain_of[delivery_id][0]].ready.append((token, delivery_id))
+                place = self._chain_of[delivery_id]
+                project = self._projects[place.project]
+                project.lanes[place.lane].ready.append((token, delivery_id))
+                project.turns.setdefault(place.lane)
         started: list[str] = []
-        turns = [name for name, lane in self._lanes.items() if lane.ready]
-        while turns and self._slots.free > 0:
+        turns = [name for name, project in self._projects.items() if project.turns]
+        while turns:
             turns = [name for name in turns if self._start_one(name, started)]
         return started
 
     def returned(self, delivery_id: str, *, is_good: bool) -> None:
         """Note that an attempt has ended; `again` or `drop` follows."""
         self._flying.discard(delivery_id)
-        self._slots.free += 1
-        lane = self._lanes[self._chain_of[delivery_id][0]]
+        place = self._chain_of[delivery_id]
+        self._slots.take(place.project, -1)
+        lane = self._projects[place.project].lanes[place.lane]
         lane.in_flight -= 1
         lane.failures = 0 if is_good else lane.failures + 1
 
@@ -146,9 +189,13 @@ class Schedule:
             del self._chains[place]
         elif was_first:
             self._push(chain[0], now)
-        self._lanes[place[0]].pending -= 1
-        if not self._lanes[place[0]].pending:
-            del self._lanes[place[0]]
+        project = self._projects[place.project]
+        project.lanes[place.lane].pending -= 1
+        if not project.lanes[place.lane].pending:
+            del project.lanes[place.lane]
+            project.turns.pop(place.lane, None)
+        if not project.lanes:
+            del self._projects[place.project]
 
     def is_flying(self, delivery_id: str) -> bool:
         """Whether an attempt is in flight."""
@@ -156,7 +203,8 @@ class Schedule:
 
     def close(self) -> None:
         """Return the slots of attempts in flight."""
-        self._slots.free += len(self._flying)
+        for delivery_id in self._flying:
+            self._slots.take(self._chain_of[delivery_id].project, -1)
         self._flying.clear()
 
     def _push(self, delivery_id: str, at: float) -> None:
@@ -164,17 +212,34 @@ class Schedule:
         heapq.heappush(self._later, (at, token, delivery_id))
 
     def _start_one(self, name: str, started: list[str]) -> bool:
-        """Start one delivery of a lane; returns whether it did."""
-        lane = self._lanes[name]
-        while lane.ready and lane.room > 0 and self._slots.free > 0:
-            token, delivery_id = lane.ready.popleft()
-            if self._tokens.get(delivery_id) != token:
-                continue
-            del self._tokens[delivery_id]
-            lane.in_flight += 1
-            self._slots.free -= 1
-            self._flying.add(delivery_id)
-            self._lanes.move_to_end(name)
-            started.append(delivery_id)
-            return True
-        return False
+        """Start one delivery of a project; returns whether it did."""
+        if not self._slots.has_room(name) or (lane_name := self._turn(self._projects[name])) is None:
+            return False
+        project = self._projects[name]
+        lane = project.lanes[lane_name]
+        _, delivery_id = lane.ready.popleft()
+        del self._tokens[delivery_id]
+        lane.in_flight += 1
+        self._slots.take(name)
+        self._flying.add(delivery_id)
+        project.turns.move_to_end(lane_name)
+        self._projects.move_to_end(name)
+        started.append(delivery_id)
+        return True
+
+    def _turn(self, project: _Project) -> str | None:
+        """The next lane of a project that may start a delivery; forgets the turns of those without one."""
+        done: list[str] = []
+        found = None
+        for name in project.turns:
+            lane = project.lanes[name]
+            while lane.ready and self._tokens.get(lane.ready[0][1]) != lane.ready[0][0]:
+                lane.ready.popleft()
+            if not lane.ready:
+                done.append(name)
+            elif lane.room > 0:
+                found = name
+                break
+        for name in done:
+            del project.turns[name]
+        return found

@@ -133,7 +133,9 @@ _switch(
 
 @client_command
 def apply(
-    file: Annotated[Path, typer.Option("-f", "--file", help="The settings file.")] = Path("tidemill.toml"),
+    file: Annotated[
+        Path | None, typer.Option("-f", "--file", help="The settings file; by default ./tidemill.toml.")
+    ] = None,
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
 ) -> Work:

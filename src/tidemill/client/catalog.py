@@ -1,5 +1,6 @@
 """The commands below `servers` and `models`, and `apply`."""
 
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from datetime import date, time
@@ -10,11 +11,13 @@ from urllib.parse import quote
 import orjson
 from pydantic import ValidationError
 
+from tidemill import ownership
 from tidemill.client import listing
 from tidemill.client.errors import Exit, Refused, UsageError
 from tidemill.client.http.client import Client
 from tidemill.client.target import Target
 from tidemill.configuration import misconfigured
+from tidemill.configuration.catalog import SETTINGS_FILE
 from tidemill.configuration.servers import Model, Server
 from tidemill.configuration.settings import NAMED
 from tidemill.runtime import server_probe
@@ -113,8 +116,8 @@ async def remove(console: Console, target: Target, kind: Kind, name: str) -> Exi
     return _done(console, f"Removed {name}.", found)
 
 
-async def apply(console: Console, target: Target, file: Path, *, dry_run: bool) -> Exit:
-    """Make servers and models as a settings file says; prints what changes on stdout."""
+async def apply(console: Console, target: Target, file: Path | None, *, dry_run: bool) -> Exit:
+    """Make servers and models as a settings file says (by default `SETTINGS_FILE`); prints changes on stdout."""
     body = {**_tables(file), "dry_run": dry_run}
     async with Client(target.base_url, target.api_key) as client:
         found = await client.send_retrying("POST", "/admin/apply", json=body)
@@ -124,8 +127,11 @@ async def apply(console: Console, target: Target, file: Path, *, dry_run: bool) 
     return _done(console, said if found["changes"] else "Nothing changes.", found)
 
 
-def _tables(file: Path) -> dict[str, Any]:
+def _tables(named: Path | None) -> dict[str, Any]:
     """The tables of a settings file with servers and models."""
+    file = named or Path(SETTINGS_FILE)
+    if named is None and os.path.lexists(file):
+        ownership.check_found(file, "-f")
     try:
         content = misconfigured.parsed(file.read_bytes(), NAMED)
     except ValueError as error:

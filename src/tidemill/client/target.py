@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tidemill import ownership
 from tidemill.client.errors import UsageError
 from tidemill.runtime import run_file
 
@@ -52,7 +53,8 @@ def find(*, base_url: str | None, api_key: str | None, data: Path | None, enviro
 
 
 def _key(folder: Path) -> str | None:
+    file = folder / "api_key"
     try:
-        return (folder / "api_key").read_text("utf-8").strip() or None
+        return (file.read_text("utf-8").strip() or None) if ownership.is_trusted(file) else None
     except (OSError, UnicodeDecodeError):
         return None

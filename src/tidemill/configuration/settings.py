@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as NotJson
 
+from tidemill import ownership
 from tidemill.configuration import misconfigured
 from tidemill.configuration.buckets import Bucket, Buckets
 from tidemill.configuration.connections import Connections, Logs, is_local
@@ -378,12 +379,14 @@ def load(config: Path | None = None) -> Settings:
     """Read the settings of the environment and of the file (`file_of`), which may be missing if it is not named.
 
     Raises:
-        SettingsError: The file cannot be read, or a setting is invalid.
+        SettingsError: The file cannot be read or trusted, or a setting is invalid.
     """
     file = file_of(config)
     content: dict[str, Any] = {}
-    if config or os.environ.get("TIDEMILL_CONFIG") or file.exists():
+    if (is_named := bool(config or os.environ.get("TIDEMILL_CONFIG"))) or os.path.lexists(file):
         try:
+            if not is_named:
+                ownership.check_found(file, "--config")
             content = misconfigured.parsed(file.read_bytes(), NAMED)
         except OSError as error:
             raise SettingsError(f"{file}: {error.strerror}") from error

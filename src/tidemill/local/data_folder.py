@@ -17,11 +17,10 @@ from typing import Any
 
 import orjson
 
-from tidemill import __version__
+from tidemill import __version__, ownership
 from tidemill.configuration import signing_keys
 from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.resources import access
-from tidemill.storage import ownership
 from tidemill.storage.atomic_file import write_private
 from tidemill.storage.locked_directory import FolderLocked, lock
 from tidemill.terminal import printable

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import msgspec
 
+from tidemill import ownership
 from tidemill.configuration.security import Cluster, Security
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.log import acls
-from tidemill.storage import ownership
 
 
 class RunFile(msgspec.Struct, frozen=True):

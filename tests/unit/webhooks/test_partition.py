@@ -373,18 +373,17 @@ async def test_a_callback_goes_to_the_url_of_its_batch():
     bad = {}
     world.answer = lambda webhook_id: 500 if webhook_id in bad else 200
     for batch_id, url in urls.items():
-        event = messages.event_of(batch_id, "completed", BEGAN)
-        world.order.append(("we_1", batch_id, event.id))
-        world.put(Due(project="p", endpoint_id="we_1", event=event, url=url))
+        event = world.publish(batch_id, url=url)
         if batch_id != "batch_19":
             bad[event.id] = url
     await world.run(100.0)
     assert event.id in {webhook_id for _, _, webhook_id in world.calls}
+    assert list(world.partition._schedule._projects["p"].lanes) == ["example.com"]
     await world.run(LIFE_SECONDS + DAY, step=60.0)
     called = {(url, webhook_id) for _, url, webhook_id in world.calls}
     assert called == {(urls[each.event.batch_id], each.event.id) for each in world.stored.of("we_1")}
     assert world.stored.health("we_1") is None
-    assert not world.partition._schedule._lanes
+    assert not world.partition._schedule._projects
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", b"\xff", b'{"kind":"due"}', None])

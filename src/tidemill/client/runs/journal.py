@@ -25,11 +25,11 @@ from typing import BinaryIO, Final, Self
 
 import msgspec
 
+from tidemill import ownership
 from tidemill.client.errors import UsageError
 from tidemill.client.runs.outcome import BatchResult
 from tidemill.client.runs.plan import Shard
 from tidemill.schemas import UNREADABLE
-from tidemill.storage import ownership
 from tidemill.storage.atomic_file import replacing
 
 LAYOUT: Final = 4

@@ -14,9 +14,9 @@ from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from dataclasses import dataclass
 from pathlib import Path
 
+from tidemill import ownership
 from tidemill.local import parent_death
 from tidemill.local.embedded.jars import cache_folder
-from tidemill.storage import ownership
 from tidemill.storage.atomic_file import replacing
 from tidemill.terminal import say
 

@@ -24,13 +24,13 @@ from pathlib import Path
 
 from aiokafka.errors import KafkaError
 
+from tidemill import ownership
 from tidemill.configuration.security import Cluster
 from tidemill.kafka.connection import check_broker
 from tidemill.local import parent_death
 from tidemill.local.embedded import jars, kraft, users
 from tidemill.runtime import run_file
 from tidemill.schemas.log import acls
-from tidemill.storage import ownership
 from tidemill.storage.atomic_file import write_private
 
 FORMAT_SECONDS_MAX = 60

@@ -10,8 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from tidemill import ownership
 from tidemill.retrying import pause_seconds
-from tidemill.storage import ownership
 from tidemill.storage.atomic_file import replacing
 from tidemill.terminal import say, stderr_console
 

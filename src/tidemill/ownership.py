@@ -3,7 +3,10 @@
 Trusted are root and the user of this process; permissions cannot protect files from them.
 """
 
+import errno
+import grp
 import os
+import pwd
 import stat
 from pathlib import Path
 from typing import Final
@@ -81,12 +84,35 @@ def is_trusted(file: Path) -> bool:
         status = file.lstat()
     except OSError:
         return False
-    return stat.S_ISREG(status.st_mode) and is_ours(status) and not status.st_mode & _OTHERS_WRITE
+    return stat.S_ISREG(status.st_mode) and is_ours(status) and not _others_write(status)
+
+
+def check_found(file: Path, option: str) -> None:
+    """Check a file that a command found by itself, because no one named it with an option.
+
+    Raises:
+        PermissionError: Another user could have written it.
+    """
+    if not is_trusted(file):
+        fault = f"another user of this machine could have written it; if you trust it, name it with {option}"
+        raise PermissionError(errno.EPERM, fault, str(file))
 
 
 def is_ours(status: os.stat_result) -> bool:
     """Whether a file belongs to root or to this user."""
     return status.st_uid in {ROOT, os.geteuid()}
+
+
+def _others_write(status: os.stat_result) -> bool:
+    """Whether other users may write to a file; the owner's own group, which many systems make, has none."""
+    if not status.st_mode & stat.S_IWGRP:
+        return bool(status.st_mode & stat.S_IWOTH)
+    try:
+        owner, group = pwd.getpwuid(status.st_uid).pw_name, grp.getgrgid(status.st_gid)
+    except KeyError:
+        return True
+    is_own = group.gr_name == owner and set(group.gr_mem) <= {owner}
+    return bool(status.st_mode & stat.S_IWOTH) or not is_own
 
 
 def _tighten(folder: Path) -> None:

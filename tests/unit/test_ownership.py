@@ -1,10 +1,11 @@
 """Files that another user could have written are not used; the test's own user plays that one."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
-from tidemill.storage import ownership
+from tidemill import ownership
 
 ANOTHER = 54_321
 
@@ -113,7 +114,35 @@ def test_other_users_cannot_write_to_a_cache(tmp_path, is_another):
         ownership.keep_unchanged(cache)
 
 
-@pytest.mark.parametrize(("mode", "is_trusted"), [(0o644, True), (0o600, True), (0o664, False), (0o602, False)])
+@pytest.mark.parametrize(
+    ("group", "members", "is_trusted"),
+    [("ann", [], True), ("ann", ["ann"], True), ("ann", ["ann", "bob"], False), ("users", [], False)],
+)
+def test_the_group_of_the_owner_alone_is_trusted(tmp_path, monkeypatch, group, members, is_trusted):
+    """Many systems give each user a group of the same name, and make files that it may write to."""
+    file = tmp_path / "file"
+    file.write_text("")
+    file.chmod(0o664)
+    monkeypatch.setattr(ownership.pwd, "getpwuid", lambda _: SimpleNamespace(pw_name="ann"))
+    monkeypatch.setattr(ownership.grp, "getgrgid", lambda _: SimpleNamespace(gr_name=group, gr_mem=members))
+    assert ownership.is_trusted(file) is is_trusted
+    file.chmod(0o666)
+    assert not ownership.is_trusted(file)
+
+
+def test_an_unknown_group_is_not_trusted(tmp_path, monkeypatch):
+    """As in a container whose user has no name."""
+
+    def unknown(_):
+        raise KeyError
+
+    (tmp_path / "file").write_text("")
+    (tmp_path / "file").chmod(0o664)
+    monkeypatch.setattr(ownership.pwd, "getpwuid", unknown)
+    assert not ownership.is_trusted(tmp_path / "file")
+
+
+@pytest.mark.parametrize(("mode", "is_trusted"), [(0o644, True), (0o600, True), (0o646, False), (0o602, False)])
 def test_a_file_that_others_may_write_to_is_not_trusted(tmp_path, mode, is_trusted, is_another):
     """Nor one of another user, a link, or a folder."""
     file = tmp_path / "file"
