@@ -89,9 +89,7 @@ async def _checked(
         fix = "check that it exists, and that this user may read it"
         return [findings.fail(name, f"{place}{error.strerror or reason(error)}", fix)]
     except (SettingsError, ValueError) as error:
-        return [
-            findings.fail(name, str(error) or type(error).__name__, "correct it, and run `tidemill doctor` again")
-        ]
+        return [findings.fail(name, str(error), "correct it, and run `tidemill doctor` again")]
 
 
 def shown(finding: Finding) -> str:
