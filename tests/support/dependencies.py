@@ -30,7 +30,7 @@ from tidemill.schemas.resources.access import Role
 from tidemill.schemas.webhooks.addresses import networks
 from tidemill.schemas.webhooks.messages import Attempt, Delivery, Due, State, decode_event, delivery_id
 from tidemill.sealing.webhook_secrets import WebhookSecrets
-from tidemill.sealing.wrapping import FileWrapper, create_key_file
+from tidemill.sealing.wrapping import FileWrapper, new_key_text
 from tidemill.storage.directory import DirectoryStore
 
 NOW = 1_800_000_000
@@ -151,7 +151,7 @@ async def open_dependencies(
 
 
 def _webhooks(folder: Path, log: ListLog, settings: Settings, clock: Clock) -> Webhooks:
-    create_key_file(folder / "encryption_keys")
+    (folder / "encryption_keys").write_text(new_key_text())
     secrets = WebhookSecrets(FileWrapper(folder / "encryption_keys"))
     log.webhooks = Webhooks(log, secrets, networks(settings.webhook_allow), clock)
     return log.webhooks

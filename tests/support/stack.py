@@ -159,6 +159,9 @@ class Stack:
         if "TIDEMILL_KAFKA" not in self.environ:
             if not (self.data / "kafka").exists():
                 with data_folder.locked(self.data):
+                    data_folder.keep_encryption_keys(self.data)
+                    data_folder.kept_signing_key(self.data)
+                    data_folder.stamp(self.data)
                     copy_formatted(self.data)
             # Its broker uses these ports.
             kraft.keep_ports(self.data / "kafka" / "ports")

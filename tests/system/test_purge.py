@@ -15,7 +15,7 @@ from tidemill.schemas.log.messages import Erasure
 from tidemill.schemas.log.part import LARGE_PREFIX
 from tidemill.sealing.records import seal_outcome, seal_request
 from tidemill.sealing.vault import Vault
-from tidemill.sealing.wrapping import FileWrapper, create_key_file
+from tidemill.sealing.wrapping import FileWrapper, new_key_text
 from tidemill.storage.address import open_store
 
 pytestmark = pytest.mark.kafka
@@ -49,7 +49,7 @@ async def written(log, project, vault):
 
 async def test_purge_reports_remains_of_deleted_batches(kafka, log, tmp_path):
     """In clear, sealed, and of nothing; one by its id, and all of a project."""
-    create_key_file(tmp_path / "encryption_keys")
+    (tmp_path / "encryption_keys").write_text(new_key_text())
     settings = Settings(data=tmp_path, store=(tmp_path / "store").as_uri())
     vault = Vault(log, wrapper=FileWrapper(tmp_path / "encryption_keys"), seals=True)
     project, other = (f"purged-{ids.new_batch_id()}" for _ in range(2))

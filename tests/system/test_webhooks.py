@@ -24,7 +24,7 @@ from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord
 from tidemill.schemas.resources.access import DEFAULT_PROJECT
 from tidemill.schemas.resources.batch import TERMINAL, Batch
-from tidemill.sealing.wrapping import create_key_file
+from tidemill.sealing.wrapping import new_key_text
 
 EVENTS = int(os.environ.get("LINES", "400"))
 DOWN_SECONDS = float(os.environ.get("DOWN_SECONDS", "0"))
@@ -42,7 +42,7 @@ def fleet(kafka, tmp_path_factory):
     """An api and two processes of webhooks."""
     folder = tmp_path_factory.mktemp("webhooks")
     keys = folder / "encryption_keys"
-    create_key_file(keys)
+    keys.write_text(new_key_text())
     environ = {
         "TIDEMILL_KAFKA": kafka,
         "TIDEMILL_WEBHOOK_ALLOW": "127.0.0.0/8",

@@ -1,9 +1,10 @@
 """The data folder of an installation: its lock, its format, its keys, and `run.json` with its addresses.
 
-DATA/lock         locked while in use                             DATA/run.json  exists while it runs
-DATA/format.json  written at the first start                      DATA/logs/     output of each process
-DATA/api_key      created once, readable by its owner only
-DATA/signing_key  likewise: the key that the api signs with
+DATA/lock             locked while in use                    DATA/run.json  exists while it runs
+DATA/format.json      written once the folder has its keys   DATA/logs/     output of each process
+DATA/api_key          created once, readable by its owner only
+DATA/signing_key      likewise: the key that the api signs with
+DATA/encryption_keys  likewise: the keys that wrap those of batches
 """
 
 import json
@@ -21,6 +22,7 @@ from tidemill import __version__, ownership
 from tidemill.configuration import signing_keys
 from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.resources import access
+from tidemill.sealing.wrapping import KEY_FILE, new_key_text
 from tidemill.storage.atomic_file import write_private
 from tidemill.storage.locked_directory import FolderLocked, lock
 from tidemill.terminal import printable
@@ -95,8 +97,12 @@ def _parsed(content: bytes) -> Written | None:
     return Written(number, version) if is_good else None
 
 
-def _stamp(data: Path) -> None:
-    """Write the format and this version, unless they are there."""
+def stamp(data: Path) -> None:
+    """Write the format and this version, unless they are there; the folder has its keys by then.
+
+    Raises:
+        FolderError: The folder cannot be written.
+    """
     now = Written(FORMAT, __version__)
     if (before := written(data)) == now:
         return
@@ -135,7 +141,6 @@ def locked(data: Path) -> Iterator[str | None]:
     except OSError as error:
         raise FolderError(f"the folder {data} cannot be used: {error}") from error
     try:
-        _stamp(data)
         yield warning
     finally:
         os.close(descriptor)
@@ -155,22 +160,44 @@ def _unusable(data: Path) -> str | None:
 
 
 def kept_key(data: Path) -> tuple[str, bool]:
-    """The API key of the installation, and whether this call created it."""
-    return _kept(data / API_KEY, access.new_secret)
+    """The API key of the installation, and whether this call created it, as the first start does.
+
+    Raises:
+        FolderError: The file is gone from a folder that is in use, or cannot be read.
+    """
+    return _kept(data, API_KEY, access.new_secret, "clients have it (`tidemill keys make` prints another)")
 
 
 def kept_signing_key(data: Path) -> Path:
-    """The file with the private key that the api signs with, created if missing."""
-    _kept(data / signing_keys.KEPT, lambda: Signer.made().text)
+    """The file with the private key that the api signs with; raises as `kept_key` does."""
+    loss = "without it all API keys that were made are unknown (`tidemill keys init` prints another)"
+    _kept(data, signing_keys.KEPT, lambda: Signer.made().text, loss)
     return data / signing_keys.KEPT
 
 
-def _kept(file: Path, make: Callable[[], str]) -> tuple[str, bool]:
+def keep_encryption_keys(data: Path) -> None:
+    """Create the file with the keys that wrap those of batches; raises as `kept_key` does."""
+    loss = (
+        "without it no sealed line and no webhook's secret is readable (`openssl rand -base64 32` prints another)"
+    )
+    _kept(data, KEY_FILE, new_key_text, loss)
+
+
+def _kept(data: Path, name: str, make: Callable[[], str], loss: str) -> tuple[str, bool]:
+    file, fault = data / name, "is empty"
     try:
         if kept := file.read_text("ascii").strip():
             return kept, False
     except FileNotFoundError:
-        pass
+        fault = "leads to a file that is not there" if file.is_symlink() else "is missing"
+    except (OSError, UnicodeDecodeError) as error:
+        raise FolderError(f"{file} cannot be read: {type(error).__name__}") from error
+    # A link may lead to a disk that is not mounted now, and a folder that is in use had a key.
+    if file.is_symlink() or written(data) is not None:
+        raise FolderError(
+            f"{file} {fault}. Restore it from a backup, or mount its disk: {loss}. "
+            "To begin with a new key, write it into this file."
+        )
     made = make()
     write_private(file, f"{made}\n")
     return made, True

@@ -32,8 +32,6 @@ from tidemill.runtime.listening import client_host
 from tidemill.runtime.run_file import security
 from tidemill.schemas.log.acls import acls
 from tidemill.schemas.resources import access
-from tidemill.sealing.key_manager import KEY_FILE
-from tidemill.sealing.wrapping import create_key_file
 from tidemill.terminal import say
 
 PROCESSORS = "processors"
@@ -168,6 +166,7 @@ class Up:
         self._api = f"{settings.scheme}://{client_host(settings.host)}:{port}/v1"
         try:
             shown = self._keep_secrets()
+            data_folder.stamp(self._data)
             variables = self._stage_variables(port)
             base = [self._start_kafka()]
             if not settings.models:
@@ -194,7 +193,7 @@ class Up:
         """
         settings = self._settings
         if settings.encryption_key_file is None:
-            create_key_file(self._data / KEY_FILE)
+            data_folder.keep_encryption_keys(self._data)
         shown = "$TIDEMILL_API_KEY"
         if (digest := settings.api_key_digest) is None:
             key, is_new = data_folder.kept_key(self._data)

@@ -33,7 +33,7 @@ from tidemill.sealing.key_manager import key_file
 from tidemill.storage.address import open_store
 
 CHECK_SECONDS_MAX: Final = 20.0
-"""Bound of each check."""
+"""Bound of each check, and of each server."""
 SERVERS_AT_ONCE_MAX: Final = 8
 PROBE_BYTES: Final = 64
 
@@ -54,7 +54,7 @@ async def examine(settings: Settings, kafka: Kafka | None, say: Say) -> bool:
     found += broker
     found += await _run("store", _store(settings), say)
     serving = settings.serving if contents is None else contents.serving
-    found += await _run("models", _servers(serving), say)
+    found += await _run("models", _servers(serving), say, is_bounded=False)
     found += await _run("catalog", _unusable(serving, {} if contents is None else contents.faults), say)
     found += await _run("disk", _disk(settings), say)
     counts = {verdict: sum(finding.verdict is verdict for finding in found) for verdict in findings.Verdict}
@@ -62,19 +62,34 @@ async def examine(settings: Settings, kafka: Kafka | None, say: Say) -> bool:
     return findings.is_healthy(found)
 
 
-async def _run(name: str, check: Coroutine[Any, Any, list[Finding]], say: Say) -> list[Finding]:
+async def _run(
+    name: str, check: Coroutine[Any, Any, list[Finding]], say: Say, *, is_bounded: bool = True
+) -> list[Finding]:
     """Run a check and print its findings."""
-    try:
-        async with asyncio.timeout(CHECK_SECONDS_MAX):
-            found = await check
-    except TimeoutError:
-        fix = "it may be overloaded: run `tidemill doctor` again, then look into its logs"
-        found = [findings.fail(name, f"no answer in {CHECK_SECONDS_MAX:.0f} s", fix)]
-    except (TopicError, LogUnavailable) as error:
-        found = [findings.fail(name, str(error), "check that Kafka runs and that ACLs allow the role operator")]
+    found = await _checked(name, check, is_bounded=is_bounded)
     for finding in found:
         say(shown(finding))
     return found
+
+
+async def _checked(
+    name: str, check: Coroutine[Any, Any, list[Finding]], *, is_bounded: bool = True
+) -> list[Finding]:
+    """The findings of a check; one that cannot be made is a failure, and the others go on."""
+    try:
+        async with asyncio.timeout(CHECK_SECONDS_MAX if is_bounded else None):
+            return await check
+    except TimeoutError:
+        fix = "it may be overloaded: run `tidemill doctor` again, then look into its logs"
+        return [findings.fail(name, f"no answer in {CHECK_SECONDS_MAX:.0f} s", fix)]
+    except (TopicError, LogUnavailable) as error:
+        return [findings.fail(name, str(error), "check that Kafka runs and that ACLs allow the role operator")]
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        fix = "check that it exists, and that this user may read it"
+        return [findings.fail(name, f"{place}{error.strerror or reason(error)}", fix)]
+    except (SettingsError, ValueError) as error:
+        return [findings.fail(name, str(error), "correct it, and run `tidemill doctor` again")]
 
 
 def shown(finding: Finding) -> str:
@@ -114,7 +129,7 @@ async def _contents(kafka: Kafka) -> Contents | None:
     try:
         async with asyncio.timeout(CHECK_SECONDS_MAX):
             contents = await catalog.read(kafka)
-    except (LogUnavailable, TimeoutError):
+    except (OSError, ValueError):
         return None
     return contents if contents.applied is not None else None
 
@@ -233,7 +248,7 @@ async def _servers(serving: Serving) -> list[Finding]:
         if server.lack is not None:
             return []
         async with room:
-            return await _server(serving, name, server)
+            return await _checked(f"server {name} ({server.base})", _server(serving, name, server))
 
     found = await asyncio.gather(*map(of, serving.servers, serving.servers.values()))
     return [finding for some in found for finding in some]

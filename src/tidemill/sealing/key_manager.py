@@ -16,10 +16,7 @@ from tidemill.schemas.log import topics
 from tidemill.schemas.ports import Clock, Sender, Store
 from tidemill.sealing.store import SealedStore
 from tidemill.sealing.vault import Vault
-from tidemill.sealing.wrapping import FileWrapper, KeyFileError
-
-KEY_FILE: Final = "encryption_keys"
-"""The key file in the data folder, unless the settings name another."""
+from tidemill.sealing.wrapping import KEY_FILE, FileWrapper, KeyFileError
 
 ROUND_SECONDS: Final = 3600.0
 KEPT: Final = 3

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from tidemill.sealing.cipher import KEY_BYTES, Cipher, derived_key, new_key
-from tidemill.storage.atomic_file import write_private
 
+KEY_FILE: Final = "encryption_keys"
+"""The key file in the data folder, unless the settings name another."""
 NAME_CHARS: Final = 16
 
 
@@ -64,13 +65,9 @@ class FileWrapper:
         return known
 
 
-def create_key_file(path: Path) -> None:
-    """Create a key file with one random key, readable by its owner only; an existing file stays.
-
-    One process at a time may call this.
-    """
-    if not path.exists():
-        write_private(path, base64.b64encode(new_key()).decode() + "\n")
+def new_key_text() -> str:
+    """A random key, as a line of a key file."""
+    return base64.b64encode(new_key()).decode()
 
 
 def _read(path: Path) -> dict[str, bytes]:

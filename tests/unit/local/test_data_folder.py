@@ -18,6 +18,7 @@ from tidemill.local.data_folder import FORMAT, FolderError, Written
 from tidemill.local.up import WRONG, main
 from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.resources import access
+from tidemill.sealing.wrapping import FileWrapper
 
 ROOT = Path(__file__).resolve().parents[3]
 HOLDER = """
@@ -100,8 +101,58 @@ def test_the_api_key_is_created_once(tmp_path):
     assert (
         data_folder.kept_signing_key(tmp_path).read_text() == signing == Signer.read(signing.strip()).text + "\n"
     )
-    for kept in (tmp_path / "api_key", file):
+    data_folder.keep_encryption_keys(tmp_path)
+    wrapping = (tmp_path / "encryption_keys").read_text()
+    data_folder.keep_encryption_keys(tmp_path)
+    assert (tmp_path / "encryption_keys").read_text() == wrapping
+    assert FileWrapper(tmp_path / "encryption_keys")
+    for kept in (tmp_path / "api_key", file, tmp_path / "encryption_keys"):
         assert kept.stat().st_mode & 0o777 == 0o600
+
+
+KEYS = {
+    "api_key": data_folder.kept_key,
+    "signing_key": data_folder.kept_signing_key,
+    "encryption_keys": data_folder.keep_encryption_keys,
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+@pytest.mark.parametrize("is_in_use", [False, True])
+@pytest.mark.parametrize("state", ["missing", "empty", "dangling", "link to empty"])
+def test_no_key_is_replaced_silently(tmp_path, name, is_in_use, state):
+    """A new one in a folder that is in use would lose data; a link may lead to a disk that is not mounted."""
+    folder, elsewhere = tmp_path / "data", tmp_path / "disk"
+    folder.mkdir()
+    if is_in_use:
+        data_folder.stamp(folder)
+    if state == "empty":
+        (folder / name).touch()
+    elif state != "missing":
+        (folder / name).symlink_to(elsewhere)
+        if state == "link to empty":
+            elsewhere.touch()
+    before = content(tmp_path)
+    if not is_in_use and state in {"missing", "empty"}:
+        KEYS[name](folder)
+        assert (folder / name).read_text().strip()
+        return
+    with pytest.raises(FolderError, match=rf"/{name} (is|leads).* Restore it .*new key, write it into this file"):
+        KEYS[name](folder)
+    assert content(tmp_path) == before
+    elsewhere.write_text("x" * 60)
+    if (folder / name).is_symlink():
+        KEYS[name](folder)
+        assert (folder / name).is_symlink()
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_a_key_that_cannot_be_read(tmp_path, name):
+    """It stays."""
+    (tmp_path / name).write_bytes(b"\xff")
+    with pytest.raises(FolderError, match=f"{name} cannot be read: UnicodeDecodeError"):
+        KEYS[name](tmp_path)
+    assert (tmp_path / name).read_bytes() == b"\xff"
 
 
 def test_run_json_is_replaced_atomically(tmp_path):
@@ -130,9 +181,12 @@ def test_the_first_start_writes_the_format(tmp_path):
     folder.mkdir()
     (folder / "store").symlink_to(tmp_path)
     with data_folder.locked(folder):
+        assert data_folder.written(folder) is None, "the folder has no keys yet"
+        data_folder.stamp(folder)
         assert data_folder.written(folder) == Written(FORMAT, __version__)
     (folder / "format.json").write_text(json.dumps({"format": FORMAT, "version": "0.0.1", "later": 1}))
     with data_folder.locked(folder):
+        data_folder.stamp(folder)
         assert data_folder.written(folder) == Written(FORMAT, __version__)
 
 
@@ -186,7 +240,7 @@ def test_upgrade_reports_the_format(tmp_path):
     """Of a new folder, and of one with data."""
     said = [CliRunner().invoke(app, ["upgrade", "--check", "--data", str(tmp_path)]).stdout]
     with data_folder.locked(tmp_path):
-        pass
+        data_folder.stamp(tmp_path)
     said.append(CliRunner().invoke(app, ["upgrade", "--check", "--data", str(tmp_path)]).stdout)
     assert "has no data yet" in said[0]
     assert f"has format {FORMAT}, last used by Tidemill {__version__}" in said[1]

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import os
-import stat
 from collections import Counter
 from dataclasses import replace
 
@@ -26,7 +25,7 @@ from tidemill.sealing.key_manager import wrapper
 from tidemill.sealing.records import open_outcome, open_request, seal_outcome, seal_request
 from tidemill.sealing.store import FRAME_BYTES, SealedStore
 from tidemill.sealing.vault import NoKey, Vault
-from tidemill.sealing.wrapping import FileWrapper, KeyFileError, KeyUnavailable, create_key_file
+from tidemill.sealing.wrapping import FileWrapper, KeyFileError, KeyUnavailable, new_key_text
 from tidemill.storage.directory import DirectoryStore
 
 A, B = (f"batch_{digit * 32}" for digit in "ab")
@@ -70,7 +69,7 @@ class Topic:
 @pytest.fixture
 def keys(tmp_path):
     """A file with one key."""
-    create_key_file(tmp_path / "keys")
+    (tmp_path / "keys").write_text(new_key_text())
     return FileWrapper(tmp_path / "keys")
 
 
@@ -98,13 +97,10 @@ def test_nonces_differ():
 
 
 async def test_the_key_file(tmp_path):
-    """Only its owner can read it; a new first line wraps, the old one unwraps; another file's key does not."""
+    """A new first line wraps, the old one unwraps; another file's key does not."""
     path = tmp_path / "keys"
-    create_key_file(path)
+    path.write_text(new_key_text())
     before = path.read_bytes()
-    create_key_file(path)
-    assert path.read_bytes() == before
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
     name, wrapped = await FileWrapper(path).wrap("p", "x", b"k" * 32)
     path.write_bytes(base64.b64encode(os.urandom(32)) + b"\n" + before)
     later = FileWrapper(path)
@@ -306,7 +302,7 @@ def test_any_range_of_a_sealed_object_is_read(tmp_path_factory, size, piece, dat
 
     async def look():
         folder = tmp_path_factory.mktemp("store")
-        create_key_file(folder / "keys")
+        (folder / "keys").write_text(new_key_text())
         vault = Topic().vault(FileWrapper(folder / "keys"))
         await vault.sealing_cipher(A, "p")
         below = DirectoryStore(folder / "objects")
