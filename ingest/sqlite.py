@@ -6,33 +6,51 @@ Each object has its own file, empty at first and removed at the end, so a crash 
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from tidemill.storage.sqlite import disk_errors
+
 CACHE_KIB: Final = 8192
 """SQLite's memory for one file; the page cache of the system holds more."""
+ROWS_MAX: Final = 10_000
+"""Digests of one transaction: SQLite keeps a copy of each page that it changes, of 4 KiB."""
 
 
 class Digests:
     """A set of digests."""
 
     def __init__(self, file: Path) -> None:
+        """Begin with an empty set.
+
+        Raises:
+            OSError: The disk is full, or fails.
+        """
         self._file = file
-        self._connection = _create(file, "CREATE TABLE digests (digest BLOB PRIMARY KEY) WITHOUT ROWID")
+        with disk_errors():
+            self._connection = _create(file, "CREATE TABLE digests (digest BLOB PRIMARY KEY) WITHOUT ROWID")
 
     def __contains__(self, digest: bytes) -> bool:
-        found = self._connection.execute("SELECT 1 FROM digests WHERE digest = ?", (digest,))
-        return found.fetchone() is not None
+        with disk_errors():
+            found = self._connection.execute("SELECT 1 FROM digests WHERE digest = ?", (digest,))
+            return found.fetchone() is not None
 
     def update(self, digests: Iterable[bytes]) -> None:
-        """Add digests."""
-        # A full disk may have left the last transaction open.
-        if not self._connection.in_transaction:
-            self._connection.execute("BEGIN")
-        # In order, so that neighbouring digests share a page.
-        rows = [(digest,) for digest in sorted(digests)]
-        self._connection.executemany("INSERT OR IGNORE INTO digests VALUES (?)", rows)
-        self._connection.execute("COMMIT")
+        """Add digests.
+
+        Raises:
+            OSError: The disk is full, or fails; some of the digests may be in the set.
+        """
+        # In order, so that neighbours are on one page.
+        rows = ((digest,) for digest in sorted(digests))
+        with disk_errors():
+            while some := list(islice(rows, ROWS_MAX)):
+                # A full disk may have left the last transaction open.
+                if not self._connection.in_transaction:
+                    self._connection.execute("BEGIN")
+                self._connection.executemany("INSERT OR IGNORE INTO digests VALUES (?)", some)
+                self._connection.execute("COMMIT")
 
     def close(self) -> None:
         """Remove the file."""
@@ -104,7 +122,8 @@ def _create(file: Path, table: str) -> sqlite3.Connection:
     # Threads use it one after the other: long lines are checked outside of the event loop's thread.
     connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
     for statement in (
-        "PRAGMA journal_mode = OFF",
+        # Without a journal a full disk leaves a file that has lost rows.
+        "PRAGMA journal_mode = MEMORY",
         "PRAGMA synchronous = OFF",
         "PRAGMA locking_mode = EXCLUSIVE",
         f"PRAGMA cache_size = -{CACHE_KIB}",

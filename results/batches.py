@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 from typing import Final
 
 from tidemill.kafka.connection import TRANSIENT
+from tidemill.kafka.partitions.dead_letters import safe_reason
 from tidemill.kafka.partitions.held_records import Unavailable
 from tidemill.results.bills import so_far
 from tidemill.results.facts import Written
@@ -120,7 +121,7 @@ class Batches:
     def undo(self) -> None:
         """Undo the changes of the current record, which failed."""
         for active in self._active.undo():
-            if active.state.is_over:
+            if active.state.is_over or self._active.find(active.state.id) is None:
                 self.drop(active)
             else:
                 self._go_on(active)
@@ -312,13 +313,20 @@ class Batches:
         await self.publish(active)
 
     async def _compact(self, active: ActiveBatch) -> None:
-        """Write the files of a batch, and send the fact that ends it."""
-        with self.spans.finalizing(active):
-            fact = await self._finalizer.finish(
-                active, functools.partial(self._unfinished, active), functools.partial(self._not_copied, active)
-            )
-            if fact is not None:
-                await self._publisher.compacted(fact, self._active.number)
+        """Write the files of a batch, and send what ends it; after an error of ours its timer tries again."""
+        try:
+            with self.spans.finalizing(active):
+                fact = await self._finalizer.finish(
+                    active,
+                    functools.partial(self._unfinished, active),
+                    functools.partial(self._not_copied, active),
+                )
+                if fact is not None:
+                    await self._publisher.compacted(fact, self._active.number)
+        except Exception as error:
+            log.exception("%s cannot be finished", active.state.id)
+            active.compacting = False
+            self.retry_timer(active, self._resources.clock(), safe_reason(error))
 
     def _unfinished(self, active: ActiveBatch, why: str) -> None:
         again_at = active.blockage.again_at

@@ -14,6 +14,7 @@ from tidemill.results.files.garbage_collection import GarbageCollection
 from tidemill.results.publisher import Publisher
 from tidemill.results.state.reducer import State
 from tidemill.results.state.tables import Tables
+from tidemill.retrying import retry
 from tidemill.schemas.log.messages import DeleteRequested
 
 log = logging.getLogger(__name__)
@@ -86,17 +87,20 @@ class StateExpiry:
         cleared, self._cleared = self._cleared, []
         for state in cleared:
             self._tables.forget(state)
-        seen = self._tables.over(self._last, LOOK_BATCHES)
-        self._last = seen[-1].id if len(seen) == LOOK_BATCHES else ""
+        seen, self._last = self._tables.over(self._last, LOOK_BATCHES)
         gone_at = now - OUTLIVED * self._retention_seconds()
         due = [state for state in seen if state.ended_at < gone_at]
         return self._clear(due) if due else None
 
     async def _remove(self, state: State, command: DeleteRequested, ack: Ack) -> None:
         if state.deleted_at is not None:
-            async with self._erasures:
-                await self._garbage.erase(command.batch_id, command.files)
+            await retry(f"removing the objects of {state.id}", lambda: self._erase(command))
         ack()
+
+    async def _erase(self, command: DeleteRequested) -> None:
+        # The semaphore is free before the next attempt, so a batch that fails holds up no other.
+        async with self._erasures:
+            await self._garbage.erase(command.batch_id, command.files)
 
     async def _clear(self, due: list[State]) -> None:
         done = await self._garbage.forget([state.id for state in due])

@@ -272,6 +272,8 @@ class Partition:
         if active.state.closed:
             if active.unpublished:
                 await self.batches.publish(active)
+            if active.state.written is None:
+                self.batches.start_compaction(active)
             return
         now = self._resources.monotonic()
         if active.waiting_since is not None and now >= active.waiting_since + self._limits.part_age_seconds:

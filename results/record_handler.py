@@ -87,7 +87,7 @@ class RecordHandler:
         self.partition.abandon()
 
     def _send_tick(self) -> None:
-        """Send a tick into the partition, unless one is under way."""
+        """Send a tick into the partition, unless one is under way; without ticks no timer would be due."""
         if self._is_tick_sent:
             return
         self._is_tick_sent = True
@@ -100,7 +100,7 @@ class RecordHandler:
             headers=[(codec.KIND, tick.kind.encode())],
             partition=self.partition.active_batches.number,
         )
-        self._ticking = asyncio.ensure_future(retry("sending a tick", send))
+        self._ticking = asyncio.ensure_future(retry("sending a tick", send, faults=Exception))
 
     async def _handle(self, record: Record) -> None:
         """Apply a record, or make it a dead letter.

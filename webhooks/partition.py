@@ -118,7 +118,7 @@ class Partition:
         )  # fmt: skip
 
         async def begin() -> None:
-            await retry("starting a partition of the events", send)
+            await retry("starting a partition of the events", send, faults=Exception)
 
         self._spawn(begin())
 

@@ -154,7 +154,12 @@ class StreamFactory:
         splitter = Splitter()
         async for chunk in self._store.read(key):
             for line in splitter.feed(chunk):
-                stream.checker.fault(line.data or b"")
+                try:
+                    stream.checker.fault(line.data or b"")
+                except OSError:
+                    raise
+                except Exception as error:  # noqa: BLE001  the partition would never begin
+                    log.error("%s: a kept line raised %s", stream.state.id, type(error).__name__)  # noqa: TRY400
 
 
 def _endpoint(lines: list[bytes]) -> str:
@@ -185,17 +190,28 @@ class SeenIds:
         self._many: Digests | None = None
 
     def setdefault(self, kept: str | bytes, number: int) -> int:
-        """Add an id; returns `number` if it is new, else 0."""
+        """Add an id; returns `number` if it is new, else 0.
+
+        Raises:
+            OSError: The disk is full, or fails, and the id was not added.
+        """
         digest = _digest(kept)
         if digest in self._few or (self._many is not None and digest in self._many):
             return 0
         self._few.add(digest)
         if len(self._few) >= self._in_memory_max:
-            if self._many is None:
-                self._many = Digests(self._file)
-            self._many.update(self._few)
-            self._few.clear()
+            try:
+                self._spill()
+            except OSError:
+                self._few.discard(digest)
+                raise
         return number
+
+    def _spill(self) -> None:
+        if self._many is None:
+            self._many = Digests(self._file)
+        self._many.update(self._few)
+        self._few.clear()
 
     def close(self) -> None:
         """Forget all ids."""

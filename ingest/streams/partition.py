@@ -17,14 +17,14 @@ only then is the batch published as complete, so no batch ends without an input.
 import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from tidemill.ingest.streams.assembly import InputAssembly
 from tidemill.ingest.streams.decisions import Decision, Decisions, without_credential
 from tidemill.ingest.streams.factory import StreamFactory
 from tidemill.ingest.streams.held_streams import HeldStreams
-from tidemill.ingest.streams.publisher import Checked, LineRun, Publisher
+from tidemill.ingest.streams.publisher import Checked, LineRun, Progress, Publisher
 from tidemill.ingest.streams.stream import JOURNAL_RECORDS_MAX, Published, Resources, Stream
 from tidemill.ingest.streams.tables import Streams
 from tidemill.kafka.connection import TRANSIENT
@@ -46,6 +46,7 @@ class _Delivery:
 
     stream: Stream
     decisions: list[Decision]
+    progress: Progress = field(default_factory=Progress)
     checked: Checked | None = None
     is_published: bool = False
 
@@ -223,7 +224,8 @@ class Partition:
         stream, decisions = delivery.stream, delivery.decisions
         try:
             if delivery.checked is None:
-                delivery.checked = await self._publisher.check(stream, [_run(one) for one in decisions])
+                runs = [_run(one) for one in decisions]
+                delivery.checked = await self._publisher.check(stream, runs, delivery.progress)
             if delivery.checked is not None:
                 await self._publisher.publish(stream, delivery.checked)
         except TRANSIENT:
@@ -233,7 +235,7 @@ class Partition:
         else:
             return
         for decision in decisions:
-            alone = functools.partial(self._publish_alone, decision)
+            alone = functools.partial(self._publish_alone, decision, delivery.checked)
             record = without_credential(decision.record)
             if (letter := await handle_record(self._resources.sender, record, alone, stage="ingest")) is not None:
                 await self._show_dead_letter(stream.state.id, letter.source, letter.reason)
@@ -242,8 +244,11 @@ class Partition:
         at = int(self._clock())
         await self._publisher.send_fact(DeadLettered(batch_id=batch_id, source=source, reason=reason, at=at))
 
-    async def _publish_alone(self, decision: Decision) -> None:
-        checked = await self._publisher.check(decision.stream, [_run(decision)])
+    async def _publish_alone(self, decision: Decision, checked: Checked | None) -> None:
+        if checked is None:
+            checked = await self._publisher.check(decision.stream, [_run(decision)], Progress())
+        else:
+            checked = checked.part(decision.first, len(decision.lines))
         if checked is not None:
             await self._publisher.publish(decision.stream, checked)
 

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from itertools import chain
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Final, NamedTuple
 
 from tidemill.ingest.files import error_lines
@@ -60,6 +61,20 @@ class Checked(NamedTuple):
     good: list[Valid]
     faults: list[Faulty]
 
+    def part(self, first: int, count: int) -> "Checked":
+        """Those of `count` lines from a place on."""
+        places = range(first, first + count)
+        good = [valid for valid in self.good if valid[0] in places]
+        return Checked(places.stop, good, [faulty for faulty in self.faults if faulty[0] in places])
+
+
+@dataclass(slots=True)
+class Progress:
+    """The lines that were checked so far; a check that was cut short goes on behind them."""
+
+    good: list[Valid] = field(default_factory=list)
+    faults: list[Faulty] = field(default_factory=list)
+
 
 class Publisher:
     """Publishes records, and retries until the log has them."""
@@ -79,16 +94,21 @@ class Publisher:
         self._quotas = quotas
         self._vault = vault
 
-    async def check(self, stream: Stream, runs: list[LineRun]) -> Checked | None:
+    async def check(self, stream: Stream, runs: list[LineRun], progress: Progress) -> Checked | None:
         """Check lines; None if their batch is deleted. The same lines must not be checked twice.
 
         Raises:
-            Unavailable: The key of the batch is unavailable; no line was checked.
+            Unavailable: The key of the batch is unavailable, or the disk; another call with the same `progress`
+                checks the other lines.
         """
         if not await self._has_key(stream):
             log.warning("%s is deleted, and its lines came again", stream.state.id)
             return None
-        good, faults = self._within_quota(stream, *_refused(runs, *await _checked(stream, runs)))
+        try:
+            await _check_all(stream, runs, progress)
+        except OSError as error:
+            raise Unavailable(f"the ids of its lines cannot be kept: {reason(error)}") from error
+        good, faults = self._within_quota(stream, *_refused(runs, progress.good, progress.faults))
         return Checked(max((run.first + len(run.lines) for run in runs), default=0), good, faults)
 
     async def publish(self, stream: Stream, checked: Checked) -> None:
@@ -211,18 +231,16 @@ class Publisher:
         await retry(f"sending to {topic}", lambda: self._sender.send(topic, batch_id, value, headers=headers))
 
 
-async def _checked(stream: Stream, runs: list[LineRun]) -> tuple[list[Valid], list[Faulty]]:
+async def _check_all(stream: Stream, runs: list[LineRun], progress: Progress) -> None:
     """Check lines in slices; other tasks run between two slices."""
-    good: list[Valid] = []
-    faults: list[Faulty] = []
     numbered = ((place, line) for run in runs for place, line in enumerate(run.lines, run.first))
-    for slice_ in sliced(numbered, lambda valid: len(valid[1])):
+    left = islice(numbered, len(progress.good) + len(progress.faults), None)
+    for slice_ in sliced(left, lambda valid: len(valid[1])):
         if any(len(line) > LONG_LINE_BYTES for _, line in slice_):
-            await run_half_time(_check, stream, slice_, good, faults)
+            await run_half_time(_check, stream, slice_, progress)
         else:
-            _check(stream, slice_, good, faults)
+            _check(stream, slice_, progress)
             await asyncio.sleep(0)
-    return good, faults
 
 
 def _refused(runs: list[LineRun], good: list[Valid], faults: list[Faulty]) -> tuple[list[Valid], list[Faulty]]:
@@ -237,14 +255,16 @@ def _refused(runs: list[LineRun], good: list[Valid], faults: list[Faulty]) -> tu
     return taken, sorted(faults + refused, key=lambda found: found[0])
 
 
-def _check(stream: Stream, lines: list[Valid], good: list[Valid], faults: list[Faulty]) -> None:
+def _check(stream: Stream, lines: list[Valid], progress: Progress) -> None:
     for place, line in lines:
         try:
             fault = stream.checker.fault(line)
+        except OSError:
+            raise
         except Exception as error:  # noqa: BLE001  the record would be redelivered for ever
             log.error("%s: the check of a line raised %s", stream.state.id, type(error).__name__)  # noqa: TRY400
             fault = INTERNAL
         if fault is None:
-            good.append((place, line))
+            progress.good.append((place, line))
         else:
-            faults.append((place, line, fault))
+            progress.faults.append((place, line, fault))

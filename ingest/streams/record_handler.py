@@ -97,7 +97,7 @@ class RecordHandler:
             headers=[(intake.TICK, b"1")],
             partition=self._number,
         )
-        self._starting = asyncio.ensure_future(retry("sending a tick", send))
+        self._starting = asyncio.ensure_future(retry("sending a tick", send, faults=Exception))
 
     async def load(self) -> None:
         """See `owner.Partition`."""

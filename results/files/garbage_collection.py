@@ -7,7 +7,6 @@ that refer to them, because a rebuild of the files needs both (`rebuild.py`).
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from tidemill.retrying import retry
 from tidemill.schemas import ids
 from tidemill.schemas.log.part import LARGE_PREFIX, PARTS_PREFIX, file_key, index_key
 from tidemill.schemas.ports import Store
@@ -57,18 +56,18 @@ class GarbageCollection:
         return done
 
     async def erase(self, batch_id: str, kinds: Sequence[str]) -> None:
-        """Remove all objects of a deleted batch, with files of these kinds, and retry until that works."""
+        """Remove all objects of a deleted batch, with files of these kinds.
 
-        async def work() -> None:
-            for kind in kinds:
-                # The prefix covers the files of all writers: the writer's token follows the id.
-                key = file_key(ids.derived_file_id(batch_id, kind))
-                await self._remove(key)
-                await self._remove(index_key(key))
-            for prefix in (PARTS_PREFIX, LARGE_PREFIX):
-                await self._remove(f"{prefix}{batch_id}/")
-
-        await retry(f"removing the objects of {batch_id}", work)
+        Raises:
+            OSError: The store failed.
+        """
+        for kind in kinds:
+            # A prefix for the files of all writers: the writer's name follows the id.
+            key = file_key(ids.derived_file_id(batch_id, kind))
+            await self._remove(key)
+            await self._remove(index_key(key))
+        for prefix in (PARTS_PREFIX, LARGE_PREFIX):
+            await self._remove(f"{prefix}{batch_id}/")
 
     async def _remove(self, prefix: str) -> None:
         async for key in self._store.keys(prefix):

@@ -21,6 +21,8 @@ class ActiveBatches:
         self._active: dict[str, ActiveBatch] = {}
         self._before: dict[str, tuple[ActiveBatch, Snapshot]] = {}
         """The batches that the current record has touched, and their earlier states."""
+        self._new: set[str] = set()
+        """Those among them that were unknown before."""
 
     def __iter__(self) -> Iterator[ActiveBatch]:
         return iter(list(self._active.values()))
@@ -35,7 +37,10 @@ class ActiveBatches:
     def get(self, batch_id: str) -> ActiveBatch:
         """A batch for the current record: active, from the tables, or new."""
         if (active := self._active.get(batch_id)) is None:
-            active = self.load(self._tables.state(batch_id) or State(id=batch_id, partition=self.number))
+            if (state := self._tables.state(batch_id)) is None:
+                state = State(id=batch_id, partition=self.number)
+                self._new.add(batch_id)
+            active = self.load(state)
         return self.touch(active)
 
     def touch(self, active: ActiveBatch) -> ActiveBatch:
@@ -82,14 +87,17 @@ class ActiveBatches:
     def begin(self) -> None:
         """Begin a record."""
         self._before.clear()
+        self._new.clear()
 
     def undo(self) -> list[ActiveBatch]:
-        """Restore the batches that the current record has touched, and return them."""
+        """Restore the batches that the current record has touched, and return them; unknown ones are forgotten."""
         restored = []
         for active, snapshot in self._before.values():
             active.restore(snapshot)
             restored.append(active)
-            if not active.state.is_over:
+            if active.state.id in self._new:
+                self._active.pop(active.state.id, None)
+            elif not active.state.is_over:
                 self._active[active.state.id] = active
-        self._before.clear()
+        self.begin()
         return restored

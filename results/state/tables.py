@@ -86,12 +86,15 @@ class Tables:
         key = batch_id.encode()
         return None if (row := self._latest(key)) is None else self._whole(key, row)
 
-    def over(self, after: str, most: int) -> list[State]:
+    def over(self, after: str, most: int) -> tuple[list[State], str]:
         """The next batches that are over, in order of their ids.
 
         Args:
-            after: The last id of the previous call; empty at first.
-            most: The number of batches; only the last call returns fewer.
+            after: What the previous call returned; empty at first.
+            most: The number of batches, with those whose rows are damaged.
+
+        Returns:
+            The batches, and the id behind which to go on; empty after the last one.
         """
         found: dict[bytes, bytes] = {}
         for key, value in self._states.scan(OVER, after=OVER + after.encode() + (_BEHIND_SLASH if after else b"")):
@@ -99,7 +102,8 @@ class Tables:
             if len(found) == most and batch_id not in found:
                 break
             found[batch_id] = value
-        return [State.model_validate_json(value) for value in found.values()]
+        states = [state for key, value in found.items() if (state := _read(key, value)) is not None]
+        return states, next(reversed(found)).decode() if len(found) == most else ""
 
     def put_state(self, state: State) -> None:
         """Keep a batch.

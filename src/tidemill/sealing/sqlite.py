@@ -5,10 +5,12 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final
 
+from tidemill.storage.sqlite import disk_errors
+
 CACHED_MAX: Final = 4096
 """Batches whose keys, or whose lack of keys, are cached in memory."""
 _SCHEMA: Final = """
-PRAGMA journal_mode = OFF;
+PRAGMA journal_mode = MEMORY;
 PRAGMA synchronous = OFF;
 CREATE TABLE secrets (
     number INTEGER PRIMARY KEY, batch_id TEXT, key_id TEXT, value BLOB, UNIQUE (batch_id, key_id)
@@ -17,7 +19,10 @@ CREATE TABLE secrets (
 
 
 class Secrets:
-    """The current records of `tidemill.secrets`; SQLite removes the file when the object is deleted."""
+    """The current records of `tidemill.secrets`; SQLite removes the file when the object is deleted.
+
+    Each call raises `OSError` if the disk is full, or fails.
+    """
 
     def __init__(self) -> None:
         # One thread at a time uses it, but not always the one that created it.
@@ -30,10 +35,11 @@ class Secrets:
         if (known := self._cached.get(batch_id)) is not None:
             self._cached.move_to_end(batch_id)
             return known
-        rows = self._database.execute(
-            "SELECT key_id, value FROM secrets WHERE batch_id = ? ORDER BY number", (batch_id,)
-        )
-        known = self._cached[batch_id] = dict(rows)
+        with disk_errors():
+            rows = self._database.execute(
+                "SELECT key_id, value FROM secrets WHERE batch_id = ? ORDER BY number", (batch_id,)
+            )
+            known = self._cached[batch_id] = dict(rows)
         if len(self._cached) > CACHED_MAX:
             self._cached.popitem(last=False)
         return known
@@ -41,20 +47,23 @@ class Secrets:
     def put(self, batch_id: str, key_id: str, value: bytes) -> None:
         """Store a key; a key with the same id keeps its position."""
         self._cached.pop(batch_id, None)
-        self._database.execute(
-            "INSERT INTO secrets (batch_id, key_id, value) VALUES (?, ?, ?) "
-            "ON CONFLICT DO UPDATE SET value = excluded.value",
-            (batch_id, key_id, value),
-        )
+        with disk_errors():
+            self._database.execute(
+                "INSERT INTO secrets (batch_id, key_id, value) VALUES (?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET value = excluded.value",
+                (batch_id, key_id, value),
+            )
 
     def drop(self, batch_id: str, key_id: str) -> bool:
         """Delete a key; returns whether it existed."""
         self._cached.pop(batch_id, None)
-        dropped = self._database.execute(
-            "DELETE FROM secrets WHERE batch_id = ? AND key_id = ?", (batch_id, key_id)
-        )
-        return dropped.rowcount > 0
+        with disk_errors():
+            dropped = self._database.execute(
+                "DELETE FROM secrets WHERE batch_id = ? AND key_id = ?", (batch_id, key_id)
+            )
+            return dropped.rowcount > 0
 
     def oldest(self) -> Iterator[tuple[str, str, bytes]]:
         """Batch id, key id and value of all keys, oldest first; callers must not `put` or `drop` meanwhile."""
-        yield from self._database.execute("SELECT batch_id, key_id, value FROM secrets ORDER BY number")
+        with disk_errors():
+            yield from self._database.execute("SELECT batch_id, key_id, value FROM secrets ORDER BY number")

@@ -1,6 +1,14 @@
 """The table of wrapped keys."""
 
+import asyncio
+from contextlib import suppress
+
+import pytest
+from support.waiting import until
+
+from tidemill.configuration.settings import Settings
 from tidemill.sealing import sqlite
+from tidemill.sealing.key_manager import KeyManager
 from tidemill.sealing.sqlite import Secrets
 
 
@@ -21,3 +29,45 @@ def test_most_wrapped_keys_are_not_in_memory(monkeypatch):
         {"500": b"500"},
     )
     assert [key for _, key, _ in kept.oldest()] == [*map(str, range(1, 1_000)), "late"]
+
+
+def bounded(kept, pages):
+    """Let the table have no more pages than these beyond its present ones."""
+    execute = kept._database.execute
+    execute(f"PRAGMA max_page_count = {execute('PRAGMA page_count').fetchone()[0] + pages}")
+
+
+def test_a_full_disk_loses_no_key():
+    """The call fails as the disk does, and can be made again."""
+    kept = Secrets()
+    bounded(kept, 3)
+    stored = 0
+    with suppress(OSError):
+        for number in range(1_000):
+            kept.put(f"batch_{number}", "k", b"x" * 100)
+            stored += 1
+    with pytest.raises(OSError, match="full"):
+        kept.put(f"batch_{stored}", "k", b"x" * 100)
+    assert kept.of(f"batch_{stored}") == {}
+    bounded(kept, 1_000)
+    for number in range(stored, 1_000):
+        kept.put(f"batch_{number}", "k", b"x" * 100)
+    assert [batch_id for batch_id, _, _ in kept.oldest()] == [f"batch_{number}" for number in range(1_000)]
+    assert kept._database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+async def test_the_destruction_of_keys_goes_on_after_a_fault_of_the_disk(monkeypatch, tmp_path):
+    """Its task never ends by itself."""
+    looks = []
+
+    class Broken:
+        def execute(self, *_):
+            looks.append(None)
+            raise sqlite.sqlite3.OperationalError("disk I/O error")
+
+    manager = KeyManager(Settings(data=tmp_path), None, None)
+    monkeypatch.setattr(manager.vault._secrets, "_database", Broken())
+    monkeypatch.setattr("tidemill.retrying.FIRST_SECONDS", 0.0)
+    destroying = asyncio.create_task(manager.destroy_due_keys(lambda: 2e9, lambda: 1.0))
+    await until(lambda: len(looks) > 2, "the next attempt")
+    destroying.cancel()

@@ -6,7 +6,7 @@ import pytest
 from support.intake import PARTITION, World
 
 from tidemill.ingest.files.packing import SLICE_LINES
-from tidemill.ingest.streams.publisher import Checked, LineRun
+from tidemill.ingest.streams.publisher import Checked, LineRun, Progress
 from tidemill.kafka.partitions.held_records import Unavailable
 from tidemill.schemas.log.intake import StreamOptions
 from tidemill.schemas.log.messages import Stalled
@@ -29,7 +29,7 @@ async def test_other_tasks_run_while_lines_are_checked(tmp_path):
     publisher = world.publisher(resources)
     stream = world.factory(resources).create(("acme", "a"), (PARTITION, 0), StreamOptions(), [])
     task = asyncio.create_task(others())
-    checked = await publisher.check(stream, [stretch])
+    checked = await publisher.check(stream, [stretch], Progress())
     task.cancel()
     assert (len(checked.good), len(checked.faults)) == (0, 8_192)
     assert turns >= 8_192 // SLICE_LINES

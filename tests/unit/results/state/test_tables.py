@@ -224,8 +224,10 @@ def test_batches_that_are_over_are_read_in_pages(tables):
     """Each comes once."""
     for number in range(5):
         tables.put_state(state(number, Status.COMPLETED))
-    first = tables.over("", 3)
-    assert [found.id for found in first + tables.over(first[-1].id, 3)] == [state(n).id for n in range(5)]
+    first, after = tables.over("", 3)
+    second, end = tables.over(after, 3)
+    assert [found.id for found in first + second] == [state(n).id for n in range(5)]
+    assert not end
 
 
 async def content():
@@ -274,8 +276,24 @@ async def test_a_look_is_bounded_and_goes_on_where_the_last_one_ended(tables, tm
     for turn in range(3):
         if (removal := expiry.look(now + turn * LOOK_SECONDS)) is not None:
             await removal
-        left.append(len(tables.over("", 2 * LOOK_BATCHES)))
+        left.append(len(tables.over("", 2 * LOOK_BATCHES)[0]))
     assert left == [LOOK_BATCHES + 1, 1, 0]
+
+
+async def test_a_damaged_row_stops_no_expiry(tables, rows, tmp_path, caplog):
+    """It stays; those behind it expire, also beyond the bound of a look."""
+    for number in range(2 * LOOK_BATCHES):
+        tables.put_state(state(number, Status.COMPLETED))
+    damaged = [key for key, _ in rows[0].scan(b"over/")][:LOOK_BATCHES]
+    for key in damaged:
+        rows[0].put(key, b"{")
+    now = 1e6
+    expiry = expiry_of(tables, DirectoryStore(tmp_path), lambda: KEPT_SECONDS, now - LOOK_SECONDS)
+    for turn in range(4):
+        if (removal := expiry.look(now + turn * LOOK_SECONDS)) is not None:
+            await removal
+    assert [key for key, _ in rows[0].scan(b"over/")] == damaged
+    assert "is not a batch" in caplog.text
 
 
 def test_nothing_expires_while_the_retention_is_unknown(tables, tmp_path):

@@ -1,0 +1,127 @@
+"""Faults that are not those of a stream's lines: a full disk, and errors of ours."""
+
+import functools
+import itertools
+
+import pytest
+from support.intake import World, check, line, producing
+
+from tidemill.ingest import sqlite
+from tidemill.ingest.files.validation import Checker
+from tidemill.ingest.sqlite import Digests
+from tidemill.ingest.streams import factory
+from tidemill.ingest.streams.factory import SeenIds
+from tidemill.ingest.streams.stream import StreamPart
+from tidemill.schemas.log.messages import Stalled
+from tidemill.schemas.resources.waiting import Reason
+
+
+def digests(count):
+    return [b"%016d" % (number * 7_919 % count) for number in range(count)]
+
+
+def bounded(found, pages):
+    """Let a set have no more pages than these beyond its present ones."""
+    execute = found._connection.execute
+    execute(f"PRAGMA max_page_count = {execute('PRAGMA page_count').fetchone()[0] + pages}")
+
+
+@pytest.mark.parametrize("pages", range(8))
+def test_a_full_disk_loses_no_digest(pages, tmp_path, monkeypatch):
+    """The call fails as the disk does; once there is room, it succeeds, and all digests are in the set."""
+    monkeypatch.setattr(sqlite, "ROWS_MAX", 700)
+    found, wanted = Digests(tmp_path / "ids"), digests(6_000)
+    found.update(wanted[:3_000])
+    bounded(found, pages)
+    with pytest.raises(OSError, match="full"):
+        found.update(wanted[3_000:])
+    bounded(found, 1_000)
+    found.update(wanted[3_000:])
+    assert all(digest in found for digest in wanted)
+    assert found._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    found.close()
+
+
+def test_an_id_that_could_not_be_added_is_new(tmp_path):
+    """Else the second attempt would take its line for a copy of itself."""
+    seen = SeenIds(tmp_path / "ids", in_memory_max=1_000)
+    assert all(seen.setdefault(f"{number}", 1) for number in range(1_500))
+    bounded(seen._many, 0)
+    failed = []
+    for number in range(1_500, 9_000):
+        try:
+            assert seen.setdefault(f"{number}", 1)
+        except OSError:
+            failed.append(number)
+            if len(failed) > 2:
+                break
+    assert len(failed) == 3
+    bounded(seen._many, 1_000)
+    assert [seen.setdefault(f"{each}", 1) for each in (*failed, 0, *failed)] == [1, 1, 1, 0, 0, 0, 0]
+    seen.close()
+
+
+async def test_lines_wait_for_a_full_disk(tmp_path, monkeypatch):
+    """None fails, none is checked twice, and the batch shows why they wait."""
+    world, failures = World(0, tmp_path), itertools.count()
+
+    class Full(Digests):
+        def update(self, found):
+            if next(failures) in (1, 2):
+                raise OSError(28, "No space left on device")
+            super().update(found)
+
+    monkeypatch.setattr(factory, "Digests", Full)
+    monkeypatch.setattr(factory, "SeenIds", functools.partial(SeenIds, in_memory_max=2))
+    world.log = [
+        producing(b"a", *(line(f"acme/a/{offset}/{place}") for place in range(3)), ends=offset == 3)
+        for offset in range(4)
+    ]
+    await world.run(0)
+    assert next(failures) > 3
+    assert not world.codes
+    check(world)
+    stalls = [fact.waiting for fact in world.facts if isinstance(fact, Stalled)]
+    assert [
+        [(each.reason, "No space left" in each.message) for each in found] for found in (stalls[0], stalls[-1])
+    ] == [
+        [(Reason.STORE, True)],
+        [],
+    ]
+
+
+async def test_a_kept_line_that_cannot_be_checked_does_not_stop_the_partition(tmp_path, monkeypatch, caplog):
+    """The next owner takes its stream over."""
+    world = World(0, tmp_path)
+    resources = world.resources()
+    made = world.factory(resources)
+    stream = made.create(("acme", "a"), (0, 0), factory.StreamOptions(), [])
+
+    async def chunks():
+        yield line("acme/a/0/0") + b"\n"
+
+    state = stream.state.model_copy(update={"parts": (StreamPart(number=0, writer="w", lines=1, bytes=1),)})
+    await world.store.write(state.key(state.parts[0]), chunks())
+
+    def fail(*_):
+        raise ValueError
+
+    monkeypatch.setattr(Checker, "fault", fail)
+    assert (await made.restore(state)).state is state
+    assert "ValueError" in caplog.text
+
+
+async def test_lines_that_are_published_one_by_one_are_checked_once(tmp_path, monkeypatch):
+    """After an error of ours in the publication of several records."""
+    world, publish, calls = World(3, tmp_path), World.publish, itertools.count()
+
+    async def fail_once(records):
+        if not next(calls):
+            raise AssertionError
+        await publish(world, records)
+
+    monkeypatch.setattr(world, "publish", fail_once)
+    world.log = [producing(b"a", line(f"acme/a/{offset}/0"), ends=offset == 7) for offset in range(8)]
+    await world.run(0)
+    assert not world.codes
+    check(world)
