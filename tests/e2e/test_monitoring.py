@@ -163,9 +163,13 @@ def check_selector(prometheus, selector):
 
 def test_every_query_finds_its_series(stack, backend, addresses, prometheus):
     """Each metric with each matcher and each label that a sum keeps; `promtool` finds no fault in any stage."""
-    backend.reset(
-        lambda body, _: Behaviour(status=400 if "bad" in json.dumps(body) else 200, latency_seconds=CALL_SECONDS)
-    )
+
+    def rule(body, nth):
+        """The server is at fault once, and then the line is."""
+        status = (500 if nth == 1 else 400) if "bad" in json.dumps(body) else 200
+        return Behaviour(status=status, latency_seconds=CALL_SECONDS)
+
+    backend.reset(rule)
     run_a_batch(stack, prometheus)
     for stage in STAGES:
         # The library's own names are its matter.
