@@ -23,7 +23,7 @@ from tidemill.api.changes import ChangeFeed
 from tidemill.api.http.concurrency_gate import ConcurrencyGate, RequestPacer
 from tidemill.api.publisher import IntakeProducer, Publisher
 from tidemill.api.requests import reading
-from tidemill.api.requests.parts import UNUSABLE, Part, schema_of
+from tidemill.api.requests.parts import FULL, UNUSABLE, Part, schema_of
 from tidemill.api.requests.reading import Body
 from tidemill.api.servers.load import Loads
 from tidemill.api.view.quotas import Booking
@@ -349,6 +349,12 @@ class JsonBody(Part, Generic[B]):
         is_required = any(field.is_required() for field in self._model.model_fields.values())
         content = {"application/json": {"schema": schema_of(self._model)}}
         return {"requestBody": {"required": is_required, "content": content}}
+
+
+class StoringBody(JsonBody[B]):
+    """The JSON body of a request that stores something."""
+
+    errors: ClassVar[Mapping[int, str]] = {**JsonBody.errors, **FULL}
 
 
 async def _content(request: Request, large: ConcurrencyGate, bytes_max: int, stack: AsyncExitStack) -> bytes:

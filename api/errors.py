@@ -112,9 +112,9 @@ def no_file(file_id: str) -> ApiError:
     return ApiError(404, f"No such File object: {shorten(file_id)}", param="id")
 
 
-def no_batch(batch_id: str) -> ApiError:
+def no_batch(batch_id: str, *, param: str | None = None) -> ApiError:
     """No batch of this project has the id."""
-    return ApiError(404, f"No batch found with id '{shorten(batch_id)}'.")
+    return ApiError(404, f"No batch found with id '{shorten(batch_id)}'.", param=param)
 
 
 def no_async_request(name: str) -> ApiError:

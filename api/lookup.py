@@ -24,13 +24,13 @@ async def batch(view: View, project: str, batch_id: str) -> Batch:
     return Batch.model_validate_json(await batch_json(view, project, batch_id))
 
 
-async def batch_json(view: View, project: str, batch_id: str) -> bytes:
-    """A batch as JSON."""
+async def batch_json(view: View, project: str, batch_id: str, *, param: str | None = None) -> bytes:
+    """A batch as JSON; `param` names the field of the request that has the id."""
     return await _awaited(
         view,
         lambda: _batch(view, project, batch_id),
         may_come=lambda: ids.is_batch_id(batch_id) and not view.erasures.is_deleted(project, batch_id),
-        absent=lambda: errors.no_batch(batch_id),
+        absent=lambda: errors.no_batch(batch_id, param=param),
     )
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from tidemill import __version__
 from tidemill.api.requests.parts import Part
+from tidemill.api.requests.reading import nullable
 from tidemill.schemas.resources.error import ErrorEnvelope
 
 PATH: Final = "/openapi.json"
@@ -20,11 +21,13 @@ DESCRIPTION: Final = (
     "`x-request-id`, and every error OpenAI's body."
 )
 ERRORS: Final = {
+    421: "The server does not answer to the host name of the request.",
     500: "A fault of the server's own.",
     503: "The log, the store or the view does not answer; the same request may succeed in a moment.",
 }
 """Errors that any route may answer."""
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+WINDOW: Final = "completion_window"
 _HEADERS: Final = {"x-request-id": {"required": True, "schema": {"type": "string"}}}
 
 
@@ -105,6 +108,11 @@ def _described(parts: list[Part]) -> dict[str, Any]:
     return operation
 
 
-def describe(app: FastAPI) -> dict[str, Any]:
-    """The document."""
-    return get_openapi(title="Tidemill", version=__version__, description=DESCRIPTION, routes=app.routes)
+def describe(app: FastAPI, *, has_window: bool = False) -> dict[str, Any]:
+    """The document; `has_window` says that the installation has a default window."""
+    found = get_openapi(title="Tidemill", version=__version__, description=DESCRIPTION, routes=app.routes)
+    if has_window:
+        body = found["paths"]["/v1/batches"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        body["required"].remove(WINDOW)
+        body["properties"][WINDOW] = nullable(body["properties"][WINDOW])
+    return found

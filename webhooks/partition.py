@@ -230,7 +230,7 @@ class Partition:
             return None
         now = int(self._resources.clock())
         fresh = {"state": State.PENDING, "expires_at": now + LIFE_SECONDS, "next_at": now, "ended_at": None}
-        return known.model_copy(update=fresh)
+        return known.model_copy(update=fresh | {"attempts_before": known.attempts})
 
     def _keep(self, delivery: Delivery) -> None:
         """Schedule a pending delivery."""
@@ -293,7 +293,7 @@ class Partition:
         if outcome.is_good:
             return self._succeeded(endpoint) | self._end(delivery, State.SUCCEEDED)
         rows = await self._failed(endpoint, now) if self._counts(delivery, outcome) else {}
-        next_at = now + schedule.pause(delivery.attempts)
+        next_at = now + schedule.pause(delivery.attempts - delivery.attempts_before)
         is_over = delivery.is_test or self._is_disabled(endpoint) or next_at >= delivery.expires_at
         if is_over:
             # Overrides the row that `_failed` may have made from the delivery before this attempt.

@@ -20,7 +20,7 @@ from tidemill.api.openapi import Route
 from tidemill.api.requests import paging, reading
 from tidemill.api.requests.fields import BatchId, Cursor
 from tidemill.api.requests.filters import BatchesQuery
-from tidemill.api.requests.parts import UNUSABLE, Part, Query
+from tidemill.api.requests.parts import FULL, UNUSABLE, Part, Query
 from tidemill.api.view.view import View
 from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.error import ApiError
@@ -85,7 +85,12 @@ class MessageBatchesQuery(reading.Parameters):
 class RequestsBody(Part):
     """The body of a create, which the route reads while it arrives."""
 
-    errors: ClassVar = {**UNUSABLE, 408: "The body did not arrive in time.", 413: "The body is too large."}
+    errors: ClassVar = {
+        **UNUSABLE,
+        408: "The body did not arrive in time.",
+        413: "The body is too large.",
+        **FULL,
+    }
 
     async def __call__(self, request: Request) -> Request:
         """Return the request; the route reads its body."""

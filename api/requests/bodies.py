@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Final, Self, get_args
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, ValidationInfo, WithJsonSchema, model_validator
 
 from tidemill.api import errors
 from tidemill.api.requests import faults
@@ -25,6 +25,9 @@ from tidemill.schemas.buckets import Format
 from tidemill.schemas.resources.batch import Dedupe
 
 MIME_CHARS_MAX: Final = 255
+_GIVEN: Final[JsonValue] = {"not": {"type": "null"}}
+_INPUTS: Final[dict[str, JsonValue]] = {"input_file_id": _GIVEN, "requests": _GIVEN, "open": {"const": True}}
+"""The fields of which a create has one, with their schemas; null counts as absent."""
 _OBJECT: Final = {"type": "object", "x-opaque": True}
 MD5: Final = "[0-9a-fA-F]{32}"
 
@@ -60,7 +63,9 @@ class NewBatch(InlineBody):
     """The body of a create; unknown fields are ignored."""
 
     model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": [name]} for name in ("input_file_id", "requests", "open")]}
+        json_schema_extra={
+            "oneOf": [{"required": [name], "properties": {name: value}} for name, value in _INPUTS.items()]
+        }
     )
 
     endpoint: Endpoint

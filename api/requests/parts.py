@@ -14,6 +14,8 @@ from tidemill.schemas.resources.error import ApiError
 M = TypeVar("M", bound=BaseModel)
 
 ID: Final = rf"^[A-Za-z0-9_-]{{1,{bounds.ID_CHARS_MAX}}}$"
+FULL: Final = {507: "A disk of the server has only its reserve left; deletions still work."}
+"""The error of requests that store something."""
 UNUSABLE: Final = {400: "The request is invalid; `param` names the field."}
 
 

@@ -9,8 +9,16 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, model_validator
-from pydantic_core import PydanticKnownError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticKnownError
 
 from tidemill.api import errors
 from tidemill.api.requests import faults
@@ -27,14 +35,33 @@ JSON_CHARS_MAX: Final = 512
 PARTS_MAX: Final = 100_000
 """Arrays, objects, keys and commas of JSON that becomes objects: a parser holds the interpreter's lock."""
 _WHOLE: Final = re.compile(r"([+-]?)0*(\d+)\Z", re.ASCII)
+_NULL: Final = {"type": "null"}
 _DIGITS_MAX: Final = 40
 """Digits of an integer that are read; a longer one is beyond every bound."""
+
+
+def nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a field that may be null, too."""
+    about = {name: part for name, part in schema.items() if name in {"title", "description", "default"}}
+    value = {name: part for name, part in schema.items() if name not in about}
+    if _NULL in value.get("anyOf", ()):
+        return schema
+    return {"anyOf": [value, _NULL], **about}
 
 
 class Body(BaseModel):
     """A JSON object; unknown fields are ignored, and null counts as absent."""
 
     model_config = ConfigDict(strict=True, frozen=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Let each field be null that may be absent."""
+        found = handler.resolve_ref_schema(handler(schema))
+        for name, field in found.get("properties", {}).items():
+            if name not in found.get("required", ()):
+                found["properties"][name] = nullable(field)
+        return found
 
     @classmethod
     def decoded(cls, content: bytes) -> Any:

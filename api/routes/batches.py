@@ -16,6 +16,7 @@ from tidemill.api.dependencies import (
     Deps,
     JsonBody,
     ReadingCaller,
+    StoringBody,
     ViewDep,
     chunks_from_store,
     json,
@@ -75,21 +76,24 @@ class DeletedBatch(BaseModel):
 @router.post(
     "",
     response_model=Batch,
-    responses={409: {"description": "The `Idempotency-Key` was used for another request."}},
+    responses={
+        404: {"description": "There is no batch `rerun_of`."},
+        409: {"description": "The `Idempotency-Key` was used for another request."},
+    },
 )
 async def create(
     deps: Deps,
     caller: Caller,
     repeats: RepetitionHeaders,
     headers: ForwardedHeaders,
-    body: Annotated[NewBatch, Depends(JsonBody(NewBatch, bytes_max=inline.BYTES_MAX))],
+    body: Annotated[NewBatch, Depends(StoringBody(NewBatch, bytes_max=inline.BYTES_MAX))],
 ) -> Response:
     """Create a batch; the answer comes when the log has it, and ingest validates the file afterwards."""
     project = caller.project
     if body.callback_url is not None:
         await deps.webhooks.check_callback(project, body.callback_url)
     if body.rerun_of is not None:
-        await lookup.batch_json(deps.view, project, body.rerun_of)
+        await lookup.batch_json(deps.view, project, body.rerun_of, param="rerun_of")
     fields = body.model_dump(exclude={"input_file_id", "requests", "validation"})
     schema = None
     if body.validation is not None:
@@ -133,7 +137,7 @@ async def _stored(
     responses={409: {"description": "The batch is not open, or the append before is missing."}},
 )
 async def append(
-    deps: Deps, caller: Caller, batch_id: BatchId, body: Annotated[Append, Depends(JsonBody(Append))]
+    deps: Deps, caller: Caller, batch_id: BatchId, body: Annotated[Append, Depends(StoringBody(Append))]
 ) -> Appended:
     """Append requests to an open batch; they run as they come. An append that is sent again changes nothing."""
     return await open_batches.append(deps, caller, batch_id, body)

@@ -12,7 +12,15 @@ from tidemill.api import lookup
 from tidemill.api.access.auth import Principal
 from tidemill.api.batches.creation import ForwardedHeaders, RepetitionHeaders
 from tidemill.api.batches.token_estimate import Figures, figures
-from tidemill.api.dependencies import Dependencies, Deps, JsonBody, ReadingCaller, json, require, require_project
+from tidemill.api.dependencies import (
+    Dependencies,
+    Deps,
+    ReadingCaller,
+    StoringBody,
+    json,
+    require,
+    require_project,
+)
 from tidemill.api.openapi import Route
 from tidemill.api.requests import faults
 from tidemill.api.requests.fields import BatchId, Endpoint, Model
@@ -67,7 +75,7 @@ async def rerun_batch(
     batch_id: BatchId,
     repeats: RepetitionHeaders,
     headers: ForwardedHeaders,
-    body: Annotated[RerunRequest, Depends(JsonBody(RerunRequest))],
+    body: Annotated[RerunRequest, Depends(StoringBody(RerunRequest))],
 ) -> Response:
     """Run lines of a finished batch again: the unfinished ones by default."""
     if not body.dry_run:
@@ -154,7 +162,7 @@ async def replay_range(
     caller: ReadingCaller,
     repeats: RepetitionHeaders,
     headers: ForwardedHeaders,
-    body: Annotated[ReplayRequest, Depends(JsonBody(ReplayRequest))],
+    body: Annotated[ReplayRequest, Depends(StoringBody(ReplayRequest))],
 ) -> Response:
     """Run a range of the log again; a dry run only returns the plan."""
     lines = _range(caller, body.source)

@@ -46,6 +46,25 @@ class ModelList(BaseModel):
     data: list[ModelObject]
 
 
+class ModelInfo(BaseModel):
+    """A model, as Anthropic's API shows it."""
+
+    id: str
+    type: Literal["model"] = "model"
+    display_name: str
+    created_at: str = "1970-01-01T00:00:00Z"
+    lifecycle: Literal["active"] = "active"
+
+
+class ModelInfoList(BaseModel):
+    """Models, as Anthropic's API lists them: those with `/v1/messages`."""
+
+    data: list[ModelInfo]
+    has_more: Literal[False] = False
+    first_id: str | None
+    last_id: str | None
+
+
 class Health(BaseModel):
     """The process is healthy."""
 
@@ -83,7 +102,7 @@ async def ready(deps: Deps) -> Response:
     return json(b'{"status":"ok"}')
 
 
-@router.get("/v1/models", response_model=ModelList, tags=["models"])
+@router.get("/v1/models", response_model=ModelList | ModelInfoList, tags=["models"])
 async def models(request: Request, deps: Deps, caller: Caller) -> Response:
     """List the models that batches may name; for Anthropic's clients, those with `/v1/messages`, in its shape."""
     del caller
@@ -91,12 +110,12 @@ async def models(request: Request, deps: Deps, caller: Caller) -> Response:
     if error_bodies.is_anthropic_scope(request.scope):
         names = [name for name, model in serving.models.items() if error_bodies.MESSAGES in model.endpoints]
         ends = {"first_id": names[0] if names else None, "last_id": names[-1] if names else None}
-        return json(orjson.dumps({"data": [_model_info(name) for name in names], "has_more": False, **ends}))
+        return json(ModelInfoList(data=list(map(_model_info, names)), **ends))
     listed = [_model(name, model, serving) for name, model in serving.models.items()]
     return json(orjson.dumps({"object": "list", "data": listed}))
 
 
-@router.get("/v1/models/{model:path}", response_model=ModelObject, tags=["models"])
+@router.get("/v1/models/{model:path}", response_model=ModelObject | ModelInfo, tags=["models"])
 async def model_of(request: Request, deps: Deps, caller: Caller, model: ModelName) -> Response:
     """Get a model by its name or an alias; it may have slashes. Anthropic's clients get its shape."""
     del caller
@@ -105,14 +124,12 @@ async def model_of(request: Request, deps: Deps, caller: Caller, model: ModelNam
     if name not in serving.models:
         raise errors.no_model(model)
     if error_bodies.is_anthropic_scope(request.scope):
-        return json(orjson.dumps(_model_info(name)))
+        return json(_model_info(name))
     return json(orjson.dumps(_model(name, serving.models[name], serving)))
 
 
-def _model_info(name: str) -> dict[str, Any]:
-    """A model in the shape of `ModelInfo` of Anthropic's SDKs."""
-    times = {"created_at": "1970-01-01T00:00:00Z", "lifecycle": "active"}
-    return {"id": name, "type": "model", "display_name": name, **times}
+def _model_info(name: str) -> ModelInfo:
+    return ModelInfo(id=name, display_name=name)
 
 
 def _model(name: str, model: Model, serving: Serving) -> dict[str, Any]:
@@ -142,10 +159,10 @@ async def limits(settings: SettingsDep, caller: Caller) -> Response:
 
 
 @router.get(openapi.PATH, response_model=dict[str, Any])
-async def document(request: Request) -> Response:
+async def document(request: Request, settings: SettingsDep) -> Response:
     """Describe the API; it needs no key."""
     app = request.app
     # It takes a tenth of a second to build, and few clients ask for it.
     if not hasattr(app.state, "openapi"):
-        app.state.openapi = orjson.dumps(openapi.describe(app))
+        app.state.openapi = orjson.dumps(openapi.describe(app, has_window=settings.default_window is not None))
     return json(app.state.openapi)

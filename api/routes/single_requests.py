@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 from tidemill.api import errors
 from tidemill.api.batches.batch_request import BatchRequest
 from tidemill.api.batches.creation import ForwardedHeaders, RepetitionHeaders
-from tidemill.api.dependencies import Caller, Deps, JsonBody, json
+from tidemill.api.dependencies import Caller, Deps, StoringBody, json
 from tidemill.api.inline import single_request
 from tidemill.api.inline.single_request import AsyncRequest
 from tidemill.api.openapi import Route
@@ -72,7 +72,7 @@ async def create(
     repeats: RepetitionHeaders,
     headers: ForwardedHeaders,
     query: Annotated[AsyncQuery, Depends(Query(AsyncQuery))],
-    body: Annotated[RequestBody, Depends(JsonBody(RequestBody, bytes_max=inline.BYTES_MAX))],
+    body: Annotated[RequestBody, Depends(StoringBody(RequestBody, bytes_max=inline.BYTES_MAX))],
 ) -> Response:
     """Send a request to an endpoint, `chat/completions` for example; the answer comes when the log has it."""
     if query.callback_url is not None:

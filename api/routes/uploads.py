@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 from fastapi import APIRouter, Depends, Request, Response
 
 from tidemill.api import errors, lookup
-from tidemill.api.dependencies import Caller, Dependencies, Deps, JsonBody, from_store, json
+from tidemill.api.dependencies import Caller, Dependencies, Deps, StoringBody, from_store, json
 from tidemill.api.openapi import Route
 from tidemill.api.requests.bodies import Completion, NewUpload
 from tidemill.api.requests.fields import UploadId
@@ -29,7 +29,9 @@ _endings: Final[WeakValueDictionary[str, asyncio.Lock]] = WeakValueDictionary()
 
 
 @router.post("", response_model=Upload)
-async def create(deps: Deps, caller: Caller, body: Annotated[NewUpload, Depends(JsonBody(NewUpload))]) -> Response:
+async def create(
+    deps: Deps, caller: Caller, body: Annotated[NewUpload, Depends(StoringBody(NewUpload))]
+) -> Response:
     """Create an upload; it accepts parts for an hour."""
     with deps.booking(caller.project) as booking:
         # Checked now, reserved as the parts arrive.
@@ -69,7 +71,7 @@ async def add(deps: Deps, caller: Caller, upload_id: UploadId, form: part.PartFo
 
 @router.post("/{upload_id}/complete", response_model=Upload)
 async def complete(
-    deps: Deps, caller: Caller, upload_id: UploadId, body: Annotated[Completion, Depends(JsonBody(Completion))]
+    deps: Deps, caller: Caller, upload_id: UploadId, body: Annotated[Completion, Depends(StoringBody(Completion))]
 ) -> Response:
     """Complete an upload with its parts in order; a repetition gets the same answer."""
     part_ids = tuple(body.part_ids)

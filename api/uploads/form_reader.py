@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from tidemill.api import errors
 from tidemill.api.dependencies import Dependencies
 from tidemill.api.requests import reading
-from tidemill.api.requests.parts import UNUSABLE, Part, schema_of
+from tidemill.api.requests.parts import FULL, UNUSABLE, Part, schema_of
 from tidemill.api.uploads.multipart import Event, Form, MultipartError, PartBegan, PartData
 from tidemill.schemas.resources.error import ApiError
 
@@ -38,6 +38,7 @@ class FormBody(Part, Generic[F]):
         **UNUSABLE,
         408: "The body did not arrive in time.",
         413: "The body is too large.",
+        **FULL,
     }
 
     def __init__(self, file: str, fields: type[F]) -> None:

@@ -63,7 +63,7 @@ def _odd(data: bytes, endpoint: Endpoint, decoders: _Decoders) -> object:
     try:
         line = _fields(_lines.decode(data))
     except msgspec.ValidationError:
-        return _valid.decode(data)
+        return _value(_valid.decode(data))
     is_object = _first(line.get("body", msgspec.Raw())) == b"{"
     if is_object:
         line["body"] = decoders.bodies.decode(line["body"])

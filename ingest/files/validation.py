@@ -231,7 +231,7 @@ class Checker:
         size = len(custom_id)
         if not size:
             text = "Invalid 'custom_id': empty string. Expected a string with minimum length 1."
-            raise Fault("string_below_min_length", text, "custom_id")
+            raise Fault("empty_string", text, "custom_id")
         if size > CUSTOM_ID_CHARS_MAX:
             text = (
                 f"Invalid 'custom_id': string too long. Expected a string with maximum length "
@@ -341,7 +341,7 @@ def _parsed(data: bytes, endpoint: Endpoint) -> dict[str, Any]:
     if nesting.exceeds(data, DEPTH_MAX):
         raise Fault("invalid_json_line", f"This line is nested deeper than the maximum of {DEPTH_MAX} levels.")
     try:
-        request = orjson.loads(data) if len(data) <= LONG_LINE_BYTES else outlined(data, endpoint)
+        request = _decoded(data, endpoint)
     except UNREADABLE:
         text = f"This line is not parseable as valid JSON. {malformed.reason(data)}"
         raise Fault("invalid_json_line", text) from None
@@ -349,6 +349,16 @@ def _parsed(data: bytes, endpoint: Endpoint) -> dict[str, Any]:
         text = f"Each line must be a JSON dictionary object, but this one is {_KINDS[type(request)]}."
         raise Fault("invalid_request", text)
     return request
+
+
+def _decoded(data: bytes, endpoint: Endpoint) -> Any:
+    if len(data) <= LONG_LINE_BYTES:
+        try:
+            return orjson.loads(data)
+        except orjson.JSONDecodeError:
+            # It refuses JSON with a number like 1e400, also where no check looks.
+            pass
+    return outlined(data, endpoint)
 
 
 def _field_fault(request: dict[str, Any], name: str, kind: type, expected: str) -> Fault:

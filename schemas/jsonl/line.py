@@ -17,7 +17,7 @@ CANCELLED = ("batch_cancelled", "This request was not executed because the batch
 
 REFUSALS = frozenset({
     "invalid_json_line", "line_too_long", "missing_required_parameter", "invalid_type", "invalid_method",
-    "invalid_url", "invalid_request", "string_below_min_length", "string_above_max_length", "duplicate_custom_id",
+    "invalid_url", "invalid_request", "empty_string", "string_above_max_length", "duplicate_custom_id",
     "streaming_unsupported", "model_not_found", "model_not_supported", "mismatched_model",
     "reply_too_large", "invalid_file",
 })  # fmt: skip

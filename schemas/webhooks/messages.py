@@ -172,6 +172,8 @@ class Delivery(_Message):
     expires_at: Time
     """No attempt begins after this."""
     attempts: Number = 0
+    attempts_before: Number = 0
+    """Those before a client asked to send it again."""
     next_at: Time | None = None
     """When the next attempt is due; None after the end."""
     last: Attempt | None = None

@@ -7,10 +7,14 @@ import orjson
 import pytest
 from support.faults import LIST, NUMBER, OBJECT, TEXT, TRUE, long, rows
 
+from tidemill.api.requests import reading
+from tidemill.api.requests.bodies import Append
+from tidemill.configuration.settings import Settings
 from tidemill.ingest.files.validation import Checker, Rules
 from tidemill.ingest.files.verdict import Failed
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.jsonl.lines import Splitter
+from tidemill.schemas.resources.error import ApiError
 
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
@@ -62,7 +66,7 @@ FIELD_LINES: list[tuple[dict[str, Any], LineFault]] = [
     *(({"body": wrong}, line_kind("body", OBJECT, got)) for wrong, got in (
         (None, "null"), ("{}", TEXT), ([], LIST), (1, NUMBER),
     )),
-    ({"custom_id": ""}, ("string_below_min_length", "custom_id",
+    ({"custom_id": ""}, ("empty_string", "custom_id",
                          "Invalid 'custom_id': empty string. Expected a string with minimum length 1.")),
     ({"custom_id": "c" * 513}, ("string_above_max_length", "custom_id", long("custom_id", 512, 513)[3])),
     *(({"method": method}, NO_METHOD) for method in ("GET", "post", "POST ", "")),
@@ -115,6 +119,25 @@ def test_a_field_of_a_line(change, expected):
     line = orjson.dumps({name: field for name, field in request.items() if field is not ABSENT})
     code, param, message = checked(line)
     assert (code, param, message[: len(expected[2])]) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("custom_id", ""), ("custom_id", "c" * 513), ("custom_id", []), ("custom_id", True), ("custom_id", ABSENT),
+        ("body", ABSENT), ("body", "{}"), ("body", []), ("body", True),
+    ],
+)  # fmt: skip
+def test_a_request_in_a_create_has_the_fault_of_a_line(name, wrong):
+    """The same code and message, at another place."""
+    request = {"custom_id": "a", "method": "POST", "url": CHAT, "body": CHAT_BODY} | {name: wrong}
+    text = orjson.dumps({field: value for field, value in request.items() if value is not ABSENT})
+    with pytest.raises(ApiError) as caught:
+        reading.body(Append, b'{"sequence": 1, "requests": [%b]}' % text, Settings())
+    found = caught.value.body
+    assert found.param.startswith("requests[0].")
+    said = found.message.replace(found.param, name)
+    assert (found.code, found.param.removeprefix("requests[0]."), said) == checked(text)
 
 
 def test_the_table_is_large():

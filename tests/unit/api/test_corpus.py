@@ -306,8 +306,8 @@ def test_requests_are_read_through_models(deps):
         assert {name for part in parts for name in named(part, "path")} == set(route.param_convertors)
         seen |= {type(part) for part in parts}
     assert {kind.__name__ for kind in seen} == {
-        "Authentication", "Query", "Headers", "PathId", "JsonBody", "FormBody", "RequestsBody", "_Forwarded",
-        "Matching",
+        "Authentication", "Query", "Headers", "PathId", "JsonBody", "StoringBody", "FormBody", "RequestsBody",
+        "_Forwarded", "Matching",
     }  # fmt: skip
 
 
