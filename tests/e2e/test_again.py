@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 from support.backend import as_told, well
+from support.batches import WINDOWS_SHORT
 from support.stack import KEY
 from support.waiting import WAIT_SECONDS_MAX
 
@@ -88,10 +89,13 @@ def test_a_rerun_of_the_failed_lines(tidemill, client, backend, tmp_path):
 def test_a_rerun_of_expired_lines(tidemill, client, backend, tmp_path):
     """Also of lines with an error code, and of all lines."""
     backend.reset(as_told)
-    source = chats(tmp_path / "in.jsonl", None, "wait", "refuse")
-    code, _, err = tidemill("run", source, "-o", tmp_path / "out.jsonl", "--window", "4s")
-    assert code == 5, err
-    old = created_batch(client, err)
+    for window in WINDOWS_SHORT:
+        source = chats(tmp_path / f"{window}.jsonl", None, "wait", "refuse")
+        code, _, err = tidemill("run", source, "-o", tmp_path / f"{window}.out.jsonl", "--window", window)
+        assert code == 5, err
+        old = created_batch(client, err)
+        if (old.request_counts.completed, old.request_counts.failed) == (1, 1):
+            break
     backend.reset(well)
     for only, found in (
         ("unfinished", ["r1", "r2"]),

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 from openai import OpenAI
-from support.backend import Backend, Behaviour
+from support.backend import WAIT_SECONDS, Backend, Behaviour
 from support.stack import KEY, Stack
 from support.waiting import WAIT_SECONDS_MAX, wait_until
 
@@ -203,12 +203,16 @@ def test_a_paused_and_a_removed_model(service, one):
     service.command("models", "resume", "chat")
     takes_effect(lambda: one.calls, "calls again")
     assert service.ended(paused).request_counts.completed == 20
-    one.hold()
+    one.reset(
+        lambda body, _: Behaviour(
+            latency_seconds=0 if body["messages"][0]["content"] == "chat 0" else WAIT_SECONDS
+        )
+    )
     removed = service.create(100, window="20s")
-    wait_until(lambda: one.in_flight, what="calls in flight")
+    wait_until(lambda: service.batch(removed).request_counts.completed, what="an answer")
     service.command("models", "remove", "chat")
-    one.release()
     service.shows(removed, "removed")
+    one.hurry()
     refused = service.ended(service.create(1))
     assert (refused.status, refused.errors.data[0].code) == ("failed", "model_not_found")
     batch = service.ended(removed)

@@ -33,7 +33,6 @@ scrape_configs:
 """
 AS_THEY_COME = {"tidemill_api_requests_total"}
 """Metrics without a series until an event occurs."""
-CALL_SECONDS = 3.0
 QUERIES_MIN = 70
 OF_THE_TARGET = {"stage", "instance", "job", "le", "__name__"}
 
@@ -127,7 +126,7 @@ def prometheus(addresses, tmp_path):
             process.kill()
 
 
-def run_a_batch(stack, prometheus):
+def run_a_batch(stack, backend, prometheus):
     """One whose first line fails; Prometheus sees it at work."""
     client = OpenAI(base_url=stack.api, api_key=KEY)
     lines = [
@@ -140,6 +139,7 @@ def run_a_batch(stack, prometheus):
     file = client.files.create(file=("in.jsonl", "\n".join(map(json.dumps, lines)).encode()), purpose="batch")
     made = client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
     wait_until(lambda: prometheus.has("tidemill_deadline_slack_seconds"), "a batch at work")
+    backend.release()
     wait_until(lambda: client.batches.retrieve(made.id).status == "completed", "the end of the batch")
     assert client.batches.retrieve(made.id).request_counts.failed == 1
     wait_until(lambda: prometheus.has("tidemill_batch_duration_seconds_count"), "a scrape after the end")
@@ -166,11 +166,11 @@ def test_every_query_finds_its_series(stack, backend, addresses, prometheus):
 
     def rule(body, nth):
         """The server is at fault once, and then the line is."""
-        status = (500 if nth == 1 else 400) if "bad" in json.dumps(body) else 200
-        return Behaviour(status=status, latency_seconds=CALL_SECONDS)
+        return Behaviour(status=(500 if nth == 1 else 400) if "bad" in json.dumps(body) else 200)
 
     backend.reset(rule)
-    run_a_batch(stack, prometheus)
+    backend.hold()
+    run_a_batch(stack, backend, prometheus)
     for stage in STAGES:
         # The library's own names are its matter.
         text = re.sub(r"(?m)^(# (HELP|TYPE) )?python_.*\n", "", scraped(addresses[stage]))

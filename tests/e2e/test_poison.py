@@ -40,7 +40,7 @@ POISON = (
 @pytest.mark.usefixtures("backend")
 async def test_every_stage_goes_on(stack):
     """Poison in every partition of each topic, then a batch that has to pass them all."""
-    before = {stage: stack.pids(stage) for stage in ("ingest", "processors", "results")}
+    before = stack.ends()
     await ensure_model_topics(Settings(), stack.cluster(), "chat")
     producer = AIOKafkaProducer(**stack.clients())
     await producer.start()
@@ -67,7 +67,7 @@ async def test_every_stage_goes_on(stack):
             return sent <= (await dead_letters.known(reader)).ids
 
     await until(buried, "all of them among the dead letters")
-    assert {stage: stack.pids(stage) for stage in before} == before, "no process ended over it"
+    assert stack.ends() == before, "no process ended over it"
 
 
 class _Raw(str):
@@ -169,8 +169,7 @@ async def test_whatever_is_written_to_a_topic(stack, monkeypatch):
     """Invalid keys, headers and values, and false facts: no stage restarts, and a batch completes."""
     for module in (message_accumulator, producer_module):
         monkeypatch.setattr(module, "DefaultRecordBatchBuilder", _DefaultRecordBatchBuilderPy)
-    stages = ("api", "ingest", "processors", "results")
-    before = {stage: stack.pids(stage) for stage in stages}
+    before = stack.ends()
     await ensure_model_topics(Settings(), stack.cluster(), "chat")
     client = OpenAI(base_url=stack.api, api_key=KEY)
     neighbour = created(client, 20_000)
@@ -206,4 +205,4 @@ async def test_whatever_is_written_to_a_topic(stack, monkeypatch):
         return sent <= found
 
     await until(buried, "the letters of all of them")
-    assert {stage: stack.pids(stage) for stage in stages} == before, "no process ended over it"
+    assert stack.ends() == before, "no process ended over it"

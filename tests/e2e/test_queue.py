@@ -61,6 +61,7 @@ def records_of_batches(kafka):
 def test_no_more_batches_are_at_work(queued, client, inference):
     """They run in the order of their creation; those that wait say so, can be cancelled, and may expire."""
     inference.reset(slowly)
+    inference.hold()
     extra = queued.start_extra("ingest", "extra-1")
     try:
         made = [create(client, numbered(0, LINES)) for _ in range(IN_PROGRESS_MAX - 1)]
@@ -71,6 +72,7 @@ def test_no_more_batches_are_at_work(queued, client, inference):
         assert [one["reason"] for one in waiting] == ["batches_at_work"]
         assert waiting[0]["message"].startswith("The project may have 2 batches at work, and ")
         client.batches.cancel(made[3])
+        inference.release()
         queued.kill("ingest")
         wait_until(lambda: client.batches.retrieve(made[1]).status == "completed", "an end")
         extra.kill()

@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 from aiokafka import AIOKafkaProducer
 from openai import NotFoundError, OpenAI
-from support.backend import Behaviour
+from support.backend import WAIT_SECONDS, Behaviour
 from support.stack import KEY, Stack
 from support.waiting import WAIT_SECONDS_MAX, wait_until
 
@@ -181,7 +181,9 @@ def test_lost_state_comes_back(place, backend):
 def test_a_part_that_is_lost_is_made_again(place, backend):
     """Parts are deleted while their batch runs: it ends with every line, and no call is repeated."""
     backend.reset(
-        lambda body, _: Behaviour(latency_seconds=5 if body["messages"][0]["content"] == "lost 0" else 0)
+        lambda body, _: Behaviour(
+            latency_seconds=WAIT_SECONDS if body["messages"][0]["content"] == "lost 0" else 0
+        )
     )
     batch_id = begun(place, "lost", "24h")
     folder = place.data / "store" / "parts" / batch_id
@@ -189,6 +191,7 @@ def test_a_part_that_is_lost_is_made_again(place, backend):
     assert backend.in_flight
     for part in parts:
         part.unlink()
+    backend.hurry()
     batch = ended(place, batch_id)
     assert batch.request_counts.completed == LINES
     assert batch.tidemill["receipt"]["missing"] == batch.tidemill["receipt"]["double"] == 0
@@ -198,13 +201,15 @@ def test_a_part_that_is_lost_is_made_again(place, backend):
 
 def test_state_lost_in_the_middle_of_a_batch(place, backend):
     """It goes on from the changelogs and the log; nothing is lost, and no line is called again."""
-    backend.reset(lambda *_: Behaviour(latency_seconds=0.2))
+    # Most lines wait until the stop, which waits for those that are called.
+    backend.reset(lambda *_: Behaviour(latency_seconds=2 if backend.calls > LINES // 4 else 0))
     client = client_of(place)
     source = next(batch for batch in client.batches.list(limit=100) if batch.status == "completed").input_file_id
     made = client.batches.create(input_file_id=source, endpoint="/v1/chat/completions", completion_window="24h")
     wait_until(lambda: backend.calls >= LINES // 4, "some calls")
     place.stop()
     assert backend.calls < LINES
+    backend.hurry()
     shutil.rmtree(place.data / "state")
     place.start()
     client = client_of(place)

@@ -14,7 +14,6 @@ from playwright.sync_api import expect
 from support import snippets
 from support.dashboard import signed_in
 from support.stack import KEY, Stack
-from support.waiting import WAIT_SECONDS_MAX
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -59,7 +58,7 @@ def follow(page, folder, place):
         "OPENAI_BASE_URL": stack.api,
         "OPENAI_API_KEY": KEY,
     }
-    snippets.run(page, place, environ, WAIT_SECONDS_MAX)
+    snippets.run(page, place, environ)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

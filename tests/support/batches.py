@@ -12,6 +12,10 @@ from support.waiting import wait_until
 CHAT = "/v1/chat/completions"
 OVER = ("completed", "failed", "expired", "cancelled")
 FAILS_EVERY = 97
+WINDOWS_SHORT = ("4s", "16s", "64s")
+"""A test of an expiry tries one after the other: what has to happen before it takes longer on a busy machine."""
+WINDOWS = json.dumps(dict.fromkeys(("24h", *WINDOWS_SHORT), 0.5))
+"""A setting of an installation."""
 
 
 def create(

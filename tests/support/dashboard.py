@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -16,6 +17,8 @@ from support.stack import KEY
 from support.waiting import WAIT_SECONDS_MAX
 
 CHAT = "/v1/chat/completions"
+WAITING = re.compile("^(queued|stalled)$")
+"""The states of a batch without an answer: after some seconds it is stalled."""
 DESK: ViewportSize = {"width": 1440, "height": 900}
 LAPTOP: ViewportSize = {"width": 1280, "height": 800}
 PHONE: ViewportSize = {"width": 390, "height": 844}
@@ -84,7 +87,7 @@ def go(page: Page, path: str) -> None:
     page.goto(f"{page.url.split('#')[0]}#{path}")
 
 
-def state(page: Page, word: str) -> None:
+def state(page: Page, word: str | re.Pattern[str]) -> None:
     """Wait until the batch of the page is in a state."""
     expect(page.locator("h1 .state")).to_have_text(word)
 

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from support import openid
 from support.backend import Backend
+from support.batches import WINDOWS
 from support.brokers import any_kafka
 from support.ports import free_port
 from support.sharing import shared
@@ -52,13 +53,13 @@ def stack(request: pytest.FixtureRequest, inference: Backend) -> Stack:
 
     `chat` also has `/v1/messages`. All modules of a folder share it.
 
-    Besides a day a batch may take four seconds, so that one can be seen to expire. It names an OpenID
+    Besides a day a batch may take some seconds, so that one can be seen to expire. It names an OpenID
     provider, which runs only in the tests that start it.
     """
 
     @contextmanager
     def start() -> Iterator[Stack]:
-        environ = {"TIDEMILL_WINDOWS": '{"24h": 0.5, "4s": 0.5}'}
+        environ = {"TIDEMILL_WINDOWS": WINDOWS}
         with TemporaryDirectory(prefix="tidemill-stack-") as folder:
             environ["TIDEMILL_OPENID"] = openid.settings(Path(folder), free_port())
             # Let other users reach the data folder; pytest's own folders would keep them out.

@@ -18,6 +18,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.waiting import WAIT_SECONDS_MAX
+
 PROGRAMS = ("sh", "python", "js", "ts")
 """Languages of blocks that a reader runs."""
 _BLOCK = re.compile(
@@ -72,7 +74,7 @@ def snippets(page: Path) -> list[Snippet]:
     return found
 
 
-def run(page: Path, folder: Path, environ: dict[str, str], seconds_max: float) -> None:
+def run(page: Path, folder: Path, environ: dict[str, str]) -> None:
     """Run the blocks of a page in one shell that stops at the first fault, and compare the outputs that it shows.
 
     Raises:
@@ -83,7 +85,7 @@ def run(page: Path, folder: Path, environ: dict[str, str], seconds_max: float) -
     script = "\n".join(_script(block) + f"\necho '{_MARK}'" for block in ran)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", f"exec 2>&1\n{script}"],
-        cwd=folder, env=environ, capture_output=True, text=True, timeout=seconds_max, check=False,
+        cwd=folder, env=environ, capture_output=True, text=True, timeout=WAIT_SECONDS_MAX, check=False,
     )  # fmt: skip
     outputs = done.stdout.split(f"{_MARK}\n")
     assert done.returncode == 0, f"{page.name}, line {ran[min(len(outputs), len(ran)) - 1].line}: {done.stdout}"

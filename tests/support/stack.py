@@ -18,6 +18,7 @@ from support.brokers import copy_formatted
 from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 from tidemill.configuration.security import Cluster, Security, client_options
+from tidemill.kafka.freeze_guard import FROZEN
 from tidemill.local import data_folder
 from tidemill.local.embedded import kraft
 from tidemill.runtime import run_file
@@ -102,6 +103,11 @@ class Stack:
         """Pids of a stage at this moment; a stage that was killed comes back with new ones."""
         return list(self._running["processes"].get(stage, []))
 
+    def ends(self) -> list[str]:
+        """What its log says of processes that ended, without those that the machine had frozen for too long."""
+        said = [line for line in self.log.read_text().splitlines() if "; restarting it in " in line]
+        return [line for line in said if f" ended with exit code {FROZEN}" not in line]
+
     def start_extra(self, stage: str, place: str) -> subprocess.Popen[bytes]:
         """Start one more process of a stage on the same data folder; the caller ends it.
 
@@ -128,7 +134,7 @@ class Stack:
 
         If the stage is restarting, wait for it.
         """
-        pids = wait_until(lambda: self.pids(stage), f"a process of {stage}")
+        pids = wait_until(lambda: all(map(runs, found := self.pids(stage))) and found, f"a process of {stage}")
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         wait_until(

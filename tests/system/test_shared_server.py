@@ -2,6 +2,9 @@
 
 import json
 import re
+from collections import Counter
+from http import HTTPStatus
+from typing import Any
 
 import pytest
 from aiohttp import ClientSession
@@ -29,26 +32,27 @@ def backend():
 
 
 async def shares(made: Rig, backend: Backend) -> list[float]:
-    """Run a batch of each model at once; returns the finished parts of all at the end of the first."""
+    """Run a batch of each model at once; returns the called parts of all at the last call of the first."""
     await made.process().ready()
     for model in made.models:
         await made.collect(await made.batch(1, model=model), 1)
+    calls: Counter[str] = Counter()
+    parts: list[float] = []
+    rule = backend.rule
+
+    def counted(body: dict[str, Any], nth: int) -> Behaviour:
+        how = rule(body, nth)
+        calls[body["model"]] += how.status == HTTPStatus.OK
+        if calls[body["model"]] == LINES and not parts:
+            parts.extend(calls[model] / LINES for model in made.models)
+        return how
+
+    backend.rule = counted
     backend.hold()
     batches = [await made.batch(LINES, pack=16, model=model) for model in made.models]
     backend.release()
-    parts: list[float] = []
-
-    def counts() -> list[int]:
-        return [sum(1 for place in made.lines if place[0] == batch) for batch in batches]
-
-    async def ended() -> bool:
-        await made.poll()
-        found = counts()
-        if LINES in found and not parts:
-            parts.extend(count / LINES for count in found)
-        return min(found) == LINES
-
-    await until(ended, "the ends of all batches")
+    for batch in batches:
+        await made.collect(batch, LINES)
     assert not any(mark.failed for mark in made.marks.values())
     return parts
 
