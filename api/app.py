@@ -355,6 +355,7 @@ async def _watched(deps: Dependencies, followers: list[Follower], heartbeat: Hea
         },
         metrics=metrics.text,
     )
+    heartbeat.progress = lambda: sum(follower.position for follower in followers)
     beating = asyncio.create_task(heartbeat.run())
     try:
         async with health.serve(state, deps.settings.health_host, deps.settings.health_port):
