@@ -31,7 +31,7 @@ class LiveSettings:
         """The file when its servers and models were last applied, or refused."""
 
     async def apply(self, settings: Settings, kafka: Cluster, demo: Mapping[str, Any]) -> Serving:
-        """Apply servers and models, or without any the `demo` models, if they have changed; returns all of the catalog.
+        """Apply servers and models, if they have changed; returns all there are. Without a model `demo` has them.
 
         Raises:
             SettingsError: The catalog would contradict itself.

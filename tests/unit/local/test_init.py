@@ -1,6 +1,10 @@
 """`tidemill init` against real HTTP servers on free ports, each of which answers in its own way."""
 
+import re
+import resource
+import shlex
 import tomllib
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -111,6 +115,26 @@ def test_an_existing_file_stays_as_it_is(tmp_path):
     with pytest.raises(OperatorError, match=r"exists and stays as it is; --config names another file"):
         init.write(file, "")
     assert file.read_text() == "port = 1\n"
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(tmp_path):
+    """`up` would read it as settings."""
+    file = tmp_path / "tidemill.toml"
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, most[1]))
+    try:
+        with pytest.raises(OperatorError, match=r"tidemill\.toml: File too large"):
+            init.write(file, "# settings\n" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    assert not file.exists()
+
+
+def test_the_next_step_can_be_copied():
+    """Also with a folder whose name has spaces."""
+    step = init.next_steps([], Path("my files/it's.toml"))
+    (command,) = re.findall("`(tidemill up --config .*?)`|$", step)[:1]
+    assert shlex.split(command) == ["tidemill", "up", "--config", "my files/it's.toml"]
 
 
 @pytest.mark.parametrize("url", ["gpu:8000/v1", "ftp://gpu/v1", "http://gpu/v1/models", "", "http://u:p@gpu/v1"])
