@@ -17,6 +17,7 @@ from tidemill.local.init import Candidate
 from tidemill.ops import OperatorError
 from tidemill.runtime import server_probe
 from tidemill.schemas.endpoints import DEFAULTS
+from tidemill.schemas.resources import access
 
 CHAT = "/v1/chat/completions"
 ODD = "Größe \"x\" 'y' \\z"
@@ -30,7 +31,8 @@ ANSWERS = {
     "chat": lambda: listing("qwen3:8b", ODD, "zwei\nzeilen", " ", "n" * 300),
     "several": lambda: listing("qwen3:8b", *(f"lora-{number}" for number in range(init.MODELS_MAX + 20))),
     "empty": listing,
-    "locked": lambda: web.json_response({}, status=401),
+    "locked": lambda: web.json_response({}, status=401, headers={"www-authenticate": "Bearer"}),
+    "tidemill": lambda: web.json_response({}, status=401, headers={"www-authenticate": access.CHALLENGE}),
     "page": lambda: web.Response(text="<html>It works!</html>"),
     "large": lambda: web.Response(body=b"[" * (server_probe.ANSWER_BYTES_MAX + 1)),
 }
@@ -99,6 +101,13 @@ async def test_a_server_that_wants_a_key_is_kept_as_a_comment(place):
     settings = Settings(**tomllib.loads("\n".join(line.removeprefix("# ") for line in block.splitlines())))
     assert settings.servers["locked"].api_key_env == "LOCKED_API_KEY"
     assert settings.models["NAME"].servers == ("locked",)
+
+
+async def test_a_running_tidemill_is_no_server(place):
+    """It has the usual port of llama.cpp, and would call itself."""
+    (found,) = await init.look([place("tidemill")])
+    assert str(found).endswith(": it is the API of Tidemill, not an inference server")
+    assert "tidemill/v1" not in init.settings([found])
 
 
 def test_tidemill_leaves_its_usual_port_to_a_server():
