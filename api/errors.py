@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from tidemill.schemas.resources import access
 from tidemill.schemas.resources.error import ApiError
 
 RETRY_SECONDS = 2
@@ -371,7 +372,7 @@ def shorten(text: str) -> str:
 
 
 def _unauthorized(message: str, *, code: str | None = None) -> ApiError:
-    return ApiError(401, message, code=code, headers={"www-authenticate": "Bearer"})
+    return ApiError(401, message, code=code, headers={"www-authenticate": access.CHALLENGE})
 
 
 def _limited(message: str, headers: dict[str, str]) -> ApiError:

@@ -20,6 +20,8 @@ from tidemill.schemas.bounds import Id, Name, Time, Word
 from tidemill.schemas.ids import timely_hex
 
 PREFIX = "sk-"
+CHALLENGE = 'Bearer realm="Tidemill"'
+"""The header `www-authenticate` of answers to requests without a valid key; Tidemill recognizes itself by it."""
 DEFAULT_PROJECT = "default"
 """The project of the key in the settings."""
 RANDOM_BYTES = 32

@@ -9,7 +9,6 @@ throughput of lines from the server's metrics.
 import argparse
 import asyncio
 import json
-import os
 import random
 import subprocess
 import sys
@@ -25,16 +24,13 @@ from typing import Final
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 from support.beside import quantile
+from support.stack import KEY, Stack
 
 from tidemill.client.http.client import Client
 from tidemill.client.http.transfers import upload
-from tidemill.schemas.resources import access
 
-START_SECONDS_MAX: Final = 120.0
-STOP_SECONDS_MAX: Final = 60.0
 SAMPLE_SECONDS: Final = 0.1
 WORDS: Final = 30_000
-KEY: Final = access.new_secret()
 METRICS: Final = {"vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:generation_tokens_total"}
 IDLE: Final = {"idle": {"backends": [{"url": "http://127.0.0.1:9/v1"}]}}
 """A model without lines: without any, the service would serve the demo's."""
@@ -161,29 +157,17 @@ class Service:
     """`tidemill up` in a folder of its own, with the server in its catalog."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._environ = {**os.environ, "TIDEMILL_API_KEY": KEY, "TIDEMILL_MODELS": json.dumps(IDLE)}
+        self._stack = Stack(folder, IDLE)
         self.base_url = ""
 
     @contextmanager
     def up(self, plan: Plan) -> Iterator[None]:
         """Start it, and stop it at the end."""
-        command = self._command("up", "--port", "0")
-        with subprocess.Popen(command, env=self._environ, stdout=subprocess.DEVNULL) as process:
-            try:
-                run = self._folder / "run.json"
-                end = time.monotonic() + START_SECONDS_MAX
-                while not run.exists():
-                    if process.poll() is not None or time.monotonic() > end:
-                        raise OSError("tidemill did not start")
-                    time.sleep(SAMPLE_SECONDS)
-                self.base_url = json.loads(run.read_text("utf-8"))["api"]
-                self.client("servers", "add", "real", f"url={plan.url}", f"max_in_flight={plan.calls_max}")
-                self.client("models", "add", plan.model, 'servers=["real"]')
-                yield
-            finally:
-                process.terminate()
-                process.wait(STOP_SECONDS_MAX)
+        with self._stack:
+            self.base_url = self._stack.api
+            self.client("servers", "add", "real", f"url={plan.url}", f"max_in_flight={plan.calls_max}")
+            self.client("models", "add", plan.model, 'servers=["real"]')
+            yield
 
     def set(self, **settings: object) -> None:
         """Change settings of the server; None for the default."""
@@ -192,10 +176,8 @@ class Service:
 
     def client(self, *words: str) -> None:
         """Run a command of the client."""
-        subprocess.run(self._command(*words), env=self._environ, stdout=subprocess.DEVNULL, check=True)
-
-    def _command(self, *words: str) -> list[str]:
-        return [sys.executable, "-P", "-m", "tidemill", *words, "--data", str(self._folder)]
+        command = [sys.executable, "-P", "-m", "tidemill", *words, "--data", str(self._stack.data)]
+        subprocess.run(command, env=self._stack.environ_of_all, stdout=subprocess.DEVNULL, check=True)
 
 
 def write(plan: Plan, path: Path) -> None:

@@ -92,9 +92,12 @@ class Api:
         os.close(writing)
         self.process.stdin.write(self.settings.model_dump_json(exclude={"api_key"}, exclude_unset=True).encode())
         self.process.stdin.close()
-        with os.fdopen(reading, "rb") as pipe:
-            said = select.select([pipe], [], [], WAIT_SECONDS_MAX)[0] and pipe.readline()
-        if not said or not said.startswith(b"ready"):
+        with os.fdopen(reading, "rb", 0) as pipe:
+            # Words of progress come before.
+            while said := select.select([pipe], [], [], WAIT_SECONDS_MAX)[0] and pipe.readline():
+                if said.startswith(b"ready"):
+                    break
+        if not said:
             self.stop()
             raise AssertionError(self.log)
 

@@ -87,7 +87,7 @@ class Process:
     def _has_said_so(self) -> bool:
         assert self._process.poll() is None, "the process ended before it was ready"
         try:
-            return bool(os.read(self._ready, 16))
+            return b"ready" in os.read(self._ready, 4096)
         except BlockingIOError:
             return False
 

@@ -38,7 +38,7 @@ class Stack:
         data: Its folder, which outlives a stop.
         models: The table `models` of its configuration.
         environ: Further environment variables.
-        cwd: The folder in which it starts; by default this process's.
+        cwd: The folder in which it starts, with its settings file; by default this process's, without one.
         prefix: A program that runs its command line.
     """
 
@@ -162,6 +162,7 @@ class Stack:
         """Start it, and wait until it is ready."""
         self.data.mkdir(parents=True, exist_ok=True)
         (self.data / "run.json").unlink(missing_ok=True)
+        self._no_settings.write_text("")
         if "TIDEMILL_KAFKA" not in self.environ:
             if not (self.data / "kafka").exists():
                 with data_folder.locked(self.data):
@@ -203,12 +204,18 @@ class Stack:
         found: dict[str, Any] = orjson.loads((self.data / "run.json").read_bytes())
         return found
 
+    @property
+    def _no_settings(self) -> Path:
+        """An empty settings file."""
+        return self.data / "tidemill.toml"
+
     def _environ(self) -> dict[str, str]:
         own = {
             name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_") or name in KEPT
         }
         models = {"TIDEMILL_MODELS": json.dumps(self.models)} if self.models else {}
-        return {**own, "TIDEMILL_API_KEY": KEY, **models, **self.environ}
+        config = {} if self.cwd else {"TIDEMILL_CONFIG": str(self._no_settings)}
+        return {**own, "TIDEMILL_API_KEY": KEY, **config, **models, **self.environ}
 
     def _is_ready(self) -> bool:
         assert self._process is not None

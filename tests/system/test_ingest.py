@@ -67,7 +67,7 @@ class Place:
         self.processes.append(process)
         os.close(writing)
         with os.fdopen(reading, "rb") as pipe:
-            assert pipe.readline().startswith(b"ready"), (self.folder / "ingest.log").read_text()
+            assert any(word.startswith(b"ready") for word in pipe), (self.folder / "ingest.log").read_text()
         return process
 
     async def create(self, data: bytes | None, **changes: object) -> str:

@@ -155,7 +155,7 @@ async def test_the_error_says_why_a_program_cannot_start(boss, program):
 
 async def test_a_program_that_is_never_ready(boss, program):
     """It is not waited for without end."""
-    with pytest.raises(ChildError, match=r"it was not ready within 0 s"):
+    with pytest.raises(ChildError, match=r"was not ready within 0 s"):
         await boss.start([program("a", "import signal; signal.pause()", start_seconds_max=0.2)])
 
 

@@ -37,6 +37,7 @@ from support.faults import (
 )
 
 from tidemill.schemas.endpoints import ENDPOINTS
+from tidemill.schemas.resources import access
 
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
@@ -224,12 +225,14 @@ async def test_a_route(client, method, path, expected):
 @in_one_loop
 @pytest.mark.parametrize(("header", "expected"), rows(KEYS))
 async def test_a_key(client, header, expected):
-    """None, or a wrong one."""
+    """None, or a wrong one; the answer names the kind of key, and Tidemill."""
     request = client.build_request("GET", "/batches")
     del request.headers["authorization"]
     if header is not None:
         request.headers["authorization"] = header
-    assert shown(await client.send(request)) == expected
+    answer = await client.send(request)
+    assert shown(answer) == expected
+    assert answer.headers["www-authenticate"] == access.CHALLENGE
 
 
 def test_no_row_stands_twice():

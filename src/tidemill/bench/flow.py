@@ -17,6 +17,10 @@ class Flow:
         self._case = case
         self.backend = backend
         self._in_flight: list[int] = []
+        self._began = 0.0
+        """Monotonic time of the first call; 0 until then."""
+        self._changes = list(case.changes)
+        """The changes that are still to come."""
         self.ended_at = 0.0
         """Monotonic time of the last successful answer; 0 until then."""
 
@@ -26,18 +30,20 @@ class Flow:
         return sum(self._in_flight) / max(1, len(self._in_flight))
 
     async def watch(self) -> None:
-        """Sample until every line has its answer, or until cancelled."""
-        began = 0.0
-        changes = list(self._case.changes)
-        with suppress(OSError):
-            while not self.ended_at:
-                stats = await self.backend.stats()
-                now = time.monotonic()
-                if stats["calls"]:
-                    began = began or now
-                    if changes and now - began >= changes[0][0]:
-                        await self.backend.change({"capacity": str(changes.pop(0)[1])})
-                    self._in_flight.append(stats["inflight"])
-                if stats["ok"] >= self._case.total:
-                    self.ended_at = time.monotonic()
-                await asyncio.sleep(SAMPLE_SECONDS)
+        """Sample until every line has its answer, or until cancelled; a request that fails is made again."""
+        while not self.ended_at:
+            with suppress(OSError):
+                await self._sample()
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    async def _sample(self) -> None:
+        stats = await self.backend.stats()
+        now = time.monotonic()
+        if stats["calls"]:
+            self._began = self._began or now
+            self._in_flight.append(stats["inflight"])
+            if self._changes and now - self._began >= self._changes[0][0]:
+                await self.backend.change({"capacity": str(self._changes[0][1])})
+                self._changes.pop(0)
+        if stats["ok"] >= self._case.total:
+            self.ended_at = time.monotonic()

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from tidemill.bench.cases import CASES, Case, lines
 from tidemill.bench.flow import Flow
 from tidemill.bench.report import Figures, Round, Summary, quantile, table
@@ -47,6 +49,10 @@ def main(
     files.write(results)
 
 
+class CompareError(Exception):
+    """The file of an earlier run has no results; the text says so."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Files:
     """The files of the results, as JSON, and of an earlier run's, which are shown beside them."""
@@ -55,10 +61,17 @@ class Files:
     compare: Path | None = None
 
     def read(self) -> dict[str, Summary]:
-        """The earlier results; none without a file."""
+        """The earlier results; none without a file.
+
+        Raises:
+            CompareError: The file has none.
+        """
         if self.compare is None:
             return {}
-        return {name: Summary(**found) for name, found in json.loads(self.compare.read_text("utf-8")).items()}
+        try:
+            return TypeAdapter(dict[str, Summary]).validate_json(self.compare.read_bytes())
+        except ValidationError as error:
+            raise CompareError(f"{self.compare} has no results that `--save` wrote") from error
 
     def write(self, results: dict[str, Summary]) -> None:
         """Save results."""
@@ -118,7 +131,10 @@ class CaseRun:
                 _say(f"{self._case.name}: {name}: {error}")
             finally:
                 watching.cancel()
-                await asyncio.gather(watching, return_exceptions=True)
+                (ended,) = await asyncio.gather(watching, return_exceptions=True)
+            if isinstance(ended, Exception):
+                found[name] = None
+                _say(f"{self._case.name}: {name}: left out, because the watch of the backend failed: {ended!r}")
         result = Round(product=found["product"], bare=found["bare"])
         _say(f"{self._case.name}: round {number + 1}: ratio {result.ratio or 0:.3f}")
         return result
@@ -147,7 +163,7 @@ class CaseRun:
         return {
             "seconds": end - start,
             "lines_per_second": case.total / (end - start),
-            "last_reply_to_completed_seconds": end - flow.ended_at if flow.ended_at else 0.0,
+            **({"last_reply_to_completed_seconds": end - flow.ended_at} if flow.ended_at else {}),
             **_quantiles(runs),
             "cpu_ms_per_line": sum(s for name, s in used.items() if name != "kafka") * 1000 / case.total,
             **{f"cpu_ms_per_line_{stage}": seconds * 1000 / case.total for stage, seconds in used.items()},

@@ -5,8 +5,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ import aiohttp
 import psutil
 
 from tidemill.bench.cases import CALM, IN_FLIGHT_MAX, INPUTS_PER_CALL, JOINED, MODELS, Case
+from tidemill.configuration.settings import ENV_PREFIX
 from tidemill.schemas.resources import access
 
 START_SECONDS_MAX = 120.0
@@ -22,6 +24,8 @@ POLL_SECONDS = 0.1
 KEY = access.new_secret()
 SAMPLE_SECONDS = 0.1
 ERROR_CHARS_MAX = 1000
+KEPT = ("TIDEMILL_CACHE", "TIDEMILL_MAVEN")
+"""Variables that the service gets; others belong to another installation."""
 
 
 class Mock:
@@ -41,13 +45,25 @@ class Mock:
 
     async def stats(self) -> dict[str, Any]:
         """The counters: calls, successful ones, repeats, in flight."""
-        async with aiohttp.ClientSession() as session, session.get(self.url + "/stats") as answer:
-            found: dict[str, Any] = json.loads(await answer.read())
-            return found
+        with _named(self.url):
+            async with aiohttp.ClientSession() as session, session.get(self.url + "/stats") as answer:
+                answer.raise_for_status()
+                found: dict[str, Any] = json.loads(await answer.read())
+                return found
 
     async def _post(self, path: str, params: dict[str, str]) -> None:
-        async with aiohttp.ClientSession() as session, session.post(self.url + path, params=params) as answer:
-            answer.raise_for_status()
+        with _named(self.url):
+            async with aiohttp.ClientSession() as session, session.post(self.url + path, params=params) as answer:
+                answer.raise_for_status()
+
+
+@contextmanager
+def _named(url: str) -> Iterator[None]:
+    """Raise each error of a call of the mock backend as an `OSError` that names it."""
+    try:
+        yield
+    except (OSError, ValueError, aiohttp.ClientError) as error:
+        raise OSError(f"the mock backend at {url}: {str(error) or type(error).__name__}") from error
 
 
 class Service:
@@ -60,28 +76,60 @@ class Service:
         self.base_url = ""
         self.processes: dict[str, list[int]] = {}
 
-    async def __aenter__(self) -> Self:
+    def environ(self) -> dict[str, str]:
+        """The environment of the service: the models, and no settings of another installation."""
         model = {"backends": [{"url": f"{self._mock}/v1"}], "max_in_flight": IN_FLIGHT_MAX}
         joined = {**model, "upstream_model": MODELS[0], "inputs_per_call": INPUTS_PER_CALL}
         models = {**dict.fromkeys(MODELS, model), JOINED: joined}
-        environ = {**os.environ, "TIDEMILL_MODELS": json.dumps(models), "TIDEMILL_API_KEY": KEY}
-        run = self._folder / "run.json"
-        command = [sys.executable, "-P", "-m", "tidemill", "up", "--port", "0", "--data", str(self._folder)]
-        self._process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)  # noqa: ASYNC220, S603
-        async with asyncio.timeout(START_SECONDS_MAX):
-            while not run.exists():
-                if self._process.poll() is not None:
-                    raise OSError("the service did not start")
-                await asyncio.sleep(POLL_SECONDS)
-        state = json.loads(run.read_text("utf-8"))
+        others = {name for name in os.environ if name.startswith(ENV_PREFIX) and name not in KEPT}
+        own = {name: value for name, value in os.environ.items() if name not in others}
+        return {**own, "TIDEMILL_MODELS": json.dumps(models), "TIDEMILL_API_KEY": KEY}
+
+    def command(self) -> list[str]:
+        """The command line of the service, with a settings file that is empty."""
+        config = self._folder.with_name("tidemill.toml")
+        config.write_text("", "utf-8")
+        options = ["--port", "0", "--data", str(self._folder), "--config", str(config)]
+        return [sys.executable, "-P", "-m", "tidemill", "up", *options]
+
+    async def __aenter__(self) -> Self:
+        command, environ = self.command(), self.environ()
+        process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)  # noqa: ASYNC220, S603
+        self._process = process
+        try:
+            state = json.loads(await self._started(process))
+        except BaseException:
+            await self._stop(process)
+            raise
         self.base_url = state["api"]
         self.processes = state["processes"]
         return self
 
     async def __aexit__(self, *_: object) -> None:
         if self._process is not None:
-            self._process.terminate()
-            await asyncio.to_thread(self._process.wait, STOP_SECONDS_MAX)
+            await self._stop(self._process)
+
+    async def _started(self, process: "subprocess.Popen[bytes]") -> str:
+        """Return the content of `run.json`."""
+        run = self._folder / "run.json"
+        end = time.monotonic() + START_SECONDS_MAX
+        while not run.exists():
+            if process.poll() is not None:
+                raise OSError(f"`tidemill up` did not start: it ended with exit code {process.returncode}")
+            if time.monotonic() > end:
+                raise OSError(f"the service was not ready within {START_SECONDS_MAX:.0f} s")
+            await asyncio.sleep(POLL_SECONDS)
+        return run.read_text("utf-8")
+
+    @staticmethod
+    async def _stop(process: "subprocess.Popen[bytes]") -> None:
+        process.terminate()
+        try:
+            await asyncio.to_thread(process.wait, STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            # Its children end with it.
+            process.kill()
+            process.wait()
 
 
 class BareError(Exception):

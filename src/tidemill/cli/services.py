@@ -114,14 +114,14 @@ def bench(
     Example: `tidemill bench --mock http://127.0.0.1:9100 --rounds 1`
     """
     from tidemill.bench.cases import CASES
-    from tidemill.bench.run import Files, main
+    from tidemill.bench.run import CompareError, Files, main
 
     known = [each.name for each in CASES]
     if unknown := [name for name in case or () if name not in known]:
         refuse(f"unknown case {', '.join(unknown)}; known are {', '.join(known)}")
     try:
         main(mock, case or [], rounds, bare, Files(save=save, compare=compare), lines_max=lines_max)
-    except OSError as error:
+    except (CompareError, OSError) as error:
         refuse(str(error))
 
 

@@ -43,6 +43,10 @@ class MonitoredApps:
                 return f"{name}: {symptom}"
         return None
 
+    def fetched_records(self) -> int:
+        """Records that the apps have fetched, those of their tables included."""
+        return sum(probe.fetched_records for _, _, probe, _ in self._apps)
+
     async def check_assigned(self) -> None:
         """Return if every app has joined its group and recovered its tables.
 

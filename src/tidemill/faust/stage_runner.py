@@ -60,6 +60,7 @@ def run(settings: Settings, role: str, make: Callable[[Settings, Cluster, Catalo
     logs.set_up(role, settings.log)
     monitored = MonitoredApps()
     heartbeat = Heartbeat(monitored.look)
+    heartbeat.progress = monitored.fetched_records
     flush = tracing.set_up(role)
     with heartbeat.guarded(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         has_crashed = runner.run(_run(settings, role, make, monitored, heartbeat))

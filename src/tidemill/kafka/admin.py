@@ -57,7 +57,7 @@ async def _connected(kafka: Kafka, failure: str) -> AsyncIterator[AIOKafkaAdminC
             await admin.start()
             yield admin
     except (KafkaError, TimeoutError, OSError) as error:
-        raise TopicError(f"{failure}: {error or 'no answer in time'}") from error
+        raise TopicError(f"{failure}: {str(error) or 'no answer in time'}") from error
     finally:
         await admin.close()
 

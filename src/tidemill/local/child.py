@@ -19,7 +19,8 @@ from tidemill.runtime import notify
 from tidemill.runtime.heartbeat import BLOCKED
 from tidemill.runtime.watchdog import LOOK_SECONDS, Silence
 
-START_SECONDS_MAX = 60.0
+START_SECONDS_MAX = 180.0
+"""How long a start may take without progress."""
 STOP_SECONDS_MAX = 10.0
 PUMP_SECONDS_MAX = 1.0
 """How long to wait for the last output of a process that has ended."""
@@ -30,7 +31,7 @@ TAIL_LINES = 15
 DELAY_SECONDS_MIN = 0.1
 DELAY_SECONDS_MAX = 10.0
 STABLE_SECONDS = 30.0
-"""A process that lived this long did not fail at its start, so its restart delays start over."""
+"""A process that was ready for this long did not fail at its start, so its restart delays start over."""
 STARTS_MAX = 3
 """How often a process that was never ready is started."""
 
@@ -57,6 +58,7 @@ class Program:
     last_words: Callable[[], str] | None = None
     """Returns its last output, if that is not in `log`."""
     start_seconds_max: float = START_SECONDS_MAX
+    """Each `notify.progress` restarts this time."""
     folder: Path | None = None
     """Its working folder; by default that of this process."""
     stage: str | None = None
@@ -81,6 +83,8 @@ class Child:
         self._changed = changed
         self._stopping = asyncio.Event()
         self._ever_ready = False
+        self._ready_at: float | None = None
+        """Monotonic time at which the current or last process was ready, if it was."""
         self._beats = False
         self._process: Process | None = None
 
@@ -97,11 +101,12 @@ class Child:
         """
         failures = 0
         while not self._stopping.is_set():
-            began = time.monotonic()
+            self._ready_at = None
             end = await self._run_once()
             if self._stopping.is_set():
                 return
-            failures = 1 if time.monotonic() - began >= STABLE_SECONDS else failures + 1
+            is_stable = self._ready_at is not None and time.monotonic() - self._ready_at >= STABLE_SECONDS
+            failures = 1 if is_stable else failures + 1
             if not self._ever_ready and failures >= STARTS_MAX:
                 raise ChildError(
                     f"{self.name} cannot be started: it {end}. Its log ends with:\n{self._last_words()}"
@@ -181,13 +186,14 @@ class Child:
         )
 
     async def _watch(self, ended: asyncio.Task[int], readiness: asyncio.Task[None], messages: FileIO) -> str:
-        patience = self._program.start_seconds_max
-        await asyncio.wait([ended, readiness], timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([ended, readiness], return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
-            if not readiness.done():
-                return f"was not ready within {patience:.0f} s"
-            readiness.result()
+            try:
+                readiness.result()
+            except TimeoutError:
+                return f"made no progress and was not ready within {self._program.start_seconds_max:.0f} s"
             self._ever_ready = True
+            self._ready_at = time.monotonic()
             self._add_niceness()
             self.ready.set()
             silence = _task(_silence(messages) if self._beats else asyncio.Event().wait())
@@ -200,14 +206,20 @@ class Child:
         return _describe_end(await ended)
 
     async def _see_ready(self, messages: FileIO) -> None:
-        if self._program.answers is not None:
-            await self._program.answers()
-            return
-        if said := await _read(messages):
-            self._beats = notify.BEATS in said
-            return
-        # The pipe closed without a message: the process has ended, or sends none.
-        await asyncio.get_running_loop().create_future()
+        """Return once it is ready; raises `TimeoutError` after too long without progress."""
+        loop, patience = asyncio.get_running_loop(), self._program.start_seconds_max
+        async with asyncio.timeout(patience) as limit:
+            if self._program.answers is not None:
+                await self._program.answers()
+                return
+            while said := await _read(messages):
+                if notify.READY in said:
+                    self._beats = notify.BEATS in said
+                    return
+                if notify.PROGRESS in said:
+                    limit.reschedule(loop.time() + patience)
+            # A pipe closed without a message: the process has ended, or never sends one.
+            await loop.create_future()
 
     def _now(self, process: Process | None) -> None:
         self._process = process

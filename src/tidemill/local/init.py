@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -202,8 +203,14 @@ def write(file: Path, text: str) -> None:
         OperatorError: It exists, or cannot be created.
     """
     try:
-        with file.open("x", encoding="utf-8") as new:
-            new.write(text)
+        new = file.open("x", encoding="utf-8")
+        try:
+            with new:
+                new.write(text)
+        except BaseException:
+            # A part of it would look like settings.
+            file.unlink()
+            raise
     except FileExistsError as error:
         raise OperatorError(exists(file)) from error
     except OSError as error:
@@ -217,7 +224,9 @@ def exists(file: Path) -> str:
 
 def next_steps(found: Sequence[Found], file: Path) -> str:
     """The operator's next steps."""
-    start = "`tidemill up`" if file == Path("tidemill.toml") else f"`tidemill up --config {file}`"
+    start = (
+        "`tidemill up`" if file == Path("tidemill.toml") else f"`tidemill up --config {shlex.quote(str(file))}`"
+    )
     if any(one.models for one in found):
         return f"Wrote {file}. Next: {start}, then `tidemill run FILE -o out.jsonl` in another terminal."
     return (

@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.configuration import signing_keys
-from tidemill.configuration.catalog import SETTINGS_FILE, settings_by_key
 from tidemill.configuration.connections import EXPOSED
-from tidemill.configuration.servers import Serving
-from tidemill.configuration.settings import Settings, SettingsError, file_of, load
+from tidemill.configuration.security import Cluster
+from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.kafka.admin import TopicError, ensure_topics, set_acls
-from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.connection import LogUnavailable
-from tidemill.kafka.producer import Log
 from tidemill.local import data_folder, demo, environment
 from tidemill.local.child import ChildError, Program
 from tidemill.local.data_folder import FolderError
@@ -26,6 +23,8 @@ from tidemill.local.demo import weights
 from tidemill.local.demo.weights import WeightsError
 from tidemill.local.embedded import kraft
 from tidemill.local.embedded.broker import Broker, BrokerError
+from tidemill.local.embedded.kraft import PortError
+from tidemill.local.live_settings import LOOK_SECONDS, LiveSettings
 from tidemill.local.supervisor import Supervisor
 from tidemill.runtime import preflight
 from tidemill.runtime.listening import client_host
@@ -40,12 +39,12 @@ BATCH_NICENESS = 5
 """Niceness of all stages but the api: on one machine, requests to the api, and the broker that they wait for, take
 precedence over batches. A process of this niceness still has a third of the CPU time of one without."""
 KAFKA = "kafka"
+KAFKA_START_SECONDS_MAX = 900.0
+"""After a kill Kafka checks all records that it has before it answers."""
 DEMO = "backend-demo"
 AOT_SECONDS_MAX = 6.0
 AOT_SECONDS_MIN = 1.0
 """Minimum time to create the broker's start cache; with less, a later stop creates it."""
-LOOK_SECONDS = 1.0
-"""Between two looks at the settings file."""
 FAILED = 1
 WRONG = 2
 """Exit code if the operator has to change something first."""
@@ -64,6 +63,10 @@ class UpError(Exception):
     def __init__(self, text: str, *, code: int = FAILED) -> None:
         super().__init__(text)
         self.code = code
+
+
+_CAUSES = (BrokerError, ChildError, LogUnavailable, PortError, SettingsError, TopicError, WeightsError)
+"""Errors of a start whose text says all."""
 
 
 def main(settings: Settings, config: Path | None) -> int:
@@ -104,9 +107,10 @@ class Up:
         """The demo models, if they are served."""
         self._serving = settings.serving
         """All servers and models, including those that were added while it ran."""
-        self._seen = _stamp(file_of(config))
-        """The stamp of the settings file when it was last read."""
+        self._live = LiveSettings(config, say=_say)
         self._is_ready = False
+        self._is_interrupted = False
+        """Whether Ctrl-C was pressed."""
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -120,7 +124,7 @@ class Up:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             # Under nohup SIGHUP stays ignored.
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-                loop.add_signal_handler(number, self._on_signal)
+                loop.add_signal_handler(number, self._on_signal, number)
         data_folder.remove_run(self._data)
         starting = loop.create_task(self._start())
         asked = loop.create_task(self._stopping.wait())
@@ -144,9 +148,13 @@ class Up:
             await self._stop()
         _say("stopped.")
 
-    def _on_signal(self) -> None:
-        if not self._stopping.is_set():
-            _say("stopping; press Ctrl-C again to kill everything.")
+    def _on_signal(self, number: int) -> None:
+        # Ctrl-C reaches all processes of the terminal, and a program that started this one may add SIGTERM.
+        is_again = number == signal.SIGINT and self._is_interrupted
+        self._is_interrupted = self._is_interrupted or number == signal.SIGINT
+        if not is_again:
+            if not self._stopping.is_set():
+                _say("stopping; press Ctrl-C again to kill everything.")
             self._stopping.set()
             return
         self._supervisor.kill()
@@ -162,9 +170,9 @@ class Up:
             _say(f"warning: {lack}")
         if wrong := preflight.address_fault(settings):
             raise UpError(wrong, code=WRONG)
-        port = settings.port or kraft.free_port()
-        self._api = f"{settings.scheme}://{client_host(settings.host)}:{port}/v1"
         try:
+            port = settings.port or kraft.free_port()
+            self._api = f"{settings.scheme}://{client_host(settings.host)}:{port}/v1"
             shown = self._keep_secrets()
             data_folder.stamp(self._data)
             variables = self._stage_variables(port)
@@ -174,12 +182,14 @@ class Up:
             await _all(base)
             assert self._kafka is not None
             variables["TIDEMILL_KAFKA"] = self._kafka
-            self._serving = await self._fill_catalog(settings)
+            self._serving = await self._live.apply(settings, self._cluster, self._demo)
             for lack in {*preflight.lacking(self._serving)} - {*preflight.lacking(settings.serving)}:
                 _say(f"warning: {lack}")
             await self._supervisor.start([self._stage(*named, variables) for named in self._stages()])
-        except (BrokerError, ChildError, SettingsError, TopicError, WeightsError) as error:
+        except _CAUSES as error:
             raise UpError(str(error)) from error
+        except (OSError, UnicodeError) as error:
+            raise UpError(f"cannot start in {self._data}: {error}", code=WRONG) from error
         self._is_ready = True
         self._write_run()
         if settings.is_exposed:
@@ -232,52 +242,33 @@ class Up:
                 folder=broker.folder,
                 answers=broker.answers,
                 last_words=broker.last_words,
+                start_seconds_max=KAFKA_START_SECONDS_MAX,
             )
             await self._supervisor.start([program], base=True)
             self._kafka = broker.bootstrap
             _say(f"Kafka answers at {self._kafka} after {time.monotonic() - began:.1f} s.")
         if self._broker is None:
-            await ensure_topics(self._settings, self._settings.cluster)
+            await ensure_topics(self._settings, self._cluster)
             return
-        cluster = self._broker.cluster()
-        await asyncio.gather(ensure_topics(self._settings, cluster), set_acls(cluster, acls()))
+        await asyncio.gather(ensure_topics(self._settings, self._cluster), set_acls(self._cluster, acls()))
 
     async def _follow(self) -> None:
-        """Apply the servers and models of the settings file whenever it changes; never returns.
+        """Watch the records, and apply servers and models of the settings file whenever it changes; never returns.
 
         Raises:
             UpError: The data folder was deleted.
         """
+        await _all([self._watch_records(), self._live.follow(self._cluster, self._demo)])
+
+    async def _watch_records(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
             if self._broker is not None and self._broker.is_gone:
                 raise UpError(GONE.format(self._broker.folder))
-            if (now := _stamp(file_of(self._config))) == self._seen:
-                continue
-            self._seen = now
-            try:
-                await self._fill_catalog(load(self._config))
-            except (SettingsError, TopicError, UpError) as error:
-                _say(f"warning: not applied: {error}")
+            await asyncio.sleep(LOOK_SECONDS)
 
-    async def _fill_catalog(self, settings: Settings) -> Serving:
-        """Apply the servers and models of the settings, if they have changed; returns all servers and models."""
-        models = settings.models or Settings(models=self._demo).models
-        cluster = self._settings.cluster if self._broker is None else self._broker.cluster()
-        catalog, log = Catalog(cluster), Log(cluster)
-        try:
-            await catalog.start()
-            await catalog.follower.caught_up()
-            wanted = settings_by_key(settings.servers, models)
-            if await catalog.fill(log, wanted, author=SETTINGS_FILE, again=True) and settings.models:
-                _say(f"applied the servers and models of {self._config or SETTINGS_FILE}.")
-        except (LogUnavailable, ValueError) as error:
-            raise UpError(f"the servers and models cannot be applied: {error}") from error
-        else:
-            return catalog.contents.serving
-        finally:
-            await catalog.stop()
-            await log.stop()
+    @property
+    def _cluster(self) -> Cluster:
+        return self._settings.cluster if self._broker is None else self._broker.cluster()
 
     async def _start_demo(self, *, other_than: int) -> None:
         """Start a backend with two small models."""
@@ -355,15 +346,6 @@ class Up:
         if self._broker is not None and left > AOT_SECONDS_MIN:
             await asyncio.to_thread(self._broker.keep_aot_cache, min(left, AOT_SECONDS_MAX))
         data_folder.remove_run(self._data)
-
-
-def _stamp(file: Path) -> tuple[int, int] | None:
-    """A value that changes with the file."""
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
 
 
 def processor_count(settings: Settings, cores: int) -> int:

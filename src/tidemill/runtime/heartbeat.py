@@ -9,7 +9,7 @@ import faulthandler
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -35,7 +35,10 @@ class Heartbeat:
     """The heartbeat of this process; `look` checks the work on the loop."""
 
     def __init__(self, look: Look | None = None, *, loop_seconds_max: float = LOOP_SECONDS_MAX) -> None:
+        self.progress: Callable[[], Hashable] = int
+        """Changes while the start makes progress; the supervisor bounds the time without a change."""
         self._look = look
+        self._mark: Hashable = self.progress()
         self._guard = LoopGuard(_give_up, seconds_max=loop_seconds_max)
         self._symptom: str | None = None
         self._beat_at = time.monotonic()
@@ -60,6 +63,9 @@ class Heartbeat:
             seconds, self._beat_at = now - self._beat_at, now
             self._guard.beat()
             notify.alive()
+            if (mark := self.progress()) != self._mark:
+                self._mark = mark
+                notify.progress()
             if self._look is not None and (symptom := self._look(seconds)) is not None:
                 self._symptom = symptom
                 raise Dead(symptom)

@@ -14,6 +14,7 @@ import aiohttp
 from tidemill.configuration.servers import Server, Serving
 from tidemill.schemas import served
 from tidemill.schemas.endpoints import address
+from tidemill.schemas.resources import access
 
 SECONDS_MAX: Final = 5.0
 CALL_SECONDS_MAX: Final = 60.0
@@ -42,6 +43,8 @@ async def models(server: Server) -> list[str] | NoModels:
             _session(server) as session,
             session.get(f"{server.base}/models", allow_redirects=False) as answer,
         ):
+            if answer.headers.get("www-authenticate") == access.CHALLENGE:
+                return NoModels("it is the API of Tidemill, not an inference server")
             if not answer.ok:
                 return NoModels(f"status {answer.status}", is_refused=answer.status in _REFUSED)
             body = b""

@@ -1,7 +1,10 @@
 """The configuration of new topics, and the check of partitions."""
 
+import socket
+
 import pytest
 
+from tidemill.configuration.security import Cluster
 from tidemill.configuration.settings import Settings
 from tidemill.kafka import admin
 from tidemill.schemas.log import topics
@@ -24,3 +27,14 @@ def test_existing_partitions_override_the_setting():
     assert admin._copartitions(rows, {}, 9) == 9
     with pytest.raises(admin.TopicError, match="TIDEMILL_PARTITIONS"):
         admin._copartitions(rows, found | {topics.STATES.name: [1] * 4}, 9)
+
+
+async def test_a_broker_that_never_answers_is_reported(monkeypatch):
+    """With words, though the error of a timeout has none."""
+    monkeypatch.setattr(admin, "SECONDS_MAX", 0.2)
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        cluster = Cluster(servers=f"127.0.0.1:{mute.getsockname()[1]}")
+        with pytest.raises(admin.TopicError, match="no answer in time"):
+            await admin.ensure_topics(Settings(), cluster)

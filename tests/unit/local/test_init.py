@@ -1,6 +1,10 @@
 """`tidemill init` against real HTTP servers on free ports, each of which answers in its own way."""
 
+import re
+import resource
+import shlex
 import tomllib
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -13,6 +17,7 @@ from tidemill.local.init import Candidate
 from tidemill.ops import OperatorError
 from tidemill.runtime import server_probe
 from tidemill.schemas.endpoints import DEFAULTS
+from tidemill.schemas.resources import access
 
 CHAT = "/v1/chat/completions"
 ODD = "Größe \"x\" 'y' \\z"
@@ -26,7 +31,8 @@ ANSWERS = {
     "chat": lambda: listing("qwen3:8b", ODD, "zwei\nzeilen", " ", "n" * 300),
     "several": lambda: listing("qwen3:8b", *(f"lora-{number}" for number in range(init.MODELS_MAX + 20))),
     "empty": listing,
-    "locked": lambda: web.json_response({}, status=401),
+    "locked": lambda: web.json_response({}, status=401, headers={"www-authenticate": "Bearer"}),
+    "tidemill": lambda: web.json_response({}, status=401, headers={"www-authenticate": access.CHALLENGE}),
     "page": lambda: web.Response(text="<html>It works!</html>"),
     "large": lambda: web.Response(body=b"[" * (server_probe.ANSWER_BYTES_MAX + 1)),
 }
@@ -97,6 +103,13 @@ async def test_a_server_that_wants_a_key_is_kept_as_a_comment(place):
     assert settings.models["NAME"].servers == ("locked",)
 
 
+async def test_a_running_tidemill_is_no_server(place):
+    """It has the usual port of llama.cpp, and would call itself."""
+    (found,) = await init.look([place("tidemill")])
+    assert str(found).endswith(": it is the API of Tidemill, not an inference server")
+    assert "tidemill/v1" not in init.settings([found])
+
+
 def test_tidemill_leaves_its_usual_port_to_a_server():
     """llama.cpp has 8080, too; a port where nothing answers is free."""
     one = init.Found(candidate=init.USUAL[1], models=("m",))
@@ -111,6 +124,26 @@ def test_an_existing_file_stays_as_it_is(tmp_path):
     with pytest.raises(OperatorError, match=r"exists and stays as it is; --config names another file"):
         init.write(file, "")
     assert file.read_text() == "port = 1\n"
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(tmp_path):
+    """`up` would read it as settings."""
+    file = tmp_path / "tidemill.toml"
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, most[1]))
+    try:
+        with pytest.raises(OperatorError, match=r"tidemill\.toml: File too large"):
+            init.write(file, "# settings\n" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    assert not file.exists()
+
+
+def test_the_next_step_can_be_copied():
+    """Also with a folder whose name has spaces."""
+    step = init.next_steps([], Path("my files/it's.toml"))
+    (command,) = re.findall("`(tidemill up --config .*?)`|$", step)[:1]
+    assert shlex.split(command) == ["tidemill", "up", "--config", "my files/it's.toml"]
 
 
 @pytest.mark.parametrize("url", ["gpu:8000/v1", "ftp://gpu/v1", "http://gpu/v1/models", "", "http://u:p@gpu/v1"])

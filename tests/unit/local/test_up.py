@@ -1,10 +1,16 @@
-"""`tidemill up`: messages, and the keys that it creates and passes on."""
+"""`tidemill up`: messages, signals, and the keys that it creates and passes on."""
+
+import errno
+import os
+import re
+import signal
 
 import pytest
 
 from tidemill.configuration.settings import Settings
 from tidemill.local import data_folder, demo
-from tidemill.local.up import WRONG, Up, main
+from tidemill.local.embedded import kraft
+from tidemill.local.up import FAILED, WRONG, Up, main
 from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.resources import access
 
@@ -21,6 +27,55 @@ def test_without_a_model_up_says_what_to_configure(tmp_path, monkeypatch, capsys
     assert "pip install 'tidemill[demo]'" in said
     assert "stopped" not in said
     assert list(tmp_path.iterdir()) == []
+
+
+def disk_is_full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture
+def umask():
+    """`main` changes it for its process."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask")
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda data, _: (data / "api_key").write_text("sk-schlüssel"), (WRONG, "ascii|ASCII")),
+        (lambda data, _: (data / "api_key").mkdir(), (WRONG, "Is a directory: .*api_key")),
+        (
+            lambda _, patch: patch.setattr(data_folder, "kept_key", disk_is_full),
+            (WRONG, "No space left on device"),
+        ),
+        (lambda _, patch: patch.setattr(kraft, "is_free", lambda _: False), (FAILED, "no free port was found")),
+    ],
+    ids=["not ascii", "unreadable", "full", "no port"],
+)
+def test_a_start_that_fails_says_why_in_one_line(tmp_path, monkeypatch, capsys, spoil, expected):
+    """Files that cannot be used, and no free port."""
+    (data := tmp_path / "data").mkdir(mode=0o700)
+    spoil(data, monkeypatch)
+    models = {"m": {"backends": [{"url": "http://127.0.0.1:9/v1"}]}}
+    assert main(Settings(data=data, port=0, kafka="127.0.0.1:9", models=models), None) == expected[0]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(f"tidemill: .*({expected[1]})", line)
+
+
+def test_only_a_second_ctrl_c_kills_everything(tmp_path, monkeypatch):
+    """A program that started `up` may send SIGTERM after a Ctrl-C that reached both; a closed terminal SIGHUP."""
+    up, killed = Up(Settings(data=tmp_path), None), []
+    monkeypatch.setattr(up._supervisor, "kill", lambda: killed.append("all"))
+    monkeypatch.setattr(os, "_exit", killed.append)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        up._on_signal(number)
+        assert up._stopping.is_set()
+    assert killed == []
+    up._on_signal(signal.SIGINT)
+    assert killed == ["all", FAILED]
 
 
 def kept(folder, **settings):

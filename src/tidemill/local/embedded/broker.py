@@ -148,7 +148,8 @@ class Broker:
         paths = await jars.fetch(pinned, self._cache)
         self._java = [program, *JVM_OPTIONS, "-cp", ":".join(map(str, paths))]
         self._aot = self._cache / "aot" / f"kafka-{self._aot_key(program, version, paths)}.aot"
-        with suppress(FileNotFoundError, PermissionError):
+        # The cache may be part of a read-only image.
+        with suppress(OSError):
             self._aot.parent.mkdir(exist_ok=True)
         if self._aot.parent.exists():
             ownership.keep_unchanged(self._aot.parent)

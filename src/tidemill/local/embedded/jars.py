@@ -3,8 +3,10 @@
 import asyncio
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -28,6 +30,8 @@ CONNECT_SECONDS_MAX = 15
 SILENCE_SECONDS_MAX = 30
 CHUNK_BYTES = 64 * 1024
 LEFTOVER_SECONDS_MAX = 3600
+PART = ".part"
+"""How the name of a partial download ends."""
 
 Moved = Callable[[int], None]
 """Takes the number of bytes that were just downloaded; a negative number takes bytes back."""
@@ -105,10 +109,10 @@ async def fetch(jars: tuple[Jar, ...], cache: Path, *, repository: str | None = 
         for place in (cache, folder):
             ownership.keep_unchanged(place)
         if missing := [jar for jar in jars if not _is_good(folder / jar.name, jar)]:
-            _remove_leftovers(folder)
+            remove_leftovers(folder)
             await _fetch_all(missing, folder, repository or repository_address())
     except OSError as error:
-        raise JarError(f"cannot use the cache {folder}: {error}") from error
+        raise JarError(unusable(folder, error)) from error
     return [folder / jar.name for jar in jars]
 
 
@@ -120,14 +124,20 @@ def _is_good(file: Path, jar: Jar) -> bool:
         return hashlib.file_digest(content, "sha256").hexdigest() == jar.sha256
 
 
-def _remove_leftovers(folder: Path) -> None:
+def unusable(folder: Path, error: OSError) -> str:
+    """The message that a folder of the cache cannot be used."""
+    return f"cannot use the cache {folder}: {error}; TIDEMILL_CACHE names another folder"
+
+
+def remove_leftovers(folder: Path) -> None:
     """Remove partial downloads of killed processes; a recent one may belong to a running process."""
-    for part in folder.glob("*.part"):
-        try:
+    for part in folder.glob(f"*{PART}"):
+        with suppress(FileNotFoundError):
             if time.time() - part.stat().st_mtime > LEFTOVER_SECONDS_MAX:
-                part.unlink()
-        except FileNotFoundError:
-            continue
+                if part.is_dir():
+                    shutil.rmtree(part, ignore_errors=True)
+                else:
+                    part.unlink()
 
 
 async def _fetch_all(missing: list[Jar], folder: Path, repository: str) -> None:

@@ -1,8 +1,12 @@
 """The embedded broker: its users, command line and configuration. Nothing is started."""
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
-from tidemill.local.embedded import kraft, users
+from tidemill.local.embedded import jars, kraft, users
 from tidemill.local.embedded.broker import Broker, BrokerError
 from tidemill.schemas.log import acls
 
@@ -84,6 +88,24 @@ async def test_a_cache_folder_with_a_colon_is_refused(tmp_path):
     """A Java class path separates files with colons."""
     with pytest.raises(BrokerError, match=r"TIDEMILL_CACHE: the path .* contains a colon; choose another"):
         await Broker(tmp_path, cache=tmp_path / "a:b").prepare()
+
+
+async def test_a_cache_on_a_read_only_disk_needs_no_folder_of_start_caches(tmp_path, monkeypatch):
+    """The jars are enough."""
+    (cache := tmp_path / "cache").mkdir()
+    mkdir = Path.mkdir
+
+    def refuse(self, *args, **more):
+        if self.name == "aot":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+        mkdir(self, *args, **more)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr(jars, "pinned", lambda: ())
+    broker = Broker(tmp_path / "data", cache=cache)
+    await broker.prepare_java()
+    assert broker._java
+    assert broker._aot_options() == []
 
 
 def test_a_start_cache_that_others_could_write_is_not_used(made, tmp_path):

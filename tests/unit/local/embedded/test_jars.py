@@ -173,7 +173,7 @@ async def test_without_a_network_the_error_names_the_jar(tmp_path, monkeypatch, 
 
 
 async def test_a_cache_that_cannot_be_written(tmp_path, repository):
-    """The error names the cache."""
+    """The error names the cache, and the variable that names another."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(JarError, match=r"cannot use the cache"):
+    with pytest.raises(JarError, match=r"cannot use the cache .*; TIDEMILL_CACHE names another folder"):
         await jars.fetch(JARS, tmp_path / "file", repository=repository.address)

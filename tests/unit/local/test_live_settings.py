@@ -1,0 +1,91 @@
+"""Changes of the settings file while `tidemill up` runs, with a Kafka that does not answer."""
+
+import asyncio
+
+import pytest
+from support.ports import free_port
+from support.waiting import until
+
+from tidemill.configuration.security import Cluster
+from tidemill.configuration.settings import Settings, SettingsError
+from tidemill.kafka.connection import LogUnavailable
+from tidemill.local import live_settings
+from tidemill.local.live_settings import LiveSettings
+
+CLUSTER = Cluster(servers="127.0.0.1:1")
+
+
+class Scripted(LiveSettings):
+    """Applies nothing: each call raises the next error, if there is one."""
+
+    def __init__(self, *args, errors, **more):
+        super().__init__(*args, **more)
+        self.ports = []
+        self.errors = errors
+
+    async def apply(self, settings, *_):
+        """See `LiveSettings.apply`."""
+        self.ports.append(settings.port)
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+@pytest.fixture
+def said():
+    """The lines for the operator."""
+    return []
+
+
+@pytest.fixture
+async def followed(tmp_path, said, monkeypatch):
+    """Makes settings whose file is followed; `write` changes it."""
+    monkeypatch.setattr(live_settings, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(live_settings, "RETRY_SECONDS_MAX", 0.01)
+    file = tmp_path / "tidemill.toml"
+    file.write_text("port = 1\n")
+    tasks = []
+
+    def make(*errors):
+        live = Scripted(file, say=said.append, errors=list(errors))
+        live.write = file.write_text
+        tasks.append(asyncio.create_task(live.follow(CLUSTER, {})))
+        return live
+
+    yield make
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_change_is_applied_once_kafka_answers(followed, said):
+    """With one warning, and not again afterwards."""
+    live = followed(LogUnavailable("no answer"), LogUnavailable("no answer"))
+    live.write("port = 22\n")
+    await until(lambda: len(live.ports) == 3, "the third attempt")
+    live.write("port = 333\n")
+    await until(lambda: len(live.ports) > 3, "the next change")
+    assert live.ports == [22, 22, 22, 333]
+    assert said == ["warning: not applied yet: no answer; trying again."]
+
+
+@pytest.mark.parametrize("content", ["port = 'x'\n", "port = \n"])
+async def test_a_change_that_is_wrong_is_refused_once(followed, said, content):
+    """The next one is applied."""
+    live = followed(SettingsError("a contradiction"))
+    live.write(content)
+    await until(lambda: said, "the warning")
+    live.write("port = 4444\n")
+    await until(lambda: len(said) == 2, "the warning of the next one")
+    live.write("port = 55555\n")
+    await until(lambda: len(live.ports) == 2, "the last one")
+    assert live.ports == [4444, 55555]
+    assert all(line.startswith("warning: not applied: ") for line in said)
+
+
+async def test_the_wait_for_kafka_has_a_bound(said, monkeypatch):
+    """The error says what was not done."""
+    monkeypatch.setattr(live_settings, "APPLY_SECONDS_MAX", 0.2)
+    live = LiveSettings(None, say=said.append)
+    with pytest.raises(LogUnavailable, match=r"servers and models cannot be applied: Kafka does not answer"):
+        await live.apply(Settings(), Cluster(servers=f"127.0.0.1:{free_port()}"), {})
+    assert not said
