@@ -180,9 +180,11 @@ def test_no_process_outlives_a_killed_up(up):
 
 
 def test_a_stop_leaves_no_process(up):
-    """Nor `run.json`."""
+    """Nor `run.json`; Kafka stops in order, also if the program that started `up` adds SIGTERM to a Ctrl-C."""
     pids = every_pid(up)
+    os.kill(up.supervisor, signal.SIGINT)
     assert up.stop() == 0
+    assert (up.data / "kafka" / "log" / ".kafka_cleanshutdown").exists()
     assert not any(lives(pid) for pid in pids)
     assert not (up.data / "run.json").exists()
 
