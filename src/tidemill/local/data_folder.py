@@ -190,8 +190,10 @@ def _kept(data: Path, name: str, make: Callable[[], str], loss: str) -> tuple[st
             return kept, False
     except FileNotFoundError:
         fault = "leads to a file that is not there" if file.is_symlink() else "is missing"
-    except (OSError, UnicodeDecodeError) as error:
-        raise FolderError(f"{file} cannot be read: {type(error).__name__}") from error
+    except OSError as error:
+        raise FolderError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise FolderError(f"{file} cannot be read: it is not ASCII") from error
     # A link may lead to a disk that is not mounted now, and a folder that is in use had a key.
     if file.is_symlink() or written(data) is not None:
         raise FolderError(
