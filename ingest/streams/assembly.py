@@ -4,7 +4,9 @@ Every step may be repeated after a crash: the file has the same id and the same 
 """
 
 import asyncio
+import functools
 import hashlib
+import itertools
 import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Final
@@ -12,22 +14,28 @@ from typing import Final
 from opentelemetry.trace import SpanKind
 
 from tidemill.ingest.files.packing import PUBLISH, publication
+from tidemill.ingest.streams.held_streams import STALLED_SECONDS
 from tidemill.ingest.streams.publisher import Publisher
 from tidemill.ingest.streams.stream import PREFIX, Resources, State, Stream, StreamPart
 from tidemill.kafka.partitions.held_records import Unavailable
-from tidemill.retrying import reason, retry
+from tidemill.retrying import pause_seconds, reason, retry
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import encode
-from tidemill.schemas.log.messages import FileRecord, InputRef, Sealed
+from tidemill.schemas.log.messages import FileRecord, InputRef, Sealed, Stalled
 from tidemill.schemas.log.part import file_key
-from tidemill.schemas.ports import NotFound, chained
+from tidemill.schemas.ports import NotFound, chained, once
 from tidemill.schemas.resources.file import File
+from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason, Waiting
 from tidemill.telemetry import tracing
 
 log = logging.getLogger(__name__)
 
 JOINS_MAX: Final = 2
 """Inputs of one partition that are joined at once."""
+LOST_SECONDS: Final = 3600.0
+"""How long after its deadline a batch waits for a part that is gone; someone may put it back."""
+LOST: Final = b"{}\n"
+"""Takes the place of a lost line in the input: a line without an answer gets an error line without `custom_id`."""
 
 
 class InputAssembly:
@@ -46,6 +54,7 @@ class InputAssembly:
         """
         self._store = resources.store
         self._sender = resources.sender
+        self._clock = resources.clock
         self._input_life_seconds = resources.times.input_life_seconds
         self._publisher = publisher
         self._writer = writer
@@ -115,7 +124,8 @@ class InputAssembly:
 
     def start(self, stream: Stream) -> None:
         """Join the parts of a sealed stream to its input, and publish that it is complete."""
-        task = asyncio.create_task(self._join(stream.state, stream.lines))
+        join = functools.partial(self._join, stream.state, stream.lines)
+        task = asyncio.create_task(retry(f"completing {stream.state.id}", join, faults=Exception))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -132,7 +142,7 @@ class InputAssembly:
     async def _join(self, state: State, lines: int) -> None:
         batch = state.batch
         tracing.past(PUBLISH, SpanKind.PRODUCER, batch, publication(lines), since=batch.created_at * 10**9)
-        size, sha256 = await retry(f"the input of {state.id}", lambda: self._write(state))
+        size, sha256 = await self._input(state)
         file = File(
             id=batch.input_file_id,
             bytes=size,
@@ -151,6 +161,50 @@ class InputAssembly:
         await self._publisher.send_fact(Sealed(batch_id=state.id, total=lines, model=state.model, input=source))
         self._joined.append(state.id)
         self._wake()
+
+    async def _input(self, state: State) -> tuple[int, str]:
+        """Write the input, and retry until that works; meanwhile the batch shows why it is not complete."""
+        for failures in itertools.count():
+            try:
+                found = await self._write(state)
+            except OSError as error:
+                why, is_lost = reason(error), isinstance(error, FileNotFoundError)
+            else:
+                if failures:
+                    await self._report(state, failures, None)
+                return found
+            pause = pause_seconds(failures)
+            log.warning("the input of %s cannot be written: %s; next attempt in %.1f s", state.id, why, pause)
+            await self._report(state, failures, f"The input of the batch cannot be written: {why}.")
+            await asyncio.sleep(pause)
+            if is_lost and self._clock() >= state.batch.expires_at + LOST_SECONDS:
+                await retry(f"replacing lost parts of {state.id}", lambda: self._replace(state))
+        raise AssertionError
+
+    async def _report(self, state: State, number: int, why: str | None) -> None:
+        waiting: tuple[Waiting, ...] = ()
+        if why is not None:
+            since = int(self._clock())
+            waiting = (Waiting(reason=Reason.FILES, lines=0, message=why[:MESSAGE_CHARS_MAX], since=since),)
+        await self._publisher.send_fact(
+            Stalled(
+                batch_id=state.id,
+                source=f"join-{self._writer}",
+                number=number,
+                waiting=waiting,
+                hold_seconds=STALLED_SECONDS,
+            )
+        )
+
+    async def _replace(self, state: State) -> None:
+        """Write parts in place of those that are gone, so that the batch ends."""
+        for part in state.parts:
+            try:
+                async for _ in self._store.read(state.key(part)):
+                    pass
+            except NotFound:
+                log.error("%d lines of %s are lost", part.lines, state.id)  # noqa: TRY400  it is no error of ours
+                await self._store.write(state.key(part), once(LOST * part.lines))
 
     async def _write(self, state: State) -> tuple[int, str]:
         """Join the parts to the input; returns its bytes and SHA-256. The lines are read for the hash alone."""

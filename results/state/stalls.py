@@ -96,8 +96,6 @@ class Stalls:
             queued = tuple(wait for report in self._reports.values() for wait in report.waiting)
             return queued[-1:] or ((_unchecked(since),) if is_silent else ())
         left = batch.lines_asked - done
-        if left <= 0:
-            return (_open(since),) if state.growing and is_silent else ()
         reported = [
             wait
             for report in self._reports.values()
@@ -105,6 +103,9 @@ class Stalls:
             for wait in report.waiting
             if wait.reason is not Reason.BATCHES_AT_WORK
         ]
+        if left <= 0:
+            unwritten = tuple(wait for wait in reported if wait.reason is Reason.FILES)
+            return (unwritten or ((_open(since),) if is_silent else ())) if state.growing else ()
         models = self._models or {batch.model or "": (left, self.moved_at)}
         held = [
             wait.model_copy(update={"lines": models[model][0]})

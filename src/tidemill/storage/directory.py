@@ -2,6 +2,9 @@
 
 The store writes an object to `.partial` and renames it, so that readers see the whole object or none. A crash
 leaves a file in `.partial`, which a store deletes when it opens the folder later.
+
+A disk may hang, like one behind NFS. A call that is cancelled does not wait for it: its thread closes and deletes
+the file, once the disk answers, and publishes no object.
 """
 
 import asyncio
@@ -9,13 +12,13 @@ import itertools
 import os
 import secrets
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from tidemill.schemas.ports import READ_BYTES, NotFound, chained, checked_key, checked_prefix
 from tidemill.storage.disk_space import STORE, DiskFull
+from tidemill.storage.threads import Held, Threads
 
 HOP_BYTES = 1 << 20
 """The store collects chunks up to this size before a thread writes them: a thread switch costs about 0.1 ms."""
@@ -24,8 +27,8 @@ PARTIAL = ".partial"
 PARTIAL_AGE_SECONDS_MAX = 86_400
 RENAME_TRIES_MAX = 5
 
-P = ParamSpec("P")
-T = TypeVar("T")
+_threads = Threads()
+_hop = _threads.run
 
 
 class DirectoryStore:
@@ -49,11 +52,16 @@ class DirectoryStore:
                 collected.append(chunk)
                 size += len(chunk)
                 if size >= HOP_BYTES:
-                    await _hop(draft.write, b"".join(collected))
+                    await _hop(draft.held.use, draft.write, b"".join(collected))
                     collected, size = [], 0
-            return await _hop(draft.commit, b"".join(collected))
-        except BaseException:
+            return await _hop(draft.held.use, draft.commit, b"".join(collected))
+        except Exception:
+            draft.held.leave()
             await _hop(draft.discard)
+            raise
+        except BaseException:
+            if draft.held.leave():
+                _threads.submit(draft.discard)
             raise
 
     async def join(self, key: str, sources: Sequence[str]) -> int:
@@ -64,13 +72,14 @@ class DirectoryStore:
         """See `Store.read`; a started read continues with the same object after a replacement."""
         reading = _Reading(self._path(key), key)
         try:
-            while chunk := await _hop(reading.read, start, end):
+            while chunk := await _hop(reading.held.use, reading.read, start, end):
                 yield chunk
                 start += len(chunk)
                 if start >= reading.end:
                     break
         finally:
-            reading.close()
+            if reading.held.leave():
+                reading.close()
 
     async def size(self, key: str) -> int:
         """See `Store.size`."""
@@ -113,6 +122,7 @@ class _Draft:
         self._reserve_bytes = reserve_bytes
         self._descriptor: int | None = None
         self._size = 0
+        self.held = Held(self.discard)
 
     def write(self, data: bytes) -> None:
         if self._reserve_bytes and (free := _free(self._partial.parent)) - len(data) < self._reserve_bytes:
@@ -130,6 +140,8 @@ class _Draft:
         assert self._descriptor is not None
         os.fsync(self._descriptor)
         self._close()
+        if self.held.is_left:
+            raise asyncio.CancelledError
         for last in (False,) * (RENAME_TRIES_MAX - 1) + (True,):
             # A deletion may remove the empty folder between the two steps.
             try:
@@ -161,6 +173,7 @@ class _Reading:
         self._descriptor: int | None = None
         self.end = 0
         """Where the wanted bytes end, once the object is open."""
+        self.held = Held(self.close)
 
     def read(self, start: int, end: int | None) -> bytes:
         try:
@@ -176,16 +189,6 @@ class _Reading:
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             os.close(descriptor)
-
-
-async def _hop(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a call in a thread; a cancellation waits for its end, since the caller closes the file afterwards."""
-    work = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait([work])
-        raise
 
 
 def _free(folder: Path) -> int:

@@ -6,13 +6,14 @@ import itertools
 import pytest
 from support.intake import World, check, line, producing
 
+from tidemill import retrying
 from tidemill.ingest import sqlite
 from tidemill.ingest.files.validation import Checker
 from tidemill.ingest.sqlite import Digests
 from tidemill.ingest.streams import factory
 from tidemill.ingest.streams.factory import SeenIds
 from tidemill.ingest.streams.stream import StreamPart
-from tidemill.schemas.log.messages import Stalled
+from tidemill.schemas.log.messages import Sealed, Stalled
 from tidemill.schemas.resources.waiting import Reason
 
 
@@ -109,6 +110,54 @@ async def test_a_kept_line_that_cannot_be_checked_does_not_stop_the_partition(tm
     monkeypatch.setattr(Checker, "fault", fail)
     assert (await made.restore(state)).state is state
     assert "ValueError" in caplog.text
+
+
+async def test_a_batch_ends_although_a_part_is_lost(tmp_path, monkeypatch, caplog):
+    """It shows the reason, and waits for the part until an hour after its deadline."""
+    world, calls = World(0, tmp_path), itertools.count()
+    monkeypatch.setattr(retrying, "FIRST_SECONDS", 0.0)
+    send, join = world.send, world.store.join
+
+    async def pass_time(topic, key, value, *, headers=()):
+        sent = await send(topic, key, value, headers=headers)
+        if isinstance(world.facts[-1], Stalled):
+            world.now += 40_000
+        return sent
+
+    async def losing(key, sources):
+        if not next(calls):
+            del world.store.objects[sources[0]]
+        return await join(key, sources)
+
+    monkeypatch.setattr(world, "send", pass_time)
+    monkeypatch.setattr(world.store, "join", losing)
+    world.log = [producing(b"a", line(f"acme/a/{offset}/0"), ends=offset == 2) for offset in range(3)]
+    await world.run(0)
+    (sealed,) = (fact for fact in world.facts if isinstance(fact, Sealed))
+    content = world.store.objects[sealed.input.key].splitlines()
+    assert (sealed.total, content) == (3, [b"{}"] * 3)
+    first, *others = (fact.waiting for fact in world.facts if isinstance(fact, Stalled))
+    assert [(each.reason, "is not in the store" in each.message) for each in first] == [(Reason.FILES, True)]
+    assert others[-1] == ()
+    assert len(others) > 2
+    assert "3 lines of" in caplog.text
+
+
+async def test_an_input_is_completed_after_an_error_of_ours(tmp_path, monkeypatch):
+    """Else the batch would stay open."""
+    world, calls = World(0, tmp_path), itertools.count()
+    monkeypatch.setattr(retrying, "FIRST_SECONDS", 0.0)
+    join = world.store.join
+
+    async def fail_once(key, sources):
+        if not next(calls):
+            raise AssertionError
+        return await join(key, sources)
+
+    monkeypatch.setattr(world.store, "join", fail_once)
+    world.log = [producing(b"a", line("acme/a/0/0"), ends=True)]
+    await world.run(0)
+    check(world)
 
 
 async def test_lines_that_are_published_one_by_one_are_checked_once(tmp_path, monkeypatch):

@@ -272,3 +272,13 @@ async def test_a_report_on_an_inactive_batch_is_ignored():
     assert acked
     assert not partition.active_batches
     assert not simulation.log.published
+
+
+def test_an_open_batch_says_why_its_input_is_not_complete():
+    """It does not ask for more lines while all its lines are done."""
+    state = at_work().model_copy(update={"growing": True})
+    stalls, late = Stalls(), SILENCE_SECONDS + 1
+    assert shown(stalls, state, 0.0, TOTAL) == ()
+    assert [one.reason for one in shown(stalls, state, late, TOTAL)] == [Reason.OPEN]
+    stalls.add(said("join", 1, waiting(Reason.FILES)), late)
+    assert [one.reason for one in shown(stalls, state, late, TOTAL)] == [Reason.FILES]
