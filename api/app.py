@@ -179,16 +179,17 @@ async def opened(settings: Settings, crash: Crash) -> AsyncIterator[tuple[Depend
             loads=loads,
             vault=key_manager.vault,
             clock=time.time,
-            reading=Reading(
-                functools.partial(_is_ready, followers, catalog), functools.partial(catch_up, followers)
-            ),
+            reading=_reading(followers, catalog),
         )
         stack.push_async_callback(deps.buckets.close)
         yield deps, followers
 
 
-def _is_ready(followers: Iterable[Follower], catalog: Catalog) -> bool:
-    return all(follower.is_caught_up for follower in followers) and catalog.contents.applied is not None
+def _reading(followers: Iterable[Follower], catalog: Catalog) -> Reading:
+    def is_ready() -> bool:
+        return all(follower.is_caught_up for follower in followers) and catalog.contents.applied is not None
+
+    return Reading(is_ready, functools.partial(catch_up, followers))
 
 
 def _catalog(cluster: Cluster, view: View) -> Catalog:
@@ -283,8 +284,7 @@ def _of_webhooks(cluster: Cluster, hooks: Webhooks, feed: ChangeFeed) -> Iterato
         if (record := hooks.endpoints.get(key) or before) is not None:
             feed.publish(record.project, "webhook_endpoint", key)
 
-    filled = {topics.WEBHOOKS: apply, topics.DELIVERIES: hooks.deliveries.apply}
-    for topic, fill in filled.items():
+    for topic, fill in ((topics.WEBHOOKS, apply), (topics.DELIVERIES, hooks.deliveries.apply)):
         yield (Follower(cluster, topic.name, fill, applied=hooks.changes.notify),)
 
 
