@@ -19,7 +19,7 @@ from tidemill.api.access.sessions import Sessions
 from tidemill.api.anthropic import routes as message_batches
 from tidemill.api.batches import file_removal
 from tidemill.api.changes import ChangeFeed
-from tidemill.api.dependencies import Access, Dependencies
+from tidemill.api.dependencies import Access, Dependencies, Reading
 from tidemill.api.http.server import Server
 from tidemill.api.listed_models import ListedModels
 from tidemill.api.routes import (
@@ -51,7 +51,7 @@ from tidemill.configuration.settings import Settings
 from tidemill.kafka.admin import TopicError, ensure_topics
 from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.connection import LogUnavailable, check_broker
-from tidemill.kafka.follower import Follower, Tail, TimedFollower, start_together
+from tidemill.kafka.follower import Follower, Tail, TimedFollower, catch_up, start_together
 from tidemill.kafka.history import LogHistory
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.producer import Log
@@ -179,14 +179,17 @@ async def opened(settings: Settings, crash: Crash) -> AsyncIterator[tuple[Depend
             loads=loads,
             vault=key_manager.vault,
             clock=time.time,
-            is_ready=functools.partial(_is_ready, followers, catalog),
+            reading=_reading(followers, catalog),
         )
         stack.push_async_callback(deps.buckets.close)
         yield deps, followers
 
 
-def _is_ready(followers: Iterable[Follower], catalog: Catalog) -> bool:
-    return all(follower.is_caught_up for follower in followers) and catalog.contents.applied is not None
+def _reading(followers: Iterable[Follower], catalog: Catalog) -> Reading:
+    def is_ready() -> bool:
+        return all(follower.is_caught_up for follower in followers) and catalog.contents.applied is not None
+
+    return Reading(is_ready, functools.partial(catch_up, followers))
 
 
 def _catalog(cluster: Cluster, view: View) -> Catalog:
@@ -259,7 +262,6 @@ def _started(*groups: tuple[Follower, ...]) -> list[Follower]:
 def _of_view(cluster: Cluster, view: View) -> Iterator[tuple[Follower, ...]]:
     """The followers that feed the view."""
     for folded, rest_seconds in ((AT_ONCE, 0.0), (RESTING, REST_SECONDS)):
-        feeds = [Feed(view, topic.name) for topic in folded]
         yield tuple(
             Follower(
                 cluster,
@@ -269,7 +271,7 @@ def _of_view(cluster: Cluster, view: View) -> Iterator[tuple[Follower, ...]]:
                 applied=feed.applied,
                 rest_seconds=rest_seconds,
             )
-            for feed in feeds
+            for feed in (Feed(view, topic.name) for topic in folded)
         )
 
 
@@ -282,8 +284,7 @@ def _of_webhooks(cluster: Cluster, hooks: Webhooks, feed: ChangeFeed) -> Iterato
         if (record := hooks.endpoints.get(key) or before) is not None:
             feed.publish(record.project, "webhook_endpoint", key)
 
-    filled = {topics.WEBHOOKS: apply, topics.DELIVERIES: hooks.deliveries.apply}
-    for topic, fill in filled.items():
+    for topic, fill in ((topics.WEBHOOKS, apply), (topics.DELIVERIES, hooks.deliveries.apply)):
         yield (Follower(cluster, topic.name, fill, applied=hooks.changes.notify),)
 
 
@@ -303,9 +304,8 @@ def _servers(serving: Serving, batch: Batch) -> set[str]:
 def _of_loads(cluster: Cluster, loads: Loads) -> Follower:
     """The follower of load reports; it starts with the last `REPORTS_READ`, since older ones are stale."""
     follower = TimedFollower(
-        cluster, topics.SERVERS.name,
-        lambda process, value, _: loads.apply(process, value, follower.record_at),
-        resume=lambda tail: max(0, tail.end - REPORTS_READ),
+        cluster, topics.SERVERS.name, resume=lambda tail: max(0, tail.end - REPORTS_READ),
+        apply=lambda process, value, _: loads.apply(process, value, follower.record_at),
     )  # fmt: skip
     return follower
 
@@ -348,7 +348,7 @@ async def _with_health(
     """Send heartbeats, and serve the health of the process on its own port."""
 
     async def check_view() -> None:
-        if not deps.is_ready():
+        if not deps.reading.is_ready():
             behind = sum(not follower.is_caught_up for follower in followers)
             raise health.Unhealthy(f"{behind} of {len(followers)} topics are still being read")
 

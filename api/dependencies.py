@@ -109,6 +109,17 @@ class Access:
     pacer: RequestPacer = field(default_factory=RequestPacer)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How far this process has read the log."""
+
+    is_ready: Callable[[], bool]
+    """Whether the view has caught up with the log as it was when this process started."""
+    catch_up: Callable[..., Awaitable[None]]
+    """Called with topics of the view: waits until it has folded all that the log has of them now. Raises
+    `LogUnavailable` if it does not get there in some seconds."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dependencies:
     """The dependencies of an app."""
@@ -117,8 +128,7 @@ class Dependencies:
     catalog: Catalog
     """The present servers and models."""
     clock: Clock
-    is_ready: Callable[[], bool]
-    """Whether the view has caught up with the log as it was when this process started."""
+    reading: Reading
     access: Access
     gates: Gates = field(default_factory=Gates)
     view: View
@@ -216,7 +226,7 @@ class Authentication(Part, HTTPBearer):
                 503, the view has not caught up with the log.
         """
         deps = await current(request)
-        is_ready = deps.is_ready()
+        is_ready = deps.reading.is_ready()
         secret, renewed = _secret(request), None
         if secret is None and (cookie := sessions.cookie(request)) is not None:
             caller, renewed = _of_session(request, deps, cookie, is_whole=is_ready)

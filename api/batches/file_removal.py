@@ -1,4 +1,8 @@
-"""Deletes files and batches: the record first, the bytes once no batch reads them."""
+"""Deletes files and batches: the record first, the bytes once no batch reads them.
+
+Other processes create batches of a file, too. The log has the claim of each before a client hears of the batch, so
+a process reads all claims after it has written a file's tombstone, and before it decides about the bytes.
+"""
 
 import asyncio
 import logging
@@ -6,7 +10,9 @@ import logging
 from tidemill.api.dependencies import Dependencies, from_store
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.schemas import ids
+from tidemill.schemas.log import topics
 from tidemill.schemas.log.messages import DeleteRequested
+from tidemill.schemas.log.part import file_id_of
 from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.error import ApiError
 
@@ -17,6 +23,9 @@ ROUND_UPLOADS_MAX = 50
 ROUND_BATCHES_MAX = 100
 ORPHANS_SECONDS = 3600.0
 """Time between two searches for orphaned objects."""
+
+FOLDED = tuple(topic.name for topic in (topics.CLAIMS, topics.BATCHES, topics.FILES, topics.UPLOADS))
+"""Topics whose records name objects of the store."""
 
 _log = logging.getLogger(__name__)
 
@@ -31,8 +40,24 @@ async def remove(deps: Dependencies, file_id: str, key: str) -> None:
     """
     await _destroy_keys(deps, file_id)
     await deps.publisher.file_deletion(file_id)
-    if not deps.view.needs_bytes(file_id):
-        await _delete(deps, file_id, key)
+    deps.view.hold(file_id, holds=True)
+    try:
+        await deps.reading.catch_up(topics.CLAIMS.name)
+    except LogUnavailable:
+        _log.warning("the bytes of the deleted file %s stay until the log answers", file_id)
+        return
+    if not deps.view.needs_bytes(file_id) and await _delete(deps, file_id, key):
+        deps.view.hold(file_id, holds=False)
+
+
+async def discard(deps: Dependencies, file_id: str, key: str) -> None:
+    """Delete an input that no batch has, since its create found a batch of the same request.
+
+    Raises:
+        LogUnavailable: The log does not answer, and the file stays.
+    """
+    await deps.publisher.file_deletion(file_id)
+    await _delete(deps, file_id, key)
 
 
 async def remove_batch(deps: Dependencies, project: str, batch: Batch) -> None:
@@ -44,8 +69,10 @@ async def remove_batch(deps: Dependencies, project: str, batch: Batch) -> None:
         LogUnavailable: The log does not answer, and the batch stays.
     """
     source = deps.view.file(project, batch.input_file_id)
-    if source is not None and source.from_body and not deps.view.is_shared(source.file.id, batch.id):
-        await remove(deps, source.file.id, source.key)
+    if source is not None and source.from_body:
+        await deps.reading.catch_up(topics.CLAIMS.name)
+        if not deps.view.is_shared(source.file.id, batch.id):
+            await remove(deps, source.file.id, source.key)
     kinds = tuple(kind for kind, _ in batch.tidemill.receipt.files) if batch.tidemill.receipt else ()
     at = int(deps.clock())
     command = DeleteRequested(batch_id=batch.id, project=project, files=kinds, at=at)
@@ -63,13 +90,19 @@ async def sweep(deps: Dependencies) -> int:
 
     Returns:
         The number of files; at `ROUND_FILES_MAX` there may be more.
+
+    Raises:
+        LogUnavailable: The log does not answer, or this process does not read it up to its end.
     """
+    await deps.reading.catch_up(*FOLDED)
     released = deps.view.releasable(ROUND_FILES_MAX)
     for file_id, key in released:
         if deps.view.is_held(file_id):
             await _destroy_keys(deps, file_id)
-        if deps.view.is_held(file_id) and await _delete(deps, file_id, key):
-            deps.view.release(file_id)
+        if not deps.view.is_held(file_id) or deps.view.is_read(file_id):
+            continue
+        if await _delete(deps, file_id, key):
+            deps.view.hold(file_id, holds=False)
     expired = deps.view.expired(ROUND_FILES_MAX)
     for file_id, key in expired:
         if deps.view.is_expired(file_id):
@@ -115,11 +148,19 @@ async def collect_orphans(deps: Dependencies) -> int:
 
     Returns:
         The number of deleted objects.
+
+    Raises:
+        LogUnavailable: This process does not read the log up to its end, so the records of objects may be there.
     """
     orphans, count = deps.view.orphans, 0
     for prefix in orphans.PREFIXES:
-        async for key in deps.store.keys(prefix):
-            if orphans.is_old(key):
+        old = [key async for key in deps.store.keys(prefix) if orphans.is_old(key)]
+        for begin in range(0, len(old), ROUND_FILES_MAX):
+            await deps.reading.catch_up(*FOLDED)
+            outputs = orphans.unfinished_outputs()
+            for key in old[begin : begin + ROUND_FILES_MAX]:
+                if not orphans.is_old(key) or file_id_of(key) in outputs:
+                    continue
                 _log.warning("deleting the orphaned object %s", key)
                 if await _delete(deps, "-", key):
                     orphans.forget(key)
@@ -138,7 +179,7 @@ async def sweep_forever(deps: Dependencies) -> None:
                 await collect_orphans(deps)
                 collect_at = deps.clock() + ORPHANS_SECONDS
         except LogUnavailable:
-            _log.warning("could not delete expired files: the log does not answer")
+            _log.warning("could not delete expired files and orphans: the log does not answer")
         except Exception as error:  # noqa: BLE001  the next round may succeed
             _log.warning("could not delete expired files (%s)", type(error).__name__)
         await asyncio.sleep(ROUND_SECONDS)

@@ -76,8 +76,8 @@ async def create(
         if deps.view.file(project, file_id) is None:
             await from_store(deps.store.delete(record.key))
         elif error.status == HTTPStatus.CONFLICT:
-            await file_removal.remove(deps, file_id, record.key)
+            await file_removal.discard(deps, file_id, record.key)
         raise
     if batch.input_file_id != file_id:
-        await file_removal.remove(deps, file_id, record.key)
+        await file_removal.discard(deps, file_id, record.key)
     return batch

@@ -63,7 +63,7 @@ async def create(
                     deps, project, new, written, repeats, headers=headers, fingerprint=fingerprint
                 )
     if batch.input_file_id != new.input_file_id and deps.view.file(project, new.input_file_id) is not None:
-        await file_removal.remove(deps, new.input_file_id, file_key(new.input_file_id))
+        await file_removal.discard(deps, new.input_file_id, file_key(new.input_file_id))
     return batch
 
 

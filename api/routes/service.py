@@ -97,7 +97,7 @@ async def live() -> Response:
 @router.get("/readyz", response_model=Health, tags=["health"])
 async def ready(deps: Deps) -> Response:
     """The process can serve."""
-    if not deps.is_ready():
+    if not deps.reading.is_ready():
         raise errors.unavailable("server's view of the log")
     return json(b'{"status":"ok"}')
 

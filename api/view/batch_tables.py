@@ -1,4 +1,4 @@
-"""Small tables about batches: claims of their ids, deletions, and links to reruns."""
+"""Small tables about batches: claims of their ids, deletions, links to reruns; and which batches read a file."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -11,10 +11,21 @@ from tidemill.schemas.resources.batch import Batch
 
 CLAIM_SECONDS_MAX = topics.CLAIMS.retention_ms // 1000
 """The retention of the topic."""
+PROMISE_SECONDS_MAX = 3_600
+"""How long a claim counts as a running batch: some never become one, after a crash or as a repeated create."""
 REPEAT_SECONDS_MAX = 120
 """How long a retry after a create counts as the same create."""
 RERUNS_MAX: Final = 100
 """Reruns that a batch shows, the newest."""
+
+# A batch may name any id as its input, so only those of the file's project count.
+_OF_PROJECT = "project = coalesce((SELECT project FROM files WHERE id = ?1), project)"
+_READERS = f"SELECT id, over FROM batches WHERE input_file_id = ?1 AND {_OF_PROJECT}"  # noqa: S608  no values
+_CLAIMANTS = (
+    f"SELECT id, 0 FROM claims WHERE input_file_id = ?1 AND {_OF_PROJECT} AND created_at > ?2"  # noqa: S608  no values
+    " AND NOT EXISTS (SELECT 1 FROM batches WHERE batches.id = claims.id)"
+    " AND NOT EXISTS (SELECT 1 FROM erasures WHERE erasures.id = claims.id)"
+)
 
 
 class Claims:
@@ -50,9 +61,9 @@ class Claims:
         claim = codec.decode_claim(value)
         batch = claim.command.batch
         self._database.write(
-            "INSERT OR IGNORE INTO claims VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO claims VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             batch.id, claim.command.project, claim.fingerprint, batch.created_at, claim.is_retry, offset,
-            codec.encode(claim),
+            batch.input_file_id, codec.encode(claim),
         )  # fmt: skip
         self._database.write("DELETE FROM claims WHERE created_at < ?", int(self._clock()) - CLAIM_SECONDS_MAX)
 
@@ -131,6 +142,21 @@ class Links:
         batch = Batch.model_validate_json(body)
         extras = batch.tidemill.model_copy(update={"reruns": tuple(rerun for (rerun,) in reversed(rows))})
         return batch.model_copy(update={"tidemill": extras}).model_dump_json().encode()
+
+
+def readers(database: Database, now: float, file_id: str) -> list[tuple[str, bool]]:
+    """The batches with a file as their input, each with whether it is over.
+
+    The log has the claim of a batch before a client hears of the batch; results publishes its record later. This
+    asks the rows each time, since the topics of the log are folded in any order.
+    """
+    return database.read(f"{_READERS} UNION ALL {_CLAIMANTS}", file_id, int(now) - PROMISE_SECONDS_MAX)
+
+
+def is_read(database: Database, now: float, file_id: str) -> bool:
+    """Whether a batch that is not over reads a file, which need not have a record."""
+    statement = f"{_READERS} AND NOT over UNION ALL {_CLAIMANTS}"
+    return database.first(statement, file_id, int(now) - PROMISE_SECONDS_MAX) is not None
 
 
 def _claim(body: bytes | None) -> Claim | None:

@@ -1,8 +1,13 @@
 """Orphans: objects of the store that no record names, each with the time when this process first saw it."""
 
+from tidemill.api.view.batch_tables import is_read
 from tidemill.api.view.sqlite import Database
-from tidemill.schemas.log.part import INDICES_PREFIX, indexed_key
+from tidemill.schemas import ids
+from tidemill.schemas.bounds import OUTPUTS_MAX
+from tidemill.schemas.log.part import INDICES_PREFIX, file_id_of, indexed_key
 from tidemill.schemas.ports import Clock
+from tidemill.schemas.resources.batch import Batch
+from tidemill.schemas.resources.file import file_kind
 
 ORPHAN_SECONDS_MIN = 86_400
 """How long an object may exist without a record."""
@@ -22,7 +27,7 @@ class Orphans:
 
     def is_old(self, key: str) -> bool:
         """Whether an object has had no record for `ORPHAN_SECONDS_MIN`; starts to track a new one."""
-        if self._is_named(key):
+        if self.is_named(key):
             return False
         now = int(self._clock())
         seen_at: int | None = self._database.first("SELECT seen_at FROM orphans WHERE key = ?", key)
@@ -31,6 +36,22 @@ class Orphans:
         if self._database.first("SELECT count(*) FROM orphans") < ORPHANS_MAX:
             self._database.write("INSERT INTO orphans VALUES (?, ?)", key, now)
         return False
+
+    def unfinished_outputs(self) -> set[str]:
+        """Ids of files of batches that run for longer than `ORPHAN_SECONDS_MIN`.
+
+        Results may have written such a file long before its record, and write it again at any time.
+        """
+        rows = self._database.read(
+            "SELECT body FROM batches WHERE NOT over AND created_at <= ?", int(self._clock()) - ORPHAN_SECONDS_MIN
+        )
+        found: set[str] = set()
+        for (body,) in rows:
+            batch = Batch.model_validate_json(body)
+            numbers = [None] if batch.tidemill.numbered is None else range(1, OUTPUTS_MAX + 1)
+            kinds = [file_kind(failed=True), *(file_kind(failed=False, number=number) for number in numbers)]
+            found.update(ids.derived_file_id(batch.id, kind) for kind in kinds)
+        return found
 
     def forget(self, key: str) -> None:
         """Stop tracking a deleted object."""
@@ -45,7 +66,8 @@ class Orphans:
             oldest,
         )
 
-    def _is_named(self, key: str) -> bool:
+    def is_named(self, key: str) -> bool:
+        """Whether a record names an object, or a running batch reads it."""
         if key.startswith(INDICES_PREFIX):
             key = indexed_key(key)
         # The bytes of a deleted file that could not be removed are orphans too.
@@ -53,4 +75,7 @@ class Orphans:
             "SELECT 1 FROM files WHERE key = ?1 AND (deleted_at IS NULL OR held)"
             " UNION ALL SELECT 1 FROM parts WHERE key = ?1"
         )
-        return self._database.first(statement, key) is not None
+        if self._database.first(statement, key) is not None:
+            return True
+        # A view that was made anew may lack the record of a deleted input, but has the batch that reads it.
+        return is_read(self._database, self._clock(), file_id_of(key))

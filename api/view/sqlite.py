@@ -15,7 +15,7 @@ from tidemill.api.requests.paging import Page
 from tidemill.schemas.resources.bill import exact, plain
 from tidemill.storage.locked_directory import lock_first_free
 
-LAYOUT = 23
+LAYOUT = 24
 """Version of the schema; a file with another one is rebuilt."""
 
 CHECKPOINT_SECONDS = 1.0
@@ -56,8 +56,9 @@ CREATE TABLE reruns (source TEXT NOT NULL, created_at INTEGER NOT NULL, id TEXT 
 CREATE INDEX reruns_of ON reruns (source, created_at);
 CREATE TABLE claims (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, fingerprint TEXT NOT NULL, created_at INTEGER NOT NULL,
-    is_retry INTEGER NOT NULL, place INTEGER NOT NULL, body BLOB NOT NULL
+    is_retry INTEGER NOT NULL, place INTEGER NOT NULL, input_file_id TEXT NOT NULL, body BLOB NOT NULL
 );
+CREATE INDEX claims_of_input ON claims (input_file_id, created_at);
 CREATE INDEX claims_alike ON claims (project, fingerprint, created_at);
 CREATE INDEX claims_old ON claims (created_at);
 CREATE TABLE uploads (

@@ -15,7 +15,7 @@ from tidemill.api.requests.filters import BatchesQuery
 from tidemill.api.requests.paging import Page, Row
 from tidemill.api.view import overlay
 from tidemill.api.view.audit import Audit
-from tidemill.api.view.batch_tables import Claims, Erasures, Links
+from tidemill.api.view.batch_tables import Claims, Erasures, Links, is_read, readers
 from tidemill.api.view.keyring import Keyring
 from tidemill.api.view.ledger import Ledger
 from tidemill.api.view.orphans import Orphans
@@ -37,14 +37,6 @@ DELETED_SECONDS_MAX = 86_400
 SHOWN_MAX = 1_024
 SHOWN_BYTES_MAX = 8 << 10
 """Batches that are kept in memory: their number and size; some have long lists of errors."""
-
-_IS_INPUT = (
-    "EXISTS (SELECT 1 FROM batches WHERE input_file_id = files.id AND NOT over"
-    " AND batches.project = files.project)"
-)
-"""Whether a running batch reads a file: one of the same project, since a batch may name any id as its input."""
-_READS = "input_file_id = ?1 AND project = (SELECT project FROM files WHERE id = ?1)"
-"""Whether a batch reads the file with an id."""
 
 _log = logging.getLogger(__name__)
 
@@ -149,23 +141,26 @@ class View:
         return paging.fitting(Row(id=file_id, body=body) for file_id, body in found)
 
     def is_held(self, file_id: str) -> bool:
-        """Whether the bytes of a deleted file are kept for a batch that still runs."""
+        """Whether the bytes of a deleted file are left, mostly for a batch that still runs."""
         return self._database.first("SELECT 1 FROM files WHERE id = ? AND held", file_id) is not None
 
     def needs_bytes(self, file_id: str) -> bool:
-        """Whether a file exists, expired or not, or its bytes are kept for a batch."""
-        statement = "SELECT 1 FROM files WHERE id = ? AND (held OR deleted_at IS NULL)"
-        return self._database.first(statement, file_id) is not None
+        """Whether a file exists, expired or not, or a batch still reads its bytes."""
+        statement = "SELECT 1 FROM files WHERE id = ? AND deleted_at IS NULL"
+        return self._database.first(statement, file_id) is not None or self.is_read(file_id)
+
+    def is_read(self, file_id: str) -> bool:
+        """Whether a batch that is not over reads a file."""
+        return is_read(self._database, self._clock(), file_id)
 
     def batches_of(self, file_id: str) -> list[str]:
         """The batches of an input, if all of them have ended."""
-        rows = self._database.read(f"SELECT id, over FROM batches WHERE {_READS}", file_id)  # noqa: S608
-        return [batch_id for batch_id, _ in rows] if all(over for _, over in rows) else []
+        found = readers(self._database, self._clock(), file_id)
+        return [batch_id for batch_id, _ in found] if all(over for _, over in found) else []
 
     def is_shared(self, file_id: str, batch_id: str) -> bool:
         """Whether a file is the input of another batch than this one."""
-        statement = f"SELECT 1 FROM batches WHERE {_READS} AND id != ?2"  # noqa: S608
-        return self._database.first(statement, file_id, batch_id) is not None
+        return any(reader != batch_id for reader, _ in readers(self._database, self._clock(), file_id))
 
     def expired(self, limit: int) -> list[tuple[str, str]]:
         """Expired files that are not deleted yet: id and key."""
@@ -180,12 +175,14 @@ class View:
         return self._database.first(statement, file_id, int(self._clock())) is not None
 
     def releasable(self, limit: int) -> list[tuple[str, str]]:
-        """Deleted files whose bytes no batch needs: id and key."""
-        return self._database.read(f"SELECT id, key FROM files WHERE held AND NOT {_IS_INPUT} LIMIT ?", limit)  # noqa: S608
+        """Deleted files whose bytes are left, and no batch reads them: id and key."""
+        held = self._database.read("SELECT id, key FROM files WHERE held")
+        return list(itertools.islice((row for row in held if not self.is_read(row[0])), limit))
 
-    def release(self, file_id: str) -> None:
-        """Mark the bytes of a deleted file as deleted, too."""
-        self._database.write("UPDATE files SET held = 0 WHERE id = ?", file_id)
+    def hold(self, file_id: str, *, holds: bool) -> None:
+        """Note whether the bytes of a deleted file are left, for this process to delete them some time."""
+        statement = "UPDATE files SET held = ? WHERE id = ? AND deleted_at IS NOT NULL"
+        self._database.write(statement, holds, file_id)
 
     def put_batch(self, record: BatchRecord) -> Batch:
         """Show a batch of the log, or of a command of this process, unless the view is ahead of it.
@@ -259,9 +256,9 @@ class View:
     def drop_file(self, file_id: str, offset: int) -> None:
         """Hide a file whose tombstone is at this offset; -1 if the broker did not return it."""
         self._database.write(
-            f"UPDATE files SET deleted_at = ?, place = max(place, ?), held = {_IS_INPUT}"  # noqa: S608
+            "UPDATE files SET deleted_at = ?, place = max(place, ?), held = ?"
             " WHERE id = ? AND deleted_at IS NULL AND (? = -1 OR ? > place)",
-            int(self._clock()), offset, file_id, offset, offset,
+            int(self._clock()), offset, self.is_read(file_id), file_id, offset, offset,
         )  # fmt: skip
         self._publish_gone("files", "file", file_id)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from tidemill.ingest.files.verdict import Fault
+from tidemill.ingest.files.verdict import Fault, Passed
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.log.codec import LineMark
 
@@ -13,6 +13,18 @@ RECORD_BYTES_MAX: Final = 256 * 1024
 
 Faulty = tuple[int, bytes, Fault]
 """The place of an invalid line, the line, and its fault."""
+
+LOST: Final = Fault("input_gone", "The input file was deleted while the batch was created.")
+"""The fault of all lines of an input that is deleted between its check and its publication."""
+
+
+def lost(batch_id: str, passed: Passed) -> Iterator[tuple[str, list[LineMark], bytes]]:
+    """The error lines of all lines but copies, without their names: model, marks and value of each record."""
+    for number, model in enumerate(passed.models):
+        places = (place for place in range(passed.total) if not passed.numbers or passed.numbers[place] == number)
+        asked = passed.copies.left_out_of((place, b"") for place in places)
+        for marks, value in packed(batch_id, ((place, b"", LOST) for place, _ in asked)):
+            yield model, marks, value
 
 
 def packed(batch_id: str, faults: Iterable[Faulty]) -> Iterator[tuple[list[LineMark], bytes]]:

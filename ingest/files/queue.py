@@ -21,7 +21,8 @@ import msgspec
 
 from tidemill.configuration.settings import Settings
 from tidemill.ingest.files.packing import RequestPublisher
-from tidemill.ingest.files.stage import INTERNAL_FAULT, Stage
+from tidemill.ingest.files.stage import Stage
+from tidemill.ingest.files.verdict import INTERNAL_FAULT
 from tidemill.kafka.connection import TRANSIENT
 from tidemill.retrying import retry
 from tidemill.schemas import UNREADABLE

@@ -40,13 +40,12 @@ from tidemill.ingest.files.packing import (
 )
 from tidemill.ingest.files.sqlite import EqualLines
 from tidemill.ingest.files.validation import LONG_LINE_BYTES, Checker, Rules
-from tidemill.ingest.files.verdict import Failed, Passed, missing_file
+from tidemill.ingest.files.verdict import INTERNAL_FAULT, Failed, Passed, accepted, missing_file
 from tidemill.kafka.catalog import Catalog
 from tidemill.retrying import pause_seconds, retry
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.jsonl.lines import Line, Splitter
 from tidemill.schemas.log.messages import (
-    Accepted,
     BatchCreated,
     CancelRequested,
     Command,
@@ -57,8 +56,6 @@ from tidemill.schemas.log.messages import (
 from tidemill.schemas.log.part import copies_key, schema_key
 from tidemill.schemas.log.topics import COMMANDS, EXPRESS_LINES_MAX
 from tidemill.schemas.ports import READ_BYTES, Clock, NotFound, Store, once
-from tidemill.schemas.resources.batch import BatchError
-from tidemill.schemas.resources.by_model import ModelLines
 from tidemill.sealing.vault import NoKey
 from tidemill.telemetry import context, tracing
 
@@ -75,10 +72,6 @@ VALIDATE: Final = f"validate {COMMANDS.name}"
 VALIDATED: Final = tracing.messaging("validate", "process", COMMANDS.name)
 _INPUT: Final = re.compile(r"files/[A-Za-z0-9_-]{1,64}\Z")
 """Keys of input files in the store; a command that names another object is rejected."""
-INTERNAL_FAULT: Final = BatchError(
-    code="server_error",
-    message="The server had an error while checking the input file. Please create the batch again.",
-)
 
 
 class _Stopped(Exception):
@@ -95,6 +88,8 @@ class _Work:
         """The input to be copied from a bucket; None once it is in the store."""
         self.rules: Rules | None = None
         """The rules of the last check."""
+        self.accepted: Passed | None = None
+        """The verdict that the log has; another one, of a later check, would change nothing."""
 
     def check_stopped(self) -> None:
         if self.is_stopped:
@@ -220,6 +215,27 @@ class Stage:
 
     async def _attempt(self, work: _Work) -> None:
         batch = work.command.batch
+        if (verdict := work.accepted or await self._accept(work)) is None:
+            return
+        work.check_stopped()
+        assert work.command.input is not None
+        try:
+            try:
+                if verdict.faulty:
+                    await self._refuse(work, work.command.input, verdict)
+                with tracing.step(PUBLISH, SpanKind.PRODUCER, batch, publication(verdict.total)):
+                    await self._requests.publish(self._records(work, work.command.input, verdict))
+            except NotFound:
+                log.warning("%s: its input was deleted while it was published", batch.id)
+                await self._refuse_all(batch.id, work.command.project, verdict)
+        except NoKey:
+            log.warning("%s was deleted while it was published", batch.id)
+        else:
+            log.info("%s is published: %d lines", batch.id, verdict.total)
+
+    async def _accept(self, work: _Work) -> Passed | None:
+        """Check the file and send the verdict; returns None if the batch is rejected."""
+        batch = work.command.batch
         # Also if the batch was cancelled meanwhile: its lines must be counted.
         with tracing.step(VALIDATE, SpanKind.CONSUMER, batch, VALIDATED) as span:
             verdict = await self._verdict(work)
@@ -229,19 +245,10 @@ class Stage:
                 span.set_attribute(tracing.COUNT, verdict.total)
         if isinstance(verdict, Failed):
             await self._reject(work, verdict)
-            return
-        await self._requests.send_fact(_accepted(batch.id, verdict, int(self._clock())))
-        work.check_stopped()
-        assert work.command.input is not None
-        try:
-            if verdict.faulty:
-                await self._refuse(work, work.command.input, verdict)
-            with tracing.step(PUBLISH, SpanKind.PRODUCER, batch, publication(verdict.total)):
-                await self._requests.publish(self._records(work, work.command.input, verdict))
-        except (NotFound, NoKey):
-            log.warning("%s: it or its input was deleted while it was published", batch.id)
-            return
-        log.info("%s is published: %d lines", batch.id, verdict.total)
+            return None
+        await self._requests.send_fact(accepted(batch.id, verdict, int(self._clock())))
+        work.accepted = verdict
+        return verdict
 
     async def _verdict(self, work: _Work) -> Passed | Failed:
         """Check the file. A bug in the check rejects the file, since the command would otherwise come for ever."""
@@ -328,6 +335,15 @@ class Stage:
                 for marks, value in error_lines.packed(batch_id, faulty):
                     await self._requests.refuse(batch_id, marks, value, model=passed.models[0])
 
+    async def _refuse_all(self, batch_id: str, project: str, passed: Passed) -> None:
+        """Publish an error line for each line: the input is gone, and results waits for all of them.
+
+        Some of the lines may be in the log; of several results of a line, the first one counts.
+        """
+        await self._requests.begin(batch_id, project)
+        for model, marks, value in error_lines.lost(batch_id, passed):
+            await self._requests.refuse(batch_id, marks, value, model=model)
+
     async def _records(self, work: _Work, source: InputRef, passed: Passed) -> AsyncIterator[Record]:
         batch = work.command.batch
         origin = Origin(
@@ -367,17 +383,6 @@ async def _run(work: Callable[[list[Line]], T], lines: list[Line]) -> T:
     if any(line.data and len(line.data) > LONG_LINE_BYTES for line in lines):
         return await run_half_time(work, lines)
     return work(lines)
-
-
-def _accepted(batch_id: str, passed: Passed, at: int) -> Accepted:
-    copies = passed.copies
-    if len(passed.models) == 1:
-        return Accepted(batch_id=batch_id, total=passed.total, model=passed.models[0], copies=copies.count, at=at)
-    models = tuple(
-        ModelLines(model=model, lines=lines, copies=copies.by_model[number])
-        for number, (model, lines) in enumerate(passed.lines.items())
-    )
-    return Accepted(batch_id=batch_id, total=passed.total, models=models, copies=copies.count, at=at)
 
 
 def _packer(origin: Origin, passed: Passed) -> Packer | MixedPacker:

@@ -9,12 +9,18 @@ from typing import Final
 from tidemill.ingest.files.packing import Placed
 from tidemill.schemas.bitmap import Bitmap
 from tidemill.schemas.bounds import ERRORS_BYTES_MAX, ERRORS_MAX
+from tidemill.schemas.log.messages import Accepted
 from tidemill.schemas.resources.batch import BatchError, error_bytes
+from tidemill.schemas.resources.by_model import ModelLines
 
 FAULTS_MAX: Final = ERRORS_MAX
 """Entries of `errors.data`; the last one says how many more there are."""
 SHOWN_CHARS_MAX: Final = 64
 """Characters of the user's text that a message quotes: a thousand messages have to fit into one log record."""
+INTERNAL_FAULT: Final = BatchError(
+    code="server_error",
+    message="The server had an error while checking the input file. Please create the batch again.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,18 @@ def listed(errors: list[BatchError], count: int) -> list[BatchError]:
 
 def _more(count: int) -> BatchError:
     return BatchError(code="too_many_errors", message=f"{count} more errors are not listed.")
+
+
+def accepted(batch_id: str, passed: Passed, at: int) -> Accepted:
+    """The verdict on a file without faults, as the log has it."""
+    copies = passed.copies
+    if len(passed.models) == 1:
+        return Accepted(batch_id=batch_id, total=passed.total, model=passed.models[0], copies=copies.count, at=at)
+    models = tuple(
+        ModelLines(model=model, lines=lines, copies=copies.by_model[number])
+        for number, (model, lines) in enumerate(passed.lines.items())
+    )
+    return Accepted(batch_id=batch_id, total=passed.total, models=models, copies=copies.count, at=at)
 
 
 def missing_file(file_id: str, project: str) -> Failed:

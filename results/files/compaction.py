@@ -1,7 +1,7 @@
 """Merges the parts of a closed batch into its output and error file (docs/reference/protocol.md, 17).
 
 1. Write parts of the lines that get the answer to an equal one (`copies.py`), then parts of error lines for lines
-   that were not run, which come from the input.
+   that were not run, with their `custom_id` from the input, if that is still there.
 2. Merge the parts of the output into the output file, those of the errors into the error file.
 3. Make the receipt of the written lines, not of earlier counts.
 
@@ -34,7 +34,7 @@ from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.schemas.log.codec import LineMark
 from tidemill.schemas.log.messages import Compacted
 from tidemill.schemas.log.part import PartRef, file_key, index_key, part_key
-from tidemill.schemas.ports import Clock, Store, once
+from tidemill.schemas.ports import Clock, NotFound, Store, once
 from tidemill.schemas.resources.batch import (
     Batch,
     Cut,
@@ -64,6 +64,8 @@ FILL_PARTS_FROM: Final = 1 << 30
 """First number of parts with lines that were not run, above the numbers of ordinary parts."""
 COPY_PARTS_FROM: Final = 1 << 31
 """First number of parts with copies, above those."""
+UNNAMED: Final = "Its custom_id is unknown, because the input file is deleted."
+"""Added to the message of a line that was not run, if its name cannot be looked up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class Compactor:
 
         Raises:
             OSError: The store failed; the call may be made again.
-            NotFound: A part is gone, or the input of lines that were not run.
+            NotFound: A part is gone, or the list of copies.
             PartError: A part is damaged.
         """
         assert state.batch is not None
@@ -214,11 +216,14 @@ class Compactor:
         buffer = PartBuffer()
         number = FILL_PARTS_FROM
         index = -1
-        async for data in _input_lines(self.store, state.input.key):
+        async for data in _input_lines(self.store, state.input.key, state.batch.request_counts.total):
             index += 1
             if index in run:
                 continue
-            text = line.unanswered(state.id, index, line.custom_id_of(data), code=code, message=message)
+            custom_id, why = (
+                (b"null", f"{message} {UNNAMED}") if data is None else (line.custom_id_of(data), message)
+            )
+            text = line.unanswered(state.id, index, custom_id, code=code, message=why)
             buffer.add([LineMark(index=index, size=len(text), failed=True)], text)
             if buffer.size >= self.part_bytes:
                 yield await write_part(self.store, state.id, number, buffer, failed=True, writer=self.writer)
@@ -279,12 +284,20 @@ async def write_part(
     return part.model_copy(update={"crc32": (zlib.crc32(columns), crc32)})
 
 
-async def _input_lines(store: Store, key: str) -> AsyncIterator[bytes]:
-    """The lines of a checked input, in the order of their indices."""
-    splitter = Splitter()
-    async for chunk in store.read(key):
-        for found in splitter.feed(chunk):
-            yield found.data or b""
+async def _input_lines(store: Store, key: str, total: int) -> AsyncIterator[bytes | None]:
+    """The lines of a checked input, in the order of their indices; None for each line of a deleted one."""
+    splitter, count = Splitter(), 0
+    try:
+        async for chunk in store.read(key):
+            for found in splitter.feed(chunk):
+                yield found.data or b""
+                count += 1
+    except NotFound:
+        # The batch ends all the same: its other lines have their results.
+        log.warning("the input %s is gone, with the names of lines that were not run", key)
+        for _ in range(count, total):
+            yield None
+        return
     for found in splitter.finish():
         yield found.data or b""
 

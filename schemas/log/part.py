@@ -132,6 +132,12 @@ def indexed_key(key: str) -> str:
     return FILES_PREFIX + key.removeprefix(INDICES_PREFIX)
 
 
+def file_id_of(key: str) -> str:
+    """The id of a file, from its key or from that of its columns."""
+    name = key.removeprefix(FILES_PREFIX).removeprefix(INDICES_PREFIX)
+    return "-".join(name.split("-", 2)[:2])
+
+
 def file_key(file_id: str, writer: str = "") -> str:
     """The store key of a file; `writer` is the owner that writes it, as in `PartRef`."""
     return f"{FILES_PREFIX}{file_id}-{writer}" if writer else f"{FILES_PREFIX}{file_id}"

@@ -13,7 +13,7 @@ from tidemill.api.access.people import People
 from tidemill.api.access.provider import Provider
 from tidemill.api.access.sessions import Sessions
 from tidemill.api.app import create_app
-from tidemill.api.dependencies import Access, Dependencies
+from tidemill.api.dependencies import Access, Dependencies, Reading
 from tidemill.api.servers.load import Loads
 from tidemill.api.view.sqlite import Database
 from tidemill.api.view.view import View
@@ -56,6 +56,8 @@ class ListLog:
         """Topics that are unavailable."""
         self.record_bytes_max = RECORD_BYTES_MAX
         self._view = view
+        self.unread: list[tuple[str, str, bytes | None]] = []
+        """Records of other processes that the view has not folded yet."""
         self.webhooks: Webhooks | None = None
         """Gets the end of each delivery that a test asks for, as if the receiver had answered at once."""
 
@@ -89,6 +91,16 @@ class ListLog:
         if topic == topics.CLAIMS.name:
             self._view.fold(topic, [(key, value, len(self.records) - 1)])
         return len(self.records) - 1
+
+    async def catch_up(self, *names: str) -> None:
+        """Fold the records of other processes of these topics; fails while the log is away."""
+        if self.away:
+            raise LogUnavailable
+        read = [record for record in self.unread if record[0] in names]
+        self.unread = [record for record in self.unread if record[0] not in names]
+        for topic, key, value in read:
+            self.records.append((topic, key, value))
+            self._view.fold(topic, [(key, value, len(self.records) - 1)])
 
 
 class ListHistory:
@@ -142,7 +154,8 @@ async def open_dependencies(
     yield Dependencies(
         settings=settings, catalog=catalog,
         access=Access(keys=keys, sessions=sessions, provider=provider, people=people), log=log,
-        history=ListHistory(), store=store, signer=SIGNER, view=view, clock=clock, is_ready=lambda: True,
+        history=ListHistory(), store=store, signer=SIGNER, view=view, clock=clock,
+        reading=Reading(lambda: True, log.catch_up),
         webhooks=_webhooks(folder, log, settings, clock),
         loads=Loads(clock, lambda: catalog.contents.serving.servers, view.feed.publish_load),
     )  # fmt: skip

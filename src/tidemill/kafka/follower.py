@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -19,6 +19,8 @@ from tidemill.kafka.connection import (
 from tidemill.kafka.offsets import Offsets
 from tidemill.retrying import pause_seconds, reason
 
+CATCH_UP_SECONDS_MAX = 10.0
+"""How long `catch_up` waits for all its followers."""
 POLL_MS = 3_000
 """How long one poll waits for a record: a request of an idle follower costs client and broker a millisecond."""
 RUN_RECORDS_MAX = 32
@@ -199,6 +201,21 @@ class TimedFollower(Follower):
     def _apply_record(self, record: ConsumerRecord) -> None:
         self.record_at = record.timestamp / 1000
         super()._apply_record(record)
+
+
+async def catch_up(followers: Iterable[Follower], *topics: str) -> None:
+    """Wait until the followers of these topics have applied all records that the log has now.
+
+    Raises:
+        LogUnavailable: One of them is not connected, or does not get there in `CATCH_UP_SECONDS_MAX`.
+    """
+    try:
+        async with asyncio.timeout(CATCH_UP_SECONDS_MAX):
+            for follower in followers:
+                if follower.partition.topic in topics:
+                    await follower.catch_up()
+    except TimeoutError as error:
+        raise LogUnavailable("its records are not read in time") from error
 
 
 def start_together(*followers: Follower) -> None:

@@ -41,7 +41,7 @@ async def test_an_unexpected_exception_is_a_500_and_logged_without_its_text(deps
         raise ValueError(text)
 
     caplog.handler.setFormatter(logs.Json("api"))
-    async with client_of(replace(deps, is_ready=fail), "key-of-p") as client:
+    async with client_of(replace(deps, reading=replace(deps.reading, is_ready=fail)), "key-of-p") as client:
         answer = await client.get("/files")
     assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
     assert answer.headers["x-request-id"] in caplog.text
@@ -65,7 +65,9 @@ async def test_a_start_that_fails_ends_the_process(tmp_path, monkeypatch, caplog
 
 async def test_reads_get_a_503_until_the_view_has_caught_up(deps):
     """It could answer that objects do not exist."""
-    async with client_of(replace(deps, is_ready=lambda: False), "key-of-p") as client:
+    async with client_of(
+        replace(deps, reading=replace(deps.reading, is_ready=lambda: False)), "key-of-p"
+    ) as client:
         assert is_refused(await client.get("/files"))
         assert is_refused(await client.get("http://api/readyz"))
         assert (await client.get("http://api/livez")).status_code == 200

@@ -11,11 +11,13 @@ from tidemill.api.app import create_app
 from tidemill.api.batches import file_removal
 from tidemill.api.view.orphans import ORPHAN_SECONDS_MIN
 from tidemill.api.view.pending_uploads import GRACE_SECONDS, KEPT_SECONDS
+from tidemill.kafka.connection import LogUnavailable
 from tidemill.schemas import ids
-from tidemill.schemas.log import topics
-from tidemill.schemas.log.messages import FileRecord
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import BatchRecord, FileRecord
 from tidemill.schemas.log.part import file_key, index_key
 from tidemill.schemas.ports import NotFound
+from tidemill.schemas.resources.batch import Batch, Cut, Extras, Status
 from tidemill.schemas.resources.file import File
 
 LINE = b'{"custom_id":"a"}\n'
@@ -75,6 +77,52 @@ async def test_orphans_are_deleted_after_a_day(tmp_path):
         assert not await is_stored(deps, "uploads/u/stray")
         for key in (f"files/{kept}", "files/late", "parts/of-results"):
             assert await is_stored(deps, key)
+
+
+async def test_a_process_that_does_not_read_the_log_deletes_no_orphans(tmp_path):
+    """Another process may have written the record of an object long ago."""
+    clock = ManualClock()
+    async with open_dependencies(tmp_path, clock) as deps:
+        for key in ("files/named", "files/stray"):
+            await deps.store.write(key, content())
+        assert await file_removal.collect_orphans(deps) == 0
+        deps.log.away = True
+        file = File(id="named", bytes=1, created_at=1, filename="f", purpose="batch")
+        record = FileRecord(project="p", file=file, key="files/named", sha256="")
+        deps.log.unread.append((topics.FILES.name, "named", codec.encode(record)))
+        clock.now += ORPHAN_SECONDS_MIN
+        with pytest.raises(LogUnavailable):
+            await file_removal.collect_orphans(deps)
+        assert await is_stored(deps, "files/stray")
+        deps.log.away = False
+        assert await file_removal.collect_orphans(deps) == 1
+        assert await is_stored(deps, "files/named")
+        assert not await is_stored(deps, "files/stray")
+
+
+@pytest.mark.parametrize(
+    ("numbered", "kinds"),
+    [(None, ("output", "errors")), (Cut(lines_max=1, bytes_max=1), ("output-00001", "output-01000", "errors"))],
+)
+async def test_the_files_of_a_batch_that_results_cannot_finish_are_no_orphans(tmp_path, numbered, kinds):
+    """It may have written them days ago, and writes them again before their records."""
+    clock, batch_id = ManualClock(), "batch_" + "0" * 32
+    batch = Batch(
+        id=batch_id, endpoint="/v1/embeddings", input_file_id="f", completion_window="24h", created_at=NOW,
+        expires_at=NOW + 1, status=Status.FINALIZING, tidemill=Extras(numbered=numbered),
+    )  # fmt: skip
+    keys = [file_key(ids.derived_file_id(batch_id, kind), "writer") for kind in kinds]
+    async with open_dependencies(tmp_path, clock) as deps:
+        deps.view.put_batch(BatchRecord(project="p", batch=batch))
+        for key in keys:
+            await deps.store.write(key, content())
+            await deps.store.write(index_key(key), content())
+        assert await file_removal.collect_orphans(deps) == 0
+        clock.now += ORPHAN_SECONDS_MIN
+        assert await file_removal.collect_orphans(deps) == 0
+        ended = batch.model_copy(update={"status": Status.COMPLETED, "completed_at": NOW})
+        deps.view.put_batch(BatchRecord(project="p", batch=ended))
+        assert await file_removal.collect_orphans(deps) == 2 * len(keys)
 
 
 async def test_the_index_of_a_file_is_deleted_with_it(tmp_path):

@@ -188,7 +188,7 @@ async def test_a_new_signing_key_replaces_another(deps, admin, tmp_path):
 async def test_an_unknown_key_gets_a_503_until_the_view_has_caught_up(deps, admin):
     """A process that has just started does not know all keys, and clients give up after a 401."""
     secret = (await made(admin))["secret"]
-    starting = replace(deps, is_ready=lambda: False)
+    starting = replace(deps, reading=replace(deps.reading, is_ready=lambda: False))
     for key, status in ((secret, 503), (access.new_secret(), 503), ("sk-wrong", 401), (ADMIN, 503)):
         async with client_of(starting, key) as client:
             assert (await client.get("/v1/files")).status_code == status

@@ -3,7 +3,9 @@
 import pytest
 from aiokafka import ConsumerRecord
 
-from tidemill.kafka.follower import RUN_BYTES_MAX, Follower, Tail
+from tidemill.kafka import follower as module
+from tidemill.kafka.connection import LogUnavailable
+from tidemill.kafka.follower import RUN_BYTES_MAX, Follower, Tail, catch_up
 from tidemill.schemas.log import topics
 
 TOPIC = topics.CATALOG.name
@@ -38,3 +40,26 @@ async def test_each_record_that_fails_twice_is_skipped(bad, size):
     assert follower.position == 6
     assert set(applied) == set(range(6))
     assert all(applied[offset] >= 2 for offset in bad)
+
+
+async def test_catching_up_has_a_bound(monkeypatch):
+    """A follower that is not connected, or does not move, does not let its caller wait; others do not matter."""
+
+    async def ends(partitions):
+        return dict.fromkeys(partitions, 6)
+
+    monkeypatch.setattr(module, "CATCH_UP_SECONDS_MAX", 0.01)
+    followers = [Follower("127.0.0.1:9", topic.name, print) for topic in (topics.CATALOG, topics.FILES)]
+    stuck, apart = followers
+    await catch_up(followers)
+    with pytest.raises(LogUnavailable):
+        await catch_up(followers, TOPIC)
+    for follower in followers:
+        monkeypatch.setattr(follower._offsets, "next", ends)
+        follower.begin(Tail(cluster="c", end=6))
+    apart.move(6)
+    await catch_up(followers, topics.FILES.name)
+    with pytest.raises(LogUnavailable):
+        await catch_up(followers, topics.FILES.name, TOPIC)
+    stuck.move(6)
+    await catch_up(followers, topics.FILES.name, TOPIC)

@@ -9,10 +9,11 @@ from support.dependencies import NOW, open_dependencies
 
 from tidemill.api.batches import file_removal
 from tidemill.api.dependencies import Dependencies
+from tidemill.api.view.batch_tables import PROMISE_SECONDS_MAX
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.quotas import Quota
-from tidemill.schemas.log import topics
-from tidemill.schemas.log.messages import BatchRecord, FileRecord
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim, FileRecord, InputRef
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.schemas.resources.file import File
@@ -84,6 +85,55 @@ async def test_bytes_that_a_batch_reads_stay_until_its_end(deps):
     deps.view.put_batch(batch(Status.COMPLETED))
     await file_removal.sweep(deps)
     assert not await is_stored(deps, "f")
+
+
+def claimed(project: str, at: int, name: str = "f") -> tuple[str, str, bytes]:
+    """The claim of a batch that another process creates of a file, as a record that this one has not read."""
+    new = batch(Status.VALIDATING, name).batch.model_copy(update={"id": "batch_new", "created_at": at})
+    command = BatchCreated(project=project, batch=new, input=InputRef(key=f"files/{name}", bytes=1))
+    return topics.CLAIMS.name, new.id, codec.encode(Claim(command=command, fingerprint="x", is_retry=False))
+
+
+@pytest.mark.parametrize(
+    ("project", "age", "kept"), [("p", 0, True), ("p", PROMISE_SECONDS_MAX, False), ("q", 0, False)]
+)
+async def test_bytes_stay_for_a_batch_that_another_process_has_just_created(deps, project, age, kept):
+    """Results has not published the batch yet, so that its claim alone shows it; others' claims do not count."""
+    deps.log.unread.append(claimed(project, NOW - age))
+    await file_removal.remove(deps, "f", "files/f")
+    assert deps.view.file("p", "f") is None
+    await file_removal.sweep(deps)
+    assert await is_stored(deps, "f") is kept
+    if kept:
+        ended = batch(Status.FAILED).batch.model_copy(update={"id": "batch_new"})
+        deps.view.put_batch(BatchRecord(project="p", batch=ended))
+        await file_removal.sweep(deps)
+        assert not await is_stored(deps, "f")
+
+
+async def test_bytes_stay_while_this_process_does_not_read_the_log(deps):
+    """Its tombstone is in the log; a later sweep deletes them."""
+
+    async def behind(*_: str) -> None:
+        raise LogUnavailable
+
+    lagging = replace(deps, reading=replace(deps.reading, catch_up=behind))
+    await file_removal.remove(lagging, "f", "files/f")
+    with pytest.raises(LogUnavailable):
+        await file_removal.sweep(lagging)
+    assert (deps.view.file("p", "f"), await is_stored(deps, "f")) == (None, True)
+    await file_removal.sweep(deps)
+    assert not await is_stored(deps, "f")
+
+
+async def test_an_input_from_a_body_stays_for_a_rerun_that_another_process_has_just_created(deps):
+    """Only its claim shows the rerun."""
+    await make(deps, "h", -1, expires_at=NOW + 1, from_body=True)
+    deps.view.put_batch(batch(Status.COMPLETED, "h"))
+    deps.log.unread.append(claimed("p", NOW, "h"))
+    await file_removal.remove_batch(deps, "p", batch(Status.COMPLETED, "h").batch)
+    assert deps.view.file("p", "h") is not None
+    assert await is_stored(deps, "h")
 
 
 async def test_a_file_stays_while_the_log_is_away(deps):

@@ -57,7 +57,9 @@ CROSSING = [text for path in SOURCES for text in texts(path) if len(tables(text)
 def test_statements_are_found():
     """Those of several tables, also over a constant."""
     assert len(CROSSING) >= 8
-    assert any(text.startswith("UPDATE files SET deleted_at") for text in CROSSING)
+    assert any(
+        text.startswith("SELECT id, over FROM batches WHERE input_file_id = ?1 AND project") for text in CROSSING
+    )
 
 
 @pytest.mark.parametrize("text", CROSSING, ids=lambda text: text[:40])

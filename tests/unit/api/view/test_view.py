@@ -140,7 +140,7 @@ def test_the_bytes_of_a_deleted_input_stay_until_its_batch_ends(view):
     assert view.releasable(9) == []
     view.fold(BATCHES, [("b", codec.encode(BatchRecord(project="p", batch=batch("b", Status.FAILED))), 0)])
     assert view.releasable(9) == [("f", "files/f")]
-    view.release("f")
+    view.hold("f", holds=False)
     assert view.releasable(9) == []
 
 

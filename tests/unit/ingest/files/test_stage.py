@@ -16,6 +16,7 @@ from tidemill.ingest.files import stage as module
 from tidemill.ingest.files.packing import SLICE_LINES, Record
 from tidemill.ingest.files.stage import Stage
 from tidemill.ingest.files.validation import LONG_LINE_BYTES
+from tidemill.ingest.files.verdict import INTERNAL_FAULT
 from tidemill.kafka.catalog import Catalog
 from tidemill.schemas.log.codec import LineMark
 from tidemill.schemas.log.messages import Accepted, BatchCreated, CancelRequested, InputRef, Rejected
@@ -376,7 +377,7 @@ async def test_a_fault_of_the_check_itself_rejects_the_batch(here):
     await here.stage.handle(odd)
     (rejected,) = here.requests.facts
     assert isinstance(rejected, Rejected)
-    assert rejected.errors == (module.INTERNAL_FAULT,)
+    assert rejected.errors == (INTERNAL_FAULT,)
 
 
 async def test_a_big_file_lets_others_run(here):
