@@ -54,6 +54,8 @@ class Tables:
         self._stale: list[tuple[Table, bytes]] = []
         self._over: list[tuple[bytes, bytes]] = []
         """Rows, as this owner writes them, of batches that are over but have stale rows too."""
+        self._has_damaged = False
+        """Whether a row could not be read, so that a later version may still adopt it."""
 
     @property
     def owner(self) -> int:
@@ -71,7 +73,11 @@ class Tables:
         self._stale += [(self._states, key) for key in keys]
         for batch_id in dict.fromkeys(key.partition(b"/")[0] for key in keys):
             row = self._latest(batch_id)
+            if row is not None and row.prefix != OVER and row.owner < self._owned.adopted:
+                # Its end was forgotten, or the batch deleted, while this local table was not in use.
+                row = None
             if row is not None and row.prefix != OVER and _read(batch_id, row.value) is None:
+                self._has_damaged = True
                 self._stale = [(table, key) for table, key in self._stale if not key.startswith(batch_id)]
                 continue
             for table, prefix in ((self._states, PARTS + batch_id), (self._chunks, batch_id)):
@@ -182,6 +188,8 @@ class Tables:
         (stale, self._stale), (over, self._over) = (self._stale, []), (self._over, [])
         for key, value in over:
             self._states.put(key, value)
+        if not self._has_damaged:
+            self._owned.finish_adoption()
         for table, key in stale:
             table.delete(key)
 

@@ -8,7 +8,7 @@ with the generations of the consumer group.
 | key | value |
 |---|---|
 | name, `/`, owner | a row |
-| `owner/`, owner | empty: this owner has taken over |
+| `owner/`, owner | the latest owner that has adopted all rows of earlier ones; empty without one |
 """
 
 from collections.abc import Iterator
@@ -58,17 +58,27 @@ class OwnedTable:
         self.table = table
         self.owner = 0
         """The number of this owner, greater than those of earlier owners; 0 before the take-over."""
+        self.adopted = b""
+        """The latest owner that has adopted all rows, as in keys: a row of an earlier one is obsolete.
+
+        A local table that was not in use keeps such rows, since the broker also compacts away their deletions.
+        """
 
     async def take_over(self, generation: int) -> None:
         """Become the owner by the group's generation at the assignment; call this before all other methods."""
-        before = [key for key, _ in self.table.scan(_OWNER)]
+        before = dict(self.table.scan(_OWNER))
         latest = max((int(key.removeprefix(_OWNER), 16) for key in before), default=0)
+        self.adopted = max(before.values(), default=b"")
         era, known = divmod(latest, 1 << ERA_BITS)
         self.owner = ((era + (generation <= known)) << ERA_BITS) + generation
-        self.table.put(_OWNER + self.suffix, b"")
+        self.table.put(_OWNER + self.suffix, self.adopted)
         await self.table.delivered()
         for key in before:
             self.table.delete(key)
+
+    def finish_adoption(self) -> None:
+        """Make all rows of earlier owners obsolete; call this once this owner has written all that it needs."""
+        self.table.put(_OWNER + self.suffix, self.suffix)
 
     @property
     def suffix(self) -> bytes:

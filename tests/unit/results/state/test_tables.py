@@ -58,6 +58,11 @@ def test_a_take_over_reads_the_active_batches(tables):
     assert tables.state(state(9).id) is None
 
 
+def batch_keys(table):
+    """The keys of all rows but those of owners."""
+    return [key for key, _ in table.scan(b"") if not key.startswith(b"owner/")]
+
+
 @pytest.mark.parametrize("kept", [1, 2])
 def test_the_end_of_a_batch_breaks_off_between_its_two_writes(rows, kept):
     """It is over after the first write, and the next take-over does the second."""
@@ -70,7 +75,7 @@ def test_the_end_of_a_batch_breaks_off_between_its_two_writes(rows, kept):
     assert tables.state(state(0).id).is_over
     assert not list(tables.open())
     tables.drop_stale()
-    assert [key for key, _ in rows[0].scan(b"")] == [b"over/" + key]
+    assert batch_keys(rows[0]) == [b"over/" + key]
 
 
 async def test_an_end_that_only_the_local_table_has_reaches_the_changelog(rows):
@@ -107,6 +112,50 @@ async def test_a_later_owner_is_never_overwritten(rows):
     assert [found.id for found in third.open()] == [state(0).id]
     for number in range(2):
         assert third.state(state(number).id).project == "right"
+
+
+async def took_over(rows, generation):
+    """The tables of an owner that has adopted all active batches, and their ids."""
+    tables = await owned(rows, generation)
+    found = list(tables.open())
+    await tables.adopt(*(ActiveBatch(state=one, bitmap=LineBitmap.of(tables.chunks(one))) for one in found))
+    tables.drop_stale()
+    await tables.delivered()
+    return tables, [one.id for one in found]
+
+
+async def test_a_local_table_that_was_not_in_use_revives_no_batch(rows):
+    """A later owner ended and forgot the batch, and the broker has compacted away what says so."""
+    first, _ = await took_over(rows, 1)
+    active = ActiveBatch(state=state(0, parts=parts(2)), bitmap=LineBitmap())
+    active.bitmap.mark(1, failed=False)
+    await first.keep(active)
+    await first.keep(ActiveBatch(state=state(1), bitmap=LineBitmap()))
+    left = [dict(table.local) for table in rows]
+    second, found = await took_over(rows, 2)
+    assert found == [state(0).id, state(1).id]
+    second.put_state(state(0, Status.COMPLETED))
+    second.forget(state(0, Status.COMPLETED))
+    await second.delivered()
+    for table, old in zip(rows, left, strict=True):
+        table.local = old | table.changelog
+    third, found = await took_over(rows, 3)
+    assert found == [state(1).id]
+    assert third.state(state(0).id) is None
+    assert not [key for table in rows for key in table.local if state(0).id.encode() in key]
+
+
+async def test_an_unfinished_adoption_makes_no_row_obsolete(rows):
+    """Neither after a crash, nor while a damaged row waits for a version that can read it."""
+    first, _ = await took_over(rows, 1)
+    await first.keep(ActiveBatch(state=state(0), bitmap=LineBitmap()))
+    crashed = await owned(rows, 2)
+    assert [one.id for one in crashed.open()] == [state(0).id]
+    key, value = next(rows[0].scan(b"batch_"))
+    rows[0].put(key, b"{")
+    assert (await took_over(rows, 3))[1] == []
+    rows[0].put(key, value)
+    assert (await took_over(rows, 4))[1] == [state(0).id]
 
 
 async def test_owners_are_in_order_after_a_group_starts_again(rows):
@@ -209,7 +258,7 @@ def test_parts_of_a_batch_that_is_over_are_dropped(rows):
     successor = Tables(*rows)
     assert not list(successor.open())
     successor.drop_stale()
-    assert [key for key, _ in rows[0].scan(b"")] == [b"over/" + KEY]
+    assert batch_keys(rows[0]) == [b"over/" + KEY]
 
 
 @pytest.mark.parametrize(
