@@ -124,7 +124,7 @@ class Webhooks:
         return record, signature.shown(secret)
 
     async def update(self, record: EndpointRecord, change: Change) -> EndpointRecord:
-        """Change an endpoint; that enables it, even if nothing changes.
+        """Change an endpoint; that enables it, even if nothing changes, or the clock is behind that of webhooks.
 
         Raises:
             LogUnavailable: The log does not answer.
@@ -132,7 +132,9 @@ class Webhooks:
         now, endpoint = int(self._clock()), record.endpoint.model_copy(update=vars(change))
         if endpoint != record.endpoint:
             endpoint = endpoint.model_copy(update={"updated_at": now})
-        changed = record.model_copy(update={"endpoint": endpoint, "enabled_at": now})
+        health = self.deliveries.health(endpoint.id)
+        enabled_at = max(now, (health and health.disabled_at) or 0)
+        changed = record.model_copy(update={"endpoint": endpoint, "enabled_at": enabled_at})
         await self._put(endpoint.id, changed)
         return changed
 

@@ -54,6 +54,7 @@ class Queue:
         """Start without partitions or connections."""
         self._partitions = settings.partitions
         self._queue = BatchQueue(settings, lambda batch_id: self._partition_of(batch_id) in self._owned)
+        self.erased = self._queue.erased
         self.runner = QueueRunner(
             self._queue, stage, sender=sender, requests=requests, start=self._publish, clock=time.time
         )
@@ -114,7 +115,7 @@ class Ingest:
         """Set up the app; nothing is connected yet."""
         self._catalog = catalog
         self._log = Log(kafka)
-        self._key_manager = KeyManager(settings, kafka, self._log)
+        self._key_manager = KeyManager(settings, kafka, self._log, on_record=self._erased)
         self._store = self._key_manager.store(
             open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes)
         )
@@ -181,6 +182,10 @@ class Ingest:
             clock=time.time,
             importer=importer,
         )
+
+    def _erased(self, key: str, value: bytes | None) -> None:
+        # The queue is made after the key manager, whose store it needs.
+        self._queue.erased(key, value)
 
     async def start(self) -> list[stage_app.StageApp]:
         """Connect, and return the apps to run."""

@@ -28,6 +28,8 @@ TEXT_CHARS_MAX: Final = 1000
 STORE_KEY_CHARS_MAX: Final = 255
 URL_CHARS_MAX: Final = 2048
 """Length of the URL of a webhook."""
+CLOCK_SKEW_SECONDS: Final = 60
+"""How much the clocks of two machines may differ."""
 
 FORWARDED_HEADERS_MAX: Final = 8
 """Headers of a client that go with each call of its batch."""

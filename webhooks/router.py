@@ -18,6 +18,7 @@ from tidemill.kafka.connection import TRANSIENT
 from tidemill.kafka.history import Reader, reading
 from tidemill.retrying import pause_seconds, reason
 from tidemill.schemas import UNREADABLE, ids
+from tidemill.schemas.bounds import CLOCK_SKEW_SECONDS
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.ports import Clock, Edge, Sender
 from tidemill.schemas.resources.batch import TERMINAL, Status
@@ -142,8 +143,10 @@ class Router:
     def _dues(self, record: _Record) -> Iterator[Due]:
         event = messages.event_of(record.batch.id, record.batch.status, record.batch.ended_at)
         trace = record.batch.tidemill.traceparent
+        # The api and results may have different clocks: better an event from before the creation than a lost one.
+        created_max = event.created_at + CLOCK_SKEW_SECONDS
         for found in self._endpoints.of(record.project):
-            if event.type in found.endpoint.event_types and event.created_at >= found.endpoint.created_at:
+            if event.type in found.endpoint.event_types and found.endpoint.created_at <= created_max:
                 yield Due(project=record.project, endpoint_id=found.endpoint.id, event=event, traceparent=trace)
         callbacks, url = ids.callback_endpoint_id(record.project), record.batch.tidemill.callback_url
         if url is not None and self._endpoints.get(callbacks) is not None:

@@ -43,7 +43,7 @@ from tidemill.schemas.resources.batch import Status
 from tidemill.schemas.resources.waiting import Reason, Waiting
 
 OVER_MAX: Final = 500_000
-"""Ended batches of the queue to remember, so that a redelivered command does not queue one again."""
+"""Ended batches of projects with a queue to remember: their records of the queue may still come, or come again."""
 REPORTS_MAX: Final = 50
 """Reports of one call of `reports`."""
 REPORT_SECONDS: Final = 20.0
@@ -107,8 +107,8 @@ class BatchQueue:
         self._owns = owns
         self._entries: dict[str, Entry] = {}
         """In the order of the queue."""
-        self._others: dict[str, str] = {}
-        """Projects of unfinished batches that are not in the queue: they began before the limit was set."""
+        self._others: dict[str, _Record] = {}
+        """Unfinished batches that are not in the queue yet, or not at all: they began before the limit was set."""
         self._over: dict[str, None] = {}
         self.changed = asyncio.Event()
         """Set when another batch may be due."""
@@ -129,7 +129,7 @@ class BatchQueue:
         return batch_id in self._entries or batch_id in self._over
 
     def batch(self, key: str, value: bytes | None, offset: int) -> None:
-        """Apply a record of `tidemill.batches`; the queue is read first."""
+        """Apply a record of `tidemill.batches`, which may come before the batch's record of `tidemill.queue`."""
         if value is None:
             self._end(key)
             return
@@ -141,12 +141,17 @@ class BatchQueue:
         if record.v != VERSION:
             return
         if record.batch.status.is_terminal:
-            self._end(key)
+            self._end(key, is_queued=self.most(record.project) is not None)
         elif (entry := self._entries.get(key)) is not None:
             # Also a batch in progress: the process that published its lines may have died before the last one.
             entry.is_wanted = record.batch.status in CANCELLABLE
         elif record.batch.tidemill.stream is None and not self.has(key) and self.most(record.project) is not None:
-            self._others[key] = record.project
+            self._others[key] = record
+
+    def erased(self, key: str, value: bytes | None) -> None:
+        """Apply a record of `tidemill.secrets`; the broker drops a tombstone before the records of the queue."""
+        if value is not None and "/" not in key:
+            self._end(key)
 
     def fold(self, key: str, value: bytes | None, offset: int) -> None:
         """Apply a record of `tidemill.queue`; the first one of a batch is its place."""
@@ -159,8 +164,9 @@ class BatchQueue:
             if (entry := self._entries.get(key)) is not None:
                 entry.is_started = True
         elif key == message.command.batch.id and not self.has(key):
-            self._others.pop(key, None)
-            self._entries[key] = Entry(message.command)
+            known = self._others.pop(key, None)
+            is_wanted = known is None or known.batch.status in CANCELLABLE
+            self._entries[key] = Entry(message.command, is_wanted=is_wanted)
             self.changed.set()
 
     def due(self) -> list[Entry]:
@@ -210,7 +216,7 @@ class BatchQueue:
 
     def _unstarted(self) -> list[tuple[Entry, int]]:
         """Batches of this process to start, each with the number of unfinished ones of its project before it."""
-        before, found = Counter(self._others.values()), []
+        before, found = Counter(record.project for record in self._others.values()), []
         for entry in self._entries.values():
             project = entry.command.project
             if not entry.is_started and entry.is_wanted and self._owns(entry.batch_id):
@@ -222,14 +228,15 @@ class BatchQueue:
         most = self.most(entry.command.project)
         return most is None or before < most
 
-    def _end(self, batch_id: str) -> None:
-        if self._others.pop(batch_id, None) is not None:
+    def _end(self, batch_id: str, *, is_queued: bool = True) -> None:
+        """Free the place of a batch that is over; `is_queued` says whether the queue may have a record of it."""
+        places = [places for places in (self._others, self._entries) if places.pop(batch_id, None) is not None]
+        if places:
             self.changed.set()
-        if self._entries.pop(batch_id, None) is not None:
+        if (places or is_queued) and batch_id not in self._over:
             if len(self._over) >= OVER_MAX:
                 del self._over[next(iter(self._over))]
             self._over[batch_id] = None
-            self.changed.set()
 
 
 class QueueRunner:

@@ -13,10 +13,7 @@ assignment finds all of them, and later outcomes of these lines come from this p
 A call that was in flight when its process died left no outcome, and is made again.
 """
 
-from typing import Final
-
-CLOCK_SKEW_SECONDS: Final = 60.0
-"""How much the clocks of two machines may differ: a result may seem older than its request."""
+from tidemill.schemas.bounds import CLOCK_SKEW_SECONDS
 
 
 class OutcomeRecovery:
@@ -38,6 +35,7 @@ class OutcomeRecovery:
             partition: The partition of `outcomes` that its batch falls into.
             timestamp: Unix time of the record.
         """
+        # If clocks differ, a result may seem older than its request.
         since = timestamp - CLOCK_SKEW_SECONDS
         if partition in self._since and self._since[partition] <= since:
             return True

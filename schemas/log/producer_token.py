@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tidemill.schemas.bounds import NAME_CHARS_MAX
+from tidemill.schemas.bounds import CLOCK_SKEW_SECONDS, NAME_CHARS_MAX
 from tidemill.schemas.log.signing import PRODUCER, SignatureError, Signer, Verifier
 from tidemill.schemas.resources import access
 
@@ -19,8 +19,6 @@ ISSUER: Final = "tidemill"
 LIFE_SECONDS_MIN: Final = 60
 LIFE_SECONDS_MAX: Final = 86_400
 LIFE_SECONDS_DEFAULT: Final = 3_600
-SKEW_SECONDS_MAX: Final = 60
-"""How much the clocks of the api and of ingest may differ."""
 TOKEN_CHARS_MAX: Final = 4_096
 KEY_ID_CHARS_MAX: Final = 64
 
@@ -81,11 +79,11 @@ def check(found: Claims, stream: str, at: float) -> None:
     """Check a token for a record of a stream that the log got `at` a Unix time.
 
     Raises:
-        TokenError: It is for another stream, or was not valid then, by more than `SKEW_SECONDS_MAX`.
+        TokenError: It is for another stream, or was not valid then, by more than `CLOCK_SKEW_SECONDS`.
     """
     if found.sub != stream:
         raise TokenError("its token is for another stream")
-    if at >= found.exp + SKEW_SECONDS_MAX:
+    if at >= found.exp + CLOCK_SKEW_SECONDS:
         raise TokenError("its token has expired: `tidemill keys token` creates another")
-    if at < found.iat - SKEW_SECONDS_MAX:
-        raise TokenError(f"its token is more than {SKEW_SECONDS_MAX} s in the future: compare the clocks")
+    if at < found.iat - CLOCK_SKEW_SECONDS:
+        raise TokenError(f"its token is more than {CLOCK_SKEW_SECONDS} s in the future: compare the clocks")

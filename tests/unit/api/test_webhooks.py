@@ -158,6 +158,10 @@ async def test_a_disabled_endpoint_says_so_until_it_changes(deps, client):
     deps.webhooks.deliveries.apply(HEALTH + found["id"], codec.encode(health))
     shown = (await client.get(f"{PATH}/{found['id']}")).json()
     assert shown["tidemill"] == {"enabled": False, "failing_since": NOW - 500_000, "disabled_at": NOW + 5}
+    # The clock of webhooks is ahead.
+    assert (await client.post(f"{PATH}/{found['id']}", json={})).json()["tidemill"]["enabled"]
+    again = health.model_copy(update={"disabled_at": NOW + 9})
+    deps.webhooks.deliveries.apply(HEALTH + found["id"], codec.encode(again))
     later = Webhooks(deps.log, deps.webhooks._wrapped, (), lambda: NOW + 10)
     later.endpoints, later.deliveries = deps.webhooks.endpoints, deps.webhooks.deliveries
     async with client_of(replace(deps, webhooks=later)) as afterwards:

@@ -5,9 +5,12 @@ import random
 import pytest
 
 from tidemill.configuration.settings import Settings
+from tidemill.ingest.app import Ingest
 from tidemill.ingest.files.queue import REPORT_SECONDS, REPORTS_MAX, BatchQueue
+from tidemill.kafka.catalog import Catalog
 from tidemill.schemas.log import codec
-from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Dequeued, Queued
+from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Dequeued, Erasure, Queued
+from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.resources.batch import Batch, Extras, Status
 from tidemill.schemas.resources.waiting import Reason
 
@@ -39,34 +42,40 @@ def published(number, project, status, **fields):
 
 
 class Process:
-    """A process of ingest, which reads both topics at its own pace."""
+    """A process of ingest, which reads the three topics at its own pace."""
 
     def __init__(self, world):
         self.world = world
         self.queue = BatchQueue(SETTINGS, lambda batch_id: world.owners[int(batch_id[-1], 16)] is self)
-        self.seen = [0, 0]
+        self.seen = [0, 0, 0]
         self.read(until_end=True)
 
     def read(self, *, until_end=False):
-        for place, apply in enumerate((self.queue.fold, self.queue.batch)):
+        applies = (self.queue.fold, self.queue.batch, lambda key, value, _: self.queue.erased(key, value))
+        places = list(enumerate(applies))
+        self.world.chance.shuffle(places)
+        for place, apply in places:
             log = self.world.logs[place]
             end = len(log) if until_end else self.world.chance.randint(self.seen[place], len(log))
             for offset in range(self.seen[place], end):
-                apply(*log[offset], offset)
+                if log[offset] is not None:
+                    apply(*log[offset], offset)
             self.seen[place] = end
 
 
 class World:
-    """Two processes, the two topics, and the state of each batch."""
+    """Two processes, the three topics, and the state of each batch."""
 
     def __init__(self, seed):
         self.chance = random.Random(seed)
-        self.logs = [[], []]
+        self.logs = [[], [], []]
+        """Of the queue, the batches and the secrets; None where a record was compacted away."""
         self.owners = [None] * BATCHES
         self.projects = [self.chance.choice(("one", "two")) for _ in range(BATCHES)]
         self.processes = [Process(self) for _ in range(2)]
         self.owners = [self.chance.choice(self.processes) for _ in range(BATCHES)]
         self.created, self.at_work, self.complete, self.over = [], {}, set(), set()
+        self.deleted = set()
         self.started = {"one": [], "two": []}
         self.kill_share = 0.3
 
@@ -109,6 +118,22 @@ class World:
         if waiting and self.chance.random() < 0.1:
             self._end(self.chance.choice(waiting), Status.CANCELLED)
 
+    def delete(self):
+        """Delete a batch that is over; its erasure is written before its tombstone."""
+        if left := sorted(self.over - self.deleted):
+            number = self.chance.choice(left)
+            self.deleted.add(number)
+            self.logs[2].append((batch_of(number).id, b"{}"))
+            self.logs[1].append((batch_of(number).id, None))
+
+    def compact(self):
+        """Let the broker compact the batches: it keeps the last record of each, but no tombstone."""
+        log = self.logs[1]
+        last = {record[0]: offset for offset, record in enumerate(log) if record is not None}
+        for offset, record in enumerate(log):
+            if record is not None and (last[record[0]] != offset or record[1] is None):
+                log[offset] = None
+
     def move(self):
         """Rebalance."""
         self.owners[self.chance.randrange(BATCHES)] = self.chance.choice(self.processes)
@@ -131,9 +156,12 @@ class World:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_no_more_than_may_be_are_at_work(seed):
-    """At every moment; they start in the order of the queue, and all of them end."""
+    """At every moment; they start in the order of the queue, all of them end, and none keeps a place."""
     world = World(seed)
-    steps = (world.create, world.read, world.read, world.start, world.start, world.end, world.move)
+    steps = (
+        world.create, world.read, world.read, world.start, world.start, world.end, world.move, world.delete,
+        world.compact,
+    )  # fmt: skip
     for _ in range(STEPS):
         world.chance.choice(steps)()
         world.check()
@@ -145,6 +173,9 @@ def test_no_more_than_may_be_are_at_work(seed):
         world.end()
         world.check()
     assert world.over == set(world.created)
+    for process in (*world.processes, Process(world)):
+        process.read(until_end=True)
+        assert [key for key in process.queue._entries if int(key[-2:], 16) in world.over] == []
 
 
 def test_a_published_batch_is_not_published_again():
@@ -169,6 +200,28 @@ def test_a_batch_that_is_over_takes_no_place_again():
     for number in (1, 2):
         queue.fold(*queued(number, "one"), number)
     assert [entry.batch_id for entry in queue.due()] == [batch_of(2).id]
+
+
+def test_a_deleted_batch_takes_no_place():
+    """Also once the batches have neither its record nor its tombstone, whichever topic is read first."""
+    for is_erased_first in (False, True):
+        queue = BatchQueue(SETTINGS, lambda _: True)
+        if is_erased_first:
+            queue.erased(batch_of(1).id, b"{}")
+        queue.fold(*queued(1, "one"), 0)
+        queue.erased(batch_of(1).id, b"{}")
+        queue.fold(*queued(2, "one"), 1)
+        queue.erased(batch_of(2).id, None)
+        queue.erased(f"{batch_of(2).id}/key", b"{}")
+        assert [entry.batch_id for entry in queue.due()] == [batch_of(2).id]
+
+
+def test_a_cancel_that_is_read_before_the_queue_counts():
+    """The lines of the batch are not published."""
+    queue = BatchQueue(SETTINGS, lambda _: True)
+    queue.batch(*published(1, "one", Status.CANCELLING), 0)
+    queue.fold(*queued(1, "one"), 0)
+    assert not queue.due()
 
 
 def test_batches_from_before_the_limit_count():
@@ -213,3 +266,11 @@ def test_records_that_cannot_be_read_are_skipped():
     queue.fold("batch_x", queued(1, "one")[1], 1)
     queue.fold(batch_of(1).id, None, 2)
     assert not queue.due()
+
+
+def test_ingest_frees_the_places_of_deleted_batches(tmp_path):
+    """It has read `tidemill.secrets`, which its keys come from, before the queue."""
+    settings = Settings(kafka="127.0.0.1:9", data=tmp_path, verify_keys=Signer.made().public)
+    ingest = Ingest(settings, settings.cluster, Catalog.of({}, {}))
+    ingest._key_manager._apply(batch_of(1).id, codec.encode(Erasure(project="one", at=NOW)), 0)
+    assert ingest._queue._queue.has(batch_of(1).id)

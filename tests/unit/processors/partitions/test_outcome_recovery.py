@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.processors.partitions.outcome_recovery import CLOCK_SKEW_SECONDS, OutcomeRecovery
+from tidemill.processors.partitions.outcome_recovery import OutcomeRecovery
+from tidemill.schemas.bounds import CLOCK_SKEW_SECONDS
 
 records = st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1e6)), max_size=20)
 
