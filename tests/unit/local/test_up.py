@@ -45,7 +45,10 @@ def umask():
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (lambda data, _: (data / "api_key").write_text("sk-schlüssel"), (WRONG, "api_key cannot be read: it is not ASCII")),
+        (
+            lambda data, _: (data / "api_key").write_text("sk-schlüssel"),
+            (WRONG, "api_key cannot be read: it is not ASCII"),
+        ),
         (lambda data, _: (data / "api_key").mkdir(), (WRONG, "api_key cannot be read: Is a directory")),
         (
             lambda _, patch: patch.setattr(data_folder, "kept_key", disk_is_full),
