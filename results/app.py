@@ -81,18 +81,7 @@ class Results:
             store=self._store,
             clock=time.time,
             monotonic=time.monotonic,
-            limits=Limits(
-                part_bytes=settings.part_bytes,
-                partitions=lambda: max(1, len(self._owners.partitions)),
-                part_age_seconds=settings.part_age_seconds,
-                grace_seconds=settings.grace_seconds,
-                output_life_seconds=settings.output_life_seconds,
-                tariff_of=lambda model, window: settings.tariff(catalog.contents.price_of(model), window),
-                bill_copies=settings.bill_copies,
-                held=lambda model: held(catalog.contents, model),
-                revision=lambda: catalog.contents.revision,
-                retention_seconds=lambda: self.app.retention_seconds,
-            ),
+            limits=self._limits(),
             compactions=asyncio.Semaphore(COMPACTIONS_MAX),
             buckets=Buckets(settings.buckets),
             wake=self._wake,
@@ -107,6 +96,23 @@ class Results:
             topics.OUTCOMES.name,
             before_request=self._wait_valid,
             rest=self._rest,
+        )
+
+    def _limits(self) -> Limits:
+        settings, catalog = self._settings, self._catalog
+        return Limits(
+            part_bytes=settings.part_bytes,
+            partitions=lambda: max(1, len(self._owners.partitions)),
+            part_age_seconds=settings.part_age_seconds,
+            grace_seconds=settings.grace_seconds,
+            output_life_seconds=settings.output_life_seconds,
+            tariff_of=lambda model, window: settings.tariff(catalog.contents.price_of(model), window),
+            bill_copies=settings.bill_copies,
+            input_lines_max=settings.file_lines_max,
+            input_bytes_max=settings.file_bytes_max,
+            held=lambda model: held(catalog.contents, model),
+            revision=lambda: catalog.contents.revision,
+            retention_seconds=lambda: self.app.retention_seconds,
         )
 
     @property

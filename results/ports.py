@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from tidemill.results.result_metrics import ResultMetrics
+from tidemill.schemas.bounds import BATCH_LINES_MAX, NUMBER_MAX
 from tidemill.schemas.log.codec import Headers
 from tidemill.schemas.ports import Clock, Monotonic, Sender, Store
 from tidemill.schemas.resources.bill import Tariff
@@ -41,6 +42,9 @@ class Limits:
     """Number of partitions of this process, at least 1; they share its memory."""
     bill_copies: bool = False
     """Whether a line that got the answer to an equal line costs as much as that line."""
+    input_lines_max: int = BATCH_LINES_MAX
+    input_bytes_max: int = NUMBER_MAX
+    """Bounds of an input that ingest accepts."""
     held: Callable[[str], Waiting | None] = lambda _: None
     """Why no process may call the lines of a model, if none may."""
     revision: Callable[[], int] = lambda: 0

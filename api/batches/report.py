@@ -159,9 +159,9 @@ def is_refused(code: str, status: int | None) -> bool:
 
 
 def unrun_code(batch: Batch) -> str | None:
-    """The error code of every line of a batch that ended before ingest had validated its input.
+    """The error code of every line of a batch that ended without files before ingest had validated its input.
 
-    Such a batch has no files, since results does not know its lines; None for other batches.
+    Results could not count its lines; None for other batches.
     """
     return None if batch.is_validated else _UNRUN.get(batch.status)
 

@@ -1,5 +1,6 @@
 """Merges the parts of a closed batch into its output and error file (docs/reference/protocol.md, 17).
 
+0. If ingest has not accepted the input, count its lines.
 1. Write parts of the lines that get the answer to an equal one (`copies.py`), then parts of error lines for lines
    that were not run, with their `custom_id` from the input, if that is still there.
 2. Merge the parts of the output into the output file, those of the errors into the error file.
@@ -13,7 +14,7 @@ import itertools
 import logging
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -28,7 +29,7 @@ from tidemill.results.state.active_batch import ActiveBatch, PartBuffer
 from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State
 from tidemill.schemas import ids
-from tidemill.schemas.bounds import OUTPUTS_MAX
+from tidemill.schemas.bounds import BATCH_LINES_MAX, NUMBER_MAX, OUTPUTS_MAX
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.schemas.log.codec import LineMark
@@ -79,6 +80,8 @@ class Compactor:
     writer: str = ""
     """See `PartRef`."""
     bill_copies: bool = False
+    input_lines_max: int = BATCH_LINES_MAX
+    input_bytes_max: int = NUMBER_MAX
 
     async def compact(self, state: State, bitmap: LineBitmap) -> Compacted:
         """Write the files of a closed batch, and return the fact that ends it.
@@ -90,6 +93,7 @@ class Compactor:
             NotFound: A part is gone, or the list of copies.
             PartError: A part is damaged.
         """
+        state = await self._with_lines(state)
         assert state.batch is not None
         total = state.batch.request_counts.total
         parts = list(state.parts)
@@ -110,6 +114,25 @@ class Compactor:
             return merged(self.store, mine, sums) if mine else None
 
         return await self._fact(state, lines_of, filled, copies)
+
+    async def _with_lines(self, state: State) -> State:
+        """The state with the number of lines, which it lacks if ingest has not accepted the input.
+
+        It is 0 if the input is not there, or larger than ingest accepts.
+        """
+        is_validated = state.batch is None or state.batch.is_validated
+        if is_validated or state.input is None or state.input.bytes > self.input_bytes_max:
+            return state
+        count = 0
+        try:
+            async with aclosing(_input_lines(self.store, state.input.key)) as lines:
+                async for _ in lines:
+                    count += 1
+                    if count > self.input_lines_max:
+                        return state
+        except NotFound:
+            return state
+        return state.with_total(count)
 
     async def compact_buffers(self, active: ActiveBatch) -> Compacted:
         """Write the files of a batch from its buffers, which have all its lines; see `compact`."""
@@ -216,7 +239,7 @@ class Compactor:
         buffer = PartBuffer()
         number = FILL_PARTS_FROM
         index = -1
-        async for data in _input_lines(self.store, state.input.key, state.batch.request_counts.total):
+        async for data in _lines_or_gaps(self.store, state.input.key, state.batch.request_counts.total):
             index += 1
             if index in run:
                 continue
@@ -284,20 +307,27 @@ async def write_part(
     return part.model_copy(update={"crc32": (zlib.crc32(columns), crc32)})
 
 
-async def _input_lines(store: Store, key: str, total: int) -> AsyncIterator[bytes | None]:
+async def _lines_or_gaps(store: Store, key: str, total: int) -> AsyncGenerator[bytes | None, None]:
     """The lines of a checked input, in the order of their indices; None for each line of a deleted one."""
-    splitter, count = Splitter(), 0
+    count = 0
     try:
-        async for chunk in store.read(key):
-            for found in splitter.feed(chunk):
-                yield found.data or b""
+        async with aclosing(_input_lines(store, key)) as lines:
+            async for data in lines:
+                yield data
                 count += 1
     except NotFound:
         # The batch ends all the same: its other lines have their results.
         log.warning("the input %s is gone, with the names of lines that were not run", key)
         for _ in range(count, total):
             yield None
-        return
+
+
+async def _input_lines(store: Store, key: str) -> AsyncGenerator[bytes, None]:
+    """The lines of an input, in the order of their indices."""
+    splitter = Splitter()
+    async for chunk in store.read(key):
+        for found in splitter.feed(chunk):
+            yield found.data or b""
     for found in splitter.finish():
         yield found.data or b""
 

@@ -57,6 +57,8 @@ class Finalizer:
             limits.tariff_of,
             writer,
             bill_copies=limits.bill_copies,
+            input_lines_max=limits.input_lines_max,
+            input_bytes_max=limits.input_bytes_max,
         )
 
     async def finish(self, active: ActiveBatch, blocked: Blocked, waits: Waits) -> Compacted | None:

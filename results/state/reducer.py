@@ -172,10 +172,12 @@ def accepted(state: State, fact: Accepted) -> State:
     """Ingest accepted the input, and knows its number of lines."""
     if state.batch is None:
         return _early(state, fact)
+    if state.closed:
+        return state
     if state.batch.status is Status.VALIDATING:
         batch = move(state.batch, Status.IN_PROGRESS, fact.at)
         return state.model_copy(update={"batch": batch}).with_lines(fact)
-    if state.batch.status is Status.CANCELLING and not state.batch.is_validated and not state.closed:
+    if state.batch.status is Status.CANCELLING and not state.batch.is_validated:
         return state.with_lines(fact)
     return state
 
@@ -211,7 +213,7 @@ def rejected(state: State, fact: Rejected) -> State:
     """Ingest rejected the input."""
     if state.batch is None:
         return _early(state, fact)
-    if state.batch.status is not Status.VALIDATING:
+    if state.batch.status is not Status.VALIDATING or state.closed:
         return state
     batch = move(state.batch, Status.FAILED, fact.at, errors=BatchErrors(data=fact.errors))
     return state.model_copy(update={"batch": batch})
@@ -244,7 +246,7 @@ def dead_lettered(state: State, fact: DeadLettered, *, ends: bool = True) -> Sta
     """A record of the batch is a dead letter, which ends a batch in validation; a batch at work shows it."""
     if (batch := state.batch) is None:
         return _early(state, fact) if ends else state
-    if state.is_over or (batch.status is Status.VALIDATING and not ends):
+    if state.is_over or (batch.status is Status.VALIDATING and (state.closed or not ends)):
         return state
     if batch.status is Status.VALIDATING:
         message = _UNHANDLED.format(fact.reason, fact.source)[:TEXT_CHARS_MAX]
@@ -265,13 +267,12 @@ def deleted(state: State, command: DeleteRequested) -> State:
 
 
 def overdue(state: State, now: float, grace: float) -> State:
-    """Expire a batch past its deadline; results of lines in flight count for `grace` seconds more."""
+    """Expire a batch past its deadline; results of lines in flight count for `grace` seconds more.
+
+    One whose input ingest has not accepted until then stays in validation while its files are written.
+    """
     batch = state.batch
-    if batch is None or state.ending is not None or now < batch.expires_at:
-        return state
-    if batch.status is Status.VALIDATING:
-        return state.model_copy(update={"batch": move(batch, Status.EXPIRED, int(now))})
-    if batch.status is not Status.IN_PROGRESS:
+    if batch is None or state.ending is not None or now < batch.expires_at or batch.status not in CANCELLABLE:
         return state
     return state.model_copy(update={"ending": Status.EXPIRED, "close_at": batch.expires_at + grace})
 
@@ -387,7 +388,9 @@ def is_brief(state: State) -> bool:
 
 
 def _may_close(state: State) -> bool:
-    return not state.closed and not state.growing and state.batch is not None and state.batch.status in AT_WORK
+    if state.closed or state.growing or state.batch is None:
+        return False
+    return state.batch.status in AT_WORK or (state.batch.status is Status.VALIDATING and state.ending is not None)
 
 
 def _early(state: State, fact: EarlyFact) -> State:

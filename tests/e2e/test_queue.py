@@ -83,7 +83,10 @@ def test_no_more_batches_are_at_work(queued, client, inference):
         extra.kill()
         extra.wait()
     assert over[made[3]].status == "cancelled"
-    assert (over[late].status, over[late].request_counts.total) == ("expired", 0)
+    assert (over[late].status, over[late].request_counts.total) == ("expired", LINES)
+    lines = list(map(json.loads, client.files.content(over[late].error_file_id).text.splitlines()))
+    assert {line["error"]["code"] for line in lines} == {"batch_expired"}
+    assert len(lines) == LINES
     rest = [over[batch_id] for batch_id in made if batch_id != made[3]]
     assert {(batch.status, batch.request_counts.completed) for batch in rest} == {("completed", LINES)}
     at_work = set()

@@ -163,7 +163,7 @@ class Seen:
         assert self._world.cuts or not batch.tidemill.recovered, batch
         output, errors = self._file(batch, "output"), self._file(batch, "errors")
         total = batch.request_counts.total
-        assert total in {0, job.lines}
+        assert total == job.lines
         assert sorted(line["custom_id"] for line in output + errors) == sorted(f"id-{n}" for n in range(total))
         for found in (output, errors):
             places = [int(line["custom_id"][3:]) for line in found]
@@ -220,9 +220,10 @@ class Seen:
         self._check_models(batch, output)
 
     def _check_models(self, batch: Batch, output: list) -> None:
-        """Check that a batch with lines of both models has the counts and the usage of each."""
+        """Check that a batch with lines of both models has the counts and the usage of each, once it is accepted."""
         models, total = self._world.models, batch.request_counts.total
-        if len({model_of(index, models) for index in range(total)}) < 2:
+        is_accepted = batch.in_progress_at is not None or batch.model is not None or batch.tidemill.models
+        if not is_accepted or len({model_of(index, models) for index in range(total)}) < 2:
             assert batch.tidemill.models == ()
             return
         for share in batch.tidemill.models:

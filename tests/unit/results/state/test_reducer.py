@@ -166,15 +166,29 @@ def test_a_cancelled_batch_takes_lines_for_the_grace_only():
 
 
 def test_the_deadline_expires_a_batch():
-    """A running batch after its grace period, one in validation at once."""
-    state = applied(reducer.State(id=ID, partition=0), CREATED)
-    assert reducer.overdue(state, NOW + 86_399, GRACE) is state
-    assert reducer.overdue(state, NOW + 86_400, GRACE).batch.status is Status.EXPIRED
-    state = reducer.overdue(applied(state, ACCEPTED), NOW + 86_400, GRACE)
-    assert state.ending is Status.EXPIRED
-    assert reducer.is_due(state, NOW + 86_400 + GRACE)
-    state = applied(reducer.close(state, NOW + 86_405, "w"), COMPACTED)
-    assert state.batch.status is Status.EXPIRED
+    """A running batch and one in validation, after the grace period."""
+    created = applied(reducer.State(id=ID, partition=0), CREATED)
+    assert reducer.overdue(created, NOW + 86_399, GRACE) is created
+    for begun, status in ((created, Status.VALIDATING), (applied(created, ACCEPTED), Status.FINALIZING)):
+        over = reducer.overdue(begun, NOW + 86_400, GRACE)
+        assert over.ending is Status.EXPIRED
+        assert not reducer.is_complete(over, 0)
+        assert not reducer.is_due(over, NOW + 86_400)
+        assert reducer.is_due(over, NOW + 86_400 + GRACE)
+        closed = reducer.close(over, NOW + 86_405, "w")
+        assert closed.batch.status is status
+        for late in (ACCEPTED, REJECTED, CANCEL, DEAD_LETTERED):
+            assert applied(closed, late).batch.status is status
+        ended = applied(closed, COMPACTED)
+        assert (ended.batch.status, ended.batch.request_counts.total) == (Status.EXPIRED, 3)
+
+
+def test_an_answer_of_ingest_within_the_grace_period_counts():
+    """Results may read it after the deadline, when results was down."""
+    state = reducer.overdue(applied(reducer.State(id=ID, partition=0), CREATED), NOW + 86_400, GRACE)
+    assert applied(state, REJECTED).batch.status is Status.FAILED
+    assert applied(state, ACCEPTED).batch.status is Status.IN_PROGRESS
+    assert reducer.close(applied(state, ACCEPTED), NOW + 86_405, "w").batch.status is Status.FINALIZING
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=20))
