@@ -220,7 +220,7 @@ class Seen:
         self._check_models(batch, output)
 
     def _check_models(self, batch: Batch, output: list) -> None:
-        """Check that a batch with lines of both models has the counts and the usage of each, once it is accepted."""
+        """Check that a batch of both models has the counts and the usage of each, once it is accepted."""
         models, total = self._world.models, batch.request_counts.total
         is_accepted = batch.in_progress_at is not None or batch.model is not None or batch.tidemill.models
         if not is_accepted or len({model_of(index, models) for index in range(total)}) < 2:
