@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
@@ -396,7 +396,8 @@ async def from_store(step: Awaitable[T]) -> T:
         raise errors.from_store(error) from error
 
 
-async def chunks_from_store(reading: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+async def chunks_from_store(reading: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     """The chunks that the store reads; each one must come within `STORE_SECONDS_MAX`."""
-    while chunk := await from_store(anext(reading, b"")):
-        yield chunk
+    async with aclosing(reading):
+        while chunk := await from_store(anext(reading, b"")):
+            yield chunk

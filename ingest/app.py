@@ -24,6 +24,7 @@ from tidemill.kafka.follower import Follower
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.partitions.ack_gate import AckGate, Ticket
 from tidemill.kafka.partitions.dead_letters import handle_record
+from tidemill.kafka.partitions.owner import CANCEL_SECONDS_MAX
 from tidemill.kafka.producer import Log, partition_of
 from tidemill.retrying import retry
 from tidemill.schemas.log import codec, dead_letters, topics
@@ -260,7 +261,9 @@ class Ingest:
             for task in late:
                 task.cancel()
             if late:
-                await asyncio.wait(late)
+                _, stuck = await asyncio.wait(late, timeout=CANCEL_SECONDS_MAX)
+                if stuck:
+                    await self.app.crash(RuntimeError(f"{len(stuck)} cancelled commands do not end"))
         for tp, generation in list(self._gates):
             if tp in revoked:
                 del self._gates[tp, generation]

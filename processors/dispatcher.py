@@ -103,7 +103,9 @@ class Dispatcher:
         self._caller = caller
         self._services = services
         batcher: ResultBatcher[Line] = ResultBatcher()
-        self._sender = ResultSender(pool, services.outbox, services.store, batcher, self._arrived)
+        self._sender = ResultSender(
+            pool, services.outbox, services.store, batcher, self._arrived, closed=services.closed
+        )  # fmt: skip
         self._policy = policy
         self._loop = asyncio.get_running_loop()
         self._lines = PendingLines(services.completed)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,8 +52,10 @@ class Store(Protocol):
         """
         ...
 
-    def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes from `start` up to, not including, `end`, in chunks of at most `READ_BYTES`.
+
+        A reader that stops early closes it (`contextlib.aclosing`), which frees the connection or the file.
 
         Raises:
             NotFound: At the first chunk, if the object does not exist.
@@ -172,8 +175,9 @@ async def chained(store: Store, keys: Sequence[str]) -> AsyncIterator[bytes]:
         NotFound: One of them does not exist.
     """
     for key in keys:
-        async for chunk in store.read(key):
-            yield chunk
+        async with aclosing(store.read(key)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
 
 def checked_key(key: str) -> str:

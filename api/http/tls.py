@@ -4,6 +4,7 @@ import logging
 import ssl
 from pathlib import Path
 
+from tidemill.configuration.security import load_certificate
 from tidemill.configuration.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Certificate:
     def _load(self) -> ssl.SSLContext:
         # Python's defaults for a server: TLS 1.2 and above, and only ciphers with forward secrecy.
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(self._cert, self._key)
+        load_certificate(context, self._cert, self._key)
         context.set_alpn_protocols(["http/1.1"])
         if self._client_ca is not None:
             context.load_verify_locations(self._client_ca)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from msgspec import structs
 
 from tidemill import __version__
+from tidemill.configuration.security import load_certificate
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.http import tunnel
 from tidemill.processors.http.connection import NOTHING, Connection, OnEnd
@@ -208,6 +209,8 @@ class HttpUpstream:
         self._trusts = trusts
         self._kept = places
         self._routes.clear()
+        trusted = set(trusts.values())
+        self._tls = {trust: context for trust, context in self._tls.items() if trust in trusted}
 
     async def _send(
         self, route: _Route, request: bytes, seconds: float, bytes_max: int, body: memoryview = NOTHING
@@ -279,7 +282,7 @@ class HttpUpstream:
             for file in files[1:]:
                 context.load_verify_locations(file)
             if trust.client is not None:
-                context.load_cert_chain(*trust.client)
+                load_certificate(context, *trust.client)
             self._tls[trust] = stamps, context
         return context
 

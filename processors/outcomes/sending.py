@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
@@ -10,14 +11,14 @@ from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.lines import Line
 from tidemill.processors.memory_budget import Share
 from tidemill.processors.outcomes.batching import LINE_BYTES_MAX, ResultBatch, ResultBatcher
+from tidemill.processors.partitions.closed_batches import ClosedBatches
+from tidemill.retrying import pause_seconds, reason
 from tidemill.schemas.log.codec import LineMark, LineRef, lines_headers
 from tidemill.schemas.log.part import LARGE_PREFIX
 from tidemill.schemas.ports import READ_BYTES, Outbox, Store
 
 UNDELIVERED_BYTES_MAX: Final = 64 << 20
 """Bytes of results that the log does not have yet; above this no call starts."""
-STORE_WAIT_SECONDS: Final = 1.0
-"""Pause between two attempts to store a large result."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,11 +33,13 @@ class ResultSender:
         store: Store,
         batcher: ResultBatcher[Line],
         on_arrival: Callable[[list[Line]], None],
+        *,
+        closed: ClosedBatches,
     ) -> None:
         """Send nothing yet; needs a running event loop.
 
         The lines name the model of `pool`, which counts them. Results that are too large for a record go to the
-        store; `on_arrival` gets the lines whose results are in the log.
+        store, until their batch is closed; `on_arrival` gets the lines whose results are in the log.
         """
         self._model = pool.model
         self._counts = pool.lines
@@ -44,9 +47,12 @@ class ResultSender:
         self._store = store
         self._batcher = batcher
         self._on_arrival = on_arrival
+        self._closed = closed
         self._bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: set[str] = set()
+        self._store_fault = ""
+        """Why the store refused the last large result, so that each outage is logged once."""
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -91,31 +97,46 @@ class ResultSender:
     async def _send_large(self, results: ResultBatch[Line], share: Share | None) -> None:
         """Store a result that is too large for a record; its record refers to it."""
         try:
-            await self._store_large(results)
+            is_stored = await self._store_large(results)
         finally:
             if share is not None:
                 share.close()
-        await self._append(results, b"")
+        if is_stored:
+            await self._append(results, b"")
+        else:
+            self._finish(results)
 
-    async def _store_large(self, results: ResultBatch[Line]) -> None:
+    async def _store_large(self, results: ResultBatch[Line]) -> bool:
+        """Retry until it is stored; returns False if its batch is closed meanwhile."""
         text = results.lines.pop()
         digest = (await asyncio.to_thread(hashlib.blake2b, text, digest_size=8)).hexdigest()
         # With the digest in its key, a second result of the line does not overwrite the one that a record refers
         # to.
         key = f"{LARGE_PREFIX}{results.batch_id}/{results.receipts[0].index}-{digest}"
-        while True:
+        for failures in itertools.count():
             try:
                 await self._store.write(key, _chunks(text))
-                break
             except OSError as error:
-                _log.warning("a result of %s cannot be stored: %s", results.batch_id, type(error).__name__)
-                await asyncio.sleep(STORE_WAIT_SECONDS)
+                if (why := reason(error)) != self._store_fault:
+                    _log.warning("large results cannot be stored, like one of %s: %s", results.batch_id, why)
+                self._store_fault = why
+            else:
+                self._store_fault = ""
+                break
+            await asyncio.sleep(pause_seconds(failures))
+            # The results of a cancelled batch count for a grace.
+            if results.batch_id in self._closed and not self._closed.grace(results.batch_id):
+                return False
         results.ref = LineRef(key, 0, len(text))
+        return True
 
     async def _append(self, results: ResultBatch[Line], value: bytes) -> None:
         headers = lines_headers(results.batch_id, results.marks, model=self._model, ref=results.ref)
         await self._outbox.send(results.batch_id, value, headers)
         self._counts.add(results.marks)
+        self._finish(results)
+
+    def _finish(self, results: ResultBatch[Line]) -> None:
         self._bytes -= results.size
         self._on_arrival(results.receipts)
 

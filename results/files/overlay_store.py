@@ -1,6 +1,6 @@
 """A store that writes to a folder, and reads from the folder and from another store."""
 
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable
 from pathlib import Path
 
 from tidemill.schemas.ports import NotFound, Store
@@ -26,7 +26,7 @@ class OverlayStore(DirectoryStore):
         except OSError as error:
             raise RebuildError(f"the scratch store cannot be written: {error}") from error
 
-    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """Read from the folder, else from the store below."""
         is_above = await self._is_above(key)
         async for chunk in super().read(key, start, end) if is_above else self.below.read(key, start, end):

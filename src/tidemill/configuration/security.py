@@ -83,8 +83,22 @@ class Security(Table):
             return None
         context = ssl.create_default_context(cafile=self.ca_file)
         if self.cert_file is not None:
-            context.load_cert_chain(self.cert_file, self.key_file)
+            load_certificate(context, self.cert_file, self.key_file)
         return context
+
+
+def load_certificate(context: ssl.SSLContext, cert: Path, key: Path | None = None) -> None:
+    """Load a certificate and its key.
+
+    Raises:
+        OSError: A file cannot be read, is not a PEM file of its kind, or has an encrypted key.
+    """
+
+    def refuse() -> str:
+        # Without this call OpenSSL asks for the password on the terminal, and waits.
+        raise OSError(f"{key or cert} has an encrypted key; store it without a password")
+
+    context.load_cert_chain(cert, key, password=refuse)
 
 
 @dataclass(frozen=True, kw_only=True)

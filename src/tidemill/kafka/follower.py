@@ -26,6 +26,8 @@ POLL_MS = 3_000
 RUN_RECORDS_MAX = 32
 RUN_BYTES_MAX = 64 * 1024
 """The follower applies records in runs of at most this size, and yields to other tasks after each run."""
+STILL_SECONDS_MAX = 20.0
+"""How long `catch_up` waits for the next run."""
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +111,7 @@ class Follower:
         """Wait until all records are applied that the topic has now; takes at least one round trip.
 
         Raises:
-            LogUnavailable: The follower is not connected, or no broker answers.
+            LogUnavailable: The follower is not connected, or no broker answers, or no records come.
         """
         if not self.is_connected:
             raise LogUnavailable("not connected")
@@ -121,7 +123,12 @@ class Follower:
         try:
             while self.position < end:
                 self._moved.clear()
-                await self._moved.wait()
+                async with asyncio.timeout(STILL_SECONDS_MAX):
+                    await self._moved.wait()
+                if not self.is_connected:
+                    raise LogUnavailable("the connection is lost")
+        except TimeoutError:
+            raise LogUnavailable("its records do not come") from None
         finally:
             self._waiters -= 1
 
@@ -136,6 +143,11 @@ class Follower:
         self.position = self._resume(tail)
         self.is_connected = True
         self._look()
+
+    def disconnect(self) -> None:
+        """Note that the connection is lost."""
+        self.is_connected = False
+        self._moved.set()
 
     async def take(self, records: Sequence[ConsumerRecord]) -> None:
         """Apply the next records."""
@@ -279,7 +291,7 @@ async def _follow(followers: Mapping[TopicPartition, Follower]) -> None:
                 await first.rest()
     finally:
         for follower in followers.values():
-            follower.is_connected = False
+            follower.disconnect()
         await stop(consumer)
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 import aiohttp
 
+from tidemill.configuration.security import load_certificate
 from tidemill.configuration.servers import Server, Serving
 from tidemill.schemas import served
 from tidemill.schemas.endpoints import address
@@ -138,7 +139,7 @@ async def lacking(server: Server, endpoints: Iterable[str]) -> frozenset[str]:
 async def _session(server: Server, seconds_max: float = SECONDS_MAX) -> AsyncIterator[aiohttp.ClientSession]:
     trusted = ssl.create_default_context(cafile=server.ca_file)
     if server.client_cert_file is not None:
-        trusted.load_cert_chain(server.client_cert_file, server.client_key_file)
+        load_certificate(trusted, server.client_cert_file, server.client_key_file)
     key = {"authorization": f"Bearer {server.api_key}"} if server.api_key else {}
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=trusted),

@@ -6,7 +6,8 @@ exchanged frames. Lengths and offsets refer to the content. Objects of batches w
 are.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Final
 
 from tidemill.schemas.log.part import LARGE_PREFIX, PARTS_PREFIX
@@ -53,16 +54,18 @@ class SealedStore:
             return await self._below.join(key, sources)
         return await self.write(key, chained(self, sources))
 
-    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """See `Store`."""
         cipher = None if _batch(key) is None else await self._cipher(key)
         if cipher is None:
-            async for chunk in self._below.read(key, start, end):
-                yield chunk
+            async with aclosing(self._below.read(key, start, end)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
             return
         try:
-            async for content in self._opened(cipher, key, start, end):
-                yield content
+            async with aclosing(self._opened(cipher, key, start, end)) as contents:
+                async for content in contents:
+                    yield content
         except Damaged as error:
             raise NotFound(key) from error
 
@@ -108,22 +111,23 @@ class SealedStore:
         except NoKey as error:
             raise NotFound(key) from error
 
-    async def _opened(self, cipher: Cipher, key: str, start: int, end: int | None) -> AsyncIterator[bytes]:
+    async def _opened(self, cipher: Cipher, key: str, start: int, end: int | None) -> AsyncGenerator[bytes, None]:
         number = start // FRAME_BYTES
         last = None if end is None else max(end - 1, start) // FRAME_BYTES
         begin = HEAD_BYTES + number * SEALED_BYTES
         stop = None if last is None else HEAD_BYTES + (last + 1) * SEALED_BYTES
         waiting = bytearray()
         is_last = False
-        async for chunk in self._below.read(key, begin, stop):
-            waiting += chunk
-            # A frame is opened only once a further byte shows that it is not the last.
-            while len(waiting) > SEALED_BYTES:
-                content = cipher.open(bytes(waiting[:SEALED_BYTES]), _place(key, number, is_last=False))
-                if piece := _cut(content, number, start, end):
-                    yield piece
-                del waiting[:SEALED_BYTES]
-                number += 1
+        async with aclosing(self._below.read(key, begin, stop)) as chunks:
+            async for chunk in chunks:
+                waiting += chunk
+                # A frame is opened only once a further byte shows that it is not the last.
+                while len(waiting) > SEALED_BYTES:
+                    content = cipher.open(bytes(waiting[:SEALED_BYTES]), _place(key, number, is_last=False))
+                    if piece := _cut(content, number, start, end):
+                        yield piece
+                    del waiting[:SEALED_BYTES]
+                    number += 1
         if waiting:
             content, is_last = _either(cipher, bytes(waiting), key, number)
             if piece := _cut(content, number, start, end):

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -29,7 +29,7 @@ ABANDONED: Final = timedelta(days=1)
 """Age of an upload that no process writes any more."""
 SHOWN_MAX: Final = 5
 """Folders that a refusal names."""
-_TOTAL: Final = re.compile(r"bytes \d+-\d+/(\d+)\Z")
+_TOTAL: Final = re.compile(r"bytes \d{1,19}-\d{1,19}/(\d{1,19})\Z", re.ASCII)
 _CHANGED: Final = frozenset({"412", "PreconditionFailed"})
 
 log = logging.getLogger(__name__)
@@ -111,11 +111,12 @@ class BucketStore(S3Store):
         """
         where = {**self._where(key), "IfMatch": etag}
         try:
-            async for chunk in self._read(where, 0, None):
-                # A server that ignores the condition sends whatever version it has.
-                if where["IfMatch"] != etag:
-                    raise Changed
-                yield chunk
+            async with aclosing(self._read(where, 0, None)) as chunks:
+                async for chunk in chunks:
+                    # A server that ignores the condition sends whatever version it has.
+                    if where["IfMatch"] != etag:
+                        raise Changed
+                    yield chunk
         except NotFound as error:
             raise BucketNotFound(key) from error
         except Refused as error:

@@ -1,7 +1,7 @@
 """Counts and times the operations of a store."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from time import monotonic
 
 from tidemill import metrics
@@ -29,15 +29,15 @@ class MeteredStore:
         with _metered("join"):
             return await self._store.join(key, sources)
 
-    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """See `Store.read`."""
-        chunks = self._store.read(key, start, end)
-        with _metered("read"):
-            chunk = await anext(chunks, None)
-        while chunk is not None:
-            _READ.inc(len(chunk))
-            yield chunk
-            chunk = await anext(chunks, None)
+        async with aclosing(self._store.read(key, start, end)) as chunks:
+            with _metered("read"):
+                chunk = await anext(chunks, None)
+            while chunk is not None:
+                _READ.inc(len(chunk))
+                yield chunk
+                chunk = await anext(chunks, None)
 
     async def size(self, key: str) -> int:
         """See `Store.size`."""

@@ -13,8 +13,8 @@ import importlib
 import logging
 import os
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, closing, suppress
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, closing, suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -105,22 +105,24 @@ class S3Store:
             raise
         return size
 
-    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """See `Store.read`; after a broken connection the read continues with the same object."""
         if end is not None and end <= start:
             await self.size(key)
             return
-        async for chunk in self._read(self._where(key), start, end):
-            yield chunk
+        async with aclosing(self._read(self._where(key), start, end)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
-    async def _read(self, where: dict[str, str], start: int, end: int | None) -> AsyncIterator[bytes]:
+    async def _read(self, where: dict[str, str], start: int, end: int | None) -> AsyncGenerator[bytes, None]:
         failed = 0
         while True:
             try:
-                async for chunk in self._download(where, start, end):
-                    start += len(chunk)
-                    failed = 0
-                    yield chunk
+                async with aclosing(self._download(where, start, end)) as chunks:
+                    async for chunk in chunks:
+                        start += len(chunk)
+                        failed = 0
+                        yield chunk
             except Unavailable as error:
                 failed += 1
                 if failed >= ATTEMPTS_MAX:
@@ -175,7 +177,7 @@ class S3Store:
         else:
             await upload.put(last)
 
-    async def _download(self, where: dict[str, str], start: int, end: int | None) -> AsyncIterator[bytes]:
+    async def _download(self, where: dict[str, str], start: int, end: int | None) -> AsyncGenerator[bytes, None]:
         """One download; afterwards `where` refers to this object only, not to a replacement of the same key."""
         client = await self._connected()
         with failures(where["Key"]):

@@ -1,7 +1,10 @@
 """How a follower applies records, without a broker."""
 
+import asyncio
+
 import pytest
 from aiokafka import ConsumerRecord
+from support.waiting import until
 
 from tidemill.kafka import follower as module
 from tidemill.kafka.connection import LogUnavailable
@@ -63,3 +66,40 @@ async def test_catching_up_has_a_bound(monkeypatch):
         await catch_up(followers, topics.FILES.name, TOPIC)
     stuck.move(6)
     await catch_up(followers, topics.FILES.name, TOPIC)
+
+
+@pytest.fixture
+def behind(monkeypatch):
+    """A connected follower that lacks two records."""
+    follower = Follower("127.0.0.1:9", TOPIC, lambda *_: None)
+
+    async def ends(partitions):
+        return dict.fromkeys(partitions, 2)
+
+    monkeypatch.setattr(follower._offsets, "next", ends)
+    follower.begin(Tail(cluster="c", end=2))
+    return follower
+
+
+async def test_catching_up_ends_with_the_connection(behind):
+    """The caller may ask again, or say so to its client; before that it waits for all records."""
+    waiting = asyncio.create_task(behind.catch_up())
+    await until(lambda: behind.is_awaited and behind._waiters, "the wait")
+    await behind.take([record(0, b"x")])
+    assert not waiting.done()
+    behind.disconnect()
+    with pytest.raises(LogUnavailable, match="lost"):
+        await waiting
+    behind.begin(Tail(cluster="c", end=2))
+    waiting = asyncio.create_task(behind.catch_up())
+    await until(lambda: behind._waiters, "the wait")
+    await behind.take([record(1, b"x")])
+    await waiting
+
+
+async def test_catching_up_waits_for_records_within_a_bound(behind, monkeypatch):
+    """A broker may be connected and send nothing."""
+    monkeypatch.setattr(module, "STILL_SECONDS_MAX", 0.01)
+    with pytest.raises(LogUnavailable, match="do not come"):
+        await behind.catch_up()
+    assert not behind._waiters

@@ -1,10 +1,15 @@
 """TLS contexts of the client: one for each trust, made again when a file is renewed."""
 
 import os
+import ssl
+import subprocess
 from pathlib import Path
 
+import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 
+from tidemill.configuration.security import load_certificate
 from tidemill.processors.http.client import HttpUpstream, Trust
 
 
@@ -31,3 +36,42 @@ def test_renewed_files_count_for_the_next_connection(tmp_path):
     renewed = client._context(trust)
     assert {cert["serialNumber"] for cert in renewed.get_ca_certs()} != known
     assert client._context(trust) is renewed
+
+
+def test_a_trust_that_no_server_has_is_forgotten(tmp_path):
+    """The settings may change any number of times."""
+    client, trust = HttpUpstream(), write(tmp_path)
+    client._context(trust)
+    client.follow({("gpu", 443): trust}, [("gpu", 443)])
+    assert list(client._tls) == [trust]
+    client.follow({}, [])
+    assert not client._tls
+
+
+@pytest.mark.parametrize("is_one_file", [True, False])
+def test_an_encrypted_key_is_an_error(tmp_path, is_one_file):
+    """OpenSSL would ask for its password on the terminal, and wait; the process has one here."""
+    _, key = write(tmp_path).client
+    plain = serialization.load_pem_private_key(key.read_bytes(), None)
+    key.write_bytes(
+        plain.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"x"),
+        )
+    )
+    cert = tmp_path / "client.pem"
+    if is_one_file:
+        cert.write_bytes(cert.read_bytes() + key.read_bytes())
+    with pytest.raises(OSError, match="encrypted key"):
+        load_certificate(ssl.create_default_context(), cert, None if is_one_file else key)
+
+
+def test_certificates_are_loaded_in_one_place():
+    """Elsewhere an encrypted key would block the process."""
+    root = Path(__file__).parents[4]
+    found = subprocess.run(
+        ["git", "grep", "-l", "load_cert_chain(", "--", "*.py", ":!tests"],
+        cwd=root, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert found.stdout.split() == ["src/tidemill/configuration/security.py"]
