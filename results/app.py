@@ -16,7 +16,7 @@ from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.freeze_guard import FreezeGuard
 from tidemill.kafka.history import reading
 from tidemill.kafka.partitions.owner import PartitionOwners
-from tidemill.kafka.producer import Log
+from tidemill.kafka.producer import Log, partition_of
 from tidemill.results.partition import Partition
 from tidemill.results.ports import Limits, Owner, Resources
 from tidemill.results.record_handler import BOUNDS, RecordHandler
@@ -28,6 +28,7 @@ from tidemill.results.state.tables import Tables
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import DecodeError, Headers
 from tidemill.schemas.ports import Edge, Store
+from tidemill.schemas.resources.batch import window_seconds
 from tidemill.sealing.key_manager import KeyManager
 from tidemill.sealing.records import open_outcome
 from tidemill.sealing.vault import NoKey, Vault
@@ -64,9 +65,8 @@ class Results:
         self._log = Log(kafka, before_request=self._wait_valid, rest=self._rest)
         self._key_manager = KeyManager(settings, kafka, self._log)
         self._history = OutcomeHistory(kafka, self._key_manager.vault)
-        self._store = self._key_manager.store(
-            open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes)
-        )
+        store = open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes)
+        self._store = self._key_manager.store(store)
         state = settings.data / "state" / "results"
         self.app = stage_app.create_app(
             NAME, settings, kafka=kafka, state=state, tables=True, buffer=BUFFER_EVENTS_MAX
@@ -112,7 +112,8 @@ class Results:
             input_bytes_max=settings.file_bytes_max,
             held=lambda model: held(catalog.contents, model),
             revision=lambda: catalog.contents.revision,
-            retention_seconds=lambda: self.app.retention_seconds,
+            retention_seconds=lambda: self.app.retention.shortest,
+            kept_seconds=self._kept_seconds,
         )
 
     @property
@@ -125,7 +126,7 @@ class Results:
         self._freeze_guard.start()
         await self._log.start()
         await self._key_manager.start()
-        destroying = self._key_manager.destroy_due_keys(time.time, lambda: self.app.retention_seconds)
+        destroying = self._key_manager.destroy_due_keys(time.time, self._kept_seconds, self._is_over)
         self._tasks = [
             watched(asyncio.create_task(self._owners.run_timers()), self.app.crash),
             watched(asyncio.create_task(destroying, name="destroy keys"), self.app.crash),
@@ -149,6 +150,16 @@ class Results:
         for handler in self._owners.partitions:
             assert isinstance(handler, RecordHandler)
             yield handler.partition.active_batches
+
+    def _kept_seconds(self) -> float:
+        """The longest time that the log keeps a record of a batch, or a batch may run."""
+        return max(self.app.retention.longest, *map(window_seconds, self._settings.windows))
+
+    def _is_over(self, batch_id: str) -> bool:
+        """Whether a batch of this process's partitions is over or unknown."""
+        owned = list(self._active_batches())
+        number = partition_of(batch_id, self._partitions)
+        return any(one.number == number for one in owned) and not any(one.is_open(batch_id) for one in owned)
 
     def _called_models(self) -> list[str]:
         models = self._catalog.contents.serving.models

@@ -30,7 +30,10 @@ ERASURES_MAX: Final = 4
 
 
 class StateExpiry:
-    """Removes the state of one partition's batches; the retention is infinite while it is unknown."""
+    """Removes the state of one partition's batches.
+
+    `kept_seconds` is the longest time that the log keeps a record; infinite while it is unknown.
+    """
 
     def __init__(
         self,
@@ -38,13 +41,13 @@ class StateExpiry:
         garbage: GarbageCollection,
         publisher: Publisher,
         *,
-        retention_seconds: Callable[[], float],
+        kept_seconds: Callable[[], float],
         now: float,
     ) -> None:
         self._tables = tables
         self._garbage = garbage
         self._publisher = publisher
-        self._retention_seconds = retention_seconds
+        self._kept_seconds = kept_seconds
         self._look_at = now + LOOK_SECONDS
         self._last = ""
         self._cleared: list[State] = []
@@ -53,7 +56,7 @@ class StateExpiry:
     @property
     def due_at(self) -> float | None:
         """When to look again; None while the retention is infinite or unknown."""
-        return None if self._retention_seconds() == float("inf") else self._look_at
+        return None if self._kept_seconds() == float("inf") else self._look_at
 
     async def erase(self, state: State, command: DeleteRequested, ack: Ack) -> Coroutine[Any, Any, None]:
         """Delete a batch that is over.
@@ -88,7 +91,7 @@ class StateExpiry:
         for state in cleared:
             self._tables.forget(state)
         seen, self._last = self._tables.over(self._last, LOOK_BATCHES)
-        gone_at = now - OUTLIVED * self._retention_seconds()
+        gone_at = now - OUTLIVED * self._kept_seconds()
         due = [state for state in seen if state.ended_at < gone_at]
         return self._clear(due) if due else None
 

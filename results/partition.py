@@ -86,7 +86,7 @@ class Partition:
             tables,
             self._garbage,
             self._publisher,
-            retention_seconds=resources.limits.retention_seconds,
+            kept_seconds=resources.limits.kept_seconds,
             now=resources.clock(),
         )
 

@@ -50,7 +50,9 @@ class Limits:
     revision: Callable[[], int] = lambda: 0
     """Changes when `held` may have changed."""
     retention_seconds: Callable[[], float] = lambda: float("inf")
-    """How long the log keeps the records of a batch, in seconds; it may change."""
+    """How long the log keeps all records of a batch, in seconds; it may change."""
+    kept_seconds: Callable[[], float] = lambda: float("inf")
+    """The longest time that the log keeps any of them, or a batch may run, in seconds; it may change."""
 
 
 class Outcomes(Protocol):

@@ -78,6 +78,12 @@ class ActiveBatches:
         state = None if batch_id in self._active else self._tables.state(batch_id)
         return state is not None and state.is_over
 
+    def is_open(self, batch_id: str) -> bool:
+        """Whether a batch is known and not over."""
+        active = self._active.get(batch_id)
+        state = self._tables.state(batch_id) if active is None else active.state
+        return state is not None and not state.is_over
+
     def takes_lines(self, batch_id: str) -> bool:
         """Whether result lines of a batch still count."""
         active = self._active.get(batch_id)

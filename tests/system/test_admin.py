@@ -76,6 +76,7 @@ async def test_makes_the_table(kafka, client):
         config = configs[row.name]
         assert config["cleanup.policy"] == ("compact" if row.compacted else "delete")
         assert row.compacted or config["retention.ms"] == str(row.retention_ms)
+        assert row.compacted or config["retention.bytes"] == "-1"
 
 
 @pytest.mark.usefixtures("apart")

@@ -31,6 +31,9 @@ def test_a_correct_topic_has_no_finding():
     [
         (topics.OUTCOMES, {"partitions": 0}, Verdict.WARN, "does not exist"),
         (topics.OUTCOMES, {"retention.ms": "3600000"}, Verdict.WARN, "instead of 7"),
+        (topics.OUTCOMES, {"retention.bytes": "1000000"}, Verdict.FAIL, "have not run"),
+        (topics.requests("m"), {"retention.bytes": "0"}, Verdict.FAIL, "have not run"),
+        (topics.AUDIT, {"partitions": 1, "retention.bytes": "9"}, Verdict.WARN, "whatever their age"),
         (topics.OUTCOMES, {"cleanup.policy": "compact,delete"}, Verdict.FAIL, "is compacted"),
         (topics.BATCHES, {"partitions": 1}, Verdict.FAIL, "would lose"),
         (topics.BATCHES, {"partitions": 2, "cleanup.policy": "compact"}, Verdict.FAIL, "instead of one"),

@@ -173,4 +173,4 @@ async def test_a_retention_time_that_is_no_number_is_unknown(
 
     monkeypatch.setattr(admin, "topic_configs", configs)
     with pytest.raises(OSError, match="retention"):
-        await admin.retention_seconds(None, [])
+        await admin.retention(None, [])

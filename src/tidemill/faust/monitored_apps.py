@@ -9,6 +9,7 @@ from tidemill import metrics
 from tidemill.faust.probe import Probe
 from tidemill.faust.retention import LOOK_SECONDS, RetentionGuard, ages
 from tidemill.faust.stage_app import StageApp
+from tidemill.kafka.admin import Retention
 from tidemill.runtime.health import Unhealthy
 from tidemill.runtime.watchdog import Watch
 
@@ -62,13 +63,13 @@ class MonitoredApps:
         if waiting:
             raise Unhealthy(f"{len(waiting)} of {len(self._apps)} consumers without an assignment or its tables")
 
-    async def guard_retention(self, ask: Callable[[], Awaitable[float]]) -> None:
-        """Run the retention guard until the task is cancelled; `ask` returns the retention time in seconds."""
+    async def guard_retention(self, ask: Callable[[], Awaitable[Retention]]) -> None:
+        """Run the retention guard until the task is cancelled; `ask` returns the retention of the log."""
         guard = RetentionGuard(ask, {name: app.oldest for name, app, _, _ in self._apps if app.oldest is not None})
         behind = {name: app.behind or app.oldest for name, app, _, _ in self._apps if app.oldest is not None}
         metrics.LAG.sample(lambda: ages(behind, time.time()))
         while True:
             await guard.look()
             for _, app, _, _ in self._apps:
-                app.retention_seconds = guard.retention_seconds
+                app.retention = guard.retention
             await asyncio.sleep(LOOK_SECONDS)

@@ -6,6 +6,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+from tidemill.kafka.admin import Retention
+
 log = logging.getLogger(__name__)
 
 MARGIN_SHARE: Final = 0.25
@@ -35,41 +37,52 @@ def is_at_risk(age_seconds: float, retention_seconds: float) -> bool:
 class RetentionGuard:
     """Watches how far the consumers of a process are behind, by each one's oldest unfinished record.
 
-    `ask` returns the retention time of the needed records in seconds; `clock` is Unix time.
+    `ask` returns the retention of the needed records; `clock` is Unix time.
     """
 
     def __init__(
         self,
-        ask: Callable[[], Awaitable[float]],
+        ask: Callable[[], Awaitable[Retention]],
         consumers: Mapping[str, Oldest],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.retention_seconds = float("inf")
-        """The retention time of the needed records; infinite until the broker has answered."""
+        self.retention = Retention()
+        """The retention of the needed records; infinite until the broker has answered."""
         self._ask = ask
         self._consumers = consumers
         self._clock = clock
         self._warned: dict[str, float] = {}
 
     async def look(self) -> list[str]:
-        """Return the consumers at risk, and warn of each once per `WARN_SECONDS`."""
+        """Return the consumers at risk; once per `WARN_SECONDS`, warn of each, and of topics cut by size."""
         try:
-            self.retention_seconds = await self._ask()
+            self.retention = await self._ask()
         except OSError as error:
             # The last known time is still the best guess.
-            log.info("the broker does not return the retention time: %s", type(error).__name__)
+            log.info("the broker does not return the retention: %s", type(error).__name__)
         now = self._clock()
         found_ages = ages(self._consumers, now)
-        found = [name for name, age in found_ages.items() if is_at_risk(age, self.retention_seconds)]
+        found = [name for name, age in found_ages.items() if is_at_risk(age, self.retention.shortest)]
+        for name in self.retention.by_size:
+            if self._is_news(name, now):
+                log.warning(
+                    "The broker removes records of %s by size, also those of lines that have not run: set its"
+                    " retention.bytes=-1.", name,
+                )  # fmt: skip
         for name in found:
-            if now - self._warned.get(name, float("-inf")) >= WARN_SECONDS:
-                self._warned[name] = now
+            if self._is_news(name, now):
                 log.warning(
                     "%s is %.1f h behind, and the log keeps its records for %.1f h; records that it has not"
                     " processed by then are lost. Raise retention.ms of the topics, and find out why it is slow.",
-                    name, found_ages[name] / 3600, self.retention_seconds / 3600,
+                    name, found_ages[name] / 3600, self.retention.shortest / 3600,
                 )  # fmt: skip
         return found
+
+    def _is_news(self, name: str, now: float) -> bool:
+        """Whether a warning about a name is due, which counts as given."""
+        if is_due := now - self._warned.get(name, float("-inf")) >= WARN_SECONDS:
+            self._warned[name] = now
+        return is_due
 
 
 def ages(consumers: Mapping[str, Oldest], now: float) -> dict[str, float]:

@@ -30,6 +30,7 @@ from tidemill.faust.patches import (
 )
 from tidemill.faust.retention import Oldest
 from tidemill.faust.tables import DeliveredTable, PromptTableManager
+from tidemill.kafka.admin import Retention
 from tidemill.kafka.connection import TRANSIENT
 from tidemill.kafka.freeze_guard import SESSION_SECONDS, Membership, track_membership
 from tidemill.schemas.bounds import RECORD_BYTES_MAX
@@ -51,8 +52,8 @@ Drain = Callable[[set[Any]], Awaitable[None]]
 class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
     """A Faust app whose stage can finish its work before a rebalance revokes its partitions."""
 
-    retention_seconds: float = float("inf")
-    """The retention time of the records that the stage needs; infinite until the broker has answered."""
+    retention: Retention = Retention()
+    """The retention of the records that batches need; infinite until the broker has answered."""
     positions: Positions
     """The positions of the consumer."""
     oldest: Oldest | None = None

@@ -16,7 +16,7 @@ from tidemill.configuration.security import Cluster
 from tidemill.configuration.settings import Settings
 from tidemill.faust.monitored_apps import MonitoredApps
 from tidemill.faust.stage_app import StageApp
-from tidemill.kafka.admin import TopicError, ensure_topics, retention_seconds
+from tidemill.kafka.admin import Retention, TopicError, ensure_topics, retention
 from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.connection import check_broker
 from tidemill.runtime import health, memory, notify
@@ -105,8 +105,8 @@ async def _run(
         apps = await stage.start()
         monitored.add(apps)
 
-        async def ask() -> float:
-            return await retention_seconds(settings.cluster, catalog.contents.serving.models)
+        async def ask() -> Retention:
+            return await retention(settings.cluster, catalog.contents.serving.models)
 
         guarding = loop.create_task(monitored.guard_retention(ask))
         try:

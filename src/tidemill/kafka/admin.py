@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -40,6 +40,21 @@ REQUEST_SECONDS_MAX = 20.0
 _LITERAL, _PREFIXED = 3, 4
 _ALLOW = 3
 _ANY_HOST = "*"
+
+
+_AGE: Final = "retention.ms"
+_SIZE: Final = "retention.bytes"
+
+
+class Retention(NamedTuple):
+    """How long the log keeps the records that batches need; of a topic without a limit, infinitely long."""
+
+    shortest: float = float("inf")
+    """Seconds until the first of these topics removes a record: from then on a batch may lack it."""
+    longest: float = float("inf")
+    """Seconds until the last of them does: before that, keys and states may still be needed."""
+    by_size: tuple[str, ...] = ()
+    """The topics that also remove records by size, whatever their age."""
 
 
 class TopicError(Exception):
@@ -155,15 +170,15 @@ def _creation(acl: Acl, users: Mapping[str, str]) -> tuple[Any, ...]:
 
 
 async def topic_configs(
-    kafka: Kafka, names: Iterable[str], *, only: str | None = None
+    kafka: Kafka, names: Iterable[str], *, only: Iterable[str] | None = None
 ) -> dict[str, dict[str, str]]:
-    """The configuration of topics, or `only` one value of it, by name; topics that do not exist are omitted.
+    """The configuration of topics, or `only` these values of it, by name; topics that do not exist are omitted.
 
     Raises:
         TopicError: The broker does not answer.
     """
     async with _connected(kafka, f"the topics of {kafka} cannot be read") as admin:
-        configs = None if only is None else {only: None}
+        configs = None if only is None else dict.fromkeys(only)
         resources = [ConfigResource(ConfigResourceType.TOPIC, name, configs=configs) for name in names]
         answers = await admin.describe_configs(resources)
     return {
@@ -174,22 +189,24 @@ async def topic_configs(
     }
 
 
-async def retention_seconds(kafka: Kafka, models: Iterable[str]) -> float:
-    """The shortest retention time of the topics that a batch needs; infinite if none removes records.
+async def retention(kafka: Kafka, models: Iterable[str]) -> Retention:
+    """The retention of the topics that a batch needs.
 
     Raises:
         OSError: The broker does not answer, or does not say.
     """
     rows = [row for row in (*topics.TOPICS, *of_models(models)) if row.is_needed]
     try:
-        found = await topic_configs(kafka, [row.name for row in rows], only="retention.ms")
+        found = await topic_configs(kafka, [row.name for row in rows], only=(_AGE, _SIZE))
     except TopicError as error:
         raise OSError(str(error)) from error
     try:
-        kept = [int(configs.get("retention.ms", -1)) for configs in found.values()]
+        kept_ms = [int(configs.get(_AGE, -1)) for configs in found.values()]
+        by_size = tuple(name for name, configs in found.items() if int(configs.get(_SIZE, -1)) >= 0)
     except (TypeError, ValueError) as error:
-        raise OSError("the broker hides the retention time of a topic") from error
-    return min((ms / 1000 for ms in kept if ms >= 0), default=float("inf"))
+        raise OSError("the broker hides the retention of a topic") from error
+    seconds = [ms / 1000 if ms >= 0 else float("inf") for ms in kept_ms] or [float("inf")]
+    return Retention(min(seconds), max(seconds), by_size)
 
 
 def _copartitions(rows: Iterable[Topic], found: dict[str, list[int]], partitions: int) -> int:
@@ -245,12 +262,10 @@ def _new(row: Topic, settings: Settings) -> NewTopic:
         if row.lag_ms is not None:
             configs |= {"max.compaction.lag.ms": row.lag_ms, "segment.ms": row.lag_ms}
     else:
-        configs |= {"cleanup.policy": "delete", "retention.ms": row.retention_ms}
+        configs |= {"cleanup.policy": "delete", _AGE: row.retention_ms, _SIZE: -1}
         if 0 <= row.retention_ms < topics.DAY_MS:
             # The broker removes whole segments, and keeps the newest one for a week.
             configs["segment.ms"] = row.retention_ms
-    if row.retention_ms < 0:
-        configs["retention.bytes"] = -1
     if row.broker_time:
         configs["message.timestamp.type"] = "LogAppendTime"
     if settings.replication >= REPLICATION_SAFE:

@@ -87,10 +87,14 @@ def _kept(row: Topic, configs: Mapping[str, str]) -> Finding | None:
                     "set cleanup.policy=compact")  # fmt: skip
     if not row.compacted and "compact" in policy:
         return fail(name, "is compacted, which would lose records with equal keys", "set cleanup.policy=delete")
-    kept_ms = int(configs.get("retention.ms", -1))
-    if row.retention_ms < 0 and (kept_ms >= 0 or int(configs.get("retention.bytes", -1)) >= 0):
+    kept_ms, kept_bytes = int(configs.get("retention.ms", -1)), int(configs.get("retention.bytes", -1))
+    if row.retention_ms < 0 and (kept_ms >= 0 or kept_bytes >= 0):
         return fail(name, "drops old records, after which a revoked key would be valid again",
                     "set retention.ms=-1 and retention.bytes=-1")  # fmt: skip
+    if not row.compacted and kept_bytes >= 0:
+        text = f"drops its oldest records when a partition exceeds {kept_bytes} bytes, whatever their age"
+        lost = ", also lines that have not run" if row.is_needed else ""
+        return (fail if row.is_needed else warn)(name, text + lost, "set retention.bytes=-1")
     if not row.compacted and 0 <= kept_ms < row.retention_ms:
         return warn(name, f"is kept for {kept_ms / DAY_MS:.1f} days instead of {row.retention_ms / DAY_MS:.3g}",
                     f"set retention.ms={row.retention_ms}, or shorten the completion windows")  # fmt: skip

@@ -20,7 +20,8 @@ from tidemill.sealing.wrapping import KEY_FILE, FileWrapper, KeyFileError
 
 ROUND_SECONDS: Final = 3600.0
 KEPT: Final = 3
-"""Retention times until a key is destroyed: a batch may run for one, and the log removes only whole segments."""
+"""Longest times that a record or a batch lives until a key is destroyed: a batch may run for one, and the log
+removes only whole segments."""
 
 log = logging.getLogger(__name__)
 
@@ -57,15 +58,18 @@ class KeyManager:
         """A store that seals the objects of sealed batches."""
         return SealedStore(below, self.vault)
 
-    async def destroy_due_keys(self, clock: Clock, retention_seconds: Callable[[], float]) -> None:
+    async def destroy_due_keys(
+        self, clock: Clock, kept_seconds: Callable[[], float], is_over: Callable[[str], bool]
+    ) -> None:
         """Destroy the keys of deleted batches at once, and old keys every hour; never returns.
 
-        `retention_seconds` returns the retention time of lines; infinite while it is unknown.
+        `kept_seconds` returns the longest time that a record or a batch lives; infinite while it is unknown.
+        `is_over` says whether this process is responsible for a batch, and knows that it is over.
         """
         while True:
             self._has_due_keys.clear()
             await retry(
-                "destroying keys", lambda: self.vault.destroy_due_keys(clock() - KEPT * retention_seconds())
+                "destroying keys", lambda: self.vault.destroy_due_keys(clock() - KEPT * kept_seconds(), is_over)
             )
             with suppress(TimeoutError):
                 async with asyncio.timeout(ROUND_SECONDS):

@@ -32,13 +32,13 @@ class SealedStore:
         self._vault = vault
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
-        """See `Store`."""
+        """See `Store`; it writes nothing for a deleted batch."""
         if (batch_id := _batch(key)) is None:
             return await self._below.write(key, chunks)
         try:
             cipher = await self._vault.sealing_cipher(batch_id)
         except NoKey:
-            # The batch has been deleted, so no process will read the object.
+            # No process will read the object.
             return 0
         if cipher is None:
             return await self._below.write(key, chunks)

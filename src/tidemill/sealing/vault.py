@@ -105,16 +105,21 @@ class Vault:
         With a project, which is that of the batch, the call may create the batch's first key.
 
         Raises:
-            NoKey: The batch is deleted, or its keys are destroyed.
-            OSError: Its key cannot be unwrapped, or sent, now.
+            NoKey: The batch is deleted.
+            OSError: Its key cannot be unwrapped, or sent, now; or is lost, which an operator may mend.
         """
         if batch_id in self._erased:
             raise NoKey(f"{batch_id} is deleted")
         if known := self._secrets.of(batch_id):
-            return await self.cipher(batch_id, next(iter(known)))
+            try:
+                return await self.cipher(batch_id, next(iter(known)))
+            except NoKey as error:
+                if batch_id in self._erased:
+                    raise
+                raise KeyUnavailable(str(error)) from error
         if project is None and batch_id in self._destroyed:
-            # The batch is deleted: the result of a call in flight must not be stored in clear.
-            raise NoKey(f"the keys of {batch_id} are destroyed")
+            # The result of a call in flight must neither be stored in clear nor count as stored.
+            raise KeyUnavailable(f"the keys of {batch_id} are destroyed")
         if project is None or not self._seals:
             return None
         try:
@@ -156,10 +161,10 @@ class Vault:
         for key_id in list(self._secrets.of(batch_id)):
             await self._drop(_place(batch_id, key_id))
 
-    async def destroy_due_keys(self, made_before: float) -> None:
+    async def destroy_due_keys(self, made_before: float, is_over: Callable[[str], bool] = lambda _: True) -> None:
         """Destroy the keys of deleted batches, and keys so old that the log has no more records of their batches.
 
-        `made_before` is the latest creation of such keys, Unix seconds.
+        `made_before` is the latest creation of such keys, Unix seconds; those of batches not `is_over` stay.
 
         Raises:
             OSError: The log does not answer.
@@ -169,17 +174,18 @@ class Vault:
                 await self._drop(_place(batch_id, key_id))
             if erased_at < made_before:
                 await self._drop(batch_id)
-        for place in self._outlived(made_before):
-            await self._drop(place)
+        for batch_id, key_id in self._outlived(made_before):
+            if is_over(batch_id):
+                await self._drop(_place(batch_id, key_id))
 
-    def _outlived(self, made_before: float) -> list[str]:
+    def _outlived(self, made_before: float) -> list[tuple[str, str]]:
         """Keys created before a time; the first younger one ends the search, since keys are in log order."""
-        found: list[str] = []
+        found: list[tuple[str, str]] = []
         for batch_id, key_id, value in self._secrets.oldest():
             with suppress(DecodeError):
                 if codec.decode_secret(value).at >= made_before:
                     return found
-                found.append(_place(batch_id, key_id))
+                found.append((batch_id, key_id))
         return found
 
     async def _drop(self, key: str) -> None:

@@ -8,6 +8,7 @@ from tidemill.configuration import settings
 from tidemill.configuration.settings import Settings
 from tidemill.faust import retention
 from tidemill.faust.retention import WARN_SECONDS, RetentionGuard, ages
+from tidemill.kafka.admin import Retention
 from tidemill.results.state import retention_risk
 from tidemill.results.state.reducer import State
 from tidemill.schemas.resources.batch import Batch, Status
@@ -27,29 +28,38 @@ def test_the_margin_before_removal(kept, at):
 class Kept:
     """A broker that says how long it keeps, or does not answer."""
 
-    def __init__(self, seconds):
-        self.seconds = seconds
+    def __init__(self, **retention):
+        self.retention = Retention(**retention)
 
     async def __call__(self):
-        if self.seconds is None:
+        if self.retention is None:
             raise OSError
-        return self.seconds
+        return self.retention
 
 
 async def test_a_slow_consumer_is_logged(caplog):
     """By its name, once an hour; the last known retention stays when the broker does not answer."""
-    now, kept = NOW, Kept(7 * DAY)
+    now, kept = NOW, Kept(shortest=7 * DAY)
     guard = RetentionGuard(
         kept, {"slow": lambda: NOW - 6.5 * DAY, "idle": lambda: None, "quick": lambda: NOW - 5}, lambda: now
     )
     assert ages(guard._consumers, now) == {"slow": 6.5 * DAY, "idle": 0.0, "quick": 5.0}
     assert await guard.look() == ["slow"]
-    kept.seconds = None
+    kept.retention = None
     assert await guard.look() == ["slow"]
     assert [record.levelname for record in caplog.records if "slow" in record.getMessage()] == ["WARNING"]
     now += WARN_SECONDS
     await guard.look()
     assert len([record for record in caplog.records if "slow" in record.getMessage()]) == 2
+
+
+async def test_topics_cut_by_size_are_logged(caplog):
+    """Once an hour, by name."""
+    guard = RetentionGuard(Kept(by_size=("tidemill.outcomes",)), {}, lambda: NOW)
+    for _ in range(2):
+        assert await guard.look() == []
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "tidemill.outcomes by size" in caplog.text
 
 
 def state(status=Status.IN_PROGRESS):

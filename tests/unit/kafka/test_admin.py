@@ -1,6 +1,7 @@
 """The configuration of new topics, and the check of partitions."""
 
 import socket
+from math import inf
 
 import pytest
 
@@ -17,6 +18,36 @@ def test_acknowledged_records_are_on_two_disks(copies, in_sync):
     assert made.replication_factor == copies
     assert made.num_partitions == 7
     assert made.topic_configs.get("min.insync.replicas") == in_sync
+
+
+@pytest.mark.parametrize(
+    "row", [*topics.TOPICS, topics.requests("m"), topics.express("m")], ids=lambda row: row.name
+)
+def test_no_record_is_removed_by_size(row):
+    """A default of the broker (`log.retention.bytes`) would remove lines of a large backlog before they run."""
+    configs = admin._new(row, Settings()).topic_configs
+    assert configs["cleanup.policy"] == "compact" or configs["retention.bytes"] == "-1"
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ([], (inf, inf, ())),
+        ([("1000", "-1"), ("5000", "-1")], (1, 5, ())),
+        ([("1000", "-1"), ("-1", "7")], (1, inf, ("t1",))),
+        ([("-1", "-1")], (inf, inf, ())),
+    ],
+)
+async def test_the_retention_of_what_batches_need(found, expected, monkeypatch):
+    """Warnings need the shortest one, and what may be destroyed depends on the longest."""
+
+    async def configs(*_, **__):
+        return {
+            f"t{number}": {"retention.ms": ms, "retention.bytes": size} for number, (ms, size) in enumerate(found)
+        }
+
+    monkeypatch.setattr(admin, "topic_configs", configs)
+    assert await admin.retention(None, []) == expected
 
 
 def test_existing_partitions_override_the_setting():

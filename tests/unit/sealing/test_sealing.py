@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.facts import commands
+from support.secrets_topic import Topic
 
 from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.results.files.part_recovery import PartRecovery
-from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log import codec
 from tidemill.schemas.log.codec import DecodeError, LineMark, RequestHead, lines_headers
 from tidemill.schemas.log.messages import Erasure
 from tidemill.schemas.ports import NotFound
@@ -24,46 +25,13 @@ from tidemill.sealing.cipher import SEAL_BYTES, Cipher, Damaged, new_key
 from tidemill.sealing.key_manager import wrapper
 from tidemill.sealing.records import open_outcome, open_request, seal_outcome, seal_request
 from tidemill.sealing.store import FRAME_BYTES, SealedStore
-from tidemill.sealing.vault import NoKey, Vault
+from tidemill.sealing.vault import NoKey
 from tidemill.sealing.wrapping import FileWrapper, KeyFileError, KeyUnavailable, new_key_text
 from tidemill.storage.directory import DirectoryStore
 
 A, B = (f"batch_{digit * 32}" for digit in "ab")
 KEY = Cipher(new_key())
 CANARY = b"canary-4711"
-
-
-class Topic:
-    """`tidemill.secrets`: readers see its records once they catch up."""
-
-    def __init__(self):
-        self.records: list[tuple[str, bytes | None]] = []
-        self.vaults: list[Vault] = []
-        self.is_away = False
-
-    async def send(self, topic, key, value, *, headers):
-        """Append."""
-        assert (topic, headers) == (topics.SECRETS.name, [])
-        if self.is_away:
-            raise LogUnavailable
-        await asyncio.sleep(0)
-        self.records.append((key, value))
-        return len(self.records) - 1
-
-    def vault(self, keys, *, seals=True):
-        """A process's vault."""
-        seen = 0
-
-        async def caught_up():
-            nonlocal seen
-            await asyncio.sleep(0)
-            for key, value in self.records[seen:]:
-                vault.apply(key, value)
-            seen = len(self.records)
-
-        vault = Vault(self, wrapper=keys, seals=seals, caught_up=caught_up)
-        self.vaults.append(vault)
-        return vault
 
 
 @pytest.fixture
@@ -172,54 +140,6 @@ async def test_a_destroyed_key_is_gone_for_all(keys):
         with pytest.raises(NoKey):
             await vault.cipher(A, cipher.key_id)
         assert await vault.cipher(B, other.key_id)
-
-
-async def test_all_keys_of_a_deleted_batch_are_destroyed(keys):
-    """Also one of a process that does not know of the deletion; and the batch gets no new key."""
-    topic = Topic()
-    late, results = topic.vault(keys), topic.vault(keys)
-    cipher = await late.sealing_cipher(A, "p")
-    topic.records.append((A, codec.encode(Erasure(project="p", at=100))))
-    topic.records.append((f"{A}/0011223344556677", topic.records[0][1]))
-    await results._caught_up()
-    with pytest.raises(NoKey):
-        await results.cipher(A, cipher.key_id)
-    with pytest.raises(NoKey):
-        await results.sealing_cipher(A, "p")
-    await results.destroy_due_keys(made_before=50)
-    assert sorted(key for key, value in topic.records if value is None) == sorted(
-        f"{A}/{key_id}" for key_id in (cipher.key_id, "0011223344556677")
-    )
-    assert results.is_erased(A)
-    await results.destroy_due_keys(made_before=200)
-    assert (topic.records[-1], results.is_erased(A)) == ((A, None), False)
-
-
-async def test_old_keys_are_destroyed(keys):
-    """Once the log has no record that they open."""
-    topic = Topic()
-    vault = topic.vault(keys)
-    await vault.sealing_cipher(A, "p")
-    await vault.destroy_due_keys(made_before=1)
-    await vault.destroy_due_keys(made_before=float("-inf"))
-    assert vault.has_key(A)
-    await vault.destroy_due_keys(made_before=2e9 * 10)
-    assert not vault.has_key(A)
-
-
-async def test_a_round_skips_young_keys(keys, monkeypatch):
-    """Each deletion causes a round, and there may be a million keys."""
-    vault, read = Topic().vault(keys), []
-    for batch_id in (A, B):
-        await vault.sealing_cipher(batch_id, "p")
-    monkeypatch.setattr(
-        codec, "decode_secret", lambda value, decode=codec.decode_secret: read.append(1) or decode(value)
-    )
-    await vault.destroy_due_keys(0.0)
-    assert len(read) == 1
-    await vault.destroy_due_keys(float("inf"))
-    assert not vault.has_key(A)
-    assert not vault.has_key(B)
 
 
 async def test_a_wrapped_key_works_for_its_batch_only(keys):
@@ -352,11 +272,12 @@ async def test_a_changed_sealed_object_is_missing(tmp_path, keys):
 
 
 async def test_late_results_for_a_destroyed_key_are_not_in_clear(tmp_path, keys):
-    """A call was in flight when the input of its cancelled batch was deleted."""
+    """A call was in flight when its cancelled batch was deleted: its result is discarded."""
     topic, below = Topic(), DirectoryStore(tmp_path / "objects")
     ingest, processors, api = (topic.vault(keys) for _ in range(3))
     await ingest.sealing_cipher(A, "p")
     await processors.catch_up()
+    topic.records.append((A, codec.encode(Erasure(project="p", at=100))))
     await api.destroy(A)
     await processors.catch_up()
     headers = codec.lines_headers(A, [LineMark(0, len(CANARY), failed=False)])
@@ -365,6 +286,26 @@ async def test_late_results_for_a_destroyed_key_are_not_in_clear(tmp_path, keys)
     await SealedStore(below, processors).write(f"results-large/{A}/0-x", chunks(CANARY, 99))
     assert [key async for key in below.keys("results-large/")] == []
     assert await processors.sealing_cipher(B) is None
+    await below.close()
+
+
+@pytest.mark.parametrize("fault", ["destroyed", "damaged"])
+async def test_results_of_a_batch_with_a_lost_key_do_not_count_as_stored(tmp_path, keys, fault):
+    """They wait, visibly, since the batch is not deleted."""
+    topic, below = Topic(), DirectoryStore(tmp_path / "objects")
+    vault, reader = topic.vault(keys), topic.vault(keys)
+    cipher = await vault.sealing_cipher(A, "p")
+    await reader.catch_up()
+    if fault == "destroyed":
+        await vault.destroy(A)
+    else:
+        topic.records.append((f"{A}/{cipher.key_id}", b"{"))
+    await reader.catch_up()
+    with pytest.raises(KeyUnavailable):
+        await SealedStore(below, reader).write(f"parts/{A}/0-x", chunks(CANARY, 99))
+    headers = codec.lines_headers(A, [LineMark(0, len(CANARY), failed=False)])
+    with pytest.raises(KeyUnavailable):
+        await seal_outcome(reader, A, CANARY, headers)
     await below.close()
 
 

@@ -1,14 +1,15 @@
-"""Keys that cannot be created or read."""
+"""Keys that cannot be created or read, and when keys are destroyed."""
 
 import pytest
+from support.secrets_topic import Topic
 
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.schemas.log import codec
-from tidemill.schemas.log.messages import Secret
+from tidemill.schemas.log.messages import Erasure, Secret
 from tidemill.sealing.vault import NoKey, Vault
 from tidemill.sealing.wrapping import FileWrapper, create_key_file
 
-A = f"batch_{'a' * 32}"
+A, B = (f"batch_{letter * 32}" for letter in "ab")
 
 
 class Away:
@@ -20,10 +21,16 @@ class Away:
 
 
 @pytest.fixture
-def vault(tmp_path):
-    """One that cannot send."""
+def keys(tmp_path):
+    """A file with one key."""
     create_key_file(tmp_path / "keys")
-    return Vault(Away(), wrapper=FileWrapper(tmp_path / "keys"), seals=True)
+    return FileWrapper(tmp_path / "keys")
+
+
+@pytest.fixture
+def vault(keys):
+    """One that cannot send."""
+    return Vault(Away(), wrapper=keys, seals=True)
 
 
 async def test_nothing_stays_of_a_key_that_could_not_be_created(vault):
@@ -40,3 +47,61 @@ async def test_a_key_that_is_not_in_base64_is_no_key(vault, wrapped):
     vault.apply(f"{A}/x", codec.encode(Secret(project="p", at=1, wrapped_by=name, wrapped=wrapped)))
     with pytest.raises(NoKey):
         await vault.cipher(A, "x")
+
+
+async def test_all_keys_of_a_deleted_batch_are_destroyed(keys):
+    """Also one of a process that does not know of the deletion; and the batch gets no new key."""
+    topic = Topic()
+    late, results = topic.vault(keys), topic.vault(keys)
+    cipher = await late.sealing_cipher(A, "p")
+    topic.records.append((A, codec.encode(Erasure(project="p", at=100))))
+    topic.records.append((f"{A}/0011223344556677", topic.records[0][1]))
+    await results._caught_up()
+    with pytest.raises(NoKey):
+        await results.cipher(A, cipher.key_id)
+    with pytest.raises(NoKey):
+        await results.sealing_cipher(A, "p")
+    await results.destroy_due_keys(made_before=50)
+    assert sorted(key for key, value in topic.records if value is None) == sorted(
+        f"{A}/{key_id}" for key_id in (cipher.key_id, "0011223344556677")
+    )
+    assert results.is_erased(A)
+    await results.destroy_due_keys(made_before=200)
+    assert (topic.records[-1], results.is_erased(A)) == ((A, None), False)
+
+
+async def test_old_keys_are_destroyed(keys):
+    """Once the log has no record that they open."""
+    topic = Topic()
+    vault = topic.vault(keys)
+    await vault.sealing_cipher(A, "p")
+    await vault.destroy_due_keys(made_before=1)
+    await vault.destroy_due_keys(made_before=float("-inf"))
+    assert vault.has_key(A)
+    await vault.destroy_due_keys(made_before=2e9 * 10)
+    assert not vault.has_key(A)
+
+
+async def test_the_key_of_an_open_batch_is_kept(keys):
+    """However old it is: without it, its requests and results could not be read."""
+    topic = Topic()
+    vault = topic.vault(keys)
+    for batch_id in (A, B):
+        await vault.sealing_cipher(batch_id, "p")
+    await vault.destroy_due_keys(float("inf"), lambda batch_id: batch_id == B)
+    assert (vault.has_key(A), vault.has_key(B)) == (True, False)
+
+
+async def test_a_round_skips_young_keys(keys, monkeypatch):
+    """Each deletion causes a round, and there may be a million keys."""
+    vault, read = Topic().vault(keys), []
+    for batch_id in (A, B):
+        await vault.sealing_cipher(batch_id, "p")
+    monkeypatch.setattr(
+        codec, "decode_secret", lambda value, decode=codec.decode_secret: read.append(1) or decode(value)
+    )
+    await vault.destroy_due_keys(0.0)
+    assert len(read) == 1
+    await vault.destroy_due_keys(float("inf"))
+    assert not vault.has_key(A)
+    assert not vault.has_key(B)

@@ -283,12 +283,10 @@ async def content():
     yield b"x"
 
 
-def expiry_of(tables, store, retention_seconds, now):
+def expiry_of(tables, store, kept_seconds, now):
     """State expiry, without any deletions."""
     publisher = Publisher(SimulatedLog(Fuse()), lambda: 0, output_life_seconds=3600)
-    return StateExpiry(
-        tables, GarbageCollection(store, surely), publisher, retention_seconds=retention_seconds, now=now
-    )
+    return StateExpiry(tables, GarbageCollection(store, surely), publisher, kept_seconds=kept_seconds, now=now)
 
 
 async def test_state_expires_with_the_log(tables, rows, tmp_path):
