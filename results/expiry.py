@@ -5,7 +5,6 @@ the api shows stay in `tidemill.batches`. Each look examines a bounded number of
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -16,8 +15,6 @@ from tidemill.results.state.reducer import State
 from tidemill.results.state.tables import Tables
 from tidemill.retrying import retry
 from tidemill.schemas.log.messages import DeleteRequested
-
-log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 600.0
 """Pause between two looks."""
@@ -66,17 +63,13 @@ class StateExpiry:
         3. Withdraw its record and those of its files.
         4. Remove its objects, and acknowledge the command; returns this step, for a background task.
 
-        Every step may be repeated: Kafka redelivers the command until all of them are done. A batch at work stays
-        as it is.
+        Every step may be repeated: Kafka redelivers the command until all of them are done.
         """
-        if state.deleted_at is None:
-            log.warning("%s is still at work, so it is not deleted", command.batch_id)
-        else:
-            await self._publisher.erased(command)
-            self._tables.erase(state)
-            await self._tables.delivered()
-            await self._publisher.withdrawn(command)
-        return self._remove(state, command, ack)
+        await self._publisher.erased(command)
+        self._tables.erase(state)
+        await self._tables.delivered()
+        await self._publisher.withdrawn(command)
+        return self._remove(command, ack)
 
     def look(self, now: float) -> Coroutine[Any, Any, None] | None:
         """Drop batches whose large results are removed, and examine some more.
@@ -95,9 +88,8 @@ class StateExpiry:
         due = [state for state in seen if state.ended_at < gone_at]
         return self._clear(due) if due else None
 
-    async def _remove(self, state: State, command: DeleteRequested, ack: Ack) -> None:
-        if state.deleted_at is not None:
-            await retry(f"removing the objects of {state.id}", lambda: self._erase(command))
+    async def _remove(self, command: DeleteRequested, ack: Ack) -> None:
+        await retry(f"removing the objects of {command.batch_id}", lambda: self._erase(command))
         ack()
 
     async def _erase(self, command: DeleteRequested) -> None:

@@ -89,6 +89,8 @@ class Partition:
             kept_seconds=resources.limits.kept_seconds,
             now=resources.clock(),
         )
+        self._deletions: list[tuple[DeleteRequested, Ack]] = []
+        """Deletions of batches at work."""
 
     @property
     def due_at(self) -> float | None:
@@ -143,13 +145,42 @@ class Partition:
                 await self.batches.advance(active, after)
                 ack()
             case DeleteRequested():
-                active = self.active_batches.get(command.batch_id)
-                after = reducer.deleted(active.state, command)
-                self._background.start(await self._expiry.erase(after, command, ack))
-                if after.is_over:
-                    self.batches.drop(active)
+                await self._delete(command, ack)
             case _:
                 assert_never(command)
+
+    async def _delete(self, command: DeleteRequested, ack: Ack) -> None:
+        """Delete a batch; one at work is deleted once it is over.
+
+        An api process has seen its end: a former owner published it, and died before the table had it. Until the
+        end comes again the command stays unacknowledged.
+        """
+        active = self.active_batches.get(command.batch_id)
+        after = reducer.deleted(active.state, command)
+        if after.is_over:
+            self._background.start(await self._expiry.erase(after, command, ack))
+            self.batches.drop(active)
+        else:
+            log.warning("%s is still at work, so its deletion waits", command.batch_id)
+            self._deletions.append((command, ack))
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether `settle` has work."""
+        is_over = self.active_batches.is_over
+        return self.batches.has_written or any(is_over(command.batch_id) for command, _ in self._deletions)
+
+    async def settle(self) -> None:
+        """End the batches whose files are written, and delete those whose deletion came before their end."""
+        while self.batches.has_written:
+            await self.batches.end_written()
+        waiting, self._deletions = self._deletions, []
+        for command, ack in waiting:
+            if self.active_batches.is_over(command.batch_id):
+                self.active_batches.begin()
+                await self._delete(command, ack)
+            else:
+                self._deletions.append((command, ack))
 
     async def fact(self, fact: Fact, ack: Ack) -> None:
         """Apply a fact other than result lines."""

@@ -70,12 +70,11 @@ class RecordHandler:
         self.partition.batches.check_models()
         due_at, due_in = self.partition.due_at, self._held.due_in
         is_due = (due_at is not None and due_at <= self._clock()) or (due_in is not None and due_in <= 0)
-        return is_due or self.partition.batches.has_written
+        return is_due or self.partition.has_ended
 
     async def tick(self) -> None:
         """See `owner.Partition`."""
-        while self.partition.batches.has_written:
-            await self.partition.batches.end_written()
+        await self.partition.settle()
         if self.is_due():
             self._send_tick()
 

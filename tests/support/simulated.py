@@ -316,7 +316,7 @@ class Simulation:
                         key, content = self.store.late.pop()
                         self.store.objects[key] = content
                     await self.handle(partition, gate, at)
-                    await partition.batches.end_written()
+                    await partition.settle()
                     at += 1
                     if self.chance.random() < COMMIT_CHANCE:
                         self.committed = self._acked
@@ -325,7 +325,7 @@ class Simulation:
                     done, _ = await asyncio.wait(partition._background._tasks, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
                         task.result()
-                    await partition.batches.end_written()
+                    await partition.settle()
                 if at == len(self.log.events):
                     if partition.due_at is None or not partition.active_batches:
                         return

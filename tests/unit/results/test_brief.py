@@ -32,7 +32,7 @@ class Standing:
         before = len(self.simulation.log.events)
         while self.partition._background._tasks:
             await asyncio.wait(self.partition._background._tasks)
-            await self.partition.batches.end_written()
+            await self.partition.settle()
         for at in range(before, len(self.simulation.log.events)):
             await self._fold(at)
 

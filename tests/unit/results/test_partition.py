@@ -275,16 +275,41 @@ async def test_a_deleted_batch_is_gone_for_good(seed):
     assert [entry for entry in simulation.log.ledger if entry.batch_id == gone.id]
 
 
-async def test_a_batch_at_work_is_not_deleted():
-    """The api refuses it; a command changes nothing."""
-    simulation = Simulation(1)
+@pytest.mark.parametrize("seed", SEEDS[:30])
+@pytest.mark.parametrize("is_rejected", [False, True])
+async def test_a_deletion_that_comes_before_the_end_is_done_after_it(seed, is_rejected):
+    """An api process had seen the end, but results died before its table had it, and reads the command first."""
+    simulation = Simulation(seed)
     simulation.store.objects["files/in0"] = input_file(10)
+    created, *accepted = commands(0, 10)
     request = DeleteRequested(batch_id=batch_id(0), project="default", at=NOW)
     delete = (topics.COMMANDS.name, (), codec.encode(request))
-    simulation.log.events += [*commands(0, 10), delete, *lines(simulation.chance, 0, 10)]
-    await simulation.run(crashes_max=0)
-    check(simulation, 0, 10, Status.COMPLETED)
-    assert not simulation.log.deleted
+    rejected = Rejected(batch_id=batch_id(0), errors=(BatchError(code="x", message="x"),), at=NOW + 1)
+    end = (topics.OUTCOMES.name, ((codec.KIND, b"rejected"),), codec.encode(rejected))
+    rest = [end] if is_rejected else [*accepted, *lines(simulation.chance, 0, 10)]
+    simulation.log.events += [created, delete, *rest]
+    await simulation.run(crashes_max=simulation.chance.randint(0, 6))
+    assert final(simulation, 0).status is (Status.FAILED if is_rejected else Status.COMPLETED)
+    assert {batch for batch, _ in simulation.log.deleted} == {batch_id(0)}
+    assert simulation.log.deleted[0][1] == len(simulation.log.published)
+    assert set(simulation.log.erased) == {batch_id(0)}
+    rows = [value for key, value in simulation.tables.states.changelog.items() if batch_id(0).encode() in key]
+    assert rows
+    assert all(b"deleted_at" in value for value in rows)
+    assert simulation._acked == len(simulation.log.events)
+
+
+async def test_the_deletion_of_a_batch_at_work_waits():
+    """The api refuses it, so an end must be lost: until it comes again, the command is not acknowledged."""
+    simulation, acked = Simulation(1), []
+    partition = simulation.partition()
+    await partition.load()
+    await partition.command(codec.decode_command(commands(0, 10)[0][2]), list)
+    request = DeleteRequested(batch_id=batch_id(0), project="default", at=NOW)
+    await partition.command(request, lambda: acked.append(request))
+    await partition.settle()
+    assert (partition.has_ended, acked, simulation.log.deleted) == (False, [], [])
+    partition.abandon()
 
 
 async def test_an_unknown_batch_is_deleted_for_good():
