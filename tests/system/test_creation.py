@@ -194,6 +194,19 @@ def test_a_file_is_usable_at_once_through_any_process(apis, clients, body):
     assert other.get(f"/files/{loose}").status_code == 404
 
 
+def test_an_input_stays_if_another_process_deletes_it_after_the_create(apis, clients, body):
+    """The bytes of a file without a batch go at once."""
+    one, other = clients
+    stored = []
+    for is_input in (True, False) * 3:
+        file_id = one.post("/files", data={"purpose": "batch"}, files={"file": ("f", b"{}\n")}).json()["id"]
+        if is_input:
+            assert one.post("/batches", json=body | {"input_file_id": file_id}).status_code == 200
+        assert other.delete(f"/files/{file_id}").json()["deleted"]
+        stored.append((apis[0].data / "store" / "files" / file_id).exists())
+    assert stored == [True, False] * 3
+
+
 def test_lists_with_filters(clients, body):
     """By status, time and metadata; together, page by page; invalid ones are a 400."""
     one = clients[0]
