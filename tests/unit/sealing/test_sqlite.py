@@ -68,6 +68,6 @@ async def test_the_destruction_of_keys_goes_on_after_a_fault_of_the_disk(monkeyp
     manager = KeyManager(Settings(data=tmp_path), None, None)
     monkeypatch.setattr(manager.vault._secrets, "_database", Broken())
     monkeypatch.setattr("tidemill.retrying.FIRST_SECONDS", 0.0)
-    destroying = asyncio.create_task(manager.destroy_due_keys(lambda: 2e9, lambda: 1.0))
+    destroying = asyncio.create_task(manager.destroy_due_keys(lambda: 2e9, lambda: 1.0, lambda _: True))
     await until(lambda: len(looks) > 2, "the next attempt")
     destroying.cancel()

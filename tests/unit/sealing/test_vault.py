@@ -7,7 +7,7 @@ from tidemill.kafka.connection import LogUnavailable
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.messages import Erasure, Secret
 from tidemill.sealing.vault import NoKey, Vault
-from tidemill.sealing.wrapping import FileWrapper, create_key_file
+from tidemill.sealing.wrapping import FileWrapper, new_key_text
 
 A, B = (f"batch_{letter * 32}" for letter in "ab")
 
@@ -23,7 +23,7 @@ class Away:
 @pytest.fixture
 def keys(tmp_path):
     """A file with one key."""
-    create_key_file(tmp_path / "keys")
+    (tmp_path / "keys").write_text(new_key_text())
     return FileWrapper(tmp_path / "keys")
 
 

@@ -18,7 +18,7 @@ from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.schemas.resources.file import File
 from tidemill.sealing.vault import Vault
-from tidemill.sealing.wrapping import FileWrapper, create_key_file
+from tidemill.sealing.wrapping import FileWrapper, new_key_text
 
 
 @pytest.fixture(params=["alone", "beside a hostile project"], autouse=True)
@@ -187,7 +187,7 @@ async def test_a_deleted_file_that_is_made_again_during_a_sweep_stays(deps, monk
 
 async def test_the_keys_of_ended_batches_end_with_their_input(deps, tmp_path):
     """Those of a running batch stay until its end; so does the share of the quota that the bytes take."""
-    create_key_file(tmp_path / "keys")
+    (tmp_path / "keys").write_text(new_key_text())
     vault = Vault(deps.log, wrapper=FileWrapper(tmp_path / "keys"), seals=True)
     deps = replace(deps, vault=vault)
     for name, status in (("f", Status.IN_PROGRESS), ("g", Status.COMPLETED)):
