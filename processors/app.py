@@ -166,7 +166,11 @@ class Processors:
 
     def _erased(self, key: str, value: bytes | None) -> None:
         """Close an erased batch: `tidemill.batches` drops its tombstone before its lines have left the log."""
-        if value is not None and "/" not in key:
+        if "/" in key:
+            return
+        if value is None:
+            self._closed.forget(key)
+        else:
             self._closed.close(key)
 
 

@@ -37,6 +37,8 @@ from tidemill.telemetry import context, tracing
 CREATE: Final = f"create {COMMANDS.name}"
 CLAIM_SECONDS_MAX = 10.0
 """How long the api waits to read its own claim back."""
+LAG_SECONDS_MAX: Final = 3600.0
+"""How far this process's view of one topic may be behind that of another."""
 KEY_CHARS_MAX = 255
 RETRIES_CHARS_MAX = 16
 _KEY: Final = f"^[ -~]{{1,{KEY_CHARS_MAX}}}$"
@@ -126,7 +128,7 @@ async def create(
     command in another way than to `commands`.
 
     Raises:
-        ApiError: 409, the key was used for another request.
+        ApiError: 409, the key was used for another request, or its batch is deleted.
         LogUnavailable: The log does not answer; the same request may be sent again.
     """
     if fingerprint is None:
@@ -137,6 +139,9 @@ async def create(
         raise errors.batch_deleted()
     if (known := _known(deps, project, request, fingerprint, repeats)) is not None:
         return await _published(deps, known, publish)
+    if batch_id is not None and deps.view.ledger.has(batch_id, ended_before=deps.clock() - LAG_SECONDS_MAX):
+        # Its deletion is forgotten, too. A second batch of this id would replace the entry.
+        raise errors.batch_deleted()
     ref = await source()
     record = deps.view.file(project, request.input_file_id)
     filename = None if record is None else record.file.filename

@@ -81,6 +81,11 @@ class Ledger:
         )  # fmt: skip
         return [Sum(row[: len(columns)], *row[len(columns) :]) for row in rows]
 
+    def has(self, batch_id: str, *, ended_before: float) -> bool:
+        """Whether a batch has an entry, and ended before a time, Unix seconds."""
+        statement = "SELECT 1 FROM ledger WHERE id = ? AND ended_at < ?"
+        return self._database.first(statement, batch_id, int(ended_before)) is not None
+
     def fold(self, key: str, value: bytes | None, offset: int) -> None:
         """Fold a record of the topic; raises `DecodeError`."""
         del offset

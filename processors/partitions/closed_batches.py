@@ -41,6 +41,10 @@ class ClosedBatches:
         """For how many seconds after it is closed the results of a batch count."""
         return self._ids.get(batch_id, 0.0)
 
+    def forget(self, batch_id: str) -> None:
+        """Forget a deleted batch once the log has none of its lines: its id may be used again."""
+        self._ids.pop(batch_id, None)
+
     def close(self, batch_id: str, grace: float = 0.0) -> None:
         """Close a batch that was cancelled, has ended or was deleted."""
         known = self._ids.get(batch_id)

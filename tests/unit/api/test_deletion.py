@@ -13,9 +13,11 @@ from tidemill.kafka.follower import Tail
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import RequestHead
-from tidemill.schemas.log.messages import BatchRecord, Erasure, FileRecord
+from tidemill.schemas.log.messages import BatchRecord, Erasure, FileRecord, LedgerRecord
 from tidemill.schemas.ports import LogRecord
-from tidemill.schemas.resources.batch import Batch, Extras, FileReceipt, Receipt, Status
+from tidemill.schemas.resources.batch import Batch, Extras, FileReceipt, Receipt, Status, Usage
+from tidemill.schemas.resources.bill import Tariff, bill
+from tidemill.schemas.resources.by_model import ModelResult
 from tidemill.schemas.resources.file import File
 
 CHAT = "/v1/chat/completions"
@@ -118,6 +120,24 @@ async def test_the_idempotency_key_of_a_deleted_batch(deps, client):
     again = await client.post("/batches", json=body, headers=key)
     assert (again.status_code, again.json()["error"]["code"]) == (409, "batch_deleted")
     assert (await client.get(f"/batches/{made['id']}")).status_code == 404
+
+
+@pytest.mark.parametrize("has_entry", [True, False])
+async def test_an_idempotency_key_outlives_the_deletion(deps, client, has_entry):
+    """The ledger keeps the batch's entry for good: a second batch of its id would replace it."""
+    body = {"input_file_id": INPUT, "endpoint": CHAT, "completion_window": "24h"}
+    used = ids.derived_batch_id("p", "k")
+    result = ModelResult(model="m", completed=1, failed=0, copies=0, usage=Usage(), bill=bill(1, 1, Tariff()))
+    entry = LedgerRecord(
+        batch_id=used, project="p", endpoint=CHAT, status=Status.COMPLETED, ended_at=NOW - 30 * 86_400, day="1",
+        models=(result,),
+    )  # fmt: skip
+    if has_entry:
+        deps.view.fold(topics.LEDGER.name, [(used, codec.encode(entry), 0)])
+    answer = await client.post("/batches", json=body, headers={"idempotency-key": "k"})
+    assert answer.status_code == (409 if has_entry else 200)
+    assert answer.json().get("error", {}).get("code") == ("batch_deleted" if has_entry else None)
+    assert bool(deps.log.records) is not has_entry
 
 
 async def test_batches_are_deleted_after_their_life(deps):
