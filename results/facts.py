@@ -1,9 +1,10 @@
 """Facts that the state of a batch keeps: early ones, and the one that ends a small batch."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tidemill.schemas.bounds import NUMBER_MAX, Name, Number
 from tidemill.schemas.log.messages import (
     Accepted,
     CancelRequested,
@@ -16,6 +17,12 @@ from tidemill.schemas.log.messages import (
 )
 from tidemill.schemas.resources.batch import FileReceipt, Receipt
 from tidemill.schemas.resources.by_model import ModelResult
+
+LETTER_PLACES_MAX: Final = 16
+"""Partitions of topics whose last dead letter a batch remembers; its records lie in one of each topic."""
+
+Letters = Annotated[dict[Name, Number], Field(max_length=LETTER_PLACES_MAX)]
+"""The offset of a batch's last dead letter in each partition of a topic."""
 
 EarlyFact = Accepted | Rejected | Grown | Ended | Sealed | CancelRequested | DeadLettered
 
@@ -39,6 +46,16 @@ class Early(BaseModel):
         if known is None or (isinstance(fact, Grown) and fact.total > known.total):
             return self.model_copy(update={fact.kind: fact})
         return self
+
+
+def with_letter(letters: Letters, source: str) -> Letters | None:
+    """The last dead letters with another one; None if that is not new, since records come again in order."""
+    place, _, offset = source.rpartition("/")
+    number = min(int(offset), NUMBER_MAX) if offset.isdecimal() else 0
+    if number <= letters.get(place, -1):
+        return None
+    others = [(known, last) for known, last in letters.items() if known != place]
+    return dict([*others, (place, number)][-LETTER_PLACES_MAX:])
 
 
 class _Files(Receipt):

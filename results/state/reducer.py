@@ -6,7 +6,7 @@ a fact that comes too early waits in the state.
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tidemill.results.facts import Early, EarlyFact, Written
+from tidemill.results.facts import Early, EarlyFact, Letters, Written, with_letter
 from tidemill.results.state import model_shares
 from tidemill.results.state.line_bitmap import LineBitmap, LineSums
 from tidemill.schemas import ids
@@ -60,6 +60,8 @@ class State(BaseModel):
     """Whether more lines may come, from a stream that is not sealed."""
     early: Early = Early()
     """Facts that came before the batch was created."""
+    letters: Letters = {}
+    """Its last dead letters, so that one that is reported again does not count again."""
     ending: Status | None = None
     """The final status, if it is decided already."""
     close_at: Moment | None = None
@@ -250,11 +252,11 @@ def dead_lettered(state: State, fact: DeadLettered, *, ends: bool = True) -> Sta
         message = _UNHANDLED.format(fact.reason, fact.source)[:TEXT_CHARS_MAX]
         errors = BatchErrors(data=(BatchError(code="server_error", message=message),))
         return state.model_copy(update={"batch": move(batch, Status.FAILED, fact.at, errors=errors)})
-    known = batch.tidemill.fault
-    if known is not None and known.source == fact.source:
+    if (letters := with_letter(state.letters, fact.source)) is None:
         return state
+    known = batch.tidemill.fault
     fault = Fault(records=known.records + 1 if known else 1, source=fact.source, reason=fact.reason)
-    return state.with_extras(fault=fault)
+    return state.with_extras(fault=fault).model_copy(update={"letters": letters})
 
 
 def deleted(state: State, command: DeleteRequested) -> State:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tidemill.results.facts import LETTER_PLACES_MAX
 from tidemill.results.state import reducer
 from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.schemas.lifecycle import MOVES, IllegalMove, move
@@ -54,20 +55,22 @@ COMPACTED = Compacted(
 )
 
 
+APPLY = {
+    BatchCreated: lambda state, fact: reducer.created(state, fact, GRACE),
+    Opened: lambda state, fact: reducer.opened(state, fact, GRACE),
+    Accepted: reducer.accepted,
+    Rejected: reducer.rejected,
+    CancelRequested: lambda state, fact: reducer.cancelled(state, fact, GRACE),
+    Grown: reducer.grown,
+    Ended: reducer.no_more_lines,
+    Sealed: reducer.no_more_lines,
+    Compacted: lambda state, fact: reducer.compacted(state, fact, 7),
+    DeadLettered: reducer.dead_lettered,
+}
+
+
 def applied(state, fact):
-    match fact:
-        case BatchCreated():
-            return reducer.created(state, fact, GRACE)
-        case Accepted():
-            return reducer.accepted(state, fact)
-        case Rejected():
-            return reducer.rejected(state, fact)
-        case CancelRequested():
-            return reducer.cancelled(state, fact, GRACE)
-        case Compacted():
-            return reducer.compacted(state, fact, 7)
-        case DeadLettered():
-            return reducer.dead_lettered(state, fact)
+    return APPLY[type(fact)](state, fact)
 
 
 @given(st.lists(st.sampled_from([CREATED, ACCEPTED, REJECTED, CANCEL, DEAD_LETTERED, COMPACTED]), max_size=12))
@@ -121,6 +124,56 @@ def test_the_times_of_a_batch_are_those_of_its_moves(facts):
             state = applied(state, fact if fact is CREATED else fact.model_copy(update={"at": at}))
         if state.batch is not None:
             assert is_a_path(state.batch), state.batch
+
+
+STREAM = batch(Status.IN_PROGRESS).model_copy(update={"tidemill": Extras(stream=ID, open=True, input_bytes=0)})
+OPENED = Opened(project="p", batch=STREAM)
+STREAM_FACTS = [
+    Grown(batch_id=ID, total=2, bytes=70, sequence=1),
+    Grown(batch_id=ID, total=3, bytes=99, sequence=2),
+    Ended(batch_id=ID),
+    Sealed(batch_id=ID, total=3, input=InputRef(key="files/i", bytes=99)),
+]
+LETTERS = [
+    DEAD_LETTERED.model_copy(update={"source": source})
+    for source in ("tidemill.commands/0/7", "tidemill.commands/0/8", "tidemill.outcomes/0/8", "nowhere")
+]
+
+
+def histories(first, *facts):
+    """Facts of a batch: perhaps an early one, the one that creates it, and others in any order."""
+    found = st.sampled_from([*facts, CANCEL, *LETTERS])
+    later = st.lists(st.one_of(found, st.just(first)), max_size=12)
+    return st.tuples(st.lists(found, max_size=1), later).map(lambda parts: [*parts[0], first, *parts[1]])
+
+
+@given(st.one_of(histories(CREATED, ACCEPTED, REJECTED), histories(OPENED, *STREAM_FACTS)), st.booleans())
+@example([OPENED, *LETTERS], False)
+def test_facts_that_come_again_change_nothing(facts, ends):
+    """Of every kind, in any order, also after the end."""
+    state = reducer.State(id=ID, partition=0)
+    for fact in facts:
+        state = applied(state, fact)
+    if ends and (reducer.is_due(state, NOW + 99_999) or reducer.is_complete(state, 3)):
+        facts = [*facts, COMPACTED]
+        state = applied(reducer.close(state, NOW + 99_999, "w"), COMPACTED)
+    for at in range(len(facts)):
+        again = state
+        for fact in facts[at:]:
+            again = applied(again, fact)
+        assert again == state
+
+
+def test_each_dead_letter_counts_once():
+    """Also if others came between; the places that are remembered are bounded."""
+    state = reducer.opened(reducer.State(id=ID, partition=0), OPENED, GRACE)
+    for fact in LETTERS * 2:
+        state = applied(state, fact)
+    assert (state.batch.tidemill.fault.records, state.batch.tidemill.fault.source) == (len(LETTERS), "nowhere")
+    for place in range(2 * LETTER_PLACES_MAX):
+        state = applied(state, DEAD_LETTERED.model_copy(update={"source": f"t/{place}/0"}))
+    assert list(state.letters) == [f"t/{place}" for place in range(LETTER_PLACES_MAX, 2 * LETTER_PLACES_MAX)]
+    assert reducer.State.model_validate_json(state.model_dump_json()) == state
 
 
 @given(st.permutations([CREATED, ACCEPTED]), st.integers(0, 3))
