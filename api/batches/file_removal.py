@@ -153,11 +153,13 @@ async def collect_orphans(deps: Dependencies) -> int:
         LogUnavailable: This process does not read the log up to its end, so the records of objects may be there.
     """
     orphans, count = deps.view.orphans, 0
+    outputs: set[str] | None = None
     for prefix in orphans.PREFIXES:
         old = [key async for key in deps.store.keys(prefix) if orphans.is_old(key)]
         for begin in range(0, len(old), ROUND_FILES_MAX):
             await deps.reading.catch_up(*FOLDED)
-            outputs = orphans.unfinished_outputs()
+            if outputs is None:
+                outputs = await asyncio.to_thread(orphans.unfinished_outputs)
             for key in old[begin : begin + ROUND_FILES_MAX]:
                 if not orphans.is_old(key) or file_id_of(key) in outputs:
                     continue

@@ -11,6 +11,8 @@ from tidemill.schemas.resources.file import file_kind
 
 ORPHAN_SECONDS_MIN = 86_400
 """How long an object may exist without a record."""
+COLLECT_SECONDS_MAX = 3_600
+"""How long one search for orphans may take."""
 ORPHANS_MAX = 100_000
 """Objects that are tracked at a time; others wait."""
 
@@ -38,12 +40,13 @@ class Orphans:
         return False
 
     def unfinished_outputs(self) -> set[str]:
-        """Ids of files of batches that run for longer than `ORPHAN_SECONDS_MIN`.
+        """Ids of files of batches that run for almost `ORPHAN_SECONDS_MIN` or longer; call this in a thread.
 
         Results may have written such a file long before its record, and write it again at any time.
         """
-        rows = self._database.read(
-            "SELECT body FROM batches WHERE NOT over AND created_at <= ?", int(self._clock()) - ORPHAN_SECONDS_MIN
+        created_at_max = int(self._clock()) - ORPHAN_SECONDS_MIN + COLLECT_SECONDS_MAX
+        rows = self._database.read_apart(
+            "SELECT body FROM batches WHERE NOT over AND created_at <= ?", created_at_max
         )
         found: set[str] = set()
         for (body,) in rows:

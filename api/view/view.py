@@ -176,7 +176,7 @@ class View:
 
     def releasable(self, limit: int) -> list[tuple[str, str]]:
         """Deleted files whose bytes are left, and no batch reads them: id and key."""
-        held = self._database.read("SELECT id, key FROM files WHERE held")
+        held = self._database.read("SELECT id, key FROM files INDEXED BY files_held WHERE held")
         return list(itertools.islice((row for row in held if not self.is_read(row[0])), limit))
 
     def hold(self, file_id: str, *, holds: bool) -> None:

@@ -327,8 +327,8 @@ async def test_faults_of_addresses_name_their_field(lake, api):
     ok = f"{lake.address}/in/ok"
     for fields, param, code in (
         ({"input_file_id": f"{lake.address}/in/none"}, "input_file_id", "object_not_found"),
-        ({"input_file_id": f"{lake.address}/in/bad"}, "input_file_id", None),
-        ({"input_file_id": f"{lake.address}/in/empty"}, "input_file_id", None),
+        ({"input_file_id": f"{lake.address}/in/bad"}, "input_file_id", "invalid_value"),
+        ({"input_file_id": f"{lake.address}/in/empty"}, "input_file_id", "invalid_value"),
         ({"input_file_id": f"{lake.address}/in/../out/x"}, "input_file_id", "invalid_uri"),
         ({"input_file_id": f"{lake.address}/other/x"}, "input_file_id", "uri_not_allowed"),
         ({"input_file_id": ok, "output_uri": f"{lake.address}/in/"}, "output_uri", "uri_not_allowed"),

@@ -10,7 +10,6 @@ import re
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from tidemill.configuration.buckets import Bucket
@@ -25,8 +24,6 @@ TRANSFERS_MAX: Final = 8
 """Transfers of one process at a time; each one holds up to 24 MiB."""
 TRANSFERS_EACH_MAX: Final = 2
 """Transfers of one project over one connection, so that a slow server delays few others."""
-ABANDONED: Final = timedelta(days=1)
-"""Age of an upload that no process writes any more."""
 SHOWN_MAX: Final = 5
 """Folders that a refusal names."""
 _TOTAL: Final = re.compile(r"bytes \d{1,19}-\d{1,19}/(\d{1,19})\Z", re.ASCII)
@@ -159,18 +156,16 @@ class BucketStore(S3Store):
         await self._write(self._where(key), chunks, {SHA256: sha256})
 
     async def _abort_others(self, key: str) -> None:
-        """Abort uploads of the same object that a dead process left behind; a young one may be at work."""
+        """Abort uploads of the same object, which only a former owner of the batch can have begun."""
         client = await self._connected()
         pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=key)
-        left_before = datetime.now(UTC) - ABANDONED
         try:
             with failures(key):
                 # The prefix has longer keys, too.
                 found = [each async for page in pages for each in page.get("Uploads", ()) if each["Key"] == key]
             for upload in found:
-                if upload["Initiated"] <= left_before:
-                    with suppress(NoUpload), failures(key):
-                        await client.abort_multipart_upload(**self._where(key), UploadId=upload["UploadId"])
+                with suppress(NoUpload), failures(key):
+                    await client.abort_multipart_upload(**self._where(key), UploadId=upload["UploadId"])
         except (NotFound, Refused):
             # Without the right to list uploads, a lifecycle rule of the bucket has to remove them.
             return

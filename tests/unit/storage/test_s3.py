@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 
 from tidemill.schemas.ports import NotFound, once
 from tidemill.storage import s3
-from tidemill.storage.buckets import ABANDONED, SHA256, BucketStore
+from tidemill.storage.buckets import SHA256, BucketStore
 from tidemill.storage.s3 import PART_BYTES, S3Store
 from tidemill.storage.s3_errors import NoUpload, RangeError, Refused, Unavailable, failures
 
@@ -161,16 +161,12 @@ async def test_another_object_is_none_of_the_upload(other: dict[str, Any] | None
         await bucket(server).put("key", once(bytes(SIZE)), "digest")
 
 
-async def test_only_old_uploads_are_aborted() -> None:
-    """A former owner, or a tool of the user, may still write a fresh one; the second page has uploads, too."""
+async def test_uploads_of_the_same_object_are_aborted() -> None:
+    """Those on later pages, too, and none of an object with a longer key."""
     server = Server()
-    old, fresh = NOW - ABANDONED - timedelta(minutes=1), NOW - timedelta(hours=2)
     server.pages = [
-        {"Uploads": [
-            {"Key": "key", "UploadId": "fresh", "Initiated": fresh},
-            {"Key": "key.other", "UploadId": "longer", "Initiated": old},
-        ]},
-        {"Uploads": [{"Key": "key", "UploadId": "old", "Initiated": old}]},
-    ]  # fmt: skip
+        {"Uploads": [{"Key": "key", "UploadId": "first"}, {"Key": "key.other", "UploadId": "longer"}]},
+        {"Uploads": [{"Key": "key", "UploadId": "second"}]},
+    ]
     await bucket(server).put("key", once(b"short"), "digest")
-    assert server.aborted == ["old"]
+    assert server.aborted == ["first", "second"]
