@@ -371,10 +371,11 @@ class Stage:
     async def _slices(self, key: str, end: int | None = None) -> AsyncGenerator[list[Line], None]:
         """The lines of a file in slices; other tasks run between two slices."""
         splitter = Splitter(self._settings.line_bytes_max)
-        async for chunk in self._store.read(key, 0, end):
-            for lines in sliced(splitter.feed(chunk), lambda line: len(line.data or b"")):
-                yield lines
-                await asyncio.sleep(0)
+        async with aclosing(self._store.read(key, 0, end)) as chunks:
+            async for chunk in chunks:
+                for lines in sliced(splitter.feed(chunk), lambda line: len(line.data or b"")):
+                    yield lines
+                    await asyncio.sleep(0)
         yield list(splitter.finish())
 
 

@@ -239,18 +239,20 @@ class Compactor:
         buffer = PartBuffer()
         number = FILL_PARTS_FROM
         index = -1
-        async for data in _lines_or_gaps(self.store, state.input.key, state.batch.request_counts.total):
-            index += 1
-            if index in run:
-                continue
-            custom_id, why = (
-                (b"null", f"{message} {UNNAMED}") if data is None else (line.custom_id_of(data), message)
-            )
-            text = line.unanswered(state.id, index, custom_id, code=code, message=why)
-            buffer.add([LineMark(index=index, size=len(text), failed=True)], text)
-            if buffer.size >= self.part_bytes:
-                yield await write_part(self.store, state.id, number, buffer, failed=True, writer=self.writer)
-                buffer, number = PartBuffer(), number + 1
+        total = state.batch.request_counts.total
+        async with aclosing(_lines_or_gaps(self.store, state.input.key, total)) as lines:
+            async for data in lines:
+                index += 1
+                if index in run:
+                    continue
+                custom_id, why = (
+                    (b"null", f"{message} {UNNAMED}") if data is None else (line.custom_id_of(data), message)
+                )
+                text = line.unanswered(state.id, index, custom_id, code=code, message=why)
+                buffer.add([LineMark(index=index, size=len(text), failed=True)], text)
+                if buffer.size >= self.part_bytes:
+                    yield await write_part(self.store, state.id, number, buffer, failed=True, writer=self.writer)
+                    buffer, number = PartBuffer(), number + 1
         if buffer:
             yield await write_part(self.store, state.id, number, buffer, failed=True, writer=self.writer)
 
@@ -325,9 +327,10 @@ async def _lines_or_gaps(store: Store, key: str, total: int) -> AsyncGenerator[b
 async def _input_lines(store: Store, key: str) -> AsyncGenerator[bytes, None]:
     """The lines of an input, in the order of their indices."""
     splitter = Splitter()
-    async for chunk in store.read(key):
-        for found in splitter.feed(chunk):
-            yield found.data or b""
+    async with aclosing(store.read(key)) as chunks:
+        async for chunk in chunks:
+            for found in splitter.feed(chunk):
+                yield found.data or b""
     for found in splitter.finish():
         yield found.data or b""
 

@@ -94,10 +94,11 @@ class CopiedLines:
     async def _listed(self) -> AsyncGenerator[Copy, None]:
         splitter, count = Splitter(), 0
         try:
-            async for chunk in self._store.read(copies_key(self._id)):
-                for found in splitter.feed(chunk):
-                    count += 1
-                    yield copies.decode(found.data or b"")
+            async with aclosing(self._store.read(copies_key(self._id))) as chunks:
+                async for chunk in chunks:
+                    for found in splitter.feed(chunk):
+                        count += 1
+                        yield copies.decode(found.data or b"")
         except UNREADABLE as error:
             raise PartError(f"the list of copies of {self._id} is damaged") from error
         if count != self._expected:

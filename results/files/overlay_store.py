@@ -1,6 +1,7 @@
 """A store that writes to a folder, and reads from the folder and from another store."""
 
 from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import aclosing
 from pathlib import Path
 
 from tidemill.schemas.ports import NotFound, Store
@@ -29,8 +30,10 @@ class OverlayStore(DirectoryStore):
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """Read from the folder, else from the store below."""
         is_above = await self._is_above(key)
-        async for chunk in super().read(key, start, end) if is_above else self.below.read(key, start, end):
-            yield chunk
+        found = super().read(key, start, end) if is_above else self.below.read(key, start, end)
+        async with aclosing(found) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def size(self, key: str) -> int:
         """Size in bytes."""

@@ -57,7 +57,8 @@ class DirectoryStore:
             return await _hop(draft.held.use, draft.commit, b"".join(collected))
         except Exception:
             draft.held.leave()
-            await _hop(draft.discard)
+            # A call that waits for a thread would be dropped with its caller.
+            await asyncio.shield(asyncio.wrap_future(_threads.submit(draft.discard)))
             raise
         except BaseException:
             if draft.held.leave():

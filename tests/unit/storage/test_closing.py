@@ -19,6 +19,8 @@ STORES = [
     *(ROOT / "src/tidemill/storage").glob("*.py"),
     ROOT / "src/tidemill/sealing/store.py",
     ROOT / "schemas/ports.py",
+    *(ROOT / "ingest/files").glob("*.py"),
+    *(ROOT / "results/files").glob("*.py"),
 ]
 SEALED = f"parts/batch_{'a' * 32}/1"
 
@@ -97,7 +99,7 @@ async def test_a_read_that_stops_early_is_closed():
 
 @pytest.mark.parametrize("path", STORES, ids=lambda path: path.name)
 def test_a_store_closes_what_it_reads(path):
-    """A generator that iterates over the read of another store closes it."""
+    """A generator that iterates over the read of a store closes it."""
     for function in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(function, ast.AsyncFunctionDef) and any(
             isinstance(n, ast.Yield) for n in ast.walk(function)
