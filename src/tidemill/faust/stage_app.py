@@ -43,6 +43,8 @@ BUFFER_EVENTS_MAX = 64
 """Records that Faust holds for an agent beyond the one in hand; each has up to 64 KiB of lines."""
 FETCH_BYTES_MAX = 256 * 1024
 """Compressed bytes that one fetch reads of a partition."""
+METADATA_MS_MAX = 20_000
+"""Age of the view of the topics. Partitions that it lacked at an assignment are shared out after this time."""
 
 log = logging.getLogger("tidemill.stage")
 
@@ -144,6 +146,7 @@ def create_app(
         stream_recovery_delay=0.0,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=FETCH_BYTES_MAX,
+        consumer_metadata_max_age_ms=METADATA_MS_MAX,
         broker_max_poll_records=buffer,
         broker_commit_interval=COMMIT_SECONDS,
         broker_session_timeout=SESSION_SECONDS,

@@ -9,6 +9,7 @@ import pytest
 from tidemill.configuration.settings import Settings
 from tidemill.faust import stage_app, stage_runner
 from tidemill.faust.stage_app import create_app
+from tidemill.runtime.watchdog import SECONDS_MAX, Symptom
 
 
 @pytest.mark.parametrize("name", ["Größe", "a, b", "100%", "${x}", "{conf}", "{"])
@@ -63,3 +64,9 @@ async def test_a_commit_holds_up_no_revocation(tmp_path, monkeypatch, fails):
         await app._on_partitions_revoked({"tp"})
     assert revoked == [{"tp"}, {"tp"}]
     assert app.membership.is_valid
+
+
+def test_an_assignment_that_lacks_partitions_is_made_again_before_the_watchdog_ends_the_process(tmp_path):
+    """A broker that its controller has lost for a moment has no leaders; a fetch without any never returns."""
+    app = create_app("any", Settings(), kafka="127.0.0.1:1", state=tmp_path / "state")
+    assert 2 * app.conf.consumer_metadata_max_age_ms <= 1_000 * SECONDS_MAX[Symptom.POLL_STUCK]
