@@ -57,7 +57,9 @@ async def discard(deps: Dependencies, file_id: str, key: str) -> None:
         LogUnavailable: The log does not answer, and the file stays.
     """
     await deps.publisher.file_deletion(file_id)
-    await _delete(deps, file_id, key)
+    deps.view.hold(file_id, holds=True)
+    if await _delete(deps, file_id, key):
+        deps.view.hold(file_id, holds=False)
 
 
 async def remove_batch(deps: Dependencies, project: str, batch: Batch) -> None:

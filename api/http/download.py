@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from tidemill.api import errors
 
-_RANGE = re.compile(r"bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*\Z", re.ASCII | re.IGNORECASE)
+_RANGE = re.compile(r"bytes\s*=\s*+(\d{0,18})\s*+-\s*+(\d{0,18})\s*\Z", re.ASCII | re.IGNORECASE)
 _UNSAFE = re.compile(r"[^A-Za-z0-9 ._()+-]")
 NAME_CHARS_MAX = 120
 

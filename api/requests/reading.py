@@ -34,7 +34,7 @@ _DEEP: Final = re.compile(r"(\w+)\[(.*)\]\Z", re.DOTALL)
 JSON_CHARS_MAX: Final = 512
 PARTS_MAX: Final = 100_000
 """Arrays, objects, keys and commas of JSON that becomes objects: a parser holds the interpreter's lock."""
-_WHOLE: Final = re.compile(r"([+-]?)0*(\d+)\Z", re.ASCII)
+_WHOLE: Final = re.compile(r"([+-]?)(\d+)\Z", re.ASCII)
 _NULL: Final = {"type": "null"}
 _DIGITS_MAX: Final = 40
 """Digits of an integer that are read; a longer one is beyond every bound."""
@@ -89,7 +89,7 @@ def whole(text: Any) -> int:
     """Parse an integer."""
     if not isinstance(text, str) or (found := _WHOLE.match(text)) is None:
         raise faults.not_a("an integer")
-    return int(found[1] + found[2][:_DIGITS_MAX])
+    return int(found[1] + (found[2].lstrip("0")[:_DIGITS_MAX] or "0"))
 
 
 def json(text: Any) -> Any:

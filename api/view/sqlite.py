@@ -386,9 +386,9 @@ def scanned_rows(
 
 
 def _created_at(database: Database, table: str, project: str | None, object_id: str) -> int:
-    # A client may delete the objects of a page before it asks for the next one; of a new batch this process may
+    # A client may delete the batches of a page before it asks for the next one; of a new batch this process may
     # have only the claim.
-    for source in (table, "erasures", "claims"):
+    for source in (table, "erasures", "claims") if table == "batches" else (table,):
         statement = f"SELECT created_at FROM {source} WHERE id = ? AND coalesce(?, project) = project"  # noqa: S608  named above
         at: int | None = database.first(statement, object_id, project)
         if at is not None:

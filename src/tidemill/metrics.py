@@ -158,7 +158,6 @@ SLACK: Final = sampled(
     "Take the minimum over processes.",
     RESULTS, labels=("model",),
 )
-BATCH_ENDS: Final = ("completed", "failed", "expired", "cancelled")
 BATCH_DURATION: Final = histogram(
     "tidemill_batch_duration_seconds",
     "Time from the creation of a batch to its files, by its last status.",

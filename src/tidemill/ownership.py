@@ -78,24 +78,51 @@ def keep_unchanged(folder: Path) -> None:
         folder.chmod(stat.S_IMODE(status.st_mode) & ~_OTHERS_WRITE)
 
 
+class Untrusted(PermissionError):
+    """Another user could have written a file that a command found by itself."""
+
+
 def is_trusted(file: Path) -> bool:
-    """Whether a file exists and no other user could have written it."""
-    try:
-        status = file.lstat()
-    except OSError:
-        return False
-    return stat.S_ISREG(status.st_mode) and is_ours(status) and not _others_write(status)
+    """Whether a file, or the target of a link, exists and no other user could have written it."""
+    return _fault(file) is None
 
 
 def check_found(file: Path, option: str) -> None:
     """Check a file that a command found by itself, because no one named it with an option.
 
+    In a container root often works in a folder of another user: root trusts the owner of the folder.
+
     Raises:
-        PermissionError: Another user could have written it.
+        Untrusted: Another user could have written it.
     """
-    if not is_trusted(file):
-        fault = f"another user of this machine could have written it; if you trust it, name it with {option}"
-        raise PermissionError(errno.EPERM, fault, str(file))
+    if (fault := _fault(file)) and not (os.geteuid() == ROOT and _is_of_owner(file)):
+        raise Untrusted(errno.EPERM, f"{fault}; if you trust it, name it with {option}", str(file))
+
+
+def _fault(file: Path) -> str | None:
+    """Why a file is not trusted; None if it is."""
+    try:
+        link, status = file.lstat(), file.stat()
+    except OSError as error:
+        return error.strerror or "it is unreadable"
+    for each in (link, status):
+        if not is_ours(each):
+            return f"another user (uid {each.st_uid}) owns {'it' if each is link else 'its target'}"
+    if not stat.S_ISREG(status.st_mode):
+        return "it is not a file"
+    if _others_write(status):
+        return f"other users may write to it (mode {stat.S_IMODE(status.st_mode):o})"
+    return None
+
+
+def _is_of_owner(file: Path) -> bool:
+    """Whether the owner of the folder owns the file, too, and no other user may write to either."""
+    try:
+        status, folder = file.lstat(), file.parent.stat()
+    except OSError:
+        return False
+    is_safe = not _others_write(status) and not _others_write(folder)
+    return stat.S_ISREG(status.st_mode) and status.st_uid == folder.st_uid and is_safe
 
 
 def is_ours(status: os.stat_result) -> bool:

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import typer
 
 from tidemill import ownership
+from tidemill.cli import run
 from tidemill.client import catalog
 from tidemill.client.errors import UsageError
 from tidemill.client.runs.journal import Journal
@@ -34,7 +36,7 @@ def target(api_key: str | None) -> Target:
 def become_another(monkeypatch) -> None:
     """From now on this process belongs to another user, and root is not trusted."""
     monkeypatch.setattr(ownership.os, "geteuid", lambda: 54_321)
-    monkeypatch.setattr(ownership, "ROOT", 54_321)
+    monkeypatch.setattr(ownership, "ROOT", 54_322)
 
 
 def make_link(file) -> None:
@@ -45,7 +47,7 @@ def make_link(file) -> None:
 FAULTS = {
     "of another user": lambda _, monkeypatch: become_another(monkeypatch),
     "that all may write to": lambda file, _: file.chmod(0o666),
-    "that is a link": lambda file, _: make_link(file),
+    "that links to one that all may write to": lambda file, _: (make_link(file), file.chmod(0o666)),
     "that is a dangling link": lambda file, _: (make_link(file), file.with_name("elsewhere").unlink()),
     "that is a folder": lambda file, _: (file.unlink(), file.mkdir()),
 }
@@ -72,8 +74,74 @@ def test_a_file_that_another_user_could_have_written_is_not_used(folder, monkeyp
     FAULTS[fault](folder / name, monkeypatch)
     with pytest.raises((SettingsError, PermissionError, UsageError)) as caught:
         read()
-    wanted = {"the settings": "name it with --config", "apply": "name it with -f"}
+    wanted = {"the settings": "name it with --config FILE or TIDEMILL_CONFIG=FILE", "apply": "name it with -f"}
     assert wanted.get(reader, "no ") in str(caught.value)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_link_of_this_user_is_followed(folder, reader):
+    """To the settings of all checkouts, or to a key that a secret's mount holds."""
+    name, read = READERS[reader]
+    make_link(folder / name)
+    assert read()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [
+        (lambda _, monkeypatch: become_another(monkeypatch), r"another user \(uid \d+\) owns it"),
+        (lambda file, _: file.chmod(0o666), r"other users may write to it \(mode 666\)"),
+        (lambda file, _: (file.unlink(), file.mkdir()), "it is not a file"),
+    ],
+)
+def test_the_error_says_why_a_file_is_not_trusted(folder, monkeypatch, spoil, fault):
+    """So that its user can mend it."""
+    spoil(folder / "tidemill.toml", monkeypatch)
+    with pytest.raises(SettingsError, match=rf"^tidemill\.toml: {fault}; if you trust it"):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("folder_mode", "file_mode", "is_used"), [(0o755, 0o644, True), (0o777, 0o644, False), (0o755, 0o666, False)]
+)
+def test_root_trusts_the_owner_of_the_folder(folder, monkeypatch, folder_mode, file_mode, is_used):
+    """In a container a checkout often belongs to another user. Root still uses no `run.json` of that user."""
+    folder.chmod(folder_mode)
+    (folder / "tidemill.toml").chmod(file_mode)
+    become_another(monkeypatch)
+    monkeypatch.setattr(ownership, "ROOT", 54_321)
+    for read in (load, lambda: catalog._tables(None)):
+        if is_used:
+            assert read()
+            continue
+        with pytest.raises((SettingsError, PermissionError)):
+            read()
+    with pytest.raises(UsageError, match="no service is running"):
+        target("a key")
+
+
+@pytest.mark.parametrize("variable", [False, True])
+def test_a_named_data_folder_is_used_anyway(folder, monkeypatch, variable):
+    """The user chose whose service it is."""
+    become_another(monkeypatch)
+    data = folder / ".tidemill"
+    environ = {"TIDEMILL_DATA": str(data)} if variable else {}
+    found = find(base_url=None, api_key=None, data=None if variable else data, environ=environ)
+    assert (found.base_url, found.api_key) == (LOCAL, "local")
+
+
+def test_a_named_kafka_needs_no_found_file(folder, monkeypatch, capsys):
+    """`produce --kafka` ignores one that is not trusted; one that is wrong ends the command."""
+    monkeypatch.setenv("TIDEMILL_KAFKA", "kafka:9092")
+    monkeypatch.setenv("TIDEMILL_KAFKA_SECURITY", '{"protocol": "SSL"}')
+    (folder / "tidemill.toml").chmod(0o666)
+    found = run._kafka("other:9092", None)
+    assert (found.servers, found.security.protocol) == ("other:9092", "SSL")
+    assert "ignoring tidemill.toml: other users may write to it" in capsys.readouterr().err
+    (folder / "tidemill.toml").chmod(0o600)
+    (folder / "tidemill.toml").write_text("prot = 1\n")
+    with pytest.raises(typer.Exit):
+        run._kafka("other:9092", None)
 
 
 def test_a_named_settings_file_is_used_anyway(folder, monkeypatch):

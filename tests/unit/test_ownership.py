@@ -144,13 +144,13 @@ def test_an_unknown_group_is_not_trusted(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("mode", "is_trusted"), [(0o644, True), (0o600, True), (0o646, False), (0o602, False)])
 def test_a_file_that_others_may_write_to_is_not_trusted(tmp_path, mode, is_trusted, is_another):
-    """Nor one of another user, a link, or a folder."""
+    """Nor one of another user, a link to one, or a folder."""
     file = tmp_path / "file"
     file.write_text("")
     file.chmod(mode)
     (tmp_path / "link").symlink_to(file)
-    assert ownership.is_trusted(file) is is_trusted
-    for other in ("link", ".", "none"):
+    assert ownership.is_trusted(file) is ownership.is_trusted(tmp_path / "link") is is_trusted
+    for other in (".", "none"):
         assert not ownership.is_trusted(tmp_path / other)
     is_another()
     assert not ownership.is_trusted(file)

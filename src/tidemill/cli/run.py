@@ -1,15 +1,16 @@
 """The commands that run lines: `run` and `produce` those of a file, `rerun` and `replay` those that ran before."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tidemill.cli.invocation import Work, client_command, find_kafka, load_settings, silence_kafka
+from tidemill.cli.invocation import Work, client_command, find_kafka, load_settings, refuse, silence_kafka
 from tidemill.cli.options import AnyProject, BatchId, NewBatchOptions, RerunOptions
 
 if TYPE_CHECKING:
-    from tidemill.configuration.security import Kafka
+    from tidemill.configuration.security import Kafka, Security
 
 
 @client_command
@@ -119,12 +120,27 @@ def _kafka(named: str | None, data: Path | None) -> "Kafka":
     from tidemill.configuration.security import Cluster
     from tidemill.schemas.log.acls import PRODUCERS
 
-    settings = load_settings(None)
     if named is not None:
-        return Cluster(servers=named, security=settings.kafka_security)
+        return Cluster(servers=named, security=_security())
+    settings = load_settings(None)
     if (found := find_kafka(settings, data, PRODUCERS)) is None:
         raise UsageError("no Kafka is configured: pass --kafka or set TIDEMILL_KAFKA")
     return found
+
+
+def _security() -> "Security":
+    """TLS and SASL of a Kafka that the user named: of the environment alone if the file found is not trusted."""
+    from tidemill.configuration.settings import SettingsError, load
+    from tidemill.ownership import Untrusted
+    from tidemill.terminal import say
+
+    try:
+        return load().kafka_security
+    except SettingsError as error:
+        if not isinstance(error.__cause__, Untrusted):
+            refuse(str(error))
+        say(f"tidemill: ignoring {error}", err=True)
+        return load_settings(Path(os.devnull)).kafka_security
 
 
 @client_command

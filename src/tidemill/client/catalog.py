@@ -131,7 +131,7 @@ def _tables(named: Path | None) -> dict[str, Any]:
     """The tables of a settings file with servers and models."""
     file = named or Path(SETTINGS_FILE)
     if named is None and os.path.lexists(file):
-        ownership.check_found(file, "-f")
+        ownership.check_found(file, "-f FILE")
     try:
         content = misconfigured.parsed(file.read_bytes(), NAMED)
     except ValueError as error:

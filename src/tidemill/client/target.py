@@ -30,13 +30,14 @@ def find(*, base_url: str | None, api_key: str | None, data: Path | None, enviro
         UsageError: The address or the key is missing or malformed.
     """
     folder = data or Path(environ.get("TIDEMILL_DATA") or ".tidemill")
-    running = run_file.read(folder)
+    is_named = bool(data or environ.get("TIDEMILL_DATA"))
+    running = run_file.read(folder, is_named=is_named)
     local_url = running.api if running else None
     named = environ.get("TIDEMILL_BASE_URL")
     order = (local_url, named) if data else (named, local_url)
     url = base_url or order[0] or order[1]
     # The key of the local service must never reach another address.
-    local = _key(folder) if url == local_url else None
+    local = _key(folder, is_named=is_named) if url == local_url else None
     keys = (local, environ.get("TIDEMILL_API_KEY")) if data else (environ.get("TIDEMILL_API_KEY"), local)
     key = api_key or keys[0] or keys[1]
     if url is None:
@@ -52,9 +53,9 @@ def find(*, base_url: str | None, api_key: str | None, data: Path | None, enviro
     return Target(base_url=url, api_key=key, data=data)
 
 
-def _key(folder: Path) -> str | None:
+def _key(folder: Path, *, is_named: bool) -> str | None:
     file = folder / "api_key"
     try:
-        return (file.read_text("utf-8").strip() or None) if ownership.is_trusted(file) else None
+        return (file.read_text("utf-8").strip() or None) if is_named or ownership.is_trusted(file) else None
     except (OSError, UnicodeDecodeError):
         return None

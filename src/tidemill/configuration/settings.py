@@ -386,7 +386,7 @@ def load(config: Path | None = None) -> Settings:
     if (is_named := bool(config or os.environ.get("TIDEMILL_CONFIG"))) or os.path.lexists(file):
         try:
             if not is_named:
-                ownership.check_found(file, "--config")
+                ownership.check_found(file, "--config FILE or TIDEMILL_CONFIG=FILE")
             content = misconfigured.parsed(file.read_bytes(), NAMED)
         except OSError as error:
             raise SettingsError(f"{file}: {error.strerror}") from error

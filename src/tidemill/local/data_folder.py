@@ -28,6 +28,7 @@ from tidemill.storage.locked_directory import FolderLocked, lock
 from tidemill.terminal import printable
 
 API_KEY = "api_key"
+KEY_FILES = (API_KEY, signing_keys.KEPT, KEY_FILE)
 FORMAT = 1
 """Number of the format that this version reads and writes; a change that an older or newer version would misread
 takes the next one."""
@@ -49,6 +50,8 @@ class Written:
 
     format: int
     version: str
+    keys: tuple[str, ...] = ()
+    """The key files that the folder has had: an operator who sets a key needs no file."""
 
 
 def written(data: Path) -> Written | None:
@@ -90,21 +93,24 @@ def _beginning(file: Path) -> bytes:
 def _parsed(content: bytes) -> Written | None:
     try:
         found = orjson.loads(content)
-        number, version = found["format"], found["version"]
+        number, version, keys = found["format"], found["version"], found.get("keys", [])
     except (ValueError, KeyError, TypeError):
         return None
-    is_good = type(number) is int and number >= 1 and isinstance(version, str)
-    return Written(number, version) if is_good else None
+    is_good = type(number) is int and number >= 1 and isinstance(version, str) and isinstance(keys, list)
+    return Written(number, version, tuple(keys)) if is_good else None
 
 
 def stamp(data: Path) -> None:
-    """Write the format and this version, unless they are there; the folder has its keys by then.
+    """Write the format, this version and which key files there are, unless they are there.
 
     Raises:
         FolderError: The folder cannot be written.
     """
-    now = Written(FORMAT, __version__)
-    if (before := written(data)) == now:
+    before = written(data)
+    had = before.keys if before else ()
+    made = (name for name in KEY_FILES if name not in had and (data / name).exists())
+    now = Written(FORMAT, __version__, (*had, *made))
+    if before == now:
         return
     try:
         write_private(data / FORMAT_FILE, json.dumps(asdict(now)) + "\n")
@@ -163,7 +169,7 @@ def kept_key(data: Path) -> tuple[str, bool]:
     """The API key of the installation, and whether this call created it, as the first start does.
 
     Raises:
-        FolderError: The file is gone from a folder that is in use, or cannot be read.
+        FolderError: A file that the folder has had is gone, or cannot be read.
     """
     return _kept(data, API_KEY, access.new_secret, "clients have it (`tidemill keys make` prints another)")
 
@@ -194,8 +200,9 @@ def _kept(data: Path, name: str, make: Callable[[], str], loss: str) -> tuple[st
         raise FolderError(f"{file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise FolderError(f"{file} cannot be read: it is not ASCII") from error
-    # A link may lead to a disk that is not mounted now, and a folder that is in use had a key.
-    if file.is_symlink() or written(data) is not None:
+    # A link may lead to a disk that is not mounted now.
+    before = written(data)
+    if file.is_symlink() or (before is not None and (name in before.keys or file.exists())):
         raise FolderError(
             f"{file} {fault}. Restore it from a backup, or mount its disk: {loss}. "
             "To begin with a new key, write it into this file."

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,7 @@ from typing import Final
 
 from pydantic import AnyHttpUrl, TypeAdapter, ValidationError
 
+from tidemill import ownership
 from tidemill.configuration.misconfigured import faults
 from tidemill.configuration.servers import ModelName, Server
 from tidemill.local import demo
@@ -203,9 +205,10 @@ def write(file: Path, text: str) -> None:
         OperatorError: It exists, or cannot be created.
     """
     try:
-        new = file.open("x", encoding="utf-8")
+        # `up` refuses a file that a group may write to, whatever the umask allows.
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
-            with new:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as new:
                 new.write(text)
         except BaseException:
             # A part of it would look like settings.
@@ -224,9 +227,8 @@ def exists(file: Path) -> str:
 
 def next_steps(found: Sequence[Found], file: Path) -> str:
     """The operator's next steps."""
-    start = (
-        "`tidemill up`" if file == Path("tidemill.toml") else f"`tidemill up --config {shlex.quote(str(file))}`"
-    )
+    is_found = file == Path("tidemill.toml") and ownership.is_trusted(file)
+    start = "`tidemill up`" if is_found else f"`tidemill up --config {shlex.quote(str(file))}`"
     if any(one.models for one in found):
         return f"Wrote {file}. Next: {start}, then `tidemill run FILE -o out.jsonl` in another terminal."
     return (

@@ -41,6 +41,8 @@ precedence over batches. A process of this niceness still has a third of the CPU
 KAFKA = "kafka"
 KAFKA_START_SECONDS_MAX = 900.0
 """After a kill Kafka checks all records that it has before it answers."""
+KAFKA_SILENT_SECONDS = 60.0
+"""Time after which the operator hears that Kafka still does not answer."""
 DEMO = "backend-demo"
 AOT_SECONDS_MAX = 6.0
 AOT_SECONDS_MIN = 1.0
@@ -154,7 +156,8 @@ class Up:
         self._is_interrupted = self._is_interrupted or number == signal.SIGINT
         if not is_again:
             if not self._stopping.is_set():
-                _say("stopping; press Ctrl-C again to kill everything.")
+                presses = "again" if self._is_interrupted else "twice"
+                _say(f"stopping; press Ctrl-C {presses} to kill everything.")
             self._stopping.set()
             return
         self._supervisor.kill()
@@ -244,7 +247,13 @@ class Up:
                 last_words=broker.last_words,
                 start_seconds_max=KAFKA_START_SECONDS_MAX,
             )
-            await self._supervisor.start([program], base=True)
+            log = broker.output.with_name("kafka.log")
+            still = f"Kafka is still starting; after a crash it checks all of its records. Its log is {log}"
+            silent = asyncio.get_running_loop().call_later(KAFKA_SILENT_SECONDS, _say, still)
+            try:
+                await self._supervisor.start([program], base=True)
+            finally:
+                silent.cancel()
             self._kafka = broker.bootstrap
             _say(f"Kafka answers at {self._kafka} after {time.monotonic() - began:.1f} s.")
         if self._broker is None:

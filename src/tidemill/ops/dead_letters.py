@@ -115,7 +115,10 @@ async def show(
     """
     async with history.reading(kafka) as reader:
         requeued_at = (await _chosen(reader, [letter_id])).requeued.get(letter_id)
-        (letter,) = [one async for one in picked(reader, [letter_id])]
+        found = [one async for one in picked(reader, [letter_id])]
+    if not found:
+        raise OperatorError(f"the dead letter {printable(letter_id)} has just expired")
+    letter = found[0]
     if as_json:
         show_json(_record(letter, requeued_at) | _content(letter, value_bytes))
         return

@@ -6,11 +6,14 @@ import pytest
 from support.dependencies import ADMIN, NOW, client_of, open_dependencies
 
 from tidemill.api.openapi import describe
+from tidemill.api.requests.filters import BatchesQuery
+from tidemill.api.requests.paging import Page
 from tidemill.configuration.settings import Settings
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
-from tidemill.schemas.log.messages import BatchRecord, FileRecord
+from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim, FileRecord, InputRef
 from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.schemas.resources.error import ApiError
 from tidemill.schemas.resources.file import File
 from tidemill.schemas.webhooks import messages
 from tidemill.schemas.webhooks.messages import Delivery, State
@@ -254,3 +257,18 @@ async def test_a_cursor_of_another_process_is_awaited(deps, client, tmp_path, ma
                 behind.view.fold(topic, records)
         answer = await asking
         assert (answer.status_code, answer.json()["has_more"]) == (200, False), answer.text
+
+
+async def test_a_batch_is_no_cursor_of_files(deps):
+    """Also a batch of which the view has only the claim, or what a deletion left."""
+    deleted, claimed = ended("/v1/embeddings"), ended("/v1/embeddings")
+    deps.view.put_batch(BatchRecord(project="default", batch=deleted))
+    deps.view.delete_batch(deleted.id, "default", NOW)
+    command = BatchCreated(project="default", batch=claimed, input=InputRef(key="k", bytes=1))
+    claim = codec.encode(Claim(command=command, fingerprint="x", is_retry=False))
+    deps.view.fold(topics.CLAIMS.name, [(claimed.id, claim, 0)])
+    for batch in (deleted, claimed):
+        page = Page(limit=9, after=batch.id)
+        assert deps.view.batches("default", BatchesQuery(after=batch.id))[0] == []
+        with pytest.raises(ApiError):
+            deps.view.files("default", page, None)

@@ -118,6 +118,24 @@ KEYS = {
 
 
 @pytest.mark.parametrize("name", KEYS)
+def test_a_key_that_was_set_so_far_is_made(tmp_path, name):
+    """An operator sets the variable of a key at the first start, and not at the second one."""
+    for other in KEYS.keys() - {name}:
+        KEYS[other](tmp_path)
+    data_folder.stamp(tmp_path)
+    KEYS[name](tmp_path)
+    assert (tmp_path / name).read_text().strip()
+    data_folder.stamp(tmp_path)
+    for each, keep in KEYS.items():
+        (tmp_path / each).unlink()
+        with pytest.raises(FolderError, match=f"{each} is missing"):
+            keep(tmp_path)
+    # The files that once were there still count.
+    data_folder.stamp(tmp_path)
+    assert set(data_folder.written(tmp_path).keys) == KEYS.keys()
+
+
+@pytest.mark.parametrize("name", KEYS)
 @pytest.mark.parametrize("is_in_use", [False, True])
 @pytest.mark.parametrize("state", ["missing", "empty", "dangling", "link to empty"])
 def test_no_key_is_replaced_silently(tmp_path, name, is_in_use, state):
@@ -125,7 +143,9 @@ def test_no_key_is_replaced_silently(tmp_path, name, is_in_use, state):
     folder, elsewhere = tmp_path / "data", tmp_path / "disk"
     folder.mkdir()
     if is_in_use:
+        KEYS[name](folder)
         data_folder.stamp(folder)
+        (folder / name).unlink()
     if state == "empty":
         (folder / name).touch()
     elif state != "missing":
@@ -200,6 +220,7 @@ def test_the_first_start_writes_the_format(tmp_path):
         (json.dumps({"format": 0, "version": "0"}), "is damaged"),
         (json.dumps({"format": "1", "version": "0"}), "is damaged"),
         (json.dumps([FORMAT]), "is damaged"),
+        (json.dumps({"format": FORMAT, "version": "0", "keys": "api_key"}), "is damaged"),
         ("", "is damaged"),
         ("[" * 100_000, "is damaged"),
     ],

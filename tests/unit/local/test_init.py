@@ -1,5 +1,6 @@
 """`tidemill init` against real HTTP servers on free ports, each of which answers in its own way."""
 
+import os
 import re
 import resource
 import shlex
@@ -124,6 +125,21 @@ def test_an_existing_file_stays_as_it_is(tmp_path):
     with pytest.raises(OperatorError, match=r"exists and stays as it is; --config names another file"):
         init.write(file, "")
     assert file.read_text() == "port = 1\n"
+
+
+def test_up_trusts_a_new_file(tmp_path, monkeypatch):
+    """Also where a group shares a folder and the umask lets it write."""
+    monkeypatch.chdir(tmp_path)
+    before = os.umask(0o002)
+    try:
+        init.write(init.Path("tidemill.toml"), "")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "tidemill.toml").stat().st_mode & 0o777 == 0o644
+    assert "`tidemill up`" in init.next_steps([], init.Path("tidemill.toml"))
+    # A mount of another system may give every file this mode.
+    (tmp_path / "tidemill.toml").chmod(0o777)
+    assert "`tidemill up --config tidemill.toml`" in init.next_steps([], init.Path("tidemill.toml"))
 
 
 def test_a_full_disk_leaves_no_part_of_a_file(tmp_path):

@@ -1,5 +1,6 @@
 """`tidemill up`: messages, signals, and the keys that it creates and passes on."""
 
+import asyncio
 import errno
 import os
 import re
@@ -9,7 +10,10 @@ import pytest
 
 from tidemill.configuration.settings import Settings
 from tidemill.local import data_folder, demo
+from tidemill.local import up as module
+from tidemill.local.child import ChildError
 from tidemill.local.embedded import kraft
+from tidemill.local.embedded.broker import Broker
 from tidemill.local.up import FAILED, WRONG, Up, main
 from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.resources import access
@@ -66,6 +70,33 @@ def test_a_start_that_fails_says_why_in_one_line(tmp_path, monkeypatch, capsys, 
     assert main(Settings(data=data, port=0, kafka="127.0.0.1:9", models=models), None) == expected[0]
     (line,) = capsys.readouterr().err.splitlines()
     assert re.match(f"tidemill: .*({expected[1]})", line)
+
+
+@pytest.mark.parametrize(("number", "presses"), [(signal.SIGINT, "again"), (signal.SIGTERM, "twice")])
+def test_a_stop_says_how_to_kill_everything(tmp_path, capsys, number, presses):
+    """A SIGTERM does not count as a Ctrl-C."""
+    Up(Settings(data=tmp_path), None)._on_signal(number)
+    assert f"press Ctrl-C {presses} to kill everything" in capsys.readouterr().err
+
+
+async def test_a_kafka_that_starts_slowly_is_explained(tmp_path, monkeypatch, capsys):
+    """It may check its records for minutes."""
+    up, said = Up(Settings(data=tmp_path), None), asyncio.Event()
+
+    async def prepare(_):
+        return
+
+    async def start(*_, **__):
+        await asyncio.wait_for(said.wait(), 30)
+        raise ChildError("ended")
+
+    monkeypatch.setattr(Broker, "prepare", prepare)
+    monkeypatch.setattr(up._supervisor, "start", start)
+    monkeypatch.setattr(module, "KAFKA_SILENT_SECONDS", 0)
+    monkeypatch.setattr(module, "_say", lambda line: (module.say(line), said.set()))
+    with pytest.raises(ChildError):
+        await up._start_kafka()
+    assert re.search(rf"Kafka is still starting.*{tmp_path}/logs/kafka\.log", capsys.readouterr().out)
 
 
 def test_only_a_second_ctrl_c_kills_everything(tmp_path, monkeypatch):

@@ -95,6 +95,21 @@ async def test_chosen_letters_are_sent_once(kafka):
     assert await dead_letters.requeue(kafka, wanted, print, again=True) == 2
 
 
+async def test_a_letter_may_expire_while_it_is_shown(kafka, monkeypatch):
+    """Kafka deletes it between two reads of the topic."""
+    kafka.add(0)
+    known = dead_letters.known
+
+    async def known_just_before(reader):
+        found = await known(reader)
+        kafka.dead.clear()
+        return found
+
+    monkeypatch.setattr(dead_letters, "known", known_just_before)
+    with pytest.raises(OperatorError, match=f"the dead letter {TOPIC}/0/0 has just expired"):
+        await dead_letters.show(kafka, f"{TOPIC}/0/0", print)
+
+
 async def test_no_command_holds_the_values(kafka):
     """Letters of a hundred MiB take the memory of one."""
     for offset in range(1_000):

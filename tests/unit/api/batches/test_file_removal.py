@@ -213,3 +213,22 @@ async def test_an_input_from_a_body_goes_with_the_last_of_its_batches(deps):
     assert await is_stored(deps, "h")
     await file_removal.remove_batch(deps, "p", rerun.batch)
     assert not await is_stored(deps, "h")
+
+
+async def test_a_discarded_input_is_deleted_later_if_the_store_fails(deps):
+    """No batch has it, so no other deletion would find its bytes."""
+
+    async def fail(_):
+        raise OSError("down")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deps.store, "delete", fail)
+        await file_removal.discard(deps, "f", "files/f")
+    assert await is_stored(deps, "f")
+    assert deps.view.file("p", "f") is None
+    await file_removal.sweep(deps)
+    assert not await is_stored(deps, "f")
+    assert not deps.view.is_held("f")
+    await make(deps, "h", -1, expires_at=NOW + 99)
+    await file_removal.discard(deps, "h", "files/h")
+    assert not deps.view.is_held("h")
