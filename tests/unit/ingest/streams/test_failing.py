@@ -43,11 +43,13 @@ def test_a_full_disk_loses_no_digest(pages, tmp_path, monkeypatch):
     found.close()
 
 
-def test_an_id_that_could_not_be_added_is_new(tmp_path):
-    """Else the second attempt would take its line for a copy of itself."""
+@pytest.mark.parametrize("pages", range(8))
+def test_an_id_that_could_not_be_added_is_new(pages, tmp_path, monkeypatch):
+    """Else the second attempt would take its line for a copy of itself, also if the disk is full halfway."""
+    monkeypatch.setattr(sqlite, "ROWS_MAX", 100)
     seen = SeenIds(tmp_path / "ids", in_memory_max=1_000)
     assert all(seen.setdefault(f"{number}", 1) for number in range(1_500))
-    bounded(seen._many, 0)
+    bounded(seen._many, pages)
     failed = []
     for number in range(1_500, 9_000):
         try:
