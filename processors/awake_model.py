@@ -188,7 +188,7 @@ def _dispatcher(name: str, model: Model, shared: Shared, pool: BackendPool) -> D
     )
     services = Services(
         budget=shared.budget,
-        outbox=SealedOutbox(shared.outbox, shared.vault),
+        outbox=SealedOutbox(shared.outbox, shared.vault, shared.closed),
         store=shared.store,
         closed=shared.closed,
         completed=shared.completed,

@@ -62,6 +62,7 @@ class InputAssembly:
         self._joined: list[str] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(JOINS_MAX)
+        self._reports = itertools.count()
 
     async def flush(self, stream: Stream, part_bytes: int) -> str | None:
         """Write a stream's buffer as its last part.
@@ -164,33 +165,32 @@ class InputAssembly:
 
     async def _input(self, state: State) -> tuple[int, str]:
         """Write the input, and retry until that works; meanwhile the batch shows why it is not complete."""
+        since = 0
         for failures in itertools.count():
             try:
                 found = await self._write(state)
             except OSError as error:
                 why, is_lost = reason(error), isinstance(error, FileNotFoundError)
+                since = since or int(self._clock())
             else:
                 if failures:
-                    await self._report(state, failures, None)
+                    await self._report(state)
                 return found
             pause = pause_seconds(failures)
             log.warning("the input of %s cannot be written: %s; next attempt in %.1f s", state.id, why, pause)
-            await self._report(state, failures, f"The input of the batch cannot be written: {why}.")
+            message = f"The input of the batch cannot be written: {why}."[:MESSAGE_CHARS_MAX]
+            await self._report(state, Waiting(reason=Reason.FILES, lines=0, message=message, since=since))
             await asyncio.sleep(pause)
             if is_lost and self._clock() >= state.batch.expires_at + LOST_SECONDS:
                 await retry(f"replacing lost parts of {state.id}", lambda: self._replace(state))
         raise AssertionError
 
-    async def _report(self, state: State, number: int, why: str | None) -> None:
-        waiting: tuple[Waiting, ...] = ()
-        if why is not None:
-            since = int(self._clock())
-            waiting = (Waiting(reason=Reason.FILES, lines=0, message=why[:MESSAGE_CHARS_MAX], since=since),)
+    async def _report(self, state: State, *waiting: Waiting) -> None:
         await self._publisher.send_fact(
             Stalled(
                 batch_id=state.id,
                 source=f"join-{self._writer}",
-                number=number,
+                number=next(self._reports),
                 waiting=waiting,
                 hold_seconds=STALLED_SECONDS,
             )

@@ -198,13 +198,10 @@ class SeenIds:
         digest = _digest(kept)
         if digest in self._few or (self._many is not None and digest in self._many):
             return 0
-        self._few.add(digest)
         if len(self._few) >= self._in_memory_max:
-            try:
-                self._spill()
-            except OSError:
-                self._few.discard(digest)
-                raise
+            # It may fail halfway: afterwards some digests are in both sets, and this one is in neither.
+            self._spill()
+        self._few.add(digest)
         return number
 
     def _spill(self) -> None:

@@ -72,11 +72,15 @@ async def open_record(
 
 
 class SealedOutbox:
-    """An `Outbox` that encrypts results; it discards those of deleted batches."""
+    """An `Outbox` that encrypts results; it discards those of deleted batches.
 
-    def __init__(self, outbox: Outbox, vault: Vault) -> None:
+    It also discards those of batches that are over and whose keys are unavailable: they may be destroyed.
+    """
+
+    def __init__(self, outbox: Outbox, vault: Vault, closed: ClosedBatches) -> None:
         self._outbox = outbox
         self._vault = vault
+        self._closed = closed
 
     async def send(self, batch_id: str, value: bytes, headers: Headers) -> None:
         """See `Outbox`."""
@@ -86,6 +90,10 @@ class SealedOutbox:
             except NoKey:
                 _log.warning("results of %s are discarded, since the batch is deleted", batch_id)
             except OSError as error:
+                # The results of a cancelled batch count for a grace.
+                if batch_id in self._closed and not self._closed.grace(batch_id):
+                    _log.warning("results of %s are discarded, since the batch is over: %s", batch_id, error)
+                    return
                 _log.error("results of %s wait for their key: %s", batch_id, error)
                 await asyncio.sleep(KEY_SECONDS)
                 continue

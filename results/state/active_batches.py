@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from pydantic import ValidationError
+
 from tidemill.results.state.active_batch import ActiveBatch, Snapshot
 from tidemill.results.state.line_bitmap import LineBitmap, LineSums
 from tidemill.results.state.reducer import State
@@ -74,14 +76,22 @@ class ActiveBatches:
         self._active.clear()
 
     def is_over(self, batch_id: str) -> bool:
-        """Whether a batch is over or deleted."""
-        state = None if batch_id in self._active else self._tables.state(batch_id)
+        """Whether a batch is over or deleted; not if its row cannot be read."""
+        if batch_id in self._active:
+            return False
+        try:
+            state = self._tables.state(batch_id)
+        except ValidationError:
+            return False
         return state is not None and state.is_over
 
     def is_open(self, batch_id: str) -> bool:
-        """Whether a batch is known and not over."""
+        """Whether a batch is known and not over, or its row cannot be read: a later version may go on with it."""
         active = self._active.get(batch_id)
-        state = self._tables.state(batch_id) if active is None else active.state
+        try:
+            state = self._tables.state(batch_id) if active is None else active.state
+        except ValidationError:
+            return True
         return state is not None and not state.is_over
 
     def takes_lines(self, batch_id: str) -> bool:

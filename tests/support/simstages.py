@@ -136,7 +136,7 @@ class ProcessorsProcess(Base):
         )
         services = Services(
             budget=LineBudget(),
-            outbox=SealedOutbox(self, self.vault),
+            outbox=SealedOutbox(self, self.vault, self._closed),
             store=self.store,
             closed=self._closed,
             clock=self.process.now,

@@ -43,11 +43,13 @@ def test_a_full_disk_loses_no_digest(pages, tmp_path, monkeypatch):
     found.close()
 
 
-def test_an_id_that_could_not_be_added_is_new(tmp_path):
-    """Else the second attempt would take its line for a copy of itself."""
+@pytest.mark.parametrize("pages", range(8))
+def test_an_id_that_could_not_be_added_is_new(pages, tmp_path, monkeypatch):
+    """Else the second attempt would take its line for a copy of itself, also if the disk is full halfway."""
+    monkeypatch.setattr(sqlite, "ROWS_MAX", 100)
     seen = SeenIds(tmp_path / "ids", in_memory_max=1_000)
     assert all(seen.setdefault(f"{number}", 1) for number in range(1_500))
-    bounded(seen._many, 0)
+    bounded(seen._many, pages)
     failed = []
     for number in range(1_500, 9_000):
         try:
@@ -125,8 +127,11 @@ async def test_a_batch_ends_although_a_part_is_lost(tmp_path, monkeypatch, caplo
         return sent
 
     async def losing(key, sources):
-        if not next(calls):
+        call = next(calls)
+        if call == 0:
             del world.store.objects[sources[0]]
+        elif call == 1:
+            raise AssertionError  # an error of ours, after which the assembly begins again
         return await join(key, sources)
 
     monkeypatch.setattr(world, "send", pass_time)
@@ -136,10 +141,12 @@ async def test_a_batch_ends_although_a_part_is_lost(tmp_path, monkeypatch, caplo
     (sealed,) = (fact for fact in world.facts if isinstance(fact, Sealed))
     content = world.store.objects[sealed.input.key].splitlines()
     assert (sealed.total, content) == (3, [b"{}"] * 3)
-    first, *others = (fact.waiting for fact in world.facts if isinstance(fact, Stalled))
-    assert [(each.reason, "is not in the store" in each.message) for each in first] == [(Reason.FILES, True)]
-    assert others[-1] == ()
-    assert len(others) > 2
+    stalls = [fact for fact in world.facts if isinstance(fact, Stalled)]
+    assert [fact.number for fact in stalls] == list(range(4))
+    *waits, last = ([(each.reason, each.message, each.since) for each in fact.waiting] for fact in stalls)
+    assert [(found[0][0], "is not in the store" in found[0][1]) for found in waits] == [(Reason.FILES, True)] * 3
+    assert waits[1] == waits[2], "the wait has begun with its first attempt"
+    assert last == []
     assert "3 lines of" in caplog.text
 
 

@@ -8,6 +8,7 @@ from tidemill.results.expiry import LOOK_BATCHES, LOOK_SECONDS, OUTLIVED, StateE
 from tidemill.results.files.garbage_collection import GarbageCollection
 from tidemill.results.publisher import Publisher
 from tidemill.results.state.active_batch import ActiveBatch
+from tidemill.results.state.active_batches import ActiveBatches
 from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State
 from tidemill.results.state.tables import GROUP_PARTS, Group, Tables, TornError
@@ -56,6 +57,16 @@ def test_a_take_over_reads_the_active_batches(tables):
     assert tables.state(state(2).id).is_over
     assert not tables.state(state(3).id).is_over
     assert tables.state(state(9).id) is None
+
+
+def test_an_unreadable_batch_is_not_over(tables, rows):
+    """Its key and its parts stay for a version that can read it, and no question about it ends the process."""
+    tables.put_state(state(0, Status.COMPLETED))
+    batches = ActiveBatches(0, tables, float)
+    assert (batches.is_over(state(0).id), batches.is_open(state(0).id)) == (True, False)
+    (key,) = (key for key, _ in rows[0].scan(b"over/"))
+    rows[0].put(key, b"{")
+    assert (batches.is_over(state(0).id), batches.is_open(state(0).id)) == (False, True)
 
 
 def batch_keys(table):
