@@ -121,13 +121,19 @@ def test_root_trusts_the_owner_of_the_folder(folder, monkeypatch, folder_mode, f
 
 
 @pytest.mark.parametrize("variable", [False, True])
-def test_a_named_data_folder_is_used_anyway(folder, monkeypatch, variable):
-    """The user chose whose service it is."""
-    become_another(monkeypatch)
+def test_the_key_in_a_named_folder_is_used_anyway(folder, variable):
+    """The user chose whose service it is; an address still counts only if no other user could have written it."""
     data = folder / ".tidemill"
     environ = {"TIDEMILL_DATA": str(data)} if variable else {}
-    found = find(base_url=None, api_key=None, data=None if variable else data, environ=environ)
-    assert (found.base_url, found.api_key) == (LOCAL, "local")
+
+    def found():
+        return find(base_url=None, api_key=None, data=None if variable else data, environ=environ)
+
+    (data / "api_key").chmod(0o666)
+    assert found().api_key == "local"
+    (data / "run.json").chmod(0o666)
+    with pytest.raises(UsageError, match="no service is running"):
+        found()
 
 
 def test_a_named_kafka_needs_no_found_file(folder, monkeypatch, capsys):

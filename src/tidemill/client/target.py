@@ -30,13 +30,13 @@ def find(*, base_url: str | None, api_key: str | None, data: Path | None, enviro
         UsageError: The address or the key is missing or malformed.
     """
     folder = data or Path(environ.get("TIDEMILL_DATA") or ".tidemill")
-    is_named = bool(data or environ.get("TIDEMILL_DATA"))
-    running = run_file.read(folder, is_named=is_named)
+    running = run_file.read(folder)
     local_url = running.api if running else None
     named = environ.get("TIDEMILL_BASE_URL")
     order = (local_url, named) if data else (named, local_url)
     url = base_url or order[0] or order[1]
     # The key of the local service must never reach another address.
+    is_named = bool(data or environ.get("TIDEMILL_DATA"))
     local = _key(folder, is_named=is_named) if url == local_url else None
     keys = (local, environ.get("TIDEMILL_API_KEY")) if data else (environ.get("TIDEMILL_API_KEY"), local)
     key = api_key or keys[0] or keys[1]

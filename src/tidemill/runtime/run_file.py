@@ -19,19 +19,14 @@ class RunFile(msgspec.Struct, frozen=True):
     """The folder with the passwords of its own broker; None if it uses an external Kafka."""
 
 
-def read(data: Path, *, is_named: bool = False) -> RunFile | None:
-    """The run file of the service of this folder; None if no service runs.
+def read(data: Path) -> RunFile | None:
+    """The run file of the service of this folder; None if no service runs, or another user may have written it.
 
-    It is also None if another user may have written the file and the user did not name the folder: a command sends
-    its key to the address in this file, and every user may create files in a folder like `/tmp`.
+    A command sends its key to the address in this file, and every user may create files in a folder like `/tmp`.
     """
     file = data / "run.json"
     try:
-        return (
-            msgspec.json.decode(file.read_bytes(), type=RunFile)
-            if is_named or ownership.is_trusted(file)
-            else None
-        )
+        return msgspec.json.decode(file.read_bytes(), type=RunFile) if ownership.is_trusted(file) else None
     except (OSError, *UNREADABLE):
         return None
 
