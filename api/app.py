@@ -371,8 +371,7 @@ async def _with_health(
 
 
 async def _finish_start(deps: Dependencies, followers: list[Follower]) -> None:
-    for follower in followers:
-        await follower.caught_up()
+    await asyncio.gather(*(follower.caught_up() for follower in followers))
     await deps.catalog.filled()
     await deps.space.start()
     await deps.trail.record_settings(deps.settings, deps.view.audit.newest(Action.SETTINGS_CHANGE))

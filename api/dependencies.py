@@ -344,8 +344,7 @@ class JsonBody(Part, Generic[B]):
         """Read it.
 
         Raises:
-            ApiError: 400 with the field's name; 413, it is too large; 429 or 503, too many large ones are being
-                read.
+            ApiError: 400 with the field's name; 413, too large; 429 or 503, too many large ones are being read.
         """
         deps = await current(request)
         async with AsyncExitStack() as stack:
@@ -369,17 +368,15 @@ class StoringBody(JsonBody[B]):
 
 async def _content(request: Request, large: ConcurrencyGate, bytes_max: int, stack: AsyncExitStack) -> bytes:
     """The body; a large one has a place at the gate until the stack ends."""
-    chunks: list[bytes] = []
-    size = 0
+    body = bytearray()
     async for chunk in request.stream():
-        is_large = size > SMALL_BODY_BYTES
-        size += len(chunk)
-        if size > bytes_max:
+        is_large = len(body) > SMALL_BODY_BYTES
+        if len(body) + len(chunk) > bytes_max:
             raise errors.body_too_large(bytes_max)
-        chunks.append(chunk)
-        if size > SMALL_BODY_BYTES and not is_large:
+        body += chunk
+        if len(body) > SMALL_BODY_BYTES and not is_large:
             await stack.enter_async_context(large.turn(request.state.project))
-    return b"".join(chunks)
+    return bytes(body)
 
 
 async def from_store(step: Awaitable[T]) -> T:

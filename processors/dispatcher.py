@@ -102,10 +102,8 @@ class Dispatcher:
         self._pool = pool
         self._caller = caller
         self._services = services
-        batcher: ResultBatcher[Line] = ResultBatcher()
-        self._sender = ResultSender(
-            pool, services.outbox, services.store, batcher, self._arrived, closed=services.closed
-        )  # fmt: skip
+        batcher, outbox, store = ResultBatcher[Line](), services.outbox, services.store
+        self._sender = ResultSender(pool, outbox, store, batcher, self._arrived, closed=services.closed)
         self._policy = policy
         self._loop = asyncio.get_running_loop()
         self._lines = PendingLines(services.completed)

@@ -369,13 +369,11 @@ def next_due(state: State) -> float | None:
 
 def finishes_at_once(state: State) -> bool:
     """Whether `Written` can end the batch, so that its files may be written from memory."""
-    batch = state.batch
-    if batch is None or state.models:
+    if state.batch is None or state.models:
         return False
-    extras = batch.tidemill
-    if extras.copies or extras.numbered is not None or extras.output_uri is not None:
-        return False
-    return is_brief(state)
+    extras = state.batch.tidemill
+    is_plain = not extras.copies and extras.numbered is None and extras.output_uri is None
+    return is_plain and is_brief(state)
 
 
 def is_brief(state: State) -> bool:
