@@ -59,7 +59,10 @@ class Digests:
 
 
 class Sizes:
-    """The size of each object, and the number and total size of each project's objects."""
+    """The size of each object, and the number and total size of each project's objects.
+
+    A call raises `OSError` if the disk is full, or fails; it undoes the changes since the latest `commit` then.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -68,6 +71,8 @@ class Sizes:
         )
         self._sums: Counter[str] = Counter()
         self._numbers: Counter[str] = Counter()
+        self._committed = self._sums, self._numbers
+        """The sums and numbers before the transaction."""
 
     def number(self, project: str) -> int:
         """The number of a project's objects."""
@@ -78,11 +83,11 @@ class Sizes:
         return self._sums[project]
 
     def __contains__(self, object_id: str) -> bool:
-        return self._connection.execute("SELECT 1 FROM sizes WHERE id = ?", (object_id,)).fetchone() is not None
+        return self._execute("SELECT 1 FROM sizes WHERE id = ?", object_id).fetchone() is not None
 
     def project(self, object_id: str) -> str | None:
         """The project of an object; None if it is not there."""
-        found = self._connection.execute("SELECT project FROM sizes WHERE id = ?", (object_id,)).fetchone()
+        found = self._execute("SELECT project FROM sizes WHERE id = ?", object_id).fetchone()
         return None if found is None else found[0]
 
     def put(self, object_id: str, project: str, size: int) -> None:
@@ -94,7 +99,7 @@ class Sizes:
 
     def drop(self, object_id: str) -> None:
         """Remove an object, if it is there."""
-        found = self._connection.execute("SELECT project, bytes FROM sizes WHERE id = ?", (object_id,)).fetchone()
+        found = self._execute("SELECT project, bytes FROM sizes WHERE id = ?", object_id).fetchone()
         if found is not None:
             self._write("DELETE FROM sizes WHERE id = ?", object_id)
             self._sums[found[0]] -= found[1]
@@ -103,7 +108,7 @@ class Sizes:
     def commit(self) -> None:
         """End the transaction that holds the latest changes; one for many changes is faster."""
         if self._connection.in_transaction:
-            self._connection.execute("COMMIT")
+            self._execute("COMMIT")
 
     def close(self) -> None:
         """Remove the file."""
@@ -112,8 +117,25 @@ class Sizes:
 
     def _write(self, statement: str, *values: object) -> None:
         if not self._connection.in_transaction:
-            self._connection.execute("BEGIN")
-        self._connection.execute(statement, values)
+            self._execute("BEGIN")
+            self._committed = self._sums.copy(), self._numbers.copy()
+        self._execute(statement, *values)
+
+    def _execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+        is_changed = self._connection.in_transaction
+        with disk_errors():
+            try:
+                return self._connection.execute(statement, values)
+            except sqlite3.OperationalError:
+                if is_changed:
+                    self._undo()
+                raise
+
+    def _undo(self) -> None:
+        """Undo the transaction, as SQLite itself does after most errors of the disk, and the sums with it."""
+        self._sums, self._numbers = self._committed
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
 
 
 def _create(file: Path, table: str) -> sqlite3.Connection:

@@ -49,7 +49,11 @@ class Early(BaseModel):
 
 
 def with_letter(letters: Letters, source: str) -> Letters | None:
-    """The last dead letters with another one; None if that is not new, since records come again in order."""
+    """The last dead letters with another one; None if that does not count as new.
+
+    Records come again in order, so a letter before the last one is known. But a record that was held may become a
+    dead letter after a later record of its batch: the batch does not show it, and only `tidemill.dead` has it.
+    """
     place, _, offset = source.rpartition("/")
     number = min(int(offset), NUMBER_MAX) if offset.isdecimal() else 0
     if number <= letters.get(place, -1):

@@ -131,7 +131,8 @@ class BatchQueue:
     def batch(self, key: str, value: bytes | None, offset: int) -> None:
         """Apply a record of `tidemill.batches`, which may come before the batch's record of `tidemill.queue`."""
         if value is None:
-            self._end(key)
+            # The erasure of the batch, which names its project, is in `tidemill.secrets` by now.
+            self._end(key, is_queued=False)
             return
         try:
             record = _records.decode(value)
@@ -150,8 +151,11 @@ class BatchQueue:
 
     def erased(self, key: str, value: bytes | None) -> None:
         """Apply a record of `tidemill.secrets`; the broker drops a tombstone before the records of the queue."""
-        if value is not None and "/" not in key:
-            self._end(key)
+        if value is None or "/" in key:
+            return
+        # The vault, which gets each record first, logs one that cannot be decoded.
+        with suppress(codec.DecodeError):
+            self._end(key, is_queued=self.most(codec.decode_erasure(value).project) is not None)
 
     def fold(self, key: str, value: bytes | None, offset: int) -> None:
         """Apply a record of `tidemill.queue`; the first one of a batch is its place."""
@@ -228,7 +232,7 @@ class BatchQueue:
         most = self.most(entry.command.project)
         return most is None or before < most
 
-    def _end(self, batch_id: str, *, is_queued: bool = True) -> None:
+    def _end(self, batch_id: str, *, is_queued: bool) -> None:
         """Free the place of a batch that is over; `is_queued` says whether the queue may have a record of it."""
         places = [places for places in (self._others, self._entries) if places.pop(batch_id, None) is not None]
         if places:

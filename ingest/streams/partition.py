@@ -42,13 +42,22 @@ BUFFER_BYTES_MAX: Final = 64 << 20
 
 @dataclass(slots=True)
 class _Delivery:
-    """The decisions on some records of one stream, and the number of lines published so far."""
+    """The decisions on some records of one stream, and how far their lines are checked and published."""
 
     stream: Stream
     decisions: list[Decision]
     progress: Progress = field(default_factory=Progress)
     checked: Checked | None = None
     is_published: bool = False
+    parts: "list[_Delivery]" = field(default_factory=list)
+    """Its records one by one, if they cannot be published together."""
+
+    def split(self) -> None:
+        """Go on record by record."""
+        for decision in self.decisions:
+            places = range(decision.first, decision.first + len(decision.lines))
+            checked = self.checked and self.checked.part(places)
+            self.parts.append(_Delivery(self.stream, [decision], self.progress.part(places), checked))
 
 
 class Partition:
@@ -221,36 +230,36 @@ class Partition:
 
     async def _publish(self, delivery: _Delivery) -> None:
         """Publish lines; if that fails, record by record, so that only records that fail become dead letters."""
-        stream, decisions = delivery.stream, delivery.decisions
-        try:
-            if delivery.checked is None:
-                runs = [_run(one) for one in decisions]
-                delivery.checked = await self._publisher.check(stream, runs, delivery.progress)
-            if delivery.checked is not None:
-                await self._publisher.publish(stream, delivery.checked)
-        except TRANSIENT:
-            raise
-        except Exception:
-            log.exception("lines of %s could not be published together", stream.state.id)
-        else:
-            return
-        for decision in decisions:
-            alone = functools.partial(self._publish_alone, decision, delivery.checked)
-            record = without_credential(decision.record)
+        stream = delivery.stream
+        if not delivery.parts:
+            try:
+                await self._check_and_publish(delivery)
+            except TRANSIENT:
+                raise
+            except Exception:
+                log.exception("lines of %s could not be published together", stream.state.id)
+                delivery.split()
+            else:
+                return
+        for part in delivery.parts:
+            if part.is_published:
+                continue
+            alone = functools.partial(self._check_and_publish, part)
+            record = without_credential(part.decisions[0].record)
             if (letter := await handle_record(self._resources.sender, record, alone, stage="ingest")) is not None:
                 await self._show_dead_letter(stream.state.id, letter.source, letter.reason)
+            part.is_published = True
 
     async def _show_dead_letter(self, batch_id: str, source: str, reason: str) -> None:
         at = int(self._clock())
         await self._publisher.send_fact(DeadLettered(batch_id=batch_id, source=source, reason=reason, at=at))
 
-    async def _publish_alone(self, decision: Decision, checked: Checked | None) -> None:
-        if checked is None:
-            checked = await self._publisher.check(decision.stream, [_run(decision)], Progress())
-        else:
-            checked = checked.part(decision.first, len(decision.lines))
-        if checked is not None:
-            await self._publisher.publish(decision.stream, checked)
+    async def _check_and_publish(self, delivery: _Delivery) -> None:
+        if delivery.checked is None:
+            runs = [_run(one) for one in delivery.decisions]
+            delivery.checked = await self._publisher.check(delivery.stream, runs, delivery.progress)
+        if delivery.checked is not None:
+            await self._publisher.publish(delivery.stream, delivery.checked)
 
     async def _flush(self, stream: Stream, *, sealed: bool = False) -> None:
         """Write the waiting lines as a part, keep the stream, and acknowledge their records.

@@ -61,11 +61,9 @@ class Checked(NamedTuple):
     good: list[Valid]
     faults: list[Faulty]
 
-    def part(self, first: int, count: int) -> "Checked":
-        """Those of `count` lines from a place on."""
-        places = range(first, first + count)
-        good = [valid for valid in self.good if valid[0] in places]
-        return Checked(places.stop, good, [faulty for faulty in self.faults if faulty[0] in places])
+    def part(self, places: range) -> "Checked":
+        """The outcome for the lines at these places alone."""
+        return Checked(places.stop, *_at(places, self.good, self.faults))
 
 
 @dataclass(slots=True)
@@ -74,6 +72,10 @@ class Progress:
 
     good: list[Valid] = field(default_factory=list)
     faults: list[Faulty] = field(default_factory=list)
+
+    def part(self, places: range) -> "Progress":
+        """Those of the lines that are at these places."""
+        return Progress(*_at(places, self.good, self.faults))
 
 
 class Publisher:
@@ -229,6 +231,10 @@ class Publisher:
     async def _send(self, batch_id: str, value: bytes, headers: Headers) -> None:
         topic = topics.OUTCOMES.name
         await retry(f"sending to {topic}", lambda: self._sender.send(topic, batch_id, value, headers=headers))
+
+
+def _at(places: range, good: list[Valid], faults: list[Faulty]) -> tuple[list[Valid], list[Faulty]]:
+    return [valid for valid in good if valid[0] in places], [faulty for faulty in faults if faulty[0] in places]
 
 
 async def _check_all(stream: Stream, runs: list[LineRun], progress: Progress) -> None:

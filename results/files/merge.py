@@ -8,7 +8,7 @@ close their streams and drop most bytes that were read ahead, and continue with 
 import zlib
 from array import array
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Final, Self
@@ -104,7 +104,7 @@ class _Reader:
         self._key = key
         self._part = part
         self._streams = streams
-        self._chunks: AsyncIterator[bytes] | None = None
+        self._chunks: AsyncGenerator[bytes, None] | None = None
         self._lines_at = 0
         """Offset of the first line in the object; the offsets below count from it."""
         self._start = 0
@@ -173,10 +173,10 @@ class _Reader:
         """Close the stream."""
         chunks, self._chunks = self._chunks, None
         self._streams.remove(self)
-        if chunks is not None and hasattr(chunks, "aclose"):
+        if chunks is not None:
             await chunks.aclose()
 
-    async def _opened(self) -> AsyncIterator[bytes]:
+    async def _opened(self) -> AsyncGenerator[bytes, None]:
         if self._chunks is None:
             await self._streams.make_room()
             self._chunks = self._store.read(self._key, self._lines_at + self._start)

@@ -161,7 +161,7 @@ class Vault:
         for key_id in list(self._secrets.of(batch_id)):
             await self._drop(_place(batch_id, key_id))
 
-    async def destroy_due_keys(self, made_before: float, is_over: Callable[[str], bool] = lambda _: True) -> None:
+    async def destroy_due_keys(self, made_before: float, is_over: Callable[[str], bool]) -> None:
         """Destroy the keys of deleted batches, and keys so old that the log has no more records of their batches.
 
         `made_before` is the latest creation of such keys, Unix seconds; those of batches not `is_over` stay.

@@ -158,3 +158,29 @@ def test_sizes_equal_the_sums_of_a_dictionary(tmp_path_factory, events):
     for project in "pq":
         assert sizes.of(project) == sum(size for owner, size in known.values() if owner == project)
     sizes.close()
+
+
+@pytest.mark.parametrize("run", [1, 40, 3_000])
+def test_a_full_disk_changes_no_sums(run, sizes):
+    """The caller applies the run of records again."""
+    events = [(str(number * 7_919 % 2_000), "pq"[number % 2], number) for number in range(3_000)]
+    failures, pages = 0, 2
+    for start in range(0, len(events), run):
+        is_committed = False
+        while not is_committed:
+            sizes._connection.execute(f"PRAGMA max_page_count = {pages}")
+            before = [(sizes.of(project), sizes.number(project)) for project in "pq"]
+            try:
+                for event in events[start : start + run]:
+                    sizes.put(*event)
+                sizes.commit()
+                is_committed = True
+            except OSError:
+                assert before == [(sizes.of(project), sizes.number(project)) for project in "pq"]
+                failures += 1
+                pages += 1
+    known = {key: (project, size) for key, project, size in events}
+    for project in "pq":
+        mine = [size for owner, size in known.values() if owner == project]
+        assert (sizes.of(project), sizes.number(project)) == (sum(mine), len(mine))
+    assert failures > 3

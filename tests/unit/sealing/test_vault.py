@@ -12,6 +12,11 @@ from tidemill.sealing.wrapping import FileWrapper, new_key_text
 A, B = (f"batch_{letter * 32}" for letter in "ab")
 
 
+def is_over(_):
+    """Every batch."""
+    return True
+
+
 class Away:
     """A log that does not answer."""
 
@@ -61,12 +66,12 @@ async def test_all_keys_of_a_deleted_batch_are_destroyed(keys):
         await results.cipher(A, cipher.key_id)
     with pytest.raises(NoKey):
         await results.sealing_cipher(A, "p")
-    await results.destroy_due_keys(made_before=50)
+    await results.destroy_due_keys(50, is_over)
     assert sorted(key for key, value in topic.records if value is None) == sorted(
         f"{A}/{key_id}" for key_id in (cipher.key_id, "0011223344556677")
     )
     assert results.is_erased(A)
-    await results.destroy_due_keys(made_before=200)
+    await results.destroy_due_keys(200, is_over)
     assert (topic.records[-1], results.is_erased(A)) == ((A, None), False)
 
 
@@ -75,10 +80,10 @@ async def test_old_keys_are_destroyed(keys):
     topic = Topic()
     vault = topic.vault(keys)
     await vault.sealing_cipher(A, "p")
-    await vault.destroy_due_keys(made_before=1)
-    await vault.destroy_due_keys(made_before=float("-inf"))
+    await vault.destroy_due_keys(1, is_over)
+    await vault.destroy_due_keys(float("-inf"), is_over)
     assert vault.has_key(A)
-    await vault.destroy_due_keys(made_before=2e9 * 10)
+    await vault.destroy_due_keys(2e9 * 10, is_over)
     assert not vault.has_key(A)
 
 
@@ -100,8 +105,8 @@ async def test_a_round_skips_young_keys(keys, monkeypatch):
     monkeypatch.setattr(
         codec, "decode_secret", lambda value, decode=codec.decode_secret: read.append(1) or decode(value)
     )
-    await vault.destroy_due_keys(0.0)
+    await vault.destroy_due_keys(0.0, is_over)
     assert len(read) == 1
-    await vault.destroy_due_keys(float("inf"))
+    await vault.destroy_due_keys(float("inf"), is_over)
     assert not vault.has_key(A)
     assert not vault.has_key(B)

@@ -41,6 +41,10 @@ def published(number, project, status, **fields):
     return batch.id, codec.encode(BatchRecord(project=project, batch=batch))
 
 
+def erased(number, project="one"):
+    return batch_of(number).id, codec.encode(Erasure(project=project, at=NOW))
+
+
 class Process:
     """A process of ingest, which reads the three topics at its own pace."""
 
@@ -123,7 +127,7 @@ class World:
         if left := sorted(self.over - self.deleted):
             number = self.chance.choice(left)
             self.deleted.add(number)
-            self.logs[2].append((batch_of(number).id, b"{}"))
+            self.logs[2].append(erased(number, self.projects[number]))
             self.logs[1].append((batch_of(number).id, None))
 
     def compact(self):
@@ -207,13 +211,23 @@ def test_a_deleted_batch_takes_no_place():
     for is_erased_first in (False, True):
         queue = BatchQueue(SETTINGS, lambda _: True)
         if is_erased_first:
-            queue.erased(batch_of(1).id, b"{}")
+            queue.erased(*erased(1))
         queue.fold(*queued(1, "one"), 0)
-        queue.erased(batch_of(1).id, b"{}")
+        queue.erased(*erased(1))
         queue.fold(*queued(2, "one"), 1)
         queue.erased(batch_of(2).id, None)
-        queue.erased(f"{batch_of(2).id}/key", b"{}")
+        queue.erased(f"{batch_of(2).id}/key", erased(2)[1])
+        queue.erased(batch_of(2).id, b"{}")
         assert [entry.batch_id for entry in queue.due()] == [batch_of(2).id]
+
+
+def test_deleted_batches_of_other_projects_are_not_remembered():
+    """A process reads all deletions, and remembers a bounded number of batches that are over."""
+    queue = BatchQueue(SETTINGS, lambda _: True)
+    for number, project in enumerate(("free", "one", "two")):
+        queue.erased(*erased(number, project))
+        queue.batch(batch_of(number).id, None, number)
+    assert [queue.has(batch_of(number).id) for number in range(3)] == [False, True, True]
 
 
 def test_a_cancel_that_is_read_before_the_queue_counts():
@@ -270,7 +284,8 @@ def test_records_that_cannot_be_read_are_skipped():
 
 def test_ingest_frees_the_places_of_deleted_batches(tmp_path):
     """It has read `tidemill.secrets`, which its keys come from, before the queue."""
-    settings = Settings(kafka="127.0.0.1:9", data=tmp_path, verify_keys=Signer.made().public)
+    limited = {"one": {"limits": {"batches_at_work_max": 1}}}
+    settings = Settings(kafka="127.0.0.1:9", data=tmp_path, verify_keys=Signer.made().public, projects=limited)
     ingest = Ingest(settings, settings.cluster, Catalog.of({}, {}))
     ingest._key_manager._apply(batch_of(1).id, codec.encode(Erasure(project="one", at=NOW)), 0)
     assert ingest._queue._queue.has(batch_of(1).id)

@@ -12,6 +12,7 @@ from tidemill.ingest.files.validation import Checker
 from tidemill.ingest.sqlite import Digests
 from tidemill.ingest.streams import factory
 from tidemill.ingest.streams.factory import SeenIds
+from tidemill.ingest.streams.publisher import Publisher
 from tidemill.ingest.streams.stream import StreamPart
 from tidemill.schemas.log.messages import Sealed, Stalled
 from tidemill.schemas.resources.waiting import Reason
@@ -167,17 +168,23 @@ async def test_an_input_is_completed_after_an_error_of_ours(tmp_path, monkeypatc
     check(world)
 
 
-async def test_lines_that_are_published_one_by_one_are_checked_once(tmp_path, monkeypatch):
-    """After an error of ours in the publication of several records."""
-    world, publish, calls = World(3, tmp_path), World.publish, itertools.count()
+@pytest.mark.parametrize(
+    "failing", [Publisher._within_quota, Publisher._publish_requests], ids=["check", "publication"]
+)
+@pytest.mark.parametrize("failures", [{0}, {0, 1}, {0, 2, 3}], ids=str)
+async def test_lines_that_are_published_one_by_one_are_checked_once(failing, failures, tmp_path, monkeypatch):
+    """After errors of ours in check or publication; a record that fails twice becomes a dead letter."""
+    world, calls = World(3, tmp_path), itertools.count()
 
-    async def fail_once(records):
-        if not next(calls):
+    def fail(*args):
+        if next(calls) in failures:
             raise AssertionError
-        await publish(world, records)
+        return failing(*args)
 
-    monkeypatch.setattr(world, "publish", fail_once)
+    monkeypatch.setattr(Publisher, failing.__name__, fail)
     world.log = [producing(b"a", line(f"acme/a/{offset}/0"), ends=offset == 7) for offset in range(8)]
     await world.run(0)
     assert not world.codes
-    check(world)
+    assert len(world.dead) == (3 in failures)
+    if not world.dead:
+        check(world)
