@@ -17,7 +17,7 @@ TOPIC = topics.OUTCOMES.name
 
 
 class Kafka:
-    """The topic of dead letters, and what is sent to others; it is its own reader and its own producer."""
+    """Stands for consumer and producer: the topic of dead letters, and the records sent to other topics."""
 
     def __init__(self):
         self.dead, self.sent = [], []

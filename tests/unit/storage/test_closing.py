@@ -1,4 +1,4 @@
-"""A reader that stops early frees what it reads from at once, through all stores between."""
+"""A read that stops early closes all stores below it at once."""
 
 import ast
 from contextlib import aclosing
