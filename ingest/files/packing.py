@@ -1,7 +1,7 @@
 """Packs the lines of a batch into records.
 
-A record holds up to 32 neighbouring lines, because a record costs a consumer far more than a line does. A run is
-eight full records with one key, and so for one partition; the next run goes to the next partition, so that all
+A record holds up to 128 neighbouring lines, because a record costs a consumer far more than a line does. A run is
+two full records with one key, and so for one partition; the next run goes to the next partition, so that all
 processors share a batch. If the lines name several models, those of each model are packed as if there were no
 others. The same lines are always packed the same way, even after a crash.
 """
@@ -15,12 +15,12 @@ from tidemill.schemas.log.codec import LineMark, LineRef, RequestHead
 from tidemill.schemas.log.messages import Accepted, Rejected, Stalled
 from tidemill.telemetry import tracing
 
-RECORD_LINES_MAX: Final = 32
+RECORD_LINES_MAX: Final = 128
 RECORD_BYTES_MAX: Final = 64 * 1024
 """Bound of a record with several lines; a single line may be larger."""
 INLINE_BYTES_MAX: Final = 256 * 1024
 """A larger line stays in the store, and its record refers to it."""
-RUN_LINES: Final = 8 * RECORD_LINES_MAX
+RUN_LINES: Final = 2 * RECORD_LINES_MAX
 SLICE_BYTES: Final = 128 * 1024
 SLICE_LINES: Final = 256
 """Lines handled in a row before other tasks run: one or two milliseconds of work."""
