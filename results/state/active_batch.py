@@ -261,8 +261,8 @@ class ActiveBatch:
         """The time to compare with the end of the grace period, Unix seconds.
 
         It is at least that end once the period is over by the monotonic clock, since the wall clock may have been
-        set back. It is minus infinity while a replay still brings lines that a former owner published: they may
-        come after this tick. None come after a tick of this owner; lines missing by then are lost.
+        set back. It is minus infinity at a tick of a former owner, whose clock may have been ahead: lines that the
+        log has by now may come after it. None come after a tick of this owner; lines missing by then are lost.
 
         Args:
             at: The time of the tick, Unix seconds.
@@ -270,7 +270,7 @@ class ActiveBatch:
             limits: The length of the grace period.
             is_current: Whether this owner has sent the tick.
         """
-        if self.unpublished_lines < 0 and not is_current:
+        if not is_current:
             return float("-inf")
         close_at = self.state.close_at
         if close_at is None or self.ending_since is None or monotonic < self.ending_since + limits.grace_seconds:
