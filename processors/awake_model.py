@@ -64,9 +64,10 @@ class Shared:
 
 
 _IN_PLACE: Final = {
-    "servers", "backends", "aliases", "endpoints", "max_in_flight", "tokens_per_minute", "price", "paused",
+    "servers", "backends", "aliases", "endpoints", "max_in_flight", "tokens_per_minute", "dedupe", "price",
+    "paused",
 }  # fmt: skip
-"""Settings of a model that the calls do not need, or that its pool follows (`backends/servers.py`)."""
+"""Settings of a model that its calls do not need, or that these or its pool (`backends/servers.py`) follow."""
 
 
 class Configured(NamedTuple):
@@ -88,7 +89,8 @@ class AwakeModel:
         """Start no call; needs a running event loop. `crash` ends the process."""
         self.name = name
         self._crash = crash
-        self.dispatcher = _dispatcher(name, configured.settings, shared, configured.pool)
+        self._caller = _caller(name, configured.settings, shared, configured.pool)
+        self.dispatcher = _dispatcher(name, configured.settings, shared, self._caller)
         self.dispatcher.stalls.is_secret = shared.vault.has_key
         self.busy_at = asyncio.get_running_loop().time()
         """When it last had anything to do, by the event loop's clock."""
@@ -111,9 +113,10 @@ class AwakeModel:
         return not self.dispatcher.pending and not self.dispatcher.busy and not self.held_records
 
     def follows(self, configured: Configured) -> bool:
-        """Whether its calls agree with these settings; its pool follows changes of the rest."""
+        """Whether its calls agree with these settings; changes of the others take effect at once."""
         if configured is not self._configured and configured.is_called_as(self._configured):
             self._configured = configured
+            self._caller.rules = body_rules(self.name, configured.settings)
         return configured is self._configured
 
     async def take(self, window: PartitionWindow, event: Any) -> None:
@@ -174,11 +177,10 @@ class AwakeModel:
         task.add_done_callback(self._tasks.discard)
 
 
-def _dispatcher(name: str, model: Model, shared: Shared, pool: BackendPool) -> Dispatcher:
-    upstream_model = model.upstream_model or name
-    caller = Caller(
+def _caller(name: str, model: Model, shared: Shared, pool: BackendPool) -> Caller:
+    return Caller(
         pool=pool,
-        endpoint_probe=EndpointProbe(upstream_model, pool, shared.upstream),
+        endpoint_probe=EndpointProbe(model.upstream_model or name, pool, shared.upstream),
         upstream=shared.upstream,
         store=shared.store,
         clock=time.time,
@@ -186,6 +188,9 @@ def _dispatcher(name: str, model: Model, shared: Shared, pool: BackendPool) -> D
         seconds_max=model.timeout_seconds,
         rules=body_rules(name, model),
     )
+
+
+def _dispatcher(name: str, model: Model, shared: Shared, caller: Caller) -> Dispatcher:
     services = Services(
         budget=shared.budget,
         outbox=SealedOutbox(shared.outbox, shared.vault, shared.closed),
@@ -196,10 +201,10 @@ def _dispatcher(name: str, model: Model, shared: Shared, pool: BackendPool) -> D
         chance=random.random,
     )
     return Dispatcher(
-        pool,
+        caller.pool,
         caller,
         services,
         policy=Policy(tries_max=model.tries_max),
-        prefixes=prefixes(model, pool),
+        prefixes=prefixes(model, caller.pool),
         joiner=joiner(name, model),
     )
