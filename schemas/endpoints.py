@@ -5,10 +5,13 @@ whole table at import.
 """
 
 import base64
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
+
+from tidemill.schemas.bounds import WORD_CHARS_MAX
 
 PROMPT: Final = "Reply with the word yes."
 Form = Mapping[str, tuple[type, ...]]
@@ -266,11 +269,17 @@ TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
 """Where a reply has the text that the model wrote, from field to field through lists: each item of `reply_list`
 has a text of its own. Other endpoints have none."""
 UNKNOWN: Final = Endpoint(name="", forms=({"input": _ANY},), reply_list=None, smallest={})
-"""Stands for any other path that a record of the log may name."""
+"""Stands for any other path: the settings may have lost an endpoint since lines for it were accepted."""
+_PATH: Final = re.compile(r"/v1(/[A-Za-z0-9_-]+)+\Z")
 DEFAULTS: Final = tuple(ENDPOINTS)[:4]
 """The endpoints of a model whose settings name none."""
 GREEDY_AT_ZERO: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
 """The endpoints that always take the likeliest token if a request has a `temperature` of 0."""
+
+
+def is_path(text: str) -> bool:
+    """Whether an endpoint may have this path."""
+    return len(text) <= WORD_CHARS_MAX and _PATH.match(text) is not None
 
 
 def is_deterministic(path: str, temperature: object) -> bool:

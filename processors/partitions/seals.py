@@ -9,7 +9,7 @@ from typing import Any, Final
 from tidemill.kafka.partitions.dead_letters import safe_reason
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.schemas import ids
-from tidemill.schemas.endpoints import ENDPOINTS
+from tidemill.schemas.endpoints import is_path
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.codec import DecodeError, Headers, RequestHead
 from tidemill.schemas.ports import Outbox
@@ -116,8 +116,8 @@ def _checked(head: RequestHead) -> RequestHead:
     """Check the parts of a store key (the batch id) and of a URL (the endpoint)."""
     if not ids.is_batch_id(head.batch_id):
         raise DecodeError("the batch id is malformed")
-    if head.url not in ENDPOINTS:
-        raise DecodeError("the endpoint is unknown")
+    if not is_path(head.url):
+        raise DecodeError("the endpoint is malformed")
     if head.first < 0:
         raise DecodeError("the index of the first line is negative")
     return head

@@ -1,15 +1,13 @@
 """The settings of endpoints that the table of `schemas/endpoints.py` lacks."""
 
-import re
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field
 
 from tidemill.configuration.misconfigured import Table
 from tidemill.schemas.bounds import WORD_CHARS_MAX, Word
-from tidemill.schemas.endpoints import PROMPT, Endpoint
+from tidemill.schemas.endpoints import PROMPT, Endpoint, is_path
 
-_PATH: Final = re.compile(r"/v1(/[A-Za-z0-9_-]+)+\Z")
 _TYPES: Final[dict[str, type]] = {
     "string": str, "array": list, "object": dict, "integer": int, "number": float, "boolean": bool,
 }  # fmt: skip
@@ -19,7 +17,7 @@ _SAMPLES: Final[dict[str, Any]] = {
 
 
 def _check_path(path: str) -> str:
-    if len(path) > WORD_CHARS_MAX or not _PATH.match(path):
+    if not is_path(path):
         raise ValueError(f"{path}: expected a path like /v1/mine, of at most {WORD_CHARS_MAX} characters")
     return path
 

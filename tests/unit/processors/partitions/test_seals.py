@@ -15,11 +15,9 @@ from tidemill.sealing.vault import Vault
 BATCH = f"batch_{1:032x}"
 
 
-def record(seal):
+def record(seal, *, url="/v1/chat/completions"):
     """A record with one line."""
-    head = RequestHead(
-        batch_id=BATCH, project="p", first=0, deadline=1 << 33, url="/v1/chat/completions", seal=seal
-    )
+    head = RequestHead(batch_id=BATCH, project="p", first=0, deadline=1 << 33, url=url, seal=seal)
     return SimpleNamespace(headers=codec.request_headers(head), value=b"{}")
 
 
@@ -31,6 +29,13 @@ def test_opening_at_once_never_waits(seal):
         opening.send(None)
     opened = ended.value.value
     assert isinstance(opened, LockedRecord) if seal else opened[1] == [b"{}"]
+
+
+@pytest.mark.parametrize(("url", "runs"), [("/v1/mine", True), ("/v1/mine/../admin", False), ("/admin", False)])
+async def test_lines_of_an_endpoint_that_the_settings_lack_run(url, runs):
+    """They were accepted while the settings had it."""
+    opened = await seals.open_record(record(None, url=url), ClosedBatches(), Vault(None))
+    assert isinstance(opened, tuple) == runs
 
 
 async def test_a_record_whose_key_is_destroyed_is_not_locked():
