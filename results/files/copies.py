@@ -81,7 +81,7 @@ class CopiedLines:
         self, copy: Copy, original: bytes, sums: Sums, place: int, *, failed: bool
     ) -> tuple[LineMark, bytes]:
         try:
-            text = line.copied(self._id, copy.index, bytes(copy.custom_id), original)
+            text = line.copied(self._id, copy.index, bytes(copy.custom_id), original, is_billed=self._is_billed)
         except UNREADABLE as error:
             raise PartError(f"line {copy.original} of {self._id} cannot be copied") from error
         if (model := sums.models[place]) != NO_MODEL:

@@ -148,14 +148,17 @@ def unanswered(
     return escaped(text)
 
 
-def copied(batch_id: str, index: int, custom_id: bytes, original: bytes) -> bytes:
+def copied(batch_id: str, index: int, custom_id: bytes, original: bytes, *, is_billed: bool = False) -> bytes:
     """The result line of a request that gets the answer to an equal one; it names that line's `custom_id`.
+
+    It says so if its tokens are billed.
 
     Raises:
         msgspec.MsgspecError: The original is not a result line.
     """
     found = _results.decode(original)
-    extras = _encoder.encode(found.tidemill | {"copy_of": found.custom_id})
+    billed = {"billed": True} if is_billed else {}
+    extras = _encoder.encode(found.tidemill | {"copy_of": found.custom_id, **billed})
     return b'{"id":"%b","custom_id":%b,"response":%b,"error":%b,"tidemill":%b}\n' % (
         ids.line_id(batch_id, index).encode(),
         escaped(custom_id),

@@ -75,6 +75,8 @@ class _Refusal(msgspec.Struct, frozen=True):
 
 class _Extras(msgspec.Struct, frozen=True):
     copy_of: str | None = None
+    billed: bool = False
+    """Whether the tokens of a copy are billed."""
     attempts: int | None = None
 
 
@@ -92,9 +94,10 @@ class Result(msgspec.Struct, frozen=True):
 
     @property
     def tokens(self) -> tuple[int, int]:
-        """Input and output tokens; none for a line that got the answer to an equal one."""
-        usage = self.response.body.usage
-        return (0, 0) if usage is None or self.tidemill.copy_of is not None else usage.tokens
+        """Input and output tokens; none for a copy of an equal line that is not billed."""
+        usage, extras = self.response.body.usage, self.tidemill
+        is_free = extras.copy_of is not None and not extras.billed
+        return (0, 0) if usage is None or is_free else usage.tokens
 
     def text(self) -> str:
         """The text of a chat.

@@ -57,6 +57,7 @@ class _Extras(msgspec.Struct, frozen=True):
     attempts: int | None = None
     server: str | None = None
     copy_of: str | None = None
+    billed: bool = False
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -164,7 +165,7 @@ def _row(line: bytes) -> dict[str, Any]:
         reply = _reply(response.body)
         row["model"] = reply.model
         row |= _answer(line, response.body, reply)
-    if (usage := reply.usage) is not None and found.tidemill.copy_of is None:
+    if (usage := reply.usage) is not None and (found.tidemill.billed or found.tidemill.copy_of is None):
         row["input_tokens"], row["output_tokens"] = usage.tokens
     error = found.error or reply.error
     if error is not None:

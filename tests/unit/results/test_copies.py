@@ -63,7 +63,7 @@ class Found:
         assert sorted([*self.output, *self.errors]) == list(range(TOTAL))
         assert (receipt.lines, receipt.missing, receipt.double) == (TOTAL, 0, 0)
         for place in self.copied:
-            self._check_copy(place)
+            self._check_copy(place, is_billed=is_billed)
         assert receipt.copies == len(self.copied)
         completed = [place for place in self.copied if place in self.output]
         assert sum(result.copies for result in self.entry.models) == len(completed)
@@ -78,11 +78,12 @@ class Found:
             assert result.bill.cost.input * 1_000_000 == 3 * len(mine) * result.bill.tariff.input_per_million
         assert sum(result.bill.cost.total for result in self.entry.models) == self.batch.tidemill.cost.total
 
-    def _check_copy(self, place: int) -> None:
+    def _check_copy(self, place: int, *, is_billed: bool) -> None:
         """A copy is in the file of its original, and differs from it in the ids alone."""
         found = self.output if place in self.output else self.errors
         original = found[self.originals[place]]
-        assert found[place]["tidemill"] == {"copy_of": f"id-{self.originals[place]}"}
+        billed = {"billed": True} if is_billed else {}
+        assert found[place]["tidemill"] == {"copy_of": f"id-{self.originals[place]}", **billed}
         assert found[place]["id"] != original["id"]
         assert (found[place]["response"], found[place]["error"]) == (original["response"], original["error"])
 

@@ -182,14 +182,14 @@ def test_impossible_counts_of_tokens_are_none(tmp_path, count):
     assert (row["answer"], row["input_tokens"], row["output_tokens"], row["error"]) == ("a", 0, 2, None)
 
 
-def test_a_copy_costs_nothing(tmp_path):
+def test_a_copy_costs_nothing_unless_it_is_billed(tmp_path):
     """A line with the answer to an equal one; without prices the cost is unknown."""
     lines = [result(1, "a"), result(2, "a", tidemill={"copy_of": "1"})]
-    found = joined(tmp_path, [round_of(tmp_path, "0", lines, [])], ChatReader(None), [None, None]).to_pylist()
-    assert [(row["input_tokens"], row["cost"]) for row in found] == [(10, 9.0), (0, 0.0)]
-    found = joined(
-        tmp_path, [round_of(tmp_path, "0", lines, [], None)], ChatReader(None), [None, None]
-    ).to_pylist()
+    lines.append(result(3, "a", tidemill={"copy_of": "1", "billed": True}))
+    nothing = [None, None, None]
+    found = joined(tmp_path, [round_of(tmp_path, "0", lines, [])], ChatReader(None), nothing).to_pylist()
+    assert [(row["input_tokens"], row["cost"]) for row in found] == [(10, 9.0), (0, 0.0), (10, 9.0)]
+    found = joined(tmp_path, [round_of(tmp_path, "0", lines, [], None)], ChatReader(None), nothing).to_pylist()
     assert found[0]["cost"] is None
 
 

@@ -102,10 +102,15 @@ async def test_errors_have_a_code_and_a_message():
     assert (rows[2]["body"], rows[2]["attempts"]) == (None, None)
 
 
-async def test_a_copy_counts_no_tokens():
+@pytest.mark.parametrize("is_billed", [False, True])
+async def test_a_copy_counts_tokens_that_are_billed(is_billed):
     """It names the line whose answer it has."""
-    (row,) = (await table(line.copied("batch_1", 1, b'"1"', answered(0, CHAT)))).to_pylist()
-    assert (row["copy_of"], row["answer"], row["input_tokens"]) == ("0", "yes", None)
+    text = line.copied("batch_1", 1, b'"1"', answered(0, CHAT), is_billed=is_billed)
+    (original,) = (await table(answered(0, CHAT))).to_pylist()
+    (row,) = (await table(text)).to_pylist()
+    assert original["input_tokens"] is not None
+    tokens = original["input_tokens"] if is_billed else None
+    assert (row["copy_of"], row["answer"], row["input_tokens"]) == ("0", "yes", tokens)
 
 
 async def test_a_file_without_lines_is_a_table_without_rows():
