@@ -134,6 +134,8 @@ async def create(
             record = await _input(deps, rerun, booking)
             return InputRef(key=record.key, bytes=record.file.bytes)
 
+        # With the input its key is deleted, and an encrypted schema cannot be read: the input is the reason.
+        _old_input(deps, project, rerun.batch)
         schema = await answer_schema.of_batch(deps, rerun.batch)
         request = rerun.request.model_copy(update={"answer_schema": schema})
         return await creation.create(deps, project, request, source, repeats, headers=headers)

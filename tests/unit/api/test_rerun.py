@@ -246,6 +246,14 @@ async def test_a_rerun_of_deleted_files(deps, client, old):
     assert len(commands(deps)) == 1
 
 
+async def test_the_deleted_input_is_the_reason_if_the_schema_went_with_it(deps, client):
+    """The input's key, which is destroyed with it, seals the schema, too."""
+    old = await ended(deps, client, FATES, validated=True)
+    await client.delete(f"/files/{old.input_file_id}")
+    answer = await rerun(client, old, lines="failed")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "file_gone")
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "param"),
     [
