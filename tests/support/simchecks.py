@@ -124,8 +124,10 @@ class Seen:
                 or leads_to(before.status, after.status)
                 or (is_undone and (before.status, after.status) == (Status.FINALIZING, Status.CANCELLING))
             ), (before, after)
-            assert after.request_counts.completed >= before.request_counts.completed
-            assert after.request_counts.failed >= before.request_counts.failed
+            # A cancelled batch gives up results that its owner cannot read, also if an isolated one has counted them.
+            if not (self._world.cuts and self._world.refusals and after.status is Status.CANCELLED):
+                assert after.request_counts.completed >= before.request_counts.completed
+                assert after.request_counts.failed >= before.request_counts.failed
         for batch in shown:
             has_files = batch.output_file_id is not None or batch.error_file_id is not None
             assert has_files == (batch.status.is_terminal and batch.request_counts.total > 0), batch
