@@ -27,8 +27,6 @@ LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000
 INDEX_MAX: Final = 10_000_000
 STATUSES: Final = ("completed", "failed")
-ERRORS_PAGE: Final = 1_000
-"""Failed lines that are read at a time."""
 
 router = APIRouter(prefix="/v1/batches/{batch_id}", tags=["batches"], route_class=Route)
 
@@ -213,17 +211,10 @@ async def grouped_errors(deps: Deps, caller: Caller, batch_id: BatchId) -> repor
     if report.unrun_code(batch) is not None:
         source = deps.view.file(caller.project, batch.input_file_id)
         return report.ErrorReport(total=0, unfinished=source.lines or 0 if source else 0, data=[])
-    groups, after = report.ErrorGroups(), -1
-    while True:
-        found = await result_pages.page(
-            deps, caller.project, batch, after=after, limit=ERRORS_PAGE, status="failed"
-        )
-        if not (found := bounded(found)):
-            return groups.report()
-        lines = deps.lines.read(found)
-        for line in found:
-            groups.add(line.index, await result_pages.next_line(lines))
-        after = found[-1].index
+    groups = report.ErrorGroups()
+    async for found, text in result_pages.every(deps, caller.project, batch, status="failed"):
+        groups.add(found.index, text)
+    return groups.report()
 
 
 async def _written(
