@@ -13,10 +13,10 @@ import orjson
 from tidemill.api import error_bodies, errors
 from tidemill.api.batches import report, result_pages
 from tidemill.api.batches.result_pages import Error, Response
-from tidemill.api.dependencies import Dependencies, chunks_from_store
+from tidemill.api.dependencies import Dependencies, chunks_from_store, lines_of
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.jsonl import line
-from tidemill.schemas.jsonl.lines import Line, Splitter
+from tidemill.schemas.jsonl.lines import Line
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, BatchError, Status
 
@@ -70,16 +70,13 @@ async def _of_input(deps: Dependencies, project: str, batch: Batch) -> AsyncIter
     if (record := deps.view.file(project, batch.input_file_id)) is None:
         return
     rejected = Rejected(batch)
-
-    splitter = Splitter(deps.settings.line_bytes_max)
+    chunks = chunks_from_store(deps.store.read(record.key))
     try:
-        async for chunk in chunks_from_store(deps.store.read(record.key)):
-            for each in splitter.feed(chunk):
+        async for lines in lines_of(chunks, deps.settings.line_bytes_max):
+            for each in lines:
                 yield rejected.result(each)
     except NotFound as error:
         raise errors.unavailable("input of this batch") from error
-    for each in splitter.finish():
-        yield rejected.result(each)
 
 
 class Rejected:

@@ -1,7 +1,6 @@
 """The routes of Anthropic's Message Batches API, which knows only the batches of `/v1/messages`."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -16,6 +15,7 @@ from tidemill.api.batches import changes
 from tidemill.api.batches.creation import ForwardedHeaders, RepetitionHeaders
 from tidemill.api.dependencies import Caller, Deps, ViewDep, json
 from tidemill.api.error_bodies import MESSAGES, OVERLOADED
+from tidemill.api.http.download import begun
 from tidemill.api.openapi import Route
 from tidemill.api.requests import paging, reading
 from tidemill.api.requests.fields import BatchId, Cursor
@@ -202,10 +202,8 @@ async def download(deps: Deps, caller: Caller, batch_id: BatchId) -> Response:
     if not batch.status.is_terminal or not message_batch.has_results(deps.view, caller.project, batch):
         why = "its results are deleted" if batch.status.is_terminal else "it has not ended"
         raise errors.no_results(batch_id, why)
-    lines = results.written(deps, caller.project, batch)
-    # A failure before the first bytes still gets an error answer.
-    first = await anext(lines)
-    return StreamingResponse(_chained(first, lines), media_type="application/x-jsonl")
+    lines = await begun(results.written(deps, caller.project, batch))
+    return StreamingResponse(lines, media_type="application/x-jsonl")
 
 
 def _wanted(query: MessageBatchesQuery) -> BatchesQuery:
@@ -227,9 +225,3 @@ async def _found(view: View, project: str, batch_id: str) -> Batch:
     if batch.endpoint != MESSAGES:
         raise errors.no_batch(batch_id)
     return batch
-
-
-async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for chunk in rest:
-        yield chunk

@@ -21,13 +21,12 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from tidemill.api import errors
 from tidemill.api.batches.batch_request import BatchRequest
-from tidemill.api.dependencies import Dependencies, chunks_from_store, current_settings
+from tidemill.api.dependencies import Dependencies, chunks_from_store, current_settings, lines_of
 from tidemill.api.requests import faults, reading
 from tidemill.api.requests.parts import UNUSABLE, Headers, Part
 from tidemill.schemas import headers as forwarded
 from tidemill.schemas import ids
 from tidemill.schemas.jsonl.line import model_of
-from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim, InputRef
 from tidemill.schemas.log.topics import COMMANDS
 from tidemill.schemas.ports import NotFound
@@ -202,11 +201,10 @@ async def usual_dedupe(deps: Dependencies, chunks: AsyncIterator[bytes]) -> Dedu
 
 async def _first_line(chunks: AsyncIterator[bytes], line_bytes_max: int) -> bytes:
     """The first line that is not blank; empty without one."""
-    splitter = Splitter(line_bytes_max)
-    async for chunk in chunks:
-        for line in splitter.feed(chunk):
+    async for lines in lines_of(chunks, line_bytes_max):
+        for line in lines:
             return line.data or b""
-    return next((line.data for line in splitter.finish()), None) or b""
+    return b""
 
 
 def claimed(deps: Dependencies, project: str, fingerprint: str, repeats: Repetition) -> Claim | None:

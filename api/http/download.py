@@ -1,6 +1,7 @@
 """Downloads: byte ranges, versions, and file names."""
 
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from urllib.parse import quote
@@ -82,3 +83,16 @@ def disposition(filename: str) -> str:
     plain = _UNSAFE.sub("_", short) or "file"
     encoded = quote(short.encode(errors="replace"), safe="")
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}"
+
+
+async def begun(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same chunks, the first of them read already: a failure before it still gets an error answer."""
+    first = await anext(chunks, b"")
+
+    async def whole() -> AsyncIterator[bytes]:
+        if first:
+            yield first
+        async for chunk in chunks:
+            yield chunk
+
+    return whole()

@@ -1,5 +1,6 @@
 """The routes of batches."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -20,6 +21,7 @@ from tidemill.api.dependencies import (
     ViewDep,
     chunks_from_store,
     json,
+    lines_of,
 )
 from tidemill.api.inline import body_input, bucket_files, open_batches
 from tidemill.api.inline.open_batches import Appended
@@ -35,7 +37,7 @@ from tidemill.api.requests.reading import Body
 from tidemill.api.view.quotas import Booking
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.buckets import SCHEME
-from tidemill.schemas.jsonl.lines import Splitter
+from tidemill.schemas.jsonl.lines import Line
 from tidemill.schemas.log.messages import FileRecord, InputRef
 from tidemill.schemas.ports import NotFound, once
 from tidemill.schemas.resources.batch import Batch
@@ -185,22 +187,18 @@ async def estimate(
 
 
 async def _estimated(deps: Dependencies, record: FileRecord, endpoint: str) -> TokenEstimate:
-    found, splitter = TokenEstimate(endpoint), Splitter(deps.settings.line_bytes_max)
+    found = TokenEstimate(endpoint)
 
-    def feed(chunk: bytes) -> None:
-        for line in splitter.feed(chunk):
+    def add(lines: Iterator[Line]) -> None:
+        for line in lines:
             found.add(line.data)
 
-    def finish() -> None:
-        for line in splitter.finish():
-            found.add(line.data)
-
+    chunks = chunks_from_store(deps.store.read(record.key))
     try:
-        async for chunk in chunks_from_store(deps.store.read(record.key)):
-            await run_half_time(feed, chunk)
+        async for lines in lines_of(chunks, deps.settings.line_bytes_max):
+            await run_half_time(add, lines)
     except NotFound as error:
         raise errors.no_file(record.file.id) from error
-    await run_half_time(finish)
     return found
 
 

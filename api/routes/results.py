@@ -13,6 +13,7 @@ from tidemill.api.batches import comparison, report, result_pages
 from tidemill.api.batches.comparison import Comparison, Outcome, Wanted
 from tidemill.api.batches.result_search import Search, search
 from tidemill.api.dependencies import Caller, Dependencies, Deps, ViewDep, from_store
+from tidemill.api.http import download
 from tidemill.api.openapi import Route
 from tidemill.api.requests import faults, reading
 from tidemill.api.requests.fields import BatchId, Id, OneOf
@@ -114,14 +115,13 @@ async def results(
     batch = await lookup.batch(deps.view, caller.project, batch_id)
     for _ in range(result_pages.TRIES_MAX):
         shown, end = await _shown(deps, caller.project, batch, query)
-        lines = deps.lines.read(shown)
         try:
             # Before the status is sent: a failure after it can only truncate the answer.
-            first = await from_store(anext(lines, None))
+            lines = await from_store(download.begun(deps.lines.read(shown)))
         except NotFound:
             batch = await lookup.batch(deps.view, caller.project, batch_id)
             continue
-        return StreamingResponse(_written(shown, first, lines, end), media_type="application/json")
+        return StreamingResponse(_written(shown, lines, end), media_type="application/json")
     raise errors.unavailable("results of this batch")
 
 
@@ -217,14 +217,11 @@ async def grouped_errors(deps: Deps, caller: Caller, batch_id: BatchId) -> repor
     return groups.report()
 
 
-async def _written(
-    shown: list[Found], first: bytes | None, lines: AsyncIterator[bytes], end: int | None
-) -> AsyncIterator[bytes]:
-    """The page, whose first line is read; more lines may come after the index `end`, or none without it."""
+async def _written(shown: list[Found], lines: AsyncIterator[bytes], end: int | None) -> AsyncIterator[bytes]:
+    """The page; more lines may come after the index `end`, or none without it."""
     yield b'{"object":"list","data":['
     for place, found in enumerate(shown):
-        line = first if place == 0 and first is not None else await result_pages.next_line(lines)
-        yield (b"," if place else b"") + _line_json(found, line)
+        yield (b"," if place else b"") + _line_json(found, await result_pages.next_line(lines))
     last = shown[-1].index if end is None and shown else end
     yield b'],"has_more":%b,"next_after":%b}' % (b"false" if end is None else b"true", orjson.dumps(last))
 
