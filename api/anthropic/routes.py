@@ -12,7 +12,7 @@ from tidemill.api.anthropic import creation, message_batch, results
 from tidemill.api.anthropic.message_batch import PATH, MessageBatch
 from tidemill.api.anthropic.request_body import CUSTOM_ID
 from tidemill.api.batches import changes
-from tidemill.api.batches.creation import ForwardedHeaders, RepetitionHeaders
+from tidemill.api.batches.creation import CreateHeaders
 from tidemill.api.dependencies import Caller, Deps, ViewDep, json
 from tidemill.api.error_bodies import MESSAGES, OVERLOADED
 from tidemill.api.http.download import begun
@@ -117,12 +117,11 @@ def _closed(fields: dict[str, Any]) -> dict[str, Any]:
 async def create(
     deps: Deps,
     caller: Caller,
-    repeats: RepetitionHeaders,
-    headers: ForwardedHeaders,
+    headers: CreateHeaders,
     request: Annotated[Request, Depends(RequestsBody())],
 ) -> Response:
     """Create a message batch; the answer comes when the log has it, and ingest validates `params` afterwards."""
-    batch = await creation.create(request, deps, caller.project, repeats, headers)
+    batch = await creation.create(request, deps, caller.project, headers)
     return json(message_batch.shown(deps.view, caller.project, batch))
 
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from tidemill.api import errors, lookup
 from tidemill.api.batches import result_pages
 from tidemill.api.batches.batch_request import BatchRequest
-from tidemill.api.batches.creation import Repetition
+from tidemill.api.batches.creation import NewBatchHeaders
 from tidemill.api.batches.result_pages import ResultLine
 from tidemill.api.dependencies import Dependencies
 from tidemill.api.inline import body_input
@@ -61,13 +61,7 @@ _NO_ANSWER: Final = AsyncError(code="no_answer", message="The result is deleted.
 
 
 async def create(
-    deps: Dependencies,
-    project: str,
-    wanted: BatchRequest,
-    body: bytes,
-    repeats: Repetition,
-    *,
-    headers: dict[str, str],
+    deps: Dependencies, project: str, wanted: BatchRequest, body: bytes, headers: NewBatchHeaders
 ) -> Batch:
     """Create the batch of a request, or find the one that the same request created before.
 
@@ -79,7 +73,7 @@ async def create(
     (line,) = inline.lines([request], wanted.endpoint, bytes_max=deps.settings.line_bytes_max)
     with deps.booking(project) as booking:
         record = await body_input.store(deps, booking, FILENAME, once(line), bytes_expected=len(line))
-        return await body_input.create(deps, booking, record, wanted, repeats, headers=headers)
+        return await body_input.create(deps, booking, record, wanted, headers)
 
 
 async def shown(deps: Dependencies, project: str, batch: Batch) -> bytes:

@@ -119,9 +119,7 @@ def named_model(deps: Dependencies, model: str | None, endpoint: str) -> str | N
     return model
 
 
-async def create(
-    deps: Dependencies, project: str, rerun: Rerun, repeats: creation.Repetition, headers: dict[str, str]
-) -> Batch:
+async def create(deps: Dependencies, project: str, rerun: Rerun, headers: creation.NewBatchHeaders) -> Batch:
     """Create the batch of a rerun, or find the one that the same request has created.
 
     Raises:
@@ -137,7 +135,7 @@ async def create(
 
         schema = await answer_schema.of_batch(deps, rerun.batch)
         request = rerun.request.model_copy(update={"answer_schema": schema})
-        return await creation.create(deps, project, request, source, repeats, headers=headers)
+        return await creation.create(deps, project, request, source, headers)
 
 
 async def estimate(deps: Dependencies, project: str, rerun: Rerun) -> TokenEstimate:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from tidemill.api import errors, lookup
 from tidemill.api.batches import answer_schema, changes, creation
 from tidemill.api.batches.batch_request import BatchRequest
-from tidemill.api.batches.creation import ForwardedHeaders, RepetitionHeaders
+from tidemill.api.batches.creation import CreateHeaders
 from tidemill.api.batches.token_estimate import Figures, TokenEstimate, figures
 from tidemill.api.dependencies import (
     Caller,
@@ -86,8 +86,7 @@ class DeletedBatch(BaseModel):
 async def create(
     deps: Deps,
     caller: Caller,
-    repeats: RepetitionHeaders,
-    headers: ForwardedHeaders,
+    headers: CreateHeaders,
     body: Annotated[NewBatch, Depends(StoringBody(NewBatch, bytes_max=inline.BYTES_MAX))],
 ) -> Response:
     """Create a batch; the answer comes when the log has it, and ingest validates the file afterwards."""
@@ -103,13 +102,13 @@ async def create(
     given = body.input_file_id or ""
     input_uri = given if given.startswith(SCHEME) else None
     wanted = BatchRequest(input_file_id=given, input_uri=input_uri, answer_schema=schema, **fields)
-    wanted, imported, fingerprint = await bucket_files.checked(deps, project, wanted, repeats)
+    wanted, imported, fingerprint = await bucket_files.checked(deps, project, wanted, headers.repetition)
     if wanted.open:
-        return json(await open_batches.create(deps, caller, wanted, repeats, headers))
+        return json(await open_batches.create(deps, caller, wanted, headers))
     with deps.booking(project) as booking:
         if body.requests is not None:
             record = await _stored(deps, booking, body.requests, body.endpoint)
-            return json(await body_input.create(deps, booking, record, wanted, repeats, headers=headers))
+            return json(await body_input.create(deps, booking, record, wanted, headers))
 
         async def source() -> InputRef | None:
             if imported is None:
@@ -119,9 +118,7 @@ async def create(
             return imported
 
         async with deps.gates.creates.turn(project):
-            batch = await creation.create(
-                deps, project, wanted, source, repeats, headers=headers, fingerprint=fingerprint
-            )
+            batch = await creation.create(deps, project, wanted, source, headers, fingerprint=fingerprint)
     return json(batch)
 
 

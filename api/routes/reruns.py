@@ -10,7 +10,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from tidemill.api import lookup
 from tidemill.api.access.auth import Principal
-from tidemill.api.batches.creation import ForwardedHeaders, RepetitionHeaders
+from tidemill.api.batches.creation import CreateHeaders
 from tidemill.api.batches.token_estimate import Figures, figures
 from tidemill.api.dependencies import (
     Dependencies,
@@ -73,8 +73,7 @@ async def rerun_batch(
     deps: Deps,
     caller: ReadingCaller,
     batch_id: BatchId,
-    repeats: RepetitionHeaders,
-    headers: ForwardedHeaders,
+    headers: CreateHeaders,
     body: Annotated[RerunRequest, Depends(StoringBody(RerunRequest))],
 ) -> Response:
     """Run lines of a finished batch again: the unfinished ones by default."""
@@ -89,7 +88,7 @@ async def rerun_batch(
         plan = RerunPlan(**shown.model_dump(), endpoint=batch.endpoint, is_too_large=too_large)
         return json(plan)
     await deps.trail.record(request, caller, Action.BATCH_RERUN, batch_id)
-    made = await rerun.create(deps, caller.project, new, repeats, headers)
+    made = await rerun.create(deps, caller.project, new, headers)
     return json(made)
 
 
@@ -160,8 +159,7 @@ async def replay_range(
     request: Request,
     deps: Deps,
     caller: ReadingCaller,
-    repeats: RepetitionHeaders,
-    headers: ForwardedHeaders,
+    headers: CreateHeaders,
     body: Annotated[ReplayRequest, Depends(StoringBody(ReplayRequest))],
 ) -> Response:
     """Run a range of the log again; a dry run only returns the plan."""
@@ -177,7 +175,7 @@ async def replay_range(
     if body.dry_run:
         made = await _planned(deps, caller.project, lines, body)
     else:
-        made = await replay.create(deps, caller.project, lines, body, repeats, headers=headers)
+        made = await replay.create(deps, caller.project, lines, body, headers)
     return json(made)
 
 

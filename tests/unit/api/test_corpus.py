@@ -307,7 +307,7 @@ def test_requests_are_read_through_models(deps):
         seen |= {type(part) for part in parts}
     assert {kind.__name__ for kind in seen} == {
         "Authentication", "Query", "Headers", "PathId", "JsonBody", "StoringBody", "FormBody", "RequestsBody",
-        "_Forwarded", "Matching",
+        "_Headers", "Matching",
     }  # fmt: skip
 
 
