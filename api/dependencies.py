@@ -230,31 +230,11 @@ class Authentication(Part, HTTPBearer):
         rate_limits.charge(request, deps.access.rates, caller.key_id, deps.settings.limits_of(caller.project))
         if renewed is not None:
             request.state.headers = {**request.state.headers, "set-cookie": renewed}
-        require(caller, self._role or (Role.READ if request.method in SAFE_METHODS else Role.WRITE))
+        caller.require(self._role or (Role.READ if request.method in SAFE_METHODS else Role.WRITE))
         if not is_ready:
             raise errors.unavailable("server's view of the log")
         await deps.access.pacer.turn(caller.project)
         return caller
-
-
-def require(caller: Principal, role: Role) -> None:
-    """Check that a caller has at least a role.
-
-    Raises:
-        ApiError: 403, it has less.
-    """
-    if not caller.role.covers(role):
-        raise errors.forbidden(caller.role, role)
-
-
-def require_project(caller: Principal, project: str | None) -> None:
-    """Check that a caller may act for a project; None is all projects.
-
-    Raises:
-        ApiError: 403, it is another project, and the caller is no operator.
-    """
-    if project != caller.project:
-        require(caller, Role.OPERATOR)
 
 
 def _secret(request: Request) -> str | None:
