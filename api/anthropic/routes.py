@@ -20,7 +20,8 @@ from tidemill.api.openapi import Route
 from tidemill.api.requests import paging, reading
 from tidemill.api.requests.fields import BatchId, Cursor
 from tidemill.api.requests.filters import BatchesQuery
-from tidemill.api.requests.parts import FULL, UNUSABLE, Part, Query
+from tidemill.api.requests.parts import Query
+from tidemill.api.uploads.form_reader import StreamedBody
 from tidemill.api.view.view import View
 from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.error import ApiError
@@ -82,19 +83,8 @@ class MessageBatchesQuery(reading.Parameters):
     """The page has the batches directly before this one, which are newer."""
 
 
-class RequestsBody(Part):
-    """The body of a create, which the route reads while it arrives."""
-
-    errors: ClassVar = {
-        **UNUSABLE,
-        408: "The body did not arrive in time.",
-        413: "The body is too large.",
-        **FULL,
-    }
-
-    async def __call__(self, request: Request) -> Request:
-        """Return the request; the route reads its body."""
-        return request
+class RequestsBody(StreamedBody):
+    """The body of a create."""
 
     def described(self) -> dict[str, Any]:
         """The schema of the body."""
