@@ -178,9 +178,12 @@ def with_settings(deps: Dependencies, settings: Settings) -> Dependencies:
     return replace(deps, settings=settings, catalog=catalog)
 
 
-def client_of(deps: Dependencies, key: str = "key-of-p", *, base: str = "http://api/v1") -> httpx.AsyncClient:
-    """A client of an app on these dependencies, with a key; by default as the project `p`."""
-    headers = {"authorization": f"Bearer {key}"}
+def client_of(
+    deps: Dependencies, key: str | None = "key-of-p", *, base: str = "http://api/v1", **headers: str
+) -> httpx.AsyncClient:
+    """A client of an app on these dependencies, with a key and other headers; by default as the project `p`."""
+    if key is not None:
+        headers["authorization"] = f"Bearer {key}"
     return httpx.AsyncClient(transport=httpx.ASGITransport(create_app(deps)), base_url=base, headers=headers)
 
 

@@ -7,7 +7,6 @@ import orjson
 import pytest
 from support.dependencies import NOW, ManualClock, client_of, open_dependencies
 
-from tidemill.api.app import create_app
 from tidemill.api.batches import file_removal
 from tidemill.api.view.orphans import ORPHAN_SECONDS_MIN
 from tidemill.api.view.pending_uploads import GRACE_SECONDS, KEPT_SECONDS
@@ -172,17 +171,11 @@ async def test_uploads_expire_after_an_hour(tmp_path):
 
 async def test_uploads_belong_to_a_project(deps):
     """Another project's upload does not exist."""
-    app = create_app(replace(deps))
-    transport = httpx.ASGITransport(app)
     begin = {"filename": "f", "purpose": "batch", "bytes": 1, "mime_type": "text/plain"}
-    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1") as client:
-        made = await client.post("/uploads", json=begin, headers={"authorization": "Bearer key-of-p"})
+    async with client_of(deps) as client, client_of(deps, "key-of-q") as other:
+        made = await client.post("/uploads", json=begin)
         for step in ("parts", "complete", "cancel"):
-            answer = await client.post(
-                f"/uploads/{made.json()['id']}/{step}",
-                json={"part_ids": ["part_x"]},
-                headers={"authorization": "Bearer key-of-q"},
-            )
+            answer = await other.post(f"/uploads/{made.json()['id']}/{step}", json={"part_ids": ["part_x"]})
             assert (answer.status_code, answer.json()["error"]["param"]) == (404, "upload_id")
 
 

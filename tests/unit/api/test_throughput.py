@@ -2,13 +2,11 @@
 
 import dataclasses
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.dependencies import ADMIN, NOW, open_dependencies
+from support.dependencies import ADMIN, NOW, client_of
 
-from tidemill.api.app import create_app
 from tidemill.api.view.sqlite import Database
 from tidemill.api.view.throughput import POINTS_MAX, STEP_SECONDS, Throughput, appended
 from tidemill.schemas.log.messages import BatchRecord
@@ -16,20 +14,6 @@ from tidemill.schemas.resources.batch import Batch, Extras, Progress, RequestCou
 
 START = NOW - 7_200
 """Two hours before the present of the clock."""
-
-
-@pytest.fixture
-async def deps(tmp_path):
-    """New dependencies."""
-    async with open_dependencies(tmp_path) as deps:
-        yield deps
-
-
-def client_of(deps, key: str) -> httpx.AsyncClient:
-    """A client with a key."""
-    headers = {"authorization": f"Bearer {key}"}
-    transport = httpx.ASGITransport(create_app(deps))
-    return httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers)
 
 
 def batch(number: int, at: int, completed: int, failed: int = 0, **fields: object) -> Batch:

@@ -2,37 +2,19 @@
 
 from collections import Counter
 
-import httpx
 import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.dependencies import NOW, open_dependencies
+from support.dependencies import NOW
 from support.ended_batches import put_ended
 
-from tidemill.api.app import create_app
 from tidemill.api.batches import comparison
 from tidemill.schemas import ids
 from tidemill.schemas.log.messages import BatchRecord
 from tidemill.schemas.resources.batch import Batch
 
 FIRST, SECOND = ("batch_" + digit * 32 for digit in "12")
-
-
-@pytest.fixture
-async def deps(tmp_path):
-    """New dependencies."""
-    async with open_dependencies(tmp_path) as deps:
-        yield deps
-
-
-@pytest.fixture
-async def client(deps):
-    """A client of the project `p`."""
-    headers = {"authorization": "Bearer key-of-p"}
-    transport = httpx.ASGITransport(create_app(deps))
-    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
-        yield client
 
 
 def line(name: str, text: str | None) -> bytes:

@@ -2,13 +2,11 @@
 
 from dataclasses import replace
 
-import httpx
 import orjson
 import pytest
 from support.dependencies import NOW, client_of, open_dependencies
 from support.ended_batches import put_ended
 
-from tidemill.api.app import create_app
 from tidemill.api.batches import comparison, result_search
 from tidemill.results.files.compaction import write_part
 from tidemill.results.state.active_batch import PartBuffer
@@ -28,9 +26,7 @@ async def client(tmp_path):
     async with open_dependencies(tmp_path) as deps:
         output = {index: line(index) for index in range(LINES) if index % 5}
         await put_ended(deps, BATCH, output, {n: line(n, failed=True) for n in range(0, LINES, 5)})
-        headers = {"authorization": "Bearer key-of-p"}
-        transport = httpx.ASGITransport(create_app(deps))
-        async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
+        async with client_of(deps) as client:
             yield client
 
 
