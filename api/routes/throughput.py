@@ -1,7 +1,6 @@
 """The routes of throughput and queues: how many lines ended when, and how many wait where."""
 
 import asyncio
-import dataclasses
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Annotated, Final, Literal
@@ -16,7 +15,7 @@ from tidemill.api.openapi import Route
 from tidemill.api.requests import reading
 from tidemill.api.requests.fields import AnyProject, BatchId, OneOf
 from tidemill.api.requests.parts import Query
-from tidemill.api.view.throughput import MINUTE, Point, QueueRow
+from tidemill.api.view.throughput import MINUTE, Point, ProjectInterval, QueueRow
 from tidemill.schemas.resources.batch import Status
 
 Stage = Literal["ingest", "processors", "results"]
@@ -38,18 +37,13 @@ STAGES: Final[dict[str, Stage]] = {
 router = APIRouter(tags=["throughput"], route_class=Route)
 
 
-class BatchInterval(BaseModel):
-    """The lines of a batch that ended in an interval."""
+class BatchPoint(BaseModel):
+    """The lines of a batch that ended in an interval, and their calls."""
 
     at: int
     """The start of the interval, Unix seconds."""
     completed: int
     failed: int
-
-
-class BatchPoint(BatchInterval):
-    """The lines of a batch that ended in an interval, and their calls."""
-
     retried: int
     """Calls of these lines beyond the first of each."""
     limit: int | None
@@ -64,16 +58,6 @@ class BatchThroughput(BaseModel):
     interval_seconds: int
     data: list[BatchPoint]
     """At most 240."""
-
-
-class ProjectInterval(BatchInterval):
-    """The lines that ended in an interval."""
-
-    started: int
-    """Lines of batches that passed validation."""
-    input_tokens: int
-    """Tokens of batches that ended."""
-    output_tokens: int
 
 
 class ProjectLines(BaseModel):
@@ -176,7 +160,7 @@ async def of_projects(
     return json(
         ProjectThroughput(
             project=project or ALL_PROJECTS, start=start, end=end, interval_seconds=step,
-            data=[ProjectInterval(**dataclasses.asdict(one)) for one in found],
+            data=found,
             projects=[ProjectLines(project=name, lines=lines) for name, lines in others],
         )
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+from dataclasses import asdict
 from typing import Annotated, Final, Literal
 
 import orjson
@@ -124,6 +125,7 @@ async def index(deps: Deps, caller: Caller, query: Annotated[UsageQuery, Depends
 
 def _row(found: Sum, by: tuple[str, ...]) -> Row:
     group: dict[str, str | None] = dict(zip(by, found.group, strict=True))
+    cost = CostSum(total=found.cost, input=found.cost_input, output=found.cost_output, units=found.cost_units)
     shown = UsageSum(
         id=_id(found.group),
         project=group.get("project"),
@@ -131,17 +133,8 @@ def _row(found: Sum, by: tuple[str, ...]) -> Row:
         model=group.get("model") or None,
         day=group.get("day"),
         batch_id=group.get("batch"),
-        batches=found.batches,
-        lines=found.lines,
-        copies=found.copies,
-        input_tokens=found.input_tokens,
-        cached_tokens=found.cached_tokens,
-        output_tokens=found.output_tokens,
-        reasoning_tokens=found.reasoning_tokens,
         total_tokens=found.input_tokens + found.output_tokens,
-        images=found.images,
-        audio_seconds=found.audio_seconds,
-        cost=CostSum(total=found.cost, input=found.cost_input, output=found.cost_output, units=found.cost_units),
+        **asdict(found) | {"cost": cost},
     )
     return Row(id=shown.id, body=shown.model_dump_json().encode())
 
