@@ -5,7 +5,7 @@ from dataclasses import replace
 import httpx
 import orjson
 import pytest
-from support.dependencies import NOW, ManualClock, client_of, open_dependencies
+from support.dependencies import NOW, ManualClock, batch_of, client_of, open_dependencies
 
 from tidemill.api.batches import file_removal
 from tidemill.api.view.orphans import ORPHAN_SECONDS_MIN
@@ -16,7 +16,7 @@ from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord, FileRecord
 from tidemill.schemas.log.part import file_key, index_key
 from tidemill.schemas.ports import NotFound
-from tidemill.schemas.resources.batch import Batch, Cut, Extras, Status
+from tidemill.schemas.resources.batch import Cut, Extras, Status
 from tidemill.schemas.resources.file import File
 
 LINE = b'{"custom_id":"a"}\n'
@@ -106,10 +106,7 @@ async def test_a_process_that_does_not_read_the_log_deletes_no_orphans(tmp_path)
 async def test_the_files_of_a_batch_that_results_cannot_finish_are_no_orphans(tmp_path, numbered, kinds):
     """It may have written them days ago, and writes them again before their records."""
     clock, batch_id = ManualClock(), "batch_" + "0" * 32
-    batch = Batch(
-        id=batch_id, endpoint="/v1/embeddings", input_file_id="f", completion_window="24h", created_at=NOW,
-        expires_at=NOW + 1, status=Status.FINALIZING, tidemill=Extras(numbered=numbered),
-    )  # fmt: skip
+    batch = batch_of(batch_id, status=Status.FINALIZING, tidemill=Extras(numbered=numbered))
     keys = [file_key(ids.derived_file_id(batch_id, kind), "writer") for kind in kinds]
     async with open_dependencies(tmp_path, clock) as deps:
         deps.view.put_batch(BatchRecord(project="p", batch=batch))

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.dependencies import ADMIN, NOW, client_of
+from support.dependencies import ADMIN, NOW, batch_of, client_of
 
 from tidemill.api.view.sqlite import Database
 from tidemill.api.view.throughput import POINTS_MAX, STEP_SECONDS, Throughput, appended
@@ -18,9 +18,8 @@ START = NOW - 7_200
 
 def batch(number: int, at: int, completed: int, failed: int = 0, **fields: object) -> Batch:
     """A batch at work, as its record said at a time."""
-    found = Batch(
-        id=f"batch_{number:032x}", endpoint="/v1/embeddings", input_file_id="file-f", completion_window="24h",
-        created_at=START, expires_at=NOW, status=Status.IN_PROGRESS, model="m",
+    found = batch_of(
+        f"batch_{number:032x}", created_at=START, expires_at=NOW, model="m",
         request_counts=RequestCounts(total=10_000, completed=completed, failed=failed),
         tidemill=Extras(progress=Progress(percent=1.0, lines_per_second=4.0, observed_at=at)),
     )  # fmt: skip
