@@ -366,7 +366,7 @@ async def chunks_from_store(reading: AsyncGenerator[bytes, None]) -> AsyncGenera
 
 async def lines_of(
     chunks: AsyncIterator[bytes], line_bytes_max: int = LINE_BYTES_HIGHEST
-) -> AsyncIterator[Iterator[Line]]:
+) -> AsyncGenerator[Iterator[Line], None]:
     """The lines that end in each chunk; exhaust them before the next."""
     splitter = Splitter(line_bytes_max)
     async for chunk in chunks:

@@ -206,9 +206,10 @@ async def usual_dedupe(deps: Dependencies, chunks: AsyncIterator[bytes]) -> Dedu
 
 async def _first_line(chunks: AsyncIterator[bytes], line_bytes_max: int) -> bytes:
     """The first line that is not blank; empty without one."""
-    async for lines in lines_of(chunks, line_bytes_max):
-        for line in lines:
-            return line.data or b""
+    async with aclosing(lines_of(chunks, line_bytes_max)) as found:
+        async for lines in found:
+            for line in lines:
+                return line.data or b""
     return b""
 
 

@@ -41,10 +41,6 @@ def check_parquet(param: str) -> None:
         raise errors.invalid_param(param, why, code="parquet_unavailable")
 
 
-class Unsatisfiable(Exception):
-    """The range lies beyond the file."""
-
-
 def parse(header: str | None, size: int) -> ByteRange | None:
     """Parse a `Range` header for a file of `size` bytes.
 
@@ -52,7 +48,7 @@ def parse(header: str | None, size: int) -> ByteRange | None:
         The range; None is the whole file: there is no range, a malformed one, or several.
 
     Raises:
-        Unsatisfiable: No byte of the file is in it.
+        ApiError: 416, no byte of the file is in it.
     """
     match = _RANGE.match(header.strip()) if header else None
     if match is None or not (match[1] or match[2]):
@@ -65,7 +61,7 @@ def parse(header: str | None, size: int) -> ByteRange | None:
             return None
         end = min(size, last + 1)
     if start >= end:
-        raise Unsatisfiable
+        raise errors.unsatisfiable(size)
     return ByteRange(start=start, end=end)
 
 

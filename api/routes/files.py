@@ -185,10 +185,7 @@ async def _table(deps: Dependencies, project: str, record: FileRecord) -> Respon
 def _part(wanted: ContentHeaders, etag: str, size: int) -> download.ByteRange | None:
     if wanted.if_range is not None and wanted.if_range.strip() != etag:
         return None
-    try:
-        return download.parse(wanted.range, size)
-    except download.Unsatisfiable as error:
-        raise errors.unsatisfiable(size) from error
+    return download.parse(wanted.range, size)
 
 
 async def _link(deps: Dependencies, record: FileRecord) -> str | None:
