@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,6 +34,8 @@ from tidemill.configuration.servers import Serving
 from tidemill.configuration.settings import Settings
 from tidemill.kafka.catalog import Catalog
 from tidemill.runtime.threads import run_half_time
+from tidemill.schemas.bounds import LINE_BYTES_HIGHEST
+from tidemill.schemas.jsonl.lines import Line, Splitter
 from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.ports import Clock, History, Sender, Store
 from tidemill.schemas.resources.access import Role
@@ -50,29 +52,12 @@ STORE_SECONDS_MAX = 30.0
 """How long the store may take for one step before the request fails."""
 UPLOADS_AT_ONCE_MAX = 32
 """Further uploads wait unread, since each one holds some MiB."""
-ESTIMATES_AT_ONCE_MAX = 2
-"""Each one parses a whole input."""
 REPLAYS_AT_ONCE_MAX = 4
 """Each one reads a range of the log and writes a file."""
-CREATES_AT_ONCE_MAX = 8
-"""Each one waits for the log. Further ones wait at the gate, where requests of other projects overtake them. Some
-hundred a second need no more."""
-BUCKETS_AT_ONCE_MAX = 16
-"""Each one waits for the server of a bucket."""
-TABLES_AT_ONCE_MAX = 2
-"""Each one converts a file, and holds some ten MiB."""
-SEARCHES_AT_ONCE_MAX = 2
-"""Each one parses some MiB of results."""
-SUMS_AT_ONCE_MAX = 2
-"""Each one reads the ledger of a project, or of all."""
-SIGN_INS_AT_ONCE_MAX = 16
-"""Each one waits for the OpenID provider."""
-SIGN_IN_WAIT_SECONDS_MAX = 5.0
 BODY_BYTES_MAX = 1 << 20
 """The largest JSON body, unless a route allows more; a larger one is parsed in a thread."""
 SMALL_BODY_BYTES = 64 * 1024
 """The rest of a larger body passes a gate, since a thousand connections may each send a MiB slowly."""
-LARGE_BODIES_AT_ONCE_MAX = 32
 
 T = TypeVar("T")
 B = TypeVar("B", bound=Body)
@@ -83,16 +68,24 @@ class Gates:
 
     def __init__(self) -> None:
         self.uploads = ConcurrencyGate("uploads", UPLOADS_AT_ONCE_MAX)
-        self.estimates = ConcurrencyGate("estimates", ESTIMATES_AT_ONCE_MAX)
         self.replays = ConcurrencyGate("replays", REPLAYS_AT_ONCE_MAX)
-        self.creates = ConcurrencyGate("new batches", CREATES_AT_ONCE_MAX)
-        self.buckets = ConcurrencyGate("requests to buckets", BUCKETS_AT_ONCE_MAX)
-        self.tables = ConcurrencyGate("downloads of tables", TABLES_AT_ONCE_MAX)
-        self.bodies = ConcurrencyGate("large requests", LARGE_BODIES_AT_ONCE_MAX)
-        self.searches = ConcurrencyGate("searches", SEARCHES_AT_ONCE_MAX)
+        # Each parses a whole input.
+        self.estimates = ConcurrencyGate("estimates", 2)
+        # Each waits for the log; others wait here, where requests of other projects overtake them. Some hundred a
+        # second need no more.
+        self.creates = ConcurrencyGate("new batches", 8)
+        # Each waits for the server of a bucket.
+        self.buckets = ConcurrencyGate("requests to buckets", 16)
+        # Each converts a file, and holds some ten MiB.
+        self.tables = ConcurrencyGate("downloads of tables", 2)
+        self.bodies = ConcurrencyGate("large requests", 32)
+        # Each parses some MiB of results.
+        self.searches = ConcurrencyGate("searches", 2)
         self.requeues = ConcurrencyGate("requests to requeue dead letters", 1)
-        self.sums = ConcurrencyGate("sums of usage", SUMS_AT_ONCE_MAX)
-        self.sign_ins = ConcurrencyGate("sign-ins", SIGN_INS_AT_ONCE_MAX, seconds_max=SIGN_IN_WAIT_SECONDS_MAX)
+        # Each reads the ledger of a project, or of all.
+        self.sums = ConcurrencyGate("sums of usage", 2)
+        # Each waits for the OpenID provider.
+        self.sign_ins = ConcurrencyGate("sign-ins", 16, seconds_max=5.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,36 +224,17 @@ class Authentication(Part, HTTPBearer):
         if secret is None and (cookie := sessions.cookie(request)) is not None:
             caller, renewed = _of_session(request, deps, cookie, is_whole=is_ready)
         else:
-            caller = _known(request, deps, secret, is_whole=is_ready)
+            with _counting(request, deps, errors.INVALID_KEY):
+                caller = deps.access.keys.principal(secret, is_whole=is_ready)
         request.state.project, request.state.key_id = caller.project, caller.key_id
         rate_limits.charge(request, deps.access.rates, caller.key_id, deps.settings.limits_of(caller.project))
         if renewed is not None:
             request.state.headers = {**request.state.headers, "set-cookie": renewed}
-        require(caller, self._role or (Role.READ if request.method in SAFE_METHODS else Role.WRITE))
+        caller.require(self._role or (Role.READ if request.method in SAFE_METHODS else Role.WRITE))
         if not is_ready:
             raise errors.unavailable("server's view of the log")
         await deps.access.pacer.turn(caller.project)
         return caller
-
-
-def require(caller: Principal, role: Role) -> None:
-    """Check that a caller has at least a role.
-
-    Raises:
-        ApiError: 403, it has less.
-    """
-    if not caller.role.covers(role):
-        raise errors.forbidden(caller.role, role)
-
-
-def require_project(caller: Principal, project: str | None) -> None:
-    """Check that a caller may act for a project; None is all projects.
-
-    Raises:
-        ApiError: 403, it is another project, and the caller is no operator.
-    """
-    if project != caller.project:
-        require(caller, Role.OPERATOR)
 
 
 def _secret(request: Request) -> str | None:
@@ -269,16 +243,6 @@ def _secret(request: Request) -> str | None:
         return request.headers.get("api-key") or request.headers.get("x-api-key")
     scheme, _, secret = authorization.partition(" ")
     return secret if scheme.lower() == "bearer" else None
-
-
-def _known(request: Request, deps: Dependencies, secret: str | None, *, is_whole: bool) -> Principal:
-    """The caller that a key stands for; a refused key counts against its address.
-
-    Raises:
-        ApiError: See `Keys.principal`; 429, too many keys of the address were refused.
-    """
-    with _counting(request, deps, errors.INVALID_KEY):
-        return deps.access.keys.principal(secret, is_whole=is_whole)
 
 
 def _of_session(
@@ -299,7 +263,7 @@ def _of_session(
 
 @contextmanager
 def _counting(request: Request, deps: Dependencies, code: str) -> Iterator[None]:
-    """Count and record an error with this code as a refusal."""
+    """Count and record an error with this code as a refusal, which is a 429 if its address has too many."""
     try:
         yield
     except ApiError as error:
@@ -398,3 +362,13 @@ async def chunks_from_store(reading: AsyncGenerator[bytes, None]) -> AsyncGenera
     async with aclosing(reading):
         while chunk := await from_store(anext(reading, b"")):
             yield chunk
+
+
+async def lines_of(
+    chunks: AsyncIterator[bytes], line_bytes_max: int = LINE_BYTES_HIGHEST
+) -> AsyncGenerator[Iterator[Line], None]:
+    """The lines that end in each chunk; exhaust them before the next."""
+    splitter = Splitter(line_bytes_max)
+    async for chunk in chunks:
+        yield splitter.feed(chunk)
+    yield splitter.finish()

@@ -12,6 +12,7 @@ from tidemill.schemas.ports import Clock
 from tidemill.schemas.resources import access
 from tidemill.schemas.resources.access import DEFAULT_PROJECT, Role
 
+ALL_PROJECTS = "*"
 SETTINGS_KEY_ID = "key_settings"
 """The id of the settings' key."""
 
@@ -44,6 +45,34 @@ class Principal:
     def is_operator(self) -> bool:
         """Whether it may act for every project, not only its own."""
         return self.role.covers(Role.OPERATOR)
+
+    def require(self, role: Role) -> None:
+        """Check that it has at least a role.
+
+        Raises:
+            ApiError: 403, it has less.
+        """
+        if not self.role.covers(role):
+            raise errors.forbidden(self.role, role)
+
+    def require_project(self, project: str | None) -> None:
+        """Check that it may act for a project; None is all projects.
+
+        Raises:
+            ApiError: 403, it is another project, and the caller is no operator.
+        """
+        if project != self.project:
+            self.require(Role.OPERATOR)
+
+    def chosen(self, asked: str | None) -> str | None:
+        """The project that a request asks for, by default its own; None is all, for which `ALL_PROJECTS` stands.
+
+        Raises:
+            ApiError: 403, see `require_project`.
+        """
+        project = None if asked == ALL_PROJECTS else asked or self.project
+        self.require_project(project)
+        return project
 
 
 class Keys:

@@ -7,7 +7,7 @@ from fastapi import Request
 from tidemill.api import errors
 from tidemill.api.anthropic.request_body import RequestReader
 from tidemill.api.batches.batch_request import BatchRequest
-from tidemill.api.batches.creation import Repetition
+from tidemill.api.batches.creation import NewBatchHeaders
 from tidemill.api.dependencies import Dependencies
 from tidemill.api.error_bodies import MESSAGES
 from tidemill.api.inline import body_input
@@ -23,12 +23,8 @@ WINDOW = "24h"
 """The window of Anthropic's batches."""
 
 
-async def create(
-    request: Request, deps: Dependencies, project: str, repeats: Repetition, headers: dict[str, str]
-) -> Batch:
+async def create(request: Request, deps: Dependencies, project: str, headers: NewBatchHeaders) -> Batch:
     """Create a batch, or find the one that the same request created before (`body_input.create`).
-
-    `headers` go with each call.
 
     Raises:
         ApiError: The body is invalid, or the project has no room; nothing is left of it.
@@ -44,7 +40,7 @@ async def create(
             record = await body_input.store(deps, booking, FILENAME, lines, bytes_expected=declared_bytes(request))
         window = WINDOW if WINDOW in settings.windows else settings.usual_window
         wanted = BatchRequest(endpoint=MESSAGES, input_file_id=record.file.id, completion_window=window)
-        return await body_input.create(deps, booking, record, wanted, repeats, headers=headers)
+        return await body_input.create(deps, booking, record, wanted, headers)
 
 
 async def _lines(stream: AsyncIterator[bytes], settings: Settings) -> AsyncIterator[bytes]:

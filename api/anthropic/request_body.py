@@ -242,9 +242,7 @@ class RequestReader:
         while (at := _SPACE.match(self._buffer, self._at).end()) == len(self._buffer):  # type: ignore[union-attr]
             self._at = at
             self._drop()
-            if not (chunk := (yield)):
-                self._fail("unexpected end of data")
-            self._buffer += chunk
+            self._buffer += yield from self._chunk()
         self._at = at
 
     def _expect(self, wanted: bytes, otherwise: str = "") -> Step:

@@ -12,16 +12,14 @@ import orjson
 
 from tidemill.api import error_bodies, errors
 from tidemill.api.batches import report, result_pages
-from tidemill.api.dependencies import Dependencies, chunks_from_store
-from tidemill.api.view.result_lines import bounded
+from tidemill.api.batches.result_pages import Error, Response
+from tidemill.api.dependencies import Dependencies, chunks_from_store, lines_of
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.jsonl import line
-from tidemill.schemas.jsonl.lines import Line, Splitter
+from tidemill.schemas.jsonl.lines import Line
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, BatchError, Status
 
-PAGE_LINES: Final = 1_000
-"""Lines that are found at a time."""
 JOINED_BYTES: Final = 64 * 1024
 """Lines are joined up to this size before they are sent."""
 INVALID: Final = "invalid_request_error"
@@ -34,28 +32,10 @@ _RESULT: Final = b'{"custom_id":%b,"result":%b}\n'
 _ERRORED: Final = b'{"type":"errored","error":%b}'
 
 
-class _Response(msgspec.Struct):
-    status_code: int
-    request_id: str
-    body: msgspec.Raw
-
-
-class _Error(msgspec.Struct):
-    code: str = ""
-    message: str = ""
-
-
-class _Line(msgspec.Struct):
-    custom_id: msgspec.Raw
-    response: _Response | None = None
-    error: _Error | None = None
-
-
 class _CustomId(msgspec.Struct):
     custom_id: str = ""
 
 
-_lines: Final = msgspec.json.Decoder(_Line)
 _objects: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _strings: Final = msgspec.json.Decoder(str)
 _custom_ids: Final = msgspec.json.Decoder(_CustomId)
@@ -75,12 +55,10 @@ async def written(deps: Dependencies, project: str, batch: Batch) -> AsyncIterat
 
 
 async def _of_files(deps: Dependencies, project: str, batch: Batch) -> AsyncIterator[bytes]:
-    after, count = -1, 0
-    while found := bounded(await result_pages.page(deps, project, batch, after=after, limit=PAGE_LINES)):
-        texts = deps.lines.read(found)
-        for each in found:
-            yield result(await result_pages.next_line(texts), failed=each.failed)
-        after, count = found[-1].index, count + len(found)
+    count = 0
+    async for found, text in result_pages.every(deps, project, batch):
+        yield result(text, failed=found.failed)
+        count += 1
     receipt = batch.tidemill.receipt
     if receipt is not None and count < receipt.lines - max(0, receipt.missing):
         # A file was deleted meanwhile: the client must not take the rest for the whole.
@@ -92,16 +70,13 @@ async def _of_input(deps: Dependencies, project: str, batch: Batch) -> AsyncIter
     if (record := deps.view.file(project, batch.input_file_id)) is None:
         return
     rejected = Rejected(batch)
-
-    splitter = Splitter(deps.settings.line_bytes_max)
+    chunks = chunks_from_store(deps.store.read(record.key))
     try:
-        async for chunk in chunks_from_store(deps.store.read(record.key)):
-            for each in splitter.feed(chunk):
+        async for lines in lines_of(chunks, deps.settings.line_bytes_max):
+            for each in lines:
                 yield rejected.result(each)
     except NotFound as error:
         raise errors.unavailable("input of this batch") from error
-    for each in splitter.finish():
-        yield rejected.result(each)
 
 
 class Rejected:
@@ -132,15 +107,15 @@ class Rejected:
 
 def result(text: bytes, *, failed: bool) -> bytes:
     """The result of a line of an output file, or of an error file if it `failed`."""
-    found = _lines.decode(text)
+    found = result_pages.parse(text)
     if not failed and found.response is not None:
         return _RESULT % (found.custom_id, b'{"type":"succeeded","message":%b}' % found.response.body)
-    error = found.error or _Error()
+    error = found.error or Error(code="", message="")
     outcome = NOT_RUN.get(error.code) or _ERRORED % _error(error, found.response)
     return _RESULT % (found.custom_id, outcome)
 
 
-def _error(error: _Error, response: _Response | None) -> bytes:
+def _error(error: Error, response: Response | None) -> bytes:
     """The error of a request; an error of a server in Anthropic's shape keeps its text."""
     if response is None:
         kind = INVALID if error.code in line.REFUSALS else "api_error"

@@ -1,7 +1,6 @@
 """The routes of Anthropic's Message Batches API, which knows only the batches of `/v1/messages`."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -13,14 +12,16 @@ from tidemill.api.anthropic import creation, message_batch, results
 from tidemill.api.anthropic.message_batch import PATH, MessageBatch
 from tidemill.api.anthropic.request_body import CUSTOM_ID
 from tidemill.api.batches import changes
-from tidemill.api.batches.creation import ForwardedHeaders, RepetitionHeaders
+from tidemill.api.batches.creation import CreateHeaders
 from tidemill.api.dependencies import Caller, Deps, ViewDep, json
 from tidemill.api.error_bodies import MESSAGES, OVERLOADED
+from tidemill.api.http.download import begun
 from tidemill.api.openapi import Route
 from tidemill.api.requests import paging, reading
 from tidemill.api.requests.fields import BatchId, Cursor
 from tidemill.api.requests.filters import BatchesQuery
-from tidemill.api.requests.parts import FULL, UNUSABLE, Part, Query
+from tidemill.api.requests.parts import Query
+from tidemill.api.uploads.form_reader import StreamedBody
 from tidemill.api.view.view import View
 from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.error import ApiError
@@ -82,19 +83,8 @@ class MessageBatchesQuery(reading.Parameters):
     """The page has the batches directly before this one, which are newer."""
 
 
-class RequestsBody(Part):
-    """The body of a create, which the route reads while it arrives."""
-
-    errors: ClassVar = {
-        **UNUSABLE,
-        408: "The body did not arrive in time.",
-        413: "The body is too large.",
-        **FULL,
-    }
-
-    async def __call__(self, request: Request) -> Request:
-        """Return the request; the route reads its body."""
-        return request
+class RequestsBody(StreamedBody):
+    """The body of a create."""
 
     def described(self) -> dict[str, Any]:
         """The schema of the body."""
@@ -117,12 +107,11 @@ def _closed(fields: dict[str, Any]) -> dict[str, Any]:
 async def create(
     deps: Deps,
     caller: Caller,
-    repeats: RepetitionHeaders,
-    headers: ForwardedHeaders,
+    headers: CreateHeaders,
     request: Annotated[Request, Depends(RequestsBody())],
 ) -> Response:
     """Create a message batch; the answer comes when the log has it, and ingest validates `params` afterwards."""
-    batch = await creation.create(request, deps, caller.project, repeats, headers)
+    batch = await creation.create(request, deps, caller.project, headers)
     return json(message_batch.shown(deps.view, caller.project, batch))
 
 
@@ -202,10 +191,8 @@ async def download(deps: Deps, caller: Caller, batch_id: BatchId) -> Response:
     if not batch.status.is_terminal or not message_batch.has_results(deps.view, caller.project, batch):
         why = "its results are deleted" if batch.status.is_terminal else "it has not ended"
         raise errors.no_results(batch_id, why)
-    lines = results.written(deps, caller.project, batch)
-    # A failure before the first bytes still gets an error answer.
-    first = await anext(lines)
-    return StreamingResponse(_chained(first, lines), media_type="application/x-jsonl")
+    lines = await begun(results.written(deps, caller.project, batch))
+    return StreamingResponse(lines, media_type="application/x-jsonl")
 
 
 def _wanted(query: MessageBatchesQuery) -> BatchesQuery:
@@ -227,9 +214,3 @@ async def _found(view: View, project: str, batch_id: str) -> Batch:
     if batch.endpoint != MESSAGES:
         raise errors.no_batch(batch_id)
     return batch
-
-
-async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for chunk in rest:
-        yield chunk

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-import msgspec
 import orjson
 
 from tidemill.api.batches import result_pages
@@ -43,13 +42,6 @@ class Outcome(StrEnum):
     ONLY_FIRST = "only_first"
     """The second batch has no such line."""
     ONLY_SECOND = "only_second"
-
-
-class _Line(msgspec.Struct):
-    custom_id: str | None = None
-
-
-_line: Final = msgspec.json.Decoder(_Line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +160,8 @@ async def _window(deps: Dependencies, project: str, batch: Batch, after: int) ->
             break
     else:
         kept = min(len(page), WINDOW_LINES)
-    reading = deps.lines.read(page[:kept])
-    texts = [await result_pages.next_line(reading) for _ in page[:kept]]
-    sides = [
-        Side(found, text, _line.decode(text).custom_id or "") for found, text in zip(page, texts, strict=False)
-    ]
+    texts = await result_pages.texts(deps, page[:kept])
+    sides = [Side(found, text, result_pages.parse(text).name) for found, text in zip(page, texts, strict=False)]
     return _Window(sides=sides, is_last=kept == len(page), after=after)
 
 

@@ -12,7 +12,8 @@ A command that is sent twice changes nothing the second time.
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import Annotated, Any, ClassVar, Final
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import Depends, Request
@@ -21,13 +22,12 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from tidemill.api import errors
 from tidemill.api.batches.batch_request import BatchRequest
-from tidemill.api.dependencies import Dependencies, chunks_from_store, current_settings
+from tidemill.api.dependencies import Dependencies, chunks_from_store, current_settings, lines_of
 from tidemill.api.requests import faults, reading
-from tidemill.api.requests.parts import UNUSABLE, Headers, Part
+from tidemill.api.requests.parts import Headers
 from tidemill.schemas import headers as forwarded
 from tidemill.schemas import ids
 from tidemill.schemas.jsonl.line import model_of
-from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim, InputRef
 from tidemill.schemas.log.topics import COMMANDS
 from tidemill.schemas.ports import NotFound
@@ -77,20 +77,25 @@ class Repetition(reading.Parameters):
         return None if self.key is None else ids.derived_batch_id(project, self.key)
 
 
-RepetitionHeaders = Annotated[Repetition, Depends(Headers(Repetition))]
+@dataclass(frozen=True, kw_only=True)
+class NewBatchHeaders:
+    """The headers of a request for a new batch."""
+
+    repetition: Repetition
+    forwarded: dict[str, str]
+    """Those that go with each call of the batch."""
 
 
-class _Forwarded(Part):
-    """Reads the headers to forward with each call of a new batch; the route must find the caller first."""
+class _Headers(Headers[Repetition]):
+    """Reads them; the route must find the caller first."""
 
-    errors: ClassVar[Mapping[int, str]] = UNUSABLE
-
-    async def __call__(self, request: Request) -> dict[str, str]:
+    async def __call__(self, request: Request) -> NewBatchHeaders:  # type: ignore[override]
         """Read them.
 
         Raises:
             ApiError: 400, a value is not printable ASCII, or is too long.
         """
+        repetition = await super().__call__(request)
         names = (await current_settings(request)).forwarded_headers(request.state.project)
         found = {name: ", ".join(given) for name in names if (given := request.headers.getlist(name))}
         for name, value in found.items():
@@ -103,11 +108,10 @@ class _Forwarded(Part):
             most = forwarded.LINES_BYTES_MAX
             fault = f"the headers that are forwarded ({', '.join(found)}) have more than {most} bytes together."
             raise errors.invalid_param(next(iter(found)), fault)
-        return found
+        return NewBatchHeaders(repetition=repetition, forwarded=found)
 
 
-ForwardedHeaders = Annotated[dict[str, str], Depends(_Forwarded())]
-"""Headers of the request that go with each call of the batch."""
+CreateHeaders = Annotated[NewBatchHeaders, Depends(_Headers(Repetition))]
 
 
 async def create(
@@ -115,16 +119,15 @@ async def create(
     project: str,
     request: BatchRequest,
     source: Callable[[], Awaitable[InputRef | None]],
-    repeats: Repetition,
+    headers: NewBatchHeaders,
     *,
-    headers: dict[str, str],
     fingerprint: str | None = None,
     publish: Callable[[BatchCreated], Awaitable[None]] | None = None,
 ) -> Batch:
     """Create a batch, or find the one that the same request created before.
 
     It calls `source`, which finds the input, only for a new batch. The `fingerprint` identifies the request, by
-    default by its fields. The headers of each call do not, so those of the first try count. `publish` sends the
+    default by its fields. The forwarded headers do not, so those of the first try count. `publish` sends the
     command in another way than to `commands`.
 
     Raises:
@@ -134,6 +137,7 @@ async def create(
     if fingerprint is None:
         is_new_file = request.input_sha256 is not None or request.input_uri is not None
         fingerprint = fingerprint_of(request.model_dump(exclude={"input_file_id"} if is_new_file else None))
+    repeats = headers.repetition
     batch_id = repeats.batch_id(project)
     if batch_id is not None and deps.view.erasures.is_deleted(project, batch_id):
         raise errors.batch_deleted()
@@ -150,7 +154,7 @@ async def create(
     new_id = batch_id or ids.new_batch_id()
     attributes = tracing.messaging("create", "send", COMMANDS.name) | {tracing.BATCH_ID: new_id}
     with context.bound(batch_id=new_id), tracing.span(CREATE, SpanKind.PRODUCER, attributes) as span:
-        batch = request.batch(new_id, int(deps.clock()), filename, headers, tracing.traceparent_of(span))
+        batch = request.batch(new_id, int(deps.clock()), filename, headers.forwarded, tracing.traceparent_of(span))
         command = BatchCreated(
             project=project,
             batch=batch,
@@ -202,11 +206,11 @@ async def usual_dedupe(deps: Dependencies, chunks: AsyncIterator[bytes]) -> Dedu
 
 async def _first_line(chunks: AsyncIterator[bytes], line_bytes_max: int) -> bytes:
     """The first line that is not blank; empty without one."""
-    splitter = Splitter(line_bytes_max)
-    async for chunk in chunks:
-        for line in splitter.feed(chunk):
-            return line.data or b""
-    return next((line.data for line in splitter.finish()), None) or b""
+    async with aclosing(lines_of(chunks, line_bytes_max)) as found:
+        async for lines in found:
+            for line in lines:
+                return line.data or b""
+    return b""
 
 
 def claimed(deps: Dependencies, project: str, fingerprint: str, repeats: Repetition) -> Claim | None:

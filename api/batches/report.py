@@ -6,6 +6,8 @@ from typing import Any, Final, Literal
 import msgspec
 from pydantic import BaseModel
 
+from tidemill.api.batches import result_pages
+from tidemill.api.batches.result_pages import Error, Response, ResultLine
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.bounds import CHAR_BYTES_MAX
 from tidemill.schemas.jsonl.line import CANCELLED, EXPIRED, REFUSALS
@@ -85,29 +87,10 @@ class ErrorReport(BaseModel):
     data: list[Group]
 
 
-class _Error(msgspec.Struct):
-    code: Any = None
-    type: Any = None
-    message: Any = None
-
-
 class _Body(msgspec.Struct):
     error: Any = None
 
 
-class _Response(msgspec.Struct):
-    status_code: int
-    body: msgspec.Raw
-
-
-class _Line(msgspec.Struct):
-    custom_id: str | None
-    """None if a line of a stream has no readable one."""
-    response: _Response | None
-    error: _Error | None
-
-
-_lines = msgspec.json.Decoder(_Line)
 _bodies = msgspec.json.Decoder(_Body)
 
 
@@ -121,14 +104,14 @@ class ErrorGroups:
 
     def add(self, index: int, text: bytes) -> None:
         """Count a line of the error file."""
-        line = _lines.decode(text)
+        line = result_pages.parse(text)
         error, status = _error_and_status(line)
         code = _code(error, status)
         self.unfinished += not is_refused(code, status)
         group = self.count(code, status)
         if len(group.samples) < SAMPLES_MAX:
             message = _message(error, line.response)
-            sample = Sample(index=index, custom_id=line.custom_id or "", message=message[:MESSAGE_CHARS_MAX])
+            sample = Sample(index=index, custom_id=line.name, message=message[:MESSAGE_CHARS_MAX])
             group.samples.append(sample)
 
     def count(self, code: str, status: int | None) -> Group:
@@ -149,7 +132,7 @@ class ErrorGroups:
 
 def fault(text: bytes) -> tuple[str, int | None]:
     """The error code of a line of an error file, and the HTTP status if a server answered."""
-    error, status = _error_and_status(_lines.decode(text))
+    error, status = _error_and_status(result_pages.parse(text))
     return _code(error, status), status
 
 
@@ -203,21 +186,21 @@ def refused(batch: Batch) -> ErrorReport:
     return groups.report()
 
 
-def _error_and_status(line: _Line) -> tuple[_Error | None, int | None]:
+def _error_and_status(line: ResultLine) -> tuple[Error | None, int | None]:
     """The error that Tidemill wrote, else the error in the server's reply; and the status of the reply."""
     if line.response is None:
         return line.error, None
     return line.error or _error(line.response.body), line.response.status_code
 
 
-def _error(body: msgspec.Raw) -> _Error | None:
+def _error(body: msgspec.Raw) -> Error | None:
     try:
-        return msgspec.convert(_bodies.decode(body).error, _Error)
+        return msgspec.convert(_bodies.decode(body).error, Error)
     except UNREADABLE:
         return None
 
 
-def _message(error: _Error | None, response: _Response | None) -> str:
+def _message(error: Error | None, response: Response | None) -> str:
     """The error message of a line; without one, the whole reply of the server."""
     if error is not None and isinstance(error.message, str):
         return error.message
@@ -225,7 +208,7 @@ def _message(error: _Error | None, response: _Response | None) -> str:
     return bytes(reply[: CHAR_BYTES_MAX * MESSAGE_CHARS_MAX]).decode(errors="replace")
 
 
-def _code(error: _Error | None, status: int | None) -> str:
+def _code(error: Error | None, status: int | None) -> str:
     for found in (error.code, error.type) if error is not None else ():
         if isinstance(found, str) and found:
             return found[:CODE_CHARS_MAX]

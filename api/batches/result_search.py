@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
-import msgspec
 import orjson
 
 from tidemill.api.batches import report, result_pages
@@ -19,18 +18,6 @@ SCAN_LINES_MAX: Final = 20_000
 """Lines that one request reads at most."""
 SCAN_BYTES_MAX: Final = 8 << 20
 """Bytes of lines after which a request reads no further: some 50 ms of CPU."""
-
-
-class _Call(msgspec.Struct):
-    server: str | None = None
-
-
-class _Named(msgspec.Struct):
-    custom_id: str | None = None
-    tidemill: _Call | None = None
-
-
-_named: Final = msgspec.json.Decoder(_Named)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +43,12 @@ class Search:
         """Whether a line meets the conditions."""
         if self.code is not None and (not failed or report.fault(line)[0] != self.code):
             return False
-        if self.custom_id is not None and _named.decode(line).custom_id != self.custom_id:
+        if self.custom_id is not None and result_pages.parse(line).name != self.custom_id:
             return False
-        if self.server is not None and (
-            (call := _named.decode(line).tidemill) is None or call.server != self.server
-        ):
-            return False
+        if self.server is not None:
+            call = result_pages.parse(line).tidemill
+            if call is None or call.server != self.server:
+                return False
         return self.contains is None or _plain(self.contains) in _searched(line)
 
 
@@ -90,8 +77,7 @@ async def search(
         page = await result_pages.page(deps, project, batch, after=after, limit=STEP_LINES, status=status)
         if not (page := bounded(page)):
             return Matches(found=matching, searched_to=None)
-        reading = deps.lines.read(page)
-        texts = [await result_pages.next_line(reading) for _ in page]
+        texts = await result_pages.texts(deps, page)
         room = limit - len(matching)
         new = await run_half_time(_matching, search, page, texts, room)
         matching += new

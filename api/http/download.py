@@ -1,6 +1,7 @@
 """Downloads: byte ranges, versions, and file names."""
 
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from urllib.parse import quote
@@ -40,10 +41,6 @@ def check_parquet(param: str) -> None:
         raise errors.invalid_param(param, why, code="parquet_unavailable")
 
 
-class Unsatisfiable(Exception):
-    """The range lies beyond the file."""
-
-
 def parse(header: str | None, size: int) -> ByteRange | None:
     """Parse a `Range` header for a file of `size` bytes.
 
@@ -51,7 +48,7 @@ def parse(header: str | None, size: int) -> ByteRange | None:
         The range; None is the whole file: there is no range, a malformed one, or several.
 
     Raises:
-        Unsatisfiable: No byte of the file is in it.
+        ApiError: 416, no byte of the file is in it.
     """
     match = _RANGE.match(header.strip()) if header else None
     if match is None or not (match[1] or match[2]):
@@ -64,7 +61,7 @@ def parse(header: str | None, size: int) -> ByteRange | None:
             return None
         end = min(size, last + 1)
     if start >= end:
-        raise Unsatisfiable
+        raise errors.unsatisfiable(size)
     return ByteRange(start=start, end=end)
 
 
@@ -82,3 +79,16 @@ def disposition(filename: str) -> str:
     plain = _UNSAFE.sub("_", short) or "file"
     encoded = quote(short.encode(errors="replace"), safe="")
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}"
+
+
+async def begun(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same chunks, the first of them read already: a failure before it still gets an error answer."""
+    first = await anext(chunks, b"")
+
+    async def whole() -> AsyncIterator[bytes]:
+        if first:
+            yield first
+        async for chunk in chunks:
+            yield chunk
+
+    return whole()

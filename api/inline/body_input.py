@@ -5,7 +5,7 @@ from http import HTTPStatus
 
 from tidemill.api.batches import creation, file_removal
 from tidemill.api.batches.batch_request import BatchRequest
-from tidemill.api.batches.creation import Repetition
+from tidemill.api.batches.creation import NewBatchHeaders
 from tidemill.api.dependencies import Dependencies, from_store
 from tidemill.api.uploads.sink import Sink, new_file
 from tidemill.api.view.quotas import Booking
@@ -48,9 +48,7 @@ async def create(
     booking: Booking,
     record: FileRecord,
     wanted: BatchRequest,
-    repeats: Repetition,
-    *,
-    headers: dict[str, str],
+    headers: NewBatchHeaders,
 ) -> Batch:
     """Create a batch of a file that `store` wrote, or find the one that the same request created before.
 
@@ -71,7 +69,7 @@ async def create(
 
     try:
         async with deps.gates.creates.turn(project):
-            batch = await creation.create(deps, project, wanted, source, repeats, headers=headers)
+            batch = await creation.create(deps, project, wanted, source, headers)
     except ApiError as error:
         if deps.view.file(project, file_id) is None:
             await from_store(deps.store.delete(record.key))

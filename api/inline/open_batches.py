@@ -13,7 +13,7 @@ from tidemill.api import errors, lookup
 from tidemill.api.access.auth import Principal
 from tidemill.api.batches import creation
 from tidemill.api.batches.batch_request import BatchRequest
-from tidemill.api.batches.creation import CLAIM_SECONDS_MAX, Repetition
+from tidemill.api.batches.creation import CLAIM_SECONDS_MAX, NewBatchHeaders
 from tidemill.api.dependencies import Dependencies
 from tidemill.api.requests import inline
 from tidemill.api.requests.bodies import Append
@@ -37,9 +37,7 @@ class Appended(BaseModel):
     """Whether the log had an append of this number already; then nothing was appended."""
 
 
-async def create(
-    deps: Dependencies, caller: Principal, wanted: BatchRequest, repeats: Repetition, headers: dict[str, str]
-) -> Batch:
+async def create(deps: Dependencies, caller: Principal, wanted: BatchRequest, headers: NewBatchHeaders) -> Batch:
     """Create an open batch, or find the one that the same request created before.
 
     Raises:
@@ -55,9 +53,7 @@ async def create(
             await deps.intake.open(command)
 
         async with deps.gates.creates.turn(caller.project):
-            return await creation.create(
-                deps, caller.project, wanted, source, repeats, headers=headers, publish=publish
-            )
+            return await creation.create(deps, caller.project, wanted, source, headers, publish=publish)
 
 
 async def append(deps: Dependencies, caller: Principal, batch_id: str, body: Append) -> Appended:

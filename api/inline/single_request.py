@@ -2,13 +2,13 @@
 
 from typing import Any, Final, Literal
 
-import msgspec
 from pydantic import BaseModel
 
 from tidemill.api import errors, lookup
 from tidemill.api.batches import result_pages
 from tidemill.api.batches.batch_request import BatchRequest
-from tidemill.api.batches.creation import Repetition
+from tidemill.api.batches.creation import NewBatchHeaders
+from tidemill.api.batches.result_pages import ResultLine
 from tidemill.api.dependencies import Dependencies
 from tidemill.api.inline import body_input
 from tidemill.api.requests import inline
@@ -57,33 +57,11 @@ class AsyncRequest(BaseModel):
     """Why it waits for longer than usual."""
 
 
-class _Response(msgspec.Struct):
-    status_code: int
-    body: msgspec.Raw
-
-
-class _Error(msgspec.Struct):
-    code: str | None = None
-    message: str | None = None
-
-
-class _Result(msgspec.Struct):
-    response: _Response | None = None
-    error: _Error | None = None
-
-
-_results: Final = msgspec.json.Decoder(_Result)
 _NO_ANSWER: Final = AsyncError(code="no_answer", message="The result is deleted.")
 
 
 async def create(
-    deps: Dependencies,
-    project: str,
-    wanted: BatchRequest,
-    body: bytes,
-    repeats: Repetition,
-    *,
-    headers: dict[str, str],
+    deps: Dependencies, project: str, wanted: BatchRequest, body: bytes, headers: NewBatchHeaders
 ) -> Batch:
     """Create the batch of a request, or find the one that the same request created before.
 
@@ -95,7 +73,7 @@ async def create(
     (line,) = inline.lines([request], wanted.endpoint, bytes_max=deps.settings.line_bytes_max)
     with deps.booking(project) as booking:
         record = await body_input.store(deps, booking, FILENAME, once(line), bytes_expected=len(line))
-        return await body_input.create(deps, booking, record, wanted, repeats, headers=headers)
+        return await body_input.create(deps, booking, record, wanted, headers)
 
 
 async def shown(deps: Dependencies, project: str, batch: Batch) -> bytes:
@@ -104,7 +82,7 @@ async def shown(deps: Dependencies, project: str, batch: Batch) -> bytes:
     Raises:
         ApiError: 503, the store does not answer.
     """
-    result = await _result(deps, project, batch) if batch.status.is_terminal else _Result()
+    result = await _result(deps, project, batch) if batch.status.is_terminal else ResultLine()
     known = AsyncRequest(
         id=batch.id,
         endpoint=batch.endpoint,
@@ -142,12 +120,12 @@ def _status(batch: Batch) -> str:
     return batch.status.value
 
 
-async def _result(deps: Dependencies, project: str, batch: Batch) -> _Result:
+async def _result(deps: Dependencies, project: str, batch: Batch) -> ResultLine:
     found = await result_pages.page(deps, project, batch, after=-1, limit=1)
-    return _results.decode(await result_pages.next_line(deps.lines.read(found))) if found else _Result()
+    return result_pages.parse(*await result_pages.texts(deps, found)) if found else ResultLine()
 
 
-def _error(batch: Batch, result: _Result) -> AsyncError | None:
+def _error(batch: Batch, result: ResultLine) -> AsyncError | None:
     """Why it has no answer, or a bad one."""
     if not batch.status.is_terminal or (batch.status is Status.COMPLETED and batch.output_file_id is not None):
         return None if not batch.status.is_terminal or result.response is not None else _NO_ANSWER

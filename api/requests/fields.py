@@ -132,6 +132,8 @@ Window = Annotated[bounds.Word, Field(examples=["24h"]), AfterValidator(_check_w
 Model = Annotated[bounds.Name, Field(min_length=1)]
 Metadata = Annotated[bounds.Metadata, BeforeValidator(_check_count)]
 Project = Annotated[str, Field(json_schema_extra={"pattern": access.PROJECT}), AfterValidator(_check_project)]
+AnyProject = Annotated[str, Field(max_length=64)]
+"""A project, or `*` for all."""
 Stream = Annotated[bounds.Name, Field(min_length=1), AfterValidator(_check_stream)]
 
 

@@ -26,10 +26,6 @@ EDGE_CHARS_MAX: Final = 64
 OFFSET_MAX: Final = (1 << 63) - 1
 RECORDS_MAX: Final = 10_000_000
 """Records of a range; a longer one must be replayed in parts."""
-ALL: Final = "*"
-"""Stands for all projects."""
-
-
 _OFFSET: Final = re.compile(r"[0-9]{1,19}\Z")
 _TIME: Final = re.compile(r"[0-9TWZ:,.+ -]+\Z")
 """Characters of a time; between the date and the time of day, Python takes any."""
@@ -59,8 +55,8 @@ class LogRange:
     """As the batch shows it."""
     start: Edge
     end: Edge | None
-    project: str
-    """The project of the lines, or `ALL`."""
+    project: str | None
+    """The project of the lines; None for all."""
     endpoint: str | None
     """Only lines of this endpoint; None for any."""
 
@@ -74,7 +70,7 @@ class LogRange:
 
     def includes(self, head: RequestHead) -> bool:
         """Whether the range includes the lines of a record."""
-        return self.project in (ALL, head.project) and self.endpoint in (None, head.url)
+        return self.project in (None, head.project) and self.endpoint in (None, head.url)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

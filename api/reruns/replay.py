@@ -27,9 +27,7 @@ async def create(
     project: str,
     lines: LogRange,
     options: RerunOptions,
-    repeats: creation.Repetition,
-    *,
-    headers: dict[str, str],
+    headers: creation.NewBatchHeaders,
 ) -> Batch:
     """Create the batch of a replay, or find the one that the same request has created.
 
@@ -40,10 +38,8 @@ async def create(
     """
     known = _request(deps, lines, options)
     fingerprint = creation.fingerprint_of(known.model_dump() | {"model": options.model, "project": lines.project})
-    if creation.claimed(deps, project, fingerprint, repeats) is not None:
-        return await creation.create(
-            deps, project, known, _never, repeats, headers=headers, fingerprint=fingerprint
-        )
+    if creation.claimed(deps, project, fingerprint, headers.repetition) is not None:
+        return await creation.create(deps, project, known, _never, headers, fingerprint=fingerprint)
     async with deps.gates.replays.turn(project):
         with ReplaySpool() as spool:
             found = await log_range.gather(deps, lines, spool)
@@ -59,9 +55,7 @@ async def create(
                     record = await input_file.write(deps, booking, new.input_file_id, filename, chunks)
                     return InputRef(key=record.key, bytes=record.file.bytes)
 
-                batch = await creation.create(
-                    deps, project, new, written, repeats, headers=headers, fingerprint=fingerprint
-                )
+                batch = await creation.create(deps, project, new, written, headers, fingerprint=fingerprint)
     if batch.input_file_id != new.input_file_id and deps.view.file(project, new.input_file_id) is not None:
         await file_removal.discard(deps, new.input_file_id, file_key(new.input_file_id))
     return batch

@@ -8,8 +8,8 @@
 
 import asyncio
 import hashlib
-from array import array
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +17,7 @@ from tidemill.api import errors
 from tidemill.api.batches import answer_schema, batch_request, creation, report
 from tidemill.api.batches.batch_request import BatchRequest
 from tidemill.api.batches.token_estimate import TokenEstimate
-from tidemill.api.dependencies import Dependencies, chunks_from_store, from_store
+from tidemill.api.dependencies import Dependencies, chunks_from_store, from_store, lines_of
 from tidemill.api.requests.fields import Expiry, Metadata, Model, Window
 from tidemill.api.requests.reading import Body
 from tidemill.api.reruns import input_file
@@ -26,8 +26,9 @@ from tidemill.api.reruns.selection import Kind, Selection
 from tidemill.api.view.quotas import Booking
 from tidemill.api.view.result_lines import bounded
 from tidemill.schemas import ids
+from tidemill.schemas.bitmap import Bitmap
 from tidemill.schemas.jsonl.line import model_of
-from tidemill.schemas.jsonl.lines import Line, Splitter
+from tidemill.schemas.jsonl.lines import Line
 from tidemill.schemas.log.messages import FileRecord, InputRef
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch
@@ -118,9 +119,7 @@ def named_model(deps: Dependencies, model: str | None, endpoint: str) -> str | N
     return model
 
 
-async def create(
-    deps: Dependencies, project: str, rerun: Rerun, repeats: creation.Repetition, headers: dict[str, str]
-) -> Batch:
+async def create(deps: Dependencies, project: str, rerun: Rerun, headers: creation.NewBatchHeaders) -> Batch:
     """Create the batch of a rerun, or find the one that the same request has created.
 
     Raises:
@@ -138,7 +137,7 @@ async def create(
         _old_input(deps, project, rerun.batch)
         schema = await answer_schema.of_batch(deps, rerun.batch)
         request = rerun.request.model_copy(update={"answer_schema": schema})
-        return await creation.create(deps, project, request, source, repeats, headers=headers)
+        return await creation.create(deps, project, request, source, headers)
 
 
 async def estimate(deps: Dependencies, project: str, rerun: Rerun) -> TokenEstimate:
@@ -201,8 +200,8 @@ async def _input(deps: Dependencies, rerun: Rerun, booking: Booking) -> FileReco
     return await input_file.write(deps, booking, file_id, f"rerun-of-{rerun.batch.id}.jsonl", chunks)
 
 
-async def _chosen(deps: Dependencies, project: str, rerun: Rerun, old: FileRecord) -> "array[int] | None":
-    """Indices of the wanted lines, in order; None for all.
+async def _chosen(deps: Dependencies, project: str, rerun: Rerun, old: FileRecord) -> Bitmap | None:
+    """Indices of the wanted lines; None for all.
 
     Raises:
         ApiError: 409, there is none, or the error file is deleted.
@@ -210,38 +209,45 @@ async def _chosen(deps: Dependencies, project: str, rerun: Rerun, old: FileRecor
     chosen = await _with_fates(deps, project, rerun, old)
     if rerun.of_model is None:
         return chosen
-    picker = _ModelPicker(chosen, rerun.of_model, deps.serving.aliases)
+    found, aliases = Bitmap(), deps.serving.aliases
+
+    def pick(lines: Iterable[tuple[Line, int]]) -> None:
+        for line, index in lines:
+            if chosen is None or index in chosen:
+                # None for an invalid line of a stream, or of a batch that ended before its validation.
+                named = model_of(line.data or b"")
+                if named is not None and aliases.get(named, named) == rerun.of_model:
+                    found.add(index)
+
     async for lines in _read(deps, old):
-        await asyncio.to_thread(picker.pick, lines)
-    if not picker.found:
+        await asyncio.to_thread(pick, lines)
+    if not found:
         message = (
             f"The batch '{rerun.batch.id}' has no such lines of the model '{errors.shorten(rerun.of_model)}'."
         )
         raise errors.conflict(message, code="no_lines")
-    return picker.found
+    return found
 
 
-async def _with_fates(deps: Dependencies, project: str, rerun: Rerun, old: FileRecord) -> "array[int] | None":
+async def _with_fates(deps: Dependencies, project: str, rerun: Rerun, old: FileRecord) -> Bitmap | None:
     """Like `_chosen`, without regard to the model."""
     batch, selection = rerun.batch, rerun.selection
     if selection.kind is Kind.ALL and (batch.tidemill.stream is None or batch.error_file_id is None):
         return None
     if (code := report.unrun_code(batch)) is not None and selection.includes(code, None):
         return None
-    chosen, others = array("I"), set[int]()
+    chosen, others = Bitmap(), Bitmap()
     if batch.error_file_id is not None:
         if (record := deps.view.file(project, batch.error_file_id)) is None:
             raise _gone("error", batch.error_file_id)
         try:
             async for index, text in _failures(deps, record.key):
-                if selection.includes(*report.fault(text)):
-                    chosen.append(index)
-                else:
-                    others.add(index)
+                (chosen if selection.includes(*report.fault(text)) else others).add(index)
         except NotFound as error:
             raise _gone("error", batch.error_file_id) from error
     if selection.kind is Kind.ALL:
-        chosen = array("I", (index for index in range(old.lines or 0) if index not in others))
+        for index in itertools.filterfalse(others.__contains__, range(old.lines or 0)):
+            chosen.add(index)
     if not chosen:
         wanted = f"{selection.kind}" if selection.kind is not Kind.CODES else "such"
         raise errors.conflict(f"The batch '{batch.id}' has no {wanted} lines.", code="no_lines")
@@ -259,69 +265,32 @@ async def _failures(deps: Dependencies, key: str) -> AsyncIterator[tuple[int, by
 
 
 async def _lines(
-    deps: Dependencies, old: FileRecord, chosen: "array[int] | None", model: str | None
+    deps: Dependencies, old: FileRecord, chosen: Bitmap | None, model: str | None
 ) -> AsyncIterator[bytes]:
     """The chosen lines of an input file in chunks, each with a newline; by default all, on their own models.
 
     Raises:
         ApiError: 409, its bytes are not there; 503, the store does not answer.
     """
-    picker = _LinePicker(chosen, model)
+
+    def picked(lines: Iterable[tuple[Line, int]]) -> bytes:
+        wanted = (line.data or b"" for line, index in lines if chosen is None or index in chosen)
+        return b"".join(rewrite_line(data, model=model) + b"\n" for data in wanted)
+
     async for lines in _read(deps, old):
         # A chunk is some milliseconds of work.
-        yield await asyncio.to_thread(picker.pick, lines)
+        yield await asyncio.to_thread(picked, lines)
 
 
-async def _read(deps: Dependencies, old: FileRecord) -> AsyncIterator[Iterable[Line]]:
-    """The lines of an input file by chunk; see `_lines`."""
-    splitter = Splitter()
+async def _read(deps: Dependencies, old: FileRecord) -> AsyncIterator[Iterable[tuple[Line, int]]]:
+    """The lines of an input file by chunk, with their indices; see `_lines`."""
+    indices = itertools.count()
     try:
-        async for chunk in chunks_from_store(deps.store.read(old.key)):
-            yield splitter.feed(chunk)
+        async for lines in lines_of(chunks_from_store(deps.store.read(old.key))):
+            # The lines come first, since `zip` has read an index when they end otherwise.
+            yield zip(lines, indices, strict=False)
     except NotFound as error:
         raise _gone("input", old.file.id) from error
-    yield splitter.finish()
-
-
-class _ModelPicker:
-    """Finds the lines of one model among some lines of an input file."""
-
-    def __init__(self, among: "array[int] | None", model: str, aliases: Mapping[str, str]) -> None:
-        self._among = None if among is None else set(among)
-        self._model = model
-        self._aliases = aliases
-        self._index = 0
-        self.found = array("I")
-
-    def pick(self, lines: Iterable[Line]) -> None:
-        for each in lines:
-            if self._among is None or self._index in self._among:
-                # None for an invalid line of a stream, or of a batch that ended before its validation.
-                named = model_of(each.data or b"")
-                if named is not None and self._aliases.get(named, named) == self._model:
-                    self.found.append(self._index)
-            self._index += 1
-
-
-class _LinePicker:
-    """Picks the wanted lines from a stream of lines."""
-
-    def __init__(self, chosen: Iterable[int] | None, model: str | None) -> None:
-        self._chosen: Iterator[int] | None = None if chosen is None else iter(chosen)
-        self._next = -1 if self._chosen is None else next(self._chosen, -1)
-        self._index = 0
-        self._model = model
-
-    def pick(self, lines: Iterable[Line]) -> bytes:
-        picked = []
-        for each in lines:
-            if self._chosen is None:
-                picked.append(each.data or b"")
-            elif self._index == self._next:
-                picked.append(each.data or b"")
-                self._next = next(self._chosen, -1)
-            self._index += 1
-        return b"".join(rewrite_line(data, model=self._model) + b"\n" for data in picked)
 
 
 def _gone(which: str, file_id: str) -> ApiError:

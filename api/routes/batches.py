@@ -1,5 +1,6 @@
 """The routes of batches."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -8,7 +9,7 @@ from pydantic import BaseModel
 from tidemill.api import errors, lookup
 from tidemill.api.batches import answer_schema, changes, creation
 from tidemill.api.batches.batch_request import BatchRequest
-from tidemill.api.batches.creation import ForwardedHeaders, RepetitionHeaders
+from tidemill.api.batches.creation import CreateHeaders
 from tidemill.api.batches.token_estimate import Figures, TokenEstimate, figures
 from tidemill.api.dependencies import (
     Caller,
@@ -20,6 +21,7 @@ from tidemill.api.dependencies import (
     ViewDep,
     chunks_from_store,
     json,
+    lines_of,
 )
 from tidemill.api.inline import body_input, bucket_files, open_batches
 from tidemill.api.inline.open_batches import Appended
@@ -35,7 +37,7 @@ from tidemill.api.requests.reading import Body
 from tidemill.api.view.quotas import Booking
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.buckets import SCHEME
-from tidemill.schemas.jsonl.lines import Splitter
+from tidemill.schemas.jsonl.lines import Line
 from tidemill.schemas.log.messages import FileRecord, InputRef
 from tidemill.schemas.ports import NotFound, once
 from tidemill.schemas.resources.batch import Batch
@@ -84,8 +86,7 @@ class DeletedBatch(BaseModel):
 async def create(
     deps: Deps,
     caller: Caller,
-    repeats: RepetitionHeaders,
-    headers: ForwardedHeaders,
+    headers: CreateHeaders,
     body: Annotated[NewBatch, Depends(StoringBody(NewBatch, bytes_max=inline.BYTES_MAX))],
 ) -> Response:
     """Create a batch; the answer comes when the log has it, and ingest validates the file afterwards."""
@@ -101,13 +102,13 @@ async def create(
     given = body.input_file_id or ""
     input_uri = given if given.startswith(SCHEME) else None
     wanted = BatchRequest(input_file_id=given, input_uri=input_uri, answer_schema=schema, **fields)
-    wanted, imported, fingerprint = await bucket_files.checked(deps, project, wanted, repeats)
+    wanted, imported, fingerprint = await bucket_files.checked(deps, project, wanted, headers.repetition)
     if wanted.open:
-        return json(await open_batches.create(deps, caller, wanted, repeats, headers))
+        return json(await open_batches.create(deps, caller, wanted, headers))
     with deps.booking(project) as booking:
         if body.requests is not None:
             record = await _stored(deps, booking, body.requests, body.endpoint)
-            return json(await body_input.create(deps, booking, record, wanted, repeats, headers=headers))
+            return json(await body_input.create(deps, booking, record, wanted, headers))
 
         async def source() -> InputRef | None:
             if imported is None:
@@ -117,9 +118,7 @@ async def create(
             return imported
 
         async with deps.gates.creates.turn(project):
-            batch = await creation.create(
-                deps, project, wanted, source, repeats, headers=headers, fingerprint=fingerprint
-            )
+            batch = await creation.create(deps, project, wanted, source, headers, fingerprint=fingerprint)
     return json(batch)
 
 
@@ -185,22 +184,18 @@ async def estimate(
 
 
 async def _estimated(deps: Dependencies, record: FileRecord, endpoint: str) -> TokenEstimate:
-    found, splitter = TokenEstimate(endpoint), Splitter(deps.settings.line_bytes_max)
+    found = TokenEstimate(endpoint)
 
-    def feed(chunk: bytes) -> None:
-        for line in splitter.feed(chunk):
+    def add(lines: Iterator[Line]) -> None:
+        for line in lines:
             found.add(line.data)
 
-    def finish() -> None:
-        for line in splitter.finish():
-            found.add(line.data)
-
+    chunks = chunks_from_store(deps.store.read(record.key))
     try:
-        async for chunk in chunks_from_store(deps.store.read(record.key)):
-            await run_half_time(feed, chunk)
+        async for lines in lines_of(chunks, deps.settings.line_bytes_max):
+            await run_half_time(add, lines)
     except NotFound as error:
         raise errors.no_file(record.file.id) from error
-    await run_half_time(finish)
     return found
 
 

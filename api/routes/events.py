@@ -19,7 +19,7 @@ from tidemill.api import errors
 from tidemill.api.access import sessions
 from tidemill.api.access.auth import Principal
 from tidemill.api.changes import LOAD, Key, ProjectChanges
-from tidemill.api.dependencies import Caller, Dependencies, Deps, require
+from tidemill.api.dependencies import Caller, Dependencies, Deps
 from tidemill.api.openapi import Route
 from tidemill.api.requests import faults, reading
 from tidemill.api.requests.parts import Headers, Query
@@ -220,7 +220,7 @@ async def stream(
         raise errors.too_many_streams(most // SHARE_OF_CONNECTIONS, "with your API key")
     types = frozenset(query.types.split(",")) if query.types else USUAL
     if LOAD in types:
-        require(caller, Role.OPERATOR)
+        caller.require(Role.OPERATOR)
     found = Stream(deps=deps, project=caller.project, types=types, is_valid=_check(request, deps, caller))
     return EventResponse(
         found.frames(header.last_event_id), open_streams=deps.events.open_streams, key_id=caller.key_id

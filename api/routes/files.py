@@ -175,21 +175,17 @@ async def _table(deps: Dependencies, project: str, record: FileRecord) -> Respon
             async for piece in converted(lines):
                 yield piece
 
-    table = pieces()
-    first = await anext(table)
+    table = await download.begun(pieces())
     headers = {
         "content-disposition": download.disposition(f"{record.file.filename.removesuffix('.jsonl')}.parquet")
     }
-    return StreamingResponse(_chained(first, table), headers=headers, media_type="application/vnd.apache.parquet")
+    return StreamingResponse(table, headers=headers, media_type="application/vnd.apache.parquet")
 
 
 def _part(wanted: ContentHeaders, etag: str, size: int) -> download.ByteRange | None:
     if wanted.if_range is not None and wanted.if_range.strip() != etag:
         return None
-    try:
-        return download.parse(wanted.range, size)
-    except download.Unsatisfiable as error:
-        raise errors.unsatisfiable(size) from error
+    return download.parse(wanted.range, size)
 
 
 async def _link(deps: Dependencies, record: FileRecord) -> str | None:
@@ -205,18 +201,8 @@ async def _link(deps: Dependencies, record: FileRecord) -> str | None:
 
 
 async def _begun(deps: Dependencies, record: FileRecord, part: download.ByteRange) -> AsyncIterator[bytes]:
-    """The bytes, with the first chunk already read, so that a failure before it still gets an error answer."""
-    chunks = chunks_from_store(deps.store.read(record.key, part.start, part.end))
     try:
-        first = await anext(chunks, b"")
+        return await download.begun(chunks_from_store(deps.store.read(record.key, part.start, part.end)))
     except NotFound as error:
         _log.warning("the bytes of the file %s are not in the store", record.file.id)
         raise errors.no_file(record.file.id) from error
-    return _chained(first, chunks)
-
-
-async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    if first:
-        yield first
-    async for chunk in rest:
-        yield chunk

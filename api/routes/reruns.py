@@ -3,14 +3,14 @@
 A dry run changes nothing, so a key with the role `read` is enough.
 """
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import AfterValidator, ConfigDict, Field
 
 from tidemill.api import lookup
-from tidemill.api.access.auth import Principal
-from tidemill.api.batches.creation import ForwardedHeaders, RepetitionHeaders
+from tidemill.api.access.auth import ALL_PROJECTS, Principal
+from tidemill.api.batches.creation import CreateHeaders
 from tidemill.api.batches.token_estimate import Figures, figures
 from tidemill.api.dependencies import (
     Dependencies,
@@ -18,22 +18,18 @@ from tidemill.api.dependencies import (
     ReadingCaller,
     StoringBody,
     json,
-    require,
-    require_project,
 )
 from tidemill.api.openapi import Route
 from tidemill.api.requests import faults
-from tidemill.api.requests.fields import BatchId, Endpoint, Model
+from tidemill.api.requests.fields import AnyProject, BatchId, Endpoint, Model
 from tidemill.api.requests.reading import Body
 from tidemill.api.reruns import log_range, replay, rerun, selection
-from tidemill.api.reruns.log_range import ALL, LogRange
+from tidemill.api.reruns.log_range import LogRange
 from tidemill.api.reruns.rerun import RerunOptions
 from tidemill.api.reruns.selection import Kind
 from tidemill.schemas.resources.access import Role, is_project
 from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.resources.batch import Batch, ReplayRange
-
-PROJECT_CHARS_MAX: Final = 64
 
 router = APIRouter(prefix="/v1", tags=["batches"], route_class=Route)
 
@@ -73,13 +69,12 @@ async def rerun_batch(
     deps: Deps,
     caller: ReadingCaller,
     batch_id: BatchId,
-    repeats: RepetitionHeaders,
-    headers: ForwardedHeaders,
+    headers: CreateHeaders,
     body: Annotated[RerunRequest, Depends(StoringBody(RerunRequest))],
 ) -> Response:
     """Run lines of a finished batch again: the unfinished ones by default."""
     if not body.dry_run:
-        require(caller, Role.WRITE)
+        caller.require(Role.WRITE)
     batch = await lookup.batch(deps.view, caller.project, batch_id)
     new = rerun.rerun_of(deps, batch, selection.of(body.lines), body, body.of_model)
     if body.dry_run:
@@ -89,7 +84,7 @@ async def rerun_batch(
         plan = RerunPlan(**shown.model_dump(), endpoint=batch.endpoint, is_too_large=too_large)
         return json(plan)
     await deps.trail.record(request, caller, Action.BATCH_RERUN, batch_id)
-    made = await rerun.create(deps, caller.project, new, repeats, headers)
+    made = await rerun.create(deps, caller.project, new, headers)
     return json(made)
 
 
@@ -102,8 +97,8 @@ def _check_edge(text: str) -> str:
 
 
 def _check_project(project: str) -> str:
-    if project != ALL and not is_project(project):
-        raise faults.wrong("invalid_value", f"it must be the name of a project, or {ALL} for all.")
+    if project != ALL_PROJECTS and not is_project(project):
+        raise faults.wrong("invalid_value", f"it must be the name of a project, or {ALL_PROJECTS} for all.")
     return project
 
 
@@ -121,7 +116,7 @@ class RangeSource(Body):
     """A time in ISO 8601, or an offset of each partition; inclusive."""
     end: _Edge | None = Field(None, alias="to")
     """Like `from`, exclusive; by default now."""
-    project: Annotated[str, Field(max_length=PROJECT_CHARS_MAX), AfterValidator(_check_project)] | None = None
+    project: Annotated[AnyProject, AfterValidator(_check_project)] | None = None
     """The project of the lines; an operator may name another one, or `*` for all."""
     endpoint: Endpoint | None = None
     """Only lines of this endpoint; required if the range has several."""
@@ -160,24 +155,21 @@ async def replay_range(
     request: Request,
     deps: Deps,
     caller: ReadingCaller,
-    repeats: RepetitionHeaders,
-    headers: ForwardedHeaders,
+    headers: CreateHeaders,
     body: Annotated[ReplayRequest, Depends(StoringBody(ReplayRequest))],
 ) -> Response:
     """Run a range of the log again; a dry run only returns the plan."""
     lines = _range(caller, body.source)
     if not body.dry_run:
-        require(caller, Role.WRITE)
+        caller.require(Role.WRITE)
         about = {name: str(value) for name, value in body.source.model_dump(exclude_none=True).items()}
-        named = about.get("project", ALL)
-        await deps.trail.record(
-            request, caller, Action.REPLAY_CREATE, owner=None if named == ALL else named, **about
-        )
+        owner = None if body.source.project == ALL_PROJECTS else body.source.project
+        await deps.trail.record(request, caller, Action.REPLAY_CREATE, owner=owner, **about)
     made: Batch | ReplayPlan
     if body.dry_run:
         made = await _planned(deps, caller.project, lines, body)
     else:
-        made = await replay.create(deps, caller.project, lines, body, repeats, headers=headers)
+        made = await replay.create(deps, caller.project, lines, body, headers)
     return json(made)
 
 
@@ -202,12 +194,10 @@ def _range(caller: Principal, source: RangeSource) -> LogRange:
     Raises:
         ApiError: 403, they are another project's.
     """
-    project = source.project or caller.project
-    require_project(caller, project)
     return LogRange(
         shown=ReplayRange(model=source.model, start=source.start, end=source.end),
         start=log_range.edge(source.start),
         end=None if source.end is None else log_range.edge(source.end),
-        project=project,
+        project=caller.chosen(source.project),
         endpoint=source.endpoint,
     )

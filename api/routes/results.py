@@ -13,6 +13,7 @@ from tidemill.api.batches import comparison, report, result_pages
 from tidemill.api.batches.comparison import Comparison, Outcome, Wanted
 from tidemill.api.batches.result_search import Search, search
 from tidemill.api.dependencies import Caller, Dependencies, Deps, ViewDep, from_store
+from tidemill.api.http import download
 from tidemill.api.openapi import Route
 from tidemill.api.requests import faults, reading
 from tidemill.api.requests.fields import BatchId, Id, OneOf
@@ -27,8 +28,6 @@ LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000
 INDEX_MAX: Final = 10_000_000
 STATUSES: Final = ("completed", "failed")
-ERRORS_PAGE: Final = 1_000
-"""Failed lines that are read at a time."""
 
 router = APIRouter(prefix="/v1/batches/{batch_id}", tags=["batches"], route_class=Route)
 
@@ -116,14 +115,13 @@ async def results(
     batch = await lookup.batch(deps.view, caller.project, batch_id)
     for _ in range(result_pages.TRIES_MAX):
         shown, end = await _shown(deps, caller.project, batch, query)
-        lines = deps.lines.read(shown)
         try:
             # Before the status is sent: a failure after it can only truncate the answer.
-            first = await from_store(anext(lines, None))
+            lines = await from_store(download.begun(deps.lines.read(shown)))
         except NotFound:
             batch = await lookup.batch(deps.view, caller.project, batch_id)
             continue
-        return StreamingResponse(_written(shown, first, lines, end), media_type="application/json")
+        return StreamingResponse(_written(shown, lines, end), media_type="application/json")
     raise errors.unavailable("results of this batch")
 
 
@@ -213,27 +211,17 @@ async def grouped_errors(deps: Deps, caller: Caller, batch_id: BatchId) -> repor
     if report.unrun_code(batch) is not None:
         source = deps.view.file(caller.project, batch.input_file_id)
         return report.ErrorReport(total=0, unfinished=source.lines or 0 if source else 0, data=[])
-    groups, after = report.ErrorGroups(), -1
-    while True:
-        found = await result_pages.page(
-            deps, caller.project, batch, after=after, limit=ERRORS_PAGE, status="failed"
-        )
-        if not (found := bounded(found)):
-            return groups.report()
-        lines = deps.lines.read(found)
-        for line in found:
-            groups.add(line.index, await result_pages.next_line(lines))
-        after = found[-1].index
+    groups = report.ErrorGroups()
+    async for found, text in result_pages.every(deps, caller.project, batch, status="failed"):
+        groups.add(found.index, text)
+    return groups.report()
 
 
-async def _written(
-    shown: list[Found], first: bytes | None, lines: AsyncIterator[bytes], end: int | None
-) -> AsyncIterator[bytes]:
-    """The page, whose first line is read; more lines may come after the index `end`, or none without it."""
+async def _written(shown: list[Found], lines: AsyncIterator[bytes], end: int | None) -> AsyncIterator[bytes]:
+    """The page; more lines may come after the index `end`, or none without it."""
     yield b'{"object":"list","data":['
     for place, found in enumerate(shown):
-        line = first if place == 0 and first is not None else await result_pages.next_line(lines)
-        yield (b"," if place else b"") + _line_json(found, line)
+        yield (b"," if place else b"") + _line_json(found, await result_pages.next_line(lines))
     last = shown[-1].index if end is None and shown else end
     yield b'],"has_more":%b,"next_after":%b}' % (b"false" if end is None else b"true", orjson.dumps(last))
 

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 
 from tidemill.api import errors
 from tidemill.api.batches.batch_request import BatchRequest
-from tidemill.api.batches.creation import ForwardedHeaders, RepetitionHeaders
+from tidemill.api.batches.creation import CreateHeaders
 from tidemill.api.dependencies import Caller, Deps, StoringBody, json
 from tidemill.api.inline import single_request
 from tidemill.api.inline.single_request import AsyncRequest
@@ -69,8 +69,7 @@ async def create(
     caller: Caller,
     endpoint_path: EndpointPath,
     *,
-    repeats: RepetitionHeaders,
-    headers: ForwardedHeaders,
+    headers: CreateHeaders,
     query: Annotated[AsyncQuery, Depends(Query(AsyncQuery))],
     body: Annotated[RequestBody, Depends(StoringBody(RequestBody, bytes_max=inline.BYTES_MAX))],
 ) -> Response:
@@ -87,7 +86,7 @@ async def create(
         callback_url=query.callback_url,
         single=True,
     )
-    batch = await single_request.create(deps, caller.project, wanted, body.content, repeats, headers=headers)
+    batch = await single_request.create(deps, caller.project, wanted, body.content, headers)
     return json(await single_request.shown(deps, caller.project, batch))
 
 

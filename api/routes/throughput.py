@@ -1,22 +1,21 @@
 """The routes of throughput and queues: how many lines ended when, and how many wait where."""
 
 import asyncio
-import dataclasses
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from tidemill.api import lookup
-from tidemill.api.access.auth import Principal
-from tidemill.api.dependencies import Caller, Deps, ViewDep, json, require_project
+from tidemill.api.access.auth import ALL_PROJECTS
+from tidemill.api.dependencies import Caller, Deps, ViewDep, json
 from tidemill.api.openapi import Route
 from tidemill.api.requests import reading
-from tidemill.api.requests.fields import BatchId, OneOf
+from tidemill.api.requests.fields import AnyProject, BatchId, OneOf
 from tidemill.api.requests.parts import Query
-from tidemill.api.view.throughput import MINUTE, Point, QueueRow
+from tidemill.api.view.throughput import MINUTE, Point, ProjectInterval, QueueRow
 from tidemill.schemas.resources.batch import Status
 
 Stage = Literal["ingest", "processors", "results"]
@@ -25,9 +24,7 @@ WINDOWS: Final = {"1h": (3_600, 60), "24h": (86_400, 300), "7d": (7 * 86_400, 3_
 """Windows, with their seconds and those of their intervals."""
 RATE_SECONDS: Final = 300
 """Rates of queues are means of this time."""
-ALL_PROJECTS: Final = "*"
 PROJECTS_MAX: Final = 100
-PROJECT_CHARS_MAX: Final = 64
 QUEUES_MAX: Final = 1_000
 STAGES: Final[dict[str, Stage]] = {
     Status.VALIDATING: "ingest",
@@ -40,18 +37,13 @@ STAGES: Final[dict[str, Stage]] = {
 router = APIRouter(tags=["throughput"], route_class=Route)
 
 
-class BatchInterval(BaseModel):
-    """The lines of a batch that ended in an interval."""
+class BatchPoint(BaseModel):
+    """The lines of a batch that ended in an interval, and their calls."""
 
     at: int
     """The start of the interval, Unix seconds."""
     completed: int
     failed: int
-
-
-class BatchPoint(BatchInterval):
-    """The lines of a batch that ended in an interval, and their calls."""
-
     retried: int
     """Calls of these lines beyond the first of each."""
     limit: int | None
@@ -66,16 +58,6 @@ class BatchThroughput(BaseModel):
     interval_seconds: int
     data: list[BatchPoint]
     """At most 240."""
-
-
-class ProjectInterval(BatchInterval):
-    """The lines that ended in an interval."""
-
-    started: int
-    """Lines of batches that passed validation."""
-    input_tokens: int
-    """Tokens of batches that ended."""
-    output_tokens: int
 
 
 class ProjectLines(BaseModel):
@@ -137,14 +119,14 @@ class WindowQuery(reading.Parameters):
 
     window: Annotated[str, OneOf(list(WINDOWS))] = "24h"
     """How far back: intervals of a minute, of five minutes, or of an hour."""
-    project: Annotated[str, Field(max_length=PROJECT_CHARS_MAX)] | None = None
+    project: AnyProject | None = None
     """Another project, or `*` for all; for an operator."""
 
 
 class QueuesQuery(reading.Parameters):
     """The query of queues."""
 
-    project: Annotated[str, Field(max_length=PROJECT_CHARS_MAX)] | None = None
+    project: AnyProject | None = None
     """Another project, or `*` for all; for an operator."""
 
 
@@ -168,7 +150,7 @@ async def of_projects(
     deps: Deps, caller: Caller, query: Annotated[WindowQuery, Depends(Query(WindowQuery))]
 ) -> Response:
     """Get how many lines of a project, or of all, ended when."""
-    project = _project(caller, query.project)
+    project = caller.chosen(query.project)
     seconds, step = WINDOWS[query.window]
     end = int(deps.clock())
     start = (end - seconds) // step * step
@@ -178,7 +160,7 @@ async def of_projects(
     return json(
         ProjectThroughput(
             project=project or ALL_PROJECTS, start=start, end=end, interval_seconds=step,
-            data=[ProjectInterval(**dataclasses.asdict(one)) for one in found],
+            data=found,
             projects=[ProjectLines(project=name, lines=lines) for name, lines in others],
         )
     )  # fmt: skip
@@ -189,7 +171,7 @@ async def queues(
     deps: Deps, caller: Caller, query: Annotated[QueuesQuery, Depends(Query(QueuesQuery))]
 ) -> Response:
     """Get how many lines of a project, or of all, wait at which stage, and for how long."""
-    project = _project(caller, query.project)
+    project = caller.chosen(query.project)
     now = int(deps.clock())
     start = (now - RATE_SECONDS) // MINUTE * MINUTE
     async with deps.gates.sums.turn(caller.project):
@@ -213,14 +195,3 @@ def _queue(row: QueueRow) -> Queue:
         batches=row.batches, lines=row.lines, oldest_at=row.oldest_at, lines_per_second=rate,
         lag_seconds=row.lines / rate if rate else None,
     )  # fmt: skip
-
-
-def _project(caller: Principal, asked: str | None) -> str | None:
-    """The project of a query; None is all.
-
-    Raises:
-        ApiError: 403, it is another one, and the caller is no operator.
-    """
-    project = None if asked == ALL_PROJECTS else asked or caller.project
-    require_project(caller, project)
-    return project

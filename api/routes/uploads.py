@@ -13,7 +13,7 @@ from tidemill.api.dependencies import Caller, Dependencies, Deps, StoringBody, f
 from tidemill.api.openapi import Route
 from tidemill.api.requests.bodies import Completion, NewUpload
 from tidemill.api.requests.fields import UploadId
-from tidemill.api.uploads import assembly, part
+from tidemill.api.uploads import parts
 from tidemill.api.uploads.sink import life_of
 from tidemill.schemas import ids
 from tidemill.schemas.bounds import UPLOAD_PARTS_MAX
@@ -53,7 +53,7 @@ async def create(
 
 
 @router.post("/{upload_id}/parts", response_model=UploadPart)
-async def add(deps: Deps, caller: Caller, upload_id: UploadId, form: part.PartForm) -> Response:
+async def add(deps: Deps, caller: Caller, upload_id: UploadId, form: parts.PartForm) -> Response:
     """Add a part; parts may arrive in any order, also in parallel."""
     record = _pending(await lookup.upload(deps.view, caller.project, upload_id))
     count, size = deps.view.uploads.arrived(upload_id)
@@ -63,7 +63,7 @@ async def add(deps: Deps, caller: Caller, upload_id: UploadId, form: part.PartFo
     if size > 2 * record.upload.bytes:
         raise errors.invalid("The upload's parts have more than twice the bytes that it declared.", param="data")
     with deps.booking(caller.project) as booking:
-        taken = await part.receive(form, deps, upload_id, booking)
+        taken = await parts.receive(form, deps, upload_id, booking)
         _pending(await lookup.upload(deps.view, caller.project, upload_id))
         await deps.publisher.upload(taken)
     return json(taken.part)
@@ -80,8 +80,8 @@ async def complete(
         return json(record.upload)
     _pending(record)
     try:
-        parts = await _parts(deps, record, part_ids)
-        made = await assembly.assemble(deps, record, parts, body.md5)
+        found = await _parts(deps, record, part_ids)
+        made = await parts.assemble(deps, record, found, body.md5)
     except ApiError:
         # A concurrent repetition may have completed it, and its parts are deleted then.
         now = deps.view.uploads.upload(caller.project, upload_id)

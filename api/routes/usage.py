@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+from dataclasses import asdict
 from typing import Annotated, Final, Literal
 
 import orjson
@@ -10,9 +11,10 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import AfterValidator, BaseModel, Field
 
 from tidemill.api import errors
-from tidemill.api.dependencies import Caller, Deps, json, require_project
+from tidemill.api.dependencies import Caller, Deps, json
 from tidemill.api.openapi import Route
 from tidemill.api.requests import faults, paging, reading
+from tidemill.api.requests.fields import AnyProject
 from tidemill.api.requests.paging import ListPage, Page, Row
 from tidemill.api.requests.parts import Query
 from tidemill.api.view.ledger import DIMENSIONS, LedgerQuery, Sum
@@ -23,7 +25,6 @@ TIME_MAX: Final = 1 << 40
 CURSOR_CHARS_MAX: Final = 2_560
 """A cursor has a value of each dimension; the name of a model is the longest."""
 GROUPS_CHARS_MAX: Final = 64
-PROJECT_CHARS_MAX: Final = 64
 DEFAULT_SECONDS: Final = 30 * 86_400
 """The default range of a query."""
 
@@ -99,15 +100,14 @@ class UsageQuery(reading.Parameters):
         str, Field(max_length=GROUPS_CHARS_MAX, json_schema_extra={"pattern": _BY}), AfterValidator(_check_groups)
     ] = ""
     """Dimensions to group by, separated by commas; without it there is one sum."""
-    project: Annotated[str, Field(max_length=PROJECT_CHARS_MAX)] | None = None
+    project: AnyProject | None = None
     """Another project, or * for all; for an operator."""
 
 
 @router.get("", response_model=ListPage[UsageSum])
 async def index(deps: Deps, caller: Caller, query: Annotated[UsageQuery, Depends(Query(UsageQuery))]) -> Response:
     """Sum the usage of finished batches: tokens, images, seconds of audio, succeeded lines, and cost."""
-    by, project = _by(query.group_by), caller.project if query.project is None else query.project
-    require_project(caller, project)
+    by, project = _by(query.group_by), caller.chosen(query.project)
     start = int(deps.clock()) - DEFAULT_SECONDS if query.start_time is None else query.start_time
     wanted = LedgerQuery(
         project=project,
@@ -125,6 +125,7 @@ async def index(deps: Deps, caller: Caller, query: Annotated[UsageQuery, Depends
 
 def _row(found: Sum, by: tuple[str, ...]) -> Row:
     group: dict[str, str | None] = dict(zip(by, found.group, strict=True))
+    cost = CostSum(total=found.cost, input=found.cost_input, output=found.cost_output, units=found.cost_units)
     shown = UsageSum(
         id=_id(found.group),
         project=group.get("project"),
@@ -132,17 +133,8 @@ def _row(found: Sum, by: tuple[str, ...]) -> Row:
         model=group.get("model") or None,
         day=group.get("day"),
         batch_id=group.get("batch"),
-        batches=found.batches,
-        lines=found.lines,
-        copies=found.copies,
-        input_tokens=found.input_tokens,
-        cached_tokens=found.cached_tokens,
-        output_tokens=found.output_tokens,
-        reasoning_tokens=found.reasoning_tokens,
         total_tokens=found.input_tokens + found.output_tokens,
-        images=found.images,
-        audio_seconds=found.audio_seconds,
-        cost=CostSum(total=found.cost, input=found.cost_input, output=found.cost_output, units=found.cost_units),
+        **asdict(found) | {"cost": cost},
     )
     return Row(id=shown.id, body=shown.model_dump_json().encode())
 

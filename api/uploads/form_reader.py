@@ -4,7 +4,6 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from fastapi import Request
@@ -15,7 +14,7 @@ from tidemill.api import errors
 from tidemill.api.dependencies import Dependencies
 from tidemill.api.requests import reading
 from tidemill.api.requests.parts import FULL, UNUSABLE, Part, schema_of
-from tidemill.api.uploads.multipart import Event, Form, MultipartError, PartBegan, PartData
+from tidemill.api.uploads.multipart import Event, Form, MultipartError, PartBegan
 from tidemill.schemas.resources.error import ApiError
 
 FORM_BYTES_MAX = 64 * 1024
@@ -31,8 +30,8 @@ F = TypeVar("F", bound=BaseModel)
 BINARY: Final = {"type": "string", "format": "binary"}
 
 
-class FormBody(Part, Generic[F]):
-    """A form with a file in the field `file` and other fields; the route reads it as it arrives (`received`)."""
+class StreamedBody(Part):
+    """A body that the route reads as it arrives."""
 
     errors: ClassVar[Mapping[int, str]] = {
         **UNUSABLE,
@@ -41,13 +40,17 @@ class FormBody(Part, Generic[F]):
         **FULL,
     }
 
+    async def __call__(self, request: Request) -> Request:
+        """Return the request."""
+        return request
+
+
+class FormBody(StreamedBody, Generic[F]):
+    """A form with a file in the field `file` and other fields (`received`)."""
+
     def __init__(self, file: str, fields: type[F]) -> None:
         self.file = file
         self._fields = fields
-
-    async def __call__(self, request: Request) -> Request:
-        """Return the request; the route reads its body."""
-        return request
 
     def read(self, fields: Mapping[str, str]) -> F:
         """Read the other fields; a fault is a 400 with the field's name."""
@@ -64,12 +67,8 @@ class FormBody(Part, Generic[F]):
         return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
-@dataclass(frozen=True, kw_only=True)
-class FormPart:
-    """A part of a form: its head, and its bytes as they arrive. Bytes that are not read are skipped."""
-
-    head: PartBegan
-    data: AsyncIterator[bytes]
+FormPart = tuple[PartBegan, AsyncIterator[bytes]]
+"""A part of a form: its head, and its bytes as they arrive. Bytes that are not read are skipped."""
 
 
 @asynccontextmanager
@@ -141,14 +140,14 @@ async def _bounded(stream: AsyncIterator[bytes], bytes_max: int, fault: ApiError
 async def _parts(events: AsyncIterator[Event]) -> AsyncGenerator[FormPart, None]:
     async for event in events:
         if isinstance(event, PartBegan):
-            yield FormPart(head=event, data=_until_end(events))
+            yield event, _until_end(events)
 
 
 async def _until_end(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
     async for event in events:
-        if not isinstance(event, PartData):
+        if not isinstance(event, bytes):
             return
-        yield event.data
+        yield event
 
 
 async def _events(form: Form, stream: AsyncIterator[bytes]) -> AsyncGenerator[Event, None]:

@@ -38,19 +38,8 @@ class PartBegan:
     filename: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class PartData:
-    """Bytes of the part that began last."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class PartEnded:
-    """The part that began last is complete."""
-
-
-Event = PartBegan | PartData | PartEnded
+Event = PartBegan | bytes | None
+"""The beginning of a part, some bytes of it, or None at its end."""
 
 
 class Form:
@@ -157,10 +146,10 @@ class _Callbacks:
         self.events.append(PartBegan(name=name.decode(errors="replace"), filename=filename))
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
-        self.events.append(PartData(data[start:end]))
+        self.events.append(data[start:end])
 
     def part_end(self) -> None:
-        self.events.append(PartEnded())
+        self.events.append(None)
 
     def end(self) -> None:
         self.is_whole = True

@@ -1,5 +1,6 @@
 """Receives an upload: a form whose file goes to the store while it arrives, and some small fields."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Final
 
 from fastapi import Depends, Request
@@ -10,8 +11,8 @@ from tidemill.api.dependencies import Dependencies
 from tidemill.api.requests import reading
 from tidemill.api.requests.fields import Expiry, OneOf, Purpose
 from tidemill.api.uploads import form_reader
-from tidemill.api.uploads.form_reader import FormBody, FormPart
-from tidemill.api.uploads.multipart import MultipartError
+from tidemill.api.uploads.form_reader import FormBody
+from tidemill.api.uploads.multipart import MultipartError, PartBegan
 from tidemill.api.uploads.sink import BATCH, Sink, life_of, new_file
 from tidemill.api.view.quotas import Booking
 from tidemill.schemas import ids
@@ -80,15 +81,15 @@ async def receive(request: Request, deps: Dependencies, booking: Booking) -> Fil
         form_reader.received(request, deps, project=project, bytes_max=bytes_max, param=FILE) as parts,
         Sink(deps.store, file_key(file_id), bytes_max=bytes_max, param=FILE) as sink,
     ):
-        async for part in parts:
-            if part.head.name != FILE:
-                await _read_field(part, values)
+        async for head, data in parts:
+            if head.name != FILE:
+                await _read_field(head.name, data, values)
                 continue
             if filename is not None:
                 raise errors.invalid("The form has more than one 'file'.", param=FILE)
             booking.bytes(max(0, form_reader.declared_bytes(request) - form_reader.FORM_BYTES_MAX))
-            filename = _filename(part)
-            await _read_file(part, values, sink)
+            filename = _filename(head)
+            await _read_file(data, values, sink)
         fields = FORM.read(values)
         life_seconds = life_of(deps.settings, fields.purpose, fields.wanted_life)
         if filename is None:
@@ -100,29 +101,29 @@ async def receive(request: Request, deps: Dependencies, booking: Booking) -> Fil
     return stored.record(project, file)
 
 
-async def _read_field(part: FormPart, values: dict[str, str]) -> None:
+async def _read_field(name: str, chunks: AsyncIterator[bytes], values: dict[str, str]) -> None:
     """Add a field; with the purpose, all fields so far are checked before the file is read."""
     value = b""
-    async for data in part.data:
+    async for data in chunks:
         value += data
         if len(value) > FIELD_BYTES_MAX:
             raise MultipartError(f"a field has more than {FIELD_BYTES_MAX} bytes")
-    values[part.head.name] = value.decode(errors="replace")
-    if part.head.name == "purpose":
+    values[name] = value.decode(errors="replace")
+    if name == "purpose":
         FORM.read(values)
 
 
-async def _read_file(part: FormPart, values: dict[str, str], sink: Sink) -> None:
+async def _read_file(chunks: AsyncIterator[bytes], values: dict[str, str], sink: Sink) -> None:
     """Write the file; refuse an invalid first line early if the purpose came before (Node sends it last)."""
-    async for data in part.data:
+    async for data in chunks:
         is_first = not sink.first_line.is_done
         await sink.put(data)
         if is_first and sink.first_line.is_done:
             _check_first_line(values, sink)
 
 
-def _filename(part: FormPart) -> str:
-    filename = part.head.filename or "upload"
+def _filename(head: PartBegan) -> str:
+    filename = head.filename or "upload"
     if (length := len(filename)) > FILENAME_CHARS_MAX:
         raise errors.too_long(FILE, FILENAME_CHARS_MAX, length)
     return filename

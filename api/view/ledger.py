@@ -8,15 +8,14 @@ from tidemill.schemas.resources.bill import plain
 
 DIMENSIONS = {"project": "project", "model": "model", "day": "day", "batch": "id"}
 """Dimensions of sums, and their columns."""
-ALL_PROJECTS = "*"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerQuery:
     """Which entries to sum, and how to group them."""
 
-    project: str
-    """A project, or `ALL_PROJECTS`."""
+    project: str | None
+    """None is all."""
     start: int
     """Batches that ended at this time or later, Unix seconds."""
     end: int
@@ -60,7 +59,7 @@ class Ledger:
         columns = [DIMENSIONS[name] for name in query.by]
         where = "ended_at >= ? AND ended_at < ?"
         values: list[object] = [query.start, query.end]
-        if query.project != ALL_PROJECTS:
+        if query.project is not None:
             where, values = f"{where} AND project = ?", [*values, query.project]
         if query.after is not None and columns:
             where += f" AND ({', '.join(columns)}) > ({', '.join('?' * len(columns))})"

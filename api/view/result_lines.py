@@ -7,7 +7,7 @@ crash may leave two copies of a line in the parts of a batch; it reads one of th
 import heapq
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -84,7 +84,7 @@ class Lines:
             found.append(line)
         return found
 
-    async def read(self, found: list[Found]) -> AsyncIterator[bytes]:
+    async def read(self, found: Sequence[Found]) -> AsyncIterator[bytes]:
         """Read lines, without their newlines; adjacent ones of one object together.
 
         Raises:

@@ -27,8 +27,8 @@ the calls that its servers took at a time, None if no process has reported."""
 
 
 @dataclass(frozen=True)
-class Interval:
-    """Counts of an interval; the fields are in the order of the columns."""
+class ProjectInterval:
+    """The lines that ended in an interval; the fields are in the order of the columns."""
 
     at: int
     """Its start, Unix seconds."""
@@ -107,7 +107,7 @@ class Throughput:
         now = int(self._clock())
         return int(self._database.first("SELECT min(at) FROM throughput") or now - now % MINUTE)
 
-    def intervals(self, project: str | None, start: int, step: int) -> list[Interval]:
+    def intervals(self, project: str | None, start: int, step: int) -> list[ProjectInterval]:
         """Sums of intervals since a time, the oldest first; without a project, of all."""
         which, given = _of(project)
         rows = self._database.read_apart(
@@ -115,7 +115,7 @@ class Throughput:
             f" FROM throughput WHERE at >= ?{which} GROUP BY 1 ORDER BY 1",
             step, start, *given,
         )  # fmt: skip
-        return [Interval(*row) for row in rows]
+        return [ProjectInterval(*row) for row in rows]
 
     def busiest(self, start: int, limit: int) -> list[tuple[str, int]]:
         """The projects with the most ended lines since a time, and their number."""

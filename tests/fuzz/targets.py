@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from tidemill.api.uploads.multipart import Form, MultipartError, PartData
+from tidemill.api.uploads.multipart import Form, MultipartError
 from tidemill.ingest.files.validation import Checker, Rules
 from tidemill.ingest.streams import decisions
 from tidemill.processors.calls import request_codec
@@ -142,8 +142,8 @@ def form(data: bytes) -> None:
             events = [event for chunk in chunks for event in form.feed(chunk)]
         except MultipartError:
             return None
-        size = sum(len(event.data) for event in events if isinstance(event, PartData))
-        return [event for event in events if not isinstance(event, PartData)], size
+        size = sum(len(event) for event in events if isinstance(event, bytes))
+        return [event for event in events if not isinstance(event, bytes)], size
 
     in_two, at_once = taken(first, rest), taken(first + rest)
     assert in_two == at_once

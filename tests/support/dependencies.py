@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 from support.trust import SIGNER, VERIFIER
@@ -27,6 +28,7 @@ from tidemill.schemas.log import codec, topics
 from tidemill.schemas.ports import Clock, Edge, LogRecord
 from tidemill.schemas.resources import access
 from tidemill.schemas.resources.access import Role
+from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.schemas.webhooks.addresses import networks
 from tidemill.schemas.webhooks.messages import Attempt, Delivery, Due, State, decode_event, delivery_id
 from tidemill.sealing.webhook_secrets import WebhookSecrets
@@ -170,6 +172,15 @@ def _webhooks(folder: Path, log: ListLog, settings: Settings, clock: Clock) -> W
     return log.webhooks
 
 
+def batch_of(batch_id: str, **fields: Any) -> Batch:
+    """A batch of the file `f`, which is in progress for a day from `NOW` on; with other fields."""
+    usual = {
+        "endpoint": "/v1/embeddings", "input_file_id": "f", "completion_window": "24h",
+        "status": Status.IN_PROGRESS, "created_at": NOW, "expires_at": NOW + 86_400,
+    }  # fmt: skip
+    return Batch(id=batch_id, **usual | fields)
+
+
 def with_settings(deps: Dependencies, settings: Settings) -> Dependencies:
     """The same with other settings, and their servers and models."""
     catalog = Catalog.of(settings.servers, settings.models)
@@ -178,9 +189,12 @@ def with_settings(deps: Dependencies, settings: Settings) -> Dependencies:
     return replace(deps, settings=settings, catalog=catalog)
 
 
-def client_of(deps: Dependencies, key: str = "key-of-p", *, base: str = "http://api/v1") -> httpx.AsyncClient:
-    """A client of an app on these dependencies, with a key; by default as the project `p`."""
-    headers = {"authorization": f"Bearer {key}"}
+def client_of(
+    deps: Dependencies, key: str | None = "key-of-p", *, base: str = "http://api/v1", **headers: str
+) -> httpx.AsyncClient:
+    """A client of an app on these dependencies, with a key and other headers; by default as the project `p`."""
+    if key is not None:
+        headers["authorization"] = f"Bearer {key}"
     return httpx.AsyncClient(transport=httpx.ASGITransport(create_app(deps)), base_url=base, headers=headers)
 
 

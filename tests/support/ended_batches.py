@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Mapping
 
-from support.dependencies import NOW
+from support.dependencies import NOW, batch_of
 
 from tidemill.api.dependencies import Dependencies
 from tidemill.schemas import ids
@@ -27,9 +27,8 @@ async def put_ended(
     await _write(deps, project, batch_id, "errors", errors)
     found = FileReceipt(lines=1, bytes=1, sha256="")
     lines = len(output) + len(errors)
-    batch = Batch(
-        id=batch_id, endpoint="/v1/embeddings", input_file_id="file-f", completion_window="24h", created_at=NOW,
-        expires_at=NOW + 1, status=Status.COMPLETED, completed_at=NOW, request_counts=RequestCounts(total=lines),
+    batch = batch_of(
+        batch_id, status=Status.COMPLETED, completed_at=NOW, request_counts=RequestCounts(total=lines),
         tidemill=Extras(receipt=Receipt(lines=lines, output=found, errors=found), rerun_of=rerun_of),
     )  # fmt: skip
     return deps.view.put_batch(BatchRecord(project=project, batch=batch))

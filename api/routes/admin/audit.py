@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel
 
 from tidemill.api import lookup
-from tidemill.api.dependencies import AdminCaller, ViewDep, json, require_project
+from tidemill.api.dependencies import AdminCaller, ViewDep, json
 from tidemill.api.openapi import Route
 from tidemill.api.requests import paging
 from tidemill.api.requests.filters import AuditQuery
@@ -38,7 +38,7 @@ async def index(
 ) -> Response:
     """List the audit trail: keys, cancels, deletions, reruns, changes of settings, refused keys."""
     project = query.project or (None if caller.is_operator else caller.project)
-    require_project(caller, project)
+    caller.require_project(project)
     rows = await lookup.page(view, query.after, lambda: view.audit.rows(project, query))
     return json(paging.write(query.page, [_shown(row) for row in rows]))
 

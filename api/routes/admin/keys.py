@@ -19,8 +19,6 @@ from tidemill.api.dependencies import (
     JsonBody,
     ViewDep,
     json,
-    require,
-    require_project,
 )
 from tidemill.api.openapi import Route
 from tidemill.api.requests import paging, reading
@@ -118,8 +116,8 @@ async def create(
 ) -> Response:
     """Create a key. No other answer has its secret; every api process accepts it within seconds."""
     role, project = Role(body.role), body.project or caller.project
-    require_project(caller, project)
-    require(caller, role)
+    caller.require_project(project)
+    caller.require(role)
     now, secret = int(deps.clock()), access.new_secret()
     ends = [now + body.expires_in_seconds] if body.expires_in_seconds is not None else []
     if caller.person is None and caller.expires_at is not None:
@@ -150,7 +148,7 @@ async def index(
 ) -> Response:
     """List keys, also revoked ones; an operator may list those of all projects or of one."""
     project = query.project or (None if caller.is_operator else caller.project)
-    require_project(caller, project)
+    caller.require_project(project)
     rows = await lookup.page(view, query.after, lambda: view.keyring.rows(project, query.page))
     return json(paging.write(query.page, rows))
 
@@ -165,7 +163,7 @@ async def retrieve(view: ViewDep, caller: AdminCaller, key_id: KeyId) -> Respons
 async def revoke(request: Request, deps: Deps, caller: AdminCaller, key_id: KeyId) -> Response:
     """Revoke a key; within seconds no api process accepts it. A second revocation changes nothing."""
     record = _known(deps.view, key_id, caller)
-    require(caller, record.key.role)
+    caller.require(record.key.role)
     if record.key.revoked_at is None:
         about = {"name": record.key.name, "project": record.key.project}
         await deps.trail.record(request, caller, Action.KEY_REVOKE, key_id, owner=record.key.project, **about)

@@ -62,15 +62,9 @@ class _Begun(BaseModel):
 
     iss: Literal["tidemill"] = "tidemill"
     aud: Literal["tidemill.sign-in"] = "tidemill.sign-in"
-    state: str
-    nonce: str
-    verifier: str
+    secrets: Secrets
     place: Annotated[str, Field(max_length=PLACE_CHARS_MAX)]
     exp: int
-
-    @property
-    def known(self) -> Secrets:
-        return Secrets(state=self.state, nonce=self.nonce, verifier=self.verifier)
 
 
 @router.get("/dashboard/sign-in")
@@ -110,10 +104,7 @@ async def begin(
             address = await provider.address(known, _callback(request))
     except (Refused, ApiError) as error:
         return _refused(request, deps, _reason(error), str(error), place=place)
-    begun = _Begun(
-        state=known.state, nonce=known.nonce, verifier=known.verifier, place=place,
-        exp=int(deps.clock()) + SECONDS_MAX,
-    )  # fmt: skip
+    begun = _Begun(secrets=known, place=place, exp=int(deps.clock()) + SECONDS_MAX)
     value = deps.signer.sign(SIGN_IN, begun.model_dump_json().encode()).decode()
     answer = RedirectResponse(address, SEE_OTHER)
     answer.headers.append("set-cookie", _cookie(request, value, SECONDS_MAX))
@@ -130,7 +121,7 @@ async def finish(
     try:
         provider, begun = await _checked(deps, query, begun)
         async with deps.gates.sign_ins.turn("finish"):
-            identity = await provider.identity(query.code, begun.known, _callback(request))
+            identity = await provider.identity(query.code, begun.secrets, _callback(request))
         answer = _signed_in(request, deps, identity, place)
     except (Refused, ApiError) as error:
         person = error.person if isinstance(error, Refused) else ""
@@ -148,7 +139,7 @@ async def _checked(deps: Dependencies, given: AnswerQuery, begun: _Begun | None)
     """
     if (provider := deps.access.provider) is None or begun is None:
         raise Refused(Reason.NOT_BEGUN, "the browser has begun no sign-in, or too long ago")
-    if not hmac.compare_digest(given.state.encode(), begun.state.encode()):
+    if not hmac.compare_digest(given.state.encode(), begun.secrets.state.encode()):
         raise Refused(Reason.NOT_BEGUN, "the state is that of another sign-in")
     metadata = await provider.metadata()
     if not _is_of(metadata, given.iss):

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from starlette.routing import Mount
 from support import corpus
 from support.corpus import LINE, MILLION, UNNAMED, check
-from support.dependencies import ADMIN, NOW, open_dependencies
+from support.dependencies import ADMIN, NOW, batch_of, open_dependencies
 from support.faults import long
 
 from tidemill import api
@@ -30,7 +30,7 @@ from tidemill.api.routes.admin import servers
 from tidemill.configuration.settings import Settings
 from tidemill.schemas.bounds import FILENAME_CHARS_MAX, NUMBER_MAX, RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.log.messages import BatchRecord
-from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
+from tidemill.schemas.resources.batch import RequestCounts, Status
 
 BATCH = "batch_" + "0" * 32
 MODELS = {"m": {"backends": [{"url": "http://127.0.0.1:9/v1"}]}}
@@ -60,9 +60,8 @@ async def known(deps, client):
     """Ids of existing objects, by the names of fields."""
     file = (await client.post("/v1/files", data={"purpose": "batch"}, files={"file": ("f", LINE)})).json()
     upload = {"filename": "f", "purpose": "batch", "bytes": 1, "mime_type": "text/plain"}
-    batch = Batch(
-        id=BATCH, endpoint="/v1/embeddings", input_file_id=file["id"], completion_window="24h", created_at=NOW,
-        expires_at=NOW + 86_400, status=Status.COMPLETED, completed_at=NOW, model="m",
+    batch = batch_of(
+        BATCH, input_file_id=file["id"], status=Status.COMPLETED, completed_at=NOW, model="m",
         request_counts=RequestCounts(total=1, completed=1),
     )  # fmt: skip
     deps.view.put_batch(BatchRecord(project="default", batch=batch))
@@ -307,7 +306,7 @@ def test_requests_are_read_through_models(deps):
         seen |= {type(part) for part in parts}
     assert {kind.__name__ for kind in seen} == {
         "Authentication", "Query", "Headers", "PathId", "JsonBody", "StoringBody", "FormBody", "RequestsBody",
-        "_Forwarded", "Matching",
+        "_Headers", "Matching",
     }  # fmt: skip
 
 

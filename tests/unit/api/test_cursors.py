@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from support.dependencies import ADMIN, NOW, client_of, open_dependencies
+from support.dependencies import ADMIN, NOW, batch_of, client_of, open_dependencies
 
 from tidemill.api.openapi import describe
 from tidemill.api.requests.filters import BatchesQuery
@@ -30,10 +30,7 @@ OTHERS = {"/v1/usage", "/v1/batches/{batch_id}/results", "/v1/batches/{batch_id}
 
 def ended(endpoint: str) -> Batch:
     """A batch that can be deleted."""
-    return Batch(
-        id=ids.new_batch_id(), endpoint=endpoint, input_file_id="file-x", completion_window="24h",
-        status=Status.FAILED, created_at=NOW, expires_at=NOW + 1, failed_at=NOW,
-    )  # fmt: skip
+    return batch_of(ids.new_batch_id(), endpoint=endpoint, status=Status.FAILED, failed_at=NOW)
 
 
 async def batches(deps, client) -> str:

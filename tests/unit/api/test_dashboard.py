@@ -4,11 +4,9 @@ import hashlib
 import json
 import re
 
-import httpx
 import pytest
-from support.dependencies import open_dependencies
+from support.dependencies import client_of, open_dependencies
 
-from tidemill.api.app import create_app
 from tidemill.api.routes.dashboard.session import FOLDER
 from tidemill.schemas.resources.audit import Action
 
@@ -33,10 +31,8 @@ UNSAFE = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new F
 @pytest.fixture
 async def client(tmp_path):
     """A client without a key."""
-    async with open_dependencies(tmp_path) as deps:
-        transport = httpx.ASGITransport(create_app(deps))
-        async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
-            yield client
+    async with open_dependencies(tmp_path) as deps, client_of(deps, None, base="http://api") as client:
+        yield client
 
 
 @pytest.mark.parametrize("path", ["/", "/dashboard"])

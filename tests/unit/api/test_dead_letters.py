@@ -1,10 +1,8 @@
 """Dead letters over the API: bounded, without values in lists, for operators."""
 
-import httpx
 import pytest
-from support.dependencies import ADMIN, NOW, client_of, open_dependencies
+from support.dependencies import ADMIN, NOW, client_of
 
-from tidemill.api.app import create_app
 from tidemill.api.routes.admin import dead_letters as routes
 from tidemill.schemas.log import codec, dead_letters, topics
 from tidemill.schemas.ports import LogRecord
@@ -24,18 +22,9 @@ def mark(offset: int) -> LogRecord:
 
 
 @pytest.fixture
-async def deps(tmp_path):
-    """New dependencies."""
-    async with open_dependencies(tmp_path) as deps:
-        yield deps
-
-
-@pytest.fixture
 async def operator(deps):
     """A client with an operator's key."""
-    headers = {"authorization": f"Bearer {ADMIN}"}
-    transport = httpx.ASGITransport(create_app(deps))
-    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1/admin", headers=headers) as client:
+    async with client_of(deps, ADMIN, base="http://api/v1/admin") as client:
         yield client
 
 

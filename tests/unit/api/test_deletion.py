@@ -5,7 +5,7 @@ from dataclasses import replace
 import orjson
 import pytest
 from support import hostile
-from support.dependencies import NOW, open_dependencies, with_settings
+from support.dependencies import NOW, batch_of, open_dependencies, with_settings
 
 from tidemill.api.batches import file_removal
 from tidemill.configuration.settings import Settings
@@ -35,8 +35,8 @@ def file(file_id: str, purpose: str) -> FileRecord:
 def record(batch_id: str = BATCH, status: Status = Status.COMPLETED, **fields) -> BatchRecord:
     """A batch with an output file, labelled."""
     receipt = Receipt(lines=1, output=FileReceipt(lines=1, bytes=2, sha256="0" * 64), missing=0, double=0)
-    batch = Batch(
-        id=batch_id, endpoint=CHAT, input_file_id=INPUT, completion_window="24h", status=status, created_at=1,
+    batch = batch_of(
+        batch_id, endpoint=CHAT, input_file_id=INPUT, status=status, created_at=1,
         expires_at=2, completed_at=NOW - 100, metadata={"a": "canary"},
         output_file_id=ids.derived_file_id(batch_id, "output"), tidemill=Extras(receipt=receipt), **fields,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import httpx
 import orjson
 import pytest
-from support.dependencies import ADMIN, NOW, open_dependencies, with_settings
+from support.dependencies import ADMIN, NOW, batch_of, open_dependencies, with_settings
 from support.waiting import until
 
 from tidemill.api import changes
@@ -22,7 +22,7 @@ from tidemill.configuration.settings import Settings
 from tidemill.runtime.listening import listen
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.messages import BatchRecord, FileRecord
-from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
+from tidemill.schemas.resources.batch import Batch, RequestCounts
 from tidemill.schemas.resources.file import File
 from tidemill.schemas.resources.load import ProcessReport
 
@@ -52,11 +52,8 @@ async def url(deps):
 
 
 def batch(number: int = 0, completed: int = 0, **fields: object) -> Batch:
-    return Batch(
-        id=f"batch_{number:032x}", endpoint="/v1/embeddings", input_file_id="file-f", completion_window="24h",
-        created_at=NOW, expires_at=NOW + 86_400, status=Status.IN_PROGRESS,
-        request_counts=RequestCounts(total=1_000_000, completed=completed), **fields,
-    )  # fmt: skip
+    counts = RequestCounts(total=1_000_000, completed=completed)
+    return batch_of(f"batch_{number:032x}", request_counts=counts, **fields)
 
 
 def put(deps, *batches: Batch, project: str = "p") -> None:

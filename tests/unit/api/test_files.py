@@ -5,9 +5,8 @@ from dataclasses import replace
 import httpx
 import orjson
 import pytest
-from support.dependencies import NOW, ManualClock, client_of, open_dependencies
+from support.dependencies import NOW, ManualClock, batch_of, client_of, open_dependencies
 
-from tidemill.api.app import create_app
 from tidemill.api.batches import file_removal
 from tidemill.api.view.orphans import ORPHAN_SECONDS_MIN
 from tidemill.api.view.pending_uploads import GRACE_SECONDS, KEPT_SECONDS
@@ -17,7 +16,7 @@ from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord, FileRecord
 from tidemill.schemas.log.part import file_key, index_key
 from tidemill.schemas.ports import NotFound
-from tidemill.schemas.resources.batch import Batch, Cut, Extras, Status
+from tidemill.schemas.resources.batch import Cut, Extras, Status
 from tidemill.schemas.resources.file import File
 
 LINE = b'{"custom_id":"a"}\n'
@@ -107,10 +106,7 @@ async def test_a_process_that_does_not_read_the_log_deletes_no_orphans(tmp_path)
 async def test_the_files_of_a_batch_that_results_cannot_finish_are_no_orphans(tmp_path, numbered, kinds):
     """It may have written them days ago, and writes them again before their records."""
     clock, batch_id = ManualClock(), "batch_" + "0" * 32
-    batch = Batch(
-        id=batch_id, endpoint="/v1/embeddings", input_file_id="f", completion_window="24h", created_at=NOW,
-        expires_at=NOW + 1, status=Status.FINALIZING, tidemill=Extras(numbered=numbered),
-    )  # fmt: skip
+    batch = batch_of(batch_id, status=Status.FINALIZING, tidemill=Extras(numbered=numbered))
     keys = [file_key(ids.derived_file_id(batch_id, kind), "writer") for kind in kinds]
     async with open_dependencies(tmp_path, clock) as deps:
         deps.view.put_batch(BatchRecord(project="p", batch=batch))
@@ -172,17 +168,11 @@ async def test_uploads_expire_after_an_hour(tmp_path):
 
 async def test_uploads_belong_to_a_project(deps):
     """Another project's upload does not exist."""
-    app = create_app(replace(deps))
-    transport = httpx.ASGITransport(app)
     begin = {"filename": "f", "purpose": "batch", "bytes": 1, "mime_type": "text/plain"}
-    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1") as client:
-        made = await client.post("/uploads", json=begin, headers={"authorization": "Bearer key-of-p"})
+    async with client_of(deps) as client, client_of(deps, "key-of-q") as other:
+        made = await client.post("/uploads", json=begin)
         for step in ("parts", "complete", "cancel"):
-            answer = await client.post(
-                f"/uploads/{made.json()['id']}/{step}",
-                json={"part_ids": ["part_x"]},
-                headers={"authorization": "Bearer key-of-q"},
-            )
+            answer = await other.post(f"/uploads/{made.json()['id']}/{step}", json={"part_ids": ["part_x"]})
             assert (answer.status_code, answer.json()["error"]["param"]) == (404, "upload_id")
 
 

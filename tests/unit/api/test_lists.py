@@ -1,6 +1,6 @@
 """Lists of large objects: a page has a bound in bytes, and a batch shows few of its errors."""
 
-from support.dependencies import NOW
+from support.dependencies import NOW, batch_of
 
 from tidemill.api.requests import paging
 from tidemill.api.requests.paging import PAGE_BYTES_MAX, Page, Row
@@ -11,16 +11,13 @@ from tidemill.schemas.resources.batch import Batch, BatchError, BatchErrors, Ext
 from tidemill.schemas.resources.file import File
 
 FAULTS = 1_000
-FIELDS = {"endpoint": "/v1/embeddings", "input_file_id": "file-f", "completion_window": "24h"}
 
 
 def refused(number: int, faults: int = FAULTS) -> Batch:
     """A batch whose input has faults."""
     data = tuple(BatchError(code="invalid_json_line", message="m" * 200, line=n + 1) for n in range(faults))
-    return Batch(
-        id=f"batch_{number:032x}", status=Status.FAILED, created_at=NOW, failed_at=NOW, expires_at=NOW + 86_400,
-        errors=BatchErrors(data=data), **FIELDS,
-    )  # fmt: skip
+    errors = BatchErrors(data=data)
+    return batch_of(f"batch_{number:032x}", status=Status.FAILED, failed_at=NOW, errors=errors)
 
 
 async def pages(client, path: str, **query) -> list[dict]:
@@ -51,7 +48,7 @@ async def test_single_requests_have_a_list_of_their_own(deps, client):
         extras = batch.tidemill.model_copy(update={"single": number % 100 > 0})
         deps.view.put_batch(BatchRecord(project="p", batch=batch.model_copy(update={"tidemill": extras})))
     own = [refused(number).id for number in (200, 100, 0)]
-    for wanted in ({}, {"single": "false"}, {"status": "failed"}, {"endpoint": FIELDS["endpoint"]}):
+    for wanted in ({}, {"single": "false"}, {"status": "failed"}, {"endpoint": "/v1/embeddings"}):
         (page,) = await pages(client, "/batches", **wanted)
         assert [each["id"] for each in page["data"]] == own
     single = [each for page in await pages(client, "/batches", single="true", limit=100) for each in page["data"]]

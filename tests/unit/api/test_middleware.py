@@ -8,9 +8,8 @@ from dataclasses import replace
 import httpx
 import orjson
 import pytest
-from support.dependencies import NOW, with_settings
+from support.dependencies import NOW, client_of, with_settings
 
-from tidemill.api.app import create_app
 from tidemill.api.openapi import describe
 from tidemill.configuration.connections import Logs
 from tidemill.configuration.settings import Settings
@@ -26,9 +25,8 @@ BATCH = ids.new_batch_id()
 
 def ask(deps, **settings) -> httpx.AsyncClient:
     """A client of an app that has these settings."""
-    app = create_app(with_settings(deps, Settings(**settings)))
-    headers = {"authorization": "Bearer key-of-p", "accept-encoding": "identity"}
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api", headers=headers)
+    headers = {"accept-encoding": "identity"}
+    return client_of(with_settings(deps, Settings(**settings)), base="http://api", **headers)
 
 
 async def upload(client: httpx.AsyncClient, content: bytes = LINE, **fields: str) -> httpx.Response:

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.dependencies import NOW, READER, client_of, open_dependencies, with_settings
+from support.dependencies import NOW, READER, batch_of, client_of, open_dependencies, with_settings
 
 from tidemill.api.reruns.input_file import rewrite_line
 from tidemill.api.reruns.selection import Kind, Selection
@@ -97,10 +97,9 @@ async def ended(deps, client, fates, **extras):
     deps.view.put_file(record, 0)
     receipt = Receipt(lines=len(fates), errors=FileReceipt(lines=len(failed), bytes=1, sha256=""))
     extras["name"] = "nightly"
-    batch = Batch(
-        id=OLD, endpoint=CHAT, input_file_id=file_id, completion_window="24h", status=Status.COMPLETED,
-        created_at=NOW, expires_at=NOW + 86_400, error_file_id=error_id, metadata={"team": "a"},
-        tidemill=Extras(receipt=receipt, **extras),
+    batch = batch_of(
+        OLD, endpoint=CHAT, input_file_id=file_id, status=Status.COMPLETED, error_file_id=error_id,
+        metadata={"team": "a"}, tidemill=Extras(receipt=receipt, **extras),
     )  # fmt: skip
     deps.view.put_batch(BatchRecord(project="p", batch=batch))
     return batch

@@ -1,9 +1,7 @@
 """The settings in force: every one, with its source, and without secrets."""
 
-import httpx
-from support.dependencies import ADMIN, open_dependencies, with_settings
+from support.dependencies import ADMIN, client_of, open_dependencies
 
-from tidemill.api.app import create_app
 from tidemill.api.routes.admin.settings import MASK
 from tidemill.configuration.settings import SECRETS, Settings, load
 from tidemill.schemas.log.signing import Signer
@@ -19,11 +17,8 @@ async def test_settings_in_force(tmp_path, monkeypatch):
     monkeypatch.setenv("TIDEMILL_CONNECTIONS__HEAD_SECONDS_MAX", "7")
     file = tmp_path / "tidemill.toml"
     file.write_text('port = 1\nfile_lines_max = 77\nwindows = { "24h" = 0.25 }\n[limits]\nfiles_max = 3\n')
-    async with open_dependencies(tmp_path) as deps:
-        transport = httpx.ASGITransport(create_app(with_settings(deps, load(file))))
-        headers = {"authorization": f"Bearer {ADMIN}"}
-        async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
-            answer = await client.get("/admin/settings")
+    async with open_dependencies(tmp_path, settings=load(file)) as deps, client_of(deps, ADMIN) as client:
+        answer = await client.get("/admin/settings")
     shown = {one["name"]: one for one in answer.json()["data"]}
     assert set(shown) == set(Settings.model_fields) - {"servers", "models"}
     assert all(one["description"] for one in shown.values())

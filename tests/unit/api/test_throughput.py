@@ -2,13 +2,11 @@
 
 import dataclasses
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.dependencies import ADMIN, NOW, open_dependencies
+from support.dependencies import ADMIN, NOW, batch_of, client_of
 
-from tidemill.api.app import create_app
 from tidemill.api.view.sqlite import Database
 from tidemill.api.view.throughput import POINTS_MAX, STEP_SECONDS, Throughput, appended
 from tidemill.schemas.log.messages import BatchRecord
@@ -18,25 +16,10 @@ START = NOW - 7_200
 """Two hours before the present of the clock."""
 
 
-@pytest.fixture
-async def deps(tmp_path):
-    """New dependencies."""
-    async with open_dependencies(tmp_path) as deps:
-        yield deps
-
-
-def client_of(deps, key: str) -> httpx.AsyncClient:
-    """A client with a key."""
-    headers = {"authorization": f"Bearer {key}"}
-    transport = httpx.ASGITransport(create_app(deps))
-    return httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers)
-
-
 def batch(number: int, at: int, completed: int, failed: int = 0, **fields: object) -> Batch:
     """A batch at work, as its record said at a time."""
-    found = Batch(
-        id=f"batch_{number:032x}", endpoint="/v1/embeddings", input_file_id="file-f", completion_window="24h",
-        created_at=START, expires_at=NOW, status=Status.IN_PROGRESS, model="m",
+    found = batch_of(
+        f"batch_{number:032x}", created_at=START, expires_at=NOW, model="m",
         request_counts=RequestCounts(total=10_000, completed=completed, failed=failed),
         tidemill=Extras(progress=Progress(percent=1.0, lines_per_second=4.0, observed_at=at)),
     )  # fmt: skip

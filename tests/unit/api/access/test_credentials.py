@@ -8,7 +8,6 @@ from support.dependencies import ADMIN, NOW, client_of, open_dependencies
 
 from tidemill.api.access.people import Person
 from tidemill.api.access.sessions import COOKIE, HEADER
-from tidemill.api.app import create_app
 from tidemill.configuration.settings import Settings
 from tidemill.schemas.log.signing import SESSION
 
@@ -21,7 +20,7 @@ SETTINGS = Settings(openid={"issuer": "https://provider.example", "client_id": "
 def page_of(deps) -> httpx.AsyncClient:
     """A page of the dashboard."""
     headers = {"sec-fetch-site": "same-origin", "origin": BASE, HEADER: "1"}
-    return httpx.AsyncClient(transport=httpx.ASGITransport(create_app(deps)), base_url=BASE, headers=headers)
+    return client_of(deps, None, base=BASE, **headers)
 
 
 async def minted(client: httpx.AsyncClient, wanted: int | None) -> list[dict]:

@@ -3,11 +3,10 @@
 from dataclasses import fields, replace
 from types import SimpleNamespace
 
-import httpx
 import pytest
 import pytest_asyncio
 from fastapi import Request
-from support.dependencies import ManualClock, open_dependencies
+from support.dependencies import ManualClock, client_of, open_dependencies
 
 from tidemill.api.access.rate_limits import COSTS, HEAVY, KEYS_MAX, MANY, READ, Rates, cost
 from tidemill.api.app import create_app
@@ -52,9 +51,7 @@ async def deps(tmp_path, time):
 @pytest_asyncio.fixture
 async def client(deps):
     """A client without a key."""
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(deps)), base_url="http://api/v1"
-    ) as client:
+    async with client_of(deps, None) as client:
         yield client
 
 

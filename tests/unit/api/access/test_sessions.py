@@ -7,7 +7,7 @@ from dataclasses import replace
 import httpx
 import orjson
 import pytest
-from support.dependencies import ADMIN, NOW, READER, ManualClock, open_dependencies
+from support.dependencies import ADMIN, NOW, READER, ManualClock, client_of, open_dependencies
 from support.trust import SIGNER, VERIFIER
 
 from tidemill.api.access.sessions import (
@@ -193,7 +193,7 @@ async def test_forged_cookies_are_refused_keys(deps):
 
 async def test_a_session_ends_with_its_key(deps):
     """Revoked, expired, or replaced in the settings."""
-    async with client_of(deps) as admin, browser(deps) as page:
+    async with client_of(deps, ADMIN, base=LOCAL) as admin, browser(deps) as page:
         made = (await admin.post("/v1/admin/keys", json={"name": "n", "expires_in_seconds": 60})).json()
         assert (await signed_in(page, made["secret"])).json()["expires_at"] == NOW + 60
         assert (await page.get("/v1/files")).status_code == 200
@@ -204,11 +204,6 @@ async def test_a_session_ends_with_its_key(deps):
         deps.access.keys._fixed = {"0" * 64: replace(fixed, digest="0" * 64)}
         assert digest != "0" * 64
         assert code(await page.get("/v1/files")) == (401, "session_ended")
-
-
-def client_of(deps) -> httpx.AsyncClient:
-    headers = {"authorization": f"Bearer {ADMIN}"}
-    return httpx.AsyncClient(transport=httpx.ASGITransport(create_app(deps)), base_url=LOCAL, headers=headers)
 
 
 async def test_a_session_ends_when_it_is_idle_or_old(deps, clock):

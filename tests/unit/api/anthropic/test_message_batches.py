@@ -6,10 +6,9 @@ from dataclasses import replace
 import httpx
 import orjson
 import pytest
-from support.dependencies import NOW, READER, open_dependencies, with_settings
+from support.dependencies import NOW, READER, client_of, open_dependencies, with_settings
 
 from tidemill.api.anthropic import results
-from tidemill.api.app import create_app
 from tidemill.configuration.settings import Settings
 from tidemill.schemas import ids
 from tidemill.schemas.jsonl import line as lines
@@ -50,9 +49,8 @@ async def deps(tmp_path):
 @pytest.fixture
 async def client(deps):
     """A client of the app, as the project `p`."""
-    transport = httpx.ASGITransport(create_app(deps))
     headers = {"x-api-key": "key-of-p", "anthropic-version": "2023-06-01"}
-    async with httpx.AsyncClient(transport=transport, base_url="http://api", headers=headers) as client:
+    async with client_of(deps, None, base="http://api", **headers) as client:
         yield client
 
 
@@ -145,9 +143,9 @@ async def test_a_batch_is_made_of_ordinary_lines(client, deps):
 
 async def test_the_usual_window_stands_in_for_24_hours(deps):
     """If the operator does not offer them."""
-    app = create_app(with_settings(deps, Settings(windows={"1h": 0, "2h": 0}, default_window="2h")))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as other:
-        made = (await create(other, headers={"authorization": "Bearer key-of-p"})).json()
+    changed = with_settings(deps, Settings(windows={"1h": 0, "2h": 0}, default_window="2h"))
+    async with client_of(changed, base="http://api") as other:
+        made = (await create(other)).json()
     assert made["expires_at"] == "2027-01-15T10:00:00Z"
 
 

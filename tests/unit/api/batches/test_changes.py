@@ -1,11 +1,11 @@
 """Cancels of batches: when they are refused."""
 
 import pytest
-from support.dependencies import NOW, ManualClock, client_of, open_dependencies
+from support.dependencies import NOW, ManualClock, batch_of, client_of, open_dependencies
 
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.messages import BatchRecord
-from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.schemas.resources.batch import Status
 
 WINDOW = 86_400
 
@@ -22,10 +22,10 @@ async def test_a_cancel_after_the_window_is_refused(tmp_path, path, status, afte
     """The batch expires whatever the command says; a second cancel changes nothing, and is no error."""
     clock = ManualClock()
     endpoint = "/v1/messages" if "messages" in path else "/v1/embeddings"
-    batch = Batch(
-        id=f"batch_{1:032x}", endpoint=endpoint, input_file_id="file-x", completion_window="24h", status=status,
-        created_at=NOW, expires_at=NOW + WINDOW, cancelling_at=NOW if status is Status.CANCELLING else None,
-    )  # fmt: skip
+    at = NOW if status is Status.CANCELLING else None
+    batch = batch_of(
+        f"batch_{1:032x}", endpoint=endpoint, status=status, expires_at=NOW + WINDOW, cancelling_at=at
+    )
     async with open_dependencies(tmp_path, clock) as deps, client_of(deps) as client:
         deps.view.put_batch(BatchRecord(project="p", batch=batch))
         clock.now = NOW + after

@@ -2,37 +2,18 @@
 
 from collections import Counter
 
-import httpx
 import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.dependencies import NOW, open_dependencies
+from support.dependencies import batch_of
 from support.ended_batches import put_ended
 
-from tidemill.api.app import create_app
 from tidemill.api.batches import comparison
 from tidemill.schemas import ids
 from tidemill.schemas.log.messages import BatchRecord
-from tidemill.schemas.resources.batch import Batch
 
 FIRST, SECOND = ("batch_" + digit * 32 for digit in "12")
-
-
-@pytest.fixture
-async def deps(tmp_path):
-    """New dependencies."""
-    async with open_dependencies(tmp_path) as deps:
-        yield deps
-
-
-@pytest.fixture
-async def client(deps):
-    """A client of the project `p`."""
-    headers = {"authorization": "Bearer key-of-p"}
-    transport = httpx.ASGITransport(create_app(deps))
-    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
-        yield client
 
 
 def line(name: str, text: str | None) -> bytes:
@@ -144,10 +125,7 @@ async def test_a_comparison_is_of_ended_batches_of_the_project(deps, client):
     for other in (SECOND, "batch_" + "9" * 32):
         answer = await client.get(f"/batches/{FIRST}/compare", params={"with": other})
         assert answer.status_code == 404
-    running = Batch(
-        id="batch_" + "3" * 32, endpoint="/v1/embeddings", input_file_id="file-f", completion_window="24h",
-        created_at=NOW, expires_at=NOW + 9, status="in_progress",
-    )  # fmt: skip
+    running = batch_of("batch_" + "3" * 32)
     deps.view.put_batch(BatchRecord(project="p", batch=running))
     for pair in ((FIRST, running.id), (running.id, FIRST)):
         assert (await client.get(f"/batches/{pair[0]}/compare", params={"with": pair[1]})).status_code == 409

@@ -1,7 +1,7 @@
 """Creating a batch once, on a log in memory: which claim counts, and how a repetition completes it."""
 
 import pytest
-from support.dependencies import NOW, ManualClock, client_of, open_dependencies, with_settings
+from support.dependencies import NOW, ManualClock, batch_of, client_of, open_dependencies, with_settings
 
 from tidemill.api.batches.creation import Repetition
 from tidemill.api.requests import reading
@@ -41,10 +41,7 @@ def claims(tmp_path, time):
 
 def batch(batch_id: str, created_at: int = NOW) -> Batch:
     """A new batch."""
-    return Batch(
-        id=batch_id, endpoint="/v1/embeddings", input_file_id="f", completion_window="24h",
-        status=Status.VALIDATING, created_at=created_at, expires_at=created_at + 86_400,
-    )  # fmt: skip
+    return batch_of(batch_id, status=Status.VALIDATING, created_at=created_at, expires_at=created_at + 86_400)
 
 
 def claim(batch_id: str, *, created_at: int = NOW, is_retry: bool = False, fingerprint: str = "f") -> bytes:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from support import hostile
-from support.dependencies import NOW, open_dependencies
+from support.dependencies import NOW, batch_of, open_dependencies
 
 from tidemill.api.batches import file_removal
 from tidemill.api.dependencies import Dependencies
@@ -15,7 +15,7 @@ from tidemill.quotas import Quota
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim, FileRecord, InputRef
 from tidemill.schemas.ports import NotFound
-from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.schemas.resources.batch import Status
 from tidemill.schemas.resources.file import File
 from tidemill.sealing.vault import Vault
 from tidemill.sealing.wrapping import FileWrapper, new_key_text
@@ -62,10 +62,7 @@ def batch(status: Status, name: str = "f") -> BatchRecord:
     """A batch that reads `f`, or another file."""
     return BatchRecord(
         project="p",
-        batch=Batch(
-            id=f"batch_{name}", endpoint="/v1/embeddings", input_file_id=name, completion_window="24h",
-            status=status, created_at=1, expires_at=2,
-        ),
+        batch=batch_of(f"batch_{name}", input_file_id=name, status=status, created_at=1, expires_at=2),
     )  # fmt: skip
 
 

@@ -1,11 +1,11 @@
 """Receipt, errors by code, and timeline."""
 
 import orjson
+from support.dependencies import NOW, batch_of
 
 from tidemill.api.batches import report
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.resources.batch import (
-    Batch,
     BatchError,
     BatchErrors,
     Extras,
@@ -15,21 +15,11 @@ from tidemill.schemas.resources.batch import (
     Status,
 )
 
-NOW = 1_790_000_000
 ID = "batch_" + "2" * 32
 
 
 def batch(status=Status.IN_PROGRESS, **fields):
-    return Batch(
-        id=ID,
-        endpoint="/v1/embeddings",
-        input_file_id="file-1",
-        completion_window="24h",
-        status=status,
-        created_at=NOW,
-        expires_at=NOW + 60,
-        **fields,
-    )
+    return batch_of(ID, status=status, expires_at=NOW + 60, **fields)
 
 
 def refused(index, code, message="no"):

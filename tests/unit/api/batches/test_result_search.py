@@ -2,20 +2,18 @@
 
 from dataclasses import replace
 
-import httpx
 import orjson
 import pytest
-from support.dependencies import NOW, client_of, open_dependencies
+from support.dependencies import batch_of, client_of, open_dependencies
 from support.ended_batches import put_ended
 
-from tidemill.api.app import create_app
 from tidemill.api.batches import comparison, result_search
 from tidemill.results.files.compaction import write_part
 from tidemill.results.state.active_batch import PartBuffer
 from tidemill.schemas.log.codec import LineMark
 from tidemill.schemas.log.messages import BatchRecord
 from tidemill.schemas.log.part import part_prefix
-from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
+from tidemill.schemas.resources.batch import RequestCounts
 
 BATCH = "batch_" + "3" * 32
 LINES = 60
@@ -28,9 +26,7 @@ async def client(tmp_path):
     async with open_dependencies(tmp_path) as deps:
         output = {index: line(index) for index in range(LINES) if index % 5}
         await put_ended(deps, BATCH, output, {n: line(n, failed=True) for n in range(0, LINES, 5)})
-        headers = {"authorization": "Bearer key-of-p"}
-        transport = httpx.ASGITransport(create_app(deps))
-        async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
+        async with client_of(deps) as client:
             yield client
 
 
@@ -122,10 +118,7 @@ async def put_running(deps) -> None:
     for index in range(3):
         buffer.add([LineMark(index=index, size=len(line(index)), failed=False)], line(index))
     await write_part(deps.store, BATCH, 0, buffer, failed=False)
-    batch = Batch(
-        id=BATCH, endpoint="/v1/embeddings", input_file_id="file-f", completion_window="24h", created_at=NOW,
-        expires_at=NOW + 1, status=Status.IN_PROGRESS, request_counts=RequestCounts(total=3),
-    )  # fmt: skip
+    batch = batch_of(BATCH, request_counts=RequestCounts(total=3))
     deps.view.put_batch(BatchRecord(project="p", batch=batch))
 
 

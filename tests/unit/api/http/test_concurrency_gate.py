@@ -4,12 +4,10 @@ import asyncio
 import random
 from contextlib import AsyncExitStack
 
-import httpx
 import pytest
-from support.dependencies import open_dependencies
+from support.dependencies import client_of, open_dependencies
 from support.simtime import SimulatedLoop
 
-from tidemill.api.app import create_app
 from tidemill.api.http import concurrency_gate
 from tidemill.api.http.concurrency_gate import ConcurrencyGate, RequestPacer
 from tidemill.schemas.resources.error import ApiError
@@ -143,19 +141,18 @@ def test_no_place_is_lost(seed):
 async def test_a_flood_of_one_project_does_not_delay_another(tmp_path):
     """At most three of its requests are answered first, though each is answered in one step."""
     answered = []
-    async with open_dependencies(tmp_path) as deps:
-        transport = httpx.ASGITransport(create_app(deps))
-        async with (
-            httpx.AsyncClient(transport=transport, base_url="http://api/v1") as client,
-            asyncio.TaskGroup() as group,
-        ):
+    async with (
+        open_dependencies(tmp_path) as deps,
+        client_of(deps, None) as client,
+        asyncio.TaskGroup() as group,
+    ):
 
-            async def ask(project):
-                answer = await client.get("/batches", headers={"authorization": f"Bearer key-of-{project}"})
-                answered.append((project, answer.status_code))
+        async def ask(project):
+            answer = await client.get("/batches", headers={"authorization": f"Bearer key-of-{project}"})
+            answered.append((project, answer.status_code))
 
-            for project in "p" * 50 + "q":
-                group.create_task(ask(project))
+        for project in "p" * 50 + "q":
+            group.create_task(ask(project))
     assert answered.count(("p", 200)) == 50
     assert answered.index(("q", 200)) <= 3
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.api.uploads import form_reader, part
-from tidemill.api.uploads.multipart import PARTS_MAX, Form, MultipartError, PartBegan, PartData, PartEnded
+from tidemill.api.uploads import form_reader, parts
+from tidemill.api.uploads.multipart import PARTS_MAX, Form, MultipartError, PartBegan
 
 BOUNDARY = "x-tidemill"
 KIND = f"multipart/form-data; boundary={BOUNDARY}"
@@ -42,9 +42,9 @@ def read(body: bytes, cuts: list[int], kind: str = KIND) -> list[tuple[str, str 
                 case PartBegan(name=name, filename=filename):
                     parts.append((name, filename, b""))
                     content = b""
-                case PartData(data):
+                case bytes(data):
                     content += data
-                case PartEnded():
+                case None:
                     parts[-1] = (*parts[-1][:2], content)
     assert form.is_whole
     return parts
@@ -122,7 +122,7 @@ JUNK = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="junk"\r\n\r\n'.en
 @pytest.mark.parametrize(("head", "filler"), [(JUNK, b"x"), (b"", b"\r\n")], ids=["field", "prefix"])
 async def test_ignored_bytes_of_a_chunked_form_are_bounded(client, monkeypatch, head, filler):
     """They would hold one of the few places for uploads for ever."""
-    monkeypatch.setattr(part, "PART_BYTES_MAX", 1_000)
+    monkeypatch.setattr(parts, "PART_BYTES_MAX", 1_000)
     monkeypatch.setattr(form_reader, "DRAIN_BYTES_MAX", 100_000)
     chunk, sent = filler * (10_000 // len(filler)), 0
 
@@ -143,7 +143,7 @@ async def test_ignored_bytes_of_a_chunked_form_are_bounded(client, monkeypatch, 
 
 async def test_a_chunked_form_may_be_as_large_as_one_with_a_length(client, monkeypatch):
     """Up to the bytes of the part and those of the form around it."""
-    monkeypatch.setattr(part, "PART_BYTES_MAX", 1_000)
+    monkeypatch.setattr(parts, "PART_BYTES_MAX", 1_000)
     form = written([("data", "f", b"x" * 1_000)])
 
     async def body():

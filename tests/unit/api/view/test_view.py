@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.dependencies import ManualClock
+from support.dependencies import ManualClock, batch_of
 from support.trust import VERIFIER
 from support.waiting import wait_until
 
@@ -58,10 +58,7 @@ def file_record(file_id: str, *, created_at: int = NOW, purpose: str = "batch", 
 
 def batch(batch_id: str = "b", status: Status = Status.VALIDATING, created_at: int = NOW) -> Batch:
     """A batch of the file `f`."""
-    return Batch(
-        id=batch_id, endpoint="/v1/embeddings", input_file_id="f", completion_window="24h", status=status,
-        created_at=created_at, expires_at=created_at + 86_400,
-    )  # fmt: skip
+    return batch_of(batch_id, status=status, created_at=created_at, expires_at=created_at + 86_400)
 
 
 def ids(rows) -> list[str]:
