@@ -19,7 +19,7 @@ from tidemill.processors.calls.forms import CONTENT_TYPE, Forms
 from tidemill.processors.calls.health_probe import HealthProbe
 from tidemill.processors.calls.request_codec import Success
 from tidemill.processors.failures import NO_EVIDENCE, Answer, CallFailure, Evidence, FailureKind, Fault, History
-from tidemill.processors.http.client import Upstream
+from tidemill.processors.http.client import HttpUpstream
 from tidemill.processors.lines import Line
 from tidemill.processors.memory_budget import SMALL_BYTES
 from tidemill.schemas import UNREADABLE
@@ -61,7 +61,7 @@ class Caller:
         *,
         pool: BackendPool,
         endpoint_probe: EndpointProbe,
-        upstream: Upstream,
+        upstream: HttpUpstream,
         store: Store,
         clock: Clock,
         forms: Forms,
@@ -250,7 +250,7 @@ class Caller:
     def _request(
         self, line: Line, backend: Backend, headers: dict[str, str], body: bytes | memoryview
     ) -> tuple[str, dict[str, str], bytes | memoryview, float, bytes]:
-        """The arguments of `Upstream.post`: address, headers, body, seconds, and header lines of this call."""
+        """The arguments of `HttpUpstream.post`: address, headers, body, seconds, and header lines of this call."""
         more = _header_lines(line, backend.server.options, self._clock)
         if line.head.traceparent is not None:
             more += spans.header(line, backend, self.pool.model, self._now())

@@ -31,7 +31,7 @@ from tidemill.processors.calls import forms, request_codec
 from tidemill.processors.calls.body_rules import BodyRules
 from tidemill.processors.calls.request_codec import Success
 from tidemill.processors.failures import CallFailure, FailureKind, Fault
-from tidemill.processors.http.client import Upstream
+from tidemill.processors.http.client import HttpUpstream
 from tidemill.processors.lines import Line
 from tidemill.schemas.endpoints import ENDPOINTS, PROMPT, address
 
@@ -53,7 +53,7 @@ class HealthProbe:
         self,
         model: str,
         pool: BackendPool,
-        upstream: Upstream,
+        upstream: HttpUpstream,
         on_change: Callable[[], None],
         wait_seconds: float,
         *,
