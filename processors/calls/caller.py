@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -216,36 +216,21 @@ class Caller:
             return CallResult(custom_id, end)
         return CallResult(custom_id, self.located(request_codec.unfit(end, fault), line, permit))
 
-    def posted(self, line: Line, body: msgspec.Raw, backend: Backend) -> Awaitable[Answer | FailureKind]:
+    async def posted(self, line: Line, body: msgspec.Raw, backend: Backend) -> Answer | FailureKind:
         """Send a body with the headers of a line; returns the outcome, not judged yet."""
         if (headroom := backend.server.headroom) is not None and (pause := headroom.pause):
-            return self._posted_later(pause, line, body, backend)
-        return self._posted(line, body, backend)
-
-    async def _posted_later(
-        self, seconds: float, line: Line, body: msgspec.Raw, backend: Backend
-    ) -> Answer | FailureKind:
-        await asyncio.sleep(seconds)
-        return await self._posted(line, body, backend)
-
-    def _posted(self, line: Line, body: msgspec.Raw, backend: Backend) -> Awaitable[Answer | FailureKind]:
+            await asyncio.sleep(pause)
         options, endpoint = backend.server.options, ENDPOINTS.get(line.head.url, UNKNOWN)
-        sent = self._sent(body, line, options, endpoint)
-        if endpoint.files:
-            return self._posted_form(line, sent, backend, endpoint)
-        return self._sent_within(line, backend, options.headers, sent)
-
-    async def _posted_form(
-        self, line: Line, body: bytes | memoryview, backend: Backend, endpoint: Endpoint
-    ) -> Answer | FailureKind:
-        headers = {**backend.server.options.headers, **CONTENT_TYPE}
-        async with self._forms.form(endpoint, body, line.head.project) as form:
-            return await self._sent_within(line, backend, headers, memoryview(form))
-
-    def _sent_within(
-        self, line: Line, backend: Backend, headers: dict[str, str], body: bytes | memoryview
-    ) -> Awaitable[Answer | FailureKind]:
-        return self._upstream.post(*self._request(line, backend, headers, body))
+        if not endpoint.files:
+            # No name keeps the body in memory during the call.
+            return await self._upstream.post(
+                *self._request(line, backend, options.headers, self._sent(body, line, options, endpoint))
+            )
+        async with self._forms.form(
+            endpoint, self._sent(body, line, options, endpoint), line.head.project
+        ) as form:
+            request = self._request(line, backend, {**options.headers, **CONTENT_TYPE}, memoryview(form))
+            return await self._upstream.post(*request)
 
     def _request(
         self, line: Line, backend: Backend, headers: dict[str, str], body: bytes | memoryview
