@@ -258,7 +258,7 @@ class ResultsProcess(Base):
         super().__init__(world, group)
         self.resources = Resources(
             sender=self,
-            history=self,
+            history=self.outcomes,
             store=self.store,
             clock=self.process.now,
             monotonic=world.loop.time,
