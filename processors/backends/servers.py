@@ -98,7 +98,7 @@ class Servers:
             return ((name, pool) for name, pool in self.pools.items() if name in models() or pool.in_flight)
 
         def calls() -> Iterator[tuple[tuple[str, str], CallMetrics]]:
-            return (((name, one.name), one.metrics) for name, pool in pools() for one in pool.backends)
+            return (((name, one.name), one.metrics.folded()) for name, pool in pools() for one in pool.backends)
 
         metrics.SERVER_IN_FLIGHT.sample(lambda: {server.name: server.in_flight for server in self})
         metrics.SERVER_UNACKNOWLEDGED.sample(lambda: {server.name: server.unacknowledged for server in self})
