@@ -102,9 +102,9 @@ class Partition:
         A decision counts once the table has the offset up to which every record is decided on. An owner writes it
         after the journals and before it publishes anything.
         """
-        await self._tables.take_over()
-        decided = self._decisions.kept = self._tables.decided()
-        for kept in list(self._tables.states()):
+        decided, states = await self._tables.take_over()
+        self._decisions.kept = decided
+        for kept in states:
             state = kept.until(decided)
             if not (state.parts or state.journal or state.joined or state.settled):
                 self._tables.drop(state.id)

@@ -275,5 +275,5 @@ async def streams_left(world):
     """The streams that the next owner would take over."""
     streams = Streams(world.tables, world.crashes + 2)
     world.fuse.left, world.fuse.burnt = -1, False
-    await streams.take_over()
-    return list(streams.states())
+    _, states = await streams.take_over()
+    return states
