@@ -142,7 +142,7 @@ class Caller:
         try:
             self._answered(line, permit, end)
             fault = None if line.check is None else line.check.fault(line.head.url, end.body)
-            return self._checked(line, permit, custom_id, end, fault)
+            return self.checked(line, permit, custom_id, end, fault)
         except Exception as error:  # noqa: BLE001  no fault of ours loses a line
             return self._not_made(error, line, custom_id, permit)
 
@@ -183,7 +183,7 @@ class Caller:
             return CallResult(custom_id, end)
         try:
             fault = await self._fault(line, line.check, permit, end)
-            return self._checked(line, permit, custom_id, end, fault)
+            return self.checked(line, permit, custom_id, end, fault)
         except BaseException:
             if end.share is not None:
                 end.share.close()
@@ -208,9 +208,7 @@ class Caller:
         """Free the seat of a call with a good answer; its text may have a fault, but the server is well."""
         self.pool.answered(permit, self._now(), used(end), endpoint=line.head.url, begun=line.began_at)
 
-    def _checked(
-        self, line: Line, permit: Permit, custom_id: bytes, end: Success, fault: str | None
-    ) -> CallResult:
+    def checked(self, line: Line, permit: Permit, custom_id: bytes, end: Success, fault: str | None) -> CallResult:
         """The result of a good answer, or of one whose text has a fault."""
         if fault is None:
             return CallResult(custom_id, end)

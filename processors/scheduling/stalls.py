@@ -77,15 +77,14 @@ class Stalls:
         *,
         clock: Clock,
         awaits_log: Callable[[], bool] = lambda: False,
-        is_secret: Callable[[str], bool] = lambda _: False,
     ) -> None:
         """Start without reports; the caller keeps the batches up to date.
 
         `awaits_log` says whether no call starts until the log acknowledges results.
 
-        Reports of a batch that `is_secret` do not quote a server's messages.
         """
-        self.is_secret = is_secret
+        self.is_secret: Callable[[str], bool] = lambda _: False
+        """Whether reports of a batch must not quote a server's messages."""
         self._awaits_log = awaits_log
         self._batches = batches
         self._lines = lines
