@@ -105,7 +105,8 @@ class World:
         async for record in records:
             assert record.model == "m"
             self.fuse.step()
-            for place, line in enumerate(record.value.split(b"\n"), record.head.first):
+            lines = record.value.split(b"\n")
+            for place, line in zip(record.head.places(len(lines)), lines, strict=True):
                 self.lines[record.head.batch_id, place].add(orjson.loads(line)["custom_id"])
 
     async def project(self, secret, stream, logged_at):
