@@ -24,7 +24,7 @@ from tidemill.ingest.streams.assembly import InputAssembly
 from tidemill.ingest.streams.decisions import Decision, Decisions, without_credential
 from tidemill.ingest.streams.factory import StreamFactory
 from tidemill.ingest.streams.held_streams import HeldStreams
-from tidemill.ingest.streams.publisher import Checked, LineRun, Progress, Publisher
+from tidemill.ingest.streams.publisher import Checked, LineRun, Publisher
 from tidemill.ingest.streams.stream import JOURNAL_RECORDS_MAX, Published, Resources, Stream
 from tidemill.ingest.streams.tables import Streams
 from tidemill.kafka.connection import TRANSIENT
@@ -46,8 +46,7 @@ class _Delivery:
 
     stream: Stream
     decisions: list[Decision]
-    progress: Progress = field(default_factory=Progress)
-    checked: Checked | None = None
+    checked: Checked = field(default_factory=Checked)
     is_published: bool = False
     parts: "list[_Delivery]" = field(default_factory=list)
     """Its records one by one, if they cannot be published together."""
@@ -56,8 +55,7 @@ class _Delivery:
         """Go on record by record."""
         for decision in self.decisions:
             places = range(decision.first, decision.first + len(decision.lines))
-            checked = self.checked and self.checked.part(places)
-            self.parts.append(_Delivery(self.stream, [decision], self.progress.part(places), checked))
+            self.parts.append(_Delivery(self.stream, [decision], self.checked.part(places)))
 
 
 class Partition:
@@ -255,10 +253,8 @@ class Partition:
         await self._publisher.send_fact(DeadLettered(batch_id=batch_id, source=source, reason=reason, at=at))
 
     async def _check_and_publish(self, delivery: _Delivery) -> None:
-        if delivery.checked is None:
-            runs = [_run(one) for one in delivery.decisions]
-            delivery.checked = await self._publisher.check(delivery.stream, runs, delivery.progress)
-        if delivery.checked is not None:
+        runs = [LineRun(one.first, one.lines, one.fault) for one in delivery.decisions]
+        if await self._publisher.check(delivery.stream, runs, delivery.checked):
             await self._publisher.publish(delivery.stream, delivery.checked)
 
     async def _flush(self, stream: Stream, *, sealed: bool = False) -> None:
@@ -339,7 +335,3 @@ class Partition:
         if over:
             self._tables.put_decided(self._decisions.kept)
             await self._tables.delivered()
-
-
-def _run(decision: Decision) -> LineRun:
-    return LineRun(decision.first, decision.lines, decision.fault)
