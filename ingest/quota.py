@@ -13,33 +13,16 @@ import msgspec
 
 from tidemill import quotas
 from tidemill.configuration.projects import Limits
+from tidemill.ingest import batch_records
 from tidemill.ingest.files.verdict import Fault
 from tidemill.ingest.sqlite import Sizes
 from tidemill.quotas import Quota, QuotaExceeded
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.log.intake import IntakeError
 from tidemill.schemas.log.messages import VERSION
-from tidemill.schemas.resources.batch import Status
 from tidemill.schemas.resources.file import cost_bytes
 
 log = logging.getLogger(__name__)
-
-
-class _Counts(msgspec.Struct, frozen=True):
-    total: int = 0
-    completed: int = 0
-    failed: int = 0
-
-
-class _Batch(msgspec.Struct, frozen=True):
-    status: Status
-    request_counts: _Counts = _Counts()
-
-
-class _BatchRecord(msgspec.Struct, frozen=True):
-    project: str
-    batch: _Batch
-    v: int = 1
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -52,8 +35,7 @@ class _FileRecord(msgspec.Struct, frozen=True):
     v: int = 1
 
 
-# A process reads all batches and files when it starts, so it decodes only the fields that it counts.
-_batches = msgspec.json.Decoder(_BatchRecord)
+# A process reads all files when it starts, so it decodes only the fields that it counts.
 _files = msgspec.json.Decoder(_FileRecord)
 
 
@@ -103,12 +85,7 @@ class Quotas:
             self._drop(key)
             self._kept.drop(key)
             return
-        try:
-            record = _batches.decode(value)
-        except UNREADABLE as error:
-            log.warning("record %d of the batches cannot be read (%s)", offset, type(error).__name__)
-            return
-        if record.v != VERSION:
+        if (record := batch_records.decoded(value, offset)) is None:
             return
         if not (is_known := key in self._kept):
             self._kept.put(key, record.project, 0)

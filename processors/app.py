@@ -50,40 +50,22 @@ class Processors:
     """The models of a process, and the services that they share."""
 
     def __init__(self, settings: Settings, kafka: Kafka, catalog: Catalog) -> None:
-        """Connect nothing before `start()`."""
+        """Set up the app; nothing is connected yet. Needs a running event loop."""
         self._settings = settings
-        self._kafka = kafka
         self._catalog = catalog
-        self._closed = ClosedBatches(grace_seconds=settings.grace_seconds)
+        self._closed = closed = ClosedBatches(grace_seconds=settings.grace_seconds)
         self._space = log_space(kafka, settings.disk_reserve_bytes)
         self._follower = Follower(kafka, topics.BATCHES.name, self._apply, rest_seconds=REST_SECONDS)
-        self._log = Log(kafka)
-        self._key_manager = KeyManager(settings, kafka, self._log, on_record=self._erased)
-        self._shared: Shared | None = None
-        self._models: Models | None = None
-        self._member: Member | None = None
-        self._servers: Servers | None = None
         self._offsets = Offsets(kafka)
-        self._reporting: asyncio.Task[None] | None = None
-        self._lacks: set[str] = set()
-        """Keys and files of servers that the process lacks."""
-
-    @property
-    def store(self) -> Store:
-        """The store of large lines, once started."""
-        assert self._shared is not None
-        return self._shared.store
-
-    async def start(self) -> list[stage_app.StageApp]:
-        """Connect, learn which batches are closed, and return the app to run."""
-        settings, kafka, closed = self._settings, self._kafka, self._closed
+        log = Log(kafka)
+        self._key_manager = KeyManager(settings, kafka, log, on_record=self._erased)
         store = self._key_manager.store(open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes))
         completed = CompletedLines()
         closed.listen(completed.forget)
         assignment = Assignment(closed, functools.partial(partition_of, partitions=settings.partitions))
-        shared = self._shared = Shared(
+        self._shared = Shared(
             kafka=kafka,
-            log=self._log,
+            log=log,
             outbox=KafkaOutbox(kafka, encrypted=settings.encrypt_log, check_disk=lambda: self._space.check(LOG)),
             upstream=HttpUpstream(reply_bytes_max=settings.reply_bytes_max),
             store=store,
@@ -95,30 +77,40 @@ class Processors:
             completed=completed,
         )
         state = settings.data / "state" / "processors"
-        app = stage_app.create_app(NAME, settings, kafka=kafka, state=state)
-        places = Places(self._offsets, NAME, settings.partitions)
-        self._models = Models(app, shared, places)
-        self._member = Member(app, self._models, shared, settings.partitions)
+        self._app = stage_app.create_app(NAME, settings, kafka=kafka, state=state)
+        self._models = Models(self._app, self._shared, Places(self._offsets, NAME, settings.partitions))
         self._servers = Servers(
-            time.time, asyncio.get_running_loop().time, client=shared.upstream,
+            time.time, asyncio.get_running_loop().time, client=self._shared.upstream,
             weights={project: own.weight for project, own in settings.projects.items()},
         )  # fmt: skip
+        self._member: Member | None = None
+        self._reporting: asyncio.Task[None] | None = None
+        self._lacks: set[str] = set()
+        """Keys and files of servers that the process lacks."""
+
+    @property
+    def store(self) -> Store:
+        """The store of large lines."""
+        return self._shared.store
+
+    async def start(self) -> list[stage_app.StageApp]:
+        """Connect, learn which batches are closed, and return the app to run."""
+        self._member = Member(self._app, self._models, self._shared, self._settings.partitions)
         self.set_models(self._catalog.contents.serving)
         self._catalog.listen(lambda: self.set_models(self._catalog.contents.serving))
         await self._space.start()
-        await shared.outbox.start()
+        await self._shared.outbox.start()
         await self._follower.start()
         await self._key_manager.start()
         await self._follower.caught_up()
-        self._reporting = watched(asyncio.create_task(_report(kafka, self._servers, self._models)), app.crash)
+        reporting = _report(self._shared.kafka, self._servers, self._models)
+        self._reporting = watched(asyncio.create_task(reporting), self._app.crash)
         self._servers.show(lambda: self._catalog.contents.serving.models)
         metrics.HELD.sample(self._models.held)
-        return [app]
+        return [self._app]
 
     def set_models(self, serving: Serving) -> None:
         """Work for these models and servers from now on, without a rebalance."""
-        assert self._models is not None
-        assert self._servers is not None
         lacks = {str(lack) for lack in preflight.lacking(serving)}
         for lack in sorted(lacks - self._lacks):
             _log.warning("%s", lack)
@@ -136,16 +128,14 @@ class Processors:
         if self._reporting is not None:
             self._reporting.cancel()
             await asyncio.wait([self._reporting])
-        if self._servers is not None:
-            await self._servers.close()
-        if self._member is not None and self._models is not None:
+        await self._servers.close()
+        if self._member is not None:
             self._member.close()
-            await self._models.close()
-        if self._shared is not None:
-            await self._shared.upstream.close()
-            await self._shared.outbox.stop()
-            await self._shared.log.stop()
-            await self._shared.store.close()
+        await self._models.close()
+        await self._shared.upstream.close()
+        await self._shared.outbox.stop()
+        await self._shared.log.stop()
+        await self._shared.store.close()
 
     def _apply(self, key: str, value: bytes | None, offset: int) -> None:
         if value is None:
@@ -160,7 +150,6 @@ class Processors:
         self._closed.apply(record)
         batch = record.batch
         if batch.id not in self._closed:
-            assert self._models is not None, "the follower starts after it"
             named = [share.model for share in batch.tidemill.models]
             self._models.opened(batch.id, frozenset(named if batch.model is None else [batch.model]))
 

@@ -1,6 +1,7 @@
 """The lines of a model: pending ones, whose results the log does not have yet, and completed ones."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from opentelemetry.trace import Span
 
@@ -12,54 +13,38 @@ from tidemill.processors.partitions.window import Entry
 from tidemill.schemas.log.codec import RequestHead
 
 
+@dataclass(slots=True, eq=False)
 class Line:
     """A pending line; times are seconds of the event loop's clock."""
 
-    __slots__ = (
-        "attempts",
-        "avoid",
-        "backend",
-        "began_at",
-        "check",
-        "entries",
-        "head",
-        "history",
-        "index",
-        "inputs_max",
-        "reason",
-        "seconds",
-        "since",
-        "span",
-        "text",
-    )
-
-    def __init__(self, head: RequestHead, index: int, text: bytes, entry: Entry) -> None:
-        self.head = head
-        self.index = index
-        self.text = text
-        """The input line; empty if it is in the store (`head.ref`)."""
-        self.entries = [entry]
-        """Its records: several if the log has copies of the line."""
-        self.attempts = 0
-        """Calls made, including the one in flight."""
-        self.since = 0.0
-        """When it was first called, or last failed."""
-        self.history: History | None = None
-        """Its failed calls, if any."""
-        self.began_at = self.seconds = 0.0
-        """When its last call began, and how long it took."""
-        self.inputs_max = 0
-        """Inputs of its next call, after larger ones were refused (`joined/joiner.py`); 0 for no bound."""
-        self.avoid: Backend | None = None
-        """The server that failed it last."""
-        self.backend: Backend | None = None
-        """The server that its result comes from."""
-        self.check: AnswerCheck | None = None
-        """The check of its answer, once it is called, if its batch has a schema."""
-        self.span: Span | None = None
-        """The span of its call in flight, if it has one (`calls/spans.py`)."""
-        self.reason: tuple[FailureKind, str, int | None] | None = None
-        """Why it waits for another call: kind, server and status of its last failure (`FailedLines`)."""
+    head: RequestHead
+    index: int
+    text: bytes
+    """The input line; empty if it is in the store (`head.ref`)."""
+    entries: list[Entry]
+    """Its records: several if the log has copies of the line."""
+    attempts: int = 0
+    """Calls made, including the one in flight."""
+    since: float = 0.0
+    """When it was first called, or last failed."""
+    history: History | None = None
+    """Its failed calls, if any."""
+    began_at: float = 0.0
+    """When its last call began."""
+    seconds: float = 0.0
+    """How long that took."""
+    inputs_max: int = 0
+    """Inputs of its next call, after larger ones were refused (`joined/joiner.py`); 0 for no bound."""
+    avoid: Backend | None = None
+    """The server that failed it last."""
+    backend: Backend | None = None
+    """The server that its result comes from."""
+    check: AnswerCheck | None = None
+    """The check of its answer, once it is called, if its batch has a schema."""
+    span: Span | None = None
+    """The span of its call in flight, if it has one (`calls/spans.py`)."""
+    reason: tuple[FailureKind, str, int | None] | None = None
+    """Why it waits for another call: kind, server and status of its last failure (`FailedLines`)."""
 
     @property
     def size(self) -> int:
@@ -67,17 +52,15 @@ class Line:
         return len(self.text) if self.head.ref is None else self.head.ref.length
 
 
+@dataclass(slots=True, eq=False)
 class Pending:
     """The lines of one batch by their index."""
 
-    __slots__ = ("lines", "open", "settled")
-
-    def __init__(self) -> None:
-        self.lines: dict[int, Line] = {}
-        self.open = 0
-        """Lines without a result."""
-        self.settled = 0
-        """Results so far."""
+    lines: dict[int, Line] = field(default_factory=dict)
+    open: int = 0
+    """Lines without a result."""
+    settled: int = 0
+    """Results so far."""
 
 
 class PendingLines:
@@ -106,7 +89,7 @@ class PendingLines:
             elif is_known and self.completed.is_done(head.batch_id, index):
                 completed += 1
             else:
-                line = batch.lines[index] = Line(head, index, text, entry)
+                line = batch.lines[index] = Line(head, index, text, [entry])
                 fresh.append(line)
         batch.open += len(fresh)
         if not batch.lines:

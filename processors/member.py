@@ -60,7 +60,7 @@ class Member:
         numbers = {tp.partition for tp in assigned if tp.topic == topics.PROCESSORS.name}
         self._stop_work()
         self._shared.recovery.stop()
-        self._shared.assignment.assign({}, time.time())
+        self._shared.assignment.assign(time.time())
         self._models.begin(numbers, len(numbers) / self._partitions)
         self._shared.recovery.start(self._app.crash)
         self._work = watched(asyncio.create_task(self._models.run()), self._app.crash)

@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final
 
 REPLIES_BYTES_MAX: Final = 128 << 20
@@ -25,20 +26,19 @@ LINES_BYTES_MAX: Final = 128 << 20
 """Bytes of large lines whose calls are in flight."""
 
 
+@dataclass(slots=True, eq=False)
 class Share:
     """The bytes of one reply; closing twice is allowed."""
 
-    __slots__ = ("_budget", "_resume", "_stop", "checked", "is_waiting", "is_whole", "size")
-
-    def __init__(self, budget: "LargeReplies", resume: Callable[[], None], stop: Callable[[], None]) -> None:
-        self._budget: LargeReplies | None = budget
-        self._resume = resume
-        self._stop = stop
-        self.size = 0
-        self.checked = -1
-        """Its size at the last check of its speed."""
-        self.is_waiting = False
-        self.is_whole = False
+    _budget: "LargeReplies | None"
+    _resume: Callable[[], None]
+    stop: Callable[[], None]
+    """Gives up the reply."""
+    size: int = 0
+    checked: int = -1
+    """Its size at the last check of its speed."""
+    is_waiting: bool = False
+    is_whole: bool = False
 
     def grow(self, size: int) -> bool:
         """Count more bytes; False if reading must pause until `resume` is called."""
@@ -61,10 +61,6 @@ class Share:
         """Resume reading from the connection."""
         self.is_waiting = False
         self._resume()
-
-    def stop(self) -> None:
-        """Give up the reply."""
-        self._stop()
 
 
 class LargeReplies:
@@ -136,15 +132,13 @@ class LargeReplies:
         self._check_later()
 
 
+@dataclass(slots=True, eq=False)
 class Request:
     """A request for memory."""
 
-    __slots__ = ("granted", "is_granted", "size")
-
-    def __init__(self, size: int, granted: Callable[[], None]) -> None:
-        self.size = size
-        self.granted = granted
-        self.is_granted = False
+    size: int
+    granted: Callable[[], None]
+    is_granted: bool = False
 
 
 class LineBudget:

@@ -14,7 +14,7 @@ has arrived for a while.
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -102,12 +102,9 @@ class Models:
 
     def held(self) -> dict[str, int]:
         """Records of each model that wait for a key."""
-        return self._count(lambda model: len(model.held_records))
-
-    def _count(self, of: Callable[[AwakeModel], int]) -> dict[str, int]:
         counts = dict.fromkeys(self._configured, 0)
         for model in self.at_work:
-            counts[model.name] = counts.get(model.name, 0) + of(model)
+            counts[model.name] = counts.get(model.name, 0) + len(model.held_records)
         return counts
 
     def configure(self, models: Mapping[str, Configured]) -> None:

@@ -1,6 +1,7 @@
 """The app of results: each partition of `commands` and `outcomes` has an owner, with two tables of its batches."""
 
 import asyncio
+import functools
 import secrets
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -64,7 +65,6 @@ class Results:
         self._freeze_guard = FreezeGuard()
         self._log = Log(kafka, before_request=self._wait_valid, rest=self._rest)
         self._key_manager = KeyManager(settings, kafka, self._log)
-        self._history = OutcomeHistory(kafka, self._key_manager.vault)
         store = open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes)
         self._store = self._key_manager.store(store)
         state = settings.data / "state" / "results"
@@ -77,7 +77,7 @@ class Results:
         ]
         self._resources = Resources(
             sender=self._log,
-            history=self._history,
+            history=functools.partial(outcomes, kafka, self._key_manager.vault),
             store=self._store,
             clock=time.time,
             monotonic=time.monotonic,
@@ -194,23 +194,18 @@ class Results:
         )
 
 
-class OutcomeHistory:
-    """Reads `outcomes`, with a new connection each time."""
-
-    def __init__(self, kafka: Kafka, vault: Vault) -> None:
-        self._kafka = kafka
-        self._vault = vault
-
-    async def outcomes(self, partition: int, since: float) -> AsyncGenerator[tuple[Headers, bytes], None]:
-        """See `ports.Outcomes`."""
-        at_ms = max(0, int((since - CLOCK_SECONDS_MAX) * 1000))
-        async with (
-            reading(self._kafka) as reader,
-            aclosing(reader.records(topics.OUTCOMES.name, {partition: Edge(at_ms=at_ms)})) as records,
-        ):
-            async for record in records:
-                with suppress(NoKey, DecodeError):
-                    yield await open_outcome(self._vault, record.headers, record.value or b"")
+async def outcomes(
+    kafka: Kafka, vault: Vault, partition: int, since: float
+) -> AsyncGenerator[tuple[Headers, bytes], None]:
+    """See `ports.Outcomes`."""
+    at_ms = max(0, int((since - CLOCK_SECONDS_MAX) * 1000))
+    async with (
+        reading(kafka) as reader,
+        aclosing(reader.records(topics.OUTCOMES.name, {partition: Edge(at_ms=at_ms)})) as records,
+    ):
+        async for record in records:
+            with suppress(NoKey, DecodeError):
+                yield await open_outcome(vault, record.headers, record.value or b"")
 
 
 def main(settings: Settings) -> None:

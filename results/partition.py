@@ -196,7 +196,7 @@ class Partition:
             case Opened():
                 _check_first(fact.batch, Status.IN_PROGRESS)
                 active = self.active_batches.get(fact.batch.id)
-                after = reducer.opened(active.state, fact, self._limits.grace_seconds)
+                after = reducer.created(active.state, fact, self._limits.grace_seconds)
                 await self.batches.advance(active, after)
             case Grown():
                 active = self.active_batches.get(fact.batch_id)

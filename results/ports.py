@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from tidemill.results.result_metrics import ResultMetrics
 from tidemill.schemas.bounds import BATCH_LINES_MAX, NUMBER_MAX
@@ -15,6 +14,9 @@ from tidemill.storage.buckets import Buckets
 
 TariffOf = Callable[[str | None, str], Tariff]
 """The current price of a model in a completion window; None as the model of a batch that ended without one."""
+Outcomes = Callable[[int, float], AsyncGenerator[tuple[Headers, bytes], None]]
+"""Headers and value of the records of a partition of `outcomes`, up to its current end; those older than a Unix
+time may be left out. Raises `OSError` if the log does not answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +55,6 @@ class Limits:
     """How long the log keeps all records of a batch, in seconds; it may change."""
     kept_seconds: Callable[[], float] = lambda: float("inf")
     """The longest time that the log keeps any of them, or a batch may run, in seconds; it may change."""
-
-
-class Outcomes(Protocol):
-    """Reads results from the log again."""
-
-    def outcomes(self, partition: int, since: float) -> AsyncGenerator[tuple[Headers, bytes], None]:
-        """Headers and value of the records of a partition of `outcomes`, up to its current end.
-
-        Records older than `since`, Unix seconds, may be left out.
-
-        Raises:
-            OSError: The log does not answer.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,74 +93,34 @@ def publication(lines: int) -> tracing.Attributes:
 
 
 class Packer:
-    """Packs lines of one model in the order of their places, which may have gaps."""
+    """Packs the lines of a batch in the order of their places, which may have gaps."""
 
-    def __init__(self, origin: Origin, model: str) -> None:
-        self._origin = origin
-        self._model = model
-        self._first = 0
-        """The place of the first waiting line."""
-        self._lines: list[bytes] = []
-        self._bytes = 0
-
-    def pack(self, placed: Iterable[Placed]) -> Iterator[Record]:
-        """Add lines; yields the records that they complete."""
-        lines = self._lines
-        for place, data in placed:
-            if not isinstance(data, bytes):
-                yield from self.finish()
-                yield self._record(place, b"", data)
-                continue
-            if lines and (
-                self._bytes + len(data) >= RECORD_BYTES_MAX
-                or not place % RUN_LINES
-                or place != self._first + len(lines)
-                or len(lines) >= RECORD_LINES_MAX
-            ):
-                yield from self.finish()
-            if not lines:
-                self._first = place
-            lines.append(data)
-            self._bytes += len(data) + 1
-
-    def finish(self) -> Iterator[Record]:
-        """Yield a record of the waiting lines, if there are any."""
-        if self._lines:
-            value = b"\n".join(self._lines)
-            self._lines.clear()
-            self._bytes = 0
-            yield self._record(self._first, value)
-
-    def _record(self, first: int, value: bytes, ref: LineRef | None = None) -> Record:
-        return _record(self._origin, self._model, first // RUN_LINES, first, value, ref=ref)
-
-
-class MixedPacker:
-    """Packs the lines of a batch that names several models."""
-
-    def __init__(self, origin: Origin, models: Sequence[str], numbers: bytes) -> None:
+    def __init__(self, origin: Origin, models: Sequence[str], numbers: bytes = b"", *, first: int = 0) -> None:
         """Begin without lines.
 
         Args:
             origin: The fields that the records have in common.
-            models: The models.
-            numbers: For each line, the place of its model.
+            models: The models that the lines name.
+            numbers: For each line, the place of its model; empty if there is only one.
+            first: The lines before the first one count towards its run.
         """
         self._numbers = numbers
-        self._lines = [_LinesOfModel(origin, model) for model in models]
+        self._lines = [_LinesOfModel(origin, model, first) for model in models]
 
     def pack(self, placed: Iterable[Placed]) -> Iterator[Record]:
         """Add lines; yields the records that they complete."""
         models, numbers = self._lines, self._numbers
+        waiting = models[0]
         for place, data in placed:
-            waiting = models[numbers[place]]
+            if numbers:
+                waiting = models[numbers[place]]
             if not isinstance(data, bytes):
                 yield from waiting.finish()
                 yield waiting.single(place, data)
                 continue
             texts = waiting.texts
             if texts and (
-                waiting.bytes + len(data) >= RECORD_BYTES_MAX
+                waiting.size + len(data) >= RECORD_BYTES_MAX
                 or len(texts) >= RECORD_LINES_MAX
                 or not waiting.packed % RUN_LINES
             ):
@@ -168,7 +128,7 @@ class MixedPacker:
             waiting.packed += 1
             texts.append(data)
             waiting.places.append(place)
-            waiting.bytes += len(data) + 1
+            waiting.size += len(data) + 1
 
     def finish(self) -> Iterator[Record]:
         """Yield records of the waiting lines."""
@@ -176,61 +136,50 @@ class MixedPacker:
             yield from waiting.finish()
 
 
+@dataclass(slots=True)
 class _LinesOfModel:
     """The waiting lines of one model."""
 
-    __slots__ = ("_model", "_origin", "bytes", "packed", "places", "texts")
-
-    def __init__(self, origin: Origin, model: str) -> None:
-        self._origin = origin
-        self._model = model
-        self.texts: list[bytes] = []
-        self.places: list[int] = []
-        self.bytes = 0
-        self.packed = 0
-        """Lines of the model so far."""
+    origin: Origin
+    model: str
+    packed: int
+    """Lines of the model so far."""
+    texts: list[bytes] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    size: int = 0
 
     def finish(self) -> Iterator[Record]:
         if self.texts:
             value, places = b"\n".join(self.texts), self.places
-            run = (self.packed - 1) // RUN_LINES
             is_gapless = places[-1] - places[0] == len(places) - 1
-            yield _record(
-                self._origin, self._model, run, places[0], value, indices=None if is_gapless else tuple(places)
-            )
+            yield self._record(places[0], value, indices=None if is_gapless else tuple(places))
             self.texts.clear()
-            self.places, self.bytes = [], 0
+            self.places, self.size = [], 0
 
     def single(self, place: int, ref: LineRef) -> Record:
         """The record of a line in the store."""
         self.packed += 1
-        return _record(self._origin, self._model, (self.packed - 1) // RUN_LINES, place, b"", ref=ref)
+        return self._record(place, b"", ref=ref)
 
-
-def _record(
-    origin: Origin,
-    model: str,
-    run: int,
-    first: int,
-    value: bytes,
-    *,
-    ref: LineRef | None = None,
-    indices: tuple[int, ...] | None = None,
-) -> Record:
-    head = RequestHead(
-        batch_id=origin.batch_id,
-        project=origin.project,
-        first=first,
-        deadline=origin.deadline,
-        url=origin.url,
-        ref=ref,
-        created=origin.created,
-        headers=origin.headers,
-        traceparent=origin.traceparent,
-        validated=origin.validated,
-        indices=indices,
-    )
-    return Record(model=model, key=f"{origin.batch_id}/{run}", value=value, head=head, express=origin.express)
+    def _record(
+        self, first: int, value: bytes, *, ref: LineRef | None = None, indices: tuple[int, ...] | None = None
+    ) -> Record:
+        origin = self.origin
+        head = RequestHead(
+            batch_id=origin.batch_id,
+            project=origin.project,
+            first=first,
+            deadline=origin.deadline,
+            url=origin.url,
+            ref=ref,
+            created=origin.created,
+            headers=origin.headers,
+            traceparent=origin.traceparent,
+            validated=origin.validated,
+            indices=indices,
+        )
+        key = f"{origin.batch_id}/{(self.packed - 1) // RUN_LINES}"
+        return Record(model=self.model, key=key, value=value, head=head, express=origin.express)
 
 
 def placed(first: int, key: str, lines: Iterable[Line], faulty: Collection[int] = ()) -> Iterator[Placed]:

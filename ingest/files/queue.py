@@ -17,20 +17,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgspec
-
 from tidemill.configuration.settings import Settings
+from tidemill.ingest import batch_records
+from tidemill.ingest.batch_records import BatchRecord
 from tidemill.ingest.files.packing import RequestPublisher
 from tidemill.ingest.files.stage import Stage
 from tidemill.ingest.files.verdict import INTERNAL_FAULT
 from tidemill.kafka.connection import TRANSIENT
 from tidemill.retrying import retry
-from tidemill.schemas import UNREADABLE
 from tidemill.schemas.lifecycle import CANCELLABLE
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import (
     HOLD_SECONDS_MAX,
-    VERSION,
     BatchCreated,
     Command,
     Dequeued,
@@ -39,7 +37,6 @@ from tidemill.schemas.log.messages import (
     Stalled,
 )
 from tidemill.schemas.ports import Clock, Sender
-from tidemill.schemas.resources.batch import Status
 from tidemill.schemas.resources.waiting import Reason, Waiting
 
 OVER_MAX: Final = 500_000
@@ -58,25 +55,6 @@ Start = Callable[[str, Coroutine[Any, Any, None]], object]
 """Starts work for the batch with this id."""
 
 log = logging.getLogger(__name__)
-
-
-class _Extras(msgspec.Struct, frozen=True):
-    stream: str | None = None
-
-
-class _Batch(msgspec.Struct, frozen=True):
-    status: Status
-    created_at: int
-    tidemill: _Extras = _Extras()
-
-
-class _Record(msgspec.Struct, frozen=True):
-    project: str
-    batch: _Batch
-    v: int = 1
-
-
-_records = msgspec.json.Decoder(_Record)
 
 
 @dataclass(slots=True, eq=False)
@@ -107,7 +85,7 @@ class BatchQueue:
         self._owns = owns
         self._entries: dict[str, Entry] = {}
         """In the order of the queue."""
-        self._others: dict[str, _Record] = {}
+        self._others: dict[str, BatchRecord] = {}
         """Unfinished batches that are not in the queue yet, or not at all: they began before the limit was set."""
         self._over: dict[str, None] = {}
         self.changed = asyncio.Event()
@@ -134,12 +112,7 @@ class BatchQueue:
             # The erasure of the batch, which names its project, is in `tidemill.secrets` by now.
             self._end(key, is_queued=False)
             return
-        try:
-            record = _records.decode(value)
-        except UNREADABLE as error:
-            log.warning("record %d of the batches cannot be read (%s)", offset, type(error).__name__)
-            return
-        if record.v != VERSION:
+        if (record := batch_records.decoded(value, offset)) is None:
             return
         if record.batch.status.is_terminal:
             self._end(key, is_queued=self.most(record.project) is not None)

@@ -29,7 +29,6 @@ from tidemill.ingest.files import error_lines
 from tidemill.ingest.files.imports import Import, Importer
 from tidemill.ingest.files.packing import (
     PUBLISH,
-    MixedPacker,
     Origin,
     Packer,
     Record,
@@ -357,7 +356,7 @@ class Stage:
             validated=work.command.answer_schema is not None,
             express=passed.total <= EXPRESS_LINES_MAX,
         )
-        packer, place = _packer(origin, passed), 0
+        packer, place = Packer(origin, passed.models, passed.numbers), 0
         async with aclosing(self._slices(source.key)) as slices:
             async for lines in slices:
                 work.check_stopped()
@@ -384,14 +383,6 @@ async def _run(work: Callable[[list[Line]], T], lines: list[Line]) -> T:
     if any(line.data and len(line.data) > LONG_LINE_BYTES for line in lines):
         return await run_half_time(work, lines)
     return work(lines)
-
-
-def _packer(origin: Origin, passed: Passed) -> Packer | MixedPacker:
-    if passed.copies.count:  # also packs lines with gaps between them
-        return MixedPacker(origin, passed.models, passed.numbers or bytes(passed.total))
-    if len(passed.models) == 1:
-        return Packer(origin, passed.models[0])
-    return MixedPacker(origin, passed.models, passed.numbers)
 
 
 def _reason(error: Exception) -> str:

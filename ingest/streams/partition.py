@@ -24,7 +24,7 @@ from tidemill.ingest.streams.assembly import InputAssembly
 from tidemill.ingest.streams.decisions import Decision, Decisions, without_credential
 from tidemill.ingest.streams.factory import StreamFactory
 from tidemill.ingest.streams.held_streams import HeldStreams
-from tidemill.ingest.streams.publisher import Checked, LineRun, Progress, Publisher
+from tidemill.ingest.streams.publisher import Checked, LineRun, Publisher
 from tidemill.ingest.streams.stream import JOURNAL_RECORDS_MAX, Published, Resources, Stream
 from tidemill.ingest.streams.tables import Streams
 from tidemill.kafka.connection import TRANSIENT
@@ -46,8 +46,7 @@ class _Delivery:
 
     stream: Stream
     decisions: list[Decision]
-    progress: Progress = field(default_factory=Progress)
-    checked: Checked | None = None
+    checked: Checked = field(default_factory=Checked)
     is_published: bool = False
     parts: "list[_Delivery]" = field(default_factory=list)
     """Its records one by one, if they cannot be published together."""
@@ -56,8 +55,7 @@ class _Delivery:
         """Go on record by record."""
         for decision in self.decisions:
             places = range(decision.first, decision.first + len(decision.lines))
-            checked = self.checked and self.checked.part(places)
-            self.parts.append(_Delivery(self.stream, [decision], self.progress.part(places), checked))
+            self.parts.append(_Delivery(self.stream, [decision], self.checked.part(places)))
 
 
 class Partition:
@@ -102,9 +100,9 @@ class Partition:
         A decision counts once the table has the offset up to which every record is decided on. An owner writes it
         after the journals and before it publishes anything.
         """
-        await self._tables.take_over()
-        decided = self._decisions.kept = self._tables.decided()
-        for kept in list(self._tables.states()):
+        decided, states = await self._tables.take_over()
+        self._decisions.kept = decided
+        for kept in states:
             state = kept.until(decided)
             if not (state.parts or state.journal or state.joined or state.settled):
                 self._tables.drop(state.id)
@@ -255,10 +253,8 @@ class Partition:
         await self._publisher.send_fact(DeadLettered(batch_id=batch_id, source=source, reason=reason, at=at))
 
     async def _check_and_publish(self, delivery: _Delivery) -> None:
-        if delivery.checked is None:
-            runs = [_run(one) for one in delivery.decisions]
-            delivery.checked = await self._publisher.check(delivery.stream, runs, delivery.progress)
-        if delivery.checked is not None:
+        runs = [LineRun(one.first, one.lines, one.fault) for one in delivery.decisions]
+        if await self._publisher.check(delivery.stream, runs, delivery.checked):
             await self._publisher.publish(delivery.stream, delivery.checked)
 
     async def _flush(self, stream: Stream, *, sealed: bool = False) -> None:
@@ -339,7 +335,3 @@ class Partition:
         if over:
             self._tables.put_decided(self._decisions.kept)
             await self._tables.delivered()
-
-
-def _run(decision: Decision) -> LineRun:
-    return LineRun(decision.first, decision.lines, decision.fault)

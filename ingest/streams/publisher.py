@@ -53,29 +53,20 @@ Valid = tuple[int, bytes]
 """The place of a valid line, and the line."""
 
 
-class Checked(NamedTuple):
-    """The outcome of the check of some lines."""
-
-    total: int
-    """Lines of the batch up to the last checked one."""
-    good: list[Valid]
-    faults: list[Faulty]
-
-    def part(self, places: range) -> "Checked":
-        """The outcome for the lines at these places alone."""
-        return Checked(places.stop, *_at(places, self.good, self.faults))
-
-
 @dataclass(slots=True)
-class Progress:
-    """The lines that were checked so far; a check that was cut short goes on behind them."""
+class Checked:
+    """The outcome of the check of some lines; a check that was cut short goes on behind them."""
 
     good: list[Valid] = field(default_factory=list)
     faults: list[Faulty] = field(default_factory=list)
+    total: int | None = None
+    """Lines of the batch up to the last one, once all are checked."""
 
-    def part(self, places: range) -> "Progress":
-        """Those of the lines that are at these places."""
-        return Progress(*_at(places, self.good, self.faults))
+    def part(self, places: range) -> "Checked":
+        """The outcome for the lines at these places alone."""
+        good = [valid for valid in self.good if valid[0] in places]
+        faults = [faulty for faulty in self.faults if faulty[0] in places]
+        return Checked(good, faults, None if self.total is None else places.stop)
 
 
 class Publisher:
@@ -96,22 +87,28 @@ class Publisher:
         self._quotas = quotas
         self._vault = vault
 
-    async def check(self, stream: Stream, runs: list[LineRun], progress: Progress) -> Checked | None:
-        """Check lines; None if their batch is deleted. The same lines must not be checked twice.
+    async def check(self, stream: Stream, runs: list[LineRun], checked: Checked) -> bool:
+        """Check lines, unless they are checked; False if their batch is deleted.
+
+        The same lines must not be checked twice.
 
         Raises:
-            Unavailable: The key of the batch is unavailable, or the disk; another call with the same `progress`
+            Unavailable: The key of the batch is unavailable, or the disk; another call with the same `checked`
                 checks the other lines.
         """
+        if checked.total is not None:
+            return True
         if not await self._has_key(stream):
             log.warning("%s is deleted, and its lines came again", stream.state.id)
-            return None
+            return False
         try:
-            await _check_all(stream, runs, progress)
+            await _check_all(stream, runs, checked)
         except OSError as error:
             raise Unavailable(f"the ids of its lines cannot be kept: {reason(error)}") from error
-        good, faults = self._within_quota(stream, *_refused(runs, progress.good, progress.faults))
-        return Checked(max((run.first + len(run.lines) for run in runs), default=0), good, faults)
+        found = _refused(runs, checked.good, checked.faults)
+        checked.good, checked.faults = self._within_quota(stream, *found)
+        checked.total = max((run.first + len(run.lines) for run in runs), default=0)
+        return True
 
     async def publish(self, stream: Stream, checked: Checked) -> None:
         """Publish valid lines as requests and invalid lines as error results.
@@ -201,7 +198,7 @@ class Publisher:
         assert model is not None
 
         async def records() -> AsyncIterator[Record]:
-            packer = Packer(origin, model)
+            packer = Packer(origin, [model], first=placed[0][0])
             for record in chain(packer.pack(placed), packer.finish()):
                 yield record
 
@@ -233,19 +230,15 @@ class Publisher:
         await retry(f"sending to {topic}", lambda: self._sender.send(topic, batch_id, value, headers=headers))
 
 
-def _at(places: range, good: list[Valid], faults: list[Faulty]) -> tuple[list[Valid], list[Faulty]]:
-    return [valid for valid in good if valid[0] in places], [faulty for faulty in faults if faulty[0] in places]
-
-
-async def _check_all(stream: Stream, runs: list[LineRun], progress: Progress) -> None:
+async def _check_all(stream: Stream, runs: list[LineRun], checked: Checked) -> None:
     """Check lines in slices; other tasks run between two slices."""
     numbered = ((place, line) for run in runs for place, line in enumerate(run.lines, run.first))
-    left = islice(numbered, len(progress.good) + len(progress.faults), None)
+    left = islice(numbered, len(checked.good) + len(checked.faults), None)
     for slice_ in sliced(left, lambda valid: len(valid[1])):
         if any(len(line) > LONG_LINE_BYTES for _, line in slice_):
-            await run_half_time(_check, stream, slice_, progress)
+            await run_half_time(_check, stream, slice_, checked)
         else:
-            _check(stream, slice_, progress)
+            _check(stream, slice_, checked)
             await asyncio.sleep(0)
 
 
@@ -261,7 +254,7 @@ def _refused(runs: list[LineRun], good: list[Valid], faults: list[Faulty]) -> tu
     return taken, sorted(faults + refused, key=lambda found: found[0])
 
 
-def _check(stream: Stream, lines: list[Valid], progress: Progress) -> None:
+def _check(stream: Stream, lines: list[Valid], checked: Checked) -> None:
     for place, line in lines:
         try:
             fault = stream.checker.fault(line)
@@ -271,6 +264,6 @@ def _check(stream: Stream, lines: list[Valid], progress: Progress) -> None:
             log.error("%s: the check of a line raised %s", stream.state.id, type(error).__name__)  # noqa: TRY400
             fault = INTERNAL
         if fault is None:
-            progress.good.append((place, line))
+            checked.good.append((place, line))
         else:
-            progress.faults.append((place, line, fault))
+            checked.faults.append((place, line, fault))

@@ -5,21 +5,18 @@ Unknown keys are looked up once for all records of a group.
 
 import asyncio
 import functools
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
+from tidemill.ingest import batch_records
 from tidemill.ingest.streams.partition import Partition
 from tidemill.ingest.streams.stream import GROUP_RECORDS_MAX, Resources
 from tidemill.kafka.partitions.owner import Bounds, Record
 from tidemill.retrying import retry
-from tidemill.schemas.log import codec, intake, topics
-from tidemill.schemas.log.codec import DecodeError
+from tidemill.schemas.log import intake, topics
 from tidemill.schemas.log.intake import IntakeError
 from tidemill.schemas.resources.batch import Status
-
-log = logging.getLogger(__name__)
 
 BOUNDS: Final = Bounds(records=GROUP_RECORDS_MAX, bytes=4 << 20, lines=8_192, records_per_call=GROUP_RECORDS_MAX)
 
@@ -41,12 +38,9 @@ class Cancels:
         """Apply a record of `tidemill.batches`."""
         if value is None or b'"stream":' not in value:
             return
-        try:
-            batch = codec.decode_batch(value).batch
-        except DecodeError as error:
-            log.warning("record %d of the batches cannot be read (%s)", offset, type(error).__name__)
+        if (record := batch_records.decoded(value, offset)) is None:
             return
-        if batch.status is Status.CANCELLING:
+        if record.batch.status is Status.CANCELLING:
             self._ids.add(key)
             self._wake()
         else:

@@ -9,7 +9,6 @@ Owners: `kafka/partitions/owned_table.py`. An owner first writes all streams und
 `decided/`. Readers ignore rows of owners before the latest one with a row `decided/`.
 """
 
-from collections.abc import Iterable
 from typing import Final
 
 from tidemill.ingest.streams.stream import State
@@ -31,29 +30,27 @@ class Streams:
         self._table = table
         self._generation = generation
         self._owned = OwnedTable(table)
-        self._found: list[State] = []
         self._stale: list[bytes] = []
-        self._decided = -1
 
-    async def take_over(self) -> None:
-        """Become the owner; called before all else."""
+    async def take_over(self) -> tuple[int, list[State]]:
+        """Become the owner; called before all else.
+
+        Returns:
+            The offset up to which every record was decided on, -1 if none was; and the streams of previous owners.
+        """
         await self._owned.take_over(self._generation)
         decided = list(self._table.scan(_DECIDED))
-        since = b""
+        since, offset = b"", -1
         if (latest := self._owned.latest(_DECIDED)) is not None:
-            since, self._decided = latest.owner, int(latest.value)
+            since, offset = latest.owner, int(latest.value)
         rows = list(self._table.scan(BATCH_PREFIX.encode()))
         found: dict[bytes, tuple[bytes, bytes]] = {}
         for key, value in rows:
             name, owner = key.partition(b"/")[0], owner_of(key)
             if owner >= max(since, found.get(name, (b"",))[0]):
                 found[name] = owner, value
-        self._found = [State.model_validate_json(value) for _, value in found.values()]
         self._stale = [key for key, _ in decided + rows]
-
-    def states(self) -> Iterable[State]:
-        """The streams of previous owners at the take-over."""
-        return self._found
+        return offset, [State.model_validate_json(value) for _, value in found.values()]
 
     def put(self, state: State) -> None:
         """Keep a stream."""
@@ -65,13 +62,9 @@ class Streams:
 
     def drop_stale(self) -> None:
         """Delete the rows of previous owners, once this owner has written its own."""
-        stale, self._stale, self._found = self._stale, [], []
+        stale, self._stale = self._stale, []
         for key in stale:
             self._table.delete(key)
-
-    def decided(self) -> int:
-        """The offset up to which every record was decided on at the take-over; -1 if none was."""
-        return self._decided
 
     def put_decided(self, offset: int) -> None:
         """Keep the offset up to which every record is decided on."""

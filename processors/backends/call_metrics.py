@@ -4,7 +4,8 @@ The event loop appends each good call to a list, which costs a tenth of a micros
 """
 
 from collections import Counter
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, Self
 
 from tidemill import metrics
 from tidemill.instruments import Buckets
@@ -26,21 +27,25 @@ _UNANSWERED: Final = {
 _HUNDRED: Final = 100
 
 
+@dataclass(slots=True, eq=False)
 class CallMetrics:
-    """The ended calls of a model at one server; times are seconds."""
+    """The ended calls of a model at one server, up to the last `folded`; times are seconds."""
 
-    __slots__ = ("_duration", "_ended", "_first_byte", "_good", "_lines", "_tokens", "_waits", "overloads")
-
-    def __init__(self, first_byte: Buckets) -> None:
-        """Start without calls; `first_byte` is the server's."""
-        self._first_byte = first_byte
-        self._duration = Buckets(metrics.CALL_SECONDS)
-        self._waits = Buckets(metrics.WAIT_SECONDS)
-        self._ended: Counter[tuple[str, str]] = Counter()
-        self._good: list[tuple[str, float, float, float | None, int]] = []
-        self._lines = self._tokens = 0
-        self.overloads = 0
-        """Calls that the server refused because it was full."""
+    first_byte: Buckets
+    """Time to the first byte, of all models of the server."""
+    duration: Buckets = field(default_factory=lambda: Buckets(metrics.CALL_SECONDS))
+    """How long calls took."""
+    waits: Buckets = field(default_factory=lambda: Buckets(metrics.WAIT_SECONDS))
+    """How long their lines waited for the first call."""
+    ended: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """The number of calls by endpoint, and by the class of the reply's status or why there was no reply."""
+    lines: int = 0
+    """The lines that good calls answered."""
+    tokens: int = 0
+    """Their tokens, of prompts and answers."""
+    overloads: int = 0
+    """Calls that the server refused because it was full."""
+    _good: list[tuple[str, float, float, float | None, int]] = field(default_factory=list)
 
     def answered(self, endpoint: str, seconds: float, first_byte: float, wait: float | None, tokens: int) -> None:
         """Count a good call.
@@ -54,75 +59,47 @@ class CallMetrics:
         """
         self._good.append((endpoint, seconds, first_byte, wait, tokens))
         if len(self._good) >= CALLS_MAX:
-            self._fold()
+            self.folded()
 
     def failed(self, endpoint: str, failure: CallFailure, seconds: float, wait: float | None) -> None:
         """Count a call that failed, if it was made; see `answered`."""
         self.overloads += failure.is_overload
         if (answer := failure.answer) is not None:
-            self._first_byte.observe(answer.first_byte)
+            self.first_byte.observe(answer.first_byte)
             self._count(endpoint, _ANSWERED.get(answer.status // _HUNDRED, metrics.OTHER))
         elif (why := _UNANSWERED.get(failure.kind)) is not None:
             self._count(endpoint, why)
         else:
             return
-        self._duration.observe(seconds)
+        self.duration.observe(seconds)
         if wait is not None:
-            self._waits.observe(wait)
+            self.waits.observe(wait)
 
     def refused(self, endpoint: str, seconds: float) -> None:
         """Count a call for several lines whose reply does not fit them."""
         self._count(endpoint, metrics.OTHER)
-        self._duration.observe(seconds)
+        self.duration.observe(seconds)
 
     def joined(self, lines: int, tokens: int) -> None:
         """Count the other lines of a call that `answered` has counted with one."""
-        self._lines += lines
-        self._tokens += tokens
+        self.lines += lines
+        self.tokens += tokens
 
-    @property
-    def lines(self) -> int:
-        """The lines that good calls answered."""
-        self._fold()
-        return self._lines
-
-    @property
-    def tokens(self) -> int:
-        """Their tokens, of prompts and answers."""
-        self._fold()
-        return self._tokens
-
-    @property
-    def ended(self) -> Counter[tuple[str, str]]:
-        """The number of calls by endpoint, and by the class of the reply's status or why there was no reply."""
-        self._fold()
-        return self._ended
-
-    @property
-    def duration(self) -> Buckets:
-        """How long they took."""
-        self._fold()
-        return self._duration
-
-    @property
-    def waits(self) -> Buckets:
-        """How long their lines waited for the first call."""
-        self._fold()
-        return self._waits
-
-    def _fold(self) -> None:
+    def folded(self) -> Self:
+        """These metrics with all calls so far."""
         if not self._good:
-            return
+            return self
         endpoints, seconds, first_bytes, waits, tokens = zip(*self._good, strict=True)
         self._good.clear()
-        self._lines += len(endpoints)
-        self._tokens += sum(tokens)
+        self.lines += len(endpoints)
+        self.tokens += sum(tokens)
         for endpoint, calls in Counter(endpoints).items():
             self._count(endpoint, _GOOD, calls)
-        self._duration.observe_all(seconds)
-        self._first_byte.observe_all(first_bytes)
-        self._waits.observe_all([wait for wait in waits if wait is not None])
+        self.duration.observe_all(seconds)
+        self.first_byte.observe_all(first_bytes)
+        self.waits.observe_all([wait for wait in waits if wait is not None])
+        return self
 
     def _count(self, endpoint: str, status: str, calls: int = 1) -> None:
         # A path that only a record names gets no time series.
-        self._ended[endpoint if endpoint in ENDPOINTS else metrics.OTHER, status] += calls
+        self.ended[endpoint if endpoint in ENDPOINTS else metrics.OTHER, status] += calls

@@ -1,20 +1,20 @@
 """The clocks of projects, by which schedulers decide whose turn it is; see `scheduling/scheduler.py`."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 
+@dataclass(slots=True, eq=False)
 class Clock:
     """The clock of one project."""
 
-    __slots__ = ("active", "queues", "step", "time")
-
-    def __init__(self, weight: float) -> None:
-        self.time = 0.0
-        self.step = 1 / weight
-        self.queues = 0
-        """Schedulers that have the project in their queue."""
-        self.active = 0
-        """Schedulers in which the project has lines."""
+    step: float
+    """The inverse of its weight."""
+    time: float = 0.0
+    queues: int = 0
+    """Schedulers that have the project in their queue."""
+    active: int = 0
+    """Schedulers in which the project has lines."""
 
 
 class Clocks:
@@ -30,7 +30,7 @@ class Clocks:
     def join(self, project: str) -> Clock:
         """Return the clock of a project, and note that one more scheduler has the project in its queue."""
         if (clock := self._clocks.get(project)) is None:
-            clock = self._clocks[project] = Clock(self.weights.get(project, 1.0))
+            clock = self._clocks[project] = Clock(1 / self.weights.get(project, 1.0))
         clock.queues += 1
         return clock
 

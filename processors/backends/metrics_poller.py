@@ -5,10 +5,11 @@ No call waits for the poller. Most servers have no such page; the poller asks th
 
 import asyncio
 import logging
-from typing import Final, Protocol
+from typing import Final
 
 from tidemill.processors.backends.server import Server
-from tidemill.processors.failures import Answer, FailureKind
+from tidemill.processors.failures import FailureKind
+from tidemill.processors.http.client import HttpUpstream
 from tidemill.processors.limits import server_metrics
 from tidemill.processors.limits.headroom import STALE_SECONDS, WATCH_SECONDS
 from tidemill.processors.limits.server_metrics import ServerMetrics
@@ -29,14 +30,6 @@ _OK: Final = 200
 _log = logging.getLogger(__name__)
 
 
-class Getter(Protocol):
-    """The HTTP client that the poller needs."""
-
-    async def get(self, url: str, headers: dict[str, str], seconds: float, bytes_max: int) -> Answer | FailureKind:
-        """Fetch a page within `seconds`; nothing that the server does raises."""
-        ...
-
-
 class MetricsPoller:
     """Polls one server."""
 
@@ -46,7 +39,7 @@ class MetricsPoller:
         url: str,
         headers: dict[str, str],
         *,
-        getter: Getter,
+        client: HttpUpstream,
         monotonic: Monotonic,
     ) -> None:
         """Start without polling.
@@ -55,13 +48,13 @@ class MetricsPoller:
             server: The server.
             url: The URL of its metrics page.
             headers: The headers of the request.
-            getter: The HTTP client.
+            client: The HTTP client.
             monotonic: A monotonic clock.
         """
         self._server = server
         self._url = url
         self._headers = headers
-        self._getter = getter
+        self._client = client
         self._monotonic = monotonic
         self._read_at = float("-inf")
         self._silent = 0
@@ -135,7 +128,7 @@ class MetricsPoller:
 
     async def _reading(self) -> ServerMetrics | None:
         try:
-            outcome = await self._getter.get(self._url, self._headers, REPLY_SECONDS_MAX, REPLY_BYTES_MAX)
+            outcome = await self._client.get(self._url, self._headers, REPLY_SECONDS_MAX, REPLY_BYTES_MAX)
         except ValueError:
             # The key cannot be written into a request; the calls report that.
             return None

@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 
 from tidemill.configuration.servers import IN_FLIGHT_MAX, Hours, Model, Serving
 from tidemill.configuration.servers import Server as Settings
-from tidemill.processors.backends.metrics_poller import Getter, MetricsPoller
+from tidemill.processors.backends.metrics_poller import MetricsPoller
 from tidemill.processors.backends.server import PART_MIN, CallOptions, Server
 from tidemill.processors.backends.token_bucket import TokenBucket
-from tidemill.processors.http.client import Origin, Trust, origin
+from tidemill.processors.http.client import HttpUpstream, Origin, Trust, origin
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 from tidemill.processors.limits.headroom import Headroom
 from tidemill.schemas.ports import Clock, Monotonic
@@ -99,11 +99,11 @@ def _headroom(settings: Settings) -> Headroom | None:
     return Headroom(None if settings.headroom is True else settings.headroom.ttft_ms / 1000)
 
 
-def poller(server: Server, target: Target, getter: Getter, monotonic: Monotonic) -> MetricsPoller | None:
+def poller(server: Server, target: Target, client: HttpUpstream, monotonic: Monotonic) -> MetricsPoller | None:
     """The poller of its metrics page; None if it has none, or gets no calls."""
     if (url := target.metrics_url) is None or server.drain:
         return None
-    return MetricsPoller(server, url, target.metrics_headers, getter=getter, monotonic=monotonic)
+    return MetricsPoller(server, url, target.metrics_headers, client=client, monotonic=monotonic)
 
 
 def calls_max(settings: Settings, models: Iterable[Model]) -> int:

@@ -10,7 +10,7 @@ loop, so no call sees half of them.
 import asyncio
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from tidemill import metrics
 from tidemill.configuration.servers import Model, Serving
@@ -19,24 +19,15 @@ from tidemill.processors.backends import server_settings
 from tidemill.processors.backends.addresses import Addresses, Lookup, system_lookup
 from tidemill.processors.backends.call_metrics import CallMetrics
 from tidemill.processors.backends.clocks import Clocks
-from tidemill.processors.backends.metrics_poller import Getter
 from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.backends.server import Server
 from tidemill.processors.backends.server_settings import Target
-from tidemill.processors.http.client import Origin, Trust, origin
+from tidemill.processors.http.client import HttpUpstream, origin
 from tidemill.schemas.ports import Clock, Monotonic
 from tidemill.schemas.resources.waiting import Reason
 
 LACK_SECONDS: Final = 3.0
 """Between two looks for the key and the files of a server that lacks one."""
-
-
-class Client(Getter, Protocol):
-    """The HTTP client that the servers are called with."""
-
-    def follow(self, trusts: Mapping[Origin, Trust], places: Container[Origin]) -> None:
-        """Set the TLS settings by origin, and the places to which connections are kept."""
-        ...
 
 
 @dataclass(slots=True)
@@ -62,7 +53,7 @@ class Servers:
         clock: Clock,
         monotonic: Monotonic,
         *,
-        client: Client | None = None,
+        client: HttpUpstream | None = None,
         lookup: Lookup = system_lookup,
         weights: Mapping[str, float] | None = None,
     ) -> None:
@@ -82,7 +73,7 @@ class Servers:
         self._client = client
         self._lookup = lookup
         self._weights = weights
-        self._applied: tuple[Serving, list[str] | None] | None = None
+        self._serving: Serving | None = None
         self._entries: dict[str, _Entry] = {}
         self._discovered: dict[str, _Discovery] = {}
         """By the name in the settings."""
@@ -95,15 +86,9 @@ class Servers:
         leaving = (server for server in self._leaving if server.is_used)
         return iter([*leaving, *(entry.server for entry in self._entries.values())])
 
-    def apply(self, serving: Serving, names: Iterable[str] | None = None) -> None:
-        """Follow the settings.
-
-        Args:
-            serving: All servers and models.
-            names: The models of this process, including former ones; by default all. A model without settings has
-                a pool without servers, so its lines wait.
-        """
-        self._applied = serving, None if names is None else list(names)
+    def apply(self, serving: Serving) -> None:
+        """Follow the settings; a model that has none any more keeps a pool without servers, so its lines wait."""
+        self._serving = serving
         self._follow()
 
     def show(self, models: Callable[[], Container[str]]) -> None:
@@ -113,7 +98,7 @@ class Servers:
             return ((name, pool) for name, pool in self.pools.items() if name in models() or pool.in_flight)
 
         def calls() -> Iterator[tuple[tuple[str, str], CallMetrics]]:
-            return (((name, one.name), one.metrics) for name, pool in pools() for one in pool.backends)
+            return (((name, one.name), one.metrics.folded()) for name, pool in pools() for one in pool.backends)
 
         metrics.SERVER_IN_FLIGHT.sample(lambda: {server.name: server.in_flight for server in self})
         metrics.SERVER_UNACKNOWLEDGED.sample(lambda: {server.name: server.unacknowledged for server in self})
@@ -154,11 +139,10 @@ class Servers:
             self._follow_later()
 
     def _set_all(self) -> None:
-        assert self._applied is not None, "there are settings"
-        serving, names = self._applied
+        assert self._serving is not None, "there are settings"
+        serving = self._serving
         now, models = self._monotonic(), serving.models
-        own = dict.fromkeys((*models, *self.pools) if names is None else names)
-        called = {server for model in own for server in serving.by_model.get(model, ())}
+        called = {server for servers in serving.by_model.values() for server in servers}
         by_server: dict[str, list[str]] = {}
         for model, servers in serving.by_model.items():
             for name in servers:
@@ -170,7 +154,7 @@ class Servers:
             of_server = {model: models[model] for model in by_server[name]}
             for each, target in of_name.items():
                 self._set(each, target, of_server, now)
-        self._set_pools({name: models.get(name) for name in own}, serving, targets, now)
+        self._set_pools(serving, targets, now)
         self._share_clocks(serving)
         self._tell(serving)
 
@@ -243,19 +227,13 @@ class Servers:
         else:
             entry.poller = asyncio.get_running_loop().create_task(poller.run())
 
-    def _set_pools(
-        self,
-        own: Mapping[str, Model | None],
-        serving: Serving,
-        targets: Mapping[str, Iterable[str]],
-        now: float,
-    ) -> None:
-        before = self.pools
+    def _set_pools(self, serving: Serving, targets: Mapping[str, Iterable[str]], now: float) -> None:
         self.pools = {
-            name: before.get(name) or BackendPool([], name, clocks=Clocks(self._weights)) for name in own
+            name: self.pools.get(name) or BackendPool([], name, clocks=Clocks(self._weights))
+            for name in (*serving.models, *self.pools)
         }
         for name, pool in self.pools.items():
-            if (model := own[name]) is None:
+            if (model := serving.models.get(name)) is None:
                 pool.configure([], calls_max=None, now=now)
                 continue
             pool.paused = model.paused
@@ -264,8 +242,6 @@ class Servers:
             pool.unresolved = [server for server in named if not targets[server]]
             servers = [self._entries[each].server for server in named for each in targets[server]]
             pool.configure(servers, calls_max=model.max_in_flight, now=now)
-        for name in before.keys() - self.pools.keys():
-            before[name].configure([], calls_max=None, now=now)
 
     def _share_clocks(self, serving: Serving) -> None:
         """Let models that share servers, directly or through others, share the clocks of projects."""

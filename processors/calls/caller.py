@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -19,7 +19,7 @@ from tidemill.processors.calls.forms import CONTENT_TYPE, Forms
 from tidemill.processors.calls.health_probe import HealthProbe
 from tidemill.processors.calls.request_codec import Success
 from tidemill.processors.failures import NO_EVIDENCE, Answer, CallFailure, Evidence, FailureKind, Fault, History
-from tidemill.processors.http.client import Upstream
+from tidemill.processors.http.client import HttpUpstream
 from tidemill.processors.lines import Line
 from tidemill.processors.memory_budget import SMALL_BYTES
 from tidemill.schemas import UNREADABLE
@@ -61,7 +61,7 @@ class Caller:
         *,
         pool: BackendPool,
         endpoint_probe: EndpointProbe,
-        upstream: Upstream,
+        upstream: HttpUpstream,
         store: Store,
         clock: Clock,
         forms: Forms,
@@ -140,7 +140,7 @@ class Caller:
         try:
             self._answered(line, permit, end)
             fault = None if line.check is None else line.check.fault(line.head.url, end.body)
-            return self._checked(line, permit, custom_id, end, fault)
+            return self.checked(line, permit, custom_id, end, fault)
         except Exception as error:  # noqa: BLE001  no fault of ours loses a line
             return self._not_made(error, line, custom_id, permit)
 
@@ -181,7 +181,7 @@ class Caller:
             return CallResult(custom_id, end)
         try:
             fault = await self._fault(line, line.check, permit, end)
-            return self._checked(line, permit, custom_id, end, fault)
+            return self.checked(line, permit, custom_id, end, fault)
         except BaseException:
             if end.share is not None:
                 end.share.close()
@@ -206,49 +206,32 @@ class Caller:
         """Free the seat of a call with a good answer; its text may have a fault, but the server is well."""
         self.pool.answered(permit, self._now(), used(end), endpoint=line.head.url, begun=line.began_at)
 
-    def _checked(
-        self, line: Line, permit: Permit, custom_id: bytes, end: Success, fault: str | None
-    ) -> CallResult:
+    def checked(self, line: Line, permit: Permit, custom_id: bytes, end: Success, fault: str | None) -> CallResult:
         """The result of a good answer, or of one whose text has a fault."""
         if fault is None:
             return CallResult(custom_id, end)
         return CallResult(custom_id, self.located(request_codec.unfit(end, fault), line, permit))
 
-    def posted(self, line: Line, body: msgspec.Raw, backend: Backend) -> Awaitable[Answer | FailureKind]:
+    async def posted(self, line: Line, body: msgspec.Raw, backend: Backend) -> Answer | FailureKind:
         """Send a body with the headers of a line; returns the outcome, not judged yet."""
         if (headroom := backend.server.headroom) is not None and (pause := headroom.pause):
-            return self._posted_later(pause, line, body, backend)
-        return self._posted(line, body, backend)
-
-    async def _posted_later(
-        self, seconds: float, line: Line, body: msgspec.Raw, backend: Backend
-    ) -> Answer | FailureKind:
-        await asyncio.sleep(seconds)
-        return await self._posted(line, body, backend)
-
-    def _posted(self, line: Line, body: msgspec.Raw, backend: Backend) -> Awaitable[Answer | FailureKind]:
+            await asyncio.sleep(pause)
         options, endpoint = backend.server.options, ENDPOINTS.get(line.head.url, UNKNOWN)
-        sent = self._sent(body, line, options, endpoint)
-        if endpoint.files:
-            return self._posted_form(line, sent, backend, endpoint)
-        return self._sent_within(line, backend, options.headers, sent)
-
-    async def _posted_form(
-        self, line: Line, body: bytes | memoryview, backend: Backend, endpoint: Endpoint
-    ) -> Answer | FailureKind:
-        headers = {**backend.server.options.headers, **CONTENT_TYPE}
-        async with self._forms.form(endpoint, body, line.head.project) as form:
-            return await self._sent_within(line, backend, headers, memoryview(form))
-
-    def _sent_within(
-        self, line: Line, backend: Backend, headers: dict[str, str], body: bytes | memoryview
-    ) -> Awaitable[Answer | FailureKind]:
-        return self._upstream.post(*self._request(line, backend, headers, body))
+        if not endpoint.files:
+            # No name keeps the body in memory during the call.
+            return await self._upstream.post(
+                *self._request(line, backend, options.headers, self._sent(body, line, options, endpoint))
+            )
+        async with self._forms.form(
+            endpoint, self._sent(body, line, options, endpoint), line.head.project
+        ) as form:
+            request = self._request(line, backend, {**options.headers, **CONTENT_TYPE}, memoryview(form))
+            return await self._upstream.post(*request)
 
     def _request(
         self, line: Line, backend: Backend, headers: dict[str, str], body: bytes | memoryview
     ) -> tuple[str, dict[str, str], bytes | memoryview, float, bytes]:
-        """The arguments of `Upstream.post`: address, headers, body, seconds, and header lines of this call."""
+        """The arguments of `HttpUpstream.post`: address, headers, body, seconds, and header lines of this call."""
         more = _header_lines(line, backend.server.options, self._clock)
         if line.head.traceparent is not None:
             more += spans.header(line, backend, self.pool.model, self._now())

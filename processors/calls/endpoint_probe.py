@@ -7,14 +7,13 @@ If it lacks the endpoint, waiting does not help, and the line ends.
 """
 
 import asyncio
-from typing import Final, Protocol
+from typing import Final
 from weakref import WeakKeyDictionary
 
 from tidemill.processors.backends.backend import NEVER, Backend
-from tidemill.processors.backends.metrics_poller import Getter
 from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.failures import Answer, FailureKind
-from tidemill.processors.http.client import Upstream
+from tidemill.processors.http.client import HttpUpstream
 from tidemill.schemas import served
 from tidemill.schemas.endpoints import address
 
@@ -27,14 +26,10 @@ REPLY_SECONDS_MAX: Final = 2.0
 REPLY_BYTES_MAX: Final = 1 << 20
 
 
-class Client(Getter, Upstream, Protocol):
-    """The HTTP client that the probe needs."""
-
-
 class EndpointProbe:
     """Knows which endpoints the servers of one model lack."""
 
-    def __init__(self, model: str, pool: BackendPool, client: Client) -> None:
+    def __init__(self, model: str, pool: BackendPool, client: HttpUpstream) -> None:
         """Send nothing yet; `model` is the name that the servers list."""
         self.model = model
         self._pool = pool

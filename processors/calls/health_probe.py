@@ -31,8 +31,9 @@ from tidemill.processors.calls import forms, request_codec
 from tidemill.processors.calls.body_rules import BodyRules
 from tidemill.processors.calls.request_codec import Success
 from tidemill.processors.failures import CallFailure, FailureKind, Fault
-from tidemill.processors.http.client import Upstream
+from tidemill.processors.http.client import HttpUpstream
 from tidemill.processors.lines import Line
+from tidemill.processors.timer import EarliestTimer
 from tidemill.schemas.endpoints import ENDPOINTS, PROMPT, address
 
 DOUBLINGS_MAX: Final = 4
@@ -53,7 +54,7 @@ class HealthProbe:
         self,
         model: str,
         pool: BackendPool,
-        upstream: Upstream,
+        upstream: HttpUpstream,
         on_change: Callable[[], None],
         wait_seconds: float,
         *,
@@ -76,7 +77,7 @@ class HealthProbe:
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = EarliestTimer(on_change)
         self._asked: WeakKeyDictionary[Backend, tuple[float, int]] = WeakKeyDictionary()
         """When each server was probed last, and how many probes in a row failed."""
         self._wait_seconds = wait_seconds
@@ -104,9 +105,7 @@ class HealthProbe:
         asked_at, failures = self._last(line.avoid)
         at = max(asked_at + self._wait_seconds * 2.0**failures, line.since + patience_seconds)
         if now < at:
-            if self._timer is None or at < self._timer.when():
-                self._stop_timer()
-                self._timer = self._loop.call_at(at, self._wake)
+            self._timer.set(at)
         elif (permit := self._pool.acquire_health_probe(line.avoid, now)) is not None:
             self._start(permit, line.head.url)
 
@@ -129,7 +128,7 @@ class HealthProbe:
 
     async def close(self) -> None:
         """Send no more probes."""
-        self._stop_timer()
+        self._timer.cancel()
         if self._task is not None:
             # A task that has not begun would end without giving its permit back.
             self._loop.call_soon(self._task.cancel)
@@ -149,18 +148,9 @@ class HealthProbe:
         return self._loop.time() >= self._refused_until.get(backend, {}).get(endpoint, NEVER)
 
     def _start(self, permit: Permit, endpoint: str) -> None:
-        self._stop_timer()
+        self._timer.cancel()
         self._task = self._loop.create_task(self._ask(self._pool.charge(permit, len(PROMPT)), endpoint))
         self._task.add_done_callback(self._done)
-
-    def _wake(self) -> None:
-        self._timer = None
-        self._on_change()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._task = None

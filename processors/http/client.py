@@ -8,7 +8,7 @@ from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from msgspec import structs
@@ -33,42 +33,6 @@ _OWN: Final = {"user-agent": f"tidemill/{__version__}", "accept-encoding": "iden
 """Headers of every request: some gateways reject one without a user agent, and some compress by default."""
 ROUTES_MAX: Final = 1_000
 """Request heads kept: one for each backend and endpoint."""
-
-
-class Upstream(Protocol):
-    """The HTTP client that processors need."""
-
-    async def post(
-        self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float, more: bytes = b""
-    ) -> Answer | FailureKind:
-        """Make a call within `seconds`; nothing that the server does raises.
-
-        `more` are header lines of this call alone, each with its end.
-        """
-        ...
-
-    def begin(
-        self,
-        url: str,
-        headers: dict[str, str],
-        body: bytes | memoryview,
-        seconds: float,
-        more: bytes,
-        *,
-        on_end: OnEnd,
-    ) -> Callable[[], None] | None:
-        """Make a call like `post` without a task, if a connection is open; returns what aborts the call.
-
-        `on_end` gets what `post` returns, and never before this returns.
-
-        Returns:
-            None if no connection is open; then nothing was sent.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Close all connections."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +113,9 @@ class HttpUpstream:
     def post(
         self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float, more: bytes = b""
     ) -> Coroutine[Any, Any, Answer | FailureKind]:
-        """See `Upstream`.
+        """Make a call within `seconds`; nothing that the server does raises.
+
+        `more` are header lines of this call alone, each with its end.
 
         Raises:
             ValueError: The address or a header has invalid characters.
@@ -168,7 +134,12 @@ class HttpUpstream:
         *,
         on_end: OnEnd,
     ) -> Callable[[], None] | None:
-        """See `Upstream`.
+        """Make a call like `post` without a task, if a connection is open; returns what aborts the call.
+
+        `on_end` gets what `post` returns, and never before this returns.
+
+        Returns:
+            None if no connection is open; then nothing was sent.
 
         Raises:
             ValueError: The address or a header has invalid characters.
@@ -228,7 +199,7 @@ class HttpUpstream:
         return outcome if isinstance(outcome, FailureKind) else _redacted(outcome, route.secrets)
 
     async def close(self) -> None:
-        """See `Upstream`."""
+        """Close all connections."""
         for idle in self._idle.values():
             idle.close()
         self._idle.clear()

@@ -21,7 +21,6 @@ class Decoder:
     """Decompresses one body as it arrives."""
 
     def __init__(self, *, is_gzip: bool) -> None:
-        self._is_gzip = is_gzip
         self._stream = zlib.decompressobj(_GZIP) if is_gzip else None
 
     def feed(self, data: bytes) -> Iterator[bytes]:

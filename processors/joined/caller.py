@@ -146,9 +146,7 @@ async def _result(
     if isinstance(end, Success):
         check = call.lines[0].check
         fault = None if check is None else await caller.checks.fault(check, line.head.url, end.body)
-        if fault is None:
-            return CallResult(custom_id, end)
-        return CallResult(custom_id, caller.located(request_codec.unfit(end, fault), line, permit))
+        return caller.checked(line, permit, custom_id, end, fault)
     backend = permit.backend
     failure = caller.located(end, call.lines[number], permit)
     others_answered = backend.has_answered(failure.endpoint, failure.since)

@@ -22,7 +22,7 @@ used lately.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tidemill.processors.limits.limit_probe import LimitProbe
@@ -102,18 +102,16 @@ class _Window:
         return self.bits.bit_count()
 
 
+@dataclass(slots=True)
 class _Seen:
     """The calls since the limit was cut."""
 
-    __slots__ = ("all", "cut", "edge", "found")
-
-    def __init__(self, cut: int, found: int | None = None) -> None:
-        self.cut = cut
-        """How often it has been cut."""
-        self.found = found
-        """The limit that was found before `calls_max` was set below it."""
-        self.all = _Window(WINDOW_CALLS)
-        self.edge = _Window(EDGE_WINDOW_CALLS)
+    cut: int
+    """How often it has been cut."""
+    found: int | None = None
+    """The limit that was found before `calls_max` was set below it."""
+    all: _Window = field(default_factory=lambda: _Window(WINDOW_CALLS))
+    edge: _Window = field(default_factory=lambda: _Window(EDGE_WINDOW_CALLS))
 
 
 class ConcurrencyLimit:

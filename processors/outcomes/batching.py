@@ -32,14 +32,12 @@ class ResultBatch(Generic[T]):
     ref: LineRef | None = None
 
 
+@dataclass(slots=True, eq=False)
 class _Batch(Generic[T]):
-    __slots__ = ("began_at", "gathered", "in_flight")
-
-    def __init__(self, batch_id: str) -> None:
-        self.gathered: ResultBatch[T] = ResultBatch(batch_id)
-        self.began_at = 0.0
-        """When the first of the gathered lines arrived."""
-        self.in_flight = 0
+    gathered: ResultBatch[T]
+    began_at: float = 0.0
+    """When the first of the gathered lines arrived."""
+    in_flight: int = 0
 
 
 class ResultBatcher(Generic[T]):
@@ -63,7 +61,7 @@ class ResultBatcher(Generic[T]):
         `more` says that other lines of the batch are pending in this process.
         """
         if (batch := self._batches.get(batch_id)) is None:
-            batch = self._batches[batch_id] = _Batch(batch_id)
+            batch = self._batches[batch_id] = _Batch(ResultBatch(batch_id))
         records = []
         if batch.gathered.lines and batch.gathered.size + len(line) > RECORD_BYTES_MAX:
             records.append(self._send(batch))

@@ -2,6 +2,18 @@
 
 Steps 5 and 6 of docs/reference/protocol.md, without I/O: `wanted` names the outcomes to read, and `recovered` says
 that they have been read.
+
+The previous owner may have called some lines of the records after its last commit and before the partition's end
+at the assignment. It may also have called copies of those lines beyond that end, which a restarted ingest
+publishes. No other process has called lines that lie beyond the end and belong to a batch younger than the
+assignment.
+
+Any other record waits until the outcomes of its batch have been read. All of them are in one partition of
+`outcomes`, and none is older than the batch. So one number for each partition is enough: the time since which it
+has been read. The previous owner delivered its outcomes before it left the partition, or died; so a read after the
+assignment finds all of them, and later outcomes of these lines come from this process.
+
+A call that was in flight when its process died left no outcome, and is made again.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -9,8 +21,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tidemill.processors.partitions.closed_batches import ClosedBatches
-from tidemill.processors.partitions.outcome_recovery import OutcomeRecovery
 from tidemill.processors.partitions.window import Entry, PartitionWindow
+from tidemill.schemas.bounds import CLOCK_SKEW_SECONDS
 from tidemill.schemas.log.codec import RequestHead
 
 Enqueue = Callable[[Entry, RequestHead, list[bytes]], None]
@@ -53,16 +65,13 @@ class Assignment:
         self._partition_of = partition_of
         self._windows: dict[Any, PartitionWindow] = {}
         self._ends: dict[Any, int] = {}
-        """The end offset of each partition, read after the assignment, once it is known."""
+        """The end offset of each partition, read after the assignment."""
         self._held: list[Record] = []
         """In order of arrival; the windows bound them."""
-        self._recovery = OutcomeRecovery()
+        self._read: dict[int, float] = {}
+        """Since when each partition of `outcomes` has been read, after the assignment."""
+        self._wanted: dict[int, float] = {}
         self._assigned_at = NEVER
-
-    @property
-    def partitions(self) -> list[Any]:
-        """The assigned partitions."""
-        return list(self._windows)
 
     @property
     def windows(self) -> Iterable[PartitionWindow]:
@@ -73,11 +82,12 @@ class Assignment:
         """The window of a partition; None if it is not assigned."""
         return self._windows.get(tp)
 
-    def assign(self, windows: dict[Any, PartitionWindow], now: float) -> None:
-        """Replace all partitions by these, which are assigned from `now` on, in Unix seconds."""
+    def assign(self, now: float) -> None:
+        """Begin without partitions; those that are added were assigned at `now`, in Unix seconds."""
         self.leave()
-        self._windows = windows
-        self._recovery.reset()
+        # Other processes may have called lines of these partitions.
+        self._read.clear()
+        self._wanted.clear()
         self._assigned_at = now
 
     def add(self, windows: Mapping[Any, PartitionWindow], ends: Mapping[Any, int]) -> None:
@@ -102,10 +112,6 @@ class Assignment:
         self._ends = {}
         self._held = []
 
-    def set_ends(self, ends: dict[Any, int]) -> None:
-        """Set the end offsets of the partitions, read after they were assigned."""
-        self._ends = ends
-
     def take(self, record: Record) -> bool:
         """Enqueue the lines of a record, or hold it until the outcomes of its batch are known; False if held."""
         if self._is_known(record):
@@ -123,24 +129,33 @@ class Assignment:
 
     def wanted(self) -> dict[int, float]:
         """The partitions of `outcomes` to read, each from a Unix time on."""
-        return self._recovery.wanted()
+        return dict(self._wanted)
 
     def recovered(self, since: dict[int, float]) -> None:
         """Note that these partitions of `outcomes` have been read, and their lines marked as completed."""
-        self._recovery.recovered(since)
+        for partition, time in since.items():
+            self._read[partition] = min(time, self._read.get(partition, time))
+            if self._wanted.get(partition, time) >= time:
+                self._wanted.pop(partition, None)
 
     def _is_known(self, record: Record) -> bool:
         """Whether no other process can have called the record's lines, or their outcomes have been read.
 
-        A record beyond its partition's end at the assignment may hold lines that another process called: a
-        restarted ingest publishes all lines of a batch again. So the batch must be younger than the assignment,
-        too.
+        If not, these outcomes are wanted. A record beyond its partition's end at the assignment may hold lines
+        that another process called: a restarted ingest publishes all lines of a batch again. So the batch must be
+        younger than the assignment, too.
         """
         if record.head.batch_id in self._closed:
             return True
         if (end := self._ends.get(record.tp)) is None:
-            return False
+            return False  # the partition was revoked while the record was opened
         created = record.head.created
         if record.offset >= end and created is not None and created >= self._assigned_at:
             return True
-        return self._recovery.knows(self._partition_of(record.head.batch_id), record.since)
+        partition = self._partition_of(record.head.batch_id)
+        # If clocks differ, a result may seem older than its request.
+        since = record.since - CLOCK_SKEW_SECONDS
+        if self._read.get(partition, NEVER) <= since:
+            return True
+        self._wanted[partition] = min(since, self._wanted.get(partition, since))
+        return False

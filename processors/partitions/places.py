@@ -6,29 +6,9 @@ One request asks for the ends of all of them, so a thousand sleeping models cost
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from tidemill.faust.added_partitions import TP, Start
-
-
-class Offsets(Protocol):
-    """See `kafka/offsets.py`."""
-
-    async def partitions(self) -> dict[str, list[int]]:
-        """The partitions of all topics."""
-        ...
-
-    async def first(self, tps: Collection[Any]) -> dict[Any, int]:
-        """The first available offsets."""
-        ...
-
-    async def next(self, tps: Collection[Any]) -> dict[Any, int]:
-        """The offsets of the next records."""
-        ...
-
-    async def committed(self, group: str, tps: Iterable[Any]) -> dict[Any, int]:
-        """The offsets that a group has committed."""
-        ...
+from tidemill.kafka.offsets import Offsets
 
 
 @dataclass(slots=True)

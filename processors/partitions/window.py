@@ -6,6 +6,7 @@ that failed and wait for another call count separately. So lines that are slow, 
 turns delay the others of their partition only after many records.
 """
 
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from tidemill.kafka.partitions.ack_gate import AckGate, Ticket
@@ -34,23 +35,22 @@ class PartitionHandle(Protocol):
         ...
 
 
+@dataclass(slots=True)
 class Capacity:
     """Counts the contents of a window, which is full at a bound and resumes at three quarters of it."""
 
-    __slots__ = ("bytes", "bytes_max", "failed", "failed_bytes", "lines", "lines_max", "records", "records_max")
-
-    def __init__(
-        self, lines_max: int = LINES_MAX, bytes_max: int = BYTES_MAX, records_max: int = RECORDS_MAX
-    ) -> None:
-        self.lines_max = lines_max
-        self.bytes_max = bytes_max
-        self.records_max = records_max
-        self.lines = self.bytes = 0
-        """Unfinished lines that did not fail; all lines of a record count with its average size."""
-        self.failed = self.failed_bytes = 0
-        """Unfinished lines that failed, up to the same bounds."""
-        self.records = 0
-        """Unacknowledged records."""
+    lines_max: int = LINES_MAX
+    bytes_max: int = BYTES_MAX
+    records_max: int = RECORDS_MAX
+    lines: int = 0
+    """Unfinished lines that did not fail."""
+    bytes: int = 0
+    """Their bytes; all lines of a record count with its average size."""
+    failed: int = 0
+    """Unfinished lines that failed, up to the same bound."""
+    failed_bytes: int = 0
+    records: int = 0
+    """Unacknowledged records."""
 
     @property
     def takes_lines(self) -> bool:
@@ -77,24 +77,26 @@ class Capacity:
         )
 
 
+@dataclass(slots=True, eq=False)
 class Entry:
     """A record in its partition's window."""
 
-    __slots__ = ("failed", "left", "line_size", "lines", "published_at", "size", "ticket", "window")
+    window: "PartitionWindow"
+    ticket: Ticket[Any]
+    lines: int
+    size: int
+    line_size: int = field(init=False)
+    """Bytes that each line counts for; the last one counts for the rest."""
+    left: int = field(init=False)
+    """Unfinished lines."""
+    failed: int = 0
+    """Unfinished lines that count as failed."""
+    published_at: float = 0.0
+    """When the record was published, by the event loop's clock."""
 
-    def __init__(self, window: "PartitionWindow", ticket: Ticket[Any], lines: int, size: int) -> None:
-        self.window = window
-        self.ticket = ticket
-        self.lines = lines
-        self.size = size
-        self.line_size = size // lines if lines else 0
-        """Bytes that each line counts for; the last one counts for the rest."""
-        self.left = lines
-        """Unfinished lines."""
-        self.failed = 0
-        """Unfinished lines that count as failed."""
-        self.published_at = 0.0
-        """When the record was published, by the event loop's clock."""
+    def __post_init__(self) -> None:
+        """Count all lines as unfinished."""
+        self.line_size, self.left = self.size // max(1, self.lines), self.lines
 
 
 class PartitionWindow:

@@ -9,13 +9,14 @@ import logging
 import os
 import socket
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from tidemill.processors.backends.backend import Backend
 from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.backends.server import Server
+from tidemill.processors.backends.servers import Servers
 from tidemill.processors.dispatcher import Dispatcher
 from tidemill.processors.reports.window import Reading, Window, read
 from tidemill.processors.scheduling import stalls
@@ -44,16 +45,6 @@ Send = Callable[[str, bytes | None], Awaitable[object]]
 L = TypeVar("L", ServerLoad, ModelLoad)
 
 _log = logging.getLogger(__name__)
-
-
-class Servers(Protocol):
-    """The servers of the process, and the pools of its models."""
-
-    pools: dict[str, BackendPool]
-
-    def __iter__(self) -> Iterator[Server]:
-        """Iterate over the servers."""
-        ...
 
 
 class Reporter:

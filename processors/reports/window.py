@@ -26,6 +26,7 @@ class Reading(NamedTuple):
 
 def read(calls: Sequence[CallMetrics], at: float) -> Reading:
     """The counters of these calls, without the time to the first byte."""
+    calls = [one.folded() for one in calls]
     durations = added(one.duration.counts for one in calls)
     return Reading(
         at,

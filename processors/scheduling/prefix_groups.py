@@ -151,19 +151,6 @@ class _Held(Generic[T]):
 class PrefixGroups(Generic[T]):
     """The lines of one batch; its length counts those that may be taken."""
 
-    __slots__ = (
-        "_came",
-        "_first",
-        "_held",
-        "_latest",
-        "_line_up",
-        "_prefixes",
-        "_ready",
-        "_span",
-        "_stocks",
-        "_takes",
-    )
-
     def __init__(self, prefixes: Prefixes[T] | None = None, *, span_lines: int = SPAN_LINES) -> None:
         """Start empty; without `prefixes` lines keep their order."""
         self._prefixes = prefixes

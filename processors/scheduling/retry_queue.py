@@ -22,6 +22,7 @@ from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.calls.health_probe import HealthProbe
 from tidemill.processors.lines import Line
 from tidemill.processors.scheduling.prefix_groups import take_wanted
+from tidemill.processors.timer import EarliestTimer
 
 RETRY_PART: Final = 16
 SUSPECT_PART: Final = 8
@@ -77,8 +78,7 @@ class RetryQueue:
         """The endpoint of the line that failed last."""
         self._waits: list[tuple[float, int, Line]] = []
         self._sequence = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._timer = EarliestTimer(self._wake)
         self._queues: tuple[deque[Line], ...] = (deque(), deque(), deque())
         """Due lines: those with a fault of the server, those that failed once, and suspects."""
 
@@ -92,7 +92,7 @@ class RetryQueue:
         self._endpoint = line.head.url
         self._sequence += 1
         heappush(self._waits, (at, self._sequence, line))
-        self._set_timer()
+        self._timer.set(at)
 
     def take(self, now: float, calls_max: int, *, others_wait: bool) -> tuple[Line, Permit] | None:
         """The line that is called next and the permit for its call; None if no line may be called.
@@ -159,8 +159,7 @@ class RetryQueue:
 
     def close(self) -> None:
         """Stop waking the dispatcher."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
 
     def _may_go(self, line: Line, calls_max: int, *, others_wait: bool) -> bool:
         if line.history is None or line.history.is_clear:
@@ -185,20 +184,13 @@ class RetryQueue:
             heapify(self._waits)
         return taken
 
-    def _set_timer(self) -> None:
-        if self._waits and (self._timer is None or self._waits[0][0] < self._timer_at):
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_at = self._waits[0][0]
-            self._timer = self._loop.call_later(max(0.0, self._timer_at - self._loop.time()), self._wake)
-
     def _wake(self) -> None:
-        self._timer = None
         now = self._loop.time()
         while self._waits and self._waits[0][0] <= now:
             line = heappop(self._waits)[2]
             self._queues[_rank(line)].append(line)
-        self._set_timer()
+        if self._waits:
+            self._timer.set(self._waits[0][0])
         self._wake_dispatcher()
 
 

@@ -18,6 +18,7 @@ taken at random and ends the turn, so that good lines are found behind any numbe
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from heapq import heappop, heappush, heapreplace
 from typing import Generic, TypeVar
 
@@ -27,48 +28,34 @@ from tidemill.processors.scheduling.prefix_groups import Place, Prefixes, Prefix
 T = TypeVar("T")
 
 
+@dataclass(slots=True, eq=False)
 class _Batch(Generic[T]):
-    __slots__ = ("deadline", "had_turn", "id", "in_heap", "in_ring", "lines", "project")
-
-    def __init__(self, batch_id: str, project: "_Project[T]", deadline: float, lines: PrefixGroups[T]) -> None:
-        self.id = batch_id
-        self.project = project
-        self.deadline = deadline
-        self.lines = lines
-        self.had_turn = False
-        self.in_heap = False
-        self.in_ring = False
+    id: str
+    project: "_Project[T]"
+    deadline: float
+    lines: PrefixGroups[T]
+    had_turn: bool = False
+    in_heap: bool = False
+    in_ring: bool = False
 
 
+@dataclass(slots=True, eq=False)
 class _Project(Generic[T]):
     """A project's batches in two orders; a batch without lines is removed when its turn comes."""
 
-    __slots__ = (
-        "batches",
-        "clock",
-        "fresh",
-        "heap",
-        "lines",
-        "name",
-        "ring",
-        "urgent",
-        "welcome",
-    )
-
-    def __init__(self, name: str, batches: dict[str, _Batch[T]]) -> None:
-        self.name = name
-        self.clock: Clock | None = None
-        """Set while it is in the queue."""
-        self.batches = batches
-        self.heap: list[tuple[float, int, _Batch[T]]] = []
-        self.ring: deque[_Batch[T]] = deque()
-        """Batches that had a turn."""
-        self.fresh: deque[_Batch[T]] = deque()
-        """New batches."""
-        self.welcome = False
-        """Whether the last turn of the rotation went to a new batch."""
-        self.urgent = True
-        self.lines = 0
+    name: str
+    batches: dict[str, _Batch[T]]
+    clock: Clock | None = None
+    """Set while it is in the queue."""
+    heap: list[tuple[float, int, _Batch[T]]] = field(default_factory=list)
+    ring: deque[_Batch[T]] = field(default_factory=deque)
+    """Batches that had a turn."""
+    fresh: deque[_Batch[T]] = field(default_factory=deque)
+    """New batches."""
+    welcome: bool = False
+    """Whether the last turn of the rotation went to a new batch."""
+    urgent: bool = True
+    lines: int = 0
 
     def next(self) -> _Batch[T]:
         """The batch that has the next turn; the project must have a line."""

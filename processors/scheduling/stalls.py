@@ -77,15 +77,14 @@ class Stalls:
         *,
         clock: Clock,
         awaits_log: Callable[[], bool] = lambda: False,
-        is_secret: Callable[[str], bool] = lambda _: False,
     ) -> None:
         """Start without reports; the caller keeps the batches up to date.
 
         `awaits_log` says whether no call starts until the log acknowledges results.
 
-        Reports of a batch that `is_secret` do not quote a server's messages.
         """
-        self.is_secret = is_secret
+        self.is_secret: Callable[[str], bool] = lambda _: False
+        """Whether reports of a batch must not quote a server's messages."""
         self._awaits_log = awaits_log
         self._batches = batches
         self._lines = lines
@@ -191,17 +190,13 @@ class Stalls:
         """Why each server of the model accepts no calls, without those that accept some."""
         failed = {one.server: one for one in self._failed.groups() if _reason(one) is not Reason.STORE}
         if self._awaits_log():
-            words = _WORDS[Reason.DELIVERY]
-            cause = Cause(reason=Reason.DELIVERY, message=f"{words}.", since=0)
-            return {backend.server.name: cause for backend in self._pool.backends}
+            delivery = _shown((Reason.DELIVERY, None, None), "")
+            return {backend.server.name: delivery for backend in self._pool.backends}
         found = {}
         for backend in self._pool.backends:
             group = failed.get(backend.server.name)
             if (one := _cause(backend, group, now)) is not None:
-                wait = _wait(one, 0, 0.0, "" if group is None else self._message(group))
-                found[backend.server.name] = Cause(
-                    reason=wait.reason, status=wait.status, message=wait.message, since=0
-                )
+                found[backend.server.name] = _shown(one, "" if group is None else self._message(group))
         return found
 
     def _causes(self, now: float, held: Mapping[str, list[FailedGroup]]) -> list[_Cause]:
@@ -216,10 +211,12 @@ class Stalls:
 
 def cause(backend: Backend, now: float) -> Cause | None:
     """Why a server accepts no calls, by its state alone; None if it accepts some."""
-    if (found := _cause(backend, None, now)) is None:
-        return None
-    wait = _wait(found, 0, 0.0, "")
-    return Cause(reason=wait.reason, message=wait.message, since=0)
+    return None if (found := _cause(backend, None, now)) is None else _shown(found, "")
+
+
+def _shown(cause: _Cause, error: str) -> Cause:
+    wait = _wait(cause, 0, 0.0, error)
+    return Cause(reason=wait.reason, status=wait.status, message=wait.message, since=0)
 
 
 def _cause(backend: Backend, failed: FailedGroup | None, now: float) -> _Cause | None:

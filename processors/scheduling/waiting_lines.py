@@ -21,6 +21,7 @@ from tidemill.processors.scheduling.large_lines import LargeLines
 from tidemill.processors.scheduling.prefix_groups import PRIMER_SECONDS_MAX, Prefixes
 from tidemill.processors.scheduling.retry_queue import RetryQueue
 from tidemill.processors.scheduling.scheduler import Scheduler
+from tidemill.processors.timer import EarliestTimer
 from tidemill.schemas.log.codec import RequestHead
 
 RUN_PART: Final = 4
@@ -56,8 +57,7 @@ class WaitingLines:
         self._fresh: Scheduler[Line] = Scheduler(pool.clocks, prefixes=prefixes)
         self._large = LargeLines(budget, pool.clocks.weights, self._wake_soon)
         self._retries = RetryQueue(pool, probe, wake)
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._timer = EarliestTimer(wake)
 
     def add(self, lines: Iterable[Line], head: RequestHead) -> None:
         """Add the lines of one record in their order."""
@@ -163,8 +163,7 @@ class WaitingLines:
         """Stop waking the dispatcher."""
         self._retries.close()
         self._large.clear()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
 
     def _choose(self, now: float, in_flight: int) -> tuple[Line, Permit] | None:
         if self._large and (line := self._large.ready) is not None:
@@ -202,13 +201,5 @@ class WaitingLines:
 
     def _wake_later(self, now: float) -> None:
         """Set a timer for when a backend may take a call; the end of a call wakes the dispatcher anyway."""
-        if (at := self._pool.opens_at(now)) is None or (self._timer is not None and self._timer_at <= at):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = at
-        self._timer = self._loop.call_later(at - now, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        self._wake()
+        if (at := self._pool.opens_at(now)) is not None:
+            self._timer.set(at)

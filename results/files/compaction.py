@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from tidemill import metrics
 from tidemill.results.bills import billed
@@ -49,13 +49,8 @@ from tidemill.schemas.resources.waiting import explanation
 
 Lines = AsyncIterator[memoryview]
 """Lines in input order, in pieces of any size."""
-
-
-class _LinesOf(Protocol):
-    def __call__(self, *, failed: bool, sums: Sums) -> Lines | None:
-        """The lines of the output or of the errors, which it counts in `sums`; None if there are none."""
-        ...
-
+_Counted = tuple[Lines | None, Sums]
+"""Lines, if there are any, and what counts them as they are read."""
 
 log = logging.getLogger(__name__)
 
@@ -109,11 +104,11 @@ class Compactor:
                 parts += [part async for part in self._fill(state, run)]
         keys = [(part, part_key(state.id, part)) for part in parts]
 
-        def lines_of(*, failed: bool, sums: Sums) -> Lines | None:
-            mine = [(part, key) for part, key in keys if part.failed is failed]
-            return merged(self.store, mine, sums) if mine else None
+        def lines_of(*, failed: bool) -> _Counted:
+            mine, sums = [(part, key) for part, key in keys if part.failed is failed], Sums()
+            return merged(self.store, mine, sums) if mine else None, sums
 
-        return await self._fact(state, lines_of, filled, copies)
+        return await self._fact(state, lines_of(failed=False), lines_of(failed=True), filled, copies)
 
     async def _with_lines(self, state: State) -> State:
         """The state with the number of lines, which it lacks if ingest has not accepted the input.
@@ -136,34 +131,28 @@ class Compactor:
 
     async def compact_buffers(self, active: ActiveBatch) -> Compacted:
         """Write the files of a batch from its buffers, which have all its lines; see `compact`."""
+
+        def lines_of(buffer: PartBuffer) -> _Counted:
+            sums = Sums()
+            return buffered(buffer, active.bitmap.models, sums) if buffer else None, sums
+
         # A flush meanwhile replaces the buffers, and does not change these.
-        models, output, errors = active.bitmap.models, active.output, active.errors
-
-        def lines_of(*, failed: bool, sums: Sums) -> Lines | None:
-            buffer = errors if failed else output
-            return buffered(buffer, models, sums) if buffer else None
-
-        return await self._fact(active.state, lines_of, 0, Counter())
+        return await self._fact(active.state, lines_of(active.output), lines_of(active.errors), 0, Counter())
 
     async def _fact(
-        self, state: State, lines_of: _LinesOf, filled: int, copies: Counter[tuple[int, bool]]
+        self, state: State, output: _Counted, errors: _Counted, filled: int, copies: Counter[tuple[int, bool]]
     ) -> Compacted:
         """Write the files; `filled` of their lines were not run, and `copies` are as in `CopiedLines.counts`."""
         assert state.batch is not None
         total = state.batch.request_counts.total
-        cut = state.batch.tidemill.numbered
-        output_sums, error_sums = Sums(), Sums()
-        output, outputs = await self._write(
-            state.id, lines_of(failed=False, sums=output_sums), output_sums, failed=False, cut=cut
-        )
-        errors, _ = await self._write(
-            state.id, lines_of(failed=True, sums=error_sums), error_sums, failed=True, cut=None
-        )
+        output_file, outputs = await self._write(state.id, output, failed=False, cut=state.batch.tidemill.numbered)
+        error_file, _ = await self._write(state.id, errors, failed=True, cut=None)
+        output_sums, error_sums = output[1], errors[1]
         double = output_sums.lines.common(error_sums.lines)
         receipt = Receipt(
             lines=total,
-            output=output,
-            errors=errors,
+            output=output_file,
+            errors=error_file,
             missing=total - (output_sums.lines.done + error_sums.lines.done - double),
             double=double,
             copies=copies.total(),
@@ -257,9 +246,10 @@ class Compactor:
             yield await write_part(self.store, state.id, number, buffer, failed=True, writer=self.writer)
 
     async def _write(
-        self, batch_id: str, lines: Lines | None, sums: Sums, *, failed: bool, cut: Cut | None
+        self, batch_id: str, counted: _Counted, *, failed: bool, cut: Cut | None
     ) -> tuple[FileReceipt | None, tuple[FileReceipt, ...]]:
         """Write the output or the errors: one file, or several with a `cut`; the first receipt covers them all."""
+        lines, sums = counted
         if lines is None:
             return None, ()
         splitter = OutputSplitter(lines, sums.sizes, cut or WHOLE)

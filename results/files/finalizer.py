@@ -20,7 +20,7 @@ from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State
 from tidemill.retrying import pause_seconds, reason
 from tidemill.schemas.log.messages import Compacted
-from tidemill.schemas.log.part import PartError, PartRef
+from tidemill.schemas.log.part import PartError
 from tidemill.schemas.ports import NotFound
 
 log = logging.getLogger(__name__)
@@ -144,11 +144,6 @@ class Finalizer:
         Raises:
             Unfinished: The log lacks lines.
         """
-        async with self._room:
-            parts = await self._parts(state)
-        return state.model_copy(update={"parts": parts})
-
-    async def _parts(self, state: State) -> tuple[PartRef, ...]:
         assert state.batch is not None
         counts = state.batch.request_counts
         recovery = PartRecovery(
@@ -158,14 +153,15 @@ class Finalizer:
             number_from=max((part.number for part in state.parts), default=-1) + 1,
             writer=self._writer,
         )
-        async with aclosing(self._history.outcomes(state.partition, float(state.batch.created_at))) as records:
-            async for headers, value in records:
-                await recovery.add(headers, value)
-                if not recovery.missing:
-                    break
-        if recovery.missing:
-            raise Unfinished(f"{recovery.missing} of its lines are no longer in the log")
-        return await recovery.parts()
+        async with self._room:
+            async with aclosing(self._history(state.partition, float(state.batch.created_at))) as records:
+                async for headers, value in records:
+                    await recovery.add(headers, value)
+                    if not recovery.missing:
+                        break
+            if recovery.missing:
+                raise Unfinished(f"{recovery.missing} of its lines are no longer in the log")
+            return state.model_copy(update={"parts": await recovery.parts()})
 
 
 def _reason(error: Exception) -> str:

@@ -133,25 +133,13 @@ class State(BaseModel):
         return tuple(one.model for one in self.early.accepted.models) if self.early.accepted is not None else ()
 
 
-def created(state: State, command: BatchCreated, grace: float) -> State:
-    """Create the batch, and apply the facts that came early."""
+def created(state: State, first: BatchCreated | Opened, grace: float) -> State:
+    """Create the batch, and apply the facts that came early; the batch of a stream is in progress at once."""
     if state.batch is not None or state.deleted_at is not None:
         return state
-    fields = {"project": command.project, "batch": command.batch, "input": command.input}
-    expiry = {"output_expires_after": command.output_expires_after}
-    return _begin(state.model_copy(update=fields | expiry), grace)
-
-
-def opened(state: State, fact: Opened, grace: float) -> State:
-    """Create the batch of a stream, which is in progress at once; see `created`."""
-    if state.batch is not None or state.deleted_at is not None:
-        return state
-    fields = {"project": fact.project, "batch": fact.batch, "growing": True}
-    state = state.model_copy(update=fields | {"output_expires_after": fact.output_expires_after})
-    return _begin(state, grace)
-
-
-def _begin(state: State, grace: float) -> State:
+    fields = {"project": first.project, "batch": first.batch, "output_expires_after": first.output_expires_after}
+    source = {"growing": True} if isinstance(first, Opened) else {"input": first.input}
+    state = state.model_copy(update=fields | source)
     early, state = state.early, state.model_copy(update={"early": Early()})
     for _, fact in early:
         match fact:

@@ -105,7 +105,8 @@ class World:
         async for record in records:
             assert record.model == "m"
             self.fuse.step()
-            for place, line in enumerate(record.value.split(b"\n"), record.head.first):
+            lines = record.value.split(b"\n")
+            for place, line in zip(record.head.places(len(lines)), lines, strict=True):
                 self.lines[record.head.batch_id, place].add(orjson.loads(line)["custom_id"])
 
     async def project(self, secret, stream, logged_at):
@@ -275,5 +276,5 @@ async def streams_left(world):
     """The streams that the next owner would take over."""
     streams = Streams(world.tables, world.crashes + 2)
     world.fuse.left, world.fuse.burnt = -1, False
-    await streams.take_over()
-    return list(streams.states())
+    _, states = await streams.take_over()
+    return states

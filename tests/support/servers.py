@@ -9,8 +9,9 @@ from tidemill.configuration.serving import serving
 from tidemill.processors.backends.backend import Backend
 from tidemill.processors.backends.breaker import PAUSES, Breaker, Pauses
 from tidemill.processors.backends.server import Server
-from tidemill.processors.backends.servers import Client, Servers
+from tidemill.processors.backends.servers import Servers
 from tidemill.processors.backends.token_bucket import TokenBucket
+from tidemill.processors.http.client import HttpUpstream
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 
 CALLS_MAX = 10_000
@@ -38,7 +39,7 @@ def configured(
     named: Mapping[str, Settings] | None = None,
     *,
     clock: Callable[[], float] = lambda: 0.0,
-    client: Client | None = None,
+    client: HttpUpstream | None = None,
 ) -> Servers:
     """The servers of a process by settings; `clock` gives Unix time and the loop's."""
     made = Servers(clock, clock, client=client)

@@ -154,7 +154,9 @@ class ProcessorsProcess(Base):
 
     async def assign(self, places: list[Place]) -> None:
         tap = _Tap(self, self.seat.generation)
-        self._assignment.assign({place: PartitionWindow(tap) for place in places}, self.process.now())
+        self._assignment.assign(self.process.now())
+        ends = {place: len(self.log.records[place]) for place in places}
+        self._assignment.add({place: PartitionWindow(tap) for place in places}, ends)
         self._wanted.clear()
         self.stage.resume()
         if self._learning is not None:
@@ -192,7 +194,6 @@ class ProcessorsProcess(Base):
 
     async def _learn(self) -> None:
         await self.process.pass_time()
-        self._assignment.set_ends({place: len(self.log.records[place]) for place in self._assignment.partitions})
         while True:
             if not self._assignment.release():
                 await self._wanted.wait()
@@ -257,7 +258,7 @@ class ResultsProcess(Base):
         super().__init__(world, group)
         self.resources = Resources(
             sender=self,
-            history=self,
+            history=self.outcomes,
             store=self.store,
             clock=self.process.now,
             monotonic=world.loop.time,

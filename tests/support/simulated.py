@@ -294,7 +294,7 @@ class Simulation:
             tables=self.tables,
             resources=Resources(
                 sender=self.log,
-                history=self.log,
+                history=self.log.outcomes,
                 store=self.store,
                 clock=lambda: self.now,
                 monotonic=self.monotonic,

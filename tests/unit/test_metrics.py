@@ -104,7 +104,7 @@ def test_calls_are_counted_by_what_became_of_them():
     for kind in FailureKind:
         backend.metrics.failed("/v1/embeddings", CallFailure(kind, ""), 0.5, 3.0)
     backend.metrics.refused("/v1/embeddings", 0.5)
-    assert {status: calls for (_, status), calls in backend.metrics.ended.items()} == {
+    assert {status: calls for (_, status), calls in backend.metrics.folded().ended.items()} == {
         "2xx": 1, "4xx": 1, "5xx": 1, "other": 4, "connect": 1, "lost": 1, "timeout": 1,
     }  # fmt: skip
     assert backend.metrics.duration.scraped()[0][-1] == ("+Inf", 10)
@@ -118,7 +118,7 @@ def test_a_path_of_a_record_makes_no_series():
     for number in range(2 * CALLS_MAX):
         backend.metrics.answered(f"/v1/{number}", 0.1, 0.1, 0.1, 5)
         assert len(backend.metrics._good) < CALLS_MAX
-    assert backend.metrics.ended == {("other", "2xx"): 2 * CALLS_MAX}
+    assert backend.metrics.folded().ended == {("other", "2xx"): 2 * CALLS_MAX}
 
 
 def test_results_of_removed_models_have_no_series():

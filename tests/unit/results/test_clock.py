@@ -67,7 +67,7 @@ class Owner:
             tables=self._tables,
             resources=ports.Resources(
                 sender=self.log,
-                history=self.log,
+                history=self.log.outcomes,
                 store=self.store,
                 clock=lambda: self.clocks.wall,
                 monotonic=lambda: self.clocks.monotonic,

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tidemill.ingest.files import packing
-from tidemill.ingest.files.packing import MixedPacker, Origin, Packer, Record
+from tidemill.ingest.files.packing import Origin, Packer, Record
 from tidemill.schemas.jsonl.lines import Line
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.codec import LineRef
@@ -21,9 +21,9 @@ SIZES = st.sampled_from([1, 2, 300, 4_000, 30_000, 65_535, 65_536, 65_537, 262_1
 MODELS = ("a", "b", "c")
 
 
-def packed(lines: list[bytes], packer: Packer | MixedPacker | None = None) -> list[Record]:
+def packed(lines: list[bytes], packer: Packer | None = None) -> list[Record]:
     """All records of a batch whose lines follow each other in the file."""
-    packer = packer or Packer(ORIGIN, "m")
+    packer = packer or Packer(ORIGIN, ["m"])
     offsets = itertools.accumulate((len(line) + 1 for line in lines), initial=0)
     found = [
         Line(number, offset, line) for number, (offset, line) in enumerate(zip(offsets, lines, strict=False), 1)
@@ -57,7 +57,7 @@ def test_lines_of_several_models_are_packed_as_if_there_were_no_others(sizes):
     """Each model's records are those of a batch with only its lines, apart from the places of the lines."""
     lines = [bytes([97 + place % 26]) * size for place, (size, _) in enumerate(sizes)]
     numbers = bytes(number for _, number in sizes)
-    records = packed(lines, MixedPacker(ORIGIN, MODELS, numbers))
+    records = packed(lines, Packer(ORIGIN, MODELS, numbers))
     assert unpacked(records, b"\n".join(lines)) == lines
     for number, model in enumerate(MODELS):
         mine = [record for record in records if record.model == model]
@@ -103,7 +103,7 @@ def test_a_run_stays_together(total):
 
 @pytest.mark.parametrize(
     ("total", "records", "runs"),
-    [(1, 1, 1), (10, 1, 1), (32, 1, 1), (33, 2, 1), (256, 8, 1), (257, 9, 2), (50_000, 1563, 196)],
+    [(1, 1, 1), (10, 1, 1), (128, 1, 1), (129, 2, 1), (256, 2, 1), (257, 3, 2), (50_000, 391, 196)],
 )
 def test_a_record_is_full_before_the_next_begins(total, records, runs):
     """A small batch is one record, and a large one has many keys."""

@@ -6,7 +6,7 @@ import pytest
 from support.intake import PARTITION, World
 
 from tidemill.ingest.files.packing import SLICE_LINES
-from tidemill.ingest.streams.publisher import Checked, LineRun, Progress
+from tidemill.ingest.streams.publisher import Checked, LineRun
 from tidemill.kafka.partitions.held_records import Unavailable
 from tidemill.schemas.log.intake import StreamOptions
 from tidemill.schemas.log.messages import Stalled
@@ -29,7 +29,8 @@ async def test_other_tasks_run_while_lines_are_checked(tmp_path):
     publisher = world.publisher(resources)
     stream = world.factory(resources).create(("acme", "a"), (PARTITION, 0), StreamOptions(), [])
     task = asyncio.create_task(others())
-    checked = await publisher.check(stream, [stretch], Progress())
+    checked = Checked()
+    assert await publisher.check(stream, [stretch], checked)
     task.cancel()
     assert (len(checked.good), len(checked.faults)) == (0, 8_192)
     assert turns >= 8_192 // SLICE_LINES
@@ -53,7 +54,7 @@ async def test_a_schema_is_stored_after_a_stall_was_reported(tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(world.store, "write", away)
         with pytest.raises(Unavailable):
-            await publisher.publish(stream, Checked(0, [], []))
+            await publisher.publish(stream, Checked(total=0))
     await publisher.stalled(stream, Stalled(batch_id=stream.state.id, source="s", number=1, hold_seconds=9))
-    await publisher.publish(stream, Checked(0, [], []))
+    await publisher.publish(stream, Checked(total=0))
     assert world.store.objects[schema_key(stream.state.id)] == b"{}"

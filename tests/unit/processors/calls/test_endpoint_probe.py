@@ -76,7 +76,7 @@ class World:
         text = b'{"custom_id":"a","method":"POST","url":"%b","body":%b}' % (url.encode(), BODIES[url])
         place = self.fleet.acquire(asyncio.get_running_loop().time())
         assert place is not None
-        made = await self._caller.make(Line(head, index, text, Entry(self._window, 0, 1, len(text))), place)
+        made = await self._caller.make(Line(head, index, text, [Entry(self._window, 0, 1, len(text))]), place)
         return made.end
 
 

@@ -60,5 +60,5 @@ async def test_a_line_whose_file_is_deleted_keeps_its_custom_id(tmp_path):
     text = orjson.dumps({"custom_id": "mine", "method": "POST", "url": url, "body": body})
     head = RequestHead(batch_id="batch_1", project="p", first=0, deadline=int(time.time()) + 60, url=url)
     permit = pool.acquire(asyncio.get_running_loop().time())
-    made = await caller.make(Line(head, 0, text, Entry(PartitionWindow(None), 0, 1, len(text))), permit)
+    made = await caller.make(Line(head, 0, text, [Entry(PartitionWindow(None), 0, 1, len(text))]), permit)
     assert (made.custom_id, made.end.kind) == (b'"mine"', FailureKind.INPUT_GONE)

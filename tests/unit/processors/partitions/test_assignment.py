@@ -1,14 +1,20 @@
 """A record is enqueued at once only if no other process can have called its lines."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tidemill.processors.partitions.assignment import Assignment, Record
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.window import PartitionWindow
+from tidemill.schemas.bounds import CLOCK_SKEW_SECONDS
 from tidemill.schemas.log.codec import RequestHead
 
 NOW = 1_790_000_000.0
 BATCH = f"batch_{1:032x}"
+
+
+records = st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1e6)), max_size=20)
 
 
 class Handle:
@@ -29,12 +35,19 @@ def enqueued():
 def assignment(enqueued):
     assignment = Assignment(ClosedBatches(), lambda batch_id: len(batch_id) - len(BATCH))
     assignment.enqueued = enqueued
-    assignment.assign({"tp": PartitionWindow(Handle())}, NOW)
+    begin(assignment)
     return assignment
 
 
-def record(assignment, offset, *, created, time=NOW + 5):
-    head = RequestHead(batch_id=BATCH, project="p", first=0, deadline=1 << 33, url="/v1/x", created=created)
+def begin(assignment):
+    assignment.assign(NOW)
+    assignment.add({"tp": PartitionWindow(Handle())}, {"tp": 7})
+
+
+def record(assignment, offset, *, created, time=NOW + 5, partition=0):
+    head = RequestHead(
+        batch_id=BATCH + partition * "0", project="p", first=0, deadline=1 << 33, url="/v1/x", created=created
+    )
     entry = assignment.window("tp").admit(object(), 1, 1)
     return Record(tp="tp", offset=offset, time=time, entry=entry, head=head, texts=[b"x"],
         enqueue=lambda *record: assignment.enqueued.append(record),
@@ -43,7 +56,6 @@ def record(assignment, offset, *, created, time=NOW + 5):
 
 def test_a_new_record_of_a_new_batch_is_enqueued_at_once(assignment, enqueued):
     """No other process can have fetched it."""
-    assignment.set_ends({"tp": 7})
     assert assignment.take(record(assignment, 7, created=int(NOW) + 1))
     assert enqueued
     assert not assignment.wanted()
@@ -52,7 +64,6 @@ def test_a_new_record_of_a_new_batch_is_enqueued_at_once(assignment, enqueued):
 @pytest.mark.parametrize("created", [int(NOW) - 100, None])
 def test_a_new_record_of_an_older_batch_waits(assignment, enqueued, created):
     """Ingest may have published it before, and the previous owner may have called it."""
-    assignment.set_ends({"tp": 7})
     assert not assignment.take(record(assignment, 9, created=created))
     assert assignment.wanted()[0] <= (created or NOW + 5)
     assignment.recovered(assignment.wanted())
@@ -62,18 +73,8 @@ def test_a_new_record_of_an_older_batch_waits(assignment, enqueued, created):
 
 def test_a_record_from_before_the_assignment_waits(assignment, enqueued):
     """The previous owner may have called it, whatever the clocks say."""
-    assignment.set_ends({"tp": 7})
     assert not assignment.take(record(assignment, 6, created=int(NOW) + 1))
     assert not enqueued
-
-
-def test_all_records_wait_until_the_ends_are_known(assignment, enqueued):
-    """The first records may arrive earlier."""
-    assert not assignment.take(record(assignment, 9, created=int(NOW) + 1))
-    assert not assignment.wanted()
-    assignment.set_ends({"tp": 9})
-    assert not assignment.release()
-    assert enqueued
 
 
 def test_held_records_are_forgotten_with_their_partition(assignment, enqueued):
@@ -83,3 +84,40 @@ def test_held_records_are_forgotten_with_their_partition(assignment, enqueued):
     assert not assignment.release()
     assert not enqueued
     assert assignment.window("tp") is None
+
+
+@given(records, records)
+def test_a_record_is_known_once_outcomes_since_its_time_are_read(before, after):
+    """A later record may need older outcomes."""
+    assignment = Assignment(ClosedBatches(), lambda batch_id: len(batch_id) - len(BATCH))
+    assignment.enqueued = []
+    begin(assignment)
+    read: dict[int, float] = {}
+    for asked in (before, after):
+        for partition, time in asked:
+            known = assignment.take(record(assignment, 0, created=None, time=time, partition=partition))
+            assert known == (partition in read and read[partition] <= time - CLOCK_SKEW_SECONDS)
+        wanted = assignment.wanted()
+        for partition, since in wanted.items():
+            read[partition] = min(since, read.get(partition, since))
+        assignment.recovered(wanted)
+        assert assignment.wanted() == {}
+        assert not assignment.release()
+    assert len(assignment.enqueued) == len(before) + len(after)
+
+
+def test_an_older_record_that_arrives_while_reading_stays_wanted(assignment):
+    """It needs older outcomes than those that were read."""
+    assert not assignment.take(record(assignment, 0, created=None, time=1000.0))
+    wanted = assignment.wanted()
+    assert not assignment.take(record(assignment, 0, created=None, time=500.0))
+    assignment.recovered(wanted)
+    assert assignment.wanted() == {0: 500.0 - CLOCK_SKEW_SECONDS}
+
+
+def test_a_new_assignment_forgets_what_was_read(assignment):
+    """Other processes may have called lines of the partitions."""
+    assignment.take(record(assignment, 0, created=None))
+    assignment.recovered(assignment.wanted())
+    begin(assignment)
+    assert not assignment.take(record(assignment, 0, created=None))

@@ -9,7 +9,7 @@ from tidemill.schemas.log.messages import Erasure
 BATCH = f"batch_{1:032x}"
 
 
-def test_a_deleted_batch_is_closed_until_its_deletion_is_forgotten(tmp_path):
+async def test_a_deleted_batch_is_closed_until_its_deletion_is_forgotten(tmp_path):
     """Then a batch of the same idempotency key may have its id."""
     settings = Settings(kafka="127.0.0.1:1", data=tmp_path)
     processors = Processors(settings, settings.cluster, Catalog(None))

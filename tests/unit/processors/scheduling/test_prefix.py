@@ -73,5 +73,5 @@ def test_groups_are_off_by_default() -> None:
     assert [place.name for place in made.places] == ["b:80"]
     head = RequestHead(batch_id="b", project="p", first=0, deadline=0, url="/v1/completions")
     texts = [line(head.url, "x" * 64 + tail) for tail in ("one", "two")]
-    keys = {made.key(Line(head, index, text, entry=None)) for index, text in enumerate(texts)}  # type: ignore[arg-type]
+    keys = {made.key(Line(head, index, text, [])) for index, text in enumerate(texts)}
     assert len(keys) == 1

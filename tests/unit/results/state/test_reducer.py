@@ -57,7 +57,7 @@ COMPACTED = Compacted(
 
 APPLY = {
     BatchCreated: lambda state, fact: reducer.created(state, fact, GRACE),
-    Opened: lambda state, fact: reducer.opened(state, fact, GRACE),
+    Opened: lambda state, fact: reducer.created(state, fact, GRACE),
     Accepted: reducer.accepted,
     Rejected: reducer.rejected,
     CancelRequested: lambda state, fact: reducer.cancelled(state, fact, GRACE),
@@ -166,7 +166,7 @@ def test_facts_that_come_again_change_nothing(facts, ends):
 
 def test_each_dead_letter_counts_once():
     """Also if others came between; the places that are remembered are bounded."""
-    state = reducer.opened(reducer.State(id=ID, partition=0), OPENED, GRACE)
+    state = reducer.created(reducer.State(id=ID, partition=0), OPENED, GRACE)
     for fact in LETTERS * 2:
         state = applied(state, fact)
     assert (state.batch.tidemill.fault.records, state.batch.tidemill.fault.source) == (len(LETTERS), "nowhere")
@@ -279,7 +279,7 @@ def test_a_dead_letter_before_the_creation_ends_the_batch():
 def test_a_stream_that_has_ended_is_not_open():
     """Before its input is a file: until then it grows by the lines on their way, and its bytes count."""
     first = batch(Status.IN_PROGRESS).model_copy(update={"tidemill": Extras(stream=ID, open=True, input_bytes=0)})
-    state = reducer.opened(reducer.State(id=ID, partition=0), Opened(project="p", batch=first), GRACE)
+    state = reducer.created(reducer.State(id=ID, partition=0), Opened(project="p", batch=first), GRACE)
     state = reducer.grown(state, Grown(batch_id=ID, total=2, bytes=70, sequence=1))
     assert (state.batch.tidemill.open, state.batch.tidemill.input_bytes) == (True, 70)
     state = reducer.no_more_lines(state, Ended(batch_id=ID))

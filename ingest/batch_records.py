@@ -1,0 +1,48 @@
+"""Reads records of `tidemill.batches`, and decodes only what ingest needs: a process reads all of them."""
+
+import logging
+
+import msgspec
+
+from tidemill.schemas import UNREADABLE
+from tidemill.schemas.log.messages import VERSION
+from tidemill.schemas.resources.batch import Status
+
+log = logging.getLogger(__name__)
+
+
+class _Counts(msgspec.Struct, frozen=True):
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class _Extras(msgspec.Struct, frozen=True):
+    stream: str | None = None
+
+
+class _Batch(msgspec.Struct, frozen=True):
+    status: Status
+    request_counts: _Counts = _Counts()
+    tidemill: _Extras = _Extras()
+
+
+class BatchRecord(msgspec.Struct, frozen=True):
+    """A batch."""
+
+    project: str
+    batch: _Batch
+    v: int = 1
+
+
+_records = msgspec.json.Decoder(BatchRecord)
+
+
+def decoded(value: bytes, offset: int) -> BatchRecord | None:
+    """A record; None if it cannot be read, or is of another version."""
+    try:
+        record = _records.decode(value)
+    except UNREADABLE as error:
+        log.warning("record %d of the batches cannot be read (%s)", offset, type(error).__name__)
+        return None
+    return record if record.v == VERSION else None
