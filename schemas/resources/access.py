@@ -14,9 +14,7 @@ from collections import Counter
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from tidemill.schemas.bounds import Id, Name, Time, Word
+from tidemill.schemas.bounds import Id, Name, Shape, Time, Word
 from tidemill.schemas.ids import timely_hex
 
 PREFIX = "sk-"
@@ -57,10 +55,8 @@ class Role(StrEnum):
         return order.index(self) >= order.index(needed)
 
 
-class ApiKey(BaseModel):
+class ApiKey(Shape):
     """An API key without its secret, as the API shows it. Times are Unix seconds."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: Id
     object: Literal["key"] = "key"
