@@ -100,6 +100,10 @@ class RequestCounts(Shape):
     completed: Number = 0
     failed: Number = 0
 
+    def __add__(self, other: "RequestCounts") -> "RequestCounts":
+        completed, failed = self.completed + other.completed, self.failed + other.failed
+        return RequestCounts(total=self.total + other.total, completed=completed, failed=failed)
+
     @property
     def pending(self) -> int:
         """Lines without a result."""

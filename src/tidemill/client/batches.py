@@ -4,6 +4,7 @@ Results go to stdout or a file, everything else to stderr. Ctrl-C never cancels 
 """
 
 import asyncio
+import functools
 import shlex
 import time
 import webbrowser
@@ -19,6 +20,7 @@ from tidemill.client import listing
 from tidemill.client.errors import Exit, Unreachable, UsageError, message
 from tidemill.client.http.client import BATCHES, SINGLE, Client
 from tidemill.client.progress import display
+from tidemill.client.runs import outcome
 from tidemill.client.runs.delivery import deliver
 from tidemill.client.runs.outcome import SHORT, name_of, style_of, summary
 from tidemill.client.runs.paths import Sink
@@ -165,12 +167,7 @@ async def follow(
     """
     try:
         with display(console) as progress:
-
-            def seen(batch: Batch) -> None:
-                progress.lines(name_of(batch), str(batch.status), batch.request_counts)
-                progress.waits(batch.tidemill.waiting)
-
-            batch = await client.finished(batch_id, seen)
+            batch = await client.finished(batch_id, functools.partial(outcome.show, progress))
             if sink:
                 sink.check_new()
             result, notes = await deliver(client, batch, sink, source, progress)

@@ -8,7 +8,6 @@ import asyncio
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -36,6 +35,7 @@ from tidemill.schemas.resources.batch import RequestCounts, Status
 from tidemill.tables import TableError, pieces
 from tidemill.tables.columns import FACTS, VectorReader
 from tidemill.tables.sources.files import S3
+from tidemill.tasks import run_all
 from tidemill.terminal import Console, counted
 
 REASONS_SHOWN: Final = 10
@@ -220,14 +220,9 @@ class _Run:
                 await self._run_part(part, runner, whole)
 
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self._options.parallel):
-                    group.create_task(work())
-        except BaseExceptionGroup as failures:
-            # The first failure cancelled the other tasks.
-            with suppress(Stopped):
-                raise failures.exceptions[0] from failures
-            raise asyncio.CancelledError from failures
+            await run_all(work() for _ in range(self._options.parallel))
+        except Stopped as error:
+            raise asyncio.CancelledError from error
 
     async def _run_part(self, part: Part, runner: PartRunner, whole: Whole) -> None:
         view = whole.of(part.number, part.rows, part.lines)

@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from tidemill.client.errors import Exit, Refused, Unreachable, UsageError
-from tidemill.client.files import input_lines
+from tidemill.client.files import input_lines, sha256_of
 from tidemill.client.http.client import BATCHES, Bounds, Client
 from tidemill.client.progress import display
 from tidemill.client.runs.job import readable
@@ -123,8 +123,7 @@ async def append(console: Console, target: Target, batch_id: str, source: Path, 
             lines = sum(shard.lines for shard in shards)
             if not lines:
                 raise UsageError(f"{name} has no lines")
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = await asyncio.to_thread(sha256_of, path)
             known = memory.known(sha256)
             if is_new := known is None:
                 if memory.is_unfinished:

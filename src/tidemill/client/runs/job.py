@@ -1,7 +1,6 @@
 """`tidemill run`: runs a file as one or several batches, with one output and one receipt."""
 
 import asyncio
-import hashlib
 import os
 import shutil
 import tempfile
@@ -16,7 +15,7 @@ from typing import Final
 import msgspec
 
 from tidemill.client.errors import Exit, Refused, Unreachable, UsageError
-from tidemill.client.files import join
+from tidemill.client.files import join, sha256_of
 from tidemill.client.http.client import Client
 from tidemill.client.progress import display
 from tidemill.client.runs import outcome
@@ -104,7 +103,7 @@ async def finish(console: Console, target: Target, source: Path, sink: Sink, opt
         sink = sink.checked(path)
         job = Job(
             endpoint=options.endpoint or endpoint_of(path),
-            sha256=await asyncio.to_thread(_sha256, path),
+            sha256=await asyncio.to_thread(sha256_of, path),
             base_url=target.base_url,
             window=options.window,
             dedupe=options.dedupe,
@@ -167,11 +166,6 @@ def readable(source: Path) -> Iterator[tuple[Path, str]]:
             shutil.copyfileobj(pipe, file, 1 << 20)
         file.flush()
         yield Path(file.name), "stdin" if is_stdin else source.name
-
-
-def _sha256(source: Path) -> str:
-    with source.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 async def _planned(console: Console, client: Client, job: Job, source: Path, journal: Journal) -> Plan:

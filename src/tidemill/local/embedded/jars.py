@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING
 from tidemill import ownership
 from tidemill.retrying import pause_seconds
 from tidemill.storage.atomic_file import replacing
+from tidemill.tasks import run_all
 from tidemill.terminal import say, stderr_console
 
 if TYPE_CHECKING:
@@ -159,13 +160,7 @@ async def _fetch_all(missing: list[Jar], folder: Path, repository: str) -> None:
         progress.transfer("Apache Kafka", total)
         # trust_env: use the proxy that the environment names.
         async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as client:
-            tasks = [asyncio.ensure_future(one(jar, client, progress)) for jar in missing]
-            try:
-                await asyncio.gather(*tasks)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            await run_all(one(jar, client, progress) for jar in missing)
 
 
 async def _fetch_one(jar: Jar, target: Path, url: str, client: "aiohttp.ClientSession", moved: Moved) -> None:
