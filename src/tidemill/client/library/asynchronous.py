@@ -211,7 +211,7 @@ class AsyncTidemill:
         target = path.with_name(f"{path.stem}.output.jsonl") if output is None else Path(output)
         sink = Sink(output=target, errors=None if errors is None else Path(errors), force=overwrite)
         wanted = RunOptions(**_with_metadata(options), parallel=parallel)
-        finished = await finish(self._console, self._target, path, sink, wanted)
+        finished = await finish(self._console, self._client, path, sink, wanted)
         assert finished.sink.errors is not None
         return Run(output=target, errors=finished.sink.errors, batches=finished.results, receipt=finished.receipt)
 
@@ -251,7 +251,7 @@ class AsyncTidemill:
         """
         return await _frames().mapped(
             self._console,
-            self._target,
+            self._client,
             frame,
             keep,
             _with_metadata(options),
@@ -291,7 +291,7 @@ class AsyncTidemill:
         """
         return await _frames().embedded(
             self._console,
-            self._target,
+            self._client,
             frame,
             keep,
             _with_metadata(options),

@@ -25,7 +25,6 @@ from tidemill.client.runs.journal import Job, Journal, Plan, folder_of
 from tidemill.client.runs.outcome import BatchResult
 from tidemill.client.runs.paths import Sink, endpoint_of, size_of
 from tidemill.client.runs.plan import Shard, cut, fits
-from tidemill.client.target import Target
 from tidemill.schemas.resources.batch import Receipt
 from tidemill.terminal import Console, counted
 
@@ -84,14 +83,14 @@ class Finished:
     receipt: Receipt | None
 
 
-async def run(console: Console, target: Target, source: Path, sink: Sink, options: RunOptions) -> Exit:
+async def run(console: Console, client: Client, source: Path, sink: Sink, options: RunOptions) -> Exit:
     """Run a file as `finish` does, and print a summary."""
-    finished = await finish(console, target, source, sink, options)
+    finished = await finish(console, client, source, sink, options)
     notes = _notes(finished.results, finished.receipt, finished.sink)
     return outcome.summary(console, finished.name, finished.results, notes, show_all=options.show_all)
 
 
-async def finish(console: Console, target: Target, source: Path, sink: Sink, options: RunOptions) -> Finished:
+async def finish(console: Console, client: Client, source: Path, sink: Sink, options: RunOptions) -> Finished:
     """Run a file, or stdin (`-`), to its end; after a crash or Ctrl-C the same call resumes.
 
     Raises:
@@ -104,7 +103,7 @@ async def finish(console: Console, target: Target, source: Path, sink: Sink, opt
         job = Job(
             endpoint=options.endpoint or endpoint_of(path),
             sha256=await asyncio.to_thread(sha256_of, path),
-            base_url=target.base_url,
+            base_url=client.base_url,
             window=options.window,
             dedupe=options.dedupe,
             callback=options.callback,
@@ -112,18 +111,17 @@ async def finish(console: Console, target: Target, source: Path, sink: Sink, opt
             output_format=options.output_format,
             metadata=tuple(sorted(options.metadata.items())),
         )
-        async with Client(target.base_url, target.api_key) as client:
-            with Journal(folder_of(sink.output, job, os.environ)) as journal:
-                if options.again or not journal.delivers:
-                    sink.check_new()
-                if options.again:
-                    journal.forget()
-                plan = journal.plan(job)
-                if plan is None:
-                    plan = await _planned(console, client, job, path, journal)
-                else:
-                    console.print(f"Resuming {name}; --again starts over.")
-                return await _run(console, BatchRunner(client, path, name, plan, journal), sink, options)
+        with Journal(folder_of(sink.output, job, os.environ)) as journal:
+            if options.again or not journal.delivers:
+                sink.check_new()
+            if options.again:
+                journal.forget()
+            plan = journal.plan(job)
+            if plan is None:
+                plan = await _planned(console, client, job, path, journal)
+            else:
+                console.print(f"Resuming {name}; --again starts over.")
+            return await _run(console, BatchRunner(client, path, name, plan, journal), sink, options)
 
 
 async def _run(console: Console, runner: BatchRunner, sink: Sink, options: RunOptions) -> Finished:
