@@ -148,7 +148,6 @@ class Results:
 
     def _active_batches(self) -> Iterator[ActiveBatches]:
         for handler in self._owners.partitions:
-            assert isinstance(handler, RecordHandler)
             yield handler.partition.active_batches
 
     def _kept_seconds(self) -> float:

@@ -7,7 +7,7 @@ it. Lengths are in characters; in JSON a character takes up to `CHAR_BYTES_MAX` 
 
 from typing import Annotated, Final
 
-from pydantic import Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 RECORD_BYTES_MAX: Final = 1 << 20
 """Bytes of a record: key, value, headers, and `RECORD_BYTES_EXTRA` of framing."""
@@ -107,3 +107,9 @@ Time = Annotated[int, Field(ge=0, le=TIME_MAX)]
 Moment = Annotated[float, Field(ge=0, le=TIME_MAX, allow_inf_nan=False)]
 """Unix seconds, with fractions."""
 Real = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Shape(BaseModel):
+    """A message, or a part of one: immutable, and blind to the fields of later versions."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")

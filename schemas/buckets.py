@@ -9,9 +9,9 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
-from tidemill.schemas.bounds import Number, Param, Size, Text
+from tidemill.schemas.bounds import Number, Param, Shape, Size, Text
 
 SCHEME: Final = "s3://"
 KEY_BYTES_MAX: Final = 1024
@@ -28,10 +28,8 @@ class AddressError(Exception):
     """A text is not an address; the error's text says why, as a sentence."""
 
 
-class BucketObject(BaseModel):
+class BucketObject(Shape):
     """One version of an object of a bucket."""
-
-    model_config = ConfigDict(frozen=True)
 
     uri: Uri
     etag: Param
@@ -42,10 +40,8 @@ Format = Literal["jsonl", "parquet"]
 """The format of copies of output and errors."""
 
 
-class OutputCopy(BaseModel):
+class OutputCopy(Shape):
     """The outcome of copying an ended batch's files to a bucket."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     status: Literal["done", "failed"]
     uri: Uri

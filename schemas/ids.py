@@ -57,7 +57,7 @@ def new_part_id() -> str:
 def new_file_id(project: str) -> str:
     """`file-` and 22 characters of base 62: 9 of the time, 7 random ones, 6 of the project (`owned_file_id`)."""
     now = (time.time_ns() // 1000).to_bytes(8, "big")
-    return owned_file_id("file-" + _base62(now, 9) + "".join(secrets.choice(_BASE62) for _ in range(13)), project)
+    return owned_file_id("file-" + base62(now, 9) + "".join(secrets.choice(_BASE62) for _ in range(13)), project)
 
 
 def owned_file_id(file_id: str, project: str) -> str:
@@ -66,7 +66,7 @@ def owned_file_id(file_id: str, project: str) -> str:
     So a stage with only the id, and no list of files, knows whether the project uploaded the file.
     """
     kept = file_id[:-_OWNER_CHARS]
-    return kept + _base62(hashlib.blake2b(f"{kept}/{project}".encode(), digest_size=8).digest(), _OWNER_CHARS)
+    return kept + base62(hashlib.blake2b(f"{kept}/{project}".encode(), digest_size=8).digest(), _OWNER_CHARS)
 
 
 def is_owned(file_id: str, project: str) -> bool:
@@ -99,12 +99,12 @@ def derived_file_id(maker_id: str, part: str) -> str:
 
     The part is `output` or `errors` of a batch, or a digest of an upload's parts.
     """
-    return "file-" + _base62(hashlib.blake2b(f"{maker_id}/{part}".encode(), digest_size=17).digest(), 22)
+    return "file-" + base62(hashlib.blake2b(f"{maker_id}/{part}".encode(), digest_size=17).digest(), 22)
 
 
 def timely_hex() -> str:
-    """32 hex digits in the order of their creation: 13 of the time, 19 random ones."""
-    return _now_hex() + secrets.token_hex(10)[:19]
+    """32 hex digits in the order of their creation: 13 of the time, enough until the year 2112, 19 random ones."""
+    return f"{time.time_ns() // 1000:013x}{secrets.token_hex(10)[:19]}"
 
 
 def line_id(batch_id: str, index: int) -> str:
@@ -145,15 +145,10 @@ def is_file_id(text: str) -> bool:
     return _FILE.match(text) is not None
 
 
-def _base62(digest: bytes, chars: int) -> str:
-    number = int.from_bytes(digest, "big")
-    digits = []
+def base62(content: bytes, chars: int, digits: str = _BASE62) -> str:
+    """The last digits to the base of 62 of a number: these bytes, the highest first."""
+    number, found = int.from_bytes(content), ""
     for _ in range(chars):
         number, digit = divmod(number, 62)
-        digits.append(_BASE62[digit])
-    return "".join(reversed(digits))
-
-
-def _now_hex() -> str:
-    """The time in microseconds since 1970, as 13 hex digits: enough until the year 2112."""
-    return f"{time.time_ns() // 1000:013x}"
+        found = digits[digit] + found
+    return found

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
 from typing import Final
 
 from tidemill import metrics
@@ -126,28 +125,23 @@ class Webhooks:
         for follower in self._followers:
             await retry("catching up with the webhooks", follower.catch_up, faults=TRANSIENT)
 
-    def _partitions(self) -> Iterator[Partition]:
-        for partition in self._owners.partitions:
-            assert isinstance(partition, Partition)
-            yield partition
-
     def _register(self) -> None:
         """Register the sources of the gauges."""
 
         def deliveries() -> dict[str, float]:
-            owned = list(self._partitions())
+            owned = self._owners.partitions
             return {
                 "waiting": sum(each.waiting for each in owned),
                 "in_flight": sum(each.in_flight for each in owned),
             }
 
         def oldest() -> dict[str, float]:
-            times = [each.oldest for each in self._partitions()]
+            times = [each.oldest for each in self._owners.partitions]
             first = min((at for at in times if at is not None), default=None)
             return {"waiting": 0.0 if first is None else max(0.0, time.time() - first)}
 
         def endpoints() -> dict[str, float]:
-            failed = [is_disabled(*each) for owned in self._partitions() for each in owned.failed()]
+            failed = [is_disabled(*each) for owned in self._owners.partitions for each in owned.failed()]
             return {"failing": failed.count(False), "disabled": failed.count(True)}
 
         metrics.WEBHOOK_DELIVERIES.sample(deliveries)

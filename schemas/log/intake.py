@@ -98,7 +98,8 @@ def own_headers(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
             try:
                 found[lower] = (content or b"").decode()
             except UnicodeDecodeError:
-                raise IntakeError(f"the header {_ours(lower)} is not UTF-8") from None
+                shown = lower if lower in _HEADERS else "tidemill-…"
+                raise IntakeError(f"the header {shown} is not UTF-8") from None
     return found
 
 
@@ -215,7 +216,3 @@ def _metadata(text: str) -> dict[str, str]:
                 f"named in at most {KEY_CHARS_MAX}"
             )
     return found
-
-
-def _ours(name: str) -> str:
-    return name if name in _HEADERS else "tidemill-…"

@@ -8,7 +8,7 @@ from functools import reduce
 from operator import add
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from tidemill.schemas.bounds import (
     ANSWER_SCHEMA_CHARS_MAX,
@@ -22,6 +22,7 @@ from tidemill.schemas.bounds import (
     Moment,
     Name,
     Number,
+    Shape,
     Signed,
     Size,
     StoreKey,
@@ -44,16 +45,12 @@ WRAPPED_CHARS_MAX = 1024
 _BY_KIND = Field(discriminator="kind")
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
+class _Message(Shape):
     v: Literal[1] = 1
 
 
-class InputRef(BaseModel):
+class InputRef(Shape):
     """The input of a batch in the store."""
-
-    model_config = ConfigDict(frozen=True)
 
     key: StoreKey
     bytes: Size
@@ -333,7 +330,7 @@ class AuditRecord(_Message):
     address: Word = ""
     """The client's IP address."""
     request_id: Id = ""
-    detail: Metadata = {}
+    detail: Metadata = Field({})
     """Details, like the role of a key."""
 
 

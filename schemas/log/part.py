@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
-
-from tidemill.schemas.bounds import Id, Number
+from tidemill.schemas.bounds import Id, Number, Shape
 from tidemill.schemas.resources.file import file_kind
 
 _HEAD: Final = struct.Struct("<4sI")
@@ -39,10 +37,8 @@ class PartError(Exception):
     """An object is not a complete part."""
 
 
-class PartRef(BaseModel):
+class PartRef(Shape):
     """A part in the store: lines of one batch for one of its files, sorted by index."""
-
-    model_config = ConfigDict(frozen=True)
 
     number: Number
     failed: bool

@@ -97,7 +97,8 @@ class Verifier:
         Raises:
             KeyTextError: One of them is malformed, or there are more than `VERIFY_KEYS_MAX`.
         """
-        keys = [Ed25519PublicKey.from_public_bytes(_public(text)) for text in dict.fromkeys(publics)]
+        raws = [_raw(text, PUBLIC_PREFIX, "a verify key", PRIVATE_PREFIX) for text in dict.fromkeys(publics)]
+        keys = list(map(Ed25519PublicKey.from_public_bytes, raws))
         if len(keys) > VERIFY_KEYS_MAX:
             raise KeyTextError(f"more than {VERIFY_KEYS_MAX} verify keys")
         self._keys = {_kid(key): key for key in keys}
@@ -152,10 +153,6 @@ def _header(kind: str, kid: str) -> bytes:
 
 def _kid(key: Ed25519PublicKey) -> str:
     return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:_KID_CHARS]
-
-
-def _public(text: str) -> bytes:
-    return _raw(text, PUBLIC_PREFIX, "a verify key", PRIVATE_PREFIX)
 
 
 def _raw(text: str, prefix: str, what: str, other: str) -> bytes:

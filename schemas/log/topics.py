@@ -171,8 +171,6 @@ TOPICS = (
 )  # fmt: skip
 """All topics except those of requests. Faust names the changelogs of its tables, but creates them too late."""
 
-_HARM_OF_REQUESTS = "make calls to the model's servers, and put answers into any batch"
-
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,159}\Z")
 
 
@@ -181,19 +179,19 @@ def requests(model: str) -> Topic:
 
     In a name like `Qwen/Qwen3-8B` characters are replaced that Kafka does not allow, and a hash is appended.
     """
-    return Topic(
-        name=REQUESTS_PREFIX + _plain(model), key="batch id / run of lines", value="one or more JSONL lines",
-        written_by=("ingest", "api", "operator"), read_by=("processors", "api", "operator"),
-        harm=_HARM_OF_REQUESTS,
-    )  # fmt: skip
+    return _of_requests(REQUESTS_PREFIX, model)
 
 
 def express(model: str) -> Topic:
     """The topic of the requests of small batches to one model."""
+    return _of_requests(EXPRESS_PREFIX, model)
+
+
+def _of_requests(prefix: str, model: str) -> Topic:
     return Topic(
-        name=EXPRESS_PREFIX + _plain(model), key="batch id / run of lines", value="one or more JSONL lines",
+        name=prefix + _plain(model), key="batch id / run of lines", value="one or more JSONL lines",
         written_by=("ingest", "api", "operator"), read_by=("processors", "api", "operator"),
-        harm=_HARM_OF_REQUESTS,
+        harm="make calls to the model's servers, and put answers into any batch",
     )  # fmt: skip
 
 

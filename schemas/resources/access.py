@@ -14,10 +14,8 @@ from collections import Counter
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from tidemill.schemas.bounds import Id, Name, Time, Word
-from tidemill.schemas.ids import timely_hex
+from tidemill.schemas.bounds import Id, Name, Shape, Time, Word
+from tidemill.schemas.ids import base62, timely_hex
 
 PREFIX = "sk-"
 CHALLENGE = 'Bearer realm="Tidemill"'
@@ -57,10 +55,8 @@ class Role(StrEnum):
         return order.index(self) >= order.index(needed)
 
 
-class ApiKey(BaseModel):
+class ApiKey(Shape):
     """An API key without its secret, as the API shows it. Times are Unix seconds."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: Id
     object: Literal["key"] = "key"
@@ -87,7 +83,7 @@ def new_key_id() -> str:
 
 def new_secret() -> str:
     """A new random secret."""
-    random = _base62(int.from_bytes(secrets.token_bytes(RANDOM_BYTES), "big"), _RANDOM_CHARS)
+    random = base62(secrets.token_bytes(RANDOM_BYTES), _RANDOM_CHARS, _BASE62)
     return PREFIX + random + _check(random)
 
 
@@ -127,12 +123,4 @@ def is_project(text: str) -> bool:
 
 
 def _check(random: str) -> str:
-    return _base62(zlib.crc32(random.encode()), _CHECK_CHARS)
-
-
-def _base62(number: int, length: int) -> str:
-    digits = []
-    for _ in range(length):
-        number, digit = divmod(number, len(_BASE62))
-        digits.append(_BASE62[digit])
-    return "".join(reversed(digits))
+    return base62(zlib.crc32(random.encode()).to_bytes(4), _CHECK_CHARS, _BASE62)

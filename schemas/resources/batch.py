@@ -4,7 +4,7 @@ import re
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from tidemill.schemas.bounds import (
     BATCH_MODELS_MAX,
@@ -20,6 +20,7 @@ from tidemill.schemas.bounds import (
     Number,
     Param,
     Real,
+    Shape,
     Signed,
     Size,
     Text,
@@ -58,11 +59,7 @@ class Status(StrEnum):
 TERMINAL = frozenset({Status.FAILED, Status.COMPLETED, Status.EXPIRED, Status.CANCELLED})
 
 
-class _Shape(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class BatchError(_Shape):
+class BatchError(Shape):
     """An error in the input file."""
 
     code: Word
@@ -89,19 +86,23 @@ Faults = Annotated[tuple[BatchError, ...], Field(max_length=ERRORS_MAX), AfterVa
 """Bounded in number and in bytes."""
 
 
-class BatchErrors(_Shape):
+class BatchErrors(Shape):
     """The errors that made a batch fail."""
 
     object: Literal["list"] = "list"
     data: Faults
 
 
-class RequestCounts(_Shape):
+class RequestCounts(Shape):
     """All lines, and those that have ended."""
 
     total: Number = 0
     completed: Number = 0
     failed: Number = 0
+
+    def __add__(self, other: "RequestCounts") -> "RequestCounts":
+        completed, failed = self.completed + other.completed, self.failed + other.failed
+        return RequestCounts(total=self.total + other.total, completed=completed, failed=failed)
 
     @property
     def pending(self) -> int:
@@ -109,19 +110,19 @@ class RequestCounts(_Shape):
         return self.total - self.completed - self.failed
 
 
-class InputTokensDetails(_Shape):
+class InputTokensDetails(Shape):
     """Parts of the input tokens."""
 
     cached_tokens: Number = 0
 
 
-class OutputTokensDetails(_Shape):
+class OutputTokensDetails(Shape):
     """Parts of the output tokens."""
 
     reasoning_tokens: Number = 0
 
 
-class Usage(_Shape):
+class Usage(Shape):
     """The usage of the lines that succeeded."""
 
     input_tokens: Number = 0
@@ -156,7 +157,7 @@ Dedupe = Literal["none", "batch", "all"]
 """Which equal lines of a batch are called only once: none, those whose answer is deterministic, or all."""
 
 
-class ModelShare(_Shape):
+class ModelShare(Shape):
     """The lines of one model in a batch that names several."""
 
     model: Name
@@ -173,7 +174,7 @@ class ModelShare(_Shape):
         return max(0, self.request_counts.pending - self.copies)
 
 
-class FileReceipt(_Shape):
+class FileReceipt(Shape):
     """The content of a file of a batch."""
 
     lines: Number
@@ -181,7 +182,7 @@ class FileReceipt(_Shape):
     sha256: Digest
 
 
-class Receipt(_Shape):
+class Receipt(Shape):
     """The reconciliation of an ended batch: `lines` = `output.lines` + `errors.lines`."""
 
     lines: Number
@@ -203,7 +204,7 @@ class Receipt(_Shape):
         return (*output, *(((file_kind(failed=True), self.errors),) if self.errors else ()))
 
 
-class Progress(_Shape):
+class Progress(Shape):
     """The progress of an unfinished batch; unknown values are null."""
 
     percent: Real
@@ -245,7 +246,7 @@ class Progress(_Shape):
         )
 
 
-class ReplayRange(_Shape):
+class ReplayRange(Shape):
     """The range of a model's requests in a replay, as requested."""
 
     model: Name
@@ -255,7 +256,7 @@ class ReplayRange(_Shape):
     """Like `start`, exclusive; null for the ends at the time of the request."""
 
 
-class Cut(_Shape):
+class Cut(Shape):
     """Bounds of each numbered file of an output."""
 
     lines_max: Size
@@ -263,7 +264,7 @@ class Cut(_Shape):
     """A longer line has its own file."""
 
 
-class Fault(_Shape):
+class Fault(Shape):
     """Records of a batch that became dead letters, so that their lines have no result."""
 
     records: Number
@@ -272,7 +273,7 @@ class Fault(_Shape):
     reason: Text
 
 
-class Extras(_Shape):
+class Extras(Shape):
     """Fields beyond those of OpenAI."""
 
     name: Name | None = None
@@ -339,14 +340,14 @@ class Extras(_Shape):
     `cost` do not contain them; null for none."""
 
 
-class ExpiresAfter(_Shape):
+class ExpiresAfter(Shape):
     """When a file is deleted, in seconds after its creation."""
 
     anchor: Literal["created_at"]
     seconds: Time
 
 
-class Batch(_Shape):
+class Batch(Shape):
     """A batch. Times are Unix seconds."""
 
     id: Id

@@ -7,9 +7,9 @@ import datetime as dt
 from decimal import Context, Decimal, localcontext
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import Field, PlainSerializer
 
-from tidemill.schemas.bounds import AMOUNT_DIGITS_MAX
+from tidemill.schemas.bounds import AMOUNT_DIGITS_MAX, Shape
 
 DIGITS_MAX: Final = AMOUNT_DIGITS_MAX
 """Digits of a sum or a product: more than prices and tokens need, so that nothing is rounded."""
@@ -31,11 +31,7 @@ Amount = Annotated[
 ]
 
 
-class _Shape(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Tariff(_Shape):
+class Tariff(Shape):
     """The price when a batch ended."""
 
     input_per_million: Amount = Decimal(0)
@@ -46,7 +42,7 @@ class Tariff(_Shape):
     """Share of the price that is taken off."""
 
 
-class Cost(_Shape):
+class Cost(Shape):
     """The cost of a batch after the discount: `total` = `input` + `output` + `units`."""
 
     total: Amount
@@ -69,7 +65,7 @@ class Cost(_Shape):
             )
 
 
-class Bill(_Shape):
+class Bill(Shape):
     """The price and the cost of a batch."""
 
     tariff: Tariff

@@ -2,17 +2,15 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from tidemill.schemas.bounds import BATCH_MODELS_MAX, Name, Number
+from tidemill.schemas.bounds import BATCH_MODELS_MAX, Name, Number, Shape
 from tidemill.schemas.resources.batch import Usage
 from tidemill.schemas.resources.bill import Bill
 
 
-class ModelLines(BaseModel):
+class ModelLines(Shape):
     """The number of a batch's lines that name one model."""
-
-    model_config = ConfigDict(frozen=True)
 
     model: Name
     lines: Number
@@ -20,10 +18,8 @@ class ModelLines(BaseModel):
     """Lines that are not published, because they equal an earlier one."""
 
 
-class ModelResult(BaseModel):
+class ModelResult(Shape):
     """The lines of one model in an ended batch."""
-
-    model_config = ConfigDict(frozen=True)
 
     model: Name | None = None
     """None if the batch ended before its validation."""

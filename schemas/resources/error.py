@@ -6,13 +6,11 @@ Exception
 └── NotFound          an object that the store does not hold (schemas/ports.py)
 """
 
-from pydantic import BaseModel, ConfigDict
+from tidemill.schemas.bounds import Shape
 
 
-class ErrorBody(BaseModel):
+class ErrorBody(Shape):
     """The error; all four keys are always present."""
-
-    model_config = ConfigDict(frozen=True)
 
     message: str
     type: str
@@ -20,10 +18,8 @@ class ErrorBody(BaseModel):
     code: str | None = None
 
 
-class ErrorEnvelope(BaseModel):
+class ErrorEnvelope(Shape):
     """The body of an error answer."""
-
-    model_config = ConfigDict(frozen=True)
 
     error: ErrorBody
 

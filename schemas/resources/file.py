@@ -2,9 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from tidemill.schemas.bounds import Filename, Id, Size, Text, Time, Word
+from tidemill.schemas.bounds import Filename, Id, Shape, Size, Text, Time, Word
 
 PURPOSES_UPLOADED = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 OBJECT_BYTES = 4096
@@ -15,10 +13,8 @@ UPLOAD_LIFE_SECONDS = 3600
 """How long an upload accepts parts."""
 
 
-class File(BaseModel):
+class File(Shape):
     """A file. Times are Unix seconds."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: Id
     object: Literal["file"] = "file"
@@ -31,10 +27,8 @@ class File(BaseModel):
     status_details: Text | None = None
 
 
-class Upload(BaseModel):
+class Upload(Shape):
     """A file that is uploaded in parts. Times are Unix seconds."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: Id
     object: Literal["upload"] = "upload"
@@ -48,10 +42,8 @@ class Upload(BaseModel):
     file: File | None = None
 
 
-class UploadPart(BaseModel):
+class UploadPart(Shape):
     """A part in the store."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: Id
     object: Literal["upload.part"] = "upload.part"

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
-from tidemill.schemas.bounds import NUMBER_MAX, Name, Number, Time
+from tidemill.schemas.bounds import NUMBER_MAX, Name, Number, Shape, Time
 from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason
 
 SERVERS_MAX: Final = 128
@@ -38,10 +38,8 @@ class BreakerState(StrEnum):
     """It failed, and gets no call for some seconds."""
 
 
-class Cause(BaseModel):
+class Cause(Shape):
     """Why lines wait for a server."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     reason: Reason
     status: Annotated[int, Field(ge=100, le=999)] | None = None
@@ -51,10 +49,8 @@ class Cause(BaseModel):
     since: Time
 
 
-class ServerLoad(BaseModel):
+class ServerLoad(Shape):
     """One server, as one process sees it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: Name
     """The server's name, followed by `@` and its address if its addresses are discovered."""
@@ -83,10 +79,8 @@ class ServerLoad(BaseModel):
     """Why lines wait, if they do or if it takes no call."""
 
 
-class ModelLoad(BaseModel):
+class ModelLoad(Shape):
     """One model, as one process sees it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: Name
     in_flight: Number
@@ -96,10 +90,8 @@ class ModelLoad(BaseModel):
     lines_per_second: Rate
 
 
-class ProcessReport(BaseModel):
+class ProcessReport(Shape):
     """The value of `tidemill.servers`, by the name of the process."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     process: Name
     """Its host and process id."""

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
-from tidemill.schemas.bounds import Number, Time
+from tidemill.schemas.bounds import Number, Shape, Time
 
 WAITING_MAX: Final = 8
 """Reasons that a batch lists."""
@@ -76,10 +76,8 @@ USUAL: Final = frozenset({
 """Reasons in normal operation."""
 
 
-class Waiting(BaseModel):
+class Waiting(Shape):
     """Lines of one batch that wait for the same reason."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     reason: Reason
     lines: Number

@@ -15,9 +15,9 @@ from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
-from tidemill.schemas.bounds import Id, Name, Number, Real, Size, Time, Url, Word
+from tidemill.schemas.bounds import Id, Name, Number, Real, Shape, Size, Time, Url, Word
 from tidemill.schemas.log.codec import Decoder, decoder
 from tidemill.schemas.log.messages import WRAPPED_CHARS_MAX
 from tidemill.schemas.traces import Traceparent
@@ -38,15 +38,11 @@ class EventType(StrEnum):
     CANCELLED = "batch.cancelled"
 
 
-class _Shape(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class _Message(_Shape):
+class _Message(Shape):
     v: Literal[1] = 1
 
 
-class Endpoint(_Shape):
+class Endpoint(Shape):
     """A webhook endpoint in OpenAI's shape, without its secret. Times are Unix seconds."""
 
     id: Id
@@ -59,7 +55,7 @@ class Endpoint(_Shape):
     updated_at: Time
 
 
-class WrappedSecret(_Shape):
+class WrappedSecret(Shape):
     """A signing secret, encrypted with a key of the key file."""
 
     id: Id
@@ -86,7 +82,7 @@ class EndpointRecord(_Message):
         return not self.endpoint.url
 
 
-class Event(_Shape):
+class Event(Shape):
     """The news that a batch has ended."""
 
     id: Id
@@ -142,7 +138,7 @@ class State(StrEnum):
     FAILED = "failed"
 
 
-class Attempt(_Shape):
+class Attempt(Shape):
     """A call to an endpoint."""
 
     at: Time

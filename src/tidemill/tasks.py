@@ -1,9 +1,9 @@
-"""Tasks that a process cannot do without: one that fails ends the process, and a supervisor starts another."""
+"""Tasks that fail together: those of a process, which another replaces, and those of one piece of work."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Final, TypeVar
 
 Crash = Callable[[BaseException], Awaitable[None]]
 """Ends the process because of an error, and logs the error."""
@@ -46,3 +46,13 @@ def watched(task: "asyncio.Task[T]", crash: Crash) -> "asyncio.Task[T]":
 
     task.add_done_callback(ended)
     return task
+
+
+async def run_all(works: Iterable[Coroutine[Any, Any, object]]) -> None:
+    """Do several works at once; the first error cancels the others, and is raised once they have ended."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from failures

@@ -12,10 +12,10 @@ from pyarrow import fs, parquet
 from support.cutter import Cutter
 
 from tidemill.client.errors import UsageError
+from tidemill.client.http.client import Client
 from tidemill.client.maps.job import MapOptions, run
 from tidemill.client.maps.output import Totals, check_bucket, write
 from tidemill.client.maps.task import embeddings
-from tidemill.client.target import Target
 from tidemill.storage.s3 import COPY_BYTES_MIN, PART_BYTES, S3Store
 from tidemill.tables import TableError
 from tidemill.tables.columns import FACTS
@@ -169,7 +169,7 @@ async def test_an_output_in_a_bucket_is_checked_before_a_row_is_asked(bucket, s3
     task = embeddings(source, "in.csv", (), model="m", column="text", prompt=None, more={})
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        service = Target(base_url=f"http://127.0.0.1:{closed.getsockname()[1]}/v1", api_key="k")
+        service = Client(f"http://127.0.0.1:{closed.getsockname()[1]}/v1", "k")
         # The server has no names of 300 characters: the place can be looked at, but not written.
         for name, said in (("out.csv", "--force"), (f"{'x' * 300}.csv", "x.csv: ")):
             with pytest.raises(UsageError, match=said):

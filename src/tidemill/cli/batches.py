@@ -34,7 +34,7 @@ def watch(
     """
     from tidemill.client.batches import watch as work
 
-    return lambda console, target: work(console, target, batch, results.sink(), source, show_all=results.show_all)
+    return lambda console, client: work(console, client, batch, results.sink(), source, show_all=results.show_all)
 
 
 @client_command
@@ -53,7 +53,7 @@ def list_batches(
     """
     from tidemill.client.batches import show
 
-    return lambda _, target: show(target, limit=limit, as_json=as_json, watch=watch, single=single)
+    return lambda _, client: show(client, limit=limit, as_json=as_json, watch=watch, single=single)
 
 
 @client_command
@@ -64,7 +64,7 @@ def open_batch(batch: BatchId) -> Work:
     """
     from tidemill.client.batches import open_page
 
-    return lambda _, target: open_page(target, batch)
+    return lambda _, client: open_page(client, batch)
 
 
 @client_command
@@ -97,7 +97,7 @@ def begin(
         "callback_url": callback,
         "metadata": metadata_of(metadata or []) | ({"name": name} if name else {}),
     }
-    return lambda _, target: work(target, fields, key=key, as_json=as_json)
+    return lambda _, client: work(client, fields, key=key, as_json=as_json)
 
 
 @client_command
@@ -116,7 +116,7 @@ def append(
     """
     from tidemill.client.runs.appends import append as work
 
-    return lambda console, target: work(console, target, batch, file, as_json=as_json)
+    return lambda console, client: work(console, client, batch, file, as_json=as_json)
 
 
 @client_command
@@ -127,7 +127,7 @@ def seal(batch: BatchId, *, as_json: AsJson = False) -> Work:
     """
     from tidemill.client.runs.appends import seal as work
 
-    return lambda console, target: work(console, target, batch, as_json=as_json)
+    return lambda console, client: work(console, client, batch, as_json=as_json)
 
 
 @client_command
@@ -138,7 +138,7 @@ def cancel(batch: BatchId) -> Work:
     """
     from tidemill.client.batches import cancel as work
 
-    return lambda console, target: work(console, target, batch)
+    return lambda console, client: work(console, client, batch)
 
 
 @client_command
@@ -149,7 +149,7 @@ def delete(batch: BatchId) -> Work:
     """
     from tidemill.client.batches import delete as work
 
-    return lambda console, target: work(console, target, batch)
+    return lambda console, client: work(console, client, batch)
 
 
 def verify(

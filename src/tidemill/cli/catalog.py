@@ -34,7 +34,7 @@ def list_servers(*, as_json: AsJson = False) -> Work:
     """
     from tidemill.client import catalog
 
-    return lambda _, target: catalog.list_servers(target, as_json=as_json)
+    return lambda _, client: catalog.list_servers(client, as_json=as_json)
 
 
 @models.command("list")
@@ -46,7 +46,7 @@ def list_models(*, as_json: AsJson = False) -> Work:
     """
     from tidemill.client import catalog
 
-    return lambda _, target: catalog.list_models(target, as_json=as_json)
+    return lambda _, client: catalog.list_models(client, as_json=as_json)
 
 
 def _commands(app: typer.Typer, kind: "Kind", noun: str) -> None:
@@ -55,28 +55,28 @@ def _commands(app: typer.Typer, kind: "Kind", noun: str) -> None:
     def show(name: Name, *, as_json: AsJson = False) -> Work:
         from tidemill.client import catalog
 
-        return lambda _, target: catalog.show(target, kind, name, as_json=as_json)
+        return lambda _, client: catalog.show(client, kind, name, as_json=as_json)
 
     def add(name: Name, settings: Words) -> Work:
         from tidemill.client import catalog
 
-        return lambda console, target: catalog.add(console, target, kind, name, settings)
+        return lambda console, client: catalog.add(console, client, kind, name, settings)
 
     def change(name: Name, settings: Words) -> Work:
         from tidemill.client import catalog
 
         values = catalog.parsed(settings)
-        return lambda console, target: catalog.change(console, target, kind, name, values, done=f"Changed {name}.")
+        return lambda console, client: catalog.change(console, client, kind, name, values, done=f"Changed {name}.")
 
     def remove(name: Name) -> Work:
         from tidemill.client import catalog
 
-        return lambda console, target: catalog.remove(console, target, kind, name)
+        return lambda console, client: catalog.remove(console, client, kind, name)
 
     def test(name: Name) -> Work:
         from tidemill.client import catalog
 
-        return lambda console, target: catalog.test(console, target, kind, name)
+        return lambda console, client: catalog.test(console, client, kind, name)
 
     setting = {"servers": "max_in_flight=8", "models": "paused=true"}[kind]
     new = {"servers": "url=http://127.0.0.1:8000/v1", "models": "'servers=[\"gpu-1\"]'"}[kind]
@@ -99,8 +99,8 @@ def _switch(
     def switch(name: Name) -> Work:
         from tidemill.client import catalog
 
-        return lambda console, target: catalog.change(
-            console, target, kind, name, dict(setting), done=f"{name} {done}."
+        return lambda console, client: catalog.change(
+            console, client, kind, name, dict(setting), done=f"{name} {done}."
         )
 
     text = f"{help_text}\n\nExample: `tidemill {kind} {word} {_SAMPLES[kind]}`"
@@ -147,4 +147,4 @@ def apply(
     """
     from tidemill.client import catalog
 
-    return lambda console, target: catalog.apply(console, target, file, dry_run=dry_run)
+    return lambda console, client: catalog.apply(console, client, file, dry_run=dry_run)

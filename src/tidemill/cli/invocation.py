@@ -18,6 +18,7 @@ from tidemill.cli.options import OperatorOptions, TargetOptions
 from tidemill.client.errors import Exit
 
 if TYPE_CHECKING:
+    from tidemill.client.http.client import Client
     from tidemill.client.target import Target
     from tidemill.configuration.security import Kafka
     from tidemill.configuration.settings import Settings
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Work = Callable[["Console", "Target"], Coroutine[Any, Any, Exit]]
+Work = Callable[["Console", "Client"], Coroutine[Any, Any, Exit]]
 """The work of a command at the service; returns the exit code."""
 OperatorWork = Callable[["Settings", "Kafka"], Coroutine[Any, Any, object]]
 """The work of an operator's command; False means the exit code 1."""
@@ -39,11 +40,17 @@ def client_command(command: Callable[..., Work]) -> Callable[..., None]:
 
     def run(begin: Callable[[], Work], options: TargetOptions) -> None:
         from tidemill.client.errors import run
+        from tidemill.client.http.client import Client
         from tidemill.client.target import find
         from tidemill.terminal import stderr_console
 
         console = stderr_console()
-        raise typer.Exit(run(console, lambda: begin()(console, find(**vars(options), environ=os.environ))))
+
+        async def connected(work: Work, target: "Target") -> Exit:
+            async with Client(target.base_url, target.api_key) as client:
+                return await work(console, client)
+
+        raise typer.Exit(run(console, lambda: connected(begin(), find(**vars(options), environ=os.environ))))
 
     return _with_groups(command, TargetOptions, run)
 
@@ -74,7 +81,7 @@ def _with_groups(
 ) -> Callable[..., None]:
     """Make a Typer command that has an option for each field of a group.
 
-    `run` runs the command, given a call of it and the values of the group `added`.
+    `run` runs the command, given a call of it and the values of the group `added`, which the command may take too.
     """
     own = inspect.signature(command).parameters.values()
     groups: dict[str, Any] = {
@@ -86,11 +93,13 @@ def _with_groups(
         def values(group: Any) -> Any:
             return group(**{field.name: options.pop(field.name) for field in dataclasses.fields(group)})
 
-        common, found = values(added), {name: values(group) for name, group in groups.items()}
+        found = {name: values(group) for name, group in groups.items()}
+        common = next((each for each in found.values() if type(each) is added), None) or values(added)
         run(lambda: command(**options, **found), common)
 
     parameters = [each for one in own for each in (_fields(one.annotation) if one.name in groups else [one])]
-    parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*parameters, *_fields(added))]
+    parameters += [] if added in groups.values() else _fields(added)
+    parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
     # Typer reads the options from these two attributes.
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {each.name: each.annotation for each in parameters}

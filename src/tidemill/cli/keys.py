@@ -30,8 +30,8 @@ def create(
     """
     from tidemill.client import keys
 
-    return lambda console, target: keys.create(
-        console, target, name=name, project=project, role=role, life_seconds=life_seconds
+    return lambda console, client: keys.create(
+        console, client, name=name, project=project, role=role, life_seconds=life_seconds
     )
 
 
@@ -48,7 +48,7 @@ def list_keys(
     """
     from tidemill.client import keys
 
-    return lambda _, target: keys.show(target, project=project, as_json=as_json)
+    return lambda _, client: keys.show(client, project=project, as_json=as_json)
 
 
 @app.command("revoke")
@@ -60,7 +60,7 @@ def revoke(key: Annotated[str, typer.Argument(metavar="KEY", help="Id of the key
     """
     from tidemill.client import keys
 
-    return lambda console, target: keys.revoke(console, target, key)
+    return lambda console, client: keys.revoke(console, client, key)
 
 
 @app.command("token")
@@ -77,7 +77,7 @@ def create_token(
     from tidemill.client import keys
 
     life_seconds = keys.seconds_of(life)
-    return lambda console, target: keys.token(console, target, stream=stream, life_seconds=life_seconds)
+    return lambda console, client: keys.token(console, client, stream=stream, life_seconds=life_seconds)
 
 
 @app.command("make")

@@ -30,7 +30,7 @@ def usage(
     from tidemill.client import reports
 
     query = reports.query(since=since, until=until, by=by, project=project)
-    return lambda _, target: reports.show_usage(target, query, as_csv=as_csv, as_json=as_json)
+    return lambda _, client: reports.show_usage(client, query, as_csv=as_csv, as_json=as_json)
 
 
 @client_command
@@ -53,7 +53,7 @@ def audit(
 
     given = {"project": project, "action": action, "target": about, "actor": actor}
     params = {name: value for name, value in given.items() if value}
-    return lambda _, target: reports.show_audit(target, params, limit=limit, as_json=as_json)
+    return lambda _, client: reports.show_audit(client, params, limit=limit, as_json=as_json)
 
 
 @client_command
@@ -66,4 +66,4 @@ def top() -> Work:
     """
     from tidemill.client import reports
 
-    return lambda _, target: reports.top(target)
+    return lambda _, client: reports.top(client)

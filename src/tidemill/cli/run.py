@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tidemill.cli.invocation import Work, client_command, find_kafka, load_settings, refuse, silence_kafka
-from tidemill.cli.options import AnyProject, BatchId, NewBatchOptions, RerunOptions
+from tidemill.cli.options import AnyProject, BatchId, NewBatchOptions, RerunOptions, TargetOptions
 
 if TYPE_CHECKING:
     from tidemill.configuration.security import Kafka, Security
@@ -88,7 +88,7 @@ def run(
         again=results.again,
         show_all=results.show_all,
     )
-    return lambda console, target: work(console, target, file, results.sink(), options)
+    return lambda console, client: work(console, client, file, results.sink(), options)
 
 
 @client_command
@@ -102,6 +102,7 @@ def produce(
         Literal["one", "numbered"],
         typer.Option(help="Results in one file, or in numbered files that each fit into a batch."),
     ] = "one",
+    service: TargetOptions,
 ) -> Work:
     """Produce a file to Kafka as a stream; prints the batch id.
 
@@ -110,8 +111,8 @@ def produce(
     from tidemill.client.production import produce as work
 
     silence_kafka()
-    return lambda console, target: work(
-        console, target, _kafka(kafka, target.data), file, stream, ends=end, output=output
+    return lambda console, client: work(
+        console, client, _kafka(kafka, service.data), file, stream, ends=end, output=output
     )
 
 
@@ -201,9 +202,9 @@ def _rerun(
 ) -> Work:
     from tidemill.client.reruns import create
 
-    return lambda console, target: create(
+    return lambda console, client: create(
         console,
-        target,
+        client,
         batch,
         body,
         results.sink(),

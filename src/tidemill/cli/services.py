@@ -2,15 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from tidemill.cli.invocation import load_settings, refuse, silence_kafka
 from tidemill.cli.options import Config
-
-if TYPE_CHECKING:
-    from tidemill.configuration.settings import Settings
 
 
 def init(
@@ -125,60 +122,32 @@ def bench(
         refuse(str(error))
 
 
-def api(config: Config = None) -> None:
-    """Run the REST API.
+def _stage(module: str, does: str) -> Callable[..., None]:
+    """The command that runs a stage; a missing or invalid setting ends it with a message."""
+    name = module.split(".")[1]
 
-    Example: `tidemill api --config tidemill.toml`
-    """
-    from tidemill.api.app import main
+    def command(config: Config = None) -> None:
+        from importlib import import_module
 
-    _run(main, load_settings(config))
+        from tidemill.configuration.settings import SettingsError
+        from tidemill.runtime.memory import return_freed_memory
 
+        main, settings = import_module(module).main, load_settings(config)
+        return_freed_memory()
+        try:
+            main(settings)
+        except SettingsError as error:
+            refuse(str(error))
 
-def ingest(config: Config = None) -> None:
-    """Run ingest: validates inputs and publishes their lines.
-
-    Example: `tidemill ingest --config tidemill.toml`
-    """
-    from tidemill.ingest.app import main
-
-    _run(main, load_settings(config))
-
-
-def processors(config: Config = None) -> None:
-    """Run processors: calls the backends.
-
-    Example: `tidemill processors --config tidemill.toml`
-    """
-    from tidemill.processors.app import main
-
-    _run(main, load_settings(config))
+    command.__name__ = name
+    command.__doc__ = f"{does}\n\nExample: `tidemill {name} --config tidemill.toml`"
+    return command
 
 
-def results(config: Config = None) -> None:
-    """Run results: keeps the state of batches and writes their files.
-
-    Example: `tidemill results --config tidemill.toml`
-    """
-    from tidemill.results.app import main
-
-    _run(main, load_settings(config))
-
-
-def webhooks(config: Config = None) -> None:
-    """Run webhooks: calls the webhook endpoints of projects when batches end."""
-    from tidemill.webhooks.app import main
-
-    _run(main, load_settings(config))
-
-
-def _run(stage: "Callable[[Settings], None]", settings: "Settings") -> None:
-    """Run a stage; a missing or invalid setting ends the command with a message."""
-    from tidemill.configuration.settings import SettingsError
-    from tidemill.runtime.memory import return_freed_memory
-
-    return_freed_memory()
-    try:
-        stage(settings)
-    except SettingsError as error:
-        refuse(str(error))
+api = _stage("tidemill.api.app", "Run the REST API.")
+ingest = _stage("tidemill.ingest.app", "Run ingest: validates inputs and publishes their lines.")
+processors = _stage("tidemill.processors.app", "Run processors: calls the backends.")
+results = _stage("tidemill.results.app", "Run results: keeps the state of batches and writes their files.")
+webhooks = _stage(
+    "tidemill.webhooks.app", "Run webhooks: calls the webhook endpoints of projects when batches end."
+)

@@ -182,4 +182,4 @@ def _work(table: str, options: TableOptions, task_of: "Callable[[Source, str], T
         force=options.force,
         retry_failed=options.retry_failed,
     )
-    return lambda console, target: work(console, target, found, chosen)
+    return lambda console, client: work(console, client, found, chosen)

@@ -39,7 +39,7 @@ def create(
     """
     from tidemill.client import webhooks
 
-    return lambda console, target: webhooks.create(console, target, url=url, name=name, types=event or ())
+    return lambda console, client: webhooks.create(console, client, url=url, name=name, types=event or ())
 
 
 @app.command("list")
@@ -51,7 +51,7 @@ def list_endpoints(*, as_json: AsJson = False) -> Work:
     """
     from tidemill.client import webhooks
 
-    return lambda _, target: webhooks.show_all(target, as_json=as_json)
+    return lambda _, client: webhooks.show_all(client, as_json=as_json)
 
 
 @app.command("show")
@@ -63,7 +63,7 @@ def show(endpoint: EndpointId, *, as_json: AsJson = False) -> Work:
     """
     from tidemill.client import webhooks
 
-    return lambda _, target: webhooks.show(target, endpoint, as_json=as_json)
+    return lambda _, client: webhooks.show(client, endpoint, as_json=as_json)
 
 
 @app.command("update")
@@ -81,8 +81,8 @@ def update(
     """
     from tidemill.client import webhooks
 
-    return lambda console, target: webhooks.update(
-        console, target, endpoint, url=url, name=name, types=event or ()
+    return lambda console, client: webhooks.update(
+        console, client, endpoint, url=url, name=name, types=event or ()
     )
 
 
@@ -101,7 +101,7 @@ def rotate(
     """
     from tidemill.client import webhooks
 
-    return lambda console, target: webhooks.rotate(console, target, endpoint, keeps_old=keep_old)
+    return lambda console, client: webhooks.rotate(console, client, endpoint, keeps_old=keep_old)
 
 
 @app.command("test")
@@ -115,7 +115,7 @@ def send_test(
     """
     from tidemill.client import webhooks
 
-    return lambda console, target: webhooks.test(console, target, endpoint, event)
+    return lambda console, client: webhooks.test(console, client, endpoint, event)
 
 
 @app.command("deliveries")
@@ -135,7 +135,7 @@ def deliveries(
     """
     from tidemill.client import webhooks
 
-    return lambda _, target: webhooks.deliveries(target, endpoint, only=state, limit=limit, as_json=as_json)
+    return lambda _, client: webhooks.deliveries(client, endpoint, only=state, limit=limit, as_json=as_json)
 
 
 @app.command("resend")
@@ -149,7 +149,7 @@ def resend(
     """
     from tidemill.client import webhooks
 
-    return lambda console, target: webhooks.resend(console, target, endpoint, delivery)
+    return lambda console, client: webhooks.resend(console, client, endpoint, delivery)
 
 
 @app.command("delete")
@@ -161,4 +161,4 @@ def delete(endpoint: EndpointId) -> Work:
     """
     from tidemill.client import webhooks
 
-    return lambda console, target: webhooks.delete(console, target, endpoint)
+    return lambda console, client: webhooks.delete(console, client, endpoint)

@@ -4,6 +4,7 @@ Results go to stdout or a file, everything else to stderr. Ctrl-C never cancels 
 """
 
 import asyncio
+import functools
 import shlex
 import time
 import webbrowser
@@ -19,11 +20,11 @@ from tidemill.client import listing
 from tidemill.client.errors import Exit, Unreachable, UsageError, message
 from tidemill.client.http.client import BATCHES, SINGLE, Client
 from tidemill.client.progress import display
+from tidemill.client.runs import outcome
 from tidemill.client.runs.delivery import deliver
 from tidemill.client.runs.outcome import SHORT, name_of, style_of, summary
 from tidemill.client.runs.paths import Sink
 from tidemill.client.runs.reconciliation import Damaged, reconcile
-from tidemill.client.target import Target
 from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.terminal import Console, for_people, say, shortened, tabulated, words
 
@@ -36,7 +37,7 @@ STATUS_CHARS_MAX = 12
 
 async def watch(
     console: Console,
-    target: Target,
+    client: Client,
     batch_id: str,
     sink: Sink,
     source: Path | None = None,
@@ -48,39 +49,35 @@ async def watch(
         raise UsageError("--errors, --receipt and --input need -o: without it no results are downloaded")
     sink = sink.checked(source)
     sink.check_new()
-    async with Client(target.base_url, target.api_key) as client:
-        found = await client.find(batch_id)
-        return await follow(console, client, found, sink if sink.output else None, source, show_all=show_all)
+    found = await client.find(batch_id)
+    return await follow(console, client, found, sink if sink.output else None, source, show_all=show_all)
 
 
-async def cancel(console: Console, target: Target, batch_id: str) -> Exit:
+async def cancel(console: Console, client: Client, batch_id: str) -> Exit:
     """Cancel a batch; finished lines keep their results."""
-    async with Client(target.base_url, target.api_key) as client:
-        batch = await client.cancel(await client.find(batch_id))
+    batch = await client.cancel(await client.find(batch_id))
     hint = f"`tidemill watch {batch.id[-SHORT:]} -o out.jsonl`"
     console.print(f"{name_of(batch)} is {batch.status}. To download its results: {hint}")
     return Exit.OK
 
 
-async def delete(console: Console, target: Target, batch_id: str) -> Exit:
+async def delete(console: Console, client: Client, batch_id: str) -> Exit:
     """Delete a finished batch and its results."""
-    async with Client(target.base_url, target.api_key) as client:
-        found = await client.find(batch_id)
-        await client.send_retrying("DELETE", f"/batches/{found}")
+    found = await client.find(batch_id)
+    await client.send_retrying("DELETE", f"/batches/{found}")
     console.print(f"Deleted {found} and its results.")
     return Exit.OK
 
 
-async def show(target: Target, *, limit: int, as_json: bool, watch: bool = False, single: bool = False) -> Exit:
+async def show(client: Client, *, limit: int, as_json: bool, watch: bool = False, single: bool = False) -> Exit:
     """Print the newest batches, or `single` requests, on stdout, as a table or as JSON lines.
 
     `watch` follows them on the terminal.
     """
     params = SINGLE if single else {}
     if watch:
-        async with Client(target.base_url, target.api_key) as client:
-            return await listing.follow(lambda width: newest(client, limit, width, params))
-    return await listing.show(target, BATCHES, params, COLUMNS, _row, limit=limit, as_json=as_json)
+        return await listing.follow(lambda width: newest(client, limit, width, params))
+    return await listing.show(client, BATCHES, params, COLUMNS, _row, limit=limit, as_json=as_json)
 
 
 async def newest(
@@ -90,11 +87,10 @@ async def newest(
     return tabulated(COLUMNS, [_row(found) async for found in client.pages(BATCHES, params, limit=limit)], width)
 
 
-async def open_page(target: Target, batch_id: str) -> Exit:
+async def open_page(client: Client, batch_id: str) -> Exit:
     """Print the address of a batch in the dashboard, and on a terminal open it in the browser."""
-    async with Client(target.base_url, target.api_key) as client:
-        batch = await client.batch(await client.find(batch_id))
-    address = f"{target.base_url.removesuffix('/v1')}/dashboard/#/batches/{batch.id}"
+    batch = await client.batch(await client.find(batch_id))
+    address = f"{client.base_url.removesuffix('/v1')}/dashboard/#/batches/{batch.id}"
     say(address)
     if for_people():
         webbrowser.open(address)
@@ -165,12 +161,7 @@ async def follow(
     """
     try:
         with display(console) as progress:
-
-            def seen(batch: Batch) -> None:
-                progress.lines(name_of(batch), str(batch.status), batch.request_counts)
-                progress.waits(batch.tidemill.waiting)
-
-            batch = await client.finished(batch_id, seen)
+            batch = await client.finished(batch_id, functools.partial(outcome.show, progress))
             if sink:
                 sink.check_new()
             result, notes = await deliver(client, batch, sink, source, progress)

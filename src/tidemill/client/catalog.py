@@ -15,7 +15,6 @@ from tidemill import ownership
 from tidemill.client import listing
 from tidemill.client.errors import Exit, Refused, UsageError
 from tidemill.client.http.client import Client
-from tidemill.client.target import Target
 from tidemill.configuration import misconfigured
 from tidemill.configuration.catalog import SETTINGS_FILE
 from tidemill.configuration.servers import Model, Server
@@ -28,9 +27,9 @@ Kind = Literal["servers", "models"]
 COLUMNS = ("server", words("address"), words("models"), "limit", words("state"))
 
 
-async def list_servers(target: Target, *, as_json: bool) -> Exit:
+async def list_servers(client: Client, *, as_json: bool) -> Exit:
     """Print the servers on stdout, as a table or as JSON lines."""
-    return await listing.show(target, "/admin/servers", {}, COLUMNS, row_of, as_json=as_json)
+    return await listing.show(client, "/admin/servers", {}, COLUMNS, row_of, as_json=as_json)
 
 
 def row_of(server: dict[str, Any]) -> list[str]:
@@ -41,10 +40,9 @@ def row_of(server: dict[str, Any]) -> list[str]:
     return [server["id"], address, ", ".join(server["used_by"]), limit, state]
 
 
-async def list_models(target: Target, *, as_json: bool) -> Exit:
+async def list_models(client: Client, *, as_json: bool) -> Exit:
     """Print the models on stdout, as a table or as JSON lines; any key may list them."""
-    async with Client(target.base_url, target.api_key) as client:
-        found = (await client.send_retrying("GET", "/models"))["data"]
+    found = (await client.send_retrying("GET", "/models"))["data"]
     if as_json:
         for model in found:
             show_json(model)
@@ -60,10 +58,9 @@ def _model_row(model: dict[str, Any]) -> list[str]:
     return [model["id"], *lists, "paused" if extras["paused"] else ""]
 
 
-async def show(target: Target, kind: Kind, name: str, *, as_json: bool) -> Exit:
+async def show(client: Client, kind: Kind, name: str, *, as_json: bool) -> Exit:
     """Print a server or a model with its settings, its author and its time on stdout."""
-    async with Client(target.base_url, target.api_key) as client:
-        found = await client.send_retrying("GET", _path(kind, name))
+    found = await client.send_retrying("GET", _path(kind, name))
     if as_json:
         show_json(found)
         return Exit.OK
@@ -80,47 +77,43 @@ async def show(target: Target, kind: Kind, name: str, *, as_json: bool) -> Exit:
     return Exit.OK
 
 
-async def add(console: Console, target: Target, kind: Kind, name: str, words: Iterable[str]) -> Exit:
+async def add(console: Console, client: Client, kind: Kind, name: str, words: Iterable[str]) -> Exit:
     """Add a server or a model.
 
     Raises:
         UsageError: It exists already.
     """
     settings = parsed(words)
-    async with Client(target.base_url, target.api_key) as client:
-        try:
-            is_there = not (await client.send_retrying("GET", _path(kind, name)))["removed"]
-        except Refused as error:
-            if error.status != 404:  # noqa: PLR2004
-                raise
-            is_there = False
-        if is_there:
-            raise UsageError(f"{name} exists already: `tidemill {kind} set` changes it")
-        found = await client.send_retrying("PUT", _path(kind, name), json={"settings": settings})
+    try:
+        is_there = not (await client.send_retrying("GET", _path(kind, name)))["removed"]
+    except Refused as error:
+        if error.status != 404:  # noqa: PLR2004
+            raise
+        is_there = False
+    if is_there:
+        raise UsageError(f"{name} exists already: `tidemill {kind} set` changes it")
+    found = await client.send_retrying("PUT", _path(kind, name), json={"settings": settings})
     return _done(console, f"Added {name}.", found)
 
 
 async def change(
-    console: Console, target: Target, kind: Kind, name: str, settings: Mapping[str, Any], *, done: str
+    console: Console, client: Client, kind: Kind, name: str, settings: Mapping[str, Any], *, done: str
 ) -> Exit:
     """Change some settings of a server or a model; None sets the default."""
-    async with Client(target.base_url, target.api_key) as client:
-        found = await client.send_retrying("PATCH", _path(kind, name), json={"settings": settings})
+    found = await client.send_retrying("PATCH", _path(kind, name), json={"settings": settings})
     return _done(console, done, found)
 
 
-async def remove(console: Console, target: Target, kind: Kind, name: str) -> Exit:
+async def remove(console: Console, client: Client, kind: Kind, name: str) -> Exit:
     """Remove a server or a model."""
-    async with Client(target.base_url, target.api_key) as client:
-        found = await client.send_retrying("DELETE", _path(kind, name))
+    found = await client.send_retrying("DELETE", _path(kind, name))
     return _done(console, f"Removed {name}.", found)
 
 
-async def apply(console: Console, target: Target, file: Path | None, *, dry_run: bool) -> Exit:
+async def apply(console: Console, client: Client, file: Path | None, *, dry_run: bool) -> Exit:
     """Make servers and models as a settings file says (by default `SETTINGS_FILE`); prints changes on stdout."""
     body = {**_tables(file), "dry_run": dry_run}
-    async with Client(target.base_url, target.api_key) as client:
-        found = await client.send_retrying("POST", "/admin/apply", json=body)
+    found = await client.send_retrying("POST", "/admin/apply", json=body)
     for line in differences(found["changes"]):
         say(line)
     said = "Nothing has changed yet: without --dry-run it will." if dry_run else "Applied."
@@ -168,12 +161,11 @@ def differences(found: Iterable[dict[str, Any]]) -> Iterable[str]:
                 yield f"~ {one['key']}: {name}: {_text(before.get(name))} -> {_text(after.get(name))}"
 
 
-async def test(console: Console, target: Target, kind: Kind, name: str) -> Exit:
+async def test(console: Console, client: Client, kind: Kind, name: str) -> Exit:
     """Make one small call to a server, or to each server of a model, from this machine."""
-    async with Client(target.base_url, target.api_key) as client:
-        found = await client.send_retrying("GET", _path(kind, name))
-        used = found["used_by"][:1] if kind == "servers" else found["used_by"]
-        others = {one: await client.send_retrying("GET", _path(_OTHER[kind], one)) for one in used}
+    found = await client.send_retrying("GET", _path(kind, name))
+    used = found["used_by"][:1] if kind == "servers" else found["used_by"]
+    others = {one: await client.send_retrying("GET", _path(_OTHER[kind], one)) for one in used}
     try:
         if kind == "servers":
             server = Server.model_validate(found["settings"])

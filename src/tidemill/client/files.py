@@ -33,6 +33,16 @@ def input_lines(
     yield from splitter.finish()
 
 
+def sha256_of(path: Path) -> str:
+    """The hash of a file, in hexadecimal.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 class FileCounter:
     """Counts lines and bytes of a file, and hashes it, as its content passes."""
 

@@ -7,7 +7,6 @@ from typing import Any
 from tidemill.client import listing
 from tidemill.client.errors import Exit, UsageError
 from tidemill.client.http.client import Client
-from tidemill.client.target import Target
 from tidemill.schemas.resources.access import ApiKey
 from tidemill.schemas.resources.batch import window_seconds
 from tidemill.terminal import Console, local_time, words
@@ -17,13 +16,12 @@ TOKENS = "/intake/tokens"
 
 
 async def create(
-    console: Console, target: Target, *, name: str, project: str | None, role: str, life_seconds: int | None
+    console: Console, client: Client, *, name: str, project: str | None, role: str, life_seconds: int | None
 ) -> Exit:
     """Create a key; prints the secret on stdout and everything else on stderr."""
     fields = {"name": name, "project": project, "role": role, "expires_in_seconds": life_seconds}
-    async with Client(target.base_url, target.api_key) as client:
-        body = {field: value for field, value in fields.items() if value is not None}
-        answer = await client.send("POST", PATH, json=body)
+    body = {field: value for field, value in fields.items() if value is not None}
+    answer = await client.send("POST", PATH, json=body)
     key = ApiKey.model_validate(answer)
     console.print(f"Created {key.id} for project {key.project} with role {key.role}.")
     console.print("Save the secret now, it is not shown again:")
@@ -31,11 +29,11 @@ async def create(
     return Exit.OK
 
 
-async def show(target: Target, *, project: str | None, as_json: bool) -> Exit:
+async def show(client: Client, *, project: str | None, as_json: bool) -> Exit:
     """Print the keys on stdout, as a table or as JSON lines."""
     columns = ("key", words("name"), words("project"), "role", "secret", "created", words("state"))
     return await listing.show(
-        target, PATH, {"project": project} if project else {}, columns, _row, as_json=as_json
+        client, PATH, {"project": project} if project else {}, columns, _row, as_json=as_json
     )
 
 
@@ -45,18 +43,16 @@ def _row(found: dict[str, Any]) -> list[str]:
     return [key.id, key.name, key.project, key.role, key.hint, _day(key.created_at), state_now]
 
 
-async def revoke(console: Console, target: Target, key_id: str) -> Exit:
+async def revoke(console: Console, client: Client, key_id: str) -> Exit:
     """Revoke a key."""
-    async with Client(target.base_url, target.api_key) as client:
-        await client.send_retrying("DELETE", f"{PATH}/{key_id}")
+    await client.send_retrying("DELETE", f"{PATH}/{key_id}")
     console.print(f"Revoked {key_id}. It takes effect within seconds.")
     return Exit.OK
 
 
-async def token(console: Console, target: Target, *, stream: str, life_seconds: int) -> Exit:
+async def token(console: Console, client: Client, *, stream: str, life_seconds: int) -> Exit:
     """Create a producer's token; prints it on stdout and everything else on stderr."""
-    async with Client(target.base_url, target.api_key) as client:
-        issued = await client.send("POST", TOKENS, json={"stream": stream, "expires_in_seconds": life_seconds})
+    issued = await client.send("POST", TOKENS, json={"stream": stream, "expires_in_seconds": life_seconds})
     until = local_time(issued["expires_at"])
     console.print(f"Token for stream {stream} of project {issued['project']}, valid until {until}.")
     sys.stdout.write(f"{issued['token']}\n")

@@ -17,7 +17,6 @@ from rich.text import Text
 
 from tidemill.client.errors import Exit, Unreachable, UsageError
 from tidemill.client.http.client import Client
-from tidemill.client.target import Target
 from tidemill.terminal import Console, show_json, show_table
 
 FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
@@ -28,7 +27,7 @@ FOLLOW_SECONDS: Final = 2.0
 
 
 async def show(
-    target: Target,
+    client: Client,
     path: str,
     params: Mapping[str, str],
     columns: Sequence[str | Column],
@@ -43,14 +42,13 @@ async def show(
     writer = csv.writer(sys.stdout, lineterminator="\n")
     if as_csv:
         writer.writerow(columns)
-    async with Client(target.base_url, target.api_key) as client:
-        async for found in client.pages(path, params, limit=limit):
-            if as_csv:
-                writer.writerow(map(cell, map(str, row(found))))
-            elif as_json:
-                show_json(found)
-            else:
-                rows.append(row(found))
+    async for found in client.pages(path, params, limit=limit):
+        if as_csv:
+            writer.writerow(map(cell, map(str, row(found))))
+        elif as_json:
+            show_json(found)
+        else:
+            rows.append(row(found))
     if not as_json and not as_csv:
         show_table(columns, rows)
     return Exit.OK

@@ -12,7 +12,6 @@ from tidemill.client.http.client import Client
 from tidemill.client.keys import TOKENS
 from tidemill.client.progress import Display, display
 from tidemill.client.runs.paths import size_of
-from tidemill.client.target import Target
 from tidemill.configuration.security import Kafka
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.producer import Producer, Sent, producer
@@ -37,25 +36,24 @@ RECENT_MAX: Final = 100
 
 
 async def produce(
-    console: Console, target: Target, kafka: Kafka, source: Path, name: str, *, ends: bool, output: str
+    console: Console, client: Client, kafka: Kafka, source: Path, name: str, *, ends: bool, output: str
 ) -> Exit:
     """Send a JSONL file as a stream, and print the id of its batch on stdout; everything else goes to stderr.
 
     `ends` says whether the stream ends with the file; `output` is `one` output file or `numbered` ones.
     """
     log = Intake(kafka)
-    async with Client(target.base_url, target.api_key) as client:
-        before = await _open(client, name)
-        try:
-            with display(console) as progress:
-                await _send(log, Token(client, name), source, progress, ends=ends, output=output)
-        except LogUnavailable as error:
-            raise Unreachable(f"Kafka does not accept the lines ({error})") from error
-        except RecordTooLarge as error:
-            raise UsageError(f"a line of {source} is too large: {error}") from error
-        if log.first is None:
-            raise UsageError(f"{source} has no lines")
-        batch_id = await _found(client, ids.stream_batch_id(*log.first), before)
+    before = await _open(client, name)
+    try:
+        with display(console) as progress:
+            await _send(log, Token(client, name), source, progress, ends=ends, output=output)
+    except LogUnavailable as error:
+        raise Unreachable(f"Kafka does not accept the lines ({error})") from error
+    except RecordTooLarge as error:
+        raise UsageError(f"a line of {source} is too large: {error}") from error
+    if log.first is None:
+        raise UsageError(f"{source} has no lines")
+    batch_id = await _found(client, ids.stream_batch_id(*log.first), before)
     if batch_id is None:
         console.print("tidemill: Kafka has the lines, but the service shows no batch yet: see `tidemill list`,")
         console.print("and `tidemill dead list` for records that ingest could not read.")

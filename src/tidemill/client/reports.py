@@ -11,7 +11,6 @@ from tidemill.client import batches, listing
 from tidemill.client.errors import Exit, Refused, UsageError
 from tidemill.client.http.client import Client
 from tidemill.client.progress import duration
-from tidemill.client.target import Target
 from tidemill.schemas.resources.waiting import USUAL, Reason
 from tidemill.terminal import local_time, tabulated, words
 
@@ -46,7 +45,7 @@ DETAILS_HIDDEN = {"digest", "fields"}
 """Details of audit entries that only machines read."""
 
 
-async def show_usage(target: Target, params: dict[str, str], *, as_csv: bool, as_json: bool) -> Exit:
+async def show_usage(client: Client, params: dict[str, str], *, as_csv: bool, as_json: bool) -> Exit:
     """Print usage on stdout, as a table, CSV or JSON lines; for `params` see `query`."""
     by = [name for name in params.get("group_by", "").split(",") if name]
     columns = [*by, *NUMBERS, *(f"cost_{part}" for part in COSTS)]
@@ -55,7 +54,7 @@ async def show_usage(target: Target, params: dict[str, str], *, as_csv: bool, as
         groups = [found.get(GROUPS[name]) or "" for name in by]
         return [*groups, *(str(found[name]) for name in NUMBERS), *(found["cost"][part] for part in COSTS)]
 
-    return await listing.show(target, "/usage", params, columns, row, as_csv=as_csv, as_json=as_json)
+    return await listing.show(client, "/usage", params, columns, row, as_csv=as_csv, as_json=as_json)
 
 
 def query(*, since: str | None, until: str | None, by: str | None, project: str | None) -> dict[str, str]:
@@ -83,10 +82,10 @@ def _midnight(day: str | None) -> str | None:
     return str(int(date.timestamp()))
 
 
-async def show_audit(target: Target, params: dict[str, str], *, limit: int, as_json: bool) -> Exit:
+async def show_audit(client: Client, params: dict[str, str], *, limit: int, as_json: bool) -> Exit:
     """Print entries of the audit log on stdout, the newest first, filtered by project, actor, action or target."""
     return await listing.show(
-        target, "/admin/audit", params, AUDIT_COLUMNS, _audit_row, limit=limit, as_json=as_json
+        client, "/admin/audit", params, AUDIT_COLUMNS, _audit_row, limit=limit, as_json=as_json
     )
 
 
@@ -97,10 +96,9 @@ def _audit_row(found: dict[str, Any]) -> list[str]:
     return [local_time(found["at"]), *fields, words]
 
 
-async def top(target: Target) -> Exit:
+async def top(client: Client) -> Exit:
     """Follow servers, models and the newest batches on the terminal."""
-    async with Client(target.base_url, target.api_key) as client:
-        return await listing.follow(lambda width: _overview(client, width))
+    return await listing.follow(lambda width: _overview(client, width))
 
 
 async def _overview(client: Client, width: int) -> RenderableType:

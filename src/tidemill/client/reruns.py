@@ -12,7 +12,6 @@ from tidemill.client.errors import Exit, Refused, UsageError
 from tidemill.client.http.client import Client
 from tidemill.client.runs.outcome import name_of
 from tidemill.client.runs.paths import Sink
-from tidemill.client.target import Target
 from tidemill.schemas.resources.batch import Batch, window_seconds
 from tidemill.terminal import Console, counted
 
@@ -47,7 +46,7 @@ def _changes(model: str | None, window: str | None) -> dict[str, str]:
 
 async def create(
     console: Console,
-    target: Target,
+    client: Client,
     batch_id: str | None,
     body: dict[str, Any],
     sink: Sink,
@@ -63,25 +62,24 @@ async def create(
     """
     sink = sink.checked(None)
     sink.check_new()
-    async with Client(target.base_url, target.api_key) as client:
-        path = REPLAYS if batch_id is None else f"/batches/{await client.find(batch_id)}/rerun"
-        # The lines of a finished batch and of a fixed range do not change, so equal requests are one batch.
-        key = None if again else hashlib.sha256(f"{path}\0{orjson.dumps(body)!r}".encode()).hexdigest()
-        if dry_run:
-            return _show_plan(console, await client.make(path, {**body, "dry_run": True}))
-        try:
-            batch = Batch.model_validate(await client.make(path, body, key=key))
-        except Refused as error:
-            if error.code == DELETED:
-                raise UsageError(
-                    "this command created a batch before, which is deleted; --again creates a new one"
-                ) from error
-            raise
-        if key is not None:
-            console.print(
-                f"{name_of(batch)} runs these lines. The same command resumes it; --again creates a new one."
-            )
-        return await follow(console, client, batch.id, sink, None, show_all=show_all)
+    path = REPLAYS if batch_id is None else f"/batches/{await client.find(batch_id)}/rerun"
+    # The lines of a finished batch and of a fixed range do not change, so equal requests are one batch.
+    key = None if again else hashlib.sha256(f"{path}\0{orjson.dumps(body)!r}".encode()).hexdigest()
+    if dry_run:
+        return _show_plan(console, await client.make(path, {**body, "dry_run": True}))
+    try:
+        batch = Batch.model_validate(await client.make(path, body, key=key))
+    except Refused as error:
+        if error.code == DELETED:
+            raise UsageError(
+                "this command created a batch before, which is deleted; --again creates a new one"
+            ) from error
+        raise
+    if key is not None:
+        console.print(
+            f"{name_of(batch)} runs these lines. The same command resumes it; --again creates a new one."
+        )
+    return await follow(console, client, batch.id, sink, None, show_all=show_all)
 
 
 def _show_plan(console: Console, plan: dict[str, Any]) -> Exit:

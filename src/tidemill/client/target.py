@@ -14,11 +14,10 @@ _ADDRESS = re.compile(r"https?://[^/]+/.*[^/]")
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A service: its address with `/v1`, an API key, and the data folder that `--data` named."""
+    """A service: its address with `/v1`, and an API key."""
 
     base_url: str
     api_key: str = field(repr=False)
-    data: Path | None = field(default=None, compare=False)
 
 
 def find(*, base_url: str | None, api_key: str | None, data: Path | None, environ: Mapping[str, str]) -> Target:
@@ -50,7 +49,7 @@ def find(*, base_url: str | None, api_key: str | None, data: Path | None, enviro
         raise UsageError(f"{url} is not the address of a service; expected http://HOST:PORT/v1 or https://…")
     if key is None:
         raise UsageError(f"no API key for {url}: pass --api-key or set TIDEMILL_API_KEY")
-    return Target(base_url=url, api_key=key, data=data)
+    return Target(base_url=url, api_key=key)
 
 
 def _key(folder: Path, *, is_named: bool) -> str | None:

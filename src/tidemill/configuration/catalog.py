@@ -12,13 +12,13 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from tidemill.configuration import misconfigured
 from tidemill.configuration.servers import Model, ModelName, Price, Server, ServerName, Serving
 from tidemill.configuration.serving import Contradiction, serving
 from tidemill.schemas import configured
-from tidemill.schemas.bounds import Name, Time
+from tidemill.schemas.bounds import Name, Shape, Time
 
 SERVER: Final = "server/"
 MODEL: Final = "model/"
@@ -34,10 +34,8 @@ Key = str
 """`server/name` or `model/name`."""
 
 
-class Entry(BaseModel):
+class Entry(Shape):
     """A server or a model, as a record has it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     settings: dict[str, Any]
     """Its settings, without those that have their default."""
@@ -57,10 +55,8 @@ class Entry(BaseModel):
         return None if self.removed else self.settings
 
 
-class Applied(BaseModel):
+class Applied(Shape):
     """The settings file that was applied last."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     digest: Name
     """The digest of its servers and models."""

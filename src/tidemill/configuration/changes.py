@@ -1,6 +1,6 @@
 """Changes of the catalog, checked against its contents. No I/O."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -146,19 +146,14 @@ def is_applied(contents: Contents, settings: Mapping[Key, Mapping[str, Any]]) ->
 
 def differences(contents: Contents, entries: Mapping[Key, Entry]) -> list[Difference]:
     """The differences that these entries would make, sorted by key."""
-    return list(_differences(contents, entries))
-
-
-def _differences(contents: Contents, entries: Mapping[Key, Entry]) -> Iterable[Difference]:
+    found: list[Difference] = []
     for key, entry in sorted(entries.items()):
         old = contents.entries.get(key)
         before = old.present if old is not None else None
         after = entry.present
         if before is None or after is None:
-            yield Difference(key=key, before=before, after=after)
+            found.append(Difference(key=key, before=before, after=after))
         elif names := [name for name in (before | after) if before.get(name) != after.get(name)]:
-            yield Difference(
-                key=key,
-                before={name: before[name] for name in names if name in before},
-                after={name: after[name] for name in names if name in after},
-            )
+            former, later = ({name: each[name] for name in names if name in each} for each in (before, after))
+            found.append(Difference(key=key, before=former, after=later))
+    return found

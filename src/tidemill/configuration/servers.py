@@ -102,11 +102,6 @@ def _check_header(name: str) -> None:
         raise ValueError(f"Tidemill sets {name.lower()} itself")
 
 
-def _is_readable(file: Path) -> bool:
-    """Whether this process may read the file; raises for no name."""
-    return os.access(file, os.R_OK) and file.is_file()
-
-
 class Server(Table):
     """An OpenAI-compatible inference server, whichever models it serves."""
 
@@ -220,8 +215,10 @@ class Server(Table):
     def missing_file(self) -> str | None:
         """The fault of one of its files; None if this process can read all."""
         files = (self.ca_file, self.client_cert_file, self.client_key_file)
-        missing = next((file for file in files if file is not None and not _is_readable(file)), None)
-        return None if missing is None else f"{missing} is not there, or cannot be read"
+        for file in files:
+            if file is not None and not (os.access(file, os.R_OK) and file.is_file()):
+                return f"{file} is not there, or cannot be read"
+        return None
 
     @property
     def metrics_url(self) -> str | None:

@@ -62,7 +62,7 @@ class OwnedPartitions:
     def __init__(
         self,
         app: StageApp,
-        owners: PartitionOwners,
+        owners: PartitionOwners[Any],
         *topics: str,
         before_request: Callable[[], Awaitable[None]] | None = None,
         rest: Callable[[], Awaitable[object]] | None = None,

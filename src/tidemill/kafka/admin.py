@@ -96,14 +96,9 @@ async def ensure_topics(settings: Settings, kafka: Kafka, *, role: str | None = 
     rows = tuple(row for row in topics.TOPICS if role is None or row.concerns(role))
     async with _connected(kafka, f"The topics of {kafka} cannot be set up") as admin:
         found = await _partitions(admin, rows)
-        missing = [row for row in rows if row.name not in found]
-        partitions = _copartitions(rows, found, settings.partitions)
-        if missing:
-            await _create(admin, missing, settings)
-            await _wait_for(admin, rows)
-            # Another process with other settings may have created them first.
-            partitions = _copartitions(rows, await _partitions(admin, rows), settings.partitions)
-        return partitions
+        _copartitions(rows, found, settings.partitions)
+        # Another process with other settings may create the missing ones first.
+        return _copartitions(rows, await _completed(admin, rows, found, settings), settings.partitions)
 
 
 async def ensure_model_topics(settings: Settings, kafka: Kafka, *models: str) -> None:
@@ -114,10 +109,7 @@ async def ensure_model_topics(settings: Settings, kafka: Kafka, *models: str) ->
     """
     rows = of_models(models)
     async with _connected(kafka, f"The topics of models on {kafka} cannot be set up") as admin:
-        found = await _partitions(admin, rows)
-        if missing := [row for row in rows if row.name not in found]:
-            await _create(admin, missing, settings)
-            await _wait_for(admin, rows)
+        await _completed(admin, rows, await _partitions(admin, rows), settings)
 
 
 async def models_with_topics(kafka: Kafka, models: Iterable[str]) -> set[str]:
@@ -234,6 +226,26 @@ async def _partitions(admin: AIOKafkaAdminClient, rows: Iterable[Topic]) -> dict
     }
 
 
+async def _completed(
+    admin: AIOKafkaAdminClient, rows: Iterable[Topic], found: dict[str, list[int]], settings: Settings
+) -> dict[str, list[int]]:
+    """Create the topics that are not among those found; returns the leaders of all once they have some.
+
+    A partition needs a leader before a first producer comes, which would fail.
+    """
+    if missing := [row for row in rows if row.name not in found]:
+        await _create(admin, missing, settings)
+        deadline = time.monotonic() + SECONDS_MAX
+        while True:
+            found = await _partitions(admin, rows)
+            if all(min(found.get(row.name) or [-1]) >= 0 for row in rows):
+                break
+            if time.monotonic() > deadline:
+                raise TopicError(f"The new topics did not appear within {SECONDS_MAX} s.")
+            await asyncio.sleep(POLL_SECONDS)
+    return found
+
+
 async def _create(admin: AIOKafkaAdminClient, missing: list[Topic], settings: Settings) -> None:
     for attempt in range(1, ATTEMPTS_MAX + 1):
         answer = await admin.create_topics([_new(row, settings) for row in missing])
@@ -277,17 +289,3 @@ def _new(row: Topic, settings: Settings) -> NewTopic:
         replication_factor=settings.replication,
         topic_configs={name: str(value) for name, value in configs.items()},
     )
-
-
-async def _wait_for(admin: AIOKafkaAdminClient, rows: tuple[Topic, ...]) -> None:
-    """Wait until every partition has a leader; before that, a first producer would fail."""
-    deadline = time.monotonic() + SECONDS_MAX
-    while not await _all_led(admin, rows):
-        if time.monotonic() > deadline:
-            raise TopicError(f"The new topics did not appear within {SECONDS_MAX} s.")
-        await asyncio.sleep(POLL_SECONDS)
-
-
-async def _all_led(admin: AIOKafkaAdminClient, rows: tuple[Topic, ...]) -> bool:
-    found = await _partitions(admin, rows)
-    return all(found.get(row.name) and min(found[row.name]) >= 0 for row in rows)

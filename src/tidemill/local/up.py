@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from tidemill.runtime.listening import client_host
 from tidemill.runtime.run_file import security
 from tidemill.schemas.log.acls import acls
 from tidemill.schemas.resources import access
+from tidemill.tasks import run_all
 from tidemill.terminal import say
 
 PROCESSORS = "processors"
@@ -182,7 +182,7 @@ class Up:
             base = [self._start_kafka()]
             if not settings.models:
                 base.append(self._start_demo(other_than=port))
-            await _all(base)
+            await run_all(base)
             assert self._kafka is not None
             variables["TIDEMILL_KAFKA"] = self._kafka
             self._serving = await self._live.apply(settings, self._cluster, self._demo)
@@ -267,7 +267,7 @@ class Up:
         Raises:
             UpError: The data folder was deleted.
         """
-        await _all([self._watch_records(), self._live.follow(self._cluster, self._demo)])
+        await run_all([self._watch_records(), self._live.follow(self._cluster, self._demo)])
 
     async def _watch_records(self) -> None:
         while True:
@@ -371,17 +371,6 @@ def available_cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:
         return os.cpu_count() or 1
-
-
-async def _all(coroutines: list[Coroutine[Any, Any, None]]) -> None:
-    """Await all of them; the first error cancels the others."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
 
 
 def _say(line: str) -> None:

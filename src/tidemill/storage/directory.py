@@ -104,7 +104,7 @@ class DirectoryStore:
         found = _walk(self._root, folder, beginning)
         batch = [""] * HOP_KEYS
         while len(batch) == HOP_KEYS:
-            for key in (batch := await _hop(_some, found)):
+            for key in (batch := await _hop(list, itertools.islice(found, HOP_KEYS))):
                 yield key
 
     async def close(self) -> None:
@@ -239,10 +239,6 @@ def _walk(root: Path, folder: str, beginning: str = "") -> Iterator[str]:
             yield from _walk(root, base + name[:-1])
         else:
             yield base + name
-
-
-def _some(keys: Iterator[str]) -> list[str]:
-    return list(itertools.islice(keys, HOP_KEYS))
 
 
 def _create(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Answers as columns: the kinds of a JSON Schema, and whether it keeps to strict mode."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from tidemill.schemas.json_schema import referred
@@ -57,7 +57,7 @@ class _Kinds:
 
     def _of(self, part: dict[str, Any], levels: int) -> Kind:  # noqa: PLR0911 - one for each kind
         if "enum" in part or "const" in part:
-            return _merged(kind_of(each) for each in part.get("enum", [part.get("const")]))
+            return merged(*map(kind_of, part.get("enum", [part.get("const")])))
         given = part.get("type")
         kinds = [each for each in (given if isinstance(given, list) else [given]) if each != _NULL]
         if not kinds:
@@ -71,12 +71,5 @@ class _Kinds:
             return {name: self.kind(each, levels) for name, each in part["properties"].items()}
         for name in ("anyOf", "oneOf"):
             if name in part and kind is None:
-                return _merged(self.kind(each, levels) for each in part[name])
+                return merged(*(self.kind(each, levels) for each in part[name]))
         return JSON
-
-
-def _merged(kinds: Iterable[Kind]) -> Kind:
-    found: Kind = NULL
-    for kind in kinds:
-        found = merged(found, kind)
-    return found

@@ -3,6 +3,7 @@
 A kind is a name, `[kind]` for a list, or a dict of kinds for an object. Values of several kinds become JSON text.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -47,26 +48,27 @@ def kind_of(value: Any, levels: int = LEVELS_MAX) -> Kind:  # noqa: PLR0911 - on
         case str():
             return TEXT
         case list() if levels:
-            found: Kind = NULL
-            for each in value:
-                found = merged(found, kind_of(each, levels - 1))
-            return [found]
+            return [merged(*(kind_of(each, levels - 1) for each in value))]
         case dict() if levels and 0 < len(value) <= FIELDS_MAX:
             return {name: kind_of(each, levels - 1) for name, each in value.items()}
     return JSON
 
 
-def merged(one: Kind, other: Kind) -> Kind:
-    """The kind of values of both kinds."""
+def merged(*kinds: Kind) -> Kind:
+    """The kind of values of all these kinds."""
+    return functools.reduce(_merged, kinds or [NULL])
+
+
+def _merged(one: Kind, other: Kind) -> Kind:
     if NULL in (one, other):
         return one if other == NULL else other
     if isinstance(one, list) and isinstance(other, list):
-        return [merged(one[0], other[0])]
+        return [_merged(one[0], other[0])]
     if isinstance(one, dict) and isinstance(other, dict):
         names = one | other
         if len(names) > FIELDS_MAX:
             return JSON
-        return {name: merged(one.get(name, NULL), other.get(name, NULL)) for name in names}
+        return {name: _merged(one.get(name, NULL), other.get(name, NULL)) for name in names}
     pair = {each for each in (one, other) if isinstance(each, str)}
     return one if one == other else FLOAT if pair == {INT, FLOAT} else WIDE if pair == {INT, WIDE} else JSON
 

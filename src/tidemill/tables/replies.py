@@ -61,16 +61,20 @@ class _Response(msgspec.Struct, frozen=True):
     body: _Body
 
 
-class _Error(msgspec.Struct, frozen=True):
-    code: str | None = None
+class Error(msgspec.Struct, frozen=True):
+    """An error of the service, or of a server."""
+
+    code: str | int | None = None
     message: str | None = None
+    type: str | None = None
 
 
-class _Refusal(msgspec.Struct, frozen=True):
-    """A failed call's reply, in which anything may be missing."""
+class Reply(msgspec.Struct, frozen=True):
+    """A server's reply, in which anything may be missing."""
 
     body: msgspec.Raw = msgspec.Raw(b"null")
     status_code: int | None = None
+    request_id: str | None = None
 
 
 class _Extras(msgspec.Struct, frozen=True):
@@ -78,6 +82,7 @@ class _Extras(msgspec.Struct, frozen=True):
     billed: bool = False
     """Whether the tokens of a copy are billed."""
     attempts: int | None = None
+    server: str | None = None
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -140,11 +145,11 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """A line of an error file."""
+    """A line of an error file, or of an output file whose reply may have any form."""
 
     custom_id: str
-    error: _Error | None = None
-    response: _Refusal | None = None
+    error: Error | None = None
+    response: Reply | None = None
     tidemill: _Extras = _Extras()
 
     @property
@@ -171,13 +176,18 @@ class Failure(msgspec.Struct, frozen=True):
         return f"{code or 'error'}: {said or 'the service gives no reason'}"[:ERROR_CHARS_MAX]
 
 
+class _Error(msgspec.Struct, frozen=True):
+    code: str | None = None
+    message: str | None = None
+
+
 class _Said(msgspec.Struct, frozen=True):
     error: _Error
 
 
 _results: Final = msgspec.json.Decoder(Result)
 _bodies: Final = msgspec.json.Decoder(_Body)
-_failures: Final = msgspec.json.Decoder(Failure)
+failures: Final = msgspec.json.Decoder(Failure)
 _NUMBER: Final = re.compile(rb'\{(?:"id":"[\w-]*",)?"custom_id":"(\d{1,18})",')
 """The beginning of a line that this service or this client wrote."""
 _ids: Final = msgspec.json.Decoder(msgspec.defstruct("Id", [("custom_id", str)]))
@@ -219,9 +229,9 @@ def result_of(line: bytes) -> Result:
 def failure_of(line: bytes) -> Failure:
     """Read a line of an error file."""
     try:
-        return _failures.decode(line)
+        return failures.decode(line)
     except UNREADABLE as error:
-        return Failure(custom_id="", error=_Error(message=f"the reply is malformed: {error}"))
+        return Failure(custom_id="", error=Error(message=f"the reply is malformed: {error}"))
 
 
 def _packed(numbers: list[float]) -> bytes:

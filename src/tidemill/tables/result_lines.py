@@ -14,7 +14,7 @@ from tidemill.schemas import UNREADABLE
 from tidemill.schemas.endpoints import TEXTS
 from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.tables import RowError
-from tidemill.tables.replies import FLOAT_BYTES, Usage, result_of
+from tidemill.tables.replies import FLOAT_BYTES, Error, Reply, Usage, failures, result_of
 from tidemill.tables.sinks import ParquetSink
 
 BATCH_BYTES: Final = 2 << 20
@@ -41,41 +41,14 @@ reply has one embedding, which `embedding` then has."""
 _NAMES: Final = [field.name for field in SCHEMA if field != _EMBEDDING]
 
 
-class _Error(msgspec.Struct, frozen=True):
-    code: str | int | None = None
-    message: str | None = None
-    type: str | None = None
-
-
-class _Response(msgspec.Struct, frozen=True):
-    body: msgspec.Raw = msgspec.Raw(b"null")
-    status_code: int | None = None
-    request_id: str | None = None
-
-
-class _Extras(msgspec.Struct, frozen=True):
-    attempts: int | None = None
-    server: str | None = None
-    copy_of: str | None = None
-    billed: bool = False
-
-
-class _Line(msgspec.Struct, frozen=True):
-    custom_id: str
-    response: _Response | None = None
-    error: _Error | None = None
-    tidemill: _Extras = _Extras()
-
-
-class _Reply(msgspec.Struct, frozen=True):
+class _Body(msgspec.Struct, frozen=True):
     model: str | None = None
     usage: Usage | None = None
-    error: _Error | None = None
+    error: Error | None = None
     data: list[msgspec.Raw] = []
 
 
-_lines: Final = msgspec.json.Decoder(_Line)
-_replies: Final = msgspec.json.Decoder(_Reply)
+_bodies: Final = msgspec.json.Decoder(_Body)
 
 
 async def converted(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -146,11 +119,11 @@ def _vectors(vectors: list[bytes | None]) -> pa.Array:
 
 def _row(line: bytes) -> dict[str, Any]:
     try:
-        found = _lines.decode(line)
+        found = failures.decode(line)
     except UNREADABLE:
         # Half of a surrogate pair, for example, which JSON has and UTF-8 has not.
         return {"body": line.decode("utf-8", "replace"), "error_message": "the line cannot be read"}
-    response = found.response or _Response()
+    response = found.response or Reply()
     row: dict[str, Any] = {
         "custom_id": found.custom_id,
         "status_code": response.status_code,
@@ -159,7 +132,7 @@ def _row(line: bytes) -> dict[str, Any]:
         "server": found.tidemill.server,
         "copy_of": found.tidemill.copy_of,
     }
-    reply = _Reply()
+    reply = _Body()
     if found.response is not None:
         row["body"] = bytes(response.body).decode("utf-8", "replace")
         reply = _reply(response.body)
@@ -174,14 +147,14 @@ def _row(line: bytes) -> dict[str, Any]:
     return row
 
 
-def _reply(body: msgspec.Raw) -> _Reply:
+def _reply(body: msgspec.Raw) -> _Body:
     try:
-        return _replies.decode(body)
+        return _bodies.decode(body)
     except UNREADABLE:
-        return _Reply()
+        return _Body()
 
 
-def _answer(line: bytes, body: msgspec.Raw, reply: _Reply) -> dict[str, Any]:
+def _answer(line: bytes, body: msgspec.Raw, reply: _Body) -> dict[str, Any]:
     """The text that the model wrote, or the one embedding in place of the body."""
     if len(reply.data) == 1:
         try:

@@ -58,15 +58,8 @@ class ParquetSink:
         self._writer.close()
 
 
-class _Arrow:
-    def __init__(self, file: BinaryIO, schema: pa.Schema) -> None:
-        self._writer = ipc.new_file(file, schema, options=ipc.IpcWriteOptions(compression=COMPRESSION))
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        self._writer.write_batch(batch)
-
-    def close(self) -> None:
-        self._writer.close()
+def _arrow(file: BinaryIO, schema: pa.Schema) -> Any:
+    return ipc.new_file(file, schema, options=ipc.IpcWriteOptions(compression=COMPRESSION))
 
 
 class _Objects:
@@ -96,8 +89,8 @@ class _Delimited:
 
 _SINKS: Final[dict[str, Callable[[BinaryIO, pa.Schema], Sink]]] = {
     ".parquet": ParquetSink,
-    ".arrow": _Arrow,
-    ".feather": _Arrow,
+    ".arrow": _arrow,
+    ".feather": _arrow,
     ".jsonl": _Objects,
     ".ndjson": _Objects,
     ".csv": lambda file, schema: _Delimited(file, schema, ","),

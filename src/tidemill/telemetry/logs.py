@@ -23,6 +23,7 @@ from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.ports import RecordTooLarge
 from tidemill.telemetry import context
 from tidemill.telemetry.log_dedup import LogDedup
+from tidemill.terminal import printable
 
 FIELDS: Final = (
     "batch_id", "request_id", "trace_id", "method", "route", "status", "code", "duration_ms", "bytes", "project",
@@ -102,13 +103,6 @@ class Text(logging.Formatter):
         head = f"{_time(record)} {record.levelname} {name}: {printable(_message(record))}{fields}"
         lines = (line for text in _traceback(record) for line in text.splitlines())
         return "\n".join((head, *(f"    {printable(line)}" for line in lines)))
-
-
-def printable(text: str) -> str:
-    """A text without control characters, ends of lines, and marks that change the direction of writing."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def described(error: BaseException) -> str:

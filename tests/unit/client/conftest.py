@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.service import KEY, Service, request_lines
 
-from tidemill.client.target import Target
+from tidemill.client.http.client import Client
 from tidemill.terminal import Console
 
 
@@ -24,9 +24,10 @@ def state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
-def target(service: Service) -> Target:
-    """Its address and key."""
-    return Target(base_url=service.url, api_key=KEY)
+async def client(service: Service) -> AsyncIterator[Client]:
+    """A client of it."""
+    async with Client(service.url, KEY) as client:
+        yield client
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The commands `list`, `cancel` and `run`: how they name batches, and which inputs and services they refuse."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -15,40 +15,38 @@ from tidemill.client.maps.job import MapOptions
 from tidemill.client.runs.job import RunOptions, run
 from tidemill.client.runs.paths import Sink, endpoint_of, metadata_of
 from tidemill.client.runs.plan import cut
-from tidemill.client.target import Target
 from tidemill.schemas.resources.batch import Batch
 from tidemill.terminal import Console
 
 
 async def test_the_first_or_last_characters_of_an_id_are_enough(
-    service: Service, target: Target, console: Console
+    service: Service, client: Client, console: Console
 ) -> None:
     """If exactly one of the newest batches has them."""
     service.ids = [f"batch_abcd{n:02x}{'0' * 22}{n:04x}" for n in range(1, 130)]
-    async with Client(target.base_url, target.api_key) as client:
-        assert await client.find("batch_abcd7f") == await client.find("0000007f") == service.ids[126]
-        assert await client.find(service.ids[3]) == service.ids[3]
-        for text, count in (("abcd", "129 batches match"), ("ffff", "no match among the newest")):
-            with pytest.raises(UsageError, match=count):
-                await client.find(text)
-    await cancel(console, target, "0007f")
+    assert await client.find("batch_abcd7f") == await client.find("0000007f") == service.ids[126]
+    assert await client.find(service.ids[3]) == service.ids[3]
+    for text, count in (("abcd", "129 batches match"), ("ffff", "no match among the newest")):
+        with pytest.raises(UsageError, match=count):
+            await client.find(text)
+    await cancel(console, client, "0007f")
     assert service.cancels == 1
 
 
 async def test_cancel_and_list(
-    service: Service, target: Target, console: Console, capsys: pytest.CaptureFixture[str]
+    service: Service, client: Client, console: Console, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The list has one batch a line."""
-    assert await cancel(console, target, "batch_1") is Exit.OK
+    assert await cancel(console, client, "batch_1") is Exit.OK
     assert service.cancels == 1
-    assert await show(target, limit=3, as_json=True) is Exit.OK
+    assert await show(client, limit=3, as_json=True) is Exit.OK
     assert capsys.readouterr().out.count("\n") == 4
-    assert await show(target, limit=3, as_json=False) is Exit.OK
+    assert await show(client, limit=3, as_json=False) is Exit.OK
     assert "batch_2" in capsys.readouterr().out
 
 
 async def test_a_list_fits_a_terminal(
-    service: Service, target: Target, capsys: pytest.CaptureFixture[str]
+    service: Service, client: Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Long names are cut so that a row has 80 columns."""
     long = {"name": "the-nightly-run-of-2026-11-23.jsonl"}
@@ -60,7 +58,7 @@ async def test_a_list_fits_a_terminal(
         "tidemill": long,
     }
     service.ids = [f"batch_{'0' * 24}1a2b3c4d"]
-    await show(target, limit=1, as_json=False)
+    await show(client, limit=1, as_json=False)
     head, row = capsys.readouterr().out.splitlines()
     assert max(len(head.rstrip()), len(row.rstrip())) <= 80
     assert row.split()[:5] == [
@@ -72,7 +70,7 @@ async def test_a_list_fits_a_terminal(
     ]
     shares = [{"model": model, "request_counts": {"total": 1}} for model in ("a", "b")]
     service.rows |= {"model": None, "tidemill": long | {"models": shares}}
-    await show(target, limit=1, as_json=False)
+    await show(client, limit=1, as_json=False)
     assert capsys.readouterr().out.splitlines()[1].split()[4:6] == ["2", "models"]
     for reason, shown in {
         "no_processor": "no processor",
@@ -81,19 +79,19 @@ async def test_a_list_fits_a_terminal(
     }.items():
         waits = [{"reason": reason, "lines": 9, "message": "It waits.", "since": 1}]
         service.rows["tidemill"] = long | {"waiting": waits}
-        await show(target, limit=1, as_json=False)
+        await show(client, limit=1, as_json=False)
         row = capsys.readouterr().out.splitlines()[1]
         assert shown in row
         assert len(row.rstrip()) <= 80
 
 
 async def test_a_batch_has_name_and_metadata(
-    service: Service, target: Target, source: Path, console: Console
+    service: Service, client: Client, source: Path, console: Console
 ) -> None:
     """Each key of the metadata comes once."""
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
     order = RunOptions(metadata=metadata_of(["team=a", "x=1=2"]) | {"name": "nightly"})
-    assert await run(console, target, source, Sink(), order) is Exit.OK
+    assert await run(console, client, source, Sink(), order) is Exit.OK
     assert service.created[0]["metadata"] == {"team": "a", "x": "1=2", "name": "nightly"}
     for wrong in (["team"], ["=a"], ["a=1", "a=2"]):
         with pytest.raises(UsageError, match="KEY=VALUE"):
@@ -102,13 +100,13 @@ async def test_a_batch_has_name_and_metadata(
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"hello\n", b"[]\n", b'{"url":"/nothing"}\n'])
 async def test_a_file_without_requests_is_not_uploaded(
-    service: Service, target: Target, console: Console, tmp_path: Path, content: bytes
+    service: Service, client: Client, console: Console, tmp_path: Path, content: bytes
 ) -> None:
     """The client checks the first line before it uploads."""
     source = tmp_path / "in.jsonl"
     source.write_bytes(content)
     with pytest.raises(UsageError):
-        await run(console, target, source, Sink(), RunOptions())
+        await run(console, client, source, Sink(), RunOptions())
     assert service.files == {}
 
 
@@ -135,17 +133,23 @@ def test_a_wrong_encoding_is_named(tmp_path: Path, encoding: str, why: str) -> N
 
 def test_an_unreachable_service_and_a_missing_file_have_exit_codes(console: Console) -> None:
     """The message names the address in plain words."""
-    nowhere = Target(base_url="http://127.0.0.1:1/v1", api_key="x")
+
+    async def asked(url: str, command: Callable[[Client], Awaitable[Exit]]) -> Exit:
+        async with Client(url, "x") as client:
+            return await command(client)
+
+    nowhere = "http://127.0.0.1:1/v1"
     for url, why in (
-        (nowhere.base_url, "no service answers at http://127.0.0.1:1/v1: Connection refused; check the"),
+        (nowhere, "no service answers at http://127.0.0.1:1/v1: Connection refused; check the"),
         ("here", "here is not a valid address; expected http://HOST:PORT/v1"),
         ("http://nothing.invalid/v1", "the host name in http://nothing.invalid/v1 does not resolve"),
     ):
-        target = Target(base_url=url, api_key="x")
-        assert errors.run(console, lambda target=target: cancel(console, target, "batch_1")) is Exit.UNREACHABLE
+        code = errors.run(console, lambda url=url: asked(url, lambda client: cancel(console, client, "batch_1")))
+        assert code is Exit.UNREACHABLE
         assert console.export_text().startswith(f"tidemill: {why}")
     source = Path("/nonexistent")
-    assert errors.run(console, lambda: run(console, nowhere, source, Sink(), RunOptions())) is Exit.USAGE
+    missing = asked(nowhere, lambda client: run(console, client, source, Sink(), RunOptions()))
+    assert errors.run(console, lambda: missing) is Exit.USAGE
 
 
 def test_an_answer_of_another_api_ends_the_command(console: Console) -> None:
@@ -162,11 +166,11 @@ def test_an_answer_of_another_api_ends_the_command(console: Console) -> None:
 
 
 async def test_an_input_that_does_not_exist_is_named_before_the_wait(
-    service: Service, target: Target, console: Console, tmp_path: Path
+    service: Service, client: Client, console: Console, tmp_path: Path
 ) -> None:
     """The batch may take hours."""
     with pytest.raises(UsageError, match=r"in\.jsonl does not exist"):
-        await watch(console, target, "batch_1", Sink(output=tmp_path / "out.jsonl"), tmp_path / "in.jsonl")
+        await watch(console, client, "batch_1", Sink(output=tmp_path / "out.jsonl"), tmp_path / "in.jsonl")
     assert service.looks == 0
 
 

@@ -1,7 +1,6 @@
 """Requests, uploads and downloads of the client, over real HTTP against a stand-in of the service."""
 
 import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,6 @@ from tidemill.client.http.transfers import download, upload
 def names(folder: Path) -> list[str]:
     """What a folder holds."""
     return [path.name for path in folder.iterdir()]
-
-
-@pytest.fixture
-async def client(service: Service) -> AsyncIterator[Client]:
-    """A client of it."""
-    async with Client(service.url, KEY) as client:
-        yield client
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from pyarrow import ipc, parquet
 from support.service import KEY, Service, receipt_of
 
 from tidemill.client.errors import Exit, UsageError
+from tidemill.client.http.client import Client
 from tidemill.client.maps.job import MapOptions, run
 from tidemill.client.maps.task import ChatOptions, Task, chats
-from tidemill.client.target import Target
 from tidemill.tables import TableError
 from tidemill.tables.sources.opening import opened
 from tidemill.terminal import Console
@@ -93,8 +93,8 @@ async def mapped(
 ) -> tuple[Exit, list[dict[str, Any]]]:
     """The exit code and the rows of a run."""
     path = folder / "out.parquet"
-    target = Target(base_url=service.url, api_key=KEY)
-    code = await run(console, target, task, MapOptions(output=str(path), tries=0, **options))
+    async with Client(service.url, KEY) as client:
+        code = await run(console, client, task, MapOptions(output=str(path), tries=0, **options))
     return code, parquet.read_table(path).to_pylist()
 
 
@@ -208,7 +208,9 @@ async def test_rows_that_failed_are_asked_again(service: Batches, console: Conso
     assert (code, same, len(service.inputs)) == (Exit.OK, rows, 3)
 
 
-async def test_failed_rows_of_another_run_are_refused(service: Batches, console: Console, tmp_path: Path) -> None:
+async def test_failed_rows_of_another_run_are_refused(
+    service: Batches, client: Client, console: Console, tmp_path: Path
+) -> None:
     """Answers to other requests are never joined."""
     service.answer = lambda _: "no"
     await mapped(console, service, task_of(tmp_path, 2), tmp_path)
@@ -217,19 +219,17 @@ async def test_failed_rows_of_another_run_are_refused(service: Batches, console:
     (tmp_path / "out.parquet").unlink()
     with pytest.raises(UsageError, match=r"out\.parquet does not exist"):
         await mapped(console, service, task_of(tmp_path, 3), tmp_path, retry_failed=True)
-    target = Target(base_url=service.url, api_key=KEY)
     with pytest.raises(UsageError, match="only a table in Parquet or Arrow"):
-        await run(console, target, task_of(tmp_path, 2), MapOptions(output="out.csv", retry_failed=True))
+        await run(console, client, task_of(tmp_path, 2), MapOptions(output="out.csv", retry_failed=True))
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".csv", ".jsonl"])
 async def test_a_table_without_rows_has_columns(
-    service: Batches, console: Console, tmp_path: Path, suffix: str
+    service: Batches, client: Client, console: Console, tmp_path: Path, suffix: str
 ) -> None:
     """The next step of a pipeline reads it as any other; no batch is made."""
     path = tmp_path / f"out{suffix}"
-    target = Target(base_url=service.url, api_key=KEY)
-    code = await run(console, target, task_of(tmp_path, 0), MapOptions(output=str(path)))
+    code = await run(console, client, task_of(tmp_path, 0), MapOptions(output=str(path)))
     assert code is Exit.OK
     assert service.inputs == []
     names = ["text", "answer", "stars", "error", "attempts", "input_tokens", "output_tokens", "cost"]
@@ -244,7 +244,7 @@ async def test_a_table_without_rows_has_columns(
 
 
 async def test_a_time_beyond_python_takes_no_answers_away(
-    service: Batches, console: Console, tmp_path: Path
+    service: Batches, client: Client, console: Console, tmp_path: Path
 ) -> None:
     """It is in a column that is only kept; the answers were paid for."""
     days = pa.array([10**7, 0], pa.date32())
@@ -253,6 +253,6 @@ async def test_a_time_beyond_python_takes_no_answers_away(
     task = chats(opened(str(tmp_path / "in.parquet"), {}), "in.parquet", ("text", "day"), options, {})
     service.answer = lambda _: '{"stars": 1}'
     path = tmp_path / "out.csv"
-    code = await run(console, Target(base_url=service.url, api_key=KEY), task, MapOptions(output=str(path)))
+    code = await run(console, client, task, MapOptions(output=str(path)))
     assert code is Exit.OK
     assert [line.split(",")[1] for line in path.read_text().splitlines()] == ["day", "29349-01-26", "1970-01-01"]

@@ -4,14 +4,13 @@ import asyncio
 import datetime as dt
 
 import pytest
-from support.service import KEY, result_lines
+from support.service import result_lines
 from support.waiting import until
 
 from tidemill.client.batches import watch
 from tidemill.client.errors import Exit, UsageError
 from tidemill.client.reruns import absolute, create, is_fixed, replay_body, rerun_body
 from tidemill.client.runs.paths import Sink
-from tidemill.client.target import Target
 from tidemill.terminal import Console
 
 OLD = f"batch_{'0' * 32}"
@@ -91,15 +90,11 @@ def test_a_range_is_fixed_if_both_edges_are_absolute(edges, fixed):
     assert is_fixed({"model": "m", **edges}) is fixed
 
 
-async def test_a_file_that_appears_during_a_rerun_is_not_overwritten(service, tmp_path):
+async def test_a_file_that_appears_during_a_rerun_is_not_overwritten(service, client, tmp_path):
     """The message has the command that downloads the results."""
-    target, output, console = (
-        Target(base_url=service.url, api_key=KEY),
-        tmp_path / "out.jsonl",
-        Console(record=True),
-    )
+    output, console = tmp_path / "out.jsonl", Console(record=True)
     service.states = [{"status": "in_progress"}]
-    task = asyncio.create_task(create(console, target, OLD, {}, Sink(output=output)))
+    task = asyncio.create_task(create(console, client, OLD, {}, Sink(output=output)))
     await until(lambda: service.looks > 0, "a look at the batch")
     output.write_bytes(b"mine")
     service.finish(result_lines("r0"), request_counts={"total": 1, "completed": 1})
@@ -108,13 +103,13 @@ async def test_a_file_that_appears_during_a_rerun_is_not_overwritten(service, tm
     assert output.read_bytes() == b"mine"
     # A path is as long as it is, and may be broken anywhere; the program is named as it was called.
     assert f"tidemillwatchbatch_1-o{output}`" in "".join(console.export_text().split())
-    assert await watch(console, target, "batch_1", Sink(output=output, force=True)) is Exit.OK
+    assert await watch(console, client, "batch_1", Sink(output=output, force=True)) is Exit.OK
     assert output.read_bytes() == result_lines("r0")
 
 
-async def test_a_rerun_whose_batch_is_deleted(service, tmp_path):
+async def test_a_rerun_whose_batch_is_deleted(service, client, tmp_path):
     """Its idempotency key is used up, so the message names --again."""
     service.is_deleted = True
-    target, sink = Target(base_url=service.url, api_key=KEY), Sink(output=tmp_path / "out.jsonl")
+    sink = Sink(output=tmp_path / "out.jsonl")
     with pytest.raises(UsageError, match="is deleted; --again creates a new one"):
-        await create(Console(), target, OLD, {}, sink)
+        await create(Console(), client, OLD, {}, sink)

@@ -10,9 +10,9 @@ from support.waiting import until
 
 from tidemill.client.batches import verify, watch
 from tidemill.client.errors import Exit, UsageError
+from tidemill.client.http.client import Client
 from tidemill.client.runs.job import RunOptions, run
 from tidemill.client.runs.paths import Sink
-from tidemill.client.target import Target
 from tidemill.terminal import Console
 
 
@@ -28,14 +28,14 @@ def put(path: Path, content: bytes) -> Path:
 
 
 async def test_a_run_downloads_and_checks_its_results(
-    service: Service, target: Target, source: Path, console: Console, tmp_path: Path
+    service: Service, client: Client, source: Path, console: Console, tmp_path: Path
 ) -> None:
     """It writes output, errors and receipt where the options say, and the exit code shows that a line failed."""
     output, errors = result_lines("r0", "r2"), result_lines("r1")
     counts = {"total": 3, "completed": 2, "failed": 1}
     service.finish(output, errors, request_counts=counts)
     sink = Sink(output=tmp_path / "out.jsonl", receipt=tmp_path / "receipt.json")
-    assert await run(console, target, source, sink, RunOptions()) is Exit.SOME_FAILED
+    assert await run(console, client, source, sink, RunOptions()) is Exit.SOME_FAILED
     files = contents(tmp_path)
     assert files.pop("receipt.json").startswith(b"{")
     assert files == {"in.jsonl": request_lines(3), "out.jsonl": output, "out.errors.jsonl": errors}
@@ -44,13 +44,13 @@ async def test_a_run_downloads_and_checks_its_results(
 
 
 async def test_without_an_output_path_results_go_to_stdout(
-    service: Service, target: Target, source: Path, console: Console, capfdbinary: pytest.CaptureFixture[bytes]
+    service: Service, client: Client, source: Path, console: Console, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     """Nothing else is on stdout."""
     console.file = open("/dev/null", "w")  # noqa: ASYNC230, PTH123, SIM115
     output = result_lines("r0", "r1", "r2")
     service.finish(output, request_counts={"total": 3, "completed": 3})
-    assert await run(console, target, source, Sink(), RunOptions()) is Exit.OK
+    assert await run(console, client, source, Sink(), RunOptions()) is Exit.OK
     assert capfdbinary.readouterr().out == output
     console.file.close()
 
@@ -67,7 +67,7 @@ async def test_without_an_output_path_results_go_to_stdout(
 )
 async def test_results_that_do_not_match_the_input_are_reported(
     service: Service,
-    target: Target,
+    client: Client,
     source: Path,
     console: Console,
     tmp_path: Path,
@@ -77,64 +77,64 @@ async def test_results_that_do_not_match_the_input_are_reported(
 ) -> None:
     """The client notices a line that the service lost, doubled or cut."""
     service.finish(output, request_counts={"total": 3, "completed": 3})
-    code = await run(console, target, source, Sink(output=tmp_path / "o"), RunOptions())
+    code = await run(console, client, source, Sink(output=tmp_path / "o"), RunOptions())
     assert code is Exit.INEXACT
     assert fault in console.export_text()
 
 
 async def test_results_that_differ_from_the_receipt_are_reported(
-    service: Service, target: Target, source: Path, console: Console, tmp_path: Path
+    service: Service, client: Client, source: Path, console: Console, tmp_path: Path
 ) -> None:
     """`run` has the input, `watch` has not; both compare the hash with the receipt."""
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
     service.files["file-out"] = result_lines("r2", "r1", "r0")
     sink = Sink(output=tmp_path / "o")
-    assert await run(console, target, source, sink, RunOptions()) is Exit.INEXACT
-    assert await watch(console, target, "batch_1", replace(sink, force=True)) is Exit.INEXACT
+    assert await run(console, client, source, sink, RunOptions()) is Exit.INEXACT
+    assert await watch(console, client, "batch_1", replace(sink, force=True)) is Exit.INEXACT
     assert "SHA-256" in console.export_text()
 
 
 @pytest.mark.parametrize("there", ["out.jsonl", "out.errors.jsonl", "receipt.json"])
 async def test_an_existing_file_is_overwritten_only_with_force(
-    service: Service, target: Target, source: Path, console: Console, tmp_path: Path, *, there: str
+    service: Service, client: Client, source: Path, console: Console, tmp_path: Path, *, there: str
 ) -> None:
     """Without force nothing is sent either. With force, files of an earlier run disappear."""
     put(tmp_path / there, b"mine")
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
     sink = Sink(output=tmp_path / "out.jsonl", receipt=tmp_path / "receipt.json")
     with pytest.raises(UsageError, match=rf"{there} already exists; --force overwrites it"):
-        await run(console, target, source, sink, RunOptions())
+        await run(console, client, source, sink, RunOptions())
     with pytest.raises(UsageError, match="--force"):
-        await watch(console, target, "batch_1", sink)
+        await watch(console, client, "batch_1", sink)
     assert contents(tmp_path) == {"in.jsonl": request_lines(3), there: b"mine"}
     assert "file-in" not in service.files
-    assert await run(console, target, source, replace(sink, force=True), RunOptions()) is Exit.OK
+    assert await run(console, client, source, replace(sink, force=True), RunOptions()) is Exit.OK
     assert set(contents(tmp_path)) == {"in.jsonl", "out.jsonl", "receipt.json"}
 
 
 @pytest.mark.parametrize("sink", [Sink(errors=Path("e.jsonl")), Sink(receipt=Path("r.json"))])
 async def test_paths_of_results_that_are_not_downloaded_are_refused(
-    target: Target, console: Console, sink: Sink
+    client: Client, console: Console, sink: Sink
 ) -> None:
     """`watch` downloads nothing without an output path."""
     with pytest.raises(UsageError, match="need -o"):
-        await watch(console, target, "batch_1", sink)
+        await watch(console, client, "batch_1", sink)
 
 
 async def test_a_file_that_appears_during_the_run_is_not_overwritten(
-    service: Service, target: Target, source: Path, console: Console, tmp_path: Path
+    service: Service, client: Client, source: Path, console: Console, tmp_path: Path
 ) -> None:
     """The results are kept, and the same command writes them with force."""
     sink = Sink(output=tmp_path / "out.jsonl")
     service.states = [{"status": "in_progress", "request_counts": {"total": 3, "completed": 1}}]
-    task = asyncio.create_task(run(console, target, source, sink, RunOptions()))
+    task = asyncio.create_task(run(console, client, source, sink, RunOptions()))
     await until(lambda: service.looks > 0, "a look at the batch")
     put(tmp_path / "out.jsonl", b"mine")
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
     with pytest.raises(UsageError, match="--force overwrites it"):
         await task
     assert (tmp_path / "out.jsonl").read_bytes() == b"mine"
-    assert await run(console, target, source, replace(sink, force=True), RunOptions()) is Exit.OK
+    assert await run(console, client, source, replace(sink, force=True), RunOptions()) is Exit.OK
     assert (len(service.created), (tmp_path / "out.jsonl").read_bytes()) == (1, result_lines("r0", "r1", "r2"))
 
 

@@ -13,10 +13,10 @@ from support.waiting import until
 
 from tidemill.client.errors import Exit, Refused, UsageError
 from tidemill.client.http import connection
+from tidemill.client.http.client import Client
 from tidemill.client.runs import batch_runner
 from tidemill.client.runs.job import RunOptions, run
 from tidemill.client.runs.paths import Sink
-from tidemill.client.target import Target
 from tidemill.terminal import Console
 
 ANOTHER = 54_321
@@ -34,11 +34,11 @@ def put(path: Path, content: bytes) -> Path:
     return path
 
 
-async def interrupted(console: Console, target: Target, source: Path, sink: Sink, service: Service) -> None:
+async def interrupted(console: Console, client: Client, source: Path, sink: Sink, service: Service) -> None:
     """Start a run, and cancel it as Ctrl-C does once its batch is in progress."""
     service.states = [{"status": "in_progress", "request_counts": {"total": 3, "completed": 1}}]
     looks = service.looks
-    task = asyncio.create_task(run(console, target, source, sink, RunOptions()))
+    task = asyncio.create_task(run(console, client, source, sink, RunOptions()))
     await until(lambda: service.looks > looks, "a look at the batch")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -47,14 +47,14 @@ async def interrupted(console: Console, target: Target, source: Path, sink: Sink
 
 @pytest.mark.parametrize("output", ["out.jsonl", None])
 async def test_the_same_command_resumes(
-    service: Service, target: Target, source: Path, console: Console, tmp_path: Path, *, output: str | None
+    service: Service, client: Client, source: Path, console: Console, tmp_path: Path, *, output: str | None
 ) -> None:
     """It creates no second batch, even if the input was renamed, and leaves no journal at the end."""
     sink = Sink(output=tmp_path / output if output else None)
-    await interrupted(console, target, source, sink, service)
+    await interrupted(console, client, source, sink, service)
     moved = put(tmp_path / "moved.jsonl", request_lines(3))
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
-    assert await run(console, target, moved, sink, RunOptions()) is Exit.OK
+    assert await run(console, client, moved, sink, RunOptions()) is Exit.OK
     assert len(service.created) == 1
     said = console.export_text()
     assert "The same command resumes it." in said
@@ -63,13 +63,13 @@ async def test_the_same_command_resumes(
 
 
 async def test_an_upload_that_breaks_off_is_repeated(
-    service: Service, target: Target, source: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+    service: Service, client: Client, source: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run goes on once the service is back."""
     monkeypatch.setattr(connection, "PAUSE_SECONDS_MAX", 0.01)
     service.cut_uploads = 6
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
-    assert await run(console, target, source, Sink(), RunOptions()) is Exit.OK
+    assert await run(console, client, source, Sink(), RunOptions()) is Exit.OK
     assert (service.cut_uploads, len(service.created)) == (0, 1)
 
 
@@ -78,7 +78,7 @@ async def test_an_upload_that_breaks_off_is_repeated(
 )
 async def test_a_run_has_the_usual_window_of_the_service(
     service: Service,
-    target: Target,
+    client: Client,
     source: Path,
     console: Console,
     *,
@@ -89,13 +89,13 @@ async def test_a_run_has_the_usual_window_of_the_service(
     """Unless it names one; a service that names none has OpenAI's."""
     service.limits = None if usual is None else {"usual_window": usual}
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
-    assert await run(console, target, source, Sink(), RunOptions(window=wanted)) is Exit.OK
+    assert await run(console, client, source, Sink(), RunOptions(window=wanted)) is Exit.OK
     assert [body["completion_window"] for body in service.created] == [window]
 
 
 @pytest.mark.parametrize("dedupe", [None, "batch"])
 async def test_a_run_may_ask_equal_lines_once(
-    service: Service, target: Target, source: Path, console: Console, *, tmp_path: Path, dedupe: str | None
+    service: Service, client: Client, source: Path, console: Console, *, tmp_path: Path, dedupe: str | None
 ) -> None:
     """The service gets the wish, if there is one; summary and receipt count the copies."""
     receipt = {"lines": 3, "output": None, "copies": 2}
@@ -105,36 +105,36 @@ async def test_a_run_may_ask_equal_lines_once(
         **({"tidemill": {"receipt": receipt}} if dedupe else {}),
     )
     sink = Sink(output=tmp_path / "out.jsonl", receipt=tmp_path / "receipt.json")
-    await run(console, target, source, sink, RunOptions(dedupe=dedupe))
+    await run(console, client, source, sink, RunOptions(dedupe=dedupe))
     assert [body.get("dedupe") for body in service.created] == [dedupe]
     assert sink.receipt is not None
     assert orjson.loads(sink.receipt.read_bytes())["copies"] == (2 if dedupe else 0)
 
 
-async def test_a_run_may_name_a_callback(service: Service, target: Target, source: Path, console: Console) -> None:
+async def test_a_run_may_name_a_callback(service: Service, client: Client, source: Path, console: Console) -> None:
     """The service calls it at the end of the batch."""
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
-    await run(console, target, source, Sink(), RunOptions(callback="https://hooks.example.com/a"))
+    await run(console, client, source, Sink(), RunOptions(callback="https://hooks.example.com/a"))
     assert [body.get("callback_url") for body in service.created] == ["https://hooks.example.com/a"]
 
 
 async def test_a_run_waits_for_quota_and_says_so(
-    service: Service, target: Target, source: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+    service: Service, client: Client, source: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other batches of its project may take hours."""
     monkeypatch.setattr(batch_runner, "QUOTA_SECONDS", 0.01)
     service.full = 2
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
-    assert await run(console, target, source, Sink(), RunOptions()) is Exit.OK
+    assert await run(console, client, source, Sink(), RunOptions()) is Exit.OK
     assert "in.jsonl: waits for quota: The project has 9 batches." in console.export_text()
 
 
 async def test_ctrl_c_while_waiting_for_quota(
-    service: Service, target: Target, source: Path, console: Console, tmp_path: Path
+    service: Service, client: Client, source: Path, console: Console, tmp_path: Path
 ) -> None:
     """The message says that there is no batch yet."""
     service.full = 1
-    task = asyncio.create_task(run(console, target, source, Sink(output=tmp_path / "o"), RunOptions()))
+    task = asyncio.create_task(run(console, client, source, Sink(output=tmp_path / "o"), RunOptions()))
     await until(lambda: not service.full, "a refused request")
     await until(lambda: "waits for quota" in console.export_text(clear=False), "the reason")
     task.cancel()
@@ -144,38 +144,38 @@ async def test_ctrl_c_while_waiting_for_quota(
 
 
 async def test_again_starts_over(
-    service: Service, target: Target, source: Path, console: Console, tmp_path: Path
+    service: Service, client: Client, source: Path, console: Console, tmp_path: Path
 ) -> None:
     """Another input or another window needs it: a run resumes only with the same job."""
     sink = Sink(output=tmp_path / "out.jsonl")
-    await interrupted(console, target, source, sink, service)
+    await interrupted(console, client, source, sink, service)
     with pytest.raises(UsageError, match="--again starts over"):
-        await run(console, target, source, sink, RunOptions(window="7d"))
+        await run(console, client, source, sink, RunOptions(window="7d"))
     put(source, request_lines(2))
     with pytest.raises(UsageError, match="--again starts over"):
-        await run(console, target, source, sink, RunOptions())
+        await run(console, client, source, sink, RunOptions())
     service.finish(result_lines("r0", "r1"), request_counts={"total": 2, "completed": 2})
-    assert await run(console, target, source, sink, RunOptions(again=True)) is Exit.OK
+    assert await run(console, client, source, sink, RunOptions(again=True)) is Exit.OK
     assert (len(service.created), len(service.keys)) == (2, 2)
 
 
 async def test_again_keeps_the_journal_if_a_file_is_in_the_way(
-    service: Service, target: Target, source: Path, console: Console, tmp_path: Path
+    service: Service, client: Client, source: Path, console: Console, tmp_path: Path
 ) -> None:
     """Once the file is moved, the same command resumes the run."""
     sink = Sink(output=tmp_path / "out.jsonl")
-    await interrupted(console, target, source, sink, service)
+    await interrupted(console, client, source, sink, service)
     there = put(tmp_path / "out.jsonl", b"mine")
     with pytest.raises(UsageError, match="--force overwrites it"):
-        await run(console, target, source, sink, RunOptions(again=True))
+        await run(console, client, source, sink, RunOptions(again=True))
     there.unlink()
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
-    assert await run(console, target, source, sink, RunOptions()) is Exit.OK
+    assert await run(console, client, source, sink, RunOptions()) is Exit.OK
     assert len(service.created) == 1
 
 
 async def test_a_journal_of_another_user_is_not_used(
-    target: Target, source: Path, console: Console, tmp_path: Path
+    client: Client, source: Path, console: Console, tmp_path: Path
 ) -> None:
     """Its files could be links to files of this user."""
     folder, victim = tmp_path / "out.jsonl.tidemill", put(tmp_path / "victim", b"precious\n")
@@ -186,24 +186,25 @@ async def test_a_journal_of_another_user_is_not_used(
     except PermissionError:
         pytest.skip("only root can give a folder to another user")
     with pytest.raises(UsageError, match="belongs to another user"):
-        await run(console, target, source, Sink(output=tmp_path / "out.jsonl"), RunOptions())
+        await run(console, client, source, Sink(output=tmp_path / "out.jsonl"), RunOptions())
     assert victim.read_bytes() == b"precious\n"
 
 
 async def test_a_refused_run_leaves_no_journal(
-    target: Target, source: Path, console: Console, tmp_path: Path
+    client: Client, source: Path, console: Console, tmp_path: Path
 ) -> None:
     """The user corrects the command and starts it again."""
-    sink, wrong = Sink(output=tmp_path / "out.jsonl"), Target(base_url=target.base_url, api_key="wrong")
-    with pytest.raises(Refused, match="Incorrect API key"):
-        await run(console, wrong, source, sink, RunOptions(window="1y"))
+    sink = Sink(output=tmp_path / "out.jsonl")
+    async with Client(client.base_url, "wrong") as wrong:
+        with pytest.raises(Refused, match="Incorrect API key"):
+            await run(console, wrong, source, sink, RunOptions(window="1y"))
     assert set(contents(tmp_path)) == {"in.jsonl"}
 
 
 @pytest.mark.parametrize("output", ["out.jsonl", None])
 async def test_a_batch_whose_answer_was_lost_is_found_again(  # noqa: PLR0917
     service: Service,
-    target: Target,
+    client: Client,
     source: Path,
     console: Console,
     tmp_path: Path,
@@ -216,13 +217,13 @@ async def test_a_batch_whose_answer_was_lost_is_found_again(  # noqa: PLR0917
     sink = Sink(output=tmp_path / output if output else None)
     service.lost, service.is_closing = 1, True
     with pytest.raises(Refused):
-        await run(console, target, source, sink, RunOptions())
+        await run(console, client, source, sink, RunOptions())
     assert "in.jsonl may have a batch at the service. The same command looks for it." in console.export_text()
     with pytest.raises(Refused):
-        await run(console, target, source, sink, RunOptions())
+        await run(console, client, source, sink, RunOptions())
     service.is_deleted = False
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
-    assert await run(console, target, source, sink, RunOptions()) is Exit.OK
+    assert await run(console, client, source, sink, RunOptions()) is Exit.OK
     assert (len(service.created), len(service.keys)) == (2, 1)
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Self, TypedDict, Unpack
 
-import msgspec
 from pydantic import BaseModel
 
 from tidemill.client.errors import Refused, UsageError
@@ -172,15 +171,13 @@ class AsyncTidemill:
                 if found is not None:
                     return AsyncBatch(self._client, self._console, found)
                 request_key = f"{key}-{sha256[:16]}-{ended}"
-            create = _Create(
-                endpoint=options.get("endpoint") or endpoint_of(path),
-                window=options.get("window") or (await self._client.limits()).usual_window,
-                dedupe=options.get("dedupe"),
-                output_uri=options.get("output_uri"),
-                output_format=options.get("output_format"),
-                metadata=metadata,
-                key=request_key,
-            )
+            create: dict[str, Any] = {
+                **options,
+                "endpoint": options.get("endpoint") or endpoint_of(path),
+                "window": options.get("window") or (await self._client.limits()).usual_window,
+                "metadata": metadata,
+                "key": request_key,
+            }
             batch = await self._create(path, create, sha256, key)
             return AsyncBatch(self._client, self._console, batch)
 
@@ -213,16 +210,8 @@ class AsyncTidemill:
         path = Path(source)
         target = path.with_name(f"{path.stem}.output.jsonl") if output is None else Path(output)
         sink = Sink(output=target, errors=None if errors is None else Path(errors), force=overwrite)
-        wanted = RunOptions(
-            endpoint=options.get("endpoint"),
-            window=options.get("window"),
-            dedupe=options.get("dedupe"),
-            output_uri=options.get("output_uri"),
-            output_format=options.get("output_format"),
-            metadata=dict(options.get("metadata", {})),
-            parallel=parallel,
-        )
-        finished = await finish(self._console, self._target, path, sink, wanted)
+        wanted = RunOptions(**_with_metadata(options), parallel=parallel)
+        finished = await finish(self._console, self._client, path, sink, wanted)
         assert finished.sink.errors is not None
         return Run(output=target, errors=finished.sink.errors, batches=finished.results, receipt=finished.receipt)
 
@@ -262,10 +251,10 @@ class AsyncTidemill:
         """
         return await _frames().mapped(
             self._console,
-            self._target,
+            self._client,
             frame,
             keep,
-            _metadata(options),
+            _with_metadata(options),
             model=model,
             prompt=prompt,
             system=system,
@@ -302,10 +291,10 @@ class AsyncTidemill:
         """
         return await _frames().embedded(
             self._console,
-            self._target,
+            self._client,
             frame,
             keep,
-            _metadata(options),
+            _with_metadata(options),
             model=model,
             column=column,
             prompt=prompt,
@@ -334,10 +323,10 @@ class AsyncTidemill:
             ended += 1
         return None, ended
 
-    async def _create(self, path: Path, create: "_Create", sha256: str, key: str | None) -> Batch:
+    async def _create(self, path: Path, create: dict[str, Any], sha256: str, key: str | None) -> Batch:
         file_id = await self._client.retrying(lambda: upload(self._client, path, lambda _: None))
         try:
-            return await self._client.create(file_id, **msgspec.structs.asdict(create))
+            return await self._client.create(file_id, **create)
         except Refused as error:
             if key is None or error.status != HTTPStatus.CONFLICT:
                 raise
@@ -354,18 +343,6 @@ class AsyncTidemill:
         raise refusal
 
 
-class _Create(msgspec.Struct, frozen=True):
-    """Arguments of `Client.create`."""
-
-    endpoint: str
-    window: str
-    dedupe: str | None
-    output_uri: str | None
-    output_format: str | None
-    metadata: dict[str, str]
-    key: str
-
-
 def _frames() -> ModuleType:
     """The module for tables, which needs the extra `data`."""
     try:
@@ -375,5 +352,5 @@ def _frames() -> ModuleType:
     return importlib.import_module("tidemill.client.library.frames")
 
 
-def _metadata(options: TableOptions) -> dict[str, Any]:
+def _with_metadata(options: BatchOptions | TableOptions) -> dict[str, Any]:
     return {**options, "metadata": dict(options.get("metadata", {}))}

@@ -1,6 +1,7 @@
 """A batch of the Python client: its state, its end, and its results."""
 
 import asyncio
+import functools
 import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any, Final, Self
 from tidemill.client.errors import UsageError
 from tidemill.client.http.client import BATCHES, POLL_GROWTH, POLL_SECONDS_MAX, POLL_SECONDS_MIN, Client
 from tidemill.client.library.answers import Line
-from tidemill.client.progress import Display, display
+from tidemill.client.progress import display
 from tidemill.client.runs.delivery import deliver
-from tidemill.client.runs.outcome import BatchResult, name_of
+from tidemill.client.runs.outcome import BatchResult, show
 from tidemill.client.runs.paths import Sink
 from tidemill.schemas.resources.batch import Batch
 from tidemill.terminal import Console
@@ -50,7 +51,7 @@ class AsyncBatch:
     async def wait(self) -> Self:
         """Wait for its end, at the latest after its deadline."""
         with display(self._console) as shown:
-            self.state = await self._client.finished(self.id, lambda state: _show(shown, state))
+            self.state = await self._client.finished(self.id, functools.partial(show, shown))
         return self
 
     async def cancel(self) -> Self:
@@ -120,8 +121,3 @@ class AsyncBatch:
         path, query = f"{BATCHES}/{self.id}/results", {"limit": str(limit), "after": str(after)}
         page = await self._client.send_retrying("GET", path, params=query)
         return [(entry["index"], entry["result"]) for entry in page["data"]]
-
-
-def _show(shown: Display, state: Batch) -> None:
-    shown.lines(name_of(state), str(state.status), state.request_counts)
-    shown.waits(state.tidemill.waiting)

@@ -5,20 +5,21 @@ with Tidemill() as client:
 """
 
 import asyncio
+import functools
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import suppress
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from tidemill.client.library.answers import Line
-from tidemill.client.library.asynchronous import AsyncTidemill, BatchOptions, Run, Schema, TableOptions, Text
+from tidemill.client.library.asynchronous import AsyncTidemill, BatchOptions
 from tidemill.client.library.batch import AsyncBatch
 from tidemill.client.library.lines import Source
-from tidemill.client.runs.job import PARALLEL
-from tidemill.client.runs.outcome import BatchResult
 from tidemill.schemas.resources.batch import Batch as State
 
+A = TypeVar("A")
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -59,7 +60,27 @@ class Loop:
         self._loop.close()
 
 
-class Tidemill:
+class _Blocking(Generic[A]):
+    """An asynchronous object, whose work runs on a loop."""
+
+    def __init__(self, inner: A, loop: Loop) -> None:
+        self._inner = inner
+        self._loop = loop
+
+
+def _waiting(
+    method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[_Blocking[A], P], T]:
+    """The method of an asynchronous object, without `await`."""
+
+    @functools.wraps(method)
+    def call(self: _Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._loop.run(method(self._inner, *args, **kwargs))
+
+    return call
+
+
+class Tidemill(_Blocking[AsyncTidemill]):
     """Client of one service; a context manager. See `AsyncTidemill` for what its methods do and raise."""
 
     def __init__(
@@ -71,9 +92,8 @@ class Tidemill:
         progress: bool | None = None,
     ) -> None:
         """Find a service as `AsyncTidemill` does, and connect to it."""
-        self._client = AsyncTidemill(base_url, api_key, data=data, progress=progress)
-        self._loop = Loop()
-        self._loop.run(self._client.__aenter__())
+        super().__init__(AsyncTidemill(base_url, api_key, data=data, progress=progress), Loop())
+        self._loop.run(self._inner.__aenter__())
 
     def __enter__(self) -> Self:
         return self
@@ -83,134 +103,65 @@ class Tidemill:
 
     def close(self) -> None:
         """Close its connections."""
-        self._loop.run(self._client.__aexit__())
+        self._loop.run(self._inner.__aexit__())
         self._loop.stop()
 
     def submit(self, source: Source, *, key: str | None = None, **options: Unpack[BatchOptions]) -> "Batch":
         """Create a batch of a file or of lines, and return at once."""
-        return Batch(self._loop, self._loop.run(self._client.submit(source, key=key, **options)))
+        return Batch(self._loop.run(self._inner.submit(source, key=key, **options)), self._loop)
 
-    def run(
-        self,
-        source: str | os.PathLike[str],
-        output: str | os.PathLike[str] | None = None,
-        *,
-        errors: str | os.PathLike[str] | None = None,
-        overwrite: bool = False,
-        parallel: int = PARALLEL,
-        **options: Unpack[BatchOptions],
-    ) -> Run:
-        """Run a file of any size to its end, and check the results."""
-        return self._loop.run(
-            self._client.run(source, output, errors=errors, overwrite=overwrite, parallel=parallel, **options)
-        )
-
-    def map(
-        self,
-        frame: Any,
-        *,
-        model: str,
-        prompt: Text | None = None,
-        system: Text | None = None,
-        schema: Schema | None = None,
-        repairs: int = 2,
-        images: Sequence[str] = (),
-        keep: Sequence[str] = (),
-        fields: Mapping[str, Any] | None = None,
-        **options: Unpack[TableOptions],
-    ) -> Any:
-        """Ask a model about each row of a table, and return a table of the same library with the answers."""
-        work = self._client.map(
-            frame,
-            model=model,
-            prompt=prompt,
-            system=system,
-            schema=schema,
-            repairs=repairs,
-            images=images,
-            keep=keep,
-            fields=fields,
-            **options,
-        )
-        return self._loop.run(work)
-
-    def embed(
-        self,
-        frame: Any,
-        *,
-        model: str,
-        column: str | None = None,
-        prompt: Text | None = None,
-        keep: Sequence[str] = (),
-        fields: Mapping[str, Any] | None = None,
-        **options: Unpack[TableOptions],
-    ) -> Any:
-        """Embed a column of a table, and return a table of the same library with the vectors."""
-        work = self._client.embed(
-            frame, model=model, column=column, prompt=prompt, keep=keep, fields=fields, **options
-        )
-        return self._loop.run(work)
+    run = _waiting(AsyncTidemill.run)
+    map = _waiting(AsyncTidemill.map)
+    embed = _waiting(AsyncTidemill.embed)
 
     def batch(self, batch_id: str) -> "Batch":
         """Read a batch by its id."""
-        return Batch(self._loop, self._loop.run(self._client.batch(batch_id)))
+        return Batch(self._loop.run(self._inner.batch(batch_id)), self._loop)
 
     def batches(self, **filters: Any) -> Iterator["Batch"]:
         """Read batches, the newest first."""
-        for found in self._loop.iterate(self._client.batches(**filters)):
-            yield Batch(self._loop, found)
+        for found in self._loop.iterate(self._inner.batches(**filters)):
+            yield Batch(found, self._loop)
 
 
-class Batch:
+class Batch(_Blocking[AsyncBatch]):
     """A batch at the service; see `AsyncBatch` for what its methods do."""
 
-    def __init__(self, loop: Loop, batch: AsyncBatch) -> None:
-        self._loop = loop
-        self._batch = batch
-
     def __repr__(self) -> str:
-        return repr(self._batch)
+        return repr(self._inner)
 
     @property
     def id(self) -> str:
         """Its id."""
-        return self._batch.id
+        return self._inner.id
 
     @property
     def status(self) -> str:
         """Its status when it was last read."""
-        return self._batch.status
+        return self._inner.status
 
     @property
     def state(self) -> State:
         """Its state when it was last read."""
-        return self._batch.state
+        return self._inner.state
 
     def refresh(self) -> Self:
         """Read its state."""
-        return self._after(self._batch.refresh)
+        return self._after(self._inner.refresh)
 
     def wait(self) -> Self:
         """Wait for its end."""
-        return self._after(self._batch.wait)
+        return self._after(self._inner.wait)
 
     def cancel(self) -> Self:
         """Cancel it; finished lines keep their results."""
-        return self._after(self._batch.cancel)
+        return self._after(self._inner.cancel)
 
     def results(self, *, after: int = -1) -> Iterator[Line]:
         """Read the results in the order of the input, also while it runs."""
-        return self._loop.iterate(self._batch.results(after=after))
+        return self._loop.iterate(self._inner.results(after=after))
 
-    def download(
-        self,
-        output: str | os.PathLike[str],
-        errors: str | os.PathLike[str] | None = None,
-        *,
-        overwrite: bool = False,
-    ) -> BatchResult:
-        """Wait for its end, download its files, and check them against its receipt."""
-        return self._loop.run(self._batch.download(output, errors, overwrite=overwrite))
+    download = _waiting(AsyncBatch.download)
 
     def _after(self, work: Callable[[], Coroutine[Any, Any, object]]) -> Self:
         self._loop.run(work())

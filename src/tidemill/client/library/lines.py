@@ -1,6 +1,5 @@
 """The input of a batch: a file, or lines that go into a temporary one."""
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,6 +9,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from tidemill.client import files
 from tidemill.client.errors import UsageError
 from tidemill.schemas.jsonl.lines import LINE_BYTES_MAX
 
@@ -47,7 +47,6 @@ def sha256_of(path: Path) -> str:
         UsageError: It cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return files.sha256_of(path)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error

@@ -8,7 +8,6 @@ import asyncio
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -31,11 +30,11 @@ from tidemill.client.runs import outcome
 from tidemill.client.runs.journal import Job, Journal, Plan
 from tidemill.client.runs.journal import folder_of as journal_folder
 from tidemill.client.runs.outcome import BatchResult
-from tidemill.client.target import Target
 from tidemill.schemas.resources.batch import RequestCounts, Status
 from tidemill.tables import TableError, pieces
 from tidemill.tables.columns import FACTS, VectorReader
 from tidemill.tables.sources.files import S3
+from tidemill.tasks import run_all
 from tidemill.terminal import Console, counted
 
 REASONS_SHOWN: Final = 10
@@ -79,7 +78,7 @@ class MapOptions:
         return None if self.output.startswith(S3) else Path(self.output)
 
 
-async def run(console: Console, target: Target, task: Task, options: MapOptions) -> Exit:
+async def run(console: Console, client: Client, task: Task, options: MapOptions) -> Exit:
     """Run a table to its end; after a crash or Ctrl-C the same call resumes.
 
     Raises:
@@ -96,26 +95,25 @@ async def run(console: Console, target: Target, task: Task, options: MapOptions)
         task = finished.task(task)
     job = Job(
         sha256=identity(task),
-        base_url=target.base_url,
+        base_url=client.base_url,
         endpoint=task.requests.endpoint,
         window=options.window,
         dedupe=options.dedupe,
         metadata=tuple(sorted(options.metadata.items())),
     )
-    async with Client(target.base_url, target.api_key) as client:
-        with Journal(journal_folder(options.local_output, job, os.environ)) as journal:
-            if finished is None and (options.again or not journal.delivers):
-                await asyncio.to_thread(_check_new, options)
-            if options.again:
-                journal.forget()
-            if journal.plan(job) is None:
-                journal.start(Plan(job=job, window=job.window or "", key=uuid.uuid4().hex, shards=[]))
-            else:
-                console.print(f"Resuming {task.name}; --again starts over.")
-            try:
-                return await _Run(console, journal, task, options, asked=asked, finished=finished).run(client, job)
-            except TableError as error:
-                raise UsageError(str(error)) from error
+    with Journal(journal_folder(options.local_output, job, os.environ)) as journal:
+        if finished is None and (options.again or not journal.delivers):
+            await asyncio.to_thread(_check_new, options)
+        if options.again:
+            journal.forget()
+        if journal.plan(job) is None:
+            journal.start(Plan(job=job, window=job.window or "", key=uuid.uuid4().hex, shards=[]))
+        else:
+            console.print(f"Resuming {task.name}; --again starts over.")
+        try:
+            return await _Run(console, journal, task, options, asked=asked, finished=finished).run(client, job)
+        except TableError as error:
+            raise UsageError(str(error)) from error
 
 
 async def _finished(task: Task, options: MapOptions) -> FinishedTable:
@@ -220,14 +218,9 @@ class _Run:
                 await self._run_part(part, runner, whole)
 
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self._options.parallel):
-                    group.create_task(work())
-        except BaseExceptionGroup as failures:
-            # The first failure cancelled the other tasks.
-            with suppress(Stopped):
-                raise failures.exceptions[0] from failures
-            raise asyncio.CancelledError from failures
+            await run_all(work() for _ in range(self._options.parallel))
+        except Stopped as error:
+            raise asyncio.CancelledError from error
 
     async def _run_part(self, part: Part, runner: PartRunner, whole: Whole) -> None:
         view = whole.of(part.number, part.rows, part.lines)

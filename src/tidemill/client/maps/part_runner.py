@@ -1,7 +1,6 @@
 """Runs a part as a batch, repairs answers that do not fit the schema, and joins rows and answers."""
 
 import asyncio
-import hashlib
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Final
 import msgspec
 
 from tidemill.client.errors import UsageError
-from tidemill.client.files import join
+from tidemill.client.files import join, sha256_of
 from tidemill.client.http.client import Bounds, Client
 from tidemill.client.maps.parts import Part, PartFolder, request_bytes_max
 from tidemill.client.maps.task import Task
@@ -18,6 +17,7 @@ from tidemill.client.progress import Display
 from tidemill.client.runs.batch_runner import BatchRunner
 from tidemill.client.runs.journal import Job, Journal, Plan
 from tidemill.client.runs.outcome import BatchResult, Fault
+from tidemill.client.runs.paths import size_of
 from tidemill.client.runs.plan import Shard, cut
 from tidemill.schemas.resources.batch import Status
 from tidemill.storage.atomic_file import replacing
@@ -83,7 +83,7 @@ class PartRunner:
     ) -> tuple[Round, list[BatchResult]]:
         """Run the requests of a part as a batch, or those of a repair, which are longer, as one or several."""
         requests = folder.requests(attempt)
-        sha256, size = await asyncio.to_thread(_measured, requests)
+        sha256, size = await asyncio.to_thread(sha256_of, requests), size_of(requests)
         job = msgspec.structs.replace(self._job, sha256=sha256, rerun_of=before[0].batch if before else None)
         with Journal(folder.journal(attempt)) as journal:
             if (plan := journal.plan(job)) is None:
@@ -150,9 +150,3 @@ def _faults(requests: Path, refusals: Sequence[Fault]) -> list[str]:
     return [f"row {rows[line]}{text}" if line in rows else f"table{text}" for text, line in found.items()][
         :FAULTS_MAX
     ]
-
-
-def _measured(path: Path) -> tuple[str, int]:
-    """The hash and the size of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()

@@ -171,7 +171,7 @@ class PartMaker:
                     self._left = rows
                     break
                 if len(faults) < rows.batch.num_rows:
-                    self._left = _after(rows, len(faults))
+                    self._left = rows.after(len(faults))
                 asked.write(b"".join(made))
                 sink.write_batch(self._kept_of(rows, faults))
                 count, lines, size = count + len(faults), lines + len(made), size + sum(map(len, made))
@@ -224,7 +224,3 @@ class PartMaker:
         batch = rows.batch.slice(0, len(faults))
         columns = [*(batch.column(at) for at in self._kept), pa.array(faults, pa.string())]
         return pa.RecordBatch.from_arrays(columns, schema=self._schema)
-
-
-def _after(rows: Rows, count: int) -> Rows:
-    return Rows(rows.batch.slice(count), {at - count: fault for at, fault in rows.faults.items() if at >= count})

@@ -23,17 +23,9 @@ class Whole:
     def see(self, part: int, counts: RequestCounts) -> None:
         """Update a part."""
         self._counts[part] = counts
-        found = self._counts.values()
-        total = sum(each.total for each in found)
-        self._display.lines(
-            self._name,
-            Status.IN_PROGRESS,
-            RequestCounts(
-                total=max(total, self._total or 0),
-                completed=sum(each.completed for each in found),
-                failed=sum(each.failed for each in found),
-            ),
-        )
+        found = sum(self._counts.values(), start=RequestCounts())
+        found = found.model_copy(update={"total": max(found.total, self._total or 0)})
+        self._display.lines(self._name, Status.IN_PROGRESS, found)
 
     def wait(self, part: int, waits: Waits) -> None:
         """Update why the lines of a part wait."""
@@ -51,14 +43,7 @@ class PartDisplay(Display):
         """Update the lines of the batch; the status of one part is not that of the table."""
         del name, status
         if counts.total:
-            self._whole.see(
-                self._part,
-                RequestCounts(
-                    total=counts.total + self._unasked,
-                    completed=counts.completed,
-                    failed=counts.failed + self._unasked,
-                ),
-            )
+            self._whole.see(self._part, counts + RequestCounts(total=self._unasked, failed=self._unasked))
 
     def waits(self, waits: Iterable[Waiting]) -> None:
         """Update the reasons why lines wait."""

@@ -19,14 +19,13 @@ from typing import Any, Final
 import msgspec
 
 from tidemill.client.errors import Exit, Refused, Unreachable, UsageError
-from tidemill.client.files import input_lines
+from tidemill.client.files import input_lines, sha256_of
 from tidemill.client.http.client import BATCHES, Bounds, Client
 from tidemill.client.progress import display
 from tidemill.client.runs.job import readable
 from tidemill.client.runs.journal import state_folder
 from tidemill.client.runs.outcome import SHORT, name_of
 from tidemill.client.runs.plan import Shard, cut
-from tidemill.client.target import Target
 from tidemill.schemas.bounds import INLINE_REQUESTS_MAX, RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.resources.batch import Batch
 from tidemill.storage.atomic_file import replacing
@@ -97,18 +96,17 @@ class _Memory:
             target.write(msgspec.json.encode(self._found))
 
 
-async def begin(target: Target, fields: dict[str, Any], *, key: str | None, as_json: bool) -> Exit:
+async def begin(client: Client, fields: dict[str, Any], *, key: str | None, as_json: bool) -> Exit:
     """Create an open batch, and print its id; requests with the same key create one batch."""
     body = {name: value for name, value in fields.items() if value} | {"open": True}
-    async with Client(target.base_url, target.api_key) as client:
-        if "completion_window" not in body:
-            body["completion_window"] = (await client.limits()).usual_window
-        found = await client.make(BATCHES, body, key=key or uuid.uuid4().hex)
+    if "completion_window" not in body:
+        body["completion_window"] = (await client.limits()).usual_window
+    found = await client.make(BATCHES, body, key=key or uuid.uuid4().hex)
     _show(found, str(found["id"]), as_json=as_json)
     return Exit.OK
 
 
-async def append(console: Console, target: Target, batch_id: str, source: Path, *, as_json: bool) -> Exit:
+async def append(console: Console, client: Client, batch_id: str, source: Path, *, as_json: bool) -> Exit:
     """Append the lines of a file, or of stdin (`-`); the log has them when this returns.
 
     Raises:
@@ -116,47 +114,44 @@ async def append(console: Console, target: Target, batch_id: str, source: Path, 
         Unreachable: The service went away; the same command goes on.
         Refused: The service rejected an append.
     """
-    async with Client(target.base_url, target.api_key) as client:
-        batch = await client.batch(await client.find(batch_id))
-        with readable(source) as (path, name), _memory(target, batch.id) as memory:
-            shards = await asyncio.to_thread(cut, path, _bounds(batch.endpoint), endpoint=batch.endpoint)
-            lines = sum(shard.lines for shard in shards)
-            if not lines:
-                raise UsageError(f"{name} has no lines")
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            known = memory.known(sha256)
-            if is_new := known is None:
-                if memory.is_unfinished:
-                    raise UsageError("another file is appended in part: append that one again first")
-                first = 1 + max(memory.last, batch.tidemill.sequence or 0)
-                known = _File(sha256=sha256, first=first, appends=len(shards), requests=lines)
-                memory.begin(known)
-            if known.is_done:
-                console.print("These requests were appended before; nothing was sent.")
-            else:
-                sent = await _send(console, client, batch, path, shards, file=known, is_new=is_new)
-                memory.finish(known, sent)
-                known = sent
+    batch = await client.batch(await client.find(batch_id))
+    with readable(source) as (path, name), _memory(client, batch.id) as memory:
+        shards = await asyncio.to_thread(cut, path, _bounds(batch.endpoint), endpoint=batch.endpoint)
+        lines = sum(shard.lines for shard in shards)
+        if not lines:
+            raise UsageError(f"{name} has no lines")
+        sha256 = await asyncio.to_thread(sha256_of, path)
+        known = memory.known(sha256)
+        if is_new := known is None:
+            if memory.is_unfinished:
+                raise UsageError("another file is appended in part: append that one again first")
+            first = 1 + max(memory.last, batch.tidemill.sequence or 0)
+            known = _File(sha256=sha256, first=first, appends=len(shards), requests=lines)
+            memory.begin(known)
+        if known.is_done:
+            console.print("These requests were appended before; nothing was sent.")
+        else:
+            sent = await _send(console, client, batch, path, shards, file=known, is_new=is_new)
+            memory.finish(known, sent)
+            known = sent
     found = {"object": "batch.append", "batch_id": batch.id, "sequence": known.last, "requests": known.requests}
     _show(found, f"{name_of(batch)}: {counted(known.requests, 'request')} appended", as_json=as_json)
     return Exit.OK if known.requests == lines else Exit.USAGE
 
 
-async def seal(console: Console, target: Target, batch_id: str, *, as_json: bool) -> Exit:
+async def seal(console: Console, client: Client, batch_id: str, *, as_json: bool) -> Exit:
     """Seal a batch: it ends with its last request. A sealed one stays as it is.
 
     Raises:
         UsageError: A file is appended in part.
         Refused: The batch was not created open, or another program appends to it.
     """
-    async with Client(target.base_url, target.api_key) as client:
-        batch = await client.batch(await client.find(batch_id))
-        with _memory(target, batch.id) as memory:
-            if memory.is_unfinished:
-                raise UsageError("a file is appended in part: append it again before the seal")
-            last = max(memory.last, batch.tidemill.sequence or 0)
-            found = await client.send_retrying("POST", f"{BATCHES}/{batch.id}/seal", json={"sequence": last})
+    batch = await client.batch(await client.find(batch_id))
+    with _memory(client, batch.id) as memory:
+        if memory.is_unfinished:
+            raise UsageError("a file is appended in part: append it again before the seal")
+        last = max(memory.last, batch.tidemill.sequence or 0)
+        found = await client.send_retrying("POST", f"{BATCHES}/{batch.id}/seal", json={"sequence": last})
     short = batch.id[-SHORT:]
     console.print(f"To download its results: `tidemill watch {short} -o out.jsonl`")
     _show(found, f"{name_of(batch)} is sealed.", as_json=as_json)
@@ -177,9 +172,9 @@ def _bounds(endpoint: str) -> Bounds:
 
 
 @contextmanager
-def _memory(target: Target, batch_id: str) -> Iterator[_Memory]:
+def _memory(client: Client, batch_id: str) -> Iterator[_Memory]:
     """The memory of a batch, locked."""
-    folder = state_folder(hashlib.sha256(f"append {target.base_url} {batch_id}".encode()).hexdigest(), os.environ)
+    folder = state_folder(hashlib.sha256(f"append {client.base_url} {batch_id}".encode()).hexdigest(), os.environ)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (folder / "lock").open("wb") as lock:

@@ -28,6 +28,7 @@ from tidemill.client.runs.paths import Sink
 from tidemill.client.runs.plan import Shard
 from tidemill.schemas.resources.batch import Batch, RequestCounts
 from tidemill.schemas.resources.waiting import Waits
+from tidemill.tasks import run_all
 
 QUOTA_TRIES_MAX: Final = 10_000
 """Attempts while the quota of the project is used up; it has room again when one of its batches finishes."""
@@ -82,13 +83,7 @@ class BatchRunner:
             for shard in waiting:
                 await self._run_shard(shard)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(parallel):
-                    group.create_task(work())
-        except BaseExceptionGroup as failures:
-            # The first failure cancelled the other tasks.
-            raise failures.exceptions[0] from failures
+        await run_all(work() for _ in range(parallel))
 
     async def _run_shard(self, shard: Shard) -> None:
         step = self.journal.step(shard.number)
@@ -163,16 +158,9 @@ class BatchRunner:
         self._progress.waits(wait for waits in self._waits.values() for wait in waits)
 
     def _show(self, status: str | None = None) -> None:
-        counts = self._counts.values()
-        self._progress.lines(
-            self.name,
-            status or f"{self._finished} of {len(self.plan.shards)} batches",
-            RequestCounts(
-                total=self.plan.lines or sum(each.total for each in counts),
-                completed=sum(each.completed for each in counts),
-                failed=sum(each.failed for each in counts),
-            ),
-        )
+        counts = sum(self._counts.values(), start=RequestCounts())
+        counts = counts.model_copy(update={"total": self.plan.lines or counts.total})
+        self._progress.lines(self.name, status or f"{self._finished} of {len(self.plan.shards)} batches", counts)
 
     async def _within_quota(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeat a call until the quota of the project has room."""

@@ -1,7 +1,6 @@
 """`tidemill run`: runs a file as one or several batches, with one output and one receipt."""
 
 import asyncio
-import hashlib
 import os
 import shutil
 import tempfile
@@ -16,7 +15,7 @@ from typing import Final
 import msgspec
 
 from tidemill.client.errors import Exit, Refused, Unreachable, UsageError
-from tidemill.client.files import join
+from tidemill.client.files import join, sha256_of
 from tidemill.client.http.client import Client
 from tidemill.client.progress import display
 from tidemill.client.runs import outcome
@@ -26,7 +25,6 @@ from tidemill.client.runs.journal import Job, Journal, Plan, folder_of
 from tidemill.client.runs.outcome import BatchResult
 from tidemill.client.runs.paths import Sink, endpoint_of, size_of
 from tidemill.client.runs.plan import Shard, cut, fits
-from tidemill.client.target import Target
 from tidemill.schemas.resources.batch import Receipt
 from tidemill.terminal import Console, counted
 
@@ -85,14 +83,14 @@ class Finished:
     receipt: Receipt | None
 
 
-async def run(console: Console, target: Target, source: Path, sink: Sink, options: RunOptions) -> Exit:
+async def run(console: Console, client: Client, source: Path, sink: Sink, options: RunOptions) -> Exit:
     """Run a file as `finish` does, and print a summary."""
-    finished = await finish(console, target, source, sink, options)
+    finished = await finish(console, client, source, sink, options)
     notes = _notes(finished.results, finished.receipt, finished.sink)
     return outcome.summary(console, finished.name, finished.results, notes, show_all=options.show_all)
 
 
-async def finish(console: Console, target: Target, source: Path, sink: Sink, options: RunOptions) -> Finished:
+async def finish(console: Console, client: Client, source: Path, sink: Sink, options: RunOptions) -> Finished:
     """Run a file, or stdin (`-`), to its end; after a crash or Ctrl-C the same call resumes.
 
     Raises:
@@ -104,8 +102,8 @@ async def finish(console: Console, target: Target, source: Path, sink: Sink, opt
         sink = sink.checked(path)
         job = Job(
             endpoint=options.endpoint or endpoint_of(path),
-            sha256=await asyncio.to_thread(_sha256, path),
-            base_url=target.base_url,
+            sha256=await asyncio.to_thread(sha256_of, path),
+            base_url=client.base_url,
             window=options.window,
             dedupe=options.dedupe,
             callback=options.callback,
@@ -113,18 +111,17 @@ async def finish(console: Console, target: Target, source: Path, sink: Sink, opt
             output_format=options.output_format,
             metadata=tuple(sorted(options.metadata.items())),
         )
-        async with Client(target.base_url, target.api_key) as client:
-            with Journal(folder_of(sink.output, job, os.environ)) as journal:
-                if options.again or not journal.delivers:
-                    sink.check_new()
-                if options.again:
-                    journal.forget()
-                plan = journal.plan(job)
-                if plan is None:
-                    plan = await _planned(console, client, job, path, journal)
-                else:
-                    console.print(f"Resuming {name}; --again starts over.")
-                return await _run(console, BatchRunner(client, path, name, plan, journal), sink, options)
+        with Journal(folder_of(sink.output, job, os.environ)) as journal:
+            if options.again or not journal.delivers:
+                sink.check_new()
+            if options.again:
+                journal.forget()
+            plan = journal.plan(job)
+            if plan is None:
+                plan = await _planned(console, client, job, path, journal)
+            else:
+                console.print(f"Resuming {name}; --again starts over.")
+            return await _run(console, BatchRunner(client, path, name, plan, journal), sink, options)
 
 
 async def _run(console: Console, runner: BatchRunner, sink: Sink, options: RunOptions) -> Finished:
@@ -167,11 +164,6 @@ def readable(source: Path) -> Iterator[tuple[Path, str]]:
             shutil.copyfileobj(pipe, file, 1 << 20)
         file.flush()
         yield Path(file.name), "stdin" if is_stdin else source.name
-
-
-def _sha256(source: Path) -> str:
-    with source.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 async def _planned(console: Console, client: Client, job: Job, source: Path, journal: Journal) -> Plan:

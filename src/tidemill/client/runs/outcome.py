@@ -7,7 +7,7 @@ import msgspec
 
 from tidemill.client.errors import Exit
 from tidemill.client.http.client import Reason, Report
-from tidemill.client.progress import duration
+from tidemill.client.progress import Display, duration
 from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.terminal import Console, counted
 
@@ -123,6 +123,12 @@ def verdict(results: Sequence[BatchResult]) -> Exit:
 def name_of(batch: Batch) -> str:
     """A batch in messages: its name and its shortened id."""
     return f"{batch.tidemill.name} ({batch.id[-SHORT:]})" if batch.tidemill.name else batch.id[-SHORT:]
+
+
+def show(display: Display, batch: Batch) -> None:
+    """Show the state of a batch."""
+    display.lines(name_of(batch), str(batch.status), batch.request_counts)
+    display.waits(batch.tidemill.waiting)
 
 
 def style_of(*, completed: int, failed: int, ok: bool) -> str:

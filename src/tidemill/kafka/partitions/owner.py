@@ -17,7 +17,7 @@ from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Final, Protocol
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.schemas.log.codec import Headers
@@ -83,6 +83,9 @@ class Partition(Protocol):
         ...
 
 
+P = TypeVar("P", bound=Partition)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """Limits of the queue at which the consumer waits for a partition."""
@@ -94,10 +97,10 @@ class Bounds:
     """Records that one call hands to the stage."""
 
 
-class PartitionOwner:
+class PartitionOwner(Generic[P]):
     """A partition, its worker and its queue."""
 
-    def __init__(self, partition: Partition, bounds: Bounds) -> None:
+    def __init__(self, partition: P, bounds: Bounds) -> None:
         self.partition = partition
         self.task: asyncio.Task[None] | None = None
         self.first: Ack | None = None
@@ -180,12 +183,12 @@ class PartitionOwner:
         return taken
 
 
-class PartitionOwners:
+class PartitionOwners(Generic[P]):
     """The owners of a process's partitions."""
 
     def __init__(
         self,
-        make: Callable[[int], Partition],
+        make: Callable[[int], P],
         bounds: Bounds,
         *,
         crash: Callable[[Exception], Awaitable[None]],
@@ -199,10 +202,10 @@ class PartitionOwners:
         self._bounds = bounds
         self._crash = crash
         self._start = start
-        self._owners: dict[int, PartitionOwner] = {}
+        self._owners: dict[int, PartitionOwner[P]] = {}
 
     @property
-    def partitions(self) -> list[Partition]:
+    def partitions(self) -> list[P]:
         """The stage's part of each partition."""
         return [owner.partition for owner in self._owners.values()]
 
@@ -257,12 +260,12 @@ class PartitionOwners:
             owner.partition.abandon()
             self._owners.pop(number, None)
 
-    def _owner(self, number: int) -> PartitionOwner:
+    def _owner(self, number: int) -> PartitionOwner[P]:
         if (owner := self._owners.get(number)) is None:
             owner = self._owners[number] = PartitionOwner(self._make(number), self._bounds)
         return owner
 
-    async def _run(self, owner: PartitionOwner) -> None:
+    async def _run(self, owner: PartitionOwner[P]) -> None:
         try:
             await owner.run()
         except asyncio.CancelledError:

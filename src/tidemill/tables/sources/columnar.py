@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 import pyarrow as pa
 from pyarrow import ipc, parquet
 
 from tidemill.tables import TableError
-from tidemill.tables.sources.files import File, Files, fingerprint
+from tidemill.tables.sources.files import File, Files, failures, fingerprint
 from tidemill.tables.sources.rows import BATCH_BYTES, ROWS_MAX, Rows
 
 BUFFER_BYTES: Final = 1 << 20
@@ -51,7 +50,7 @@ class ColumnarSource:
     def read(self, start: int) -> Iterator[Rows]:
         """See `Source.read`; whole row groups before the start are not read."""
         for file in self._found:
-            with _failures(file):
+            with failures(file.name):
                 if file.suffix == PARQUET:
                     batches, start = self._parquet(file, start)
                 else:
@@ -93,7 +92,7 @@ class ColumnarSource:
         return iter(reader)
 
     def _schema(self, file: File) -> pa.Schema:
-        with _failures(file):
+        with failures(file.name):
             found = (
                 self._opened(file).schema_arrow
                 if file.suffix == PARQUET
@@ -107,7 +106,7 @@ class ColumnarSource:
     def _rows(self, file: File) -> int | None:
         if file.suffix != PARQUET:
             return None
-        with _failures(file):
+        with failures(file.name):
             return int(self._opened(file).metadata.num_rows)
 
     def _plain(self, file: File, batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -134,11 +133,3 @@ def _plain_type(found: pa.DataType) -> pa.DataType:
 
 def _decoded(column: pa.Array) -> pa.Array:
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-
-
-@contextmanager
-def _failures(file: File) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise TableError(f"{file.name}: {str(error).splitlines()[0][:300]}") from error

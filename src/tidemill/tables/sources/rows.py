@@ -22,6 +22,11 @@ class Rows:
     faults: Mapping[int, str] = field(default_factory=dict)
     """Why rows cannot be asked, by their place in the batch."""
 
+    def after(self, count: int) -> "Rows":
+        """The rows after the first ones."""
+        faults = {at - count: fault for at, fault in self.faults.items() if at >= count}
+        return Rows(self.batch.slice(count), faults)
+
 
 class Source(Protocol):
     """Rows in a fixed order, of one schema."""
@@ -47,7 +52,7 @@ def skipped(batches: Iterator[Rows], start: int) -> Iterator[Rows]:
         if start >= count:
             start -= count
             continue
-        yield Rows(rows.batch.slice(start), {at - start: text for at, text in rows.faults.items() if at >= start})
+        yield rows.after(start)
         start = 0
 
 
