@@ -12,6 +12,7 @@ from tidemill.client.batches import cancel, show, watch
 from tidemill.client.errors import Exit, UsageError
 from tidemill.client.http.client import Bounds, Client
 from tidemill.client.maps.job import MapOptions
+from tidemill.client.runs import job
 from tidemill.client.runs.job import RunOptions, run
 from tidemill.client.runs.paths import Sink, endpoint_of, metadata_of
 from tidemill.client.runs.plan import cut
@@ -110,6 +111,26 @@ async def test_a_file_without_requests_is_not_uploaded(
     with pytest.raises(UsageError):
         await run(console, target, source, Sink(), RunOptions())
     assert service.files == {}
+
+
+@pytest.mark.parametrize("content", [b'[{"custom_id": "1"}]', b'[\n  {"custom_id": "1"}\n]'])
+def test_an_array_is_named(tmp_path: Path, content: bytes) -> None:
+    """It is the usual mistake of programs that write JSON."""
+    source = tmp_path / "in.json"
+    source.write_bytes(content)
+    with pytest.raises(UsageError, match=r"line 1 .*begins with `\[`; each line is a JSON object"):
+        endpoint_of(source)
+
+
+async def test_an_empty_stdin_is_called_stdin(
+    target: Target, console: Console, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Not by the temporary file that it is copied to."""
+    empty = tmp_path / "empty"
+    empty.touch()
+    monkeypatch.setattr(job, "open", lambda *_, **__: empty.open("rb"), raising=False)
+    with pytest.raises(UsageError, match="stdin is empty"):
+        await run(console, target, Path("-"), Sink(), RunOptions())
 
 
 @pytest.mark.parametrize(

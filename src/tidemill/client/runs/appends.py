@@ -119,7 +119,10 @@ async def append(console: Console, target: Target, batch_id: str, source: Path, 
     async with Client(target.base_url, target.api_key) as client:
         batch = await client.batch(await client.find(batch_id))
         with readable(source) as (path, name), _memory(target, batch.id) as memory:
-            shards = await asyncio.to_thread(cut, path, _bounds(batch.endpoint), endpoint=batch.endpoint)
+            shown = source if path == source else name
+            shards = await asyncio.to_thread(
+                cut, path, _bounds(batch.endpoint), endpoint=batch.endpoint, name=shown
+            )
             lines = sum(shard.lines for shard in shards)
             if not lines:
                 raise UsageError(f"{name} has no lines")
