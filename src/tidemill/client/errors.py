@@ -34,6 +34,10 @@ class UsageError(Exception):
     """An argument, an option or a local file is unusable; the text says why."""
 
 
+class Rejected(UsageError):
+    """The service rejected the input; the text names its faults."""
+
+
 class Unreachable(Exception):
     """The service does not answer, or answers that it is unavailable (5xx)."""
 
@@ -68,6 +72,8 @@ def run(console: Console, command: Callable[[], Coroutine[Any, Any, Exit]]) -> E
             console.print(line, style="red")
         if step := next_step(error):
             console.print(step)
+        if isinstance(error, Rejected):
+            return Exit.FAILED
         return Exit.UNREACHABLE if isinstance(error, Unreachable | ValidationError) else Exit.USAGE
 
 
