@@ -15,9 +15,10 @@ from support.service import KEY, Service, receipt_of
 from tidemill.client import errors
 from tidemill.client.errors import Exit, UsageError
 from tidemill.client.maps.job import MapOptions, run
-from tidemill.client.maps.task import ChatOptions, Task, chats
+from tidemill.client.maps.task import ChatOptions, Task, chats, embeddings
 from tidemill.client.target import Target
 from tidemill.tables import TableError
+from tidemill.tables.sources.frames import FrameSource
 from tidemill.tables.sources.opening import opened
 from tidemill.terminal import Console
 
@@ -114,6 +115,24 @@ def test_faulty_examples_are_refused(tmp_path: Path, content: str, said: str) ->
     source = opened(str(path), {})
     with pytest.raises((TableError, UsageError), match=said):
         chats(source, "in.csv", (), options, {})
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [([1], "int64"), ([[1]], "list<"), ([b"a"], "binary"), ([None], None), (["a"], None)],
+)
+def test_a_column_without_texts_is_refused(column: list[Any], kind: str | None) -> None:
+    """Before a sample, and with the way that takes it; a column of nulls may be one of texts."""
+    source = FrameSource(pa.table({"x": column}))
+
+    def task() -> Task:
+        return embeddings(source, "in", (), model="m", column="x", prompt=None, more={})
+
+    if kind is None:
+        task()
+        return
+    with pytest.raises(UsageError, match=rf"--column x is {kind}.*, not text; --prompt .* \{{\{{ x \}}\}}"):
+        task()
 
 
 async def test_a_table_that_cannot_be_read_leaves_no_journal(
