@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.service import Service, result_lines
+from support.service import KEY, Service, result_lines
 
+from tidemill import AsyncTidemill
 from tidemill.client import errors
 from tidemill.client.batches import cancel, show, watch
 from tidemill.client.errors import Exit, UsageError
@@ -131,6 +132,13 @@ async def test_an_empty_stdin_is_called_stdin(
     monkeypatch.setattr(job, "open", lambda *_, **__: empty.open("rb"), raising=False)
     with pytest.raises(UsageError, match="stdin is empty"):
         await run(console, target, Path("-"), Sink(), RunOptions())
+
+
+async def test_an_empty_list_of_lines_is_not_called_by_a_temporary_file(service: Service) -> None:
+    """The library writes lines into one."""
+    async with AsyncTidemill(base_url=service.url, api_key=KEY) as client:
+        with pytest.raises(UsageError, match="the input is empty"):
+            await client.submit([])
 
 
 @pytest.mark.parametrize(
