@@ -112,5 +112,5 @@ def size_of(source: Path) -> int:
 def fault_of(text: bytes, error: Exception) -> str:
     """Why a decoder rejected a line: where its JSON breaks, how to fix its encoding, or which field is wrong."""
     if text.lstrip().startswith(b"["):
-        return "It begins with `[`; each line is a JSON object, with no brackets or commas around."
+        return malformed.ARRAY
     return str(error) if isinstance(error, msgspec.ValidationError) else malformed.reason(text)
