@@ -39,6 +39,7 @@ WORDS: Final = {
 }
 """Clearer words than those of the parsers."""
 
+ARRAY: Final = "It begins with `[`; each line is a JSON object, with no brackets or commas around."
 ENDS: Final = ("unexpected end of data", "Input data was truncated")
 
 _valid: Final = msgspec.json.Decoder(msgspec.Raw)
@@ -54,6 +55,8 @@ def reason(text: bytes) -> str:
         shown = text.decode()
     except UnicodeDecodeError as error:
         return f"Byte {error.start + 1}: {_not_utf8(text[error.start : error.start + 1])}."
+    if shown.strip() == "[":
+        return ARRAY
     return _in_long(text) if len(text) > LONG_BYTES else _in_short(shown)
 
 

@@ -219,7 +219,7 @@ def parsed(words: Iterable[str]) -> dict[str, Any]:
     for word in words:
         name, equals, value = word.partition("=")
         if not name or not equals:
-            raise UsageError(f"'{word}' is not a setting like max_in_flight=64")
+            raise UsageError(f"'{word}' is not of the form NAME=VALUE, like max_in_flight=64 or temperature=0")
         try:
             found[name] = tomllib.loads(f"value = {value}")["value"] if value else None
         except tomllib.TOMLDecodeError:

@@ -34,6 +34,10 @@ class UsageError(Exception):
     """An argument, an option or a local file is unusable; the text says why."""
 
 
+class Rejected(UsageError):
+    """The service rejected the input; the text names its faults."""
+
+
 class Unreachable(Exception):
     """The service does not answer, or answers that it is unavailable (5xx)."""
 
@@ -53,6 +57,10 @@ class Refused(Exception):
         self.may_have_happened = False
 
 
+class OtherService(Refused):
+    """The address does not have the route: it is no Batch API."""
+
+
 def run(console: Console, command: Callable[[], Coroutine[Any, Any, Exit]]) -> Exit:
     """Run a command, which checks the options and returns the work to do; returns its exit code."""
     try:
@@ -68,6 +76,8 @@ def run(console: Console, command: Callable[[], Coroutine[Any, Any, Exit]]) -> E
             console.print(line, style="red")
         if step := next_step(error):
             console.print(step)
+        if isinstance(error, Rejected):
+            return Exit.FAILED
         return Exit.UNREACHABLE if isinstance(error, Unreachable | ValidationError) else Exit.USAGE
 
 
@@ -94,14 +104,17 @@ _STEPS: Final[Mapping[int, str]] = {
 def next_step(error: Exception) -> str | None:
     """A hint on what to do after an error whose text has none."""
     match error:
+        case OtherService() | ValidationError():
+            return (
+                "Check --base-url or TIDEMILL_BASE_URL: it names Tidemill, not an inference server, "
+                "and usually ends in /v1."
+            )
         case Refused():
             return _STEPS.get(error.status)
         case Unreachable():
             return (
                 "`tidemill up` starts a service on this machine; `tidemill doctor` finds what is wrong with one."
             )
-        case ValidationError():
-            return "Check --base-url or TIDEMILL_BASE_URL: the address usually ends in /v1."
         case PermissionError():
             return "Check the rights of the file, or name another."
         case FileNotFoundError():

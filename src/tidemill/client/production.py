@@ -48,7 +48,7 @@ async def produce(
         with display(console) as progress:
             await _send(log, Token(client, name), source, progress, ends=ends, output=output)
     except LogUnavailable as error:
-        raise Unreachable(f"Kafka does not accept the lines ({error})") from error
+        raise Unreachable(f"Kafka at {kafka} does not accept the lines ({error})") from error
     except RecordTooLarge as error:
         raise UsageError(f"a line of {source} is too large: {error}") from error
     if log.first is None:

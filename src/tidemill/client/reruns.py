@@ -92,11 +92,9 @@ def _show_plan(console: Console, plan: dict[str, Any]) -> Exit:
     if plan["is_too_large"]:
         console.print("This exceeds what one batch may hold: choose fewer lines.", style="yellow")
     if lost := plan.get("lost_lines"):
-        console.print(f"{counted(lost, 'more line')} are lost: their input files are deleted.", style="yellow")
+        console.print(f"lost, since their input files are deleted: {counted(lost, 'more line')}", style="yellow")
     if skipped := plan.get("skipped_lines"):
-        console.print(
-            f"{counted(skipped, 'more line')} belong to deleted batches or files and are left out.", style="yellow"
-        )
+        console.print(f"left out: {counted(skipped, 'more line')} of deleted batches or files", style="yellow")
     return Exit.OK
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from tidemill import ownership
 from tidemill.client.errors import UsageError
 from tidemill.runtime import run_file
+from tidemill.storage.locked_directory import holder
 
 _ADDRESS = re.compile(r"https?://[^/]+/.*[^/]")
 
@@ -40,6 +41,11 @@ def find(*, base_url: str | None, api_key: str | None, data: Path | None, enviro
     keys = (local, environ.get("TIDEMILL_API_KEY")) if data else (environ.get("TIDEMILL_API_KEY"), local)
     key = api_key or keys[0] or keys[1]
     if url is None:
+        if (process := holder(folder)) is not None:
+            raise UsageError(
+                f"the service in {folder} is starting or stopping (process {process}); "
+                "try again once `tidemill up` says that it is ready"
+            )
         raise UsageError(
             f"no service is running in {folder}: start one with `tidemill up`, "
             "or name one with --base-url or TIDEMILL_BASE_URL"

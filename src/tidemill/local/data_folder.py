@@ -145,7 +145,8 @@ def locked(data: Path) -> Iterator[str | None]:
             "stop that one, or choose another folder with --data."
         ) from error
     except OSError as error:
-        raise FolderError(f"the folder {data} cannot be used: {error}") from error
+        fault = error.strerror or str(error)
+        raise FolderError(f"the folder {data} cannot be used: {fault}; choose another with --data.") from error
     try:
         yield warning
     finally:
@@ -162,6 +163,8 @@ def _unusable(data: Path) -> str | None:
         return "its path has a line break or another control character"
     if length > (most := os.pathconf("/", "PC_PATH_MAX") - BELOW_BYTES_MAX):
         return f"its path has {length} bytes, which is more than the {most} that leave room for paths below it"
+    if data.is_file():
+        return "it is a file"
     return None
 
 

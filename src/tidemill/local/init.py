@@ -190,7 +190,8 @@ def _model(name: str, places: Sequence[Found]) -> str:
 
 
 def _variable(candidate: Candidate) -> str:
-    return re.sub(r"[^A-Z0-9]", "_", candidate.name.upper()) + "_API_KEY"
+    # `servers add` takes names with this prefix alone, and a shell none that begins with a digit.
+    return "TIDEMILL_KEY_" + re.sub(r"[^A-Z0-9]", "_", candidate.name.upper())
 
 
 def _quoted(text: str) -> str:

@@ -46,6 +46,16 @@ def lock(folder: Path) -> int:
     return descriptor
 
 
+def holder(folder: Path) -> int | None:
+    """The living process that has locked a folder; None if there is none."""
+    try:
+        process = int((folder / LOCK).read_bytes()[:_PID_BYTES_MAX])
+        os.kill(process, 0)
+    except (OSError, ValueError, OverflowError):
+        return None
+    return process
+
+
 def lock_first_free(base: Path) -> tuple[Path, int]:
     """Lock the first of `base`, `base-1`, `base-2` … that no other process holds.
 

@@ -5,13 +5,15 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from support.service import Service, result_lines
+from support.service import KEY, Service, result_lines
 
+from tidemill import AsyncTidemill
 from tidemill.client import errors
 from tidemill.client.batches import cancel, show, watch
 from tidemill.client.errors import Exit, UsageError
 from tidemill.client.http.client import Bounds, Client
 from tidemill.client.maps.job import MapOptions
+from tidemill.client.runs import job
 from tidemill.client.runs.job import RunOptions, run
 from tidemill.client.runs.paths import Sink, endpoint_of, metadata_of
 from tidemill.client.runs.plan import cut
@@ -108,6 +110,33 @@ async def test_a_file_without_requests_is_not_uploaded(
     with pytest.raises(UsageError):
         await run(console, client, source, Sink(), RunOptions())
     assert service.files == {}
+
+
+@pytest.mark.parametrize("content", [b'[{"custom_id": "1"}]', b'[\n  {"custom_id": "1"}\n]'])
+def test_an_array_is_named(tmp_path: Path, content: bytes) -> None:
+    """It is the usual mistake of programs that write JSON."""
+    source = tmp_path / "in.json"
+    source.write_bytes(content)
+    with pytest.raises(UsageError, match=r"line 1 .*begins with `\[`; each line is a JSON object"):
+        endpoint_of(source)
+
+
+async def test_an_empty_stdin_is_called_stdin(
+    target: Target, console: Console, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Not by the temporary file that it is copied to."""
+    empty = tmp_path / "empty"
+    empty.touch()
+    monkeypatch.setattr(job, "open", lambda *_, **__: empty.open("rb"), raising=False)
+    with pytest.raises(UsageError, match="stdin is empty"):
+        await run(console, target, Path("-"), Sink(), RunOptions())
+
+
+async def test_an_empty_list_of_lines_is_not_called_by_a_temporary_file(service: Service) -> None:
+    """The library writes lines into one."""
+    async with AsyncTidemill(base_url=service.url, api_key=KEY) as client:
+        with pytest.raises(UsageError, match="the input is empty"):
+            await client.submit([])
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_a_value_that_is_no_toml_is_text(word, found):
 @pytest.mark.parametrize("word", ["url", "=1", ""])
 def test_a_word_without_a_name_is_refused(word):
     """With an example."""
-    with pytest.raises(UsageError, match="is not a setting like max_in_flight=64"):
+    with pytest.raises(UsageError, match="is not of the form NAME=VALUE, like max_in_flight=64"):
         catalog.parsed([word])
 
 

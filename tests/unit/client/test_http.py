@@ -2,11 +2,14 @@
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from support.service import KEY, Service, receipt_of, request_lines
 
-from tidemill.client.errors import Refused, Unreachable
+from tidemill.client.errors import Refused, Unreachable, next_step
 from tidemill.client.http import client as routes
 from tidemill.client.http import connection as module
 from tidemill.client.http.client import Client
@@ -75,6 +78,38 @@ async def test_a_refused_request_is_not_repeated(service: Service) -> None:
         with pytest.raises(Refused, match="Incorrect API key") as caught:
             await client.create("file-in", "/v1/embeddings", "24h", metadata={"team": "a"}, key="k")
     assert caught.value.status == 401
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (
+            400,
+            {"error": {"message": "Not '1h'.", "type": "t", "param": "window", "code": "c"}},
+            r"Not '1h'\. \(window\)$",
+        ),
+        (
+            400,
+            {"error": {"message": "Bad 'window'.", "type": "t", "param": "window", "code": "c"}},
+            "Bad 'window'.$",
+        ),
+        (404, {"detail": "Not Found"}, r"does not speak the Batch API: 404 at /v1/batches"),
+        (405, {"detail": "Method Not Allowed"}, r"does not speak the Batch API: 405 at /v1/batches"),
+    ],
+)
+async def test_a_refusal_names_its_field_or_the_wrong_service(status: int, body: Any, said: str) -> None:
+    """An inference server has no batches."""
+
+    async def refuse(_: web.Request) -> web.Response:
+        return web.json_response(body, status=status)
+
+    app = web.Application()
+    app.router.add_post("/v1/batches", refuse)
+    async with TestServer(app) as server, Client(str(server.make_url("/v1")), KEY) as client:
+        with pytest.raises(Refused, match=said) as caught:
+            await client.create("file-in", "/v1/embeddings", "1h", metadata={}, key="k")
+    step = next_step(caught.value)
+    assert ("--base-url" in str(step)) is (status != 400)
 
 
 async def test_pages_are_read_up_to_the_limit(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

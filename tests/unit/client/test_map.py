@@ -12,11 +12,13 @@ from aiohttp import web
 from pyarrow import ipc, parquet
 from support.service import KEY, Service, receipt_of
 
+from tidemill.client import errors
 from tidemill.client.errors import Exit, UsageError
 from tidemill.client.http.client import Client
 from tidemill.client.maps.job import MapOptions, run
-from tidemill.client.maps.task import ChatOptions, Task, chats
+from tidemill.client.maps.task import ChatOptions, Task, chats, embeddings
 from tidemill.tables import TableError
+from tidemill.tables.sources.frames import FrameSource
 from tidemill.tables.sources.opening import opened
 from tidemill.terminal import Console
 
@@ -113,6 +115,57 @@ def test_faulty_examples_are_refused(tmp_path: Path, content: str, said: str) ->
     source = opened(str(path), {})
     with pytest.raises((TableError, UsageError), match=said):
         chats(source, "in.csv", (), options, {})
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [([1], "int64"), ([[1]], "list<"), ([b"a"], "binary"), ([None], None), (["a"], None)],
+)
+def test_a_column_without_texts_is_refused(column: list[Any], kind: str | None) -> None:
+    """Before a sample, and with the way that takes it; a column of nulls may be one of texts."""
+    source = FrameSource(pa.table({"x": column}))
+
+    def task() -> Task:
+        return embeddings(source, "in", (), model="m", column="x", prompt=None, more={})
+
+    if kind is None:
+        task()
+        return
+    with pytest.raises(UsageError, match=rf"--column x is {kind}.*, not text; --prompt .* \{{\{{ x \}}\}}"):
+        task()
+
+
+async def test_a_table_that_cannot_be_read_leaves_no_journal(
+    service: Batches, console: Console, tmp_path: Path
+) -> None:
+    """Nothing was asked, so the same command runs the mended table."""
+    task = task_of(tmp_path, 2)
+    (tmp_path / "in.csv").write_text('text\n"no end\n')
+    with pytest.raises(UsageError, match=r"in.csv, line \d"):
+        await mapped(console, service, task, tmp_path)
+    assert not (tmp_path / "out.parquet.tidemill" / "plan.json").exists()
+    code, rows = await mapped(console, service, task_of(tmp_path, 2), tmp_path)
+    assert (code, len(rows)) == (Exit.SOME_FAILED, 2)
+
+
+def test_rejected_requests_end_with_the_code_of_a_refused_input(console: Console, tmp_path: Path) -> None:
+    """As `tidemill run` does."""
+
+    async def rejected() -> Exit:
+        async with Batches() as service:
+            service.rejects.add(0)
+            return (await mapped(console, service, task_of(tmp_path, 2), tmp_path))[0]
+
+    assert errors.run(console, rejected) is Exit.FAILED
+
+
+async def test_the_estimate_of_a_table_of_unknown_length_is_for_each_thousand_rows(
+    service: Batches, console: Console, tmp_path: Path
+) -> None:
+    """A CSV is not counted first; 1,000 would read like its number of rows."""
+    target = Target(base_url=service.url, api_key=KEY)
+    await run(console, target, task_of(tmp_path, 9), MapOptions(output=str(tmp_path / "out.csv"), tries=3))
+    assert "each 1,000 rows: about 18,000 tokens in" in console.export_text()
 
 
 def is_repair(line: dict[str, Any]) -> bool:

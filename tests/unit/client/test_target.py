@@ -1,12 +1,14 @@
 """Which service and key a command uses."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from tidemill.client.errors import UsageError
 from tidemill.client.target import Target, find
+from tidemill.storage.locked_directory import lock
 
 LOCAL = "http://127.0.0.1:8080/v1"
 
@@ -69,6 +71,17 @@ def test_the_local_key_is_not_sent_to_another_address(data: Path) -> None:
 def test_without_a_service_the_error_says_what_to_do(tmp_path: Path) -> None:
     """Start one, or name one."""
     with pytest.raises(UsageError, match="tidemill up"):
+        find(base_url=None, api_key=None, data=tmp_path, environ={})
+
+
+def test_a_service_that_is_starting_is_named(tmp_path: Path) -> None:
+    """`tidemill up` has locked the folder; another one would be refused."""
+    descriptor = lock(tmp_path)
+    with pytest.raises(UsageError, match=rf"is starting or stopping \(process {os.getpid()}\)"):
+        find(base_url=None, api_key=None, data=tmp_path, environ={})
+    os.close(descriptor)
+    (tmp_path / "lock").write_bytes(b"unreadable")
+    with pytest.raises(UsageError, match="no service is running"):
         find(base_url=None, api_key=None, data=tmp_path, environ={})
 
 

@@ -55,11 +55,21 @@ def test_a_full_disk_does_not_prevent_the_lock(tmp_path):
         assert (tmp_path / "lock").exists()
 
 
+def test_a_file_in_place_of_the_folder(tmp_path):
+    """In words, without the number of an error."""
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(FolderError, match="file cannot be used: it is a file; choose"),
+        data_folder.locked(tmp_path / "file"),
+    ):
+        pass
+
+
 def test_a_folder_that_cannot_be_created(tmp_path):
     """The error names it."""
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(FolderError, match="file/data cannot be used"),
+        pytest.raises(FolderError, match="file/data cannot be used: Not a directory; choose"),
         data_folder.locked(tmp_path / "file" / "data"),
     ):
         pass

@@ -100,7 +100,7 @@ async def test_a_server_that_wants_a_key_is_kept_as_a_comment(place):
     assert not Settings(**tomllib.loads(text)).servers
     block = text[text.index("# [servers.") : text.index('# servers = ["locked"]') + 100].split("\n\n")[0]
     settings = Settings(**tomllib.loads("\n".join(line.removeprefix("# ") for line in block.splitlines())))
-    assert settings.servers["locked"].api_key_env == "LOCKED_API_KEY"
+    assert settings.servers["locked"].api_key_env == "TIDEMILL_KEY_LOCKED"
     assert settings.models["NAME"].servers == ("locked",)
 
 

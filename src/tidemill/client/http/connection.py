@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 import aiohttp
 from pydantic import ValidationError
 
-from tidemill.client.errors import Refused, Unreachable
+from tidemill.client.errors import OtherService, Refused, Unreachable
 from tidemill.retrying import pause_seconds
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.resources.error import ErrorEnvelope
@@ -120,7 +120,12 @@ async def _error(answer: aiohttp.ClientResponse) -> Exception:
     try:
         error = ErrorEnvelope.model_validate_json(body).error
         message, code = error.message, error.code
+        if answer.status == 400 and error.param and error.param not in message:  # noqa: PLR2004
+            message = f"{message} ({error.param})"
     except ValidationError:
+        if answer.status in {404, 405}:
+            said = f"{answer.url.origin()} does not speak the Batch API: {answer.status} at {answer.url.path}"
+            return OtherService(answer.status, said, None)
         code, message = None, f"{answer.reason or 'error'} ({answer.url.path})"
     # A 429 with Retry-After passes by itself; one without it means that a quota is used up.
     is_busy = answer.status == 429 and "retry-after" in answer.headers  # noqa: PLR2004

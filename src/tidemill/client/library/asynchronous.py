@@ -28,7 +28,7 @@ from tidemill.client.http.client import BATCHES, POLL_SECONDS_MAX, Client
 from tidemill.client.http.transfers import upload
 from tidemill.client.library.answers import Line
 from tidemill.client.library.batch import AsyncBatch
-from tidemill.client.library.lines import Source, sha256_of, spooled
+from tidemill.client.library.lines import Source, name_of, sha256_of, spooled
 from tidemill.client.runs.job import PARALLEL, RunOptions, finish
 from tidemill.client.runs.outcome import BatchResult
 from tidemill.client.runs.paths import Sink, endpoint_of
@@ -173,7 +173,7 @@ class AsyncTidemill:
                 request_key = f"{key}-{sha256[:16]}-{ended}"
             create: dict[str, Any] = {
                 **options,
-                "endpoint": options.get("endpoint") or endpoint_of(path),
+                "endpoint": options.get("endpoint") or endpoint_of(path, name_of(source)),
                 "window": options.get("window") or (await self._client.limits()).usual_window,
                 "metadata": metadata,
                 "key": request_key,

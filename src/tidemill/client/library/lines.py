@@ -40,6 +40,11 @@ def _write(file: BinaryIO, lines: Iterable[Mapping[str, Any]]) -> None:
     file.flush()
 
 
+def name_of(source: Source) -> str:
+    """What messages call it."""
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else "the input"
+
+
 def sha256_of(path: Path) -> str:
     """The hash of a file, in hexadecimal.
 

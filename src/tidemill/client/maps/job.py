@@ -16,12 +16,12 @@ from typing import Final
 
 import pyarrow as pa
 
-from tidemill.client.errors import Exit, Refused, Unreachable, UsageError
+from tidemill.client.errors import Exit, Refused, Rejected, Unreachable, UsageError
 from tidemill.client.http.client import Client
 from tidemill.client.maps import output, sample
 from tidemill.client.maps.failed_rows import FinishedTable, keeps_types
 from tidemill.client.maps.output import Totals
-from tidemill.client.maps.part_runner import PartRunner, Rejected
+from tidemill.client.maps.part_runner import PartRunner
 from tidemill.client.maps.parts import Part, PartMaker, Stopped, folder_of
 from tidemill.client.maps.progress import Whole
 from tidemill.client.maps.task import Task, identity
@@ -182,6 +182,10 @@ class _Run:
             if not self._parts:
                 self._journal.forget()
             raise
+        except TableError:
+            if folder_of(self._journal.folder, 0).part() is None:  # nothing was asked
+                self._journal.forget()
+            raise
         except Refused as error:
             if error.status == HTTPStatus.NOT_FOUND:
                 raise UsageError(f"{error} If the service no longer has this run, --again starts over.") from error
@@ -201,7 +205,7 @@ class _Run:
             self._parts[0] = await runner.run(part, folder, whole.of(part.number, part.rows, part.lines))
         if is_new or self._options.is_dry:
             kept, error = self._task.kept, self._facts[0]
-            total = None if part.is_last else self._task.source.rows or sample.UNKNOWN_ROWS
+            total = None if part.is_last else self._task.source.rows or 0
             sample.show(self._console, folder.piece, kept, error, total)
         return part
 

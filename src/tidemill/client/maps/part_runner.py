@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from tidemill.client.errors import UsageError
+from tidemill.client.errors import Rejected
 from tidemill.client.files import join, sha256_of
 from tidemill.client.http.client import Bounds, Client
 from tidemill.client.maps.parts import Part, PartFolder, request_bytes_max
@@ -29,10 +29,6 @@ from tidemill.terminal import counted
 
 FAULTS_MAX: Final = 10
 """Number of distinct faults that a message shows."""
-
-
-class Rejected(UsageError):
-    """The service rejected the requests of a part; the text names rows."""
 
 
 class PartRunner:

@@ -14,11 +14,14 @@ CELL_CHARS_MAX: Final = 80
 COLUMNS_MAX: Final = 6
 ROWS_MAX: Final = 20
 UNKNOWN_ROWS: Final = 1_000
-"""The rows to estimate for if the source does not know their number."""
+"""The estimate is for each so many rows if the source does not know their number."""
 
 
 def show(console: Console, piece: Path, kept: Sequence[str], error: str, total: int | None) -> None:
-    """Print the first rows of a piece, and an estimate for `total` rows from their tokens, unless it is None."""
+    """Print the first rows of a piece, and an estimate for `total` rows from their tokens.
+
+    0 is an unknown number of rows; with None there is no estimate.
+    """
     fields: list[str] = []
     found: list[dict[str, Any]] = []
     for batch in pieces.batches([piece]):
@@ -55,8 +58,9 @@ def _cell(value: Any) -> str:
 def _estimate(found: Sequence[Mapping[str, Any]], facts: Sequence[str], total: int) -> str:
     read, written = (sum(row[name] for row in found) for name in facts[:2])
     costs = [row[facts[2]] for row in found]
-    share = total / len(found)
-    words_ = [f"{counted(total, 'row')}: about {read * share:,.0f} tokens in, {written * share:,.0f} out"]
+    share = (total or UNKNOWN_ROWS) / len(found)
+    rows = counted(total, "row") if total else f"each {UNKNOWN_ROWS:,} rows"
+    words_ = [f"{rows}: about {read * share:,.0f} tokens in, {written * share:,.0f} out"]
     if None not in costs and any(costs):
         words_.append(f"cost {sum(costs) * share:,.4g}")
     return f"{', '.join(words_)} (from {counted(len(found), 'row')})"

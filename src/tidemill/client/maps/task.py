@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
+from pyarrow import types
 from pydantic import BaseModel
 
 from tidemill.client.errors import UsageError
@@ -137,6 +138,7 @@ def embeddings(
     else:
         text = str(column)
         _check_columns([text], names, "--column")
+        _check_text(source, text)
     requests = Embeddings(model=model, source=text, more=more)
     return Task(name=name, source=source, kept=_kept(source, keep), requests=requests, reader=VectorReader())
 
@@ -228,6 +230,14 @@ def _text(given: Path | str) -> str:
         return content.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: byte {error.start + 1} is not UTF-8") from error
+
+
+def _check_text(source: Source, column: str) -> None:
+    kind = source.schema.field(column).type
+    kinds = (types.is_primitive, types.is_nested, types.is_decimal, types.is_binary, types.is_large_binary)
+    if any(is_kind(kind) for is_kind in kinds):
+        said = f"--column {column} is {kind}, not text"
+        raise UsageError(f"{said}; --prompt makes a text of any column, with a file like: {{{{ {column} }}}}")
 
 
 def _check_columns(chosen: Sequence[str], names: Sequence[str], option: str) -> None:

@@ -116,7 +116,8 @@ async def append(console: Console, client: Client, batch_id: str, source: Path, 
     """
     batch = await client.batch(await client.find(batch_id))
     with readable(source) as (path, name), _memory(client, batch.id) as memory:
-        shards = await asyncio.to_thread(cut, path, _bounds(batch.endpoint), endpoint=batch.endpoint)
+        shown = source if path == source else name
+        shards = await asyncio.to_thread(cut, path, _bounds(batch.endpoint), endpoint=batch.endpoint, name=shown)
         lines = sum(shard.lines for shard in shards)
         if not lines:
             raise UsageError(f"{name} has no lines")

@@ -100,8 +100,9 @@ async def finish(console: Console, client: Client, source: Path, sink: Sink, opt
     """
     with readable(source) as (path, name):
         sink = sink.checked(path)
+        shown = source if path == source else name
         job = Job(
-            endpoint=options.endpoint or endpoint_of(path),
+            endpoint=options.endpoint or endpoint_of(path, shown),
             sha256=await asyncio.to_thread(sha256_of, path),
             base_url=client.base_url,
             window=options.window,
@@ -118,7 +119,7 @@ async def finish(console: Console, client: Client, source: Path, sink: Sink, opt
                 journal.forget()
             plan = journal.plan(job)
             if plan is None:
-                plan = await _planned(console, client, job, path, journal)
+                plan = await _planned(console, client, job, (path, shown), journal)
             else:
                 console.print(f"Resuming {name}; --again starts over.")
             return await _run(console, BatchRunner(client, path, name, plan, journal), sink, options)
@@ -166,14 +167,17 @@ def readable(source: Path) -> Iterator[tuple[Path, str]]:
         yield Path(file.name), "stdin" if is_stdin else source.name
 
 
-async def _planned(console: Console, client: Client, job: Job, source: Path, journal: Journal) -> Plan:
+async def _planned(
+    console: Console, client: Client, job: Job, named: tuple[Path, object], journal: Journal
+) -> Plan:
+    source, name = named
     bounds = await client.limits()
     if await asyncio.to_thread(fits, source, bounds, endpoint=job.endpoint):
         # The service validates it and reports all faults.
         shards = [Shard(number=0, start=0, end=size_of(source), lines=0, line=1)]
     else:
-        console.print(f"{source} exceeds one batch; checking all lines first")
-        shards = await asyncio.to_thread(cut, source, bounds, endpoint=job.endpoint)
+        console.print(f"{name} exceeds one batch; checking all lines first")
+        shards = await asyncio.to_thread(cut, source, bounds, endpoint=job.endpoint, name=name)
         console.print(
             f"{sum(shard.lines for shard in shards):,} lines in {len(shards):,} batches; journal: {journal.folder}"
         )

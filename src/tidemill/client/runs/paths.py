@@ -67,19 +67,20 @@ class _First(msgspec.Struct, frozen=True):
     url: str
 
 
-def endpoint_of(source: Path) -> str:
-    """The endpoint of a batch: the url of the first line of its input.
+def endpoint_of(source: Path, name: object = None) -> str:
+    """The endpoint of a batch: the url of the first line of its input, which messages call `name`.
 
     Raises:
         UsageError: The file is missing or empty, or its first line is not a request.
     """
+    name = name or source
     try:
         first = next(input_lines(source), None)
     except OSError as error:
-        raise UsageError(f"{source}: {error.strerror}") from error
+        raise UsageError(f"{name}: {error.strerror}") from error
     if first is None:
-        raise UsageError(f"{source} is empty; write one request per line")
-    place, text = f"{source}, line {first.number}", first.data or b""
+        raise UsageError(f"{name} is empty; write one request per line")
+    place, text = f"{name}, line {first.number}", first.data or b""
     try:
         text.decode()
         url = msgspec.json.decode(text, type=_First).url
@@ -110,4 +111,6 @@ def size_of(source: Path) -> int:
 
 def fault_of(text: bytes, error: Exception) -> str:
     """Why a decoder rejected a line: where its JSON breaks, how to fix its encoding, or which field is wrong."""
+    if text.lstrip().startswith(b"["):
+        return malformed.ARRAY
     return str(error) if isinstance(error, msgspec.ValidationError) else malformed.reason(text)

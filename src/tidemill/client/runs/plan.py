@@ -65,8 +65,8 @@ def fits(source: Path, bounds: Bounds, *, endpoint: str) -> bool:
         raise UsageError(f"{source}: {error.strerror}") from error
 
 
-def cut(source: Path, bounds: Bounds, *, endpoint: str) -> list[Shard]:
-    """Split a file, and check that each line has a `custom_id` of its own.
+def cut(source: Path, bounds: Bounds, *, endpoint: str, name: object = None) -> list[Shard]:
+    """Split a file, which messages call `name`, and check that each line has a `custom_id` of its own.
 
     The check of the ids takes 24 bytes of disk for a line, and little memory.
 
@@ -91,7 +91,7 @@ def cut(source: Path, bounds: Bounds, *, endpoint: str) -> list[Shard]:
             found = ids.execute(_DUPLICATES, (FAULTS_MAX,))
             faults = [f"line {line}: it has the custom_id of line {first}" for line, first in found]
     if faults:
-        raise UsageError("\n  ".join((f"{source} has faulty lines; no line was run.", *faults)))
+        raise UsageError("\n  ".join((f"{name or source} has faulty lines; no line was run.", *faults)))
     return shards
 
 

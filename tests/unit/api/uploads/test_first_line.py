@@ -77,7 +77,10 @@ def test_a_long_first_line_has_bounded_costs():
         (b"", "the file has no line that is not blank"),
         (b'\n\n{"a":1,}\n', "line 3 is not JSON. Column 7: trailing comma"),
         (b'{"a":1}{"b":2}\n', "line 1 is not JSON. Column 8: more text follows the JSON"),
-        (b'[\n{"custom_id": "1"}\n]\n', "line 1 is not JSON. Column 2: the line ends before its JSON does"),
+        (
+            b'[\n{"custom_id": "1"}\n]\n',
+            "line 1 is not JSON. It begins with `[`; each line is a JSON object, with no brackets",
+        ),
         (
             b"id,prompt\n1,x\n",
             'line 1 is not JSON. Column 1: unexpected character, expected a JSON value; found "id,',
