@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,8 @@ from support.brokers import make_start_cache
 from support.sharing import end_shared
 
 pytest_plugins = ("support.fixtures",)
+
+TESTS = Path(__file__).parent
 
 # How long an example takes says how busy the machine is, and nothing about the code.
 settings.register_profile("untimed", deadline=None)
@@ -52,8 +55,22 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest file of one process: at the end the other processes would wait for it."""
-    items.sort(key=lambda item: item.path.name != "test_simulation.py")
+    """Begin with the longest file of one process: at the end the other processes would wait for it.
+
+    Of a folder, files that share its installation run last: it takes CPU time from the others once it has started.
+    """
+    sharing = {item.path for item in items if _shares_stack(item)}
+
+    def turn(item: pytest.Item) -> tuple[bool, str, bool]:
+        path = item.path
+        return path.name != "test_simulation.py", path.relative_to(TESTS).parts[0], path in sharing
+
+    items.sort(key=turn)
+
+
+def _shares_stack(item: pytest.Item) -> bool:
+    """Whether it uses the installation that files of its folder share."""
+    return "stack" in getattr(item, "fixturenames", ()) and not hasattr(getattr(item, "module", None), "stack")
 
 
 class _Clients:

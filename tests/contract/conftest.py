@@ -1,12 +1,22 @@
 """What the suites of the doors share."""
 
+import functools
 from collections.abc import AsyncIterator, Iterator
 
+import botocore.session
 import pytest
 from support.lake import SECRET, Lake, new_lake
 from support.s3 import s3_server, server_program
 
 from tidemill.storage import s3 as store_s3
+
+
+@pytest.fixture(autouse=True, scope="package")
+def descriptions() -> Iterator[None]:
+    """Read the descriptions of Amazon's services once: each session of its library reads 1 MB of JSON."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,11 @@
 The first build of each on a machine takes minutes of CPU; later ones take seconds, thanks to Go's own cache.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,42 +15,26 @@ from support.waiting import WAIT_SECONDS_MAX, one_at_a_time
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD_SECONDS_MAX = 5_400
-QUICK = "-gcflags=all=-N -l"
-"""Do not optimize. This and no cgo save a third of the CPU time of a build, and the programs need little."""
+MODULE = Path(__file__).with_name("go")
+"""Names the programs and, with their hashes, all modules: what two programs import is compiled once."""
+TAGS = "remove_all_sd,enable_dns_sd"
+"""Prometheus without the service discovery of clouds, which is most of its code."""
+QUICK = "-gcflags=all=-N -l -dwarf=false"
+"""Do not optimize. This, no debug information and no cgo save CPU time, and the programs need little."""
 
 
-@dataclass(frozen=True)
-class Module:
-    """A module with programs in `cmd`."""
-
-    path: str
-    version: str
-    programs: tuple[str, ...]
-    tags: str = ""
-
-
-PROMETHEUS = Module(
-    "github.com/prometheus/prometheus",
-    "v0.316.0",
-    ("promtool", "prometheus"),
-    # Without the service discovery of clouds, which is most of the code.
-    tags="remove_all_sd,enable_dns_sd",
-)
-"""Prometheus 3.16.0."""
-HELM = Module("helm.sh/helm/v4", "v4.3.1", ("helm",))
-
-
-def tools(module: Module = PROMETHEUS) -> Path:
-    """The folder of the programs of a module."""
-    folder = ROOT / ".cache" / "go" / module.version
+def tools() -> Path:
+    """The folder of the programs."""
+    options = ["-tags", TAGS, "-ldflags=-s -w", QUICK]
+    key = hashlib.sha256(repr(options).encode() + (MODULE / "go.sum").read_bytes()).hexdigest()[:12]
+    folder = ROOT / ".cache" / "go" / key
     with one_at_a_time("go"):
-        if not all((folder / name).exists() for name in module.programs):
+        if not (folder / "ready").exists():
             if shutil.which("go") is None:
                 pytest.skip("Go is not installed")
-            packages = [f"{module.path}/cmd/{name}@{module.version}" for name in module.programs]
-            options = ["-tags", module.tags, "-ldflags=-s -w", QUICK]
-            environ = {"GOBIN": str(folder), "CGO_ENABLED": "0"}
-            call(["go", "install", *options, *packages], seconds_max=BUILD_SECONDS_MAX, **environ)
+            environ = {"GOBIN": str(folder), "GOWORK": "off", "CGO_ENABLED": "0"}
+            call(["go", "install", "-C", str(MODULE), *options, "tool"], seconds_max=BUILD_SECONDS_MAX, **environ)
+            (folder / "ready").touch()
     return folder
 
 
@@ -79,4 +63,4 @@ def call(
 
 if __name__ == "__main__":
     # `make manifests` asks for the path of Helm.
-    sys.stdout.write(str(tools(HELM) / "helm"))
+    sys.stdout.write(str(tools() / "helm"))

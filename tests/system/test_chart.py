@@ -77,7 +77,7 @@ def render():
 
 @pytest.fixture(scope="module")
 def program():
-    return go_tools.tools(go_tools.HELM) / "helm"
+    return go_tools.tools() / "helm"
 
 
 @pytest.fixture(scope="module")
