@@ -124,7 +124,7 @@ class Seen:
                 or leads_to(before.status, after.status)
                 or (is_undone and (before.status, after.status) == (Status.FINALIZING, Status.CANCELLING))
             ), (before, after)
-            # A cancelled batch gives up results that its owner cannot read, also if an isolated one has counted them.
+            # A cancelled batch gives up what its owner cannot read, also if an isolated owner has counted it.
             if not (self._world.cuts and self._world.refusals and after.status is Status.CANCELLED):
                 assert after.request_counts.completed >= before.request_counts.completed
                 assert after.request_counts.failed >= before.request_counts.failed

@@ -122,14 +122,14 @@ def test_an_array_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 async def test_an_empty_stdin_is_called_stdin(
-    target: Target, console: Console, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    client: Client, console: Console, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Not by the temporary file that it is copied to."""
     empty = tmp_path / "empty"
     empty.touch()
     monkeypatch.setattr(job, "open", lambda *_, **__: empty.open("rb"), raising=False)
     with pytest.raises(UsageError, match="stdin is empty"):
-        await run(console, target, Path("-"), Sink(), RunOptions())
+        await run(console, client, Path("-"), Sink(), RunOptions())
 
 
 async def test_an_empty_list_of_lines_is_not_called_by_a_temporary_file(service: Service) -> None:

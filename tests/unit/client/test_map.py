@@ -163,8 +163,8 @@ async def test_the_estimate_of_a_table_of_unknown_length_is_for_each_thousand_ro
     service: Batches, console: Console, tmp_path: Path
 ) -> None:
     """A CSV is not counted first; 1,000 would read like its number of rows."""
-    target = Target(base_url=service.url, api_key=KEY)
-    await run(console, target, task_of(tmp_path, 9), MapOptions(output=str(tmp_path / "out.csv"), tries=3))
+    async with Client(service.url, KEY) as client:
+        await run(console, client, task_of(tmp_path, 9), MapOptions(output=str(tmp_path / "out.csv"), tries=3))
     assert "each 1,000 rows: about 18,000 tokens in" in console.export_text()
 
 
