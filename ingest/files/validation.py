@@ -171,7 +171,7 @@ class Checker:
         if not count or (not whole and self._faulty is not None and self._models):
             return Passed(
                 total=self._total, models=tuple(self._models), numbers=bytes(self._numbers or b""),
-                faulty=frozenset(self._faulty or ()),
+                faulty=frozenset(self._faulty or ()), line_bytes_max=self._rules.line_bytes_max,
             )  # fmt: skip
         return Failed(errors=tuple(listed(whole + self._listing.errors, count)))
 

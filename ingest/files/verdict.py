@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Final
 
-from tidemill.ingest.files.packing import Placed
+from tidemill.ingest.files.packing import MixedPacker, Origin, Packer, Placed
 from tidemill.schemas.bitmap import Bitmap
 from tidemill.schemas.bounds import ERRORS_BYTES_MAX, ERRORS_MAX
+from tidemill.schemas.jsonl.lines import LINE_BYTES_MAX
 from tidemill.schemas.log.messages import Accepted
 from tidemill.schemas.resources.batch import BatchError, error_bytes
 from tidemill.schemas.resources.by_model import ModelLines
@@ -57,6 +58,8 @@ class Passed:
     copies: Copies = NO_COPIES
     faulty: frozenset[int] = frozenset()
     """The indices of lines with faults; they count as lines of the first model."""
+    line_bytes_max: int = LINE_BYTES_MAX
+    """A longer line has a fault."""
 
     @property
     def lines(self) -> Mapping[str, int]:
@@ -64,6 +67,14 @@ class Passed:
         if len(self.models) == 1:
             return {self.models[0]: self.total}
         return {model: self.numbers.count(number) for number, model in enumerate(self.models)}
+
+    def packer(self, origin: Origin) -> Packer | MixedPacker:
+        """A packer of the lines that are no copies."""
+        if self.copies.count:  # also packs lines with gaps between them
+            return MixedPacker(origin, self.models, self.numbers or bytes(self.total))
+        if len(self.models) == 1:
+            return Packer(origin, self.models[0])
+        return MixedPacker(origin, self.models, self.numbers)
 
 
 @dataclass(frozen=True, kw_only=True)
