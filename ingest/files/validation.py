@@ -156,12 +156,18 @@ class Checker:
         self._listing.errors.sort(key=lambda error: error.line or 0)
 
     def fault(self, data: bytes) -> Fault | None:
-        """Check the next line of a stream, which has any number of lines; returns its fault."""
+        """Check the next line of a stream, which has any number of lines and the model of its first valid one."""
+        before = self.model
         try:
             self._examine(data, 1)
-        except Fault as fault:
-            # The frames of the traceback hold the parsed line.
-            return fault.with_traceback(None)
+        except Exception as error:
+            if before is None:
+                self.model = None
+                self._models.clear()
+            if isinstance(error, Fault):
+                # The frames of the traceback hold the parsed line.
+                return error.with_traceback(None)
+            raise
         return None
 
     def verdict(self) -> Passed | Failed:

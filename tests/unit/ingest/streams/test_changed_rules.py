@@ -91,6 +91,14 @@ async def test_lines_that_were_refused_choose_no_model(tmp_path):
     assert owners.codes == ["model_not_found", None]
 
 
+async def test_an_invalid_line_chooses_no_model(tmp_path):
+    """Its fault lies in another field; the model is that of the first valid line."""
+    owners = Owners(tmp_path, "m", "n")
+    await owners.begin()
+    await owners.take(line("1", model="n", messages=None), line("2"), line("3", model="n"))
+    assert owners.codes == ["invalid_request", None, "mismatched_model"]
+
+
 async def test_lines_of_a_removed_endpoint_become_error_lines(tmp_path):
     """The stream opened when the settings had the endpoint."""
     text = orjson.loads(line("1")) | {"url": MINE}
