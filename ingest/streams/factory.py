@@ -132,6 +132,11 @@ class StreamFactory:
                     log.exception("a part of %s is gone: copies of its lines will not be recognised", state.id)
         return stream
 
+    def renew(self, stream: Stream) -> None:
+        """Take the present rules while the stream has no model: one may have been added since it began."""
+        if stream.checker.model is None:
+            stream.checker.renew(self._rules_of(stream.state))
+
     def forget(self, stream: Stream) -> None:
         """Free the memory of a stream that accepts no more lines here."""
         if (known := self._ids.pop(stream.state.id, None)) is not None:

@@ -256,6 +256,7 @@ class Partition:
 
     async def _check_and_publish(self, delivery: _Delivery) -> None:
         if delivery.checked is None:
+            self._factory.renew(delivery.stream)
             runs = [_run(one) for one in delivery.decisions]
             delivery.checked = await self._publisher.check(delivery.stream, runs, delivery.progress)
         if delivery.checked is not None:

@@ -91,6 +91,18 @@ async def test_lines_that_were_refused_choose_no_model(tmp_path):
     assert owners.codes == ["model_not_found", None]
 
 
+async def test_a_model_that_is_added_serves_open_streams(tmp_path):
+    """As long as they have no model; aliases of a stream's model stay as they are."""
+    owners = Owners(tmp_path, "n")
+    await owners.begin()
+    await owners.take(line("1"))
+    owners.serve("n", "m", also="m")
+    await owners.take(line("2", model="also"), line("3"))
+    owners.serve("n", "m", also="n")
+    await owners.take(line("4", model="also"))
+    assert owners.codes == ["model_not_found", None, None, None]
+
+
 async def test_an_invalid_line_chooses_no_model(tmp_path):
     """Its fault lies in another field; the model is that of the first valid line."""
     owners = Owners(tmp_path, "m", "n")
