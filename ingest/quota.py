@@ -31,9 +31,19 @@ class _Counts(msgspec.Struct, frozen=True):
     failed: int = 0
 
 
+class _Extras(msgspec.Struct, frozen=True):
+    open: bool | None = None
+    input_bytes: int | None = None
+
+
 class _Batch(msgspec.Struct, frozen=True):
     status: Status
     request_counts: _Counts = _Counts()
+    tidemill: _Extras = _Extras()
+
+    @property
+    def has_input(self) -> bool:
+        return self.status.is_terminal or not (self.tidemill.open or self.tidemill.input_bytes is not None)
 
 
 class _BatchRecord(msgspec.Struct, frozen=True):
@@ -83,7 +93,7 @@ class Quotas:
         Args:
             limits_of: The limits of a project.
             sizes: An empty table for the files.
-            batches: An empty table for the batches; their sizes are 0.
+            batches: An empty table for the batches; the size of one is 1 if it has its input, else 0.
         """
         self._limits_of = limits_of
         self._sizes = sizes
@@ -110,11 +120,12 @@ class Quotas:
             return
         if record.v != VERSION:
             return
-        if not (is_known := key in self._kept):
-            self._kept.put(key, record.project, 0)
+        known = self._kept.size(key)
+        if known is None or known < record.batch.has_input:
+            self._kept.put(key, record.project, int(record.batch.has_input))
         if record.batch.status.is_terminal:
             self._drop(key)
-        elif key in self._works or not is_known:
+        elif key in self._works or known is None:
             # A known batch without work has ended: a former owner of its partition wrote this record too late.
             counts = record.batch.request_counts
             self._count(key, record.project, counts.total, counts.completed + counts.failed)
@@ -136,6 +147,10 @@ class Quotas:
     def knows(self, batch_id: str) -> bool:
         """Whether `tidemill.batches` has the batch, at work or over."""
         return batch_id in self._kept
+
+    def has_input(self, batch_id: str) -> bool:
+        """Whether `tidemill.batches` shows that the batch has its input, or is over."""
+        return self._kept.size(batch_id) == 1
 
     def owns(self, project: str, batch_id: str) -> bool:
         """Whether `tidemill.batches` has the batch as one of the project."""

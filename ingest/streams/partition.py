@@ -329,7 +329,7 @@ class Partition:
         self._tables.drop(state.id)
 
     def _is_known(self, batch_id: str) -> bool:
-        return self._resources.quotas.knows(batch_id)
+        return self._resources.quotas.knows(batch_id) or self._publisher.is_erased(batch_id)
 
     async def _forget_known(self) -> None:
         """Delete the rows of streams of the api that are over."""

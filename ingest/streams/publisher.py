@@ -141,6 +141,10 @@ class Publisher:
         if placed:
             await self._publish_requests(stream, placed)
 
+    def is_erased(self, batch_id: str) -> bool:
+        """Whether a batch is deleted."""
+        return self._vault is not None and self._vault.is_erased(batch_id)
+
     async def stalled(self, stream: Stream, fact: Stalled) -> None:
         """Show on a batch why its lines wait."""
         await self._open(stream)
