@@ -257,10 +257,16 @@ class Partition:
     async def _check_and_publish(self, delivery: _Delivery) -> None:
         if delivery.checked is None:
             self._factory.renew(delivery.stream)
-            runs = [_run(one) for one in delivery.decisions]
+            runs = [self._run(one) for one in delivery.decisions]
             delivery.checked = await self._publisher.check(delivery.stream, runs, delivery.progress)
         if delivery.checked is not None:
             await self._publisher.publish(delivery.stream, delivery.checked)
+
+    def _run(self, decision: Decision) -> LineRun:
+        record, since = decision.record, int(self._clock())
+        if decision.is_known:
+            since = min(since, max(int(record.timestamp), decision.stream.state.batch.created_at))
+        return LineRun(decision.first, decision.lines, decision.fault, since)
 
     async def _flush(self, stream: Stream, *, sealed: bool = False) -> None:
         """Write the waiting lines as a part, keep the stream, and acknowledge their records.
@@ -340,7 +346,3 @@ class Partition:
         if over:
             self._tables.put_decided(self._decisions.kept)
             await self._tables.delivered()
-
-
-def _run(decision: Decision) -> LineRun:
-    return LineRun(decision.first, decision.lines, decision.fault)

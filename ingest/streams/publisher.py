@@ -47,6 +47,8 @@ class LineRun(NamedTuple):
     lines: list[bytes]
     fault: Fault | None = None
     """Why the project may not run any of them."""
+    since: int | None = None
+    """Unix seconds; none of them was published before."""
 
 
 Valid = tuple[int, bytes]
@@ -60,10 +62,12 @@ class Checked(NamedTuple):
     """Lines of the batch up to the last checked one."""
     good: list[Valid]
     faults: list[Faulty]
+    since: int | None = None
+    """See `LineRun`."""
 
     def part(self, places: range) -> "Checked":
         """The outcome for the lines at these places alone."""
-        return Checked(places.stop, *_at(places, self.good, self.faults))
+        return Checked(places.stop, *_at(places, self.good, self.faults), self.since)
 
 
 @dataclass(slots=True)
@@ -111,7 +115,8 @@ class Publisher:
         except OSError as error:
             raise Unavailable(f"the ids of its lines cannot be kept: {reason(error)}") from error
         good, faults = self._within_quota(stream, *_refused(runs, progress.good, progress.faults))
-        return Checked(max((run.first + len(run.lines) for run in runs), default=0), good, faults)
+        since = min((run.since for run in runs if run.since is not None), default=None)
+        return Checked(max((run.first + len(run.lines) for run in runs), default=0), good, faults, since)
 
     async def publish(self, stream: Stream, checked: Checked) -> None:
         """Publish valid lines as requests and invalid lines as error results.
@@ -139,7 +144,7 @@ class Publisher:
             sealed = await seal_outcome(self._vault, stream.state.id, value, lines_headers(stream.state.id, marks))
             await self._send(stream.state.id, *sealed)
         if placed:
-            await self._publish_requests(stream, placed)
+            await self._publish_requests(stream, placed, checked.since)
 
     def is_erased(self, batch_id: str) -> bool:
         """Whether a batch is deleted."""
@@ -191,13 +196,14 @@ class Publisher:
         refused = [(place, line, fault) for place, line in good[-beyond:]]
         return good[:-beyond], sorted(faults + refused, key=lambda found: found[0])
 
-    async def _publish_requests(self, stream: Stream, placed: list[Placed]) -> None:
+    async def _publish_requests(self, stream: Stream, placed: list[Placed], since: int | None) -> None:
         batch, model = stream.state.batch, stream.checker.model
         origin = Origin(
             batch_id=batch.id,
             project=stream.state.project,
             deadline=batch.expires_at,
             url=batch.endpoint,
+            created=since,
             traceparent=batch.tidemill.traceparent,
             headers=batch.tidemill.headers or {},
             validated=batch.tidemill.validated,

@@ -42,12 +42,18 @@ class Owners:
         self._partition, _ = self.world.partition()
         await self._partition.load()
 
-    async def take(self, *lines):
-        """Let the owner take a record of a stream, and write its lines to a part."""
+    async def take(self, *lines, wait=10):
+        """Let the owner take a record of a stream, and after a while write its lines to a part."""
         self.world.log.append(producing(b"s", *lines))
-        await self._partition.take([self.world.arrival(self._gate, len(self.world.log) - 1)])
-        self.world.now += 10
+        await self.again(len(self.world.log) - 1)
+        self.world.now += wait
         await self._partition.tick(lambda _: False)
+
+    async def again(self, offset, at=None):
+        """Let the owner take the record at an offset; the log says that it arrived at this time."""
+        record = self.world.arrival(self._gate, offset)
+        record.timestamp = record.timestamp if at is None else at
+        await self._partition.take([record])
 
     @property
     def codes(self):
@@ -121,6 +127,36 @@ async def test_lines_of_a_removed_endpoint_become_error_lines(tmp_path):
     await owners.begin()
     await owners.take(orjson.dumps(text | {"custom_id": "2"}), orjson.dumps(text))
     assert owners.codes == [None, "invalid_url", "duplicate_custom_id"]
+
+
+async def test_lines_that_come_again_say_how_old_they_are(tmp_path, monkeypatch):
+    """Processors read outcomes back from then on: the former owner may have published the lines."""
+    owners, created = Owners(tmp_path, "m"), []
+    publish = owners.world.publish
+
+    async def published(records):
+        found = [record async for record in records]
+        created.extend(record.head.created for record in found)
+
+        async def again():
+            for record in found:
+                yield record
+
+        await publish(again())
+
+    monkeypatch.setattr(owners.world, "publish", published)
+    await owners.begin()
+    began = int(owners.world.now)
+    await owners.take(line("1"))
+    await owners.take(line("2"), wait=0)
+    arrived = int(owners.world.now)
+    owners.world.now += 120
+    await owners.begin()
+    await owners.again(1, at=arrived)
+    assert created == [began, arrived, arrived]
+    await owners.begin()
+    await owners.again(1, at=0)
+    assert created[3:] == [began]
 
 
 async def test_an_error_of_ours_ends_no_owner(tmp_path, monkeypatch, caplog):
