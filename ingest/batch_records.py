@@ -19,12 +19,19 @@ class _Counts(msgspec.Struct, frozen=True):
 
 class _Extras(msgspec.Struct, frozen=True):
     stream: str | None = None
+    open: bool | None = None
+    input_bytes: int | None = None
 
 
 class _Batch(msgspec.Struct, frozen=True):
     status: Status
     request_counts: _Counts = _Counts()
     tidemill: _Extras = _Extras()
+
+    @property
+    def has_input(self) -> bool:
+        """Whether its input file is complete."""
+        return self.status.is_terminal or not (self.tidemill.open or self.tidemill.input_bytes is not None)
 
 
 class BatchRecord(msgspec.Struct, frozen=True):

@@ -65,7 +65,7 @@ class Quotas:
         Args:
             limits_of: The limits of a project.
             sizes: An empty table for the files.
-            batches: An empty table for the batches; their sizes are 0.
+            batches: An empty table for the batches; the size of one is 1 if it has its input, else 0.
         """
         self._limits_of = limits_of
         self._sizes = sizes
@@ -87,11 +87,12 @@ class Quotas:
             return
         if (record := batch_records.decoded(value, offset)) is None:
             return
-        if not (is_known := key in self._kept):
-            self._kept.put(key, record.project, 0)
+        known = self._kept.size(key)
+        if known is None or known < record.batch.has_input:
+            self._kept.put(key, record.project, int(record.batch.has_input))
         if record.batch.status.is_terminal:
             self._drop(key)
-        elif key in self._works or not is_known:
+        elif key in self._works or known is None:
             # A known batch without work has ended: a former owner of its partition wrote this record too late.
             counts = record.batch.request_counts
             self._count(key, record.project, counts.total, counts.completed + counts.failed)
@@ -113,6 +114,10 @@ class Quotas:
     def knows(self, batch_id: str) -> bool:
         """Whether `tidemill.batches` has the batch, at work or over."""
         return batch_id in self._kept
+
+    def has_input(self, batch_id: str) -> bool:
+        """Whether `tidemill.batches` shows that the batch has its input, or is over."""
+        return self._kept.size(batch_id) == 1
 
     def owns(self, project: str, batch_id: str) -> bool:
         """Whether `tidemill.batches` has the batch as one of the project."""

@@ -90,6 +90,11 @@ class Sizes:
         found = self._execute("SELECT project FROM sizes WHERE id = ?", object_id).fetchone()
         return None if found is None else found[0]
 
+    def size(self, object_id: str) -> int | None:
+        """The size of an object; None if it is not there."""
+        found = self._execute("SELECT bytes FROM sizes WHERE id = ?", object_id).fetchone()
+        return None if found is None else found[0]
+
     def put(self, object_id: str, project: str, size: int) -> None:
         """Set the project and size of an object."""
         self.drop(object_id)

@@ -5,6 +5,7 @@ from typing import Final
 
 from tidemill.ingest.files.verdict import Fault, Passed
 from tidemill.schemas.jsonl import line
+from tidemill.schemas.jsonl.lines import Line
 from tidemill.schemas.log.codec import LineMark
 
 RECORD_LINES_MAX: Final = 1024
@@ -14,6 +15,11 @@ RECORD_BYTES_MAX: Final = 256 * 1024
 Faulty = tuple[int, bytes, Fault]
 """The place of an invalid line, the line, and its fault."""
 
+CHANGED: Final = Fault(
+    "invalid_request",
+    "This line was refused for the models or limits at that time, which have changed since. Send it again.",
+)
+"""The fault of a line that had another one when the log got the verdict, and has none now."""
 LOST: Final = Fault("input_gone", "The input file was deleted while the batch was created.")
 """The fault of all lines of an input that is deleted between its check and its publication."""
 
@@ -25,6 +31,14 @@ def lost(batch_id: str, passed: Passed) -> Iterator[tuple[str, list[LineMark], b
         asked = passed.copies.left_out_of((place, b"") for place in places)
         for marks, value in packed(batch_id, ((place, b"", LOST) for place, _ in asked)):
             yield model, marks, value
+
+
+def refused(lines: Iterable[Line], first: int, faults: Iterable[Faulty], passed: Passed) -> Iterator[Faulty]:
+    """The lines with faults by the verdict that the log has; `faults` are those by the present rules."""
+    present = {place: fault for place, _, fault in faults}
+    for place, found in enumerate(lines, first):
+        if place in passed.faulty:
+            yield place, found.data or b"", present.get(place, CHANGED)
 
 
 def packed(batch_id: str, faults: Iterable[Faulty]) -> Iterator[tuple[list[LineMark], bytes]]:

@@ -24,6 +24,7 @@ from tidemill.schemas.ports import Clock, NotFound, Sender, Store
 from tidemill.schemas.resources.batch import BatchError
 from tidemill.schemas.resources.file import File
 from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason, Waiting
+from tidemill.sealing.vault import NoKey
 from tidemill.storage.buckets import (
     BucketNotFound,
     BucketRefused,
@@ -128,7 +129,7 @@ class Importer:
         failed: Failed | None = None
         try:
             await self._copied(one, life_seconds, check_stopped)
-        except (BucketNotFound, Changed, NotAllowed, QuotaExceeded) as error:
+        except (BucketNotFound, Changed, NoKey, NotAllowed, QuotaExceeded) as error:
             failed = _failed(one, error)
         except BucketRefused as error:
             one.refusals += 1
@@ -170,6 +171,7 @@ class Importer:
         await self._caught_up()
         if self._room.has_lines(batch.id):
             return
+        await self._requests.begin(batch.id, project)
         self._room.claim_input(project, batch.input_file_id, one.source.bytes)
         async with AsyncExitStack() as stack:
             stack.enter_context(own_store())
@@ -232,6 +234,8 @@ def _failed(one: Import, error: Exception) -> Failed:
     match error:
         case Changed():
             code, why = "input_changed", "the object has changed since the batch was created"
+        case NoKey():
+            why = "the batch was deleted"
         case NotFound():
             code, why = "input_changed", "the object is gone since the batch was created"
         case QuotaExceeded():

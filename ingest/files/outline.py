@@ -1,6 +1,7 @@
 """Decodes the few fields of a long line that the check needs, and skips the rest."""
 
 import functools
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,6 +9,7 @@ import msgspec
 import orjson
 
 from tidemill.schemas.endpoints import Endpoint
+from tidemill.schemas.jsonl import nesting
 
 
 def _struct(name: str, fields: Iterable[str], **others: Any) -> type[msgspec.Struct]:
@@ -23,6 +25,7 @@ def _struct(name: str, fields: Iterable[str], **others: Any) -> type[msgspec.Str
 _FIELDS = ("custom_id", "method", "url", "body")
 _lines = msgspec.json.Decoder(_struct("_Line", _FIELDS))
 _valid = msgspec.json.Decoder(msgspec.Raw)
+_STARTS_WITH_INTEGER = re.compile(rb"\[\s*+(?:\]|-?\d++(?![.eE]))")
 
 
 class _Decoders:
@@ -56,6 +59,16 @@ def outlined(data: bytes, endpoint: Endpoint) -> object:
     except msgspec.ValidationError:
         return _odd(data, endpoint, decoders)
     return {name: _body(value, endpoint) if name == "body" else _value(value) for name, value in line.items()}
+
+
+def count_of_inputs(given: object) -> int:
+    """The number of texts to embed; a list of integers is one text, as tokens."""
+    if type(given) is msgspec.Raw:
+        text = bytes(given)
+        return 1 if _STARTS_WITH_INTEGER.match(text) else nesting.elements(text)
+    if type(given) is list and given and type(given[0]) is not int:
+        return len(given)
+    return 1
 
 
 def _odd(data: bytes, endpoint: Endpoint, decoders: _Decoders) -> object:

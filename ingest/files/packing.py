@@ -44,7 +44,7 @@ class Origin:
     """Unix seconds."""
     url: str
     created: int | None = None
-    """Unix seconds."""
+    """Unix seconds; see `RequestHead`."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """More headers of each call."""
     traceparent: str | None = None

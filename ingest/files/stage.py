@@ -3,12 +3,12 @@
 A JSON Schema of the answers is stored first, and an input in a bucket is copied to the store (`imports.py`). Then:
 
 1. Read the file and check every line. If any line has a fault, send `Rejected` with all faults, and stop. If equal
-   lines are to be asked once, read it again, and write the list of copies (`sqlite.py`).
+   lines are to be asked once, read it again, and write the list of copies (`sqlite.py`). Keep the verdict.
 2. Send `Accepted`, and wait until the log has it, before any line is published.
 3. Read the file again and publish its lines, but for copies, until the log has them all.
 
-After a crash Kafka redelivers the command, and all steps are repeated from the first. Readers recognise copies by
-the batch and the line's index (docs/reference/protocol.md, steps 1 to 4).
+After a crash Kafka redelivers the command, and all steps are repeated, but the verdict that was kept counts
+(`kept_verdicts.py`). Readers recognise copies by batch and index (docs/reference/protocol.md, steps 1 to 4).
 """
 
 import asyncio
@@ -27,10 +27,10 @@ from tidemill.configuration.servers import Serving
 from tidemill.configuration.settings import Settings
 from tidemill.ingest.files import error_lines
 from tidemill.ingest.files.imports import Import, Importer
+from tidemill.ingest.files.kept_verdicts import KeptVerdicts
 from tidemill.ingest.files.packing import (
     PUBLISH,
     Origin,
-    Packer,
     Record,
     RequestPublisher,
     placed,
@@ -114,6 +114,7 @@ class Stage:
         self._catalog = catalog
         self._store = store
         self._requests = requests
+        self._kept = KeptVerdicts(store, requests)
         self._clock = clock
         self._big = asyncio.Semaphore(BIG_AT_ONCE_MAX)
         self._small = asyncio.Semaphore(SMALL_AT_ONCE_MAX)
@@ -237,7 +238,7 @@ class Stage:
         batch = work.command.batch
         # Also if the batch was cancelled meanwhile: its lines must be counted.
         with tracing.step(VALIDATE, SpanKind.CONSUMER, batch, VALIDATED) as span:
-            verdict = await self._verdict(work)
+            verdict = await self._kept.of(batch.id) or await self._verdict(work)
             if isinstance(verdict, Failed):
                 tracing.failed(span, "invalid_input")
             else:
@@ -257,7 +258,9 @@ class Stage:
             return missing
         try:
             verdict = await self._checked(work, source)
-            return verdict if isinstance(verdict, Failed) else await self._with_copies(work, source, verdict)
+            if isinstance(verdict, Passed):
+                verdict = await self._with_copies(work, source, verdict)
+                await self._kept.keep(work.command, verdict)
         except (NotFound, NoKey):
             return missing
         except OSError:
@@ -265,6 +268,7 @@ class Stage:
         except Exception as error:  # noqa: BLE001  see above
             log.error("%s: %s", batch.id, _reason(error))  # noqa: TRY400
             return Failed(errors=(INTERNAL_FAULT,))
+        return verdict
 
     async def _checked(self, work: _Work, source: InputRef) -> Passed | Failed:
         before = self._catalog.contents
@@ -277,8 +281,22 @@ class Stage:
         return verdict
 
     async def _checked_against(self, serving: Serving, work: _Work, source: InputRef) -> Passed | Failed:
+        work.rules = self._rules(serving, work)
+        checker, most = Checker(work.rules), self._settings.line_bytes_max
+        is_too_large = source.bytes > self._settings.file_bytes_max
+        async with aclosing(self._slices(source.key, most, READ_BYTES if is_too_large else None)) as slices:
+            async for lines in slices:
+                await _run(checker.check, lines[:1] if is_too_large else lines)
+                if is_too_large or checker.is_full:
+                    break
+        if is_too_large:
+            return checker.too_large()
+        await checker.check_uploaded(self._store)
+        return checker.verdict()
+
+    def _rules(self, serving: Serving, work: _Work) -> Rules:
         settings = self._settings
-        work.rules = Rules(
+        return Rules(
             endpoint=work.command.batch.endpoint,
             project=work.command.project,
             models={name: model.endpoints for name, model in serving.models.items()},
@@ -289,18 +307,6 @@ class Stage:
             reply_bytes_max=settings.reply_bytes_max,
             models_max=settings.limits_of(work.command.project).models_per_batch_max,
         )
-        checker = Checker(work.rules)
-        is_too_large = source.bytes > settings.file_bytes_max
-        async with aclosing(self._slices(source.key, READ_BYTES if is_too_large else None)) as slices:
-            async for lines in slices:
-                checked = lines[:1] if is_too_large else lines
-                await _run(checker.check, checked)
-                if is_too_large or checker.is_full:
-                    break
-        if is_too_large:
-            return checker.too_large()
-        await checker.check_uploaded(self._store)
-        return checker.verdict()
 
     async def _with_copies(self, work: _Work, source: InputRef, passed: Passed) -> Passed:
         """Find the lines that equal an earlier one, and write their list; file and command alone determine both.
@@ -314,7 +320,7 @@ class Stage:
             return passed
         await self._requests.begin(batch.id, work.command.project)
         with EqualLines(batch.endpoint, is_forced=batch.tidemill.dedupe == "all") as equal:
-            async with aclosing(self._slices(source.key)) as slices:
+            async with aclosing(self._slices(source.key, passed.line_bytes_max)) as slices:
                 async for lines in slices:
                     await _run(equal.add, lines)
             copies = equal.copies(passed.numbers)
@@ -324,15 +330,16 @@ class Stage:
 
     async def _refuse(self, work: _Work, source: InputRef, passed: Passed) -> None:
         """Publish the error lines of faulty lines, which it finds by a second check: few files have faults."""
-        assert work.rules is not None
-        checker, batch_id = Checker(work.rules), work.command.batch.id
+        checker = Checker(work.rules or self._rules(self._catalog.contents.serving, work))
+        batch_id, place = work.command.batch.id, 0
         await self._requests.begin(batch_id, work.command.project)
-        async with aclosing(self._slices(source.key)) as slices:
+        async with aclosing(self._slices(source.key, passed.line_bytes_max)) as slices:
             async for lines in slices:
                 work.check_stopped()
-                faulty = await _run(checker.faulty, lines)
+                faulty = error_lines.refused(lines, place, await _run(checker.faulty, lines), passed)
                 for marks, value in error_lines.packed(batch_id, faulty):
                     await self._requests.refuse(batch_id, marks, value, model=passed.models[0])
+                place += len(lines)
 
     async def _refuse_all(self, batch_id: str, project: str, passed: Passed) -> None:
         """Publish an error line for each line: the input is gone, and results waits for all of them.
@@ -357,7 +364,7 @@ class Stage:
             express=passed.total <= EXPRESS_LINES_MAX,
         )
         packer, place = Packer(origin, passed.models, passed.numbers), 0
-        async with aclosing(self._slices(source.key)) as slices:
+        async with aclosing(self._slices(source.key, passed.line_bytes_max)) as slices:
             async for lines in slices:
                 work.check_stopped()
                 valid = placed(place, source.key, lines, passed.faulty)
@@ -367,9 +374,11 @@ class Stage:
         for record in packer.finish():
             yield record
 
-    async def _slices(self, key: str, end: int | None = None) -> AsyncGenerator[list[Line], None]:
+    async def _slices(
+        self, key: str, line_bytes_max: int, end: int | None = None
+    ) -> AsyncGenerator[list[Line], None]:
         """The lines of a file in slices; other tasks run between two slices."""
-        splitter = Splitter(self._settings.line_bytes_max)
+        splitter = Splitter(line_bytes_max)
         async with aclosing(self._store.read(key, 0, end)) as chunks:
             async for chunk in chunks:
                 for lines in sliced(splitter.feed(chunk), lambda line: len(line.data or b"")):

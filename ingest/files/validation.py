@@ -6,7 +6,6 @@ and all faulty lines of a file, up to a bound.
 
 import dataclasses
 import hashlib
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -17,11 +16,11 @@ import orjson
 
 from tidemill.ingest.files import attachments
 from tidemill.ingest.files.attachments import Attached
-from tidemill.ingest.files.outline import outlined
+from tidemill.ingest.files.outline import count_of_inputs, outlined
 from tidemill.ingest.files.verdict import Failed, Fault, Listing, Passed, entry, listed, shown
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.bounds import CUSTOM_ID_CHARS_MAX, LINE_BYTES_HIGHEST
-from tidemill.schemas.endpoints import ENDPOINTS, Endpoint
+from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint
 from tidemill.schemas.jsonl import malformed, nesting
 from tidemill.schemas.jsonl.attachments import AttachmentError
 from tidemill.schemas.jsonl.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX, Line
@@ -46,9 +45,6 @@ _FIELDS: tuple[tuple[str, type, str], ...] = (
     ("url", str, "a string"),
     ("body", dict, "an object"),
 )
-_STARTS_WITH_INTEGER = re.compile(rb"\[\s*+(?:\]|-?\d++(?![.eE]))")
-
-
 _KINDS = {
     type(None): "null", bool: "a boolean", int: "an integer", float: "a number", str: "a string",
     list: "an array", dict: "an object", msgspec.Raw: "an array",
@@ -87,7 +83,7 @@ class Checker:
 
     def __init__(self, rules: Rules, seen: Seen | None = None) -> None:
         self._rules = rules
-        self._endpoint = ENDPOINTS[rules.endpoint]
+        self._endpoint = ENDPOINTS.get(rules.endpoint, UNKNOWN)
         forms = self._endpoint.forms
         self._only_form = tuple(forms[0].items()) if len(forms) == 1 else None
         self._ids: Seen = dict[str | bytes, int]() if seen is None else seen
@@ -160,13 +156,23 @@ class Checker:
         self._listing.errors.sort(key=lambda error: error.line or 0)
 
     def fault(self, data: bytes) -> Fault | None:
-        """Check the next line of a stream, which has any number of lines; returns its fault."""
+        """Check the next line of a stream, which has any number of lines and the model of its first valid one."""
+        before = self.model
         try:
             self._examine(data, 1)
-        except Fault as fault:
-            # The frames of the traceback hold the parsed line.
-            return fault.with_traceback(None)
+        except Exception as error:
+            if before is None:
+                self.model = None
+                self._models.clear()
+            if isinstance(error, Fault):
+                # The frames of the traceback hold the parsed line.
+                return error.with_traceback(None)
+            raise
         return None
+
+    def renew(self, rules: Rules) -> None:
+        """Check further lines by other rules for the same endpoint."""
+        self._rules = rules
 
     def verdict(self) -> Passed | Failed:
         """The verdict on the checked lines."""
@@ -175,7 +181,7 @@ class Checker:
         if not count or (not whole and self._faulty is not None and self._models):
             return Passed(
                 total=self._total, models=tuple(self._models), numbers=bytes(self._numbers or b""),
-                faulty=frozenset(self._faulty or ()),
+                faulty=frozenset(self._faulty or ()), line_bytes_max=self._rules.line_bytes_max,
             )  # fmt: skip
         return Failed(errors=tuple(listed(whole + self._listing.errors, count)))
 
@@ -220,6 +226,8 @@ class Checker:
                 f"Expected '{self._rules.endpoint}', but got '{shown(url)}'."
             )
             raise Fault("invalid_url", text, "url")
+        if self._endpoint is UNKNOWN:
+            raise Fault("invalid_url", f"The endpoint '{shown(url)}' was removed from the settings.", "url")
         self._examine_body(request["body"])
         if self._endpoint.files:
             try:
@@ -265,7 +273,7 @@ class Checker:
                 text = f"Invalid '{name}' for a batch: its results are JSON, so it must be {' or '.join(choices)}."
                 raise Fault("invalid_request", text, f"body.{name}")
         if self._endpoint.items == "embedded":
-            inputs = _count_of_inputs(body[self._endpoint.prompt])
+            inputs = count_of_inputs(body[self._endpoint.prompt])
             self._inputs += inputs
             self._examine_reply(inputs, body)
 
@@ -387,13 +395,3 @@ def _file_fault(error: AttachmentError) -> Fault:
 def _type_fault(param: str, expected: str, found: object) -> Fault:
     text = f"Invalid type for '{param}': expected {expected}, but got {_KINDS[type(found)]} instead."
     return Fault("invalid_type", text, param)
-
-
-def _count_of_inputs(given: object) -> int:
-    """The number of texts to embed; a list of integers is one text, as tokens."""
-    if type(given) is msgspec.Raw:
-        text = bytes(given)
-        return 1 if _STARTS_WITH_INTEGER.match(text) else nesting.elements(text)
-    if type(given) is list and given and type(given[0]) is not int:
-        return len(given)
-    return 1

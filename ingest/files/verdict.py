@@ -9,6 +9,7 @@ from typing import Final
 from tidemill.ingest.files.packing import Placed
 from tidemill.schemas.bitmap import Bitmap
 from tidemill.schemas.bounds import ERRORS_BYTES_MAX, ERRORS_MAX
+from tidemill.schemas.jsonl.lines import LINE_BYTES_MAX
 from tidemill.schemas.log.messages import Accepted
 from tidemill.schemas.resources.batch import BatchError, error_bytes
 from tidemill.schemas.resources.by_model import ModelLines
@@ -57,6 +58,8 @@ class Passed:
     copies: Copies = NO_COPIES
     faulty: frozenset[int] = frozenset()
     """The indices of lines with faults; they count as lines of the first model."""
+    line_bytes_max: int = LINE_BYTES_MAX
+    """A longer line has a fault."""
 
     @property
     def lines(self) -> Mapping[str, int]:

@@ -55,6 +55,7 @@ class InputAssembly:
         self._store = resources.store
         self._sender = resources.sender
         self._clock = resources.clock
+        self._quotas = resources.quotas
         self._input_life_seconds = resources.times.input_life_seconds
         self._publisher = publisher
         self._writer = writer
@@ -141,9 +142,14 @@ class InputAssembly:
             task.cancel()
 
     async def _join(self, state: State, lines: int) -> None:
+        if (found := await self._input(state)) is not None:
+            await self._publish(state, lines, *found)
+        self._joined.append(state.id)
+        self._wake()
+
+    async def _publish(self, state: State, lines: int, size: int, sha256: str) -> None:
         batch = state.batch
         tracing.past(PUBLISH, SpanKind.PRODUCER, batch, publication(lines), since=batch.created_at * 10**9)
-        size, sha256 = await self._input(state)
         file = File(
             id=batch.input_file_id,
             bytes=size,
@@ -160,13 +166,16 @@ class InputAssembly:
         )
         source = InputRef(key=key, bytes=size)
         await self._publisher.send_fact(Sealed(batch_id=state.id, total=lines, model=state.model, input=source))
-        self._joined.append(state.id)
-        self._wake()
 
-    async def _input(self, state: State) -> tuple[int, str]:
-        """Write the input, and retry until that works; meanwhile the batch shows why it is not complete."""
+    async def _input(self, state: State) -> tuple[int, str] | None:
+        """Write the input, and retry until that works; meanwhile the batch shows why it is not complete.
+
+        None if a former owner has published it: a user may have deleted the input, or the batch, since then.
+        """
         since = 0
         for failures in itertools.count():
+            if self._quotas.has_input(state.id) or self._publisher.is_erased(state.id):
+                return None
             try:
                 found = await self._write(state)
             except OSError as error:

@@ -8,7 +8,7 @@ import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from tidemill.ingest.files.verdict import Fault
 from tidemill.ingest.streams.factory import StreamFactory
@@ -51,6 +51,8 @@ class Decision:
     """Whether it is the last record of the stream."""
     fault: Fault | None = None
     """Why the lines become error lines: the project may not store more, but the api has accepted them."""
+    is_known: bool = False
+    """Whether a former owner had decided so, and may have published the lines."""
 
 
 class _TooLate(IntakeError):
@@ -144,7 +146,8 @@ class Decisions:
             ends = stream.state.ended and record.offset == stream.state.journal[-1][0]
             stream.awaited.discard(record.offset)
             del self._journal[record.offset]
-            return self._decision(record, stream, first, split(record.value or b"")[:count], ends=ends)
+            lines = split(record.value or b"")[:count]
+            return self._decision(record, stream, first, lines, ends=ends, is_known=True)
         # Kafka may deliver a record twice, even before the table has the decision on it.
         if record.offset > max(self.kept, self._seen):
             try:
@@ -208,12 +211,12 @@ class Decisions:
         lines: list[bytes],
         *,
         ends: bool,
-        fault: Fault | None = None,
+        **others: Any,
     ) -> Decision:
         state, end = stream.state, first + len(lines)
         stream.size += joined_bytes(lines)
         self._quotas.count_stream(state.id, state.project, end, state.batch.input_file_id, stream.size)
-        return Decision(stream=stream, record=record, first=first, lines=lines, ends=ends, fault=fault)
+        return Decision(stream=stream, record=record, first=first, lines=lines, ends=ends, **others)
 
     def end(self, stream: Stream, *, discarding: bool = False) -> None:
         """Accept no more lines in a stream; another batch may use its name, unless it discards further lines."""

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from opentelemetry.trace import SpanKind
@@ -21,7 +21,6 @@ from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.intake import StreamOptions
 from tidemill.schemas.log.messages import BatchCreated
-from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, Cut, Extras, Status, window_seconds
 from tidemill.telemetry import tracing
 
@@ -119,16 +118,24 @@ class StreamFactory:
     async def restore(self, state: State) -> Stream:
         """Restore a stream of a previous owner: its `custom_id`s come from its parts, its model from the state."""
         stream = self._stream(state)
-        if not state.sealed:
-            for part in state.parts:
-                replay = functools.partial(self._replay, stream, state.key(part))
-                try:
-                    await retry(f"reading {state.id}", replay)
-                except NotFound:
-                    log.exception("a part of %s is gone: copies of its lines will not be recognised", state.id)
         if state.model is not None:
             stream.checker.choose(state.model)
+        if not state.sealed:
+            # The present rules may differ from those that the lines were checked by, so they choose no model.
+            replayed = Checker(self._rules_of(state, models={}), self._ids[state.id])
+            for part in state.parts:
+                replay = functools.partial(self._replay, replayed, state.id, state.key(part))
+                try:
+                    await retry(f"reading {state.id}", replay)
+                except Exception:
+                    # Without this stream the partition would never begin.
+                    log.exception("a part of %s is gone: copies of its lines will not be recognised", state.id)
         return stream
+
+    def renew(self, stream: Stream) -> None:
+        """Take the present rules while the stream has no model: one may have been added since it began."""
+        if stream.checker.model is None:
+            stream.checker.renew(self._rules_of(stream.state))
 
     def forget(self, stream: Stream) -> None:
         """Free the memory of a stream that accepts no more lines here."""
@@ -137,11 +144,10 @@ class StreamFactory:
 
     def _stream(self, state: State) -> Stream:
         seen = self._ids[state.id] = SeenIds(self._folder / state.id)
-        rules = dataclasses.replace(self._rules(), endpoint=state.batch.endpoint, project=state.project)
         last = state.journal[-1] if state.journal else (0, state.kept_lines, 0, -1)
         return Stream(
             state=state,
-            checker=Checker(rules, seen),
+            checker=Checker(self._rules_of(state), seen),
             lines=last[1] + last[2],
             last_record_at=self._monotonic(),
             size=sum(part.bytes for part in state.parts),
@@ -149,17 +155,20 @@ class StreamFactory:
             seq=state.seq,
         )
 
-    async def _replay(self, stream: Stream, key: str) -> None:
+    def _rules_of(self, state: State, **others: Any) -> Rules:
+        return dataclasses.replace(self._rules(), endpoint=state.batch.endpoint, project=state.project, **others)
+
+    async def _replay(self, checker: Checker, batch_id: str, key: str) -> None:
         """Check the lines of a part again, which fills the checker."""
         splitter = Splitter()
         async for chunk in self._store.read(key):
             for line in splitter.feed(chunk):
                 try:
-                    stream.checker.fault(line.data or b"")
+                    checker.fault(line.data or b"")
                 except OSError:
                     raise
                 except Exception as error:  # noqa: BLE001  the partition would never begin
-                    log.error("%s: a kept line raised %s", stream.state.id, type(error).__name__)  # noqa: TRY400
+                    log.error("%s: a kept line raised %s", batch_id, type(error).__name__)  # noqa: TRY400
 
 
 def _endpoint(lines: list[bytes]) -> str:

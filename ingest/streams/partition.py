@@ -253,9 +253,17 @@ class Partition:
         await self._publisher.send_fact(DeadLettered(batch_id=batch_id, source=source, reason=reason, at=at))
 
     async def _check_and_publish(self, delivery: _Delivery) -> None:
-        runs = [LineRun(one.first, one.lines, one.fault) for one in delivery.decisions]
+        if delivery.checked.total is None:
+            self._factory.renew(delivery.stream)
+        runs = [self._run(one) for one in delivery.decisions]
         if await self._publisher.check(delivery.stream, runs, delivery.checked):
             await self._publisher.publish(delivery.stream, delivery.checked)
+
+    def _run(self, decision: Decision) -> LineRun:
+        record, since = decision.record, int(self._clock())
+        if decision.is_known:
+            since = min(since, max(int(record.timestamp), decision.stream.state.batch.created_at))
+        return LineRun(decision.first, decision.lines, decision.fault, since)
 
     async def _flush(self, stream: Stream, *, sealed: bool = False) -> None:
         """Write the waiting lines as a part, keep the stream, and acknowledge their records.
@@ -324,7 +332,7 @@ class Partition:
         self._tables.drop(state.id)
 
     def _is_known(self, batch_id: str) -> bool:
-        return self._resources.quotas.knows(batch_id)
+        return self._resources.quotas.knows(batch_id) or self._publisher.is_erased(batch_id)
 
     async def _forget_known(self) -> None:
         """Delete the rows of streams of the api that are over."""

@@ -47,6 +47,8 @@ class LineRun(NamedTuple):
     lines: list[bytes]
     fault: Fault | None = None
     """Why the project may not run any of them."""
+    since: int | None = None
+    """Unix seconds; none of them was published before."""
 
 
 Valid = tuple[int, bytes]
@@ -61,12 +63,14 @@ class Checked:
     faults: list[Faulty] = field(default_factory=list)
     total: int | None = None
     """Lines of the batch up to the last one, once all are checked."""
+    since: int | None = None
+    """See `LineRun`."""
 
     def part(self, places: range) -> "Checked":
         """The outcome for the lines at these places alone."""
         good = [valid for valid in self.good if valid[0] in places]
         faults = [faulty for faulty in self.faults if faulty[0] in places]
-        return Checked(good, faults, None if self.total is None else places.stop)
+        return Checked(good, faults, None if self.total is None else places.stop, self.since)
 
 
 class Publisher:
@@ -107,6 +111,7 @@ class Publisher:
             raise Unavailable(f"the ids of its lines cannot be kept: {reason(error)}") from error
         found = _refused(runs, checked.good, checked.faults)
         checked.good, checked.faults = self._within_quota(stream, *found)
+        checked.since = min((run.since for run in runs if run.since is not None), default=None)
         checked.total = max((run.first + len(run.lines) for run in runs), default=0)
         return True
 
@@ -136,7 +141,11 @@ class Publisher:
             sealed = await seal_outcome(self._vault, stream.state.id, value, lines_headers(stream.state.id, marks))
             await self._send(stream.state.id, *sealed)
         if placed:
-            await self._publish_requests(stream, placed)
+            await self._publish_requests(stream, placed, checked.since)
+
+    def is_erased(self, batch_id: str) -> bool:
+        """Whether a batch is deleted."""
+        return self._vault is not None and self._vault.is_erased(batch_id)
 
     async def stalled(self, stream: Stream, fact: Stalled) -> None:
         """Show on a batch why its lines wait."""
@@ -184,13 +193,14 @@ class Publisher:
         refused = [(place, line, fault) for place, line in good[-beyond:]]
         return good[:-beyond], sorted(faults + refused, key=lambda found: found[0])
 
-    async def _publish_requests(self, stream: Stream, placed: list[Placed]) -> None:
+    async def _publish_requests(self, stream: Stream, placed: list[Placed], since: int | None) -> None:
         batch, model = stream.state.batch, stream.checker.model
         origin = Origin(
             batch_id=batch.id,
             project=stream.state.project,
             deadline=batch.expires_at,
             url=batch.endpoint,
+            created=since,
             traceparent=batch.tidemill.traceparent,
             headers=batch.tidemill.headers or {},
             validated=batch.tidemill.validated,

@@ -10,7 +10,7 @@ A record holds many lines unchanged, and its headers describe them:
 | `tidemill-indices` | `requests` | JSON list of the indices of the lines, if the next one does not always follow |
 | `tidemill-project` | `requests` | the project |
 | `tidemill-deadline` | `requests` | Unix seconds |
-| `tidemill-created` | `requests` | Unix seconds: no outcome of the batch is older |
+| `tidemill-created` | `requests` | Unix seconds: no outcome of the lines is older |
 | `tidemill-url` | `requests` | the endpoint, `/v1/chat/completions` |
 | `traceparent` | `requests` | W3C's context of the batch's trace, if it has one |
 | `tidemill-headers` | `requests` | header lines of each call, from the client (`schemas/headers.py`) |
@@ -136,7 +136,7 @@ class RequestHead:
     url: str
     ref: LineRef | None = None
     created: int | None = None
-    """When the batch was created, Unix seconds; the same in each copy of the record."""
+    """When the batch was created, Unix seconds; for a line of a stream, a time before it was first published."""
     seal: Seal | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     """More headers of each call."""

@@ -29,8 +29,8 @@ PARTS_PREFIX: Final = "parts/"
 FILES_PREFIX: Final = "files/"
 INDICES_PREFIX: Final = "indices/"
 LARGE_PREFIX: Final = "results-large/"
-"""Prefix of results that are too large for a record of the log, of lists of copies, and of JSON Schemas: all are
-kept as long as the log may have the records of their batch."""
+"""Prefix of results that are too large for a record of the log, of lists of copies, of verdicts, of JSON Schemas:
+all are kept as long as the log may have the records of their batch."""
 
 
 class PartError(Exception):
@@ -111,6 +111,11 @@ def part_key(batch_id: str, part: PartRef) -> str:
 def copies_key(batch_id: str) -> str:
     """The store key of the list of a batch's copies (`schemas/jsonl/copies.py`)."""
     return f"{LARGE_PREFIX}{batch_id}/copies"
+
+
+def verdict_key(batch_id: str) -> str:
+    """The store key of ingest's verdict on the input of a batch."""
+    return f"{LARGE_PREFIX}{batch_id}/verdict"
 
 
 def schema_key(batch_id: str) -> str:

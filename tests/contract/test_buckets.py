@@ -41,6 +41,9 @@ class Records:
         self.files.append(FileRecord.model_validate_json(value))
         return 0
 
+    async def begin(self, batch_id: str, project: str) -> None:
+        """No batch is deleted here."""
+
     async def send_fact(self, fact: Stalled) -> None:
         """Keep a report."""
         self.facts.append(fact)

@@ -84,6 +84,7 @@ class World:
         self.cancelled = set()
         self.limits = Limits()
         self.vault = None
+        self.rules = Rules(endpoint="", models={"m": ENDPOINTS}, lines_max=NO_BOUND, bytes_max=NO_BOUND)
         self.each_tick = lambda: None
 
     async def send(self, topic, key, value, *, headers=()):
@@ -136,10 +137,28 @@ class World:
         return Publisher(sender=self, requests=self, store=self.store, quotas=resources.quotas, vault=self.vault)
 
     def factory(self, resources):
-        rules = Rules(endpoint="", models={"m": ENDPOINTS}, lines_max=NO_BOUND, bytes_max=NO_BOUND)
         return StreamFactory(
-            resources, rules=lambda: rules, windows=("24h",), default_window="24h", cut=CUT, folder=self.folder
+            resources,
+            rules=lambda: self.rules,
+            windows=("24h",),
+            default_window="24h",
+            cut=CUT,
+            folder=self.folder,
         )
+
+    def partition(self):
+        """The partition of a new owner, and its assembly."""
+        resources = self.resources()
+        publisher = self.publisher(resources)
+        assembly = InputAssembly(resources, publisher, writer=f"{self.crashes:x}", wake=lambda: None)
+        partition = Partition(
+            tables=Streams(self.tables, self.crashes + 1),
+            factory=self.factory(resources),
+            publisher=publisher,
+            assembly=assembly,
+            resources=resources,
+        )
+        return partition, assembly
 
     async def run(self, crashes_max):
         """Run until nothing is left to do, with crashes."""
@@ -158,16 +177,7 @@ class World:
                 return
 
     async def _life(self):
-        resources = self.resources()
-        publisher = self.publisher(resources)
-        assembly = InputAssembly(resources, publisher, writer=f"{self.crashes:x}", wake=lambda: None)
-        partition = Partition(
-            tables=Streams(self.tables, self.crashes + 1),
-            factory=self.factory(resources),
-            publisher=publisher,
-            assembly=assembly,
-            resources=resources,
-        )
+        partition, assembly = self.partition()
         try:
             await self._take_all(partition)
             while partition.due_at is not None or assembly._tasks or assembly._joined:
@@ -192,7 +202,7 @@ class World:
             if self.repeating.random() < REPEAT_CHANCE:
                 offsets += offsets[-2:]
             at = end
-            await partition.take([self._arrival(gate, offset) for offset in offsets])
+            await partition.take([self.arrival(gate, offset) for offset in offsets])
             self.now += self.chance.random() * 3
             if self.stepping.random() < STEP_CHANCE:
                 self.ahead = self.stepping.uniform(-STEP_SECONDS_MAX, STEP_SECONDS_MAX)
@@ -200,7 +210,8 @@ class World:
                 self.cancelled.add(self.chance.choice(streams).state.id)
             await partition.tick(self.cancelled.__contains__)
 
-    def _arrival(self, gate, offset):
+    def arrival(self, gate, offset):
+        """The record at an offset, which the gate acknowledges."""
         key, headers, value = self.log[offset]
         ticket = gate.admit(offset)
 

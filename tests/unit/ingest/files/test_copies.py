@@ -19,7 +19,7 @@ from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.jsonl import copies
 from tidemill.schemas.jsonl.lines import Line
 from tidemill.schemas.log.messages import Accepted, BatchCreated, InputRef
-from tidemill.schemas.log.part import copies_key
+from tidemill.schemas.log.part import copies_key, verdict_key
 from tidemill.schemas.ports import once
 from tidemill.schemas.resources.batch import Batch, Extras, Status
 from tidemill.schemas.resources.by_model import ModelLines
@@ -102,7 +102,7 @@ class World:
         self.stage = Stage(given, catalog=catalog, store=self.store, requests=self, clock=lambda: NOW)
 
     async def begin(self, batch_id, project):
-        assert not await self.listed()
+        assert self.begun or not await self.listed()
         self.begun = (batch_id, project)
 
     async def send_fact(self, fact):
@@ -153,7 +153,8 @@ def test_the_first_of_equal_lines_is_published_and_the_others_are_listed(tmp_pat
         rows = [(row.original, row.index) for row in await world.listed()]
         assert rows == sorted((original, n) for n, original in enumerate(first) if n != original)
         records, world.records = world.records, []
-        await world.store.delete(copies_key("batch_1"))
+        for key in (copies_key("batch_1"), verdict_key("batch_1")):
+            await world.store.delete(key)
         await world.stage.handle(command)
         assert world.records == records
         assert [(row.original, row.index) for row in await world.listed()] == rows

@@ -1,4 +1,4 @@
-"""An input that is deleted between its check and its publication."""
+"""Inputs that are deleted while ingest has yet to finish with their batch."""
 
 import importlib.util
 import json
@@ -9,6 +9,9 @@ import pytest
 
 from tidemill.configuration.projects import Limits
 from tidemill.ingest.files import stage as module
+from tidemill.ingest.files.imports import Importer
+from tidemill.schemas.buckets import BucketObject
+from tidemill.sealing.vault import NoKey
 from tidemill.storage.directory import DirectoryStore
 
 _SPEC = importlib.util.spec_from_file_location("stage_of_files", Path(__file__).parent / "test_stage.py")
@@ -51,3 +54,33 @@ async def test_a_batch_whose_input_is_deleted_after_its_check_ends(tmp_path, mon
     assert counted == Counter({"m": 3_000} if len(models) == 1 else {"m": 1_000, "n": 2_000}) + Counter(
         m=int(fails)
     )
+
+
+class Deleted:
+    """The log and the quotas of a process that knows that a batch is deleted."""
+
+    def has_lines(self, _) -> bool:
+        """`tidemill.batches` does not have the batch any more."""
+        return False
+
+    async def begin(self, batch_id: str, _) -> None:
+        """It gets no key."""
+        raise NoKey(batch_id)
+
+    async def caught_up(self) -> None:
+        """The log is read."""
+
+
+async def test_the_input_of_a_deleted_batch_is_not_copied_again(tmp_path):
+    """Ingest had died before it acknowledged the command; the file would come back."""
+    log, store = Deleted(), DirectoryStore(tmp_path)
+    importer = Importer(
+        None, store, sender=log, requests=log, room=log, caught_up=log.caught_up, clock=lambda: cases.NOW
+    )
+    command = cases.created("batch_1", "files/x", 1)
+    source = BucketObject(uri="s3://lake/x", etag="e", bytes=1)
+    command = command.model_copy(update={"input": command.input.model_copy(update={"source": source})})
+    failed = await importer.run(importer.of(command), 60, lambda: None)
+    (error,) = failed.errors
+    assert (error.code, error.message) == ("input_unavailable", "s3://lake/x: the batch was deleted.")
+    assert not [key async for key in store.keys("files/")]
