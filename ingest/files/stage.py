@@ -31,6 +31,7 @@ from tidemill.ingest.files.kept_verdicts import KeptVerdicts
 from tidemill.ingest.files.packing import (
     PUBLISH,
     Origin,
+    Packer,
     Record,
     RequestPublisher,
     placed,
