@@ -5,7 +5,7 @@ import time
 
 import pytest
 from playwright.sync_api import expect
-from support.dashboard import CUT, LAPTOP, button, go, rows
+from support.dashboard import button, cut, go, rows
 from support.made_up import Listed, batch, file, tell, with_events
 from support.waiting import wait_until
 
@@ -265,7 +265,6 @@ def widest_usage():
 
 def test_no_figure_is_cut(page):
     """However large: a cut number would read as another number."""
-    page.set_viewport_size(LAPTOP)
     Listed(page, "/batches", list(widest_batches()))
     Listed(page, "/files", [file(number) | {"bytes": 1023 * 1024**number} for number in range(3)])
     page.route("**/v1/usage?*", lambda route: route.fulfill(json=widest_usage()))
@@ -278,4 +277,4 @@ def test_no_figure_is_cut(page):
     ):
         go(page, path)
         expect(rows(page, table).first).to_be_visible()
-        assert page.evaluate(CUT) == [], path
+        assert cut(page) == [], path
