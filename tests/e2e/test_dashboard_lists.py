@@ -242,6 +242,20 @@ def test_a_metadata_filter_needs_a_value(page):
     expect(rows(page, "Batches")).to_have_count(0)
 
 
+def test_results_are_named_after_their_batch(page):
+    """With what they are; the file's name has only ids."""
+    Listed(page, "/batches", [batch(5)])
+    named = [(2, batch(5)["id"], "output"), (1, batch(6)["id"], "errors")]
+    results = [
+        file(number) | {"filename": f"{made}_{kind}.jsonl", "purpose": "batch_output"}
+        for number, made, kind in named
+    ]
+    Listed(page, "/files", results)
+    go(page, "/files")
+    expect(rows(page, "Files").first).to_contain_text(re.compile("batch 5.*Output"))
+    expect(rows(page, "Files").last).to_contain_text(re.compile(f"Batch …{batch(6)['id'][-8:]}.*Errors"))
+
+
 LONGEST = {"total": 10_000_000, "completed": 5_555_555, "failed": 4_444_444}
 DEAREST = "444444.44"
 
