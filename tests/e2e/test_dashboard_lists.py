@@ -242,6 +242,23 @@ def test_a_metadata_filter_needs_a_value(page):
     expect(rows(page, "Batches")).to_have_count(0)
 
 
+def test_the_focus_follows_the_pages(page):
+    """A new page focuses its heading, and Back the row that led to it; a name cannot turn the text after it."""
+    listed = Listed(page, "/batches", [batch(number) for number in range(120, 0, -1)])
+    opened = listed.rows[40] = batch(80, tidemill={"name": "safe \u202egpj.exe"})
+    page.route(f"**/v1/batches/{opened['id']}", lambda route: route.fulfill(json=opened))
+    go(page, "/batches")
+    whole(page, "Batches", 100)
+    page.evaluate("scrollTo(0, 36 * 30)")
+    link = page.get_by_role("link", name="safe \ufffdgpj.exe")
+    link.focus()
+    page.keyboard.press("Enter")
+    expect(page).to_have_title("25 % · safe \ufffdgpj.exe · Tidemill")
+    expect(page.get_by_role("heading", level=1)).to_be_focused()
+    page.go_back()
+    expect(link).to_be_focused()
+
+
 def test_results_are_named_after_their_batch(page):
     """With what they are; the file's name has only ids."""
     Listed(page, "/batches", [batch(5)])

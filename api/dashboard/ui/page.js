@@ -1,13 +1,13 @@
 /** The head of a page, the title of its tab, and the dot of its icon. */
 
 import { place } from "../core/route.js";
-import { html, useEffect, useRef } from "../core/view.js";
+import { html, plain, useEffect, useRef } from "../core/view.js";
 import { Banner, Button, When } from "./basics.js";
 
 /** Set the title of the tab. */
 export function useTitle(title) {
   useEffect(() => {
-    document.title = `${title} · Tidemill`;
+    document.title = plain(`${title} · Tidemill`);
   }, [title]);
 }
 
