@@ -6,7 +6,7 @@ import time
 import pytest
 from playwright.sync_api import expect
 from support.dashboard import button, cut, go, rows
-from support.made_up import Listed, batch, file, tell, with_events
+from support.made_up import CREATED, Listed, batch, file, tell, with_events
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
@@ -242,6 +242,12 @@ def test_a_metadata_filter_needs_a_value(page):
     expect(rows(page, "Batches")).to_have_count(0)
 
 
+def shown(page, found):
+    """Open the page of a made-up batch."""
+    page.route(f"**/v1/batches/{found['id']}", lambda route: route.fulfill(json=found))
+    go(page, f"/batches/{found['id']}")
+
+
 def test_the_focus_follows_the_pages(page):
     """A new page focuses its heading, and Back the row that led to it; a name cannot turn the text after it."""
     listed = Listed(page, "/batches", [batch(number) for number in range(120, 0, -1)])
@@ -271,6 +277,24 @@ def test_results_are_named_after_their_batch(page):
     go(page, "/files")
     expect(rows(page, "Files").first).to_contain_text(re.compile("batch 5.*Output"))
     expect(rows(page, "Files").last).to_contain_text(re.compile(f"Batch …{batch(6)['id'][-8:]}.*Errors"))
+
+
+def test_lines_that_did_not_run(page):
+    """An expired batch counts them; a refused one names the lines of equal faults together."""
+    shown(
+        page,
+        batch(1, "expired", expired_at=CREATED + 61, request_counts={"total": 40, "completed": 0, "failed": 0}),
+    )
+    expect(page.get_by_role("region", name="Unfinished")).to_contain_text("40100 % of all lines")
+    faults = [
+        {"code": "invalid_json_line", "line": line, "param": None, "message": f"It has {line}."}
+        for line in (2, *range(7, 67), 70)
+    ]
+    none = {"total": 0, "completed": 0, "failed": 0}
+    shown(page, batch(2, "failed", failed_at=CREATED + 62, errors={"data": faults}, request_counts=none))
+    said = page.get_by_role("alert")
+    expect(said).to_contain_text("Line 2: It has 2.")
+    expect(said).to_contain_text("Lines 9\N{EN DASH}66, 70: the same fault")
 
 
 LONGEST = {"total": 10_000_000, "completed": 5_555_555, "failed": 4_444_444}
