@@ -242,6 +242,19 @@ def test_a_metadata_filter_needs_a_value(page):
     expect(rows(page, "Batches")).to_have_count(0)
 
 
+def test_all_loaded_rows_are_printed(page):
+    """Also those out of sight, which otherwise do not exist."""
+    Listed(page, "/batches", [batch(number) for number in range(100, 0, -1)])
+    go(page, "/batches")
+    whole(page, "Batches", 100)
+    count = "document.querySelectorAll('[data-row]').length"
+    assert page.evaluate(count) < 100
+    assert (
+        page.evaluate(f"async () => {{ dispatchEvent(new Event('beforeprint')); await 0; return {count}; }}")
+        == 100
+    )
+
+
 def shown(page, found):
     """Open the page of a made-up batch."""
     page.route(f"**/v1/batches/{found['id']}", lambda route: route.fulfill(json=found))

@@ -107,10 +107,16 @@ function useSight(ref, rows, height) {
     // Capture scrolling of a panel around the table, too.
     addEventListener("scroll", soon, { passive: true, capture: true });
     addEventListener("resize", soon);
+    // On paper nothing scrolls.
+    const all = () => setSight([0, rows]);
+    addEventListener("beforeprint", all);
+    addEventListener("afterprint", soon);
     return () => {
       cancelAnimationFrame(frame);
       removeEventListener("scroll", soon, { capture: true });
       removeEventListener("resize", soon);
+      removeEventListener("beforeprint", all);
+      removeEventListener("afterprint", soon);
     };
   }, [height, rows]);
   return [Math.min(sight[0], Math.max(0, rows - 1)), Math.min(rows, sight[1])];
@@ -169,7 +175,7 @@ function Select({ ids, selected, label }) {
 }
 
 const PlainCard = ({ columns: [first, ...others], item }) => html`
-  <div class="card-line">${first.cell(item)}</div>
+  <div class="card-line"><span class="clip">${first.cell(item)}</span></div>
   <dl class="card-facts">
     ${others.map(({ id, title, cell }) => html`<div key=${id}><dt>${title}</dt><dd>${cell(item)}</dd></div>`)}
   </dl>
