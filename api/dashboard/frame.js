@@ -56,6 +56,7 @@ function search(event) {
   if (!text) return;
   if (BATCH_ID.test(text)) go(batchPath(text));
   else go("/batches", { search: text });
+  input.value = "";
   input.blur();
 }
 

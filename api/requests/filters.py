@@ -1,5 +1,6 @@
 """Queries of lists with filters, and their conditions in SQL."""
 
+import re
 from typing import Annotated, Final
 
 from pydantic import Field
@@ -21,6 +22,8 @@ _OTHER_LABEL: Final = (
     "EXISTS (SELECT 1 FROM labels AS other WHERE other.project = labels.project AND other.name = ?"
     " AND other.value = ? AND other.created_at = labels.created_at AND other.id = labels.id)"
 )
+_ID_END: Final = re.compile("…?([0-9a-f]{6,})")
+"""The end of an id, as the dashboard shows it."""
 _Moment = Annotated[int, Field(ge=0, le=SECONDS_MAX), WHOLE]
 
 
@@ -42,7 +45,8 @@ class BatchesQuery(OrderedQuery):
     model: Name | None = None
     """Only those whose lines name this model."""
     search: Annotated[str, Field(max_length=SEARCH_CHARS_MAX)] | None = None
-    """Only those whose id begins with this text, or whose name, metadata or file ids contain it."""
+    """Only those whose id begins with this text or ends with it, if it has six hex digits or more, or whose name,
+    metadata or file ids contain it."""
 
     single: Annotated[str, OneOf(("true", "false"))] = "false"
     """`true`: only single asynchronous requests, each a batch of one line; other lists leave these out."""
@@ -55,8 +59,12 @@ class BatchesQuery(OrderedQuery):
             parts.append("instr(models, ?)")
             values.append(f"\n{self.model}\n")
         if self.search is not None:
-            parts.append("(substr(id, 1, length(?)) = ? OR instr(texts, ?))")
+            ways = ["substr(id, 1, length(?)) = ?", "instr(texts, ?)"]
             values += [self.search, self.search, self.search.lower()]
+            if end := _ID_END.fullmatch(self.search):
+                ways.append("substr(id, -length(?)) = ?")
+                values += [end[1], end[1]]
+            parts.append(f"({' OR '.join(ways)})")
         return (" AND ".join(parts), values) if parts else None
 
     def condition(self) -> tuple[str, list[object]]:

@@ -293,7 +293,8 @@ class Checker:
 
     def _served(self) -> str:
         names = [f"'{shown(name)}'" for name in islice(self._rules.models, MODELS_SHOWN_MAX)]
-        return ", ".join([*names, "…"] if len(self._rules.models) > MODELS_SHOWN_MAX else names) or "none"
+        others = len(self._rules.models) - len(names)
+        return ", ".join(names) + (f" and {others} more" if others else "") or "none"
 
     def _examine_model(self, model: object) -> None:
         if model is None or model == "":

@@ -310,6 +310,9 @@ def test_search(page, client, backend, tmp_path):
     page.keyboard.type(f"TEAM {tmp_path.name}")
     page.keyboard.press("Enter")
     expect(rows(page, "Batches")).to_have_count(1)
+    expect(page.locator("#search")).to_have_value("")
+    go(page, f"/batches?search={batch.id[-8:]}")
+    expect(rows(page, "Batches")).to_have_count(1)
     rows(page, "Batches").get_by_role("link").click()
     state(page, "some lines failed")
     for search, found in (

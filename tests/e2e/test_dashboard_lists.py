@@ -5,8 +5,8 @@ import time
 
 import pytest
 from playwright.sync_api import expect
-from support.dashboard import CUT, LAPTOP, button, go, rows
-from support.made_up import Listed, batch, file, tell, with_events
+from support.dashboard import button, cut, go, rows
+from support.made_up import CREATED, Listed, batch, file, tell, with_events
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
@@ -242,6 +242,74 @@ def test_a_metadata_filter_needs_a_value(page):
     expect(rows(page, "Batches")).to_have_count(0)
 
 
+def test_all_loaded_rows_are_printed(page):
+    """Also those out of sight, which otherwise do not exist."""
+    Listed(page, "/batches", [batch(number) for number in range(100, 0, -1)])
+    go(page, "/batches")
+    whole(page, "Batches", 100)
+    count = "document.querySelectorAll('[data-row]').length"
+    assert page.evaluate(count) < 100
+    assert (
+        page.evaluate(f"async () => {{ dispatchEvent(new Event('beforeprint')); await 0; return {count}; }}")
+        == 100
+    )
+
+
+def shown(page, found):
+    """Open the page of a made-up batch."""
+    page.route(f"**/v1/batches/{found['id']}", lambda route: route.fulfill(json=found))
+    go(page, f"/batches/{found['id']}")
+
+
+def test_the_focus_follows_the_pages(page):
+    """A new page focuses its heading, and Back the row that led to it; a name cannot turn the text after it."""
+    listed = Listed(page, "/batches", [batch(number) for number in range(120, 0, -1)])
+    opened = listed.rows[40] = batch(80, tidemill={"name": "safe \u202egpj.exe"})
+    page.route(f"**/v1/batches/{opened['id']}", lambda route: route.fulfill(json=opened))
+    go(page, "/batches")
+    whole(page, "Batches", 100)
+    page.evaluate("scrollTo(0, 36 * 30)")
+    link = page.get_by_role("link", name="safe \ufffdgpj.exe")
+    link.focus()
+    page.keyboard.press("Enter")
+    expect(page).to_have_title("25 % · safe \ufffdgpj.exe · Tidemill")
+    expect(page.get_by_role("heading", level=1)).to_be_focused()
+    page.go_back()
+    expect(link).to_be_focused()
+
+
+def test_results_are_named_after_their_batch(page):
+    """With what they are; the file's name has only ids."""
+    Listed(page, "/batches", [batch(5)])
+    named = [(2, batch(5)["id"], "output"), (1, batch(6)["id"], "errors")]
+    results = [
+        file(number) | {"filename": f"{made}_{kind}.jsonl", "purpose": "batch_output"}
+        for number, made, kind in named
+    ]
+    Listed(page, "/files", results)
+    go(page, "/files")
+    expect(rows(page, "Files").first).to_contain_text(re.compile("batch 5.*Output"))
+    expect(rows(page, "Files").last).to_contain_text(re.compile(f"Batch …{batch(6)['id'][-8:]}.*Errors"))
+
+
+def test_lines_that_did_not_run(page):
+    """An expired batch counts them; a refused one names the lines of equal faults together."""
+    shown(
+        page,
+        batch(1, "expired", expired_at=CREATED + 61, request_counts={"total": 40, "completed": 0, "failed": 0}),
+    )
+    expect(page.get_by_role("region", name="Unfinished")).to_contain_text("40100 % of all lines")
+    faults = [
+        {"code": "invalid_json_line", "line": line, "param": None, "message": f"It has {line}."}
+        for line in (2, *range(7, 67), 70)
+    ]
+    none = {"total": 0, "completed": 0, "failed": 0}
+    shown(page, batch(2, "failed", failed_at=CREATED + 62, errors={"data": faults}, request_counts=none))
+    said = page.get_by_role("alert")
+    expect(said).to_contain_text("Line 2: It has 2.")
+    expect(said).to_contain_text("Lines 9\N{EN DASH}66, 70: the same fault")
+
+
 LONGEST = {"total": 10_000_000, "completed": 5_555_555, "failed": 4_444_444}
 DEAREST = "444444.44"
 
@@ -265,7 +333,6 @@ def widest_usage():
 
 def test_no_figure_is_cut(page):
     """However large: a cut number would read as another number."""
-    page.set_viewport_size(LAPTOP)
     Listed(page, "/batches", list(widest_batches()))
     Listed(page, "/files", [file(number) | {"bytes": 1023 * 1024**number} for number in range(3)])
     page.route("**/v1/usage?*", lambda route: route.fulfill(json=widest_usage()))
@@ -278,4 +345,4 @@ def test_no_figure_is_cut(page):
     ):
         go(page, path)
         expect(rows(page, table).first).to_be_visible()
-        assert page.evaluate(CUT) == [], path
+        assert cut(page) == [], path

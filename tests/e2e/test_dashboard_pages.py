@@ -7,13 +7,12 @@ from openai import OpenAI
 from playwright.sync_api import expect
 from support.backend import as_told
 from support.dashboard import (
-    CUT,
     DESK,
     HOSTILE,
-    LAPTOP,
     PHONE,
     axe_faults,
     chats,
+    cut,
     go,
     rows,
     signed_in,
@@ -94,14 +93,13 @@ def test_every_page_is_accessible_and_fits(page, made, size):
         assert page.locator("main img, main script").count() == 0, path
 
 
-def test_nothing_that_counts_is_cut_on_a_laptop(page, made):
+def test_nothing_that_counts_is_cut(page, made):
     """States, numbers and figures are whole, and every column is in sight."""
-    page.set_viewport_size(LAPTOP)
     for path in paths(made):
         go(page, path)
         expect(page.get_by_role("heading", level=1)).to_be_visible()
         expect(page.get_by_role("status", name="Loading")).to_have_count(0)
-        assert page.evaluate(CUT) == [], path
+        assert cut(page) == [], path
 
 
 def test_a_long_batch_opens_with_what_is_in_sight(browser, root, made):

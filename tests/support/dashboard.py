@@ -20,16 +20,21 @@ CHAT = "/v1/chat/completions"
 WAITING = re.compile("^(queued|stalled)$")
 """The states of a batch without an answer: after some seconds it is stalled."""
 DESK: ViewportSize = {"width": 1440, "height": 900}
-LAPTOP: ViewportSize = {"width": 1280, "height": 800}
+WIDTHS = (720, 1024, 1280)
+"""Of a tablet, and of laptops, in pixels: too narrow for all columns of a table."""
 PHONE: ViewportSize = {"width": 390, "height": 844}
 CUT = """() => {
   const all = (selector) => [...document.querySelectorAll(selector)];
   const edge = (cell) => cell.closest('.table').getBoundingClientRect().right + 1;
   const beyond = all('.table .cell').filter(cell => cell.getBoundingClientRect().right > edge(cell));
   const whole = all('.table .cell.number, .table .cell:has(.state), .figure .value');
-  return [...beyond, ...whole.filter(one => one.scrollWidth > one.clientWidth)].map(one => one.innerText);
+  const short = all('.table .batch-name > :first-child').filter(name => name.clientWidth < 64);
+  const cut = [...whole, ...short].filter(one => one.scrollWidth > one.clientWidth);
+  return [...beyond, ...cut].map(one => one.innerText);
 }"""
-"""Cells beyond the edge of their table, and states, numbers and figures that are cut."""
+"""Cells beyond the edge of their table; states, numbers and figures that are cut; names cut to a few letters."""
+FRAMES = "async () => { for (let n = 0; n < 4; n += 1) await new Promise(requestAnimationFrame); }"
+"""Frames in which the tables of a window get the columns for which there is room."""
 HOSTILE = """<img src=x onerror="alert(1)"><script>alert(2)</script>"""
 TABS_MAX = 80
 """Presses of Tab that reach everything of a page."""
@@ -105,6 +110,16 @@ def tab_to(page: Page, target: Locator) -> None:
             return
         page.keyboard.press("Tab")
     raise AssertionError("Tab does not reach it")
+
+
+def cut(page: Page) -> list[tuple[int, str]]:
+    """What is cut at each of `WIDTHS`."""
+    found = []
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 800})
+        page.evaluate(FRAMES)
+        found += [(width, text) for text in page.evaluate(CUT)]
+    return found
 
 
 def axe_faults(page: Page, *rules: str) -> list[str]:

@@ -1,7 +1,7 @@
 /** Who did what to what, and from where. */
 
 import { isOperator } from "../core/client.js";
-import { moment } from "../core/format.js";
+import { moment, short } from "../core/format.js";
 import { useList } from "../core/list.js";
 import { place } from "../core/route.js";
 import { html } from "../core/view.js";
@@ -24,15 +24,21 @@ const FILTERS = [
 const PROJECT = { name: "project", title: "Project", placeholder: "default" };
 
 const pairs = ({ detail }) => Object.entries(detail).map(([name, value]) => `${name}: ${value}`).join(", ") || "–";
+
+const ID = /^[a-z]+[_-](?=.*\d)[0-9A-Za-z]{16,}$/;
+
+/** An id, in short, or a name. */
+const Named = ({ text, what }) => (text ? html`<${Copy} text=${text} shown=${ID.test(text) ? short(text) : text} label=${`copy the ${what}`} />` : "–");
+
 const COLUMNS = [
-  { id: "at", title: "Time", width: "minmax(170px, 1fr)", cell: ({ at }) => moment(at) },
-  { id: "action", title: "Action", width: "minmax(120px, 0.8fr)", cell: ({ action }) => action },
-  { id: "target", title: "Target", width: "minmax(150px, 1.4fr)", cell: ({ target }) => (target ? html`<${Copy} text=${target} label="copy the target" />` : "–") },
+  { id: "at", title: "Time", width: "minmax(max-content, 1fr)", cell: ({ at }) => moment(at) },
+  { id: "action", title: "Action", width: "minmax(164px, 0.8fr)", cell: ({ action }) => html`<span title=${action}>${action}</span>` },
+  { id: "target", title: "Target", width: "minmax(130px, 1.2fr)", cell: ({ target }) => html`<${Named} text=${target} what="target" />` },
   { id: "detail", title: "Detail", width: "minmax(140px, 2fr)", cell: ({ detail }) => html`<span class="muted" title=${pairs({ detail })}>${pairs({ detail })}</span>` },
-  { id: "actor", title: "Actor", width: "minmax(150px, 1.4fr)", cell: ({ actor }) => (actor ? html`<${Copy} text=${actor} label="copy the actor" />` : "–") },
-  { id: "address", title: "From", width: "minmax(100px, 0.8fr)", cell: ({ address }) => address || "–" },
-  { id: "project", title: "Project", width: "minmax(80px, 0.6fr)", cell: ({ project }) => project },
-  { id: "request", title: "Request", width: "minmax(150px, 1.4fr)", isOptional: true, cell: ({ request_id: id }) => html`<${Copy} text=${id} label="copy the request id" />` },
+  { id: "actor", title: "Actor", width: "minmax(128px, 0.8fr)", yields: 3, cell: ({ actor }) => html`<${Named} text=${actor} what="actor" />` },
+  { id: "address", title: "From", width: "minmax(100px, 0.8fr)", yields: 2, cell: ({ address }) => address || "–" },
+  { id: "project", title: "Project", width: "minmax(80px, 0.6fr)", yields: 1, cell: ({ project }) => html`<span title=${project}>${project}</span>` },
+  { id: "request", title: "Request", width: "minmax(110px, 0.8fr)", isOptional: true, cell: ({ request_id: id }) => html`<${Named} text=${id} what="request id" />` },
 ];
 
 const ActionCard = ({ entry }) => html`

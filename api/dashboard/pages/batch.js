@@ -11,12 +11,14 @@ import { toast } from "../ui/overlay.js";
 import { notice, Page } from "../ui/page.js";
 import { Failures } from "./batch/failures.js";
 import { Lines } from "./batch/lines.js";
+import { Refused } from "./batch/refused.js";
 import { openRerun } from "./batch/rerun.js";
 import { Models, Raw, Receipt, Request, Timeline } from "./batch/parts.js";
 import { useSeries } from "./series.js";
 import { bandOf, BatchProgress, BatchState, called, cancel, endedAt, isOver, modelOf, outputsOf, slackOf, stalls, stateOf, waitText } from "./shown.js";
 
-const FAULTS_SHOWN = 20;
+/** Pixels of the chart. */
+const HEIGHT = 180;
 const LIMIT_UNIT = "calls at a time";
 
 /** Tell that a watched batch has ended: by the icon of a hidden tab, and by a word on the page. */
@@ -47,7 +49,7 @@ function useErrors(batch) {
 function Title({ batch }) {
   const { model, endpoint } = { model: modelOf(batch), endpoint: batch.endpoint };
   return html`
-    <span class="batch-title">${called(batch)}</span>
+    <span class="batch-title" title=${called(batch)}>${called(batch)}</span>
     <span class="batch-sub">
       <${BatchState} batch=${batch} /><${Copy} text=${batch.id} shown=${short(batch.id)} label="copy the id" />
       ${model !== "–" && html`<span>${model}</span>`}<code>${endpoint}</code>
@@ -98,17 +100,15 @@ function Notes({ batch }) {
   `;
 }
 
-const Refused = ({ faults }) => html`
-  <${Banner} tone="bad">
-    <p>The input was refused, and no line has run. Mend these lines and start a new batch:</p>
-    <ul class="faults">
-      ${faults.slice(0, FAULTS_SHOWN).map(
-        ({ line, code, param, message }) => html`<li>${line ? html`<strong>Line ${number(line)}</strong>${param ? html`, <code>${param}</code>` : ""}: ` : ""}${message} <code class="muted">${code}</code></li>`,
-      )}
-    </ul>
-    ${faults.length > FAULTS_SHOWN && html`<p>And ${number(faults.length - FAULTS_SHOWN)} more, in the tab Raw.</p>`}
-  <//>
-`;
+/** The failed lines; of a batch that ended early, those that did not run, too. */
+function Failed({ batch }) {
+  const { total, completed, failed } = batch.request_counts;
+  const left = isOver(batch) ? total - completed - failed : 0;
+  const tone = failed || (left && batch.status !== "cancelled") ? "bad" : "";
+  const note = failed ? `${percent(failed, completed + failed)} of what is done` : left ? `${percent(left, total)} of all lines` : total ? "No line has failed" : "No line has run";
+  if (left && !failed) return html`<${Card} title="Unfinished" value=${number(left)} tone=${tone} note=${note} />`;
+  return html`<${Card} title="Failed" value=${number(failed)} tone=${tone} note=${left ? `${number(left)} more are unfinished` : note} />`;
+}
 
 function Figures({ batch, rates }) {
   const { total, completed, failed } = batch.request_counts;
@@ -123,7 +123,7 @@ function Figures({ batch, rates }) {
       <${Card} title="Done" value=${percent(completed + failed, total)} note=${`${number(completed + failed)} of ${number(total)} lines`}>
         <${BatchProgress} batch=${batch} isBig />
       <//>
-      <${Card} title="Failed" value=${number(failed)} tone=${failed ? "bad" : ""} note=${failed ? `${percent(failed, completed + failed)} of what is done` : "No line has failed"} />
+      <${Failed} batch=${batch} />
       <${Card} title=${isOver(batch) ? "Mean rate" : "Rate"} note=${copies ? `${count(copies, "copy", "copies")} of equal lines` : undefined}
         value=${took ? rate((completed + failed) / Math.max(1, took)) : typeof speed === "number" ? rate(speed) : "–"}>
         ${rates.length > 1 && html`<${Spark} values=${rates} label="Lines a second over time" />`}
@@ -139,10 +139,13 @@ function Figures({ batch, rates }) {
 }
 
 function Throughput({ batch, series }) {
-  if (isOver(batch) && series.times.length < 2) return null;
+  const isShort = series.times.length < 2;
+  if (isOver(batch) && isShort) return null;
   return html`
     <${Section} title="Throughput">
-      <${Chart} title="Throughput" unit="lines/s" times=${series.times} height=${180} series=${series.stack} right=${LIMIT_UNIT} />
+      ${isShort
+        ? html`<p class="muted" style=${{ minHeight: `${HEIGHT}px` }}>The chart starts soon after the first lines end.</p>`
+        : html`<${Chart} title="Throughput" unit="lines/s" times=${series.times} height=${HEIGHT} series=${series.stack} right=${LIMIT_UNIT} />`}
     <//>
   `;
 }

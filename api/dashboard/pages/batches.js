@@ -22,15 +22,15 @@ const UNPAIRED = "It needs a name, = and a value.";
 const selected = signal(new Set());
 
 const COLUMNS = [
-  { id: "name", title: "Name", width: "minmax(120px, 2.4fr)", cell: (batch) => html`<${BatchName} batch=${batch} />` },
+  { id: "name", title: "Name", width: "minmax(230px, 2.4fr)", cell: (batch) => html`<${BatchName} batch=${batch} />` },
   { id: "state", title: "State", width: "minmax(168px, 1fr)", cell: (batch) => html`<${BatchState} batch=${batch} />` },
-  { id: "model", title: "Model", width: "minmax(60px, 1fr)", cell: modelOf },
-  { id: "progress", title: "Progress", width: "minmax(72px, 0.9fr)", isWide: true, cell: (batch) => html`<${BatchProgress} batch=${batch} />` },
-  { id: "lines", title: "Lines", width: "minmax(200px, 1fr)", isNumber: true, cell: counts },
-  { id: "end", title: "End", width: "minmax(70px, 1.2fr)", cell: (batch) => html`<span title=${ending(batch)}>${ending(batch)}</span>` },
-  { id: "slack", title: "Slack", width: "minmax(70px, 0.8fr)", cell: (batch) => html`<${Slack} batch=${batch} />` },
-  { id: "cost", title: "Cost", width: "92px", isNumber: true, cell: ({ tidemill: { cost: price, progress } }) => (price ?? progress?.cost ? cost((price ?? progress.cost).total) : "–") },
-  { id: "created", title: "Age", width: "80px", isNumber: true, order: true, cell: ({ created_at: at }) => html`<time title=${moment(at)}>${age(Date.now() / 1000 - at)}</time>` },
+  { id: "model", title: "Model", width: "minmax(104px, 1fr)", yields: 4, cell: (batch) => html`<span title=${modelOf(batch)}>${modelOf(batch)}</span>` },
+  { id: "progress", title: "Progress", width: "minmax(72px, 0.9fr)", yields: 1, cell: (batch) => html`<${BatchProgress} batch=${batch} />` },
+  { id: "lines", title: "Lines", width: "minmax(150px, 1fr)", isNumber: true, cell: counts },
+  { id: "end", title: "End", width: "minmax(160px, 1.2fr)", yields: 6, cell: (batch) => html`<span title=${ending(batch)}>${ending(batch)}</span>` },
+  { id: "slack", title: "Slack", width: "minmax(136px, 0.8fr)", yields: 3, cell: (batch) => html`<${Slack} batch=${batch} />` },
+  { id: "cost", title: "Cost", width: "72px", yields: 2, isNumber: true, cell: ({ tidemill: { cost: price, progress } }) => (price ?? progress?.cost ? cost((price ?? progress.cost).total) : "–") },
+  { id: "created", title: "Age", width: "72px", yields: 5, isNumber: true, order: true, cell: ({ created_at: at }) => html`<time title=${moment(at)}>${age(Date.now() / 1000 - at)}</time>` },
   { id: "endpoint", title: "Endpoint", width: "minmax(140px, 1fr)", isOptional: true, cell: ({ endpoint }) => html`<code>${endpoint}</code>` },
   { id: "window", title: "Window", width: "72px", isOptional: true, cell: ({ completion_window: text }) => text },
   { id: "done", title: "Done", width: "64px", isOptional: true, isNumber: true, cell: ({ request_counts: { total, completed, failed } }) => percent(completed + failed, total) },

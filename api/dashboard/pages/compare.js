@@ -52,7 +52,7 @@ function columnsOf(href) {
   ];
 }
 
-const Words = ({ words }) => html`<div class="prose">${words.map(({ text, isOwn }, at) => (isOwn ? html`<mark key=${at}>${text}</mark>` : text))}</div>`;
+const Words = ({ words }) => html`<div class="prose" tabindex="0">${words.map(({ text, isOwn }, at) => (isOwn ? html`<mark key=${at}>${text}</mark>` : text))}</div>`;
 
 /** The line of a batch with a `custom_id`, searched to the end; null if there is none. */
 async function lineOf(batch, id, signal) {

@@ -50,8 +50,8 @@ const COLUMNS = [
   { id: "state", title: "State", width: "160px", cell: (letter) => html`<${State} tone=${stateOf(letter).tone}>${stateOf(letter).word}<//>` },
   { id: "stage", title: "Stage", width: "110px", cell: ({ stage }) => stage },
   { id: "reason", title: "Reason", width: "minmax(200px, 3fr)", cell: ({ reason }) => html`<span title=${reason}>${reason}</span>` },
-  { id: "topic", title: "Topic", width: "minmax(120px, 1fr)", cell: ({ topic }) => html`<code>${topic}</code>` },
-  { id: "bytes", title: "Size", width: "80px", isNumber: true, cell: ({ bytes: size }) => bytes(size) },
+  { id: "topic", title: "Topic", width: "minmax(120px, 1fr)", yields: 1, cell: ({ topic }) => html`<code>${topic}</code>` },
+  { id: "bytes", title: "Size", width: "80px", isNumber: true, yields: 2, cell: ({ bytes: size }) => bytes(size) },
 ];
 
 const LetterCard = ({ letter }) => html`

@@ -23,13 +23,13 @@ function stateOf({ revoked_at: revoked, expires_at: expires }) {
 }
 
 const columnsOf = (revoke) => [
-  { id: "name", title: "Name", width: "minmax(150px, 1.6fr)", cell: ({ name }) => html`<strong title=${name}>${name}</strong>` },
+  { id: "name", title: "Name", width: "minmax(136px, 1.6fr)", cell: ({ name }) => html`<strong title=${name}>${name}</strong>` },
   { id: "state", title: "State", width: "112px", cell: (key) => html`<${State} tone=${stateOf(key).tone}>${stateOf(key).word}<//>` },
-  { id: "role", title: "Role", width: "80px", cell: ({ role }) => role },
-  { id: "project", title: "Project", width: "minmax(80px, 0.8fr)", cell: ({ project }) => project },
-  { id: "hint", title: "Key", width: "minmax(110px, 0.8fr)", cell: ({ hint }) => html`<code>${hint}</code>` },
-  { id: "id", title: "Id", width: "minmax(130px, 1fr)", cell: ({ id }) => html`<${Copy} text=${id} label="copy the id" />` },
-  { id: "created", title: "Created", width: "110px", cell: ({ created_at: at }) => html`<${When} at=${at} />` },
+  { id: "role", title: "Role", width: "92px", cell: ({ role }) => role },
+  { id: "project", title: "Project", width: "minmax(80px, 0.8fr)", yields: 3, cell: ({ project }) => project },
+  { id: "hint", title: "Key", width: "minmax(110px, 0.8fr)", yields: 4, cell: ({ hint }) => html`<code>${hint}</code>` },
+  { id: "id", title: "Id", width: "minmax(130px, 1fr)", yields: 1, cell: ({ id }) => html`<${Copy} text=${id} label="copy the id" />` },
+  { id: "created", title: "Created", width: "110px", yields: 2, cell: ({ created_at: at }) => html`<${When} at=${at} />` },
   { id: "expires", title: "Expires", width: "120px", cell: ({ expires_at: at }) => (at ? html`<${When} at=${at} />` : "never") },
   { id: "revoke", title: "Revoke", width: "112px", cell: (key) => html`<${Revoke} ...${{ of: key, revoke }} />` },
 ];

@@ -103,14 +103,14 @@ function Attention({ data }) {
 }
 
 const WORK_COLUMNS = [
-  { id: "name", title: "Name", width: "minmax(150px, 2fr)", cell: (batch) => html`<${BatchName} batch=${batch} />` },
+  { id: "name", title: "Name", width: "minmax(210px, 2fr)", cell: (batch) => html`<${BatchName} batch=${batch} />` },
   { id: "state", title: "State", width: "minmax(168px, 1fr)", cell: (batch) => html`<${BatchState} batch=${batch} />` },
-  { id: "model", title: "Model", width: "minmax(80px, 1fr)", cell: modelOf },
-  { id: "progress", title: "Progress", width: "minmax(60px, 1fr)", cell: (batch) => html`<${BatchProgress} batch=${batch} />` },
+  { id: "model", title: "Model", width: "minmax(80px, 1fr)", yields: 2, cell: modelOf },
+  { id: "progress", title: "Progress", width: "minmax(60px, 1fr)", yields: 1, cell: (batch) => html`<${BatchProgress} batch=${batch} />` },
   { id: "lines", title: "Lines", width: "minmax(200px, 1fr)", isNumber: true, cell: counts },
-  { id: "end", title: "End", width: "minmax(110px, 1.3fr)", cell: (batch) => html`<span title=${ending(batch)}>${ending(batch)}</span>` },
+  { id: "end", title: "End", width: "minmax(110px, 1.3fr)", yields: 4, cell: (batch) => html`<span title=${ending(batch)}>${ending(batch)}</span>` },
 ];
-const SLACK = { id: "slack", title: "Slack", width: "minmax(90px, 1fr)", cell: (batch) => html`<${Slack} batch=${batch} />` };
+const SLACK = { id: "slack", title: "Slack", width: "minmax(90px, 1fr)", yields: 3, cell: (batch) => html`<${Slack} batch=${batch} />` };
 
 const Batches = ({ label, rows, columns }) => html`
   <${Table} label=${label} columns=${columns} rows=${rows} id=${({ id }) => id}

@@ -27,7 +27,7 @@ const COLUMNS = {
     WAITING,
     LINES,
     { id: "servers", title: "Servers", width: "minmax(140px, 1.6fr)", cell: ({ used_by: servers }) => listed(servers) },
-    { id: "aliases", title: "Aliases", width: "minmax(120px, 1fr)", cell: ({ settings: { aliases = [] } }) => listed(aliases) },
+    { id: "aliases", title: "Aliases", width: "minmax(120px, 1fr)", yields: 1, cell: ({ settings: { aliases = [] } }) => listed(aliases) },
     { id: "inputs", title: "Inputs of a call", width: "120px", isNumber: true, isOptional: true, cell: ({ settings }) => number(settings.inputs_per_call ?? 1) },
   ],
 };

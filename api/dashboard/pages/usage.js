@@ -17,7 +17,7 @@ const SPANS = [["1", "a day"], ["7", "7 days"], ["30", "30 days"], ["365", "a ye
 const NUMBERS = [["batches", "Batches"], ["lines", "Lines"], ["input_tokens", "Input tokens"], ["output_tokens", "Output tokens"]];
 
 const columnsOf = (by) => [
-  ...by.split(",").map((name) => ({ id: name, title: name, width: "minmax(110px, 1fr)", cell: (row) => row[name] ?? "–" })),
+  ...by.split(",").map((name) => ({ id: name, title: name, width: "minmax(110px, 1fr)", cell: (row) => html`<span title=${row[name]}>${row[name] ?? "–"}</span>` })),
   ...NUMBERS.map(([id, title]) => ({ id, title, width: "minmax(70px, 1fr)", isNumber: true, cell: (row) => number(row[id]), sort: (row) => row[id] })),
   { id: "cost", title: "Cost", width: "minmax(60px, 1fr)", isNumber: true, cell: (row) => cost(row.cost.total), sort: (row) => Number(row.cost.total) },
 ];

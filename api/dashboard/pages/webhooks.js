@@ -25,9 +25,9 @@ const COLUMNS = [
   { id: "name", title: "Name", width: "minmax(140px, 1.2fr)", cell: (hook) => html`<a class="row-link clip" href=${`#/webhooks?endpoint=${hook.id}`}>${hook.name}</a>` },
   { id: "state", title: "State", width: "112px", cell: (hook) => html`<${State} tone=${stateOf(hook).tone}>${stateOf(hook).word}<//>` },
   { id: "url", title: "URL", width: "minmax(180px, 2fr)", cell: ({ url }) => html`<code title=${url}>${url}</code>` },
-  { id: "types", title: "Events", width: "minmax(150px, 1.6fr)", cell: ({ event_types: types }) => types.map((type) => type.replace("batch.", "")).join(", ") },
+  { id: "types", title: "Events", width: "minmax(150px, 1.6fr)", yields: 2, cell: ({ event_types: types }) => types.map((type) => type.replace("batch.", "")).join(", ") },
   { id: "since", title: "Failing since", width: "120px", cell: ({ tidemill: { failing_since: at } }) => html`<${When} at=${at} />` },
-  { id: "created", title: "Created", width: "110px", cell: ({ created_at: at }) => html`<${When} at=${at} />` },
+  { id: "created", title: "Created", width: "110px", yields: 1, cell: ({ created_at: at }) => html`<${When} at=${at} />` },
 ];
 
 const HookCard = ({ hook }) => html`

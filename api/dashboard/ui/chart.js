@@ -119,6 +119,14 @@ export function Chart({ title, unit, right, times, series, height = 200, show = 
   `;
 }
 
+/** The ticks of an axis, with as many digits as tell them apart. */
+function ticked(_, ticks) {
+  for (let digits = 1; digits < 6; digits += 1) {
+    const texts = ticks.map((value) => new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: digits }).format(value));
+    if (digits === 5 || new Set(texts).size === texts.length) return texts;
+  }
+}
+
 const fromZero = (_, low, high) => [Math.min(0, low ?? 0), Math.max(high ?? 0, 1e-9) * 1.1];
 
 function options({ holder, series, height, unit, right, setPlace }) {
@@ -133,8 +141,8 @@ function options({ holder, series, height, unit, right, setPlace }) {
     scales: { y: { range: fromZero }, right: { range: fromZero } },
     axes: [
       { ...axis, size: 28, space: 90, values: (_, ticks) => ticks.map((at) => clock(at, ticks.at(-1) - ticks[0] < SHORT ? 8 : 5)) },
-      { ...axis, size: 52, values: (_, ticks) => ticks.map(brief) },
-      ...(series.some(({ isRight }) => isRight) ? [{ ...axis, scale: "right", side: 1, size: 40, grid: { show: false }, values: (_, ticks) => ticks.map(brief) }] : []),
+      { ...axis, size: 52, values: ticked },
+      ...(series.some(({ isRight }) => isRight) ? [{ ...axis, scale: "right", side: 1, size: 40, grid: { show: false }, values: ticked }] : []),
     ],
     bands: series.filter(({ isLine }) => !isLine).slice(1).map((_, place) => ({ series: [place + 1, place + 2] })),
     series: [
@@ -142,7 +150,7 @@ function options({ holder, series, height, unit, right, setPlace }) {
       ...drawn(series).map(({ title, colour: tone, isLine, isRight }) => ({
         label: `${title} (${isRight ? right : unit})`,
         scale: isRight ? "right" : "y",
-        spanGaps: true,
+        spanGaps: !isLine,
         stroke: colour(holder, tone),
         width: 1.5,
         dash: isLine ? [5, 4] : undefined,

@@ -1,11 +1,11 @@
 /**
- * One table for every list. Only the rows in sight exist, so a list may have any length; on a phone a row is a card.
+ * One table for every list. Only the rows in sight exist, so a list may have any length; without room, a row is a card.
  *
  *   const columns = [
- *     { id: "name", title: "Name", width: "minmax(12rem, 2fr)", cell: (row) => html`<a class="row-link" …>` },
- *     { id: "lines", title: "Lines", width: "6rem", isNumber: true, cell: (row) => number(row.lines), sort: (row) => row.lines },
- *     { id: "cost", title: "Cost", width: "5rem", isNumber: true, isOptional: true, cell: … },   // hidden until chosen
- *     { id: "bar", title: "Progress", width: "4rem", isWide: true, cell: … },   // hidden in a narrow window until chosen
+ *     { id: "name", title: "Name", width: "minmax(200px, 2fr)", cell: (row) => html`<a class="row-link" …>` },
+ *     { id: "lines", title: "Lines", width: "96px", isNumber: true, cell: (row) => number(row.lines), sort: (row) => row.lines },
+ *     { id: "cost", title: "Cost", width: "80px", isNumber: true, isOptional: true, cell: … },   // hidden until chosen
+ *     { id: "bar", title: "Progress", width: "64px", yields: 1, cell: … },   // the first to go without room, unless chosen
  *   ];
  *   const { shown, menu } = useColumns("files", columns);      // `menu` goes into the page's toolbar
  *   <${Table} label="Files" columns=${shown} rows=${rows} id=${(row) => row.id} card=${(row) => html`…`} />
@@ -23,15 +23,12 @@ const ROW = 36;
 const LINE = 22;
 const AROUND = 24;
 const BEYOND = 12;
+/** Pixels of the column with the check boxes. */
+const SELECT = 36;
 const narrow = matchMedia("(max-width: 639px)");
 export const isNarrow = signal(narrow.matches);
 narrow.addEventListener("change", () => {
   isNarrow.value = narrow.matches;
-});
-const wide = matchMedia("(min-width: 1400px)");
-const isWide = signal(wide.matches);
-wide.addEventListener("change", () => {
-  isWide.value = wide.matches;
 });
 const choices = new Map();
 
@@ -39,7 +36,7 @@ const choices = new Map();
 export function useColumns(name, columns) {
   if (!choices.has(name)) choices.set(name, kept(`columns-${name}`, {}));
   const choice = choices.get(name);
-  const isShown = (column) => choice.value[column.id] ?? (column.isWide ? isWide.value : !column.isOptional);
+  const isShown = (column) => choice.value[column.id] ?? !column.isOptional;
   const menu = html`
     <${Menu} icon="columns" name="Columns">
       ${columns.slice(1).map(
@@ -55,7 +52,39 @@ export function useColumns(name, columns) {
       )}
     <//>
   `;
-  return { shown: columns.filter((column, place) => place === 0 || isShown(column)), menu };
+  const shown = columns.filter((column, place) => place === 0 || isShown(column));
+  return { shown: shown.map((column) => (choice.value[column.id] ? { ...column, yields: undefined } : column)), menu };
+}
+
+/** The columns for which there is room, which those with `yields` give up in that order; null without room for the others. */
+function useRoom(table, columns, around) {
+  const [room, setRoom] = useState(Infinity);
+  const [seen, setSeen] = useState({});
+  useLayoutEffect(() => {
+    if (!table.current) return undefined;
+    const look = () => setRoom(table.current?.clientWidth ?? Infinity);
+    const watcher = new ResizeObserver(look);
+    watcher.observe(table.current);
+    look();
+    return () => watcher.disconnect();
+  }, [table.current]);
+  useLayoutEffect(() => {
+    // Numbers are never cut, so a column of them may be wider than its least width; a table that is too wide says so.
+    const titles = [...(table.current?.querySelectorAll(":scope > .head [data-column]") ?? [])];
+    if (!titles.length || titles.at(-1).getBoundingClientRect().right <= table.current.getBoundingClientRect().right + 1) return;
+    const wider = titles.filter((title) => title.offsetWidth > (seen[title.dataset.column] ?? 0));
+    if (wider.length) setSeen({ ...seen, ...Object.fromEntries(wider.map((title) => [title.dataset.column, title.offsetWidth])) });
+  });
+  if (isNarrow.value) return null;
+  const widthOf = (column) => Math.max(parseFloat(roomOf(column).least) || 0, seen[column.id] ?? 0);
+  const givers = columns.filter(({ yields }) => yields).sort((one, other) => one.yields - other.yields);
+  let fitting = columns;
+  while (fitting.reduce((sum, column) => sum + widthOf(column), around) > room) {
+    const next = givers.shift();
+    if (!next) return null;
+    fitting = fitting.filter((column) => column !== next);
+  }
+  return fitting;
 }
 
 /** The first and the last row in sight, of rows with a fixed height. */
@@ -78,10 +107,16 @@ function useSight(ref, rows, height) {
     // Capture scrolling of a panel around the table, too.
     addEventListener("scroll", soon, { passive: true, capture: true });
     addEventListener("resize", soon);
+    // On paper nothing scrolls.
+    const all = () => setSight([0, rows]);
+    addEventListener("beforeprint", all);
+    addEventListener("afterprint", soon);
     return () => {
       cancelAnimationFrame(frame);
       removeEventListener("scroll", soon, { capture: true });
       removeEventListener("resize", soon);
+      removeEventListener("beforeprint", all);
+      removeEventListener("afterprint", soon);
     };
   }, [height, rows]);
   return [Math.min(sight[0], Math.max(0, rows - 1)), Math.min(rows, sight[1])];
@@ -108,7 +143,7 @@ function Heading({ column, sort, turn, order, onOrder }) {
   const direction = isActive ? (isDown ? "descending" : "ascending") : undefined;
   const press = () => (column.order ? onOrder(order === "asc" ? null : "asc") : turn(column.id));
   return html`
-    <div role="columnheader" class=${classes("cell", column.isNumber && "number")} aria-sort=${direction}
+    <div role="columnheader" data-column=${column.id} class=${classes("cell", column.isNumber && "number")} aria-sort=${direction}
       style=${column.isNumber && { minWidth: roomOf(column).least }}>
       ${isSortable
         ? html`<button type="button" class="sort" onClick=${press}>
@@ -140,7 +175,7 @@ function Select({ ids, selected, label }) {
 }
 
 const PlainCard = ({ columns: [first, ...others], item }) => html`
-  <div class="card-line">${first.cell(item)}</div>
+  <div class="card-line"><span class="clip">${first.cell(item)}</span></div>
   <dl class="card-facts">
     ${others.map(({ id, title, cell }) => html`<div key=${id}><dt>${title}</dt><dd>${cell(item)}</dd></div>`)}
   </dl>
@@ -153,7 +188,7 @@ const PlainCard = ({ columns: [first, ...others], item }) => html`
  * @param {any[]|undefined} props.rows undefined while they load.
  * @param {Error|null} [props.error] Why they do not come; the page says it.
  * @param {(row: any) => string} props.id
- * @param {(row: any) => any} [props.card] A row on a phone, `cardHeight` pixels high; without it the cells stand below
+ * @param {(row: any) => any} [props.card] A row without room for its columns, `cardHeight` pixels high; without it the cells stand below
  *   each other, two in a line.
  * @param {(row: any) => boolean} [props.isCurrent] Whether the row is the one that is open.
  * @param {import("@preact/signals").Signal<Set<string>>} [props.selected] Ids; makes rows selectable.
@@ -163,10 +198,13 @@ const PlainCard = ({ columns: [first, ...others], item }) => html`
  * @param {() => void} [props.onEnd] Called when the end comes into sight: load more.
  */
 export function Table(props) {
-  const { label, columns, rows, error, id, card, isCurrent, selected, total, order, onOrder, onEnd } = props;
+  const { label, rows, error, id, card, isCurrent, selected, total, order, onOrder, onEnd } = props;
+  const table = useRef(null);
   const body = useRef(null);
-  const { sorted, sort, turn } = useSorted(rows ?? [], columns);
-  const isCards = isNarrow.value;
+  const { sorted, sort, turn } = useSorted(rows ?? [], props.columns);
+  const fitting = useRoom(table, props.columns, selected ? SELECT : 0);
+  const isCards = !fitting;
+  const columns = fitting ?? props.columns;
   const plainHeight = AROUND + LINE * (1 + Math.ceil((columns.length - 1) / 2));
   const height = isCards ? (props.cardHeight ?? plainHeight) : ROW;
   const [first, last] = useSight(body, sorted.length, height);
@@ -174,8 +212,8 @@ export function Table(props) {
     if (onEnd && rows && last >= rows.length) onEnd();
   }, [last, rows?.length]);
   if (!rows && error) return null;
-  if (!rows) return html`<div class="table"><${Skeleton} rows=${8} height=${ROW - 12} /></div>`;
-  const template = [selected && "36px", ...columns.map((column) => roomOf(column).track)].filter(Boolean).join(" ");
+  if (!rows) return html`<div class="table" ref=${table}><${Skeleton} rows=${8} height=${ROW - 12} /></div>`;
+  const template = [selected && `${SELECT}px`, ...columns.map((column) => roomOf(column).track)].filter(Boolean).join(" ");
   const grid = isCards ? undefined : { gridTemplateColumns: template };
   const row = (item, place) => html`
     <div key=${id(item)} role="row" data-row aria-rowindex=${place + 2} style=${{ height: `${height}px` }}
@@ -195,7 +233,7 @@ export function Table(props) {
     </div>
   `;
   return html`
-    <div class=${classes("table", isCards ? "cards" : "grid")} style=${grid} role="table" aria-label=${label} aria-rowcount=${(total ?? sorted.length) + 1}>
+    <div class=${classes("table", isCards ? "cards" : "grid")} ref=${table} style=${grid} role="table" aria-label=${label} aria-rowcount=${(total ?? sorted.length) + 1}>
       <div role="rowgroup" class="head">
         <div role="row" aria-rowindex="1" class="row">
           ${selected && !isCards && html`<div role="columnheader" class="cell"><${Select} ids=${sorted.map(id)} selected=${selected} label="Select all rows" /></div>`}

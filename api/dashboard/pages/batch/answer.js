@@ -73,7 +73,7 @@ function parsed(text) {
 
 const Text = ({ text }) => {
   const value = useMemo(() => parsed(text), [text]);
-  return value === undefined ? html`<div class="prose">${text}</div>` : html`<${Json} value=${value} />`;
+  return value === undefined ? html`<div class="prose" tabindex="0">${text}</div>` : html`<${Json} value=${value} />`;
 };
 
 /** A picture of base64 as a blob, so that no other scheme is allowed. */
@@ -107,7 +107,7 @@ const Vector = ({ values }) => html`
 export function Answer({ result }) {
   const body = result.response?.body;
   const fault = faultOf(result);
-  if (fault !== null) return html`<div class="prose bad-box">${fault}</div>`;
+  if (fault !== null) return html`<div class="prose bad-box" tabindex="0">${fault}</div>`;
   const made = texts(body);
   const vectors = vectorsOf(body);
   const pictures = picturesOf(body);

@@ -58,12 +58,12 @@ function Prompt({ body }) {
       (message, place) => html`
         <div key=${place} class="message">
           <h3>${String(message?.role ?? "message")}</h3>
-          <div class="prose">${texts({ content: message?.content }).join("\n") || JSON.stringify(message)}</div>
+          <div class="prose" tabindex="0">${texts({ content: message?.content }).join("\n") || JSON.stringify(message)}</div>
         </div>
       `,
     );
   const text = body?.input ?? body?.prompt;
-  return typeof text === "string" ? html`<div class="prose">${text}</div>` : html`<${Json} value=${body} />`;
+  return typeof text === "string" ? html`<div class="prose" tabindex="0">${text}</div>` : html`<${Json} value=${body} />`;
 }
 
 /** A server that has several addresses has one page. */

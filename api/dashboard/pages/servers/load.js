@@ -67,7 +67,7 @@ export const CARD = 92;
 
 /** The name with a link to its panel. */
 export const nameColumn = (title) => ({
-  id: "name", title, width: "minmax(120px, 1.4fr)", sort: ({ id }) => id,
+  id: "name", title, width: "minmax(150px, 1.4fr)", sort: ({ id }) => id,
   cell: ({ id, object }) => html`<a class="row-link clip" href=${address("/servers", { kind: object, name: id })}>${id}</a>`,
 });
 
@@ -84,12 +84,12 @@ const figure = (id, title, width, value, write, hint) => ({
 
 export const IN_FLIGHT = { id: "in_flight", title: "Calls / limit", width: "minmax(130px, 1.2fr)", sort: ({ load }) => load?.in_flight ?? -1, cell: ({ id, load }) => html`<${InFlight} name=${id} load=${load} />` };
 export const WAITING = figure("waiting", "Waiting here", "100px", (load) => load.lines_waiting, number, "Lines that wait for a call");
-export const QUEUED = figure("queued", "In its queue", "104px", (load) => load.queued, number, "Requests of all clients that wait in the server, if its metrics say so");
-export const REFUSED = figure("refused", "Refused", "76px", (load) => load.refused, number, "Calls that it refused because it was full, in the last minute");
+export const QUEUED = { ...figure("queued", "In its queue", "104px", (load) => load.queued, number, "Requests of all clients that wait in the server, if its metrics say so"), yields: 3 };
+export const REFUSED = { ...figure("refused", "Refused", "76px", (load) => load.refused, number, "Calls that it refused because it was full, in the last minute"), yields: 4 };
 export const LINES = figure("lines", "Lines/s", "72px", (load) => load.lines_per_second, oneDigit);
-export const TOKENS = figure("tokens", "Tokens/s", "82px", (load) => load.tokens_per_second, brief);
+export const TOKENS = { ...figure("tokens", "Tokens/s", "82px", (load) => load.tokens_per_second, brief), yields: 2 };
 export const TIMES = {
-  id: "times", title: "p50 / p99", width: "152px", isNumber: true, sort: ({ load }) => load?.duration_seconds.p50 ?? -1,
+  id: "times", title: "p50 / p99", width: "152px", isNumber: true, yields: 5, sort: ({ load }) => load?.duration_seconds.p50 ?? -1,
   cell: ({ load }) => html`<span title="Time of the calls of the last minute">${seconds(load?.duration_seconds.p50)} / ${seconds(load?.duration_seconds.p99)}</span>`,
 };
-export const FIRST_BYTE = { ...figure("first_byte", "First byte", "96px", (load) => load.first_byte_seconds.p50, seconds, "Half of the replies of the last minute began within this time"), isWide: true };
+export const FIRST_BYTE = { ...figure("first_byte", "First byte", "96px", (load) => load.first_byte_seconds.p50, seconds, "Half of the replies of the last minute began within this time"), yields: 1 };

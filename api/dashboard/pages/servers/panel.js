@@ -98,6 +98,8 @@ function Load({ entry }) {
 /** @param {{entry: object, state: {tone: string, word: string}, reload: () => void, onClose: () => void}} props */
 export function EntryPanel({ entry, state, reload, onClose }) {
   const isServer = entry.object === "server";
+  // A list of batches has one model, so a server with several leaves the list to the panels of its models.
+  const model = isServer ? entry.used_by.length === 1 && entry.used_by[0] : entry.id;
   const openLimit = () => openDialog(`Limit of ${entry.id}`, (close) => html`<${Limit} ...${{ entry, reload, close }} />`);
   return html`
     <${Panel} title=${entry.id} onClose=${onClose}>
@@ -108,7 +110,7 @@ export function EntryPanel({ entry, state, reload, onClose }) {
           [isServer ? "Models" : "Servers", entry.used_by.length ? html`<${Names} entry=${entry} />` : "none"],
           ["Changed", html`<${When} at=${entry.changed_at} />`],
           ["By", html`<${Copy} text=${entry.author} label="copy the author" />`],
-          ["Batches", html`<a href=${address("/batches", isServer ? {} : { model: entry.id })}>Show batches</a>`],
+          ["Batches", model && html`<a href=${address("/batches", { model })}>Show batches</a>`],
         ]} />
         ${!entry.removed && html`<div class="buttons"><${Stop} ...${{ entry, reload }} /><${Button} act=${openLimit}>Change the limit<//>${!isServer && html`<${Button} act=${() => openTestCall(entry.id)}>Test call<//>`}</div>`}
       </section>

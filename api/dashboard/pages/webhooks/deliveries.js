@@ -1,7 +1,7 @@
 /** The panel of a webhook endpoint: its state, what one can do, and its deliveries. */
 
 import { call, canWrite } from "../../core/client.js";
-import { count, number } from "../../core/format.js";
+import { count, elapsed } from "../../core/format.js";
 import { useList } from "../../core/list.js";
 import { batchPath, place, setQuery } from "../../core/route.js";
 import { html } from "../../core/view.js";
@@ -12,13 +12,15 @@ import { State } from "../../ui/state.js";
 import { More } from "../../ui/table.js";
 
 const TONES = { pending: "waiting", succeeded: "done", failed: "failed" };
+/** Words for the errors of attempts that the receiver did not answer. */
+const FAULTS = { connection: "no connection", timeout: "no reply" };
 const STATES = [["", "all"], ["pending", "pending"], ["succeeded", "succeeded"], ["failed", "failed"]];
 
 /** The receiver's reply to the last attempt. */
 function reply({ last_attempt: last, attempts }) {
   if (!last) return "not called yet";
-  const said = last.status_code ? `status ${last.status_code}` : last.error;
-  return `${said} in ${number(Math.round(1000 * last.seconds))} ms, ${count(attempts, "attempt")}`;
+  const said = last.status_code ? `status ${last.status_code} in` : `${FAULTS[last.error] ?? last.error} after`;
+  return `${said} ${elapsed(last.seconds)}, ${count(attempts, "attempt")}`;
 }
 
 function Delivery({ path, delivery, reload }) {

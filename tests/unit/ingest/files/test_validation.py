@@ -224,7 +224,7 @@ def test_row_13_a_model_of_another_type(model):
     assert (error.code, error.param) == ("invalid_type", "body.model")
 
 
-def test_row_14_an_unknown_model():
+def test_row_14_an_unknown_model(monkeypatch):
     """The message quotes it, and names the first known models."""
     assert fault(line(body=request_body(model="nonexistent-model-xyz"))) == BatchError(
         code="model_not_found",
@@ -233,6 +233,8 @@ def test_row_14_an_unknown_model():
         param="body.model",
         line=1,
     )
+    monkeypatch.setattr(validation, "MODELS_SHOWN_MAX", 1)
+    assert fault(line(body=request_body(model="x"))).message.endswith(" Models here: 'm' and 2 more.")
 
 
 def test_row_14_a_model_of_another_endpoint():
