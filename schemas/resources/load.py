@@ -94,6 +94,8 @@ class ModelLoad(BaseModel):
     lines_waiting: Number
     """Lines that wait for a call."""
     lines_per_second: Rate
+    cause: Cause | None = None
+    """Why none of its servers takes a call of it, if so."""
 
 
 class ProcessReport(BaseModel):
