@@ -14,7 +14,7 @@ import { Lines } from "./batch/lines.js";
 import { openRerun } from "./batch/rerun.js";
 import { Models, Raw, Receipt, Request, Timeline } from "./batch/parts.js";
 import { useSeries } from "./series.js";
-import { bandOf, BatchProgress, BatchState, called, cancel, endedAt, isOver, modelOf, outputsOf, slackOf, stalls, stateOf, waitText } from "./shown.js";
+import { bandOf, BatchProgress, BatchState, called, cancel, endedAt, isHeld, isOver, isUsual, modelOf, outputsOf, slackOf, stateOf, waits, waitText } from "./shown.js";
 
 const FAULTS_SHOWN = 20;
 const LIMIT_UNIT = "calls at a time";
@@ -87,7 +87,7 @@ function Notes({ batch }) {
   const { at_risk: risk, recovered, fault, output_copy: copy } = batch.tidemill;
   const refused = batch.errors?.data ?? [];
   return html`
-    ${stalls(batch).map((wait) => html`<${Banner} key=${wait.reason + wait.server} tone="warn"><p>${waitText(wait)}</p><//>`)}
+    ${waits(batch).map((wait) => html`<${Banner} key=${wait.reason + wait.server} tone=${isUsual(wait) || isHeld(wait) ? "info" : "warn"}><p>${waitText(wait)}</p><//>`)}
     ${batch.status === "expired" && batch.tidemill.waiting.length > 0 &&
     html`<${Banner} tone="bad">The window ended first. ${batch.tidemill.waiting[0].message}<//>`}
     ${risk && html`<${Banner} tone="bad">The log may drop records that this batch needs: ${distance(risk)}.<//>`}
