@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import expect
 from support.backend import as_told
 from support.dashboard import button, chats, go, rows, signed_in, started, state
-from support.made_up import held
+from support.made_up import held, with_events
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
@@ -265,3 +265,25 @@ def test_a_list_that_is_cut_says_so(page):
     page.route("**/v1/admin/dead_letters?*", lambda route: route.fulfill(json={"data": [], "has_more": True}))
     go(page, "/dead-letters")
     expect(page.get_by_role("status").filter(has_text="tidemill dead list")).to_be_visible()
+
+
+def test_a_service_that_hangs_is_told(page):
+    """A request without an answer ends, and a stream that breaks has the page load again at once."""
+    page.add_init_script("""
+      const limit = AbortSignal.timeout;
+      AbortSignal.timeout = (ms) => limit.call(AbortSignal, ms / 50);
+    """)
+    go(page, "/queues")
+    with_events(page)
+    waiting = held(page, "**/v1/queues*")
+    go(page, "/batches")
+    expect(page.get_by_role("heading", name="Batches")).to_be_visible()
+    go(page, "/queues")
+    wait_until(lambda: waiting or page.evaluate("0"), "the request")
+    expect(page.get_by_role("alert")).to_contain_text("The service does not answer.")
+    go(page, "/batches")
+    page.wait_for_function("() => globalThis.events?.readyState === 1")
+    page.evaluate("events.onopen()")
+    refuse(page, "**/v1/batches?*", status=503)
+    page.evaluate("events.onerror()")
+    expect(page.get_by_role("alert")).to_contain_text(REFUSED)
