@@ -53,8 +53,8 @@ class QueueRow:
     """Lines without a result."""
     oldest_at: int
     """When the oldest was created, Unix seconds."""
-    lines_per_second: float
-    """The sum of the rates last seen."""
+    lines_per_second: float | None
+    """The sum of the rates last seen; None if none is known."""
 
 
 class Throughput:
@@ -130,7 +130,7 @@ class Throughput:
         which, given = _of(project)
         rows = self._database.read_apart(
             "SELECT status, models, count(*), sum(lines_left), min(created_at),"  # noqa: S608
-            " total(json_extract(body, '$.tidemill.progress.lines_per_second')) FROM batches"
+            " sum(json_extract(body, '$.tidemill.progress.lines_per_second')) FROM batches"
             f" WHERE NOT over{which} GROUP BY 1, 2 ORDER BY 1, 2 LIMIT ?",
             *given, limit,
         )  # fmt: skip
