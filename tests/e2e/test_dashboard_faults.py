@@ -209,8 +209,14 @@ def test_a_dialog_closes_at_a_click_beside_it(page):
 
 
 FORMATS = """(([end, at, start]) => Promise.all(
-  ["core/format", "pages/shown", "pages/series", "pages/batch/answer"].map(
-    (name) => import(new URL(`./${name}.js`, document.baseURI)))).then(([format, shown, series, answer]) => ({
+  ["core/format", "pages/shown", "pages/series", "pages/batch/answer", "pages/batch/lines"].map(
+    (name) => import(new URL(`./${name}.js`, document.baseURI))))
+  .then(([format, shown, series, answer, lines]) => ({
+    codes: [
+      [400, "<html>"], [400, { error: { type: "bad", code: 7 } }], [429, { error: { code: "full", type: "x" } }],
+    ].map(([status_code, body]) =>
+      lines.codeOf({ status: "failed", result: { response: { status_code, body } } })),
+    rates: [0, 0.02, 0.005, 0.5, 20].map(format.rate),
     costs: ["0.0000001", "0.12345", "0.5", "0"].map(format.cost),
     durations: [172803, 100000, 65, 0].map(format.duration),
     slack: shown.slackOf({ status: "in_progress", expires_at: Date.now() / 1000 + 45, tidemill: {} }).text,
@@ -229,6 +235,8 @@ def test_numbers_and_faults_are_readable(page):
     assert found == {
         "costs": ["0.0000001", "0.123", "0.5", "0"],
         "durations": ["2 d", "1 d 3 h", "1 min 5 s", "0 s"],
+        "rates": ["0.0 lines/s", "1.2 lines/min", "0.30 lines/min", "0.5 lines/s", "20 lines/s"],
+        "codes": ["http_400", "bad", "full"],
         "slack": "in 45 s",
         "fault": '{"detail":"no"}',
         "status": "7",
@@ -287,3 +295,28 @@ def test_a_service_that_hangs_is_told(page):
     refuse(page, "**/v1/batches?*", status=503)
     page.evaluate("events.onerror()")
     expect(page.get_by_role("alert")).to_contain_text(REFUSED)
+
+
+def test_a_page_whose_script_did_not_load_loads_again(page):
+    """By a button, which reloads the dashboard."""
+    page.route("**/pages/queues.js", lambda route: route.abort())
+    page.reload()
+    go(page, "/queues")
+    expect(page.get_by_role("heading", name="The page did not load")).to_be_visible()
+    page.unroute_all()
+    button(page, "Reload").click()
+    expect(page.get_by_role("heading", name="Queues")).to_be_visible()
+
+
+def test_a_batch_of_another_project_is_found(browser, root, client, ended):
+    """The page says which project it is in, and offers the others."""
+    client.post("/admin/keys", body={"name": "other", "project": "elsewhere"}, cast_to=object)
+    with signed_in(browser, root) as page:
+        project = page.get_by_role("combobox", name="Project")
+        before = project.input_value()
+        project.select_option("elsewhere")
+        expect(project).to_have_value("elsewhere")
+        go(page, f"/batches/{ended}")
+        expect(page.get_by_role("main")).to_contain_text("You are in the project elsewhere.")
+        button(page, f"Look in {before}").click()
+        state(page, "some lines failed")
