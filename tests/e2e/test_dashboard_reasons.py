@@ -32,13 +32,15 @@ def served(page, made):
 )
 def test_a_waiting_batch_says_why(page, reason, message, word):
     """A usual reason is no warning; without an expected end the list names it, too."""
-    made = batch(1, tidemill={"waiting": [wait(reason, message)], "progress": None, "at_risk": None})
+    waiting = [wait(reason, message, server="gpu-1@10.0.0.1")]
+    made = batch(1, tidemill={"waiting": waiting, "progress": None, "at_risk": None})
     served(page, made)
     page.route("**/v1/batches?*", lambda route: route.fulfill(json={"data": [made], "has_more": False}))
     go(page, f"/batches/{made['id']}")
     state(page, word)
     banner = page.locator(".banner").filter(has_text=message)
     expect(banner).to_have_class(f"banner {'warn' if word == 'stalled' else 'info'}")
+    expect(banner.get_by_role("link", name="Show gpu-1")).to_have_attribute("href", "#/servers?name=gpu-1")
     go(page, "/batches")
     expect(page.get_by_text(f"waits: {reason.replace('_', ' ')}")).to_be_visible()
 
