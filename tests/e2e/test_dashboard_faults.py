@@ -209,13 +209,15 @@ def test_a_dialog_closes_at_a_click_beside_it(page):
 
 
 FORMATS = """(([end, at, start]) => Promise.all(
-  ["core/format", "pages/shown", "pages/series", "pages/batch/answer", "pages/batch/lines"].map(
-    (name) => import(new URL(`./${name}.js`, document.baseURI))))
-  .then(([format, shown, series, answer, lines]) => ({
+  ["core/format", "pages/shown", "pages/series", "pages/batch/answer", "pages/batch/lines", "pages/servers/load"]
+    .map((name) => import(new URL(`./${name}.js`, document.baseURI))))
+  .then(([format, shown, series, answer, lines, servers]) => ({
     codes: [
       [400, "<html>"], [400, { error: { type: "bad", code: 7 } }], [429, { error: { code: "full", type: "x" } }],
     ].map(([status_code, body]) =>
       lines.codeOf({ status: "failed", result: { response: { status_code, body } } })),
+    silent: ["closed", "open"].map((breaker) => servers.stateOf({ object: "server", settings: {}, used_by: ["m"],
+      load: { breaker, cause: { reason: "server_silent" } } }).tone),
     rates: [0, 0.02, 0.005, 0.5, 20].map(format.rate),
     costs: ["0.0000001", "0.12345", "0.5", "0"].map(format.cost),
     durations: [172803, 100000, 65, 0].map(format.duration),
@@ -235,6 +237,7 @@ def test_numbers_and_faults_are_readable(page):
     assert found == {
         "costs": ["0.0000001", "0.123", "0.5", "0"],
         "durations": ["2 d", "1 d 3 h", "1 min 5 s", "0 s"],
+        "silent": ["part", "failed"],
         "rates": ["0.0 lines/s", "1.2 lines/min", "0.30 lines/min", "0.5 lines/s", "20 lines/s"],
         "codes": ["http_400", "bad", "full"],
         "slack": "in 45 s",

@@ -46,7 +46,7 @@ function causeRow({ tone, key, message, since, batches, lines }, servers) {
   const [first] = batches;
   const known = servers.some(({ id }) => id === key);
   const waiting = batches.size > 0 && ` · ${lines ? `${count(lines, "line")} of ` : ""}${count(batches.size, "batch waits", "batches wait")}`;
-  const text = html`${message}${since && ` Since ${moment(since)}.`}${waiting}${batches.size > (known ? 0 : 1) && html`: ${several([...batches])}`}`;
+  const text = html`${message}${since && ` Since ${moment(since)}${waiting ? "" : "."}`}${waiting}${batches.size > (known ? 0 : 1) && html`: ${several([...batches])}`}`;
   if (known) return { key, tone, href: address("/servers", { name: key }), name: key, text };
   if (batches.size === 1) return { key, tone, href: linkTo(first), name: called(first), text };
   return { key, tone, href: address("/batches", { status: "in_progress" }), name: key.replaceAll("_", " "), text };
