@@ -17,7 +17,6 @@ import { useSeries } from "./series.js";
 import { bandOf, BatchProgress, BatchState, called, cancel, endedAt, isHeld, isOver, isUsual, modelOf, outputsOf, slackOf, stateOf, waits, waitText } from "./shown.js";
 
 const FAULTS_SHOWN = 20;
-const PROJECTS_SHOWN = 8;
 const LIMIT_UNIT = "calls at a time";
 
 /** Tell that a watched batch has ended: by the icon of a hidden tab, and by a word on the page. */
@@ -208,6 +207,8 @@ function Shown({ batch, live }) {
     <//>
   `;
 }
+
+const PROJECTS_SHOWN = 8;
 
 /** A batch is in one project, and an address may come from another one. */
 function Elsewhere({ error }) {
