@@ -116,7 +116,8 @@ class AwakeModel:
         """Whether its calls agree with these settings; changes of the others take effect at once."""
         if configured is not self._configured and configured.is_called_as(self._configured):
             self._configured = configured
-            self._caller.rules = body_rules(self.name, configured.settings)
+            # Without its last alias: accepted lines may still name one.
+            self._caller.rules = body_rules(self.name, configured.settings) or self._caller.rules
         return configured is self._configured
 
     async def take(self, window: PartitionWindow, event: Any) -> None:

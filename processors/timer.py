@@ -12,11 +12,14 @@ class EarliestTimer:
         self._call = call
         self._loop = asyncio.get_running_loop()
         self._handle: asyncio.TimerHandle | None = None
+        self._at = 0.0
+        """The time of the handle, which uvloop rounds."""
 
     def set(self, at: float) -> None:
         """Call at this time, unless an earlier one is set."""
-        if self._handle is None or at < self._handle.when():
+        if self._handle is None or at < self._at:
             self.cancel()
+            self._at = at
             self._handle = self._loop.call_at(at, self._due)
 
     def cancel(self) -> None:

@@ -8,7 +8,7 @@ import { effect, html, render, useEffect, useState } from "./core/view.js";
 import { Frame } from "./frame.js";
 import { ROUTES } from "./routes.js";
 import { SignIn } from "./sign-in.js";
-import { Empty, LinkButton, Skeleton } from "./ui/basics.js";
+import { Button, Empty, LinkButton, Skeleton } from "./ui/basics.js";
 import { clear, Overlays } from "./ui/overlay.js";
 import { Page } from "./ui/page.js";
 
@@ -20,21 +20,29 @@ const NoPage = () => html`
   <//>
 `;
 
-const Failed = ({ error }) => html`<${Page} title="The page did not load"><${Empty}>${error.message}<//><//>`;
+const Failed = ({ error }) => html`
+  <${Page} title="The page did not load">
+    <${Empty} action=${html`<${Button} kind="primary" act=${() => location.reload()}>Reload<//>`}>${error.message}<//>
+  <//>
+`;
 
-/** The component of a route, once its module is loaded. */
+/** The component of a route, once its module is loaded, and why it did not load; the next visit tries again. */
 function useModule(route) {
-  const [, renew] = useState(0);
+  const [failed, setFailed] = useState({});
   const found = loaded.get(route);
   useEffect(() => {
     // Check the rendered value: another component may have loaded it since.
+    setFailed({});
     if (!route || found) return;
     route.load().then(
-      (module) => loaded.set(route, module.default),
-      (error) => loaded.set(route, () => html`<${Failed} error=${error} />`),
-    ).then(() => renew((count) => count + 1));
+      (module) => {
+        loaded.set(route, module.default);
+        setFailed({});
+      },
+      (error) => setFailed({ route, error }),
+    );
   }, [route]);
-  return found;
+  return [found, failed.route === route ? failed.error : null];
 }
 
 /** A part of the path; one that cannot be decoded names nothing. */
@@ -49,8 +57,9 @@ function decoded(part) {
 function Routed() {
   const { path } = place.value;
   const route = ROUTES.find((one) => one.path.test(path));
-  const Content = useModule(route);
+  const [Content, error] = useModule(route);
   if (!route) return html`<${NoPage} />`;
+  if (error) return html`<${Failed} error=${error} />`;
   if (!Content) return html`<${Skeleton} rows=${6} height=${32} />`;
   return html`<${Content} key=${path} params=${route.path.exec(path).slice(1).map(decoded)} />`;
 }

@@ -133,9 +133,12 @@ async def create(deps: Dependencies, project: str, rerun: Rerun, headers: creati
             record = await _input(deps, rerun, booking)
             return InputRef(key=record.key, bytes=record.file.bytes)
 
-        # With the input its key is deleted, and an encrypted schema cannot be read: the input is the reason.
-        _old_input(deps, project, rerun.batch)
-        schema = await answer_schema.of_batch(deps, rerun.batch)
+        try:
+            schema = await answer_schema.of_batch(deps, rerun.batch)
+        except ApiError:
+            # An encrypted schema goes with the key of the input, which is then the reason.
+            _old_input(deps, project, rerun.batch)
+            raise
         request = rerun.request.model_copy(update={"answer_schema": schema})
         return await creation.create(deps, project, request, source, headers)
 

@@ -96,10 +96,10 @@ class Queue(BaseModel):
     """Lines without a result; before validation, the newlines of the files."""
     oldest_at: int
     """When the batch that has been there longest was created, Unix seconds."""
-    lines_per_second: float
-    """The present rate of these batches."""
+    lines_per_second: float | None
+    """The present rate of these batches; null if it is not known yet."""
     lag_seconds: float | None
-    """How long the lines take at this rate; null at a rate of 0."""
+    """How long the lines take at this rate; null without one, or at a rate of 0."""
 
 
 class Queues(BaseModel):

@@ -90,6 +90,8 @@ class ModelCalls(BaseModel):
     lines_waiting: int
     """Lines that wait for a call."""
     lines_per_second: float
+    cause: Cause | None
+    """Why none of its servers takes a call of it, if so."""
 
 
 class LoadEvent(BaseModel):
@@ -171,6 +173,7 @@ class Loads:
                 in_flight=sum(one.in_flight for one in found),
                 lines_waiting=sum(one.lines_waiting for one in found),
                 lines_per_second=round(sum(one.lines_per_second for one in found), 1),
+                cause=_worst(one.cause for one in found),
             )
             for name, found in sorted(parts.items())
         }
@@ -220,7 +223,6 @@ def _shared(parts: Sequence[_Part]) -> SharedLoad:
 
 def _figures(loads: Sequence[ServerLoad]) -> dict[str, Any]:
     """The fields of `Load`."""
-    causes = [one.cause for one in loads if one.cause is not None]
     return {
         "limit": sum(one.limit for one in loads),
         "in_flight": sum(one.in_flight for one in loads),
@@ -233,8 +235,13 @@ def _figures(loads: Sequence[ServerLoad]) -> dict[str, Any]:
         "duration_seconds": _times(one.durations for one in loads),
         "first_byte_seconds": _times(one.first_bytes for one in loads),
         "breaker": min((one.breaker for one in loads), key=_WORST.index),
-        "cause": min(causes, key=lambda cause: (cause.reason in USUAL, cause.since), default=None),
+        "cause": _worst(one.cause for one in loads),
     }
+
+
+def _worst(causes: Iterable[Cause | None]) -> Cause | None:
+    found = (one for one in causes if one is not None)
+    return min(found, key=lambda cause: (cause.reason in USUAL, cause.since), default=None)
 
 
 def _times(counts: Iterable[tuple[int, ...]]) -> Times:

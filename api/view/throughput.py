@@ -28,7 +28,9 @@ the calls that its servers took at a time, None if no process has reported."""
 
 @dataclass(frozen=True)
 class ProjectInterval:
-    """The lines that ended in an interval; the fields are in the order of the columns."""
+    """The lines that ended in an interval."""
+
+    # The fields are in the order of the columns.
 
     at: int
     """Its start, Unix seconds."""
@@ -53,8 +55,8 @@ class QueueRow:
     """Lines without a result."""
     oldest_at: int
     """When the oldest was created, Unix seconds."""
-    lines_per_second: float
-    """The sum of the rates last seen."""
+    lines_per_second: float | None
+    """The sum of the rates last seen; None if none is known."""
 
 
 class Throughput:
@@ -130,7 +132,7 @@ class Throughput:
         which, given = _of(project)
         rows = self._database.read_apart(
             "SELECT status, models, count(*), sum(lines_left), min(created_at),"  # noqa: S608
-            " total(json_extract(body, '$.tidemill.progress.lines_per_second')) FROM batches"
+            " sum(json_extract(body, '$.tidemill.progress.lines_per_second')) FROM batches"
             f" WHERE NOT over{which} GROUP BY 1, 2 ORDER BY 1, 2 LIMIT ?",
             *given, limit,
         )  # fmt: skip

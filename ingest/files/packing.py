@@ -95,17 +95,16 @@ def publication(lines: int) -> tracing.Attributes:
 class Packer:
     """Packs the lines of a batch in the order of their places, which may have gaps."""
 
-    def __init__(self, origin: Origin, models: Sequence[str], numbers: bytes = b"", *, first: int = 0) -> None:
+    def __init__(self, origin: Origin, models: Sequence[str], numbers: bytes = b"") -> None:
         """Begin without lines.
 
         Args:
             origin: The fields that the records have in common.
             models: The models that the lines name.
             numbers: For each line, the place of its model; empty if there is only one.
-            first: The lines before the first one count towards its run.
         """
         self._numbers = numbers
-        self._lines = [_LinesOfModel(origin, model, first) for model in models]
+        self._lines = [_LinesOfModel(origin, model) for model in models]
 
     def pack(self, placed: Iterable[Placed]) -> Iterator[Record]:
         """Add lines; yields the records that they complete."""
@@ -114,6 +113,10 @@ class Packer:
         for place, data in placed:
             if numbers:
                 waiting = models[numbers[place]]
+            else:  # The lines of a stream come in other groups after a crash, and keep their partitions.
+                if place // RUN_LINES != (waiting.packed - 1) // RUN_LINES:
+                    yield from waiting.finish()
+                waiting.packed = place
             if not isinstance(data, bytes):
                 yield from waiting.finish()
                 yield waiting.single(place, data)
@@ -142,8 +145,8 @@ class _LinesOfModel:
 
     origin: Origin
     model: str
-    packed: int
-    """Lines of the model so far."""
+    packed: int = 0
+    """Lines of the model so far; with one model, the place behind the last line."""
     texts: list[bytes] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     size: int = 0

@@ -176,7 +176,8 @@ class BatchQueue:
     def _report(self, entry: Entry, before: int, hold_seconds: int) -> Stalled:
         most = self.most(entry.command.project)
         words = (
-            f"The project may have {most} batches at work, and {before} of its unfinished batches are before this."
+            f"The project may have {most} {'batch' if most == 1 else 'batches'} at work, "
+            f"and {before} of its unfinished batches {'is' if before == 1 else 'are'} before this."
         )
         self._reports += 1
         return Stalled(

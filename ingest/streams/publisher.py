@@ -208,7 +208,7 @@ class Publisher:
         assert model is not None
 
         async def records() -> AsyncIterator[Record]:
-            packer = Packer(origin, [model], first=placed[0][0])
+            packer = Packer(origin, [model])
             for record in chain(packer.pack(placed), packer.finish()):
                 yield record
 

@@ -218,10 +218,11 @@ class Caller:
             await asyncio.sleep(pause)
         options, endpoint = backend.server.options, ENDPOINTS.get(line.head.url, UNKNOWN)
         if not endpoint.files:
-            # No name keeps the body in memory during the call.
-            return await self._upstream.post(
+            call = self._upstream.post(
                 *self._request(line, backend, options.headers, self._sent(body, line, options, endpoint))
             )
+            del body  # No name keeps it in memory during the call.
+            return await call
         async with self._forms.form(
             endpoint, self._sent(body, line, options, endpoint), line.head.project
         ) as form:

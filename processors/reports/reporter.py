@@ -31,7 +31,7 @@ from tidemill.schemas.resources.load import (
     ProcessReport,
     ServerLoad,
 )
-from tidemill.schemas.resources.waiting import Reason
+from tidemill.schemas.resources.waiting import USUAL, Reason
 
 REPORT_SECONDS: Final = 1.0
 """Between two reports of a process."""
@@ -109,7 +109,8 @@ class Reporter:
             for backend in pool.backends:
                 backends[backend.server].append(backend)
         dispatchers = dict(self._at_work())
-        causes = self._found_causes(backends, dispatchers, now)
+        own = self._own_causes(dispatchers, now)
+        causes = self._found_causes(backends, own, now)
         waiting: defaultdict[Server, int] = defaultdict(int)
         for name, dispatcher in dispatchers.items():
             for backend in self._servers.pools[name].backends if name in self._servers.pools else ():
@@ -119,7 +120,9 @@ class Reporter:
             for server in self._servers
         ]
         models = [
-            self._model(name, pool, _waiting(dispatchers[name]) if name in dispatchers else 0, now)
+            self._model(
+                name, pool, _waiting(dispatchers[name]) if name in dispatchers else 0, own.get(name, {}), now
+            )
             for name, pool in self._servers.pools.items()
         ]
         self._forget({("server", one.name) for one in servers} | {("model", one.name) for one in models})
@@ -155,11 +158,19 @@ class Reporter:
             cause=cause or self._full(server, lines, now),
         )
 
-    def _model(self, name: str, pool: BackendPool, lines: int, now: float) -> ModelLoad:
+    def _model(self, name: str, pool: BackendPool, lines: int, own: dict[str, Cause], now: float) -> ModelLoad:
         reading = read([one.metrics for one in pool.backends], now)
         _, line_rate, _ = self._windowed("model", name, reading)
+        causes = [own.get(one.name) or self._full(one.server, lines, now) for one in pool.backends]
+        found = [cause for cause in causes if cause is not None]
         return ModelLoad(
-            name=name, in_flight=pool.in_flight, lines_waiting=lines, lines_per_second=round(line_rate, 1)
+            name=name,
+            in_flight=pool.in_flight,
+            lines_waiting=lines,
+            lines_per_second=round(line_rate, 1),
+            cause=None
+            if None in causes
+            else min(found, key=lambda one: (one.reason in USUAL, one.since), default=None),
         )
 
     def _windowed(self, kind: str, name: str, reading: Reading) -> tuple[Reading, float, float]:
@@ -167,23 +178,32 @@ class Reporter:
             window = self._windows[kind, name] = Window(reading)
         return window.add(reading)
 
+    def _own_causes(self, dispatchers: dict[str, Dispatcher], now: float) -> dict[str, dict[str, Cause]]:
+        """Why servers take no call of a model now, for each model; those with the most waiting lines come last."""
+        latest = self._clock() - stalls.STALL_SECONDS
+        found: dict[str, dict[str, Cause]] = {}
+        for model, dispatcher in sorted(dispatchers.items(), key=lambda item: _waiting(item[1])):
+            causes = {name: self._since(name, one) for name, one in dispatcher.stalls.of_servers(now).items()}
+            # While calls go on, the log is behind for a moment now and then.
+            found[model] = {
+                name: one
+                for name, one in causes.items()
+                if one.reason is not Reason.DELIVERY or one.since <= latest
+            }
+        return found
+
     def _found_causes(
-        self, backends: dict[Server, list[Backend]], dispatchers: dict[str, Dispatcher], now: float
+        self, backends: dict[Server, list[Backend]], own: dict[str, dict[str, Cause]], now: float
     ) -> dict[str, Cause]:
-        """Why each server takes no call now, by the stalls of its models or by its own state."""
+        """Why each server takes no call now, by the model with the most waiting lines or by its own state."""
         found = {
-            server.name: cause
+            server.name: self._since(server.name, cause)
             for server, each in backends.items()
             if (cause := stalls.cause(each[0], now)) is not None
         }
-        for dispatcher in dispatchers.values():
-            found |= dispatcher.stalls.of_servers(now)
-        causes = {name: self._since(name, one) for name, one in found.items()}
-        # While calls go on, the log is behind for a moment now and then.
-        latest = self._clock() - stalls.STALL_SECONDS
-        return {
-            name: one for name, one in causes.items() if one.reason is not Reason.DELIVERY or one.since <= latest
-        }
+        for causes in own.values():
+            found |= causes
+        return found
 
     def _full(self, server: Server, lines: int, now: float) -> Cause | None:
         """The cause if lines wait for a server at its limit; None if none wait, or it has room."""

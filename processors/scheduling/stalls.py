@@ -192,12 +192,20 @@ class Stalls:
         if self._awaits_log():
             delivery = _shown((Reason.DELIVERY, None, None), "")
             return {backend.server.name: delivery for backend in self._pool.backends}
-        found = {}
+        found, is_silent = {}, self._is_silent(now)
         for backend in self._pool.backends:
-            group = failed.get(backend.server.name)
+            name, group = backend.server.name, failed.get(backend.server.name)
             if (one := _cause(backend, group, now)) is not None:
-                found[backend.server.name] = _shown(one, "" if group is None else self._message(group))
+                found[name] = _shown(one, "" if group is None else self._message(group))
+            elif is_silent and backend.in_flight:
+                words = f"{name} accepted {backend.in_flight} calls and answered none yet."
+                found[name] = Cause(reason=Reason.SERVER_SILENT, message=_cut(words), since=0)
         return found
+
+    def _is_silent(self, now: float) -> bool:
+        """Whether a batch has stalled, and no line of another one got a result since then."""
+        stalled = (self._seen[one].since for one in self._batches if one in self._seen)
+        return any(now >= since + STALL_SECONDS and since >= self._moved_at for since in stalled)
 
     def _causes(self, now: float, held: Mapping[str, list[FailedGroup]]) -> list[_Cause]:
         """Why no line gets its first call; empty if a server accepts calls."""

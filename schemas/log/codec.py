@@ -71,7 +71,7 @@ MODEL: Final = "tidemill-model"
 TRACEPARENT: Final = "traceparent"
 BATCH, FIRST, INDICES, MARKS = "tidemill-batch", "tidemill-first", "tidemill-indices", "tidemill-marks"
 SEALED_LINES_MAX: Final = 1_024
-"""Lines of one sealed record; ingest packs a few dozen."""
+"""Lines of one sealed record; ingest packs up to 128."""
 SEAL_BYTES: Final = 28
 """Bytes that encryption adds to a value: a nonce of 12 bytes and a tag of 16."""
 VERSION_HEADER: Final = "tidemill-v"

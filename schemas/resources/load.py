@@ -88,6 +88,8 @@ class ModelLoad(Shape):
     lines_waiting: Number
     """Lines that wait for a call."""
     lines_per_second: Rate
+    cause: Cause | None = None
+    """Why none of its servers takes a call of it, if so."""
 
 
 class ProcessReport(Shape):

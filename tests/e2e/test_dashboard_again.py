@@ -65,6 +65,24 @@ def test_a_plan_of_other_values_is_not_run(page, ended):
     expect(button(page, "Run 2 lines")).to_be_enabled()
 
 
+def test_the_next_line_is_the_next_of_the_filter(page, ended):
+    """The line says its HTTP status; and its rerun may have another window."""
+    go(page, f"/batches/{ended.id}?tab=lines&status=failed&line=2")
+    panel = page.get_by_role("dialog")
+    expect(panel).to_contain_text("Line 2 of 4 lines")
+    expect(panel.get_by_text("HTTP status")).to_be_visible()
+    expect(button(page, "Line before")).to_be_disabled()
+    button(page, "Next line").click()
+    expect(panel).to_contain_text("Line 4 of 4 lines")
+    expect(button(page, "Next line")).to_be_disabled()
+    page.keyboard.press("Escape")
+    button(page, "Rerun 2 failed lines").click()
+    with page.expect_request("**/rerun") as asked:
+        page.get_by_label("Completion window").select_option("24h")
+    assert asked.value.post_data_json["completion_window"] == "24h"
+    expect(button(page, "Rerun 2 lines")).to_be_enabled()
+
+
 def test_a_long_line_is_looked_at(page, client, tmp_path):
     """The page shows a line that the service accepts; for one that is too long it says so."""
     path = chats(tmp_path / "in.jsonl", None, text=lambda _: "x" * (2 << 20))

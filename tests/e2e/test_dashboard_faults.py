@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import expect
 from support.backend import as_told
 from support.dashboard import button, chats, go, rows, signed_in, started, state
-from support.made_up import held
+from support.made_up import held, with_events
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
@@ -209,8 +209,16 @@ def test_a_dialog_closes_at_a_click_beside_it(page):
 
 
 FORMATS = """(([end, at, start]) => Promise.all(
-  ["core/format", "pages/shown", "pages/series", "pages/batch/answer"].map(
-    (name) => import(new URL(`./${name}.js`, document.baseURI)))).then(([format, shown, series, answer]) => ({
+  ["core/format", "pages/shown", "pages/series", "pages/batch/answer", "pages/batch/lines", "pages/servers/load"]
+    .map((name) => import(new URL(`./${name}.js`, document.baseURI))))
+  .then(([format, shown, series, answer, lines, servers]) => ({
+    codes: [
+      [400, "<html>"], [400, { error: { type: "bad", code: 7 } }], [429, { error: { code: "full", type: "x" } }],
+    ].map(([status_code, body]) =>
+      lines.codeOf({ status: "failed", result: { response: { status_code, body } } })),
+    silent: ["closed", "open"].map((breaker) => servers.stateOf({ object: "server", settings: {}, used_by: ["m"],
+      load: { breaker, cause: { reason: "server_silent" } } }).tone),
+    rates: [0, 0.02, 0.005, 0.5, 20].map(format.rate),
     costs: ["0.0000001", "0.12345", "0.5", "0"].map(format.cost),
     durations: [172803, 100000, 65, 0].map(format.duration),
     slack: shown.slackOf({ status: "in_progress", expires_at: Date.now() / 1000 + 45, tidemill: {} }).text,
@@ -229,6 +237,9 @@ def test_numbers_and_faults_are_readable(page):
     assert found == {
         "costs": ["0.0000001", "0.123", "0.5", "0"],
         "durations": ["2 d", "1 d 3 h", "1 min 5 s", "0 s"],
+        "silent": ["part", "failed"],
+        "rates": ["0.0 lines/s", "1.2 lines/min", "0.30 lines/min", "0.5 lines/s", "20 lines/s"],
+        "codes": ["http_400", "bad", "full"],
         "slack": "in 45 s",
         "fault": '{"detail":"no"}',
         "status": "7",
@@ -265,3 +276,50 @@ def test_a_list_that_is_cut_says_so(page):
     page.route("**/v1/admin/dead_letters?*", lambda route: route.fulfill(json={"data": [], "has_more": True}))
     go(page, "/dead-letters")
     expect(page.get_by_role("status").filter(has_text="tidemill dead list")).to_be_visible()
+
+
+def test_a_service_that_hangs_is_told(page):
+    """A request without an answer ends, and a stream that breaks has the page load again at once."""
+    page.add_init_script("""
+      const limit = AbortSignal.timeout;
+      AbortSignal.timeout = (ms) => limit.call(AbortSignal, ms / 50);
+    """)
+    go(page, "/queues")
+    with_events(page)
+    waiting = held(page, "**/v1/queues*")
+    go(page, "/batches")
+    expect(page.get_by_role("heading", name="Batches")).to_be_visible()
+    go(page, "/queues")
+    wait_until(lambda: waiting or page.evaluate("0"), "the request")
+    expect(page.get_by_role("alert")).to_contain_text("The service does not answer.")
+    go(page, "/batches")
+    page.wait_for_function("() => globalThis.events?.readyState === 1")
+    page.evaluate("events.onopen()")
+    refuse(page, "**/v1/batches?*", status=503)
+    page.evaluate("events.onerror()")
+    expect(page.get_by_role("alert")).to_contain_text(REFUSED)
+
+
+def test_a_page_whose_script_did_not_load_loads_again(page):
+    """By a button, which reloads the dashboard."""
+    page.route("**/pages/queues.js", lambda route: route.abort())
+    page.reload()
+    go(page, "/queues")
+    expect(page.get_by_role("heading", name="The page did not load")).to_be_visible()
+    page.unroute_all()
+    button(page, "Reload").click()
+    expect(page.get_by_role("heading", name="Queues")).to_be_visible()
+
+
+def test_a_batch_of_another_project_is_found(browser, root, client, ended):
+    """The page says which project it is in, and offers the others."""
+    client.post("/admin/keys", body={"name": "other", "project": "elsewhere"}, cast_to=object)
+    with signed_in(browser, root) as page:
+        project = page.get_by_role("combobox", name="Project")
+        before = project.input_value()
+        project.select_option("elsewhere")
+        expect(project).to_have_value("elsewhere")
+        go(page, f"/batches/{ended}")
+        expect(page.get_by_role("main")).to_contain_text("You are in the project elsewhere.")
+        button(page, f"Look in {before}").click()
+        state(page, "some lines failed")

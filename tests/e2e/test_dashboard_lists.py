@@ -220,6 +220,9 @@ def test_selected_batches_are_downloaded_and_rerun(page):
     told = page.get_by_role("alert")
     expect(told).to_contain_text("Started 1 rerun of what did not succeed; 1 batch was refused: There are no such")
     expect(page.get_by_role("group", name="Selected batches")).to_contain_text("1 batch selected")
+    go(page, "/batches?status=completed")
+    expect(rows(page, "Batches")).to_have_count(2)
+    expect(page.get_by_role("group", name="Selected batches")).to_have_count(0)
 
 
 def test_a_metadata_filter_needs_a_value(page):

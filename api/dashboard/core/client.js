@@ -6,6 +6,10 @@ const BASE = "../v1";
 const SESSION = "../dashboard/session";
 const SIGN_IN = "../dashboard/sign-in";
 const PLACE_CHARS_MAX = 1024;
+/** A call that takes longer has no answer; one that changes something may wait for a server of others. */
+const READ_MS_MAX = 15_000;
+const WRITE_MS_MAX = 60_000;
+const SILENT = "The service does not answer.";
 /** No form and no link of another page can set this header; see docs/reference/api/sessions.md. */
 const OWN = { "x-tidemill-csrf": "1" };
 const tabs = new BroadcastChannel("tidemill-session");
@@ -35,7 +39,7 @@ export const isOperator = () => may("operator");
 
 async function begin(options, done = () => {}) {
   const { method, path = "", ...rest } = options;
-  const found = await (await send(method, SESSION + path, { ...rest, isWhole: true })).json();
+  const found = await json(await send(method, SESSION + path, { ...rest, isWhole: true }));
   done();
   const limits = await call("GET", "/limits").catch(usual);
   // Resetting the session drops the data and dialogs of another one.
@@ -77,14 +81,14 @@ export async function switchProject(project, done) {
 
 /** Sign out, in every tab, and at the OpenID provider, if the session came from there. */
 export async function signOut() {
-  const { end_url: next } = await (await send("DELETE", SESSION, { isWhole: true })).json();
+  const { end_url: next } = await json(await send("DELETE", SESSION, { isWhole: true }));
   session.value = null;
   tabs.postMessage("changed");
   if (next) location.assign(next);
 }
 
 /** The OpenID provider of the service, or null. @returns {Promise<{issuer: string}|null>} */
-export const openid = async () => (await (await send("GET", SIGN_IN, { isWhole: true })).json()).openid;
+export const openid = async () => (await json(await send("GET", SIGN_IN, { isWhole: true }))).openid;
 
 /** Where a sign-in at the OpenID provider begins; it comes back to the present place. */
 export function openidAddress() {
@@ -104,7 +108,7 @@ tabs.onmessage = resume;
  * @throws {Fault}
  */
 export async function call(method, path, options = {}) {
-  return (await send(method, path, options)).json();
+  return json(await send(method, path, options));
 }
 
 const intents = new Map();
@@ -126,7 +130,7 @@ export async function make(path, body) {
 /** The bytes of a file; `range` is the first and the last byte. */
 export async function content(fileId, { signal: stop, range } = {}) {
   const headers = range ? { range: `bytes=${range[0]}-${range[1]}` } : {};
-  return send("GET", `/files/${encodeURIComponent(fileId)}/content`, { signal: stop, headers });
+  return send("GET", `/files/${encodeURIComponent(fileId)}/content`, { signal: stop, headers, isLong: true });
 }
 
 /** Where the browser downloads a file from. */
@@ -157,7 +161,7 @@ export function upload(file, onProgress, stop) {
     request.open("POST", `${BASE}/files`);
     for (const [name, value] of Object.entries(OWN)) request.setRequestHeader(name, value);
     request.upload.onprogress = (event) => onProgress(event.total ? event.loaded / event.total : 0);
-    request.onerror = () => reject(new Fault(0, "The service does not answer."));
+    request.onerror = () => reject(new Fault(0, SILENT));
     request.onload = () => {
       if (request.status === 200) resolve(JSON.parse(request.responseText));
       else reject(faultOf(request.status, request.responseText));
@@ -167,10 +171,11 @@ export function upload(file, onProgress, stop) {
   });
 }
 
-async function send(method, path, { query = {}, body, signal: stop, headers = {}, isWhole } = {}) {
+async function send(method, path, { query = {}, body, signal: stop, headers = {}, isWhole, isLong } = {}) {
   const given = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== "");
   const search = given.length ? `?${new URLSearchParams(given)}` : "";
-  const options = { method, headers: { ...OWN, ...headers }, signal: stop };
+  const limits = [stop, !isLong && AbortSignal.timeout(method === "GET" ? READ_MS_MAX : WRITE_MS_MAX)];
+  const options = { method, headers: { ...OWN, ...headers }, signal: AbortSignal.any(limits.filter(Boolean)) };
   if (body !== undefined) {
     options.headers["content-type"] = "application/json";
     options.body = JSON.stringify(body);
@@ -180,15 +185,25 @@ async function send(method, path, { query = {}, body, signal: stop, headers = {}
     answer = await fetch((isWhole ? path : BASE + path) + search, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Fault(0, "The service does not answer.");
+    throw new Fault(0, SILENT);
   }
   if (answer.ok) return answer;
   const fault = faultOf(answer.status, await answer.text());
   if (fault.status === 401 && session.value) {
-    ended.value = fault.message;
+    ended.value = "Your session has ended. Sign in again.";
     session.value = null;
   }
   throw fault;
+}
+
+/** The body of an answer, which may stop half-way. */
+async function json(answer) {
+  try {
+    return await answer.json();
+  } catch (error) {
+    if (error.name === "AbortError" || error instanceof SyntaxError) throw error;
+    throw new Fault(0, SILENT);
+  }
 }
 
 function faultOf(status, text) {

@@ -55,8 +55,13 @@ function open() {
   hasLoad = loadListeners.size > 0;
   source = new EventSource(hasLoad ? `../v1/events?types=${[...TYPES, LOAD]}` : "../v1/events");
   for (const type of [...TYPES, LOAD, "reset"]) source.addEventListener(type, tell);
+  let wasOpen = false;
+  source.onopen = () => (wasOpen = true);
   // The browser comes back by itself after a broken connection, but not after a refusal.
   source.onerror = () => {
+    // Pages load again, so that they say at once if the service does not answer.
+    if (wasOpen) tell({ type: "reset", data: "{}" });
+    wasOpen = false;
     if (source?.readyState !== EventSource.CLOSED) return;
     close();
     again = setTimeout(adjust, AGAIN_MS);

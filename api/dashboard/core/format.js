@@ -16,8 +16,11 @@ export const brief = (value) => compact.format(value);
 /** `1 line`, `2 lines` */
 export const count = (value, noun, plural = `${noun}s`) => `${number(value)} ${value === 1 ? noun : plural}`;
 
-/** Lines a second, with one digit after the point if there are few. */
-export const rate = (value) => `${value < 10 ? value.toFixed(1) : number(Math.round(value))} lines/s`;
+/** Lines a second, with one digit after the point if there are few; of very few, lines a minute. */
+export function rate(value) {
+  if (value > 0 && value < 0.1) return `${(60 * value).toFixed(value < 0.01 ? 2 : 1)} lines/min`;
+  return `${value < 10 ? value.toFixed(1) : number(Math.round(value))} lines/s`;
+}
 
 /** A share of a whole: `2.5 %`. */
 export function percent(part, of) {

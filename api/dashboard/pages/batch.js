@@ -1,6 +1,6 @@
 /** One batch: is it moving, when is it done, what failed and why, where is the file. */
 
-import { call, canWrite, contentAddress } from "../core/client.js";
+import { call, canWrite, contentAddress, isOperator, session, switchProject } from "../core/client.js";
 import { cost, count, distance, duration, moment, number, percent, rate, short } from "../core/format.js";
 import { RELOAD, useLive } from "../core/live.js";
 import { address, batchPath, place } from "../core/route.js";
@@ -15,7 +15,7 @@ import { Refused } from "./batch/refused.js";
 import { openRerun } from "./batch/rerun.js";
 import { Models, Raw, Receipt, Request, Timeline } from "./batch/parts.js";
 import { useSeries } from "./series.js";
-import { bandOf, BatchProgress, BatchState, called, cancel, endedAt, isOver, modelOf, outputsOf, slackOf, stalls, stateOf, waitText } from "./shown.js";
+import { bandOf, BatchProgress, BatchState, called, cancel, endedAt, isHeld, isOver, isUsual, modelOf, outputsOf, slackOf, stateOf, waits, waitText } from "./shown.js";
 
 /** Pixels of the chart. */
 const HEIGHT = 180;
@@ -84,12 +84,20 @@ function Actions({ batch, report, reload }) {
   `;
 }
 
+/** Why lines wait, for operators with a link to the server or the model that can be resumed or changed. */
+function Wait({ wait, model }) {
+  const name = wait.server?.split("@")[0];
+  const to = name ? { name } : wait.reason === "paused" ? { kind: "model", name: model } : null;
+  const action = to && isOperator() && html`<${LinkButton} href=${address("/servers", to)}>Show ${to.name}<//>`;
+  return html`<${Banner} tone=${isUsual(wait) || isHeld(wait) ? "info" : "warn"} action=${action}><p>${waitText(wait)}</p><//>`;
+}
+
 /** Why it waits, and what else its owner should know. */
 function Notes({ batch }) {
   const { at_risk: risk, recovered, fault, output_copy: copy } = batch.tidemill;
   const refused = batch.errors?.data ?? [];
   return html`
-    ${stalls(batch).map((wait) => html`<${Banner} key=${wait.reason + wait.server} tone="warn"><p>${waitText(wait)}</p><//>`)}
+    ${waits(batch).map((wait) => html`<${Wait} key=${wait.reason + wait.server} wait=${wait} model=${batch.model} />`)}
     ${batch.status === "expired" && batch.tidemill.waiting.length > 0 &&
     html`<${Banner} tone="bad">The window ended first. ${batch.tidemill.waiting[0].message}<//>`}
     ${risk && html`<${Banner} tone="bad">The log may drop records that this batch needs: ${distance(risk)}.<//>`}
@@ -203,6 +211,21 @@ function Shown({ batch, live }) {
   `;
 }
 
+const PROJECTS_SHOWN = 8;
+
+/** A batch is in one project, and an address may come from another one. */
+function Elsewhere({ error }) {
+  const { project, projects } = session.value;
+  const others = error.status === 404 ? projects.filter((one) => one !== project) : [];
+  const actions = html`
+    <div class="buttons">
+      <${LinkButton} href="#/batches">All batches<//>
+      ${others.slice(0, PROJECTS_SHOWN).map((one) => html`<${Button} key=${one} act=${() => switchProject(one)}>Look in ${one}<//>`)}
+    </div>
+  `;
+  return html`<${Empty} action=${actions}>${error.message} You are in the project <strong>${project}</strong>.<//>`;
+}
+
 export default function Batch({ params: [id] }) {
   const live = useLive(`batch ${id}`, (stop) => call("GET", batchPath(id), { signal: stop }), {
     isFinal: isOver,
@@ -212,9 +235,7 @@ export default function Batch({ params: [id] }) {
   if (data) return html`<${Shown} batch=${data} live=${live} />`;
   if (error && [400, 404].includes(error.status))
     return html`
-      <${Page} title="There is no such batch">
-        <${Empty} action=${html`<${LinkButton} href="#/batches">All batches<//>`}>${error.message}<//>
-      <//>
+      <${Page} title="There is no such batch"><${Elsewhere} error=${error} /><//>
     `;
   return html`<${Page} title="Batch" live=${live}>${!error && html`<${Skeleton} rows=${4} height=${92} />`}<//>`;
 }

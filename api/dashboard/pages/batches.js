@@ -5,7 +5,7 @@ import { age, cost, count, moment, percent } from "../core/format.js";
 import { RELOAD, useLive } from "../core/live.js";
 import { merged, pageOf, useMore } from "../core/paging.js";
 import { batchPath, place, setQuery } from "../core/route.js";
-import { html, signal } from "../core/view.js";
+import { html, signal, useEffect } from "../core/view.js";
 import { Button, Empty, LinkButton } from "../ui/basics.js";
 import { Filters } from "../ui/form.js";
 import { confirm, toast } from "../ui/overlay.js";
@@ -149,6 +149,8 @@ export default function Batches() {
   const live = useBatches(query, fault);
   const { shown, menu } = useColumns("batches", COLUMNS);
   const { data } = live;
+  // What is selected is in sight: another filter, page or project begins anew.
+  useEffect(() => () => (selected.value = new Set()), [live.key]);
   const isFiltered = FILTERS.some(({ name }) => query.get(name));
   return html`
     <${Page} title="Batches" live=${live} tools=${canWrite() && html`<${LinkButton} href="#/replay" icon="replay">Replay<//>`}>

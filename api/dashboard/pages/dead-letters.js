@@ -4,7 +4,7 @@ import { call } from "../core/client.js";
 import { bytes, count, moment } from "../core/format.js";
 import { useLive } from "../core/live.js";
 import { address, place, setQuery } from "../core/route.js";
-import { html, signal } from "../core/view.js";
+import { html, signal, useEffect } from "../core/view.js";
 import { Banner, Button, Empty, Facts, Json, Skeleton, When } from "../ui/basics.js";
 import { confirm, Panel, toast } from "../ui/overlay.js";
 import { Page } from "../ui/page.js";
@@ -89,6 +89,7 @@ export default function DeadLetters() {
   const live = useLive("dead letters", (stop) => call("GET", PATH, { query: { limit: LIMIT }, signal: stop }), { every: 60 });
   const { data } = live;
   const letter = place.value.query.get("letter");
+  useEffect(() => () => (selected.value = new Set()), []);
   const waiting = data?.data.filter(({ id, requeued_at: at }) => !at && selected.value.has(id)).map(({ id }) => id) ?? [];
   const tools = waiting.length > 0 && html`<${Button} kind="primary" act=${() => ask(waiting, false, live.reload)}>Send ${count(waiting.length, "record")} again<//>`;
   return html`

@@ -1,42 +1,47 @@
 /** The first page of an operator: is anything late or stuck, and what is at work. */
 
 import { call, canWrite, isOperator } from "../core/client.js";
-import { brief, cost, count, moment, number, rate } from "../core/format.js";
+import { brief, cost, count, number, rate } from "../core/format.js";
 import { RELOAD, useLive } from "../core/live.js";
-import { address, batchPath } from "../core/route.js";
+import { address } from "../core/route.js";
 import { html } from "../core/view.js";
 import { Card, Empty, LinkButton, Section, Skeleton } from "../ui/basics.js";
 import { Chart, Spark } from "../ui/chart.js";
 import { Page } from "../ui/page.js";
-import { State } from "../ui/state.js";
 import { Table } from "../ui/table.js";
+import { Attention } from "./overview/attention.js";
 import { seriesOf } from "./series.js";
-import { CARD, IN_FLIGHT, LINES, nameColumn, QUEUED, REFUSED, renewed, ServerCard, STATE, stateOf as stateOfServer, TIMES, TOKENS, WAITING } from "./servers/load.js";
-import { BatchCard, BatchName, BatchProgress, BatchState, called, counts, ending, isOver, modelOf, Slack, slackOf, stalls, stateOf, waitText } from "./shown.js";
+import { CARD, IN_FLIGHT, LINES, nameColumn, QUEUED, REFUSED, renewed, ServerCard, STATE, TIMES, TOKENS, WAITING } from "./servers/load.js";
+import { BatchCard, BatchName, BatchProgress, BatchState, counts, endedAt, ending, isOver, isStalled, modelOf, Slack, slackOf } from "./shown.js";
 
 const AT_WORK = ["validating", "in_progress", "finalizing", "cancelling"];
 const LIMIT = 100;
+const BROKEN = ["failed", "expired"];
 const RECENT = 20;
 const DAY = 86_400;
-const SHOWN_MAX = 12;
 const SERVERS_MAX = 50;
 const SERVER_COLUMNS = [nameColumn("Server"), STATE, IN_FLIGHT, WAITING, QUEUED, REFUSED, LINES, TOKENS, TIMES];
 
 async function load(stop) {
   const midnight = Math.floor(Date.now() / 1000 / DAY) * DAY;
-  const lists = AT_WORK.map((status) => call("GET", "/batches", { query: { status, limit: LIMIT }, signal: stop }));
-  const [recent, usage, hooks, day, servers, ...found] = await Promise.all([
+  const lists = (statuses, limit) => statuses.map((status) => call("GET", "/batches", { query: { status, limit }, signal: stop }));
+  const [recent, usage, hooks, day, servers, found, broken] = await Promise.all([
     call("GET", "/batches", { query: { limit: RECENT }, signal: stop }),
     call("GET", "/usage", { query: { start_time: midnight, group_by: "model" }, signal: stop }),
     call("GET", "/webhook_endpoints", { signal: stop }),
     call("GET", "/throughput", { query: { window: "24h" }, signal: stop }),
     isOperator() ? call("GET", "/admin/servers", { query: { limit: SERVERS_MAX }, signal: stop }) : { data: [] },
-    ...lists,
+    Promise.all(lists(AT_WORK, LIMIT)),
+    Promise.all(lists(BROKEN, RECENT)),
   ]);
+  const over = recent.data.filter(isOver);
+  const others = broken.flatMap(({ data }) => data).filter(({ id }) => !over.some((batch) => batch.id === id));
   return {
     work: found.flatMap(({ data }) => data),
     isCut: found.some(({ has_more: hasMore }) => hasMore),
-    recent: recent.data.filter(isOver),
+    recent: over,
+    /** What ended in the last day, and what did not end well even if many batches are newer. */
+    ended: [...over, ...others].filter((batch) => endedAt(batch) > Date.now() / 1000 - DAY),
     usage: usage.data,
     hooks: hooks.data,
     servers: servers.data,
@@ -51,55 +56,6 @@ function changed(type, object, data) {
   if (type !== "batch" || !data) return undefined;
   const isKnown = data.work.some(({ id, status }) => id === object.id && status === object.status);
   return isKnown ? { ...data, work: data.work.map((batch) => (batch.id === object.id ? object : batch)) } : RELOAD;
-}
-
-/** Problems to look at: a tone, a sentence, and a link. */
-function troubles({ work, recent, hooks, servers }) {
-  const found = [];
-  for (const server of servers) {
-    const { tone, word } = stateOfServer(server);
-    const cause = server.load?.cause;
-    if (tone !== "failed") continue;
-    const text = server.fault ?? (cause ? `${cause.message} Since ${moment(cause.since)}.` : `It is ${word}.`);
-    found.push({ tone, href: address("/servers", { name: server.id }), name: server.id, text });
-  }
-  for (const batch of work) {
-    const [wait] = stalls(batch);
-    const slack = slackOf(batch);
-    if (wait) found.push({ tone: "part", batch, text: waitText(wait) });
-    else if (slack.tone === "bad") found.push({ tone: "failed", batch, text: `Will end ${slack.text}.` });
-    else if (slack.tone === "part") found.push({ tone: "part", batch, text: `Only ${slack.text}.` });
-    if (batch.tidemill.fault) found.push({ tone: "failed", batch, text: `${count(batch.tidemill.fault.records, "record")} became dead letters: ${batch.tidemill.fault.reason}` });
-  }
-  for (const batch of recent) {
-    const { tone, word } = stateOf(batch);
-    if (tone === "failed") found.push({ tone, batch, text: `It ended as: ${word}.` });
-  }
-  for (const hook of hooks) {
-    const { enabled, failing_since: since } = hook.tidemill;
-    const to = { href: address("/webhooks", { endpoint: hook.id }), name: hook.name };
-    if (!enabled) found.push({ ...to, tone: "failed", text: "Deliveries failed for five days, and the endpoint is disabled." });
-    else if (since) found.push({ ...to, tone: "part", text: `Deliveries have failed since ${moment(since)}.` });
-  }
-  return found;
-}
-
-const Trouble = ({ tone, batch, href, name, text }) => html`
-  <li>
-    <${State} tone=${tone}><a href=${href ?? `#${batchPath(batch.id)}`}>${name ?? called(batch)}</a><//>
-    <span>${text}</span>
-  </li>
-`;
-
-function Attention({ data }) {
-  const found = troubles(data);
-  return html`
-    <${Section} title="Needs attention" aside=${found.length > SHOWN_MAX && html`<a href="#/batches">${number(found.length)} in all</a>`}>
-      ${found.length
-        ? html`<ul class="troubles">${found.slice(0, SHOWN_MAX).map((one, place) => html`<${Trouble} key=${place} ...${one} />`)}</ul>`
-        : html`<p><${State} tone="done">All is well: nothing is late, stalled or refused.<//></p>`}
-    <//>
-  `;
 }
 
 const WORK_COLUMNS = [
@@ -119,7 +75,7 @@ const Batches = ({ label, rows, columns }) => html`
 
 function Figures({ work, isCut, usage, series }) {
   const speeds = work.map(({ tidemill }) => tidemill.progress?.lines_per_second ?? 0);
-  const risky = work.filter((batch) => stalls(batch).length || slackOf(batch).tone === "bad");
+  const risky = work.filter((batch) => isStalled(batch) || slackOf(batch).tone === "bad");
   const sum = (field) => usage.reduce((total, row) => total + row[field], 0);
   const price = usage.reduce((total, row) => total + Number(row.cost.total), 0);
   const waiting = work.reduce((total, { request_counts: { total: all, completed, failed } }) => total + all - completed - failed, 0);

@@ -13,13 +13,20 @@ import { Table } from "../ui/table.js";
 const DOES = { ingest: "validation", processors: "calls", results: "files" };
 const PROJECTS = [["", "this project"], ["*", "all projects"]];
 
+/** How long its lines take: some have no rate yet, and others none any more. */
+function lagOf({ lines, lines_per_second: speed, lag_seconds: lag }) {
+  if (lag !== null) return duration(lag);
+  if (!lines) return "–";
+  return speed === null ? "not known yet" : "stands still";
+}
+
 const COLUMNS = [
   { id: "stage", title: "Waits for", width: "minmax(110px, 1fr)", cell: ({ stage }) => html`<strong>${DOES[stage] ?? stage}</strong>` },
   { id: "model", title: "Model", width: "minmax(120px, 1.4fr)", sort: ({ model }) => model ?? "", cell: ({ model }) => model ?? "–" },
   { id: "lines", title: "Lines", width: "minmax(90px, 1fr)", isNumber: true, sort: ({ lines }) => lines, cell: ({ lines }) => number(lines) },
   { id: "batches", title: "Batches", width: "minmax(80px, 0.8fr)", isNumber: true, sort: ({ batches }) => batches, cell: ({ batches, status, model }) => html`<a href=${address("/batches", { status, model })}>${number(batches)}</a>` },
-  { id: "rate", title: "Rate", width: "minmax(110px, 1fr)", isNumber: true, sort: (row) => row.lines_per_second, cell: (row) => rate(row.lines_per_second) },
-  { id: "lag", title: "Lag", width: "minmax(110px, 1fr)", isNumber: true, sort: (row) => row.lag_seconds ?? Infinity, cell: (row) => (row.lag_seconds === null ? (row.lines ? "stands still" : "–") : duration(row.lag_seconds)) },
+  { id: "rate", title: "Rate", width: "minmax(110px, 1fr)", isNumber: true, sort: (row) => row.lines_per_second ?? -1, cell: (row) => (row.lines_per_second === null ? "–" : rate(row.lines_per_second)) },
+  { id: "lag", title: "Lag", width: "minmax(110px, 1fr)", isNumber: true, sort: (row) => row.lag_seconds ?? Infinity, cell: lagOf },
   { id: "oldest", title: "Oldest", width: "minmax(110px, 1fr)", isNumber: true, sort: (row) => row.oldest_at ?? Infinity, cell: ({ oldest_at: at }) => html`<${When} at=${at} />` },
 ];
 

@@ -10,13 +10,21 @@ import { Progress, State } from "../ui/state.js";
 
 const ENDS = ["completed", "failed", "expired", "cancelled"];
 /** Reasons to wait in normal operation, as in schemas/resources/waiting.py. */
-const USUAL = ["in_flight", "queued", "validation", "batches_at_work", "import"];
+const USUAL = ["in_flight", "queued", "validation", "batches_at_work", "import", "open"];
+/** Reasons that an operator has set. */
+const HELD = ["schedule", "drained", "paused", "tokens_per_minute"];
 const MINUTE = 60;
 
 export const isOver = (batch) => ENDS.includes(batch.status);
 
+/** Why lines of a batch wait: stalls first. */
+export const waits = (batch) => (isOver(batch) ? [] : batch.tidemill.waiting);
+export const isUsual = ({ reason }) => USUAL.includes(reason);
 /** Why lines of a batch wait longer than usual. */
-export const stalls = (batch) => (isOver(batch) ? [] : batch.tidemill.waiting.filter(({ reason }) => !USUAL.includes(reason)));
+export const stalls = (batch) => waits(batch).filter((wait) => !isUsual(wait));
+export const isHeld = ({ reason }) => HELD.includes(reason);
+/** Whether lines of a batch wait for something that nobody has set. */
+export const isStalled = (batch) => stalls(batch).some((wait) => !isHeld(wait));
 
 /**
  * The state of a batch: a tone and a word. One that runs and has nothing done yet is queued; one that is completed may
@@ -28,7 +36,7 @@ export function stateOf(batch) {
     case "validating":
       return { tone: "waiting", word: "validating" };
     case "in_progress":
-      if (stalls(batch).length) return { tone: "waiting", word: "stalled" };
+      if (stalls(batch).length) return { tone: "waiting", word: isStalled(batch) ? "stalled" : "held by settings" };
       return completed + failed ? { tone: "running", word: "in progress" } : { tone: "waiting", word: "queued" };
     case "finalizing":
       return { tone: "running", word: "finalizing" };
@@ -76,10 +84,11 @@ export const endedAt = (batch) => batch.completed_at ?? batch.failed_at ?? batch
 /** When it will be done, how long it took, or why it waits. */
 export function ending(batch) {
   if (isOver(batch)) return `took ${duration(endedAt(batch) - batch.created_at)}`;
-  const held = stalls(batch);
-  if (held.length) return `waits: ${[...new Set(held.map(({ reason }) => reason.replaceAll("_", " ")))].join(", ")}`;
   const band = bandOf(batch);
-  return band ? `in ${band}` : "not known yet";
+  const held = stalls(batch);
+  if (!held.length && band) return `in ${band}`;
+  const reasons = new Set((held.length ? held : waits(batch).slice(0, 1)).map(({ reason }) => reason.replaceAll("_", " ")));
+  return reasons.size ? `waits: ${[...reasons].join(", ")}` : "not known yet";
 }
 
 /** The expected time to the end: `4 min`, or `4 min to 6 min`; null if it is not known. */

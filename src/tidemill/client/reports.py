@@ -161,5 +161,6 @@ def _model_row(model: dict[str, Any]) -> list[str]:
 def _queue_row(queue: dict[str, Any]) -> list[str]:
     left = queue["lag_seconds"]
     numbers = (f"{queue[name]:,}" for name in ("batches", "lines"))
-    rate = f"{queue['lines_per_second']:,.1f}"
-    return [queue["stage"], queue["model"] or "", *numbers, rate, "" if left is None else duration(left)]
+    rate = queue["lines_per_second"]
+    pace = "" if rate is None else f"{rate:,.1f}"
+    return [queue["stage"], queue["model"] or "", *numbers, pace, "" if left is None else duration(left)]

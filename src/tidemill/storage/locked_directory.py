@@ -47,13 +47,16 @@ def lock(folder: Path) -> int:
 
 
 def holder(folder: Path) -> int | None:
-    """The living process that has locked a folder; None if there is none."""
-    try:
-        process = int((folder / LOCK).read_bytes()[:_PID_BYTES_MAX])
+    """The process that has locked a folder; None if there is none."""
+    with suppress(OSError, ValueError, OverflowError), (folder / LOCK).open("rb") as file:
+        process = int(file.read(_PID_BYTES_MAX))
+        # Only if it lives: the attempt disturbs a process that is about to lock the folder.
         os.kill(process, 0)
-    except (OSError, ValueError, OverflowError):
-        return None
-    return process
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return process
+    return None
 
 
 def lock_first_free(base: Path) -> tuple[Path, int]:

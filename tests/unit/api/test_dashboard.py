@@ -9,6 +9,7 @@ from support.dependencies import client_of, open_dependencies
 
 from tidemill.api.routes.dashboard.session import FOLDER
 from tidemill.schemas.resources.audit import Action
+from tidemill.schemas.resources.waiting import USUAL
 
 NAMES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file())
 VENDOR = "vendor/"
@@ -95,3 +96,10 @@ def test_the_audit_page_filters_by_every_action():
     """That the trail has."""
     text = (FOLDER / "pages" / "audit.js").read_text("utf-8")
     assert [action for action in Action if f'"{action}"' not in text] == []
+
+
+def test_the_dashboard_knows_the_usual_reasons():
+    """Others make a batch look stalled."""
+    text = (FOLDER / "pages" / "shown.js").read_text("utf-8")
+    [listed] = re.findall(r"const USUAL = (\[.*?\]);", text)
+    assert set(json.loads(listed)) == USUAL

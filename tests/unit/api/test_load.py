@@ -56,7 +56,8 @@ def load(name: str = "gpu-1", **fields: object) -> ServerLoad:
 
 
 def report(deps, *servers: ServerLoad, process: str = "host:1", at: float = NOW) -> None:
-    models = (ModelLoad(name="m", in_flight=4, lines_waiting=10, lines_per_second=2.5),)
+    cause = servers[0].cause
+    models = (ModelLoad(name="m", in_flight=4, lines_waiting=10, lines_per_second=2.5, cause=cause),)
     deps.loads.apply(process, codec.encode(ProcessReport(process=process, servers=servers, models=models)), at)
 
 
@@ -86,6 +87,7 @@ async def test_processes_add_up(deps, operator):
     listed = (await operator.get("/admin/servers")).json()["data"]
     assert {one["id"]: one["load"] and one["load"]["in_flight"] for one in listed} == {"gpu-1": 4, "pods": None}
     (model,) = (await operator.get("/admin/models")).json()["data"]
+    assert model["load"].pop("cause") == why.model_dump(mode="json")
     assert model["load"] == {"in_flight": 8, "lines_waiting": 20, "lines_per_second": 5.0}
 
 

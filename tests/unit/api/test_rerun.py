@@ -253,6 +253,13 @@ async def test_the_deleted_input_is_the_reason_if_the_schema_went_with_it(deps, 
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "file_gone")
 
 
+async def test_a_repeated_rerun_finds_its_batch_without_the_old_input(client, old):
+    """The same command fetches the results of a rerun, however old its batch is."""
+    made = (await rerun(client, old, {"idempotency-key": "k"}, lines="failed")).json()
+    await client.delete(f"/files/{old.input_file_id}")
+    assert (await rerun(client, old, {"idempotency-key": "k"}, lines="failed")).json() == made
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "param"),
     [

@@ -77,7 +77,8 @@ function Call({ line }) {
   return html`
     <${Facts} entries=${[
       ["State", html`<${State} tone=${line.status === "failed" ? "failed" : "done"}>${line.status}<//>`],
-      ["Code", codeOf(line)],
+      ["Code", line.status === "failed" && codeOf(line)],
+      ["HTTP status", response?.status_code],
       ["Tokens", tokens && `${number(tokens.into)} in, ${number(tokens.out)} out`],
       ["Model", response?.body?.model ? String(response.body.model) : null],
       ["Calls", tidemill?.attempts && html`${count(tidemill.attempts, "call")}${tidemill.attempts > 1 && ", the last counts"}`],
@@ -89,7 +90,8 @@ function Call({ line }) {
   `;
 }
 
-export function LinePanel({ batch, index, known, onStep, onClose }) {
+/** `before` and `next` are the indices of the lines that the buttons show. */
+export function LinePanel({ batch, index, known, before, next, onStep, onClose }) {
   const [isRaw, setRaw] = useState(false);
   const path = `${batchPath(batch.id)}/results`;
   const live = useLive(`line ${batch.id} ${index}`, async (stop) => {
@@ -101,9 +103,10 @@ export function LinePanel({ batch, index, known, onStep, onClose }) {
   const input = useLive(isThere ? `input ${batch.id} ${index}` : null, (stop) => inputLine(batch.input_file_id, index, stop), { isFinal: () => true });
   const line = known ?? live.data;
   const title = line?.result.custom_id ?? input.data?.custom_id ?? `Line ${number(index + 1)}`;
+  const isLine = (place) => place !== null && place >= 0 && place < batch.request_counts.total;
   const tools = html`
-    <${Button} kind="quiet" icon="left" label="Line before" disabled=${index === 0} act=${() => onStep(index - 1)} />
-    <${Button} kind="quiet" icon="right" label="Next line" disabled=${index + 1 >= batch.request_counts.total} act=${() => onStep(index + 1)} />
+    <${Button} kind="quiet" icon="left" label="Line before" disabled=${!isLine(before)} act=${() => onStep(before)} />
+    <${Button} kind="quiet" icon="right" label="Next line" disabled=${!isLine(next)} act=${() => onStep(next)} />
     <${Button} kind="quiet" act=${() => setRaw(!isRaw)}>${isRaw ? "Rendered" : "Raw"}<//>
   `;
   return html`

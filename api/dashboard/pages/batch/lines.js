@@ -22,16 +22,27 @@ const FILTERS = [
   { name: "server", title: "Server", placeholder: "gpu-1" },
 ];
 
-/** The code of a line: of Tidemill, of the server's error, or the HTTP status. */
-export const codeOf = ({ status, result: { response, error } }) =>
-  status === "completed" ? String(response?.status_code ?? "") : (error?.code ?? response?.body?.error?.code ?? response?.status_code ?? "");
+/** The HTTP status of a line that is done; the code of one that failed, as Failures and the filter have it (api/batches/report.py). */
+export function codeOf({ status, result: { response, error } }) {
+  const http = response?.status_code;
+  if (status === "completed") return String(http ?? "");
+  const found = error ?? response?.body?.error;
+  const code = [found?.code, found?.type].find((text) => typeof text === "string" && text);
+  return code ?? (http ? `http_${http}` : "unknown");
+}
+
+/** The next line that is shown, or the one before; null if there is none. */
+function neighbour(lines, index, step) {
+  const found = step > 0 ? lines.find((line) => line.index > index) : lines.findLast((line) => line.index < index);
+  return found ? found.index : null;
+}
 
 function columnsOf(href) {
   return [
     { id: "line", title: "Line", width: "72px", isNumber: true, cell: ({ index }) => number(index + 1) },
     { id: "custom_id", title: "custom_id", width: "minmax(120px, 1.2fr)", cell: (line) => html`<a class="row-link" href=${href(line)}><code>${line.result.custom_id || "–"}</code></a>` },
     { id: "state", title: "State", width: "minmax(124px, 0.8fr)", cell: ({ status }) => html`<${State} tone=${status === "failed" ? "failed" : "done"}>${status}<//>` },
-    { id: "code", title: "Code", width: "minmax(64px, 0.7fr)", cell: codeOf },
+    { id: "code", title: "Code", width: "minmax(64px, 0.7fr)", cell: (line) => html`<span title=${codeOf(line)}>${codeOf(line)}</span>` },
     { id: "answer", title: "Answer", width: "minmax(160px, 4fr)", cell: ({ result }) => html`<span class="muted">${preview(result)}</span>` },
     { id: "tokens", title: "Tokens", width: "80px", isNumber: true, cell: ({ result }) => (tokensOf(result) === null ? "–" : number(tokensOf(result).total)) },
   ];
@@ -101,6 +112,9 @@ export function Lines({ batch }) {
   const columns = useMemo(() => columnsOf(href), [query.toString()]);
   const close = () => setQuery({ line: null, tab: "lines" });
   const lines = data?.rows;
+  const { after, ...sought } = filter;
+  const isSearch = Object.keys(sought).length > 0;
+  const beside = (step) => (isSearch ? neighbour(lines ?? [], open - 1, step) : open - 1 + step);
   return html`
     <div class="toolbar">
       <${Filters} filters=${FILTERS} />
@@ -115,6 +129,6 @@ export function Lines({ batch }) {
       card=${(line) => html`<${LineCard} line=${line} href=${href} />`} cardHeight=${68} />`}
     ${data?.hasMore && html`<${More} pages=${live}>${Object.keys(filter).length ? "Search further" : "More lines"}<//>`}
     ${open && html`<${LinePanel} key=${open} batch=${batch} index=${open - 1} known=${lines?.find(({ index }) => index + 1 === open)}
-      onStep=${(index) => go(path, { ...base, line: index + 1 })} onClose=${close} />`}
+      before=${beside(-1)} next=${beside(1)} onStep=${(index) => go(path, { ...base, line: index + 1 })} onClose=${close} />`}
   `;
 }

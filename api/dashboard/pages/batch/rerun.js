@@ -1,6 +1,6 @@
 /** The dialog that runs lines of a batch again: which lines, on which model, and what it would cost. */
 
-import { call, make } from "../../core/client.js";
+import { call, make, session } from "../../core/client.js";
 import { cost, count } from "../../core/format.js";
 import { batchPath, go } from "../../core/route.js";
 import { html, useEffect, useState } from "../../core/view.js";
@@ -30,9 +30,10 @@ function Plan({ plan, fault }) {
 function Rerun({ batch, lines, close }) {
   const [kind, setKind] = useState("unfinished");
   const [model, setModel] = useState("");
+  const [window, setWindow] = useState("");
   const [models, setModels] = useState([]);
   const [found, setFound] = useState({});
-  const body = { lines: lines ?? kind, ...(model && { model }) };
+  const body = { lines: lines ?? kind, ...(model && { model }), ...(window && { completion_window: window }) };
   const path = `${batchPath(batch.id)}/rerun`;
   useEffect(() => {
     call("GET", "/models").then(({ data }) => setModels(data.filter(({ tidemill }) => tidemill.endpoints.includes(batch.endpoint))), () => {});
@@ -45,7 +46,7 @@ function Rerun({ batch, lines, close }) {
       (error) => stop.signal.aborted || setFound({ fault: error.message }),
     );
     return () => stop.abort();
-  }, [kind, model]);
+  }, [kind, model, window]);
   async function start() {
     const made = await make(path, body);
     close();
@@ -56,6 +57,8 @@ function Rerun({ batch, lines, close }) {
       ${lines ? html`<p>Lines with the code <code>${lines.codes.join(", ")}</code></p>` : html`<${SelectField} id="rerun-lines" label="Lines" value=${kind} options=${KINDS} onChange=${setKind} />`}
       <${SelectField} id="rerun-model" label="Model" value=${model} onChange=${setModel}
         options=${[["", "The same as before"], ...models.map(({ id }) => [id, id])]} />
+      <${SelectField} id="rerun-window" label="Completion window" value=${window} onChange=${setWindow}
+        options=${[["", `The same as before: ${batch.completion_window}`], ...session.value.limits.completion_windows.map((one) => [one, one])]} />
     </div>
     <div class="plan" aria-live="polite"><${Plan} ...${found} /></div>
     <div class="buttons end">

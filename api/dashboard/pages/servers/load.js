@@ -27,7 +27,8 @@ export function stateOf({ object, removed, fault, settings, used_by: others, loa
   if (settings.paused) return { tone: "waiting", word: "paused" };
   if (!others.length) return object === "server" ? { tone: "cancelled", word: "unused" } : { tone: "failed", word: "no server" };
   const [tone, word] = CAUSES[load?.cause?.reason] ?? [];
-  if (word) return { tone, word };
+  // Calls that have not timed out may still be answered.
+  if (word) return { tone: word === "silent" && load.breaker === "closed" ? "part" : tone, word };
   if (load?.breaker === "probing" || load?.breaker === "open") return { tone: "part", word: "being probed" };
   if (load?.in_flight) return { tone: "running", word: "at work" };
   if (object === "model" && load?.lines_waiting) return { tone: "waiting", word: "waiting" };

@@ -68,6 +68,8 @@ const PARTS = [
 ];
 const BREAKERS = { closed: "closed", probing: "probing: a few calls go out", open: "open: no call for some seconds" };
 
+const Why = ({ cause }) => html`<${Banner} tone=${cause.reason === "queued" ? "info" : "warn"}>${cause.message} Since ${moment(cause.since)}.<//>`;
+
 /** The present load of a server, summed and by process. */
 function Load({ entry }) {
   const live = useLive(`load ${entry.id}`, async (stop) => (await call("GET", pathOf(entry), { signal: stop })).load, {
@@ -79,7 +81,7 @@ function Load({ entry }) {
   const { duration_seconds: took, first_byte_seconds: first, cause } = load;
   const times = ({ p50, p99 }) => (p50 === null ? "–" : `${seconds(p50)}, 99 of 100 in ${seconds(p99)}`);
   return html`
-    ${cause && html`<${Banner} tone=${cause.reason === "queued" ? "info" : "warn"}>${cause.message} Since ${moment(cause.since)}.<//>`}
+    ${cause && html`<${Why} cause=${cause} />`}
     <${Facts} entries=${[
       ["Calls in flight", html`<${InFlight} name=${entry.id} load=${load} />`],
       ["Lines that wait for it", number(load.lines_waiting)],
@@ -104,6 +106,7 @@ export function EntryPanel({ entry, state, reload, onClose }) {
   return html`
     <${Panel} title=${entry.id} onClose=${onClose}>
       ${entry.fault && html`<${Banner} tone="bad">${entry.fault}<//>`}
+      ${!isServer && entry.load?.cause && html`<${Why} cause=${entry.load.cause} />`}
       <section>
         <${Facts} entries=${[
           ["State", html`<${State} tone=${state.tone}>${state.word}<//>`],

@@ -123,7 +123,7 @@ async def _error(answer: aiohttp.ClientResponse) -> Exception:
         if answer.status == 400 and error.param and error.param not in message:  # noqa: PLR2004
             message = f"{message} ({error.param})"
     except ValidationError:
-        if answer.status in {404, 405}:
+        if answer.status in {404, 405} and not answer.history:
             said = f"{answer.url.origin()} does not speak the Batch API: {answer.status} at {answer.url.path}"
             return OtherService(answer.status, said, None)
         code, message = None, f"{answer.reason or 'error'} ({answer.url.path})"

@@ -252,6 +252,18 @@ def test_batches_from_before_the_limit_count():
     assert (queue.most("one"), queue.most("free"), queue.is_needed) == (1, None, True)
 
 
+def test_one_batch_is_one():
+    """Where the words count batches."""
+    queue = BatchQueue(SETTINGS, lambda _: True)
+    for number in (1, 2):
+        queue.fold(*queued(number, "one"), number)
+    queue.due()
+    [report] = queue.reports(1.0)
+    assert report.waiting[0].message == (
+        "The project may have 1 batch at work, and 1 of its unfinished batches is before this."
+    )
+
+
 def test_each_waiting_batch_has_its_place():
     """It is reported when it changes, else now and then; in bounded numbers."""
     queue = BatchQueue(SETTINGS, lambda _: True)

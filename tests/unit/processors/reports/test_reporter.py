@@ -17,6 +17,7 @@ from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.limits.server_metrics import ServerMetrics
 from tidemill.processors.reports import reporter
 from tidemill.processors.reports.reporter import Reporter
+from tidemill.processors.scheduling.stalls import CHECK_SECONDS, STALL_SECONDS
 from tidemill.schemas.log import codec
 from tidemill.schemas.resources.load import HEARTBEAT_SECONDS, SERVERS_MAX, BreakerState, ProcessReport
 from tidemill.schemas.resources.waiting import Reason
@@ -164,10 +165,35 @@ def test_a_server_that_takes_no_calls(reply: Any, reason: Reason, refused: bool)
         assert (server.cause.reason, server.breaker is not BreakerState.CLOSED) == (reason, True)
         assert begun <= server.cause.since <= begun + 10
         assert bool(server.refused) is refused
+        assert reports.last.models[0].cause == server.cause
         world.upstream.reply = TOKENS
         await reports.pass_(40)
-        assert reports.last.servers[0].cause is None
+        assert reports.last.servers[0].cause is reports.last.models[0].cause is None
         assert reports.last.servers[0].breaker is BreakerState.CLOSED
+
+    simulated(run)
+
+
+def test_a_server_that_accepts_calls_and_does_not_answer() -> None:
+    """It says so before the first call has timed out, and no more once it answers."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        reports = Reports(world)
+        world.upstream.reply = None
+        world.publish("b")
+        await world.pass_(STALL_SECONDS + 2 * CHECK_SECONDS)
+        await reports.pass_(1)
+        (server,), (model,) = reports.last.servers, reports.last.models
+        assert server.cause
+        assert server.cause == model.cause
+        assert (server.cause.reason, server.breaker) == (Reason.SERVER_SILENT, BreakerState.CLOSED)
+        assert server.cause.message == "http://a/v1 accepted 8 calls and answered none yet."
+        world.upstream.reply = TOKENS
+        await world.pass_(60)
+        await reports.pass_(1)
+        assert reports.last.servers[0].cause is None
+        await world.stage.close()
 
     simulated(run)
 
