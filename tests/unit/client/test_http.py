@@ -112,6 +112,24 @@ async def test_a_refusal_names_its_field_or_the_wrong_service(status: int, body:
     assert ("--base-url" in str(step)) is (status != 400)
 
 
+async def test_a_link_to_a_bucket_that_has_lost_its_object_is_no_wrong_service(tmp_path: Path) -> None:
+    """The service has sent the link."""
+
+    async def link(_: web.Request) -> web.Response:
+        raise web.HTTPFound("/bucket/object")
+
+    async def lost(_: web.Request) -> web.Response:
+        return web.Response(status=404, text="<Error/>")
+
+    app = web.Application()
+    app.router.add_get("/v1/files/file-1/content", link)
+    app.router.add_get("/bucket/object", lost)
+    async with TestServer(app) as server, Client(str(server.make_url("/v1")), KEY) as client:
+        with pytest.raises(Refused, match="Not Found") as caught:
+            await download(client, "file-1", tmp_path / "out", lambda _: None)
+    assert "--base-url" not in str(next_step(caught.value))
+
+
 async def test_pages_are_read_up_to_the_limit(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """The newest batches come first."""
     monkeypatch.setattr(routes, "PAGE_LINES_MAX", 2)

@@ -1,5 +1,6 @@
 """Several processes of a stage share a data folder: each locks a folder of its own in it."""
 
+import os
 import subprocess
 import sys
 
@@ -27,3 +28,11 @@ def test_each_process_locks_a_folder_of_its_own(tmp_path):
             timeout=SECONDS_MAX,
         )
         assert other.stdout.strip() == "results-1"
+
+
+def test_a_number_in_a_stale_lock_is_no_holder(tmp_path):
+    """The process that has it now may be any other; also that which asks, in a container."""
+    descriptor = locked_directory.lock(tmp_path)
+    assert locked_directory.holder(tmp_path) == os.getpid()
+    os.close(descriptor)
+    assert locked_directory.holder(tmp_path) is None

@@ -44,7 +44,7 @@ function columnsOf(href) {
     { id: "state", title: "State", width: "minmax(124px, 0.8fr)", cell: ({ status }) => html`<${State} tone=${status === "failed" ? "failed" : "done"}>${status}<//>` },
     { id: "code", title: "Code", width: "minmax(64px, 0.7fr)", cell: (line) => html`<span title=${codeOf(line)}>${codeOf(line)}</span>` },
     { id: "answer", title: "Answer", width: "minmax(160px, 4fr)", cell: ({ result }) => html`<span class="muted">${preview(result)}</span>` },
-    { id: "tokens", title: "Tokens", width: "80px", isNumber: true, cell: ({ result }) => (tokensOf(result) === null ? "–" : number(tokensOf(result).total)) },
+    { id: "tokens", title: "Tokens", width: "80px", isNumber: true, yields: 1, cell: ({ result }) => (tokensOf(result) === null ? "–" : number(tokensOf(result).total)) },
   ];
 }
 

@@ -73,7 +73,7 @@ def _waiting(
 ) -> Callable[Concatenate[_Blocking[A], P], T]:
     """The method of an asynchronous object, without `await`."""
 
-    @functools.wraps(method)
+    @functools.wraps(method, assigned=("__module__", "__name__", "__doc__"))
     def call(self: _Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._loop.run(method(self._inner, *args, **kwargs))
 

@@ -74,6 +74,24 @@ def places_of(record: Record) -> Sequence[int]:
 
 
 @settings(deadline=None, max_examples=50)
+@given(gaps=st.sets(st.integers(0, 700), max_size=60), ends=st.lists(st.integers(1, 700), max_size=6))
+def test_a_line_keeps_its_key_in_any_group(gaps, ends):
+    """The lines of a stream come in other groups after a crash, and must go to the same partition."""
+    placed = [(place, b"{}") for place in range(700) if place not in gaps]
+
+    def keys(edges):
+        found = {}
+        for first, last in itertools.pairwise(sorted({0, 700, *edges})):
+            packer = Packer(ORIGIN, ["m"])
+            group = [one for one in placed if first <= one[0] < last]
+            for record in itertools.chain(packer.pack(group), packer.finish()):
+                found |= dict.fromkeys(places_of(record), record.key)
+        return found
+
+    assert keys(ends) == keys([])
+
+
+@settings(deadline=None, max_examples=50)
 @given(sizes=st.lists(SIZES, min_size=1, max_size=80))
 def test_unpacked_lines_have_their_places(sizes):
     """Records keep their bounds."""
