@@ -16,12 +16,13 @@ def test_the_earliest_time_counts_and_is_set_once():
         timer = EarliestTimer(lambda: (calls.append(loop.time()), due.set()))
         at = loop.time() + 0.0123456
         timer.set(at + 60)
+        for step in range(20):
+            timer.set(earlier := at + 1 - step * 0.0123)
+            handle = timer._handle
+            timer.set(earlier)
+            timer.set(earlier + 1)
+            assert timer._handle is handle
         timer.set(at)
-        handle = timer._handle
-        for _ in range(100):
-            timer.set(at)
-            timer.set(at + 1)
-        assert timer._handle is handle
         await due.wait()
         assert len(calls) == 1
         timer.set(loop.time())
