@@ -9,12 +9,12 @@ turns.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
 from tidemill.runtime.threads import run_half_time
-from tidemill.schemas.endpoints import ENDPOINTS, TEXTS
+from tidemill.schemas.endpoints import ENDPOINTS, TEXTS, texts
 from tidemill.schemas.json_schema import ANSWER_BYTES_MAX, AnswerError, Checker
 from tidemill.schemas.jsonl import nesting
 from tidemill.schemas.log.part import schema_key
@@ -33,8 +33,6 @@ READ_SECONDS_MAX: Final = 10.0
 """How long the store may take for a schema."""
 LARGE_ANSWERS_MAX: Final = 256
 """Large answers that may wait for their check without a seat; further ones keep their seats."""
-_SILENT: Final = frozenset({"reasoning", "thinking"})
-"""Types of parts of a reply that are not its answer."""
 
 
 class AnswerCheck:
@@ -139,15 +137,4 @@ def _answers(body: bytes, url: str) -> Iterator[str]:
     first, *rest = path
     found = reply.get(first)
     for each in found if ENDPOINTS[url].reply_list == first and isinstance(found, list) else [found]:
-        yield "".join(_texts(each, rest))
-
-
-def _texts(value: Any, path: list[str]) -> Iterator[str]:
-    if isinstance(value, list):
-        for each in value:
-            yield from _texts(each, path)
-    elif not path:
-        if isinstance(value, str):
-            yield value
-    elif isinstance(value, dict) and value.get("type") not in _SILENT:
-        yield from _texts(value.get(path[0]), path[1:])
+        yield "".join(texts(each, rest))

@@ -7,7 +7,7 @@ whole table at import.
 import base64
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
@@ -268,6 +268,8 @@ TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Where a reply has the text that the model wrote, from field to field through lists: each item of `reply_list`
 has a text of its own. Other endpoints have none."""
+_SILENT: Final = frozenset({"reasoning", "thinking"})
+"""Types of parts of a reply that are not its answer."""
 UNKNOWN: Final = Endpoint(name="", forms=({"input": _ANY},), reply_list=None, smallest={})
 """Stands for any other path: the settings may have lost an endpoint since lines for it were accepted."""
 _PATH: Final = re.compile(r"/v1(/[A-Za-z0-9_-]+)+\Z")
@@ -280,6 +282,18 @@ GREEDY_AT_ZERO: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/
 def is_path(text: str) -> bool:
     """Whether an endpoint may have this path."""
     return len(text) <= WORD_CHARS_MAX and _PATH.match(text) is not None
+
+
+def texts(value: Any, path: Sequence[str]) -> Iterator[str]:
+    """The texts that the model wrote at the end of a path (`TEXTS`), through lists, without its reasoning."""
+    if isinstance(value, list):
+        for each in value:
+            yield from texts(each, path)
+    elif not path:
+        if isinstance(value, str):
+            yield value
+    elif isinstance(value, dict) and value.get("type") not in _SILENT:
+        yield from texts(value.get(path[0]), path[1:])
 
 
 def is_deterministic(path: str, temperature: object) -> bool:

@@ -5,7 +5,7 @@ import { bytes, count, short } from "../core/format.js";
 import { useList } from "../core/list.js";
 import { useLive } from "../core/live.js";
 import { address, batchPath, place } from "../core/route.js";
-import { html, signal } from "../core/view.js";
+import { html, signal, useEffect } from "../core/view.js";
 import { Button, Copy, Empty, LinkButton, When } from "../ui/basics.js";
 import { Filters } from "../ui/form.js";
 import { confirm, toast } from "../ui/overlay.js";
@@ -89,6 +89,8 @@ export default function Files() {
   const purpose = place.value.query.get("purpose");
   const live = useList("/files", { purpose }, { change: "file", every: 30 });
   const names = useNames();
+  // What is selected is in sight: another filter, page or project begins anew.
+  useEffect(() => () => (selected.value = new Set()), [live.key]);
   const { shown, menu } = useColumns("files", columnsOf(names));
   const action = canWrite() && html`<${LinkButton} href="#/new" icon="plus" kind="primary">New batch<//>`;
   return html`

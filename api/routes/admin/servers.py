@@ -228,16 +228,16 @@ async def apply(
         return _refusing(contents, lambda: changes.of_settings(contents, settings, author=caller.actor, at=at))
 
     await deps.catalog.catch_up()
-    before = deps.catalog.contents
-    entries = plan(before)
-    differences = changes.differences(before, entries)
+    contents = deps.catalog.contents
+    entries = plan(contents)
+    differences = changes.differences(contents, entries)
     if not body.dry_run:
         await _record(request, deps, caller, differences)
-        await deps.catalog.change(deps.log, plan)
+        contents = await deps.catalog.change(deps.log, plan)
         applied = Applied(digest=catalog.digest(settings), author=caller.actor, at=at)
         await deps.catalog.note_applied(deps.log, applied)
     return json(
-        AppliedObject(changes=differences, dry_run=body.dry_run, warnings=await _warnings(before, entries))
+        AppliedObject(changes=differences, dry_run=body.dry_run, warnings=await _warnings(contents, entries))
     )
 
 

@@ -176,13 +176,8 @@ class Failure(msgspec.Struct, frozen=True):
         return f"{code or 'error'}: {said or 'the service gives no reason'}"[:ERROR_CHARS_MAX]
 
 
-class _Error(msgspec.Struct, frozen=True):
-    code: str | None = None
-    message: str | None = None
-
-
 class _Said(msgspec.Struct, frozen=True):
-    error: _Error
+    error: Error
 
 
 _results: Final = msgspec.json.Decoder(Result)

@@ -11,7 +11,7 @@ import msgspec
 import pyarrow as pa
 
 from tidemill.schemas import UNREADABLE
-from tidemill.schemas.endpoints import TEXTS
+from tidemill.schemas.endpoints import TEXTS, texts
 from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.tables import RowError
 from tidemill.tables.replies import FLOAT_BYTES, Error, Reply, Usage, failures, result_of
@@ -166,17 +166,8 @@ def _answer(line: bytes, body: msgspec.Raw, reply: _Body) -> dict[str, Any]:
     try:
         whole = msgspec.json.decode(body)
         for first, *path in TEXTS.values():
-            if isinstance(whole, dict) and (texts := _texts(whole.get(first), path)):
-                return {"answer": texts[0] if first == "choices" else "".join(texts)}
+            if isinstance(whole, dict) and (found := list(texts(whole.get(first), path))):
+                return {"answer": found[0] if first == "choices" else "".join(found)}
     except UNREADABLE:
         pass
     return {}
-
-
-def _texts(value: Any, path: list[str]) -> list[str]:
-    """The texts at the end of a path, through lists."""
-    if isinstance(value, list):
-        return [text for item in value for text in _texts(item, path)]
-    if not path:
-        return [value] if isinstance(value, str) else []
-    return _texts(value.get(path[0]), path[1:]) if isinstance(value, dict) else []
