@@ -178,5 +178,7 @@ async def test_a_file_is_applied_once_it_is_meant(deps, operator):
     }
     assert {*deps.serving.servers} == {"gpu-1", "mine", "127.0.0.1:1"}
     assert (await operator.post("/admin/apply", json=file)).json()["changes"] == []
+    added = (await operator.post("/admin/apply", json={"servers": {"gpu-2": {"url": OTHER}}})).json()
+    assert added["warnings"] == [f"server gpu-2 ({OTHER}): Connection refused"]
     wrong = await operator.post("/admin/apply", json={"servers": {"a": {"url": "x"}}})
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "servers.a.url")

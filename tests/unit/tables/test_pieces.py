@@ -92,7 +92,7 @@ def test_answers_become_typed_columns(tmp_path):
 
 def test_each_row_has_its_last_answer(tmp_path):
     """Rows that were asked again add up; errors say what the service or the check said."""
-    refused = failure(14, None, None, 400, {"error": {"message": "bad"}})
+    refused = failure(14, None, None, 400, {"error": {"message": "bad", "code": 400}})
     asked = [result(11, "no"), result(13, '{"stars": "x"}'), result(15, "{")]
     again = [result(11, '{"stars": 3}', tidemill={"attempts": 2}), result(13, '{"stars": 9.5}')]
     rounds = [

@@ -102,6 +102,14 @@ async def test_errors_have_a_code_and_a_message():
     assert (rows[2]["body"], rows[2]["attempts"]) == (None, None)
 
 
+async def test_reasoning_is_no_answer():
+    """A reply of `/v1/responses` has it as an item of its own."""
+    parts = [("reasoning", "reasoning_text", "Hm."), ("message", "output_text", "yes")]
+    output = [{"type": item, "content": [{"type": part, "text": text}]} for item, part, text in parts]
+    (row,) = (await table(answered(0, {"object": "response", "output": output}))).to_pylist()
+    assert row["answer"] == "yes"
+
+
 @pytest.mark.parametrize("is_billed", [False, True])
 async def test_a_copy_counts_tokens_that_are_billed(is_billed):
     """It names the line whose answer it has."""
