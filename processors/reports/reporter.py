@@ -203,6 +203,11 @@ class Reporter:
         }
         for causes in own.values():
             found |= causes
+        for server, each in backends.items():
+            silent = [causes for causes in own.values() if _is_silent(causes.get(server.name))]
+            if len(silent) < sum(backend.in_flight > 0 for backend in each) and _is_silent(found.get(server.name)):
+                # It answers another model.
+                del found[server.name]
         return found
 
     def _full(self, server: Server, lines: int, now: float) -> Cause | None:
@@ -223,6 +228,10 @@ class Reporter:
         for key in self._windows.keys() - known:
             del self._windows[key]
         self._causes, self._still = self._still, {}
+
+
+def _is_silent(cause: Cause | None) -> bool:
+    return cause is not None and cause.reason is Reason.SERVER_SILENT
 
 
 def _waiting(dispatcher: Dispatcher) -> int:

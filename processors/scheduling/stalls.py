@@ -81,7 +81,6 @@ class Stalls:
         """Start without reports; the caller keeps the batches up to date.
 
         `awaits_log` says whether no call starts until the log acknowledges results.
-
         """
         self.is_secret: Callable[[str], bool] = lambda _: False
         """Whether reports of a batch must not quote a server's messages."""
@@ -96,9 +95,13 @@ class Stalls:
         self._seen: dict[str, _Seen] = {}
         self._moved_at = 0.0
         """When a line of any batch last got a result."""
+        self._idle_at = 0.0
+        """When a check last found no call in flight."""
 
     def check(self, now: float) -> list[Stalled]:
         """The reports to send at `now`, by the event loop's clock."""
+        if not self._pool.in_flight:
+            self._idle_at = now
         held: defaultdict[str, list[FailedGroup]] = defaultdict(list)
         for one in self._failed.groups():
             held[one.batch_id].append(one)
@@ -162,7 +165,7 @@ class Stalls:
                 words = "Calls of other large lines use the memory for large lines."
                 waits.append(Waiting(reason=Reason.MEMORY, lines=large, message=words, since=int(since)))
             if called := fresh - queued - large:
-                waits.append(self._in_flight(called, since, seen.since))
+                waits.append(self._in_flight(called, since, is_silent=self._is_silent_since(seen.since, now)))
             if done := len(batch.lines) - batch.open:
                 words = f"The log or the store does not accept {done} results."
                 waits.append(Waiting(reason=Reason.DELIVERY, lines=done, message=words, since=int(since)))
@@ -175,8 +178,8 @@ class Stalls:
     def _message(self, group: FailedGroup) -> str:
         return "" if self.is_secret(group.batch_id) else group.message
 
-    def _in_flight(self, lines: int, since: float, stalled_at: float) -> Waiting:
-        if self._moved_at > stalled_at:
+    def _in_flight(self, lines: int, since: float, *, is_silent: bool) -> Waiting:
+        if not is_silent:
             words = "Calls for these lines are in flight, and take long."
             return Waiting(reason=Reason.IN_FLIGHT, lines=lines, message=words, since=int(since))
         called = [backend.server.name for backend in self._pool.backends if not backend.server.drain]
@@ -197,15 +200,18 @@ class Stalls:
             name, group = backend.server.name, failed.get(backend.server.name)
             if (one := _cause(backend, group, now)) is not None:
                 found[name] = _shown(one, "" if group is None else self._message(group))
-            elif is_silent and backend.in_flight:
+            elif is_silent and backend.in_flight and backend.server.in_flight >= backend.server.allowed(now):
                 words = f"{name} accepted {backend.in_flight} calls and answered none yet."
                 found[name] = Cause(reason=Reason.SERVER_SILENT, message=_cut(words), since=0)
         return found
 
     def _is_silent(self, now: float) -> bool:
         """Whether a batch has stalled, and no line of another one got a result since then."""
-        stalled = (self._seen[one].since for one in self._batches if one in self._seen)
-        return any(now >= since + STALL_SECONDS and since >= self._moved_at for since in stalled)
+        return any(self._is_silent_since(self._seen[one].since, now) for one in self._batches if one in self._seen)
+
+    def _is_silent_since(self, since: float, now: float) -> bool:
+        """Whether calls have been in flight for a while, and no line of any batch got a result after `since`."""
+        return since >= self._moved_at and now >= max(since, self._idle_at) + STALL_SECONDS
 
     def _causes(self, now: float, held: Mapping[str, list[FailedGroup]]) -> list[_Cause]:
         """Why no line gets its first call; empty if a server accepts calls."""

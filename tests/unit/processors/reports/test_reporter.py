@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from support.servers_at_work import World as ServersAtWork
 from support.simtime import SimulatedLoop
 from support.simulated_stage import World, simulated
 
@@ -19,7 +20,7 @@ from tidemill.processors.reports import reporter
 from tidemill.processors.reports.reporter import Reporter
 from tidemill.processors.scheduling.stalls import CHECK_SECONDS, STALL_SECONDS
 from tidemill.schemas.log import codec
-from tidemill.schemas.resources.load import HEARTBEAT_SECONDS, SERVERS_MAX, BreakerState, ProcessReport
+from tidemill.schemas.resources.load import HEARTBEAT_SECONDS, SERVERS_MAX, BreakerState, Cause, ProcessReport
 from tidemill.schemas.resources.waiting import Reason
 
 TOKENS = Answer(200, b'{"data":[{"index":0,"embedding":[1]}],"usage":{"prompt_tokens":30,"total_tokens":30}}')
@@ -196,6 +197,69 @@ def test_a_server_that_accepts_calls_and_does_not_answer() -> None:
         await world.stage.close()
 
     simulated(run)
+
+
+@pytest.mark.parametrize(("lines", "drained_seconds"), [(3, 0), (20, 60)])
+def test_a_server_that_has_room_or_just_began_is_not_silent(lines: int, drained_seconds: float) -> None:
+    """Its answers may take long, and the calls of a server that was drained are young."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        reports = Reports(world)
+        world.upstream.reply, world.upstream.seconds = TOKENS, 25.0 if lines < 8 else 9.0
+        server = world.pool.backends[0].server
+        server.drain = Reason.DRAINED if drained_seconds else None
+        world.publish("b", lines=lines)
+        await world.pass_(drained_seconds)
+        server.drain = None
+        world.publish("c", lines=1)
+        until = loop.time() + 21
+        while loop.time() < until:
+            await world.pass_(1)
+            await reports.pass_(1)
+            assert reports.last.servers[0].in_flight
+            assert _reason(reports.last.servers[0].cause) is not Reason.SERVER_SILENT
+        await world.stage.close()
+
+    simulated(run)
+
+
+def test_a_server_that_answers_another_model_is_not_silent() -> None:
+    """One of its models may have long answers alone."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = ServersAtWork(loop, call_seconds=1.0)
+        world.server("s", max_in_flight=8)
+        world.model("slow", "s", max_in_flight=1)
+        world.model("fast", "s")
+        world.apply()
+        post = world.engines.post
+
+        async def slow(url: str, headers: Any, body: Any, *more: Any) -> Any:
+            await asyncio.sleep(60 if b"slow" in bytes(body) else 0)
+            return await post(url, headers, body, *more)
+
+        world.engines.post = slow
+        reporter = Reporter(
+            world.servers, lambda: list(world.dispatchers.items()), None, clock=loop.now, monotonic=loop.time
+        )
+        world.publish("slow", "slow", 1)
+        world.publish("fast", "fast", 400)
+        for _ in range(30):
+            await asyncio.sleep(1)
+            for dispatcher in world.dispatchers.values():
+                dispatcher.stalls.check(loop.time())
+            (server,) = reporter.report(loop.time()).servers
+            assert server.in_flight == 8
+            assert _reason(server.cause) is not Reason.SERVER_SILENT
+        for dispatcher in world.dispatchers.values():
+            await dispatcher.close()
+
+    simulated(run)
+
+
+def _reason(cause: Cause | None) -> Reason | None:
+    return None if cause is None else cause.reason
 
 
 def test_a_drained_server_says_so_without_a_line() -> None:
