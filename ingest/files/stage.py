@@ -242,11 +242,9 @@ class Stage:
             verdict = await self._kept.of(batch.id) or await self._verdict(work)
             if isinstance(verdict, Failed):
                 tracing.failed(span, "invalid_input")
-            else:
-                span.set_attribute(tracing.COUNT, verdict.total)
-        if isinstance(verdict, Failed):
-            await self._reject(work, verdict)
-            return None
+                await self._reject(work, verdict)
+                return None
+            span.set_attribute(tracing.COUNT, verdict.total)
         await self._requests.send_fact(accepted(batch.id, verdict, int(self._clock())))
         work.accepted = verdict
         return verdict
@@ -331,7 +329,9 @@ class Stage:
 
     async def _refuse(self, work: _Work, source: InputRef, passed: Passed) -> None:
         """Publish the error lines of faulty lines, which it finds by a second check: few files have faults."""
-        checker = Checker(work.rules or self._rules(self._catalog.contents.serving, work))
+        rules = work.rules or self._rules(self._catalog.contents.serving, work)
+        # With the bounds of the verdict, which may be kept from an earlier attempt.
+        checker = Checker(dataclasses.replace(rules, line_bytes_max=passed.line_bytes_max, lines_max=passed.total))
         batch_id, place = work.command.batch.id, 0
         await self._requests.begin(batch_id, work.command.project)
         async with aclosing(self._slices(source.key, passed.line_bytes_max)) as slices:
@@ -390,9 +390,8 @@ class Stage:
 
 async def _run(work: Callable[[list[Line]], T], lines: list[Line]) -> T:
     """Call a function with lines, in a thread if some are long."""
-    if any(line.data and len(line.data) > LONG_LINE_BYTES for line in lines):
-        return await run_half_time(work, lines)
-    return work(lines)
+    is_long = any(line.data and len(line.data) > LONG_LINE_BYTES for line in lines)
+    return await run_half_time(work, lines) if is_long else work(lines)
 
 
 def _reason(error: Exception) -> str:

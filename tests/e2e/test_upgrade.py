@@ -44,11 +44,10 @@ KEPT = "    model_config = ConfigDict(frozen=True)\n"
 LATER = (
     ("schemas/log/messages.py", "    v: Literal[1] = 1\n", '    later: str = "message"\n'),
     (
-        "schemas/resources/batch.py",
+        "schemas/bounds.py",
         '    model_config = ConfigDict(frozen=True, extra="ignore")\n',
         '    later: str = "shape"\n',
     ),
-    ("schemas/log/part.py", KEPT, '    later: str = "part"\n'),
     ("results/state/reducer.py", KEPT, '    later: str = "state"\n'),
     ("ingest/streams/stream.py", KEPT, '    later: str = "stream"\n'),
     ("schemas/log/codec.py", "    attempts: Count = 1\n", "    later: Count = 1\n"),

@@ -6,8 +6,8 @@ const BASE = "../v1";
 const SESSION = "../dashboard/session";
 const SIGN_IN = "../dashboard/sign-in";
 const PLACE_CHARS_MAX = 1024;
-/** A call that takes longer has no answer; one that changes something may wait for a server of others. */
-const READ_MS_MAX = 15_000;
+/** A call that takes longer has no answer: it may wait for its turn, and one that changes something for a server. */
+const READ_MS_MAX = 45_000;
 const WRITE_MS_MAX = 60_000;
 const SILENT = "The service does not answer.";
 /** No form and no link of another page can set this header; see docs/reference/api/sessions.md. */
@@ -188,7 +188,7 @@ async function send(method, path, { query = {}, body, signal: stop, headers = {}
     throw new Fault(0, SILENT);
   }
   if (answer.ok) return answer;
-  const fault = faultOf(answer.status, await answer.text());
+  const fault = faultOf(answer.status, await answer.text().catch(() => ""));
   if (fault.status === 401 && session.value) {
     ended.value = "Your session has ended. Sign in again.";
     session.value = null;

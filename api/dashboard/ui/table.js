@@ -23,6 +23,7 @@ const ROW = 36;
 const LINE = 22;
 const AROUND = 24;
 const BEYOND = 12;
+const PRINTED_MAX = 2000;
 /** Pixels of the column with the check boxes. */
 const SELECT = 36;
 const narrow = matchMedia("(max-width: 639px)");
@@ -108,7 +109,7 @@ function useSight(ref, rows, height) {
     addEventListener("scroll", soon, { passive: true, capture: true });
     addEventListener("resize", soon);
     // On paper nothing scrolls.
-    const all = () => setSight([0, rows]);
+    const all = () => setSight([0, Math.min(rows, PRINTED_MAX)]);
     addEventListener("beforeprint", all);
     addEventListener("afterprint", soon);
     return () => {
