@@ -18,6 +18,7 @@ from tidemill.schemas.log.messages import BatchCreated
 from tidemill.schemas.log.part import verdict_key
 from tidemill.schemas.log.topics import EXPRESS_LINES_MAX
 from tidemill.schemas.ports import NotFound, Store, once
+from tidemill.storage.s3_errors import Refused
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,8 @@ class KeptVerdicts:
         try:
             content = b"".join([chunk async for chunk in self._store.read(verdict_key(batch_id))])
             kept = _kept.decode(content)
-        except NotFound:
+        except (NotFound, Refused):
+            # S3 refuses a missing key to an account that may not list; the input shows what else is wrong.
             return None
         except UNREADABLE:
             log.exception("the verdict on the input of %s is damaged; it is checked again", batch_id)

@@ -14,9 +14,10 @@ from tidemill.schemas.jsonl import copies
 from tidemill.schemas.log.messages import Accepted, BatchCreated, InputRef, Rejected
 from tidemill.schemas.log.part import copies_key, verdict_key
 from tidemill.schemas.log.topics import EXPRESS_LINES_MAX
-from tidemill.schemas.ports import once
+from tidemill.schemas.ports import NotFound, once
 from tidemill.schemas.resources.batch import Batch, Extras, Status
 from tidemill.storage.directory import DirectoryStore
+from tidemill.storage.s3_errors import Refused
 
 NOW = 1_800_000_000
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
@@ -143,6 +144,24 @@ async def test_a_small_plain_batch_costs_no_write(tmp_path):
     attempts = Attempts(tmp_path, *(line(number, "m", str(number)) for number in range(EXPRESS_LINES_MAX)))
     await attempts.attempt("mn")
     assert not [key async for key in attempts.store.keys(verdict_key("batch_1"))]
+
+
+async def test_a_store_without_the_right_to_list_has_no_verdict(tmp_path):
+    """S3 then refuses a missing key, in place of saying that it is missing."""
+    attempts = Attempts(tmp_path, line(1, "m"))
+
+    class Secretive(DirectoryStore):
+        async def read(self, key, *edges):
+            try:
+                async for chunk in super().read(key, *edges):
+                    yield chunk
+            except NotFound as error:
+                raise Refused("AccessDenied") from error
+
+    attempts.store = Secretive(tmp_path)
+    await attempts.attempt(["m"])
+    assert [type(fact) for fact in attempts.facts] == [Accepted]
+    assert attempts.published.keys() == {0}
 
 
 async def test_a_damaged_verdict_is_made_again(tmp_path, caplog):
