@@ -13,7 +13,7 @@ from pydantic import Field, StringConstraints
 from tidemill.schemas.bounds import NUMBER_MAX, Name, Number, Shape, Time
 from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason
 
-SERVERS_MAX: Final = 128
+SERVERS_MAX: Final = 120
 """Servers, and models, of one report: the busiest ones."""
 BUCKETS_MAX: Final = 32
 MINUTE: Final = 60

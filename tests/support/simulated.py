@@ -352,4 +352,7 @@ class Simulation:
             batch_id, marks = codec.lines_marks(headers, len(value))
             await partition.lines(batch_id, marks, value, ack, model=codec.lines_model(headers))
         else:
-            await partition.fact(codec.decode_fact(value), ack)
+            fact = codec.decode_fact(value)
+            if isinstance(fact, Tick) and not fact.writer:
+                fact = fact.model_copy(update={"writer": partition.owner.writer})
+            await partition.fact(fact, ack)

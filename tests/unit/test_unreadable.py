@@ -61,7 +61,7 @@ def spoiled(good):
 
 
 def quotas():
-    return Quotas(lambda _: Limits(), MagicMock(), MagicMock())
+    return Quotas(lambda _: Limits(), MagicMock(), MagicMock(**{"size.return_value": None}))
 
 
 def head(name):

@@ -38,7 +38,7 @@ class Standing:
 
     async def tick(self, seconds):
         self.simulation.now += seconds
-        await self.partition.fact(Tick(at=self.simulation.now), lambda: None)
+        await self.partition.fact(Tick(at=self.simulation.now, writer=self.partition.owner.writer), lambda: None)
 
     @property
     def shown(self):
