@@ -23,7 +23,7 @@ export const isUsual = ({ reason }) => USUAL.includes(reason);
 /** Why lines of a batch wait longer than usual. */
 export const stalls = (batch) => waits(batch).filter((wait) => !isUsual(wait));
 export const isHeld = ({ reason }) => HELD.includes(reason);
-/** Whether lines of a batch wait for something that nobody has set. */
+/** Whether lines of a batch wait for another reason than a limit that an operator has set. */
 export const isStalled = (batch) => stalls(batch).some((wait) => !isHeld(wait));
 
 /**
