@@ -55,15 +55,13 @@ async def letters(stack, name):
     consumer = AIOKafkaConsumer(topics.DEAD.name, **stack.clients("operator"), auto_offset_reset="earliest")
     await consumer.start()
     found = []
+
+    async def look():
+        for records in (await consumer.getmany(timeout_ms=200)).values():
+            found.extend(record for record in records if dict(record.headers).get("tidemill-dead-key") == key)
+        return found
+
     try:
-        while not any(dict(record.headers).get("tidemill-dead-key") == key for record in found):
-            found += [record async for record in _some(consumer)]
+        return await until(look, f"a dead letter of {name}")
     finally:
         await consumer.stop()
-    return [record for record in found if dict(record.headers).get("tidemill-dead-key") == key]
-
-
-async def _some(consumer):
-    for records in (await consumer.getmany(timeout_ms=200)).values():
-        for record in records:
-            yield record
