@@ -28,8 +28,8 @@ async def send(producer, name, lines, *headers, key=BEARER):
     return ids.stream_batch_id(sent.partition, sent.offset)
 
 
-async def shown(client, batch_id, is_so):
-    """A batch, once `is_so` holds for it."""
+async def shown(client, batch_id, is_so=bool):
+    """A batch, once `is_so` holds for it; without it, once there is one."""
 
     def look():
         try:
