@@ -31,6 +31,8 @@ DOCKER_SECONDS_MAX = 2
 AOT_SECONDS_MAX = 6
 START_CACHE_SECONDS_MAX = 120
 POLL_SECONDS = 0.05
+STARTS_MAX = 3
+PORT_TAKEN = "java.net.BindException: Address already in use"
 CONTAINER_SETTINGS = {
     "KAFKA_AUTO_CREATE_TOPICS_ENABLE": "false",
     "KAFKA_MESSAGE_MAX_BYTES": str(2 * 1024 * 1024),
@@ -60,12 +62,25 @@ class StartedBroker(Broker):
     async def start(self) -> str:
         """Start it and wait until it answers; call this from a thread that lives as long as the broker.
 
+        A port is free when it is chosen, and any program may take it in the seconds until Kafka listens. The
+        broker then starts again, with other ports.
+
         Returns:
             `host:port` for clients.
 
         Raises:
             BrokerError: It cannot be prepared, died, or did not answer within `WAIT_SECONDS_MAX`.
         """
+        for _ in range(STARTS_MAX - 1):
+            try:
+                return await self._start()
+            except BrokerError:
+                logs = self.output, self._logs / "kafka.log"
+                if not any(PORT_TAKEN in log.read_text("utf-8", errors="replace") for log in logs if log.exists()):
+                    raise
+        return await self._start()
+
+    async def _start(self) -> str:
         await self.prepare()
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(  # noqa: ASYNC220  it returns at once
