@@ -208,7 +208,7 @@ class Partition:
             case Compacted():
                 await self._compacted(fact)
             case Tick():
-                await self._tick(fact.at, is_current=fact.writer == self.owner.writer)
+                await self._tick(fact)
             case DeadLettered():
                 await self.dead_lettered(fact, None)
             case Stalled():
@@ -279,15 +279,21 @@ class Partition:
         self.active_batches.clear()
         self.batches.timers.clear()
 
-    async def _tick(self, at: float, *, is_current: bool) -> None:
-        """Do everything that was due at the time of a tick."""
-        # A list of the due timers, since another owner's clock may be ahead and make new timers due at once.
+    async def _tick(self, tick: Tick) -> None:
+        """Do everything that was due at the time of a tick of this owner.
+
+        A former owner's tick decides nothing: its clock may have been ahead, and lines that the log has by now may
+        come after it.
+        """
+        if tick.writer != self.owner.writer:
+            return
+        at = tick.at
         for batch_id in self.batches.timers.due(at):
             if (active := self.active_batches.find(batch_id)) is None:
                 continue
             self.active_batches.begin()
             try:
-                await self._due(self.active_batches.touch(active), at, is_current=is_current)
+                await self._due(self.active_batches.touch(active), at)
                 self.batches.timer_done(active)
             except TRANSIENT:
                 raise
@@ -299,7 +305,7 @@ class Partition:
         if (removal := self._expiry.look(at)) is not None:
             self._background.start(removal)
 
-    async def _due(self, active: ActiveBatch, at: float, *, is_current: bool) -> None:
+    async def _due(self, active: ActiveBatch, at: float) -> None:
         if active.state.closed:
             if active.unpublished:
                 await self.batches.publish(active)
@@ -316,7 +322,7 @@ class Partition:
         if not (is_unread or reducer.is_complete(after, active.bitmap.done)):
             after = reducer.overdue(after, at, self._limits.grace_seconds)
         after = retention_risk.endangered(after, at, self._limits.retention_seconds())
-        graced = active.graced(at, now, self._limits, is_current=is_current)
+        graced = active.graced(at, now, self._limits)
         # A cancelled batch gives up unread results, unless that would decrease its published counts.
         gives_up = after.ending is Status.CANCELLED and active.unpublished_lines >= 0
         await self.batches.advance(

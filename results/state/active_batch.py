@@ -257,21 +257,17 @@ class ActiveBatch:
                 due.append(ahead + quiet_at)
         return due
 
-    def graced(self, at: float, monotonic: float, limits: Limits, *, is_current: bool) -> float:
+    def graced(self, at: float, monotonic: float, limits: Limits) -> float:
         """The time to compare with the end of the grace period, Unix seconds.
 
         It is at least that end once the period is over by the monotonic clock, since the wall clock may have been
-        set back. It is minus infinity at a tick of a former owner, whose clock may have been ahead: lines that the
-        log has by now may come after it. None come after a tick of this owner; lines missing by then are lost.
+        set back. No line comes after this owner's tick; lines missing by then are lost.
 
         Args:
             at: The time of the tick, Unix seconds.
             monotonic: The present time by the monotonic clock.
             limits: The length of the grace period.
-            is_current: Whether this owner has sent the tick.
         """
-        if not is_current:
-            return float("-inf")
         close_at = self.state.close_at
         if close_at is None or self.ending_since is None or monotonic < self.ending_since + limits.grace_seconds:
             return at

@@ -162,7 +162,7 @@ class Tick(_Message):
     kind: Literal["tick"] = "tick"
     at: Moment
     writer: Id = ""
-    """The owner that sent it: all messages of earlier owners are before it."""
+    """The owner that sent it; a later owner ignores it. All messages of earlier owners are before it."""
 
 
 class Opened(_Message):

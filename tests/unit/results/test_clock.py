@@ -22,6 +22,7 @@ NOW = 1_790_000_000
 AGE_SECONDS = 3.0
 GRACE_SECONDS = 5.0
 STEP_SECONDS = 600.0
+WINDOW_SECONDS = 86_400
 BATCH_ID = f"batch_{0:032x}"
 INPUT = b"".join(
     b'{"custom_id":"%b","method":"POST","url":"/v1/embeddings","body":{"model":"m"}}\n' % name
@@ -101,7 +102,7 @@ class Owner:
         """The batch is at work."""
         batch = Batch(
             id=BATCH_ID, endpoint="/v1/embeddings", input_file_id="f", completion_window="24h",
-            status=Status.VALIDATING, created_at=NOW, expires_at=NOW + 86_400,
+            status=Status.VALIDATING, created_at=NOW, expires_at=NOW + WINDOW_SECONDS,
         )  # fmt: skip
         await self.partition.load()
         created = BatchCreated(project="p", batch=batch, input=InputRef(key="files/in", bytes=len(INPUT)))
@@ -147,9 +148,10 @@ async def test_lines_do_not_wait_for_a_clock_that_was_set_back(owner):
 
 
 async def test_a_clock_set_forward_flushes_nothing_early(owner):
-    """Ticks of another process's clock do not make the owner spin."""
+    """The tick of a clock that is set back at once does not make the owner spin."""
     await owner.land()
-    await owner.partition.fact(Tick(at=owner.clocks.wall + STEP_SECONDS), lambda: None)
+    ahead = Tick(at=owner.clocks.wall + STEP_SECONDS, writer=owner.partition.owner.writer)
+    await owner.partition.fact(ahead, lambda: None)
     assert owner.acked == []
 
 
@@ -186,6 +188,21 @@ async def test_a_tick_of_a_former_owner_ends_no_batch_with_published_lines(owner
     (fact,) = await owner.ended()
     assert (fact.receipt.output is None) == lost
     assert fact.receipt.lines == 2
+
+
+async def test_a_tick_of_a_former_owner_expires_no_batch(owner):
+    """Its clock may have been ahead: a deadline counts by ours."""
+    await owner.land()
+    owner.clocks.pass_(WINDOW_SECONDS - STEP_SECONDS / 2)
+    await owner.partition.fact(Tick(at=owner.clocks.wall + STEP_SECONDS, writer="before"), lambda: None)
+    owner.clocks.pass_(GRACE_SECONDS + 1)
+    await owner.tick()
+    assert await owner.ended() == []
+    owner.clocks.pass_(STEP_SECONDS)
+    await owner.tick()
+    owner.clocks.pass_(GRACE_SECONDS + 1)
+    await owner.tick()
+    assert len(await owner.ended()) == 1
 
 
 async def test_progress_is_published_while_the_clock_is_behind(owner):

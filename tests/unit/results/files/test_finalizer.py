@@ -108,7 +108,7 @@ async def test_a_batch_that_cannot_be_finished_shows_why_and_goes_on_later(monke
     )
     assert +batch_gauges.stalled([partition.active_batches]) == {"files": 1}
     assert partition.due_at is not None
-    await partition.fact(Tick(at=partition.due_at), lambda: None)
+    await partition.fact(Tick(at=partition.due_at, writer=partition.owner.writer), lambda: None)
     shown = simulation.log.published[-1].batch
     assert shown.status is Status.FINALIZING
     (key, *_) = sorted(damage.keys[shown.id])

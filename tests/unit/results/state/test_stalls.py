@@ -198,7 +198,7 @@ async def test_a_stall_is_published_once_and_so_is_its_end():
         while simulation.now < until:
             simulation.now = min(until, simulation.now + step)
             if partition.due_at is not None and partition.due_at <= simulation.now:
-                await partition.fact(Tick(at=simulation.now), list)
+                await partition.fact(Tick(at=simulation.now, writer=partition.owner.writer), list)
 
     before = len(simulation.log.published)
     await partition.fact(said("p0", 1, waiting(lines=50)), list)
@@ -235,7 +235,7 @@ async def test_each_model_of_a_batch_has_its_own_reasons():
         simulation.now += 3
         await simulation.handle(partition, gate, at)
         if partition.due_at is not None and partition.due_at <= simulation.now:
-            await partition.fact(Tick(at=simulation.now), list)
+            await partition.fact(Tick(at=simulation.now, writer=partition.owner.writer), list)
     batch = simulation.log.published[-1].batch
     (one,) = [one for one in batch.tidemill.waiting if one.reason is Reason.NO_PROCESSOR]
     assert "the model b" in one.message
@@ -252,7 +252,7 @@ async def test_a_report_is_shown_at_once():
     for at in range(len(simulation.log.events)):
         await simulation.handle(partition, gate, at)
     simulation.now += 1
-    await partition.fact(Tick(at=simulation.now), list)
+    await partition.fact(Tick(at=simulation.now, writer=partition.owner.writer), list)
     assert simulation.log.published
     for waits in ([waiting(lines=50)], []):
         simulation.now += 0.1
