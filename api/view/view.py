@@ -207,9 +207,8 @@ class View:
             " listed = excluded.listed, body = excluded.body,"
             " owner = max(owner, excluded.owner)",
             batch.id, record.project, batch.created_at, batch.input_file_id, batch.status.is_terminal,
-            batch.status, getattr(batch, f"{batch.status}_at") if batch.status.is_terminal else None,
-            self.quotas.lines_left(record.project, batch), batch.tidemill.input_bytes, record.owner,
-            batch.endpoint, batch.tidemill.single,
+            batch.status, batch.ended_at, self.quotas.lines_left(record.project, batch),
+            batch.tidemill.input_bytes, record.owner, batch.endpoint, batch.tidemill.single,
             *overlay.searched(batch), overlay.listed(batch), batch.model_dump_json().encode(),
         )  # fmt: skip
         for changed in (batch.id, batch.tidemill.rerun_of):

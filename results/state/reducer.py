@@ -93,9 +93,7 @@ class State(BaseModel):
         """When the batch ended or was deleted, Unix seconds; 0 if it is not over."""
         if self.deleted_at is not None:
             return self.deleted_at
-        if self.batch is None or not self.is_over:
-            return 0
-        return int(getattr(self.batch, f"{self.batch.status}_at") or 0)
+        return (self.batch.ended_at or 0) if self.batch is not None else 0
 
     @property
     def is_over(self) -> bool:

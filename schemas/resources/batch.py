@@ -376,6 +376,11 @@ class Batch(Shape):
     tidemill: Extras = Extras()
 
     @property
+    def ended_at(self) -> int | None:
+        """When it got its final status, Unix seconds; None before."""
+        return self.completed_at or self.failed_at or self.expired_at or self.cancelled_at
+
+    @property
     def is_validated(self) -> bool:
         """Whether ingest has accepted its input, also if a cancel came first."""
         return self.in_progress_at is not None or self.request_counts.total > 0
