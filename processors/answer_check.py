@@ -18,7 +18,7 @@ from tidemill.schemas.endpoints import ENDPOINTS, TEXTS, texts
 from tidemill.schemas.json_schema import ANSWER_BYTES_MAX, AnswerError, Checker
 from tidemill.schemas.jsonl import nesting
 from tidemill.schemas.log.part import schema_key
-from tidemill.schemas.ports import Store
+from tidemill.schemas.ports import Store, read_all
 
 CHECKS_MAX: Final = 50_000
 """Parts of a schema that apply to all values of an answer: about a twentieth of a second."""
@@ -108,7 +108,7 @@ class AnswerChecks:
 
     async def _learn(self, batch_id: str) -> AnswerCheck:
         async with asyncio.timeout(READ_SECONDS_MAX):
-            text = b"".join([chunk async for chunk in self._store.read(schema_key(batch_id))])
+            text = await read_all(self._store.read(schema_key(batch_id)))
         found = self._known[batch_id] = AnswerCheck(await run_half_time(_compiled, text))
         if len(self._known) > BATCHES_MAX:
             self._known.popitem(last=False)

@@ -23,7 +23,7 @@ from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import encode
 from tidemill.schemas.log.messages import FileRecord, InputRef, Sealed, Stalled
 from tidemill.schemas.log.part import file_key
-from tidemill.schemas.ports import NotFound, chained, once
+from tidemill.schemas.ports import NotFound, chained, once, read_all
 from tidemill.schemas.resources.file import File
 from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason, Waiting
 from tidemill.telemetry import tracing
@@ -104,7 +104,7 @@ class InputAssembly:
     async def _content(self, state: State, part: StreamPart) -> bytes | None:
         """The lines of a part; None if it cannot be read."""
         try:
-            return b"".join([chunk async for chunk in self._store.read(state.key(part))])
+            return await read_all(self._store.read(state.key(part)))
         except (OSError, NotFound) as error:
             log.warning("a part of %s cannot be read (%s)", state.id, type(error).__name__)
             return None
