@@ -6,11 +6,11 @@ crash may leave two copies of a line in the parts of a batch; it reads one of th
 
 import heapq
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from tidemill.schemas.bounded_dict import BoundedDict
 from tidemill.schemas.log.part import HEAD_BYTES, Index, index_bytes, index_key, parse_index, part_prefix
 from tidemill.schemas.ports import Store, read_all
 from tidemill.schemas.resources.file import file_kind
@@ -51,7 +51,7 @@ class Lines:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._indices: OrderedDict[str, tuple[Index, int]] = OrderedDict()
+        self._indices: BoundedDict[str, tuple[Index, int]] = BoundedDict(INDICES_MAX)
 
     def written(self, files: Iterable[tuple[str, str]]) -> list[Source]:
         """The objects with the lines of a finished batch, from the kinds and keys of its files."""
@@ -108,13 +108,12 @@ class Lines:
 
     async def _index(self, key: str) -> tuple[Index, int]:
         """The index at the beginning of an object, and its end."""
-        if (known := self._indices.get(key)) is not None:
-            self._indices.move_to_end(key)
+        if (known := self._indices.use(key)) is not None:
             return known
         end = HEAD_BYTES + index_bytes(await read_all(self._store.read(key, 0, HEAD_BYTES)))
         known = parse_index(await read_all(self._store.read(key, HEAD_BYTES, end))), end
         self._indices[key] = known
-        while len(self._indices) > INDICES_MAX or (len(self._indices) > 1 and self._held() > INDEX_LINES_MAX):
+        while len(self._indices) > 1 and self._held() > INDEX_LINES_MAX:
             self._indices.popitem(last=False)
         return known
 

@@ -25,6 +25,7 @@ from tidemill.ingest.files.stage import Stage
 from tidemill.ingest.files.verdict import INTERNAL_FAULT
 from tidemill.kafka.connection import TRANSIENT
 from tidemill.retrying import retry
+from tidemill.schemas.bounded_dict import BoundedDict
 from tidemill.schemas.lifecycle import CANCELLABLE
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import (
@@ -87,7 +88,7 @@ class BatchQueue:
         """In the order of the queue."""
         self._others: dict[str, BatchRecord] = {}
         """Unfinished batches that are not in the queue yet, or not at all: they began before the limit was set."""
-        self._over: dict[str, None] = {}
+        self._over: BoundedDict[str, None] = BoundedDict(OVER_MAX)
         self.changed = asyncio.Event()
         """Set when another batch may be due."""
         self._source = f"queue-{secrets.token_hex(8)}"
@@ -212,8 +213,6 @@ class BatchQueue:
         if places:
             self.changed.set()
         if (places or is_queued) and batch_id not in self._over:
-            if len(self._over) >= OVER_MAX:
-                del self._over[next(iter(self._over))]
             self._over[batch_id] = None
 
 
