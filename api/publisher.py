@@ -5,7 +5,7 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 from tidemill.api.view.view import View
-from tidemill.schemas.bounded_dict import BoundedDict
+from tidemill.bounded_dict import BoundedDict
 from tidemill.schemas.log import codec, intake, producer_token, topics
 from tidemill.schemas.log.messages import (
     BatchCreated,

@@ -12,8 +12,8 @@ from typing import Final
 
 import orjson
 
+from tidemill.bounded_dict import BoundedDict
 from tidemill.runtime.threads import run_half_time
-from tidemill.schemas.bounded_dict import BoundedDict
 from tidemill.schemas.endpoints import ENDPOINTS, TEXTS, texts
 from tidemill.schemas.json_schema import ANSWER_BYTES_MAX, AnswerError, Checker
 from tidemill.schemas.jsonl import nesting

@@ -13,8 +13,8 @@ from urllib.parse import parse_qsl
 from fastapi import Request
 
 from tidemill.api import error_bodies, errors
+from tidemill.bounded_dict import BoundedDict
 from tidemill.configuration.projects import Limits
-from tidemill.schemas.bounded_dict import BoundedDict
 from tidemill.schemas.ports import Clock
 
 READ: Final = 1

@@ -11,9 +11,9 @@ from fastapi import Request
 from pydantic import BaseModel
 
 from tidemill.api.access.auth import Principal
+from tidemill.bounded_dict import BoundedDict
 from tidemill.runtime.connections import address_key
 from tidemill.schemas import ids
-from tidemill.schemas.bounded_dict import BoundedDict
 from tidemill.schemas.bounds import METADATA_VALUE_CHARS_MAX
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import AuditRecord

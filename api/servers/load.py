@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeVar
 from pydantic import BaseModel
 
 from tidemill import metrics
-from tidemill.schemas.bounded_dict import BoundedDict
+from tidemill.bounded_dict import BoundedDict
 from tidemill.schemas.log import codec
 from tidemill.schemas.ports import Clock
 from tidemill.schemas.resources.load import (

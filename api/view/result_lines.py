@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tidemill.schemas.bounded_dict import BoundedDict
+from tidemill.bounded_dict import BoundedDict
 from tidemill.schemas.log.part import HEAD_BYTES, Index, index_bytes, index_key, parse_index, part_prefix
 from tidemill.schemas.ports import Store, read_all
 from tidemill.schemas.resources.file import file_kind

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tidemill.bounded_dict import BoundedDict
 from tidemill.configuration.settings import Settings
 from tidemill.ingest import batch_records
 from tidemill.ingest.batch_records import BatchRecord
@@ -24,7 +25,6 @@ from tidemill.ingest.files.stage import Stage
 from tidemill.ingest.files.verdict import INTERNAL_FAULT
 from tidemill.kafka.connection import TRANSIENT
 from tidemill.retrying import retry
-from tidemill.schemas.bounded_dict import BoundedDict
 from tidemill.schemas.lifecycle import CANCELLABLE
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import (

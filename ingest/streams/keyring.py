@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from tidemill import keys
+from tidemill.bounded_dict import BoundedDict
 from tidemill.ingest.streams.stream import GROUP_RECORDS_MAX
 from tidemill.kafka.connection import TRANSIENT
-from tidemill.schemas.bounded_dict import BoundedDict
 from tidemill.schemas.log import producer_token
 from tidemill.schemas.log.intake import IntakeError
 from tidemill.schemas.log.messages import KeyRecord
@@ -116,8 +116,7 @@ class Keyring(keys.Keyring):
         """
         digest = access.digest(text)
         try:
-            if (claims := self._claims.get(digest)) is None:
-                claims = producer_token.claims(self._verifier, text)
+            claims = self._claims.get(digest) or producer_token.claims(self._verifier, text)
             producer_token.check(claims, stream, at)
         except TokenError as error:
             raise IntakeError(str(error)) from None

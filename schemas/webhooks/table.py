@@ -4,7 +4,7 @@ import logging
 from collections import defaultdict
 from typing import Final
 
-from tidemill.schemas.bounded_dict import BoundedDict
+from tidemill.bounded_dict import BoundedDict
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.webhooks import messages
 from tidemill.schemas.webhooks.messages import HEALTH, Cursor, Delivery, EndpointRecord, Health, State

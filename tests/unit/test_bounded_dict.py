@@ -5,7 +5,7 @@ from collections import OrderedDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.schemas.bounded_dict import BoundedDict
+from tidemill.bounded_dict import BoundedDict
 
 MOST = 3
 keys = st.sampled_from("abcdef")

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Final
 
-from tidemill.schemas.bounded_dict import BoundedDict
+from tidemill.bounded_dict import BoundedDict
 from tidemill.storage.sqlite import disk_errors
 
 CACHED_MAX: Final = 4096
