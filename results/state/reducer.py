@@ -295,7 +295,7 @@ def close(state: State, now: float, by: str) -> State:
     return state.model_copy(update=update)
 
 
-def compacted(state: State, fact: Compacted, files_offset: int | None) -> State:
+def compacted(state: State, fact: Compacted) -> State:
     """Set the final status, files, counts and usage, now that the files are written."""
     if state.batch is None or state.ending is None or state.is_over:
         return state
@@ -326,7 +326,7 @@ def compacted(state: State, fact: Compacted, files_offset: int | None) -> State:
             }
         ),
     )
-    return state.model_copy(update={"batch": batch, "files_offset": files_offset, "parts": (), "written": None})
+    return state.model_copy(update={"batch": batch, "parts": (), "written": None})
 
 
 def counted(state: State, bitmap: LineBitmap, retries: int = 0) -> State:
