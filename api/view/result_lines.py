@@ -113,12 +113,11 @@ class Lines:
         end = HEAD_BYTES + index_bytes(await read_all(self._store.read(key, 0, HEAD_BYTES)))
         known = parse_index(await read_all(self._store.read(key, HEAD_BYTES, end))), end
         self._indices[key] = known
-        while len(self._indices) > 1 and self._held() > INDEX_LINES_MAX:
+        while (
+            len(self._indices) > 1 and sum(len(one.indices) for one, _ in self._indices.values()) > INDEX_LINES_MAX
+        ):
             self._indices.popitem(last=False)
         return known
-
-    def _held(self) -> int:
-        return sum(len(index.indices) for index, _ in self._indices.values())
 
 
 def bounded(found: list[Found]) -> list[Found]:

@@ -52,18 +52,13 @@ def watched(task: "asyncio.Task[T]", crash: Crash) -> "asyncio.Task[T]":
 
 
 async def drain(tasks: "Collection[asyncio.Task[None]]", seconds_max: float, crash: Crash) -> int:
-    """Wait for tasks within a bound, then cancel the others; ends the process if one ignores that.
-
-    Returns:
-        How many it cancelled.
-    """
+    """Wait for tasks within a bound, then cancel the others, and return their number; crash if one goes on."""
     _, late = await asyncio.wait(tasks, timeout=seconds_max) if tasks else ((), ())
     for task in late:
         task.cancel()
     _, stuck = await asyncio.wait(late, timeout=CANCEL_SECONDS_MAX) if late else ((), ())
-    for task in stuck:
-        _log.error("a task does not end: %s", task.get_stack()[-1:])
     if stuck:
+        _log.error("cancelled tasks do not end: %s", [task.get_stack()[-1:] for task in stuck])
         await crash(RuntimeError(f"{len(stuck)} cancelled tasks do not end"))
     return len(late)
 
