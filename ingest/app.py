@@ -68,7 +68,7 @@ class Queue:
         self._running: asyncio.Task[None] | None = None
 
     def start(self, crash: Crash) -> None:
-        """Begin to read the queue; call `crash` with an error of ours."""
+        """Begin to read the queue; call `crash` with an unexpected error."""
         self._running = watched(asyncio.create_task(self._run(), name="run the queue"), crash)
 
     async def stop(self) -> None:

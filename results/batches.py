@@ -297,7 +297,6 @@ class Batches:
     async def end(self, *batches: ActiveBatch) -> None:
         """End batches that are closed and written."""
         await asyncio.gather(*map(self._publish_end, batches))
-        # After publishing: once the table has the end, no owner would publish the records.
         await self._tables.keep(*batches)
         for active in batches:
             self.drop(active)
@@ -310,15 +309,17 @@ class Batches:
         await self.publish(active)
 
     async def publish_files(self, active: ActiveBatch, fact: Compacted) -> None:
-        """Publish the files and the bill of a batch, and give it its final status."""
+        """Publish the files and the bill of a batch, and give it its final status.
+
+        Once the table has the final status, no owner would publish them: the caller keeps it there afterwards.
+        """
         after = reducer.compacted(active.state, fact)
-        # Before the table has the last state: afterwards no owner would publish these records.
         offset, _ = await asyncio.gather(self._publisher.files(after, fact), self._publisher.bill(after, fact))
         active.blockage.shown = ()
         active.state = after.model_copy(update={"files_offset": offset})
 
     async def _compact(self, active: ActiveBatch) -> None:
-        """Write the files of a batch, and send what ends it; after an error of ours its timer tries again."""
+        """Write the files of a batch and send the fact that ends it; the timer retries after unexpected errors."""
         try:
             with self.spans.finalizing(active):
                 fact = await self._finalizer.finish(

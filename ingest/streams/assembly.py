@@ -204,7 +204,7 @@ class InputAssembly:
                 async for _ in self._store.read(state.key(part)):
                     pass
             except NotFound:
-                log.error("%d lines of %s are lost", part.lines, state.id)  # noqa: TRY400  it is no error of ours
+                log.error("%d lines of %s are lost", part.lines, state.id)  # noqa: TRY400  the store lost them
                 await self._store.write(state.key(part), once(LOST * part.lines))
 
     async def _write(self, state: State) -> tuple[int, str]:

@@ -37,7 +37,7 @@ _KINDS: Final = (
     (NotFound, FailureKind.INPUT_GONE),
     (OSError, FailureKind.STORE),
 )
-"""The kind of failure for each error that prevents a call; any other error is a bug of ours."""
+"""The kind of failure for each error that prevents a call; any other error is a bug in Tidemill."""
 
 _log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class Caller:
             self._answered(line, permit, end)
             fault = None if line.check is None else line.check.fault(line.head.url, end.body)
             return self.checked(line, permit, custom_id, end, fault)
-        except Exception as error:  # noqa: BLE001  no fault of ours loses a line
+        except Exception as error:  # noqa: BLE001  a bug in Tidemill must not lose a line
             return self._not_made(error, line, custom_id, permit)
 
     async def judged(
@@ -152,7 +152,7 @@ class Caller:
         """Judge the outcome of a call; never raises."""
         try:
             return await self._judged(line, permit, custom_id, outcome)
-        except Exception as error:  # noqa: BLE001  no fault of ours loses a line
+        except Exception as error:  # noqa: BLE001  a bug in Tidemill must not lose a line
             return self._not_made(error, line, custom_id, permit)
 
     def health_probe(self, on_change: Callable[[], None], wait_seconds: float) -> HealthProbe:

@@ -107,7 +107,7 @@ class ServerMetrics:
         return self.running + self.waiting
 
     def in_calls(self, inputs: float) -> "ServerMetrics":
-        """The same in calls, if the server counts each call as so many requests."""
+        """The same in calls, if the server counts each call as `inputs` requests."""
         return self if inputs == 1 else replace(self, running=self.running / inputs, waiting=self.waiting / inputs)
 
 

@@ -119,7 +119,7 @@ async def _overview(client: Client, width: int) -> RenderableType:
 
 
 def servers_table(servers: Iterable[dict[str, Any]], width: int) -> RenderableType:
-    """The load of servers in so many columns of the terminal."""
+    """The load of servers, as a table for a terminal with `width` columns."""
     places = range(len(SERVER_COLUMNS)) if width >= WIDE else NARROW_COLUMNS
     rows = [[row[place] for place in places] for row in map(_server_row, servers)]
     return tabulated([SERVER_COLUMNS[place] for place in places], rows, width)
