@@ -134,7 +134,7 @@ class Loads:
         """Fold a record that the log got at a time, Unix seconds.
 
         Raises:
-            DecodeError: It is no report.
+            DecodeError: It is not a report.
         """
         self._latest = max(self._latest, at)
         self._event = None

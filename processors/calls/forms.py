@@ -88,7 +88,7 @@ def encoded(endpoint: Endpoint, fields: Mapping[str, Any], files: Mapping[str, F
     Args:
         endpoint: Says which fields hold files.
         fields: The body.
-        files: Those that are no data URLs, by the texts that name them.
+        files: The files that are not data URLs, by the texts that name them.
     """
     pieces: list[bytes] = []
     for name, value in fields.items():

@@ -164,7 +164,7 @@ def _bound(labels: bytes) -> float | None:
 
 
 def _sample(line: bytes) -> tuple[bytes, bytes, float | None]:
-    """The name, the labels and the value of a line; None as the value if it is no valid number.
+    """The name, the labels and the value of a line; None as the value if it is not a valid number.
 
     A label may contain anything, even a brace; after the labels come only a value and perhaps a timestamp.
     """

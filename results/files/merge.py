@@ -234,7 +234,7 @@ async def read_index(store: Store, part: PartRef, key: str) -> Index:
     """The index of a part.
 
     Raises:
-        PartError: The object is no part, or its columns are damaged.
+        PartError: The object is not a part, or its columns are damaged.
         NotFound: The store has no such object.
     """
     streams = _Streams()

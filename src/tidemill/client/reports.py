@@ -102,7 +102,7 @@ async def top(client: Client) -> Exit:
 
 
 async def _overview(client: Client, width: int) -> RenderableType:
-    """Tables of servers, models and batches; a key that is no operator's gets queues in place of the first two."""
+    """Tables of servers, models and batches; a key that is not an operator's gets queues, not the first two."""
     found = await client.send_retrying("GET", "/queues")
     rates = f"{found['lines_per_second_in']:,.1f} lines/s in, {found['lines_per_second_out']:,.1f} out"
     tables: list[RenderableType]
