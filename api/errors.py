@@ -325,7 +325,7 @@ def share_taken(what: str, project: str) -> ApiError:
 
 
 def too_many_streams(most: int, which: str) -> ApiError:
-    """So many streams of events are open as may be; `which` says whose."""
+    """The maximum number of event streams is open; `which` says whose."""
     return _limited(
         f"Too many streams of events are open {which}: the limit is {most}. Close one, or share one among pages.",
         {"retry-after": str(FULL_RETRY_SECONDS), "x-should-retry": "false"},

@@ -84,7 +84,7 @@ def _dependencies(endpoint: Callable[..., Any]) -> Iterator[tuple[str, Callable[
         if hint is Request:
             given = [_request]
         if len(given) != 1 or given[0] is None:
-            raise TypeError(f"{endpoint.__qualname__}: {name} is no dependency")
+            raise TypeError(f"{endpoint.__qualname__}: {name} is not a dependency")
         yield name, given[0]
 
 

@@ -1,11 +1,11 @@
 """Publishes the records of the api; the view of this process shows each one once the log has it."""
 
 import asyncio
-from collections import OrderedDict
 from typing import Final
 from weakref import WeakValueDictionary
 
 from tidemill.api.view.view import View
+from tidemill.bounded_dict import BoundedDict
 from tidemill.schemas.log import codec, intake, producer_token, topics
 from tidemill.schemas.log.messages import (
     BatchCreated,
@@ -37,8 +37,8 @@ class IntakeProducer:
         self._log = log
         self._signer = signer
         self._clock = clock
-        self._sequences: OrderedDict[str, int] = OrderedDict()
-        self._tokens: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
+        self._sequences: BoundedDict[str, int] = BoundedDict(SEQUENCES_MAX)
+        self._tokens: BoundedDict[str, tuple[int, bytes]] = BoundedDict(TOKENS_MAX)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def turn(self, batch_id: str) -> asyncio.Lock:
@@ -57,9 +57,6 @@ class IntakeProducer:
         """Append lines; ingest drops a record whose sequence is not above those before."""
         await self._send(project, batch_id, lines, [(intake.SEQ, b"%d" % sequence)])
         self._sequences[batch_id] = sequence
-        self._sequences.move_to_end(batch_id)
-        if len(self._sequences) > SEQUENCES_MAX:
-            self._sequences.popitem(last=False)
 
     async def seal(self, project: str, batch_id: str) -> None:
         """Seal a batch."""
@@ -78,8 +75,6 @@ class IntakeProducer:
             claims = producer_token.Claims(sub=batch_id, project=project, key=None, iat=now, exp=until)
             known = producer_token.token(self._signer, claims).encode()
             self._tokens[batch_id] = until, known
-            if len(self._tokens) > TOKENS_MAX:
-                self._tokens.popitem(last=False)
         return known
 
 

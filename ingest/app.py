@@ -24,7 +24,6 @@ from tidemill.kafka.follower import Follower
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.partitions.ack_gate import AckGate, Ticket
 from tidemill.kafka.partitions.dead_letters import handle_record
-from tidemill.kafka.partitions.owner import CANCEL_SECONDS_MAX
 from tidemill.kafka.producer import Log, partition_of
 from tidemill.retrying import retry
 from tidemill.schemas.log import codec, dead_letters, topics
@@ -35,7 +34,7 @@ from tidemill.sealing.key_manager import KeyManager
 from tidemill.storage.address import open_store
 from tidemill.storage.buckets import Buckets
 from tidemill.storage.disk_space import LOG
-from tidemill.tasks import Crash, watched
+from tidemill.tasks import Crash, drain, watched
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +68,7 @@ class Queue:
         self._running: asyncio.Task[None] | None = None
 
     def start(self, crash: Crash) -> None:
-        """Begin to read the queue; call `crash` with an error of ours."""
+        """Begin to read the queue; call `crash` with an unexpected error."""
         self._running = watched(asyncio.create_task(self._run(), name="run the queue"), crash)
 
     async def stop(self) -> None:
@@ -256,14 +255,7 @@ class Ingest:
         """Wait for the commands of revoked partitions, within a bound, then cancel the rest."""
         self._guard.leave(revoked)
         tasks = [task for task, tp in self._tasks.items() if tp in revoked] + self._queue.leave(revoked)
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=DRAIN_SECONDS_MAX)
-            for task in late:
-                task.cancel()
-            if late:
-                _, stuck = await asyncio.wait(late, timeout=CANCEL_SECONDS_MAX)
-                if stuck:
-                    await self.app.crash(RuntimeError(f"{len(stuck)} cancelled commands do not end"))
+        await drain(tasks, DRAIN_SECONDS_MAX, self.app.crash)
         for tp, generation in list(self._gates):
             if tp in revoked:
                 del self._gates[tp, generation]

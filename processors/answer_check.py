@@ -7,18 +7,18 @@ turns.
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final
 
 import orjson
 
+from tidemill.bounded_dict import BoundedDict
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.endpoints import ENDPOINTS, TEXTS, texts
 from tidemill.schemas.json_schema import ANSWER_BYTES_MAX, AnswerError, Checker
 from tidemill.schemas.jsonl import nesting
 from tidemill.schemas.log.part import schema_key
-from tidemill.schemas.ports import Store
+from tidemill.schemas.ports import Store, read_all
 
 CHECKS_MAX: Final = 50_000
 """Parts of a schema that apply to all values of an answer: about a twentieth of a second."""
@@ -72,7 +72,7 @@ class AnswerChecks:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._known: OrderedDict[str, AnswerCheck] = OrderedDict()
+        self._known: BoundedDict[str, AnswerCheck] = BoundedDict(BATCHES_MAX)
         self._learning: dict[str, asyncio.Task[AnswerCheck]] = {}
         self._turn = asyncio.Lock()
         self.room = asyncio.Semaphore(LARGE_ANSWERS_MAX)
@@ -80,9 +80,7 @@ class AnswerChecks:
 
     def known(self, batch_id: str) -> AnswerCheck | None:
         """The check of a batch, if it is in memory."""
-        if (found := self._known.get(batch_id)) is not None:
-            self._known.move_to_end(batch_id)
-        return found
+        return self._known.use(batch_id)
 
     async def learn(self, batch_id: str) -> AnswerCheck:
         """Get the check of a batch, if need be from the store; several callers share one read.
@@ -108,10 +106,8 @@ class AnswerChecks:
 
     async def _learn(self, batch_id: str) -> AnswerCheck:
         async with asyncio.timeout(READ_SECONDS_MAX):
-            text = b"".join([chunk async for chunk in self._store.read(schema_key(batch_id))])
+            text = await read_all(self._store.read(schema_key(batch_id)))
         found = self._known[batch_id] = AnswerCheck(await run_half_time(_compiled, text))
-        if len(self._known) > BATCHES_MAX:
-            self._known.popitem(last=False)
         return found
 
     def _learnt(self, batch_id: str, task: asyncio.Task[AnswerCheck]) -> None:

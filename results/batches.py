@@ -28,6 +28,7 @@ from tidemill.results.state.reducer import State
 from tidemill.results.state.stalls import show
 from tidemill.results.state.tables import Tables
 from tidemill.results.state.timers import ClockSteps, Timers
+from tidemill.schemas.log.messages import Compacted
 from tidemill.schemas.log.part import USAGE
 from tidemill.schemas.resources.waiting import Reason, Waiting
 
@@ -296,7 +297,6 @@ class Batches:
     async def end(self, *batches: ActiveBatch) -> None:
         """End batches that are closed and written."""
         await asyncio.gather(*map(self._publish_end, batches))
-        # After publishing: once the table has the end, no owner would publish the records.
         await self._tables.keep(*batches)
         for active in batches:
             self.drop(active)
@@ -304,16 +304,22 @@ class Batches:
                 self._background.start(self._garbage.clear(active.state.id))
 
     async def _publish_end(self, active: ActiveBatch) -> None:
-        fact = active.state.written
-        assert fact is not None
-        after = reducer.compacted(active.state, fact, None)
+        assert active.state.written is not None
+        await self.publish_files(active, active.state.written)
+        await self.publish(active)
+
+    async def publish_files(self, active: ActiveBatch, fact: Compacted) -> None:
+        """Publish the files and the bill of a batch, and give it its final status.
+
+        Once the table has the final status, no owner would publish them: the caller keeps it there afterwards.
+        """
+        after = reducer.compacted(active.state, fact)
         offset, _ = await asyncio.gather(self._publisher.files(after, fact), self._publisher.bill(after, fact))
         active.blockage.shown = ()
         active.state = after.model_copy(update={"files_offset": offset})
-        await self.publish(active)
 
     async def _compact(self, active: ActiveBatch) -> None:
-        """Write the files of a batch, and send what ends it; after an error of ours its timer tries again."""
+        """Write the files of a batch and send the fact that ends it; the timer retries after unexpected errors."""
         try:
             with self.spans.finalizing(active):
                 fact = await self._finalizer.finish(

@@ -68,7 +68,7 @@ class Partition:
         self._tables = tables
         self._resources = resources
         self._limits = resources.limits
-        self._publisher = Publisher(
+        publisher = Publisher(
             resources.sender, lambda: tables.owner, output_life_seconds=resources.limits.output_life_seconds
         )
         self._background = Background()
@@ -76,7 +76,7 @@ class Partition:
         self.batches = Batches(
             self.active_batches,
             tables=tables,
-            publisher=self._publisher,
+            publisher=publisher,
             background=self._background,
             garbage=self._garbage,
             resources=resources,
@@ -85,7 +85,7 @@ class Partition:
         self._expiry = StateExpiry(
             tables,
             self._garbage,
-            self._publisher,
+            publisher,
             kept_seconds=resources.limits.kept_seconds,
             now=resources.clock(),
         )
@@ -339,11 +339,7 @@ class Partition:
             return
         if not active.state.closed:
             raise DecodeError("its batch is not closed")
-        after = reducer.compacted(active.state, fact, None)
-        # Before the table has the last state: afterwards no owner would publish these records.
-        offset, _ = await asyncio.gather(self._publisher.files(after, fact), self._publisher.bill(after, fact))
-        active.blockage.shown = ()
-        active.state = after.model_copy(update={"files_offset": offset})
+        await self.batches.publish_files(active, fact)
         await self._tables.keep(active)
         await self.batches.publish(active)
         if active.state.is_over:

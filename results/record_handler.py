@@ -21,7 +21,7 @@ from tidemill.schemas import ids
 from tidemill.schemas.log import codec, dead_letters, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.messages import DeadLettered, Tick
-from tidemill.schemas.ports import NotFound
+from tidemill.schemas.ports import NotFound, read_all
 from tidemill.schemas.resources.waiting import Reason
 from tidemill.sealing.records import open_outcome
 from tidemill.sealing.vault import NoKey, Vault
@@ -188,8 +188,7 @@ class RecordHandler:
 
     async def _stored(self, ref: codec.LineRef) -> bytes:
         try:
-            chunks = self._store.read(ref.key, ref.offset, ref.offset + ref.length)
-            value = b"".join([chunk async for chunk in chunks])
+            value = await read_all(self._store.read(ref.key, ref.offset, ref.offset + ref.length))
         except (NotFound, ValueError) as error:
             raise DecodeError("the line that it refers to is not in the store") from error
         if len(value) != ref.length:

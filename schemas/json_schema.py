@@ -123,7 +123,7 @@ class _Count:
         self._open: set[tuple[int, int]] = set()
 
     def applied(self, part: Any, levels: int) -> int:
-        """The most parts that apply to one value: that of `part`, or one up to so many levels below it."""
+        """The most parts that apply to one value: that of `part`, or one up to `levels` levels below it."""
         here, below = self._reached(part, levels)
         return max(here, below.get(_ANY, 0) + max((n for name, n in below.items() if name), default=0))
 

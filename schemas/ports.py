@@ -168,6 +168,11 @@ async def once(*pieces: bytes) -> AsyncIterator[bytes]:
         yield piece
 
 
+async def read_all(chunks: AsyncIterable[bytes]) -> bytes:
+    """All chunks as one value, as those of `Store.read`."""
+    return b"".join([chunk async for chunk in chunks])
+
+
 async def chained(store: Store, keys: Sequence[str]) -> AsyncIterator[bytes]:
     """The bytes of objects, one after the other.
 

@@ -50,7 +50,7 @@ LEAVE_SECONDS_MAX: Final = 3.0
 UNSIGNED: Final = "secret"
 """The error of an attempt that could not be signed."""
 INTERNAL: Final = "internal"
-"""The error of an attempt that failed by a fault of ours."""
+"""The error of an attempt that failed because of a bug in Tidemill."""
 BOUNDS: Final = Bounds(records=500, bytes=4 << 20, records_per_call=10)
 SWEEP_SECONDS: Final = 60.0
 """How often the owner forgets the deliveries of deleted endpoints."""

@@ -17,7 +17,7 @@ from tidemill.configuration.security import Kafka
 from tidemill.kafka.connection import TRANSIENT
 from tidemill.kafka.history import Reader, reading
 from tidemill.retrying import pause_seconds, reason
-from tidemill.schemas import UNREADABLE, ids
+from tidemill.schemas import decoded, ids
 from tidemill.schemas.bounds import CLOCK_SKEW_SECONDS
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.ports import Clock, Edge, Sender
@@ -120,12 +120,8 @@ class Router:
 
     def _ended(self, value: bytes | None) -> _Record | None:
         """The batch of a record, if it has ended and its event is still to be sent."""
-        if value is None:
-            return None
-        try:
-            record = _records.decode(value)
-        except UNREADABLE:
-            # The other readers of the topic report the error.
+        # The other readers of the topic report an unreadable record.
+        if value is None or (record := decoded(_records, value)) is None:
             return None
         is_over = record.batch.status in TERMINAL
         return record if is_over and record.batch.ended_at > self._clock() - LIFE_SECONDS else None

@@ -59,7 +59,7 @@ class Principal:
         """Check that it may act for a project; None is all projects.
 
         Raises:
-            ApiError: 403, it is another project, and the caller is no operator.
+            ApiError: 403, it is another project, and the caller is not an operator.
         """
         if project != self.project:
             self.require(Role.OPERATOR)

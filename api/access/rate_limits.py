@@ -5,7 +5,6 @@ Each api process counts only its own requests. If too few tokens are left, the a
 retry; the SDKs do so by themselves.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -14,6 +13,7 @@ from urllib.parse import parse_qsl
 from fastapi import Request
 
 from tidemill.api import error_bodies, errors
+from tidemill.bounded_dict import BoundedDict
 from tidemill.configuration.projects import Limits
 from tidemill.schemas.ports import Clock
 
@@ -66,7 +66,7 @@ class Rates:
     def __init__(self, clock: Clock) -> None:
         """`clock` is monotonic, in seconds."""
         self._clock = clock
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        self._buckets: BoundedDict[str, _Bucket] = BoundedDict(KEYS_MAX)
 
     def take(self, key_id: str, cost: int, limits: Limits) -> tuple[dict[str, str], float]:
         """Take the tokens of a request.
@@ -76,10 +76,7 @@ class Rates:
             tokens: 0 if there were, and they are taken.
         """
         rate, most, now = limits.requests_per_second, float(limits.requests_burst), self._clock()
-        bucket = self._buckets.setdefault(key_id, _Bucket(most, now))
-        self._buckets.move_to_end(key_id)
-        if len(self._buckets) > KEYS_MAX:
-            self._buckets.popitem(last=False)
+        bucket = self._buckets[key_id] = self._buckets.get(key_id) or _Bucket(most, now)
         bucket.tokens = min(most, bucket.tokens + (now - bucket.at) * rate)
         bucket.at = now
         if (lacking := cost - bucket.tokens) <= 0:

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import logging
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +11,7 @@ from fastapi import Request
 from pydantic import BaseModel
 
 from tidemill.api.access.auth import Principal
+from tidemill.bounded_dict import BoundedDict
 from tidemill.runtime.connections import address_key
 from tidemill.schemas import ids
 from tidemill.schemas.bounds import METADATA_VALUE_CHARS_MAX
@@ -137,7 +137,7 @@ class Refusals:
 
     def __init__(self, monotonic: Monotonic) -> None:
         self._monotonic = monotonic
-        self._known: OrderedDict[str, _Refused] = OrderedDict()
+        self._known: BoundedDict[str, _Refused] = BoundedDict(ADDRESSES_MAX)
 
     def count(self, source: str) -> float:
         """Count a refusal.
@@ -146,10 +146,7 @@ class Refusals:
             Seconds that the address must wait; 0 if it may go on.
         """
         now = self._monotonic()
-        found = self._known.setdefault(source, _Refused(now))
-        self._known.move_to_end(source)
-        if len(self._known) > ADDRESSES_MAX:
-            self._known.popitem(last=False)
+        found = self._known[source] = self._known.get(source) or _Refused(now)
         if now < found.until:
             return found.until - now
         if now >= found.since + WINDOW_SECONDS:

@@ -47,7 +47,6 @@ class MessageBatch(BaseModel):
 def shown(view: View, project: str, batch: Batch) -> MessageBatch:
     """A batch of the endpoint `/v1/messages`."""
     has_ended = batch.status.is_terminal
-    ended_at = getattr(batch, f"{batch.status}_at") if has_ended else None
     is_canceling = batch.status is Status.CANCELLING
     return MessageBatch(
         id=batch.id,
@@ -55,7 +54,7 @@ def shown(view: View, project: str, batch: Batch) -> MessageBatch:
         request_counts=_counts(view, project, batch),
         created_at=_time(batch.created_at),
         expires_at=_time(batch.expires_at),
-        ended_at=None if ended_at is None else _time(ended_at),
+        ended_at=None if batch.ended_at is None else _time(batch.ended_at),
         cancel_initiated_at=None if batch.cancelling_at is None else _time(batch.cancelling_at),
         results_url=f"{PATH}/{batch.id}/results" if has_ended and has_results(view, project, batch) else None,
     )

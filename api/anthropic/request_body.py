@@ -31,7 +31,7 @@ _FLAT: Final = rb'[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+"'
 
 
 def _nested(levels: int) -> bytes:
-    """A pattern of text with whole strings, and whole arrays and objects of at most so many levels."""
+    """A pattern of text that cuts no string, and no array or object of up to `levels` levels."""
     inside = rb"|[\[{]" + _nested(levels - 1) + rb"[\]}]" if levels else b""
     return rb"(?:" + _FLAT + inside + rb")*+"
 

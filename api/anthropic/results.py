@@ -5,7 +5,7 @@ its message, or `errored` with an error, or it was not executed before the batch
 """
 
 from collections.abc import AsyncIterator
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 import orjson
@@ -14,7 +14,7 @@ from tidemill.api import error_bodies, errors
 from tidemill.api.batches import report, result_pages
 from tidemill.api.batches.result_pages import Error, Response
 from tidemill.api.dependencies import Dependencies, chunks_from_store, lines_of
-from tidemill.schemas import UNREADABLE
+from tidemill.schemas import UNREADABLE, decoded
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.jsonl.lines import Line
 from tidemill.schemas.ports import NotFound
@@ -27,7 +27,6 @@ NOT_RUN: Final = {line.EXPIRED[0]: b'{"type":"expired"}', line.CANCELLED[0]: b'{
 """The results of requests that were not executed, by the code of their error line."""
 KINDS: Final = {"model_not_found": "not_found_error", "server_error": "api_error"}
 """Types of the errors that ingest finds, by their code; others are `INVALID`."""
-_T = TypeVar("_T")
 _RESULT: Final = b'{"custom_id":%b,"result":%b}\n'
 _ERRORED: Final = b'{"type":"errored","error":%b}'
 
@@ -120,24 +119,16 @@ def _error(error: Error, response: Response | None) -> bytes:
     if response is None:
         kind = INVALID if error.code in line.REFUSALS else "api_error"
         return orjson.dumps(_envelope(KINDS.get(error.code, kind), error.message))
-    said = _decoded(_objects, response.body) or {}
+    said = decoded(_objects, response.body) or {}
     found = said.get("error", msgspec.Raw(b"null"))
-    inner = _decoded(_objects, found)
+    inner = decoded(_objects, found)
     if inner is not None and bytes(said.get("type", b"")) == b'"error"':
         return msgspec.json.encode({"request_id": response.request_id or None, **said})
-    message = _decoded(_strings, found if inner is None else inner.get("message", found))
+    message = decoded(_strings, found if inner is None else inner.get("message", found))
     kind = error_bodies.kind_of(response.status_code)
     return orjson.dumps(
         _envelope(kind, error.message if message is None else message, response.request_id or None)
     )
-
-
-def _decoded(decoder: msgspec.json.Decoder[_T], text: msgspec.Raw) -> _T | None:
-    """The value; None if it is of another type."""
-    try:
-        return decoder.decode(text)
-    except UNREADABLE:
-        return None
 
 
 def _said(fault: BatchError) -> str:

@@ -12,7 +12,7 @@ from tidemill.schemas.bounds import ANSWER_SCHEMA_CHARS_MAX
 from tidemill.schemas.endpoints import TEXTS
 from tidemill.schemas.json_schema import Checker, SchemaError
 from tidemill.schemas.log.part import schema_key
-from tidemill.schemas.ports import NotFound
+from tidemill.schemas.ports import NotFound, read_all
 from tidemill.schemas.resources.batch import Batch
 
 
@@ -45,8 +45,7 @@ async def of_batch(deps: Dependencies, batch: Batch) -> str | None:
     if not batch.tidemill.validated:
         return None
     try:
-        chunks = [chunk async for chunk in chunks_from_store(deps.store.read(schema_key(batch.id)))]
+        return (await read_all(chunks_from_store(deps.store.read(schema_key(batch.id))))).decode()
     except NotFound as error:
         why = "The JSON Schema of the batch is deleted with its log: create a batch with 'validate' instead."
         raise errors.conflict(why) from error
-    return b"".join(chunks).decode()

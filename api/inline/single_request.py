@@ -90,7 +90,7 @@ async def shown(deps: Dependencies, project: str, batch: Batch) -> bytes:
         status=_status(batch),
         created_at=batch.created_at,
         expires_at=batch.expires_at,
-        ended_at=getattr(batch, f"{batch.status}_at") if batch.status.is_terminal else None,
+        ended_at=batch.ended_at,
         status_code=None if result.response is None else result.response.status_code,
         error=_error(batch, result),
         waiting=batch.tidemill.waiting,

@@ -60,7 +60,7 @@ def below(minimum: int) -> PydanticCustomError:
 
 
 def cursor() -> PydanticCustomError:
-    """A text that is no cursor."""
+    """A text that is not a cursor."""
     return PydanticCustomError("cursor", "no cursor")
 
 

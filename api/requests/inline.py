@@ -94,7 +94,7 @@ def _decoder(model: type[Body]) -> msgspec.json.Decoder[msgspec.Struct]:
 
 
 def _fields(model: type[Body], text: bytes) -> dict[str, bytes] | None:
-    """The texts of the fields that JSON text has; None if it is no object."""
+    """The texts of the fields that JSON text has; None if it is not an object."""
     if not text.strip().startswith(b"{"):
         return None
     found = msgspec.structs.asdict(_decoder(model).decode(text))

@@ -16,7 +16,7 @@ from tidemill.api.reruns.replay_spool import ReplaySpool, Source, Sources
 from tidemill.api.view.batch_tables import Erasures
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import RequestHead
-from tidemill.schemas.ports import Edge, LogRecord, NotFound
+from tidemill.schemas.ports import Edge, LogRecord, NotFound, read_all
 from tidemill.schemas.resources.batch import ReplayRange
 from tidemill.sealing.records import open_request
 from tidemill.sealing.vault import NoKey
@@ -242,7 +242,6 @@ async def _texts(deps: Dependencies, entry: LogRecord, head: RequestHead) -> lis
             raise errors.unavailable("keys of these lines") from error
         return list(value.rstrip(b"\n").split(b"\n"))
     try:
-        chunks = chunks_from_store(deps.store.read(ref.key, ref.offset, ref.offset + ref.length))
-        return [b"".join([chunk async for chunk in chunks])]
+        return [await read_all(chunks_from_store(deps.store.read(ref.key, ref.offset, ref.offset + ref.length)))]
     except NotFound:
         return [None]

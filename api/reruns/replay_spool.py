@@ -13,7 +13,7 @@ from typing import Final, Self
 import msgspec
 
 from tidemill.api.reruns.input_file import rewrite_line
-from tidemill.schemas import UNREADABLE
+from tidemill.schemas import decoded
 from tidemill.schemas.bitmap import Bitmap
 from tidemill.schemas.bounds import CUSTOM_ID_CHARS_MAX
 
@@ -120,7 +120,4 @@ def renamed(custom_id: str, batch_id: str) -> str:
 
 
 def _custom_id(line: bytes) -> str | None:
-    try:
-        return _ids.decode(line).custom_id
-    except UNREADABLE:
-        return None
+    return None if (found := decoded(_ids, line)) is None else found.custom_id

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypeVar
 from pydantic import BaseModel
 
 from tidemill import metrics
+from tidemill.bounded_dict import BoundedDict
 from tidemill.schemas.log import codec
 from tidemill.schemas.ports import Clock
 from tidemill.schemas.resources.load import (
@@ -120,7 +121,7 @@ class Loads:
         self._clock = clock
         self._names = names
         self._changed = changed
-        self._reports: dict[str, tuple[ProcessReport, float]] = {}
+        self._reports: BoundedDict[str, tuple[ProcessReport, float]] = BoundedDict(PROCESSES_MAX)
         """The latest report of each process, with the time of its record."""
         self._latest = 0.0
         """The time of the latest report of any process."""
@@ -133,15 +134,13 @@ class Loads:
         """Fold a record that the log got at a time, Unix seconds.
 
         Raises:
-            DecodeError: It is no report.
+            DecodeError: It is not a report.
         """
         self._latest = max(self._latest, at)
         self._event = None
         self._reports.pop(process, None)
         if value is not None:
             self._reports[process] = _decode(value), at
-            if len(self._reports) > PROCESSES_MAX:
-                del self._reports[next(iter(self._reports))]
         self._changed()
 
     def servers(self) -> dict[str, SharedLoad]:

@@ -59,7 +59,7 @@ def sealed(shown: Batch) -> Batch:
 
 
 def appended(shown: Batch, size: int) -> Batch:
-    """The batch after an append of so many bytes: they count before ingest has them."""
+    """The batch after an append of `size` bytes, which count before ingest has read them."""
     size += shown.tidemill.input_bytes or 0
     return shown.model_copy(update={"tidemill": shown.tidemill.model_copy(update={"input_bytes": size})})
 

@@ -6,13 +6,13 @@ crash may leave two copies of a line in the parts of a batch; it reads one of th
 
 import heapq
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from tidemill.bounded_dict import BoundedDict
 from tidemill.schemas.log.part import HEAD_BYTES, Index, index_bytes, index_key, parse_index, part_prefix
-from tidemill.schemas.ports import Store
+from tidemill.schemas.ports import Store, read_all
 from tidemill.schemas.resources.file import file_kind
 
 INDICES_MAX: Final = 256
@@ -51,7 +51,7 @@ class Lines:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._indices: OrderedDict[str, tuple[Index, int]] = OrderedDict()
+        self._indices: BoundedDict[str, tuple[Index, int]] = BoundedDict(INDICES_MAX)
 
     def written(self, files: Iterable[tuple[str, str]]) -> list[Source]:
         """The objects with the lines of a finished batch, from the kinds and keys of its files."""
@@ -101,29 +101,23 @@ class Lines:
             ):
                 end += 1
             first, last = found[start], found[end - 1]
-            data = b"".join([chunk async for chunk in self._store.read(first.key, first.start, last.end)])
+            data = await read_all(self._store.read(first.key, first.start, last.end))
             for line in found[start:end]:
                 yield data[line.start - first.start : line.end - first.start].rstrip(b"\n")
             start = end
 
     async def _index(self, key: str) -> tuple[Index, int]:
         """The index at the beginning of an object, and its end."""
-        if (known := self._indices.get(key)) is not None:
-            self._indices.move_to_end(key)
+        if (known := self._indices.use(key)) is not None:
             return known
-        head = await self._bytes(key, 0, HEAD_BYTES)
-        size = index_bytes(head)
-        known = parse_index(await self._bytes(key, HEAD_BYTES, HEAD_BYTES + size)), HEAD_BYTES + size
+        end = HEAD_BYTES + index_bytes(await read_all(self._store.read(key, 0, HEAD_BYTES)))
+        known = parse_index(await read_all(self._store.read(key, HEAD_BYTES, end))), end
         self._indices[key] = known
-        while len(self._indices) > INDICES_MAX or (len(self._indices) > 1 and self._held() > INDEX_LINES_MAX):
+        while (
+            len(self._indices) > 1 and sum(len(one.indices) for one, _ in self._indices.values()) > INDEX_LINES_MAX
+        ):
             self._indices.popitem(last=False)
         return known
-
-    def _held(self) -> int:
-        return sum(len(index.indices) for index, _ in self._indices.values())
-
-    async def _bytes(self, key: str, start: int, end: int) -> bytes:
-        return b"".join([chunk async for chunk in self._store.read(key, start, end)])
 
 
 def bounded(found: list[Found]) -> list[Found]:

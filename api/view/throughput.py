@@ -185,6 +185,6 @@ def appended(step: int, points: Sequence[Point], point: Point) -> tuple[int, lis
 def _moment(batch: Batch, now: int) -> int:
     """When the counts in a batch's record were current, Unix seconds."""
     if batch.status.is_terminal:
-        return batch.finalizing_at or getattr(batch, f"{batch.status}_at") or now
+        return batch.finalizing_at or batch.ended_at or now
     progress = batch.tidemill.progress
     return (progress.observed_at if progress else None) or now

@@ -23,6 +23,7 @@ from tidemill.api.view.pending_uploads import PendingUploads
 from tidemill.api.view.quotas import Quotas
 from tidemill.api.view.sqlite import Database, page_rows, scanned_rows
 from tidemill.api.view.throughput import Throughput
+from tidemill.bounded_dict import BoundedDict
 from tidemill.kafka.follower import Tail
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord, Erasure, FileRecord
@@ -50,7 +51,7 @@ class View:
     def __init__(self, database: Database, clock: Clock, verifier: Verifier) -> None:
         self._database = database
         self._clock = clock
-        self._shown: dict[tuple[str, str], bytes] = {}
+        self._shown: BoundedDict[tuple[str, str], bytes] = BoundedDict(SHOWN_MAX)
         """Batches that clients poll, by project and id, as they are stored; reading one takes longer than the rest
         of a poll's own work."""
         self.claims = Claims(database, clock)
@@ -71,14 +72,12 @@ class View:
 
     def batch(self, project: str, batch_id: str) -> bytes | None:
         """A batch as JSON."""
-        if (shown := self._shown.get((project, batch_id))) is None:
+        if (shown := self._shown.use((project, batch_id))) is None:
             body = self._database.first("SELECT body FROM batches WHERE id = ? AND project = ?", batch_id, project)
             if body is None:
                 return None
             shown = self.links.add_reruns(batch_id, body)
             if len(shown) <= SHOWN_BYTES_MAX:
-                if len(self._shown) >= SHOWN_MAX:
-                    self._shown.clear()
                 self._shown[project, batch_id] = shown
         return overlay.current(shown, self._clock())
 
@@ -207,9 +206,8 @@ class View:
             " listed = excluded.listed, body = excluded.body,"
             " owner = max(owner, excluded.owner)",
             batch.id, record.project, batch.created_at, batch.input_file_id, batch.status.is_terminal,
-            batch.status, getattr(batch, f"{batch.status}_at") if batch.status.is_terminal else None,
-            self.quotas.lines_left(record.project, batch), batch.tidemill.input_bytes, record.owner,
-            batch.endpoint, batch.tidemill.single,
+            batch.status, batch.ended_at, self.quotas.lines_left(record.project, batch),
+            batch.tidemill.input_bytes, record.owner, batch.endpoint, batch.tidemill.single,
             *overlay.searched(batch), overlay.listed(batch), batch.model_dump_json().encode(),
         )  # fmt: skip
         for changed in (batch.id, batch.tidemill.rerun_of):

@@ -11,7 +11,7 @@ from tidemill.schemas.endpoints import Endpoint
 from tidemill.schemas.jsonl import attachments, nesting
 from tidemill.schemas.jsonl.attachments import AttachmentError, Inline, Stored
 from tidemill.schemas.log.part import file_key
-from tidemill.schemas.ports import NotFound, Store
+from tidemill.schemas.ports import NotFound, Store, read_all
 
 AT_ONCE_MAX: Final = 16
 """Files that are looked up at a time."""
@@ -115,7 +115,7 @@ async def lookup(store: Store, file_ids: Iterable[str]) -> dict[str, Found]:
             key = file_key(file_id)
             try:
                 size = await store.size(key)
-                head = b"".join([chunk async for chunk in store.read(key, 0, attachments.HEAD_BYTES)])
+                head = await read_all(store.read(key, 0, attachments.HEAD_BYTES))
             except NotFound:
                 continue
             found[file_id] = Found(size, attachments.sniffed(head))

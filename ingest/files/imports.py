@@ -7,7 +7,6 @@ them already, they are only counted again for the record of the file.
 import asyncio
 import hashlib
 import logging
-import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from typing import Final, Protocol
@@ -19,11 +18,12 @@ from tidemill.quotas import QuotaExceeded
 from tidemill.schemas import buckets
 from tidemill.schemas.buckets import BucketObject
 from tidemill.schemas.log import codec, topics
-from tidemill.schemas.log.messages import BatchCreated, FileRecord, InputRef, Stalled
+from tidemill.schemas.log.messages import BatchCreated, FileRecord, InputRef
+from tidemill.schemas.log.stall_reports import StallReports
 from tidemill.schemas.ports import Clock, NotFound, Sender, Store
 from tidemill.schemas.resources.batch import BatchError
 from tidemill.schemas.resources.file import File
-from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason, Waiting
+from tidemill.schemas.resources.waiting import Reason, Waiting
 from tidemill.sealing.vault import NoKey
 from tidemill.storage.buckets import (
     BucketNotFound,
@@ -74,7 +74,7 @@ class Import:
         self.since = 0
         """When it began, Unix seconds."""
         self.refusals = 0
-        self.reports = 0
+        self.is_reported = False
 
     @property
     def batch_id(self) -> str:
@@ -104,7 +104,7 @@ class Importer:
         self._room = room
         self._caught_up = caught_up
         self._clock = clock
-        self._source = f"import-{secrets.token_hex(8)}"
+        self._reports = StallReports("import")
 
     def of(self, command: BatchCreated) -> Import | None:
         """The import that a command asks for; None if its input is in the store."""
@@ -141,7 +141,7 @@ class Importer:
             await self._report(one, f"{one.source.uri} cannot be read: {reason(error)}.")
             raise
         metrics.TRANSFERS.labels("read", "done" if failed is None else "failed").inc()
-        if one.reports:
+        if one.is_reported:
             await self._report(one, "")
         return failed
 
@@ -201,16 +201,9 @@ class Importer:
 
     async def _report(self, one: Import, words: str, why: Reason = Reason.BUCKET) -> None:
         """Report why the batch waits; without words, that it waits no longer."""
-        one.reports += 1
-        wait = Waiting(reason=why, lines=0, message=words[:MESSAGE_CHARS_MAX], since=one.since)
-        fact = Stalled(
-            batch_id=one.batch_id,
-            source=self._source,
-            number=one.reports,
-            waiting=(wait,) if words else (),
-            hold_seconds=HOLD_SECONDS,
-        )
-        await self._requests.send_fact(fact)
+        one.is_reported = True
+        waiting = (Waiting.of(why, words, since=one.since),) if words else ()
+        await self._requests.send_fact(self._reports.on(one.batch_id, *waiting, hold_seconds=HOLD_SECONDS))
 
 
 def _file_of(one: Import, life_seconds: int, sha256: str, lines: int) -> FileRecord:

@@ -17,7 +17,7 @@ from tidemill.schemas.bitmap import Bitmap
 from tidemill.schemas.log.messages import BatchCreated
 from tidemill.schemas.log.part import verdict_key
 from tidemill.schemas.log.topics import EXPRESS_LINES_MAX
-from tidemill.schemas.ports import NotFound, Store, once
+from tidemill.schemas.ports import NotFound, Store, once, read_all
 from tidemill.storage.s3_errors import Refused
 
 log = logging.getLogger(__name__)
@@ -75,8 +75,7 @@ class KeptVerdicts:
             OSError: The store failed.
         """
         try:
-            content = b"".join([chunk async for chunk in self._store.read(verdict_key(batch_id))])
-            kept = _kept.decode(content)
+            kept = _kept.decode(await read_all(self._store.read(verdict_key(batch_id))))
         except (NotFound, Refused):
             # S3 refuses a missing key to an account that may not list; the input shows what else is wrong.
             return None

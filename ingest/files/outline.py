@@ -43,7 +43,7 @@ _decoders = functools.cache(_Decoders)
 def outlined(data: bytes, endpoint: Endpoint) -> object:
     """The fields of a line that the check needs; deeper values cost no memory.
 
-    Lists of embedding inputs, and fields with files that are no text, stay raw JSON.
+    Lists of embedding inputs, and fields with files that are not text, stay raw JSON.
 
     Raises:
         msgspec.DecodeError: The line is not JSON.

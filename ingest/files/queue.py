@@ -10,13 +10,13 @@ queue once its lines are published; after a crash the next owner starts it again
 import asyncio
 import functools
 import logging
-import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tidemill.bounded_dict import BoundedDict
 from tidemill.configuration.settings import Settings
 from tidemill.ingest import batch_records
 from tidemill.ingest.batch_records import BatchRecord
@@ -36,6 +36,7 @@ from tidemill.schemas.log.messages import (
     Rejected,
     Stalled,
 )
+from tidemill.schemas.log.stall_reports import StallReports
 from tidemill.schemas.ports import Clock, Sender
 from tidemill.schemas.resources.waiting import Reason, Waiting
 
@@ -87,11 +88,10 @@ class BatchQueue:
         """In the order of the queue."""
         self._others: dict[str, BatchRecord] = {}
         """Unfinished batches that are not in the queue yet, or not at all: they began before the limit was set."""
-        self._over: dict[str, None] = {}
+        self._over: BoundedDict[str, None] = BoundedDict(OVER_MAX)
         self.changed = asyncio.Event()
         """Set when another batch may be due."""
-        self._source = f"queue-{secrets.token_hex(8)}"
-        self._reports = 0
+        self._reports = StallReports("queue")
 
     def most(self, project: str) -> int | None:
         """How many batches a project may have at work; None for any number."""
@@ -179,18 +179,8 @@ class BatchQueue:
             f"The project may have {most} {'batch' if most == 1 else 'batches'} at work, "
             f"and {before} of its unfinished batches {'is' if before == 1 else 'are'} before this."
         )
-        self._reports += 1
-        return Stalled(
-            batch_id=entry.batch_id,
-            source=self._source,
-            number=self._reports,
-            waiting=(
-                Waiting(
-                    reason=Reason.BATCHES_AT_WORK, lines=0, message=words, since=entry.command.batch.created_at
-                ),
-            ),
-            hold_seconds=hold_seconds,
-        )
+        wait = Waiting.of(Reason.BATCHES_AT_WORK, words, since=entry.command.batch.created_at)
+        return self._reports.on(entry.batch_id, wait, hold_seconds=hold_seconds)
 
     def _unstarted(self) -> list[tuple[Entry, int]]:
         """Batches of this process to start, each with the number of unfinished ones of its project before it."""
@@ -212,8 +202,6 @@ class BatchQueue:
         if places:
             self.changed.set()
         if (places or is_queued) and batch_id not in self._over:
-            if len(self._over) >= OVER_MAX:
-                del self._over[next(iter(self._over))]
             self._over[batch_id] = None
 
 

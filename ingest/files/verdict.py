@@ -38,7 +38,7 @@ class Copies:
         return self.by_model.total()
 
     def left_out_of(self, placed: Iterable[Placed]) -> Iterable[Placed]:
-        """The lines that are no copies."""
+        """The lines that are not copies."""
         return ((place, data) for place, data in placed if place not in self.places) if self.by_model else placed
 
 

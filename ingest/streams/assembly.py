@@ -14,18 +14,18 @@ from typing import Final
 from opentelemetry.trace import SpanKind
 
 from tidemill.ingest.files.packing import PUBLISH, publication
-from tidemill.ingest.streams.held_streams import STALLED_SECONDS
 from tidemill.ingest.streams.publisher import Publisher
 from tidemill.ingest.streams.stream import PREFIX, Resources, State, Stream, StreamPart
 from tidemill.kafka.partitions.held_records import Unavailable
 from tidemill.retrying import pause_seconds, reason, retry
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import encode
-from tidemill.schemas.log.messages import FileRecord, InputRef, Sealed, Stalled
+from tidemill.schemas.log.messages import FileRecord, InputRef, Sealed
 from tidemill.schemas.log.part import file_key
-from tidemill.schemas.ports import NotFound, chained, once
+from tidemill.schemas.log.stall_reports import StallReports
+from tidemill.schemas.ports import NotFound, chained, once, read_all
 from tidemill.schemas.resources.file import File
-from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason, Waiting
+from tidemill.schemas.resources.waiting import Reason, Waiting
 from tidemill.telemetry import tracing
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class InputAssembly:
         self._joined: list[str] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(JOINS_MAX)
-        self._reports = itertools.count()
+        self._reports = StallReports("join")
 
     async def flush(self, stream: Stream, part_bytes: int) -> str | None:
         """Write a stream's buffer as its last part.
@@ -104,7 +104,7 @@ class InputAssembly:
     async def _content(self, state: State, part: StreamPart) -> bytes | None:
         """The lines of a part; None if it cannot be read."""
         try:
-            return b"".join([chunk async for chunk in self._store.read(state.key(part))])
+            return await read_all(self._store.read(state.key(part)))
         except (OSError, NotFound) as error:
             log.warning("a part of %s cannot be read (%s)", state.id, type(error).__name__)
             return None
@@ -187,23 +187,15 @@ class InputAssembly:
                 return found
             pause = pause_seconds(failures)
             log.warning("the input of %s cannot be written: %s; next attempt in %.1f s", state.id, why, pause)
-            message = f"The input of the batch cannot be written: {why}."[:MESSAGE_CHARS_MAX]
-            await self._report(state, Waiting(reason=Reason.FILES, lines=0, message=message, since=since))
+            message = f"The input of the batch cannot be written: {why}."
+            await self._report(state, Waiting.of(Reason.FILES, message, since=since))
             await asyncio.sleep(pause)
             if is_lost and self._clock() >= state.batch.expires_at + LOST_SECONDS:
                 await retry(f"replacing lost parts of {state.id}", lambda: self._replace(state))
         raise AssertionError
 
     async def _report(self, state: State, *waiting: Waiting) -> None:
-        await self._publisher.send_fact(
-            Stalled(
-                batch_id=state.id,
-                source=f"join-{self._writer}",
-                number=next(self._reports),
-                waiting=waiting,
-                hold_seconds=STALLED_SECONDS,
-            )
-        )
+        await self._publisher.send_fact(self._reports.on(state.id, *waiting))
 
     async def _replace(self, state: State) -> None:
         """Write parts in place of those that are gone, so that the batch ends."""
@@ -212,7 +204,7 @@ class InputAssembly:
                 async for _ in self._store.read(state.key(part)):
                     pass
             except NotFound:
-                log.error("%d lines of %s are lost", part.lines, state.id)  # noqa: TRY400  it is no error of ours
+                log.error("%d lines of %s are lost", part.lines, state.id)  # noqa: TRY400  the store lost them
                 await self._store.write(state.key(part), once(LOST * part.lines))
 
     async def _write(self, state: State) -> tuple[int, str]:

@@ -1,17 +1,12 @@
 """Holds work on streams whose key is missing or whose parts the store refuses, and shows why on their batches."""
 
-import secrets
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 from tidemill.ingest.streams.publisher import Publisher
 from tidemill.ingest.streams.stream import JOURNAL_RECORDS_MAX, Resources, Stream
 from tidemill.kafka.partitions.held_records import HeldRecords, Unavailable
-from tidemill.schemas.log.messages import Stalled
-from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Waiting
-
-STALLED_SECONDS: Final = 60
-"""How long a batch shows a reason that is not sent again: longer than the longest pause between attempts."""
+from tidemill.schemas.log.stall_reports import StallReports
+from tidemill.schemas.resources.waiting import Waiting
 
 
 class HeldStreams:
@@ -25,8 +20,7 @@ class HeldStreams:
         """Streams whose work is held, and since when, Unix seconds."""
         self._notes: list[tuple[str, Unavailable | None]] = []
         """Unpublished reasons why streams wait; None for a stream that no longer waits."""
-        self._source = f"intake-{secrets.token_hex(8)}"
-        self._sent = 0
+        self._reports = StallReports("intake")
 
     def __contains__(self, stream: Stream) -> bool:
         """Whether work on a stream is held."""
@@ -60,19 +54,11 @@ class HeldStreams:
             stream, since = self._blocked[batch_id]
             waiting: tuple[Waiting, ...] = ()
             if why is not None:
-                words = f"Lines of the stream wait: {why}."[:MESSAGE_CHARS_MAX]
-                waiting = (Waiting(reason=why.reason, lines=stream.lines, message=words, since=since),)
+                words = f"Lines of the stream wait: {why}."
+                waiting = (Waiting.of(why.reason, words, lines=stream.lines, since=since),)
             elif stream not in self:
                 del self._blocked[batch_id]
-            self._sent += 1
-            fact = Stalled(
-                batch_id=batch_id,
-                source=self._source,
-                number=self._sent,
-                waiting=waiting,
-                hold_seconds=STALLED_SECONDS,
-            )
-            await self._publisher.stalled(stream, fact)
+            await self._publisher.stalled(stream, self._reports.on(batch_id, *waiting))
 
     def _is_full(self) -> bool:
         blocked = (stream for stream, _ in self._blocked.values() if stream in self)

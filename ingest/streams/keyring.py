@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from tidemill import keys
+from tidemill.bounded_dict import BoundedDict
 from tidemill.ingest.streams.stream import GROUP_RECORDS_MAX
 from tidemill.kafka.connection import TRANSIENT
 from tidemill.schemas.log import producer_token
@@ -46,8 +47,8 @@ class Keyring(keys.Keyring):
         self._takes_keys = takes_keys
         self._records: dict[str, KeyRecord] = {}
         self._by_id: dict[str, KeyRecord] = {}
-        self._claims: dict[str, Claims] = {}
-        self._refused: dict[str, None] = {}
+        self._claims: BoundedDict[str, Claims] = BoundedDict(TOKENS_MAX)
+        self._refused: BoundedDict[str, None] = BoundedDict(REFUSED_MAX)
         self.catch_up: Callable[[], Awaitable[None]] = _at_once
         """Waits until all keys that the log has at this moment are applied."""
 
@@ -77,8 +78,6 @@ class Keyring(keys.Keyring):
         except TRANSIENT as error:
             log.warning("could not look up the keys of records (%s)", type(error).__name__)
         for digest in unknown - self._records.keys():
-            if len(self._refused) >= REFUSED_MAX:
-                del self._refused[next(iter(self._refused))]
             self._refused[digest] = None
 
     async def project(self, secret: str, stream: str, logged_at: float | None) -> str:
@@ -117,14 +116,11 @@ class Keyring(keys.Keyring):
         """
         digest = access.digest(text)
         try:
-            if (claims := self._claims.get(digest)) is None:
-                claims = producer_token.claims(self._verifier, text)
+            claims = self._claims.get(digest) or producer_token.claims(self._verifier, text)
             producer_token.check(claims, stream, at)
         except TokenError as error:
             raise IntakeError(str(error)) from None
         if digest not in self._claims:
-            if len(self._claims) >= TOKENS_MAX:
-                del self._claims[next(iter(self._claims))]
             self._claims[digest] = claims
         if claims.key is not None and (record := self._by_id.get(claims.key)) is not None:
             self._check_valid(record)

@@ -89,7 +89,7 @@ class MetricsPoller:
         reading = await self._reading()
         now = self._monotonic()
         if reading is not None:
-            # The server counted its requests at some time between the two counts of ours.
+            # The server counted its requests at some time between our two counts.
             self._server.apply_metrics(reading, (before + self._server.in_flight) / 2, now)
             self._silent = 0
             self._read_at = now
@@ -107,7 +107,7 @@ class MetricsPoller:
             self._server.limit.release()
 
     def _fail(self) -> None:
-        """Count a poll that failed through a bug of ours; the first one is logged."""
+        """Count a poll that failed because of a bug in Tidemill; log the first one."""
         if not self._has_failed:
             self._has_failed = True
             _log.exception("the metrics of %s cannot be used", self._server.name)

@@ -7,7 +7,7 @@ model that has waited longest for a turn. As long as others wait, a model makes 
 with one model has no turns.
 
 A model that cannot use its turn (its own limit is reached, or its lines are gone) leaves the queue, and waits
-again when its next call finds no room. So the queue offers each model at most one turn in vain.
+again when its next call finds no room. So each model wastes at most one turn.
 """
 
 import asyncio

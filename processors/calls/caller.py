@@ -27,8 +27,7 @@ from tidemill.schemas import headers as forwarded
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint, address
 from tidemill.schemas.jsonl import line as shapes
 from tidemill.schemas.jsonl.attachments import AttachmentError
-from tidemill.schemas.log.codec import LineRef
-from tidemill.schemas.ports import Clock, NotFound, Store
+from tidemill.schemas.ports import Clock, NotFound, Store, read_all
 
 WARN_SECONDS: Final = 30.0
 """Time between two warnings that a server rejects our calls."""
@@ -38,7 +37,7 @@ _KINDS: Final = (
     (NotFound, FailureKind.INPUT_GONE),
     (OSError, FailureKind.STORE),
 )
-"""The kind of failure for each error that prevents a call; any other error is a bug of ours."""
+"""The kind of failure for each error that prevents a call; any other error is a bug in Tidemill."""
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +84,10 @@ class Caller:
         """Call once with the permit, which covers this call only; never raises."""
         custom_id = NO_CUSTOM_ID
         try:
-            parsed = shapes.parse(line.text if line.head.ref is None else await self._fetched(line.head.ref))
+            text = line.text
+            if (ref := line.head.ref) is not None:
+                text = await read_all(self._store.read(ref.key, ref.offset, ref.offset + ref.length))
+            parsed = shapes.parse(text)
             custom_id = bytes(parsed.custom_id)
             if line.head.validated and line.check is None:
                 line.check = await self.checks.learn(line.head.batch_id)
@@ -141,7 +143,7 @@ class Caller:
             self._answered(line, permit, end)
             fault = None if line.check is None else line.check.fault(line.head.url, end.body)
             return self.checked(line, permit, custom_id, end, fault)
-        except Exception as error:  # noqa: BLE001  no fault of ours loses a line
+        except Exception as error:  # noqa: BLE001  a bug in Tidemill must not lose a line
             return self._not_made(error, line, custom_id, permit)
 
     async def judged(
@@ -150,7 +152,7 @@ class Caller:
         """Judge the outcome of a call; never raises."""
         try:
             return await self._judged(line, permit, custom_id, outcome)
-        except Exception as error:  # noqa: BLE001  no fault of ours loses a line
+        except Exception as error:  # noqa: BLE001  a bug in Tidemill must not lose a line
             return self._not_made(error, line, custom_id, permit)
 
     def health_probe(self, on_change: Callable[[], None], wait_seconds: float) -> HealthProbe:
@@ -285,10 +287,6 @@ class Caller:
             at=self._now(),
             retry_after=request_codec.wait_seconds(retry_after, self._clock()),
         )
-
-    async def _fetched(self, ref: LineRef) -> bytes:
-        chunks = [chunk async for chunk in self._store.read(ref.key, ref.offset, ref.offset + ref.length)]
-        return b"".join(chunks)
 
     def _sent(self, body: msgspec.Raw, line: Line, options: CallOptions, endpoint: Endpoint) -> bytes | memoryview:
         """The body to send; a large one is not copied."""

@@ -17,7 +17,7 @@ from tidemill.schemas.endpoints import Endpoint
 from tidemill.schemas.jsonl import attachments
 from tidemill.schemas.jsonl.attachments import AttachmentError, Inline, Stored
 from tidemill.schemas.log.part import file_key
-from tidemill.schemas.ports import Store
+from tidemill.schemas.ports import Store, read_all
 
 _BOUNDARY: Final = secrets.token_hex(16)
 """Random, so that no file can contain it on purpose."""
@@ -73,7 +73,7 @@ class Forms:
             yield await asyncio.to_thread(encoded, endpoint, fields, files)
 
     async def _read(self, key: str) -> File:
-        content = b"".join([chunk async for chunk in self._store.read(key)])
+        content = await read_all(self._store.read(key))
         return File(attachments.sniffed(content[: attachments.HEAD_BYTES]) or UNKNOWN_TYPE, content)
 
 
@@ -88,7 +88,7 @@ def encoded(endpoint: Endpoint, fields: Mapping[str, Any], files: Mapping[str, F
     Args:
         endpoint: Says which fields hold files.
         fields: The body.
-        files: Those that are no data URLs, by the texts that name them.
+        files: The files that are not data URLs, by the texts that name them.
     """
     pieces: list[bytes] = []
     for name, value in fields.items():

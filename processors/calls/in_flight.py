@@ -51,7 +51,7 @@ class CallsInFlight:
         task.add_done_callback(self._tasks.pop)
 
     def abort(self, batch_id: str, seconds: float) -> None:
-        """Abort the calls for lines of a batch after so many seconds; the batch must get no new calls."""
+        """Abort the calls for lines of a batch after `seconds`; the caller starts no further ones for it."""
         self._loop.call_later(seconds, self._abort, batch_id)
 
     async def close(self) -> None:

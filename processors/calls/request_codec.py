@@ -24,7 +24,7 @@ QUOTED_BYTES_MAX: Final = 4096
 RETRY_AFTER_SECONDS_MAX: Final = 86_400.0
 BATCHES_KNOWN_MAX: Final = 1_000
 PLAIN_CHARS_MAX: Final = 96
-"""A batch id of so many characters, with an index and a number of attempts, has at most 128."""
+"""A batch id up to this length makes ids of calls with at most 128 characters."""
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 _SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,9})?\Z")

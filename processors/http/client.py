@@ -27,7 +27,7 @@ IDLE_SECONDS_MAX: Final = 4.0
 SECRET_CHARS_MIN: Final = 8
 """A shorter key is not redacted in replies."""
 _KEYS: Final = frozenset({"authorization", "x-api-key", "api-key"})
-"""Headers with a key of ours: OpenAI's, Anthropic's and Azure's."""
+"""Headers that carry the server's key: OpenAI's, Anthropic's and Azure's."""
 REDACTED: Final = b"[redacted]"
 _OWN: Final = {"user-agent": f"tidemill/{__version__}", "accept-encoding": "identity"}
 """Headers of every request: some gateways reject one without a user agent, and some compress by default."""

@@ -54,7 +54,7 @@ async def make(caller: Caller, call: JoinedCall, permit: Permit) -> list[CallRes
         return None
     try:
         return [await _result(caller, call, permit, number, end) for number, end in enumerate(ends)]
-    except Exception:  # noqa: BLE001  the seat is free already, and no fault of ours loses a line
+    except Exception:  # noqa: BLE001  the seat is free, and a bug must not lose a line
         _log.exception("answers to %d lines of %s cannot be checked", len(call.lines), leader.head.batch_id)
         return None
 

@@ -90,7 +90,7 @@ def _usages(
 
 
 def _shared(usage: Mapping[str, Any], given: Sequence[int], made: Sequence[int]) -> list[dict[str, Any]]:
-    """An object of counts for each line; each gets a copy of any value that is no count."""
+    """An object of counts for each line; each gets a copy of any value that is not a count."""
     found: list[dict[str, Any]] = [{} for _ in given]
     counts = {
         name: shares(int(value), made if name.startswith(_OUTPUT) else given)

@@ -263,7 +263,7 @@ class ConcurrencyLimit:
 
         Args:
             is_full: The limit must not grow for now.
-            most: So many calls in flight are enough for the backend; the limit does not fall below `START_CALLS`.
+            most: Calls in flight that keep the backend busy; the limit does not fall below `START_CALLS`.
             room: Calls that the next trial may add.
         """
         self._has_metrics = True

@@ -39,7 +39,7 @@ UNKNOWN_CALLS: Final = 1
 START_REQUESTS: Final = 8
 GROWTH: Final = 1.125
 USED_PART: Final = 0.9
-"""The total grows if so much of it is used."""
+"""The total grows once this part of it is used."""
 FILLED_PART: Final = 0.75
 """The part of the capacity and of the cache that requests may fill; the rest stays free for people."""
 BETWEEN_PART: Final = 0.15

@@ -7,8 +7,8 @@
 | they wait at several readings in a row, or very many wait | fewer calls, by our part of those that wait |
 | its cache is full at as many readings | fewer calls, by one in sixteen |
 
-A few requests that wait for a moment are good: the backend always has a next one. Requests of ours that wait long
-gain nothing and delay others.
+A few requests that wait for a moment are good: the backend always has a next one. Requests of Tidemill that wait
+long gain nothing and delay others.
 """
 
 import math

@@ -107,7 +107,7 @@ class ServerMetrics:
         return self.running + self.waiting
 
     def in_calls(self, inputs: float) -> "ServerMetrics":
-        """The same in calls, if the server counts each call as so many requests."""
+        """The same in calls, if the server counts each call as `inputs` requests."""
         return self if inputs == 1 else replace(self, running=self.running / inputs, waiting=self.waiting / inputs)
 
 
@@ -164,7 +164,7 @@ def _bound(labels: bytes) -> float | None:
 
 
 def _sample(line: bytes) -> tuple[bytes, bytes, float | None]:
-    """The name, the labels and the value of a line; None as the value if it is no valid number.
+    """The name, the labels and the value of a line; None as the value if it is not a valid number.
 
     A label may contain anything, even a brace; after the labels come only a value and perhaps a timestamp.
     """

@@ -46,7 +46,7 @@ class ResultBatcher(Generic[T]):
     def __init__(self, *, linger_seconds: float = LINGER_SECONDS, lines_max: int = RECORD_LINES_MAX) -> None:
         self._batches: dict[str, _Batch[T]] = {}
         self.lines_max = lines_max
-        """So many lines do not wait for others if no record of their batch is in flight."""
+        """This many lines are sent at once if no record of their batch is in flight."""
         self._linger = linger_seconds
 
     def __len__(self) -> int:

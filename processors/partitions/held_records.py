@@ -6,7 +6,6 @@ held ones, too. The batch shows why it waits. The records of a closed batch fini
 """
 
 import asyncio
-import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
@@ -21,11 +20,10 @@ from tidemill.processors.partitions.window import Entry
 from tidemill.retrying import reason
 from tidemill.schemas.log.codec import DecodeError, RequestHead
 from tidemill.schemas.log.messages import Stalled
+from tidemill.schemas.log.stall_reports import StallReports
 from tidemill.schemas.ports import Monotonic
-from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason, Waiting
+from tidemill.schemas.resources.waiting import Reason, Waiting
 
-HOLD_SECONDS: Final = 60
-"""How long a report is valid: several times the longest pause between two attempts."""
 ROOM_SECONDS: Final = 0.1
 """Pause between two checks whether a window has room for the lines of a held record."""
 
@@ -88,8 +86,7 @@ class LockedRecords:
         self._notes: list[tuple[str, Unavailable | None]] = []
         """Reports to publish."""
         self._held = HeldRecords(lambda batch_id, why, _: self._notes.append((batch_id, why)), monotonic)
-        self._source = f"keys-{secrets.token_hex(8)}"
-        self._number = 0
+        self._reports = StallReports("keys")
         self._news = asyncio.Event()
         self._is_crowded = False
         """Whether a batch with an available key waits for room in a window."""
@@ -176,15 +173,12 @@ class LockedRecords:
         return False
 
     def _stalled(self, batch_id: str, why: Unavailable | None) -> Stalled:
-        self._number += 1
         waiting: tuple[Waiting, ...] = ()
         if why is not None and (batch := self._batches.get(batch_id)) is not None:
             lines = sum(held.head.seal.lines for held in batch.records if held.head.seal is not None)
-            words = f"The key of the batch is unavailable: {why}."[:MESSAGE_CHARS_MAX]
-            waiting = (Waiting(reason=why.reason, lines=lines, message=words, since=batch.since),)
-        return Stalled(
-            batch_id=batch_id, source=self._source, number=self._number, waiting=waiting, hold_seconds=HOLD_SECONDS
-        )
+            words = f"The key of the batch is unavailable: {why}."
+            waiting = (Waiting.of(why.reason, words, lines=lines, since=batch.since),)
+        return self._reports.on(batch_id, *waiting)
 
     def _drop(self, batch_id: str) -> None:
         if (batch := self._batches.pop(batch_id, None)) is not None:

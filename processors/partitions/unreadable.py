@@ -14,7 +14,7 @@ import msgspec
 from tidemill.kafka.partitions.dead_letters import send_dead_letter
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.window import Entry
-from tidemill.schemas import UNREADABLE, ids
+from tidemill.schemas import UNREADABLE, decoded, ids
 from tidemill.schemas.bounds import CHAR_BYTES_MAX
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.log import codec
@@ -100,11 +100,8 @@ def error_lines(
 def _places(found: Mapping[str, bytes | None], count: int) -> Sequence[int] | None:
     """The indices of a record's lines; None if its headers do not show them."""
     if (indices := found.get(codec.INDICES)) is not None:
-        try:
-            listed = _indices.decode(indices)
-        except UNREADABLE:
-            return None
-        return listed if len(listed) == count else None
+        listed = decoded(_indices, indices)
+        return listed if listed is not None and len(listed) == count else None
     first = (found.get(codec.FIRST) or b"").decode("ascii", "replace")
     if not first.isdecimal() or len(first) > _FIRST_DIGITS_MAX:
         return None

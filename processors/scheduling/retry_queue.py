@@ -45,7 +45,7 @@ class RetryShare:
         self._mean = 0.0
 
     def earn(self, seconds: float, lines: int) -> None:
-        """Note the end of a call of so many lines for one that has not failed."""
+        """Note the end of a call with `lines` lines for one of them that has not failed."""
         self._mean += (seconds - self._mean) / MEAN_CALLS
         if self._credit < CREDIT_SECONDS_MAX:
             self._credit += seconds / (RETRY_PART * lines)
@@ -132,7 +132,7 @@ class RetryQueue:
             history.is_charged = others_wait
 
     def end(self, line: Line, lines: int = 1) -> None:
-        """Note that a call with so many lines has ended for one of them, before its failure is noted."""
+        """Note that a call with `lines` lines has ended for one of them, before its failure is noted."""
         seconds = line.seconds = self._loop.time() - line.began_at
         if (history := line.history) is None or history.is_clear:
             self._others_busy -= 1

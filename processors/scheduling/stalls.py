@@ -4,7 +4,6 @@ A check reads only the counts of a batch, so its cost does not depend on the num
 the reason in `FailedLines`; lines not yet called wait for the reason why the model's servers take no call.
 """
 
-import secrets
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from tidemill.processors.lines import Pending
 from tidemill.processors.scheduling.failed_lines import FailedGroup, FailedLines
 from tidemill.processors.scheduling.waiting_lines import WaitingLines
 from tidemill.schemas.log.messages import HOLD_SECONDS_MAX, Stalled
+from tidemill.schemas.log.stall_reports import StallReports
 from tidemill.schemas.ports import Clock
 from tidemill.schemas.resources.load import Cause
-from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, SERVER_CHARS_MAX, Reason, Waiting, merged
+from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason, Waiting, merged
 
 CHECK_SECONDS: Final = 2.0
 STALL_SECONDS: Final = 10.0
@@ -30,7 +30,6 @@ REPORTS_MAX: Final = 25
 """Reports of one check."""
 HOLD_TIMES: Final = 3
 """A report is valid for this multiple of the time until it is sent again."""
-SOURCE_BYTES: Final = 4
 
 _REASONS: Final = {
     FailureKind.CONNECT: Reason.SERVER_UNREACHABLE,
@@ -90,8 +89,7 @@ class Stalls:
         self._pool = pool
         self._failed = failed
         self._clock = clock
-        self._source = secrets.token_hex(SOURCE_BYTES)
-        self._number = 0
+        self._reports = StallReports("lines", model=pool.model)
         self._seen: dict[str, _Seen] = {}
         self._moved_at = 0.0
         """When a line of any batch last got a result."""
@@ -129,16 +127,8 @@ class Stalls:
     def _report(self, batch_id: str, waits: tuple[Waiting, ...], now: float, cycle: float) -> Stalled:
         seen = self._seen[batch_id]
         seen.reported, seen.reported_at = _causes_of(waits), now
-        self._number += 1
         hold = min(HOLD_SECONDS_MAX, int(HOLD_TIMES * cycle))
-        return Stalled(
-            batch_id=batch_id,
-            source=self._source,
-            number=self._number,
-            model=self._pool.model,
-            waiting=waits,
-            hold_seconds=hold,
-        )
+        return self._reports.on(batch_id, *waits, hold_seconds=hold)
 
     def _waits(
         self, batch_id: str, held: list[FailedGroup], causes: list[_Cause], lines: int, now: float
@@ -163,12 +153,12 @@ class Stalls:
                 ]
             if large := min(fresh - queued, self._lines.waiting_for_memory(batch_id)):
                 words = "Calls of other large lines use the memory for large lines."
-                waits.append(Waiting(reason=Reason.MEMORY, lines=large, message=words, since=int(since)))
+                waits.append(Waiting.of(Reason.MEMORY, words, lines=large, since=since))
             if called := fresh - queued - large:
                 waits.append(self._in_flight(called, since, is_silent=self._is_silent_since(seen.since, now)))
             if done := len(batch.lines) - batch.open:
                 words = f"The log or the store does not accept {done} results."
-                waits.append(Waiting(reason=Reason.DELIVERY, lines=done, message=words, since=int(since)))
+                waits.append(Waiting.of(Reason.DELIVERY, words, lines=done, since=since))
         return merged(waits, len(batch.lines)) if len(waits) > 1 else tuple(waits)
 
     def _calls_of_others(self) -> int:
@@ -181,13 +171,11 @@ class Stalls:
     def _in_flight(self, lines: int, since: float, *, is_silent: bool) -> Waiting:
         if not is_silent:
             words = "Calls for these lines are in flight, and take long."
-            return Waiting(reason=Reason.IN_FLIGHT, lines=lines, message=words, since=int(since))
+            return Waiting.of(Reason.IN_FLIGHT, words, lines=lines, since=since)
         called = [backend.server.name for backend in self._pool.backends if not backend.server.drain]
         server = called[0] if len(called) == 1 else None
         words = f"{server or 'The servers'} accepted {lines} calls and answered none yet."
-        return Waiting(
-            reason=Reason.SERVER_SILENT, lines=lines, server=_name(server), message=_cut(words), since=int(since)
-        )
+        return Waiting.of(Reason.SERVER_SILENT, words, lines=lines, server=server, since=since)
 
     def of_servers(self, now: float) -> dict[str, Cause]:
         """Why each server of the model accepts no calls, without those that accept some."""
@@ -202,7 +190,7 @@ class Stalls:
                 found[name] = _shown(one, "" if group is None else self._message(group))
             elif is_silent and backend.in_flight and backend.server.in_flight >= backend.server.allowed(now):
                 words = f"{name} accepted {backend.in_flight} calls and answered none yet."
-                found[name] = Cause(reason=Reason.SERVER_SILENT, message=_cut(words), since=0)
+                found[name] = Cause(reason=Reason.SERVER_SILENT, message=words[:MESSAGE_CHARS_MAX], since=0)
         return found
 
     def _is_silent(self, now: float) -> bool:
@@ -263,9 +251,7 @@ def _wait(cause: _Cause, lines: int, since: float, error: str) -> Waiting:
     message = (
         f"{words}: {error}" if error and reason in {Reason.SERVER_REFUSES, Reason.SERVER_FAILS} else f"{words}."
     )
-    return Waiting(
-        reason=reason, lines=lines, server=_name(server), status=status, message=_cut(message), since=int(since)
-    )
+    return Waiting.of(reason, message, lines=lines, server=server, status=status, since=since)
 
 
 def _behind(others: int, calls: int, queued: int, since: float) -> Waiting:
@@ -275,16 +261,8 @@ def _behind(others: int, calls: int, queued: int, since: float) -> Waiting:
         words = f"{calls} calls of other models are in flight at the servers, which take no more."
     else:
         words = "As many calls are in flight as allowed, all of them for lines of this batch."
-    return Waiting(reason=Reason.QUEUED, lines=queued, message=words, since=int(since))
+    return Waiting.of(Reason.QUEUED, words, lines=queued, since=since)
 
 
 def _causes_of(waits: tuple[Waiting, ...]) -> frozenset[Any]:
     return frozenset((one.reason, one.server, one.status) for one in waits)
-
-
-def _name(server: str | None) -> str | None:
-    return None if server is None else server[:SERVER_CHARS_MAX]
-
-
-def _cut(words: str) -> str:
-    return words[:MESSAGE_CHARS_MAX]

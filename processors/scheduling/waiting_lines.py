@@ -130,7 +130,7 @@ class WaitingLines:
         self._joiner.ended(call, results)
 
     def end(self, line: Line, lines: int = 1) -> None:
-        """Note that a call with so many lines has ended for one of them, before its failure is noted."""
+        """Note that a call with `lines` lines has ended for one of them, before its failure is noted."""
         self._retries.end(line, lines)
         self._leave(line)
 

@@ -55,7 +55,7 @@ class Sums:
         return read, cached, written, reasoning
 
     def by_model(self, models: int) -> list[tuple[int, tuple[int, int, int, int]]]:
-        """The lines of each of so many models, and their tokens in the form of `usage`."""
+        """The number of lines of each of `models` models, and their tokens in the form of `usage`."""
         found: defaultdict[int, list[int]] = defaultdict(lambda: [0] * 5)
         columns = (self.usages[place::4] for place in range(4))
         for model, read, cached, written, reasoning in zip(self.models, *columns, strict=True):
@@ -163,7 +163,7 @@ class _Reader:
         await self.close()
 
     async def rest(self, bytes_max: int) -> None:
-        """Close the stream, and drop all but so many of the bytes that were read ahead."""
+        """Close the stream, and keep at most `bytes_max` of the bytes that were read ahead."""
         await self.close()
         begin = min(self._offset(self.place), self._start + len(self._buffer))
         self._buffer = memoryview(bytes(self._buffer[begin - self._start :][:bytes_max]))
@@ -234,7 +234,7 @@ async def read_index(store: Store, part: PartRef, key: str) -> Index:
     """The index of a part.
 
     Raises:
-        PartError: The object is no part, or its columns are damaged.
+        PartError: The object is not a part, or its columns are damaged.
         NotFound: The store has no such object.
     """
     streams = _Streams()

@@ -13,7 +13,7 @@ from tidemill.results.state.reducer import State
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.codec import DecodeError, Headers
 from tidemill.schemas.log.part import PartRef
-from tidemill.schemas.ports import NotFound, Store
+from tidemill.schemas.ports import NotFound, Store, read_all
 from tidemill.schemas.resources.batch import Batch
 
 PART_BYTES: Final = 8 << 20
@@ -71,8 +71,7 @@ class PartRecovery:
         try:
             _, marks = codec.lines_marks(headers, len(value))
             if (ref := codec.lines_ref(headers)) is not None:
-                end = ref.offset + ref.length
-                value = b"".join([chunk async for chunk in self._store.read(ref.key, ref.offset, end)])
+                value = await read_all(self._store.read(ref.key, ref.offset, ref.offset + ref.length))
         except (DecodeError, NotFound, ValueError):
             self.unreadable += 1
             return

@@ -12,7 +12,7 @@ from tidemill.results.state import reducer
 from tidemill.results.state.eta import Eta
 from tidemill.results.state.line_bitmap import NONE, LineBitmap, LineSums, Sum, added
 from tidemill.results.state.reducer import State
-from tidemill.results.state.stalls import Stalls, waiting
+from tidemill.results.state.stalls import Stalls
 from tidemill.schemas.bitmap import CHUNK_LINES
 from tidemill.schemas.lifecycle import AT_WORK
 from tidemill.schemas.log.codec import LineMark
@@ -195,7 +195,7 @@ class ActiveBatch:
         """
         self.blockage.again_at, self.blockage.is_of_timer = again_at, False
         since = self.blockage.shown[0].since if self.blockage.shown else now
-        shown = () if obstacle is None else (waiting(*obstacle, since=since),)
+        shown = () if obstacle is None else (Waiting.of(*obstacle, since=since),)
         if shown == self.blockage.shown:
             return False
         self.blockage.shown, self.unpublished = shown, True

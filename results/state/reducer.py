@@ -93,9 +93,7 @@ class State(BaseModel):
         """When the batch ended or was deleted, Unix seconds; 0 if it is not over."""
         if self.deleted_at is not None:
             return self.deleted_at
-        if self.batch is None or not self.is_over:
-            return 0
-        return int(getattr(self.batch, f"{self.batch.status}_at") or 0)
+        return (self.batch.ended_at or 0) if self.batch is not None else 0
 
     @property
     def is_over(self) -> bool:
@@ -297,7 +295,7 @@ def close(state: State, now: float, by: str) -> State:
     return state.model_copy(update=update)
 
 
-def compacted(state: State, fact: Compacted, files_offset: int | None) -> State:
+def compacted(state: State, fact: Compacted) -> State:
     """Set the final status, files, counts and usage, now that the files are written."""
     if state.batch is None or state.ending is None or state.is_over:
         return state
@@ -328,7 +326,7 @@ def compacted(state: State, fact: Compacted, files_offset: int | None) -> State:
             }
         ),
     )
-    return state.model_copy(update={"batch": batch, "files_offset": files_offset, "parts": (), "written": None})
+    return state.model_copy(update={"batch": batch, "parts": (), "written": None})
 
 
 def counted(state: State, bitmap: LineBitmap, retries: int = 0) -> State:

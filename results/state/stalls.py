@@ -13,7 +13,7 @@ from tidemill.results.state.reducer import State
 from tidemill.schemas.lifecycle import CANCELLABLE
 from tidemill.schemas.log.messages import Stalled
 from tidemill.schemas.resources.batch import Status
-from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason, Waiting, merged
+from tidemill.schemas.resources.waiting import Reason, Waiting, merged
 
 SOURCES_MAX: Final = 16
 """Processes whose reports on one batch are kept."""
@@ -137,10 +137,12 @@ def held(contents: Contents, model: str) -> Waiting | None:
     entry = contents.entries.get(MODEL + model)
     at = 0 if entry is None else entry.at
     if (settings := contents.serving.models.get(model)) is not None:
-        return waiting(Reason.PAUSED, f"The model {model} is paused.", since=at) if settings.paused else None
+        return Waiting.of(Reason.PAUSED, f"The model {model} is paused.", since=at) if settings.paused else None
     if (fault := contents.faults.get(MODEL + model)) is not None:
-        return waiting(Reason.NO_PROCESSOR, f"The settings of the model {model} cannot be used: {fault}", since=at)
-    return waiting(Reason.REMOVED, f"The model {model} was removed.", since=at)
+        return Waiting.of(
+            Reason.NO_PROCESSOR, f"The settings of the model {model} cannot be used: {fault}", since=at
+        )
+    return Waiting.of(Reason.REMOVED, f"The model {model} was removed.", since=at)
 
 
 def show(state: State, waits: tuple[Waiting, ...]) -> State:
@@ -160,22 +162,17 @@ def reasons(waits: Iterable[Waiting]) -> set[str]:
 
 def _unchecked(since: int) -> Waiting:
     words = "The input is not checked yet: ingest works on others, cannot read the store, or does not run."
-    return waiting(Reason.VALIDATION, words, since=since)
+    return Waiting.of(Reason.VALIDATION, words, since=since)
 
 
 def _open(since: int) -> Waiting:
     words = "The batch is open, and all its lines are done: append lines, or seal it. Silence seals it, too."
-    return waiting(Reason.OPEN, words, since=since)
+    return Waiting.of(Reason.OPEN, words, since=since)
 
 
 def _unreported(model: str, lines: int, since: int, *, others: bool) -> Waiting:
     if others:
         words = f"The processes of the model {model} work on lines of other batches."
-        return waiting(Reason.QUEUED, words, lines=lines, since=since)
+        return Waiting.of(Reason.QUEUED, words, lines=lines, since=since)
     words = f"No process that serves the model {model} has reported on the lines."
-    return waiting(Reason.NO_PROCESSOR, words, lines=lines, since=since)
-
-
-def waiting(reason: Reason, words: str, *, lines: int = 0, since: int) -> Waiting:
-    """A reason to wait, with its message cut to the bound."""
-    return Waiting(reason=reason, lines=lines, message=words[:MESSAGE_CHARS_MAX], since=max(0, since))
+    return Waiting.of(Reason.NO_PROCESSOR, words, lines=lines, since=since)

@@ -231,19 +231,14 @@ class Progress(Shape):
         if self.lines_per_second is None or self.observed_at is None:
             return self
         is_old = self.holds_until is not None and now >= self.holds_until
+        unknown = {"done_earliest_at": None, "done_latest_at": None}
         if not is_old and self.lines_per_second:
             if self.done_latest_at is None or self.done_latest_at >= now:
                 return self
-            return self.model_copy(update={"done_earliest_at": None, "done_latest_at": None})
-        age = max(0, int(now) - self.observed_at)
-        return self.model_copy(
-            update={
-                "lines_per_second": None if is_old else 0.0,
-                "done_earliest_at": None,
-                "done_latest_at": None,
-                "slack_seconds": None if self.slack_seconds is None else self.slack_seconds - age,
-            }
-        )
+            return self.model_copy(update=unknown)
+        slack = None if self.slack_seconds is None else self.slack_seconds - max(0, int(now) - self.observed_at)
+        rate = None if is_old else 0.0
+        return self.model_copy(update={**unknown, "lines_per_second": rate, "slack_seconds": slack})
 
 
 class ReplayRange(Shape):
@@ -374,6 +369,11 @@ class Batch(Shape):
     usage: Usage | None = None
     metadata: Metadata | None = None
     tidemill: Extras = Extras()
+
+    @property
+    def ended_at(self) -> int | None:
+        """When it got its final status, Unix seconds; None before."""
+        return self.completed_at or self.failed_at or self.expired_at or self.cancelled_at
 
     @property
     def is_validated(self) -> bool:

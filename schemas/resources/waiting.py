@@ -90,6 +90,27 @@ class Waiting(Shape):
     """A sentence."""
     since: Time
 
+    @classmethod
+    def of(
+        cls,
+        reason: Reason,
+        message: str,
+        *,
+        since: float,
+        lines: int = 0,
+        server: str | None = None,
+        status: int | None = None,
+    ) -> "Waiting":
+        """Make one whose texts are cut to their bounds; `since` is in Unix seconds."""
+        return cls(
+            reason=reason,
+            lines=lines,
+            server=None if server is None else server[:SERVER_CHARS_MAX],
+            status=status,
+            message=message[:MESSAGE_CHARS_MAX],
+            since=max(0, int(since)),
+        )
+
 
 Waits = Annotated[tuple[Waiting, ...], Field(max_length=WAITING_MAX)]
 

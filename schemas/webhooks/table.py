@@ -1,9 +1,10 @@
 """Tables of endpoints, deliveries and health, folded from their topics; equal records give equal tables."""
 
 import logging
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from typing import Final
 
+from tidemill.bounded_dict import BoundedDict
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.webhooks import messages
 from tidemill.schemas.webhooks.messages import HEALTH, Cursor, Delivery, EndpointRecord, Health, State
@@ -67,7 +68,7 @@ class Deliveries:
         self._deliveries: dict[str, Delivery] = {}
         self._of_endpoint: defaultdict[str, dict[str, None]] = defaultdict(dict)
         """By endpoint, in the order of their last records."""
-        self._forgotten: OrderedDict[str, tuple[str, int]] = OrderedDict()
+        self._forgotten: BoundedDict[str, tuple[str, int]] = BoundedDict(FORGOTTEN_MAX)
         """Endpoint and creation time of forgotten deliveries, by their ids."""
         self._health: dict[str, Health] = {}
 
@@ -102,8 +103,6 @@ class Deliveries:
             if (gone := self._deliveries.pop(key, None)) is not None:
                 self._of_endpoint[gone.endpoint_id].pop(key)
                 self._forgotten[key] = (gone.endpoint_id, gone.created_at)
-                if len(self._forgotten) > FORGOTTEN_MAX:
-                    self._forgotten.popitem(last=False)
             return
         try:
             record = messages.decode_state(value)

@@ -41,7 +41,7 @@ class Buckets:
         self._sum = 0.0
 
     def observe(self, value: float, count: int = 1) -> None:
-        """Count a value so many times."""
+        """Count a value `count` times."""
         self._counts[bisect_left(self.bounds, value)] += count
         self._sum += value * count
 

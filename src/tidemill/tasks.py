@@ -2,13 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
 Crash = Callable[[BaseException], Awaitable[None]]
 """Ends the process because of an error, and logs the error."""
 
 T = TypeVar("T")
+
+CANCEL_SECONDS_MAX: Final = 4.0
+"""How long `drain` waits for cancelled tasks."""
 
 _log: Final = logging.getLogger(__name__)
 _crashing: Final[set["asyncio.Future[None]"]] = set()
@@ -46,6 +49,18 @@ def watched(task: "asyncio.Task[T]", crash: Crash) -> "asyncio.Task[T]":
 
     task.add_done_callback(ended)
     return task
+
+
+async def drain(tasks: "Collection[asyncio.Task[None]]", seconds_max: float, crash: Crash) -> int:
+    """Wait for tasks within a bound, then cancel the others, and return their number; crash if one goes on."""
+    _, late = await asyncio.wait(tasks, timeout=seconds_max) if tasks else ((), ())
+    for task in late:
+        task.cancel()
+    _, stuck = await asyncio.wait(late, timeout=CANCEL_SECONDS_MAX) if late else ((), ())
+    if stuck:
+        _log.error("cancelled tasks do not end: %s", [task.get_stack()[-1:] for task in stuck])
+        await crash(RuntimeError(f"{len(stuck)} cancelled tasks do not end"))
+    return len(late)
 
 
 async def run_all(works: Iterable[Coroutine[Any, Any, object]]) -> None:

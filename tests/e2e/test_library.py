@@ -128,14 +128,14 @@ def test_a_table_is_embedded(client, library):
 
 
 def test_a_table_is_mapped(client):
-    """With a prompt as text; errors name a faulty template, and an argument that is no table."""
+    """With a prompt as text; errors name a faulty template, and an argument that is not a table."""
     frame = pd.DataFrame({"id": pd.array([2**60 + 1, None], "Int64"), "text": ["good", "bad"]}, index=["a", "b"])
     found = client.map(frame, model="chat", prompt="Is this good? {{ text }}")
     pd.testing.assert_frame_equal(found[["id", "text"]], frame)
     assert found["answer"].notna().all()
     with pytest.raises(UsageError, match="txet"):
         client.map(frame, model="chat", prompt="{{ txet }}")
-    with pytest.raises(UsageError, match="a list is no table"):
+    with pytest.raises(UsageError, match="a list is not a table"):
         client.map([1], model="chat", prompt="x")
     with pytest.raises(UsageError, match="two columns have one name"):
         client.map(pl.DataFrame({"a": [1]}).to_arrow().append_column("a", [[2]]), model="chat", prompt="x")

@@ -16,7 +16,7 @@ from tidemill.kafka.partitions.owner import Bounds, PartitionOwners
 from tidemill.processors.backends import addresses, servers
 from tidemill.processors.backends.addresses import Addresses
 from tidemill.processors.backends.servers import Servers
-from tidemill.tasks import Fault, watched
+from tidemill.tasks import Fault, drain, watched
 
 ROOT = Path(__file__).parents[2]
 LONG_LIVED = ["api", "ingest", "processors", "results", "webhooks"] + [
@@ -174,3 +174,13 @@ async def test_a_retention_time_that_is_no_number_is_unknown(
     monkeypatch.setattr(admin, "topic_configs", configs)
     with pytest.raises(OSError, match="retention"):
         await admin.retention(None, [])
+
+
+async def test_a_drain_cancels_the_tasks_that_go_on():
+    """After a bound; the process goes on if they end then."""
+    fault, ended, released = Fault(), asyncio.Event(), asyncio.Event()
+    short, endless = asyncio.create_task(ended.wait()), asyncio.create_task(released.wait())
+    ended.set()
+    assert await drain([short, endless], 0.01, fault) == 1
+    assert (short.cancelled(), endless.cancelled(), fault.error) == (False, True, None)
+    assert await drain([short], 0.01, fault) == await drain([], 0.01, fault) == 0

@@ -22,7 +22,7 @@ from tidemill.processors.joined import inputs
 from tidemill.processors.joined.reply import MixedUpError, divided
 from tidemill.processors.partitions import unreadable
 from tidemill.runtime import run_file
-from tidemill.schemas import served
+from tidemill.schemas import decoded, served
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.log import codec
@@ -111,6 +111,7 @@ def joined(data):
 
 LINES_REF = ("tidemill-ref", b'{"key":"k","offset":0,"length":1}')
 READERS = {
+    "any JSON text": (lambda data: decoded(msgspec.json.Decoder(dict[str, int]), data), b'{"a":1}', ()),
     "models of a server": (served.names, b'{"data":[{"id":"m"}]}', ()),
     "webhooks": (Router("", None, None, catch_up=None, clock=lambda: 1.0, cursor=0)._ended, RECORD, ()),
     "queue": (lambda data: BatchQueue(Settings(), lambda _: True).batch("b", data, 0), RECORD, ()),

@@ -70,7 +70,7 @@ export function hold() {
 /** A modal dialog; the browser keeps the focus inside. Escape and a click beside it close it, unless something holds it. */
 export function Dialog({ title, onClose, children }) {
   const ref = useRef(null);
-  /** A press inside that ends outside, as when selecting text, is no click beside the dialog. */
+  /** A press inside that ends outside, as when selecting text, is not a click beside the dialog. */
   const isBeside = useRef(false);
   useEffect(() => {
     const back = document.activeElement;

@@ -20,7 +20,7 @@ AsJson = Annotated[
         callback=lambda value: value or not for_people(),
     ),
 ]
-"""True also if stdout is no terminal: the one rule for all commands that show data."""
+"""True also if stdout is not a terminal: all commands that show data follow this rule."""
 AnyProject = Annotated[
     str | None,
     typer.Option("--project", help="Another project, or * for all (operator key)."),

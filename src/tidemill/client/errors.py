@@ -58,7 +58,7 @@ class Refused(Exception):
 
 
 class OtherService(Refused):
-    """The address does not have the route: it is no Batch API."""
+    """The address does not have the route, so it is not a Batch API."""
 
 
 def run(console: Console, command: Callable[[], Coroutine[Any, Any, Exit]]) -> Exit:

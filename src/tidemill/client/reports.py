@@ -102,7 +102,7 @@ async def top(client: Client) -> Exit:
 
 
 async def _overview(client: Client, width: int) -> RenderableType:
-    """Tables of servers, models and batches; a key that is no operator's gets queues in place of the first two."""
+    """Tables of servers, models and batches; a key that is not an operator's gets queues, not the first two."""
     found = await client.send_retrying("GET", "/queues")
     rates = f"{found['lines_per_second_in']:,.1f} lines/s in, {found['lines_per_second_out']:,.1f} out"
     tables: list[RenderableType]
@@ -119,7 +119,7 @@ async def _overview(client: Client, width: int) -> RenderableType:
 
 
 def servers_table(servers: Iterable[dict[str, Any]], width: int) -> RenderableType:
-    """The load of servers in so many columns of the terminal."""
+    """The load of servers, as a table for a terminal with `width` columns."""
     places = range(len(SERVER_COLUMNS)) if width >= WIDE else NARROW_COLUMNS
     rows = [[row[place] for place in places] for row in map(_server_row, servers)]
     return tabulated([SERVER_COLUMNS[place] for place in places], rows, width)

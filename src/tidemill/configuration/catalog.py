@@ -89,11 +89,6 @@ class Contents:
         found = None if entry is None else _parsed(MODEL, entry.settings)
         return found.price if isinstance(found, Model) else Price()
 
-    def is_removed(self, model: str) -> bool:
-        """Whether a model is gone."""
-        entry = self.entries.get(MODEL + model)
-        return entry is not None and entry.removed
-
 
 @dataclass
 class Fold:

@@ -130,7 +130,7 @@ class Settings(BaseSettings):
 
     forward_headers: ForwardedHeaders = ()
     """Headers of the request that creates a batch which go with each call of the batch, like `x-tenant`; at
-    most 8 of them for a batch. They are stored and shown like metadata, so they are no place for secrets."""
+    most 8 of them for a batch. They are stored and shown like metadata, so do not put secrets there."""
     processor_processes: Annotated[int, Field(ge=1, le=64)] | None = None
     """Processes of processors that `tidemill up` runs; by default one for each two cores, and at most
     `partitions`."""

@@ -37,7 +37,7 @@ class Probe:
 
         async def wait_next_records(timeout: float) -> Any:  # noqa: ASYNC109  Faust's signature
             if not consumer.flow_active:
-                # A rebalance may take any time, so its wait is no part of the fetch.
+                # A rebalance may take any time, so its wait does not count as part of the fetch.
                 await consumer.wait(consumer.can_resume_flow)
             self._fetch = next(self._fetches)
             try:

@@ -298,7 +298,7 @@ _REASONS: Final = {
     BLOCKED: "its event loop was blocked",
     FROZEN: "it stood still for seconds, as on a machine without CPU to spare or one that slept",
 }
-"""Why a process of ours ended itself, by its exit code."""
+"""Why a process of Tidemill ended itself, by its exit code."""
 
 
 def _describe_end(code: int) -> str:

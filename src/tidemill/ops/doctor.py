@@ -26,7 +26,7 @@ from tidemill.runtime import preflight, run_file, server_probe
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.signing import SignatureError
-from tidemill.schemas.ports import Store, once
+from tidemill.schemas.ports import Store, once, read_all
 from tidemill.schemas.resources.waiting import Waits
 from tidemill.schemas.webhooks.table import Deliveries
 from tidemill.sealing.key_manager import key_file
@@ -227,7 +227,7 @@ async def _store(settings: Settings) -> list[Finding]:
     try:
         store = open_store(settings.store_url)
         await store.write(key, once(content))
-        read = b"".join([chunk async for chunk in store.read(key)])
+        read = await read_all(store.read(key))
         await store.delete(key)
     except Exception as error:  # noqa: BLE001  any error means that the store does not work
         return [findings.fail("store", f"{settings.store_url}: {reason(error)}", fix)]

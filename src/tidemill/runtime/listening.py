@@ -14,7 +14,7 @@ SILENT_SECONDS: Final = 5
 cookies)."""
 _FIXES: Final = {
     errno.EADDRINUSE: "port {port} of {host} is in use; choose another with --port, or stop what listens there",
-    errno.EADDRNOTAVAIL: "host: {host} is no address of this machine; set one that it has, or 127.0.0.1",
+    errno.EADDRNOTAVAIL: "host: {host} is not an address of this machine; set one that it has, or 127.0.0.1",
     errno.EACCES: "port {port} may not be listened on by this user; choose one from 1024 on with --port",
     errno.EAFNOSUPPORT: "host: {host} is an address of IPv6, which this machine does not speak; set 127.0.0.1",
 }

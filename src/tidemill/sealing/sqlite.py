@@ -1,10 +1,10 @@
 """The wrapped keys of batches in the order of the log, in a temporary file since a process needs few at a time."""
 
 import sqlite3
-from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final
 
+from tidemill.bounded_dict import BoundedDict
 from tidemill.storage.sqlite import disk_errors
 
 CACHED_MAX: Final = 4096
@@ -28,20 +28,17 @@ class Secrets:
         # One thread at a time uses it, but not always the one that created it.
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._database.executescript(_SCHEMA)
-        self._cached: OrderedDict[str, dict[str, bytes]] = OrderedDict()
+        self._cached: BoundedDict[str, dict[str, bytes]] = BoundedDict(CACHED_MAX)
 
     def of(self, batch_id: str) -> dict[str, bytes]:
         """The keys of a batch by their ids, oldest first; callers must not change the dict."""
-        if (known := self._cached.get(batch_id)) is not None:
-            self._cached.move_to_end(batch_id)
+        if (known := self._cached.use(batch_id)) is not None:
             return known
         with disk_errors():
             rows = self._database.execute(
                 "SELECT key_id, value FROM secrets WHERE batch_id = ? ORDER BY number", (batch_id,)
             )
             known = self._cached[batch_id] = dict(rows)
-        if len(self._cached) > CACHED_MAX:
-            self._cached.popitem(last=False)
         return known
 
     def put(self, batch_id: str, key_id: str, value: bytes) -> None:

@@ -11,7 +11,7 @@ from contextlib import aclosing
 from typing import Final
 
 from tidemill.schemas.log.part import LARGE_PREFIX, PARTS_PREFIX
-from tidemill.schemas.ports import NotFound, Store, chained
+from tidemill.schemas.ports import NotFound, Store, chained, read_all
 from tidemill.sealing.cipher import SEAL_BYTES, Cipher, Damaged
 from tidemill.sealing.vault import NoKey, Vault
 
@@ -103,7 +103,7 @@ class SealedStore:
         """
         batch_id = _batch(key)
         assert batch_id is not None
-        head = b"".join([chunk async for chunk in self._below.read(key, 0, HEAD_BYTES)])
+        head = await read_all(self._below.read(key, 0, HEAD_BYTES))
         if not head.startswith(_MAGIC):
             return None
         try:

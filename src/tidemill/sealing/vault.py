@@ -15,11 +15,11 @@ import base64
 import logging
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
+from tidemill.bounded_dict import BoundedDict
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.messages import Secret
@@ -65,8 +65,8 @@ class Vault:
         self._secrets = Secrets()
         self._erased: dict[str, int] = {}
         """When each deleted batch was deleted, Unix seconds."""
-        self._destroyed: dict[str, None] = {}
-        self._ciphers: OrderedDict[tuple[str, str], Cipher] = OrderedDict()
+        self._destroyed: BoundedDict[str, None] = BoundedDict(DESTROYED_MAX)
+        self._ciphers: BoundedDict[tuple[str, str], Cipher] = BoundedDict(CIPHERS_MAX)
         self._creating: dict[str, asyncio.Lock] = {}
 
     def apply(self, key: str, value: bytes | None, offset: int = -1) -> None:
@@ -139,8 +139,7 @@ class Vault:
         """
         if batch_id in self._erased:
             raise NoKey(f"{batch_id} is deleted, and its key with it")
-        if (cipher := self._ciphers.get((batch_id, key_id))) is not None:
-            self._ciphers.move_to_end((batch_id, key_id))
+        if (cipher := self._ciphers.use((batch_id, key_id))) is not None:
             return cipher
         if key_id not in self._secrets.of(batch_id):
             await self.catch_up()
@@ -201,8 +200,6 @@ class Vault:
         self._ciphers.pop((batch_id, key_id), None)
         if self._secrets.drop(batch_id, key_id) and not self._secrets.of(batch_id):
             self._destroyed[batch_id] = None
-            while len(self._destroyed) > DESTROYED_MAX:
-                del self._destroyed[next(iter(self._destroyed))]
 
     async def _create(self, batch_id: str, project: str) -> None:
         if self._wrapper is None or self._sender is None:
@@ -228,8 +225,6 @@ class Vault:
 
     def _remember(self, batch_id: str, key_id: str, key: bytes) -> Cipher:
         cipher = self._ciphers[batch_id, key_id] = Cipher(key, key_id)
-        while len(self._ciphers) > CIPHERS_MAX:
-            self._ciphers.popitem(last=False)
         return cipher
 
 

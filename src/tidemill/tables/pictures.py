@@ -24,7 +24,7 @@ def data_url(value: Any, side: int = SIDE_PIXELS) -> str:
     """The data URL of a picture: bytes, or an object with `bytes` as Hugging Face stores it, or a data URL.
 
     Raises:
-        RowError: It is no picture, or too large.
+        RowError: It is not a picture, or too large.
     """
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")

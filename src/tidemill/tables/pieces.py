@@ -60,7 +60,7 @@ class Lines:
         """Open the file.
 
         Raises:
-            TableError: The first line is no result of a row.
+            TableError: The first line is not the result of a row.
         """
         self.skipped = 0
         self._file: BinaryIO | None = path.open("rb") if path.exists() else None

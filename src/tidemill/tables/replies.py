@@ -138,7 +138,7 @@ class Result(msgspec.Struct, frozen=True):
         except (binascii.Error, ValueError) as error:
             raise RowError(f"the embedding is malformed: {error}") from error
         if len(content) % FLOAT_BYTES:
-            raise RowError(f"the embedding is malformed: {len(content):,} bytes are no list of float32")
+            raise RowError(f"the embedding is malformed: {len(content):,} bytes are not a list of float32")
         if not content or not _is_finite(content):
             raise RowError("the embedding is empty or has a number that is not finite")
         return content
@@ -193,7 +193,7 @@ def number_of(line: bytes) -> int:
     """The number of the row of a result line.
 
     Raises:
-        TableError: The line is no result of a row.
+        TableError: The line is not the result of a row.
     """
     if (match := _NUMBER.match(line)) is not None:
         return int(match[1])
@@ -206,7 +206,7 @@ def number_of(line: bytes) -> int:
         # The reply has half of a surrogate pair, which this parser of the standard library accepts.
         return int(json.loads(line)["custom_id"])
     except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise TableError(f"a line is no result of a row: {error}") from error
+        raise TableError(f"a line is not the result of a row: {error}") from error
 
 
 def result_of(line: bytes) -> Result:

@@ -46,7 +46,7 @@ def _line(number: int, endpoint: str, body: Mapping[str, Any]) -> bytes:
     try:
         return orjson.dumps({"custom_id": str(number), "method": "POST", "url": endpoint, "body": body}) + b"\n"
     except (TypeError, RecursionError) as error:
-        raise RowError(f"its request is no JSON: {error}") from error
+        raise RowError(f"its request is not JSON: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class Embeddings:
 
 def _text(row: Mapping[str, Any], column: str) -> str:
     if not isinstance(found := row[column], str):
-        raise RowError(f"{column} is null" if found is None else f"{column} is no text")
+        raise RowError(f"{column} is null" if found is None else f"{column} is not text")
     return found
 
 

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from typing import Final
 
 from tidemill import metrics
+from tidemill.bounded_dict import BoundedDict
 
 REPEAT_SECONDS: Final = 30.0
 """The period within which lines are bounded."""
 LINES_MAX: Final = 20
 """Lines per message; loggers of `THINNED` get one."""
 MESSAGES_MAX: Final = 1_000
-"""Distinct messages that the filter remembers; beyond that it starts over."""
+"""Distinct messages that the filter remembers; beyond that, the one not logged for longest is forgotten."""
 THINNED: Final = ("aiokafka", "faust", "mode", "opentelemetry", "uvicorn", "tidemill.api.http.server")
 """Loggers that write a line per attempt of a library, or per mistake of a client."""
 ACCESS: Final = "tidemill.access"
@@ -37,7 +38,7 @@ class LogDedup(logging.Filter):
         super().__init__()
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen: dict[Key, tuple[float, int, int]] = {}
+        self._seen: BoundedDict[Key, tuple[float, int, int]] = BoundedDict(MESSAGES_MAX)
         """By message: the start of its period, and the numbers of passed and suppressed lines."""
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -55,8 +56,6 @@ class LogDedup(logging.Filter):
                 self._seen[key] = since, passed, suppressed + 1
                 metrics.LOG_LINES_SUPPRESSED.inc()
                 return False
-            if len(self._seen) >= MESSAGES_MAX:
-                self._seen.clear()
             self._seen[key] = (now, 1, 0) if is_over else (since, passed + 1, 0)
         if suppressed:
             record.msg = f"{record.msg} (and {suppressed} like it in {now - since:.0f} s)"

@@ -38,7 +38,7 @@ FRAMES_MAX: Final = 40
 CAUSES_MAX: Final = 5
 """Errors of a traceback."""
 QUIET: Final = ("tidemill.faust.stage_app", "tidemill.faust.tables")
-"""Modules of ours whose loggers a library uses."""
+"""Modules of Tidemill whose loggers a library uses."""
 
 _log = logging.getLogger(__name__)
 

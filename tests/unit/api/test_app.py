@@ -214,5 +214,5 @@ def test_a_parameter_of_a_route_is_a_dependency():
         """List."""
         return Response(str(limit))
 
-    with pytest.raises(TypeError, match="limit is no dependency"):
+    with pytest.raises(TypeError, match="limit is not a dependency"):
         Route("/limited", limited)

@@ -75,7 +75,7 @@ async def test_a_listed_model_comes_and_goes(server: Backend) -> None:
         assert set(world.admitted) == {"lora-a", "lora-b"}
     await world.models.look()
     assert set(world.admitted) == {"lora-b"}
-    assert world.catalog.contents.is_removed("lora-a")
+    assert world.catalog.contents.entries[MODEL + "lora-a"].removed
     server.lists = ("lora-a",)
     await world.models.look()
     assert "lora-a" in world.admitted

@@ -70,7 +70,7 @@ async def test_a_model_is_paused_resumed_and_removed(deps, operator):
     assert not deps.serving.models["org/m"].paused
     await operator.delete("/admin/models/org/m")
     assert (await operator.get("/models/m")).status_code == 404
-    assert deps.catalog.contents.is_removed("org/m")
+    assert deps.catalog.contents.entries["model/org/m"].removed
 
 
 async def test_a_model_with_the_longest_name(deps, operator):

@@ -141,7 +141,7 @@ def test_a_file_takes_away_only_what_a_file_brought() -> None:
     contents = written(contents, entries)
     assert {*contents.serving.servers} == {"a", "b", "n:80"}
     assert contents.serving.servers["a"].max_in_flight is None
-    assert contents.is_removed("m")
+    assert contents.entries["model/m"].removed
     assert contents.price_of("m").input_per_million == 2
 
 

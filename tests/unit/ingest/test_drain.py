@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 from types import SimpleNamespace
 
+from tidemill import tasks
 from tidemill.ingest import app
 from tidemill.ingest.app import Ingest
 from tidemill.tasks import Fault
@@ -12,7 +13,7 @@ from tidemill.tasks import Fault
 async def test_a_command_that_does_not_end_ends_the_process(monkeypatch):
     """Its successor handles the command again."""
     monkeypatch.setattr(app, "DRAIN_SECONDS_MAX", 0.0)
-    monkeypatch.setattr(app, "CANCEL_SECONDS_MAX", 0.01)
+    monkeypatch.setattr(tasks, "CANCEL_SECONDS_MAX", 0.01)
     over = asyncio.Event()
 
     async def stubborn():
@@ -28,6 +29,6 @@ async def test_a_command_that_does_not_end_ends_the_process(monkeypatch):
     )  # fmt: skip
     async with asyncio.timeout(30):
         await Ingest._drain(ingest, {"tp"})
-    assert "1 cancelled commands" in str(fault.error)
+    assert "1 cancelled tasks" in str(fault.error)
     over.set()
     await task

@@ -9,6 +9,7 @@ from contextlib import suppress
 import pytest
 from support.waiting import until
 
+from tidemill import tasks
 from tidemill.kafka.partitions import owner as partition_owner
 from tidemill.kafka.partitions.owner import Bounds, PartitionOwners, Record
 
@@ -157,7 +158,7 @@ async def test_a_hand_over_has_a_bound(world, monkeypatch):
 async def test_a_worker_that_does_not_end_ends_the_process(world, monkeypatch):
     """The group would wait for it, and the process would hold back its writes until then."""
     monkeypatch.setattr(partition_owner, "DRAIN_SECONDS_MAX", 0.01)
-    monkeypatch.setattr(partition_owner, "CANCEL_SECONDS_MAX", 0.01)
+    monkeypatch.setattr(tasks, "CANCEL_SECONDS_MAX", 0.01)
     await world.put(0)
     await until(lambda: world.stages[0].groups, "the record in hand")
     stage, released = world.stages[0], asyncio.Event()

@@ -132,6 +132,10 @@ def check(simulation, number, total, status, *, recovered=False, models=()):
     assert batch.status is status
     assert batch.tidemill.recovered is recovered
     receipt = batch.tidemill.receipt
+    ends = [
+        found for found in simulation.log.published if found.batch.id == batch.id and found.batch.status is status
+    ]
+    assert [found.files_offset is None for found in ends] == [not receipt.files] * len(ends)
     output = output_of(simulation, batch)
     errors = file_of(simulation, batch.error_file_id, receipt.errors)
     for found in (output, errors):

@@ -48,7 +48,7 @@ def test_up_and_doctor_report_the_same_problems(command):
         assert "Traceback" not in said
         assert "server 127.0.0.1:1: the variable VLLM_KEY is not set, so lines" in said
         assert "set it where the processors run, or change the server" in said
-        assert f"host: {NOT_OURS} is no address of this machine" in said
+        assert f"host: {NOT_OURS} is not an address of this machine" in said
         assert "TIDEMILL_PARTITONS: there is no such setting" in said
         assert "TIDEMILL_PARTITIONS is one" in said
 
@@ -72,7 +72,7 @@ def test_a_complete_environment_has_no_problem(monkeypatch):
 @pytest.mark.parametrize(
     ("host", "said"),
     [
-        (NOT_OURS, f"host: {NOT_OURS} is no address of this machine"),
+        (NOT_OURS, f"host: {NOT_OURS} is not an address of this machine"),
         ("127.0.0.1:80", "host: 127.0.0.1:80 is neither an address nor a name"),
         ("http://localhost", "host: http://localhost is neither"),
         ("a" * 300, "is neither an address nor a name"),

@@ -72,5 +72,5 @@ def test_an_index_and_categories_become_plain_columns():
 @pytest.mark.parametrize("value", [[1], {"a": [1]}, "a.csv", None])
 def test_what_is_no_table_is_refused(value):
     """By its type."""
-    with pytest.raises(TableError, match=f"a {type(value).__name__} is no table"):
+    with pytest.raises(TableError, match=f"a {type(value).__name__} is not a table"):
         FrameSource(value)

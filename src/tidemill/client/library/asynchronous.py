@@ -159,7 +159,7 @@ class AsyncTidemill:
         that one failed, expired or was cancelled, the next call creates another.
 
         Raises:
-            UsageError: The input is no file of requests, or the key has a batch of another input.
+            UsageError: The input is not a file of requests, or the key has a batch of another input.
         """
         with ExitStack() as stack:
             path = await asyncio.to_thread(lambda: stack.enter_context(spooled(source)))

@@ -138,7 +138,7 @@ class PartMaker:
         self._left: Rows | None = None
 
     def next(self, rows_max: int = PART_ROWS_MAX) -> Part | None:
-        """The next part: one that exists, or a new one of at most so many rows; None after the last one.
+        """The next part: one that exists, or a new one of at most `rows_max` rows; None after the last one.
 
         Raises:
             TableError: The source cannot be read.

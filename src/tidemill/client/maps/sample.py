@@ -14,7 +14,7 @@ CELL_CHARS_MAX: Final = 80
 COLUMNS_MAX: Final = 6
 ROWS_MAX: Final = 20
 UNKNOWN_ROWS: Final = 1_000
-"""The estimate is for each so many rows if the source does not know their number."""
+"""The estimate is per this many rows if the source does not know their number."""
 
 
 def show(console: Console, piece: Path, kept: Sequence[str], error: str, total: int | None) -> None:

@@ -187,7 +187,7 @@ def _schema_of_class(module: str, attribute: str) -> dict[str, Any]:
     finally:
         sys.path.pop(0)
     if not (isinstance(found, type) and issubclass(found, BaseModel)):
-        raise UsageError(f"--schema {module}:{attribute} is no Pydantic model")
+        raise UsageError(f"--schema {module}:{attribute} is not a Pydantic model")
     return found.model_json_schema()
 
 

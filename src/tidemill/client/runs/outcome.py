@@ -83,12 +83,11 @@ def result_of(batch: Batch, report: Report, damage: Iterable[str] = (), *, line:
     """
     counts, usage, receipt = batch.request_counts, batch.usage, batch.tidemill.receipt
     copy = batch.tidemill.output_copy
-    ended_at = batch.completed_at or batch.failed_at or batch.expired_at or batch.cancelled_at
     return BatchResult(
         batch=batch.id,
         status=str(batch.status),
         began_at=batch.created_at,
-        ended_at=max(ended_at or 0, batch.created_at),
+        ended_at=max(batch.ended_at or 0, batch.created_at),
         total=counts.total,
         completed=counts.completed,
         failed=counts.failed,

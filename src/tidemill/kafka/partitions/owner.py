@@ -14,21 +14,21 @@ import asyncio
 import functools
 import logging
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.schemas.log.codec import Headers
+from tidemill.tasks import Crash, drain
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 0.1
 """How often the owners check their timers."""
 DRAIN_SECONDS_MAX: Final = 4.0
-CANCEL_SECONDS_MAX: Final = 4.0
-"""How long a cancelled worker may take to end."""
+"""How long the work on a partition may go on when another process gets it."""
 
 Ack = Callable[[], None]
 """Acknowledges a record."""
@@ -191,7 +191,7 @@ class PartitionOwners(Generic[P]):
         make: Callable[[int], P],
         bounds: Bounds,
         *,
-        crash: Callable[[Exception], Awaitable[None]],
+        crash: Crash,
         start: Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"] = asyncio.create_task,
     ) -> None:
         """Start without partitions; `make` creates the stage's part of a partition from its number.
@@ -245,17 +245,9 @@ class PartitionOwners(Generic[P]):
         owners = {number: self._owners[number] for number in numbers if number in self._owners}
         for owner in owners.values():
             owner.leave()
-        if tasks := [owner.task for owner in owners.values() if owner.task is not None]:
-            _, late = await asyncio.wait(tasks, timeout=DRAIN_SECONDS_MAX)
-            for task in late:
-                task.cancel()
-            if late:
-                log.warning("%d partitions were left with a record unfinished", len(late))
-                _, stuck = await asyncio.wait(late, timeout=CANCEL_SECONDS_MAX)
-                if stuck:
-                    for task in stuck:
-                        log.error("a worker does not end: %s", task.get_stack()[-1:])
-                    await self._crash(RuntimeError(f"{len(stuck)} cancelled workers do not end"))
+        tasks = [owner.task for owner in owners.values() if owner.task is not None]
+        if late := await drain(tasks, DRAIN_SECONDS_MAX, self._crash):
+            log.warning("%d partitions were left with a record unfinished", late)
         for number, owner in owners.items():
             owner.partition.abandon()
             self._owners.pop(number, None)

@@ -19,7 +19,7 @@ class Embedder:
         self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(tokenizer))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        # The file has a safetensors head, whose size is no multiple of a vector's, and then float16.
+        # The file has a safetensors head, whose size is not a multiple of a vector's, and then float16.
         numbers = np.fromfile(vectors, "<f2", offset=vectors.stat().st_size % (2 * DIMENSIONS))
         self._vectors: Any = numbers.reshape(-1, DIMENSIONS).astype(np.float32)
 

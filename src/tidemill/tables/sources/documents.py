@@ -155,7 +155,7 @@ def _opened(content: bytes) -> Any:
     except pdfium.PdfiumError as error:
         text = str(error)
         raise RowError(
-            "it is encrypted: a password is needed" if "assword" in text else f"it is no readable PDF: {text}"
+            "it is encrypted: a password is needed" if "assword" in text else f"it is not a readable PDF: {text}"
         ) from error
     if len(document) > PAGES_MAX:
         raise RowError(f"it has {len(document):,} pages; at most {PAGES_MAX:,} are read")

@@ -21,10 +21,10 @@ class FrameSource:
         """Take a table.
 
         Raises:
-            TableError: It is no table, or two columns have one name.
+            TableError: It is not a table, or two columns have one name.
         """
         if not hasattr(frame, "__arrow_c_stream__"):
-            raise TableError(f"a {type(frame).__name__} is no table: pass one of pandas, polars or Arrow")
+            raise TableError(f"a {type(frame).__name__} is not a table: pass one of pandas, polars or Arrow")
         try:
             table = pa.table(frame)
         except (pa.ArrowException, TypeError, ValueError) as error:

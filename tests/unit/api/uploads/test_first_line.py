@@ -100,7 +100,7 @@ def test_a_long_first_line_has_bounded_costs():
     ],
 )
 def test_a_fault_names_its_line_and_reason(content, said):
-    """Also in the first line, and in text that is no JSON at all."""
+    """Also in the first line, and in text that is not JSON at all."""
     assert said in judged(content)
 
 

@@ -357,7 +357,7 @@ def test_a_line_is_judged_alike_at_any_length(place, odd, more):
 
 
 def test_a_number_may_be_too_large_for_a_double():
-    """The server gets it as it is written, and judges it; half of a surrogate pair is no JSON."""
+    """The server gets it as it is written, and judges it; half of a surrogate pair is not JSON."""
     place = PLACES[4]
     assert isinstance(verdict(place.replace("@", "1e400").encode()), Passed)
     for odd in ('"\\ud800"', '"\\udc00x"'):

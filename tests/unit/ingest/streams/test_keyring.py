@@ -127,9 +127,11 @@ async def test_a_refused_key_says_what_to_use(ring):
     assert await strict.project(token(), "s", None) == "p"
 
 
-async def test_the_number_of_kept_tokens_is_bounded(ring, monkeypatch):
+async def test_the_number_of_kept_tokens_is_bounded(monkeypatch):
     """The oldest is dropped, and verified again."""
     monkeypatch.setattr(keyring, "TOKENS_MAX", 3)
+    ring = new()
+    ring.fold("key_1", MADE, 0)
     tokens = [token(exp=NOW + 100 + number) for number in range(5)]
     for made in itertools.chain(tokens, tokens):
         assert await ring.project(made, "s", None) == "p"
