@@ -48,15 +48,23 @@ class BucketRefused(Refused):
     """The server of a bucket refuses a request."""
 
 
+class BucketUnavailable(Unavailable):
+    """The server of a bucket does not answer."""
+
+
+class OwnStoreError(OSError):
+    """The service's own store fails, which says nothing of the bucket; a new attempt may succeed."""
+
+
 @contextmanager
 def own_store() -> Iterator[None]:
-    """Treat refusals and missing objects of the service's own store as temporary faults, not as the bucket's."""
+    """Raise faults of the service's own store as `OwnStoreError`, and those of the bucket as they are."""
     try:
         yield
-    except (BucketNotFound, BucketRefused):
+    except (BucketNotFound, BucketRefused, BucketUnavailable):
         raise
-    except (NotFound, Refused) as error:
-        raise OSError(f"the service's own store: {reason(error)}") from error
+    except (NotFound, OSError) as error:
+        raise OwnStoreError(f"the service's own store: {reason(error)}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +112,7 @@ class BucketStore(S3Store):
             Changed: The object has another version now.
             BucketNotFound: It does not exist any more.
             BucketRefused: The server refuses.
-            OSError: The server does not answer.
+            BucketUnavailable: The server does not answer.
         """
         where = {**self._where(key), "IfMatch": etag}
         try:
@@ -118,6 +126,8 @@ class BucketStore(S3Store):
             raise BucketNotFound(key) from error
         except Refused as error:
             raise (Changed if error.code in _CHANGED else BucketRefused)(error.code) from error
+        except Unavailable as error:
+            raise BucketUnavailable(*error.args) from error
 
     async def check_writable(self, key: str) -> None:
         """Check that an object may be written, without writing one.
