@@ -243,7 +243,7 @@ def _cause(backend: Backend, failed: FailedGroup | None, now: float) -> _Cause |
         (Reason.SERVER_FAILS, backend.is_paused),
         (Reason.SCHEDULE, server.is_out_of_hours),
         (Reason.HEADROOM, server.headroom is not None and server.headroom.left(now) == 0),
-        (Reason.TOKENS_PER_MINUTE, not all(bucket.allows(now) for bucket in backend.buckets)),
+        (Reason.TOKENS_PER_MINUTE, any(bucket.is_limiting(now) for bucket in backend.buckets)),
     )
     reason = next((reason for reason, holds in rules if holds), None)
     return None if reason is None else (reason, None if reason is Reason.TOKENS_PER_MINUTE else server.name, None)
