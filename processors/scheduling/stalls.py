@@ -44,7 +44,7 @@ _WORDS: Final = {
     Reason.SERVER_SILENT: "{} does not answer in time",
     Reason.STORE: "The object store does not answer",
     Reason.SCHEDULE: "{} takes no calls at this hour, by its schedule",
-    Reason.ACCESS: "{} cannot be called: the processors lack its key or a file",
+    Reason.ACCESS: "{} cannot be called: the processors lack its key, or cannot use a TLS file",
     Reason.DRAINED: "{} gets no calls: it is set to drain",
     Reason.HEADROOM: "{} is busy with requests of others",
     Reason.TOKENS_PER_MINUTE: "The tokens of this minute are used",
