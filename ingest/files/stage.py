@@ -262,7 +262,7 @@ class Stage:
             verdict = await self._checked(work, source)
             if isinstance(verdict, Passed):
                 verdict = await self._with_copies(work, source, verdict)
-                await self._kept.keep(work.command, verdict)
+            verdict = await self._kept.keep(work.command, verdict)
         except (NotFound, NoKey):
             return missing
         except OSError:

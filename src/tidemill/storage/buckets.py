@@ -16,7 +16,7 @@ from tidemill.configuration.buckets import Bucket
 from tidemill.schemas.buckets import Address
 from tidemill.schemas.ports import NotFound
 from tidemill.storage.s3 import S3Store, Upload
-from tidemill.storage.s3_errors import NoUpload, Refused, Unavailable, failures
+from tidemill.storage.s3_errors import CHANGED, NoUpload, Refused, Unavailable, failures
 
 SHA256: Final = "tidemill-sha256"
 """Metadata of an object: SHA-256 of the file that it has, before any conversion."""
@@ -27,7 +27,6 @@ TRANSFERS_EACH_MAX: Final = 2
 SHOWN_MAX: Final = 5
 """Folders that a refusal names."""
 _TOTAL: Final = re.compile(r"bytes \d{1,19}-\d{1,19}/(\d{1,19})\Z", re.ASCII)
-_CHANGED: Final = frozenset({"412", "PreconditionFailed"})
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +124,7 @@ class BucketStore(S3Store):
         except NotFound as error:
             raise BucketNotFound(key) from error
         except Refused as error:
-            raise (Changed if error.code in _CHANGED else BucketRefused)(error.code) from error
+            raise (Changed if error.code in CHANGED else BucketRefused)(error.code) from error
         except Unavailable as error:
             raise BucketUnavailable(*error.args) from error
 
