@@ -170,7 +170,7 @@ class Importer:
         async with AsyncExitStack() as stack:
             stack.callback(self._room.release_input, project, batch.input_file_id)
             if await self._is_stored(one):
-                async with aclosing(counted(self._own(key))) as chunks:
+                async with aclosing(self._own(key)) as own, aclosing(counted(own)) as chunks:
                     async for _ in chunks:
                         pass
             else:
@@ -188,10 +188,11 @@ class Importer:
             record = _file_of(one, life_seconds, digest.hexdigest(), lines)
             await self._sender.send(topics.FILES.name, record.file.id, codec.encode(record), headers=[])
 
-    async def _own(self, key: str) -> AsyncIterator[bytes]:
+    async def _own(self, key: str) -> AsyncGenerator[bytes, None]:
         with own_store():
-            async for chunk in self._store.read(key):
-                yield chunk
+            async with aclosing(self._store.read(key)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
 
     async def _is_stored(self, one: Import) -> bool:
         with own_store():
