@@ -78,7 +78,10 @@ and with `tidemill --no-color COMMAND`.
 | 7 | the service could not be reached |
 | 130 | Ctrl-C; the batch goes on |
 
-`doctor` ends with 1 if a check fails, `purge` if something can still be read.
+All other commands end with 0 if they are done, with 2 if they cannot run as given or the service refuses, and with
+7 if the service or Kafka does not answer. Those that check something end with 1 if it is not as it should be:
+`doctor`, `verify`, `rebuild`, `purge`, `upgrade`, `servers test`, `models test` and `webhooks test`; the help of
+each says when.
 """
 
 _LETTERS = {

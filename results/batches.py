@@ -338,11 +338,9 @@ class Batches:
         again_at = active.blockage.again_at
         self.block(active, (Reason.FILES, f"The files of the batch cannot be written: {why}."), again_at)
 
-    def _not_copied(self, active: ActiveBatch, why: str) -> None:
+    def _not_copied(self, active: ActiveBatch, kind: Reason, why: str) -> None:
         again_at = active.blockage.again_at
-        self.block(
-            active, (Reason.BUCKET, f"The files of the batch cannot be copied to its bucket: {why}."), again_at
-        )
+        self.block(active, (kind, f"The files of the batch cannot be copied to its bucket: {why}."), again_at)
 
     def unread(self, batch_id: str, why: Unavailable | None, again_at: float) -> None:
         """Show that result lines of a batch cannot be read at the moment; see `held_records.Report`."""

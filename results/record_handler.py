@@ -22,10 +22,9 @@ from tidemill.schemas.log import codec, dead_letters, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.messages import DeadLettered, Tick
 from tidemill.schemas.ports import NotFound, read_all
-from tidemill.schemas.resources.waiting import Reason
 from tidemill.sealing.records import open_outcome
 from tidemill.sealing.vault import NoKey, Vault
-from tidemill.sealing.wrapping import KeyUnavailable
+from tidemill.sealing.wrapping import wait_reason
 
 log = logging.getLogger(__name__)
 
@@ -182,8 +181,7 @@ class RecordHandler:
         except NoKey as error:
             raise DecodeError(str(error)) from error
         except OSError as error:
-            kind = Reason.KEY if isinstance(error, KeyUnavailable) else Reason.STORE
-            raise Unavailable(reason(error), kind) from error
+            raise Unavailable(reason(error), wait_reason(error)) from error
         return value
 
     async def _stored(self, ref: codec.LineRef) -> bytes:

@@ -44,6 +44,13 @@ class Store(Protocol):
         """
         ...
 
+    async def create(self, key: str, content: bytes) -> bool:
+        """Write a small object, unless there is one; returns whether it did.
+
+        Of several calls, from any processes, one writes; a server that ignores conditions lets all of them write.
+        """
+        ...
+
     async def join(self, key: str, sources: Sequence[str]) -> int:
         """Like `write`, with the content of other objects, one after the other.
 

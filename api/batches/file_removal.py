@@ -155,8 +155,8 @@ async def collect_orphans(deps: Dependencies) -> int:
         LogUnavailable: This process does not read the log up to its end, so the records of objects may be there.
     """
     orphans, count = deps.view.orphans, 0
-    outputs: set[str] | None = None
     for prefix in orphans.PREFIXES:
+        outputs: set[str] | None = None
         old = [key async for key in deps.store.keys(prefix) if orphans.is_old(key)]
         for begin in range(0, len(old), ROUND_FILES_MAX):
             await deps.reading.catch_up(*FOLDED)

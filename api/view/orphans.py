@@ -11,8 +11,6 @@ from tidemill.schemas.resources.file import file_kind
 
 ORPHAN_SECONDS_MIN = 86_400
 """How long an object may exist without a record."""
-COLLECT_SECONDS_MAX = 3_600
-"""How long one search for orphans may take."""
 ORPHANS_MAX = 100_000
 """Objects that are tracked at a time; others wait."""
 
@@ -40,11 +38,12 @@ class Orphans:
         return False
 
     def unfinished_outputs(self) -> set[str]:
-        """Ids of files of batches that run for almost `ORPHAN_SECONDS_MIN` or longer; call this in a thread.
+        """Ids of files of batches that run for `ORPHAN_SECONDS_MIN` or longer; call this in a thread.
 
+        No object that was old before the call belongs to a younger batch.
         Results may have written such a file long before its record, and write it again at any time.
         """
-        created_at_max = int(self._clock()) - ORPHAN_SECONDS_MIN + COLLECT_SECONDS_MAX
+        created_at_max = int(self._clock()) - ORPHAN_SECONDS_MIN
         rows = self._database.read_apart(
             "SELECT body FROM batches WHERE NOT over AND created_at <= ?", created_at_max
         )

@@ -14,23 +14,26 @@ from typing import Final, Protocol
 from tidemill import metrics
 from tidemill.ingest.files.packing import RequestPublisher
 from tidemill.ingest.files.verdict import Failed
+from tidemill.ingest.files.wait_report import WaitReport
+from tidemill.kafka.connection import LogUnavailable
 from tidemill.quotas import QuotaExceeded
 from tidemill.schemas import buckets
 from tidemill.schemas.buckets import BucketObject
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchCreated, FileRecord, InputRef
-from tidemill.schemas.log.stall_reports import StallReports
 from tidemill.schemas.ports import Clock, NotFound, Sender, Store
 from tidemill.schemas.resources.batch import BatchError
 from tidemill.schemas.resources.file import File
-from tidemill.schemas.resources.waiting import Reason, Waiting
+from tidemill.schemas.resources.waiting import Reason
 from tidemill.sealing.vault import NoKey
+from tidemill.sealing.wrapping import KeyUnavailable
 from tidemill.storage.buckets import (
     BucketNotFound,
     BucketRefused,
     Buckets,
     Changed,
     NotAllowed,
+    OwnStoreError,
     own_store,
     reason,
 )
@@ -39,8 +42,6 @@ REFUSALS_MAX: Final = 5
 """How often the server may refuse an object in a row before the batch fails."""
 REPORT_SECONDS: Final = 5.0
 """How often the batch says how much is read."""
-HOLD_SECONDS: Final = 300
-"""How long a report is valid: longer than an attempt and its pause."""
 URI_CHARS_SHOWN: Final = 500
 """Characters of an address in an error."""
 
@@ -66,15 +67,13 @@ class Room(Protocol):
 class Import:
     """The input of one batch while it is copied."""
 
-    def __init__(self, command: BatchCreated, ref: InputRef, source: BucketObject) -> None:
+    def __init__(self, command: BatchCreated, ref: InputRef, source: BucketObject, report: WaitReport) -> None:
         self.command = command
         self.ref = ref
         self.source = source
         self.address = buckets.parse_object(source.uri)
-        self.since = 0
-        """When it began, Unix seconds."""
+        self.report = report
         self.refusals = 0
-        self.is_reported = False
 
     @property
     def batch_id(self) -> str:
@@ -104,12 +103,11 @@ class Importer:
         self._room = room
         self._caught_up = caught_up
         self._clock = clock
-        self._reports = StallReports("import")
 
-    def of(self, command: BatchCreated) -> Import | None:
+    def of(self, command: BatchCreated, report: WaitReport) -> Import | None:
         """The import that a command asks for; None if its input is in the store."""
         ref = command.input
-        return None if ref is None or ref.source is None else Import(command, ref, ref.source)
+        return None if ref is None or ref.source is None else Import(command, ref, ref.source, report)
 
     async def run(self, one: Import, life_seconds: int, check_stopped: Callable[[], None]) -> Failed | None:
         """Copy the input, and publish the record of its file.
@@ -123,26 +121,21 @@ class Importer:
             Why the batch fails; None if the input is in the store.
 
         Raises:
-            OSError: A server does not answer; the call may be made again, and the batch says why it waits.
+            OSError: A server does not answer, or the key of the batch is unavailable; the call may be made again,
+                and the batch says why it waits.
         """
-        one.since = one.since or int(self._clock())
         failed: Failed | None = None
         try:
             await self._copied(one, life_seconds, check_stopped)
         except (BucketNotFound, Changed, NoKey, NotAllowed, QuotaExceeded) as error:
             failed = _failed(one, error)
-        except BucketRefused as error:
-            one.refusals += 1
-            if one.refusals < REFUSALS_MAX:
-                await self._report(one, f"{one.source.uri} cannot be read: {reason(error)}.")
+        except OSError as error:
+            one.refusals += isinstance(error, BucketRefused)
+            if not isinstance(error, BucketRefused) or one.refusals < REFUSALS_MAX:
+                await _show(one, error)
                 raise
             failed = _failed(one, error)
-        except OSError as error:
-            await self._report(one, f"{one.source.uri} cannot be read: {reason(error)}.")
-            raise
         metrics.TRANSFERS.labels("read", "done" if failed is None else "failed").inc()
-        if one.is_reported:
-            await self._report(one, "")
         return failed
 
     async def _copied(self, one: Import, life_seconds: int, check_stopped: Callable[[], None]) -> None:
@@ -163,7 +156,7 @@ class Importer:
                 if (now := asyncio.get_running_loop().time()) >= next_report:
                     next_report = now + REPORT_SECONDS
                     words = f"{size} of {one.source.bytes} bytes of {one.source.uri} are read."
-                    await self._report(one, words, Reason.IMPORT)
+                    await one.report.show(Reason.IMPORT, words)
             if size != one.source.bytes:
                 raise Changed
 
@@ -174,36 +167,49 @@ class Importer:
         await self._requests.begin(batch.id, project)
         self._room.claim_input(project, batch.input_file_id, one.source.bytes)
         async with AsyncExitStack() as stack:
-            stack.enter_context(own_store())
             stack.callback(self._room.release_input, project, batch.input_file_id)
             if await self._is_stored(one):
-                async with aclosing(counted(self._store.read(key))) as chunks:
+                async with aclosing(self._own(key)) as own, aclosing(counted(own)) as chunks:
                     async for _ in chunks:
                         pass
             else:
-                store = await stack.enter_async_context(self.buckets.transfer(project, one.address, writes=False))
-                async with aclosing(counted(store.version(one.address.key, one.source.etag))) as chunks:
-                    metrics.TRANSFER_BYTES.labels("read").inc(await self._store.write(key, chunks))
+                bucket = await stack.enter_async_context(self.buckets.transfer(project, one.address, writes=False))
+                async with aclosing(counted(bucket.version(one.address.key, one.source.etag))) as chunks:
+                    with own_store():
+                        metrics.TRANSFER_BYTES.labels("read").inc(await self._store.write(key, chunks))
             lines += last != b"\n"
             try:
                 self._room.check_lines(project, batch.input_file_id, lines)
             except QuotaExceeded:
-                await self._store.delete(key)
+                with own_store():
+                    await self._store.delete(key)
                 raise
             record = _file_of(one, life_seconds, digest.hexdigest(), lines)
             await self._sender.send(topics.FILES.name, record.file.id, codec.encode(record), headers=[])
 
-    async def _is_stored(self, one: Import) -> bool:
-        try:
-            return await self._store.size(one.ref.key) == one.source.bytes
-        except NotFound:
-            return False
+    async def _own(self, key: str) -> AsyncGenerator[bytes, None]:
+        with own_store():
+            async with aclosing(self._store.read(key)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
 
-    async def _report(self, one: Import, words: str, why: Reason = Reason.BUCKET) -> None:
-        """Report why the batch waits; without words, that it waits no longer."""
-        one.is_reported = True
-        waiting = (Waiting.of(why, words, since=one.since),) if words else ()
-        await self._requests.send_fact(self._reports.on(one.batch_id, *waiting, hold_seconds=HOLD_SECONDS))
+    async def _is_stored(self, one: Import) -> bool:
+        with own_store():
+            try:
+                return await self._store.size(one.ref.key) == one.source.bytes
+            except NotFound:
+                return False
+
+
+async def _show(one: Import, error: OSError) -> None:
+    """Report what an import waits for: the stage reports a missing key, and the log takes no report on itself."""
+    match error:
+        case KeyUnavailable() | LogUnavailable():
+            pass
+        case OwnStoreError():
+            await one.report.show(Reason.STORE, f"The input cannot be stored: {reason(error)}.")
+        case _:
+            await one.report.show(Reason.BUCKET, f"{one.source.uri} cannot be read: {reason(error)}.")
 
 
 def _file_of(one: Import, life_seconds: int, sha256: str, lines: int) -> FileRecord:

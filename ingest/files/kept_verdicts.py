@@ -1,29 +1,33 @@
 """Keeps verdicts on input files in the store, for attempts after a crash.
 
 Models, aliases and limits may have changed since `Accepted`, so another check might find other models, faults or
-copies than the log has. A verdict is kept before `Accepted`. A small plain one is not: its batch is published
-within milliseconds, and costs no write more.
+copies than the log has. A verdict is kept before `Accepted` or `Rejected`. A small plain one is not: its batch is
+published within milliseconds, and costs no write more.
+
+While a partition changes hands, two processes may check a batch at the same moment. The first verdict in the store
+counts for both; otherwise one would publish lines by another verdict than the one that results has.
 """
 
 import logging
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from tidemill.ingest.files.packing import RequestPublisher
-from tidemill.ingest.files.verdict import Copies, Passed
+from tidemill.ingest.files.verdict import Copies, Failed, Passed
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.bitmap import Bitmap
 from tidemill.schemas.log.messages import BatchCreated
 from tidemill.schemas.log.part import verdict_key
 from tidemill.schemas.log.topics import EXPRESS_LINES_MAX
 from tidemill.schemas.ports import NotFound, Store, once, read_all
+from tidemill.schemas.resources.batch import BatchError
 from tidemill.storage.s3_errors import Refused
 
 log = logging.getLogger(__name__)
 
 
-class _Kept(msgspec.Struct):
+class _Passed(msgspec.Struct, tag="passed"):
     """See `Passed`."""
 
     total: int
@@ -36,7 +40,13 @@ class _Kept(msgspec.Struct):
     line_bytes_max: int
 
 
-_kept: Final = msgspec.json.Decoder(_Kept)
+class _Failed(msgspec.Struct, tag="failed"):
+    """See `Failed`."""
+
+    errors: list[dict[str, Any]]
+
+
+_kept: Final[msgspec.json.Decoder[_Passed | _Failed]] = msgspec.json.Decoder(_Passed | _Failed)
 
 
 class KeptVerdicts:
@@ -46,30 +56,26 @@ class KeptVerdicts:
         self._store = store
         self._requests = requests
 
-    async def keep(self, command: BatchCreated, passed: Passed) -> None:
-        """Keep a verdict, unless it is small and plain.
+    async def keep(self, command: BatchCreated, verdict: Passed | Failed) -> Passed | Failed:
+        """Keep a verdict, unless it is small and plain; returns the one that counts, perhaps another process's.
 
         Raises:
             OSError: The store failed.
             NoKey: The batch is deleted.
         """
-        is_plain = len(passed.models) == 1 and not (passed.copies.count or passed.faulty)
-        if is_plain and passed.total <= EXPRESS_LINES_MAX:
-            return
-        await self._requests.begin(command.batch.id, command.project)
-        kept = _Kept(
-            total=passed.total,
-            models=passed.models,
-            numbers=passed.numbers,
-            copies=bytes(passed.copies.places.content),
-            copies_by_model=dict(passed.copies.by_model),
-            faulty=sorted(passed.faulty),
-            line_bytes_max=passed.line_bytes_max,
-        )
-        await self._store.write(verdict_key(command.batch.id), once(msgspec.json.encode(kept)))
+        if isinstance(verdict, Passed) and _is_plain(verdict) and verdict.total <= EXPRESS_LINES_MAX:
+            return verdict
+        batch_id = command.batch.id
+        await self._requests.begin(batch_id, command.project)
+        content = msgspec.json.encode(_encoded(verdict))
+        if await self._store.create(verdict_key(batch_id), content):
+            return verdict
+        if (other := await self.of(batch_id)) is None:  # It is damaged.
+            await self._store.write(verdict_key(batch_id), once(content))
+        return other or verdict
 
-    async def of(self, batch_id: str) -> Passed | None:
-        """The verdict that an earlier attempt kept.
+    async def of(self, batch_id: str) -> Passed | Failed | None:
+        """The verdict that another attempt kept.
 
         Raises:
             OSError: The store failed.
@@ -82,6 +88,8 @@ class KeptVerdicts:
         except UNREADABLE:
             log.exception("the verdict on the input of %s is damaged; it is checked again", batch_id)
             return None
+        if isinstance(kept, _Failed):
+            return Failed(errors=tuple(map(BatchError.model_validate, kept.errors)))
         copies = Copies(places=Bitmap())
         copies.places.content[:] = kept.copies
         copies.by_model.update(kept.copies_by_model)
@@ -93,3 +101,21 @@ class KeptVerdicts:
             faulty=frozenset(kept.faulty),
             line_bytes_max=kept.line_bytes_max,
         )
+
+
+def _is_plain(passed: Passed) -> bool:
+    return len(passed.models) == 1 and not (passed.copies.count or passed.faulty)
+
+
+def _encoded(verdict: Passed | Failed) -> _Passed | _Failed:
+    if isinstance(verdict, Failed):
+        return _Failed(errors=[error.model_dump(mode="json") for error in verdict.errors])
+    return _Passed(
+        total=verdict.total,
+        models=verdict.models,
+        numbers=verdict.numbers,
+        copies=bytes(verdict.copies.places.content),
+        copies_by_model=dict(verdict.copies.by_model),
+        faulty=sorted(verdict.faulty),
+        line_bytes_max=verdict.line_bytes_max,
+    )

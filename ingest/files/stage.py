@@ -41,6 +41,7 @@ from tidemill.ingest.files.packing import (
 from tidemill.ingest.files.sqlite import EqualLines
 from tidemill.ingest.files.validation import LONG_LINE_BYTES, Checker, Rules
 from tidemill.ingest.files.verdict import INTERNAL_FAULT, Failed, Passed, accepted, missing_file
+from tidemill.ingest.files.wait_report import WaitReport
 from tidemill.kafka.catalog import Catalog
 from tidemill.retrying import pause_seconds, retry
 from tidemill.runtime.threads import run_half_time
@@ -81,8 +82,9 @@ class _Stopped(Exception):
 class _Work:
     """A command under way."""
 
-    def __init__(self, command: BatchCreated) -> None:
+    def __init__(self, command: BatchCreated, report: WaitReport) -> None:
         self.command = command
+        self.report = report
         self.is_stopped = False
         self.imported: Import | None = None
         """The input to be copied from a bucket; None once it is in the store."""
@@ -129,7 +131,7 @@ class Stage:
         """
         match command:
             case BatchCreated():
-                await self._ingest(_Work(command))
+                await self._ingest(_Work(command, WaitReport(command.batch.id, self._requests, self._clock)))
             case CancelRequested(batch_id=batch_id):
                 for work in self._works.get(batch_id, ()):
                     work.is_stopped = True
@@ -152,7 +154,7 @@ class Stage:
         trace_id = (work.command.batch.tidemill.traceparent or "")[3:35]
         try:
             with context.bound(batch_id=batch_id, trace_id=trace_id):
-                await self._store_schema(work.command)
+                await self._store_schema(work)
                 await self._retried(work)
         except _Stopped:
             log.info("%s was cancelled before it was published", batch_id)
@@ -161,14 +163,15 @@ class Stage:
             if not works:
                 self._works.pop(batch_id, None)
 
-    async def _store_schema(self, command: BatchCreated) -> None:
+    async def _store_schema(self, work: _Work) -> None:
         """Write the JSON Schema of the answers to the store; a rerun needs it even if no line gets published."""
-        if (schema := command.answer_schema) is None:
+        if (schema := work.command.answer_schema) is None:
             return
-        batch_id = command.batch.id
+        batch_id = work.command.batch.id
 
         async def write() -> None:
-            await self._requests.begin(batch_id, command.project)
+            async with work.report.key():
+                await self._requests.begin(batch_id, work.command.project)
             await self._store.write(schema_key(batch_id), once(schema.encode()))
 
         try:
@@ -178,17 +181,17 @@ class Stage:
 
     async def _retried(self, work: _Work) -> None:
         source, batch = work.command.input, work.command.batch
-        work.imported = self._importer.of(work.command) if self._importer is not None else None
+        work.imported = self._importer.of(work.command, work.report) if self._importer is not None else None
         room = self._big if source is not None and source.bytes >= BIG_BYTES_MIN else self._small
         failures = 0
         while self._clock() < batch.expires_at:
             try:
-                if await self._is_refused(work):
-                    return
-                async with room:
-                    await self._attempt(work)
-            except _Stopped:
-                raise
+                async with work.report.key():
+                    if await self._is_refused(work):
+                        return
+                    async with room:
+                        await self._attempt(work)
+                await work.report.clear()
             except OSError as error:
                 pause = pause_seconds(failures)
                 failures += 1
@@ -259,7 +262,7 @@ class Stage:
             verdict = await self._checked(work, source)
             if isinstance(verdict, Passed):
                 verdict = await self._with_copies(work, source, verdict)
-                await self._kept.keep(work.command, verdict)
+            verdict = await self._kept.keep(work.command, verdict)
         except (NotFound, NoKey):
             return missing
         except OSError:
@@ -294,18 +297,14 @@ class Stage:
         return checker.verdict()
 
     def _rules(self, serving: Serving, work: _Work) -> Rules:
-        settings = self._settings
+        settings, command = self._settings, work.command
+        models = {name: model.endpoints for name, model in serving.models.items()}
         return Rules(
-            endpoint=work.command.batch.endpoint,
-            project=work.command.project,
-            models={name: model.endpoints for name, model in serving.models.items()},
-            aliases=serving.aliases,
-            lines_max=settings.file_lines_max,
-            bytes_max=settings.file_bytes_max,
-            line_bytes_max=settings.line_bytes_max,
-            reply_bytes_max=settings.reply_bytes_max,
-            models_max=settings.limits_of(work.command.project).models_per_batch_max,
-        )
+            endpoint=command.batch.endpoint, project=command.project, models=models, aliases=serving.aliases,
+            lines_max=settings.file_lines_max, bytes_max=settings.file_bytes_max,
+            line_bytes_max=settings.line_bytes_max, reply_bytes_max=settings.reply_bytes_max,
+            models_max=settings.limits_of(command.project).models_per_batch_max,
+        )  # fmt: skip
 
     async def _with_copies(self, work: _Work, source: InputRef, passed: Passed) -> Passed:
         """Find the lines that equal an earlier one, and write their list; file and command alone determine both.

@@ -26,6 +26,7 @@ from tidemill.schemas.log.stall_reports import StallReports
 from tidemill.schemas.ports import NotFound, chained, once, read_all
 from tidemill.schemas.resources.file import File
 from tidemill.schemas.resources.waiting import Reason, Waiting
+from tidemill.sealing.wrapping import wait_reason
 from tidemill.telemetry import tracing
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class InputAssembly:
         try:
             await self._store.write(state.key(part), chunks())
         except OSError as error:
-            raise Unavailable(f"its lines cannot be stored: {reason(error)}") from error
+            raise Unavailable(f"its lines cannot be stored: {reason(error)}", wait_reason(error)) from error
         stream.keep(part, 1 if taken else 0)
         return state.key(taken) if taken is not None else None
 

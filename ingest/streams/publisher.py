@@ -33,6 +33,7 @@ from tidemill.schemas.ports import Sender, Store, once
 from tidemill.schemas.resources.waiting import Reason
 from tidemill.sealing.records import seal_outcome
 from tidemill.sealing.vault import NoKey, Vault
+from tidemill.sealing.wrapping import wait_reason
 
 log = logging.getLogger(__name__)
 
@@ -222,7 +223,7 @@ class Publisher:
         try:
             await self._store.write(key, once(line))
         except OSError as error:
-            raise Unavailable(f"a large line cannot be stored: {reason(error)}") from error
+            raise Unavailable(f"a large line cannot be stored: {reason(error)}", wait_reason(error)) from error
         return place, LineRef(key=key, offset=0, length=len(line))
 
     async def _store_schema(self, stream: Stream) -> None:
@@ -232,7 +233,7 @@ class Publisher:
         try:
             await self._store.write(schema_key(stream.state.id), once(schema.encode()))
         except OSError as error:
-            raise Unavailable(f"its schema cannot be stored: {reason(error)}") from error
+            raise Unavailable(f"its schema cannot be stored: {reason(error)}", wait_reason(error)) from error
         stream.published.add(Published.SCHEMA)
 
     async def _send(self, batch_id: str, value: bytes, headers: Headers) -> None:

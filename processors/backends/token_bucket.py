@@ -13,6 +13,8 @@ from typing import Final
 
 FULL_SECONDS: Final = 1.0
 """A full bucket holds the tokens of this many seconds."""
+LIMITING_SECONDS: Final = 10.0
+"""How long a bucket counts as limiting after it refused a call: it empties and fills several times a second."""
 TOKEN_BYTES: Final = 4
 """Bytes of a request's body for each token, on average; the estimate of the other tokens corrects it."""
 REST_TOKENS: Final = 256.0
@@ -32,6 +34,8 @@ class TokenBucket:
         self._level = self._full
         self._at = math.inf
         """When it was filled last."""
+        self._refused_at = -math.inf
+        """When it last refused a call."""
 
     def set_rate(self, tokens_per_minute: float, now: float) -> None:
         """Set the rate of all processes; the estimates stay."""
@@ -50,9 +54,17 @@ class TokenBucket:
         return self._expected(size, lines) <= self._level
 
     def allows(self, now: float) -> bool:
-        """Whether a call may start."""
+        """Whether a call that waits may start."""
         self._refill(now)
-        return self._level > 0
+        if self._level > 0:
+            return True
+        self._refused_at = now
+        return False
+
+    def is_limiting(self, now: float) -> bool:
+        """Whether it is empty, or has refused a call in the last `LIMITING_SECONDS`."""
+        self._refill(now)
+        return self._level <= 0 or now < self._refused_at + LIMITING_SECONDS
 
     def ready_at(self, now: float) -> float:
         """When a call may start, if nothing else happens."""

@@ -19,9 +19,9 @@ from tidemill.schemas.endpoints import address
 
 STATUSES: Final = frozenset({404, 501})
 LISTED_SECONDS: Final = 5.0
-"""How long an answer is valid, so that lines that fail together probe once."""
+"""How long a probe explains further 404s of its server, so that lines that fail together probe once."""
 LACKING_SECONDS: Final = 60.0
-"""How long a server counts as lacking an endpoint, while lines try the model's other servers."""
+"""How long a server is asked again in place of a line that tries it, before a line ends."""
 REPLY_SECONDS_MAX: Final = 2.0
 REPLY_BYTES_MAX: Final = 1 << 20
 
@@ -46,25 +46,29 @@ class EndpointProbe:
             endpoint: The path of the line, like `/v1/embeddings`.
             backend: The server that answered a call with one of `STATUSES`.
         """
-        if not await self._lacks(endpoint, backend):
-            return False
         now = asyncio.get_running_loop().time()
-        self._lacking.setdefault(backend, {})[endpoint] = now
-        return all(
-            now - self._lacking.get(other, {}).get(endpoint, NEVER) <= LACKING_SECONDS
-            for other in self._pool.backends
-            if not other.server.drain
-        )
+        if not await self._lacks(endpoint, backend, now - LISTED_SECONDS):
+            return False
+        others = [other for other in self._pool.backends if other is not backend and not other.server.drain]
+        if any(now - self._lacking.get(other, {}).get(endpoint, NEVER) > LACKING_SECONDS for other in others):
+            return False
+        # Each of them has lacked the endpoint, and may serve it now.
+        for other in others:
+            if not await self._lacks(endpoint, other, now):
+                return False
+        return True
 
-    async def _lacks(self, endpoint: str, backend: Backend) -> bool:
+    async def _lacks(self, endpoint: str, backend: Backend, since: float) -> bool:
+        """Whether a server lacks an endpoint, by a probe that began at a time or later."""
         # Lines that fail together wait for one answer.
         async with self._asking:
             now = asyncio.get_running_loop().time()
             asked = self._asked.setdefault(backend, {})
             asked_at, is_lacking = asked.get(endpoint, (NEVER, False))
-            if now - asked_at > LISTED_SECONDS:
+            if asked_at < since:
                 is_lacking = await self._lists(backend) and await self._denies(endpoint, backend)
                 asked[endpoint] = now, is_lacking
+                self._lacking.setdefault(backend, {})[endpoint] = now if is_lacking else NEVER
             return is_lacking
 
     async def _lists(self, backend: Backend) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import ssl
 from collections import deque
 from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
@@ -33,6 +34,8 @@ _OWN: Final = {"user-agent": f"tidemill/{__version__}", "accept-encoding": "iden
 """Headers of every request: some gateways reject one without a user agent, and some compress by default."""
 ROUTES_MAX: Final = 1_000
 """Request heads kept: one for each backend and endpoint."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,11 +252,7 @@ class HttpUpstream:
         stamps = [_stamp(file) for file in (*files, *(trust.client or ())) if file is not None]
         known, context = self._tls.get(trust, (None, None))
         if context is None or known != stamps:
-            context = ssl.create_default_context(cafile=files[0] if files else None)
-            for file in files[1:]:
-                context.load_verify_locations(file)
-            if trust.client is not None:
-                load_certificate(context, *trust.client)
+            context = _loaded(trust)
             self._tls[trust] = stamps, context
         return context
 
@@ -295,6 +294,21 @@ def _request(route: _Route, body: bytes | memoryview, more: bytes) -> tuple[byte
     if isinstance(body, memoryview):
         return b"%b%bcontent-length: %d\r\n\r\n" % (route.head, more, len(body)), body
     return b"%b%bcontent-length: %d\r\n\r\n%b" % (route.head, more, len(body), body), NOTHING
+
+
+def _loaded(trust: Trust) -> ssl.SSLContext:
+    """The context of a trust; raises `OSError`, and logs why, if a file cannot be used: the call says nothing."""
+    files = trust.authorities
+    try:
+        context = ssl.create_default_context(cafile=files[0] if files else None)
+        for file in files[1:]:
+            context.load_verify_locations(file)
+        if trust.client is not None:
+            load_certificate(context, *trust.client)
+    except OSError as error:
+        _log.warning("calls fail, since a TLS file of their server cannot be used: %s", error)
+        raise
+    return context
 
 
 def _stamp(file: Path) -> tuple[int, int]:

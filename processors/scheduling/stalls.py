@@ -43,7 +43,7 @@ _WORDS: Final = {
     Reason.SERVER_SILENT: "{} does not answer in time",
     Reason.STORE: "The object store does not answer",
     Reason.SCHEDULE: "{} takes no calls at this hour, by its schedule",
-    Reason.ACCESS: "{} cannot be called: the processors lack its key or a file",
+    Reason.ACCESS: "{} cannot be called: the processors lack its key, or cannot use a TLS file",
     Reason.DRAINED: "{} gets no calls: it is set to drain",
     Reason.HEADROOM: "{} is busy with requests of others",
     Reason.TOKENS_PER_MINUTE: "The tokens of this minute are used",
@@ -231,7 +231,7 @@ def _cause(backend: Backend, failed: FailedGroup | None, now: float) -> _Cause |
         (Reason.SERVER_FAILS, backend.is_paused),
         (Reason.SCHEDULE, server.is_out_of_hours),
         (Reason.HEADROOM, server.headroom is not None and server.headroom.left(now) == 0),
-        (Reason.TOKENS_PER_MINUTE, not all(bucket.allows(now) for bucket in backend.buckets)),
+        (Reason.TOKENS_PER_MINUTE, any(bucket.is_limiting(now) for bucket in backend.buckets)),
     )
     reason = next((reason for reason, holds in rules if holds), None)
     return None if reason is None else (reason, None if reason is Reason.TOKENS_PER_MINUTE else server.name, None)

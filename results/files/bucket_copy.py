@@ -25,7 +25,8 @@ from tidemill.schemas.log.messages import Compacted
 from tidemill.schemas.log.part import file_key
 from tidemill.schemas.ports import NotFound, once
 from tidemill.schemas.resources.batch import Batch, FileReceipt
-from tidemill.storage.buckets import NotAllowed, own_store, reason
+from tidemill.schemas.resources.waiting import Reason
+from tidemill.storage.buckets import NotAllowed, OwnStoreError, own_store, reason
 from tidemill.storage.s3_errors import Refused
 
 SECONDS_MAX: Final = 3600.0
@@ -36,8 +37,8 @@ REFUSALS_MAX: Final = 5
 """How often in a row the server may refuse."""
 RECEIPT: Final = "receipt.json"
 
-Waits = Callable[[str], None]
-"""Called with the reason why the files are not copied yet."""
+Waits = Callable[[Reason, str], None]
+"""Called with the reason why the files are not copied yet, and its text."""
 
 log = logging.getLogger(__name__)
 
@@ -87,10 +88,11 @@ class BucketCopier:
             except ImportError:
                 return "the stage results has no pyarrow; `pip install 'tidemill[data]'` there installs it"
             except (Refused, NotFound) as error:
-                why, refusals = reason(error), refusals + 1
+                kind, why, refusals = Reason.BUCKET, reason(error), refusals + 1
                 if refusals >= REFUSALS_MAX:
                     return why
             except OSError as error:
+                kind = Reason.STORE if isinstance(error, OwnStoreError) else Reason.BUCKET
                 why, refusals = reason(error), 0
                 if failures + 1 >= ATTEMPTS_MIN and self._resources.clock() >= since + SECONDS_MAX:
                     return why
@@ -101,7 +103,7 @@ class BucketCopier:
             wait = pause_seconds(failures)
             failures += 1
             log.warning("%s is not copied to its bucket: %s; next try in %.1f s", state.id, why, wait)
-            waits(why)
+            waits(kind, why)
             await asyncio.sleep(wait)
         return None
 

@@ -12,7 +12,7 @@ from tidemill.results.state.active_batches import ActiveBatches
 from tidemill.results.state.tables import Tables
 from tidemill.retrying import pause_seconds, reason
 from tidemill.schemas.log.codec import LineMark
-from tidemill.schemas.resources.waiting import Reason
+from tidemill.sealing.wrapping import wait_reason
 
 WAITING_BYTES_MAX: Final = 24 << 20
 """Lines that may wait for their parts; the partitions of a process share this bound, and the next, equally."""
@@ -131,4 +131,4 @@ class PartWriter:
         self._refused[active.state.id] = active
         why = f"Results of the batch cannot be stored: {reason(error)}."
         log.warning("%s: %s Next try in %.1f s", active.state.id, why, pause)
-        self._block(active, (Reason.STORE, why), self._monotonic() + pause)
+        self._block(active, (wait_reason(error), why), self._monotonic() + pause)

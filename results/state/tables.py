@@ -76,14 +76,15 @@ class Tables:
             if row is not None and row.prefix != OVER and row.owner < self._owned.adopted:
                 # Its end was forgotten, or the batch deleted, while this local table was not in use.
                 row = None
-            if row is not None and row.prefix != OVER and _read(batch_id, row.value) is None:
+            state = None
+            if row is not None and row.prefix != OVER and (state := self._readable(batch_id, row)) is None:
                 self._has_damaged = True
                 self._stale = [(table, key) for table, key in self._stale if not key.startswith(batch_id)]
                 continue
             for table, prefix in ((self._states, PARTS + batch_id), (self._chunks, batch_id)):
                 self._stale += [(table, key) for key, _ in table.scan(prefix + b"/")]
-            if row is not None and row.prefix != OVER:
-                yield self._whole(batch_id, row)
+            if state is not None:
+                yield state
             elif row is not None:
                 self._over.append((OVER + self._owned.key(batch_id), row.value))
 
@@ -239,6 +240,14 @@ class Tables:
         parts = tuple(part for _, value in groups for part in _group.validate_json(value))
         return state.model_copy(update={"parts": parts}) if parts else state
 
+    def _readable(self, batch_id: bytes, row: Row) -> State | None:
+        """A batch with its parts; None if a row of it is damaged, so that the other batches go on."""
+        try:
+            return self._whole(batch_id, row)
+        except ValidationError as error:
+            _tell(batch_id, error)
+            return None
+
     def _touched(self, active: ActiveBatch) -> list[tuple[int, bytes]]:
         """Take the changed chunks, and raise the state's number of chunks."""
         if chunks := active.bitmap.take_touched():
@@ -263,9 +272,13 @@ def _read(key: bytes, value: bytes) -> State | None:
     try:
         return State.model_validate_json(value)
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        log.error("%r in the table is not a batch: %s: %s", key, fault["loc"], fault["msg"])  # noqa: TRY400
+        _tell(key, error)
         return None
+
+
+def _tell(key: bytes, error: ValidationError) -> None:
+    fault = error.errors(include_url=False, include_input=False)[0]
+    log.error("%r in the table is not a batch: %s: %s", key, fault["loc"], fault["msg"])
 
 
 def _groups(state: State) -> int:

@@ -23,10 +23,11 @@ from tidemill.schemas.log.part import file_key
 from tidemill.schemas.resources.batch import Batch, Extras, FileReceipt, Receipt, Status, Usage
 from tidemill.schemas.resources.bill import Tariff, bill
 from tidemill.schemas.resources.by_model import ModelResult
+from tidemill.schemas.resources.waiting import Reason
 from tidemill.storage.buckets import SHA256, Buckets
 from tidemill.storage.directory import DirectoryStore
 from tidemill.storage.s3 import PART_BYTES
-from tidemill.storage.s3_errors import Refused
+from tidemill.storage.s3_errors import Refused, Unavailable
 
 
 async def chunks_of(data: bytes) -> AsyncIterator[bytes]:
@@ -99,7 +100,9 @@ class Copies:
             batch_id="batch_1", receipt=Receipt(lines=9_002, **receipts), models=(MODEL,), writer="w", at=NOW
         )
         active = ActiveBatch(state=self.state, bitmap=LineBitmap())
-        return (await self.copier.copy(active, self.state, fact, self.waits.append)).output_copy
+        return (
+            await self.copier.copy(active, self.state, fact, lambda *wait: self.waits.append(wait))
+        ).output_copy
 
 
 async def test_a_repeated_copy_changes_nothing(lake, tmp_path):
@@ -137,7 +140,7 @@ async def test_a_copy_is_given_up_after_an_hour(lake, tmp_path, monkeypatch):
     done = await down.copy()
     assert (done.status, len(down.waits)) == ("failed", ATTEMPTS_MIN - 1)
     assert "does not answer" in done.reason
-    assert "does not answer" in down.waits[0]
+    assert (down.waits[0][0], "does not answer" in down.waits[0][1]) == (Reason.BUCKET, True)
     closed = Copies(tmp_path / "closed", lake.opened(lake.settings()), f"{lake.address}/in")
     done = await closed.copy()
     assert (done.status, closed.waits) == ("failed", [])
@@ -170,22 +173,23 @@ async def test_a_fault_of_a_conversion_ends_the_copy_alone(lake, tmp_path, monke
     assert await lake.keys() == []
 
 
-async def test_a_refusal_of_the_own_store_is_waited_for(lake, tmp_path, monkeypatch):
-    """However often it refuses: it says nothing of the bucket."""
+@pytest.mark.parametrize("fault", [Refused("ExpiredToken"), Unavailable("S3 answered 503")])
+async def test_a_fault_of_the_own_store_is_waited_for(lake, tmp_path, monkeypatch, fault):
+    """However often it fails: it says nothing of the bucket."""
     monkeypatch.setattr(retrying, "LONGEST_SECONDS", 0.01)
     copies = Copies(tmp_path, lake.opened(lake.settings()), f"{lake.address}/out")
     read, refusals = copies.store.read, iter(range(2 * REFUSALS_MAX))
 
     async def refuse(key: str) -> AsyncIterator[bytes]:
         if next(refusals, None) is not None:
-            raise Refused("ExpiredToken")
+            raise fault
         async for chunk in read(key):
             yield chunk
 
     monkeypatch.setattr(copies.store, "read", refuse)
     done = await copies.copy()
     assert done.status == "done"
-    assert "own store" in copies.waits[0]
+    assert (copies.waits[0][0], "own store" in copies.waits[0][1]) == (Reason.STORE, True)
 
 
 async def test_without_its_library_a_conversion_fails_and_says_so(lake, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from support.lake import NOW, SECRET, URL, Lake, lines
 from tidemill.configuration.settings import Settings
 from tidemill.ingest.files import imports as imports_module
 from tidemill.ingest.files.imports import Importer
+from tidemill.ingest.files.wait_report import WaitReport
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.sqlite import Sizes
 from tidemill.quotas import Quota, QuotaExceeded
@@ -25,7 +26,7 @@ from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
 from tidemill.schemas.resources.waiting import Reason
 from tidemill.storage.buckets import Buckets, Changed, NotAllowed
 from tidemill.storage.directory import DirectoryStore
-from tidemill.storage.s3_errors import Refused
+from tidemill.storage.s3_errors import Refused, Unavailable
 
 
 class Records:
@@ -75,7 +76,8 @@ class Imports:
             status=Status.VALIDATING, created_at=NOW, expires_at=NOW + 86_400,
         )  # fmt: skip
         ref = InputRef(key="files/file-x", bytes=size, source=BucketObject(uri=uri, etag=etag, bytes=size))
-        one = self.importer.of(BatchCreated(project="p", batch=batch, input=ref))
+        report = WaitReport(batch.id, self.records, lambda: NOW)
+        one = self.importer.of(BatchCreated(project="p", batch=batch, input=ref), report)
         for _ in range(10):
             try:
                 failed = await self.importer.run(one, 3600, check)
@@ -169,7 +171,8 @@ async def test_a_server_that_is_down_is_waited_for(lake, tmp_path):
     imports = Imports(tmp_path, lake, lake.settings(endpoint="http://127.0.0.1:9"))
     with pytest.raises(OSError, match="EndpointConnectionError"):
         await imports.run(f"{lake.address}/in/a", '"e"', 5)
-    assert "does not answer" in imports.records.facts[0].waiting[0].message
+    (wait,) = imports.records.facts[0].waiting
+    assert (wait.reason, "does not answer" in wait.message) == (Reason.BUCKET, True)
     assert await imports.stored() == b""
 
 
@@ -230,22 +233,24 @@ async def test_quotas_are_read_before_they_count(lake, tmp_path):
     assert await imports.run(f"{lake.address}/in/a", etag, len(data)) is None
 
 
-async def test_a_refusal_of_the_own_store_says_nothing_of_the_bucket(lake, tmp_path, monkeypatch):
+@pytest.mark.parametrize("call", ["size", "write"])
+@pytest.mark.parametrize("fault", [Refused("ExpiredToken"), Unavailable("S3 answered 503"), OSError("disk")])
+async def test_a_fault_of_the_own_store_says_nothing_of_the_bucket(lake, tmp_path, monkeypatch, call, fault):
     """The import waits for it, and says so."""
     data = lines(3)
     etag = await lake.put("in/a", data)
     imports = Imports(tmp_path, lake, lake.settings())
 
-    async def refuse(key: str) -> int:
-        del key
-        raise Refused("ExpiredToken")
+    async def fail(*_: object) -> int:
+        raise fault
 
     with monkeypatch.context() as patch:
-        patch.setattr(imports.store, "size", refuse)
+        patch.setattr(imports.store, call, fail)
         for _ in range(10):
-            with pytest.raises(OSError, match="own store: the server refuses it"):
+            with pytest.raises(OSError, match="own store: "):
                 await imports.run(f"{lake.address}/in/a", etag, len(data))
-    assert "own store" in imports.records.facts[0].waiting[0].message
+    (wait,) = imports.records.facts[0].waiting
+    assert (wait.reason, "own store" in wait.message) == (Reason.STORE, True)
     assert await imports.run(f"{lake.address}/in/a", etag, len(data)) is None
 
 

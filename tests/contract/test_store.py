@@ -332,3 +332,18 @@ async def test_a_merge_of_many_parts_leaves_connections_for_others(store, monkey
             assert await asyncio.wait_for(store.size(refs[0][1]), WAIT_SECONDS_MAX)
     assert sums.lines.done == 2 * len(refs)
     assert length == sum(sums.sizes)
+
+
+async def test_one_of_several_calls_creates_an_object(store):
+    """The others say that it is there, at the same moment and later; a deleted one may be created again."""
+    key, contents = "files/a", [b"%d" % number for number in range(8)]
+    async with asyncio.timeout(WAIT_SECONDS_MAX):
+        created = await asyncio.gather(*(store.create(key, content) for content in contents))
+    assert created.count(True) == 1
+    written = contents[created.index(True)]
+    assert b"".join([chunk async for chunk in store.read(key)]) == written
+    assert not await store.create(key, b"late")
+    assert b"".join([chunk async for chunk in store.read(key)]) == written
+    assert [found async for found in store.keys("")] == [key]
+    await store.delete(key)
+    assert await store.create(key, b"again")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Se
 from support.simtime import Process
 
 from tidemill.schemas.log.part import PARTS_PREFIX
-from tidemill.schemas.ports import NotFound, chained
+from tidemill.schemas.ports import NotFound, chained, once
 
 READ_BYTES = 512
 LATE_SECONDS_MAX = 23
@@ -37,6 +37,12 @@ class MemoryStore:
         # A request under way, or the last step of a frozen process, may take effect much later.
         await self._process.perform(functools.partial(self._objects.__setitem__, key, content), late=True)
         return len(content)
+
+    async def create(self, key: str, content: bytes) -> bool:
+        if key in self._objects:
+            return False
+        await self.write(key, once(content))
+        return True
 
     async def join(self, key: str, sources: Sequence[str]) -> int:
         return await self.write(key, chained(self, sources))

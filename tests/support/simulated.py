@@ -17,7 +17,7 @@ from tidemill.results.state.tables import Tables
 from tidemill.schemas.lifecycle import MOVES
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord, LedgerRecord, Tick
-from tidemill.schemas.ports import NotFound, chained
+from tidemill.schemas.ports import NotFound, chained, once
 from tidemill.schemas.resources.batch import Status
 from tidemill.schemas.resources.bill import Tariff
 
@@ -92,6 +92,12 @@ class SimulatedStore:
         self.objects[key] = content
         self._fuse.step()
         return len(content)
+
+    async def create(self, key: str, content: bytes) -> bool:
+        if key in self.objects:
+            return False
+        await self.write(key, once(content))
+        return True
 
     async def join(self, key: str, sources: Sequence[str]) -> int:
         return await self.write(key, chained(self, sources))

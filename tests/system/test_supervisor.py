@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,13 @@ READY = (
 )
 OBEYS = READY + "signal.pause()"
 IGNORES = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + READY + "while True: signal.pause()"
+WORKS_AT_ITS_END = (
+    "import os, signal, time\n"
+    "def end(*_):\n"
+    "    while not os.path.exists('go'): time.sleep(0.01)\n"
+    "    open('done', 'w').close(); exit()\n"
+    "signal.signal(signal.SIGTERM, end)\n" + READY + "while True: signal.pause()"
+)
 FAILS = "print('no such model'); raise SystemExit(3)"
 HAS_A_CHILD = (
     "import subprocess, sys\n"
@@ -93,8 +101,9 @@ async def test_starts_and_stops(boss, program, tmp_path):
     assert sorted(pids) == ["a", "b", "kafka"]
     assert all(lives(pid) for (pid,) in pids.values())
     await until(lambda: (tmp_path / "a.log").read_text() == "hello\n", "the log")
-    left = await boss.stop()
-    assert left > 0
+    began = time.monotonic()
+    await boss.stop()
+    assert time.monotonic() - began < supervisor.STOP_SECONDS_MAX
     assert boss.processes == {"a": [], "b": [], "kafka": []}
     assert not any(lives(pid) for (pid,) in pids.values())
 
@@ -175,6 +184,25 @@ async def test_a_program_that_does_not_stop_is_killed(boss, program, monkeypatch
     await boss.stop()
     assert not any(lives(pid) for (pid,) in pids.values())
     assert any("a did not stop within" in line for line in boss.told)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_program_may_finish_its_last_work(boss, program, tmp_path, monkeypatch, ends):
+    """The operator hears why the stop takes longer; that has a bound, too."""
+    monkeypatch.setattr(supervisor, "STAGES_STOP_SECONDS_MAX", 0.2)
+    if not ends:
+        monkeypatch.setattr(child, "LAST_WORK_SECONDS_MAX", 0.2)
+    await boss.start([program("a", WORKS_AT_ITS_END, folder=tmp_path, last_work=lambda: "a writes.")])
+    ((pid,),) = boss.processes.values()
+    stopping = asyncio.ensure_future(boss.stop())
+    await until(lambda: "a writes." in boss.told, "the word")
+    if ends:
+        assert lives(pid)
+        (tmp_path / "go").touch()
+    await stopping
+    assert not lives(pid)
+    assert (tmp_path / "done").exists() == ends
+    assert any("a did not stop within" in line for line in boss.told) != ends
 
 
 async def test_a_stop_while_starting(boss, program):

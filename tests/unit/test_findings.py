@@ -1,5 +1,8 @@
 """The findings of `tidemill doctor`."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from tidemill.configuration.settings import Settings
@@ -9,6 +12,7 @@ from tidemill.schemas.log import topics
 from tidemill.schemas.resources.waiting import Reason, Waiting
 from tidemill.schemas.webhooks.messages import Health
 
+ROOT = Path(__file__).resolve().parents[2]
 WELL = {"cleanup.policy": "delete", "retention.ms": str(topics.OUTCOMES.retention_ms)}
 
 
@@ -120,7 +124,16 @@ def test_one_finding_for_each_stalled_server_and_reason():
     assert first.text == "batch_2 and 1 more wait since 1970-01-01 00:01:30 UTC: It is away."
     assert second.text == "batch_1 waits since 1970-01-01 00:01:00 UTC: It is closed."
     assert {first.verdict, second.verdict} == {Verdict.WARN}
-    assert "`schedule`" in second.fix
+    assert second.fix == "nothing: see `hours` (reason `schedule`)"
+
+
+def test_a_finding_has_the_remedy_of_the_docs():
+    """An installation by pip has no docs."""
+    page = (ROOT / "docs" / "reference" / "waiting.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", page, re.MULTILINE)[1:]
+    plain = {reason: re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", remedy) for reason, remedy in rows}
+    assert plain == findings.REMEDIES
+    assert plain.keys() == set(Reason)
 
 
 async def test_without_a_broker_only_kafka_fails(tmp_path):

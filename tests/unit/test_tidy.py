@@ -85,6 +85,17 @@ def test_modules_and_functions_are_short(path):
             assert lines <= FUNCTION_LINES_MAX, f"{node.name} has {lines} lines"
 
 
+def test_no_message_names_a_file_of_the_docs():
+    """An installation by pip does not have them; a docstring or comment is for readers of the source."""
+    found = set()
+    for module in modules():
+        nodes = list(ast.walk(module.tree))
+        docstrings = {node.value for node in nodes if isinstance(node, ast.Expr)}
+        texts = [node for node in nodes if isinstance(node, ast.Constant) and node not in docstrings]
+        found |= {(module.name, node.value) for node in texts if "docs/" in str(node.value)}
+    assert not found
+
+
 def test_a_folder_has_few_modules():
     """At most 12, so that a reader sees its subject."""
     found = {

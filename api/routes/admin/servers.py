@@ -231,7 +231,9 @@ async def apply(
     contents = deps.catalog.contents
     entries = plan(contents)
     differences = changes.differences(contents, entries)
-    if not body.dry_run:
+    if body.dry_run:
+        contents = changes.after(contents, entries)
+    else:
         await _record(request, deps, caller, differences)
         contents = await deps.catalog.change(deps.log, plan)
         applied = Applied(digest=catalog.digest(settings), author=caller.actor, at=at)

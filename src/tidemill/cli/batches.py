@@ -110,7 +110,7 @@ def append(
     """Append the requests of a file to an open batch.
 
     After a crash or Ctrl-C the same command goes on; a file that the batch has is not appended twice. Only one
-    program at a time appends to a batch.
+    program at a time appends to a batch. Exit codes: 0 the batch has all requests, 2 the service refused some.
 
     Example: `tidemill append 1a2b3c4d more.jsonl`
     """

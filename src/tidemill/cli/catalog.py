@@ -20,6 +20,7 @@ Words = Annotated[
 
 _SAMPLES = {"servers": "gpu-1", "models": "my-model"}
 """Names for the examples of the help."""
+_TEST_CODES = "\n\nExit codes: 0 each call succeeded, 1 one failed, or could not be made."
 
 servers = typer.Typer(help="Show and change inference servers while everything runs.", no_args_is_help=True)
 models = typer.Typer(help="Show and change models while everything runs.", no_args_is_help=True)
@@ -85,7 +86,7 @@ def _commands(app: typer.Typer, kind: "Kind", noun: str) -> None:
         ("add", add, f" {new}", f"Add a {noun}."),
         ("set", change, f" {setting}", f"Change settings of a {noun}."),
         ("remove", remove, "", f"Remove a {noun}."),
-        ("test", test, "", f"Make one small call to a {noun} from here, and show the answer."),
+        ("test", test, "", f"Make one small call to a {noun} from here, and show the answer.{_TEST_CODES}"),
     ):
         text = f"{help_text}\n\nExample: `tidemill {kind} {word} {_SAMPLES[kind]}{settings}`"
         app.command(word, help=text)(client_command(command))

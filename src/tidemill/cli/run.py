@@ -106,6 +106,8 @@ def produce(
 ) -> Work:
     """Produce a file to Kafka as a stream; prints the batch id.
 
+    Exit codes: 0 the service shows the batch, 7 Kafka or the service does not answer, or it shows no batch yet.
+
     Example: `tidemill produce in.jsonl --stream crawl`
     """
     from tidemill.client.production import produce as work

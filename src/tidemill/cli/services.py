@@ -54,7 +54,8 @@ def up(
     """Start everything on this machine; Ctrl-C stops it.
 
     Starts Kafka, the stages and the API. Without a configured model it also serves two small demo models, if they
-    are installed.
+    are installed. Exit codes: 0 stopped, 1 the start failed or the records are
+    gone, 2 it cannot start before you change something.
 
     Example: `tidemill up --port 8080`
     """

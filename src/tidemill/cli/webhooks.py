@@ -111,6 +111,8 @@ def send_test(
 ) -> Work:
     """Send a sample event, and show the receiver's reply.
 
+    Exit codes: 0 the reply is 2xx, 1 it is another.
+
     Example: `tidemill webhooks test we_019c --event batch.failed`
     """
     from tidemill.client import webhooks

@@ -162,7 +162,7 @@ def differences(found: Iterable[dict[str, Any]]) -> Iterable[str]:
 
 
 async def test(console: Console, client: Client, kind: Kind, name: str) -> Exit:
-    """Make one small call to a server, or to each server of a model, from this machine."""
+    """Make one small call to a server, or to each server of a model, from this machine; `INEXACT` if one fails."""
     found = await client.send_retrying("GET", _path(kind, name))
     used = found["used_by"][:1] if kind == "servers" else found["used_by"]
     others = {one: await client.send_retrying("GET", _path(_OTHER[kind], one)) for one in used}
@@ -177,7 +177,7 @@ async def test(console: Console, client: Client, kind: Kind, name: str) -> Exit:
             pairs = [(one, Server.model_validate(others[one]["settings"]), name, model) for one in used]
     except ValidationError as error:
         raise UsageError("\n".join(misconfigured.faults(error))) from error
-    return Exit.OK if all([await _call(console, *pair) for pair in pairs]) else Exit.FAILED
+    return Exit.OK if all([await _call(console, *pair) for pair in pairs]) else Exit.INEXACT
 
 
 _OTHER: Mapping[Kind, Kind] = {"servers": "models", "models": "servers"}
@@ -202,7 +202,7 @@ async def _call(console: Console, server: str, settings: Server, name: str, mode
 def _listed(console: Console, name: str, found: "list[str] | server_probe.NoModels") -> Exit:
     if isinstance(found, server_probe.NoModels):
         console.print(f"{name}: {found.why}", style="red")
-        return Exit.FAILED
+        return Exit.INEXACT
     console.print(f"{name} answers, and lists {', '.join(found) or 'no models'}; no model names it")
     return Exit.OK
 

@@ -17,7 +17,7 @@ class Exit(IntEnum):
 
     OK = 0
     INEXACT = 1
-    """The files do not hold each line exactly once, or differ from the receipt."""
+    """The files do not hold each line exactly once, or differ from the receipt; a check or a test call fails."""
     USAGE = 2
     """The command is wrong, or the service refused it."""
     SOME_FAILED = 3

@@ -92,19 +92,22 @@ def check_keys(contents: Contents, entries: Mapping[Key, Entry]) -> None:
             )
 
 
-def _check(contents: Contents, entries: Mapping[Key, Entry]) -> None:
+def after(contents: Contents, entries: Mapping[Key, Entry]) -> Contents:
+    """The catalog as these entries would make it."""
     fold = Fold.of(contents)
     for key, entry in entries.items():
         fold.put(key, entry)
-    if len(fold.entries) > ENTRIES_MAX:
-        raise ValueError(
-            f"there are {len(fold.entries)} servers and models, with those removed; at most {ENTRIES_MAX}"
-        )
-    after = fold.contents()
+    return fold.contents()
+
+
+def _check(contents: Contents, entries: Mapping[Key, Entry]) -> None:
+    later = after(contents, entries)
+    if (count := len(later.entries)) > ENTRIES_MAX:
+        raise ValueError(f"there are {count} servers and models, with those removed; at most {ENTRIES_MAX}")
     for key, entry in entries.items():
-        if entry.removed and kind_of(key) == SERVER and (users := _users(after, name_of(key))):
+        if entry.removed and kind_of(key) == SERVER and (users := _users(later, name_of(key))):
             raise ValueError(f"servers.{name_of(key)}: {', '.join(users)} name it; change or remove them first")
-    for key, fault in after.faults.items():
+    for key, fault in later.faults.items():
         if contents.faults.get(key) != fault:
             raise ValueError(fault)
 

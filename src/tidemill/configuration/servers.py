@@ -1,6 +1,7 @@
 """The settings of models and of the servers that serve them."""
 
 import os
+import ssl
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic import (
 
 from tidemill.configuration.connections import address_of
 from tidemill.configuration.misconfigured import TABLE, Table
+from tidemill.configuration.security import load_certificate
 from tidemill.schemas import headers
 from tidemill.schemas.bounds import Name
 from tidemill.schemas.endpoints import DEFAULTS, ENDPOINTS
@@ -206,18 +208,29 @@ class Server(Table):
 
     @property
     def lack(self) -> str | None:
-        """The key or file that this process lacks to call it; None if it has all."""
+        """The key that this process lacks to call it, or the fault of a file; None if it has all."""
         if self.api_key_env and not self.api_key:
             return f"the variable {self.api_key_env} is not set"
-        return self.missing_file
+        return self.file_fault
 
     @property
-    def missing_file(self) -> str | None:
-        """The fault of one of its files; None if this process can read all."""
+    def file_fault(self) -> str | None:
+        """The fault of one of its files, which it reads at each call; None if this process can use all."""
         files = (self.ca_file, self.client_cert_file, self.client_key_file)
         for file in files:
             if file is not None and not (os.access(file, os.R_OK) and file.is_file()):
                 return f"{file} is not there, or cannot be read"
+        context, what = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), f"certificates in {self.ca_file}"
+        try:
+            if self.ca_file is not None:
+                context.load_verify_locations(self.ca_file)
+            if (cert := self.client_cert_file) is not None:
+                what = f"certificate in {cert} with its key in {self.client_key_file or cert}"
+                load_certificate(context, cert, self.client_key_file)
+        except ssl.SSLError as error:
+            return f"there is no {what} in PEM format ({error.reason or 'no PEM'})"
+        except OSError as error:
+            return str(error)
         return None
 
     @property

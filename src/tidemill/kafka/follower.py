@@ -20,14 +20,12 @@ from tidemill.kafka.offsets import Offsets
 from tidemill.retrying import pause_seconds, reason
 
 CATCH_UP_SECONDS_MAX = 10.0
-"""How long `catch_up` waits for all its followers."""
+"""How long a call to catch up waits, of one follower or of several."""
 POLL_MS = 3_000
 """How long one poll waits for a record: a request of an idle follower costs client and broker a millisecond."""
 RUN_RECORDS_MAX = 32
 RUN_BYTES_MAX = 64 * 1024
 """The follower applies records in runs of at most this size, and yields to other tasks after each run."""
-STILL_SECONDS_MAX = 20.0
-"""How long `catch_up` waits for the next run."""
 
 _log = logging.getLogger(__name__)
 
@@ -111,8 +109,11 @@ class Follower:
         """Wait until all records are applied that the topic has now; takes at least one round trip.
 
         Raises:
-            LogUnavailable: The follower is not connected, or no broker answers, or no records come.
+            LogUnavailable: The follower is not connected, or does not get there in `CATCH_UP_SECONDS_MAX`.
         """
+        await catch_up([self], self.partition.topic)
+
+    async def _catch_up(self) -> None:
         if not self.is_connected:
             raise LogUnavailable("not connected")
         # On the consumer's connection the request would wait behind a fetch that waits for records.
@@ -123,12 +124,9 @@ class Follower:
         try:
             while self.position < end:
                 self._moved.clear()
-                async with asyncio.timeout(STILL_SECONDS_MAX):
-                    await self._moved.wait()
+                await self._moved.wait()
                 if not self.is_connected:
                     raise LogUnavailable("the connection is lost")
-        except TimeoutError:
-            raise LogUnavailable("its records do not come") from None
         finally:
             self._waiters -= 1
 
@@ -225,7 +223,7 @@ async def catch_up(followers: Iterable[Follower], *topics: str) -> None:
         async with asyncio.timeout(CATCH_UP_SECONDS_MAX):
             for follower in followers:
                 if follower.partition.topic in topics:
-                    await follower.catch_up()
+                    await follower._catch_up()  # noqa: SLF001  one bound for all of them
     except TimeoutError as error:
         raise LogUnavailable("its records are not read in time") from error
 

@@ -22,6 +22,8 @@ from tidemill.runtime.watchdog import LOOK_SECONDS, Silence
 START_SECONDS_MAX = 180.0
 """How long a start may take without progress."""
 STOP_SECONDS_MAX = 10.0
+LAST_WORK_SECONDS_MAX = 20.0
+"""How much longer a stop may take while the program does its `last_work`."""
 PUMP_SECONDS_MAX = 1.0
 """How long to wait for the last output of a process that has ended."""
 SILENCE_SECONDS_MAX = 30.0
@@ -65,6 +67,8 @@ class Program:
     """Its stage, which may have several processes; by default its name."""
     niceness: int = 0
     """Added to the niceness of this process once the program is ready."""
+    last_work: Callable[[], str | None] = lambda: None
+    """What the program still does at its stop, as a sentence; None if it has no reason to take longer."""
 
 
 class Child:
@@ -117,7 +121,7 @@ class Child:
                 await asyncio.wait_for(self._stopping.wait(), delay)
 
     async def stop(self, seconds_max: float = STOP_SECONDS_MAX) -> None:
-        """Terminate it, kill it after that time, and wait for its end."""
+        """Terminate it, kill it after that time or after its last work, and wait for its end."""
         self._stopping.set()
         process = self._process
         if process is None:
@@ -127,6 +131,12 @@ class Child:
         try:
             await asyncio.wait_for(process.wait(), seconds_max)
         except TimeoutError:
+            if (work := self._program.last_work()) is not None:
+                self._say(work)
+                seconds_max += LAST_WORK_SECONDS_MAX
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), LAST_WORK_SECONDS_MAX)
+                    return
             self._say(f"{self.name} did not stop within {seconds_max:.0f} s; killing it.")
             self.kill()
             await process.wait()

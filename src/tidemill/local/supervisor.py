@@ -47,17 +47,11 @@ class Supervisor:
             started.append((child, layer[child]))
         await _all_ready(started)
 
-    async def stop(self) -> float:
-        """Stop the stages, then the base; kill processes that do not stop in time.
-
-        Returns:
-            Seconds left of `STOP_SECONDS_MAX`.
-        """
+    async def stop(self) -> None:
+        """Stop the stages, then the base; kill processes that do not stop in time, by `Child.stop`."""
         stop_by = time.monotonic() + STOP_SECONDS_MAX
         await _stop(self._stages, STAGES_STOP_SECONDS_MAX)
-        left = stop_by - time.monotonic()
-        await _stop(self._base, max(left - 1, BASE_STOP_SECONDS_MIN))
-        return stop_by - time.monotonic()
+        await _stop(self._base, max(stop_by - time.monotonic() - 1, BASE_STOP_SECONDS_MIN))
 
     def kill(self) -> None:
         """Kill everything."""

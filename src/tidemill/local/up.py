@@ -44,9 +44,8 @@ KAFKA_START_SECONDS_MAX = 900.0
 KAFKA_SILENT_SECONDS = 60.0
 """Time after which the operator hears that Kafka still does not answer."""
 DEMO = "backend-demo"
-AOT_SECONDS_MAX = 6.0
-AOT_SECONDS_MIN = 1.0
-"""Minimum time to create the broker's start cache; with less, a later stop creates it."""
+AOT_SECONDS_MAX = 20.0
+"""Bound of the time to create the broker's start cache; if it takes longer, a later stop tries again."""
 FAILED = 1
 WRONG = 2
 """Exit code if the operator has to change something first."""
@@ -245,6 +244,7 @@ class Up:
                 folder=broker.folder,
                 answers=broker.answers,
                 last_words=broker.last_words,
+                last_work=broker.last_work,
                 start_seconds_max=KAFKA_START_SECONDS_MAX,
             )
             log = broker.output.with_name("kafka.log")
@@ -351,9 +351,11 @@ class Up:
             )
 
     async def _stop(self) -> None:
-        left = await self._supervisor.stop()
-        if self._broker is not None and left > AOT_SECONDS_MIN:
-            await asyncio.to_thread(self._broker.keep_aot_cache, min(left, AOT_SECONDS_MAX))
+        await self._supervisor.stop()
+        if self._broker is not None and self._broker.has_recorded:
+            _say("making the start cache of Kafka, so that it starts faster from now on; once per machine.")
+            if not await asyncio.to_thread(self._broker.keep_aot_cache, AOT_SECONDS_MAX):
+                _say("the start cache is not made; the next stop tries again.")
         data_folder.remove_run(self._data)
 
 

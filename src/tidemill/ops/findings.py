@@ -20,6 +20,34 @@ WEBHOOKS_MAX: Final = 20
 STALLS_MAX: Final = 20
 """Reasons for stalls to report: those that affect the most batches."""
 
+REMEDIES: Final = {
+    Reason.SERVER_UNREACHABLE: "start the server; check its address",
+    Reason.SERVER_REFUSES: "check the server, `api_key_env` and the model's name",
+    Reason.SERVER_FAILS: "read the server's log",
+    Reason.SERVER_SILENT: "read the server's log; `timeout_seconds` limits a call",
+    Reason.IN_FLIGHT: "nothing: calls are long",
+    Reason.QUEUED: "nothing, or add servers",
+    Reason.SCHEDULE: "nothing: see `hours`",
+    Reason.DRAINED: "`tidemill servers resume`",
+    Reason.PAUSED: "`tidemill models resume`",
+    Reason.REMOVED: "add the model again, or let the batch end at its deadline",
+    Reason.ACCESS: "set the variable and restart the processors; a file may be put there while they run",
+    Reason.HEADROOM: "nothing, or set `ttft_ms` of `headroom`",
+    Reason.TOKENS_PER_MINUTE: "nothing, or raise `tokens_per_minute`",
+    Reason.MEMORY: "nothing, or add processes",
+    Reason.STORE: "check the store",
+    Reason.KEY: "put the key back into `encryption_key_file`",
+    Reason.DELIVERY: "check the broker, the store and their disks",
+    Reason.BATCHES_AT_WORK: "nothing, or raise `batches_at_work_max`",
+    Reason.VALIDATION: "is ingest running? can it read the store?",
+    Reason.OPEN: "append lines, or seal it; after `intake_idle_seconds` without a line Tidemill seals it",
+    Reason.NO_PROCESSOR: "are the model's processors running? do they reach the broker?",
+    Reason.FILES: "check the store, and restore the object from a copy of it",
+    Reason.IMPORT: "nothing",
+    Reason.BUCKET: "check the bucket and its connection",
+}
+"""What an operator does about each reason to wait, as in the table of docs/reference/waiting.md."""
+
 
 class Verdict(StrEnum):
     """Severity of a finding."""
@@ -158,7 +186,7 @@ def _stall(reason: Reason, waiting: Sequence[tuple[str, Waiting]]) -> Finding:
     batch_id, first = min(waiting, key=lambda item: item[1].since)
     who = f"{batch_id} waits" if len(waiting) == 1 else f"{batch_id} and {len(waiting) - 1} more wait"
     text = f"{who} since {moment(first.since)}: {first.message}"
-    return warn("batches", text, f"docs/reference/waiting.md says what to do about `{reason}`")
+    return warn("batches", text, f"{REMEDIES[reason]} (reason `{reason}`)")
 
 
 def disk(what: str, free_bytes: int) -> Finding:

@@ -37,8 +37,8 @@ class NoModels:
 
 async def models(server: Server) -> list[str] | NoModels:
     """The model ids of `GET /models`."""
-    if (missing := server.missing_file) is not None:
-        return NoModels(missing)
+    if (fault := server.file_fault) is not None:
+        return NoModels(fault)
     try:
         async with (
             _session(server) as session,

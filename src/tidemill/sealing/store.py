@@ -11,7 +11,7 @@ from contextlib import aclosing
 from typing import Final
 
 from tidemill.schemas.log.part import LARGE_PREFIX, PARTS_PREFIX
-from tidemill.schemas.ports import NotFound, Store, chained, read_all
+from tidemill.schemas.ports import NotFound, Store, chained, once, read_all
 from tidemill.sealing.cipher import SEAL_BYTES, Cipher, Damaged
 from tidemill.sealing.vault import NoKey, Vault
 
@@ -43,6 +43,17 @@ class SealedStore:
         if cipher is None:
             return await self._below.write(key, chunks)
         return content_bytes(await self._below.write(key, _sealed(cipher, key, chunks)))
+
+    async def create(self, key: str, content: bytes) -> bool:
+        """See `Store.create`; it writes nothing for a deleted batch."""
+        if (batch_id := _batch(key)) is not None:
+            try:
+                cipher = await self._vault.sealing_cipher(batch_id)
+            except NoKey:
+                return True
+            if cipher is not None:
+                content = b"".join([piece async for piece in _sealed(cipher, key, once(content))])
+        return await self._below.create(key, content)
 
     async def join(self, key: str, sources: Sequence[str]) -> int:
         """See `Store`; sealed sources pass through this process."""

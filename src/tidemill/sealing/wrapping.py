@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from tidemill.schemas.resources.waiting import Reason
 from tidemill.sealing.cipher import KEY_BYTES, Cipher, derived_key, new_key
 
 KEY_FILE: Final = "encryption_keys"
@@ -21,6 +22,11 @@ NAME_CHARS: Final = 16
 
 class KeyUnavailable(OSError):
     """A key cannot be unwrapped now, since the wrapping key is missing."""
+
+
+def wait_reason(error: OSError) -> Reason:
+    """What a batch waits for whose data cannot be stored or read: its key, or the store."""
+    return Reason.KEY if isinstance(error, KeyUnavailable) else Reason.STORE
 
 
 class KeyFileError(Exception):

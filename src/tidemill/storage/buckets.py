@@ -16,7 +16,7 @@ from tidemill.configuration.buckets import Bucket
 from tidemill.schemas.buckets import Address
 from tidemill.schemas.ports import NotFound
 from tidemill.storage.s3 import S3Store, Upload
-from tidemill.storage.s3_errors import NoUpload, Refused, Unavailable, failures
+from tidemill.storage.s3_errors import CHANGED, NoUpload, Refused, Unavailable, failures
 
 SHA256: Final = "tidemill-sha256"
 """Metadata of an object: SHA-256 of the file that it has, before any conversion."""
@@ -27,7 +27,6 @@ TRANSFERS_EACH_MAX: Final = 2
 SHOWN_MAX: Final = 5
 """Folders that a refusal names."""
 _TOTAL: Final = re.compile(r"bytes \d{1,19}-\d{1,19}/(\d{1,19})\Z", re.ASCII)
-_CHANGED: Final = frozenset({"412", "PreconditionFailed"})
 
 log = logging.getLogger(__name__)
 
@@ -48,15 +47,23 @@ class BucketRefused(Refused):
     """The server of a bucket refuses a request."""
 
 
+class BucketUnavailable(Unavailable):
+    """The server of a bucket does not answer."""
+
+
+class OwnStoreError(OSError):
+    """The service's own store fails, which says nothing of the bucket; a new attempt may succeed."""
+
+
 @contextmanager
 def own_store() -> Iterator[None]:
-    """Treat refusals and missing objects of the service's own store as temporary faults, not as the bucket's."""
+    """Raise faults of the service's own store as `OwnStoreError`, and those of the bucket as they are."""
     try:
         yield
-    except (BucketNotFound, BucketRefused):
+    except (BucketNotFound, BucketRefused, BucketUnavailable):
         raise
-    except (NotFound, Refused) as error:
-        raise OSError(f"the service's own store: {reason(error)}") from error
+    except (NotFound, OSError) as error:
+        raise OwnStoreError(f"the service's own store: {reason(error)}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +111,7 @@ class BucketStore(S3Store):
             Changed: The object has another version now.
             BucketNotFound: It does not exist any more.
             BucketRefused: The server refuses.
-            OSError: The server does not answer.
+            BucketUnavailable: The server does not answer.
         """
         where = {**self._where(key), "IfMatch": etag}
         try:
@@ -117,7 +124,9 @@ class BucketStore(S3Store):
         except NotFound as error:
             raise BucketNotFound(key) from error
         except Refused as error:
-            raise (Changed if error.code in _CHANGED else BucketRefused)(error.code) from error
+            raise (Changed if error.code in CHANGED else BucketRefused)(error.code) from error
+        except Unavailable as error:
+            raise BucketUnavailable(*error.args) from error
 
     async def check_writable(self, key: str) -> None:
         """Check that an object may be written, without writing one.

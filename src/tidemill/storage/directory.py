@@ -8,15 +8,16 @@ the file, once the disk answers, and publishes no object.
 """
 
 import asyncio
+import errno
 import itertools
 import os
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tidemill.schemas.ports import READ_BYTES, NotFound, chained, checked_key, checked_prefix
+from tidemill.schemas.ports import READ_BYTES, NotFound, chained, checked_key, checked_prefix, once
 from tidemill.storage.disk_space import STORE, DiskFull
 from tidemill.storage.threads import Held, Threads
 
@@ -26,6 +27,8 @@ HOP_KEYS = 1000
 PARTIAL = ".partial"
 PARTIAL_AGE_SECONDS_MAX = 86_400
 RENAME_TRIES_MAX = 5
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+"""Errors of a file system without hard links; there two calls of `create` at the same moment may both write."""
 
 _threads = Threads()
 _hop = _threads.run
@@ -44,7 +47,19 @@ class DirectoryStore:
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
         """See `Store.write`; an object of up to `HOP_BYTES` takes one thread switch."""
-        draft = _Draft(self._partial / secrets.token_hex(16), self._path(key), self._reserve_bytes)
+        return await self._write(_publish, key, chunks)
+
+    async def create(self, key: str, content: bytes) -> bool:
+        """See `Store.create`."""
+        try:
+            await self._write(_publish_new, key, once(content))
+        except FileExistsError:
+            return False
+        return True
+
+    async def _write(self, publish: "Publish", key: str, chunks: AsyncIterable[bytes]) -> int:
+        partial = self._partial / secrets.token_hex(16)
+        draft = _Draft(partial, self._path(key), self._reserve_bytes, publish)
         collected: list[bytes] = []
         size = 0
         try:
@@ -114,10 +129,37 @@ class DirectoryStore:
         return self._root / checked_key(key)
 
 
+Publish = Callable[[Path, Path], object]
+"""Gives a complete file its name."""
+
+
+def _publish(partial: Path, target: Path) -> None:
+    partial.replace(target)
+
+
+def _publish_new(partial: Path, target: Path) -> None:
+    """Raises `FileExistsError` if the name is taken; by a link, since a rename would replace the file."""
+    try:
+        target.hardlink_to(partial)
+    except FileExistsError:
+        # The caller goes by the other file, which has to stay.
+        _sync(target.parent)
+        raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if target.exists():
+            raise FileExistsError(str(target)) from error
+        partial.replace(target)
+    else:
+        partial.unlink()
+
+
 class _Draft:
     """An object that is being written. Every method blocks; only one thread at a time may call them."""
 
-    def __init__(self, partial: Path, target: Path, reserve_bytes: int) -> None:
+    def __init__(self, partial: Path, target: Path, reserve_bytes: int, publish: "Publish") -> None:
+        self._publish = publish
         self._partial = partial
         self._target = target
         self._reserve_bytes = reserve_bytes
@@ -147,7 +189,7 @@ class _Draft:
             # A deletion may remove the empty folder between the two steps.
             try:
                 _create(self._target.parent)
-                self._partial.replace(self._target)
+                self._publish(self._partial, self._target)
                 break
             except FileNotFoundError:
                 if last:

@@ -24,6 +24,13 @@ class MeteredStore:
         _WRITTEN.inc(size)
         return size
 
+    async def create(self, key: str, content: bytes) -> bool:
+        """See `Store.create`."""
+        with _metered("create"):
+            is_new = await self._store.create(key, content)
+        _WRITTEN.inc(len(content) if is_new else 0)
+        return is_new
+
     async def join(self, key: str, sources: Sequence[str]) -> int:
         """See `Store.join`."""
         with _metered("join"):

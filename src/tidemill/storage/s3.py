@@ -19,8 +19,8 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-from tidemill.schemas.ports import READ_BYTES, NotFound, checked_key, checked_prefix
-from tidemill.storage.s3_errors import NoUpload, RangeError, Unavailable, failures
+from tidemill.schemas.ports import READ_BYTES, NotFound, checked_key, checked_prefix, once
+from tidemill.storage.s3_errors import CHANGED, NoUpload, RangeError, Refused, Unavailable, failures
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ ABORT_SECONDS_MAX: Final = 10.0
 LINK_SECONDS: Final = 900
 """How long a signed address can start a download."""
 
+_NO_CONDITIONS: Final = frozenset({"501", "NotImplemented"})
+"""Codes of a server that knows no conditional writes."""
 OWN_SERVER: Final = frozenset({"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"})
 """Variables with the address of a server other than Amazon's."""
 
@@ -62,6 +64,20 @@ class S3Store:
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
         """See `Store.write`; an object of up to `PART_BYTES` is one request."""
         return await self._write(self._where(key), chunks)
+
+    async def create(self, key: str, content: bytes) -> bool:
+        """See `Store.create`."""
+        client = await self._connected()
+        try:
+            with failures(key):
+                await client.put_object(**self._where(key), Body=content, IfNoneMatch="*")
+        except Refused as error:
+            if error.code not in _NO_CONDITIONS:
+                if error.code in CHANGED:
+                    return False
+                raise
+            await self.write(key, once(content))
+        return True
 
     async def _write(
         self, where: dict[str, str], chunks: AsyncIterable[bytes], metadata: dict[str, str] | None = None

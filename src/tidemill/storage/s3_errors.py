@@ -18,6 +18,8 @@ _PASSING: Final = frozenset({
     "RequestTimeoutException", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests",
 })  # fmt: skip
 """Codes of refusals that a new attempt may not meet, whatever the status."""
+CHANGED: Final = frozenset({"412", "PreconditionFailed"})
+"""Codes of a request whose condition does not hold."""
 _PASSING_STATUSES: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
 
 
@@ -56,7 +58,8 @@ def failures(key: str) -> Iterator[None]:
         if code == _NO_UPLOAD:
             raise NoUpload(f"S3 answered {code}") from error
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING_STATUSES or code in _PASSING:
+        is_down = status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED
+        if is_down or status in _PASSING_STATUSES or code in _PASSING:
             raise Unavailable(f"S3 answered {code or status}") from error
         raise Refused(code or str(status)) from error
     except (BotoCoreError, aiohttp.ClientError, TimeoutError) as error:

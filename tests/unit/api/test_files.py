@@ -19,6 +19,7 @@ from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Cut, Extras, Status
 from tidemill.schemas.resources.file import File
 
+HOUR = 3_600
 LINE = b'{"custom_id":"a"}\n'
 
 
@@ -119,6 +120,30 @@ async def test_the_files_of_a_batch_that_results_cannot_finish_are_no_orphans(tm
         ended = batch.model_copy(update={"status": Status.COMPLETED, "completed_at": NOW})
         deps.view.put_batch(BatchRecord(project="p", batch=ended))
         assert await file_removal.collect_orphans(deps) == 2 * len(keys)
+
+
+async def test_a_search_for_orphans_spares_outputs_of_batches_that_grow_old_meanwhile(tmp_path):
+    """Results may finish such a batch at any time. Here the store takes three hours to delete an object."""
+    clock, batch_id = ManualClock(), "batch_" + "0" * 32
+    index = index_key(file_key(ids.derived_file_id(batch_id, "output"), "writer"))
+    async with open_dependencies(tmp_path, clock) as deps:
+        await deps.store.write("files/stray", content())
+        assert await file_removal.collect_orphans(deps) == 0
+        clock.now += 2 * HOUR
+        batch = batch_of(batch_id, status=Status.FINALIZING).model_copy(update={"created_at": int(clock.now)})
+        deps.view.put_batch(BatchRecord(project="p", batch=batch))
+        await deps.store.write(index, content())
+        assert await file_removal.collect_orphans(deps) == 0
+        clock.now += ORPHAN_SECONDS_MIN - 2 * HOUR
+        delete = deps.store.delete
+
+        async def slow_delete(key):
+            clock.now += 3 * HOUR
+            await delete(key)
+
+        deps.store.delete = slow_delete
+        assert await file_removal.collect_orphans(deps) == 1
+        assert await is_stored(deps, index)
 
 
 async def test_the_index_of_a_file_is_deleted_with_it(tmp_path):

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from support.backend import Backend
 from support.dependencies import ADMIN, NOW, client_of, open_dependencies
 
 from tidemill.configuration.settings import Settings
@@ -182,3 +183,24 @@ async def test_a_file_is_applied_once_it_is_meant(deps, operator):
     assert added["warnings"] == [f"server gpu-2 ({OTHER}): Connection refused"]
     wrong = await operator.post("/admin/apply", json={"servers": {"a": {"url": "x"}}})
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "servers.a.url")
+
+
+async def test_a_dry_run_warns_of_what_would_be(operator):
+    """Of servers that the file adds, also for models that move to them, and not of those that it leaves."""
+    with Backend() as good:
+        good.lists = ("org/m", "other")
+        file = {
+            "servers": {"new": {"url": good.url}, "away": {"url": OTHER}},
+            "models": {
+                "org/m": {"servers": ["new"]},
+                "other": {"servers": ["new"]},
+                "third": {"servers": ["new", "away"]},
+            },
+        }
+        planned = (await operator.post("/admin/apply", json={**file, "dry_run": True})).json()
+        applied = (await operator.post("/admin/apply", json=file)).json()
+    assert planned["warnings"] == applied["warnings"]
+    assert sorted(planned["warnings"]) == [
+        f"server away ({OTHER}): Connection refused",
+        "server new does not list third, for the model third",
+    ]

@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.main import get_command
@@ -32,6 +33,16 @@ def test_the_help_of_every_command_has_an_example(path, command):
     assert (program, *words[: len(path)]) == ("tidemill", *path)
     with command.make_context(" ".join(path), words[len(path) :]) as context:
         assert context.params.keys() == {one.name for one in command.params if one.expose_value}
+
+
+def test_every_command_that_checks_something_says_how_it_ends():
+    """The docs name them."""
+    page = (Path(__file__).resolve().parents[3] / "docs" / "reference" / "commands.md").read_text("utf-8")
+    (listed,) = re.findall(r"Those that check something end with 1 .*?:\s(.*?);", page, re.DOTALL)
+    named = re.findall(r"`([a-z ]+)`", listed)
+    helps = {" ".join(path): command.help for path, command in COMMANDS}
+    assert len(named) >= 8
+    assert not [name for name in named if "Exit codes: 0 " not in helps[name]]
 
 
 def tidemill(*words, **environ):

@@ -1,13 +1,17 @@
 """Words of the commands below `servers` and `models`, and the lines that show a change."""
 
 import json
+from contextlib import asynccontextmanager
 
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
+from support.backend import Backend, Behaviour
 
-from tidemill.client import catalog
-from tidemill.client.errors import UsageError
+from tidemill.client import catalog, webhooks
+from tidemill.client.errors import Exit, UsageError
+from tidemill.client.http.client import Client
 
 NAMES = st.from_regex(r"[a-z_]{1,12}", fullmatch=True)
 VALUES = st.recursive(
@@ -80,3 +84,57 @@ def test_a_date_is_refused_by_name(tmp_path, value):
         file.write_text(f"[servers.gpu]\nheaders = {value}\n")
         with pytest.raises(UsageError, match=r"tidemill.toml: servers.gpu.headers.api-version: a date"):
             catalog._tables(file)
+
+
+@asynccontextmanager
+async def answering(answers):
+    """A client of a service that answers each path with an object."""
+
+    async def answer(request):
+        return web.json_response(answers[request.path])
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        async with Client(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", "sk-1") as client:
+            yield client
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(("status", "end"), [(200, Exit.OK), (500, Exit.INEXACT)])
+async def test_a_test_call_ends_with_its_outcome(console, status, end):
+    """Of a server, and of a model that has a good one, too."""
+    with Backend() as good, Backend() as other:
+        other.rule = lambda *_: Behaviour(status=status)
+        answers = {
+            "/v1/admin/servers/good": {"settings": {"url": good.url}, "used_by": ["m"]},
+            "/v1/admin/servers/other": {"settings": {"url": other.url}, "used_by": ["m"]},
+            "/v1/admin/models/m": {"settings": {"servers": ["good", "other"]}, "used_by": ["good", "other"]},
+        }
+        async with answering(answers) as client:
+            assert await catalog.test(console, client, "servers", "other") is end
+            assert await catalog.test(console, client, "models", "m") is end
+
+
+async def test_a_test_of_a_server_that_is_away_fails(console):
+    """Whether a model names it or not."""
+    away = {"url": "http://127.0.0.1:9/v1"}
+    answers = {
+        "/v1/admin/servers/a": {"settings": away, "used_by": ["m"]},
+        "/v1/admin/servers/b": {"settings": away, "used_by": []},
+        "/v1/admin/models/m": {"settings": {"servers": ["a"]}, "used_by": ["a"]},
+    }
+    async with answering(answers) as client:
+        for name in ("a", "b"):
+            assert await catalog.test(console, client, "servers", name) is Exit.INEXACT
+
+
+@pytest.mark.parametrize(("status", "end"), [(204, Exit.OK), (410, Exit.INEXACT)])
+async def test_a_test_of_a_webhook_ends_with_the_reply(console, status, end):
+    """As the service reports it."""
+    async with answering({"/v1/webhook_endpoints/we_1/test": {"status_code": status}}) as client:
+        assert await webhooks.test(console, client, "we_1", "batch.completed") is end

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -268,7 +269,7 @@ def test_what_a_server_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert server.lack == "the variable A_KEY is not set"
     monkeypatch.setenv("A_KEY", "secret")
     assert server.lack == f"{file} is not there, or cannot be read"
-    file.touch()
+    trustme.CA().cert_pem.write_to_path(file)
     assert server.lack is None
     assert server.api_key == "secret"
     assert "secret" not in str(catalog.settings_by_key({"a": server}, {"m": Model(servers=("a",))}))

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from aiokafka import ConsumerRecord
-from support.waiting import until
+from support.waiting import WAIT_SECONDS_MAX, until
 
 from tidemill.kafka import follower as module
 from tidemill.kafka.connection import LogUnavailable
@@ -99,7 +99,30 @@ async def test_catching_up_ends_with_the_connection(behind):
 
 async def test_catching_up_waits_for_records_within_a_bound(behind, monkeypatch):
     """A broker may be connected and send nothing."""
-    monkeypatch.setattr(module, "STILL_SECONDS_MAX", 0.01)
-    with pytest.raises(LogUnavailable, match="do not come"):
+    monkeypatch.setattr(module, "CATCH_UP_SECONDS_MAX", 0.01)
+    with pytest.raises(LogUnavailable, match="not read in time"):
         await behind.catch_up()
     assert not behind._waiters
+
+
+async def test_catching_up_is_bounded_while_records_come(behind, monkeypatch):
+    """Else a request would wait for as long as the follower has more to read."""
+    monkeypatch.setattr(module, "CATCH_UP_SECONDS_MAX", 0.5)
+
+    async def ends(partitions):
+        return dict.fromkeys(partitions, 1 << 40)
+
+    monkeypatch.setattr(behind._offsets, "next", ends)
+
+    async def moving():
+        while True:
+            await asyncio.sleep(0)
+            behind.move(behind.position + 1)
+
+    mover = asyncio.create_task(moving())
+    try:
+        async with asyncio.timeout(WAIT_SECONDS_MAX):
+            with pytest.raises(LogUnavailable, match="not read in time"):
+                await behind.catch_up()
+    finally:
+        mover.cancel()

@@ -34,7 +34,7 @@ async def test_a_check_that_fails_is_a_finding(tmp_path, monkeypatch, check, err
 
     monkeypatch.setattr(doctor, check, broken)
     said = []
-    assert not await doctor.examine(Settings(data=tmp_path), None, said.append)
+    assert not await doctor.examine(Settings(data=tmp_path, port=0), None, said.append)
     (line,) = [line for line in said if text in line]
     assert line.startswith("fail")
     assert sum(line.startswith(("ok", "warn", "fail")) for line in said) >= 4

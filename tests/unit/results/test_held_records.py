@@ -19,6 +19,7 @@ from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import CancelRequested, Tick
 from tidemill.schemas.resources.batch import Status
 from tidemill.schemas.resources.waiting import Reason
+from tidemill.sealing.wrapping import KeyUnavailable
 
 TOTAL = 40
 A, B = batch_id(0), batch_id(1)
@@ -30,6 +31,7 @@ class Refusing(Simulation):
     def __init__(self, seed):
         super().__init__(seed)
         self.refused = set()
+        self.fault = PermissionError(13, "Permission denied", "/secret/part")
         self.late = {}
         write, read = self.store.write, self.store.read
 
@@ -37,7 +39,7 @@ class Refusing(Simulation):
             if any(name in key for name in self.refused):
                 # The object may still appear later.
                 self.late[key] = b"".join([chunk async for chunk in chunks])
-                raise PermissionError(13, "Permission denied", f"/secret/{key}")
+                raise self.fault
             return await write(key, chunks)
 
         async def refusing_read(key, start=0, end=None):
@@ -103,10 +105,13 @@ async def test_a_part_that_was_refused_lands_late():
 
 
 @pytest.mark.parametrize("seed", range(10))
-async def test_a_store_that_refuses_the_parts_of_one_batch(seed, monkeypatch):
+@pytest.mark.parametrize("reason", [Reason.STORE, Reason.KEY])
+async def test_a_store_that_refuses_the_parts_of_one_batch(seed, reason, monkeypatch):
     """The other batch ends; the first shows the reason, outlives its deadline, and loses nothing."""
     monkeypatch.setattr(batches, "AT_ONCE_BYTES_MAX", 0)
     simulation = Refusing(seed)
+    if reason is Reason.KEY:
+        simulation.fault = KeyUnavailable("Permission denied")
     streams = filled(simulation, 0, 1)
     simulation.refused.add(f"parts/{A}")
     partition, gate = simulation.partition(), AckGate()
@@ -120,7 +125,7 @@ async def test_a_store_that_refuses_the_parts_of_one_batch(seed, monkeypatch):
     assert shown.status is Status.IN_PROGRESS
     (why,) = shown.tidemill.waiting
     assert (why.reason, why.message) == (
-        Reason.STORE, "Results of the batch cannot be stored: Permission denied.",
+        reason, "Results of the batch cannot be stored: Permission denied.",
     )  # fmt: skip
     assert partition.due_at > simulation.now, "else it would be looked at all the time"
     simulation.refused.clear()

@@ -289,6 +289,24 @@ async def test_late_results_for_a_destroyed_key_are_not_in_clear(tmp_path, keys)
     await below.close()
 
 
+async def test_an_object_is_created_sealed_and_once(tmp_path, keys):
+    """Another process, which has the key too, reads it; for a deleted batch nothing is written."""
+    topic, below = Topic(), DirectoryStore(tmp_path / "objects")
+    one, other = (topic.vault(keys) for _ in range(2))
+    await one.sealing_cipher(A, "p")
+    await other.catch_up()
+    key = f"results-large/{A}/verdict"
+    assert await SealedStore(below, one).create(key, CANARY)
+    assert not await SealedStore(below, other).create(key, b"other")
+    assert CANARY not in b"".join([chunk async for chunk in below.read(key)])
+    assert b"".join([chunk async for chunk in SealedStore(below, other).read(key)]) == CANARY
+    await below.delete(key)
+    topic.records.append((A, codec.encode(Erasure(project="p", at=100))))
+    await other.catch_up()
+    assert await SealedStore(below, other).create(key, CANARY)
+    assert [found async for found in below.keys("results-large/")] == []
+
+
 @pytest.mark.parametrize("fault", ["destroyed", "damaged"])
 async def test_results_of_a_batch_with_a_lost_key_do_not_count_as_stored(tmp_path, keys, fault):
     """They wait, visibly, since the batch is not deleted."""

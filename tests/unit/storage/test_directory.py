@@ -1,6 +1,7 @@
 """A store on a disk that hangs, like one behind NFS."""
 
 import asyncio
+import errno
 import os
 import threading
 
@@ -80,6 +81,19 @@ async def test_a_write_is_cancelled_at_once(call, store, tmp_path, monkeypatch):
         await until(lambda: not files(tmp_path) and disk.is_closed(), "the thread's cleaning")
     assert await store.write("a", once(b"y")) == 1
     assert files(tmp_path) == ["a"]
+
+
+async def test_a_file_system_without_links_creates_objects(store, tmp_path, monkeypatch):
+    """There two calls at the same moment may both write; a later one does not."""
+
+    def refuse(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert await store.create("a/b", b"x")
+    assert not await store.create("a/b", b"y")
+    assert b"".join([chunk async for chunk in store.read("a/b")]) == b"x"
+    assert files(tmp_path) == ["b"]
 
 
 async def test_a_read_is_cancelled_at_once(store, monkeypatch):

@@ -49,6 +49,7 @@ def refusal(code: str, status: int) -> ClientError:
         ("InvalidRequest", 400, Refused),
         ("BucketAlreadyExists", 409, Refused),
         ("PreconditionFailed", 412, Refused),
+        ("NotImplemented", 501, Refused),
     ],
 )
 def test_a_refusal_that_passes_is_no_refusal(code: str, status: int, kind: type[Exception]) -> None:
@@ -79,6 +80,26 @@ async def test_a_busy_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> 
             with pytest.raises(Unavailable, match="TooManyRequests"):
                 await anext(store.read("key"))
         assert b"".join([chunk async for chunk in store.read("key")]) == b"content"
+        await store.close()
+
+
+async def test_a_server_without_conditional_writes_takes_a_plain_one() -> None:
+    """There the last of several calls at the same moment counts."""
+    written: list[bytes] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        if "if-none-match" in request.headers:
+            return web.Response(status=501, text="<Error><Code>NotImplemented</Code></Error>")
+        written.append(await request.read())
+        return web.Response(headers={"etag": '"e"'})
+
+    app = web.Application()
+    app.router.add_put("/b/key", answer)
+    async with TestServer(app) as server:
+        keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "region_name": "us-east-1"}
+        store = S3Store(bucket="b", prefix="", connection={"endpoint_url": str(server.make_url("")), **keys})
+        assert await store.create("key", b"content")
+        assert written == [b"content"]
         await store.close()
 
 

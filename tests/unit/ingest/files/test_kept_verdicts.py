@@ -129,6 +129,41 @@ async def test_a_lower_limit_stops_no_batch_that_runs(tmp_path, changed):
     await attempts.check()
 
 
+class TwoOwners(DirectoryStore):
+    """The store of an owner that looks for a verdict just before another one keeps it."""
+
+    is_blind = True
+
+    async def read(self, key, *edges):
+        if key == verdict_key("batch_1") and self.is_blind:
+            self.is_blind = False
+            raise NotFound(key)
+        async for chunk in super().read(key, *edges):
+            yield chunk
+
+
+@pytest.mark.parametrize(
+    ("url", "first", "second"),
+    [(MESSAGES, "mn", "m"), (MESSAGES, "m", "mn"), (CHAT, "mn", "m"), (CHAT, "m", "mn")],
+)
+async def test_two_owners_have_one_verdict(tmp_path, url, first, second):
+    """Else one would publish by another verdict than the one that results has: a line that is neither is lost.
+
+    For Anthropic's face a removed model is a fault of its lines, and for the others one of the whole file.
+    """
+    attempts = Attempts(tmp_path, *(line(number, *of, url) for number, of in enumerate(EQUAL)), url=url)
+    fails = url == CHAT and first == "m"
+    await attempts.attempt(first, dies=not fails)
+    attempts.store = TwoOwners(tmp_path)
+    await attempts.attempt(second)
+    if fails:
+        rejected, again = attempts.facts
+        assert isinstance(rejected, Rejected)
+        assert again == rejected
+    else:
+        await attempts.check()
+
+
 async def test_an_alias_that_moves_takes_no_line_along(tmp_path):
     """All lines run on the model that the log names."""
     lines = [line(number, "a", str(number)) for number in range(EXPRESS_LINES_MAX + 1)]

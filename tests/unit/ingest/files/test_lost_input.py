@@ -10,6 +10,7 @@ import pytest
 from tidemill.configuration.projects import Limits
 from tidemill.ingest.files import stage as module
 from tidemill.ingest.files.imports import Importer
+from tidemill.ingest.files.wait_report import WaitReport
 from tidemill.schemas.buckets import BucketObject
 from tidemill.sealing.vault import NoKey
 from tidemill.storage.directory import DirectoryStore
@@ -80,7 +81,8 @@ async def test_the_input_of_a_deleted_batch_is_not_copied_again(tmp_path):
     command = cases.created("batch_1", "files/x", 1)
     source = BucketObject(uri="s3://lake/x", etag="e", bytes=1)
     command = command.model_copy(update={"input": command.input.model_copy(update={"source": source})})
-    failed = await importer.run(importer.of(command), 60, lambda: None)
+    report = WaitReport("batch_1", log, lambda: cases.NOW)
+    failed = await importer.run(importer.of(command, report), 60, lambda: None)
     (error,) = failed.errors
     assert (error.code, error.message) == ("input_unavailable", "s3://lake/x: the batch was deleted.")
     assert not [key async for key in store.keys("files/")]

@@ -67,7 +67,10 @@ class Keys:
         return wrapped
 
 
-def refusing(world, monkeypatch, refuses):
+DENIED = PermissionError(13, "Permission denied", "/secret/part")
+
+
+def refusing(world, monkeypatch, refuses, fault=DENIED):
     """Let the store refuse objects, which may still appear there, after others of the same key."""
     write, late = world.store.write, []
 
@@ -75,7 +78,7 @@ def refusing(world, monkeypatch, refuses):
         content = b"".join([chunk async for chunk in chunks])
         if refuses(key):
             late.append((key, content))
-            raise PermissionError(13, "Permission denied", f"/secret/{key}")
+            raise fault
 
         async def again():
             yield content
@@ -126,7 +129,7 @@ class Secrets:
         return 0
 
 
-@pytest.mark.parametrize("what", ["store", "key"])
+@pytest.mark.parametrize("what", ["store", "key", "key of a part"])
 async def test_a_stream_waits_alone(what, tmp_path, monkeypatch):
     """While its parts are refused or its key is missing, the others of the partition end, and its batch says why.
 
@@ -137,7 +140,8 @@ async def test_a_stream_waits_alone(what, tmp_path, monkeypatch):
     if what == "key":
         world.vault = Vault(Secrets(), wrapper=keys, seals=True)
     held = ids.stream_batch_id(PARTITION, 0)
-    refusing(world, monkeypatch, lambda key: what == "store" and is_broken and held in key)
+    fault = DENIED if what == "store" else KeyUnavailable("no key")
+    refusing(world, monkeypatch, lambda key: what != "key" and is_broken and held in key, fault)
     other = [("authorization", b"Bearer else"), ("tidemill-end", b"true")]
     world.log = [
         producing(b"a", line("acme/a/0/0")),

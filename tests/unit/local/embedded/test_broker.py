@@ -117,6 +117,22 @@ def test_a_start_cache_that_others_could_write_is_not_used(made, tmp_path):
     assert not any("AOTCache=" in option for option in made._aot_options())
 
 
+def test_a_recording_may_outlast_a_stop(made, tmp_path):
+    """Only once Kafka itself has stopped, and only if there is something to record."""
+    (clean := made.folder / "log").mkdir()
+    made._aot, made._java = tmp_path / "kafka.aot", ["java", "-cp", "a.jar"]
+    made.command()
+    assert (made.last_work(), made.has_recorded) == (None, False)
+    (clean / ".kafka_cleanshutdown").touch()
+    assert "start cache" in made.last_work()
+    made._training.touch()
+    assert made.has_recorded
+    made._aot.write_bytes(b"")
+    made._training = None
+    made.command()
+    assert (made.last_work(), made.has_recorded) == (None, False)
+
+
 def test_java_gets_no_keys(made, monkeypatch):
     """Neither API keys nor keys of backends."""
     monkeypatch.setenv("TIDEMILL_API_KEY", "sk-of-the-api")

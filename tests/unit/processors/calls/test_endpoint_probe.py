@@ -164,6 +164,21 @@ async def test_a_line_waits_while_another_backend_may_serve_its_endpoint(world, 
         assert await one.menu.lacks(EMBEDDINGS, last)
 
 
+async def test_a_line_waits_for_a_backend_that_serves_its_endpoint_again(world, server):
+    """However late it was found to lack the endpoint: the line tries it before it ends."""
+    with Server() as second:
+        second.lists = ("m",)
+        second.lacks = frozenset({EMBEDDINGS})
+        one = world({"url": server.url}, {"url": second.url})
+        first, last = one.fleet.backends
+        assert not await one.menu.lacks(EMBEDDINGS, first)
+        assert await one.menu.lacks(EMBEDDINGS, last)
+        server.lacks = frozenset()
+        assert not await one.menu.lacks(EMBEDDINGS, last)
+        server.lacks = frozenset({EMBEDDINGS})
+        assert not await one.menu.lacks(EMBEDDINGS, last), "no line has tried it since"
+
+
 @pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
 async def test_other_statuses_need_no_probe(world, server, status):
     """No list is asked for."""

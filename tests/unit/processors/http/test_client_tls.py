@@ -10,6 +10,8 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 
 from tidemill.configuration.security import load_certificate
+from tidemill.configuration.servers import Server
+from tidemill.processors.failures import FailureKind
 from tidemill.processors.http.client import HttpUpstream, Trust
 
 
@@ -63,8 +65,40 @@ def test_an_encrypted_key_is_an_error(tmp_path, is_one_file):
     cert = tmp_path / "client.pem"
     if is_one_file:
         cert.write_bytes(cert.read_bytes() + key.read_bytes())
+    key = None if is_one_file else key
     with pytest.raises(OSError, match="encrypted key"):
-        load_certificate(ssl.create_default_context(), cert, None if is_one_file else key)
+        load_certificate(ssl.create_default_context(), cert, key)
+    assert "has an encrypted key" in server(client_cert_file=cert, client_key_file=key).lack
+
+
+def server(**files: Path | None) -> Server:
+    """The settings of a server with these files."""
+    found = {name: str(file) for name, file in files.items() if file is not None}
+    return Server.model_validate({"url": "https://gpu.example/v1", **found})
+
+
+def test_a_file_that_cannot_be_used_is_named(tmp_path):
+    """Else the calls would fail as if no server were there."""
+    (cert, key), (ca,) = write(tmp_path).client, write(tmp_path).authorities
+    good = {"ca_file": ca, "client_cert_file": cert, "client_key_file": key}
+    assert server(**good).lack is None
+    (wrong := tmp_path / "wrong").write_text("no PEM")
+    trustme.CA().issue_cert("other.example").private_key_pem.write_to_path(other := tmp_path / "other.key")
+    for setting, file in (("ca_file", wrong), ("client_cert_file", wrong), ("client_key_file", other)):
+        lack = server(**{**good, setting: file}).lack
+        assert lack.startswith("there is no certificate")
+        assert str(file) in lack
+
+
+async def test_a_renewed_key_that_is_encrypted_is_logged(tmp_path, caplog):
+    """The call itself says only that there is no connection."""
+    trust = write(tmp_path)
+    client = HttpUpstream({("127.0.0.1", 9): trust})
+    assert await client.get("https://127.0.0.1:9/v1/models", {}, 5, 100) is FailureKind.CONNECT
+    assert not caplog.records
+    trust.client[1].write_text("no PEM")
+    assert await client.get("https://127.0.0.1:9/v1/models", {}, 5, 100) is FailureKind.CONNECT
+    assert "a TLS file of their server cannot be used" in caplog.text
 
 
 def test_certificates_are_loaded_in_one_place():

@@ -14,6 +14,7 @@ from support.simulated_stage import World, simulated
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.backends.server import Server
+from tidemill.processors.backends.token_bucket import LIMITING_SECONDS, TokenBucket
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.limits.server_metrics import ServerMetrics
 from tidemill.processors.reports import reporter
@@ -171,6 +172,32 @@ def test_a_server_that_takes_no_calls(reply: Any, reason: Reason, refused: bool)
         await reports.pass_(40)
         assert reports.last.servers[0].cause is reports.last.models[0].cause is None
         assert reports.last.servers[0].breaker is BreakerState.CLOSED
+
+    simulated(run)
+
+
+@pytest.mark.parametrize("rate", [50, 100, 200, 400])
+def test_a_limit_in_tokens_is_shown_for_as_long_as_it_holds(rate: int) -> None:
+    """Not from one second to the next, as the bucket fills and empties; it ends with the lines that wait."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop, buckets=(TokenBucket(60 * rate),))
+        reports = Reports(world)
+        world.upstream.reply = TOKENS
+        world.publish("b", lines=2 * rate)
+        begun = loop.now()
+        await reports.pass_(10)
+        for _ in range(30):
+            await reports.pass_(1)
+            (server,), (model,) = reports.last.servers, reports.last.models
+            assert server.lines_waiting
+            assert _reason(server.cause) is _reason(model.cause) is Reason.TOKENS_PER_MINUTE
+            assert server.cause.since <= begun + 10
+        while world.stage.pending:
+            await reports.pass_(1)
+        await reports.pass_(int(LIMITING_SECONDS) + 1)
+        assert reports.last.servers[0].cause is reports.last.models[0].cause is None
+        await world.stage.close()
 
     simulated(run)
 

@@ -169,6 +169,20 @@ async def test_an_unfinished_adoption_makes_no_row_obsolete(rows):
     assert (await took_over(rows, 4))[1] == [state(0).id]
 
 
+async def test_a_damaged_row_of_parts_stops_no_other_batch(rows, caplog):
+    """The batch is left out like one whose own row is damaged, until a version can read it."""
+    first, _ = await took_over(rows, 1)
+    for number in (0, 1):
+        await first.keep(ActiveBatch(state=state(number, parts=parts(2)), bitmap=LineBitmap()))
+    key, value = next(rows[0].scan(b"parts/" + state(0).id.encode()))
+    rows[0].put(key, b"[{}]")
+    assert (await took_over(rows, 2))[1] == [state(1).id]
+    assert f"{state(0).id.encode()!r} in the table is not a batch" in caplog.text
+    rows[0].put(key, value)
+    third = await owned(rows, 3)
+    assert {one.id: one.parts for one in third.open()} == {state(number).id: parts(2) for number in (0, 1)}
+
+
 async def test_owners_are_in_order_after_a_group_starts_again(rows):
     """A consumer group that was gone for a week begins with generation 1."""
     owners = [(await owned(rows, generation)).owner for generation in (7, 8, 1, 2, 2)]
