@@ -61,6 +61,43 @@ def test_a_row_leaves_a_filter_that_it_does_not_fit(page):
     whole(page, "Batches", 119)
 
 
+LATE = {"progress": {"slack_seconds": -60, "percent": 25, "lines_per_second": 1}}
+STALLED = {"waiting": [{"reason": "paused", "lines": 3, "message": "It is paused.", "since": CREATED}]}
+FAILED = {"total": 4, "completed": 1, "failed": 1}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words", "fields"),
+    [
+        ("stalled", "stalled or held", {"tidemill": STALLED}),
+        ("late", "late", {"tidemill": LATE}),
+        ("failures", "with failures", {"request_counts": FAILED}),
+    ],
+)
+def test_batches_in_trouble(page, trouble, words, fields):
+    """The API finds them, and an event moves a batch in or out of the list."""
+    listed = Listed(page, "/batches", [batch(number, **fields) for number in (2, 1)])
+    go(page, "/batches")
+    page.get_by_label("Add a filter").click()
+    page.get_by_label("Trouble").select_option(words)
+    page.keyboard.press("Escape")
+    assert page.url.endswith(f"/batches?trouble={trouble}")
+    whole(page, "Batches", 2)
+    assert listed.asked[-1]["trouble"] == trouble
+    tell(page, "batch", **batch(1))
+    whole(page, "Batches", 1)
+    listed.rows = [batch(number, **fields) for number in (3, 2)]
+    tell(page, "batch", **batch(3, **fields))
+    whole(page, "Batches", 2)
+    asked = len(listed.asked)
+    tell(page, "batch", **batch(4))
+    tell(page, "batch", **batch(2))
+    whole(page, "Batches", 1)
+    assert len(listed.asked) == asked
+    button(page, f"Remove the filter Trouble {words}").click()
+    expect(page.get_by_role("button", name=re.compile("Remove the filter"))).to_have_count(0)
+
+
 @pytest.mark.parametrize(("path", "table", "make"), [("/files", "Files", file), ("/batches", "Batches", batch)])
 def test_new_rows_take_no_old_ones_away(page, path, table, make):
     """All loaded rows stay, and the next page continues behind them; after a gap only the new rows stay."""

@@ -11,13 +11,14 @@ import { Filters } from "../ui/form.js";
 import { confirm, toast } from "../ui/overlay.js";
 import { Page } from "../ui/page.js";
 import { More, Table, useColumns } from "../ui/table.js";
-import { BatchCard, BatchName, BatchProgress, BatchState, cancel, counts, ending, isOver, modelOf, outputsOf, Slack } from "./shown.js";
+import { BatchCard, BatchName, BatchProgress, BatchState, cancel, counts, ending, isOver, modelOf, outputsOf, Slack, TROUBLES } from "./shown.js";
 
 const PAGE = 100;
 const FRESH = 50;
 const DAY = 86_400;
 const STATUSES = ["validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled"];
 const CREATED = [["1", "Last day"], ["7", "Last 7 days"], ["30", "Last 30 days"]];
+const TROUBLE = [["stalled", "stalled or held"], ["late", "late"], ["failures", "with failures"]];
 const UNPAIRED = "It needs a name, = and a value.";
 const selected = signal(new Set());
 
@@ -38,6 +39,7 @@ const COLUMNS = [
 
 const FILTERS = [
   { name: "status", title: "State", options: STATUSES.map((status) => [status, status.replace("_", " ")]) },
+  { name: "trouble", title: "Trouble", options: TROUBLE },
   { name: "created", title: "Created", options: CREATED },
   { name: "model", title: "Model" },
   { name: "search", title: "Search", placeholder: "Id, name or metadata" },
@@ -51,7 +53,7 @@ const pairOf = (text) => /^([^=]+)=(.+)$/s.exec(text)?.slice(1) ?? null;
 
 /** The query of the API for the filters of the address. */
 function wanted(query) {
-  const found = Object.fromEntries(["status", "model", "search", "endpoint", "single", "order"].map((name) => [name, query.get(name)]));
+  const found = Object.fromEntries(["status", "trouble", "model", "search", "endpoint", "single", "order"].map((name) => [name, query.get(name)]));
   const days = Number(query.get("created"));
   // Whole hours, so that the list keeps its cache key.
   if (days) found.created_after = Math.floor(Date.now() / 3_600_000) * 3_600 - days * DAY;
@@ -79,14 +81,14 @@ function useBatches(query, fault) {
     if (isWhole || !before()) return renewed(api, before()?.rows.length ?? 0, stop);
     const page = await pageOf("/batches", api, { limit: FRESH, signal: stop });
     return merged(before(), page);
-  }, { onChange: changed(api.status) });
+  }, { onChange: changed(api) });
   return { ...live, ...useMore(live, ({ after }) => pageOf("/batches", api, { limit: PAGE, after })) };
 }
 
 /** Update a batch in the list, or remove it if it no longer matches; an unknown one may add a row. */
-const changed = (status) => (type, object, data) => {
+const changed = ({ status, trouble }) => (type, object, data) => {
   if (type !== "batch" || !data) return undefined;
-  const isOut = object.deleted || (status && object.status !== status);
+  const isOut = object.deleted || (status && object.status !== status) || (trouble && !TROUBLES[trouble]?.(object));
   if (!data.rows.some(({ id }) => id === object.id)) return isOut ? undefined : RELOAD;
   const rows = isOut ? data.rows.filter(({ id }) => id !== object.id) : data.rows.map((batch) => (batch.id === object.id ? object : batch));
   return { ...data, rows };
