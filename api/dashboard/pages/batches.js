@@ -1,7 +1,7 @@
 /** The batches, newest first: filters in the address, live, and actions on those that are selected. */
 
 import { canWrite, make, save } from "../core/client.js";
-import { age, cost, count, moment, percent } from "../core/format.js";
+import { age, cost, count, DAY, moment, percent } from "../core/format.js";
 import { RELOAD, useLive } from "../core/live.js";
 import { merged, pageOf, useMore } from "../core/paging.js";
 import { batchPath, place, setQuery } from "../core/route.js";
@@ -15,7 +15,6 @@ import { BatchCard, BatchName, BatchProgress, BatchState, cancel, counts, ending
 
 const PAGE = 100;
 const FRESH = 50;
-const DAY = 86_400;
 const STATUSES = ["validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled"];
 const CREATED = [["1", "Last day"], ["7", "Last 7 days"], ["30", "Last 30 days"]];
 const TROUBLE = [["stalled", "stalled or held"], ["late", "late"], ["failures", "with failures"]];
