@@ -1,11 +1,10 @@
 """Lists of the dashboard that grow by pages and follow events, with answers that the tests make up."""
 
 import re
-import time
 
 import pytest
 from playwright.sync_api import expect
-from support.dashboard import button, cut, go, rows
+from support.dashboard import button, go, rows
 from support.made_up import CREATED, Listed, batch, file, tell, with_events
 from support.waiting import wait_until
 
@@ -348,41 +347,3 @@ def test_lines_that_did_not_run(page):
     said = page.get_by_role("alert")
     expect(said).to_contain_text("Line 2: It has 2.")
     expect(said).to_contain_text("Lines 9\N{EN DASH}66, 70: the same fault")
-
-
-LONGEST = {"total": 10_000_000, "completed": 5_555_555, "failed": 4_444_444}
-DEAREST = "444444.44"
-
-
-def widest_batches():
-    """Batches with the widest figures of each column, made at different times."""
-    now = int(time.time())
-    for number, age in enumerate([59, 59 * 60 + 30, 23 * 3600 + 60, 444 * 86_400], 1):
-        few = {"total": 10_000_000, "completed": 1, "failed": 0}
-        counts = LONGEST if number % 2 else few
-        cost = {"cost": {"total": DEAREST}}
-        times = {"created_at": now - age, "expires_at": now - age + 31 * 86_400}
-        yield batch(number, request_counts=counts, tidemill=cost, **times)
-
-
-def widest_usage():
-    """Sums of a year on a large cluster."""
-    sums = {"batches": 444_444, "lines": 4_444_444_444, "input_tokens": 4 * 10**12, "output_tokens": 4 * 10**12}
-    return {"object": "list", "data": [{"model": "m" * 60, "cost": {"total": DEAREST}} | sums], "has_more": False}
-
-
-def test_no_figure_is_cut(page):
-    """However large: a cut number would read as another number."""
-    Listed(page, "/batches", list(widest_batches()))
-    Listed(page, "/files", [file(number) | {"bytes": 1023 * 1024**number} for number in range(3)])
-    page.route("**/v1/usage?*", lambda route: route.fulfill(json=widest_usage()))
-    page.reload()
-    for path, table in (
-        ("/", "Batches at work"),
-        ("/batches", "Batches"),
-        ("/files", "Files"),
-        ("/usage", "Usage"),
-    ):
-        go(page, path)
-        expect(rows(page, table).first).to_be_visible()
-        assert cut(page) == [], path

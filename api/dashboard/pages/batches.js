@@ -22,12 +22,12 @@ const UNPAIRED = "It needs a name, = and a value.";
 const selected = signal(new Set());
 
 const COLUMNS = [
-  { id: "name", title: "Name", width: "minmax(230px, 2.4fr)", cell: (batch) => html`<${BatchName} batch=${batch} />` },
+  { id: "name", title: "Name", width: "minmax(210px, 2.4fr)", cell: (batch) => html`<${BatchName} batch=${batch} />` },
   { id: "state", title: "State", width: "minmax(168px, 1fr)", cell: (batch) => html`<${BatchState} batch=${batch} />` },
   { id: "model", title: "Model", width: "minmax(104px, 1fr)", yields: 4, cell: (batch) => html`<span title=${modelOf(batch)}>${modelOf(batch)}</span>` },
   { id: "progress", title: "Progress", width: "minmax(72px, 0.9fr)", yields: 1, cell: (batch) => html`<${BatchProgress} batch=${batch} />` },
   { id: "lines", title: "Lines", width: "minmax(150px, 1fr)", isNumber: true, cell: counts },
-  { id: "end", title: "End", width: "minmax(160px, 1.2fr)", yields: 6, cell: (batch) => html`<span title=${ending(batch)}>${ending(batch)}</span>` },
+  { id: "end", title: "End", width: "minmax(156px, 1.2fr)", yields: 6, cell: (batch) => html`<span title=${ending(batch)}>${ending(batch)}</span>` },
   { id: "slack", title: "Slack", width: "minmax(136px, 0.8fr)", yields: 3, cell: (batch) => html`<${Slack} batch=${batch} />` },
   { id: "cost", title: "Cost", width: "72px", yields: 2, isNumber: true, cell: ({ tidemill: { cost: price, progress } }) => (price ?? progress?.cost ? cost((price ?? progress.cost).total) : "–") },
   { id: "created", title: "Age", width: "72px", yields: 5, isNumber: true, order: true, cell: ({ created_at: at }) => html`<time title=${moment(at)}>${age(Date.now() / 1000 - at)}</time>` },
@@ -148,7 +148,7 @@ export default function Batches() {
   const metadata = query.get("metadata");
   const fault = metadata && !pairOf(metadata) ? UNPAIRED : null;
   const live = useBatches(query, fault);
-  const { shown, menu } = useColumns("batches", COLUMNS);
+  const { shown, room, menu } = useColumns("batches", COLUMNS);
   const { data } = live;
   // What is selected is in sight: another filter, page or project begins anew.
   useEffect(() => () => (selected.value = new Set()), [live.key]);
@@ -162,7 +162,7 @@ export default function Batches() {
       ${data && html`<${Bulk} rows=${data.rows} reload=${live.reload} />`}
       ${fault && html`<${Empty}>The filter Metadata is not complete. ${fault}<//>`}
       ${!fault && (!data || data.rows.length
-        ? html`<${Table} label="Batches" columns=${shown} rows=${data?.rows} error=${live.error} id=${({ id }) => id} selected=${selected}
+        ? html`<${Table} label="Batches" columns=${shown} room=${room} rows=${data?.rows} error=${live.error} id=${({ id }) => id} selected=${selected}
             card=${(batch) => html`<${BatchCard} batch=${batch} />`} cardHeight=${92} onEnd=${live.onEnd}
             order=${query.get("order")} onOrder=${(order) => setQuery({ order })} />`
         : html`<${Nothing} isFiltered=${isFiltered} hasMore=${data.hasMore} />`)}
