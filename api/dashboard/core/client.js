@@ -69,8 +69,8 @@ async function arrive(found, isTold) {
       fault = { project: wanted, error };
     }
   refused.value = fault;
-  await enter(there, isTold || there !== found);
   if (wanted === null) keepProject(there.project);
+  await enter(there, isTold || there !== found);
 }
 
 let last = Promise.resolve();
