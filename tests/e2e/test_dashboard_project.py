@@ -1,6 +1,7 @@
 """The project is in the address: a link opens in its project, and Back returns to it."""
 
 import re
+import time
 
 import pytest
 from playwright.sync_api import expect
@@ -11,6 +12,7 @@ from support.stack import KEY
 pytestmark = pytest.mark.e2e
 
 OTHER = "linked"
+DAY = 86_400
 HIDE = """hidden => {
   const get = () => hidden ? 'hidden' : 'visible';
   Object.defineProperty(document, 'visibilityState', {get, configurable: true});
@@ -102,6 +104,8 @@ def test_a_project_that_may_not_be_seen(browser, root, secret):
     """The page says so, and offers the own project, or another key; no project is shown in its place."""
     with signed_in(browser, root, secret) as tab:
         own = f"{root}/dashboard/?project={OTHER}#/batches"
+        expect(tab.get_by_role("link", name="Usage")).to_be_visible()
+        expect(tab.get_by_role("link", name="Projects")).to_have_count(0)
         expect(tab).to_have_url(re.compile(rf"\?project={OTHER}$"))
         for project in ("default", "<b>no</b>"):
             tab.goto(own.replace(OTHER, project))
@@ -141,3 +145,22 @@ def test_a_link_waits_for_the_sign_in(browser, root, secret, ended):
         button(tab, "Sign in").click()
         state(tab, "completed")
         shows(tab, "default")
+
+
+def test_an_operator_sees_all_projects(tab, client, ended):
+    """Each with what it used today, and a link to its overview."""
+    go(tab, f"/batches/{ended}")
+    state(tab, "completed")
+    go(tab, "/projects")
+    own, other = (rows(tab, "Projects").filter(has_text=re.compile(f"^{name}")) for name in ("default", OTHER))
+    today = {"start_time": int(time.time()) // DAY * DAY}
+    [total] = client.get("/usage", cast_to=object, options={"params": today})["data"]
+    expect(own.get_by_role("cell").nth(2)).to_have_text(f"{total['batches']:,}")
+    expect(own.get_by_role("cell").nth(1)).not_to_have_text("0")
+    expect(other).to_have_text(f"{OTHER}0000")
+    other.get_by_role("link", name=OTHER).click()
+    expect(tab.get_by_role("heading", name="Overview")).to_be_visible()
+    shows(tab, OTHER)
+    tab.go_back()
+    expect(own).to_be_visible()
+    shows(tab, "default")
