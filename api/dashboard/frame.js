@@ -77,8 +77,8 @@ const failed = (error) => toast(error.message, "bad");
 
 /** Switch the project; only pages of lists stay open, since objects belong to one project. */
 function chooseProject(select) {
-  const leave = () => RAIL.some(({ href }) => href === place.value.path) || go("/");
-  switchProject(select.value, leave).catch((error) => {
+  const path = RAIL.some(({ href }) => href === place.value.path) ? undefined : "/";
+  switchProject(select.value, path).catch((error) => {
     select.value = session.value?.project;
     failed(error);
   });

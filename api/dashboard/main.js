@@ -1,6 +1,6 @@
 /** Starts the dashboard: who is signed in, and the page of the address in its frame. */
 
-import { resume, session } from "./core/client.js";
+import { moved, refused, resume, session, signOut, switchProject } from "./core/client.js";
 import { close } from "./core/events.js";
 import { forget } from "./core/live.js";
 import { place, start } from "./core/route.js";
@@ -9,7 +9,7 @@ import { Frame } from "./frame.js";
 import { ROUTES } from "./routes.js";
 import { SignIn } from "./sign-in.js";
 import { Button, Empty, LinkButton, Skeleton } from "./ui/basics.js";
-import { clear, Overlays } from "./ui/overlay.js";
+import { clear, Overlays, toast } from "./ui/overlay.js";
 import { Page } from "./ui/page.js";
 
 const loaded = new Map();
@@ -25,6 +25,20 @@ const Failed = ({ error }) => html`
     <${Empty} action=${html`<${Button} kind="primary" act=${() => location.reload()}>Reload<//>`}>${error.message}<//>
   <//>
 `;
+
+/** In place of the pages of a project that the user may not see, or that the service does not open now. */
+function NoProject() {
+  const { project, person, key } = session.value;
+  const { project: wanted, error } = refused.value;
+  const go = html`<${Button} kind=${error ? "" : "primary"} act=${() => switchProject(project, "/")}>Go to ${project}<//>`;
+  return html`
+    <${Page} title=${`The project ${wanted} cannot be shown`}>
+      <${Empty} action=${html`<div class="buttons">${error && html`<${Button} kind="primary" act=${resume}>Try again<//>`}${go}${!error && html`<${Button} act=${signOut}>Sign out<//>`}</div>`}>
+        ${error ? error.message : `The address leads to the project ${wanted}, which does not exist, or which ${person ?? `the key ${key.name}`} may not see.`}
+      <//>
+    <//>
+  `;
+}
 
 /** The component of a route, once its module is loaded, and why it did not load; the next visit tries again. */
 function useModule(route) {
@@ -67,7 +81,7 @@ function Routed() {
 function App() {
   if (session.value === undefined) return null;
   return html`
-    ${session.value === null ? html`<${SignIn} />` : html`<${Frame} key=${`${session.value.id} ${session.value.project}`}><${Routed} /><//>`}
+    ${session.value === null ? html`<${SignIn} />` : html`<${Frame} key=${`${session.value.id} ${session.value.project}`}><${refused.value ? NoProject : Routed} /><//>`}
     <${Overlays} />
   `;
 }
@@ -78,6 +92,11 @@ effect(() => {
   forget();
   clear();
   close();
+});
+effect(() => {
+  const { value } = moved;
+  // Apart from the effect, which would follow the toasts, too.
+  if (value) queueMicrotask(() => toast(`Another tab has gone to the project ${value.project}. Back returns.`));
 });
 render(html`<${App} />`, document.querySelector("#app"));
 resume();

@@ -22,6 +22,7 @@ export const ROUTES = [
   { path: /^\/servers$/, title: "Servers", icon: "servers", href: "/servers", key: "s", role: "operator", load: () => import("./pages/servers.js") },
   { path: /^\/queues$/, title: "Queues", icon: "queues", href: "/queues", key: "q", load: () => import("./pages/queues.js") },
   { path: /^\/usage$/, title: "Usage", icon: "usage", href: "/usage", key: "u", load: () => import("./pages/usage.js") },
+  { path: /^\/projects$/, title: "Projects", icon: "projects", href: "/projects", key: "p", role: "operator", load: () => import("./pages/projects.js") },
   { path: /^\/webhooks$/, title: "Webhooks", icon: "webhooks", href: "/webhooks", key: "w", load: () => import("./pages/webhooks.js") },
   { path: /^\/keys$/, title: "Keys", icon: "keys", href: "/keys", key: "k", role: "admin", load: () => import("./pages/keys.js") },
   { path: /^\/audit$/, title: "Audit", icon: "audit", href: "/audit", key: "a", role: "admin", load: () => import("./pages/audit.js") },

@@ -21,7 +21,8 @@ function refusal() {
   const given = new URLSearchParams(location.search);
   const code = given.get("refused");
   if (code === null) return null;
-  history.replaceState(null, "", location.pathname + location.hash);
+  const project = given.get("project");
+  history.replaceState(null, "", `${location.pathname}${project ? `?${new URLSearchParams({ project })}` : ""}${location.hash}`);
   const words = Object.hasOwn(REFUSALS, code) ? REFUSALS[code] : "The sign-in was refused.";
   const id = given.get("request");
   return { words, id: /^[\w-]{1,64}$/.test(id) ? id : null };

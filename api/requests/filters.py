@@ -11,6 +11,7 @@ from tidemill.api.requests.reading import WHOLE
 from tidemill.schemas.bounds import Name
 from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.resources.batch import Status
+from tidemill.schemas.resources.trouble import Trouble
 
 LIMIT_DEFAULT: Final = 20
 LIMIT_MAX: Final = 100
@@ -22,6 +23,11 @@ _OTHER_LABEL: Final = (
     "EXISTS (SELECT 1 FROM labels AS other WHERE other.project = labels.project AND other.name = ?"
     " AND other.value = ? AND other.created_at = labels.created_at AND other.id = labels.id)"
 )
+_TROUBLES: Final = {
+    Trouble.STALLED: "stalled",
+    Trouble.LATE: "NOT over AND late_at <= ?",
+    Trouble.FAILURES: "failures",
+}
 _ID_END: Final = re.compile("…?([0-9a-f]{6,})")
 """The end of an id, as the dashboard shows it."""
 _Moment = Annotated[int, Field(ge=0, le=SECONDS_MAX), WHOLE]
@@ -47,9 +53,18 @@ class BatchesQuery(OrderedQuery):
     search: Annotated[str, Field(max_length=SEARCH_CHARS_MAX)] | None = None
     """Only those whose id begins with this text or ends with it, if it has six hex digits or more, or whose name,
     metadata or file ids contain it."""
-
+    trouble: Annotated[str, OneOf(list(Trouble))] | None = None
+    """Only those that are `stalled`, that will be `late`, or that have `failures`."""
     single: Annotated[str, OneOf(("true", "false"))] = "false"
     """`true`: only single asynchronous requests, each a batch of one line; other lists leave these out."""
+
+    @property
+    def source(self) -> str:
+        """The tables in SQL: a project has many batches, but few with a given label or in trouble."""
+        if self.metadata:
+            return "labels CROSS JOIN batches USING (id, project, created_at)"
+        # By name: SQLite would read all batches of a status.
+        return f"batches INDEXED BY batches_{Trouble(self.trouble)}" if self.trouble else "batches"
 
     def scan(self) -> tuple[str, list[object]] | None:
         """The conditions in SQL that no index answers, and their values."""
@@ -67,11 +82,8 @@ class BatchesQuery(OrderedQuery):
             parts.append(f"({' OR '.join(ways)})")
         return (" AND ".join(parts), values) if parts else None
 
-    def condition(self) -> tuple[str, list[object]]:
-        """The conditions in SQL, and their values.
-
-        With metadata they need `labels` joined with `batches`.
-        """
+    def condition(self, now: float) -> tuple[str, list[object]]:
+        """The conditions in SQL on the tables of `source`, and their values, at a time in Unix seconds."""
         parts: list[str] = ["single = ?"]
         values: list[object] = [self.single == "true"]
         for part, value in (
@@ -83,6 +95,9 @@ class BatchesQuery(OrderedQuery):
             if value is not None:
                 parts.append(part)
                 values.append(value)
+        if self.trouble is not None:
+            parts.append(_TROUBLES[Trouble(self.trouble)])
+            values += [int(now)] if self.trouble == Trouble.LATE else []
         for place, pair in enumerate((self.metadata or {}).items()):
             parts.append(_OTHER_LABEL if place else "labels.name = ? AND labels.value = ?")
             values.extend(pair)

@@ -15,7 +15,7 @@ from tidemill.api.requests.paging import Page
 from tidemill.schemas.resources.bill import exact, plain
 from tidemill.storage.locked_directory import lock_first_free
 
-LAYOUT = 24
+LAYOUT = 25
 """Version of the schema; a file with another one is rebuilt."""
 
 CHECKPOINT_SECONDS = 1.0
@@ -36,12 +36,16 @@ CREATE TABLE batches (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, input_file_id TEXT NOT NULL,
     over INTEGER NOT NULL, status TEXT NOT NULL, ended_at INTEGER, lines_left INTEGER NOT NULL,
     input_bytes INTEGER, owner INTEGER NOT NULL, endpoint TEXT NOT NULL, single INTEGER NOT NULL,
+    stalled INTEGER NOT NULL, late_at INTEGER NOT NULL, failures INTEGER NOT NULL,
     models TEXT NOT NULL, texts TEXT NOT NULL, listed BLOB,
     body BLOB NOT NULL -- last: SQLite reads all pages of a row up to the column that it is asked for
 );
 CREATE INDEX batches_listed ON batches (project, single, created_at, id);
 CREATE INDEX batches_listed_by_endpoint ON batches (project, single, endpoint, created_at, id);
 CREATE INDEX batches_listed_by_status ON batches (project, single, status, created_at, id);
+CREATE INDEX batches_stalled ON batches (project, single, created_at, id, status, endpoint) WHERE stalled;
+CREATE INDEX batches_late ON batches (project, single, created_at, id, late_at, status, endpoint) WHERE NOT over;
+CREATE INDEX batches_failures ON batches (project, single, created_at, id, status, endpoint) WHERE failures;
 CREATE INDEX batches_open ON batches (input_file_id) WHERE NOT over;
 CREATE INDEX batches_running ON batches (project, lines_left) WHERE NOT over;
 CREATE INDEX batches_of_input ON batches (input_file_id);

@@ -31,6 +31,7 @@ from tidemill.schemas.log.signing import Verifier
 from tidemill.schemas.ports import Clock
 from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.file import File
+from tidemill.schemas.resources.trouble import has_failures, is_stalled, late_at
 
 DELETED_SECONDS_MAX = 86_400
 """How long the row of a deleted file still serves as a cursor, for clients that delete while paging."""
@@ -87,11 +88,10 @@ class View:
         Raises:
             ApiError: 400, `query.after` is not a batch of the project.
         """
-        condition, values = query.condition()
+        now = self._clock()
+        condition, values = query.condition(now)
         where, given, searched_to = f"project = ?{condition}", [project, *values], None
-        # A project has many batches but few with a given label, so the labels drive the query.
-        source = "labels CROSS JOIN batches USING (id, project, created_at)" if query.metadata else "batches"
-        options = {"project": project, "source": source, "body": "coalesce(listed, body)"}
+        options = {"project": project, "source": query.source, "body": "coalesce(listed, body)"}
         found: Iterable[tuple[str, bytes]]
         if (scan := query.scan()) is None:
             found = page_rows(self._database, "batches", where, given, query.page, **options)
@@ -99,7 +99,6 @@ class View:
             found, searched_to = scanned_rows(
                 self._database, "batches", (where, given), scan, query.page, **options
             )
-        now = self._clock()
         # Drop outdated progress before measuring; the reruns added below can only make `of_page` cut more rows.
         rows = paging.fitting(Row(id=batch_id, body=overlay.current(body, now)) for batch_id, body in found)
         rerun = self.links.with_reruns([row.id for row in rows])
@@ -199,8 +198,9 @@ class View:
         batch = overlay.merge(before, record.batch)
         self.throughput.add(record.project, before, batch)
         self._database.write(
-            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (id) DO UPDATE SET models = excluded.models, texts = excluded.texts,"
+            " stalled = excluded.stalled, late_at = excluded.late_at, failures = excluded.failures,"
             " over = excluded.over, status = excluded.status, ended_at = excluded.ended_at,"
             " lines_left = excluded.lines_left, input_bytes = excluded.input_bytes,"
             " listed = excluded.listed, body = excluded.body,"
@@ -208,6 +208,7 @@ class View:
             batch.id, record.project, batch.created_at, batch.input_file_id, batch.status.is_terminal,
             batch.status, batch.ended_at, self.quotas.lines_left(record.project, batch),
             batch.tidemill.input_bytes, record.owner, batch.endpoint, batch.tidemill.single,
+            is_stalled(batch), late_at(batch), has_failures(batch),
             *overlay.searched(batch), overlay.listed(batch), batch.model_dump_json().encode(),
         )  # fmt: skip
         for changed in (batch.id, batch.tidemill.rerun_of):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from openai import OpenAI
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from support.browser import chromium
 from support.dashboard import DESK, sign_in, watched
 from support.sharing import end_shared, shared
@@ -40,6 +40,8 @@ def page(request: pytest.FixtureRequest, browser: Browser, root: str) -> Iterato
     with watched(context, root) as page:
         if context.cookies():
             page.goto(root)
+            # Until then the address lacks the project.
+            expect(page.get_by_role("heading", level=1)).to_be_visible()
         else:
             sign_in(page, root)
         yield page

@@ -53,7 +53,7 @@ PAGES = (
         "/files",
         "/servers",
     ),
-    *("/queues", "/usage", "/webhooks", "/keys", "/audit", "/dead-letters", "/settings"),
+    *("/queues", "/usage", "/projects", "/webhooks", "/keys", "/audit", "/dead-letters", "/settings"),
 )
 PARTS = (
     ("tab=failures", "**/errors"),

@@ -1,11 +1,10 @@
 """Lists of the dashboard that grow by pages and follow events, with answers that the tests make up."""
 
 import re
-import time
 
 import pytest
 from playwright.sync_api import expect
-from support.dashboard import button, cut, go, rows
+from support.dashboard import button, go, rows
 from support.made_up import CREATED, Listed, batch, file, tell, with_events
 from support.waiting import wait_until
 
@@ -59,6 +58,43 @@ def test_a_row_leaves_a_filter_that_it_does_not_fit(page):
     to_the_end(page, "Batches", 120)
     tell(page, "batch", **batch(5, "completed"))
     whole(page, "Batches", 119)
+
+
+LATE = {"progress": {"slack_seconds": -60, "percent": 25, "lines_per_second": 1}}
+STALLED = {"waiting": [{"reason": "paused", "lines": 3, "message": "It is paused.", "since": CREATED}]}
+FAILED = {"total": 4, "completed": 1, "failed": 1}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words", "fields"),
+    [
+        ("stalled", "stalled or held", {"tidemill": STALLED}),
+        ("late", "late", {"tidemill": LATE}),
+        ("failures", "with failures", {"request_counts": FAILED}),
+    ],
+)
+def test_batches_in_trouble(page, trouble, words, fields):
+    """The API finds them, and an event moves a batch in or out of the list."""
+    listed = Listed(page, "/batches", [batch(number, **fields) for number in (2, 1)])
+    go(page, "/batches")
+    page.get_by_label("Add a filter").click()
+    page.get_by_label("Trouble").select_option(words)
+    page.keyboard.press("Escape")
+    assert page.url.endswith(f"/batches?trouble={trouble}")
+    whole(page, "Batches", 2)
+    assert listed.asked[-1]["trouble"] == trouble
+    tell(page, "batch", **batch(1))
+    whole(page, "Batches", 1)
+    listed.rows = [batch(number, **fields) for number in (3, 2)]
+    tell(page, "batch", **batch(3, **fields))
+    whole(page, "Batches", 2)
+    asked = len(listed.asked)
+    tell(page, "batch", **batch(4))
+    tell(page, "batch", **batch(2))
+    whole(page, "Batches", 1)
+    assert len(listed.asked) == asked
+    button(page, f"Remove the filter Trouble {words}").click()
+    expect(page.get_by_role("button", name=re.compile("Remove the filter"))).to_have_count(0)
 
 
 @pytest.mark.parametrize(("path", "table", "make"), [("/files", "Files", file), ("/batches", "Batches", batch)])
@@ -311,41 +347,3 @@ def test_lines_that_did_not_run(page):
     said = page.get_by_role("alert")
     expect(said).to_contain_text("Line 2: It has 2.")
     expect(said).to_contain_text("Lines 9\N{EN DASH}66, 70: the same fault")
-
-
-LONGEST = {"total": 10_000_000, "completed": 5_555_555, "failed": 4_444_444}
-DEAREST = "444444.44"
-
-
-def widest_batches():
-    """Batches with the widest figures of each column, made at different times."""
-    now = int(time.time())
-    for number, age in enumerate([59, 59 * 60 + 30, 23 * 3600 + 60, 444 * 86_400], 1):
-        few = {"total": 10_000_000, "completed": 1, "failed": 0}
-        counts = LONGEST if number % 2 else few
-        cost = {"cost": {"total": DEAREST}}
-        times = {"created_at": now - age, "expires_at": now - age + 31 * 86_400}
-        yield batch(number, request_counts=counts, tidemill=cost, **times)
-
-
-def widest_usage():
-    """Sums of a year on a large cluster."""
-    sums = {"batches": 444_444, "lines": 4_444_444_444, "input_tokens": 4 * 10**12, "output_tokens": 4 * 10**12}
-    return {"object": "list", "data": [{"model": "m" * 60, "cost": {"total": DEAREST}} | sums], "has_more": False}
-
-
-def test_no_figure_is_cut(page):
-    """However large: a cut number would read as another number."""
-    Listed(page, "/batches", list(widest_batches()))
-    Listed(page, "/files", [file(number) | {"bytes": 1023 * 1024**number} for number in range(3)])
-    page.route("**/v1/usage?*", lambda route: route.fulfill(json=widest_usage()))
-    page.reload()
-    for path, table in (
-        ("/", "Batches at work"),
-        ("/batches", "Batches"),
-        ("/files", "Files"),
-        ("/usage", "Usage"),
-    ):
-        go(page, path)
-        expect(rows(page, table).first).to_be_visible()
-        assert cut(page) == [], path

@@ -68,9 +68,17 @@ def made(stack, inference, tmp_path_factory):
 def paths(ids):
     """Every page, with each tab of a batch, the panel of a line, and pages that are empty."""
     batch = f"/batches/{ids['mixed']}"
-    yield from ("/", "/batches", "/batches?status=expired&endpoint=/v1/none", "/new", "/usage", "/nowhere")
+    yield from (
+        "/",
+        "/batches",
+        "/batches?status=expired&endpoint=/v1/none",
+        "/batches?trouble=failures",
+        "/new",
+        "/usage",
+        "/nowhere",
+    )
     yield from ("/files", "/servers", "/servers?kind=model", "/queues", "/webhooks", "/keys", "/audit")
-    yield from ("/dead-letters", "/settings", f"/replay?batch={ids['mixed']}", "/replay?of=log")
+    yield from ("/dead-letters", "/settings", "/projects", f"/replay?batch={ids['mixed']}", "/replay?of=log")
     yield from (f"{batch}?tab={tab}" for tab in ("failures", "lines", "timeline", "receipt", "request", "raw"))
     yield from (f"{batch}?tab=lines&line=1", f"/batches/{ids['refused']}", f"/batches/{ids['long']}")
     yield from (f"/compare?left={ids['mixed']}&right={ids['again']}{more}" for more in ("", "&line=r1"))

@@ -93,6 +93,36 @@ def test_one_row_for_each_cause(page):
     expect(page.get_by_role("region", name="Late or stalled")).to_contain_text("2")
 
 
+def test_rows_of_several_batches_lead_to_their_list(page):
+    """Of those that wait for one cause, that will be late, and that ended with failures."""
+    paused = wait("paused", "chat is paused.")
+    late = {"progress": {"slack_seconds": -3_600, "percent": 1, "lines_per_second": 1}}
+    work = [batch(n, tidemill={"waiting": [paused]}) for n in range(1, 6)]
+    work += [batch(n, tidemill=late) for n in range(11, 16)]
+    failed = [batch(n, "failed", failed_at=SINCE + n) for n in range(21, 26)]
+
+    def answer(route):
+        found = listed(work, route, "in_progress")
+        route.fulfill(json=listed(failed, route, "failed") if "status=failed" in route.request.url else found)
+
+    page.route("**/v1/batches?*", answer)
+    page.route("**/v1/admin/*?*", lambda route: route.fulfill(json={"data": [], "has_more": False}))
+    go(page, "/batches")
+    go(page, "/")
+    troubles = page.get_by_role("region", name="Needs attention").get_by_role("listitem")
+    expect(troubles).to_have_count(3)
+    for name, trouble, words in (
+        ("Late", "late", "5 batches will end after their deadline: batch 11, batch 12, batch 13 and 2 more"),
+        ("Failed", "failures", "5 batches of the last day failed: batch 21, batch 22, batch 23 and 2 more"),
+        ("paused", "stalled", "15 lines of 5 batches wait: batch 1, batch 2, batch 3 and 2 more"),
+    ):
+        row = troubles.filter(has=page.get_by_role("link", name=name, exact=True))
+        expect(row).to_contain_text(words)
+        for link in (name, "2 more"):
+            shown = row.get_by_role("link", name=link, exact=True)
+            expect(shown).to_have_attribute("href", f"#/batches?trouble={trouble}")
+
+
 def listed(made, route, status):
     """The batches of a status, as the answer to a request for batches."""
     return {"data": made if f"status={status}" in route.request.url else [], "has_more": False, "last_id": None}

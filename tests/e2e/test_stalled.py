@@ -207,7 +207,7 @@ def check_dashboard(stack, ids):
         page.get_by_label("API key").fill(KEY)
         page.get_by_role("button", name="Sign in").click()
         expect(page.get_by_text("cannot be reached").first).to_be_visible()
-        page.goto(f"{root}/dashboard/#/batches?status=in_progress")
+        page.goto(f"{root}/dashboard/#/batches?trouble=stalled")
         expect(page.get_by_text("waits: server unreachable").first).to_be_visible()
         page.goto(f"{root}/dashboard/#/batches/{ids['busy']}")
         expect(page.get_by_text("answers 503")).to_be_visible()

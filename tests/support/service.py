@@ -37,6 +37,7 @@ class Service:
         report: The errors by code; None if the service has no such route.
         ids: The ids in the list of batches.
         rows: Fields that all of them share.
+        asked: The query of the last list.
     """
 
     def __init__(self) -> None:
@@ -61,6 +62,7 @@ class Service:
         self.tokens = 0
         self.report: dict[str, Any] | None = None
         self.ids = [f"batch_{number}" for number in range(7)]
+        self.asked: dict[str, str] = {}
         self.rows: dict[str, Any] = {}
         self.url = ""
 
@@ -158,6 +160,7 @@ class Service:
         return web.json_response({} if self.report is None else self.report, status=200 if self.report else 404)
 
     async def _list(self, request: web.Request) -> web.Response:
+        self.asked = dict(request.query)
         limit = int(request.query["limit"])
         after = request.query.get("after")
         ids = self.ids[self.ids.index(after) + 1 :] if after else self.ids

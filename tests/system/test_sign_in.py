@@ -87,9 +87,9 @@ async def page(deps):
         yield page
 
 
-async def way_back(page, person, to="/") -> str:
+async def way_back(page, person, to="/", **query) -> str:
     """Sign in at the provider as a person; the address with which the provider sends the browser back."""
-    answer = await page.get("/dashboard/sign-in/openid", params={"to": to})
+    answer = await page.get("/dashboard/sign-in/openid", params={"to": to, **query})
     for _ in range(STEPS_MAX):
         if (target := answer.headers.get("location")) is not None:
             address = str(answer.url.join(target))
@@ -103,9 +103,9 @@ async def way_back(page, person, to="/") -> str:
     raise AssertionError("the provider sends the browser in circles")
 
 
-async def signed_in(page, person, to="/") -> httpx.Response:
+async def signed_in(page, person, to="/", **query) -> httpx.Response:
     """The last answer of a sign-in."""
-    return await page.get(await way_back(page, person, to))
+    return await page.get(await way_back(page, person, to, **query))
 
 
 def refusal(answer) -> str:
@@ -210,6 +210,24 @@ async def test_a_forged_id_token_is_refused(deps, page, issuer, name):
     assert record.action == Action.SESSION_REFUSE
     assert "the ID token" in record.detail["reason"]
     assert (await signed_in(page, "ada")).headers["location"] == "/dashboard/#/"
+
+
+async def test_a_sign_in_comes_back_to_the_project_of_the_address(page, issuer):
+    """Also a refused one; a malformed project, or a malformed page, is left out."""
+    for to, project, end in (
+        ("/batches?status=failed", "default", "?project=default#/batches?status=failed"),
+        ("//x", "a b", "#//x"),
+        ("x", "default", "?project=default#/"),
+    ):
+        page.cookies.clear()
+        answer = await signed_in(page, "ada", to, project=project)
+        assert answer.headers["location"] == f"/dashboard/{end}"
+    attack(issuer, "wrong nonce")
+    page.cookies.clear()
+    answer = await signed_in(page, "ada", "/files", project="default")
+    assert refusal(answer) == "invalid_answer"
+    target = urlsplit(answer.headers["location"])
+    assert (parse_qs(target.query)["project"], target.fragment) == (["default"], "/files")
 
 
 @pytest.mark.parametrize("name", ["unchanged", "within skew", "new keys"])

@@ -1,5 +1,6 @@
 /** The public API, as any client uses it, with the cookie of a session in place of a key. */
 
+import { goToProject, keepProject, projectOf } from "./route.js";
 import { signal } from "./view.js";
 
 const BASE = "../v1";
@@ -31,21 +32,52 @@ export class Fault extends Error {
 export const session = signal(undefined);
 /** Why the user has to sign in again, or null. */
 export const ended = signal(null);
+/** The project of the address, if the page cannot show it, and the error if it may later. @type {{value: null|{project: string, error?: Fault}}} */
+export const refused = signal(null);
+/** The project to which another tab has gone last. @type {{value: null|{project: string}}} */
+export const moved = signal(null);
 const ROLES = ["read", "write", "admin", "operator"];
 /** Whether the session has a role, or one above it. */
 export const may = (role) => ROLES.indexOf(session.value?.role) >= ROLES.indexOf(role);
 export const canWrite = () => may("write");
 export const isOperator = () => may("operator");
 
-async function begin(options, done = () => {}) {
-  const { method, path = "", ...rest } = options;
-  const found = await json(await send(method, SESSION + path, { ...rest, isWhole: true }));
-  done();
+const ask = async (method, path, options) => json(await send(method, SESSION + path, { ...options, isWhole: true }));
+const askFor = (project) => ask("POST", "/project", { body: { project } });
+
+/** Show what a session may see; `isTold` tells the other tabs that it has changed. */
+async function enter(found, isTold) {
+  if (isTold) tabs.postMessage(found.project);
   const limits = await call("GET", "/limits").catch(usual);
   // Resetting the session drops the data and dialogs of another one.
   if (session.value?.id !== found.id || session.value.project !== found.project) session.value = null;
   ended.value = null;
   session.value = { ...found, limits };
+}
+
+/** Go with a session to the project of the address, or say why not: no stored project overrides it. */
+async function arrive(found, isTold) {
+  const wanted = projectOf();
+  const isOther = wanted !== null && wanted !== found.project;
+  let fault = isOther && !found.projects.includes(wanted) ? { project: wanted } : null;
+  let there = found;
+  if (isOther && !fault)
+    try {
+      there = await askFor(wanted);
+    } catch (error) {
+      if (error.status === 401) throw error;
+      fault = { project: wanted, error };
+    }
+  refused.value = fault;
+  if (wanted === null) keepProject(there.project);
+  await enter(there, isTold || there !== found);
+}
+
+let last = Promise.resolve();
+/** Change the session after the changes before: Back may be pressed faster than the service answers. */
+function inTurn(work) {
+  last = last.catch(() => {}).then(work);
+  return last;
 }
 
 /** The limits known before: the session has changed, even if the service fails to answer this request. */
@@ -54,36 +86,36 @@ function usual(error) {
   return session.value.limits;
 }
 
-/** Resume the session of this browser. */
-export async function resume() {
+/** Resume the session of this browser, in the project of the address. */
+export const resume = () => inTurn(async () => {
   try {
-    await begin({ method: "GET" });
+    await arrive(await ask("GET", ""));
   } catch (error) {
     if (error.status !== 401) ended.value = error.message;
     session.value = null;
   }
-}
+});
 
 /**
  * Exchange a key for a session; the page does not keep the key.
  * @throws {Fault} The key is wrong, or the service does not answer.
  */
-export async function signIn(key) {
-  await begin({ method: "POST", headers: { authorization: `Bearer ${key}` } });
-  tabs.postMessage("changed");
-}
+export const signIn = (key) => inTurn(async () => arrive(await ask("POST", "", { headers: { authorization: `Bearer ${key}` } }), true));
 
-/** Go to another project, in every tab; `done` is called once the service has changed it, before the page shows it. */
-export async function switchProject(project, done) {
-  await begin({ method: "POST", path: "/project", body: { project } }, done);
-  tabs.postMessage("changed");
-}
+/** Go to another project, to the page of `path` or to the same page; Back returns. */
+export const switchProject = (project, path) => inTurn(async () => {
+  const found = await askFor(project);
+  refused.value = null;
+  goToProject(project, path);
+  await enter(found, true);
+});
 
 /** Sign out, in every tab, and at the OpenID provider, if the session came from there. */
 export async function signOut() {
   const { end_url: next } = await json(await send("DELETE", SESSION, { isWhole: true }));
   session.value = null;
-  tabs.postMessage("changed");
+  keepProject(null);
+  tabs.postMessage(null);
   if (next) location.assign(next);
 }
 
@@ -93,10 +125,42 @@ export const openid = async () => (await json(await send("GET", SIGN_IN, { isWho
 /** Where a sign-in at the OpenID provider begins; it comes back to the present place. */
 export function openidAddress() {
   const to = location.hash.slice(1);
-  return `${SIGN_IN}/openid?${new URLSearchParams({ to: to.length < PLACE_CHARS_MAX ? to : "" })}`;
+  const project = projectOf();
+  return `${SIGN_IN}/openid?${new URLSearchParams({ to: to.length < PLACE_CHARS_MAX ? to : "", ...(project && { project }) })}`;
 }
 
-tabs.onmessage = resume;
+let isStale = false;
+/**
+ * The session has one project for all tabs. A tab in sight follows another one, and Back returns; one out of sight goes
+ * to the project of its address once it comes into sight.
+ */
+tabs.onmessage = async ({ data: project }) => {
+  if (document.visibilityState === "hidden") {
+    isStale = true;
+    if (session.value) session.value = undefined;
+    return;
+  }
+  const isMoved = session.value && project && project !== projectOf();
+  if (isMoved) goToProject(project);
+  await resume();
+  if (isMoved) moved.value = { project };
+};
+// Back may show a page as it was left.
+addEventListener("pageshow", ({ persisted }) => persisted && resume());
+document.addEventListener("visibilitychange", () => {
+  if (!isStale || document.visibilityState === "hidden") return;
+  isStale = false;
+  resume();
+});
+addEventListener("popstate", () => {
+  const project = projectOf();
+  if (session.value === null || project === refused.value?.project) return;
+  if (project === null) keepProject(session.value?.project ?? null);
+  else if (project !== session.value?.project) {
+    session.value = undefined;
+    resume();
+  }
+});
 
 /**
  * Make a call.

@@ -82,6 +82,11 @@ export function moment(seconds) {
   return `${shifted.slice(0, 19).replace("T", " ")} ${name}`;
 }
 
+/** Seconds of a day. */
+export const DAY = 86_400;
+/** The day in UTC of a moment: `2026-11-28`. */
+export const day = (seconds) => new Date(seconds * 1000).toISOString().slice(0, 10);
+
 /** The time of day: `22:45`. */
 export const clock = (seconds, chars = 5) => moment(seconds).slice(11, 11 + chars);
 

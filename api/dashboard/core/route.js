@@ -1,6 +1,7 @@
 /**
- * The address as state: `#/batches?status=failed`. Everything that a page shows follows from it, so an address can be
- * passed on, and Back returns to the same filters and the same scroll position.
+ * The address as state: `?project=nightly#/batches?status=failed`. Everything that a page shows follows from it, so an
+ * address can be passed on, and Back returns to the same project, filters and scroll position. The project stands before
+ * the `#`, so that links within the dashboard keep it.
  */
 
 import { signal } from "./view.js";
@@ -47,6 +48,23 @@ export function setQuery(values, { isStep = false } = {}) {
   }
 }
 
+/** The project of the address, or null. */
+export const projectOf = () => new URLSearchParams(location.search).get("project") || null;
+
+/** The address of a page in a project; by default of the present page. */
+const within = (project, hash = location.hash) => `${location.pathname}${project ? `?${new URLSearchParams({ project })}` : ""}${hash}`;
+
+/** Name the project in the address; null removes it. */
+export function keepProject(project) {
+  if (projectOf() !== project) history.replaceState(history.state, "", within(project));
+}
+
+/** Go to another project, to the page of `path`, or to the same page. */
+export function goToProject(project, path) {
+  history.pushState(null, "", within(project, path === undefined ? undefined : address(path)));
+  place.value = read();
+}
+
 export const batchPath = (id) => `/batches/${encodeURIComponent(id)}`;
 
 /** Scroll to where this entry of the history was, as soon as the page is high enough; a user who scrolls wins. */
@@ -77,13 +95,18 @@ export function start() {
   history.scrollRestoration = "manual";
   for (const event of ["click", "keydown", "pagehide"])
     addEventListener(event, () => history.replaceState({ ...history.state, y: scrollY }, ""), true);
-  addEventListener("hashchange", () => {
-    const { path } = place.value;
-    place.value = read();
+  const follow = () => {
+    const { path, text } = place.value;
+    const next = read();
+    if (next.text === text) return;
+    place.value = next;
     // A row that opens, or another tab of the same page, leaves the page where it is.
     if (place.value.path === path && history.state?.y === undefined) return;
     stop();
     stop = restoreScroll();
-  });
+  };
+  addEventListener("hashchange", follow);
+  // Between two projects the browser sends this event alone.
+  addEventListener("popstate", follow);
   stop = restoreScroll();
 }

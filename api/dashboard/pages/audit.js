@@ -52,13 +52,13 @@ export default function Audit() {
   const filters = isOperator() ? [...FILTERS, PROJECT] : FILTERS;
   const chosen = Object.fromEntries(filters.map(({ name }) => [name, query.get(name)]));
   const live = useList("/admin/audit", chosen);
-  const { shown, menu } = useColumns("audit", COLUMNS);
+  const { shown, room, menu } = useColumns("audit", COLUMNS);
   return html`
     <${Page} title="Audit" live=${live}>
       <div class="toolbar"><${Filters} filters=${filters} /><div class="end">${menu}</div></div>
       ${live.rows?.length === 0
         ? html`<${Empty} command="tidemill audit">${Object.values(chosen).some(Boolean) ? "No action matches these filters." : "Nothing was created, cancelled or deleted yet."}<//>`
-        : html`<${Table} label="Actions" columns=${shown} rows=${live.rows} id=${({ id }) => id} error=${live.error} onEnd=${live.onEnd}
+        : html`<${Table} label="Actions" columns=${shown} room=${room} rows=${live.rows} id=${({ id }) => id} error=${live.error} onEnd=${live.onEnd}
             card=${(entry) => html`<${ActionCard} entry=${entry} />`} cardHeight=${92} />`}
       ${live.hasMore && html`<${More} pages=${live} />`}
     <//>

@@ -1,7 +1,7 @@
 /** The batches, newest first: filters in the address, live, and actions on those that are selected. */
 
 import { canWrite, make, save } from "../core/client.js";
-import { age, cost, count, moment, percent } from "../core/format.js";
+import { age, cost, count, DAY, moment, percent } from "../core/format.js";
 import { RELOAD, useLive } from "../core/live.js";
 import { merged, pageOf, useMore } from "../core/paging.js";
 import { batchPath, place, setQuery } from "../core/route.js";
@@ -11,23 +11,23 @@ import { Filters } from "../ui/form.js";
 import { confirm, toast } from "../ui/overlay.js";
 import { Page } from "../ui/page.js";
 import { More, Table, useColumns } from "../ui/table.js";
-import { BatchCard, BatchName, BatchProgress, BatchState, cancel, counts, ending, isOver, modelOf, outputsOf, Slack } from "./shown.js";
+import { BatchCard, BatchName, BatchProgress, BatchState, cancel, counts, ending, isOver, modelOf, outputsOf, Slack, TROUBLES } from "./shown.js";
 
 const PAGE = 100;
 const FRESH = 50;
-const DAY = 86_400;
 const STATUSES = ["validating", "in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled"];
 const CREATED = [["1", "Last day"], ["7", "Last 7 days"], ["30", "Last 30 days"]];
+const TROUBLE = [["stalled", "stalled or held"], ["late", "late"], ["failures", "with failures"]];
 const UNPAIRED = "It needs a name, = and a value.";
 const selected = signal(new Set());
 
 const COLUMNS = [
-  { id: "name", title: "Name", width: "minmax(230px, 2.4fr)", cell: (batch) => html`<${BatchName} batch=${batch} />` },
+  { id: "name", title: "Name", width: "minmax(210px, 2.4fr)", cell: (batch) => html`<${BatchName} batch=${batch} />` },
   { id: "state", title: "State", width: "minmax(168px, 1fr)", cell: (batch) => html`<${BatchState} batch=${batch} />` },
   { id: "model", title: "Model", width: "minmax(104px, 1fr)", yields: 4, cell: (batch) => html`<span title=${modelOf(batch)}>${modelOf(batch)}</span>` },
   { id: "progress", title: "Progress", width: "minmax(72px, 0.9fr)", yields: 1, cell: (batch) => html`<${BatchProgress} batch=${batch} />` },
   { id: "lines", title: "Lines", width: "minmax(150px, 1fr)", isNumber: true, cell: counts },
-  { id: "end", title: "End", width: "minmax(160px, 1.2fr)", yields: 6, cell: (batch) => html`<span title=${ending(batch)}>${ending(batch)}</span>` },
+  { id: "end", title: "End", width: "minmax(156px, 1.2fr)", yields: 6, cell: (batch) => html`<span title=${ending(batch)}>${ending(batch)}</span>` },
   { id: "slack", title: "Slack", width: "minmax(136px, 0.8fr)", yields: 3, cell: (batch) => html`<${Slack} batch=${batch} />` },
   { id: "cost", title: "Cost", width: "72px", yields: 2, isNumber: true, cell: ({ tidemill: { cost: price, progress } }) => (price ?? progress?.cost ? cost((price ?? progress.cost).total) : "–") },
   { id: "created", title: "Age", width: "72px", yields: 5, isNumber: true, order: true, cell: ({ created_at: at }) => html`<time title=${moment(at)}>${age(Date.now() / 1000 - at)}</time>` },
@@ -38,6 +38,7 @@ const COLUMNS = [
 
 const FILTERS = [
   { name: "status", title: "State", options: STATUSES.map((status) => [status, status.replace("_", " ")]) },
+  { name: "trouble", title: "Trouble", options: TROUBLE },
   { name: "created", title: "Created", options: CREATED },
   { name: "model", title: "Model" },
   { name: "search", title: "Search", placeholder: "Id, name or metadata" },
@@ -51,7 +52,7 @@ const pairOf = (text) => /^([^=]+)=(.+)$/s.exec(text)?.slice(1) ?? null;
 
 /** The query of the API for the filters of the address. */
 function wanted(query) {
-  const found = Object.fromEntries(["status", "model", "search", "endpoint", "single", "order"].map((name) => [name, query.get(name)]));
+  const found = Object.fromEntries(["status", "trouble", "model", "search", "endpoint", "single", "order"].map((name) => [name, query.get(name)]));
   const days = Number(query.get("created"));
   // Whole hours, so that the list keeps its cache key.
   if (days) found.created_after = Math.floor(Date.now() / 3_600_000) * 3_600 - days * DAY;
@@ -79,14 +80,14 @@ function useBatches(query, fault) {
     if (isWhole || !before()) return renewed(api, before()?.rows.length ?? 0, stop);
     const page = await pageOf("/batches", api, { limit: FRESH, signal: stop });
     return merged(before(), page);
-  }, { onChange: changed(api.status) });
+  }, { onChange: changed(api) });
   return { ...live, ...useMore(live, ({ after }) => pageOf("/batches", api, { limit: PAGE, after })) };
 }
 
 /** Update a batch in the list, or remove it if it no longer matches; an unknown one may add a row. */
-const changed = (status) => (type, object, data) => {
+const changed = ({ status, trouble }) => (type, object, data) => {
   if (type !== "batch" || !data) return undefined;
-  const isOut = object.deleted || (status && object.status !== status);
+  const isOut = object.deleted || (status && object.status !== status) || (trouble && !TROUBLES[trouble]?.(object));
   if (!data.rows.some(({ id }) => id === object.id)) return isOut ? undefined : RELOAD;
   const rows = isOut ? data.rows.filter(({ id }) => id !== object.id) : data.rows.map((batch) => (batch.id === object.id ? object : batch));
   return { ...data, rows };
@@ -147,7 +148,7 @@ export default function Batches() {
   const metadata = query.get("metadata");
   const fault = metadata && !pairOf(metadata) ? UNPAIRED : null;
   const live = useBatches(query, fault);
-  const { shown, menu } = useColumns("batches", COLUMNS);
+  const { shown, room, menu } = useColumns("batches", COLUMNS);
   const { data } = live;
   // What is selected is in sight: another filter, page or project begins anew.
   useEffect(() => () => (selected.value = new Set()), [live.key]);
@@ -161,7 +162,7 @@ export default function Batches() {
       ${data && html`<${Bulk} rows=${data.rows} reload=${live.reload} />`}
       ${fault && html`<${Empty}>The filter Metadata is not complete. ${fault}<//>`}
       ${!fault && (!data || data.rows.length
-        ? html`<${Table} label="Batches" columns=${shown} rows=${data?.rows} error=${live.error} id=${({ id }) => id} selected=${selected}
+        ? html`<${Table} label="Batches" columns=${shown} room=${room} rows=${data?.rows} error=${live.error} id=${({ id }) => id} selected=${selected}
             card=${(batch) => html`<${BatchCard} batch=${batch} />`} cardHeight=${92} onEnd=${live.onEnd}
             order=${query.get("order")} onOrder=${(order) => setQuery({ order })} />`
         : html`<${Nothing} isFiltered=${isFiltered} hasMore=${data.hasMore} />`)}

@@ -91,7 +91,7 @@ export default function Files() {
   const names = useNames();
   // What is selected is in sight: another filter, page or project begins anew.
   useEffect(() => () => (selected.value = new Set()), [live.key]);
-  const { shown, menu } = useColumns("files", columnsOf(names));
+  const { shown, room, menu } = useColumns("files", columnsOf(names));
   const action = canWrite() && html`<${LinkButton} href="#/new" icon="plus" kind="primary">New batch<//>`;
   return html`
     <${Page} title="Files" live=${live}>
@@ -99,7 +99,7 @@ export default function Files() {
       ${live.rows && html`<${Bulk} rows=${live.rows} reload=${live.reload} />`}
       ${live.rows?.length === 0
         ? html`<${Empty} action=${action} command="tidemill run requests.jsonl">${purpose ? "No file has this purpose." : "There is no file yet. Drop a JSONL file anywhere on this page."}<//>`
-        : html`<${Table} label="Files" columns=${shown} rows=${live.rows} id=${({ id }) => id} selected=${selected} error=${live.error} onEnd=${live.onEnd}
+        : html`<${Table} label="Files" columns=${shown} room=${room} rows=${live.rows} id=${({ id }) => id} selected=${selected} error=${live.error} onEnd=${live.onEnd}
             card=${(file) => html`<${FileCard} ...${{ file, names }} />`} cardHeight=${76} />`}
       ${live.hasMore && html`<${More} pages=${live} />`}
     <//>

@@ -1,7 +1,7 @@
 /** The keys of the project, and how much of its limits it uses. */
 
 import { call, isOperator, session } from "../core/client.js";
-import { count, number } from "../core/format.js";
+import { count, DAY, number } from "../core/format.js";
 import { useList } from "../core/list.js";
 import { place } from "../core/route.js";
 import { html, useState } from "../core/view.js";
@@ -12,7 +12,6 @@ import { Page } from "../ui/page.js";
 import { State } from "../ui/state.js";
 import { More, Table } from "../ui/table.js";
 
-const DAY = 86_400;
 const LIVES = [["", "Until it is revoked"], [DAY, "A day"], [7 * DAY, "7 days"], [30 * DAY, "30 days"], [365 * DAY, "A year"]].map(([life, words]) => [String(life), words]);
 const ROLES = [["read", "read: see everything"], ["write", "write: and run batches"], ["admin", "admin: and manage keys"], ["operator", "operator: and every project"]];
 const FILTERS = [{ name: "project", title: "Project", placeholder: "default" }];

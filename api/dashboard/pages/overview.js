@@ -1,7 +1,7 @@
 /** The first page of an operator: is anything late or stuck, and what is at work. */
 
 import { call, canWrite, isOperator } from "../core/client.js";
-import { brief, cost, count, number, rate } from "../core/format.js";
+import { brief, cost, count, DAY, number, rate } from "../core/format.js";
 import { RELOAD, useLive } from "../core/live.js";
 import { address } from "../core/route.js";
 import { html } from "../core/view.js";
@@ -18,7 +18,6 @@ const AT_WORK = ["validating", "in_progress", "finalizing", "cancelling"];
 const LIMIT = 100;
 const BROKEN = ["failed", "expired"];
 const RECENT = 20;
-const DAY = 86_400;
 const SERVERS_MAX = 50;
 const SERVER_COLUMNS = [nameColumn("Server"), STATE, IN_FLIGHT, WAITING, QUEUED, REFUSED, LINES, TOKENS, TIMES];
 

@@ -52,7 +52,7 @@ export default function Servers() {
   const { query } = place.value;
   const kind = query.get("kind") === "model" ? "model" : "server";
   const live = useLive("servers", load, { every: 10, onChange: changed, wantsLoad: true });
-  const { shown, menu } = useColumns(`${kind}s`, COLUMNS[kind]);
+  const { shown, room, menu } = useColumns(`${kind}s`, COLUMNS[kind]);
   const rows = live.data?.[kind];
   const entry = rows?.find(({ id }) => id === query.get("name"));
   const tabs = KINDS.map((tab) => ({ ...tab, count: live.data && number(live.data[tab.id].length) }));
@@ -64,7 +64,7 @@ export default function Servers() {
       <${Tabs} label="Kinds" tabs=${tabs} current=${kind} href=${(id) => address("/servers", { kind: id })} />
       ${rows?.length === 0
         ? html`<${Nothing} kind=${kind} />`
-        : html`<${Table} label=${kind === "server" ? "Servers" : "Models"} columns=${shown} rows=${rows} error=${live.error} id=${({ id }) => id} isCurrent=${({ id }) => id === entry?.id}
+        : html`<${Table} label=${kind === "server" ? "Servers" : "Models"} columns=${shown} room=${room} rows=${rows} error=${live.error} id=${({ id }) => id} isCurrent=${({ id }) => id === entry?.id}
             card=${kind === "server" ? (one) => html`<${ServerCard} entry=${one} />` : undefined} cardHeight=${kind === "server" ? CARD : undefined} />`}
       ${entry && html`<${EntryPanel} key=${`${kind} ${entry.id}`} entry=${entry} state=${stateOf(entry)} reload=${live.reload} onClose=${() => setQuery({ name: null })} />`}
     <//>

@@ -105,12 +105,20 @@ export function bandOf({ tidemill: { progress } }) {
 /** The time between the expected end and the deadline: amber under a quarter of the window, red below zero. */
 export function slackOf(batch) {
   if (isOver(batch)) return { tone: "", text: "–" };
-  const seconds = batch.tidemill.progress?.slack_seconds ?? null;
+  const over = Date.now() / 1000 - batch.expires_at;
+  const seconds = batch.tidemill.progress?.slack_seconds ?? (over > 0 ? -over : null);
   if (seconds === null) return { tone: "", text: distance(batch.expires_at).replace(/(\d+ \S+) \d+ s$/, "$1") };
   if (seconds < 0) return { tone: "bad", text: `${duration(-seconds)} late` };
   const tone = seconds < (batch.expires_at - batch.created_at) / 4 ? "part" : "";
   return { tone, text: `${duration(seconds)} to spare` };
 }
+
+/** Whether a batch is in trouble of each kind, as the filter of the API has it (schemas/resources/trouble.py). */
+export const TROUBLES = {
+  stalled: (batch) => stalls(batch).length > 0,
+  late: (batch) => slackOf(batch).tone === "bad",
+  failures: ({ status, request_counts: { failed }, tidemill: { fault } }) => failed > 0 || Boolean(fault) || ["failed", "expired"].includes(status),
+};
 
 export const Slack = ({ batch }) => {
   const { tone, text } = slackOf(batch);

@@ -1,6 +1,6 @@
 /** Charts by uPlot, which is loaded when the first one is shown; sparklines are one path. */
 
-import { brief, clock } from "../core/format.js";
+import { brief, clock, DAY, day } from "../core/format.js";
 import { isSystemDark, theme, zone } from "../core/prefs.js";
 import { html, useEffect, useRef, useState } from "../core/view.js";
 
@@ -61,8 +61,9 @@ function stacked(series) {
  * @param {string} [props.right] The unit of that axis.
  * @param {number} [props.height] Pixels.
  * @param {(value: number) => string} [props.show] Writes a value.
+ * @param {boolean} [props.isByDay] Times are midnights in UTC, and each has a bar, whose height the legend has as `All`.
  */
-export function Chart({ title, unit, right, times, series, height = 200, show = brief }) {
+export function Chart({ title, unit, right, times, series, height = 200, show = brief, isByDay }) {
   const holder = useRef(null);
   const chart = useRef(null);
   const [place, setPlace] = useState(null);
@@ -75,7 +76,7 @@ export function Chart({ title, unit, right, times, series, height = 200, show = 
     let watcher = null;
     library().then((uPlot) => {
       if (isGone || !holder.current) return;
-      chart.current = new uPlot(options({ holder: holder.current, series, height, unit, right, setPlace }), data, holder.current);
+      chart.current = new uPlot(options({ holder: holder.current, series, height, unit, right, isByDay, setPlace }), data, holder.current);
       watcher = new ResizeObserver(([{ contentRect }]) =>
         chart.current?.setSize({ width: Math.floor(contentRect.width), height }),
       );
@@ -104,15 +105,16 @@ export function Chart({ title, unit, right, times, series, height = 200, show = 
       <div class="plot" ref=${holder} style=${{ height: `${height}px` }} role="img" tabindex="0"
         aria-label=${`${title}, ${unit}; the arrow keys move through it`} onKeyDown=${step} />
       <figcaption class="legend">
-        <span class="at">${times.length ? clock(times[shown], 8) : ""}</span>
+        <span class="at">${times.length ? (isByDay ? day : clock)(times[shown], 8) : ""}</span>
         ${series.map(
           ({ title: name, colour: tone, values, isLine }) => html`
-            <span key=${name} class="entry">
+            <span key=${tone} class="entry" title=${name}>
               <i class=${isLine ? "swatch line" : "swatch"} style=${{ background: `var(--${tone})` }} />
-              ${name} <b>${values[shown] === null || values[shown] === undefined ? "–" : show(values[shown])}</b>
+              <span class="clip">${name}</span> <b>${values[shown] === null || values[shown] === undefined ? "–" : show(values[shown])}</b>
             </span>
           `,
         )}
+        ${isByDay && series.length > 1 && html`<span class="entry">All <b>${show(series.reduce((sum, { values }) => sum + values[shown], 0))}</b></span>`}
         <span class="unit">${unit}${series.some(({ isRight }) => isRight) && `; right: ${right}`}</span>
       </figcaption>
     </figure>
@@ -129,22 +131,30 @@ function ticked(_, ticks) {
 
 const fromZero = (_, low, high) => [Math.min(0, low ?? 0), Math.max(high ?? 0, 1e-9) * 1.1];
 
-function options({ holder, series, height, unit, right, setPlace }) {
+/** Bars of days, each around its midnight; a higher one stands behind the lower ones. */
+const daily = () => ({
+  x: { time: false, range: (_, low, high) => [low - DAY / 2, high + DAY / 2] },
+  axis: { incrs: [1, 2, 7, 14, 28, 56, 112].map((days) => days * DAY), values: (_, ticks) => ticks.map((at) => day(at).slice(5)), grid: { show: false } },
+  bar: { paths: globalThis.uPlot.paths.bars({ size: [0.7, 40] }), width: 0 },
+});
+
+function options({ holder, series, height, unit, right, isByDay, setPlace }) {
   const text = colour(holder, "muted");
   const line = colour(holder, "hairline");
+  const days = isByDay ? daily() : null;
   const axis = { stroke: text, grid: { stroke: line, width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
   return {
     width: Math.max(100, Math.floor(holder.getBoundingClientRect().width)),
     height,
     legend: { show: false },
     cursor: { drag: { x: false, y: false }, points: { size: 6 } },
-    scales: { y: { range: fromZero }, right: { range: fromZero } },
+    scales: { ...(days && { x: days.x }), y: { range: fromZero }, right: { range: fromZero } },
     axes: [
-      { ...axis, size: 28, space: 90, values: (_, ticks) => ticks.map((at) => clock(at, ticks.at(-1) - ticks[0] < SHORT ? 8 : 5)) },
+      { ...axis, size: 28, space: 90, values: (_, ticks) => ticks.map((at) => clock(at, ticks.at(-1) - ticks[0] < SHORT ? 8 : 5)), ...days?.axis },
       { ...axis, size: 52, values: ticked },
       ...(series.some(({ isRight }) => isRight) ? [{ ...axis, scale: "right", side: 1, size: 40, grid: { show: false }, values: ticked }] : []),
     ],
-    bands: series.filter(({ isLine }) => !isLine).slice(1).map((_, place) => ({ series: [place + 1, place + 2] })),
+    bands: days ? [] : series.filter(({ isLine }) => !isLine).slice(1).map((_, place) => ({ series: [place + 1, place + 2] })),
     series: [
       {},
       ...drawn(series).map(({ title, colour: tone, isLine, isRight }) => ({
@@ -154,8 +164,9 @@ function options({ holder, series, height, unit, right, setPlace }) {
         stroke: colour(holder, tone),
         width: 1.5,
         dash: isLine ? [5, 4] : undefined,
-        fill: isLine ? undefined : withAlpha(colour(holder, tone), 0.22),
+        fill: isLine ? undefined : withAlpha(colour(holder, tone), days ? 1 : 0.22),
         points: { show: false },
+        ...days?.bar,
       })),
     ],
     hooks: { setCursor: [({ cursor: { idx } }) => setPlace(idx ?? null)] },

@@ -7,8 +7,8 @@
  *     { id: "cost", title: "Cost", width: "80px", isNumber: true, isOptional: true, cell: … },   // hidden until chosen
  *     { id: "bar", title: "Progress", width: "64px", yields: 1, cell: … },   // the first to go without room, unless chosen
  *   ];
- *   const { shown, menu } = useColumns("files", columns);      // `menu` goes into the page's toolbar
- *   <${Table} label="Files" columns=${shown} rows=${rows} id=${(row) => row.id} card=${(row) => html`…`} />
+ *   const { shown, room, menu } = useColumns("files", columns);      // `menu` goes into the page's toolbar
+ *   <${Table} label="Files" columns=${shown} room=${room} rows=${rows} id=${(row) => row.id} card=${(row) => html`…`} />
  *
  * The class `row-link` makes a link cover its row, and `j`, `k` and Enter work on it. A column with `sort` sorts a list
  * that is loaded as a whole; with `order` the page asks the API (`onOrder`).
@@ -33,28 +33,33 @@ narrow.addEventListener("change", () => {
 });
 const choices = new Map();
 
-/** The columns that the user has chosen, and the menu to choose them. */
+/**
+ * The columns that the user has chosen, and the menu to choose them. The table tells `room` the ids of those that have
+ * none, so that the menu says so; null on a phone, where cards of their own leave no choice.
+ */
 export function useColumns(name, columns) {
   if (!choices.has(name)) choices.set(name, kept(`columns-${name}`, {}));
   const choice = choices.get(name);
-  const isShown = (column) => choice.value[column.id] ?? !column.isOptional;
-  const menu = html`
+  const [room] = useState(() => signal([]));
+  const isChosen = ({ id, isOptional }) => choice.value[id] ?? !isOptional;
+  const isOut = (column) => isChosen(column) && room.value.includes(column.id);
+  const menu = room.value && html`
     <${Menu} icon="columns" name="Columns">
       ${columns.slice(1).map(
         (column) => html`
           <label key=${column.id} class="choice">
-            <input type="checkbox" checked=${isShown(column)}
+            <input type="checkbox" checked=${isChosen(column) && (!isOut(column) || Boolean(choice.value[column.id]))}
               onChange=${(event) => {
                 choice.value = { ...choice.value, [column.id]: event.currentTarget.checked };
               }} />
-            ${column.title}
+            ${column.title}${isOut(column) && html`<small class="muted">no room</small>`}
           </label>
         `,
       )}
     <//>
   `;
-  const shown = columns.filter((column, place) => place === 0 || isShown(column));
-  return { shown: shown.map((column) => (choice.value[column.id] ? { ...column, yields: undefined } : column)), menu };
+  const shown = columns.filter((column, place) => place === 0 || isChosen(column)).map((column) => (choice.value[column.id] ? { ...column, yields: undefined } : column));
+  return { shown, room, menu };
 }
 
 /** The columns for which there is room, which those with `yields` give up in that order; null without room for the others. */
@@ -191,6 +196,7 @@ const PlainCard = ({ columns: [first, ...others], item }) => html`
  * @param {(row: any) => string} props.id
  * @param {(row: any) => any} [props.card] A row without room for its columns, `cardHeight` pixels high; without it the cells stand below
  *   each other, two in a line.
+ * @param {import("@preact/signals").Signal<string[]|null>} [props.room] Of `useColumns`.
  * @param {(row: any) => boolean} [props.isCurrent] Whether the row is the one that is open.
  * @param {import("@preact/signals").Signal<Set<string>>} [props.selected] Ids; makes rows selectable.
  * @param {number} [props.total] Rows in all, if more can be loaded.
@@ -199,13 +205,19 @@ const PlainCard = ({ columns: [first, ...others], item }) => html`
  * @param {() => void} [props.onEnd] Called when the end comes into sight: load more.
  */
 export function Table(props) {
-  const { label, rows, error, id, card, isCurrent, selected, total, order, onOrder, onEnd } = props;
+  const { label, room, rows, error, id, card, isCurrent, selected, total, order, onOrder, onEnd } = props;
   const table = useRef(null);
   const body = useRef(null);
   const { sorted, sort, turn } = useSorted(rows ?? [], props.columns);
   const fitting = useRoom(table, props.columns, selected ? SELECT : 0);
   const isCards = !fitting;
   const columns = fitting ?? props.columns;
+  useLayoutEffect(() => {
+    if (!room) return;
+    const shown = isCards && card ? [] : columns;
+    const next = isNarrow.value && card ? null : props.columns.filter((column) => !shown.includes(column)).map((column) => column.id);
+    if (String(next) !== String(room.value)) room.value = next;
+  });
   const plainHeight = AROUND + LINE * (1 + Math.ceil((columns.length - 1) / 2));
   const height = isCards ? (props.cardHeight ?? plainHeight) : ROW;
   const [first, last] = useSight(body, sorted.length, height);

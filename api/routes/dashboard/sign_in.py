@@ -21,6 +21,7 @@ from tidemill.api.dependencies import Dependencies, Deps
 from tidemill.api.requests import reading
 from tidemill.api.requests.parts import Query
 from tidemill.schemas.log.signing import SIGN_IN, SignatureError
+from tidemill.schemas.resources.access import is_project
 from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.resources.error import ApiError
 
@@ -32,6 +33,7 @@ SECONDS_MAX: Final = 600
 COOKIE: Final = "tidemill_sign_in"
 DASHBOARD: Final = "/dashboard/"
 CALLBACK: Final = "/dashboard/sign-in/callback"
+HOME: Final = "#/"
 PLACE_CHARS_MAX: Final = 1024
 _Text = Annotated[str, Field(max_length=4096)]
 _PLACE: Final = re.compile(r"/[!-~]*\Z")
@@ -63,7 +65,8 @@ class _Begun(BaseModel):
     iss: Literal["tidemill"] = "tidemill"
     aud: Literal["tidemill.sign-in"] = "tidemill.sign-in"
     secrets: Secrets
-    place: Annotated[str, Field(max_length=PLACE_CHARS_MAX)]
+    place: str
+    """The end of the address in the dashboard, as `_place` makes it."""
     exp: int
 
 
@@ -79,6 +82,8 @@ class BeginQuery(reading.Parameters):
 
     to: Annotated[str, Field(max_length=PLACE_CHARS_MAX)] = "/"
     """The place in the dashboard where the browser comes back."""
+    project: Annotated[str, Field(max_length=PLACE_CHARS_MAX)] = ""
+    """The project of the address there, if it has one."""
 
 
 class AnswerQuery(reading.Parameters):
@@ -95,9 +100,9 @@ async def begin(
     request: Request, deps: Deps, query: Annotated[BeginQuery, Depends(Query(BeginQuery))]
 ) -> Response:
     """Send the browser to the provider."""
-    place = query.to if _PLACE.match(query.to) else "/"
+    place = _place(query.to, query.project)
     if (provider := deps.access.provider) is None:
-        return RedirectResponse(f"{DASHBOARD}#{place}", SEE_OTHER)
+        return RedirectResponse(f"{DASHBOARD}{place}", SEE_OTHER)
     known = Secrets.made()
     try:
         async with deps.gates.sign_ins.turn("begin"):
@@ -117,7 +122,7 @@ async def finish(
 ) -> Response:
     """Take the code of the provider, and begin the person's session."""
     begun = _begun(request, deps)
-    place = begun.place if begun is not None else "/"
+    place = begun.place if begun is not None else HOME
     try:
         provider, begun = await _checked(deps, query, begun)
         async with deps.gates.sign_ins.turn("finish"):
@@ -167,7 +172,7 @@ def _signed_in(request: Request, deps: Dependencies, identity: Identity, place: 
     caller = people.caller(person, since=int(deps.clock()))
     session = deps.access.sessions.begin(caller, person)
     deps.trail.record_soon(request, Action.SESSION_CREATE, caller, session.sid, sub=identity.sub, role=caller.role)
-    answer = RedirectResponse(f"{DASHBOARD}#{place}", SEE_OTHER)
+    answer = RedirectResponse(f"{DASHBOARD}{place}", SEE_OTHER)
     answer.headers.append("set-cookie", deps.access.sessions.header(request, session))
     return answer
 
@@ -182,7 +187,14 @@ def _refused(
         _log.warning("%s: a sign-in was refused: %s", request.state.request_id, text)
         deps.trail.record_soon(request, Action.SESSION_REFUSE, reason=text, person=person or "-")
     query = urlencode({"refused": reason, "request": request.state.request_id})
-    return RedirectResponse(f"{DASHBOARD}?{query}#{place}", SEE_OTHER)
+    project, _, page = place.partition("#")
+    return RedirectResponse(f"{DASHBOARD}{project or '?'}{'&' * bool(project)}{query}#{page}", SEE_OTHER)
+
+
+def _place(page: str, project: str) -> str:
+    """The end of an address: the project, if the address had one, and the page; what is malformed is left out."""
+    named = f"?{urlencode({'project': project})}" if is_project(project) else ""
+    return f"{named}#{page}" if _PLACE.match(page) else f"{named}{HOME}"
 
 
 def _reason(error: Refused | ApiError) -> Reason:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -44,16 +44,22 @@ def list_batches(
     single: Annotated[
         bool, typer.Option("--single", help="Single asynchronous requests instead, each a batch of one line.")
     ] = False,
+    trouble: Annotated[
+        Literal["stalled", "late", "failures"] | None,
+        typer.Option(help="Only those that are stalled, that are expected to end late, or that have failures."),
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow them on the terminal; q ends it.")] = False,
     as_json: AsJson = False,
 ) -> Work:
     """List the newest batches.
 
-    Example: `tidemill list --limit 5`
+    Example: `tidemill list --trouble late`
     """
     from tidemill.client.batches import show
+    from tidemill.client.http.client import SINGLE
 
-    return lambda _, client: show(client, limit=limit, as_json=as_json, watch=watch, single=single)
+    params = (SINGLE if single else {}) | ({"trouble": trouble} if trouble else {})
+    return lambda _, client: show(client, params, limit=limit, as_json=as_json, watch=watch)
 
 
 @client_command

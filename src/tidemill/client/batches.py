@@ -18,7 +18,7 @@ from rich.text import Text
 
 from tidemill.client import listing
 from tidemill.client.errors import Exit, Unreachable, UsageError, message
-from tidemill.client.http.client import BATCHES, SINGLE, Client
+from tidemill.client.http.client import BATCHES, Client
 from tidemill.client.progress import display
 from tidemill.client.runs import outcome
 from tidemill.client.runs.delivery import deliver
@@ -69,12 +69,18 @@ async def delete(console: Console, client: Client, batch_id: str) -> Exit:
     return Exit.OK
 
 
-async def show(client: Client, *, limit: int, as_json: bool, watch: bool = False, single: bool = False) -> Exit:
-    """Print the newest batches, or `single` requests, on stdout, as a table or as JSON lines.
+async def show(
+    client: Client,
+    params: Mapping[str, str] = MappingProxyType({}),
+    *,
+    limit: int,
+    as_json: bool,
+    watch: bool = False,
+) -> Exit:
+    """Print the newest batches that a query names on stdout, as a table or as JSON lines.
 
     `watch` follows them on the terminal.
     """
-    params = SINGLE if single else {}
     if watch:
         return await listing.follow(lambda width: newest(client, limit, width, params))
     return await listing.show(client, BATCHES, params, COLUMNS, _row, limit=limit, as_json=as_json)

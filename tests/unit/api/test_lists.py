@@ -7,8 +7,17 @@ from tidemill.api.requests.paging import PAGE_BYTES_MAX, Page, Row
 from tidemill.api.view import sqlite
 from tidemill.api.view.overlay import FAULTS_LISTED_MAX
 from tidemill.schemas.log.messages import BatchRecord, FileRecord
-from tidemill.schemas.resources.batch import Batch, BatchError, BatchErrors, Extras, Progress, Status
+from tidemill.schemas.resources.batch import (
+    Batch,
+    BatchError,
+    BatchErrors,
+    Extras,
+    Progress,
+    RequestCounts,
+    Status,
+)
 from tidemill.schemas.resources.file import File
+from tidemill.schemas.resources.waiting import Reason, Waiting
 
 FAULTS = 1_000
 
@@ -92,6 +101,57 @@ async def test_a_search_reads_a_bounded_part(deps, client, monkeypatch):
         assert [each["id"] for page in found for each in page["data"]] == [refused(n).id for n in expected], wanted
         assert all(len(page["data"]) <= 3 for page in found)
     assert (await client.get("/batches", params={"search": "x" * 129})).json()["error"]["param"] == "search"
+
+
+def in_trouble(number: int) -> Batch:
+    """Every tenth batch is in progress, and each of these has another trouble, or none."""
+    if number % 10:
+        return batch_of(f"batch_{number:032x}", status=Status.COMPLETED, completed_at=NOW)
+    behind = Progress(percent=1.0, lines_per_second=1.0, slack_seconds=-1, observed_at=NOW)
+    extras, failed = (
+        (Extras(), 0),
+        (Extras(waiting=(Waiting(reason=Reason.PAUSED, lines=1, message="m", since=NOW),)), 0),
+        (Extras(progress=behind), 0),
+        (Extras(), 1),
+    )[number // 10 % 4]
+    counts = RequestCounts(total=9, failed=failed)
+    return batch_of(f"batch_{number:032x}", tidemill=extras, request_counts=counts, metadata={"team": "docs"})
+
+
+async def test_batches_in_trouble_are_found(deps, client):
+    """Page by page, also with other filters, by an index; a row leaves with its trouble."""
+    for number in range(800):
+        deps.view.put_batch(BatchRecord(project="p" if number % 200 else "q", batch=in_trouble(number)))
+    own = [number for number in range(790, 0, -10) if number % 200]
+    steps = []
+    deps.view._database._connection.set_progress_handler(lambda: steps.append(1), 100)
+    for place, trouble in enumerate(("stalled", "late", "failures"), 1):
+        expected = [in_trouble(number).id for number in own if number // 10 % 4 == place]
+        for more in ({}, {"status": "in_progress"}, {"metadata[team]": "docs"}, {"search": "batch_"}):
+            found = await pages(client, "/batches", trouble=trouble, limit=7, **more)
+            assert [each["id"] for page in found for each in page["data"]] == expected, (trouble, more)
+        for more in ({"status": "completed"}, {"endpoint": "/v1/rerank"}, {"single": "true"}):
+            steps.clear()
+            assert await pages(client, "/batches", trouble=trouble, **more) == [
+                {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
+            ]
+            assert len(steps) < 20, (trouble, more)
+        ended = in_trouble(1).model_copy(update={"id": expected[0]})
+        deps.view.put_batch(BatchRecord(project="p", batch=ended))
+        (page, *_) = await pages(client, "/batches", trouble=trouble)
+        assert page["data"][0]["id"] == expected[1]
+    answer = await client.get("/batches", params={"trouble": "at_risk"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "trouble")
+
+
+async def test_a_stalled_batch_becomes_late(deps, client):
+    """While its slack falls, without a new record."""
+    progress = Progress(percent=1.0, lines_per_second=0.0, slack_seconds=5, observed_at=NOW)
+    deps.view.put_batch(BatchRecord(project="p", batch=batch_of("batch_1", tidemill=Extras(progress=progress))))
+    for now, found in ((NOW + 5, 0), (NOW + 6, 1)):
+        deps.view._clock = lambda now=now: now
+        (page,) = await pages(client, "/batches", trouble="late")
+        assert len(page["data"]) == found
 
 
 async def test_lists_cut_the_errors_of_batches(deps, client):

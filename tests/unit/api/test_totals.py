@@ -40,8 +40,8 @@ def take(database, step):
             database.write(
                 "INSERT INTO batches"
                 " (id, project, created_at, input_file_id, over, status, body, lines_left, owner, endpoint,"
-                " single, models, texts)"
-                " VALUES (?, ?, 1, '', ?, '', x'', ?, 0, '', 0, '', '') ON CONFLICT (id) DO UPDATE"
+                " single, stalled, late_at, failures, models, texts)"
+                " VALUES (?, ?, 1, '', ?, '', x'', ?, 0, '', 0, 0, 0, 0, '', '') ON CONFLICT (id) DO UPDATE"
                 " SET over = excluded.over, lines_left = excluded.lines_left",
                 name, project, over, left,
             )  # fmt: skip

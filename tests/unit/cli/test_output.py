@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from tidemill.__main__ import app
 from tidemill.cli.options import AsJson
 from tidemill.client import reports
+from tidemill.schemas.resources.trouble import Trouble
 
 DATA = {"list", "show", "usage", "audit", "deliveries"}
 """Last words of the commands that show data."""
@@ -81,6 +82,13 @@ def test_a_terminal_gets_a_table_and_a_pipe_json(service):
     command = [sys.executable, "-m", "tidemill", "list", "--base-url", service.url, "--api-key", KEY]
     piped = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
     assert [json.loads(line)["id"] for line in piped.splitlines()] == service.ids
+
+
+@pytest.mark.parametrize("trouble", Trouble)
+def test_a_list_of_batches_in_trouble(service, trouble):
+    """The command has the filters of the API."""
+    on_a_terminal(service, "list", "--trouble", trouble, "--single")
+    assert service.asked.items() >= {"trouble": trouble, "single": "true"}.items()
 
 
 @pytest.mark.parametrize("off", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}, "--no-color"])

@@ -16,6 +16,7 @@ const LETTERS = 100;
 const LETTERS_SECONDS = 60;
 const TONES = ["failed", "part", "waiting"];
 const linkTo = (batch) => `#${batchPath(batch.id)}`;
+const inTrouble = (trouble) => address("/batches", { trouble });
 /** Addresses of one server wait for the same cause. */
 const serverOf = ({ server }) => server?.split("@")[0];
 
@@ -46,30 +47,35 @@ function causeRow({ tone, key, message, since, batches, lines }, servers) {
   const [first] = batches;
   const known = servers.some(({ id }) => id === key);
   const waiting = batches.size > 0 && ` · ${lines ? `${count(lines, "line")} of ` : ""}${count(batches.size, "batch waits", "batches wait")}`;
-  const text = html`${message}${since && ` Since ${moment(since)}${waiting ? "" : "."}`}${waiting}${batches.size > (known ? 0 : 1) && html`: ${several([...batches])}`}`;
+  const text = html`${message}${since && ` Since ${moment(since)}${waiting ? "" : "."}`}${waiting}${batches.size > (known ? 0 : 1) && html`: ${several([...batches], "stalled")}`}`;
   if (known) return { key, tone, href: address("/servers", { name: key }), name: key, text };
   if (batches.size === 1) return { key, tone, href: linkTo(first), name: called(first), text };
-  return { key, tone, href: address("/batches", { status: "in_progress" }), name: key.replaceAll("_", " "), text };
+  return { key, tone, href: inTrouble("stalled"), name: key.replaceAll("_", " "), text };
 }
 
-/** Links to the first of some batches, and how many there are beyond. */
-const several = (batches) => html`
-  ${batches.slice(0, BATCHES_MAX).map((batch, place) => html`${place > 0 && ", "}<a href=${linkTo(batch)}>${called(batch)}</a>`)}${batches.length > BATCHES_MAX && ` and ${number(batches.length - BATCHES_MAX)} more`}
+/** Links to the first of some batches in trouble, and to the others. */
+const several = (batches, trouble) => html`
+  ${batches.slice(0, BATCHES_MAX).map((batch, place) => html`${place > 0 && ", "}<a href=${linkTo(batch)}>${called(batch)}</a>`)}${batches.length > BATCHES_MAX && html` and <a href=${inTrouble(trouble)}>${number(batches.length - BATCHES_MAX)} more</a>`}
 `;
 
-function* batchRows(work, ended) {
-  for (const batch of work) {
-    const to = { href: linkTo(batch), name: called(batch) };
-    const { tone, text } = slackOf(batch);
-    const { fault } = batch.tidemill;
-    if (tone === "bad") yield { ...to, key: `${batch.id} late`, tone: "failed", text: `Will end ${text}.` };
-    else if (tone === "part") yield { ...to, key: `${batch.id} late`, tone: "part", text: `Only ${text}.` };
-    if (fault) yield { ...to, key: `${batch.id} fault`, tone: "failed", text: `${count(fault.records, "record")} became dead letters: ${fault.reason}` };
-  }
-  for (const batch of ended) {
-    const { tone, word } = stateOf(batch);
-    if (tone === "failed" || tone === "part") yield { key: batch.id, tone, href: linkTo(batch), name: called(batch), text: `It ended as: ${word}.` };
-  }
+/** A row for each batch, or one for many. */
+function rowsOf(batches, trouble, { name, tone, words, text }) {
+  if (batches.length > BATCHES_MAX) return [{ key: `many ${words}`, tone, href: inTrouble(trouble), name, text: html`${count(batches.length, "batch", "batches")} ${words}: ${several(batches, trouble)}` }];
+  return batches.map((batch) => ({ key: `${batch.id} ${words}`, tone, href: linkTo(batch), name: called(batch), text: text(batch) }));
+}
+
+function batchRows(work, ended) {
+  const late = (wanted) => work.filter((batch) => slackOf(batch).tone === wanted);
+  const over = (wanted) => ended.filter((batch) => stateOf(batch).tone === wanted);
+  const word = (batch) => `It ended as: ${stateOf(batch).word}.`;
+  return [
+    ...rowsOf(late("bad"), "late", { name: "Late", tone: "failed", words: "will end after their deadline", text: (batch) => `Will end ${slackOf(batch).text}.` }),
+    ...late("part").map((batch) => ({ key: `${batch.id} slack`, tone: "part", href: linkTo(batch), name: called(batch), text: `Only ${slackOf(batch).text}.` })),
+    ...rowsOf(work.filter(({ tidemill: { fault } }) => fault), "failures", { name: "Dead letters of batches", tone: "failed", words: "lost records to dead letters",
+      text: ({ tidemill: { fault } }) => `${count(fault.records, "record")} became dead letters: ${fault.reason}` }),
+    ...rowsOf(over("failed"), "failures", { name: "Failed", tone: "failed", words: "of the last day failed", text: word }),
+    ...rowsOf(over("part"), "failures", { name: "Failed lines", tone: "part", words: "of the last day ended with failed lines", text: word }),
+  ];
 }
 
 function* hookRows(hooks) {
