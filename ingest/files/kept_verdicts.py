@@ -1,8 +1,8 @@
 """Keeps verdicts on input files in the store, for attempts after a crash.
 
 Models, aliases and limits may have changed since `Accepted`, so another check might find other models, faults or
-copies than the log has. A verdict is kept before `Accepted` or `Rejected`. A small plain one is not: its batch is
-published within milliseconds, and costs no write more.
+copies than the log has. A verdict is kept before `Accepted` or `Rejected`. A small plain one is kept only once its
+publication has failed: if all goes well, its batch is published within milliseconds, and costs no write more.
 
 While a partition changes hands, two processes may check a batch at the same moment. The first verdict in the store
 counts for both; otherwise one would publish lines by another verdict than the one that results has.
@@ -73,6 +73,16 @@ class KeptVerdicts:
         if (other := await self.of(batch_id)) is None:  # It is damaged.
             await self._store.write(verdict_key(batch_id), once(content))
         return other or verdict
+
+    async def keep_accepted(self, command: BatchCreated, passed: Passed) -> None:
+        """Keep a verdict of any size that the log has, unless one is kept.
+
+        Raises:
+            OSError: The store failed.
+            NoKey: The batch is deleted.
+        """
+        await self._requests.begin(command.batch.id, command.project)
+        await self._store.create(verdict_key(command.batch.id), msgspec.json.encode(_encoded(passed)))
 
     async def of(self, batch_id: str) -> Passed | Failed | None:
         """The verdict that another attempt kept.

@@ -15,7 +15,6 @@ import asyncio
 import dataclasses
 import logging
 import re
-import traceback
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
@@ -43,6 +42,7 @@ from tidemill.ingest.files.validation import LONG_LINE_BYTES, Checker, Rules
 from tidemill.ingest.files.verdict import INTERNAL_FAULT, Failed, Passed, accepted, missing_file
 from tidemill.ingest.files.wait_report import WaitReport
 from tidemill.kafka.catalog import Catalog
+from tidemill.kafka.partitions.dead_letters import safe_reason
 from tidemill.retrying import pause_seconds, retry
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.jsonl.lines import Line, Splitter
@@ -195,7 +195,7 @@ class Stage:
             except OSError as error:
                 pause = pause_seconds(failures)
                 failures += 1
-                log.warning("publishing %s failed (%s); next try in %.1f s", batch.id, _reason(error), pause)
+                log.warning("publishing %s failed (%s); next try in %.1f s", batch.id, safe_reason(error), pause)
             else:
                 return
             await asyncio.sleep(pause)
@@ -218,12 +218,14 @@ class Stage:
         log.info("%s is rejected: %d errors", batch_id, len(failed.errors))
 
     async def _attempt(self, work: _Work) -> None:
-        batch = work.command.batch
+        batch, is_accepted = work.command.batch, work.accepted is not None
         if (verdict := work.accepted or await self._accept(work)) is None:
             return
         work.check_stopped()
         assert work.command.input is not None
         try:
+            if is_accepted:
+                await self._kept.keep_accepted(work.command, verdict)
             try:
                 if verdict.faulty:
                     await self._refuse(work, work.command.input, verdict)
@@ -268,7 +270,7 @@ class Stage:
         except OSError:
             raise
         except Exception as error:  # noqa: BLE001  see above
-            log.error("%s: %s", batch.id, _reason(error))  # noqa: TRY400
+            log.error("%s: %s", batch.id, safe_reason(error))  # noqa: TRY400
             return Failed(errors=(INTERNAL_FAULT,))
         return verdict
 
@@ -391,9 +393,3 @@ async def _run(work: Callable[[list[Line]], T], lines: list[Line]) -> T:
     """Call a function with lines, in a thread if some are long."""
     is_long = any(line.data and len(line.data) > LONG_LINE_BYTES for line in lines)
     return await run_half_time(work, lines) if is_long else work(lines)
-
-
-def _reason(error: Exception) -> str:
-    """The kind and place of an error; its text may quote the user, so it stays out of the log."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} at {place.name}:{place.lineno}"

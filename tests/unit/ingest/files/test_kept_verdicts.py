@@ -35,6 +35,8 @@ class Attempts:
     def __init__(self, folder, *lines, url=CHAT):
         self.store, self.lines, self.url = DirectoryStore(folder), lines, url
         self.facts, self.published, self.refused, self.is_dying = [], {}, {}, False
+        self.failures = 0
+        """Publications that fail before one succeeds, or the process dies."""
 
     async def attempt(self, models, *, dies=False, **settings):
         """Handle the command with these models (a mapping gives their aliases) and settings."""
@@ -77,6 +79,9 @@ class Attempts:
             self.published |= dict.fromkeys(record.head.places(count), record.model)
 
     def _die(self):
+        if self.failures:
+            self.failures -= 1
+            raise OSError
         if self.is_dying:
             raise asyncio.CancelledError
 
@@ -179,6 +184,15 @@ async def test_a_small_plain_batch_costs_no_write(tmp_path):
     attempts = Attempts(tmp_path, *(line(number, "m", str(number)) for number in range(EXPRESS_LINES_MAX)))
     await attempts.attempt("mn")
     assert not [key async for key in attempts.store.keys(verdict_key("batch_1"))]
+
+
+async def test_the_verdict_on_a_small_plain_batch_is_kept_if_its_publication_fails(tmp_path):
+    """It may fail for hours, and models may change meanwhile."""
+    attempts = Attempts(tmp_path, line(0, "m", "a"), line(1, "m", "b"))
+    attempts.failures = 1
+    await attempts.attempt("mn", dies=True)
+    await attempts.attempt("n")
+    await attempts.check()
 
 
 async def test_a_store_without_the_right_to_list_has_no_verdict(tmp_path):
