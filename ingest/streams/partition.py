@@ -262,7 +262,9 @@ class Partition:
     def _run(self, decision: Decision) -> LineRun:
         record, since = decision.record, int(self._clock())
         if decision.is_known:
-            since = min(since, max(int(record.timestamp), decision.stream.state.batch.created_at))
+            began = decision.stream.state.batch.created_at
+            # A producer's clock may be ahead.
+            since = min(since, max(int(record.timestamp), began) if record.is_logged_at else began)
         return LineRun(decision.first, decision.lines, decision.fault, since)
 
     async def _flush(self, stream: Stream, *, sealed: bool = False) -> None:
