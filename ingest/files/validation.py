@@ -170,10 +170,6 @@ class Checker:
             raise
         return None
 
-    def renew(self, rules: Rules) -> None:
-        """Check further lines by other rules for the same endpoint."""
-        self._rules = rules
-
     def verdict(self) -> Passed | Failed:
         """The verdict on the checked lines."""
         whole = [entry(fault) for fault in self._faults_of_the_whole()]

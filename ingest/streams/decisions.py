@@ -1,7 +1,7 @@
 """Decides on records of one partition of the intake: the project, the batch, and the places of the lines in it.
 
 The owner writes a decision to the journal of its stream before it publishes anything. A record that is redelivered
-after a crash gets the decision in the journal.
+after a crash gets the decision in the journal, and its lines the verdict that is there.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from tidemill.ingest.files.verdict import Fault
 from tidemill.ingest.streams.factory import StreamFactory
-from tidemill.ingest.streams.stream import PARTS_MAX, Resources, Stream
+from tidemill.ingest.streams.stream import PARTS_MAX, RECORD_LINES_MAX, Resources, Stream
 from tidemill.kafka.partitions.dead_letters import handle_record, send_dead_letter, source_of
 from tidemill.kafka.partitions.owner import Record
 from tidemill.quotas import Quota
@@ -26,8 +26,6 @@ STREAM_LINES_MAX: Final = BATCH_LINES_MAX
 """A stream with this many lines is sealed, and its next line begins another batch: results cannot count more."""
 RECORD_BYTES_MAX: Final = 1 << 20
 """Size of a record's value. A broker bounds compressed bytes only, so a small record may hold more."""
-RECORD_LINES_MAX: Final = 16_384
-"""Lines of a record, blank ones included: more requests than this do not fit into `RECORD_BYTES_MAX`."""
 REQUEST_BYTES_MIN: Final = 64
 """Every request is longer: method, url and the names of the fields need as much."""
 SHORT_LINES_MAX: Final = 1_000
@@ -53,6 +51,8 @@ class Decision:
     """Why the lines become error lines: the project may not store more, but the api has accepted them."""
     is_known: bool = False
     """Whether a former owner had decided so, and may have published the lines."""
+    is_judged: bool = False
+    """Whether that owner has kept a verdict on the lines."""
 
 
 class _TooLate(IntakeError):
@@ -147,7 +147,8 @@ class Decisions:
             stream.awaited.discard(record.offset)
             del self._journal[record.offset]
             lines = split(record.value or b"")[:count]
-            return self._decision(record, stream, first, lines, ends=ends, is_known=True)
+            is_judged = first + count <= stream.state.judged
+            return self._decision(record, stream, first, lines, ends=ends, is_known=True, is_judged=is_judged)
         # Kafka may deliver a record twice, even before the table has the decision on it.
         if record.offset > max(self.kept, self._seen):
             try:

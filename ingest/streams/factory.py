@@ -134,8 +134,8 @@ class StreamFactory:
 
     def renew(self, stream: Stream) -> None:
         """Take the present rules while the stream has no model: one may have been added since it began."""
-        if stream.checker.model is None:
-            stream.checker.renew(self._rules_of(stream.state))
+        if stream.state.model is None:
+            stream.checker = Checker(self._rules_of(stream.state), self._ids[stream.state.id])
 
     def forget(self, stream: Stream) -> None:
         """Free the memory of a stream that accepts no more lines here."""

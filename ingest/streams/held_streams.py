@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 from tidemill.ingest.streams.publisher import Publisher
-from tidemill.ingest.streams.stream import JOURNAL_RECORDS_MAX, Resources, Stream
+from tidemill.ingest.streams.stream import Resources, Stream
 from tidemill.kafka.partitions.held_records import HeldRecords, Unavailable
 from tidemill.schemas.log.stall_reports import StallReports
 from tidemill.schemas.resources.waiting import Waiting
@@ -61,8 +61,7 @@ class HeldStreams:
             await self._publisher.stalled(stream, self._reports.on(batch_id, *waiting))
 
     def _is_full(self) -> bool:
-        blocked = (stream for stream, _ in self._blocked.values() if stream in self)
-        return any(len(stream.state.journal) >= JOURNAL_RECORDS_MAX for stream in blocked)
+        return any(stream.is_full for stream, _ in self._blocked.values() if stream in self)
 
     def _note(self, batch_id: str, why: Unavailable | None, again_at: float) -> None:
         """See `held_records.Report`."""

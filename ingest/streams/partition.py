@@ -2,21 +2,23 @@
 
 The order of the steps decides what a crash can cause:
 
-1. the owner decides on each record: its project, its batch, and the places of its lines there;
-2. it keeps these decisions in the journals of their streams, and the changelog has them;
+1. the owner decides on each record: its project, its batch, and the places of its lines; it checks these lines;
+2. it keeps these decisions and verdicts in the journals of their streams, and the changelog has them;
 3. it publishes the batch and its number of lines; valid lines become requests, invalid lines error results;
 4. after some 8 MiB or some seconds it writes the lines to the store as a part of the input;
 5. it keeps the stream's state, which names the part, and the changelog has it;
 6. it acknowledges the records.
 
-After a crash Kafka redelivers the records, and the journal has the decisions on them: the lines have the same
-places, so readers recognise copies. The parts of a sealed stream are joined to the batch's input (`assembly.py`);
-only then is the batch published as complete, so no batch ends without an input.
+After a crash Kafka redelivers the records, and the journal has the decisions and verdicts on them: the lines have
+the same places, so readers recognise copies, and none is both a request and an error result. The parts of a sealed
+stream are joined to the batch's input (`assembly.py`); only then is the batch published as complete, so no batch
+ends without an input.
 """
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,10 +27,11 @@ from tidemill.ingest.streams.decisions import Decision, Decisions, without_crede
 from tidemill.ingest.streams.factory import StreamFactory
 from tidemill.ingest.streams.held_streams import HeldStreams
 from tidemill.ingest.streams.publisher import Checked, LineRun, Publisher
-from tidemill.ingest.streams.stream import JOURNAL_RECORDS_MAX, Published, Resources, Stream
+from tidemill.ingest.streams.stream import Published, Resources, Stream
 from tidemill.ingest.streams.tables import Streams
 from tidemill.kafka.connection import TRANSIENT
 from tidemill.kafka.partitions.dead_letters import handle_record
+from tidemill.kafka.partitions.held_records import Unavailable
 from tidemill.kafka.partitions.owner import Record
 from tidemill.schemas.log.messages import DeadLettered
 
@@ -42,11 +45,18 @@ BUFFER_BYTES_MAX: Final = 64 << 20
 
 @dataclass(slots=True)
 class _Delivery:
-    """The decisions on some records of one stream, and how far their lines are checked and published."""
+    """The decisions on some records of one stream, and how far their lines are checked and published.
+
+    Either none of the lines has come with a verdict, or all have.
+    """
 
     stream: Stream
     decisions: list[Decision]
     checked: Checked = field(default_factory=Checked)
+    is_kept: bool = False
+    """Whether the changelog has the verdict on the lines."""
+    is_begun: bool = False
+    """Whether their check has begun; it ends by the same rules."""
     is_published: bool = False
     parts: "list[_Delivery]" = field(default_factory=list)
     """Its records one by one, if they cannot be published together."""
@@ -55,7 +65,8 @@ class _Delivery:
         """Go on record by record."""
         for decision in self.decisions:
             places = range(decision.first, decision.first + len(decision.lines))
-            self.parts.append(_Delivery(self.stream, [decision], self.checked.part(places)))
+            part = _Delivery(self.stream, [decision], self.checked.part(places), self.is_kept, is_begun=True)
+            self.parts.append(part)
 
 
 class Partition:
@@ -185,21 +196,33 @@ class Partition:
         return max(min(times), self._monotonic() + 1) if stream.awaited else min(times)
 
     async def _commit(self, decided: list[Decision]) -> None:
-        """Keep decisions, then publish their lines."""
-        touched: dict[str, list[Decision]] = {}
+        """Keep decisions and verdicts, then publish the lines."""
+        touched: dict[tuple[str, bool], list[Decision]] = {}
         for decision in decided:
-            touched.setdefault(decision.stream.state.id, []).append(decision)
+            touched.setdefault((decision.stream.state.id, decision.is_judged), []).append(decision)
+        deliveries = [
+            _Delivery(mine[0].stream, mine, is_kept=is_judged) for (_, is_judged), mine in touched.items()
+        ]
+        await self._check_early(deliveries)
         if decided[-1].record.offset > self._decisions.kept:
             self._decisions.kept = decided[-1].record.offset
-            for mine in touched.values():
-                self._tables.put(mine[0].stream.state)
+            for delivery in deliveries:
+                self._tables.put(delivery.stream.state)
             self._tables.put_decided(self._decisions.kept)
             await self._tables.delivered()
-        for mine in touched.values():
-            delivery = _Delivery(mine[0].stream, mine)
-            size = sum(len(line) for decision in mine for line in decision.lines)
+            for delivery in deliveries:
+                delivery.is_kept = delivery.is_kept or delivery.checked.total is not None
+        for delivery in deliveries:
+            size = sum(len(line) for decision in delivery.decisions for line in decision.lines)
             await self._held.do(delivery.stream, functools.partial(self._deliver, delivery), size)
         await self._bound()
+
+    async def _check_early(self, deliveries: list[_Delivery]) -> None:
+        """Check lines as far as possible now: one write to the changelog then keeps decisions and verdicts."""
+        with suppress(Unavailable):
+            for delivery in deliveries:
+                if delivery.stream not in self._held:
+                    await self._together(delivery, self._check)
 
     async def _bound(self) -> None:
         """Write the largest buffers, while the process has more than `BUFFER_BYTES_MAX`."""
@@ -223,22 +246,13 @@ class Partition:
                 stream.put(decision.lines, decision.record.offset, decision.record.ack, self._monotonic())
         if delivery.decisions[-1].ends:
             await self._seal(stream)
-        elif stream.buffer_bytes >= self._times.part_bytes or len(stream.state.journal) >= JOURNAL_RECORDS_MAX:
+        elif stream.buffer_bytes >= self._times.part_bytes or stream.is_full:
             await self._flush(stream)
 
     async def _publish(self, delivery: _Delivery) -> None:
         """Publish lines; if that fails, record by record, so that only records that fail become dead letters."""
         stream = delivery.stream
-        if not delivery.parts:
-            try:
-                await self._check_and_publish(delivery)
-            except TRANSIENT:
-                raise
-            except Exception:
-                log.exception("lines of %s could not be published together", stream.state.id)
-                delivery.split()
-            else:
-                return
+        await self._together(delivery, self._check_and_publish)
         for part in delivery.parts:
             if part.is_published:
                 continue
@@ -248,22 +262,46 @@ class Partition:
                 await self._show_dead_letter(stream.state.id, letter.source, letter.reason)
             part.is_published = True
 
+    async def _together(self, delivery: _Delivery, work: Callable[[_Delivery], Awaitable[object]]) -> None:
+        """Do work on all lines of a delivery, unless it is split; if the work fails, split it."""
+        if delivery.parts:
+            return
+        try:
+            await work(delivery)
+        except TRANSIENT:
+            raise
+        except Exception:
+            log.exception("lines of %s could not be published together", delivery.stream.state.id)
+            delivery.split()
+
     async def _show_dead_letter(self, batch_id: str, source: str, reason: str) -> None:
         at = int(self._clock())
         await self._publisher.send_fact(DeadLettered(batch_id=batch_id, source=source, reason=reason, at=at))
 
-    async def _check_and_publish(self, delivery: _Delivery) -> None:
-        if delivery.checked.total is None:
+    async def _check(self, delivery: _Delivery) -> bool:
+        """See `Publisher.check`."""
+        if not delivery.is_begun:
             self._factory.renew(delivery.stream)
+            delivery.is_begun = True
         runs = [self._run(one) for one in delivery.decisions]
-        if await self._publisher.check(delivery.stream, runs, delivery.checked):
-            await self._publisher.publish(delivery.stream, delivery.checked)
+        return await self._publisher.check(delivery.stream, runs, delivery.checked)
+
+    async def _check_and_publish(self, delivery: _Delivery) -> None:
+        if not await self._check(delivery):
+            return
+        if not delivery.is_kept:
+            self._tables.put(delivery.stream.state)
+            await self._tables.delivered()
+            delivery.is_kept = True
+        await self._publisher.publish(delivery.stream, delivery.checked)
 
     def _run(self, decision: Decision) -> LineRun:
         record, since = decision.record, int(self._clock())
         if decision.is_known:
-            since = min(since, max(int(record.timestamp), decision.stream.state.batch.created_at))
-        return LineRun(decision.first, decision.lines, decision.fault, since)
+            began = decision.stream.state.batch.created_at
+            # A producer's clock may be ahead.
+            since = min(since, max(int(record.timestamp), began) if record.is_logged_at else began)
+        return LineRun(decision.first, decision.lines, decision.fault, since, decision.is_judged)
 
     async def _flush(self, stream: Stream, *, sealed: bool = False) -> None:
         """Write the waiting lines as a part, keep the stream, and acknowledge their records.

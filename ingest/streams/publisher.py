@@ -4,11 +4,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain, filterfalse, islice
 from typing import Final, NamedTuple
 
 from tidemill.ingest.files import error_lines
-from tidemill.ingest.files.error_lines import Faulty
+from tidemill.ingest.files.error_lines import CHANGED, Faulty
 from tidemill.ingest.files.packing import (
     INLINE_BYTES_MAX,
     Origin,
@@ -21,7 +21,7 @@ from tidemill.ingest.files.packing import (
 from tidemill.ingest.files.validation import LONG_LINE_BYTES
 from tidemill.ingest.files.verdict import Fault
 from tidemill.ingest.quota import Quotas
-from tidemill.ingest.streams.stream import Published, Stream
+from tidemill.ingest.streams.stream import Published, State, Stream
 from tidemill.kafka.partitions.held_records import Unavailable
 from tidemill.retrying import reason, retry
 from tidemill.runtime.threads import run_half_time
@@ -50,6 +50,8 @@ class LineRun(NamedTuple):
     """Why the project may not run any of them."""
     since: int | None = None
     """Unix seconds; none of them was published before."""
+    is_judged: bool = False
+    """Whether the stream has a verdict on them."""
 
 
 Valid = tuple[int, bytes]
@@ -95,7 +97,8 @@ class Publisher:
     async def check(self, stream: Stream, runs: list[LineRun], checked: Checked) -> bool:
         """Check lines, unless they are checked; False if their batch is deleted.
 
-        The same lines must not be checked twice.
+        The same lines must not be checked twice. Either all of them have a verdict, or it is new, and the caller
+        has to keep the stream before it publishes them.
 
         Raises:
             Unavailable: The key of the batch is unavailable, or the disk; another call with the same `checked`
@@ -110,10 +113,16 @@ class Publisher:
             await _check_all(stream, runs, checked)
         except OSError as error:
             raise Unavailable(f"the ids of its lines cannot be kept: {reason(error)}") from error
-        found = _refused(runs, checked.good, checked.faults)
-        checked.good, checked.faults = self._within_quota(stream, *found)
+        total = max((run.first + len(run.lines) for run in runs), default=0)
+        if all(run.is_judged for run in runs):
+            checked.good, checked.faults = _as_judged(stream.state, checked.good, checked.faults)
+            self._quotas.refuse(stream.state.id, stream.state.project, len(checked.faults))
+        else:
+            found = _refused(runs, checked.good, checked.faults)
+            checked.good, checked.faults = self._within_quota(stream, *found)
+            stream.judge(total, (place for place, _, _ in checked.faults))
         checked.since = min((run.since for run in runs if run.since is not None), default=None)
-        checked.total = max((run.first + len(run.lines) for run in runs), default=0)
+        checked.total = total
         return True
 
     async def publish(self, stream: Stream, checked: Checked) -> None:
@@ -133,7 +142,7 @@ class Publisher:
             Grown(
                 batch_id=stream.state.id,
                 total=checked.total,
-                model=stream.checker.model,
+                model=stream.state.model,
                 sequence=stream.seq if stream.seq >= 0 else None,
                 bytes=stream.size,
             )
@@ -195,7 +204,7 @@ class Publisher:
         return good[:-beyond], sorted(faults + refused, key=lambda found: found[0])
 
     async def _publish_requests(self, stream: Stream, placed: list[Placed], since: int | None) -> None:
-        batch, model = stream.state.batch, stream.checker.model
+        batch, model = stream.state.batch, stream.state.model
         origin = Origin(
             batch_id=batch.id,
             project=stream.state.project,
@@ -263,6 +272,18 @@ def _refused(runs: list[LineRun], good: list[Valid], faults: list[Faulty]) -> tu
     refused = [(place, line, fault) for place, line in good if (fault := refusals.get(place)) is not None]
     taken = [valid for valid in good if valid[0] not in refusals]
     return taken, sorted(faults + refused, key=lambda found: found[0])
+
+
+def _as_judged(state: State, good: list[Valid], faults: list[Faulty]) -> tuple[list[Valid], list[Faulty]]:
+    """Let lines keep their verdict, whatever the present models and limits are."""
+    bits, kept = int(state.refused, 16), state.kept_lines
+
+    def is_refused(found: Valid | Faulty) -> bool:
+        return bool(bits >> (found[0] - kept) & 1)
+
+    valid = [*filterfalse(is_refused, good), *(found[:2] for found in filterfalse(is_refused, faults))]
+    refused = [*filter(is_refused, faults), *((*found, CHANGED) for found in filter(is_refused, good))]
+    return sorted(valid), sorted(refused, key=lambda found: found[0])
 
 
 def _check(stream: Stream, lines: list[Valid], checked: Checked) -> None:

@@ -11,14 +11,16 @@ from typing import Final
 
 from tidemill.ingest import batch_records
 from tidemill.ingest.streams.partition import Partition
-from tidemill.ingest.streams.stream import GROUP_RECORDS_MAX, Resources
+from tidemill.ingest.streams.stream import GROUP_LINES_MAX, GROUP_RECORDS_MAX, Resources
 from tidemill.kafka.partitions.owner import Bounds, Record
 from tidemill.retrying import retry
 from tidemill.schemas.log import intake, topics
 from tidemill.schemas.log.intake import IntakeError
 from tidemill.schemas.resources.batch import Status
 
-BOUNDS: Final = Bounds(records=GROUP_RECORDS_MAX, bytes=4 << 20, lines=8_192, records_per_call=GROUP_RECORDS_MAX)
+BOUNDS: Final = Bounds(
+    records=GROUP_RECORDS_MAX, bytes=4 << 20, lines=GROUP_LINES_MAX, records_per_call=GROUP_RECORDS_MAX
+)
 
 Learn = Callable[[Iterable[str]], Awaitable[None]]
 """Looks up which of some credentials are keys."""

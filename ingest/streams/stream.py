@@ -1,11 +1,11 @@
 """A stream of a direct producer or of the api: its state in the table, and its lines in memory.
 
 The state names the parts, which hold the first lines, and has the journal: the records after these whose lines
-already have places in the batch. The owner writes the journal before it publishes any of these lines, so a record
-that is redelivered after a crash has its lines at the same places.
+already have places in the batch, and the verdict on these lines. The owner writes both before it publishes any of
+the lines, so the lines of a record that is redelivered after a crash have the same places and the same verdict.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated, Final
@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from tidemill.ingest.files.validation import Checker
 from tidemill.ingest.quota import Quotas
 from tidemill.kafka.partitions.owner import Ack
-from tidemill.schemas.bounds import ANSWER_SCHEMA_CHARS_MAX, Id, Name, Number, Size
+from tidemill.schemas.bitmap import Bitmap
+from tidemill.schemas.bounds import ANSWER_SCHEMA_CHARS_MAX, BATCH_LINES_MAX, Id, Name, Number, Size
 from tidemill.schemas.log.intake import SEQ_DIGITS_MAX
 from tidemill.schemas.log.messages import BatchCreated
 from tidemill.schemas.ports import Clock, Monotonic, Sender, Store
@@ -25,12 +26,25 @@ PARTS_MAX: Final = 2048
 """A stream with this many parts is sealed, and its next line begins another batch."""
 JOURNAL_RECORDS_MAX: Final = 2048
 """Records of a stream that may wait for their part, however small they are."""
+JOURNAL_LINES_MAX: Final = 65_536
+"""Lines of a stream that may wait for their part, however short they are."""
+RECORD_LINES_MAX: Final = 16_384
+"""Lines of a record, blank ones included: more requests than this do not fit into a record."""
 GROUP_RECORDS_MAX: Final = 1000
 """Records that are decided on together."""
+GROUP_LINES_MAX: Final = 8_192
+"""A group ends with the record that brings it to this many lines."""
 GROUPS_MAX: Final = 16
 """Parts that a stream may get after its end is decided."""
 Sequence = Annotated[int, Field(ge=-1, le=10**SEQ_DIGITS_MAX - 1)]
-Entry = tuple[Number, Number, Number, Sequence]
+Place = Annotated[int, Field(ge=0, le=BATCH_LINES_MAX)]
+Entry = tuple[Number, Place, Annotated[int, Field(ge=0, le=RECORD_LINES_MAX)], Sequence]
+HexBitmap = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^[A-Za-z0-9_-]*$", max_length=(JOURNAL_LINES_MAX + GROUP_LINES_MAX + RECORD_LINES_MAX) // 4
+    ),
+]
 
 PREFIX: Final = "intake/"
 """Prefix of the parts' keys in the store."""
@@ -59,11 +73,18 @@ class State(BaseModel):
     batch: Batch
     """The batch in its first state."""
     model: Name | None = None
+    """The model of its valid lines."""
+    chosen_before: Number = 0
+    """The line that chose the model has a lower place."""
     kept_seq: Sequence = -1
     """The highest `seq` of the records in parts."""
     parts: Annotated[tuple[StreamPart, ...], Field(max_length=PARTS_MAX + GROUPS_MAX)] = ()
     journal: Annotated[tuple[Entry, ...], Field(max_length=JOURNAL_RECORDS_MAX + GROUP_RECORDS_MAX)] = ()
     """Records whose lines are in no part yet: offset, place of the first line, number of lines, `seq` or -1."""
+    judged: Number = 0
+    """Lines at lower places have a verdict."""
+    refused: HexBitmap = "0"
+    """The lines that the verdict refused; the lowest bit is the first line that is in no part."""
     ended: bool = False
     """Whether it accepts no more lines; it is sealed once the last of them is in a part."""
     sealed: bool = False
@@ -104,9 +125,21 @@ class State(BaseModel):
         return max((seq for _, _, _, seq in reversed(self.journal) if seq >= 0), default=self.kept_seq)
 
     def until(self, offset: int) -> "State":
-        """The state without the decisions on records behind an offset."""
+        """The state without the decisions on records behind an offset, and without the verdicts on their lines."""
         journal = tuple(entry for entry in self.journal if entry[0] <= offset)
-        return self.model_copy(update={"journal": journal, "ended": self.ended and journal == self.journal})
+        if journal == self.journal:
+            return self
+        kept = self.kept_lines
+        end = journal[-1][1] + journal[-1][2] if journal else kept
+        return self.model_copy(
+            update={
+                "journal": journal,
+                "ended": False,
+                "judged": min(self.judged, end),
+                "refused": f"{int(self.refused, 16) & ((1 << (end - kept)) - 1):x}",
+                "model": self.model if self.chosen_before <= end else None,
+            }
+        )
 
     def key(self, part: StreamPart) -> str:
         """The key of a part in the store."""
@@ -171,10 +204,29 @@ class Stream:
         self.seq = self.seq if seq is None else seq
         return first
 
+    def judge(self, end: int, refused: Iterable[int]) -> None:
+        """Note the verdict on the lines below a place, and the model that they have chosen."""
+        state, kept, places = self.state, self.state.kept_lines, Bitmap()
+        for place in refused:
+            places.add(place - kept)
+        update: dict[str, object] = {
+            "judged": end, "refused": f"{int(state.refused, 16) | places.number:x}"
+        }  # fmt: skip
+        if state.model is None and self.checker.model is not None:
+            update |= {"model": self.checker.model, "chosen_before": end}
+        self.state = state.model_copy(update=update)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether its journal has to become shorter before it gets further records."""
+        state = self.state
+        return len(state.journal) >= JOURNAL_RECORDS_MAX or self.lines - state.kept_lines >= JOURNAL_LINES_MAX
+
     def keep(self, part: StreamPart, replaced: int) -> None:
         """Replace the buffer, and the last `replaced` parts, with a part that holds their lines."""
         parts = self.state.parts[: len(self.state.parts) - replaced]
-        self.state = self.state.model_copy(update={"parts": (*parts, part)})
+        refused = f"{int(self.state.refused, 16) >> len(self.buffer):x}"
+        self.state = self.state.model_copy(update={"parts": (*parts, part), "refused": refused})
         self.buffer, self.buffer_bytes = [], 0
 
     def settle(self) -> list[Ack]:
@@ -183,13 +235,7 @@ class Stream:
         gone = (entry[3] for entry in self.state.journal if entry[0] <= self.buffered_offset)
         seq = max(self.state.kept_seq, max(gone, default=-1))
         self.state = self.state.model_copy(
-            update={
-                "journal": journal,
-                "kept_seq": seq,
-                "model": self.checker.model,
-                "settled": True,
-                "answer_schema": None,
-            }
+            update={"journal": journal, "kept_seq": seq, "settled": True, "answer_schema": None}
         )
         acks, self.acks, self.waiting_since = self.acks, [], None
         return acks

@@ -76,6 +76,10 @@ class World:
         """By batch and place: the ids of all lines that were sent for it."""
         self.codes = defaultdict(set)
         """By batch and place: the codes of all error lines."""
+        self.requests = defaultdict(set)
+        """By batch and place: the models of all requests."""
+        self.models = {"m"}
+        """The models that requests may name."""
         self.now = 1_790_000_000.0
         self.ahead = 0.0
         """Seconds that the wall clock was set ahead; the monotonic clock is not affected."""
@@ -104,11 +108,12 @@ class World:
 
     async def publish(self, records):
         async for record in records:
-            assert record.model == "m"
+            assert record.model in self.models
             self.fuse.step()
             lines = record.value.split(b"\n")
             for place, line in zip(record.head.places(len(lines)), lines, strict=True):
                 self.lines[record.head.batch_id, place].add(orjson.loads(line)["custom_id"])
+                self.requests[record.head.batch_id, place].add(record.model)
 
     async def project(self, secret, stream, logged_at):
         del stream, logged_at
@@ -256,7 +261,15 @@ def records(chance, count):
 
 
 def check(world):
-    """Check that the published facts agree, and have each line once."""
+    """Check that the published facts agree, and have each line once, as a request or as an error line."""
+    assert not world.requests.keys() & world.codes.keys(), "a line has two verdicts"
+    models = defaultdict(set)
+    for (batch_id, _), found in world.requests.items():
+        models[batch_id] |= found
+    for fact in world.facts:
+        if isinstance(fact, Grown | Sealed) and fact.model is not None:
+            models[fact.batch_id].add(fact.model)
+    assert all(len(found) == 1 for found in models.values()), "a batch has two models"
     sealed = {fact.batch_id: fact for fact in world.facts if isinstance(fact, Sealed)}
     opened = {fact.batch.id: fact for fact in world.facts if isinstance(fact, Opened)}
     assert opened.keys() == sealed.keys()

@@ -49,10 +49,10 @@ class Owners:
         self.world.now += wait
         await self._partition.tick(lambda _: False)
 
-    async def again(self, offset, at=None):
-        """Let the owner take the record at an offset; the log says that it arrived at this time."""
+    async def again(self, offset, at=None, *, is_logged_at=True):
+        """Let the owner take the record at an offset; the log, or its producer, gives this as its time."""
         record = self.world.arrival(self._gate, offset)
-        record.timestamp = record.timestamp if at is None else at
+        record.timestamp, record.is_logged_at = record.timestamp if at is None else at, is_logged_at
         await self._partition.take([record])
 
     @property
@@ -157,6 +157,9 @@ async def test_lines_that_come_again_say_how_old_they_are(tmp_path, monkeypatch)
     await owners.begin()
     await owners.again(1, at=0)
     assert created[3:] == [began]
+    await owners.begin()
+    await owners.again(1, at=arrived, is_logged_at=False)
+    assert created[4:] == [began], "a producer's clock may be ahead"
 
 
 async def test_an_error_of_ours_ends_no_owner(tmp_path, monkeypatch, caplog):

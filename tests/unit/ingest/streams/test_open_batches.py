@@ -9,6 +9,7 @@ from support.trust import SIGNER, VERIFIER
 
 from tidemill.configuration.projects import Limits
 from tidemill.ingest.streams import decisions
+from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, intake
 from tidemill.schemas.log.dead_letters import REASON
@@ -173,6 +174,22 @@ async def test_appends_beyond_the_byte_limit_are_error_lines(seed, tmp_path):
         assert not world.dead
         assert {fact.total for fact in world.facts if isinstance(fact, Sealed)} == {5}
     check(world)
+
+
+async def test_lines_that_were_refused_for_their_bytes_stay_refused(tmp_path):
+    """The project has room when they come again."""
+    world = Api(0, tmp_path)
+    world.limits = Limits(bytes_stored_max=1)
+    world.log = [opening(1), append(1, 1, line("acme/1/1"))]
+    for limits in (world.limits, Limits()):
+        world.fuse.left, world.limits = -1, limits
+        world.crashes += 1
+        partition, gate = world.partition()[0], AckGate()
+        await partition.load()
+        await partition.take([world.arrival(gate, offset) for offset in range(2)])
+        partition.abandon()
+    assert not world.requests
+    assert world.codes == {(batch_id(1), 0): {"bytes_stored_max", "invalid_request"}}
 
 
 @pytest.mark.parametrize("ending", ["silence", "a seal", "its size"])

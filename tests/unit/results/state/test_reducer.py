@@ -275,6 +275,17 @@ def test_a_dead_letter_before_the_creation_ends_the_batch():
     assert reducer.created(begun, CREATED, GRACE).batch.tidemill.fault.source == DEAD_LETTERED.source
 
 
+def test_a_stream_keeps_its_first_model():
+    """Its lines run on that one, and are billed for it."""
+    state = reducer.created(reducer.State(id=ID, partition=0), OPENED, GRACE)
+    facts = [Grown(batch_id=ID, total=total, model=model) for total, model in ((1, None), (2, "m"), (3, "n"))]
+    for fact in facts:
+        state = reducer.grown(state, fact)
+    assert state.batch.model == "m"
+    sealed = Sealed(batch_id=ID, total=3, model="n", input=InputRef(key="files/i", bytes=99))
+    assert reducer.no_more_lines(state, sealed).batch.model == "m"
+
+
 def test_a_stream_that_has_ended_is_not_open():
     """Before its input is a file: until then it grows by the lines on their way, and its bytes count."""
     first = batch(Status.IN_PROGRESS).model_copy(update={"tidemill": Extras(stream=ID, open=True, input_bytes=0)})
