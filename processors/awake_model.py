@@ -67,7 +67,7 @@ _IN_PLACE: Final = {
     "servers", "backends", "aliases", "endpoints", "max_in_flight", "tokens_per_minute", "dedupe", "price",
     "paused",
 }  # fmt: skip
-"""Settings of a model that its calls do not need, or that these or its pool (`backends/servers.py`) follow."""
+"""Settings of a model that its calls do not need, or that its pool (`backends/servers.py`) follows."""
 
 
 class Configured(NamedTuple):
@@ -116,8 +116,6 @@ class AwakeModel:
         """Whether its calls agree with these settings; changes of the others take effect at once."""
         if configured is not self._configured and configured.is_called_as(self._configured):
             self._configured = configured
-            # Without its last alias: accepted lines may still name one.
-            self._caller.rules = body_rules(self.name, configured.settings) or self._caller.rules
         return configured is self._configured
 
     async def take(self, window: PartitionWindow, event: Any) -> None:

@@ -35,10 +35,10 @@ class Publisher:
         self._output_life_seconds = output_life_seconds
 
     async def batch(self, state: State, progress: Progress | None, blocked: tuple[Waiting, ...]) -> None:
-        """Publish a batch, if it is created, with its progress, if it is at work, and what blocks it, if any."""
+        """Publish a batch, if it is created, with its progress and what blocks it; an ended one has neither."""
         if state.batch is None:
             return
-        if progress is not None or blocked:
+        if progress is not None or (blocked and not state.is_over):
             state = state.with_extras(progress=progress, waiting=blocked or state.batch.tidemill.waiting)
         record = BatchRecord(
             project=state.project, batch=state.batch, files_offset=state.files_offset, owner=self._owner()

@@ -53,7 +53,9 @@ def move(batch: Batch, to: Status, at: int, **changes: object) -> Batch:
         raise IllegalMove(f"{batch.id} cannot go from {batch.status} to {to}")
     times = (batch.created_at, batch.in_progress_at, batch.finalizing_at, batch.cancelling_at)
     latest = max((at, *(time for time in times if time is not None)))
-    if batch.tidemill.waiting and to not in (Status.FINALIZING, Status.EXPIRED):
+    moved = batch.model_copy(update={"status": to, f"{to.value}_at": latest, **changes})
+    past: dict[str, object] = {"at_risk": None} if to.is_terminal else {}
+    if to not in (Status.FINALIZING, Status.EXPIRED):
         # Of the batches in a final state, only an expired one still shows why its lines waited.
-        changes = {"tidemill": batch.tidemill.model_copy(update={"waiting": ()}), **changes}
-    return batch.model_copy(update={"status": to, f"{to.value}_at": latest, **changes})
+        past["waiting"] = ()
+    return moved.model_copy(update={"tidemill": moved.tidemill.model_copy(update=past)}) if past else moved

@@ -249,8 +249,7 @@ async def _with_fates(deps: Dependencies, project: str, rerun: Rerun, old: FileR
         except NotFound as error:
             raise _gone("error", batch.error_file_id) from error
     if selection.kind is Kind.ALL:
-        for index in itertools.filterfalse(others.__contains__, range(old.lines or 0)):
-            chosen.add(index)
+        chosen.add_all_but(others, old.lines or 0)
     if not chosen:
         wanted = f"{selection.kind}" if selection.kind is not Kind.CODES else "such"
         raise errors.conflict(f"The batch '{batch.id}' has no {wanted} lines.", code="no_lines")

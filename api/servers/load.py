@@ -172,7 +172,7 @@ class Loads:
                 in_flight=sum(one.in_flight for one in found),
                 lines_waiting=sum(one.lines_waiting for one in found),
                 lines_per_second=round(sum(one.lines_per_second for one in found), 1),
-                cause=_worst(one.cause for one in found),
+                cause=_of_model(found),
             )
             for name, found in sorted(parts.items())
         }
@@ -236,6 +236,15 @@ def _figures(loads: Sequence[ServerLoad]) -> dict[str, Any]:
         "breaker": min((one.breaker for one in loads), key=_WORST.index),
         "cause": _worst(one.cause for one in loads),
     }
+
+
+def _of_model(loads: Sequence[ModelLoad]) -> Cause | None:
+    """Why no process calls lines of a model; None if one with lines does.
+
+    A process in which the model sleeps reports no cause, so processes without lines count only if none has any.
+    """
+    found = [one.cause for one in loads if one.in_flight or one.lines_waiting]
+    return None if None in found else _worst(found or [one.cause for one in loads])
 
 
 def _worst(causes: Iterable[Cause | None]) -> Cause | None:

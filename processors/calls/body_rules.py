@@ -1,7 +1,8 @@
-"""Changes that the settings of a model make to the body of each call.
+"""Changes that a model makes to the body of each call.
 
-Without such settings a body passes through as bytes. With them its outermost object is decoded; all values in it
-stay as they were written.
+A line may name its model by an alias, also by one that was removed since ingest accepted the line, so the name is
+always compared. A body that needs no change passes through as bytes. Otherwise its outermost object is decoded;
+all values in it stay as they were written.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,17 @@ import msgspec
 
 from tidemill.configuration.servers import Model
 
+Body = bytes | memoryview | msgspec.Raw
+"""The JSON of a body."""
+
 _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class _Named(msgspec.Struct):
+    model: msgspec.Raw = msgspec.Raw(b"")
+
+
+_named: Final = msgspec.json.Decoder(_Named)
 
 
 def _raw(fields: Mapping[str, Any]) -> dict[str, msgspec.Raw]:
@@ -31,9 +42,11 @@ class BodyRules:
         """
         self._defaults = _raw(defaults)
         self._forced = _raw(forced if name is None else {**forced, "model": name})
+        self._name = self._forced.get("model")
+        self._has_fields = bool(defaults or forced)
 
-    def apply(self, body: bytes | memoryview | msgspec.Raw, deadline: int | None = None) -> bytes:
-        """The body to send.
+    def apply(self, body: Body, deadline: int | None = None) -> Body:
+        """The body to send; the same object if nothing changes.
 
         Args:
             body: The line's body.
@@ -43,17 +56,20 @@ class BodyRules:
         Raises:
             msgspec.MsgspecError: It is not a JSON object.
         """
+        if deadline is None and not self._has_fields and self._is_named(body):
+            return body
         fields = {**self._defaults, **_fields.decode(body), **self._forced}
         if deadline is not None:
             fields["priority"] = msgspec.Raw(b"%d" % deadline)
         return msgspec.json.encode(fields)
 
+    def _is_named(self, body: Body) -> bool:
+        return self._name is None or _named.decode(body).model == self._name
+
 
 UNCHANGED: Final = BodyRules(None, defaults={}, forced={})
 
 
-def body_rules(name: str, model: Model) -> BodyRules | None:
-    """The rules that a model's settings ask for; None if its bodies pass through."""
-    if not (model.upstream_model or model.aliases or model.body_defaults or model.body_forced):
-        return None
+def body_rules(name: str, model: Model) -> BodyRules:
+    """The rules of a model with these settings."""
     return BodyRules(model.upstream_model or name, defaults=model.body_defaults, forced=model.body_forced)

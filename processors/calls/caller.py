@@ -65,7 +65,7 @@ class Caller:
         clock: Clock,
         forms: Forms,
         seconds_max: float,
-        rules: BodyRules | None = None,
+        rules: BodyRules = UNCHANGED,
     ) -> None:
         """Connect nothing; a call takes at most `seconds_max`. Needs a running event loop."""
         self._now = asyncio.get_running_loop().time
@@ -77,8 +77,7 @@ class Caller:
         self._clock = clock
         self._forms = forms
         self._seconds_max = seconds_max
-        self.rules = rules
-        """The changes to the body of each call; may be set while it makes calls."""
+        self._rules = rules
 
     async def make(self, line: Line, permit: Permit) -> CallResult:
         """Call once with the permit, which covers this call only; never raises."""
@@ -158,7 +157,7 @@ class Caller:
     def health_probe(self, on_change: Callable[[], None], wait_seconds: float) -> HealthProbe:
         """A health probe for the model's servers."""
         model = self._endpoint_probe.model
-        return HealthProbe(model, self.pool, self._upstream, on_change, wait_seconds, rules=self.rules)
+        return HealthProbe(model, self.pool, self._upstream, on_change, wait_seconds, rules=self._rules)
 
     async def _judged(
         self, line: Line, permit: Permit, custom_id: bytes, outcome: Answer | FailureKind
@@ -290,10 +289,8 @@ class Caller:
 
     def _sent(self, body: msgspec.Raw, line: Line, options: CallOptions, endpoint: Endpoint) -> bytes | memoryview:
         """The body to send; a large one is not copied."""
-        if options.priority_by_deadline and endpoint.has_priority:
-            view = memoryview((self.rules or UNCHANGED).apply(body, line.head.deadline))
-        else:
-            view = memoryview(body if self.rules is None else self.rules.apply(body))
+        has_priority = options.priority_by_deadline and endpoint.has_priority
+        view = memoryview(self._rules.apply(body, line.head.deadline if has_priority else None))
         return bytes(view) if len(view) <= SMALL_BYTES else view
 
 

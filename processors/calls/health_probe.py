@@ -28,7 +28,7 @@ import orjson
 from tidemill.processors.backends.backend import NEVER, Backend, Permit
 from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.calls import forms, request_codec
-from tidemill.processors.calls.body_rules import BodyRules
+from tidemill.processors.calls.body_rules import UNCHANGED, BodyRules
 from tidemill.processors.calls.request_codec import Success
 from tidemill.processors.failures import CallFailure, FailureKind, Fault
 from tidemill.processors.http.client import HttpUpstream
@@ -58,7 +58,7 @@ class HealthProbe:
         on_change: Callable[[], None],
         wait_seconds: float,
         *,
-        rules: BodyRules | None = None,
+        rules: BodyRules = UNCHANGED,
     ) -> None:
         """Send nothing yet.
 
@@ -177,9 +177,7 @@ class HealthProbe:
     def _request(self, backend: Backend, endpoint: str) -> tuple[str, dict[str, str], bytes]:
         """Address, headers and body."""
         form = requests(endpoint)[self._refused.get(backend, {}).get(endpoint, 0)]
-        body = orjson.dumps({"model": self._model, **form})
-        if self._rules is not None:
-            body = self._rules.apply(body)
+        body = bytes(self._rules.apply(orjson.dumps({"model": self._model, **form})))
         url, headers = address(backend.base, endpoint), backend.server.options.headers
         if ENDPOINTS[endpoint].files:
             return url, {**headers, **forms.CONTENT_TYPE}, forms.inline(ENDPOINTS[endpoint], body)

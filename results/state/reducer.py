@@ -39,6 +39,7 @@ from tidemill.schemas.resources.batch import (
     Status,
 )
 from tidemill.schemas.resources.file import file_kind
+from tidemill.schemas.resources.waiting import bounded
 
 _UNHANDLED = "The server could not handle the batch ({}; {}). Please create the batch again."
 
@@ -303,15 +304,16 @@ def compacted(state: State, fact: Compacted) -> State:
     files = {kind: ids.derived_file_id(state.id, kind) for kind, _ in receipt.files}
     errors = files.pop(file_kind(failed=True), None)
     outputs = tuple(files.values())
+    counts = RequestCounts(
+        total=receipt.lines, completed=receipt.output.lines if receipt.output else 0, failed=fact.failed
+    )
     batch = move(
         state.batch,
         state.ending,
         fact.at,
         output_file_id=outputs[0] if outputs else None,
         error_file_id=errors,
-        request_counts=RequestCounts(
-            total=receipt.lines, completed=receipt.output.lines if receipt.output else 0, failed=fact.failed
-        ),
+        request_counts=counts,
         usage=fact.usage,
         tidemill=state.batch.tidemill.model_copy(
             update={
@@ -319,7 +321,7 @@ def compacted(state: State, fact: Compacted) -> State:
                 "output_file_ids": outputs if receipt.outputs else (),
                 "cost": fact.cost,
                 "models": model_shares.final(state.batch.tidemill.models, fact.models),
-                "at_risk": None,
+                "waiting": bounded(state.batch.tidemill.waiting, counts.pending),
                 "recovered": fact.recovered,
                 "output_copy": fact.output_copy,
                 "usage_unknown": fact.usage_unknown or None,

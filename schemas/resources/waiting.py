@@ -135,6 +135,12 @@ def merged(waits: Iterable[Waiting], lines_max: int) -> tuple[Waiting, ...]:
     return tuple(capped[:WAITING_MAX])
 
 
+def bounded(waits: Iterable[Waiting], lines_max: int) -> tuple[Waiting, ...]:
+    """The reasons in the same order with at most so many lines each; at 0, without those that had any."""
+    kept = (one for one in waits if lines_max or not one.lines)
+    return tuple(one.model_copy(update={"lines": min(one.lines, lines_max)}) for one in kept)
+
+
 def explanation(waits: Sequence[Waiting]) -> str:
     """The reasons why lines were not run, as text for their error lines; empty if there are none."""
     return " ".join(f"Reason: {one.message} (since {moment(one.since)})" for one in waits[:EXPLAINED_MAX])

@@ -64,10 +64,34 @@ async def drain(tasks: "Collection[asyncio.Task[None]]", seconds_max: float, cra
 
 
 async def run_all(works: Iterable[Coroutine[Any, Any, object]]) -> None:
-    """Do several works at once; the first error cancels the others, and is raised once they have ended."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for work in works:
-                group.create_task(work)
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from failures
+    """Do several works at once; the first error cancels the others, and is raised once they have ended.
+
+    So does the cancellation of one work, which has not done what the caller needs. A cancellation of the caller
+    cancels all works, and is raised whatever errors they end with. (`asyncio.TaskGroup` does neither.)
+    """
+    tasks = [asyncio.create_task(work) for work in works]
+    failed: asyncio.Task[object] | None = None
+    cancellation: asyncio.CancelledError | None = None
+
+    def cancel_all() -> None:
+        for task in tasks:
+            task.cancel()
+
+    def ended(task: "asyncio.Task[object]") -> None:
+        nonlocal failed
+        if (task.cancelled() or task.exception() is not None) and failed is None:
+            failed = task
+            cancel_all()
+
+    for task in tasks:
+        task.add_done_callback(ended)
+    while not all(task.done() for task in tasks):
+        try:
+            await asyncio.wait(tasks)
+        except asyncio.CancelledError as error:
+            cancellation = error
+            cancel_all()
+    if cancellation is not None:
+        raise cancellation
+    if failed is not None:
+        failed.result()

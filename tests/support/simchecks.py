@@ -39,6 +39,14 @@ def is_copy(line: dict[str, Any]) -> bool:
     return "copy_of" in line.get("tidemill", {})
 
 
+def check_waiting(batch: Batch) -> None:
+    """Check that no ended batch is at risk or says that lines wait; an expired one says why some never ran."""
+    if batch.status.is_terminal:
+        assert batch.tidemill.at_risk is None
+        waits, most = batch.tidemill.waiting, batch.request_counts.pending
+        assert all(wait.lines <= most for wait in waits) if batch.status is Status.EXPIRED else not waits, batch
+
+
 class Seen:
     """The visible outcome of a run (`simworld.SimulatedWay`)."""
 
@@ -137,6 +145,7 @@ class Seen:
                 assert after.request_counts.completed >= before.request_counts.completed
                 assert after.request_counts.failed >= before.request_counts.failed
         for batch in shown:
+            check_waiting(batch)
             has_files = batch.output_file_id is not None or batch.error_file_id is not None
             assert has_files == (batch.status.is_terminal and batch.request_counts.total > 0), batch
 

@@ -2,8 +2,9 @@
 
 import ast
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.waiting import until
@@ -16,7 +17,7 @@ from tidemill.kafka.partitions.owner import Bounds, PartitionOwners
 from tidemill.processors.backends import addresses, servers
 from tidemill.processors.backends.addresses import Addresses
 from tidemill.processors.backends.servers import Servers
-from tidemill.tasks import Fault, drain, watched
+from tidemill.tasks import Fault, drain, run_all, watched
 
 ROOT = Path(__file__).parents[2]
 LONG_LIVED = ["api", "ingest", "processors", "results", "webhooks"] + [
@@ -184,3 +185,87 @@ async def test_a_drain_cancels_the_tasks_that_go_on():
     assert await drain([short, endless], 0.01, fault) == 1
     assert (short.cancelled(), endless.cancelled(), fault.error) == (False, True, None)
     assert await drain([short], 0.01, fault) == await drain([], 0.01, fault) == 0
+
+
+async def never() -> None:
+    """Work until cancelled."""
+    await asyncio.Event().wait()
+
+
+async def fail(words: str, *, at_end: bool = False) -> None:
+    """Fail at once, or once cancelled."""
+    try:
+        await (never() if at_end else asyncio.sleep(0))
+    finally:
+        raise ValueError(words)
+
+
+async def test_the_first_error_of_several_works_is_raised() -> None:
+    """The others have ended by then, whatever they ended with."""
+    ends = asyncio.Event()
+
+    async def other() -> None:
+        try:
+            await never()
+        finally:
+            ends.set()
+
+    with pytest.raises(ValueError, match="first"):
+        await run_all([other(), fail("second", at_end=True), fail("first")])
+    assert ends.is_set()
+
+
+@pytest.mark.parametrize("works", [[never], [never, lambda: fail("late", at_end=True)]])
+async def test_a_cancellation_of_several_works_is_raised(
+    works: list[Callable[[], Coroutine[Any, Any, None]]],
+) -> None:
+    """Also if a work fails when it is cancelled: who cancels, or sets a timeout, must not get its error."""
+    running = asyncio.create_task(run_all(work() for work in works))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await run_all(work() for work in works)
+
+
+async def test_a_cancellation_while_several_works_fail_is_raised() -> None:
+    """An error has cancelled the others, and they have not ended yet."""
+    is_ending, may_end = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> None:
+        try:
+            await never()
+        finally:
+            is_ending.set()
+            await may_end.wait()
+
+    running = asyncio.create_task(run_all([slow(), fail("first")]))
+    await is_ending.wait()
+    running.cancel()
+    await asyncio.sleep(0)
+    may_end.set()
+    await asyncio.wait([running])
+    assert running.cancelled()
+
+
+@pytest.mark.parametrize("is_direct", [False, True])
+async def test_a_work_that_is_cancelled_has_not_ended(is_direct: bool) -> None:
+    """The caller would go on without its result; the other works are cancelled."""
+    inner = asyncio.create_task(never())
+    tasks: list[asyncio.Task[None] | None] = []
+
+    async def work() -> None:
+        tasks.append(asyncio.current_task())
+        await (never() if is_direct else inner)
+
+    running = asyncio.create_task(run_all([work(), never()]))
+    await until(lambda: bool(tasks), "the work")
+    to_cancel = tasks[0] if is_direct else inner
+    assert to_cancel is not None
+    to_cancel.cancel()
+    async with asyncio.timeout(5):
+        await asyncio.wait([running])
+    assert running.cancelled()

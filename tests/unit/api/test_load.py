@@ -91,6 +91,33 @@ async def test_processes_add_up(deps, operator):
     assert model["load"] == {"in_flight": 8, "lines_waiting": 20, "lines_per_second": 5.0}
 
 
+def of_model(cause: Cause | None = None, in_flight: int = 0, lines_waiting: int = 0) -> ModelLoad:
+    return ModelLoad(name="m", in_flight=in_flight, lines_waiting=lines_waiting, lines_per_second=0, cause=cause)
+
+
+DOWN = Cause(reason=Reason.SERVER_UNREACHABLE, message="It is down.", since=NOW - 9)
+FULL = Cause(reason=Reason.QUEUED, message="It is full.", since=NOW - 99)
+
+
+@pytest.mark.parametrize(
+    ("loads", "cause"),
+    [
+        ([of_model(DOWN, lines_waiting=5), of_model(in_flight=8)], None),
+        ([of_model(DOWN, lines_waiting=5), of_model(lines_waiting=8)], None),
+        ([of_model(FULL, 8, 5), of_model(DOWN, lines_waiting=5)], DOWN),
+        ([of_model(), of_model(DOWN, lines_waiting=5), of_model()], DOWN),
+        ([of_model(), of_model(DOWN)], DOWN),
+        ([of_model(), of_model()], None),
+    ],
+)
+async def test_a_model_has_a_cause_if_no_process_calls_its_lines(deps, loads, cause):
+    """A process without lines, in which the model may sleep, does not contradict the others."""
+    for number, one in enumerate(loads):
+        value = ProcessReport(process=f"h:{number}", servers=(), models=(one,))
+        deps.loads.apply(f"h:{number}", codec.encode(value), NOW)
+    assert deps.loads.models()["m"].cause == cause
+
+
 async def test_addresses_of_a_server_add_up(deps, operator):
     """A line that waits for all of them counts once for each process."""
     report(

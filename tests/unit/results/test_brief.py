@@ -9,9 +9,10 @@ from support.simulated import Simulation
 
 from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.results.state.active_batch import PUBLISH_SECONDS, PUBLISH_SECONDS_MAX
-from tidemill.schemas.log.messages import Tick
+from tidemill.schemas.log.messages import Stalled, Tick
 from tidemill.schemas.log.topics import EXPRESS_LINES_MAX
 from tidemill.schemas.resources.batch import Status
+from tidemill.schemas.resources.waiting import Reason, Waiting
 
 
 class Standing:
@@ -76,6 +77,24 @@ async def test_a_small_batch_that_lasts_is_published(known):
     await standing.tick(PUBLISH_SECONDS)
     assert standing.shown == [(Status.VALIDATING, Status.IN_PROGRESS)[known - 1]]
     assert any(key.startswith(batch_id(0).encode()) for key in standing.simulation.tables.states.changelog)
+
+
+@pytest.mark.parametrize("seconds", [0.1, PUBLISH_SECONDS_MAX])
+async def test_a_completed_batch_does_not_say_that_its_lines_wait(seconds):
+    """A server was down, and all lines ended before the report that takes the reason back."""
+    standing = Standing()
+    await standing.handle(commands(0, 10))
+    await standing.tick(PUBLISH_SECONDS_MAX)
+    why = Waiting(reason=Reason.SERVER_UNREACHABLE, lines=10, message="x", since=NOW)
+    await standing.partition.fact(
+        Stalled(batch_id=batch_id(0), source="p0", number=1, waiting=(why,), hold_seconds=60), list
+    )
+    assert standing.simulation.log.published[-1].batch.tidemill.waiting == (why,)
+    standing.simulation.now += seconds
+    await standing.handle(lines(random.Random(1), 0, 10))
+    await standing.files_written()
+    assert standing.shown[-1] is Status.COMPLETED
+    assert standing.simulation.log.published[-1].batch.tidemill.waiting == ()
 
 
 async def test_lines_that_went_into_a_part_before_the_files_are_written():

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from support.facts import NOW, batch_id, commands, lines, model_of
+from support.simchecks import check_waiting
 from support.simulated import Simulation, leads_to
 
 from tidemill.schemas import ids
@@ -37,6 +38,8 @@ def interleaved(chance, streams):
 def final(simulation, number):
     """The last record of a batch, after a look at all that was published of it."""
     records = [record.batch for record in simulation.log.published if record.batch.id == batch_id(number)]
+    for batch in records:
+        check_waiting(batch)
     for before, after in itertools.pairwise(records):
         assert after.status is before.status or leads_to(before.status, after.status)
         assert after.request_counts.completed >= before.request_counts.completed

@@ -9,21 +9,29 @@ import pytest
 from tidemill.configuration.servers import Model
 from tidemill.processors.calls.body_rules import body_rules
 
-BODY = b'{"model": "alias", "temperature": 0.10, "seed": 18446744073709551616, "input": "\\u00e9", "n": null}'
+BODY = (
+    b'{"model": "alias", "metadata": {"model": "own"}, "temperature": 0.10, "seed": 18446744073709551616, '
+    b'"input": "\\u00e9", "n": null}'
+)
 
 
 def rules(**settings: Any) -> Any:
     return body_rules("own", Model.model_validate({"servers": ["gpu-1"], **settings}))
 
 
-def test_bodies_pass_through_without_such_settings() -> None:
-    """Nothing is decoded."""
-    assert rules() is None
+@pytest.mark.parametrize("settings", [{}, {"aliases": ["alias"]}, {"upstream_model": "there"}])
+def test_a_body_with_the_right_name_passes_through(settings: dict[str, Any]) -> None:
+    """Not even its bytes are copied."""
+    name = settings.get("upstream_model", "own")
+    body = b'{"metadata": {"model": "alias"}, "temperature": 0.10, "model" : "%b"}' % name.encode()
+    for given in (body, memoryview(body), msgspec.Raw(body)):
+        assert rules(**settings).apply(given) is given
 
 
 @pytest.mark.parametrize(
     ("settings", "changed"),
     [
+        ({}, {"model": b'"own"'}),
         ({"aliases": ["alias"]}, {"model": b'"own"'}),
         ({"upstream_model": "there"}, {"model": b'"there"'}),
         ({"body_defaults": {"temperature": 1, "n": 2, "top_k": [1]}}, {"model": b'"own"', "top_k": b"[1]"}),

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.facts import NOW, batch_id, commands, lines
+from support.simchecks import check_waiting
 from support.simulated import Simulation
 
 from tidemill.kafka.partitions.ack_gate import AckGate
@@ -15,8 +16,8 @@ from tidemill.results.files.rebuild import Rebuild
 from tidemill.results.state import batch_gauges, reducer
 from tidemill.results.state.stalls import SILENCE_SECONDS, SOURCES_MAX, Stalls, show
 from tidemill.schemas.log import codec, topics
-from tidemill.schemas.log.messages import Stalled, Tick
-from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
+from tidemill.schemas.log.messages import CancelRequested, Rejected, Stalled, Tick
+from tidemill.schemas.resources.batch import Batch, BatchError, RequestCounts, Status
 from tidemill.schemas.resources.waiting import USUAL, WAITING_MAX, Reason, Waiting, explanation, merged
 
 TOTAL = 100
@@ -179,6 +180,54 @@ async def test_expired_lines_name_the_reason_they_waited(seed, tmp_path):
     for _, headers, value in simulation.log.events:
         await rebuild.add(headers, value)
     assert (await rebuild.finish()).is_equal
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_no_ended_batch_says_that_its_lines_wait(seed):
+    """However it ends, with crashes, and without the report that takes the reasons back."""
+    simulation = Simulation(seed)
+    chance, total = simulation.chance, simulation.chance.choice((1, 10, TOTAL))
+    simulation.store.objects["files/in0"] = input_file()
+    results = list(lines(chance, 0, total))
+    if chance.random() < 0.3:
+        results.insert(chance.randint(0, len(results)), outcome(Tick(at=NOW + 3_600)))
+    elif chance.random() < 0.3:
+        cancel = CancelRequested(batch_id=batch_id(0), at=NOW + 5)
+        results.insert(chance.randint(0, len(results)), (topics.COMMANDS.name, (), codec.encode(cancel)))
+    for number in range(3):
+        results.insert(chance.randint(0, len(results)), outcome(said("p0", number, waiting(lines=total))))
+    simulation.log.events += [*commands(0, total), *results]
+    await simulation.run(crashes_max=chance.randint(0, 4))
+    batches = [record.batch for record in simulation.log.published]
+    for batch in batches:
+        check_waiting(batch)
+    assert batches[-1].status.is_terminal
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELLED])
+async def test_an_ended_batch_is_not_blocked(status):
+    """Something blocked it before, such as a timer that failed."""
+    simulation = Simulation(1)
+    partition = simulation.partition()
+    created, _ = commands(0, 0)
+    await partition.load()
+    await partition.command(codec.decode_command(created[2]), list)
+    (active,) = partition.active_batches
+    partition.batches.block(active, (Reason.FILES, "The work that is due failed: ValueError."))
+    simulation.now += 3
+    await partition.fact(Tick(at=simulation.now), list)
+    assert [one.reason for one in simulation.log.published[-1].batch.tidemill.waiting] == [Reason.FILES]
+    if status is Status.FAILED:
+        fault = BatchError(code="empty_file", message="x")
+        await partition.fact(Rejected(batch_id=batch_id(0), errors=(fault,), at=NOW + 5), list)
+    else:
+        await partition.command(CancelRequested(batch_id=batch_id(0), at=NOW + 5), list)
+        simulation.now += 60
+        await partition.fact(Tick(at=simulation.now, writer=partition.owner.writer), list)
+        await asyncio.gather(*partition._background._tasks)
+        await partition.fact(codec.decode_fact(simulation.log.events[-1][2]), list)
+    assert simulation.log.published[-1].batch.status is status
+    check_waiting(simulation.log.published[-1].batch)
 
 
 async def test_a_stall_is_published_once_and_so_is_its_end():
