@@ -17,7 +17,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from tidemill.client import listing
-from tidemill.client.errors import Exit, Unreachable, UsageError, message
+from tidemill.client.errors import Exit, OtherService, Unreachable, UsageError, message
 from tidemill.client.http.client import BATCHES, SINGLE, Client
 from tidemill.client.progress import display
 from tidemill.client.runs import outcome
@@ -165,6 +165,8 @@ async def follow(
             if sink:
                 sink.check_new()
             result, notes = await deliver(client, batch, sink, source, progress)
+    except OtherService:
+        raise
     except (asyncio.CancelledError, Unreachable):
         console.print(f"The batch keeps running. To follow it: `{_watch_command(batch_id, sink, source)}`")
         raise

@@ -113,8 +113,8 @@ class Run:
 class AsyncTidemill:
     """Client of one service; an asynchronous context manager.
 
-    Its methods raise `UsageError` for a wrong argument or local file, `Refused` if the service rejects a request,
-    and `Unreachable` if it does not answer. Before that, they retry safe requests for half a minute.
+    Its methods raise `UsageError` for a wrong argument, address or local file, `Refused` if the service rejects a
+    request, and `Unreachable` if it does not answer. Before that, they retry safe requests for half a minute.
     """
 
     def __init__(

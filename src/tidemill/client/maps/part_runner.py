@@ -46,6 +46,7 @@ class PartRunner:
             Rejected: The service rejected the requests; rows of a rejected repair keep their first answers.
             Unreachable: The service went away; the batch keeps running.
             Refused: The service rejected a request.
+            OtherService: The address is that of another service.
             OSError: The disk is full.
         """
         if folder.piece.exists():
