@@ -157,7 +157,8 @@ class Result(msgspec.Struct, frozen=True):
 class Failure(msgspec.Struct, frozen=True):
     """A line of an error file, or of an output file whose reply may have any form."""
 
-    custom_id: str
+    custom_id: str | None
+    """None of a line that could not be read."""
     error: Error | None = None
     response: Reply | None = None
     tidemill: _Extras = _Extras()
@@ -236,7 +237,7 @@ def failure_of(line: bytes) -> Failure:
     try:
         return failures.decode(line)
     except UNREADABLE as error:
-        return Failure(custom_id="", error=Error(message=f"the reply is malformed: {error}"))
+        return Failure(custom_id=None, error=Error(message=f"the reply is malformed: {error}"))
 
 
 def _packed(numbers: list[float]) -> bytes:
