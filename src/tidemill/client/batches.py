@@ -27,6 +27,7 @@ from tidemill.client.runs.paths import Sink
 from tidemill.client.runs.reconciliation import Damaged, reconcile
 from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.terminal import Console, for_people, say, shortened, tabulated, words
+from tidemill.wording import counted
 
 COLUMNS = ("batch", words("name"), words("status"), "succeeded", words("model"), "created")
 NAME_CHARS_MAX = 20
@@ -118,7 +119,7 @@ def _row(found: dict[str, Any]) -> list[Text]:
 
 def _model(batch: Batch) -> str:
     models = batch.tidemill.models
-    return f"{len(models)} models" if models else batch.model or ""
+    return counted(len(models), "model") if models else batch.model or ""
 
 
 def _status(batch: Batch) -> str:

@@ -35,7 +35,8 @@ from tidemill.tables import TableError, pieces
 from tidemill.tables.columns import FACTS, VectorReader
 from tidemill.tables.sources.files import S3
 from tidemill.tasks import run_all
-from tidemill.terminal import Console, counted
+from tidemill.terminal import Console
+from tidemill.wording import counted
 
 REASONS_SHOWN: Final = 10
 

@@ -25,7 +25,7 @@ from tidemill.tables import pieces
 from tidemill.tables.pieces import Round
 from tidemill.tables.replies import number_of
 from tidemill.tables.requests import Chats
-from tidemill.terminal import counted
+from tidemill.wording import counted
 
 FAULTS_MAX: Final = 10
 """Number of distinct faults that a message shows."""

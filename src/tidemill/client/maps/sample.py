@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from tidemill.tables import pieces
 from tidemill.tables.values import rows_of
-from tidemill.terminal import Console, counted, tabulated, words
+from tidemill.terminal import Console, tabulated, words
+from tidemill.wording import counted
 
 CELL_CHARS_MAX: Final = 80
 COLUMNS_MAX: Final = 6

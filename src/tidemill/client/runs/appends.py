@@ -29,7 +29,8 @@ from tidemill.client.runs.plan import Shard, cut
 from tidemill.schemas.bounds import INLINE_REQUESTS_MAX, RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.resources.batch import Batch
 from tidemill.storage.atomic_file import replacing
-from tidemill.terminal import Console, counted, say, show_json
+from tidemill.terminal import Console, say, show_json
+from tidemill.wording import counted
 
 LINE_EXTRA: Final = 64
 """Bytes that the service adds to a line, besides the endpoint."""

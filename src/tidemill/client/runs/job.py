@@ -26,7 +26,8 @@ from tidemill.client.runs.outcome import BatchResult
 from tidemill.client.runs.paths import Sink, endpoint_of, size_of
 from tidemill.client.runs.plan import Shard, cut, fits
 from tidemill.schemas.resources.batch import Receipt
-from tidemill.terminal import Console, counted
+from tidemill.terminal import Console
+from tidemill.wording import counted
 
 PARALLEL: Final = 4
 """Default number of concurrent batches."""
