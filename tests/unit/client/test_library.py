@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -31,3 +32,18 @@ async def test_the_library_connects_in_async_with(service: Service, source: Path
         assert (await client.batch("batch_1")).id == "batch_1"
     with pytest.raises(RuntimeError, match="not connected"):
         await client.batch("batch_1")
+
+
+async def test_an_option_that_does_not_exist_is_refused_before_the_upload(service: Service, source: Path) -> None:
+    """The service ignores fields that it does not know."""
+    wrong: dict[str, Any] = {"windw": "24h"}
+    async with AsyncTidemill(base_url=service.url, api_key=KEY) as client:
+        for call in (client.submit, client.run):
+            with pytest.raises(TypeError, match="windw"):
+                await call(source, **wrong)
+        table = pa.table({"text": ["a"]})
+        with pytest.raises(TypeError, match="windw"):
+            await client.embed(table, model="m", column="text", **wrong)
+        assert (service.files, service.created) == ({}, [])
+        await client.submit(source, window="1h", dedupe="all", metadata={"name": "n"})
+    assert [each["completion_window"] for each in service.created] == ["1h"]

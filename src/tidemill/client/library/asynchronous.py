@@ -169,8 +169,10 @@ class AsyncTidemill:
 
         Raises:
             UsageError: The input is no file of requests, or the key has a batch of another input.
+            TypeError: There is no such option.
         """
         client = self._client
+        _check_options(options)
         with ExitStack() as stack:
             path = await asyncio.to_thread(lambda: stack.enter_context(spooled(source)))
             sha256 = await asyncio.to_thread(sha256_of, path)
@@ -360,6 +362,13 @@ def _frames() -> ModuleType:
     except TableError as error:
         raise UsageError(str(error)) from error
     return importlib.import_module("tidemill.client.library.frames")
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Check that the options of a batch exist: the service ignores fields that it does not know."""
+    known = BatchOptions.__annotations__
+    if unknown := [name for name in options if name not in known]:
+        raise TypeError(f"a batch has no option {', '.join(unknown)}; its options are {', '.join(known)}")
 
 
 def _with_metadata(options: BatchOptions | TableOptions) -> dict[str, Any]:
