@@ -20,6 +20,7 @@ from tidemill.schemas.log.stall_reports import StallReports
 from tidemill.schemas.ports import Clock
 from tidemill.schemas.resources.load import Cause
 from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason, Waiting, merged
+from tidemill.wording import counted
 
 CHECK_SECONDS: Final = 2.0
 STALL_SECONDS: Final = 10.0
@@ -157,7 +158,7 @@ class Stalls:
             if called := fresh - queued - large:
                 waits.append(self._in_flight(called, since, is_silent=self._is_silent_since(seen.since, now)))
             if done := len(batch.lines) - batch.open:
-                words = f"The log or the store does not accept {done} results."
+                words = f"The log or the store does not accept {counted(done, 'result')}."
                 waits.append(Waiting.of(Reason.DELIVERY, words, lines=done, since=since))
         return merged(waits, len(batch.lines)) if len(waits) > 1 else tuple(waits)
 
@@ -174,7 +175,7 @@ class Stalls:
             return Waiting.of(Reason.IN_FLIGHT, words, lines=lines, since=since)
         called = [backend.server.name for backend in self._pool.backends if not backend.server.drain]
         server = called[0] if len(called) == 1 else None
-        words = f"{server or 'The servers'} accepted {lines} calls and answered none yet."
+        words = f"{server or 'The servers'} accepted {counted(lines, 'call')} and answered none yet."
         return Waiting.of(Reason.SERVER_SILENT, words, lines=lines, server=server, since=since)
 
     def of_servers(self, now: float) -> dict[str, Cause]:
@@ -189,7 +190,7 @@ class Stalls:
             if (one := _cause(backend, group, now)) is not None:
                 found[name] = _shown(one, "" if group is None else self._message(group))
             elif is_silent and backend.in_flight and backend.server.in_flight >= backend.server.allowed(now):
-                words = f"{name} accepted {backend.in_flight} calls and answered none yet."
+                words = f"{name} accepted {counted(backend.in_flight, 'call')} and answered none yet."
                 found[name] = Cause(reason=Reason.SERVER_SILENT, message=words[:MESSAGE_CHARS_MAX], since=0)
         return found
 
@@ -256,9 +257,9 @@ def _wait(cause: _Cause, lines: int, since: float, error: str) -> Waiting:
 
 def _behind(others: int, calls: int, queued: int, since: float) -> Waiting:
     if others:
-        words = f"{others} lines of other batches are in flight or have an earlier turn."
+        words = f"Other batches have {counted(others, 'line')} in flight or with an earlier turn."
     elif calls:
-        words = f"{calls} calls of other models are in flight at the servers, which take no more."
+        words = f"Other models have {counted(calls, 'call')} in flight at the servers, which take no more."
     else:
         words = "As many calls are in flight as allowed, all of them for lines of this batch."
     return Waiting.of(Reason.QUEUED, words, lines=queued, since=since)

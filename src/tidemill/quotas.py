@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from tidemill.configuration.projects import Limits
+from tidemill.wording import counted
 
 
 class Quota(StrEnum):
@@ -23,14 +24,14 @@ class Quota(StrEnum):
 
 
 _TEXTS: Final = {
-    Quota.BATCHES_IN_PROGRESS: "has {} batches in progress and may have {}",
-    Quota.BATCHES: "has {} batches and may have {}",
-    Quota.LINES: "has {} lines enqueued and may have {}",
-    Quota.FILES: "has {} files and may have {}",
-    Quota.BYTES: "stores {} bytes and may store {}",
-    Quota.UPLOADS: "has {} uploads in parts and may have {}",
-    Quota.KEYS: "has {} keys and may have {}",
-    Quota.WEBHOOKS: "has {} webhook endpoints and may have {}",
+    Quota.BATCHES_IN_PROGRESS: ("has {} in progress and may have {:,}", "batch"),
+    Quota.BATCHES: ("has {} and may have {:,}", "batch"),
+    Quota.LINES: ("has {} enqueued and may have {:,}", "line"),
+    Quota.FILES: ("has {} and may have {:,}", "file"),
+    Quota.BYTES: ("stores {} and may store {:,}", "byte"),
+    Quota.UPLOADS: ("has {} in parts and may have {:,}", "upload"),
+    Quota.KEYS: ("has {} and may have {:,}", "key"),
+    Quota.WEBHOOKS: ("has {} and may have {:,}", "webhook endpoint"),
 }
 
 
@@ -38,7 +39,8 @@ class QuotaExceeded(Exception):
     """A project has no room for more; the text continues "the project"."""
 
     def __init__(self, quota: Quota, held: int, most: int) -> None:
-        super().__init__(_TEXTS[quota].format(held, most))
+        text, noun = _TEXTS[quota]
+        super().__init__(text.format(counted(held, noun), most))
         self.quota = quota
 
 

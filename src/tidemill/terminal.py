@@ -77,12 +77,6 @@ class Console(RichConsole):
         return map(_harmless, super().render(renderable, options))
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun, in the plural where needed."""
-    ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
-    return f"{number:,} {noun}{ending}"
-
-
 def shortened(text: str, chars_max: int) -> str:
     """The text, or its end if it is too long, since names differ at the end."""
     return text if len(text) <= chars_max else f"…{text[1 - chars_max :]}"

@@ -247,7 +247,7 @@ async def test_the_limits_of_a_project_bind_its_streams(stack, client, producer)
         await send(producer, "second", [line(0)], END, key=key)
         (letter,) = await letters(stack, "second")
         reason = dict(letter.headers)["tidemill-dead-reason"].decode()
-        assert reason == "its project has 1 batches in progress and may have 1"
+        assert reason == "its project has 1 batch in progress and may have 1"
         await send(producer, "narrow", [], END, key=key)
         batch = await shown(small, batch_id, is_over)
         assert (batch.status, batch.request_counts.completed, batch.request_counts.failed) == ("completed", 2, 3)

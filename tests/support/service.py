@@ -25,7 +25,7 @@ class Service:
         files: Contents by file id; the upload is `file-in`.
         states: Changes of the batch from one read to the next; the last one stays.
         breaks: Number of downloads that still break off, each after `break_bytes`.
-        down: Number of reads still to answer with `down_status` and `down_headers`.
+        down: Number of reads still to answer with `down_status`, `down_headers` and `down_body`.
         lost: Number of batches still to create without an answer.
         is_closing: Whether it rejects every request for a batch after a lost answer.
         full: Number of creates still to refuse for lack of quota.
@@ -47,6 +47,7 @@ class Service:
         self.break_bytes = 100
         self.down = 0
         self.down_status = 503
+        self.down_body = "{}"
         self.down_headers: dict[str, str] = {}
         self.lost = 0
         self.is_closing = False
@@ -150,7 +151,7 @@ class Service:
         del request
         if self.down:
             self.down -= 1
-            return web.json_response({}, status=self.down_status, headers=self.down_headers)
+            return web.Response(text=self.down_body, status=self.down_status, headers=self.down_headers)
         self.looks += 1
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         return web.json_response(self.batch(**state))

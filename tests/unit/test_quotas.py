@@ -13,6 +13,26 @@ def test_each_limit_of_a_total_is_a_quota():
     assert {name for name in Limits.model_fields if not name.startswith(others)} == set(Quota)
 
 
+@pytest.mark.parametrize(
+    ("quota", "held", "said"),
+    [
+        (Quota.BATCHES_IN_PROGRESS, 1, "has 1 batch in progress and may have 1"),
+        (Quota.BATCHES_IN_PROGRESS, 2, "has 2 batches in progress and may have 2"),
+        (Quota.BATCHES, 1, "has 1 batch and may have 1"),
+        (Quota.LINES, 50_000, "has 50,000 lines enqueued and may have 50,000"),
+        (Quota.FILES, 1, "has 1 file and may have 1"),
+        (Quota.BYTES, 1, "stores 1 byte and may store 1"),
+        (Quota.UPLOADS, 1, "has 1 upload in parts and may have 1"),
+        (Quota.KEYS, 1, "has 1 key and may have 1"),
+        (Quota.WEBHOOKS, 1, "has 1 webhook endpoint and may have 1"),
+    ],
+)
+def test_a_used_quota_is_told_in_words(quota, held, said):
+    """One thing in the singular."""
+    with pytest.raises(QuotaExceeded, match=f"^{said}$"):
+        quotas.check(quota, held, 1, Limits(**{quota: held}))
+
+
 @pytest.mark.parametrize("quota", Quota)
 def test_a_project_may_have_as_much_as_its_limit(quota):
     """And no more; the text has both numbers."""

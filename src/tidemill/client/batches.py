@@ -17,7 +17,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from tidemill.client import listing
-from tidemill.client.errors import Exit, Unreachable, UsageError, message
+from tidemill.client.errors import Exit, OtherService, Unreachable, UsageError, message
 from tidemill.client.http.client import BATCHES, Client
 from tidemill.client.progress import display
 from tidemill.client.runs import outcome
@@ -27,6 +27,7 @@ from tidemill.client.runs.paths import Sink
 from tidemill.client.runs.reconciliation import Damaged, reconcile
 from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.terminal import Console, for_people, say, shortened, tabulated, words
+from tidemill.wording import counted
 
 COLUMNS = ("batch", words("name"), words("status"), "succeeded", words("model"), "created")
 NAME_CHARS_MAX = 20
@@ -124,7 +125,7 @@ def _row(found: dict[str, Any]) -> list[Text]:
 
 def _model(batch: Batch) -> str:
     models = batch.tidemill.models
-    return f"{len(models)} models" if models else batch.model or ""
+    return counted(len(models), "model") if models else batch.model or ""
 
 
 def _status(batch: Batch) -> str:
@@ -171,6 +172,8 @@ async def follow(
             if sink:
                 sink.check_new()
             result, notes = await deliver(client, batch, sink, source, progress)
+    except OtherService:
+        raise
     except (asyncio.CancelledError, Unreachable):
         console.print(f"The batch keeps running. To follow it: `{_watch_command(batch_id, sink, source)}`")
         raise

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from enum import IntEnum
+from http import HTTPStatus
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -57,8 +58,18 @@ class Refused(Exception):
         self.may_have_happened = False
 
 
-class OtherService(Refused):
-    """The address does not have the route, so it is not a Batch API."""
+class OtherService(UsageError):
+    """The address is not that of a Batch API: it lacks the route, or answers with something else.
+
+    Attributes:
+        status: HTTP status.
+        may_have_happened: The service may have carried out the request: it did not say otherwise.
+    """
+
+    def __init__(self, status: int, url: str, why: str) -> None:
+        super().__init__(f"{url} does not speak the Batch API: {why}")
+        self.status = status
+        self.may_have_happened = status < HTTPStatus.BAD_REQUEST
 
 
 def run(console: Console, command: Callable[[], Coroutine[Any, Any, Exit]]) -> Exit:
@@ -78,7 +89,7 @@ def run(console: Console, command: Callable[[], Coroutine[Any, Any, Exit]]) -> E
             console.print(step)
         if isinstance(error, Rejected):
             return Exit.FAILED
-        return Exit.UNREACHABLE if isinstance(error, Unreachable | ValidationError) else Exit.USAGE
+        return Exit.UNREACHABLE if isinstance(error, Unreachable) else Exit.USAGE
 
 
 def message(error: Exception) -> str:

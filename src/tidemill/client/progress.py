@@ -11,7 +11,8 @@ from rich.text import Text
 
 from tidemill.schemas.resources.batch import TERMINAL, RequestCounts, Status
 from tidemill.schemas.resources.waiting import USUAL, Reason, Waiting
-from tidemill.terminal import Console, counted, shortened
+from tidemill.terminal import Console, shortened
+from tidemill.wording import counted
 
 RATE_SECONDS = 30.0
 """Window of the rate."""
@@ -173,7 +174,7 @@ class Lines(_Shown):
         """Print the state at a change of status, else when it differs from the last line, in bounded intervals."""
         super().lines(name, status, counts)
         now, done = self._monotonic(), counts.completed + counts.failed
-        words = [f"{done:,} of {counts.total:,} lines"] if counts.total else []
+        words = [f"{done:,} of {counted(counts.total, 'line')}"] if counts.total else []
         words += [word] if (word := state(self._progress.tasks[0])) else []
         line = f"{name}: {', '.join(words)}"
         before, last, at = self._printed

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from tidemill.client import batches, listing
-from tidemill.client.errors import Exit, Refused, UsageError
+from tidemill.client.errors import Exit, OtherService, Refused, UsageError
 from tidemill.client.http.client import Client
 from tidemill.client.progress import duration
 from tidemill.schemas.resources.waiting import USUAL, Reason
@@ -109,7 +109,7 @@ async def _overview(client: Client, width: int) -> RenderableType:
     try:
         servers = [each async for each in client.pages("/admin/servers", {}, limit=TOP_MAX)]
         models = [_model_row(each) async for each in client.pages("/admin/models", {}, limit=TOP_MAX)]
-    except Refused as error:
+    except (Refused, OtherService) as error:
         queues = tabulated(QUEUE_COLUMNS, [_queue_row(each) for each in found["data"][:TOP_MAX]], width)
         tables = [Text(f"servers: {error}", "yellow"), "", queues]
     else:

@@ -13,7 +13,8 @@ from tidemill.client.http.client import Client
 from tidemill.client.runs.outcome import name_of
 from tidemill.client.runs.paths import Sink
 from tidemill.schemas.resources.batch import Batch, window_seconds
-from tidemill.terminal import Console, counted
+from tidemill.terminal import Console
+from tidemill.wording import counted
 
 REPLAYS: Final = "/replays"
 DELETED: Final = "batch_deleted"

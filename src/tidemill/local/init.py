@@ -21,7 +21,7 @@ from tidemill.ops import OperatorError
 from tidemill.runtime import server_probe
 from tidemill.runtime.server_probe import NoModels
 from tidemill.schemas.endpoints import DEFAULTS
-from tidemill.terminal import counted
+from tidemill.wording import counted
 
 OWN_PORT: Final = 8080
 OTHER_PORT: Final = 8081

@@ -209,7 +209,7 @@ def repairs(round_: Round, chats: Chats, reader: Reader) -> Iterator[bytes]:
             elif (line := errors.take(number)) is not None:
                 failure = failure_of(line)
                 if failure.error is not None and failure.error.code == INVALID:
-                    answer, fault = failure.answer, failure.error.message
+                    answer, fault = failure.answer, failure.error.text
             if fault is not None:
                 yield chats.repair(request, answer or "", fault)
 

@@ -62,11 +62,21 @@ class _Response(msgspec.Struct, frozen=True):
 
 
 class Error(msgspec.Struct, frozen=True):
-    """An error of the service, or of a server."""
+    """An error of the service, or of a server, whatever that put there."""
 
-    code: str | int | None = None
-    message: str | None = None
-    type: str | None = None
+    code: Any = None
+    message: Any = None
+    type: Any = None
+
+    @property
+    def name(self) -> str | None:
+        """The code, or else the type."""
+        return next((str(one) for one in (self.code, self.type) if isinstance(one, str | int | float)), None)
+
+    @property
+    def text(self) -> str | None:
+        """The message."""
+        return self.message if isinstance(self.message, str) else None
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -147,7 +157,8 @@ class Result(msgspec.Struct, frozen=True):
 class Failure(msgspec.Struct, frozen=True):
     """A line of an error file, or of an output file whose reply may have any form."""
 
-    custom_id: str
+    custom_id: str | None
+    """None of a line that could not be read."""
     error: Error | None = None
     response: Reply | None = None
     tidemill: _Extras = _Extras()
@@ -169,7 +180,7 @@ class Failure(msgspec.Struct, frozen=True):
     @property
     def why(self) -> str:
         """The code and message, from the service or from the server."""
-        code, said = (self.error.code, self.error.message) if self.error else (None, None)
+        code, said = (self.error.name, self.error.text) if self.error else (None, None)
         if self.response is not None:
             code = f"{self.response.status_code}{f' {code}' if code else ''}"
             said = said or _said(bytes(self.response.body))
@@ -177,7 +188,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class _Said(msgspec.Struct, frozen=True):
-    error: Error
+    error: Error | str
 
 
 _results: Final = msgspec.json.Decoder(Result)
@@ -226,7 +237,7 @@ def failure_of(line: bytes) -> Failure:
     try:
         return failures.decode(line)
     except UNREADABLE as error:
-        return Failure(custom_id="", error=Error(message=f"the reply is malformed: {error}"))
+        return Failure(custom_id=None, error=Error(message=f"the reply is malformed: {error}"))
 
 
 def _packed(numbers: list[float]) -> bytes:
@@ -245,9 +256,11 @@ def _is_finite(content: bytes) -> bool:
 
 def _said(body: bytes) -> str | None:
     try:
-        return _said_by_servers.decode(body).error.message
+        error = _said_by_servers.decode(body).error
+        said = error if isinstance(error, str) else error.text
     except UNREADABLE:
-        return body.decode("utf-8", "replace")[:ERROR_CHARS_MAX] or None
+        said = None
+    return said or body.decode("utf-8", "replace")[:ERROR_CHARS_MAX] or None
 
 
 def _count(value: Any) -> int:

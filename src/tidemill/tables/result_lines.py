@@ -44,7 +44,7 @@ _NAMES: Final = [field.name for field in SCHEMA if field != _EMBEDDING]
 class _Body(msgspec.Struct, frozen=True):
     model: str | None = None
     usage: Usage | None = None
-    error: Error | None = None
+    error: Error | str | None = None
     data: list[msgspec.Raw] = []
 
 
@@ -141,9 +141,10 @@ def _row(line: bytes) -> dict[str, Any]:
     if (usage := reply.usage) is not None and (found.tidemill.billed or found.tidemill.copy_of is None):
         row["input_tokens"], row["output_tokens"] = usage.tokens
     error = found.error or reply.error
-    if error is not None:
-        code = error.code if error.code is not None else error.type
-        row["error_code"], row["error_message"] = None if code is None else str(code), error.message
+    if isinstance(error, Error):
+        row["error_code"], row["error_message"] = error.name, error.text
+    else:
+        row["error_message"] = error
     return row
 
 

@@ -51,7 +51,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(["*", "**", "%", "+"])
 
     def __init__(self) -> None:
-        super().__init__(undefined=StrictUndefined, finalize=_not_null, autoescape=False)
+        super().__init__(undefined=StrictUndefined, finalize=_text, autoescape=False)
         self.begin()
         self.filters |= {
             _COUNTED: self._counted,
@@ -161,11 +161,32 @@ def _as_json(value: Any, indent: int | None = None) -> str:
     return htmlsafe_json_dumps(value, indent=indent)
 
 
-def _not_null(value: Any) -> Any:
+class _Bytes(bytes):
+    """Bytes of a row, which are no text: Python would write their literal, `b'…'`."""
+
+    def __repr__(self) -> str:
+        raise SecurityError("a value is bytes, not text; cast the column to a string, or `{{ column.decode() }}`")
+
+    __str__ = __repr__
+
+
+def _of_row(value: Any) -> Any:
+    """A value of a row, whose bytes no filter and no container writes as text."""
+    match value:
+        case bytes():
+            return _Bytes(value)
+        case list() | tuple():
+            return type(value)(map(_of_row, value))
+        case dict():
+            return {name: _of_row(each) for name, each in value.items()}
+    return value
+
+
+def _text(value: Any) -> Any:
     if value is None:
         # Jinja would write the word None.
         raise SecurityError("a value is null; `{{ column or '' }}` allows that")
-    return value
+    return _Bytes(value) if isinstance(value, bytes) else value
 
 
 class Template:
@@ -213,8 +234,9 @@ class Template:
         """
         self._environment.begin()
         pieces, size = [], 0
+        values = {name: _of_row(value) for name, value in row.items()}
         try:
-            for piece in self._template.generate({**row, "row": row}):
+            for piece in self._template.generate({**values, "row": values}):
                 size += len(piece)
                 if size > PROMPT_CHARS_MAX:
                     raise RowError(f"its prompt has more than {PROMPT_CHARS_MAX:,} characters")

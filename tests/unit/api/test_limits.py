@@ -110,7 +110,10 @@ async def test_the_limit_of_bytes_stored(tmp_path, client):
     """Files of all kinds count until they are deleted; refused ones leave nothing."""
     file_id = (await upload(client, 9)).json()["id"]
     assert is_beyond(
-        await upload(client, 2), "bytes_stored_max", f"stores {9 * len(LINE) + OBJECT_BYTES} bytes", "Delete files"
+        await upload(client, 2),
+        "bytes_stored_max",
+        f"stores {9 * len(LINE) + OBJECT_BYTES:,} bytes",
+        "Delete files",
     )
     assert [path.name for path in (tmp_path / "store" / "files").iterdir()] == [file_id]
     assert (await upload(client)).status_code == 200
@@ -171,7 +174,7 @@ async def test_limits_of_numbers(deps):
         assert (await client.post("/uploads", json=wish)).status_code == 200
         key = (await root.post("/admin/keys", json={"name": "n", "project": "p"})).json()["id"]
         again = await root.post("/admin/keys", json={"name": "n", "project": "p"})
-        assert is_beyond(again, "keys_max", "Project 'p' has 1 keys and may have 1", "Revoke")
+        assert is_beyond(again, "keys_max", "Project 'p' has 1 key and may have 1", "Revoke")
         assert (await root.delete(f"/admin/keys/{key}")).status_code == 200
         assert (await root.post("/admin/keys", json={"name": "n", "project": "p"})).status_code == 200
 

@@ -188,7 +188,7 @@ def test_an_answer_of_another_api_ends_the_command(console: Console) -> None:
         Batch.model_validate({"id": "batch_\x1b[2J"})
         return Exit.OK
 
-    assert errors.run(console, asked) is Exit.UNREACHABLE
+    assert errors.run(console, asked) is Exit.USAGE
     said = console.export_text()
     assert "does not speak the Batch API: id: String should match" in said
     assert "2J" not in said

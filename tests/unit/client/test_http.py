@@ -1,19 +1,38 @@
 """Requests, uploads and downloads of the client, over real HTTP against a stand-in of the service."""
 
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from support.service import KEY, Service, receipt_of, request_lines
 
-from tidemill.client.errors import Refused, Unreachable, next_step
+from tidemill.client.errors import OtherService, Refused, Unreachable, next_step
 from tidemill.client.http import client as routes
 from tidemill.client.http import connection as module
 from tidemill.client.http.client import Client
 from tidemill.client.http.transfers import download, upload
+
+
+@asynccontextmanager
+async def answering(status: int, body: bytes) -> AsyncIterator[tuple[Client, list[str]]]:
+    """A client of a service that answers every request alike, and the paths of these requests."""
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        await request.read()
+        return web.Response(status=status, body=body)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    async with TestServer(app) as server, Client(str(server.make_url("/v1")), KEY) as client:
+        yield client, asked
 
 
 def names(folder: Path) -> list[str]:
@@ -93,23 +112,54 @@ async def test_a_refused_request_is_not_repeated(service: Service) -> None:
             {"error": {"message": "Bad 'window'.", "type": "t", "param": "window", "code": "c"}},
             "Bad 'window'.$",
         ),
-        (404, {"detail": "Not Found"}, r"does not speak the Batch API: 404 at /v1/batches"),
-        (405, {"detail": "Method Not Allowed"}, r"does not speak the Batch API: 405 at /v1/batches"),
     ],
 )
-async def test_a_refusal_names_its_field_or_the_wrong_service(status: int, body: Any, said: str) -> None:
-    """An inference server has no batches."""
-
-    async def refuse(_: web.Request) -> web.Response:
-        return web.json_response(body, status=status)
-
-    app = web.Application()
-    app.router.add_post("/v1/batches", refuse)
-    async with TestServer(app) as server, Client(str(server.make_url("/v1")), KEY) as client:
+async def test_a_refusal_names_its_field(status: int, body: Any, said: str) -> None:
+    """Unless the message has it."""
+    async with answering(status, orjson.dumps(body)) as (client, _):
         with pytest.raises(Refused, match=said) as caught:
             await client.create("file-in", "/v1/embeddings", "1h", metadata={}, key="k")
-    step = next_step(caught.value)
-    assert ("--base-url" in str(step)) is (status != 400)
+    assert next_step(caught.value) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (404, b'{"detail": "Not Found"}', "404 at /v1/batches"),
+        (405, b'{"detail": "Method Not Allowed"}', "405 at /v1/batches"),
+        (200, b"<!doctype html>", "200 at /v1/batches, without a JSON object"),
+        (200, b"[]", "200 at /v1/batches, without a JSON object"),
+        (200, b"\xff", "200 at /v1/batches, without a JSON object"),
+        (200, b"", "200 at /v1/batches, without a JSON object"),
+    ],
+)
+async def test_another_service_is_named_at_once(status: int, body: bytes, said: str) -> None:
+    """An inference server has no batches, and a web page is no answer of the service, however often it comes."""
+    async with answering(status, body) as (client, asked):
+        with pytest.raises(OtherService, match=f"does not speak the Batch API: {said}$") as caught:
+            await client.create("file-in", "/v1/embeddings", "1h", metadata={}, key="k")
+    assert asked == ["/v1/batches"]
+    assert caught.value.may_have_happened is (status == 200)
+    assert "--base-url" in str(next_step(caught.value))
+
+
+async def test_another_service_may_take_a_file(tmp_path: Path) -> None:
+    """But it gives none of ours."""
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(request_lines(1))
+    async with answering(200, b'{"ok": true}') as (client, asked):
+        with pytest.raises(OtherService, match="/files gave no id of a file"):
+            await client.retrying(lambda: upload(client, source, lambda _: None))
+    assert asked == ["/v1/files"]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_answer_that_broke_off_is_asked_for_again() -> None:
+    """Its length is not always known."""
+    async with answering(200, b'{"id": "batch_1", "obj') as (client, asked):
+        with pytest.raises(Unreachable, match="broke off"):
+            await client.batch("batch_1")
+    assert len(asked) == module.TRIES_MAX
 
 
 async def test_a_link_to_a_bucket_that_has_lost_its_object_is_no_wrong_service(tmp_path: Path) -> None:
@@ -201,5 +251,5 @@ async def test_limits_of_another_api_are_refused(service: Service, client: Clien
     service.limits = {"file_lines_max": 7, "file_bytes_max": 1 << 20}
     assert await client.limits() == routes.Bounds(lines_max=7, bytes_max=1 << 20)
     service.limits = {"file_lines_max": "many"}
-    with pytest.raises(Unreachable, match="does not speak the Batch API"):
+    with pytest.raises(OtherService, match="does not speak the Batch API"):
         await client.limits()

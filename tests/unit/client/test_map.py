@@ -9,15 +9,15 @@ import orjson
 import pyarrow as pa
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from pyarrow import ipc, parquet
 from support.service import KEY, Service, receipt_of
 
 from tidemill.client import errors
-from tidemill.client.errors import Exit, UsageError
+from tidemill.client.errors import Exit, OtherService, Refused, UsageError
 from tidemill.client.http.client import Client
 from tidemill.client.maps.job import MapOptions, run
-from tidemill.client.maps.task import ChatOptions, Task, chats, embeddings
-from tidemill.tables import TableError
+from tidemill.client.maps.task import ChatOptions, Task, chats
 from tidemill.tables.sources.frames import FrameSource
 from tidemill.tables.sources.opening import opened
 from tidemill.terminal import Console
@@ -43,11 +43,14 @@ class Batches(Service):
 
     async def _create(self, request: web.Request) -> web.Response:
         lines = self.files["file-in"].splitlines()
+        if (answer := await super()._create(request)).status >= 400:
+            return answer
         self.inputs.append([orjson.loads(line) for line in lines])
-        await super()._create(request)
         return web.json_response(self.batch(status="validating", id=f"batch_{len(self.inputs) - 1}"))
 
     async def _batch(self, request: web.Request) -> web.Response:
+        if self.down:
+            return await super()._batch(request)
         number = int(request.match_info["id"].removeprefix("batch_"))
         if number in self.rejects:
             return web.json_response(self.batch(id=f"batch_{number}", status="failed", errors=REJECTED))
@@ -90,6 +93,11 @@ def task_of(folder: Path, count: int, repairs: int = 1) -> Task:
     return chats(opened(str(path), {}), "in.csv", (), options, {})
 
 
+def names(folder: Path) -> list[str]:
+    """What a folder holds."""
+    return [path.name for path in folder.iterdir()]
+
+
 async def mapped(
     console: Console, service: Batches, task: Task, folder: Path, **options: Any
 ) -> tuple[Exit, list[dict[str, Any]]]:
@@ -100,39 +108,17 @@ async def mapped(
     return code, parquet.read_table(path).to_pylist()
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("text,answer\na,b\nc\n", "row 2: line 3"),
-        ("text,answer\n" + "a,b\n" * 1_001 + "a\n", "more than 1,000 rows"),
-    ],
-)
-def test_faulty_examples_are_refused(tmp_path: Path, content: str, said: str) -> None:
-    """A row without a cell is not taken for one with an empty answer."""
-    path = tmp_path / "examples.csv"
-    path.write_text(content)
-    options = ChatOptions(model="m", prompt="{{ text }}", examples=str(path))
-    source = opened(str(path), {})
-    with pytest.raises((TableError, UsageError), match=said):
-        chats(source, "in.csv", (), options, {})
-
-
-@pytest.mark.parametrize(
-    ("column", "kind"),
-    [([1], "int64"), ([[1]], "list<"), ([b"a"], "binary"), ([None], None), (["a"], None)],
-)
-def test_a_column_without_texts_is_refused(column: list[Any], kind: str | None) -> None:
-    """Before a sample, and with the way that takes it; a column of nulls may be one of texts."""
-    source = FrameSource(pa.table({"x": column}))
-
-    def task() -> Task:
-        return embeddings(source, "in", (), model="m", column="x", prompt=None, more={})
-
-    if kind is None:
-        task()
-        return
-    with pytest.raises(UsageError, match=rf"--column x is {kind}.*, not text; --prompt .* \{{\{{ x \}}\}}"):
-        task()
+async def test_the_sample_shows_bytes_of_the_source_by_their_number(
+    service: Batches, console: Console, tmp_path: Path
+) -> None:
+    """Only those of an answer are a vector."""
+    source = FrameSource(pa.table({"text": ["a"], "photo": [b"12345"]}))
+    task = chats(source, "in", (), ChatOptions(model="m", prompt="{{ text }}"), {})
+    async with Client(service.url, KEY) as client:
+        await run(console, client, task, MapOptions(output=str(tmp_path / "out.parquet"), tries=1))
+    said = console.export_text()
+    assert "5 bytes" in said
+    assert "float32" not in said
 
 
 async def test_a_table_that_cannot_be_read_leaves_no_journal(
@@ -146,6 +132,48 @@ async def test_a_table_that_cannot_be_read_leaves_no_journal(
     assert not (tmp_path / "out.parquet.tidemill" / "plan.json").exists()
     code, rows = await mapped(console, service, task_of(tmp_path, 2), tmp_path)
     assert (code, len(rows)) == (Exit.SOME_FAILED, 2)
+
+
+async def test_an_address_without_a_batch_api_leaves_no_journal(console: Console, tmp_path: Path) -> None:
+    """Nothing was asked; the advice is to check the address."""
+
+    async def refuse(request: web.Request) -> web.Response:
+        await request.read()
+        return web.json_response({"detail": "Not Found"}, status=404)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", refuse)
+    task, options = task_of(tmp_path, 2), MapOptions(output=str(tmp_path / "out.parquet"), tries=0)
+    async with TestServer(app) as server, Client(str(server.make_url("/v1")), KEY) as client:
+        for _ in range(2):
+            with pytest.raises(OtherService, match=r"does not speak the Batch API: 404 at /v1/files$") as caught:
+                await run(console, client, task, options)
+            assert "--base-url" in str(errors.next_step(caught.value))
+    assert names(tmp_path) == ["in.csv"]
+    assert "Resuming" not in console.export_text()
+
+
+async def test_a_refused_key_leaves_no_journal(service: Batches, console: Console, tmp_path: Path) -> None:
+    """The user passes another one to the same command."""
+    task, options = task_of(tmp_path, 2), MapOptions(output=str(tmp_path / "out.parquet"), tries=0)
+    async with Client(service.url, "wrong") as client:
+        with pytest.raises(Refused, match="Incorrect API key"):
+            await run(console, client, task, options)
+    assert names(tmp_path) == ["in.csv"]
+
+
+async def test_a_gateway_that_answers_for_the_service_ends_no_run(
+    service: Batches, console: Console, tmp_path: Path
+) -> None:
+    """To start over would pay for every row twice; the same command goes on."""
+    service.answer = lambda _: '{"stars": 5}'
+    service.down, service.down_status, service.down_body = 1, 404, "<h1>No backend</h1>"
+    task = task_of(tmp_path, 2)
+    with pytest.raises(OtherService, match="does not speak the Batch API"):
+        await mapped(console, service, task, tmp_path)
+    assert "0 parts done. The same command goes on." in console.export_text()
+    code, rows = await mapped(console, service, task, tmp_path)
+    assert (code, len(rows), len(service.inputs)) == (Exit.OK, 2, 1)
 
 
 def test_rejected_requests_end_with_the_code_of_a_refused_input(console: Console, tmp_path: Path) -> None:

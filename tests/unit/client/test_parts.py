@@ -14,6 +14,7 @@ from pyarrow import ipc
 from tidemill.client.http.client import Bounds
 from tidemill.client.maps.parts import PartMaker, Stopped, folder_of
 from tidemill.client.maps.task import embeddings
+from tidemill.tables import TableError
 from tidemill.tables.sources.opening import opened
 
 LINE_BYTES_MAX = 400
@@ -85,3 +86,15 @@ def test_a_request_that_no_batch_can_hold_is_a_fault_of_its_row(tmp_path):
     rows = [row for part in parts for row in rows_of(tmp_path, part)[0]]
     assert [fault is None for _, fault in rows] == [True, False, True]
     assert "at most 500 are accepted" in rows[1][1]
+
+
+def test_no_part_follows_one_that_failed(tmp_path):
+    """It would have the rows after those of the failed one, and end the table."""
+    (tmp_path / "in.csv").write_text('text\na\n"no end\n')
+    source = opened(str(tmp_path / "in.csv"), {})
+    task = embeddings(source, "in", (), model="m", column="text", prompt=None, more={})
+    maker = PartMaker(tmp_path, task, Bounds(), Event())
+    with pytest.raises(TableError, match="line"):
+        maker.next()
+    assert maker.next() is None
+    assert folder_of(tmp_path, 0).part() is None

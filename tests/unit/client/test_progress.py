@@ -3,11 +3,13 @@
 import io
 
 import pytest
-from rich.console import Console
 from rich.progress import Progress
 
+from tidemill.client.http.client import Client
+from tidemill.client.library.batch import AsyncBatch
 from tidemill.client.progress import BAR_CELLS, Bars, Lines, display, duration, state
-from tidemill.schemas.resources.batch import RequestCounts, Status
+from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
+from tidemill.terminal import Console
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,20 @@ def test_the_state_has_failures_rate_and_time_left() -> None:
         counts = RequestCounts(total=1000, completed=16, failed=5)
         assert text(Status.IN_PROGRESS, counts) == "5 failed, 10.0/s, 1:38 min left"
         assert text(Status.COMPLETED, RequestCounts(total=1000, completed=1000)) == "completed"
+
+
+def test_one_line_is_in_the_singular() -> None:
+    """In the log of a run, and as the library shows a batch."""
+    file = io.StringIO()
+    with Lines(Console(file=file, width=200)) as shown:
+        shown.lines("in.jsonl", Status.IN_PROGRESS, RequestCounts(total=1))
+    assert file.getvalue() == "in.jsonl: 0 of 1 line\n"
+    counts = RequestCounts(total=1, completed=1)
+    batch = Batch(
+        id=f"batch_{'0' * 32}", endpoint="/v1/embeddings", input_file_id="file-a", completion_window="24h",
+        created_at=1, expires_at=2, status=Status.COMPLETED, request_counts=counts,
+    )  # fmt: skip
+    assert repr(AsyncBatch(Client("http://x/v1", "k"), Console(), batch)).endswith("completed, 1 of 1 line>")
 
 
 def test_without_a_terminal_a_line_is_printed_at_a_change() -> None:

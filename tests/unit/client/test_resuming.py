@@ -11,7 +11,7 @@ import pytest
 from support.service import KEY, Service, request_lines, result_lines
 from support.waiting import until
 
-from tidemill.client.errors import Exit, Refused, UsageError
+from tidemill.client.errors import Exit, OtherService, Refused, UsageError
 from tidemill.client.http import connection
 from tidemill.client.http.client import Client
 from tidemill.client.runs import batch_runner
@@ -225,6 +225,22 @@ async def test_a_batch_whose_answer_was_lost_is_found_again(  # noqa: PLR0917
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
     assert await run(console, client, source, sink, RunOptions()) is Exit.OK
     assert (len(service.created), len(service.keys)) == (2, 1)
+
+
+@pytest.mark.parametrize("status", [404, 200])
+async def test_a_gateway_that_answers_for_the_service_ends_no_run(  # noqa: PLR0917
+    service: Service, client: Client, source: Path, console: Console, tmp_path: Path, status: int
+) -> None:
+    """To start over would pay for every line twice; the same command resumes."""
+    sink = Sink(output=tmp_path / "out.jsonl")
+    await interrupted(console, client, source, sink, service)
+    service.down, service.down_status, service.down_body = 1, status, "<h1>No backend</h1>"
+    with pytest.raises(OtherService, match="does not speak the Batch API"):
+        await run(console, client, source, sink, RunOptions())
+    assert "in.jsonl may have a batch at the service. The same command looks for it." in console.export_text()
+    service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
+    assert await run(console, client, source, sink, RunOptions()) is Exit.OK
+    assert len(service.created) == 1
 
 
 async def test_ctrl_c_does_not_cancel_the_batch(service: Service, source: Path) -> None:

@@ -118,11 +118,11 @@ def test_lines_count_until_they_are_final(quotas):
 def test_bytes_of_a_stream_count_once(quotas):
     """Its input counts before its file exists, and the file after."""
     quotas.count_stream("a", "p", 1, "file-a", 600)
-    with pytest.raises(IntakeError, match=f"stores {600 + OBJECT_BYTES} bytes and may"):
+    with pytest.raises(IntakeError, match=f"stores {600 + OBJECT_BYTES:,} bytes and may"):
         quotas.check_bytes("p", 401)
     quotas.file("file-a", file(700), 0)
     quotas.check_bytes("p", 300)
-    with pytest.raises(IntakeError, match=f"stores {700 + OBJECT_BYTES}"):
+    with pytest.raises(IntakeError, match=f"stores {700 + OBJECT_BYTES:,}"):
         quotas.check_bytes("p", 301)
     quotas.file("file-a", None, 0)
     quotas.check_bytes("p", 1000)

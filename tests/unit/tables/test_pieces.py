@@ -5,6 +5,7 @@ import io
 import json
 import struct
 
+import orjson
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from tidemill.tables import TableError, pieces, sinks
 from tidemill.tables.answers import is_strict
 from tidemill.tables.columns import ChatReader, VectorReader, sized
 from tidemill.tables.pieces import FAULT, Round
+from tidemill.tables.replies import failure_of
 from tidemill.tables.requests import Chats
 
 REVIEW = {
@@ -111,6 +113,22 @@ def test_each_row_has_its_last_answer(tmp_path):
     assert errors[2] == "400: bad"
     assert errors[3].startswith("batch_cancelled")
     assert errors[4] == "its text is empty"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ({"message": "too long", "type": 400, "code": "x"}, "400: too long"),
+        ({"message": "too long", "type": ["a"], "code": 1.5}, "400: too long"),
+        ("too long", "400: too long"),
+        ({"message": ["a"]}, '400: {"error":{"message":["a"]}}'),
+        ({"code": 7}, '400: {"error":{"code":7}}'),
+    ],
+)
+def test_an_error_of_a_server_may_have_any_form(error, said):
+    """The row has its message; the whole reply only if that has none."""
+    response = {"status_code": 400, "request_id": "r", "body": {"error": error}}
+    assert failure_of(orjson.dumps({"custom_id": "1", "response": response, "error": None})).why == said
 
 
 def test_a_row_without_a_result_says_so(tmp_path):

@@ -90,6 +90,10 @@ async def test_errors_have_a_code_and_a_message():
         answered(1, CHAT, error={"code": "invalid_output", "message": "no JSON"}),
         line.unanswered("batch_1", 2, b'"2"', code="batch_expired", message="late"),
         answered(3, {"error": {"message": "busy", "code": 429}}, status=429),
+        answered(4, {"error": {"message": "too long", "type": 400}, "model": "m"}, status=400),
+        answered(5, {"error": {"message": ["a"], "code": 1.5, "type": {}}, "model": "m"}, status=400),
+        answered(6, {"error": "no such model", "model": "m"}, status=404),
+        line.unanswered("batch_1", 7, b"null", code="invalid_json_line", message="no JSON"),
     ])  # fmt: skip
     rows = (await table(data)).to_pylist()
     assert [(row["error_code"], row["error_message"]) for row in rows] == [
@@ -97,8 +101,14 @@ async def test_errors_have_a_code_and_a_message():
         ("invalid_output", "no JSON"),
         ("batch_expired", "late"),
         ("429", "busy"),
+        ("400", "too long"),
+        ("1.5", None),
+        (None, "no such model"),
+        ("invalid_json_line", "no JSON"),
     ]
-    assert [row["status_code"] for row in rows] == [400, 200, None, 429]
+    assert [row["status_code"] for row in rows] == [400, 200, None, 429, 400, 400, 404, None]
+    assert [row["model"] for row in rows[4:]] == ["m", "m", "m", None]
+    assert [row["custom_id"] for row in rows] == [*map(str, range(7)), None]
     assert (rows[2]["body"], rows[2]["attempts"]) == (None, None)
 
 

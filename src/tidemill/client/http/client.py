@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 from pydantic import BaseModel
 
-from tidemill.client.errors import Refused, UsageError
+from tidemill.client.errors import OtherService, Refused, UsageError
 from tidemill.client.http.connection import Connection
 from tidemill.schemas import ids
 from tidemill.schemas.jsonl.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX
@@ -92,8 +92,8 @@ class Client(Connection):
         try:
             return msgspec.convert(await self.send_retrying("GET", "/limits"), Bounds)
         except msgspec.ValidationError as error:
-            raise self.unreachable(error) from error
-        except Refused as error:
+            raise OtherService(HTTPStatus.OK, self.base_url, "/limits has no limits") from error
+        except (Refused, OtherService) as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
             return Bounds()
@@ -142,7 +142,7 @@ class Client(Connection):
             return Report()
         try:
             return msgspec.convert(await self.send_retrying("GET", f"{BATCHES}/{batch.id}/errors"), Report)
-        except (Refused, msgspec.ValidationError):
+        except (Refused, OtherService, msgspec.ValidationError):
             return Report()
 
     async def find(self, text: str) -> str:

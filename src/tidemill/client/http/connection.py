@@ -28,7 +28,7 @@ T = TypeVar("T")
 class Connection:
     """Sends requests to one service with one key; an asynchronous context manager.
 
-    Every method may raise `Unreachable` and `Refused`.
+    Every method may raise `Unreachable`, `Refused` and `OtherService`.
     """
 
     def __init__(self, base_url: str, api_key: str) -> None:
@@ -49,14 +49,16 @@ class Connection:
 
     async def send(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         """Send a request once, and return the JSON object of the answer."""
-        try:
-            async with self.opened(method, path, **options) as answer:
+        async with self.opened(method, path, **options) as answer:
+            try:
                 content = await answer.json(content_type=None)
-        except UNREADABLE as error:
-            raise self.unreachable(error) from error
-        if not isinstance(content, dict):
-            raise Unreachable(f"{self.base_url} does not speak the Batch API; the address usually ends in /v1")
-        return content
+            except UNREADABLE as error:
+                if (await answer.read()).lstrip().startswith(b"{"):
+                    raise self.unreachable(error) from error
+                content = None
+            if not isinstance(content, dict):
+                raise _other_service(answer)
+            return content
 
     async def send_retrying(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         """Send a request that is safe to repeat; see `retrying`."""
@@ -84,8 +86,8 @@ class Connection:
                 failures += 1
                 if not self._has_answered or failures == TRIES_MAX:
                     raise
-            except Refused as error:
-                error.may_have_happened = failures > 0
+            except (Refused, OtherService) as error:
+                error.may_have_happened |= failures > 0
                 raise
             await asyncio.sleep(pause_seconds(failures - 1, longest=PAUSE_SECONDS_MAX))
 
@@ -107,11 +109,15 @@ class Connection:
                 text = f"no service answers at {url}: {why}; check the address, and that it runs"
             case TimeoutError():
                 text = f"the service at {url} does not answer in time; try again later"
-            case aiohttp.ClientError():
-                text = f"the connection to {url} broke off; try again"
             case _:
-                text = f"{url} does not speak the Batch API; the address usually ends in /v1"
+                text = f"the connection to {url} broke off; try again"
         return Unreachable(text)
+
+
+def _other_service(answer: aiohttp.ClientResponse) -> OtherService:
+    """The exception for an answer that is none of the Batch API."""
+    why = f"{answer.status} at {answer.url.path}{', without a JSON object' if answer.ok else ''}"
+    return OtherService(answer.status, str(answer.url.origin()), why)
 
 
 async def _error(answer: aiohttp.ClientResponse) -> Exception:
@@ -124,8 +130,7 @@ async def _error(answer: aiohttp.ClientResponse) -> Exception:
             message = f"{message} ({error.param})"
     except ValidationError:
         if answer.status in {404, 405} and not answer.history:
-            said = f"{answer.url.origin()} does not speak the Batch API: {answer.status} at {answer.url.path}"
-            return OtherService(answer.status, said, None)
+            return _other_service(answer)
         code, message = None, f"{answer.reason or 'error'} ({answer.url.path})"
     # A 429 with Retry-After passes by itself; one without it means that a quota is used up.
     is_busy = answer.status == 429 and "retry-after" in answer.headers  # noqa: PLR2004

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import aiohttp
 
+from tidemill.client.errors import OtherService
 from tidemill.client.files import FileCounter
 from tidemill.client.http.connection import Connection
 from tidemill.schemas.resources.batch import FileReceipt
@@ -37,7 +38,9 @@ async def upload(
         part = form.append(_chunks(file, moved, span), {"content-type": "application/jsonl"})
         part.set_content_disposition("form-data", name="file", filename=name or path.name)
         answer = await connection.send("POST", "/files", data=form)
-    return str(answer["id"])
+    if not isinstance(file_id := answer.get("id"), str):
+        raise OtherService(HTTPStatus.OK, connection.base_url, "/files gave no id of a file")
+    return file_id
 
 
 async def download(connection: Connection, file_id: str, target: Path, moved: Moved) -> FileReceipt:

@@ -16,14 +16,14 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a line.
 
     Attributes:
-        custom_id: Its id in the input.
+        custom_id: Its id in the input; None of a line that could not be read.
         index: Its place in the input of its batch, from 0; None in a file of results.
         status_code: HTTP status of the server; None if it gave no answer.
         body: The server's answer; None without one.
         error: `code` and `message` of a line that failed without an answer.
     """
 
-    custom_id: str
+    custom_id: str | None
     index: int | None = None
     status_code: int | None = None
     body: dict[str, Any] | None = None

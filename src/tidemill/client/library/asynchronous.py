@@ -113,8 +113,8 @@ class Run:
 class AsyncTidemill:
     """Client of one service; an asynchronous context manager.
 
-    Its methods raise `UsageError` for a wrong argument or local file, `Refused` if the service rejects a request,
-    and `Unreachable` if it does not answer. Before that, they retry safe requests for half a minute.
+    Its methods raise `UsageError` for a wrong argument, address or local file, `Refused` if the service rejects a
+    request, and `Unreachable` if it does not answer. Before that, they retry safe requests for half a minute.
     """
 
     def __init__(
@@ -141,14 +141,23 @@ class AsyncTidemill:
         console = stderr_console()
         is_shown = (console.is_terminal or console.is_jupyter) if progress is None else progress
         self._console = console if is_shown else stderr_console(quiet=True)
+        self._connected: Client | None = None
 
     async def __aenter__(self) -> Self:
-        self._client = Client(self._target.base_url, self._target.api_key)
-        await self._client.__aenter__()
+        self._connected = await Client(self._target.base_url, self._target.api_key).__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.__aexit__()
+        client, self._connected = self._client, None
+        await client.__aexit__()
+
+    @property
+    def _client(self) -> Client:
+        if self._connected is None:
+            raise RuntimeError(
+                "the client is not connected: use it inside `async with AsyncTidemill() as client:`"
+            )
+        return self._connected
 
     async def submit(
         self, source: Source, *, key: str | None = None, **options: Unpack[BatchOptions]
@@ -160,7 +169,10 @@ class AsyncTidemill:
 
         Raises:
             UsageError: The input is not a file of requests, or the key has a batch of another input.
+            TypeError: There is no such option.
         """
+        client = self._client
+        _check_options(options)
         with ExitStack() as stack:
             path = await asyncio.to_thread(lambda: stack.enter_context(spooled(source)))
             sha256 = await asyncio.to_thread(sha256_of, path)
@@ -169,17 +181,17 @@ class AsyncTidemill:
                 metadata |= {KEY: key, SHA256: sha256}
                 found, ended = await self._of_key(key, sha256)
                 if found is not None:
-                    return AsyncBatch(self._client, self._console, found)
+                    return AsyncBatch(client, self._console, found)
                 request_key = f"{key}-{sha256[:16]}-{ended}"
             create: dict[str, Any] = {
                 **options,
                 "endpoint": options.get("endpoint") or endpoint_of(path, name_of(source)),
-                "window": options.get("window") or (await self._client.limits()).usual_window,
+                "window": options.get("window") or (await client.limits()).usual_window,
                 "metadata": metadata,
                 "key": request_key,
             }
             batch = await self._create(path, create, sha256, key)
-            return AsyncBatch(self._client, self._console, batch)
+            return AsyncBatch(client, self._console, batch)
 
     async def run(
         self,
@@ -350,6 +362,13 @@ def _frames() -> ModuleType:
     except TableError as error:
         raise UsageError(str(error)) from error
     return importlib.import_module("tidemill.client.library.frames")
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Check that the options of a batch exist: the service ignores fields that it does not know."""
+    known = BatchOptions.__annotations__
+    if unknown := [name for name in options if name not in known]:
+        raise TypeError(f"a batch has no option {', '.join(unknown)}; its options are {', '.join(known)}")
 
 
 def _with_metadata(options: BatchOptions | TableOptions) -> dict[str, Any]:

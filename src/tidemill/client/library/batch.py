@@ -16,6 +16,7 @@ from tidemill.client.runs.outcome import BatchResult, show
 from tidemill.client.runs.paths import Sink
 from tidemill.schemas.resources.batch import Batch
 from tidemill.terminal import Console
+from tidemill.wording import counted
 
 PAGE_LINES_MAX: Final = 1_000
 FAULTS_SHOWN: Final = 3
@@ -31,7 +32,7 @@ class AsyncBatch:
 
     def __repr__(self) -> str:
         counts = self.state.request_counts
-        return f"<{self.id} {self.status}, {counts.completed + counts.failed} of {counts.total} lines>"
+        return f"<{self.id} {self.status}, {counts.completed + counts.failed} of {counted(counts.total, 'line')}>"
 
     @property
     def id(self) -> str:

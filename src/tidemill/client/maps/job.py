@@ -16,13 +16,13 @@ from typing import Final
 
 import pyarrow as pa
 
-from tidemill.client.errors import Exit, Refused, Rejected, Unreachable, UsageError
+from tidemill.client.errors import Exit, OtherService, Refused, Rejected, Unreachable, UsageError
 from tidemill.client.http.client import Client
 from tidemill.client.maps import output, sample
 from tidemill.client.maps.failed_rows import FinishedTable, keeps_types
 from tidemill.client.maps.output import Totals
 from tidemill.client.maps.part_runner import PartRunner
-from tidemill.client.maps.parts import Part, PartMaker, Stopped, folder_of
+from tidemill.client.maps.parts import Part, PartFolder, PartMaker, Stopped, folder_of
 from tidemill.client.maps.progress import Whole
 from tidemill.client.maps.task import Task, identity
 from tidemill.client.progress import display
@@ -35,7 +35,8 @@ from tidemill.tables import TableError, pieces
 from tidemill.tables.columns import FACTS, VectorReader
 from tidemill.tables.sources.files import S3
 from tidemill.tasks import run_all
-from tidemill.terminal import Console, counted
+from tidemill.terminal import Console
+from tidemill.wording import counted
 
 REASONS_SHOWN: Final = 10
 
@@ -162,21 +163,10 @@ class _Run:
 
     async def run(self, client: Client, job: Job) -> Exit:
         """Run it."""
-        bounds = await client.limits()
-        maker = PartMaker(self._journal.folder, self._task, bounds, self._stop)
-        runner = PartRunner(client, self._task, job, bounds)
         try:
-            first = await self._sample(maker, runner) if self._options.tries else None
-            if self._options.is_dry:
-                self._console.print("The same command without --dry-run goes on with the other rows.")
-                return Exit.OK
-            with display(self._console) as progress:
-                whole = Whole(progress, self._task.name, self._task.source.rows)
-                if first is not None:
-                    self._show_done(first, whole)
-                await self._run_parts(maker, runner, whole)
+            await self._ask(client, job)
         except (asyncio.CancelledError, Unreachable):
-            self._console.print(f"{counted(len(self._parts), 'part')} done. The same command goes on.")
+            self._show_unfinished()
             raise
         except Rejected:
             if not self._parts:
@@ -186,13 +176,41 @@ class _Run:
             if folder_of(self._journal.folder, 0).part() is None:  # nothing was asked
                 self._journal.forget()
             raise
-        except Refused as error:
-            if error.status == HTTPStatus.NOT_FOUND:
+        except (Refused, OtherService) as error:
+            if not self._is_asked():
+                self._journal.forget()
+                raise
+            if isinstance(error, Refused) and error.status == HTTPStatus.NOT_FOUND:
                 raise UsageError(f"{error} If the service no longer has this run, --again starts over.") from error
+            self._show_unfinished()
             raise
         finally:
             self._stop.set()
+        if self._options.is_dry:
+            self._console.print("The same command without --dry-run goes on with the other rows.")
+            return Exit.OK
         return await self._deliver()
+
+    async def _ask(self, client: Client, job: Job) -> None:
+        """Run the sample, and unless that is all, the other parts."""
+        bounds = await client.limits()
+        maker = PartMaker(self._journal.folder, self._task, bounds, self._stop)
+        runner = PartRunner(client, self._task, job, bounds)
+        first = await self._sample(maker, runner) if self._options.tries else None
+        if self._options.is_dry:
+            return
+        with display(self._console) as progress:
+            whole = Whole(progress, self._task.name, self._task.source.rows)
+            if first is not None:
+                self._show_done(first, whole)
+            await self._run_parts(maker, runner, whole)
+
+    def _is_asked(self) -> bool:
+        """Whether the service has a batch of the run, or may have one."""
+        return any(PartFolder(path).is_asked() for path in self._journal.folder.iterdir() if path.is_dir())
+
+    def _show_unfinished(self) -> None:
+        self._console.print(f"{counted(len(self._parts), 'part')} done. The same command goes on.")
 
     async def _sample(self, maker: PartMaker, runner: PartRunner) -> Part:
         """Run the first part, and show it if it is new."""

@@ -25,7 +25,7 @@ from tidemill.tables import pieces
 from tidemill.tables.pieces import Round
 from tidemill.tables.replies import number_of
 from tidemill.tables.requests import Chats
-from tidemill.terminal import counted
+from tidemill.wording import counted
 
 FAULTS_MAX: Final = 10
 """Number of distinct faults that a message shows."""
@@ -46,6 +46,7 @@ class PartRunner:
             Rejected: The service rejected the requests; rows of a rejected repair keep their first answers.
             Unreachable: The service went away; the batch keeps running.
             Refused: The service rejected a request.
+            OtherService: The address is that of another service.
             OSError: The disk is full.
         """
         if folder.piece.exists():

@@ -25,6 +25,7 @@ from pyarrow import ipc
 
 from tidemill.client.http.client import Bounds
 from tidemill.client.maps.task import Task
+from tidemill.client.runs.journal import Journal
 from tidemill.client.runs.outcome import BatchResult
 from tidemill.storage.atomic_file import replacing
 from tidemill.tables import RowError
@@ -88,6 +89,13 @@ class PartFolder:
         except FileNotFoundError:
             return None
 
+    def is_asked(self) -> bool:
+        """Whether the part is done, or the service has a batch of it or may have one."""
+        if self.piece.exists():
+            return True
+        with Journal(self.journal(0)) as journal:
+            return journal.has_batches
+
     def save(self, part: Part) -> None:
         """Note that the part is whole."""
         with replacing(self.path / "part.json") as file:
@@ -140,6 +148,8 @@ class PartMaker:
     def next(self, rows_max: int = PART_ROWS_MAX) -> Part | None:
         """The next part: one that exists, or a new one of at most `rows_max` rows; None after the last one.
 
+        After an error there is no further part.
+
         Raises:
             TableError: The source cannot be read.
             Stopped: The command ends.
@@ -148,6 +158,8 @@ class PartMaker:
         if self._is_over:
             return None
         folder = folder_of(self._run, self._number)
+        # The rows of a part that fails are gone: a further part would lack them.
+        self._is_over = True
         part = folder.part() or self._made(folder, min(rows_max, self._bounds.lines_max, self._bounds.inputs_max))
         self._number, self._first, self._is_over = part.number + 1, part.first + part.rows, part.is_last
         return part

@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from tidemill.tables import pieces
 from tidemill.tables.values import rows_of
-from tidemill.terminal import Console, counted, tabulated, words
+from tidemill.terminal import Console, tabulated, words
+from tidemill.wording import counted
 
 CELL_CHARS_MAX: Final = 80
 COLUMNS_MAX: Final = 6
@@ -39,7 +40,7 @@ def show(console: Console, piece: Path, kept: Sequence[str], error: str, total: 
     console.print(
         tabulated(
             [words(name) for name in shown],
-            [[_cell(row[name]) for name in shown] for row in found[:ROWS_MAX]],
+            [[_cell(row[name], is_vector=name in answers) for name in shown] for row in found[:ROWS_MAX]],
             console.width,
         )
     )
@@ -47,8 +48,10 @@ def show(console: Console, piece: Path, kept: Sequence[str], error: str, total: 
         console.print(_estimate(found, fields[fields.index(error) + 2 :], total))
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, *, is_vector: bool) -> str:
     if isinstance(value, bytes):
+        if not is_vector:
+            return counted(len(value), "byte")
         vector = pa.Array.from_buffers(pa.float32(), len(value) // 4, [None, pa.py_buffer(value)])
         return f"{len(vector)} x float32: {', '.join(f'{each:.3f}' for each in vector[:3].to_pylist())}, …"
     text = "" if value is None else " ".join(str(value)[: 4 * CELL_CHARS_MAX].split())

@@ -27,6 +27,9 @@ LAYOUT: Final = 1
 """Version of the requests; it changes if the same options lead to other requests."""
 
 
+_TEXTS: Final = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
+_BYTES: Final = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
+
 Schema = str | Mapping[str, Any] | type[BaseModel]
 
 
@@ -90,9 +93,9 @@ def chats(
     """
     names = source.schema.names
     images = tuple(dict.fromkeys((*source.images, *options.images)))
-    _check_columns(images, names, "--image")
+    _check_columns(images, names, "of pictures")
     if options.prompt is None and not images:
-        raise UsageError("--prompt: a file with the question is missing, like: Is this review good? {{ text }}")
+        raise UsageError("the prompt is missing: a question about each row, like: Is this review good? {{ text }}")
     prompt = None if options.prompt is None else _template(options.prompt, names)
     schema = None if options.schema is None else loaded_schema(options.schema)
     requests = Chats(
@@ -132,12 +135,12 @@ def embeddings(
     """
     names = source.schema.names
     if (column is None) == (prompt is None):
-        raise UsageError(f"name the text to embed with --column or --prompt; the columns are {', '.join(names)}")
+        raise UsageError(f"name the text to embed: a column, or a prompt; the columns are {', '.join(names)}")
     if prompt is not None:
         text: str | Template = _template(prompt, names)
     else:
         text = str(column)
-        _check_columns([text], names, "--column")
+        _check_columns([text], names, "to embed")
         _check_text(source, text)
     requests = Embeddings(model=model, source=text, more=more)
     return Task(name=name, source=source, kept=_kept(source, keep), requests=requests, reader=VectorReader())
@@ -150,7 +153,7 @@ def identity(task: Task) -> str:
 
 
 def _kept(source: Source, chosen: Sequence[str]) -> tuple[str, ...]:
-    _check_columns(chosen, source.schema.names, "--keep")
+    _check_columns(chosen, source.schema.names, "to keep")
     return tuple(dict.fromkeys(chosen)) or source.kept
 
 
@@ -183,11 +186,11 @@ def _schema_of_class(module: str, attribute: str) -> dict[str, Any]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, SyntaxError) as error:
-        raise UsageError(f"--schema {module}:{attribute}: {error}") from error
+        raise UsageError(f"the schema {module}:{attribute}: {error}") from error
     finally:
         sys.path.pop(0)
     if not (isinstance(found, type) and issubclass(found, BaseModel)):
-        raise UsageError(f"--schema {module}:{attribute} is not a Pydantic model")
+        raise UsageError(f"the schema {module}:{attribute} is not a Pydantic model")
     return found.model_json_schema()
 
 
@@ -233,13 +236,18 @@ def _text(given: Path | str) -> str:
 
 
 def _check_text(source: Source, column: str) -> None:
-    kind = source.schema.field(column).type
-    kinds = (types.is_primitive, types.is_nested, types.is_decimal, types.is_binary, types.is_large_binary)
-    if any(is_kind(kind) for is_kind in kinds):
-        said = f"--column {column} is {kind}, not text"
-        raise UsageError(f"{said}; --prompt makes a text of any column, with a file like: {{{{ {column} }}}}")
+    kind = whole = source.schema.field(column).type
+    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
+        kind = kind.value_type
+    if any(is_kind(kind) for is_kind in _TEXTS):
+        return
+    value = column if column.isidentifier() else f"row[{column!r}]"
+    said = f"the column {column} is {whole}, not text"
+    if any(is_kind(kind) for is_kind in _BYTES):
+        raise UsageError(f"{said}: cast it to a string, or decode it in a prompt: {{{{ {value}.decode() }}}}")
+    raise UsageError(f"{said}; a prompt makes a text of it: {{{{ {value} }}}}")
 
 
-def _check_columns(chosen: Sequence[str], names: Sequence[str], option: str) -> None:
+def _check_columns(chosen: Sequence[str], names: Sequence[str], use: str) -> None:
     if missing := [name for name in chosen if name not in names]:
-        raise UsageError(f"{option} {', '.join(missing)}: no such column; the columns are {', '.join(names[:50])}")
+        raise UsageError(f"{', '.join(missing)}: no such column {use}; the columns are {', '.join(names[:50])}")

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tidemill.client.errors import Exit, Refused, Unreachable, UsageError
+from tidemill.client.errors import Exit, OtherService, Refused, Unreachable, UsageError
 from tidemill.client.files import input_lines, sha256_of
 from tidemill.client.http.client import BATCHES, Bounds, Client
 from tidemill.client.progress import display
@@ -29,7 +29,8 @@ from tidemill.client.runs.plan import Shard, cut
 from tidemill.schemas.bounds import INLINE_REQUESTS_MAX, RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.resources.batch import Batch
 from tidemill.storage.atomic_file import replacing
-from tidemill.terminal import Console, counted, say, show_json
+from tidemill.terminal import Console, say, show_json
+from tidemill.wording import counted
 
 LINE_EXTRA: Final = 64
 """Bytes that the service adds to a line, besides the endpoint."""
@@ -199,7 +200,7 @@ async def _send(
                 console.print(f"tidemill: from line {shard.line} on, nothing is appended: {error}", style="red")
                 done = sum(each.lines for each in shards[:sent])
                 return msgspec.structs.replace(file, appends=sent, requests=done, sha256=f"{file.sha256} in part")
-            except (asyncio.CancelledError, Unreachable):
+            except (asyncio.CancelledError, Unreachable, OtherService):
                 console.print("The same command goes on with the append.")
                 raise
             progress.moved(shard.end - shard.start)

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from tidemill.client.errors import Refused
+from tidemill.client.errors import OtherService, Refused
 from tidemill.client.http.client import Client
 from tidemill.client.http.transfers import upload
 from tidemill.client.progress import Display
@@ -72,6 +72,7 @@ class BatchRunner:
         Raises:
             Unreachable: The service went away; its batches keep running.
             Refused: The service rejected a request.
+            OtherService: The address is that of another service.
             OSError: The disk is full.
         """
         self._progress = progress
@@ -125,7 +126,7 @@ class BatchRunner:
                 key=key, metadata=dict(job.metadata), dedupe=job.dedupe, callback_url=job.callback,
                 rerun_of=job.rerun_of, output_uri=job.output_uri, output_format=job.output_format,
             )  # fmt: skip
-        except Refused as error:
+        except (Refused, OtherService) as error:
             if not (step.is_requested or error.may_have_happened):
                 self.journal.note(step)
             raise

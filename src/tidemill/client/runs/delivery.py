@@ -15,6 +15,7 @@ from tidemill.client.runs.outcome import BatchResult, result_of
 from tidemill.client.runs.paths import Sink
 from tidemill.client.runs.reconciliation import Damaged, describe, differences, reconcile
 from tidemill.schemas.resources.batch import Batch, FileReceipt, Receipt, Status
+from tidemill.wording import counted
 
 
 async def deliver(
@@ -120,7 +121,7 @@ def _checked(
     except Damaged as error:
         return [], [str(error)]
     if receipt and receipt.lines != found.lines:
-        faults.append(f"the receipt says {receipt.lines:,} lines, the input has {found.lines:,}")
+        faults.append(f"the receipt says {counted(receipt.lines, 'line')}, the input has {found.lines:,}")
     if not found.is_exact:
         faults.append(f"{found.sentence()}; for example {', '.join(found.examples)}")
     return [found.sentence()], faults

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from tidemill.client.errors import Exit, Refused, Unreachable, UsageError
+from tidemill.client.errors import Exit, OtherService, Refused, Unreachable, UsageError
 from tidemill.client.files import join, sha256_of
 from tidemill.client.http.client import Client
 from tidemill.client.progress import display
@@ -26,7 +26,8 @@ from tidemill.client.runs.outcome import BatchResult
 from tidemill.client.runs.paths import Sink, endpoint_of, size_of
 from tidemill.client.runs.plan import Shard, cut, fits
 from tidemill.schemas.resources.batch import Receipt
-from tidemill.terminal import Console, counted
+from tidemill.terminal import Console
+from tidemill.wording import counted
 
 PARALLEL: Final = 4
 """Default number of concurrent batches."""
@@ -134,11 +135,11 @@ async def _run(console: Console, runner: BatchRunner, sink: Sink, options: RunOp
         state = "keeps running" if journal.has_batches else "was interrupted before its batch was created"
         console.print(f"{runner.name} {state}. The same command resumes it.")
         raise
-    except Refused as error:
+    except (Refused, OtherService) as error:
         if not journal.has_batches:
             journal.forget()
             raise
-        if error.status == HTTPStatus.NOT_FOUND:
+        if isinstance(error, Refused) and error.status == HTTPStatus.NOT_FOUND:
             raise UsageError(f"{error} The service no longer has this run: --again starts over.") from error
         console.print(f"{runner.name} may have a batch at the service. The same command looks for it.")
         raise

@@ -9,7 +9,8 @@ from tidemill.client.errors import Exit
 from tidemill.client.http.client import Reason, Report
 from tidemill.client.progress import Display, duration
 from tidemill.schemas.resources.batch import Batch, Status
-from tidemill.terminal import Console, counted
+from tidemill.terminal import Console
+from tidemill.wording import counted
 
 ROWS_MAX: Final = 20
 """Errors shown without --all."""

@@ -13,7 +13,7 @@ from tidemill.client.files import FileCounter, input_lines
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.bounds import LARGE_BYTES_MAX
 from tidemill.schemas.resources.batch import FileReceipt, Receipt
-from tidemill.terminal import counted
+from tidemill.wording import counted
 
 EXAMPLES_MAX = 5
 

@@ -33,7 +33,7 @@ async def test_a_batch_beyond_the_limit_is_not_opened(tmp_path):
     await world.run(0)
     ((_, headers),) = world.dead
     reason = headers["tidemill-dead-reason"].decode()
-    assert reason == "its project has 1 batches in progress and may have 1"
+    assert reason == "its project has 1 batch in progress and may have 1"
     assert len([fact for fact in world.facts if isinstance(fact, Opened)]) == 1
     check(world)
 
@@ -49,7 +49,7 @@ async def test_bytes_beyond_the_limit_are_dead_letters(seed, tmp_path):
     await world.run(world.chance.randint(0, 6))
     assert {fact.total for fact in world.facts if isinstance(fact, Sealed)} == {3}
     reasons = {headers["tidemill-dead-reason"] for _, headers in world.dead}
-    assert reasons == {f"its project stores {most} bytes and may store {most}".encode()}
+    assert reasons == {f"its project stores {most:,} bytes and may store {most:,}".encode()}
     check(world)
 
 

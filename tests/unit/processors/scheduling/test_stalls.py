@@ -161,6 +161,35 @@ def test_a_batch_that_is_alone_waits_for_its_own_calls() -> None:
     simulated(run)
 
 
+def test_one_line_is_told_in_the_singular() -> None:
+    """Of a server that hangs, of a log without room, and of another batch."""
+
+    async def told(loop: SimulatedLoop, reason: Reason, lines: dict[str, int], fault: str = "") -> str:
+        world = World(loop)
+        world.upstream.seconds = 1000.0 if not fault else 1.0
+        if fault == "hung":
+            world.upstream.reply = None
+        if fault == "full":
+            world.outbox.room.clear()
+        for batch_id, count in lines.items():
+            world.publish(batch_id, count)
+        await world.pass_(STALL_SECONDS + 2 * CHECK_SECONDS + 1)
+        message = next(one.message for one in world.waits("b") if one.reason is reason)
+        world.outbox.room.set()
+        await world.stage.close()
+        return message
+
+    async def run(loop: SimulatedLoop) -> None:
+        silent = await told(loop, Reason.SERVER_SILENT, {"b": 1}, "hung")
+        assert silent == f"{SERVER} accepted 1 call and answered none yet."
+        full = await told(loop, Reason.DELIVERY, {"b": 1}, "full")
+        assert full == "The log or the store does not accept 1 result."
+        behind = await told(loop, Reason.QUEUED, {"a": 1, "b": 16})
+        assert behind == "Other batches have 1 line in flight or with an earlier turn."
+
+    simulated(run)
+
+
 def test_a_check_reads_each_batch_once() -> None:
     """However many of them wait for their turn."""
 
