@@ -43,6 +43,10 @@ class BodyRules:
         self._defaults = _raw(defaults)
         self._forced = _raw(forced if name is None else {**forced, "model": name})
         self._name = self._forced.get("model")
+        quoted = b"" if self._name is None else bytes(self._name)
+        self._begins = b'{"model":%b,' % quoted, b'{"model": %b,' % quoted
+        """How a body with the right name usually begins, so that its other fields need not be decoded."""
+        self._begin_bytes = len(self._begins[1])
         self._has_fields = bool(defaults or forced)
 
     def apply(self, body: Body, deadline: int | None = None) -> Body:
@@ -64,7 +68,9 @@ class BodyRules:
         return msgspec.json.encode(fields)
 
     def _is_named(self, body: Body) -> bool:
-        return self._name is None or _named.decode(body).model == self._name
+        if self._name is None or bytes(memoryview(body)[: self._begin_bytes]).startswith(self._begins):
+            return True
+        return _named.decode(body).model == self._name
 
 
 UNCHANGED: Final = BodyRules(None, defaults={}, forced={})

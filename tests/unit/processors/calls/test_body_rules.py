@@ -23,9 +23,17 @@ def rules(**settings: Any) -> Any:
 def test_a_body_with_the_right_name_passes_through(settings: dict[str, Any]) -> None:
     """Not even its bytes are copied."""
     name = settings.get("upstream_model", "own")
-    body = b'{"metadata": {"model": "alias"}, "temperature": 0.10, "model" : "%b"}' % name.encode()
-    for given in (body, memoryview(body), msgspec.Raw(body)):
-        assert rules(**settings).apply(given) is given
+    first, last = b'{"model":"%b","n":1}', b'{"metadata": {"model": "alias"}, "temperature": 0.10, "model" : "%b"}'
+    for body in (first % name.encode(), last % name.encode()):
+        for given in (body, memoryview(body), msgspec.Raw(body)):
+            assert rules(**settings).apply(given) is given
+
+
+@pytest.mark.parametrize("name", ["ow", "own2", '\\"own', "alias", ""])
+def test_another_name_is_replaced(name: str) -> None:
+    """Also one that begins like the right one."""
+    for begin in (b'{"model":"%b","n":1}', b'{"model": "%b", "n": 1}'):
+        assert json.loads(rules().apply(begin % name.encode())) == {"model": "own", "n": 1}
 
 
 @pytest.mark.parametrize(
