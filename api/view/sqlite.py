@@ -10,8 +10,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
-from tidemill.api import errors
-from tidemill.api.requests.paging import Page
 from tidemill.schemas.resources.bill import exact, plain
 from tidemill.storage.locked_directory import lock_first_free
 
@@ -23,8 +21,6 @@ CHECKPOINT_SECONDS = 1.0
 WAL_PAGES_MAX = 8192
 """32 MiB of changes that are not yet in the file; with more, writers wait for a checkpoint."""
 
-SCAN_ROWS_MAX = 2_000
-"""Rows that a search reads for one request: some milliseconds."""
 PRIMARY_CODE = 0xFF
 """The part of SQLite's extended error codes with the primary code."""
 DISK_CODES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
@@ -175,12 +171,12 @@ class Database:
     def read(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """The rows of a query."""
         with _disk_errors():
-            return self._connection.execute(statement, values).fetchall()
+            return self._connection.execute(statement, _bound(statement, values)).fetchall()
 
     def first(self, statement: str, *values: object) -> Any:
         """The first column of the first row of a query; None without a row."""
         with _disk_errors():
-            row = self._connection.execute(statement, values).fetchone()
+            row = self._connection.execute(statement, _bound(statement, values)).fetchone()
         return None if row is None else row[0]
 
     def read_apart(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
@@ -188,17 +184,17 @@ class Database:
         address = f"{self.path.absolute().as_uri()}?mode=ro"
         with _disk_errors(), closing(sqlite3.connect(address, uri=True)) as connection:
             _add_functions(connection)
-            return connection.execute(statement, values).fetchall()
+            return connection.execute(statement, _bound(statement, values)).fetchall()
 
     def each(self, statement: str, *values: object) -> Iterator[tuple[Any, ...]]:
         """The rows of a query one by one. The caller must not await or write meanwhile."""
         with _disk_errors():
-            yield from self._connection.execute(statement, values)
+            yield from self._connection.execute(statement, _bound(statement, values))
 
     def write(self, statement: str, *values: object) -> None:
         """Change rows, in a transaction of its own if none is open."""
         with _disk_errors():
-            self._connection.execute(statement, values)
+            self._connection.execute(statement, _bound(statement, values))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -218,6 +214,11 @@ class Database:
         self._checkpoints.join()
         self._connection.close()
         os.close(self._lock)
+
+
+def _bound(statement: str, values: tuple[object, ...]) -> tuple[object, ...] | dict[str, object]:
+    """The values as `sqlite3` takes them: placeholders with numbers (`?1`) are names to it (since Python 3.14)."""
+    return {str(number): value for number, value in enumerate(values, 1)} if "?1" in statement else values
 
 
 @contextmanager
@@ -323,78 +324,3 @@ def _is_sound(connection: sqlite3.Connection) -> bool:
     if connection.execute("PRAGMA user_version").fetchone() != (LAYOUT,):
         return False
     return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
-
-
-def page_rows(
-    database: Database,
-    table: str,
-    where: str,
-    values: list[object],
-    page: Page,
-    *,
-    project: str | None,
-    source: str = "",
-    body: str = "body",
-) -> Iterator[tuple[str, bytes]]:
-    """Id and body of up to `page.limit` + 1 rows one by one; the caller must not await or write meanwhile.
-
-    The table may be joined with others in `source`; without a project, `page.after` may be of any.
-
-    Raises:
-        ApiError: 400, `page.after` is not a row of the project.
-    """
-    sign, order = ("<", "DESC") if page.newest_first else (">", "ASC")
-    if page.after is not None:
-        at = _created_at(database, table, project, page.after)
-        where, values = f"{where} AND (created_at, id) {sign} (?, ?)", [*values, at, page.after]
-    yield from database.each(
-        f"SELECT id, {body} FROM {source or table} WHERE {where}"  # noqa: S608  names and conditions of this package
-        f" ORDER BY created_at {order}, id {order} LIMIT ?",
-        *values, page.limit + 1,
-    )  # fmt: skip
-
-
-def scanned_rows(
-    database: Database,
-    table: str,
-    where: tuple[str, list[object]],
-    scan: tuple[str, list[object]],
-    page: Page,
-    *,
-    project: str,
-    source: str,
-    body: str,
-) -> tuple[list[tuple[str, bytes]], str | None]:
-    """Up to `page.limit` rows that meet `scan`, among the next `SCAN_ROWS_MAX` rows of `page_rows` for `where`.
-
-    Returns:
-        Ids and bodies, and the id that the next page comes after; None if no row is left.
-
-    Raises:
-        ApiError: 400, `page.after` is not a row of the project.
-    """
-    window = Page(limit=SCAN_ROWS_MAX, after=page.after, newest_first=page.newest_first)
-    columns = f"CASE WHEN {scan[0]} THEN {body} END"
-    rows: list[tuple[str, bytes]] = []
-    last = None
-    # The values of the columns come first in the statement.
-    values = [*scan[1], *where[1]]
-    found = page_rows(database, table, where[0], values, window, project=project, source=source, body=columns)
-    for count, (row_id, content) in enumerate(found):
-        if count == SCAN_ROWS_MAX or len(rows) == page.limit:
-            return rows, last
-        last = row_id
-        if content is not None:
-            rows.append((row_id, content))
-    return rows, None
-
-
-def _created_at(database: Database, table: str, project: str | None, object_id: str) -> int:
-    # A client may delete the batches of a page before it asks for the next one; of a new batch this process may
-    # have only the claim.
-    for source in (table, "erasures", "claims") if table == "batches" else (table,):
-        statement = f"SELECT created_at FROM {source} WHERE id = ? AND coalesce(?, project) = project"  # noqa: S608  named above
-        at: int | None = database.first(statement, object_id, project)
-        if at is not None:
-            return at
-    raise errors.unknown_cursor(object_id)

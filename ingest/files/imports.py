@@ -136,6 +136,7 @@ class Importer:
                 raise
             failed = _failed(one, error)
         metrics.TRANSFERS.labels("read", "done" if failed is None else "failed").inc()
+        await one.report.clear()
         return failed
 
     async def _copied(self, one: Import, life_seconds: int, check_stopped: Callable[[], None]) -> None:
