@@ -70,7 +70,7 @@ class KeptVerdicts:
         content = msgspec.json.encode(_encoded(verdict))
         if await self._store.create(verdict_key(batch_id), content):
             return verdict
-        if (other := await self.of(batch_id)) is None:  # It is damaged.
+        if (other := await self._read(batch_id)) is None:  # It is damaged.
             await self._store.write(verdict_key(batch_id), once(content))
         return other or verdict
 
@@ -91,10 +91,15 @@ class KeptVerdicts:
             OSError: The store failed.
         """
         try:
-            kept = _kept.decode(await read_all(self._store.read(verdict_key(batch_id))))
+            return await self._read(batch_id)
         except (NotFound, Refused):
             # S3 refuses a missing key to an account that may not list; the input shows what else is wrong.
             return None
+
+    async def _read(self, batch_id: str) -> Passed | Failed | None:
+        """The verdict in the store; None if it is damaged."""
+        try:
+            kept = _kept.decode(await read_all(self._store.read(verdict_key(batch_id))))
         except UNREADABLE:
             log.exception("the verdict on the input of %s is damaged; it is checked again", batch_id)
             return None

@@ -373,6 +373,7 @@ class Stage:
                 for record in packer.pack(passed.copies.left_out_of(valid)):
                     yield record
                 place += len(lines)
+                await work.report.clear()
         for record in packer.finish():
             yield record
 

@@ -131,13 +131,17 @@ class State(BaseModel):
             return self
         kept = self.kept_lines
         end = journal[-1][1] + journal[-1][2] if journal else kept
+        judged = min(self.judged, end)
+        refused = int(self.refused, 16) & ((1 << (end - kept)) - 1)
+        # A line that is not refused has the model, also if its verdict came with a later record.
+        has_model = self.chosen_before <= end or refused.bit_count() < judged - kept
         return self.model_copy(
             update={
                 "journal": journal,
                 "ended": False,
-                "judged": min(self.judged, end),
-                "refused": f"{int(self.refused, 16) & ((1 << (end - kept)) - 1):x}",
-                "model": self.model if self.chosen_before <= end else None,
+                "judged": judged,
+                "refused": f"{refused:x}",
+                "model": self.model if has_model else None,
             }
         )
 

@@ -40,8 +40,8 @@ ABORT_SECONDS_MAX: Final = 10.0
 LINK_SECONDS: Final = 900
 """How long a signed address can start a download."""
 
-_NO_CONDITIONS: Final = frozenset({"501", "NotImplemented"})
-"""Codes of a server that knows no conditional writes."""
+_CONFLICTS: Final = frozenset({"409", "ConditionalRequestConflict"})
+"""Codes of a conditional write beside another one of the same key."""
 OWN_SERVER: Final = frozenset({"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"})
 """Variables with the address of a server other than Amazon's."""
 
@@ -72,10 +72,11 @@ class S3Store:
             with failures(key):
                 await client.put_object(**self._where(key), Body=content, IfNoneMatch="*")
         except Refused as error:
-            if error.code not in _NO_CONDITIONS:
-                if error.code in CHANGED:
-                    return False
+            if error.code in CHANGED:
+                return False
+            if error.code in _CONFLICTS:
                 raise
+            # Servers without conditional writes refuse them with several codes.
             await self.write(key, once(content))
         return True
 

@@ -83,13 +83,14 @@ async def test_a_busy_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> 
         await store.close()
 
 
-async def test_a_server_without_conditional_writes_takes_a_plain_one() -> None:
+@pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (400, "InvalidArgument")])
+async def test_a_server_without_conditional_writes_takes_a_plain_one(status: int, code: str) -> None:
     """There the last of several calls at the same moment counts."""
     written: list[bytes] = []
 
     async def answer(request: web.Request) -> web.Response:
         if "if-none-match" in request.headers:
-            return web.Response(status=501, text="<Error><Code>NotImplemented</Code></Error>")
+            return web.Response(status=status, text=f"<Error><Code>{code}</Code></Error>")
         written.append(await request.read())
         return web.Response(headers={"etag": '"e"'})
 

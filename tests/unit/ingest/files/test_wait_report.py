@@ -83,3 +83,28 @@ async def _done() -> None:
 class _Log:
     async def send(self, *_, **__) -> int:
         return 0
+
+
+async def test_a_report_ends_when_lines_are_published(tmp_path, monkeypatch):
+    """A large batch takes minutes, and no longer waits for its key."""
+    monkeypatch.setattr(retrying, "LONGEST_SECONDS", 0.01)
+    here = Here(DirectoryStore(tmp_path))
+    requests = here.requests
+    command = await here.batch("batch_1", input_lines(3))
+    whole, seen = requests.publish, []
+
+    async def publish(records):
+        if not seen:
+            seen.append("unavailable")
+            raise KeyUnavailable("the key file does not have the key k")
+
+        async def watched():
+            async for record in records:
+                yield record
+            seen.append([fact.waiting for fact in requests.facts if isinstance(fact, Stalled)][-1])
+
+        await whole(watched())
+
+    monkeypatch.setattr(requests, "publish", publish)
+    await here.stage.handle(command)
+    assert seen == ["unavailable", ()]

@@ -194,3 +194,19 @@ async def test_a_bounded_number_of_lines_waits_for_their_part(tmp_path, monkeypa
     assert next(attempts) > 5
     assert max(waiting) == 9
     partition.abandon()
+
+
+@pytest.mark.parametrize("refused", ["0", "1", "3"])
+async def test_a_line_that_is_not_refused_keeps_its_model(tmp_path, refused):
+    """Its verdict may come with a later record, whose decision the log does not have."""
+    world = Changing(tmp_path)
+    world.log = [producing(b"s", line("1"), line("2"))]
+    await world.owner()
+    (state,) = await streams_left(world)
+    later = ((0, 0, 2, -1), (1, 2, 1, -1))
+    state = state.model_copy(
+        update={"model": "m", "chosen_before": 3, "journal": later, "judged": 3, "refused": refused}
+    )
+    until = state.until(0)
+    assert (until.judged, until.refused) == (2, refused)
+    assert until.model == (None if refused == "3" else "m")

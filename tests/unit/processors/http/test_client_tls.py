@@ -9,6 +9,7 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
+from tidemill.configuration import servers
 from tidemill.configuration.security import load_certificate
 from tidemill.configuration.servers import Server
 from tidemill.processors.failures import FailureKind
@@ -88,6 +89,21 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path):
         lack = server(**{**good, setting: file}).lack
         assert lack.startswith("there is no certificate")
         assert str(file) in lack
+
+
+def test_files_are_parsed_once_until_they_are_renewed(tmp_path, monkeypatch):
+    """Processors ask for all servers every few seconds, on their event loop."""
+    parsed = []
+    monkeypatch.setattr(
+        servers.ssl, "SSLContext", lambda kind: parsed.append(kind) or ssl.create_default_context()
+    )
+    cert, key = write(tmp_path).client
+    for _ in range(2):
+        assert server().lack is None
+        assert server(client_cert_file=cert, client_key_file=key).lack is None
+    assert len(parsed) == 1
+    key.write_text("no PEM")
+    assert server(client_cert_file=cert, client_key_file=key).lack is not None
 
 
 async def test_a_renewed_key_that_is_encrypted_is_logged(tmp_path, caplog):
