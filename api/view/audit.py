@@ -4,8 +4,7 @@ from typing import Final
 
 from tidemill.api.requests.filters import AuditQuery
 from tidemill.api.requests.paging import Row
-from tidemill.api.view.pages import page_rows
-from tidemill.api.view.sqlite import Database
+from tidemill.api.view.sqlite import Database, page_rows
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.messages import AuditRecord
 from tidemill.schemas.ports import Clock

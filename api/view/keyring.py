@@ -2,8 +2,7 @@
 
 from tidemill import keys
 from tidemill.api.requests.paging import Page, Row
-from tidemill.api.view.pages import page_rows
-from tidemill.api.view.sqlite import Database
+from tidemill.api.view.sqlite import Database, page_rows
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import KeyRecord
 from tidemill.schemas.log.signing import Verifier

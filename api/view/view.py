@@ -19,10 +19,9 @@ from tidemill.api.view.batch_tables import Claims, Erasures, Links, is_read, rea
 from tidemill.api.view.keyring import Keyring
 from tidemill.api.view.ledger import Ledger
 from tidemill.api.view.orphans import Orphans
-from tidemill.api.view.pages import page_rows, scanned_rows
 from tidemill.api.view.pending_uploads import PendingUploads
 from tidemill.api.view.quotas import Quotas
-from tidemill.api.view.sqlite import Database
+from tidemill.api.view.sqlite import Database, page_rows, scanned_rows
 from tidemill.api.view.throughput import Throughput
 from tidemill.bounded_dict import BoundedDict
 from tidemill.kafka.follower import Tail

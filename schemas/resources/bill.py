@@ -77,6 +77,23 @@ def exact() -> Context:
     return Context(prec=DIGITS_MAX)
 
 
+class ExactSum:
+    """An aggregate function of SQLite: the exact sum of amounts that are stored as text."""
+
+    def __init__(self) -> None:
+        """Begin with 0."""
+        self._sum = Decimal(0)
+        self._add = exact().add
+
+    def step(self, amount: str) -> None:
+        """Add an amount."""
+        self._sum = self._add(self._sum, Decimal(amount))
+
+    def finalize(self) -> str:
+        """The sum."""
+        return plain(self._sum)
+
+
 def bill(
     input_tokens: int, output_tokens: int, tariff: Tariff, *, images: int = 0, audio_seconds: int = 0
 ) -> Bill:

@@ -2,11 +2,15 @@
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
 
 from support.simlog import Group, Place, Record
 from support.simstages import BATCHES, COMMANDS, DRAIN_SECONDS_MAX, OUTCOMES, QUEUE, Base
 
 from tidemill.configuration.settings import Settings
+from tidemill.ingest.files import packing
 from tidemill.ingest.files.queue import BatchQueue, QueueRunner
 from tidemill.ingest.files.stage import Stage as IngestStage
 from tidemill.kafka.catalog import Catalog
@@ -15,6 +19,17 @@ from tidemill.kafka.partitions.dead_letters import handle_record
 from tidemill.kafka.producer import partition_of
 from tidemill.schemas.log import codec, topics
 from tidemill.sealing.records import seal_request
+
+RECORD_LINES = (3, 8, packing.RECORD_LINES_MAX)
+"""Lines in a record of requests: the batches are small, so two of three runs have small records, too."""
+
+
+@contextmanager
+def packed(run: int) -> Iterator[None]:
+    """Let records of requests have as many lines as is this run's turn."""
+    lines = RECORD_LINES[run % len(RECORD_LINES)]
+    with patch.multiple(packing, RECORD_LINES_MAX=lines, RUN_LINES=2 * lines):
+        yield
 
 
 class IngestProcess(Base):

@@ -10,13 +10,12 @@ import itertools
 import random
 from collections import Counter, defaultdict
 from decimal import Decimal
-from unittest.mock import patch
 
 import orjson
 from support import simtime
 from support.facts import model_of, original_of
 from support.simchecks import PARTITIONS, Job, Seen
-from support.simingest import IngestProcess
+from support.simingest import IngestProcess, packed
 from support.simlog import Group, MemoryLog, Place
 from support.simstages import (
     BATCHES,
@@ -34,7 +33,6 @@ from support.simupstream import Upstream
 
 from tidemill.configuration import projects
 from tidemill.configuration.settings import Settings
-from tidemill.ingest.files import packing
 from tidemill.results.ports import Limits
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec
@@ -48,8 +46,6 @@ BATCHES_MAX = 4
 DEDUPE_EVERY = 3
 """Of three batches, two ask equal lines once."""
 LINES_MAX = 70
-RECORD_LINES = (3, 8, packing.RECORD_LINES_MAX)
-"""Lines in a record of requests: the batches are small, so two of three runs have small records, too."""
 FAULTS_SECONDS = 60.0
 END_SECONDS_MAX = 4_000.0
 STEPPING_SHARE = 0.3
@@ -138,8 +134,7 @@ class SimulatedWay:
 
     def run(self) -> None:
         """Run until all batches are over, then check; an `AssertionError` names the fault."""
-        lines = RECORD_LINES[self.seed // 4 % len(RECORD_LINES)]
-        with patch.multiple(packing, RECORD_LINES_MAX=lines, RUN_LINES=2 * lines):
+        with packed(self.seed // 4):
             simtime.run(self._main)
         self._seen.check()
 

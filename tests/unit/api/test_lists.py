@@ -4,7 +4,7 @@ from support.dependencies import NOW, batch_of
 
 from tidemill.api.requests import paging
 from tidemill.api.requests.paging import PAGE_BYTES_MAX, Page, Row
-from tidemill.api.view import pages as view_pages
+from tidemill.api.view import sqlite
 from tidemill.api.view.overlay import FAULTS_LISTED_MAX
 from tidemill.schemas.log.messages import BatchRecord, FileRecord
 from tidemill.schemas.resources.batch import (
@@ -72,7 +72,7 @@ async def test_single_requests_have_a_list_of_their_own(deps, client):
 
 async def test_a_search_reads_a_bounded_part(deps, client, monkeypatch):
     """By id, name, metadata and model; the cursor of its page says how far it has come, and all pages have all."""
-    monkeypatch.setattr(view_pages, "SCAN_ROWS_MAX", 7)
+    monkeypatch.setattr(sqlite, "SCAN_ROWS_MAX", 7)
     for number in range(40):
         labels = {"team": "Ärzte 100%" if number % 10 == 3 else "docs", "note": "a_b"}
         batch = refused(number, 0).model_copy(update={"metadata": labels, "model": f"m{number % 2}"})

@@ -94,9 +94,12 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path):
 def test_files_are_parsed_once_until_they_are_renewed(tmp_path, monkeypatch):
     """Processors ask for all servers every few seconds, on their event loop."""
     parsed = []
-    monkeypatch.setattr(
-        servers.ssl, "SSLContext", lambda kind: parsed.append(kind) or ssl.create_default_context()
-    )
+
+    def load(*given):
+        parsed.append(given)
+        load_certificate(*given)
+
+    monkeypatch.setattr(servers, "load_certificate", load)
     cert, key = write(tmp_path).client
     for _ in range(2):
         assert server().lack is None
