@@ -2,7 +2,7 @@
 
 import pytest
 from playwright.sync_api import expect
-from support.dashboard import button, go, rows, state
+from support.dashboard import axe_faults, button, go, rows, state
 from support.made_up import batch
 
 pytestmark = pytest.mark.e2e
@@ -121,6 +121,7 @@ def test_rows_of_several_batches_lead_to_their_list(page):
         for link in (name, "2 more"):
             shown = row.get_by_role("link", name=link, exact=True)
             expect(shown).to_have_attribute("href", f"#/batches?trouble={trouble}")
+    assert not axe_faults(page)
 
 
 def listed(made, route, status):
