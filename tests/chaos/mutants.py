@@ -99,7 +99,7 @@ MUTATIONS = (
     ),
     Mutation(
         name="the ledger comes after the state",
-        file="results/partition.py",
+        file="results/batches.py",
         old=(
             "        offset, _ = await asyncio.gather(self._publisher.files(after, fact),"
             " self._publisher.bill(after, fact))\n"

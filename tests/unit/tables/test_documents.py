@@ -85,7 +85,7 @@ def test_each_document_is_a_row(folder):
     assert found["d.pdf"] == ("First page\fSecond page", None)
     assert "UTF-8" in found["b.md"][1]
     assert "password" in found["e.pdf"][1]
-    assert "no readable PDF" in found["f.pdf"][1]
+    assert "not a readable PDF" in found["f.pdf"][1]
     assert "--images" in found["g.pdf"][1]
     assert rows_of(folder, 5) == rows_of(folder)[5:]
 

@@ -169,7 +169,7 @@ def test_a_line_that_is_no_result_is_an_error(tmp_path, line):
     """It does not end the process."""
     path = tmp_path / "output"
     path.write_bytes(line)
-    with pytest.raises(TableError, match="no result of a row"):
+    with pytest.raises(TableError, match="not the result of a row"):
         pieces.Lines(path)
 
 

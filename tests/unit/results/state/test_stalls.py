@@ -215,7 +215,7 @@ async def test_an_ended_batch_is_not_blocked(status):
     (active,) = partition.active_batches
     partition.batches.block(active, (Reason.FILES, "The work that is due failed: ValueError."))
     simulation.now += 3
-    await partition.fact(Tick(at=simulation.now), list)
+    await partition.fact(Tick(at=simulation.now, writer=partition.owner.writer), list)
     assert [one.reason for one in simulation.log.published[-1].batch.tidemill.waiting] == [Reason.FILES]
     if status is Status.FAILED:
         fault = BatchError(code="empty_file", message="x")
