@@ -26,7 +26,7 @@ class Silent:
     def __init__(self):
         self.answered = asyncio.Event()
 
-    def of(self, command):
+    def of(self, command, _):
         """What `run` gets."""
         return command
 
