@@ -219,9 +219,9 @@ class Partition:
 
     async def _check_early(self, deliveries: list[_Delivery]) -> None:
         """Check lines as far as possible now: one write to the changelog then keeps decisions and verdicts."""
-        with suppress(Unavailable):
-            for delivery in deliveries:
-                if delivery.stream not in self._held:
+        for delivery in deliveries:
+            if delivery.stream not in self._held:
+                with suppress(Unavailable):
                     await self._together(delivery, self._check)
 
     async def _bound(self) -> None:
