@@ -37,14 +37,16 @@ REPORT_SECONDS: Final = 1.0
 """Between two reports of a process."""
 GOODBYE_SECONDS_MAX: Final = 1.0
 """How long the last report of a process may take."""
-NAME: Final = f"{socket.gethostname()}:{os.getpid()}"[:NAME_CHARS_MAX]
-"""The name of this process."""
-
 Send = Callable[[str, bytes | None], Awaitable[object]]
 """Appends a report under the name of the process; None says that the process ends. Raises `OSError`."""
 L = TypeVar("L", ServerLoad, ModelLoad)
 
 _log = logging.getLogger(__name__)
+
+
+def process_name() -> str:
+    """The name of this process in its reports."""
+    return f"{socket.gethostname()}:{os.getpid()}"[:NAME_CHARS_MAX]
 
 
 class Reporter:
@@ -63,6 +65,7 @@ class Reporter:
         self._servers = servers
         self._at_work = at_work
         self._send = send
+        self._name = process_name()
         self._clock, self._monotonic = clock, monotonic
         self._windows: dict[tuple[str, str], Window] = {}
         self._causes: dict[tuple[str, Reason], int] = {}
@@ -88,7 +91,7 @@ class Reporter:
         finally:
             with suppress(OSError):
                 async with asyncio.timeout(GOODBYE_SECONDS_MAX):
-                    await self._send(NAME, None)
+                    await self._send(self._name, None)
 
     async def step(self) -> None:
         """Send a report, if one is due."""
@@ -100,7 +103,7 @@ class Reporter:
         self._is_moving = value != self._last
         if is_due or self._is_moving:
             self._last, self._sent_at = value, now
-            await self._send(NAME, value)
+            await self._send(self._name, value)
 
     def report(self, now: float) -> ProcessReport:
         """The report at `now`, by the event loop's clock."""
@@ -128,7 +131,7 @@ class Reporter:
         self._forget({("server", one.name) for one in servers} | {("model", one.name) for one in models})
         kept_servers, kept_models = _busiest(servers), _busiest(models)
         omitted = len(servers) + len(models) - len(kept_servers) - len(kept_models)
-        return ProcessReport(process=NAME, servers=kept_servers, models=kept_models, omitted=omitted)
+        return ProcessReport(process=self._name, servers=kept_servers, models=kept_models, omitted=omitted)
 
     def _is_busy(self) -> bool:
         return any(server.is_used for server in self._servers) or any(one.pending for _, one in self._at_work())

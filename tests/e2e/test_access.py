@@ -26,6 +26,7 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from support import stranger
+from support.process_memory import held
 from support.stack import KEY
 from support.waiting import WAIT_SECONDS_MAX
 
@@ -35,6 +36,7 @@ from tidemill.configuration.settings import Settings
 from tidemill.kafka.admin import TopicError, ensure_model_topics, ensure_topics, set_acls
 from tidemill.kafka.log_space import usable_bytes
 from tidemill.local.embedded import jars
+from tidemill.local.fork_server import STAGES
 from tidemill.runtime import run_file
 from tidemill.schemas.log import acls, topics
 
@@ -220,14 +222,12 @@ def test_another_user_sees_no_secret_of_a_process(stack):
 
 
 def test_a_process_has_its_own_password_alone(stack):
-    """And no key of the API: stages that compare keys get a hash."""
-    users = stack.data / "kafka" / "users"
-    for process in processes(stack)[1:]:
-        environ = process.environ()
-        role = environ.get("TIDEMILL_KAFKA_SECURITY__USERNAME", "").removeprefix("tidemill-")
-        named = {value for value in environ.values() if str(users) in value}
-        assert named == ({str(users / acls.user(role))} if role else set())
-        assert KEY not in environ.values()
+    """In memory, by which the one that they were forked from has none."""
+    passwords = {file.name: file.read_text().strip() for file in (stack.data / "kafka" / "users").iterdir()}
+    expected = {pid: {passwords[acls.user(stage)]} for stage in STAGES for pid in stack.pids(stage)}
+    server = psutil.Process(next(iter(expected))).parent()
+    expected[server.pid] = set()
+    assert {pid: held(pid, passwords.values()) for pid in expected} == expected
 
 
 def test_no_port_reveals_a_secret(stack):

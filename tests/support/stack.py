@@ -143,6 +143,15 @@ class Stack:
         )
         return pids
 
+    def kill_fork_server(self) -> set[int]:
+        """Kill the process that forks the stages, and return the pids of the stages, which have ended with it."""
+        server = psutil.Process(self.pids("api")[0]).parent()
+        assert server is not None
+        stages = {child.pid for child in server.children()}
+        server.kill()
+        wait_until(lambda: not any(map(runs, stages)), what="end of the stages")
+        return stages
+
     def crash(self, pids: Iterable[int] = ()) -> None:
         """Kill the supervisor and the processes of `pids`; returns once all processes have ended."""
         assert self._process is not None

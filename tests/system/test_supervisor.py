@@ -14,7 +14,7 @@ import pytest
 from support.waiting import until, wait_until
 
 from tidemill.local import child, supervisor
-from tidemill.local.child import ChildError, Program
+from tidemill.local.child import ChildError, Program, executed
 from tidemill.local.supervisor import Supervisor
 
 READY = (
@@ -43,17 +43,17 @@ SUPERVISOR = """
 import asyncio, sys
 from pathlib import Path
 from tidemill.local.embedded.broker import Broker
-from tidemill.local.child import Program
+from tidemill.local.child import Program, executed
 from tidemill.local.supervisor import Supervisor
 
 async def main(folder, script):
     boss = Supervisor(say=print)
     broker = Broker(folder)
     await broker.prepare()
-    await boss.start([Program(name="kafka", command=broker.command, log=broker.output, environ=broker.environ,
-                              folder=broker.folder, answers=broker.answers)], base=True)
-    await boss.start([Program(name="stage", command=lambda: [sys.executable, "-c", script],
-                              log=folder / "stage.log", environ={})])
+    await boss.start([Program(name="kafka", start=executed(broker.command, broker.environ, broker.folder),
+                              log=broker.output, answers=broker.answers)], base=True)
+    await boss.start([Program(name="stage", start=executed(lambda: [sys.executable, "-c", script], {}),
+                              log=folder / "stage.log")])
     print(*(pid for pids in boss.processes.values() for pid in pids), flush=True)
     await asyncio.sleep(600)
 
@@ -78,9 +78,8 @@ def program(tmp_path):
 
     def make(name, script, **more):
         command = [sys.executable, "-c", script]
-        return Program(
-            name=name, command=lambda: command, log=tmp_path / f"{name}.log", environ=os.environ, **more
-        )
+        start = executed(lambda: command, os.environ)
+        return Program(name=name, start=start, log=tmp_path / f"{name}.log", **more)
 
     return make
 
@@ -170,10 +169,9 @@ async def test_a_program_that_is_never_ready(boss, program):
 
 async def test_a_command_that_is_not_there(boss, tmp_path):
     """That is an error like any other."""
+    program = Program(name="a", start=executed(lambda: ["/no/such"], os.environ), log=tmp_path / "a.log")
     with pytest.raises(ChildError, match=r"a cannot be started"):
-        await boss.start(
-            [Program(name="a", command=lambda: ["/no/such"], log=tmp_path / "a.log", environ=os.environ)]
-        )
+        await boss.start([program])
 
 
 async def test_a_program_that_does_not_stop_is_killed(boss, program, monkeypatch):

@@ -4,13 +4,13 @@ import asyncio
 import os
 import signal
 import time
-from asyncio.subprocess import DEVNULL, STDOUT, Process
+from asyncio.subprocess import DEVNULL, STDOUT
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from tidemill.kafka.freeze_guard import FROZEN
 from tidemill.local import log_file, parent_death
@@ -45,30 +45,66 @@ class ChildError(Exception):
     """A process cannot be started; the text has the end of its log."""
 
 
+class Process(Protocol):
+    """A process that runs, or has ended."""
+
+    @property
+    def pid(self) -> int:
+        """Its id."""
+        ...
+
+    async def wait(self) -> int:
+        """Return its exit code, or the negative number of the signal that ended it, once it has ended."""
+        ...
+
+    def terminate(self) -> None:
+        """Send SIGTERM; raises `ProcessLookupError`, or does nothing, if it has ended."""
+        ...
+
+
+Start = Callable[[FileIO, FileIO], Awaitable[Process]]
+"""Starts a process that writes its output to the first pipe, and words of `tidemill.runtime.notify` to the second.
+It has a process group of its own: Ctrl-C goes only to the supervisor, which stops everything in order."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """A program: its command line, environment and log, and a way to notice that it is ready."""
+    """A program: a way to start it, its log, and a way to notice that it is ready."""
 
     name: str
-    command: Callable[[], list[str]]
-    """Returns the command line of each start."""
+    start: Start
     log: Path
     """File for its output."""
-    environ: Mapping[str, str] = field(repr=False)
     answers: Callable[[], Awaitable[None]] | None = None
     """Returns once the program is ready; None for a program that uses `tidemill.runtime.notify`."""
     last_words: Callable[[], str] | None = None
     """Returns its last output, if that is not in `log`."""
     start_seconds_max: float = START_SECONDS_MAX
     """Each `notify.progress` restarts this time."""
-    folder: Path | None = None
-    """Its working folder; by default that of this process."""
     stage: str | None = None
     """Its stage, which may have several processes; by default its name."""
     niceness: int = 0
     """Added to the niceness of this process once the program is ready."""
     last_work: Callable[[], str | None] = lambda: None
     """What the program still does at its stop, as a sentence; None if it has no reason to take longer."""
+
+
+def executed(command: Callable[[], list[str]], environ: Mapping[str, str], folder: Path | None = None) -> Start:
+    """Start the command line that `command` returns each time, in this folder, by default that of this process."""
+
+    async def start(output: FileIO, messages: FileIO) -> Process:
+        return await asyncio.create_subprocess_exec(
+            *parent_death.command(command()),
+            stdin=DEVNULL,
+            stdout=output,
+            stderr=STDOUT,
+            env={**environ, notify.VARIABLE: str(messages.fileno())},
+            cwd=folder,
+            pass_fds=(messages.fileno(),),
+            process_group=0,
+        )
+
+    return start
 
 
 class Child:
@@ -156,7 +192,10 @@ class Child:
                 # asyncio's own pipes would make `process.wait` wait for every process that inherited them.
                 output, output_end = _pipe(stack)
                 messages, messages_end = _pipe(stack)
-                process = await self._spawn(output_end, messages_end)
+                async with asyncio.timeout(self._program.start_seconds_max):
+                    process = await self._program.start(output_end, messages_end)
+            except TimeoutError:
+                return f"could not be run within {self._program.start_seconds_max:.0f} s"
             except OSError as error:
                 return f"could not be run: {error}"
             output_end.close()
@@ -180,20 +219,6 @@ class Child:
             helper.cancel()
         await asyncio.gather(*helpers, return_exceptions=True)
         self._now(None)
-
-    async def _spawn(self, output_end: FileIO, messages_end: FileIO) -> Process:
-        environ = {**self._program.environ, notify.VARIABLE: str(messages_end.fileno())}
-        return await asyncio.create_subprocess_exec(
-            *parent_death.command(self._program.command()),
-            stdin=DEVNULL,
-            stdout=output_end,
-            stderr=STDOUT,
-            env=environ,
-            cwd=self._program.folder,
-            pass_fds=(messages_end.fileno(),),
-            # Ctrl-C goes only to the supervisor, which stops everything in order.
-            process_group=0,
-        )
 
     async def _watch(self, ended: asyncio.Task[int], readiness: asyncio.Task[None], messages: FileIO) -> str:
         await asyncio.wait([ended, readiness], return_when=asyncio.FIRST_COMPLETED)

@@ -20,13 +20,18 @@ def command(argv: list[str], *, niceness: int = 0) -> list[str]:
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(niceness), *argv]
 
 
+def die_with(parent: int) -> None:
+    """Let the kernel kill this process when its parent dies; exits if `parent` has already ended."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise SystemExit(1)
+
+
 def main() -> None:
     """Execute the program, unless the parent has already ended."""
     parent, niceness, *argv = sys.argv[1:]
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(parent):
-        raise SystemExit(1)
+    die_with(int(parent))
     os.nice(int(niceness))
     os.execvp(argv[0], argv)  # noqa: S606  no shell is wanted
 

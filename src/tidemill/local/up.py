@@ -1,6 +1,7 @@
 """`tidemill up`: runs the broker, the stages and, without a configured model, a demo backend in one folder."""
 
 import asyncio
+import functools
 import os
 import signal
 import sys
@@ -16,13 +17,15 @@ from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.kafka.admin import TopicError, ensure_topics, set_acls
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.local import data_folder, demo, environment
-from tidemill.local.child import ChildError, Program
+from tidemill.local.child import ChildError, Program, Start, executed
 from tidemill.local.data_folder import FolderError
 from tidemill.local.demo import weights
 from tidemill.local.demo.weights import WeightsError
 from tidemill.local.embedded import kraft
 from tidemill.local.embedded.broker import Broker, BrokerError
 from tidemill.local.embedded.kraft import PortError
+from tidemill.local.fork_server import STAGES, Request
+from tidemill.local.forks import Forks
 from tidemill.local.live_settings import LOOK_SECONDS, LiveSettings
 from tidemill.local.supervisor import Supervisor
 from tidemill.runtime import preflight
@@ -34,7 +37,6 @@ from tidemill.tasks import run_all
 from tidemill.terminal import say
 
 PROCESSORS = "processors"
-STAGES = ("api", "ingest", PROCESSORS, "results", "webhooks")
 BATCH_NICENESS = 5
 """Niceness of all stages but the api: on one machine, requests to the api, and the broker that they wait for, take
 precedence over batches. A process of this niceness still has a third of the CPU time of one without."""
@@ -95,9 +97,9 @@ class Up:
 
     def __init__(self, settings: Settings, config: Path | None) -> None:
         self._settings = settings
-        self._data = settings.data.absolute()
         self._config = config
         self._supervisor = Supervisor(say=_say, changed=self._write_run)
+        self._forks = Forks(environment.plain(os.environ), say=_say)
         self._broker: Broker | None = None
         self._kafka = settings.kafka
         self._api = ""
@@ -113,6 +115,10 @@ class Up:
         self._is_interrupted = False
         """Whether Ctrl-C was pressed."""
         self._stopping = asyncio.Event()
+
+    @property
+    def _data(self) -> Path:
+        return self._settings.data.absolute()
 
     async def run(self) -> None:
         """Start, report, wait for a signal, stop.
@@ -178,7 +184,7 @@ class Up:
             shown = self._keep_secrets()
             data_folder.stamp(self._data)
             variables = self._stage_variables(port)
-            base = [self._start_kafka()]
+            base = [self._start_kafka(), self._forks.prepare()]
             if not settings.models:
                 base.append(self._start_demo(other_than=port))
             await run_all(base)
@@ -238,10 +244,8 @@ class Up:
             self._broker = broker
             program = Program(
                 name=KAFKA,
-                command=broker.command,
+                start=executed(broker.command, broker.environ, broker.folder),
                 log=broker.output,
-                environ=broker.environ,
-                folder=broker.folder,
                 answers=broker.answers,
                 last_words=broker.last_words,
                 last_work=broker.last_work,
@@ -285,7 +289,8 @@ class Up:
             await weights.fetch(package)
         port = kraft.free_port(other_than=other_than)
         address = f"http://{kraft.LOOPBACK}:{port}/v1"
-        program = self._program(DEMO, [DEMO, "--port", str(port)], environment.plain(os.environ))
+        command = [sys.executable, "-P", "-m", "tidemill", DEMO, "--port", str(port)]
+        program = self._program(DEMO, executed(lambda: command, environment.plain(os.environ)))
         self._demo = demo.models(address)
         await self._supervisor.start([program], base=True)
         _say(f"no model is configured; serving two small demo models at {address}.")
@@ -295,8 +300,6 @@ class Up:
         variables = {
             "TIDEMILL_DATA": str(self._data),
             "TIDEMILL_PORT": str(port),
-            # People read logs while the processes write them.
-            "PYTHONUNBUFFERED": "1",
         }
         if self._config is not None:
             variables["TIDEMILL_CONFIG"] = str(self._config.absolute())
@@ -318,18 +321,15 @@ class Up:
         keys = {server.api_key_env for server in self._serving.servers.values() if server.api_key_env}
         given = environment.of_stage(stage, self._settings, os.environ, keys)
         secrets = self._secrets.get(stage, {})
-        return self._program(name, [stage], {**given, **variables, **own, **secrets}, stage)
+        request = Request(stage, {**given, **variables, **own, **secrets})
+        return self._program(name, functools.partial(self._forks.fork, request), stage)
 
-    def _program(
-        self, name: str, arguments: list[str], variables: dict[str, str], stage: str | None = None
-    ) -> Program:
-        command = [sys.executable, "-P", "-m", "tidemill", *arguments]
+    def _program(self, name: str, start: Start, stage: str | None = None) -> Program:
         return Program(
             name=name,
             stage=stage,
-            command=lambda: command,
+            start=start,
             log=self._data / "logs" / f"{name}.log",
-            environ=variables,
             niceness=0 if stage in {None, "api"} else BATCH_NICENESS,
         )
 
@@ -352,6 +352,7 @@ class Up:
 
     async def _stop(self) -> None:
         await self._supervisor.stop()
+        await self._forks.stop()
         if self._broker is not None and self._broker.has_recorded:
             _say("making the start cache of Kafka, so that it starts faster from now on; once per machine.")
             if not await asyncio.to_thread(self._broker.keep_aot_cache, AOT_SECONDS_MAX):

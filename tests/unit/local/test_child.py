@@ -10,7 +10,7 @@ from support.waiting import until
 
 from tidemill.kafka.freeze_guard import FROZEN
 from tidemill.local import child
-from tidemill.local.child import Child, ChildError, Program
+from tidemill.local.child import Child, ChildError, Program, executed
 from tidemill.runtime import heartbeat, notify
 from tidemill.runtime.heartbeat import BLOCKED, Heartbeat
 
@@ -28,9 +28,8 @@ def ends(tmp_path, said):
     """A process that ends at once, again and again."""
     program = Program(
         name="stage",
-        command=lambda: [sys.executable, "-I", "-S", "-c", "raise SystemExit(3)"],
+        start=executed(lambda: [sys.executable, "-I", "-S", "-c", "raise SystemExit(3)"], {}),
         log=tmp_path / "stage.log",
-        environ={},
     )
     return Child(program, say=said.append, changed=lambda: None)
 
@@ -51,9 +50,8 @@ def starts(tmp_path, said):
     def make(script, seconds_max=child.START_SECONDS_MAX):
         command = [sys.executable, "-c", f"import time\nfrom tidemill.runtime import notify\n{script}"]
         log = tmp_path / "stage.log"
-        program = Program(
-            name="stage", command=lambda: command, log=log, environ=os.environ, start_seconds_max=seconds_max
-        )
+        start = executed(lambda: command, os.environ)
+        program = Program(name="stage", start=start, log=log, start_seconds_max=seconds_max)
         return Child(program, say=said.append, changed=lambda: None)
 
     return make
@@ -121,7 +119,7 @@ async def test_a_heartbeat_passes_progress_on(monkeypatch):
 async def test_a_process_that_ended_itself_says_why(tmp_path, said, code, reason):
     """Where the operator looks first, and not only in its log."""
     command = [sys.executable, "-I", "-S", "-c", f"raise SystemExit({code})"]
-    program = Program(name="stage", command=lambda: command, log=tmp_path / "stage.log", environ={})
+    program = Program(name="stage", start=executed(lambda: command, {}), log=tmp_path / "stage.log")
     with pytest.raises(ChildError, match=rf"it ended with exit code {code}: .*{reason}"):
         await Child(program, say=said.append, changed=lambda: None).run()
     assert all(reason in line for line in said)

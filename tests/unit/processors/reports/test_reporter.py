@@ -51,7 +51,7 @@ class Reports:
         )
 
     async def _send(self, process: str, value: bytes | None) -> None:
-        assert process == reporter.NAME
+        assert process == reporter.process_name()
         if self.is_away:
             raise LogUnavailable("away")
         self.sent.append((self.world.loop.time(), value))
