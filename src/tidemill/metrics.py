@@ -8,10 +8,13 @@ gauges are computed at a scrape (`instruments.py`). All use the library's regist
 from collections.abc import Sequence
 from typing import Final
 
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, disable_created_metrics, generate_latest
 
 from tidemill.instruments import counter, histogram, sampled
 from tidemill.schemas.log.codec import LineMark
+
+# They would be the times of the import, which a fork of a stage does not repeat.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 API: Final = "api"
 INGEST: Final = "ingest"

@@ -145,7 +145,8 @@ class Stack:
 
     def kill_fork_server(self) -> set[int]:
         """Kill the process that forks the stages, and return the pids of the stages, which have ended with it."""
-        server = psutil.Process(self.pids("api")[0]).parent()
+        pid = wait_until(lambda: all(map(runs, found := self.pids("api"))) and found, "a process of api")[0]
+        server = psutil.Process(pid).parent()
         assert server is not None
         stages = {child.pid for child in server.children()}
         server.kill()

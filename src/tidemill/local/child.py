@@ -24,6 +24,8 @@ START_SECONDS_MAX = 180.0
 STOP_SECONDS_MAX = 10.0
 LAST_WORK_SECONDS_MAX = 20.0
 """How much longer a stop may take while the program does its `last_work`."""
+KILLED_SECONDS_MAX = 5.0
+"""How long to wait for the end of a process that was killed."""
 PUMP_SECONDS_MAX = 1.0
 """How long to wait for the last output of a process that has ended."""
 SILENCE_SECONDS_MAX = 30.0
@@ -62,7 +64,7 @@ class Process(Protocol):
         ...
 
 
-Start = Callable[[FileIO, FileIO], Awaitable[Process]]
+Start = Callable[[FileIO, FileIO], Coroutine[Any, Any, Process]]
 """Starts a process that writes its output to the first pipe, and words of `tidemill.runtime.notify` to the second.
 It has a process group of its own: Ctrl-C goes only to the supervisor, which stops everything in order."""
 
@@ -87,6 +89,8 @@ class Program:
     """Added to the niceness of this process once the program is ready."""
     last_work: Callable[[], str | None] = lambda: None
     """What the program still does at its stop, as a sentence; None if it has no reason to take longer."""
+    give_up: Callable[[], None] = lambda: None
+    """Makes `Process.wait` return if the end of a killed process is not reported."""
 
 
 def executed(command: Callable[[], list[str]], environ: Mapping[str, str], folder: Path | None = None) -> Start:
@@ -122,6 +126,8 @@ class Child:
         self._say = say
         self._changed = changed
         self._stopping = asyncio.Event()
+        self._has_run = False
+        """Whether the last start brought a process, which may have written something."""
         self._ever_ready = False
         self._ready_at: float | None = None
         """Monotonic time at which the current or last process was ready, if it was."""
@@ -141,16 +147,16 @@ class Child:
         """
         failures = 0
         while not self._stopping.is_set():
-            self._ready_at = None
+            self._ready_at, self._has_run = None, False
             end = await self._run_once()
             if self._stopping.is_set():
                 return
             is_stable = self._ready_at is not None and time.monotonic() - self._ready_at >= STABLE_SECONDS
             failures = 1 if is_stable else failures + 1
             if not self._ever_ready and failures >= STARTS_MAX:
-                raise ChildError(
-                    f"{self.name} cannot be started: it {end}. Its log ends with:\n{self._last_words()}"
-                )
+                words = self._last_words() if self._has_run else ""
+                its_log = f" Its log ends with:\n{words}" if words else ""
+                raise ChildError(f"{self.name} cannot be started: it {end}.{its_log}")
             delay = pause_seconds(failures - 1, first=DELAY_SECONDS_MIN, longest=DELAY_SECONDS_MAX)
             self._say(f"{self.name} {end}; restarting it in {delay:.1f} s. Its log: {self._program.log}")
             with suppress(TimeoutError):
@@ -175,7 +181,7 @@ class Child:
                     return
             self._say(f"{self.name} did not stop within {seconds_max:.0f} s; killing it.")
             self.kill()
-            await process.wait()
+            await self._end(process)
 
     def kill(self) -> None:
         """Kill it and its children."""
@@ -192,12 +198,14 @@ class Child:
                 # asyncio's own pipes would make `process.wait` wait for every process that inherited them.
                 output, output_end = _pipe(stack)
                 messages, messages_end = _pipe(stack)
-                async with asyncio.timeout(self._program.start_seconds_max):
-                    process = await self._program.start(output_end, messages_end)
+                process = await self._start(output_end, messages_end)
             except TimeoutError:
                 return f"could not be run within {self._program.start_seconds_max:.0f} s"
             except OSError as error:
                 return f"could not be run: {error}"
+            if process is None:
+                return "was stopped before it ran"
+            self._has_run = True
             output_end.close()
             messages_end.close()
             self._now(process)
@@ -210,9 +218,37 @@ class Child:
             finally:
                 await self._reap(process, helpers)
 
+    async def _start(self, output: FileIO, messages: FileIO) -> Process | None:
+        """Start the program; None if it is to stop before it runs. Raises `TimeoutError` if it takes too long."""
+        starting, stopping = _task(self._program.start(output, messages)), _task(self._stopping.wait())
+        try:
+            await asyncio.wait(
+                (starting, stopping),
+                timeout=self._program.start_seconds_max,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if starting.done():
+                process: Process = starting.result()
+                return process
+            if self._stopping.is_set():
+                return None
+            raise TimeoutError
+        finally:
+            for task in (starting, stopping):
+                task.cancel()
+            await asyncio.gather(starting, stopping, return_exceptions=True)
+
+    async def _end(self, process: Process) -> None:
+        """Wait for the end of a process that was killed."""
+        try:
+            await asyncio.wait_for(process.wait(), KILLED_SECONDS_MAX)
+        except TimeoutError:
+            self._program.give_up()
+            await process.wait()
+
     async def _reap(self, process: Process, helpers: tuple[asyncio.Task[Any], ...]) -> None:
         _kill_group(process.pid)
-        await process.wait()
+        await self._end(process)
         # The pipe still holds its last output.
         await asyncio.wait(helpers[:1], timeout=PUMP_SECONDS_MAX)
         for helper in helpers:
@@ -238,7 +274,7 @@ class Child:
                     return f"sent no heartbeat for {SILENCE_SECONDS_MAX:.0f} s"
             finally:
                 silence.cancel()
-        return _describe_end(await ended)
+        return describe_end(await ended)
 
     async def _see_ready(self, messages: FileIO) -> None:
         """Return once it is ready; raises `TimeoutError` after too long without progress."""
@@ -336,7 +372,8 @@ _REASONS: Final = {
 """Why a process of Tidemill ended itself, by its exit code."""
 
 
-def _describe_end(code: int) -> str:
+def describe_end(code: int) -> str:
+    """How a process ended, by its exit code or the negative number of a signal: "ended with exit code 1"."""
     if code < 0:
         return f"was ended by {signal.strsignal(-code) or f'signal {-code}'}"
     reason = f": {_REASONS[code]}" if code in _REASONS else ""

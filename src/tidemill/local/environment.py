@@ -14,6 +14,8 @@ PLAIN: Final = frozenset({
 })  # fmt: skip
 """Variables of the machine, for every process."""
 PLAIN_PREFIXES: Final = ("LC_", "PYTHON", "MALLOC_")
+AT_IMPORT: Final = frozenset({"OTEL_PROPAGATORS", "OTEL_PYTHON_CONTEXT", "OTEL_PYTHON_TRACER_PROVIDER"})
+"""Variables that libraries of the stages read when they are imported; none is a secret."""
 PROXIES: Final = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"})
 """They may contain a password; only the S3 client reads them."""
 STORE_PREFIX: Final = "AWS_"
@@ -32,6 +34,11 @@ def plain(given: Mapping[str, str]) -> dict[str, str]:
         for name, value in given.items()
         if name in PLAIN or name.startswith(PLAIN_PREFIXES)
     }  # fmt: skip
+
+
+def fork_server(given: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the process that imports the stages."""
+    return {**plain(given), **{name: given[name] for name in AT_IMPORT if name in given}}
 
 
 def of_stage(stage: str, settings: Settings, given: Mapping[str, str], keys: Collection[str]) -> dict[str, str]:

@@ -2,12 +2,12 @@
 
 Each request comes with the ends of two pipes and a socket, from which the fork reads its environment, so the
 server has no secret at any time. It reports each process that it has forked, and each that has ended. It has one
-thread and no event loop. See `docs/decisions/0078-stages-are-forks.md`.
+thread and no event loop, and ends when its socket is closed. For Linux only. See
+`docs/decisions/0078-stages-are-forks.md`.
 """
 
 import gc
 import importlib
-import io
 import json
 import os
 import select
@@ -51,7 +51,7 @@ class Request:
 
 def main() -> None:
     """Serve until the socket is closed; in a fork, run its stage."""
-    _show("fork-server")
+    setproctitle.setproctitle("tidemill fork-server")
     for each in STAGES:
         importlib.import_module(f"tidemill.{each}.app")
     command_line = importlib.import_module("tidemill.__main__")
@@ -60,16 +60,9 @@ def main() -> None:
     gc.freeze()
     if (descriptors := _serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
         stage = _become(*descriptors)
-        _show(stage)
-        sys.argv = [sys.argv[0], stage]
+        setproctitle.setproctitle(f"tidemill {stage}")
+        sys.argv = [str(command_line.__file__), stage]
         command_line.main()
-
-
-def _show(role: str) -> None:
-    """Show what this process does to those who list processes."""
-    # On macOS this calls a framework, which a fork must not.
-    if sys.platform == "linux":
-        setproctitle.setproctitle(f"tidemill {role}")
 
 
 def _serve(control: socket.socket) -> list[int] | None:
@@ -85,7 +78,7 @@ def _serve(control: socket.socket) -> list[int] | None:
             word, descriptors, _, _ = socket.recv_fds(control, len(FORK), DESCRIPTORS)
             if not word:
                 return None
-            if _fork(control) == 0:
+            if _fork(control, descriptors) == 0:
                 break
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -94,8 +87,11 @@ def _serve(control: socket.socket) -> list[int] | None:
     return descriptors
 
 
-def _fork(control: socket.socket) -> int:
+def _fork(control: socket.socket, descriptors: list[int]) -> int:
     """Fork, and report the process, or why there is none; returns 0 in the fork."""
+    if len(descriptors) < DESCRIPTORS:
+        _say(control, {"fault": "the process that forks the stages may not open more files"})
+        return -1
     try:
         pid = os.fork()
     except OSError as error:
@@ -111,12 +107,19 @@ def _fork(control: socket.socket) -> int:
 
 @contextmanager
 def _ends() -> Iterator[int]:
-    """A descriptor that is readable when a process has ended."""
+    """A descriptor that is readable when a process has ended.
+
+    Meanwhile signals wait that end a whole installation: the stages stop in order, and then the socket is closed.
+    """
     with ExitStack() as stack:
         readable, writable = os.pipe()
         for end in (readable, writable):
             stack.callback(os.close, end)
             os.set_blocking(end, False)
+        waiting = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+        stack.callback(
+            signal.pthread_sigmask, signal.SIG_SETMASK, signal.pthread_sigmask(signal.SIG_BLOCK, waiting)
+        )
         stack.callback(signal.signal, signal.SIGCHLD, signal.signal(signal.SIGCHLD, lambda *_: None))
         stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writable, warn_on_full_buffer=False))
         yield readable
@@ -140,9 +143,9 @@ def _become(output: int, messages: int, request: int) -> str:
     for name in ("stdout", "stderr"):
         old = getattr(sys, name)
         os.dup2(output, old.fileno())
-        # A new stream, since the old one may remember that it was a file.
-        raw = open(old.fileno(), "wb", buffering=0, closefd=False)  # noqa: SIM115
-        setattr(sys, name, io.TextIOWrapper(raw, old.encoding, old.errors, write_through=True))
+        # A new stream, since the old one remembers that it was a file.
+        new = open(old.fileno(), "w", 1, old.encoding, old.errors, closefd=False)  # noqa: SIM115
+        setattr(sys, name, new)
     os.close(output)
     with open(request, "rb") as stream:
         asked = Request(**json.loads(stream.read()))

@@ -6,19 +6,23 @@ import os
 import signal
 import socket
 import sys
-from asyncio.subprocess import DEVNULL, Process
+from asyncio.subprocess import DEVNULL, STDOUT, Process
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from io import FileIO
+from pathlib import Path
 from typing import Final, Self
 
-from tidemill.local import fork_server, parent_death
+from tidemill.local import fork_server, log_file, parent_death
+from tidemill.local.child import TAIL_LINES, describe_end
 from tidemill.local.fork_server import Request
 
+ARE_SAFE: Final = sys.platform == "linux"
+"""Whether stages may be forks. On macOS frameworks of the system end a fork that uses them, and S3 needs one."""
 _CHUNK_BYTES: Final = 64 * 1024
 _KILLED: Final = -signal.SIGKILL
 """How the forks of a server that has ended end: the kernel kills them."""
-ENDED: Final = "the process that forks the stages has ended, and they with it"
+SERVER: Final = "the process that forks the stages"
 
 
 class ForkError(OSError):
@@ -50,27 +54,44 @@ class Fork:
 class Forks:
     """Forks stages; starts the server when it is needed, and another one if it has ended."""
 
-    def __init__(self, environ: Mapping[str, str], *, say: Callable[[str], None]) -> None:
-        """Start nothing yet; `environ` is the environment of the server. Its output goes where ours goes."""
+    def __init__(self, environ: Mapping[str, str], log: Path, *, say: Callable[[str], None]) -> None:
+        """Start nothing yet.
+
+        Args:
+            environ: The environment of the server.
+            log: File for the output of the latest server, which has none unless it fails.
+            say: Prints a line for the operator.
+        """
         self._environ = environ
+        self._log = log
         self._say = say
         self._turn = asyncio.Lock()
         self._server: _Server | None = None
 
     async def prepare(self) -> None:
-        """Start the server; returns before it has imported the stages."""
+        """Start the server, and return before it has imported the stages; an error waits for the first fork."""
         async with self._turn:
-            await self._running()
+            with suppress(OSError):
+                await self._running()
 
     async def fork(self, request: Request, output: FileIO, messages: FileIO) -> Fork:
         """Start a stage that writes to `output`, and the words of `tidemill.runtime.notify` to `messages`.
 
         Raises:
-            ForkError: The server has ended, or the system has no room; the next call tries again.
+            OSError: The server has ended, or the system has no room; the next call tries again.
         """
+        asked_at = asyncio.get_running_loop().time()
         async with self._turn:
+            if self._server is not None and asked_at <= self._server.ended_at:
+                # Another one would fail, too.
+                raise ForkError(self._server.fault)
             server = await self._running()
             return await server.fork(request, output, messages)
+
+    def kill(self) -> None:
+        """Kill the server, with which its forks end."""
+        if self._server is not None:
+            self._server.kill()
 
     async def stop(self) -> None:
         """End the server; a fork that still runs is killed."""
@@ -79,39 +100,47 @@ class Forks:
 
     async def _running(self) -> "_Server":
         if self._server is None or self._server.has_ended:
-            self._server = await _Server.start(self._environ, self._say)
+            self._server = await _Server.start(self._environ, self._log, self._say)
         return self._server
 
 
 class _Server:
     """One process of the server, and its forks."""
 
-    def __init__(self, process: Process, control: socket.socket, say: Callable[[str], None]) -> None:
+    def __init__(self, process: Process, control: socket.socket, log: Path, say: Callable[[str], None]) -> None:
         self.has_ended = False
+        self.fault = ""
+        """How it ended."""
+        self.ended_at = float("-inf")
+        """When it ended, by the clock of the event loop."""
         self._process = process
         self._control = control
+        self._log = log
         self._say = say
         self._forks: dict[int, Fork] = {}
         self._asked: asyncio.Future[Fork] | None = None
         self._reading = asyncio.get_running_loop().create_task(self._read())
 
     @classmethod
-    async def start(cls, environ: Mapping[str, str], say: Callable[[str], None]) -> Self:
+    async def start(cls, environ: Mapping[str, str], log: Path, say: Callable[[str], None]) -> Self:
+        log.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         command = [sys.executable, "-P", "-m", fork_server.__name__, str(theirs.fileno())]
         with ExitStack() as stack:
             stack.enter_context(ours)
-            with theirs:
+            with theirs, log.open("wb") as output:
                 process = await asyncio.create_subprocess_exec(
                     *parent_death.command(command),
                     stdin=DEVNULL,
+                    stdout=output,
+                    stderr=STDOUT,
                     env=environ,
                     pass_fds=(theirs.fileno(),),
                     process_group=0,
                 )
             stack.pop_all()
-        return cls(process, ours, say)
+        return cls(process, ours, log, say)
 
     async def fork(self, request: Request, output: FileIO, messages: FileIO) -> Fork:
         loop = asyncio.get_running_loop()
@@ -120,27 +149,27 @@ class _Server:
         ours.setblocking(False)
         with ours:
             try:
-                with theirs:
+                with theirs, suppress(ConnectionError):
                     ends = [end.fileno() for end in (output, messages, theirs)]
                     socket.send_fds(self._control, [fork_server.FORK], ends)
                 fork = await self._asked
             except asyncio.CancelledError:
                 # Its next message would answer a request that was given up.
                 self.has_ended = True
-                self._process.kill()
+                self.kill()
                 raise
-            except ConnectionError as error:
-                raise ForkError(ENDED) from error
             # The fork may have ended, which `Fork.wait` says.
             with suppress(OSError):
                 await loop.sock_sendall(ours, request.encoded())
         return fork
 
-    async def stop(self) -> None:
-        self._say = lambda _: None
+    def kill(self) -> None:
         with suppress(ProcessLookupError):
             self._process.kill()
-        await self._process.wait()
+
+    async def stop(self) -> None:
+        self._say = lambda _: None
+        self.kill()
         await self._reading
 
     async def _read(self) -> None:
@@ -150,19 +179,22 @@ class _Server:
                 *messages, rest = (rest + chunk).split(b"\n")
                 for message in messages:
                     self._take(**json.loads(message))
-        self.has_ended = True
+        self.fault = f"{SERVER} {describe_end(await self._process.wait())}"
+        self.has_ended, self.ended_at = True, loop.time()
         self._control.close()
+        with_it = ", and the stages with it; they start again" if self._forks else ""
+        words = log_file.tail(self._log, TAIL_LINES)
+        self._say(f"{self.fault}{with_it}." + (f" Its log ends with:\n{words}" if words else ""))
         if self._asked is not None and not self._asked.done():
-            self._asked.set_exception(ForkError(ENDED))
-        if self._forks:
-            self._say(f"{ENDED}.")
+            self._asked.set_exception(ForkError(self.fault))
         for fork in self._forks.values():
             fork.take_end(_KILLED)
 
     def _take(self, pid: int = 0, code: int | None = None, fault: str = "") -> None:
         """Take a message of the server: it forked a process, or could not, or one ended."""
         if code is not None:
-            self._forks.pop(pid).take_end(code)
+            if pid in self._forks:
+                self._forks.pop(pid).take_end(code)
             return
         if pid:
             self._forks[pid] = Fork(pid)

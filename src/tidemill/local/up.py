@@ -16,7 +16,7 @@ from tidemill.configuration.security import Cluster
 from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.kafka.admin import TopicError, ensure_topics, set_acls
 from tidemill.kafka.connection import LogUnavailable
-from tidemill.local import data_folder, demo, environment
+from tidemill.local import data_folder, demo, environment, forks
 from tidemill.local.child import ChildError, Program, Start, executed
 from tidemill.local.data_folder import FolderError
 from tidemill.local.demo import weights
@@ -99,7 +99,8 @@ class Up:
         self._settings = settings
         self._config = config
         self._supervisor = Supervisor(say=_say, changed=self._write_run)
-        self._forks = Forks(environment.plain(os.environ), say=_say)
+        log = self._data / "logs" / "fork-server.log"
+        self._forks = Forks(environment.fork_server(os.environ), log, say=_say)
         self._broker: Broker | None = None
         self._kafka = settings.kafka
         self._api = ""
@@ -184,7 +185,9 @@ class Up:
             shown = self._keep_secrets()
             data_folder.stamp(self._data)
             variables = self._stage_variables(port)
-            base = [self._start_kafka(), self._forks.prepare()]
+            base = [self._start_kafka()]
+            if forks.ARE_SAFE:
+                base.append(self._forks.prepare())
             if not settings.models:
                 base.append(self._start_demo(other_than=port))
             await run_all(base)
@@ -289,8 +292,8 @@ class Up:
             await weights.fetch(package)
         port = kraft.free_port(other_than=other_than)
         address = f"http://{kraft.LOOPBACK}:{port}/v1"
-        command = [sys.executable, "-P", "-m", "tidemill", DEMO, "--port", str(port)]
-        program = self._program(DEMO, executed(lambda: command, environment.plain(os.environ)))
+        start = executed(lambda: _command(DEMO, "--port", str(port)), environment.plain(os.environ))
+        program = self._program(DEMO, start)
         self._demo = demo.models(address)
         await self._supervisor.start([program], base=True)
         _say(f"no model is configured; serving two small demo models at {address}.")
@@ -321,8 +324,13 @@ class Up:
         keys = {server.api_key_env for server in self._serving.servers.values() if server.api_key_env}
         given = environment.of_stage(stage, self._settings, os.environ, keys)
         secrets = self._secrets.get(stage, {})
-        request = Request(stage, {**given, **variables, **own, **secrets})
-        return self._program(name, functools.partial(self._forks.fork, request), stage)
+        return self._program(name, self._start_of(stage, {**given, **variables, **own, **secrets}), stage)
+
+    def _start_of(self, stage: str, environ: dict[str, str]) -> Start:
+        if forks.ARE_SAFE:
+            return functools.partial(self._forks.fork, Request(stage, environ))
+        # People read logs while the processes write them.
+        return executed(lambda: _command(stage), {**environ, "PYTHONUNBUFFERED": "1"})
 
     def _program(self, name: str, start: Start, stage: str | None = None) -> Program:
         return Program(
@@ -331,6 +339,7 @@ class Up:
             start=start,
             log=self._data / "logs" / f"{name}.log",
             niceness=0 if stage in {None, "api"} else BATCH_NICENESS,
+            give_up=self._forks.kill if stage in STAGES else lambda: None,
         )
 
     def _write_run(self) -> None:
@@ -374,6 +383,10 @@ def available_cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:
         return os.cpu_count() or 1
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-P", "-m", "tidemill", *arguments]
 
 
 def _say(line: str) -> None:

@@ -46,6 +46,12 @@ def test_other_processes_get_no_settings():
     assert set(environment.plain(GIVEN)) == PLAIN
 
 
+def test_what_libraries_read_at_their_import_reaches_the_process_that_imports_them():
+    """And nothing else of tracing, which may have a secret."""
+    given = {**GIVEN, "OTEL_PROPAGATORS": "baggage", "OTEL_EXPORTER_OTLP_HEADERS": "authorization=secret"}
+    assert set(environment.fork_server(given)) == {*PLAIN, "OTEL_PROPAGATORS"}
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_only_processors_get_the_key_of_a_backend(stage):
     """Also if its name begins like a setting."""
