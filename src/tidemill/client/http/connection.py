@@ -1,6 +1,7 @@
 """Requests to the batch service: authentication, timeouts, retries, and errors in plain words."""
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from tidemill.client.errors import OtherService, Refused, Unreachable
+from tidemill.client.http.answer import Answer
 from tidemill.retrying import pause_seconds
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.resources.error import ErrorEnvelope
@@ -47,20 +49,20 @@ class Connection:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def send(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+    async def send(self, method: str, path: str, **options: Any) -> Answer:
         """Send a request once, and return the JSON object of the answer."""
         async with self.opened(method, path, **options) as answer:
             try:
-                content = await answer.json(content_type=None)
+                content = await answer.json(content_type=None, loads=lambda text: _parsed(text, answer))
             except UNREADABLE as error:
                 if (await answer.read()).lstrip().startswith(b"{"):
                     raise self.unreachable(error) from error
                 content = None
-            if not isinstance(content, dict):
+            if not isinstance(content, Answer):
                 raise _other_service(answer)
             return content
 
-    async def send_retrying(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+    async def send_retrying(self, method: str, path: str, **options: Any) -> Answer:
         """Send a request that is safe to repeat; see `retrying`."""
         return await self.retrying(lambda: self.send(method, path, **options))
 
@@ -112,6 +114,11 @@ class Connection:
             case _:
                 text = f"the connection to {url} broke off; try again"
         return Unreachable(text)
+
+
+def _parsed(text: str, answer: aiohttp.ClientResponse) -> Any:
+    place = answer.status, str(answer.url.origin()), answer.url.path
+    return json.loads(text, object_hook=lambda fields: Answer(fields, *place))
 
 
 def _other_service(answer: aiohttp.ClientResponse) -> OtherService:
