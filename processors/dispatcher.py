@@ -32,7 +32,7 @@ from tidemill.processors.calls import request_codec, retry, spans
 from tidemill.processors.calls.caller import Caller, CallResult, count_call
 from tidemill.processors.calls.in_flight import CallsInFlight
 from tidemill.processors.calls.request_codec import Success
-from tidemill.processors.failures import CallFailure, FailureKind, History
+from tidemill.processors.failures import NOT_FETCHED, CallFailure, History
 from tidemill.processors.joined import caller as joined_caller
 from tidemill.processors.joined.joiner import JoinedCall, Joiner
 from tidemill.processors.lines import Line, PendingLines
@@ -323,7 +323,7 @@ class Dispatcher:
             policy=self._policy,
         )
         line.since = failure.at
-        if failure.kind is not FailureKind.STORE:
+        if failure.kind not in NOT_FETCHED:
             line.avoid = backend
         match action:
             case retry.GiveUp():
