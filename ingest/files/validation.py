@@ -23,6 +23,7 @@ from tidemill.schemas.bounds import CUSTOM_ID_CHARS_MAX, LINE_BYTES_HIGHEST
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint
 from tidemill.schemas.jsonl import malformed, nesting
 from tidemill.schemas.jsonl.attachments import AttachmentError
+from tidemill.schemas.jsonl.line import begins_with_another_model
 from tidemill.schemas.jsonl.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX, Line
 from tidemill.schemas.jsonl.nesting import DEPTH_MAX
 from tidemill.schemas.ports import Store
@@ -225,6 +226,8 @@ class Checker:
         if self._endpoint is UNKNOWN:
             raise Fault("invalid_url", f"The endpoint '{shown(url)}' was removed from the settings.", "url")
         self._examine_body(request["body"])
+        if begins_with_another_model(data, request["body"]["model"]):
+            raise Fault("invalid_request", "The body has 'model' twice, with different values.", "body.model")
         if self._endpoint.files:
             try:
                 self._attached.examine(request["body"], number)
