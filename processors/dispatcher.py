@@ -49,6 +49,7 @@ from tidemill.processors.scheduling.waiting_lines import RUN_PART, WaitingLines
 from tidemill.schemas.jsonl.line import Call
 from tidemill.schemas.log.codec import LineMark, RequestHead
 from tidemill.schemas.ports import Clock, Outbox, Store
+from tidemill.wording import counted
 
 _log = logging.getLogger(__name__)
 
@@ -217,7 +218,7 @@ class Dispatcher:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
         except TimeoutError:
-            _log.warning("%d calls have not ended, or their results not arrived, in %.0f s", self._busy, seconds)
+            _log.warning("without an end or a result after %.0f s: %s", seconds, counted(self._busy, "call"))
             return False
         return True
 

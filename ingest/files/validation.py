@@ -28,6 +28,7 @@ from tidemill.schemas.jsonl.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX, L
 from tidemill.schemas.jsonl.nesting import DEPTH_MAX
 from tidemill.schemas.ports import Store
 from tidemill.schemas.resources.batch import BatchError
+from tidemill.wording import counted
 
 LONG_LINE_BYTES: Final = 64 * 1024
 """A longer line is not decoded into objects. Check it in a thread: it can take a tenth of a second."""
@@ -285,8 +286,8 @@ class Checker:
         size = inputs * dimensions * number_bytes
         if size > self._rules.reply_bytes_max:
             text = (
-                f"The reply to {inputs} inputs of {dimensions} dimensions has about {size} bytes; the maximum is "
-                f"{self._rules.reply_bytes_max}. Send fewer inputs in one line, or ask for base64."
+                f"The reply to {counted(inputs, 'input')} of {dimensions} dimensions has about {size} bytes; "
+                f"the maximum is {self._rules.reply_bytes_max}. Send fewer inputs in one line, or ask for base64."
             )
             raise Fault("reply_too_large", text, f"body.{self._endpoint.prompt}")
 

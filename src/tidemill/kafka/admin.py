@@ -26,6 +26,7 @@ from tidemill.retrying import pause_seconds
 from tidemill.schemas.log import acls, topics
 from tidemill.schemas.log.acls import Acl
 from tidemill.schemas.log.topics import Topic
+from tidemill.wording import counted
 
 RECORD_BYTES_MAX = 2 * MIB
 """Records stay below 1 MiB, but the broker measures a batch of them, which may be larger."""
@@ -250,9 +251,9 @@ def _copartitions(rows: Iterable[Topic], found: dict[str, list[int]], partitions
     for name, count in others:
         if count != first[1]:
             raise TopicError(
-                f"{first[0]} has or would get {first[1]} partitions and {name} {count}; they must have the same "
-                "number. Give one of them more partitions, or set TIDEMILL_PARTITIONS to the number of the one "
-                "that exists."
+                f"{first[0]} has or would get {counted(first[1], 'partition')} and {name} {count}; they must have "
+                "the same number. Give one of them more partitions, or set TIDEMILL_PARTITIONS to the number of "
+                "the one that exists."
             )
     return first[1]
 
