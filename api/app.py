@@ -350,7 +350,7 @@ async def _with_health(
     async def check_view() -> None:
         if not deps.reading.is_ready():
             behind = sum(not follower.is_caught_up for follower in followers)
-            raise health.Unhealthy(f"{behind} of {len(followers)} topics are still being read")
+            raise health.Unhealthy(f"topics that are still being read: {behind} of {len(followers)}")
 
     state = health.Health(
         fault=heartbeat.fault,

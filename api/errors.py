@@ -7,6 +7,7 @@ from typing import Any
 
 from tidemill.schemas.resources import access
 from tidemill.schemas.resources.error import ApiError
+from tidemill.wording import counted
 
 RETRY_SECONDS = 2
 """How long a client should wait when the log, the store or the view does not answer."""
@@ -103,7 +104,7 @@ def unsatisfiable(size: int) -> ApiError:
     """A range lies beyond the file."""
     return ApiError(
         416,
-        f"The requested range is not satisfiable: the file has {size} bytes.",
+        f"The requested range is not satisfiable: the file has {counted(size, 'byte')}.",
         headers={"content-range": f"bytes */{size}"},
     )
 

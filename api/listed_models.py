@@ -24,6 +24,7 @@ from tidemill.runtime import server_probe
 from tidemill.runtime.server_probe import NoModels
 from tidemill.schemas.log import topics
 from tidemill.schemas.ports import Clock, Sender
+from tidemill.wording import counted
 
 AUTHOR: Final = "discovery"
 """Author of the entries."""
@@ -99,7 +100,8 @@ class ListedModels:
         """The models of a list that a pattern names, in bounds."""
         named = {model for model in listed if any(fnmatch.fnmatchcase(model, one) for one in server.models)}
         usable = sorted(model for model in named if _is_name(model))[:ADMITTED_MAX]
-        text = f"server {name} lists {len(named)} models that its patterns name; {len(usable)} can be admitted"
+        models = counted(len(named), "model")
+        text = f"server {name} lists {models} that its patterns name; {len(usable)} can be admitted"
         self._warn(name, text if len(usable) < len(named) else "")
         return set(usable)
 

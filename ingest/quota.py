@@ -21,6 +21,7 @@ from tidemill.schemas import UNREADABLE
 from tidemill.schemas.log.intake import IntakeError
 from tidemill.schemas.log.messages import VERSION
 from tidemill.schemas.resources.file import cost_bytes
+from tidemill.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +192,7 @@ class Quotas:
             left = work.left
             work.refused += count
             self._lines[project] += work.left - left
-        return Fault(Quota.LINES, f"The project had {most} lines enqueued, and may not have more.")
+        return Fault(Quota.LINES, f"The project had {counted(most, 'line')} enqueued, and may not have more.")
 
     def _check(self, quota: Quota, project: str, held: int, more: int = 1) -> None:
         try:

@@ -32,7 +32,7 @@ from tidemill.processors.calls import request_codec, retry, spans
 from tidemill.processors.calls.caller import Caller, CallResult, count_call
 from tidemill.processors.calls.in_flight import CallsInFlight
 from tidemill.processors.calls.request_codec import Success
-from tidemill.processors.failures import CallFailure, FailureKind, History
+from tidemill.processors.failures import NOT_FETCHED, CallFailure, History
 from tidemill.processors.joined import caller as joined_caller
 from tidemill.processors.joined.joiner import JoinedCall, Joiner
 from tidemill.processors.lines import Line, PendingLines
@@ -49,6 +49,7 @@ from tidemill.processors.scheduling.waiting_lines import RUN_PART, WaitingLines
 from tidemill.schemas.jsonl.line import Call
 from tidemill.schemas.log.codec import LineMark, RequestHead
 from tidemill.schemas.ports import Clock, Outbox, Store
+from tidemill.wording import counted
 
 _log = logging.getLogger(__name__)
 
@@ -217,7 +218,7 @@ class Dispatcher:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
         except TimeoutError:
-            _log.warning("%d calls have not ended, or their results not arrived, in %.0f s", self._busy, seconds)
+            _log.warning("without an end or a result after %.0f s: %s", seconds, counted(self._busy, "call"))
             return False
         return True
 
@@ -323,7 +324,7 @@ class Dispatcher:
             policy=self._policy,
         )
         line.since = failure.at
-        if failure.kind is not FailureKind.STORE:
+        if failure.kind not in NOT_FETCHED:
             line.avoid = backend
         match action:
             case retry.GiveUp():

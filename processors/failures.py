@@ -47,12 +47,14 @@ class FailureKind(StrEnum):
     INVALID_LINE = "invalid_line"
     INPUT_GONE = "input_gone"
     STORE = "store_unavailable"
+    KEY = "key_unavailable"
+    """The line is in the store, sealed with a key that cannot be unwrapped now."""
     INTERNAL = "internal_error"
 
 
-NOT_MADE: Final = frozenset(
-    {FailureKind.INVALID_LINE, FailureKind.INPUT_GONE, FailureKind.STORE, FailureKind.INTERNAL}
-)
+NOT_FETCHED: Final = frozenset({FailureKind.STORE, FailureKind.KEY})
+"""Failures to fetch a line, which say nothing about a server."""
+NOT_MADE: Final = NOT_FETCHED | {FailureKind.INVALID_LINE, FailureKind.INPUT_GONE, FailureKind.INTERNAL}
 """Failures before a call was made."""
 
 
@@ -61,7 +63,7 @@ class Fault(Enum):
 
     LINE = auto()
     SERVER = auto()
-    """The server's, the network's or the store's."""
+    """The server's, the network's or the store's, or that of a key file."""
     ACCESS = auto()
     """The server rejects our key, or does not know our model or address."""
     SERVER_OR_LINE = auto()
@@ -71,6 +73,7 @@ class Fault(Enum):
 _FAULTS: Final = {
     FailureKind.CONNECT: Fault.SERVER,
     FailureKind.STORE: Fault.SERVER,
+    FailureKind.KEY: Fault.SERVER,
     FailureKind.TIMEOUT: Fault.SERVER_OR_LINE,
     FailureKind.READ: Fault.SERVER_OR_LINE,
     FailureKind.INVALID_REPLY: Fault.SERVER_OR_LINE,

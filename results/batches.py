@@ -31,6 +31,7 @@ from tidemill.results.state.timers import ClockSteps, Timers
 from tidemill.schemas.log.messages import Compacted
 from tidemill.schemas.log.part import USAGE
 from tidemill.schemas.resources.waiting import Reason, Waiting
+from tidemill.wording import counted
 
 AT_ONCE_BYTES_MAX: Final = 256 << 10
 """Lines of a batch whose files are written from memory."""
@@ -284,7 +285,7 @@ class Batches:
         except TRANSIENT:
             raise
         except Exception:
-            log.exception("%d batches cannot be ended at once", len(batches))
+            log.exception("%s cannot be ended at once", counted(len(batches), "batch"))
             for active, state in zip(batches, before, strict=True):
                 active.state = state
                 self._end_by_parts(active)

@@ -21,6 +21,7 @@ from tidemill.schemas.resources.batch import ReplayRange
 from tidemill.sealing.records import open_request
 from tidemill.sealing.vault import NoKey
 from tidemill.sealing.wrapping import KeyUnavailable
+from tidemill.wording import counted, verb
 
 EDGE_CHARS_MAX: Final = 64
 OFFSET_MAX: Final = (1 << 63) - 1
@@ -122,14 +123,16 @@ class Found:
             ApiError: 400, the lines have several; 404, there is no such model; 409, there are no lines.
         """
         if not self.endpoints and self.skipped:
-            message = f"The {self.skipped} lines of the range belong to deleted batches or input files."
+            lines = f"{counted(self.skipped, 'line')} of the range {verb(self.skipped, 'belongs', 'belong')}"
+            message = f"{lines} to deleted batches or input files."
             raise errors.conflict(message, code="lines_deleted")
         if not self.endpoints and self._model not in self._known:
             raise errors.no_model(self._model)
         if not self.endpoints:
             kept = topics.requests(self._model).retention_ms // topics.DAY_MS
             message = (
-                f"No request of yours for '{self._model}' is in this range: the log keeps them for {kept} days."
+                f"No request of yours for '{self._model}' is in this range: "
+                f"the log keeps them for {counted(kept, 'day')}."
             )
             raise errors.conflict(message, code="no_lines")
         if len(self.endpoints) > 1:
@@ -158,7 +161,8 @@ async def gather(deps: Dependencies, log_range: LogRange, spool: ReplaySpool) ->
                 )
                 raise errors.invalid(message, param="source", code="range_too_large")
     if found.lost:
-        message = f"{found.lost} large lines of the range were in input files that are deleted."
+        lost = f"{counted(found.lost, 'large line')} of the range {verb(found.lost, 'was', 'were')}"
+        message = f"{lost} in input files that are deleted."
         raise errors.conflict(message, code="file_gone")
     return found
 

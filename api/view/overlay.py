@@ -17,6 +17,7 @@ from tidemill.schemas.resources.batch import (
     RequestCounts,
     Status,
 )
+from tidemill.wording import counted
 
 # JSON escapes quotes within strings, so this matches only the field. Its usage and cost are objects; no text in it
 # has braces.
@@ -82,7 +83,7 @@ def listed(batch: Batch) -> bytes | None:
     left_out = len(faults) - FAULTS_LISTED_MAX + 1
     more = BatchError(
         code="too_many_errors",
-        message=f"{left_out} more entries are not in a list of batches: GET /v1/batches/{batch.id} has them.",
+        message=f"Not in lists of batches: {counted(left_out, 'more entry')}. GET /v1/batches/{batch.id} has all.",
     )
     errors = BatchErrors(data=(*faults[: FAULTS_LISTED_MAX - 1], more))
     return batch.model_copy(update={"errors": errors}).model_dump_json().encode()

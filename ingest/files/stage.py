@@ -59,6 +59,7 @@ from tidemill.schemas.log.topics import COMMANDS, EXPRESS_LINES_MAX
 from tidemill.schemas.ports import READ_BYTES, Clock, NotFound, Store, once
 from tidemill.sealing.vault import NoKey
 from tidemill.telemetry import context, tracing
+from tidemill.wording import counted
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -215,7 +216,7 @@ class Stage:
     async def _reject(self, work: _Work, failed: Failed) -> None:
         batch_id = work.command.batch.id
         await self._requests.send_fact(Rejected(batch_id=batch_id, errors=failed.errors, at=int(self._clock())))
-        log.info("%s is rejected: %d errors", batch_id, len(failed.errors))
+        log.info("%s is rejected: %s", batch_id, counted(len(failed.errors), "error"))
 
     async def _attempt(self, work: _Work) -> None:
         batch, is_accepted = work.command.batch, work.accepted is not None
@@ -237,7 +238,7 @@ class Stage:
         except NoKey:
             log.warning("%s was deleted while it was published", batch.id)
         else:
-            log.info("%s is published: %d lines", batch.id, verdict.total)
+            log.info("%s is published: %s", batch.id, counted(verdict.total, "line"))
 
     async def _accept(self, work: _Work) -> Passed | None:
         """Check the file and send the verdict; returns None if the batch is rejected."""

@@ -23,10 +23,12 @@ from tidemill.schemas.bounds import CUSTOM_ID_CHARS_MAX, LINE_BYTES_HIGHEST
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint
 from tidemill.schemas.jsonl import malformed, nesting
 from tidemill.schemas.jsonl.attachments import AttachmentError
+from tidemill.schemas.jsonl.line import begins_with_another_model
 from tidemill.schemas.jsonl.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX, Line
 from tidemill.schemas.jsonl.nesting import DEPTH_MAX
 from tidemill.schemas.ports import Store
 from tidemill.schemas.resources.batch import BatchError
+from tidemill.wording import counted
 
 LONG_LINE_BYTES: Final = 64 * 1024
 """A longer line is not decoded into objects. Check it in a thread: it can take a tenth of a second."""
@@ -225,6 +227,8 @@ class Checker:
         if self._endpoint is UNKNOWN:
             raise Fault("invalid_url", f"The endpoint '{shown(url)}' was removed from the settings.", "url")
         self._examine_body(request["body"])
+        if begins_with_another_model(data, request["body"]["model"]):
+            raise Fault("invalid_request", "The body has 'model' twice, with different values.", "body.model")
         if self._endpoint.files:
             try:
                 self._attached.examine(request["body"], number)
@@ -282,8 +286,8 @@ class Checker:
         size = inputs * dimensions * number_bytes
         if size > self._rules.reply_bytes_max:
             text = (
-                f"The reply to {inputs} inputs of {dimensions} dimensions has about {size} bytes; the maximum is "
-                f"{self._rules.reply_bytes_max}. Send fewer inputs in one line, or ask for base64."
+                f"The reply to {counted(inputs, 'input')} of {dimensions} dimensions has about {size} bytes; "
+                f"the maximum is {self._rules.reply_bytes_max}. Send fewer inputs in one line, or ask for base64."
             )
             raise Fault("reply_too_large", text, f"body.{self._endpoint.prompt}")
 

@@ -13,6 +13,7 @@ from tidemill.schemas.jsonl.lines import LINE_BYTES_MAX
 from tidemill.schemas.log.messages import Accepted
 from tidemill.schemas.resources.batch import BatchError, error_bytes
 from tidemill.schemas.resources.by_model import ModelLines
+from tidemill.wording import counted
 
 FAULTS_MAX: Final = ERRORS_MAX
 """Entries of `errors.data`; the last one says how many more there are."""
@@ -114,7 +115,7 @@ def listed(errors: list[BatchError], count: int) -> list[BatchError]:
 
 
 def _more(count: int) -> BatchError:
-    return BatchError(code="too_many_errors", message=f"{count} more errors are not listed.")
+    return BatchError(code="too_many_errors", message=f"Not listed: {counted(count, 'more error')}.")
 
 
 def accepted(batch_id: str, passed: Passed, at: int) -> Accepted:

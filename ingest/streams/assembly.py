@@ -28,6 +28,7 @@ from tidemill.schemas.resources.file import File
 from tidemill.schemas.resources.waiting import Reason, Waiting
 from tidemill.sealing.wrapping import wait_reason
 from tidemill.telemetry import tracing
+from tidemill.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +206,7 @@ class InputAssembly:
                 async for _ in self._store.read(state.key(part)):
                     pass
             except NotFound:
-                log.error("%d lines of %s are lost", part.lines, state.id)  # noqa: TRY400  the store lost them
+                log.error("lost: %s of %s", counted(part.lines, "line"), state.id)  # noqa: TRY400  the store lost them
                 await self._store.write(state.key(part), once(LOST * part.lines))
 
     async def _write(self, state: State) -> tuple[int, str]:

@@ -45,7 +45,10 @@ class BodyRules:
         self._name = self._forced.get("model")
         quoted = b"" if self._name is None else bytes(self._name)
         self._begins = b'{"model":%b,' % quoted, b'{"model": %b,' % quoted
-        """How a body with the right name usually begins, so that its other fields need not be decoded."""
+        """How a body with the right name usually begins, so that its other fields need not be decoded.
+
+        Ingest refuses a body that begins with one model and has another one later.
+        """
         self._begin_bytes = len(self._begins[1])
         self._has_fields = bool(defaults or forced)
 

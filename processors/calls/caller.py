@@ -18,7 +18,16 @@ from tidemill.processors.calls.endpoint_probe import STATUSES, EndpointProbe
 from tidemill.processors.calls.forms import CONTENT_TYPE, Forms
 from tidemill.processors.calls.health_probe import HealthProbe
 from tidemill.processors.calls.request_codec import Success
-from tidemill.processors.failures import NO_EVIDENCE, Answer, CallFailure, Evidence, FailureKind, Fault, History
+from tidemill.processors.failures import (
+    NO_EVIDENCE,
+    NOT_FETCHED,
+    Answer,
+    CallFailure,
+    Evidence,
+    FailureKind,
+    Fault,
+    History,
+)
 from tidemill.processors.http.client import HttpUpstream
 from tidemill.processors.lines import Line
 from tidemill.processors.memory_budget import SMALL_BYTES
@@ -28,6 +37,7 @@ from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint, address
 from tidemill.schemas.jsonl import line as shapes
 from tidemill.schemas.jsonl.attachments import AttachmentError
 from tidemill.schemas.ports import Clock, NotFound, Store, read_all
+from tidemill.sealing.wrapping import KeyUnavailable
 
 WARN_SECONDS: Final = 30.0
 """Time between two warnings that a server rejects our calls."""
@@ -35,6 +45,7 @@ NO_CUSTOM_ID: Final = b"null"
 _KINDS: Final = (
     ((*UNREADABLE, AttachmentError), FailureKind.INVALID_LINE),
     (NotFound, FailureKind.INPUT_GONE),
+    (KeyUnavailable, FailureKind.KEY),
     (OSError, FailureKind.STORE),
 )
 """The kind of failure for each error that prevents a call; any other error is a bug in Tidemill."""
@@ -264,7 +275,7 @@ class Caller:
     def _not_made(self, error: Exception, line: Line, custom_id: bytes, permit: Permit) -> CallResult:
         """A call that was not made: the line, the store or this process is at fault, not a server."""
         kind = next((kind for kinds, kind in _KINDS if isinstance(error, kinds)), FailureKind.INTERNAL)
-        if kind is FailureKind.STORE:
+        if kind in NOT_FETCHED:
             _log.warning("a line of %s cannot be fetched: %s", line.head.batch_id, type(error).__name__)
         failure = self.located(CallFailure(kind, request_codec.UNANSWERED[kind]), line, permit)
         if kind is not FailureKind.INTERNAL:

@@ -20,6 +20,8 @@ from tidemill.schemas.endpoints import address
 STATUSES: Final = frozenset({404, 501})
 LISTED_SECONDS: Final = 5.0
 """How long a probe explains further 404s of its server, so that lines that fail together probe once."""
+OTHERS_SECONDS: Final = 1.0
+"""How long a probe that found an endpoint lacking speaks for a server that did not answer the line itself."""
 LACKING_SECONDS: Final = 60.0
 """How long a server is asked again in place of a line that tries it, before a line ends."""
 REPLY_SECONDS_MAX: Final = 2.0
@@ -54,7 +56,7 @@ class EndpointProbe:
             return False
         # Each of them has lacked the endpoint, and may serve it now.
         for other in others:
-            if not await self._lacks(endpoint, other, now):
+            if not await self._lacks(endpoint, other, now - OTHERS_SECONDS):
                 return False
         return True
 

@@ -39,6 +39,7 @@ UNANSWERED: Final = {
     FailureKind.INVALID_LINE: "The line cannot be read.",
     FailureKind.INPUT_GONE: "The input of this line is no longer in the store.",
     FailureKind.STORE: "The store could not be read.",
+    FailureKind.KEY: "The key of the batch is unavailable.",
     FailureKind.INTERNAL: "The call could not be made.",
 }
 """The message in the error line of a call without an answer."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
+from tidemill.bounded_dict import BoundedDict
 from tidemill.schemas.lifecycle import CANCELLABLE, OPEN
 from tidemill.schemas.log.messages import BatchRecord
 
@@ -15,9 +16,8 @@ class ClosedBatches:
 
     def __init__(self, batches_max: int = BATCHES_MAX, *, grace_seconds: float = 0.0) -> None:
         """Start without batches; the results of a cancelled batch count for `grace_seconds` more."""
-        self._ids: dict[str, float] = {}
+        self._ids: BoundedDict[str, float] = BoundedDict(batches_max)
         """The grace of each."""
-        self._batches_max = batches_max
         self._grace = grace_seconds
         self._listeners: list[Callable[[str], None]] = []
 
@@ -50,8 +50,6 @@ class ClosedBatches:
         known = self._ids.get(batch_id)
         if known is not None and known <= grace:
             return
-        if known is None and len(self._ids) >= self._batches_max:
-            del self._ids[next(iter(self._ids))]
         self._ids[batch_id] = grace
         for listener in list(self._listeners):
             listener(batch_id)

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from tidemill.bounded_dict import BoundedDict
 from tidemill.schemas.bitmap import Bitmap
 
 BATCHES_MAX: Final = 50_000
@@ -13,8 +14,7 @@ class CompletedLines:
     """A bitmap for each batch."""
 
     def __init__(self, batches_max: int = BATCHES_MAX) -> None:
-        self._batches: dict[str, Bitmap] = {}
-        self._batches_max = batches_max
+        self._batches: BoundedDict[str, Bitmap] = BoundedDict(batches_max)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -22,8 +22,6 @@ class CompletedLines:
     def mark(self, batch_id: str, index: int) -> None:
         """Note that the log has a line's result."""
         if (bitmap := self._batches.get(batch_id)) is None:
-            if len(self._batches) >= self._batches_max:
-                del self._batches[next(iter(self._batches))]
             bitmap = self._batches[batch_id] = Bitmap()
         bitmap.add(index)
 
@@ -33,10 +31,7 @@ class CompletedLines:
 
     def touch(self, batch_id: str) -> bool:
         """Note that a batch is in use; returns whether it has completed lines."""
-        if (bitmap := self._batches.pop(batch_id, None)) is None:
-            return False
-        self._batches[batch_id] = bitmap
-        return True
+        return self._batches.use(batch_id) is not None
 
     def forget(self, batch_id: str) -> None:
         """Forget a closed batch."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from tidemill.processors.backends.backend import Backend
 from tidemill.processors.backends.pool import BackendPool
-from tidemill.processors.failures import FailureKind
+from tidemill.processors.failures import NOT_FETCHED, FailureKind
 from tidemill.processors.lines import Pending
 from tidemill.processors.scheduling.failed_lines import FailedGroup, FailedLines
 from tidemill.processors.scheduling.waiting_lines import WaitingLines
@@ -36,6 +36,7 @@ _REASONS: Final = {
     FailureKind.CONNECT: Reason.SERVER_UNREACHABLE,
     FailureKind.TIMEOUT: Reason.SERVER_SILENT,
     FailureKind.STORE: Reason.STORE,
+    FailureKind.KEY: Reason.KEY,
 }
 _WORDS: Final = {
     Reason.SERVER_UNREACHABLE: "{} cannot be reached",
@@ -43,6 +44,7 @@ _WORDS: Final = {
     Reason.SERVER_FAILS: "Calls to {} fail",
     Reason.SERVER_SILENT: "{} does not answer in time",
     Reason.STORE: "The object store does not answer",
+    Reason.KEY: "The key of the batch is unavailable",
     Reason.SCHEDULE: "{} takes no calls at this hour, by its schedule",
     Reason.ACCESS: "{} cannot be called: the processors lack its key, or cannot use a TLS file",
     Reason.DRAINED: "{} gets no calls: it is set to drain",
@@ -180,7 +182,7 @@ class Stalls:
 
     def of_servers(self, now: float) -> dict[str, Cause]:
         """Why each server of the model accepts no calls, without those that accept some."""
-        failed = {one.server: one for one in self._failed.groups() if _reason(one) is not Reason.STORE}
+        failed = {one.server: one for one in self._failed.groups() if one.reason not in NOT_FETCHED}
         if self._awaits_log():
             delivery = _shown((Reason.DELIVERY, None, None), "")
             return {backend.server.name: delivery for backend in self._pool.backends}
@@ -206,7 +208,7 @@ class Stalls:
         """Why no line gets its first call; empty if a server accepts calls."""
         if self._awaits_log():
             return [(Reason.DELIVERY, None, None)]
-        failed = {one.server: one for group in held.values() for one in group if _reason(one) is not Reason.STORE}
+        failed = {one.server: one for group in held.values() for one in group if one.reason not in NOT_FETCHED}
         causes = [_cause(backend, failed.get(backend.server.name), now) for backend in self._pool.backends]
         causes += [(Reason.SERVER_UNREACHABLE, name, None) for name in self._pool.unresolved]
         return [] if None in causes else [cause for cause in causes if cause is not None]
@@ -246,7 +248,7 @@ def _reason(group: FailedGroup) -> Reason:
 
 def _wait(cause: _Cause, lines: int, since: float, error: str) -> Waiting:
     reason, server, status = cause
-    if reason is Reason.STORE:
+    if reason in {Reason.STORE, Reason.KEY}:
         server = None
     words = _WORDS[reason].format(server, status)
     message = (

@@ -46,6 +46,7 @@ from tidemill.schemas.resources.batch import (
 from tidemill.schemas.resources.by_model import ModelResult
 from tidemill.schemas.resources.file import file_kind
 from tidemill.schemas.resources.waiting import explanation
+from tidemill.wording import counted
 
 Lines = AsyncIterator[memoryview]
 """Lines in input order, in pieces of any size."""
@@ -159,7 +160,7 @@ class Compactor:
             outputs=outputs,
         )
         if receipt.missing or receipt.double:
-            log.error("%s: %s lines missing, %s double", state.id, receipt.missing, receipt.double)
+            log.error("%s: %s missing, %s double", state.id, counted(receipt.missing, "line"), receipt.double)
             metrics.MISMATCHES.inc()
         return Compacted(
             batch_id=state.id,

@@ -22,6 +22,7 @@ from tidemill.retrying import pause_seconds, reason
 from tidemill.schemas.log.messages import Compacted
 from tidemill.schemas.log.part import PartError
 from tidemill.schemas.ports import NotFound
+from tidemill.wording import verb
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +161,8 @@ class Finalizer:
                     if not recovery.missing:
                         break
             if recovery.missing:
-                raise Unfinished(f"{recovery.missing} of its lines are no longer in the log")
+                missing = recovery.missing
+                raise Unfinished(f"{missing} of its lines {verb(missing, 'is', 'are')} no longer in the log")
             return state.model_copy(update={"parts": await recovery.parts()})
 
 

@@ -22,6 +22,7 @@ from tidemill.schemas.log.part import PartError, PartRef, file_key
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, Receipt, Status
 from tidemill.schemas.resources.bill import Tariff
+from tidemill.wording import counted, verb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +87,14 @@ class Rebuild:
         found = self._recovery
         if found.missing and found.destroyed:
             raise RebuildError(
-                f"{self.batch.id}: its key is destroyed, since its input was deleted: {found.destroyed} records"
-                " of the log cannot be decrypted [key_destroyed]"
+                f"{self.batch.id}: its key is destroyed, since its input was deleted: "
+                f"{counted(found.destroyed, 'record')} of the log cannot be decrypted [key_destroyed]"
             )
         if found.missing:
             raise RebuildError(
-                f"{self.batch.id}: {found.missing} of {self._wanted} lines are no longer in the log"
-                f" ({found.unreadable} records could not be read)"
+                f"{self.batch.id}: {found.missing} of {counted(self._wanted, 'line')} "
+                f"{verb(found.missing, 'is', 'are')} no longer in the log"
+                f" ({counted(found.unreadable, 'record')} could not be read)"
             )
         compactor = Compactor(
             store=self.store,

@@ -4,6 +4,8 @@ Bodies pass through as bytes. The characters U+2028, U+2029 and U+0085, which ma
 escaped, because many readers take them for the end of a line (`str.splitlines`).
 """
 
+import functools
+import re
 from typing import NamedTuple
 
 import msgspec
@@ -66,6 +68,10 @@ class _Modelled(msgspec.Struct):
 _modelled = msgspec.json.Decoder(_Modelled)
 
 
+_MODEL = b'"model"'
+_first_model = re.compile(rb'\{\s*"model"\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL)
+
+
 class _Result(msgspec.Struct):
     custom_id: msgspec.Raw
     response: msgspec.Raw
@@ -102,6 +108,25 @@ def model_of(line: bytes) -> str | None:
         return _modelled.decode(line).body.model
     except UNREADABLE:
         return None
+
+
+def begins_with_another_model(line: bytes, model: str) -> bool:
+    """Whether the body of a valid input line begins with another model than `model`, its last one.
+
+    Parsers take the last one, and processors compare the beginning of a body.
+    """
+    if line.startswith(_after_model(model), line.find(_MODEL) + len(_MODEL)):
+        return False
+    found = _first_model.match(_inputs.decode(line).body)
+    return found is not None and msgspec.json.decode(found[1]) != model
+
+
+@functools.lru_cache(maxsize=1024)
+def _after_model(model: str) -> tuple[bytes, ...]:
+    """How the text of a line goes on after the key of this model, as most encoders write it."""
+    quoted = orjson.dumps(model)
+    texts = quoted, quoted.replace(b"/", rb"\/")
+    return tuple(b":%b%b" % (space, text) for text in texts for space in (b"", b" "))
 
 
 def answered(

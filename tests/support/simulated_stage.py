@@ -23,6 +23,7 @@ from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.window import PartitionWindow
 from tidemill.processors.scheduling.stalls import CHECK_SECONDS
 from tidemill.schemas.log import codec
+from tidemill.schemas.ports import Store
 from tidemill.storage.directory import DirectoryStore
 
 SERVER = "http://a/v1"
@@ -77,13 +78,13 @@ class Outbox:
 class World:
     """A stage of one server, which collects the published reasons to wait."""
 
-    def __init__(self, loop: SimulatedLoop, **backend: Any) -> None:
+    def __init__(self, loop: SimulatedLoop, *, store: Store | None = None, **backend: Any) -> None:
         self.loop = loop
         self.upstream = Upstream()
         self.outbox = Outbox()
         self.budget = LineBudget()
         self.said: list[tuple[float, Any]] = []
-        store = DirectoryStore(Path(tempfile.gettempdir()) / "unused")
+        store = store or DirectoryStore(Path(tempfile.gettempdir()) / "unused")
         fleet = self.pool = BackendPool([server_of_model(SERVER, ConcurrencyLimit(8), **backend)], calls_max=8)
         caller = Caller(
             pool=fleet, endpoint_probe=EndpointProbe("m", fleet, self.upstream), upstream=self.upstream,

@@ -74,7 +74,7 @@ async def test_purge_reports_remains_of_deleted_batches(kafka, log, tmp_path):
     assert await look(project=other)
     assert not await look(batch_id=clear)
     for topic in (topics.requests(MODEL).name, topics.OUTCOMES.name):
-        assert any(line.startswith(f"{topic}: 1 records are readable until") for line in said)
+        assert any(line.startswith(f"{topic}: 1 readable record; Kafka deletes the last one: ") for line in said)
     assert not await look(batch_id=sealed)
     assert said == [
         "records that cannot be decrypted: 2",

@@ -115,7 +115,7 @@ function Failed({ batch }) {
   const tone = failed || (left && batch.status !== "cancelled") ? "bad" : "";
   const note = failed ? `${percent(failed, completed + failed)} of what is done` : left ? `${percent(left, total)} of all lines` : total ? "No line has failed" : "No line has run";
   if (left && !failed) return html`<${Card} title="Unfinished" value=${number(left)} tone=${tone} note=${note} />`;
-  return html`<${Card} title="Failed" value=${number(failed)} tone=${tone} note=${left ? `${number(left)} more are unfinished` : note} />`;
+  return html`<${Card} title="Failed" value=${number(failed)} tone=${tone} note=${left ? `${number(left)} more unfinished` : note} />`;
 }
 
 function Figures({ batch, rates }) {
@@ -128,7 +128,7 @@ function Figures({ batch, rates }) {
   const took = isOver(batch) ? endedAt(batch) - batch.created_at : null;
   return html`
     <div class="cards-row">
-      <${Card} title="Done" value=${percent(completed + failed, total)} note=${`${number(completed + failed)} of ${number(total)} lines`}>
+      <${Card} title="Done" value=${percent(completed + failed, total)} note=${`${number(completed + failed)} of ${count(total, "line")}`}>
         <${BatchProgress} batch=${batch} isBig />
       <//>
       <${Failed} batch=${batch} />
@@ -141,7 +141,7 @@ function Figures({ batch, rates }) {
       <${Card} title=${isOver(batch) ? "Window" : "Deadline"} value=${isOver(batch) ? batch.completion_window : slack.text} tone=${slack.tone}
         note=${`${isOver(batch) ? "Until" : "At"} ${moment(batch.expires_at)}`} />
       <${Card} title=${isOver(batch) ? "Cost" : "Cost so far"} value=${price ? cost(price.total) : "–"}
-        note=${usage ? `${number(usage.input_tokens)} tokens in, ${number(usage.output_tokens)} out` : isOver(batch) ? "No line was answered" : "Known with the first answers"} />
+        note=${usage ? `${count(usage.input_tokens, "token")} in, ${number(usage.output_tokens)} out` : isOver(batch) ? "No line was answered" : "Known with the first answers"} />
     </div>
   `;
 }

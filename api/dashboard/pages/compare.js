@@ -32,7 +32,7 @@ function Side({ batch, title }) {
       <p class="side-name"><a href=${`#${batchPath(batch.id)}`}>${called(batch)}</a> <${BatchState} batch=${batch} /></p>
       <p>${modelOf(batch)}</p>
       <p class="muted small">
-        ${number(completed)} completed, ${number(failed)} failed · ${number(batch.usage?.total_tokens ?? 0)} tokens · cost ${price ? cost(price.total) : "–"}
+        ${number(completed)} completed, ${number(failed)} failed · ${count(batch.usage?.total_tokens ?? 0, "token")} · cost ${price ? cost(price.total) : "–"}
         ${isOver(batch) ? ` · took ${duration(endedAt(batch) - batch.created_at)}` : ""}
       </p>
     </section>
@@ -128,8 +128,8 @@ function usePairs(path, other, show) {
 
 /** How far the comparison is. */
 function Compared({ lines, isWhole, error }) {
-  if (error) return html`<p class="end bad" role="alert">${number(lines)} lines compared, then: ${error.message}</p>`;
-  return html`<p class="end muted" role="status">${isWhole ? `${count(lines, "line")} compared` : `Comparing: ${number(lines)} lines so far …`}</p>`;
+  if (error) return html`<p class="end bad" role="alert">${count(lines, "line")} compared, then: ${error.message}</p>`;
+  return html`<p class="end muted" role="status">${isWhole ? `${count(lines, "line")} compared` : `Comparing: ${count(lines, "line")} so far …`}</p>`;
 }
 
 const sum = (counts, outcomes) => outcomes.reduce((lines, name) => lines + (counts[name] ?? 0), 0);

@@ -60,7 +60,7 @@ export function BatchState({ batch }) {
 /** The name of a batch, or a short id. */
 export const called = (batch) => batch.tidemill.name ?? `Batch ${short(batch.id)}`;
 
-export const modelOf = ({ model, tidemill: { models } }) => (models?.length ? `${models.length} models` : (model ?? "–"));
+export const modelOf = ({ model, tidemill: { models } }) => (models?.length ? count(models.length, "model") : (model ?? "–"));
 
 export const BatchProgress = ({ batch, isBig }) => {
   const { total, completed, failed } = batch.request_counts;

@@ -33,6 +33,7 @@ from tidemill.schemas.log.producer_token import LIFE_SECONDS_DEFAULT
 from tidemill.schemas.resources import access
 from tidemill.schemas.resources.access import ApiKey, Role
 from tidemill.schemas.resources.audit import Action
+from tidemill.wording import counted
 
 LIMIT_DEFAULT: Final = 20
 LIMIT_MAX: Final = 100
@@ -204,7 +205,7 @@ async def sign_again(deps: Dependencies) -> None:
     except LogUnavailable:
         _log.warning("the log does not answer; the next start signs the records again that another key signed")
     if records:
-        _log.warning("signed %d keys again, which another key had signed", len(records))
+        _log.warning("signed %s again, which another key had signed", counted(len(records), "key"))
 
 
 def _known(view: View, key_id: str, caller: Principal) -> KeyRecord:

@@ -20,6 +20,7 @@ from tidemill.bench.service import KEY, BareError, Mock, Peak, Service, cpu_seco
 from tidemill.client.http.client import Client
 from tidemill.client.http.transfers import upload
 from tidemill.schemas.resources.batch import TERMINAL
+from tidemill.wording import counted
 
 POLL_SECONDS_MIN = 0.01
 POLL_SECONDS_MAX = 0.1
@@ -203,7 +204,9 @@ async def _batches(client: Client, input_ids: list[str], case: Case) -> "list[Ru
 
     await asyncio.gather(*(one() for _ in range(case.clients)))
     if failed := [run.status for run in runs if run.status != "completed"]:
-        raise BatchError(f"{len(failed)} batches did not complete, but ended as {', '.join(sorted(set(failed)))}")
+        raise BatchError(
+            f"{counted(len(failed), 'batch')} did not complete, but ended as {', '.join(sorted(set(failed)))}"
+        )
     return runs
 
 

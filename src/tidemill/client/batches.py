@@ -11,13 +11,13 @@ import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from tidemill.client import listing
 from tidemill.client.errors import Exit, OtherService, Unreachable, UsageError, message
+from tidemill.client.http.answer import Answer
 from tidemill.client.http.client import BATCHES, Client
 from tidemill.client.progress import display
 from tidemill.client.runs import outcome
@@ -104,9 +104,9 @@ async def open_page(client: Client, batch_id: str) -> Exit:
     return Exit.OK
 
 
-def _row(found: dict[str, Any]) -> list[Text]:
+def _row(found: Answer) -> list[Text]:
     """A batch in 79 columns; names and the status wrap in fewer."""
-    batch = Batch.model_validate(found)
+    batch = found.read(Batch)
     counts = batch.request_counts
     is_final = batch.status.is_terminal
     ok = batch.status is Status.COMPLETED

@@ -42,7 +42,7 @@ def row_of(server: dict[str, Any]) -> list[str]:
 
 async def list_models(client: Client, *, as_json: bool) -> Exit:
     """Print the models on stdout, as a table or as JSON lines; any key may list them."""
-    found = (await client.send_retrying("GET", "/models"))["data"]
+    found = (await client.send_retrying("GET", "/models")).objects("data")
     if as_json:
         for model in found:
             show_json(model)

@@ -8,8 +8,6 @@ from enum import IntEnum
 from http import HTTPStatus
 from typing import Any, Final
 
-from pydantic import ValidationError
-
 from tidemill.terminal import Console
 
 
@@ -82,7 +80,7 @@ def run(console: Console, command: Callable[[], Coroutine[Any, Any, Exit]]) -> E
         # The reader of stdout is gone; without this the interpreter prints an error when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.DETACHED
-    except (UsageError, Refused, Unreachable, ValidationError, OSError) as error:
+    except (UsageError, Refused, Unreachable, OSError) as error:
         for line in f"tidemill: {message(error)}".split("\n"):
             console.print(line, style="red")
         if step := next_step(error):
@@ -94,10 +92,6 @@ def run(console: Console, command: Callable[[], Coroutine[Any, Any, Exit]]) -> E
 
 def message(error: Exception) -> str:
     """An expected error in words for the user."""
-    if isinstance(error, ValidationError):
-        fault = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, fault["loc"]))
-        return f"the service does not speak the Batch API: {field}: {fault['msg']}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
@@ -115,7 +109,7 @@ _STEPS: Final[Mapping[int, str]] = {
 def next_step(error: Exception) -> str | None:
     """A hint on what to do after an error whose text has none."""
     match error:
-        case OtherService() | ValidationError():
+        case OtherService():
             return (
                 "Check --base-url or TIDEMILL_BASE_URL: it names Tidemill, not an inference server, "
                 "and usually ends in /v1."

@@ -2,10 +2,10 @@
 
 import sys
 import time
-from typing import Any
 
 from tidemill.client import listing
 from tidemill.client.errors import Exit, UsageError
+from tidemill.client.http.answer import Answer
 from tidemill.client.http.client import Client
 from tidemill.schemas.resources.access import ApiKey
 from tidemill.schemas.resources.batch import window_seconds
@@ -22,7 +22,7 @@ async def create(
     fields = {"name": name, "project": project, "role": role, "expires_in_seconds": life_seconds}
     body = {field: value for field, value in fields.items() if value is not None}
     answer = await client.send("POST", PATH, json=body)
-    key = ApiKey.model_validate(answer)
+    key = answer.read(ApiKey)
     console.print(f"Created {key.id} for project {key.project} with role {key.role}.")
     console.print("Save the secret now, it is not shown again:")
     sys.stdout.write(f"{answer['secret']}\n")
@@ -37,8 +37,8 @@ async def show(client: Client, *, project: str | None, as_json: bool) -> Exit:
     )
 
 
-def _row(found: dict[str, Any]) -> list[str]:
-    key = ApiKey.model_validate(found)
+def _row(found: Answer) -> list[str]:
+    key = found.read(ApiKey)
     state_now = state(key, time.time())
     return [key.id, key.name, key.project, key.role, key.hint, _day(key.created_at), state_now]
 

@@ -8,7 +8,7 @@ import termios
 import tty
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Final
 
 from rich.console import RenderableType
 from rich.live import Live
@@ -16,6 +16,7 @@ from rich.table import Column
 from rich.text import Text
 
 from tidemill.client.errors import Exit, Unreachable, UsageError
+from tidemill.client.http.answer import Answer
 from tidemill.client.http.client import Client
 from tidemill.terminal import Console, show_json, show_table
 
@@ -31,7 +32,7 @@ async def show(
     path: str,
     params: Mapping[str, str],
     columns: Sequence[str | Column],
-    row: Callable[[dict[str, Any]], Iterable[str | Text]],
+    row: Callable[[Answer], Iterable[str | Text]],
     *,
     limit: int = sys.maxsize,
     as_json: bool = False,

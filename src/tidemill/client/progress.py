@@ -168,7 +168,7 @@ class Lines(_Shown):
 
     def transfer(self, name: str, size: int | None) -> None:
         """Begin a transfer."""
-        self._console.print(f"{name}: {size:,} bytes" if size is not None else f"{name} …")
+        self._console.print(f"{name}: {counted(size, 'byte')}" if size is not None else f"{name} …")
 
     def lines(self, name: str, status: str, counts: RequestCounts) -> None:
         """Print the state at a change of status, else when it differs from the last line, in bounded intervals."""

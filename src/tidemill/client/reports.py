@@ -110,7 +110,7 @@ async def _overview(client: Client, width: int) -> RenderableType:
         servers = [each async for each in client.pages("/admin/servers", {}, limit=TOP_MAX)]
         models = [_model_row(each) async for each in client.pages("/admin/models", {}, limit=TOP_MAX)]
     except (Refused, OtherService) as error:
-        queues = tabulated(QUEUE_COLUMNS, [_queue_row(each) for each in found["data"][:TOP_MAX]], width)
+        queues = tabulated(QUEUE_COLUMNS, [_queue_row(each) for each in found.objects("data")[:TOP_MAX]], width)
         tables = [Text(f"servers: {error}", "yellow"), "", queues]
     else:
         tables = [servers_table(servers, width), "", tabulated(MODEL_COLUMNS, models, width)]

@@ -69,7 +69,7 @@ async def create(
     if dry_run:
         return _show_plan(console, await client.make(path, {**body, "dry_run": True}))
     try:
-        batch = Batch.model_validate(await client.make(path, body, key=key))
+        batch = (await client.make(path, body, key=key)).read(Batch)
     except Refused as error:
         if error.code == DELETED:
             raise UsageError(

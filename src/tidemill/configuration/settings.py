@@ -34,6 +34,7 @@ from tidemill.schemas.resources.batch import window_seconds
 from tidemill.schemas.resources.bill import Tariff
 from tidemill.schemas.resources.file import EXPIRES_AFTER_SECONDS
 from tidemill.schemas.webhooks.addresses import Networks
+from tidemill.wording import counted
 
 MIB = 1 << 20
 ENDPOINTS_MAX: Final = 100
@@ -299,9 +300,8 @@ class Settings(BaseSettings):
         retention_seconds = min(topic.retention_ms for topic in topics.TOPICS if topic.is_needed) // 1000
         for window in windows:
             if window_seconds(window) > retention_seconds:
-                raise ValueError(
-                    f"{window} is longer than the {retention_seconds // 86_400} days that the log keeps lines"
-                )
+                kept = counted(retention_seconds // 86_400, "day")
+                raise ValueError(f"{window} is longer than the {kept} that the log keeps lines")
         return windows
 
     @property

@@ -6,7 +6,7 @@ import logging
 import signal
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import uvloop
 from faust.exceptions import ConsumerNotStarted
@@ -16,7 +16,7 @@ from tidemill.configuration.security import Cluster
 from tidemill.configuration.settings import Settings
 from tidemill.faust.monitored_apps import MonitoredApps
 from tidemill.faust.stage_app import StageApp
-from tidemill.kafka.admin import Retention, TopicError, ensure_topics, retention
+from tidemill.kafka.admin import Retention, TopicError, ensure_topics, once_ready, retention
 from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.connection import check_broker
 from tidemill.runtime import health, memory, notify
@@ -25,6 +25,8 @@ from tidemill.schemas.ports import Store
 from tidemill.telemetry import logs, tracing
 
 log = logging.getLogger("tidemill.stage")
+
+T = TypeVar("T")
 
 STOP_SECONDS_MAX = 9.0
 """The process exits after this time even if its stage has not stopped."""
@@ -96,7 +98,9 @@ async def _run(
     )
     # Before the waits: they may outlast what a supervisor grants to a process that does not answer.
     async with health.serve(state, settings.health_host, settings.health_port):
-        settings = await _with_topics(settings, role)
+        if (with_topics := await _with_topics(settings, role, stop_requested)) is None:
+            return False
+        settings = with_topics
         await catalog.start()
         await _first(stop_requested, catalog.filled())
         if stop_requested.is_set():
@@ -127,24 +131,35 @@ async def _check_store(stage: Stage | None, role: str) -> None:
         await health.check_store(store, role)
 
 
-async def _first(stop_requested: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Wait until the work is done or a stop is requested."""
-    tasks = {asyncio.ensure_future(stop_requested.wait()), asyncio.ensure_future(work)}
-    done, left = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in left:
+async def _first(stop_requested: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """Wait until the work is done or a stop is requested; returns the work's result, or None."""
+    stop, task = asyncio.ensure_future(stop_requested.wait()), asyncio.ensure_future(work)
+    await asyncio.wait({stop, task}, return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    if not task.done():
         task.cancel()
-    for task in done:
-        task.result()
+        await asyncio.wait({task})
+        return None
+    return task.result()
 
 
-async def _with_topics(settings: Settings, role: str) -> Settings:
-    """Create missing topics; returns the settings with the number of partitions that the topics have."""
+async def _with_topics(settings: Settings, role: str, stop_requested: asyncio.Event) -> Settings | None:
+    """Create missing topics once the broker is ready; None if a stop is requested first.
+
+    Returns the settings with the number of partitions that the topics have.
+    """
+
+    def waits(words: str) -> None:
+        log.warning("%s", words)
+        notify.progress()
+
+    ready = once_ready(lambda: ensure_topics(settings, settings.cluster, role=role), waits)
     try:
-        partitions = await ensure_topics(settings, settings.cluster, role=role)
+        partitions = await _first(stop_requested, ready)
     except TopicError as error:
         log.error("%s", str(error))  # noqa: TRY400  the message says everything
         raise SystemExit(1) from error
-    return settings.model_copy(update={"partitions": partitions})
+    return None if partitions is None else settings.model_copy(update={"partitions": partitions})
 
 
 async def _run_apps(

@@ -2,15 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
+    BrokerNotAvailableError,
     ClusterAuthorizationFailedError,
     KafkaError,
+    KafkaTimeoutError,
     NoError,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
@@ -20,9 +22,11 @@ from aiokafka.protocol.admin import CreateAclsRequest
 
 from tidemill.configuration.security import Kafka, client_options
 from tidemill.configuration.settings import MIB, Settings
+from tidemill.retrying import pause_seconds
 from tidemill.schemas.log import acls, topics
 from tidemill.schemas.log.acls import Acl
 from tidemill.schemas.log.topics import Topic
+from tidemill.wording import counted
 
 RECORD_BYTES_MAX = 2 * MIB
 """Records stay below 1 MiB, but the broker measures a batch of them, which may be larger."""
@@ -35,6 +39,10 @@ ATTEMPTS_MAX = 5
 SECONDS_MAX = 30.0
 POLL_SECONDS = 0.05
 REQUEST_SECONDS_MAX = 20.0
+READY_SECONDS_MAX = 120.0
+"""How long a start waits for a broker that does not answer or is not ready."""
+
+T = TypeVar("T")
 
 
 _LITERAL, _PREFIXED = 3, 4
@@ -61,9 +69,33 @@ class TopicError(Exception):
     """The topics or access lists are wrong and cannot be changed; the text says which and why."""
 
 
+class BrokerUnavailable(TopicError):
+    """The broker does not answer, or is not ready yet: another attempt may succeed."""
+
+
+async def once_ready(call: Callable[[], Awaitable[T]], waits: Callable[[str], object]) -> T:
+    """Repeat a call until the broker is ready, for `READY_SECONDS_MAX` at most; `waits` gets words at each pause.
+
+    Raises:
+        TopicError: The broker refuses.
+        BrokerUnavailable: It was not ready in time.
+    """
+    deadline, failures = time.monotonic() + READY_SECONDS_MAX, 0
+    while True:
+        try:
+            return await call()
+        except BrokerUnavailable as error:
+            pause = pause_seconds(failures)
+            if time.monotonic() + pause > deadline:
+                raise
+            waits(f"{error}; next attempt in {pause:.1f} s")
+        await asyncio.sleep(pause)
+        failures += 1
+
+
 @asynccontextmanager
 async def _connected(kafka: Kafka, failure: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    """Connect, for `SECONDS_MAX` at most; raises `TopicError` with the text `failure`."""
+    """Connect, for `SECONDS_MAX` at most; raises `BrokerUnavailable` or `TopicError` with the text `failure`."""
     admin = AIOKafkaAdminClient(
         **client_options(kafka), client_id="tidemill-admin", request_timeout_ms=int(REQUEST_SECONDS_MAX * 1000)
     )
@@ -72,9 +104,19 @@ async def _connected(kafka: Kafka, failure: str) -> AsyncIterator[AIOKafkaAdminC
             await admin.start()
             yield admin
     except (KafkaError, TimeoutError, OSError) as error:
-        raise TopicError(f"{failure}: {str(error) or 'no answer in time'}") from error
+        kind = BrokerUnavailable if _passes(error) else TopicError
+        raise kind(f"{failure}: {str(error) or 'no answer in time'}") from error
     finally:
         await admin.close()
+
+
+def _passes(error: Exception) -> bool:
+    """Whether an error may end by itself. The client also gives a wrong password as a failed connection."""
+    return (
+        not isinstance(error, KafkaError)
+        or error.retriable
+        or isinstance(error, KafkaTimeoutError | BrokerNotAvailableError)
+    )
 
 
 def of_models(models: Iterable[str]) -> tuple[Topic, ...]:
@@ -140,7 +182,8 @@ async def set_acls(kafka: Kafka, wanted_acls: Iterable[Acl], users: Mapping[str,
         answer = await admin._send_request_to_node(node, _CreateAcls(rows))  # noqa: SLF001
     for code, message in answer.creation_responses:
         if (kind := for_code(code)) is not NoError:
-            raise TopicError(f"{failure}: {message or kind.__name__}")
+            refusal = BrokerUnavailable if _passes(kind()) else TopicError
+            raise refusal(f"{failure}: {message or kind.__name__}")
     return len(rows)
 
 
@@ -208,9 +251,9 @@ def _copartitions(rows: Iterable[Topic], found: dict[str, list[int]], partitions
     for name, count in others:
         if count != first[1]:
             raise TopicError(
-                f"{first[0]} has or would get {first[1]} partitions and {name} {count}; they must have the same "
-                "number. Give one of them more partitions, or set TIDEMILL_PARTITIONS to the number of the one "
-                "that exists."
+                f"{first[0]} has or would get {counted(first[1], 'partition')} and {name} {count}; they must have "
+                "the same number. Give one of them more partitions, or set TIDEMILL_PARTITIONS to the number of "
+                "the one that exists."
             )
     return first[1]
 
@@ -241,7 +284,7 @@ async def _completed(
             if all(min(found.get(row.name) or [-1]) >= 0 for row in rows):
                 break
             if time.monotonic() > deadline:
-                raise TopicError(f"The new topics did not appear within {SECONDS_MAX} s.")
+                raise BrokerUnavailable(f"The new topics did not appear within {SECONDS_MAX} s.")
             await asyncio.sleep(POLL_SECONDS)
     return found
 
@@ -256,14 +299,16 @@ async def _create(admin: AIOKafkaAdminClient, missing: list[Topic], settings: Se
         }
         if not errors:
             return
-        if attempt == ATTEMPTS_MAX or not all(kind.retriable for kind, _ in errors.values()):
+        passes = all(_passes(kind()) for kind, _ in errors.values())
+        if attempt == ATTEMPTS_MAX or not passes:
             texts = [
                 f"{name}: {(message or kind.__name__).rstrip('.')}" for name, (kind, message) in errors.items()
             ]
             kinds = {kind for kind, _ in errors.values()}
             refused = kinds & {TopicAuthorizationFailedError, ClusterAuthorizationFailedError}
             fix = " An administrator creates them: `tidemill acls --apply`." if refused else ""
-            raise TopicError(f"Topics cannot be created: {'; '.join(texts)}.{fix}")
+            failure = BrokerUnavailable if passes else TopicError
+            raise failure(f"Topics cannot be created: {'; '.join(texts)}.{fix}")
         await asyncio.sleep(POLL_SECONDS * 2**attempt)
 
 

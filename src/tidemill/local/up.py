@@ -14,7 +14,7 @@ from tidemill.configuration import signing_keys
 from tidemill.configuration.connections import EXPOSED
 from tidemill.configuration.security import Cluster
 from tidemill.configuration.settings import Settings, SettingsError
-from tidemill.kafka.admin import TopicError, ensure_topics, set_acls
+from tidemill.kafka.admin import TopicError, ensure_topics, once_ready, set_acls
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.local import data_folder, demo, environment, forks
 from tidemill.local.child import ChildError, Program, Start, executed
@@ -266,7 +266,11 @@ class Up:
         if self._broker is None:
             await ensure_topics(self._settings, self._cluster)
             return
-        await asyncio.gather(ensure_topics(self._settings, self._cluster), set_acls(self._cluster, acls()))
+        # It answers, and may be busy with its recovery.
+        await asyncio.gather(
+            once_ready(lambda: ensure_topics(self._settings, self._cluster), _say),
+            once_ready(lambda: set_acls(self._cluster, acls()), _say),
+        )
 
     async def _follow(self) -> None:
         """Watch the records, and apply servers and models of the settings file whenever it changes; never returns.

@@ -15,6 +15,7 @@ from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.dead_letters import DeadLetter, RequeueMark
 from tidemill.schemas.ports import Sender
 from tidemill.terminal import local_time, printable, show_json
+from tidemill.wording import counted
 
 VALUE_BYTES_SHOWN: Final = 2_000
 
@@ -131,15 +132,16 @@ async def show(
     for name, content in letter.headers:
         say(f"header     {name} = {'null' if content is None else printable(content)}")
     if letter.cut_bytes is not None:
-        say(f"value      {letter.cut_bytes} bytes, too large for a letter; the topic has it at this offset")
+        size = counted(letter.cut_bytes, "byte")
+        say(f"value      {size}, too large for a letter; the topic has it at this offset")
     elif letter.value is None:
         say("value      none")
     else:
-        say(f"value      {len(letter.value)} bytes")
+        say(f"value      {counted(len(letter.value), 'byte')}")
         for line in letter.value[:value_bytes].split(b"\n"):
             say(f"  {printable(line)}")
         if len(letter.value) > value_bytes:
-            say(f"  … {len(letter.value) - value_bytes} more bytes (--bytes)")
+            say(f"  … {counted(len(letter.value) - value_bytes, 'more byte')} (--bytes)")
 
 
 def _content(letter: DeadLetter, value_bytes: int) -> dict[str, Any]:
@@ -190,7 +192,7 @@ async def requeue(kafka: Kafka, letter_ids: Sequence[str] | None, say: Say, *, a
 def _refusal(letter: DeadLetter) -> str | None:
     """Why a letter cannot be sent; None if it can."""
     if letter.cut_bytes is not None:
-        return f"{letter.id} has a value of {letter.cut_bytes} bytes, which the letter does not hold"
+        return f"{letter.id} has a value of {counted(letter.cut_bytes, 'byte')}, which the letter does not hold"
     if not topics.takes_requeued(letter.topic):
         return f"{letter.id} stays: {topics.requeue_refusal(letter.topic)}"
     return None

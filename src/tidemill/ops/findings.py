@@ -9,6 +9,7 @@ from tidemill.schemas.log import topics
 from tidemill.schemas.log.topics import DAY_MS, Topic
 from tidemill.schemas.resources.waiting import Reason, Waiting, moment
 from tidemill.schemas.webhooks.messages import Health
+from tidemill.wording import counted, verb
 
 SKEW_SECONDS_OK: Final = 2.0
 SKEW_SECONDS_MAX: Final = 30.0
@@ -91,7 +92,8 @@ def topic(
     A missing topic has 0 partitions; `together` is the number of partitions of `outcomes`.
     """
     if not partitions:
-        return warn(row.name, "does not exist", f"a stage creates it at its start, with {replication} replicas")
+        fix = f"a stage creates it at its start, with {counted(replication, 'replica')}"
+        return warn(row.name, "does not exist", fix)
     return _spread(row, partitions, together) or _kept(row, configs)
 
 
@@ -101,7 +103,7 @@ def _spread(row: Topic, partitions: int, together: int) -> Finding | None:
     if row == topics.COMMANDS and partitions != together:
         return fail(
             row.name,
-            f"has {partitions} partitions, and outcomes has {together}",
+            f"has {counted(partitions, 'partition')}, and outcomes has {together}",
             "add partitions to the one with fewer",
         )
     return None
@@ -132,9 +134,10 @@ def _kept(row: Topic, configs: Mapping[str, str]) -> Finding | None:
 def keys(count: int, refused: Sequence[int]) -> Finding:
     """Whether the api has signed the records of `tidemill.keys`, apart from those at the `refused` offsets."""
     if not refused:
-        return ok("keys", f"all {count} records are signed by the api" if count else "no records yet")
+        return ok("keys", f"{counted(count, 'record')}, all signed by the api" if count else "no records yet")
     text = (
-        f"{len(refused)} of {count} records are not signed by the api and have no effect; "
+        f"{len(refused)} of {counted(count, 'record')} {verb(len(refused), 'is', 'are')} not signed by the api "
+        f"and {verb(len(refused), 'has', 'have')} no effect; "
         f"the last is at offset {refused[-1]}"
     )
     return warn("keys", text, "check who may write to tidemill.keys, and whether the signing key was replaced")
@@ -148,7 +151,8 @@ def webhooks(failing: Sequence[Health], *, has_key_file: bool) -> list[Finding]:
         for each in failing[:WEBHOOKS_MAX]
     ]
     if len(failing) > WEBHOOKS_MAX:
-        found.append(warn("webhooks", f"{len(failing) - WEBHOOKS_MAX} more endpoints fail", fix))
+        more = len(failing) - WEBHOOKS_MAX
+        found.append(warn("webhooks", f"{counted(more, 'more endpoint')} {verb(more, 'fails', 'fail')}", fix))
     if not has_key_file:
         text = "there is no key file here, and without one the api refuses new endpoints"
         found.append(warn("webhooks", text, "set encryption_key_file for the api and webhooks"))

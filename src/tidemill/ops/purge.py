@@ -26,6 +26,7 @@ from tidemill.schemas.resources.file import file_kind
 from tidemill.sealing.records import open_outcome, open_request
 from tidemill.sealing.vault import NoKey, Vault
 from tidemill.storage.address import open_store
+from tidemill.wording import counted
 
 DELETED_SECONDS_MAX: Final = 30.0
 """Time for the stage results to remove the objects of a batch."""
@@ -154,9 +155,8 @@ async def _report(found: Found, kafka: Kafka, batch_id: str, say: Say) -> None:
     for topic, count in found.readable.items():
         kept_ms = int(configs.get(topic, {}).get("retention.ms", -1))
         until = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime((found.newest_ms[topic] + kept_ms) / 1000))
-        say(
-            f"{topic}: {count} records are readable until Kafka deletes them: {until if kept_ms >= 0 else 'never'}"
-        )
+        deleted = until if kept_ms >= 0 else "never"
+        say(f"{topic}: {counted(count, 'readable record')}; Kafka deletes the last one: {deleted}")
     for key in found.objects:
         say(f"{key}: still in the store")
     say(f"{batch_id}: " + ("nothing of it is readable" if found.is_gone else "parts of it are readable"))

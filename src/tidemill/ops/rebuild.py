@@ -24,6 +24,7 @@ from tidemill.sealing.records import open_outcome
 from tidemill.sealing.store import SealedStore
 from tidemill.sealing.vault import NoKey, Vault
 from tidemill.storage.address import open_store
+from tidemill.wording import counted
 
 BATCHES_MAX: Final = 100
 """Batches of one command; each costs a read of its whole partition of `outcomes`."""
@@ -158,10 +159,10 @@ async def _files(reader: Reader, batches: Iterable[Batch]) -> dict[str, str]:
 def _summary(rebuilt: Rebuilt) -> str:
     files = (("output", rebuilt.receipt.output), ("errors", rebuilt.receipt.errors))
     parts = [
-        f"{name} {file.lines} lines, {file.bytes} bytes, sha256 {file.sha256[:16]}…"
+        f"{name} {counted(file.lines, 'line')}, {counted(file.bytes, 'byte')}, sha256 {file.sha256[:16]}…"
         for name, file in files
         if file
     ]
     equal = "equal to the published receipt" if rebuilt.is_equal else "NOT equal to the published receipt"
-    odd = f"; {rebuilt.unreadable} records were unreadable" if rebuilt.unreadable else ""
+    odd = f"; unreadable: {counted(rebuilt.unreadable, 'record')}" if rebuilt.unreadable else ""
     return f"{', '.join(parts) or 'no lines'}: {equal}{odd}"

@@ -13,8 +13,8 @@ GIVEN = re.compile(
     r"""\bcode=(?:"(?P<literal>[a-z_]+)"|(?P<constant>[A-Z_]+)\b)|\b(?:Fault|wrong)\(\s*"(?P<fault>[a-z_]+)\""""
     r"""|\bcode, \w+ = "(?P<chosen>[a-z_]+)\""""
 )
-NO_CODES = {FailureKind.STORE, "other"}
-"""While the store does not answer, lines wait. `other` names the rest of a report's groups."""
+NO_CODES = {FailureKind.STORE, FailureKind.KEY, "other"}
+"""Without the store or a key, lines wait. `other` names the rest of a report's groups."""
 
 
 def given() -> set[str]:

@@ -11,6 +11,7 @@ from tidemill import AsyncTidemill
 from tidemill.client import errors
 from tidemill.client.batches import cancel, show, watch
 from tidemill.client.errors import Exit, UsageError
+from tidemill.client.http.answer import Answer
 from tidemill.client.http.client import Bounds, Client
 from tidemill.client.maps.job import MapOptions
 from tidemill.client.runs import job
@@ -185,12 +186,12 @@ def test_an_answer_of_another_api_ends_the_command(console: Console) -> None:
     """The message names the wrong field, but repeats nothing of the answer."""
 
     async def asked() -> Exit:
-        Batch.model_validate({"id": "batch_\x1b[2J"})
+        Answer({"id": "batch_\x1b[2J"}, 200, "http://127.0.0.1:1", "/v1/batches").read(Batch)
         return Exit.OK
 
     assert errors.run(console, asked) is Exit.USAGE
     said = console.export_text()
-    assert "does not speak the Batch API: id: String should match" in said
+    assert "does not speak the Batch API: 200 at /v1/batches: id: String should match" in said
     assert "2J" not in said
 
 

@@ -143,6 +143,22 @@ async def test_another_service_is_named_at_once(status: int, body: bytes, said: 
     assert "--base-url" in str(next_step(caught.value))
 
 
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("status", [200, 404])
+async def test_a_proxy_that_answers_in_between_is_waited_for(
+    service: Service, client: Client, status: int
+) -> None:
+    """Within the bound of other faults, once the service has answered the request: it is there."""
+    service.down_status, service.down_body = status, "<h1>Back soon</h1>"
+    await client.batch("batch_1")
+    service.down = module.TRIES_MAX - 1
+    assert (await client.batch("batch_1")).status == "completed"
+    service.down = 1_000
+    with pytest.raises(Unreachable, match=f"the service is unavailable: {status} at /v1/batches/batch_1"):
+        await client.batch("batch_1")
+    assert service.down == 1_000 - module.TRIES_MAX
+
+
 async def test_another_service_may_take_a_file(tmp_path: Path) -> None:
     """But it gives none of ours."""
     source = tmp_path / "in.jsonl"

@@ -40,7 +40,7 @@ async def test_a_run_downloads_and_checks_its_results(
     assert files.pop("receipt.json").startswith(b"{")
     assert files == {"in.jsonl": request_lines(3), "out.jsonl": output, "out.errors.jsonl": errors}
     assert service.files["file-in"] == request_lines(3)
-    assert "3 lines in = 2 out + 1 errors, 0 missing, 0 duplicate" in console.export_text()
+    assert "3 lines in = 2 out + 1 error, 0 missing, 0 duplicate" in console.export_text()
 
 
 async def test_without_an_output_path_results_go_to_stdout(

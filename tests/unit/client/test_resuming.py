@@ -11,6 +11,7 @@ import pytest
 from support.service import KEY, Service, request_lines, result_lines
 from support.waiting import until
 
+from tidemill.client.batches import watch
 from tidemill.client.errors import Exit, OtherService, Refused, UsageError
 from tidemill.client.http import connection
 from tidemill.client.http.client import Client
@@ -235,12 +236,41 @@ async def test_a_gateway_that_answers_for_the_service_ends_no_run(  # noqa: PLR0
     sink = Sink(output=tmp_path / "out.jsonl")
     await interrupted(console, client, source, sink, service)
     service.down, service.down_status, service.down_body = 1, status, "<h1>No backend</h1>"
-    with pytest.raises(OtherService, match="does not speak the Batch API"):
-        await run(console, client, source, sink, RunOptions())
+    async with Client(service.url, KEY) as started_anew:
+        with pytest.raises(OtherService, match="does not speak the Batch API"):
+            await run(console, started_anew, source, sink, RunOptions())
     assert "in.jsonl may have a batch at the service. The same command looks for it." in console.export_text()
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
     assert await run(console, client, source, sink, RunOptions()) is Exit.OK
     assert len(service.created) == 1
+
+
+@pytest.mark.parametrize("status", [404, 200])
+@pytest.mark.parametrize("command", ["run", "watch"])
+async def test_a_gateway_that_answers_in_between_does_not_end_the_wait(  # noqa: PLR0917
+    service: Service,
+    client: Client,
+    source: Path,
+    console: Console,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    status: int,
+) -> None:
+    """As an error of the service does not."""
+    monkeypatch.setattr(connection, "PAUSE_SECONDS_MAX", 0.01)
+    service.states = [{"status": "in_progress", "request_counts": {"total": 3, "completed": 1}}]
+    sink = Sink(output=tmp_path / "out.jsonl")
+    if command == "run":
+        work = run(console, client, source, sink, RunOptions())
+    else:
+        work = watch(console, client, "batch_1", sink)
+    task = asyncio.create_task(work)
+    await until(lambda: service.looks > 0, "a look at the batch")
+    service.down, service.down_status, service.down_body = 1, status, "<h1>No backend</h1>"
+    service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
+    assert await task is Exit.OK
+    assert not service.down
 
 
 async def test_ctrl_c_does_not_cancel_the_batch(service: Service, source: Path) -> None:

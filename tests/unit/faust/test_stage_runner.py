@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import urllib.error
 import urllib.request
 
@@ -13,6 +15,7 @@ from tidemill.configuration.catalog import Applied
 from tidemill.configuration.settings import Settings
 from tidemill.faust import stage_runner
 from tidemill.faust.monitored_apps import MonitoredApps
+from tidemill.kafka.admin import TopicError
 from tidemill.kafka.catalog import Catalog
 from tidemill.runtime.heartbeat import Heartbeat
 
@@ -39,6 +42,27 @@ def ask(port, path):
         return error.code, json.load(error)["faults"]
     except OSError:
         return None, {}
+
+
+async def test_a_process_waits_for_a_broker_that_is_not_ready(unused_tcp_port, monkeypatch, caplog):
+    """A stop ends the wait; a refusal ends the process at once, with its message."""
+    monitored, made = MonitoredApps(), []
+    settings = Settings(kafka=f"127.0.0.1:{unused_tcp_port}", health_port=ports.free_port())
+    beat = Heartbeat(monitored.look)
+    waiting = asyncio.create_task(stage_runner._run(settings, "webhooks", made.append, monitored, beat))
+    await until(lambda: caplog.text.count("; next attempt in ") > 1, "two attempts")
+    assert not waiting.done()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await waiting is False
+    assert not made
+
+    async def refuse(*_, **__):
+        raise TopicError("Topics cannot be created: no rights.")
+
+    monkeypatch.setattr(stage_runner, "ensure_topics", refuse)
+    with pytest.raises(SystemExit):
+        await stage_runner._with_topics(settings, "webhooks", asyncio.Event())
+    assert "Topics cannot be created: no rights." in caplog.text
 
 
 async def test_a_process_that_waits_for_the_catalog_is_alive(monkeypatch):

@@ -13,6 +13,7 @@ from tidemill.ingest.files.verdict import Failed, Passed
 from tidemill.schemas.bounds import ERRORS_BYTES_MAX
 from tidemill.schemas.jsonl.lines import Line, Splitter
 from tidemill.schemas.resources.batch import BatchError, BatchErrors, error_bytes
+from tidemill.wording import counted
 
 
 def test_a_line_above_the_bound_is_a_fault():
@@ -114,7 +115,7 @@ def test_faults_that_quote_much_fit_into_a_record(name, faulty):
     if len(found.errors) == faulty:
         assert last.code == "model_not_found"
     else:
-        assert last.message == f"{faulty - len(listed)} more errors are not listed."
+        assert last.message == f"Not listed: {counted(faulty - len(listed), 'more error')}."
         assert len(listed) > 250
 
 
@@ -146,7 +147,7 @@ def test_faults_are_listed_up_to_a_bound(faulty, listed, unlisted):
     assert sum(error.code == "invalid_json_line" for error in found.errors) == listed
     if unlisted:
         assert found.errors[-1] == BatchError(
-            code="too_many_errors", message=f"{unlisted} more errors are not listed."
+            code="too_many_errors", message=f"Not listed: {counted(unlisted, 'more error')}."
         )
 
 

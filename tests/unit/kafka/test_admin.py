@@ -4,7 +4,9 @@ import socket
 from math import inf
 
 import pytest
+from aiokafka import errors
 
+from tidemill import retrying
 from tidemill.configuration.security import Cluster
 from tidemill.configuration.settings import Settings
 from tidemill.kafka import admin
@@ -67,5 +69,60 @@ async def test_a_broker_that_never_answers_is_reported(monkeypatch):
         mute.bind(("127.0.0.1", 0))
         mute.listen()
         cluster = Cluster(servers=f"127.0.0.1:{mute.getsockname()[1]}")
-        with pytest.raises(admin.TopicError, match="no answer in time"):
+        with pytest.raises(admin.BrokerUnavailable, match="no answer in time"):
             await admin.ensure_topics(Settings(), cluster)
+
+
+async def test_a_start_waits_for_a_broker_that_is_not_ready(unused_tcp_port, monkeypatch):
+    """With words at each pause, and for a bounded time."""
+    monkeypatch.setattr(retrying, "LONGEST_SECONDS", 0.01)
+    cluster, words, tries = Cluster(servers=f"127.0.0.1:{unused_tcp_port}"), [], 0
+
+    async def call():
+        nonlocal tries
+        tries += 1
+        if tries > 2:
+            return "ready"
+        return await admin.ensure_topics(Settings(), cluster)
+
+    assert await admin.once_ready(call, words.append) == "ready"
+    assert len(words) == 2
+    assert all(f"127.0.0.1:{unused_tcp_port}" in each and "; next attempt in 0.0 s" in each for each in words)
+    monkeypatch.setattr(admin, "READY_SECONDS_MAX", 0.5)
+    with pytest.raises(admin.BrokerUnavailable, match="Unable to bootstrap"):
+        await admin.once_ready(lambda: admin.ensure_topics(Settings(), cluster), words.append)
+    assert len(words) > 2
+
+
+class Answer:
+    """An answer of the controller: an error of each topic."""
+
+    def __init__(self, kind):
+        self.topic_errors = [("t", kind.errno, None)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "failure"),
+    [
+        (errors.NotControllerError, admin.BrokerUnavailable),
+        (errors.RequestTimedOutError, admin.BrokerUnavailable),
+        (errors.TopicAuthorizationFailedError, admin.TopicError),
+        (errors.PolicyViolationError, admin.TopicError),
+        (errors.InvalidReplicationFactorError, admin.TopicError),
+    ],
+)
+async def test_a_refusal_ends_the_start(kind, failure, monkeypatch):
+    """A controller that has not been elected yet does not."""
+    monkeypatch.setattr(admin, "POLL_SECONDS", 0.0)
+
+    class Controller:
+        async def create_topics(self, _):
+            return Answer(kind)
+
+    words = []
+    if failure is admin.BrokerUnavailable:
+        monkeypatch.setattr(admin, "READY_SECONDS_MAX", 0.0)
+    with pytest.raises(admin.TopicError, match=f"t: {kind.__name__}") as caught:
+        await admin.once_ready(lambda: admin._create(Controller(), [topics.OUTCOMES], Settings()), words.append)
+    assert type(caught.value) is failure
+    assert not words

@@ -98,8 +98,8 @@ function Picture({ text, place }) {
 
 const Vector = ({ values }) => html`
   <div class="vector">
-    <${Spark} values=${values} label=${`Embedding of ${values.length} numbers`} width=${560} height=${56} />
-    <p class="muted small">${number(values.length)} numbers, length ${Math.hypot(...values).toFixed(3)}, from ${Math.min(...values).toFixed(3)} to ${Math.max(...values).toFixed(3)}</p>
+    <${Spark} values=${values} label=${`Embedding of ${count(values.length, "number")}`} width=${560} height=${56} />
+    <p class="muted small">${count(values.length, "number")}, length ${Math.hypot(...values).toFixed(3)}, from ${Math.min(...values).toFixed(3)} to ${Math.max(...values).toFixed(3)}</p>
   </div>
 `;
 

@@ -50,7 +50,7 @@ export function Receipt({ batch }) {
     <${Section} title="Receipt">
       <p>
         <${State} tone=${isWhole ? "done" : "failed"}>
-          ${number(found.lines)} lines in = ${number(found.output?.lines ?? 0)} out + ${number(found.errors?.lines ?? 0)} errors;
+          ${count(found.lines, "line")} in = ${number(found.output?.lines ?? 0)} out + ${count(found.errors?.lines ?? 0, "error")};
           ${" "}${number(found.missing)} missing, ${number(found.double)} duplicate
         <//>
       </p>

@@ -1,6 +1,6 @@
 /** Why an input was refused: each kind of fault with its first lines, and the numbers of the others. */
 
-import { number } from "../../core/format.js";
+import { count, number } from "../../core/format.js";
 import { html } from "../../core/view.js";
 import { Banner } from "../../ui/basics.js";
 
@@ -48,7 +48,7 @@ export function Refused({ faults }) {
     <${Banner} tone="bad">
       <p>The input was refused, and no line has run. Mend these lines and start a new batch:</p>
       <ul class="faults">${kinds.slice(0, KINDS_SHOWN).map((one) => html`<${Kind} key=${one[0].code + one[0].param} faults=${one} />`)}</ul>
-      ${kinds.length > KINDS_SHOWN && html`<p>And ${number(kinds.length - KINDS_SHOWN)} more kinds of faults, in the tab Raw.</p>`}
+      ${kinds.length > KINDS_SHOWN && html`<p>And ${count(kinds.length - KINDS_SHOWN, "more kind")} of faults, in the tab Raw.</p>`}
     <//>
   `;
 }

@@ -1,6 +1,6 @@
 /** Sums of days and groups as a stacked chart. */
 
-import { DAY, day } from "../../core/format.js";
+import { count, DAY, day } from "../../core/format.js";
 
 /** Groups with a colour of their own; the others share one. */
 const GROUPS_MAX = 5;
@@ -37,6 +37,6 @@ export function stackOf(sums, by, measure, start) {
   const series = sorted.slice(0, GROUPS_MAX).map(([title, values], place) => ({ title, colour: `series-${place + 1}`, values }));
   const others = sorted.slice(GROUPS_MAX).map(([, values]) => values);
   if (others.length)
-    series.push({ title: `${others.length} others`, colour: "edge", values: times.map((_, place) => total(others.map((values) => values[place]))) });
+    series.push({ title: count(others.length, "other"), colour: "edge", values: times.map((_, place) => total(others.map((values) => values[place]))) });
   return { times, series };
 }

@@ -11,9 +11,9 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
-from pydantic import BaseModel
 
 from tidemill.client.errors import OtherService, Refused, UsageError
+from tidemill.client.http.answer import Answer
 from tidemill.client.http.connection import Connection
 from tidemill.schemas import ids
 from tidemill.schemas.jsonl.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX
@@ -78,12 +78,6 @@ SINGLE: Final = {"single": "true"}
 """The query of a list of batches for single requests alone, which other lists leave out."""
 
 
-class _Page(BaseModel):
-    data: list[dict[str, Any]]
-    has_more: bool
-    last_id: str | None = None
-
-
 class Client(Connection):
     """Client of one service; see `Connection`."""
 
@@ -110,20 +104,20 @@ class Client(Connection):
         """
         body: dict[str, Any] = {"input_file_id": input_file_id, "endpoint": endpoint, "completion_window": window}
         body |= {name: value for name, value in fields.items() if value}
-        return Batch.model_validate(await self.make(BATCHES, body, key=key))
+        return (await self.make(BATCHES, body, key=key)).read(Batch)
 
-    async def make(self, path: str, body: dict[str, Any], *, key: str | None = None) -> dict[str, Any]:
+    async def make(self, path: str, body: dict[str, Any], *, key: str | None = None) -> Answer:
         """Create an object under an idempotency key, by default a new one."""
         headers = {"idempotency-key": key or uuid.uuid4().hex}
         return await self.send_retrying("POST", path, json=body, headers=headers)
 
     async def cancel(self, batch_id: str) -> Batch:
         """Cancel a batch."""
-        return Batch.model_validate(await self.send_retrying("POST", f"{BATCHES}/{batch_id}/cancel"))
+        return (await self.send_retrying("POST", f"{BATCHES}/{batch_id}/cancel")).read(Batch)
 
     async def batch(self, batch_id: str) -> Batch:
         """Read a batch."""
-        return Batch.model_validate(await self.send_retrying("GET", f"{BATCHES}/{batch_id}"))
+        return (await self.send_retrying("GET", f"{BATCHES}/{batch_id}")).read(Batch)
 
     async def finished(self, batch_id: str, seen: Callable[[Batch], None]) -> Batch:
         """Poll a batch until its status is final, at the latest after its deadline; `seen` gets each state."""
@@ -166,18 +160,19 @@ class Client(Connection):
     async def batches(self, *, limit: int) -> AsyncIterator[Batch]:
         """Read up to `limit` batches, the newest first."""
         async for found in self.pages(BATCHES, {}, limit=limit):
-            yield Batch.model_validate(found)
+            yield found.read(Batch)
 
     async def pages(
         self, path: str, params: Mapping[str, str], *, limit: int = sys.maxsize
-    ) -> AsyncIterator[dict[str, Any]]:
+    ) -> AsyncIterator[Answer]:
         """Read up to `limit` objects of a list, page by page; `params` are its filters."""
         query = {"limit": str(min(limit, PAGE_LINES_MAX)), **params}
         for _ in range(PAGES_MAX):
-            page = _Page.model_validate(await self.send_retrying("GET", path, params=query))
-            for found in page.data[:limit]:
+            page = await self.send_retrying("GET", path, params=query)
+            data = page.objects("data")
+            for found in data[:limit]:
                 yield found
-            limit -= len(page.data)
-            if limit <= 0 or not page.has_more or not page.last_id:
+            limit -= len(data)
+            if limit <= 0 or not page["has_more"] or not (last := page.get("last_id")):
                 return
-            query["after"] = page.last_id
+            query["after"] = str(last)

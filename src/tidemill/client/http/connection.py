@@ -1,6 +1,7 @@
 """Requests to the batch service: authentication, timeouts, retries, and errors in plain words."""
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -9,7 +10,9 @@ from typing import Any, Self, TypeVar
 import aiohttp
 from pydantic import ValidationError
 
+from tidemill.bounded_dict import BoundedDict
 from tidemill.client.errors import OtherService, Refused, Unreachable
+from tidemill.client.http.answer import Answer
 from tidemill.retrying import pause_seconds
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.resources.error import ErrorEnvelope
@@ -21,6 +24,8 @@ CONNECT_SECONDS_MAX = 5.0
 SILENCE_SECONDS_MAX = 120.0
 """Longest time without a byte on a connection."""
 ERROR_BYTES_MAX = 64 << 10
+ROUTES_MAX = 1_000
+"""Methods and paths remembered for their good answers; the one unused for longest is forgotten first."""
 
 T = TypeVar("T")
 
@@ -36,6 +41,8 @@ class Connection:
         self._headers = {"authorization": f"Bearer {api_key}"}
         # Until the first answer a refused connection means a wrong address: a retry would only delay the message.
         self._has_answered = False
+        self._well: BoundedDict[tuple[str, str], None] = BoundedDict(ROUTES_MAX)
+        """Methods and paths that have given a JSON object: another answer is that of a proxy, and passes."""
 
     async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(
@@ -47,20 +54,21 @@ class Connection:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def send(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+    async def send(self, method: str, path: str, **options: Any) -> Answer:
         """Send a request once, and return the JSON object of the answer."""
         async with self.opened(method, path, **options) as answer:
             try:
-                content = await answer.json(content_type=None)
+                content = await answer.json(content_type=None, loads=lambda text: _parsed(text, answer))
             except UNREADABLE as error:
                 if (await answer.read()).lstrip().startswith(b"{"):
                     raise self.unreachable(error) from error
                 content = None
-            if not isinstance(content, dict):
-                raise _other_service(answer)
+            if not isinstance(content, Answer):
+                raise self._other_service(answer)
+            self._well[answer.method, answer.url.path] = None
             return content
 
-    async def send_retrying(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+    async def send_retrying(self, method: str, path: str, **options: Any) -> Answer:
         """Send a request that is safe to repeat; see `retrying`."""
         return await self.retrying(lambda: self.send(method, path, **options))
 
@@ -71,7 +79,7 @@ class Connection:
             async with self._session.request(method, self.base_url + path, **options) as answer:
                 self._has_answered = True
                 if not answer.ok:
-                    raise await _error(answer)
+                    raise await self._error(answer)
                 yield answer
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self.unreachable(error) from error
@@ -113,27 +121,32 @@ class Connection:
                 text = f"the connection to {url} broke off; try again"
         return Unreachable(text)
 
+    def _other_service(self, answer: aiohttp.ClientResponse) -> OtherService | Unreachable:
+        """The exception for an answer that is none of the Batch API."""
+        why = f"{answer.status} at {answer.url.path}{', without a JSON object' if answer.ok else ''}"
+        if (answer.method, answer.url.path) in self._well:
+            return Unreachable(f"the service is unavailable: {why}")
+        return OtherService(answer.status, str(answer.url.origin()), why)
 
-def _other_service(answer: aiohttp.ClientResponse) -> OtherService:
-    """The exception for an answer that is none of the Batch API."""
-    why = f"{answer.status} at {answer.url.path}{', without a JSON object' if answer.ok else ''}"
-    return OtherService(answer.status, str(answer.url.origin()), why)
+    async def _error(self, answer: aiohttp.ClientResponse) -> Exception:
+        """The exception for an answer with an error status."""
+        body = await answer.content.read(ERROR_BYTES_MAX)
+        try:
+            error = ErrorEnvelope.model_validate_json(body).error
+            message, code = error.message, error.code
+            if answer.status == 400 and error.param and error.param not in message:  # noqa: PLR2004
+                message = f"{message} ({error.param})"
+        except ValidationError:
+            if answer.status in {404, 405} and not answer.history:
+                return self._other_service(answer)
+            code, message = None, f"{answer.reason or 'error'} ({answer.url.path})"
+        # A 429 with Retry-After passes by itself; one without it means that a quota is used up.
+        is_busy = answer.status == 429 and "retry-after" in answer.headers  # noqa: PLR2004
+        if is_busy or answer.status >= 500:  # noqa: PLR2004 - a fault of the service
+            return Unreachable(f"the service is unavailable: {answer.status} {message}")
+        return Refused(answer.status, message, code)
 
 
-async def _error(answer: aiohttp.ClientResponse) -> Exception:
-    """The exception for an answer with an error status."""
-    body = await answer.content.read(ERROR_BYTES_MAX)
-    try:
-        error = ErrorEnvelope.model_validate_json(body).error
-        message, code = error.message, error.code
-        if answer.status == 400 and error.param and error.param not in message:  # noqa: PLR2004
-            message = f"{message} ({error.param})"
-    except ValidationError:
-        if answer.status in {404, 405} and not answer.history:
-            return _other_service(answer)
-        code, message = None, f"{answer.reason or 'error'} ({answer.url.path})"
-    # A 429 with Retry-After passes by itself; one without it means that a quota is used up.
-    is_busy = answer.status == 429 and "retry-after" in answer.headers  # noqa: PLR2004
-    if is_busy or answer.status >= 500:  # noqa: PLR2004 - a fault of the service
-        return Unreachable(f"the service is unavailable: {answer.status} {message}")
-    return Refused(answer.status, message, code)
+def _parsed(text: str, answer: aiohttp.ClientResponse) -> Any:
+    place = answer.status, str(answer.url.origin()), answer.url.path
+    return json.loads(text, object_hook=lambda fields: Answer(fields, *place))

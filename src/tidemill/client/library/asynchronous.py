@@ -321,13 +321,13 @@ class AsyncTidemill:
     async def batches(self, *, limit: int = sys.maxsize, **filters: str) -> AsyncGenerator["AsyncBatch", None]:
         """Read up to `limit` batches, the newest first; filters are those of the API, like `status="failed"`."""
         async for found in self._client.pages(BATCHES, filters, limit=limit):
-            yield AsyncBatch(self._client, self._console, Batch.model_validate(found))
+            yield AsyncBatch(self._client, self._console, found.read(Batch))
 
     async def _of_key(self, key: str, sha256: str) -> tuple[Batch | None, int]:
         """The key's batch that completed or still may, and the number of its batches that ended otherwise."""
         ended = 0
         async for found in self._client.pages(BATCHES, {f"metadata[{KEY}]": key}, limit=ENDED_MAX):
-            batch = Batch.model_validate(found)
+            batch = found.read(Batch)
             if (batch.metadata or {}).get(SHA256) != sha256:
                 raise UsageError(f"the key {key!r} has a batch of another input, {batch.id}; use another key")
             if batch.status is Status.COMPLETED or not batch.status.is_terminal:

@@ -121,4 +121,4 @@ class AsyncBatch:
         """The next finished lines, each with its index."""
         path, query = f"{BATCHES}/{self.id}/results", {"limit": str(limit), "after": str(after)}
         page = await self._client.send_retrying("GET", path, params=query)
-        return [(entry["index"], entry["result"]) for entry in page["data"]]
+        return [(entry["index"], entry["result"]) for entry in page.objects("data")]

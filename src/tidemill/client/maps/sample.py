@@ -63,7 +63,7 @@ def _estimate(found: Sequence[Mapping[str, Any]], facts: Sequence[str], total: i
     costs = [row[facts[2]] for row in found]
     share = (total or UNKNOWN_ROWS) / len(found)
     rows = counted(total, "row") if total else f"each {UNKNOWN_ROWS:,} rows"
-    words_ = [f"{rows}: about {read * share:,.0f} tokens in, {written * share:,.0f} out"]
+    words_ = [f"{rows}: about {counted(round(read * share), 'token')} in, {written * share:,.0f} out"]
     if None not in costs and any(costs):
         words_.append(f"cost {sum(costs) * share:,.4g}")
     return f"{', '.join(words_)} (from {counted(len(found), 'row')})"

@@ -180,7 +180,8 @@ async def _planned(
         console.print(f"{name} exceeds one batch; checking all lines first")
         shards = await asyncio.to_thread(cut, source, bounds, endpoint=job.endpoint, name=name)
         console.print(
-            f"{sum(shard.lines for shard in shards):,} lines in {len(shards):,} batches; journal: {journal.folder}"
+            f"{counted(sum(shard.lines for shard in shards), 'line')} in {counted(len(shards), 'batch')}; "
+            f"journal: {journal.folder}"
         )
     plan = Plan(job=job, window=job.window or bounds.usual_window, key=uuid.uuid4().hex, shards=shards)
     journal.start(plan)
@@ -222,7 +223,7 @@ def _notes(results: list[BatchResult], receipt: Receipt | None, sink: Sink) -> l
     if receipt is None:
         return []
     output, errors = (file.lines if file else 0 for file in (receipt.output, receipt.errors))
-    balance = f"in = {output:,} out + {errors:,} errors, {receipt.missing:,} missing, 0 duplicate"
+    balance = f"in = {output:,} out + {counted(errors, 'error')}, {receipt.missing:,} missing, 0 duplicate"
     if receipt.copies:
         balance += f"; {receipt.copies:,} have the answer to an equal line"
     # For damaged results the summary lists the faults instead.

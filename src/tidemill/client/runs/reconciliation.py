@@ -63,7 +63,7 @@ class Reconciliation:
         output, errors = (file.lines if file else 0 for file in (self.output, self.errors))
         foreign = f", {self.foreign:,} foreign" if self.foreign else ""
         return (
-            f"{counted(self.lines, 'line')} in = {output:,} out + {errors:,} errors, "
+            f"{counted(self.lines, 'line')} in = {output:,} out + {counted(errors, 'error')}, "
             f"{self.missing:,} missing, {self.duplicate:,} duplicate{foreign}"
         )
 

@@ -22,6 +22,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.schemas.log.codec import Headers
 from tidemill.tasks import Crash, drain
+from tidemill.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -247,7 +248,7 @@ class PartitionOwners(Generic[P]):
             owner.leave()
         tasks = [owner.task for owner in owners.values() if owner.task is not None]
         if late := await drain(tasks, DRAIN_SECONDS_MAX, self._crash):
-            log.warning("%d partitions were left with a record unfinished", late)
+            log.warning("left with a record unfinished: %s", counted(late, "partition"))
         for number, owner in owners.items():
             owner.partition.abandon()
             self._owners.pop(number, None)

@@ -17,6 +17,7 @@ from tidemill.retrying import pause_seconds
 from tidemill.storage.atomic_file import replacing
 from tidemill.tasks import run_all
 from tidemill.terminal import say, stderr_console
+from tidemill.wording import counted
 
 if TYPE_CHECKING:
     import aiohttp
@@ -156,7 +157,7 @@ async def _fetch_all(missing: list[Jar], folder: Path, repository: str) -> None:
             await _fetch_one(jar, folder / jar.name, f"{repository}/{jar.path}", client, progress.moved)
 
     total = sum(jar.size for jar in missing)
-    say(f"Downloading Apache Kafka ({len(missing)} files, {total / 1e6:.0f} MB)", err=True)
+    say(f"Downloading Apache Kafka ({counted(len(missing), 'file')}, {total / 1e6:.0f} MB)", err=True)
     with display(stderr_console()) as progress:
         progress.transfer("Apache Kafka", total)
         # trust_env: use the proxy that the environment names.

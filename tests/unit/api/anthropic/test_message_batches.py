@@ -326,7 +326,7 @@ async def test_a_rejected_batch_has_ended_with_errors_that_name_the_fault(client
     """Faults of the whole batch, or of all its requests; those that are not listed are errors, too."""
     batch_id = (await create(client, 3)).json()["id"]
     fault = BatchError(code="model_not_found", message="No such model.", param="body.model", line=2)
-    more = BatchError(code="too_many_errors", message="1 more errors are not listed.")
+    more = BatchError(code="too_many_errors", message="Not listed: 1 more error.")
     await end(deps, batch_id, "failed_at", Status.FAILED, [], errors=BatchErrors(data=(fault, more)))
     batch = await get(client, f"/{batch_id}")
     assert (batch["processing_status"], batch["request_counts"]["errored"]) == ("ended", 3)

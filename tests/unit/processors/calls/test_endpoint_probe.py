@@ -11,8 +11,9 @@ from support.servers import configured
 
 from tidemill.configuration.servers import Model
 from tidemill.processors.backends.breaker import ROW_NEW
+from tidemill.processors.calls import endpoint_probe
 from tidemill.processors.calls.caller import Caller
-from tidemill.processors.calls.endpoint_probe import LISTED_SECONDS, EndpointProbe
+from tidemill.processors.calls.endpoint_probe import LISTED_SECONDS, OTHERS_SECONDS, EndpointProbe
 from tidemill.processors.calls.forms import Forms
 from tidemill.processors.failures import Fault
 from tidemill.processors.http.client import HttpUpstream
@@ -164,7 +165,7 @@ async def test_a_line_waits_while_another_backend_may_serve_its_endpoint(world, 
         assert await one.menu.lacks(EMBEDDINGS, last)
 
 
-async def test_a_line_waits_for_a_backend_that_serves_its_endpoint_again(world, server):
+async def test_a_line_waits_for_a_backend_that_serves_its_endpoint_again(world, server, monkeypatch):
     """However late it was found to lack the endpoint: the line tries it before it ends."""
     with Server() as second:
         second.lists = ("m",)
@@ -173,10 +174,33 @@ async def test_a_line_waits_for_a_backend_that_serves_its_endpoint_again(world, 
         first, last = one.fleet.backends
         assert not await one.menu.lacks(EMBEDDINGS, first)
         assert await one.menu.lacks(EMBEDDINGS, last)
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "time", lambda time=loop.time: time() + OTHERS_SECONDS)
         server.lacks = frozenset()
         assert not await one.menu.lacks(EMBEDDINGS, last)
         server.lacks = frozenset({EMBEDDINGS})
         assert not await one.menu.lacks(EMBEDDINGS, last), "no line has tried it since"
+
+
+async def test_lines_that_fail_one_after_the_other_share_the_probes_of_all_servers(world, server, monkeypatch):
+    """A batch for an endpoint that no server has costs one call for each line, and few probes."""
+    seconds = 30.0
+    monkeypatch.setattr(endpoint_probe, "OTHERS_SECONDS", seconds)
+    monkeypatch.setattr(endpoint_probe, "LISTED_SECONDS", seconds)
+    with Server() as second:
+        second.lists = ("m",)
+        second.lacks = frozenset({EMBEDDINGS})
+        one = world({"url": server.url}, {"url": second.url})
+        first, last = one.fleet.backends
+        assert not await one.menu.lacks(EMBEDDINGS, first)
+        for _ in range(20):
+            assert await one.menu.lacks(EMBEDDINGS, last)
+        assert (server.listings.total(), second.listings.total()) == (1, 1)
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "time", lambda time=loop.time: time() + seconds)
+        for _ in range(20):
+            assert await one.menu.lacks(EMBEDDINGS, last)
+        assert (server.listings.total(), second.listings.total()) == (2, 2)
 
 
 @pytest.mark.parametrize("status", [401, 403, 429, 500, 503])

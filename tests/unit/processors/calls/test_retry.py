@@ -46,7 +46,7 @@ def test_faults_by_status(fault: Fault, statuses: tuple[int, ...]) -> None:
 def test_faults_by_kind_of_failure(kind: FailureKind) -> None:
     """A call that no server saw is never the line's fault; one that a retry may mend is not yet."""
     fault = CallFailure(kind, "", 200 if kind is FailureKind.UNSUPPORTED_REPLY else None).fault
-    unseen = {FailureKind.CONNECT, FailureKind.STORE}
+    unseen = {FailureKind.CONNECT, FailureKind.STORE, FailureKind.KEY}
     passing = {FailureKind.TIMEOUT, FailureKind.READ, FailureKind.INVALID_REPLY, FailureKind.INTERNAL}
     assert (fault is Fault.SERVER) == (kind in unseen)
     assert (fault is Fault.SERVER_OR_LINE) == (kind in passing)

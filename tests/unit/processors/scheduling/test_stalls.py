@@ -1,6 +1,8 @@
 """Reports of processors on lines that wait, on simulated time: each reason, its begin and its end."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,8 @@ from tidemill.processors.lines import Pending
 from tidemill.processors.memory_budget import LINES_BYTES_MAX
 from tidemill.processors.scheduling.stalls import CHECK_SECONDS, REPORT_SECONDS, REPORTS_MAX, STALL_SECONDS
 from tidemill.schemas.resources.waiting import Reason
+from tidemill.sealing.wrapping import KeyUnavailable
+from tidemill.storage.address import DirectoryStore
 
 WORDS = b'{"error":{"message":"Who are you?"}}'
 
@@ -125,6 +129,43 @@ def test_waiting_for_tokens_and_for_a_turn_is_reported() -> None:
         await tokens.pass_(60)
         assert Reason.TOKENS_PER_MINUTE in {one.reason for one in tokens.waits("b")}
         await tokens.stage.close()
+
+    simulated(run)
+
+
+class LinesAway(DirectoryStore):
+    """A store whose large lines cannot be read, for an error."""
+
+    def __init__(self, folder: Path, error: OSError) -> None:
+        super().__init__(folder)
+        self._error = error
+
+    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+        del key, start, end
+        raise self._error
+        yield b""
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "words"),
+    [
+        (OSError("timeout"), Reason.STORE, "The object store does not answer."),
+        (KeyUnavailable("no key file is set"), Reason.KEY, "The key of the batch is unavailable."),
+    ],
+)
+def test_a_large_line_that_cannot_be_read_is_reported(
+    tmp_path: Path, error: OSError, reason: Reason, words: str
+) -> None:
+    """No server is at fault, and the line goes on waiting."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop, store=LinesAway(tmp_path, error))
+        world.publish_large("b", 0)
+        await world.pass_(STALL_SECONDS + 2 * CHECK_SECONDS + 1)
+        (wait,) = world.waits("b")
+        assert (wait.reason, wait.message, wait.lines, wait.server) == (reason, words, 1, None)
+        assert not world.stage.stalls.of_servers(loop.time())
+        await world.stage.close()
 
     simulated(run)
 
