@@ -89,10 +89,10 @@ def array_too_long(param: str, maximum: int, length: int) -> ApiError:
     return invalid_param(param, fault, code="array_above_max_length")
 
 
-def wrong_purpose(param: str, purpose: str) -> ApiError:
-    """The purpose of a file is not `batch`."""
-    message = f"Invalid value for '{param}': the file's purpose must be 'batch', but it is '{purpose}'."
-    return invalid(message, param=param)
+def wrong_purpose(purpose: str) -> ApiError:
+    """The purpose of an input file is not `batch`."""
+    message = f"Invalid value for 'input_file_id': the file's purpose must be 'batch', but it is '{purpose}'."
+    return invalid(message, param="input_file_id")
 
 
 def unknown_cursor(cursor: str, *, param: str = "after") -> ApiError:

@@ -172,7 +172,6 @@ class Ingest:
             requests=self._requests,
             room=self._stream_app.quotas,
             caught_up=self._stream_app.caught_up,
-            clock=time.time,
         )
         return Stage(
             settings,

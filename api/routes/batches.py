@@ -174,7 +174,7 @@ async def estimate(
     """Estimate lines, tokens and cost of a batch; a key with the role `read` is enough."""
     record = await lookup.file(deps.view, caller.project, body.input_file_id)
     if record.file.purpose != "batch":
-        raise errors.wrong_purpose("input_file_id", record.file.purpose)
+        raise errors.wrong_purpose(record.file.purpose)
     async with deps.gates.estimates.turn(caller.project):
         found = await _estimated(deps, record, body.endpoint)
     shown = figures(deps.settings, deps.catalog.contents, found, body.completion_window).model_dump()
@@ -234,6 +234,6 @@ async def _input(deps: Dependencies, project: str, file_id: str, booking: Bookin
         booking.batch(0)
         return None
     if record.file.purpose != "batch":
-        raise errors.wrong_purpose("input_file_id", record.file.purpose)
+        raise errors.wrong_purpose(record.file.purpose)
     booking.batch(record.lines or 0)
     return InputRef(key=record.key, bytes=record.file.bytes)

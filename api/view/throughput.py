@@ -144,10 +144,7 @@ class Throughput:
 
     def _series(self, batch_id: str) -> tuple[int, list[Point]]:
         rows = self._database.read("SELECT step, points FROM series WHERE id = ?", batch_id)
-        if not rows:
-            return STEP_SECONDS, []
-        # A file of an older version has three numbers in each.
-        return rows[0][0], [(*point, 0, None)[:5] for point in orjson.loads(rows[0][1])]
+        return (rows[0][0], orjson.loads(rows[0][1])) if rows else (STEP_SECONDS, [])
 
     def _append(self, batch: Batch, at: int) -> None:
         step, points = self._series(batch.id)

@@ -21,7 +21,7 @@ from tidemill.schemas import buckets
 from tidemill.schemas.buckets import BucketObject
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchCreated, FileRecord, InputRef
-from tidemill.schemas.ports import Clock, NotFound, Sender, Store
+from tidemill.schemas.ports import NotFound, Sender, Store
 from tidemill.schemas.resources.batch import BatchError
 from tidemill.schemas.resources.file import File
 from tidemill.schemas.resources.waiting import Reason
@@ -93,7 +93,6 @@ class Importer:
         requests: RequestPublisher,
         room: Room,
         caught_up: Callable[[], Awaitable[None]],
-        clock: Clock,
     ) -> None:
         """Start without connections; `caught_up` returns once `room` has the quotas of all projects."""
         self.buckets = found
@@ -102,7 +101,6 @@ class Importer:
         self._requests = requests
         self._room = room
         self._caught_up = caught_up
-        self._clock = clock
 
     def of(self, command: BatchCreated, report: WaitReport) -> Import | None:
         """The import that a command asks for; None if its input is in the store."""

@@ -26,7 +26,6 @@ class WaitReport:
         """Report nothing yet."""
         self._batch_id = batch_id
         self._requests = requests
-        self._clock = clock
         self._since = int(clock())
         self._waits = False
 

@@ -56,10 +56,6 @@ class Keyring(keys.Keyring):
         """A key by its id."""
         return self._by_id.get(key_id)
 
-    def by_digest(self, sha256: str) -> KeyRecord | None:
-        """The key whose secret has this digest, even a revoked or expired one."""
-        return self._records.get(sha256)
-
     def store(self, record: KeyRecord, signer: str) -> None:
         """Add a key, or replace its record."""
         del signer

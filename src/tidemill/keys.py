@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class Keyring(ABC):
-    """API keys by their ids and by the digests of their secrets: only records that a trusted key signed.
+    """API keys by their ids: only records that a trusted key signed.
 
     A revoked key stays revoked, whatever record comes later: the topic keeps every record, so an older one of the
     same key may be read again.
@@ -23,10 +23,6 @@ class Keyring(ABC):
     @abstractmethod
     def by_id(self, key_id: str) -> KeyRecord | None:
         """A key by its id."""
-
-    @abstractmethod
-    def by_digest(self, sha256: str) -> KeyRecord | None:
-        """The key whose secret has this digest, even if it is revoked or expired."""
 
     @abstractmethod
     def store(self, record: KeyRecord, signer: str) -> None:

@@ -62,7 +62,6 @@ class Imports:
         self.importer = Importer(
             lake.opened(settings), self.store,
             sender=self.records, requests=self.records, room=self.quotas, caught_up=self.caught_up,
-            clock=lambda: NOW,
         )  # fmt: skip
 
     async def caught_up(self) -> None:

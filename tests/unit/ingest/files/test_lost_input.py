@@ -75,9 +75,7 @@ class Deleted:
 async def test_the_input_of_a_deleted_batch_is_not_copied_again(tmp_path):
     """Ingest had died before it acknowledged the command; the file would come back."""
     log, store = Deleted(), DirectoryStore(tmp_path)
-    importer = Importer(
-        None, store, sender=log, requests=log, room=log, caught_up=log.caught_up, clock=lambda: cases.NOW
-    )
+    importer = Importer(None, store, sender=log, requests=log, room=log, caught_up=log.caught_up)
     command = cases.created("batch_1", "files/x", 1)
     source = BucketObject(uri="s3://lake/x", etag="e", bytes=1)
     command = command.model_copy(update={"input": command.input.model_copy(update={"source": source})})

@@ -41,7 +41,6 @@ async def test_a_batch_that_waits_for_its_key_says_so(tmp_path, monkeypatch, cal
             requests=requests,
             room=Room(),
             caught_up=_done,
-            clock=lambda: here.now,
         )
         source = BucketObject(uri="s3://lake/x", etag="e", bytes=len(data))
         command = command.model_copy(update={"input": command.input.model_copy(update={"source": source})})
