@@ -33,11 +33,12 @@ from tidemill.api.webhooks import Webhooks
 from tidemill.configuration.servers import Serving
 from tidemill.configuration.settings import Settings
 from tidemill.kafka.catalog import Catalog
+from tidemill.kafka.history import LogHistory
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.bounds import LINE_BYTES_HIGHEST
 from tidemill.schemas.jsonl.lines import Line, Splitter
 from tidemill.schemas.log.signing import Signer
-from tidemill.schemas.ports import Clock, History, Sender, Store
+from tidemill.schemas.ports import Clock, Sender, Store
 from tidemill.schemas.resources.access import Role
 from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.resources.error import ApiError
@@ -128,7 +129,7 @@ class Dependencies:
     webhooks: Webhooks
     loads: Loads
     log: Sender
-    history: History
+    history: LogHistory
     signer: Signer
     """Signs keys and tokens."""
     store: Store

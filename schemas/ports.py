@@ -143,20 +143,6 @@ class LogRecord:
     headers: Headers
 
 
-class History(Protocol):
-    """Reads the log."""
-
-    def entries(self, topic: str, start: Edge, end: Edge | None) -> AsyncGenerator[LogRecord, None]:
-        """The records of a topic, in order within each partition; none if the topic does not exist.
-
-        `end` is exclusive; None is the present end of each partition.
-
-        Raises:
-            OSError: The log does not answer.
-        """
-        ...
-
-
 class Outbox(Protocol):
     """Appends to `outcomes`."""
 

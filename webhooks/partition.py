@@ -14,7 +14,7 @@ import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from pydantic import BaseModel
 
@@ -41,8 +41,9 @@ from tidemill.schemas.webhooks.messages import (
     State,
 )
 from tidemill.schemas.webhooks.table import KEPT_MAX, Deliveries, Endpoints, is_disabled, is_ended
+from tidemill.sealing.webhook_secrets import WebhookSecrets
 from tidemill.webhooks import schedule
-from tidemill.webhooks.http import Outcome, traced
+from tidemill.webhooks.http import Client, Outcome, traced
 from tidemill.webhooks.schedule import LIFE_SECONDS, Schedule, Slots
 
 LEAVE_SECONDS_MAX: Final = 3.0
@@ -60,29 +61,13 @@ FORGET_SECONDS: Final = 60
 _log = logging.getLogger(__name__)
 
 
-class Caller(Protocol):
-    """Calls an endpoint."""
-
-    async def post(self, url: str, headers: dict[str, str], body: bytes) -> Outcome:
-        """Make one call; it ends within a bound."""
-        ...
-
-
-class Secrets(Protocol):
-    """Knows the signing secrets."""
-
-    async def valid(self, record: EndpointRecord, now: float) -> list[bytes]:
-        """The valid secrets of an endpoint; raises `OSError` while they cannot be decrypted."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Resources:
     """The connections, tables and clocks that the partitions of a process share."""
 
     sender: Sender
-    caller: Caller
-    secrets: Secrets
+    caller: Client
+    secrets: WebhookSecrets
     endpoints: Endpoints
     stored: Deliveries
     """The deliveries in the log; an owner reads them once, and its own state is newer from then on."""

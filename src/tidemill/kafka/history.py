@@ -159,13 +159,19 @@ async def reading(kafka: Kafka) -> AsyncIterator[Reader]:
 
 
 class LogHistory:
-    """See `ports.History`; every read opens a connection."""
+    """Reads topics; every read opens a connection."""
 
     def __init__(self, kafka: Kafka) -> None:
         self._kafka = kafka
 
     async def entries(self, topic: str, start: Edge, end: Edge | None) -> AsyncGenerator[LogRecord, None]:
-        """See `ports.History`."""
+        """The records of a topic, in order within each partition; none if the topic does not exist.
+
+        `end` is exclusive; None is the present end of each partition.
+
+        Raises:
+            LogUnavailable: The log does not answer.
+        """
         async with (
             reading(self._kafka) as reader,
             aclosing(reader.records(topic, start, end=end)) as records,
