@@ -1,7 +1,7 @@
 """The routes of a batch's results, receipt, timeline and errors, while it runs and afterwards."""
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Depends, Response
@@ -11,23 +11,16 @@ from pydantic import AfterValidator, BaseModel, Field
 from tidemill.api import errors, lookup
 from tidemill.api.batches import comparison, report, result_pages
 from tidemill.api.batches.comparison import Comparison, Outcome, Wanted
-from tidemill.api.batches.result_search import Search, search
+from tidemill.api.batches.result_search import LIMIT_DEFAULT, LIMIT_MAX, ResultsQuery, search
 from tidemill.api.dependencies import Caller, Dependencies, Deps, ViewDep, from_store
 from tidemill.api.http import download
 from tidemill.api.openapi import Route
 from tidemill.api.requests import faults, reading
-from tidemill.api.requests.fields import BatchId, Id, OneOf
+from tidemill.api.requests.fields import BatchId, Id
 from tidemill.api.requests.parts import Query
 from tidemill.api.view.result_lines import Found, bounded
-from tidemill.schemas import bounds
-from tidemill.schemas.bounds import METADATA_VALUE_CHARS_MAX
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, Status
-
-LIMIT_DEFAULT: Final = 100
-LIMIT_MAX: Final = 1_000
-INDEX_MAX: Final = 10_000_000
-STATUSES: Final = ("completed", "failed")
 
 router = APIRouter(prefix="/v1/batches/{batch_id}", tags=["batches"], route_class=Route)
 
@@ -88,25 +81,6 @@ class CompareQuery(reading.Parameters):
     """Show only lines with these outcomes, separated by commas; a page may then have few or none."""
 
 
-class ResultsQuery(reading.Parameters):
-    """The query of results."""
-
-    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), reading.WHOLE] = LIMIT_DEFAULT
-    """How many a page has at most."""
-    after: Annotated[int, Field(ge=-1, le=INDEX_MAX), reading.WHOLE] = -1
-    """`next_after` of the page before."""
-    status: Annotated[str, OneOf(STATUSES)] | None = None
-    """Only those lines."""
-    custom_id: Annotated[str, Field(max_length=METADATA_VALUE_CHARS_MAX)] | None = None
-    """Only lines with this `custom_id`."""
-    contains: Annotated[str, Field(max_length=bounds.NAME_CHARS_MAX)] | None = None
-    """Only lines of the output or error file with this text, in upper or lower case."""
-    code: bounds.Word | None = None
-    """Only failed lines with this error code."""
-    server: bounds.Name | None = None
-    """Only lines whose last call went to this server."""
-
-
 @router.get("/results", response_model=ResultPage)
 async def results(
     deps: Deps, caller: Caller, batch_id: BatchId, query: Annotated[ResultsQuery, Depends(Query(ResultsQuery))]
@@ -129,16 +103,9 @@ async def _shown(
     deps: Dependencies, project: str, batch: Batch, query: ResultsQuery
 ) -> tuple[list[Found], int | None]:
     """The lines of a page, and the index after which more may come; None if none do."""
-    wanted = Search(
-        status=query.status,
-        custom_id=query.custom_id,
-        contains=query.contains,
-        code=query.code,
-        server=query.server,
-    )
-    if wanted.reads_lines:
+    if query.reads_lines:
         async with deps.gates.searches.turn(project):
-            matches = await search(deps, project, batch, wanted, after=query.after, limit=query.limit)
+            matches = await search(deps, project, batch, query)
         shown = bounded(matches.found)
         return shown, shown[-1].index if len(shown) < len(matches.found) else matches.searched_to
     found = await result_pages.page(

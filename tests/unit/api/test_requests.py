@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
+from tidemill.api.batches.result_search import ResultsQuery
 from tidemill.api.requests import reading
 from tidemill.api.requests.bodies import Completion, NewBatch, NewUpload
 from tidemill.api.requests.filters import BatchesQuery
@@ -16,7 +17,6 @@ from tidemill.api.routes.admin.keys import KeyRequest
 from tidemill.api.routes.batches import EstimateRequest
 from tidemill.api.routes.files import ContentHeaders, FilesQuery
 from tidemill.api.routes.reruns import ReplayRequest, RerunRequest
-from tidemill.api.routes.results import ResultsQuery
 from tidemill.api.routes.usage import UsageQuery
 from tidemill.configuration.settings import Settings
 from tidemill.schemas.resources.error import ApiError

@@ -1,7 +1,5 @@
 """Search of finished lines: a request reads a bounded part, and its cursor says how far it has come."""
 
-from dataclasses import replace
-
 import orjson
 import pytest
 from support.dependencies import batch_of, client_of, open_dependencies
@@ -105,9 +103,8 @@ def test_an_odd_reply_is_found_and_compared(body):
     text = (
         b'{"id":"r","custom_id":"a","response":{"status_code":200,"request_id":"q","body":%s},"error":null}' % body
     )
-    any_line = result_search.Search(status=None, custom_id=None, contains=None, code=None, server=None)
-    assert replace(any_line, contains="YES", custom_id="a").matches(text, failed=False)
-    assert not replace(any_line, contains="no such").matches(text, failed=False)
+    assert result_search.ResultsQuery(contains="YES", custom_id="a").matches(text, failed=False)
+    assert not result_search.ResultsQuery(contains="no such").matches(text, failed=False)
     assert comparison.answer(text) == comparison.answer(text)
     assert comparison.answer(text) != comparison.answer(text.replace(b"Yes", b"No"))
 
