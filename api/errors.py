@@ -1,6 +1,7 @@
 """The errors of the API, in OpenAI's words."""
 
 import errno
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -114,29 +115,21 @@ def no_file(file_id: str) -> ApiError:
     return ApiError(404, f"No such File object: {shorten(file_id)}", param="id")
 
 
-def no_batch(batch_id: str, *, param: str | None = None) -> ApiError:
-    """No batch of this project has the id."""
-    return ApiError(404, f"No batch found with id '{shorten(batch_id)}'.", param=param)
+def not_found(kind: str, object_id: str, *, param: str | None = None) -> ApiError:
+    """The caller can see no object of this kind with the id."""
+    return ApiError(404, f"No {kind} found with id '{shorten(object_id)}'.", param=param)
+
+
+no_batch = functools.partial(not_found, "batch")
+no_endpoint = functools.partial(not_found, "webhook endpoint")
+no_delivery = functools.partial(not_found, "delivery")
+no_letter = functools.partial(not_found, "dead letter")
+no_key_with = functools.partial(not_found, "key")
 
 
 def no_async_request(name: str) -> ApiError:
     """No endpoint has this path, or no asynchronous request of this project there has this id."""
     return ApiError(404, f"No endpoint or asynchronous request found: '{shorten(name)}'.")
-
-
-def no_endpoint(endpoint_id: str) -> ApiError:
-    """No webhook endpoint of this project has the id."""
-    return ApiError(404, f"No webhook endpoint found with id '{shorten(endpoint_id)}'.")
-
-
-def no_delivery(delivery_id: str) -> ApiError:
-    """No delivery of the webhook endpoint has the id."""
-    return ApiError(404, f"No delivery found with id '{shorten(delivery_id)}'.")
-
-
-def no_letter(letter_id: str) -> ApiError:
-    """No dead letter has the id."""
-    return ApiError(404, f"No dead letter found with id '{shorten(letter_id)}'.")
 
 
 def no_results(batch_id: str, why: str) -> ApiError:
@@ -225,11 +218,6 @@ def no_entry(name: str) -> ApiError:
 def another_revision(name: str) -> ApiError:
     """The object has changed since the caller read it."""
     return ApiError(412, f"'{shorten(name)}' does not have this revision.", code="revision_mismatch")
-
-
-def no_key_with(key_id: str) -> ApiError:
-    """No key has the id."""
-    return ApiError(404, f"No key found with id '{shorten(key_id)}'.")
 
 
 def limit_reached(limit: str, message: str) -> ApiError:
