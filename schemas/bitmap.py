@@ -12,8 +12,8 @@ class Bitmap:
 
     __slots__ = ("content",)
 
-    def __init__(self) -> None:
-        self.content = bytearray()
+    def __init__(self, content: bytes = b"") -> None:
+        self.content = bytearray(content)
 
     def __contains__(self, index: int) -> bool:
         byte = index >> 3

@@ -9,44 +9,24 @@ counts for both; otherwise one would publish lines by another verdict than the o
 """
 
 import logging
-from typing import Any, Final
+from typing import Final
 
-import msgspec
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from tidemill.ingest.files.packing import RequestPublisher
-from tidemill.ingest.files.verdict import Copies, Failed, Passed
-from tidemill.schemas import UNREADABLE
-from tidemill.schemas.bitmap import Bitmap
+from tidemill.ingest.files.verdict import Failed, Passed
 from tidemill.schemas.log.messages import BatchCreated
 from tidemill.schemas.log.part import verdict_key
 from tidemill.schemas.log.topics import EXPRESS_LINES_MAX
 from tidemill.schemas.ports import NotFound, Store, once, read_all
-from tidemill.schemas.resources.batch import BatchError
 from tidemill.storage.s3_errors import Refused
 
 log = logging.getLogger(__name__)
 
 
-class _Passed(msgspec.Struct, tag="passed"):
-    """See `Passed`."""
-
-    total: int
-    models: tuple[str, ...]
-    numbers: bytes
-    copies: bytes
-    """The bitmap of their places."""
-    copies_by_model: dict[int, int]
-    faulty: list[int]
-    line_bytes_max: int
-
-
-class _Failed(msgspec.Struct, tag="failed"):
-    """See `Failed`."""
-
-    errors: list[dict[str, Any]]
-
-
-_kept: Final[msgspec.json.Decoder[_Passed | _Failed]] = msgspec.json.Decoder(_Passed | _Failed)
+_kept: Final[TypeAdapter[Passed | Failed]] = TypeAdapter(
+    Passed | Failed, config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", hide_input_in_errors=True)
+)
 
 
 class KeptVerdicts:
@@ -67,7 +47,7 @@ class KeptVerdicts:
             return verdict
         batch_id = command.batch.id
         await self._requests.begin(batch_id, command.project)
-        content = msgspec.json.encode(_encoded(verdict))
+        content = _kept.dump_json(verdict)
         if await self._store.create(verdict_key(batch_id), content):
             return verdict
         if (other := await self._read(batch_id)) is None:  # It is damaged.
@@ -82,7 +62,7 @@ class KeptVerdicts:
             NoKey: The batch is deleted.
         """
         await self._requests.begin(command.batch.id, command.project)
-        await self._store.create(verdict_key(command.batch.id), msgspec.json.encode(_encoded(passed)))
+        await self._store.create(verdict_key(command.batch.id), _kept.dump_json(passed))
 
     async def of(self, batch_id: str) -> Passed | Failed | None:
         """The verdict that another attempt kept.
@@ -99,38 +79,11 @@ class KeptVerdicts:
     async def _read(self, batch_id: str) -> Passed | Failed | None:
         """The verdict in the store; None if it is damaged."""
         try:
-            kept = _kept.decode(await read_all(self._store.read(verdict_key(batch_id))))
-        except UNREADABLE:
+            return _kept.validate_json(await read_all(self._store.read(verdict_key(batch_id))))
+        except ValidationError:
             log.exception("the verdict on the input of %s is damaged; it is checked again", batch_id)
             return None
-        if isinstance(kept, _Failed):
-            return Failed(errors=tuple(map(BatchError.model_validate, kept.errors)))
-        copies = Copies(places=Bitmap())
-        copies.places.content[:] = kept.copies
-        copies.by_model.update(kept.copies_by_model)
-        return Passed(
-            total=kept.total,
-            models=kept.models,
-            numbers=kept.numbers,
-            copies=copies,
-            faulty=frozenset(kept.faulty),
-            line_bytes_max=kept.line_bytes_max,
-        )
 
 
 def _is_plain(passed: Passed) -> bool:
     return len(passed.models) == 1 and not (passed.copies.count or passed.faulty)
-
-
-def _encoded(verdict: Passed | Failed) -> _Passed | _Failed:
-    if isinstance(verdict, Failed):
-        return _Failed(errors=[error.model_dump(mode="json") for error in verdict.errors])
-    return _Passed(
-        total=verdict.total,
-        models=verdict.models,
-        numbers=verdict.numbers,
-        copies=bytes(verdict.copies.places.content),
-        copies_by_model=dict(verdict.copies.by_model),
-        faulty=sorted(verdict.faulty),
-        line_bytes_max=verdict.line_bytes_max,
-    )

@@ -4,7 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Final
+from typing import Annotated, Final
+
+from pydantic import GetPydanticSchema, PlainSerializer
+from pydantic_core.core_schema import bytes_schema, no_info_after_validator_function
 
 from tidemill.ingest.files.packing import Placed
 from tidemill.schemas.bitmap import Bitmap
@@ -25,11 +28,19 @@ INTERNAL_FAULT: Final = BatchError(
 )
 
 
+Places = Annotated[
+    Bitmap,
+    GetPydanticSchema(lambda *_: no_info_after_validator_function(Bitmap, bytes_schema())),
+    PlainSerializer(lambda places: bytes(places.content), return_type=bytes),
+]
+"""The indices of lines; its bytes in a kept verdict."""
+
+
 @dataclass(frozen=True, slots=True)
 class Copies:
     """The copies of a batch."""
 
-    places: Bitmap = field(default_factory=Bitmap)
+    places: Places = field(default_factory=Bitmap)
     by_model: Counter[int] = field(default_factory=Counter)
     """The number of copies by the number of their model."""
 
