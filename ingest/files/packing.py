@@ -6,13 +6,14 @@ processors share a batch. If the lines name several models, those of each model 
 others. The same lines are always packed the same way, even after a crash.
 """
 
-from collections.abc import AsyncIterable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterable, Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, TypeVar
 
 from tidemill.schemas.jsonl.lines import Line
 from tidemill.schemas.log.codec import LineMark, LineRef, RequestHead
 from tidemill.schemas.log.messages import Accepted, Rejected, Stalled
+from tidemill.schemas.resources.batch import Batch
 from tidemill.telemetry import tracing
 
 RECORD_LINES_MAX: Final = 128
@@ -34,27 +35,6 @@ Placed = tuple[int, bytes | LineRef]
 """The place of a line in its batch, and the line or its place in the store."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """The fields that all records of a batch have in common."""
-
-    batch_id: str
-    project: str
-    deadline: int
-    """Unix seconds."""
-    url: str
-    created: int | None = None
-    """Unix seconds; see `RequestHead`."""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """More headers of each call."""
-    traceparent: str | None = None
-    """The context of its trace."""
-    validated: bool = False
-    """Whether the store has a JSON Schema that each answer must fit."""
-    express: bool = False
-    """Whether the batch is small, so that its records go to the express topic."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """A record of `requests`."""
@@ -65,6 +45,7 @@ class Record:
     """Its lines, separated by newlines; empty if the line is in the store."""
     head: RequestHead
     express: bool = False
+    """Whether the batch is small, so that its records go to the express topic."""
 
 
 class RequestPublisher(Protocol):
@@ -92,19 +73,37 @@ def publication(lines: int) -> tracing.Attributes:
     return {**tracing.messaging("publish", "send", "tidemill.requests"), tracing.COUNT: lines}
 
 
+def head_of(batch: Batch, project: str, *, created: int | None, validated: bool) -> RequestHead:
+    """What the heads of all records of a batch have in common; see `RequestHead`."""
+    return RequestHead(
+        batch_id=batch.id,
+        project=project,
+        first=0,
+        deadline=batch.expires_at,
+        url=batch.endpoint,
+        created=created,
+        headers=batch.tidemill.headers or {},
+        traceparent=batch.tidemill.traceparent,
+        validated=validated,
+    )
+
+
 class Packer:
     """Packs the lines of a batch in the order of their places, which may have gaps."""
 
-    def __init__(self, origin: Origin, models: Sequence[str], numbers: bytes = b"") -> None:
+    def __init__(
+        self, head: RequestHead, models: Sequence[str], numbers: bytes = b"", *, express: bool = False
+    ) -> None:
         """Begin without lines.
 
         Args:
-            origin: The fields that the records have in common.
+            head: See `head_of`.
             models: The models that the lines name.
             numbers: For each line, the place of its model; empty if there is only one.
+            express: See `Record`.
         """
         self._numbers = numbers
-        self._lines = [_LinesOfModel(origin, model) for model in models]
+        self._lines = [_LinesOfModel(head, model, express) for model in models]
 
     def pack(self, placed: Iterable[Placed]) -> Iterator[Record]:
         """Add lines; yields the records that they complete."""
@@ -143,8 +142,9 @@ class Packer:
 class _LinesOfModel:
     """The waiting lines of one model."""
 
-    origin: Origin
+    head: RequestHead
     model: str
+    express: bool
     packed: int = 0
     """Lines of the model so far; with one model, the place behind the last line."""
     texts: list[bytes] = field(default_factory=list)
@@ -167,22 +167,9 @@ class _LinesOfModel:
     def _record(
         self, first: int, value: bytes, *, ref: LineRef | None = None, indices: tuple[int, ...] | None = None
     ) -> Record:
-        origin = self.origin
-        head = RequestHead(
-            batch_id=origin.batch_id,
-            project=origin.project,
-            first=first,
-            deadline=origin.deadline,
-            url=origin.url,
-            ref=ref,
-            created=origin.created,
-            headers=origin.headers,
-            traceparent=origin.traceparent,
-            validated=origin.validated,
-            indices=indices,
-        )
-        key = f"{origin.batch_id}/{(self.packed - 1) // RUN_LINES}"
-        return Record(model=self.model, key=key, value=value, head=head, express=origin.express)
+        head = replace(self.head, first=first, ref=ref, indices=indices)
+        key = f"{head.batch_id}/{(self.packed - 1) // RUN_LINES}"
+        return Record(model=self.model, key=key, value=value, head=head, express=self.express)
 
 
 def placed(first: int, key: str, lines: Iterable[Line], faulty: Collection[int] = ()) -> Iterator[Placed]:

@@ -29,10 +29,10 @@ from tidemill.ingest.files.imports import Import, Importer
 from tidemill.ingest.files.kept_verdicts import KeptVerdicts
 from tidemill.ingest.files.packing import (
     PUBLISH,
-    Origin,
     Packer,
     Record,
     RequestPublisher,
+    head_of,
     placed,
     publication,
     sliced,
@@ -354,19 +354,10 @@ class Stage:
             await self._requests.refuse(batch_id, marks, value, model=model)
 
     async def _records(self, work: _Work, source: InputRef, passed: Passed) -> AsyncIterator[Record]:
-        batch = work.command.batch
-        origin = Origin(
-            batch_id=batch.id,
-            project=work.command.project,
-            deadline=batch.expires_at,
-            url=batch.endpoint,
-            created=batch.created_at,
-            headers=batch.tidemill.headers or {},
-            traceparent=batch.tidemill.traceparent,
-            validated=work.command.answer_schema is not None,
-            express=passed.total <= EXPRESS_LINES_MAX,
-        )
-        packer, place = Packer(origin, passed.models, passed.numbers), 0
+        batch, is_validated = work.command.batch, work.command.answer_schema is not None
+        head = head_of(batch, work.command.project, created=batch.created_at, validated=is_validated)
+        packer = Packer(head, passed.models, passed.numbers, express=passed.total <= EXPRESS_LINES_MAX)
+        place = 0
         async with aclosing(self._slices(source.key, passed.line_bytes_max)) as slices:
             async for lines in slices:
                 work.check_stopped()

@@ -11,11 +11,11 @@ from tidemill.ingest.files import error_lines
 from tidemill.ingest.files.error_lines import CHANGED, Faulty
 from tidemill.ingest.files.packing import (
     INLINE_BYTES_MAX,
-    Origin,
     Packer,
     Placed,
     Record,
     RequestPublisher,
+    head_of,
     sliced,
 )
 from tidemill.ingest.files.validation import LONG_LINE_BYTES
@@ -205,20 +205,11 @@ class Publisher:
 
     async def _publish_requests(self, stream: Stream, placed: list[Placed], since: int | None) -> None:
         batch, model = stream.state.batch, stream.state.model
-        origin = Origin(
-            batch_id=batch.id,
-            project=stream.state.project,
-            deadline=batch.expires_at,
-            url=batch.endpoint,
-            created=since,
-            traceparent=batch.tidemill.traceparent,
-            headers=batch.tidemill.headers or {},
-            validated=batch.tidemill.validated,
-        )
+        head = head_of(batch, stream.state.project, created=since, validated=batch.tidemill.validated)
         assert model is not None
 
         async def records() -> AsyncIterator[Record]:
-            packer = Packer(origin, [model])
+            packer = Packer(head, [model])
             for record in chain(packer.pack(placed), packer.finish()):
                 yield record
 

@@ -8,12 +8,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tidemill.ingest.files import packing
-from tidemill.ingest.files.packing import Origin, Packer, Record
+from tidemill.ingest.files.packing import Packer, Record
 from tidemill.schemas.jsonl.lines import Line
 from tidemill.schemas.log import codec
-from tidemill.schemas.log.codec import LineRef
+from tidemill.schemas.log.codec import LineRef, RequestHead
 
-ORIGIN = Origin(batch_id="batch_1", project="default", deadline=1_800_000_000, url="/v1/chat/completions")
+HEAD = RequestHead(
+    batch_id="batch_1", project="default", first=0, deadline=1_800_000_000, url="/v1/chat/completions"
+)
 KEY = "files/file-1"
 SIZES = st.sampled_from([1, 2, 300, 4_000, 30_000, 65_535, 65_536, 65_537, 262_144, 262_145, 400_000])
 
@@ -23,7 +25,7 @@ MODELS = ("a", "b", "c")
 
 def packed(lines: list[bytes], packer: Packer | None = None) -> list[Record]:
     """All records of a batch whose lines follow each other in the file."""
-    packer = packer or Packer(ORIGIN, ["m"])
+    packer = packer or Packer(HEAD, ["m"])
     offsets = itertools.accumulate((len(line) + 1 for line in lines), initial=0)
     found = [
         Line(number, offset, line) for number, (offset, line) in enumerate(zip(offsets, lines, strict=False), 1)
@@ -57,7 +59,7 @@ def test_lines_of_several_models_are_packed_as_if_there_were_no_others(sizes):
     """Each model's records are those of a batch with only its lines, apart from the places of the lines."""
     lines = [bytes([97 + place % 26]) * size for place, (size, _) in enumerate(sizes)]
     numbers = bytes(number for _, number in sizes)
-    records = packed(lines, Packer(ORIGIN, MODELS, numbers))
+    records = packed(lines, Packer(HEAD, MODELS, numbers))
     assert unpacked(records, b"\n".join(lines)) == lines
     for number, model in enumerate(MODELS):
         mine = [record for record in records if record.model == model]
@@ -82,7 +84,7 @@ def test_a_line_keeps_its_key_in_any_group(gaps, ends):
     def keys(edges):
         found = {}
         for first, last in itertools.pairwise(sorted({0, 700, *edges})):
-            packer = Packer(ORIGIN, ["m"])
+            packer = Packer(HEAD, ["m"])
             group = [one for one in placed if first <= one[0] < last]
             for record in itertools.chain(packer.pack(group), packer.finish()):
                 found |= dict.fromkeys(places_of(record), record.key)
