@@ -8,7 +8,7 @@ import base64
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, NamedTuple
 
 from tidemill.schemas.bounds import WORD_CHARS_MAX
@@ -122,6 +122,16 @@ class Endpoint:
         return max(self.forms, key=lambda form: sum(body.get(name) is not None for name in form))
 
 
+_TRANSCRIPTIONS: Final = Endpoint(
+    name="Transcriptions",
+    forms=({"file": _NAMED_FILE},),
+    reply_list=None,
+    smallest={"file": _silence(), "prompt": PROMPT},
+    context=("prompt",),
+    unit="audio_seconds",
+    files={"file": _AUDIO},
+    choices={"response_format": _TRANSCRIPTS},
+)
 ENDPOINTS: Final[dict[str, Endpoint]] = {
     "/v1/chat/completions": Endpoint(
         name="Chat Completions",
@@ -184,26 +194,8 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
     "/v1/videos": Endpoint(
         name="Videos", forms=({"prompt": (str,)},), reply_list=None, smallest={"prompt": PROMPT}
     ),
-    "/v1/audio/transcriptions": Endpoint(
-        name="Transcriptions",
-        forms=({"file": _NAMED_FILE},),
-        reply_list=None,
-        smallest={"file": _silence(), "prompt": PROMPT},
-        context=("prompt",),
-        unit="audio_seconds",
-        files={"file": _AUDIO},
-        choices={"response_format": _TRANSCRIPTS},
-    ),
-    "/v1/audio/translations": Endpoint(
-        name="Translations",
-        forms=({"file": _NAMED_FILE},),
-        reply_list=None,
-        smallest={"file": _silence(), "prompt": PROMPT},
-        context=("prompt",),
-        unit="audio_seconds",
-        files={"file": _AUDIO},
-        choices={"response_format": _TRANSCRIPTS},
-    ),
+    "/v1/audio/transcriptions": _TRANSCRIPTIONS,
+    "/v1/audio/translations": replace(_TRANSCRIPTIONS, name="Translations"),
     # Rerank is Cohere's and Jina's; score, classify and pooling are vLLM's (entrypoints/pooling/*/protocol.py).
     "/v1/rerank": Endpoint(
         name="Rerank",
