@@ -4,13 +4,23 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tidemill.configuration import catalog, changes
-from tidemill.configuration.catalog import Applied, Contents
+from tidemill.configuration.catalog import FILE, Applied, Contents, Entry
 from tidemill.configuration.security import Kafka
+from tidemill.configuration.servers import Model, Server
 from tidemill.configuration.settings import Settings
 from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.producer import Log
 
 AUTHOR = "tests"
+
+
+def fixed(servers: Mapping[str, Server], models: Mapping[str, Model]) -> Catalog:
+    """A catalog that no topic changes."""
+    found = Catalog(None)
+    for number, (key, settings) in enumerate(catalog.settings_by_key(servers, models).items()):
+        found._fold.put(key, Entry(settings=settings, author=FILE, at=0, revision=number))
+    found._fold.applied = Applied(digest="", author=FILE, at=0)
+    return found
 
 
 async def change(kafka: Kafka, wanted: Mapping[str, Mapping[str, Any] | None]) -> Contents:

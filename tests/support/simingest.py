@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
+from support.catalog import fixed
 from support.simlog import Group, Place, Record
 from support.simstages import BATCHES, COMMANDS, DRAIN_SECONDS_MAX, OUTCOMES, QUEUE, Base
 
@@ -13,7 +14,6 @@ from tidemill.configuration.settings import Settings
 from tidemill.ingest.files import packing
 from tidemill.ingest.files.queue import BatchQueue, QueueRunner
 from tidemill.ingest.files.stage import Stage as IngestStage
-from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.kafka.partitions.dead_letters import handle_record
 from tidemill.kafka.producer import partition_of
@@ -39,7 +39,7 @@ class IngestProcess(Base):
         super().__init__(world, group)
         self._stage = IngestStage(
             settings,
-            catalog=Catalog.of(settings.servers, settings.models),
+            catalog=fixed(settings.servers, settings.models),
             store=self.store,
             requests=self,
             clock=self.process.now,

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from support.backend import Backend, Behaviour
+from support.catalog import fixed
 from support.processing import rig
 from support.waiting import until
 
@@ -16,7 +17,6 @@ from tidemill.configuration.serving import serving
 from tidemill.faust import stage_runner
 from tidemill.faust.probe import Probe
 from tidemill.kafka.admin import ensure_model_topics
-from tidemill.kafka.catalog import Catalog
 from tidemill.processors import app as processors
 from tidemill.processors import models
 from tidemill.processors.app import Processors
@@ -46,7 +46,7 @@ def group(monkeypatch):
 @asynccontextmanager
 async def stage(made):
     """Processors, from their first assignment on."""
-    catalog = Catalog.of({}, made.settings.models)
+    catalog = fixed({}, made.settings.models)
     running = Processors(made.settings, Cluster(servers=made.settings.kafka), catalog)
     (app,) = await running.start()
     probe = Probe(app)

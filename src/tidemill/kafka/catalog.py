@@ -15,7 +15,6 @@ from typing import Any, Final
 from tidemill.configuration import catalog, changes
 from tidemill.configuration.catalog import FILE, Applied, Contents, Entry, Fold, Key
 from tidemill.configuration.security import Kafka
-from tidemill.configuration.servers import Model, Server
 from tidemill.kafka import history
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.follower import Follower
@@ -51,15 +50,6 @@ class Catalog:
         self._follower = None
         if kafka is not None:
             self._follower = Follower(kafka, topics.CATALOG.name, self.apply, applied=self.applied)
-
-    @classmethod
-    def of(cls, servers: Mapping[str, Server], models: Mapping[str, Model]) -> "Catalog":
-        """A catalog that no topic changes."""
-        found = cls(None)
-        for number, (key, settings) in enumerate(catalog.settings_by_key(servers, models).items()):
-            found._fold.put(key, Entry(settings=settings, author=FILE, at=0, revision=number))
-        found._fold.applied = Applied(digest="", author=FILE, at=0)
-        return found
 
     @property
     def contents(self) -> Contents:

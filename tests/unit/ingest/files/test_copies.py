@@ -9,12 +9,12 @@ import threading
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.catalog import fixed
 
 from tidemill.configuration.projects import Limits
 from tidemill.configuration.settings import Settings
 from tidemill.ingest.files.sqlite import EqualLines
 from tidemill.ingest.files.stage import Stage
-from tidemill.kafka.catalog import Catalog
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.jsonl import copies
 from tidemill.schemas.jsonl.lines import Line
@@ -98,7 +98,7 @@ class World:
         self.facts, self.records, self.begun = [], [], None
         backend = {"backends": [{"url": "http://127.0.0.1:9/v1"}]}
         given = Settings(models={"m": backend, "n": backend}, limits=Limits(models_per_batch_max=2))
-        catalog = Catalog.of(given.servers, given.models)
+        catalog = fixed(given.servers, given.models)
         self.stage = Stage(given, catalog=catalog, store=self.store, requests=self, clock=lambda: NOW)
 
     async def begin(self, batch_id, project):

@@ -4,11 +4,11 @@ import asyncio
 import json
 
 import pytest
+from support.catalog import fixed
 
 from tidemill.configuration.projects import Limits
 from tidemill.configuration.settings import Settings
 from tidemill.ingest.files.stage import Stage
-from tidemill.kafka.catalog import Catalog
 from tidemill.schemas import endpoints
 from tidemill.schemas.jsonl import copies
 from tidemill.schemas.log.messages import Accepted, BatchCreated, InputRef, Rejected
@@ -46,7 +46,7 @@ class Attempts:
         given = Settings(
             models={model: SERVED | {"aliases": list(aliases[model])} for model in aliases}, **settings
         )
-        catalog = Catalog.of(given.servers, given.models)
+        catalog = fixed(given.servers, given.models)
         stage = Stage(given, catalog=catalog, store=self.store, requests=self, clock=lambda: NOW)
         size = await self.store.write("files/x", once(*self.lines))
         batch = Batch(

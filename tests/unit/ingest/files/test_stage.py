@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 
 import pytest
+from support.catalog import fixed
 from support.waiting import until
 
 from tidemill import retrying
@@ -17,7 +18,6 @@ from tidemill.ingest.files.packing import SLICE_LINES, Record
 from tidemill.ingest.files.stage import Stage
 from tidemill.ingest.files.validation import LONG_LINE_BYTES
 from tidemill.ingest.files.verdict import INTERNAL_FAULT
-from tidemill.kafka.catalog import Catalog
 from tidemill.schemas.log.codec import LineMark
 from tidemill.schemas.log.messages import Accepted, BatchCreated, CancelRequested, InputRef, Rejected
 from tidemill.schemas.log.part import schema_key
@@ -105,7 +105,7 @@ class Here:
         endpoints = {"endpoints": [URL, MESSAGES]}
         models = {"m": BACKEND | endpoints, "n": BACKEND | endpoints | {"aliases": ["also-n"]}, "third": BACKEND}
         given = Settings(models=models, **settings)
-        self.catalog = Catalog.of(given.servers, given.models)
+        self.catalog = fixed(given.servers, given.models)
         self.stage = Stage(
             given,
             catalog=self.catalog,
