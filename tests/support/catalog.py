@@ -14,7 +14,7 @@ from tidemill.kafka.producer import Log
 AUTHOR = "tests"
 
 
-def fixed(servers: Mapping[str, Server], models: Mapping[str, Model]) -> Catalog:
+def fixed_catalog(servers: Mapping[str, Server], models: Mapping[str, Model]) -> Catalog:
     """A catalog that no topic changes."""
     found = Catalog(None)
     for number, (key, settings) in enumerate(catalog.settings_by_key(servers, models).items()):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from support.catalog import fixed
+from support.catalog import fixed_catalog
 from support.trust import SIGNER, VERIFIER
 
 from tidemill.api.access.auth import Keys, Principal
@@ -148,7 +148,7 @@ async def open_dependencies(
     fixed[access.digest(READER)] = Principal(project="p", role=Role.READ, key_id=READER)
     fixed[access.digest(ADMIN)] = Principal(project="default", role=Role.OPERATOR)
     settings = settings or Settings()
-    catalog = fixed(settings.servers, settings.models)
+    catalog = fixed_catalog(settings.servers, settings.models)
     log = ListLog(view, catalog)
     keys = Keys(fixed, view.keyring, clock)
     people = None if settings.openid is None else People(settings.openid)
@@ -184,7 +184,7 @@ def batch_of(batch_id: str, **fields: Any) -> Batch:
 
 def with_settings(deps: Dependencies, settings: Settings) -> Dependencies:
     """The same with other settings, and their servers and models."""
-    catalog = fixed(settings.servers, settings.models)
+    catalog = fixed_catalog(settings.servers, settings.models)
     assert isinstance(deps.log, ListLog)
     deps.log.catalog = catalog
     return replace(deps, settings=settings, catalog=catalog)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
-from support.catalog import fixed
+from support.catalog import fixed_catalog
 from support.simlog import Group, Place, Record
 from support.simstages import BATCHES, COMMANDS, DRAIN_SECONDS_MAX, OUTCOMES, QUEUE, Base
 
@@ -39,7 +39,7 @@ class IngestProcess(Base):
         super().__init__(world, group)
         self._stage = IngestStage(
             settings,
-            catalog=fixed(settings.servers, settings.models),
+            catalog=fixed_catalog(settings.servers, settings.models),
             store=self.store,
             requests=self,
             clock=self.process.now,

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from support.backend import Backend, Behaviour
-from support.catalog import fixed
+from support.catalog import fixed_catalog
 from support.processing import rig
 from support.waiting import until
 
@@ -46,7 +46,7 @@ def group(monkeypatch):
 @asynccontextmanager
 async def stage(made):
     """Processors, from their first assignment on."""
-    catalog = fixed({}, made.settings.models)
+    catalog = fixed_catalog({}, made.settings.models)
     running = Processors(made.settings, Cluster(servers=made.settings.kafka), catalog)
     (app,) = await running.start()
     probe = Probe(app)

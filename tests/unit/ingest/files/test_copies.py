@@ -9,7 +9,7 @@ import threading
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.catalog import fixed
+from support.catalog import fixed_catalog
 
 from tidemill.configuration.projects import Limits
 from tidemill.configuration.settings import Settings
@@ -98,7 +98,7 @@ class World:
         self.facts, self.records, self.begun = [], [], None
         backend = {"backends": [{"url": "http://127.0.0.1:9/v1"}]}
         given = Settings(models={"m": backend, "n": backend}, limits=Limits(models_per_batch_max=2))
-        catalog = fixed(given.servers, given.models)
+        catalog = fixed_catalog(given.servers, given.models)
         self.stage = Stage(given, catalog=catalog, store=self.store, requests=self, clock=lambda: NOW)
 
     async def begin(self, batch_id, project):

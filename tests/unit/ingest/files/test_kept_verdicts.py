@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from support.catalog import fixed
+from support.catalog import fixed_catalog
 
 from tidemill.configuration.projects import Limits
 from tidemill.configuration.settings import Settings
@@ -46,7 +46,7 @@ class Attempts:
         given = Settings(
             models={model: SERVED | {"aliases": list(aliases[model])} for model in aliases}, **settings
         )
-        catalog = fixed(given.servers, given.models)
+        catalog = fixed_catalog(given.servers, given.models)
         stage = Stage(given, catalog=catalog, store=self.store, requests=self, clock=lambda: NOW)
         size = await self.store.write("files/x", once(*self.lines))
         batch = Batch(

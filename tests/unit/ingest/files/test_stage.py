@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 
 import pytest
-from support.catalog import fixed
+from support.catalog import fixed_catalog
 from support.waiting import until
 
 from tidemill import retrying
@@ -105,7 +105,7 @@ class Here:
         endpoints = {"endpoints": [URL, MESSAGES]}
         models = {"m": BACKEND | endpoints, "n": BACKEND | endpoints | {"aliases": ["also-n"]}, "third": BACKEND}
         given = Settings(models=models, **settings)
-        self.catalog = fixed(given.servers, given.models)
+        self.catalog = fixed_catalog(given.servers, given.models)
         self.stage = Stage(
             given,
             catalog=self.catalog,
