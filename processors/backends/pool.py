@@ -41,7 +41,6 @@ class BackendPool(Seats):
         model: str = "",
         *,
         calls_max: int | None = None,
-        bucket: TokenBucket | None = None,
         clocks: Clocks | None = None,
     ) -> None:
         """Start without calls in flight.
@@ -51,7 +50,6 @@ class BackendPool(Seats):
             model: The model's name in the settings.
             calls_max: Calls that all processes together may have in flight; by default as many as the servers
                 allow.
-            bucket: The model's limit of tokens a minute.
             clocks: Of projects, shared with the models that share servers with this one.
         """
         super().__init__(calls_max=0)
@@ -60,7 +58,8 @@ class BackendPool(Seats):
         self.unresolved: Sequence[str] = ()
         """Names of servers that have no address now."""
         self.clocks = clocks or Clocks()
-        self.bucket = bucket
+        self.bucket: TokenBucket | None = None
+        """The model's limit of tokens a minute."""
         self.changed: Callable[[], None] = lambda: None
         """To call after `configure`."""
         self.model = model

@@ -117,15 +117,11 @@ class _Seen:
 class ConcurrencyLimit:
     """The limit of one backend."""
 
-    def __init__(self, calls_max: int, *, share: float = 1.0) -> None:
-        """Start low.
-
-        Args:
-            calls_max: The upper bound of the limit.
-            share: Our part of the limit, 0 < share <= 1; the rest is for other callers.
-        """
+    def __init__(self, calls_max: int) -> None:
+        """Start low; `calls_max` is the upper bound of the limit."""
         self._calls_max = calls_max
-        self._share = share
+        self._share = 1.0
+        """Our part of the limit, 0 < share <= 1; the rest is for other callers."""
         self.sure = min(START_CALLS, calls_max)
         self._step = self.sure
         self._trial: _Trial | None = None

@@ -22,7 +22,7 @@ IDLE_SECONDS = 60.0
 """Without a terminal, interval of lines that repeat their predecessor."""
 NAME_CHARS = 14
 BAR_CELLS = 16
-SECOND, MINUTE, HOUR = 1, 60, 3600
+MINUTE, HOUR = 60, 3600
 
 
 def duration(seconds: float) -> str:

@@ -76,7 +76,8 @@ def test_a_ceiling_is_a_ceiling() -> None:
 @settings(max_examples=5, deadline=None)
 def test_a_share_leaves_the_rest(share: float) -> None:
     """The process takes its share of the limit; a backend that takes every call shows none below the ceiling."""
-    limit = ConcurrencyLimit(100, share=share)
+    limit = ConcurrencyLimit(100)
+    limit.configure(100, share)
     server = Server(lone(limit), capacity=lambda _: 1000)
     server.run(30)
     assert server.in_flight == math.ceil(100 * share)
