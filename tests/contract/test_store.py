@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.waiting import WAIT_SECONDS_MAX
 
-from tidemill.configuration.settings import SettingsError
 from tidemill.results.files.compaction import write_part
 from tidemill.results.files.merge import STREAMS_MAX, Sums, merged
 from tidemill.results.state.active_batch import PartBuffer
@@ -305,13 +304,6 @@ def test_a_crashed_write_is_collected_when_old(tmp_path):
     (partial / "young").write_bytes(b"x")
     DirectoryStore(tmp_path)
     assert [path.name for path in partial.iterdir()] == ["young"]
-
-
-@pytest.mark.parametrize("url", ["", "/dir", "file://host/dir", "file:dir", "s3://", "http://x/y"])
-def test_other_addresses_are_refused(url):
-    """An address that means no store is a setting that cannot be used."""
-    with pytest.raises(SettingsError):
-        open_store(url)
 
 
 async def test_a_merge_of_many_parts_leaves_connections_for_others(store, monkeypatch):

@@ -4,28 +4,24 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from tidemill.configuration.settings import SettingsError
 from tidemill.schemas.ports import Store
 from tidemill.storage.directory import DirectoryStore
 from tidemill.storage.metered import MeteredStore
 
 
 def open_store(url: str, *, reserve_bytes: int = 0) -> Store:
-    """Open the store at an address; the caller closes it.
+    """Open the store at an address, as `Settings.store_url` has it; the caller closes it.
 
     The address is `file:///dir`, or `s3://bucket/prefix` with the usual `AWS_…` variables for the rest. A store in
     a folder leaves `reserve_bytes` free on its disk.
 
     Raises:
-        SettingsError: The address has another scheme, or is incomplete.
         OSError: The folder cannot be created.
     """
     parts = urlsplit(url)
-    if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
+    if parts.scheme == "file":
         return MeteredStore(DirectoryStore(Path(url2pathname(parts.path)), reserve_bytes=reserve_bytes))
-    if parts.scheme == "s3" and parts.netloc:
-        # The import takes half a second, which a store in a folder does not need.
-        from tidemill.storage.s3 import S3Store  # noqa: PLC0415
+    # The import takes half a second, which a store in a folder does not need.
+    from tidemill.storage.s3 import S3Store  # noqa: PLC0415
 
-        return MeteredStore(S3Store(bucket=parts.netloc, prefix=parts.path.strip("/")))
-    raise SettingsError("store: an address is file:///dir or s3://bucket/prefix")
+    return MeteredStore(S3Store(bucket=parts.netloc, prefix=parts.path.strip("/")))

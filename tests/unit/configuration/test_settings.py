@@ -94,12 +94,16 @@ def test_settings_out_of_bounds_are_refused(tmp_path, text, message):
         (f"[models.m]\n{MODEL.replace('}', ', metrics = 3 }')}", "models.m.backends.0.metrics: "),
         ('[models.m]\nbackends = [{ url = "http://a/v1" }, { url = "http://a/v1/" }]', "models.m.backends: http:"),
         ('store = "/srv/files"', "store: expected file:///dir or s3://bucket/prefix"),
+        ('store = "file://host/dir"', "store: expected file:///dir or s3://bucket/prefix"),
+        ('store = "file:dir"', "store: expected file:///dir or s3://bucket/prefix"),
+        ('store = "s3://"', "store: expected file:///dir or s3://bucket/prefix"),
+        ('store = "http://x/y"', "store: expected file:///dir or s3://bucket/prefix"),
         ('store = "s3://id:secret@bucket"', "store: the address must not contain a password"),
         ('cors_origins = ["https://a.example/"]', "cors_origins: https://a.example/ is not an"),
         ('cors_origins = ["app.example.com"]', "cors_origins: app.example.com is not an origin"),
         ('kafka = "kafka://a:9092"', "kafka: expected host:port[,host:port…], without a scheme"),
     ],
-    ids=range(32),
+    ids=range(36),
 )  # fmt: skip
 def test_a_fault_says_how_to_fix_it(tmp_path, text, message):
     """One line names its place and the correct form."""
