@@ -65,7 +65,6 @@ from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.webhooks.addresses import networks
 from tidemill.sealing.key_manager import KeyManager, wrapper
 from tidemill.sealing.webhook_secrets import WebhookSecrets
-from tidemill.storage.address import open_store
 from tidemill.tasks import Crash, Fault, watched
 from tidemill.telemetry import logs, tracing
 
@@ -140,7 +139,7 @@ async def opened(settings: Settings, crash: Crash) -> AsyncIterator[tuple[Depend
     async with contextlib.AsyncExitStack() as stack:
         sender = Log(cluster)
         key_manager = KeyManager(settings, cluster, sender)
-        store = key_manager.store(open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes))
+        store = key_manager.open_store()
         stack.push_async_callback(store.close)
         view = View(Database(settings.data / "state" / "api"), time.time, verifier)
         stack.callback(view.close)

@@ -29,9 +29,7 @@ from tidemill.retrying import retry
 from tidemill.schemas.log import codec, dead_letters, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.messages import DeadLettered
-from tidemill.schemas.ports import Store
 from tidemill.sealing.key_manager import KeyManager
-from tidemill.storage.address import open_store
 from tidemill.storage.buckets import Buckets
 from tidemill.storage.disk_space import LOG
 from tidemill.tasks import Crash, drain, watched
@@ -116,9 +114,7 @@ class Ingest:
         self._catalog = catalog
         self._log = Log(kafka)
         self._key_manager = KeyManager(settings, kafka, self._log, on_record=self._erased)
-        self._store = self._key_manager.store(
-            open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes)
-        )
+        self.store = self._key_manager.open_store()
         self._space = log_space(kafka, settings.disk_reserve_bytes)
         self._requests = RequestProducer(
             kafka,
@@ -133,7 +129,7 @@ class Ingest:
             kafka,
             catalog=catalog,
             sender=self._log,
-            store=self._store,
+            store=self.store,
             requests=self._requests,
             vault=self._key_manager.vault,
         )
@@ -159,15 +155,10 @@ class Ingest:
             if not self._stage.is_importing((event.message.key or b"").decode(errors="replace"))
         )
 
-    @property
-    def store(self) -> Store:
-        """The store of inputs."""
-        return self._store
-
     def _file_stage(self, settings: Settings) -> Stage:
         importer = Importer(
             Buckets(settings.buckets),
-            self._store,
+            self.store,
             sender=self._log,
             requests=self._requests,
             room=self._stream_app.quotas,
@@ -176,7 +167,7 @@ class Ingest:
         return Stage(
             settings,
             catalog=self._catalog,
-            store=self._store,
+            store=self.store,
             requests=self._requests,
             clock=time.time,
             importer=importer,
@@ -204,7 +195,7 @@ class Ingest:
         await self._requests.stop()
         await self._log.stop()
         await self._stage.close()
-        await self._store.close()
+        await self.store.close()
 
     async def _consume(self, events: Any) -> None:
         async for event in events.noack().events():

@@ -33,9 +33,7 @@ from tidemill.processors.reports.reporter import Reporter
 from tidemill.runtime import preflight
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
-from tidemill.schemas.ports import Store
 from tidemill.sealing.key_manager import KeyManager
-from tidemill.storage.address import open_store
 from tidemill.storage.disk_space import LOG
 from tidemill.tasks import watched
 
@@ -59,7 +57,7 @@ class Processors:
         self._offsets = Offsets(kafka)
         log = Log(kafka)
         self._key_manager = KeyManager(settings, kafka, log, on_record=self._erased)
-        store = self._key_manager.store(open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes))
+        self.store = self._key_manager.open_store()
         completed = CompletedLines()
         closed.listen(completed.forget)
         assignment = Assignment(closed, functools.partial(partition_of, partitions=settings.partitions))
@@ -68,8 +66,8 @@ class Processors:
             log=log,
             outbox=KafkaOutbox(kafka, encrypted=settings.encrypt_log, check_disk=lambda: self._space.check(LOG)),
             upstream=HttpUpstream(reply_bytes_max=settings.reply_bytes_max),
-            store=store,
-            forms=Forms(store, LineBudget()),
+            store=self.store,
+            forms=Forms(self.store, LineBudget()),
             closed=closed,
             vault=self._key_manager.vault,
             assignment=assignment,
@@ -87,11 +85,6 @@ class Processors:
         self._reporting: asyncio.Task[None] | None = None
         self._lacks: set[str] = set()
         """Keys and files of servers that the process lacks."""
-
-    @property
-    def store(self) -> Store:
-        """The store of large lines."""
-        return self._shared.store
 
     async def start(self) -> list[stage_app.StageApp]:
         """Connect, learn which batches are closed, and return the app to run."""
@@ -135,7 +128,7 @@ class Processors:
         await self._shared.upstream.close()
         await self._shared.outbox.stop()
         await self._shared.log.stop()
-        await self._shared.store.close()
+        await self.store.close()
 
     def _apply(self, key: str, value: bytes | None, offset: int) -> None:
         if value is None:

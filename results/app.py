@@ -28,12 +28,11 @@ from tidemill.results.state.stalls import held
 from tidemill.results.state.tables import Tables
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import DecodeError, Headers
-from tidemill.schemas.ports import Edge, Store
+from tidemill.schemas.ports import Edge
 from tidemill.schemas.resources.batch import window_seconds
 from tidemill.sealing.key_manager import KeyManager
 from tidemill.sealing.records import open_outcome
 from tidemill.sealing.vault import NoKey, Vault
-from tidemill.storage.address import open_store
 from tidemill.storage.buckets import Buckets
 from tidemill.tasks import watched
 
@@ -65,8 +64,7 @@ class Results:
         self._freeze_guard = FreezeGuard()
         self._log = Log(kafka, before_request=self._wait_valid, rest=self._rest)
         self._key_manager = KeyManager(settings, kafka, self._log)
-        store = open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes)
-        self._store = self._key_manager.store(store)
+        self.store = self._key_manager.open_store()
         state = settings.data / "state" / "results"
         self.app = stage_app.create_app(
             NAME, settings, kafka=kafka, state=state, tables=True, buffer=BUFFER_EVENTS_MAX
@@ -78,7 +76,7 @@ class Results:
         self._resources = Resources(
             sender=self._log,
             history=functools.partial(outcomes, kafka, self._key_manager.vault),
-            store=self._store,
+            store=self.store,
             clock=time.time,
             monotonic=time.monotonic,
             limits=self._limits(),
@@ -116,11 +114,6 @@ class Results:
             kept_seconds=self._kept_seconds,
         )
 
-    @property
-    def store(self) -> Store:
-        """The store of files."""
-        return self._store
-
     async def start(self) -> list[stage_app.StageApp]:
         """Connect, and return the app to run."""
         self._freeze_guard.start()
@@ -143,7 +136,7 @@ class Results:
         await self._key_manager.stop()
         await self._log.stop()
         await self._resources.buckets.close()
-        await self._store.close()
+        await self.store.close()
         self._freeze_guard.stop()
 
     def _active_batches(self) -> Iterator[ActiveBatches]:

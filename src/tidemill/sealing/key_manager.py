@@ -17,6 +17,7 @@ from tidemill.schemas.ports import Clock, Sender, Store
 from tidemill.sealing.store import SealedStore
 from tidemill.sealing.vault import Vault
 from tidemill.sealing.wrapping import KEY_FILE, FileWrapper, KeyFileError
+from tidemill.storage.address import open_store
 
 ROUND_SECONDS: Final = 3600.0
 KEPT: Final = 3
@@ -39,6 +40,7 @@ class KeyManager:
         Raises:
             SettingsError: The key file is invalid, or missing although lines are sealed.
         """
+        self._settings = settings
         self._on_record = on_record
         self._has_due_keys = asyncio.Event()
         """Set when a batch is deleted, or a deleted batch gets a key."""
@@ -54,8 +56,9 @@ class KeyManager:
         """Stop reading."""
         await self.follower.stop()
 
-    def store(self, below: Store) -> Store:
-        """A store that seals the objects of sealed batches."""
+    def open_store(self) -> Store:
+        """Open the store of the settings, which then seals the objects of sealed batches; the caller closes it."""
+        below = open_store(self._settings.store_url, reserve_bytes=self._settings.disk_reserve_bytes)
         return SealedStore(below, self.vault)
 
     async def destroy_due_keys(
