@@ -92,35 +92,31 @@ def histogram(
     return Histogram(name, text, labels, buckets=bounds)
 
 
-class Sampled:
+class Sampled(Collector):
     """A metric that is read at each scrape."""
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
+        self._source: Source | None = None
+        REGISTRY.register(self)
 
     def sample(self, source: Source) -> None:
         """Set the source of the values.
 
         It replaces an earlier one, runs on the scraping thread, which is the event loop's, and must not wait.
         """
-        _collector.sources[self.metric] = source
+        self._source = source
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+        """See `Collector`."""
+        if self._source is not None:
+            yield _family(self.metric, self._source())
 
 
 def sampled(name: str, text: str, *stages: str, labels: Sequence[str], kind: Kind = "gauge") -> Sampled:
     """Define a metric that is read at each scrape; it has no series before it has a source."""
     METRICS.append(metric := Metric(name, kind, tuple(labels), stages, text))
     return Sampled(metric)
-
-
-class _Collector(Collector):
-    """Reads the sampled metrics at each scrape."""
-
-    def __init__(self) -> None:
-        self.sources: dict[Metric, Source] = {}
-
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
-        for metric, source in list(self.sources.items()):
-            yield _family(metric, source())
 
 
 def _family(
@@ -139,7 +135,3 @@ def _family(
         assert not isinstance(value, Buckets), metric.name
         family.add_metric((key,) if isinstance(key, str) else key, value)
     return family
-
-
-_collector: Final = _Collector()
-REGISTRY.register(_collector)
