@@ -128,13 +128,6 @@ def requeue_headers(letter: DeadLetter) -> Headers:
     return [*own, (REQUEUED, letter.id.encode())]
 
 
-def requeued(letter: DeadLetter) -> tuple[bytes | None, bytes | None, Headers]:
-    """A letter's record in the form in which it is sent to its topic again: key, value and headers."""
-    # The client refuses a record with neither key nor value.
-    key = letter.key if letter.value is not None else letter.key or b""
-    return key, letter.value, requeue_headers(letter)
-
-
 def mark_headers(letter_id: str) -> Headers:
     """The headers of the mark that a letter was sent again."""
     return [(SOURCE, letter_id.encode()), (MARK, b"1")]

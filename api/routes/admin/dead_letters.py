@@ -17,6 +17,7 @@ from tidemill.api.dependencies import Dependencies, Deps, JsonBody, OperatorCall
 from tidemill.api.openapi import Route
 from tidemill.api.requests import reading
 from tidemill.api.requests.parts import PathId, Query
+from tidemill.kafka.partitions.dead_letters import send_again
 from tidemill.schemas import bounds
 from tidemill.schemas.log import dead_letters, topics
 from tidemill.schemas.log.codec import DecodeError
@@ -197,9 +198,7 @@ async def _send(deps: Dependencies, letter_ids: set[str]) -> None:
             if letter.id not in left or isinstance(letter, RequeueMark):
                 continue
             left.remove(letter.id)
-            key, value, headers = dead_letters.requeued(letter)
-            await deps.log.send(letter.topic, key, value, headers=headers)
-            await deps.log.send(topics.DEAD.name, letter.id, None, headers=dead_letters.mark_headers(letter.id))
+            await send_again(deps.log, letter)
 
 
 async def _letters(deps: Dependencies) -> AsyncGenerator[DeadLetter | RequeueMark, None]:

@@ -8,12 +8,12 @@ from typing import Any, Final
 from tidemill.configuration.security import Kafka
 from tidemill.kafka import history
 from tidemill.kafka.history import Reader
+from tidemill.kafka.partitions.dead_letters import send_again
 from tidemill.kafka.producer import Log
 from tidemill.ops import OperatorError, Say
 from tidemill.schemas.log import dead_letters, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.dead_letters import DeadLetter, RequeueMark
-from tidemill.schemas.ports import Sender
 from tidemill.terminal import local_time, printable, show_json
 from tidemill.wording import counted
 
@@ -181,7 +181,7 @@ async def requeue(kafka: Kafka, letter_ids: Sequence[str] | None, say: Say, *, a
                         raise OperatorError(text)
                     say(text)
                 else:
-                    await _send(log, letter)
+                    await send_again(log, letter)
                     say(f"{letter.id} was sent to {letter.topic}")
                     sent += 1
             return sent
@@ -196,12 +196,6 @@ def _refusal(letter: DeadLetter) -> str | None:
     if not topics.takes_requeued(letter.topic):
         return f"{letter.id} stays: {topics.requeue_refusal(letter.topic)}"
     return None
-
-
-async def _send(log: Sender, letter: DeadLetter) -> None:
-    key, value, headers = dead_letters.requeued(letter)
-    await log.send(letter.topic, key, value, headers=headers)
-    await log.send(topics.DEAD.name, letter.id, None, headers=dead_letters.mark_headers(letter.id))
 
 
 async def _chosen(reader: Reader, letter_ids: Iterable[str]) -> DeadLetters:

@@ -22,6 +22,7 @@ from tidemill.retrying import retry
 from tidemill.schemas.bounds import TEXT_CHARS_MAX
 from tidemill.schemas.log import dead_letters, topics
 from tidemill.schemas.log.codec import DecodeError
+from tidemill.schemas.log.dead_letters import DeadLetter
 from tidemill.schemas.ports import RecordTooLarge, Sender
 
 ATTEMPTS_MAX: Final = 2
@@ -93,6 +94,14 @@ async def send_dead_letter(sender: Sender, message: Any, *, stage: str, reason: 
     await retry("sending a dead letter", send)
     metrics.DEAD_LETTERS.inc()
     log.warning("%s could not handle %s: %s", stage, source, reason)
+
+
+async def send_again(sender: Sender, letter: DeadLetter) -> None:
+    """Send the record of a letter to its topic again, then mark the letter; raises `OSError` as `send` does."""
+    # The client refuses a record with neither key nor value.
+    key = letter.key if letter.value is not None else letter.key or b""
+    await sender.send(letter.topic, key, letter.value, headers=dead_letters.requeue_headers(letter))
+    await sender.send(topics.DEAD.name, letter.id, None, headers=dead_letters.mark_headers(letter.id))
 
 
 def safe_reason(error: Exception) -> str:
