@@ -28,7 +28,7 @@ CLOSED_FOR: Final = ("room", "full", "handshake", "invalid", "late", "head", "bo
 WEBHOOK_RESULTS: Final = (
     "2xx", "3xx", "4xx", "5xx", "timeout", "connection", "refused_address", "secret", "internal",
 )  # fmt: skip
-STORE_OPERATIONS: Final = ("read", "write", "join", "size", "link", "free", "delete", "keys")
+STORE_OPERATIONS: Final = ("read", "write", "create", "join", "size", "link", "free", "delete", "keys")
 OTHER: Final = "other"
 """The label of whatever has no name of its own."""
 
