@@ -25,14 +25,13 @@ from tidemill.processors.member import Member
 from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.models import Models
 from tidemill.processors.partitions.assignment import Assignment
-from tidemill.processors.partitions.closed_batches import ClosedBatches
+from tidemill.processors.partitions.closed_batches import ClosedBatches, batch_state
 from tidemill.processors.partitions.completed_lines import CompletedLines
 from tidemill.processors.partitions.places import Places
 from tidemill.processors.recovery import Recovery
 from tidemill.processors.reports.reporter import Reporter
 from tidemill.runtime import preflight
-from tidemill.schemas.log import codec, topics
-from tidemill.schemas.log.codec import DecodeError
+from tidemill.schemas.log import topics
 from tidemill.schemas.ports import Store
 from tidemill.sealing.key_manager import KeyManager
 from tidemill.storage.address import open_store
@@ -142,16 +141,12 @@ class Processors:
             # A deleted batch had ended, but this process may not have read all its lines yet.
             self._closed.close(key)
             return
-        try:
-            record = codec.decode_batch(value)
-        except DecodeError as error:
-            _log.warning("the record of a batch at %d cannot be read: %s", offset, error)
+        if (batch := batch_state(value)) is None:
+            _log.warning("the record of a batch at %d cannot be read", offset)
             return
-        self._closed.apply(record)
-        batch = record.batch
+        self._closed.apply(batch.id, batch.status)
         if batch.id not in self._closed:
-            named = [share.model for share in batch.tidemill.models]
-            self._models.opened(batch.id, frozenset(named if batch.model is None else [batch.model]))
+            self._models.opened(batch.id, batch.models)
 
     def _erased(self, key: str, value: bytes | None) -> None:
         """Close an erased batch: `tidemill.batches` drops its tombstone before its lines have left the log."""
