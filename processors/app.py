@@ -12,6 +12,7 @@ from tidemill.configuration.servers import Serving
 from tidemill.configuration.settings import Settings
 from tidemill.faust import stage_app, stage_runner
 from tidemill.kafka.catalog import Catalog
+from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.follower import Follower
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.offsets import Offsets
@@ -30,6 +31,7 @@ from tidemill.processors.partitions.completed_lines import CompletedLines
 from tidemill.processors.partitions.places import Places
 from tidemill.processors.recovery import Recovery
 from tidemill.processors.reports.reporter import Reporter
+from tidemill.retrying import retry
 from tidemill.runtime import preflight
 from tidemill.schemas.log import topics
 from tidemill.schemas.ports import Store
@@ -41,6 +43,9 @@ from tidemill.tasks import watched
 NAME: Final = "tidemill-processors"
 REST_SECONDS: Final = 0.1
 """How long a cancel may wait while many batches change."""
+RECENT_SECONDS: Final = topics.LINES_SECONDS + 86_400
+"""Processors read the batches that have changed since then. No window is longer than `LINES_SECONDS`, so the
+deadline of each older batch has passed, and no line is called after its deadline. A day more, as clocks differ."""
 
 _log = logging.getLogger(__name__)
 
@@ -99,6 +104,7 @@ class Processors:
         self._catalog.listen(lambda: self.set_models(self._catalog.contents.serving))
         await self._space.start()
         await self._shared.outbox.start()
+        self._follower.position = await retry("looking for the recent batches", self._first_recent)
         await self._follower.start()
         await self._key_manager.start()
         await self._follower.caught_up()
@@ -135,6 +141,18 @@ class Processors:
         await self._shared.outbox.stop()
         await self._shared.log.stop()
         await self._shared.store.close()
+
+    async def _first_recent(self) -> int:
+        """The offset of the first batch to read: there may be millions of older ones.
+
+        Raises:
+            LogUnavailable: The leader of the topic does not answer.
+        """
+        place = self._follower.partition
+        found = await self._offsets.since([place], time.time() - RECENT_SECONDS)
+        if place not in found:
+            raise LogUnavailable("its leader does not answer")
+        return found[place]
 
     def _apply(self, key: str, value: bytes | None, offset: int) -> None:
         if value is None:

@@ -296,11 +296,10 @@ class Settings(BaseSettings):
     @field_validator("windows")
     @classmethod
     def _check_windows(cls, windows: dict[str, Decimal]) -> dict[str, Decimal]:
-        retention_seconds = min(topic.retention_ms for topic in topics.TOPICS if topic.is_needed) // 1000
         for window in windows:
-            if window_seconds(window) > retention_seconds:
+            if window_seconds(window) > topics.LINES_SECONDS:
                 raise ValueError(
-                    f"{window} is longer than the {retention_seconds // 86_400} days that the log keeps lines"
+                    f"{window} is longer than the {topics.LINES_SECONDS // 86_400} days that the log keeps lines"
                 )
         return windows
 

@@ -1,6 +1,7 @@
 """Which batches processors call no more."""
 
 import json
+import time
 
 import pytest
 from support.dependencies import batch_of
@@ -27,6 +28,27 @@ def record(batch_id, **fields):
     decoded = json.loads(codec.encode(BatchRecord(project="p", batch=batch_of(batch_id, **fields))))
     decoded["batch"]["created_at"] = "not a time"
     return json.dumps(decoded).encode()
+
+
+class TopicOffsets:
+    """The offsets of a topic with a record each day, the last one now."""
+
+    def __init__(self, days):
+        self._days = days
+
+    async def since(self, places, at):
+        age_days = (time.time() - at) / 86_400
+        return {place: max(0, self._days - int(age_days)) for place in places}
+
+
+async def test_a_start_skips_batches_whose_deadline_has_passed(processors):
+    """It does not take longer after a year: no line is called after its deadline, of whatever batch."""
+    processors._offsets = TopicOffsets(days=365)
+    assert await processors._first_recent() == 365 - 8
+    with pytest.raises(ValueError, match="longer than the 7 days"):
+        Settings(windows={"169h": 0.5})
+    processors._offsets = TopicOffsets(days=3)
+    assert await processors._first_recent() == 0
 
 
 async def test_a_record_is_decoded_only_in_part(processors):
