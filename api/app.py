@@ -360,7 +360,7 @@ async def _with_health(
         },
         metrics=metrics.text,
     )
-    heartbeat.progress = lambda: sum(follower.position for follower in followers)
+    heartbeat.progress = lambda: Follower.catch_up_records
     beating = watched(asyncio.create_task(heartbeat.run()), crash)
     try:
         async with health.serve(state, deps.settings.health_host, deps.settings.health_port):

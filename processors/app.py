@@ -12,6 +12,7 @@ from tidemill.configuration.servers import Serving
 from tidemill.configuration.settings import Settings
 from tidemill.faust import stage_app, stage_runner
 from tidemill.kafka.catalog import Catalog
+from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.follower import Follower
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.offsets import Offsets
@@ -25,14 +26,14 @@ from tidemill.processors.member import Member
 from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.models import Models
 from tidemill.processors.partitions.assignment import Assignment
-from tidemill.processors.partitions.closed_batches import ClosedBatches
+from tidemill.processors.partitions.closed_batches import ClosedBatches, batch_state
 from tidemill.processors.partitions.completed_lines import CompletedLines
 from tidemill.processors.partitions.places import Places
 from tidemill.processors.recovery import Recovery
 from tidemill.processors.reports.reporter import Reporter
+from tidemill.retrying import retry
 from tidemill.runtime import preflight
-from tidemill.schemas.log import codec, topics
-from tidemill.schemas.log.codec import DecodeError
+from tidemill.schemas.log import topics
 from tidemill.sealing.key_manager import KeyManager
 from tidemill.storage.disk_space import LOG
 from tidemill.tasks import watched
@@ -40,6 +41,9 @@ from tidemill.tasks import watched
 NAME: Final = "tidemill-processors"
 REST_SECONDS: Final = 0.1
 """How long a cancel may wait while many batches change."""
+RECENT_SECONDS: Final = topics.LINES_SECONDS + 86_400
+"""Processors read the batches that have changed since then. No window is longer than `LINES_SECONDS`, so the
+deadline of each older batch has passed, and no line is called after its deadline. A day more, as clocks differ."""
 
 _log = logging.getLogger(__name__)
 
@@ -93,6 +97,7 @@ class Processors:
         self._catalog.listen(lambda: self.set_models(self._catalog.contents.serving))
         await self._space.start()
         await self._shared.outbox.start()
+        self._follower.position = await retry("looking for the recent batches", self._first_recent)
         await self._follower.start()
         await self._key_manager.start()
         await self._follower.caught_up()
@@ -130,21 +135,29 @@ class Processors:
         await self._shared.log.stop()
         await self.store.close()
 
+    async def _first_recent(self) -> int:
+        """The offset of the first batch to read: there may be millions of older ones.
+
+        Raises:
+            LogUnavailable: The leader of the topic does not answer.
+        """
+        place = self._follower.partition
+        found = await self._offsets.since([place], time.time() - RECENT_SECONDS)
+        if place not in found:
+            raise LogUnavailable("its leader does not answer")
+        return found[place]
+
     def _apply(self, key: str, value: bytes | None, offset: int) -> None:
         if value is None:
             # A deleted batch had ended, but this process may not have read all its lines yet.
             self._closed.close(key)
             return
-        try:
-            record = codec.decode_batch(value)
-        except DecodeError as error:
-            _log.warning("the record of a batch at %d cannot be read: %s", offset, error)
+        if (batch := batch_state(value)) is None:
+            _log.warning("the record of a batch at %d cannot be read", offset)
             return
-        self._closed.apply(record)
-        batch = record.batch
+        self._closed.apply(batch.id, batch.status)
         if batch.id not in self._closed:
-            named = [share.model for share in batch.tidemill.models]
-            self._models.opened(batch.id, frozenset(named if batch.model is None else [batch.model]))
+            self._models.opened(batch.id, batch.models)
 
     def _erased(self, key: str, value: bytes | None) -> None:
         """Close an erased batch: `tidemill.batches` drops its tombstone before its lines have left the log."""

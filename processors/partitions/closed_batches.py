@@ -1,14 +1,57 @@
 """Closed batches: their lines are no longer called, and calls in flight may count for a grace."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
+
+import msgspec
 
 from tidemill.bounded_dict import BoundedDict
+from tidemill.schemas import decoded
 from tidemill.schemas.lifecycle import CANCELLABLE, OPEN
-from tidemill.schemas.log.messages import BatchRecord
+from tidemill.schemas.resources.batch import Status
 
 BATCHES_MAX: Final = 200_000
 """Batches remembered; the one closed first is forgotten first, long after its records have left the log."""
+
+
+class _Share(msgspec.Struct, frozen=True):
+    model: str
+
+
+class _Extras(msgspec.Struct, frozen=True):
+    models: tuple[_Share, ...] = ()
+
+
+class BatchState(msgspec.Struct, frozen=True):
+    """The fields of a batch that processors need."""
+
+    id: str
+    status: Status
+    model: str | None = None
+    tidemill: _Extras = _Extras()
+
+    @property
+    def models(self) -> frozenset[str]:
+        """The models of its lines; empty before validation."""
+        shares = (share.model for share in self.tidemill.models)
+        return frozenset(shares if self.model is None else [self.model])
+
+
+class _Record(msgspec.Struct, frozen=True):
+    batch: BatchState
+    v: Literal[1] = 1
+
+
+_records = msgspec.json.Decoder(_Record)
+
+
+def batch_state(value: bytes) -> BatchState | None:
+    """The state of a batch in a record of `tidemill.batches`; None if the record cannot be read.
+
+    A process reads all batches when it starts, so this decodes only what it needs.
+    """
+    record = decoded(_records, value)
+    return None if record is None else record.batch
 
 
 class ClosedBatches:
@@ -32,10 +75,10 @@ class ClosedBatches:
         """End a `listen`."""
         self._listeners.remove(listener)
 
-    def apply(self, record: BatchRecord) -> None:
+    def apply(self, batch_id: str, status: Status) -> None:
         """Close a batch if its status requires it."""
-        if record.batch.status not in CANCELLABLE:
-            self.close(record.batch.id, self._grace if record.batch.status in OPEN else 0.0)
+        if status not in CANCELLABLE:
+            self.close(batch_id, self._grace if status in OPEN else 0.0)
 
     def grace(self, batch_id: str) -> float:
         """For how many seconds after it is closed the results of a batch count."""

@@ -226,3 +226,7 @@ def _plain(model: str) -> str:
         return model
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", model)[:150]
     return f"{plain}-{hashlib.blake2b(model.encode(), digest_size=4).hexdigest()}"
+
+
+LINES_SECONDS = min(topic.retention_ms for topic in TOPICS if topic.is_needed) // 1000
+"""How long the log keeps lines, unless an operator changes the topics; no window is longer."""

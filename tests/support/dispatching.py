@@ -31,8 +31,7 @@ from tidemill.processors.partitions.window import PartitionWindow
 from tidemill.processors.scheduling.prefix_groups import Prefixes
 from tidemill.schemas.endpoints import PROMPT
 from tidemill.schemas.log import codec
-from tidemill.schemas.log.messages import BatchRecord
-from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.schemas.resources.batch import Status
 from tidemill.storage.directory import DirectoryStore
 
 QUICK = Policy(
@@ -319,11 +318,7 @@ class World:
     def end(self, batch_id: str) -> None:
         """The log of batches says that one is cancelled."""
         self.tap.dropped.add(batch_id)
-        batch = Batch(
-            id=batch_id, endpoint="/v1/embeddings", input_file_id="f", completion_window="24h",
-            status=Status.CANCELLING, created_at=0, expires_at=1,
-        )  # fmt: skip
-        self.closed.apply(BatchRecord(project="p", batch=batch))
+        self.closed.apply(batch_id, Status.CANCELLING)
 
     async def finish(self) -> None:
         """All records are acknowledged, and nothing is left."""

@@ -28,7 +28,7 @@ from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.partitions import seals
 from tidemill.processors.partitions.assignment import Assignment
 from tidemill.processors.partitions.assignment import Record as Held
-from tidemill.processors.partitions.closed_batches import ClosedBatches
+from tidemill.processors.partitions.closed_batches import ClosedBatches, batch_state
 from tidemill.processors.partitions.seals import SealedOutbox
 from tidemill.processors.partitions.window import PartitionWindow
 from tidemill.processors.scheduling.prefix_groups import prefixes
@@ -227,8 +227,8 @@ class ProcessorsProcess(Base):
                 await self.process.pass_time()
                 if (value := records[offset].value) is None:
                     self._closed.close(records[offset].key)
-                else:
-                    self._closed.apply(codec.decode_batch(value))
+                elif (batch := batch_state(value)) is not None:
+                    self._closed.apply(batch.id, batch.status)
                 offset += 1
             await self.log.growth()
 

@@ -6,7 +6,7 @@ import secrets
 import signal
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.client import AIOKafkaClient
 from support.brokers import OpenBroker
@@ -17,6 +17,7 @@ from tidemill.kafka import follower as follower_module
 from tidemill.kafka import producer as producer_module
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.follower import RUN_BYTES_MAX, RUN_RECORDS_MAX, Follower, Tail, start_together
+from tidemill.kafka.offsets import Offsets
 from tidemill.kafka.producer import Log, Producer, producer
 
 pytestmark = pytest.mark.kafka
@@ -110,6 +111,22 @@ async def test_a_follower_starts_where_resume_says(kafka, log):
     assert [tail.end for tail in tails] == [3]
     assert isinstance(tails[0], Tail)
     assert tails[0].cluster
+
+
+async def test_offsets_of_a_time(kafka):
+    """The first record that is not older; the next one if all are older, or if there is none."""
+    name = await new_topic(kafka)
+    place = TopicPartition(name, 0)
+    offsets = Offsets(kafka)
+    assert await offsets.since([place], 0) == {place: 0}
+    producer = AIOKafkaProducer(bootstrap_servers=kafka)
+    await producer.start()
+    for at in (10, 20, 30):
+        await producer.send_and_wait(name, b"v", b"%d" % at, timestamp_ms=at * 1000)
+    await producer.stop()
+    found = [(await offsets.since([place], at))[place] for at in (0, 10, 11, 30, 31)]
+    await offsets.close()
+    assert found == [0, 0, 1, 2, 3]
 
 
 async def test_followers_that_start_together_share_requests(kafka, log, monkeypatch):

@@ -3,25 +3,32 @@
 The stage runs in the test's own process, so that the test sees who is awake.
 """
 
+import asyncio
 import secrets
+import time
 from contextlib import asynccontextmanager
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from support.backend import Backend, Behaviour
+from support.brokers import OpenBroker
 from support.catalog import fixed_catalog
+from support.dependencies import batch_of
 from support.processing import rig
 from support.waiting import until
 
 from tidemill.configuration.security import Cluster
 from tidemill.configuration.serving import serving
+from tidemill.configuration.settings import Settings
 from tidemill.faust import stage_runner
 from tidemill.faust.probe import Probe
-from tidemill.kafka.admin import ensure_model_topics
+from tidemill.kafka.admin import ensure_model_topics, ensure_topics
 from tidemill.processors import app as processors
 from tidemill.processors import models
 from tidemill.processors.app import Processors
 from tidemill.schemas import ids
-from tidemill.schemas.log import topics
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import BatchRecord
 from tidemill.schemas.resources.batch import Status
 
 pytestmark = pytest.mark.kafka
@@ -150,3 +157,27 @@ async def test_forgotten_offsets_cost_no_call(kafka, backend, tmp_path, monkeypa
         await made.poll()
     assert (backend.calls, backend.repeats) == (LINES + 1, 0)
     assert set(made.times.values()) == {1}
+
+
+async def test_a_start_reads_only_recent_batches(tmp_path):
+    """There may be millions of older ones, and no line of theirs is called any more."""
+    broker = OpenBroker(tmp_path)
+    try:
+        kafka = await broker.start()
+        settings = Settings(kafka=kafka, data=tmp_path)
+        await ensure_topics(settings, settings.cluster)
+        *old, recent = [ids.new_batch_id() for _ in range(3)]
+        producer = AIOKafkaProducer(bootstrap_servers=kafka)
+        await producer.start()
+        for batch_id, days in ((old[0], 400), (old[1], 10), (recent, 7)):
+            record = BatchRecord(project="p", batch=batch_of(batch_id, status=Status.COMPLETED))
+            at_ms = int((time.time() - days * 86_400) * 1000)
+            value = codec.encode(record)
+            await producer.send_and_wait(topics.BATCHES.name, value, batch_id.encode(), timestamp_ms=at_ms)
+        await producer.stop()
+        running = Processors(settings, settings.cluster, fixed_catalog({}, {}))
+        await running.start()
+        assert [batch_id in running._closed for batch_id in (*old, recent)] == [False, False, True]
+        await running.stop()
+    finally:
+        await asyncio.to_thread(broker.stop)

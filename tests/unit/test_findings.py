@@ -114,13 +114,13 @@ def test_a_warning_is_healthy():
 
 def test_one_finding_for_each_stalled_server_and_reason():
     """It names the batch that has waited longest."""
-    assert findings.stalled({})[0].verdict is Verdict.OK
+    assert findings.stalled({}, days=30)[0].verdict is Verdict.OK
     away = Waiting(
         reason=Reason.SERVER_UNREACHABLE, lines=3, server="http://a/v1", message="It is away.", since=90
     )
     later = away.model_copy(update={"since": 120})
     hours = Waiting(reason=Reason.SCHEDULE, lines=1, server="http://b/v1", message="It is closed.", since=60)
-    first, second = findings.stalled({"batch_1": [later, hours], "batch_2": [away]})
+    first, second = findings.stalled({"batch_1": [later, hours], "batch_2": [away]}, days=30)
     assert first.text == "batch_2 and 1 more wait since 1970-01-01 00:01:30 UTC: It is away."
     assert second.text == "batch_1 waits since 1970-01-01 00:01:00 UTC: It is closed."
     assert {first.verdict, second.verdict} == {Verdict.WARN}

@@ -21,6 +21,7 @@ from tidemill.ingest.quota import Quotas
 from tidemill.processors.joined import inputs
 from tidemill.processors.joined.reply import MixedUpError, divided
 from tidemill.processors.partitions import unreadable
+from tidemill.processors.partitions.closed_batches import batch_state
 from tidemill.runtime import run_file
 from tidemill.schemas import decoded, served
 from tidemill.schemas.endpoints import ENDPOINTS
@@ -114,6 +115,7 @@ READERS = {
     "any JSON text": (lambda data: decoded(msgspec.json.Decoder(dict[str, int]), data), b'{"a":1}', ()),
     "models of a server": (served.names, b'{"data":[{"id":"m"}]}', ()),
     "webhooks": (Router("", None, None, catch_up=None, clock=lambda: 1.0, cursor=0)._ended, RECORD, ()),
+    "batches of processors": (batch_state, RECORD, ()),
     "queue": (lambda data: BatchQueue(Settings(), lambda _: True).batch("b", data, 0), RECORD, ()),
     "batches of a quota": (lambda data: quotas().batch("b", data, 0), RECORD, ()),
     "files of a quota": (

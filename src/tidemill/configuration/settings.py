@@ -297,10 +297,9 @@ class Settings(BaseSettings):
     @field_validator("windows")
     @classmethod
     def _check_windows(cls, windows: dict[str, Decimal]) -> dict[str, Decimal]:
-        retention_seconds = min(topic.retention_ms for topic in topics.TOPICS if topic.is_needed) // 1000
         for window in windows:
-            if window_seconds(window) > retention_seconds:
-                kept = counted(retention_seconds // 86_400, "day")
+            if window_seconds(window) > topics.LINES_SECONDS:
+                kept = counted(topics.LINES_SECONDS // 86_400, "day")
                 raise ValueError(f"{window} is longer than the {kept} that the log keeps lines")
         return windows
 

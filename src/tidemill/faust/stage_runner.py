@@ -19,6 +19,7 @@ from tidemill.faust.stage_app import StageApp
 from tidemill.kafka.admin import Retention, TopicError, ensure_topics, once_ready, retention
 from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.connection import check_broker
+from tidemill.kafka.follower import Follower
 from tidemill.runtime import health, memory, notify
 from tidemill.runtime.heartbeat import Heartbeat
 from tidemill.schemas.ports import Store
@@ -61,14 +62,20 @@ def run(settings: Settings, role: str, make: Callable[[Settings, Cluster, Catalo
     """
     logs.set_up(role, settings.log)
     monitored = MonitoredApps()
-    heartbeat = Heartbeat(monitored.look)
-    heartbeat.progress = monitored.fetched_records
+    heartbeat = _heartbeat(monitored)
     flush = tracing.set_up(role)
     with heartbeat.guarded(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         has_crashed = runner.run(_run(settings, role, make, monitored, heartbeat))
     flush()
     if has_crashed:
         raise SystemExit(1)
+
+
+def _heartbeat(monitored: MonitoredApps) -> Heartbeat:
+    heartbeat = Heartbeat(monitored.look)
+    # A stage may read millions of records before its apps start.
+    heartbeat.progress = lambda: monitored.fetched_records() + Follower.catch_up_records
+    return heartbeat
 
 
 async def _run(

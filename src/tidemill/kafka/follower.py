@@ -5,6 +5,7 @@ import functools
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
@@ -51,6 +52,10 @@ class Follower:
     It reconnects with back-off while the broker is unavailable, and retries a record whose `apply` raises. A
     record whose content fails twice is skipped.
     """
+
+    catch_up_records: ClassVar[int] = 0
+    """Records that all followers of this process have passed on their way to `caught_up`. Later ones do not count:
+    other processes write them, however this one fares."""
 
     def __init__(
         self,
@@ -166,14 +171,19 @@ class Follower:
 
     def move(self, position: int) -> None:
         """Skip a gap: compaction and transactions leave some, also at the end of a topic."""
-        self.position = max(position, self.position)
-        self._moved.set()
+        self._pass(max(position, self.position))
         self._look()
 
     @property
     def is_awaited(self) -> bool:
         """Whether a task waits until the follower has reached an offset."""
         return bool(self._waiters) or not self.is_caught_up
+
+    def _pass(self, position: int) -> None:
+        if not self.is_caught_up:
+            Follower.catch_up_records += position - self.position
+        self.position = position
+        self._moved.set()
 
     def _look(self) -> None:
         if self.position >= self._end:
@@ -182,9 +192,8 @@ class Follower:
     async def _end_run(self, position: int) -> None:
         if self._applied is not None:
             self._applied()
-        self.position = position
+        self._pass(position)
         self._failed.clear()
-        self._moved.set()
         # The consumer returns fetched records without yielding to other tasks.
         await asyncio.sleep(0)
 

@@ -63,6 +63,19 @@ class Offsets:
         """
         return await self._answer(lambda client: self._offsets(client, tps, NEXT))
 
+    async def since(self, tps: Collection[TopicPartition], at: float) -> dict[TopicPartition, int]:
+        """The offset of each partition's first record since a Unix time; that of its next record if it has none.
+
+        A partition whose leader does not answer is omitted.
+
+        Raises:
+            LogUnavailable: No broker answers.
+        """
+        # Asked first: a record that is written between the two requests must not be skipped.
+        ends = await self.next(tps)
+        found = await self._answer(lambda client: self._offsets(client, tps, int(at * 1000)))
+        return {tp: offset if offset >= 0 else ends[tp] for tp, offset in found.items() if tp in ends}
+
     async def committed(self, group: str, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The offsets that a group has committed; partitions without one are omitted.
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+import msgspec
+
 from tidemill.configuration import signing_keys
 from tidemill.configuration.catalog import Contents
 from tidemill.configuration.security import Kafka
@@ -23,19 +25,45 @@ from tidemill.ops import Say, findings
 from tidemill.ops.findings import Finding
 from tidemill.retrying import reason
 from tidemill.runtime import preflight, run_file, server_probe
+from tidemill.schemas import decoded
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.signing import SignatureError
-from tidemill.schemas.ports import Store, once, read_all
+from tidemill.schemas.ports import Edge, Store, once, read_all
+from tidemill.schemas.resources.batch import Status
 from tidemill.schemas.resources.waiting import Waits
 from tidemill.schemas.webhooks.table import Deliveries
 from tidemill.sealing.key_manager import key_file
 from tidemill.storage.address import open_store
 
 CHECK_SECONDS_MAX: Final = 20.0
-"""Bound of each check, and of each server."""
+"""Bound of each check, and of each server. A read of a whole topic has a bound for the time without a record
+(`history.STALL_SECONDS_MAX`) instead: it may take long, and is no sign of an overload."""
 SERVERS_AT_ONCE_MAX: Final = 8
 PROBE_BYTES: Final = 64
+DAY_SECONDS: Final = 86_400
+BATCHES_DAYS: Final = 30
+"""Only batches whose state has changed since then are read: older ones are over, and there may be millions."""
+
+
+class _Extras(msgspec.Struct, frozen=True):
+    waiting: tuple[msgspec.Raw, ...] = ()
+
+
+class _Batch(msgspec.Struct, frozen=True):
+    status: Status
+    tidemill: _Extras = _Extras()
+
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self.tidemill.waiting) and not self.status.is_terminal
+
+
+class _BatchRecord(msgspec.Struct, frozen=True):
+    batch: _Batch
+
+
+_batch_records = msgspec.json.Decoder(_BatchRecord)
 
 
 async def examine(settings: Settings, kafka: Kafka | None, say: Say) -> bool:
@@ -47,10 +75,10 @@ async def examine(settings: Settings, kafka: Kafka | None, say: Say) -> bool:
         contents = await _contents(kafka)
         models = settings.models if contents is None else contents.serving.models
         found += await _run("topics", _topics(settings, kafka, models), say)
-        found += await _run("keys", _keys(settings, kafka), say)
+        found += await _run("keys", _keys(settings, kafka), say, is_bounded=False)
         found += await _run("clock", _clock(kafka), say)
-        found += await _run("batches", _batches(kafka), say)
-        found += await _run("webhooks", _webhooks(settings, kafka), say)
+        found += await _run("batches", _batches(kafka), say, is_bounded=False)
+        found += await _run("webhooks", _webhooks(settings, kafka), say, is_bounded=False)
     found += broker
     found += await _run("store", _store(settings), say)
     serving = settings.serving if contents is None else contents.serving
@@ -65,7 +93,7 @@ async def examine(settings: Settings, kafka: Kafka | None, say: Say) -> bool:
 async def _run(
     name: str, check: Coroutine[Any, Any, list[Finding]], say: Say, *, is_bounded: bool = True
 ) -> list[Finding]:
-    """Run a check and print its findings."""
+    """Run a check and print its findings; `is_bounded` if it has no bounds of its own."""
     found = await _checked(name, check, is_bounded=is_bounded)
     for finding in found:
         say(shown(finding))
@@ -191,16 +219,25 @@ async def _batches(kafka: Kafka) -> list[Finding]:
     """Reasons why batches wait, by their latest records."""
     count = 0
     stalled: dict[str, Waits] = {}
+    since = Edge(at_ms=int((time.time() - BATCHES_DAYS * DAY_SECONDS) * 1000))
     async with history.reading(kafka) as reader:
-        async for record in reader.records(topics.BATCHES.name):
+        async for record in reader.records(topics.BATCHES.name, since):
             count += 1
             key = (record.key or b"").decode(errors="replace")
             stalled.pop(key, None)
-            with suppress(DecodeError):
-                batch = codec.decode_batch(record.value).batch if record.value is not None else None
-                if batch is not None and not batch.status.is_terminal and batch.tidemill.waiting:
-                    stalled[key] = batch.tidemill.waiting
-    return findings.stalled(stalled) if count else []
+            if (waits := _waits(record.value)) is not None:
+                stalled[key] = waits
+    return findings.stalled(stalled, days=BATCHES_DAYS) if count else []
+
+
+def _waits(value: bytes | None) -> Waits | None:
+    """Why an unfinished batch waits; None if it does not, or its record cannot be read."""
+    # Few of very many batches wait, so only those are decoded in full.
+    if value is None or (record := decoded(_batch_records, value)) is None or not record.batch.is_waiting:
+        return None
+    with suppress(DecodeError):
+        return codec.decode_batch(value).batch.tidemill.waiting
+    return None
 
 
 async def _webhooks(settings: Settings, kafka: Kafka) -> list[Finding]:

@@ -176,14 +176,16 @@ def clock(skew_seconds: float | None) -> Finding:
     return (warn if skew_seconds <= SKEW_SECONDS_MAX else fail)("clock", text, fix)
 
 
-def stalled(batches: Mapping[str, Sequence[Waiting]]) -> list[Finding]:
-    """One finding for each reason, server and status that stalls batches, given why each of them waits."""
+def stalled(batches: Mapping[str, Sequence[Waiting]], *, days: int) -> list[Finding]:
+    """One finding for each reason, server and status that stalls batches of these days, given why each waits."""
     found: dict[tuple[Reason, str | None, int | None], list[tuple[str, Waiting]]] = {}
     for batch_id, waits in batches.items():
         for one in waits:
             found.setdefault((one.reason, one.server, one.status), []).append((batch_id, one))
     largest = sorted(found.items(), key=lambda item: -len(item[1]))[:STALLS_MAX]
-    return [_stall(reason, waiting) for (reason, *_), waiting in largest] or [ok("batches", "none is stalled")]
+    return [_stall(reason, waiting) for (reason, *_), waiting in largest] or [
+        ok("batches", f"none of the last {days} days is stalled")
+    ]
 
 
 def _stall(reason: Reason, waiting: Sequence[tuple[str, Waiting]]) -> Finding:

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from aiokafka import ConsumerRecord
 from support import ports
 from support.waiting import until
 
@@ -17,7 +18,9 @@ from tidemill.faust import stage_runner
 from tidemill.faust.monitored_apps import MonitoredApps
 from tidemill.kafka.admin import TopicError
 from tidemill.kafka.catalog import Catalog
+from tidemill.kafka.follower import Follower, Tail
 from tidemill.runtime.heartbeat import Heartbeat
+from tidemill.schemas.log import topics
 
 
 class Topic(Catalog):
@@ -96,3 +99,16 @@ async def test_a_process_that_waits_for_the_catalog_is_alive(monkeypatch):
     topics[0].fill()
     with pytest.raises(RuntimeError, match="as far as"):
         await running
+
+
+async def test_what_a_stage_reads_before_its_apps_start_is_progress():
+    """Else the supervisor ends a start that reads a year of batches. Records that arrive later prove nothing."""
+    heartbeat = stage_runner._heartbeat(MonitoredApps())
+    topic = topics.BATCHES.name
+    follower = Follower("127.0.0.1:9", topic, print)
+    follower.begin(Tail(cluster="c", end=3))
+    marks = [heartbeat.progress()]
+    for offset in range(4):
+        await follower.take([ConsumerRecord(topic, 0, offset, 0, 0, b"k", b"v", None, 1, 1, ())])
+        marks.append(heartbeat.progress())
+    assert [mark - marks[0] for mark in marks] == [0, 1, 2, 3, 3]

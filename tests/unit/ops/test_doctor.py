@@ -2,12 +2,20 @@
 
 import asyncio
 import errno
+import time
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
+from support.dependencies import batch_of
 
 from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.ops import doctor, findings
 from tidemill.runtime import server_probe
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import BatchRecord
+from tidemill.schemas.resources.batch import Extras, Status
+from tidemill.schemas.resources.waiting import Reason, Waiting
 
 MANY = 3 * doctor.SERVERS_AT_ONCE_MAX
 
@@ -78,3 +86,71 @@ async def test_a_server_whose_files_are_damaged(monkeypatch):
     monkeypatch.setattr(server_probe, "models", models)
     found = await doctor._servers(serving(3))
     assert [one.verdict for one in found] == [findings.Verdict.FAIL, findings.Verdict.WARN, findings.Verdict.WARN]
+
+
+def change(batch_id, *, days=0.0, waits=(), **fields):
+    """A record of a batch from some days ago."""
+    batch = batch_of(batch_id, tidemill=Extras(waiting=waits), **fields)
+    value = codec.encode(BatchRecord(project="p", batch=batch))
+    return SimpleNamespace(key=batch_id.encode(), value=value, timestamp=(time.time() - days * 86_400) * 1000)
+
+
+class Broker:
+    """A log with one topic, whose records take a moment each."""
+
+    def __init__(self, monkeypatch, records, seconds=0.0):
+        self.read = 0
+        self._records = records
+        self._seconds = seconds
+        monkeypatch.setattr(doctor.history, "reading", self._reading)
+
+    @asynccontextmanager
+    async def _reading(self, _):
+        yield SimpleNamespace(records=self._since)
+
+    async def _since(self, topic, since=doctor.history.FIRST):
+        for record in self._records if topic == topics.BATCHES.name else ():
+            if record.timestamp >= (since.at_ms or 0):
+                self.read += 1
+                await asyncio.sleep(self._seconds)
+                yield record
+
+
+async def test_batches_of_years_are_not_read(monkeypatch):
+    """There may be millions. Those that wait now have changed lately."""
+    away = Waiting.of(Reason.SERVER_UNREACHABLE, "no connection", since=0)
+    broker = Broker(
+        monkeypatch,
+        [
+            *(change(f"old{number}", days=40, status=Status.COMPLETED) for number in range(100)),
+            change("waits", days=20, waits=[away]),
+            change("waited", waits=[away]),
+            change("waited"),
+            change("over", waits=[away], status=Status.EXPIRED),
+        ],
+    )
+    (found,) = await doctor._batches(None)
+    assert found.verdict is findings.Verdict.WARN
+    assert found.text.startswith("waits waits since")
+    assert broker.read == 4
+
+
+async def test_a_long_read_of_the_log_is_no_fault(monkeypatch, tmp_path):
+    """Only one that stands still is: `history` bounds the time without a record."""
+    monkeypatch.setattr(doctor, "CHECK_SECONDS_MAX", 0.05)
+    records = [change(f"b{number}") for number in range(20)]
+    broker = Broker(monkeypatch, records, seconds=0.01)
+
+    async def answers(*_):
+        return [findings.ok("kafka", "answers")]
+
+    async def no_contents(_):
+        return None
+
+    for check in ("_broker", "_topics", "_clock"):
+        monkeypatch.setattr(doctor, check, answers)
+    monkeypatch.setattr(doctor, "_contents", no_contents)
+    said = []
+    await doctor.examine(Settings(data=tmp_path, port=0), "127.0.0.1:9", said.append)
+    assert "ok    batches: none of the last 30 days is stalled" in said
+    assert broker.read == len(records)
