@@ -16,7 +16,7 @@ from tidemill.schemas.resources.bill import ExactSum
 from tidemill.storage.locked_directory import lock_first_free
 from tidemill.storage.sqlite import WAL_PAGES_MAX, Checkpoints
 
-LAYOUT = 26
+LAYOUT = 27
 """Version of the schema; a file with another one is rebuilt."""
 
 SCAN_ROWS_MAX = 2_000
@@ -102,7 +102,10 @@ CREATE TABLE ledger (
     cost TEXT NOT NULL, cost_input TEXT NOT NULL, cost_output TEXT NOT NULL, cost_units TEXT NOT NULL,
     owner INTEGER NOT NULL, is_first INTEGER NOT NULL, PRIMARY KEY (id, model)
 );
-CREATE TABLE series (id TEXT PRIMARY KEY, step INTEGER NOT NULL, points BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE series (
+    id TEXT PRIMARY KEY, at INTEGER NOT NULL, step INTEGER NOT NULL, points BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX series_by_time ON series (at);
 CREATE TABLE throughput (
     project TEXT NOT NULL, at INTEGER NOT NULL, started INTEGER NOT NULL, completed INTEGER NOT NULL,
     failed INTEGER NOT NULL, input INTEGER NOT NULL, output INTEGER NOT NULL, PRIMARY KEY (project, at)
