@@ -26,6 +26,8 @@ ORPHANS_SECONDS = 3600.0
 
 FOLDED = tuple(topic.name for topic in (topics.CLAIMS, topics.BATCHES, topics.FILES, topics.UPLOADS))
 """Topics whose records name objects of the store."""
+WITH_TOMBSTONES = tuple(topic.name for topic in (topics.BATCHES, topics.FILES, topics.UPLOADS, topics.SECRETS))
+"""Topics of the view from which Kafka drops records."""
 
 _log = logging.getLogger(__name__)
 
@@ -173,6 +175,16 @@ async def collect_orphans(deps: Dependencies) -> int:
     return count
 
 
+async def mark_current(deps: Dependencies) -> None:
+    """Note that the view misses no tombstone up to now.
+
+    Raises:
+        LogUnavailable: This process does not read the log up to its end.
+    """
+    await deps.reading.catch_up(*WITH_TOMBSTONES)
+    deps.view.mark_current()
+
+
 async def sweep_forever(deps: Dependencies) -> None:
     """Sweep every `ROUND_SECONDS`, and delete orphans every `ORPHANS_SECONDS`, despite errors."""
     collect_at = 0.0
@@ -180,6 +192,7 @@ async def sweep_forever(deps: Dependencies) -> None:
         try:
             await sweep(deps)
             if deps.clock() >= collect_at:
+                await mark_current(deps)
                 await collect_orphans(deps)
                 collect_at = deps.clock() + ORPHANS_SECONDS
         except LogUnavailable:

@@ -16,7 +16,7 @@ from tidemill.schemas.resources.bill import ExactSum
 from tidemill.storage.locked_directory import lock_first_free
 from tidemill.storage.sqlite import WAL_PAGES_MAX, Checkpoints
 
-LAYOUT = 27
+LAYOUT = 28
 """Version of the schema; a file with another one is rebuilt."""
 
 SCAN_ROWS_MAX = 2_000
@@ -28,6 +28,7 @@ DAMAGE_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 _TABLES = """
 CREATE TABLE origin (cluster TEXT NOT NULL);
+CREATE TABLE current (at INTEGER NOT NULL);
 CREATE TABLE topics (name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE batches (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, input_file_id TEXT NOT NULL,
@@ -234,6 +235,14 @@ class Database:
                 _delete(self.path)
                 self._damage.set_exception(found)
             raise found from error
+
+    def renew(self) -> None:
+        """Replace the file by an empty one: deleting the rows of some GB would take minutes."""
+        self._checkpoints.stop()
+        self._connection.close()
+        _delete(self.path)
+        self._connection = _open(self.path)
+        self._checkpoints = Checkpoints(self.path)
 
     def close(self) -> None:
         """Close the file and release it for other processes."""

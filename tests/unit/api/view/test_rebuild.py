@@ -1,13 +1,16 @@
-"""Damaged files of the view."""
+"""Damaged files of the view, and those that missed tombstones."""
 
 import asyncio
 
 import pytest
-from support.dependencies import NOW, batch_of
+from support.dependencies import NOW, ManualClock, batch_of, open_dependencies
 from support.trust import VERIFIER
 
+from tidemill.api.batches.file_removal import mark_current
+from tidemill.api.view.batch_tables import AWAY_SECONDS_MAX
 from tidemill.api.view.sqlite import Database, StateUnavailable, ViewDamaged
 from tidemill.api.view.view import View
+from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.follower import Tail
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord
@@ -73,3 +76,38 @@ async def test_a_waiter_for_damage_can_be_cancelled(tmp_path):
         view.batch("p", "b1")
     assert not database.path.exists()
     view.close()
+
+
+def file_of(folder, clock) -> View:
+    """The view of a folder, as a process finds it at its start."""
+    return View(Database(folder), clock, VERIFIER)
+
+
+def test_a_view_that_was_away_for_longer_than_tombstones_live_is_made_anew(tmp_path):
+    """Kafka may have dropped the tombstones of files that another process deleted meanwhile."""
+    clock, tail = ManualClock(), Tail(cluster="k", end=9)
+    for passed, known in ((0, 0), (AWAY_SECONDS_MAX, 1), (1, 0), (AWAY_SECONDS_MAX, 1)):
+        clock.now += passed
+        view = file_of(tmp_path, clock)
+        assert view.resume(BATCHES, tail) == known
+        assert (view.batch("p", "b1") is not None) == bool(known)
+        view.fold(BATCHES, [("b1", RECORD, 0)])
+        view.close()
+
+
+async def test_a_running_process_notes_that_its_view_is_current(tmp_path):
+    """But not while it does not read the log, whatever records it has folded."""
+    clock = ManualClock()
+    async with open_dependencies(tmp_path, clock) as deps:
+        clock.now += AWAY_SECONDS_MAX
+        await mark_current(deps)
+        clock.now += AWAY_SECONDS_MAX
+        deps.view.fold(BATCHES, [("b1", RECORD, 0)])
+        deps.log.away = True
+        with pytest.raises(LogUnavailable):
+            await mark_current(deps)
+    for passed, known in ((0, True), (1, False)):
+        clock.now += passed
+        view = file_of(tmp_path / "view", clock)
+        assert (view.batch("p", "b1") is not None) is known
+        view.close()
