@@ -16,7 +16,7 @@ from tidemill.schemas.resources.bill import ExactSum
 from tidemill.storage.locked_directory import lock_first_free
 from tidemill.storage.sqlite import WAL_PAGES_MAX, Checkpoints
 
-LAYOUT = 28
+LAYOUT = 29
 """Version of the schema; a file with another one is rebuilt."""
 
 SCAN_ROWS_MAX = 2_000
@@ -91,7 +91,7 @@ CREATE INDEX files_keys ON files (key);
 CREATE INDEX files_stored ON files (project, bytes) WHERE deleted_at IS NULL OR held;
 CREATE TABLE keys (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, sha256 TEXT NOT NULL,
-    revoked INTEGER NOT NULL, signer TEXT NOT NULL, body BLOB NOT NULL
+    revoked INTEGER NOT NULL, expires_at INTEGER, signer TEXT NOT NULL, body BLOB NOT NULL
 );
 CREATE TABLE trust (signers TEXT NOT NULL);
 CREATE INDEX keys_by_digest ON keys (sha256);
@@ -123,7 +123,7 @@ CREATE INDEX audit_by_action ON audit (action, created_at, id);
 CREATE INDEX ledger_of ON ledger (project, ended_at);
 CREATE INDEX ledger_by_time ON ledger (ended_at);
 CREATE INDEX uploads_of ON uploads (project);
-CREATE INDEX keys_unrevoked ON keys (project) WHERE NOT revoked;
+CREATE INDEX keys_unrevoked ON keys (project, expires_at) WHERE NOT revoked;
 CREATE TABLE totals (
     project TEXT NOT NULL, kind TEXT NOT NULL, number INTEGER NOT NULL, amount INTEGER NOT NULL,
     PRIMARY KEY (project, kind)
