@@ -6,6 +6,7 @@ a process reads all claims after it has written a file's tombstone, and before i
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 
 from tidemill.api.dependencies import Dependencies, from_store
 from tidemill.kafka.connection import LogUnavailable
@@ -21,6 +22,8 @@ ROUND_SECONDS = 30.0
 ROUND_FILES_MAX = 1000
 ROUND_UPLOADS_MAX = 50
 ROUND_BATCHES_MAX = 100
+ORPHANS_TRACKED_MAX = 200
+"""Objects that a search looks up before other tasks have a turn: some milliseconds."""
 ORPHANS_SECONDS = 3600.0
 """Time between two searches for orphaned objects."""
 
@@ -159,7 +162,7 @@ async def collect_orphans(deps: Dependencies) -> int:
     orphans, count = deps.view.orphans, 0
     for prefix in orphans.PREFIXES:
         outputs: set[str] | None = None
-        old = [key async for key in deps.store.keys(prefix) if orphans.is_old(key)]
+        old = [key async for keys in _bunches(deps.store.keys(prefix)) for key in orphans.track(keys)]
         for begin in range(0, len(old), ROUND_FILES_MAX):
             await deps.reading.catch_up(*FOLDED)
             if outputs is None:
@@ -173,6 +176,18 @@ async def collect_orphans(deps: Dependencies) -> int:
                     count += 1
     orphans.forget_named()
     return count
+
+
+async def _bunches(keys: AsyncIterator[str]) -> AsyncIterator[list[str]]:
+    """Up to `ORPHANS_TRACKED_MAX` keys at a time."""
+    bunch: list[str] = []
+    async for key in keys:
+        bunch.append(key)
+        if len(bunch) == ORPHANS_TRACKED_MAX:
+            yield bunch
+            bunch = []
+            await asyncio.sleep(0)
+    yield bunch
 
 
 async def mark_current(deps: Dependencies) -> None:
