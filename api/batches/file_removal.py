@@ -6,6 +6,7 @@ a process reads all claims after it has written a file's tombstone, and before i
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 
 from tidemill.api.dependencies import Dependencies, from_store
 from tidemill.kafka.connection import LogUnavailable
@@ -21,11 +22,15 @@ ROUND_SECONDS = 30.0
 ROUND_FILES_MAX = 1000
 ROUND_UPLOADS_MAX = 50
 ROUND_BATCHES_MAX = 100
+ORPHANS_TRACKED_MAX = 200
+"""Objects that a search looks up before other tasks have a turn: some milliseconds."""
 ORPHANS_SECONDS = 3600.0
 """Time between two searches for orphaned objects."""
 
 FOLDED = tuple(topic.name for topic in (topics.CLAIMS, topics.BATCHES, topics.FILES, topics.UPLOADS))
 """Topics whose records name objects of the store."""
+WITH_TOMBSTONES = tuple(topic.name for topic in (topics.BATCHES, topics.FILES, topics.UPLOADS, topics.SECRETS))
+"""Topics of the view from which Kafka drops records."""
 
 _log = logging.getLogger(__name__)
 
@@ -157,7 +162,7 @@ async def collect_orphans(deps: Dependencies) -> int:
     orphans, count = deps.view.orphans, 0
     for prefix in orphans.PREFIXES:
         outputs: set[str] | None = None
-        old = [key async for key in deps.store.keys(prefix) if orphans.is_old(key)]
+        old = [key async for keys in _bunches(deps.store.keys(prefix)) for key in orphans.track(keys)]
         for begin in range(0, len(old), ROUND_FILES_MAX):
             await deps.reading.catch_up(*FOLDED)
             if outputs is None:
@@ -173,6 +178,28 @@ async def collect_orphans(deps: Dependencies) -> int:
     return count
 
 
+async def _bunches(keys: AsyncIterator[str]) -> AsyncIterator[list[str]]:
+    """Up to `ORPHANS_TRACKED_MAX` keys at a time."""
+    bunch: list[str] = []
+    async for key in keys:
+        bunch.append(key)
+        if len(bunch) == ORPHANS_TRACKED_MAX:
+            yield bunch
+            bunch = []
+            await asyncio.sleep(0)
+    yield bunch
+
+
+async def mark_current(deps: Dependencies) -> None:
+    """Note that the view misses no tombstone up to now.
+
+    Raises:
+        LogUnavailable: This process does not read the log up to its end.
+    """
+    await deps.reading.catch_up(*WITH_TOMBSTONES)
+    deps.view.mark_current()
+
+
 async def sweep_forever(deps: Dependencies) -> None:
     """Sweep every `ROUND_SECONDS`, and delete orphans every `ORPHANS_SECONDS`, despite errors."""
     collect_at = 0.0
@@ -180,6 +207,7 @@ async def sweep_forever(deps: Dependencies) -> None:
         try:
             await sweep(deps)
             if deps.clock() >= collect_at:
+                await mark_current(deps)
                 await collect_orphans(deps)
                 collect_at = deps.clock() + ORPHANS_SECONDS
         except LogUnavailable:

@@ -1,5 +1,6 @@
-"""Small tables about batches: claims of their ids, deletions, links to reruns; and which batches read a file."""
+"""Small tables: claims of ids, deletions, links to reruns, when the view was current; and readers of a file."""
 
+import logging
 from collections.abc import Sequence
 from typing import Final
 
@@ -17,6 +18,11 @@ REPEAT_SECONDS_MAX = 120
 """How long a retry after a create counts as the same create."""
 RERUNS_MAX: Final = 100
 """Reruns that a batch shows, the newest."""
+
+AWAY_SECONDS_MAX: Final = topics.TOMBSTONE_MS // 1000 - 86_400
+"""How long ago a view may have been current; the day is for reading."""
+
+_log: Final = logging.getLogger(__name__)
 
 # A batch may name any id as its input, so only those of the file's project count.
 _OF_PROJECT = "project = coalesce((SELECT project FROM files WHERE id = ?1), project)"
@@ -147,6 +153,27 @@ class Links:
         batch = Batch.model_validate_json(body)
         extras = batch.tidemill.model_copy(update={"reruns": tuple(rerun for (rerun,) in reversed(rows))})
         return batch.model_copy(update={"tidemill": extras}).model_dump_json().encode()
+
+
+def renew_outdated(database: Database, now: float) -> None:
+    """Empty a view that was current more than `AWAY_SECONDS_MAX` ago, before anything else uses it.
+
+    Kafka may have dropped tombstones since that the view never saw.
+    """
+    marked = database.first("SELECT at FROM current")
+    if marked is not None and (away := now - marked) > AWAY_SECONDS_MAX:
+        _log.warning("the view was last current %.0f days ago; folding it again", away / 86_400)
+        database.renew()
+        marked = None
+    if marked is None:
+        mark_current(database, now)
+
+
+def mark_current(database: Database, now: float) -> None:
+    """Note that the view has the records of all compacted topics, or of none."""
+    with database.transaction():
+        database.write("DELETE FROM current")
+        database.write("INSERT INTO current VALUES (?)", int(now))
 
 
 def readers(database: Database, now: float, file_id: str) -> list[tuple[str, bool]]:

@@ -58,9 +58,9 @@ class Keyring(keys.Keyring):
         """Replace the record of a key; `signer` is the id of the key that signed it."""
         key = record.key
         self._database.write(
-            "INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?, ?, ?)",
-            key.id, key.project, key.created_at, record.sha256, key.revoked_at is not None, signer,
-            codec.encode(record),
+            "INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            key.id, key.project, key.created_at, record.sha256, key.revoked_at is not None, key.expires_at,
+            signer, codec.encode(record),
         )  # fmt: skip
 
 

@@ -31,7 +31,9 @@ _HELD: Final = {
         " WHERE project = ?1 AND pending)"
     ),
     Quota.UPLOADS: "SELECT count(*) FROM uploads WHERE project = ?1 AND pending AND expires_at > ?2",
-    Quota.KEYS: "SELECT count(*) FROM keys WHERE project = ?1 AND NOT revoked",
+    Quota.KEYS: (
+        "SELECT count(*) FROM keys WHERE project = ?1 AND NOT revoked AND (expires_at IS NULL OR expires_at > ?2)"
+    ),
 }
 """By quota, the query for the amount that the view shows of a project."""
 _HINTS: Final = {
@@ -56,8 +58,8 @@ class Quotas:
 
     def held(self, project: str, quota: Quota) -> int:
         """The amount that counts against a quota of a project."""
-        values = (project, int(self._clock())) if quota is Quota.UPLOADS else (project,)
-        shown: int = (self._database.first(_HELD[quota], *values) or 0) if quota in _HELD else 0
+        now = int(self._clock())
+        shown: int = (self._database.first(_HELD[quota], project, now) or 0) if quota in _HELD else 0
         return shown + (self._reserved[project][quota] if project in self._reserved else 0)
 
     def lines_left(self, project: str, batch: Batch) -> int:

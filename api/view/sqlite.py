@@ -1,11 +1,12 @@
 """The SQLite file that a process keeps its view in: one file, one process."""
 
+import asyncio
 import logging
 import os
 import sqlite3
-import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,23 +14,21 @@ from tidemill.api import errors
 from tidemill.api.requests.paging import Page
 from tidemill.schemas.resources.bill import ExactSum
 from tidemill.storage.locked_directory import lock_first_free
+from tidemill.storage.sqlite import WAL_PAGES_MAX, Checkpoints
 
-LAYOUT = 25
+LAYOUT = 29
 """Version of the schema; a file with another one is rebuilt."""
-
-CHECKPOINT_SECONDS = 1.0
-"""Time between checkpoints. A thread makes them: each waits for the disk, 5 to 75 ms beside other writers."""
-WAL_PAGES_MAX = 8192
-"""32 MiB of changes that are not yet in the file; with more, writers wait for a checkpoint."""
 
 SCAN_ROWS_MAX = 2_000
 """Rows that a search reads for one request: some milliseconds."""
 PRIMARY_CODE = 0xFF
 """The part of SQLite's extended error codes with the primary code."""
 DISK_CODES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
+DAMAGE_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 _TABLES = """
 CREATE TABLE origin (cluster TEXT NOT NULL);
+CREATE TABLE current (at INTEGER NOT NULL);
 CREATE TABLE topics (name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE batches (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, input_file_id TEXT NOT NULL,
@@ -92,7 +91,7 @@ CREATE INDEX files_keys ON files (key);
 CREATE INDEX files_stored ON files (project, bytes) WHERE deleted_at IS NULL OR held;
 CREATE TABLE keys (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, sha256 TEXT NOT NULL,
-    revoked INTEGER NOT NULL, signer TEXT NOT NULL, body BLOB NOT NULL
+    revoked INTEGER NOT NULL, expires_at INTEGER, signer TEXT NOT NULL, body BLOB NOT NULL
 );
 CREATE TABLE trust (signers TEXT NOT NULL);
 CREATE INDEX keys_by_digest ON keys (sha256);
@@ -104,7 +103,10 @@ CREATE TABLE ledger (
     cost TEXT NOT NULL, cost_input TEXT NOT NULL, cost_output TEXT NOT NULL, cost_units TEXT NOT NULL,
     owner INTEGER NOT NULL, is_first INTEGER NOT NULL, PRIMARY KEY (id, model)
 );
-CREATE TABLE series (id TEXT PRIMARY KEY, step INTEGER NOT NULL, points BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE series (
+    id TEXT PRIMARY KEY, at INTEGER NOT NULL, step INTEGER NOT NULL, points BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX series_by_time ON series (at);
 CREATE TABLE throughput (
     project TEXT NOT NULL, at INTEGER NOT NULL, started INTEGER NOT NULL, completed INTEGER NOT NULL,
     failed INTEGER NOT NULL, input INTEGER NOT NULL, output INTEGER NOT NULL, PRIMARY KEY (project, at)
@@ -121,7 +123,7 @@ CREATE INDEX audit_by_action ON audit (action, created_at, id);
 CREATE INDEX ledger_of ON ledger (project, ended_at);
 CREATE INDEX ledger_by_time ON ledger (ended_at);
 CREATE INDEX uploads_of ON uploads (project);
-CREATE INDEX keys_unrevoked ON keys (project) WHERE NOT revoked;
+CREATE INDEX keys_unrevoked ON keys (project, expires_at) WHERE NOT revoked;
 CREATE TABLE totals (
     project TEXT NOT NULL, kind TEXT NOT NULL, number INTEGER NOT NULL, amount INTEGER NOT NULL,
     PRIMARY KEY (project, kind)
@@ -144,6 +146,10 @@ class StateUnavailable(OSError):
     """The file cannot be read or written at the moment, mostly because its disk is full."""
 
 
+class ViewDamaged(StateUnavailable):
+    """The file was damaged and is deleted: the next process folds the log again."""
+
+
 class Database:
     """An open file, locked by this process until `close`.
 
@@ -153,7 +159,8 @@ class Database:
     def __init__(self, folder: Path) -> None:
         """Open the file of the first folder that no other process holds (`lock_first_free`).
 
-        An unreadable file is rebuilt.
+        An unreadable file is rebuilt. Damage of a page shows at the first statement that reads it: looking for
+        it here would take a minute for some GB.
 
         Raises:
             OSError: The folder cannot be written, or too many processes hold theirs.
@@ -165,38 +172,35 @@ class Database:
         except BaseException:
             os.close(self._lock)
             raise
-        self._is_closed = threading.Event()
-        self._checkpoints = threading.Thread(
-            target=_checkpoint, args=(self.path, self._is_closed), name="checkpoints", daemon=True
-        )
-        self._checkpoints.start()
+        self._damage: Future[None] = Future()
+        self._checkpoints = Checkpoints(self.path)
 
     def read(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """The rows of a query."""
-        with _disk_errors():
+        with self._disk_errors():
             return self._connection.execute(statement, _bound(statement, values)).fetchall()
 
     def first(self, statement: str, *values: object) -> Any:
         """The first column of the first row of a query; None without a row."""
-        with _disk_errors():
+        with self._disk_errors():
             row = self._connection.execute(statement, _bound(statement, values)).fetchone()
         return None if row is None else row[0]
 
     def read_apart(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """The rows of a slow query, over its own connection; call it in a thread."""
         address = f"{self.path.absolute().as_uri()}?mode=ro"
-        with _disk_errors(), closing(sqlite3.connect(address, uri=True)) as connection:
+        with self._disk_errors(), closing(sqlite3.connect(address, uri=True)) as connection:
             _add_functions(connection)
             return connection.execute(statement, _bound(statement, values)).fetchall()
 
     def each(self, statement: str, *values: object) -> Iterator[tuple[Any, ...]]:
         """The rows of a query one by one. The caller must not await or write meanwhile."""
-        with _disk_errors():
+        with self._disk_errors():
             yield from self._connection.execute(statement, _bound(statement, values))
 
     def write(self, statement: str, *values: object) -> None:
         """Change rows, in a transaction of its own if none is open."""
-        with _disk_errors():
+        with self._disk_errors():
             self._connection.execute(statement, _bound(statement, values))
 
     @contextmanager
@@ -211,10 +215,38 @@ class Database:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
 
+    async def damaged(self) -> None:
+        """Wait until a statement meets damage, then raise `ViewDamaged`."""
+        await asyncio.shield(asyncio.wrap_future(self._damage))
+
+    @contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        """Turn errors of the disk into `StateUnavailable`; delete a damaged file."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            # Errors of the module itself have no code.
+            code = getattr(error, "sqlite_errorcode", 0) & PRIMARY_CODE
+            if code not in DISK_CODES | DAMAGE_CODES:
+                raise
+            found = (ViewDamaged if code in DAMAGE_CODES else StateUnavailable)(error.sqlite_errorname)
+            if code in DAMAGE_CODES and not self._damage.done():
+                self._checkpoints.stop(waits=False)
+                _delete(self.path)
+                self._damage.set_exception(found)
+            raise found from error
+
+    def renew(self) -> None:
+        """Replace the file by an empty one: deleting the rows of some GB would take minutes."""
+        self._checkpoints.stop()
+        self._connection.close()
+        _delete(self.path)
+        self._connection = _open(self.path)
+        self._checkpoints = Checkpoints(self.path)
+
     def close(self) -> None:
         """Close the file and release it for other processes."""
-        self._is_closed.set()
-        self._checkpoints.join()
+        self._checkpoints.stop()
         self._connection.close()
         os.close(self._lock)
 
@@ -224,22 +256,12 @@ def _bound(statement: str, values: tuple[object, ...]) -> tuple[object, ...] | d
     return {str(number): value for number, value in enumerate(values, 1)} if "?1" in statement else values
 
 
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    """Turn errors of the disk into `StateUnavailable`."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & PRIMARY_CODE not in DISK_CODES:
-            raise
-        raise StateUnavailable(error.sqlite_errorname) from error
-
-
 def _open(path: Path) -> sqlite3.Connection:
     connection = None
     try:
         connection = _connect(path)
-        if _is_sound(connection):
+        if connection.execute("PRAGMA user_version").fetchone() == (LAYOUT,):
+            connection.execute("SELECT 1 FROM sqlite_schema")
             return connection
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & PRIMARY_CODE in DISK_CODES:
@@ -248,12 +270,15 @@ def _open(path: Path) -> sqlite3.Connection:
         _log.warning("rebuilding the view %s, which cannot be read (%s)", path.name, type(error).__name__)
     if connection is not None:
         connection.close()
-    for suffix in ("", "-wal", "-shm"):
-        with suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).unlink()
+    _delete(path)
     connection = _connect(path)
     connection.executescript(f"BEGIN; {_TABLES} {_triggers()} PRAGMA user_version = {LAYOUT}; COMMIT;")
     return connection
+
+
+def _delete(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _triggers() -> str:
@@ -293,26 +318,6 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _add_functions(connection: sqlite3.Connection) -> None:
     # The type does not say that an aggregate may return a text.
     connection.create_aggregate("exact_sum", 1, cast("Any", ExactSum))
-
-
-def _checkpoint(path: Path, is_closed: threading.Event) -> None:
-    """Make a checkpoint once in `CHECKPOINT_SECONDS`, so that no write on the event loop has to."""
-    while not is_closed.wait(CHECKPOINT_SECONDS):
-        try:
-            # Without a timeout it does not wait for readers while writers wait for it.
-            with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
-                _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                if pages > WAL_PAGES_MAX:
-                    # Writes went on meanwhile: this checkpoint blocks them until the log can start again.
-                    connection.execute("PRAGMA wal_checkpoint(RESTART)")
-        except sqlite3.Error as error:
-            _log.warning("could not write a checkpoint of %s (%s)", path.name, error)
-
-
-def _is_sound(connection: sqlite3.Connection) -> bool:
-    if connection.execute("PRAGMA user_version").fetchone() != (LAYOUT,):
-        return False
-    return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
 
 
 def page_rows(

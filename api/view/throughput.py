@@ -19,7 +19,7 @@ STEP_SECONDS: Final = 5
 POINTS_MAX: Final = 240
 MINUTE: Final = 60
 KEPT_SECONDS: Final = 8 * 86_400
-"""How long the view keeps the throughput of projects."""
+"""How long the view keeps the throughput of projects, and the series of a batch after its last line."""
 
 Point = tuple[int, int, int, int, int | None]
 """The start of an interval, Unix seconds; at its end the completed and failed lines of the batch, its retries, and
@@ -90,7 +90,7 @@ class Throughput:
         )  # fmt: skip
         if at >= self._purged_at + MINUTE:
             self._purged_at = at
-            self._database.write("DELETE FROM throughput WHERE at < ?", int(self._clock()) - KEPT_SECONDS)
+            self._purge(int(self._clock()) - KEPT_SECONDS)
         # A batch whose lines end all at once needs no series.
         if old is not None and (old.completed or old.failed or not after.status.is_terminal):
             self._append(after, at)
@@ -142,6 +142,15 @@ class Throughput:
         """Remove the series of a deleted batch."""
         self._database.write("DELETE FROM series WHERE id = ?", batch_id)
 
+    def _purge(self, before: int) -> None:
+        self._database.write("DELETE FROM throughput WHERE at < ?", before)
+        # A batch that runs for longer keeps its series.
+        self._database.write(
+            "DELETE FROM series WHERE at < ? AND NOT EXISTS"
+            " (SELECT 1 FROM batches WHERE batches.id = series.id AND NOT over)",
+            before,
+        )
+
     def _series(self, batch_id: str) -> tuple[int, list[Point]]:
         rows = self._database.read("SELECT step, points FROM series WHERE id = ?", batch_id)
         return (rows[0][0], orjson.loads(rows[0][1])) if rows else (STEP_SECONDS, [])
@@ -152,7 +161,7 @@ class Throughput:
         retries, limit = batch.tidemill.retries or 0, self.limit_of(batch)
         step, points = appended(step, points, (at, counts.completed, counts.failed, retries, limit))
         self._database.write(
-            "INSERT OR REPLACE INTO series VALUES (?, ?, ?)", batch.id, step, orjson.dumps(points)
+            "INSERT OR REPLACE INTO series VALUES (?, ?, ?, ?)", batch.id, at, step, orjson.dumps(points)
         )
 
 

@@ -13,7 +13,7 @@ from tidemill.api.changes import ChangeEvent, ChangeFeed
 from tidemill.api.requests import paging
 from tidemill.api.requests.filters import BatchesQuery
 from tidemill.api.requests.paging import Page, Row
-from tidemill.api.view import overlay
+from tidemill.api.view import batch_tables, overlay
 from tidemill.api.view.audit import Audit
 from tidemill.api.view.batch_tables import Claims, Erasures, Links, is_read, readers
 from tidemill.api.view.keyring import Keyring
@@ -55,6 +55,7 @@ class View:
         self._shown: BoundedDict[tuple[str, str], bytes] = BoundedDict(SHOWN_MAX)
         """Batches that clients poll, by project and id, as they are stored; reading one takes longer than the rest
         of a poll's own work."""
+        batch_tables.renew_outdated(database, clock())
         self.claims = Claims(database, clock)
         self.uploads = PendingUploads(database, clock)
         self.erasures = Erasures(database)
@@ -229,6 +230,10 @@ class View:
         with self._database.transaction():
             self.erasures.put(batch_id, Erasure(project=project, at=at))
             self._drop_batch(batch_id)
+
+    def mark_current(self) -> None:
+        """Note that the view has the records of all compacted topics up to now."""
+        batch_tables.mark_current(self._database, self._clock())
 
     def ended_before(self, before: int, limit: int) -> list[tuple[str, Batch]]:
         """Batches that ended before a time: project and batch."""

@@ -8,6 +8,8 @@ from tidemill.schemas.resources.audit import KEPT_DAYS
 
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
+TOMBSTONE_MS = 7 * DAY_MS
+"""How long compacted topics keep a tombstone: a reader that was away for longer misses some."""
 
 
 @dataclass(frozen=True, kw_only=True)

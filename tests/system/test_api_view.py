@@ -83,6 +83,26 @@ def test_an_unusable_view_is_rebuilt(kafka, tmp_path, damage):
         assert status(api, f"/files/{file_id}") == 200
 
 
+def test_a_process_that_meets_damage_ends_and_the_next_one_rebuilds_the_view(kafka, tmp_path):
+    """The start does not read all of a file, of some GB perhaps; here the search for orphans meets the page."""
+    with Api(tmp_path, kafka) as api:
+        file_id = upload(api)
+        api.stop()
+        database = sqlite3.connect(view_of(api))
+        root = database.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'files'").fetchone()[0]
+        size = database.execute("PRAGMA page_size").fetchone()[0]
+        database.close()
+        with view_of(api).open("r+b") as file:
+            file.seek((root - 1) * size)
+            file.write(b"\xff" * size)
+        api.start()
+        wait_until(lambda: api.process.poll() is not None, "the process to end")
+        assert api.process.returncode == 1
+        assert "ViewDamaged: SQLITE_CORRUPT" in api.log
+        api.start()
+        assert status(api, f"/files/{file_id}") == 200
+
+
 def test_processes_of_one_folder_have_a_view_each(kafka, tmp_path):
     """A file uploaded or deleted through one is so through the other."""
     with Api(tmp_path, kafka) as one, Api(tmp_path, kafka) as other:

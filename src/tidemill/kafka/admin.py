@@ -315,7 +315,10 @@ async def _create(admin: AIOKafkaAdminClient, missing: list[Topic], settings: Se
 def _new(row: Topic, settings: Settings) -> NewTopic:
     configs: dict[str, object] = {"max.message.bytes": RECORD_BYTES_MAX}
     if row.compacted:
-        configs |= {"cleanup.policy": "compact", "segment.bytes": SEGMENT_BYTES_COMPACTED}
+        configs |= {
+            "cleanup.policy": "compact", "segment.bytes": SEGMENT_BYTES_COMPACTED,
+            "delete.retention.ms": topics.TOMBSTONE_MS,
+        }  # fmt: skip
         if row.lag_ms is not None:
             configs |= {"max.compaction.lag.ms": row.lag_ms, "segment.ms": row.lag_ms}
     else:

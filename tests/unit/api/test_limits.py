@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from support.dependencies import ADMIN, NOW, client_of, open_dependencies, with_settings
+from support.dependencies import ADMIN, NOW, ManualClock, client_of, open_dependencies, with_settings
 
 from tidemill.configuration.settings import Settings
 from tidemill.schemas.log import codec, topics
@@ -177,6 +177,23 @@ async def test_limits_of_numbers(deps):
         assert is_beyond(again, "keys_max", "Project 'p' has 1 key and may have 1", "Revoke")
         assert (await root.delete(f"/admin/keys/{key}")).status_code == 200
         assert (await root.post("/admin/keys", json={"name": "n", "project": "p"})).status_code == 200
+
+
+async def test_an_expired_key_makes_room(tmp_path):
+    """Otherwise short-lived keys would fill a project, though each ends by itself."""
+    clock, few = ManualClock(), Settings(limits={"keys_max": 2})
+    async with open_dependencies(tmp_path, clock, few) as deps, client_of(deps, ADMIN) as root:
+        lives = [{"expires_in_seconds": 60}, {}, {}]
+        assert [await new_key(root, **life) for life in lives] == [200, 200, 429]
+        clock.now += 59
+        assert await new_key(root) == 429
+        clock.now += 1
+        assert [await new_key(root) for _ in range(2)] == [200, 429]
+
+
+async def new_key(root, **fields) -> int:
+    """How the creation of a key is answered."""
+    return (await root.post("/admin/keys", json={"name": "n", "project": "p"} | fields)).status_code
 
 
 async def test_concurrent_uploads_and_keys_stay_within_the_limit(deps):

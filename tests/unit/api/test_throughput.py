@@ -5,10 +5,12 @@ import dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.dependencies import ADMIN, NOW, batch_of, client_of
+from support.dependencies import ADMIN, NOW, ManualClock, batch_of, client_of
+from support.trust import VERIFIER
 
 from tidemill.api.view.sqlite import Database
 from tidemill.api.view.throughput import POINTS_MAX, STEP_SECONDS, Throughput, appended
+from tidemill.api.view.view import View
 from tidemill.schemas.log.messages import BatchRecord
 from tidemill.schemas.resources.batch import Batch, Extras, Progress, RequestCounts, Status, Usage
 
@@ -153,6 +155,25 @@ async def test_a_series_has_retries_and_the_limit(deps):
     async with client_of(deps, "key-of-p") as client:
         data = (await client.get(f"/batches/{found.id}/throughput")).json()["data"]
     assert [(one["retried"], one["limit"]) for one in data] == [(0, 4), (3, 8), (0, None), (6, None)]
+
+
+def test_the_view_forgets_the_series_of_old_batches(tmp_path):
+    """Some days after their last line; one that still runs keeps its series. A series has some KB."""
+    clock = ManualClock(NOW)
+    view = View(Database(tmp_path), clock, VERIFIER)
+    for number, status in enumerate((Status.IN_PROGRESS, Status.COMPLETED)):
+        for second in range(3):
+            view.put_batch(BatchRecord(project="p", batch=batch(number, NOW + second, 9 + second)))
+        ended = batch(number, NOW + 3, 12).model_copy(update={"status": status, "completed_at": NOW + 3})
+        view.put_batch(BatchRecord(project="p", batch=ended))
+    for day, left in ((7, 2), (9, 1)):
+        clock.now = NOW + day * 86_400
+        view.put_batch(BatchRecord(project="p", batch=batch(day, clock.now, 1)))
+        ids = [one for (one,) in view._database.read("SELECT id FROM series ORDER BY id")]
+        assert len(ids) == left
+    assert ids == [batch(0, NOW, 1).id]
+    assert view.throughput.of_batch(ended)[1] == [(NOW - NOW % 5, 12, 0, 0, None)]
+    view.close()
 
 
 def test_the_view_forgets_old_throughput(tmp_path):

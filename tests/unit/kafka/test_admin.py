@@ -7,6 +7,7 @@ import pytest
 from aiokafka import errors
 
 from tidemill import retrying
+from tidemill.api.view.batch_tables import AWAY_SECONDS_MAX
 from tidemill.configuration.security import Cluster
 from tidemill.configuration.settings import Settings
 from tidemill.kafka import admin
@@ -29,6 +30,13 @@ def test_no_record_is_removed_by_size(row):
     """A default of the broker (`log.retention.bytes`) would remove lines of a large backlog before they run."""
     configs = admin._new(row, Settings()).topic_configs
     assert configs["cleanup.policy"] == "compact" or configs["retention.bytes"] == "-1"
+
+
+@pytest.mark.parametrize("row", [row for row in topics.TOPICS if row.compacted], ids=lambda row: row.name)
+def test_tombstones_outlive_the_trust_in_a_view(row):
+    """The broker drops them after a day by default, and a process may be away for longer."""
+    kept_ms = int(admin._new(row, Settings()).topic_configs["delete.retention.ms"])
+    assert kept_ms >= (AWAY_SECONDS_MAX + 86_400) * 1000
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from support.waiting import wait_until
 from tidemill.api.app import Feed
 from tidemill.api.requests.filters import BatchesQuery
 from tidemill.api.requests.paging import Page, Row
-from tidemill.api.view import sqlite
 from tidemill.api.view.sqlite import Database, StateUnavailable
 from tidemill.api.view.view import DELETED_SECONDS_MAX, View
 from tidemill.kafka.follower import Tail
@@ -21,6 +20,7 @@ from tidemill.schemas.log.messages import BatchRecord, FileRecord
 from tidemill.schemas.resources.batch import Batch, Extras, Progress, Status
 from tidemill.schemas.resources.error import ApiError
 from tidemill.schemas.resources.file import File
+from tidemill.storage import sqlite
 
 FILES, BATCHES = topics.FILES.name, topics.BATCHES.name
 NOW = 1_800_000_000
