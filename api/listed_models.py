@@ -71,7 +71,7 @@ class ListedModels:
 
         Raises:
             LogUnavailable: The log does not answer.
-            ValueError: The catalog accepts no further models.
+            ValueError: The change contradicts the catalog.
         """
         servers = {name: one for name, one in self._catalog.contents.serving.servers.items() if one.models}
         room = asyncio.Semaphore(ASKED_MAX)
@@ -89,12 +89,19 @@ class ListedModels:
         self._keep(listed, silent)
         at = int(self._clock())
 
+        def fitting(contents: Contents) -> tuple[dict[Key, Any], list[Key]]:
+            return fit(contents, wanted(contents, listed))
+
         def plan(contents: Contents) -> Mapping[Key, Any]:
-            return changes.planned(contents, wanted(contents, listed), author=AUTHOR, at=at)
+            return changes.planned(contents, fitting(contents)[0], author=AUTHOR, at=at)
 
         if plan(self._catalog.contents):
             await self._catalog.change(self._log, plan)
-        self._warned = {name: text for name, text in self._warned.items() if name in servers}
+        self._warned = {name: text for name, text in self._warned.items() if name in ("", *servers)}
+        text = ""
+        if omitted := fitting(self._catalog.contents)[1]:
+            text = f"{len(omitted)} listed models do not fit into the catalog, the first is {name_of(omitted[0])}"
+        self._warn("", text)
 
     def _admitted(self, name: str, server: Server, listed: Collection[str]) -> set[str]:
         """The models of a list that a pattern names, in bounds."""
@@ -149,6 +156,15 @@ def wanted(contents: Contents, listed: Mapping[str, Collection[str]]) -> dict[Ke
         taken = {name: value for name, value in settings.items() if name not in _OWN_SETTINGS}
         found[key] = {**taken, "servers": of_model}
     return found
+
+
+def fit(contents: Contents, models: Mapping[Key, Any]) -> tuple[dict[Key, Any], list[Key]]:
+    """The changes of `wanted` for which the catalog has room, and the new models without room."""
+    new = [key for key, settings in models.items() if settings is not None and key not in contents.parsed]
+    kept = len(contents.parsed) - sum(settings is None for settings in models.values())
+    omitted = new[max(0, changes.ENTRIES_MAX - kept) :]
+    left_out = set(omitted)
+    return {key: settings for key, settings in models.items() if key not in left_out}, omitted
 
 
 def _settings_like(contents: Contents, server: str) -> Mapping[str, Any]:

@@ -31,7 +31,7 @@ class RecordTooLarge(Exception):
 
 
 class Store(Protocol):
-    """Objects under keys like `files/file-…`, made of ids and not of user input.
+    """Objects under keys like `files/7f/file-…`, made of ids and not of user input.
 
     An object is complete or does not exist. Any call may be repeated after a failure. Failures of the store are
     `OSError`.

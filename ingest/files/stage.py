@@ -72,7 +72,7 @@ SMALL_AT_ONCE_MAX: Final = 16
 
 VALIDATE: Final = f"validate {COMMANDS.name}"
 VALIDATED: Final = tracing.messaging("validate", "process", COMMANDS.name)
-_INPUT: Final = re.compile(r"files/[A-Za-z0-9_-]{1,64}\Z")
+_INPUT: Final = re.compile(r"files/(?:[0-9a-f]{2}/)?[A-Za-z0-9_-]{1,64}\Z")
 """Keys of input files in the store; a command that names another object is rejected."""
 
 

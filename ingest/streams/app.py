@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import secrets
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,8 @@ class StreamApp:
             ),
             buffered=BufferedBytes(),
         )
+        # A process that was killed left the files of its streams, which may be another process's now.
+        shutil.rmtree(scratch / "ids", ignore_errors=True)
         self._factory = _factory(settings, catalog, self._resources, scratch / "ids")
         self._watching: asyncio.Task[None] | None = None
 

@@ -131,6 +131,11 @@ class BackendPool(Seats):
         for backend in self.backends:
             backend.server.queue.join(self._member)
 
+    @property
+    def is_joined(self) -> bool:
+        """Whether the model has a dispatcher, and so may have lines."""
+        return self._member is not None
+
     def leave(self) -> None:
         """Undo `join`: the model has no line to call."""
         if self._member is not None:

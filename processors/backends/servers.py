@@ -87,7 +87,10 @@ class Servers:
         return iter([*leaving, *(entry.server for entry in self._entries.values())])
 
     def apply(self, serving: Serving) -> None:
-        """Follow the settings; a model that has none any more keeps a pool without servers, so its lines wait."""
+        """Follow the settings.
+
+        A model that has none any more keeps a pool without servers, so its lines wait, while it has a dispatcher.
+        """
         self._serving = serving
         self._follow()
 
@@ -228,9 +231,10 @@ class Servers:
             entry.poller = asyncio.get_running_loop().create_task(poller.run())
 
     def _set_pools(self, serving: Serving, targets: Mapping[str, Iterable[str]], now: float) -> None:
+        removed = [name for name, pool in self.pools.items() if pool.is_joined]
         self.pools = {
             name: self.pools.get(name) or BackendPool([], name, clocks=Clocks(self._weights))
-            for name in (*serving.models, *self.pools)
+            for name in (*serving.models, *removed)
         }
         for name, pool in self.pools.items():
             if (model := serving.models.get(name)) is None:

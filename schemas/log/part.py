@@ -5,6 +5,7 @@ number of the model, four of usage), then the lines, sorted by index. A finished
 separate object, so that any of its lines can be found.
 """
 
+import hashlib
 import struct
 import sys
 from array import array
@@ -135,10 +136,15 @@ def indexed_key(key: str) -> str:
 
 def file_id_of(key: str) -> str:
     """The id of a file, from its key or from that of its columns."""
-    name = key.removeprefix(FILES_PREFIX).removeprefix(INDICES_PREFIX)
-    return "-".join(name.split("-", 2)[:2])
+    return "-".join(key.rpartition("/")[2].split("-", 2)[:2])
 
 
 def file_key(file_id: str, writer: str = "") -> str:
-    """The store key of a file; `writer` is the owner that writes it, as in `PartRef`."""
-    return f"{FILES_PREFIX}{file_id}-{writer}" if writer else f"{FILES_PREFIX}{file_id}"
+    """The store key of a file; `writer` is the owner that writes it, as in `PartRef`.
+
+    The files are in 256 folders by a digest of their ids, since a local store reads a whole folder to find a
+    prefix in it.
+    """
+    folder = hashlib.blake2b(file_id.encode(), digest_size=1).hexdigest()
+    key = f"{FILES_PREFIX}{folder}/{file_id}"
+    return f"{key}-{writer}" if writer else key

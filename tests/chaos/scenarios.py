@@ -27,7 +27,7 @@ from tidemill.kafka.producer import partition_of
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import CancelRequested
-from tidemill.schemas.log.part import file_key
+from tidemill.schemas.log.part import file_id_of, file_key
 
 LINES = 800
 APPENDS = 4
@@ -57,7 +57,7 @@ def creation(world: World, chance: random.Random) -> None:
         )  # fmt: skip
         _end(world, "api")
         _refused(answer)
-    file_id = key.removeprefix("files/")
+    file_id = file_id_of(key)
     assert all(name != file_id for name, _ in world.cluster.records(topics.FILES.name)), "the log has the file"
     network.heal()
     batch_id = _id(job)

@@ -21,6 +21,7 @@ from tidemill.schemas import buckets
 from tidemill.schemas.buckets import BucketObject
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.messages import BatchCreated, BatchRecord, FileRecord, InputRef, Stalled
+from tidemill.schemas.log.part import file_key
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
 from tidemill.schemas.resources.waiting import Reason
@@ -307,7 +308,7 @@ async def test_a_create_fixes_the_version_of_its_input(lake, api):
     assert shown["tidemill"]["output_uri"] == f"{lake.address}/out"
     command = json.loads(next(value for topic, _, value in deps.log.records if topic == "tidemill.commands"))
     assert command["input"]["source"] == {"uri": uri, "etag": etag, "bytes": len(lines(7))}
-    assert command["input"]["key"] == f"files/{shown['input_file_id']}"
+    assert command["input"]["key"] == file_key(shown["input_file_id"])
     assert await lake.keys() == ["in/a.jsonl"], "the check of the folder wrote something"
     assert not (await lake.client.list_multipart_uploads(Bucket=lake.name)).get("Uploads")
 

@@ -21,7 +21,7 @@ from tidemill.configuration.catalog import (
 from tidemill.configuration.servers import KEY_PREFIX, Model, Server
 
 ENTRIES_MAX: Final = 10_000
-"""Most servers and models, including removed ones."""
+"""Most servers and models at a time, without removed ones."""
 
 Wanted = Mapping[Key, Mapping[str, Any] | None]
 """Settings by key; None removes an entry."""
@@ -102,8 +102,8 @@ def after(contents: Contents, entries: Mapping[Key, Entry]) -> Contents:
 
 def _check(contents: Contents, entries: Mapping[Key, Entry]) -> None:
     later = after(contents, entries)
-    if (count := len(later.entries)) > ENTRIES_MAX:
-        raise ValueError(f"there are {count} servers and models, with those removed; at most {ENTRIES_MAX}")
+    if (count := len(later.parsed)) > max(ENTRIES_MAX, len(contents.parsed)):
+        raise ValueError(f"there are {count} servers and models; at most {ENTRIES_MAX}")
     for key, entry in entries.items():
         if entry.removed and kind_of(key) == SERVER and (users := _users(later, name_of(key))):
             raise ValueError(f"servers.{name_of(key)}: {', '.join(users)} name it; change or remove them first")

@@ -1,6 +1,7 @@
 """The vault of a process and the follower that fills it, according to the settings."""
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -42,8 +43,8 @@ class KeyManager:
         """
         self._settings = settings
         self._on_record = on_record
-        self._has_due_keys = asyncio.Event()
-        """Set when a batch is deleted, or a deleted batch gets a key."""
+        self._deleted: asyncio.Queue[str] | None = None
+        """Batches that were deleted, or got a key afterwards, since `destroy_due_keys` began; None before."""
         self.follower = Follower(kafka, topics.SECRETS.name, self._apply)
         self.vault = Vault(sender, wrapper=wrapper(settings), seals=settings.encrypt_log, caught_up=self._catch_up)
 
@@ -69,22 +70,25 @@ class KeyManager:
         `kept_seconds` returns the longest time that a record or a batch lives; infinite while it is unknown.
         `is_over` says whether this process is responsible for a batch, and knows that it is over.
         """
+        self._deleted = asyncio.Queue()
         while True:
-            self._has_due_keys.clear()
             await retry(
                 "destroying keys", lambda: self.vault.destroy_due_keys(clock() - KEPT * kept_seconds(), is_over)
             )
             with suppress(TimeoutError):
                 async with asyncio.timeout(ROUND_SECONDS):
-                    await self._has_due_keys.wait()
+                    while True:
+                        batch_id = await self._deleted.get()
+                        await retry("destroying keys", functools.partial(self.vault.destroy_known, batch_id))
 
     async def _catch_up(self) -> None:
         await retry("catching up with the keys", self.follower.catch_up, faults=TRANSIENT)
 
     def _apply(self, key: str, value: bytes | None, offset: int) -> None:
         self.vault.apply(key, value, offset)
-        if value is not None and self.vault.is_erased(key.partition("/")[0]):
-            self._has_due_keys.set()
+        batch_id = key.partition("/")[0]
+        if self._deleted is not None and value is not None and self.vault.is_erased(batch_id):
+            self._deleted.put_nowait(batch_id)
         if self._on_record is not None:
             self._on_record(key, value)
 

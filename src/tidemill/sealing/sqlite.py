@@ -1,7 +1,6 @@
 """The wrapped keys of batches in the order of the log, in a temporary file since a process needs few at a time."""
 
 import sqlite3
-from collections.abc import Iterator
 from typing import Final
 
 from tidemill.bounded_dict import BoundedDict
@@ -9,6 +8,8 @@ from tidemill.storage.sqlite import disk_errors
 
 CACHED_MAX: Final = 4096
 """Batches whose keys, or whose lack of keys, are cached in memory."""
+PAGE: Final = 1_000
+"""Keys of one answer of `Secrets.after`, which takes about 1 ms."""
 _SCHEMA: Final = """
 PRAGMA journal_mode = MEMORY;
 PRAGMA synchronous = OFF;
@@ -60,7 +61,11 @@ class Secrets:
             )
             return dropped.rowcount > 0
 
-    def oldest(self) -> Iterator[tuple[str, str, bytes]]:
-        """Batch id, key id and value of all keys, oldest first; callers must not `put` or `drop` meanwhile."""
+    def after(self, number: int) -> list[tuple[int, str, str, bytes]]:
+        """Number, batch id, key id and value of up to `PAGE` keys with higher numbers, oldest first."""
         with disk_errors():
-            yield from self._database.execute("SELECT batch_id, key_id, value FROM secrets ORDER BY number")
+            found = self._database.execute(
+                "SELECT number, batch_id, key_id, value FROM secrets WHERE number > ? ORDER BY number LIMIT ?",
+                (number, PAGE),
+            )
+            return found.fetchall()

@@ -16,7 +16,6 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Final
 
 from tidemill.bounded_dict import BoundedDict
@@ -35,6 +34,7 @@ CIPHERS_MAX: Final = 4096
 DESTROYED_MAX: Final = 100_000
 """Batches with destroyed keys that a process remembers, for records that are still in transit."""
 KEY_ID_BYTES: Final = 8
+NEVER: Final = float("-inf")
 
 
 class NoKey(Exception):
@@ -157,35 +157,36 @@ class Vault:
             OSError: The log does not answer.
         """
         await self.catch_up()
+        await self.destroy_known(batch_id)
+
+    async def destroy_known(self, batch_id: str) -> None:
+        """Destroy the keys of a batch that this process has read so far.
+
+        Raises:
+            OSError: The log does not answer.
+        """
         for key_id in list(self._secrets.of(batch_id)):
             await self._drop(_place(batch_id, key_id))
 
     async def destroy_due_keys(self, made_before: float, is_over: Callable[[str], bool]) -> None:
         """Destroy the keys of deleted batches, and keys so old that the log has no more records of their batches.
 
-        `made_before` is the latest creation of such keys, Unix seconds; those of batches not `is_over` stay.
+        It looks at all keys and lets others run in between. `made_before` is the latest creation of such old
+        keys, Unix seconds; those of batches not `is_over` stay.
 
         Raises:
             OSError: The log does not answer.
         """
-        for batch_id, erased_at in list(self._erased.items()):
-            for key_id in list(self._secrets.of(batch_id)):
-                await self._drop(_place(batch_id, key_id))
-            if erased_at < made_before:
-                await self._drop(batch_id)
-        for batch_id, key_id in self._outlived(made_before):
-            if is_over(batch_id):
-                await self._drop(_place(batch_id, key_id))
-
-    def _outlived(self, made_before: float) -> list[tuple[str, str]]:
-        """Keys created before a time; the first younger one ends the search, since keys are in log order."""
-        found: list[tuple[str, str]] = []
-        for batch_id, key_id, value in self._secrets.oldest():
-            with suppress(DecodeError):
-                if codec.decode_secret(value).at >= made_before:
-                    return found
-                found.append((batch_id, key_id))
-        return found
+        number, is_old = 0, True
+        while page := self._secrets.after(number):
+            for number, batch_id, key_id, value in page:  # noqa: B007  the next page begins there
+                # Keys are in log order, so all keys after the first young one are young.
+                is_old = is_old and (made_at := _made_at(value)) < made_before
+                if batch_id in self._erased or (is_old and made_at > NEVER and is_over(batch_id)):
+                    await self._drop(_place(batch_id, key_id))
+            await asyncio.sleep(0)
+        for batch_id in [batch_id for batch_id, at in self._erased.items() if at < made_before]:
+            await self._drop(batch_id)
 
     async def _drop(self, key: str) -> None:
         assert self._sender is not None
@@ -230,3 +231,11 @@ class Vault:
 
 def _place(batch_id: str, key_id: str) -> str:
     return f"{batch_id}/{key_id}"
+
+
+def _made_at(value: bytes) -> float:
+    """When a key was created, Unix seconds; `NEVER` if the record cannot be decoded."""
+    try:
+        return codec.decode_secret(value).at
+    except DecodeError:
+        return NEVER

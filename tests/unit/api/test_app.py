@@ -17,6 +17,7 @@ from tidemill.configuration.settings import Settings
 from tidemill.runtime.heartbeat import Heartbeat
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.messages import BatchCreated
+from tidemill.schemas.log.part import file_key
 from tidemill.telemetry import logs
 
 LINE = b'{"custom_id":"a"}\n'
@@ -91,7 +92,7 @@ async def test_without_the_store_files_cannot_be_read_or_written(tmp_path, clien
     """503 if it fails, 404 if the bytes are missing."""
     file_id = (await upload(client)).json()["id"]
     path = f"/files/{file_id}/content"
-    stored = tmp_path / "store" / "files" / file_id
+    stored = tmp_path / "store" / file_key(file_id)
     stored.unlink()
     assert (await client.get(path)).status_code == 404
     stored.symlink_to(stored)
@@ -132,7 +133,7 @@ async def test_a_command_has_the_key_of_the_input(deps, client):
             command = codec.decode_command(deps.log.records[-1][2])
             assert isinstance(command, BatchCreated)
             assert (command.project, command.batch.id) == (project, made["id"])
-            assert (command.input and command.input.key) == (f"files/{file_id}" if project == "p" else None)
+            assert (command.input and command.input.key) == (file_key(file_id) if project == "p" else None)
 
 
 async def test_answers_forbid_caching_and_content_sniffing(tmp_path, client):

@@ -6,6 +6,7 @@ import pytest
 from support.dependencies import client_of, open_dependencies, with_settings
 
 from tidemill.configuration.settings import Settings
+from tidemill.schemas.log.part import file_key
 from tidemill.schemas.ports import READ_BYTES
 
 CHAT = "/v1/chat/completions"
@@ -90,6 +91,6 @@ async def test_an_estimate_of_a_file_without_bytes(tmp_path, client):
     """It gets a 404."""
     form = {"data": {"purpose": "batch"}, "files": {"file": ("f", line("m", "x"))}}
     file_id = (await client.post("/files", **form)).json()["id"]
-    (tmp_path / "store" / "files" / file_id).unlink()
+    (tmp_path / "store" / file_key(file_id)).unlink()
     answer = await client.post("/batches/estimate", json={"input_file_id": file_id, "endpoint": CHAT})
     assert answer.status_code == 404

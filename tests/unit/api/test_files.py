@@ -75,7 +75,7 @@ async def test_orphans_are_deleted_after_a_day(tmp_path):
         assert await file_removal.collect_orphans(deps) == 2
         assert not await is_stored(deps, "files/stray")
         assert not await is_stored(deps, "uploads/u/stray")
-        for key in (f"files/{kept}", "files/late", "parts/of-results"):
+        for key in (file_key(kept), "files/late", "parts/of-results"):
             assert await is_stored(deps, key)
 
 

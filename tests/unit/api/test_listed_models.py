@@ -133,6 +133,27 @@ async def test_a_listed_model_whose_topics_kafka_refuses_is_left_out(server: Bac
         assert set(world.admitted) == {"lora-a.1", "lora-b"}
 
 
+async def test_a_full_catalog_admits_what_fits(
+    server: Backend, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And follows the models that it has; the log says what is left out, and removed models take no room."""
+    monkeypatch.setattr(changes, "ENTRIES_MAX", 5)
+    world = await World.of(gpu=server.url)
+    for begin in range(3):
+        server.lists = tuple(f"lora-{begin + number}" for number in range(5))
+        for _ in range(MISSED_MAX + 1):
+            await world.models.look()
+        assert set(world.admitted) == {f"lora-{begin + number}" for number in range(3)}
+    assert caplog.messages[0] == "2 listed models do not fit into the catalog, the first is lora-3"
+    assert len(caplog.messages) == 5, "no warning repeats the last one"
+    server.lists = ()
+    for _ in range(MISSED_MAX):
+        await world.models.look()
+    assert not world.admitted
+    with pytest.raises(ValueError, match="there are 6 servers and models; at most 5"):
+        await world.change({f"{MODEL}set-{number}": {"servers": ["gpu"]} for number in range(4)})
+
+
 async def test_any_list_is_bounded(server: Backend, caplog: pytest.LogCaptureFixture) -> None:
     """Names that no model can have are left out, and so are too many."""
     world = await World.of(gpu=server.url)

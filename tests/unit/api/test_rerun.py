@@ -17,7 +17,7 @@ from tidemill.schemas import ids
 from tidemill.schemas.jsonl import line as lines
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchCreated, BatchRecord, FileRecord
-from tidemill.schemas.log.part import encode_index, index_key
+from tidemill.schemas.log.part import encode_index, file_key, index_key
 from tidemill.schemas.resources.batch import Batch, Extras, FileReceipt, Receipt, Status
 from tidemill.schemas.resources.file import File
 
@@ -145,7 +145,7 @@ async def test_a_rerun_has_the_selected_lines(deps, client, old, wanted, indices
     assert await content(client, new) == [request_line(index) for index in indices]
     assert new["tidemill"]["name"] == old.tidemill.name
     (command,) = commands(deps)
-    assert (command.batch.id, command.input.key) == (new["id"], f"files/{new['input_file_id']}")
+    assert (command.batch.id, command.input.key) == (new["id"], file_key(new["input_file_id"]))
     assert (new["status"], new["endpoint"], new["completion_window"]) == ("validating", CHAT, "24h")
     assert (new["metadata"], new["tidemill"]["rerun_of"]) == ({"team": "a"}, old.id)
     shown = (await client.get(f"/batches/{old.id}")).json()

@@ -81,6 +81,37 @@ def test_a_model_without_servers_waits_and_goes_on() -> None:
     simulated(case)
 
 
+def test_the_pools_of_removed_models_go() -> None:
+    """Once the dispatcher of a model is gone; a report of 2,000 pools would take a quarter of a second."""
+
+    async def case(make: Make) -> None:
+        world = make()
+        world.server("gpu-1", max_in_flight=32)
+        for number in range(100):
+            world.models.clear()
+            world.model("a", "gpu-1")
+            world.model(f"lora-{number}", "gpu-1")
+            world.servers.apply(serving(world.named, world.models))
+        assert list(world.servers.pools) == ["a", "lora-99"]
+        world.apply()
+        world.publish("lora-99", "b", 1_000)
+        await asyncio.sleep(0.1)
+        pool = world.servers.pools["lora-99"]
+        model = world.models.pop("lora-99")
+        for _ in range(2):
+            world.apply()
+        assert world.servers.pools["lora-99"] is pool, "its lines wait"
+        world.models["lora-99"] = model
+        world.apply()
+        await world.end("b", lines=1_000)
+        del world.models["lora-99"]
+        await world.dispatchers.pop("lora-99").close()
+        world.apply()
+        assert list(world.servers.pools) == ["a"]
+
+    simulated(case)
+
+
 def test_a_server_is_called_once_its_file_is_there(tmp_path: Path) -> None:
     """Without a change of the settings, and no line fails meanwhile."""
     file = tmp_path / "ca.pem"

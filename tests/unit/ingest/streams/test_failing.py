@@ -7,14 +7,18 @@ import pytest
 from support.intake import World, check, line, producing
 
 from tidemill import retrying
+from tidemill.configuration.settings import Settings
 from tidemill.ingest import sqlite
 from tidemill.ingest.files.validation import Checker
 from tidemill.ingest.sqlite import Digests
 from tidemill.ingest.streams import factory
+from tidemill.ingest.streams.app import StreamApp
 from tidemill.ingest.streams.factory import SeenIds
 from tidemill.ingest.streams.publisher import Publisher
 from tidemill.ingest.streams.stream import StreamPart
+from tidemill.kafka.catalog import Catalog
 from tidemill.schemas.log.messages import Sealed, Stalled
+from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.resources.waiting import Reason
 
 
@@ -188,3 +192,13 @@ async def test_lines_that_are_published_one_by_one_are_checked_once(failing, fai
     assert len(world.dead) == (3 in failures)
     if not world.dead:
         check(world)
+
+
+async def test_a_start_removes_the_ids_that_a_killed_process_left(tmp_path):
+    """Another process may own its streams now, and 1,000,000 ids take 22 MB."""
+    left = tmp_path / "state" / "intake" / "ids" / "batch_a"
+    SeenIds(left, in_memory_max=0).setdefault("a", 1)
+    assert left.exists()
+    settings = Settings(kafka="127.0.0.1:9", data=tmp_path, verify_keys=Signer.made().public)
+    StreamApp(settings, settings.kafka, catalog=Catalog(None), sender=None, store=None, requests=None)
+    assert not left.exists()

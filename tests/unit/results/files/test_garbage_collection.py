@@ -1,8 +1,13 @@
 """The removal of the objects of batches."""
 
+import os
+from contextlib import contextmanager
+
 from support.simulated import surely
 
 from tidemill.results.files.garbage_collection import GarbageCollection
+from tidemill.schemas import ids
+from tidemill.schemas.log.part import file_key, index_key
 from tidemill.storage.directory import DirectoryStore
 
 OVER, OPEN = (f"batch_{number:032x}" for number in range(2))
@@ -45,3 +50,24 @@ async def test_large_results_of_named_batches_are_removed(tmp_path):
     store = await filled(tmp_path)
     assert await GarbageCollection(store, surely).forget([OVER]) == 1
     assert await keys(store) == [f"parts/{OVER}/1-a", f"parts/{OPEN}/1-a", f"results-large/{OPEN}/1-a"]
+
+
+async def test_a_deletion_reads_few_of_the_other_files(tmp_path, monkeypatch):
+    """A folder of 300,000 files takes 0.4 s to read."""
+    store, seen = DirectoryStore(tmp_path), []
+    batches = [f"batch_{number:032x}" for number in range(1_000)]
+    for batch in batches:
+        for key in (file := file_key(ids.derived_file_id(batch, "output"), "w"), index_key(file)):
+            (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / key).touch()
+
+    @contextmanager
+    def scanned(folder, scandir=os.scandir):
+        with scandir(folder) as found:
+            yield (seen.append(entry) or entry for entry in found)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", scanned)
+        await GarbageCollection(store, surely).erase(batches[7], ("output", "errors"))
+    assert len(await keys(store)) == 2 * len(batches) - 2
+    assert 2 <= len(seen) <= 60
