@@ -29,6 +29,7 @@ class Service:
         lost: Number of batches still to create without an answer.
         is_closing: Whether it rejects every request for a batch after a lost answer.
         full: Number of creates still to refuse for lack of quota.
+        damaged: Ids of files whose stored bytes are damaged.
         limits: The answer to `GET /limits`; None where the service has no such route.
         cut_uploads: Number of uploads that still break off without an answer.
         is_deleted: Whether the batch of every idempotency key is deleted.
@@ -53,6 +54,7 @@ class Service:
         self.is_closing = False
         self.is_deleted = False
         self.full = 0
+        self.damaged: set[str] = set()
         self.limits: Any = None
         self.cut_uploads = 0
         self.keys: set[str] = set()
@@ -191,6 +193,9 @@ class Service:
         return web.json_response({"token": f"token-{self.tokens}", "created_at": 5_000, "expires_at": 5_100})
 
     async def _content(self, request: web.Request) -> web.StreamResponse:
+        if request.match_info["id"] in self.damaged:
+            error = {"message": "The stored file is damaged.", "type": "server_error", "code": "file_damaged"}
+            return web.json_response({"error": error}, status=500, headers={"x-should-retry": "false"})
         content = self.files[request.match_info["id"]]
         start = 0
         if self.ranges and (wanted := request.headers.get("range")):

@@ -40,14 +40,14 @@ class Rejected(UsageError):
 
 
 class Unreachable(Exception):
-    """The service does not answer, or answers that it is unavailable (5xx)."""
+    """The service does not answer, or answers that it is unavailable (5xx) for the moment."""
 
 
 class Refused(Exception):
     """The service rejected a request.
 
     Attributes:
-        status: HTTP status, 4xx.
+        status: HTTP status: 4xx, or 5xx if a retry does not help.
         code: The error code of the service, if any.
         may_have_happened: An earlier attempt got no answer, so the service may have carried it out.
     """

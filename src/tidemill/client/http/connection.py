@@ -132,8 +132,9 @@ async def _error(answer: aiohttp.ClientResponse) -> Exception:
         if answer.status in {404, 405} and not answer.history:
             return _other_service(answer)
         code, message = None, f"{answer.reason or 'error'} ({answer.url.path})"
+    is_lasting = answer.headers.get("x-should-retry") == "false"
     # A 429 with Retry-After passes by itself; one without it means that a quota is used up.
     is_busy = answer.status == 429 and "retry-after" in answer.headers  # noqa: PLR2004
-    if is_busy or answer.status >= 500:  # noqa: PLR2004 - a fault of the service
+    if not is_lasting and (is_busy or answer.status >= 500):  # noqa: PLR2004 - a fault of the service
         return Unreachable(f"the service is unavailable: {answer.status} {message}")
     return Refused(answer.status, message, code)
