@@ -186,6 +186,10 @@ class _Run:
             raise
         finally:
             self._stop.set()
+        return await self._end(is_useful=is_useful)
+
+    async def _end(self, *, is_useful: bool) -> Exit:
+        """Write the table, unless only the sample ran."""
         if not is_useful:
             self._journal.forget()
             self._console.print(
