@@ -27,7 +27,7 @@ from tidemill.api.requests.parts import FULL, UNUSABLE, Part, schema_of
 from tidemill.api.requests.reading import Body
 from tidemill.api.servers.load import Loads
 from tidemill.api.view.quotas import Booking
-from tidemill.api.view.result_lines import Lines
+from tidemill.api.view.result_lines import Lines, damaged
 from tidemill.api.view.view import View
 from tidemill.api.webhooks import Webhooks
 from tidemill.configuration.servers import Serving
@@ -37,6 +37,7 @@ from tidemill.kafka.history import LogHistory
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.bounds import LINE_BYTES_HIGHEST
 from tidemill.schemas.jsonl.lines import Line, Splitter
+from tidemill.schemas.log.messages import FileRecord
 from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.ports import Clock, Sender, Store
 from tidemill.schemas.resources.access import Role
@@ -363,6 +364,26 @@ async def chunks_from_store(reading: AsyncGenerator[bytes, None]) -> AsyncGenera
     async with aclosing(reading):
         while chunk := await from_store(anext(reading, b"")):
             yield chunk
+
+
+async def file_from_store(
+    deps: Dependencies, record: FileRecord, start: int = 0, end: int | None = None
+) -> AsyncGenerator[bytes, None]:
+    """The chunks of a file, or of a part of it; the first one comes only if the store has all bytes of the file.
+
+    Raises:
+        ApiError: As for `from_store`; 500, the store has more or fewer bytes of the file.
+        NotFound: The store has none.
+    """
+    await check_size(deps, record)
+    async for chunk in chunks_from_store(deps.store.read(record.key, start, end)):
+        yield chunk
+
+
+async def check_size(deps: Dependencies, record: FileRecord) -> None:
+    """Check that the store has all bytes of a file; it raises the errors of `file_from_store`."""
+    if (size := await from_store(deps.store.size(record.key))) != record.file.bytes:
+        raise damaged(record.file.id, f"{size:,} instead of {record.file.bytes:,} bytes")
 
 
 async def lines_of(

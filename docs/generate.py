@@ -37,6 +37,9 @@ most 4,096 characters, a name 255, and neither may contain control characters; a
 entries. Put a name in quotes if it has anything but letters, digits, `-` and `_`. At the start, and in `tidemill
 doctor`, Tidemill lists every setting that it cannot use and how to fix it.
 
+A running `tidemill up` applies changes of `servers` and `models` in the file. Changes of other settings take
+effect at its next start; it names them.
+
 `TIDEMILL_CACHE` names the folder of the embedded broker's files (`~/.cache/tidemill`). The client's commands
 read `TIDEMILL_BASE_URL` and `TIDEMILL_API_KEY`.
 """

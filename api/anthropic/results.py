@@ -13,7 +13,7 @@ import orjson
 from tidemill.api import error_bodies, errors
 from tidemill.api.batches import report, result_pages
 from tidemill.api.batches.result_pages import Error, Response
-from tidemill.api.dependencies import Dependencies, chunks_from_store, lines_of
+from tidemill.api.dependencies import Dependencies, file_from_store, lines_of
 from tidemill.schemas import UNREADABLE, decoded
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.jsonl.lines import Line
@@ -69,7 +69,7 @@ async def _of_input(deps: Dependencies, project: str, batch: Batch) -> AsyncIter
     if (record := deps.view.file(project, batch.input_file_id)) is None:
         return
     rejected = Rejected(batch)
-    chunks = chunks_from_store(deps.store.read(record.key))
+    chunks = file_from_store(deps, record)
     try:
         async for lines in lines_of(chunks, deps.settings.line_bytes_max):
             for each in lines:

@@ -108,7 +108,7 @@ async def next_line(lines: AsyncIterator[bytes]) -> bytes:
     """The next of the lines that the store reads.
 
     Raises:
-        ApiError: 503, the store does not answer, or its object is deleted.
+        ApiError: 503, the store does not answer, or its object is deleted; 500, its object is cut short.
     """
     try:
         return await from_store(anext(lines))

@@ -17,7 +17,7 @@ from tidemill.api import errors
 from tidemill.api.batches import answer_schema, batch_request, creation, report
 from tidemill.api.batches.batch_request import BatchRequest
 from tidemill.api.batches.token_estimate import TokenEstimate
-from tidemill.api.dependencies import Dependencies, chunks_from_store, from_store, lines_of
+from tidemill.api.dependencies import Dependencies, file_from_store, from_store, lines_of
 from tidemill.api.requests.fields import Expiry, Metadata, Model, Window
 from tidemill.api.requests.reading import Body
 from tidemill.api.reruns import input_file
@@ -288,7 +288,7 @@ async def _read(deps: Dependencies, old: FileRecord) -> AsyncIterator[Iterable[t
     """The lines of an input file by chunk, with their indices; see `_lines`."""
     indices = itertools.count()
     try:
-        async for lines in lines_of(chunks_from_store(deps.store.read(old.key))):
+        async for lines in lines_of(file_from_store(deps, old)):
             # The lines come first, since `zip` has read an index when they end otherwise.
             yield zip(lines, indices, strict=False)
     except NotFound as error:

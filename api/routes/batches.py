@@ -19,7 +19,7 @@ from tidemill.api.dependencies import (
     ReadingCaller,
     StoringBody,
     ViewDep,
-    chunks_from_store,
+    file_from_store,
     json,
     lines_of,
 )
@@ -190,7 +190,7 @@ async def _estimated(deps: Dependencies, record: FileRecord, endpoint: str) -> T
         for line in lines:
             found.add(line.data)
 
-    chunks = chunks_from_store(deps.store.read(record.key))
+    chunks = file_from_store(deps, record)
     try:
         async for lines in lines_of(chunks, deps.settings.line_bytes_max):
             await run_half_time(add, lines)

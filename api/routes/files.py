@@ -11,7 +11,16 @@ from pydantic import BaseModel, Field
 from tidemill.api import errors, lookup
 from tidemill.api.access import sessions
 from tidemill.api.batches import file_removal
-from tidemill.api.dependencies import Caller, Dependencies, Deps, ViewDep, chunks_from_store, from_store, json
+from tidemill.api.dependencies import (
+    Caller,
+    Dependencies,
+    Deps,
+    ViewDep,
+    check_size,
+    file_from_store,
+    from_store,
+    json,
+)
 from tidemill.api.http import download
 from tidemill.api.openapi import Route
 from tidemill.api.requests import paging, reading
@@ -193,7 +202,7 @@ async def _link(deps: Dependencies, record: FileRecord) -> str | None:
     link = await from_store(deps.store.link(record.key, download.disposition(record.file.filename)))
     if link is not None:
         try:
-            await from_store(deps.store.size(record.key))
+            await check_size(deps, record)
         except NotFound as error:
             _log.warning("the bytes of the file %s are not in the store", record.file.id)
             raise errors.no_file(record.file.id) from error
@@ -202,7 +211,7 @@ async def _link(deps: Dependencies, record: FileRecord) -> str | None:
 
 async def _begun(deps: Dependencies, record: FileRecord, part: download.ByteRange) -> AsyncIterator[bytes]:
     try:
-        return await download.begun(chunks_from_store(deps.store.read(record.key, part.start, part.end)))
+        return await download.begun(file_from_store(deps, record, part.start, part.end))
     except NotFound as error:
         _log.warning("the bytes of the file %s are not in the store", record.file.id)
         raise errors.no_file(record.file.id) from error

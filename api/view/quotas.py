@@ -17,6 +17,7 @@ from tidemill.schemas.ports import Clock
 from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.file import OBJECT_BYTES, cost_bytes
 from tidemill.storage.disk_space import DiskFull, DiskSpace
+from tidemill.wording import counted
 
 _TOTAL: Final = "FROM totals WHERE project = ?1 AND kind"
 _HELD: Final = {
@@ -36,12 +37,13 @@ _HELD: Final = {
     ),
 }
 """By quota, the query for the amount that the view shows of a project."""
+_DELETING: Final = "`DELETE /v1/files/ID`, or the page Files of the dashboard"
 _HINTS: Final = {
     Quota.BATCHES_IN_PROGRESS: "Wait until one is over.",
-    Quota.BATCHES: "Delete batches you do not need.",
+    Quota.BATCHES: "Delete batches you do not need (`tidemill delete`).",
     Quota.LINES: "Wait until some are done, cancel a batch, or split the file.",
-    Quota.FILES: "Delete files you do not need.",
-    Quota.BYTES: "Delete files you do not need; inputs of open batches count, too.",
+    Quota.FILES: f"Delete files you do not need: {_DELETING}.",
+    Quota.BYTES: f"Delete files you do not need: {_DELETING}. Inputs of open batches count, too.",
     Quota.UPLOADS: "Complete or cancel one.",
     Quota.KEYS: "Revoke those you do not need.",
     Quota.WEBHOOKS: "Delete those you do not need.",
@@ -104,14 +106,14 @@ class Booking:
         """Reserve a batch with its lines."""
         self._check_disks(0)
         self._book(
-            {Quota.BATCHES_IN_PROGRESS: 1, Quota.BATCHES: 1, Quota.LINES: lines}, f"; this file has {lines} more"
+            {Quota.BATCHES_IN_PROGRESS: 1, Quota.BATCHES: 1, Quota.LINES: lines}, f"; this file has {lines:,} more"
         )
 
     def append(self, lines: int, size: int) -> None:
         """Reserve lines of a batch that exists, and their bytes."""
         self._check_disks(size)
-        self._book({Quota.LINES: lines}, f"; this append has {lines} more")
-        self._book({Quota.BYTES: size}, f"; this append has {size} more")
+        self._book({Quota.LINES: lines}, f"; this append has {lines:,} more")
+        self._book({Quota.BYTES: size}, f"; this append has {counted(size, 'byte')} more")
 
     def upload(self) -> None:
         """Reserve an upload in parts."""
@@ -129,7 +131,10 @@ class Booking:
         """Reserve a file of this size; bytes that are already reserved for it do not count again."""
         if (more := cost_bytes(size) - self._booked[Quota.BYTES]) > 0:
             self._check_disks(more)
-            self._book({Quota.FILES: 1, Quota.BYTES: cost_bytes(size)}, f"; this upload has {size} more")
+            self._book(
+                {Quota.FILES: 1, Quota.BYTES: cost_bytes(size)},
+                f"; this upload takes at least {counted(cost_bytes(size), 'byte')} more",
+            )
 
     def _book(self, amounts: Mapping[Quota, int], detail: str = "", known: int = 0) -> None:
         """Raise the reservation to these amounts.

@@ -5,6 +5,7 @@ crash may leave two copies of a line in the parts of a batch; it reads one of th
 """
 
 import heapq
+import logging
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ from typing import Final
 from tidemill.bounded_dict import BoundedDict
 from tidemill.schemas.log.part import HEAD_BYTES, Index, index_bytes, index_key, parse_index, part_prefix
 from tidemill.schemas.ports import Store, read_all
+from tidemill.schemas.resources.error import ApiError
 from tidemill.schemas.resources.file import file_kind
+
+_log = logging.getLogger(__name__)
 
 INDICES_MAX: Final = 256
 """Indices in the cache; that of 50,000 lines takes 1.2 MB."""
@@ -44,6 +48,19 @@ class Found:
     key: str
     start: int
     end: int
+
+
+def damaged(name: str, why: str) -> ApiError:
+    """The stored bytes of a file or of an object are not those that were written; it logs the name."""
+    _log.error("the stored file %s is damaged: the store has %s", name, why)
+    return ApiError(
+        500,
+        f"The stored file '{name}' is damaged: the store has {why}. If it has results of a batch, the operator "
+        "makes it again with `tidemill rebuild BATCH --write`.",
+        kind="server_error",
+        code="file_damaged",
+        headers={"x-should-retry": "false"},
+    )
 
 
 class Lines:
@@ -89,6 +106,7 @@ class Lines:
 
         Raises:
             NotFound: An object is deleted.
+            ApiError: 500, it has fewer bytes than its index says.
         """
         start = 0
         while start < len(found):
@@ -102,6 +120,8 @@ class Lines:
                 end += 1
             first, last = found[start], found[end - 1]
             data = await read_all(self._store.read(first.key, first.start, last.end))
+            if len(data) < last.end - first.start:
+                raise damaged(first.key, "fewer bytes than were written")
             for line in found[start:end]:
                 yield data[line.start - first.start : line.end - first.start].rstrip(b"\n")
             start = end

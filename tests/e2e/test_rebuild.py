@@ -144,6 +144,7 @@ def test_files_are_made_again(place, backend):
     for batch in batches[1:]:
         lying(store, batch.error_file_id).unlink()
     code, words = rebuild(place, *(name[-8:] for name in names))
+    assert code == 1
     assert words.count("--write replaces it") == len(names)
     code, words = rebuild(place, *names, "--write")
     assert code == 0

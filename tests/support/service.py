@@ -29,6 +29,9 @@ class Service:
         lost: Number of batches still to create without an answer.
         is_closing: Whether it rejects every request for a batch after a lost answer.
         full: Number of creates still to refuse for lack of quota.
+        refusal: Status and message of the answer to each upload; None accepts it.
+        uploads: Number of uploads.
+        damaged: Ids of files whose stored bytes are damaged.
         limits: The answer to `GET /limits`; None where the service has no such route.
         cut_uploads: Number of uploads that still break off without an answer.
         is_deleted: Whether the batch of every idempotency key is deleted.
@@ -53,6 +56,9 @@ class Service:
         self.is_closing = False
         self.is_deleted = False
         self.full = 0
+        self.refusal: tuple[int, str] | None = None
+        self.uploads = 0
+        self.damaged: set[str] = set()
         self.limits: Any = None
         self.cut_uploads = 0
         self.keys: set[str] = set()
@@ -118,6 +124,12 @@ class Service:
         file = form["file"]
         assert form["purpose"] == "batch"
         assert isinstance(file, web.FileField)
+        self.uploads += 1
+        if self.refusal is not None:
+            status, message = self.refusal
+            headers = {"x-should-retry": "false"} if status == 429 else {"retry-after": "60"}
+            error = {"message": message, "type": "server_error", "code": "storage_full"}
+            return web.json_response({"error": error}, status=status, headers=headers)
         self.files["file-in"] = file.file.read()
         if self.cut_uploads and request.transport:
             self.cut_uploads -= 1
@@ -191,6 +203,9 @@ class Service:
         return web.json_response({"token": f"token-{self.tokens}", "created_at": 5_000, "expires_at": 5_100})
 
     async def _content(self, request: web.Request) -> web.StreamResponse:
+        if request.match_info["id"] in self.damaged:
+            error = {"message": "The stored file is damaged.", "type": "server_error", "code": "file_damaged"}
+            return web.json_response({"error": error}, status=500, headers={"x-should-retry": "false"})
         content = self.files[request.match_info["id"]]
         start = 0
         if self.ranges and (wanted := request.headers.get("range")):

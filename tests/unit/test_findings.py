@@ -90,10 +90,13 @@ def test_failing_webhooks_and_a_missing_key_file():
     assert fine.verdict is Verdict.OK
 
 
-@pytest.mark.parametrize(("free", "verdict"), [(1 << 40, "ok"), (5 << 30, "warn"), (1 << 20, "fail")])
-def test_free_space(free, verdict):
-    """For the log and the files."""
-    assert findings.disk("disk", free).verdict == verdict
+@pytest.mark.parametrize(
+    ("free", "reserve", "verdict"),
+    [(40, 20, "ok"), (39, 20, "warn"), (20, 20, "warn"), (19, 20, "fail"), (2 << 30, 1 << 30, "ok"), (0, 0, "ok")],
+)
+def test_free_space(free, reserve, verdict):
+    """It is judged as the api does, which refuses uploads below twice the reserve."""
+    assert findings.disk("disk", free, reserve).verdict == verdict
 
 
 def test_a_server_that_lacks_an_endpoint():
@@ -144,3 +147,13 @@ async def test_without_a_broker_only_kafka_fails(tmp_path):
     )
     assert [line.split(":")[0] for line in lines if line.startswith("fail")] == ["fail  kafka"]
     assert {"warn  store", "warn  models"} <= {line.split(":")[0] for line in lines}
+
+
+@pytest.mark.parametrize("disk_reserve_bytes", [0, 1 << 52])
+async def test_the_disk_is_judged_by_the_reserve_of_the_settings(tmp_path, disk_reserve_bytes):
+    """Data and store are on one disk here, which is named once."""
+    lines = []
+    settings = Settings(data=tmp_path, port=0, disk_reserve_bytes=disk_reserve_bytes)
+    await doctor.examine(settings, None, lines.append)
+    (line,) = [line for line in lines if "disk of" in line]
+    assert line.startswith("fail" if disk_reserve_bytes else "ok")

@@ -16,7 +16,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from tidemill.client import listing
-from tidemill.client.errors import Exit, OtherService, Unreachable, UsageError, message
+from tidemill.client.errors import Exit, OtherService, Refused, Unreachable, UsageError, message
 from tidemill.client.http.answer import Answer
 from tidemill.client.http.client import BATCHES, Client
 from tidemill.client.progress import display
@@ -166,23 +166,35 @@ async def follow(
     Raises:
         UsageError: An output file appeared meanwhile.
     """
+    has_ended = False
     try:
         with display(console) as progress:
             batch = await client.finished(batch_id, functools.partial(outcome.show, progress))
+            has_ended = True
             if sink:
                 sink.check_new()
             result, notes = await deliver(client, batch, sink, source, progress)
     except OtherService:
         raise
     except (asyncio.CancelledError, Unreachable):
-        console.print(f"The batch keeps running. To follow it: `{_watch_command(batch_id, sink, source)}`")
+        if has_ended:
+            _say_kept(console, batch_id, sink, source)
+        else:
+            console.print(f"The batch keeps running. To follow it: `{_watch_command(batch_id, sink, source)}`")
+        raise
+    except Refused as error:
+        if error.code == "file_damaged":
+            console.print(f"On its machine, `tidemill rebuild {batch_id} --write` makes the file again.")
         raise
     except UsageError:
-        console.print(
-            f"The service keeps the results. To download them: `{_watch_command(batch_id, sink, source)}`"
-        )
+        _say_kept(console, batch_id, sink, source)
         raise
     return summary(console, name_of(batch), [result], notes, show_all=show_all)
+
+
+def _say_kept(console: Console, batch_id: str, sink: Sink | None, source: Path | None) -> None:
+    command = _watch_command(batch_id, sink, source)
+    console.print(f"The service keeps the results. To download them: `{command}`")
 
 
 def _watch_command(batch_id: str, sink: Sink | None, source: Path | None) -> str:

@@ -38,14 +38,18 @@ class Rejected(UsageError):
 
 
 class Unreachable(Exception):
-    """The service does not answer, or answers that it is unavailable (5xx)."""
+    """The service does not answer, or answers that it is unavailable (5xx) for the moment."""
+
+
+class NoSpace(Unreachable):
+    """The disk of the service has no room for the request (507); it lasts until someone deletes something."""
 
 
 class Refused(Exception):
     """The service rejected a request.
 
     Attributes:
-        status: HTTP status, 4xx.
+        status: HTTP status: 4xx, or 5xx if a retry does not help.
         code: The error code of the service, if any.
         may_have_happened: An earlier attempt got no answer, so the service may have carried it out.
     """
@@ -101,9 +105,16 @@ _STEPS: Final[Mapping[int, str]] = {
     401: "Pass a valid key (--api-key, TIDEMILL_API_KEY); an administrator makes one with `tidemill keys create`.",
     403: "Use a key with more rights; an administrator makes one: `tidemill keys create --role ROLE`.",
     404: "Check the id or the name: `tidemill list`, `tidemill models list` and so on show what exists.",
-    429: "Try again later, or make room: `tidemill list` shows the batches, `tidemill cancel` ends one.",
+    429: "Try again later, or make room: `tidemill cancel` ends a batch, `tidemill delete` removes one.",
 }
 """What to do after a refusal, by HTTP status."""
+
+
+_START: Final = "`tidemill up` starts a service on this machine; `tidemill doctor` finds what is wrong with one."
+_ROOM: Final = (
+    "Make room: `tidemill delete` removes a finished batch with its results; the page Files of the dashboard and "
+    "`DELETE /v1/files/ID` remove files. `tidemill doctor` shows the free space."
+)
 
 
 def next_step(error: Exception) -> str | None:
@@ -117,9 +128,7 @@ def next_step(error: Exception) -> str | None:
         case Refused():
             return _STEPS.get(error.status)
         case Unreachable():
-            return (
-                "`tidemill up` starts a service on this machine; `tidemill doctor` finds what is wrong with one."
-            )
+            return _ROOM if isinstance(error, NoSpace) else _START
         case PermissionError():
             return "Check the rights of the file, or name another."
         case FileNotFoundError():

@@ -1,4 +1,7 @@
-"""Applies the servers and models of the settings file to the catalog: at the start, and when the file changes."""
+"""Applies the servers and models of the settings file to the catalog: at the start, and when the file changes.
+
+Other settings take effect at the next start; it names those that have changed.
+"""
 
 import asyncio
 from collections.abc import Mapping
@@ -29,6 +32,12 @@ class LiveSettings:
         self._say = say
         self._applied = _stamp(file_of(config))
         """The file when its servers and models were last applied, or refused."""
+        try:
+            self._at_start = load(config)
+        except SettingsError:
+            self._at_start = Settings()
+        self._waiting: list[str] = []
+        """Settings that have changed since the start, and take effect at the next one."""
 
     async def apply(self, settings: Settings, kafka: Cluster, demo: Mapping[str, Any]) -> Serving:
         """Apply servers and models, if they have changed; returns all there are. Without a model `demo` has them.
@@ -65,7 +74,8 @@ class LiveSettings:
                 failures = 0
                 continue
             try:
-                await self.apply(load(self._config), kafka, demo)
+                settings = load(self._config)
+                await self.apply(settings, kafka, demo)
             except SettingsError as error:
                 self._say(f"warning: not applied: {error}")
             except LogUnavailable as error:
@@ -73,9 +83,27 @@ class LiveSettings:
                     self._say(f"warning: not applied yet: {error}; trying again.")
                 failures += 1
                 continue
+            else:
+                self._say_waiting(settings)
             self._applied, failures = now, 0
 
+    def _say_waiting(self, settings: Settings) -> None:
+        """Name the other settings that have changed, if they are not those of the last message."""
+        before, self._waiting = (
+            self._waiting,
+            [
+                name
+                for name in Settings.model_fields
+                if name not in _LIVE and getattr(settings, name) != getattr(self._at_start, name)
+            ],
+        )
+        if self._waiting and self._waiting != before:
+            names = ", ".join(self._waiting)
+            self._say(f"warning: these changed settings take effect at the next start of `tidemill up`: {names}.")
 
+
+_LIVE: Final = {"servers", "models"}
+"""Settings that `apply` applies."""
 _FAILED: Final = "the servers and models cannot be applied"
 
 

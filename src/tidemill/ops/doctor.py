@@ -311,7 +311,15 @@ async def _server(serving: Serving, name: str, server: Server) -> list[Finding]:
 
 
 async def _disk(settings: Settings) -> list[Finding]:
-    folder = settings.data.absolute()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return [findings.disk(f"disk of {settings.data}", shutil.disk_usage(Path(folder)).free)]
+    """Free space of the disk of the data, and of that of a store in a folder, if it is another."""
+    folders = [settings.data]
+    if (url := urlsplit(settings.store_url)).scheme == "file":
+        folders.append(Path(unquote(url.path)))
+    disks: dict[int, Finding] = {}
+    for name in folders:
+        folder = name.absolute()
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        found = findings.disk(f"disk of {name}", shutil.disk_usage(folder).free, settings.disk_reserve_bytes)
+        disks.setdefault(folder.stat().st_dev, found)
+    return list(disks.values())

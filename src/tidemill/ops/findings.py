@@ -14,8 +14,6 @@ from tidemill.wording import counted, verb
 SKEW_SECONDS_OK: Final = 2.0
 SKEW_SECONDS_MAX: Final = 30.0
 """A larger skew makes deadlines and the times in the log disagree."""
-FREE_BYTES_OK: Final = 10 << 30
-FREE_BYTES_MIN: Final = 1 << 30
 WEBHOOKS_MAX: Final = 20
 """Webhook endpoints to report."""
 STALLS_MAX: Final = 20
@@ -195,13 +193,16 @@ def _stall(reason: Reason, waiting: Sequence[tuple[str, Waiting]]) -> Finding:
     return warn("batches", text, f"{REMEDIES[reason]} (reason `{reason}`)")
 
 
-def disk(what: str, free_bytes: int) -> Finding:
-    """Judge the free space of a disk."""
+def disk(what: str, free_bytes: int, reserve_bytes: int) -> Finding:
+    """Judge the free space of a disk by the reserve, as `storage/disk_space.py` does."""
     text = f"{free_bytes / (1 << 30):.1f} GiB free"
-    if free_bytes >= FREE_BYTES_OK:
+    if free_bytes >= 2 * reserve_bytes:
         return ok(what, text)
-    fix = "free some space, or move the folder with --data"
-    return (warn if free_bytes >= FREE_BYTES_MIN else fail)(what, text, fix)
+    fix = "free some space, or move the folder to a larger disk"
+    reserve = f"the reserve of {reserve_bytes / (1 << 30):.1f} GiB (`disk_reserve_bytes`)"
+    if free_bytes >= reserve_bytes:
+        return warn(what, f"{text}, less than twice {reserve}: the api refuses uploads and new batches", fix)
+    return fail(what, f"{text}, less than {reserve}: batches wait, too", fix)
 
 
 def server(what: str, model: str, endpoints: Sequence[str], lacking: Collection[str]) -> Finding:

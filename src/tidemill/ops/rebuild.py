@@ -35,7 +35,7 @@ async def rebuild(settings: Settings, kafka: Kafka, names: Sequence[str], say: S
     """Rebuild the files of batches, named by their ids or the ends of these.
 
     With `write` it replaces missing or damaged files of a batch whose receipt is the published one. Returns
-    whether every rebuilt receipt is the published one.
+    whether every rebuilt receipt is the published one, and the store has the files of all receipts at the end.
 
     Raises:
         LogUnavailable: The broker does not answer.
@@ -77,15 +77,14 @@ async def _one(
                 break
     rebuilt = await work.finish()
     say(f"{batch.id}: {_summary(rebuilt)}")
-    if rebuilt.is_equal:
-        await _replace_damaged(work.store, batch, rebuilt, files, say, write=write)
-    return rebuilt.is_equal
+    return rebuilt.is_equal and await has_files(work.store, batch, rebuilt, files, say, write=write)
 
 
-async def _replace_damaged(
+async def has_files(
     overlay: OverlayStore, batch: Batch, rebuilt: Rebuilt, files: dict[str, str], say: Say, *, write: bool
-) -> None:
-    """Compare the files in the store with the rebuilt ones, and replace those that differ."""
+) -> bool:
+    """Whether the files in the store are the rebuilt ones; with `write` it replaces those that differ."""
+    is_intact = True
     for kind, _ in rebuilt.receipt.files:
         file_id = ids.derived_file_id(batch.id, kind)
         if file_id not in files:
@@ -100,6 +99,8 @@ async def _replace_damaged(
                 say(f"  {below}: was missing or damaged; replaced")
             else:
                 say(f"  {below}: is missing or damaged; --write replaces it")
+                is_intact = False
+    return is_intact
 
 
 async def _published(reader: Reader, names: Sequence[str]) -> dict[str, Batch]:

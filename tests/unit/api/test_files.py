@@ -15,7 +15,7 @@ from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord, FileRecord
 from tidemill.schemas.log.part import file_key, index_key
-from tidemill.schemas.ports import NotFound
+from tidemill.schemas.ports import NotFound, once
 from tidemill.schemas.resources.batch import Cut, Extras, Status
 from tidemill.schemas.resources.file import File
 
@@ -57,6 +57,25 @@ async def test_a_wrong_method_gets_the_allowed_ones(client, method, path, allow)
     assert (answer.status_code, answer.headers["allow"]) == (405, allow)
     answer = await client.options(path, headers={"authorization": ""})
     assert (answer.status_code, answer.headers["allow"], answer.content) == (204, allow, b"")
+
+
+@pytest.mark.parametrize("stored", [LINE[:5], LINE + LINE])
+async def test_a_damaged_file_is_an_error_before_its_first_byte(tmp_path, caplog, stored):
+    """Whole, in part, and to those who read it for something else; the log has its id."""
+    async with open_dependencies(tmp_path) as deps, client_of(deps) as client:
+        path = await upload(client)
+        file_id = path.split("/")[2]
+        await deps.store.write(file_key(file_id), once(stored))
+        estimate = {"input_file_id": file_id, "endpoint": "/v1/embeddings", "completion_window": "24h"}
+        for answer in (
+            await client.get(path),
+            await client.get(path, headers={"range": "bytes=0-3"}),
+            await client.post("/batches/estimate", json=estimate),
+        ):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (500, "file_damaged")
+            assert answer.headers["x-should-retry"] == "false"
+            assert f"{len(stored)} instead of {len(LINE)} bytes" in answer.text
+        assert file_id in caplog.text
 
 
 async def test_orphans_are_deleted_after_a_day(tmp_path):

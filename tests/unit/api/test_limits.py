@@ -113,7 +113,8 @@ async def test_the_limit_of_bytes_stored(tmp_path, client):
         await upload(client, 2),
         "bytes_stored_max",
         f"stores {9 * len(LINE) + OBJECT_BYTES:,} bytes",
-        "Delete files",
+        f"; this upload takes at least {OBJECT_BYTES + 2 * len(LINE):,} bytes more. ",
+        "Delete files you do not need: `DELETE /v1/files/ID`",
     )
     assert [path.name for path in (tmp_path / "store" / "files").glob("*/*")] == [file_id]
     assert (await upload(client)).status_code == 200

@@ -10,7 +10,7 @@ from support.service import KEY, Service, result_lines
 from tidemill import AsyncTidemill
 from tidemill.client import errors
 from tidemill.client.batches import cancel, show, watch
-from tidemill.client.errors import Exit, UsageError
+from tidemill.client.errors import Exit, Refused, UsageError
 from tidemill.client.http.answer import Answer
 from tidemill.client.http.client import Bounds, Client
 from tidemill.client.maps.job import MapOptions
@@ -34,6 +34,19 @@ async def test_the_first_or_last_characters_of_an_id_are_enough(
             await client.find(text)
     await cancel(console, client, "0007f")
     assert service.cancels == 1
+
+
+async def test_a_damaged_file_ends_a_watch_at_once(
+    service: Service, client: Client, console: Console, tmp_path: Path
+) -> None:
+    """With what the operator can do; the batch has ended, and the service answers."""
+    service.finish(result_lines("r0"), request_counts={"total": 1, "completed": 1})
+    service.damaged.add("file-out")
+    with pytest.raises(Refused, match="is damaged"):
+        await watch(console, client, "batch_1", Sink(output=tmp_path / "out.jsonl"))
+    said = console.export_text()
+    assert "tidemill rebuild batch_1 --write" in said
+    assert "keeps running" not in said
 
 
 async def test_cancel_and_list(

@@ -1,5 +1,6 @@
 """The Python client: mistakes in its use are named before anything is sent."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pytest
 from support.service import KEY, Service
 
-from tidemill import AsyncTidemill
+from tidemill import AsyncTidemill, Tidemill, UsageError
 
 
 async def test_the_library_connects_in_async_with(service: Service, source: Path) -> None:
@@ -32,6 +33,26 @@ async def test_the_library_connects_in_async_with(service: Service, source: Path
         assert (await client.batch("batch_1")).id == "batch_1"
     with pytest.raises(RuntimeError, match="not connected"):
         await client.batch("batch_1")
+
+
+async def test_a_rejected_input_is_an_error_in_both_clients(service: Service, source: Path) -> None:
+    """Its text has the faulty lines: without them, a program would go on with no results."""
+    fault = {"code": "invalid_json", "message": "It is not JSON.", "line": 2, "param": None}
+    service.states = [{"status": "failed", "errors": {"object": "list", "data": [fault]}}]
+    expected = r"the service rejected the input\n  line 2: It is not JSON\. \[invalid_json\]$"
+    async with AsyncTidemill(base_url=service.url, api_key=KEY) as client:
+        with pytest.raises(UsageError, match=expected):
+            await client.run(source)
+        batch = await client.batch("batch_1")
+        with pytest.raises(UsageError, match="batch_1 is failed and has no results: line 2"):
+            await batch.download(source.with_name("out.jsonl"))
+
+    def blocking() -> None:
+        with Tidemill(base_url=service.url, api_key=KEY) as client:
+            client.run(source)
+
+    with pytest.raises(UsageError, match=expected):
+        await asyncio.to_thread(blocking)
 
 
 async def test_an_option_that_does_not_exist_is_refused_before_the_upload(service: Service, source: Path) -> None:

@@ -196,6 +196,24 @@ async def test_the_estimate_of_a_table_of_unknown_length_is_for_each_thousand_ro
     assert "each 1,000 rows: about 18,000 tokens in" in console.export_text()
 
 
+async def test_a_sample_without_a_valid_answer_ends_the_run(
+    service: Batches, console: Console, tmp_path: Path
+) -> None:
+    """All rows would be asked in vain; it shows what the model said, and a corrected command starts over."""
+    options = MapOptions(output=str(tmp_path / "out.parquet"), tries=3)
+    service.answer = lambda _: "It has 5 stars."
+    async with Client(service.url, KEY) as client:
+        assert await run(console, client, task_of(tmp_path, 9, repairs=0), options) is Exit.SOME_FAILED
+        said = console.export_text()
+        assert "No row of the sample has a valid answer." in said
+        assert "It has 5 stars." in said
+        assert [len(lines) for lines in service.inputs] == [3]
+        service.answer = lambda line: '{"stars": 5}' if line["custom_id"] == "1" else "none"
+        task = task_of(tmp_path, 9, repairs=1)
+        assert await run(console, client, task, options) is Exit.SOME_FAILED
+    assert len(parquet.read_table(tmp_path / "out.parquet")) == 9
+
+
 def is_repair(line: dict[str, Any]) -> bool:
     """Whether a line asks again."""
     return len(line["body"]["messages"]) > 1

@@ -12,12 +12,13 @@ from support.service import KEY, Service, request_lines, result_lines
 from support.waiting import until
 
 from tidemill.client.batches import watch
-from tidemill.client.errors import Exit, OtherService, Refused, UsageError
+from tidemill.client.errors import Exit, NoSpace, OtherService, Refused, UsageError, next_step
 from tidemill.client.http import connection
 from tidemill.client.http.client import Client
 from tidemill.client.runs import batch_runner
 from tidemill.client.runs.job import RunOptions, run
 from tidemill.client.runs.paths import Sink
+from tidemill.quotas import Quota
 from tidemill.terminal import Console
 
 ANOTHER = 54_321
@@ -128,6 +129,38 @@ async def test_a_run_waits_for_quota_and_says_so(
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
     assert await run(console, client, source, Sink(), RunOptions()) is Exit.OK
     assert "in.jsonl: waits for quota: The project has 9 batches." in console.export_text()
+
+
+@pytest.mark.parametrize("limit", ["bytes_stored_max", "files_max"])
+async def test_a_quota_that_nothing_makes_room_in_ends_a_run(
+    service: Service, client: Client, source: Path, console: Console, limit: str
+) -> None:
+    """Only the user can delete something; the file is sent once."""
+    service.refusal = 429, f"The project has no room. (limit: {limit})"
+    with pytest.raises(Refused, match="no room"):
+        await run(console, client, source, Sink(), RunOptions())
+    assert service.uploads == 1
+    assert {"batches_in_progress_max", "lines_enqueued_max"} == set(batch_runner.PASSING_LIMITS)
+    assert set(batch_runner.PASSING_LIMITS) < set(Quota)
+
+
+async def test_a_full_disk_ends_a_run_that_the_same_command_resumes(
+    service: Service, client: Client, source: Path, console: Console
+) -> None:
+    """The file is sent once, and the next step is to delete something."""
+    await client.batch("batch_1")
+    service.refusal = 507, "The server's disk is full."
+    with pytest.raises(NoSpace, match="507 The server's disk is full") as caught:
+        await run(console, client, source, Sink(), RunOptions())
+    assert service.uploads == 1
+    step = next_step(caught.value)
+    assert step is not None
+    assert "DELETE /v1/files/ID" in step
+    assert "tidemill up" not in step
+    service.refusal = None
+    service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
+    assert await run(console, client, source, Sink(), RunOptions()) is Exit.OK
+    assert "The same command resumes it." in console.export_text()
 
 
 async def test_ctrl_c_while_waiting_for_quota(

@@ -5,13 +5,14 @@ import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any, Self, TypeVar
 
 import aiohttp
 from pydantic import ValidationError
 
 from tidemill.bounded_dict import BoundedDict
-from tidemill.client.errors import OtherService, Refused, Unreachable
+from tidemill.client.errors import NoSpace, OtherService, Refused, Unreachable
 from tidemill.client.http.answer import Answer
 from tidemill.retrying import pause_seconds
 from tidemill.schemas import UNREADABLE
@@ -85,11 +86,16 @@ class Connection:
             raise self.unreachable(error) from error
 
     async def retrying(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Repeat an attempt until the service answers, at most `TRIES_MAX` times, with jittered pauses."""
+        """Repeat an attempt until the service answers, at most `TRIES_MAX` times, with jittered pauses.
+
+        A full disk ends it at once: a repeated upload would only send the same bytes again.
+        """
         failures = 0
         while True:
             try:
                 return await attempt()
+            except NoSpace:
+                raise
             except Unreachable:
                 failures += 1
                 if not self._has_answered or failures == TRIES_MAX:
@@ -142,8 +148,10 @@ class Connection:
             code, message = None, f"{answer.reason or 'error'} ({answer.url.path})"
         # A 429 with Retry-After passes by itself; one without it means that a quota is used up.
         is_busy = answer.status == 429 and "retry-after" in answer.headers  # noqa: PLR2004
-        if is_busy or answer.status >= 500:  # noqa: PLR2004 - a fault of the service
-            return Unreachable(f"the service is unavailable: {answer.status} {message}")
+        is_lasting = answer.headers.get("x-should-retry") == "false"
+        if is_busy or (answer.status >= 500 and not is_lasting):  # noqa: PLR2004 - a fault of the service
+            kind = NoSpace if answer.status == HTTPStatus.INSUFFICIENT_STORAGE else Unreachable
+            return kind(f"the service is unavailable: {answer.status} {message}")
         return Refused(answer.status, message, code)
 
 

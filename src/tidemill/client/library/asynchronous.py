@@ -23,14 +23,14 @@ from typing import Any, Final, Self, TypedDict, Unpack
 
 from pydantic import BaseModel
 
-from tidemill.client.errors import Refused, UsageError
+from tidemill.client.errors import Refused, Rejected, UsageError
 from tidemill.client.http.client import BATCHES, POLL_SECONDS_MAX, Client
 from tidemill.client.http.transfers import upload
 from tidemill.client.library.answers import Line
 from tidemill.client.library.batch import AsyncBatch
 from tidemill.client.library.lines import Source, name_of, sha256_of, spooled
 from tidemill.client.runs.job import PARALLEL, RunOptions, finish
-from tidemill.client.runs.outcome import BatchResult
+from tidemill.client.runs.outcome import BatchResult, rejection
 from tidemill.client.runs.paths import Sink, endpoint_of
 from tidemill.client.target import find
 from tidemill.schemas.resources.batch import Batch, Receipt, Status
@@ -217,13 +217,15 @@ class AsyncTidemill:
             options: See `BatchOptions`.
 
         Raises:
-            UsageError: The input is faulty, or a file exists.
+            UsageError: The input is faulty, or a file exists. If the service rejected lines, the text names them.
         """
         path = Path(source)
         target = path.with_name(f"{path.stem}.output.jsonl") if output is None else Path(output)
         sink = Sink(output=target, errors=None if errors is None else Path(errors), force=overwrite)
         wanted = RunOptions(**_with_metadata(options), parallel=parallel)
         finished = await finish(self._console, self._client, path, sink, wanted)
+        if (faults := rejection(finished.name, finished.results)) is not None:
+            raise Rejected(faults)
         assert finished.sink.errors is not None
         return Run(output=target, errors=finished.sink.errors, batches=finished.results, receipt=finished.receipt)
 

@@ -108,11 +108,16 @@ class AsyncBatch:
         *,
         overwrite: bool = False,
     ) -> BatchResult:
-        """Wait for its end, download its files, and check them against its receipt."""
+        """Wait for its end, download its files, and check them against its receipt.
+
+        Raises:
+            UsageError: A file exists, or the batch ended before any line ran; the text has its errors.
+        """
         sink = Sink(output=Path(output), errors=None if errors is None else Path(errors), force=overwrite)
         sink = sink.checked(None)
         sink.check_new()
         await self.wait()
+        self._check_has_lines()
         with display(self._console) as shown:
             result, _ = await deliver(self._client, self.state, sink, None, shown)
         return result

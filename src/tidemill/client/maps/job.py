@@ -164,7 +164,7 @@ class _Run:
     async def run(self, client: Client, job: Job) -> Exit:
         """Run it."""
         try:
-            await self._ask(client, job)
+            is_useful = await self._ask(client, job)
         except (asyncio.CancelledError, Unreachable):
             self._show_unfinished()
             raise
@@ -186,24 +186,43 @@ class _Run:
             raise
         finally:
             self._stop.set()
+        return await self._end(is_useful=is_useful)
+
+    async def _end(self, *, is_useful: bool) -> Exit:
+        """Write the table, unless only the sample ran."""
+        if not is_useful:
+            self._journal.forget()
+            self._console.print(
+                "No row of the sample has a valid answer. Correct the prompt or the schema; "
+                "`--try 0` runs all rows anyway."
+            )
+            return Exit.SOME_FAILED
         if self._options.is_dry:
             self._console.print("The same command without --dry-run goes on with the other rows.")
             return Exit.OK
         return await self._deliver()
 
-    async def _ask(self, client: Client, job: Job) -> None:
-        """Run the sample, and unless that is all, the other parts."""
+    async def _ask(self, client: Client, job: Job) -> bool:
+        """Run the sample, and unless that is all, the other parts.
+
+        Returns False, without running them, if no row of the sample has a valid answer.
+        """
         bounds = await client.limits()
         maker = PartMaker(self._journal.folder, self._task, bounds, self._stop)
         runner = PartRunner(client, self._task, job, bounds)
         first = await self._sample(maker, runner) if self._options.tries else None
+        if first is not None and first.rows <= self._options.tries and not first.is_last:
+            piece = folder_of(self._journal.folder, first.number).piece
+            if not await asyncio.to_thread(sample.has_answer, piece, self._facts[0]):
+                return False
         if self._options.is_dry:
-            return
+            return True
         with display(self._console) as progress:
             whole = Whole(progress, self._task.name, self._task.source.rows)
             if first is not None:
                 self._show_done(first, whole)
             await self._run_parts(maker, runner, whole)
+        return True
 
     def _is_asked(self) -> bool:
         """Whether the service has a batch of the run, or may have one."""

@@ -33,10 +33,11 @@ def show(console: Console, piece: Path, kept: Sequence[str], error: str, total: 
     if not found:
         return
     answers = fields[len(kept) : fields.index(error)]
-    # The text of an answer repeats its values.
     shown = [*kept[: max(1, COLUMNS_MAX - len(answers))], *(answers[1:] or answers)[:COLUMNS_MAX]]
     if any(row[error] for row in found):
-        shown.append(error)
+        # The text of a valid answer repeats its values; that of another one says what the model did.
+        shown += [error, answers[0]] if answers[1:] else [error]
+        found = [row if row[error] or not answers[1:] else {**row, answers[0]: None} for row in found]
     console.print(
         tabulated(
             [words(name) for name in shown],
@@ -46,6 +47,11 @@ def show(console: Console, piece: Path, kept: Sequence[str], error: str, total: 
     )
     if total is not None:
         console.print(_estimate(found, fields[fields.index(error) + 2 :], total))
+
+
+def has_answer(piece: Path, error: str) -> bool:
+    """Whether a row of a piece has a valid answer."""
+    return any(batch.column(error).null_count for batch in pieces.batches([piece]))
 
 
 def _cell(value: Any, *, is_vector: bool) -> str:

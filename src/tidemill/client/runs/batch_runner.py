@@ -10,6 +10,7 @@ For each shard:
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -30,6 +31,8 @@ from tidemill.schemas.resources.batch import Batch, RequestCounts
 from tidemill.schemas.resources.waiting import Waits
 from tidemill.tasks import run_all
 
+PASSING_LIMITS: Final = ("batches_in_progress_max", "lines_enqueued_max")
+"""Limits of a project that have room again when its batches go on; the message of a 429 ends with the name."""
 QUOTA_TRIES_MAX: Final = 10_000
 """Attempts while the quota of the project is used up; it has room again when one of its batches finishes."""
 QUOTA_SECONDS: Final = 10.0
@@ -164,12 +167,13 @@ class BatchRunner:
         self._progress.lines(self.name, status or f"{self._finished} of {len(self.plan.shards)} batches", counts)
 
     async def _within_quota(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a call until the quota of the project has room."""
+        """Repeat a call until the quota of the project has room, if running batches make room."""
         for _ in range(QUOTA_TRIES_MAX - 1):
             try:
                 return await call()
             except Refused as error:
-                if error.status != HTTPStatus.TOO_MANY_REQUESTS:
+                limit = re.search(r"\(limit: (\w+)\)$", str(error))
+                if error.status != HTTPStatus.TOO_MANY_REQUESTS or (limit and limit[1] not in PASSING_LIMITS):
                     raise
                 self._show(f"waits for quota: {error}")
             await asyncio.sleep(QUOTA_SECONDS)

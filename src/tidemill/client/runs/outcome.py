@@ -120,6 +120,14 @@ def verdict(results: Sequence[BatchResult]) -> Exit:
     return next((code for code in _ORDER if code in found), Exit.OK)
 
 
+def rejection(name: str, results: Sequence[BatchResult]) -> str | None:
+    """The faults of the inputs that the service rejected, as a text; None if it rejected none."""
+    rejected = [result for result in results if result.status == Status.FAILED]
+    rows = _faults(rejected, show_all=False)
+    more = [f"and {len(rows) - ROWS_MAX:,} more"] if len(rows) > ROWS_MAX else []
+    return "\n  ".join((f"{name}: the service rejected the input", *rows[:ROWS_MAX], *more)) if rejected else None
+
+
 def name_of(batch: Batch) -> str:
     """A batch in messages: its name and its shortened id."""
     return f"{batch.tidemill.name} ({batch.id[-SHORT:]})" if batch.tidemill.name else batch.id[-SHORT:]

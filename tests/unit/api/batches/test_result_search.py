@@ -79,6 +79,14 @@ async def test_a_search_finds_each_line_once(client, monkeypatch, bounds, limit)
         assert await found(client, limit=limit, **wanted) == expected, wanted
 
 
+async def test_a_cut_file_is_an_error(client, tmp_path):
+    """The lines that are left would pass for whole ones."""
+    for path in (tmp_path / "store" / "files").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    answer = await client.get(f"/batches/{BATCH}/results")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "file_damaged")
+
+
 async def test_a_request_reads_a_bounded_part(client, monkeypatch):
     """Also if nothing matches; a jump to a line reads nothing before it."""
     monkeypatch.setattr(result_search, "STEP_LINES", 4)
