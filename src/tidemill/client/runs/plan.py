@@ -68,8 +68,8 @@ def fits(source: Path, bounds: Bounds, *, endpoint: str) -> bool:
 def cut(source: Path, bounds: Bounds, *, endpoint: str, name: object = None, done: str = "run") -> list[Shard]:
     """Split a file, which messages call `name`, and check that each line has a `custom_id` of its own.
 
-    A message says with the word `done` what did not happen to the lines. The check of the ids takes 24 bytes of disk
-    for a line, and little memory.
+    A message says with the word `done` what did not happen to the lines. The check of the ids takes 24 bytes of
+    disk for a line, and little memory.
 
     Raises:
         UsageError: The file cannot be read, or has faulty lines; the text names the first ones.
