@@ -212,8 +212,8 @@ def test_the_faults_of_an_invalid_input(page, client, tmp_path):
     path = chats(tmp_path / "in.jsonl", None, None)
     path.write_text(path.read_text("utf-8").replace('"r1"', '"r0"'), "utf-8")
     go(page, f"/batches/{started(client, path).id}")
-    state(page, "refused")
-    expect(page.get_by_role("alert").filter(has_text="The input was refused")).to_contain_text("Line 2")
+    state(page, "rejected")
+    expect(page.get_by_role("alert").filter(has_text="The input was rejected")).to_contain_text("Line 2")
 
 
 def test_an_error_of_an_action_stays(page, client, backend, tmp_path):

@@ -38,7 +38,7 @@ const DropZone = ({ onFile, isSmall }) => html`
 
 const Faults = ({ faults }) => html`
   <${Banner} tone="bad">
-    <p>Ingest would refuse this file. Mend these lines and drop it again:</p>
+    <p>Tidemill would reject this file. Mend these lines and drop it again:</p>
     <ul class="faults">
       ${faults.map(
         ({ line, field, message, piece }) => html`
@@ -62,8 +62,8 @@ function Estimate({ estimate }) {
       ["Output tokens", estimate.output_tokens_max === null ? "no limit is set" : `at most ${number(estimate.output_tokens_max)}`],
       ["Cost", max === null ? `at least ${cost(min)}` : Number(min) === Number(max) ? cost(max) : `${cost(min)} to ${cost(max)}`],
     ]} />
-    ${estimate.unreadable_lines > 0 && html`<${Banner} tone="bad">${count(estimate.unreadable_lines, "line")} cannot be read: the batch would be refused, and name them.<//>`}
-    ${unknown.length > 0 && html`<${Banner} tone="bad">There is no model ${unknown.join(", ")} here: the batch would be refused.<//>`}
+    ${estimate.unreadable_lines > 0 && html`<${Banner} tone="bad">${count(estimate.unreadable_lines, "line")} cannot be read: the batch would be rejected, and name them.<//>`}
+    ${unknown.length > 0 && html`<${Banner} tone="bad">There is no model ${unknown.join(", ")} here: the batch would be rejected.<//>`}
   `;
 }
 
