@@ -73,6 +73,13 @@ const used = new Set();
 /** Delete an upload that no batch uses: another file has replaced it, or the user has left the page. */
 const drop = ({ id }) => used.has(id) || call("DELETE", `/files/${encodeURIComponent(id)}`).catch(() => {});
 
+/** The names of all models and their aliases; null if the service does not list them, since its checks come later anyway. */
+const modelNames = (signal) =>
+  call("GET", "/models", { signal }).then(
+    ({ data }) => new Set(data.flatMap(({ id, tidemill }) => [id, ...(tidemill?.aliases ?? [])])),
+    () => null,
+  );
+
 /** Looks at the chosen file, uploads it if it is well, and estimates it; a newer file replaces an older one. */
 function useInput(file, window) {
   const [state, setState] = useState({});
@@ -82,7 +89,7 @@ function useInput(file, window) {
     const stop = new AbortController();
     setState({ file });
     (async () => {
-      const checked = await check(file);
+      const checked = await check(file, await modelNames(stop.signal));
       put({ checked });
       if (checked.faults.length || stop.signal.aborted) return;
       const made = await upload(file, (share) => put({ share }), stop.signal);

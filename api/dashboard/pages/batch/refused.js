@@ -8,10 +8,10 @@ const KINDS_SHOWN = 10;
 const LINES_SHOWN = 3;
 const RANGES_SHOWN = 8;
 
-/** Faults of one code and one field, in the order of their first ones. */
+/** Faults of one code and one field, by line. */
 function kindsOf(faults) {
   const found = new Map();
-  for (const fault of faults) {
+  for (const fault of [...faults].sort((one, other) => (one.line ?? 0) - (other.line ?? 0))) {
     const key = `${fault.code} ${fault.param}`;
     found.set(key, [...(found.get(key) ?? []), fault]);
   }
