@@ -29,9 +29,10 @@ class ServerLog:
         for server in servers:
             cause = server.cause if server.cause and server.cause.reason in FAULTS else None
             said, at = self._said.get(server.name, (None, float("-inf")))
-            if (cause and cause.reason) == said or now < at + QUIET_SECONDS:
+            reason = None if cause is None else cause.reason
+            if reason == said or now < at + QUIET_SECONDS:
                 continue
-            self._said[server.name] = (cause and cause.reason), now
+            self._said[server.name] = reason, now
             _tell(server.name, cause)
         for name in self._said.keys() - {server.name for server in servers}:
             del self._said[name]
