@@ -12,6 +12,7 @@ from starlette.types import Scope
 from tidemill.api import error_bodies, errors
 from tidemill.api.view.sqlite import StateUnavailable
 from tidemill.kafka.connection import LogUnavailable
+from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.ports import RecordTooLarge
 from tidemill.schemas.resources.error import ApiError
 
@@ -59,7 +60,10 @@ async def _on_unavailable(request: Request, error: Any) -> Response:
 async def _on_http_exception(request: Request, error: Any) -> Response:
     where = f"({request.method} {errors.shorten(request.url.path)})"
     if error.status_code == NOT_FOUND:
-        return answer(ApiError(NOT_FOUND, f"Invalid URL {where}"), request.scope)
+        batches = "/v1/messages/batches" if request.url.path == error_bodies.MESSAGES else "/v1/batches"
+        hint = f". Tidemill runs batches ({batches}); send single calls to the inference server itself."
+        shown = hint if request.url.path in ENDPOINTS else ""
+        return answer(ApiError(NOT_FOUND, f"Invalid URL {where}{shown}"), request.scope)
     if error.status_code == METHOD_NOT_ALLOWED and request.method == "OPTIONS":
         return Response(status_code=NO_CONTENT, headers={"allow": _allowed(request)})
     if error.status_code == METHOD_NOT_ALLOWED:

@@ -239,21 +239,34 @@ async def _with_fates(deps: Dependencies, project: str, rerun: Rerun, old: FileR
         return None
     if (code := report.unrun_code(batch)) is not None and selection.includes(code, None):
         return None
-    chosen, others = Bitmap(), Bitmap()
+    chosen, others, invalid = Bitmap(), Bitmap(), 0
     if batch.error_file_id is not None:
         if (record := deps.view.file(project, batch.error_file_id)) is None:
             raise _gone("error", batch.error_file_id)
         try:
             async for index, text in _failures(deps, record.key):
-                (chosen if selection.includes(*report.fault(text)) else others).add(index)
+                found = report.fault(text)
+                (chosen if selection.includes(*found) else others).add(index)
+                invalid += report.is_refused(*found)
         except NotFound as error:
             raise _gone("error", batch.error_file_id) from error
     if selection.kind is Kind.ALL:
         chosen.add_all_but(others, old.lines or 0)
     if not chosen:
-        wanted = f"{selection.kind}" if selection.kind is not Kind.CODES else "such"
-        raise errors.conflict(f"The batch '{batch.id}' has no {wanted} lines.", code="no_lines")
+        raise _no_lines(batch, selection, invalid)
     return chosen
+
+
+def _no_lines(batch: Batch, selection: Selection, invalid: int) -> ApiError:
+    """The batch has no such lines, besides `invalid` ones of a stream that are not valid requests."""
+    wanted = f"{selection.kind}" if selection.kind is not Kind.CODES else "such"
+    message = f"The batch '{batch.id}' has no {wanted} lines that can run again"
+    if invalid and selection.kind in {Kind.FAILED, Kind.UNFINISHED, Kind.ALL}:
+        are = "line is not a valid request" if invalid == 1 else "lines are not valid requests"
+        message += f": its {invalid} failed {are}; append them corrected to an open batch"
+    elif selection.kind is not Kind.ALL:
+        message += "; the choice 'all' runs every valid line"
+    return errors.conflict(f"{message}.", code="no_lines")
 
 
 async def _failures(deps: Dependencies, key: str) -> AsyncIterator[tuple[int, bytes]]:

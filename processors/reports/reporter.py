@@ -18,6 +18,7 @@ from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.backends.server import Server
 from tidemill.processors.backends.servers import Servers
 from tidemill.processors.dispatcher import Dispatcher
+from tidemill.processors.reports.server_log import ServerLog
 from tidemill.processors.reports.window import Reading, Window, read
 from tidemill.processors.scheduling import stalls
 from tidemill.schemas.bounds import NAME_CHARS_MAX
@@ -72,6 +73,7 @@ class Reporter:
         """Since when each server has had a cause, Unix seconds."""
         self._still: dict[tuple[str, Reason], int] = {}
         """The same for the report under construction."""
+        self._server_log = ServerLog()
         self._last: bytes | None = None
         self._sent_at = float("-inf")
         self._is_moving = False
@@ -99,7 +101,9 @@ class Reporter:
         is_due = now >= self._sent_at + HEARTBEAT_SECONDS
         if not (is_due or self._is_moving or self._is_busy()):
             return
-        value = codec.encode(self.report(now))
+        report = self.report(now)
+        self._server_log.look(report.servers, now)
+        value = codec.encode(report)
         self._is_moving = value != self._last
         if is_due or self._is_moving:
             self._last, self._sent_at = value, now

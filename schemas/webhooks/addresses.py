@@ -107,8 +107,7 @@ def checked_url(text: str, allowed: Iterable[Network]) -> str:
     except ValueError:
         raise UrlRefused("it is not a URL") from None
     if parts.scheme != "https" and not (parts.scheme == "http" and allowed):
-        also = ", or http:// for networks of the setting webhook_allow" if allowed else ""
-        raise UrlRefused(f"it must begin with https://{also}")
+        raise UrlRefused("it must begin with https://, or http:// for networks of the setting webhook_allow")
     if "@" in parts.netloc:
         raise UrlRefused("it must not have a user name or a password")
     if parts.fragment or "#" in text:

@@ -6,22 +6,26 @@ import os
 import sys
 from typing import Annotated
 
-import typer
+try:
+    import typer
 
-from tidemill.cli import (
-    batches,
-    catalog,
-    dead_letters,
-    keys,
-    maintenance,
-    reports,
-    run,
-    services,
-    tables,
-    webhooks,
-)
-from tidemill.runtime.memory import YOUNG_EVERY
-from tidemill.terminal import NAME
+    from tidemill.cli import (
+        batches,
+        catalog,
+        dead_letters,
+        keys,
+        maintenance,
+        reports,
+        run,
+        services,
+        tables,
+        webhooks,
+    )
+    from tidemill.runtime.memory import YOUNG_EVERY
+    from tidemill.terminal import NAME
+except KeyboardInterrupt:
+    # These imports take half a second, in which no command handles Ctrl-C yet.
+    sys.exit(130)
 
 app = typer.Typer(
     name=NAME,

@@ -212,8 +212,23 @@ def test_the_faults_of_an_invalid_input(page, client, tmp_path):
     path = chats(tmp_path / "in.jsonl", None, None)
     path.write_text(path.read_text("utf-8").replace('"r1"', '"r0"'), "utf-8")
     go(page, f"/batches/{started(client, path).id}")
-    state(page, "refused")
-    expect(page.get_by_role("alert").filter(has_text="The input was refused")).to_contain_text("Line 2")
+    state(page, "rejected")
+    expect(page.get_by_role("alert").filter(has_text="The input was rejected")).to_contain_text("Line 2")
+
+
+def test_a_file_is_checked_for_its_model_and_prompt(page, tmp_path):
+    """A model that is not there and a body without its prompt are among the faults."""
+    path = chats(tmp_path / "in.jsonl", None, None)
+    one, two = path.read_text("utf-8").splitlines()
+    path.write_text(
+        one.replace('"model": "chat"', '"model": "chta"') + "\n" + two.replace('"messages"', '"massages"'), "utf-8"
+    )
+    go(page, "/new")
+    choose(page, path)
+    said = page.get_by_role("alert").filter(has_text="Tidemill would reject this file")
+    expect(said).to_contain_text("Line 1, body.model: There is no such model here.")
+    expect(said).to_contain_text("Line 2, body.messages: It is missing.")
+    expect(button(page, "Start")).to_be_disabled()
 
 
 def test_an_error_of_an_action_stays(page, client, backend, tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 from support.backend import as_told
-from support.dashboard import button, chats, go, rows, signed_in, started, state
+from support.dashboard import PHONE, button, chats, go, rows, signed_in, started, state
 from support.made_up import held, with_events
 from support.waiting import wait_until
 
@@ -276,6 +276,25 @@ def test_a_list_that_is_cut_says_so(page):
     page.route("**/v1/admin/dead_letters?*", lambda route: route.fulfill(json={"data": [], "has_more": True}))
     go(page, "/dead-letters")
     expect(page.get_by_role("status").filter(has_text="tidemill dead list")).to_be_visible()
+
+
+def test_an_empty_page_fits_a_phone(page):
+    """Its command takes several lines there."""
+    page.set_viewport_size(PHONE)
+    page.route("**/v1/webhook_endpoints*", lambda route: route.fulfill(json={"data": [], "has_more": False}))
+    go(page, "/webhooks")
+    expect(page.locator(".empty code")).to_contain_text("tidemill webhooks create")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    code = page.locator(".empty code")
+    assert code.evaluate("code => code.scrollWidth <= code.clientWidth")
+
+
+def test_settings_are_readable(page):
+    """Backticks of their texts mark code."""
+    go(page, "/settings?search=webhook_allow")
+    meaning = rows(page, "Settings").first
+    expect(meaning.locator("code").filter(has_text="10.1.0.0/16")).to_be_visible()
+    expect(meaning).not_to_contain_text("`")
 
 
 def test_a_service_that_hangs_is_told(page):

@@ -332,7 +332,7 @@ def test_results_are_named_after_their_batch(page):
 
 
 def test_lines_that_did_not_run(page):
-    """An expired batch counts them; a refused one names the lines of equal faults together."""
+    """An expired batch counts them; a rejected one names the lines of equal faults together, by line."""
     shown(
         page,
         batch(1, "expired", expired_at=CREATED + 61, request_counts={"total": 40, "completed": 0, "failed": 0}),
@@ -343,7 +343,7 @@ def test_lines_that_did_not_run(page):
         for line in (2, *range(7, 67), 70)
     ]
     none = {"total": 0, "completed": 0, "failed": 0}
-    shown(page, batch(2, "failed", failed_at=CREATED + 62, errors={"data": faults}, request_counts=none))
+    shown(page, batch(2, "failed", failed_at=CREATED + 62, errors={"data": faults[::-1]}, request_counts=none))
     said = page.get_by_role("alert")
     expect(said).to_contain_text("Line 2: It has 2.")
     expect(said).to_contain_text("Lines 9\N{EN DASH}66, 70: the same fault")

@@ -167,6 +167,15 @@ ROUTES: list[tuple[str, str, Fault]] = [
     ),
     ("GET", "/nothing/here", said("Invalid URL (GET /v1/nothing/here)", status=404)),
     ("GET", "/batches/", said("Invalid URL (GET /v1/batches/)", status=404)),
+    (
+        "POST",
+        "/chat/completions",
+        said(
+            "Invalid URL (POST /v1/chat/completions). Tidemill runs batches (/v1/batches); "
+            "send single calls to the inference server itself.",
+            status=404,
+        ),
+    ),
     ("PUT", "/files", said("Invalid method for URL (PUT /v1/files)", status=405)),
     ("PATCH", "/batches/x", said("Invalid method for URL (PATCH /v1/batches/x)", status=405)),
     ("DELETE", "/batches", said("Invalid method for URL (DELETE /v1/batches)", status=405)),

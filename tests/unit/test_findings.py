@@ -84,6 +84,7 @@ def test_failing_webhooks_and_a_missing_key_file():
     found = findings.webhooks(health, has_key_file=False)
     assert len(found) == 22
     assert ("failed since" in found[0].text, "disabled at" in found[1].text) == (True, True)
+    assert ["enables it again" in each.fix for each in found[:2]] == [False, True]
     assert "10 more" in found[20].text
     assert findings.is_healthy(found)
     (fine,) = findings.webhooks([], has_key_file=True)

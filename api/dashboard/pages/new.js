@@ -38,7 +38,7 @@ const DropZone = ({ onFile, isSmall }) => html`
 
 const Faults = ({ faults }) => html`
   <${Banner} tone="bad">
-    <p>Ingest would refuse this file. Mend these lines and drop it again:</p>
+    <p>Tidemill would reject this file. Mend these lines and drop it again:</p>
     <ul class="faults">
       ${faults.map(
         ({ line, field, message, piece }) => html`
@@ -62,8 +62,8 @@ function Estimate({ estimate }) {
       ["Output tokens", estimate.output_tokens_max === null ? "no limit is set" : `at most ${number(estimate.output_tokens_max)}`],
       ["Cost", max === null ? `at least ${cost(min)}` : Number(min) === Number(max) ? cost(max) : `${cost(min)} to ${cost(max)}`],
     ]} />
-    ${estimate.unreadable_lines > 0 && html`<${Banner} tone="bad">${count(estimate.unreadable_lines, "line")} cannot be read: the batch would be refused, and name them.<//>`}
-    ${unknown.length > 0 && html`<${Banner} tone="bad">There is no model ${unknown.join(", ")} here: the batch would be refused.<//>`}
+    ${estimate.unreadable_lines > 0 && html`<${Banner} tone="bad">${count(estimate.unreadable_lines, "line")} cannot be read: the batch would be rejected, and name them.<//>`}
+    ${unknown.length > 0 && html`<${Banner} tone="bad">There is no model ${unknown.join(", ")} here: the batch would be rejected.<//>`}
   `;
 }
 
@@ -72,6 +72,13 @@ const used = new Set();
 
 /** Delete an upload that no batch uses: another file has replaced it, or the user has left the page. */
 const drop = ({ id }) => used.has(id) || call("DELETE", `/files/${encodeURIComponent(id)}`).catch(() => {});
+
+/** The names of all models and their aliases; null if the service does not list them, since its checks come later anyway. */
+const modelNames = (signal) =>
+  call("GET", "/models", { signal }).then(
+    ({ data }) => new Set(data.flatMap(({ id, tidemill }) => [id, ...(tidemill?.aliases ?? [])])),
+    () => null,
+  );
 
 /** Looks at the chosen file, uploads it if it is well, and estimates it; a newer file replaces an older one. */
 function useInput(file, window) {
@@ -82,7 +89,7 @@ function useInput(file, window) {
     const stop = new AbortController();
     setState({ file });
     (async () => {
-      const checked = await check(file);
+      const checked = await check(file, await modelNames(stop.signal));
       put({ checked });
       if (checked.faults.length || stop.signal.aborted) return;
       const made = await upload(file, (share) => put({ share }), stop.signal);

@@ -12,19 +12,21 @@ import { Table } from "../ui/table.js";
 const SOURCES = [["environment", "environment"], ["file", "tidemill.toml"], ["default", "default"]];
 const FILTERS = [{ name: "source", title: "Source", options: SOURCES }];
 const WORDS = Object.fromEntries(SOURCES);
+/** A text with its parts between backticks as code. */
+const marked = (text) => text.split("`").map((part, place) => (place % 2 ? html`<code>${part}</code>` : part));
 const textOf = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 
 const COLUMNS = [
   { id: "name", title: "Setting", width: "minmax(190px, 1fr)", sort: ({ name }) => name, cell: ({ name }) => html`<code>${name}</code>` },
   { id: "value", title: "Value", width: "minmax(150px, 1.2fr)", cell: ({ value }) => html`<span title=${textOf(value)}>${textOf(value)}</span>` },
   { id: "source", title: "From", width: "110px", sort: ({ source }) => source, cell: ({ source }) => WORDS[source] },
-  { id: "description", title: "Meaning", width: "minmax(200px, 3fr)", cell: ({ description }) => html`<span class="muted" title=${description}>${description}</span>` },
+  { id: "description", title: "Meaning", width: "minmax(200px, 3fr)", cell: ({ description }) => html`<span class="muted" title=${description.replaceAll("`", "")}>${marked(description)}</span>` },
 ];
 
 const SettingCard = ({ setting: { name, value, source, description } }) => html`
   <div class="card-line"><code class="clip">${name}</code><span class="small muted">${WORDS[source]}</span></div>
   <div class="clip">${textOf(value)}</div>
-  <div class="small muted clip">${description}</div>
+  <div class="small muted clip">${marked(description)}</div>
 `;
 
 export default function Settings() {
@@ -41,7 +43,7 @@ export default function Settings() {
       ${rows?.length === 0
         ? html`<${Empty}>No setting matches.<//>`
         : html`<${Table} label="Settings" columns=${COLUMNS} rows=${rows} error=${live.error} id=${({ name }) => name} card=${(setting) => html`<${SettingCard} setting=${setting} />`} cardHeight=${92} />`}
-      <p class="muted small note-below">Changes take effect after a restart; servers and models change while everything runs.</p>
+      <p class="muted small note-below">The environment of a process also has what <code>tidemill up</code> or a service manager sets. Changes take effect after a restart; servers and models change while everything runs.</p>
     <//>
   `;
 }

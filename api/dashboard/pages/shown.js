@@ -44,7 +44,7 @@ export function stateOf(batch) {
       if (!failed) return { tone: "done", word: "completed" };
       return completed ? { tone: "part", word: "some lines failed" } : { tone: "failed", word: "all lines failed" };
     case "failed":
-      return { tone: "failed", word: "refused" };
+      return { tone: "failed", word: "rejected" };
     case "expired":
       return { tone: "failed", word: "expired" };
     default:

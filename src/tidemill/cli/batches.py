@@ -116,7 +116,8 @@ def append(
     """Append the requests of a file to an open batch.
 
     After a crash or Ctrl-C the same command goes on; a file that the batch has is not appended twice. Only one
-    program at a time appends to a batch. Exit codes: 0 the batch has all requests, 2 the service refused some.
+    program at a time appends to a batch. Tidemill checks requests when it runs them: one whose `custom_id` the
+    batch already has fails then. Exit codes: 0 the batch has all requests, 2 the service refused some.
 
     Example: `tidemill append 1a2b3c4d more.jsonl`
     """

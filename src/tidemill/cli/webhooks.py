@@ -147,7 +147,7 @@ def resend(
 ) -> Work:
     """Send an ended delivery again, with the same id.
 
-    Example: `tidemill webhooks resend we_019c evt_019c`
+    Example: `tidemill webhooks resend we_019c whd_019c`
     """
     from tidemill.client import webhooks
 

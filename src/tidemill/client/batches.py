@@ -129,10 +129,10 @@ def _model(batch: Batch) -> str:
 
 
 def _status(batch: Batch) -> str:
-    """Why most of its lines wait, if they do, else its status."""
+    """Why most of its lines wait, if they do, else its status; a failed batch is one whose input was rejected."""
     waiting = () if batch.status.is_terminal else batch.tidemill.waiting
     if not waiting:
-        return str(batch.status)
+        return "rejected" if batch.status is Status.FAILED else str(batch.status)
     return waiting[0].reason.removeprefix("server_").replace("_", " ")[:STATUS_CHARS_MAX]
 
 

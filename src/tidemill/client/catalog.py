@@ -21,6 +21,7 @@ from tidemill.configuration.servers import Model, Server
 from tidemill.configuration.settings import NAMED
 from tidemill.runtime import server_probe
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN
+from tidemill.schemas.resources.waiting import USUAL, Reason
 from tidemill.terminal import Console, local_time, say, show_json, show_table, words
 
 Kind = Literal["servers", "models"]
@@ -36,8 +37,14 @@ def row_of(server: dict[str, Any]) -> list[str]:
     """The cells of a server; one that cannot be used may have any settings."""
     settings = server["settings"]
     address, limit = (str(settings.get(name, "")) for name in ("url", "max_in_flight"))
-    state = server["fault"] or ("drained" if settings.get("drain") else "")
+    state = server["fault"] or ("drained" if settings.get("drain") else stall(server))
     return [server["id"], address, ", ".join(server["used_by"]), limit, state]
+
+
+def stall(server: dict[str, Any]) -> str:
+    """What keeps a server from taking calls, as its load says; empty if nothing does."""
+    cause = (server.get("load") or {}).get("cause")
+    return str(cause["message"]) if cause and Reason(cause["reason"]) not in USUAL else ""
 
 
 async def list_models(client: Client, *, as_json: bool) -> Exit:

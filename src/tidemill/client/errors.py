@@ -104,7 +104,10 @@ def message(error: Exception) -> str:
 _STEPS: Final[Mapping[int, str]] = {
     401: "Pass a valid key (--api-key, TIDEMILL_API_KEY); an administrator makes one with `tidemill keys create`.",
     403: "Use a key with more rights; an administrator makes one: `tidemill keys create --role ROLE`.",
-    404: "Check the id or the name: `tidemill list`, `tidemill models list` and so on show what exists.",
+    404: (
+        "Check the id or the name: `tidemill list`, `tidemill models list`, `tidemill webhooks deliveries` "
+        "and so on show what exists."
+    ),
     429: "Try again later, or make room: `tidemill cancel` ends a batch, `tidemill delete` removes one.",
 }
 """What to do after a refusal, by HTTP status."""

@@ -37,9 +37,13 @@ async def show(
     limit: int = sys.maxsize,
     as_json: bool = False,
     as_csv: bool = False,
+    is_idle: Callable[[str, set[str]], bool] = lambda *_: False,
 ) -> Exit:
-    """Print a list as a table, as JSON lines, or as CSV with a header; `row` returns an object's cells."""
-    rows: list[Iterable[str | Text]] = []
+    """Print a list as a table, as JSON lines, or as CSV with a header; `row` returns an object's cells.
+
+    A table leaves out columns that are idle, by the name and the different cells of each.
+    """
+    rows: list[Sequence[str | Text]] = []
     writer = csv.writer(sys.stdout, lineterminator="\n")
     if as_csv:
         writer.writerow(columns)
@@ -49,9 +53,15 @@ async def show(
         elif as_json:
             show_json(found)
         else:
-            rows.append(row(found))
+            rows.append(list(row(found)))
     if not as_json and not as_csv:
-        show_table(columns, rows)
+        names = [column if isinstance(column, str) else str(column.header) for column in columns]
+        kept = [
+            place
+            for place, name in enumerate(names)
+            if not rows or not is_idle(name, {str(cells[place]) for cells in rows})
+        ]
+        show_table([columns[place] for place in kept], [[cells[place] for place in kept] for cells in rows])
     return Exit.OK
 
 

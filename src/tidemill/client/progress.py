@@ -52,6 +52,9 @@ def state(task: Task) -> str:
 class Display:
     """Shows nothing, for a batch whose run shows the progress of all; a context manager."""
 
+    unit = "line"
+    """What the counts are of."""
+
     def __enter__(self) -> Self:
         return self
 
@@ -84,7 +87,7 @@ class _Shown(Display):
         """Print a stall whenever it begins; print a reason of normal operation once."""
         found = {(wait.reason, wait.server): wait for wait in waits}
         for key in found.keys() - self._said:
-            lines = f"{counted(found[key].lines, 'line')} {'waits' if found[key].lines == 1 else 'wait'}"
+            lines = f"{counted(found[key].lines, self.unit)} {'waits' if found[key].lines == 1 else 'wait'}"
             self._console.print(f"{lines}: {found[key].message}", style="" if key[0] in USUAL else "yellow")
         self._said = {key for key in self._said if key[0] in USUAL} | found.keys()
 
@@ -174,7 +177,7 @@ class Lines(_Shown):
         """Print the state at a change of status, else when it differs from the last line, in bounded intervals."""
         super().lines(name, status, counts)
         now, done = self._monotonic(), counts.completed + counts.failed
-        words = [f"{done:,} of {counted(counts.total, 'line')}"] if counts.total else []
+        words = [f"{done:,} of {counted(counts.total, self.unit)}"] if counts.total else []
         words += [word] if (word := state(self._progress.tasks[0])) else []
         line = f"{name}: {', '.join(words)}"
         before, last, at = self._printed

@@ -7,11 +7,10 @@ from typing import Any, Final
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from tidemill.client import batches, listing
+from tidemill.client import batches, catalog, listing
 from tidemill.client.errors import Exit, OtherService, Refused, UsageError
 from tidemill.client.http.client import Client
 from tidemill.client.progress import duration
-from tidemill.schemas.resources.waiting import USUAL, Reason
 from tidemill.terminal import local_time, tabulated, words
 
 GROUPS = {"project": "project", "model": "model", "day": "day", "batch": "batch_id"}
@@ -21,7 +20,9 @@ NUMBERS = (
     "audio_seconds",
 )  # fmt: skip
 COSTS = ("input", "output", "units", "total")
-AUDIT_COLUMNS = ("time", words("project"), words("key"), "action", words("target"), words("from"), words("detail"))
+PROJECT = "project"
+AUDIT_COLUMNS = ("time", PROJECT, "key", "action", "target", words("from"), words("detail"))
+"""Ids are to be copied, so they do not wrap."""
 QUEUE_COLUMNS = ("stage", words("model"), "batches", "lines", "per second", "left")
 SERVER_COLUMNS = (
     words("server"),
@@ -52,9 +53,15 @@ async def show_usage(client: Client, params: dict[str, str], *, as_csv: bool, as
 
     def row(found: dict[str, Any]) -> list[str]:
         groups = [found.get(GROUPS[name]) or "" for name in by]
-        return [*groups, *(str(found[name]) for name in NUMBERS), *(found["cost"][part] for part in COSTS)]
+        numbers = (str(found[name]) if as_csv else f"{found[name]:,}" for name in NUMBERS)
+        return [*groups, *numbers, *(found["cost"][part] for part in COSTS)]
 
-    return await listing.show(client, "/usage", params, columns, row, as_csv=as_csv, as_json=as_json)
+    def is_idle(column: str, cells: set[str]) -> bool:
+        return column not in by and all(not float(cell.replace(",", "")) for cell in cells)
+
+    return await listing.show(
+        client, "/usage", params, columns, row, as_csv=as_csv, as_json=as_json, is_idle=is_idle
+    )
 
 
 def query(*, since: str | None, until: str | None, by: str | None, project: str | None) -> dict[str, str]:
@@ -85,7 +92,14 @@ def _midnight(day: str | None) -> str | None:
 async def show_audit(client: Client, params: dict[str, str], *, limit: int, as_json: bool) -> Exit:
     """Print entries of the audit log on stdout, the newest first, filtered by project, actor, action or target."""
     return await listing.show(
-        client, "/admin/audit", params, AUDIT_COLUMNS, _audit_row, limit=limit, as_json=as_json
+        client,
+        "/admin/audit",
+        params,
+        AUDIT_COLUMNS,
+        _audit_row,
+        limit=limit,
+        as_json=as_json,
+        is_idle=lambda column, cells: column == PROJECT and len(cells) == 1,
     )
 
 
@@ -104,7 +118,8 @@ async def top(client: Client) -> Exit:
 async def _overview(client: Client, width: int) -> RenderableType:
     """Tables of servers, models and batches; a key that is not an operator's gets queues, not the first two."""
     found = await client.send_retrying("GET", "/queues")
-    rates = f"{found['lines_per_second_in']:,.1f} lines/s in, {found['lines_per_second_out']:,.1f} out"
+    arrived, done = (f"{found[f'lines_per_second_{side}']:,.1f}" for side in ("in", "out"))
+    rates = f"{arrived} lines/s in, {done} out (mean of 5 minutes)"
     tables: list[RenderableType]
     try:
         servers = [each async for each in client.pages("/admin/servers", {}, limit=TOP_MAX)]
@@ -130,11 +145,8 @@ def _server_row(server: dict[str, Any]) -> list[str | Text]:
     load = server["load"]
     if load is None:
         return [server["id"], *[""] * 8, server["fault"] or ("not reported" if server["used_by"] else "unused")]
-    cause = load["cause"]
-    is_stalled = cause is not None and Reason(cause["reason"]) not in USUAL
-    state = Text(server["fault"] or cause["message"], "red") if server["fault"] or is_stalled else "ready"
-    if not server["fault"] and not is_stalled and load["in_flight"]:
-        state = "at work"
+    wrong = server["fault"] or catalog.stall(server)
+    state = Text(wrong, "red") if wrong else "at work" if load["in_flight"] else "ready"
     times = (load["duration_seconds"][name] for name in ("p50", "p99"))
     queued = load["queued"]
     return [

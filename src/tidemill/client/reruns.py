@@ -18,6 +18,8 @@ from tidemill.wording import counted
 
 REPLAYS: Final = "/replays"
 DELETED: Final = "batch_deleted"
+ENDPOINT_FIELD: Final = "'source.endpoint'"
+"""What the service calls the option `--endpoint` of `replay`."""
 _EDGE: Final = re.compile(r"\d+\Z|\d{4}-")
 NAMES = ("unfinished", "failed", "expired", "cancelled", "all")
 CODE = "code="
@@ -66,15 +68,17 @@ async def create(
     path = REPLAYS if batch_id is None else f"/batches/{await client.find(batch_id)}/rerun"
     # The lines of a finished batch and of a fixed range do not change, so equal requests are one batch.
     key = None if again else hashlib.sha256(f"{path}\0{orjson.dumps(body)!r}".encode()).hexdigest()
-    if dry_run:
-        return _show_plan(console, await client.make(path, {**body, "dry_run": True}))
     try:
+        if dry_run:
+            return _show_plan(console, await client.make(path, {**body, "dry_run": True}))
         batch = (await client.make(path, body, key=key)).read(Batch)
     except Refused as error:
         if error.code == DELETED:
             raise UsageError(
                 "this command created a batch before, which is deleted; --again creates a new one"
             ) from error
+        if ENDPOINT_FIELD in str(error):
+            raise UsageError(str(error).replace(ENDPOINT_FIELD, "--endpoint")) from error
         raise
     if key is not None:
         console.print(

@@ -23,7 +23,7 @@ async def create(console: Console, client: Client, *, url: str, name: str, types
 
 async def show_all(client: Client, *, as_json: bool) -> Exit:
     """Print the endpoints on stdout, as a table or as JSON lines."""
-    columns = ("endpoint", words("name"), words("url"), words("events"), words("state"))
+    columns = ("endpoint", words("name"), "url", words("events"), words("state"))
     return await listing.show(client, PATH, {}, columns, _row, as_json=as_json)
 
 

@@ -143,9 +143,14 @@ def keys(count: int, refused: Sequence[int]) -> Finding:
 
 def webhooks(failing: Sequence[Health], *, has_key_file: bool) -> list[Finding]:
     """Webhook endpoints that fail or are disabled, and whether the api could store the secret of a new one."""
-    fix = "`tidemill webhooks deliveries ENDPOINT` shows why; `tidemill webhooks update ENDPOINT` enables it again"
+    fix = "`tidemill webhooks deliveries ENDPOINT` shows why"
+    again = f"{fix}; `tidemill webhooks update ENDPOINT` enables it again"
     found = [
-        warn(f"webhook endpoint {each.endpoint_id}", f"{_state(each)} (project {each.project})", fix)
+        warn(
+            f"webhook endpoint {each.endpoint_id}",
+            f"{_state(each)} (project {each.project})",
+            fix if each.disabled_at is None else again,
+        )
         for each in failing[:WEBHOOKS_MAX]
     ]
     if len(failing) > WEBHOOKS_MAX:

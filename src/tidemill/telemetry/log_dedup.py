@@ -23,7 +23,27 @@ THINNED: Final = ("aiokafka", "faust", "mode", "opentelemetry", "uvicorn", "tide
 ACCESS: Final = "tidemill.access"
 """The logger of requests, which passes all lines because an operator asked for them."""
 
+START_SECONDS: Final = 60.0
+"""Time that a broker may need to start."""
+NO_COORDINATOR: Final = "GroupCoordinatorNotAvailableError"
+
 Key = tuple[str, int, str, type[BaseException] | None]
+
+
+class StartFilter(logging.Filter):
+    """Drops what is no error while the broker starts: it has no coordinator of consumer groups yet.
+
+    The client asks again until there is one. A process that runs longer than `START_SECONDS` logs the error.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock, self._began = clock, clock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record passes."""
+        has_begun = self._clock() - self._began >= START_SECONDS
+        return has_begun or not (record.name.startswith("aiokafka") and NO_COORDINATOR in record.getMessage())
 
 
 class LogDedup(logging.Filter):

@@ -22,7 +22,7 @@ from tidemill.schemas import ids
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.ports import RecordTooLarge
 from tidemill.telemetry import context
-from tidemill.telemetry.log_dedup import LogDedup
+from tidemill.telemetry.log_dedup import LogDedup, StartFilter
 from tidemill.terminal import printable
 
 FIELDS: Final = (
@@ -48,6 +48,7 @@ def set_up(stage: str, settings: Logs) -> None:
     handler = logging.StreamHandler(sys.stderr)
     is_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
     handler.setFormatter(Json(stage) if is_json else Text(stage))
+    handler.addFilter(StartFilter())
     handler.addFilter(LogDedup())
     root = logging.getLogger()
     root.handlers[:] = [handler]

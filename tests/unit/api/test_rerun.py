@@ -199,6 +199,19 @@ async def test_a_rerun_leaves_out_invalid_lines_of_a_stream(deps, client, wanted
     assert group["samples"] == [{"index": 1, "custom_id": "", "message": "no"}]
 
 
+@pytest.mark.parametrize(
+    ("fates", "wanted", "said"),
+    [
+        (["refused"] * 2, "failed", "its 2 failed lines are not valid requests; append them corrected"),
+        (["ok", "ok"], "unfinished", "the choice 'all' runs every valid line"),
+    ],
+)
+async def test_a_rerun_without_lines_says_what_to_do(deps, client, fates, wanted, said):
+    """The batch may count failed lines that can never run."""
+    refused = (await rerun(client, await ended(deps, client, fates, stream="crawl"), lines=wanted)).json()
+    assert (refused["error"]["code"], said in refused["error"]["message"]) == ("no_lines", True)
+
+
 async def test_a_rerun_of_too_many_lines(deps, old):
     """The error comes before anything is written, and says what to do instead."""
     small = replace(deps, settings=deps.settings.model_copy(update={"file_lines_max": 2}))

@@ -1,6 +1,8 @@
 """Commands: groups of options, and errors before any work."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -59,6 +61,23 @@ def test_an_operators_command_without_a_kafka_says_what_to_do(command, tmp_path)
     assert done.exit_code == 2, done.output
     assert "no Kafka is configured (TIDEMILL_KAFKA)" in done.output
     assert "--data names another folder" in done.output
+
+
+def test_ctrl_c_while_the_program_starts_ends_it_silently():
+    """Most of the start is imports, before any command could handle it."""
+    code = """
+import runpy, sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+runpy.run_module("tidemill", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
 def test_an_error_of_the_system_ends_an_operators_command_with_a_message(capsys):

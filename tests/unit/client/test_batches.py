@@ -88,6 +88,10 @@ async def test_a_list_fits_a_terminal(
     service.rows |= {"model": None, "tidemill": long | {"models": shares}}
     await show(client, limit=1, as_json=False)
     assert capsys.readouterr().out.splitlines()[1].split()[4:6] == ["2", "models"]
+    service.rows = {**service.rows, "status": "failed", "tidemill": long}
+    await show(client, limit=1, as_json=False)
+    assert " rejected " in capsys.readouterr().out.splitlines()[1]
+    service.rows["status"] = "in_progress"
     for reason, shown in {
         "no_processor": "no processor",
         "server_refuses": "refuses",

@@ -72,6 +72,15 @@ def test_a_server_that_cannot_be_used_is_listed(settings, shown):
     assert catalog.row_of(server) == ["a", shown, "", "", "url: missing"]
 
 
+@pytest.mark.parametrize(("reason", "shown"), [("server_unreachable", "a cannot be reached."), ("queued", "")])
+def test_a_server_that_is_down_is_listed_with_the_cause(reason, shown):
+    """As `top` says it; one that works needs no words."""
+    cause = {"reason": reason, "message": "a cannot be reached."}
+    server = {"id": "a", "settings": {}, "used_by": ["m"], "fault": None, "load": {"cause": cause}}
+    assert catalog.row_of(server)[-1] == shown
+    assert catalog.row_of({**server, "load": None})[-1] == ""
+
+
 @pytest.mark.parametrize(
     "value", ["2024-10-21", "{ api-version = 2024-10-21 }", "[07:32:00]", "2024-10-21T07:32:00Z"]
 )

@@ -121,6 +121,20 @@ async def test_the_sample_shows_bytes_of_the_source_by_their_number(
     assert "float32" not in said
 
 
+@pytest.mark.parametrize(("count", "rest"), [(1, "writes the table"), (3, "goes on with the other rows")])
+async def test_a_dry_run_says_what_is_left(
+    service: Batches, console: Console, tmp_path: Path, count: int, rest: str
+) -> None:
+    """The sample of a small table has all rows; the progress counts rows, as the summary does."""
+    service.answer = lambda _: '{"stars": 5}'
+    options = MapOptions(output=str(tmp_path / "out.parquet"), tries=2, is_dry=True)
+    async with Client(service.url, KEY) as client:
+        await run(console, client, task_of(tmp_path, count), options)
+    said = " ".join(console.export_text().split())
+    assert f"The same command without --dry-run {rest}." in said
+    assert f"of {'1 row' if count == 1 else '2 rows'}" in said
+
+
 async def test_a_table_that_cannot_be_read_leaves_no_journal(
     service: Batches, console: Console, tmp_path: Path
 ) -> None:

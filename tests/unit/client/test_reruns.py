@@ -4,11 +4,14 @@ import asyncio
 import datetime as dt
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from support.service import result_lines
 from support.waiting import until
 
 from tidemill.client.batches import watch
 from tidemill.client.errors import Exit, UsageError
+from tidemill.client.http.client import Client
 from tidemill.client.reruns import absolute, create, is_fixed, replay_body, rerun_body
 from tidemill.client.runs.paths import Sink
 from tidemill.terminal import Console
@@ -105,6 +108,25 @@ async def test_a_file_that_appears_during_a_rerun_is_not_overwritten(service, cl
     assert f"tidemillwatchbatch_1-o{output}`" in "".join(console.export_text().split())
     assert await watch(console, client, "batch_1", Sink(output=output, force=True)) is Exit.OK
     assert output.read_bytes() == result_lines("r0")
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_a_replay_of_two_endpoints_names_the_option(tmp_path, *, dry_run):
+    """The service names the field of the request."""
+
+    async def refuse(request):
+        await request.read()
+        error = {
+            "message": "The range has lines for two: name one with 'source.endpoint'.",
+            "type": "invalid_request_error",
+        }
+        return web.json_response({"error": error}, status=400)
+
+    app = web.Application()
+    app.router.add_post("/v1/replays", refuse)
+    async with TestServer(app) as server, Client(str(server.make_url("/v1")), "k") as client:
+        with pytest.raises(UsageError, match="name one with --endpoint"):
+            await create(Console(), client, None, {}, Sink(output=tmp_path / "out.jsonl"), dry_run=dry_run)
 
 
 async def test_a_rerun_whose_batch_is_deleted(service, client, tmp_path):

@@ -322,5 +322,6 @@ async def test_ctrl_c_does_not_cancel_the_batch(service: Service, source: Path) 
     _, said = await process.communicate()
     assert process.returncode == Exit.DETACHED
     assert b"in.jsonl keeps running. The same command resumes it." in said
+    assert b"tidemill cancel batch_1` ends it." in said
     assert b"Traceback" not in said
     assert service.cancels == 0

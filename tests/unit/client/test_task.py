@@ -71,6 +71,14 @@ def test_a_column_without_texts_is_refused(column: pa.Array, said: str | None) -
         assert orjson.loads(task(prompt=DECODED).requests.line(1, row))["body"]["input"] == "abcd"
 
 
+@pytest.mark.parametrize("text", ["Rate {{ x }}", "Rate {{ x }}" * 99])
+def test_a_prompt_is_a_file(text: str) -> None:
+    """A user who writes the question itself learns so, also where it is too long for a name."""
+    source = FrameSource(pa.table({"x": ["a"]}))
+    with pytest.raises(UsageError, match=r"; name a file that has the text of the prompt$"):
+        chats(source, "in", (), ChatOptions(model="m", prompt=Path(text)), {})
+
+
 def test_an_unusual_name_of_a_column_is_quoted() -> None:
     """The advice works as it stands."""
     source = FrameSource(pa.table({"odd name": [1]}))

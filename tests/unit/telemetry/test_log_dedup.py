@@ -3,9 +3,10 @@
 import logging
 
 import pytest
+from aiokafka.errors import GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError
 
 from tidemill import metrics
-from tidemill.telemetry.log_dedup import LINES_MAX, MESSAGES_MAX, LogDedup
+from tidemill.telemetry.log_dedup import LINES_MAX, MESSAGES_MAX, START_SECONDS, LogDedup, StartFilter
 
 
 @pytest.fixture
@@ -29,6 +30,15 @@ def test_a_repeated_message_passes_once_per_period(dedup, now):
     last = record("node %d away", 7)
     assert dedup.filter(last)
     assert last.getMessage() == "node 7 away (and 9 like it in 30 s)"
+
+
+def test_a_broker_that_starts_has_no_coordinator_yet(now):
+    """That is an error only of one that has had its time."""
+    start, error = StartFilter(lambda: now[0]), GroupCoordinatorNotAvailableError()
+    assert not start.filter(record("Group Coordinator Request failed: %s", error))
+    assert start.filter(record("Group Coordinator Request failed: %s", NotCoordinatorForGroupError()))
+    now[0] = START_SECONDS
+    assert start.filter(record("Group Coordinator Request failed: %s", error))
 
 
 def test_another_message_passes_at_once(dedup):

@@ -83,6 +83,8 @@ def test_the_operator_allows_networks():
     assert not is_reachable("::127.0.0.1", allowed)
     with pytest.raises(UrlRefused):
         checked_url("http://10.0.0.1/", allowed)
+    with pytest.raises(UrlRefused, match="http:// for networks of the setting webhook_allow"):
+        checked_url("http://127.0.0.1:8080/", ())
 
 
 def embedding(address):

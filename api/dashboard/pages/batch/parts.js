@@ -16,7 +16,7 @@ const EVENTS = {
   cancelling: ["cancelled", "Cancelling"],
   finalizing: ["running", "Lines done; files are written"],
   completed: ["done", "Completed"],
-  failed: ["failed", "Input refused"],
+  failed: ["failed", "Input rejected"],
   expired: ["failed", "Expired"],
   cancelled: ["cancelled", "Cancelled"],
   deadline: ["waiting", "Deadline"],

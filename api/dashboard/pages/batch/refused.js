@@ -1,4 +1,4 @@
-/** Why an input was refused: each kind of fault with its first lines, and the numbers of the others. */
+/** Why an input was rejected: each kind of fault with its first lines, and the numbers of the others. */
 
 import { count, number } from "../../core/format.js";
 import { html } from "../../core/view.js";
@@ -8,10 +8,10 @@ const KINDS_SHOWN = 10;
 const LINES_SHOWN = 3;
 const RANGES_SHOWN = 8;
 
-/** Faults of one code and one field, in the order of their first ones. */
+/** Faults of one code and one field, by line. */
 function kindsOf(faults) {
   const found = new Map();
-  for (const fault of faults) {
+  for (const fault of [...faults].sort((one, other) => (one.line ?? 0) - (other.line ?? 0))) {
     const key = `${fault.code} ${fault.param}`;
     found.set(key, [...(found.get(key) ?? []), fault]);
   }
@@ -46,7 +46,7 @@ export function Refused({ faults }) {
   const kinds = kindsOf(faults);
   return html`
     <${Banner} tone="bad">
-      <p>The input was refused, and no line has run. Mend these lines and start a new batch:</p>
+      <p>The input was rejected, and no line has run. Mend these lines and start a new batch:</p>
       <ul class="faults">${kinds.slice(0, KINDS_SHOWN).map((one) => html`<${Kind} key=${one[0].code + one[0].param} faults=${one} />`)}</ul>
       ${kinds.length > KINDS_SHOWN && html`<p>And ${count(kinds.length - KINDS_SHOWN, "more kind")} of faults, in the tab Raw.</p>`}
     <//>

@@ -1,4 +1,4 @@
-/** A first look at an input file in the browser: ingest checks every line later by the same rules, and more. */
+/** A first look at an input file in the browser: Tidemill checks every line later by the same rules, and more. */
 
 import { texts } from "../batch/answer.js";
 
@@ -7,12 +7,14 @@ const HEADS = [1 << 20, 9 << 20, 65 << 20];
 const FAULTS_MAX = 20;
 const SHOWN_MAX = 8;
 const PIECE = 120;
+/** The field that a body needs, by endpoint, where there is one. */
+const NEEDED = { "/v1/chat/completions": "messages", "/v1/completions": "prompt", "/v1/embeddings": "input", "/v1/messages": "messages" };
 
 /** @typedef {{line: number, field: string, message: string, piece: string}} Fault */
 /** @typedef {{line: number, id: string, model: string, text: string}} Sample */
 
 /** The fault of a line, as a field and a sentence; null if there is none. */
-function faultIn(request, seen, endpoint) {
+function faultIn(request, seen, endpoint, models) {
   if (request === null || typeof request !== "object" || Array.isArray(request)) return ["", "The line is not a JSON object."];
   const { custom_id: id, method, url, body } = request;
   if (typeof id !== "string" || !id) return ["custom_id", "It is missing, or not a text."];
@@ -22,6 +24,9 @@ function faultIn(request, seen, endpoint) {
   if (endpoint && url !== endpoint) return ["url", `All lines need the one of the first line, ${endpoint}.`];
   if (body === null || typeof body !== "object" || Array.isArray(body)) return ["body", "It is missing, or not a JSON object."];
   if (typeof body.model !== "string" || !body.model) return ["body.model", "It is missing."];
+  if (models?.size && !models.has(body.model)) return ["body.model", "There is no such model here."];
+  const needed = NEEDED[url];
+  if (needed && (body[needed] === undefined || body[needed] === null)) return [`body.${needed}`, "It is missing."];
   if (body.stream === true) return ["body.stream", "A batch cannot stream."];
   return null;
 }
@@ -52,21 +57,22 @@ async function headOf(file) {
 /**
  * Look at the first lines of a file.
  * @param {File} file
+ * @param {Set<string>} [models] The names that a line may have as its model; without them any.
  * @returns {Promise<{samples: Sample[], faults: Fault[], endpoint: string|null}>}
  */
-export async function check(file) {
+export async function check(file, models) {
   const found = { samples: [], faults: [], endpoint: null };
   const lines = await headOf(file);
   if (lines === null) found.faults.push({ line: 1, field: "", message: "It is too long for this page: upload the file with the API.", piece: "" });
   const seen = new Map();
   lines?.forEach((line, place) => {
-    if (line.trim() && found.faults.length < FAULTS_MAX) look(line, place + 1, found, seen);
+    if (line.trim() && found.faults.length < FAULTS_MAX) look(line, place + 1, found, seen, models);
   });
   if (lines?.every((line) => !line.trim())) found.faults.push({ line: 1, field: "", message: "The file has no line.", piece: "" });
   return found;
 }
 
-function look(text, line, found, seen) {
+function look(text, line, found, seen, models) {
   let request;
   try {
     request = JSON.parse(text);
@@ -74,7 +80,7 @@ function look(text, line, found, seen) {
     found.faults.push({ line, field: "", message: `The line is not JSON: ${error.message}.`, piece: text.slice(0, PIECE) });
     return;
   }
-  const fault = faultIn(request, seen, found.endpoint);
+  const fault = faultIn(request, seen, found.endpoint, models);
   if (fault) found.faults.push({ line, field: fault[0], message: fault[1], piece: piece(text, request, fault[0]) });
   if (typeof request?.custom_id === "string" && !seen.has(request.custom_id)) seen.set(request.custom_id, line);
   if (typeof request?.url === "string") found.endpoint ??= request.url;

@@ -112,7 +112,7 @@ export function Attention({ data }) {
     <${Section} title="Needs attention" aside=${aside}>
       ${found.length
         ? html`<ul class="troubles">${found.slice(0, isWhole ? undefined : SHOWN_MAX).map((one) => html`<${Trouble} ...${one} key=${one.key} />`)}</ul>`
-        : html`<p><${State} tone="done">All is well: nothing is late, stalled or refused.<//></p>`}
+        : html`<p><${State} tone="done">All is well: nothing is late, stalled or rejected.<//></p>`}
     <//>
   `;
 }

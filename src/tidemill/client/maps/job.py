@@ -155,6 +155,8 @@ class _Run:
         self._console, self._journal, self._task, self._options = console, journal, task, options
         self._asked, self._finished = asked, finished
         self._stop = Event()
+        self._is_whole = False
+        """Whether the sample has all rows."""
         self._parts: dict[int, list[BatchResult]] = {}
         """Results of the parts that are done."""
         names = pieces.added(task.kept, task.reader)
@@ -198,7 +200,8 @@ class _Run:
             )
             return Exit.SOME_FAILED
         if self._options.is_dry:
-            self._console.print("The same command without --dry-run goes on with the other rows.")
+            rest = "writes the table" if self._is_whole else "goes on with the other rows"
+            self._console.print(f"The same command without --dry-run {rest}.")
             return Exit.OK
         return await self._deliver()
 
@@ -235,6 +238,7 @@ class _Run:
         """Run the first part, and show it if it is new."""
         part = await asyncio.to_thread(maker.next, self._options.tries)
         assert part is not None
+        self._is_whole = part.is_last or part.rows == self._task.source.rows
         folder = folder_of(self._journal.folder, part.number)
         is_new = not folder.piece.exists()
         with display(self._console) as progress:

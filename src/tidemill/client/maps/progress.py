@@ -12,6 +12,7 @@ class Whole:
 
     def __init__(self, display: Display, name: str, total: int | None) -> None:
         self._display, self._name, self._total = display, name, total
+        display.unit = "row"
         self._counts: dict[int, RequestCounts] = {}
         self._waits: dict[int, Waits] = {}
 

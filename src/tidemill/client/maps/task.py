@@ -226,7 +226,11 @@ def _text(given: Path | str) -> str:
     """The text of a file, or the text itself."""
     if isinstance(given, str):
         return given
-    path, content = given, given.read_bytes()
+    path = given
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; name a file that has the text of the prompt") from error
     if len(content) > TEXT_BYTES_MAX:
         raise UsageError(f"{path} has more than {TEXT_BYTES_MAX:,} bytes")
     try:

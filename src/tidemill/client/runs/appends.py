@@ -118,7 +118,8 @@ async def append(console: Console, client: Client, batch_id: str, source: Path, 
     batch = await client.batch(await client.find(batch_id))
     with readable(source) as (path, name), _memory(client, batch.id) as memory:
         shown = source if path == source else name
-        shards = await asyncio.to_thread(cut, path, _bounds(batch.endpoint), endpoint=batch.endpoint, name=shown)
+        bounds, endpoint = _bounds(batch.endpoint), batch.endpoint
+        shards = await asyncio.to_thread(cut, path, bounds, endpoint=endpoint, name=shown, done="appended")
         lines = sum(shard.lines for shard in shards)
         if not lines:
             raise UsageError(f"{name} has no lines")

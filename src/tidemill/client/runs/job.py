@@ -133,7 +133,7 @@ async def _run(console: Console, runner: BatchRunner, sink: Sink, options: RunOp
             await runner.run(progress, options.parallel)
     except (asyncio.CancelledError, Unreachable):
         state = "keeps running" if journal.has_batches else "was interrupted before its batch was created"
-        console.print(f"{runner.name} {state}. The same command resumes it.")
+        console.print(f"{runner.name} {state}. The same command resumes it.{_ending(journal.running)}")
         raise
     except (Refused, OtherService) as error:
         if not journal.has_batches:
@@ -152,6 +152,13 @@ async def _run(console: Console, runner: BatchRunner, sink: Sink, options: RunOp
     name = runner.name if len(results) > 1 else f"{runner.name} ({results[0].batch[-outcome.SHORT :]})"
     journal.remove()
     return Finished(name=name, sink=sink, results=results, receipt=receipt)
+
+
+def _ending(batches: list[str]) -> str:
+    """How to end the batches of an interrupted run."""
+    if len(batches) == 1:
+        return f" `tidemill cancel {batches[0][-outcome.SHORT :]}` ends it."
+    return " `tidemill list` shows its batches, and `tidemill cancel` ends one." if batches else ""
 
 
 @contextmanager

@@ -156,6 +156,11 @@ class Journal:
         return any(step.batch or step.is_requested for step in self._steps.values())
 
     @property
+    def running(self) -> list[str]:
+        """Ids of the batches of this run whose results are not here yet."""
+        return [step.batch for step in self._steps.values() if step.batch and step.result is None]
+
+    @property
     def delivers(self) -> bool:
         """Whether the run has begun to write its output files, so that existing ones are its own."""
         return (self.folder / "delivering").exists()

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -10,6 +11,10 @@ from tidemill.client.files import input_lines
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.jsonl import malformed
+
+TABLES: Final = frozenset({".csv", ".tsv", ".tab", ".parquet", ".arrow", ".feather", ".ipc"})
+"""Suffixes of files that `tidemill map` reads and `tidemill run` does not."""
+TABLE: Final = "For a table, use `tidemill map`, which asks a model about each row, or `tidemill embed`."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +90,8 @@ def endpoint_of(source: Path, name: object = None) -> str:
         text.decode()
         url = msgspec.json.decode(text, type=_First).url
     except UNREADABLE as error:
-        raise UsageError(f"{place} is not a batch request. {fault_of(text, error)}") from error
+        hint = f" {TABLE}" if Path(str(name)).suffix.lower() in TABLES else ""
+        raise UsageError(f"{place} is not a batch request. {fault_of(text, error)}{hint}") from error
     # The service may have more endpoints than the client knows.
     if not url.startswith("/v1/"):
         raise UsageError(f"{place}: the url {url!r} is not one of {', '.join(ENDPOINTS)}")

@@ -65,10 +65,11 @@ def fits(source: Path, bounds: Bounds, *, endpoint: str) -> bool:
         raise UsageError(f"{source}: {error.strerror}") from error
 
 
-def cut(source: Path, bounds: Bounds, *, endpoint: str, name: object = None) -> list[Shard]:
+def cut(source: Path, bounds: Bounds, *, endpoint: str, name: object = None, done: str = "run") -> list[Shard]:
     """Split a file, which messages call `name`, and check that each line has a `custom_id` of its own.
 
-    The check of the ids takes 24 bytes of disk for a line, and little memory.
+    A message says with the word `done` what did not happen to the lines. The check of the ids takes 24 bytes of
+    disk for a line, and little memory.
 
     Raises:
         UsageError: The file cannot be read, or has faulty lines; the text names the first ones.
@@ -91,7 +92,7 @@ def cut(source: Path, bounds: Bounds, *, endpoint: str, name: object = None) -> 
             found = ids.execute(_DUPLICATES, (FAULTS_MAX,))
             faults = [f"line {line}: it has the custom_id of line {first}" for line, first in found]
     if faults:
-        raise UsageError("\n  ".join((f"{name or source} has faulty lines; no line was run.", *faults)))
+        raise UsageError("\n  ".join((f"{name or source} has faulty lines; no line was {done}.", *faults)))
     return shards
 
 

@@ -16,6 +16,7 @@ from tidemill.client.files import join
 from tidemill.client.http.client import Bounds
 from tidemill.client.runs.journal import KEPT_SECONDS, Job, Journal, Plan, Step, _locked, folder_of
 from tidemill.client.runs.outcome import BatchResult, verdict
+from tidemill.client.runs.paths import endpoint_of
 from tidemill.client.runs.plan import FAULTS_MAX, Shard, cut, fits
 from tidemill.schemas.jsonl.lines import Splitter
 
@@ -116,8 +117,20 @@ def test_faulty_lines_are_named_before_anything_runs(tmp_path):
     with pytest.raises(UsageError, match=r"(?s)line 3: .*line 4: "):
         cut(source, bounds, endpoint=CHAT)
     source.write_bytes(b'{"custom_id": "a"}\n{"custom_id": "b"}\n{"custom_id": "a"}\n')
-    with pytest.raises(UsageError, match="line 3: it has the custom_id of line 1"):
+    with pytest.raises(UsageError, match=r"(?s)no line was run\..*line 3: it has the custom_id of line 1"):
         cut(source, bounds, endpoint=CHAT)
+    with pytest.raises(UsageError, match=r"no line was appended\."):
+        cut(source, bounds, endpoint=CHAT, done="appended")
+
+
+@pytest.mark.parametrize(("name", "has_hint"), [("t.csv", True), ("T.CSV", True), ("t.jsonl", False)])
+def test_a_table_is_for_other_commands(tmp_path, name, *, has_hint):
+    """The message of a file that holds no requests names them."""
+    source = tmp_path / name
+    source.write_text("text\nabc\n")
+    with pytest.raises(UsageError, match="is not a batch request") as caught:
+        endpoint_of(source)
+    assert ("tidemill map" in str(caught.value)) is has_hint
 
 
 def test_a_file_that_fits_into_one_batch(tmp_path):

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -152,8 +153,11 @@ def test_an_idle_process_sends_heartbeats_alone() -> None:
         (Answer(429, b""), Reason.SERVER_REFUSES, True),
     ],
 )
-def test_a_server_that_takes_no_calls(reply: Any, reason: Reason, refused: bool) -> None:
-    """Its cause says why and since when; it ends with the first answer."""
+def test_a_server_that_takes_no_calls(
+    caplog: pytest.LogCaptureFixture, reply: Any, reason: Reason, refused: bool
+) -> None:
+    """Its cause says why and since when; it ends with the first answer. The log has its end and its return."""
+    caplog.set_level(logging.INFO, "tidemill.processors.reports")
 
     async def run(loop: SimulatedLoop) -> None:
         world = World(loop)
@@ -174,6 +178,10 @@ def test_a_server_that_takes_no_calls(reply: Any, reason: Reason, refused: bool)
         assert reports.last.servers[0].breaker is BreakerState.CLOSED
 
     simulated(run)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert "takes no calls: " in said[0]
+    assert said[1].endswith("takes calls again")
 
 
 @pytest.mark.parametrize("rate", [50, 100, 200, 400])
