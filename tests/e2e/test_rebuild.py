@@ -17,6 +17,7 @@ from support.waiting import WAIT_SECONDS_MAX, wait_until
 from tidemill.processors.outcomes.batching import LINE_BYTES_MAX
 from tidemill.schemas import ids
 from tidemill.schemas.log import topics
+from tidemill.schemas.log.part import file_key
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
@@ -123,7 +124,7 @@ def everything(stack):
 
 def lying(store, file_id):
     """The path of a result file, whose name ends with its writer."""
-    (path,) = (store / "files").glob(f"{file_id}-*")
+    (path,) = store.glob(f"{file_key(file_id)}-*")
     return path
 
 

@@ -19,6 +19,7 @@ from tidemill.kafka.producer import Log
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchCreated, BatchRecord
+from tidemill.schemas.log.part import file_key
 from tidemill.schemas.resources.batch import Batch
 
 pytestmark = pytest.mark.kafka
@@ -203,7 +204,7 @@ def test_an_input_stays_if_another_process_deletes_it_after_the_create(apis, cli
         if is_input:
             assert one.post("/batches", json=body | {"input_file_id": file_id}).status_code == 200
         assert other.delete(f"/files/{file_id}").json()["deleted"]
-        stored.append((apis[0].data / "store" / "files" / file_id).exists())
+        stored.append((apis[0].data / "store" / file_key(file_id)).exists())
     assert stored == [True, False] * 3
 
 
