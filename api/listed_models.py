@@ -162,7 +162,10 @@ def fit(contents: Contents, models: Mapping[Key, Any]) -> tuple[dict[Key, Any], 
     """The changes of `wanted` for which the catalog has room, and the new models without room."""
     new = [key for key, settings in models.items() if settings is not None and key not in contents.parsed]
     kept = len(contents.parsed) - sum(settings is None for settings in models.values())
-    omitted = new[max(0, changes.ENTRIES_MAX - kept) :]
+    # Names that were there before come first: they take no room among the names.
+    new.sort(key=lambda key: key not in contents.entries)
+    names = sum(key in contents.entries for key in new) + changes.NAMES_MAX - len(contents.entries)
+    omitted = new[max(0, min(changes.ENTRIES_MAX - kept, names)) :]
     left_out = set(omitted)
     return {key: settings for key, settings in models.items() if key not in left_out}, omitted
 

@@ -19,7 +19,8 @@ REPEAT_SECONDS_MAX = 120
 RERUNS_MAX: Final = 100
 """Reruns that a batch shows, the newest."""
 
-AWAY_SECONDS_MAX: Final = topics.TOMBSTONE_MS // 1000 - 86_400
+_DAY_SECONDS: Final = 86_400
+AWAY_SECONDS_MAX: Final = topics.TOMBSTONE_MS // 1000 - _DAY_SECONDS
 """How long ago a view may have been current; the day is for reading."""
 
 _log: Final = logging.getLogger(__name__)
@@ -161,8 +162,9 @@ def renew_outdated(database: Database, now: float) -> None:
     Kafka may have dropped tombstones since that the view never saw.
     """
     marked = database.first("SELECT at FROM current")
-    if marked is not None and (away := now - marked) > AWAY_SECONDS_MAX:
-        _log.warning("the view was last current %.0f days ago; folding it again", away / 86_400)
+    # A clock that was ahead when it was marked says nothing.
+    if marked is not None and not -_DAY_SECONDS <= (away := now - marked) <= AWAY_SECONDS_MAX:
+        _log.warning("the view was last current %.0f days ago; folding it again", away / _DAY_SECONDS)
         database.renew()
         marked = None
     if marked is None:

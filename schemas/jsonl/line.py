@@ -68,6 +68,7 @@ class _Modelled(msgspec.Struct):
 _modelled = msgspec.json.Decoder(_Modelled)
 
 
+_BODY = b'"body"'
 _MODEL = b'"model"'
 _first_model = re.compile(rb'\{\s*"model"\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL)
 
@@ -115,7 +116,7 @@ def begins_with_another_model(line: bytes, model: str) -> bool:
 
     Parsers take the last one, and processors compare the beginning of a body.
     """
-    if line.startswith(_after_model(model), line.find(_MODEL) + len(_MODEL)):
+    if line.startswith(_after_model(model), line.find(_MODEL, line.find(_BODY)) + len(_MODEL)):
         return False
     found = _first_model.match(_inputs.decode(line).body)
     return found is not None and msgspec.json.decode(found[1]) != model

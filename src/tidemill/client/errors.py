@@ -42,7 +42,13 @@ class Unreachable(Exception):
 
 
 class NoSpace(Unreachable):
-    """The disk of the service has no room for the request (507); it lasts until someone deletes something."""
+    """The disk of the service has no room for the request (507); it lasts until someone deletes something.
+
+    Attributes:
+        may_have_happened: An earlier attempt got no answer, so the service may have carried it out.
+    """
+
+    may_have_happened = False
 
 
 class Refused(Exception):

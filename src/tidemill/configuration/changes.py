@@ -20,6 +20,8 @@ from tidemill.configuration.catalog import (
 )
 from tidemill.configuration.servers import KEY_PREFIX, Model, Server
 
+NAMES_MAX: Final = 100_000
+"""Names in the catalog, with those removed, which it keeps for their prices and their history."""
 ENTRIES_MAX: Final = 10_000
 """Most servers and models at a time, without removed ones."""
 
@@ -104,6 +106,11 @@ def _check(contents: Contents, entries: Mapping[Key, Entry]) -> None:
     later = after(contents, entries)
     if (count := len(later.parsed)) > max(ENTRIES_MAX, len(contents.parsed)):
         raise ValueError(f"there are {count} servers and models; at most {ENTRIES_MAX}")
+    if (count := len(later.entries)) > max(NAMES_MAX, len(contents.entries)):
+        raise ValueError(
+            f"there are {count} names of servers and models, with those removed; at most {NAMES_MAX}: "
+            "use a name again instead of a new one"
+        )
     for key, entry in entries.items():
         if entry.removed and kind_of(key) == SERVER and (users := _users(later, name_of(key))):
             raise ValueError(f"servers.{name_of(key)}: {', '.join(users)} name it; change or remove them first")

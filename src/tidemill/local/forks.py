@@ -19,6 +19,8 @@ from tidemill.local.fork_server import Request
 
 ARE_SAFE: Final = sys.platform == "linux"
 """Whether stages may be forks. On macOS frameworks of the system end a fork that uses them, and S3 needs one."""
+ANSWER_SECONDS_MAX: Final = 1.0
+"""How long the answer to a request that is given up may take."""
 _CHUNK_BYTES: Final = 64 * 1024
 _KILLED: Final = -signal.SIGKILL
 """How the forks of a server that has ended end: the kernel kills them."""
@@ -152,16 +154,25 @@ class _Server:
                 with theirs, suppress(ConnectionError):
                     ends = [end.fileno() for end in (output, messages, theirs)]
                     socket.send_fds(self._control, [fork_server.FORK], ends)
-                fork = await self._asked
+                fork = await asyncio.shield(self._asked)
             except asyncio.CancelledError:
-                # Its next message would answer a request that was given up.
-                self.has_ended = True
-                self.kill()
+                await self._give_up(self._asked)
                 raise
             # The fork may have ended, which `Fork.wait` says.
             with suppress(OSError):
                 await loop.sock_sendall(ours, request.encoded())
         return fork
+
+    async def _give_up(self, asked: asyncio.Future[Fork]) -> None:
+        """Kill the fork of a request, or the server if it makes none; the other forks may be stopping in order."""
+        await asyncio.wait([asked], timeout=ANSWER_SECONDS_MAX)
+        if not asked.done():
+            # Its next message would answer a request that was given up.
+            self.has_ended = True
+            self.kill()
+        elif asked.exception() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(asked.result().pid, signal.SIGKILL)
 
     def kill(self) -> None:
         with suppress(ProcessLookupError):

@@ -154,6 +154,19 @@ async def test_a_full_catalog_admits_what_fits(
         await world.change({f"{MODEL}set-{number}": {"servers": ["gpu"]} for number in range(4)})
 
 
+async def test_names_ever_admitted_are_bounded(server: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The catalog keeps removed ones; a name that comes back needs no room."""
+    monkeypatch.setattr(changes, "NAMES_MAX", 5)
+    world = await World.of(gpu=server.url)
+    for listed, admitted in (("012", "012"), ("34", ""), ("3420", "20")):
+        server.lists = tuple(f"lora-{number}" for number in listed)
+        for _ in range(MISSED_MAX + 1):
+            await world.models.look()
+        assert set(world.admitted) == {f"lora-{number}" for number in admitted}
+    with pytest.raises(ValueError, match="there are 6 names of servers and models, with those removed; at most 5"):
+        await world.change({f"{MODEL}another": {"servers": ["gpu"]}})
+
+
 async def test_any_list_is_bounded(server: Backend, caplog: pytest.LogCaptureFixture) -> None:
     """Names that no model can have are left out, and so are too many."""
     world = await World.of(gpu=server.url)

@@ -228,6 +228,19 @@ async def test_a_sample_without_a_valid_answer_ends_the_run(
     assert len(parquet.read_table(tmp_path / "out.parquet")) == 9
 
 
+async def test_a_sample_without_a_request_says_nothing(service: Batches, console: Console, tmp_path: Path) -> None:
+    """The first rows may have no text; the others are asked."""
+    path = tmp_path / "in.csv"
+    path.write_text("text\n" + '""\n' * 3 + "row\n" * 2)
+    options = ChatOptions(model="m", prompt="{{ text }}", schema=STARS)
+    service.answer = lambda _: '{"stars": 5}'
+    async with Client(service.url, KEY) as client:
+        task = chats(opened(str(path), {}), "in.csv", (), options, {})
+        await run(console, client, task, MapOptions(output=str(tmp_path / "out.parquet"), tries=3))
+    stars = parquet.read_table(tmp_path / "out.parquet")["stars"].to_pylist()
+    assert stars == [None, None, None, 5, 5]
+
+
 def is_repair(line: dict[str, Any]) -> bool:
     """Whether a line asks again."""
     return len(line["body"]["messages"]) > 1

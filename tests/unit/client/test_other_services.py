@@ -7,6 +7,7 @@ from support.service import KEY
 
 from tidemill.client import batches, catalog, errors, keys, reports, reruns, webhooks
 from tidemill.client.errors import Exit, OtherService
+from tidemill.client.http.answer import Answer, plain
 from tidemill.client.http.client import Client
 from tidemill.client.library.asynchronous import AsyncTidemill
 from tidemill.client.production import Token
@@ -105,3 +106,12 @@ def test_the_command_ends_with_the_code_of_a_wrong_usage():
     said = console.export_text()
     assert "does not speak the Batch API: 200 at /v1/models, without tidemill" in said
     assert "--base-url" in said
+
+
+def test_what_users_get_is_plain():
+    """A field that a reply of a model lacks is a `KeyError` for them, and no fault of the service."""
+    place = 200, "http://h", "/v1/batches/batch_1/results"
+    inner = Answer({"choices": [Answer({"text": "a"}, *place)]}, *place)
+    found = plain(Answer({"body": inner, "error": None}, *place))
+    assert found == {"body": {"choices": [{"text": "a"}]}, "error": None}
+    assert {type(found), type(found["body"]), type(found["body"]["choices"][0])} == {dict}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from aiohttp import web
 from support.service import KEY, Service, request_lines, result_lines
 from support.waiting import until
 
@@ -142,6 +143,21 @@ async def test_a_quota_that_nothing_makes_room_in_ends_a_run(
     assert service.uploads == 1
     assert {"batches_in_progress_max", "lines_enqueued_max"} == set(batch_runner.PASSING_LIMITS)
     assert set(batch_runner.PASSING_LIMITS) < set(Quota)
+
+
+async def test_a_full_disk_at_the_create_leaves_no_batch(source: Path, console: Console) -> None:
+    """So the run does not say that one keeps running."""
+
+    class Full(Service):
+        async def _create(self, request: web.Request) -> web.Response:
+            del request
+            error = {"message": "The server's disk is full.", "type": "server_error", "code": None, "param": None}
+            return web.json_response({"error": error}, status=507)
+
+    async with Full() as service, Client(service.url, KEY) as client:
+        with pytest.raises(NoSpace):
+            await run(console, client, source, Sink(), RunOptions())
+    assert "keeps running" not in console.export_text()
 
 
 async def test_a_full_disk_ends_a_run_that_the_same_command_resumes(

@@ -228,6 +228,22 @@ async def test_a_request_that_was_given_up(forks, environ, pipes):
     fork.terminate()
 
 
+async def test_a_request_that_is_given_up_ends_no_other_fork(forks, environ, pipes):
+    """The others may be stopping in order."""
+    first = await forks.fork(Request("results", environ), pipes.output, pipes.messages)
+    server = psutil.Process(first.pid).parent()
+    server.suspend()
+    given_up = asyncio.ensure_future(forks.fork(Request("ingest", environ), pipes.output, pipes.messages))
+    await until(lambda: forks._server._asked is not None and not forks._server._asked.done(), "the request")
+    given_up.cancel()
+    server.resume()
+    await asyncio.wait([given_up])
+    assert psutil.Process(first.pid).is_running()
+    await until(lambda: [child.pid for child in server.children()] == [first.pid], "the end of the other fork")
+    first.terminate()
+    assert await first.wait() in {0, -signal.SIGTERM}
+
+
 async def test_a_system_without_room(broken, environ, pipes):
     """The server says so and goes on; the next request finds room."""
     forks = broken(WITHOUT_ROOM)

@@ -9,6 +9,13 @@ from tidemill.client.errors import OtherService
 M = TypeVar("M", bound=BaseModel)
 
 
+def plain(value: Any) -> Any:
+    """A value of an answer for users: its objects are plain dictionaries."""
+    if isinstance(value, Answer):
+        return {field: plain(each) for field, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, list) else value
+
+
 class Answer(dict[str, Any]):
     """A JSON object of the service, also one inside another; every access may raise `OtherService`."""
 

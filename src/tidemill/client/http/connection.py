@@ -94,15 +94,13 @@ class Connection:
         while True:
             try:
                 return await attempt()
-            except NoSpace:
+            except (NoSpace, OtherService, Refused) as error:
+                error.may_have_happened |= failures > 0
                 raise
             except Unreachable:
                 failures += 1
                 if not self._has_answered or failures == TRIES_MAX:
                     raise
-            except (Refused, OtherService) as error:
-                error.may_have_happened |= failures > 0
-                raise
             await asyncio.sleep(pause_seconds(failures - 1, longest=PAUSE_SECONDS_MAX))
 
     def unreachable(self, error: Exception) -> Unreachable:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from tidemill.client.errors import UsageError
+from tidemill.client.http.answer import plain
 from tidemill.client.http.client import BATCHES, POLL_GROWTH, POLL_SECONDS_MAX, POLL_SECONDS_MIN, Client
 from tidemill.client.library.answers import Line
 from tidemill.client.progress import display
@@ -126,4 +127,4 @@ class AsyncBatch:
         """The next finished lines, each with its index."""
         path, query = f"{BATCHES}/{self.id}/results", {"limit": str(limit), "after": str(after)}
         page = await self._client.send_retrying("GET", path, params=query)
-        return [(entry["index"], entry["result"]) for entry in page.objects("data")]
+        return [(entry["index"], plain(entry["result"])) for entry in page.objects("data")]

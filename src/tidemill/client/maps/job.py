@@ -214,7 +214,8 @@ class _Run:
         maker = PartMaker(self._journal.folder, self._task, bounds, self._stop)
         runner = PartRunner(client, self._task, job, bounds)
         first = await self._sample(maker, runner) if self._options.tries else None
-        if first is not None and first.rows <= self._options.tries and not first.is_last:
+        # A sample without a request says nothing of the other rows.
+        if first is not None and first.lines and first.rows <= self._options.tries and not first.is_last:
             piece = folder_of(self._journal.folder, first.number).piece
             if not await asyncio.to_thread(sample.has_answer, piece, self._facts[0]):
                 return False

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from tidemill.client.errors import OtherService, Refused
+from tidemill.client.errors import NoSpace, OtherService, Refused
 from tidemill.client.http.client import Client
 from tidemill.client.http.transfers import upload
 from tidemill.client.progress import Display
@@ -129,7 +129,7 @@ class BatchRunner:
                 key=key, metadata=dict(job.metadata), dedupe=job.dedupe, callback_url=job.callback,
                 rerun_of=job.rerun_of, output_uri=job.output_uri, output_format=job.output_format,
             )  # fmt: skip
-        except (Refused, OtherService) as error:
+        except (NoSpace, OtherService, Refused) as error:
             if not (step.is_requested or error.may_have_happened):
                 self.journal.note(step)
             raise

@@ -95,6 +95,19 @@ def test_a_view_that_was_away_for_longer_than_tombstones_live_is_made_anew(tmp_p
         view.close()
 
 
+def test_a_view_from_the_future_is_made_anew(tmp_path):
+    """It was marked by a clock that was ahead, so its age is unknown."""
+    clock, tail = ManualClock(), Tail(cluster="k", end=9)
+    view = file_of(tmp_path, clock)
+    view.resume(BATCHES, tail)
+    view.fold(BATCHES, [("b1", RECORD, 0)])
+    view.close()
+    clock.now -= 2 * 86_400
+    view = file_of(tmp_path, clock)
+    assert view.batch("p", "b1") is None
+    view.close()
+
+
 async def test_a_running_process_notes_that_its_view_is_current(tmp_path):
     """But not while it does not read the log, whatever records it has folded."""
     clock = ManualClock()

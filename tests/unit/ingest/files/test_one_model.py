@@ -33,6 +33,18 @@ def test_a_body_has_one_model(begin, end, is_refused, is_long):
     if not is_refused:
         assert isinstance(verdict(text.encode(), of=named), Passed)
         return
+    _check_refused(text, named)
+
+
+@pytest.mark.parametrize("other", ['"model":"latest"', '"metadata":{"model":"latest"}'])
+def test_a_model_beside_the_body_hides_nothing(other):
+    """Lines may have fields that Tidemill ignores."""
+    body = '"body":{"model":"m","messages":[],"model":"latest"}'
+    text = f'{{"custom_id":"a","method":"POST","url":"{CHAT}",{other},{body}}}'
+    _check_refused(text, dataclasses.replace(rules(), aliases={"latest": "m"}))
+
+
+def _check_refused(text, named):
     found = fault(text.encode(), of=named)
     assert (found.code, found.param) == ("invalid_request", "body.model")
     assert found.message == "The body has 'model' twice, with different values."
