@@ -76,9 +76,9 @@ async def boss():
 def program(tmp_path):
     """Makes a program of a script."""
 
-    def make(name, script, **more):
+    def make(name, script, folder=None, **more):
         command = [sys.executable, "-c", script]
-        start = executed(lambda: command, os.environ)
+        start = executed(lambda: command, os.environ, folder)
         return Program(name=name, start=start, log=tmp_path / f"{name}.log", **more)
 
     return make
