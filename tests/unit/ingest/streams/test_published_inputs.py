@@ -10,6 +10,7 @@ from tidemill import retrying
 from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord, Erasure, Opened, Sealed
+from tidemill.schemas.log.part import file_key
 from tidemill.schemas.resources.batch import Status
 from tidemill.sealing.vault import Vault
 
@@ -72,7 +73,7 @@ async def test_a_deleted_input_stays_deleted(tmp_path, how):
     owners = Owners(tmp_path)
     await owners.publish_input()
     (file_id,) = owners.files
-    del owners.store.objects[f"files/{file_id}"]
+    del owners.store.objects[file_key(file_id)]
     if how == "deleted":
         owners.erase()
     elif how == "over":
