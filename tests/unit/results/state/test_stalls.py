@@ -17,6 +17,7 @@ from tidemill.results.state import batch_gauges, reducer
 from tidemill.results.state.stalls import SILENCE_SECONDS, SOURCES_MAX, Stalls, show
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import CancelRequested, Rejected, Stalled, Tick
+from tidemill.schemas.log.part import file_key
 from tidemill.schemas.resources.batch import Batch, BatchError, RequestCounts, Status
 from tidemill.schemas.resources.waiting import USUAL, WAITING_MAX, Reason, Waiting, explanation, merged
 
@@ -155,7 +156,7 @@ def input_file():
 async def test_expired_lines_name_the_reason_they_waited(seed, tmp_path):
     """With crashes and late records: in the batch, in each error line, and after a rebuild."""
     simulation = Simulation(seed)
-    simulation.store.objects |= dict.fromkeys(("files/in0", "files/file-x"), input_file())
+    simulation.store.objects |= dict.fromkeys(("files/in0", file_key("file-x")), input_file())
     events = list(lines(simulation.chance, 0, TOTAL))
     kept = simulation.chance.randint(1, len(events) // 2)
     facts = [said("p0", number, waiting(lines=20 + number)) for number in (1, 2, 3)]
