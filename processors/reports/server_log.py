@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 class ServerLog:
-    """Remembers what it said of each server."""
+    """Logs each change of a server's fault; keeps the last line about each server."""
 
     def __init__(self) -> None:
         self._said: dict[str, tuple[Reason | None, float]] = {}
@@ -33,12 +33,12 @@ class ServerLog:
             if reason == said or now < at + QUIET_SECONDS:
                 continue
             self._said[server.name] = reason, now
-            _tell(server.name, cause)
+            _log_change(server.name, cause)
         for name in self._said.keys() - {server.name for server in servers}:
             del self._said[name]
 
 
-def _tell(name: str, cause: Cause | None) -> None:
+def _log_change(name: str, cause: Cause | None) -> None:
     if cause is None:
         _log.info("server %s takes calls again", name)
     else:
