@@ -129,7 +129,7 @@ export const Slack = ({ batch }) => {
 export const BatchName = ({ batch }) => html`
   <span class="batch-name">
     <a class="row-link clip" href=${`#${batchPath(batch.id)}`} title=${called(batch)}>${called(batch)}</a>
-    ${batch.tidemill.rerun_of && html`<span class="small muted" title=${`Runs lines of ${batch.tidemill.rerun_of} again`}>rerun</span>`}
+    ${batch.tidemill.rerun_of && html`<span class="small muted gives-way" title=${`Runs lines of ${batch.tidemill.rerun_of} again`}>rerun</span>`}
     <${Copy} text=${batch.id} shown=${short(batch.id)} label="copy the id" />
   </span>
 `;
