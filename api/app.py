@@ -51,7 +51,7 @@ from tidemill.configuration.settings import Settings
 from tidemill.kafka.admin import TopicError, ensure_topics
 from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.connection import LogUnavailable, check_broker
-from tidemill.kafka.follower import Follower, Tail, TimedFollower, catch_up, start_together
+from tidemill.kafka.follower import Follower, SharedCatchUp, Tail, TimedFollower, start_together
 from tidemill.kafka.history import LogHistory
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.producer import Log
@@ -188,7 +188,7 @@ def _reading(followers: Iterable[Follower], catalog: Catalog) -> Reading:
     def is_ready() -> bool:
         return all(follower.is_caught_up for follower in followers) and catalog.contents.applied is not None
 
-    return Reading(is_ready, functools.partial(catch_up, followers))
+    return Reading(is_ready, SharedCatchUp(followers))
 
 
 def _catalog(cluster: Cluster, view: View) -> Catalog:

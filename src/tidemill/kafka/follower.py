@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import logging
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -235,6 +236,28 @@ async def catch_up(followers: Iterable[Follower], *topics: str) -> None:
                     await follower._catch_up()  # noqa: SLF001  one bound for all of them
     except TimeoutError as error:
         raise LogUnavailable("its records are not read in time") from error
+
+
+class SharedCatchUp:
+    """Catches up like `catch_up`; callers that come while one catches up wait for it, and share the next one."""
+
+    def __init__(self, followers: Iterable[Follower]) -> None:
+        self._followers = tuple(followers)
+        self._turns: defaultdict[tuple[str, ...], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._next: dict[tuple[str, ...], asyncio.Task[None]] = {}
+
+    async def __call__(self, *topics: str) -> None:
+        """Wait until all records of these topics are applied that the log has now; see `catch_up`."""
+        if (task := self._next.get(topics)) is None:
+            task = self._next[topics] = asyncio.create_task(self._run(topics), name="catch up")
+            # Its callers may be gone when it fails.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(task)
+
+    async def _run(self, topics: tuple[str, ...]) -> None:
+        async with self._turns[topics]:
+            del self._next[topics]
+            await catch_up(self._followers, *topics)
 
 
 def start_together(*followers: Follower) -> None:
