@@ -8,7 +8,7 @@ from support.waiting import WAIT_SECONDS_MAX, until
 
 from tidemill.kafka import follower as module
 from tidemill.kafka.connection import LogUnavailable
-from tidemill.kafka.follower import RUN_BYTES_MAX, Follower, SharedCatchUp, Tail, catch_up
+from tidemill.kafka.follower import RUN_BYTES_MAX, Follower, Tail, catch_up
 from tidemill.schemas.log import topics
 
 TOPIC = topics.CATALOG.name
@@ -126,32 +126,3 @@ async def test_catching_up_is_bounded_while_records_come(behind, monkeypatch):
                 await behind.catch_up()
     finally:
         mover.cancel()
-
-
-async def test_callers_of_one_moment_share_a_catch_up(monkeypatch):
-    """Polls of many clients share requests to the broker; none takes an end from before its call."""
-    follower = Follower("127.0.0.1:9", TOPIC, lambda *_: None)
-    asked, go = [], asyncio.Event()
-
-    async def ends(partitions):
-        asked.append(len(asked))
-        await go.wait()
-        return dict.fromkeys(partitions, 0)
-
-    monkeypatch.setattr(follower._offsets, "next", ends)
-    follower.begin(Tail(cluster="c", end=0))
-    shared = SharedCatchUp([follower])
-    first = asyncio.create_task(shared(TOPIC))
-    await until(lambda: asked, "the first request")
-    later = [asyncio.create_task(shared(TOPIC)) for _ in range(50)]
-    later[0].cancel()
-    await asyncio.wait([later[0]])
-    go.set()
-    await asyncio.gather(first, *later[1:])
-    assert len(asked) == 2
-    follower.disconnect()
-    with pytest.raises(LogUnavailable):
-        await shared(TOPIC)
-    follower.begin(Tail(cluster="c", end=0))
-    await shared(TOPIC)
-    assert len(asked) == 3
