@@ -51,7 +51,8 @@ from tidemill.configuration.settings import Settings
 from tidemill.kafka.admin import TopicError, ensure_topics
 from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.connection import LogUnavailable, check_broker
-from tidemill.kafka.follower import Follower, Tail, TimedFollower, catch_up, start_together
+from tidemill.kafka.follower import Follower, Tail, TimedFollower, start_together
+from tidemill.kafka.following import Following
 from tidemill.kafka.history import LogHistory
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.producer import Log
@@ -188,7 +189,9 @@ def _reading(followers: Iterable[Follower], catalog: Catalog) -> Reading:
     def is_ready() -> bool:
         return all(follower.is_caught_up for follower in followers) and catalog.contents.applied is not None
 
-    return Reading(is_ready, functools.partial(catch_up, followers))
+    following = Following(followers)
+    metrics.VIEW_AGE.sample(following.ages)
+    return Reading(is_ready, following.catch_up, following.fault)
 
 
 def _catalog(cluster: Cluster, view: View) -> Catalog:
@@ -319,7 +322,7 @@ async def serve(settings: Settings, heartbeat: Heartbeat) -> bool:
     if settings.is_exposed:
         log.warning(EXPOSED, settings.host)
     fault = Fault()
-    async with opened(settings, fault) as (deps, followers), _with_health(deps, followers, heartbeat, fault):
+    async with opened(settings, fault) as (deps, followers), _with_health(deps, heartbeat, fault):
         serving = Server(create_app(deps), settings)
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -341,15 +344,13 @@ async def serve(settings: Settings, heartbeat: Heartbeat) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def _with_health(
-    deps: Dependencies, followers: list[Follower], heartbeat: Heartbeat, crash: Crash
-) -> AsyncIterator[None]:
+async def _with_health(deps: Dependencies, heartbeat: Heartbeat, crash: Crash) -> AsyncIterator[None]:
     """Send heartbeats, and serve the health of the process on its own port."""
 
     async def check_view() -> None:
-        if not deps.reading.is_ready():
-            behind = sum(not follower.is_caught_up for follower in followers)
-            raise health.Unhealthy(f"topics that are still being read: {behind} of {len(followers)}")
+        fault = deps.reading.fault() or (None if deps.reading.is_ready() else "the catalog is empty")
+        if fault is not None:
+            raise health.Unhealthy(fault)
 
     state = health.Health(
         fault=heartbeat.fault,

@@ -113,6 +113,8 @@ class Reading:
     catch_up: Callable[..., Awaitable[None]]
     """Called with topics of the view: waits until it has folded all that the log has of them now. Raises
     `LogUnavailable` if it does not get there in some seconds."""
+    fault: Callable[[], str | None] = lambda: None
+    """Why the view is not current: it has not caught up yet, or no longer follows the log; None if it is."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import TypeVar
 from tidemill.api import errors
 from tidemill.api.view.view import View
 from tidemill.schemas import ids
-from tidemill.schemas.log.messages import FileRecord, PartRecord, UploadRecord
+from tidemill.schemas.log.messages import FileRecord, KeyRecord, PartRecord, UploadRecord
 from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.error import ApiError
 
@@ -67,6 +67,21 @@ async def parts(view: View, upload_id: str, part_ids: Sequence[str]) -> list[Par
         return errors.no_part(next(part_id for part_id in part_ids if part_id not in known))
 
     return await _awaited(view, find, may_come=lambda: True, absent=absent)
+
+
+async def key(view: View, project: str | None, key_id: str) -> KeyRecord:
+    """An API key of a project, or of any."""
+
+    def find() -> KeyRecord | None:
+        record = view.keyring.by_id(key_id)
+        return record if record is not None and project in {None, record.key.project} else None
+
+    return await _awaited(
+        view,
+        find,
+        may_come=lambda: ids.is_listed_id(key_id) and view.keyring.by_id(key_id) is None,
+        absent=lambda: errors.no_key_with(key_id),
+    )
 
 
 async def page(view: View, after: str | None, read: Callable[[], T]) -> T:

@@ -81,13 +81,16 @@ class Webhooks:
             raise errors.no_endpoint(endpoint_id)
         return found
 
-    def delivery(self, endpoint_id: str, delivery_id: str) -> Delivery:
+    async def delivery(self, endpoint_id: str, delivery_id: str) -> Delivery:
         """A delivery to an endpoint.
 
         Raises:
             ApiError: 404, there is none.
         """
-        found = self.deliveries.get(delivery_id)
+        found = await self.changes.wait_for(
+            lambda: self.deliveries.get(delivery_id),
+            seconds_max=SEEN_SECONDS_MAX if messages.is_delivery_id(delivery_id) else 0.0,
+        )
         if found is None or found.endpoint_id != endpoint_id:
             raise errors.no_delivery(delivery_id)
         return found

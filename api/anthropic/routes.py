@@ -11,7 +11,7 @@ from tidemill.api import errors, lookup
 from tidemill.api.anthropic import creation, message_batch, results
 from tidemill.api.anthropic.message_batch import PATH, MessageBatch
 from tidemill.api.anthropic.request_body import CUSTOM_ID
-from tidemill.api.batches import changes
+from tidemill.api.batches import changes, latest
 from tidemill.api.batches.creation import CreateHeaders
 from tidemill.api.dependencies import Caller, Deps, ViewDep, json
 from tidemill.api.error_bodies import MESSAGES, OVERLOADED
@@ -187,7 +187,8 @@ async def delete(request: Request, deps: Deps, caller: Caller, batch_id: BatchId
 )
 async def download(deps: Deps, caller: Caller, batch_id: BatchId) -> Response:
     """Stream the results of an ended message batch."""
-    batch = await _found(deps.view, caller.project, batch_id)
+    await _found(deps.view, caller.project, batch_id)
+    batch = await latest.batch(deps, caller.project, batch_id)
     if not batch.status.is_terminal or not message_batch.has_results(deps.view, caller.project, batch):
         why = "its results are deleted" if batch.status.is_terminal else "it has not ended"
         raise errors.no_results(batch_id, why)

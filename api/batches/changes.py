@@ -4,7 +4,7 @@ from fastapi import Request
 
 from tidemill.api import errors, lookup
 from tidemill.api.access.auth import Principal
-from tidemill.api.batches import file_removal
+from tidemill.api.batches import file_removal, latest
 from tidemill.api.dependencies import Dependencies
 from tidemill.api.view import overlay
 from tidemill.schemas.lifecycle import CANCELLABLE, CANCELLED
@@ -20,7 +20,7 @@ async def cancel(request: Request, deps: Dependencies, caller: Principal, batch_
         ApiError: 404, there is no such batch; 409, it has ended, or its window has.
         LogUnavailable: The log does not answer, and the batch goes on.
     """
-    batch = await lookup.batch(deps.view, caller.project, batch_id)
+    batch = await latest.batch(deps, caller.project, batch_id)
     if batch.status in CANCELLED:
         return batch
     if batch.status not in CANCELLABLE:
@@ -46,7 +46,7 @@ async def delete(request: Request, deps: Dependencies, caller: Principal, batch_
     """
     if deps.view.erasures.is_deleted(caller.project, batch_id):
         return
-    batch = await lookup.batch(deps.view, caller.project, batch_id)
+    batch = await latest.batch(deps, caller.project, batch_id)
     if not batch.status.is_terminal:
         raise errors.conflict(f"Cannot delete a batch with status '{batch.status}': cancel it first.")
     await deps.trail.record(request, caller, Action.BATCH_DELETE, batch_id)

@@ -1,8 +1,8 @@
 """Creates a batch exactly once, even if several api processes get the same request several times.
 
 1. A claim goes to `tidemill.claims`: the batch's id, its fingerprint, and the command to come.
-2. If the request may be a repetition, the api waits until it reads its claim back. The first claim of an
-   idempotency key, or the claim of the first try, decides which batch it is.
+2. The api waits until it reads its claim back. The first claim of an idempotency key, or the claim of the first
+   try, decides which batch it is; if a retry came to the log before its first try, the claim of the retry does.
 3. The command goes to `tidemill.commands`. After a crash between 1 and 3 a repetition sends the same command.
 4. The view shows the batch.
 
@@ -164,9 +164,7 @@ async def create(
         )
         claim = Claim(command=command, fingerprint=fingerprint, is_retry=repeats.is_retry)
         await deps.publisher.claim(claim)
-        known = command
-        if batch_id is not None or repeats.is_retry:
-            known = await _first_command(deps, command, fingerprint, repeats)
+        known = await _first_command(deps, command, fingerprint, repeats)
         return await _published(deps, known, publish)
 
 
@@ -268,9 +266,9 @@ async def _first_command(
         raise errors.unavailable("server's view of the log")
     if first.fingerprint != fingerprint:
         raise errors.key_reused()
-    if repeats.key is None:
+    if repeats.is_retry and repeats.key is None:
         first = claims.repeated(project, fingerprint) or first
-    return first.command
+    return claims.stands_for(first).command if repeats.key is None else first.command
 
 
 def fingerprint_of(fields: Mapping[str, Any]) -> str:

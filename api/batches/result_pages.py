@@ -5,7 +5,8 @@ from typing import Any, Final
 
 import msgspec
 
-from tidemill.api import errors, lookup
+from tidemill.api import errors
+from tidemill.api.batches import latest
 from tidemill.api.dependencies import Dependencies, from_store
 from tidemill.api.view.result_lines import Found, Source, bounded
 from tidemill.schemas import ids
@@ -67,14 +68,22 @@ async def page(
 
     Raises:
         ApiError: 503, the store does not answer.
+        LogUnavailable: The batch runs, and the log does not answer.
     """
     for _ in range(TRIES_MAX):
         try:
             sources = await _sources(deps, project, batch)
             wanted = [source for source in sources if status is None or source.failed is (status == "failed")]
-            return await from_store(deps.lines.page(wanted, after, limit))
+            found = await from_store(deps.lines.page(wanted, after, limit))
         except NotFound:
-            batch = await lookup.batch(deps.view, project, batch.id)
+            batch = await latest.batch(deps, project, batch.id)
+            continue
+        if batch.status.is_terminal:
+            return found
+        batch = await latest.batch(deps, project, batch.id)
+        if not batch.status.is_terminal:
+            # Parts are deleted once the log has the end of their batch, so none was missing above.
+            return found
     raise errors.unavailable("results of this batch")
 
 

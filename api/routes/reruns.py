@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import AfterValidator, ConfigDict, Field
 
-from tidemill.api import lookup
 from tidemill.api.access.auth import ALL_PROJECTS, Principal
+from tidemill.api.batches import latest
 from tidemill.api.batches.creation import CreateHeaders
 from tidemill.api.batches.token_estimate import Figures, figures
 from tidemill.api.dependencies import (
@@ -75,7 +75,7 @@ async def rerun_batch(
     """Run lines of a finished batch again: the unfinished ones by default."""
     if not body.dry_run:
         caller.require(Role.WRITE)
-    batch = await lookup.batch(deps.view, caller.project, batch_id)
+    batch = await latest.batch(deps, caller.project, batch_id)
     new = rerun.rerun_of(deps, batch, selection.of(body.lines), body, body.of_model)
     if body.dry_run:
         found = await rerun.estimate(deps, caller.project, new)

@@ -9,10 +9,10 @@ from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, BaseModel, Field
 
 from tidemill.api import errors, lookup
-from tidemill.api.batches import comparison, report, result_pages
+from tidemill.api.batches import comparison, latest, report, result_pages
 from tidemill.api.batches.comparison import Comparison, Outcome, Wanted
 from tidemill.api.batches.result_search import LIMIT_DEFAULT, LIMIT_MAX, ResultsQuery, search
-from tidemill.api.dependencies import Caller, Dependencies, Deps, ViewDep, from_store
+from tidemill.api.dependencies import Caller, Dependencies, Deps, from_store
 from tidemill.api.http import download
 from tidemill.api.openapi import Route
 from tidemill.api.requests import faults, reading
@@ -93,7 +93,7 @@ async def results(
             # Before the status is sent: a failure after it can only truncate the answer.
             lines = await from_store(download.begun(deps.lines.read(shown)))
         except NotFound:
-            batch = await lookup.batch(deps.view, caller.project, batch_id)
+            batch = await latest.batch(deps, caller.project, batch_id)
             continue
         return StreamingResponse(_written(shown, lines, end), media_type="application/json")
     raise errors.unavailable("results of this batch")
@@ -122,8 +122,8 @@ async def compare_results(
     deps: Deps, caller: Caller, batch_id: BatchId, query: Annotated[CompareQuery, Depends(Query(CompareQuery))]
 ) -> Response:
     """Compare the results of two ended batches, line by line."""
-    first = await lookup.batch(deps.view, caller.project, batch_id)
-    second = await lookup.batch(deps.view, caller.project, query.other)
+    first = await latest.batch(deps, caller.project, batch_id)
+    second = await latest.batch(deps, caller.project, query.other)
     for batch in (first, second):
         if not batch.status.is_terminal:
             raise errors.conflict(f"Cannot compare results of a batch with status '{batch.status}'.")
@@ -158,21 +158,21 @@ def _pieces(found: Comparison) -> Iterator[bytes]:
 
 
 @router.get("/receipt", response_model=report.ReceiptReport)
-async def receipt(view: ViewDep, caller: Caller, batch_id: BatchId) -> report.ReceiptReport:
+async def receipt(deps: Deps, caller: Caller, batch_id: BatchId) -> report.ReceiptReport:
     """Get the reconciliation of a batch: lines in, lines out, errors, and the SHA-256 of each file."""
-    return report.receipt(await lookup.batch(view, caller.project, batch_id))
+    return report.receipt(await latest.batch(deps, caller.project, batch_id))
 
 
 @router.get("/timeline", response_model=report.Timeline)
-async def timeline(view: ViewDep, caller: Caller, batch_id: BatchId) -> report.Timeline:
+async def timeline(deps: Deps, caller: Caller, batch_id: BatchId) -> report.Timeline:
     """Get the events of a batch."""
-    return report.timeline(await lookup.batch(view, caller.project, batch_id))
+    return report.timeline(await latest.batch(deps, caller.project, batch_id))
 
 
 @router.get("/errors", response_model=report.ErrorReport)
 async def grouped_errors(deps: Deps, caller: Caller, batch_id: BatchId) -> report.ErrorReport:
     """Get failed lines by code, with samples; for a failed batch, the errors of its input."""
-    batch = await lookup.batch(deps.view, caller.project, batch_id)
+    batch = await latest.batch(deps, caller.project, batch_id)
     if batch.status is Status.FAILED:
         return report.refused(batch)
     if report.unrun_code(batch) is not None:

@@ -299,7 +299,7 @@ async def deliveries(
 async def resend(deps: Deps, caller: Caller, endpoint_id: EndpointId, delivery_id: DeliveryId) -> Response:
     """Send an ended delivery again, with the same `webhook-id`, for up to 72 hours."""
     record = await deps.webhooks.endpoint(caller.project, endpoint_id)
-    found = deps.webhooks.delivery(record.endpoint.id, delivery_id)
+    found = await deps.webhooks.delivery(record.endpoint.id, delivery_id)
     if not is_ended(found):
         raise errors.conflict("The delivery has not ended: it is attempted again by itself.")
     await deps.webhooks.resend(found)

@@ -56,13 +56,30 @@ class Claims:
     def repeated(self, project: str, fingerprint: str) -> Claim | None:
         """The create that a retry of the same request repeats, of the last `REPEAT_SECONDS_MAX`.
 
-        That is the latest first try. If none has arrived, it is the earliest of the retries, so that the next
-        one finds the same.
+        That is the latest first try, or the one that it stands for. If none has arrived, it is the earliest of the
+        retries, so that the next one finds the same.
         """
+        latest = self._alike(project, fingerprint, "is_retry, CASE WHEN is_retry THEN place ELSE -place END")
+        return latest and self.stands_for(latest)
+
+    def stands_for(self, claim: Claim) -> Claim:
+        """The claim that a first try stands for: that of its retry, if the retry came to the log before it.
+
+        Only the earliest first try has one: a retry behind it has found it, and makes no batch.
+        """
+        project = claim.command.project
+        earliest = self._alike(project, claim.fingerprint, "place")
+        if claim.is_retry or earliest is None or not earliest.is_retry:
+            return claim
+        first = self._alike(project, claim.fingerprint, "is_retry, place")
+        is_first = first is not None and first.command.batch.id == claim.command.batch.id
+        return earliest if is_first else claim
+
+    def _alike(self, project: str, fingerprint: str, order: str) -> Claim | None:
+        """The first claim of a request in an order, of the last `REPEAT_SECONDS_MAX`."""
         body = self._database.first(
-            "SELECT body FROM claims WHERE project = ? AND fingerprint = ? AND created_at >= ?"
-            " AND id NOT IN (SELECT id FROM erasures)"
-            " ORDER BY is_retry, CASE WHEN is_retry THEN place ELSE -place END LIMIT 1",
+            "SELECT body FROM claims WHERE project = ? AND fingerprint = ? AND created_at >= ?"  # noqa: S608  an order of this class
+            f" AND id NOT IN (SELECT id FROM erasures) ORDER BY {order} LIMIT 1",
             project, fingerprint, int(self._clock()) - REPEAT_SECONDS_MAX,
         )  # fmt: skip
         return _claim(body)

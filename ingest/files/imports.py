@@ -128,7 +128,7 @@ class Importer:
         except (BucketNotFound, Changed, NoKey, NotAllowed, QuotaExceeded) as error:
             failed = _failed(one, error)
         except OSError as error:
-            one.refusals += isinstance(error, BucketRefused)
+            one.refusals = one.refusals + 1 if isinstance(error, BucketRefused) else 0
             if not isinstance(error, BucketRefused) or one.refusals < REFUSALS_MAX:
                 await _show(one, error)
                 raise

@@ -11,6 +11,8 @@ from tidemill.schemas.webhooks.messages import HEALTH, Cursor, Delivery, Endpoin
 
 KEPT_MAX: Final = 100
 """Ended deliveries of an endpoint that the log keeps."""
+KEYS_MAX: Final = 10_000
+"""Endpoints whose last offset a process remembers, for its own records on their way."""
 FORGOTTEN_MAX: Final = 10_000
 """Forgotten deliveries whose places a process remembers, for clients that page through a list meanwhile."""
 
@@ -25,6 +27,8 @@ class Endpoints:
         self._of_project: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._places: dict[str, int] = {}
         """Offsets of records that this process has written, by key, until it reads them."""
+        self._applied: BoundedDict[str, int] = BoundedDict(KEYS_MAX)
+        """The offsets of the last records, by key."""
 
     def get(self, endpoint_id: str) -> EndpointRecord | None:
         """An endpoint."""
@@ -36,9 +40,13 @@ class Endpoints:
         return [record for record in records if not record.is_callback]
 
     def put(self, key: str, value: bytes | None, offset: int) -> None:
-        """Apply a record that this process has just written; older ones that it reads afterwards are ignored."""
-        self.apply(key, value, offset)
-        self._places[key] = offset
+        """Apply a record that this process has just written, unless it has read that one or a later one meanwhile.
+
+        Older ones that it reads afterwards are ignored.
+        """
+        if offset > self._applied.get(key, -1):
+            self.apply(key, value, offset)
+            self._places[key] = offset
 
     def apply(self, key: str, value: bytes | None, offset: int = -1) -> None:
         """Apply a record of the topic."""
@@ -46,6 +54,7 @@ class Endpoints:
             if offset < written:
                 return
             del self._places[key]
+        self._applied[key] = offset
         if value is None:
             if (gone := self._records.pop(key, None)) is not None:
                 self._of_project[gone.project].pop(key)

@@ -261,6 +261,11 @@ LAG_RECORDS: Final = sampled(
     "Records of a topic that a consumer has not committed, as of its last fetch.",
     *STAGES, labels=("consumer", "topic"),
 )
+VIEW_AGE: Final = sampled(
+    "tidemill_view_age_seconds",
+    "Time since the api had all records of a topic: some seconds, unless it lags or cannot read it.",
+    API, labels=("topic",),
+)
 FETCHED_RECORDS: Final = sampled(
     "tidemill_kafka_fetched_records_total", "Records that a consumer has fetched.",
     *STAGES, labels=("consumer",), kind="counter",

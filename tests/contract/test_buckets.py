@@ -12,7 +12,7 @@ from support.lake import NOW, SECRET, URL, Lake, lines
 
 from tidemill.configuration.settings import Settings
 from tidemill.ingest.files import imports as imports_module
-from tidemill.ingest.files.imports import Importer
+from tidemill.ingest.files.imports import REFUSALS_MAX, Importer
 from tidemill.ingest.files.wait_report import WaitReport
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.sqlite import Sizes
@@ -25,7 +25,7 @@ from tidemill.schemas.log.part import file_key
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
 from tidemill.schemas.resources.waiting import Reason
-from tidemill.storage.buckets import Buckets, Changed, NotAllowed
+from tidemill.storage.buckets import BucketRefused, Buckets, BucketUnavailable, Changed, NotAllowed
 from tidemill.storage.directory import DirectoryStore
 from tidemill.storage.s3_errors import Refused, Unavailable
 
@@ -60,6 +60,8 @@ class Imports:
         sizes = (Sizes(folder / "sizes"), Sizes(folder / "batches"))
         self.quotas = Quotas(settings.limits_of, *sizes)
         self.is_known = False
+        self.faults: list[OSError] = []
+        """Raised by one attempt each."""
         self.importer = Importer(
             lake.opened(settings), self.store,
             sender=self.records, requests=self.records, room=self.quotas, caught_up=self.caught_up,
@@ -67,6 +69,8 @@ class Imports:
 
     async def caught_up(self) -> None:
         """What the project holds is known, once this has returned."""
+        if self.faults:
+            raise self.faults.pop()
         self.is_known = True
 
     async def run(self, uri: str, etag: str, size: int, check=lambda: None):
@@ -78,10 +82,10 @@ class Imports:
         ref = InputRef(key="files/file-x", bytes=size, source=BucketObject(uri=uri, etag=etag, bytes=size))
         report = WaitReport(batch.id, self.records, lambda: NOW)
         one = self.importer.of(BatchCreated(project="p", batch=batch, input=ref), report)
-        for _ in range(10):
+        for _ in range(20):
             try:
                 failed = await self.importer.run(one, 3600, check)
-            except Refused:
+            except (Refused, BucketUnavailable):
                 continue
             return failed and failed.errors[0].code
         raise AssertionError("it never gave up")
@@ -121,6 +125,16 @@ async def test_a_large_import_says_how_far_it_is(lake, tmp_path, monkeypatch):
     assert {each.waiting[0].reason for each in reports} == {Reason.IMPORT}
     assert f" of {len(data)} bytes" in reports[0].waiting[0].message
     assert last.waiting == ()
+
+
+async def test_only_refusals_in_a_row_fail_the_batch(lake, tmp_path):
+    """Else a store that refuses now and then would end each import that takes long."""
+    data = lines(10)
+    etag = await lake.put("in/a", data)
+    for others, code in (([BucketUnavailable("S3 answered 503")], None), ([], "input_unavailable")):
+        imports = Imports(tmp_path / str(code), lake, lake.settings())
+        imports.faults = [BucketRefused("SlowDown"), *others] * REFUSALS_MAX
+        assert await imports.run(f"{lake.address}/in/a", etag, len(data)) == code
 
 
 async def test_an_object_that_changed_or_vanished_fails_the_batch(lake, tmp_path):

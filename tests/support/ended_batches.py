@@ -21,6 +21,7 @@ async def put_ended(
     *,
     project: str = "p",
     rerun_of: str | None = None,
+    endpoint: str = "/v1/embeddings",
 ) -> Batch:
     """Show a batch with these lines by their indices in the store and the view."""
     await _write(deps, project, batch_id, "output", output)
@@ -28,7 +29,8 @@ async def put_ended(
     found = FileReceipt(lines=1, bytes=1, sha256="")
     lines = len(output) + len(errors)
     batch = batch_of(
-        batch_id, status=Status.COMPLETED, completed_at=NOW, request_counts=RequestCounts(total=lines),
+        batch_id, endpoint=endpoint, status=Status.COMPLETED, completed_at=NOW,
+        request_counts=RequestCounts(total=lines),
         tidemill=Extras(receipt=Receipt(lines=lines, output=found, errors=found), rerun_of=rerun_of),
     )  # fmt: skip
     return deps.view.put_batch(BatchRecord(project=project, batch=batch))

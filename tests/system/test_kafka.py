@@ -231,6 +231,31 @@ async def test_records_that_come_during_a_rest_share_a_produce_request(kafka, mo
     await log.stop()
 
 
+async def test_a_follower_whose_store_fails_grows_old(kafka, log, monkeypatch):
+    """It is connected again and again, and has the records of an idle topic only while its leader answers."""
+    monkeypatch.setattr(follower_module, "POLL_MS", 50)
+    topic, tries, is_full = await new_topic(kafka), [], True
+
+    def apply(_key: str, _value: bytes | None, offset: int) -> None:
+        tries.append(offset)
+        if is_full:
+            raise OSError("full")
+
+    follower = Follower(kafka, topic, apply)
+    await follower.start()
+    await follower.caught_up()
+    seen = follower._current_at
+    await until(lambda: follower._current_at > seen)
+    await log.send(topic, "k", b"v")
+    await until(lambda: tries)
+    seen = follower._current_at
+    await until(lambda: len(tries) > 2)
+    assert follower._current_at == seen
+    is_full = False
+    await until(lambda: follower._current_at > seen)
+    await follower.stop()
+
+
 async def test_an_empty_topic_is_caught_up_with(kafka):
     """At once."""
     follower = Follower(kafka, await new_topic(kafka), print)

@@ -157,13 +157,13 @@ async def index(
 @router.get("/v1/admin/keys/{key_id}", response_model=ApiKey, tags=["admin"])
 async def retrieve(view: ViewDep, caller: AdminCaller, key_id: KeyId) -> Response:
     """Get a key, without its secret."""
-    return json(_known(view, key_id, caller).key)
+    return json((await _known(view, key_id, caller)).key)
 
 
 @router.delete("/v1/admin/keys/{key_id}", response_model=Revoked, tags=["admin"])
 async def revoke(request: Request, deps: Deps, caller: AdminCaller, key_id: KeyId) -> Response:
     """Revoke a key; within seconds no api process accepts it. A second revocation changes nothing."""
-    record = _known(deps.view, key_id, caller)
+    record = await _known(deps.view, key_id, caller)
     caller.require(record.key.role)
     if record.key.revoked_at is None:
         about = {"name": record.key.name, "project": record.key.project}
@@ -208,8 +208,5 @@ async def sign_again(deps: Dependencies) -> None:
         _log.warning("signed %s again, which another key had signed", counted(len(records), "key"))
 
 
-def _known(view: View, key_id: str, caller: Principal) -> KeyRecord:
-    record = view.keyring.by_id(key_id)
-    if record is None or (record.key.project != caller.project and not caller.is_operator):
-        raise errors.no_key_with(key_id)
-    return record
+async def _known(view: View, key_id: str, caller: Principal) -> KeyRecord:
+    return await lookup.key(view, None if caller.is_operator else caller.project, key_id)

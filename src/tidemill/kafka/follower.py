@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -76,7 +77,6 @@ class Follower:
         `resume` is called at each connection: it undoes records that are not `applied` yet, and returns the first
         offset to read. `applied` is called after each run of records, so that they can be committed together.
         """
-        self.kafka = kafka
         self.partition = TopicPartition(topic, 0)
         self._apply = apply
         self._applied = applied
@@ -86,6 +86,8 @@ class Follower:
         self.position = 0
         """The offset of the next record."""
         self.is_connected = False
+        self._current_at = time.time()
+        """When it had all records of its topic, as far as it knows."""
         self._end = 0
         self._caught_up = asyncio.Event()
         self._moved = asyncio.Event()
@@ -136,6 +138,11 @@ class Follower:
             self._waiters -= 1
 
     @property
+    def kafka(self) -> Kafka:
+        """The cluster."""
+        return self._offsets.kafka
+
+    @property
     def is_caught_up(self) -> bool:
         """Whether `caught_up()` would return at once."""
         return self._caught_up.is_set()
@@ -173,6 +180,16 @@ class Follower:
         """Skip a gap: compaction and transactions leave some, also at the end of a topic."""
         self._pass(max(position, self.position))
         self._look()
+
+    def see(self, end: int, fetched_at: float) -> None:
+        """Note the end of the topic at the time of the last answer of its leader, Unix seconds."""
+        if self.position >= end:
+            self._current_at = fetched_at
+
+    @property
+    def age_seconds(self) -> float:
+        """The time since the follower had all records of its topic."""
+        return max(0.0, time.time() - self._current_at)
 
     @property
     def is_awaited(self) -> bool:
@@ -310,4 +327,7 @@ async def _poll(consumer: AIOKafkaConsumer, followers: Mapping[TopicPartition, F
     for partition, follower in followers.items():
         if partition not in found and (not found or follower.is_awaited):
             follower.move(await consumer.position(partition))
+        end, fetched_ms = consumer.highwater(partition), consumer.last_poll_timestamp(partition)
+        if end is not None and fetched_ms is not None:
+            follower.see(end, fetched_ms / 1000)
     return sum(map(len, found.values()))

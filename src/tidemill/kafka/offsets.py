@@ -26,7 +26,7 @@ class Offsets:
     """Requests offsets; connects with the first request."""
 
     def __init__(self, kafka: Kafka) -> None:
-        self._kafka = kafka
+        self.kafka = kafka
         self._client: AIOKafkaClient | None = None
         self._connecting = asyncio.Lock()
         self._cluster = ClusterMetadata()
@@ -96,7 +96,7 @@ class Offsets:
     async def _connected(self) -> AIOKafkaClient:
         async with self._connecting:
             if self._client is None:
-                client = AIOKafkaClient(**client_options(self._kafka), request_timeout_ms=REQUEST_MS_MAX)
+                client = AIOKafkaClient(**client_options(self.kafka), request_timeout_ms=REQUEST_MS_MAX)
                 try:
                     await client.bootstrap()
                 except BaseException:

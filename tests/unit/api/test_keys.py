@@ -1,5 +1,6 @@
 """Keys of projects: how they are made and revoked, and what each role may do."""
 
+import asyncio
 import functools
 import logging
 from dataclasses import replace
@@ -7,7 +8,7 @@ from dataclasses import replace
 import httpx
 import pytest
 from support import dependencies
-from support.dependencies import ADMIN, NOW
+from support.dependencies import ADMIN, NOW, open_dependencies
 from support.trust import SIGNER, VERIFIER
 
 from tidemill import metrics
@@ -246,6 +247,21 @@ async def test_lists_of_keys(admin):
     assert fault(await admin.get("/v1/admin/keys", params={"after": "key_x"})) == (400, "after", "invalid_value")
     assert fault(await admin.get("/v1/admin/keys/key_x")) == (404, None, None)
     assert fault(await admin.delete("/v1/admin/keys/key_x")) == (404, None, None)
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+async def test_a_key_that_another_process_has_just_made_is_found(deps, admin, tmp_path, method):
+    """The route waits for it for a moment: an admin who revokes it must not read that there is none."""
+    (tmp_path / "other").mkdir()
+    async with open_dependencies(tmp_path / "other") as other, client_of(other, ADMIN) as client:
+        key = await made(client)
+        (value,) = (value for topic, _, value in other.log.records if topic == topics.KEYS.name)
+    asking = asyncio.create_task(admin.request(method, f"/v1/admin/keys/{key['id']}"))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not asking.done()
+    deps.view.fold(topics.KEYS.name, [(key["id"], value, 0)])
+    assert (await asking).status_code == 200
 
 
 async def test_without_the_log_no_key_is_created_or_revoked(deps, admin):

@@ -200,6 +200,38 @@ async def test_deliveries_are_listed_and_sent_again(deps, client):
     assert (await client.post(f"{PATH}/{other['id']}/deliveries/{listed['id']}/resend")).status_code == 404
 
 
+async def test_a_deletion_by_another_process_is_not_undone(deps, client):
+    """It is read before the own change, which came to the log earlier, has returned."""
+    found = await made(client)
+    endpoints = deps.webhooks.endpoints
+    value = codec.encode(endpoints.get(found["id"]))
+    for read in ((value, 10**6), (None, 10**6 + 1)):
+        endpoints.apply(found["id"], *read)
+    endpoints.put(found["id"], value, 10**6)
+    assert endpoints.get(found["id"]) is None
+    endpoints.put(found["id"], value, 10**6 + 2)
+    endpoints.apply(found["id"], None, 10**6 + 1)
+    assert endpoints.get(found["id"]) is not None
+    endpoints.apply(found["id"], None, 10**6 + 3)
+    assert endpoints.get(found["id"]) is None
+
+
+async def test_a_delivery_that_another_process_has_shown_is_found(deps, client):
+    """The route waits for it for a moment."""
+    found = await made(client)
+    path, table = f"{PATH}/{found['id']}", deps.webhooks.deliveries
+    await client.post(f"{path}/test", json={"event_type": "batch.expired"})
+    (known,) = table.of(found["id"])
+    table.apply(known.id, None)
+    asking = asyncio.create_task(client.post(f"{path}/deliveries/{known.id}/resend"))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not asking.done()
+    table.apply(known.id, codec.encode(known))
+    deps.webhooks.changes.notify()
+    assert (await asking).status_code == 200
+
+
 async def test_what_another_process_has_created_is_found(deps, client):
     """The route waits for it for a moment."""
     found = await made(client)

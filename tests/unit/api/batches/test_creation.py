@@ -1,5 +1,7 @@
 """Creating a batch once, on a log in memory: which claim counts, and how a repetition completes it."""
 
+import asyncio
+
 import pytest
 from support.dependencies import NOW, ManualClock, batch_of, client_of, open_dependencies, with_settings
 
@@ -84,6 +86,18 @@ def test_retries_without_a_first_try_create_one_batch(claims):
     assert claims.repeated("p", "f").command.batch.id == "r1"
 
 
+def test_a_first_try_behind_its_retry_stands_for_it(claims):
+    """Later creates of the same request are batches of their own, and their retries find these."""
+    for offset, (name, is_retry) in enumerate([("r1", True), ("r2", True), ("late", False)]):
+        claims.fold(name, claim(name, is_retry=is_retry), offset)
+    assert claims.stands_for(claims.first("p", "late")).command.batch.id == "r1"
+    assert claims.repeated("p", "f").command.batch.id == "r1"
+    claims.fold("new", claim("new"), 3)
+    assert claims.stands_for(claims.first("p", "new")).command.batch.id == "new"
+    assert claims.repeated("p", "f").command.batch.id == "new"
+    assert claims.stands_for(claims.first("p", "late")).command.batch.id == "r1"
+
+
 def test_claims_are_kept_as_long_as_in_the_log(claims, time):
     """Then the view deletes them."""
     claims.fold("old", claim("old"), 0)
@@ -128,6 +142,28 @@ async def test_a_repetition_sends_a_missing_command(deps, client, time, headers)
     assert commands(deps) == [made["id"]]
     assert (await client.post("/batches", json=BODY, headers=headers)).json() == made
     assert commands(deps) == [made["id"]]
+
+
+async def test_a_slow_first_try_and_its_retry_are_one_batch(deps, client, monkeypatch):
+    """The client has given the first try up while it waits for the log, and has sent it again."""
+    send, waiting, go = deps.log.send, asyncio.Event(), asyncio.Event()
+
+    async def slow(topic, key, value, *, headers):
+        if topic == topics.CLAIMS.name and not waiting.is_set():
+            waiting.set()
+            await go.wait()
+        return await send(topic, key, value, headers=headers)
+
+    monkeypatch.setattr(deps.log, "send", slow)
+    first = asyncio.create_task(client.post("/batches", json=BODY))
+    await waiting.wait()
+    retry = (await client.post("/batches", json=BODY, headers={"x-stainless-retry-count": "1"})).json()
+    go.set()
+    assert (await first).json()["id"] == retry["id"]
+    again = await client.post("/batches", json=BODY, headers={"x-stainless-retry-count": "2"})
+    assert again.json()["id"] == retry["id"]
+    assert set(commands(deps)) == {retry["id"]}
+    assert (await client.post("/batches", json=BODY)).json()["id"] != retry["id"]
 
 
 async def test_without_its_claim_no_batch_is_created(deps, client):

@@ -1,0 +1,55 @@
+"""How far the followers of a process have read the log, all of them together."""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Final
+
+from tidemill.kafka.follower import Follower, catch_up
+
+AGE_SECONDS_MAX: Final = 30.0
+"""How old what a follower has read may be; an idle one asks every 3 s, and a new leader takes some seconds."""
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Following:
+    """The followers of a process."""
+
+    def __init__(self, followers: Iterable[Follower]) -> None:
+        """Watch followers, which may have begun."""
+        self._followers = tuple(followers)
+        self._turns: defaultdict[tuple[str, ...], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._next: dict[tuple[str, ...], asyncio.Task[None]] = {}
+        self._old: tuple[str, ...] = ()
+
+    def ages(self) -> dict[str, float]:
+        """Seconds since each follower that has caught up once had all records of its topic."""
+        return {each.partition.topic: each.age_seconds for each in self._followers if each.is_caught_up}
+
+    def fault(self) -> str | None:
+        """Why what they have read is not current; None if it is. A change goes to the log."""
+        if behind := sum(not each.is_caught_up for each in self._followers):
+            return f"topics that are still being read: {behind} of {len(self._followers)}"
+        old = tuple(topic for topic, age in self.ages().items() if age > AGE_SECONDS_MAX)
+        if old != self._old:
+            self._old = old
+            _log.warning("topics that this process cannot follow: %s", ", ".join(old) or "none any more")
+        return f"topics that are not followed any more: {len(old)} of {len(self._followers)}" if old else None
+
+    async def catch_up(self, *topics: str) -> None:
+        """Wait until all records of these topics are applied that the log has now; see `follower.catch_up`.
+
+        Callers that come while it catches up wait for that, and share the next time.
+        """
+        if (task := self._next.get(topics)) is None:
+            task = self._next[topics] = asyncio.create_task(self._catch_up(topics), name="catch up")
+            # Its callers may be gone when it fails.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(task)
+
+    async def _catch_up(self, topics: tuple[str, ...]) -> None:
+        async with self._turns[topics]:
+            del self._next[topics]
+            await catch_up(self._followers, *topics)
