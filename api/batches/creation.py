@@ -1,8 +1,9 @@
 """Creates a batch exactly once, even if several api processes get the same request several times.
 
 1. A claim goes to `tidemill.claims`: the batch's id, its fingerprint, and the command to come.
-2. The api waits until it reads its claim back. The first claim of an idempotency key, or the claim of the first
-   try, decides which batch it is; if a retry came to the log before its first try, the claim of the retry does.
+2. If the request may be a repetition, or a retry may have overtaken it, the api waits until it reads its claim
+   back. The first claim of an idempotency key, or the claim of the first try, decides which batch it is; if a
+   retry came to the log before its first try, the claim of the retry does.
 3. The command goes to `tidemill.commands`. After a crash between 1 and 3 a repetition sends the same command.
 4. The view shows the batch.
 
@@ -22,7 +23,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from tidemill.api import errors
 from tidemill.api.batches.batch_request import BatchRequest
-from tidemill.api.dependencies import Dependencies, chunks_from_store, current_settings, lines_of
+from tidemill.api.dependencies import Dependencies, chunks_from_store, current, lines_of
 from tidemill.api.requests import faults, reading
 from tidemill.api.requests.parts import Headers
 from tidemill.schemas import headers as forwarded
@@ -39,6 +40,8 @@ CLAIM_SECONDS_MAX = 10.0
 """How long the api waits to read its own claim back."""
 LAG_SECONDS_MAX: Final = 3600.0
 """How far this process's view of one topic may be behind that of another."""
+OVERTAKEN_SECONDS_MIN: Final = 0.3
+"""A first try whose claim is in the log sooner is ahead of its retries: the SDKs wait for 0.375 s or longer."""
 KEY_CHARS_MAX = 255
 RETRIES_CHARS_MAX = 16
 _KEY: Final = f"^[ -~]{{1,{KEY_CHARS_MAX}}}$"
@@ -84,6 +87,8 @@ class NewBatchHeaders:
     repetition: Repetition
     forwarded: dict[str, str]
     """Those that go with each call of the batch."""
+    received_at: float
+    """Unix time at which the request came."""
 
 
 class _Headers(Headers[Repetition]):
@@ -96,7 +101,8 @@ class _Headers(Headers[Repetition]):
             ApiError: 400, a value is not printable ASCII, or is too long.
         """
         repetition = await super().__call__(request)
-        names = (await current_settings(request)).forwarded_headers(request.state.project)
+        deps = await current(request)
+        received_at, names = deps.clock(), deps.settings.forwarded_headers(request.state.project)
         found = {name: ", ".join(given) for name in names if (given := request.headers.getlist(name))}
         for name, value in found.items():
             if not forwarded.is_value(value):
@@ -108,7 +114,7 @@ class _Headers(Headers[Repetition]):
             most = forwarded.LINES_BYTES_MAX
             fault = f"the headers that are forwarded ({', '.join(found)}) have more than {most} bytes together."
             raise errors.invalid_param(next(iter(found)), fault)
-        return NewBatchHeaders(repetition=repetition, forwarded=found)
+        return NewBatchHeaders(repetition=repetition, forwarded=found, received_at=received_at)
 
 
 CreateHeaders = Annotated[NewBatchHeaders, Depends(_Headers(Repetition))]
@@ -162,9 +168,12 @@ async def create(
             output_expires_after=request.output_expires_after,
             answer_schema=request.answer_schema,
         )
-        claim = Claim(command=command, fingerprint=fingerprint, is_retry=repeats.is_retry)
+        is_retry, received_at = repeats.is_retry, headers.received_at
+        claim = Claim(command=command, fingerprint=fingerprint, is_retry=is_retry, received_at=received_at)
         await deps.publisher.claim(claim)
-        known = await _first_command(deps, command, fingerprint, repeats)
+        known = command
+        if batch_id is not None or is_retry or deps.clock() >= received_at + OVERTAKEN_SECONDS_MIN:
+            known = await _first_command(deps, command, fingerprint, repeats)
         return await _published(deps, known, publish)
 
 

@@ -65,11 +65,14 @@ class Claims:
     def stands_for(self, claim: Claim) -> Claim:
         """The claim that a first try stands for: that of its retry, if the retry came to the log before it.
 
-        Only the earliest first try has one: a retry behind it has found it, and makes no batch.
+        Only the earliest first try has one: a retry behind it has found it, and makes no batch. A retry whose
+        request came before that of the first try belongs to another one, which was lost.
         """
         project = claim.command.project
         earliest = self._alike(project, claim.fingerprint, "place")
         if claim.is_retry or earliest is None or not earliest.is_retry:
+            return claim
+        if earliest.received_at <= claim.received_at:
             return claim
         first = self._alike(project, claim.fingerprint, "is_retry, place")
         is_first = first is not None and first.command.batch.id == claim.command.batch.id

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from support.dependencies import NOW, ManualClock, batch_of, client_of, open_dependencies, with_settings
 
-from tidemill.api.batches.creation import Repetition
+from tidemill.api.batches.creation import OVERTAKEN_SECONDS_MIN, Repetition
 from tidemill.api.requests import reading
 from tidemill.api.view.batch_tables import CLAIM_SECONDS_MAX, REPEAT_SECONDS_MAX, Claims
 from tidemill.api.view.sqlite import Database
@@ -46,10 +46,18 @@ def batch(batch_id: str, created_at: int = NOW) -> Batch:
     return batch_of(batch_id, status=Status.VALIDATING, created_at=created_at, expires_at=created_at + 86_400)
 
 
-def claim(batch_id: str, *, created_at: int = NOW, is_retry: bool = False, fingerprint: str = "f") -> bytes:
+def claim(
+    batch_id: str,
+    *,
+    created_at: int = NOW,
+    is_retry: bool = False,
+    fingerprint: str = "f",
+    received_at: float = NOW,
+) -> bytes:
     """A record of the topic."""
     command = BatchCreated(project="p", batch=batch(batch_id, created_at))
-    return codec.encode(Claim(command=command, fingerprint=fingerprint, is_retry=is_retry))
+    made = Claim(command=command, fingerprint=fingerprint, is_retry=is_retry, received_at=received_at)
+    return codec.encode(made)
 
 
 def commands(deps) -> list[str]:
@@ -89,7 +97,7 @@ def test_retries_without_a_first_try_create_one_batch(claims):
 def test_a_first_try_behind_its_retry_stands_for_it(claims):
     """Later creates of the same request are batches of their own, and their retries find these."""
     for offset, (name, is_retry) in enumerate([("r1", True), ("r2", True), ("late", False)]):
-        claims.fold(name, claim(name, is_retry=is_retry), offset)
+        claims.fold(name, claim(name, is_retry=is_retry, received_at=NOW + (0.5 if is_retry else 0)), offset)
     assert claims.stands_for(claims.first("p", "late")).command.batch.id == "r1"
     assert claims.repeated("p", "f").command.batch.id == "r1"
     claims.fold("new", claim("new"), 3)
@@ -144,12 +152,13 @@ async def test_a_repetition_sends_a_missing_command(deps, client, time, headers)
     assert commands(deps) == [made["id"]]
 
 
-async def test_a_slow_first_try_and_its_retry_are_one_batch(deps, client, monkeypatch):
+async def test_a_slow_first_try_and_its_retry_are_one_batch(deps, client, time, monkeypatch):
     """The client has given the first try up while it waits for the log, and has sent it again."""
     send, waiting, go = deps.log.send, asyncio.Event(), asyncio.Event()
 
     async def slow(topic, key, value, *, headers):
         if topic == topics.CLAIMS.name and not waiting.is_set():
+            time.now += OVERTAKEN_SECONDS_MIN
             waiting.set()
             await go.wait()
         return await send(topic, key, value, headers=headers)
@@ -164,6 +173,17 @@ async def test_a_slow_first_try_and_its_retry_are_one_batch(deps, client, monkey
     assert again.json()["id"] == retry["id"]
     assert set(commands(deps)) == {retry["id"]}
     assert (await client.post("/batches", json=BODY)).json()["id"] != retry["id"]
+
+
+async def test_a_create_after_the_retry_of_a_lost_one_is_a_batch_of_its_own(deps, client, time):
+    """The first try came to no process; the client creates the same batch once more, on purpose."""
+    retry = (await client.post("/batches", json=BODY, headers={"x-stainless-retry-count": "1"})).json()
+    time.now += 1
+    other = (await client.post("/batches", json=BODY)).json()
+    assert other["id"] != retry["id"]
+    again = await client.post("/batches", json=BODY, headers={"x-stainless-retry-count": "1"})
+    assert again.json()["id"] == other["id"]
+    assert commands(deps) == [retry["id"], other["id"]]
 
 
 async def test_without_its_claim_no_batch_is_created(deps, client):
