@@ -15,7 +15,7 @@ from tidemill.api.batches import report, result_pages
 from tidemill.api.batches.result_pages import Error, Response
 from tidemill.api.dependencies import Dependencies, file_from_store, lines_of
 from tidemill.schemas import UNREADABLE, decoded
-from tidemill.schemas.jsonl import line
+from tidemill.schemas.jsonl import line, server_error
 from tidemill.schemas.jsonl.lines import Line
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, BatchError, Status
@@ -36,7 +36,6 @@ class _CustomId(msgspec.Struct):
 
 
 _objects: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_strings: Final = msgspec.json.Decoder(str)
 _custom_ids: Final = msgspec.json.Decoder(_CustomId)
 
 
@@ -120,15 +119,12 @@ def _error(error: Error, response: Response | None) -> bytes:
         kind = INVALID if error.code in line.REFUSALS else "api_error"
         return orjson.dumps(_envelope(KINDS.get(error.code, kind), error.message))
     said = decoded(_objects, response.body) or {}
-    found = said.get("error", msgspec.Raw(b"null"))
-    inner = decoded(_objects, found)
-    if inner is not None and bytes(said.get("type", b"")) == b'"error"':
+    has_shape = decoded(_objects, said.get("error", b"")) is not None
+    if has_shape and bytes(said.get("type", b"")) == b'"error"':
         return msgspec.json.encode({"request_id": response.request_id or None, **said})
-    message = decoded(_strings, found if inner is None else inner.get("message", found))
+    message = error.message or server_error.message(response.body)
     kind = error_bodies.kind_of(response.status_code)
-    return orjson.dumps(
-        _envelope(kind, error.message if message is None else message, response.request_id or None)
-    )
+    return orjson.dumps(_envelope(kind, message, response.request_id or None))
 
 
 def _said(fault: BatchError) -> str:
