@@ -4,6 +4,7 @@ Source of the shapes: Anthropic's API reference, "Retrieve Message Batch results
 its message, or `errored` with an error, or it was not executed before the batch was `canceled` or `expired`.
 """
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ NOT_RUN: Final = {line.EXPIRED[0]: b'{"type":"expired"}', line.CANCELLED[0]: b'{
 """The results of requests that were not executed, by the code of their error line."""
 KINDS: Final = {"model_not_found": "not_found_error", "server_error": "api_error"}
 """Types of the errors that ingest finds, by their code; others are `INVALID`."""
+_BODY: Final = re.compile(r"^(Invalid (?:type for )?)'body\.")
 _RESULT: Final = b'{"custom_id":%b,"result":%b}\n'
 _ERRORED: Final = b'{"type":"errored","error":%b}'
 
@@ -117,7 +119,7 @@ def _error(error: Error, response: Response | None) -> bytes:
     """The error of a request; an error of a server in Anthropic's shape keeps its text."""
     if response is None:
         kind = INVALID if error.code in line.REFUSALS else "api_error"
-        return orjson.dumps(_envelope(KINDS.get(error.code, kind), error.message))
+        return orjson.dumps(_envelope(KINDS.get(error.code, kind), _worded(error.message)))
     said = decoded(_objects, response.body) or {}
     has_shape = decoded(_objects, said.get("error", b"")) is not None
     if has_shape and bytes(said.get("type", b"")) == b'"error"':
@@ -130,7 +132,13 @@ def _error(error: Error, response: Response | None) -> bytes:
 def _said(fault: BatchError) -> str:
     """The message of a fault, with the field below `params`, as Anthropic's clients name it."""
     is_inside = (fault.param or "").startswith("body")
-    return f"params{(fault.param or '').removeprefix('body')}: {fault.message}" if is_inside else fault.message
+    message = _worded(fault.message)
+    return f"params{(fault.param or '').removeprefix('body')}: {message}" if is_inside else message
+
+
+def _worded(message: str) -> str:
+    """A message of ingest with Anthropic's name of the body."""
+    return _BODY.sub(r"\1'params.", message, 1)
 
 
 def _envelope(kind: str, message: str, request_id: str | None = None) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 import orjson
 import pytest
+from support.dependencies import NOW, batch_of
 from tests.unit.api.anthropic.test_message_batches import errored
 
 from tidemill.api.anthropic import results
 from tidemill.schemas.jsonl import line as lines
+from tidemill.schemas.jsonl.lines import Line
+from tidemill.schemas.resources.batch import BatchError, BatchErrors, Status
 
 
 @pytest.mark.parametrize(
@@ -46,3 +49,15 @@ def test_an_error_of_any_server_keeps_its_message(body, message):
     text = lines.answered("b", 0, b'"r-0"', status=400, request_id="req_9", body=body)
     found = orjson.loads(results.result(text, failed=True))["result"]
     assert found == errored("invalid_request_error", message, "req_9")
+
+
+def test_a_fault_that_ingest_found_has_anthropics_name_of_the_body():
+    """Its text was written for OpenAI's lines."""
+    said = "Invalid type for 'body.max_tokens': expected an integer, but got a string instead."
+    text = lines.unanswered("b", 0, b'"r-0"', code="invalid_type", message=said)
+    message = said.replace("body", "params")
+    assert orjson.loads(results.result(text, failed=True))["result"] == errored("invalid_request_error", message)
+    fault = BatchError(code="invalid_type", message=said, param="body.max_tokens", line=1)
+    batch = batch_of("batch_1", status=Status.FAILED, expires_at=NOW, errors=BatchErrors(data=(fault,)))
+    found = orjson.loads(results.Rejected(batch).result(Line(number=1, offset=0, data=b'{"custom_id":"r-0"}')))
+    assert found["result"]["error"]["error"]["message"] == f"params.max_tokens: {message}"
