@@ -1,6 +1,7 @@
 """Exception handlers of the app: they answer every fault with the error body of the client's API."""
 
 import logging
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ NO_CONTENT = 204
 NOT_FOUND = 404
 METHOD_NOT_ALLOWED = 405
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+ALIAS: Final = re.compile(r"\A/openai(?:/v1|/deployments/[^/]+)?(?=/)")
+"""Prefixes that Azure's clients use in place of `/v1`."""
 UNAVAILABLE: Final[dict[type[Exception], Callable[[], ApiError]]] = {
     LogUnavailable: lambda: errors.unavailable("message log"),
     StateUnavailable: lambda: errors.unavailable("server's state"),
@@ -60,10 +63,7 @@ async def _on_unavailable(request: Request, error: Any) -> Response:
 async def _on_http_exception(request: Request, error: Any) -> Response:
     where = f"({request.method} {errors.shorten(request.url.path)})"
     if error.status_code == NOT_FOUND:
-        batches = "/v1/messages/batches" if request.url.path == error_bodies.MESSAGES else "/v1/batches"
-        hint = f". Tidemill runs batches ({batches}); send single calls to the inference server itself."
-        shown = hint if request.url.path in ENDPOINTS else ""
-        return answer(ApiError(NOT_FOUND, f"Invalid URL {where}{shown}"), request.scope)
+        return answer(ApiError(NOT_FOUND, f"Invalid URL {where}{_hint(request)}"), request.scope)
     if error.status_code == METHOD_NOT_ALLOWED and request.method == "OPTIONS":
         return Response(status_code=NO_CONTENT, headers={"allow": _allowed(request)})
     if error.status_code == METHOD_NOT_ALLOWED:
@@ -71,6 +71,27 @@ async def _on_http_exception(request: Request, error: Any) -> Response:
         return answer(ApiError(METHOD_NOT_ALLOWED, message, headers={"allow": _allowed(request)}), request.scope)
     found = ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {}))
     return answer(found, request.scope)
+
+
+def _hint(request: Request) -> str:
+    """What may be wrong with a URL that is none of ours."""
+    path = request.url.path
+    if path in ENDPOINTS:
+        batches = "/v1/messages/batches" if path == error_bodies.MESSAGES else "/v1/batches"
+        return f". Tidemill runs batches ({batches}); send single calls to the inference server itself."
+    if _is_path(request, f"/v1{path}"):
+        return ". The address of the API ends in /v1."
+    if path.startswith("/v1/v1/") and _is_path(request, path.removeprefix("/v1")):
+        return ". The address has /v1 twice: some clients add it themselves."
+    if ALIAS.match(path) and _is_path(request, ALIAS.sub("/v1", path, 1)):
+        return ". The operator can serve Azure's paths with the setting 'path_aliases'."
+    return ""
+
+
+def _is_path(request: Request, path: str) -> bool:
+    """Whether a route has this path, with any method."""
+    scope = {**request.scope, "path": path}
+    return any(route.matches(scope)[0] is not Match.NONE for route in request.app.routes)
 
 
 def _allowed(request: Request) -> str:

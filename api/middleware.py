@@ -40,9 +40,6 @@ CLIENT_GONE: Final = 499
 Fields = tuple[tuple[bytes, bytes], ...]
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_-]{1,64}\Z")
 """The audit trail has the same bound (`schemas/bounds.py`, Id)."""
-_ALIAS: Final = re.compile(r"\A/openai(?:/v1|/deployments/[^/]+)?(?=/)")
-"""Prefixes that Azure's clients use in place of `/v1`."""
-
 TRACED: Final[TelemetryConfig] = {
     "metrics": False,
     "logs": False,
@@ -121,7 +118,7 @@ class RequestMiddleware:
 
     def _routed(self, scope: Scope) -> Scope:
         """The scope that routes see: `HEAD` becomes a `GET` of the whole, an alias its path."""
-        path = _ALIAS.sub("/v1", scope["path"], 1) if self._has_aliases else scope["path"]
+        path = error_handlers.ALIAS.sub("/v1", scope["path"], 1) if self._has_aliases else scope["path"]
         if scope["method"] != "HEAD":
             return {**scope, "path": path}
         scope["state"]["is_head"] = True

@@ -14,6 +14,7 @@ from tidemill.schemas import ids
 from tidemill.schemas.resources.batch import Batch, Status
 
 PATH: Final = "/v1/messages/batches"
+ProcessingStatus = Literal["in_progress", "canceling", "ended"]
 
 
 class RequestCounts(BaseModel):
@@ -32,7 +33,7 @@ class MessageBatch(BaseModel):
     id: str
     """The id of the batch, the same as in OpenAI's API."""
     type: Literal["message_batch"] = "message_batch"
-    processing_status: Literal["in_progress", "canceling", "ended"]
+    processing_status: ProcessingStatus
     request_counts: RequestCounts
     created_at: str
     expires_at: str
@@ -44,13 +45,19 @@ class MessageBatch(BaseModel):
     """The path of the results, for the `base_url` of an SDK: behind a proxy the api does not know its address."""
 
 
+def processing_status(status: Status) -> ProcessingStatus:
+    """Anthropic's word for a status."""
+    if status.is_terminal:
+        return "ended"
+    return "canceling" if status is Status.CANCELLING else "in_progress"
+
+
 def shown(view: View, project: str, batch: Batch) -> MessageBatch:
     """A batch of the endpoint `/v1/messages`."""
     has_ended = batch.status.is_terminal
-    is_canceling = batch.status is Status.CANCELLING
     return MessageBatch(
         id=batch.id,
-        processing_status="ended" if has_ended else "canceling" if is_canceling else "in_progress",
+        processing_status=processing_status(batch.status),
         request_counts=_counts(view, project, batch),
         created_at=_time(batch.created_at),
         expires_at=_time(batch.expires_at),

@@ -4,6 +4,7 @@ Source of the shapes: Anthropic's API reference, "Retrieve Message Batch results
 its message, or `errored` with an error, or it was not executed before the batch was `canceled` or `expired`.
 """
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from tidemill.api.batches import report, result_pages
 from tidemill.api.batches.result_pages import Error, Response
 from tidemill.api.dependencies import Dependencies, file_from_store, lines_of
 from tidemill.schemas import UNREADABLE, decoded
-from tidemill.schemas.jsonl import line
+from tidemill.schemas.jsonl import line, server_error
 from tidemill.schemas.jsonl.lines import Line
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, BatchError, Status
@@ -27,6 +28,7 @@ NOT_RUN: Final = {line.EXPIRED[0]: b'{"type":"expired"}', line.CANCELLED[0]: b'{
 """The results of requests that were not executed, by the code of their error line."""
 KINDS: Final = {"model_not_found": "not_found_error", "server_error": "api_error"}
 """Types of the errors that ingest finds, by their code; others are `INVALID`."""
+_BODY: Final = re.compile(r"^(Invalid (?:type for )?)'body\.")
 _RESULT: Final = b'{"custom_id":%b,"result":%b}\n'
 _ERRORED: Final = b'{"type":"errored","error":%b}'
 
@@ -36,7 +38,6 @@ class _CustomId(msgspec.Struct):
 
 
 _objects: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_strings: Final = msgspec.json.Decoder(str)
 _custom_ids: Final = msgspec.json.Decoder(_CustomId)
 
 
@@ -118,23 +119,26 @@ def _error(error: Error, response: Response | None) -> bytes:
     """The error of a request; an error of a server in Anthropic's shape keeps its text."""
     if response is None:
         kind = INVALID if error.code in line.REFUSALS else "api_error"
-        return orjson.dumps(_envelope(KINDS.get(error.code, kind), error.message))
+        return orjson.dumps(_envelope(KINDS.get(error.code, kind), _worded(error.message)))
     said = decoded(_objects, response.body) or {}
-    found = said.get("error", msgspec.Raw(b"null"))
-    inner = decoded(_objects, found)
-    if inner is not None and bytes(said.get("type", b"")) == b'"error"':
+    has_shape = decoded(_objects, said.get("error", b"")) is not None
+    if has_shape and bytes(said.get("type", b"")) == b'"error"':
         return msgspec.json.encode({"request_id": response.request_id or None, **said})
-    message = decoded(_strings, found if inner is None else inner.get("message", found))
+    message = error.message or server_error.message(response.body)
     kind = error_bodies.kind_of(response.status_code)
-    return orjson.dumps(
-        _envelope(kind, error.message if message is None else message, response.request_id or None)
-    )
+    return orjson.dumps(_envelope(kind, message, response.request_id or None))
 
 
 def _said(fault: BatchError) -> str:
     """The message of a fault, with the field below `params`, as Anthropic's clients name it."""
     is_inside = (fault.param or "").startswith("body")
-    return f"params{(fault.param or '').removeprefix('body')}: {fault.message}" if is_inside else fault.message
+    message = _worded(fault.message)
+    return f"params{(fault.param or '').removeprefix('body')}: {message}" if is_inside else message
+
+
+def _worded(message: str) -> str:
+    """A message of ingest with Anthropic's name of the body."""
+    return _BODY.sub(r"\1'params.", message, 1)
 
 
 def _envelope(kind: str, message: str, request_id: str | None = None) -> dict[str, Any]:

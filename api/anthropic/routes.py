@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from tidemill.api import errors, lookup
 from tidemill.api.anthropic import creation, message_batch, results
-from tidemill.api.anthropic.message_batch import PATH, MessageBatch
+from tidemill.api.anthropic.message_batch import PATH, MessageBatch, processing_status
 from tidemill.api.anthropic.request_body import CUSTOM_ID
 from tidemill.api.batches import changes, latest
 from tidemill.api.batches.creation import CreateHeaders
@@ -157,7 +157,7 @@ async def retrieve(view: ViewDep, caller: Caller, batch_id: BatchId) -> Response
 async def cancel(request: Request, deps: Deps, caller: Caller, batch_id: BatchId) -> Response:
     """Cancel a message batch; one that was cancelled before stays as it is."""
     await _found(deps.view, caller.project, batch_id)
-    batch = await changes.cancel(request, deps, caller, batch_id)
+    batch = await changes.cancel(request, deps, caller, batch_id, named=processing_status)
     return json(message_batch.shown(deps.view, caller.project, batch))
 
 
@@ -170,7 +170,7 @@ async def delete(request: Request, deps: Deps, caller: Caller, batch_id: BatchId
     """Delete an ended message batch with its requests and results."""
     if not deps.view.erasures.is_deleted(caller.project, batch_id):
         await _found(deps.view, caller.project, batch_id)
-        await changes.delete(request, deps, caller, batch_id)
+        await changes.delete(request, deps, caller, batch_id, named=processing_status)
     return json(DeletedMessageBatch(id=batch_id))
 
 

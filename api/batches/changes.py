@@ -1,5 +1,7 @@
 """Cancels and deletes batches."""
 
+from collections.abc import Callable
+
 from fastapi import Request
 
 from tidemill.api import errors, lookup
@@ -10,10 +12,15 @@ from tidemill.api.view import overlay
 from tidemill.schemas.lifecycle import CANCELLABLE, CANCELLED
 from tidemill.schemas.log.messages import BatchRecord, CancelRequested
 from tidemill.schemas.resources.audit import Action
-from tidemill.schemas.resources.batch import Batch
+from tidemill.schemas.resources.batch import Batch, Status
+
+Named = Callable[[Status], str]
+"""The word of a client's API for a status."""
 
 
-async def cancel(request: Request, deps: Dependencies, caller: Principal, batch_id: str) -> Batch:
+async def cancel(
+    request: Request, deps: Dependencies, caller: Principal, batch_id: str, *, named: Named = str
+) -> Batch:
     """Cancel a batch; one that was cancelled before stays as it is.
 
     Raises:
@@ -24,11 +31,11 @@ async def cancel(request: Request, deps: Dependencies, caller: Principal, batch_
     if batch.status in CANCELLED:
         return batch
     if batch.status not in CANCELLABLE:
-        raise errors.conflict(f"Cannot cancel a batch with status '{batch.status}'.")
+        raise errors.conflict(f"Cannot cancel a batch with status '{named(batch.status)}'.")
     at = int(deps.clock())
     if at >= batch.expires_at:
         raise errors.conflict(
-            f"Cannot cancel a batch with status '{batch.status}' whose window is over: it expires."
+            f"Cannot cancel a batch with status '{named(batch.status)}' whose window is over: it expires."
         )
     await deps.trail.record(request, caller, Action.BATCH_CANCEL, batch_id)
     await deps.publisher.command(batch_id, CancelRequested(batch_id=batch_id, at=at))
@@ -37,7 +44,9 @@ async def cancel(request: Request, deps: Dependencies, caller: Principal, batch_
     return deps.view.put_batch(BatchRecord(project=caller.project, batch=overlay.cancelled(current, at)))
 
 
-async def delete(request: Request, deps: Dependencies, caller: Principal, batch_id: str) -> None:
+async def delete(
+    request: Request, deps: Dependencies, caller: Principal, batch_id: str, *, named: Named = str
+) -> None:
     """Delete a finished batch with its results; one that was deleted before stays deleted.
 
     Raises:
@@ -48,6 +57,6 @@ async def delete(request: Request, deps: Dependencies, caller: Principal, batch_
         return
     batch = await latest.batch(deps, caller.project, batch_id)
     if not batch.status.is_terminal:
-        raise errors.conflict(f"Cannot delete a batch with status '{batch.status}': cancel it first.")
+        raise errors.conflict(f"Cannot delete a batch with status '{named(batch.status)}': cancel it first.")
     await deps.trail.record(request, caller, Action.BATCH_DELETE, batch_id)
     await file_removal.remove_batch(deps, caller.project, batch)

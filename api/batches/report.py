@@ -1,15 +1,13 @@
 """Reports of a batch: its receipt, its errors by code, and its timeline."""
 
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-import msgspec
 from pydantic import BaseModel
 
 from tidemill.api.batches import result_pages
 from tidemill.api.batches.result_pages import Error, Response, ResultLine
-from tidemill.schemas import UNREADABLE
-from tidemill.schemas.bounds import CHAR_BYTES_MAX
+from tidemill.schemas.jsonl import server_error
 from tidemill.schemas.jsonl.line import CANCELLED, EXPIRED, REFUSALS
 from tidemill.schemas.resources.batch import Batch, FileReceipt, Status
 
@@ -85,13 +83,6 @@ class ErrorReport(BaseModel):
     unfinished: int
     """Failed, expired and cancelled lines, which a rerun runs by default."""
     data: list[Group]
-
-
-class _Body(msgspec.Struct):
-    error: Any = None
-
-
-_bodies = msgspec.json.Decoder(_Body)
 
 
 @dataclass(slots=True)
@@ -186,30 +177,25 @@ def refused(batch: Batch) -> ErrorReport:
     return groups.report()
 
 
-def _error_and_status(line: ResultLine) -> tuple[Error | None, int | None]:
+def _error_and_status(line: ResultLine) -> tuple[Error, int | None]:
     """The error that Tidemill wrote, else the error in the server's reply; and the status of the reply."""
     if line.response is None:
-        return line.error, None
-    return line.error or _error(line.response.body), line.response.status_code
+        return line.error or Error(), None
+    if line.error is not None:
+        return line.error, line.response.status_code
+    found = server_error.read(line.response.body)
+    return Error(code=found.code, type=found.type, message=found.message), line.response.status_code
 
 
-def _error(body: msgspec.Raw) -> Error | None:
-    try:
-        return msgspec.convert(_bodies.decode(body).error, Error)
-    except UNREADABLE:
-        return None
-
-
-def _message(error: Error | None, response: Response | None) -> str:
-    """The error message of a line; without one, the whole reply of the server."""
-    if error is not None and isinstance(error.message, str):
+def _message(error: Error, response: Response | None) -> str:
+    """The error message of a line; without one, the beginning of the server's reply."""
+    if isinstance(error.message, str) and error.message:
         return error.message
-    reply = memoryview(response.body) if response is not None else b""
-    return bytes(reply[: CHAR_BYTES_MAX * MESSAGE_CHARS_MAX]).decode(errors="replace")
+    return "" if response is None else server_error.quoted(response.body)
 
 
-def _code(error: Error | None, status: int | None) -> str:
-    for found in (error.code, error.type) if error is not None else ():
+def _code(error: Error, status: int | None) -> str:
+    for found in (error.code, error.type):
         if isinstance(found, str) and found:
             return found[:CODE_CHARS_MAX]
     return f"http_{status}" if status is not None else "unknown"

@@ -13,6 +13,7 @@ from tidemill.api.dependencies import Dependencies
 from tidemill.api.inline import body_input
 from tidemill.api.requests import inline
 from tidemill.api.requests.inline import InlineRequest
+from tidemill.schemas.jsonl import server_error
 from tidemill.schemas.ports import once
 from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.schemas.resources.waiting import Waits
@@ -135,6 +136,8 @@ def _error(batch: Batch, result: ResultLine) -> AsyncError | None:
     if result.error is not None:
         return AsyncError(code=result.error.code or "error", message=result.error.message or "")
     if result.response is not None:
+        said = server_error.read(result.response.body).message
+        more = f": {said}" if said else "."
         status = result.response.status_code
-        return AsyncError(code="backend_error", message=f"The server answered with status {status}.")
+        return AsyncError(code="backend_error", message=f"The server answered with status {status}{more}")
     return AsyncError(code=f"batch_{batch.status}", message=f"The request is {batch.status}.")

@@ -8,24 +8,25 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import msgspec
-import orjson
 
 from tidemill.processors.calls import reply, reply_normalization
 from tidemill.processors.calls.reply import NO_TOKENS, Tokens
 from tidemill.processors.failures import NOT_MADE, Answer, CallFailure, FailureKind
 from tidemill.processors.memory_budget import Share
-from tidemill.schemas import UNREADABLE
+from tidemill.schemas import UNREADABLE, decoded
 from tidemill.schemas.jsonl import line as shapes
+from tidemill.schemas.jsonl import server_error
 from tidemill.schemas.jsonl.line import Call
 from tidemill.schemas.log.codec import LineMark
 
-QUOTED_BYTES_MAX: Final = 4096
-"""Bytes of an answer that an error line quotes, if the answer is not a JSON object."""
 RETRY_AFTER_SECONDS_MAX: Final = 86_400.0
 BATCHES_KNOWN_MAX: Final = 1_000
 PLAIN_CHARS_MAX: Final = 96
 """A batch id up to this length makes ids of calls with at most 128 characters."""
 
+_ERROR: Final = re.compile(rb'\{\s*[^}\s]|"[^"]')
+"""The beginning of an `error`: an object with a field, or a text."""
+_objects: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 _SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,9})?\Z")
 
@@ -198,16 +199,27 @@ def wait_seconds(retry_after: str | None, now: float) -> float | None:
 
 
 def _error_body(answer: Answer, message: str) -> bytes:
-    """The body of an error as a JSON object: the server's own, or its text in OpenAI's shape."""
-    if reply.is_object(answer.body):
-        return answer.body
+    """The body of an error as a JSON object with an `error`: the server's own, or one in OpenAI's shape."""
+    body = _object(answer.body)
+    fields = decoded(_objects, body) or {}
+    if _ERROR.match(fields.get("error", b"")):
+        return body
+    found = server_error.read(body)
+    kind, code, param = (one if isinstance(one, str) else None for one in (found.type, found.code, found.param))
+    error = {
+        "message": found.message or ("" if body == b"{}" else server_error.quoted(body)) or message,
+        "type": kind or FailureKind.STATUS.value,
+        "param": param,
+        "code": code,
+    }
+    return msgspec.json.encode({**fields, "error": error})
+
+
+def _object(body: bytes) -> bytes:
+    """A body as a JSON object, if it can be one."""
+    if reply.is_object(body):
+        return body
     try:
-        if (normalized := reply_normalization.normalized(answer.body)) is not None:
-            return normalized
+        return reply_normalization.normalized(body) or body
     except reply_normalization.UnsupportedFormError:
-        pass
-    text = answer.body[: QUOTED_BYTES_MAX + 1].decode(errors="replace").strip()
-    if len(answer.body) > QUOTED_BYTES_MAX:
-        text = f"{text[:-1]}…"
-    error = {"message": text or message, "type": FailureKind.STATUS.value, "param": None, "code": None}
-    return orjson.dumps({"error": error})
+        return body

@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-import msgspec
-
 from tidemill.processors.failures import CallFailure, FailureKind
 from tidemill.processors.lines import Line
-from tidemill.schemas import UNREADABLE
+from tidemill.schemas.jsonl import server_error
 from tidemill.schemas.ports import Clock
 
 MESSAGE_CHARS_MAX: Final = 200
@@ -78,23 +76,9 @@ class FailedLines:
         ]
 
 
-class _Error(msgspec.Struct):
-    message: str = ""
-
-
-class _Body(msgspec.Struct):
-    error: _Error = msgspec.field(default_factory=_Error)
-
-
-_bodies: Final = msgspec.json.Decoder(_Body)
-
-
 def _message(failure: CallFailure) -> str:
     """The server's own message; empty if there is none beyond the status."""
     if failure.kind is not FailureKind.STATUS:
         return failure.message
-    try:
-        message = _bodies.decode(failure.body).error.message if len(failure.body) <= BODY_BYTES_MAX else ""
-    except UNREADABLE:
-        return ""
+    message = server_error.message(failure.body) if len(failure.body) <= BODY_BYTES_MAX else ""
     return "" if message == failure.message else message

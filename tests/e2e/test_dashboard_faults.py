@@ -214,6 +214,7 @@ FORMATS = """(([end, at, start]) => Promise.all(
   .then(([format, shown, series, answer, lines, servers]) => ({
     codes: [
       [400, "<html>"], [400, { error: { type: "bad", code: 7 } }], [429, { error: { code: "full", type: "x" } }],
+      [400, { message: "long", type: "BadRequestError", code: 400 }], [422, { detail: "no" }],
     ].map(([status_code, body]) =>
       lines.codeOf({ status: "failed", result: { response: { status_code, body } } })),
     silent: ["closed", "open"].map((breaker) => servers.stateOf({ object: "server", settings: {}, used_by: ["m"],
@@ -226,6 +227,9 @@ FORMATS = """(([end, at, start]) => Promise.all(
       data: [{ at: start, completed: 1 }, { at, completed: 60 }] }).rates,
     fault: answer.faultOf({ error: { message: { detail: "no" } } }),
     status: answer.preview({ response: { status_code: 500, body: { error: { message: 7 } } } }),
+    words: [{ error: "plain" }, { message: "flat" }, { detail: "text" }, { a: 1 },
+      { detail: [{ msg: "one" }, { msg: "two" }] }]
+      .map((body) => answer.faultOf({ response: { status_code: 400, body } })),
   })))"""
 
 
@@ -239,10 +243,11 @@ def test_numbers_and_faults_are_readable(page):
         "durations": ["2 d", "1 d 3 h", "1 min 5 s", "0 s"],
         "silent": ["part", "failed"],
         "rates": ["0.0 lines/s", "1.2 lines/min", "0.30 lines/min", "0.5 lines/s", "20 lines/s"],
-        "codes": ["http_400", "bad", "full"],
+        "codes": ["http_400", "bad", "full", "BadRequestError", "http_422"],
         "slack": "in 45 s",
         "fault": '{"detail":"no"}',
         "status": "7",
+        "words": ["plain", "flat", "text", '{"a":1}', "one; two"],
     }
 
 

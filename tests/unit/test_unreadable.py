@@ -9,7 +9,6 @@ from unittest.mock import MagicMock
 import msgspec
 import pytest
 
-from tidemill.api.batches import report
 from tidemill.api.reruns import replay_spool
 from tidemill.api.reruns.input_file import rewrite_line
 from tidemill.client.errors import UsageError
@@ -25,7 +24,7 @@ from tidemill.processors.partitions.closed_batches import batch_state
 from tidemill.runtime import run_file
 from tidemill.schemas import decoded, served
 from tidemill.schemas.endpoints import ENDPOINTS
-from tidemill.schemas.jsonl import line
+from tidemill.schemas.jsonl import line, server_error
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.tables import RowError, TableError, replies, result_lines
@@ -131,7 +130,7 @@ READERS = {
     "lines of a dead letter": (error_lines, REQUEST, ()),
     "rewritten line": (lambda data: rewrite_line(data, model="n", custom_id="b"), REQUEST, ()),
     "replayed line": (replay_spool._custom_id, REQUEST, ()),
-    "error of a server": (lambda data: report._error(msgspec.Raw(data)), b'{"error":{"message":"m"}}', ()),
+    "error of a server": (server_error.read, b'{"error":{"message":"m"},"detail":[{"msg":"m"}]}', ()),
     "joined line": (lambda data: inputs.request(data, ENDPOINTS["/v1/embeddings"]), REQUEST, ()),
     "joined reply": (joined, b'{"data":[{"index":0,"a":"b"},{"index":1}],"usage":{"x":1}}', MixedUpError),
     "custom id": (line.custom_id_of, REQUEST, ()),

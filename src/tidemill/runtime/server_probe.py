@@ -15,6 +15,7 @@ from tidemill.configuration.security import load_certificate
 from tidemill.configuration.servers import Server, Serving
 from tidemill.schemas import served
 from tidemill.schemas.endpoints import address
+from tidemill.schemas.jsonl import server_error
 from tidemill.schemas.resources import access
 
 SECONDS_MAX: Final = 5.0
@@ -108,7 +109,8 @@ async def call(server: Server, endpoint: str, body: Mapping[str, object]) -> Ans
             _session(server, CALL_SECONDS_MAX) as session,
             session.post(address(server.base, endpoint), json=dict(body), allow_redirects=False) as answer,
         ):
-            text = (await answer.content.read(ANSWER_BYTES_SHOWN)).decode(errors="replace")
+            content = await answer.content.read(ANSWER_BYTES_SHOWN)
+            text = content.decode(errors="replace") if answer.ok else server_error.message(content)
             found = answer.ok, f"{answer.status} {text}"
     except (TimeoutError, aiohttp.ClientError, OSError) as error:
         found = False, _why(error, CALL_SECONDS_MAX)

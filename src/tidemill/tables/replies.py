@@ -12,6 +12,7 @@ import msgspec
 
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.bounds import TOKENS_MAX
+from tidemill.schemas.jsonl import server_error
 from tidemill.tables import RowError, TableError
 
 ERROR_CHARS_MAX: Final = 1_000
@@ -85,6 +86,11 @@ class Reply(msgspec.Struct, frozen=True):
     body: msgspec.Raw = msgspec.Raw(b"null")
     status_code: int | None = None
     request_id: str | None = None
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the status is one of success."""
+        return self.status_code is not None and 200 <= self.status_code < 300  # noqa: PLR2004 - HTTP
 
 
 class _Extras(msgspec.Struct, frozen=True):
@@ -183,12 +189,8 @@ class Failure(msgspec.Struct, frozen=True):
         code, said = (self.error.name, self.error.text) if self.error else (None, None)
         if self.response is not None:
             code = f"{self.response.status_code}{f' {code}' if code else ''}"
-            said = said or _said(bytes(self.response.body))
+            said = said or server_error.message(self.response.body)
         return f"{code or 'error'}: {said or 'the service gives no reason'}"[:ERROR_CHARS_MAX]
-
-
-class _Said(msgspec.Struct, frozen=True):
-    error: Error | str
 
 
 _results: Final = msgspec.json.Decoder(Result)
@@ -197,7 +199,6 @@ failures: Final = msgspec.json.Decoder(Failure)
 _NUMBER: Final = re.compile(rb'\{(?:"id":"[\w-]*",)?"custom_id":"(\d{1,18})",')
 """The beginning of a line that this service or this client wrote."""
 _ids: Final = msgspec.json.Decoder(msgspec.defstruct("Id", [("custom_id", str)]))
-_said_by_servers: Final = msgspec.json.Decoder(_Said)
 
 
 def number_of(line: bytes) -> int:
@@ -252,15 +253,6 @@ def _is_finite(content: bytes) -> bool:
     if POSITIVE not in last and NEGATIVE not in last:
         return True
     return all(math.isfinite(number) for (number,) in struct.iter_unpack("<f", content))
-
-
-def _said(body: bytes) -> str | None:
-    try:
-        error = _said_by_servers.decode(body).error
-        said = error if isinstance(error, str) else error.text
-    except UNREADABLE:
-        said = None
-    return said or body.decode("utf-8", "replace")[:ERROR_CHARS_MAX] or None
 
 
 def _count(value: Any) -> int:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.endpoints import TEXTS, texts
+from tidemill.schemas.jsonl import server_error
 from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.tables import RowError
 from tidemill.tables.replies import FLOAT_BYTES, Error, Reply, Usage, failures, result_of
@@ -44,7 +45,6 @@ _NAMES: Final = [field.name for field in SCHEMA if field != _EMBEDDING]
 class _Body(msgspec.Struct, frozen=True):
     model: str | None = None
     usage: Usage | None = None
-    error: Error | str | None = None
     data: list[msgspec.Raw] = []
 
 
@@ -140,11 +140,12 @@ def _row(line: bytes) -> dict[str, Any]:
         row |= _answer(line, response.body, reply)
     if (usage := reply.usage) is not None and (found.tidemill.billed or found.tidemill.copy_of is None):
         row["input_tokens"], row["output_tokens"] = usage.tokens
-    error = found.error or reply.error
-    if isinstance(error, Error):
+    error = found.error
+    if error is None and found.response is not None and not response.is_good:
+        said, kind, code, _ = server_error.read(response.body)
+        error = Error(code, said or server_error.quoted(response.body), kind)
+    if error is not None:
         row["error_code"], row["error_message"] = error.name, error.text
-    else:
-        row["error_message"] = error
     return row
 
 

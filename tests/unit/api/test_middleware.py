@@ -161,6 +161,26 @@ async def test_azure_paths_need_a_setting(deps, prefix):
         assert (await client.get(f"{prefix}/files/{file_id}")).status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/batches", ". The address of the API ends in /v1."),
+        ("/messages/batches/batch_1/results", ". The address of the API ends in /v1."),
+        ("/v1/v1/messages/batches", ". The address has /v1 twice: some clients add it themselves."),
+        ("/openai/batches", ". The operator can serve Azure's paths with the setting 'path_aliases'."),
+        ("/openai/v1/files", ". The operator can serve Azure's paths with the setting 'path_aliases'."),
+        ("/openai/nothing", ""),
+        ("/v1/v1/nothing", ""),
+        ("/nothing", ""),
+    ],
+)
+async def test_a_wrong_address_gets_a_hint(deps, path, hint):
+    """If another one leads to a route."""
+    async with ask(deps) as client:
+        answer = await client.get(path)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (404, f"Invalid URL (GET {path}){hint}")
+
+
 async def test_pages_of_other_origins_need_a_setting(deps):
     """Without it browsers show them nothing; with it they may send a key and read the exposed headers."""
     asked = {

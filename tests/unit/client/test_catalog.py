@@ -129,6 +129,19 @@ async def test_a_test_call_ends_with_its_outcome(console, status, end):
             assert await catalog.test(console, client, "models", "m") is end
 
 
+async def test_a_test_call_that_is_refused_says_why(console):
+    """In the server's words, wherever its body has them."""
+    with Backend() as server:
+        server.rule = lambda *_: Behaviour(status=422, body=b'{"detail":[{"msg":"field required"}]}')
+        answers = {
+            "/v1/admin/servers/one": {"settings": {"url": server.url}, "used_by": ["m"]},
+            "/v1/admin/models/m": {"settings": {"servers": ["one"]}, "used_by": ["one"]},
+        }
+        async with answering(answers) as client:
+            await catalog.test(console, client, "servers", "one")
+    assert "one: m, /v1/chat/completions: 422 field required (" in console.export_text()
+
+
 async def test_a_test_of_a_server_that_is_away_fails(console):
     """Whether a model names it or not."""
     away = {"url": "http://127.0.0.1:9/v1"}

@@ -112,10 +112,13 @@ async def test_a_refused_request_is_not_repeated(service: Service) -> None:
             {"error": {"message": "Bad 'window'.", "type": "t", "param": "window", "code": "c"}},
             "Bad 'window'.$",
         ),
+        (402, {"message": "no consumer"}, r"no consumer \(/v1/batches\)$"),
+        (422, {"detail": [{"msg": "field required"}]}, r"field required \(/v1/batches\)$"),
+        (402, ["no"], r"Payment Required \(/v1/batches\)$"),
     ],
 )
 async def test_a_refusal_names_its_field(status: int, body: Any, said: str) -> None:
-    """Unless the message has it."""
+    """Unless the message has it; that of a gateway has its own words."""
     async with answering(status, orjson.dumps(body)) as (client, _):
         with pytest.raises(Refused, match=said) as caught:
             await client.create("file-in", "/v1/embeddings", "1h", metadata={}, key="k")

@@ -123,6 +123,7 @@ def test_each_row_has_its_last_answer(tmp_path):
         ("too long", "400: too long"),
         ({"message": ["a"]}, '400: {"error":{"message":["a"]}}'),
         ({"code": 7}, '400: {"error":{"code":7}}'),
+        ({}, '400: {"error":{}}'),
     ],
 )
 def test_an_error_of_a_server_may_have_any_form(error, said):

@@ -94,6 +94,8 @@ async def test_errors_have_a_code_and_a_message():
         answered(5, {"error": {"message": ["a"], "code": 1.5, "type": {}}, "model": "m"}, status=400),
         answered(6, {"error": "no such model", "model": "m"}, status=404),
         line.unanswered("batch_1", 7, b"null", code="invalid_json_line", message="no JSON"),
+        answered(8, {"object": "error", "message": "too long", "type": "bad", "code": 400}, status=400),
+        answered(9, {"detail": [{"msg": "field required"}]}, status=422),
     ])  # fmt: skip
     rows = (await table(data)).to_pylist()
     assert [(row["error_code"], row["error_message"]) for row in rows] == [
@@ -102,13 +104,15 @@ async def test_errors_have_a_code_and_a_message():
         ("batch_expired", "late"),
         ("429", "busy"),
         ("400", "too long"),
-        ("1.5", None),
+        ("1.5", '{"error": {"message": ["a"], "code": 1.5, "type": {}}, "model": "m"}'),
         (None, "no such model"),
         ("invalid_json_line", "no JSON"),
+        ("400", "too long"),
+        (None, "field required"),
     ]
-    assert [row["status_code"] for row in rows] == [400, 200, None, 429, 400, 400, 404, None]
-    assert [row["model"] for row in rows[4:]] == ["m", "m", "m", None]
-    assert [row["custom_id"] for row in rows] == [*map(str, range(7)), None]
+    assert [row["status_code"] for row in rows[:8]] == [400, 200, None, 429, 400, 400, 404, None]
+    assert [row["model"] for row in rows[4:8]] == ["m", "m", "m", None]
+    assert [row["custom_id"] for row in rows[:8]] == [*map(str, range(7)), None]
     assert (rows[2]["body"], rows[2]["attempts"]) == (None, None)
 
 

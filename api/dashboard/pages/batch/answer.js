@@ -33,13 +33,26 @@ const list = (value) => (Array.isArray(value) ? value : []);
 const vectorsOf = (body) => list(body?.data).map((item) => item?.embedding).filter(Array.isArray);
 const picturesOf = (body) => list(body?.data).map((item) => item?.b64_json).filter((text) => typeof text === "string");
 
+/** The text of an error, or of a part of one, as schemas/jsonl/server_error.py finds it; empty if there is none. */
+function said(value) {
+  if (Array.isArray(value)) return value.map((each) => (typeof each === "object" ? said(each) : "")).filter(Boolean).join("; ");
+  if (!value || typeof value !== "object") return typeof value === "string" ? value.trim() : "";
+  return said(value.message) || said(value.detail) || said(value.msg) || said(value.error);
+}
+
 /** A server may send any type in place of a text. */
 const worded = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 
+/** The fields of the error in a body: `error`, or those beside a message. */
+export const errorIn = (body) =>
+  body?.error && typeof body.error === "object" && !Array.isArray(body.error) ? body.error : said(body?.message) ? body : null;
+
 /** The error in words, or null. */
 export function faultOf({ response, error }) {
-  const found = error?.message ?? (response?.status_code >= 400 ? (response.body?.error?.message ?? response.body) : null);
-  return found === null || found === undefined ? null : worded(found);
+  if (error?.message) return worded(error.message);
+  if (!(response?.status_code >= 300)) return null;
+  const { body } = response;
+  return said(body?.error) || said(body) || worded(body?.error?.message ?? body);
 }
 
 /** The beginning of a fault or an answer. */

@@ -11,7 +11,7 @@ import { State } from "../../ui/state.js";
 import { More, Table } from "../../ui/table.js";
 import { isOver } from "../shown.js";
 import { LinePanel } from "./line.js";
-import { preview, tokensOf } from "./answer.js";
+import { errorIn, preview, tokensOf } from "./answer.js";
 
 const PAGE = 200;
 const FILTERS = [
@@ -26,7 +26,7 @@ const FILTERS = [
 export function codeOf({ status, result: { response, error } }) {
   const http = response?.status_code;
   if (status === "completed") return String(http ?? "");
-  const found = error ?? response?.body?.error;
+  const found = error ?? errorIn(response?.body);
   const code = [found?.code, found?.type].find((text) => typeof text === "string" && text);
   return code ?? (http ? `http_${http}` : "unknown");
 }

@@ -16,6 +16,7 @@ from tidemill.client.errors import NoSpace, OtherService, Refused, Unreachable
 from tidemill.client.http.answer import Answer
 from tidemill.retrying import pause_seconds
 from tidemill.schemas import UNREADABLE
+from tidemill.schemas.jsonl import server_error
 from tidemill.schemas.resources.error import ErrorEnvelope
 
 TRIES_MAX = 14
@@ -143,7 +144,8 @@ class Connection:
         except ValidationError:
             if answer.status in {404, 405} and not answer.history:
                 return self._other_service(answer)
-            code, message = None, f"{answer.reason or 'error'} ({answer.url.path})"
+            said = server_error.read(body).message or answer.reason or "error"
+            code, message = None, f"{said} ({answer.url.path})"
         # A 429 with Retry-After passes by itself; one without it means that a quota is used up.
         is_busy = answer.status == 429 and "retry-after" in answer.headers  # noqa: PLR2004
         is_lasting = answer.headers.get("x-should-retry") == "false"

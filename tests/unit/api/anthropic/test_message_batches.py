@@ -276,29 +276,6 @@ async def test_results_come_from_both_files_in_order(client, deps):
     ]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b'{"type":"error","error":{"type":"x","n":123456789012345678901234567890}}',
-        b'{"type":"error","error":{"type":"x","detail":' + b"[" * 510 + b"]" * 510 + b"}}",
-        b'{"error":"overloaded","more":' + b"[" * 511 + b"]" * 511 + b"}",
-        b'{"error":{"message":["overloaded"]},"n":1e999}',
-    ],
-)
-def test_an_error_of_a_server_never_breaks_the_results(body):
-    """Its text stays, with numbers and nesting that an encoder refuses; a line has any object of a server."""
-    error = {"code": "x", "message": "overloaded"}
-    text = lines.answered("b", 0, b'"r-0"', status=529, request_id="req_9", body=body, error=error)
-    found = results.result(text, failed=True)
-    if body.startswith(b'{"type"'):
-        assert (
-            found
-            == b'{"custom_id":"r-0","result":{"type":"errored","error":{"request_id":"req_9",%b}}\n' % body[1:]
-        )
-    else:
-        assert orjson.loads(found)["result"] == errored("overloaded_error", "overloaded", "req_9")
-
-
 async def test_results_without_one_of_their_files_are_no_results(client, deps):
     """If a file is deleted while they are sent, they break off; afterwards there are no results."""
     batch_id = (await create(client)).json()["id"]

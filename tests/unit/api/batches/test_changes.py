@@ -37,3 +37,26 @@ async def test_a_cancel_after_the_window_is_refused(tmp_path, path, status, afte
     assert shown["status"] == (status if wanted == 409 else "cancelling")
     if wanted == 409:
         assert answer.headers["x-should-retry"] == "false"
+        word = "in_progress" if "messages" in path else status
+        assert f"with status '{word}' whose window" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "running", "ended"),
+    [("/batches", "validating", "completed"), ("/messages/batches", "in_progress", "ended")],
+)
+async def test_a_refusal_has_the_status_as_its_face_shows_it(tmp_path, path, running, ended):
+    """Anthropic's clients do not know OpenAI's."""
+    endpoint = "/v1/messages" if "messages" in path else "/v1/embeddings"
+    async with open_dependencies(tmp_path) as deps, client_of(deps) as client:
+        for number, status in enumerate((Status.VALIDATING, Status.COMPLETED)):
+            made = batch_of(f"batch_{number:032x}", endpoint=endpoint, status=status, expires_at=NOW + WINDOW)
+            deps.view.put_batch(BatchRecord(project="p", batch=made))
+        refused = [
+            await client.delete(f"{path}/batch_{0:032x}"),
+            await client.post(f"{path}/batch_{1:032x}/cancel"),
+        ]
+    assert [answer.json()["error"]["message"] for answer in refused] == [
+        f"Cannot delete a batch with status '{running}': cancel it first.",
+        f"Cannot cancel a batch with status '{ended}'.",
+    ]

@@ -51,7 +51,21 @@ def test_a_body_without_an_error_is_grouped_by_status():
         tally.add(0, line.answered(ID, 0, b'"a"', status=422, request_id="r", body=body))
     (group,) = tally.report().data
     assert (group.code, group.count) == ("http_422", 4)
-    assert [sample.message for sample in group.samples] == ["{}", '{"error":"text"}', '{"error":{"code":5}}']
+    assert [sample.message for sample in group.samples] == ["{}", "text", '{"error":{"code":5}}']
+
+
+def test_a_flat_error_has_its_code_and_message():
+    """SGLang and FastAPI send no `error`."""
+    tally = report.ErrorGroups()
+    for body in (
+        b'{"object":"error","message":"too long","type":"BadRequestError","param":null,"code":400}',
+        b'{"detail":[{"loc":["body"],"msg":"field required"},{"msg":"not a list"}]}',
+    ):
+        tally.add(0, line.answered(ID, 0, b'"a"', status=400, request_id="r", body=body))
+    assert [(group.code, group.samples[0].message) for group in tally.report().data] == [
+        ("BadRequestError", "too long"),
+        ("http_400", "field required; not a list"),
+    ]
 
 
 def test_tidemills_error_precedes_the_servers():

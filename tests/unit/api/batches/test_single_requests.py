@@ -126,6 +126,17 @@ async def test_a_refused_request_has_failed(client, deps, error, code, message):
     assert found["response"] == orjson.loads(ANSWER)
 
 
+async def test_a_refused_request_has_the_words_of_its_server(client, deps):
+    """In its error, too."""
+    made = (await create(client)).json()
+    body = b'{"detail":"too long"}'
+    line = lines.answered(made["id"], 0, b'"request"', status=400, request_id="r", body=body)
+    await end(deps, made["id"], "completed_at", Status.COMPLETED, [(0, True, line)])
+    seen(deps, made["id"])
+    found = (await client.get(f"{CHAT}/{made['id']}")).json()
+    assert found["error"]["message"] == "The server answered with status 400: too long"
+
+
 @pytest.mark.parametrize(
     ("status", "shown", "code"),
     [

@@ -99,6 +99,9 @@ def server():
         yield made
 
 
+NOT_FOUND = b'{"message":"Not Found","type":"backend_error","param":null,"code":null}'
+
+
 async def test_a_line_ends_if_its_endpoint_is_not_served(world, server, monkeypatch):
     """At its first call, and its backend goes on: other lines do not suffer."""
     monkeypatch.setenv("KEY", "sk-1")
@@ -110,7 +113,7 @@ async def test_a_line_ends_if_its_endpoint_is_not_served(world, server, monkeypa
             "endpoint_not_served",
             "The model's backend does not serve /v1/embeddings.",
             404,
-            b'{"detail": "Not Found"}',
+            b'{"detail":"Not Found","error":%b}' % NOT_FOUND,
         )
     }
     backend = one.fleet.backends[0]

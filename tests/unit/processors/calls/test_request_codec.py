@@ -14,6 +14,7 @@ from tidemill.processors.calls import reply, request_codec
 from tidemill.processors.calls.request_codec import Success
 from tidemill.processors.failures import NOT_MADE, Answer, CallFailure, FailureKind, Fault
 from tidemill.schemas.bounds import TOKENS_MAX
+from tidemill.schemas.jsonl import server_error
 from tidemill.schemas.jsonl.line import Call
 from tidemill.schemas.log import codec
 
@@ -197,14 +198,14 @@ def line_of(outcome: Answer | FailureKind, endpoint: str = CHAT) -> dict[str, An
 
 @pytest.mark.parametrize("status", [302, 400, 401, 404, 422, 429, 500, 503])
 def test_an_error_line_quotes_the_server(status: int) -> None:
-    """With its status; a JSON object as it is, anything else as a message in OpenAI's shape."""
+    """With its status; a JSON object with an `error` as it is, anything else as a message in OpenAI's shape."""
     own = {"error": {"message": "Previous response with id 'x' not found.", "code": 404}, "n": 10**50}
     for body, expected in (
         (json.dumps(own).encode(), own),
         (b"\xef\xbb\xbf" + json.dumps(own).encode(), own),
         (b" prompt is too long: 9000 > 8192\n", "prompt is too long: 9000 > 8192"),
         (b'["no"]', '["no"]'),
-        (b"<html>" + b"x" * 100_000, "<html>" + "x" * (request_codec.QUOTED_BYTES_MAX - 6) + "…"),
+        (b"<html>" + b"x" * 100_000, "<html>" + "x" * (server_error.QUOTED_BYTES_MAX - 6) + "…"),
         ("zu groß".encode("latin-1"), "zu gro\ufffd"),
         (b"", f"The backend answered with status {status}."),
     ):
@@ -221,7 +222,8 @@ def test_our_error_is_beside_the_servers_answer() -> None:
     end = request_codec.judge(Answer(404, b'{"detail":"Not Found"}'), CHAT)
     assert isinstance(end, CallFailure)
     line = json.loads(request_codec.failed(BATCH, 0, b'"a"', request_codec.unserved(end, CHAT), ONE_CALL)[0])
-    assert line["response"]["body"] == {"detail": "Not Found"}
+    error = {"message": "Not Found", "type": "backend_error", "param": None, "code": None}
+    assert line["response"]["body"] == {"detail": "Not Found", "error": error}
     assert line["error"]["code"] == "endpoint_not_served"
     page = line_of(Answer(200, b"<html>busy</html>"))
     assert (page["response"]["status_code"], page["error"]["code"]) == (200, "backend_reply_invalid")
@@ -232,6 +234,37 @@ def test_our_error_is_beside_the_servers_answer() -> None:
         assert line["error"]["code"] == broken.value
         assert line["error"]["message"]
         assert ("tidemill" in line) is (broken not in NOT_MADE)
+
+
+FLAT = b'{"object":"error", "message":"too long","type":"BadRequestError","param":"messages","code":400,"n":1.10}'
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "kind", "kept"),
+    [
+        (FLAT, "too long", "BadRequestError", b'"n":1.10'),
+        (b'{"detail":"Not Found"}', "Not Found", "backend_error", b'"detail":"Not Found"'),
+        (b'{"detail":[{"loc":["body"],"msg":"field required"}]}', "field required", "backend_error", b'"loc"'),
+        (b'{"error":null,"message":"busy"}', "busy", "backend_error", b'"message":"busy"'),
+        (b'{"reason":7}', '{"reason":7}', "backend_error", b'"reason":7'),
+        (b"{}", "The backend answered with status 400.", "backend_error", b""),
+    ],
+)
+def test_a_body_without_an_error_gets_one(body: bytes, message: str, kind: str, kept: bytes) -> None:
+    """In OpenAI's shape, beside the server's own fields, so that clients find the reason where OpenAI has it."""
+    end = request_codec.judge(Answer(400, body), CHAT)
+    assert isinstance(end, CallFailure)
+    param = "messages" if kind == "BadRequestError" else None
+    assert orjson.loads(end.body)["error"] == {"message": message, "type": kind, "param": param, "code": None}
+    assert kept in end.body
+
+
+@pytest.mark.parametrize("body", [b'{"error":"no model","error_type":"x"}', b'{"error":{"code":1e999}}'])
+def test_an_error_of_a_server_stays_as_it_is(body: bytes) -> None:
+    """Whatever it has."""
+    end = request_codec.judge(Answer(400, body), CHAT)
+    assert isinstance(end, CallFailure)
+    assert end.body is body
 
 
 FAULTY: list[tuple[object, int | None, str]] = [
