@@ -5,8 +5,10 @@ of it. No message quotes a secret.
 """
 
 import os
+from pathlib import Path
 from typing import Final
 
+FILE_BYTES_MAX: Final = 64 * 1024
 _MARK: Final = "\ufeff"
 """The byte order mark."""
 
@@ -50,3 +52,32 @@ def of_variable(name: str, *, is_header: bool = False) -> str:
     if not (text := os.environ.get(name)):
         raise SecretError(f"the variable {name} is not set")
     return checked(text, f"the variable {name}", is_header=is_header)
+
+
+def of_file(file: Path) -> str:
+    """The secret that is the whole content of a file, read at each call.
+
+    Raises:
+        SecretError: See `checked` and `text_of`.
+    """
+    return checked(text_of(file), str(file))
+
+
+def text_of(file: Path) -> str:
+    """The text of a file with one or several secrets, as it is.
+
+    Raises:
+        SecretError: The file cannot be read, is too long, or is not UTF-8.
+    """
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise SecretError(f"{file} cannot be read: {error.strerror}") from error
+    if len(content) > FILE_BYTES_MAX:
+        raise SecretError(f"{file} has more than {FILE_BYTES_MAX} bytes")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        # The cause would quote the content.
+        raise SecretError(f"{file} is not text in UTF-8") from None

@@ -1,15 +1,26 @@
 """Every reader of secrets: what editors, shells and mounted Secrets add is no part of a secret."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from support.backend import Backend
 
+from tidemill.api.access import openid, provider
 from tidemill.client.errors import UsageError
 from tidemill.client.target import find
+from tidemill.configuration import signing_keys
+from tidemill.configuration.buckets import Bucket
+from tidemill.configuration.projects import OpenId
+from tidemill.configuration.security import Security
 from tidemill.configuration.servers import Server
+from tidemill.configuration.settings import Settings, SettingsError, load
+from tidemill.local.embedded import users
 from tidemill.processors.backends.server_settings import Target
-from tidemill.runtime import server_probe
+from tidemill.runtime import run_file, server_probe
+from tidemill.schemas.log.signing import Signer
+from tidemill.sealing.key_manager import wrapper
+from tidemill.sealing.wrapping import new_key_text
 
 WORD = "a-secret_of+40/characters=xQ7"
 SAME = [WORD, f"{WORD}\n", f"{WORD}\r\n", f"\ufeff{WORD}", f" {WORD}\t", f"\ufeff {WORD} \r\n\r\n"]
@@ -62,3 +73,100 @@ def test_a_process_without_the_key_may_ask_the_server(monkeypatch):
     monkeypatch.delenv("A_KEY", raising=False)
     assert server().lack == "the variable A_KEY is not set"
     assert server().fault is None
+
+
+SASL = {"protocol": "SASL_PLAINTEXT", "username": "u"}
+BUCKET = {"access_key_id": "a", "projects": {"default": {}}}
+OPENID = {"issuer": "https://a", "client_id": "tidemill", "grants": [{"value": "all"}]}
+SIGNING, WRAPPING = Signer.made().text, new_key_text()
+
+
+def client_secret(file: Path):
+    asked = provider.Provider(OpenId(**OPENID, client_secret_file=file), lambda: 0.0)
+    return asyncio.run(asked._secret())
+
+
+def api_key(text: str, monkeypatch):
+    monkeypatch.setenv("TIDEMILL_API_KEY", text)
+    return load(Path("/dev/null")).api_key.get_secret_value()
+
+
+def signing_key(text: str, monkeypatch):
+    monkeypatch.setenv("TIDEMILL_SIGNING_KEY", text)
+    return signing_keys.signer(load(Path("/dev/null"))).text
+
+
+FILES = {
+    "password_file": (WORD, lambda file: Security(**SASL, password_file=file).password),
+    "embedded user": (WORD, lambda file: run_file.security(file.parent, "api").password),
+    "embedded user's own": (WORD, lambda file: users.password(file.parent, "api")),
+    "secret_access_key_file": (WORD, lambda file: Bucket(**BUCKET, secret_access_key_file=file).secret),
+    "client_secret_file": (WORD, client_secret),
+    "signing_key_file": (SIGNING, lambda file: signing_keys.signer(Settings(signing_key_file=file)).text),
+    "encryption_key_file": (WRAPPING, lambda file: wrapper(Settings(encryption_key_file=file)) and WRAPPING),
+}
+"""A secret of each kind, and what reads it from a file."""
+VARIABLES = {
+    "api_key_env": (WORD, lambda _: Server(url="http://a/v1", api_key_env="A_SECRET").api_key),
+    "password_env": (WORD, lambda _: Security(**SASL, password_env="A_SECRET").password),
+    "secret_access_key_env": (WORD, lambda _: Bucket(**BUCKET, secret_access_key_env="A_SECRET").secret),
+}
+SETTINGS = {"api_key": (WORD, api_key), "signing_key": (SIGNING, signing_key)}
+ADDED = ["{}", "{}\n", "{}\r\n", "\ufeff{}", " {}\t", "\ufeff {} \r\n\r\n"]
+
+
+@pytest.mark.parametrize("added", ADDED)
+@pytest.mark.parametrize("kind", [*FILES, *VARIABLES, *SETTINGS])
+def test_each_reader_leaves_out_what_surrounds_a_secret(kind, added, tmp_path, monkeypatch):
+    """Line ends, spaces and a byte order mark, in a file and in a variable."""
+    if kind in FILES:
+        secret, read = FILES[kind]
+        file = tmp_path / "tidemill-api"
+        file.write_bytes(added.format(secret).encode())
+        assert read(file) == secret
+    elif kind in VARIABLES:
+        secret, read = VARIABLES[kind]
+        monkeypatch.setenv("A_SECRET", added.format(secret))
+        assert read(None) == secret
+    else:
+        secret, read = SETTINGS[kind]
+        assert read(added.format(secret), monkeypatch) == secret
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff\xfeh\0u\0s\0h\0", "is not text in UTF-8"),
+        (b"hush\nhush", "has a line break|each line must be"),
+        (b"", "empty|each line must be"),
+        (b"\xef\xbb\xbf\n", "empty|each line must be"),
+        (None, "cannot be read: (Is a directory|No such file)|no such file"),
+        (b"h" * 70_000, "has more than 65536 bytes"),
+    ],
+    ids=["utf-16", "lines", "empty", "mark", "folder", "long"],
+)
+@pytest.mark.parametrize("kind", FILES)
+def test_each_reader_names_a_file_that_has_no_secret(kind, content, said, tmp_path):
+    """With an error that its caller expects, and without a word of the content."""
+    file = tmp_path / "tidemill-api"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    with pytest.raises((OSError, ValueError, SettingsError, openid.Refused), match=said) as refused:
+        FILES[kind][1](file)
+    assert not isinstance(refused.value, UnicodeError)
+    assert str(file) in str(refused.value)
+    assert "hush" not in str(refused.value).partition("input_value")[0]
+
+
+@pytest.mark.parametrize("kind", VARIABLES)
+@pytest.mark.parametrize("given", ["one\ntwo", " \n"])
+def test_each_reader_names_a_variable_that_has_no_secret(kind, given, monkeypatch):
+    """It is a lack of the server, or an error that its caller expects."""
+    monkeypatch.setenv("A_SECRET", given)
+    if kind == "api_key_env":
+        assert "A_SECRET" in Server(url="http://a/v1", api_key_env="A_SECRET").lack
+    else:
+        with pytest.raises((OSError, ValueError), match="the variable A_SECRET"):
+            VARIABLES[kind][1](None)

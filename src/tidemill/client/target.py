@@ -65,6 +65,6 @@ def find(*, base_url: str | None, api_key: str | None, data: Path | None, enviro
 def _key(folder: Path, *, is_named: bool) -> str | None:
     file = folder / "api_key"
     try:
-        return (file.read_text("utf-8").strip() or None) if is_named or ownership.is_trusted(file) else None
-    except (OSError, UnicodeDecodeError):
+        return credentials.of_file(file) if is_named or ownership.is_trusted(file) else None
+    except OSError:
         return None

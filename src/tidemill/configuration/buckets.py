@@ -1,12 +1,12 @@
 """Connections to buckets of users, and the prefixes in them that projects may read or write."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from tidemill import credentials
 from tidemill.configuration.misconfigured import Table
 from tidemill.configuration.servers import ServerName, ServerUrl
 from tidemill.schemas import buckets
@@ -71,15 +71,11 @@ class Bucket(Table):
         """The secret of the access key, read at each call; None without an access key.
 
         Raises:
-            OSError: This process lacks the variable, or the file cannot be read.
+            SecretError: The variable or the file of this process does not have one.
         """
         if self.secret_access_key_file is not None:
-            return self.secret_access_key_file.read_text("utf-8").strip()
-        if (name := self.secret_access_key_env) is None:
-            return None
-        if not (secret := os.environ.get(name)):
-            raise OSError(f"the variable {name} is not set")
-        return secret
+            return credentials.of_file(self.secret_access_key_file)
+        return credentials.of_variable(self.secret_access_key_env) if self.secret_access_key_env else None
 
     def folders(self, project: str, *, writes: bool) -> Iterator[Address]:
         """The folders that a project may read from, or write to."""

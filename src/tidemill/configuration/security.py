@@ -1,7 +1,6 @@
 """TLS and SASL settings of Kafka clients, and the arguments of the client library that follow from them."""
 
 import functools
-import os
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,9 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
+from tidemill import credentials
 from tidemill.configuration.misconfigured import Table
+from tidemill.credentials import SecretError
 
 
 class Security(Table):
@@ -38,13 +39,16 @@ class Security(Table):
             raise ValueError(f"{self.protocol} needs a username, and a password_env or a password_file")
         if self.password_env and self.password_file:
             raise ValueError("password_env and password_file are both set; keep the one that has the password")
-        if self.has_password and self.password_env and not os.environ.get(self.password_env):
-            raise ValueError(f"the environment variable {self.password_env} is not set; it must hold the password")
         if self.key_file is not None and self.cert_file is None:
             raise ValueError("key_file is set, but not the cert_file that it belongs to")
         for file in (self.ca_file, self.cert_file, self.key_file, self.password_file):
             if file is not None and not file.is_file():
                 raise ValueError(f"{file}: no such file")
+        if self.has_password:
+            try:
+                _ = self.password
+            except SecretError as error:
+                raise ValueError(f"the password: {error}") from None
         return self
 
     @property
@@ -62,11 +66,11 @@ class Security(Table):
         """The password, read at each call.
 
         Raises:
-            OSError: Its file cannot be read.
+            SecretError: Its file or variable does not have one.
         """
         if self.password_file is not None:
-            return self.password_file.read_text("utf-8").rstrip("\r\n")
-        return os.environ.get(self.password_env or "", "")
+            return credentials.of_file(self.password_file)
+        return credentials.of_variable(self.password_env or "")
 
     @property
     def environ(self) -> dict[str, str]:

@@ -12,13 +12,19 @@ from typing import Annotated, Any, Final, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 from pydantic_settings import SettingsError as NotJson
 
-from tidemill import ownership
+from tidemill import credentials, ownership
 from tidemill.configuration import misconfigured
 from tidemill.configuration.buckets import Bucket, Buckets
-from tidemill.configuration.connections import Connections, Logs, is_local
+from tidemill.configuration.connections import Connections, Logs, Origins, is_local
 from tidemill.configuration.custom_endpoints import CustomEndpoint, EndpointPath
 from tidemill.configuration.misconfigured import Table
 from tidemill.configuration.projects import ForwardedHeaders, Limits, OpenId, Project
@@ -40,7 +46,6 @@ MIB = 1 << 20
 ENDPOINTS_MAX: Final = 100
 """Endpoints of the settings."""
 ENV_PREFIX = "TIDEMILL_"
-_ORIGIN: Final = re.compile(r"(\*|[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+)\Z")
 _BROKERS: Final = re.compile(r"\s*([^\s,:/@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?\s*\Z")
 
 
@@ -51,6 +56,14 @@ class SettingsError(Exception):
 ProjectName = Annotated[str, Field(pattern=access.PROJECT)]
 Life = Annotated[int, Field(ge=EXPIRES_AFTER_SECONDS[0], le=36_500 * 86_400)]
 Discount = Annotated[Decimal, Field(ge=0, le=1, max_digits=18)]
+
+
+class Variables(EnvSettingsSource):
+    """The environment variables, without the line ends and spaces that shells and mounted Secrets add."""
+
+    def _load_env_vars(self) -> dict[str, str | None]:
+        found = {name: credentials.stripped(text or "") for name, text in super()._load_env_vars().items()}
+        return {name: text for name, text in found.items() if text}
 
 
 class Settings(BaseSettings):
@@ -82,7 +95,7 @@ class Settings(BaseSettings):
     allowed_hosts: tuple[str, ...] | None = None
     """Host names that requests may name, without a port; `*` matches any part of a name. By default any name;
     if `host` is a loopback address, only `localhost`, `*.localhost` and loopback addresses."""
-    cors_origins: tuple[Word, ...] = ()
+    cors_origins: Origins = ()
     """Origins whose pages may use the API (CORS), like `https://app.example.com`; `*` is any. By default
     none."""
     path_aliases: bool = False
@@ -236,16 +249,6 @@ class Settings(BaseSettings):
             raise ValueError("expected file:///dir or s3://bucket/prefix")
         return store
 
-    @field_validator("cors_origins")
-    @classmethod
-    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in origins:
-            if not _ORIGIN.match(origin):
-                raise ValueError(
-                    f"{origin} is not an origin like https://app.example.com: lower case, no path, no final slash"
-                )
-        return origins
-
     @field_validator("api_key")
     @classmethod
     def _check_key(cls, key: SecretStr | None) -> SecretStr | None:
@@ -349,8 +352,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment takes precedence over the file, whose content arrives as init arguments."""
-        del settings_cls, dotenv_settings, file_secret_settings
-        return env_settings, init_settings
+        del env_settings, dotenv_settings, file_secret_settings
+        return Variables(settings_cls), init_settings
 
 
 NAMED: Final[dict[str, type[Table]]] = {
