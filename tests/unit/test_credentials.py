@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from support.backend import Backend
 
 from tidemill.api.access import openid, provider
@@ -11,6 +12,7 @@ from tidemill.client.errors import UsageError
 from tidemill.client.target import find
 from tidemill.configuration import signing_keys
 from tidemill.configuration.buckets import Bucket
+from tidemill.configuration.misconfigured import faults
 from tidemill.configuration.projects import OpenId
 from tidemill.configuration.security import Security
 from tidemill.configuration.servers import Server
@@ -170,3 +172,38 @@ def test_each_reader_names_a_variable_that_has_no_secret(kind, given, monkeypatc
     else:
         with pytest.raises((OSError, ValueError), match="the variable A_SECRET"):
             VARIABLES[kind][1](None)
+
+
+NO_NAMES = [
+    "sk-live-51Habcdefghijklmnop", "$KEY", "${KEY}", "A B", "1KEY", "KÉY", "A\n", "",
+    f"hf_{'aB3dE' * 7}", f"sk_live_{'4eC39HqLyjWDarjtT1zd7dc'}x", "d41d8cd98f00b204e9800998ecf8427e",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", NO_NAMES)
+@pytest.mark.parametrize(
+    ("setting", "table"),
+    [("password_env", "kafka_security"), ("secret_access_key_env", "buckets"), ("api_key_env", "servers")],
+)
+def test_a_secret_in_place_of_its_variable_is_refused(setting, table, given):
+    """And not quoted: the name is shown in warnings, and written to the catalog."""
+    entry = {
+        "kafka_security": {**SASL, setting: given},
+        "buckets": {"a": {**BUCKET, setting: given}},
+        "servers": {"a": {"url": "http://a/v1", setting: given}},
+    }[table]
+    with pytest.raises(ValidationError) as refused:
+        Settings(**{table: entry})
+    (said,) = faults(refused.value)
+    assert said.startswith(table)
+    assert "the name of" in said or "control character" in said
+    assert not given or given not in said
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["KEY", "_KEY", "TIDEMILL_KEY_GPU_1", "vllm_key", "KEY_OF_" + "LONG_NAMES_2_" * 9, "QWEN25CODER32BINSTRUCT_KEY"],
+)
+def test_names_of_variables_are_accepted(given):
+    """In the usual forms, of any length."""
+    assert Server(url="http://a/v1", api_key_env=given).lack == f"the variable {given} is not set"

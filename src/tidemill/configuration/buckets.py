@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from tidemill import credentials
 from tidemill.configuration.misconfigured import Table
+from tidemill.configuration.security import VariableName
 from tidemill.configuration.servers import ServerName, ServerUrl
 from tidemill.schemas import buckets
 from tidemill.schemas.bounds import NAME_CHARS_MAX, Word
@@ -48,7 +49,7 @@ class Bucket(Table):
     """Region; by default that of the variables `AWS_…`."""
     access_key_id: Annotated[str, Field(min_length=1, max_length=NAME_CHARS_MAX)] | None = None
     """Id of the access key; without it, the variables `AWS_…` or the role of the machine count."""
-    secret_access_key_env: str | None = None
+    secret_access_key_env: VariableName | None = None
     """Environment variable with the secret of that key."""
     secret_access_key_file: Path | None = None
     """File with the secret, such as a mounted one; read when the process first uses the connection."""

@@ -1,16 +1,34 @@
 """TLS and SASL settings of Kafka clients, and the arguments of the client library that follow from them."""
 
 import functools
+import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import model_validator
+from pydantic import AfterValidator, model_validator
 
 from tidemill import credentials
 from tidemill.configuration.misconfigured import Table
 from tidemill.credentials import SecretError
+
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}\Z", re.ASCII)
+_KEY_WORD: Final = re.compile(r"(?=[A-Z0-9]*[a-z])(?=[A-Za-z]*[0-9])[A-Za-z0-9]{24,}(?![A-Za-z0-9])")
+"""A long word of letters and digits, as in keys like `hf_…`, `sk_live_…` and `gsk_…`."""
+
+
+def _check_variable(name: str) -> str:
+    # The text may be the secret itself, so no message quotes it.
+    if not _VARIABLE.match(name):
+        raise ValueError("expected the name of an environment variable: letters, digits and _, without $ and {}")
+    if _KEY_WORD.search(name):
+        raise ValueError("this looks like the secret itself; expected the name of the variable that has it")
+    return name
+
+
+VariableName = Annotated[str, AfterValidator(_check_variable)]
+"""The name of an environment variable that has a secret; it may be logged and shown."""
 
 
 class Security(Table):
@@ -22,7 +40,7 @@ class Security(Table):
     """How the password is sent to the broker."""
     username: str | None = None
     """Required with `SASL`."""
-    password_env: str | None = None
+    password_env: VariableName | None = None
     """Environment variable with the password; `SASL` requires this or `password_file`."""
     password_file: Path | None = None
     """File with the password, such as a mounted secret; read whenever a client is created."""

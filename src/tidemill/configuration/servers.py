@@ -22,7 +22,7 @@ from pydantic import (
 from tidemill import credentials
 from tidemill.configuration.connections import address_of
 from tidemill.configuration.misconfigured import TABLE, Table
-from tidemill.configuration.security import tls_fault
+from tidemill.configuration.security import VariableName, tls_fault
 from tidemill.credentials import SecretError
 from tidemill.schemas import headers
 from tidemill.schemas.bounds import Name
@@ -110,7 +110,7 @@ class Server(Table):
 
     url: ServerUrl
     """Base address, the part before `/chat/completions`; it usually ends in `/v1`."""
-    api_key_env: str | None = None
+    api_key_env: VariableName | None = None
     """Environment variable with the server's key; a process without the variable makes no calls to it."""
     ca_file: Path | None = None
     """PEM file of the authorities to trust with `https`; by default those of the system."""
