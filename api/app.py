@@ -55,7 +55,7 @@ from tidemill.kafka.follower import Follower, Tail, TimedFollower, catch_up, sta
 from tidemill.kafka.history import LogHistory
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.producer import Log
-from tidemill.runtime import health, memory, notify
+from tidemill.runtime import health, memory, notify, preflight
 from tidemill.runtime.heartbeat import Heartbeat
 from tidemill.runtime.listening import listen
 from tidemill.schemas.log import topics
@@ -66,7 +66,7 @@ from tidemill.schemas.webhooks.addresses import networks
 from tidemill.sealing.key_manager import KeyManager, wrapper
 from tidemill.sealing.webhook_secrets import WebhookSecrets
 from tidemill.tasks import Crash, Fault, watched
-from tidemill.telemetry import logs, tracing
+from tidemill.telemetry import tracing
 
 log = logging.getLogger(__name__)
 
@@ -389,7 +389,7 @@ def main(settings: Settings) -> None:
         OSError: A folder cannot be written.
         SystemExit: It crashed; its traceback is in the log.
     """
-    logs.set_up("api", settings.log)
+    preflight.begin_log("api", settings)
     flush = tracing.set_up("api")
     heartbeat = Heartbeat()
     with heartbeat.guarded(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

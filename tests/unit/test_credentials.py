@@ -202,7 +202,14 @@ def test_a_secret_in_place_of_its_variable_is_refused(setting, table, given):
 
 @pytest.mark.parametrize(
     "given",
-    ["KEY", "_KEY", "TIDEMILL_KEY_GPU_1", "vllm_key", "KEY_OF_" + "LONG_NAMES_2_" * 9, "QWEN25CODER32BINSTRUCT_KEY"],
+    [
+        "KEY",
+        "_KEY",
+        "TIDEMILL_KEY_GPU_1",
+        "vllm_key",
+        "KEY_OF_" + "LONG_NAMES_2_" * 9,
+        "QWEN25CODER32BINSTRUCT_KEY",
+    ],
 )
 def test_names_of_variables_are_accepted(given):
     """In the usual forms, of any length."""

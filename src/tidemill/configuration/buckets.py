@@ -1,8 +1,9 @@
-"""Connections to buckets of users, and the prefixes in them that projects may read or write."""
+"""The address of the store; connections to buckets of users, and the prefixes in them that projects may use."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -17,6 +18,22 @@ from tidemill.schemas.resources import access
 
 CONNECTIONS_MAX: Final = 100
 PREFIXES_MAX: Final = 100
+
+
+def _check_store(store: str) -> str:
+    parts = urlsplit(store)
+    if "@" in parts.netloc:
+        raise ValueError(
+            "the address must not contain a password: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    is_folder = parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/")
+    if not (is_folder or (parts.scheme == "s3" and parts.netloc)):
+        raise ValueError("expected file:///dir or s3://bucket/prefix")
+    return store
+
+
+StoreUrl = Annotated[str, AfterValidator(_check_store)]
+"""`file:///dir` or `s3://bucket/prefix`."""
 
 
 def _check_prefix(text: str) -> str:

@@ -31,6 +31,19 @@ VariableName = Annotated[str, AfterValidator(_check_variable)]
 """The name of an environment variable that has a secret; it may be logged and shown."""
 
 
+_BROKERS: Final = re.compile(r"\s*([^\s,:/@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?\s*\Z")
+
+
+def _check_brokers(kafka: str) -> str:
+    if not all(map(_BROKERS.match, kafka.split(","))):
+        raise ValueError("expected host:port[,host:port…], without a scheme or a password")
+    return kafka
+
+
+Brokers = Annotated[str, AfterValidator(_check_brokers)]
+"""`host:port[,host:port…]`."""
+
+
 class Security(Table):
     """TLS and SASL of the connections to a broker; by default neither."""
 

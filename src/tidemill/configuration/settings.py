@@ -9,7 +9,6 @@ import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final, Self, get_args
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -23,12 +22,12 @@ from pydantic_settings import SettingsError as NotJson
 
 from tidemill import credentials, ownership
 from tidemill.configuration import misconfigured
-from tidemill.configuration.buckets import Bucket, Buckets
+from tidemill.configuration.buckets import Bucket, Buckets, StoreUrl
 from tidemill.configuration.connections import Connections, Logs, Origins, is_local
 from tidemill.configuration.custom_endpoints import CustomEndpoint, EndpointPath
 from tidemill.configuration.misconfigured import Table
 from tidemill.configuration.projects import ForwardedHeaders, Limits, OpenId, Project
-from tidemill.configuration.security import Cluster, Security
+from tidemill.configuration.security import Brokers, Cluster, Security
 from tidemill.configuration.servers import Model, ModelName, Price, Server, ServerName, Serving
 from tidemill.configuration.serving import serving
 from tidemill.schemas import configured, endpoints
@@ -46,7 +45,7 @@ MIB = 1 << 20
 ENDPOINTS_MAX: Final = 100
 """Endpoints of the settings."""
 ENV_PREFIX = "TIDEMILL_"
-_BROKERS: Final = re.compile(r"\s*([^\s,:/@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?\s*\Z")
+_LINK: Final = re.compile(rf"{ENV_PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)\Z")
 
 
 class SettingsError(Exception):
@@ -58,12 +57,17 @@ Life = Annotated[int, Field(ge=EXPIRES_AFTER_SECONDS[0], le=36_500 * 86_400)]
 Discount = Annotated[Decimal, Field(ge=0, le=1, max_digits=18)]
 
 
+def is_service_link(name: str, text: str) -> bool:
+    """Whether Kubernetes made a variable for a service whose name begins with `tidemill`."""
+    return _LINK.match(name.upper()) is not None or (name.upper().endswith("_PORT") and "://" in text)
+
+
 class Variables(EnvSettingsSource):
     """The environment variables, without the line ends and spaces that shells and mounted Secrets add."""
 
     def _load_env_vars(self) -> dict[str, str | None]:
         found = {name: credentials.stripped(text or "") for name, text in super()._load_env_vars().items()}
-        return {name: text for name, text in found.items() if text}
+        return {name: text for name, text in found.items() if text and not is_service_link(name, text)}
 
 
 class Settings(BaseSettings):
@@ -78,11 +82,11 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    kafka: str | None = None
+    kafka: Brokers | None = None
     """`host:port[,host:port…]` of an external Kafka. By default `tidemill up` starts its own."""
     kafka_security: Security = Security()
     """TLS and SASL of that Kafka; by default neither."""
-    store: str | None = None
+    store: StoreUrl | None = None
     """Object store: `file:///dir` or `s3://bucket/prefix`; by default the folder `store` of `data`."""
     presigned_downloads: bool = False
     """Answer downloads with a 302 to a signed address of the S3 store, which clients must be able to reach."""
@@ -228,26 +232,6 @@ class Settings(BaseSettings):
         # Before the models, which name them, and before any stage begins.
         endpoints.configure({path: one.endpoint(path) for path, one in custom.items()})
         return custom
-
-    @field_validator("kafka")
-    @classmethod
-    def _check_kafka(cls, kafka: str | None) -> str | None:
-        if kafka is not None and not all(map(_BROKERS.match, kafka.split(","))):
-            raise ValueError("expected host:port[,host:port…], without a scheme or a password")
-        return kafka
-
-    @field_validator("store")
-    @classmethod
-    def _check_store(cls, store: str | None) -> str | None:
-        parts = urlsplit(store or "file:///")
-        if "@" in parts.netloc:
-            raise ValueError(
-                "the address must not contain a password: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            )
-        is_folder = parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/")
-        if not (is_folder or (parts.scheme == "s3" and parts.netloc)):
-            raise ValueError("expected file:///dir or s3://bucket/prefix")
-        return store
 
     @field_validator("api_key")
     @classmethod

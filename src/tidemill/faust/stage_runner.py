@@ -20,10 +20,10 @@ from tidemill.kafka.admin import Retention, TopicError, ensure_topics, once_read
 from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.connection import check_broker
 from tidemill.kafka.follower import Follower
-from tidemill.runtime import health, memory, notify
+from tidemill.runtime import health, memory, notify, preflight
 from tidemill.runtime.heartbeat import Heartbeat
 from tidemill.schemas.ports import Store
-from tidemill.telemetry import logs, tracing
+from tidemill.telemetry import tracing
 
 log = logging.getLogger("tidemill.stage")
 
@@ -60,7 +60,7 @@ def run(settings: Settings, role: str, make: Callable[[Settings, Cluster, Catalo
         SettingsError: The settings name no broker.
         SystemExit: An app crashed; its traceback is in the log.
     """
-    logs.set_up(role, settings.log)
+    preflight.begin_log(role, settings)
     monitored = MonitoredApps()
     heartbeat = _heartbeat(monitored)
     flush = tracing.set_up(role)

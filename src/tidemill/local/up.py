@@ -173,7 +173,7 @@ class Up:
 
     async def _start(self) -> None:
         settings = self._settings
-        for lack in preflight.misspelt(settings, os.environ):
+        for lack in preflight.unknown(settings, os.environ):
             _say(f"warning: {lack}")
         for lack in preflight.lacking(settings.serving):
             _say(f"warning: {lack}")

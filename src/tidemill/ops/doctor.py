@@ -128,7 +128,7 @@ def shown(finding: Finding) -> str:
 
 async def _settings(settings: Settings) -> list[Finding]:
     """Settings that would prevent a start or make it wrong: keys that are not set, an address that is in use."""
-    found = [findings.warn(lack.setting, lack.text, lack.fix) for lack in preflight.misspelt(settings, os.environ)]
+    found = [findings.warn(lack.setting, lack.text, lack.fix) for lack in preflight.unknown(settings, os.environ)]
     # With an external Kafka the api may run elsewhere; a running service holds its own port.
     if (
         settings.kafka is None
