@@ -35,8 +35,8 @@ a command override all of these. `--config` or `TIDEMILL_CONFIG` names the file;
 the current folder, which must be a plain file of yours or root's that no other user may write to. A text has at
 most 4,096 characters, a name 255, and neither may contain control characters; a list or a table has at most 10,000
 entries. Put a name in quotes if it has anything but letters, digits, `-` and `_`. At the start, and in `tidemill
-doctor`, Tidemill lists every setting that it cannot use and how to fix it, and each process warns of variables that begin
-with `TIDEMILL_` and are no settings: they have no effect. Those that Kubernetes makes for services are left out.
+doctor`, Tidemill lists every setting that it cannot use and how to fix it, and each process warns of variables that
+begin with `TIDEMILL_` and are no settings: they have no effect. Those that Kubernetes makes for services are left out.
 
 A running `tidemill up` applies changes of `servers` and `models` in the file. Changes of other settings take
 effect at its next start; it names them.

@@ -15,6 +15,17 @@ EXPOSED = (
 )
 """Warning about an address without TLS that other machines reach."""
 _ORIGIN: Final = re.compile(r"(\*|[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+)\Z")
+_HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9*._-]+)\Z")
+
+
+def _check_host(host: str) -> str:
+    if not _HOST.match(host):
+        raise ValueError(f"{host} is not a name like app.example.com: no scheme, no port, and IPv6 in [ ]")
+    return host
+
+
+Hosts = Annotated[tuple[Annotated[Word, AfterValidator(_check_host)], ...], Field(min_length=1)]
+"""Host names as the header `Host` has them, without the port; `*` is any part of a name."""
 
 
 def _check_origin(origin: str) -> str:

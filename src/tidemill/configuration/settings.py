@@ -23,7 +23,7 @@ from pydantic_settings import SettingsError as NotJson
 from tidemill import credentials, ownership
 from tidemill.configuration import misconfigured
 from tidemill.configuration.buckets import Bucket, Buckets, StoreUrl
-from tidemill.configuration.connections import Connections, Logs, Origins, is_local
+from tidemill.configuration.connections import Connections, Hosts, Logs, Origins, is_local
 from tidemill.configuration.custom_endpoints import CustomEndpoint, EndpointPath
 from tidemill.configuration.misconfigured import Table
 from tidemill.configuration.projects import ForwardedHeaders, Limits, OpenId, Project
@@ -96,9 +96,10 @@ class Settings(BaseSettings):
     """Address that the API listens on."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     """Port of the API; 0 takes a free one."""
-    allowed_hosts: tuple[str, ...] | None = None
-    """Host names that requests may name, without a port; `*` matches any part of a name. By default any name;
-    if `host` is a loopback address, only `localhost`, `*.localhost` and loopback addresses."""
+    allowed_hosts: Hosts | None = None
+    """Host names that requests may name, without a port; `*` matches any part of a name, and an IPv6 address is in
+    `[ ]`. By default any name; if `host` is a loopback address, only `localhost`, `*.localhost` and loopback
+    addresses."""
     cors_origins: Origins = ()
     """Origins whose pages may use the API (CORS), like `https://app.example.com`; `*` is any. By default
     none."""
