@@ -66,7 +66,7 @@ from tidemill.schemas.webhooks.addresses import networks
 from tidemill.sealing.key_manager import KeyManager, wrapper
 from tidemill.sealing.webhook_secrets import WebhookSecrets
 from tidemill.tasks import Crash, Fault, watched
-from tidemill.telemetry import tracing
+from tidemill.telemetry import logs, tracing
 
 log = logging.getLogger(__name__)
 
@@ -389,7 +389,7 @@ def main(settings: Settings) -> None:
         OSError: A folder cannot be written.
         SystemExit: It crashed; its traceback is in the log.
     """
-    preflight.begin_log("api", settings)
+    logs.set_up("api", settings.log, preflight.unknown(settings))
     flush = tracing.set_up("api")
     heartbeat = Heartbeat()
     with heartbeat.guarded(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

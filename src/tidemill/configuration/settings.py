@@ -8,16 +8,12 @@ import os
 import re
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Final, Self, get_args
+from types import UnionType
+from typing import Annotated, Any, Final, Self, Union, get_args, get_origin
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as NotJson
 
 from tidemill import credentials, ownership
@@ -68,6 +64,19 @@ class Variables(EnvSettingsSource):
     def _load_env_vars(self) -> dict[str, str | None]:
         found = {name: credentials.stripped(text or "") for name, text in super()._load_env_vars().items()}
         return {name: text for name, text in found.items() if text and not is_service_link(name, text)}
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """Decode a list, which is JSON or texts with commas between them, or a table, which is JSON."""
+        if _is_list(field.annotation) and not value.startswith(("[", "{")):
+            return [text for part in value.split(",") if (text := part.strip())]
+        return super().decode_complex_value(field_name, field, value)
+
+
+def _is_list(kind: Any) -> bool:
+    """Whether a setting of this type is a list, or may be one."""
+    if get_origin(kind) in {Annotated, Union, UnionType}:
+        return any(map(_is_list, get_args(kind)))
+    return get_origin(kind) is tuple
 
 
 class Settings(BaseSettings):
@@ -132,8 +141,8 @@ class Settings(BaseSettings):
     allowed in the file."""
     signing_key_file: Path | None = None
     """File with the signing key, in place of `signing_key`."""
-    verify_keys: str = ""
-    """Public keys whose signatures ingest trusts, separated by commas; the api also trusts its own."""
+    verify_keys: tuple[Word, ...] = ()
+    """Public keys whose signatures ingest trusts; the api also trusts its own."""
     openid: OpenId | None = None
     """Sign-in at the dashboard with OpenID Connect; by default with keys alone."""
     intake_api_keys: bool | None = None
@@ -180,7 +189,8 @@ class Settings(BaseSettings):
     """Largest reply; a larger one fails its line. If the request shows its size (embeddings with `dimensions`),
     the batch fails before any call. processors and results hold up to four copies of a reply in memory."""
     part_bytes: Annotated[int, Field(ge=64 * 1024)] = 8 * MIB
-    """results writes finished lines of a batch to the store in parts of this size."""
+    """results writes finished lines of a batch to the store in parts of this size, which it collects in memory;
+    ingest keeps lines of streams in parts of it."""
     part_age_seconds: Annotated[float, Field(gt=0)] = 10
     """results writes a smaller part at this age."""
     intake_idle_seconds: Annotated[float, Field(gt=0)] = 300
@@ -193,9 +203,8 @@ class Settings(BaseSettings):
     encryption_key_file: Path | None = None
     """File of the keys that wrap those of batches, one a line, 32 bytes in base64; the first one wraps new keys.
     By default `encryption_keys` in `data`, which `tidemill up` creates."""
-    webhook_allow: Annotated[Networks, NoDecode] = ()
-    """Networks that webhooks may reach besides public addresses, like `10.1.0.0/16`; only these may use `http://`.
-    In the environment separated by commas."""
+    webhook_allow: Networks = ()
+    """Networks that webhooks may reach besides public addresses, like `10.1.0.0/16`; only these may use `http://`."""
     input_life_seconds: Life = 30 * 86_400
     """Delete an input of batches this long after its creation, unless its `expires_after` says otherwise; a batch
     at work holds it until its end."""

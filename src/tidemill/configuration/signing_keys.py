@@ -37,7 +37,7 @@ def verifier(settings: Settings) -> Verifier:
     Raises:
         SettingsError: No key is set, or a value is not a public key.
     """
-    publics = [text for part in settings.verify_keys.split(",") if (text := part.strip())]
+    publics = list(settings.verify_keys)
     if settings.signing_key or settings.signing_key_file:
         publics.insert(0, signer(settings).public)
     if not publics:

@@ -1,6 +1,5 @@
 """Checks the settings against the environment before a start."""
 
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -11,7 +10,6 @@ from tidemill.configuration import misconfigured
 from tidemill.configuration.servers import KEY_PREFIX, Serving
 from tidemill.configuration.settings import ENV_PREFIX, Settings, SettingsError, is_service_link
 from tidemill.runtime.listening import listen
-from tidemill.telemetry import logs
 
 OTHER_VARIABLES: Final = frozenset(
     f"{ENV_PREFIX}{name}" for name in ("CONFIG", "CACHE", "MAVEN", "BASE_URL", "NOTIFY_FD")
@@ -30,8 +28,6 @@ LIKELY_MAX: Final = 3
 """Settings that a message about a wrong name suggests."""
 LIKENESS: Final = 0.85
 """A name at least this similar to a setting is its misspelling rather than a longer form of another."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +62,7 @@ def address_fault(settings: Settings) -> str | None:
         return str(error)
 
 
-def unknown(settings: Settings, given: Mapping[str, str]) -> Iterator[Problem]:
+def unknown(settings: Settings, given: Mapping[str, str] = os.environ) -> Iterator[Problem]:
     """Variables with the prefix that are no settings, which a process ignores."""
     servers, buckets = settings.serving.servers.values(), settings.buckets.values()
     keys = {*(one.api_key_env for one in servers), *(one.secret_access_key_env for one in buckets)}
@@ -86,13 +82,6 @@ def unknown(settings: Settings, given: Mapping[str, str]) -> Iterator[Problem]:
                 setting=name, text="there is no such setting, so it has no effect",
                 fix=f"{likely} is one" if likely else "remove it, or correct its name",
             )  # fmt: skip
-
-
-def begin_log(role: str, settings: Settings) -> None:
-    """Set up the log of a process, whose first lines name the variables that it ignores."""
-    logs.set_up(role, settings.log)
-    for problem in unknown(settings, os.environ):
-        _log.warning("%s", problem)
 
 
 def _likely(name: str) -> list[str]:

@@ -1,4 +1,6 @@
-"""Which clients may use an api, by the names of the settings."""
+"""Which clients may use an api, and lists of settings in variables."""
+
+import json
 
 import pytest
 from pydantic import ValidationError
@@ -46,3 +48,35 @@ def test_a_host_that_is_allowed_is_answered(listed, answered, refused):
     is_allowed = hosts.check(Settings(allowed_hosts=[listed]).allowed_hosts, "0.0.0.0")
     assert is_allowed([(b"host", answered)])
     assert refused is None or not is_allowed([(b"host", refused)])
+
+
+LISTS = {
+    "ALLOWED_HOSTS": ("a.example.com", "[::1]"),
+    "CORS_ORIGINS": ("https://a.example", "https://b.example"),
+    "FORWARD_HEADERS": ("x-a", "x-b"),
+    "WEBHOOK_ALLOW": ("10.1.0.0/16", "10.2.0.0/16"),
+    "VERIFY_KEYS": ("one", "other"),
+    "PROJECTS__P__FORWARD_HEADERS": ("x-a", "x-b"),
+    "OPENID__SCOPES": ("openid", "email"),
+    "MODELS__M__SERVERS": ("one", "other"),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("form", [json.dumps, ",".join, " , ".join])
+def test_a_list_in_a_variable(name, form, monkeypatch):
+    """Is JSON, or texts with commas between them: one rule for all lists."""
+    listed = LISTS[name]
+    for server in LISTS["MODELS__M__SERVERS"]:
+        monkeypatch.setenv(f"TIDEMILL_SERVERS__{server}__URL", f"http://{server}/v1")
+    if name.startswith("OPENID"):
+        monkeypatch.setenv("TIDEMILL_OPENID__ISSUER", "https://a.example")
+        monkeypatch.setenv("TIDEMILL_OPENID__CLIENT_ID", "tidemill")
+        monkeypatch.setenv("TIDEMILL_OPENID__GRANTS", '[{"value": "all"}]')
+    monkeypatch.setenv(f"TIDEMILL_{name}", form(listed))
+    found = Settings()
+    for part in name.lower().split("__"):
+        found = found[part] if isinstance(found, dict) else getattr(found, part)
+    assert found == listed
+    monkeypatch.setenv(f"TIDEMILL_{name}", form(listed[:1]))
+    assert Settings()

@@ -235,7 +235,7 @@ def test_a_fault_names_the_variable_that_has_it(tmp_path, monkeypatch):
     file = tmp_path / "tidemill.toml"
     file.write_text("port = 81\nhost = 7\n")
     for name, value, said in (
-        ("TIDEMILL_CORS_ORIGINS", "https://app.example.com", "TIDEMILL_CORS_ORIGINS: it must be JSON"),
+        ("TIDEMILL_CORS_ORIGINS", "[https://app.example.com]", "TIDEMILL_CORS_ORIGINS: it must be JSON"),
         ("TIDEMILL_MODELS", "{bad", "TIDEMILL_MODELS: it must be JSON"),
         ("TIDEMILL_LIMITS", "x", "TIDEMILL_LIMITS: it must be JSON"),
         ("TIDEMILL_PORT", "abc", "TIDEMILL_PORT: port: "),

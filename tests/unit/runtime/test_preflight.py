@@ -122,8 +122,9 @@ def test_variables_for_services_of_kubernetes_are_no_settings(monkeypatch):
 @pytest.mark.parametrize("stage", ["api", "ingest"])
 def test_a_stage_logs_the_variables_that_it_ignores(command, stage):
     """At its start, before it needs anything."""
-    _, said = command(stage, TIDEMILL_ENCRYPT="true")
+    _, said = command(stage, TIDEMILL_ENCRYPT="true", TIDEMILL_STORE_URL="s3://bucket/")
     assert "TIDEMILL_ENCRYPT: there is no such setting, so it has no effect; TIDEMILL_ENCRYPT_LOG is one" in said
+    assert "TIDEMILL_STORE_URL: there is no such setting, so it has no effect; TIDEMILL_STORE is one" in said
 
 
 @pytest.mark.parametrize(
