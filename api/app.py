@@ -56,7 +56,7 @@ from tidemill.kafka.following import Following
 from tidemill.kafka.history import LogHistory
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.producer import Log
-from tidemill.runtime import health, memory, notify
+from tidemill.runtime import health, memory, notify, preflight
 from tidemill.runtime.heartbeat import Heartbeat
 from tidemill.runtime.listening import listen
 from tidemill.schemas.log import topics
@@ -390,7 +390,7 @@ def main(settings: Settings) -> None:
         OSError: A folder cannot be written.
         SystemExit: It crashed; its traceback is in the log.
     """
-    logs.set_up("api", settings.log)
+    logs.set_up("api", settings.log, preflight.unknown(settings))
     flush = tracing.set_up("api")
     heartbeat = Heartbeat()
     with heartbeat.guarded(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

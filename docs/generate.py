@@ -1,19 +1,21 @@
 # ruff: noqa: INP001 - a script
 """Writes the pages that are made from the code: `make docs`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
+from pydantic import BaseModel, BeforeValidator
 from typer.main import get_command
 
 from tidemill.__main__ import app
 from tidemill.configuration.buckets import Bucket, BucketAccess
 from tidemill.configuration.connections import Connections, Logs
 from tidemill.configuration.custom_endpoints import CustomEndpoint
-from tidemill.configuration.projects import Limits, Project
+from tidemill.configuration.projects import Grant, Limits, OpenId, Project
 from tidemill.configuration.security import Security
 from tidemill.configuration.servers import Headroom, Hours, Model, Price, Server
 from tidemill.configuration.settings import Settings
@@ -30,12 +32,15 @@ _SETTINGS = """# Settings
 <!-- made from src/tidemill/configuration/settings.py by `make docs` -->
 
 Tidemill takes a setting from the environment (`TIDEMILL_` and its name in capitals, with two underscores between
-the names of nested ones; lists and tables are JSON there), else from `tidemill.toml`, else its default. Options of
-a command override all of these. `--config` or `TIDEMILL_CONFIG` names the file; otherwise it is `tidemill.toml` of
-the current folder, which must be a plain file of yours or root's that no other user may write to. A text has at
-most 4,096 characters, a name 255, and neither may contain control characters; a list or a table has at most 10,000
-entries. Put a name in quotes if it has anything but letters, digits, `-` and `_`. At the start, and in `tidemill
-doctor`, Tidemill lists every setting that it cannot use and how to fix it.
+the names of nested ones), else from `tidemill.toml`, else its default. In a variable a list is JSON, or texts with
+commas between them, and a table is JSON. Options of a command override all of these. `--config` or
+`TIDEMILL_CONFIG` names the file; otherwise it is `tidemill.toml` of the current folder, which must be a plain file
+of yours or root's that no other user may write to. A text has at most 4,096 characters, a name 255, and neither
+may contain control characters; a list or a table has at most 10,000 entries. Put a name in quotes if it has
+anything but letters, digits, `-` and `_`. At the start, and in
+`tidemill doctor`, Tidemill lists every setting that it cannot use and how to fix it. Each process also warns of
+variables that begin with `TIDEMILL_` and are no settings: they have no effect. Those that Kubernetes makes for
+services are left out.
 
 A running `tidemill up` applies changes of `servers` and `models` in the file. Changes of other settings take
 effect at its next start; it names them.
@@ -108,6 +113,8 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("A price", Price),
     ("Limits of a project: `[limits]`", Limits),
     ('A project: `[projects."name"]`', Project),
+    ("Sign-in at the dashboard: `[openid]`", OpenId),
+    ("What people with a claim may do: an entry of `grants`", Grant),
     ("A connection to buckets: `[buckets.name]`", Bucket),
     ("Folders of a project there: `[buckets.name.projects.name]`", BucketAccess),
 )
@@ -260,17 +267,55 @@ def _table(model: type[BaseModel]) -> str:
     rows = ["| name | default | meaning |", "|---|---|---|"]
     for plain, field in model.model_fields.items():
         name = field.alias or plain
-        default = "needed" if field.default is PydanticUndefined else f"`{_shown(field.default)}`"
-        rows.append(f"| `{name}` | {default} | {' '.join((field.description or '').split())} |")
+        needed = field.is_required()
+        default = "needed" if needed else f"`{_shown(field.get_default(call_default_factory=True))}`"
+        values = _values(field.annotation, field.metadata)
+        meaning = " ".join(f"{field.description or ''} {values and f'{values}.'}".split())
+        rows.append(f"| `{name}` | {default} | {meaning} |")
     return "\n".join(rows) + "\n"
+
+
+def _values(kind: Any, metadata: Iterable[Any]) -> str:
+    """Return the choices or the bounds of a setting of one value; empty if it has none."""
+    inner = get_args(kind)
+    match get_origin(kind):
+        case found if found is Literal:
+            return _choices(inner)
+        case found if found in {Union, UnionType}:
+            return ", ".join(filter(None, (_values(one, metadata) for one in inner)))
+        case found if found is Annotated:
+            return _values(inner[0], [each for one in inner[1:] for each in getattr(one, "metadata", [one])])
+        case None if isinstance(kind, type) and issubclass(kind, Enum):
+            return _choices(one.value for one in kind)
+        case None if isinstance(kind, type) and issubclass(kind, int | float | Decimal) and kind is not bool:
+            return _range(list(metadata))
+    return ""
+
+
+def _choices(values: Iterable[Any]) -> str:
+    return f"One of {', '.join(f'`{one}`' for one in values)}"
+
+
+def _range(metadata: Iterable[Any]) -> str:
+    """Return the bounds of a number in words."""
+    given = list(metadata)
+    found = {name: getattr(one, name) for one in given for name in ("ge", "gt", "le") if hasattr(one, name)}
+    # A text that becomes a number has its form in its meaning.
+    if not found or any(isinstance(one, BeforeValidator) for one in given):
+        return ""
+    if "gt" in found:
+        return f"Above {found['gt']}" + (f", at most {found['le']}" if "le" in found else "")
+    return f"From {found['ge']} to {found['le']}" if "le" in found else f"At least {found['ge']}"
 
 
 def _shown(value: object) -> str:
     match value:
         case None:
             return "none"
-        case tuple():
+        case tuple() if value:
             return ", ".join(map(str, value))
+        case tuple():
+            return "[]"
         case dict() if value:
             return ", ".join(f"{name} {content}" for name, content in value.items())
         case BaseModel():

@@ -21,8 +21,10 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, import_key
 from pydantic import ValidationError
 
+from tidemill import credentials
 from tidemill.api.access.openid import SUB_CHARS_MAX, Identity, Metadata, Reason, Refused, Secrets
 from tidemill.configuration.projects import OpenId
+from tidemill.credentials import SecretError
 from tidemill.schemas.ports import Clock
 
 REQUEST_SECONDS_MAX: Final = 5.0
@@ -148,9 +150,9 @@ class Provider:
         if (path := self.settings.client_secret_file) is None:
             return None
         try:
-            return (await asyncio.to_thread(path.read_text, "utf-8")).strip()
-        except (OSError, ValueError) as error:
-            raise Refused(Reason.UNAVAILABLE, f"client_secret_file: {type(error).__name__}") from error
+            return await asyncio.to_thread(credentials.of_file, path)
+        except SecretError as error:
+            raise Refused(Reason.UNAVAILABLE, f"client_secret_file: {error}") from error
 
     async def _claims(self, metadata: Metadata, tokens: dict[str, Any], nonce: str) -> dict[str, Any]:
         """The claims of the ID token, after each check of OpenID Connect Core 1.0, section 3.1.3.7."""

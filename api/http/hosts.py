@@ -27,7 +27,8 @@ def check(patterns: tuple[str, ...] | None, listens_on: str) -> Callable[[Header
     """
     if patterns is None and not is_local(listens_on):
         return lambda _: True
-    lower = None if patterns is None else tuple(pattern.lower() for pattern in patterns)
+    # An IPv6 address is in brackets, which mean a set of characters to fnmatch.
+    lower = None if patterns is None else tuple(pattern.lower().replace("[", "[[]") for pattern in patterns)
 
     @functools.lru_cache(NAMES_MAX)
     def is_allowed_name(host: bytes) -> bool:

@@ -14,6 +14,9 @@ from typing import Any, Final
 
 import yaml
 
+from tidemill.configuration.settings import ENV_PREFIX, SECRETS, Settings
+from tidemill.runtime.preflight import TABLES
+
 FOLDER: Final = Path(__file__).resolve().parent
 CHART: Final = FOLDER / "tidemill"
 PLAIN: Final = FOLDER / "plain.yaml"
@@ -48,7 +51,9 @@ def manifests(program: Path | str) -> dict[str, str]:
 def schema() -> dict[str, Any]:
     """The JSON Schema of the values: their names, and the types of the defaults."""
     values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
-    return {"$schema": "http://json-schema.org/draft-07/schema#", **_schema(values)}
+    found = _schema(values)
+    found["properties"]["settings"] = _variables()
+    return {"$schema": "http://json-schema.org/draft-07/schema#", **found}
 
 
 def _schema(value: Any) -> dict[str, Any]:
@@ -64,6 +69,14 @@ def _schema(value: Any) -> dict[str, Any]:
     properties = {name: {"type": "object"} if name in FREE else _schema(one) for name, one in value.items()}
     # Helm adds `global`.
     return {"type": "object", **({"properties": properties, "additionalProperties": False} if properties else {})}
+
+
+def _variables() -> dict[str, Any]:
+    """The schema of `settings`: names with the prefix are settings, and no secrets; other names are free."""
+    names = sorted(f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields.keys() - SECRETS)
+    tables = "|".join(sorted(name.upper() for name in TABLES))
+    known = [{"enum": names}, {"pattern": f"^{ENV_PREFIX}({tables})__"}, {"not": {"pattern": f"^{ENV_PREFIX}"}}]
+    return {"type": "object", "propertyNames": {"anyOf": known}}
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ loop, so no call sees half of them.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -28,6 +29,8 @@ from tidemill.schemas.resources.waiting import Reason
 
 LACK_SECONDS: Final = 3.0
 """Between two looks for the key and the files of a server that lacks one."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -210,6 +213,8 @@ class Servers:
         server_settings.configure(server, target, None if before is None else before[0].settings, self._clock, now)
         entry.target = target
         if (target, server.drain) != before:
+            if server.drain is Reason.ACCESS:
+                _log.warning("server %s is not called: %s", name, target.settings.lack)
             self._poll(entry)
             server.breaker.retry()
             for pool in self.pools.values():

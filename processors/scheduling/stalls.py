@@ -46,7 +46,7 @@ _WORDS: Final = {
     Reason.STORE: "The object store does not answer",
     Reason.KEY: "The key of the batch is unavailable",
     Reason.SCHEDULE: "{} takes no calls at this hour, by its schedule",
-    Reason.ACCESS: "{} cannot be called: the processors lack its key, or cannot use a TLS file",
+    Reason.ACCESS: "{} cannot be called: the processors lack its key or a TLS file, or cannot use it",
     Reason.DRAINED: "{} gets no calls: it is set to drain",
     Reason.HEADROOM: "{} is busy with requests of others",
     Reason.TOKENS_PER_MINUTE: "The tokens of this minute are used",

@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Annotated, Final
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from tidemill.schemas.bounds import URL_CHARS_MAX
 
@@ -60,18 +60,12 @@ def networks(texts: Iterable[str]) -> tuple[Network, ...]:
     return tuple(ip_network(text.strip()) for text in texts)
 
 
-def _split(value: object) -> object:
-    return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
 def _check(texts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(map(str, networks(texts)))
 
 
-Networks = Annotated[
-    tuple[str, ...], Field(max_length=NETWORKS_MAX), BeforeValidator(_split), AfterValidator(_check)
-]
-"""Networks of a setting: a list, or one text with commas between them."""
+Networks = Annotated[tuple[str, ...], Field(max_length=NETWORKS_MAX), AfterValidator(_check)]
+"""Networks of a setting."""
 
 
 def is_reachable(text: str, allowed: Iterable[Network], *, public: bool = True) -> bool:

@@ -129,6 +129,8 @@ def test_an_unknown_value_is_refused(render, program):
         ("--set=settings.TIDEMILL_ENCRYPT_LOG=1", "set encryptLog"),
         ("--set=settings.tidemill_encrypt_log=true", "set encryptLog"),
         ("--set=models=encrypt_log = true", "set encryptLog"),
+        ("--set=settings.TIDEMILL_LOG_LEVEL=debug", "TIDEMILL_LOG_LEVEL"),
+        ("--set=settings.TIDEMILL_API_KEY=sk-hush", "TIDEMILL_API_KEY"),
     ):
         with pytest.raises(ValueError, match=re.escape(said)):
             render.helm(program, "template", *render.RELEASE, CHART, f"--values={render.PLAIN}", wrong)

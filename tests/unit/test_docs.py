@@ -5,9 +5,11 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
+from pydantic import BaseModel
 from support import snippets
 from typer.main import get_command
 
@@ -32,6 +34,34 @@ def generate():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def tables(kind):
+    """The tables of settings in a type, and in their fields."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield kind
+        for field in kind.model_fields.values():
+            yield from tables(field.annotation)
+    for part in get_args(kind):
+        yield from tables(part)
+
+
+def test_each_table_of_settings_has_a_section(generate):
+    """The page knows their names; none of their settings is missing."""
+    assert {*tables(Settings)} == {table for _, table in generate._SECTIONS}
+    assert "| `issuer` | needed |" in generate.settings_page()
+    assert "| `body_forced` | `{}` |" in generate.settings_page()
+
+
+def test_the_page_of_settings_shows_bounds(generate):
+    """And choices, also of settings that may be left out."""
+    page = generate.settings_page()
+    for name, said in (
+        ("processor_processes", "From 1 to 64."), ("part_age_seconds", "Above 0."),
+        ("share", "Above 0, at most 1."),
+        ("protocol", "One of `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT`, `SASL_SSL`."),
+    ):  # fmt: skip
+        assert re.search(rf"^\| `{name}` \|.* {re.escape(said)} \|$", page, re.MULTILINE), name
 
 
 def test_the_generated_pages_are_current(generate):

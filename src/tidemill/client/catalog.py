@@ -193,7 +193,7 @@ _OTHER: Mapping[Kind, Kind] = {"servers": "models", "models": "servers"}
 async def _call(console: Console, server: str, settings: Server, name: str, model: Model) -> bool:
     endpoint = model.endpoints[0]
     if (lack := settings.lack) is not None:
-        console.print(f"{server}: {lack} here, so no call is made", style="red")
+        console.print(f"{server}: {lack}, so no call is made from here", style="red")
         return False
     body = {
         **ENDPOINTS.get(endpoint, UNKNOWN).smallest,

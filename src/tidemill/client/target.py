@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tidemill import ownership
+from tidemill import credentials, ownership
 from tidemill.client.errors import UsageError
+from tidemill.credentials import SecretError
 from tidemill.runtime import run_file
 from tidemill.storage.locked_directory import holder
 
@@ -55,12 +56,15 @@ def find(*, base_url: str | None, api_key: str | None, data: Path | None, enviro
         raise UsageError(f"{url} is not the address of a service; expected http://HOST:PORT/v1 or https://…")
     if key is None:
         raise UsageError(f"no API key for {url}: pass --api-key or set TIDEMILL_API_KEY")
-    return Target(base_url=url, api_key=key)
+    try:
+        return Target(base_url=url, api_key=credentials.checked(key, "the API key", is_header=True))
+    except SecretError as error:
+        raise UsageError(f"{error}: check --api-key, TIDEMILL_API_KEY or the file api_key") from None
 
 
 def _key(folder: Path, *, is_named: bool) -> str | None:
     file = folder / "api_key"
     try:
-        return (file.read_text("utf-8").strip() or None) if is_named or ownership.is_trusted(file) else None
-    except (OSError, UnicodeDecodeError):
+        return credentials.of_file(file) if is_named or ownership.is_trusted(file) else None
+    except OSError:
         return None

@@ -1,13 +1,15 @@
-"""Connections to buckets of users, and the prefixes in them that projects may read or write."""
+"""The address of the store; connections to buckets of users, and the prefixes in them that projects may use."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
+from tidemill import credentials
 from tidemill.configuration.misconfigured import Table
+from tidemill.configuration.security import VariableName
 from tidemill.configuration.servers import ServerName, ServerUrl
 from tidemill.schemas import buckets
 from tidemill.schemas.bounds import NAME_CHARS_MAX, Word
@@ -16,6 +18,22 @@ from tidemill.schemas.resources import access
 
 CONNECTIONS_MAX: Final = 100
 PREFIXES_MAX: Final = 100
+
+
+def _check_store(store: str) -> str:
+    parts = urlsplit(store)
+    if "@" in parts.netloc:
+        raise ValueError(
+            "the address must not contain a password: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    is_folder = parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/")
+    if not (is_folder or (parts.scheme == "s3" and parts.netloc)):
+        raise ValueError("expected file:///dir or s3://bucket/prefix")
+    return store
+
+
+StoreUrl = Annotated[str, AfterValidator(_check_store)]
+"""`file:///dir` or `s3://bucket/prefix`."""
 
 
 def _check_prefix(text: str) -> str:
@@ -48,7 +66,7 @@ class Bucket(Table):
     """Region; by default that of the variables `AWS_…`."""
     access_key_id: Annotated[str, Field(min_length=1, max_length=NAME_CHARS_MAX)] | None = None
     """Id of the access key; without it, the variables `AWS_…` or the role of the machine count."""
-    secret_access_key_env: str | None = None
+    secret_access_key_env: VariableName | None = None
     """Environment variable with the secret of that key."""
     secret_access_key_file: Path | None = None
     """File with the secret, such as a mounted one; read when the process first uses the connection."""
@@ -71,15 +89,11 @@ class Bucket(Table):
         """The secret of the access key, read at each call; None without an access key.
 
         Raises:
-            OSError: This process lacks the variable, or the file cannot be read.
+            SecretError: The variable or the file of this process does not have one.
         """
         if self.secret_access_key_file is not None:
-            return self.secret_access_key_file.read_text("utf-8").strip()
-        if (name := self.secret_access_key_env) is None:
-            return None
-        if not (secret := os.environ.get(name)):
-            raise OSError(f"the variable {name} is not set")
-        return secret
+            return credentials.of_file(self.secret_access_key_file)
+        return credentials.of_variable(self.secret_access_key_env) if self.secret_access_key_env else None
 
     def folders(self, project: str, *, writes: bool) -> Iterator[Address]:
         """The folders that a project may read from, or write to."""

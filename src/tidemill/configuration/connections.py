@@ -1,17 +1,43 @@
-"""Settings of a process: bounds on the connections of clients to an api, and its log."""
+"""Settings of a process: which clients may use an api, bounds on their connections, and its log."""
 
 import ipaddress
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from tidemill.configuration.misconfigured import Table
+from tidemill.schemas.bounds import Word
 
 EXPOSED = (
     "the API listens on %s without TLS, so keys and prompts cross the network in clear: set tls_cert_file and "
     "tls_key_file, or listen on 127.0.0.1 behind a proxy that speaks TLS"
 )
 """Warning about an address without TLS that other machines reach."""
+_ORIGIN: Final = re.compile(r"(\*|[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+)\Z")
+_HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9*._-]+)\Z")
+
+
+def _check_host(host: str) -> str:
+    if not _HOST.match(host):
+        raise ValueError(f"{host} is not a name like app.example.com: no scheme, no port, and IPv6 in [ ]")
+    return host
+
+
+Hosts = Annotated[tuple[Annotated[Word, AfterValidator(_check_host)], ...], Field(min_length=1)]
+"""Host names as the header `Host` has them, without the port; `*` is any part of a name."""
+
+
+def _check_origin(origin: str) -> str:
+    if not _ORIGIN.match(origin):
+        raise ValueError(
+            f"{origin} is not an origin like https://app.example.com: lower case, no path, no final slash"
+        )
+    return origin
+
+
+Origins = tuple[Annotated[Word, AfterValidator(_check_origin)], ...]
+"""Origins of pages, like `https://app.example.com`; `*` is any."""
 
 
 class Connections(Table):

@@ -1,14 +1,47 @@
 """TLS and SASL settings of Kafka clients, and the arguments of the client library that follow from them."""
 
-import os
+import functools
+import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import model_validator
+from pydantic import AfterValidator, model_validator
 
+from tidemill import credentials
 from tidemill.configuration.misconfigured import Table
+from tidemill.credentials import SecretError
+
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}\Z", re.ASCII)
+_KEY_WORD: Final = re.compile(r"(?=[A-Z0-9]*[a-z])(?=[A-Za-z]*[0-9])[A-Za-z0-9]{24,}(?![A-Za-z0-9])")
+"""A long word of letters and digits, as in keys like `hf_…`, `sk_live_…` and `gsk_…`."""
+
+
+def _check_variable(name: str) -> str:
+    # The text may be the secret itself, so no message quotes it.
+    if not _VARIABLE.match(name):
+        raise ValueError("expected the name of an environment variable: letters, digits and _, without $ and {}")
+    if _KEY_WORD.search(name):
+        raise ValueError("this looks like the secret itself; expected the name of the variable that has it")
+    return name
+
+
+VariableName = Annotated[str, AfterValidator(_check_variable)]
+"""The name of an environment variable that has a secret; it may be logged and shown."""
+
+
+_BROKERS: Final = re.compile(r"\s*([^\s,:/@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?\s*\Z")
+
+
+def _check_brokers(kafka: str) -> str:
+    if not all(map(_BROKERS.match, kafka.split(","))):
+        raise ValueError("expected host:port[,host:port…], without a scheme or a password")
+    return kafka
+
+
+Brokers = Annotated[str, AfterValidator(_check_brokers)]
+"""`host:port[,host:port…]`."""
 
 
 class Security(Table):
@@ -20,7 +53,7 @@ class Security(Table):
     """How the password is sent to the broker."""
     username: str | None = None
     """Required with `SASL`."""
-    password_env: str | None = None
+    password_env: VariableName | None = None
     """Environment variable with the password; `SASL` requires this or `password_file`."""
     password_file: Path | None = None
     """File with the password, such as a mounted secret; read whenever a client is created."""
@@ -37,13 +70,16 @@ class Security(Table):
             raise ValueError(f"{self.protocol} needs a username, and a password_env or a password_file")
         if self.password_env and self.password_file:
             raise ValueError("password_env and password_file are both set; keep the one that has the password")
-        if self.has_password and self.password_env and not os.environ.get(self.password_env):
-            raise ValueError(f"the environment variable {self.password_env} is not set; it must hold the password")
         if self.key_file is not None and self.cert_file is None:
             raise ValueError("key_file is set, but not the cert_file that it belongs to")
         for file in (self.ca_file, self.cert_file, self.key_file, self.password_file):
             if file is not None and not file.is_file():
                 raise ValueError(f"{file}: no such file")
+        if self.has_password:
+            try:
+                _ = self.password
+            except SecretError as error:
+                raise ValueError(f"the password: {error}") from None
         return self
 
     @property
@@ -61,11 +97,11 @@ class Security(Table):
         """The password, read at each call.
 
         Raises:
-            OSError: Its file cannot be read.
+            SecretError: Its file or variable does not have one.
         """
         if self.password_file is not None:
-            return self.password_file.read_text("utf-8").rstrip("\r\n")
-        return os.environ.get(self.password_env or "", "")
+            return credentials.of_file(self.password_file)
+        return credentials.of_variable(self.password_env or "")
 
     @property
     def environ(self) -> dict[str, str]:
@@ -99,6 +135,24 @@ def load_certificate(context: ssl.SSLContext, cert: Path, key: Path | None = Non
         raise OSError(f"{key or cert} has an encrypted key; store it without a password")
 
     context.load_cert_chain(cert, key, password=refuse)
+
+
+@functools.lru_cache(maxsize=256)
+def tls_fault(ca: Path | None, cert: Path | None, key: Path | None, stamps: object) -> str | None:
+    """The fault of PEM files with these times and sizes; a bundle takes 26 ms, and processors ask often."""
+    del stamps
+    context, what = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), f"certificates in {ca}"
+    try:
+        if ca is not None:
+            context.load_verify_locations(ca)
+        if cert is not None:
+            what = f"certificate in {cert} with its key in {key or cert}"
+            load_certificate(context, cert, key)
+    except ssl.SSLError as error:
+        return f"there is no {what} in PEM format ({error.reason or 'no PEM'})"
+    except OSError as error:
+        return str(error)
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,7 @@
 """The settings of models and of the servers that serve them."""
 
-import functools
 import os
-import ssl
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -20,9 +19,11 @@ from pydantic import (
     model_validator,
 )
 
+from tidemill import credentials
 from tidemill.configuration.connections import address_of
 from tidemill.configuration.misconfigured import TABLE, Table
-from tidemill.configuration.security import load_certificate
+from tidemill.configuration.security import VariableName, tls_fault
+from tidemill.credentials import SecretError
 from tidemill.schemas import headers
 from tidemill.schemas.bounds import Name
 from tidemill.schemas.endpoints import DEFAULTS, ENDPOINTS
@@ -33,25 +34,6 @@ IN_FLIGHT_MAX: Final = 64
 KEY_PREFIX: Final = "TIDEMILL_KEY_"
 """Prefix of the variables that a server added over the API may name for its key. Otherwise an operator of the
 service could send any variable of a process to a server of its choice."""
-
-
-@functools.lru_cache(maxsize=256)
-def _tls_fault(ca: Path | None, cert: Path | None, key: Path | None, stamps: object) -> str | None:
-    """The fault of files with these times and sizes. A bundle takes 26 ms, and processors ask again and again."""
-    del stamps
-    context, what = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), f"certificates in {ca}"
-    try:
-        if ca is not None:
-            context.load_verify_locations(ca)
-        if cert is not None:
-            what = f"certificate in {cert} with its key in {key or cert}"
-            load_certificate(context, cert, key)
-    except ssl.SSLError as error:
-        return f"there is no {what} in PEM format ({error.reason or 'no PEM'})"
-    except OSError as error:
-        return str(error)
-    return None
-
 
 ModelName = Annotated[Name, Field(pattern=r"^\S(.*\S)?$")]
 Pattern = Annotated[str, Field(min_length=1, max_length=255)]
@@ -128,7 +110,7 @@ class Server(Table):
 
     url: ServerUrl
     """Base address, the part before `/chat/completions`; it usually ends in `/v1`."""
-    api_key_env: str | None = None
+    api_key_env: VariableName | None = None
     """Environment variable with the server's key; a process without the variable makes no calls to it."""
     ca_file: Path | None = None
     """PEM file of the authorities to trust with `https`; by default those of the system."""
@@ -227,13 +209,20 @@ class Server(Table):
 
     @property
     def lack(self) -> str | None:
-        """The key that this process lacks to call it, or the fault of a file; None if it has all."""
-        if self.api_key_env and not self.api_key:
-            return f"the variable {self.api_key_env} is not set"
-        return self.file_fault
+        """Why this process cannot call it: a key or a file is missing or malformed; None if it has all."""
+        try:
+            self._key()
+        except SecretError as error:
+            return str(error)
+        return self._file_fault
 
     @property
-    def file_fault(self) -> str | None:
+    def fault(self) -> str | None:
+        """The fault of a key or a file that this process has; it may have no key, as all but processors."""
+        return self.lack if os.environ.get(self.api_key_env or "") else self._file_fault
+
+    @property
+    def _file_fault(self) -> str | None:
         """The fault of one of its files, which it reads at each call; None if this process can use all."""
         files = (self.ca_file, self.client_cert_file, self.client_key_file)
         for file in files:
@@ -243,7 +232,7 @@ class Server(Table):
             stamps = tuple((at.st_mtime_ns, at.st_size) for at in (file.stat() for file in files if file))
         except OSError as error:
             return str(error)
-        return _tls_fault(*files, stamps) if stamps else None
+        return tls_fault(*files, stamps) if stamps else None
 
     @property
     def metrics_url(self) -> str | None:
@@ -259,8 +248,13 @@ class Server(Table):
 
     @property
     def api_key(self) -> str | None:
-        """The key, read from the environment now."""
-        return os.environ.get(self.api_key_env) if self.api_key_env else None
+        """The key, read from the environment now; None without a key that can be sent (see `lack`)."""
+        with suppress(SecretError):
+            return self._key()
+        return None
+
+    def _key(self) -> str | None:
+        return credentials.of_variable(self.api_key_env, is_header=True) if self.api_key_env else None
 
     @property
     def identity(self) -> tuple[str, str | None]:

@@ -8,21 +8,22 @@ import os
 import re
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Final, Self, get_args
-from urllib.parse import urlsplit
+from types import UnionType
+from typing import Annotated, Any, Final, Self, Union, get_args, get_origin
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as NotJson
 
-from tidemill import ownership
+from tidemill import credentials, ownership
 from tidemill.configuration import misconfigured
-from tidemill.configuration.buckets import Bucket, Buckets
-from tidemill.configuration.connections import Connections, Logs, is_local
+from tidemill.configuration.buckets import Bucket, Buckets, StoreUrl
+from tidemill.configuration.connections import Connections, Hosts, Logs, Origins, is_local
 from tidemill.configuration.custom_endpoints import CustomEndpoint, EndpointPath
 from tidemill.configuration.misconfigured import Table
 from tidemill.configuration.projects import ForwardedHeaders, Limits, OpenId, Project
-from tidemill.configuration.security import Cluster, Security
+from tidemill.configuration.security import Brokers, Cluster, Security
 from tidemill.configuration.servers import Model, ModelName, Price, Server, ServerName, Serving
 from tidemill.configuration.serving import serving
 from tidemill.schemas import configured, endpoints
@@ -40,8 +41,7 @@ MIB = 1 << 20
 ENDPOINTS_MAX: Final = 100
 """Endpoints of the settings."""
 ENV_PREFIX = "TIDEMILL_"
-_ORIGIN: Final = re.compile(r"(\*|[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+)\Z")
-_BROKERS: Final = re.compile(r"\s*([^\s,:/@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?\s*\Z")
+_LINK: Final = re.compile(rf"{ENV_PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)\Z")
 
 
 class SettingsError(Exception):
@@ -51,6 +51,32 @@ class SettingsError(Exception):
 ProjectName = Annotated[str, Field(pattern=access.PROJECT)]
 Life = Annotated[int, Field(ge=EXPIRES_AFTER_SECONDS[0], le=36_500 * 86_400)]
 Discount = Annotated[Decimal, Field(ge=0, le=1, max_digits=18)]
+
+
+def is_service_link(name: str, text: str) -> bool:
+    """Whether Kubernetes made a variable for a service whose name begins with `tidemill`."""
+    return _LINK.match(name.upper()) is not None or (name.upper().endswith("_PORT") and "://" in text)
+
+
+class Variables(EnvSettingsSource):
+    """The environment variables, without the line ends and spaces that shells and mounted Secrets add."""
+
+    def _load_env_vars(self) -> dict[str, str | None]:
+        found = {name: credentials.stripped(text or "") for name, text in super()._load_env_vars().items()}
+        return {name: text for name, text in found.items() if text and not is_service_link(name, text)}
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """Decode a list, which is JSON or texts with commas between them, or a table, which is JSON."""
+        if _is_list(field.annotation) and not value.startswith(("[", "{")):
+            return [text for part in value.split(",") if (text := part.strip())]
+        return super().decode_complex_value(field_name, field, value)
+
+
+def _is_list(kind: Any) -> bool:
+    """Whether a setting of this type is a list, or may be one."""
+    if get_origin(kind) in {Annotated, Union, UnionType}:
+        return any(map(_is_list, get_args(kind)))
+    return get_origin(kind) is tuple
 
 
 class Settings(BaseSettings):
@@ -65,11 +91,11 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    kafka: str | None = None
+    kafka: Brokers | None = None
     """`host:port[,host:port…]` of an external Kafka. By default `tidemill up` starts its own."""
     kafka_security: Security = Security()
     """TLS and SASL of that Kafka; by default neither."""
-    store: str | None = None
+    store: StoreUrl | None = None
     """Object store: `file:///dir` or `s3://bucket/prefix`; by default the folder `store` of `data`."""
     presigned_downloads: bool = False
     """Answer downloads with a 302 to a signed address of the S3 store, which clients must be able to reach."""
@@ -79,10 +105,11 @@ class Settings(BaseSettings):
     """Address that the API listens on."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     """Port of the API; 0 takes a free one."""
-    allowed_hosts: tuple[str, ...] | None = None
-    """Host names that requests may name, without a port; `*` matches any part of a name. By default any name;
-    if `host` is a loopback address, only `localhost`, `*.localhost` and loopback addresses."""
-    cors_origins: tuple[Word, ...] = ()
+    allowed_hosts: Hosts | None = None
+    """Host names that requests may name, without a port; `*` matches any part of a name, and an IPv6 address is in
+    `[ ]`. By default any name; if `host` is a loopback address, only `localhost`, `*.localhost` and loopback
+    addresses."""
+    cors_origins: Origins = ()
     """Origins whose pages may use the API (CORS), like `https://app.example.com`; `*` is any. By default
     none."""
     path_aliases: bool = False
@@ -114,8 +141,8 @@ class Settings(BaseSettings):
     allowed in the file."""
     signing_key_file: Path | None = None
     """File with the signing key, in place of `signing_key`."""
-    verify_keys: str = ""
-    """Public keys whose signatures ingest trusts, separated by commas; the api also trusts its own."""
+    verify_keys: tuple[Word, ...] = ()
+    """Public keys whose signatures ingest trusts; the api also trusts its own."""
     openid: OpenId | None = None
     """Sign-in at the dashboard with OpenID Connect; by default with keys alone."""
     intake_api_keys: bool | None = None
@@ -162,7 +189,8 @@ class Settings(BaseSettings):
     """Largest reply; a larger one fails its line. If the request shows its size (embeddings with `dimensions`),
     the batch fails before any call. processors and results hold up to four copies of a reply in memory."""
     part_bytes: Annotated[int, Field(ge=64 * 1024)] = 8 * MIB
-    """results writes finished lines of a batch to the store in parts of this size."""
+    """results writes finished lines of a batch to the store in parts of this size, which it collects in memory;
+    ingest keeps lines of streams in parts of it."""
     part_age_seconds: Annotated[float, Field(gt=0)] = 10
     """results writes a smaller part at this age."""
     intake_idle_seconds: Annotated[float, Field(gt=0)] = 300
@@ -175,9 +203,8 @@ class Settings(BaseSettings):
     encryption_key_file: Path | None = None
     """File of the keys that wrap those of batches, one a line, 32 bytes in base64; the first one wraps new keys.
     By default `encryption_keys` in `data`, which `tidemill up` creates."""
-    webhook_allow: Annotated[Networks, NoDecode] = ()
-    """Networks that webhooks may reach besides public addresses, like `10.1.0.0/16`; only these may use `http://`.
-    In the environment separated by commas."""
+    webhook_allow: Networks = ()
+    """Networks that webhooks may reach besides public addresses, like `10.1.0.0/16`; only these may use `http://`."""
     input_life_seconds: Life = 30 * 86_400
     """Delete an input of batches this long after its creation, unless its `expires_after` says otherwise; a batch
     at work holds it until its end."""
@@ -215,36 +242,6 @@ class Settings(BaseSettings):
         # Before the models, which name them, and before any stage begins.
         endpoints.configure({path: one.endpoint(path) for path, one in custom.items()})
         return custom
-
-    @field_validator("kafka")
-    @classmethod
-    def _check_kafka(cls, kafka: str | None) -> str | None:
-        if kafka is not None and not all(map(_BROKERS.match, kafka.split(","))):
-            raise ValueError("expected host:port[,host:port…], without a scheme or a password")
-        return kafka
-
-    @field_validator("store")
-    @classmethod
-    def _check_store(cls, store: str | None) -> str | None:
-        parts = urlsplit(store or "file:///")
-        if "@" in parts.netloc:
-            raise ValueError(
-                "the address must not contain a password: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            )
-        is_folder = parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/")
-        if not (is_folder or (parts.scheme == "s3" and parts.netloc)):
-            raise ValueError("expected file:///dir or s3://bucket/prefix")
-        return store
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in origins:
-            if not _ORIGIN.match(origin):
-                raise ValueError(
-                    f"{origin} is not an origin like https://app.example.com: lower case, no path, no final slash"
-                )
-        return origins
 
     @field_validator("api_key")
     @classmethod
@@ -349,8 +346,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment takes precedence over the file, whose content arrives as init arguments."""
-        del settings_cls, dotenv_settings, file_secret_settings
-        return env_settings, init_settings
+        del env_settings, dotenv_settings, file_secret_settings
+        return Variables(settings_cls), init_settings
 
 
 NAMED: Final[dict[str, type[Table]]] = {

@@ -1,11 +1,10 @@
 """The signing keys of the settings: the api signs with a private key, readers verify with public ones."""
 
-from pathlib import Path
-
+from tidemill import credentials
 from tidemill.configuration.settings import Settings, SettingsError
+from tidemill.credentials import SecretError
 from tidemill.schemas.log.signing import KeyTextError, Signer, Verifier
 
-FILE_BYTES_MAX = 4096
 KEPT = "signing_key"
 """The file of the data folder in which `tidemill up` keeps the signing key that it created."""
 INIT = "`tidemill keys init` makes a pair"
@@ -17,18 +16,19 @@ def signer(settings: Settings) -> Signer:
     Raises:
         SettingsError: No key is set, or the value is not a signing key.
     """
-    name, text = "signing_key", settings.signing_key.get_secret_value() if settings.signing_key else ""
-    if not text and settings.signing_key_file is not None:
-        name, text = "signing_key_file", _content(settings.signing_key_file)
-    if not text:
-        raise SettingsError(
-            "signing_key: not set; the api signs keys with it (TIDEMILL_SIGNING_KEY or "
-            f"TIDEMILL_SIGNING_KEY_FILE); {INIT}"
-        )
+    name = "signing_key"
     try:
-        return Signer.read(text.strip())
-    except KeyTextError as error:
+        if settings.signing_key:
+            return Signer.read(settings.signing_key.get_secret_value())
+        if settings.signing_key_file is not None:
+            name = "signing_key_file"
+            return Signer.read(credentials.of_file(settings.signing_key_file))
+    except (KeyTextError, SecretError) as error:
         raise SettingsError(f"{name}: {error}") from None
+    raise SettingsError(
+        "signing_key: not set; the api signs keys with it (TIDEMILL_SIGNING_KEY or "
+        f"TIDEMILL_SIGNING_KEY_FILE); {INIT}"
+    )
 
 
 def verifier(settings: Settings) -> Verifier:
@@ -37,7 +37,7 @@ def verifier(settings: Settings) -> Verifier:
     Raises:
         SettingsError: No key is set, or a value is not a public key.
     """
-    publics = [text for part in settings.verify_keys.split(",") if (text := part.strip())]
+    publics = list(settings.verify_keys)
     if settings.signing_key or settings.signing_key_file:
         publics.insert(0, signer(settings).public)
     if not publics:
@@ -56,11 +56,3 @@ def with_kept(settings: Settings) -> Settings:
     if settings.signing_key or settings.signing_key_file or settings.verify_keys or not file.exists():
         return settings
     return settings.model_copy(update={"signing_key_file": file})
-
-
-def _content(file: Path) -> str:
-    try:
-        with file.open(encoding="ascii") as opened:
-            return opened.read(FILE_BYTES_MAX)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"signing_key_file: {file} cannot be read: {type(error).__name__}") from error

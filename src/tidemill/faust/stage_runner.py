@@ -20,7 +20,7 @@ from tidemill.kafka.admin import Retention, TopicError, ensure_topics, once_read
 from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.connection import check_broker
 from tidemill.kafka.follower import Follower
-from tidemill.runtime import health, memory, notify
+from tidemill.runtime import health, memory, notify, preflight
 from tidemill.runtime.heartbeat import Heartbeat
 from tidemill.schemas.ports import Store
 from tidemill.telemetry import logs, tracing
@@ -60,7 +60,7 @@ def run(settings: Settings, role: str, make: Callable[[Settings, Cluster, Catalo
         SettingsError: The settings name no broker.
         SystemExit: An app crashed; its traceback is in the log.
     """
-    logs.set_up(role, settings.log)
+    logs.set_up(role, settings.log, preflight.unknown(settings))
     monitored = MonitoredApps()
     heartbeat = _heartbeat(monitored)
     flush = tracing.set_up(role)

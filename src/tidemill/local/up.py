@@ -173,7 +173,7 @@ class Up:
 
     async def _start(self) -> None:
         settings = self._settings
-        for lack in preflight.misspelt(settings, os.environ):
+        for lack in preflight.unknown(settings):
             _say(f"warning: {lack}")
         for lack in preflight.lacking(settings.serving):
             _say(f"warning: {lack}")
@@ -226,7 +226,7 @@ class Up:
             file = data_folder.kept_signing_key(self._data)
             signing = {"TIDEMILL_SIGNING_KEY_FILE": str(file)}
             settings = settings.model_copy(update={"signing_key_file": file})
-        publics = ",".join(filter(None, (signing_keys.signer(settings).public, settings.verify_keys)))
+        publics = ",".join((signing_keys.signer(settings).public, *settings.verify_keys))
         known = {"TIDEMILL_API_KEY_SHA256": digest}
         self._secrets = {
             "api": {**signing, **known},

@@ -1,7 +1,6 @@
 """`tidemill doctor`: checks everything that Tidemill needs, and says how to fix faults."""
 
 import asyncio
-import os
 import secrets
 import shutil
 import time
@@ -128,7 +127,7 @@ def shown(finding: Finding) -> str:
 
 async def _settings(settings: Settings) -> list[Finding]:
     """Settings that would prevent a start or make it wrong: keys that are not set, an address that is in use."""
-    found = [findings.warn(lack.setting, lack.text, lack.fix) for lack in preflight.misspelt(settings, os.environ)]
+    found = [findings.warn(lack.setting, lack.text, lack.fix) for lack in preflight.unknown(settings)]
     # With an external Kafka the api may run elsewhere; a running service holds its own port.
     if (
         settings.kafka is None

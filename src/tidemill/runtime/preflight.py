@@ -1,19 +1,33 @@
 """Checks the settings against the environment before a start."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, get_args, get_origin
 
 from tidemill.configuration import misconfigured
-from tidemill.configuration.servers import Serving
-from tidemill.configuration.settings import ENV_PREFIX, Settings, SettingsError
+from tidemill.configuration.servers import KEY_PREFIX, Serving
+from tidemill.configuration.settings import ENV_PREFIX, Settings, SettingsError, is_service_link
 from tidemill.runtime.listening import listen
 
-OTHER_VARIABLES: Final = frozenset({"CONFIG", "CACHE", "MAVEN", "BASE_URL"})
+OTHER_VARIABLES: Final = frozenset(
+    f"{ENV_PREFIX}{name}" for name in ("CONFIG", "CACHE", "MAVEN", "BASE_URL", "NOTIFY_FD")
+)
 """Variables with the prefix that are not settings."""
-LIKENESS: Final = 0.8
-"""A variable at least this similar to a setting counts as misspelt; other programs may use the prefix."""
+_PARTS: Final = {
+    name: [*getattr(kind, "model_fields", ())]
+    for name, field in Settings.model_fields.items()
+    for kind in (field.annotation, *get_args(field.annotation))
+    if hasattr(kind, "model_fields") or get_origin(kind) is dict
+}
+"""The tables among the settings, with the names of their settings; a table by names of the user has none."""
+TABLES: Final = frozenset(_PARTS)
+"""Settings of which variables may name a part."""
+LIKELY_MAX: Final = 3
+"""Settings that a message about a wrong name suggests."""
+LIKENESS: Final = 0.85
+"""A name at least this similar to a setting is its misspelling rather than a longer form of another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +62,35 @@ def address_fault(settings: Settings) -> str | None:
         return str(error)
 
 
-def misspelt(settings: Settings, given: Mapping[str, str]) -> Iterator[Problem]:
-    """Variables that look like misspelt settings."""
-    servers = {server.api_key_env for server in settings.serving.servers.values()}
-    for name in given.keys() - servers:
-        first = name.removeprefix(ENV_PREFIX).partition("__")[0]
-        if not name.startswith(ENV_PREFIX) or first in OTHER_VARIABLES or first.lower() in Settings.model_fields:
-            continue
-        if near := misconfigured.nearest(first.lower(), Settings.model_fields, likeness=LIKENESS):
+def unknown(settings: Settings, given: Mapping[str, str] = os.environ) -> Iterator[Problem]:
+    """Variables with the prefix that are no settings, which a process ignores."""
+    servers, buckets = settings.serving.servers.values(), settings.buckets.values()
+    keys = {*(one.api_key_env for one in servers), *(one.secret_access_key_env for one in buckets)}
+    keys.add(settings.kafka_security.password_env)
+    for name, text in sorted(given.items()):
+        first, _, rest = name.upper().removeprefix(ENV_PREFIX).lower().partition("__")
+        is_setting = first in (TABLES if rest else Settings.model_fields)
+        is_other = (
+            name in keys
+            or name in OTHER_VARIABLES
+            or name.upper().startswith(KEY_PREFIX)
+            or is_service_link(name, text)
+        )
+        if name.upper().startswith(ENV_PREFIX) and not is_setting and not is_other:
+            likely = " or ".join(f"{ENV_PREFIX}{one.upper()}" for one in _likely(f"{first}_{rest}".rstrip("_")))
             yield Problem(
                 setting=name, text="there is no such setting, so it has no effect",
-                fix=f"{ENV_PREFIX}{near.upper()} is one",
+                fix=f"{likely} is one" if likely else "remove it, or correct its name",
             )  # fmt: skip
+
+
+def _likely(name: str) -> list[str]:
+    """The settings that a wrong name may mean, with two underscores between the names of nested ones."""
+    names = [*Settings.model_fields, *(f"{table}__{part}" for table, parts in _PARTS.items() for part in parts)]
+    flat = {one.replace("__", "_"): one for one in names}
+    if longer := [one for key, one in flat.items() if key.startswith(f"{name}_") and one not in TABLES]:
+        return longer[:LIKELY_MAX]
+    shorter = sorted((key for key in flat if name.startswith(f"{key}_")), key=len)
+    alike = misconfigured.nearest(name, flat, likeness=LIKENESS)
+    near = alike or (shorter[-1] if shorter else misconfigured.nearest(name, flat))
+    return [flat[near]] if near else []

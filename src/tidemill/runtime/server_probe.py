@@ -38,7 +38,7 @@ class NoModels:
 
 async def models(server: Server) -> list[str] | NoModels:
     """The model ids of `GET /models`."""
-    if (fault := server.file_fault) is not None:
+    if (fault := server.fault) is not None:
         return NoModels(fault)
     try:
         async with (

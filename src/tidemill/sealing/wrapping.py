@@ -6,12 +6,13 @@ keys of each project are wrapped with a key derived from the file's.
 """
 
 import base64
-import binascii
 import hashlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from tidemill import credentials
+from tidemill.credentials import SecretError
 from tidemill.schemas.resources.waiting import Reason
 from tidemill.sealing.cipher import KEY_BYTES, Cipher, derived_key, new_key
 
@@ -79,9 +80,12 @@ def new_key_text() -> str:
 def _read(path: Path) -> dict[str, bytes]:
     """The keys of a file by their names, in its order."""
     try:
-        keys = [base64.b64decode(line, validate=True) for line in path.read_text("ascii").split()]
-    except (OSError, UnicodeDecodeError, binascii.Error) as error:
-        raise KeyFileError(f"{path} cannot be read as keys ({type(error).__name__})") from error
+        text = credentials.stripped(credentials.text_of(path))
+        keys = [base64.b64decode(line, validate=True) for line in text.split()]
+    except SecretError as error:
+        raise KeyFileError(str(error)) from error
+    except ValueError:
+        keys = []
     if not keys or any(len(key) != KEY_BYTES for key in keys):
         raise KeyFileError(f"{path}: each line must be {KEY_BYTES} random bytes in base64")
     return {_name(key): key for key in keys}

@@ -9,7 +9,7 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final
@@ -43,8 +43,8 @@ QUIET: Final = ("tidemill.faust.stage_app", "tidemill.faust.tables")
 _log = logging.getLogger(__name__)
 
 
-def set_up(stage: str, settings: Logs) -> None:
-    """Write the log of this process to its standard error."""
+def set_up(stage: str, settings: Logs, warnings: Iterable[object] = ()) -> None:
+    """Write the log of this process to its standard error; it begins with these warnings."""
     handler = logging.StreamHandler(sys.stderr)
     is_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
     handler.setFormatter(Json(stage) if is_json else Text(stage))
@@ -59,6 +59,8 @@ def set_up(stage: str, settings: Logs) -> None:
     logging.captureWarnings(capture=True)
     sys.excepthook = _uncaught
     threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    for warning in warnings:
+        _log.warning("%s", warning)
 
 
 def _uncaught(kind: type[BaseException], error: BaseException | None, _: TracebackType | None) -> None:

@@ -142,6 +142,23 @@ async def test_a_test_call_that_is_refused_says_why(console):
     assert "one: m, /v1/chat/completions: 422 field required (" in console.export_text()
 
 
+@pytest.mark.parametrize("used_by", [[], ["m"]])
+async def test_a_test_of_a_server_with_a_malformed_key_names_it(console, monkeypatch, used_by):
+    """With the variable and without a traceback; no request is made."""
+    monkeypatch.setenv("TIDEMILL_KEY_G", "hush hush")
+    answers = {
+        "/v1/admin/servers/g": {
+            "settings": {"url": "http://127.0.0.1:1/v1", "api_key_env": "TIDEMILL_KEY_G"}, "used_by": used_by,
+        },
+        "/v1/admin/models/m": {"settings": {"servers": ["g"]}, "used_by": ["g"]},
+    }  # fmt: skip
+    async with answering(answers) as client:
+        assert await catalog.test(console, client, "servers", "g") is Exit.INEXACT
+    said = console.export_text()
+    assert "g: the variable TIDEMILL_KEY_G has a space or a character that is not ASCII" in said
+    assert "hush" not in said
+
+
 async def test_a_test_of_a_server_that_is_away_fails(console):
     """Whether a model names it or not."""
     away = {"url": "http://127.0.0.1:9/v1"}

@@ -99,8 +99,8 @@ def test_settings_out_of_bounds_are_refused(tmp_path, text, message):
         ('store = "s3://"', "store: expected file:///dir or s3://bucket/prefix"),
         ('store = "http://x/y"', "store: expected file:///dir or s3://bucket/prefix"),
         ('store = "s3://id:secret@bucket"', "store: the address must not contain a password"),
-        ('cors_origins = ["https://a.example/"]', "cors_origins: https://a.example/ is not an"),
-        ('cors_origins = ["app.example.com"]', "cors_origins: app.example.com is not an origin"),
+        ('cors_origins = ["https://a.example/"]', "cors_origins.0: https://a.example/ is not an"),
+        ('cors_origins = ["app.example.com"]', "cors_origins.0: app.example.com is not an origin"),
         ('kafka = "kafka://a:9092"', "kafka: expected host:port[,host:port…], without a scheme"),
     ],
     ids=range(36),
@@ -235,7 +235,7 @@ def test_a_fault_names_the_variable_that_has_it(tmp_path, monkeypatch):
     file = tmp_path / "tidemill.toml"
     file.write_text("port = 81\nhost = 7\n")
     for name, value, said in (
-        ("TIDEMILL_CORS_ORIGINS", "https://app.example.com", "TIDEMILL_CORS_ORIGINS: it must be JSON"),
+        ("TIDEMILL_CORS_ORIGINS", "[https://app.example.com]", "TIDEMILL_CORS_ORIGINS: it must be JSON"),
         ("TIDEMILL_MODELS", "{bad", "TIDEMILL_MODELS: it must be JSON"),
         ("TIDEMILL_LIMITS", "x", "TIDEMILL_LIMITS: it must be JSON"),
         ("TIDEMILL_PORT", "abc", "TIDEMILL_PORT: port: "),

@@ -29,7 +29,7 @@ def test_without_a_signing_key(tmp_path):
         signing_keys.signer(Settings(signing_key="tidemill_signing_hush"))
     assert "hush" not in str(caught.value)
     with pytest.raises(SettingsError, match=r"^verify_keys: .*mixed up"):
-        signing_keys.verifier(Settings(verify_keys=ONE.text))
+        signing_keys.verifier(Settings(verify_keys=[ONE.text]))
 
 
 def test_a_stage_without_a_signing_key_ends_with_a_message(monkeypatch):

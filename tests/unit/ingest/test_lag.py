@@ -52,7 +52,7 @@ def lag():
 
 async def test_an_import_does_not_make_ingest_late(tmp_path):
     """Until it ends, only the other commands count; the guard of the retention time needs all of them."""
-    settings = Settings(kafka="127.0.0.1:9", data=tmp_path, verify_keys=Signer.made().public)
+    settings = Settings(kafka="127.0.0.1:9", data=tmp_path, verify_keys=[Signer.made().public])
     ingest = Ingest(settings, settings.cluster, fixed_catalog({}, {}))
     ingest._stage._importer = silent = Silent()
     now, gate = time.time(), ingest._gates["commands", 1]

@@ -151,7 +151,7 @@ def test_each_stage_gets_only_its_keys(tmp_path):
 def test_api_keys_of_producers_are_accepted_only_on_the_own_kafka(tmp_path, asked, is_on):
     """Others may read the records of an external one. The setting changes it."""
     made = Signer.made()
-    _, secrets = kept(tmp_path, kafka="k:1", signing_key=made.text, intake_api_keys=asked, verify_keys="x")
+    _, secrets = kept(tmp_path, kafka="k:1", signing_key=made.text, intake_api_keys=asked, verify_keys=["x"])
     assert secrets["ingest"]["TIDEMILL_INTAKE_API_KEYS"] == is_on
     assert secrets["ingest"]["TIDEMILL_VERIFY_KEYS"] == f"{made.public},x"
     assert ("TIDEMILL_API_KEY_SHA256" in secrets["ingest"]) is (is_on == "true")

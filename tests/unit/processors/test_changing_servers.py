@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from pathlib import Path
 
+import pytest
 import trustme
 from prometheus_client import REGISTRY
 from support.servers_at_work import CALL_SECONDS, Make, force, simulated
@@ -130,6 +131,28 @@ def test_a_server_is_called_once_its_file_is_there(tmp_path: Path) -> None:
         assert world.servers._later is None
 
     simulated(case)
+
+
+def test_a_server_with_a_malformed_key_is_not_called(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The reason is access, the log names the variable once and quotes no key, and no call is tried."""
+    monkeypatch.setenv("TIDEMILL_KEY_BAD", "hush hush")
+
+    async def case(make: Make) -> None:
+        world = make()
+        world.server("gpu-1", max_in_flight=4, api_key_env="TIDEMILL_KEY_BAD")
+        world.model("a", "gpu-1")
+        world.apply()
+        world.publish("a", "a", 20)
+        await asyncio.sleep(600)
+        assert world.found("gpu-1").drain is Reason.ACCESS
+        assert not world.engines.sent
+
+    simulated(case)
+    named = [record for record in caplog.records if "TIDEMILL_KEY_BAD" in record.getMessage()]
+    assert len(named) == 1
+    assert "hush" not in caplog.text
 
 
 def test_models_that_come_to_share_a_server_share_it_fairly() -> None:

@@ -63,10 +63,68 @@ def test_a_complete_environment_has_no_problem(monkeypatch):
         "TIDEMILL_PORTS": "key",
         "TIDEMILL_CACHE": "/c",
         "TIDEMILL_MODELS__M__PRICE": "{}",
-        "TIDEMILL_OF_MINE": "x",
+        "tidemill_port": "81",
+        "TIDEMILL_KEY_GPU": "key",
     }
-    assert not [*preflight.lacking(settings.serving), *preflight.misspelt(settings, given)]
+    assert not [*preflight.lacking(settings.serving), *preflight.unknown(settings, given)]
     assert preflight.address_fault(settings) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("LOG_LEVEL", "TIDEMILL_LOG__LEVEL is one"),
+        ("LOG_LVL", "TIDEMILL_LOG__LEVEL is one"),
+        ("LIMITS_FILES_MAX", "TIDEMILL_LIMITS__FILES_MAX is one"),
+        ("KAFKA_SECURITY_PROTOCOL", "TIDEMILL_KAFKA_SECURITY__PROTOCOL is one"),
+        (
+            "KAFKA_SECURITY_PASSWORD",
+            "TIDEMILL_KAFKA_SECURITY__PASSWORD_ENV or TIDEMILL_KAFKA_SECURITY__PASSWORD_FILE is one",
+        ),
+        ("OPENID_ISSUER", "TIDEMILL_OPENID__ISSUER is one"),
+        ("ENCRYPT", "TIDEMILL_ENCRYPT_LOG is one"),
+        ("ENCRYPT_LOGS", "TIDEMILL_ENCRYPT_LOG is one"),
+        ("STORE_URL", "TIDEMILL_STORE is one"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "TIDEMILL_KAFKA is one"),
+        ("BATCH_LIFE", "TIDEMILL_BATCH_LIFE_SECONDS is one"),
+        ("TLS_CERT", "TIDEMILL_TLS_CERT_FILE is one"),
+        ("DATA_DIR", "TIDEMILL_DATA is one"),
+        ("GRACE", "TIDEMILL_GRACE_SECONDS is one"),
+        ("PORT__X", "TIDEMILL_PORT is one"),
+        ("CONFIGURATION", "remove it, or correct its name"),
+        ("OF_MINE", "remove it, or correct its name"),
+    ],
+)
+def test_each_unknown_variable_is_reported(name, fix):
+    """The prefix is Tidemill's own; the settings that it may mean are named, in capitals or not."""
+    for given in (f"TIDEMILL_{name}", f"tidemill_{name.lower()}"):
+        (found,) = preflight.unknown(Settings(), {given: "x", "PATH": "/bin"})
+        assert str(found) == f"{given}: there is no such setting, so it has no effect; {fix}"
+
+
+def test_variables_for_services_of_kubernetes_are_no_settings(monkeypatch):
+    """A pod with service links has them for each service of its namespace; they neither fail nor warn."""
+    given = {}
+    for service in ("TIDEMILL", "TIDEMILL_API", "TIDEMILL_HEALTH"):
+        given |= {
+            f"{service}_SERVICE_HOST": "10.0.0.1", f"{service}_SERVICE_PORT": "8080",
+            f"{service}_SERVICE_PORT_HTTP": "8080", f"{service}_PORT": "tcp://10.0.0.1:8080",
+            f"{service}_PORT_8080_TCP": "tcp://10.0.0.1:8080", f"{service}_PORT_8080_TCP_PROTO": "tcp",
+            f"{service}_PORT_8080_TCP_PORT": "8080", f"{service}_PORT_8080_TCP_ADDR": "10.0.0.1",
+        }  # fmt: skip
+    for name, text in given.items():
+        monkeypatch.setenv(name, text)
+    settings = Settings()
+    assert (settings.port, settings.health_port) == (8080, 0)
+    assert not [*preflight.unknown(settings, given)]
+
+
+@pytest.mark.parametrize("stage", ["api", "ingest"])
+def test_a_stage_logs_the_variables_that_it_ignores(command, stage):
+    """At its start, before it needs anything."""
+    _, said = command(stage, TIDEMILL_ENCRYPT="true", TIDEMILL_STORE_URL="s3://bucket/")
+    assert "TIDEMILL_ENCRYPT: there is no such setting, so it has no effect; TIDEMILL_ENCRYPT_LOG is one" in said
+    assert "TIDEMILL_STORE_URL: there is no such setting, so it has no effect; TIDEMILL_STORE is one" in said
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from tidemill import credentials
 from tidemill.schemas.log import acls
 from tidemill.storage.atomic_file import write_private
 
@@ -43,7 +44,7 @@ def password(folder: Path, role: str) -> str:
     Raises:
         OSError: It does not exist, or is not readable.
     """
-    return (folder / acls.user(role)).read_text("ascii")
+    return credentials.of_file(folder / acls.user(role))
 
 
 def write_client_files(folder: Path, servers: str) -> None:

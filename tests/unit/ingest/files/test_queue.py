@@ -297,7 +297,7 @@ def test_records_that_cannot_be_read_are_skipped():
 def test_ingest_frees_the_places_of_deleted_batches(tmp_path):
     """It has read `tidemill.secrets`, which its keys come from, before the queue."""
     limited = {"one": {"limits": {"batches_at_work_max": 1}}}
-    settings = Settings(kafka="127.0.0.1:9", data=tmp_path, verify_keys=Signer.made().public, projects=limited)
+    settings = Settings(kafka="127.0.0.1:9", data=tmp_path, verify_keys=[Signer.made().public], projects=limited)
     ingest = Ingest(settings, settings.cluster, fixed_catalog({}, {}))
     ingest._key_manager._apply(batch_of(1).id, codec.encode(Erasure(project="one", at=NOW)), 0)
     assert ingest._queue._queue.has(batch_of(1).id)

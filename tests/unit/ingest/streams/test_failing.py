@@ -199,6 +199,6 @@ async def test_a_start_removes_the_ids_that_a_killed_process_left(tmp_path):
     left = tmp_path / "state" / "intake" / "ids" / "batch_a"
     SeenIds(left, in_memory_max=0).setdefault("a", 1)
     assert left.exists()
-    settings = Settings(kafka="127.0.0.1:9", data=tmp_path, verify_keys=Signer.made().public)
+    settings = Settings(kafka="127.0.0.1:9", data=tmp_path, verify_keys=[Signer.made().public])
     StreamApp(settings, settings.kafka, catalog=Catalog(None), sender=None, store=None, requests=None)
     assert not left.exists()
