@@ -38,7 +38,7 @@ REFUSALS_MAX: Final = 5
 RECEIPT: Final = "receipt.json"
 
 Waits = Callable[[Reason, str], None]
-"""Called with the reason why the files are not copied yet, and its text."""
+"""Called with the reason why a batch cannot end yet, and a sentence; the caller tries again anyway."""
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class BucketCopier:
             wait = pause_seconds(failures)
             failures += 1
             log.warning("%s is not copied to its bucket: %s; next try in %.1f s", state.id, why, wait)
-            waits(kind, why)
+            waits(kind, f"The files of the batch cannot be copied to its bucket: {why}.")
             await asyncio.sleep(wait)
         return None
 
