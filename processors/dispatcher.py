@@ -313,7 +313,7 @@ class Dispatcher:
             history = line.history = History(failure.at)
             for entry in line.entries:
                 entry.window.fail(entry)
-        _, action = retry.decide(
+        action = retry.decide(
             failure,
             result.evidence,
             history,
