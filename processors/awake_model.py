@@ -200,7 +200,6 @@ def _dispatcher(name: str, model: Model, shared: Shared, caller: Caller) -> Disp
         chance=random.random,
     )
     return Dispatcher(
-        caller.pool,
         caller,
         services,
         policy=Policy(tries_max=model.tries_max),
