@@ -184,7 +184,7 @@ class Importer:
                     await self._store.delete(key)
                 raise
             record = _file_of(one, life_seconds, digest.hexdigest(), lines)
-            await self._sender.send(topics.FILES.name, record.file.id, codec.encode(record), headers=[])
+            await self._sender.send(topics.FILES.name, record.file.id, codec.encode(record))
 
     async def _own(self, key: str) -> AsyncGenerator[bytes, None]:
         with own_store():

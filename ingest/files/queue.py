@@ -263,5 +263,5 @@ class QueueRunner:
         value = codec.encode(message)
         await retry(
             f"sending to {topics.QUEUE.name}",
-            lambda: self._sender.send(topics.QUEUE.name, batch_id, value, headers=[]),
+            lambda: self._sender.send(topics.QUEUE.name, batch_id, value),
         )

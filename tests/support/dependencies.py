@@ -76,7 +76,7 @@ class ListLog:
             self.webhooks.deliveries.apply(made_id, codec.encode(found))
             self.webhooks.changes.notify()
 
-    async def send(self, topic, key, value, *, headers) -> int:
+    async def send(self, topic, key, value, *, headers=()) -> int:
         """Append a record."""
         if self.away or topic in self.refused:
             raise LogUnavailable
