@@ -34,6 +34,7 @@ from tidemill.storage.buckets import (
     Changed,
     NotAllowed,
     OwnStoreError,
+    own_chunks,
     own_store,
     reason,
 )
@@ -168,7 +169,7 @@ class Importer:
         async with AsyncExitStack() as stack:
             stack.callback(self._room.release_input, project, batch.input_file_id)
             if await self._is_stored(one):
-                async with aclosing(self._own(key)) as own, aclosing(counted(own)) as chunks:
+                async with aclosing(own_chunks(self._store, key)) as own, aclosing(counted(own)) as chunks:
                     async for _ in chunks:
                         pass
             else:
@@ -185,12 +186,6 @@ class Importer:
                 raise
             record = _file_of(one, life_seconds, digest.hexdigest(), lines)
             await self._sender.send(topics.FILES.name, record.file.id, codec.encode(record))
-
-    async def _own(self, key: str) -> AsyncGenerator[bytes, None]:
-        with own_store():
-            async with aclosing(self._store.read(key)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
 
     async def _is_stored(self, one: Import) -> bool:
         with own_store():
