@@ -134,8 +134,8 @@ class Dependencies:
     store: Store
     space: DiskSpace = field(default_factory=lambda: DiskSpace(0, {}))
     """Free space of the disks."""
-    vault: Vault | None = None
-    """Encryption keys of batches; None if the log is not encrypted."""
+    vault: Vault
+    """Encryption keys of batches."""
 
     @property
     def events(self) -> ChangeFeed:
