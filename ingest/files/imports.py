@@ -78,7 +78,7 @@ class Import:
 
     @property
     def batch_id(self) -> str:
-        """The batch."""
+        """The id of the batch."""
         return self.command.batch.id
 
 

@@ -72,7 +72,7 @@ class Entry:
 
     @property
     def batch_id(self) -> str:
-        """The batch."""
+        """The id of the batch."""
         return self.command.batch.id
 
 
