@@ -151,7 +151,9 @@ class Results:
         """Whether a batch of this process's partitions is over or unknown."""
         owned = list(self._active_batches())
         number = partition_of(batch_id, self._partitions)
-        return any(one.number == number for one in owned) and not any(one.is_open(batch_id) for one in owned)
+        return any(active.number == number for active in owned) and not any(
+            active.is_open(batch_id) for active in owned
+        )
 
     def _called_models(self) -> list[str]:
         models = self._catalog.contents.serving.models
