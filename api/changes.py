@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from tidemill.schemas.ports import Monotonic
-
 PAUSE_SECONDS: Final = 1.0
 """Least time between two wake-ups of a project's streams."""
 GATHER_SECONDS: Final = 0.05
@@ -91,11 +89,10 @@ class ProjectChanges:
 class ChangeFeed:
     """The changed objects of projects with streams."""
 
-    def __init__(self, monotonic: Monotonic = time.monotonic) -> None:
+    def __init__(self) -> None:
         self.is_closed = False
         self.open_streams: Counter[str] = Counter()
         """Open streams by the id of their key."""
-        self._monotonic = monotonic
         self._projects: OrderedDict[str, ProjectChanges] = OrderedDict()
 
     def publish(self, project: str, kind: str, object_id: str) -> None:
@@ -111,7 +108,7 @@ class ChangeFeed:
             _, found.lost = found.objects.popitem(last=False)
         if found.streams and not found.is_due:
             found.is_due = True
-            wait = max(GATHER_SECONDS, found.woken_at + PAUSE_SECONDS - self._monotonic())
+            wait = max(GATHER_SECONDS, found.woken_at + PAUSE_SECONDS - time.monotonic())
             asyncio.get_running_loop().call_later(wait, self._wake, found)
 
     def publish_to_all(self, kind: str, object_id: str) -> None:
@@ -151,6 +148,6 @@ class ChangeFeed:
     def _wake(self, found: ProjectChanges) -> None:
         found.is_due = False
         found.frames.clear()
-        found.woken_at = self._monotonic()
+        found.woken_at = time.monotonic()
         event, found.woken = found.woken, asyncio.Event()
         event.set()

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,8 +35,6 @@ from tidemill.configuration.settings import Settings
 from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.history import LogHistory
 from tidemill.runtime.threads import run_half_time
-from tidemill.schemas.bounds import LINE_BYTES_HIGHEST
-from tidemill.schemas.jsonl.lines import Line, Splitter
 from tidemill.schemas.log.messages import FileRecord
 from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.ports import Clock, Sender, Store
@@ -138,8 +136,8 @@ class Dependencies:
     store: Store
     space: DiskSpace = field(default_factory=lambda: DiskSpace(0, {}))
     """Free space of the disks."""
-    vault: Vault | None = None
-    """Encryption keys of batches; None if the log is not encrypted."""
+    vault: Vault
+    """Encryption keys of batches."""
 
     @property
     def events(self) -> ChangeFeed:
@@ -386,13 +384,3 @@ async def check_size(deps: Dependencies, record: FileRecord) -> None:
     """Check that the store has all bytes of a file; it raises the errors of `file_from_store`."""
     if (size := await from_store(deps.store.size(record.key))) != record.file.bytes:
         raise damaged(record.file.id, f"{size:,} instead of {record.file.bytes:,} bytes")
-
-
-async def lines_of(
-    chunks: AsyncIterator[bytes], line_bytes_max: int = LINE_BYTES_HIGHEST
-) -> AsyncGenerator[Iterator[Line], None]:
-    """The lines that end in each chunk; exhaust them before the next."""
-    splitter = Splitter(line_bytes_max)
-    async for chunk in chunks:
-        yield splitter.feed(chunk)
-    yield splitter.finish()

@@ -91,7 +91,7 @@ class Publisher:
 
     async def claim(self, claim: Claim) -> None:
         """Publish a claim of a batch id."""
-        await self._log.send(topics.CLAIMS.name, claim.command.batch.id, codec.encode(claim), headers=[])
+        await self._log.send(topics.CLAIMS.name, claim.command.batch.id, codec.encode(claim))
 
     async def command(self, batch_id: str, command: BatchCreated | CancelRequested | DeleteRequested) -> None:
         """Publish a command about a batch; the caller shows its effect."""
@@ -100,26 +100,26 @@ class Publisher:
 
     async def file(self, record: FileRecord) -> None:
         """Publish a file."""
-        offset = await self._log.send(topics.FILES.name, record.file.id, codec.encode(record), headers=[])
+        offset = await self._log.send(topics.FILES.name, record.file.id, codec.encode(record))
         self._view.put_file(record, offset)
 
     async def file_deletion(self, file_id: str) -> None:
         """Publish the deletion of a file."""
-        offset = await self._log.send(topics.FILES.name, file_id, None, headers=[])
+        offset = await self._log.send(topics.FILES.name, file_id, None)
         self._view.drop_file(file_id, offset)
 
     async def upload(self, record: UploadRecord | PartRecord) -> None:
         """Publish an upload or a part of one."""
         key = record.upload.id if isinstance(record, UploadRecord) else f"{record.part.upload_id}/{record.part.id}"
-        await self._log.send(topics.UPLOADS.name, key, codec.encode(record), headers=[])
+        await self._log.send(topics.UPLOADS.name, key, codec.encode(record))
         self._view.uploads.put(record)
 
     async def upload_deletion(self, key: str) -> None:
         """Publish the deletion of an upload or a part, by the key of its record."""
-        await self._log.send(topics.UPLOADS.name, key, None, headers=[])
+        await self._log.send(topics.UPLOADS.name, key, None)
         self._view.uploads.drop(key)
 
     async def key(self, record: KeyRecord) -> None:
         """Sign and publish an API key."""
-        await self._log.send(topics.KEYS.name, record.key.id, self._signer.key_record(record), headers=[])
+        await self._log.send(topics.KEYS.name, record.key.id, self._signer.key_record(record))
         self._view.keyring.put(record, self._signer.kid)

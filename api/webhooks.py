@@ -207,7 +207,7 @@ class Webhooks:
         )  # fmt: skip
         endpoint_id = record.endpoint.id
         due = Due(project=record.project, endpoint_id=endpoint_id, event=event, is_test=True)
-        await self._sender.send(topics.EVENTS.name, endpoint_id, codec.encode(due), headers=[])
+        await self._sender.send(topics.EVENTS.name, endpoint_id, codec.encode(due))
         return await self._ended(messages.delivery_id(endpoint_id, event.id))
 
     async def resend(self, delivery: Delivery) -> None:
@@ -217,7 +217,7 @@ class Webhooks:
             LogUnavailable: The log does not answer.
         """
         wish = Resend(endpoint_id=delivery.endpoint_id, delivery_id=delivery.id)
-        await self._sender.send(topics.EVENTS.name, delivery.endpoint_id, codec.encode(wish), headers=[])
+        await self._sender.send(topics.EVENTS.name, delivery.endpoint_id, codec.encode(wish))
 
     async def _ended(self, delivery_id: str) -> Delivery | None:
         def look() -> Delivery | None:
@@ -234,5 +234,5 @@ class Webhooks:
 
     async def _put(self, endpoint_id: str, record: EndpointRecord | None) -> None:
         value = None if record is None else codec.encode(record)
-        offset = await self._sender.send(topics.WEBHOOKS.name, endpoint_id, value, headers=[])
+        offset = await self._sender.send(topics.WEBHOOKS.name, endpoint_id, value)
         self.endpoints.put(endpoint_id, value, offset)

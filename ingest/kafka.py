@@ -45,7 +45,7 @@ class RequestProducer:
         log: Log,
         *,
         ensure_topics: Callable[[str], Awaitable[None]],
-        vault: Vault | None = None,
+        vault: Vault,
         encrypted: bool = False,
         check_disk: Callable[[], None] = lambda: None,
     ) -> None:
@@ -102,8 +102,7 @@ class RequestProducer:
             OSError: The log does not answer.
             NoKey: The batch is deleted.
         """
-        if self._vault is not None:
-            await self._vault.sealing_cipher(batch_id, project)
+        await self._vault.sealing_cipher(batch_id, project)
 
     async def refuse(self, batch_id: str, marks: list[LineMark], value: bytes, *, model: str) -> None:
         """Append the error lines of lines that are not called; on return the log has them.

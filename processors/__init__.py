@@ -1,4 +1,4 @@
-"""The stage that turns requests into outcomes: one Faust app for each model calls the model's servers.
+"""The stage that turns requests into outcomes: one Faust app reads all models' topics and calls their servers.
 
 | package | what it does |
 |---|---|
@@ -7,7 +7,9 @@
 | `calls` | makes a call, judges its answer, and decides whether a failed line is retried |
 | `backends`, `limits` | the servers of a model, and how many calls each gets |
 | `http` | the HTTP client |
+| `joined` | calls with the inputs of several lines |
 | `outcomes` | gathers results into records, and sends them |
+| `reports` | what the servers do, for the api |
 
 `dispatcher.py` connects them; `failures.py` has the value that describes a failed call. Imports go one way: see
 the contract "Layers inside processors" in `pyproject.toml`. A failed call is decided in `backends/pool.py` (the

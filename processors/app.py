@@ -71,7 +71,9 @@ class Processors:
             outbox=KafkaOutbox(kafka, encrypted=settings.encrypt_log, check_disk=lambda: self._space.check(LOG)),
             upstream=HttpUpstream(reply_bytes_max=settings.reply_bytes_max),
             store=self.store,
+            # Two budgets: a line keeps its bytes while it waits for those of its form, so one could deadlock.
             forms=Forms(self.store, LineBudget()),
+            budget=LineBudget(),
             closed=closed,
             vault=self._key_manager.vault,
             assignment=assignment,

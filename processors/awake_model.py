@@ -12,7 +12,7 @@ import asyncio
 import functools
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from tidemill.configuration.security import Kafka
@@ -60,7 +60,7 @@ class Shared:
     assignment: Assignment
     recovery: Recovery
     completed: CompletedLines
-    budget: LineBudget = field(default_factory=LineBudget)
+    budget: LineBudget
 
 
 _IN_PLACE: Final = {
@@ -200,7 +200,6 @@ def _dispatcher(name: str, model: Model, shared: Shared, caller: Caller) -> Disp
         chance=random.random,
     )
     return Dispatcher(
-        caller.pool,
         caller,
         services,
         policy=Policy(tries_max=model.tries_max),

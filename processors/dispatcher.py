@@ -27,7 +27,6 @@ from typing import assert_never
 
 from tidemill.processors.backends.backend import Backend, Permit
 from tidemill.processors.backends.permit_queue import Claim
-from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.calls import request_codec, retry, spans
 from tidemill.processors.calls.caller import Caller, CallResult, count_call
 from tidemill.processors.calls.in_flight import CallsInFlight
@@ -87,7 +86,6 @@ class Dispatcher:
 
     def __init__(
         self,
-        pool: BackendPool,
         caller: Caller,
         services: Services,
         *,
@@ -100,7 +98,7 @@ class Dispatcher:
         `prefixes` are set if lines with the same prompt prefix go one after the other, `joiner` if a call may have
         several lines.
         """
-        self._pool = pool
+        self._pool = pool = caller.pool
         self._caller = caller
         self._services = services
         batcher, outbox, store = ResultBatcher[Line](), services.outbox, services.store
@@ -157,7 +155,6 @@ class Dispatcher:
 
     def drop(self, batch_id: str) -> None:
         """Finish the lines of a closed batch without results; those in flight have its grace."""
-        self._services.completed.forget(batch_id)
         if batch_id not in self._lines.batches:
             return
         for line in self._waiting.drop(batch_id):
@@ -313,7 +310,7 @@ class Dispatcher:
             history = line.history = History(failure.at)
             for entry in line.entries:
                 entry.window.fail(entry)
-        _, action = retry.decide(
+        action = retry.decide(
             failure,
             result.evidence,
             history,

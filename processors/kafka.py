@@ -1,10 +1,9 @@
 """Appends outcomes to Kafka, and reads outcomes and held records from it; Faust reads the requests."""
 
 import functools
-import logging
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import Any, Final
+from typing import Final
 
 from tidemill.configuration.security import Kafka
 from tidemill.kafka.history import Reader, reading
@@ -24,8 +23,6 @@ from tidemill.sealing.wrapping import KeyUnavailable
 LINGER_MS: Final = 1
 BATCH_BYTES: Final = 256 << 10
 """Bytes of one produce request to one partition; a single record of results is larger than the client's 16 KiB."""
-
-_log = logging.getLogger(__name__)
 
 
 class KafkaOutbox:
@@ -97,16 +94,3 @@ async def reopen(
             if isinstance(opened, LockedRecord):
                 raise KeyUnavailable(opened.why)
             yield opened if message.value is not None else DecodeError("the log no longer has the record")
-
-
-def completed_lines(record: Any) -> Iterator[tuple[str, int]]:
-    """The lines whose results a record of `outcomes` holds, as batch id and index; none if it holds a fact."""
-    if codec.kind_of(record.headers) != codec.LINES:
-        return
-    try:
-        batch_id, marks = codec.lines_marks(record.headers, len(record.value or b""))
-    except codec.DecodeError as error:
-        _log.warning("the outcome at %d/%d cannot be read: %s", record.partition, record.offset, error)
-        return
-    for line in marks:
-        yield batch_id, line.index

@@ -5,22 +5,24 @@ One recovery serves all models of a process: the outcomes of a batch are in one 
 """
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
-from typing import Final
+from typing import Any, Final
 
 from tidemill.configuration.security import Kafka
 from tidemill.kafka.history import reading
-from tidemill.processors.kafka import completed_lines
 from tidemill.processors.partitions.assignment import Assignment
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.retrying import retry
-from tidemill.schemas.log import topics
+from tidemill.schemas.log import codec, topics
 from tidemill.schemas.ports import Edge
 from tidemill.tasks import Crash, watched
 
 GATHER_SECONDS: Final = 0.05
 """How long to wait for records of other partitions before reading the outcomes for all of them."""
+
+_log = logging.getLogger(__name__)
 
 
 class Recovery:
@@ -77,8 +79,21 @@ class Recovery:
             aclosing(reader.records(topics.OUTCOMES.name, starts)) as records,
         ):
             async for record in records:
-                for batch_id, index in completed_lines(record):
+                for batch_id, index in _completed_lines(record):
                     if batch_id not in self._closed:
                         self._mark(batch_id, index)
         if self._task is asyncio.current_task():
             self._assignment.recovered(wanted)
+
+
+def _completed_lines(record: Any) -> Iterator[tuple[str, int]]:
+    """The lines whose results a record of `outcomes` holds, as batch id and index; none if it holds a fact."""
+    if codec.kind_of(record.headers) != codec.LINES:
+        return
+    try:
+        batch_id, marks = codec.lines_marks(record.headers, len(record.value or b""))
+    except codec.DecodeError as error:
+        _log.warning("the outcome at %d/%d cannot be read: %s", record.partition, record.offset, error)
+        return
+    for line in marks:
+        yield batch_id, line.index

@@ -73,6 +73,7 @@ class Results:
             declare_table(self.app, name, settings.partitions, cache_bytes=TABLE_CACHE_BYTES)
             for name in ("batches", "lines")
         ]
+        self._owners = PartitionOwners(self._handler, BOUNDS, crash=self.app.crash)
         self._resources = Resources(
             sender=self._log,
             history=functools.partial(outcomes, kafka, self._key_manager.vault),
@@ -82,11 +83,10 @@ class Results:
             limits=self._limits(),
             compactions=asyncio.Semaphore(COMPACTIONS_MAX),
             buckets=Buckets(settings.buckets),
-            wake=self._wake,
+            wake=self._owners.wake,
         )
         self._partitions = settings.partitions
         self._tasks: list[asyncio.Task[None]] = []
-        self._owners = PartitionOwners(self._handler, BOUNDS, crash=self.app.crash)
         self._owned = OwnedPartitions(
             self.app,
             self._owners,
@@ -151,14 +151,13 @@ class Results:
         """Whether a batch of this process's partitions is over or unknown."""
         owned = list(self._active_batches())
         number = partition_of(batch_id, self._partitions)
-        return any(one.number == number for one in owned) and not any(one.is_open(batch_id) for one in owned)
+        return any(active.number == number for active in owned) and not any(
+            active.is_open(batch_id) for active in owned
+        )
 
     def _called_models(self) -> list[str]:
         models = self._catalog.contents.serving.models
         return [name for name, model in models.items() if not model.paused]
-
-    def _wake(self) -> None:
-        self._owners.wake()
 
     async def _rest(self) -> None:
         """Let several batches at work share requests to the broker."""

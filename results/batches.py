@@ -253,7 +253,7 @@ class Batches:
         """Write the files of a batch from memory; `end_written` does the rest, between two records."""
         try:
             with self.spans.finalizing(active):
-                fact = await self._finalizer.finish_at_once(active, functools.partial(self._unfinished, active))
+                fact = await self._finalizer.finish_at_once(active, functools.partial(self._waits, active))
             if fact is not None and not (fact.receipt.missing or fact.receipt.double):
                 self._written.append((active, Written.model_validate(fact.model_dump())))
                 self._resources.wake()
@@ -323,11 +323,7 @@ class Batches:
         """Write the files of a batch and send the fact that ends it; the timer retries after unexpected errors."""
         try:
             with self.spans.finalizing(active):
-                fact = await self._finalizer.finish(
-                    active,
-                    functools.partial(self._unfinished, active),
-                    functools.partial(self._not_copied, active),
-                )
+                fact = await self._finalizer.finish(active, functools.partial(self._waits, active))
                 if fact is not None:
                     await self._publisher.compacted(fact, self._active.number)
         except Exception as error:
@@ -335,13 +331,8 @@ class Batches:
             active.compacting = False
             self.retry_timer(active, self._resources.clock(), safe_reason(error))
 
-    def _unfinished(self, active: ActiveBatch, why: str) -> None:
-        again_at = active.blockage.again_at
-        self.block(active, (Reason.FILES, f"The files of the batch cannot be written: {why}."), again_at)
-
-    def _not_copied(self, active: ActiveBatch, kind: Reason, why: str) -> None:
-        again_at = active.blockage.again_at
-        self.block(active, (kind, f"The files of the batch cannot be copied to its bucket: {why}."), again_at)
+    def _waits(self, active: ActiveBatch, kind: Reason, words: str) -> None:
+        self.block(active, (kind, words), active.blockage.again_at)
 
     def unread(self, batch_id: str, why: Unavailable | None, again_at: float) -> None:
         """Show that result lines of a batch cannot be read at the moment; see `held_records.Report`."""

@@ -114,7 +114,7 @@ class Partition:
             if written := [active for active in group if active.state.written is not None]:
                 # Their ends may already be published: they must not appear as "finalizing" again.
                 await self.batches.end(*written)
-            await asyncio.gather(*(self.batches.publish(one) for one in group if not one.state.is_over))
+            await asyncio.gather(*(self.batches.publish(active) for active in group if not active.state.is_over))
         self._tables.drop_stale()
         for active in loaded:
             if active.state.closed and not active.state.is_over:

@@ -99,7 +99,7 @@ class Partition:
         """See `owner.Partition`."""
         send = functools.partial(
             self._resources.sender.send, topics.EVENTS.name, "started", codec.encode(messages.Started()),
-            headers=[], partition=self._number,
+            partition=self._number,
         )  # fmt: skip
 
         async def begin() -> None:
@@ -333,7 +333,7 @@ class Partition:
             target=endpoint_id, detail={"failing_since": str(health.failing_since)},
         )  # fmt: skip
         send = functools.partial(
-            self._resources.sender.send, topics.AUDIT.name, endpoint.project, codec.encode(entry), headers=[]
+            self._resources.sender.send, topics.AUDIT.name, endpoint.project, codec.encode(entry)
         )
         await retry("sending an audit record", send)
 
@@ -373,7 +373,7 @@ class Partition:
 
         async def send(key: str, row: BaseModel | None) -> None:
             value = None if row is None else codec.encode(row)
-            await self._resources.sender.send(topics.DELIVERIES.name, key, value, headers=[])
+            await self._resources.sender.send(topics.DELIVERIES.name, key, value)
 
         await asyncio.gather(
             *(retry("storing a delivery", functools.partial(send, *each)) for each in rows.items())

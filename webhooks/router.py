@@ -149,9 +149,9 @@ class Router:
             yield Due(project=record.project, endpoint_id=callbacks, event=event, url=url, traceparent=trace)
 
     async def _send_one(self, due: Due) -> None:
-        await self._sender.send(topics.EVENTS.name, due.endpoint_id, codec.encode(due), headers=[])
+        await self._sender.send(topics.EVENTS.name, due.endpoint_id, codec.encode(due))
 
     async def _store(self) -> None:
         value = codec.encode(Cursor(offset=self._next))
-        await self._sender.send(topics.DELIVERIES.name, CURSOR, value, headers=[])
+        await self._sender.send(topics.DELIVERIES.name, CURSOR, value)
         self._stored = self._next

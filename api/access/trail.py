@@ -117,7 +117,7 @@ class Trail:
             _log.warning("%s is not in the audit trail (%s)", record.action, type(error).__name__)
 
     async def _send(self, record: AuditRecord) -> None:
-        await self._log.send(topics.AUDIT.name, record.project, codec.encode(record), headers=[])
+        await self._log.send(topics.AUDIT.name, record.project, codec.encode(record))
 
 
 @dataclass(slots=True)

@@ -14,10 +14,10 @@ import orjson
 from tidemill.api import error_bodies, errors
 from tidemill.api.batches import report, result_pages
 from tidemill.api.batches.result_pages import Error, Response
-from tidemill.api.dependencies import Dependencies, file_from_store, lines_of
+from tidemill.api.dependencies import Dependencies, file_from_store
 from tidemill.schemas import UNREADABLE, decoded
 from tidemill.schemas.jsonl import line, server_error
-from tidemill.schemas.jsonl.lines import Line
+from tidemill.schemas.jsonl.lines import Line, lines_of
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, BatchError, Status
 

@@ -23,12 +23,13 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from tidemill.api import errors
 from tidemill.api.batches.batch_request import BatchRequest
-from tidemill.api.dependencies import Dependencies, chunks_from_store, current, lines_of
+from tidemill.api.dependencies import Dependencies, chunks_from_store, current
 from tidemill.api.requests import faults, reading
 from tidemill.api.requests.parts import Headers
 from tidemill.schemas import headers as forwarded
 from tidemill.schemas import ids
 from tidemill.schemas.jsonl.line import model_of
+from tidemill.schemas.jsonl.lines import lines_of
 from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim, InputRef
 from tidemill.schemas.log.topics import COMMANDS
 from tidemill.schemas.ports import NotFound

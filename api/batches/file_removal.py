@@ -125,10 +125,9 @@ async def _destroy_keys(deps: Dependencies, file_id: str) -> None:
     Raises:
         LogUnavailable: The log does not answer.
     """
-    if (vault := deps.vault) is not None:
-        for batch_id in deps.view.batches_of(file_id):
-            if vault.has_key(batch_id):
-                await vault.destroy(batch_id)
+    for batch_id in deps.view.batches_of(file_id):
+        if deps.vault.has_key(batch_id):
+            await deps.vault.destroy(batch_id)
 
 
 async def _sweep_batches(deps: Dependencies) -> None:

@@ -17,7 +17,7 @@ from tidemill.api import errors
 from tidemill.api.batches import answer_schema, batch_request, creation, report
 from tidemill.api.batches.batch_request import BatchRequest
 from tidemill.api.batches.token_estimate import TokenEstimate
-from tidemill.api.dependencies import Dependencies, file_from_store, from_store, lines_of
+from tidemill.api.dependencies import Dependencies, file_from_store, from_store
 from tidemill.api.requests.fields import Expiry, Metadata, Model, Window
 from tidemill.api.requests.reading import Body
 from tidemill.api.reruns import input_file
@@ -28,7 +28,7 @@ from tidemill.api.view.result_lines import bounded
 from tidemill.schemas import ids
 from tidemill.schemas.bitmap import Bitmap
 from tidemill.schemas.jsonl.line import model_of
-from tidemill.schemas.jsonl.lines import Line
+from tidemill.schemas.jsonl.lines import Line, lines_of
 from tidemill.schemas.log.messages import FileRecord, InputRef
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch

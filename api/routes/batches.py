@@ -21,7 +21,6 @@ from tidemill.api.dependencies import (
     ViewDep,
     file_from_store,
     json,
-    lines_of,
 )
 from tidemill.api.inline import body_input, bucket_files, open_batches
 from tidemill.api.inline.open_batches import Appended
@@ -37,7 +36,7 @@ from tidemill.api.requests.reading import Body
 from tidemill.api.view.quotas import Booking
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.buckets import SCHEME
-from tidemill.schemas.jsonl.lines import Line
+from tidemill.schemas.jsonl.lines import Line, lines_of
 from tidemill.schemas.log.messages import FileRecord, InputRef
 from tidemill.schemas.ports import NotFound, once
 from tidemill.schemas.resources.batch import Batch

@@ -29,7 +29,7 @@ from tidemill.api.requests.paging import ListPage, OrderedQuery
 from tidemill.api.requests.parts import Headers, Query
 from tidemill.api.uploads import upload
 from tidemill.api.uploads.form_reader import BINARY
-from tidemill.api.uploads.upload import FileForm
+from tidemill.api.uploads.upload import FileUpload
 from tidemill.schemas.log.messages import FileRecord
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.audit import Action
@@ -95,10 +95,10 @@ router = APIRouter(prefix="/v1/files", tags=["files"], route_class=Route)
 
 
 @router.post("", response_model=File)
-async def create(deps: Deps, caller: Caller, form: FileForm) -> Response:
+async def create(deps: Deps, caller: Caller, request: FileUpload) -> Response:
     """Upload a file."""
     with deps.booking(caller.project) as booking:
-        record = await upload.receive(form, deps, booking)
+        record = await upload.receive(request, deps, booking)
         # If the log does not answer, the record may be in the log anyway, so the bytes stay.
         await deps.publisher.file(record)
     return json(record.file)

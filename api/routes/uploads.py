@@ -53,7 +53,7 @@ async def create(
 
 
 @router.post("/{upload_id}/parts", response_model=UploadPart)
-async def add(deps: Deps, caller: Caller, upload_id: UploadId, form: parts.PartForm) -> Response:
+async def add(deps: Deps, caller: Caller, upload_id: UploadId, request: parts.PartUpload) -> Response:
     """Add a part; parts may arrive in any order, also in parallel."""
     record = _pending(await lookup.upload(deps.view, caller.project, upload_id))
     count, size = deps.view.uploads.arrived(upload_id)
@@ -63,7 +63,7 @@ async def add(deps: Deps, caller: Caller, upload_id: UploadId, form: parts.PartF
     if size > 2 * record.upload.bytes:
         raise errors.invalid("The upload's parts have more than twice the bytes that it declared.", param="data")
     with deps.booking(caller.project) as booking:
-        taken = await parts.receive(form, deps, upload_id, booking)
+        taken = await parts.receive(request, deps, upload_id, booking)
         _pending(await lookup.upload(deps.view, caller.project, upload_id))
         await deps.publisher.upload(taken)
     return json(taken.part)

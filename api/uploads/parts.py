@@ -23,7 +23,8 @@ from tidemill.schemas.resources.file import UploadPart
 PART_BYTES_MAX = 64 << 20
 FORM: Final = FormBody("data", Parameters)
 FIELD: Final = FORM.file
-PartForm = Annotated[Request, Depends(FORM)]
+PartUpload = Annotated[Request, Depends(FORM)]
+"""A request with the form of a part."""
 
 
 async def receive(request: Request, deps: Dependencies, upload_id: str, booking: Booking) -> PartRecord:
@@ -42,7 +43,7 @@ async def receive(request: Request, deps: Dependencies, upload_id: str, booking:
         form_reader.received(
             request, deps, project=booking.project, bytes_max=PART_BYTES_MAX, param=FIELD
         ) as fields,
-        Sink(deps.store, key, bytes_max=PART_BYTES_MAX, param=FIELD) as sink,
+        Sink(deps.store, key, bytes_max=PART_BYTES_MAX, param=FIELD, kind="part") as sink,
     ):
         count = 0
         async for head, chunks in fields:

@@ -45,13 +45,13 @@ class Sink:
 
     A context manager: without a commit, nothing is left of the file. A task writes to the store, behind a queue of
     `QUEUED_CHUNKS_MAX` chunks: receiving, hashing and writing run concurrently, and a slow store slows down the
-    client.
+    client. `param` is the parameter that a refusal names, `kind` that of the metric: `file` or `part`.
     """
 
-    def __init__(self, store: Store, key: str, *, bytes_max: int, param: str) -> None:
+    def __init__(self, store: Store, key: str, *, bytes_max: int, param: str, kind: str = "file") -> None:
         self._bytes_max = bytes_max
         self._param = param
-        self._kind = "part" if param == "data" else "file"
+        self._kind = kind
         self._is_stored = False
         self._size = 0
         self._gathered = bytearray()

@@ -62,7 +62,8 @@ class FileFields(reading.Parameters):
 
 FILE: Final = "file"
 FORM: Final = FormBody(FILE, FileFields)
-FileForm = Annotated[Request, Depends(FORM)]
+FileUpload = Annotated[Request, Depends(FORM)]
+"""A request with the form of a file."""
 
 
 async def receive(request: Request, deps: Dependencies, booking: Booking) -> FileRecord:

@@ -34,6 +34,7 @@ from tidemill.storage.buckets import (
     Changed,
     NotAllowed,
     OwnStoreError,
+    own_chunks,
     own_store,
     reason,
 )
@@ -77,7 +78,7 @@ class Import:
 
     @property
     def batch_id(self) -> str:
-        """The batch."""
+        """The id of the batch."""
         return self.command.batch.id
 
 
@@ -168,7 +169,7 @@ class Importer:
         async with AsyncExitStack() as stack:
             stack.callback(self._room.release_input, project, batch.input_file_id)
             if await self._is_stored(one):
-                async with aclosing(self._own(key)) as own, aclosing(counted(own)) as chunks:
+                async with aclosing(own_chunks(self._store, key)) as own, aclosing(counted(own)) as chunks:
                     async for _ in chunks:
                         pass
             else:
@@ -184,13 +185,7 @@ class Importer:
                     await self._store.delete(key)
                 raise
             record = _file_of(one, life_seconds, digest.hexdigest(), lines)
-            await self._sender.send(topics.FILES.name, record.file.id, codec.encode(record), headers=[])
-
-    async def _own(self, key: str) -> AsyncGenerator[bytes, None]:
-        with own_store():
-            async with aclosing(self._store.read(key)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
+            await self._sender.send(topics.FILES.name, record.file.id, codec.encode(record))
 
     async def _is_stored(self, one: Import) -> bool:
         with own_store():

@@ -72,7 +72,7 @@ class Entry:
 
     @property
     def batch_id(self) -> str:
-        """The batch."""
+        """The id of the batch."""
         return self.command.batch.id
 
 
@@ -263,5 +263,5 @@ class QueueRunner:
         value = codec.encode(message)
         await retry(
             f"sending to {topics.QUEUE.name}",
-            lambda: self._sender.send(topics.QUEUE.name, batch_id, value, headers=[]),
+            lambda: self._sender.send(topics.QUEUE.name, batch_id, value),
         )

@@ -45,7 +45,7 @@ from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.partitions.dead_letters import safe_reason
 from tidemill.retrying import pause_seconds, retry
 from tidemill.runtime.threads import run_half_time
-from tidemill.schemas.jsonl.lines import Line, Splitter
+from tidemill.schemas.jsonl.lines import Line, lines_of
 from tidemill.schemas.log.messages import (
     BatchCreated,
     CancelRequested,
@@ -373,13 +373,11 @@ class Stage:
         self, key: str, line_bytes_max: int, end: int | None = None
     ) -> AsyncGenerator[list[Line], None]:
         """The lines of a file in slices; other tasks run between two slices."""
-        splitter = Splitter(line_bytes_max)
         async with aclosing(self._store.read(key, 0, end)) as chunks:
-            async for chunk in chunks:
-                for lines in sliced(splitter.feed(chunk), lambda line: len(line.data or b"")):
+            async for found in lines_of(chunks, line_bytes_max):
+                for lines in sliced(found, lambda line: len(line.data or b"")):
                     yield lines
                     await asyncio.sleep(0)
-        yield list(splitter.finish())
 
 
 async def _run(work: Callable[[list[Line]], T], lines: list[Line]) -> T:

@@ -58,7 +58,7 @@ class StreamApp:
         sender: Log,
         store: Store,
         requests: RequestProducer,
-        vault: Vault | None = None,
+        vault: Vault,
     ) -> None:
         """Set up the app without connecting."""
         state = settings.data / "state" / "intake"

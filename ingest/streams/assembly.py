@@ -164,7 +164,7 @@ class InputAssembly:
         record = FileRecord(project=state.project, file=file, key=key, sha256=sha256, lines=lines)
         await retry(
             "sending the record of an input",
-            lambda: self._sender.send(topics.FILES.name, file.id, encode(record), headers=[]),
+            lambda: self._sender.send(topics.FILES.name, file.id, encode(record)),
         )
         source = InputRef(key=key, bytes=size)
         await self._publisher.send_fact(Sealed(batch_id=state.id, total=lines, model=state.model, input=source))

@@ -180,7 +180,7 @@ class Decisions:
             show: Shows a dead letter on the batch if the api had accepted the record.
         """
         dead, self._dead = self._dead, []
-        await asyncio.gather(*(self._send_dead_letter(*one, show) for one in dead))
+        await asyncio.gather(*(self._send_dead_letter(record, error, show) for record, error in dead))
 
     async def _send_dead_letter(self, record: Record, error: IntakeError, show: Show) -> None:
         await send_dead_letter(self._sender, without_credential(record), stage="ingest", reason=str(error))

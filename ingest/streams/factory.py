@@ -17,7 +17,7 @@ from tidemill.ingest.streams.stream import Resources, State, Stream
 from tidemill.retrying import retry
 from tidemill.schemas import ids
 from tidemill.schemas.endpoints import ENDPOINTS
-from tidemill.schemas.jsonl.lines import Splitter
+from tidemill.schemas.jsonl.lines import lines_of
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.intake import StreamOptions
 from tidemill.schemas.log.messages import BatchCreated
@@ -160,9 +160,8 @@ class StreamFactory:
 
     async def _replay(self, checker: Checker, batch_id: str, key: str) -> None:
         """Check the lines of a part again, which fills the checker."""
-        splitter = Splitter()
-        async for chunk in self._store.read(key):
-            for line in splitter.feed(chunk):
+        async for lines in lines_of(self._store.read(key)):
+            for line in lines:
                 try:
                     checker.fault(line.data or b"")
                 except OSError:

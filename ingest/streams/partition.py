@@ -283,7 +283,7 @@ class Partition:
         if not delivery.is_begun:
             self._factory.renew(delivery.stream)
             delivery.is_begun = True
-        runs = [self._run(one) for one in delivery.decisions]
+        runs = [self._run(decision) for decision in delivery.decisions]
         return await self._publisher.check(delivery.stream, runs, delivery.checked)
 
     async def _check_and_publish(self, delivery: _Delivery) -> None:

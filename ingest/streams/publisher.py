@@ -86,7 +86,7 @@ class Publisher:
         requests: RequestPublisher,
         store: Store,
         quotas: Quotas,
-        vault: Vault | None = None,
+        vault: Vault,
     ) -> None:
         self._sender = sender
         self._requests = requests
@@ -155,7 +155,7 @@ class Publisher:
 
     def is_erased(self, batch_id: str) -> bool:
         """Whether a batch is deleted."""
-        return self._vault is not None and self._vault.is_erased(batch_id)
+        return self._vault.is_erased(batch_id)
 
     async def stalled(self, stream: Stream, fact: Stalled) -> None:
         """Show on a batch why its lines wait."""

@@ -47,7 +47,6 @@ class Pauses:
     base: float = PAUSE_SECONDS_BASE
     longest: float = PAUSE_SECONDS_MAX
     access: float = ACCESS_PAUSE_SECONDS_MAX
-    asked: float = ASKED_PAUSE_SECONDS_MAX
     probe: float = PROBE_SECONDS_MAX
 
 
@@ -166,7 +165,7 @@ class Breaker:
             pauses.base * 2.0 ** min(self.failures, DOUBLINGS_MAX),
         )
         self.failures += 1
-        self.until = failure.at + max(pause, min(failure.retry_after or 0.0, pauses.asked))
+        self.until = failure.at + max(pause, min(failure.retry_after or 0.0, ASKED_PAUSE_SECONDS_MAX))
         self._probes = self._open_probes = 0
         self._probes_max = probes
         self._row_max = ROW_NEW

@@ -4,6 +4,7 @@ The event loop appends each good call to a list, which costs a tenth of a micros
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -11,6 +12,7 @@ from tidemill import metrics
 from tidemill.instruments import Buckets
 from tidemill.processors.failures import CallFailure, FailureKind
 from tidemill.schemas.endpoints import ENDPOINTS
+from tidemill.schemas.log.codec import LineMark
 
 CALLS_MAX: Final = 1_024
 """Calls in the list, which are folded together."""
@@ -103,3 +105,31 @@ class CallMetrics:
     def _count(self, endpoint: str, status: str, calls: int = 1) -> None:
         # A path that only a record names gets no time series.
         self.ended[endpoint if endpoint in ENDPOINTS else metrics.OTHER, status] += calls
+
+
+class LineCounts:
+    """The finished lines of a model."""
+
+    def __init__(self) -> None:
+        self._lines = [0, 0]
+        self._attempts = [0, 0]
+
+    def add(self, marks: Sequence[LineMark]) -> None:
+        """Count the lines of a record of outcomes, and their backend calls."""
+        if unknown := sum(mark.usage is None for mark in marks):
+            metrics.USAGE_UNKNOWN.inc(unknown)
+        failed = [mark.attempts for mark in marks if mark.failed]
+        self._lines[0] += len(marks) - len(failed)
+        self._lines[1] += len(failed)
+        self._attempts[0] += sum(mark.attempts for mark in marks) - sum(failed)
+        self._attempts[1] += sum(failed)
+
+    @property
+    def lines(self) -> dict[str, float]:
+        """Lines by outcome."""
+        return dict(zip(("completed", "failed"), self._lines, strict=True))
+
+    @property
+    def attempts(self) -> dict[str, float]:
+        """Calls for them."""
+        return dict(zip(("completed", "failed"), self._attempts, strict=True))

@@ -11,8 +11,8 @@ answered.
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from tidemill import metrics
 from tidemill.processors.backends.backend import NEVER, NO_PROBES, Backend, Permit, Probes
+from tidemill.processors.backends.call_metrics import LineCounts
 from tidemill.processors.backends.clocks import Clocks
 from tidemill.processors.backends.permit_queue import Claim, Member
 from tidemill.processors.backends.server import PART_MIN, Seats, Server
@@ -63,7 +63,7 @@ class BackendPool(Seats):
         self.changed: Callable[[], None] = lambda: None
         """To call after `configure`."""
         self.model = model
-        self.lines = metrics.LineCounts()
+        self.lines = LineCounts()
         self._member: Member | None = None
         self._is_divided = False
         """Whether `part` has been set."""

@@ -19,7 +19,7 @@ only while the server refuses few others.
 """
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from tidemill.processors.failures import CallFailure, Evidence, FailureKind, Fault, History
 
@@ -64,13 +64,6 @@ class Expire:
     """No call is possible before the deadline: the owner of the batch ends the line."""
 
 
-class Decision(NamedTuple):
-    """Whose fault a failure is assumed to be, and the next action for the line."""
-
-    fault: Fault
-    action: RetryAt | GiveUp | Expire
-
-
 POLICY: Final = Policy()
 
 
@@ -83,7 +76,7 @@ def decide(
     deadline: float,
     chance: float,
     policy: Policy = POLICY,
-) -> Decision:
+) -> RetryAt | GiveUp | Expire:
     """Decide on the next action after a failed call, and add the call to the line's history.
 
     Args:
@@ -99,7 +92,7 @@ def decide(
     counts = fault is Fault.LINE and failure.fault is not Fault.LINE
     history.note(failure, counts=counts)
     if fault is Fault.LINE and (not counts or _has_failed(history, failure.at, policy)):
-        return Decision(fault, GiveUp())
+        return GiveUp()
     if evidence.other_is_well and not counts:
         wait = 0.0
     else:
@@ -111,7 +104,7 @@ def decide(
         wait = chance * min(longest, policy.wait_seconds_base * 2.0 ** min(attempt - 1, 30))
         wait = _adjusted(wait, failure, evidence, history, policy)
     at = failure.at + wait
-    return Decision(fault, RetryAt(at) if at < deadline else Expire())
+    return RetryAt(at) if at < deadline else Expire()
 
 
 def blamed(failure: CallFailure, evidence: Evidence) -> Fault:

@@ -21,7 +21,6 @@ from tidemill.retrying import reason
 from tidemill.schemas.log.codec import DecodeError, RequestHead
 from tidemill.schemas.log.messages import Stalled
 from tidemill.schemas.log.stall_reports import StallReports
-from tidemill.schemas.ports import Monotonic
 from tidemill.schemas.resources.waiting import Reason, Waiting
 
 ROOM_SECONDS: Final = 0.1
@@ -67,7 +66,6 @@ class LockedRecords:
         admit: Admit,
         report: Callable[[Stalled], Awaitable[None]],
         closed: ClosedBatches,
-        monotonic: Monotonic = time.monotonic,
     ) -> None:
         """Hold nothing yet.
 
@@ -76,7 +74,6 @@ class LockedRecords:
             admit: See `Admit`.
             report: Publishes why a batch waits, or that it no longer does.
             closed: The batches whose lines are no longer called.
-            monotonic: Seconds of a clock that is never set.
         """
         self._reopen = reopen
         self._admit = admit
@@ -85,7 +82,7 @@ class LockedRecords:
         self._closed = closed
         self._notes: list[tuple[str, Unavailable | None]] = []
         """Reports to publish."""
-        self._held = HeldRecords(lambda batch_id, why, _: self._notes.append((batch_id, why)), monotonic)
+        self._held = HeldRecords(lambda batch_id, why, _: self._notes.append((batch_id, why)), time.monotonic)
         self._reports = StallReports("keys")
         self._news = asyncio.Event()
         self._is_crowded = False

@@ -19,7 +19,7 @@ class FailedGroup(NamedTuple):
     batch_id: str
     reason: FailureKind
     server: str
-    """Base URL."""
+    """Its name."""
     status: int | None
     """The status of the answer, if there was one."""
     message: str

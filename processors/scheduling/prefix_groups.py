@@ -16,12 +16,13 @@ first one. So fewer lines than that overtake a line, and as many again if backen
 import functools
 import re
 import zlib
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, Generic, Protocol, TypeVar
 
+from tidemill.bounded_dict import BoundedDict
 from tidemill.configuration.servers import Model
 from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.lines import Line
@@ -62,14 +63,16 @@ class Prefixes(Generic[T]):
         """Start without calls of these backends, at least one; `key` returns the prefix of a line, or None."""
         self.key = key
         self.places: Sequence[Place] = ()
-        self._warm: dict[str, OrderedDict[int, None]] = {}
+        self._warm: dict[str, BoundedDict[int, None]] = {}
         self.follow(places)
 
     def follow(self, places: Sequence[Place]) -> None:
         """Replace the backends by these; without any, lines wait at the former ones."""
         if places and places != self.places:
             self.places = places
-            self._warm = {place.name: self._warm.get(place.name, OrderedDict()) for place in places}
+            self._warm = {
+                place.name: self._warm.get(place.name, BoundedDict(WARM_PREFIXES_MAX)) for place in places
+            }
 
     def has(self, place: Place, key: int) -> bool:
         """Whether the backend was called with a prefix lately."""
@@ -77,11 +80,7 @@ class Prefixes(Generic[T]):
 
     def note(self, place: Place, key: int) -> None:
         """Note that the backend is called with a prefix."""
-        warm = self._warm[place.name]
-        warm[key] = None
-        warm.move_to_end(key)
-        if len(warm) > WARM_PREFIXES_MAX:
-            warm.popitem(last=False)
+        self._warm[place.name][key] = None
 
     def owner(self, key: int) -> Place:
         """The backend that all processes prefer for a prefix (rendezvous hashing)."""

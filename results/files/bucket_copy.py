@@ -26,7 +26,7 @@ from tidemill.schemas.log.part import file_key
 from tidemill.schemas.ports import NotFound, once
 from tidemill.schemas.resources.batch import Batch, FileReceipt
 from tidemill.schemas.resources.waiting import Reason
-from tidemill.storage.buckets import NotAllowed, OwnStoreError, own_store, reason
+from tidemill.storage.buckets import NotAllowed, OwnStoreError, own_chunks, reason
 from tidemill.storage.s3_errors import Refused
 
 SECONDS_MAX: Final = 3600.0
@@ -38,7 +38,7 @@ REFUSALS_MAX: Final = 5
 RECEIPT: Final = "receipt.json"
 
 Waits = Callable[[Reason, str], None]
-"""Called with the reason why the files are not copied yet, and its text."""
+"""Called with the reason why a batch cannot end yet, and a sentence; the caller tries again anyway."""
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class BucketCopier:
             wait = pause_seconds(failures)
             failures += 1
             log.warning("%s is not copied to its bucket: %s; next try in %.1f s", state.id, why, wait)
-            waits(kind, why)
+            waits(kind, f"The files of the batch cannot be copied to its bucket: {why}.")
             await asyncio.sleep(wait)
         return None
 
@@ -135,19 +135,13 @@ class BucketCopier:
         await self._owner.held()
 
     def _content(self, batch: Batch, key: str) -> AsyncIterator[bytes]:
-        chunks = _own(self._resources.store.read(key))
+        chunks = own_chunks(self._resources.store, key)
         if batch.tidemill.output_format != "parquet":
             return chunks
         # The library comes with an optional extra, and takes a second to import.
         from tidemill.tables.result_lines import converted  # noqa: PLC0415
 
         return converted(chunks)
-
-
-async def _own(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    with own_store():
-        async for chunk in chunks:
-            yield chunk
 
 
 def _receipt(state: State, fact: Compacted, files: dict[str, FileReceipt]) -> bytes:

@@ -31,7 +31,7 @@ from tidemill.results.state.reducer import State
 from tidemill.schemas import ids
 from tidemill.schemas.bounds import BATCH_LINES_MAX, NUMBER_MAX, OUTPUTS_MAX
 from tidemill.schemas.jsonl import line
-from tidemill.schemas.jsonl.lines import Splitter
+from tidemill.schemas.jsonl.lines import lines_of
 from tidemill.schemas.log.codec import LineMark
 from tidemill.schemas.log.messages import Compacted
 from tidemill.schemas.log.part import PartRef, file_key, index_key, part_key
@@ -317,13 +317,10 @@ async def _lines_or_gaps(store: Store, key: str, total: int) -> AsyncGenerator[b
 
 async def _input_lines(store: Store, key: str) -> AsyncGenerator[bytes, None]:
     """The lines of an input, in the order of their indices."""
-    splitter = Splitter()
     async with aclosing(store.read(key)) as chunks:
-        async for chunk in chunks:
-            for found in splitter.feed(chunk):
+        async for lines in lines_of(chunks):
+            for found in lines:
                 yield found.data or b""
-    for found in splitter.finish():
-        yield found.data or b""
 
 
 async def _hashed(pieces: AsyncIterable[bytes], *digests: "hashlib._Hash") -> AsyncIterator[bytes]:

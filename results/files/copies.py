@@ -16,7 +16,7 @@ from tidemill.results.state.reducer import State
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.jsonl import copies, line
 from tidemill.schemas.jsonl.copies import Copy
-from tidemill.schemas.jsonl.lines import Splitter
+from tidemill.schemas.jsonl.lines import lines_of
 from tidemill.schemas.log.codec import LineMark
 from tidemill.schemas.log.part import NO_MODEL, UNKNOWN_USAGE, PartError, PartRef, copies_key, part_key
 from tidemill.schemas.ports import Store
@@ -92,11 +92,11 @@ class CopiedLines:
         return LineMark(index=copy.index, size=len(text), failed=failed, usage=usage), text
 
     async def _listed(self) -> AsyncGenerator[Copy, None]:
-        splitter, count = Splitter(), 0
+        count = 0
         try:
             async with aclosing(self._store.read(copies_key(self._id))) as chunks:
-                async for chunk in chunks:
-                    for found in splitter.feed(chunk):
+                async for lines in lines_of(chunks):
+                    for found in lines:
                         count += 1
                         yield copies.decode(found.data or b"")
         except UNREADABLE as error:

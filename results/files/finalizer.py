@@ -6,7 +6,6 @@ broker may recover.
 
 import asyncio
 import logging
-from collections.abc import Callable
 from contextlib import aclosing
 from typing import Final
 
@@ -22,6 +21,7 @@ from tidemill.retrying import pause_seconds, reason
 from tidemill.schemas.log.messages import Compacted
 from tidemill.schemas.log.part import PartError
 from tidemill.schemas.ports import NotFound
+from tidemill.schemas.resources.waiting import Reason
 from tidemill.wording import verb
 
 log = logging.getLogger(__name__)
@@ -29,9 +29,6 @@ log = logging.getLogger(__name__)
 FIRST_SECONDS: Final = 1.0
 LONGEST_SECONDS: Final = 60.0
 """The longest pause after an attempt that found too few lines; see `pause_seconds`."""
-
-Blocked = Callable[[str], None]
-"""Called with the reason why a batch cannot be finished; the finalizer tries again anyway."""
 
 
 class Unfinished(Exception):
@@ -62,7 +59,7 @@ class Finalizer:
             input_bytes_max=limits.input_bytes_max,
         )
 
-    async def finish(self, active: ActiveBatch, blocked: Blocked, waits: Waits) -> Compacted | None:
+    async def finish(self, active: ActiveBatch, waits: Waits) -> Compacted | None:
         """Write the files of a batch, and retry until that works; then copy them to the bucket that it names.
 
         After a crash the log may have the fact already; it is applied while the files are written again. Then the
@@ -86,12 +83,12 @@ class Finalizer:
             if active.state.is_over:
                 return None
             log.error("%s cannot be finished: %s; next try in %.1f s", state.id, why, wait)
-            blocked(why)
+            waits(Reason.FILES, f"The files of the batch cannot be written: {why}.")
             # The semaphore is free during the pause, so a failing batch does not delay others.
             await asyncio.sleep(wait)
         return await self._copier.copy(active, state, fact, waits)
 
-    async def finish_at_once(self, active: ActiveBatch, blocked: Blocked) -> Compacted | None:
+    async def finish_at_once(self, active: ActiveBatch, waits: Waits) -> Compacted | None:
         """Write the files of a batch all of whose lines are in memory, and retry until that works.
 
         Returns:
@@ -106,7 +103,7 @@ class Finalizer:
                 why, wait = reason(error), pause_seconds(failures)
             failures += 1
             log.error("%s cannot be finished: %s; next try in %.1f s", active.state.id, why, wait)
-            blocked(why)
+            waits(Reason.FILES, f"The files of the batch cannot be written: {why}.")
             await asyncio.sleep(wait)
         return None
 

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from tidemill.schemas import ids
-from tidemill.schemas.log.part import LARGE_PREFIX, PARTS_PREFIX, file_key, index_key
+from tidemill.schemas.log.part import LARGE_PREFIX, PARTS_PREFIX, file_key, index_key, part_prefix
 from tidemill.schemas.ports import Store
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class GarbageCollection:
     async def clear(self, batch_id: str) -> None:
         """Remove the parts of a batch that is over; if that fails, the next owner's `sweep` does it."""
         try:
-            await self._remove(f"{PARTS_PREFIX}{batch_id}/")
+            await self._remove(part_prefix(batch_id))
         except OSError:
             log.exception("the parts of %s could not be removed", batch_id)
 
@@ -66,8 +66,8 @@ class GarbageCollection:
             key = file_key(ids.derived_file_id(batch_id, kind))
             await self._remove(key)
             await self._remove(index_key(key))
-        for prefix in (PARTS_PREFIX, LARGE_PREFIX):
-            await self._remove(f"{prefix}{batch_id}/")
+        for prefix in (part_prefix(batch_id), f"{LARGE_PREFIX}{batch_id}/"):
+            await self._remove(prefix)
 
     async def _remove(self, prefix: str) -> None:
         async for key in self._store.keys(prefix):

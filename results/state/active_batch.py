@@ -91,8 +91,8 @@ class PartBuffer:
             number = models[index] if models else 0
             more = max(0, calls - 1)
             is_known = read != UNKNOWN_USAGE[0]
-            one = (read, cached, written, last, more) if is_known else (0, 0, 0, 0, more)
-            sums[number] = added(sums.get(number, NONE), one)
+            usage = (read, cached, written, last, more) if is_known else (0, 0, 0, 0, more)
+            sums[number] = added(sums.get(number, NONE), usage)
 
     def part(self, models: Sequence[int] = ()) -> tuple[int, bytes, Iterator[bytes]]:
         """The lines as a part: the first index, the encoded columns, and the lines in order, in pieces.

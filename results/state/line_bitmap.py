@@ -47,7 +47,7 @@ class LineSums:
 
     def encoded(self, number: int) -> bytes:
         """The sums of a chunk, as encoded after it in its row: 41 bytes for each model."""
-        return b"".join(_SUM.pack(model, *one) for model, one in self.by_chunk.get(number, {}).items())
+        return b"".join(_SUM.pack(model, *total) for model, total in self.by_chunk.get(number, {}).items())
 
 
 def _decoded(row: bytes) -> Iterator[tuple[int, Sum]]:
@@ -63,8 +63,8 @@ def _chunk_bytes(row: bytes) -> int:
 def _joined(known: Mapping[int, Sum], more: Iterable[Mapping[int, Sum]], *, failed: bool) -> dict[int, Sum]:
     found = dict(known)
     for sums in more:
-        for model, one in sums.items():
-            found[model] = added(found.get(model, NONE), (0, 0, 0, 0, one[4]) if failed else one)
+        for model, total in sums.items():
+            found[model] = added(found.get(model, NONE), (0, 0, 0, 0, total[4]) if failed else total)
     return found
 
 

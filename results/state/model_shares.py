@@ -11,8 +11,8 @@ Shares = tuple[ModelShare, ...]
 def accepted(models: Iterable[ModelLines]) -> Shares:
     """The models of a batch that ingest has accepted."""
     return tuple(
-        ModelShare(model=one.model, request_counts=RequestCounts(total=one.lines), copies=one.copies)
-        for one in models
+        ModelShare(model=model.model, request_counts=RequestCounts(total=model.lines), copies=model.copies)
+        for model in models
     )
 
 

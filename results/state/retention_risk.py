@@ -2,8 +2,8 @@
 
 import math
 
-from tidemill.faust import retention
 from tidemill.results.state.reducer import State
+from tidemill.schemas.log import retention
 
 
 def risk_at(state: State, retention_seconds: float) -> float | None:

@@ -5,7 +5,7 @@ removed; blank lines are counted and skipped. The last line needs no newline.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator
 
 import msgspec
 
@@ -113,3 +113,13 @@ class Splitter:
         self._open.clear()
         self._open_bytes = 0
         return Line(self._number, self._open_offset, data)
+
+
+async def lines_of(
+    chunks: AsyncIterable[bytes], line_bytes_max: int = LINE_BYTES_HIGHEST
+) -> AsyncGenerator[Iterator[Line], None]:
+    """The lines that end in each chunk of a file; exhaust them before the next."""
+    splitter = Splitter(line_bytes_max)
+    async for chunk in chunks:
+        yield splitter.feed(chunk)
+    yield splitter.finish()

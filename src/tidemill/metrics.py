@@ -5,13 +5,11 @@ models, servers and endpoints are those of the settings. A stage moves a counter
 gauges are computed at a scrape (`instruments.py`). All use the library's registry of the process.
 """
 
-from collections.abc import Sequence
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, disable_created_metrics, generate_latest
 
 from tidemill.instruments import counter, histogram, sampled
-from tidemill.schemas.log.codec import LineMark
 
 # They would be the times of the import, which a fork of a stage does not repeat.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -344,34 +342,6 @@ LOG_LINES_SUPPRESSED: Final = counter(
 )
 
 # fmt: on
-
-
-class LineCounts:
-    """The finished lines of a model."""
-
-    def __init__(self) -> None:
-        self._lines = [0, 0]
-        self._attempts = [0, 0]
-
-    def add(self, marks: Sequence[LineMark]) -> None:
-        """Count the lines of a record of outcomes, and their backend calls."""
-        if unknown := sum(mark.usage is None for mark in marks):
-            USAGE_UNKNOWN.inc(unknown)
-        failed = [mark.attempts for mark in marks if mark.failed]
-        self._lines[0] += len(marks) - len(failed)
-        self._lines[1] += len(failed)
-        self._attempts[0] += sum(mark.attempts for mark in marks) - sum(failed)
-        self._attempts[1] += sum(failed)
-
-    @property
-    def lines(self) -> dict[str, float]:
-        """Lines by outcome."""
-        return dict(zip(("completed", "failed"), self._lines, strict=True))
-
-    @property
-    def attempts(self) -> dict[str, float]:
-        """Calls for them."""
-        return dict(zip(("completed", "failed"), self._attempts, strict=True))
 
 
 def text() -> tuple[bytes, str]:

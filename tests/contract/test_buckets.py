@@ -37,7 +37,7 @@ class Records:
         self.files: list[FileRecord] = []
         self.facts: list[Stalled] = []
 
-    async def send(self, topic: str, key: str, value: bytes, *, headers: Any) -> int:
+    async def send(self, topic: str, key: str, value: bytes, *, headers: Any = ()) -> int:
         """Keep the record of a file."""
         del topic, key, headers
         self.files.append(FileRecord.model_validate_json(value))

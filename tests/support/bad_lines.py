@@ -180,7 +180,7 @@ class World:
             chance=self.chance.random,
         )  # fmt: skip
         prefixes = Prefixes(lambda line: line.index // 20, fleet.backends) if prefix else None
-        self.stage = Dispatcher(fleet, caller, services, policy=policy, prefixes=prefixes)
+        self.stage = Dispatcher(caller, services, policy=policy, prefixes=prefixes)
         self.tap = _Tap()
         self.window = PartitionWindow(self.tap, Capacity(lines_max=lines_max))
 

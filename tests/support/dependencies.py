@@ -32,6 +32,7 @@ from tidemill.schemas.resources.access import Role
 from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.schemas.webhooks.addresses import networks
 from tidemill.schemas.webhooks.messages import Attempt, Delivery, Due, State, decode_event, delivery_id
+from tidemill.sealing.vault import Vault
 from tidemill.sealing.webhook_secrets import WebhookSecrets
 from tidemill.sealing.wrapping import FileWrapper, new_key_text
 from tidemill.storage.directory import DirectoryStore
@@ -76,7 +77,7 @@ class ListLog:
             self.webhooks.deliveries.apply(made_id, codec.encode(found))
             self.webhooks.changes.notify()
 
-    async def send(self, topic, key, value, *, headers) -> int:
+    async def send(self, topic, key, value, *, headers=()) -> int:
         """Append a record."""
         if self.away or topic in self.refused:
             raise LogUnavailable
@@ -157,7 +158,7 @@ async def open_dependencies(
     yield Dependencies(
         settings=settings, catalog=catalog,
         access=Access(keys=keys, sessions=sessions, provider=provider, people=people), log=log,
-        history=ListHistory(), store=store, signer=SIGNER, view=view, clock=clock,
+        history=ListHistory(), store=store, vault=Vault(None), signer=SIGNER, view=view, clock=clock,
         reading=Reading(lambda: True, log.catch_up),
         webhooks=_webhooks(folder, log, settings, clock),
         loads=Loads(clock, lambda: catalog.contents.serving.servers, view.feed.publish_load),

@@ -259,7 +259,6 @@ class World:
             chance=rng.random,
         )  # fmt: skip
         self.stage = Dispatcher(
-            fleet,
             caller,
             services,
             policy=policy,

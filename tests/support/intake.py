@@ -27,6 +27,7 @@ from tidemill.schemas.log import codec, intake, topics
 from tidemill.schemas.log.intake import IntakeError
 from tidemill.schemas.log.messages import Grown, Opened, Sealed
 from tidemill.schemas.resources.batch import Cut
+from tidemill.sealing.vault import Vault
 
 PARTITION = 3
 STEP_CHANCE = 0.1
@@ -87,7 +88,7 @@ class World:
         self.revoked = set()
         self.cancelled = set()
         self.limits = Limits()
-        self.vault = None
+        self.vault = Vault(None)
         self.rules = Rules(endpoint="", models={"m": ENDPOINTS}, lines_max=NO_BOUND, bytes_max=NO_BOUND)
         self.each_tick = lambda: None
 

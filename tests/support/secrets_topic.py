@@ -15,9 +15,9 @@ class Topic:
         self.vaults: list[Vault] = []
         self.is_away = False
 
-    async def send(self, topic, key, value, *, headers):
+    async def send(self, topic, key, value, *, headers=()):
         """Append."""
-        assert (topic, headers) == (topics.SECRETS.name, [])
+        assert (topic, headers) == (topics.SECRETS.name, ())
         if self.is_away:
             raise LogUnavailable
         await asyncio.sleep(0)

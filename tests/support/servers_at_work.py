@@ -148,7 +148,7 @@ def dispatcher(
     services = Services(
         budget=LineBudget(), outbox=log, store=store, closed=ClosedBatches(), clock=loop.now, chance=lambda: 0.5
     )
-    return Dispatcher(pool, caller, services, prefixes=prefixes)
+    return Dispatcher(caller, services, prefixes=prefixes)
 
 
 class World:

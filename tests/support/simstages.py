@@ -142,9 +142,7 @@ class ProcessorsProcess(Base):
             clock=self.process.now,
             chance=world.chance.random,
         )
-        self.stage = ProcessorsStage(
-            fleet, caller, services, prefixes=prefixes(model, fleet), joiner=joiner(name, model)
-        )
+        self.stage = ProcessorsStage(caller, services, prefixes=prefixes(model, fleet), joiner=joiner(name, model))
         self.stage.set_part(1.0)
         self._partitions = len(self.log.places(OUTCOMES))
         self._assignment = Assignment(self._closed, lambda key: partition_of(key, self._partitions))

@@ -94,7 +94,7 @@ class World:
             budget=self.budget, outbox=self.outbox, store=store, closed=ClosedBatches(), clock=loop.now,
             chance=random.Random(1).random,
         )  # fmt: skip
-        self.stage = Dispatcher(fleet, caller, services)
+        self.stage = Dispatcher(caller, services)
         self._window = PartitionWindow(Handle())
         self._tokens = 0
 

@@ -15,6 +15,7 @@ from tidemill.kafka.producer import Log
 from tidemill.schemas import ids
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import RequestHead
+from tidemill.sealing.vault import Vault
 
 pytestmark = pytest.mark.kafka
 
@@ -110,7 +111,7 @@ async def test_a_first_line_creates_only_missing_topics(kafka):
             yield Record(model=model, key=f"{batch_id}/0", value=b"{}", head=head)
 
     log = Log(kafka)
-    requests = RequestProducer(kafka, log, ensure_topics=create)
+    requests = RequestProducer(kafka, log, ensure_topics=create, vault=Vault(None))
     await requests.start(MODELS)
     assert requests._producer._current is not None
     await requests.publish(records())

@@ -66,7 +66,7 @@ async def test_purge_reports_remains_of_deleted_batches(kafka, log, tmp_path):
             await look(**which)
     for batch_id, whose in ((clear, project), (sealed, project), (nothing, other)):
         erasure = codec.encode(Erasure(project=whose, at=1))
-        await log.send(topics.SECRETS.name, batch_id, erasure, headers=[])
+        await log.send(topics.SECRETS.name, batch_id, erasure)
     await vault.destroy(sealed)
 
     assert await look(batch_id=nothing)
@@ -99,7 +99,7 @@ async def test_objects_that_are_still_in_the_store(kafka, log, tmp_path, monkeyp
     key = f"{LARGE_PREFIX}{batch_id}/0-abc"
     store = open_store(settings.store_url)
     await store.write(key, one())
-    await log.send(topics.SECRETS.name, batch_id, codec.encode(Erasure(project="p", at=1)), headers=[])
+    await log.send(topics.SECRETS.name, batch_id, codec.encode(Erasure(project="p", at=1)))
     assert not await purge(settings, Cluster(servers=kafka), said.append, batch_id=batch_id)
     assert f"{key}: still in the store" in said
     await store.delete(key)

@@ -12,7 +12,7 @@ from support.servers import server
 from tidemill import metrics
 from tidemill.instruments import METRICS, Buckets, Sampled
 from tidemill.processors.backends.backend import Backend
-from tidemill.processors.backends.call_metrics import CALLS_MAX
+from tidemill.processors.backends.call_metrics import CALLS_MAX, LineCounts
 from tidemill.processors.failures import Answer, CallFailure, FailureKind
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 from tidemill.results.result_metrics import ResultMetrics, count_ended
@@ -73,7 +73,7 @@ def test_counters_start_at_zero():
 
 def test_lines_are_counted_by_record():
     """With their backend calls."""
-    counts = metrics.LineCounts()
+    counts = LineCounts()
     counts.add([LineMark(0, 1, False, attempts=1), LineMark(1, 1, True, attempts=3), LineMark(2, 1, False)])
     assert counts.lines == {"completed": 2, "failed": 1}
     assert counts.attempts == {"completed": 2, "failed": 3}

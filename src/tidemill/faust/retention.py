@@ -1,18 +1,15 @@
 """Warns before the log's retention removes records that a consumer or a batch still needs."""
 
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from tidemill.kafka.admin import Retention
+from tidemill.schemas.log.retention import is_at_risk
 
 log = logging.getLogger(__name__)
 
-MARGIN_SHARE: Final = 0.25
-"""The last quarter of the retention time counts as at risk, but at most `MARGIN_SECONDS_MAX`."""
-MARGIN_SECONDS_MAX: Final = 86_400.0
 LOOK_SECONDS: Final = 60.0
 """Time between two looks at the consumers."""
 WARN_SECONDS: Final = 3600.0
@@ -20,18 +17,6 @@ WARN_SECONDS: Final = 3600.0
 
 Oldest = Callable[[], float | None]
 """Returns when a consumer's oldest unfinished record was written, Unix seconds; None without one."""
-
-
-def risk_at(since: float, retention_seconds: float) -> float:
-    """When a record written at `since` becomes at risk, Unix seconds; infinite if the log keeps all records."""
-    if math.isinf(retention_seconds):
-        return math.inf
-    return since + retention_seconds - min(MARGIN_SECONDS_MAX, MARGIN_SHARE * retention_seconds)
-
-
-def is_at_risk(age_seconds: float, retention_seconds: float) -> bool:
-    """Whether a record of this age is at risk."""
-    return age_seconds >= risk_at(0.0, retention_seconds)
 
 
 class RetentionGuard:

@@ -190,7 +190,7 @@ class Catalog:
 
     async def note_applied(self, log: Sender, applied: Applied) -> None:
         """Record which settings file was applied last."""
-        await log.send(topics.CATALOG.name, FILE, applied.model_dump_json().encode(), headers=[])
+        await log.send(topics.CATALOG.name, FILE, applied.model_dump_json().encode())
         await self.catch_up()
 
     def _others(self, own: list[int], *, before: int | None = None) -> list[tuple[str, bytes | None, int]]:
@@ -203,7 +203,7 @@ class Catalog:
 
     async def _send(self, log: Sender, key: Key, entry: Entry) -> int:
         value = entry.model_dump_json(exclude={"revision"}).encode()
-        return await log.send(topics.CATALOG.name, key, value, headers=[])
+        return await log.send(topics.CATALOG.name, key, value)
 
 
 async def read(kafka: Kafka) -> Contents:

@@ -11,14 +11,13 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
 from tidemill.configuration.security import Kafka, client_options
-from tidemill.kafka import decompression, records
+from tidemill.kafka import decompression
 
 REQUEST_MS_MAX = 10_000
 """How long the client waits for an answer before it sends a request again."""
 CONNECT_SECONDS_MAX = 20.0
 STOP_SECONDS_MAX = 5.0
 
-records.tolerate_invalid_headers()
 decompression.limit_decompression()
 
 TRANSIENT: Final = (OSError, KafkaError)

@@ -17,7 +17,7 @@ from aiokafka import codec
 from aiokafka.consumer import fetcher
 from aiokafka.structs import ConsumerRecord
 
-from tidemill.kafka.records import Fetched
+from tidemill.kafka.records import Fetched, Records
 from tidemill.schemas.log.dead_letters import UNREAD
 
 BATCH_BYTES_MAX: Final = 8 << 20
@@ -95,7 +95,10 @@ def compress_lz4(content: Any) -> bytes:
 
 
 def limit_decompression() -> None:
-    """Patch aiokafka for every client of this process, including Faust's; also lowers the level of lz4."""
+    """Patch aiokafka for every client of this process, including Faust's.
+
+    Also lowers the level of lz4, and delivers records with invalid header names, see `records.py`.
+    """
     for name in (*_MODULES, *_LEGACY):
         module = import_module(name)
         for decoder, bounded in _DECODERS.items():
@@ -103,39 +106,36 @@ def limit_decompression() -> None:
                 setattr(module, decoder, bounded)
         setattr(module, "lz4_encode", compress_lz4)  # noqa: B010  unknown to mypy
     fetcher.MemoryRecords = Fetched
-    fetcher.PartitionRecords = _bounding(fetcher.PartitionRecords)
+    fetcher.PartitionRecords = _BoundedRecords
 
 
-def _bounding(base: Any) -> Any:
-    class Records(base):  # type: ignore[misc]  # aiokafka is untyped here
-        """The records of a partition, with one record in place of a batch beyond the bound."""
+class _BoundedRecords(Records):
+    """The records of a partition, with one record in place of a batch beyond the bound."""
 
-        def __init__(self, tp: Any, records: Any, *args: Any, **kwargs: Any) -> None:
-            super().__init__(tp, records, *args, **kwargs)
-            self._fetched = records.fetched
-            self.next_fetch_offset: int
+    def __init__(self, tp: Any, records: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(tp, records, *args, **kwargs)
+        self._fetched = records.fetched
+        self.next_fetch_offset: int
 
-        def __next__(self) -> Any:
-            try:
-                return super().__next__()
-            except DecompressionFailed as error:
-                return self._replacement(error)
+    def __next__(self) -> Any:
+        try:
+            return super().__next__()
+        except DecompressionFailed as error:
+            return self._replacement(error)
 
-        def _replacement(self, error: DecompressionFailed) -> Any:
-            start, (base_offset, length, magic, attributes, last, _, at_ms) = _batch_of(
-                self._fetched, self.next_fetch_offset
-            )
-            first, final = base_offset, base_offset + (last if magic >= _V2 else 0)
-            self._fetched = self._fetched[start + _OVERHEAD_BYTES + length :]
-            self._records = Fetched(self._fetched)
-            self._records_iterator = self._unpack_records()
-            self.next_fetch_offset = final + 1
-            reason = f"the batch of records {first} to {final} {error}".encode()
-            kind = int(bool(attributes & _TIMESTAMP_TYPE))
-            place = self._tp.topic, self._tp.partition, final
-            return ConsumerRecord(*place, at_ms, kind, None, None, None, -1, -1, ((UNREAD, reason),))
-
-    return Records
+    def _replacement(self, error: DecompressionFailed) -> Any:
+        start, (base_offset, length, magic, attributes, last, _, at_ms) = _batch_of(
+            self._fetched, self.next_fetch_offset
+        )
+        first, final = base_offset, base_offset + (last if magic >= _V2 else 0)
+        self._fetched = self._fetched[start + _OVERHEAD_BYTES + length :]
+        self._records = Fetched(self._fetched)
+        self._records_iterator = self._unpack_records()
+        self.next_fetch_offset = final + 1
+        reason = f"the batch of records {first} to {final} {error}".encode()
+        kind = int(bool(attributes & _TIMESTAMP_TYPE))
+        place = self._tp.topic, self._tp.partition, final
+        return ConsumerRecord(*place, at_ms, kind, None, None, None, -1, -1, ((UNREAD, reason),))
 
 
 def _batch_of(fetched: bytes, offset: int) -> tuple[int, tuple[int, ...]]:

@@ -58,7 +58,9 @@ class Fetched(MemoryRecords):  # type: ignore[misc]  # of the extension
         self.fetched = fetched
 
 
-class _Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka is untyped here
+class Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka is untyped here
+    """The records of a partition, also those with invalid header names."""
+
     _records: Any
     _records_iterator: Any
 
@@ -74,9 +76,3 @@ class _Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka is u
             self._records = _Batches(self._records.fetched)
             self._records_iterator = (record for record in self._unpack_records() if record.offset >= start)
             return next(self._records_iterator)
-
-
-def tolerate_invalid_headers() -> None:
-    """Patch aiokafka for every consumer of this process, including Faust's."""
-    fetcher.MemoryRecords = Fetched
-    fetcher.PartitionRecords = _Records

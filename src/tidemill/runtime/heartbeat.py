@@ -34,12 +34,12 @@ class Dead(Exception):
 class Heartbeat:
     """The heartbeat of this process; `look` checks the work on the loop."""
 
-    def __init__(self, look: Look | None = None, *, loop_seconds_max: float = LOOP_SECONDS_MAX) -> None:
+    def __init__(self, look: Look | None = None) -> None:
         self.progress: Callable[[], Hashable] = int
         """Changes while the start makes progress; the supervisor bounds the time without a change."""
         self._look = look
         self._mark: Hashable = self.progress()
-        self._guard = LoopGuard(_give_up, seconds_max=loop_seconds_max)
+        self._guard = LoopGuard(_give_up, seconds_max=LOOP_SECONDS_MAX)
         self._symptom: str | None = None
         self._beat_at = time.monotonic()
 

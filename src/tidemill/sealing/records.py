@@ -12,22 +12,22 @@ from tidemill.sealing.cipher import Damaged
 from tidemill.sealing.vault import Vault
 
 
-async def seal_request(vault: Vault | None, head: RequestHead, value: bytes) -> tuple[RequestHead, bytes]:
+async def seal_request(vault: Vault, head: RequestHead, value: bytes) -> tuple[RequestHead, bytes]:
     """Seal a record of `requests` for the log.
 
     Raises:
         NoKey: The batch is deleted.
         OSError: Its key is unavailable.
     """
-    if vault is None or head.ref is not None or (
-        cipher := await vault.sealing_cipher(head.batch_id, head.project)
-    ) is None:  # fmt: skip
+    if head.ref is not None:
+        return head, value
+    if (cipher := await vault.sealing_cipher(head.batch_id, head.project)) is None:
         return head, value
     head = replace(head, seal=Seal(key_id=cipher.key_id, lines=value.count(b"\n") + 1))
     return head, cipher.seal(value, _request_place(head))
 
 
-async def open_request(vault: Vault | None, head: RequestHead, value: bytes) -> bytes:
+async def open_request(vault: Vault, head: RequestHead, value: bytes) -> bytes:
     """Open the lines of a record of `requests`.
 
     Raises:
@@ -37,21 +37,17 @@ async def open_request(vault: Vault | None, head: RequestHead, value: bytes) -> 
     """
     if head.seal is None:
         return value
-    if vault is None:
-        raise DecodeError("it is sealed")
     return await _opened(vault, head.batch_id, head.seal.key_id, value, _request_place(head))
 
 
-async def seal_outcome(
-    vault: Vault | None, batch_id: str, value: bytes, headers: Headers
-) -> tuple[bytes, Headers]:
+async def seal_outcome(vault: Vault, batch_id: str, value: bytes, headers: Headers) -> tuple[bytes, Headers]:
     """Seal a record of `outcomes` with lines; returns value and headers.
 
     Raises:
         NoKey: The batch is deleted.
         OSError: Its key is unavailable.
     """
-    if vault is None or not value or (cipher := await vault.sealing_cipher(batch_id)) is None:
+    if not value or (cipher := await vault.sealing_cipher(batch_id)) is None:
         return value, headers
     sealed = cipher.seal(value, _outcome_place(headers))
     return sealed, [*headers, (codec.KEY, cipher.key_id.encode())]

@@ -190,7 +190,7 @@ class Vault:
 
     async def _drop(self, key: str) -> None:
         assert self._sender is not None
-        await self._sender.send(topics.SECRETS.name, key, None, headers=[])
+        await self._sender.send(topics.SECRETS.name, key, None)
         self.apply(key, None)
 
     def _apply_key(self, batch_id: str, key_id: str, value: bytes | None) -> None:
@@ -211,7 +211,7 @@ class Vault:
             project=project, at=int(time.time()), wrapped_by=name, wrapped=base64.b64encode(wrapped).decode()
         )
         value = codec.encode(secret)
-        await self._sender.send(topics.SECRETS.name, _place(batch_id, key_id), value, headers=[])
+        await self._sender.send(topics.SECRETS.name, _place(batch_id, key_id), value)
         self._apply_key(batch_id, key_id, value)
         self._remember(batch_id, key_id, key)
 

@@ -7,14 +7,14 @@ whole object or none.
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
 from tidemill.configuration.buckets import Bucket
 from tidemill.schemas.buckets import Address
-from tidemill.schemas.ports import NotFound
+from tidemill.schemas.ports import NotFound, Store
 from tidemill.storage.s3 import S3Store, Upload
 from tidemill.storage.s3_errors import CHANGED, NoUpload, Refused, Unavailable, failures
 
@@ -64,6 +64,18 @@ def own_store() -> Iterator[None]:
         raise
     except (NotFound, OSError) as error:
         raise OwnStoreError(f"the service's own store: {reason(error)}") from error
+
+
+async def own_chunks(store: Store, key: str) -> AsyncGenerator[bytes, None]:
+    """The bytes of an object of the service's own store, as `Store.read` gives them.
+
+    Raises:
+        OwnStoreError: The store fails, or the object does not exist.
+    """
+    with own_store():
+        async with aclosing(store.read(key)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -201,7 +201,7 @@ async def test_concurrent_uploads_and_keys_stay_within_the_limit(deps):
     """Records on their way to the log count."""
 
     class Slow:
-        async def send(self, *record, headers):
+        async def send(self, *record, headers=()):
             await asyncio.sleep(0)
             return await deps.log.send(*record, headers=headers)
 

@@ -197,12 +197,12 @@ async def test_the_second_of_two_replays_leaves_no_file(deps, client):
     deps.history.topics[REQUESTS] = [entry("a", 0, line("a0"))]
     sent = deps.log.send
 
-    async def late(topic, key, value, *, headers):
+    async def late(topic, key, value, *, headers=()):
         if topic == topics.CLAIMS.name:
             claim = codec.decode_claim(value)
             batch = claim.command.batch.model_copy(update={"input_file_id": "file-theirs"})
             command = claim.command.model_copy(update={"batch": batch})
-            await sent(topic, key, codec.encode(claim.model_copy(update={"command": command})), headers=[])
+            await sent(topic, key, codec.encode(claim.model_copy(update={"command": command})))
         return await sent(topic, key, value, headers=headers)
 
     deps.log.send = late

@@ -6,11 +6,11 @@ import pytest
 
 from tidemill.configuration import settings
 from tidemill.configuration.settings import Settings
-from tidemill.faust import retention
 from tidemill.faust.retention import WARN_SECONDS, RetentionGuard, ages
 from tidemill.kafka.admin import Retention
 from tidemill.results.state import retention_risk
 from tidemill.results.state.reducer import State
+from tidemill.schemas.log import retention
 from tidemill.schemas.resources.batch import Batch, Status
 
 DAY = 86_400.0

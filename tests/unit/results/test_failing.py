@@ -17,6 +17,7 @@ from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import DeleteRequested, Tick
 from tidemill.schemas.resources.batch import Status
 from tidemill.schemas.resources.waiting import Reason
+from tidemill.sealing.vault import Vault
 
 TOTAL = 40
 TICK = (topics.OUTCOMES.name, ((codec.KIND, b"tick"),))
@@ -85,7 +86,7 @@ async def test_a_tick_goes_out_after_an_error_of_ours(monkeypatch):
 
     partition = simulation.partition()
     monkeypatch.setattr(simulation.log, "send", send)
-    handler = RecordHandler(partition, resources=partition._resources, vault=None, partitions=1)
+    handler = RecordHandler(partition, resources=partition._resources, vault=Vault(None), partitions=1)
     handler.start()
     await until(lambda: len(sent) == 2, "the next attempt")
     topic, _, value = sent[1]

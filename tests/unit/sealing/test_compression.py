@@ -5,13 +5,14 @@ import pytest
 from tidemill.ingest.kafka import RequestProducer
 from tidemill.kafka.producer import Log
 from tidemill.processors.kafka import KafkaOutbox
+from tidemill.sealing.vault import Vault
 
 KAFKA = "127.0.0.1:9"
 
 
 def requests(kafka, **how):
     """The producer of requests."""
-    return RequestProducer(kafka, Log(kafka), ensure_topics=print, **how)
+    return RequestProducer(kafka, Log(kafka), ensure_topics=print, vault=Vault(None), **how)
 
 
 @pytest.mark.parametrize("encrypted", [False, True])

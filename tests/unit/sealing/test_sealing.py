@@ -173,7 +173,6 @@ async def test_requests_are_sealed_for_their_place(keys):
             await open_request(vault, said, wrong)
     with pytest.raises(DecodeError):
         await open_request(vault, replace(said, indices=(3, 7, 9)), blob)
-    assert await seal_request(None, head(), value) == (head(), value)
     clear = Topic().vault(keys, seals=False)
     assert await seal_request(clear, head(), value) == (head(), value)
 

@@ -318,6 +318,6 @@ async def test_a_process_starts_without_the_record_of_its_settings(deps):
     """If the log is away, the process logs that the record is missing."""
     deps.log.away = True
     with pytest.raises(LogUnavailable):
-        await deps.log.send(topics.AUDIT.name, "", b"", headers=[])
+        await deps.log.send(topics.AUDIT.name, "", b"")
     await replace(deps).trail.record_settings(Settings(), None)
     assert records(deps) == []

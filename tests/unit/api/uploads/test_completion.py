@@ -142,7 +142,7 @@ async def test_a_file_that_is_being_published_is_not_deleted(deps, client, gate,
     """Its upload is cancelled before its record is in the log, and a repetition sees that."""
     send, held_send, go_on = deps.log.send, asyncio.Event(), asyncio.Event()
 
-    async def held_back(topic, key, value, *, headers):
+    async def held_back(topic, key, value, *, headers=()):
         if topic == topics.FILES.name:
             held_send.set()
             await go_on.wait()

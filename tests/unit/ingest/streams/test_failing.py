@@ -20,6 +20,7 @@ from tidemill.kafka.catalog import Catalog
 from tidemill.schemas.log.messages import Sealed, Stalled
 from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.resources.waiting import Reason
+from tidemill.sealing.vault import Vault
 
 
 def digests(count):
@@ -200,5 +201,7 @@ async def test_a_start_removes_the_ids_that_a_killed_process_left(tmp_path):
     SeenIds(left, in_memory_max=0).setdefault("a", 1)
     assert left.exists()
     settings = Settings(kafka="127.0.0.1:9", data=tmp_path, verify_keys=[Signer.made().public])
-    StreamApp(settings, settings.kafka, catalog=Catalog(None), sender=None, store=None, requests=None)
+    StreamApp(
+        settings, settings.kafka, catalog=Catalog(None), sender=None, store=None, requests=None, vault=Vault(None)
+    )
     assert not left.exists()

@@ -58,9 +58,9 @@ def test_no_line_fails_while_its_server_answers_no_other_line(
 ) -> None:
     """However often and for how long it has failed, and whatever the server says."""
     case = {**OPEN, "attempt": attempt, "chance": chance}
-    decision = retry.decide(failed(fault, at=NOW), ALONE, history, **case)
-    assert isinstance(decision.action, RetryAt)
-    assert decision.fault is (Fault.ACCESS if fault is Fault.ACCESS_OR_LINE else Fault.SERVER)
+    failure = failed(fault, at=NOW)
+    assert isinstance(retry.decide(failure, ALONE, history, **case), RetryAt)
+    assert retry.blamed(failure, ALONE) is (Fault.ACCESS if fault is Fault.ACCESS_OR_LINE else Fault.SERVER)
 
 
 def test_a_failure_shared_with_other_lines_is_not_the_failure_of_one() -> None:
@@ -69,7 +69,7 @@ def test_a_failure_shared_with_other_lines_is_not_the_failure_of_one() -> None:
     refused = failed(Fault.ACCESS_OR_LINE, at=NOW)
     retry.decide(msgspec.structs.replace(refused, is_shared=True), ALONE, history, **OPEN)
     assert not history.is_clear
-    first, second = (retry.decide(refused, ANSWERED, history, **OPEN).action for _ in range(2))
+    first, second = (retry.decide(refused, ANSWERED, history, **OPEN) for _ in range(2))
     assert isinstance(first, RetryAt)
     assert isinstance(second, GiveUp)
 
@@ -80,12 +80,13 @@ def test_a_line_fails_when_enough_failures_count(
 ) -> None:
     """Two refusals, or ten failures over a minute; a line that is certainly at fault needs neither."""
     case = {**OPEN, "attempt": attempt, "chance": chance}
-    decision = retry.decide(failed(fault, at=NOW), ANSWERED, history, **case)
+    failure = failed(fault, at=NOW)
+    action = retry.decide(failure, ANSWERED, history, **case)
     is_over = history.refusals >= 2 or (history.counted >= 10 and NOW - history.since >= 60)
     counts = fault is not Fault.SERVER
-    assert isinstance(decision.action, GiveUp) == (is_over and counts)
-    assert decision.fault is (Fault.LINE if counts else Fault.SERVER)
-    assert retry.decide(failed(Fault.LINE, at=NOW), ALONE, history, **OPEN) == (Fault.LINE, GiveUp())
+    assert isinstance(action, GiveUp) == (is_over and counts)
+    assert retry.blamed(failure, ANSWERED) is (Fault.LINE if counts else Fault.SERVER)
+    assert retry.decide(failed(Fault.LINE, at=NOW), ALONE, history, **OPEN) == GiveUp()
 
 
 seen = st.sampled_from([Fault.ACCESS_OR_LINE, Fault.SERVER_OR_LINE])
@@ -120,7 +121,7 @@ def test_jitter_is_full_and_bounded(attempt: int, chance: float, bound: tuple[Fa
     """The wait is a random part of a bound that doubles up to a minute, or 5 s if no server was reached."""
     fault, longest = bound
     case = {**OPEN, "attempt": attempt, "chance": chance}
-    action = retry.decide(failed(fault, at=NOW), ALONE, History(NOW), **case).action
+    action = retry.decide(failed(fault, at=NOW), ALONE, History(NOW), **case)
     assert action == RetryAt(NOW + chance * min(longest, 0.5 * 2 ** min(attempt - 1, 100)))
 
 
@@ -130,7 +131,7 @@ def test_ten_tries_fit_into_little_more_than_a_minute(chance: float) -> None:
     history, now = History(NOW), NOW
     for attempt in range(1, 11):
         case = {**OPEN, "attempt": attempt, "chance": chance}
-        action = retry.decide(failed(at=now), ANSWERED, history, **case).action
+        action = retry.decide(failed(at=now), ANSWERED, history, **case)
         if isinstance(action, RetryAt):
             now = action.at
     assert isinstance(action, GiveUp)
@@ -145,7 +146,7 @@ def test_no_retry_at_or_after_the_deadline(
     left, retry_after = wait
     case = {**OPEN, "deadline": NOW + left, "chance": chance}
     failure = failed(fault, at=NOW, retry_after=retry_after)
-    match retry.decide(failure, ANSWERED if counts else ALONE, history, **case).action:
+    match retry.decide(failure, ANSWERED if counts else ALONE, history, **case):
         case RetryAt(at):
             assert NOW + retry_after <= at < NOW + left
         case Expire():
@@ -158,5 +159,5 @@ def test_no_retry_at_or_after_the_deadline(
 def test_a_line_goes_to_another_server_at_once(fault: Fault, chance: float) -> None:
     """If its own server answers no other line, whatever wait that server asks for."""
     failure = failed(fault, at=NOW, retry_after=60.0)
-    decision = retry.decide(failure, Evidence(other_is_well=True), History(NOW), **{**OPEN, "chance": chance})
-    assert decision.action == RetryAt(NOW)
+    action = retry.decide(failure, Evidence(other_is_well=True), History(NOW), **{**OPEN, "chance": chance})
+    assert action == RetryAt(NOW)
