@@ -13,7 +13,7 @@ import msgspec
 import orjson
 from pydantic import BaseModel
 
-from tidemill.configuration.catalog import Contents
+from tidemill.configuration.catalog import Contents, PriceError
 from tidemill.configuration.settings import Settings
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint
@@ -185,9 +185,7 @@ def figures(settings: Settings, contents: Contents, found: TokenEstimate, window
 
 def _model(settings: Settings, contents: Contents, name: str, found: Sum, window: str) -> ModelEstimate:
     known_as = contents.serving.aliases.get(name, name)
-    tariff = settings.tariff(contents.price_of(known_as), window)
     is_bounded = not found.lines_without_max
-    most = bill(found.input_tokens, found.output_tokens_max, tariff).cost
     return ModelEstimate(
         model=name,
         is_configured=known_as in contents.serving.models,
@@ -196,8 +194,17 @@ def _model(settings: Settings, contents: Contents, name: str, found: Sum, window
         output_tokens_max=found.output_tokens_max if is_bounded else None,
         lines_without_max=found.lines_without_max,
         media=found.media,
-        cost=CostRange(min=plain(most.input), max=plain(most.total) if is_bounded else None),
+        cost=_cost(settings, contents, known_as, found, window),
     )
+
+
+def _cost(settings: Settings, contents: Contents, model: str, found: Sum, window: str) -> CostRange:
+    try:
+        tariff = settings.tariff(contents.price_of(model), window)
+    except PriceError:
+        return CostRange(min="0", max=None)
+    most = bill(found.input_tokens, found.output_tokens_max, tariff).cost
+    return CostRange(min=plain(most.input), max=None if found.lines_without_max else plain(most.total))
 
 
 def _read(body: Mapping[str, Any], endpoint: Endpoint) -> tuple[int, int, int]:
