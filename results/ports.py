@@ -13,7 +13,8 @@ from tidemill.schemas.resources.waiting import Waiting
 from tidemill.storage.buckets import Buckets
 
 TariffOf = Callable[[str | None, str], Tariff]
-"""The current price of a model in a completion window; None as the model of a batch that ended without one."""
+"""The current price of a model in a completion window; None as the model of a batch that ended without one.
+Raises `PriceError` if it cannot be read."""
 Outcomes = Callable[[int, float], AsyncGenerator[tuple[Headers, bytes], None]]
 """Headers and value of the records of a partition of `outcomes`, up to its current end; those older than a Unix
 time may be left out. Raises `OSError` if the log does not answer."""

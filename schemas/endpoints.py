@@ -16,6 +16,7 @@ from tidemill.schemas.bounds import WORD_CHARS_MAX
 PROMPT: Final = "Reply with the word yes."
 Form = Mapping[str, tuple[type, ...]]
 """Required fields, the prompt first, each with the types that it may have."""
+Unit = Literal["tokens", "images", "audio_seconds"]
 
 _ONE_OR_MORE: Final = (str, list)
 _INPUTS: Final = (str, list, dict)
@@ -86,7 +87,7 @@ class Endpoint:
     answers: str | None = None
     """The optional field with the number of answers to each item of the prompt; empty if that is always one. Set
     if one request may have the prompts of several lines, since each item of `reply_list` has an `index`."""
-    unit: Literal["tokens", "images", "audio_seconds"] = "tokens"
+    unit: Unit = "tokens"
     """The unit that a reply costs in addition to its tokens, or instead of them."""
     is_anthropics: bool = False
     """Whether the rules are Anthropic's: an invalid line of a file fails alone and not with its batch, and the

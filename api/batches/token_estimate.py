@@ -13,12 +13,12 @@ import msgspec
 import orjson
 from pydantic import BaseModel
 
-from tidemill.configuration.catalog import Contents
+from tidemill.configuration.catalog import Contents, PriceError
 from tidemill.configuration.settings import Settings
 from tidemill.schemas import UNREADABLE
-from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint
+from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint, Unit
 from tidemill.schemas.jsonl import nesting
-from tidemill.schemas.resources.bill import bill, exact, plain
+from tidemill.schemas.resources.bill import Tariff, bill, exact, plain
 
 BYTES_A_TOKEN: Final = 4
 MESSAGE_TOKENS: Final = 4
@@ -57,6 +57,8 @@ class CostRange(BaseModel):
 
     min: str
     max: str | None
+    is_free: bool
+    """Whether no price is set."""
 
 
 class ModelEstimate(BaseModel):
@@ -107,6 +109,7 @@ class TokenEstimate:
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = ENDPOINTS.get(endpoint, UNKNOWN)
+        self.unit = self._endpoint.unit
         self.models: dict[str, Sum] = {}
         self.unreadable = 0
         """Lines that ingest would refuse."""
@@ -165,9 +168,13 @@ class TokenEstimate:
 def figures(settings: Settings, contents: Contents, found: TokenEstimate, window: str | None) -> Figures:
     """The estimate of a batch with this window, by default the usual one, as the API shows it."""
     window = window or settings.usual_window
-    models = [_model(settings, contents, name, model, window) for name, model in found.models.items()]
+    models = [
+        _model(settings, contents, name, model, window=window, unit=found.unit)
+        for name, model in found.models.items()
+    ]
     costs = [model.cost for model in models]
     is_bounded = all(cost.max is not None for cost in costs)
+    outputs = [model.output_tokens_max for model in models]
     with localcontext(exact()):
         least = sum((Decimal(cost.min) for cost in costs), Decimal(0))
         most = sum((Decimal(cost.max or 0) for cost in costs), Decimal(0))
@@ -175,28 +182,44 @@ def figures(settings: Settings, contents: Contents, found: TokenEstimate, window
         lines=found.unreadable + sum(model.lines for model in models),
         unreadable_lines=found.unreadable,
         input_tokens=sum(model.input_tokens for model in models),
-        output_tokens_max=sum(model.output_tokens_max or 0 for model in models) if is_bounded else None,
-        cost=CostRange(min=plain(least), max=plain(most) if is_bounded else None),
+        output_tokens_max=None if None in outputs else sum(each or 0 for each in outputs),
+        cost=CostRange(
+            min=plain(least), max=plain(most) if is_bounded else None, is_free=all(cost.is_free for cost in costs)
+        ),
         models=models,
         method=METHOD,
         confidence=CONFIDENCE,
     )
 
 
-def _model(settings: Settings, contents: Contents, name: str, found: Sum, window: str) -> ModelEstimate:
+def _model(
+    settings: Settings, contents: Contents, name: str, found: Sum, *, window: str, unit: Unit
+) -> ModelEstimate:
     known_as = contents.serving.aliases.get(name, name)
-    tariff = settings.tariff(contents.price_of(known_as), window)
-    is_bounded = not found.lines_without_max
-    most = bill(found.input_tokens, found.output_tokens_max, tariff).cost
+    try:
+        cost = _cost(found, settings.tariff(contents.price_of(known_as), window), unit)
+    except PriceError:
+        cost = CostRange(min="0", max=None, is_free=False)
     return ModelEstimate(
         model=name,
         is_configured=known_as in contents.serving.models,
         lines=found.lines,
         input_tokens=found.input_tokens,
-        output_tokens_max=found.output_tokens_max if is_bounded else None,
+        output_tokens_max=None if found.lines_without_max else found.output_tokens_max,
         lines_without_max=found.lines_without_max,
         media=found.media,
-        cost=CostRange(min=plain(most.input), max=plain(most.total) if is_bounded else None),
+        cost=cost,
+    )
+
+
+def _cost(found: Sum, tariff: Tariff, unit: Unit) -> CostRange:
+    """The cost of some lines; nothing bounds the images that they make, and the length of their audio."""
+    most = bill(found.input_tokens, found.output_tokens_max, tariff).cost
+    of_unit = {"tokens": 0, "images": tariff.per_image, "audio_seconds": tariff.per_audio_minute}[unit]
+    return CostRange(
+        min=plain(most.input),
+        max=None if found.lines_without_max or of_unit else plain(most.total),
+        is_free=not any((tariff.input_per_million, tariff.output_per_million, of_unit)),
     )
 
 

@@ -92,11 +92,14 @@ class Ledger:
             self._database.write("DELETE FROM ledger WHERE id = ?", key)
             return
         entry = codec.decode_ledger(value)
-        self._database.write("DELETE FROM ledger WHERE id = ? AND owner <= ?", entry.batch_id, entry.owner)
+        if self._database.first("SELECT 1 FROM ledger WHERE id = ? AND owner > ?", entry.batch_id, entry.owner):
+            # That of a later owner of the batch, which may name other models.
+            return
+        self._database.write("DELETE FROM ledger WHERE id = ?", entry.batch_id)
         for number, one in enumerate(entry.models):
             usage, cost = one.usage, one.bill.cost
             self._database.write(
-                # An existing row is that of a later owner of the batch.
+                # A record may name a model twice.
                 "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 entry.batch_id, entry.project, one.model or "", entry.day, entry.ended_at, one.completed,
                 one.copies, usage.input_tokens, usage.input_tokens_details.cached_tokens, usage.output_tokens,

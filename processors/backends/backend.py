@@ -8,7 +8,7 @@ import orjson
 from tidemill.processors.backends.breaker import Breaker
 from tidemill.processors.backends.call_metrics import CallMetrics
 from tidemill.processors.backends.server import Server
-from tidemill.processors.backends.token_bucket import TokenBucket
+from tidemill.processors.backends.token_bucket import Taken, TokenBucket
 from tidemill.processors.limits.concurrency_limit import Slot
 
 NEVER: Final = float("-inf")
@@ -35,8 +35,8 @@ class Permit(NamedTuple):
     size: int = 0
     """Bytes of the lines, if tokens are counted."""
     lines: int = 1
-    expected: tuple[tuple[TokenBucket, float], ...] = ()
-    """The buckets of the backend, and the tokens taken from each."""
+    taken: tuple[tuple[TokenBucket, Taken], ...] = ()
+    """The buckets of the backend, and what the call took from each."""
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)

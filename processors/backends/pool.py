@@ -15,7 +15,7 @@ from tidemill.processors.backends.backend import NEVER, NO_PROBES, Backend, Perm
 from tidemill.processors.backends.call_metrics import LineCounts
 from tidemill.processors.backends.clocks import Clocks
 from tidemill.processors.backends.permit_queue import Claim, Member
-from tidemill.processors.backends.server import PART_MIN, Seats, Server
+from tidemill.processors.backends.server import Seats, Server
 from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.failures import NO_EVIDENCE, CallFailure, Evidence, Fault, History
 
@@ -28,8 +28,8 @@ FAILED_PART_MAX: Final = 0.25
 
 
 def _refund(permit: Permit) -> None:
-    for bucket, expected in permit.expected:
-        bucket.give_back(expected)
+    for bucket, taken in permit.taken:
+        bucket.give_back(taken)
 
 
 class BackendPool(Seats):
@@ -149,7 +149,7 @@ class BackendPool(Seats):
         self._is_divided = True
         self.resize(self.calls_max, self.unacknowledged_max, part)
         if self.bucket is not None:
-            self.bucket.set_part(max(PART_MIN, part), now)
+            self.bucket.set_part(part, now)
         for backend in self.backends:
             backend.server.set_part(part, now)
 
@@ -266,8 +266,8 @@ class BackendPool(Seats):
         """Take the tokens that lines of `size` bytes are expected to use; returns the permit to go on with."""
         if not (buckets := permit.backend.buckets):
             return permit
-        expected = tuple((bucket, bucket.take(size, lines)) for bucket in buckets)
-        return permit._replace(size=size, lines=lines, expected=expected)
+        taken = tuple((bucket, bucket.take(size, lines)) for bucket in buckets)
+        return permit._replace(size=size, lines=lines, taken=taken)
 
     def opens_at(self, now: float) -> float | None:
         """When a server may take a call again; None if only the end of a call can change that."""
@@ -297,8 +297,8 @@ class BackendPool(Seats):
         backend = permit.backend
         server = backend.server
         if tokens:
-            for bucket, expected in permit.expected:
-                bucket.settle(expected, tokens, permit.size, permit.lines)
+            for bucket, taken in permit.taken:
+                bucket.settle(taken, tokens, permit.size, permit.lines)
         server.limit.answered(permit.slot, now)
         server.breaker.answered()
         backend.breaker.answered()

@@ -25,7 +25,7 @@ from tidemill.processors.limits.server_metrics import ServerMetrics
 from tidemill.schemas.resources.waiting import Reason
 
 PART_MIN: Final = 0.001
-"""A part of 0 would never let a token bucket fill."""
+"""A server without a part may still get a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Server(Seats):
         """Set this process's part, without starting a call."""
         self.resize(self.calls_max, self.unacknowledged_max, max(PART_MIN, part))
         if self.bucket is not None:
-            self.bucket.set_part(self.part, now)
+            self.bucket.set_part(part, now)
 
     def allowed(self, now: float) -> int:
         """Calls that it may have in flight."""

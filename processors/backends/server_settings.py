@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from tidemill.configuration.servers import IN_FLIGHT_MAX, Hours, Model, Serving
 from tidemill.configuration.servers import Server as Settings
 from tidemill.processors.backends.metrics_poller import MetricsPoller
-from tidemill.processors.backends.server import PART_MIN, CallOptions, Server
+from tidemill.processors.backends.server import CallOptions, Server
 from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.http.client import HttpUpstream, Origin, Trust, origin
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
@@ -126,7 +126,7 @@ def bucket(
         return None
     if before is None:
         before = TokenBucket(tokens_per_minute)
-        before.set_part(max(PART_MIN, part), now)
+        before.set_part(part, now)
     else:
         before.set_rate(tokens_per_minute, now)
     return before

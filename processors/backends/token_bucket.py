@@ -5,11 +5,13 @@ starts, so the call takes an estimate, and its real use is settled with the answ
 nothing until it is filled again. So a large call never gets stuck, and the average keeps to the rate. A burst may
 exceed the rate by the content of a full bucket and by the errors of the estimates of all calls in flight.
 
-Several processes share a rate by their parts of the model's calls: each fills its bucket with its own part.
+Several processes share a rate by their parts of the model's calls: each fills its bucket with its own part. A call
+that ends after a change of the part is settled in proportion, so that it costs the time that it would have cost
+when it began: a process that has hardly any partitions for a moment does not wait for hours afterwards.
 """
 
 import math
-from typing import Final
+from typing import Final, NamedTuple
 
 FULL_SECONDS: Final = 1.0
 """A full bucket holds the tokens of this many seconds."""
@@ -21,6 +23,15 @@ REST_TOKENS: Final = 256.0
 """Assumed tokens of a line besides its body, mostly for its answer, until the first answer."""
 REST_PART: Final = 0.05
 """The weight of the last answer in the estimate of the next."""
+
+
+class Taken(NamedTuple):
+    """What a call took from a bucket."""
+
+    tokens: float
+    """The estimate of its use."""
+    part: float
+    """The process's part of the rate at that time."""
 
 
 class TokenBucket:
@@ -44,10 +55,14 @@ class TokenBucket:
         self._level = min(self._level, self._full)
 
     def set_part(self, part: float, now: float) -> None:
-        """Set this process's part of the rate; the level changes in proportion."""
+        """Set this process's part of the rate, 0 <= part <= 1; the level changes in proportion.
+
+        A process without a part has no lines to call, and its bucket goes on with its last part.
+        """
         self._refill(now)
-        self._level *= part / self._part
-        self._part = part
+        if part > 0:
+            self._level *= part / self._part
+            self._part = part
 
     def holds(self, size: int, lines: int) -> bool:
         """Whether it held the estimate for a call with lines of `size` bytes when it was last filled."""
@@ -71,27 +86,31 @@ class TokenBucket:
         self._refill(now)
         return now if self._level > 0 else now + (1 - self._level) / (self._per_second * self._part)
 
-    def take(self, size: int, lines: int = 1) -> float:
-        """Take the estimate for a call with lines of `size` bytes together; returns it."""
-        expected = self._expected(size, lines)
-        self._level -= expected
-        return expected
+    def take(self, size: int, lines: int = 1) -> Taken:
+        """Take the estimate for a call with lines of `size` bytes together."""
+        taken = Taken(self._expected(size, lines), self._part)
+        self._level -= taken.tokens
+        return taken
 
-    def give_back(self, expected: float) -> None:
+    def give_back(self, taken: Taken) -> None:
         """Return the estimate of a call that used nothing."""
-        self._level = min(self._full, self._level + expected)
+        self._add(taken.tokens, taken)
 
-    def settle(self, expected: float, used: int, size: int, lines: int = 1) -> None:
+    def settle(self, taken: Taken, used: int, size: int, lines: int = 1) -> None:
         """Replace the estimate of an answered call by its real use.
 
         Args:
-            expected: The estimate that `take` returned.
+            taken: What `take` returned.
             used: Tokens of the request and of the answer, as the server counted them.
             size: What `take` was given.
             lines: The same.
         """
         self._rest += REST_PART * ((used - size / TOKEN_BYTES) / lines - self._rest)
-        self._level = min(self._full, self._level + expected - used)
+        self._add(taken.tokens - used, taken)
+
+    def _add(self, tokens: float, taken: Taken) -> None:
+        """Add tokens of a call in flight, fewer than 0 to deduct some."""
+        self._level = min(self._full, self._level + tokens * self._part / taken.part)
 
     @property
     def _full(self) -> float:

@@ -37,6 +37,7 @@ _BY_TYPE: Final = {
 }
 """The statuses that a retry may change, by the type of an error. Source: Anthropic's API reference, "Errors"."""
 _FALSY: Final = frozenset({b"null", b"false", b"0", b'""', b"{}", b"[]"})
+_NONE: Final = frozenset({b"", b"null"})
 _BLANK_LIST_BYTES_MAX: Final = 64
 
 
@@ -152,7 +153,7 @@ def read(body: bytes, endpoint: str) -> Tokens | ReplyError | None:
         except msgspec.ValidationError:
             # An array, or an object with fields of unexpected types.
             reply, usage = _odd(_odd_replies.decode(body))
-            tokens = _elsewhere(body, entry) if usage is _ABSENT else _odd_tokens(usage, entry)
+            tokens = _elsewhere(body, entry) if bytes(usage) in _NONE else _odd_tokens(usage, entry)
         failure = _error(reply, body, entry)
         if failure is None and entry.unit != "tokens":
             return _with_units(tokens, body, reply, entry)
@@ -172,10 +173,10 @@ def _with_units(tokens: Tokens | None, body: bytes, reply: Any, entry: Endpoint)
 def _seconds(body: bytes) -> Tokens | None:
     """The length of the audio in whole seconds, rounded up: of `usage`, else of `verbose_json`."""
     fields = _fields(msgspec.Raw(body))
-    found = _fields(fields.get("usage", _ABSENT)).get("seconds", fields.get("duration", _ABSENT))
+    found = bytes(_fields(fields.get("usage", _ABSENT)).get("seconds", _ABSENT))
     try:
-        seconds = math.ceil(float(bytes(found).strip(b'"')))
-    except (ValueError, OverflowError):
+        seconds = math.ceil(float((found if found not in _NONE else bytes(fields["duration"])).strip(b'"')))
+    except (KeyError, ValueError, OverflowError):
         return None
     return (0, 0, 0, seconds) if 0 <= seconds <= TOKENS_MAX else None
 
@@ -274,8 +275,8 @@ def _odd_tokens(text: msgspec.Raw, entry: Endpoint) -> Tokens | None:
     for name in _Usage.__struct_fields__:
         value = usage.get(name)
         if name.endswith("_details"):
-            details = value if isinstance(value, dict) else {}
-            fields[name] = _Details(*(_whole(details.get(part)) for part in _Details.__struct_fields__))
+            if isinstance(value, dict):
+                fields[name] = _Details(*(_whole(value.get(part)) for part in _Details.__struct_fields__))
         else:
             fields[name] = _whole(value)
     return _mapped(_Usage(**fields), entry)

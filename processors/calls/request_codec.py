@@ -116,7 +116,13 @@ def _unusable(kind: FailureKind, message: str, answer: Answer) -> CallFailure:
 
 def result(batch_id: str, index: int, custom_id: bytes, end: Success, call: Call) -> tuple[bytes, LineMark]:
     """The result line of a successful call, and its mark for the record's headers."""
-    text = _line(batch_id, index, custom_id, answer=end.answer, body=end.body, call=call)
+    answer = end.answer
+    if end.tokens is not None:
+        call = call._replace(tokens=end.tokens[::2])
+    name = request_id(answer.request_id, batch_id, index, call.attempts)
+    text = shapes.answered(
+        batch_id, index, custom_id, status=answer.status, request_id=name, body=end.body, call=call
+    )
     return text, LineMark(index, len(text), False, end.tokens, call.attempts)
 
 
@@ -125,36 +131,24 @@ def failed(batch_id: str, index: int, custom_id: bytes, end: CallFailure, call: 
 
     It quotes the server's status and body, if there was an answer, in addition to our own error.
     """
-    ours = {"code": end.kind.value, "message": end.message}
-    if end.answer is None:
+    ours, answer = {"code": end.kind.value, "message": end.message}, end.answer
+    if answer is None:
         was_called = end.kind not in NOT_MADE
         text = shapes.unanswered(batch_id, index, custom_id, **ours, call=call if was_called else None)
     else:
         error = None if end.kind is FailureKind.STATUS else ours
-        text = _line(batch_id, index, custom_id, answer=end.answer, body=end.body, error=error, call=call)
+        name = request_id(answer.request_id, batch_id, index, call.attempts)
+        text = shapes.answered(
+            batch_id,
+            index,
+            custom_id,
+            status=answer.status,
+            request_id=name,
+            body=end.body,
+            call=call,
+            error=error,
+        )
     return text, LineMark(index, len(text), failed=True, attempts=call.attempts)
-
-
-def _line(
-    batch_id: str,
-    index: int,
-    custom_id: bytes,
-    *,
-    answer: Answer,
-    body: bytes,
-    call: Call,
-    error: dict[str, str] | None = None,
-) -> bytes:
-    return shapes.answered(
-        batch_id,
-        index,
-        custom_id,
-        status=answer.status,
-        request_id=request_id(answer.request_id, batch_id, index, call.attempts),
-        body=body,
-        call=call,
-        error=error,
-    )
 
 
 def request_id(given: str | None, batch_id: str, index: int, attempts: int) -> str:

@@ -46,7 +46,8 @@ async def make(caller: Caller, call: JoinedCall, permit: Permit) -> list[CallRes
     caller.pool.answered(
         permit,
         asyncio.get_running_loop().time(),
-        sum(map(used, good)),
+        # Without the counts of each line the estimate stays, as that of a single line does.
+        sum(map(used, good)) if all(isinstance(end, Success) and end.tokens for end in ends) else 0,
         endpoint=leader.head.url if good else None,
         begun=leader.began_at,
     )

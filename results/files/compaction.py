@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tidemill import metrics
-from tidemill.results.bills import billed
+from tidemill.results.bills import bill_of, usage_of
 from tidemill.results.files.copies import CopiedLines
 from tidemill.results.files.merge import Sums, buffered, merged, read_index
 from tidemill.results.files.output_splitter import WHOLE, OutputSplitter
@@ -37,12 +37,12 @@ from tidemill.schemas.log.messages import Compacted
 from tidemill.schemas.log.part import PartRef, file_key, index_key, part_key
 from tidemill.schemas.ports import Clock, NotFound, Store, once
 from tidemill.schemas.resources.batch import (
-    Batch,
     Cut,
     FileReceipt,
     Receipt,
     Status,
 )
+from tidemill.schemas.resources.bill import Tariff
 from tidemill.schemas.resources.by_model import ModelResult
 from tidemill.schemas.resources.file import file_kind
 from tidemill.schemas.resources.waiting import explanation
@@ -88,6 +88,7 @@ class Compactor:
             OSError: The store failed; the call may be made again.
             NotFound: A part is gone, or the list of copies.
             PartError: A part is damaged.
+            PriceError: A price cannot be read.
         """
         state = await self._with_lines(state)
         assert state.batch is not None
@@ -145,6 +146,9 @@ class Compactor:
     ) -> Compacted:
         """Write the files; `filled` of their lines were not run, and `copies` are as in `CopiedLines.counts`."""
         assert state.batch is not None
+        # First the prices: without one the files would be written in vain.
+        window, names = state.batch.completion_window, state.models or (state.batch.model,)
+        tariffs = [self.tariff_of(name, window) for name in names]
         total = state.batch.request_counts.total
         output_file, outputs = await self._write(state.id, output, failed=False, cut=state.batch.tidemill.numbered)
         error_file, _ = await self._write(state.id, errors, failed=True, cut=None)
@@ -167,34 +171,13 @@ class Compactor:
             receipt=receipt,
             models=tuple(
                 result.model_copy(update={"copies": copies[number, False]})
-                for number, result in enumerate(
-                    self._results(state.batch, state.models, output_sums, error_sums, filled)
-                )
+                for number, result in enumerate(_results(state, tariffs, output_sums, error_sums, filled))
             ),
             usage_unknown=output_sums.unknown,
             closed_by=state.closed_by or self.writer,
             writer=self.writer,
             at=int(self.clock()),
         )
-
-    def _results(
-        self, batch: Batch, models: Sequence[str], output: Sums, errors: Sums, filled: int
-    ) -> tuple[ModelResult, ...]:
-        """The results of each model, with its bill: a replay keeps the bill even if the price has changed."""
-        if not models:
-            failed = errors.lines.done - filled
-            return (self._result(batch, batch.model, output.lines.done, failed, output.usage),)
-        found = zip(models, output.by_model(len(models)), strict=True)
-        return tuple(
-            self._result(batch, model, completed, errors.models.count(number), used)
-            for number, (model, (completed, used)) in enumerate(found)
-        )
-
-    def _result(
-        self, batch: Batch, model: str | None, completed: int, failed: int, used: tuple[int, int, int, int]
-    ) -> ModelResult:
-        usage, bill = billed(batch, model, used, self.tariff_of)
-        return ModelResult(model=model, completed=completed, failed=failed, usage=usage, bill=bill)
 
     async def _indices(self, state: State) -> LineBitmap:
         """The lines in the parts."""
@@ -269,6 +252,26 @@ class Compactor:
             return files[0], ()
         size = sum(file.bytes for file in files)
         return FileReceipt(lines=splitter.lines, bytes=size, sha256=whole.hexdigest()), tuple(files)
+
+
+def _results(
+    state: State, tariffs: Sequence[Tariff], output: Sums, errors: Sums, filled: int
+) -> list[ModelResult]:
+    """The results of each model, with its bill: a replay keeps the bill even if the price has changed."""
+    batch = state.batch
+    assert batch is not None
+    names: Sequence[str | None] = state.models
+    if names:
+        made = enumerate(output.by_model(len(names)))
+        counts = [(completed, errors.models.count(number), used) for number, (completed, used) in made]
+    else:
+        names, counts = [batch.model], [(output.lines.done, errors.lines.done - filled, output.usage)]
+    found = []
+    for model, tariff, (completed, failed, used) in zip(names, tariffs, counts, strict=True):
+        usage = usage_of(batch, used)
+        bill = bill_of(usage, tariff)
+        found.append(ModelResult(model=model, completed=completed, failed=failed, usage=usage, bill=bill))
+    return found
 
 
 async def write_part(

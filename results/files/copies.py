@@ -80,15 +80,19 @@ class CopiedLines:
     def _copy(
         self, copy: Copy, original: bytes, sums: Sums, place: int, *, failed: bool
     ) -> tuple[LineMark, bytes]:
+        read, cached, written, last = sums.usages[4 * place : 4 * place + 4]
+        usage = None if (read, cached, written, last) == UNKNOWN_USAGE else (read, cached, written, last)
+        # A failed line costs nothing, nor does one whose counts are unknown, and a copy says what it costs.
+        is_billed = self._is_billed and not failed and usage is not None
+        if not self._is_billed:
+            usage = (0, 0, 0, 0)
         try:
-            text = line.copied(self._id, copy.index, bytes(copy.custom_id), original, is_billed=self._is_billed)
+            text = line.copied(self._id, copy.index, bytes(copy.custom_id), original, is_billed=is_billed)
         except UNREADABLE as error:
             raise PartError(f"line {copy.original} of {self._id} cannot be copied") from error
         if (model := sums.models[place]) != NO_MODEL:
             self.models[copy.index] = model
         self.counts[0 if model == NO_MODEL else model, failed] += 1
-        read, cached, written, last = sums.usages[4 * place : 4 * place + 4] if self._is_billed else (0, 0, 0, 0)
-        usage = None if (read, cached, written, last) == UNKNOWN_USAGE else (read, cached, written, last)
         return LineMark(index=copy.index, size=len(text), failed=failed, usage=usage), text
 
     async def _listed(self) -> AsyncGenerator[Copy, None]:

@@ -9,6 +9,7 @@ import logging
 from contextlib import aclosing
 from typing import Final
 
+from tidemill.configuration.catalog import PriceError
 from tidemill.results.files.bucket_copy import BucketCopier, Waits
 from tidemill.results.files.compaction import Compactor
 from tidemill.results.files.part_recovery import PartRecovery
@@ -76,7 +77,7 @@ class Finalizer:
             except OSError as error:
                 why, wait = reason(error), pause_seconds(failures)
                 failures += 1
-            except Unfinished as error:
+            except (PriceError, Unfinished) as error:
                 why = str(error)
                 wait = pause_seconds(fruitless, first=FIRST_SECONDS, longest=LONGEST_SECONDS)
                 fruitless += 1
@@ -101,6 +102,8 @@ class Finalizer:
                     return await self._compactor.compact_buffers(active)
             except OSError as error:
                 why, wait = reason(error), pause_seconds(failures)
+            except PriceError as error:
+                why, wait = str(error), pause_seconds(failures)
             failures += 1
             log.error("%s cannot be finished: %s; next try in %.1f s", active.state.id, why, wait)
             waits(Reason.FILES, f"The files of the batch cannot be written: {why}.")
@@ -112,11 +115,12 @@ class Finalizer:
 
         Raises:
             OSError: The store or the log failed.
+            PriceError: A price cannot be read.
             Unfinished: Parts and log lack lines.
         """
         try:
             return await self._compact(state, active.bitmap)
-        except OSError:
+        except (OSError, PriceError):
             raise
         except Exception as error:  # noqa: BLE001  an object of the store may hold anything
             first = _reason(error)
@@ -126,7 +130,7 @@ class Finalizer:
         try:
             fact = await self._compact(await self._recovered(state), active.bitmap)
             return fact.model_copy(update={"recovered": True})
-        except OSError:
+        except (OSError, PriceError):
             raise
         except Exception as error:  # noqa: BLE001  as above; the batch shows the error
             second = _reason(error)

@@ -42,11 +42,15 @@ class Call(NamedTuple):
     """The name of the server of the last one, as JSON."""
     seconds: float
     """How long that took."""
+    tokens: tuple[int, int] | None = None
+    """Input and output tokens that the batch counts for the line, so that no reader has to interpret the usage in
+    the body; None if it failed, or they are unknown."""
 
 
 _SEPARATORS = (("\u2028", rb"\u2028"), ("\u2029", rb"\u2029"), ("\u0085", rb"\u0085"))
 """With their escapes in JSON."""
 _CALL = b',"tidemill":{"attempts":%d,"server":%b,"seconds":%.3f}'
+_COUNTED = b',"tidemill":{"attempts":%d,"server":%b,"seconds":%.3f,"input_tokens":%d,"output_tokens":%d}'
 _inputs = msgspec.json.Decoder(InputLine)
 
 
@@ -156,7 +160,7 @@ def answered(
         orjson.dumps(request_id),
         body,
         b"null" if error is None else orjson.dumps(error),
-        b"" if call is None else _CALL % call,
+        b"" if call is None else _extras(call),
     )
     return escaped(text)
 
@@ -169,22 +173,26 @@ def unanswered(
         ids.line_id(batch_id, index).encode(),
         custom_id,
         orjson.dumps({"code": code, "message": message}),
-        b"" if call is None else _CALL % call,
+        b"" if call is None else _extras(call),
     )
     return escaped(text)
+
+
+def _extras(call: Call) -> bytes:
+    return _CALL % call[:3] if call.tokens is None else _COUNTED % (*call[:3], *call.tokens)
 
 
 def copied(batch_id: str, index: int, custom_id: bytes, original: bytes, *, is_billed: bool = False) -> bytes:
     """The result line of a request that gets the answer to an equal one; it names that line's `custom_id`.
 
-    It says so if its tokens are billed.
+    It says so if its tokens are billed, and else counts none.
 
     Raises:
         msgspec.MsgspecError: The original is not a result line.
     """
     found = _results.decode(original)
-    billed = {"billed": True} if is_billed else {}
-    extras = _encoder.encode(found.tidemill | {"copy_of": found.custom_id, **billed})
+    counted = {"billed": True} if is_billed else {name: 0 for name in found.tidemill if name.endswith("_tokens")}
+    extras = _encoder.encode(found.tidemill | {"copy_of": found.custom_id, **counted})
     return b'{"id":"%b","custom_id":%b,"response":%b,"error":%b,"tidemill":%b}\n' % (
         ids.line_id(batch_id, index).encode(),
         escaped(custom_id),

@@ -283,6 +283,31 @@ def test_a_list_that_is_cut_says_so(page):
     expect(page.get_by_role("status").filter(has_text="tidemill dead list")).to_be_visible()
 
 
+@pytest.mark.parametrize(
+    ("cost", "said"),
+    [
+        ({"min": "0", "max": "0", "is_free": True}, "none: no price is set"),
+        ({"min": "0", "max": None, "is_free": False}, "known at the end"),
+        ({"min": "0", "max": "0", "is_free": False}, "0"),
+        ({"min": "0.5", "max": None, "is_free": False}, "at least 0.5"),
+        ({"min": "0.5", "max": "2", "is_free": False}, "0.5 to 2"),
+    ],
+)
+def test_a_replay_names_its_cost(page, cost, said):
+    """Only a model without a price costs nothing."""
+    model = {"id": "made-up", "tidemill": {"endpoints": ["/v1/embeddings"]}}
+    plan = {
+        "lines": 1, "batches": 1, "endpoint": "/v1/embeddings", "input_tokens": 1, "output_tokens_max": None,
+        "models": [{"model": "made-up"}], "cost": cost, "is_too_large": False, "lost_lines": 0, "skipped_lines": 0,
+    }  # fmt: skip
+    page.route("**/v1/models", lambda route: route.fulfill(json={"data": [model]}))
+    page.route("**/v1/replays", lambda route: route.fulfill(json=plan))
+    go(page, "/replay?of=log&model=made-up")
+    button(page, "Show what would run").click()
+    facts = page.get_by_role("region", name="What would run")
+    expect(facts.locator("dt", has_text="Cost").locator("xpath=following-sibling::dd[1]")).to_have_text(said)
+
+
 def test_an_empty_page_fits_a_phone(page):
     """Its command takes several lines there."""
     page.set_viewport_size(PHONE)

@@ -57,6 +57,37 @@ def test_the_figures_are_those_of_the_command(used, stack, client, by, more):
     expect(rows(page, "Usage")).to_have_count(len(found.splitlines()) - 1)
 
 
+def test_too_many_sums_are_not_saved(page):
+    """A file with a part of them would look like all: the page names the command that writes them all."""
+    sums = dict.fromkeys(("batches", "lines", "input_tokens", "output_tokens"), 1) | {
+        "id": "usage_1",
+        "model": "m",
+    }
+    shown = {"data": [sums | {"cost": {"total": "0"}}], "has_more": True, "last_id": "usage_1"}
+    page.route("**/v1/usage?*", lambda route: route.fulfill(json=shown))
+    go(page, "/usage")
+    saved = []
+    page.on("download", lambda _: saved.append("a file"))
+    button(page, "CSV").click()
+    expect(page.get_by_role("alert").filter(has_text="more than 100 sums")).to_contain_text(
+        "tidemill usage --by model"
+    )
+    assert saved == []
+
+
+def test_the_tokens_of_today_are_those_of_all_models(page):
+    """The page asks for one sum, and not for the first groups."""
+    today = {"batches": 1, "lines": 7, "input_tokens": 900, "output_tokens": 99, "cost": {"total": "2.5"}}
+    page.route(
+        "**/v1/usage?*",
+        lambda route: route.fulfill(json={"data": [] if "group_by" in route.request.url else [today]}),
+    )
+    go(page, "/")
+    card = page.get_by_role("region", name="Tokens today (UTC)")
+    expect(card).to_contain_text("999")
+    expect(card).to_contain_text("7 lines of ended batches, cost 2.5")
+
+
 def midnight(ago):
     """The midnight in UTC that began a day."""
     return int(time.time()) // DAY * DAY - ago * DAY

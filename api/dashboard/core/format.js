@@ -97,5 +97,12 @@ export function cost(text) {
   return value < 1 ? value.toLocaleString("en", { maximumSignificantDigits: 3 }) : value.toLocaleString("en", { maximumFractionDigits: 2 });
 }
 
+/** The cost of an estimate; its `max` is null without a bound. */
+export function costRange({ is_free: isFree, max, min }) {
+  if (isFree) return "none: no price is set";
+  if (max === null) return Number(min) ? `at least ${cost(min)}` : "known at the end";
+  return Number(min) === Number(max) ? cost(max) : `${cost(min)} to ${cost(max)}`;
+}
+
 /** The end of an id, by which people tell ids apart. */
 export const short = (id) => `…${id.slice(-8)}`;

@@ -1,7 +1,7 @@
 /** A new batch: drop a file, see its first lines and what it would cost, start it. */
 
 import { call, canWrite, make, session, upload } from "../core/client.js";
-import { bytes, cost, count, number } from "../core/format.js";
+import { bytes, costRange, count, number } from "../core/format.js";
 import { batchPath, go } from "../core/route.js";
 import { html, useEffect, useState } from "../core/view.js";
 import { Banner, Button, Copy, Empty, Facts, Section } from "../ui/basics.js";
@@ -51,7 +51,6 @@ const Faults = ({ faults }) => html`
 `;
 
 function Estimate({ estimate }) {
-  const { min, max } = estimate.cost;
   const unknown = estimate.models.filter((model) => !model.is_configured).map((model) => model.model);
   return html`
     <${Facts} entries=${[
@@ -60,7 +59,7 @@ function Estimate({ estimate }) {
       ["Models", estimate.models.map((model) => model.model).join(", ")],
       ["Input tokens", `about ${number(estimate.input_tokens)}`],
       ["Output tokens", estimate.output_tokens_max === null ? "no limit is set" : `at most ${number(estimate.output_tokens_max)}`],
-      ["Cost", max === null ? `at least ${cost(min)}` : Number(min) === Number(max) ? cost(max) : `${cost(min)} to ${cost(max)}`],
+      ["Cost", costRange(estimate.cost)],
     ]} />
     ${estimate.unreadable_lines > 0 && html`<${Banner} tone="bad">${count(estimate.unreadable_lines, "line")} cannot be read: the batch would be rejected, and name them.<//>`}
     ${unknown.length > 0 && html`<${Banner} tone="bad">There is no model ${unknown.join(", ")} here: the batch would be rejected.<//>`}

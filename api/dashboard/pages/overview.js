@@ -26,7 +26,7 @@ async function load(stop) {
   const lists = (statuses, limit) => statuses.map((status) => call("GET", "/batches", { query: { status, limit }, signal: stop }));
   const [recent, usage, hooks, day, servers, found, broken] = await Promise.all([
     call("GET", "/batches", { query: { limit: RECENT }, signal: stop }),
-    call("GET", "/usage", { query: { start_time: midnight, group_by: "model" }, signal: stop }),
+    call("GET", "/usage", { query: { start_time: midnight }, signal: stop }),
     call("GET", "/webhook_endpoints", { signal: stop }),
     call("GET", "/throughput", { query: { window: "24h" }, signal: stop }),
     isOperator() ? call("GET", "/admin/servers", { query: { limit: SERVERS_MAX }, signal: stop }) : { data: [] },
@@ -41,7 +41,7 @@ async function load(stop) {
     recent: over,
     /** What ended in the last day, and what did not end well even if many batches are newer. */
     ended: [...over, ...others].filter((batch) => endedAt(batch) > Date.now() / 1000 - DAY),
-    usage: usage.data,
+    usage: usage.data[0],
     hooks: hooks.data,
     servers: servers.data,
     series: seriesOf(day),
@@ -75,8 +75,6 @@ const Batches = ({ label, rows, columns }) => html`
 function Figures({ work, isCut, usage, series }) {
   const speeds = work.map(({ tidemill }) => tidemill.progress?.lines_per_second ?? 0);
   const risky = work.filter((batch) => isStalled(batch) || slackOf(batch).tone === "bad");
-  const sum = (field) => usage.reduce((total, row) => total + row[field], 0);
-  const price = usage.reduce((total, row) => total + Number(row.cost.total), 0);
   const waiting = work.reduce((total, { request_counts: { total: all, completed, failed } }) => total + all - completed - failed, 0);
   return html`
     <div class="cards-row">
@@ -85,8 +83,8 @@ function Figures({ work, isCut, usage, series }) {
       <//>
       <${Card} title="Batches at work" value=${`${number(work.length)}${isCut ? "+" : ""}`} note=${html`<a href=${address("/batches", { status: "in_progress" })}>Show those in progress</a>`} />
       <${Card} title="Late or stalled" value=${number(risky.length)} tone=${risky.length ? "bad" : ""} note=${risky.length ? "See below" : "All keep their deadline"} />
-      <${Card} title="Tokens today (UTC)" value=${brief(sum("input_tokens") + sum("output_tokens"))}
-        note=${`${count(sum("lines"), "line")} of ended batches${price ? `, cost ${cost(price)}` : ""}`}>
+      <${Card} title="Tokens today (UTC)" value=${brief(usage.input_tokens + usage.output_tokens)}
+        note=${`${count(usage.lines, "line")} of ended batches${Number(usage.cost.total) ? `, cost ${cost(usage.cost.total)}` : ""}`}>
         <${Spark} values=${series.tokens} label="Tokens in the last 24 hours" tone="done" />
       <//>
     </div>

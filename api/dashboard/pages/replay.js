@@ -1,7 +1,7 @@
 /** Run lines again, of a batch or of a stretch of the log: first what would run, then the run. */
 
 import { call, canWrite, Fault, isOperator, make, session } from "../core/client.js";
-import { cost, count, number } from "../core/format.js";
+import { costRange, count, number } from "../core/format.js";
 import { useLive } from "../core/live.js";
 import { address, batchPath, go, place } from "../core/route.js";
 import { html, useState } from "../core/view.js";
@@ -89,8 +89,6 @@ function LogFields({ values, set, data }) {
 
 /** The plan of the run. */
 function Plan({ plan }) {
-  const { max, min } = plan.cost;
-  const price = !Number(max ?? min) ? "none: no price is set" : max === null ? `at least ${cost(min)}` : Number(max) === Number(min) ? cost(min) : `${cost(min)} to ${cost(max)}`;
   return html`
     <div class="body">
       ${plan.is_too_large && html`<${Banner} tone="bad">These are more lines than one batch may have: choose fewer.<//>`}
@@ -103,7 +101,7 @@ function Plan({ plan }) {
         ["Models", plan.models.map(({ model }) => model).join(", ")],
         ["Tokens in", `about ${number(plan.input_tokens)}`],
         ["Tokens out", plan.output_tokens_max === null ? "not bounded by the lines" : `at most ${number(plan.output_tokens_max)}`],
-        ["Cost", price],
+        ["Cost", costRange(plan.cost)],
       ]} />
     </div>
   `;

@@ -1,6 +1,6 @@
 /** Usage and cost: totals, a chart by day, and a table. Days are those of UTC. */
 
-import { call, isOperator } from "../core/client.js";
+import { call, Fault, isOperator } from "../core/client.js";
 import { brief, cost, count, DAY, day, number } from "../core/format.js";
 import { useLive } from "../core/live.js";
 import { place, setQuery } from "../core/route.js";
@@ -93,7 +93,8 @@ export default function Usage() {
   const { data } = live;
   const command = `tidemill usage --by ${by.join()}${data ? ` --since ${day(data.start)}` : ""}${split === "project" ? " --project '*'" : ""} --csv`;
   const save = async () => {
-    const { rows } = await sumsOf(data.query, by, CSV_PAGES_MAX);
+    const { rows, hasMore } = await sumsOf(data.query, by, CSV_PAGES_MAX);
+    if (hasMore) throw new Fault(400, `These are more than ${number(rows.length)} sums. Choose a shorter time, or run: ${command}`);
     saveText(csvOf(rows, by), `usage-${by.join("-")}-${day(data.start)}.csv`);
   };
   const isEmpty = data && !data.total.batches;
@@ -109,7 +110,7 @@ export default function Usage() {
       ${data && !isEmpty && html`
         <${Totals} total=${data.total} />
         <${Days} ...${data} split=${split} measure=${measure} />
-        ${data.table.hasMore && html`<${Banner}>Only the first ${number(LIMIT)} sums are shown; the CSV and <code>tidemill usage --csv</code> have all.<//>`}
+        ${data.table.hasMore && html`<${Banner}>Only the first ${number(LIMIT)} sums are shown; the CSV has up to ${number(CSV_PAGES_MAX * LIMIT)}, and <code>tidemill usage --csv</code> all.<//>`}
         <${Table} label="Usage" columns=${columnsOf(by)} rows=${data.table.rows} id=${(row) => by.map((name) => row[name]).join(" ")} />
         <p class="note-below"><${Copy} text=${command} label="copy the command" /></p>
       `}

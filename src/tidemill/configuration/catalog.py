@@ -34,6 +34,10 @@ Key = str
 """`server/name` or `model/name`."""
 
 
+class PriceError(Exception):
+    """The price of a model is not valid in this version; the text says why."""
+
+
 class Entry(Shape):
     """A server or a model, as a record has it."""
 
@@ -82,12 +86,19 @@ class Contents:
     """Each present entry, or why it is not valid."""
 
     def price_of(self, model: str | None) -> Price:
-        """The price of a model, even if it is removed; zero for an unknown one."""
+        """The price of a model, even if it is removed or other settings are not valid; zero for an unknown one.
+
+        Raises:
+            PriceError: The price cannot be read.
+        """
         if model in self.serving.models:
             return self.serving.models[model].price
         entry = self.entries.get(f"{MODEL}{model}")
-        found = None if entry is None else _parsed(MODEL, entry.settings)
-        return found.price if isinstance(found, Model) else Price()
+        try:
+            return Price() if entry is None else Price.model_validate(entry.settings.get("price", {}))
+        except ValidationError as error:
+            why = "; ".join(misconfigured.faults(error))
+            raise PriceError(f"the price of the model {model} cannot be read ({why})") from error
 
 
 @dataclass

@@ -127,17 +127,17 @@ class _Results:
         cost: float | None = 0.0
         for prices, output, errors in self._rounds:
             if (line := output.take(number)) is not None:
-                try:
-                    result = result_of(line)
-                except RowError as unreadable:
-                    attempts, error = attempts + 1, str(unreadable)
-                    continue
-                values, error = self._reader.read(result)
-                attempts += result.attempts
-                tokens = result.tokens
+                # Apart from the answer, whose form may be odd: the line costs as much all the same.
+                extras = failure_of(line).tidemill
+                attempts += extras.attempts or 1
+                tokens = extras.tokens
                 read, written = read + tokens[0], written + tokens[1]
                 more = None if prices is None else tokens[0] * prices[0] + tokens[1] * prices[1]
                 cost = None if cost is None or more is None else cost + more
+                try:
+                    values, error = self._reader.read(result_of(line))
+                except RowError as unreadable:
+                    error = str(unreadable)
             elif (line := errors.take(number)) is not None:
                 failure = failure_of(line)
                 attempts, error = attempts + failure.attempts, failure.why

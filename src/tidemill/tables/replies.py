@@ -1,4 +1,4 @@
-"""Reads result lines: the answer, its tokens, or why there is none."""
+"""Reads result lines: the answer, or why there is none."""
 
 import base64
 import binascii
@@ -11,7 +11,6 @@ from typing import Any, Final
 import msgspec
 
 from tidemill.schemas import UNREADABLE
-from tidemill.schemas.bounds import TOKENS_MAX
 from tidemill.schemas.jsonl import server_error
 from tidemill.tables import RowError, TableError
 
@@ -19,23 +18,6 @@ ERROR_CHARS_MAX: Final = 1_000
 FLOAT_BYTES: Final = 4
 POSITIVE, NEGATIVE = 0x7F, 0xFF
 """Last bytes of float32 values that are not finite, and of few finite ones."""
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """Tokens, by the names of any endpoint, whatever a server put there."""
-
-    prompt_tokens: Any = None
-    completion_tokens: Any = None
-    input_tokens: Any = None
-    output_tokens: Any = None
-
-    @property
-    def tokens(self) -> tuple[int, int]:
-        """Input and output tokens; 0 in place of an impossible count, as in the batch's own usage."""
-        return (
-            _count(self.prompt_tokens) or _count(self.input_tokens),
-            _count(self.completion_tokens) or _count(self.output_tokens),
-        )
 
 
 class _Message(msgspec.Struct, frozen=True):
@@ -55,7 +37,6 @@ class _Vector(msgspec.Struct, frozen=True):
 class _Body(msgspec.Struct, frozen=True):
     choices: list[_Choice] = []
     data: list[_Vector] = []
-    usage: Usage | None = None
 
 
 class _Response(msgspec.Struct, frozen=True):
@@ -95,10 +76,15 @@ class Reply(msgspec.Struct, frozen=True):
 
 class _Extras(msgspec.Struct, frozen=True):
     copy_of: str | None = None
-    billed: bool = False
-    """Whether the tokens of a copy are billed."""
     attempts: int | None = None
     server: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Input and output tokens that the batch counts for the line; 0 if it failed or they are unknown."""
+        return self.input_tokens or 0, self.output_tokens or 0
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -106,19 +92,6 @@ class Result(msgspec.Struct, frozen=True):
 
     custom_id: str
     response: _Response
-    tidemill: _Extras = _Extras()
-
-    @property
-    def attempts(self) -> int:
-        """Calls that the line took."""
-        return self.tidemill.attempts or 1
-
-    @property
-    def tokens(self) -> tuple[int, int]:
-        """Input and output tokens; none for a copy of an equal line that is not billed."""
-        usage, extras = self.response.body.usage, self.tidemill
-        is_free = extras.copy_of is not None and not extras.billed
-        return (0, 0) if usage is None or is_free else usage.tokens
 
     def text(self) -> str:
         """The text of a chat.
@@ -253,7 +226,3 @@ def _is_finite(content: bytes) -> bool:
     if POSITIVE not in last and NEGATIVE not in last:
         return True
     return all(math.isfinite(number) for (number,) in struct.iter_unpack("<f", content))
-
-
-def _count(value: Any) -> int:
-    return value if type(value) is int and 0 <= value <= TOKENS_MAX else 0

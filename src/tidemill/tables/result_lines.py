@@ -15,7 +15,7 @@ from tidemill.schemas.endpoints import TEXTS, texts
 from tidemill.schemas.jsonl import server_error
 from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.tables import RowError
-from tidemill.tables.replies import FLOAT_BYTES, Error, Reply, Usage, failures, result_of
+from tidemill.tables.replies import FLOAT_BYTES, Error, Reply, failures, result_of
 from tidemill.tables.sinks import ParquetSink
 
 BATCH_BYTES: Final = 2 << 20
@@ -44,7 +44,6 @@ _NAMES: Final = [field.name for field in SCHEMA if field != _EMBEDDING]
 
 class _Body(msgspec.Struct, frozen=True):
     model: str | None = None
-    usage: Usage | None = None
     data: list[msgspec.Raw] = []
 
 
@@ -131,6 +130,8 @@ def _row(line: bytes) -> dict[str, Any]:
         "attempts": found.tidemill.attempts,
         "server": found.tidemill.server,
         "copy_of": found.tidemill.copy_of,
+        "input_tokens": found.tidemill.input_tokens,
+        "output_tokens": found.tidemill.output_tokens,
     }
     reply = _Body()
     if found.response is not None:
@@ -138,8 +139,6 @@ def _row(line: bytes) -> dict[str, Any]:
         reply = _reply(response.body)
         row["model"] = reply.model
         row |= _answer(line, response.body, reply)
-    if (usage := reply.usage) is not None and (found.tidemill.billed or found.tidemill.copy_of is None):
-        row["input_tokens"], row["output_tokens"] = usage.tokens
     error = found.error
     if error is None and found.response is not None and not response.is_good:
         said, kind, code, _ = server_error.read(response.body)

@@ -143,6 +143,17 @@ async def test_a_batch_of_several_models_counts_once(deps, client):
     assert [found["batches"] for found in await usage(client, group_by="batch")] == [1, 1]
 
 
+@pytest.mark.parametrize("models", [("n",), (None,), ("m", "n")])
+async def test_a_late_record_of_a_former_owner_counts_nothing(deps, client, models):
+    """Though it names other models; one of a later owner replaces all of it."""
+    late = entry(1, models=models, tokens=9).model_copy(update={"owner": 3})
+    fold(deps, entry(1).model_copy(update={"owner": 5}), late)
+    (found,) = await usage(client)
+    assert (found["batches"], found["lines"], found["input_tokens"]) == (1, 3, 10)
+    fold(deps, late.model_copy(update={"owner": 6}))
+    assert [row["input_tokens"] for row in await usage(client, group_by="model")] == [90] * len(models)
+
+
 async def test_sums_of_a_time_range(deps, client):
     """The start is inclusive, the end exclusive."""
     fold(deps, entry(1, at=NOW), entry(2, at=NOW - 1), entry(3, at=NOW - 40 * DAY))

@@ -73,8 +73,15 @@ class Batches(Service):
 
     def _result(self, line: dict[str, Any]) -> bytes:
         reply = {"choices": [{"message": {"content": self.answer(line)}}], "usage": {"prompt_tokens": 9}}
+        extras = {"attempts": 1, "input_tokens": 9, "output_tokens": 0}
         response = {"status_code": 200, "request_id": "r", "body": reply}
-        found = {"id": "r", "custom_id": line["custom_id"], "response": response, "error": None}
+        found = {
+            "id": "r",
+            "custom_id": line["custom_id"],
+            "response": response,
+            "error": None,
+            "tidemill": extras,
+        }
         return orjson.dumps(found) + b"\n"
 
 

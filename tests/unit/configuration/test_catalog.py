@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.configuration import catalog, changes
-from tidemill.configuration.catalog import FILE, SERVER, Applied, Contents, Entry, Fold
-from tidemill.configuration.servers import Model, Server
+from tidemill.configuration.catalog import FILE, SERVER, Applied, Contents, Entry, Fold, PriceError
+from tidemill.configuration.servers import Model, Price, Server
 from tidemill.configuration.settings import Settings
 
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -144,6 +144,27 @@ def test_a_file_takes_away_only_what_a_file_brought() -> None:
     assert contents.serving.servers["a"].max_in_flight is None
     assert contents.entries["model/m"].removed
     assert contents.price_of("m").input_per_million == 2
+
+
+@pytest.mark.parametrize("removed", [False, True])
+@pytest.mark.parametrize(
+    "fault", [{"endpoints": ["/v1/mine"]}, {"max_in_flight": 20_000}, {"servers": []}, {"servers": ["gone"]}]
+)
+def test_the_price_of_a_model_that_cannot_be_used_stays_known(fault, removed):
+    """A batch of it that ends now pays it all the same."""
+    settings = {"servers": ["a"], "price": {"output_per_million": "3"}, **fault}
+    contents = folded([("model/m", value(settings, removed=removed), 0)])
+    assert contents.serving.models == {}
+    assert contents.price_of("m").output_per_million == 3
+
+
+@pytest.mark.parametrize("price", [{"input_per_million": "x"}, {"per_second": "1"}, None, []])
+def test_a_price_that_cannot_be_read_is_not_zero(price):
+    """A record of another version may have it; a model without a record costs nothing."""
+    contents = folded([("model/m", value({"servers": ["a"], "price": price}), 0)])
+    with pytest.raises(PriceError, match="the price of the model m cannot be read"):
+        contents.price_of("m")
+    assert contents.price_of("n") == contents.price_of(None) == Price()
 
 
 @pytest.mark.parametrize(

@@ -1,25 +1,33 @@
 """A small batch that ends soon is kept and published only once."""
 
 import asyncio
+import dataclasses
 import random
+from decimal import Decimal
 
 import pytest
 from support.facts import NOW, batch_id, commands, lines
 from support.simulated import Simulation
+from support.waiting import until
 
+from tidemill import retrying
+from tidemill.configuration.catalog import PriceError
 from tidemill.kafka.partitions.ack_gate import AckGate
+from tidemill.results.files import finalizer
 from tidemill.results.state.active_batch import PUBLISH_SECONDS, PUBLISH_SECONDS_MAX
 from tidemill.schemas.log.messages import Stalled, Tick
 from tidemill.schemas.log.topics import EXPRESS_LINES_MAX
 from tidemill.schemas.resources.batch import Status
+from tidemill.schemas.resources.bill import Tariff
 from tidemill.schemas.resources.waiting import Reason, Waiting
 
 
 class Standing:
     """A partition with a clock that the test moves, and the records that it acknowledged."""
 
-    def __init__(self) -> None:
+    def __init__(self, **limits) -> None:
         self.simulation = Simulation(1, part_bytes=1 << 20)
+        self.simulation._limits = dataclasses.replace(self.simulation._limits, **limits)
         self.partition = self.simulation.partition()
         self._gate = AckGate()
 
@@ -149,6 +157,46 @@ async def test_a_fault_on_the_short_way_leaves_the_long_one(place):
         await standing.files_written()
     assert standing.shown[-1] is Status.COMPLETED
     assert standing.under_way == 0
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+async def test_a_batch_waits_for_a_price_that_cannot_be_read(is_large, monkeypatch):
+    """It says so, shows its usage without a cost, and ends with the price that is set then."""
+    monkeypatch.setattr(retrying, "LONGEST_SECONDS", 0.01)
+    monkeypatch.setattr(finalizer, "LONGEST_SECONDS", 0.01)
+    prices = []
+
+    def tariff_of(*_):
+        if not prices:
+            raise PriceError("the price of the model m cannot be read (no number)")
+        return prices[0]
+
+    standing = Standing(tariff_of=tariff_of)
+    results = [*lines(random.Random(1), 0, 10)]
+    await standing.handle([*commands(0, 10), *results[:-1]])
+    await standing.tick(PUBLISH_SECONDS)
+    progress = standing.simulation.log.published[-1].batch.tidemill.progress
+    assert progress.usage.total_tokens > 0
+    assert progress.cost is None
+    (active,) = standing.partition.active_batches
+    if is_large:
+        assert await standing.partition.batches.parts.flush(active)
+    await standing.handle(results[-1:])
+    await until(lambda: active.blockage.shown, "a batch that is blocked")
+    await standing.tick(PUBLISH_SECONDS_MAX)
+    shown = standing.simulation.log.published[-1].batch
+    (waiting,) = shown.tidemill.waiting
+    assert waiting.reason is Reason.FILES
+    assert "the price of the model m cannot be read (no number)" in waiting.message
+    written = [key for key in standing.simulation.store.objects if key.startswith("files/file-")]
+    assert written == [], "no file is written in vain"
+    prices.append(Tariff(input_per_million=Decimal(1), output_per_million=Decimal(1)))
+    for _ in ("a batch in memory", "one whose lines went into a part meanwhile", "its files"):
+        await standing.files_written()
+        await standing.tick(1)
+    ended = standing.simulation.log.published[-1].batch
+    assert ended.status is Status.COMPLETED
+    assert ended.tidemill.cost.total == Decimal(ended.usage.total_tokens) / 1_000_000
 
 
 async def test_a_batch_whose_files_take_long_is_published():

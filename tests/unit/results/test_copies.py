@@ -82,7 +82,7 @@ class Found:
         """A copy is in the file of its original, and differs from it in the ids alone."""
         found = self.output if place in self.output else self.errors
         original = found[self.originals[place]]
-        billed = {"billed": True} if is_billed else {}
+        billed = {"billed": True} if is_billed and place in self.output else {}
         assert found[place]["tidemill"] == {"copy_of": f"id-{self.originals[place]}", **billed}
         assert found[place]["id"] != original["id"]
         assert (found[place]["response"], found[place]["error"]) == (original["response"], original["error"])

@@ -35,20 +35,19 @@ REVIEW = {
 
 def result(number, content, **more):
     """A line of an output file with an answer to a chat."""
-    usage = {"prompt_tokens": 10, "completion_tokens": 2}
-    body = {"choices": [{"message": {"content": content}, "finish_reason": "stop"}], "usage": usage}
+    body = {"choices": [{"message": {"content": content}, "finish_reason": "stop"}]}
     return {
         "id": "r",
         "custom_id": str(number),
         "response": {"status_code": 200, "body": body},
         "error": None,
-        **more,
+        "tidemill": {"attempts": 1, "input_tokens": 10, "output_tokens": 2, **more},
     }
 
 
 def embedded(number, vector):
     """A line of an output file with an embedding."""
-    body = {"data": [{"embedding": vector}], "usage": {"prompt_tokens": 3}}
+    body = {"data": [{"embedding": vector}]}
     return {"custom_id": str(number), "response": {"status_code": 200, "body": body}, "error": None}
 
 
@@ -96,7 +95,7 @@ def test_each_row_has_its_last_answer(tmp_path):
     """Rows that were asked again add up; errors say what the service or the check said."""
     refused = failure(14, None, None, 400, {"error": {"message": "bad", "code": 400}})
     asked = [result(11, "no"), result(13, '{"stars": "x"}'), result(15, "{")]
-    again = [result(11, '{"stars": 3}', tidemill={"attempts": 2}), result(13, '{"stars": 9.5}')]
+    again = [result(11, '{"stars": 3}', attempts=2), result(13, '{"stars": 9.5}')]
     rounds = [
         round_of(tmp_path, "0", asked, [failure(12, "batch_expired", "too late"), refused]),
         round_of(tmp_path, "1", again, [failure(15, "batch_cancelled", "stopped")]),
@@ -192,23 +191,21 @@ def test_what_a_column_cannot_hold_is_an_error(tmp_path, content, said):
     assert row["stars"] is None
 
 
-@pytest.mark.parametrize("count", [10**30, 2**63, -5, 1.5, "12", True, None, [1], {}])
-def test_impossible_counts_of_tokens_are_none(tmp_path, count):
-    """The answer is there; what a server says beside it does no harm."""
-    line = result(1, "a")
-    line["response"]["body"]["usage"]["prompt_tokens"] = count
+@pytest.mark.parametrize("content", [[{"type": "text", "text": "x"}], 7])
+def test_an_answer_of_an_odd_form_costs_its_tokens(tmp_path, content):
+    """As in the bill of its batch: its row says that it is malformed."""
+    line = result(1, content, attempts=2)
     (row,) = joined(tmp_path, [round_of(tmp_path, "0", [line], [])], ChatReader(None), [None]).to_pylist()
-    assert (row["answer"], row["input_tokens"], row["output_tokens"], row["error"]) == ("a", 0, 2, None)
+    assert "malformed" in row["error"]
+    assert (row["attempts"], row["input_tokens"], row["output_tokens"], row["cost"]) == (2, 10, 2, 9.0)
 
 
-def test_a_copy_costs_nothing_unless_it_is_billed(tmp_path):
-    """A line with the answer to an equal one; without prices the cost is unknown."""
-    lines = [result(1, "a"), result(2, "a", tidemill={"copy_of": "1"})]
-    lines.append(result(3, "a", tidemill={"copy_of": "1", "billed": True}))
-    nothing = [None, None, None]
-    found = joined(tmp_path, [round_of(tmp_path, "0", lines, [])], ChatReader(None), nothing).to_pylist()
-    assert [(row["input_tokens"], row["cost"]) for row in found] == [(10, 9.0), (0, 0.0), (10, 9.0)]
-    found = joined(tmp_path, [round_of(tmp_path, "0", lines, [], None)], ChatReader(None), nothing).to_pylist()
+def test_a_line_without_counts_has_no_tokens(tmp_path):
+    """They are unknown; without prices the cost is unknown, too."""
+    lines = [result(1, "a"), result(2, "a", input_tokens=None, output_tokens=None)]
+    found = joined(tmp_path, [round_of(tmp_path, "0", lines, [])], ChatReader(None), [None, None]).to_pylist()
+    assert [(row["input_tokens"], row["cost"]) for row in found] == [(10, 9.0), (0, 0.0)]
+    found = joined(tmp_path, [round_of(tmp_path, "0", lines, [], None)], ChatReader(None), [None] * 2).to_pylist()
     assert found[0]["cost"] is None
 
 

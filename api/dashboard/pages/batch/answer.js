@@ -65,13 +65,10 @@ export function preview(result) {
   return String(text ?? (pictures ? count(pictures, "image") : JSON.stringify(body ?? null))).slice(0, PREVIEW);
 }
 
-/** Tokens of a line: in, out, and together; null if the answer has none. */
-export function tokensOf({ response }) {
-  const usage = response?.body?.usage;
-  if (!usage || typeof usage !== "object") return null;
-  const into = Number(usage.prompt_tokens ?? usage.input_tokens ?? 0) || 0;
-  const out = Number(usage.completion_tokens ?? usage.output_tokens ?? 0) || 0;
-  return { into, out, total: Number(usage.total_tokens) || into + out };
+/** The tokens that the batch counts for a line: in, out, and together; null if it counts none, or they are unknown. */
+export function tokensOf({ tidemill }) {
+  const { input_tokens: into, output_tokens: out } = tidemill ?? {};
+  return into === undefined ? null : { into, out, total: into + out };
 }
 
 /** A text that is JSON is shown as such. */

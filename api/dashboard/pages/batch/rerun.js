@@ -1,7 +1,7 @@
 /** The dialog that runs lines of a batch again: which lines, on which model, and what it would cost. */
 
 import { call, make, session } from "../../core/client.js";
-import { cost, count } from "../../core/format.js";
+import { costRange, count } from "../../core/format.js";
 import { batchPath, go } from "../../core/route.js";
 import { html, useEffect, useState } from "../../core/view.js";
 import { Button } from "../../ui/basics.js";
@@ -23,8 +23,7 @@ export function openRerun(batch, lines) {
 function Plan({ plan, fault }) {
   if (fault) return html`<p class="bad" role="alert">${fault}</p>`;
   if (!plan) return html`<p class="muted">Counting …</p>`;
-  const { max, min } = plan.cost;
-  return html`<p>${count(plan.lines, "line")}, about ${count(plan.input_tokens, "token")} in${Number(max ?? min) ? `, cost ${max === null ? "at least " : "up to "}${cost(max ?? min)}` : ""}.</p>`;
+  return html`<p>${count(plan.lines, "line")}, about ${count(plan.input_tokens, "token")} in${plan.cost.is_free ? "" : `, cost ${costRange(plan.cost)}`}.</p>`;
 }
 
 function Rerun({ batch, lines, close }) {

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.servers import backend
-from support.virtual import Sample, Server
+from support.virtual import Server
 
 from tidemill.processors.backends.backend import Backend
 from tidemill.processors.backends.pool import BackendPool
-from tidemill.processors.backends.token_bucket import TokenBucket
+from tidemill.processors.backends.token_bucket import Taken, TokenBucket
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 
 PER_MINUTE = 60_000
@@ -63,21 +63,32 @@ def test_a_model_and_its_backends() -> None:
 @given(st.lists(st.integers(1, 7), min_size=2, max_size=4))
 @settings(max_examples=5, deadline=None)
 def test_processes_share_a_rate(partitions: list[int]) -> None:
-    """In proportion to their partitions, also when these move: together they use as much as one would."""
-    worlds: list[Server] = []
+    """In proportion to their partitions, also when these move: together they use as much as one would.
+
+    A process may have none for a moment, while its calls end.
+    """
+    fleets, worlds = [], []
     for count in partitions:
         fleet = BackendPool([limited(own=TokenBucket(PER_MINUTE))])
         fleet.set_part(1 / 28, 1000.0)
         fleet.set_part(count / sum(partitions), 1000.0)
-        worlds.append(server(fleet, lambda _: 300))
+        fleets.append(fleet)
+        answer = {"latency_seconds": lambda _: 5.0, "tokens": lambda rng: rng.choice([100, 500])}
+        worlds.append(Server(fleet, capacity=lambda _: 1000, line_bytes=400, **answer))
 
-    def together(seconds: float) -> list[Sample]:
-        return [world.run(seconds) for world in worlds]
+    def together(seconds: float) -> list[int]:
+        return [world.run(seconds).tokens for world in worlds]
 
     together(60)
-    steady = together(600)
-    assert sum(sample.tokens for sample in steady) == pytest.approx(10 * PER_MINUTE, rel=0.05)
-    assert steady[0].tokens == pytest.approx(10 * PER_MINUTE * partitions[0] / sum(partitions), rel=0.1)
+    steady = []
+    for _ in range(10):
+        fleets[0].set_part(0.0, worlds[0].now)
+        worlds[0].rest(1)
+        fleets[0].set_part(partitions[0] / sum(partitions), worlds[0].now)
+        steady.append(together(60))
+    tokens = [sum(of_one) for of_one in zip(*steady, strict=True)]
+    assert sum(tokens) == pytest.approx(10 * PER_MINUTE, rel=0.05)
+    assert tokens[0] == pytest.approx(10 * PER_MINUTE * partitions[0] / sum(partitions), rel=0.15)
 
 
 def test_calls_that_use_nothing_cost_nothing() -> None:
@@ -122,3 +133,38 @@ def test_what_is_in_it_is_bounded(steps: list[tuple[str, float]]) -> None:
                 now += 60 * number
         assert bucket.allows(bucket.ready_at(now) + 0.01)
         assert bucket._level <= 1.001 * PER_MINUTE / 60
+
+
+PARTS = st.sampled_from([0.0, 0.001, 1 / 28, 0.25, 1.0])
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["take", "settle", "back", "wait"]), st.integers(1, 20_000))
+        | st.tuples(st.just("part"), PARTS),
+        max_size=60,
+    )
+)
+def test_a_wait_is_no_longer_than_the_tokens_of_calls_explain(steps: list[tuple[str, float]]) -> None:
+    """At the parts at which the calls began, whatever the part was when they ended."""
+    bucket, now, per_second, part = TokenBucket(PER_MINUTE), 0.0, PER_MINUTE / 60, 1.0
+    taken: list[tuple[Taken, float]] = []
+    explained = 0.0
+    for step, number in steps:
+        match step:
+            case "take":
+                taken.append((bucket.take(int(number)), part))
+                explained += taken[-1][0].tokens / (per_second * part)
+            case "settle" if taken:
+                one, then = taken.pop()
+                bucket.settle(one, int(number), 400)
+                explained += number / (per_second * then)
+            case "back" if taken:
+                bucket.give_back(taken.pop()[0])
+            case "part":
+                bucket.set_part(number, now)
+                part = number or part
+            case "wait":
+                now += number / 100
+        a_token = 1 / (per_second * part)
+        assert bucket.ready_at(now) - now <= explained + 2 * a_token

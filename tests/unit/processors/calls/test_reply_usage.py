@@ -24,6 +24,12 @@ CLAUDE = {
     "stop_reason": "end_turn",
 }
 TURN = {"input_tokens": 2095, "output_tokens": 503}
+DETAILED = {
+    "prompt_tokens": 10,
+    "completion_tokens": 5,
+    "prompt_tokens_details": {"cached_tokens": 8},
+    "completion_tokens_details": {"reasoning_tokens": 3},
+}
 REPLIES: list[tuple[str, dict[str, Any], tuple[int, int, int, int] | None]] = [
     ("/v1/moderations", {"id": "modr-1", "model": "m", "results": [{"flagged": False}]}, (0, 0, 0, 0)),
     ("/v1/images/generations", {"created": 1, "data": [{"url": "https://x/1.png"}]}, (0, 0, 0, 1)),
@@ -119,6 +125,16 @@ REPLIES: list[tuple[str, dict[str, Any], tuple[int, int, int, int] | None]] = [
         (7, 0, 2, 0),
     ),
     ("/v1/chat/completions", {"choices": [{}], "usage": {"total_tokens": 7}}, (0, 0, 0, 0)),
+    # A field of another type takes nothing from the others, and null is as good as absent.
+    ("/v1/chat/completions", {"choices": [{}], "usage": {**DETAILED, "total_tokens": "15"}}, (10, 8, 5, 3)),
+    ("/v1/chat/completions", {"choices": [{"finish_reason": 1}], "usage": DETAILED}, (10, 8, 5, 3)),
+    ("/v1/chat/completions", {"choices": [{"finish_reason": 1}], "usage": None}, (0, 0, 0, 0)),
+    (
+        "/v1/rerank",
+        {**RANKED, "usage": None, "choices": 3, "meta": {"tokens": {"input_tokens": 7}}},
+        (7, 0, 0, 0),
+    ),
+    ("/v1/audio/transcriptions", {"text": "x", "usage": {"seconds": None}, "duration": 8}, (0, 0, 0, 8)),
     ("/v1/chat/completions", {"choices": [{}], "meta": {"tokens": {"input_tokens": 7}}}, (0, 0, 0, 0)),
 ]
 

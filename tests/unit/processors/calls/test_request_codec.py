@@ -49,7 +49,8 @@ def test_a_reply_passes_through(said: dict[str, Any], indented: bool, status: in
     line = json.loads(text)
     assert line["response"] == {"status_code": status, "request_id": "abc-1", "body": said}
     assert (line["custom_id"], line["error"]) == ("r-1", None)
-    assert line["tidemill"] == {"attempts": attempts, "server": "gpu-1", "seconds": 0.5}
+    tokens = {} if end.tokens is None else {"input_tokens": end.tokens[0], "output_tokens": end.tokens[2]}
+    assert line["tidemill"] == {"attempts": attempts, "server": "gpu-1", "seconds": 0.5, **tokens}
     assert (mark.index, mark.size, mark.failed, mark.attempts) == (7, len(text), False, attempts)
 
 

@@ -246,6 +246,26 @@ async def test_a_limit_of_tokens_bounds_a_call(tmp_path: Path) -> None:
     await world.finish()
 
 
+@pytest.mark.parametrize("reason", ["stop", "error"])
+async def test_unknown_counts_leave_the_estimate_of_a_call(tmp_path: Path, reason: str) -> None:
+    """If one line of 8 fails, the counts of the others alone are too few: the call took some 2,150 tokens."""
+    bucket = TokenBucket(60.0 * 4_000)
+    world = Joining(tmp_path, buckets=(bucket,))
+
+    def answer(inputs: list[str]) -> Answer:
+        items = [{"index": number, "text": text, "finish_reason": "stop"} for number, text in enumerate(inputs)]
+        items[-1]["finish_reason"] = reason
+        return Answer(200, json.dumps({"choices": items, "usage": {"prompt_tokens": 8}}).encode())
+
+    world.inference.answer = answer
+    world.line = lambda batch_id, n: b'{"custom_id":"%d","body":{"prompt":"%b %d"}}' % (n, batch_id.encode(), n)
+    world.url = "/v1/completions"
+    world.publish(ids.new_batch_id(), 0, 8)
+    await world.finish()
+    assert world.inference.sizes == {8: 1}
+    assert (bucket._level > 3_000) is (reason == "stop")
+
+
 async def test_a_cancelled_batch_leaves_nothing(tmp_path: Path) -> None:
     """Lines in flight get their results, or none if the call is refused; those that wait are not called."""
     for outcome in (None, REFUSED, Answer(500, b"{}")):
