@@ -1,17 +1,54 @@
-"""Settings of a process: bounds on the connections of clients to an api, and its log."""
+"""Settings of a process: its addresses, bounds on the connections of clients to an api, and its log."""
 
 import ipaddress
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from tidemill.configuration.misconfigured import Table
+from tidemill.schemas.bounds import Word
+
+_ORIGIN: Final = re.compile(r"(\*|[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+)\Z")
+_BROKERS: Final = re.compile(r"\s*([^\s,:/@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?\s*\Z")
 
 EXPOSED = (
     "the API listens on %s without TLS, so keys and prompts cross the network in clear: set tls_cert_file and "
     "tls_key_file, or listen on 127.0.0.1 behind a proxy that speaks TLS"
 )
 """Warning about an address without TLS that other machines reach."""
+
+
+def _check_brokers(kafka: str) -> str:
+    if not all(map(_BROKERS.match, kafka.split(","))):
+        raise ValueError("expected host:port[,host:port…], without a scheme or a password")
+    return kafka
+
+
+def _check_store(store: str) -> str:
+    parts = urlsplit(store)
+    if "@" in parts.netloc:
+        raise ValueError(
+            "the address must not contain a password: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    is_folder = parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/")
+    if not (is_folder or (parts.scheme == "s3" and parts.netloc)):
+        raise ValueError("expected file:///dir or s3://bucket/prefix")
+    return store
+
+
+def _check_origin(origin: str) -> str:
+    if not _ORIGIN.match(origin):
+        raise ValueError(
+            f"{origin} is not an origin like https://app.example.com: lower case, no path, no final slash"
+        )
+    return origin
+
+
+Brokers = Annotated[str, AfterValidator(_check_brokers)]
+StoreUrl = Annotated[str, AfterValidator(_check_store)]
+Origin = Annotated[Word, AfterValidator(_check_origin)]
 
 
 class Connections(Table):

@@ -21,8 +21,8 @@ _WORDS: Final = {
 _MISSING: Final = {
     "url": 'missing; it is the base address of the server, as in "http://127.0.0.1:8000/v1"',
 }
-_UNION: Final = ("bool", "function-after[")
-"""For a setting of several types, the last part of pydantic's location is the type that it tried."""
+_UNKNOWN: Final = "extra_forbidden"
+_LIKE: Final = ", did you mean {}?"
 TABLE: Final = "{}"
 """The tag of a table that a setting may be; it is in pydantic's location, too."""
 
@@ -35,18 +35,20 @@ class Table(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_names(cls, content: Any) -> Any:
-        if isinstance(content, dict) and (fault := unknown(content, cls)):
-            raise ValueError(fault)
-        return content
+        return marked(content, cls) if isinstance(content, dict) else content
 
 
-def unknown(content: Iterable[str], table: type[BaseModel]) -> str:
-    """Name the settings that a table does not have, each with the most similar one; empty if it has all."""
+def marked(content: Mapping[str, Any], table: type[BaseModel]) -> dict[str, Any]:
+    """The content, with the most similar name behind each unknown one, which pydantic then reports (`faults`)."""
+    names = unknown(content, table)
+    return {names.get(name, name): value for name, value in content.items()}
+
+
+def unknown(content: Iterable[str], table: type[BaseModel]) -> dict[str, str]:
+    """The names of settings that a table does not have, each with the most similar one."""
     known = _names(table)
     near = {name: nearest(name, known) for name in content if name not in known}
-    return "; ".join(
-        f"unknown setting {name}{f', did you mean {one}?' if one else ''}" for name, one in near.items()
-    )
+    return {name: f"{name}{_LIKE.format(one) if one else ''}" for name, one in near.items()}
 
 
 def nearest(name: str, known: Iterable[str], *, likeness: float = 0.6) -> str | None:
@@ -94,24 +96,32 @@ def parsed(content: bytes, named: Iterable[str]) -> dict[str, Any]:
         raise ValueError(f"{error}{_hint(text, str(error), named)}") from error
 
 
-def faults(error: ValidationError) -> list[str]:
-    """The faults that a validation found, one for each setting."""
+def faults(error: ValidationError, *path: str) -> list[str]:
+    """The faults that a validation of the table at a path found, one for each setting."""
     found: dict[str, str] = {}
-    for fault in error.errors(include_url=False, include_input=False):
-        parts = [str(part) for part in fault["loc"] if part != TABLE]
+    all_of_them = error.errors(include_url=False, include_input=False)
+    misspelt = [(fault["loc"][:-1], str(fault["loc"][-1])) for fault in all_of_them if fault["type"] == _UNKNOWN]
+    for fault in all_of_them:
+        parts = [*path, *(str(part) for part in fault["loc"] if part != TABLE)]
         *above, last = parts or [""]
-        is_union = last.startswith(_UNION) and len(above) > 1
+        # For a setting of several types, the last part is the type that pydantic tried.
+        is_union = (last == "bool" or last.startswith("function-after[")) and len(fault["loc"]) > 1
         place = ".".join(above if is_union else parts)
         # pydantic does not count faulty items, so a list of them also seems too short.
         if fault["type"] == "too_short" and any(other.startswith(f"{place}.") for other in found):
             continue
         text = fault["msg"].removeprefix("Value error, ").partition(" or instance of")[0]
         if fault["type"] == "missing":
+            if any(at == fault["loc"][:-1] and name.endswith(_LIKE.format(last)) for at, name in misspelt):
+                continue
             text = _MISSING.get(last, text)
+        if fault["type"] == _UNKNOWN:
+            found[place] = f"{'.'.join(above)}{': ' if above else ''}unknown setting {last}"
+            continue
         for old, new in _WORDS.items():
             text = text.replace(old, new)
         found[place] = f"{place}{': ' if place else ''}{text}"
-    return list(found.values())
+    return "\n".join(found.values()).split("\n")
 
 
 def described(error: ValidationError | SettingsError, file: Path, prefix: str) -> list[str]:

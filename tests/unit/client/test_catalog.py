@@ -95,6 +95,44 @@ def test_a_date_is_refused_by_name(tmp_path, value):
             catalog._tables(file)
 
 
+GOOD = "[servers.g]\nurl = 'http://a:8000/v1'\n[models.m]\nservers = ['g']\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [
+        (
+            GOOD.replace("models.", "model.").replace("servers.", "serves."),
+            ["unknown setting serves, did you mean servers?", "unknown setting model, did you mean models?"],
+        ),
+        (GOOD + "[models.llama3.1]\nservers = ['g']\n", ["models.llama3.1: a name with a dot needs quotes: "]),
+        (GOOD + "[limits]\nx = inf\n", ["limits.x: it must be a number within"]),
+    ],
+)
+async def test_a_misspelt_file_is_not_applied(console, tmp_path, text, faults):
+    """Its servers and models would seem to be gone; the service hears nothing."""
+    file = tmp_path / "tidemill.toml"
+    file.write_text(text)
+    async with answering({}) as client:
+        with pytest.raises(UsageError) as caught:
+            await catalog.apply(console, client, file, dry_run=False)
+    found = str(caught.value).split("\n")
+    assert len(found) == len(faults)
+    for fault, beginning in zip(found, faults, strict=True):
+        assert fault.startswith(f"{file}: {beginning}")
+
+
+@pytest.mark.parametrize("text", ["", "port = 1\n", "[servers]\n[models]\n"])
+async def test_an_empty_file_needs_a_flag(console, tmp_path, text):
+    """It would remove everything."""
+    file = tmp_path / "tidemill.toml"
+    file.write_text(text)
+    async with answering({"/v1/admin/apply": {"changes": [], "warnings": []}}) as client:
+        with pytest.raises(UsageError, match=r"neither servers nor models; --allow-empty removes"):
+            await catalog.apply(console, client, file, dry_run=True)
+        assert await catalog.apply(console, client, file, dry_run=True, allow_empty=True) is Exit.OK
+
+
 @asynccontextmanager
 async def answering(answers):
     """A client of a service that answers each path with an object."""

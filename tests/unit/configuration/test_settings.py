@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidemill.configuration import catalog
 from tidemill.configuration.servers import Price
 from tidemill.configuration.settings import Settings, SettingsError, load
 from tidemill.schemas import configured
@@ -99,8 +100,8 @@ def test_settings_out_of_bounds_are_refused(tmp_path, text, message):
         ('store = "s3://"', "store: expected file:///dir or s3://bucket/prefix"),
         ('store = "http://x/y"', "store: expected file:///dir or s3://bucket/prefix"),
         ('store = "s3://id:secret@bucket"', "store: the address must not contain a password"),
-        ('cors_origins = ["https://a.example/"]', "cors_origins: https://a.example/ is not an"),
-        ('cors_origins = ["app.example.com"]', "cors_origins: app.example.com is not an origin"),
+        ('cors_origins = ["https://a.example/"]', "cors_origins.0: https://a.example/ is not an"),
+        ('cors_origins = ["app.example.com"]', "cors_origins.0: app.example.com is not an origin"),
         ('kafka = "kafka://a:9092"', "kafka: expected host:port[,host:port…], without a scheme"),
     ],
     ids=range(36),
@@ -125,7 +126,42 @@ def test_a_file_with_a_byte_order_mark_or_another_encoding(tmp_path):
 def test_each_fault_has_its_own_line(tmp_path):
     """One message lists all of them."""
     text = f"prot = 1\n[models.m]\n{MODEL.replace('http', 'ftp')}\ntimeout = 1\n[models.n]\nbackends = [{{}}]"
-    assert len(refusal(tmp_path, text.removeprefix("prot = 1\n")).splitlines()) == 2
+    assert len(refusal(tmp_path, text).splitlines()) == 4
+
+
+def test_a_misspelt_name_hides_no_other_fault(tmp_path):
+    """At the top and in a table; values out of bounds are listed together, too, up to a number."""
+    text = "prt = 1\nhots = 2\npart_bytes = 1\n[limits]\nfile_max = 1\nkeys_max = -1\n"
+    text += f"[models.m]\n{MODEL}\ntries = 2\n"
+    found = [line.removeprefix(f"{tmp_path / 'tidemill.toml'}: ") for line in refusal(tmp_path, text).splitlines()]
+    assert sorted(line.partition(",")[0].partition(": Input")[0] for line in found) == [
+        "limits.keys_max",
+        "limits: unknown setting file_max",
+        "models.m: unknown setting tries",
+        "part_bytes",
+        "unknown setting hots",
+        "unknown setting prt",
+    ]
+    assert len(refusal(tmp_path, "a = nan\nb = inf\n").splitlines()) == 2
+    with pytest.raises(ValueError, match=r"^") as refused:
+        catalog.checked("server/g", {"url": "http://a/v1", "share": 0, "drain": "maybe", "shre": 1})
+    assert [part.partition(":")[0] for part in str(refused.value).split("; ")] == [
+        "servers.g.share",
+        "servers.g.drain",
+        "servers.g",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "setting"), [('metrics = "x"', {"metrics": "x"}), ('headroom = "x"', {"headroom": "x"})]
+)
+def test_a_fault_has_one_text(tmp_path, line, setting):
+    """In the file, over the API, and in the record of a server."""
+    in_file = refusal(tmp_path, SERVER.replace("127.0.0.1:1", "a") + line)
+    with pytest.raises(ValueError, match=r"^") as refused:
+        catalog.checked("server/gpu", {"url": "http://a/v1"} | setting)
+    assert in_file.split("\n")[0] == str(refused.value).split("; ")[0]
+    assert in_file.startswith(f"servers.gpu.{next(iter(setting))}: ")
 
 
 def test_the_environment_has_the_same_bounds(monkeypatch):
