@@ -2,10 +2,11 @@
 
 import ipaddress
 import re
+from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from tidemill.configuration.misconfigured import Table
 from tidemill.schemas.bounds import Word
@@ -46,6 +47,16 @@ def _check_origin(origin: str) -> str:
     return origin
 
 
+def _check_folder(folder: object) -> object:
+    if folder == "":
+        raise ValueError("it is empty; name a folder, like .tidemill")
+    try:
+        return Path(folder).expanduser() if isinstance(folder, str | Path) else folder
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: there is no such user") from error
+
+
+Folder = Annotated[Path, BeforeValidator(_check_folder)]
 Brokers = Annotated[str, AfterValidator(_check_brokers)]
 StoreUrl = Annotated[str, AfterValidator(_check_store)]
 Origin = Annotated[Word, AfterValidator(_check_origin)]

@@ -17,7 +17,7 @@ from pydantic_settings import SettingsError as NotJson
 from tidemill import ownership
 from tidemill.configuration import misconfigured
 from tidemill.configuration.buckets import Bucket, Buckets
-from tidemill.configuration.connections import Brokers, Connections, Logs, Origin, StoreUrl, is_local
+from tidemill.configuration.connections import Brokers, Connections, Folder, Logs, Origin, StoreUrl, is_local
 from tidemill.configuration.custom_endpoints import CustomEndpoint, EndpointPath
 from tidemill.configuration.misconfigured import Table
 from tidemill.configuration.projects import ForwardedHeaders, Limits, OpenId, Project
@@ -70,8 +70,9 @@ class Settings(BaseSettings):
     """Object store: `file:///dir` or `s3://bucket/prefix`; by default the folder `store` of `data`."""
     presigned_downloads: bool = False
     """Answer downloads with a 302 to a signed address of the S3 store, which clients must be able to reach."""
-    data: Path = Path(".tidemill")
-    """Folder for everything that this machine stores: broker, store, state, logs."""
+    data: Folder = Path(".tidemill")
+    """Folder for everything that this machine stores: broker, store, state, logs. `~` is the home folder.
+    `tidemill up` closes it to other users, and begins only in a new or an empty one."""
     host: str = "127.0.0.1"
     """Address that the API listens on."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080

@@ -2,6 +2,7 @@
 
 import json
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -102,9 +103,11 @@ def test_settings_out_of_bounds_are_refused(tmp_path, text, message):
         ('store = "s3://id:secret@bucket"', "store: the address must not contain a password"),
         ('cors_origins = ["https://a.example/"]', "cors_origins.0: https://a.example/ is not an"),
         ('cors_origins = ["app.example.com"]', "cors_origins.0: app.example.com is not an origin"),
+        ('data = ""', "data: it is empty; name a folder"),
+        ('data = "~no-such-user/x"', "data: ~no-such-user/x: there is no such user"),
         ('kafka = "kafka://a:9092"', "kafka: expected host:port[,host:port…], without a scheme"),
     ],
-    ids=range(36),
+    ids=range(38),
 )  # fmt: skip
 def test_a_fault_says_how_to_fix_it(tmp_path, text, message):
     """One line names its place and the correct form."""
@@ -121,6 +124,14 @@ def test_a_file_with_a_byte_order_mark_or_another_encoding(tmp_path):
     file.write_bytes("port = 1\n# Größe\n".encode("latin-1"))
     with pytest.raises(SettingsError, match=r"it is not UTF-8 \(at line 2\)"):
         load(file)
+
+
+def test_the_data_folder_may_be_in_the_home_folder(monkeypatch):
+    """In the file and in a variable, which no shell expands."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert Settings(data="~/tidemill").data == Path("/home/me/tidemill")
+    monkeypatch.setenv("TIDEMILL_DATA", "~/other")
+    assert Settings().data == Path("/home/me/other")
 
 
 def test_each_fault_has_its_own_line(tmp_path):
