@@ -22,6 +22,7 @@ from tidemill.configuration.servers import KEY_PREFIX, Model, Server
 
 NAMES_MAX: Final = 100_000
 """Names in the catalog, with those removed, which it keeps for their prices and their history."""
+NAMES_SHOWN_MAX: Final = 20
 ENTRIES_MAX: Final = 10_000
 """Most servers and models at a time, without removed ones."""
 
@@ -152,6 +153,24 @@ def of_settings(
 def is_applied(contents: Contents, settings: Mapping[Key, Mapping[str, Any]]) -> bool:
     """Whether these servers and models of a settings file were applied last."""
     return contents.applied is not None and contents.applied.digest == digest(settings)
+
+
+def waiting(contents: Contents, settings: Mapping[Key, Mapping[str, Any]]) -> str:
+    """Why servers and models of a settings file are not in force; empty if they are, or if the file has none.
+
+    A command changes the catalog and not what was applied last, so this does not count as a difference.
+    """
+    if not settings or contents.applied is None or is_applied(contents, settings):
+        return ""
+    try:
+        keys = sorted(of_settings(contents, settings, author=contents.applied.author, at=contents.applied.at))
+    except ValueError as error:
+        return f"the settings file has other servers and models than those applied last, and {error}"
+    names = [
+        *keys[:NAMES_SHOWN_MAX],
+        *([f"{len(keys) - NAMES_SHOWN_MAX} more"] if len(keys) > NAMES_SHOWN_MAX else []),
+    ]
+    return f"the settings file is not applied to {', '.join(names)}" if keys else ""
 
 
 def differences(contents: Contents, entries: Mapping[Key, Entry]) -> list[Difference]:

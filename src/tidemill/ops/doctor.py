@@ -13,8 +13,8 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from tidemill.configuration import signing_keys
-from tidemill.configuration.catalog import Contents
+from tidemill.configuration import changes, signing_keys
+from tidemill.configuration.catalog import Contents, settings_by_key
 from tidemill.configuration.security import Kafka
 from tidemill.configuration.servers import Server, Serving
 from tidemill.configuration.settings import Settings, SettingsError
@@ -84,6 +84,8 @@ async def examine(settings: Settings, kafka: Kafka | None, say: Say) -> bool:
     serving = settings.serving if contents is None else contents.serving
     found += await _run("models", _servers(serving), say, is_bounded=False)
     found += await _run("catalog", _unusable(serving, {} if contents is None else contents.faults), say)
+    if contents is not None:
+        found += await _run("file", _file(settings, contents), say)
     found += await _run("disk", _disk(settings), say)
     counts = {verdict: sum(finding.verdict is verdict for finding in found) for verdict in findings.Verdict}
     say(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
@@ -169,6 +171,13 @@ async def _unusable(serving: Serving, faults: Mapping[str, str]) -> list[Finding
         *(findings.fail(key.replace("/", " ", 1), fault, fix) for key, fault in faults.items()),
         *(findings.fail(lack.setting, lack.text, lack.fix) for lack in preflight.lacking(serving)),
     ]
+
+
+async def _file(settings: Settings, contents: Contents) -> list[Finding]:
+    """Whether the servers and models of the settings wait for `tidemill apply`."""
+    why = changes.waiting(contents, settings_by_key(settings.servers, settings.models))
+    fix = "`tidemill apply` applies it; if it is not meant to be, remove its servers and models"
+    return [findings.warn("settings file", why, fix)] if why else []
 
 
 async def _topics(settings: Settings, kafka: Kafka, models: Iterable[str]) -> list[Finding]:
