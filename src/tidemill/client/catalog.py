@@ -235,17 +235,23 @@ def parsed(words: Iterable[str]) -> dict[str, Any]:
     A value is TOML; one that is not is text, so that an address needs no quotes.
 
     Raises:
-        UsageError: A word has no name, or a value is a date or a time.
+        UsageError: A word has no name, a name comes twice, or a value cannot be a setting, such as a date.
     """
     found: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not name or not equals:
             raise UsageError(f"'{word}' is not of the form NAME=VALUE, like max_in_flight=64 or temperature=0")
+        if name in found:
+            raise UsageError(f"{name} is given twice")
         try:
             found[name] = tomllib.loads(f"value = {value}")["value"] if value else None
         except tomllib.TOMLDecodeError:
             found[name] = value
+        except RecursionError as error:
+            raise UsageError(f"{name}: it is nested too deeply") from error
+        except ValueError as error:
+            raise UsageError(f"{name}: a number has too many digits") from error
         _check_json(name, found[name])
     return found
 

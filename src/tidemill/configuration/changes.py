@@ -18,6 +18,7 @@ from tidemill.configuration.catalog import (
     name_of,
     settings_by_key,
 )
+from tidemill.configuration.misconfigured import nearest
 from tidemill.configuration.servers import KEY_PREFIX, Model, Server
 
 NAMES_MAX: Final = 100_000
@@ -115,9 +116,22 @@ def _check(contents: Contents, entries: Mapping[Key, Entry]) -> None:
     for key, entry in entries.items():
         if entry.removed and kind_of(key) == SERVER and (users := _users(later, name_of(key))):
             raise ValueError(f"servers.{name_of(key)}: {', '.join(users)} name it; change or remove them first")
+    for key, entry in entries.items():
+        if fault := _unlike(later, key, entry):
+            raise ValueError(fault)
     for key, fault in later.faults.items():
         if contents.faults.get(key) != fault:
             raise ValueError(fault)
+
+
+def _unlike(contents: Contents, key: Key, entry: Entry) -> str:
+    """Why a server cannot have models like another one; a model that is removed later is no fault."""
+    like = (entry.present or {}).get("models_like")
+    models = [name_of(each) for each in contents.parsed if kind_of(each) == MODEL]
+    if kind_of(key) != SERVER or like is None or like in models:
+        return ""
+    near = f", but {one}" if (one := nearest(like, models)) else ""
+    return f"servers.{name_of(key)}.models_like: there is no model {like}{near}"
 
 
 def _users(contents: Contents, server: str) -> list[str]:

@@ -71,13 +71,13 @@ class Connections(Table):
     per_address_max: Annotated[int, Field(ge=0)] | None = None
     """Connections from one client address (for IPv6: one /64 network); by default half of `connections_max`, 0
     for no bound. Behind a proxy all clients have its address."""
-    head_seconds_max: Annotated[float, Field(gt=0)] = 10
-    """Time in which a request's head, or a TLS handshake, must be complete."""
-    idle_seconds_max: Annotated[int, Field(ge=1)] = 75
+    head_seconds_max: Annotated[float, Field(ge=0.1, le=3_600)] = 10
+    """Time in which a request's head, or a TLS handshake, must be complete; at most an hour."""
+    idle_seconds_max: Annotated[int, Field(ge=1, le=86_400)] = 75
     """A connection without a request is closed after this time; a proxy in front should close its own sooner."""
     bytes_per_second_min: Annotated[int, Field(ge=1)] = 4096
     """Rate at which a client must send a body and take an answer while the server waits for it."""
-    slow_seconds_max: Annotated[float, Field(gt=0)] = 30
+    slow_seconds_max: Annotated[float, Field(ge=0.1, le=3_600)] = 30
     """The connection of a client that is this far behind that rate is closed."""
 
 

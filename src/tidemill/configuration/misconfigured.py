@@ -5,8 +5,9 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_settings import SettingsError
@@ -16,6 +17,9 @@ _WORDS: Final = {
     "valid tuple": "list, as in [ … ]",
     "Tuple should": "List should",
     "valid dictionary": "table",
+    "Decimal input": "Input",
+    "valid decimal": "valid number",
+    "an integer, float, string or Decimal object": "a number",
 }
 """Python's words in messages of pydantic, and those of TOML."""
 _MISSING: Final = {
@@ -41,7 +45,32 @@ class Table(BaseModel):
 def marked(content: Mapping[str, Any], table: type[BaseModel]) -> dict[str, Any]:
     """The content, with the most similar name behind each unknown one, which pydantic then reports (`faults`)."""
     names = unknown(content, table)
-    return {names.get(name, name): value for name, value in content.items()}
+    numbers = {field.alias or name for name, field in table.model_fields.items() if _is_number(field.annotation)}
+    return {names.get(name, name): _worded(value) if name in numbers else value for name, value in content.items()}
+
+
+def _worded(value: Any) -> Any:
+    """A number, or numbers, with words for booleans: pydantic takes them for 0 and 1."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case list() | tuple():
+            return [_worded(item) for item in value]
+        case dict():
+            return {name: _worded(item) for name, item in value.items()}
+    return value
+
+
+def _is_number(kind: Any) -> bool:
+    """Whether values of a type are numbers, or have numbers, and no booleans."""
+    parts = set(_parts(kind))
+    return not parts.isdisjoint({int, float, Decimal}) and bool not in parts
+
+
+def _parts(kind: Any) -> Iterator[Any]:
+    yield kind
+    for part in get_args(kind):
+        yield from _parts(part)
 
 
 def unknown(content: Iterable[str], table: type[BaseModel]) -> dict[str, str]:
@@ -94,6 +123,11 @@ def parsed(content: bytes, named: Iterable[str]) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{error}{_hint(text, str(error), named)}") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except ValueError as error:
+        # Python refuses to read a number of thousands of digits.
+        raise ValueError("a number has too many digits") from error
 
 
 def faults(error: ValidationError, *path: str) -> list[str]:
@@ -135,11 +169,14 @@ def described(error: ValidationError | SettingsError, file: Path, prefix: str) -
 
 
 def _placed(fault: str, file: Path, prefix: str) -> str:
-    setting = re.match(r"\w*", fault)
-    variable = f"{prefix}{setting[0].upper() if setting else ''}"
     names = {name.upper() for name in os.environ}
-    is_set = any(name == variable or name.startswith(f"{variable}__") for name in names)
-    return f"{variable if is_set else file}: {fault}"
+    parts = fault.partition(": ")[0].upper().split(".")
+    paths = [prefix + "__".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    if found := next((path for path in paths if path in names), None):
+        return f"{found}: {fault}"
+    # Several variables may make up a table.
+    is_set = any(name.startswith(f"{paths[-1]}__") for name in names)
+    return f"{paths[-1] if is_set else file}: {fault}"
 
 
 def _names(table: type[BaseModel]) -> set[str]:
@@ -161,6 +198,6 @@ def _hint(text: str, message: str, named: Iterable[str]) -> str:
     number = message.rpartition("at line ")[2].partition(",")[0]
     line = text.split("\n")[int(number) - 1] if number.isdecimal() else ""
     table, _, name = line.strip().strip("[]").partition(".")
-    if table not in named or not name or name.startswith(('"', "'")):
+    if table not in named or re.fullmatch(r"""["'].*|[A-Za-z0-9_.-]*""", name):
         return ""
     return f': a name with other characters than letters, digits, - and _ needs quotes, as in [{table}."a/b"]'

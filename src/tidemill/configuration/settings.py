@@ -161,12 +161,13 @@ class Settings(BaseSettings):
     the batch fails before any call. processors and results hold up to four copies of a reply in memory."""
     part_bytes: Annotated[int, Field(ge=64 * 1024)] = 8 * MIB
     """results writes finished lines of a batch to the store in parts of this size."""
-    part_age_seconds: Annotated[float, Field(gt=0)] = 10
-    """results writes a smaller part at this age."""
-    intake_idle_seconds: Annotated[float, Field(gt=0)] = 300
-    """Seal a direct producer's stream if it gets no record for this time."""
-    grace_seconds: Annotated[float, Field(ge=0)] = 5
-    """Time after a deadline or a cancel in which calls in flight may still finish; then they are aborted."""
+    part_age_seconds: Annotated[float, Field(ge=0.01, le=3_600)] = 10
+    """results writes a smaller part at this age, at most an hour; until then it holds the lines in memory."""
+    intake_idle_seconds: Annotated[float, Field(ge=0.1, le=7 * 86_400)] = 300
+    """Seal a direct producer's stream if it gets no record for this time; at most a week."""
+    grace_seconds: Annotated[float, Field(ge=0, le=86_400)] = 5
+    """Time after a deadline or a cancel in which calls in flight may still finish; then they are aborted. At most
+    a day."""
     encrypt_log: bool = False
     """Encrypt lines in the log, parts and large results with a key of their batch; deleting the batch destroys
     it."""
@@ -219,9 +220,10 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
         if self.kafka is None and self.kafka_security != Security():
-            raise ValueError("kafka_security is set without kafka, the address of the external Kafka")
-        if self.tls_cert_file is None and (self.tls_key_file or self.tls_client_ca_file):
-            raise ValueError("tls_key_file or tls_client_ca_file is set without tls_cert_file")
+            raise ValueError("kafka_security: it is set without kafka, the address of the external Kafka")
+        for name in ("tls_key_file", "tls_client_ca_file"):
+            if self.tls_cert_file is None and getattr(self, name) is not None:
+                raise ValueError(f"{name}: it is set without tls_cert_file")
         if self.default_window is not None and self.default_window not in self.windows:
             raise ValueError(f"default_window: {self.default_window} is not one of windows")
         return self
@@ -367,5 +369,7 @@ def load(config: Path | None = None) -> Settings:
         raise SettingsError(f"{file}: {name}: every stage reads this file; set {ENV_PREFIX}{name.upper()} instead")
     try:
         return Settings(**content)
+    except RecursionError as error:
+        raise SettingsError("a variable TIDEMILL_… has JSON that is nested too deeply") from error
     except (ValidationError, NotJson) as error:
         raise SettingsError("\n".join(misconfigured.described(error, file, ENV_PREFIX))) from error

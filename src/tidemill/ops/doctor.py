@@ -30,7 +30,7 @@ from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.signing import SignatureError
 from tidemill.schemas.ports import Edge, Store, once, read_all
-from tidemill.schemas.resources.batch import Status
+from tidemill.schemas.resources.batch import Status, window_seconds
 from tidemill.schemas.resources.waiting import Waits
 from tidemill.schemas.webhooks.table import Deliveries
 from tidemill.sealing.key_manager import key_file
@@ -131,6 +131,16 @@ def shown(finding: Finding) -> str:
 async def _settings(settings: Settings) -> list[Finding]:
     """Settings that would prevent a start or make it wrong: keys that are not set, an address that is in use."""
     found = [findings.warn(lack.setting, lack.text, lack.fix) for lack in preflight.misspelt(settings, os.environ)]
+    longest = max(map(window_seconds, settings.windows))
+    found += [
+        findings.warn(
+            f"model {name}",
+            f"a call may take {model.timeout_seconds:g} s, and no window is as long",
+            "lower its timeout_seconds, so that a call is tried again before the deadline",
+        )
+        for name, model in settings.models.items()
+        if model.timeout_seconds > longest
+    ]
     # With an external Kafka the api may run elsewhere; a running service holds its own port.
     if (
         settings.kafka is None

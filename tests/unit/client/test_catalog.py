@@ -50,6 +50,20 @@ def test_a_word_without_a_name_is_refused(word):
         catalog.parsed([word])
 
 
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["max_in_flight=1", "max_in_flight=2"], "max_in_flight is given twice"),
+        (["headers=" + "[" * 3_000], "headers: it is nested too deeply"),
+        (["max_in_flight=" + "9" * 5_000], "max_in_flight: a number has too many digits"),
+    ],
+)
+def test_words_that_cannot_be_meant_are_refused(words, fault):
+    """By name."""
+    with pytest.raises(UsageError, match=fault):
+        catalog.parsed(words)
+
+
 def test_a_difference_is_a_line_for_each_setting():
     """With what was and what will be."""
     found = [

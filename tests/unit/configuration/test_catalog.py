@@ -154,6 +154,10 @@ def test_a_file_takes_away_only_what_a_file_brought() -> None:
         ({"server/a": {"url": "x"}}, "servers.a.url: "),
         ({"server/b": {"url": "http://a/v1"}}, "servers.b: it has the address and the key of servers.a"),
         ({"server/b": {"url": "http://b/v1", "key": "x"}}, "servers.b: unknown setting key"),
+        (
+            {"server/b": {"url": "http://b/v1", "models_like": "m.2"}},
+            "servers.b.models_like: there is no model m.2, but m.1",
+        ),
         ({"model/o": {"servers": ["b"]}}, "models.o.servers: there is no server b"),
         ({"model/o": {"servers": ["a"], "aliases": ["m"]}}, "models.o.aliases: m is the name of a model already"),
         ({"model/o": {"servers": ["a"], "upstream_model": "a\x00b"}}, "models.o.upstream_model: it has a control"),
