@@ -244,9 +244,8 @@ async def _set_up(settings: Settings, cluster: Cluster, catalog: Catalog, sender
         try:
             await ensure_topics(settings, cluster, role="api")
             await catalog.follower.caught_up()
-            if catalog.contents.applied is None:
-                servers = settings_by_key(settings.servers, settings.models)
-                await catalog.fill(sender, servers, author=SETTINGS_FILE, again=False)
+            servers = settings_by_key(settings.servers, settings.models)
+            await catalog.fill(sender, servers, author=SETTINGS_FILE, again=False)
         except (TopicError, LogUnavailable, ValueError) as error:
             log.warning("%s; trying again in %.0f s", error, TOPICS_SECONDS)
             await asyncio.sleep(TOPICS_SECONDS)

@@ -3,6 +3,7 @@
 Settings end up in headers, topics, metrics, logs and command lines, so a text has no control characters.
 """
 
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any, Final
@@ -15,6 +16,14 @@ ITEMS_MAX: Final = 10_000
 """Items of a list or a table."""
 DEPTH_MAX: Final = 16
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+FAULTS_MAX: Final = 20
+
+
+def first_faults(value: Any) -> list[str]:
+    """The first values out of bounds, since there may be very many."""
+    return list(itertools.islice(faults(value), FAULTS_MAX))
 
 
 def faults(value: Any, path: tuple[str, ...] = ()) -> Iterator[str]:

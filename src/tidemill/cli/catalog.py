@@ -139,6 +139,9 @@ def apply(
     ] = None,
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Accept a file without servers and models.")
+    ] = False,
 ) -> Work:
     """Make servers and models as a settings file says, while everything runs.
 
@@ -148,4 +151,4 @@ def apply(
     """
     from tidemill.client import catalog
 
-    return lambda console, client: catalog.apply(console, client, file, dry_run=dry_run)
+    return lambda console, client: catalog.apply(console, client, file, dry_run=dry_run, allow_empty=allow_empty)

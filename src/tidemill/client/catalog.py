@@ -18,7 +18,7 @@ from tidemill.client.http.client import Client
 from tidemill.configuration import misconfigured
 from tidemill.configuration.catalog import SETTINGS_FILE
 from tidemill.configuration.servers import Model, Server
-from tidemill.configuration.settings import NAMED
+from tidemill.configuration.settings import NAMED, Settings, content_faults
 from tidemill.runtime import server_probe
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN
 from tidemill.schemas.resources.waiting import USUAL, Reason
@@ -117,9 +117,21 @@ async def remove(console: Console, client: Client, kind: Kind, name: str) -> Exi
     return _done(console, f"Removed {name}.", found)
 
 
-async def apply(console: Console, client: Client, file: Path | None, *, dry_run: bool) -> Exit:
-    """Make servers and models as a settings file says (by default `SETTINGS_FILE`); prints changes on stdout."""
-    body = {**_tables(file), "dry_run": dry_run}
+async def apply(
+    console: Console, client: Client, file: Path | None, *, dry_run: bool, allow_empty: bool = False
+) -> Exit:
+    """Make servers and models as a settings file says (by default `SETTINGS_FILE`); prints changes on stdout.
+
+    Raises:
+        UsageError: The file is not valid, or it has neither servers nor models, and `allow_empty` is not set.
+    """
+    tables = _tables(file)
+    if not any(tables.values()) and not allow_empty:
+        raise UsageError(
+            f"{file or SETTINGS_FILE} has neither servers nor models; "
+            "--allow-empty removes those of an earlier file"
+        )
+    body = {**tables, "dry_run": dry_run}
     found = await client.send_retrying("POST", "/admin/apply", json=body)
     for line in differences(found["changes"]):
         say(line)
@@ -136,6 +148,9 @@ def _tables(named: Path | None) -> dict[str, Any]:
         content = misconfigured.parsed(file.read_bytes(), NAMED)
     except ValueError as error:
         raise UsageError(f"{file}: {error}") from error
+    unknown = (f"unknown setting {one}" for one in misconfigured.unknown(content, Settings).values())
+    if found := [*content_faults(content), *unknown]:
+        raise UsageError("\n".join(f"{file}: {fault}" for fault in found))
     tables = {name: content.get(name, {}) for name in ("servers", "models")}
     for name, table in tables.items():
         _check_json(f"{file}: {name}", table)
@@ -220,17 +235,23 @@ def parsed(words: Iterable[str]) -> dict[str, Any]:
     A value is TOML; one that is not is text, so that an address needs no quotes.
 
     Raises:
-        UsageError: A word has no name, or a value is a date or a time.
+        UsageError: A word has no name, a name comes twice, or a value cannot be a setting, such as a date.
     """
     found: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not name or not equals:
             raise UsageError(f"'{word}' is not of the form NAME=VALUE, like max_in_flight=64 or temperature=0")
+        if name in found:
+            raise UsageError(f"{name} is given twice")
         try:
             found[name] = tomllib.loads(f"value = {value}")["value"] if value else None
         except tomllib.TOMLDecodeError:
             found[name] = value
+        except RecursionError as error:
+            raise UsageError(f"{name}: it is nested too deeply") from error
+        except ValueError as error:
+            raise UsageError(f"{name}: a number has too many digits") from error
         _check_json(name, found[name])
     return found
 

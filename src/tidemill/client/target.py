@@ -30,7 +30,7 @@ def find(*, base_url: str | None, api_key: str | None, data: Path | None, enviro
     Raises:
         UsageError: The address or the key is missing or malformed.
     """
-    folder = data or Path(environ.get("TIDEMILL_DATA") or ".tidemill")
+    folder = data or Path(environ.get("TIDEMILL_DATA") or ".tidemill").expanduser()
     running = run_file.read(folder)
     local_url = running.api if running else None
     named = environ.get("TIDEMILL_BASE_URL")

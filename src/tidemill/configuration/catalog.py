@@ -195,14 +195,13 @@ def checked(key: Key, settings: Mapping[str, Any]) -> Server | Model:
     kind, name = kind_of(key), name_of(key)
     path = (f"{kind[:-1]}s", name)
     try:
-        for fault in configured.faults({path[0]: {name: dict(settings)}}):
-            raise ValueError(fault)
+        if found := configured.first_faults({path[0]: {name: dict(settings)}}):
+            raise ValueError("; ".join(found))
         if len(orjson.dumps(settings)) > SETTINGS_BYTES_MAX:
             raise ValueError(f"{'.'.join(path)}: more than {SETTINGS_BYTES_MAX} bytes")
         return _TABLES[kind].model_validate(dict(settings))
     except ValidationError as error:
-        separator = "." if error.errors()[0]["loc"] else ": "
-        raise ValueError(f"{'.'.join(path)}{separator}{misconfigured.faults(error)[0]}") from error
+        raise ValueError("; ".join(misconfigured.faults(error, *path))) from error
     except TypeError as error:
         raise ValueError(f"{'.'.join(path)}: {error}") from error
 

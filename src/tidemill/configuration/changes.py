@@ -18,10 +18,12 @@ from tidemill.configuration.catalog import (
     name_of,
     settings_by_key,
 )
+from tidemill.configuration.misconfigured import nearest
 from tidemill.configuration.servers import KEY_PREFIX, Model, Server
 
 NAMES_MAX: Final = 100_000
 """Names in the catalog, with those removed, which it keeps for their prices and their history."""
+NAMES_SHOWN_MAX: Final = 20
 ENTRIES_MAX: Final = 10_000
 """Most servers and models at a time, without removed ones."""
 
@@ -114,9 +116,22 @@ def _check(contents: Contents, entries: Mapping[Key, Entry]) -> None:
     for key, entry in entries.items():
         if entry.removed and kind_of(key) == SERVER and (users := _users(later, name_of(key))):
             raise ValueError(f"servers.{name_of(key)}: {', '.join(users)} name it; change or remove them first")
+    for key, entry in entries.items():
+        if fault := _unlike(later, key, entry):
+            raise ValueError(fault)
     for key, fault in later.faults.items():
         if contents.faults.get(key) != fault:
             raise ValueError(fault)
+
+
+def _unlike(contents: Contents, key: Key, entry: Entry) -> str:
+    """Why a server cannot have models like another one; a model that is removed later is no fault."""
+    like = (entry.present or {}).get("models_like")
+    models = [name_of(each) for each in contents.parsed if kind_of(each) == MODEL]
+    if kind_of(key) != SERVER or like is None or like in models:
+        return ""
+    near = f", but {one}" if (one := nearest(like, models)) else ""
+    return f"servers.{name_of(key)}.models_like: there is no model {like}{near}"
 
 
 def _users(contents: Contents, server: str) -> list[str]:
@@ -152,6 +167,24 @@ def of_settings(
 def is_applied(contents: Contents, settings: Mapping[Key, Mapping[str, Any]]) -> bool:
     """Whether these servers and models of a settings file were applied last."""
     return contents.applied is not None and contents.applied.digest == digest(settings)
+
+
+def waiting(contents: Contents, settings: Mapping[Key, Mapping[str, Any]]) -> str:
+    """Why servers and models of a settings file are not in force; empty if they are, or if the file has none.
+
+    A command changes the catalog and not what was applied last, so this does not count as a difference.
+    """
+    if not settings or contents.applied is None or is_applied(contents, settings):
+        return ""
+    try:
+        keys = sorted(of_settings(contents, settings, author=contents.applied.author, at=contents.applied.at))
+    except ValueError as error:
+        return f"the settings file has other servers and models than those applied last, and {error}"
+    names = [
+        *keys[:NAMES_SHOWN_MAX],
+        *([f"{len(keys) - NAMES_SHOWN_MAX} more"] if len(keys) > NAMES_SHOWN_MAX else []),
+    ]
+    return f"the settings file is not applied to {', '.join(names)}" if keys else ""
 
 
 def differences(contents: Contents, entries: Mapping[Key, Entry]) -> list[Difference]:

@@ -1,21 +1,25 @@
-"""Settings of a process: which clients may use an api, bounds on their connections, and its log."""
+"""Settings of a process: its addresses, bounds on the connections of clients to an api, and its log."""
 
 import ipaddress
 import re
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from tidemill.configuration.misconfigured import Table
 from tidemill.schemas.bounds import Word
+
+_ORIGIN: Final = re.compile(r"(\*|[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+)\Z")
+_HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9*._-]+)\Z")
+
+_LINK: Final = re.compile(r"TIDEMILL_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)\Z")
 
 EXPOSED = (
     "the API listens on %s without TLS, so keys and prompts cross the network in clear: set tls_cert_file and "
     "tls_key_file, or listen on 127.0.0.1 behind a proxy that speaks TLS"
 )
 """Warning about an address without TLS that other machines reach."""
-_ORIGIN: Final = re.compile(r"(\*|[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+)\Z")
-_HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9*._-]+)\Z")
 
 
 def _check_host(host: str) -> str:
@@ -36,8 +40,22 @@ def _check_origin(origin: str) -> str:
     return origin
 
 
-Origins = tuple[Annotated[Word, AfterValidator(_check_origin)], ...]
-"""Origins of pages, like `https://app.example.com`; `*` is any."""
+def _check_folder(folder: object) -> object:
+    if folder == "":
+        raise ValueError("it is empty; name a folder, like .tidemill")
+    try:
+        return Path(folder).expanduser() if isinstance(folder, str | Path) else folder
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: there is no such user") from error
+
+
+Folder = Annotated[Path, BeforeValidator(_check_folder)]
+Origin = Annotated[Word, AfterValidator(_check_origin)]
+
+
+def is_service_link(name: str, text: str) -> bool:
+    """Whether Kubernetes made a variable for a service whose name begins with `tidemill`."""
+    return _LINK.match(name.upper()) is not None or (name.upper().endswith("_PORT") and "://" in text)
 
 
 class Connections(Table):
@@ -49,13 +67,13 @@ class Connections(Table):
     per_address_max: Annotated[int, Field(ge=0)] | None = None
     """Connections from one client address (for IPv6: one /64 network); by default half of `connections_max`, 0
     for no bound. Behind a proxy all clients have its address."""
-    head_seconds_max: Annotated[float, Field(gt=0)] = 10
-    """Time in which a request's head, or a TLS handshake, must be complete."""
-    idle_seconds_max: Annotated[int, Field(ge=1)] = 75
+    head_seconds_max: Annotated[float, Field(ge=0.1, le=3_600)] = 10
+    """Time in which a request's head, or a TLS handshake, must be complete; at most an hour."""
+    idle_seconds_max: Annotated[int, Field(ge=1, le=86_400)] = 75
     """A connection without a request is closed after this time; a proxy in front should close its own sooner."""
     bytes_per_second_min: Annotated[int, Field(ge=1)] = 4096
     """Rate at which a client must send a body and take an answer while the server waits for it."""
-    slow_seconds_max: Annotated[float, Field(gt=0)] = 30
+    slow_seconds_max: Annotated[float, Field(ge=0.1, le=3_600)] = 30
     """The connection of a client that is this far behind that rate is closed."""
 
 

@@ -5,8 +5,9 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_settings import SettingsError
@@ -16,13 +17,16 @@ _WORDS: Final = {
     "valid tuple": "list, as in [ … ]",
     "Tuple should": "List should",
     "valid dictionary": "table",
+    "Decimal input": "Input",
+    "valid decimal": "valid number",
+    "an integer, float, string or Decimal object": "a number",
 }
 """Python's words in messages of pydantic, and those of TOML."""
 _MISSING: Final = {
     "url": 'missing; it is the base address of the server, as in "http://127.0.0.1:8000/v1"',
 }
-_UNION: Final = ("bool", "function-after[")
-"""For a setting of several types, the last part of pydantic's location is the type that it tried."""
+_UNKNOWN: Final = "extra_forbidden"
+_LIKE: Final = ", did you mean {}?"
 TABLE: Final = "{}"
 """The tag of a table that a setting may be; it is in pydantic's location, too."""
 
@@ -35,18 +39,45 @@ class Table(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_names(cls, content: Any) -> Any:
-        if isinstance(content, dict) and (fault := unknown(content, cls)):
-            raise ValueError(fault)
-        return content
+        return marked(content, cls) if isinstance(content, dict) else content
 
 
-def unknown(content: Iterable[str], table: type[BaseModel]) -> str:
-    """Name the settings that a table does not have, each with the most similar one; empty if it has all."""
+def marked(content: Mapping[str, Any], table: type[BaseModel]) -> dict[str, Any]:
+    """The content, with the most similar name behind each unknown one, which pydantic then reports (`faults`)."""
+    names = unknown(content, table)
+    numbers = {field.alias or name for name, field in table.model_fields.items() if _is_number(field.annotation)}
+    return {names.get(name, name): _worded(value) if name in numbers else value for name, value in content.items()}
+
+
+def _worded(value: Any) -> Any:
+    """A number, or numbers, with words for booleans: pydantic takes them for 0 and 1."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case list() | tuple():
+            return [_worded(item) for item in value]
+        case dict():
+            return {name: _worded(item) for name, item in value.items()}
+    return value
+
+
+def _is_number(kind: Any) -> bool:
+    """Whether values of a type are numbers, or have numbers, and no booleans."""
+    parts = set(_parts(kind))
+    return not parts.isdisjoint({int, float, Decimal}) and bool not in parts
+
+
+def _parts(kind: Any) -> Iterator[Any]:
+    yield kind
+    for part in get_args(kind):
+        yield from _parts(part)
+
+
+def unknown(content: Iterable[str], table: type[BaseModel]) -> dict[str, str]:
+    """The names of settings that a table does not have, each with the most similar one."""
     known = _names(table)
     near = {name: nearest(name, known) for name in content if name not in known}
-    return "; ".join(
-        f"unknown setting {name}{f', did you mean {one}?' if one else ''}" for name, one in near.items()
-    )
+    return {name: f"{name}{_LIKE.format(one) if one else ''}" for name, one in near.items()}
 
 
 def nearest(name: str, known: Iterable[str], *, likeness: float = 0.6) -> str | None:
@@ -92,26 +123,39 @@ def parsed(content: bytes, named: Iterable[str]) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{error}{_hint(text, str(error), named)}") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except ValueError as error:
+        # Python refuses to read a number of thousands of digits.
+        raise ValueError("a number has too many digits") from error
 
 
-def faults(error: ValidationError) -> list[str]:
-    """The faults that a validation found, one for each setting."""
+def faults(error: ValidationError, *path: str) -> list[str]:
+    """The faults that a validation of the table at a path found, one for each setting."""
     found: dict[str, str] = {}
-    for fault in error.errors(include_url=False, include_input=False):
-        parts = [str(part) for part in fault["loc"] if part != TABLE]
+    all_of_them = error.errors(include_url=False, include_input=False)
+    misspelt = [(fault["loc"][:-1], str(fault["loc"][-1])) for fault in all_of_them if fault["type"] == _UNKNOWN]
+    for fault in all_of_them:
+        parts = [*path, *(str(part) for part in fault["loc"] if part != TABLE)]
         *above, last = parts or [""]
-        is_union = last.startswith(_UNION) and len(above) > 1
+        # For a setting of several types, the last part is the type that pydantic tried.
+        is_union = (last == "bool" or last.startswith("function-after[")) and len(fault["loc"]) > 1
         place = ".".join(above if is_union else parts)
         # pydantic does not count faulty items, so a list of them also seems too short.
         if fault["type"] == "too_short" and any(other.startswith(f"{place}.") for other in found):
             continue
         text = fault["msg"].removeprefix("Value error, ").partition(" or instance of")[0]
         if fault["type"] == "missing":
+            if any(at == fault["loc"][:-1] and name.endswith(_LIKE.format(last)) for at, name in misspelt):
+                continue
             text = _MISSING.get(last, text)
+        if fault["type"] == _UNKNOWN:
+            found[place] = f"{'.'.join(above)}{': ' if above else ''}unknown setting {last}"
+            continue
         for old, new in _WORDS.items():
             text = text.replace(old, new)
         found[place] = f"{place}{': ' if place else ''}{text}"
-    return list(found.values())
+    return "\n".join(found.values()).split("\n")
 
 
 def described(error: ValidationError | SettingsError, file: Path, prefix: str) -> list[str]:
@@ -125,11 +169,14 @@ def described(error: ValidationError | SettingsError, file: Path, prefix: str) -
 
 
 def _placed(fault: str, file: Path, prefix: str) -> str:
-    setting = re.match(r"\w*", fault)
-    variable = f"{prefix}{setting[0].upper() if setting else ''}"
     names = {name.upper() for name in os.environ}
-    is_set = any(name == variable or name.startswith(f"{variable}__") for name in names)
-    return f"{variable if is_set else file}: {fault}"
+    parts = fault.partition(": ")[0].upper().split(".")
+    paths = [prefix + "__".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    if found := next((path for path in paths if path in names), None):
+        return f"{found}: {fault}"
+    # Several variables may make up a table.
+    is_set = any(name.startswith(f"{paths[-1]}__") for name in names)
+    return f"{paths[-1] if is_set else file}: {fault}"
 
 
 def _names(table: type[BaseModel]) -> set[str]:
@@ -151,6 +198,6 @@ def _hint(text: str, message: str, named: Iterable[str]) -> str:
     number = message.rpartition("at line ")[2].partition(",")[0]
     line = text.split("\n")[int(number) - 1] if number.isdecimal() else ""
     table, _, name = line.strip().strip("[]").partition(".")
-    if table not in named or not name or name.startswith(('"', "'")):
+    if table not in named or re.fullmatch(r"""["'].*|[A-Za-z0-9_.-]*""", name):
         return ""
     return f': a name with other characters than letters, digits, - and _ needs quotes, as in [{table}."a/b"]'

@@ -54,7 +54,7 @@ class Limits(Table):
     """Its valid keys."""
     webhook_endpoints_max: Annotated[int, Field(ge=0, le=1_000)] = 20
     """Its webhook endpoints."""
-    requests_per_second: Annotated[float, Field(gt=0, le=1_000_000)] = 1_000
+    requests_per_second: Annotated[float, Field(ge=0.001, le=1_000_000)] = 1_000
     """Average rate of requests of one key to one api process. Reading an object counts as 1; a list, a download
     or a change as 5; a request that goes through all lines of a batch as 20."""
     requests_burst: Annotated[int, Field(ge=20, le=10_000_000)] = 10_000
@@ -68,7 +68,7 @@ class Project(Table):
     """Its own limits, in place of those of `[limits]`."""
     forward_headers: ForwardedHeaders | None = None
     """Its own list, in place of the general `forward_headers`."""
-    weight: Annotated[float, Field(gt=0, le=1_000)] = 1.0
+    weight: Annotated[float, Field(ge=0.001, le=1_000)] = 1.0
     """Its share of the calls, relative to the weights of other projects with waiting lines."""
 
 

@@ -58,8 +58,8 @@ class Hours(Table):
     start: Annotated[Minute, Field(alias="from")]
     """`HH:MM`, in UTC."""
     end: Annotated[Minute, Field(alias="to")]
-    """`HH:MM`, exclusive; if before `from`, of the next day."""
-    days: tuple[Annotated[int, Field(ge=1, le=7)], ...] = (1, 2, 3, 4, 5, 6, 7)
+    """`HH:MM`, exclusive; if before `from`, of the next day; if equal to it, a whole day later."""
+    days: Annotated[tuple[Annotated[int, Field(ge=1, le=7)], ...], Field(min_length=1)] = (1, 2, 3, 4, 5, 6, 7)
     """Days of the week on which the time begins; 1 is Monday."""
     max_in_flight: Annotated[int, Field(ge=0)]
     """Concurrent calls; 0 leaves the backend to other users."""
@@ -137,7 +137,7 @@ class Server(Table):
     """Results that the log may still have to acknowledge, of all processor processes together, while
     `max_in_flight` calls are in flight; each one more takes the place of a call. By default a quarter of
     `max_in_flight`. A processor process that is killed repeats at most its part of both numbers."""
-    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    share: Annotated[float, Field(ge=0.001, le=1)] = 1.0
     """Share of its capacity that batches may use; the rest is for others."""
     hours: tuple[Hours, ...] = ()
     """Limits of concurrent calls by the hour of the day; outside of them only its capacity counts."""
@@ -290,9 +290,9 @@ class Model(Table):
     """The servers themselves, in place of `servers`. Equal entries of several models are one server."""
     upstream_model: Name | None = None
     """Its name at the servers; by default its own."""
-    aliases: tuple[Name, ...] = ()
+    aliases: tuple[ModelName, ...] = ()
     """More names by which batches may ask for it."""
-    endpoints: tuple[str, ...] = DEFAULTS
+    endpoints: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULTS
     """Endpoints that its servers have."""
     body_defaults: dict[str, Any] = Field(default_factory=dict)
     """Fields that each call gets if its line does not have them."""
@@ -304,8 +304,8 @@ class Model(Table):
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
     """Average tokens a minute of this model at all its servers; each server may have a limit of its own as
     well."""
-    timeout_seconds: Annotated[float, Field(gt=0)] = 600
-    """A longer call is aborted and retried."""
+    timeout_seconds: Annotated[float, Field(ge=0.01, le=7 * 86_400)] = 600
+    """A longer call is aborted and retried; at most a week."""
     tries_max: Annotated[int, Field(ge=2, le=100)] = 10
     """Failed calls (429, 5xx, no answer in time) after which a line ends with the server's last answer; they count
     only while the server answers other lines, and span at least a minute."""

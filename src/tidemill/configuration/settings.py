@@ -5,7 +5,7 @@ A setting comes from the environment (`TIDEMILL_…`, nested names joined by two
 """
 
 import os
-import re
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from types import UnionType
@@ -19,7 +19,7 @@ from pydantic_settings import SettingsError as NotJson
 from tidemill import credentials, ownership
 from tidemill.configuration import misconfigured
 from tidemill.configuration.buckets import Bucket, Buckets, StoreUrl
-from tidemill.configuration.connections import Connections, Hosts, Logs, Origins, is_local
+from tidemill.configuration.connections import Connections, Folder, Hosts, Logs, Origin, is_local, is_service_link
 from tidemill.configuration.custom_endpoints import CustomEndpoint, EndpointPath
 from tidemill.configuration.misconfigured import Table
 from tidemill.configuration.projects import ForwardedHeaders, Limits, OpenId, Project
@@ -41,7 +41,6 @@ MIB = 1 << 20
 ENDPOINTS_MAX: Final = 100
 """Endpoints of the settings."""
 ENV_PREFIX = "TIDEMILL_"
-_LINK: Final = re.compile(rf"{ENV_PREFIX}(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)\Z")
 
 
 class SettingsError(Exception):
@@ -51,11 +50,6 @@ class SettingsError(Exception):
 ProjectName = Annotated[str, Field(pattern=access.PROJECT)]
 Life = Annotated[int, Field(ge=EXPIRES_AFTER_SECONDS[0], le=36_500 * 86_400)]
 Discount = Annotated[Decimal, Field(ge=0, le=1, max_digits=18)]
-
-
-def is_service_link(name: str, text: str) -> bool:
-    """Whether Kubernetes made a variable for a service whose name begins with `tidemill`."""
-    return _LINK.match(name.upper()) is not None or (name.upper().endswith("_PORT") and "://" in text)
 
 
 class Variables(EnvSettingsSource):
@@ -99,8 +93,9 @@ class Settings(BaseSettings):
     """Object store: `file:///dir` or `s3://bucket/prefix`; by default the folder `store` of `data`."""
     presigned_downloads: bool = False
     """Answer downloads with a 302 to a signed address of the S3 store, which clients must be able to reach."""
-    data: Path = Path(".tidemill")
-    """Folder for everything that this machine stores: broker, store, state, logs."""
+    data: Folder = Path(".tidemill")
+    """Folder for everything that this machine stores: broker, store, state, logs. `~` is the home folder.
+    `tidemill up` closes it to other users, and begins only in a new or an empty one."""
     host: str = "127.0.0.1"
     """Address that the API listens on."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
@@ -109,7 +104,7 @@ class Settings(BaseSettings):
     """Host names that requests may name, without a port; `*` matches any part of a name, and an IPv6 address is in
     `[ ]`. By default any name; if `host` is a loopback address, only `localhost`, `*.localhost` and loopback
     addresses."""
-    cors_origins: Origins = ()
+    cors_origins: tuple[Origin, ...] = ()
     """Origins whose pages may use the API (CORS), like `https://app.example.com`; `*` is any. By default
     none."""
     path_aliases: bool = False
@@ -191,11 +186,11 @@ class Settings(BaseSettings):
     part_bytes: Annotated[int, Field(ge=64 * 1024)] = 8 * MIB
     """results writes finished lines of a batch to the store in parts of this size, which it collects in memory;
     ingest keeps lines of streams in parts of it."""
-    part_age_seconds: Annotated[float, Field(gt=0)] = 10
+    part_age_seconds: Annotated[float, Field(ge=0.01, le=3_600)] = 10
     """results writes a smaller part at this age."""
-    intake_idle_seconds: Annotated[float, Field(gt=0)] = 300
+    intake_idle_seconds: Annotated[float, Field(ge=0.1, le=7 * 86_400)] = 300
     """Seal a direct producer's stream if it gets no record for this time."""
-    grace_seconds: Annotated[float, Field(ge=0)] = 5
+    grace_seconds: Annotated[float, Field(ge=0, le=86_400)] = 5
     """Time after a deadline or a cancel in which calls in flight may still finish; then they are aborted."""
     encrypt_log: bool = False
     """Encrypt lines in the log, parts and large results with a key of their batch; deleting the batch destroys
@@ -225,14 +220,9 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _check_content(cls, content: Any) -> Any:
-        for fault in configured.faults(content):
-            raise ValueError(fault)
-        for name, table in NAMED.items():
-            for fault in misconfigured.unquoted(name, content.get(name), table):
-                raise ValueError(fault)
-        if fault := misconfigured.unknown(content, cls):
-            raise ValueError(fault)
-        return content
+        if found := list(content_faults(content)):
+            raise ValueError("\n".join(found))
+        return misconfigured.marked(content, cls)
 
     @field_validator("endpoints")
     @classmethod
@@ -253,9 +243,10 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
         if self.kafka is None and self.kafka_security != Security():
-            raise ValueError("kafka_security is set without kafka, the address of the external Kafka")
-        if self.tls_cert_file is None and (self.tls_key_file or self.tls_client_ca_file):
-            raise ValueError("tls_key_file or tls_client_ca_file is set without tls_cert_file")
+            raise ValueError("kafka_security: it is set without kafka, the address of the external Kafka")
+        for name in ("tls_key_file", "tls_client_ca_file"):
+            if self.tls_cert_file is None and getattr(self, name) is not None:
+                raise ValueError(f"{name}: it is set without tls_cert_file")
         if self.default_window is not None and self.default_window not in self.windows:
             raise ValueError(f"default_window: {self.default_window} is not one of windows")
         return self
@@ -358,6 +349,15 @@ NAMED: Final[dict[str, type[Table]]] = {
     "buckets": Bucket,
 }
 """Tables whose keys are names chosen by the user, and the types of their entries."""
+
+
+def content_faults(content: Mapping[str, Any]) -> Iterator[str]:
+    """Values out of bounds, and names that need quotes; until they are mended, nothing else is checked."""
+    yield from configured.first_faults(content)
+    for name, table in NAMED.items():
+        yield from misconfigured.unquoted(name, content.get(name), table)
+
+
 SECRETS = frozenset(
     name
     for name, field in Settings.model_fields.items()
@@ -392,5 +392,7 @@ def load(config: Path | None = None) -> Settings:
         raise SettingsError(f"{file}: {name}: every stage reads this file; set {ENV_PREFIX}{name.upper()} instead")
     try:
         return Settings(**content)
+    except RecursionError as error:
+        raise SettingsError("a variable TIDEMILL_… has JSON that is nested too deeply") from error
     except (ValidationError, NotJson) as error:
         raise SettingsError("\n".join(misconfigured.described(error, file, ENV_PREFIX))) from error

@@ -182,6 +182,8 @@ class Catalog:
         await self.catch_up()
         contents = self.contents
         if changes.is_applied(contents, settings) or (contents.applied is not None and not again):
+            if why := changes.waiting(contents, settings):
+                _log.warning("%s: `tidemill apply` applies it", why)
             return False
         at = int(time.time())
         await self.change(log, lambda found: changes.of_settings(found, settings, author=author, at=at))

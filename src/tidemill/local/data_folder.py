@@ -20,11 +20,12 @@ import orjson
 
 from tidemill import __version__, ownership
 from tidemill.configuration import signing_keys
+from tidemill.configuration.catalog import SETTINGS_FILE
 from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.resources import access
 from tidemill.sealing.wrapping import KEY_FILE, new_key_text
-from tidemill.storage.atomic_file import write_private
-from tidemill.storage.locked_directory import FolderLocked, lock
+from tidemill.storage.atomic_file import PARTIAL, write_private
+from tidemill.storage.locked_directory import LOCK, FolderLocked, lock
 from tidemill.terminal import printable
 
 API_KEY = "api_key"
@@ -36,6 +37,8 @@ FORMAT_FILE = "format.json"
 FORMAT_BYTES_MAX = 4096
 RECORDS = ("kafka/log", "state")
 """Folders that only an installation with data has. Not the store: an operator may link it beforehand."""
+KNOWN = {LOCK, "logs", "store", "run.json", *KEY_FILES, SETTINGS_FILE, "lost+found"}
+"""What a folder without a format may have: the rest of an interrupted start, and what an operator puts there."""
 BELOW_BYTES_MAX = 512
 """Room for paths below the data folder: topics and objects of the store have long names."""
 
@@ -65,6 +68,11 @@ def written(data: Path) -> Written | None:
         if not file.exists():
             if any((data / name).exists() for name in RECORDS):
                 raise FolderError(f"the data in {data} has no format number: {_UNNUMBERED}")
+            if other := _foreign(data):
+                raise FolderError(
+                    f"the folder {data} has other files, like {printable(other)}, which `tidemill up` would close "
+                    "to other users. Nothing was changed; choose a new or an empty folder with --data."
+                )
             return None
         found = _parsed(_beginning(file)) if file.is_file() else None
     except OSError as error:
@@ -77,6 +85,12 @@ def written(data: Path) -> Written | None:
             f"one, {__version__}, reads format {FORMAT}. Nothing was changed; install that version or a later one."
         )
     return found
+
+
+def _foreign(data: Path) -> str | None:
+    """A file of a folder without a format that is not Tidemill's; None if it has none."""
+    names = sorted(each.name for each in data.iterdir()) if data.is_dir() else []
+    return next((name for name in names if name not in KNOWN and not name.endswith(PARTIAL)), None)
 
 
 _UNNUMBERED = (

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from tidemill.configuration.catalog import SETTINGS_FILE, settings_by_key
+from tidemill.configuration.catalog import SETTINGS_FILE, Contents, settings_by_key
 from tidemill.configuration.security import Cluster
 from tidemill.configuration.servers import Serving
 from tidemill.configuration.settings import Settings, SettingsError, file_of, load
@@ -22,6 +22,7 @@ LOOK_SECONDS: Final = 1.0
 """Between two looks at the file."""
 RETRY_SECONDS_MAX: Final = 30.0
 APPLY_SECONDS_MAX: Final = 60.0
+NAMES_SHOWN_MAX: Final = 20
 
 
 class LiveSettings:
@@ -36,6 +37,8 @@ class LiveSettings:
             self._at_start = load(config)
         except SettingsError:
             self._at_start = Settings()
+        self._had_models = bool(self._at_start.models)
+        """Whether the file that was applied last has models."""
         self._waiting: list[str] = []
         """Settings that have changed since the start, and take effect at the next one."""
 
@@ -52,9 +55,10 @@ class LiveSettings:
             async with asyncio.timeout(APPLY_SECONDS_MAX):
                 await catalog.start()
                 await catalog.follower.caught_up()
-                wanted = settings_by_key(settings.servers, models)
-                if await catalog.fill(log, wanted, author=SETTINGS_FILE, again=True) and settings.models:
-                    self._say(f"applied the servers and models of {self._config or SETTINGS_FILE}.")
+                wanted, before = settings_by_key(settings.servers, models), catalog.contents
+                if await catalog.fill(log, wanted, author=SETTINGS_FILE, again=True):
+                    of = f"the servers and models of {self._file}" if settings.models else "the demo models"
+                    self._say(f"applied {of}{removals(before, catalog.contents)}.")
         except (LogUnavailable, TimeoutError) as error:
             raise LogUnavailable(f"{_FAILED}: {str(error) or 'Kafka does not answer'}") from error
         except ValueError as error:
@@ -66,15 +70,19 @@ class LiveSettings:
             await log.stop()
 
     async def follow(self, kafka: Cluster, demo: Mapping[str, Any]) -> NoReturn:
-        """Apply the file whenever it changes, and try again while Kafka does not answer."""
-        failures = 0
+        """Apply the file whenever it has changed, and try again while Kafka does not answer.
+
+        An editor may empty or rename the file before it writes it, so a change counts once two looks agree.
+        """
+        failures, seen = 0, self._applied
         while True:
             await asyncio.sleep(pause_seconds(failures, first=LOOK_SECONDS, longest=RETRY_SECONDS_MAX))
-            if (now := _stamp(file_of(self._config))) == self._applied:
+            before, seen = seen, _stamp(self._file)
+            if seen == self._applied or seen != before:
                 failures = 0
                 continue
             try:
-                settings = load(self._config)
+                settings = self._changed()
                 await self.apply(settings, kafka, demo)
             except SettingsError as error:
                 self._say(f"warning: not applied: {error}")
@@ -84,8 +92,26 @@ class LiveSettings:
                 failures += 1
                 continue
             else:
+                self._had_models = bool(settings.models)
                 self._say_waiting(settings)
-            self._applied, failures = now, 0
+            self._applied, failures = seen, 0
+
+    @property
+    def _file(self) -> Path:
+        return file_of(self._config)
+
+    def _changed(self) -> Settings:
+        """The settings now.
+
+        Raises:
+            SettingsError: They are not valid, or the file or all of its models are gone, which is hardly meant.
+        """
+        settings = load(self._config)
+        if not self._file.exists():
+            raise SettingsError(f"{self._file} is gone")
+        if self._had_models and not settings.models:
+            raise SettingsError(f"{self._file} has no models any more")
+        return settings
 
     def _say_waiting(self, settings: Settings) -> None:
         """Name the other settings that have changed, if they are not those of the last message."""
@@ -105,6 +131,14 @@ class LiveSettings:
 _LIVE: Final = {"servers", "models"}
 """Settings that `apply` applies."""
 _FAILED: Final = "the servers and models cannot be applied"
+
+
+def removals(before: Contents, after: Contents) -> str:
+    """The servers and models that are gone, as the end of a message; empty if there are none."""
+    gone = sorted(before.parsed.keys() - after.parsed.keys())
+    if len(gone) > NAMES_SHOWN_MAX:
+        gone[NAMES_SHOWN_MAX:] = [f"{len(gone) - NAMES_SHOWN_MAX:,} more"]
+    return f"; removed {', '.join(gone)}" if gone else ""
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:

@@ -12,8 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from tidemill.configuration import signing_keys
-from tidemill.configuration.catalog import Contents
+from tidemill.configuration import changes, signing_keys
+from tidemill.configuration.catalog import Contents, settings_by_key
 from tidemill.configuration.security import Kafka
 from tidemill.configuration.servers import Server, Serving
 from tidemill.configuration.settings import Settings, SettingsError
@@ -29,7 +29,7 @@ from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.signing import SignatureError
 from tidemill.schemas.ports import Edge, Store, once, read_all
-from tidemill.schemas.resources.batch import Status
+from tidemill.schemas.resources.batch import Status, window_seconds
 from tidemill.schemas.resources.waiting import Waits
 from tidemill.schemas.webhooks.table import Deliveries
 from tidemill.sealing.key_manager import key_file
@@ -83,6 +83,8 @@ async def examine(settings: Settings, kafka: Kafka | None, say: Say) -> bool:
     serving = settings.serving if contents is None else contents.serving
     found += await _run("models", _servers(serving), say, is_bounded=False)
     found += await _run("catalog", _unusable(serving, {} if contents is None else contents.faults), say)
+    if contents is not None:
+        found += await _run("file", _file(settings, contents), say)
     found += await _run("disk", _disk(settings), say)
     counts = {verdict: sum(finding.verdict is verdict for finding in found) for verdict in findings.Verdict}
     say(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
@@ -128,6 +130,16 @@ def shown(finding: Finding) -> str:
 async def _settings(settings: Settings) -> list[Finding]:
     """Settings that would prevent a start or make it wrong: keys that are not set, an address that is in use."""
     found = [findings.warn(lack.setting, lack.text, lack.fix) for lack in preflight.unknown(settings)]
+    longest = max(map(window_seconds, settings.windows))
+    found += [
+        findings.warn(
+            f"model {name}",
+            f"a call may take {model.timeout_seconds:g} s, and no window is as long",
+            "lower its timeout_seconds, so that a call is tried again before the deadline",
+        )
+        for name, model in settings.models.items()
+        if model.timeout_seconds > longest
+    ]
     # With an external Kafka the api may run elsewhere; a running service holds its own port.
     if (
         settings.kafka is None
@@ -168,6 +180,13 @@ async def _unusable(serving: Serving, faults: Mapping[str, str]) -> list[Finding
         *(findings.fail(key.replace("/", " ", 1), fault, fix) for key, fault in faults.items()),
         *(findings.fail(lack.setting, lack.text, lack.fix) for lack in preflight.lacking(serving)),
     ]
+
+
+async def _file(settings: Settings, contents: Contents) -> list[Finding]:
+    """Whether the servers and models of the settings wait for `tidemill apply`."""
+    why = changes.waiting(contents, settings_by_key(settings.servers, settings.models))
+    fix = "`tidemill apply` applies it; if it is not meant to be, remove its servers and models"
+    return [findings.warn("settings file", why, fix)] if why else []
 
 
 async def _topics(settings: Settings, kafka: Kafka, models: Iterable[str]) -> list[Finding]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Final, get_args, get_origin
 
 from tidemill.configuration import misconfigured
+from tidemill.configuration.connections import is_service_link
 from tidemill.configuration.servers import KEY_PREFIX, Serving
-from tidemill.configuration.settings import ENV_PREFIX, Settings, SettingsError, is_service_link
+from tidemill.configuration.settings import ENV_PREFIX, Settings, SettingsError
 from tidemill.runtime.listening import listen
 
 OTHER_VARIABLES: Final = frozenset(

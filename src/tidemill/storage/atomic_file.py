@@ -5,7 +5,10 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
+
+PARTIAL: Final = ".part"
+"""The end of the name of a file that is not whole yet; a crash leaves it."""
 
 
 @contextmanager
@@ -14,7 +17,7 @@ def replacing(target: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
 
     The umask also restricts `mode`.
     """
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}{PARTIAL}")
     try:
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             yield file

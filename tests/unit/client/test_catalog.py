@@ -50,6 +50,20 @@ def test_a_word_without_a_name_is_refused(word):
         catalog.parsed([word])
 
 
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["max_in_flight=1", "max_in_flight=2"], "max_in_flight is given twice"),
+        (["headers=" + "[" * 3_000], "headers: it is nested too deeply"),
+        (["max_in_flight=" + "9" * 5_000], "max_in_flight: a number has too many digits"),
+    ],
+)
+def test_words_that_cannot_be_meant_are_refused(words, fault):
+    """By name."""
+    with pytest.raises(UsageError, match=fault):
+        catalog.parsed(words)
+
+
 def test_a_difference_is_a_line_for_each_setting():
     """With what was and what will be."""
     found = [
@@ -93,6 +107,44 @@ def test_a_date_is_refused_by_name(tmp_path, value):
         file.write_text(f"[servers.gpu]\nheaders = {value}\n")
         with pytest.raises(UsageError, match=r"tidemill.toml: servers.gpu.headers.api-version: a date"):
             catalog._tables(file)
+
+
+GOOD = "[servers.g]\nurl = 'http://a:8000/v1'\n[models.m]\nservers = ['g']\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [
+        (
+            GOOD.replace("models.", "model.").replace("servers.", "serves."),
+            ["unknown setting serves, did you mean servers?", "unknown setting model, did you mean models?"],
+        ),
+        (GOOD + "[models.llama3.1]\nservers = ['g']\n", ["models.llama3.1: a name with a dot needs quotes: "]),
+        (GOOD + "[limits]\nx = inf\n", ["limits.x: it must be a number within"]),
+    ],
+)
+async def test_a_misspelt_file_is_not_applied(console, tmp_path, text, faults):
+    """Its servers and models would seem to be gone; the service hears nothing."""
+    file = tmp_path / "tidemill.toml"
+    file.write_text(text)
+    async with answering({}) as client:
+        with pytest.raises(UsageError) as caught:
+            await catalog.apply(console, client, file, dry_run=False)
+    found = str(caught.value).split("\n")
+    assert len(found) == len(faults)
+    for fault, beginning in zip(found, faults, strict=True):
+        assert fault.startswith(f"{file}: {beginning}")
+
+
+@pytest.mark.parametrize("text", ["", "port = 1\n", "[servers]\n[models]\n"])
+async def test_an_empty_file_needs_a_flag(console, tmp_path, text):
+    """It would remove everything."""
+    file = tmp_path / "tidemill.toml"
+    file.write_text(text)
+    async with answering({"/v1/admin/apply": {"changes": [], "warnings": []}}) as client:
+        with pytest.raises(UsageError, match=r"neither servers nor models; --allow-empty removes"):
+            await catalog.apply(console, client, file, dry_run=True)
+        assert await catalog.apply(console, client, file, dry_run=True, allow_empty=True) is Exit.OK
 
 
 @asynccontextmanager

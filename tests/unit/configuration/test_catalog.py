@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,10 @@ def test_a_price_that_cannot_be_read_is_not_zero(price):
         ({"server/a": {"url": "x"}}, "servers.a.url: "),
         ({"server/b": {"url": "http://a/v1"}}, "servers.b: it has the address and the key of servers.a"),
         ({"server/b": {"url": "http://b/v1", "key": "x"}}, "servers.b: unknown setting key"),
+        (
+            {"server/b": {"url": "http://b/v1", "models_like": "m.2"}},
+            "servers.b.models_like: there is no model m.2, but m.1",
+        ),
         ({"model/o": {"servers": ["b"]}}, "models.o.servers: there is no server b"),
         ({"model/o": {"servers": ["a"], "aliases": ["m"]}}, "models.o.aliases: m is the name of a model already"),
         ({"model/o": {"servers": ["a"], "upstream_model": "a\x00b"}}, "models.o.upstream_model: it has a control"),
@@ -254,6 +259,33 @@ def test_a_record_is_checked_like_a_change(settings: dict[str, object]) -> None:
     contents = folded([("server/a", value(settings), 0)])
     assert {*contents.faults} == {"server/a"}
     assert not contents.serving.servers
+
+
+FILE_OF_API: dict[str, dict[str, object]] = {
+    "server/a": {"url": "http://a/v1"},
+    "server/b": {"url": "http://b/v1"},
+    "model/m": {"servers": ["a"]},
+}
+
+
+def test_a_file_that_waits_for_an_apply_is_named() -> None:
+    """A command alone is no difference, nor a file without models, nor another one that says the same."""
+    entries = changes.of_settings(folded([]), FILE_OF_API, author=FILE, at=1)
+    applied = Applied(digest=catalog.digest(FILE_OF_API), author=FILE, at=1)
+    contents = replace(written(folded([]), entries), applied=applied)
+    assert changes.waiting(contents, FILE_OF_API) == ""
+    command = changes.planned(contents, {"server/a": {"url": "http://a/v1", "drain": True}}, author="k", at=2)
+    by_command = replace(written(contents, command), applied=applied)
+    assert changes.waiting(by_command, FILE_OF_API) == ""
+    later = {**FILE_OF_API, "server/a": {"url": "http://a/v1", "max_in_flight": 3}}
+    del later["server/b"]
+    assert changes.waiting(by_command, later) == "the settings file is not applied to server/a, server/b"
+    assert changes.waiting(contents, {}) == ""
+    other = Applied(digest="other", author="k", at=3)
+    assert changes.waiting(replace(contents, applied=other), FILE_OF_API) == ""
+    assert changes.waiting(folded([]), FILE_OF_API) == ""
+    wrong = {**FILE_OF_API, "model/m": {"servers": ["none"]}}
+    assert "there is no server none" in changes.waiting(contents, wrong)
 
 
 def test_each_record_that_contradicts_another_is_left_out_alone() -> None:

@@ -2,11 +2,13 @@
 
 import json
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidemill.configuration import catalog
 from tidemill.configuration.servers import Price
 from tidemill.configuration.settings import Settings, SettingsError, load
 from tidemill.schemas import configured
@@ -101,15 +103,42 @@ def test_settings_out_of_bounds_are_refused(tmp_path, text, message):
         ('store = "s3://id:secret@bucket"', "store: the address must not contain a password"),
         ('cors_origins = ["https://a.example/"]', "cors_origins.0: https://a.example/ is not an"),
         ('cors_origins = ["app.example.com"]', "cors_origins.0: app.example.com is not an origin"),
+        (f"a = {'[' * 3_000}{']' * 3_000}", "it is nested too deeply"),
+        (f"port = {'9' * 5_000}", "a number has too many digits"),
+        ("port = true", "port: Input should be a valid integer"),
+        ("windows = { 24h = true }", "windows.24h: Input should be a valid number"),
+        (f"[models.m]\n{MODEL}\ntimeout_seconds = true", "models.m.timeout_seconds: Input should be a"),
+        (SERVER + "hours = [{ from = 0, to = 1, max_in_flight = false }]", "servers.gpu.hours.0.max_in_flight: "),
+        (SERVER + "hours = [{ from = 0, to = 1, max_in_flight = 1, days = [] }]", "servers.gpu.hours.0.days: "),
+        (f"[models.m]\n{MODEL}\nendpoints = []", "models.m.endpoints: List should have at least 1 item"),
+        (f"[models.m]\n{MODEL}\naliases = ['']", "models.m.aliases.0: String should match pattern"),
+        (f"[models.m]\n{MODEL}\nprice.per_image = []", "models.m.price.per_image: Input should be a number"),
+        (f"[models.m]\n{MODEL}\ntimeout_seconds = 6e6", "models.m.timeout_seconds: Input should be less than or"),
+        (SERVER + "share = 1e-300", "servers.gpu.share: Input should be greater than or equal to 0.001"),
+        ("part_age_seconds = 1e15", "part_age_seconds: Input should be less than or equal to 3600"),
+        ("intake_idle_seconds = 1e-9", "intake_idle_seconds: Input should be greater than or equal to 0.1"),
+        ("grace_seconds = 1e15", "grace_seconds: Input should be less than or equal to 86400"),
+        ("connections.head_seconds_max = 1e15", "connections.head_seconds_max: Input should be less than"),
+        ("limits.requests_per_second = 1e-300", "limits.requests_per_second: Input should be greater than"),
+        ("tls_client_ca_file = 'ca.pem'", "tls_client_ca_file: it is set without tls_cert_file"),
+        ('data = ""', "data: it is empty; name a folder"),
+        ('data = "~no-such-user/x"', "data: ~no-such-user/x: there is no such user"),
         ('kafka = "kafka://a:9092"', "kafka: expected host:port[,host:port…], without a scheme"),
     ],
-    ids=range(36),
+    ids=range(56),
 )  # fmt: skip
 def test_a_fault_says_how_to_fix_it(tmp_path, text, message):
     """One line names its place and the correct form."""
     assert (found := refusal(tmp_path, text)).startswith(message)
     assert "\n" not in found
     assert "secret" not in found
+
+
+def test_a_table_that_comes_twice_needs_no_quotes(tmp_path):
+    """The hint about names is for names."""
+    twice = refusal(tmp_path, "[models.m]\n[models.m]")
+    assert twice == "Cannot declare ('models', 'm') twice (at line 2, column 10)"
+    assert refusal(tmp_path, f"[models.a/b]\n{MODEL}").endswith('needs quotes, as in [models."a/b"]')
 
 
 def test_a_file_with_a_byte_order_mark_or_another_encoding(tmp_path):
@@ -122,10 +151,53 @@ def test_a_file_with_a_byte_order_mark_or_another_encoding(tmp_path):
         load(file)
 
 
+def test_the_data_folder_may_be_in_the_home_folder(monkeypatch):
+    """In the file and in a variable, which no shell expands."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert Settings(data="~/tidemill").data == Path("/home/me/tidemill")
+    monkeypatch.setenv("TIDEMILL_DATA", "~/other")
+    assert Settings().data == Path("/home/me/other")
+
+
 def test_each_fault_has_its_own_line(tmp_path):
     """One message lists all of them."""
     text = f"prot = 1\n[models.m]\n{MODEL.replace('http', 'ftp')}\ntimeout = 1\n[models.n]\nbackends = [{{}}]"
-    assert len(refusal(tmp_path, text.removeprefix("prot = 1\n")).splitlines()) == 2
+    assert len(refusal(tmp_path, text).splitlines()) == 4
+
+
+def test_a_misspelt_name_hides_no_other_fault(tmp_path):
+    """At the top and in a table; values out of bounds are listed together, too, up to a number."""
+    text = "prt = 1\nhots = 2\npart_bytes = 1\n[limits]\nfile_max = 1\nkeys_max = -1\n"
+    text += f"[models.m]\n{MODEL}\ntries = 2\n"
+    found = [line.removeprefix(f"{tmp_path / 'tidemill.toml'}: ") for line in refusal(tmp_path, text).splitlines()]
+    assert sorted(line.partition(",")[0].partition(": Input")[0] for line in found) == [
+        "limits.keys_max",
+        "limits: unknown setting file_max",
+        "models.m: unknown setting tries",
+        "part_bytes",
+        "unknown setting hots",
+        "unknown setting prt",
+    ]
+    assert len(refusal(tmp_path, "a = nan\nb = inf\n").splitlines()) == 2
+    with pytest.raises(ValueError, match=r"^") as refused:
+        catalog.checked("server/g", {"url": "http://a/v1", "share": 0, "drain": "maybe", "shre": 1})
+    assert [part.partition(":")[0] for part in str(refused.value).split("; ")] == [
+        "servers.g.share",
+        "servers.g.drain",
+        "servers.g",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "setting"), [('metrics = "x"', {"metrics": "x"}), ('headroom = "x"', {"headroom": "x"})]
+)
+def test_a_fault_has_one_text(tmp_path, line, setting):
+    """In the file, over the API, and in the record of a server."""
+    in_file = refusal(tmp_path, SERVER.replace("127.0.0.1:1", "a") + line)
+    with pytest.raises(ValueError, match=r"^") as refused:
+        catalog.checked("server/gpu", {"url": "http://a/v1"} | setting)
+    assert in_file.split("\n")[0] == str(refused.value).split("; ")[0]
+    assert in_file.startswith(f"servers.gpu.{next(iter(setting))}: ")
 
 
 def test_the_environment_has_the_same_bounds(monkeypatch):
@@ -140,6 +212,21 @@ def test_the_environment_has_the_same_bounds(monkeypatch):
             patched.setenv(name, value)
             with pytest.raises(SettingsError):
                 load()
+
+
+def test_deep_json_in_a_variable_is_refused(monkeypatch):
+    """Without a traceback."""
+    monkeypatch.setenv("TIDEMILL_LIMITS", "[" * 200_000)
+    with pytest.raises(SettingsError, match="JSON"):
+        load()
+
+
+def test_numbers_of_variables_are_texts(monkeypatch):
+    """So they are converted; only what TOML and JSON call true or false is no number."""
+    for name, value in (("PORT", "81"), ("LIMITS__KEYS_MAX", "7"), ("WINDOWS", '{"24h": "0.5"}')):
+        monkeypatch.setenv(f"TIDEMILL_{name}", value)
+    found = Settings()
+    assert (found.port, found.limits.keys_max, found.windows) == (81, 7, {"24h": Decimal("0.5")})
 
 
 def test_usual_names_are_accepted(tmp_path):
@@ -239,7 +326,9 @@ def test_a_fault_names_the_variable_that_has_it(tmp_path, monkeypatch):
         ("TIDEMILL_MODELS", "{bad", "TIDEMILL_MODELS: it must be JSON"),
         ("TIDEMILL_LIMITS", "x", "TIDEMILL_LIMITS: it must be JSON"),
         ("TIDEMILL_PORT", "abc", "TIDEMILL_PORT: port: "),
-        ("TIDEMILL_MODELS__M__TIMEOUT_SECONDS", "abc", "TIDEMILL_MODELS: models.m."),
+        ("TIDEMILL_MODELS__M__TIMEOUT_SECONDS", "abc", "TIDEMILL_MODELS__M__TIMEOUT_SECONDS: models.m."),
+        ("TIDEMILL_LOG__LEVEL", "loud", "TIDEMILL_LOG__LEVEL: log.level: "),
+        ("TIDEMILL_MODELS__M__PAUSED", "true", "TIDEMILL_MODELS: models.m: it names no server"),
     ):
         with monkeypatch.context() as patched:
             patched.setenv(name, value)

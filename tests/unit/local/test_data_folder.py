@@ -91,6 +91,39 @@ def test_an_unusable_path_is_refused(tmp_path, name, why):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["notes.txt", ".ssh", "kafka"])
+def test_a_folder_with_other_files_is_refused(tmp_path, name):
+    """A home folder, or `.`: their permissions would be lost."""
+    (tmp_path / name).mkdir(mode=0o755)
+    tmp_path.chmod(0o755)
+    with (
+        pytest.raises(FolderError, match=rf"other files, like {name}.*Nothing was changed; .* with --data"),
+        data_folder.locked(tmp_path),
+    ):
+        pass
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+    assert {each.stat().st_mode & 0o777 for each in (tmp_path, tmp_path / name)} == {0o755}
+
+
+@pytest.mark.parametrize("step", ["lock", "keys", "full disk", "prepared", "format"])
+def test_an_interrupted_first_start_is_continued(tmp_path, step):
+    """Wherever it ended; the operator may have linked the store, and written the settings, beforehand."""
+    with data_folder.locked(tmp_path):
+        if step != "lock":
+            for keep in KEYS.values():
+                keep(tmp_path)
+        if step == "full disk":
+            (tmp_path / ".api_key.0123456789abcdef.part").touch()
+        if step == "prepared":
+            (tmp_path / "store").symlink_to(tmp_path.parent)
+            (tmp_path / "tidemill.toml").touch()
+        if step == "format":
+            data_folder.stamp(tmp_path)
+            (tmp_path / "of a user").touch()
+    with data_folder.locked(tmp_path):
+        data_folder.stamp(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["Größe", "a, b", "'q' \"d\"", "100%", "#1", "$HOME", "back\\slash", "日本"])
 def test_usual_folder_names_work(tmp_path, name):
     """With blanks, umlauts or quotes, and through a symbolic link."""

@@ -1,11 +1,13 @@
 """Changes of the settings file while `tidemill up` runs, with a Kafka that does not answer."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from support.ports import free_port
 from support.waiting import until
 
+from tidemill.configuration.catalog import Entry, Fold
 from tidemill.configuration.security import Cluster
 from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.kafka.connection import LogUnavailable
@@ -104,3 +106,80 @@ async def test_the_wait_for_kafka_has_a_bound(said, monkeypatch):
     with pytest.raises(LogUnavailable, match=r"servers and models cannot be applied: Kafka does not answer"):
         await live.apply(Settings(), Cluster(servers=f"127.0.0.1:{free_port()}"), {})
     assert not said
+
+
+ONE_MODEL = "[servers.a]\nurl = 'http://127.0.0.1:9/v1'\n[models.m]\nservers = ['a']\n"
+
+
+@pytest.fixture
+def default_file(tmp_path, monkeypatch):
+    """The settings file of the current folder, with a model."""
+    monkeypatch.setattr(live_settings, "LOOK_SECONDS", 0.01)
+    monkeypatch.chdir(tmp_path)
+    file = Path("tidemill.toml")
+    file.write_text(ONE_MODEL)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (Path.unlink, "is gone"),
+        (lambda file: file.write_text(""), "has no models"),
+        (lambda file: file.write_text("port = 2\n"), "has no models"),
+    ],
+)
+async def test_a_file_that_is_away_or_empty_removes_nothing(default_file, said, damage, fault):
+    """An editor, or a full disk, may leave it so; the next file is applied."""
+    live, write = Scripted(None, say=said.append, errors=[]), default_file.write_text
+    following = asyncio.create_task(live.follow(CLUSTER, {}))
+    damage(default_file)
+    await until(lambda: said, "the warning")
+    assert said[0].startswith("warning: not applied: tidemill.toml ")
+    assert fault in said[0]
+    write(f"port = 33\n{ONE_MODEL}")
+    await until(lambda: live.ports, "the next file")
+    assert live.ports == [33]
+    following.cancel()
+
+
+class Growing(type(Path())):
+    """A file that a program writes piece by piece: one before each look."""
+
+    pieces = ()
+
+    def stat(self, **options):
+        """See `Path.stat`."""
+        if self.pieces:
+            with self.open("a") as file:
+                file.write(self.pieces.pop(0))
+        return super().stat(**options)
+
+
+async def test_a_file_is_applied_once_it_is_whole(tmp_path, said, monkeypatch):
+    """Although the first pieces are settings, too."""
+    monkeypatch.setattr(live_settings, "LOOK_SECONDS", 0.01)
+    file = Growing(tmp_path / "tidemill.toml")
+    with file.open("w"):
+        live = Scripted(file, say=said.append, errors=[])
+    file.pieces = ["port = 1", "2", "3\n", ONE_MODEL]
+    following = asyncio.create_task(live.follow(CLUSTER, {}))
+    await until(lambda: live.ports, "the whole file")
+    assert (live.ports, file.pieces) == ([123], [])
+    following.cancel()
+
+
+def test_what_is_removed_is_named():
+    """Also if the file has demo models in place of its own; a long list ends with a count."""
+
+    def contents(*keys):
+        fold = Fold()
+        for key in keys:
+            fold.put(key, Entry(settings={"url": "http://a/v1"}, author="f", at=1))
+        return fold.contents()
+
+    before = contents("server/a", "server/b", "model/m")
+    assert live_settings.removals(before, contents("server/a", "server/c")) == "; removed model/m, server/b"
+    assert live_settings.removals(before, before) == ""
+    many = contents(*(f"server/{number}" for number in range(1000)))
+    assert live_settings.removals(many, before).endswith("server/115, 980 more")

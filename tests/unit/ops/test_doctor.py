@@ -154,3 +154,16 @@ async def test_a_long_read_of_the_log_is_no_fault(monkeypatch, tmp_path):
     await doctor.examine(Settings(data=tmp_path, port=0), "127.0.0.1:9", said.append)
     assert "ok    batches: none of the last 30 days is stalled" in said
     assert broker.read == len(records)
+
+
+async def test_a_call_longer_than_each_window_is_named():
+    """It would outlast its batch, and the settings file may say so by a slip of the unit."""
+    backends = [{"url": "http://127.0.0.1:9/v1"}]
+    models = {
+        "slow": {"backends": backends, "timeout_seconds": 3_601},
+        "quick": {"backends": backends, "timeout_seconds": 3_600},
+    }
+    settings = Settings(kafka="127.0.0.1:9", models=models, windows={"30m": 0, "1h": 0})
+    found = [finding for finding in await doctor._settings(settings) if finding.what.startswith("model ")]
+    assert [(finding.verdict, finding.what) for finding in found] == [(findings.Verdict.WARN, "model slow")]
+    assert found[0].text == "a call may take 3601 s, and no window is as long"
