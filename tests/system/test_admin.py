@@ -110,7 +110,7 @@ async def test_a_first_line_creates_only_missing_topics(kafka):
             yield Record(model=model, key=f"{batch_id}/0", value=b"{}", head=head)
 
     log = Log(kafka)
-    requests = RequestProducer(kafka, log, ensure_topics=create)
+    requests = RequestProducer(kafka, log, partitions=2, ensure_topics=create)
     await requests.start(MODELS)
     assert requests._producer._current is not None
     await requests.publish(records())

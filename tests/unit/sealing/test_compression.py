@@ -11,7 +11,7 @@ KAFKA = "127.0.0.1:9"
 
 def requests(kafka, **how):
     """The producer of requests."""
-    return RequestProducer(kafka, Log(kafka), ensure_topics=print, **how)
+    return RequestProducer(kafka, Log(kafka), partitions=4, ensure_topics=print, **how)
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
