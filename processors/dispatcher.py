@@ -14,7 +14,7 @@ The dispatcher carries out decisions that others make: `scheduling/scheduler.py`
 
 Before its partitions move to another process, the dispatcher starts no more calls, waits for those in flight and
 for their results to arrive, and forgets all other lines: Kafka redelivers their records. Calls that outlast this
-wait go on; if their lines come back to this process, they are still pending.
+wait go on; lines that come back to this process are still pending, and others are forgotten if they fail.
 """
 
 import asyncio
@@ -268,7 +268,8 @@ class Dispatcher:
         return is_running and self._pool.in_flight < self._pool.seats and not self._sender.is_full
 
     def _is_wanted(self, line: Line) -> bool:
-        return self._services.clock() < line.head.deadline and line.head.batch_id not in self._services.closed
+        is_late = self._services.clock() >= line.head.deadline
+        return not is_late and not line.is_lost and line.head.batch_id not in self._services.closed
 
     def _aborted(self, lines: Sequence[Line]) -> None:
         """A call was aborted: its lines need no result if their batch is closed."""
@@ -346,9 +347,8 @@ class Dispatcher:
         self._end_calls(1)
         if line.head.batch_id in self._services.closed:
             self._finish(line)
-        elif self._state is _State.LEAVING:
-            # Kafka redelivers it with its record.
-            self._forget(line)
+        elif self._state is _State.LEAVING or line.is_lost:
+            self._forget(line)  # Kafka delivers it with its record, here or to another process
         else:
             self._waiting.hold(line, at)
             return True

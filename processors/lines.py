@@ -47,6 +47,11 @@ class Line:
     """Why it waits for another call: kind, server and status of its last failure (`FailedLines`)."""
 
     @property
+    def is_lost(self) -> bool:
+        """Whether this process has left the partitions of all its records: another one may call it."""
+        return all(entry.window.is_closed for entry in self.entries)
+
+    @property
     def size(self) -> int:
         """Bytes of the input line."""
         return len(self.text) if self.head.ref is None else self.head.ref.length

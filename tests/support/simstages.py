@@ -150,9 +150,11 @@ class ProcessorsProcess(Base):
         self._assignment = Assignment(self._closed, lambda key: partition_of(key, self._partitions))
         self._wanted = asyncio.Event()
         self._learning: asyncio.Task[None] | None = None
+        self._caught_up = asyncio.Event()
         self.process.start(self._follow())
 
     async def assign(self, places: list[Place]) -> None:
+        await self._caught_up.wait()
         tap = _Tap(self, self.seat.generation)
         self._assignment.assign(self.process.now())
         ends = {place: len(self.log.records[place]) for place in places}
@@ -184,7 +186,8 @@ class ProcessorsProcess(Base):
             self._wanted.set()
 
     async def revoke(self) -> None:
-        await self.stage.drain(DRAIN_SECONDS_MAX)
+        if not await self.stage.drain(DRAIN_SECONDS_MAX):
+            self.world.outlasted(self.process)
         self._assignment.leave()
         self.stage.forget_waiting()
 
@@ -230,6 +233,7 @@ class ProcessorsProcess(Base):
                 elif (batch := batch_state(value)) is not None:
                     self._closed.apply(batch.id, batch.status)
                 offset += 1
+            self._caught_up.set()
             await self.log.growth()
 
 

@@ -160,6 +160,13 @@ class SimulatedWay:
         calls_max = IN_FLIGHT_MAX + UNACKNOWLEDGED_MAX
         assert under_way <= calls_max * self._inputs_per_call, "a kill would repeat more than it may"
 
+    def outlasted(self, process: Process) -> None:
+        """Note that calls of a process may be repeated: it was killed, or left its partitions without them."""
+        lost = [place for place, caller in self._under_way.items() if caller is process]
+        self.repeats_max += len(lost)
+        for place in lost:
+            del self._under_way[place]
+
     def aborted(self, places: list[tuple[str, int]], process: Process) -> None:
         """Note the abort of a call of a closed batch: after a kill no process would repeat it."""
         for place in places:
@@ -246,10 +253,7 @@ class SimulatedWay:
 
     def _end(self, stage: str, member) -> None:
         self.kills[stage] += 1
-        lost = [place for place, process in self._under_way.items() if process is member.process]
-        self.repeats_max += len(lost)
-        for place in lost:
-            del self._under_way[place]
+        self.outlasted(member.process)
         member.process.kill()
         self.loop.create_task(self.groups[stage].lose(member))
 
