@@ -1,6 +1,6 @@
 """The lines of a model: pending ones, whose results the log does not have yet, and completed ones."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from opentelemetry.trace import Span
@@ -77,6 +77,13 @@ class PendingLines:
 
     def __len__(self) -> int:
         return sum(len(batch.lines) for batch in self.batches.values())
+
+    def __iter__(self) -> Iterator[Line]:
+        return (line for batch in self.batches.values() for line in batch.lines.values())
+
+    def __contains__(self, line: Line) -> bool:
+        batch = self.batches.get(line.head.batch_id)
+        return batch is not None and batch.lines.get(line.index) is line
 
     def add(self, entry: Entry, head: RequestHead, texts: Sequence[bytes]) -> tuple[list[Line], int]:
         """Add the lines of a record; a line that is pending already waits for both records.

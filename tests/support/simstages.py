@@ -219,7 +219,7 @@ class ProcessorsProcess(Base):
                     continue
                 for mark in marks:
                     if batch_id not in self._closed:
-                        self.stage._lines.completed.mark(batch_id, mark.index)
+                        self.stage.lines.completed.mark(batch_id, mark.index)
 
     async def _follow(self) -> None:
         """Apply the batches, a while after they are published."""
