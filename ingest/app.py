@@ -119,6 +119,7 @@ class Ingest:
         self._requests = RequestProducer(
             kafka,
             self._log,
+            partitions=settings.partitions,
             ensure_topics=functools.partial(ensure_model_topics, settings, kafka),
             vault=self._key_manager.vault,
             encrypted=settings.encrypt_log,

@@ -44,6 +44,7 @@ class RequestProducer:
         kafka: Kafka,
         log: Log,
         *,
+        partitions: int,
         ensure_topics: Callable[[str], Awaitable[None]],
         vault: Vault,
         encrypted: bool = False,
@@ -54,6 +55,7 @@ class RequestProducer:
         Args:
             kafka: Brokers and credentials.
             log: The producer of facts.
+            partitions: How many partitions of a topic get records, at most; the same in every process.
             ensure_topics: Creates missing topics of a model; raises `TopicError` if it cannot.
             vault: Has the keys of batches whose lines are sealed.
             encrypted: Whether the lines of new batches are encrypted, so that compression would gain nothing.
@@ -72,7 +74,7 @@ class RequestProducer:
                 kafka,
                 compression=None if encrypted else COMPRESSION,
                 batch_bytes=PRODUCER_BATCH_BYTES,
-                partitioner=partition_of_run,
+                partitioner=functools.partial(partition_of_run, partitions_max=partitions),
             )
         )
 
@@ -171,14 +173,20 @@ class RequestProducer:
         return size
 
 
-def partition_of_run(key: bytes, partitions: Sequence[int], available: Sequence[int]) -> int:
+def partition_of_run(
+    key: bytes, partitions: Sequence[int], available: Sequence[int], *, partitions_max: int
+) -> int:
     """The partition of a run of lines, in rotation, so that all processes get equally many lines of a batch.
 
     Hashes of the keys would give one of two processes at least 60 % of 10,000 lines in 28 of 100 batches.
+
+    A copy of a run, published after a crash, must reach the same partition, and thus the same process. So
+    partitions that were added to the topic later get no records.
     """
     del available
     batch_id, _, run = key.decode().rpartition("/")
-    return sorted(partitions)[(partition_of(batch_id, len(partitions)) + int(run)) % len(partitions)]
+    numbers = sorted(partitions)[:partitions_max]
+    return numbers[(partition_of(batch_id, len(numbers)) + int(run)) % len(numbers)]
 
 
 @functools.lru_cache(maxsize=TOPICS_KEPT_MAX)

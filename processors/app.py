@@ -82,6 +82,7 @@ class Processors:
         )
         state = settings.data / "state" / "processors"
         self._app = stage_app.create_app(NAME, settings, kafka=kafka, state=state)
+        self._app.stop_seconds = settings.stop_seconds
         self._models = Models(self._app, self._shared, Places(self._offsets, NAME, settings.partitions))
         self._servers = Servers(
             time.time, asyncio.get_running_loop().time, client=self._shared.upstream,

@@ -12,9 +12,9 @@ server.
 The dispatcher carries out decisions that others make: `scheduling/scheduler.py` picks the next line,
 `backends/pool.py` its server, `calls/retry.py` what follows a failed call.
 
-Before its partitions move to another process, the dispatcher starts no more calls, waits for those in flight and
-for their results to arrive, and forgets all other lines: Kafka redelivers their records. Calls that outlast this
-wait go on; if their lines come back to this process, they are still pending.
+Before its partitions move to another process, the dispatcher starts no more calls, waits briefly for those in
+flight and their results, and forgets all other lines: Kafka redelivers their records. Longer calls go on
+(`partitions/handover.py`); lines that come back are still pending, and others are forgotten if they fail.
 """
 
 import asyncio
@@ -105,7 +105,7 @@ class Dispatcher:
         self._sender = ResultSender(pool, outbox, store, batcher, self._arrived, closed=services.closed)
         self._policy = policy
         self._loop = asyncio.get_running_loop()
-        self._lines = PendingLines(services.completed)
+        self.lines = PendingLines(services.completed)
         self._failures = FailedLines(services.clock)
         self._health_probe = caller.health_probe(self.fill, policy.probe_seconds_min)
         self._waiting = WaitingLines(
@@ -113,7 +113,7 @@ class Dispatcher:
             calls_max=lambda: self.seats, wake=self.fill,
         )  # fmt: skip
         self.stalls = Stalls(
-            self._lines.batches, self._waiting, pool, self._failures, clock=services.clock,
+            self.lines.batches, self._waiting, pool, self._failures, clock=services.clock,
             awaits_log=lambda: self._sender.is_full or pool.awaits_log,
         )  # fmt: skip
         self._calls = CallsInFlight(caller, self._end, self._aborted)
@@ -129,7 +129,7 @@ class Dispatcher:
     @property
     def pending(self) -> int:
         """Lines whose results the log does not have."""
-        return len(self._lines)
+        return len(self.lines)
 
     @property
     def seats(self) -> int:
@@ -147,7 +147,7 @@ class Dispatcher:
         if head.batch_id in self._services.closed or self._services.clock() >= head.deadline:
             entry.window.finish(entry, len(texts))
             return
-        fresh, completed = self._lines.add(entry, head, texts)
+        fresh, completed = self.lines.add(entry, head, texts)
         self._waiting.add(fresh, head)
         if completed:
             entry.window.finish(entry, completed)
@@ -155,7 +155,7 @@ class Dispatcher:
 
     def drop(self, batch_id: str) -> None:
         """Finish the lines of a closed batch without results; those in flight have its grace."""
-        if batch_id not in self._lines.batches:
+        if batch_id not in self.lines.batches:
             return
         for line in self._waiting.drop(batch_id):
             self._finish(line)
@@ -265,7 +265,8 @@ class Dispatcher:
         return is_running and self._pool.in_flight < self._pool.seats and not self._sender.is_full
 
     def _is_wanted(self, line: Line) -> bool:
-        return self._services.clock() < line.head.deadline and line.head.batch_id not in self._services.closed
+        is_late = self._services.clock() >= line.head.deadline
+        return not is_late and not line.is_lost and line.head.batch_id not in self._services.closed
 
     def _aborted(self, lines: Sequence[Line]) -> None:
         """A call was aborted: its lines need no result if their batch is closed."""
@@ -343,9 +344,8 @@ class Dispatcher:
         self._end_calls(1)
         if line.head.batch_id in self._services.closed:
             self._finish(line)
-        elif self._state is _State.LEAVING:
-            # Kafka redelivers it with its record.
-            self._forget(line)
+        elif self._state is _State.LEAVING or line.is_lost:
+            self._forget(line)  # Kafka delivers it with its record, here or to another process
         else:
             self._waiting.hold(line, at)
             return True
@@ -361,7 +361,7 @@ class Dispatcher:
         counts: bool = True,
     ) -> None:
         """Write the line's result and send it to the log; if it `counts`, as the result of a call at `backend`."""
-        more = self._lines.settle(line)
+        more = self.lines.settle(line)
         if counts:
             line.backend = backend
             self._pool.settled(backend)
@@ -373,7 +373,7 @@ class Dispatcher:
         """The log has the results of these lines: only now are they finished."""
         for line in lines:
             self._failures.forget(line)
-            self._lines.arrive(line)
+            self.lines.arrive(line)
             for entry in line.entries:
                 entry.window.finish(entry)
         self._pool.acknowledged(line.backend for line in lines if line.backend is not None)
@@ -394,4 +394,4 @@ class Dispatcher:
     def _forget(self, line: Line) -> None:
         """Remove a line that has no result."""
         self._failures.forget(line)
-        self._lines.forget(line)
+        self.lines.forget(line)

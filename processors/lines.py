@@ -1,6 +1,6 @@
 """The lines of a model: pending ones, whose results the log does not have yet, and completed ones."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from opentelemetry.trace import Span
@@ -47,6 +47,11 @@ class Line:
     """Why it waits for another call: kind, server and status of its last failure (`FailedLines`)."""
 
     @property
+    def is_lost(self) -> bool:
+        """Whether this process has left the partitions of all its records: another one may call it."""
+        return all(entry.window.is_closed for entry in self.entries)
+
+    @property
     def size(self) -> int:
         """Bytes of the input line."""
         return len(self.text) if self.head.ref is None else self.head.ref.length
@@ -72,6 +77,13 @@ class PendingLines:
 
     def __len__(self) -> int:
         return sum(len(batch.lines) for batch in self.batches.values())
+
+    def __iter__(self) -> Iterator[Line]:
+        return (line for batch in self.batches.values() for line in batch.lines.values())
+
+    def __contains__(self, line: Line) -> bool:
+        batch = self.batches.get(line.head.batch_id)
+        return batch is not None and batch.lines.get(line.index) is line
 
     def add(self, entry: Entry, head: RequestHead, texts: Sequence[bytes]) -> tuple[list[Line], int]:
         """Add the lines of a record; a line that is pending already waits for both records.

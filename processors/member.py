@@ -1,22 +1,28 @@
 """The process as a member of its consumer group: handles assignments and revocations for all its models."""
 
 import asyncio
+import functools
 import time
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from tidemill.faust import stage_app
+from tidemill.faust.marks import Marks
 from tidemill.faust.stage_app import StageApp
 from tidemill.kafka.freeze_guard import MembershipGuard
 from tidemill.processors.awake_model import Shared
 from tidemill.processors.models import Models
+from tidemill.processors.partitions.handover import Handover, Work
 from tidemill.processors.scheduling.stalls import CHECK_SECONDS
 from tidemill.schemas.log import topics
 from tidemill.tasks import watched
 
-REBALANCE_DRAIN_SECONDS_MAX: Final = 30.0
-STOP_DRAIN_SECONDS_MAX: Final = 7.0
-"""Less than the time that the process has to stop."""
+REBALANCE_DRAIN_SECONDS_MAX: Final = 2.0
+"""Short, since no member starts a call until the last one has rejoined the group. Longer calls go on, and the
+next owners of their partitions wait for them (`partitions/handover.py`)."""
+LOOK_SECONDS: Final = 0.25
+"""Between two looks whether such calls have ended."""
 HOLD_SECONDS: Final = 1.0
 """Seconds after which paused partitions are paused again, since Faust may have resumed them."""
 
@@ -38,6 +44,11 @@ class Member:
         self._shared = shared
         self._partitions = partitions
         self._guard = MembershipGuard(app.membership, models)
+        self._is_leaving = self._is_stopping = False
+        self._handover = Handover(Marks(app, topics.PROCESSORS.name), time.monotonic)
+        self._handing_over: asyncio.Task[None] | None = None
+        self._numbers: set[int] = set()
+        """The partitions that are read."""
         self._work: asyncio.Task[None] | None = None
         self._reports = watched(asyncio.create_task(self._report()), app.crash)
         self._agent = app.agent(stage_app.raw_topic(app, topics.PROCESSORS.name))(self._take_all)
@@ -51,6 +62,7 @@ class Member:
         self._reports.cancel()
         self._shared.recovery.stop()
         self._stop_work()
+        self._stop_handover()
 
     async def _take_all(self, events: Any) -> None:
         async for event in events.noack().events():
@@ -61,7 +73,15 @@ class Member:
         self._stop_work()
         self._shared.recovery.stop()
         self._shared.assignment.assign(time.time())
-        self._models.begin(numbers, len(numbers) / self._partitions)
+        # While it stops, its calls in flight go on, and the records wait for the next owner.
+        self._numbers = await self._handover.take(() if self._is_stopping else numbers)
+        self._models.begin(self._numbers, len(self._numbers) / self._partitions)
+        self._handing_over = watched(asyncio.create_task(self._hand_over()), self._app.crash)
+        self._is_leaving = self._is_stopping
+        if self._is_stopping:
+            for model in self._models.at_work:
+                model.dispatcher.leave()
+            return
         self._shared.recovery.start(self._app.crash)
         self._work = watched(asyncio.create_task(self._models.run()), self._app.crash)
 
@@ -69,19 +89,56 @@ class Member:
         """Leave all partitions: a rebalance revokes all at once."""
         self._stop_work()
         self._guard.reset()
-        seconds = STOP_DRAIN_SECONDS_MAX
-        if self._app.rebalancing:
+        self._is_leaving = True
+        seconds, is_rebalance = self._app.stop_seconds, self._app.rebalancing
+        if is_rebalance:
+            self._stop_handover()
             # Without a membership, another process may already own the partitions and repeat the calls.
             seconds = REBALANCE_DRAIN_SECONDS_MAX if self._app.membership.is_valid else 0.0
+        else:
+            self._is_stopping = True
         models = self._models.at_work
         await asyncio.gather(*(model.dispatcher.drain(seconds) for model in models))
         self._shared.assignment.leave()
         for model in models:
             model.held_records.clear()
             model.dispatcher.forget_waiting()
+        if is_rebalance and seconds:
+            await self._handover.hold(self._in_flight())
+        elif not is_rebalance:
+            # The process ends, and calls that are still in flight with it.
+            await self._handover.hold({})
+            await self._handover.step()
+
+    def _in_flight(self) -> Mapping[int, list[Work]]:
+        """The lines whose results the log lacks, by partition; waiting ones are forgotten by now."""
+        work: defaultdict[int, list[Work]] = defaultdict(list)
+        for model in self._models.at_work:
+            lines = model.dispatcher.lines
+            for line in lines:
+                for number in {entry.window.number for entry in line.entries}:
+                    if number is not None:
+                        work[number].append(functools.partial(lines.__contains__, line))
+        return work
+
+    async def _hand_over(self) -> None:
+        """Hold partitions for the calls in flight, and read others once their last owners have done so."""
+        while self._handover.is_busy:
+            await asyncio.sleep(LOOK_SECONDS)
+            if free := await self._handover.step():
+                self._numbers |= free
+                self._shared.recovery.stop()
+                self._shared.assignment.hand_over()
+                self._shared.recovery.start(self._app.crash)
+                self._models.extend(free, len(self._numbers) / self._partitions)
+
+    def _stop_handover(self) -> None:
+        if self._handing_over is not None:
+            self._handing_over.cancel()
 
     async def _hold(self) -> None:
-        self._guard.check()
+        if not self._is_leaving:
+            self._guard.check()
         for window in self._shared.assignment.windows:
             window.hold()
 

@@ -92,6 +92,8 @@ class Models:
         """Models whose calls have changed, until those in flight have ended."""
         self.open_batches = OpenBatches()
         self._news = asyncio.Event()
+        self._finds = 0
+        """How often the partitions to find have changed."""
         self._found_at = self._looked_at = float("-inf")
         shared.closed.listen(self.open_batches.close)
 
@@ -113,7 +115,7 @@ class Models:
         self._sleepless = frozenset(models if len(models) <= AWAKE_MAX else ())
         self._configured = removed | dict(models)
         self._by_topic = {topic: name for name in self._configured for topic in _topics(name)}
-        self._found_at = float("-inf")
+        self._find_again()
         self._news.set()
 
     def opened(self, batch_id: str, models: frozenset[str]) -> None:
@@ -140,7 +142,20 @@ class Models:
             model.partitions.clear()
             model.dispatcher.set_part(part)
             model.dispatcher.resume()
+        self._find_again()
+
+    def extend(self, numbers: Collection[int], part: float) -> None:
+        """Read these partitions, too, which make up a `part` of all together with the others."""
+        self._places.extend(numbers)
+        self._part = part
+        for model in self.awake.values():
+            model.dispatcher.set_part(part)
+        self._find_again()
+        self._news.set()
+
+    def _find_again(self) -> None:
         self._found_at = float("-inf")
+        self._finds += 1
 
     async def close(self) -> None:
         """Cancel the tasks."""
@@ -189,10 +204,10 @@ class Models:
     async def _look(self) -> None:
         now = asyncio.get_running_loop().time()
         if now >= self._found_at + (HURRY_SECONDS if self._missing else FIND_SECONDS):
-            topics_then = self._by_topic
-            await self._places.find(topics_then)
-            if self._by_topic is topics_then:
-                # Models that were added meanwhile need another lookup.
+            finds = self._finds
+            await self._places.find(self._by_topic)
+            if self._finds == finds:
+                # Models or partitions that were added meanwhile need another lookup.
                 self._found_at = self._looked_at = now
         elif now >= self._looked_at + LOOK_SECONDS:
             await self._places.look()
@@ -233,7 +248,9 @@ class Models:
             self._readers[tp.topic].partitions.add(tp)
         starts = {tp: place.start for tp, place in found.items()}
         ends = {tp: place.end for tp, place in found.items()}
-        windows = {tp: PartitionWindow(PartitionHandle(self._app, tp)) for tp in found}
+        windows = {
+            tp: PartitionWindow(PartitionHandle(self._app, tp), number=self._places.number(tp)) for tp in found
+        }
         self._shared.assignment.add(windows, ends)
         if not await self._added.add(starts):
             self._give_back(starts, ends)

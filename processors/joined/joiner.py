@@ -74,7 +74,7 @@ class JoinedCall:
         is_like = mine is other or (
             (mine.url, mine.deadline, mine.headers) == (other.url, other.deadline, other.headers)
         )
-        return is_like and other.ref is None and self.inputs < self._inputs_max
+        return is_like and not line.is_lost and other.ref is None and self.inputs < self._inputs_max
 
 
 class Joiner:

@@ -90,6 +90,10 @@ class Assignment:
         self._wanted.clear()
         self._assigned_at = now
 
+    def hand_over(self) -> None:
+        """Other processes have delivered outcomes since the assignment: what was read until now lacks them."""
+        self._read.clear()
+
     def add(self, windows: Mapping[Any, PartitionWindow], ends: Mapping[Any, int]) -> None:
         """Add partitions, with end offsets that were read after the assignment."""
         self._windows.update(windows)

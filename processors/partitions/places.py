@@ -49,6 +49,14 @@ class Places:
         self._taken.clear()
         self._unplaced = set()
 
+    def extend(self, numbers: Collection[int]) -> None:
+        """The process reads these partitions, too."""
+        self._numbers |= set(numbers)
+
+    def number(self, tp: TP) -> int:
+        """The partition of the group whose owner reads this one."""
+        return int(tp.partition) % self._partitions
+
     def keep(self, topics: Collection[str]) -> None:
         """Forget the partitions of other topics."""
         for topic in self._places.keys() - topics:
@@ -80,8 +88,8 @@ class Places:
             tp
             for topic in topics
             for number in existing.get(topic, ())
-            if number % self._partitions in self._numbers
-            and (tp := TP(topic, number)) not in self._places[topic]
+            if self.number(tp := TP(topic, number)) in self._numbers
+            and tp not in self._places[topic]
             and tp not in self._taken
         }
         await self._look_up(fresh)

@@ -102,7 +102,11 @@ class Entry:
 class PartitionWindow:
     """The records of one partition, from their arrival to their acknowledgement."""
 
-    def __init__(self, handle: PartitionHandle, capacity: Capacity | None = None) -> None:
+    def __init__(
+        self, handle: PartitionHandle, capacity: Capacity | None = None, *, number: int | None = None
+    ) -> None:
+        """Start empty; `number` is that of the group's partition whose owner reads this one."""
+        self.number = number
         self.is_closed = False
         self.is_paused = False
         self._handle = handle

@@ -223,7 +223,7 @@ class World:
         await asyncio.sleep(2 * LOG_SECONDS)
         self._start()
         for batch_id, index in self.ends:
-            self.stage._lines.completed.mark(batch_id, index)
+            self.stage.lines.completed.mark(batch_id, index)
         self._waiting = deque(range(len(self._published)))
         self._feed()
 

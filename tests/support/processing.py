@@ -246,6 +246,7 @@ async def rig(
     max_in_flight: int = 64,
     count: int = 1,
     model: dict[str, object] | None = None,
+    environ: dict[str, str] | None = None,
     **named: object,
 ) -> AsyncIterator[Rig]:
     """A rig of one or more models that the backend serves; several rigs share the broker.
@@ -257,6 +258,7 @@ async def rig(
         max_in_flight: Bound of each model.
         count: Number of models.
         model: More settings of each model.
+        environ: More variables of each process.
         named: More settings of the server.
     """
     models = backend.models(*(f"m-{secrets.token_hex(4)}" for _ in range(count)), max_in_flight=max_in_flight)
@@ -267,7 +269,7 @@ async def rig(
     await ensure_topics(settings, kafka)
     await ensure_model_topics(settings, kafka, *models)
     servers = await set_up(kafka, settings)
-    environment = {"TIDEMILL_KAFKA": kafka, "TIDEMILL_DATA": str(folder)}
+    environment = {"TIDEMILL_KAFKA": kafka, "TIDEMILL_DATA": str(folder), **(environ or {})}
     made = Rig(kafka, settings, environment)
     await made.start()
     try:

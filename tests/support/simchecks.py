@@ -103,7 +103,7 @@ class Seen:
         repeats = self._world.calls.total() - len(self._world.calls)
         # If clocks differ, results from before a restart may not be found (docs/decisions/0012).
         assert self._world.steps_clocks or repeats <= self._world.repeats_max, (
-            f"{repeats} calls repeated, {self._world.repeats_max} had no acknowledged result at kills"
+            f"{repeats} calls repeated, {self._world.repeats_max} had no result on the log at kills and rebalances"
         )
 
     def _check_at_work(self) -> None:

@@ -148,9 +148,11 @@ class ProcessorsProcess(Base):
         self._assignment = Assignment(self._closed, lambda key: partition_of(key, self._partitions))
         self._wanted = asyncio.Event()
         self._learning: asyncio.Task[None] | None = None
+        self._caught_up = asyncio.Event()
         self.process.start(self._follow())
 
     async def assign(self, places: list[Place]) -> None:
+        await self._caught_up.wait()
         tap = _Tap(self, self.seat.generation)
         self._assignment.assign(self.process.now())
         ends = {place: len(self.log.records[place]) for place in places}
@@ -182,7 +184,8 @@ class ProcessorsProcess(Base):
             self._wanted.set()
 
     async def revoke(self) -> None:
-        await self.stage.drain(DRAIN_SECONDS_MAX)
+        if not await self.stage.drain(DRAIN_SECONDS_MAX):
+            self.world.outlasted(self.process)
         self._assignment.leave()
         self.stage.forget_waiting()
 
@@ -214,7 +217,7 @@ class ProcessorsProcess(Base):
                     continue
                 for mark in marks:
                     if batch_id not in self._closed:
-                        self.stage._lines.completed.mark(batch_id, mark.index)
+                        self.stage.lines.completed.mark(batch_id, mark.index)
 
     async def _follow(self) -> None:
         """Apply the batches, a while after they are published."""
@@ -228,6 +231,7 @@ class ProcessorsProcess(Base):
                 elif (batch := batch_state(value)) is not None:
                     self._closed.apply(batch.id, batch.status)
                 offset += 1
+            self._caught_up.set()
             await self.log.growth()
 
 

@@ -157,8 +157,13 @@ class SimulatedWay:
         self.calls[place] += 1
         self._under_way[place] = process
         under_way = sum(one is process for one in self._under_way.values())
-        calls_max = IN_FLIGHT_MAX + UNACKNOWLEDGED_MAX
-        assert under_way <= calls_max * self._inputs_per_call, "a kill would repeat more than it may"
+        assert under_way <= (IN_FLIGHT_MAX + UNACKNOWLEDGED_MAX) * self._inputs_per_call, "a kill repeats too many"
+
+    def outlasted(self, process: Process) -> None:
+        """Note that calls of a process may be repeated: it was killed, or left its partitions without them."""
+        kept = {place: caller for place, caller in self._under_way.items() if caller is not process}
+        self.repeats_max += len(self._under_way) - len(kept)
+        self._under_way = kept
 
     def aborted(self, places: list[tuple[str, int]], process: Process) -> None:
         """Note the abort of a call of a closed batch: after a kill no process would repeat it."""
@@ -246,10 +251,7 @@ class SimulatedWay:
 
     def _end(self, stage: str, member) -> None:
         self.kills[stage] += 1
-        lost = [place for place, process in self._under_way.items() if process is member.process]
-        self.repeats_max += len(lost)
-        for place in lost:
-            del self._under_way[place]
+        self.outlasted(member.process)
         member.process.kill()
         self.loop.create_task(self.groups[stage].lose(member))
 
@@ -257,8 +259,7 @@ class SimulatedWay:
         stage = self.chance.choice(list(self.groups))
         active_batches = self._active_batches(stage)
         if len(active_batches) > 1:
-            member = self.chance.choice(active_batches)
-            await self.groups[stage].leave(member)
+            await self.groups[stage].leave(self.chance.choice(active_batches))
 
     async def _cut_off(self) -> None:
         """Expel a results process from its group; it goes on beside its successor for a while."""

@@ -111,7 +111,7 @@ async def test_a_first_line_creates_only_missing_topics(kafka):
             yield Record(model=model, key=f"{batch_id}/0", value=b"{}", head=head)
 
     log = Log(kafka)
-    requests = RequestProducer(kafka, log, ensure_topics=create, vault=Vault(None))
+    requests = RequestProducer(kafka, log, partitions=2, ensure_topics=create, vault=Vault(None))
     await requests.start(MODELS)
     assert requests._producer._current is not None
     await requests.publish(records())

@@ -185,6 +185,22 @@ async def test_a_stop_repeats_no_call(few, backend):
     assert (backend.calls, backend.repeats) == (300, 0)
 
 
+async def test_a_stop_waits_for_long_calls(kafka, backend, tmp_path):
+    """A process that joins meanwhile takes partitions over; the one that stops begins no other call."""
+    async with rig(kafka, backend, tmp_path, max_in_flight=8, environ={"TIDEMILL_STOP_SECONDS": "60"}) as few:
+        first = await few.process().ready()
+        backend.rule = lambda *_: Behaviour(latency_seconds=12)
+        batch_id = await few.batch(24, pack=1)
+        await until(lambda: backend.in_flight == 8, "calls in flight")
+        ending = asyncio.create_task(asyncio.to_thread(first.terminate))
+        backend.rule = lambda *_: Behaviour(latency_seconds=0.1)
+        await few.process().ready()
+        assert await ending == 0
+        await few.collect(batch_id, 24)
+        assert (backend.calls, backend.repeats) == (24, 0)
+        assert backend.in_flight_max == 8
+
+
 async def test_a_rebalance_repeats_no_call(few, backend):
     """A second process takes over partitions without a second call for any line."""
     await few.process().ready()
@@ -194,6 +210,22 @@ async def test_a_rebalance_repeats_no_call(few, backend):
     await few.process().ready()
     await few.collect(batch_id, 1200)
     assert (backend.calls, backend.repeats) == (1200, 0)
+    assert backend.in_flight_max == 8
+
+
+async def test_a_rebalance_neither_waits_for_long_calls_nor_repeats_them(few, backend):
+    """Other partitions go on at once, and those whose lines are in flight once their calls have ended."""
+    await few.process().ready()
+    backend.rule = lambda body, _: Behaviour(latency_seconds=20 if word(body)[1] < 4 else 0.2)
+    batch_id = await few.batch(400, pack=1)
+    await until(lambda: backend.calls > 40, "calls")
+    await few.process().ready()
+    assert backend.in_flight >= 4
+    calls = backend.calls
+    await until(lambda: backend.calls > calls + 20, "further calls")
+    assert backend.in_flight >= 4
+    await few.collect(batch_id, 400)
+    assert (backend.calls, backend.repeats) == (400, 0)
     assert backend.in_flight_max == 8
 
 

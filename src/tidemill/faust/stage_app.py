@@ -62,6 +62,8 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
     """When the stage's oldest unfinished record was written."""
     behind: Oldest | None = None
     """The same without records that wait for others than the stage; by default `oldest`."""
+    stop_seconds: float = 7.0
+    """How long `drain` may take when the process stops."""
     drain: Drain | None = None
     """Called with partitions before their revocation; it must end within a bound of its own."""
 

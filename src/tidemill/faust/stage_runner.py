@@ -29,8 +29,8 @@ log = logging.getLogger("tidemill.stage")
 
 T = TypeVar("T")
 
-STOP_SECONDS_MAX = 9.0
-"""The process exits after this time even if its stage has not stopped."""
+LEAVE_SECONDS_MAX = 2.0
+"""The process exits this long after the bound of its drain even if its stage has not stopped."""
 
 
 class Stage(Protocol):
@@ -179,11 +179,12 @@ async def _run_apps(
         if (error := task.exception()) is not None:
             log.error("the stage crashed", exc_info=error)
     has_crashed = not stop_requested.is_set()
+    seconds_max = max(app.stop_seconds for app in apps) + LEAVE_SECONDS_MAX
     try:
-        async with asyncio.timeout(STOP_SECONDS_MAX):
+        async with asyncio.timeout(seconds_max):
             await _stop(apps, stage, has_crashed=has_crashed)
     except TimeoutError:
-        log.warning("the stage has not stopped after %s s", STOP_SECONDS_MAX)
+        log.warning("the stage has not stopped after %s s", seconds_max)
     for task in tasks:
         task.cancel()
     return has_crashed

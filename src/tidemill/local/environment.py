@@ -23,6 +23,8 @@ TRACES_PREFIX: Final = "OTEL_"
 """Prefix of the variables that say where traces go, and how many; for every stage."""
 BUCKET_STAGES: Final = frozenset({"api", "ingest", "results"})
 """The stages that reach buckets of users."""
+STOP_SECONDS_MAX: Final = 7
+"""The longest `stop_seconds` of a process of `tidemill up`, which kills it after ten seconds."""
 NEEDS: Final[Mapping[str, frozenset[str]]] = {"api": frozenset({"signing_key"})}
 """Secret settings by stage; other stages get none."""
 
@@ -65,6 +67,8 @@ def of_stage(stage: str, settings: Settings, given: Mapping[str, str], keys: Col
         return is_s3_client and (upper.startswith(STORE_PREFIX) or upper in PROXIES)
 
     found = {**plain(given), **{name: value for name, value in given.items() if is_allowed(name)}}
+    if settings.stop_seconds > STOP_SECONDS_MAX:
+        found[f"{ENV_PREFIX}STOP_SECONDS"] = str(STOP_SECONDS_MAX)
     if settings.log.format == "auto":
         # People read the log file of a stage.
         found[f"{ENV_PREFIX}LOG__FORMAT"] = "text"

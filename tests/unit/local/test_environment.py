@@ -41,6 +41,13 @@ def test_a_stage_gets_the_variables_that_it_needs(stage, monkeypatch):
     assert set(environment.of_stage(stage, of_folder, GIVEN, KEYS)) == ALL | OWN.get(stage, set())
 
 
+def test_a_stage_stops_before_it_is_killed():
+    """A longer wait for calls in flight would end without a commit."""
+    found = environment.of_stage("processors", Settings(stop_seconds=600), GIVEN, KEYS)
+    assert found["TIDEMILL_STOP_SECONDS"] == "7"
+    assert "TIDEMILL_STOP_SECONDS" not in environment.of_stage("processors", Settings(), GIVEN, KEYS)
+
+
 def test_other_processes_get_no_settings():
     """The broker and the demo backend."""
     assert set(environment.plain(GIVEN)) == PLAIN

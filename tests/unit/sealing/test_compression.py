@@ -12,7 +12,7 @@ KAFKA = "127.0.0.1:9"
 
 def requests(kafka, **how):
     """The producer of requests."""
-    return RequestProducer(kafka, Log(kafka), ensure_topics=print, vault=Vault(None), **how)
+    return RequestProducer(kafka, Log(kafka), partitions=4, ensure_topics=print, vault=Vault(None), **how)
 
 
 @pytest.mark.parametrize("encrypted", [False, True])

@@ -248,7 +248,7 @@ def test_a_check_reads_each_batch_once() -> None:
         batches = world.stage.stalls._batches = Batches()
         for number in range(100):
             world.publish(f"b{number}", 1)
-        batches.update(world.stage._lines.batches)
+        batches.update(world.stage.lines.batches)
         await world.pass_(STALL_SECONDS)
         batches.passes = 0
         await world.pass_(CHECK_SECONDS)
