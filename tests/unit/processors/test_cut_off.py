@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from tidemill.kafka.freeze_guard import MEMBERSHIP_SECONDS, Membership, MembershipGuard
-from tidemill.processors.member import Member
+from tidemill.processors.member import REBALANCE_DRAIN_SECONDS_MAX, Member
 from tidemill.processors.models import Models
+from tidemill.processors.partitions.handover import Handover
 
 
 class Dispatcher:
@@ -15,6 +16,7 @@ class Dispatcher:
     def __init__(self):
         self.calls = True
         self.drained_seconds = None
+        self.lines = ()
 
     def halt(self):
         self.calls = False
@@ -29,6 +31,12 @@ class Dispatcher:
     def forget_waiting(self): ...
 
 
+class Marks:
+    """A coordinator that takes all marks."""
+
+    async def write(self, marks): ...
+
+
 @pytest.fixture
 def times():
     return [100.0]
@@ -37,13 +45,16 @@ def times():
 @pytest.fixture
 def member(times):
     member, models = Member.__new__(Member), Models.__new__(Models)
-    member._app = SimpleNamespace(membership=Membership(clock=lambda: times[-1]), rebalancing=True)
+    membership = Membership(clock=lambda: times[-1])
+    member._app = SimpleNamespace(membership=membership, rebalancing=True, stop_seconds=7.0)
     member._app.membership.renew(100.0)
     held_records = SimpleNamespace(clear=lambda: None)
     models.awake = {
         name: SimpleNamespace(dispatcher=Dispatcher(), held_records=held_records) for name in ("one", "other")
     }
     models._leaving, member._work, member._models = {}, None, models
+    member._is_leaving = member._is_stopping = False
+    member._handover, member._handing_over = Handover(Marks(), lambda: times[-1]), None
     member._shared = SimpleNamespace(assignment=SimpleNamespace(windows=(), leave=lambda: None))
     member._guard = MembershipGuard(member._app.membership, models)
     return member
@@ -66,7 +77,9 @@ async def test_no_call_starts_without_the_coordinator(member, times):
     assert calls(member) == [True, True]
 
 
-@pytest.mark.parametrize(("silent_seconds", "drained_seconds"), [(0.0, 30.0), (MEMBERSHIP_SECONDS, 0.0)])
+@pytest.mark.parametrize(
+    ("silent_seconds", "drained_seconds"), [(0.0, REBALANCE_DRAIN_SECONDS_MAX), (MEMBERSHIP_SECONDS, 0.0)]
+)
 async def test_a_lost_membership_waits_for_no_call(member, times, silent_seconds, drained_seconds):
     """Partitions that are handed over wait for the calls in flight; those that are gone do not."""
     times.append(100.0 + silent_seconds)

@@ -76,19 +76,18 @@ def test_processes_share_a_rate(partitions: list[int]) -> None:
         answer = {"latency_seconds": lambda _: 5.0, "tokens": lambda rng: rng.choice([100, 500])}
         worlds.append(Server(fleet, capacity=lambda _: 1000, line_bytes=400, **answer))
 
-    def together(seconds: float) -> list[int]:
-        return [world.run(seconds).tokens for world in worlds]
-
-    together(60)
-    steady = []
+    for world in worlds:
+        world.run(60)
+    begun, used = [world.now for world in worlds], [0] * len(worlds)
     for _ in range(10):
         fleets[0].set_part(0.0, worlds[0].now)
-        worlds[0].rest(1)
+        used[0] += worlds[0].rest(1).tokens
         fleets[0].set_part(partitions[0] / sum(partitions), worlds[0].now)
-        steady.append(together(60))
-    tokens = [sum(of_one) for of_one in zip(*steady, strict=True)]
-    assert sum(tokens) == pytest.approx(10 * PER_MINUTE, rel=0.05)
-    assert tokens[0] == pytest.approx(10 * PER_MINUTE * partitions[0] / sum(partitions), rel=0.15)
+        for number, world in enumerate(worlds):
+            used[number] += world.run(60).tokens
+    rates = [60 * of_one / (world.now - at) for of_one, world, at in zip(used, worlds, begun, strict=True)]
+    assert sum(rates) == pytest.approx(PER_MINUTE, rel=0.05)
+    assert rates[0] == pytest.approx(PER_MINUTE * partitions[0] / sum(partitions), rel=0.15)
 
 
 def test_calls_that_use_nothing_cost_nothing() -> None:

@@ -9,7 +9,7 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from tidemill.configuration import servers
+from tidemill.configuration import security
 from tidemill.configuration.security import load_certificate
 from tidemill.configuration.servers import Server
 from tidemill.processors.failures import FailureKind
@@ -99,7 +99,7 @@ def test_files_are_parsed_once_until_they_are_renewed(tmp_path, monkeypatch):
         parsed.append(given)
         load_certificate(*given)
 
-    monkeypatch.setattr(servers, "load_certificate", load)
+    monkeypatch.setattr(security, "load_certificate", load)
     cert, key = write(tmp_path).client
     for _ in range(2):
         assert server().lack is None
