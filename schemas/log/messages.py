@@ -347,7 +347,7 @@ class Claim(_Message):
     """A hash of the request; equal requests have equal ones."""
     is_retry: bool = False
     """Whether the client says that it repeats a request."""
-    received_at: float = 0.0
+    received_at: Moment = 0
     """Unix time at which the request came to an api process."""
 
 

@@ -88,14 +88,13 @@ class Server:
             while self._ends and self._ends[0][0] <= self.now:
                 self._end(sample)
 
-    def rest(self, seconds: float) -> Sample:
-        """Let calls in flight end, and then `seconds` pass without lines; returns the events."""
+    def rest(self, seconds: float) -> None:
+        """Let calls in flight end, and then `seconds` pass without lines."""
         sample = Sample()
         while self._ends:
             self.now = max(self.now, self._ends[0][0])
             self._end(sample)
         self.now += seconds
-        return sample
 
     def _send(self, call: Permit) -> None:
         self._number += 1

@@ -156,7 +156,7 @@ async def test_a_slow_first_try_and_its_retry_are_one_batch(deps, client, time, 
     """The client has given the first try up while it waits for the log, and has sent it again."""
     send, waiting, go = deps.log.send, asyncio.Event(), asyncio.Event()
 
-    async def slow(topic, key, value, *, headers):
+    async def slow(topic, key, value, *, headers=()):
         if topic == topics.CLAIMS.name and not waiting.is_set():
             time.now += OVERTAKEN_SECONDS_MIN
             waiting.set()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.servers import backend
-from support.virtual import Server
+from support.virtual import Sample, Server
 
 from tidemill.processors.backends.backend import Backend
 from tidemill.processors.backends.pool import BackendPool
@@ -63,31 +63,36 @@ def test_a_model_and_its_backends() -> None:
 @given(st.lists(st.integers(1, 7), min_size=2, max_size=4))
 @settings(max_examples=5, deadline=None)
 def test_processes_share_a_rate(partitions: list[int]) -> None:
-    """In proportion to their partitions, also when these move: together they use as much as one would.
-
-    A process may have none for a moment, while its calls end.
-    """
-    fleets, worlds = [], []
+    """In proportion to their partitions, also when these move: together they use as much as one would."""
+    worlds: list[Server] = []
     for count in partitions:
         fleet = BackendPool([limited(own=TokenBucket(PER_MINUTE))])
         fleet.set_part(1 / 28, 1000.0)
         fleet.set_part(count / sum(partitions), 1000.0)
-        fleets.append(fleet)
-        answer = {"latency_seconds": lambda _: 5.0, "tokens": lambda rng: rng.choice([100, 500])}
-        worlds.append(Server(fleet, capacity=lambda _: 1000, line_bytes=400, **answer))
+        worlds.append(server(fleet, lambda _: 300))
 
-    for world in worlds:
+    def together(seconds: float) -> list[Sample]:
+        return [world.run(seconds) for world in worlds]
+
+    together(60)
+    steady = together(600)
+    assert sum(sample.tokens for sample in steady) == pytest.approx(10 * PER_MINUTE, rel=0.05)
+    assert steady[0].tokens == pytest.approx(10 * PER_MINUTE * partitions[0] / sum(partitions), rel=0.1)
+
+
+def test_a_process_without_a_partition_for_a_moment_keeps_its_rate() -> None:
+    """Calls that end meanwhile count by the part at which they began."""
+    fleet = BackendPool([limited(own=TokenBucket(PER_MINUTE))])
+    fleet.set_part(0.25, 1000.0)
+    answer = {"latency_seconds": lambda _: 5.0, "tokens": lambda rng: rng.choice([100, 500])}
+    world = Server(fleet, capacity=lambda _: 1000, line_bytes=400, **answer)
+    for _ in range(3):
         world.run(60)
-    begun, used = [world.now for world in worlds], [0] * len(worlds)
-    for _ in range(10):
-        fleets[0].set_part(0.0, worlds[0].now)
-        used[0] += worlds[0].rest(1).tokens
-        fleets[0].set_part(partitions[0] / sum(partitions), worlds[0].now)
-        for number, world in enumerate(worlds):
-            used[number] += world.run(60).tokens
-    rates = [60 * of_one / (world.now - at) for of_one, world, at in zip(used, worlds, begun, strict=True)]
-    assert sum(rates) == pytest.approx(PER_MINUTE, rel=0.05)
-    assert rates[0] == pytest.approx(PER_MINUTE * partitions[0] / sum(partitions), rel=0.15)
+        fleet.set_part(0.0, world.now)
+        world.rest(1)
+        fleet.set_part(0.25, world.now)
+        # The calls of the last five seconds have not ended.
+        assert world.run(305).tokens == pytest.approx(5 * PER_MINUTE / 4, rel=0.1)
 
 
 def test_calls_that_use_nothing_cost_nothing() -> None:
