@@ -237,8 +237,8 @@ MUTATIONS = (
     Mutation(
         name="a copy is billed",
         file="results/files/copies.py",
-        old=" if self._is_billed else (0, 0, 0, 0)",
-        new="",
+        old="if not self._is_billed:",
+        new="if False:",
     ),
     Mutation(
         name="copies of failed lines are not run",

@@ -57,7 +57,7 @@ def test_the_page_of_settings_shows_bounds(generate):
     """And choices, also of settings that may be left out."""
     page = generate.settings_page()
     for name, said in (
-        ("processor_processes", "From 1 to 64."), ("part_age_seconds", "Above 0."),
+        ("processor_processes", "From 1 to 64."), ("part_age_seconds", "From 0.01 to 3600."),
         ("share", "Above 0, at most 1."),
         ("protocol", "One of `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT`, `SASL_SSL`."),
     ):  # fmt: skip

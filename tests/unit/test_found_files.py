@@ -22,7 +22,7 @@ CONTENTS = {
 READERS = {
     "the settings": ("tidemill.toml", lambda: load().servers["gpu"].url),
     "apply": ("tidemill.toml", lambda: catalog._tables(None)["servers"]["gpu"]["url"]),
-    "the address": (".tidemill/run.json", lambda: target("a key").base_url),
+    "the address": (".tidemill/run.json", lambda: target("a-key").base_url),
     "the key": (".tidemill/api_key", lambda: target(None).api_key),
 }
 """What reads them, and returns some of their content."""
@@ -117,7 +117,7 @@ def test_root_trusts_the_owner_of_the_folder(folder, monkeypatch, folder_mode, f
         with pytest.raises((SettingsError, PermissionError)):
             read()
     with pytest.raises(UsageError, match="no service is running"):
-        target("a key")
+        target("a-key")
 
 
 @pytest.mark.parametrize("variable", [False, True])

@@ -41,7 +41,8 @@ REMEDIES: Final = {
     Reason.VALIDATION: "is ingest running? can it read the store?",
     Reason.OPEN: "append lines, or seal it; after `intake_idle_seconds` without a line Tidemill seals it",
     Reason.NO_PROCESSOR: "are the model's processors running? do they reach the broker?",
-    Reason.FILES: "check the store, and restore the object from a copy of it",
+    Reason.FILES: "check the store, and restore the object from a copy of it; "
+    "set the price again: a process of another version may have written it",
     Reason.IMPORT: "nothing",
     Reason.BUCKET: "check the bucket and its connection",
 }
