@@ -33,14 +33,13 @@ _SETTINGS = """# Settings
 
 Tidemill takes a setting from the environment (`TIDEMILL_` and its name in capitals, with two underscores between
 the names of nested ones), else from `tidemill.toml`, else its default. In a variable a list is JSON, or texts with
-commas between them, and a table is JSON. Options of a command override all of these. `--config` or
-`TIDEMILL_CONFIG` names the file; otherwise it is `tidemill.toml` of the current folder, which must be a plain file
-of yours or root's that no other user may write to. A text has at most 4,096 characters, a name 255, and neither
-may contain control characters; a list or a table has at most 10,000 entries. Put a name in quotes if it has
-anything but letters, digits, `-` and `_`. At the start, and in
-`tidemill doctor`, Tidemill lists every setting that it cannot use and how to fix it. Each process also warns of
-variables that begin with `TIDEMILL_` and are no settings: they have no effect. Those that Kubernetes makes for
-services are left out.
+commas between them, and a table is JSON; `null` sets nothing. Options of a command override all of these.
+`--config` or `TIDEMILL_CONFIG` names the file; otherwise it is `tidemill.toml` of the current folder, which must
+be a plain file of yours or root's that no other user may write to. A text has at most 4,096 characters, a name
+255, and neither may contain control characters; a list or a table has at most 10,000 entries. Put a name in quotes
+if it has anything but letters, digits, `-` and `_`. At the start, and in `tidemill doctor`, Tidemill lists every
+setting that it cannot use and how to fix it. Each process also warns of variables that begin with `TIDEMILL_` and
+are no settings: they have no effect. Those that Kubernetes makes for services are left out.
 
 A running `tidemill up` applies changes of `servers` and `models` in the file. Changes of other settings take
 effect at its next start; it names them.

@@ -52,7 +52,8 @@ def schema() -> dict[str, Any]:
     """The JSON Schema of the values: their names, and the types of the defaults."""
     values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
     found = _schema(values)
-    found["properties"]["settings"] = _variables()
+    # Helm adds `global`.
+    found["properties"] |= {"settings": _variables(), "global": {"type": "object"}}
     return {"$schema": "http://json-schema.org/draft-07/schema#", **found}
 
 
@@ -67,7 +68,6 @@ def _schema(value: Any) -> dict[str, Any]:
         case list():
             return {"type": "array"}
     properties = {name: {"type": "object"} if name in FREE else _schema(one) for name, one in value.items()}
-    # Helm adds `global`.
     return {"type": "object", **({"properties": properties, "additionalProperties": False} if properties else {})}
 
 
@@ -81,9 +81,7 @@ def _variables() -> dict[str, Any]:
 
 def main() -> None:
     """Write the schema and the manifests."""
-    found = schema()
-    found["properties"]["global"] = {"type": "object"}
-    (CHART / "values.schema.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    (CHART / "values.schema.json").write_text(json.dumps(schema(), indent=1) + "\n", "utf-8")
     texts = manifests(sys.argv[1])
     shutil.rmtree(MANIFESTS, ignore_errors=True)
     MANIFESTS.mkdir()

@@ -104,8 +104,7 @@ def test_the_plain_manifests_are_rendered(render, program):
     """`make manifests` was run, also for the schema of the values."""
     texts = render.manifests(program)
     assert texts == {file.name: file.read_text("utf-8") for file in render.MANIFESTS.glob("*")}
-    known = json.loads((CHART / "values.schema.json").read_text("utf-8"))
-    assert known.pop("properties").keys() - {"global"} == render.schema()["properties"].keys()
+    assert json.loads((CHART / "values.schema.json").read_text("utf-8")) == render.schema()
     render.helm(program, "lint", "--strict", CHART, f"--values={render.PLAIN}")
 
 
@@ -166,6 +165,16 @@ def test_settings_of_any_type_arrive(rendered, monkeypatch):
     assert found.cors_origins == ("https://a.example",)
     assert list(map(str, found.webhook_allow)) == ["10.1.0.0/16", "10.2.0.0/16"]
     assert found.windows["48h"] == Decimal("0.6")
+
+
+@pytest.mark.parametrize("name", ["TIDEMILL_STOP_SECONDS", "tidemill_stop_seconds"])
+def test_a_time_to_stop_in_the_settings_is_in_force(render, program, name):
+    """A variable of the pod would go before it; by default that follows the grace period."""
+    values = (f"--values={render.PLAIN}", f"--set=settings.{name}=3")
+    text = render.helm(program, "template", *render.RELEASE, CHART, *values)
+    objects = [found for found in yaml.safe_load_all(text) if found]
+    assert name in next(one for one in objects if one["kind"] == "ConfigMap")["data"]
+    assert not [one for one in objects if one["kind"] == "Deployment" and "STOP_SECONDS" in str(one)]
 
 
 def test_policies_let_the_stages_reach_what_they_are_configured_with(rendered):

@@ -8,7 +8,7 @@ from tidemill.ops import rebuild as work
 from tidemill.results.files.rebuild import Rebuilt
 from tidemill.schemas.log import topics
 from tidemill.schemas.resources.batch import FileReceipt, Receipt
-from tidemill.wording import counted, verb
+from tidemill.wording import NAMES_SHOWN_MAX, counted, listed, verb
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,11 @@ def test_one_record_is_no_records():
     rebuilt = Rebuilt(receipt=receipt, published=receipt, unreadable=1)
     assert work._summary(rebuilt).startswith("output 1 line, 20 bytes, ")
     assert work._summary(rebuilt).endswith("; unreadable: 1 record")
+
+
+def test_many_names_are_cut():
+    """The first ones are listed, and the others counted."""
+    names = [str(number) for number in range(NAMES_SHOWN_MAX)]
+    assert listed([]) == ""
+    assert listed(names) == ", ".join(names)
+    assert listed([*names, *["x"] * 1_000]) == f"{', '.join(names)}, 1,000 more"

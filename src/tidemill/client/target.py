@@ -36,11 +36,6 @@ def find(*, base_url: str | None, api_key: str | None, data: Path | None, enviro
     named = environ.get("TIDEMILL_BASE_URL")
     order = (local_url, named) if data else (named, local_url)
     url = base_url or order[0] or order[1]
-    # The key of the local service must never reach another address.
-    is_named = bool(data or environ.get("TIDEMILL_DATA"))
-    local = _key(folder, is_named=is_named) if url == local_url else None
-    keys = (local, environ.get("TIDEMILL_API_KEY")) if data else (environ.get("TIDEMILL_API_KEY"), local)
-    key = api_key or keys[0] or keys[1]
     if url is None:
         if (process := holder(folder)) is not None:
             raise UsageError(
@@ -54,7 +49,11 @@ def find(*, base_url: str | None, api_key: str | None, data: Path | None, enviro
     url = url.rstrip("/")
     if not _ADDRESS.fullmatch(url):
         raise UsageError(f"{url} is not the address of a service; expected http://HOST:PORT/v1 or https://…")
-    if key is None:
+    key = api_key or (None if data else environ.get("TIDEMILL_API_KEY"))
+    # The key of the local service must never reach another address.
+    if not key and url == local_url:
+        key = _key(folder, is_named=bool(data or environ.get("TIDEMILL_DATA")))
+    if not (key := key or environ.get("TIDEMILL_API_KEY")):
         raise UsageError(f"no API key for {url}: pass --api-key or set TIDEMILL_API_KEY")
     try:
         return Target(base_url=url, api_key=credentials.checked(key, "the API key", is_header=True))
@@ -63,8 +62,13 @@ def find(*, base_url: str | None, api_key: str | None, data: Path | None, enviro
 
 
 def _key(folder: Path, *, is_named: bool) -> str | None:
+    """The key of the service in a folder; None if there is no file, or another user could have written it."""
     file = folder / "api_key"
-    try:
-        return credentials.of_file(file) if is_named or ownership.is_trusted(file) else None
-    except OSError:
+    if not (is_named or ownership.is_trusted(file)):
         return None
+    try:
+        return credentials.of_file(file)
+    except SecretError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise UsageError(f"{error}; restore it from a backup, or pass --api-key") from None

@@ -20,10 +20,10 @@ from tidemill.configuration.catalog import (
 )
 from tidemill.configuration.misconfigured import nearest
 from tidemill.configuration.servers import KEY_PREFIX, Model, Server
+from tidemill.wording import listed
 
 NAMES_MAX: Final = 100_000
 """Names in the catalog, with those removed, which it keeps for their prices and their history."""
-NAMES_SHOWN_MAX: Final = 20
 ENTRIES_MAX: Final = 10_000
 """Most servers and models at a time, without removed ones."""
 
@@ -180,11 +180,7 @@ def waiting(contents: Contents, settings: Mapping[Key, Mapping[str, Any]]) -> st
         keys = sorted(of_settings(contents, settings, author=contents.applied.author, at=contents.applied.at))
     except ValueError as error:
         return f"the settings file has other servers and models than those applied last, and {error}"
-    names = [
-        *keys[:NAMES_SHOWN_MAX],
-        *([f"{len(keys) - NAMES_SHOWN_MAX} more"] if len(keys) > NAMES_SHOWN_MAX else []),
-    ]
-    return f"the settings file is not applied to {', '.join(names)}" if keys else ""
+    return f"the settings file is not applied to {listed(keys)}" if keys else ""
 
 
 def differences(contents: Contents, entries: Mapping[Key, Entry]) -> list[Difference]:

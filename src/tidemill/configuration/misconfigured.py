@@ -7,10 +7,13 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, get_args
+from types import UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_settings import SettingsError
+
+from tidemill import credentials
 
 _WORDS: Final = {
     "Field required": "missing",
@@ -29,6 +32,14 @@ _UNKNOWN: Final = "extra_forbidden"
 _LIKE: Final = ", did you mean {}?"
 TABLE: Final = "{}"
 """The tag of a table that a setting may be; it is in pydantic's location, too."""
+
+
+class NoJson(ValueError):
+    """The text of a variable with a list or a table is not JSON."""
+
+    def __init__(self, text: str, *, is_list: bool) -> None:
+        super().__init__("it must be JSON, like " + ('["a", "b"]' if is_list else '{"a": 1}'))
+        self.text = text
 
 
 class Table(BaseModel):
@@ -71,6 +82,13 @@ def _parts(kind: Any) -> Iterator[Any]:
     yield kind
     for part in get_args(kind):
         yield from _parts(part)
+
+
+def is_list(kind: Any) -> bool:
+    """Whether a setting of this type is a list, or may be one."""
+    if get_origin(kind) in {Annotated, Union, UnionType}:
+        return any(map(is_list, get_args(kind)))
+    return get_origin(kind) is tuple
 
 
 def unknown(content: Iterable[str], table: type[BaseModel]) -> dict[str, str]:
@@ -162,10 +180,18 @@ def described(error: ValidationError | SettingsError, file: Path, prefix: str) -
     """The faults of all settings, each with its variable if that is set, which takes precedence, or the file."""
     if isinstance(error, ValidationError):
         return [_placed(fault, file, prefix) for fault in faults(error)]
-    # A list or a table in a variable; pydantic's message has the name.
+    # A list or a table in a variable; pydantic's message has the name of the setting, of which this may be a part.
     setting = re.search(r'"(\w+)"', str(error))
-    variable = f"{prefix}{setting[1].upper()}: " if setting else ""
-    return [f'{variable}it must be JSON, like ["a", "b"] or {{"a": 1}}']
+    cause = error.__cause__
+    if setting is None or not isinstance(cause, NoJson):
+        return [str(error)]
+    first = f"{prefix}{setting[1].upper()}"
+    found = [
+        name
+        for name, text in sorted(os.environ.items())
+        if f"{name.upper()}__".startswith(f"{first}__") and credentials.stripped(text) == cause.text
+    ]
+    return [f"{' or '.join(found) or first}: {cause}"]
 
 
 def _placed(fault: str, file: Path, prefix: str) -> str:

@@ -8,8 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Final, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Self, get_args
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -61,16 +60,18 @@ class Variables(EnvSettingsSource):
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
         """Decode a list, which is JSON or texts with commas between them, or a table, which is JSON."""
-        if _is_list(field.annotation) and not value.startswith(("[", "{")):
-            return [text for part in value.split(",") if (text := part.strip())]
-        return super().decode_complex_value(field_name, field, value)
-
-
-def _is_list(kind: Any) -> bool:
-    """Whether a setting of this type is a list, or may be one."""
-    if get_origin(kind) in {Annotated, Union, UnionType}:
-        return any(map(_is_list, get_args(kind)))
-    return get_origin(kind) is tuple
+        # An entry by a name of the user has no field.
+        is_list = misconfigured.is_list(getattr(field, "annotation", None))
+        is_plain = is_list and '"' not in value
+        try:
+            found = super().decode_complex_value(field_name, field, value)
+        except ValueError as error:
+            if not is_plain:
+                raise misconfigured.NoJson(value, is_list=is_list) from error
+            found = value
+        if not is_plain or found is None or isinstance(found, list | dict):
+            return found
+        return [text for part in value.split(",") if (text := part.strip())]
 
 
 class Settings(BaseSettings):

@@ -37,8 +37,10 @@ FORMAT_FILE = "format.json"
 FORMAT_BYTES_MAX = 4096
 RECORDS = ("kafka/log", "state")
 """Folders that only an installation with data has. Not the store: an operator may link it beforehand."""
-KNOWN = {LOCK, "logs", "store", "run.json", *KEY_FILES, SETTINGS_FILE, "lost+found"}
-"""What a folder without a format may have: the rest of an interrupted start, and what an operator puts there."""
+MADE_BY_SYSTEMS = {"lost+found", ".DS_Store", ".directory", ".snapshot", ".gitignore", ".gitkeep"}
+KNOWN = {LOCK, "logs", "store", "run.json", *KEY_FILES, *MADE_BY_SYSTEMS}
+"""What a folder without a format may have: the rest of an interrupted start, and what an operator puts there;
+also the settings file, and the copies of it that editors make."""
 BELOW_BYTES_MAX = 512
 """Room for paths below the data folder: topics and objects of the store have long names."""
 
@@ -89,8 +91,9 @@ def written(data: Path) -> Written | None:
 
 def _foreign(data: Path) -> str | None:
     """A file of a folder without a format that is not Tidemill's; None if it has none."""
-    names = sorted(each.name for each in data.iterdir()) if data.is_dir() else []
-    return next((name for name in names if name not in KNOWN and not name.endswith(PARTIAL)), None)
+    names = {each.name for each in data.iterdir()} if data.is_dir() else set()
+    ours = {name for name in names if name in KNOWN or SETTINGS_FILE in name or name.endswith(PARTIAL)}
+    return min(names - ours, default=None)
 
 
 _UNNUMBERED = (

@@ -17,12 +17,12 @@ from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.producer import Log
 from tidemill.local.child import Say
 from tidemill.retrying import pause_seconds
+from tidemill.wording import listed
 
 LOOK_SECONDS: Final = 1.0
 """Between two looks at the file."""
 RETRY_SECONDS_MAX: Final = 30.0
 APPLY_SECONDS_MAX: Final = 60.0
-NAMES_SHOWN_MAX: Final = 20
 
 
 class LiveSettings:
@@ -136,9 +136,7 @@ _FAILED: Final = "the servers and models cannot be applied"
 def removals(before: Contents, after: Contents) -> str:
     """The servers and models that are gone, as the end of a message; empty if there are none."""
     gone = sorted(before.parsed.keys() - after.parsed.keys())
-    if len(gone) > NAMES_SHOWN_MAX:
-        gone[NAMES_SHOWN_MAX:] = [f"{len(gone) - NAMES_SHOWN_MAX:,} more"]
-    return f"; removed {', '.join(gone)}" if gone else ""
+    return f"; removed {listed(gone)}" if gone else ""
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:

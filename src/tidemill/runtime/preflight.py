@@ -29,6 +29,8 @@ LIKELY_MAX: Final = 3
 """Settings that a message about a wrong name suggests."""
 LIKENESS: Final = 0.85
 """A name at least this similar to a setting is its misspelling rather than a longer form of another."""
+LIKENESS_MIN: Final = 0.7
+"""A name less similar to every setting has nothing to do with them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,5 +95,5 @@ def _likely(name: str) -> list[str]:
         return longer[:LIKELY_MAX]
     shorter = sorted((key for key in flat if name.startswith(f"{key}_")), key=len)
     alike = misconfigured.nearest(name, flat, likeness=LIKENESS)
-    near = alike or (shorter[-1] if shorter else misconfigured.nearest(name, flat))
+    near = alike or (shorter[-1] if shorter else misconfigured.nearest(name, flat, likeness=LIKENESS_MIN))
     return [flat[near]] if near else []

@@ -90,3 +90,19 @@ def test_a_run_json_that_others_could_write_is_ignored(data: Path) -> None:
     (data / "run.json").chmod(0o646)
     with pytest.raises(UsageError, match="no service is running"):
         find(base_url=None, api_key=None, data=None, environ={"TIDEMILL_DATA": str(data), "TIDEMILL_API_KEY": "e"})
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"), [(b"", "is empty"), (b"a\nb", "has a line break"), (b"\xff", "is not text in UTF-8")]
+)
+def test_a_damaged_key_of_the_service_is_named(data: Path, content: bytes, fault: str) -> None:
+    """Its file and its fault, unless another key goes before it or no file is there."""
+    (data / "api_key").write_bytes(content)
+    with pytest.raises(UsageError, match=f"{data}/api_key {fault}.*; restore it"):
+        find(base_url=None, api_key=None, data=data, environ={"TIDEMILL_API_KEY": "e"})
+    assert find(base_url=None, api_key="k", data=data, environ={}).api_key == "k"
+    named = {"TIDEMILL_DATA": str(data), "TIDEMILL_API_KEY": "e"}
+    assert find(base_url=None, api_key=None, data=None, environ=named).api_key == "e"
+    (data / "api_key").unlink()
+    with pytest.raises(UsageError, match="no API key for"):
+        find(base_url=None, api_key=None, data=data, environ={})

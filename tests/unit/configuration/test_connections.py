@@ -80,3 +80,16 @@ def test_a_list_in_a_variable(name, form, monkeypatch):
     assert found == listed
     monkeypatch.setenv(f"TIDEMILL_{name}", form(listed[:1]))
     assert Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "hosts"),
+    [
+        ("[::1]", ("[::1]",)), ("[::1], a.example", ("[::1]", "a.example")), ("10", ("10",)), ("true", ("true",)),
+        ("null", None), ('["[::1]"]', ("[::1]",)),
+    ],
+)  # fmt: skip
+def test_a_host_that_looks_like_json_in_a_variable(text, hosts, monkeypatch):
+    """An address of IPv6 or a number is a name; `null` is none, like a variable that is not set."""
+    monkeypatch.setenv("TIDEMILL_ALLOWED_HOSTS", text)
+    assert Settings().allowed_hosts == hosts

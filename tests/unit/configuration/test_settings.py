@@ -322,8 +322,13 @@ def test_a_fault_names_the_variable_that_has_it(tmp_path, monkeypatch):
     file = tmp_path / "tidemill.toml"
     file.write_text("port = 81\nhost = 7\n")
     for name, value, said in (
-        ("TIDEMILL_CORS_ORIGINS", "[https://app.example.com]", "TIDEMILL_CORS_ORIGINS: it must be JSON"),
-        ("TIDEMILL_MODELS", "{bad", "TIDEMILL_MODELS: it must be JSON"),
+        ("TIDEMILL_CORS_ORIGINS", "[https://a.example]", "TIDEMILL_CORS_ORIGINS: cors_origins.0: [https://a.exam"),
+        ("TIDEMILL_CORS_ORIGINS", '["a"', 'TIDEMILL_CORS_ORIGINS: it must be JSON, like ["a", "b"]'),
+        ("TIDEMILL_MODELS", "{bad", 'TIDEMILL_MODELS: it must be JSON, like {"a": 1}'),
+        ("TIDEMILL_WINDOWS", "24h, 1h", 'TIDEMILL_WINDOWS: it must be JSON, like {"a": 1}'),
+        ("TIDEMILL_BUCKETS__B__PROJECTS", " a", "TIDEMILL_BUCKETS__B__PROJECTS: it must be JSON"),
+        ("TIDEMILL_BUCKETS__B", "[a", "TIDEMILL_BUCKETS__B: buckets.b: "),
+        ("TIDEMILL_BUCKETS__B__READ", "[a", "TIDEMILL_BUCKETS: buckets.b: unknown setting read"),
         ("TIDEMILL_LIMITS", "x", "TIDEMILL_LIMITS: it must be JSON"),
         ("TIDEMILL_PORT", "abc", "TIDEMILL_PORT: port: "),
         ("TIDEMILL_MODELS__M__TIMEOUT_SECONDS", "abc", "TIDEMILL_MODELS__M__TIMEOUT_SECONDS: models.m."),

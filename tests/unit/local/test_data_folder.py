@@ -105,6 +105,16 @@ def test_a_folder_with_other_files_is_refused(tmp_path, name):
     assert {each.stat().st_mode & 0o777 for each in (tmp_path, tmp_path / name)} == {0o755}
 
 
+@pytest.mark.parametrize(
+    "name", [".DS_Store", ".gitignore", ".snapshot", "tidemill.toml", "tidemill.toml~", ".tidemill.toml.swp"]
+)
+def test_a_folder_may_have_what_systems_and_editors_make(tmp_path, name):
+    """It is no data of a user."""
+    (tmp_path / name).touch()
+    with data_folder.locked(tmp_path):
+        assert (tmp_path / name).exists()
+
+
 @pytest.mark.parametrize("step", ["lock", "keys", "full disk", "prepared", "format"])
 def test_an_interrupted_first_start_is_continued(tmp_path, step):
     """Wherever it ended; the operator may have linked the store, and written the settings, beforehand."""

@@ -92,6 +92,7 @@ def test_a_complete_environment_has_no_problem(monkeypatch):
         ("GRACE", "TIDEMILL_GRACE_SECONDS is one"),
         ("PORT__X", "TIDEMILL_PORT is one"),
         ("CONFIGURATION", "remove it, or correct its name"),
+        ("CATALOG", "remove it, or correct its name"),
         ("OF_MINE", "remove it, or correct its name"),
     ],
 )

@@ -1,5 +1,7 @@
 """The error in a server's body, in every shape that servers have."""
 
+import tracemalloc
+
 import orjson
 import pytest
 from hypothesis import given
@@ -41,6 +43,33 @@ def test_a_body_without_one_is_quoted():
     assert server_error.message(b"x" * 5000) == "x" * server_error.QUOTED_BYTES_MAX + "…"
     assert server_error.message(b'{"error":"' + b"x" * 5000 + b'"}') == "x" * server_error.CHARS_MAX
     assert server_error.message(b"\xff") == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"detail":[' + b"{}," * 300_000 + b"{}]}",
+        b'{"error":{"message":[' + b'{"msg":"m"},' * 80_000 + b"{}]}}",
+        b'{"error":{"code":[' + b"{}," * 300_000 + b"{}]}}",
+        b'{"message":"","more":' + b"[" * 500_000 + b"]" * 500_000 + b"}",
+    ],
+)
+def test_a_large_body_takes_no_memory(body):
+    """Of a shape that is not OpenAI's: its values would take many times its size, so it is quoted."""
+    tracemalloc.start()
+    try:
+        assert server_error.message(body) == server_error.quoted(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(body) / 4
+
+
+def test_an_error_in_a_large_body_is_found():
+    """Beside values that are not read."""
+    texts = {"message": "no", "type": "t", "code": 7, "param": ["x" * 80_000]}
+    body = orjson.dumps({"input": [{}] * 100_000, "error": {"input": [{}] * 100_000, **texts}})
+    assert server_error.read(body) == ServerError("no", "t", 7)
 
 
 NAMES = st.sampled_from(["error", "message", "detail", "msg", "type", "x"])
