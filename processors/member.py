@@ -44,7 +44,7 @@ class Member:
         self._shared = shared
         self._partitions = partitions
         self._guard = MembershipGuard(app.membership, models)
-        self._is_leaving = self._is_stopping = False
+        self._is_leaving = self._is_stopping = self._has_finished = False
         self._handover = Handover(Marks(app, topics.PROCESSORS.name), time.monotonic)
         self._handing_over: asyncio.Task[None] | None = None
         self._numbers: set[int] = set()
@@ -54,6 +54,8 @@ class Member:
         self._agent = app.agent(stage_app.raw_topic(app, topics.PROCESSORS.name))(self._take_all)
         app.timer(HOLD_SECONDS)(self._hold)
         app.drain = self._leave
+        # A stop may come during a rebalance, or a rebalance during a stop.
+        app.finish = self._finish
         app.oldest = lambda: stage_app.oldest(window.oldest for window in shared.assignment.windows)
         app.on_partitions_assigned.connect(self._assigned, weak=False)
 
@@ -87,28 +89,33 @@ class Member:
 
     async def _leave(self, _: set[Any]) -> None:
         """Leave all partitions: a rebalance revokes all at once."""
+        self._stop_handover()
+        # Without a membership, another process may already own the partitions and repeat the calls.
+        seconds = REBALANCE_DRAIN_SECONDS_MAX if self._app.membership.is_valid else 0.0
+        await self._drain(seconds)
+        if seconds and not self._has_finished:
+            await self._handover.hold(self._in_flight())
+
+    async def _finish(self, _: set[Any]) -> None:
+        """Leave all partitions for good: calls that are still in flight at the end of the process end with it."""
+        self._is_stopping = True
+        await self._drain(self._app.stop_seconds)
+        self._has_finished = True
+        self._stop_handover()
+        await self._handover.hold({})
+        await self._handover.step()
+
+    async def _drain(self, seconds: float) -> None:
+        """Start no more calls, wait up to `seconds` for those in flight, and forget all other lines."""
         self._stop_work()
         self._guard.reset()
         self._is_leaving = True
-        seconds, is_rebalance = self._app.stop_seconds, self._app.rebalancing
-        if is_rebalance:
-            self._stop_handover()
-            # Without a membership, another process may already own the partitions and repeat the calls.
-            seconds = REBALANCE_DRAIN_SECONDS_MAX if self._app.membership.is_valid else 0.0
-        else:
-            self._is_stopping = True
         models = self._models.at_work
         await asyncio.gather(*(model.dispatcher.drain(seconds) for model in models))
         self._shared.assignment.leave()
         for model in models:
             model.held_records.clear()
             model.dispatcher.forget_waiting()
-        if is_rebalance and seconds:
-            await self._handover.hold(self._in_flight())
-        elif not is_rebalance:
-            # The process ends, and calls that are still in flight with it.
-            await self._handover.hold({})
-            await self._handover.step()
 
     def _in_flight(self) -> Mapping[int, list[Work]]:
         """The lines whose results the log lacks, by partition; waiting ones are forgotten by now."""

@@ -1,9 +1,12 @@
 """Without a valid membership in its group, a processor starts no call: another may make the same calls."""
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
+from support.waiting import until
 
+from tidemill.faust import stage_runner
 from tidemill.kafka.freeze_guard import MEMBERSHIP_SECONDS, Membership, MembershipGuard
 from tidemill.processors.member import REBALANCE_DRAIN_SECONDS_MAX, Member
 from tidemill.processors.models import Models
@@ -16,6 +19,8 @@ class Dispatcher:
     def __init__(self):
         self.calls = True
         self.drained_seconds = None
+        self.drained = asyncio.Event()
+        self.drained.set()
         self.lines = ()
 
     def halt(self):
@@ -27,6 +32,7 @@ class Dispatcher:
     async def drain(self, seconds):
         self.drained_seconds = seconds
         self.halt()
+        await self.drained.wait()
 
     def forget_waiting(self): ...
 
@@ -34,7 +40,23 @@ class Dispatcher:
 class Marks:
     """A coordinator that takes all marks."""
 
-    async def write(self, marks): ...
+    def __init__(self):
+        self.marks = {}
+
+    async def write(self, marks):
+        self.marks |= marks
+
+    async def read(self, numbers):
+        return {number: text for number in numbers if (text := self.marks.get(number))}
+
+
+class Consumer:
+    """A consumer that commits at once."""
+
+    def assignment(self):
+        return ()
+
+    async def commit(self): ...
 
 
 @pytest.fixture
@@ -46,15 +68,16 @@ def times():
 def member(times):
     member, models = Member.__new__(Member), Models.__new__(Models)
     membership = Membership(clock=lambda: times[-1])
-    member._app = SimpleNamespace(membership=membership, rebalancing=True, stop_seconds=7.0)
+    member._app = SimpleNamespace(membership=membership, rebalancing=True, stop_seconds=33.0)
     member._app.membership.renew(100.0)
     held_records = SimpleNamespace(clear=lambda: None)
     models.awake = {
         name: SimpleNamespace(dispatcher=Dispatcher(), held_records=held_records) for name in ("one", "other")
     }
     models._leaving, member._work, member._models = {}, None, models
-    member._is_leaving = member._is_stopping = False
-    member._handover, member._handing_over = Handover(Marks(), lambda: times[-1]), None
+    member._is_leaving = member._is_stopping = member._has_finished = False
+    member.marks = Marks()
+    member._handover, member._handing_over = Handover(member.marks, lambda: times[-1]), None
     member._shared = SimpleNamespace(assignment=SimpleNamespace(windows=(), leave=lambda: None))
     member._guard = MembershipGuard(member._app.membership, models)
     return member
@@ -95,3 +118,43 @@ async def test_calls_do_not_resume_between_revocation_and_assignment(member, tim
     member._app.membership.clear()
     await member._hold()
     assert calls(member) == [False, False]
+
+
+def in_flight(member):
+    """Each model has a call in flight, which ends when `drained` is set."""
+    for model in member._models.awake.values():
+        model.dispatcher.drained.clear()
+        model.dispatcher.lines = [SimpleNamespace(entries=[SimpleNamespace(window=SimpleNamespace(number=3))])]
+
+
+def drained(member):
+    """How long each model was asked to wait."""
+    return {model.dispatcher.drained_seconds for model in member._models.awake.values()}
+
+
+async def test_a_stop_during_a_rebalance_has_the_time_of_a_stop(member):
+    """The rebalance that still waits for the same calls leaves no mark once the stop is over."""
+    in_flight(member)
+    member._app.drain, member._app.finish, member._app.consumer = member._leave, member._finish, Consumer()
+    member._app.stop = Consumer().commit
+    leaving = asyncio.create_task(member._leave(set()))
+    await until(lambda: drained(member) == {REBALANCE_DRAIN_SECONDS_MAX}, "the rebalance")
+    stop = stage_runner._stop([member._app], SimpleNamespace(stop=Consumer().commit), has_crashed=False)
+    stopping = asyncio.create_task(stop)
+    await until(lambda: drained(member) == {33.0}, "the stop")
+    for model in member._models.awake.values():
+        model.dispatcher.drained.set()
+    await stopping
+    await leaving
+    assert set(member.marks.marks.values()) <= {""}
+
+
+async def test_a_rebalance_after_a_stop_leaves_no_mark(member):
+    """The process ends: the next owners need not wait."""
+    await member._finish(set())
+    in_flight(member)
+    leaving = asyncio.create_task(member._leave(set()))
+    for model in member._models.awake.values():
+        model.dispatcher.drained.set()
+    await leaving
+    assert set(member.marks.marks.values()) <= {""}
