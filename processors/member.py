@@ -102,8 +102,7 @@ class Member:
         await self._drain(self._app.stop_seconds)
         self._has_finished = True
         self._stop_handover()
-        await self._handover.hold({})
-        await self._handover.step()
+        await self._handover.release()
 
     async def _drain(self, seconds: float) -> None:
         """Start no more calls, wait up to `seconds` for those in flight, and forget all other lines."""
