@@ -133,9 +133,7 @@ class Member:
             await asyncio.sleep(LOOK_SECONDS)
             if free := await self._handover.step():
                 self._numbers |= free
-                self._shared.recovery.stop()
                 self._shared.assignment.hand_over()
-                self._shared.recovery.start(self._app.crash)
                 self._models.extend(free, len(self._numbers) / self._partitions)
 
     def _stop_handover(self) -> None:

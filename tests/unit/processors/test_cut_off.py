@@ -149,6 +149,20 @@ async def test_a_stop_during_a_rebalance_has_the_time_of_a_stop(member):
     assert set(member.marks.marks.values()) <= {""}
 
 
+async def test_a_hand_over_stops_no_recovery(member):
+    """The other partitions wait for its read: it may take long, and a hand-over may come every second."""
+    taken, handovers = [], []
+    member._shared.assignment.hand_over = lambda: handovers.append(1)
+    member._models.extend = lambda numbers, part: taken.append((numbers, part))
+    member._numbers, member._partitions = {0}, 4
+    member.marks.marks[3] = "other 1"
+    await member._handover.take({3})
+    handing_over = asyncio.create_task(member._hand_over())
+    member.marks.marks.clear()
+    await handing_over
+    assert (taken, handovers) == ([({3}, 0.5)], [1])
+
+
 async def test_a_rebalance_after_a_stop_leaves_no_mark(member):
     """The process ends: the next owners need not wait."""
     await member._finish(set())
