@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -73,6 +74,8 @@ class Member:
     async def _assigned(self, _: Any, assigned: Iterable[Any], **__: Any) -> None:
         numbers = {tp.partition for tp in assigned if tp.topic == topics.PROCESSORS.name}
         self._stop_work()
+        # A rebalance that revokes nothing, as this process had no partition, calls no `_leave`.
+        self._stop_handover()
         self._shared.recovery.stop()
         self._shared.assignment.assign(time.time())
         # While it stops, its calls in flight go on, and the records wait for the next owner.
@@ -92,25 +95,28 @@ class Member:
         self._stop_handover()
         # Without a membership, another process may already own the partitions and repeat the calls.
         seconds = REBALANCE_DRAIN_SECONDS_MAX if self._app.membership.is_valid else 0.0
-        await self._drain(seconds)
+        await self._drain(seconds, logging.INFO)
         if seconds and not self._has_finished:
             await self._handover.hold(self._in_flight())
 
     async def _finish(self, _: set[Any]) -> None:
         """Leave all partitions for good: calls that are still in flight at the end of the process end with it."""
         self._is_stopping = True
-        await self._drain(self._app.stop_seconds)
+        await self._drain(self._app.stop_seconds, logging.WARNING)
         self._has_finished = True
         self._stop_handover()
         await self._handover.release()
 
-    async def _drain(self, seconds: float) -> None:
-        """Start no more calls, wait up to `seconds` for those in flight, and forget all other lines."""
+    async def _drain(self, seconds: float, level: int) -> None:
+        """Start no more calls, wait up to `seconds` for those in flight, and forget all other lines.
+
+        `level` is that of the log's line about calls that take longer.
+        """
         self._stop_work()
         self._guard.reset()
         self._is_leaving = True
         models = self._models.at_work
-        await asyncio.gather(*(model.dispatcher.drain(seconds) for model in models))
+        await asyncio.gather(*(model.dispatcher.drain(seconds, level) for model in models))
         self._shared.assignment.leave()
         for model in models:
             model.held_records.clear()

@@ -1,6 +1,7 @@
 """Without a valid membership in its group, a processor starts no call: another may make the same calls."""
 
 import asyncio
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from tidemill.kafka.freeze_guard import MEMBERSHIP_SECONDS, Membership, Membersh
 from tidemill.processors.member import REBALANCE_DRAIN_SECONDS_MAX, Member
 from tidemill.processors.models import Models
 from tidemill.processors.partitions.handover import Handover
+from tidemill.schemas.log import topics
 
 
 class Dispatcher:
@@ -29,8 +31,8 @@ class Dispatcher:
     def resume(self):
         self.calls = True
 
-    async def drain(self, seconds):
-        self.drained_seconds = seconds
+    async def drain(self, seconds, level):
+        self.drained_seconds, self.level = seconds, level
         self.halt()
         await self.drained.wait()
 
@@ -108,6 +110,7 @@ async def test_a_lost_membership_waits_for_no_call(member, times, silent_seconds
     times.append(100.0 + silent_seconds)
     await member._leave(set())
     assert {model.dispatcher.drained_seconds for model in member._models.awake.values()} == {drained_seconds}
+    assert {model.dispatcher.level for model in member._models.awake.values()} == {logging.INFO}
 
 
 async def test_calls_do_not_resume_between_revocation_and_assignment(member, times):
@@ -161,6 +164,24 @@ async def test_a_hand_over_stops_no_recovery(member):
     member.marks.marks.clear()
     await handing_over
     assert (taken, handovers) == ([({3}, 0.5)], [1])
+
+
+async def test_an_assignment_ends_the_hand_over_before_it(member):
+    """Of a process without partitions none are revoked. The earlier task would take what the later one frees."""
+    member._shared.recovery = SimpleNamespace(start=lambda _: None, stop=lambda: None)
+    member._shared.assignment.assign = lambda _: None
+    member._models.begin = lambda *_: None
+    member._models.run = asyncio.Event().wait
+    member._partitions, member._app.crash, member.marks.marks[3] = 4, print, "other 1"
+    partition = SimpleNamespace(topic=topics.PROCESSORS.name, partition=3)
+    await member._assigned(None, [partition])
+    first = member._handing_over
+    await member._assigned(None, [partition])
+    await asyncio.wait([first], timeout=5)
+    assert first.cancelled()
+    assert not member._handing_over.done()
+    member._stop_handover()
+    member._stop_work()
 
 
 async def test_a_rebalance_after_a_stop_leaves_no_mark(member):
