@@ -15,8 +15,10 @@ from tidemill.kafka.freeze_guard import MembershipGuard
 from tidemill.processors.awake_model import Shared
 from tidemill.processors.models import Models
 from tidemill.processors.partitions.handover import Handover, Work
+from tidemill.processors.scheduling.handover_reports import HandoverReports
 from tidemill.processors.scheduling.stalls import CHECK_SECONDS
 from tidemill.schemas.log import topics
+from tidemill.schemas.log.messages import Stalled
 from tidemill.tasks import watched
 
 REBALANCE_DRAIN_SECONDS_MAX: Final = 2.0
@@ -45,7 +47,9 @@ class Member:
         self._shared = shared
         self._partitions = partitions
         self._guard = MembershipGuard(app.membership, models)
-        self._is_leaving = self._is_stopping = self._has_finished = False
+        self._is_leaving = self._has_finished = False
+        self._stopping_since: float | None = None
+        self._handover_reports = HandoverReports(time.time)
         self._handover = Handover(Marks(app, topics.PROCESSORS.name), time.monotonic)
         self._handing_over: asyncio.Task[None] | None = None
         self._numbers: set[int] = set()
@@ -66,6 +70,10 @@ class Member:
         self._shared.recovery.stop()
         self._stop_work()
         self._stop_handover()
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._stopping_since is not None
 
     async def _take_all(self, events: Any) -> None:
         async for event in events.noack().events():
@@ -101,7 +109,7 @@ class Member:
 
     async def _finish(self, _: set[Any]) -> None:
         """Leave all partitions for good: calls that are still in flight at the end of the process end with it."""
-        self._is_stopping = True
+        self._stopping_since = time.monotonic()
         await self._drain(self._app.stop_seconds, logging.WARNING)
         self._has_finished = True
         self._stop_handover()
@@ -158,8 +166,21 @@ class Member:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             facts = [fact for model in self._models.at_work for fact in model.dispatcher.stalls.check(loop.time())]
+            facts += self._waits(time.monotonic())
             await asyncio.gather(*(outbox.stalled(fact) for fact in facts))
+
+    def _waits(self, now: float) -> list[Stalled]:
+        """The reports on batches whose lines are not read yet, since calls for others of their partitions last."""
+        since = self._handover.waits_since if self._stopping_since is None else self._stopping_since
+        return self._handover_reports.check(now, since, () if since is None else _unread(self._models))
 
     def _stop_work(self) -> None:
         if self._work is not None:
             self._work.cancel()
+
+
+def _unread(models: Models) -> list[tuple[str, str]]:
+    """The open batches without a pending line here, each with its model."""
+    pending = {(model.name, batch_id) for model in models.at_work for batch_id in model.dispatcher.lines.batches}
+    found = [(name, batch_id) for name in models.open_batches for batch_id in models.open_batches.of(name)]
+    return [one for one in found if one not in pending]

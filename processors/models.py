@@ -54,6 +54,10 @@ class OpenBatches:
     def __iter__(self) -> Iterator[str]:
         return iter(self._batches)
 
+    def of(self, model: str) -> Collection[str]:
+        """Those of a model."""
+        return self._batches.get(model, ())
+
     def open(self, batch_id: str, models: frozenset[str]) -> bool:
         """Note an open batch; returns whether its models are new."""
         if self._models.get(batch_id) == models:
@@ -92,8 +96,6 @@ class Models:
         """Models whose calls have changed, until those in flight have ended."""
         self.open_batches = OpenBatches()
         self._news = asyncio.Event()
-        self._finds = 0
-        """How often the partitions to find have changed."""
         self._found_at = self._looked_at = float("-inf")
         shared.closed.listen(self.open_batches.close)
 
@@ -155,7 +157,6 @@ class Models:
 
     def _find_again(self) -> None:
         self._found_at = float("-inf")
-        self._finds += 1
 
     async def close(self) -> None:
         """Cancel the tasks."""
@@ -204,11 +205,13 @@ class Models:
     async def _look(self) -> None:
         now = asyncio.get_running_loop().time()
         if now >= self._found_at + (HURRY_SECONDS if self._missing else FIND_SECONDS):
-            finds = self._finds
-            await self._places.find(self._by_topic)
-            if self._finds == finds:
-                # Models or partitions that were added meanwhile need another lookup.
-                self._found_at = self._looked_at = now
+            # Before it: models or partitions that are added meanwhile need another lookup.
+            self._found_at = self._looked_at = now
+            try:
+                await self._places.find(self._by_topic)
+            except BaseException:
+                self._find_again()
+                raise
         elif now >= self._looked_at + LOOK_SECONDS:
             await self._places.look()
             self._looked_at = now

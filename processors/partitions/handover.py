@@ -73,6 +73,11 @@ class Handover:
         """Whether a partition is held, or waited for."""
         return bool(self._held or self._unwanted or self._waiting)
 
+    @property
+    def waits_since(self) -> float | None:
+        """When the longest wait for a partition began; None if there is none."""
+        return min(self._waiting.values(), default=None)
+
     async def hold(self, work: Mapping[int, list[Work]]) -> None:
         """Mark the partitions whose lines are in flight, before the group divides all anew."""
         async with self._turn:

@@ -10,9 +10,12 @@ from support.waiting import until
 from tidemill.faust import stage_runner
 from tidemill.kafka.freeze_guard import MEMBERSHIP_SECONDS, Membership, MembershipGuard
 from tidemill.processors.member import REBALANCE_DRAIN_SECONDS_MAX, Member
-from tidemill.processors.models import Models
+from tidemill.processors.models import Models, OpenBatches
 from tidemill.processors.partitions.handover import Handover
+from tidemill.processors.scheduling.handover_reports import HandoverReports
+from tidemill.processors.scheduling.stalls import STALL_SECONDS
 from tidemill.schemas.log import topics
+from tidemill.schemas.resources.waiting import Reason
 
 
 class Dispatcher:
@@ -74,10 +77,13 @@ def member(times):
     member._app.membership.renew(100.0)
     held_records = SimpleNamespace(clear=lambda: None)
     models.awake = {
-        name: SimpleNamespace(dispatcher=Dispatcher(), held_records=held_records) for name in ("one", "other")
+        name: SimpleNamespace(name=name, dispatcher=Dispatcher(), held_records=held_records)
+        for name in ("one", "other")
     }
     models._leaving, member._work, member._models = {}, None, models
-    member._is_leaving = member._is_stopping = member._has_finished = False
+    member._is_leaving = member._has_finished = False
+    member._stopping_since, member._handover_reports = None, HandoverReports(lambda: 1e9)
+    models.open_batches = OpenBatches()
     member.marks = Marks()
     member._handover, member._handing_over = Handover(member.marks, lambda: times[-1]), None
     member._shared = SimpleNamespace(assignment=SimpleNamespace(windows=(), leave=lambda: None))
@@ -193,3 +199,26 @@ async def test_a_rebalance_after_a_stop_leaves_no_mark(member):
         model.dispatcher.drained.set()
     await leaving
     assert set(member.marks.marks.values()) <= {""}
+
+
+async def test_lines_that_wait_for_calls_of_others_have_a_reason(member, times):
+    """Without it, results would say that no processor is there. Batches with pending lines have their own."""
+    for batch_id in ("pending", "unread"):
+        member._models.open_batches.open(batch_id, frozenset({"one"}))
+    member._models.awake["one"].dispatcher.lines = SimpleNamespace(batches={"pending": ()})
+    member._models.awake["other"].dispatcher.lines = SimpleNamespace(batches={})
+    member.marks.marks[3] = "other 1"
+    await member._handover.take({3})
+    began_at = times[-1]
+    assert member._waits(began_at + STALL_SECONDS - 1) == []
+    (fact,) = member._waits(began_at + STALL_SECONDS)
+    assert (fact.batch_id, fact.model) == ("unread", "one")
+    assert [(one.reason, one.since) for one in fact.waiting] == [(Reason.IN_FLIGHT, 1e9 - STALL_SECONDS)]
+    assert member._waits(began_at + STALL_SECONDS + 1) == []
+    assert len(member._waits(began_at + 3 * STALL_SECONDS)) == 1
+    member.marks.marks.clear()
+    await member._handover.step()
+    assert [(one.batch_id, one.waiting) for one in member._waits(began_at + 4 * STALL_SECONDS)] == [("unread", ())]
+    assert member._waits(began_at + 5 * STALL_SECONDS) == []
+    member._stopping_since = began_at
+    assert len(member._waits(began_at + 6 * STALL_SECONDS)) == 1
