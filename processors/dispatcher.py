@@ -204,8 +204,10 @@ class Dispatcher:
         if self._state is _State.RUNNING:
             self._state = _State.HALTED
 
-    async def drain(self, seconds: float) -> bool:
+    async def drain(self, seconds: float, level: int = logging.WARNING) -> bool:
         """Start no more calls, and wait up to `seconds` for those in flight and their results.
+
+        `level` is that of the log's line about those that take longer.
 
         Returns:
             Whether the log has all their results.
@@ -215,7 +217,7 @@ class Dispatcher:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
         except TimeoutError:
-            _log.warning("without an end or a result after %.0f s: %s", seconds, counted(self._busy, "call"))
+            _log.log(level, "without an end or a result after %.0f s: %s", seconds, counted(self._busy, "call"))
             return False
         return True
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -14,8 +15,10 @@ from tidemill.kafka.freeze_guard import MembershipGuard
 from tidemill.processors.awake_model import Shared
 from tidemill.processors.models import Models
 from tidemill.processors.partitions.handover import Handover, Work
+from tidemill.processors.scheduling.handover_reports import HandoverReports
 from tidemill.processors.scheduling.stalls import CHECK_SECONDS
 from tidemill.schemas.log import topics
+from tidemill.schemas.log.messages import Stalled
 from tidemill.tasks import watched
 
 REBALANCE_DRAIN_SECONDS_MAX: Final = 2.0
@@ -44,7 +47,9 @@ class Member:
         self._shared = shared
         self._partitions = partitions
         self._guard = MembershipGuard(app.membership, models)
-        self._is_leaving = self._is_stopping = False
+        self._is_leaving = self._has_finished = False
+        self._stopping_since: float | None = None
+        self._handover_reports = HandoverReports(time.time)
         self._handover = Handover(Marks(app, topics.PROCESSORS.name), time.monotonic)
         self._handing_over: asyncio.Task[None] | None = None
         self._numbers: set[int] = set()
@@ -54,6 +59,8 @@ class Member:
         self._agent = app.agent(stage_app.raw_topic(app, topics.PROCESSORS.name))(self._take_all)
         app.timer(HOLD_SECONDS)(self._hold)
         app.drain = self._leave
+        # A stop may come during a rebalance, or a rebalance during a stop.
+        app.finish = self._finish
         app.oldest = lambda: stage_app.oldest(window.oldest for window in shared.assignment.windows)
         app.on_partitions_assigned.connect(self._assigned, weak=False)
 
@@ -64,6 +71,10 @@ class Member:
         self._stop_work()
         self._stop_handover()
 
+    @property
+    def _is_stopping(self) -> bool:
+        return self._stopping_since is not None
+
     async def _take_all(self, events: Any) -> None:
         async for event in events.noack().events():
             await self._models.take(event)
@@ -71,6 +82,8 @@ class Member:
     async def _assigned(self, _: Any, assigned: Iterable[Any], **__: Any) -> None:
         numbers = {tp.partition for tp in assigned if tp.topic == topics.PROCESSORS.name}
         self._stop_work()
+        # A rebalance that revokes nothing, as this process had no partition, calls no `_leave`.
+        self._stop_handover()
         self._shared.recovery.stop()
         self._shared.assignment.assign(time.time())
         # While it stops, its calls in flight go on, and the records wait for the next owner.
@@ -87,28 +100,35 @@ class Member:
 
     async def _leave(self, _: set[Any]) -> None:
         """Leave all partitions: a rebalance revokes all at once."""
+        self._stop_handover()
+        # Without a membership, another process may already own the partitions and repeat the calls.
+        seconds = REBALANCE_DRAIN_SECONDS_MAX if self._app.membership.is_valid else 0.0
+        await self._drain(seconds, logging.INFO)
+        if seconds and not self._has_finished:
+            await self._handover.hold(self._in_flight())
+
+    async def _finish(self, _: set[Any]) -> None:
+        """Leave all partitions for good: calls that are still in flight at the end of the process end with it."""
+        self._stopping_since = time.monotonic()
+        await self._drain(self._app.stop_seconds, logging.WARNING)
+        self._has_finished = True
+        self._stop_handover()
+        await self._handover.release()
+
+    async def _drain(self, seconds: float, level: int) -> None:
+        """Start no more calls, wait up to `seconds` for those in flight, and forget all other lines.
+
+        `level` is that of the log's line about calls that take longer.
+        """
         self._stop_work()
         self._guard.reset()
         self._is_leaving = True
-        seconds, is_rebalance = self._app.stop_seconds, self._app.rebalancing
-        if is_rebalance:
-            self._stop_handover()
-            # Without a membership, another process may already own the partitions and repeat the calls.
-            seconds = REBALANCE_DRAIN_SECONDS_MAX if self._app.membership.is_valid else 0.0
-        else:
-            self._is_stopping = True
         models = self._models.at_work
-        await asyncio.gather(*(model.dispatcher.drain(seconds) for model in models))
+        await asyncio.gather(*(model.dispatcher.drain(seconds, level) for model in models))
         self._shared.assignment.leave()
         for model in models:
             model.held_records.clear()
             model.dispatcher.forget_waiting()
-        if is_rebalance and seconds:
-            await self._handover.hold(self._in_flight())
-        elif not is_rebalance:
-            # The process ends, and calls that are still in flight with it.
-            await self._handover.hold({})
-            await self._handover.step()
 
     def _in_flight(self) -> Mapping[int, list[Work]]:
         """The lines whose results the log lacks, by partition; waiting ones are forgotten by now."""
@@ -127,9 +147,7 @@ class Member:
             await asyncio.sleep(LOOK_SECONDS)
             if free := await self._handover.step():
                 self._numbers |= free
-                self._shared.recovery.stop()
                 self._shared.assignment.hand_over()
-                self._shared.recovery.start(self._app.crash)
                 self._models.extend(free, len(self._numbers) / self._partitions)
 
     def _stop_handover(self) -> None:
@@ -148,8 +166,21 @@ class Member:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             facts = [fact for model in self._models.at_work for fact in model.dispatcher.stalls.check(loop.time())]
+            facts += self._waits(time.monotonic())
             await asyncio.gather(*(outbox.stalled(fact) for fact in facts))
+
+    def _waits(self, now: float) -> list[Stalled]:
+        """The reports on batches whose lines are not read yet, since calls for others of their partitions last."""
+        since = self._handover.waits_since if self._stopping_since is None else self._stopping_since
+        return self._handover_reports.check(now, since, () if since is None else _unread(self._models))
 
     def _stop_work(self) -> None:
         if self._work is not None:
             self._work.cancel()
+
+
+def _unread(models: Models) -> list[tuple[str, str]]:
+    """The open batches without a pending line here, each with its model."""
+    pending = {(model.name, batch_id) for model in models.at_work for batch_id in model.dispatcher.lines.batches}
+    found = [(name, batch_id) for name in models.open_batches for batch_id in models.open_batches.of(name)]
+    return [one for one in found if one not in pending]

@@ -54,6 +54,10 @@ class OpenBatches:
     def __iter__(self) -> Iterator[str]:
         return iter(self._batches)
 
+    def of(self, model: str) -> Collection[str]:
+        """Those of a model."""
+        return self._batches.get(model, ())
+
     def open(self, batch_id: str, models: frozenset[str]) -> bool:
         """Note an open batch; returns whether its models are new."""
         if self._models.get(batch_id) == models:
@@ -201,7 +205,7 @@ class Models:
     async def _look(self) -> None:
         now = asyncio.get_running_loop().time()
         if now >= self._found_at + (HURRY_SECONDS if self._missing else FIND_SECONDS):
-            # Models or partitions that are added meanwhile ask for another lookup.
+            # Before it: models or partitions that are added meanwhile need another lookup.
             self._found_at = self._looked_at = now
             try:
                 await self._places.find(self._by_topic)

@@ -73,6 +73,7 @@ class Recovery:
         self._wanted.clear()
         if not (wanted := self._assignment.wanted()):
             return
+        handovers = self._assignment.handovers
         starts = {number: Edge(at_ms=max(0, int(since * 1000))) for number, since in wanted.items()}
         async with (
             reading(self._kafka) as reader,
@@ -83,7 +84,7 @@ class Recovery:
                     if batch_id not in self._closed:
                         self._mark(batch_id, index)
         if self._task is asyncio.current_task():
-            self._assignment.recovered(wanted)
+            self._assignment.recovered(wanted, handovers)
 
 
 def _completed_lines(record: Any) -> Iterator[tuple[str, int]]:

@@ -194,8 +194,10 @@ def wait_seconds(retry_after: str | None, now: float) -> float | None:
 
 def _error_body(answer: Answer, message: str) -> bytes:
     """The body of an error as a JSON object with an `error`: the server's own, or one in OpenAI's shape."""
-    body = _object(answer.body)
-    fields = decoded(_objects, body) or {}
+    own = _object(answer.body)
+    body = answer.body if own is None else own
+    # What is no object, or not in UTF-8, is quoted; its fields would make the line malformed, too.
+    fields = {} if own is None else decoded(_objects, own) or {}
     if _ERROR.match(fields.get("error", b"")):
         return body
     found = server_error.read(body)
@@ -209,11 +211,11 @@ def _error_body(answer: Answer, message: str) -> bytes:
     return msgspec.json.encode({**fields, "error": error})
 
 
-def _object(body: bytes) -> bytes:
-    """A body as a JSON object, if it can be one."""
+def _object(body: bytes) -> bytes | None:
+    """A body as a JSON object; None if it cannot be one."""
     if reply.is_object(body):
         return body
     try:
-        return reply_normalization.normalized(body) or body
+        return reply_normalization.normalized(body)
     except reply_normalization.UnsupportedFormError:
-        return body
+        return None

@@ -68,10 +68,14 @@ class Assignment:
         """The end offset of each partition, read after the assignment."""
         self._held: list[Record] = []
         """In order of arrival; the windows bound them."""
-        self._read: dict[int, float] = {}
-        """Since when each partition of `outcomes` has been read, after the assignment."""
+        self._read: dict[tuple[int, int], float] = {}
+        """Since when each partition of `outcomes` has been read, after the hand-over with this number."""
         self._wanted: dict[int, float] = {}
         self._assigned_at = NEVER
+        self.handovers = 0
+        """Hand-overs of partitions after the assignment."""
+        self._added_after: dict[Any, int] = {}
+        """The number of hand-overs before each partition was added."""
 
     @property
     def windows(self) -> Iterable[PartitionWindow]:
@@ -91,13 +95,14 @@ class Assignment:
         self._assigned_at = now
 
     def hand_over(self) -> None:
-        """Other processes have delivered outcomes since the assignment: what was read until now lacks them."""
-        self._read.clear()
+        """Others have delivered outcomes that the partitions added from now on need; earlier reads lack them."""
+        self.handovers += 1
 
     def add(self, windows: Mapping[Any, PartitionWindow], ends: Mapping[Any, int]) -> None:
         """Add partitions, with end offsets that were read after the assignment."""
         self._windows.update(windows)
         self._ends.update(ends)
+        self._added_after |= dict.fromkeys(windows, self.handovers)
 
     def remove(self, tps: Iterable[Any]) -> None:
         """Remove partitions; their held records are read again after an `add`."""
@@ -106,6 +111,7 @@ class Assignment:
             if (window := self._windows.pop(tp, None)) is not None:
                 window.close()
             self._ends.pop(tp, None)
+            self._added_after.pop(tp, None)
         self._held = [record for record in self._held if record.tp not in gone]
 
     def leave(self) -> None:
@@ -114,6 +120,7 @@ class Assignment:
             window.close()
         self._windows = {}
         self._ends = {}
+        self._added_after = {}
         self._held = []
 
     def take(self, record: Record) -> bool:
@@ -135,10 +142,14 @@ class Assignment:
         """The partitions of `outcomes` to read, each from a Unix time on."""
         return dict(self._wanted)
 
-    def recovered(self, since: dict[int, float]) -> None:
-        """Note that these partitions of `outcomes` have been read, and their lines marked as completed."""
+    def recovered(self, since: dict[int, float], handovers: int) -> None:
+        """Note that these partitions of `outcomes` have been read, and their lines marked as completed.
+
+        The read began after so many `handovers`.
+        """
         for partition, time in since.items():
-            self._read[partition] = min(time, self._read.get(partition, time))
+            for number in range(handovers + 1):
+                self._read[partition, number] = min(time, self._read.get((partition, number), time))
             if self._wanted.get(partition, time) >= time:
                 self._wanted.pop(partition, None)
 
@@ -159,7 +170,7 @@ class Assignment:
         partition = self._partition_of(record.head.batch_id)
         # If clocks differ, a result may seem older than its request.
         since = record.since - CLOCK_SKEW_SECONDS
-        if self._read.get(partition, NEVER) <= since:
+        if self._read.get((partition, self._added_after[record.tp]), NEVER) <= since:
             return True
         self._wanted[partition] = min(since, self._wanted.get(partition, since))
         return False

@@ -18,7 +18,7 @@ from tidemill.wording import counted
 T = TypeVar("T")
 
 WAIT_SECONDS_MAX: Final = 600.0
-"""The next owner waits no longer; calls that take longer are repeated."""
+"""No process holds a partition longer, and no owner waits longer; calls that take longer are repeated."""
 STALE_SECONDS: Final = 8.0
 """A mark that was not renewed for longer than a session is of a process that has ended."""
 RENEW_SECONDS: Final = 2.0
@@ -50,90 +50,144 @@ class Handover:
         """Start without partitions."""
         self._marks = marks
         self._monotonic = monotonic
+        self._turn = asyncio.Lock()
+        """A rebalance and a stop may come at the same time."""
+        self._token = f"{secrets.token_hex(4)} "
+        """Begins the marks of this process."""
         self._held: dict[int, list[Work]] = {}
-        self._marked: set[int] = set()
-        """The partitions that have a mark of this process."""
+        self._lost: dict[int, float] = {}
+        """Since when other processes own the partitions whose lines are in flight here."""
+        self._unwanted: dict[int, str] = {}
+        """Where to remove the marks of this process, and the mark with this text, of a process that has ended."""
         self._renewals = 0
         self._renewed_at = float("-inf")
         self._seen: dict[int, tuple[str, float]] = {}
         """The latest mark of each partition that was waited for, and since when it has been the same."""
         self._waiting: dict[int, float] = {}
-        """When the wait for each partition began."""
+        """When the wait for each partition began; a rebalance that gives it back does not begin it anew."""
+        self._is_silent = False
+        """Whether the coordinator gave no answer to the last question."""
 
     @property
     def is_busy(self) -> bool:
         """Whether a partition is held, or waited for."""
-        return bool(self._held or self._marked or self._waiting)
+        return bool(self._held or self._unwanted or self._waiting)
+
+    @property
+    def waits_since(self) -> float | None:
+        """When the longest wait for a partition began; None if there is none."""
+        return min(self._waiting.values(), default=None)
 
     async def hold(self, work: Mapping[int, list[Work]]) -> None:
         """Mark the partitions whose lines are in flight, before the group divides all anew."""
-        self._held = dict(work)
-        self._waiting.clear()
-        await self._renew()
+        async with self._turn:
+            self._lost = {number: at for number, at in self._lost.items() if number in work}
+            self._held = dict(work)
+            self._give_up()
+            await self._renew()
 
     async def take(self, numbers: Collection[int]) -> set[int]:
         """Begin after an assignment of these partitions; returns those that may be read at once."""
-        for number in numbers:
-            self._held.pop(number, None)
-        await self._unmark()
-        self._waiting = dict.fromkeys(numbers, self._monotonic())
-        free = await self._freed()
+        async with self._turn:
+            now = self._monotonic()
+            for number in numbers:
+                self._held.pop(number, None)
+                self._lost.pop(number, None)
+            self._lost = dict.fromkeys(self._held, now) | self._lost
+            await self._unmark()
+            self._waiting = {number: self._waiting.get(number, now) for number in numbers}
+            free = await self._freed()
         if self._waiting:
             _log.info("calls of others are in flight in %s", counted(len(self._waiting), "partition"))
         return free
 
     async def step(self) -> set[int]:
         """Renew and remove own marks; returns the partitions that need not be waited for any longer."""
+        async with self._turn:
+            self._held = {
+                number: left for number, work in self._held.items() if (left := [one for one in work if one()])
+            }
+            self._give_up()
+            await self._unmark()
+            if self._monotonic() >= self._renewed_at + RENEW_SECONDS:
+                await self._renew()
+            return await self._freed()
+
+    async def release(self) -> None:
+        """Hold nothing, and wait for nothing: the process ends, and calls that are still in flight with it."""
+        async with self._turn:
+            self._held, self._waiting = {}, {}
+            await self._unmark()
+
+    def _give_up(self) -> None:
+        """Hold no partition that was lost long ago: its owner waits no longer, and may have marks of its own."""
+        oldest = self._monotonic() - WAIT_SECONDS_MAX
         self._held = {
-            number: left for number, work in self._held.items() if (left := [one for one in work if one()])
+            number: work for number, work in self._held.items() if self._lost.get(number, oldest + 1) > oldest
         }
-        await self._unmark()
-        if self._monotonic() >= self._renewed_at + RENEW_SECONDS:
-            await self._renew()
-        return await self._freed()
 
     async def _renew(self) -> None:
         self._renewals += 1
         self._renewed_at = self._monotonic()
         if self._held:
-            self._marked |= self._held.keys()
-            text = f"{secrets.token_hex(4)} {self._renewals}"
-            await _answer(self._marks.write(dict.fromkeys(self._held, text)), None)
+            self._unwanted |= dict.fromkeys(self._held, "")
+            text = f"{self._token}{self._renewals}"
+            await self._answer(self._marks.write(dict.fromkeys(self._held, text)))
 
     async def _unmark(self) -> None:
-        if not (gone := self._marked - self._held.keys()):
+        """Remove marks, but none that another process has written since."""
+        if not (gone := {number: text for number, text in self._unwanted.items() if number not in self._held}):
             return
 
         async def unmark() -> None:
-            await self._marks.write(dict.fromkeys(gone, ""))
-            self._marked -= gone
+            found = await self._marks.read(gone)
+            if mine := [number for number, text in found.items() if self._is_own(text) or text == gone[number]]:
+                await self._marks.write(dict.fromkeys(mine, ""))
+            for number in gone:
+                del self._unwanted[number]
 
-        await _answer(unmark(), None)
+        await self._answer(unmark())
+
+    def _is_own(self, text: str) -> bool:
+        return text.startswith(self._token)
 
     async def _freed(self) -> set[int]:
         """The partitions whose wait is over."""
         if not self._waiting:
             return set()
-        # Without an answer the wait goes on, within its bound.
-        marks = await _answer(self._marks.read(self._waiting), dict.fromkeys(self._waiting, "unknown"))
+        marks = await self._answer(self._marks.read(self._waiting))
         now = self._monotonic()
         free = set()
         for number, began_at in self._waiting.items():
-            text = marks.get(number, "")
-            seen = self._seen.get(number, ("", now))
-            _, since = self._seen[number] = seen if seen[0] == text else (text, now)
-            if not text or now >= min(since + STALE_SECONDS, began_at + WAIT_SECONDS_MAX):
+            if marks is None:
+                # Others could not renew their marks either.
+                self._seen.pop(number, None)
+                is_free = False
+            elif not (text := marks.get(number, "")) or self._is_own(text):
+                is_free = True
+            else:
+                seen = self._seen.get(number, ("", now))
+                _, since = self._seen[number] = seen if seen[0] == text else (text, now)
+                if is_free := now >= since + STALE_SECONDS:
+                    self._unwanted[number] = text
+            if is_free or now >= began_at + WAIT_SECONDS_MAX:
                 free.add(number)
-                self._seen.pop(number)
+                self._seen.pop(number, None)
         self._waiting = {number: at for number, at in self._waiting.items() if number not in free}
         return free
 
-
-async def _answer(asking: Coroutine[Any, Any, T], otherwise: T) -> T:
-    """What the coordinator answers in time, or `otherwise`."""
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS_MAX):
-            return await asking
-    except Exception as error:  # noqa: BLE001  of a client library; the next step tries again
-        _log.info("the coordinator of the group does not take or give marks: %s", error or type(error).__name__)
-        return otherwise
+    async def _answer(self, asking: Coroutine[Any, Any, T]) -> T | None:
+        """What the coordinator answers in time; otherwise None, and the next step asks again."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS_MAX):
+                found = await asking
+        except Exception as error:  # noqa: BLE001  of a client library
+            if not self._is_silent:
+                why = error or type(error).__name__
+                _log.info("the coordinator of the group does not take or give marks: %s", why)
+            self._is_silent = True
+            return None
+        if self._is_silent:
+            _log.info("the coordinator of the group takes and gives marks again")
+        self._is_silent = False
+        return found

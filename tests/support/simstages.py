@@ -203,7 +203,7 @@ class ProcessorsProcess(Base):
             await self.process.pass_time()
             for partition, since in wanted.items():
                 self._read_back(partition, since)
-            self._assignment.recovered(wanted)
+            self._assignment.recovered(wanted, self._assignment.handovers)
 
     def _read_back(self, partition: int, since: float) -> None:
         later = itertools.dropwhile(

@@ -300,7 +300,7 @@ class Model(Table):
     """Fields that each call gets, whatever its line has."""
     max_in_flight: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Concurrent calls of this model, of all processor processes together; by default its servers' numbers alone
-    bound them."""
+    bound them. When a process joins or leaves, calls in flight may exceed it until they end."""
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
     """Average tokens a minute of this model at all its servers; each server may have a limit of its own as
     well."""

@@ -66,6 +66,8 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
     """How long `drain` may take when the process stops."""
     drain: Drain | None = None
     """Called with partitions before their revocation; it must end within a bound of its own."""
+    finish: Drain | None = None
+    """Called instead of `drain` before the process stops."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -211,8 +211,8 @@ async def _stop(apps: Sequence[StageApp], stage: Stage, *, has_crashed: bool) ->
     for app in apps:
         # An app that is still starting has no consumer yet.
         with suppress(ConsumerNotStarted):
-            if app.drain is not None and not has_crashed:
-                await app.drain(set(app.consumer.assignment()))
+            if (finish := app.finish or app.drain) is not None and not has_crashed:
+                await finish(set(app.consumer.assignment()))
                 await app.consumer.commit()
     await asyncio.gather(*(app.stop() for app in apps), return_exceptions=True)
     await stage.stop()

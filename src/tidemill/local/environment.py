@@ -43,6 +43,14 @@ def fork_server(given: Mapping[str, str]) -> dict[str, str]:
     return {**plain(given), **{name: given[name] for name in AT_IMPORT if name in given}}
 
 
+def changed(settings: Settings) -> list[str]:
+    """What the stages get otherwise than the settings say, in words."""
+    if settings.stop_seconds <= STOP_SECONDS_MAX:
+        return []
+    words = "`tidemill up` stops within ten seconds"
+    return [f"stop_seconds is {STOP_SECONDS_MAX}, not {settings.stop_seconds:g}: {words}"]
+
+
 def of_stage(stage: str, settings: Settings, given: Mapping[str, str], keys: Collection[str]) -> dict[str, str]:
     """The environment of a stage, from that of `tidemill up`; `keys` names the variables with keys of servers."""
     secrets = {f"{ENV_PREFIX}{name.upper()}" for name in SECRETS - NEEDS.get(stage, frozenset())}

@@ -173,10 +173,9 @@ class Up:
 
     async def _start(self) -> None:
         settings = self._settings
-        for lack in preflight.unknown(settings):
-            _say(f"warning: {lack}")
-        for lack in preflight.lacking(settings.serving):
-            _say(f"warning: {lack}")
+        lacks = (*preflight.unknown(settings), *preflight.lacking(settings.serving))
+        for warning in (*lacks, *environment.changed(settings)):
+            _say(f"warning: {warning}")
         if wrong := preflight.address_fault(settings):
             raise UpError(wrong, code=WRONG)
         try:

@@ -45,6 +45,12 @@ def test_a_stage_stops_before_it_is_killed():
     """A longer wait for calls in flight would end without a commit."""
     found = environment.of_stage("processors", Settings(stop_seconds=600), GIVEN, KEYS)
     assert found["TIDEMILL_STOP_SECONDS"] == "7"
+    assert [words[:27] for words in environment.changed(Settings(stop_seconds=600))] == [
+        "stop_seconds is 7, not 600:"
+    ]
+    assert environment.changed(Settings()) == []
+    with pytest.raises(ValueError, match="less than or equal to 86400"):
+        Settings(stop_seconds=86_401)
     assert "TIDEMILL_STOP_SECONDS" not in environment.of_stage("processors", Settings(), GIVEN, KEYS)
 
 

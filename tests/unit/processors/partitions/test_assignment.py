@@ -44,12 +44,12 @@ def begin(assignment):
     assignment.add({"tp": PartitionWindow(Handle())}, {"tp": 7})
 
 
-def record(assignment, offset, *, created, time=NOW + 5, partition=0):
+def record(assignment, offset, *, created, time=NOW + 5, partition=0, tp="tp"):
     head = RequestHead(
         batch_id=BATCH + partition * "0", project="p", first=0, deadline=1 << 33, url="/v1/x", created=created
     )
-    entry = assignment.window("tp").admit(object(), 1, 1)
-    return Record(tp="tp", offset=offset, time=time, entry=entry, head=head, texts=[b"x"],
+    entry = assignment.window(tp).admit(object(), 1, 1)
+    return Record(tp=tp, offset=offset, time=time, entry=entry, head=head, texts=[b"x"],
         enqueue=lambda *record: assignment.enqueued.append(record),
     )  # fmt: skip
 
@@ -66,7 +66,7 @@ def test_a_new_record_of_an_older_batch_waits(assignment, enqueued, created):
     """Ingest may have published it before, and the previous owner may have called it."""
     assert not assignment.take(record(assignment, 9, created=created))
     assert assignment.wanted()[0] <= (created or NOW + 5)
-    assignment.recovered(assignment.wanted())
+    assignment.recovered(assignment.wanted(), assignment.handovers)
     assert not assignment.release()
     assert enqueued
 
@@ -100,7 +100,7 @@ def test_a_record_is_known_once_outcomes_since_its_time_are_read(before, after):
         wanted = assignment.wanted()
         for partition, since in wanted.items():
             read[partition] = min(since, read.get(partition, since))
-        assignment.recovered(wanted)
+        assignment.recovered(wanted, assignment.handovers)
         assert assignment.wanted() == {}
         assert not assignment.release()
     assert len(assignment.enqueued) == len(before) + len(after)
@@ -111,13 +111,29 @@ def test_an_older_record_that_arrives_while_reading_stays_wanted(assignment):
     assert not assignment.take(record(assignment, 0, created=None, time=1000.0))
     wanted = assignment.wanted()
     assert not assignment.take(record(assignment, 0, created=None, time=500.0))
-    assignment.recovered(wanted)
+    assignment.recovered(wanted, assignment.handovers)
     assert assignment.wanted() == {0: 500.0 - CLOCK_SKEW_SECONDS}
 
 
 def test_a_new_assignment_forgets_what_was_read(assignment):
     """Other processes may have called lines of the partitions."""
     assignment.take(record(assignment, 0, created=None))
-    assignment.recovered(assignment.wanted())
+    assignment.recovered(assignment.wanted(), assignment.handovers)
     begin(assignment)
     assert not assignment.take(record(assignment, 0, created=None))
+
+
+def test_a_hand_over_delays_no_other_partition(assignment, enqueued):
+    """What was read before it, or is being read, lacks outcomes for the partition that is handed over alone."""
+    assert not assignment.take(record(assignment, 0, created=None))
+    wanted, handovers = assignment.wanted(), assignment.handovers
+    assignment.hand_over()
+    assignment.add({"late": PartitionWindow(Handle())}, {"late": 7})
+    assert not assignment.take(record(assignment, 0, created=None, tp="late"))
+    assignment.recovered(wanted, handovers)
+    assert assignment.release()
+    assert len(enqueued) == 1
+    assert assignment.take(record(assignment, 1, created=None))
+    assignment.recovered(assignment.wanted(), assignment.handovers)
+    assert not assignment.release()
+    assert len(enqueued) == 3

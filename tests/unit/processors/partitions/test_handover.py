@@ -1,5 +1,7 @@
 """Partitions change hands without a second call."""
 
+import logging
+
 import pytest
 
 from tidemill.processors.partitions.handover import STALE_SECONDS, WAIT_SECONDS_MAX, Handover
@@ -12,10 +14,13 @@ class Group:
         self.marks = {}
         self.now = 0.0
         self.is_away = False
+        self.loses_answers = False
 
     async def write(self, marks):
         self._answer()
         self.marks |= marks
+        if self.loses_answers:
+            raise TimeoutError
 
     async def read(self, numbers):
         self._answer()
@@ -122,3 +127,96 @@ async def test_a_coordinator_that_is_away_delays_the_partitions(group):
     group.is_away = False
     assert await _pass(group, 1, old, new) == {2}
     assert await _pass(group, 1, old, new) == set()
+    group.is_away = True
+    assert await _pass(group, 2 * STALE_SECONDS, old, new) == set()
+    group.is_away = False
+    assert await _pass(group, STALE_SECONDS, old, new) == set()
+
+
+async def test_a_coordinator_that_is_away_is_logged_once(group, caplog):
+    """And its return: a step comes four times a second."""
+    caplog.set_level(logging.INFO)
+    old, new, call = group.member(), group.member(), Call()
+    await old.hold({1: [call.lasts]})
+    await old.take(())
+    await new.take({1})
+    caplog.clear()
+    group.is_away = call.is_over = True
+    await _pass(group, 20, old, new)
+    assert len(caplog.records) == 2
+    group.is_away = False
+    await _pass(group, 3, old, new)
+    assert len(caplog.records) == 4
+
+
+async def test_a_process_removes_no_mark_of_another(group):
+    """Its removal succeeded before, but it got no answer."""
+    old, new, call = group.member(), group.member(), Call()
+    await old.hold({1: [call.lasts]})
+    await old.take(())
+    await new.take({1})
+    call.is_over = group.loses_answers = True
+    await old.step()
+    group.loses_answers = False
+    assert await new.step() == {1}
+    await old.hold({})
+    await new.hold({1: [Call().lasts]})
+    await old.take(())
+    await new.take(())
+    await _pass(group, 1, old)
+    assert await group.member().take({1}) == set()
+
+
+async def test_the_mark_of_a_dead_process_is_removed(group):
+    """Else each later owner would wait for it again."""
+    await group.member().hold({1: [Call().lasts]})
+    new = group.member()
+    await new.take({1})
+    assert await _pass(group, STALE_SECONDS + 1, new) == {1}
+    assert not new.is_busy
+    assert await group.member().take({1}) == {1}
+
+
+async def test_a_mark_that_is_renewed_after_all_stays(group):
+    """Its process had only been without the coordinator for a while."""
+    old, new, call = group.member(), group.member(), Call()
+    await old.hold({1: [call.lasts]})
+    await old.take(())
+    await new.take({1})
+    assert await _pass(group, STALE_SECONDS, new) == {1}
+    await _pass(group, 1, old, new)
+    assert await group.member().take({1}) == set()
+    assert not new.is_busy
+
+
+async def test_rebalances_make_no_wait_longer(group):
+    """And the former owner holds nothing for longer: the marks of the next one are its own."""
+    old, new, call = group.member(), group.member(), Call()
+    await old.hold({1: [Call().lasts]})
+    await old.take(())
+    await new.take({1})
+    for _ in range(2):
+        assert await _pass(group, WAIT_SECONDS_MAX / 3, old, new) == set()
+        await old.hold({1: [Call().lasts]})
+        await new.hold({})
+        await old.take(())
+        assert await new.take({1}) == set()
+    assert await _pass(group, WAIT_SECONDS_MAX / 3, old, new) == {1}
+    await old.hold({1: [Call().lasts]})
+    await new.hold({1: [call.lasts]})
+    await old.take(())
+    await new.take(())
+    third = group.member()
+    assert await third.take({1}) == set()
+    await _pass(group, 3, old, new, third)
+    call.is_over = True
+    assert await _pass(group, 1, old, new, third) == {1}
+
+
+async def test_a_process_that_ends_leaves_no_mark(group):
+    """Its calls end with it."""
+    old = group.member()
+    await old.hold({1: [Call().lasts]})
+    await old.release()
+    assert not old.is_busy
+    assert await group.member().take({1}) == {1}
