@@ -6,8 +6,9 @@ nothing until it is filled again. So a large call never gets stuck, and the aver
 exceed the rate by the content of a full bucket and by the errors of the estimates of all calls in flight.
 
 Several processes share a rate by their parts of the model's calls: each fills its bucket with its own part. A call
-that ends after a change of the part is settled in proportion, so that it costs the time that it would have cost
-when it began: a process that has hardly any partitions for a moment does not wait for hours afterwards.
+that ends after the part has shrunk is settled in proportion, so that it costs the time that it would have cost
+when it began. If the part has grown, it costs its tokens. So a process that has hardly any partitions for a moment
+does not wait for hours, meanwhile or afterwards.
 """
 
 import math
@@ -55,13 +56,14 @@ class TokenBucket:
         self._level = min(self._level, self._full)
 
     def set_part(self, part: float, now: float) -> None:
-        """Set this process's part of the rate, 0 <= part <= 1; the level changes in proportion.
+        """Set this process's part of the rate, 0 <= part <= 1; what it holds changes in proportion.
 
-        A process without a part has no lines to call, and its bucket goes on with its last part.
+        A process without a part has no lines to call, and its bucket goes on with its last part. A debt shrinks with
+        the part, and does not grow with it: its calls used no more tokens than they did.
         """
         self._refill(now)
         if part > 0:
-            self._level *= part / self._part
+            self._level *= part / self._part if self._level > 0 else min(1.0, part / self._part)
             self._part = part
 
     def holds(self, size: int, lines: int) -> bool:
@@ -110,7 +112,7 @@ class TokenBucket:
 
     def _add(self, tokens: float, taken: Taken) -> None:
         """Add tokens of a call in flight, fewer than 0 to deduct some."""
-        self._level = min(self._full, self._level + tokens * self._part / taken.part)
+        self._level = min(self._full, self._level + tokens * min(1.0, self._part / taken.part))
 
     @property
     def _full(self) -> float:

@@ -173,7 +173,7 @@ MUTATIONS = (
     Mutation(
         name="processors read nothing back",
         file="processors/partitions/assignment.py",
-        old="        if self._read.get(partition, NEVER) <= since:",
+        old="        if self._read.get((partition, self._added_after[record.tp]), NEVER) <= since:",
         new="        if True:",
     ),
     Mutation(

@@ -95,6 +95,20 @@ def test_a_process_without_a_partition_for_a_moment_keeps_its_rate() -> None:
         assert world.run(305).tokens == pytest.approx(5 * PER_MINUTE / 4, rel=0.1)
 
 
+@pytest.mark.parametrize("settled_first", [False, True])
+def test_a_debt_does_not_grow_with_the_part(settled_first: bool) -> None:
+    """After a rebalance a process begins with few of its partitions, and reads the others later."""
+    bucket = TokenBucket(PER_MINUTE)
+    bucket.set_part(1 / 64, 0.0)
+    taken = bucket.take(400)
+    if settled_first:
+        bucket.settle(taken, 4_000, 400)
+    bucket.set_part(16 / 64, 3.0)
+    if not settled_first:
+        bucket.settle(taken, 4_000, 400)
+    assert bucket.ready_at(3.0) - 3.0 <= (4_000 + 1) / (PER_MINUTE / 60 * 16 / 64)
+
+
 def test_calls_that_use_nothing_cost_nothing() -> None:
     """Refused calls give their tokens back; calls that the server may have worked on do not."""
     bucket = TokenBucket(PER_MINUTE)
