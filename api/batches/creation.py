@@ -90,6 +90,8 @@ class NewBatchHeaders:
     """Those that go with each call of the batch."""
     received_at: float
     """Unix time at which the request came."""
+    seen: int
+    """The offset after the last claim that this process had read then."""
 
 
 class _Headers(Headers[Repetition]):
@@ -115,7 +117,8 @@ class _Headers(Headers[Repetition]):
             most = forwarded.LINES_BYTES_MAX
             fault = f"the headers that are forwarded ({', '.join(found)}) have more than {most} bytes together."
             raise errors.invalid_param(next(iter(found)), fault)
-        return NewBatchHeaders(repetition=repetition, forwarded=found, received_at=received_at)
+        seen = deps.view.claims.seen
+        return NewBatchHeaders(repetition=repetition, forwarded=found, received_at=received_at, seen=seen)
 
 
 CreateHeaders = Annotated[NewBatchHeaders, Depends(_Headers(Repetition))]
@@ -169,11 +172,11 @@ async def create(
             output_expires_after=request.output_expires_after,
             answer_schema=request.answer_schema,
         )
-        is_retry, received_at = repeats.is_retry, headers.received_at
-        claim = Claim(command=command, fingerprint=fingerprint, is_retry=is_retry, received_at=received_at)
+        is_retry = repeats.is_retry
+        claim = Claim(command=command, fingerprint=fingerprint, is_retry=is_retry, seen=headers.seen)
         await deps.publisher.claim(claim)
         known = command
-        if batch_id is not None or is_retry or deps.clock() >= received_at + OVERTAKEN_SECONDS_MIN:
+        if batch_id is not None or is_retry or deps.clock() >= headers.received_at + OVERTAKEN_SECONDS_MIN:
             known = await _first_command(deps, command, fingerprint, repeats)
         return await _published(deps, known, publish)
 

@@ -46,6 +46,8 @@ class Claims:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self.seen: int = database.first("SELECT coalesce(max(place) + 1, 0) FROM claims")
+        """The offset after the last claim that was read."""
 
     def first(self, project: str, batch_id: str) -> Claim | None:
         """The first claim of a batch id."""
@@ -65,14 +67,14 @@ class Claims:
     def stands_for(self, claim: Claim) -> Claim:
         """The claim that a first try stands for: that of its retry, if the retry came to the log before it.
 
-        Only the earliest first try has one: a retry behind it has found it, and makes no batch. A retry whose
-        request came before that of the first try belongs to another one, which was lost.
+        Only the earliest first try has one: a retry behind it has found it, and makes no batch. A retry that was
+        in the log when the request of the first try came belongs to another one, which was lost.
         """
         project = claim.command.project
         earliest = self._alike(project, claim.fingerprint, "place")
         if claim.is_retry or earliest is None or not earliest.is_retry:
             return claim
-        if earliest.received_at <= claim.received_at:
+        if self._database.first("SELECT place FROM claims WHERE id = ?", earliest.command.batch.id) < claim.seen:
             return claim
         first = self._alike(project, claim.fingerprint, "is_retry, place")
         is_first = first is not None and first.command.batch.id == claim.command.batch.id
@@ -91,6 +93,7 @@ class Claims:
         """Fold a record of the topic; raises `DecodeError`."""
         del key
         claim = codec.decode_claim(value)
+        self.seen = offset + 1
         batch = claim.command.batch
         self._database.write(
             "INSERT OR IGNORE INTO claims VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

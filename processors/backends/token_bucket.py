@@ -58,8 +58,8 @@ class TokenBucket:
     def set_part(self, part: float, now: float) -> None:
         """Set this process's part of the rate, 0 <= part <= 1; what it holds changes in proportion.
 
-        A process without a part has no lines to call, and its bucket goes on with its last part. A debt shrinks with
-        the part, and does not grow with it: its calls used no more tokens than they did.
+        A process without a part has no lines to call, and its bucket goes on with its last part. A debt shrinks
+        with the part, and does not grow with it: its calls used no more tokens than they did.
         """
         self._refill(now)
         if part > 0:

@@ -347,8 +347,8 @@ class Claim(_Message):
     """A hash of the request; equal requests have equal ones."""
     is_retry: bool = False
     """Whether the client says that it repeats a request."""
-    received_at: Moment = 0
-    """Unix time at which the request came to an api process."""
+    seen: Number = 0
+    """The offset after the last claim that the api process had read when the request came."""
 
 
 class Queued(_Message):

@@ -52,11 +52,11 @@ def claim(
     created_at: int = NOW,
     is_retry: bool = False,
     fingerprint: str = "f",
-    received_at: float = NOW,
+    seen: int = 0,
 ) -> bytes:
     """A record of the topic."""
     command = BatchCreated(project="p", batch=batch(batch_id, created_at))
-    made = Claim(command=command, fingerprint=fingerprint, is_retry=is_retry, received_at=received_at)
+    made = Claim(command=command, fingerprint=fingerprint, is_retry=is_retry, seen=seen)
     return codec.encode(made)
 
 
@@ -97,10 +97,10 @@ def test_retries_without_a_first_try_create_one_batch(claims):
 def test_a_first_try_behind_its_retry_stands_for_it(claims):
     """Later creates of the same request are batches of their own, and their retries find these."""
     for offset, (name, is_retry) in enumerate([("r1", True), ("r2", True), ("late", False)]):
-        claims.fold(name, claim(name, is_retry=is_retry, received_at=NOW + (0.5 if is_retry else 0)), offset)
+        claims.fold(name, claim(name, is_retry=is_retry), offset)
     assert claims.stands_for(claims.first("p", "late")).command.batch.id == "r1"
     assert claims.repeated("p", "f").command.batch.id == "r1"
-    claims.fold("new", claim("new"), 3)
+    claims.fold("new", claim("new", seen=claims.seen), 3)
     assert claims.stands_for(claims.first("p", "new")).command.batch.id == "new"
     assert claims.repeated("p", "f").command.batch.id == "new"
     assert claims.stands_for(claims.first("p", "late")).command.batch.id == "r1"
