@@ -66,7 +66,7 @@ from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.webhooks.addresses import networks
 from tidemill.sealing.key_manager import KeyManager, wrapper
 from tidemill.sealing.webhook_secrets import WebhookSecrets
-from tidemill.tasks import Crash, Fault, watched
+from tidemill.tasks import Crash, CrashLatch, watched
 from tidemill.telemetry import logs, tracing
 
 log = logging.getLogger(__name__)
@@ -320,7 +320,7 @@ async def serve(settings: Settings, heartbeat: Heartbeat) -> bool:
     """
     if settings.is_exposed:
         log.warning(EXPOSED, settings.host)
-    fault = Fault()
+    fault = CrashLatch()
     async with opened(settings, fault) as (deps, followers), _with_health(deps, heartbeat, fault):
         serving = Server(create_app(deps), settings)
         stopped = asyncio.Event()

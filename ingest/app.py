@@ -15,7 +15,7 @@ from tidemill.faust import stage_app, stage_runner
 from tidemill.faust.partitions import GenerationGuard
 from tidemill.ingest.files.imports import Importer
 from tidemill.ingest.files.queue import BatchQueue, QueueRunner
-from tidemill.ingest.files.stage import Stage
+from tidemill.ingest.files.stage import FileIngest
 from tidemill.ingest.kafka import RequestProducer
 from tidemill.ingest.streams.app import StreamApp
 from tidemill.kafka.admin import ensure_model_topics
@@ -47,7 +47,7 @@ class Queue:
     """The queue of batches in this process, with the partitions of commands that it owns."""
 
     def __init__(
-        self, settings: Settings, kafka: Kafka, stage: Stage, *, sender: Log, requests: RequestProducer
+        self, settings: Settings, kafka: Kafka, stage: FileIngest, *, sender: Log, requests: RequestProducer
     ) -> None:
         """Start without partitions or connections."""
         self._partitions = settings.partitions
@@ -156,7 +156,7 @@ class Ingest:
             if not self._stage.is_importing((event.message.key or b"").decode(errors="replace"))
         )
 
-    def _file_stage(self, settings: Settings) -> Stage:
+    def _file_stage(self, settings: Settings) -> FileIngest:
         importer = Importer(
             Buckets(settings.buckets),
             self.store,
@@ -165,7 +165,7 @@ class Ingest:
             room=self._stream_app.quotas,
             caught_up=self._stream_app.caught_up,
         )
-        return Stage(
+        return FileIngest(
             settings,
             catalog=self._catalog,
             store=self.store,

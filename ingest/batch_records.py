@@ -34,7 +34,7 @@ class _Batch(msgspec.Struct, frozen=True):
         return self.status.is_terminal or not (self.tidemill.open or self.tidemill.input_bytes is not None)
 
 
-class BatchRecord(msgspec.Struct, frozen=True):
+class BatchSummary(msgspec.Struct, frozen=True):
     """A batch."""
 
     project: str
@@ -42,10 +42,10 @@ class BatchRecord(msgspec.Struct, frozen=True):
     v: int = 1
 
 
-_records = msgspec.json.Decoder(BatchRecord)
+_records = msgspec.json.Decoder(BatchSummary)
 
 
-def decoded(value: bytes, offset: int) -> BatchRecord | None:
+def decoded(value: bytes, offset: int) -> BatchSummary | None:
     """A record; None if it cannot be read, or is of another version."""
     try:
         record = _records.decode(value)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from tidemill.configuration.security import Kafka
-from tidemill.ingest.files.packing import Record
+from tidemill.ingest.files.packing import RequestRecord
 from tidemill.kafka.admin import TopicError, models_with_topics
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.producer import Log, Producer, Sent, partition_of, producer
@@ -117,7 +117,7 @@ class RequestProducer:
         value, headers = await seal_outcome(self._vault, batch_id, value, headers)
         await self._log.send(topics.OUTCOMES.name, batch_id, value, headers=headers)
 
-    async def publish(self, records: AsyncIterable[Record]) -> None:
+    async def publish(self, records: AsyncIterable[RequestRecord]) -> None:
         """Append records to the topics of their models, in order under each key; on return the log has them all.
 
         Raises:
@@ -158,7 +158,7 @@ class RequestProducer:
         """See `Producer.stop`."""
         await self._producer.stop()
 
-    async def _enqueue(self, topic: str, record: Record) -> Sent:
+    async def _enqueue(self, topic: str, record: RequestRecord) -> Sent:
         headers = request_headers(record.head)
         try:
             async with asyncio.timeout(DELIVERY_SECONDS_MAX):

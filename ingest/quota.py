@@ -14,7 +14,7 @@ import msgspec
 from tidemill import quotas
 from tidemill.configuration.projects import Limits
 from tidemill.ingest import batch_records
-from tidemill.ingest.files.verdict import Fault
+from tidemill.ingest.files.verdict import LineFault
 from tidemill.ingest.sqlite import Sizes
 from tidemill.quotas import Quota, QuotaExceeded
 from tidemill.schemas import UNREADABLE
@@ -185,14 +185,14 @@ class Quotas:
         """The number of lines above a project's limit; the caller must refuse that many of the newest lines."""
         return max(0, self._lines[project] - self._limits_of(project).lines_enqueued_max)
 
-    def refuse(self, batch_id: str, project: str, count: int) -> Fault:
+    def refuse(self, batch_id: str, project: str, count: int) -> LineFault:
         """Count refused lines of a batch; returns the fault to show on each."""
         most = self._limits_of(project).lines_enqueued_max
         if (work := self._works.get(batch_id)) is not None:
             left = work.left
             work.refused += count
             self._lines[project] += work.left - left
-        return Fault(Quota.LINES, f"The project had {counted(most, 'line')} enqueued, and may not have more.")
+        return LineFault(Quota.LINES, f"The project had {counted(most, 'line')} enqueued, and may not have more.")
 
     def _check(self, quota: Quota, project: str, held: int, more: int = 1) -> None:
         try:

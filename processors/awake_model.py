@@ -30,10 +30,10 @@ from tidemill.processors.joined.joiner import joiner
 from tidemill.processors.kafka import KafkaOutbox, reopen
 from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.partitions import seals
-from tidemill.processors.partitions.assignment import Assignment, Record
+from tidemill.processors.partitions.assignment import Assignment, PlacedRecord
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.completed_lines import CompletedLines
-from tidemill.processors.partitions.held_records import HeldRecord, LockedRecords
+from tidemill.processors.partitions.held_requests import HeldRequest, HeldRequests
 from tidemill.processors.partitions.seals import LockedRecord, OpenedRecord, SealedOutbox
 from tidemill.processors.partitions.unreadable import give_up
 from tidemill.processors.partitions.window import Entry, PartitionWindow
@@ -98,19 +98,19 @@ class AwakeModel:
         """The partitions that it reads."""
         self._configured = configured
         self._shared = shared
-        self.held_records = LockedRecords(
+        self.held_requests = HeldRequests(
             reopen=functools.partial(reopen, shared.kafka, shared.closed, shared.vault),
             admit=self._readmit,
             report=shared.outbox.stalled,
             closed=shared.closed,
         )
         self._tasks: set[asyncio.Task[None]] = set()
-        self._start(self.held_records.run())
+        self._start(self.held_requests.run())
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits and no call is in flight."""
-        return not self.dispatcher.pending and not self.dispatcher.busy and not self.held_records
+        return not self.dispatcher.pending and not self.dispatcher.busy and not self.held_requests
 
     def follows(self, configured: Configured) -> bool:
         """Whether its calls agree with these settings; changes of the others take effect at once."""
@@ -123,12 +123,12 @@ class AwakeModel:
         message, shared = event.message, self._shared
         self.busy_at = asyncio.get_running_loop().time()
         opened = await seals.open_record(
-            message, shared.closed, shared.vault, self.held_records.__contains__, at_once=True
+            message, shared.closed, shared.vault, self.held_requests.__contains__, at_once=True
         )
         if isinstance(opened, LockedRecord):
             size = len(message.value or b"")
-            self.held_records.put(
-                HeldRecord(head=opened.head, entry=window.admit(event, 1, size), message=message)
+            self.held_requests.put(
+                HeldRequest(head=opened.head, entry=window.admit(event, 1, size), message=message)
             )
             event.value = None
             return
@@ -142,7 +142,7 @@ class AwakeModel:
         """Cancel the tasks."""
         for task in self._tasks:
             task.cancel()
-        self.held_records.close()
+        self.held_requests.close()
         await self.dispatcher.close()
 
     def _admit(self, entry: Entry, message: Any, opened: OpenedRecord | DecodeError) -> None:
@@ -155,14 +155,14 @@ class AwakeModel:
             return
         head, texts = opened
         entry.published_at = asyncio.get_running_loop().time() - max(0.0, time.time() - message.timestamp)
-        record = Record(
+        record = PlacedRecord(
             tp=message.tp, offset=message.offset, time=message.timestamp, entry=entry, head=head, texts=texts,
             enqueue=self.dispatcher.enqueue,
         )  # fmt: skip
         if not shared.assignment.take(record):
             shared.recovery.wake()
 
-    def _readmit(self, held: HeldRecord, opened: OpenedRecord | DecodeError) -> None:
+    def _readmit(self, held: HeldRequest, opened: OpenedRecord | DecodeError) -> None:
         """Take a record that was held."""
         if not isinstance(opened, DecodeError):
             held.entry.window.refill(held.entry, len(opened[1]), len(held.message.value))

@@ -26,7 +26,7 @@ from enum import Enum, auto
 from typing import assert_never
 
 from tidemill.processors.backends.backend import Backend, Permit
-from tidemill.processors.backends.permit_queue import Claim
+from tidemill.processors.backends.permit_queue import NextLine
 from tidemill.processors.calls import request_codec, retry, spans
 from tidemill.processors.calls.caller import Caller, CallResult, count_call
 from tidemill.processors.calls.in_flight import CallsInFlight
@@ -44,7 +44,7 @@ from tidemill.processors.partitions.window import Entry
 from tidemill.processors.scheduling.failed_lines import FailedLines
 from tidemill.processors.scheduling.prefix_groups import Prefixes
 from tidemill.processors.scheduling.stalls import Stalls
-from tidemill.processors.scheduling.waiting_lines import RUN_PART, WaitingLines
+from tidemill.processors.scheduling.waiting_lines import RUN_DIVISOR, WaitingLines
 from tidemill.schemas.jsonl.line import Call
 from tidemill.schemas.log.codec import LineMark, RequestHead
 from tidemill.schemas.ports import Clock, Outbox, Store
@@ -122,7 +122,7 @@ class Dispatcher:
         self._idle.set()
         self._state = _State.RUNNING
         follow = functools.partial(self._follow, batcher, prefixes, joiner)
-        pool.join(self._claim, self._start, follow)
+        pool.join(self._next_line, self._start, follow)
         follow()
         services.closed.listen(self.drop)
 
@@ -135,7 +135,9 @@ class Dispatcher:
     def seats(self) -> int:
         """Calls that the servers take as far as is known, at most the number that may be in flight."""
         now = self._loop.time()
-        return min(self._pool.in_flight_max, sum(backend.server.found(now) for backend in self._pool.backends))
+        return min(
+            self._pool.in_flight_max, sum(backend.server.proven_calls(now) for backend in self._pool.backends)
+        )
 
     @property
     def busy(self) -> int:
@@ -179,8 +181,8 @@ class Dispatcher:
             self._calls.start_joined(call.lines, making, functools.partial(self._end_joined, call, permit))
         return True
 
-    def _claim(self) -> Claim | None:
-        return self._waiting.claim() if self._is_free else None
+    def _next_line(self) -> NextLine | None:
+        return self._waiting.next_line() if self._is_free else None
 
     def set_part(self, part: float) -> None:
         """Set this process's part of the model's partitions, 0 <= part <= 1; even a part of 0 allows one call."""
@@ -192,7 +194,7 @@ class Dispatcher:
     ) -> None:
         """Note that the pool has other servers, limits or clocks."""
         # As many lines as a run of one batch has, so that its results share a record.
-        lines = max(1, self._pool.calls_max // RUN_PART) * (1 if joiner is None else joiner.inputs_max)
+        lines = max(1, self._pool.calls_max // RUN_DIVISOR) * (1 if joiner is None else joiner.inputs_max)
         batcher.lines_max = min(RECORD_LINES_MAX, lines)
         if prefixes is not None:
             prefixes.follow(self._pool.called)

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from tidemill.processors.memory_budget import Share
+from tidemill.processors.memory_budget import ReplyBytes
 
 UNCERTAIN_OVERLOADS_MAX: Final = 3
 """Refusals of a full server that do not count against a line; a line refused more often may be at fault."""
@@ -91,7 +91,7 @@ class Answer(msgspec.Struct, frozen=True):
     retry_after: str | None = None
     encoding: str | None = None
     """The content encoding, if the body could not be decompressed and is left empty."""
-    share: Share | None = None
+    share: ReplyBytes | None = None
     """A large reply's share of the memory budget; the owner of the answer closes it."""
     first_byte: float = 0.0
     """Seconds from the sent request to the head of the answer."""
@@ -150,7 +150,7 @@ class CallFailure(msgspec.Struct, frozen=True):
         return self.answer is not None and not self.is_overload and self.status not in _GATEWAYS
 
     @property
-    def share(self) -> Share | None:
+    def share(self) -> ReplyBytes | None:
         """The answer's share of the memory budget."""
         return None if self.answer is None else self.answer.share
 

@@ -10,7 +10,7 @@ from tidemill.kafka.history import Reader, reading
 from tidemill.kafka.producer import Producer, producer
 from tidemill.processors.partitions import seals
 from tidemill.processors.partitions.closed_batches import ClosedBatches
-from tidemill.processors.partitions.held_records import HeldRecord
+from tidemill.processors.partitions.held_requests import HeldRequest
 from tidemill.processors.partitions.seals import LockedRecord, OpenedRecord
 from tidemill.retrying import retry
 from tidemill.schemas.log import codec
@@ -76,9 +76,9 @@ class KafkaOutbox:
 
 
 async def reopen(
-    kafka: Kafka, closed: ClosedBatches, vault: Vault, records: Sequence[HeldRecord]
+    kafka: Kafka, closed: ClosedBatches, vault: Vault, records: Sequence[HeldRequest]
 ) -> AsyncGenerator[OpenedRecord | DecodeError, None]:
-    """See `held_records.Reopen`."""
+    """See `held_requests.Reopen`."""
     for held in records[:1]:
         with suppress(NoKey):
             await vault.cipher(held.head.batch_id, held.head.seal.key_id if held.head.seal else "")

@@ -127,7 +127,7 @@ class Member:
         await asyncio.gather(*(model.dispatcher.drain(seconds, level) for model in models))
         self._shared.assignment.leave()
         for model in models:
-            model.held_records.clear()
+            model.held_requests.clear()
             model.dispatcher.forget_waiting()
 
     def _in_flight(self) -> Mapping[int, list[Work]]:

@@ -27,7 +27,7 @@ LINES_BYTES_MAX: Final = 128 << 20
 
 
 @dataclass(slots=True, eq=False)
-class Share:
+class ReplyBytes:
     """The bytes of one reply; closing twice is allowed."""
 
     _budget: "LargeReplies | None"
@@ -68,23 +68,23 @@ class LargeReplies:
 
     def __init__(self, bytes_max: int = REPLIES_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
-        self._shares: dict[Share, None] = {}
+        self._shares: dict[ReplyBytes, None] = {}
         """Oldest first."""
         self._timer: asyncio.TimerHandle | None = None
         self.used = 0
 
-    def share(self, resume: Callable[[], None], stop: Callable[[], None]) -> Share:
+    def share(self, resume: Callable[[], None], stop: Callable[[], None]) -> ReplyBytes:
         """Begin to count a reply.
 
-        After `Share.grow` has returned False, `resume` is called when reading may go on; `stop` gives up the reply
+        After `grow` has returned False, `resume` is called when reading may go on; `stop` gives up the reply
         and closes the share.
         """
-        share = Share(self, resume, stop)
+        share = ReplyBytes(self, resume, stop)
         self._shares[share] = None
         return share
 
-    def grow(self, share: Share, size: int) -> bool:
-        """See `Share.grow`."""
+    def grow(self, share: ReplyBytes, size: int) -> bool:
+        """See `ReplyBytes.grow`."""
         self.used += size
         share.size += size
         if self.used <= self._bytes_max or share is self._first:
@@ -94,8 +94,8 @@ class LargeReplies:
             self._check_later()
         return False
 
-    def forget(self, share: Share) -> None:
-        """See `Share.close`."""
+    def forget(self, share: ReplyBytes) -> None:
+        """See `ReplyBytes.close`."""
         self.used -= share.size
         del self._shares[share]
         self.wake()
@@ -109,7 +109,7 @@ class LargeReplies:
                 room -= STEP_BYTES
 
     @property
-    def _first(self) -> Share | None:
+    def _first(self) -> ReplyBytes | None:
         """The reply that is read even without room; None while a complete one is about to free some."""
         if any(share.is_whole for share in self._shares):
             return None

@@ -108,7 +108,7 @@ class Models:
         """Records of each model that wait for a key."""
         counts = dict.fromkeys(self._configured, 0)
         for model in self.at_work:
-            counts[model.name] = counts.get(model.name, 0) + len(model.held_records)
+            counts[model.name] = counts.get(model.name, 0) + len(model.held_requests)
         return counts
 
     def configure(self, models: Mapping[str, Configured]) -> None:
@@ -284,7 +284,7 @@ class Models:
                 continue
             model.dispatcher.leave()
             self._give_back(await self._added.remove(model.partitions, is_forced=True) or {})
-            model.held_records.clear()
+            model.held_requests.clear()
             model.dispatcher.forget_waiting()
             self._leaving[name] = self._remove(name)
         self._places.keep(self._by_topic.keys())

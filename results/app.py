@@ -19,8 +19,8 @@ from tidemill.kafka.history import reading
 from tidemill.kafka.partitions.owner import PartitionOwners
 from tidemill.kafka.producer import Log, partition_of
 from tidemill.results.partition import Partition
-from tidemill.results.ports import Limits, Owner, Resources
 from tidemill.results.record_handler import BOUNDS, RecordHandler
+from tidemill.results.resources import Limits, Owner, Resources
 from tidemill.results.state import batch_gauges
 from tidemill.results.state.active_batches import ActiveBatches
 from tidemill.results.state.backlog import Backlog
@@ -100,7 +100,7 @@ class Results:
         settings, catalog = self._settings, self._catalog
         return Limits(
             part_bytes=settings.part_bytes,
-            partitions=lambda: max(1, len(self._owners.partitions)),
+            partitions=lambda: max(1, len(self._owners.works)),
             part_age_seconds=settings.part_age_seconds,
             grace_seconds=settings.grace_seconds,
             output_life_seconds=settings.output_life_seconds,
@@ -108,7 +108,7 @@ class Results:
             bill_copies=settings.bill_copies,
             input_lines_max=settings.file_lines_max,
             input_bytes_max=settings.file_bytes_max,
-            held=lambda model: held(catalog.contents, model),
+            why_uncalled=lambda model: held(catalog.contents, model),
             revision=lambda: catalog.contents.revision,
             retention_seconds=lambda: self.app.retention.shortest,
             kept_seconds=self._kept_seconds,
@@ -140,7 +140,7 @@ class Results:
         self._freeze_guard.stop()
 
     def _active_batches(self) -> Iterator[ActiveBatches]:
-        for handler in self._owners.partitions:
+        for handler in self._owners.works:
             yield handler.partition.active_batches
 
     def _kept_seconds(self) -> float:
@@ -177,7 +177,7 @@ class Results:
             owner=Owner(
                 writer=secrets.token_hex(WRITER_BYTES),
                 generation=self.app.consumer_generation_id,
-                held=self._wait_valid,
+                confirm=self._wait_valid,
             ),
         )
         return RecordHandler(
@@ -188,7 +188,7 @@ class Results:
 async def outcomes(
     kafka: Kafka, vault: Vault, partition: int, since: float
 ) -> AsyncGenerator[tuple[Headers, bytes], None]:
-    """See `ports.Outcomes`."""
+    """See `resources.Outcomes`."""
     at_ms = max(0, int((since - CLOCK_SECONDS_MAX) * 1000))
     async with (
         reading(kafka) as reader,

@@ -17,8 +17,8 @@ from tidemill.results.facts import Written
 from tidemill.results.files.finalizer import Finalizer
 from tidemill.results.files.garbage_collection import GarbageCollection
 from tidemill.results.files.part_writer import PartWriter
-from tidemill.results.ports import Owner, Resources
 from tidemill.results.publisher import Publisher
+from tidemill.results.resources import Owner, Resources
 from tidemill.results.result_metrics import count_ended
 from tidemill.results.spans import BatchSpans
 from tidemill.results.state import reducer, retention_risk
@@ -117,7 +117,7 @@ class Batches:
             return
         self._revision = revision
         for active in self._active:
-            if self._held(active.state) != active.stalls.held:
+            if self._uncalled(active.state) != active.stalls.uncalled:
                 self.timers.set(active.state.id, now)
 
     def undo(self) -> None:
@@ -170,15 +170,15 @@ class Batches:
             self.start_compaction(active)
         self.set_timer(active)
 
-    def _held(self, state: State) -> dict[str, Waiting]:
+    def _uncalled(self, state: State) -> dict[str, Waiting]:
         """Why no process may call lines of the batch, by model."""
         only = state.batch.model if state.batch is not None else None
-        found = {name: self._resources.limits.held(name) for name in state.models or filter(None, [only])}
+        found = {name: self._resources.limits.why_uncalled(name) for name in state.models or filter(None, [only])}
         return {name: why for name, why in found.items() if why is not None}
 
     def stalled(self, active: ActiveBatch) -> State:
         """The state of a batch with the current reasons why its lines wait."""
-        active.stalls.held = self._held(active.state)
+        active.stalls.uncalled = self._uncalled(active.state)
         return show(
             active.state,
             active.stalls.shown(

@@ -6,7 +6,7 @@ from functools import reduce
 from operator import add
 
 from tidemill.configuration.catalog import PriceError
-from tidemill.results.ports import TariffOf
+from tidemill.results.resources import TariffOf
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN
 from tidemill.schemas.resources.batch import Batch, InputTokensDetails, OutputTokensDetails, Progress, Usage
 from tidemill.schemas.resources.bill import Bill, Cost, Tariff, bill

@@ -24,8 +24,8 @@ from tidemill.kafka.partitions.owner import Ack
 from tidemill.results.batches import Background, Batches
 from tidemill.results.expiry import StateExpiry
 from tidemill.results.files.garbage_collection import GarbageCollection
-from tidemill.results.ports import Owner, Resources
 from tidemill.results.publisher import Publisher
+from tidemill.results.resources import Owner, Resources
 from tidemill.results.state import reducer, retention_risk
 from tidemill.results.state.active_batch import ActiveBatch
 from tidemill.results.state.active_batches import ActiveBatches
@@ -72,7 +72,7 @@ class Partition:
             resources.sender, lambda: tables.owner, output_life_seconds=resources.limits.output_life_seconds
         )
         self._background = Background()
-        self._garbage = GarbageCollection(resources.store, owner.held)
+        self._garbage = GarbageCollection(resources.store, owner.confirm)
         self.batches = Batches(
             self.active_batches,
             tables=tables,

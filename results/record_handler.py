@@ -15,7 +15,7 @@ from tidemill.kafka.partitions.held_records import HeldRecords, Unavailable
 from tidemill.kafka.partitions.owner import Bounds, Record
 from tidemill.kafka.producer import partition_of
 from tidemill.results.partition import Partition
-from tidemill.results.ports import Resources
+from tidemill.results.resources import Resources
 from tidemill.retrying import reason, retry
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, dead_letters, topics
@@ -32,7 +32,7 @@ BOUNDS = Bounds(records=64, bytes=512 << 10, records_per_call=1)
 
 
 class RecordHandler:
-    """See `owner.Partition`."""
+    """See `owner.PartitionWork`."""
 
     def __init__(self, partition: Partition, *, resources: Resources, vault: Vault, partitions: int) -> None:
         """Handle no record yet; the vault has the keys of sealed results, and `outcomes` this many partitions."""
@@ -48,15 +48,15 @@ class RecordHandler:
         """A reference to the task: the event loop has only a weak one."""
 
     def start(self) -> None:
-        """See `owner.Partition`: a tick makes the owner take over the active batches."""
+        """See `owner.PartitionWork`: a tick makes the owner take over the active batches."""
         self._send_tick()
 
     async def load(self) -> None:
-        """See `owner.Partition`."""
+        """See `owner.PartitionWork`."""
         await self.partition.load()
 
     async def handle(self, records: list[Record]) -> None:
-        """See `owner.Partition`."""
+        """See `owner.PartitionWork`."""
         for record in records:
             batch_id = codec.lines_batch(record.headers) if record.topic == topics.OUTCOMES.name else None
             await self._held.run_or_hold(
@@ -64,7 +64,7 @@ class RecordHandler:
             )
 
     def is_due(self) -> bool:
-        """See `owner.Partition`."""
+        """See `owner.PartitionWork`."""
         self.partition.batches.check_clock()
         self.partition.batches.check_models()
         due_at, due_in = self.partition.due_at, self._held.due_in
@@ -72,16 +72,16 @@ class RecordHandler:
         return is_due or self.partition.has_ended
 
     async def tick(self) -> None:
-        """See `owner.Partition`."""
+        """See `owner.PartitionWork`."""
         await self.partition.settle()
         if self.is_due():
             self._send_tick()
 
     async def leave(self) -> None:
-        """See `owner.Partition`: records without a part stay unacknowledged, and Kafka redelivers them."""
+        """See `owner.PartitionWork`: records without a part stay unacknowledged, and Kafka redelivers them."""
 
     def abandon(self) -> None:
-        """See `owner.Partition`."""
+        """See `owner.PartitionWork`."""
         self.partition.abandon()
 
     def _send_tick(self) -> None:

@@ -129,19 +129,19 @@ class Webhooks:
         """Register the sources of the gauges."""
 
         def deliveries() -> dict[str, float]:
-            owned = self._owners.partitions
+            owned = self._owners.works
             return {
                 "waiting": sum(each.waiting for each in owned),
                 "in_flight": sum(each.in_flight for each in owned),
             }
 
         def oldest() -> dict[str, float]:
-            times = [each.oldest for each in self._owners.partitions]
+            times = [each.oldest for each in self._owners.works]
             first = min((at for at in times if at is not None), default=None)
             return {"waiting": 0.0 if first is None else max(0.0, time.time() - first)}
 
         def endpoints() -> dict[str, float]:
-            failed = [is_disabled(*each) for owned in self._owners.partitions for each in owned.failed()]
+            failed = [is_disabled(*each) for owned in self._owners.works for each in owned.failed()]
             return {"failing": failed.count(False), "disabled": failed.count(True)}
 
         metrics.WEBHOOK_DELIVERIES.sample(deliveries)

@@ -81,7 +81,7 @@ class Resources:
 
 
 class Partition:
-    """See `owner.Partition`."""
+    """See `owner.PartitionWork`."""
 
     def __init__(self, number: int, resources: Resources) -> None:
         self._number = number
@@ -96,7 +96,7 @@ class Partition:
         self._swept_at = 0.0
 
     def start(self) -> None:
-        """See `owner.Partition`."""
+        """See `owner.PartitionWork`."""
         send = functools.partial(
             self._resources.sender.send, topics.EVENTS.name, "started", codec.encode(messages.Started()),
             partition=self._number,
@@ -108,7 +108,7 @@ class Partition:
         self._spawn(begin())
 
     async def load(self) -> None:
-        """See `owner.Partition`: take over the deliveries of the previous owner."""
+        """See `owner.PartitionWork`: take over the deliveries of the previous owner."""
         await self._resources.catch_up()
         stored = self._resources.stored
         for endpoint_id in stored.endpoints():
@@ -126,7 +126,7 @@ class Partition:
         await self._sweep()
 
     async def handle(self, records: list[Record]) -> None:
-        """See `owner.Partition`."""
+        """See `owner.PartitionWork`."""
         # One after the other, so that even after a crash the log has no delivery without the batch's earlier ones.
         for record in records:
             await handle_record(
@@ -136,12 +136,12 @@ class Partition:
         self._launch()
 
     def is_due(self) -> bool:
-        """See `owner.Partition`."""
+        """See `owner.PartitionWork`."""
         now = self._resources.monotonic()
         return bool(self._outcomes) or self._schedule.is_due(now) or now >= self._swept_at + SWEEP_SECONDS
 
     async def tick(self) -> None:
-        """See `owner.Partition`: store the outcomes of attempts, and begin those that are due."""
+        """See `owner.PartitionWork`: store the outcomes of attempts, and begin those that are due."""
         await self._settle_all()
         if self._resources.monotonic() >= self._swept_at + SWEEP_SECONDS:
             self._swept_at = self._resources.monotonic()
@@ -149,13 +149,13 @@ class Partition:
         self._launch()
 
     async def leave(self) -> None:
-        """See `owner.Partition`: store the outcomes of the attempts in flight."""
+        """See `owner.PartitionWork`: store the outcomes of the attempts in flight."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=LEAVE_SECONDS_MAX)
         await self._settle_all()
 
     def abandon(self) -> None:
-        """See `owner.Partition`."""
+        """See `owner.PartitionWork`."""
         for task in self._tasks:
             task.cancel()
         self._schedule.close()

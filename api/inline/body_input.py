@@ -34,10 +34,10 @@ async def store(
     settings, project = deps.settings, booking.project
     file_id = ids.new_file_id(project)
     async with Sink(deps.store, file_key(file_id), bytes_max=settings.file_bytes_max, param="requests") as sink:
-        booking.bytes(bytes_expected)
+        booking.reserve_bytes(bytes_expected)
         async for chunk in lines:
             await sink.put(chunk)
-        booking.bytes(sink.size)
+        booking.reserve_bytes(sink.size)
         stored = await sink.commit()
     file = new_file(file_id, filename, int(deps.clock()), life_seconds=settings.input_life_seconds)
     return stored.record(project, file).model_copy(update={"from_body": True})
@@ -63,7 +63,7 @@ async def create(
     wanted = wanted.model_copy(update={"input_file_id": file_id, "input_sha256": record.sha256})
 
     async def source() -> InputRef:
-        booking.batch(record.lines or 0)
+        booking.reserve_batch(record.lines or 0)
         await deps.publisher.file(record)
         return InputRef(key=record.key, bytes=record.file.bytes)
 

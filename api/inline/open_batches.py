@@ -47,7 +47,7 @@ async def create(deps: Dependencies, caller: Principal, wanted: BatchRequest, he
     with deps.booking(caller.project) as booking:
 
         async def source() -> None:
-            booking.batch(0)
+            booking.reserve_batch(0)
 
         async def publish(command: BatchCreated) -> None:
             await deps.intake.open(command)
@@ -77,7 +77,7 @@ async def append(deps: Dependencies, caller: Principal, batch_id: str, body: App
         if sequence - 1 > (known := await _reached(deps, project, batch_id, sequence - 1)):
             raise errors.sequence_gap(known)
         with deps.booking(project) as booking:
-            booking.append(len(body.requests), len(content))
+            booking.reserve_append(len(body.requests), len(content))
             await deps.intake.append(project, batch_id, content, sequence=sequence)
             current = await lookup.batch(deps.view, project, batch_id)
             deps.view.put_batch(BatchRecord(project=project, batch=overlay.appended(current, len(content))))

@@ -32,7 +32,7 @@ async def write(
     ):
         async for chunk in chunks:
             await sink.put(chunk)
-        booking.bytes(sink.size)
+        booking.reserve_bytes(sink.size)
         stored = await sink.commit()
     file = new_file(file_id, filename, int(deps.clock()), life_seconds=deps.settings.input_life_seconds)
     record = stored.record(booking.project, file)

@@ -50,7 +50,7 @@ async def create(
             with deps.booking(project) as booking:
 
                 async def written() -> InputRef:
-                    booking.batch(found.sources.lines)
+                    booking.reserve_batch(found.sources.lines)
                     filename = f"replay-of-{endpoint.rsplit('/', 1)[-1]}-{int(deps.clock())}.jsonl"
                     record = await input_file.write(deps, booking, new.input_file_id, filename, chunks)
                     return InputRef(key=record.key, bytes=record.file.bytes)

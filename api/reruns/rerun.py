@@ -188,7 +188,7 @@ async def _input(deps: Dependencies, rerun: Rerun, booking: Booking) -> FileReco
     old = _old_input(deps, project, rerun.batch)
     known = old if file_id == old.file.id else deps.view.file(project, file_id)
     if known is not None:
-        booking.batch(known.lines or 0)
+        booking.reserve_batch(known.lines or 0)
         return known
     chosen = await _chosen(deps, project, rerun, old)
     count, most = old.lines or 0 if chosen is None else len(chosen), deps.settings.file_lines_max
@@ -198,7 +198,7 @@ async def _input(deps: Dependencies, rerun: Rerun, booking: Booking) -> FileReco
             f"'{old.file.id}' and run it with 'tidemill run', which makes several batches of it."
         )
         raise errors.invalid(message, param="lines", code="too_many_lines")
-    booking.batch(count)
+    booking.reserve_batch(count)
     chunks = _lines(deps, old, chosen, rerun.model)
     return await input_file.write(deps, booking, file_id, f"rerun-of-{rerun.batch.id}.jsonl", chunks)
 

@@ -112,8 +112,8 @@ async def create(
         async def source() -> InputRef | None:
             if imported is None:
                 return await _input(deps, project, wanted.input_file_id, booking)
-            booking.bytes(imported.bytes)
-            booking.batch(0)
+            booking.reserve_bytes(imported.bytes)
+            booking.reserve_batch(0)
             return imported
 
         async with deps.gates.creates.turn(project):
@@ -230,9 +230,9 @@ async def _input(deps: Dependencies, project: str, file_id: str, booking: Bookin
     try:
         record = await lookup.file(deps.view, project, file_id)
     except ApiError:
-        booking.batch(0)
+        booking.reserve_batch(0)
         return None
     if record.file.purpose != "batch":
         raise errors.wrong_purpose(record.file.purpose)
-    booking.batch(record.lines or 0)
+    booking.reserve_batch(record.lines or 0)
     return InputRef(key=record.key, bytes=record.file.bytes)

@@ -35,8 +35,8 @@ async def create(
     """Create an upload; it accepts parts for an hour."""
     with deps.booking(caller.project) as booking:
         # Checked now, reserved as the parts arrive.
-        booking.bytes(body.bytes)
-        booking.upload()
+        booking.reserve_bytes(body.bytes)
+        booking.reserve_upload()
         now = int(deps.clock())
         upload = Upload(
             id=ids.new_upload_id(),

@@ -180,7 +180,7 @@ async def create(
 ) -> Response:
     """Create a webhook endpoint. No other answer has its signing secret."""
     with deps.booking(caller.project) as booking:
-        booking.webhook_endpoint(len(deps.webhooks.endpoints.of(caller.project)))
+        booking.reserve_webhook_endpoint(len(deps.webhooks.endpoints.of(caller.project)))
         change = Change(name=body.name, url=_url(deps, body.url), event_types=_types(body.event_types))
         endpoint_id = ids.new_endpoint_id()
         await deps.trail.record(request, caller, Action.WEBHOOK_CREATE, endpoint_id, url=body.url)

@@ -56,7 +56,7 @@ async def receive(request: Request, deps: Dependencies, upload_id: str, booking:
                 await sink.put(data)
         if not count:
             raise errors.missing(FIELD)
-        booking.bytes(sink.size)
+        booking.reserve_bytes(sink.size)
         stored = await sink.commit()
     part = UploadPart(id=part_id, created_at=int(deps.clock()), upload_id=upload_id)
     return PartRecord(part=part, bytes=stored.bytes, key=key)

@@ -88,7 +88,7 @@ async def receive(request: Request, deps: Dependencies, booking: Booking) -> Fil
                 continue
             if filename is not None:
                 raise errors.invalid("The form has more than one 'file'.", param=FILE)
-            booking.bytes(max(0, form_reader.declared_bytes(request) - form_reader.FORM_BYTES_MAX))
+            booking.reserve_bytes(max(0, form_reader.declared_bytes(request) - form_reader.FORM_BYTES_MAX))
             filename = _filename(head)
             await _read_file(data, values, sink)
         fields = FORM.read(values)
@@ -96,7 +96,7 @@ async def receive(request: Request, deps: Dependencies, booking: Booking) -> Fil
         if filename is None:
             raise errors.missing(FILE)
         _check_first_line(values, sink)
-        booking.bytes(sink.size)
+        booking.reserve_bytes(sink.size)
         stored = await sink.commit()
     file = new_file(file_id, filename, int(deps.clock()), purpose=fields.purpose, life_seconds=life_seconds)
     return stored.record(project, file)

@@ -102,32 +102,32 @@ class Booking:
         self._quotas.reserve(self.project, {quota: -amount for quota, amount in self._booked.items()})
         self._booked.clear()
 
-    def batch(self, lines: int) -> None:
+    def reserve_batch(self, lines: int) -> None:
         """Reserve a batch with its lines."""
         self._check_disks(0)
         self._book(
             {Quota.BATCHES_IN_PROGRESS: 1, Quota.BATCHES: 1, Quota.LINES: lines}, f"; this file has {lines:,} more"
         )
 
-    def append(self, lines: int, size: int) -> None:
+    def reserve_append(self, lines: int, size: int) -> None:
         """Reserve lines of a batch that exists, and their bytes."""
         self._check_disks(size)
         self._book({Quota.LINES: lines}, f"; this append has {lines:,} more")
         self._book({Quota.BYTES: size}, f"; this append has {counted(size, 'byte')} more")
 
-    def upload(self) -> None:
+    def reserve_upload(self) -> None:
         """Reserve an upload in parts."""
         self._book({Quota.UPLOADS: 1})
 
-    def key(self) -> None:
+    def reserve_key(self) -> None:
         """Reserve a key."""
         self._book({Quota.KEYS: 1})
 
-    def webhook_endpoint(self, known: int) -> None:
+    def reserve_webhook_endpoint(self, known: int) -> None:
         """Reserve a webhook endpoint beside those that are known, which the view does not have."""
         self._book({Quota.WEBHOOKS: 1}, known=known)
 
-    def bytes(self, size: int) -> None:
+    def reserve_bytes(self, size: int) -> None:
         """Reserve a file of this size; bytes that are already reserved for it do not count again."""
         if (more := cost_bytes(size) - self._booked[Quota.BYTES]) > 0:
             self._check_disks(more)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from tidemill.ingest.files.verdict import Fault, Passed
+from tidemill.ingest.files.verdict import LineFault, Passed
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.jsonl.lines import Line
 from tidemill.schemas.log.codec import LineMark
@@ -12,15 +12,15 @@ RECORD_LINES_MAX: Final = 1024
 RECORD_BYTES_MAX: Final = 256 * 1024
 """Bounds of a record: even with the marks of its lines it is far below a broker's limit."""
 
-Faulty = tuple[int, bytes, Fault]
+Faulty = tuple[int, bytes, LineFault]
 """The place of an invalid line, the line, and its fault."""
 
-CHANGED: Final = Fault(
+CHANGED: Final = LineFault(
     "invalid_request",
     "This line was refused for the models or limits at that time, which have changed since. Send it again.",
 )
 """The fault of a line that had another one when the log got the verdict, and has none now."""
-LOST: Final = Fault("input_gone", "The input file was deleted while the batch was created.")
+LOST: Final = LineFault("input_gone", "The input file was deleted while the batch was created.")
 """The fault of all lines of an input that is deleted between its check and its publication."""
 
 

@@ -87,7 +87,7 @@ class Importer:
 
     def __init__(
         self,
-        found: Buckets,
+        connected: Buckets,
         store: Store,
         *,
         sender: Sender,
@@ -96,7 +96,7 @@ class Importer:
         caught_up: Callable[[], Awaitable[None]],
     ) -> None:
         """Start without connections; `caught_up` returns once `room` has the quotas of all projects."""
-        self.buckets = found
+        self.buckets = connected
         self._store = store
         self._sender = sender
         self._requests = requests
@@ -108,11 +108,11 @@ class Importer:
         ref = command.input
         return None if ref is None or ref.source is None else Import(command, ref, ref.source, report)
 
-    async def run(self, one: Import, life_seconds: int, check_stopped: Callable[[], None]) -> Failed | None:
+    async def run(self, imported: Import, life_seconds: int, check_stopped: Callable[[], None]) -> Failed | None:
         """Copy the input, and publish the record of its file.
 
         Args:
-            one: The import.
+            imported: The import.
             life_seconds: How long the file is kept.
             check_stopped: Raises an error if the batch was cancelled.
 
@@ -125,21 +125,21 @@ class Importer:
         """
         failed: Failed | None = None
         try:
-            await self._copied(one, life_seconds, check_stopped)
+            await self._copied(imported, life_seconds, check_stopped)
         except (BucketNotFound, Changed, NoKey, NotAllowed, QuotaExceeded) as error:
-            failed = _failed(one, error)
+            failed = _failed(imported, error)
         except OSError as error:
-            one.refusals = one.refusals + 1 if isinstance(error, BucketRefused) else 0
-            if not isinstance(error, BucketRefused) or one.refusals < REFUSALS_MAX:
-                await _show(one, error)
+            imported.refusals = imported.refusals + 1 if isinstance(error, BucketRefused) else 0
+            if not isinstance(error, BucketRefused) or imported.refusals < REFUSALS_MAX:
+                await _show(imported, error)
                 raise
-            failed = _failed(one, error)
+            failed = _failed(imported, error)
         metrics.TRANSFERS.labels("read", "done" if failed is None else "failed").inc()
-        await one.report.clear()
+        await imported.report.clear()
         return failed
 
-    async def _copied(self, one: Import, life_seconds: int, check_stopped: Callable[[], None]) -> None:
-        project, batch, key = one.command.project, one.command.batch, one.ref.key
+    async def _copied(self, imported: Import, life_seconds: int, check_stopped: Callable[[], None]) -> None:
+        project, batch, key = imported.command.project, imported.command.batch, imported.ref.key
         digest, lines, last = hashlib.sha256(), 0, b"\n"
 
         async def counted(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
@@ -150,14 +150,14 @@ class Importer:
                 await asyncio.to_thread(digest.update, chunk)
                 lines += chunk.count(b"\n")
                 last, size = chunk[-1:], size + len(chunk)
-                if size > one.source.bytes:
+                if size > imported.source.bytes:
                     raise Changed
                 yield chunk
                 if (now := asyncio.get_running_loop().time()) >= next_report:
                     next_report = now + REPORT_SECONDS
-                    words = f"{size} of {one.source.bytes} bytes of {one.source.uri} are read."
-                    await one.report.show(Reason.IMPORT, words)
-            if size != one.source.bytes:
+                    words = f"{size} of {imported.source.bytes} bytes of {imported.source.uri} are read."
+                    await imported.report.show(Reason.IMPORT, words)
+            if size != imported.source.bytes:
                 raise Changed
 
         # The quotas are in memory: after a restart they are known only once the log has been read.
@@ -165,16 +165,18 @@ class Importer:
         if self._room.has_lines(batch.id):
             return
         await self._requests.begin(batch.id, project)
-        self._room.claim_input(project, batch.input_file_id, one.source.bytes)
+        self._room.claim_input(project, batch.input_file_id, imported.source.bytes)
         async with AsyncExitStack() as stack:
             stack.callback(self._room.release_input, project, batch.input_file_id)
-            if await self._is_stored(one):
+            if await self._is_stored(imported):
                 async with aclosing(own_chunks(self._store, key)) as own, aclosing(counted(own)) as chunks:
                     async for _ in chunks:
                         pass
             else:
-                bucket = await stack.enter_async_context(self.buckets.transfer(project, one.address, writes=False))
-                async with aclosing(counted(bucket.version(one.address.key, one.source.etag))) as chunks:
+                bucket = await stack.enter_async_context(
+                    self.buckets.transfer(project, imported.address, writes=False)
+                )
+                async with aclosing(counted(bucket.version(imported.address.key, imported.source.etag))) as chunks:
                     with own_store():
                         metrics.TRANSFER_BYTES.labels("read").inc(await self._store.write(key, chunks))
             lines += last != b"\n"
@@ -184,44 +186,49 @@ class Importer:
                 with own_store():
                     await self._store.delete(key)
                 raise
-            record = _file_of(one, life_seconds, digest.hexdigest(), lines)
+            record = _file_of(imported, life_seconds, digest.hexdigest(), lines)
             await self._sender.send(topics.FILES.name, record.file.id, codec.encode(record))
 
-    async def _is_stored(self, one: Import) -> bool:
+    async def _is_stored(self, imported: Import) -> bool:
         with own_store():
             try:
-                return await self._store.size(one.ref.key) == one.source.bytes
+                return await self._store.size(imported.ref.key) == imported.source.bytes
             except NotFound:
                 return False
 
 
-async def _show(one: Import, error: OSError) -> None:
+async def _show(imported: Import, error: OSError) -> None:
     """Report what an import waits for: the stage reports a missing key, and the log takes no report on itself."""
     match error:
         case KeyUnavailable() | LogUnavailable():
             pass
         case OwnStoreError():
-            await one.report.show(Reason.STORE, f"The input cannot be stored: {reason(error)}.")
+            await imported.report.show(Reason.STORE, f"The input cannot be stored: {reason(error)}.")
         case _:
-            await one.report.show(Reason.BUCKET, f"{one.source.uri} cannot be read: {reason(error)}.")
+            await imported.report.show(Reason.BUCKET, f"{imported.source.uri} cannot be read: {reason(error)}.")
 
 
-def _file_of(one: Import, life_seconds: int, sha256: str, lines: int) -> FileRecord:
-    batch = one.command.batch
+def _file_of(imported: Import, life_seconds: int, sha256: str, lines: int) -> FileRecord:
+    batch = imported.command.batch
     file = File(
         id=batch.input_file_id,
-        bytes=one.source.bytes,
+        bytes=imported.source.bytes,
         created_at=batch.created_at,
         expires_at=batch.created_at + life_seconds,
-        filename=one.address.segments[-1],
+        filename=imported.address.segments[-1],
         purpose="batch",
     )
     return FileRecord(
-        project=one.command.project, file=file, key=one.ref.key, sha256=sha256, lines=lines, from_body=True
+        project=imported.command.project,
+        file=file,
+        key=imported.ref.key,
+        sha256=sha256,
+        lines=lines,
+        from_body=True,
     )
 
 
-def _failed(one: Import, error: Exception) -> Failed:
+def _failed(imported: Import, error: Exception) -> Failed:
     """The faults of a batch whose input cannot be copied."""
     code, why = "input_unavailable", reason(error)
     match error:
@@ -233,9 +240,11 @@ def _failed(one: Import, error: Exception) -> Failed:
             code, why = "input_changed", "the object is gone since the batch was created"
         case QuotaExceeded():
             code, why = error.quota.value, f"the project {error}"
-    log.warning("%s: its input cannot be copied (%s)", one.batch_id, code)
+    log.warning("%s: its input cannot be copied (%s)", imported.batch_id, code)
     return Failed(
         errors=(
-            BatchError(code=code, message=f"{one.source.uri[:URI_CHARS_SHOWN]}: {why}.", param="input_file_id"),
+            BatchError(
+                code=code, message=f"{imported.source.uri[:URI_CHARS_SHOWN]}: {why}.", param="input_file_id"
+            ),
         )
     )

@@ -36,7 +36,7 @@ Placed = tuple[int, bytes | LineRef]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
+class RequestRecord:
     """A record of `requests`."""
 
     model: str
@@ -63,7 +63,7 @@ class RequestPublisher(Protocol):
         """Append error lines, which count for a model; on return the log has them."""
         ...
 
-    async def publish(self, records: AsyncIterable[Record]) -> None:
+    async def publish(self, records: AsyncIterable[RequestRecord]) -> None:
         """Append records to their models' topics, in order under each key; on return the log has them all."""
         ...
 
@@ -100,12 +100,12 @@ class Packer:
             head: See `head_of`.
             models: The models that the lines name.
             numbers: For each line, the place of its model; empty if there is only one.
-            express: See `Record`.
+            express: See `RequestRecord`.
         """
         self._numbers = numbers
         self._lines = [_LinesOfModel(head, model, express) for model in models]
 
-    def pack(self, placed: Iterable[Placed]) -> Iterator[Record]:
+    def pack(self, placed: Iterable[Placed]) -> Iterator[RequestRecord]:
         """Add lines; yields the records that they complete."""
         models, numbers = self._lines, self._numbers
         waiting = models[0]
@@ -132,7 +132,7 @@ class Packer:
             waiting.places.append(place)
             waiting.size += len(data) + 1
 
-    def finish(self) -> Iterator[Record]:
+    def finish(self) -> Iterator[RequestRecord]:
         """Yield records of the waiting lines."""
         for waiting in self._lines:
             yield from waiting.finish()
@@ -151,7 +151,7 @@ class _LinesOfModel:
     places: list[int] = field(default_factory=list)
     size: int = 0
 
-    def finish(self) -> Iterator[Record]:
+    def finish(self) -> Iterator[RequestRecord]:
         if self.texts:
             value, places = b"\n".join(self.texts), self.places
             is_gapless = places[-1] - places[0] == len(places) - 1
@@ -159,17 +159,17 @@ class _LinesOfModel:
             self.texts.clear()
             self.places, self.size = [], 0
 
-    def single(self, place: int, ref: LineRef) -> Record:
+    def single(self, place: int, ref: LineRef) -> RequestRecord:
         """The record of a line in the store."""
         self.packed += 1
         return self._record(place, b"", ref=ref)
 
     def _record(
         self, first: int, value: bytes, *, ref: LineRef | None = None, indices: tuple[int, ...] | None = None
-    ) -> Record:
+    ) -> RequestRecord:
         head = replace(self.head, first=first, ref=ref, indices=indices)
         key = f"{head.batch_id}/{(self.packed - 1) // RUN_LINES}"
-        return Record(model=self.model, key=key, value=value, head=head, express=self.express)
+        return RequestRecord(model=self.model, key=key, value=value, head=head, express=self.express)
 
 
 def placed(first: int, key: str, lines: Iterable[Line], faulty: Collection[int] = ()) -> Iterator[Placed]:

@@ -19,9 +19,9 @@ from typing import Any, Final
 from tidemill.bounded_dict import BoundedDict
 from tidemill.configuration.settings import Settings
 from tidemill.ingest import batch_records
-from tidemill.ingest.batch_records import BatchRecord
+from tidemill.ingest.batch_records import BatchSummary
 from tidemill.ingest.files.packing import RequestPublisher
-from tidemill.ingest.files.stage import Stage
+from tidemill.ingest.files.stage import FileIngest
 from tidemill.ingest.files.verdict import INTERNAL_FAULT
 from tidemill.kafka.connection import TRANSIENT
 from tidemill.retrying import retry
@@ -86,7 +86,7 @@ class BatchQueue:
         self._owns = owns
         self._entries: dict[str, Entry] = {}
         """In the order of the queue."""
-        self._others: dict[str, BatchRecord] = {}
+        self._others: dict[str, BatchSummary] = {}
         """Unfinished batches that are not in the queue yet, or not at all: they began before the limit was set."""
         self._over: BoundedDict[str, None] = BoundedDict(OVER_MAX)
         self.changed = asyncio.Event()
@@ -211,7 +211,7 @@ class QueueRunner:
     def __init__(
         self,
         queue: BatchQueue,
-        stage: Stage,
+        stage: FileIngest,
         *,
         sender: Sender,
         requests: RequestPublisher,

@@ -30,8 +30,8 @@ from tidemill.ingest.files.kept_verdicts import KeptVerdicts
 from tidemill.ingest.files.packing import (
     PUBLISH,
     Packer,
-    Record,
     RequestPublisher,
+    RequestRecord,
     head_of,
     placed,
     publication,
@@ -99,7 +99,7 @@ class _Work:
             raise _Stopped
 
 
-class Stage:
+class FileIngest:
     """Handles commands, many at a time."""
 
     def __init__(
@@ -353,7 +353,7 @@ class Stage:
         for model, marks, value in error_lines.lost(batch_id, passed):
             await self._requests.refuse(batch_id, marks, value, model=model)
 
-    async def _records(self, work: _Work, source: InputRef, passed: Passed) -> AsyncIterator[Record]:
+    async def _records(self, work: _Work, source: InputRef, passed: Passed) -> AsyncIterator[RequestRecord]:
         batch, is_validated = work.command.batch, work.command.answer_schema is not None
         head = head_of(batch, work.command.project, created=batch.created_at, validated=is_validated)
         packer = Packer(head, passed.models, passed.numbers, express=passed.total <= EXPRESS_LINES_MAX)

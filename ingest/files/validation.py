@@ -17,7 +17,7 @@ import orjson
 from tidemill.ingest.files import attachments
 from tidemill.ingest.files.attachments import Attached
 from tidemill.ingest.files.outline import count_of_inputs, outlined
-from tidemill.ingest.files.verdict import Failed, Fault, Listing, Passed, entry, listed, shown
+from tidemill.ingest.files.verdict import Failed, LineFault, Listing, Passed, entry, listed, shown
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.bounds import CUSTOM_ID_CHARS_MAX, LINE_BYTES_HIGHEST
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint
@@ -115,7 +115,7 @@ class Checker:
         for line, _, fault in self.faults(lines):
             self._listing.note(fault, line.number)
 
-    def faults(self, lines: Iterable[Line]) -> Iterator[tuple[Line, int, Fault]]:
+    def faults(self, lines: Iterable[Line]) -> Iterator[tuple[Line, int, LineFault]]:
         """Check the next lines; yields those with faults, and their indices."""
         for line in lines:
             self._total += 1
@@ -125,13 +125,13 @@ class Checker:
                 self._examine(line.data, line.number)
                 if self._numbers is not None:
                     self._numbers.append(self._number)
-            except Fault as fault:
+            except LineFault as fault:
                 if self._faulty is not None:
                     self._leave_out()
                 # The frames of the traceback hold the parsed line.
                 yield line, self._total - 1, fault.with_traceback(None)
 
-    def faulty(self, lines: Iterable[Line]) -> list[tuple[int, bytes, Fault]]:
+    def faulty(self, lines: Iterable[Line]) -> list[tuple[int, bytes, LineFault]]:
         """Check the next lines; returns those with faults: index, line, fault."""
         return [(index, line.data or b"", fault) for line, index, fault in self.faults(lines)]
 
@@ -157,7 +157,7 @@ class Checker:
             self._listing.note(_file_fault(error), number)
         self._listing.errors.sort(key=lambda error: error.line or 0)
 
-    def fault(self, data: bytes) -> Fault | None:
+    def fault(self, data: bytes) -> LineFault | None:
         """Check the next line of a stream, which has any number of lines and the model of its first valid one."""
         before = self.model
         try:
@@ -166,7 +166,7 @@ class Checker:
             if before is None:
                 self.model = None
                 self._models.clear()
-            if isinstance(error, Fault):
+            if isinstance(error, LineFault):
                 # The frames of the traceback hold the parsed line.
                 return error.with_traceback(None)
             raise
@@ -189,27 +189,27 @@ class Checker:
         message = f"The batch input file is larger than the {self._rules.bytes_max} maximum{of_model}"
         return Failed(errors=(BatchError(code="file_too_large", message=message),))
 
-    def _faults_of_the_whole(self) -> list[Fault]:
+    def _faults_of_the_whole(self) -> list[LineFault]:
         if not self._total:
             text = "The input file is empty. Please ensure that the batch contains at least one request."
-            return [Fault("empty_file", text)]
+            return [LineFault("empty_file", text)]
         if self.is_full:
             text = f"The input file has more requests than the maximum of {self._rules.lines_max}."
-            return [Fault("too_many_tasks", text)]
+            return [LineFault("too_many_tasks", text)]
         if self._attached.is_full:
             return [
-                Fault("too_many_files", f"The lines name more than {attachments.UPLOADED_MAX} uploaded files.")
+                LineFault("too_many_files", f"The lines name more than {attachments.UPLOADED_MAX} uploaded files.")
             ]
         if self._inputs > EMBEDDING_INPUTS_MAX:
             text = f"The batch has {self._inputs} embedding inputs; the maximum is {EMBEDDING_INPUTS_MAX}."
-            return [Fault("too_many_embedding_inputs", text, "body.input")]
+            return [LineFault("too_many_embedding_inputs", text, "body.input")]
         return []
 
     def _examine(self, data: bytes | None, number: int) -> None:
         if data is None:
             most = self._rules.line_bytes_max
             text = f"This line is longer than the maximum of {most} bytes (limit: line_bytes_max)."
-            raise Fault("line_too_long", text)
+            raise LineFault("line_too_long", text)
         request = _parsed(data, self._endpoint)
         for name, kind, expected in _FIELDS:
             if type(request.get(name)) is not kind:
@@ -217,18 +217,18 @@ class Checker:
         self._unique(request["custom_id"], number)
         if (method := request["method"]) != "POST":
             text = f"Invalid method for this request. Only POST is supported, but it is '{shown(method)}'."
-            raise Fault("invalid_method", text, "method")
+            raise LineFault("invalid_method", text, "method")
         if (url := request["url"]) != self._rules.endpoint:
             text = (
                 "The URL provided for this request does not match the batch endpoint. "
                 f"Expected '{self._rules.endpoint}', but got '{shown(url)}'."
             )
-            raise Fault("invalid_url", text, "url")
+            raise LineFault("invalid_url", text, "url")
         if self._endpoint is UNKNOWN:
-            raise Fault("invalid_url", f"The endpoint '{shown(url)}' was removed from the settings.", "url")
+            raise LineFault("invalid_url", f"The endpoint '{shown(url)}' was removed from the settings.", "url")
         self._examine_body(request["body"])
         if begins_with_another_model(data, request["body"]["model"]):
-            raise Fault("invalid_request", "The body has 'model' twice, with different values.", "body.model")
+            raise LineFault("invalid_request", "The body has 'model' twice, with different values.", "body.model")
         if self._endpoint.files:
             try:
                 self._attached.examine(request["body"], number)
@@ -239,13 +239,13 @@ class Checker:
         size = len(custom_id)
         if not size:
             text = "Invalid 'custom_id': empty string. Expected a string with minimum length 1."
-            raise Fault("empty_string", text, "custom_id")
+            raise LineFault("empty_string", text, "custom_id")
         if size > CUSTOM_ID_CHARS_MAX:
             text = (
                 f"Invalid 'custom_id': string too long. Expected a string with maximum length "
                 f"{CUSTOM_ID_CHARS_MAX}, but got a string with length {size} instead."
             )
-            raise Fault("string_above_max_length", text, "custom_id")
+            raise LineFault("string_above_max_length", text, "custom_id")
         kept = (
             custom_id if size <= _KEPT_CHARS_MAX else hashlib.blake2b(custom_id.encode(), digest_size=16).digest()
         )
@@ -254,14 +254,16 @@ class Checker:
                 f"The custom_id '{shown(custom_id)}' for this request is a duplicate of another request. "
                 "The custom_id parameter must be unique for each request in a batch."
             )
-            raise Fault("duplicate_custom_id", f"{text} Line {first} has it too." if first else text, "custom_id")
+            raise LineFault(
+                "duplicate_custom_id", f"{text} Line {first} has it too." if first else text, "custom_id"
+            )
 
     def _examine_body(self, body: dict[str, Any]) -> None:
         if stream := body.get("stream"):
             if stream is not True:
                 raise _type_fault("body.stream", "a boolean", stream)
             text = f"{self._endpoint.name}: Streaming is not supported in the Batch API."
-            raise Fault("streaming_unsupported", text, "body.stream")
+            raise LineFault("streaming_unsupported", text, "body.stream")
         model = body.get("model")
         if model != self.model or model is None:
             self._examine_model(model)
@@ -271,7 +273,7 @@ class Checker:
         for name, choices in self._endpoint.choices.items():
             if (chosen := body.get(name)) is not None and chosen not in choices:
                 text = f"Invalid '{name}' for a batch: its results are JSON, so it must be {' or '.join(choices)}."
-                raise Fault("invalid_request", text, f"body.{name}")
+                raise LineFault("invalid_request", text, f"body.{name}")
         if self._endpoint.items == "embedded":
             inputs = count_of_inputs(body[self._endpoint.prompt])
             self._inputs += inputs
@@ -289,7 +291,7 @@ class Checker:
                 f"The reply to {counted(inputs, 'input')} of {dimensions} dimensions has about {size} bytes; "
                 f"the maximum is {self._rules.reply_bytes_max}. Send fewer inputs in one line, or ask for base64."
             )
-            raise Fault("reply_too_large", text, f"body.{self._endpoint.prompt}")
+            raise LineFault("reply_too_large", text, f"body.{self._endpoint.prompt}")
 
     def _served(self) -> str:
         names = [f"'{shown(name)}'" for name in islice(self._rules.models, MODELS_SHOWN_MAX)]
@@ -298,7 +300,7 @@ class Checker:
 
     def _examine_model(self, model: object) -> None:
         if model is None or model == "":
-            raise Fault("invalid_request", "Model parameter is required.", "body.model")
+            raise LineFault("invalid_request", "Model parameter is required.", "body.model")
         if type(model) is not str:
             raise _type_fault("body.model", "a string", model)
         if (model := self._rules.aliases.get(model, model)) == self.model:
@@ -307,20 +309,20 @@ class Checker:
         if endpoints is None:
             text = f"The provided model '{shown(model)}' is not supported by the Batch API."
             text = f"{text} Models here: {self._served()}."
-            raise Fault("model_not_found", text, "body.model")
+            raise LineFault("model_not_found", text, "body.model")
         if self._rules.endpoint not in endpoints:
             text = (
                 f"The model '{shown(model)}' does not serve {self._rules.endpoint}; "
                 f"it serves {', '.join(endpoints)}."
             )
-            raise Fault("model_not_supported", text, "body.model")
+            raise LineFault("model_not_supported", text, "body.model")
         self.choose(model)
 
     def choose(self, model: str) -> None:
         """Record an allowed model as that of the line.
 
         Raises:
-            Fault: The lines name too many models.
+            LineFault: The lines name too many models.
         """
         if (number := self._models.get(model)) is None:
             if (number := len(self._models)) >= self._rules.models_max:
@@ -330,7 +332,7 @@ class Checker:
                 self._numbers = bytearray(self._total - 1)
         self.model, self._number = model, number
 
-    def _too_many_models(self, model: str) -> Fault:
+    def _too_many_models(self, model: str) -> LineFault:
         if (most := self._rules.models_max) > 1:
             text = (
                 f"The model '{shown(model)}' for this request is one too many: each batch may contain requests "
@@ -342,21 +344,21 @@ class Checker:
                 f"The model '{shown(model)}' for this request does not match the rest of the batch. Each batch "
                 f"must contain requests for a single model; this one began with '{first}'."
             )
-        return Fault("mismatched_model", text, "body.model")
+        return LineFault("mismatched_model", text, "body.model")
 
 
 def _parsed(data: bytes, endpoint: Endpoint) -> dict[str, Any]:
     """The parsed line; for a long line, only the fields that the check needs."""
     if nesting.exceeds(data, DEPTH_MAX):
-        raise Fault("invalid_json_line", f"This line is nested deeper than the maximum of {DEPTH_MAX} levels.")
+        raise LineFault("invalid_json_line", f"This line is nested deeper than the maximum of {DEPTH_MAX} levels.")
     try:
         request = _decoded(data, endpoint)
     except UNREADABLE:
         text = f"This line is not parseable as valid JSON. {malformed.reason(data)}"
-        raise Fault("invalid_json_line", text) from None
+        raise LineFault("invalid_json_line", text) from None
     if type(request) is not dict:
         text = f"Each line must be a JSON dictionary object, but this one is {_KINDS[type(request)]}."
-        raise Fault("invalid_request", text)
+        raise LineFault("invalid_request", text)
     return request
 
 
@@ -370,11 +372,11 @@ def _decoded(data: bytes, endpoint: Endpoint) -> Any:
     return outlined(data, endpoint)
 
 
-def _field_fault(request: dict[str, Any], name: str, kind: type, expected: str) -> Fault:
+def _field_fault(request: dict[str, Any], name: str, kind: type, expected: str) -> LineFault:
     """The fault of the first missing field, else that of the named field's type."""
     for field, _, _ in _FIELDS:
         if field not in request:
-            return Fault("missing_required_parameter", f"Missing required parameter: '{field}'.", field)
+            return LineFault("missing_required_parameter", f"Missing required parameter: '{field}'.", field)
     assert type(request[name]) is not kind
     return _type_fault(name, expected, request[name])
 
@@ -382,17 +384,17 @@ def _field_fault(request: dict[str, Any], name: str, kind: type, expected: str) 
 def _examine_required(name: str, kinds: tuple[type, ...], value: object) -> None:
     """Refuse a body with a required field that is absent or not of one of its types."""
     if value is None:
-        raise Fault("invalid_request", f"{name.capitalize()} parameter is required.", f"body.{name}")
+        raise LineFault("invalid_request", f"{name.capitalize()} parameter is required.", f"body.{name}")
     if type(value) is msgspec.Raw:
         value = [] if bytes(memoryview(value)[:1]) == b"[" else {}
     if type(value) not in kinds:
         raise _type_fault(f"body.{name}", " or ".join(_KINDS[kind] for kind in kinds), value)
 
 
-def _file_fault(error: AttachmentError) -> Fault:
-    return Fault("invalid_file", f"Invalid 'body.{error.field}': {error}.", f"body.{error.field}")
+def _file_fault(error: AttachmentError) -> LineFault:
+    return LineFault("invalid_file", f"Invalid 'body.{error.field}': {error}.", f"body.{error.field}")
 
 
-def _type_fault(param: str, expected: str, found: object) -> Fault:
+def _type_fault(param: str, expected: str, found: object) -> LineFault:
     text = f"Invalid type for '{param}': expected {expected}, but got {_KINDS[type(found)]} instead."
-    return Fault("invalid_type", text, param)
+    return LineFault("invalid_type", text, param)

@@ -88,7 +88,7 @@ class Failed:
     errors: tuple[BatchError, ...]
 
 
-class Fault(Exception):
+class LineFault(Exception):
     """A fault of a line or of the whole file."""
 
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
@@ -106,7 +106,7 @@ class Listing:
         self.count = 0
         self._bytes = 0
 
-    def note(self, fault: Fault, number: int) -> None:
+    def note(self, fault: LineFault, number: int) -> None:
         """Add the fault of the line with this number."""
         self.count += 1
         if self.count <= FAULTS_MAX and self._bytes <= ERRORS_BYTES_MAX:
@@ -147,7 +147,7 @@ def missing_file(file_id: str, project: str) -> Failed:
     return Failed(errors=(BatchError(code="invalid_request", message=text, param="file_id"),))
 
 
-def entry(fault: Fault, line: int | None = None) -> BatchError:
+def entry(fault: LineFault, line: int | None = None) -> BatchError:
     """A fault as an entry of `errors.data`."""
     return BatchError(code=fault.code, message=fault.message, param=fault.param, line=line)
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tidemill.ingest.files.verdict import Fault
+from tidemill.ingest.files.verdict import LineFault
 from tidemill.ingest.streams.factory import StreamFactory
 from tidemill.ingest.streams.stream import PARTS_MAX, RECORD_LINES_MAX, Resources, Stream
 from tidemill.kafka.partitions.dead_letters import handle_record, send_dead_letter, source_of
@@ -47,7 +47,7 @@ class Decision:
     lines: list[bytes]
     ends: bool
     """Whether it is the last record of the stream."""
-    fault: Fault | None = None
+    fault: LineFault | None = None
     """Why the lines become error lines: the project may not store more, but the api has accepted them."""
     is_known: bool = False
     """Whether a former owner had decided so, and may have published the lines."""
@@ -188,7 +188,7 @@ class Decisions:
             await show(error.batch_id, source_of(record), str(error))
         record.ack()
 
-    def _fault(self, record: Record, stream: Stream, lines: list[bytes]) -> Fault | None:
+    def _fault(self, record: Record, stream: Stream, lines: list[bytes]) -> LineFault | None:
         """Why the project may not store the lines; a direct producer's record is then a dead letter.
 
         The record may still end its stream.
@@ -201,7 +201,7 @@ class Decisions:
             if not stream.state.is_of_api:
                 # The record is in the stream's journal, which acknowledges it.
                 self._dead.append((dataclasses.replace(record, ack=lambda: None), error))
-            return Fault(Quota.BYTES, f"The line was not run: {error}.")
+            return LineFault(Quota.BYTES, f"The line was not run: {error}.")
         return None
 
     def _decision(

@@ -13,13 +13,13 @@ from tidemill.ingest.files.packing import (
     INLINE_BYTES_MAX,
     Packer,
     Placed,
-    Record,
     RequestPublisher,
+    RequestRecord,
     head_of,
     sliced,
 )
 from tidemill.ingest.files.validation import LONG_LINE_BYTES
-from tidemill.ingest.files.verdict import Fault
+from tidemill.ingest.files.verdict import LineFault
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.streams.stream import Published, State, Stream
 from tidemill.kafka.partitions.held_records import Unavailable
@@ -37,7 +37,7 @@ from tidemill.sealing.wrapping import wait_reason
 
 log = logging.getLogger(__name__)
 
-INTERNAL: Final = Fault("server_error", "The server had an error while checking this line.")
+INTERNAL: Final = LineFault("server_error", "The server had an error while checking this line.")
 
 
 class LineRun(NamedTuple):
@@ -46,7 +46,7 @@ class LineRun(NamedTuple):
     first: int
     """The place of the first line."""
     lines: list[bytes]
-    fault: Fault | None = None
+    fault: LineFault | None = None
     """Why the project may not run any of them."""
     since: int | None = None
     """Unix seconds; none of them was published before."""
@@ -208,7 +208,7 @@ class Publisher:
         head = head_of(batch, stream.state.project, created=since, validated=batch.tidemill.validated)
         assert model is not None
 
-        async def records() -> AsyncIterator[Record]:
+        async def records() -> AsyncIterator[RequestRecord]:
             packer = Packer(head, [model])
             for record in chain(packer.pack(placed), packer.finish()):
                 yield record

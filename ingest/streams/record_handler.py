@@ -50,7 +50,7 @@ class Cancels:
 
 
 class RecordHandler:
-    """See `owner.Partition`."""
+    """See `owner.PartitionWork`."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class RecordHandler:
         self._starting: asyncio.Future[int] | None = None
 
     def start(self) -> None:
-        """See `owner.Partition`."""
+        """See `owner.PartitionWork`."""
         send = functools.partial(
             self._sender.send,
             topics.INTAKE.name,
@@ -96,33 +96,33 @@ class RecordHandler:
         self._starting = asyncio.ensure_future(retry("sending a tick", send, faults=Exception))
 
     async def load(self) -> None:
-        """See `owner.Partition`."""
+        """See `owner.PartitionWork`."""
         await self._caught_up()
         await self._partition.load()
 
     async def handle(self, records: list[Record]) -> None:
-        """See `owner.Partition`."""
+        """See `owner.PartitionWork`."""
         self._is_due_at_known = False
         await self._learn(_secrets(records))
         await self._partition.take(records)
 
     def is_due(self) -> bool:
-        """See `owner.Partition`."""
+        """See `owner.PartitionWork`."""
         if not self._is_due_at_known:
             self._due_at, self._is_due_at_known = self._partition.due_at, True
         return self._due_at is not None and self._due_at <= self._monotonic()
 
     async def tick(self) -> None:
-        """See `owner.Partition`."""
+        """See `owner.PartitionWork`."""
         self._is_due_at_known = False
         await self._partition.tick(self._cancels.__contains__)
 
     async def leave(self) -> None:
-        """See `owner.Partition`."""
+        """See `owner.PartitionWork`."""
         await self._partition.leave()
 
     def abandon(self) -> None:
-        """See `owner.Partition`."""
+        """See `owner.PartitionWork`."""
         self._partition.abandon()
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True, eq=False)
-class Clock:
+class TurnClock:
     """The clock of one project."""
 
     step: float
@@ -17,7 +17,7 @@ class Clock:
     """Schedulers in which the project has lines."""
 
 
-class Clocks:
+class TurnClocks:
     """The clocks of the projects, for one scheduler or for those of several models."""
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
@@ -25,12 +25,12 @@ class Clocks:
         self.weights = weights or {}
         self.now = 0.0
         """The time of the last turn."""
-        self._clocks: dict[str, Clock] = {}
+        self._clocks: dict[str, TurnClock] = {}
 
-    def join(self, project: str) -> Clock:
+    def join(self, project: str) -> TurnClock:
         """Return the clock of a project, and note that one more scheduler has the project in its queue."""
         if (clock := self._clocks.get(project)) is None:
-            clock = self._clocks[project] = Clock(1 / self.weights.get(project, 1.0))
+            clock = self._clocks[project] = TurnClock(1 / self.weights.get(project, 1.0))
         clock.queues += 1
         return clock
 
@@ -41,7 +41,7 @@ class Clocks:
         if not clock.queues:
             del self._clocks[project]
 
-    def activate(self, clock: Clock) -> None:
+    def activate(self, clock: TurnClock) -> None:
         """Note that one more scheduler has lines of the project; the first sets it to the time of the others."""
         if not clock.active:
             clock.time = max(clock.time, self.now)

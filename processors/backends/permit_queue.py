@@ -15,11 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
-TURN_PART: Final = 4
-"""A turn has at most 1/`TURN_PART` of the calls in flight, and at least one call."""
+TURN_DIVISOR: Final = 4
+"""A turn has at most 1/`TURN_DIVISOR` of the calls in flight, and at least one call."""
 
 
-class Claim(NamedTuple):
+class NextLine(NamedTuple):
     """A model's next line."""
 
     clock: float
@@ -30,10 +30,10 @@ class Claim(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Member:
+class Contender:
     """A model that calls the server."""
 
-    claim: Callable[[], Claim | None]
+    next_line: Callable[[], NextLine | None]
     """Its next line; None if it has none to call."""
     start: Callable[[], bool]
     """Starts one call if one may start; returns whether it did."""
@@ -41,7 +41,7 @@ class Member:
     """The number of its last turn."""
 
 
-class Place(Protocol):
+class SharedServer(Protocol):
     """The server of a queue."""
 
     in_flight: int
@@ -55,14 +55,14 @@ class Place(Protocol):
 class PermitQueue:
     """The models of one server, and those of them that wait for a call."""
 
-    def __init__(self, place: Place) -> None:
-        """Start without members."""
-        self._place = place
-        self._members: list[Member] = []
-        self.waiting: dict[Member, None] = {}
+    def __init__(self, server: SharedServer) -> None:
+        """Start without contenders."""
+        self._server = server
+        self._contenders: list[Contender] = []
+        self.waiting: dict[Contender, None] = {}
         """In the order in which they began to wait."""
-        self._holder: Member | None = None
-        """The member whose turn it is."""
+        self._holder: Contender | None = None
+        """The contender whose turn it is."""
         self._left = 0
         """Calls of this turn."""
         self._turns = 0
@@ -72,42 +72,42 @@ class PermitQueue:
 
     @property
     def is_shared(self) -> bool:
-        """Whether it has several members."""
-        return len(self._members) > 1
+        """Whether it has several contenders."""
+        return len(self._contenders) > 1
 
-    def join(self, member: Member) -> None:
-        """Add a member."""
-        self._members.append(member)
+    def join(self, contender: Contender) -> None:
+        """Add a contender."""
+        self._contenders.append(contender)
 
-    def leave(self, member: Member) -> None:
-        """Remove a member; its calls in flight may go on."""
-        self._members.remove(member)
-        self.waiting.pop(member, None)
-        if member is self._holder:
+    def leave(self, contender: Contender) -> None:
+        """Remove a contender; its calls in flight may go on."""
+        self._contenders.remove(contender)
+        self.waiting.pop(contender, None)
+        if contender is self._holder:
             self._holder = None
         self._offer_soon()
 
-    def blocks(self, member: Member | None) -> bool:
-        """Whether a member must not call now, since others wait and it is not its turn."""
-        if member is None or (member is self._holder and self._left > 0):
+    def blocks(self, contender: Contender | None) -> bool:
+        """Whether a contender must not call now, since others wait and it is not its turn."""
+        if contender is None or (contender is self._holder and self._left > 0):
             return False
-        return len(self.waiting) > 1 or member not in self.waiting
+        return len(self.waiting) > 1 or contender not in self.waiting
 
-    def wait(self, member: Member | None) -> None:
-        """Queue a member that found no room, or that is out of turn."""
-        if self.is_shared and member is not None:
-            self.waiting[member] = None
-            if self._place.has_room():
+    def wait(self, contender: Contender | None) -> None:
+        """Queue a contender that found no room, or that is out of turn."""
+        if self.is_shared and contender is not None:
+            self.waiting[contender] = None
+            if self._server.has_room():
                 self._offer_soon()
 
-    def started(self, member: Member | None) -> None:
-        """A call of a member begins."""
-        if member is self._holder:
+    def started(self, contender: Contender | None) -> None:
+        """A call of a contender begins."""
+        if contender is self._holder:
             self._left -= 1
 
-    def ended(self, member: Member | None) -> None:
-        """A call of a member has ended; a member that waits alone looks for itself."""
-        if len(self.waiting) > 1 or member not in self.waiting:
+    def ended(self, contender: Contender | None) -> None:
+        """A call of a contender has ended; a contender that waits alone looks for itself."""
+        if len(self.waiting) > 1 or contender not in self.waiting:
             self._offer_soon()
 
     def changed(self) -> None:
@@ -115,8 +115,8 @@ class PermitQueue:
         if self.is_shared:
             self._offer_soon()
         else:
-            for member in self._members:
-                while member.start():
+            for contender in self._contenders:
+                while contender.start():
                     pass
 
     def _offer_soon(self) -> None:
@@ -126,32 +126,32 @@ class PermitQueue:
 
     def _offer(self) -> None:
         self._handle = None
-        while self.waiting and self._place.has_room():
+        while self.waiting and self._server.has_room():
             if self._holder not in self.waiting or self._left <= 0:
                 self._begin_turn()
             elif not self._holder.start():
-                if not self._place.has_room():
+                if not self._server.has_room():
                     return
                 del self.waiting[self._holder]
 
     def _begin_turn(self) -> None:
-        """Choose the next holder; remove members that have no line to call."""
-        claims = {member: member.claim() for member in self.waiting}
-        self.waiting = {member: None for member, claim in claims.items() if claim is not None}
-        found = {member: claim for member, claim in claims.items() if claim is not None}
+        """Choose the next holder; remove contenders that have no line to call."""
+        lines = {contender: contender.next_line() for contender in self.waiting}
+        self.waiting = {contender: None for contender, line in lines.items() if line is not None}
+        found = {contender: line for contender, line in lines.items() if line is not None}
         if not found:
             self._holder = None
             self._by_deadline.clear()
             return
         project = min(found.values()).project
-        rivals = [member for member, claim in found.items() if claim.project == project]
+        rivals = [contender for contender, line in found.items() if line.project == project]
         if len(rivals) > 1:
             self._by_deadline[project] = not self._by_deadline.get(project, False)
             if self._by_deadline[project]:
-                rivals.sort(key=lambda member: (found[member].deadline, member.turn))
+                rivals.sort(key=lambda contender: (found[contender].deadline, contender.turn))
             else:
-                rivals.sort(key=lambda member: member.turn)
+                rivals.sort(key=lambda contender: contender.turn)
         self._turns += 1
         self._holder = rivals[0]
         self._holder.turn = self._turns
-        self._left = max(1, self._place.in_flight // TURN_PART)
+        self._left = max(1, self._server.in_flight // TURN_DIVISOR)

@@ -13,8 +13,8 @@ from typing import Final
 
 from tidemill.processors.backends.backend import NEVER, NO_PROBES, Backend, Permit, Probes
 from tidemill.processors.backends.call_metrics import LineCounts
-from tidemill.processors.backends.clocks import Clocks
-from tidemill.processors.backends.permit_queue import Claim, Member
+from tidemill.processors.backends.clocks import TurnClocks
+from tidemill.processors.backends.permit_queue import Contender, NextLine
 from tidemill.processors.backends.server import Seats, Server
 from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.failures import NO_EVIDENCE, CallFailure, Evidence, Fault, History
@@ -41,7 +41,7 @@ class BackendPool(Seats):
         model: str = "",
         *,
         calls_max: int | None = None,
-        clocks: Clocks | None = None,
+        clocks: TurnClocks | None = None,
     ) -> None:
         """Start without calls in flight.
 
@@ -57,14 +57,14 @@ class BackendPool(Seats):
         """Whether the model gets no more calls."""
         self.unresolved: Sequence[str] = ()
         """Names of servers that have no address now."""
-        self.clocks = clocks or Clocks()
+        self.clocks = clocks or TurnClocks()
         self.bucket: TokenBucket | None = None
         """The model's limit of tokens a minute."""
         self.changed: Callable[[], None] = lambda: None
         """To call after `configure`."""
         self.model = model
-        self.lines = LineCounts()
-        self._member: Member | None = None
+        self.line_counts = LineCounts()
+        self._contender: Contender | None = None
         self._is_divided = False
         """Whether `part` has been set."""
         self._set(backends, calls_max)
@@ -82,8 +82,8 @@ class BackendPool(Seats):
         for server in servers:
             if (backend := known.pop(server, None)) is None:
                 backend = Backend(server)
-                if self._member is not None:
-                    server.queue.join(self._member)
+                if self._contender is not None:
+                    server.queue.join(self._contender)
                 if self._is_divided:
                     # No call may start before the whole change is there: `changed` tells the queues.
                     server.take_part(self.part, now)
@@ -91,8 +91,8 @@ class BackendPool(Seats):
             backends.append(backend)
         for gone in known.values():
             gone.is_gone = True
-            if self._member is not None:
-                gone.server.queue.leave(self._member)
+            if self._contender is not None:
+                gone.server.queue.leave(self._contender)
         self._set(backends, calls_max)
 
     def _set(self, backends: list[Backend], calls_max: int | None) -> None:
@@ -115,33 +115,33 @@ class BackendPool(Seats):
 
     def join(
         self,
-        claim: Callable[[], Claim | None],
+        next_line: Callable[[], NextLine | None],
         start: Callable[[], bool],
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         """Let the model take turns with the other models of its servers.
 
         Args:
-            claim: See `Member`.
-            start: See `Member`.
+            next_line: See `Contender`.
+            start: See `Contender`.
             changed: Called when the servers, their limits or the clocks have changed.
         """
         self.changed = changed
-        self._member = Member(claim, start)
+        self._contender = Contender(next_line, start)
         for backend in self.backends:
-            backend.server.queue.join(self._member)
+            backend.server.queue.join(self._contender)
 
     @property
     def is_joined(self) -> bool:
         """Whether the model has a dispatcher, and so may have lines."""
-        return self._member is not None
+        return self._contender is not None
 
     def leave(self) -> None:
         """Undo `join`: the model has no line to call."""
-        if self._member is not None:
+        if self._contender is not None:
             for backend in self.backends:
-                backend.server.queue.leave(self._member)
-        self._member = None
+                backend.server.queue.leave(self._contender)
+        self._contender = None
         self.changed = lambda: None
 
     def set_part(self, part: float, now: float) -> None:
@@ -183,14 +183,16 @@ class BackendPool(Seats):
             server = backend.server
             server.limit.tick(server.in_flight, now)
             queue = server.queue
-            if (room := backend.room(now)) <= server.in_flight or (queue.waiting and queue.blocks(self._member)):
+            if (room := backend.room(now)) <= server.in_flight or (
+                queue.waiting and queue.blocks(self._contender)
+            ):
                 continue
             weight = server.in_flight / room
             if best is None or weight < load:
                 best, load = backend, weight
         if best is None:
             for backend in self.backends:
-                backend.server.queue.wait(self._member)
+                backend.server.queue.wait(self._contender)
             return None
         if not best.is_paused:
             return self._begun(best, NO_PROBES)
@@ -204,7 +206,7 @@ class BackendPool(Seats):
         if self.in_flight >= self.in_flight_max:
             return None
         if server.in_flight >= server.allowed(now):
-            server.queue.wait(self._member)
+            server.queue.wait(self._contender)
             return None
         if not all(breaker.is_doubtful or breaker.admits(now) for breaker in backend.breakers):
             return None
@@ -216,7 +218,7 @@ class BackendPool(Seats):
         server.in_flight += 1
         backend.in_flight += 1
         if server.queue.waiting:
-            server.queue.started(self._member)
+            server.queue.started(self._contender)
         return Permit(backend, server.limit.sent(server.in_flight), probes)
 
     def _ended(self, backend: Backend) -> None:
@@ -225,11 +227,11 @@ class BackendPool(Seats):
         server = backend.server
         server.in_flight -= 1
         if server.queue.waiting:
-            server.queue.ended(self._member)
+            server.queue.ended(self._contender)
 
     def fill(self) -> None:
         """Start calls in free seats, before the calls that left them have results."""
-        while self._member is not None and self._member.start():
+        while self._contender is not None and self._contender.start():
             pass
 
     def settled(self, backend: Backend) -> None:
@@ -246,7 +248,7 @@ class BackendPool(Seats):
             if backend.server.queue.waiting:
                 waited_for.add(backend.server)
         for server in waited_for:
-            server.queue.ended(self._member)
+            server.queue.ended(self._contender)
 
     @property
     def well(self) -> int:

@@ -133,7 +133,7 @@ class Server(Seats):
         """Calls that it may have in flight."""
         return self._bounded(self.limit.allowed, now)
 
-    def found(self, now: float) -> int:
+    def proven_calls(self, now: float) -> int:
         """The highest number of calls that it was seen to take; after a pause fewer may be in flight at first."""
         return self._bounded(self.limit.found, now)
 
@@ -171,7 +171,7 @@ class Server(Seats):
         allowed, seats = self.allowed(now), self.seats
         return min(seats, allowed)
 
-    def said(self, now: float) -> ServerMetrics | None:
+    def fresh_metrics(self, now: float) -> ServerMetrics | None:
         """Its latest metrics; None if they are old, or it has none."""
         read, at = self.load_feedback.latest
         return read if now < at + STALE_SECONDS else None

@@ -16,8 +16,8 @@ from tidemill.processors.limits.headroom import Headroom
 from tidemill.schemas.ports import Clock, Monotonic
 from tidemill.schemas.resources.waiting import Reason
 
-UNACKNOWLEDGED_PART: Final = 4
-"""By default, the results that hold no seat are 1/`UNACKNOWLEDGED_PART` of the calls."""
+UNACKNOWLEDGED_DIVISOR: Final = 4
+"""By default, the results that hold no seat are 1/`UNACKNOWLEDGED_DIVISOR` of the calls."""
 _PLAIN: Final = {"content-type": "application/json", "accept": "application/json"}
 
 
@@ -115,7 +115,7 @@ def calls_max(settings: Settings, models: Iterable[Model]) -> int:
 def unacknowledged_max(settings: Settings, calls_max: int) -> int:
     """Results of a server that hold no seat until the log acknowledges them, of all processes together."""
     own = settings.unacknowledged_max
-    return max(1, calls_max // UNACKNOWLEDGED_PART) if own is None else own
+    return max(1, calls_max // UNACKNOWLEDGED_DIVISOR) if own is None else own
 
 
 def bucket(

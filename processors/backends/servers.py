@@ -19,7 +19,7 @@ from tidemill.configuration.servers import Server as Settings
 from tidemill.processors.backends import server_settings
 from tidemill.processors.backends.addresses import Addresses, Lookup, system_lookup
 from tidemill.processors.backends.call_metrics import CallMetrics
-from tidemill.processors.backends.clocks import Clocks
+from tidemill.processors.backends.clocks import TurnClocks
 from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.backends.server import Server
 from tidemill.processors.backends.server_settings import Target
@@ -108,17 +108,23 @@ class Servers:
 
         metrics.SERVER_IN_FLIGHT.sample(lambda: {server.name: server.in_flight for server in self})
         metrics.SERVER_UNACKNOWLEDGED.sample(lambda: {server.name: server.unacknowledged for server in self})
-        metrics.SERVER_LIMIT.sample(lambda: {server.name: server.found(self._monotonic()) for server in self})
+        metrics.SERVER_LIMIT.sample(
+            lambda: {server.name: server.proven_calls(self._monotonic()) for server in self}
+        )
         metrics.SERVER_REFUSED.sample(lambda: {server.name: server.refused_part for server in self})
         metrics.MODEL_SERVERS.sample(lambda: {name: pool.well for name, pool in pools()})
         metrics.IN_FLIGHT.sample(lambda: {name: pool.in_flight for name, pool in pools()})
         metrics.UNACKNOWLEDGED.sample(lambda: {name: pool.unacknowledged for name, pool in pools()})
         metrics.QUEUE_WAIT.sample(lambda: {key: one.waits for key, one in calls()})
         metrics.LINES.sample(
-            lambda: {(name, each): count for name, pool in pools() for each, count in pool.lines.lines.items()}
+            lambda: {
+                (name, each): count for name, pool in pools() for each, count in pool.line_counts.lines.items()
+            }
         )
         metrics.ATTEMPTS.sample(
-            lambda: {(name, each): count for name, pool in pools() for each, count in pool.lines.attempts.items()}
+            lambda: {
+                (name, each): count for name, pool in pools() for each, count in pool.line_counts.attempts.items()
+            }
         )
         metrics.CALL_DURATION.sample(lambda: {key: one.duration for key, one in calls()})
         metrics.CALLS.sample(
@@ -238,7 +244,7 @@ class Servers:
     def _set_pools(self, serving: Serving, targets: Mapping[str, Iterable[str]], now: float) -> None:
         removed = [name for name, pool in self.pools.items() if pool.is_joined]
         self.pools = {
-            name: self.pools.get(name) or BackendPool([], name, clocks=Clocks(self._weights))
+            name: self.pools.get(name) or BackendPool([], name, clocks=TurnClocks(self._weights))
             for name in (*serving.models, *removed)
         }
         for name, pool in self.pools.items():
@@ -254,10 +260,10 @@ class Servers:
 
     def _share_clocks(self, serving: Serving) -> None:
         """Let models that share servers, directly or through others, share the clocks of projects."""
-        taken: set[Clocks] = set()
+        taken: set[TurnClocks] = set()
         for group in _groups({name: serving.by_model.get(name, ()) for name in self.pools}):
             of_group = [self.pools[name].clocks for name in group]
-            clocks = next((one for one in of_group if one not in taken), None) or Clocks(self._weights)
+            clocks = next((one for one in of_group if one not in taken), None) or TurnClocks(self._weights)
             taken.add(clocks)
             for name in group:
                 self.pools[name].clocks = clocks

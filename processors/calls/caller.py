@@ -101,21 +101,21 @@ class Caller:
             custom_id = bytes(parsed.custom_id)
             if line.head.validated and line.check is None:
                 line.check = await self.checks.learn(line.head.batch_id)
-            outcome = await self.posted(line, parsed.body, permit.backend)
+            outcome = await self.post(line, parsed.body, permit.backend)
         except BaseException as error:
             # An aborted call may have been sent.
             self.pool.release(permit, is_sent=not isinstance(error, Exception))
             if not isinstance(error, Exception):
                 raise
             return self._not_made(error, line, custom_id, permit)
-        return await self.judged(line, permit, custom_id, outcome)
+        return await self.judge(line, permit, custom_id, outcome)
 
     def begin(
         self, line: Line, permit: Permit, on_end: Callable[[Line, Permit, bytes, Answer | FailureKind], None]
     ) -> Callable[[], None] | None:
         """Begin a call without a task, if it need not wait for anything first; returns a function that aborts it.
 
-        `on_end` gets the arguments of `succeeded` and `judged`, and is never called before this returns.
+        `on_end` gets the arguments of `judge_small` and `judge`, and is never called before this returns.
 
         Returns:
             None if `make` must make the call.
@@ -137,26 +137,26 @@ class Caller:
         except Exception:  # noqa: BLE001  `make` fails in the same way, and reports it
             return None
 
-    def succeeded(
+    def judge_small(
         self, line: Line, permit: Permit, custom_id: bytes, outcome: Answer | FailureKind
     ) -> CallResult | None:
-        """The result of a call that succeeded with a small answer; None if `judged` must judge the outcome."""
+        """The result of a call that succeeded with a small answer; None if `judge` must judge the outcome."""
         try:
             if isinstance(outcome, FailureKind) or outcome.share is not None:
                 return None
             end = request_codec.judge(outcome, line.head.url)
             if isinstance(end, CallFailure) or (line.check is not None and not line.check.is_small(end.body)):
                 return None
-        except Exception:  # noqa: BLE001  `judged` fails in the same way, gives the permit back, and reports it
+        except Exception:  # noqa: BLE001  `judge` fails in the same way, gives the permit back, and reports it
             return None
         try:
             self._answered(line, permit, end)
             fault = None if line.check is None else line.check.fault(line.head.url, end.body)
-            return self.checked(line, permit, custom_id, end, fault)
+            return self.result_of(line, permit, custom_id, end, fault)
         except Exception as error:  # noqa: BLE001  a bug in Tidemill must not lose a line
             return self._not_made(error, line, custom_id, permit)
 
-    async def judged(
+    async def judge(
         self, line: Line, permit: Permit, custom_id: bytes, outcome: Answer | FailureKind
     ) -> CallResult:
         """Judge the outcome of a call; never raises."""
@@ -193,7 +193,7 @@ class Caller:
             return CallResult(custom_id, end)
         try:
             fault = await self._fault(line, line.check, permit, end)
-            return self.checked(line, permit, custom_id, end, fault)
+            return self.result_of(line, permit, custom_id, end, fault)
         except BaseException:
             if end.share is not None:
                 end.share.close()
@@ -218,13 +218,15 @@ class Caller:
         """Free the seat of a call with a good answer; its text may have a fault, but the server is well."""
         self.pool.answered(permit, self._now(), used(end), endpoint=line.head.url, begun=line.began_at)
 
-    def checked(self, line: Line, permit: Permit, custom_id: bytes, end: Success, fault: str | None) -> CallResult:
+    def result_of(
+        self, line: Line, permit: Permit, custom_id: bytes, end: Success, fault: str | None
+    ) -> CallResult:
         """The result of a good answer, or of one whose text has a fault."""
         if fault is None:
             return CallResult(custom_id, end)
-        return CallResult(custom_id, self.located(request_codec.unfit(end, fault), line, permit))
+        return CallResult(custom_id, self.locate(request_codec.unfit(end, fault), line, permit))
 
-    async def posted(self, line: Line, body: msgspec.Raw, backend: Backend) -> Answer | FailureKind:
+    async def post(self, line: Line, body: msgspec.Raw, backend: Backend) -> Answer | FailureKind:
         """Send a body with the headers of a line; returns the outcome, not judged yet."""
         if (headroom := backend.server.headroom) is not None and (pause := headroom.pause):
             await asyncio.sleep(pause)
@@ -260,7 +262,7 @@ class Caller:
         self, line: Line, custom_id: bytes, permit: Permit, failure: CallFailure, before: History | None
     ) -> CallResult:
         """The result of a failed call, which ends; `before` has the failed calls before it, if there are any."""
-        failure = self.located(failure, line, permit)
+        failure = self.locate(failure, line, permit)
         evidence = self.pool.failed(permit, failure, before)
         backend = permit.backend
         is_refused = failure.fault is Fault.ACCESS_OR_LINE and backend.breaker.failures
@@ -277,7 +279,7 @@ class Caller:
         kind = next((kind for kinds, kind in _KINDS if isinstance(error, kinds)), FailureKind.INTERNAL)
         if kind in NOT_FETCHED:
             _log.warning("a line of %s cannot be fetched: %s", line.head.batch_id, type(error).__name__)
-        failure = self.located(CallFailure(kind, request_codec.UNANSWERED[kind]), line, permit)
+        failure = self.locate(CallFailure(kind, request_codec.UNANSWERED[kind]), line, permit)
         if kind is not FailureKind.INTERNAL:
             return CallResult(custom_id, failure)
         _log.error("a call for line %d of %s failed", line.index, line.head.batch_id, exc_info=error)
@@ -285,7 +287,7 @@ class Caller:
         other_is_well = self.pool.has_other(permit.backend)
         return CallResult(custom_id, failure, Evidence(others_answered, other_is_well=other_is_well))
 
-    def located(self, failure: CallFailure, line: Line, permit: Permit) -> CallFailure:
+    def locate(self, failure: CallFailure, line: Line, permit: Permit) -> CallFailure:
         """The failure with its server, endpoint, line and time."""
         retry_after = failure.answer.retry_after if failure.answer else None
         return request_codec.located(

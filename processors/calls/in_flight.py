@@ -66,10 +66,10 @@ class CallsInFlight:
     def _answered(self, line: Line, permit: Permit, custom_id: bytes, outcome: Answer | FailureKind) -> None:
         """A call without a task has ended."""
         del self._begun[line]
-        if (result := self._caller.succeeded(line, permit, custom_id, outcome)) is not None:
+        if (result := self._caller.judge_small(line, permit, custom_id, outcome)) is not None:
             self._on_end(line, permit, result)
         else:
-            self._finish(line, permit, self._caller.judged(line, permit, custom_id, outcome))
+            self._finish(line, permit, self._caller.judge(line, permit, custom_id, outcome))
 
     def _finish(self, line: Line, permit: Permit, call: Coroutine[None, None, CallResult]) -> None:
         """Let a task make a call, or finish it."""

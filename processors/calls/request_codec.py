@@ -12,7 +12,7 @@ import msgspec
 from tidemill.processors.calls import reply, reply_normalization
 from tidemill.processors.calls.reply import NO_TOKENS, Tokens
 from tidemill.processors.failures import NOT_MADE, Answer, CallFailure, FailureKind
-from tidemill.processors.memory_budget import Share
+from tidemill.processors.memory_budget import ReplyBytes
 from tidemill.schemas import UNREADABLE, decoded
 from tidemill.schemas.jsonl import line as shapes
 from tidemill.schemas.jsonl import server_error
@@ -55,7 +55,7 @@ class Success(msgspec.Struct, frozen=True):
     """None if the server names impossible counts: the line is delivered and not billed."""
 
     @property
-    def share(self) -> Share | None:
+    def share(self) -> ReplyBytes | None:
         """The answer's share of the memory budget."""
         return self.answer.share
 

@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 class _Route:
     """A server, and the head that all calls of one address share."""
 
-    place: "Place"
+    peer: "Peer"
     idle: "_Idle"
     head: bytes
     secrets: tuple[bytes, ...]
@@ -53,7 +53,7 @@ Origin = tuple[str, int]
 """Host and port."""
 
 
-class Place(NamedTuple):
+class Peer(NamedTuple):
     """The target of connections."""
 
     host: str
@@ -81,7 +81,7 @@ def origin(url: str) -> Origin:
 
 
 class _Idle(deque[Connection]):
-    """The connections to one place that are idle."""
+    """The connections to one peer that are idle."""
 
     is_kept = True
     """Whether connections are kept after their calls."""
@@ -107,7 +107,7 @@ class HttpUpstream:
         self._trusts = trusts or {}
         self._replies = LargeReplies()
         self._routes: dict[tuple[Sequence[str], ...], _Route] = {}
-        self._idle: dict[Place, _Idle] = {}
+        self._idle: dict[Peer, _Idle] = {}
         self._kept: Container[Origin] | None = None
         """Places whose idle connections are kept; None for all."""
         self._tls: dict[Trust, tuple[list[tuple[int, int]], ssl.SSLContext]] = {}
@@ -174,12 +174,12 @@ class HttpUpstream:
             trusts: See `__init__`.
             places: Hosts, or addresses, and ports of all servers.
         """
-        for place in list(self._idle):
-            host, port, name = place
+        for peer in list(self._idle):
+            host, port, name = peer
             is_trusted = name is None or trusts.get((name, port)) == self._trusts.get((name, port))
             if (host, port) not in places or not is_trusted:
-                self._idle[place].close()
-                del self._idle[place]
+                self._idle[peer].close()
+                del self._idle[peer]
         self._trusts = trusts
         self._kept = places
         self._routes.clear()
@@ -192,7 +192,7 @@ class HttpUpstream:
         start = monotonic()
         idle = route.idle
         if (connection := self._reused(idle, start)) is None:
-            opened = await self._connect(route.place, min(seconds, CONNECT_SECONDS_MAX))
+            opened = await self._connect(route.peer, min(seconds, CONNECT_SECONDS_MAX))
             if isinstance(opened, FailureKind):
                 return opened
             connection = opened
@@ -226,21 +226,21 @@ class HttpUpstream:
                 return connection
         return None
 
-    async def _connect(self, place: Place, seconds: float) -> Connection | FailureKind:
+    async def _connect(self, peer: Peer, seconds: float) -> Connection | FailureKind:
         connection = Connection(self._replies)
-        trust = self._trusts.get((place.tls_name or "", place.port), Trust())
+        trust = self._trusts.get((peer.tls_name or "", peer.port), Trust())
         try:
             async with asyncio.timeout(seconds):
-                if place.tls_name is not None and trust.proxy is not None:
-                    server = place.host, place.port
-                    await tunnel.connect(connection, server, trust.proxy, self._context(trust), place.tls_name)
+                if peer.tls_name is not None and trust.proxy is not None:
+                    server = peer.host, peer.port
+                    await tunnel.connect(connection, server, trust.proxy, self._context(trust), peer.tls_name)
                 else:
                     await asyncio.get_running_loop().create_connection(
                         lambda: connection,
-                        place.host,
-                        place.port,
-                        ssl=None if place.tls_name is None else self._context(trust),
-                        server_hostname=place.tls_name,
+                        peer.host,
+                        peer.port,
+                        ssl=None if peer.tls_name is None else self._context(trust),
+                        server_hostname=peer.tls_name,
                     )
         except (OSError, UnicodeError):
             # OSError: also a timeout, a failed handshake, a missing file. UnicodeError: a host like `host..local`.
@@ -271,22 +271,22 @@ class HttpUpstream:
         fields = {"host": parts.netloc.rpartition("@")[2], **_OWN, **headers}
         # The URL of a discovered server has an address; its certificate has a name.
         name = urlsplit(f"//{fields['host']}").hostname or ""
-        place = Place(*origin(url), name if parts.scheme == "https" else None)
-        proxy = self._trusts.get((name, place.port), Trust()).proxy
-        if proxy is not None and place.tls_name is None:
-            target, place = f"http://{fields['host']}{target}", Place(*proxy, None)
+        peer = Peer(*origin(url), name if parts.scheme == "https" else None)
+        proxy = self._trusts.get((name, peer.port), Trust()).proxy
+        if proxy is not None and peer.tls_name is None:
+            target, peer = f"http://{fields['host']}{target}", Peer(*proxy, None)
         lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
         if any(not line.isprintable() for line in lines):
             raise ValueError("an address or a header has invalid characters")
         head = "".join(f"{line}\r\n" for line in lines).encode("latin-1")
-        if (idle := self._idle.get(place)) is None:
+        if (idle := self._idle.get(peer)) is None:
             idle = _Idle()
-            if self._kept is None or (place.host, place.port) in self._kept:
-                self._idle[place] = idle
+            if self._kept is None or (peer.host, peer.port) in self._kept:
+                self._idle[peer] = idle
             else:
                 idle.is_kept = False
         keys = [form for name, value in headers.items() if name.lower() in _KEYS for form in _secrets(value)]
-        return _Route(place, idle, head, tuple(keys))
+        return _Route(peer, idle, head, tuple(keys))
 
 
 def _request(route: _Route, body: bytes | memoryview, more: bytes) -> tuple[bytes, memoryview]:

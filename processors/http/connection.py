@@ -15,7 +15,7 @@ import httptools
 
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.http import content_coding
-from tidemill.processors.memory_budget import SMALL_BYTES, LargeReplies, Share
+from tidemill.processors.memory_budget import SMALL_BYTES, LargeReplies, ReplyBytes
 
 HEAD_BYTES_MAX: Final = 64 << 10
 """Bytes of a reply outside of its body: the head, the trailer, and chunk extensions."""
@@ -78,7 +78,7 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         """When its last call ended, on the monotonic clock."""
         self._replies = replies
-        self._share: Share | None = None
+        self._share: ReplyBytes | None = None
         self._is_paused = False
         """Whether reading is paused until the memory budget has room."""
         self._began_at = 0.0

@@ -74,7 +74,7 @@ async def _made(caller: Caller, call: JoinedCall, permit: Permit) -> list[Succes
     leader = call.lines[0]
     if leader.head.validated and leader.check is None:
         leader.check = await caller.checks.learn(leader.head.batch_id)
-    outcome = await caller.posted(leader, msgspec.Raw(call.body), permit.backend)
+    outcome = await caller.post(leader, msgspec.Raw(call.body), permit.backend)
     share = outcome.share if isinstance(outcome, Answer) else None
     try:
         if share is None:
@@ -147,8 +147,8 @@ async def _result(
     if isinstance(end, Success):
         check = call.lines[0].check
         fault = None if check is None else await caller.checks.fault(check, line.head.url, end.body)
-        return caller.checked(line, permit, custom_id, end, fault)
+        return caller.result_of(line, permit, custom_id, end, fault)
     backend = permit.backend
-    failure = caller.located(end, call.lines[number], permit)
+    failure = caller.locate(end, call.lines[number], permit)
     others_answered = backend.has_answered(failure.endpoint, failure.since)
     return CallResult(custom_id, failure, Evidence(others_answered, other_is_well=caller.pool.has_other(backend)))

@@ -23,8 +23,8 @@ from tidemill.processors.joined.input_bound import InputBound
 from tidemill.processors.lines import Line
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint
 
-SPAN_PART: Final = 4
-"""A line looks for others among `SPAN_PART` times as many as may go with it: lines may alternate in parameters."""
+SPAN_TIMES: Final = 4
+"""A line looks for others among `SPAN_TIMES` as many as may go with it: lines may alternate in parameters."""
 BYTES_MAX: Final = 256 << 10
 """Bytes of the inputs of a call: some 65,000 tokens. OpenAI takes 300,000."""
 
@@ -105,7 +105,7 @@ class Joiner:
         if request is None or request.inputs >= inputs_max:
             return None
         call = JoinedCall(line, request, endpoint, inputs_max)
-        company(lambda other: call.add(other, permit.backend.buckets), SPAN_PART * inputs_max)
+        company(lambda other: call.add(other, permit.backend.buckets), SPAN_TIMES * inputs_max)
         return call if len(call.lines) > 1 else None
 
     def ended(self, call: JoinedCall, results: Sequence[CallResult] | None) -> None:

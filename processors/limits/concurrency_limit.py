@@ -32,14 +32,14 @@ SETTLED_SECONDS: Final = 1.0
 """A server has accepted a call that it has not refused for this long, however long the answer takes."""
 TRIAL_CALLS_MIN: Final = 3
 """Answers, or refusals, that decide a trial of any size."""
-REFUSED_PART: Final = 4
-"""A trial fails if the server refuses 1/`REFUSED_PART` of its calls."""
+REFUSED_DIVISOR: Final = 4
+"""A trial fails if the server refuses 1/`REFUSED_DIVISOR` of its calls."""
 REFUSED_ROW: Final = 4
 """A server hardly ever refuses this number of trial calls in a row by chance."""
 WINDOW_CALLS: Final = 32
 WINDOW_REFUSED_MAX: Final = 10
 """With one call in twenty refused at random, this happens once in half a million windows."""
-EDGE_PART: Final = 16
+EDGE_DIVISOR: Final = 16
 EDGE_CALLS_MIN: Final = 2
 """The highest calls below the sure number: if that is one too high, the last of them is refused each time."""
 EDGE_WINDOW_CALLS: Final = 8
@@ -156,14 +156,14 @@ class ConcurrencyLimit:
     def is_pressed(self) -> bool:
         """Whether refusals are too frequent to be accidents; also true after few calls."""
         seen = self._seen.all
-        return seen.seen < PRESSED_CALLS_MIN or REFUSED_PART * seen.refused > min(seen.seen, WINDOW_CALLS)
+        return seen.seen < PRESSED_CALLS_MIN or REFUSED_DIVISOR * seen.refused > min(seen.seen, WINDOW_CALLS)
 
     def sent(self, level: int) -> Slot:
         """Record a call that goes out; `level` calls are in flight with it."""
         sure = self._ours(self.sure)
         part = self._slow_start.sent(level)
         if level <= sure or self._trial is None:
-            return Slot(self._seen.cut, 0, level > sure - max(EDGE_CALLS_MIN, sure // EDGE_PART), part)
+            return Slot(self._seen.cut, 0, level > sure - max(EDGE_CALLS_MIN, sure // EDGE_DIVISOR), part)
         self._trial.sent += 1
         return Slot(self._seen.cut, self._trial.number, is_edge=False)
 
@@ -308,12 +308,12 @@ class ConcurrencyLimit:
         assert trial is not None, "it is under way"
         needed = max(TRIAL_CALLS_MIN, self._ours(self._step) // 2)
         is_settled = trial.sent >= needed and now >= trial.since + SETTLED_SECONDS
-        is_refused = REFUSED_PART * trial.refused > trial.sent
+        is_refused = REFUSED_DIVISOR * trial.refused > trial.sent
         if trial.row >= REFUSED_ROW or (trial.refused >= TRIAL_CALLS_MIN and is_refused):
             self._trial = None
             self._failed = trial.number
             self._full = self.sure + self._step
-        elif (trial.answered >= needed and REFUSED_PART * trial.refused <= trial.answered) or (
+        elif (trial.answered >= needed and REFUSED_DIVISOR * trial.refused <= trial.answered) or (
             is_settled and not is_refused
         ):
             self.sure = min(self.sure + self._step, self._calls_max)

@@ -12,9 +12,9 @@ from typing import Final
 PERIOD_CALLS: Final = 256
 REFUSED_MAX: Final = 4
 """Refusals of a period; more of them cause a comparison."""
-RELIEVED_PART: Final = 3
-LESS_PART: Final = 16
-"""The probe lowers the limit by 1/`LESS_PART`, and by at least one call."""
+RELIEVED_DIVISOR: Final = 3
+LESS_DIVISOR: Final = 16
+"""The probe lowers the limit by 1/`LESS_DIVISOR`, and by at least one call."""
 CHANCE_PERIODS: Final = 20
 LID_CALLS_MIN: Final = 4096
 LID_CALLS_MAX: Final = 16_384
@@ -68,12 +68,12 @@ class LimitProbe:
         if count <= REFUSED_MAX or 2 * count <= 3 * self._chance or limit <= 1:
             return None
         self._before = limit, count
-        return limit - max(1, limit // LESS_PART)
+        return limit - max(1, limit // LESS_DIVISOR)
 
     def _compared(self, limit: int, before: int, count: int) -> int | None:
         """End the period of the lower limit; returns the old limit if the lower one was no better."""
         self._before = None
-        if RELIEVED_PART * count > before:
+        if RELIEVED_DIVISOR * count > before:
             self._chance = max(before, count)
             self._chance_left = CHANCE_PERIODS
             return limit

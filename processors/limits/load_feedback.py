@@ -17,12 +17,12 @@ from typing import Final, NamedTuple
 from tidemill.processors.limits.server_metrics import ServerMetrics
 
 PATIENCE_READINGS: Final = 3
-MANY_PART: Final = 4
-"""More waiting requests than 1/`MANY_PART` of the running ones are very many."""
+MANY_DIVISOR: Final = 4
+"""More waiting requests than 1/`MANY_DIVISOR` of the running ones are very many."""
 CACHE_NEARLY_FULL: Final = 0.95
 """Beyond it a server soon preempts running requests, and restarts them."""
 CACHE_FULL: Final = 0.99
-LESS_PART: Final = 16
+LESS_DIVISOR: Final = 16
 
 
 class Demand(NamedTuple):
@@ -61,14 +61,14 @@ class LoadFeedback:
             return Demand(is_full=room == 0, room=room or None)
         self._row += 1
         self._waiting = min(self._waiting, metrics.waiting)
-        patience = 1 if MANY_PART * metrics.waiting > metrics.running else PATIENCE_READINGS
+        patience = 1 if MANY_DIVISOR * metrics.waiting > metrics.running else PATIENCE_READINGS
         if self._row < patience or in_flight > allowed:
             # An earlier cut must take effect first.
             return Demand(is_full=True)
         ours = min(1.0, in_flight / max(1.0, metrics.requests))
         excess = math.ceil(self._waiting * ours)
         if not excess and metrics.cache >= CACHE_FULL:
-            excess = max(1, allowed // LESS_PART)
+            excess = max(1, allowed // LESS_DIVISOR)
         self._begin()
         return Demand(is_full=True, most=max(0, in_flight - excess) if excess else None)
 

@@ -21,8 +21,8 @@ SLICE_SECONDS: Final = 0.005
 SLICE_CALLS_MIN: Final = 4
 PROVEN_SECONDS: Final = 1.0
 """The server is trusted with as many calls as were in flight in this period of time, or the one before."""
-REFUSED_PART: Final = 2
-"""A slice fails if the server refuses more than 1/`REFUSED_PART` of its calls."""
+REFUSED_DIVISOR: Final = 2
+"""A slice fails if the server refuses more than 1/`REFUSED_DIVISOR` of its calls."""
 REFUSED_MIN: Final = 4
 """With one call in twenty refused at random, hardly one slice in ten thousand fails."""
 
@@ -100,7 +100,7 @@ class SlowStart:
         if self._taken is not None:
             # The backend has not taken all calls that were in flight then.
             self._taken -= 1
-        elif refused >= REFUSED_MIN and REFUSED_PART * refused > self._sent[index]:
+        elif refused >= REFUSED_MIN and REFUSED_DIVISOR * refused > self._sent[index]:
             self._taken = in_flight
         return self._taken
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.lines import Line
-from tidemill.processors.memory_budget import Share
+from tidemill.processors.memory_budget import ReplyBytes
 from tidemill.processors.outcomes.batching import LINE_BYTES_MAX, ResultBatch, ResultBatcher
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.retrying import pause_seconds, reason
@@ -42,7 +42,7 @@ class ResultSender:
         store, until their batch is closed; `on_arrival` gets the lines whose results are in the log.
         """
         self._model = pool.model
-        self._counts = pool.lines
+        self._counts = pool.line_counts
         self._outbox = outbox
         self._store = store
         self._batcher = batcher
@@ -60,7 +60,9 @@ class ResultSender:
         """Whether unsent results have reached their bound, so that no call should start."""
         return self._bytes >= UNDELIVERED_BYTES_MAX
 
-    def send(self, line: Line, text: bytes, mark: LineMark, *, more: bool, share: Share | None = None) -> None:
+    def send(
+        self, line: Line, text: bytes, mark: LineMark, *, more: bool, share: ReplyBytes | None = None
+    ) -> None:
         """Send the result of a line, with its mark.
 
         `more` says that other lines of the batch are pending in this process. The share of the memory budget is
@@ -94,7 +96,7 @@ class ResultSender:
             self._start(self._send_record(following))
         self._await_due(results.batch_id)
 
-    async def _send_large(self, results: ResultBatch[Line], share: Share | None) -> None:
+    async def _send_large(self, results: ResultBatch[Line], share: ReplyBytes | None) -> None:
         """Store a result that is too large for a record; its record refers to it."""
         try:
             is_stored = await self._store_large(results)

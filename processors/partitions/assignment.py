@@ -32,7 +32,7 @@ NEVER: Final = float("inf")
 
 
 @dataclass(slots=True, kw_only=True)
-class Record:
+class PlacedRecord:
     """A record in its window, and when and where it was published."""
 
     tp: Any
@@ -66,7 +66,7 @@ class Assignment:
         self._windows: dict[Any, PartitionWindow] = {}
         self._ends: dict[Any, int] = {}
         """The end offset of each partition, read after the assignment."""
-        self._held: list[Record] = []
+        self._held: list[PlacedRecord] = []
         """In order of arrival; the windows bound them."""
         self._read: dict[tuple[int, int], float] = {}
         """Since when each partition of `outcomes` has been read, after the hand-over with this number."""
@@ -123,7 +123,7 @@ class Assignment:
         self._added_after = {}
         self._held = []
 
-    def take(self, record: Record) -> bool:
+    def take(self, record: PlacedRecord) -> bool:
         """Enqueue the lines of a record, or hold it until the outcomes of its batch are known; False if held."""
         if self._is_known(record):
             record.enqueue(record.entry, record.head, record.texts)
@@ -153,7 +153,7 @@ class Assignment:
             if self._wanted.get(partition, time) >= time:
                 self._wanted.pop(partition, None)
 
-    def _is_known(self, record: Record) -> bool:
+    def _is_known(self, record: PlacedRecord) -> bool:
         """Whether no other process can have called the record's lines, or their outcomes have been read.
 
         If not, these outcomes are wanted. A record beyond its partition's end at the assignment may hold lines

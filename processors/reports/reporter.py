@@ -147,7 +147,7 @@ class Reporter:
         # A server without a model is gone, and another one may have its name: forget its counters.
         is_gone = not backends
         minute, line_rate, token_rate = self._windowed("gone" if is_gone else "server", server.name, reading)
-        said = server.said(now)
+        said = server.fresh_metrics(now)
         return ServerLoad(
             name=server.name[:NAME_CHARS_MAX],
             limit=0 if is_gone else max(0, server.allowed(now)),

@@ -11,7 +11,7 @@ the memory, and requests it again once they do.
 
 from collections.abc import Callable, Iterable, Mapping
 
-from tidemill.processors.backends.clocks import Clocks
+from tidemill.processors.backends.clocks import TurnClocks
 from tidemill.processors.lines import Line
 from tidemill.processors.memory_budget import LineBudget, Request
 from tidemill.processors.scheduling.scheduler import Scheduler
@@ -27,7 +27,7 @@ class LargeLines:
         at once.
         """
         self._budget = budget
-        self._lines: Scheduler[Line] = Scheduler(Clocks(weights))
+        self._lines: Scheduler[Line] = Scheduler(TurnClocks(weights))
         self._wake = wake
         self._first: Line | None = None
         """The line that is called next."""

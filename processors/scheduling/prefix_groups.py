@@ -44,7 +44,7 @@ STRANDED_TAKES: Final = 1_024
 T = TypeVar("T")
 
 
-class Place(Protocol):
+class PrefixBackend(Protocol):
     """A backend."""
 
     in_flight: int
@@ -59,14 +59,14 @@ class Place(Protocol):
 class Prefixes(Generic[T]):
     """The prefixes of a model's lines, and the backends that were called with each lately."""
 
-    def __init__(self, key: Callable[[T], int | None], places: Sequence[Place]) -> None:
+    def __init__(self, key: Callable[[T], int | None], places: Sequence[PrefixBackend]) -> None:
         """Start without calls of these backends, at least one; `key` returns the prefix of a line, or None."""
         self.key = key
-        self.places: Sequence[Place] = ()
+        self.places: Sequence[PrefixBackend] = ()
         self._warm: dict[str, BoundedDict[int, None]] = {}
         self.follow(places)
 
-    def follow(self, places: Sequence[Place]) -> None:
+    def follow(self, places: Sequence[PrefixBackend]) -> None:
         """Replace the backends by these; without any, lines wait at the former ones."""
         if places and places != self.places:
             self.places = places
@@ -74,15 +74,15 @@ class Prefixes(Generic[T]):
                 place.name: self._warm.get(place.name, BoundedDict(WARM_PREFIXES_MAX)) for place in places
             }
 
-    def has(self, place: Place, key: int) -> bool:
+    def has(self, place: PrefixBackend, key: int) -> bool:
         """Whether the backend was called with a prefix lately."""
         return key in self._warm[place.name]
 
-    def note(self, place: Place, key: int) -> None:
+    def note(self, place: PrefixBackend, key: int) -> None:
         """Note that the backend is called with a prefix."""
         self._warm[place.name][key] = None
 
-    def owner(self, key: int) -> Place:
+    def owner(self, key: int) -> PrefixBackend:
         """The backend that all processes prefer for a prefix (rendezvous hashing)."""
         return max(self.places, key=lambda place: zlib.crc32(place.name.encode(), key))
 
@@ -128,7 +128,7 @@ class _Group(Generic[T]):
 class _Stock(Generic[T]):
     """The lines reserved for a backend."""
 
-    place: Place
+    place: PrefixBackend
     ready: deque[T] = field(default_factory=deque)
     held: int = 0
     """Lines that wait for a primer."""
@@ -197,7 +197,7 @@ class PrefixGroups(Generic[T]):
             self._came += 1
         self._restock()
 
-    def take(self, at: Place | None, chance: float | None = None) -> T:
+    def take(self, at: PrefixBackend | None, chance: float | None = None) -> T:
         """The next line for the backend `at`, which is needed only with prefixes; there must be a line.
 
         With `chance`, 0 <= chance < 1 at random, it is any line, also of a group that is not open.
@@ -282,7 +282,7 @@ class PrefixGroups(Generic[T]):
             del self._latest[group.key]
         return group
 
-    def _source(self, at: Place | None) -> _Stock[T]:
+    def _source(self, at: PrefixBackend | None) -> _Stock[T]:
         """The stock that a backend takes from: its own, else that of another."""
         stocks = self._stocks
         if len(stocks) == 1:
@@ -308,7 +308,7 @@ class PrefixGroups(Generic[T]):
                 return
             self._open(self._chosen(stock.place), stock)
 
-    def _chosen(self, place: Place) -> _Group[T]:
+    def _chosen(self, place: PrefixBackend) -> _Group[T]:
         """Remove and return the next group for a backend: one that prefers it, else the first."""
         assert self._prefixes is not None, "there are no groups without it"
         index = 0

@@ -1,13 +1,13 @@
 """The lines whose last call failed, and when each is called again.
 
 A line waits for its time without a call in flight. While lines wait that have not failed, retries get few calls:
-one in `RETRY_PART` of those in flight, and that part of the time which the other calls take. The time of a retry
-is estimated beforehand from the line's last call. So a line that always times out costs the others next to
+one in `RETRY_DIVISOR` of those in flight, and that part of the time which the other calls take. The time of a
+retry is estimated beforehand from the line's last call. So a line that always times out costs the others next to
 nothing, even if few calls may be in flight.
 
 After two failures a line is called again only once a server has answered another line of its endpoint, or is known
 to answer none: otherwise another failure would prove nothing. Even if no other line waits, such lines get no more
-than one call in `SUSPECT_PART`, since other lines may arrive.
+than one call in `SUSPECT_DIVISOR`, since other lines may arrive.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ from tidemill.processors.lines import Line
 from tidemill.processors.scheduling.prefix_groups import take_wanted
 from tidemill.processors.timer import EarliestTimer
 
-RETRY_PART: Final = 16
-SUSPECT_PART: Final = 8
+RETRY_DIVISOR: Final = 16
+SUSPECT_DIVISOR: Final = 8
 """The part for suspects while no other line waits: lines that failed while others were answered, or repeatedly."""
 CREDIT_SECONDS_MAX: Final = 3600.0
 PATIENCE_SECONDS: Final = 10.0
@@ -48,11 +48,11 @@ class RetryShare:
         """Note the end of a call with `lines` lines for one of them that has not failed."""
         self._mean += (seconds - self._mean) / MEAN_CALLS
         if self._credit < CREDIT_SECONDS_MAX:
-            self._credit += seconds / (RETRY_PART * lines)
+            self._credit += seconds / (RETRY_DIVISOR * lines)
 
     def allows(self, seconds: float, calls_max: int) -> bool:
         """Whether a line may be retried while others wait; `seconds` is the duration of its last call."""
-        return self.busy < max(1, calls_max // RETRY_PART) and self._credit >= self._cost(seconds)
+        return self.busy < max(1, calls_max // RETRY_DIVISOR) and self._credit >= self._cost(seconds)
 
     def pay(self, seconds: float) -> None:
         """Note the end of a retry that began while others waited."""
@@ -167,7 +167,7 @@ class RetryQueue:
         if others_wait:
             if not self._share.allows(line.seconds, calls_max):
                 return False
-        elif _is_suspected(line) and self._share.busy >= max(1, calls_max // SUSPECT_PART):
+        elif _is_suspected(line) and self._share.busy >= max(1, calls_max // SUSPECT_DIVISOR):
             return False
         if not _is_blind(line) or self._pool.that_answered(line.head.url, line.since):
             return True

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush, heapreplace
 from typing import Generic, TypeVar
 
-from tidemill.processors.backends.clocks import Clock, Clocks
-from tidemill.processors.scheduling.prefix_groups import Place, Prefixes, PrefixGroups
+from tidemill.processors.backends.clocks import TurnClock, TurnClocks
+from tidemill.processors.scheduling.prefix_groups import PrefixBackend, Prefixes, PrefixGroups
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class _Project(Generic[T]):
 
     name: str
     batches: dict[str, _Batch[T]]
-    clock: Clock | None = None
+    clock: TurnClock | None = None
     """Set while it is in the queue."""
     heap: list[tuple[float, int, _Batch[T]]] = field(default_factory=list)
     ring: deque[_Batch[T]] = field(default_factory=deque)
@@ -93,9 +93,9 @@ class _Project(Generic[T]):
 class Scheduler(Generic[T]):
     """Lines that wait for a call."""
 
-    def __init__(self, clocks: Clocks | None = None, *, prefixes: Prefixes[T] | None = None) -> None:
+    def __init__(self, clocks: TurnClocks | None = None, *, prefixes: Prefixes[T] | None = None) -> None:
         """Start empty; with prefixes, lines with a common prefix are called one after the other."""
-        self._clocks = clocks or Clocks()
+        self._clocks = clocks or TurnClocks()
         self._prefixes = prefixes
         self._primers: dict[T, _Batch[T]] = {}
         """Primers that were taken, and their batches."""
@@ -124,7 +124,7 @@ class Scheduler(Generic[T]):
         batch.lines.add(lines)
         self._enlist(batch, len(batch.lines) - before)
 
-    def follow(self, clocks: Clocks) -> None:
+    def follow(self, clocks: TurnClocks) -> None:
         """Go on with the current backends, and with other clocks."""
         if clocks is not self._clocks:
             self._share(clocks)
@@ -133,7 +133,9 @@ class Scheduler(Generic[T]):
             batch.lines.follow()
             self._enlist(batch, len(batch.lines) - before)
 
-    def take(self, at: Place | None = None, *, turn_lines: int = 1, chance: float | None = None) -> T | None:
+    def take(
+        self, at: PrefixBackend | None = None, *, turn_lines: int = 1, chance: float | None = None
+    ) -> T | None:
         """The next line for the backend `at`, which is needed only with prefixes; None if no line may be called.
 
         The turn may have `turn_lines` lines, and at least one. With `chance`, 0 <= chance < 1 at random, it is any
@@ -203,14 +205,14 @@ class Scheduler(Generic[T]):
         self._turn = None
         return lines
 
-    def claim(self) -> tuple[float, str, float] | None:
+    def next_line(self) -> tuple[float, str, float] | None:
         """Clock and name of the project that is next, and its earliest deadline; None if there is no line."""
         if not self._lines:
             return None
         project, clock = self._first()
         return clock.time, project.name, project.earliest().deadline
 
-    def _first(self) -> tuple[_Project[T], Clock]:
+    def _first(self) -> tuple[_Project[T], TurnClock]:
         """The project whose clock is the furthest behind; there must be a line."""
         while True:
             at, _, name = self._queue[0]
@@ -241,7 +243,7 @@ class Scheduler(Generic[T]):
             project.clock = None
             self._clocks.leave(project.name)
 
-    def _share(self, clocks: Clocks) -> None:
+    def _share(self, clocks: TurnClocks) -> None:
         """Switch to other clocks, where the projects that have lines start at the time of the others."""
         queued = [project for project in self._projects.values() if project.clock is not None]
         for project in queued:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from tidemill.processors.backends.backend import Permit
-from tidemill.processors.backends.permit_queue import Claim
+from tidemill.processors.backends.permit_queue import NextLine
 from tidemill.processors.backends.pool import FAILED_PART_MAX, BackendPool
 from tidemill.processors.calls.caller import CallResult
 from tidemill.processors.calls.health_probe import HealthProbe
@@ -24,8 +24,8 @@ from tidemill.processors.scheduling.scheduler import Scheduler
 from tidemill.processors.timer import EarliestTimer
 from tidemill.schemas.log.codec import RequestHead
 
-RUN_PART: Final = 4
-"""A run of lines of one batch has at most one in `RUN_PART` of the calls in flight."""
+RUN_DIVISOR: Final = 4
+"""A run of lines of one batch has at most one in `RUN_DIVISOR` of the calls in flight."""
 
 
 class WaitingLines:
@@ -79,12 +79,12 @@ class WaitingLines:
         """Large lines of a batch that wait for memory."""
         return self._large.waiting(batch_id)
 
-    def claim(self) -> Claim | None:
-        """The claim of this model at a shared server; None if no line may be called."""
-        if (claim := self._fresh.claim()) is not None:
-            return Claim(*claim)
+    def next_line(self) -> NextLine | None:
+        """The next line of this model at a shared server; None if no line may be called."""
+        if (next_line := self._fresh.next_line()) is not None:
+            return NextLine(*next_line)
         if self._retries.are_due or self._large.ready is not None:
-            return Claim(self._pool.clocks.now, "", math.inf)
+            return NextLine(self._pool.clocks.now, "", math.inf)
         return None
 
     def take(self, in_flight: int) -> tuple[Line, Permit] | None:
@@ -186,7 +186,7 @@ class WaitingLines:
         # If many lines fail, the next ones in order may fail for the same reason.
         is_random = any(permit.probes) or permit.backend.failed_part > FAILED_PART_MAX
         chance = self._chance() if is_random else None
-        line = self._fresh.take(permit.backend, turn_lines=in_flight // RUN_PART, chance=chance)
+        line = self._fresh.take(permit.backend, turn_lines=in_flight // RUN_DIVISOR, chance=chance)
         assert line is not None, "there is one"
         return line, permit
 

@@ -14,7 +14,7 @@ from typing import Final
 import orjson
 
 from tidemill import metrics
-from tidemill.results.ports import Owner, Resources
+from tidemill.results.resources import Owner, Resources
 from tidemill.results.state.active_batch import ActiveBatch
 from tidemill.results.state.reducer import State
 from tidemill.retrying import pause_seconds
@@ -123,16 +123,16 @@ class BucketCopier:
         self, project: str, address: Address, read: Callable[[], AsyncIterator[bytes]], sha256: str
     ) -> None:
         async with self._resources.buckets.transfer(project, address, writes=True) as store:
-            await self._owner.held()
+            await self._owner.confirm()
             if not await store.has(address.key, sha256):
-                await store.put(address.key, self._held(read()), sha256)
+                await store.put(address.key, self._while_owner(read()), sha256)
 
-    async def _held(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _while_owner(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The chunks; a process that no longer owns the partition stops before the object is complete."""
         async for chunk in chunks:
             yield chunk
             metrics.TRANSFER_BYTES.labels("written").inc(len(chunk))
-        await self._owner.held()
+        await self._owner.confirm()
 
     def _content(self, batch: Batch, key: str) -> AsyncIterator[bytes]:
         chunks = own_chunks(self._resources.store, key)

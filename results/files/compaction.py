@@ -24,7 +24,7 @@ from tidemill.results.bills import bill_of, usage_of
 from tidemill.results.files.copies import CopiedLines
 from tidemill.results.files.merge import Sums, buffered, merged, read_index
 from tidemill.results.files.output_splitter import WHOLE, OutputSplitter
-from tidemill.results.ports import TariffOf
+from tidemill.results.resources import TariffOf
 from tidemill.results.state.active_batch import ActiveBatch, PartBuffer
 from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State

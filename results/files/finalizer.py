@@ -13,7 +13,7 @@ from tidemill.configuration.catalog import PriceError
 from tidemill.results.files.bucket_copy import BucketCopier, Waits
 from tidemill.results.files.compaction import Compactor
 from tidemill.results.files.part_recovery import PartRecovery
-from tidemill.results.ports import Owner, Resources
+from tidemill.results.resources import Owner, Resources
 from tidemill.results.spans import BatchSpans
 from tidemill.results.state.active_batch import ActiveBatch
 from tidemill.results.state.line_bitmap import LineBitmap

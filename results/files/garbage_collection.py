@@ -20,9 +20,9 @@ class GarbageCollection:
     `held` waits until this process certainly owns the partition: another owner may need the objects.
     """
 
-    def __init__(self, store: Store, held: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, store: Store, confirm: Callable[[], Awaitable[None]]) -> None:
         self._store = store
-        self._held = held
+        self._confirm = confirm
 
     async def clear(self, batch_id: str) -> None:
         """Remove the parts of a batch that is over; if that fails, the next owner's `sweep` does it."""
@@ -74,5 +74,5 @@ class GarbageCollection:
             await self._delete(key)
 
     async def _delete(self, key: str) -> None:
-        await self._held()
+        await self._confirm()
         await self._store.delete(key)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tidemill.results.files.compaction import write_part
-from tidemill.results.ports import Resources
+from tidemill.results.resources import Resources
 from tidemill.results.state.active_batch import ActiveBatch, Obstacle, PartBuffer
 from tidemill.results.state.active_batches import ActiveBatches
 from tidemill.results.state.tables import Tables

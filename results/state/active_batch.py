@@ -7,7 +7,7 @@ from itertools import accumulate, compress
 from typing import Final
 
 from tidemill.kafka.partitions.owner import Ack
-from tidemill.results.ports import Limits
+from tidemill.results.resources import Limits
 from tidemill.results.state import reducer
 from tidemill.results.state.eta import Eta
 from tidemill.results.state.line_bitmap import NONE, LineBitmap, LineSums, Sum, added
@@ -23,8 +23,8 @@ from tidemill.schemas.resources.waiting import Reason, Waiting
 PUBLISH_SECONDS: Final = 0.5
 """A batch at work is published at most this often; a small batch that ends sooner is published only then."""
 PUBLISH_SECONDS_MAX: Final = 2.0
-"""Progress by less than one line in `PUBLISH_PART` is published after this time."""
-PUBLISH_PART: Final = 50
+"""Progress by less than one line in `PUBLISH_DIVISOR` is published after this time."""
+PUBLISH_DIVISOR: Final = 50
 PIECE_BYTES: Final = 1 << 20
 """Parts go to the store in pieces of about this size."""
 
@@ -224,7 +224,7 @@ class ActiveBatch:
     @property
     def next_publish_at(self) -> float:
         """When the batch may next be published."""
-        much = self.unpublished or PUBLISH_PART * self.unpublished_lines >= self.total
+        much = self.unpublished or PUBLISH_DIVISOR * self.unpublished_lines >= self.total
         return self.published_at + (PUBLISH_SECONDS if much else PUBLISH_SECONDS_MAX)
 
     @property

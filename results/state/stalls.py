@@ -36,7 +36,7 @@ class Stalls:
     """When the batch last advanced, or was taken over."""
     moved: tuple[object, int] = (None, 0)
     """The status of the batch, and its number of final lines, at that time."""
-    held: Mapping[str, Waiting] = field(default_factory=dict)
+    uncalled: Mapping[str, Waiting] = field(default_factory=dict)
     """Why no process may call the lines of some of its models, at the last look."""
     _is_new: bool = True
     """Whether it has neither advanced nor got a report since it was taken over."""
@@ -99,7 +99,7 @@ class Stalls:
         reported = [
             wait
             for report in self._reports.values()
-            if report.model not in self.held
+            if report.model not in self.uncalled
             for wait in report.waiting
             if wait.reason is not Reason.BATCHES_AT_WORK
         ]
@@ -109,10 +109,10 @@ class Stalls:
         models = self._models or {batch.model or "": (left, self.moved_at)}
         held = [
             wait.model_copy(update={"lines": models[model][0]})
-            for model, wait in self.held.items()
+            for model, wait in self.uncalled.items()
             if model in models and models[model][0]
         ]
-        if all(model in self.held for model in models):
+        if all(model in self.uncalled for model in models):
             return merged(held, left)
         return merged([*held, *reported, *self._silent(models, now, wall, reported_at)], left)
 
@@ -120,7 +120,7 @@ class Stalls:
         self, models: Mapping[str, tuple[int, float]], now: float, wall: float, reported_at: Mapping[str, float]
     ) -> list[Waiting]:
         """The reasons of the models whose processes have not reported on the lines of the batch."""
-        known = {report.model for report in self._reports.values() if report.waiting} | self.held.keys()
+        known = {report.model for report in self._reports.values() if report.waiting} | self.uncalled.keys()
         return [
             _unreported(model, left, int(wall - (now - at)), others=reported_at.get(model, 0.0) > at)
             for model, (left, at) in models.items()

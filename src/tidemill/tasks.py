@@ -18,7 +18,7 @@ _crashing: Final[set["asyncio.Future[None]"]] = set()
 """The event loop has only weak references to them."""
 
 
-class Fault:
+class CrashLatch:
     """The first error that ends a process which runs no Faust app; an instance is a `Crash`."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill import retrying
 from tidemill.results.files.bucket_copy import ATTEMPTS_MIN, REFUSALS_MAX, SECONDS_MAX, BucketCopier
-from tidemill.results.ports import Owner, Resources
+from tidemill.results.resources import Owner, Resources
 from tidemill.results.state.active_batch import ActiveBatch
 from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State

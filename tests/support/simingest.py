@@ -13,7 +13,7 @@ from support.simstages import BATCHES, COMMANDS, DRAIN_SECONDS_MAX, OUTCOMES, QU
 from tidemill.configuration.settings import Settings
 from tidemill.ingest.files import packing
 from tidemill.ingest.files.queue import BatchQueue, QueueRunner
-from tidemill.ingest.files.stage import Stage as IngestStage
+from tidemill.ingest.files.stage import FileIngest
 from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.kafka.partitions.dead_letters import handle_record
 from tidemill.kafka.producer import partition_of
@@ -37,7 +37,7 @@ class IngestProcess(Base):
 
     def __init__(self, world, group: Group, settings: Settings) -> None:
         super().__init__(world, group)
-        self._stage = IngestStage(
+        self._stage = FileIngest(
             settings,
             catalog=fixed_catalog(settings.servers, settings.models),
             store=self.store,

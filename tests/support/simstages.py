@@ -26,15 +26,14 @@ from tidemill.processors.dispatcher import Services
 from tidemill.processors.joined.joiner import joiner
 from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.partitions import seals
-from tidemill.processors.partitions.assignment import Assignment
-from tidemill.processors.partitions.assignment import Record as Held
+from tidemill.processors.partitions.assignment import Assignment, PlacedRecord
 from tidemill.processors.partitions.closed_batches import ClosedBatches, batch_state
 from tidemill.processors.partitions.seals import SealedOutbox
 from tidemill.processors.partitions.window import PartitionWindow
 from tidemill.processors.scheduling.prefix_groups import prefixes
 from tidemill.results.partition import Partition
-from tidemill.results.ports import Limits, Owner, Resources
 from tidemill.results.record_handler import BOUNDS, RecordHandler
+from tidemill.results.resources import Limits, Owner, Resources
 from tidemill.results.state.tables import Tables, TornError
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
@@ -176,7 +175,7 @@ class ProcessorsProcess(Base):
             return
         head, texts = opened
         entry = window.admit(record, len(texts), len(record.value))
-        held = Held(
+        held = PlacedRecord(
             tp=place, offset=record.offset, time=record.time, entry=entry, head=head, texts=texts,
             enqueue=self.stage.enqueue,
         )  # fmt: skip
@@ -312,7 +311,7 @@ class ResultsProcess(Base):
                 yield await open_outcome(self.vault, record.headers, record.value)
 
     def _handler(self, number: int) -> _Handler:
-        owner = Owner(writer=self.world.token(), generation=self.seat.generation, held=self.process.wait_owned)
+        owner = Owner(writer=self.world.token(), generation=self.seat.generation, confirm=self.process.wait_owned)
         partition = Partition(number, tables=self._tables[number], resources=self.resources, owner=owner)
         return _Handler(self, partition)
 

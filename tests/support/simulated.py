@@ -11,7 +11,7 @@ from decimal import Decimal
 from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.results.facts import Early
 from tidemill.results.partition import Partition
-from tidemill.results.ports import Limits, Owner, Resources
+from tidemill.results.resources import Limits, Owner, Resources
 from tidemill.results.state.reducer import State
 from tidemill.results.state.tables import Tables
 from tidemill.schemas.lifecycle import MOVES
@@ -307,7 +307,7 @@ class Simulation:
                 limits=self._limits,
                 compactions=asyncio.Semaphore(1),
             ),
-            owner=Owner(writer=f"{self.crashes:08x}", generation=self.crashes + 1, held=surely),
+            owner=Owner(writer=f"{self.crashes:08x}", generation=self.crashes + 1, confirm=surely),
         )
 
     async def _life(self) -> None:

@@ -33,7 +33,7 @@ from support.simupstream import Upstream
 
 from tidemill.configuration import projects
 from tidemill.configuration.settings import Settings
-from tidemill.results.ports import Limits
+from tidemill.results.resources import Limits
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.messages import BatchCreated, CancelRequested, DeleteRequested, InputRef

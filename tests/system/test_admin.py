@@ -8,7 +8,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from support.waiting import until
 
 from tidemill.configuration.settings import Settings
-from tidemill.ingest.files.packing import Record
+from tidemill.ingest.files.packing import RequestRecord
 from tidemill.ingest.kafka import RequestProducer
 from tidemill.kafka import admin
 from tidemill.kafka.producer import Log
@@ -108,7 +108,7 @@ async def test_a_first_line_creates_only_missing_topics(kafka):
         for model in (old, new, old):
             batch_id = ids.new_batch_id()
             head = RequestHead(batch_id=batch_id, project="p", first=0, deadline=0, url="/v1/embeddings")
-            yield Record(model=model, key=f"{batch_id}/0", value=b"{}", head=head)
+            yield RequestRecord(model=model, key=f"{batch_id}/0", value=b"{}", head=head)
 
     log = Log(kafka)
     requests = RequestProducer(kafka, log, partitions=2, ensure_topics=create, vault=Vault(None))

@@ -17,7 +17,7 @@ from tidemill.kafka.partitions.owner import Bounds, PartitionOwners
 from tidemill.processors.backends import addresses, servers
 from tidemill.processors.backends.addresses import Addresses
 from tidemill.processors.backends.servers import Servers
-from tidemill.tasks import Fault, drain, run_all, watched
+from tidemill.tasks import CrashLatch, drain, run_all, watched
 
 ROOT = Path(__file__).parents[2]
 LONG_LIVED = ["api", "ingest", "processors", "results", "webhooks"] + [
@@ -81,7 +81,7 @@ def test_an_endless_task_is_watched() -> None:
 
 async def test_the_error_of_a_watched_task_ends_the_process(caplog: pytest.LogCaptureFixture) -> None:
     """The first one counts; a task that ends or is cancelled causes none."""
-    fault = Fault()
+    fault = CrashLatch()
 
     async def work(error: Exception | None) -> None:
         if error is not None:
@@ -109,7 +109,7 @@ async def test_timers_that_cannot_be_read_end_the_process() -> None:
         def is_due(self) -> bool:
             raise KeyError
 
-    fault = Fault()
+    fault = CrashLatch()
     owners = PartitionOwners(lambda _: Broken(), Bounds(records=1, bytes=1, records_per_call=1), crash=fault)
     owners.assign([0])
     watched(asyncio.create_task(owners.run_timers()), fault)
@@ -179,7 +179,7 @@ async def test_a_retention_time_that_is_no_number_is_unknown(
 
 async def test_a_drain_cancels_the_tasks_that_go_on():
     """After a bound; the process goes on if they end then."""
-    fault, ended, released = Fault(), asyncio.Event(), asyncio.Event()
+    fault, ended, released = CrashLatch(), asyncio.Event(), asyncio.Event()
     short, endless = asyncio.create_task(ended.wait()), asyncio.create_task(released.wait())
     ended.set()
     assert await drain([short, endless], 0.01, fault) == 1

@@ -136,7 +136,7 @@ async def create(
     )
     about = {"name": key.name, "role": key.role, "project": project}
     with deps.booking(project) as booking:
-        booking.key()
+        booking.reserve_key()
         await deps.trail.record(request, caller, Action.KEY_CREATE, key.id, owner=project, **about)
         await deps.publisher.key(KeyRecord(key=key, sha256=access.digest(secret)))
     _log.info("created the key %s of the project %s with the role %s", key.id, key.project, key.role)

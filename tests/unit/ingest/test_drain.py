@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from tidemill import tasks
 from tidemill.ingest import app
 from tidemill.ingest.app import Ingest
-from tidemill.tasks import Fault
+from tidemill.tasks import CrashLatch
 
 
 async def test_a_command_that_does_not_end_ends_the_process(monkeypatch):
@@ -21,7 +21,7 @@ async def test_a_command_that_does_not_end_ends_the_process(monkeypatch):
             with suppress(asyncio.CancelledError):
                 await over.wait()
 
-    fault, task = Fault(), asyncio.create_task(stubborn())
+    fault, task = CrashLatch(), asyncio.create_task(stubborn())
     await asyncio.sleep(0)
     ingest = SimpleNamespace(
         _guard=SimpleNamespace(leave=lambda _: None), _queue=SimpleNamespace(leave=lambda _: []),

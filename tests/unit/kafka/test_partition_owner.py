@@ -137,7 +137,7 @@ async def test_a_revoked_partition_finishes_the_records_in_hand(world):
     stage.go_on.set()
     await world.owners.leave([0, 7])
     assert stage.calls[-2:] == ["leave", "abandon"]
-    assert not world.owners.partitions
+    assert not world.owners.works
     world.owners.assign([0])
     assert world.stages[0] is not stage
     assert world.stages[0].calls == ["start"]

@@ -38,7 +38,7 @@ def test_each_change_is_in_force_at_once_and_no_line_is_lost() -> None:
             world.model("b", "gpu-1", paused=True)
             world.apply()
             assert world.found("gpu-1") is server
-            assert server.found(world.loop.time()) == 64, "what was found before the limit was halved"
+            assert server.proven_calls(world.loop.time()) == 64, "what was found before the limit was halved"
             assert await force(world) == {"gpu-1": 64, "gpu-2": 16}
             del world.named["gpu-2"]
             world.model("a", "gpu-1")

@@ -75,9 +75,9 @@ def member(times):
     membership = Membership(clock=lambda: times[-1])
     member._app = SimpleNamespace(membership=membership, rebalancing=True, stop_seconds=33.0)
     member._app.membership.renew(100.0)
-    held_records = SimpleNamespace(clear=lambda: None)
+    held_requests = SimpleNamespace(clear=lambda: None)
     models.awake = {
-        name: SimpleNamespace(name=name, dispatcher=Dispatcher(), held_records=held_records)
+        name: SimpleNamespace(name=name, dispatcher=Dispatcher(), held_requests=held_requests)
         for name in ("one", "other")
     }
     models._leaving, member._work, member._models = {}, None, models

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.simtime import SimulatedLoop
 
-from tidemill.processors.memory_budget import BYTES_A_SECOND_MIN, CHECK_SECONDS, LargeReplies, LineBudget, Share
+from tidemill.processors.memory_budget import (
+    BYTES_A_SECOND_MIN,
+    CHECK_SECONDS,
+    LargeReplies,
+    LineBudget,
+    ReplyBytes,
+)
 
 
 def run(work):
@@ -22,7 +28,7 @@ class Reply:
 
     def __init__(self, replies: LargeReplies, size: int, step: int, seconds: float) -> None:
         self.size, self.step, self.seconds = size, step, seconds
-        self.share: Share = replies.share(self._resume, self._stop)
+        self.share: ReplyBytes = replies.share(self._resume, self._stop)
         self.end = asyncio.get_running_loop().create_future()
         self._reading = asyncio.Event()
         self._reading.set()

@@ -15,7 +15,7 @@ from support.simtime import SimulatedLoop
 from support.upstreams import Upstream
 
 from tidemill.processors.backends.backend import Backend
-from tidemill.processors.backends.clocks import Clocks
+from tidemill.processors.backends.clocks import TurnClocks
 from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.failures import Answer
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
@@ -93,7 +93,7 @@ class World:
             calls_max=calls_max,
             unacknowledged_max=unacknowledged_max,
         )
-        self.clocks = Clocks()
+        self.clocks = TurnClocks()
         self.models = {
             name: dispatcher(
                 name, BackendPool([Backend(self.server)], name, clocks=self.clocks), self.engine, self.log, loop
@@ -342,4 +342,4 @@ def test_processes_divide_a_server(parts: tuple[float, ...]) -> None:
         server.limit.sure = 64
         server.set_part(part, 0.0)
         servers.append(server)
-    assert 62 <= sum(server.found(0.0) for server in servers) <= 65, "each process may make one call"
+    assert 62 <= sum(server.proven_calls(0.0) for server in servers) <= 65, "each process may make one call"

@@ -7,7 +7,7 @@ import pytest
 from support.simulated import Fuse, SimulatedLog, SimulatedStore, SimulatedTables, surely
 
 from tidemill.configuration.catalog import Entry, Fold
-from tidemill.results import ports
+from tidemill.results import resources
 from tidemill.results.batches import RETRY_SECONDS
 from tidemill.results.partition import Partition
 from tidemill.results.state.stalls import held
@@ -66,24 +66,24 @@ class Owner:
         self.partition = Partition(
             0,
             tables=self._tables,
-            resources=ports.Resources(
+            resources=resources.Resources(
                 sender=self.log,
                 history=self.log.outcomes,
                 store=self.store,
                 clock=lambda: self.clocks.wall,
                 monotonic=lambda: self.clocks.monotonic,
-                limits=ports.Limits(
+                limits=resources.Limits(
                     part_bytes=1 << 20,
                     part_age_seconds=AGE_SECONDS,
                     grace_seconds=GRACE_SECONDS,
                     output_life_seconds=3600,
                     tariff_of=lambda *_: self._tariff,
-                    held=lambda model: held(self.fold.contents(), model),
+                    why_uncalled=lambda model: held(self.fold.contents(), model),
                     revision=lambda: self.fold.revision,
                 ),
                 compactions=asyncio.Semaphore(1),
             ),
-            owner=ports.Owner(writer="w", generation=1, held=surely),
+            owner=resources.Owner(writer="w", generation=1, confirm=surely),
         )
 
     def set(self, key: str, settings: dict[str, object], *, removed: bool = False) -> None:

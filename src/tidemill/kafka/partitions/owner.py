@@ -52,7 +52,7 @@ class Record:
     ack: Ack = lambda: None
 
 
-class Partition(Protocol):
+class PartitionWork(Protocol):
     """The stage's work on one partition."""
 
     def start(self) -> None:
@@ -84,7 +84,7 @@ class Partition(Protocol):
         ...
 
 
-P = TypeVar("P", bound=Partition)
+P = TypeVar("P", bound=PartitionWork)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +101,8 @@ class Bounds:
 class PartitionOwner(Generic[P]):
     """A partition, its worker and its queue."""
 
-    def __init__(self, partition: P, bounds: Bounds) -> None:
-        self.partition = partition
+    def __init__(self, work: P, bounds: Bounds) -> None:
+        self.work = work
         self.task: asyncio.Task[None] | None = None
         self.first: Ack | None = None
         """The first record's acknowledgement. It keeps the event alive, to which Faust has only a weak
@@ -143,19 +143,19 @@ class PartitionOwner(Generic[P]):
 
     async def run(self) -> None:
         """Handle records and timers until `leave`."""
-        await self.partition.load()
+        await self.work.load()
         while not self.is_leaving:
             self._has_work.clear()
             # Handle only the records that wait now, before a tick that may take long.
             for _ in range(ceil(len(self._waiting) / self._bounds.records_per_call)):
                 if self._waiting and not self.is_leaving:
-                    await self.partition.handle(self._next())
+                    await self.work.handle(self._next())
             if self._is_woken:
                 self._is_woken = False
-                await self.partition.tick()
+                await self.work.tick()
             if not self._waiting:
                 await self._has_work.wait()
-        await self.partition.leave()
+        await self.work.leave()
 
     def leave(self) -> None:
         """End the worker, and release a waiting consumer."""
@@ -206,9 +206,9 @@ class PartitionOwners(Generic[P]):
         self._owners: dict[int, PartitionOwner[P]] = {}
 
     @property
-    def partitions(self) -> list[P]:
+    def works(self) -> list[P]:
         """The stage's part of each partition."""
-        return [owner.partition for owner in self._owners.values()]
+        return [owner.work for owner in self._owners.values()]
 
     def oldest(self) -> float | None:
         """When the oldest unacknowledged record was written, Unix seconds."""
@@ -218,7 +218,7 @@ class PartitionOwners(Generic[P]):
     def assign(self, numbers: Iterable[int]) -> None:
         """Own these partitions and start their work."""
         for number in numbers:
-            self._owner(number).partition.start()
+            self._owner(number).work.start()
 
     async def put(self, record: Record, acknowledge: Ack) -> None:
         """Give a record to its owner; call this in the context of its event."""
@@ -233,7 +233,7 @@ class PartitionOwners(Generic[P]):
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             for owner in self._owners.values():
-                if owner.partition.is_due():
+                if owner.work.is_due():
                     owner.wake()
 
     def wake(self) -> None:
@@ -250,7 +250,7 @@ class PartitionOwners(Generic[P]):
         if late := await drain(tasks, DRAIN_SECONDS_MAX, self._crash):
             log.warning("left with a record unfinished: %s", counted(late, "partition"))
         for number, owner in owners.items():
-            owner.partition.abandon()
+            owner.work.abandon()
             self._owners.pop(number, None)
 
     def _owner(self, number: int) -> PartitionOwner[P]:

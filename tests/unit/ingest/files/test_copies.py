@@ -14,7 +14,7 @@ from support.catalog import fixed_catalog
 from tidemill.configuration.projects import Limits
 from tidemill.configuration.settings import Settings
 from tidemill.ingest.files.sqlite import EqualLines
-from tidemill.ingest.files.stage import Stage
+from tidemill.ingest.files.stage import FileIngest
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.jsonl import copies
 from tidemill.schemas.jsonl.lines import Line
@@ -99,7 +99,7 @@ class World:
         backend = {"backends": [{"url": "http://127.0.0.1:9/v1"}]}
         given = Settings(models={"m": backend, "n": backend}, limits=Limits(models_per_batch_max=2))
         catalog = fixed_catalog(given.servers, given.models)
-        self.stage = Stage(given, catalog=catalog, store=self.store, requests=self, clock=lambda: NOW)
+        self.stage = FileIngest(given, catalog=catalog, store=self.store, requests=self, clock=lambda: NOW)
 
     async def begin(self, batch_id, project):
         assert self.begun or not await self.listed()

@@ -8,7 +8,7 @@ from support.catalog import fixed_catalog
 
 from tidemill.configuration.projects import Limits
 from tidemill.configuration.settings import Settings
-from tidemill.ingest.files.stage import Stage
+from tidemill.ingest.files.stage import FileIngest
 from tidemill.schemas import endpoints
 from tidemill.schemas.jsonl import copies
 from tidemill.schemas.log.messages import Accepted, BatchCreated, InputRef, Rejected
@@ -47,7 +47,7 @@ class Attempts:
             models={model: SERVED | {"aliases": list(aliases[model])} for model in aliases}, **settings
         )
         catalog = fixed_catalog(given.servers, given.models)
-        stage = Stage(given, catalog=catalog, store=self.store, requests=self, clock=lambda: NOW)
+        stage = FileIngest(given, catalog=catalog, store=self.store, requests=self, clock=lambda: NOW)
         size = await self.store.write("files/x", once(*self.lines))
         batch = Batch(
             id="batch_1", endpoint=self.url, input_file_id="file-x", completion_window="24h",

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tidemill.ingest.files import packing
-from tidemill.ingest.files.packing import Packer, Record
+from tidemill.ingest.files.packing import Packer, RequestRecord
 from tidemill.schemas.jsonl.lines import Line
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.codec import LineRef, RequestHead
@@ -23,7 +23,7 @@ SIZES = st.sampled_from([1, 2, 300, 4_000, 30_000, 65_535, 65_536, 65_537, 262_1
 MODELS = ("a", "b", "c")
 
 
-def packed(lines: list[bytes], packer: Packer | None = None) -> list[Record]:
+def packed(lines: list[bytes], packer: Packer | None = None) -> list[RequestRecord]:
     """All records of a batch whose lines follow each other in the file."""
     packer = packer or Packer(HEAD, ["m"])
     offsets = itertools.accumulate((len(line) + 1 for line in lines), initial=0)
@@ -35,7 +35,7 @@ def packed(lines: list[bytes], packer: Packer | None = None) -> list[Record]:
     return [*itertools.chain(*map(packer.pack, placed)), *packer.finish()]
 
 
-def unpacked(records: list[Record], file: bytes) -> list[bytes]:
+def unpacked(records: list[RequestRecord], file: bytes) -> list[bytes]:
     """The lines as a processor reads them, each at its index."""
     lines: dict[int, bytes] = {}
     for record in records:
@@ -68,7 +68,7 @@ def test_lines_of_several_models_are_packed_as_if_there_were_no_others(sizes):
         assert all(numbers[place] == number for record in mine for place in places_of(record))
 
 
-def places_of(record: Record) -> Sequence[int]:
+def places_of(record: RequestRecord) -> Sequence[int]:
     """The places of a record's lines; a record without gaps has no list of them."""
     places = record.head.places(record.value.count(b"\n") + 1)
     assert record.head.indices is None or len(places) < places[-1] - places[0] + 1

@@ -14,8 +14,8 @@ from tidemill.configuration.catalog import Entry
 from tidemill.configuration.projects import Limits
 from tidemill.configuration.settings import Settings
 from tidemill.ingest.files import stage as module
-from tidemill.ingest.files.packing import SLICE_LINES, Record
-from tidemill.ingest.files.stage import Stage
+from tidemill.ingest.files.packing import SLICE_LINES, RequestRecord
+from tidemill.ingest.files.stage import FileIngest
 from tidemill.ingest.files.validation import LONG_LINE_BYTES
 from tidemill.ingest.files.verdict import INTERNAL_FAULT
 from tidemill.schemas.log.codec import LineMark
@@ -58,11 +58,11 @@ class Collected:
 
     def __init__(self) -> None:
         self.facts: list[Accepted | Rejected] = []
-        self.records: list[tuple[str, Record]] = []
+        self.records: list[tuple[str, RequestRecord]] = []
         self.refused: dict[int, dict[str, object]] = {}
         self.begun: set[str] = set()
         self.failures = 0
-        self.gate: Callable[[Record], asyncio.Future[None] | None] = lambda _: None
+        self.gate: Callable[[RequestRecord], asyncio.Future[None] | None] = lambda _: None
 
     async def send_fact(self, fact: Accepted | Rejected) -> None:
         """Keep the fact, unless a failure is due."""
@@ -82,7 +82,7 @@ class Collected:
         texts = map(json.loads, value.splitlines())
         self.refused |= dict(zip((mark.index for mark in marks if mark.failed), texts, strict=True))
 
-    async def publish(self, records: AsyncIterable[Record]) -> None:
+    async def publish(self, records: AsyncIterable[RequestRecord]) -> None:
         """Keep the records."""
         async for record in records:
             self.records.append((record.model, record))
@@ -106,7 +106,7 @@ class Here:
         models = {"m": BACKEND | endpoints, "n": BACKEND | endpoints | {"aliases": ["also-n"]}, "third": BACKEND}
         given = Settings(models=models, **settings)
         self.catalog = fixed_catalog(given.servers, given.models)
-        self.stage = Stage(
+        self.stage = FileIngest(
             given,
             catalog=self.catalog,
             store=store,

@@ -11,7 +11,7 @@ from support.waiting import until
 from tidemill.configuration.servers import Model
 from tidemill.processors.backends import metrics_poller
 from tidemill.processors.backends.metrics_poller import HEADROOM_SECONDS_MAX, POLL_SECONDS, SILENT_SECONDS_MAX
-from tidemill.processors.backends.permit_queue import Member
+from tidemill.processors.backends.permit_queue import Contender
 from tidemill.processors.backends.server_settings import Target, poller
 from tidemill.processors.failures import Answer
 from tidemill.processors.http.client import HttpUpstream
@@ -53,7 +53,7 @@ class World:
         self.told = 0
         (self.backend,) = configured(models, clock=lambda: self.now)
         self.backend.set_part(1.0, self.now)
-        self.backend.queue.join(Member(lambda: None, self._told))
+        self.backend.queue.join(Contender(lambda: None, self._told))
         self.poller = poller(self.backend, Target(models["m"].backends[0]), upstream, lambda: self.now)
 
     async def poll(self) -> float:
@@ -135,10 +135,10 @@ async def test_a_page_with_an_impossible_number_is_not_read(number: str) -> None
     page = [f"vllm:num_requests_running {number}\nvllm:num_requests_waiting 0\n" * 10]
     world = World(cast("HttpUpstream", Pages(page)), url="http://a/v1", headroom=True)
     await world.poll()
-    assert world.backend.said(world.now) is None
+    assert world.backend.fresh_metrics(world.now) is None
     page[0] = "vllm:num_requests_running 3\nvllm:num_requests_waiting 0\n"
     await world.poll()
-    assert (said := world.backend.said(world.now)) is not None
+    assert (said := world.backend.fresh_metrics(world.now)) is not None
     assert said.running == 3
 
 

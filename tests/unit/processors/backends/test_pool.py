@@ -13,7 +13,7 @@ from support.virtual import failed
 from tidemill.configuration.servers import Model
 from tidemill.configuration.servers import Server as Settings
 from tidemill.processors.backends.backend import SCHEDULE_SECONDS, Backend, Permit
-from tidemill.processors.backends.permit_queue import Claim
+from tidemill.processors.backends.permit_queue import NextLine
 from tidemill.processors.backends.pool import REFUSED_PART_MAX, BackendPool
 from tidemill.processors.failures import Fault, History
 from tidemill.processors.limits.concurrency_limit import START_CALLS, ConcurrencyLimit
@@ -266,7 +266,7 @@ async def test_a_health_probe_gets_a_turn_at_a_server_that_others_fill() -> None
         return False
 
     filling.join(lambda: None, lambda: False)
-    asking.join(lambda: Claim(0.0, "p", 0.0), ask)
+    asking.join(lambda: NextLine(0.0, "p", 0.0), ask)
     calls = [filling.acquire(0.0) for _ in range(2)]
     assert asking.acquire_health_probe(asking.backends[0], 0.0) is None
     assert calls[0] is not None

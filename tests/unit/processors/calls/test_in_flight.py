@@ -155,10 +155,10 @@ class _Failing:
         self.fail = partial(on_end, line, permit, b"", FailureKind.CONNECT)
         return lambda: None
 
-    def succeeded(self, *_: object) -> None:
+    def judge_small(self, *_: object) -> None:
         return None
 
-    async def judged(self, _: object, permit: object, *_rest: object) -> None:
+    async def judge(self, _: object, permit: object, *_rest: object) -> None:
         try:
             await asyncio.Event().wait()
         finally:

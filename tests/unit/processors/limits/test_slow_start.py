@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from tidemill.processors.limits.slow_start import (
     PROVEN_SECONDS,
-    REFUSED_PART,
+    REFUSED_DIVISOR,
     SLICE_CALLS_MIN,
     SLICE_SECONDS,
     SLICES,
@@ -95,7 +95,7 @@ def test_a_few_refused_of_many_are_chance() -> None:
     slices = [number for number in poured(sluice, 256, 0.0) if number]
     in_flight = START_CALLS + len(slices)
     assert len(slices) == 31
-    assert {sluice.refused(slices[0], in_flight) for _ in range(len(slices) // REFUSED_PART)} == {None}
+    assert {sluice.refused(slices[0], in_flight) for _ in range(len(slices) // REFUSED_DIVISOR)} == {None}
     again = [sluice.sent(in_flight) for _ in range(100)]
     assert again.count(slices[-1]) == len(slices), "as many again count"
     heard = [sluice.refused(slices[0], in_flight - number) for number in range(20)]

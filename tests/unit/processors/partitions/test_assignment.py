@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.processors.partitions.assignment import Assignment, Record
+from tidemill.processors.partitions.assignment import Assignment, PlacedRecord
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.window import PartitionWindow
 from tidemill.schemas.bounds import CLOCK_SKEW_SECONDS
@@ -49,7 +49,7 @@ def record(assignment, offset, *, created, time=NOW + 5, partition=0, tp="tp"):
         batch_id=BATCH + partition * "0", project="p", first=0, deadline=1 << 33, url="/v1/x", created=created
     )
     entry = assignment.window(tp).admit(object(), 1, 1)
-    return Record(tp=tp, offset=offset, time=time, entry=entry, head=head, texts=[b"x"],
+    return PlacedRecord(tp=tp, offset=offset, time=time, entry=entry, head=head, texts=[b"x"],
         enqueue=lambda *record: assignment.enqueued.append(record),
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.processors.backends.clocks import Clocks
+from tidemill.processors.backends.clocks import TurnClocks
 from tidemill.processors.partitions.window import Capacity, Entry, PartitionWindow
 from tidemill.processors.scheduling.scheduler import Scheduler
 
@@ -152,7 +152,7 @@ def test_weights_hold_for_batches_larger_than_the_window() -> None:
     """Of two projects mixed in the log, the one with three of four turns keeps them to its last line."""
     handle = Handle()
     window = PartitionWindow(handle, Capacity(lines_max=2_000))
-    order: Scheduler[tuple[str, Entry]] = Scheduler(Clocks({"many turns": 3.0}))
+    order: Scheduler[tuple[str, Entry]] = Scheduler(TurnClocks({"many turns": 3.0}))
     log = iter([project for _ in range(200) for project in ("few turns", "many turns")])
     served: list[str] = []
     while True:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.processors.backends.clocks import Clocks
+from tidemill.processors.backends.clocks import TurnClocks
 from tidemill.processors.scheduling.prefix_groups import (
     AHEAD_LINES_MIN,
     SPAN_LINES,
@@ -246,7 +246,7 @@ def test_no_sequence_of_calls_loses_a_line(steps: list[tuple[str, int]], backend
         elif step == "places":
             places = known[which % 3 :]
             shared.follow(places)
-            waiting.follow(Clocks())
+            waiting.follow(TurnClocks())
         elif step == "drop":
             assert set(waiting.drop(batch)) == {item for item, other in inside.items() if other == batch}
             inside = {item: other for item, other in inside.items() if other != batch}
@@ -257,7 +257,7 @@ def test_no_sequence_of_calls_loses_a_line(steps: list[tuple[str, int]], backend
     for item, _ in called:
         waiting.primed(item)
     shared.follow(known)
-    waiting.follow(Clocks())
+    waiting.follow(TurnClocks())
     assert set(iter(lambda: taken(waiting, known[0]), None)) == set(inside)
     assert not waiting
 

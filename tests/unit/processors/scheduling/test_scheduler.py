@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.processors.backends.clocks import Clocks
+from tidemill.processors.backends.clocks import TurnClocks
 from tidemill.processors.scheduling.scheduler import Scheduler
 
 Item = tuple[str, str, int]
@@ -173,7 +173,7 @@ def test_lines_taken_at_random_leave_the_others_their_turns() -> None:
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(1, 200), st.integers(1, 9))
 def test_projects_share_by_weight(weights: list[int], rounds: int, turn_lines: int) -> None:
     """After any number of calls each project has its part, give or take one of its turns and one of each other."""
-    order: Scheduler[Item] = Scheduler(Clocks({f"p{n}": float(weight) for n, weight in enumerate(weights)}))
+    order: Scheduler[Item] = Scheduler(TurnClocks({f"p{n}": float(weight) for n, weight in enumerate(weights)}))
     for n in range(len(weights)):
         add(order, f"p{n}", f"b{n}", range(rounds))
     counts = Counter(order.take(turn_lines=turn_lines)[0] for _ in range(rounds))  # type: ignore[index]

@@ -28,7 +28,7 @@ ROOM_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeldRecord:
+class HeldRequest:
     """A held record, which is in its window as one line."""
 
     head: RequestHead
@@ -45,18 +45,18 @@ class HeldRecord:
 
 @dataclass(slots=True)
 class _Batch:
-    records: list[HeldRecord] = field(default_factory=list)
+    records: list[HeldRequest] = field(default_factory=list)
     since: int = field(default_factory=lambda: int(time.time()))
 
 
-Reopen = Callable[[Sequence[HeldRecord]], AsyncGenerator[OpenedRecord | DecodeError, None]]
+Reopen = Callable[[Sequence[HeldRequest]], AsyncGenerator[OpenedRecord | DecodeError, None]]
 """Opens records of one batch in order; reads those without a value from the log again. Raises
 `OSError` if it cannot open one yet."""
-Admit = Callable[[HeldRecord, OpenedRecord | DecodeError], None]
+Admit = Callable[[HeldRequest, OpenedRecord | DecodeError], None]
 """Takes a record that was opened."""
 
 
-class LockedRecords:
+class HeldRequests:
     """The held records of one model."""
 
     def __init__(
@@ -96,7 +96,7 @@ class LockedRecords:
         """Whether records of a batch are held."""
         return batch_id in self._batches
 
-    def put(self, held: HeldRecord) -> None:
+    def put(self, held: HeldRequest) -> None:
         """Hold a record."""
         if held.head.batch_id in self._held:
             held.drop_value()
@@ -183,5 +183,5 @@ class LockedRecords:
                 held.entry.window.finish(held.entry)
 
 
-def _has_room(held: HeldRecord) -> bool:
+def _has_room(held: HeldRequest) -> bool:
     return held.entry.window.takes_lines

@@ -28,7 +28,7 @@ class Owner:
     """A token that no other owner has or had; it is part of the keys of the objects this owner writes."""
     generation: int
     """Generation of the consumer group when the partition was assigned; see `results/state/tables.py`."""
-    held: Callable[[], Awaitable[None]]
+    confirm: Callable[[], Awaitable[None]]
     """Waits until this process certainly owns the partition; never returns if it has lost it."""
 
 
@@ -48,10 +48,10 @@ class Limits:
     input_lines_max: int = BATCH_LINES_MAX
     input_bytes_max: int = NUMBER_MAX
     """Bounds of an input that ingest accepts."""
-    held: Callable[[str], Waiting | None] = lambda _: None
+    why_uncalled: Callable[[str], Waiting | None] = lambda _: None
     """Why no process may call the lines of a model, if none may."""
     revision: Callable[[], int] = lambda: 0
-    """Changes when `held` may have changed."""
+    """Changes when `why_uncalled` may have changed."""
     retention_seconds: Callable[[], float] = lambda: float("inf")
     """How long the log keeps all records of a batch, in seconds; it may change."""
     kept_seconds: Callable[[], float] = lambda: float("inf")

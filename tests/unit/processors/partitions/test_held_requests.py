@@ -7,9 +7,9 @@ import pytest
 from support.waiting import until
 
 from tidemill import retrying
-from tidemill.processors.partitions import held_records
+from tidemill.processors.partitions import held_requests
 from tidemill.processors.partitions.closed_batches import ClosedBatches
-from tidemill.processors.partitions.held_records import HeldRecord, LockedRecords
+from tidemill.processors.partitions.held_requests import HeldRequest, HeldRequests
 from tidemill.processors.partitions.window import Capacity, PartitionWindow
 from tidemill.schemas.log.codec import RequestHead
 from tidemill.sealing.wrapping import KeyUnavailable
@@ -28,12 +28,12 @@ class Case:
         handle = SimpleNamespace(ack=self.acked.append, pause=lambda: None, resume=lambda: None)
         self.window = PartitionWindow(handle, Capacity(lines_max=5))
         self.closed = ClosedBatches()
-        self.records = LockedRecords(reopen=self.reopen, admit=self.admit, report=self.report, closed=self.closed)
+        self.records = HeldRequests(reopen=self.reopen, admit=self.admit, report=self.report, closed=self.closed)
 
     def hold(self, batch_id, token):
         head = RequestHead(batch_id=batch_id, project="p", first=0, deadline=9, url="/v1/embeddings")
         message = SimpleNamespace(number=token, value=b"sealed")
-        self.records.put(HeldRecord(head=head, entry=self.window.admit(token, 1, 6), message=message))
+        self.records.put(HeldRequest(head=head, entry=self.window.admit(token, 1, 6), message=message))
 
     async def reopen(self, records):
         for held in records:
@@ -53,7 +53,7 @@ class Case:
 @pytest.fixture
 async def case(monkeypatch):
     monkeypatch.setattr(retrying, "LONGEST_SECONDS", 0.02)
-    monkeypatch.setattr(held_records, "ROOM_SECONDS", 0.01)
+    monkeypatch.setattr(held_requests, "ROOM_SECONDS", 0.01)
     case = Case()
     running = asyncio.create_task(case.records.run())
     yield case
@@ -128,10 +128,10 @@ async def test_held_records_take_no_room_from_themselves(case):
     assert not case.window.takes_lines
     head = RequestHead(batch_id=B, project="p", first=0, deadline=9, url="/v1/embeddings")
     message = SimpleNamespace(number=8, value=b"sealed")
-    case.records.put(HeldRecord(head=head, entry=other.admit(8, 1, 6), message=message))
+    case.records.put(HeldRequest(head=head, entry=other.admit(8, 1, 6), message=message))
     case.locked.clear()
     await until(lambda: any(held.head.batch_id == B for held in case.admitted), "the other batch")
-    finished: list[HeldRecord] = []
+    finished: list[HeldRequest] = []
 
     def are_all_done() -> bool:
         for held in case.admitted:
