@@ -134,10 +134,8 @@ class Dispatcher:
     @property
     def seats(self) -> int:
         """Calls that the servers take as far as is known, at most the number that may be in flight."""
-        now = self._loop.time()
-        return min(
-            self._pool.in_flight_max, sum(backend.server.proven_calls(now) for backend in self._pool.backends)
-        )
+        now, pool = self._loop.time(), self._pool
+        return min(pool.in_flight_max, sum(backend.server.proven_calls(now) for backend in pool.backends))
 
     @property
     def busy(self) -> int:

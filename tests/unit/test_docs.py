@@ -58,7 +58,7 @@ def test_the_page_of_settings_shows_bounds(generate):
     page = generate.settings_page()
     for name, said in (
         ("processor_processes", "From 1 to 64."), ("part_age_seconds", "From 0.01 to 3600."),
-        ("share", "Above 0, at most 1."),
+        ("share", "From 0.001 to 1."),
         ("protocol", "One of `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT`, `SASL_SSL`."),
     ):  # fmt: skip
         assert re.search(rf"^\| `{name}` \|.* {re.escape(said)} \|$", page, re.MULTILINE), name
