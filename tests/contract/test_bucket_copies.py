@@ -76,7 +76,7 @@ class Copies:
             sender=None, history=None, store=self.store, clock=self.clock, monotonic=self.clock, limits=None,
             compactions=asyncio.Semaphore(1), buckets=found,
         )  # fmt: skip
-        self.copier = BucketCopier(resources, Owner(writer="w", generation=1, held=self.held))
+        self.copier = BucketCopier(resources, Owner(writer="w", generation=1, confirm=self.held))
 
     def clock(self) -> float:
         """A time that goes on with each look."""
