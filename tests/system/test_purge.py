@@ -53,8 +53,8 @@ async def test_purge_reports_remains_of_deleted_batches(kafka, log, tmp_path):
     settings = Settings(data=tmp_path, store=(tmp_path / "store").as_uri())
     vault = Vault(log, wrapper=FileWrapper(tmp_path / "encryption_keys"), seals=True)
     project, other = (f"purged-{ids.new_batch_id()}" for _ in range(2))
-    clear, sealed = await written(log, project, None), await written(log, project, vault)
-    nothing, kept = ids.new_batch_id(), await written(log, project, None)
+    clear, sealed = await written(log, project, Vault(None)), await written(log, project, vault)
+    nothing, kept = ids.new_batch_id(), await written(log, project, Vault(None))
     said = []
 
     async def look(**which):
