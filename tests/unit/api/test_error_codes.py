@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "reference" / "api" / "errors.md"
 FOLDERS = ("api", "ingest", "processors", "results", "schemas")
 GIVEN = re.compile(
-    r"""\bcode=(?:"(?P<literal>[a-z_]+)"|(?P<constant>[A-Z_]+)\b)|\b(?:Fault|wrong)\(\s*"(?P<fault>[a-z_]+)\""""
+    r"""\bcode=(?:"(?P<literal>[a-z_]+)"|(?P<constant>[A-Z_]+)\b)|\b(?:LineFault|wrong)\(\s*"(?P<fault>[a-z_]+)\""""
     r"""|\bcode, \w+ = "(?P<chosen>[a-z_]+)\""""
 )
 NO_CODES = {FailureKind.STORE, FailureKind.KEY, "other"}
