@@ -21,7 +21,7 @@ class World:
     def __init__(self):
         self.is_away, self.writes, self.sent, self.arrived = True, 0, [], []
         self.closed = ClosedBatches(grace_seconds=0.0)
-        pool = SimpleNamespace(model="m", lines=SimpleNamespace(add=lambda _: None))
+        pool = SimpleNamespace(model="m", line_counts=SimpleNamespace(add=lambda _: None))
         self.sender = ResultSender(pool, self, self, ResultBatcher(), self.arrived.extend, closed=self.closed)
 
     async def write(self, key, chunks):
