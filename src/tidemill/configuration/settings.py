@@ -194,7 +194,7 @@ class Settings(BaseSettings):
     grace_seconds: Annotated[float, Field(ge=0, le=86_400)] = 5
     """Time after a deadline or a cancel in which calls in flight may still finish; then they are aborted."""
     stop_seconds: Annotated[float, Field(ge=0, le=86_400)] = 7
-    """How long processors wait for calls in flight at a stop, at most 7 with `up`; grant them five more."""
+    """How long processors wait for calls in flight at a stop (`up`: at most 7). Kill them five seconds later."""
     encrypt_log: bool = False
     """Encrypt lines in the log, parts and large results by keys of batches; deleting a batch destroys its key."""
     encryption_key_file: Path | None = None

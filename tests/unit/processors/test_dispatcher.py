@@ -305,6 +305,14 @@ async def test_what_fails_while_no_call_is_begun_is_tried_again(tmp_path: Path) 
     assert len(world.log.lines) == 3
 
 
+async def rebalance(world: World) -> None:
+    """The partition goes away while calls are in flight, and an assignment follows."""
+    assert not await world.stage.drain(0.01)
+    world.window.close()
+    world.stage.forget_waiting()
+    world.assign()
+
+
 async def test_a_call_that_outlasts_the_drain_is_not_repeated(tmp_path: Path) -> None:
     """Its line comes back and finds it: the record waits for its outcome."""
     world = World(tmp_path)
@@ -312,10 +320,7 @@ async def test_a_call_that_outlasts_the_drain_is_not_repeated(tmp_path: Path) ->
     world.inference.gate.clear()
     world.publish(batch_id, 0, 4)
     await until(lambda: world.inference.in_flight == 4, "calls")
-    assert not await world.stage.drain(0.01)
-    world.window.close()
-    world.stage.forget_waiting()
-    world.assign()
+    await rebalance(world)
     world.publish(batch_id, 0, 4)
     assert world.tap.acked == []
     world.inference.gate.set()
@@ -332,10 +337,7 @@ async def test_a_line_of_a_partition_that_is_gone_is_not_called_again(tmp_path: 
     world.inference.gate.clear()
     world.publish(batch_id, 0, 4)
     await until(lambda: world.stage.busy == 4, "calls")
-    assert not await world.stage.drain(0.01)
-    world.window.close()
-    world.stage.forget_waiting()
-    world.assign()
+    await rebalance(world)
     world.inference.is_bad = lambda _: True
     world.inference.gate.set()
     await until(lambda: not world.stage.busy, "their failures")
