@@ -3,7 +3,10 @@
 import functools
 import gc
 import os
+import resource
+import signal
 import sys
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -118,12 +121,34 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_clients)
 
 
+def _process_state() -> dict[str, object]:
+    """Everything of this process that one test can change for all later ones."""
+    os.umask(umask := os.umask(0o022))
+    return {
+        "digits": sys.get_int_max_str_digits(),
+        "recursion": sys.getrecursionlimit(),
+        "switches": sys.getswitchinterval(),
+        "folder": Path.cwd(),
+        "path": list(sys.path),
+        "umask": umask,
+        "zone": time.tzname,
+        "garbage": (gc.isenabled(), gc.get_threshold()),
+        "environment": {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
+        # The alarm is that of the bound on the time of a test.
+        "signals": {each: signal.getsignal(each) for each in signal.valid_signals() if each != signal.SIGALRM},
+        "limits": [resource.getrlimit(kind) for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE)],
+    }
+
+
 @pytest.fixture(autouse=True, scope="module")
 def leaks_are_found_where_they_are() -> Iterator[None]:
-    """What a file leaves open fails a test of this file, and not of the one that happens to collect garbage."""
+    """What a file leaves open or changed fails a test of this file, and not one that happens to run later."""
+    before = _process_state()
     yield
     _clients.close()
     gc.collect()
+    after = _process_state()
+    assert {name: value for name, value in after.items() if value != before[name]} == {}
 
 
 @pytest.hookimpl(trylast=True)

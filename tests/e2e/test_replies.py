@@ -133,13 +133,12 @@ def test_every_reader_has_every_line(place, tidemill, backend, tmp_path):
     assert found.usage.output_tokens == 2 * (len(GOOD) - 1), "the stream counted none"
     written = list(client.files.content(found.output_file_id).iter_lines())
     assert written == output.read_text("utf-8").splitlines() == output.read_text("utf-8").split("\n")[:-1]
-    sys.set_int_max_str_digits(0)
     for text, (word, (behaviour, value)) in zip(written, GOOD.items(), strict=True):
-        read = json.loads(text)
+        read = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else digits)
         assert read["custom_id"] == f"{word}\u2028"
         content = read["response"]["body"]["choices"][0]["message"]["content"]
         if word == "digits":
-            assert content[0] == int("1" * 5000)
+            assert content[0] == "1" * 5000
             assert behaviour.body in text.encode()
         else:
             assert content == value
