@@ -106,6 +106,8 @@ def _judged(answer: Answer, endpoint: str) -> Success | CallFailure:
             return _unusable(FailureKind.INVALID_REPLY, "The backend's reply is not a JSON object.", answer)
         found, body = reply.read(normalized, endpoint), normalized
     if isinstance(found, reply.ReplyError):
+        if found.is_unsupported:
+            return CallFailure(FailureKind.UNSUPPORTED_REPLY, found.message, answer.status, answer, body)
         return CallFailure(FailureKind.ERROR_IN_REPLY, found.message, found.status, answer, body)
     return Success(answer, body, found)
 

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field
 
 from tidemill.configuration.misconfigured import Table
 from tidemill.schemas.bounds import WORD_CHARS_MAX, Word
-from tidemill.schemas.endpoints import PROMPT, Endpoint, is_path
+from tidemill.schemas.endpoints import PROMPT, Endpoint, ReplyRules, is_path
 
 _TYPES: Final[dict[str, type]] = {
     "string": str, "array": list, "object": dict, "integer": int, "number": float, "boolean": bool,
@@ -54,9 +54,8 @@ class CustomEndpoint(Table):
         return Endpoint(
             name=path.removeprefix("/v1/"),
             forms=(form,),
-            reply_list=self.reply_list,
+            reply=ReplyRules(filled=self.reply_list, usage=("usage", *self.usage)),
             smallest=smallest,
-            usage=("usage", *self.usage),
             generates=self.generates,
             items="embedded" if self.embeds else "one",
             is_beside_v1=self.beside_v1,

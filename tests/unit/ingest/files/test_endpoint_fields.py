@@ -117,6 +117,24 @@ def test_streaming(path):
 
 
 @pytest.mark.usefixtures("_any_length")
+def test_answers_in_the_background():
+    """Such a response is queued, and never holds its seat; for an image, `background` is a colour."""
+    data, of_path = of("/v1/responses", {"input": "x", "background": True})
+    assert fault(data, of=of_path) == BatchError(
+        code="invalid_request",
+        message="Responses: Answers in the background are not supported in the Batch API.",
+        param="body.background",
+        line=1,
+    )
+    for path, body in (
+        ("/v1/responses", {"input": "x", "background": False}),
+        ("/v1/images/generations", {"prompt": "x", "background": "transparent"}),
+    ):
+        data, of_path = of(path, body)
+        assert isinstance(verdict(data, of=of_path), Passed)
+
+
+@pytest.mark.usefixtures("_any_length")
 @pytest.mark.parametrize(("path", "body"), [*BODIES.items(), *((p, e.smallest) for p, e in TABLE.items())])
 def test_real_requests_pass(path, body):
     """Those of the references, and the ones that Tidemill sends itself."""

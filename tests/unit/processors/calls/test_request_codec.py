@@ -19,8 +19,8 @@ from tidemill.schemas.jsonl.line import Call
 from tidemill.schemas.log import codec
 
 BATCH = "batch_" + 32 * "0"
-PLAIN = "/v1/responses"
-"""An endpoint whose replies have no list that must be there."""
+PLAIN = "/v1/mine"
+"""An endpoint whose replies have no field that must be there."""
 CHAT = "/v1/chat/completions"
 ONE_CALL = Call(1, b'"gpu-1"', 0.5)
 WELL = {"choices": [{"index": 0, "message": {"content": "y"}, "finish_reason": "stop"}]}
