@@ -39,6 +39,8 @@ _AUDIO: Final = FileField(("audio/", "video/"))
 _NAMED_FILE: Final = (str, dict)
 _TRANSCRIPTS: Final = ("json", "verbose_json", "diarized_json")
 """The formats that are JSON, as a result line is."""
+_VECTORS: Final = {"encoding_format": ("float", "base64")}
+"""The formats of vectors that are JSON; vLLM has bytes, too."""
 _PIXEL: Final = (
     "data:image/png;base64,"
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
@@ -177,6 +179,7 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
         items="embedded",
         answers="",
         has_priority=True,
+        choices=_VECTORS,
     ),
     "/v1/responses": Endpoint(
         name="Responses",
@@ -264,6 +267,7 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
         generates=False,
         is_beside_v1=True,
         has_priority=True,
+        choices=_VECTORS,
     ),
     "/v1/messages": Endpoint(
         name="Messages",

@@ -27,7 +27,10 @@ JsonType = Literal["string", "array", "object", "integer", "number", "boolean"]
 
 
 class CustomEndpoint(Table):
-    """An endpoint that Tidemill does not know, which batches and models may then name; it cannot stream."""
+    """An endpoint that Tidemill does not know, which batches and models may then name.
+
+    It cannot stream, and its replies are JSON objects.
+    """
 
     required: Annotated[dict[Word, Annotated[tuple[JsonType, ...], Field(min_length=1)]], Field(min_length=1)]
     """Fields that a request must have, each with the JSON types that it may have, like

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tidemill.processors.calls import event_stream, request_codec
 from tidemill.processors.calls.request_codec import Success
-from tidemill.processors.failures import Answer, CallFailure, Fault
+from tidemill.processors.failures import Answer, CallFailure, FailureKind, Fault
 from tidemill.schemas.jsonl.line import Call
 
 CHAT = "/v1/chat/completions"
@@ -201,3 +201,28 @@ def test_merging_takes_linear_time() -> None:
     wide = stream(*[chunk({}, "stop", index) for index in range(event_stream.ITEMS_MAX + 1)])
     with pytest.raises(event_stream.IncompleteError, match="more than"):
         event_stream.assembled(wide)
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type", "kind"),
+    [
+        (b'[{"index":0,"score":0.9}]', "application/json", FailureKind.UNSUPPORTED_REPLY),
+        (b' "hello"\n', None, FailureKind.UNSUPPORTED_REPLY),
+        (b"null", None, FailureKind.UNSUPPORTED_REPLY),
+        (b"ID3\x04\xff\xfb", "audio/mpeg", FailureKind.UNSUPPORTED_REPLY),
+        (b"\x00\x01", "Application/Octet-Stream; x=y", FailureKind.UNSUPPORTED_REPLY),
+        (b"", "audio/mpeg", FailureKind.UNSUPPORTED_REPLY),
+        (b'[{"index":0', "application/json", FailureKind.INVALID_REPLY),
+        (b"", None, FailureKind.INVALID_REPLY),
+        (b"<html>busy</html>", "text/html; charset=utf-8", FailureKind.INVALID_REPLY),
+        (b"<Error/>", "application/xml", FailureKind.INVALID_REPLY),
+        (b"busy", "", FailureKind.INVALID_REPLY),
+        (b"busy", "no type", FailureKind.INVALID_REPLY),
+    ],
+)
+def test_a_form_that_stays_the_same_ends_the_line(body: bytes, media_type: str | None, kind: FailureKind) -> None:
+    """A cut reply or a page may differ at the next call; whole JSON that is no object, or sound, may not."""
+    found = request_codec.judge(Answer(200, body, media_type=media_type), CHAT)
+    assert isinstance(found, CallFailure)
+    fault = Fault.LINE if kind is FailureKind.UNSUPPORTED_REPLY else Fault.SERVER_OR_LINE
+    assert (found.kind, found.fault) == (kind, fault)
