@@ -163,7 +163,8 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
     ),
     "/v1/completions": Endpoint(
         name="Completions",
-        forms=({"prompt": _ONE_OR_MORE},),
+        # vLLM's second form.
+        forms=({"prompt": _ONE_OR_MORE}, {"prompt_embeds": _ONE_OR_MORE}),
         reply=ReplyRules(filled="choices"),
         smallest={"prompt": PROMPT, "max_tokens": 1},
         items="answered",
@@ -172,7 +173,8 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
     ),
     "/v1/embeddings": Endpoint(
         name="Embeddings",
-        forms=({"input": _ONE_OR_MORE},),
+        # vLLM's second form is for texts with images.
+        forms=({"input": _ONE_OR_MORE}, {"messages": (list,)}),
         reply=ReplyRules(filled="data"),
         smallest={"input": PROMPT},
         generates=False,
@@ -183,7 +185,12 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
     ),
     "/v1/responses": Endpoint(
         name="Responses",
-        forms=({"input": _ONE_OR_MORE},),
+        forms=(
+            {"input": _ONE_OR_MORE},
+            {"prompt": (dict,)},
+            {"previous_response_id": (str,)},
+            {"conversation": (str, dict)},
+        ),
         reply=ReplyRules(
             fields={"output": (list,)},
             statuses={"completed": None, "incomplete": None, "failed": 500, "cancelled": 500},

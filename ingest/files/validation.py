@@ -275,7 +275,7 @@ class Checker:
                 text = f"Invalid '{name}' for a batch: its results are JSON, so it must be {' or '.join(choices)}."
                 raise LineFault("invalid_request", text, f"body.{name}")
         if self._endpoint.items == "embedded":
-            self._examine_reply(count_of_inputs(body[self._endpoint.prompt]), body)
+            self._examine_reply(count_of_inputs(body.get(self._endpoint.prompt)), body)
 
     def _examine_reply(self, inputs: int, body: dict[str, Any]) -> None:
         """Count embedding inputs; refuse a line whose reply would be too large to keep, before it is computed."""
