@@ -313,15 +313,18 @@ def is_path(text: str) -> bool:
 
 
 def texts(value: Any, path: Sequence[str]) -> Iterator[str]:
-    """The texts that the model wrote at the end of a path (`TEXTS`), through lists, without its reasoning."""
+    """The texts that the model wrote at the end of a path (`TEXTS`), through lists, without its reasoning.
+
+    A text may also be a list of parts, each with a `text`.
+    """
     if isinstance(value, list):
         for each in value:
             yield from texts(each, path)
-    elif not path:
-        if isinstance(value, str):
-            yield value
     elif isinstance(value, dict) and value.get("type") not in _SILENT:
-        yield from texts(value.get(path[0]), path[1:])
+        first, *rest = path or ("text",)
+        yield from texts(value.get(first), rest)
+    elif not path and isinstance(value, str):
+        yield value
 
 
 def is_deterministic(path: str, temperature: object) -> bool:

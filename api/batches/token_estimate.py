@@ -32,8 +32,8 @@ PARTS_MAX: Final = 100_000
 METHOD: Final = (
     "Each 4 bytes of text count as a token, and each message as 4 more; token ids are counted; images, audio "
     "and files are not. The input of a tool call counts as JSON. A query counts once with each of its documents. "
-    f"A line of more than {PARTS_MAX} arrays, objects, keys and commas counts as text as a whole. The maximum of each "
-    "line bounds its output."
+    f"A line of more than {PARTS_MAX} arrays, objects, keys and commas counts as text as a whole. The maximum of "
+    "each line bounds its output."
 )
 CONFIDENCE: Final = "low"
 
