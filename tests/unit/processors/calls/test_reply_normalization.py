@@ -132,12 +132,24 @@ def test_a_stream_of_a_chat_is_merged(contents: list[list[str]], end: str) -> No
     assert end_of_it.tokens == (3, 0, 2, 0)
 
 
+def test_audio_is_merged() -> None:
+    """Its data and its words, piece by piece."""
+    pieces = [
+        {"id": "a", "data": "AAAA", "transcript": "he"},
+        {"data": "BBBB", "transcript": "llo", "expires_at": 9},
+    ]
+    (choice,) = delivered(stream(*(chunk({"audio": piece}) for piece in pieces), chunk({}, "stop")))["choices"]
+    audio = {"id": "a", "data": "AAAABBBB", "transcript": "hello", "expires_at": 9}
+    assert choice["message"] == {"role": "assistant", "content": None, "audio": audio}
+
+
 def test_tool_calls_and_probabilities_are_merged() -> None:
     """Calls by their numbers, which the whole does not have; lists grow."""
     token = {"token": "a", "logprob": -0.5}
     first = {"index": 0, "id": "c0", "type": "function", "function": {"name": "f", "arguments": '{"a"'}}
     second = {"index": 1, "id": "c1", "type": "function", "function": {"name": "g", "arguments": ""}}
-    rest = {"index": 0, "function": {"arguments": ":1}"}}
+    # Some servers send the fields of a call again, empty.
+    rest = {"index": 0, "id": "", "function": {"name": "", "arguments": ":1}"}}
     pieces = [
         chunk({"tool_calls": [first]}),
         chunk({"tool_calls": [second]}),
