@@ -6,15 +6,14 @@ It costs a quarter of the CPU time of aiohttp, which also handles redirects, coo
 
 import asyncio
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import httptools
 
 from tidemill.processors.failures import Answer, FailureKind
-from tidemill.processors.http import content_coding
+from tidemill.processors.http import reply_body
 from tidemill.processors.memory_budget import SMALL_BYTES, LargeReplies, ReplyBytes
 
 HEAD_BYTES_MAX: Final = 64 << 10
@@ -25,16 +24,15 @@ NOTHING: Final = memoryview(b"")
 _SHOWN_CHARS: Final = 64
 """Characters of a content encoding that an error line quotes."""
 _HEAD_END: Final = b"\r\n\r\n"
-_LENGTHS: Final = re.compile(rb"^content-length[ \t]*:([^\r\n]*)\r?\n", re.IGNORECASE | re.MULTILINE)
-_CHUNKED: Final = re.compile(rb"^transfer-encoding[ \t]*:[^\r\n]*chunked[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+_KEPT: Final = {
+    b"x-request-id": "request_id", b"retry-after": "retry_after", b"content-type": "media_type",
+    b"location": "location",
+}  # fmt: skip
+"""The headers that an answer keeps, and its fields."""
 _NO_PARSER: Final = httptools.HttpResponseParser(object())
 
 OnEnd = Callable[[Answer | FailureKind], None]
 """Gets the outcome of a call, once."""
-
-
-class _LengthsError(Exception):
-    """A head names two different lengths."""
 
 
 @dataclass(slots=True)
@@ -46,11 +44,11 @@ class _Reply:
     has_head: bool = False
     is_framed: bool = False
     """Whether its head says where the body ends."""
-    request_id: str | None = None
-    retry_after: str | None = None
+    headers: dict[str, Any] = field(default_factory=dict)
+    """Those that an answer keeps, by its fields."""
     encoding: str | None = None
     """Its content encoding."""
-    decoder: content_coding.Decoder | None = None
+    decoder: reply_body.Decoder | None = None
     pieces: list[bytes] = field(default_factory=list)
     """Pieces of the decompressed body; empty if it cannot be decompressed."""
     size: int = 0
@@ -61,7 +59,7 @@ class _Reply:
         name = value.strip().lower()
         if name not in {"", "identity"}:
             self.encoding = name[:_SHOWN_CHARS]
-            self.decoder = content_coding.decoder(name)
+            self.decoder = reply_body.decoder(name)
 
     @property
     def unread(self) -> str | None:
@@ -111,6 +109,11 @@ class Connection(asyncio.Protocol):
     def is_usable(self) -> bool:
         """Whether another call may be made."""
         return self._keeps_alive and self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def socket(self) -> Any:
+        """The socket, or an object like one; None if there is no connection."""
+        return None if self._transport is None else self._transport.get_extra_info("socket")
 
     def begin(
         self, request: bytes, seconds: float, bytes_max: int, on_end: OnEnd, body: memoryview = NOTHING
@@ -198,7 +201,7 @@ class Connection(asyncio.Protocol):
         self._bare_bytes += len(data)
         try:
             self._feed(data)
-        except _LengthsError:
+        except reply_body.LengthsError:
             self._end(FailureKind.UNSUPPORTED_REPLY)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._end(FailureKind.READ)
@@ -226,7 +229,7 @@ class Connection(asyncio.Protocol):
         head, end, rest = self._head.partition(_HEAD_END)
         if not end:
             return
-        head = _with_one_length(head + end)
+        head = reply_body.with_one_length(head + end)
         self._begin()
         self._parser = httptools.HttpResponseParser(self)
         # The server may have meant another end of the body.
@@ -244,12 +247,10 @@ class Connection(asyncio.Protocol):
         name = name.lower()
         if name in {b"content-length", b"transfer-encoding"}:
             self._reply.is_framed = True
-        elif name == b"x-request-id":
-            self._reply.request_id = value.decode("latin-1")
-        elif name == b"retry-after":
-            self._reply.retry_after = value.decode("latin-1")
         elif name == b"content-encoding":
             self._reply.encoded(value.decode("latin-1"))
+        elif (kept := _KEPT.get(name)) is not None:
+            self._reply.headers[kept] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         """See `httptools`."""
@@ -271,7 +272,7 @@ class Connection(asyncio.Protocol):
                     self._take(piece)
                     if self._on_end is None:
                         return
-            except content_coding.CodingError:
+            except reply_body.CodingError:
                 self._reply.decoder = None
 
     def _take(self, body: bytes, *, is_kept: bool = True) -> None:
@@ -312,7 +313,9 @@ class Connection(asyncio.Protocol):
         share, self._share = self._share, None
         if share is not None:
             share.finish()
-        return Answer(reply.status, body, reply.request_id, reply.retry_after, unread, share, reply.first_byte)
+        return Answer(
+            reply.status, body, encoding=unread, share=share, first_byte=reply.first_byte, **reply.headers
+        )
 
     def _count(self, size: int) -> None:
         assert self._share is not None
@@ -382,19 +385,3 @@ class Connection(asyncio.Protocol):
 def _drop(outcome: Answer | FailureKind) -> None:
     if isinstance(outcome, Answer) and outcome.share is not None:
         outcome.share.close()
-
-
-def _with_one_length(head: bytes) -> bytes:
-    """A head, from the status line to the blank line, with one `Content-Length` or none.
-
-    Raises:
-        _LengthsError: It names two different lengths.
-    """
-    if _CHUNKED.search(head):
-        return _LENGTHS.sub(b"", head)
-    lengths = {length.strip() for found in _LENGTHS.findall(head) for length in found.split(b",")}
-    if len(lengths) > 1:
-        raise _LengthsError
-    if not lengths:
-        return head
-    return _LENGTHS.sub(b"", head).removesuffix(b"\r\n") + b"content-length: %b\r\n\r\n" % lengths.pop()
