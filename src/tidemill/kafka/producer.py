@@ -134,7 +134,11 @@ class Producer:
             LogUnavailable: No broker answers; the record is not queued.
             RecordTooLarge: It is above `RECORD_BYTES_MAX`.
         """
-        current = await self._started()
+        try:
+            current = await self._started()
+        except LogUnavailable:
+            metrics.PRODUCE_FAILURES.inc()
+            raise
         try:
             future = await current.send(
                 topic,
@@ -277,7 +281,9 @@ class Log(Producer):
                 sent = await self.enqueue(topic, key, value, headers=headers, partition=partition)
                 return await self.delivered(sent)
         except TimeoutError as error:
-            if sent is not None:
+            if sent is None:
+                metrics.PRODUCE_FAILURES.inc()
+            else:
                 self.abandon(sent)
             raise LogUnavailable(type(error).__name__) from error
 
