@@ -23,7 +23,7 @@ class FailedGroup(NamedTuple):
     status: int | None
     """The status of the answer, if there was one."""
     message: str
-    """The latest error message, cut."""
+    """The latest error message, cut; of a server that cannot be reached, why."""
     lines: int
     since: float
     """Unix time since which the group has never been empty."""
@@ -78,6 +78,8 @@ class FailedLines:
 
 def _message(failure: CallFailure) -> str:
     """The server's own message; empty if there is none beyond the status."""
+    if failure.kind is FailureKind.CONNECT:
+        return failure.cause
     if failure.kind is not FailureKind.STATUS:
         return failure.message
     message = server_error.message(failure.body) if len(failure.body) <= BODY_BYTES_MAX else ""

@@ -52,6 +52,8 @@ _WORDS: Final = {
     Reason.TOKENS_PER_MINUTE: "The tokens of this minute are used",
     Reason.DELIVERY: "No call starts until the log has acknowledged results of earlier ones",
 }
+_EXPLAINED: Final = frozenset({Reason.SERVER_UNREACHABLE, Reason.SERVER_REFUSES, Reason.SERVER_FAILS})
+"""Reasons with the error of the last failed call."""
 _Cause = tuple[Reason, str | None, int | None]
 """Reason, server, status."""
 
@@ -169,7 +171,8 @@ class Stalls:
         return sum(backend.server.in_flight - backend.in_flight for backend in self._pool.backends)
 
     def _message(self, group: FailedGroup) -> str:
-        return "" if self.is_secret(group.batch_id) else group.message
+        is_quoted = group.reason is not FailureKind.CONNECT
+        return "" if is_quoted and self.is_secret(group.batch_id) else group.message
 
     def _in_flight(self, lines: int, since: float, *, is_silent: bool) -> Waiting:
         if not is_silent:
@@ -251,9 +254,7 @@ def _wait(cause: _Cause, lines: int, since: float, error: str) -> Waiting:
     if reason in {Reason.STORE, Reason.KEY}:
         server = None
     words = _WORDS[reason].format(server, status)
-    message = (
-        f"{words}: {error}" if error and reason in {Reason.SERVER_REFUSES, Reason.SERVER_FAILS} else f"{words}."
-    )
+    message = f"{words}: {error}" if error and reason in _EXPLAINED else f"{words}."
     return Waiting.of(reason, message, lines=lines, server=server, status=status, since=since)
 
 
