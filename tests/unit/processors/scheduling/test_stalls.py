@@ -324,7 +324,7 @@ def test_reports_of_an_encrypted_batch_quote_no_server() -> None:
 
     async def run(loop: SimulatedLoop) -> None:
         world = World(loop)
-        world.stage.stalls.is_secret = lambda batch_id: batch_id == "b"
+        world.stage.stalls.hide(lambda batch_id: batch_id == "b")
         world.upstream.reply = Answer(401, WORDS)
         world.publish("b")
         await world.pass_(30)
