@@ -191,7 +191,7 @@ def _reading(followers: Iterable[Follower], catalog: Catalog) -> Reading:
 
     following = Following(followers)
     metrics.VIEW_AGE.sample(following.ages)
-    return Reading(is_ready, following.catch_up, following.fault)
+    return Reading(is_ready, following.catch_up, following.fault, following.silent_since)
 
 
 def _catalog(cluster: Cluster, view: View) -> Catalog:
@@ -346,9 +346,12 @@ async def serve(settings: Settings, heartbeat: Heartbeat) -> bool:
 async def _with_health(deps: Dependencies, heartbeat: Heartbeat, crash: Crash) -> AsyncIterator[None]:
     """Send heartbeats, and serve the health of the process on its own port."""
 
+    async def check_start() -> None:
+        if not deps.reading.is_ready():
+            raise health.Unhealthy(deps.reading.fault() or "the catalog is empty")
+
     async def check_view() -> None:
-        fault = deps.reading.fault() or (None if deps.reading.is_ready() else "the catalog is empty")
-        if fault is not None:
+        if (fault := deps.reading.fault()) is not None:
             raise health.Unhealthy(fault)
 
     state = health.Health(
@@ -356,6 +359,7 @@ async def _with_health(deps: Dependencies, heartbeat: Heartbeat, crash: Crash) -
         probes={
             "kafka": functools.partial(check_broker, deps.settings.cluster),
             "store": functools.partial(health.check_store, deps.store, "api"),
+            "start": check_start,
             "view": check_view,
         },
         metrics=metrics.text,
