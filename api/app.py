@@ -346,21 +346,16 @@ async def serve(settings: Settings, heartbeat: Heartbeat) -> bool:
 async def _with_health(deps: Dependencies, heartbeat: Heartbeat, crash: Crash) -> AsyncIterator[None]:
     """Send heartbeats, and serve the health of the process on its own port."""
 
-    async def check_start() -> None:
-        if not deps.reading.is_ready():
-            raise health.Unhealthy(deps.reading.fault() or "the catalog is empty")
-
-    async def check_view() -> None:
-        if (fault := deps.reading.fault()) is not None:
-            raise health.Unhealthy(fault)
+    def fault_of_start() -> str | None:
+        return None if deps.reading.is_ready() else deps.reading.fault() or "the catalog is empty"
 
     state = health.Health(
         fault=heartbeat.fault,
         probes={
             "kafka": functools.partial(check_broker, deps.settings.cluster),
             "store": functools.partial(health.check_store, deps.store, "api"),
-            "start": check_start,
-            "view": check_view,
+            "start": functools.partial(health.check, fault_of_start),
+            "view": functools.partial(health.check, deps.reading.fault),
         },
         metrics=metrics.text,
     )

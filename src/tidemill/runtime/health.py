@@ -136,6 +136,12 @@ async def serve(health: Health, host: str, port: int) -> AsyncIterator[None]:
         server.close()
 
 
+async def check(fault: Callable[[], str | None]) -> None:
+    """Probe what knows its own fault; raises `Unhealthy` with it."""
+    if (found := fault()) is not None:
+        raise Unhealthy(found)
+
+
 async def check_store(store: Store, name: str) -> None:
     """Probe a store by writing an object with this name, which the next probe overwrites.
 
