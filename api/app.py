@@ -191,7 +191,7 @@ def _reading(followers: Iterable[Follower], catalog: Catalog) -> Reading:
 
     following = Following(followers)
     metrics.VIEW_AGE.sample(following.ages)
-    return Reading(is_ready, following.catch_up, following.fault)
+    return Reading(is_ready, following.catch_up, following.fault, following.silent_since)
 
 
 def _catalog(cluster: Cluster, view: View) -> Catalog:
@@ -346,17 +346,16 @@ async def serve(settings: Settings, heartbeat: Heartbeat) -> bool:
 async def _with_health(deps: Dependencies, heartbeat: Heartbeat, crash: Crash) -> AsyncIterator[None]:
     """Send heartbeats, and serve the health of the process on its own port."""
 
-    async def check_view() -> None:
-        fault = deps.reading.fault() or (None if deps.reading.is_ready() else "the catalog is empty")
-        if fault is not None:
-            raise health.Unhealthy(fault)
+    def fault_of_start() -> str | None:
+        return None if deps.reading.is_ready() else deps.reading.fault() or "the catalog is empty"
 
     state = health.Health(
         fault=heartbeat.fault,
         probes={
             "kafka": functools.partial(check_broker, deps.settings.cluster),
             "store": functools.partial(health.check_store, deps.store, "api"),
-            "view": check_view,
+            "start": functools.partial(health.check, fault_of_start),
+            "view": functools.partial(health.check, deps.reading.fault),
         },
         metrics=metrics.text,
     )

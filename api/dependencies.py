@@ -113,6 +113,8 @@ class Reading:
     `LogUnavailable` if it does not get there in some seconds."""
     fault: Callable[[], str | None] = lambda: None
     """Why the view is not current: it has not caught up yet, or no longer follows the log; None if it is."""
+    silent_since: Callable[[str], float | None] = lambda _: None
+    """Since when a topic has not been read, in Unix seconds; None if it is read."""
 
 
 @dataclass(frozen=True, kw_only=True)

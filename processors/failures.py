@@ -109,6 +109,8 @@ class CallFailure(msgspec.Struct, frozen=True):
     answer: Answer | None = None
     body: bytes = b""
     """The body of the answer, as a JSON object."""
+    cause: str = ""
+    """Why no connection could be opened, in fixed words."""
     server: str = ""
     """The name of the server."""
     endpoint: str = ""

@@ -18,7 +18,6 @@ from tidemill.api.dependencies import (
     JsonBody,
     ReadingCaller,
     StoringBody,
-    ViewDep,
     file_from_store,
     json,
 )
@@ -30,13 +29,15 @@ from tidemill.api.requests.bodies import Append, NewBatch, Seal
 from tidemill.api.requests.fields import BatchId, Endpoint, Id, Window
 from tidemill.api.requests.filters import BatchesQuery
 from tidemill.api.requests.inline import InlineRequest
-from tidemill.api.requests.paging import ListPage
+from tidemill.api.requests.paging import ListPage, Row
 from tidemill.api.requests.parts import Query
 from tidemill.api.requests.reading import Body
+from tidemill.api.view import overlay
 from tidemill.api.view.quotas import Booking
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.buckets import SCHEME
 from tidemill.schemas.jsonl.lines import Line, lines_of
+from tidemill.schemas.log import topics
 from tidemill.schemas.log.messages import FileRecord, InputRef
 from tidemill.schemas.ports import NotFound, once
 from tidemill.schemas.resources.batch import Batch
@@ -155,10 +156,13 @@ async def seal(
 
 @router.get("", response_model=ListPage[Batch])
 async def index(
-    view: ViewDep, caller: Caller, query: Annotated[BatchesQuery, Depends(Query(BatchesQuery))]
+    deps: Deps, caller: Caller, query: Annotated[BatchesQuery, Depends(Query(BatchesQuery))]
 ) -> Response:
     """List batches, the newest first."""
+    view = deps.view
     rows, searched_to = await lookup.page(view, query.after, lambda: view.batches(caller.project, query))
+    if (since := deps.reading.silent_since(topics.BATCHES.name)) is not None:
+        rows = [Row(id=row.id, body=overlay.unread(row.body, since)) for row in rows]
     return json(paging.write(query.page, rows, searched_to))
 
 
@@ -199,9 +203,11 @@ async def _estimated(deps: Dependencies, record: FileRecord, endpoint: str) -> T
 
 
 @router.get("/{batch_id}", response_model=Batch)
-async def retrieve(view: ViewDep, caller: Caller, batch_id: BatchId) -> Response:
+async def retrieve(deps: Deps, caller: Caller, batch_id: BatchId) -> Response:
     """Get a batch."""
-    return json(await lookup.batch_json(view, caller.project, batch_id))
+    body = await lookup.batch_json(deps.view, caller.project, batch_id)
+    since = deps.reading.silent_since(topics.BATCHES.name)
+    return json(body if since is None else overlay.unread(body, since))
 
 
 @router.post("/{batch_id}/cancel", response_model=Batch, responses={409: {"description": "The batch has ended."}})

@@ -17,10 +17,13 @@ from tidemill.schemas.resources.batch import (
     RequestCounts,
     Status,
 )
+from tidemill.schemas.resources.waiting import WAITING_MAX, Reason, Waiting, moment
 from tidemill.wording import counted
 
 # JSON escapes quotes within strings, so this matches only the field. Its usage and cost are objects; no text in it
 # has braces.
+_UNREAD: Final = "Nothing has been read from the log since {}: this is the state of the batch then."
+
 _PROGRESS: Final = re.compile(rb'"progress":(\{"percent":(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})')
 
 FAULTS_LISTED_MAX = 3
@@ -117,6 +120,19 @@ def _highest(left: RequestCounts, right: RequestCounts) -> RequestCounts:
         completed=max(left.completed, right.completed),
         failed=max(left.failed, right.failed),
     )
+
+
+def unread(body: bytes, since: float) -> bytes:
+    """A batch as JSON; one at work says as its first reason to wait since when the log has not been read."""
+    batch = Batch.model_validate_json(body)
+    if batch.status.is_terminal:
+        return body
+    counts = batch.request_counts
+    lines = max(0, counts.total - counts.completed - counts.failed)
+    said = Waiting.of(Reason.DELIVERY, _UNREAD.format(moment(int(since))), lines=lines, since=since)
+    waiting = (said, *batch.tidemill.waiting)[:WAITING_MAX]
+    extras = batch.tidemill.model_copy(update={"waiting": waiting})
+    return batch.model_copy(update={"tidemill": extras}).model_dump_json().encode()
 
 
 def current(body: bytes, now: float) -> bytes:

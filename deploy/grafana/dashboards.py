@@ -153,6 +153,7 @@ KAFKA: Final = [
             "{{stage}}": "sum by (stage) (increase(tidemill_dead_letters_total[1h]))",
         },
     ),
+    Panel("Age of the api's view", "s", {"{{topic}}": "max by (topic) (tidemill_view_age_seconds)"}),
     Panel("Free space", "bytes", {"{{disk}}": "min by (disk) (tidemill_disk_free_bytes)"}),
     Panel(
         "Store: operations",

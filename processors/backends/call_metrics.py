@@ -3,6 +3,7 @@
 The event loop appends each good call to a list, which costs a tenth of a microsecond, and folds many at once.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Final, Self
 
 from tidemill import metrics
 from tidemill.instruments import Buckets
-from tidemill.processors.failures import CallFailure, FailureKind
+from tidemill.processors.failures import Answer, CallFailure, FailureKind
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.log.codec import LineMark
 
@@ -26,7 +27,15 @@ _UNANSWERED: Final = {
     FailureKind.UNSUPPORTED_REPLY: metrics.OTHER,
 }
 """After any other failure without an answer, no call was made."""
+_UNUSABLE: Final = "unusable"
 _HUNDRED: Final = 100
+LOOK_LINES: Final = 100
+"""Lines of a model after which a process looks how many of them have failed."""
+FAILED_PART_MAX: Final = 0.5
+WELL_PART_MAX: Final = 0.25
+"""The share of failed lines below which a model is well again."""
+
+_log: Final = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -68,7 +77,7 @@ class CallMetrics:
         self.overloads += failure.is_overload
         if (answer := failure.answer) is not None:
             self.first_byte.observe(answer.first_byte)
-            self._count(endpoint, _ANSWERED.get(answer.status // _HUNDRED, metrics.OTHER))
+            self._count(endpoint, _status(failure, answer))
         elif (why := _UNANSWERED.get(failure.kind)) is not None:
             self._count(endpoint, why)
         else:
@@ -79,7 +88,7 @@ class CallMetrics:
 
     def refused(self, endpoint: str, seconds: float) -> None:
         """Count a call for several lines whose reply does not fit them."""
-        self._count(endpoint, metrics.OTHER)
+        self._count(endpoint, _UNUSABLE)
         self.duration.observe(seconds)
 
     def joined(self, lines: int, tokens: int) -> None:
@@ -107,10 +116,20 @@ class CallMetrics:
         self.ended[endpoint if endpoint in ENDPOINTS else metrics.OTHER, status] += calls
 
 
-class LineCounts:
-    """The finished lines of a model."""
+def _status(failure: CallFailure, answer: Answer) -> str:
+    """The class of the answer, or of the error in a 2xx; an answer that does not fit its schema is one, too."""
+    status = _ANSWERED.get((failure.status or answer.status) // _HUNDRED, metrics.OTHER)
+    return _UNUSABLE if status == _GOOD and failure.kind is not FailureKind.INVALID_OUTPUT else status
 
-    def __init__(self) -> None:
+
+class LineCounts:
+    """The finished lines of a model; the log says when most of them begin to fail, and when they end to."""
+
+    def __init__(self, model: str = "") -> None:
+        self._model = model
+        self._seen = [0, 0]
+        """The lines since the last look, all and failed ones."""
+        self._are_failing = False
         self._lines = [0, 0]
         self._attempts = [0, 0]
 
@@ -123,6 +142,7 @@ class LineCounts:
         self._lines[1] += len(failed)
         self._attempts[0] += sum(mark.attempts for mark in marks) - sum(failed)
         self._attempts[1] += sum(failed)
+        self._look(len(marks), len(failed))
 
     @property
     def lines(self) -> dict[str, float]:
@@ -133,3 +153,20 @@ class LineCounts:
     def attempts(self) -> dict[str, float]:
         """Calls for them."""
         return dict(zip(("completed", "failed"), self._attempts, strict=True))
+
+    def _look(self, lines: int, failed: int) -> None:
+        self._seen[0] += lines
+        self._seen[1] += failed
+        lines, failed = self._seen
+        if lines < LOOK_LINES:
+            return
+        self._seen = [0, 0]
+        if failed > lines * FAILED_PART_MAX and not self._are_failing:
+            self._are_failing = True
+            _log.warning(
+                "most lines of the model %s fail: %d of the last %d; their batches have the errors",
+                self._model, failed, lines,
+            )  # fmt: skip
+        elif failed < lines * WELL_PART_MAX and self._are_failing:
+            self._are_failing = False
+            _log.info("lines of the model %s succeed again: %d of the last %d failed", self._model, failed, lines)

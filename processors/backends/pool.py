@@ -63,7 +63,7 @@ class BackendPool(Seats):
         self.changed: Callable[[], None] = lambda: None
         """To call after `configure`."""
         self.model = model
-        self.line_counts = LineCounts()
+        self.line_counts = LineCounts(model)
         self._contender: Contender | None = None
         self._is_divided = False
         """Whether `part` has been set."""

@@ -263,6 +263,10 @@ class Caller:
     ) -> CallResult:
         """The result of a failed call, which ends; `before` has the failed calls before it, if there are any."""
         failure = self.locate(failure, line, permit)
+        if failure.kind is FailureKind.CONNECT:
+            server = permit.backend.server
+            cause = self._upstream.fault(address(permit.backend.base, line.head.url), server.options.headers)
+            failure = request_codec.located(failure, cause=cause)
         evidence = self.pool.failed(permit, failure, before)
         backend = permit.backend
         is_refused = failure.fault is Fault.ACCESS_OR_LINE and backend.breaker.failures

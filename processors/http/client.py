@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 from msgspec import structs
 
 from tidemill import __version__
-from tidemill.configuration.security import load_certificate
+from tidemill.bounded_dict import BoundedDict
+from tidemill.configuration.security import NotConnected, load_certificate, no_connection
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.http import tunnel
 from tidemill.processors.http.connection import NOTHING, Connection, OnEnd
@@ -121,6 +122,8 @@ class HttpUpstream:
         self._replies = LargeReplies()
         self._routes: dict[tuple[Sequence[str], ...], _Route] = {}
         self._idle: dict[Peer, _Idle] = {}
+        self._faults: BoundedDict[Peer, str] = BoundedDict(ROUTES_MAX)
+        """Why the last connection to a peer could not be opened, if it could not."""
         self._kept: Container[Origin] | None = None
         """Places whose idle connections are kept; None for all."""
         self._tls: dict[Trust, tuple[list[tuple[int, int]], ssl.SSLContext]] = {}
@@ -179,6 +182,10 @@ class HttpUpstream:
         if isinstance(page, Answer) and page.share is not None:
             page.share.close()
         return page
+
+    def fault(self, url: str, headers: dict[str, str]) -> str:
+        """Why no connection could be opened for the last call of an address with these headers, in fixed words."""
+        return self._faults.get(self._route("POST", url, headers).peer, "")
 
     def follow(self, trusts: Mapping[Origin, Trust], places: Container[Origin]) -> None:
         """Follow changed settings: connections to other places close, as soon as they have no call.
@@ -255,19 +262,22 @@ class HttpUpstream:
                         ssl=None if peer.tls_name is None else self._context(trust),
                         server_hostname=peer.tls_name,
                     )
-        except (OSError, UnicodeError):
+        except (OSError, UnicodeError) as error:
+            self._faults[peer] = no_connection(error)
             # OSError: also a timeout, a failed handshake, a missing file. UnicodeError: a host like `host..local`.
             return FailureKind.CONNECT
         _probe(connection.socket)
         return connection
 
     def _context(self, trust: Trust) -> ssl.SSLContext:
-        files = trust.authorities
-        stamps = [_stamp(file) for file in (*files, *(trust.client or ())) if file is not None]
-        known, context = self._tls.get(trust, (None, None))
-        if context is None or known != stamps:
-            context = _loaded(trust)
-            self._tls[trust] = stamps, context
+        try:
+            stamps = [_stamp(file) for file in (*trust.authorities, *(trust.client or ())) if file is not None]
+            known, context = self._tls.get(trust, (None, None))
+            if context is None or known != stamps:
+                context = _loaded(trust)
+                self._tls[trust] = stamps, context
+        except OSError as error:
+            raise NotConnected("a TLS file of its settings cannot be used") from error
         return context
 
     def _route(self, method: str, url: str, headers: dict[str, str]) -> _Route:

@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from typing import Final
 
+from tidemill.configuration.security import NotConnected
 from tidemill.processors.http.connection import Connection
 
 ANSWER_BYTES_MAX: Final = 16 << 10
@@ -66,4 +67,4 @@ async def connect(
 def _check(head: bytes) -> None:
     # A server that speaks before it is spoken to does not speak TLS.
     if head.split(maxsplit=2)[1:2] != [b"200"] or not head.endswith(_END):
-        raise ConnectionRefusedError("the proxy makes no tunnel")
+        raise NotConnected("the proxy makes no tunnel")

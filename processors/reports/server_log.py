@@ -41,5 +41,7 @@ class ServerLog:
 def _log_change(name: str, cause: Cause | None) -> None:
     if cause is None:
         _log.info("server %s takes calls again", name)
+    elif cause.reason is Reason.SERVER_SILENT:
+        _log.warning("server %s does not answer: %s", name, cause.message)
     else:
         _log.warning("server %s takes no calls: %s", name, cause.message)

@@ -1,14 +1,18 @@
 """Counts the lines that wait for another call, by batch and by what failed the last one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from tidemill.processors.failures import CallFailure, FailureKind
+from tidemill.bounded_dict import BoundedDict
+from tidemill.processors.failures import NOT_MADE, CallFailure, FailureKind
 from tidemill.processors.lines import Line
 from tidemill.schemas.jsonl import server_error
 from tidemill.schemas.ports import Clock
 
 MESSAGE_CHARS_MAX: Final = 200
+SERVERS_MAX: Final = 1_000
+"""Servers of a model whose last failures are kept."""
 BODY_BYTES_MAX: Final = 4096
 """Size of an error body; a larger one is not searched for a message."""
 
@@ -23,7 +27,7 @@ class FailedGroup(NamedTuple):
     status: int | None
     """The status of the answer, if there was one."""
     message: str
-    """The latest error message, cut."""
+    """The latest error message, cut; of a server that cannot be reached, why."""
     lines: int
     since: float
     """Unix time since which the group has never been empty."""
@@ -41,17 +45,23 @@ class FailedLines:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self.is_secret: Callable[[str], bool] = lambda _: False
+        """Whether no message of a server may be kept of a batch: it may quote the line."""
+        self.latest: BoundedDict[str, FailedGroup] = BoundedDict(SERVERS_MAX)
+        """By server, the line that failed there last, alone; it stays while that line is called again."""
         self._batches: dict[str, dict[tuple[FailureKind, str, int | None], _Group]] = {}
 
     def note(self, line: Line, failure: CallFailure) -> None:
         """Count a line that waits after this failure; its earlier failure no longer counts."""
         reason = (failure.kind, failure.server, failure.status)
-        message = _message(failure)[:MESSAGE_CHARS_MAX]
+        message = self._message(failure, line.head.batch_id)[:MESSAGE_CHARS_MAX]
         groups = self._batches.setdefault(line.head.batch_id, {})
         if (group := groups.get(reason)) is None:
             group = groups[reason] = _Group(self._clock(), message)
         group.lines += 1
         group.message = message
+        if failure.kind not in NOT_MADE:
+            self.latest[failure.server] = FailedGroup(line.head.batch_id, *reason, message, 1, group.since)
         self.forget(line)
         line.reason = reason
 
@@ -74,6 +84,11 @@ class FailedLines:
             for batch_id, groups in self._batches.items()
             for reason, group in groups.items()
         ]
+
+    def _message(self, failure: CallFailure, batch_id: str) -> str:
+        if failure.kind is FailureKind.CONNECT:
+            return failure.cause
+        return "" if self.is_secret(batch_id) else _message(failure)
 
 
 def _message(failure: CallFailure) -> str:

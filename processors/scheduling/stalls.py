@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from tidemill.processors.backends.backend import Backend
 from tidemill.processors.backends.pool import BackendPool
-from tidemill.processors.failures import NOT_FETCHED, FailureKind
+from tidemill.processors.failures import FailureKind
 from tidemill.processors.lines import Pending
 from tidemill.processors.scheduling.failed_lines import FailedGroup, FailedLines
 from tidemill.processors.scheduling.waiting_lines import WaitingLines
@@ -25,6 +25,11 @@ from tidemill.wording import counted
 CHECK_SECONDS: Final = 2.0
 STALL_SECONDS: Final = 10.0
 """A batch without a result for this time has stalled, and so has a line that has failed for this time."""
+FIRST_SECONDS: Final = 60.0
+"""How long the first answers of a server may take before it counts as silent, as a whole."""
+USUAL_PART: Final = 0.9
+USUAL_TIMES: Final = 2
+"""A server is silent after this multiple of the time in which that part of its calls end."""
 REPORT_SECONDS: Final = 10.0
 """A report that is still true is sent again after this time; less often if many batches wait."""
 REPORTS_MAX: Final = 25
@@ -52,6 +57,8 @@ _WORDS: Final = {
     Reason.TOKENS_PER_MINUTE: "The tokens of this minute are used",
     Reason.DELIVERY: "No call starts until the log has acknowledged results of earlier ones",
 }
+_EXPLAINED: Final = frozenset({Reason.SERVER_UNREACHABLE, Reason.SERVER_REFUSES, Reason.SERVER_FAILS})
+"""Reasons with the error of the last failed call."""
 _Cause = tuple[Reason, str | None, int | None]
 """Reason, server, status."""
 
@@ -84,8 +91,6 @@ class Stalls:
 
         `awaits_log` says whether no call starts until the log acknowledges results.
         """
-        self.is_secret: Callable[[str], bool] = lambda _: False
-        """Whether reports of a batch must not quote a server's messages."""
         self._awaits_log = awaits_log
         self._batches = batches
         self._lines = lines
@@ -99,6 +104,10 @@ class Stalls:
         self._idle_at = 0.0
         """When a check last found no call in flight."""
 
+    def hide(self, is_secret: Callable[[str], bool]) -> None:
+        """Do not quote a server's messages in reports of these batches."""
+        self._failed.is_secret = is_secret
+
     def check(self, now: float) -> list[Stalled]:
         """The reports to send at `now`, by the event loop's clock."""
         if not self._pool.in_flight:
@@ -110,7 +119,7 @@ class Stalls:
             seen = self._seen.setdefault(batch_id, _Seen(batch.settled, now))
             if seen.settled != batch.settled:
                 seen.settled, seen.since, self._moved_at = batch.settled, now, now
-        causes = self._causes(now, held) if self._seen else []
+        causes = self._causes(now) if self._seen else []
         lines = sum(len(batch.lines) for batch in self._batches.values())
         found = {batch_id: self._waits(batch_id, held[batch_id], causes, lines, now) for batch_id in self._seen}
         cycle = max(REPORT_SECONDS, CHECK_SECONDS * sum(map(bool, found.values())) / REPORTS_MAX)
@@ -142,7 +151,7 @@ class Stalls:
             return ()
         is_stalled = now >= seen.since + STALL_SECONDS
         waits = [
-            _wait((_reason(one), one.server, one.status), one.lines, one.since, self._message(one))
+            _wait((_reason(one), one.server, one.status), one.lines, one.since, one.message)
             for one in held
             if is_stalled or wall >= one.since + STALL_SECONDS
         ]
@@ -168,9 +177,6 @@ class Stalls:
         """Calls of other models at the servers."""
         return sum(backend.server.in_flight - backend.in_flight for backend in self._pool.backends)
 
-    def _message(self, group: FailedGroup) -> str:
-        return "" if self.is_secret(group.batch_id) else group.message
-
     def _in_flight(self, lines: int, since: float, *, is_silent: bool) -> Waiting:
         if not is_silent:
             words = "Calls for these lines are in flight, and take long."
@@ -182,7 +188,7 @@ class Stalls:
 
     def of_servers(self, now: float) -> dict[str, Cause]:
         """Why each server of the model accepts no calls, without those that accept some."""
-        failed = {one.server: one for one in self._failed.groups() if one.reason not in NOT_FETCHED}
+        failed = self._failed.latest
         if self._awaits_log():
             delivery = _shown((Reason.DELIVERY, None, None), "")
             return {backend.server.name: delivery for backend in self._pool.backends}
@@ -190,7 +196,7 @@ class Stalls:
         for backend in self._pool.backends:
             name, group = backend.server.name, failed.get(backend.server.name)
             if (one := _cause(backend, group, now)) is not None:
-                found[name] = _shown(one, "" if group is None else self._message(group))
+                found[name] = _shown(one, "" if group is None else group.message)
             elif is_silent and backend.in_flight and backend.server.in_flight >= backend.server.allowed(now):
                 words = f"{name} accepted {counted(backend.in_flight, 'call')} and answered none yet."
                 found[name] = Cause(reason=Reason.SERVER_SILENT, message=words[:MESSAGE_CHARS_MAX], since=0)
@@ -198,18 +204,26 @@ class Stalls:
 
     def _is_silent(self, now: float) -> bool:
         """Whether a batch has stalled, and no line of another one got a result since then."""
-        return any(self._is_silent_since(self._seen[one].since, now) for one in self._batches if one in self._seen)
+        seen = [self._seen[one].since for one in self._batches if one in self._seen]
+        return any(self._is_silent_since(since, now, first=FIRST_SECONDS) for since in seen)
 
-    def _is_silent_since(self, since: float, now: float) -> bool:
-        """Whether calls have been in flight for a while, and no line of any batch got a result after `since`."""
-        return since >= self._moved_at and now >= max(since, self._idle_at) + STALL_SECONDS
+    def _is_silent_since(self, since: float, now: float, *, first: float = STALL_SECONDS) -> bool:
+        """Whether calls have been in flight for a while, and no line of any batch got a result after `since`.
 
-    def _causes(self, now: float, held: Mapping[str, list[FailedGroup]]) -> list[_Cause]:
+        That is longer than calls usually take, or `first` as long as none has ended.
+        """
+        usual = [backend.metrics.folded().duration.quantile(USUAL_PART) for backend in self._pool.backends]
+        known = [USUAL_TIMES * seconds for seconds in usual if seconds is not None]
+        seconds = max(STALL_SECONDS, *known) if known else first
+        return since >= self._moved_at and now >= max(since, self._idle_at) + seconds
+
+    def _causes(self, now: float) -> list[_Cause]:
         """Why no line gets its first call; empty if a server accepts calls."""
         if self._awaits_log():
             return [(Reason.DELIVERY, None, None)]
-        failed = {one.server: one for group in held.values() for one in group if one.reason not in NOT_FETCHED}
-        causes = [_cause(backend, failed.get(backend.server.name), now) for backend in self._pool.backends]
+        causes = [
+            _cause(backend, self._failed.latest.get(backend.server.name), now) for backend in self._pool.backends
+        ]
         causes += [(Reason.SERVER_UNREACHABLE, name, None) for name in self._pool.unresolved]
         return [] if None in causes else [cause for cause in causes if cause is not None]
 
@@ -251,9 +265,7 @@ def _wait(cause: _Cause, lines: int, since: float, error: str) -> Waiting:
     if reason in {Reason.STORE, Reason.KEY}:
         server = None
     words = _WORDS[reason].format(server, status)
-    message = (
-        f"{words}: {error}" if error and reason in {Reason.SERVER_REFUSES, Reason.SERVER_FAILS} else f"{words}."
-    )
+    message = f"{words}: {error}" if error and reason in _EXPLAINED else f"{words}."
     return Waiting.of(reason, message, lines=lines, server=server, status=status, since=since)
 
 

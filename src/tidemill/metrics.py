@@ -63,8 +63,8 @@ USAGE_UNKNOWN: Final = counter(
 )
 CALLS: Final = sampled(
     "tidemill_calls_total",
-    "Ended backend calls, by the class of the reply's status, or why there was none: `connect`, `lost`, "
-    "`timeout`, `other`. Several lines in one call count once.",
+    "Ended backend calls, by the class of the reply's status, or of the error in a 2xx; `unusable` is a 2xx that "
+    "is no answer. Without a reply: `connect`, `lost`, `timeout`, `other`. Several lines in one call count once.",
     PROCESSORS, labels=("model", "server", "endpoint", "status"), kind="counter",
 )
 CALL_DURATION: Final = sampled(
@@ -283,7 +283,8 @@ PRODUCE_DURATION: Final = sampled(
 )
 PRODUCE_FAILURES: Final = counter(
     "tidemill_kafka_produce_failures_total",
-    "Records without an acknowledgement in time, which the process sends again or reports.", *ALL,
+    "Records without an acknowledgement in time, or without a broker that answers: the process sends them again "
+    "or reports it.", *ALL,
 )
 PRODUCERS: Final = counter(
     "tidemill_kafka_producers_started_total",

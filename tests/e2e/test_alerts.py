@@ -25,12 +25,20 @@ DISK = 'tidemill_disk_free_bytes{disk="log"}'
 RESERVE = 'tidemill_disk_reserve_bytes{disk="log"}'
 UP = 'up{job="tidemill", stage="%s"}'
 SLACK = 'tidemill_deadline_slack_seconds{model="m"}'
-# Series that fire each alert, and series just below it. A number is a gauge; a text, the rise per minute.
+LINES = 'tidemill_lines_total{model="m", outcome="%s"}'
+STARTED = 'process_start_time_seconds{job="tidemill", stage="results", instance="r"}'
+# Series that fire each alert, and series just below it. A number is a gauge; a text, the rise per minute. A text
+# with a space has the samples of each minute, as promtool writes them.
 CASES = {
     "TidemillDown": ({'up{job="tidemill"}': 0}, {'up{job="tidemill"}': 1, 'up{job="other"}': 0}),
     "TidemillStageMissing": (
         {UP % stage: 1 for stage in ("api", "ingest", "results", "webhooks")},
         {UP % stage: 0 for stage in ("api", "ingest", "processors", "results")},
+    ),
+    "TidemillRestarts": ({STARTED: "0x20 1x7 2x7 3x7"}, {STARTED: "0x20 1x11 2x11"}),
+    "TidemillViewOld": (
+        {'tidemill_view_age_seconds{topic="a"}': 1, 'tidemill_view_age_seconds{topic="b"}': 130},
+        {'tidemill_view_age_seconds{topic="b"}': 110},
     ),
     "TidemillReceiptMismatch": (
         {"tidemill_receipt_mismatches_total": "1"}, {"tidemill_receipt_mismatches_total": "0"},
@@ -46,8 +54,11 @@ CASES = {
     ),
     "TidemillBatchLate": ({SLACK: -1}, {SLACK: 1}),
     "TidemillServerFails": (
-        {CALLS % "5xx": "3", CALLS % "lost": "3", CALLS % "2xx": "4"},
+        {CALLS % "5xx": "2", CALLS % "lost": "2", CALLS % "unusable": "2", CALLS % "2xx": "4"},
         {CALLS % "5xx": "4", CALLS % "4xx": "5", CALLS % "2xx": "1"},
+    ),
+    "TidemillLinesFail": (
+        {LINES % "failed": "60", LINES % "completed": "40"}, {LINES % "failed": "5", LINES % "completed": "4"},
     ),
     "TidemillConsumerLate": ({LAG % "results": 1000}, {LAG % "results": 800, LAG % "processors": 90_000}),
     "TidemillDeadLetters": ({"tidemill_dead_letters_total": "1"}, {"tidemill_dead_letters_total": "0"}),
@@ -78,13 +89,13 @@ CASES = {
 
 def series(found):
     """Series in promtool's format."""
-    return [
-        {
-            "series": name,
-            "values": f"{value}x{MINUTES}" if isinstance(value, int | float) else f"0+{value}x{MINUTES}",
-        }
-        for name, value in found.items()
-    ]
+
+    def values(value):
+        if isinstance(value, int | float):
+            return f"{value}x{MINUTES}"
+        return value if " " in value else f"0+{value}x{MINUTES}"
+
+    return [{"series": name, "values": values(value)} for name, value in found.items()]
 
 
 def case(alert, found, *, fires):
@@ -108,6 +119,36 @@ def after(minutes):
     expected = [{"labels": "{}", "value": 1}] if minutes == 0 else []
     asked = {"expr": f"count({firing})", "eval_time": f"{60 + minutes}m", "exp_samples": expected}
     return {"interval": "1m", "input_series": [bad, good], "promql_expr_test": [asked]}
+
+
+def lasting(alert, found):
+    """A test that the alert fires for as long as the trouble lasts, whatever becomes of its series."""
+    firing = f'count(ALERTS{{alertname="{alert}", alertstate="firing"}})'
+    asked = [
+        {"expr": firing, "eval_time": f"{minute}m", "exp_samples": [{"labels": "{}", "value": 1}]}
+        for minute in range(MINUTES - 15, MINUTES)
+    ]
+    return {"name": f"{alert} lasts", "interval": "1m", "input_series": series(found), "promql_expr_test": asked}
+
+
+LASTING = [
+    # The broker of a full disk is dead from the tenth minute on; other processes end every three minutes.
+    lasting("TidemillDiskLow", {DISK: f"1e9x9 stale _x{MINUTES}", RESERVE: 10e9}),
+    *(
+        lasting(alert, {name: f"{values} stale " * (MINUTES // 3)})
+        for alert, name, values in (
+            ("TidemillBatchesStalled", STALLED % "server_unreachable", "0 1"),
+            ("TidemillBatchLate", SLACK, "9 -9"),
+            ("TidemillConsumerLate", LAG % "results", "0 1000"),
+        )
+    ),
+]
+# The first event of a process that has just started: its series begins with 1.
+BEGUN = {
+    "TidemillDeadLetters": 'tidemill_dead_letters_total{stage="results"}',
+    "TidemillReceiptMismatch": "tidemill_receipt_mismatches_total",
+    "TidemillKeyRecordsRefused": "tidemill_key_records_refused_total",
+}
 
 
 def pressure(*slacks):
@@ -135,6 +176,9 @@ def test_each_alert_fires_when_it_should_and_only_then(tmp_path):
         for alert, both in CASES.items()
         for found, fires in zip(both, (True, False), strict=True)
     ]
+    tests += [case(alert, {name: f"_x{MINUTES - 30} 1x30"}, fires=True) for alert, name in BEGUN.items()]
+    tests += [case(alert, {name: f"_x{MINUTES - 30} 0x30"}, fires=False) for alert, name in BEGUN.items()]
+    tests += LASTING
     tests += [after(0), after(10), pressure(), pressure(900), pressure(1800, 900), without_results()]
     written = tmp_path / "rules_test.yml"
     written.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))

@@ -14,6 +14,11 @@ class Upstream:
     is_open = True
     """Whether a connection is open, so that a call needs no task."""
 
+    def fault(self, url: str, headers: dict[str, str]) -> str:
+        """See `HttpUpstream`."""
+        del url, headers
+        return "Connection refused"
+
     def begin(
         self, url: str, headers: dict[str, str], body: bytes, seconds: float, more: bytes, *, on_end: OnEnd
     ) -> Callable[[], object] | None:

@@ -3,6 +3,7 @@
 import re
 import tomllib
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import jsonschema
 import kubernetes_validate
@@ -129,7 +130,11 @@ def test_probes_ask_what_is_answered():
         ports = {found["name"]: found["containerPort"] for found in container["ports"]}
         assert ports["health"] == port
         for probe, path in (("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
-            assert container[probe]["httpGet"] == {"path": path, "port": "health"}
+            found = container[probe]["httpGet"]
+            assert (found["path"].partition("?")[0], found["port"]) == (path, "health")
+    (api,) = of("Deployment")["api"]["spec"]["template"]["spec"]["containers"]
+    left_out = set(parse_qs(urlsplit(api["readinessProbe"]["httpGet"]["path"]).query)["exclude"])
+    assert left_out == {"kafka", "store", "view"}, "reads go on without them"
 
 
 def test_the_autoscaler_looks_at_a_metric_that_is_there():

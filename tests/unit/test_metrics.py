@@ -105,7 +105,7 @@ def test_calls_are_counted_by_what_became_of_them():
         backend.metrics.failed("/v1/embeddings", CallFailure(kind, ""), 0.5, 3.0)
     backend.metrics.refused("/v1/embeddings", 0.5)
     assert {status: calls for (_, status), calls in backend.metrics.folded().ended.items()} == {
-        "2xx": 1, "4xx": 1, "5xx": 1, "other": 4, "connect": 1, "lost": 1, "timeout": 1,
+        "2xx": 1, "4xx": 1, "5xx": 1, "other": 3, "unusable": 1, "connect": 1, "lost": 1, "timeout": 1,
     }  # fmt: skip
     assert backend.metrics.duration.scraped()[0][-1] == ("+Inf", 10)
     assert backend.metrics.waits.scraped()[0][-1] == ("+Inf", 6)

@@ -1,7 +1,9 @@
 """TLS and SASL settings of Kafka clients, and the arguments of the client library that follow from them."""
 
 import functools
+import os
 import re
+import socket
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +32,11 @@ def _check_variable(name: str) -> str:
 VariableName = Annotated[str, AfterValidator(_check_variable)]
 """The name of an environment variable that has a secret; it may be logged and shown."""
 
+
+_NO_AUTHORITY: Final = frozenset({2, 18, 19, 20, 21})
+"""OpenSSL's codes of a certificate whose authority is not known, or that signed itself."""
+_OTHER_NAME: Final = frozenset({62, 64})
+_ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
 
 _BROKERS: Final = re.compile(r"\s*([^\s,:/@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?\s*\Z")
 
@@ -135,6 +142,42 @@ def load_certificate(context: ssl.SSLContext, cert: Path, key: Path | None = Non
         raise OSError(f"{key or cert} has an encrypted key; store it without a password")
 
     context.load_cert_chain(cert, key, password=refuse)
+
+
+class NotConnected(OSError):
+    """No connection, for the reason in the text, which names no address."""
+
+
+def no_connection(error: Exception, *, fix: str = "") -> str:
+    """Why a connection could not be opened, without an address; `fix` follows if the authority is not known."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return _of_certificate(error, fix)
+        case ssl.SSLError():
+            why = f"the TLS handshake fails ({error.reason or 'no reason'})"
+        case socket.gaierror():
+            why = "its host name does not resolve"
+        case UnicodeError():
+            why = "its host name is not valid"
+        case TimeoutError():
+            why = "no connection in time"
+        case OSError(errno=int(number)):
+            why = os.strerror(number)
+        case NotConnected():
+            why = str(error)
+        case _:
+            # The errors of several addresses of a name.
+            numbers = dict.fromkeys(_ERRNO.findall(str(error)))
+            why = ", ".join(os.strerror(int(number)) for number in numbers) or "no connection"
+    return why
+
+
+def _of_certificate(error: ssl.SSLCertVerificationError, fix: str) -> str:
+    if error.verify_code in _NO_AUTHORITY:
+        return f"its certificate is not trusted{fix}"
+    if error.verify_code in _OTHER_NAME:
+        return "its certificate is for another name"
+    return f"its certificate is not valid ({error.verify_message})"
 
 
 @functools.lru_cache(maxsize=256)

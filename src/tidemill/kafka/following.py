@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
@@ -37,6 +38,11 @@ class Following:
             self._old = old
             _log.warning("topics that this process cannot follow: %s", ", ".join(old) or "none any more")
         return f"topics that are not followed any more: {len(old)} of {len(self._followers)}" if old else None
+
+    def silent_since(self, topic: str) -> float | None:
+        """Since when a topic has not been read, in Unix seconds; None if it is read as usual."""
+        ages = (one.age_seconds for one in self._followers if one.partition.topic == topic and one.is_caught_up)
+        return next((time.time() - age for age in ages if age > AGE_SECONDS_MAX), None)
 
     async def catch_up(self, *topics: str) -> None:
         """Wait until all records of these topics are applied that the log has now; see `follower.catch_up`.

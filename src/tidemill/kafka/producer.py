@@ -1,6 +1,8 @@
 """Appends records to topics through a producer that is replaced after a fault."""
 
 import asyncio
+import itertools
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Any, Final, NamedTuple
@@ -8,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
+from aiokafka.producer.message_accumulator import MessageAccumulator
 from aiokafka.producer.sender import SendProduceReqHandler
 
 from tidemill import metrics
@@ -24,6 +27,35 @@ SEND_SECONDS_MAX: Final = 10.0
 BATCH_BYTES: Final = 16 << 10
 """The most that one request carries to one partition, unless a single record is larger."""
 
+_log: Final = logging.getLogger(__name__)
+
+
+class Outage:
+    """Counts records that are not appended; logs once that Kafka acknowledges none, and once that it does."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self.since: float | None = None
+        """When the first of them failed; None if the last ones were appended."""
+        self._last = 0.0
+
+    def fail(self) -> None:
+        """Count a record."""
+        metrics.PRODUCE_FAILURES.inc()
+        self._last = self._clock()
+        if self.since is None:
+            self.since = self._last
+            _log.warning("Kafka does not acknowledge records of this process; work stands still until it answers")
+
+    def end(self) -> None:
+        """Note that a record was appended; if one partition alone fails, others do not end the outage."""
+        now = self._clock()
+        if self.since is not None and now - self._last > SEND_SECONDS_MAX:
+            _log.warning("Kafka acknowledges records again, after %.0f s", now - self.since)
+            self.since = None
+
+
+_outage: Final = Outage()
 _produced: Final = Buckets(metrics.SHORT_SECONDS)
 metrics.PRODUCE_DURATION.sample(lambda: {(): _produced})
 
@@ -134,7 +166,11 @@ class Producer:
             LogUnavailable: No broker answers; the record is not queued.
             RecordTooLarge: It is above `RECORD_BYTES_MAX`.
         """
-        current = await self._started()
+        try:
+            current = await self._started()
+        except LogUnavailable:
+            _outage.fail()
+            raise
         try:
             future = await current.send(
                 topic,
@@ -153,6 +189,8 @@ class Producer:
             # A caller that is cancelled does not retrieve the exception.
             if not done.cancelled() and done.exception() is None:
                 _produced.observe(monotonic() - begun)
+                if _outage.since is not None:
+                    _outage.end()
 
         future.add_done_callback(ended)
         return Sent(future, current)
@@ -174,7 +212,7 @@ class Producer:
 
     def abandon(self, sent: Sent) -> None:
         """Replace the producer of a record, so that the record is appended now or never."""
-        metrics.PRODUCE_FAILURES.inc()
+        _outage.fail()
         if self._current is sent.by:
             self._current = None
             self._stop_soon(sent.by)
@@ -224,8 +262,17 @@ async def _give_up(current: AIOKafkaProducer) -> None:
     _sender(current).cancel()
     await asyncio.wait([_sender(current)], timeout=STOP_SECONDS_MAX)
     # The callers that wait for queued records would wait for ever.
-    current._message_accumulator.fail_all(KafkaTimeoutError())  # noqa: SLF001  not public
+    _fail_queue(current._message_accumulator)  # noqa: SLF001  not public
     await stop(current)
+
+
+def _fail_queue(queue: MessageAccumulator) -> None:
+    # A batch that the client has queued again removes itself, when it fails, from those that are on their way.
+    queue._pending_batches.update(itertools.chain(*queue._batches.values()))  # noqa: SLF001
+    queue.fail_all(KafkaTimeoutError())
+    for batch in queue._pending_batches:  # noqa: SLF001
+        # No caller waits for it, and asyncio logs an error that no code has asked for.
+        batch._drain_waiter.exception()  # noqa: SLF001
 
 
 def _sender(current: AIOKafkaProducer) -> "asyncio.Task[None]":
@@ -277,7 +324,9 @@ class Log(Producer):
                 sent = await self.enqueue(topic, key, value, headers=headers, partition=partition)
                 return await self.delivered(sent)
         except TimeoutError as error:
-            if sent is not None:
+            if sent is None:
+                _outage.fail()
+            else:
                 self.abandon(sent)
             raise LogUnavailable(type(error).__name__) from error
 

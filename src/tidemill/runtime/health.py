@@ -1,7 +1,7 @@
 """The health endpoints of a process: `/livez`, `/readyz` and `/metrics`.
 
 `/livez` probes nothing outside the process: an unavailable broker is no reason to restart it. `/readyz` probes all
-dependencies, and caches the result so that frequent requests cost little.
+dependencies, and caches the result so that frequent requests cost little; `?exclude=kafka` leaves out a probe.
 """
 
 import asyncio
@@ -9,10 +9,11 @@ import functools
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import parse_qs
 
 from tidemill.runtime.connections import Connection, ConnectionTable
 from tidemill.schemas.ports import Store, once
@@ -62,31 +63,35 @@ class Health:
         self._fault = fault
         self._probes = dict(probes)
         self._metrics = metrics
-        self._faults: dict[str, str] = {}
-        self._probed_at = float("-inf")
-        self._probing = asyncio.Lock()
+        self._found: dict[str, tuple[str | None, float]] = {}
+        """By probe, its last fault, and when that was found."""
+        self._probing = {name: asyncio.Lock() for name in probes}
 
-    async def answer(self, path: str) -> Answer:
-        """Answer a GET of a path."""
+    async def answer(self, path: str, excluded: Collection[str] = ()) -> Answer:
+        """Answer a GET of a path; `/readyz` leaves out the `excluded` probes."""
         match path:
             case "/livez":
                 return _answer(self._own_fault())
             case "/readyz":
-                return _answer(await self._probe() | self._own_fault())
+                return _answer(await self._probe(excluded) | self._own_fault())
             case "/metrics":
                 text, kind = self._metrics()
                 return Answer(status=200, body=text, kind=kind)
             case _:
                 return Answer(status=404, body=b'{"status":"not found"}\n')
 
-    async def _probe(self) -> dict[str, str]:
-        async with self._probing:
-            if time.monotonic() - self._probed_at >= CACHE_SECONDS:
-                found = await asyncio.gather(*(_probed(probe) for probe in self._probes.values()))
-                named = zip(self._probes, found, strict=True)
-                self._faults = {name: fault for name, fault in named if fault is not None}
-                self._probed_at = time.monotonic()
-        return self._faults
+    async def _probe(self, excluded: Collection[str]) -> dict[str, str]:
+        names = [name for name in self._probes if name not in excluded]
+        found = await asyncio.gather(*map(self._fault_of, names))
+        return {name: fault for name, fault in zip(names, found, strict=True) if fault is not None}
+
+    async def _fault_of(self, name: str) -> str | None:
+        async with self._probing[name]:
+            fault, at = self._found.get(name, (None, float("-inf")))
+            if time.monotonic() - at >= CACHE_SECONDS:
+                fault = await _probed(self._probes[name])
+                self._found[name] = fault, time.monotonic()
+        return fault
 
     def _own_fault(self) -> dict[str, str]:
         fault = self._fault()
@@ -131,6 +136,12 @@ async def serve(health: Health, host: str, port: int) -> AsyncIterator[None]:
         server.close()
 
 
+async def check(fault: Callable[[], str | None]) -> None:
+    """Probe what knows its own fault; raises `Unhealthy` with it."""
+    if (found := fault()) is not None:
+        raise Unhealthy(found)
+
+
 async def check_store(store: Store, name: str) -> None:
     """Probe a store by writing an object with this name, which the next probe overwrites.
 
@@ -145,12 +156,12 @@ async def _exchange(
 ) -> None:
     head = await reader.readuntil(b"\r\n\r\n")
     method, _, rest = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
-    path = rest.partition(" ")[0].partition("?")[0]
+    path, _, query = rest.partition(" ")[0].partition("?")
     # Liveness needs no wait, so it is answered even with too many busy connections.
     if not set_busy() and path != "/livez":
         answer = Answer(status=_UNAVAILABLE, body=b'{"status":"too many requests"}\n')
     elif method in {"GET", "HEAD"}:
-        answer = await health.answer(path)
+        answer = await health.answer(path, parse_qs(query).get("exclude", ()))
     else:
         answer = Answer(status=405, body=b'{"status":"only GET is allowed"}\n')
     writer.write(

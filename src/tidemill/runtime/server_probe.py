@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -11,7 +10,7 @@ from typing import Final
 
 import aiohttp
 
-from tidemill.configuration.security import load_certificate
+from tidemill.configuration.security import load_certificate, no_connection
 from tidemill.configuration.servers import Server, Serving
 from tidemill.schemas import served
 from tidemill.schemas.endpoints import address
@@ -82,11 +81,9 @@ def _why(error: Exception, seconds_max: float = SECONDS_MAX) -> str:
         case aiohttp.ClientConnectorDNSError():
             return "its host name does not resolve"
         case aiohttp.ClientConnectorCertificateError():
-            return "its certificate is not trusted; set ca_file to the CA that signed it"
-        case aiohttp.ClientConnectorError(os_error=OSError(errno=int(number))):
-            return os.strerror(number)
+            return no_connection(error.certificate_error, fix="; set ca_file to the CA that signed it")
         case aiohttp.ClientConnectorError():
-            return "no connection"
+            return no_connection(error.os_error)
         case _:
             return "the connection broke off"
 

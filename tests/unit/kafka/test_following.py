@@ -24,10 +24,13 @@ def test_a_view_that_does_not_follow_any_more(caplog):
     follower.see(0, now)
     assert following.fault() is None
     assert following.ages()[TOPIC] < AGE_SECONDS_MAX
+    assert following.silent_since(TOPIC) is None
     follower.see(0, now - 2 * AGE_SECONDS_MAX)
     for _ in range(2):
         assert "not followed any more: 1 of 1" in following.fault()
     assert following.ages()[TOPIC] > AGE_SECONDS_MAX
+    assert following.silent_since(TOPIC) == pytest.approx(now - 2 * AGE_SECONDS_MAX, abs=0.1)
+    assert following.silent_since("other") is None
     follower.see(3, now)
     assert following.fault() is not None
     follower.move(3)

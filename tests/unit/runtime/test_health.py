@@ -50,6 +50,16 @@ async def test_unavailable_dependencies():
     assert await faults(state, "/readyz") == (503, expected)
 
 
+async def test_a_probe_that_is_left_out_is_not_awaited():
+    """A broker that hangs delays no answer that does not depend on it, not even behind one that does."""
+    state = make(kafka=asyncio.Event().wait, store=asyncio.Event().wait, start=well)
+    whole = asyncio.create_task(state.answer("/readyz"))
+    assert (await state.answer("/readyz", ["kafka", "store"])).status == 200
+    assert not whole.done()
+    whole.cancel()
+    await asyncio.wait([whole])
+
+
 async def test_a_fault_of_the_process_itself():
     """The process is neither alive nor ready."""
     state = make(fault="the loop does not turn", kafka=well)
@@ -116,6 +126,12 @@ async def test_the_endpoints_over_http():
             with error:
                 return error.code, error.read()
 
+    async def away():
+        raise OSError
+
+    async with health.serve(make(kafka=well, store=away), "127.0.0.1", port):
+        assert (await asyncio.to_thread(get, "/readyz?exclude=kafka"))[0] == 503
+        assert (await asyncio.to_thread(get, "/readyz?exclude=kafka&exclude=store"))[0] == 200
     async with health.serve(make(kafka=well), "127.0.0.1", port):
         assert await asyncio.to_thread(get, "/livez?x=1") == (200, b'{"status":"ok"}\n')
         assert (await asyncio.to_thread(get, "/readyz"))[0] == 200

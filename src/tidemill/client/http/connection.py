@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from tidemill.bounded_dict import BoundedDict
 from tidemill.client.errors import NoSpace, OtherService, Refused, Unreachable
 from tidemill.client.http.answer import Answer
+from tidemill.configuration.security import no_connection
 from tidemill.retrying import pause_seconds
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.jsonl import server_error
@@ -113,12 +113,12 @@ class Connection:
             case aiohttp.ClientConnectorDNSError():
                 text = f"the host name in {url} does not resolve; check --base-url or TIDEMILL_BASE_URL"
             case aiohttp.ClientConnectorCertificateError():
-                text = f"the certificate of {url} is not trusted; set SSL_CERT_FILE to the CA that signed it"
+                why = no_connection(error.certificate_error, fix="; set SSL_CERT_FILE to the CA that signed it")
+                text = f"the service at {url} is not used: {why}"
             case aiohttp.ClientSSLError():
                 text = f"{url} does not speak TLS; without TLS the address begins with http://"
             case aiohttp.ClientConnectorError():
-                number = error.os_error.errno
-                why = os.strerror(number) if number else "no connection"
+                why = no_connection(error.os_error)
                 text = f"no service answers at {url}: {why}; check the address, and that it runs"
             case TimeoutError():
                 text = f"the service at {url} does not answer in time; try again later"

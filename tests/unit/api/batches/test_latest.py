@@ -136,3 +136,21 @@ async def test_without_the_log_a_running_batch_has_no_results(both):
         async with client_of(deps) as client:
             for path in ("results", "errors", "receipt"):
                 assert (await client.get(f"/batches/{batch_id}/{path}")).status_code == status, path
+
+
+async def test_a_batch_says_since_when_the_log_has_not_been_read(both):
+    """One that ended before does not wait, and none does while the log is read."""
+    ahead, behind = both
+    batch_id = await end(ahead, behind)
+    since = {topics.BATCHES.name: 1_790_000_000.0}
+    for deps, silent, waits in ((behind, {}, []), (behind, since, ["delivery"]), (ahead, since, [])):
+        reading = replace(deps.reading, silent_since=silent.get)
+        async with client_of(replace(deps, reading=reading)) as client:
+            one = (await client.get(f"/batches/{batch_id}")).json()
+            (listed,) = (await client.get("/batches")).json()["data"]
+        assert listed == one
+        assert [each["reason"] for each in one["tidemill"]["waiting"]] == waits
+    async with client_of(replace(behind, reading=replace(behind.reading, silent_since=since.get))) as client:
+        (wait,) = (await client.get(f"/batches/{batch_id}")).json()["tidemill"]["waiting"]
+    assert (wait["lines"], wait["since"]) == (1, 1_790_000_000)
+    assert "since 2026-09-21 14:13:20 UTC" in wait["message"]

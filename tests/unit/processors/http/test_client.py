@@ -81,6 +81,8 @@ async def test_a_private_authority_is_trusted_by_its_file(tls: ssl.SSLContext) -
         async with serving([OK], tls=tls, ca_file=ca_file) as (server, client):
             assert await post(server, client) is FailureKind.CONNECT
             assert not server.requests
+            lacks = "a TLS file of its settings cannot be used" if ca_file else "its certificate is not trusted"
+            assert client.fault(server.url, {}) == lacks
 
 
 async def test_ssl_cert_file_replaces_the_authorities_of_the_system(
@@ -154,10 +156,16 @@ async def test_a_server_that_cannot_be_reached() -> None:
     async with serving([]) as (server, client):
         url = server.url
         assert await client.post(url.replace("http:", "https:"), {}, b"", SHORT_SECONDS) is FailureKind.CONNECT
+        assert client.fault(url.replace("http:", "https:"), {}) == "no connection in time"
     client = HttpUpstream()
-    assert await client.post(url, {}, b"", SECONDS) is FailureKind.CONNECT
-    for name in ("name.invalid", "name..invalid", f"{'a' * 64}.invalid"):
-        assert await client.post(f"http://{name}/v1", {}, b"", SECONDS) is FailureKind.CONNECT
+    for where, fault in (
+        (url, "Connection refused"),
+        ("http://name.invalid/v1", "its host name does not resolve"),
+        ("http://name..invalid/v1", "its host name is not valid"),
+        (f"http://{'a' * 64}.invalid/v1", "its host name is not valid"),
+    ):
+        assert await client.post(where, {}, b"", SECONDS) is FailureKind.CONNECT
+        assert client.fault(where, {}) == fault
 
 
 async def test_servers_of_one_gateway_keep_their_own_headers() -> None:
@@ -312,8 +320,9 @@ async def test_a_server_is_called_at_an_address_by_its_name(tls: ssl.SSLContext)
         answer = await client.post(server.url, {"host": f"localhost:{port}"}, b"{}", SECONDS)
         assert untimed(answer) == ANSWER
         assert b"\r\nhost: localhost:%d\r\n" % port in server.requests[0]
-        refused = await client.post(server.url, {"host": f"other.example:{port}"}, b"{}", SECONDS)
-        assert refused is FailureKind.CONNECT
+        other = {"host": f"other.example:{port}"}
+        assert await client.post(server.url, other, b"{}", SECONDS) is FailureKind.CONNECT
+        assert client.fault(server.url, other) == "its certificate is for another name"
 
 
 class Proxy:
@@ -373,6 +382,7 @@ async def test_a_proxy_tunnels_calls_with_tls(
         client = HttpUpstream({("127.0.0.1", port): way})
         for _ in range(2):
             assert await post(server, client) == outcome
+        assert client.fault(server.url, {}) == ("" if outcome == ANSWER else "the proxy makes no tunnel")
         there = b"127.0.0.1:%d" % port
         assert proxy.heads == [b"CONNECT %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (there, there)] * len(proxy.heads)
         assert (len(proxy.heads), len(server.requests)) == ((1, 2) if outcome == ANSWER else (2, 0))

@@ -1,19 +1,26 @@
 """TLS contexts of the client: one for each trust, made again when a file is renewed."""
 
+import asyncio
 import os
 import ssl
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import aiohttp
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
+from tidemill.client.errors import Unreachable
+from tidemill.client.http.connection import Connection
 from tidemill.configuration import security
 from tidemill.configuration.security import load_certificate
 from tidemill.configuration.servers import Server
 from tidemill.processors.failures import FailureKind
 from tidemill.processors.http.client import HttpUpstream, Trust
+from tidemill.runtime import server_probe
+from tidemill.runtime.server_probe import NoModels
 
 
 def write(folder: Path) -> Trust:
@@ -128,3 +135,37 @@ def test_certificates_are_loaded_in_one_place():
         cwd=root, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert found.stdout.split() == ["src/tidemill/configuration/security.py"]
+
+
+@pytest.mark.parametrize(
+    ("name", "days", "why"),
+    [
+        ("127.0.0.1", -1, "its certificate is not valid (certificate has expired)"),
+        ("other.example", 1, "its certificate is for another name"),
+        ("127.0.0.1", 1, None),
+    ],
+)
+async def test_the_fault_of_a_certificate_is_named(tmp_path, name, days, why):
+    """By calls, by the check of a server, and by the commands: only an unknown authority asks for another file."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name, not_after=datetime.now(UTC) + timedelta(days=days)).configure_cert(context)
+    ca, other = tmp_path / "ca.pem", tmp_path / "other.pem"
+    authority.cert_pem.write_to_path(ca)
+    trustme.CA().cert_pem.write_to_path(other)
+    trusted = ca if why else other
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        url = f"https://127.0.0.1:{port}/v1"
+        client = HttpUpstream({("127.0.0.1", port): Trust((trusted,))})
+        assert await client.post(url, {}, b"", 5) is FailureKind.CONNECT
+        assert client.fault(url, {}) == (why or "its certificate is not trusted")
+        found = await server_probe.models(Server(url=url, ca_file=trusted))
+        assert found == NoModels(why or "its certificate is not trusted; set ca_file to the CA that signed it")
+        service = Connection(url, "key")
+        # By default aiohttp reads the authorities of the system when it is imported.
+        connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=trusted))
+        async with aiohttp.ClientSession(connector=connector) as service._session:
+            with pytest.raises(Unreachable) as refused:
+                await service.send("GET", "/models")
+    fix = "its certificate is not trusted; set SSL_CERT_FILE to the CA that signed it"
+    assert str(refused.value) == f"the service at {url} is not used: {why or fix}"

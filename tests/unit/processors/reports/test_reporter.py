@@ -20,7 +20,7 @@ from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.limits.server_metrics import ServerMetrics
 from tidemill.processors.reports import reporter
 from tidemill.processors.reports.reporter import Reporter
-from tidemill.processors.scheduling.stalls import CHECK_SECONDS, STALL_SECONDS
+from tidemill.processors.scheduling.stalls import CHECK_SECONDS, FIRST_SECONDS, STALL_SECONDS
 from tidemill.schemas.log import codec
 from tidemill.schemas.resources.load import HEARTBEAT_SECONDS, SERVERS_MAX, BreakerState, Cause, ProcessReport
 from tidemill.schemas.resources.waiting import Reason
@@ -217,8 +217,12 @@ def test_a_server_that_accepts_calls_and_does_not_answer() -> None:
         world = World(loop)
         reports = Reports(world)
         world.upstream.reply = None
+        world.stage._caller._seconds_max = 600
         world.publish("b")
-        await world.pass_(STALL_SECONDS + 2 * CHECK_SECONDS)
+        await world.pass_(FIRST_SECONDS - 1)
+        await reports.pass_(1)
+        assert _reason(reports.last.servers[0].cause) is Reason.QUEUED
+        await world.pass_(2 * CHECK_SECONDS)
         await reports.pass_(1)
         (server,), (model,) = reports.last.servers, reports.last.models
         assert server.cause
@@ -226,10 +230,66 @@ def test_a_server_that_accepts_calls_and_does_not_answer() -> None:
         assert (server.cause.reason, server.breaker) == (Reason.SERVER_SILENT, BreakerState.CLOSED)
         assert server.cause.message == "http://a/v1 accepted 8 calls and answered none yet."
         world.upstream.reply = TOKENS
-        await world.pass_(60)
+        await world.pass_(600)
         await reports.pass_(1)
         assert reports.last.servers[0].cause is None
         await world.stage.close()
+
+    simulated(run)
+
+
+@pytest.mark.parametrize("seconds", [15.0, 50.0])
+def test_a_server_with_long_calls_is_not_silent(seconds: float) -> None:
+    """Its calls begin and end together, so that none ends for as long as one takes; then it hangs."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        reports = Reports(world)
+        world.upstream.reply, world.upstream.seconds = TOKENS, seconds
+        world.stage._caller._seconds_max = 600
+        world.publish("b")
+        until = loop.time() + 5.5 * seconds
+        while loop.time() < until:
+            await world.pass_(1)
+            await reports.pass_(1)
+            assert reports.last.servers[0].in_flight == 8
+            assert _reason(reports.last.servers[0].cause) is Reason.QUEUED
+        world.upstream.reply = None
+        await world.pass_(5 * seconds + STALL_SECONDS)
+        await reports.pass_(1)
+        assert _reason(reports.last.servers[0].cause) is Reason.SERVER_SILENT
+        await world.stage.close()
+
+    simulated(run)
+
+
+def test_a_server_that_fails_keeps_its_last_error() -> None:
+    """Also while another one works on the lines that failed there."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = ServersAtWork(loop, call_seconds=15.0)
+        for name in ("bad", "good"):
+            world.server(name, max_in_flight=8)
+        world.model("m", "bad", "good")
+        world.apply()
+        post = world.engines.post
+
+        async def fail(url: str, *more: Any) -> Any:
+            if "bad" in url:
+                return Answer(401, b'{"error":{"message":"no such key"}}')
+            return await post(url, *more)
+
+        world.engines.post = fail
+        stalls = world.dispatchers["m"].stalls
+        world.publish("m", "b", 12)
+        said = set()
+        for _ in range(120):
+            await asyncio.sleep(0.5)
+            stalls.check(loop.time())
+            if (cause := stalls.of_servers(loop.time()).get("bad")) is not None:
+                said.add(cause.message)
+        assert said == {"bad answers 401: no such key"}
+        await world.dispatchers["m"].close()
 
     simulated(run)
 

@@ -24,7 +24,7 @@ WORDS = b'{"error":{"message":"Who are you?"}}'
 
 
 FAULTS = {
-    "stopped": (FailureKind.CONNECT, Reason.SERVER_UNREACHABLE, None, "cannot be reached."),
+    "stopped": (FailureKind.CONNECT, Reason.SERVER_UNREACHABLE, None, "cannot be reached: Connection refused"),
     "503": (Answer(503, b""), Reason.SERVER_REFUSES, 503, "answers 503."),
     "401": (Answer(401, WORDS), Reason.SERVER_REFUSES, 401, "answers 401: Who are you?"),
     "403": (Answer(403, b'{"detail":"no such user"}'), Reason.SERVER_REFUSES, 403, "answers 403: no such user"),
@@ -324,7 +324,7 @@ def test_reports_of_an_encrypted_batch_quote_no_server() -> None:
 
     async def run(loop: SimulatedLoop) -> None:
         world = World(loop)
-        world.stage.stalls.is_secret = lambda batch_id: batch_id == "b"
+        world.stage.stalls.hide(lambda batch_id: batch_id == "b")
         world.upstream.reply = Answer(401, WORDS)
         world.publish("b")
         await world.pass_(30)
