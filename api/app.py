@@ -191,7 +191,7 @@ def _reading(followers: Iterable[Follower], catalog: Catalog) -> Reading:
 
     following = Following(followers)
     metrics.VIEW_AGE.sample(following.ages)
-    return Reading(is_ready, following.catch_up, following.fault)
+    return Reading(is_ready, following.catch_up, following.origin, following.fault)
 
 
 def _catalog(cluster: Cluster, view: View) -> Catalog:
@@ -355,7 +355,7 @@ async def _with_health(deps: Dependencies, heartbeat: Heartbeat, crash: Crash) -
         fault=heartbeat.fault,
         probes={
             "kafka": functools.partial(check_broker, deps.settings.cluster),
-            "store": functools.partial(health.check_store, deps.store, "api"),
+            "store": functools.partial(health.check_store, deps.store, "api", deps.owner),
             "view": check_view,
         },
         metrics=metrics.text,
