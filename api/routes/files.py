@@ -1,6 +1,5 @@
 """The routes of files."""
 
-import logging
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -20,6 +19,7 @@ from tidemill.api.dependencies import (
     file_from_store,
     from_store,
     json,
+    without_bytes,
 )
 from tidemill.api.http import download
 from tidemill.api.openapi import Route
@@ -40,8 +40,6 @@ RESULTS = "batch_output"
 LIMIT_DEFAULT = LIMIT_MAX = 10_000
 PURPOSE_CHARS_MAX = 64
 CONDITION_CHARS_MAX = 1024
-
-_log = logging.getLogger(__name__)
 
 
 class FilesQuery(OrderedQuery):
@@ -204,8 +202,7 @@ async def _link(deps: Dependencies, record: FileRecord) -> str | None:
         try:
             await check_size(deps, record)
         except NotFound as error:
-            _log.warning("the bytes of the file %s are not in the store", record.file.id)
-            raise errors.no_file(record.file.id) from error
+            raise without_bytes(deps, record, errors.no_file(record.file.id)) from error
     return link
 
 
@@ -213,5 +210,4 @@ async def _begun(deps: Dependencies, record: FileRecord, part: download.ByteRang
     try:
         return await download.begun(file_from_store(deps, record, part.start, part.end))
     except NotFound as error:
-        _log.warning("the bytes of the file %s are not in the store", record.file.id)
-        raise errors.no_file(record.file.id) from error
+        raise without_bytes(deps, record, errors.no_file(record.file.id)) from error

@@ -45,6 +45,13 @@ class Fault:
         return f"{self.text}: {self.fix}"
 
 
+class StoreGone(OSError):
+    """The store has none of its objects."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the store has no object `{KEY}`: it is not mounted, or was emptied")
+
+
 _EMPTY: Final = f"put an empty object `{KEY}` there"
 MISSING: Final = Fault(
     f"the store has no object `{KEY}`, although the log has files: it is not mounted, or was emptied",
