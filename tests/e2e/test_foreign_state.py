@@ -61,7 +61,7 @@ def test_state_of_another_log(tmp_path, backend):
     with Stack(tmp_path / "other", models) as other:
         run(other)
     with Stack(tmp_path / "own", models) as own:
-        first = [run(own) for _ in range(2)][0]
+        first, _ = run(own), run(own)
         own.stop()
         put(other.data / "state", own.data / "state")
         own.start()
