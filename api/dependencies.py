@@ -390,12 +390,6 @@ async def file_from_store(
         yield chunk
 
 
-def without_bytes(deps: Dependencies, record: FileRecord, deleted: ApiError) -> ApiError:
-    """The error of a file of which the store has nothing: it is deleted meanwhile, or damaged."""
-    known = deps.view.file(record.project, record.file.id)
-    return deleted if known is None else damaged(record.file.id, "none of its bytes")
-
-
 async def check_size(deps: Dependencies, record: FileRecord) -> None:
     """Check that the store has all bytes of a file; it raises the errors of `file_from_store`."""
     if (size := await from_store(deps.store.size(record.key))) != record.file.bytes:

@@ -17,14 +17,14 @@ from tidemill.api import errors
 from tidemill.api.batches import answer_schema, batch_request, creation, report
 from tidemill.api.batches.batch_request import BatchRequest
 from tidemill.api.batches.token_estimate import TokenEstimate
-from tidemill.api.dependencies import Dependencies, file_from_store, from_store, without_bytes
+from tidemill.api.dependencies import Dependencies, file_from_store, from_store
 from tidemill.api.requests.fields import Expiry, Metadata, Model, Window
 from tidemill.api.requests.reading import Body
 from tidemill.api.reruns import input_file
 from tidemill.api.reruns.input_file import rewrite_line
 from tidemill.api.reruns.selection import Kind, Selection
 from tidemill.api.view.quotas import Booking
-from tidemill.api.view.result_lines import bounded
+from tidemill.api.view.result_lines import bounded, without_bytes
 from tidemill.schemas import ids
 from tidemill.schemas.bitmap import Bitmap
 from tidemill.schemas.jsonl.line import model_of
@@ -305,7 +305,7 @@ async def _read(deps: Dependencies, old: FileRecord) -> AsyncIterator[Iterable[t
             # The lines come first, since `zip` has read an index when they end otherwise.
             yield zip(lines, indices, strict=False)
     except NotFound as error:
-        raise without_bytes(deps, old, _gone("input", old.file.id)) from error
+        raise without_bytes(deps.view, old, _gone("input", old.file.id)) from error
 
 
 def _gone(which: str, file_id: str) -> ApiError:

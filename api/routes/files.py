@@ -19,7 +19,6 @@ from tidemill.api.dependencies import (
     file_from_store,
     from_store,
     json,
-    without_bytes,
 )
 from tidemill.api.http import download
 from tidemill.api.openapi import Route
@@ -30,6 +29,7 @@ from tidemill.api.requests.parts import Headers, Query
 from tidemill.api.uploads import upload
 from tidemill.api.uploads.form_reader import BINARY
 from tidemill.api.uploads.upload import FileUpload
+from tidemill.api.view.result_lines import without_bytes
 from tidemill.schemas.log.messages import FileRecord
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.audit import Action
@@ -202,7 +202,7 @@ async def _link(deps: Dependencies, record: FileRecord) -> str | None:
         try:
             await check_size(deps, record)
         except NotFound as error:
-            raise without_bytes(deps, record, errors.no_file(record.file.id)) from error
+            raise without_bytes(deps.view, record, errors.no_file(record.file.id)) from error
     return link
 
 
@@ -210,4 +210,4 @@ async def _begun(deps: Dependencies, record: FileRecord, part: download.ByteRang
     try:
         return await download.begun(file_from_store(deps, record, part.start, part.end))
     except NotFound as error:
-        raise without_bytes(deps, record, errors.no_file(record.file.id)) from error
+        raise without_bytes(deps.view, record, errors.no_file(record.file.id)) from error
