@@ -191,7 +191,7 @@ def _reading(followers: Iterable[Follower], catalog: Catalog) -> Reading:
 
     following = Following(followers)
     metrics.VIEW_AGE.sample(following.ages)
-    return Reading(is_ready, following.catch_up, following.fault, following.silent_since)
+    return Reading(is_ready, following.catch_up, following.origin, following.fault, following.silent_since)
 
 
 def _catalog(cluster: Cluster, view: View) -> Catalog:
@@ -353,7 +353,7 @@ async def _with_health(deps: Dependencies, heartbeat: Heartbeat, crash: Crash) -
         fault=heartbeat.fault,
         probes={
             "kafka": functools.partial(check_broker, deps.settings.cluster),
-            "store": functools.partial(health.check_store, deps.store, "api"),
+            "store": functools.partial(health.check_store, deps.store, "api", deps.owner),
             "start": functools.partial(health.check, fault_of_start),
             "view": functools.partial(health.check, deps.reading.fault),
         },

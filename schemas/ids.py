@@ -145,6 +145,15 @@ def is_file_id(text: str) -> bool:
     return _FILE.match(text) is not None
 
 
+def is_same_topic(before: str, now: str) -> bool:
+    """Whether two identities (`kafka.connection.topic_identities`) name one topic.
+
+    A topic without an id may be any one of its cluster.
+    """
+    (cluster, _, topic), (cluster_now, _, topic_now) = before.partition("/"), now.partition("/")
+    return cluster == cluster_now and (topic == topic_now or not topic or not topic_now)
+
+
 def base62(content: bytes, chars: int, digits: str = _BASE62) -> str:
     """The last digits to the base of 62 of a number: these bytes, the highest first."""
     number, found = int.from_bytes(content), ""

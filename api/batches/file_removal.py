@@ -153,12 +153,16 @@ async def collect_orphans(deps: Dependencies) -> int:
     It deletes only objects that it first saw a day ago: an object that is being written gets its record by then.
 
     Returns:
-        The number of deleted objects.
+        The number of deleted objects; none if the store has objects of another log.
 
     Raises:
         LogUnavailable: This process does not read the log up to its end, so the records of objects may be there.
     """
     orphans, count = deps.view.orphans, 0
+    if deps.owner.fault is not None:
+        # From the day on when an operator has given the store to this log, an object has a day to get a record.
+        orphans.forget_all()
+        return 0
     for prefix in orphans.PREFIXES:
         outputs: set[str] | None = None
         old = [key async for keys in _bunches(deps.store.keys(prefix)) for key in orphans.track(keys)]
@@ -204,8 +208,10 @@ async def sweep_forever(deps: Dependencies) -> None:
     collect_at = 0.0
     while True:
         try:
+            is_due = deps.clock() >= collect_at
+            await deps.owner.check(marks=is_due)
             await sweep(deps)
-            if deps.clock() >= collect_at:
+            if is_due:
                 await mark_current(deps)
                 await collect_orphans(deps)
                 collect_at = deps.clock() + ORPHANS_SECONDS
@@ -217,6 +223,9 @@ async def sweep_forever(deps: Dependencies) -> None:
 
 
 async def _delete(deps: Dependencies, file_id: str, key: str) -> bool:
+    if deps.owner.fault is not None:
+        # Perhaps another installation has them too.
+        return False
     try:
         await from_store(deps.store.delete(key))
     except ApiError:

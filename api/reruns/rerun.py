@@ -24,7 +24,7 @@ from tidemill.api.reruns import input_file
 from tidemill.api.reruns.input_file import rewrite_line
 from tidemill.api.reruns.selection import Kind, Selection
 from tidemill.api.view.quotas import Booking
-from tidemill.api.view.result_lines import bounded
+from tidemill.api.view.result_lines import bounded, without_bytes
 from tidemill.schemas import ids
 from tidemill.schemas.bitmap import Bitmap
 from tidemill.schemas.jsonl.line import model_of
@@ -305,7 +305,7 @@ async def _read(deps: Dependencies, old: FileRecord) -> AsyncIterator[Iterable[t
             # The lines come first, since `zip` has read an index when they end otherwise.
             yield zip(lines, indices, strict=False)
     except NotFound as error:
-        raise _gone("input", old.file.id) from error
+        raise without_bytes(deps.view, old, _gone("input", old.file.id)) from error
 
 
 def _gone(which: str, file_id: str) -> ApiError:

@@ -1,6 +1,5 @@
 """The routes of files."""
 
-import logging
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -30,6 +29,7 @@ from tidemill.api.requests.parts import Headers, Query
 from tidemill.api.uploads import upload
 from tidemill.api.uploads.form_reader import BINARY
 from tidemill.api.uploads.upload import FileUpload
+from tidemill.api.view.result_lines import without_bytes
 from tidemill.schemas.log.messages import FileRecord
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.audit import Action
@@ -40,8 +40,6 @@ RESULTS = "batch_output"
 LIMIT_DEFAULT = LIMIT_MAX = 10_000
 PURPOSE_CHARS_MAX = 64
 CONDITION_CHARS_MAX = 1024
-
-_log = logging.getLogger(__name__)
 
 
 class FilesQuery(OrderedQuery):
@@ -204,8 +202,7 @@ async def _link(deps: Dependencies, record: FileRecord) -> str | None:
         try:
             await check_size(deps, record)
         except NotFound as error:
-            _log.warning("the bytes of the file %s are not in the store", record.file.id)
-            raise errors.no_file(record.file.id) from error
+            raise without_bytes(deps.view, record, errors.no_file(record.file.id)) from error
     return link
 
 
@@ -213,5 +210,4 @@ async def _begun(deps: Dependencies, record: FileRecord, part: download.ByteRang
     try:
         return await download.begun(file_from_store(deps, record, part.start, part.end))
     except NotFound as error:
-        _log.warning("the bytes of the file %s are not in the store", record.file.id)
-        raise errors.no_file(record.file.id) from error
+        raise without_bytes(deps.view, record, errors.no_file(record.file.id)) from error

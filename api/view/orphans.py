@@ -70,6 +70,10 @@ class Orphans:
         """Stop tracking a deleted object."""
         self._database.write("DELETE FROM orphans WHERE key = ?", key)
 
+    def forget_all(self) -> None:
+        """Stop tracking all objects."""
+        self._database.write("DELETE FROM orphans")
+
     def forget_named(self) -> None:
         """Stop tracking objects that have a record by now, or that another process deleted."""
         oldest = int(self._clock()) - 2 * ORPHAN_SECONDS_MIN

@@ -11,7 +11,9 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from tidemill.api.view.view import View
 from tidemill.bounded_dict import BoundedDict
+from tidemill.schemas.log.messages import FileRecord
 from tidemill.schemas.log.part import HEAD_BYTES, Index, index_bytes, index_key, parse_index, part_prefix
 from tidemill.schemas.ports import Store, read_all
 from tidemill.schemas.resources.error import ApiError
@@ -61,6 +63,12 @@ def damaged(name: str, why: str) -> ApiError:
         code="file_damaged",
         headers={"x-should-retry": "false"},
     )
+
+
+def without_bytes(view: View, record: FileRecord, deleted: ApiError) -> ApiError:
+    """The error of a file of which the store has nothing: it is deleted meanwhile, or damaged."""
+    known = view.file(record.project, record.file.id)
+    return deleted if known is None else damaged(record.file.id, "none of its bytes")
 
 
 class Lines:

@@ -171,7 +171,7 @@ class FileIngest:
         batch_id = work.command.batch.id
 
         async def write() -> None:
-            async with work.report.key():
+            async with work.report.faults():
                 await self._requests.begin(batch_id, work.command.project)
             await self._store.write(schema_key(batch_id), once(schema.encode()))
 
@@ -187,7 +187,7 @@ class FileIngest:
         failures = 0
         while self._clock() < batch.expires_at:
             try:
-                async with work.report.key():
+                async with work.report.faults():
                     if await self._is_refused(work):
                         return
                     async with room:

@@ -11,6 +11,7 @@ from tidemill.schemas.log.stall_reports import StallReports
 from tidemill.schemas.ports import Clock
 from tidemill.schemas.resources.waiting import Reason, Waiting
 from tidemill.sealing.wrapping import KeyUnavailable
+from tidemill.storage.owner import StoreGone
 
 HOLD_SECONDS: Final = 300
 """How long a report is valid: longer than an attempt and its pause."""
@@ -34,12 +35,15 @@ class WaitReport:
         await self._send(Waiting.of(why, words, since=self._since))
 
     @asynccontextmanager
-    async def key(self) -> AsyncGenerator[None, None]:
-        """Report that the batch waits for its key, if that is unavailable inside; the error goes on."""
+    async def faults(self) -> AsyncGenerator[None, None]:
+        """Report that the batch waits for its key or for the store, if one is away inside; the error goes on."""
         try:
             yield
         except KeyUnavailable as error:
             await self.show(Reason.KEY, f"The key of the batch is unavailable: {reason(error)}.")
+            raise
+        except StoreGone as error:
+            await self.show(Reason.STORE, f"The files cannot be read: {reason(error)}.")
             raise
 
     async def clear(self) -> None:

@@ -28,9 +28,11 @@ from tidemill.ingest.streams.record_handler import BOUNDS, Cancels, RecordHandle
 from tidemill.ingest.streams.stream import BufferedBytes, Resources, Times
 from tidemill.ingest.streams.tables import Streams
 from tidemill.kafka.catalog import Catalog
+from tidemill.kafka.connection import topic_identities
 from tidemill.kafka.follower import Follower, start_together
 from tidemill.kafka.partitions.owner import PartitionOwners
 from tidemill.kafka.producer import Log
+from tidemill.retrying import retry
 from tidemill.schemas.log import intake, topics
 from tidemill.schemas.ports import Store
 from tidemill.schemas.resources.batch import Cut
@@ -108,9 +110,13 @@ class StreamApp:
         shutil.rmtree(scratch / "ids", ignore_errors=True)
         self._factory = _factory(settings, catalog, self._resources, scratch / "ids")
         self._watching: asyncio.Task[None] | None = None
+        self._identity = ""
 
     async def start(self) -> stage_app.StageApp:
         """Begin to follow keys, batches and files, and return the app to run."""
+        name = topics.INTAKE.name
+        identify = functools.partial(topic_identities, self.app.cluster, [name])
+        self._identity = (await retry("reading the topic of the intake", identify))[name]
         keys, *others = self._followers
         await keys.start()
         start_together(*others)
@@ -131,7 +137,7 @@ class StreamApp:
             self._resources, self._publisher, writer=secrets.token_hex(WRITER_BYTES), wake=self._owners.wake
         )
         partition = Partition(
-            tables=Streams(PartitionTable(self._table, number), self.app.consumer_generation_id),
+            tables=Streams(PartitionTable(self._table, number), self.app.consumer_generation_id, self._identity),
             factory=self._factory(),
             publisher=self._publisher,
             assembly=assembly,

@@ -254,15 +254,24 @@ class Decisions:
                 return None
             if ids.is_batch_id(label.name):
                 raise self._late(project, label, "it is for an open batch, which is sealed or does not exist")
-            options = intake.stream_options(headers, self._factory.windows)
-            self._quotas.check_batch(project)
-            self._quotas.check_bytes(project, joined_bytes(lines))
-            place = record.partition, record.offset
-            stream = self._factory.create((project, label.name), place, options, lines)
-            self.streams[stream.state.name] = self._new = stream
+            stream = self._begun(record, (project, label.name), lines)
         elif self._is_copy(label, stream):
             return None
         return stream, label
+
+    def _begun(self, record: Record, name: tuple[str, str], lines: list[bytes]) -> Stream:
+        """The stream that a record of a direct producer begins; raises `IntakeError` if it may not."""
+        options = intake.stream_options(intake.own_headers(record.headers), self._factory.windows)
+        self._quotas.check_batch(name[0])
+        self._quotas.check_bytes(name[0], joined_bytes(lines))
+        stream = self._factory.create(name, (record.partition, record.offset), options, lines)
+        if self._quotas.knows(stream.state.id):
+            self._factory.forget(stream)
+            raise IntakeError(
+                "the topic was created anew, and a batch of a former record at this place has its id"
+            )
+        self.streams[stream.state.name] = self._new = stream
+        return stream
 
     @staticmethod
     def _is_copy(label: Label, stream: Stream | None) -> bool:

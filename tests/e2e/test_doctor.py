@@ -13,6 +13,7 @@ from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.kafka.producer import Log
 from tidemill.schemas.log import topics
+from tidemill.storage.owner import KEY
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
@@ -54,6 +55,24 @@ async def write(kafka, topic, key, value):
     log = Log(kafka)
     await log.send(topic, key, value)
     await log.stop()
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [(None, "no object `owner`"), (b'{"identity":"x/y","files":0}', "another log"), (b"", None)],
+)
+def test_a_store_that_is_not_the_logs(stack, content, text):
+    """It is not mounted, or another installation's; an empty object gives it to this log."""
+    asyncio.run(write(stack.cluster(), topics.FILES.name, "file-gone", None))
+    mark = stack.data / "store" / KEY
+    before = mark.read_bytes()
+    try:
+        mark.unlink() if content is None else mark.write_bytes(content)
+        code, words = doctor(stack, "--data", str(stack.data))
+    finally:
+        mark.write_bytes(before)
+    assert (code == 1, "-> give this" in words or "-> mount" in words) == (text is not None,) * 2, words
+    assert text is None or text in words
 
 
 def test_a_broker_that_does_not_answer(stack, tmp_path):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx
 from support.catalog import change, set_up
@@ -18,6 +19,7 @@ from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.configuration.catalog import MODEL, kind_of
 from tidemill.configuration.settings import Settings
+from tidemill.storage.owner import KEY as KEY_OF_OWNER
 
 KEY = "sk-api-test-0123456789-of-the-tests"
 STARTER = """
@@ -56,6 +58,12 @@ class Api:
         # Several apis share the broker, and only the first one fills its catalog.
         if self.settings.models:
             self._named = asyncio.run(set_up(self.kafka, self.settings))
+        if (store := urlsplit(self.settings.store_url)).scheme == "file" and not (
+            path := Path(store.path)
+        ).exists():
+            # The log has files of other apis, each with a store of its own.
+            path.mkdir(parents=True)
+            (path / KEY_OF_OWNER).touch()
         self.start()
         return self
 

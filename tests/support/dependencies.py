@@ -36,6 +36,7 @@ from tidemill.sealing.vault import Vault
 from tidemill.sealing.webhook_secrets import WebhookSecrets
 from tidemill.sealing.wrapping import FileWrapper, new_key_text
 from tidemill.storage.directory import DirectoryStore
+from tidemill.storage.owner import Origin
 
 NOW = 1_800_000_000
 PROJECTS = {"key-of-p": "p", "key-of-q": "q"}
@@ -56,6 +57,7 @@ class ListLog:
         self.trail: list[bytes] = []
         """Records of the audit trail."""
         self.away = False
+        self.identity = "cluster/files"
         self.refused: set[str] = set()
         """Topics that are unavailable."""
         self.record_bytes_max = RECORD_BYTES_MAX
@@ -95,6 +97,12 @@ class ListLog:
         if topic == topics.CLAIMS.name:
             self._view.fold(topic, [(key, value, len(self.records) - 1)])
         return len(self.records) - 1
+
+    async def origin(self) -> Origin:
+        """The log as the owner of a store."""
+        if self.away:
+            raise LogUnavailable
+        return Origin(self.identity, sum(topic == topics.FILES.name for topic, *_ in self.records))
 
     async def catch_up(self, *names: str) -> None:
         """Fold the records of other processes of these topics; fails while the log is away."""
@@ -159,7 +167,7 @@ async def open_dependencies(
         settings=settings, catalog=catalog,
         access=Access(keys=keys, sessions=sessions, provider=provider, people=people), log=log,
         history=ListHistory(), store=store, vault=Vault(None), signer=SIGNER, view=view, clock=clock,
-        reading=Reading(lambda: True, log.catch_up),
+        reading=Reading(lambda: True, log.catch_up, log.origin),
         webhooks=_webhooks(folder, log, settings, clock),
         loads=Loads(clock, lambda: catalog.contents.serving.servers, view.feed.publish_load),
     )  # fmt: skip

@@ -72,6 +72,8 @@ class World:
         self.store = SimulatedStore(self.fuse)
         self.tables = Rows(self.fuse, random.Random(seed))
         self.folder = folder
+        self.topic = ""
+        """The identity of the topic."""
         self.log, self.facts, self.dead = [], [], []
         self.lines = defaultdict(set)
         """By batch and place: the ids of all lines that were sent for it."""
@@ -158,7 +160,7 @@ class World:
         publisher = self.publisher(resources)
         assembly = InputAssembly(resources, publisher, writer=f"{self.crashes:x}", wake=lambda: None)
         partition = Partition(
-            tables=Streams(self.tables, self.crashes + 1),
+            tables=Streams(self.tables, self.crashes + 1, self.topic),
             factory=self.factory(resources),
             publisher=publisher,
             assembly=assembly,

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from support.waiting import until
 
@@ -11,6 +11,7 @@ from tidemill.configuration.settings import Settings
 from tidemill.ingest.files.packing import RequestRecord
 from tidemill.ingest.kafka import RequestProducer
 from tidemill.kafka import admin
+from tidemill.kafka.connection import LogUnavailable, cluster_id, topic_identities
 from tidemill.kafka.producer import Log
 from tidemill.schemas import ids
 from tidemill.schemas.log import topics
@@ -134,3 +135,27 @@ async def test_a_broker_out_of_reach(unused_tcp_port):
     """The error names its address."""
     with pytest.raises(admin.TopicError, match=f"127.0.0.1:{unused_tcp_port}"):
         await admin.ensure_topics(Settings(), f"127.0.0.1:{unused_tcp_port}")
+
+
+async def test_a_recreated_topic_is_another_topic(kafka, client):
+    """Though its name and its cluster are the same; a topic that does not exist has no identity."""
+    name = "test_a_recreated_topic"
+
+    async def exists():
+        return any(topic["topic"] == name for topic in await client.describe_topics())
+
+    async def is_gone():
+        return not await exists()
+
+    found = []
+    for _ in range(2):
+        await client.create_topics([NewTopic(name, 1, 1)])
+        await until(exists)
+        found.append((await topic_identities(kafka, [name]))[name])
+        assert ids.is_same_topic(found[-1], (await topic_identities(kafka, [name]))[name])
+        await client.delete_topics([name])
+        await until(is_gone)
+    assert not ids.is_same_topic(*found)
+    assert found[0].startswith(f"{await cluster_id(kafka)}/")
+    with pytest.raises(LogUnavailable, match="UnknownTopic"):
+        await topic_identities(kafka, [name])

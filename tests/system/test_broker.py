@@ -10,7 +10,7 @@ import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from support.brokers import StartedBroker
+from support.brokers import StartedBroker, copy_formatted
 from support.waiting import wait_until
 
 from tidemill.configuration.security import client_options
@@ -140,3 +140,17 @@ async def test_needs_java(tmp_path, monkeypatch):
 def test_one_kafka_for_the_session(kafka):
     """The fixture gives an address."""
     assert kafka.rpartition(":")[2].isdecimal()
+
+
+async def test_records_that_are_gone_are_not_replaced(tmp_path):
+    """A disk may not be mounted: an empty log in their place would lose everything."""
+    copy_formatted(tmp_path)
+    await Broker(tmp_path).prepare()
+    for gone in ("kafka/log", "kafka"):
+        shutil.rmtree(tmp_path / gone)
+        with pytest.raises(BrokerError, match=r"are gone\. Restore .*remove .*kafka\.formatted"):
+            await Broker(tmp_path).prepare()
+        assert not (tmp_path / "kafka" / "log").exists()
+    (tmp_path / "kafka.formatted").unlink()
+    await Broker(tmp_path).prepare()
+    assert (tmp_path / "kafka" / "log" / "meta.properties").exists()

@@ -28,6 +28,7 @@ from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import Accepted, BatchCreated, CancelRequested, InputRef, Rejected
 from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.storage.directory import DirectoryStore
+from tidemill.storage.owner import KEY
 
 pytestmark = pytest.mark.kafka
 
@@ -184,6 +185,8 @@ async def place(kafka, folder):
     place = Place(
         kafka=kafka, folder=folder, settings=settings, log=Log(kafka), store=DirectoryStore(folder / "store")
     )
+    # As the api leaves it.
+    (folder / "store" / KEY).touch()
     try:
         place.start()
         yield place
@@ -248,6 +251,29 @@ async def test_a_faulty_file_is_rejected_with_all_faults(place):
             codec.request_head(record.headers) for record in await reader.until(lambda found: of(found, after))
         ]
     assert all(head.batch_id != batch_id for head in heads)
+
+
+async def test_a_store_that_is_not_mounted_rejects_no_batch(place):
+    """Its batches wait, and say why; they go on once it is there."""
+    mark = place.folder / "store" / KEY
+    mark.unlink()
+    batch_id = await place.create(b"")
+    source = place.folder / "store" / "files"
+    source.rename(source.with_name("away"))
+    async with Reader(place.kafka, topics.OUTCOMES.name) as reader:
+        found = await reader.until(lambda found: any(record.key == batch_id.encode() for record in found))
+    (report,) = [record.value for record in found if record.key == batch_id.encode()][:1]
+    assert b"the store has no object `owner`" in report
+    source.with_name("away").rename(source)
+    mark.touch()
+
+    async def verdict():
+        async with Reader(place.kafka, topics.OUTCOMES.name) as reader:
+            found = await reader.until(lambda found: any(record.key == batch_id.encode() for record in found))
+        facts = [codec.decode_fact(record.value) for record in found if record.key == batch_id.encode()]
+        return next((fact for fact in facts if isinstance(fact, Accepted | Rejected)), None)
+
+    assert isinstance(await until(verdict), Rejected), "an empty file, which it has read"
 
 
 async def test_a_missing_file_is_rejected(place):

@@ -27,6 +27,7 @@ def test_a_correct_topic_has_no_finding():
     assert judged() is None
     assert judged(topics.BATCHES, partitions=1, **{"cleanup.policy": "compact"}) is None
     assert judged(**{"retention.ms": "-1"}) is None
+    assert judged(topics.COMMANDS, together=0) is None, "the finding is that outcomes is missing"
     assert judged(topics.KEYS, partitions=1, **{"retention.ms": "-1", "retention.bytes": "-1"}) is None
 
 

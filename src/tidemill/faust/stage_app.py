@@ -15,7 +15,7 @@ from typing import Any
 
 import faust
 
-from tidemill.configuration.security import Kafka, Security, cluster
+from tidemill.configuration.security import Cluster, Kafka, Security, cluster
 from tidemill.configuration.settings import Settings
 from tidemill.faust.loop_consumer import LoopConsumer
 from tidemill.faust.patches import (
@@ -54,6 +54,8 @@ Drain = Callable[[set[Any]], Awaitable[None]]
 class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
     """A Faust app whose stage can finish its work before a rebalance revokes its partitions."""
 
+    cluster: Cluster
+    """The broker."""
     retention: Retention = Retention()
     """The retention of the records that batches need; infinite until the broker has answered."""
     positions: Positions
@@ -164,6 +166,7 @@ def create_app(
         web_tables_enabled=False,
         worker_redirect_stdouts=False,
     )
+    app.cluster = cluster(kafka)
     app.conf.broker_check_crcs = False
     return app
 

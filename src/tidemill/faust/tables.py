@@ -9,6 +9,7 @@ from typing import Any
 import faust
 from faust.tables.manager import TableManager
 
+from tidemill.faust import local_tables
 from tidemill.kafka.producer import too_large
 from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.ports import RecordTooLarge
@@ -25,6 +26,13 @@ class PromptTableManager(TableManager):  # type: ignore[misc]  # Faust is untype
         await self._update_channels()
         await self.recovery.start()
 
+    async def on_rebalance(self, assigned: Any, revoked: Any, newly_assigned: Any, generation_id: int = 0) -> None:
+        """Take over tables as Faust does, after the local files that belong to another log are deleted."""
+        new = [(self._changelogs[tp.topic], tp.partition) for tp in newly_assigned if tp.topic in self._changelogs]
+        if new:
+            await local_tables.check(self.app.cluster, new)
+        await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
+
 
 class DeliveredTable(faust.Table):  # type: ignore[misc]  # Faust is untyped here
     """A table that can wait until the broker has the changelog records of a partition.
@@ -36,6 +44,9 @@ class DeliveredTable(faust.Table):  # type: ignore[misc]  # Faust is untyped her
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._undelivered: defaultdict[int, list[asyncio.Future[Any]]] = defaultdict(list)
+
+    def _new_store(self) -> Any:
+        return local_tables.reopened(super()._new_store())
 
     def send_changelog(self, partition: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
         """Send as Faust does, and keep the future.

@@ -7,7 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
 
+from tidemill.kafka.connection import topic_identities
 from tidemill.kafka.follower import Follower, catch_up
+from tidemill.schemas.log import topics
+from tidemill.storage.owner import Origin
 
 AGE_SECONDS_MAX: Final = 30.0
 """How old what a follower has read may be; an idle one asks every 3 s, and a new leader takes some seconds."""
@@ -44,18 +47,29 @@ class Following:
         ages = (one.age_seconds for one in self._followers if one.partition.topic == topic and one.is_caught_up)
         return next((time.time() - age for age in ages if age > AGE_SECONDS_MAX), None)
 
-    async def catch_up(self, *topics: str) -> None:
+    async def catch_up(self, *names: str) -> None:
         """Wait until all records of these topics are applied that the log has now; see `follower.catch_up`.
 
         Callers that come while it catches up wait for that, and share the next time.
         """
-        if (task := self._next.get(topics)) is None:
-            task = self._next[topics] = asyncio.create_task(self._catch_up(topics), name="catch up")
+        if (task := self._next.get(names)) is None:
+            task = self._next[names] = asyncio.create_task(self._catch_up(names), name="catch up")
             # Its callers may be gone when it fails.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.shield(task)
 
-    async def _catch_up(self, topics: tuple[str, ...]) -> None:
-        async with self._turns[topics]:
-            del self._next[topics]
-            await catch_up(self._followers, *topics)
+    async def origin(self) -> Origin:
+        """The log as it is now; see `storage.owner`.
+
+        Raises:
+            LogUnavailable: It does not answer, or this process does not read it up to its end.
+        """
+        name = topics.FILES.name
+        (follower,) = (each for each in self._followers if each.partition.topic == name)
+        await self.catch_up(name)
+        return Origin((await topic_identities(follower.kafka, [name]))[name], follower.position)
+
+    async def _catch_up(self, names: tuple[str, ...]) -> None:
+        async with self._turns[names]:
+            del self._next[names]
+            await catch_up(self._followers, *names)

@@ -57,7 +57,7 @@ CORES_PER_PROCESS = 2
 NO_MODEL = f"""no model is configured. `tidemill init` looks for inference servers and writes tidemill.toml.
 For a first try without a server, install two small models: {demo.INSTALL}"""
 GONE = """the records in {} were deleted or moved while Tidemill ran; stopping everything.
-Put them back before the next start, which otherwise begins without files and batches."""
+Put them back before the next start."""
 
 
 class UpError(Exception):

@@ -19,7 +19,7 @@ from tidemill.configuration.servers import Server, Serving
 from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.kafka import catalog, history
 from tidemill.kafka.admin import TopicError, of_models, topic_configs
-from tidemill.kafka.connection import LogUnavailable, check_broker
+from tidemill.kafka.connection import LogUnavailable, check_broker, topic_identities
 from tidemill.ops import Say, findings
 from tidemill.ops.findings import Finding
 from tidemill.retrying import reason
@@ -33,7 +33,9 @@ from tidemill.schemas.resources.batch import Status, window_seconds
 from tidemill.schemas.resources.waiting import Waits
 from tidemill.schemas.webhooks.table import Deliveries
 from tidemill.sealing.key_manager import key_file
+from tidemill.storage import owner
 from tidemill.storage.address import open_store
+from tidemill.storage.owner import Origin
 
 CHECK_SECONDS_MAX: Final = 20.0
 """Bound of each check, and of each server. A read of a whole topic has a bound for the time without a record
@@ -79,7 +81,7 @@ async def examine(settings: Settings, kafka: Kafka | None, say: Say) -> bool:
         found += await _run("batches", _batches(kafka), say, is_bounded=False)
         found += await _run("webhooks", _webhooks(settings, kafka), say, is_bounded=False)
     found += broker
-    found += await _run("store", _store(settings), say)
+    found += await _run("store", _store(settings, kafka if findings.is_healthy(broker) else None), say)
     serving = settings.serving if contents is None else contents.serving
     found += await _run("models", _servers(serving), say, is_bounded=False)
     found += await _run("catalog", _unusable(serving, {} if contents is None else contents.faults), say)
@@ -268,7 +270,7 @@ async def _webhooks(settings: Settings, kafka: Kafka) -> list[Finding]:
     return findings.webhooks(failing, has_key_file=key_file(settings).exists())
 
 
-async def _store(settings: Settings) -> list[Finding]:
+async def _store(settings: Settings, kafka: Kafka | None) -> list[Finding]:
     key, content = f"health/doctor-{secrets.token_hex(8)}", secrets.token_bytes(PROBE_BYTES)
     kind = urlsplit(settings.store_url).scheme
     fix = (
@@ -284,6 +286,7 @@ async def _store(settings: Settings) -> list[Finding]:
         await store.write(key, once(content))
         read = await read_all(store.read(key))
         await store.delete(key)
+        marked = await owner.content_of(store)
     except Exception as error:  # noqa: BLE001  any error means that the store does not work
         return [findings.fail("store", f"{settings.store_url}: {reason(error)}", fix)]
     finally:
@@ -291,7 +294,19 @@ async def _store(settings: Settings) -> list[Finding]:
             await store.close()
     if read != content:
         return [findings.fail("store", f"{settings.store_url} returns other bytes than were written", fix)]
+    if kafka is not None and (fault := owner.judge(marked, await _origin(kafka))) is not None:
+        return [findings.fail("store", f"{settings.store_url}: {fault.text}", fault.fix)]
     return [findings.ok("store", f"{settings.store_url} can be written, read and deleted")]
+
+
+async def _origin(kafka: Kafka) -> Origin:
+    """The log as the owner of a store; one without topics owns a new store."""
+    name = topics.FILES.name
+    async with history.reading(kafka) as reader:
+        if not reader.partitions(name):
+            return Origin("/", 0)
+        files = (await reader.ends(name, [0]))[0][1]
+    return Origin((await topic_identities(kafka, [name]))[name], files)
 
 
 async def _servers(serving: Serving) -> list[Finding]:

@@ -34,7 +34,7 @@ REMEDIES: Final = {
     Reason.HEADROOM: "nothing, or set `ttft_ms` of `headroom`",
     Reason.TOKENS_PER_MINUTE: "nothing, or raise `tokens_per_minute`",
     Reason.MEMORY: "nothing, or add processes",
-    Reason.STORE: "check the store",
+    Reason.STORE: "check the store; is it mounted?",
     Reason.KEY: "put the key back into `encryption_key_file`",
     Reason.DELIVERY: "check the broker, the store and their disks",
     Reason.BATCHES_AT_WORK: "nothing, or raise `batches_at_work_max`",
@@ -99,7 +99,8 @@ def topic(
 def _spread(row: Topic, partitions: int, together: int) -> Finding | None:
     if not row.spread and partitions != 1:
         return fail(row.name, f"has {partitions} partitions instead of one", "recreate it with one partition")
-    if row == topics.COMMANDS and partitions != together:
+    # A missing topic has a finding of its own.
+    if row == topics.COMMANDS and together and partitions != together:
         return fail(
             row.name,
             f"has {counted(partitions, 'partition')}, and outcomes has {together}",

@@ -17,6 +17,7 @@ from urllib.parse import parse_qs
 
 from tidemill.runtime.connections import Connection, ConnectionTable
 from tidemill.schemas.ports import Store, once
+from tidemill.storage.owner import StoreOwner
 
 log = logging.getLogger(__name__)
 
@@ -142,12 +143,15 @@ async def check(fault: Callable[[], str | None]) -> None:
         raise Unhealthy(found)
 
 
-async def check_store(store: Store, name: str) -> None:
+async def check_store(store: Store, name: str, owner: StoreOwner | None = None) -> None:
     """Probe a store by writing an object with this name, which the next probe overwrites.
 
     Raises:
         OSError: The store failed.
+        Unhealthy: It belongs to another log.
     """
+    if owner is not None and owner.fault is not None and owner.is_foreign:
+        raise Unhealthy(owner.fault.text)
     await store.write(f"health/{name}", once(b"well\n"))
 
 

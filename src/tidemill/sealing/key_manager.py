@@ -59,7 +59,8 @@ class KeyManager:
 
     def open_store(self) -> Store:
         """Open the store of the settings, which then seals the objects of sealed batches; the caller closes it."""
-        below = open_store(self._settings.store_url, reserve_bytes=self._settings.disk_reserve_bytes)
+        settings = self._settings
+        below = open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes, is_owned=True)
         return SealedStore(below, self.vault)
 
     async def destroy_due_keys(

@@ -9,19 +9,21 @@ from tidemill.storage.directory import DirectoryStore
 from tidemill.storage.metered import MeteredStore
 
 
-def open_store(url: str, *, reserve_bytes: int = 0) -> Store:
+def open_store(url: str, *, reserve_bytes: int = 0, is_owned: bool = False) -> Store:
     """Open the store at an address, as `Settings.store_url` has it; the caller closes it.
 
     The address is `file:///dir`, or `s3://bucket/prefix` with the usual `AWS_…` variables for the rest. A store in
-    a folder leaves `reserve_bytes` free on its disk.
+    a folder leaves `reserve_bytes` free on its disk. One that `is_owned` raises `owner.StoreGone` in place of
+    `NotFound` if it has no owner.
 
     Raises:
         OSError: The folder cannot be created.
     """
     parts = urlsplit(url)
     if parts.scheme == "file":
-        return MeteredStore(DirectoryStore(Path(url2pathname(parts.path)), reserve_bytes=reserve_bytes))
+        folder = DirectoryStore(Path(url2pathname(parts.path)), reserve_bytes=reserve_bytes)
+        return MeteredStore(folder, is_owned=is_owned)
     # The import takes half a second, which a store in a folder does not need.
     from tidemill.storage.s3 import S3Store  # noqa: PLC0415
 
-    return MeteredStore(S3Store(bucket=parts.netloc, prefix=parts.path.strip("/")))
+    return MeteredStore(S3Store(bucket=parts.netloc, prefix=parts.path.strip("/")), is_owned=is_owned)

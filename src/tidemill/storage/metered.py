@@ -1,11 +1,12 @@
-"""Counts and times the operations of a store."""
+"""Counts and times the operations of a store, and notices a store that is gone as a whole."""
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from time import monotonic
 
 from tidemill import metrics
 from tidemill.schemas.ports import NotFound, Store
+from tidemill.storage.owner import KEY, StoreGone, content_of
 
 _READ = metrics.STORE_BYTES.labels("read")
 _WRITTEN = metrics.STORE_BYTES.labels("written")
@@ -14,8 +15,10 @@ _WRITTEN = metrics.STORE_BYTES.labels("written")
 class MeteredStore:
     """A store, and its metrics; see `Store`."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, is_owned: bool = False) -> None:
+        """Take a store; one that `is_owned` lacks an object only while it has the object `owner`."""
         self._store = store
+        self._is_owned = is_owned
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
         """See `Store.write`; the time includes that of `chunks`."""
@@ -33,14 +36,16 @@ class MeteredStore:
 
     async def join(self, key: str, sources: Sequence[str]) -> int:
         """See `Store.join`."""
-        with _metered("join"):
-            return await self._store.join(key, sources)
+        async with self._there(key):
+            with _metered("join"):
+                return await self._store.join(key, sources)
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """See `Store.read`."""
         async with aclosing(self._store.read(key, start, end)) as chunks:
-            with _metered("read"):
-                chunk = await anext(chunks, None)
+            async with self._there(key):
+                with _metered("read"):
+                    chunk = await anext(chunks, None)
             while chunk is not None:
                 _READ.inc(len(chunk))
                 yield chunk
@@ -48,8 +53,19 @@ class MeteredStore:
 
     async def size(self, key: str) -> int:
         """See `Store.size`."""
-        with _metered("size"):
-            return await self._store.size(key)
+        async with self._there(key):
+            with _metered("size"):
+                return await self._store.size(key)
+
+    @asynccontextmanager
+    async def _there(self, key: str) -> AsyncIterator[None]:
+        """Raise `StoreGone` for an object that is missing with all others."""
+        try:
+            yield
+        except NotFound as error:
+            if self._is_owned and key != KEY and await content_of(self._store) is None:
+                raise StoreGone from error
+            raise
 
     async def link(self, key: str, disposition: str) -> str | None:
         """See `Store.link`."""

@@ -78,6 +78,19 @@ async def test_a_damaged_file_is_an_error_before_its_first_byte(tmp_path, caplog
         assert file_id in caplog.text
 
 
+async def test_lost_bytes_are_not_called_deleted(tmp_path):
+    """The file is listed, so a client would not believe a 404."""
+    async with open_dependencies(tmp_path) as deps, client_of(deps) as client:
+        path = await upload(client)
+        file_id = path.split("/")[2]
+        await deps.store.delete(file_key(file_id))
+        answer = await client.get(path)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "file_damaged")
+        assert "the store has none of its bytes" in answer.text
+        deps.view.drop_file(file_id, -1)
+        assert (await client.get(path)).status_code == 404
+
+
 async def test_orphans_are_deleted_after_a_day(tmp_path):
     """Objects with a record, and recently found ones, stay."""
     clock = ManualClock()

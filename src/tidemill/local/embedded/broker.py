@@ -122,6 +122,7 @@ class Broker:
             log = f"../{self._logs.name}/kafka.log"
             (self.folder / "log4j2.xml").write_text(kraft.log4j2(log), "utf-8")
             if self.is_gone:
+                self._check_new()
                 users.make(self.users)
                 await self._format()
             elif not self.users.exists():
@@ -129,9 +130,18 @@ class Broker:
                     f"The records in {self.folder} have no passwords: an older Tidemill without access control "
                     "wrote them. Choose another folder with --data, or move this one away."
                 )
+            self._formatted.touch()
             users.write_client_files(self.users, self.bootstrap)
         except (jars.JarError, kraft.PortError, OSError) as error:
             raise BrokerError(f"cannot start the embedded Kafka: {error}") from error
+
+    def _check_new(self) -> None:
+        """Raise `BrokerError` if the folder had records: an empty log would begin in their place."""
+        if self._formatted.exists():
+            raise BrokerError(
+                f"the records in {self._records} are gone. Restore the folder from a backup, or mount its disk. "
+                f"To begin anew without its batches, files and keys, remove {self._formatted}."
+            )
 
     async def prepare_java(self) -> None:
         """Provide jars and Java, and look for the start cache.
@@ -269,6 +279,11 @@ class Broker:
         text = kraft.properties(ports=self._ports, logs=records, clean=clean, password=word)
         write_private(self.folder / name, text)
         return name
+
+    @property
+    def _formatted(self) -> Path:
+        """The file that says that the folder has had records; beside it, since a disk may be mounted there."""
+        return self.folder.with_name("kafka.formatted")
 
     async def _format(self) -> None:
         """Format a new folder and rename it, so that a crash never leaves half of one."""

@@ -1,15 +1,18 @@
 """Deletions by sweeps, with a real view and a real folder; the log is a list."""
 
+import asyncio
+import functools
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 from support import hostile
-from support.dependencies import NOW, batch_of, open_dependencies
+from support.dependencies import NOW, batch_of, client_of, open_dependencies
 
 from tidemill.api.batches import file_removal
 from tidemill.api.dependencies import Dependencies
 from tidemill.api.view.batch_tables import PROMISE_SECONDS_MAX
+from tidemill.api.view.orphans import ORPHAN_SECONDS_MIN
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.quotas import Quota
 from tidemill.schemas.log import codec, topics
@@ -19,6 +22,7 @@ from tidemill.schemas.resources.batch import Status
 from tidemill.schemas.resources.file import File
 from tidemill.sealing.vault import Vault
 from tidemill.sealing.wrapping import FileWrapper, new_key_text
+from tidemill.storage.owner import KEY, Origin, StoreOwner
 
 
 @pytest.fixture(params=["alone", "beside a hostile project"], autouse=True)
@@ -229,3 +233,54 @@ async def test_a_discarded_input_is_deleted_later_if_the_store_fails(deps):
     await make(deps, "h", -1, expires_at=NOW + 99)
     await file_removal.discard(deps, "h", "files/h")
     assert not deps.view.is_held("h")
+
+
+@pytest.mark.parametrize("change", ["another log", "an older log", "no mount"])
+async def test_a_log_that_does_not_own_the_store_deletes_nothing(deps, change):
+    """Neither what it does not know, nor what it knows: a copy of the installation has the same records."""
+    await deps.owner.check(marks=True)
+    if change == "another log":
+        deps.log.identity = "other/files"
+    elif change == "an older log":
+        origin = Origin(deps.log.identity, 9)
+        await StoreOwner(deps.store, functools.partial(asyncio.sleep, 0, origin)).check(marks=True)
+    else:
+        deps.log.records.append((topics.FILES.name, "f", b""))
+        await deps.store.delete(KEY)
+    await deps.owner.check(marks=True)
+    await deps.store.write("files/stray", content())
+    deps.view.orphans.track(["files/stray"])
+    later = replace(deps, clock=lambda: NOW + ORPHAN_SECONDS_MIN)
+    deps.view.orphans._clock = later.clock
+    await later.owner.check(marks=True)
+    await file_removal.sweep(later)
+    assert await file_removal.collect_orphans(later) == 0
+    assert [await is_stored(deps, name) for name in ("f", "g", "stray")] == [True] * 3
+    await deps.store.write(KEY, content_of_nothing())
+    await later.owner.check(marks=True)
+    await file_removal.sweep(later)
+    assert await file_removal.collect_orphans(later) == 0, "it begins to wait for a day"
+    assert [await is_stored(deps, name) for name in ("f", "g", "stray")] == [False, False, True]
+
+
+async def content_of_nothing() -> AsyncIterator[bytes]:
+    """No byte."""
+    yield b""
+
+
+async def test_a_store_of_another_log_takes_no_upload(deps):
+    """Reads go on; an older copy of the log writes, too."""
+    async with client_of(deps) as client:
+
+        async def status() -> int:
+            await deps.owner.check(marks=True)
+            upload = {"file": ("f", b"{}"), "purpose": (None, "batch")}
+            assert (await client.get("/files")).status_code == 200
+            return (await client.post("/files", files=upload)).status_code
+
+        assert await status() == 200
+        deps.log.identity = "other/files"
+        assert await status() == 503
+        deps.log.identity = "cluster/files"
+        deps.log.records.clear()
+        assert await status() == 200
