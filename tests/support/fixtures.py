@@ -1,6 +1,7 @@
 """Fixtures of tests of the whole service."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,14 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     monkeypatch.setattr(asyncio, "sleep", pause)
     return made
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    """Allow `up` to change the umask of the test's process."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture(scope="session")

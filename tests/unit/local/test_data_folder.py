@@ -287,6 +287,7 @@ def test_another_format_is_refused(tmp_path, text, fault):
     assert content(tmp_path) == before
 
 
+@pytest.mark.usefixtures("umask")
 def test_a_folder_from_before_the_first_release_is_refused(tmp_path):
     """It was written at 704a1c9; all that is in it stays as it is, and `upgrade --check` says the same."""
     with tarfile.open(OLD) as archive:

@@ -37,14 +37,6 @@ def disk_is_full(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.fixture
-def umask():
-    """`main` changes it for its process."""
-    before = os.umask(0o022)
-    yield
-    os.umask(before)
-
-
 @pytest.mark.usefixtures("umask")
 @pytest.mark.parametrize(
     ("spoil", "expected"),
