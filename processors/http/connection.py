@@ -6,7 +6,6 @@ It costs a quarter of the CPU time of aiohttp, which also handles redirects, coo
 
 import asyncio
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, cast
@@ -14,7 +13,7 @@ from typing import Final, cast
 import httptools
 
 from tidemill.processors.failures import Answer, FailureKind
-from tidemill.processors.http import content_coding
+from tidemill.processors.http import content_coding, heads
 from tidemill.processors.memory_budget import SMALL_BYTES, LargeReplies, ReplyBytes
 
 HEAD_BYTES_MAX: Final = 64 << 10
@@ -27,17 +26,10 @@ _INFORMATIONAL: Final = 200
 NOTHING: Final = memoryview(b"")
 _SHOWN_CHARS: Final = 64
 """Characters of a content encoding that an error line quotes."""
-_HEAD_END: Final = b"\r\n\r\n"
-_LENGTHS: Final = re.compile(rb"^content-length[ \t]*:([^\r\n]*)\r?\n", re.IGNORECASE | re.MULTILINE)
-_CHUNKED: Final = re.compile(rb"^transfer-encoding[ \t]*:[^\r\n]*chunked[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 _NO_PARSER: Final = httptools.HttpResponseParser(object())
 
 OnEnd = Callable[[Answer | FailureKind], None]
 """Gets the outcome of a call, once."""
-
-
-class _LengthsError(Exception):
-    """A head names two different lengths."""
 
 
 @dataclass(slots=True)
@@ -201,7 +193,7 @@ class Connection(asyncio.Protocol):
         self._bare_bytes += len(data)
         try:
             self._feed(data)
-        except _LengthsError:
+        except heads.LengthsError:
             self._end(FailureKind.UNSUPPORTED_REPLY)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._end(FailureKind.READ)
@@ -226,15 +218,13 @@ class Connection(asyncio.Protocol):
                 self._is_refused = True
             else:
                 return
-        head, end, rest = self._head.partition(_HEAD_END)
-        if not end:
+        if (begun := heads.repaired(self._head)) is None:
             return
-        head = _with_one_length(head + end)
         self._begin()
         self._parser = httptools.HttpResponseParser(self)
         # The server may have meant another end of the body.
         self._keeps_alive = False
-        self._parser.feed_data(head + rest)
+        self._parser.feed_data(begun)
 
     def on_message_begin(self) -> None:
         """See `httptools`."""
@@ -391,19 +381,3 @@ class Connection(asyncio.Protocol):
 def _drop(outcome: Answer | FailureKind) -> None:
     if isinstance(outcome, Answer) and outcome.share is not None:
         outcome.share.close()
-
-
-def _with_one_length(head: bytes) -> bytes:
-    """A head, from the status line to the blank line, with one `Content-Length` or none.
-
-    Raises:
-        _LengthsError: It names two different lengths.
-    """
-    if _CHUNKED.search(head):
-        return _LENGTHS.sub(b"", head)
-    lengths = {length.strip() for found in _LENGTHS.findall(head) for length in found.split(b",")}
-    if len(lengths) > 1:
-        raise _LengthsError
-    if not lengths:
-        return head
-    return _LENGTHS.sub(b"", head).removesuffix(b"\r\n") + b"content-length: %b\r\n\r\n" % lengths.pop()
