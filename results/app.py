@@ -26,7 +26,7 @@ from tidemill.results.state.active_batches import ActiveBatches
 from tidemill.results.state.backlog import Backlog
 from tidemill.results.state.stalls import held
 from tidemill.results.state.tables import Tables
-from tidemill.runtime.clocks import DeletionClock
+from tidemill.runtime.clocks import DeletionClock, session_clock
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import DecodeError, Headers
 from tidemill.schemas.ports import Edge
@@ -62,7 +62,7 @@ class Results:
         """Set up the app; nothing is connected yet."""
         self._settings = settings
         self._catalog = catalog
-        self._freeze_guard = FreezeGuard()
+        self._freeze_guard = FreezeGuard(clock=session_clock(kafka))
         self._log = Log(kafka, before_request=self._wait_valid, rest=self._rest)
         self._key_manager = KeyManager(settings, kafka, self._log)
         self.store = self._key_manager.open_store()

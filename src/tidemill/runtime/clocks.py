@@ -5,6 +5,8 @@ import math
 import time
 from typing import Final
 
+from tidemill.configuration.connections import is_local
+from tidemill.configuration.security import Kafka, cluster
 from tidemill.schemas.ports import Clock, Monotonic
 
 STEP_SECONDS_MIN: Final = 0.5
@@ -23,6 +25,15 @@ log = logging.getLogger(__name__)
 def boottime() -> float:
     """A monotonic clock that goes on while the machine is suspended, unlike `time.monotonic` on Linux."""
     return time.clock_gettime(_BOOTTIME)
+
+
+def session_clock(kafka: Kafka) -> Monotonic:
+    """The clock by which a broker ends the sessions of this machine's consumers.
+
+    While the machine is suspended, that of another one goes on.
+    """
+    hosts = [server.rpartition(":")[0] for server in cluster(kafka).servers.split(",")]
+    return time.monotonic if all(map(is_local, hosts)) else boottime
 
 
 class ClockSteps:

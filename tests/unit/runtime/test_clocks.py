@@ -2,8 +2,20 @@
 
 import math
 import time
+from pathlib import Path
 
-from tidemill.runtime.clocks import DOUBT_SECONDS, START_SECONDS, ClockSteps, DeletionClock, boottime
+import pytest
+
+from tidemill.configuration.settings import Settings
+from tidemill.faust import stage_app
+from tidemill.runtime.clocks import (
+    DOUBT_SECONDS,
+    START_SECONDS,
+    ClockSteps,
+    DeletionClock,
+    boottime,
+    session_clock,
+)
 
 
 def test_a_step_is_detected_once():
@@ -48,3 +60,21 @@ def test_the_boot_time_is_not_behind_the_monotonic_clock():
     """It counts the time of suspensions, too."""
     before = time.monotonic()
     assert boottime() >= before
+
+
+@pytest.mark.parametrize(
+    ("servers", "clock"),
+    [
+        ("127.0.0.1:9092", time.monotonic),
+        ("localhost:9092,[::1]:9093", time.monotonic),
+        ("kafka-1:9092", boottime),
+        ("localhost:9092,10.0.0.7:9092", boottime),
+    ],
+)
+def test_sessions_end_while_the_machine_sleeps_if_the_broker_is_another(
+    servers: str, clock: object, tmp_path: Path
+) -> None:
+    """The membership of a stage goes by that clock, since another process may own its partitions by then."""
+    assert session_clock(servers) is clock
+    app = stage_app.create_app("tidemill-test", Settings(), kafka=servers, state=tmp_path / "state")
+    assert app.membership.clock is clock
