@@ -14,7 +14,7 @@ import orjson
 
 from tidemill.bounded_dict import BoundedDict
 from tidemill.runtime.threads import run_half_time
-from tidemill.schemas.endpoints import ENDPOINTS, TEXTS, texts
+from tidemill.schemas.endpoints import TEXTS, texts
 from tidemill.schemas.json_schema import ANSWER_BYTES_MAX, AnswerError, Checker
 from tidemill.schemas.jsonl import nesting
 from tidemill.schemas.log.part import schema_key
@@ -132,5 +132,5 @@ def _answers(body: bytes, url: str) -> Iterator[str]:
         return
     first, *rest = path
     found = reply.get(first)
-    for each in found if ENDPOINTS[url].reply_list == first and isinstance(found, list) else [found]:
+    for each in found if first == "choices" and isinstance(found, list) else [found]:
         yield "".join(texts(each, rest))

@@ -83,7 +83,7 @@ _STATUS_COUNTS: Final = frozenset({FailureKind.STATUS, FailureKind.ERROR_IN_REPL
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The answer of a server; `retry_after` and `request_id` are headers, unchecked."""
+    """The answer of a server; `request_id`, `retry_after`, `media_type` and `location` are headers, unchecked."""
 
     status: int
     body: bytes
@@ -95,6 +95,8 @@ class Answer(msgspec.Struct, frozen=True):
     """A large reply's share of the memory budget; the owner of the answer closes it."""
     first_byte: float = 0.0
     """Seconds from the sent request to the head of the answer."""
+    media_type: str | None = None
+    location: str | None = None
 
 
 class CallFailure(msgspec.Struct, frozen=True):

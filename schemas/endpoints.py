@@ -18,6 +18,7 @@ Form = Mapping[str, tuple[type, ...]]
 """Required fields, the prompt first, each with the types that it may have."""
 Unit = Literal["tokens", "images", "audio_seconds"]
 
+_STREAM: Final = {"stream": "Streaming is not supported in the Batch API."}
 _ONE_OR_MORE: Final = (str, list)
 _INPUTS: Final = (str, list, dict)
 """One or more texts; an object has a text with images."""
@@ -38,6 +39,8 @@ _AUDIO: Final = FileField(("audio/", "video/"))
 _NAMED_FILE: Final = (str, dict)
 _TRANSCRIPTS: Final = ("json", "verbose_json", "diarized_json")
 """The formats that are JSON, as a result line is."""
+_VECTORS: Final = {"encoding_format": ("float", "base64")}
+"""The formats of vectors that are JSON; vLLM has bytes, too."""
 _PIXEL: Final = (
     "data:image/png;base64,"
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
@@ -63,6 +66,23 @@ _OPERATIONS: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyRules:
+    """What tells a good reply of an endpoint, and where its counts are."""
+
+    filled: str | None = None
+    """The list that has at least one item; None if there is no such list."""
+    fields: Form = field(default_factory=dict)
+    """Other fields that it has, each with the types that it may have; a list may be empty."""
+    ending: str | None = None
+    """The field that says why it ended; a reply that lacks it was broken off."""
+    statuses: Mapping[str, int | None] = field(default_factory=dict)
+    """The values of its `status` once it ended: None for an answer, else the HTTP status that it counts as. A
+    reply without `status` is an answer; one with another value cannot be delivered."""
+    usage: tuple[str, ...] = ("usage",)
+    """Where it may have its token counts, the best place first; a dot leads into an object."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """An endpoint of an inference server. Source: the API references of OpenAI, Anthropic, Cohere and vLLM."""
 
@@ -70,14 +90,12 @@ class Endpoint:
     """Its name in messages to users."""
     forms: tuple[Form, ...]
     """The forms of a request, which has all fields of one of them."""
-    reply_list: str | None
-    """The list with at least one item in every good reply; None if there is no such list."""
+    reply: ReplyRules
+    """What a good reply has."""
     smallest: dict[str, object]
     """The cheapest request, without its model."""
     context: tuple[str, ...] = ()
     """Optional fields that the model reads in addition to the prompt."""
-    usage: tuple[str, ...] = ("usage",)
-    """Where a reply may have its token counts, the best place first; a dot leads into an object."""
     generates: bool = True
     """Whether a reply costs more tokens than its request has."""
     items: Literal["one", "answered", "embedded", "paired"] = "one"
@@ -86,7 +104,7 @@ class Endpoint:
     field."""
     answers: str | None = None
     """The optional field with the number of answers to each item of the prompt; empty if that is always one. Set
-    if one request may have the prompts of several lines, since each item of `reply_list` has an `index`."""
+    if one request may have the prompts of several lines, since each item of its `reply.filled` has an `index`."""
     unit: Unit = "tokens"
     """The unit that a reply costs in addition to its tokens, or instead of them."""
     is_anthropics: bool = False
@@ -98,6 +116,8 @@ class Endpoint:
     """The fields with files; if there are any, a server gets the request as a form."""
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Optional fields, each with the texts that it may have."""
+    refused: Mapping[str, str] = field(default_factory=lambda: _STREAM)
+    """Flags that a request must not set, since its answer would not be a whole reply, each with the fault."""
     is_beside_v1: bool = False
     """Whether only our path begins with `/v1`: a server has the endpoint beside its `/v1`."""
 
@@ -126,7 +146,7 @@ class Endpoint:
 _TRANSCRIPTIONS: Final = Endpoint(
     name="Transcriptions",
     forms=({"file": _NAMED_FILE},),
-    reply_list=None,
+    reply=ReplyRules(fields={"text": (str,)}),
     smallest={"file": _silence(), "prompt": PROMPT},
     context=("prompt",),
     unit="audio_seconds",
@@ -137,14 +157,15 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
     "/v1/chat/completions": Endpoint(
         name="Chat Completions",
         forms=({"messages": (list,)},),
-        reply_list="choices",
+        reply=ReplyRules(filled="choices"),
         smallest={"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 1},
         has_priority=True,
     ),
     "/v1/completions": Endpoint(
         name="Completions",
-        forms=({"prompt": _ONE_OR_MORE},),
-        reply_list="choices",
+        # vLLM's second form.
+        forms=({"prompt": _ONE_OR_MORE}, {"prompt_embeds": _ONE_OR_MORE}),
+        reply=ReplyRules(filled="choices"),
         smallest={"prompt": PROMPT, "max_tokens": 1},
         items="answered",
         answers="n",
@@ -152,33 +173,44 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
     ),
     "/v1/embeddings": Endpoint(
         name="Embeddings",
-        forms=({"input": _ONE_OR_MORE},),
-        reply_list="data",
+        # vLLM's second form is for texts with images.
+        forms=({"input": _ONE_OR_MORE}, {"messages": (list,)}),
+        reply=ReplyRules(filled="data"),
         smallest={"input": PROMPT},
         generates=False,
         items="embedded",
         answers="",
         has_priority=True,
+        choices=_VECTORS,
     ),
     "/v1/responses": Endpoint(
         name="Responses",
-        forms=({"input": _ONE_OR_MORE},),
-        reply_list=None,
+        forms=(
+            {"input": _ONE_OR_MORE},
+            {"prompt": (dict,)},
+            {"previous_response_id": (str,)},
+            {"conversation": (str, dict)},
+        ),
+        reply=ReplyRules(
+            fields={"output": (list,)},
+            statuses={"completed": None, "incomplete": None, "failed": 500, "cancelled": 500},
+        ),
         smallest={"input": PROMPT, "max_output_tokens": 16},
         context=("instructions",),
         has_priority=True,
+        refused={**_STREAM, "background": "Answers in the background are not supported in the Batch API."},
     ),
     "/v1/moderations": Endpoint(
         name="Moderations",
         forms=({"input": _ONE_OR_MORE},),
-        reply_list="results",
+        reply=ReplyRules(filled="results"),
         smallest={"input": PROMPT},
         generates=False,
     ),
     "/v1/images/generations": Endpoint(
         name="Images",
         forms=({"prompt": (str,)},),
-        reply_list="data",
+        reply=ReplyRules(filled="data"),
         smallest={"prompt": PROMPT},
         unit="images",
     ),
@@ -186,14 +218,17 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
     "/v1/images/edits": Endpoint(
         name="Image edits",
         forms=({"prompt": (str,), "image": (str, list, dict)}, {"prompt": (str,), "images": (list,)}),
-        reply_list="data",
+        reply=ReplyRules(filled="data"),
         smallest={"prompt": PROMPT, "image": _PIXEL},
         unit="images",
         files={"image": _IMAGE, "images": FileField(_IMAGE.types, "image"), "mask": _IMAGE, "markup": _IMAGE},
     ),
     # The answer is the job, which may still run.
     "/v1/videos": Endpoint(
-        name="Videos", forms=({"prompt": (str,)},), reply_list=None, smallest={"prompt": PROMPT}
+        name="Videos",
+        forms=({"prompt": (str,)},),
+        reply=ReplyRules(fields={"id": (str,)}),
+        smallest={"prompt": PROMPT},
     ),
     "/v1/audio/transcriptions": _TRANSCRIPTIONS,
     "/v1/audio/translations": replace(_TRANSCRIPTIONS, name="Translations"),
@@ -201,9 +236,8 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
     "/v1/rerank": Endpoint(
         name="Rerank",
         forms=({"query": _INPUTS, "documents": _INPUTS},),
-        reply_list="results",
+        reply=ReplyRules(filled="results", usage=("usage", "meta.tokens", "meta.billed_units")),
         smallest={"query": PROMPT, "documents": [PROMPT]},
-        usage=("usage", "meta.tokens", "meta.billed_units"),
         generates=False,
         items="paired",
         has_priority=True,
@@ -216,7 +250,7 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
             {"text_1": _INPUTS, "text_2": _INPUTS},
             {"data_1": _INPUTS, "data_2": _INPUTS},
         ),
-        reply_list="data",
+        reply=ReplyRules(filled="data"),
         smallest={"queries": PROMPT, "documents": PROMPT},
         generates=False,
         items="paired",
@@ -225,7 +259,7 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
     "/v1/classify": Endpoint(
         name="Classify",
         forms=({"input": _ONE_OR_MORE}, {"messages": (list,)}),
-        reply_list="data",
+        reply=ReplyRules(filled="data"),
         smallest={"input": PROMPT},
         generates=False,
         is_beside_v1=True,
@@ -235,17 +269,18 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
         name="Pooling",
         forms=({"input": _ONE_OR_MORE}, {"messages": (list,)}, {"data": _ANY}),
         # A plugin of the server interprets `data`.
-        reply_list=None,
+        reply=ReplyRules(fields={"data": _ANY}),
         smallest={"input": PROMPT},
         generates=False,
         is_beside_v1=True,
         has_priority=True,
+        choices=_VECTORS,
     ),
     "/v1/messages": Endpoint(
         name="Messages",
         forms=({"messages": (list,), "max_tokens": (int,)},),
-        # Claude may end its turn with empty `content`.
-        reply_list=None,
+        # Claude may end its turn with empty `content`. vLLM leaves the reason out if its engine aborts.
+        reply=ReplyRules(fields={"content": (list,)}, ending="stop_reason"),
         smallest={"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 1},
         context=("system",),
         is_anthropics=True,
@@ -259,11 +294,11 @@ TEXTS: Final[Mapping[str, tuple[str, ...]]] = {
     "/v1/responses": ("output", "content", "text"),
     "/v1/messages": ("content", "text"),
 }
-"""Where a reply has the text that the model wrote, from field to field through lists: each item of `reply_list`
-has a text of its own. Other endpoints have none."""
+"""Where a reply has the text that the model wrote, from field to field through lists: each choice has a
+text of its own. Other endpoints have none."""
 _SILENT: Final = frozenset({"reasoning", "thinking"})
 """Types of parts of a reply that are not its answer."""
-UNKNOWN: Final = Endpoint(name="", forms=({"input": _ANY},), reply_list=None, smallest={})
+UNKNOWN: Final = Endpoint(name="", forms=({"input": _ANY},), reply=ReplyRules(), smallest={})
 """Stands for any other path: the settings may have lost an endpoint since lines for it were accepted."""
 _PATH: Final = re.compile(r"/v1(/[A-Za-z0-9_-]+)+\Z")
 DEFAULTS: Final = tuple(ENDPOINTS)[:4]
@@ -278,15 +313,18 @@ def is_path(text: str) -> bool:
 
 
 def texts(value: Any, path: Sequence[str]) -> Iterator[str]:
-    """The texts that the model wrote at the end of a path (`TEXTS`), through lists, without its reasoning."""
+    """The texts that the model wrote at the end of a path (`TEXTS`), through lists, without its reasoning.
+
+    A text may also be a list of parts, each with a `text`.
+    """
     if isinstance(value, list):
         for each in value:
             yield from texts(each, path)
-    elif not path:
-        if isinstance(value, str):
-            yield value
     elif isinstance(value, dict) and value.get("type") not in _SILENT:
-        yield from texts(value.get(path[0]), path[1:])
+        first, *rest = path or ("text",)
+        yield from texts(value.get(first), rest)
+    elif not path and isinstance(value, str):
+        yield value
 
 
 def is_deterministic(path: str, temperature: object) -> bool:

@@ -27,6 +27,7 @@ SCAN_BYTES_MAX: Final = 8 << 20
 """Bytes of lines after which a request compares no further."""
 ANSWERS: Final = ("choices", "data", "output", "content", "results", "text", "segments")
 """Fields of a reply with the answer; others, like its id, time and usage, differ in each reply."""
+_IDS: Final = frozenset({"id", "call_id", "tool_use_id"})
 
 
 class Outcome(StrEnum):
@@ -211,10 +212,17 @@ def answer(text: bytes) -> Any:
     if not isinstance(body, dict) or not (kept := {name: body[name] for name in ANSWERS if name in body}):
         return body
     return {
-        name: [_without_id(each) for each in value] if isinstance(value, list) else value
+        name: [_without_ids(each) for each in value] if isinstance(value, list) else value
         for name, value in kept.items()
     }
 
 
-def _without_id(item: Any) -> Any:
-    return {name: value for name, value in item.items() if name != "id"} if isinstance(item, dict) else item
+def _without_ids(item: Any) -> Any:
+    """An item of an answer without its ids, and those of the tool calls in its message: servers draw new ones."""
+    if not isinstance(item, dict):
+        return item
+    kept = {name: value for name, value in item.items() if name not in _IDS}
+    message = kept.get("message")
+    if isinstance(message, dict) and isinstance(calls := message.get("tool_calls"), list):
+        kept["message"] = {**message, "tool_calls": [_without_ids(call) for call in calls]}
+    return kept

@@ -31,15 +31,28 @@ PARTS_MAX: Final = 100_000
 """Arrays, objects, keys and commas of a line that is parsed: some milliseconds while no other thread runs."""
 METHOD: Final = (
     "Each 4 bytes of text count as a token, and each message as 4 more; token ids are counted; images, audio "
-    "and files are not. A query counts once with each of its documents. A line of more than "
-    f"{PARTS_MAX} arrays, objects, keys and commas counts as text as a whole. The maximum of each line bounds its "
-    "output."
+    "and files are not. The input of a tool call counts as JSON. A query counts once with each of its documents. "
+    f"A line of more than {PARTS_MAX} arrays, objects, keys and commas counts as text as a whole. The maximum of "
+    "each line bounds its output."
 )
 CONFIDENCE: Final = "low"
 
-_TEXT: Final = frozenset({"content", "text", "arguments", "output", "refusal", "name"})
+_TEXT: Final = frozenset(
+    {"content", "text", "tool_calls", "function", "function_call", "arguments", "output", "refusal", "name"}
+)
+"""Fields of a message, and of parts of it, that a model reads."""
 _MEDIA: Final = frozenset(
-    {"image_url", "input_audio", "audio_url", "video_url", "file", "file_id", "file_data", "source"}
+    {
+        "image_url",
+        "input_audio",
+        "audio_url",
+        "video_url",
+        "file",
+        "file_id",
+        "file_data",
+        "source",
+        "prompt_embeds",
+    }
 )
 _READ: Final = {str, list, dict}
 _DEFINITIONS: Final = ("tools", "functions", "response_format", "text")
@@ -226,8 +239,10 @@ def _cost(found: Sum, tariff: Tariff, unit: Unit) -> CostRange:
 def _read(body: Mapping[str, Any], endpoint: Endpoint) -> tuple[int, int, int]:
     """Bytes of text, token ids and media that the model reads for a request."""
     form = endpoint.form(body)
-    fields = [body.get(name) for name, kinds in form.items() if _READ & {*kinds} and name not in endpoint.files]
+    skipped = {*endpoint.files, *_MEDIA}
+    fields = [body.get(name) for name, kinds in form.items() if _READ & {*kinds} and name not in skipped]
     size, ids, media = measured([*fields, *(body.get(name) for name in endpoint.context)])
+    media += sum(name in _MEDIA and name not in endpoint.files for name in form)
     media += sum(_items(body[name]) for name in endpoint.files if body.get(name) is not None)
     if endpoint.items == "paired" and _items(fields[0]) == 1:
         again = _items(fields[1]) - 1
@@ -254,6 +269,8 @@ def measured(value: Any) -> tuple[int, int, int]:
             case dict(fields):
                 media += any(name in _MEDIA for name in fields)
                 stack.extend(part for name, part in fields.items() if name in _TEXT)
+                if fields.get("type") == "tool_use":
+                    size += len(orjson.dumps(fields.get("input")))
     return size, ids, media
 
 

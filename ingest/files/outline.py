@@ -32,7 +32,7 @@ class _Decoders:
     """The decoders of one endpoint's lines."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        body = _struct("_Body", dict.fromkeys(("stream", "model", *names, "dimensions", "encoding_format")))
+        body = _struct("_Body", dict.fromkeys(("model", *names, "dimensions", "encoding_format")))
         self.requests = msgspec.json.Decoder(_struct("_Request", _FIELDS, body=body))
         self.bodies = msgspec.json.Decoder(body)
 
@@ -52,7 +52,8 @@ def outlined(data: bytes, endpoint: Endpoint) -> object:
     """
     if not data.isascii():
         data.decode()
-    decoders = _decoders((*(name for form in endpoint.forms for name in form), *endpoint.files, *endpoint.choices))
+    names = (name for form in endpoint.forms for name in form)
+    decoders = _decoders((*names, *endpoint.refused, *endpoint.files, *endpoint.choices))
     try:
         # One pass over the line: the decoder holds the GIL all the time.
         line = _fields(decoders.requests.decode(data))

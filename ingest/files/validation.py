@@ -40,7 +40,6 @@ BASE64_NUMBER_BYTES: Final = 6
 """A number of an embedding in base64: four bytes become five and a third."""
 _KEPT_CHARS_MAX = 64
 """The checker remembers a longer `custom_id` by its hash, to bound the memory."""
-
 _FIELDS: tuple[tuple[str, type, str], ...] = (
     ("custom_id", str, "a string"),
     ("method", str, "a string"),
@@ -259,11 +258,12 @@ class Checker:
             )
 
     def _examine_body(self, body: dict[str, Any]) -> None:
-        if stream := body.get("stream"):
-            if stream is not True:
-                raise _type_fault("body.stream", "a boolean", stream)
-            text = f"{self._endpoint.name}: Streaming is not supported in the Batch API."
-            raise LineFault("streaming_unsupported", text, "body.stream")
+        for name, text in self._endpoint.refused.items():
+            if flag := body.get(name):
+                if flag is not True:
+                    raise _type_fault(f"body.{name}", "a boolean", flag)
+                code = "streaming_unsupported" if name == "stream" else "invalid_request"
+                raise LineFault(code, f"{self._endpoint.name}: {text}", f"body.{name}")
         model = body.get("model")
         if model != self.model or model is None:
             self._examine_model(model)
@@ -275,12 +275,11 @@ class Checker:
                 text = f"Invalid '{name}' for a batch: its results are JSON, so it must be {' or '.join(choices)}."
                 raise LineFault("invalid_request", text, f"body.{name}")
         if self._endpoint.items == "embedded":
-            inputs = count_of_inputs(body[self._endpoint.prompt])
-            self._inputs += inputs
-            self._examine_reply(inputs, body)
+            self._examine_reply(count_of_inputs(body.get(self._endpoint.prompt)), body)
 
     def _examine_reply(self, inputs: int, body: dict[str, Any]) -> None:
-        """Refuse a line whose reply would be too large to keep, before a server computes it."""
+        """Count embedding inputs; refuse a line whose reply would be too large to keep, before it is computed."""
+        self._inputs += inputs
         dimensions = body.get("dimensions")
         if type(dimensions) is not int:
             return

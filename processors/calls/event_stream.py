@@ -1,8 +1,9 @@
 """Merges the server-sent events of a server that streams although the request did not ask for it.
 
 Chunks of chat completions and of completions are merged: text is appended, list items are matched by their
-`index`, and of any other field the last value other than null counts. A stream of responses ends with the whole
-reply. Source: https://html.spec.whatwg.org/multipage/server-sent-events.html, OpenAI's API reference, "Streaming".
+`index`, and of any other field the last value counts that is neither null nor an empty text. A stream of responses
+ends with the whole reply. Source: https://html.spec.whatwg.org/multipage/server-sent-events.html, OpenAI's API
+reference, "Streaming".
 """
 
 import re
@@ -13,8 +14,10 @@ import orjson
 
 _STREAM: Final = re.compile(rb"[\r\n]*(?:data|event|id|retry)?:")
 _LINES: Final = re.compile(rb"([^\r\n]*)(?:\r\n|\n|\r|\Z)")
-_TEXTS: Final = frozenset({"content", "reasoning", "reasoning_content", "refusal", "arguments", "text"})
-"""Fields whose text is split over chunks."""
+_TEXTS: Final = frozenset({
+    "content", "reasoning", "reasoning_content", "refusal", "arguments", "text", "summary", "data", "transcript",
+})  # fmt: skip
+"""Fields whose text is split over chunks; the last two are those of audio."""
 _WHOLE: Final = {"chat.completion.chunk": "chat.completion", "text_completion": "text_completion"}
 """The `object` of a reply, by that of its chunks."""
 ITEMS_MAX: Final = 1024
@@ -111,7 +114,7 @@ def _merge(into: dict[Any, Any], piece: dict[str, Any]) -> None:
             _merge(known, value)
         elif isinstance(value, list):
             into[name] = _longer(known, value)
-        elif value is not None or name not in into:
+        elif name not in into or value not in (None, ""):
             into[name] = value
 
 

@@ -1,11 +1,13 @@
 """Checks the body of a 2xx reply: whether it is a success, and its token counts.
 
 The body passes through as bytes. Only the token counts and the signs of a failure are decoded: an `error`, a
-choice that ended with one, and the list that a good reply of the endpoint must have.
+choice that ended with one, a `status` other than that of an answer, and the fields that a good reply of the
+endpoint must have.
 """
 
 import contextlib
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,7 +15,7 @@ import msgspec
 
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.bounds import TEXT_CHARS_MAX, TOKENS_MAX
-from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint
+from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint, ReplyRules
 from tidemill.schemas.jsonl import nesting
 
 Tokens = tuple[int, int, int, int]
@@ -23,8 +25,10 @@ NO_TOKENS: Final = (0, 0, 0, 0)
 LEVELS_MAX: Final = 512
 """Levels of nesting in an error and in a normalized reply. Decoders stop at about 950 levels."""
 ENDED_WITH_ERROR: Final = 500
-"""The status of a choice with `finish_reason: "error"` that names none. Source: vLLM ends a choice this way after
-a transient fault of its own."""
+"""The status of an answer that the server broke off, if it names none."""
+_BROKEN: Final = frozenset({"error", "abort", "cancelled", "timeout"})
+"""The `finish_reason` of choices that the server broke off. Source: vLLM has `error` after a transient fault of
+its own; vLLM and SGLang have `abort` when they shut down or pause; TensorRT-LLM has the others."""
 _STATUS_DIGITS: Final = 3
 _STATUSES: Final = range(400, 600)
 _BY_TYPE: Final = {
@@ -34,8 +38,15 @@ _BY_TYPE: Final = {
     b'"api_error"': 500,
     b'"timeout_error"': 504,
     b'"overloaded_error"': 529,
+    b'"server_error"': 500,
+    b'"rate_limit_exceeded"': 429,
+    b'"requests"': 429,
+    b'"tokens"': 429,
 }
-"""The statuses that a retry may change, by the type of an error. Source: Anthropic's API reference, "Errors"."""
+"""The statuses that a retry may change, by the code or type of an error. Source: the API references of Anthropic,
+"Errors", and of OpenAI, "Error codes" and "The response object"."""
+_TYPES: Final = {b"[": list, b"{": dict, b'"': str, b"n": None, b"": None}
+"""The type of a JSON value by its first byte; any other is a number or a boolean."""
 _FALSY: Final = frozenset({b"null", b"false", b"0", b'""', b"{}", b"[]"})
 _NONE: Final = frozenset({b"", b"null"})
 _BLANK_LIST_BYTES_MAX: Final = 64
@@ -48,6 +59,8 @@ class ReplyError:
     status: int | None
     """The HTTP status that the error names or implies, if any."""
     message: str
+    is_unsupported: bool = False
+    """Whether the reply is no error, but has a form that cannot be delivered."""
 
 
 class _Details(msgspec.Struct):
@@ -67,6 +80,8 @@ class _Usage(msgspec.Struct):
     total_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
     cache_read_input_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    """SGLang's; others have it in the details."""
 
 
 _ABSENT: Final = msgspec.Raw()
@@ -91,11 +106,16 @@ class _OddKnown(msgspec.Struct):
     choices: msgspec.Raw = _ABSENT
 
 
+def _read_by(rules: ReplyRules) -> Iterator[str]:
+    yield from rules.fields
+    yield from filter(None, (rules.filled, rules.ending, "status" if rules.statuses else None))
+
+
 # The lists of endpoints that only the settings name are decoded separately.
-_LISTS: Final = sorted({entry.reply_list for entry in ENDPOINTS.values() if entry.reply_list} - {"choices"})
-_RAW_LISTS: Final = [(name, msgspec.Raw, _ABSENT) for name in _LISTS]
-_Reply: Final[Any] = msgspec.defstruct("_Reply", _RAW_LISTS, bases=(_Known,), gc=False)
-_OddReply: Final[Any] = msgspec.defstruct("_OddReply", _RAW_LISTS, bases=(_OddKnown,))
+_NEEDED: Final = sorted({name for entry in ENDPOINTS.values() for name in _read_by(entry.reply)} - {"choices"})
+_RAW_FIELDS: Final = [(name, msgspec.Raw, _ABSENT) for name in _NEEDED]
+_Reply: Final[Any] = msgspec.defstruct("_Reply", _RAW_FIELDS, bases=(_Known,), gc=False)
+_OddReply: Final[Any] = msgspec.defstruct("_OddReply", _RAW_FIELDS, bases=(_OddKnown,))
 
 
 class _Object(msgspec.Struct):
@@ -103,6 +123,8 @@ class _Object(msgspec.Struct):
 
 
 _replies: Final = msgspec.json.Decoder(_Reply)
+_completions: Final = msgspec.json.Decoder(_Known)
+"""Faster, and enough for endpoints whose replies need only choices."""
 _odd_replies: Final = msgspec.json.Decoder(_OddReply)
 _choices: Final = msgspec.json.Decoder(list[_Choice])
 _objects: Final = msgspec.json.Decoder(_Object)
@@ -148,7 +170,7 @@ def read(body: bytes, endpoint: str) -> Tokens | ReplyError | None:
     entry = ENDPOINTS.get(endpoint, UNKNOWN)
     try:
         try:
-            reply = _replies.decode(body)
+            reply = (_completions if entry.reply.filled == "choices" else _replies).decode(body)
             tokens = _elsewhere(body, entry) if reply.usage is None else _mapped(reply.usage, entry)
         except msgspec.ValidationError:
             # An array, or an object with fields of unexpected types.
@@ -183,7 +205,7 @@ def _seconds(body: bytes) -> Tokens | None:
 
 def _elsewhere(body: bytes, entry: Endpoint) -> Tokens | None:
     """The token counts of a reply without `usage`."""
-    for place in entry.usage[1:]:
+    for place in entry.reply.usage[1:]:
         found = msgspec.Raw(body)
         for name in place.split("."):
             found = _fields(found).get(name, _ABSENT)
@@ -197,12 +219,12 @@ def _odd(reply: Any) -> tuple[Any, msgspec.Raw]:
     choices = None if _is_empty(reply.choices) else [_Choice()]
     with contextlib.suppress(*UNREADABLE):
         choices = _choices.decode(reply.choices)
-    lists = {name: getattr(reply, name) for name in _LISTS}
-    return _Reply(error=reply.error, choices=choices, **lists), reply.usage
+    fields = {name: getattr(reply, name) for name in _NEEDED}
+    return _Reply(error=reply.error, choices=choices, **fields), reply.usage
 
 
-def _list_of(reply: Any, body: bytes, name: str) -> msgspec.Raw:
-    if name in _LISTS:
+def _field_of(reply: Any, body: bytes, name: str) -> msgspec.Raw:
+    if name in _NEEDED:
         found: msgspec.Raw = getattr(reply, name)
         return found
     return _fields(msgspec.Raw(body)).get(name, _ABSENT)
@@ -213,17 +235,40 @@ def _error(reply: Any, body: bytes, entry: Endpoint) -> ReplyError | None:
         return ReplyError(
             _status(reply.error), _message(reply.error) or "The reply is an error without a message."
         )
-    if entry.reply_list is None:
-        return None
-    if entry.reply_list == "choices":
+    statuses = entry.reply.statuses
+    if statuses and (ended := _ended(reply.status, statuses)) is not None:
+        return ended
+    if entry.reply.filled == "choices":
         for choice in reply.choices or ():
-            if choice.finish_reason == "error":
-                words = _message(choice.error) or "A choice ended with the finish_reason error."
+            if choice.finish_reason in _BROKEN:
+                words = _message(choice.error) or f"A choice ended with the finish_reason {choice.finish_reason}."
                 return ReplyError(_status(choice.error) or ENDED_WITH_ERROR, words)
-    is_empty = (
-        not reply.choices if entry.reply_list == "choices" else _is_empty(_list_of(reply, body, entry.reply_list))
-    )
-    return ReplyError(None, f"The reply has no {entry.reply_list}.") if is_empty else None
+    if (name := _missing(reply, body, entry)) is not None:
+        return ReplyError(_status(msgspec.Raw(body)), f"The reply has no {name}.")
+    if (name := entry.reply.ending) is not None and bytes(_field_of(reply, body, name)) in _NONE:
+        return ReplyError(ENDED_WITH_ERROR, f"The reply has no {name}: the server broke it off.")
+    return None
+
+
+def _ended(status: msgspec.Raw, statuses: Mapping[str, int | None]) -> ReplyError | None:
+    """Why a reply with a `status` is no answer."""
+    word = bytes(status).strip(b'"').decode(errors="replace")[:TEXT_CHARS_MAX]
+    if bytes(status) in _NONE or (word in statuses and statuses[word] is None):
+        return None
+    known = statuses.get(word)
+    return ReplyError(known, f"The reply has the status {word}.", is_unsupported=known is None)
+
+
+def _missing(reply: Any, body: bytes, entry: Endpoint) -> str | None:
+    """A field that a good reply has, and this one has not."""
+    if (name := entry.reply.filled) is not None and (
+        not reply.choices if name == "choices" else _is_empty(_field_of(reply, body, name))
+    ):
+        return name
+    for name, kinds in entry.reply.fields.items():
+        if _TYPES.get(bytes(memoryview(_field_of(reply, body, name))[:1]), int) not in kinds:
+            return name
+    return None
 
 
 def _is_empty(items: msgspec.Raw) -> bool:
@@ -242,13 +287,14 @@ def _fields(error: msgspec.Raw) -> dict[str, msgspec.Raw]:
 
 
 def _status(error: msgspec.Raw) -> int | None:
-    """The HTTP status in an error, as a number or as text, or by its type."""
+    """The HTTP status in an error, as a number or as text, or by its code or type."""
     fields = _fields(error)
     for name in ("code", "status", "status_code"):
         text = bytes(fields.get(name, b"")).strip(b'"')
         if len(text) == _STATUS_DIGITS and text.isdigit() and int(text) in _STATUSES:
             return int(text)
-    return _BY_TYPE.get(bytes(fields.get("type", b"")))
+    named = (_BY_TYPE.get(bytes(fields.get(name, b""))) for name in ("code", "type"))
+    return next(filter(None, named), None)
 
 
 def _message(error: msgspec.Raw) -> str:
@@ -306,12 +352,10 @@ def _mapped(usage: _Usage, entry: Endpoint) -> Tokens | None:
         given = given + cached + written if min(given, cached, written) >= 0 else -1
     if not (0 <= given <= TOKENS_MAX and 0 <= made <= TOKENS_MAX):
         return None
-    return (
-        given,
-        _part(cached, given),
-        made,
-        _part(made_details.reasoning_tokens if made_details else None, made),
-    )
+    reasoning = made_details.reasoning_tokens if made_details else None
+    if reasoning is None:
+        reasoning = usage.reasoning_tokens
+    return given, _part(cached, given), made, _part(reasoning, made)
 
 
 def _part(number: int | None, whole: int) -> int:

@@ -27,6 +27,12 @@ PLAIN_CHARS_MAX: Final = 96
 _ERROR: Final = re.compile(rb'\{\s*[^}\s]|"[^"]')
 """The beginning of an `error`: an object with a field, or a text."""
 _objects: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_values: Final = msgspec.json.Decoder(msgspec.Raw)
+_LOCATION: Final = re.compile(r"[!-?A-~]{1,256}\Z")
+"""Printable, and without a user or password before an `@`."""
+_MEDIA_TYPE: Final = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}\Z", re.ASCII)
+_TEXT: Final = re.compile(r"^text/|json|xml")
+"""Media types that servers and gateways give to JSON, to events, and to pages about their faults."""
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 _SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,9})?\Z")
 
@@ -67,7 +73,7 @@ def judge(outcome: Answer | FailureKind, endpoint: str) -> Success | CallFailure
     status = outcome.status
     if 200 <= status < 300 and outcome.encoding is None:  # noqa: PLR2004
         return _judged(outcome, endpoint)
-    message = f"The backend answered with status {status}."
+    message = f"The backend answered with status {status}{_to(outcome)}."
     kind = FailureKind.STATUS
     if outcome.encoding is not None:
         message = f"The backend's reply cannot be decompressed ({outcome.encoding}); none was requested."
@@ -103,11 +109,30 @@ def _judged(answer: Answer, endpoint: str) -> Success | CallFailure:
         except reply_normalization.UnsupportedFormError as error:
             return _unusable(FailureKind.UNSUPPORTED_REPLY, str(error), answer)
         if normalized is None:
-            return _unusable(FailureKind.INVALID_REPLY, "The backend's reply is not a JSON object.", answer)
+            return _unusable(*_unreadable(answer), answer)
         found, body = reply.read(normalized, endpoint), normalized
     if isinstance(found, reply.ReplyError):
+        if found.is_unsupported:
+            return CallFailure(FailureKind.UNSUPPORTED_REPLY, found.message, answer.status, answer, body)
         return CallFailure(FailureKind.ERROR_IN_REPLY, found.message, found.status, answer, body)
     return Success(answer, body, found)
+
+
+def _to(answer: Answer) -> str:
+    """Where an answer redirects to, as the end of a sentence; without its query, which may have a secret."""
+    found = re.split("[?#]", answer.location or "", maxsplit=1)[0]
+    is_shown = 300 <= answer.status < 400 and _LOCATION.match(found) is not None  # noqa: PLR2004
+    return f" and redirects to {found}, which Tidemill does not follow" if is_shown else ""
+
+
+def _unreadable(answer: Answer) -> tuple[FailureKind, str]:
+    """Why a reply that is no JSON object cannot be delivered; if it is whole, a retry would get the same form."""
+    if decoded(_values, answer.body) is not None:
+        return FailureKind.UNSUPPORTED_REPLY, "The backend's reply is JSON, but not an object."
+    name = (answer.media_type or "").partition(";")[0].strip().lower()
+    if _MEDIA_TYPE.match(name) is not None and _TEXT.search(name) is None:
+        return FailureKind.UNSUPPORTED_REPLY, f"The backend's reply is not JSON, but {name}."
+    return FailureKind.INVALID_REPLY, "The backend's reply is not a JSON object."
 
 
 def _unusable(kind: FailureKind, message: str, answer: Answer) -> CallFailure:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
@@ -30,8 +31,20 @@ SECRET_CHARS_MIN: Final = 8
 _KEYS: Final = frozenset({"authorization", "x-api-key", "api-key"})
 """Headers that carry the server's key: OpenAI's, Anthropic's and Azure's."""
 REDACTED: Final = b"[redacted]"
+_SHOWN_HEADERS: Final = ("request_id", "media_type", "location")
+"""Fields of an answer with headers that its line may quote."""
 _OWN: Final = {"user-agent": f"tidemill/{__version__}", "accept-encoding": "identity"}
 """Headers of every request: some gateways reject one without a user agent, and some compress by default."""
+KEEPALIVE: Final = (
+    ("TCP_KEEPIDLE", 60),
+    ("TCP_KEEPALIVE", 60),
+    ("TCP_KEEPINTVL", 15),
+    ("TCP_KEEPCNT", 6),
+)
+"""Seconds of silence before the system probes a connection, seconds between probes, and unanswered probes that
+end it. No byte passes while a server computes: without probes a call waits until its timeout for a server that
+vanished, or for a connection that a firewall forgot. Platforms lack some options; macOS has another name for the
+first."""
 ROUTES_MAX: Final = 1_000
 """Request heads kept: one for each backend and endpoint."""
 
@@ -245,6 +258,7 @@ class HttpUpstream:
         except (OSError, UnicodeError):
             # OSError: also a timeout, a failed handshake, a missing file. UnicodeError: a host like `host..local`.
             return FailureKind.CONNECT
+        _probe(connection.socket)
         return connection
 
     def _context(self, trust: Trust) -> ssl.SSLContext:
@@ -311,6 +325,18 @@ def _loaded(trust: Trust) -> ssl.SSLContext:
     return context
 
 
+def _probe(found: Any) -> None:
+    """Have the system probe an idle connection."""
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEPALIVE:
+            if (option := getattr(socket, name, None)) is not None:
+                found.setsockopt(socket.IPPROTO_TCP, option, value)
+    except (AttributeError, OSError):
+        # The connection has ended; the call says so itself.
+        pass
+
+
 def _stamp(file: Path) -> tuple[int, int]:
     found = file.stat()
     return found.st_mtime_ns, found.st_size
@@ -333,6 +359,7 @@ def _redacted(answer: Answer, secrets: tuple[bytes, ...]) -> Answer:
     for secret in secrets:
         if secret in answer.body:
             answer = structs.replace(answer, body=answer.body.replace(secret, REDACTED))
-        if answer.request_id is not None and secret.decode() in answer.request_id:
-            answer = structs.replace(answer, request_id=None)
+        for name in _SHOWN_HEADERS:
+            if secret.decode() in (getattr(answer, name) or ""):
+                answer = structs.replace(answer, **{name: None})
     return answer

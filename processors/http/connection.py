@@ -8,12 +8,12 @@ import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import httptools
 
 from tidemill.processors.failures import Answer, FailureKind
-from tidemill.processors.http import content_coding, heads
+from tidemill.processors.http import reply_body
 from tidemill.processors.memory_budget import SMALL_BYTES, LargeReplies, ReplyBytes
 
 HEAD_BYTES_MAX: Final = 64 << 10
@@ -26,6 +26,12 @@ _INFORMATIONAL: Final = 200
 NOTHING: Final = memoryview(b"")
 _SHOWN_CHARS: Final = 64
 """Characters of a content encoding that an error line quotes."""
+_HEAD_END: Final = b"\r\n\r\n"
+_KEPT: Final = {
+    b"x-request-id": "request_id", b"retry-after": "retry_after", b"content-type": "media_type",
+    b"location": "location",
+}  # fmt: skip
+"""The headers that an answer keeps, and its fields."""
 _NO_PARSER: Final = httptools.HttpResponseParser(object())
 
 OnEnd = Callable[[Answer | FailureKind], None]
@@ -41,11 +47,11 @@ class _Reply:
     has_head: bool = False
     is_framed: bool = False
     """Whether its head says where the body ends."""
-    request_id: str | None = None
-    retry_after: str | None = None
+    headers: dict[str, Any] = field(default_factory=dict)
+    """Those that an answer keeps, by its fields."""
     encoding: str | None = None
     """Its content encoding."""
-    decoder: content_coding.Decoder | None = None
+    decoder: reply_body.Decoder | None = None
     pieces: list[bytes] = field(default_factory=list)
     """Pieces of the decompressed body; empty if it cannot be decompressed."""
     size: int = 0
@@ -56,7 +62,7 @@ class _Reply:
         name = value.strip().lower()
         if name not in {"", "identity"}:
             self.encoding = name[:_SHOWN_CHARS]
-            self.decoder = content_coding.decoder(name)
+            self.decoder = reply_body.decoder(name)
 
     @property
     def unread(self) -> str | None:
@@ -106,6 +112,11 @@ class Connection(asyncio.Protocol):
     def is_usable(self) -> bool:
         """Whether another call may be made."""
         return self._keeps_alive and self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def socket(self) -> Any:
+        """The socket, or an object like one; None if there is no connection."""
+        return None if self._transport is None else self._transport.get_extra_info("socket")
 
     def begin(
         self, request: bytes, seconds: float, bytes_max: int, on_end: OnEnd, body: memoryview = NOTHING
@@ -193,7 +204,7 @@ class Connection(asyncio.Protocol):
         self._bare_bytes += len(data)
         try:
             self._feed(data)
-        except heads.LengthsError:
+        except reply_body.LengthsError:
             self._end(FailureKind.UNSUPPORTED_REPLY)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._end(FailureKind.READ)
@@ -218,13 +229,15 @@ class Connection(asyncio.Protocol):
                 self._is_refused = True
             else:
                 return
-        if (begun := heads.repaired(self._head)) is None:
+        head, end, rest = self._head.partition(_HEAD_END)
+        if not end:
             return
+        head = reply_body.with_one_length(head + end)
         self._begin()
         self._parser = httptools.HttpResponseParser(self)
         # The server may have meant another end of the body.
         self._keeps_alive = False
-        self._parser.feed_data(begun)
+        self._parser.feed_data(head + rest)
 
     def on_message_begin(self) -> None:
         """See `httptools`."""
@@ -237,12 +250,10 @@ class Connection(asyncio.Protocol):
         name = name.lower()
         if name in {b"content-length", b"transfer-encoding"}:
             self._reply.is_framed = True
-        elif name == b"x-request-id":
-            self._reply.request_id = value.decode("latin-1")
-        elif name == b"retry-after":
-            self._reply.retry_after = value.decode("latin-1")
         elif name == b"content-encoding":
             self._reply.encoded(value.decode("latin-1"))
+        elif (kept := _KEPT.get(name)) is not None:
+            self._reply.headers[kept] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         """See `httptools`."""
@@ -264,7 +275,7 @@ class Connection(asyncio.Protocol):
                     self._take(piece)
                     if self._on_end is None:
                         return
-            except content_coding.CodingError:
+            except reply_body.CodingError:
                 self._reply.decoder = None
 
     def _take(self, body: bytes, *, is_kept: bool = True) -> None:
@@ -305,7 +316,9 @@ class Connection(asyncio.Protocol):
         share, self._share = self._share, None
         if share is not None:
             share.finish()
-        return Answer(reply.status, body, reply.request_id, reply.retry_after, unread, share, reply.first_byte)
+        return Answer(
+            reply.status, body, encoding=unread, share=share, first_byte=reply.first_byte, **reply.headers
+        )
 
     def _count(self, size: int) -> None:
         assert self._share is not None

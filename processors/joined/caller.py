@@ -98,7 +98,9 @@ def _judged(outcome: Answer | FailureKind, call: JoinedCall) -> list[Success | C
     whole = request_codec.judge(outcome, url)
     # One choice with an error fails its own line alone.
     if isinstance(whole, CallFailure) and whole.kind is not FailureKind.ERROR_IN_REPLY:
-        is_list = whole.kind is FailureKind.INVALID_REPLY and whole.answer is not None and _is_list(whole.answer)
+        is_list = (
+            whole.kind is FailureKind.UNSUPPORTED_REPLY and whole.answer is not None and _is_list(whole.answer)
+        )
         return [] if is_list else whole
     try:
         bodies = reply.divided(whole.body, call.requests, call.endpoint)

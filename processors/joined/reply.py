@@ -34,10 +34,10 @@ def divided(body: bytes, requests: Sequence[Request], endpoint: Endpoint) -> lis
     Raises:
         MixedUpError: Its items do not fit the lines.
     """
-    assert endpoint.reply_list is not None, "joinable endpoints have a list"
+    assert endpoint.reply.filled is not None, "joinable endpoints have a list"
     try:
         fields = _fields.decode(body)
-        items = _in_order(_items.decode(fields[endpoint.reply_list]), sum(each.answers for each in requests))
+        items = _in_order(_items.decode(fields[endpoint.reply.filled]), sum(each.answers for each in requests))
         usages = _usages(fields, requests, _sizes(items, requests) if endpoint.generates else None)
     except (KeyError, *UNREADABLE) as error:
         raise MixedUpError from error
@@ -45,7 +45,7 @@ def divided(body: bytes, requests: Sequence[Request], endpoint: Endpoint) -> lis
     for request, usage in zip(requests, usages, strict=True):
         own = [{**item, "index": number} for number, item in enumerate(items[first : first + request.answers])]
         first += request.answers
-        bodies.append(msgspec.json.encode({**fields, endpoint.reply_list: own, **usage}))
+        bodies.append(msgspec.json.encode({**fields, endpoint.reply.filled: own, **usage}))
     return bodies
 
 

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field
 
 from tidemill.configuration.misconfigured import Table
 from tidemill.schemas.bounds import WORD_CHARS_MAX, Word
-from tidemill.schemas.endpoints import PROMPT, Endpoint, is_path
+from tidemill.schemas.endpoints import PROMPT, Endpoint, ReplyRules, is_path
 
 _TYPES: Final[dict[str, type]] = {
     "string": str, "array": list, "object": dict, "integer": int, "number": float, "boolean": bool,
@@ -27,7 +27,10 @@ JsonType = Literal["string", "array", "object", "integer", "number", "boolean"]
 
 
 class CustomEndpoint(Table):
-    """An endpoint that Tidemill does not know, which batches and models may then name; it cannot stream."""
+    """An endpoint that Tidemill does not know, which batches and models may then name.
+
+    It cannot stream, and its replies are JSON objects.
+    """
 
     required: Annotated[dict[Word, Annotated[tuple[JsonType, ...], Field(min_length=1)]], Field(min_length=1)]
     """Fields that a request must have, each with the JSON types that it may have, like
@@ -54,9 +57,8 @@ class CustomEndpoint(Table):
         return Endpoint(
             name=path.removeprefix("/v1/"),
             forms=(form,),
-            reply_list=self.reply_list,
+            reply=ReplyRules(filled=self.reply_list, usage=("usage", *self.usage)),
             smallest=smallest,
-            usage=("usage", *self.usage),
             generates=self.generates,
             items="embedded" if self.embeds else "one",
             is_beside_v1=self.beside_v1,

@@ -351,7 +351,7 @@ class Model(Table):
     @field_validator("body_defaults", "body_forced")
     @classmethod
     def _settable(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        for name in ("model", "stream"):
+        for name in _INSTEAD:
             if name in fields:
                 raise ValueError(f"{name}: it cannot be set here{_INSTEAD[name]}")
         try:

@@ -15,6 +15,7 @@ from tidemill.tables.replies import FLOAT_BYTES, Result
 ANSWER: Final = "answer"
 VALUE: Final = "value"
 EMBEDDING: Final = "embedding"
+INCOMPLETE: Final = "incomplete"
 FACTS: Final = (
     pa.field("error", pa.string()),
     pa.field("attempts", pa.int32()),
@@ -67,17 +68,20 @@ class ChatReader:
             self.fields += [pa.field(name, type_of(each)) for name, each in self._kinds.items()]
 
     def read(self, result: Result) -> tuple[list[Any], str | None]:
-        """See `Reader.read`; an answer with a fault is kept as text."""
+        """See `Reader.read`; an answer with a fault, or one that was cut, is kept as text.
+
+        JSON that fits a schema is whole, however the server ended it.
+        """
         values: list[Any] = [None] * len(self.fields)
+        cut = f"; {result.cut}" if result.cut else ""
         try:
             values[0] = text = result.text()
             if self._checker is not None:
                 values[1:] = self._values(self._checker.check(text.encode("utf-8", "surrogatepass")))
+            elif cut:
+                return values, f"{INCOMPLETE}: the answer is not whole{cut}"
         except (RowError, AnswerError) as error:
-            return (
-                values,
-                f"invalid_output: {error}{'; it ends at the bound of its tokens' if result.is_cut else ''}",
-            )
+            return values, f"invalid_output: {error}{cut}"
         return values, None
 
     def _values(self, answer: Any) -> list[Any]:

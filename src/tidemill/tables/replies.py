@@ -11,18 +11,29 @@ from typing import Any, Final
 import msgspec
 
 from tidemill.schemas import UNREADABLE
+from tidemill.schemas.endpoints import texts
 from tidemill.schemas.jsonl import server_error
 from tidemill.tables import RowError, TableError
 
 ERROR_CHARS_MAX: Final = 1_000
 FLOAT_BYTES: Final = 4
+_CUTS: Final[dict[str | None, str]] = {
+    "length": "it ends at the bound of its tokens",
+    "content_filter": "a filter of the server cut it",
+}
+"""The ends of an answer that is not whole, by `finish_reason`."""
 POSITIVE, NEGATIVE = 0x7F, 0xFF
 """Last bytes of float32 values that are not finite, and of few finite ones."""
 
 
 class _Message(msgspec.Struct, frozen=True):
-    content: str | None = None
+    content: str | list[Any] | None = None
     refusal: str | None = None
+
+    @property
+    def text(self) -> str | None:
+        """The text, which some servers divide into parts."""
+        return "".join(texts(self.content, ())) if isinstance(self.content, list) else self.content
 
 
 class _Choice(msgspec.Struct, frozen=True):
@@ -102,15 +113,21 @@ class Result(msgspec.Struct, frozen=True):
         choice = self.response.body.choices[0] if self.response.body.choices else _Choice()
         if choice.message.refusal:
             raise RowError(f"the model refused: {choice.message.refusal[:ERROR_CHARS_MAX]}")
-        if choice.message.content is None:
+        if not (text := choice.message.text):
             raise RowError(f"the answer has no text (finish_reason {choice.finish_reason})")
-        return choice.message.content
+        return text
 
     @property
-    def is_cut(self) -> bool:
-        """Whether the answer ended at the bound of its tokens."""
+    def cut(self) -> str | None:
+        """Why the answer ends too early; None if it does not."""
         choices = self.response.body.choices
-        return bool(choices) and choices[0].finish_reason == "length"
+        return _CUTS.get(choices[0].finish_reason) if choices else None
+
+    @property
+    def is_text_vector(self) -> bool:
+        """Whether the embedding came as base64, which does not say the type of its numbers."""
+        data = self.response.body.data
+        return bool(data) and isinstance(data[0].embedding, str)
 
     def vector(self) -> bytes:
         """The embedding: finite float32, as bytes.
@@ -122,7 +139,7 @@ class Result(msgspec.Struct, frozen=True):
             raise RowError("the answer has no embedding")
         found = self.response.body.data[0].embedding
         try:
-            # The servers that have base64 send the bytes of a machine with the low byte first.
+            # Servers with base64 send float32 with the low byte first, unless asked for others (`NOT_FLOAT32`).
             content = base64.b64decode(found, validate=True) if isinstance(found, str) else _packed(found)
         except (binascii.Error, ValueError) as error:
             raise RowError(f"the embedding is malformed: {error}") from error
@@ -154,7 +171,7 @@ class Failure(msgspec.Struct, frozen=True):
             body = None if self.response is None else _bodies.decode(self.response.body)
         except UNREADABLE:
             return None
-        return body.choices[0].message.content if body is not None and body.choices else None
+        return body.choices[0].message.text if body is not None and body.choices else None
 
     @property
     def why(self) -> str:

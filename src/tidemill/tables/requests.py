@@ -13,6 +13,8 @@ from tidemill.tables.templates import Template
 
 CHAT: Final = "/v1/chat/completions"
 EMBEDDINGS: Final = "/v1/embeddings"
+NOT_FLOAT32: Final = frozenset({"embed_dtype", "endianness", "output_dtype"})
+"""Fields that ask for vectors of other numbers than float32, or in another order of bytes."""
 SHOWN_ANSWER_CHARS: Final = 20_000
 """Characters of a faulty answer that its repair shows to the model."""
 REPAIR: Final = (

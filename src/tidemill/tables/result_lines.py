@@ -38,7 +38,16 @@ SCHEMA: Final = pa.schema([
     pa.field("copy_of", pa.string()),
 ])  # fmt: skip
 """The columns, the same for output and errors of every endpoint. `body` is the reply as JSON; it is null if the
-reply has one embedding, which `embedding` then has."""
+reply has one embedding as a list of numbers, which `embedding` then has. An embedding in base64 is taken for
+float32 with the low byte first; if the request asked for other numbers, `body` has what came."""
+_ANSWERS: Final = (
+    *TEXTS.values(),
+    ("choices", "message", "refusal"),
+    ("choices", "message", "audio", "transcript"),
+    ("output", "content", "refusal"),
+    ("text",),
+)
+"""Where an answer may be in words, the best place first; the last one is that of transcriptions."""
 _NAMES: Final = [field.name for field in SCHEMA if field != _EMBEDDING]
 
 
@@ -159,16 +168,29 @@ def _answer(line: bytes, body: msgspec.Raw, reply: _Body) -> dict[str, Any]:
     """The text that the model wrote, or the one embedding in place of the body."""
     if len(reply.data) == 1:
         try:
-            return {_EMBEDDING.name: result_of(line).vector(), "body": None}
+            found = result_of(line)
+            row: dict[str, Any] = {_EMBEDDING.name: found.vector()}
         except RowError:
             return {}
+        return row if found.is_text_vector else {**row, "body": None}
     if reply.data:
         return {}
+    return {"answer": _words(body)}
+
+
+def _words(body: msgspec.Raw) -> str | None:
+    """The first choice, or the whole answer, in words; empty only if the reply has no others."""
     try:
         whole = msgspec.json.decode(body)
-        for first, *path in TEXTS.values():
-            if isinstance(whole, dict) and (found := list(texts(whole.get(first), path))):
-                return {"answer": found[0] if first == "choices" else "".join(found)}
+        if not isinstance(whole, dict):
+            return None
+        found: str | None = None
+        for first, *path in _ANSWERS:
+            value = whole.get(first)
+            said = list(texts(value[:1] if first == "choices" and isinstance(value, list) else value, path))
+            if "".join(said):
+                return "".join(said)
+            found = "" if said else found
     except UNREADABLE:
-        pass
-    return {}
+        return None
+    return found

@@ -1,8 +1,11 @@
 """The files of the dashboard, and the policy that keeps foreign code out."""
 
+import base64
 import hashlib
 import json
 import re
+import shutil
+import subprocess
 
 import pytest
 from support.dependencies import client_of, open_dependencies
@@ -27,6 +30,36 @@ POLICY = {
 }
 """Pictures of answers are blobs of the page; browsers accept an import map only inline."""
 UNSAFE = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|srcdoc|javascript:"
+
+
+CALL = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"q":1}'}}
+THOUGHT = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "Hm."}]}
+WORDS = [
+    ({"choices": [{"message": {"content": "Wait.", "tool_calls": [CALL]}}]}, ['Wait.\nlook({"q":1})']),
+    ({"choices": [{"message": {"content": None, "refusal": "No."}}, {"text": "t"}]}, ["No.", "t"]),
+    ({"output": [THOUGHT, {"type": "message", "content": [{"type": "output_text", "text": "42"}]}]}, ["42"]),
+    ({"output": [{"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}]}, ["No."]),
+    ({"output": [{"type": "function_call", "name": "look", "arguments": "{}"}]}, ["look({})"]),
+    ({"content": [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "42"}]}, ["42"]),
+    ({"content": [{"type": "tool_use", "name": "look", "input": {"q": 1}}]}, ['look({"q":1})']),
+    ({"content": [{"type": "image"}]}, ["[image]"]),
+    ({"text": "heard"}, ["heard"]),
+    ({"data": [{"embedding": [1]}]}, []),
+]
+"""Bodies of answers, and the words that the dashboard shows of them."""
+
+
+@pytest.mark.skipif((node := shutil.which("node")) is None, reason="Node.js is not installed")
+def test_the_words_of_an_answer():
+    """Calls of tools and refusals are words, too; reasoning is no answer."""
+    source = base64.b64encode((FOLDER / "pages" / "batch" / "texts.js").read_bytes()).decode()
+    program = f"""
+        const {{ texts }} = await import("data:text/javascript;base64,{source}");
+        console.log(JSON.stringify({json.dumps([body for body, _ in WORDS])}.map(texts)));
+    """
+    command = [str(node), "--input-type=module", "--eval", program]
+    found = subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+    assert json.loads(found) == [words for _, words in WORDS]
 
 
 @pytest.fixture

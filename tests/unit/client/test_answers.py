@@ -13,6 +13,7 @@ def line(body):
     ("body", "text"),
     [
         ({"choices": [{"message": {"content": "t"}}]}, "t"),
+        ({"choices": [{"message": {"content": [{"type": "thinking"}, {"type": "text", "text": "t"}]}}]}, "t"),
         ({"choices": [{"text": "t"}]}, "t"),
         ({"output": [{"type": "reasoning"}, {"content": [{"type": "output_text", "text": "t"}]}]}, "t"),
         ({"output": [{"type": "reasoning", "content": None}, {"content": []}]}, ""),

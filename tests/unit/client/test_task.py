@@ -71,6 +71,14 @@ def test_a_column_without_texts_is_refused(column: pa.Array, said: str | None) -
         assert orjson.loads(task(prompt=DECODED).requests.line(1, row))["body"]["input"] == "abcd"
 
 
+@pytest.mark.parametrize("field", ["embed_dtype", "endianness", "output_dtype"])
+def test_vectors_of_other_numbers_are_refused(field: str) -> None:
+    """They would be read as float32, and become wrong numbers."""
+    source = FrameSource(pa.table({"x": ["a"]}))
+    with pytest.raises(UsageError, match=f"^{field}: a table has vectors of float32"):
+        embeddings(source, "in", (), model="m", column="x", prompt=None, more={field: "float16"})
+
+
 @pytest.mark.parametrize("text", ["Rate {{ x }}", "Rate {{ x }}" * 99])
 def test_a_prompt_is_a_file(text: str) -> None:
     """A user who writes the question itself learns so, also where it is too long for a name."""

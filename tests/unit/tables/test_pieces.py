@@ -191,13 +191,50 @@ def test_what_a_column_cannot_hold_is_an_error(tmp_path, content, said):
     assert row["stars"] is None
 
 
-@pytest.mark.parametrize("content", [[{"type": "text", "text": "x"}], 7])
+@pytest.mark.parametrize("content", [{"type": "text", "text": "x"}, 7])
 def test_an_answer_of_an_odd_form_costs_its_tokens(tmp_path, content):
     """As in the bill of its batch: its row says that it is malformed."""
     line = result(1, content, attempts=2)
     (row,) = joined(tmp_path, [round_of(tmp_path, "0", [line], [])], ChatReader(None), [None]).to_pylist()
     assert "malformed" in row["error"]
     assert (row["attempts"], row["input_tokens"], row["output_tokens"], row["cost"]) == (2, 10, 2, 9.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "answer", "said"),
+    [
+        (
+            "The tide m",
+            "length",
+            "The tide m",
+            "incomplete: the answer is not whole; it ends at the bound of its tokens",
+        ),
+        ("The", "content_filter", "The", "incomplete: the answer is not whole; a filter of the server cut it"),
+        (
+            "",
+            "length",
+            None,
+            "invalid_output: the answer has no text (finish_reason length); it ends at the bound",
+        ),
+        ("", "stop", None, "invalid_output: the answer has no text (finish_reason stop)"),
+        ([{"type": "thinking", "text": "Hm."}, {"type": "text", "text": "ebb"}], "stop", "ebb", None),
+    ],
+)
+def test_an_answer_that_is_not_whole_has_an_error(tmp_path, content, reason, answer, said):
+    """Its text is there all the same."""
+    line = result(1, content)
+    line["response"]["body"]["choices"][0]["finish_reason"] = reason
+    (row,) = joined(tmp_path, [round_of(tmp_path, "0", [line], [])], ChatReader(None), [None]).to_pylist()
+    assert row["answer"] == answer
+    assert row["error"] == said if said is None else row["error"].startswith(said)
+
+
+def test_json_that_fits_is_whole(tmp_path):
+    """However the server ended it."""
+    line = result(1, '{"stars": 4}')
+    line["response"]["body"]["choices"][0]["finish_reason"] = "length"
+    (row,) = joined(tmp_path, [round_of(tmp_path, "0", [line], [])], ChatReader(REVIEW), [None]).to_pylist()
+    assert (row["stars"], row["error"]) == (4, None)
 
 
 def test_a_line_without_counts_has_no_tokens(tmp_path):

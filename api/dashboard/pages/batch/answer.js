@@ -4,32 +4,13 @@ import { brief, count, number } from "../../core/format.js";
 import { html, useEffect, useMemo, useState } from "../../core/view.js";
 import { Json } from "../../ui/basics.js";
 import { Spark } from "../../ui/chart.js";
+import { list, texts } from "./texts.js";
 
 const PREVIEW = 200;
 const IMAGES_MAX = 8;
 const VECTORS_MAX = 8;
 const RASTER = [["iVBOR", "image/png"], ["/9j/", "image/jpeg"], ["UklGR", "image/webp"], ["R0lGOD", "image/gif"]];
 
-const textOf = (content) =>
-  typeof content === "string"
-    ? content
-    : Array.isArray(content)
-      ? content.map((part) => (typeof part === "string" ? part : (part?.text ?? `[${part?.type ?? "part"}]`))).join("\n")
-      : null;
-
-/** The texts in an answer of any endpoint. */
-export function texts(body) {
-  if (!body || typeof body !== "object") return [];
-  const found = [
-    ...list(body.choices).map((choice) => textOf(choice?.message?.content) ?? choice?.text),
-    ...list(body.output).map((item) => textOf(item?.content)),
-    textOf(body.content),
-    typeof body.text === "string" ? body.text : null,
-  ];
-  return found.filter((text) => typeof text === "string" && text !== "");
-}
-
-const list = (value) => (Array.isArray(value) ? value : []);
 const vectorsOf = (body) => list(body?.data).map((item) => item?.embedding).filter(Array.isArray);
 const picturesOf = (body) => list(body?.data).map((item) => item?.b64_json).filter((text) => typeof text === "string");
 

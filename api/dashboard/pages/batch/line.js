@@ -8,7 +8,8 @@ import { html, useState } from "../../core/view.js";
 import { Button, Copy, Facts, Json, Skeleton } from "../../ui/basics.js";
 import { Panel } from "../../ui/overlay.js";
 import { State } from "../../ui/state.js";
-import { Answer, texts, tokensOf } from "./answer.js";
+import { Answer, tokensOf } from "./answer.js";
+import { texts } from "./texts.js";
 import { codeOf } from "./lines.js";
 
 /** Characters of a line; a longer one would freeze the page. */

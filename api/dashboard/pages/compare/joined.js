@@ -1,6 +1,7 @@
 /** The outcomes of a comparison, and the words in which two answers differ. */
 
-import { faultOf, preview, texts } from "../batch/answer.js";
+import { faultOf, preview } from "../batch/answer.js";
+import { texts } from "../batch/texts.js";
 
 const WORDS_MAX = 600;
 

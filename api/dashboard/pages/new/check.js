@@ -1,6 +1,6 @@
 /** A first look at an input file in the browser: Tidemill checks every line later by the same rules, and more. */
 
-import { texts } from "../batch/answer.js";
+import { texts } from "../batch/texts.js";
 
 /** Bytes to check, more for a longer first line. By default services accept lines of 8 MiB. */
 const HEADS = [1 << 20, 9 << 20, 65 << 20];

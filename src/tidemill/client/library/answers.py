@@ -40,6 +40,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
         match self.body:
             case {"choices": [{"message": {"content": str(text)}}, *_]}:
                 return text
+            case {"choices": [{"message": {"content": list(parts)}}, *_]}:
+                return "".join(_texts(parts, "text"))
             case {"choices": [{"text": str(text)}, *_]}:
                 return text
             case {"output": list(items)}:

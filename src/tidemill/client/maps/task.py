@@ -16,7 +16,7 @@ from tidemill.client.errors import UsageError
 from tidemill.tables import RowError, TableError
 from tidemill.tables.columns import ANSWER, ChatReader, Reader, VectorReader
 from tidemill.tables.pictures import SIDE_PIXELS
-from tidemill.tables.requests import Chats, Embeddings, Requests
+from tidemill.tables.requests import NOT_FLOAT32, Chats, Embeddings, Requests
 from tidemill.tables.sources.opening import opened
 from tidemill.tables.sources.rows import Source, values
 from tidemill.tables.templates import Template
@@ -134,6 +134,8 @@ def embeddings(
         TableError: The template is unusable.
     """
     names = source.schema.names
+    if unfit := sorted(NOT_FLOAT32 & more.keys()):
+        raise UsageError(f"{', '.join(unfit)}: a table has vectors of float32; remove the field")
     if (column is None) == (prompt is None):
         raise UsageError(f"name the text to embed: a column, or a prompt; the columns are {', '.join(names)}")
     if prompt is not None:

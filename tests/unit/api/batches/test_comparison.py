@@ -141,3 +141,40 @@ async def test_lines_without_a_custom_id_hide_no_others(deps, client):
         await put_ended(deps, batch_id, {0: line("a", "1"), 3: line("b", "1")}, {1: odd, 2: odd})
     found = await compared(client)
     assert sorted(found) == sorted([("a", "same"), ("b", "same"), *2 * [("", "only_first"), ("", "only_second")]])
+
+
+def calling(name: str, number: str) -> dict:
+    """A choice that calls a tool."""
+    call = {"id": f"call_{number}", "type": "function", "function": {"name": name, "arguments": '{"id":7}'}}
+    return {"index": 0, "message": {"content": None, "tool_calls": [call]}, "finish_reason": "tool_calls"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda name, number: {"id": number, "choices": [calling(name, number)]},
+        lambda name, number: {
+            "output": [{"type": "function_call", "id": number, "call_id": number, "name": name}]
+        },
+        lambda name, number: {"content": [{"type": "tool_use", "id": number, "name": name, "input": {"id": 7}}]},
+        lambda name, number: {"content": [{"type": "x_result", "tool_use_id": number, "content": name}]},
+    ],
+)
+def test_ids_of_tool_calls_make_no_difference(body):
+    """Each reply has new ones; an id that the model wrote counts."""
+    first, again, other = (
+        comparison.answer(orjson.dumps({"response": {"body": body(*each)}}))
+        for each in (("look", "a"), ("look", "b"), ("find", "b"))
+    )
+    assert first == again != other
+
+
+def test_an_id_in_the_input_of_a_tool_counts():
+    """It is part of the answer."""
+    first, second = (
+        comparison.answer(
+            orjson.dumps({"response": {"body": {"content": [{"type": "tool_use", "input": {"id": n}}]}}})
+        )
+        for n in (7, 8)
+    )
+    assert first != second

@@ -32,6 +32,42 @@ def said(text: str) -> list[dict]:
         (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "x" * 8}]}]}, 6),
         (CHAT, {"messages": [], "tools": [{"type": "function"}]}, 6),
         (CHAT, {"messages": None}, 0),
+        (
+            CHAT,
+            {
+                "messages": [
+                    {
+                        "role": "assistant",
+                        "content": None,
+                        "tool_calls": [
+                            {
+                                "id": "call_1",
+                                "type": "function",
+                                "function": {"name": "look", "arguments": "x" * 36},
+                            },
+                        ],
+                    }
+                ]
+            },
+            4 + 10,
+        ),
+        (
+            "/v1/messages",
+            {
+                "messages": [
+                    {
+                        "role": "assistant",
+                        "content": [
+                            {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"q": "x" * 28}},
+                        ],
+                    }
+                ]
+            },
+            4 + 10,
+        ),
+        ("/v1/responses", {"input": [{"type": "function_call", "name": "look", "arguments": "x" * 36}]}, 10),
+        ("/v1/embeddings", {"messages": said("x" * 8)}, 2 + 4),
+        ("/v1/completions", {"prompt_embeds": "A" * 800}, 0),
         ("/v1/completions", {"prompt": ["x" * 8, "x" * 8]}, 4),
         ("/v1/completions", {"prompt": [1, 2, 3]}, 3),
         ("/v1/completions", {"prompt": [[1, 2], [3]]}, 3),

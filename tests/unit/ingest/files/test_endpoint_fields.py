@@ -117,6 +117,55 @@ def test_streaming(path):
 
 
 @pytest.mark.usefixtures("_any_length")
+def test_answers_in_the_background():
+    """Such a response is queued, and never holds its seat; for an image, `background` is a colour."""
+    data, of_path = of("/v1/responses", {"input": "x", "background": True})
+    assert fault(data, of=of_path) == BatchError(
+        code="invalid_request",
+        message="Responses: Answers in the background are not supported in the Batch API.",
+        param="body.background",
+        line=1,
+    )
+    for path, body in (
+        ("/v1/responses", {"input": "x", "background": False}),
+        ("/v1/images/generations", {"prompt": "x", "background": "transparent"}),
+    ):
+        data, of_path = of(path, body)
+        assert isinstance(verdict(data, of=of_path), Passed)
+
+
+@pytest.mark.usefixtures("_any_length")
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", {"messages": [{"role": "user", "content": "x"}], "dimensions": 8}),
+        ("/v1/responses", {"prompt": {"id": "pmpt_1"}}),
+        ("/v1/responses", {"previous_response_id": "resp_1"}),
+        ("/v1/responses", {"conversation": "conv_1", "input": None}),
+        ("/v1/completions", {"prompt_embeds": "AAAA"}),
+        ("/v1/completions", {"prompt": None, "prompt_embeds": ["AAAA"]}),
+    ],
+)
+def test_requests_without_the_usual_prompt(path, body):
+    """Texts with images for a vector, a stored prompt, the next turn of a response, vectors in place of a text."""
+    data, of_path = of(path, body)
+    assert verdict(data, of=of_path) == Passed(total=1, models=("m",))
+
+
+@pytest.mark.usefixtures("_any_length")
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/pooling"])
+def test_vectors_as_bytes(path):
+    """A reply of bytes is no line of JSON."""
+    for name in ("bytes", "bytes_only", "float", "base64"):
+        data, of_path = of(path, {"input": "x", "encoding_format": name})
+        if name in {"float", "base64"}:
+            assert isinstance(verdict(data, of=of_path), Passed)
+        else:
+            error = fault(data, of=of_path)
+            assert (error.code, error.param) == ("invalid_request", "body.encoding_format")
+
+
+@pytest.mark.usefixtures("_any_length")
 @pytest.mark.parametrize(("path", "body"), [*BODIES.items(), *((p, e.smallest) for p, e in TABLE.items())])
 def test_real_requests_pass(path, body):
     """Those of the references, and the ones that Tidemill sends itself."""

@@ -298,7 +298,7 @@ def test_row_17_embedding_inputs(given, count, monkeypatch):
 def test_the_code_of_each_fault_is_a_known_one():
     """A rerun recognises the lines that were no requests by these codes."""
     source = Path(validation.__file__).read_text("utf-8")
-    assert set(re.findall(r"(?:raise|return) LineFault\(\s*\"(\w+)\"", source)) == REFUSALS
+    assert set(re.findall(r"(?:(?:raise|return) LineFault\(\s*|code = )\"(\w+)\"", source)) == REFUSALS
 
 
 @pytest.mark.parametrize("is_long", [False, True])

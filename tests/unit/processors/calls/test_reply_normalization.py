@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tidemill.processors.calls import event_stream, request_codec
 from tidemill.processors.calls.request_codec import Success
-from tidemill.processors.failures import Answer, CallFailure, Fault
+from tidemill.processors.failures import Answer, CallFailure, FailureKind, Fault
 from tidemill.schemas.jsonl.line import Call
 
 CHAT = "/v1/chat/completions"
@@ -132,12 +132,24 @@ def test_a_stream_of_a_chat_is_merged(contents: list[list[str]], end: str) -> No
     assert end_of_it.tokens == (3, 0, 2, 0)
 
 
+def test_audio_is_merged() -> None:
+    """Its data and its words, piece by piece."""
+    pieces = [
+        {"id": "a", "data": "AAAA", "transcript": "he"},
+        {"data": "BBBB", "transcript": "llo", "expires_at": 9},
+    ]
+    (choice,) = delivered(stream(*(chunk({"audio": piece}) for piece in pieces), chunk({}, "stop")))["choices"]
+    audio = {"id": "a", "data": "AAAABBBB", "transcript": "hello", "expires_at": 9}
+    assert choice["message"] == {"role": "assistant", "content": None, "audio": audio}
+
+
 def test_tool_calls_and_probabilities_are_merged() -> None:
     """Calls by their numbers, which the whole does not have; lists grow."""
     token = {"token": "a", "logprob": -0.5}
     first = {"index": 0, "id": "c0", "type": "function", "function": {"name": "f", "arguments": '{"a"'}}
     second = {"index": 1, "id": "c1", "type": "function", "function": {"name": "g", "arguments": ""}}
-    rest = {"index": 0, "function": {"arguments": ":1}"}}
+    # Some servers send the fields of a call again, empty.
+    rest = {"index": 0, "id": "", "function": {"name": "", "arguments": ":1}"}}
     pieces = [
         chunk({"tool_calls": [first]}),
         chunk({"tool_calls": [second]}),
@@ -201,3 +213,28 @@ def test_merging_takes_linear_time() -> None:
     wide = stream(*[chunk({}, "stop", index) for index in range(event_stream.ITEMS_MAX + 1)])
     with pytest.raises(event_stream.IncompleteError, match="more than"):
         event_stream.assembled(wide)
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type", "kind"),
+    [
+        (b'[{"index":0,"score":0.9}]', "application/json", FailureKind.UNSUPPORTED_REPLY),
+        (b' "hello"\n', None, FailureKind.UNSUPPORTED_REPLY),
+        (b"null", None, FailureKind.UNSUPPORTED_REPLY),
+        (b"ID3\x04\xff\xfb", "audio/mpeg", FailureKind.UNSUPPORTED_REPLY),
+        (b"\x00\x01", "Application/Octet-Stream; x=y", FailureKind.UNSUPPORTED_REPLY),
+        (b"", "audio/mpeg", FailureKind.UNSUPPORTED_REPLY),
+        (b'[{"index":0', "application/json", FailureKind.INVALID_REPLY),
+        (b"", None, FailureKind.INVALID_REPLY),
+        (b"<html>busy</html>", "text/html; charset=utf-8", FailureKind.INVALID_REPLY),
+        (b"<Error/>", "application/xml", FailureKind.INVALID_REPLY),
+        (b"busy", "", FailureKind.INVALID_REPLY),
+        (b"busy", "no type", FailureKind.INVALID_REPLY),
+    ],
+)
+def test_a_form_that_stays_the_same_ends_the_line(body: bytes, media_type: str | None, kind: FailureKind) -> None:
+    """A cut reply or a page may differ at the next call; whole JSON that is no object, or sound, may not."""
+    found = request_codec.judge(Answer(200, body, media_type=media_type), CHAT)
+    assert isinstance(found, CallFailure)
+    fault = Fault.LINE if kind is FailureKind.UNSUPPORTED_REPLY else Fault.SERVER_OR_LINE
+    assert (found.kind, found.fault) == (kind, fault)

@@ -7,7 +7,7 @@ import pytest
 
 from tidemill.processors.calls import request_codec
 from tidemill.processors.calls.request_codec import Success
-from tidemill.processors.failures import Answer, CallFailure, Fault
+from tidemill.processors.failures import Answer, CallFailure, FailureKind, Fault
 from tidemill.schemas.endpoints import ENDPOINTS
 
 VLLM = {"id": "x-1", "object": "list", "created": 1, "model": "m"}
@@ -125,6 +125,12 @@ REPLIES: list[tuple[str, dict[str, Any], tuple[int, int, int, int] | None]] = [
         (7, 0, 2, 0),
     ),
     ("/v1/chat/completions", {"choices": [{}], "usage": {"total_tokens": 7}}, (0, 0, 0, 0)),
+    # SGLang's reasoning tokens.
+    (
+        "/v1/chat/completions",
+        {"choices": [{}], "usage": {"prompt_tokens": 5, "completion_tokens": 70, "reasoning_tokens": 60}},
+        (5, 0, 70, 60),
+    ),
     # A field of another type takes nothing from the others, and null is as good as absent.
     ("/v1/chat/completions", {"choices": [{}], "usage": {**DETAILED, "total_tokens": "15"}}, (10, 8, 5, 3)),
     ("/v1/chat/completions", {"choices": [{"finish_reason": 1}], "usage": DETAILED}, (10, 8, 5, 3)),
@@ -147,14 +153,101 @@ def test_the_tokens_of_a_reply(path: str, body: dict[str, Any], tokens: tuple[in
     assert end.tokens == tokens
 
 
-@pytest.mark.parametrize("path", [path for path, entry in ENDPOINTS.items() if entry.reply_list])
+@pytest.mark.parametrize("path", [path for path, entry in ENDPOINTS.items() if entry.reply.filled])
 def test_a_reply_without_its_list_is_a_failure(path: str) -> None:
     """Empty, absent, or of another type."""
-    name = ENDPOINTS[path].reply_list
+    name = ENDPOINTS[path].reply.filled
     for body in ({}, {name: []}, {name: "text"}):
         end = request_codec.judge(Answer(200, orjson.dumps(body)), path)
         assert isinstance(end, CallFailure)
         assert (end.kind, end.message) == ("error_in_reply", f"The reply has no {name}.")
+
+
+@pytest.mark.parametrize(
+    ("path", "field"), [(path, name) for path, entry in ENDPOINTS.items() for name in entry.reply.fields]
+)
+def test_a_reply_without_a_field_that_it_needs_is_a_failure(path: str, field: str) -> None:
+    """Whatever else it has; an error of vLLM's old shape names its status."""
+    for body, status in (
+        ({}, None),
+        ({"detail": "Internal"}, None),
+        ({field: None}, None),
+        ({"object": "error", "message": "boom", "code": 500}, 500),
+    ):
+        end = request_codec.judge(Answer(200, orjson.dumps(body)), path)
+        assert isinstance(end, CallFailure)
+        assert (end.kind, end.message, end.status) == ("error_in_reply", f"The reply has no {field}.", status)
+
+
+RESPONSES = "/v1/responses"
+FAILED = FailureKind.ERROR_IN_REPLY, 500
+
+
+@pytest.mark.parametrize(
+    ("fields", "end"),
+    [
+        ({"status": "completed"}, None),
+        ({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}, None),
+        ({}, None),
+        ({"status": None}, None),
+        ({"status": "queued", "usage": None}, (FailureKind.UNSUPPORTED_REPLY, 200)),
+        ({"status": "in_progress"}, (FailureKind.UNSUPPORTED_REPLY, 200)),
+        ({"status": 7}, (FailureKind.UNSUPPORTED_REPLY, 200)),
+        ({"status": "cancelled"}, FAILED),
+        ({"status": "cancelled", "usage": {"input_tokens": "odd"}}, FAILED),
+        ({"status": "failed", "error": None}, FAILED),
+        ({"status": "failed", "error": {"code": "server_error", "message": "x"}}, FAILED),
+        ({"status": "failed", "error": {"code": "rate_limit_exceeded"}}, (FailureKind.ERROR_IN_REPLY, 429)),
+        ({"status": "failed", "error": {"code": "invalid_prompt"}}, (FailureKind.ERROR_IN_REPLY, None)),
+    ],
+)
+def test_only_a_response_that_ended_is_an_answer(
+    fields: dict[str, Any], end: tuple[str, int | None] | None
+) -> None:
+    """A response that still runs can never be delivered; one that the server broke off is asked again."""
+    body = {"id": "resp_1", "object": "response", "output": [], "error": None, **fields}
+    found = request_codec.judge(Answer(200, orjson.dumps(body)), RESPONSES)
+    assert end == (None if isinstance(found, Success) else (found.kind, found.status))
+    if isinstance(found, CallFailure):
+        assert found.fault is (Fault.SERVER_OR_LINE if found.status in {429, 500} else Fault.LINE)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("reason", ["error", "abort", "cancelled", "timeout"])
+def test_an_answer_that_the_server_broke_off_is_asked_again(path: str, reason: str) -> None:
+    """Also if it came as a stream of events."""
+    kind = "chat.completion.chunk" if path == "/v1/chat/completions" else "text_completion"
+    choices = [{"index": 0, "text": "The t", "delta": {"content": "The t"}, "finish_reason": reason}]
+    stream = b"data: " + orjson.dumps({"object": kind, "choices": choices}) + b"\n\ndata: [DONE]\n\n"
+    for body in (orjson.dumps({"choices": choices}), stream):
+        end = request_codec.judge(Answer(200, body), path)
+        assert isinstance(end, CallFailure)
+        assert (end.kind, end.status, end.fault) == (*FAILED, Fault.SERVER_OR_LINE)
+
+
+@pytest.mark.parametrize("more", [{}, {"stop_reason": None}])
+def test_a_message_without_a_stop_reason_is_asked_again(more: dict[str, Any]) -> None:
+    """So vLLM ends one if its engine aborts."""
+    body = {name: value for name, value in CLAUDE.items() if name != "stop_reason"} | more
+    end = request_codec.judge(Answer(200, orjson.dumps(body)), "/v1/messages")
+    assert isinstance(end, CallFailure)
+    assert (end.kind, end.status) == FAILED
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ({"type": "server_error", "code": None}, 500),
+        ({"type": "tokens", "code": "rate_limit_exceeded"}, 429),
+        ({"type": "requests"}, 429),
+        ({"type": "invalid_request_error", "code": "context_length_exceeded"}, None),
+    ],
+)
+def test_errors_of_openais_shape(error: dict[str, Any], status: int | None) -> None:
+    """A transient one in a 2xx is told from a verdict on the request."""
+    end = request_codec.judge(Answer(200, orjson.dumps({"error": {"message": "x", **error}})), "/v1/completions")
+    assert isinstance(end, CallFailure)
+    assert (end.status, end.fault) == (status, Fault.LINE if status is None else Fault.SERVER_OR_LINE)
 
 
 @pytest.mark.parametrize(

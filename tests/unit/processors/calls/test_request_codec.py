@@ -19,8 +19,8 @@ from tidemill.schemas.jsonl.line import Call
 from tidemill.schemas.log import codec
 
 BATCH = "batch_" + 32 * "0"
-PLAIN = "/v1/responses"
-"""An endpoint whose replies have no list that must be there."""
+PLAIN = "/v1/mine"
+"""An endpoint whose replies have no field that must be there."""
 CHAT = "/v1/chat/completions"
 ONE_CALL = Call(1, b'"gpu-1"', 0.5)
 WELL = {"choices": [{"index": 0, "message": {"content": "y"}, "finish_reason": "stop"}]}
@@ -235,6 +235,28 @@ def test_our_error_is_beside_the_servers_answer() -> None:
         assert line["error"]["code"] == broken.value
         assert line["error"]["message"]
         assert ("tidemill" in line) is (broken not in NOT_MADE)
+
+
+@pytest.mark.parametrize(
+    ("location", "end"),
+    [
+        (
+            "http://gpu-1:8000/v1/x/?key=secret#a",
+            " and redirects to http://gpu-1:8000/v1/x/, which Tidemill does not follow.",
+        ),
+        ("/v1/x", " and redirects to /v1/x, which Tidemill does not follow."),
+        ("https://user:secret@gpu-1/", "."),
+        ("http://gpu-1/\xff", "."),
+        ("/" + "x" * 300, "."),
+        (None, "."),
+    ],
+)
+def test_a_redirect_says_where_to(location: str | None, end: str) -> None:
+    """Usually to the address that the settings should have: a slash too many, or http in place of https."""
+    found = request_codec.judge(Answer(307, b"", location=location), CHAT)
+    assert isinstance(found, CallFailure)
+    assert found.message == f"The backend answered with status 307{end}"
+    assert orjson.loads(found.body)["error"]["message"] == found.message
 
 
 FLAT = b'{"object":"error", "message":"too long","type":"BadRequestError","param":"messages","code":400,"n":1.10}'

@@ -1,6 +1,7 @@
 """Calls of the HTTP client: requests, TLS, keys and timeouts."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from urllib.parse import urlsplit
 
 import orjson
 import pytest
+import uvloop
 from support.scripted_server import ANSWER, OK, SECONDS, Server, post, serving, untimed
 from support.servers import configured
 from support.waiting import until
@@ -16,7 +18,7 @@ from tidemill import __version__
 from tidemill.configuration.servers import Model
 from tidemill.configuration.servers import Server as Settings
 from tidemill.processors.failures import Answer, FailureKind
-from tidemill.processors.http.client import REDACTED, HttpUpstream, Trust
+from tidemill.processors.http.client import KEEPALIVE, REDACTED, HttpUpstream, Trust
 from tidemill.processors.http.connection import Connection, OnEnd
 
 SHORT_SECONDS = 0.2
@@ -104,11 +106,9 @@ KEY = 'sk-a/b"c-0123456789'
 @pytest.mark.parametrize("header", ["authorization", "X-Api-Key", "api-key"])
 async def test_our_key_is_redacted_in_answers(said: bytes, header: str) -> None:
     """As text and in each form of JSON; the rest of the answer is unchanged."""
-    reply = b"HTTP/1.1 401 No\r\nContent-Length: %d\r\nX-Request-ID: r-%b\r\n\r\n%b" % (
-        len(said),
-        KEY.encode(),
-        said,
-    )
+    key = KEY.encode()
+    head = b"X-Request-ID: r-%b\r\nLocation: /?key=%b\r\nContent-Type: a/%b\r\n" % (key, key, key)
+    reply = b"HTTP/1.1 401 No\r\nContent-Length: %d\r\n%b\r\n%b" % (len(said), head, said)
     async with serving([reply]) as (server, client):
         value = f"Bearer {KEY}" if header == "authorization" else KEY
         answer = await client.post(server.url, {header: value}, b"{}", SECONDS)
@@ -116,7 +116,7 @@ async def test_our_key_is_redacted_in_answers(said: bytes, header: str) -> None:
     assert b"0123456789" not in answer.body
     assert answer.body.startswith(said.partition(b"sk-")[0])
     assert b"[redacted]" in answer.body
-    assert answer.request_id is None
+    assert (answer.request_id, answer.location, answer.media_type) == (None, None, None)
 
 
 @pytest.mark.parametrize("key", ["k", "short-k", "01234567890123456789"])
@@ -129,6 +129,24 @@ async def test_short_keys_and_numbers_are_not_redacted(key: str) -> None:
     ):
         answer = await client.post(server.url, {"authorization": f"Bearer {key}"}, b"{}", SECONDS)
     assert untimed(answer) == Answer(200, said)
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_the_system_probes_an_idle_connection(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """A server that vanished answers no probe, so the call ends long before its timeout."""
+
+    async def main() -> None:
+        async with serving([OK]) as (server, client):
+            assert await post(server, client) == ANSWER
+            ((connection,),) = client._idle.values()
+            found = connection.socket
+            assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            for name, value in KEEPALIVE:
+                if (option := getattr(socket, name, None)) is not None:
+                    assert found.getsockopt(socket.IPPROTO_TCP, option) == value
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
 
 
 async def test_a_server_that_cannot_be_reached() -> None:

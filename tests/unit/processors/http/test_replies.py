@@ -48,8 +48,12 @@ REPLIES = [
     (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, Answer(200, b"{}", "abc", None)),
     (b"HTTP/1.1 204 None\r\n\r\n", Answer(204, b"", None, None)),
     (
+        b"HTTP/1.1 200 OK\r\nContent-Type: audio/mpeg\r\nContent-Length: 2\r\n\r\n{}",
+        Answer(200, b"{}", media_type="audio/mpeg"),
+    ),
+    (
         b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
-        Answer(302, b"", None, None),
+        Answer(302, b"", location="http://127.0.0.1:1/"),
     ),
     *((coded(encoding, body), Answer(200, TEXT)) for encoding, body in CODED),
     (coded(b"gzip", CODED[0][1][:-1]), Answer(200, b"", encoding="gzip")),

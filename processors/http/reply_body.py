@@ -1,5 +1,10 @@
-"""Decompresses gzip and deflate bodies in bounded steps, for servers that compress without being asked."""
+"""Reads bodies that a server sends in an unusual way.
 
+It decompresses gzip and deflate in bounded steps, for servers that compress without being asked, and finds the end
+of a body whose length the head states twice, which llhttp refuses.
+"""
+
+import re
 import zlib
 from collections.abc import Iterator
 from typing import Final
@@ -11,10 +16,16 @@ _GZIP: Final = 31
 _ZLIB: Final = 15
 _RAW: Final = -15
 _ZLIB_METHOD: Final = 8
+_LENGTHS: Final = re.compile(rb"^content-length[ \t]*:([^\r\n]*)\r?\n", re.IGNORECASE | re.MULTILINE)
+_CHUNKED: Final = re.compile(rb"^transfer-encoding[ \t]*:[^\r\n]*chunked[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 
 
 class CodingError(Exception):
     """A body does not match its content encoding."""
+
+
+class LengthsError(Exception):
+    """A head names two different lengths."""
 
 
 class Decoder:
@@ -51,3 +62,19 @@ def decoder(encoding: str) -> Decoder | None:
     """A decoder for a `Content-Encoding`; None if it is unknown."""
     name = encoding.strip().lower().removeprefix("x-")
     return Decoder(is_gzip=name == "gzip") if name in {"gzip", "deflate"} else None
+
+
+def with_one_length(head: bytes) -> bytes:
+    """A head, from the status line to the blank line, with one `Content-Length` or none.
+
+    Raises:
+        LengthsError: It names two different lengths.
+    """
+    if _CHUNKED.search(head):
+        return _LENGTHS.sub(b"", head)
+    lengths = {length.strip() for found in _LENGTHS.findall(head) for length in found.split(b",")}
+    if len(lengths) > 1:
+        raise LengthsError
+    if not lengths:
+        return head
+    return _LENGTHS.sub(b"", head).removesuffix(b"\r\n") + b"content-length: %b\r\n\r\n" % lengths.pop()
