@@ -306,7 +306,7 @@ def _of_loads(cluster: Cluster, loads: Loads) -> Follower:
     """The follower of load reports; it starts with the last `REPORTS_READ`, since older ones are stale."""
     follower = TimedFollower(
         cluster, topics.SERVERS.name, resume=lambda tail: max(0, tail.end - REPORTS_READ),
-        apply=lambda process, value, _: loads.apply(process, value, follower.record_at),
+        apply=lambda key, value, _: loads.apply(key, value, follower.record_at, is_old=not follower.is_caught_up),
     )  # fmt: skip
     return follower
 

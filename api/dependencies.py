@@ -176,7 +176,7 @@ class Dependencies:
     @cached_property
     def intake(self) -> IntakeProducer:
         """Produces the lines of open batches."""
-        return IntakeProducer(self.log, self.signer, self.clock)
+        return IntakeProducer(self.log, self.signer)
 
     @cached_property
     def trail(self) -> Trail:

@@ -18,13 +18,12 @@ from tidemill.schemas.log.messages import (
     UploadRecord,
 )
 from tidemill.schemas.log.signing import Signer
-from tidemill.schemas.ports import Clock, Sender
+from tidemill.schemas.ports import Sender
 from tidemill.schemas.resources.batch import Batch
 
 SEQUENCES_MAX: Final = 10_000
 """Open batches whose last append a process remembers; the view has that of others some moments later."""
 TOKENS_MAX: Final = 1_000
-TOKEN_SECONDS: Final = 600
 
 
 class IntakeProducer:
@@ -33,12 +32,11 @@ class IntakeProducer:
     Each method raises `LogUnavailable` if the log does not answer; the record may be in the log anyway.
     """
 
-    def __init__(self, log: Sender, signer: Signer, clock: Clock) -> None:
+    def __init__(self, log: Sender, signer: Signer) -> None:
         self._log = log
         self._signer = signer
-        self._clock = clock
         self._sequences: BoundedDict[str, int] = BoundedDict(SEQUENCES_MAX)
-        self._tokens: BoundedDict[str, tuple[int, bytes]] = BoundedDict(TOKENS_MAX)
+        self._tokens: BoundedDict[str, bytes] = BoundedDict(TOKENS_MAX)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def turn(self, batch_id: str) -> asyncio.Lock:
@@ -67,14 +65,10 @@ class IntakeProducer:
         await self._log.send(topics.INTAKE.name, batch_id, value, headers=[credential, *headers])
 
     def _token(self, project: str, batch_id: str) -> bytes:
-        """A token for records of the batch; ingest checks the signature of each token once."""
-        now = int(self._clock())
-        until, known = self._tokens.get(batch_id, (0, b""))
-        if now >= until - TOKEN_SECONDS // 2:
-            until = now + TOKEN_SECONDS
-            claims = producer_token.Claims(sub=batch_id, project=project, key=None, iat=now, exp=until)
-            known = producer_token.token(self._signer, claims).encode()
-            self._tokens[batch_id] = until, known
+        """The token for records of the batch, the same in all processes: ingest checks its signature once."""
+        if (known := self._tokens.get(batch_id)) is None:
+            claims = producer_token.Claims(sub=batch_id, project=project, key=None, iat=0, exp=0)
+            known = self._tokens[batch_id] = producer_token.token(self._signer, claims).encode()
         return known
 
 

@@ -26,6 +26,7 @@ from tidemill.results.state.active_batches import ActiveBatches
 from tidemill.results.state.backlog import Backlog
 from tidemill.results.state.stalls import held
 from tidemill.results.state.tables import Tables
+from tidemill.runtime.clocks import DeletionClock, session_clock
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import DecodeError, Headers
 from tidemill.schemas.ports import Edge
@@ -61,7 +62,7 @@ class Results:
         """Set up the app; nothing is connected yet."""
         self._settings = settings
         self._catalog = catalog
-        self._freeze_guard = FreezeGuard()
+        self._freeze_guard = FreezeGuard(clock=session_clock(kafka))
         self._log = Log(kafka, before_request=self._wait_valid, rest=self._rest)
         self._key_manager = KeyManager(settings, kafka, self._log)
         self.store = self._key_manager.open_store()
@@ -119,7 +120,9 @@ class Results:
         self._freeze_guard.start()
         await self._log.start()
         await self._key_manager.start()
-        destroying = self._key_manager.destroy_due_keys(time.time, self._kept_seconds, self._is_over)
+        destroying = self._key_manager.destroy_due_keys(
+            DeletionClock(time.time), self._kept_seconds, self._is_over
+        )
         self._tasks = [
             watched(asyncio.create_task(self._owners.run_timers()), self.app.crash),
             watched(asyncio.create_task(destroying, name="destroy keys"), self.app.crash),

@@ -27,7 +27,8 @@ from tidemill.results.state.active_batches import ActiveBatches
 from tidemill.results.state.reducer import State
 from tidemill.results.state.stalls import show
 from tidemill.results.state.tables import Tables
-from tidemill.results.state.timers import ClockSteps, Timers
+from tidemill.results.state.timers import Timers
+from tidemill.runtime.clocks import ClockSteps
 from tidemill.schemas.log.messages import Compacted
 from tidemill.schemas.log.part import USAGE
 from tidemill.schemas.resources.waiting import Reason, Waiting
@@ -105,7 +106,7 @@ class Batches:
     def check_clock(self) -> None:
         """Set all timers again if the wall clock was stepped or the retention of the log was changed."""
         retention_seconds = self._resources.limits.retention_seconds()
-        if self._clock_steps.has_stepped() or retention_seconds != self._retention_seconds:
+        if self._clock_steps.step() or retention_seconds != self._retention_seconds:
             self._retention_seconds = retention_seconds
             for active in self._active:
                 self.set_timer(active)

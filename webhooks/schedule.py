@@ -22,7 +22,11 @@ from tidemill.schemas.webhooks.messages import Health
 LIFE_SECONDS: Final = 72 * 3600
 """How long a delivery is attempted, from the end of the batch."""
 DISABLE_SECONDS: Final = 5 * 86_400
-"""An endpoint without a success for this time after a failure is disabled at its next failure."""
+"""An endpoint whose attempts have failed for this time without a success is disabled."""
+COUNT_SECONDS_MIN: Final = 600
+"""Failures in this time are counted together, so that few records say so."""
+COUNT_SECONDS_MAX: Final = 2 * 3600
+"""A longer time between two failures counts as this: no attempt failed meanwhile, or the clock was stepped."""
 FIRST_SECONDS: Final = 5.0
 LONGEST_SECONDS: Final = 3600.0
 """Bounds on the pause after a failed attempt."""
@@ -48,10 +52,13 @@ def lane_of(endpoint_id: str, url: str | None) -> str:
 def after_failure(health: Health, now: int) -> Health:
     """The health of an endpoint after a failure at this time, Unix seconds."""
     if health.failing_since is None:
-        return health.model_copy(update={"failing_since": now})
-    if health.disabled_at is None and now - health.failing_since >= DISABLE_SECONDS:
-        return health.model_copy(update={"disabled_at": now})
-    return health
+        return health.model_copy(update={"failing_since": now, "counted_at": now})
+    step = now - (health.counted_at or now)
+    if health.disabled_at is not None or 0 <= step < COUNT_SECONDS_MIN:
+        return health
+    seconds = health.failing_seconds + min(max(step, 0), COUNT_SECONDS_MAX)
+    counted = {"counted_at": now, "failing_seconds": seconds}
+    return health.model_copy(update=counted | ({"disabled_at": now} if seconds >= DISABLE_SECONDS else {}))
 
 
 @dataclass(slots=True)

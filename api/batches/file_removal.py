@@ -6,14 +6,17 @@ a process reads all claims after it has written a file's tombstone, and before i
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator
 
 from tidemill.api.dependencies import Dependencies, from_store
 from tidemill.kafka.connection import LogUnavailable
+from tidemill.runtime.clocks import DeletionClock, boottime
 from tidemill.schemas import ids
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.messages import DeleteRequested
 from tidemill.schemas.log.part import file_id_of
+from tidemill.schemas.ports import Monotonic
 from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.error import ApiError
 
@@ -203,18 +206,38 @@ async def mark_current(deps: Dependencies) -> None:
     deps.view.mark_current()
 
 
+class Sweeps:
+    """The rounds of a process; there is none while the time is in doubt."""
+
+    def __init__(self, deps: Dependencies, monotonic: Monotonic) -> None:
+        self._deps = deps
+        self._monotonic = monotonic
+        self._deletes_by = DeletionClock(deps.clock, monotonic)
+        self._collect_at = -math.inf
+
+    async def round(self) -> None:
+        """Sweep, and delete orphans every `ORPHANS_SECONDS`.
+
+        Raises:
+            LogUnavailable: See `sweep`.
+        """
+        is_due = self._monotonic() >= self._collect_at
+        await self._deps.owner.check(marks=is_due)
+        if not self._deletes_by.is_settled():
+            return
+        await sweep(self._deps)
+        if is_due:
+            await mark_current(self._deps)
+            await collect_orphans(self._deps)
+            self._collect_at = self._monotonic() + ORPHANS_SECONDS
+
+
 async def sweep_forever(deps: Dependencies) -> None:
-    """Sweep every `ROUND_SECONDS`, and delete orphans every `ORPHANS_SECONDS`, despite errors."""
-    collect_at = 0.0
+    """Do a round every `ROUND_SECONDS`, despite errors."""
+    sweeps = Sweeps(deps, boottime)
     while True:
         try:
-            is_due = deps.clock() >= collect_at
-            await deps.owner.check(marks=is_due)
-            await sweep(deps)
-            if is_due:
-                await mark_current(deps)
-                await collect_orphans(deps)
-                collect_at = deps.clock() + ORPHANS_SECONDS
+            await sweeps.round()
         except LogUnavailable:
             _log.warning("could not delete expired files and orphans: the log does not answer")
         except Exception as error:  # noqa: BLE001  the next round may succeed

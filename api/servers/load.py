@@ -1,9 +1,10 @@
 """The load of servers and models: the latest reports of all processors processes, and their sums.
 
-A report counts for `STALE_SECONDS` by the time of the log, so the figures of a process that was killed vanish, and
-those of one that ends do at once.
+A report counts for `STALE_SECONDS` from its arrival, so the figures of a process that was killed vanish, and those
+of one that ends do at once. Only a report that the log had before this process followed it has an age then.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 from tidemill import metrics
 from tidemill.bounded_dict import BoundedDict
 from tidemill.schemas.log import codec
-from tidemill.schemas.ports import Clock
+from tidemill.schemas.ports import Clock, Monotonic
 from tidemill.schemas.resources.load import (
     STALE_SECONDS,
     BreakerState,
@@ -115,32 +116,36 @@ class Loads:
     """The latest reports."""
 
     def __init__(
-        self, clock: Clock, names: Callable[[], Container[str]], changed: Callable[[], object] = lambda: None
+        self,
+        clock: Clock,
+        names: Callable[[], Container[str]],
+        changed: Callable[[], object] = lambda: None,
+        *,
+        monotonic: Monotonic = time.monotonic,
     ) -> None:
         """Know no process; `names` are those of the settings, and `changed` is called at each report."""
         self._clock = clock
+        self._monotonic = monotonic
         self._names = names
         self._changed = changed
-        self._reports: BoundedDict[str, tuple[ProcessReport, float]] = BoundedDict(PROCESSES_MAX)
-        """The latest report of each process, with the time of its record."""
-        self._latest = 0.0
-        """The time of the latest report of any process."""
+        self._reports: BoundedDict[str, tuple[ProcessReport, float, float]] = BoundedDict(PROCESSES_MAX)
+        """The latest report of each process, with the time of its record, and until when it counts."""
         self._limits: tuple[int, list[tuple[str, int]]] = 0, []
         """Servers and their limits in each process, with the time for which they were listed."""
         self._event: tuple[int, bytes] | None = None
         """The event with the time for which it was made."""
 
-    def apply(self, process: str, value: bytes | None, at: float) -> None:
-        """Fold a record that the log got at a time, Unix seconds.
+    def apply(self, process: str, value: bytes | None, at: float, *, is_old: bool = False) -> None:
+        """Fold a record that the log got at a time, Unix seconds; `is_old` says that it did before this start.
 
         Raises:
             DecodeError: It is not a report.
         """
-        self._latest = max(self._latest, at)
+        age = max(0.0, self._clock() - at) if is_old else 0.0
         self._event = None
         self._reports.pop(process, None)
         if value is not None:
-            self._reports[process] = _decode(value), at
+            self._reports[process] = _decode(value), at, self._monotonic() - age + STALE_SECONDS
         self._changed()
 
     def servers(self) -> dict[str, SharedLoad]:
@@ -192,8 +197,8 @@ class Loads:
 
     def _present(self) -> list[tuple[ProcessReport, float]]:
         """The reports that count."""
-        oldest = max(self._latest, self._clock()) - STALE_SECONDS
-        return [(report, at) for report, at in self._reports.values() if at >= oldest]
+        now = self._monotonic()
+        return [(report, at) for report, at, until in self._reports.values() if now <= until]
 
 
 def _busiest(found: Mapping[str, M]) -> dict[str, M]:
@@ -202,11 +207,14 @@ def _busiest(found: Mapping[str, M]) -> dict[str, M]:
 
 
 def _shared(parts: Sequence[_Part]) -> SharedLoad:
-    """The sum over processes; of a server's own figures, the latest of each of its addresses."""
+    """The sum over processes, given in the order of their reports.
+
+    Of a server's own figures, the latest of each of its addresses count.
+    """
     processes = [
         ProcessLoad(process=process, server=one.name, at=int(at), **_figures([one])) for process, one, at in parts
     ]
-    latest = {one.name: one for _, one, _ in sorted(parts, key=lambda part: part[2]) if one.queued is not None}
+    latest = {one.name: one for _, one, _ in parts if one.queued is not None}
     figures = _figures([one for _, one, _ in parts])
     figures |= {
         "queued": sum(one.queued or 0 for one in latest.values()) if latest else None,

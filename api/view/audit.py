@@ -11,8 +11,6 @@ from tidemill.schemas.ports import Clock
 from tidemill.schemas.resources.audit import KEPT_DAYS, Action
 
 KEPT_SECONDS: Final = KEPT_DAYS * 86_400
-SESSION_SECONDS_MAX: Final = 7 * 86_400
-"""No session lasts longer."""
 
 
 class Audit:
@@ -51,11 +49,12 @@ class Audit:
             self.end_session(record.target, record.at)
 
     def end_session(self, session_id: str, at: int) -> None:
-        """Mark a session of the dashboard as ended."""
+        """Mark a session of the dashboard as ended.
+
+        The mark stays far longer than any session lasts: a clock that is ahead for a moment must open none again.
+        """
         self._database.write("INSERT OR IGNORE INTO sessions_ended VALUES (?, ?)", session_id, at)
-        self._database.write(
-            "DELETE FROM sessions_ended WHERE ended_at < ?", int(self._clock()) - SESSION_SECONDS_MAX
-        )
+        self._database.write("DELETE FROM sessions_ended WHERE ended_at < ?", int(self._clock()) - KEPT_SECONDS)
 
     def has_ended(self, session_id: str) -> bool:
         """Whether a session of the dashboard was ended."""

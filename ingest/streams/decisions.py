@@ -55,14 +55,6 @@ class Decision:
     """Whether that owner has kept a verdict on the lines."""
 
 
-class _TooLate(IntakeError):
-    """The api's batch that a record belongs to accepts no more lines."""
-
-    def __init__(self, batch_id: str, why: str) -> None:
-        super().__init__(why)
-        self.batch_id = batch_id
-
-
 class Decisions:
     """The decisions of one partition's owner. Its calls never overlap."""
 
@@ -152,14 +144,13 @@ class Decisions:
         # Kafka may deliver a record twice, even before the table has the decision on it.
         if record.offset > max(self.kept, self._seen):
             try:
-                lines = bounded(record.value or b"")
-                found = await self._admitted(record, lines)
+                found = await self._admitted(record)
             except IntakeError as error:
                 self._dead.append((record, error))
                 return None
             else:
                 if found is not None:
-                    stream, label = found
+                    stream, label, lines = found
                     stream.last_record_at = self._monotonic()
                     fault = self._fault(record, stream, lines)
                     # The api has already accepted its own records, so their lines become error lines.
@@ -177,16 +168,23 @@ class Decisions:
         """Write the dead letters of rejected records, many at once: a producer may send any number.
 
         Args:
-            show: Shows a dead letter on the batch if the api had accepted the record.
+            show: Shows a dead letter on the open batch of the record: the api may have accepted it.
         """
         dead, self._dead = self._dead, []
         await asyncio.gather(*(self._send_dead_letter(record, error, show) for record, error in dead))
 
     async def _send_dead_letter(self, record: Record, error: IntakeError, show: Show) -> None:
         await send_dead_letter(self._sender, without_credential(record), stage="ingest", reason=str(error))
-        if isinstance(error, _TooLate):
-            await show(error.batch_id, source_of(record), str(error))
+        if error.project is not None and (batch_id := self._batch_of(record, error.project)) is not None:
+            await show(batch_id, source_of(record), str(error))
         record.ack()
+
+    def _batch_of(self, record: Record, project: str) -> str | None:
+        """The batch of the project that a record is for, if its stream is not a direct producer's."""
+        name = (record.key or b"").decode(errors="replace")
+        known = self.known.get(name)
+        is_own = self._quotas.owns(project, name) or (known is not None and known.state.project == project)
+        return name if is_own else None
 
     def _fault(self, record: Record, stream: Stream, lines: list[bytes]) -> LineFault | None:
         """Why the project may not store the lines; a direct producer's record is then a dead letter.
@@ -226,8 +224,8 @@ class Decisions:
         if not discarding:
             self.streams.pop(stream.state.name, None)
 
-    async def _admitted(self, record: Record, lines: list[bytes]) -> tuple[Stream, Label] | None:
-        """The stream of a new record, and the record's label; None if the record adds nothing to a stream.
+    async def _admitted(self, record: Record) -> tuple[Stream, Label, list[bytes]] | None:
+        """The stream of a new record, its label and its lines; None if the record adds nothing to a stream.
 
         Raises:
             IntakeError: The record is rejected.
@@ -238,14 +236,29 @@ class Decisions:
         label = intake.label(record.key, headers)
         logged_at = record.timestamp if record.is_logged_at else None
         project = await self._project(intake.secret(headers), label.name, logged_at)
+        try:
+            lines = bounded(record.value or b"")
+            stream = await self._stream_of(record, headers, label, project, lines)
+        except IntakeError as error:
+            error.project = project
+            raise
+        return None if stream is None else (stream, label, lines)
+
+    async def _stream_of(
+        self, record: Record, headers: dict[str, str], label: Label, project: str, lines: list[bytes]
+    ) -> Stream | None:
+        """The stream that a record of a project adds to; None if it adds nothing.
+
+        Raises:
+            IntakeError: The record is rejected.
+        """
         stream = self.streams.get((project, label.name))
         if stream is not None and stream.state.discarding:
             stream.last_record_at = self._monotonic()
             if label.ends:
                 await self._stop_discarding(stream)
             if lines:
-                why = "its batch was cancelled, and its producer has not ended the stream since"
-                raise self._late(project, label, why)
+                raise IntakeError("its batch was cancelled, and its producer has not ended the stream since")
             return None
         if stream is None and (command := self._opening(headers)) is not None:
             return self._opened(record, project, label, command)
@@ -253,11 +266,11 @@ class Decisions:
             if not lines or self._is_copy(label, self.known.get(label.name)):
                 return None
             if ids.is_batch_id(label.name):
-                raise self._late(project, label, "it is for an open batch, which is sealed or does not exist")
+                raise IntakeError("it is for an open batch, which is sealed or does not exist")
             stream = self._begun(record, (project, label.name), lines)
         elif self._is_copy(label, stream):
             return None
-        return stream, label
+        return stream
 
     def _begun(self, record: Record, name: tuple[str, str], lines: list[bytes]) -> Stream:
         """The stream that a record of a direct producer begins; raises `IntakeError` if it may not."""
@@ -277,15 +290,7 @@ class Decisions:
     def _is_copy(label: Label, stream: Stream | None) -> bool:
         return stream is not None and label.seq is not None and label.seq <= stream.seq
 
-    def _late(self, project: str, label: Label, why: str) -> IntakeError:
-        """The error of a record that arrives after the end of its stream."""
-        known = self.known.get(label.name)
-        is_own = self._quotas.owns(project, label.name) or (known is not None and known.state.project == project)
-        return _TooLate(label.name, why) if is_own else IntakeError(why)
-
-    def _opened(
-        self, record: Record, project: str, label: Label, command: BatchCreated
-    ) -> tuple[Stream, Label] | None:
+    def _opened(self, record: Record, project: str, label: Label, command: BatchCreated) -> Stream | None:
         """The stream of a batch that the api opens; None if it was opened before.
 
         Raises:
@@ -297,7 +302,7 @@ class Decisions:
             return None
         stream = self._factory.open(record.partition, command)
         self.streams[stream.state.name] = self.known[label.name] = self._new = stream
-        return stream, label
+        return stream
 
 
 def without_credential(record: Record) -> Record:

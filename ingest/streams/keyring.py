@@ -110,12 +110,13 @@ class Keyring(keys.Keyring):
 
         The api's own records name no key: the api checked the caller's key before it answered.
         """
-        digest = access.digest(text)
+        digest, claims = access.digest(text), None
         try:
             claims = self._claims.get(digest) or producer_token.claims(self._verifier, text)
             producer_token.check(claims, stream, at)
         except TokenError as error:
-            raise IntakeError(str(error)) from None
+            project = claims.project if claims is not None and claims.sub == stream else None
+            raise IntakeError(str(error), project) from None
         if digest not in self._claims:
             self._claims[digest] = claims
         if claims.key is not None and (record := self._by_id.get(claims.key)) is not None:

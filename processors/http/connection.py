@@ -19,6 +19,9 @@ from tidemill.processors.memory_budget import SMALL_BYTES, LargeReplies, ReplyBy
 HEAD_BYTES_MAX: Final = 64 << 10
 """Bytes of a reply outside of its body: the head, the trailer, and chunk extensions."""
 
+LATE_SECONDS_MAX: Final = 1.0
+"""If a time limit is looked at later than this, this process stood still, and the reply may lie in the socket."""
+
 _INFORMATIONAL: Final = 200
 NOTHING: Final = memoryview(b"")
 _SHOWN_CHARS: Final = 64
@@ -347,11 +350,17 @@ class Connection(asyncio.Protocol):
             self._timer = self._loop.call_at(at, self._look)
 
     def _look(self) -> None:
-        """End the call if its time is over."""
-        self._timer = None
-        if self._on_end is None:
+        """End the call if its time is over.
+
+        Timers run before the socket is read, so a call that a freeze has outlasted is looked at once more.
+        """
+        timer, self._timer = self._timer, None
+        if self._on_end is None or timer is None:
             return
-        if self._loop.time() < self._ends_at:
+        now = self._loop.time()
+        if (late := now - timer.when()) > LATE_SECONDS_MAX:
+            self._ends_at = max(self._ends_at + late, now + LATE_SECONDS_MAX)
+        if now < self._ends_at:
             self._timer = self._loop.call_at(self._ends_at, self._look)
         else:
             self._end(FailureKind.TIMEOUT)

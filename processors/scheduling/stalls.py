@@ -23,6 +23,8 @@ from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason, Waitin
 from tidemill.wording import counted
 
 CHECK_SECONDS: Final = 2.0
+STEP_SECONDS_MAX: Final = 2 * CHECK_SECONDS
+"""A longer time between two looks counts as this: the process stood still, and replies may lie in its sockets."""
 STALL_SECONDS: Final = 10.0
 """A batch without a result for this time has stalled, and so has a line that has failed for this time."""
 FIRST_SECONDS: Final = 60.0
@@ -65,7 +67,7 @@ _Cause = tuple[Reason, str | None, int | None]
 
 @dataclass(slots=True)
 class _Seen:
-    """The state of a batch between two checks; times are those of the event loop."""
+    """The state of a batch between two checks; times are those of `Stalls._awake`."""
 
     settled: int
     since: float
@@ -100,9 +102,11 @@ class Stalls:
         self._reports = StallReports("lines", model=pool.model)
         self._seen: dict[str, _Seen] = {}
         self._moved_at = 0.0
-        """When a line of any batch last got a result."""
+        """When a line of any batch last got a result; this and `_idle_at` are times of `_awake`."""
         self._idle_at = 0.0
         """When a check last found no call in flight."""
+        self._seconds = 0.0
+        self._looked_at = float("-inf")
 
     def hide(self, is_secret: Callable[[str], bool]) -> None:
         """Do not quote a server's messages in reports of these batches."""
@@ -110,6 +114,7 @@ class Stalls:
 
     def check(self, now: float) -> list[Stalled]:
         """The reports to send at `now`, by the event loop's clock."""
+        loop_now, now = now, self._awake(now)
         if not self._pool.in_flight:
             self._idle_at = now
         held: defaultdict[str, list[FailedGroup]] = defaultdict(list)
@@ -119,7 +124,7 @@ class Stalls:
             seen = self._seen.setdefault(batch_id, _Seen(batch.settled, now))
             if seen.settled != batch.settled:
                 seen.settled, seen.since, self._moved_at = batch.settled, now, now
-        causes = self._causes(now) if self._seen else []
+        causes = self._causes(loop_now) if self._seen else []
         lines = sum(len(batch.lines) for batch in self._batches.values())
         found = {batch_id: self._waits(batch_id, held[batch_id], causes, lines, now) for batch_id in self._seen}
         cycle = max(REPORT_SECONDS, CHECK_SECONDS * sum(map(bool, found.values())) / REPORTS_MAX)
@@ -129,6 +134,12 @@ class Stalls:
         for batch_id in [one for one in self._seen if one not in self._batches and not self._seen[one].reported]:
             del self._seen[batch_id]
         return reports
+
+    def _awake(self, now: float) -> float:
+        """The seconds that this process has run, by `now` of the event loop's clock."""
+        self._seconds += min(now - self._looked_at, STEP_SECONDS_MAX)
+        self._looked_at = now
+        return self._seconds
 
     @staticmethod
     def _is_due(seen: _Seen, waits: tuple[Waiting, ...], now: float, cycle: float) -> bool:
@@ -192,7 +203,7 @@ class Stalls:
         if self._awaits_log():
             delivery = _shown((Reason.DELIVERY, None, None), "")
             return {backend.server.name: delivery for backend in self._pool.backends}
-        found, is_silent = {}, self._is_silent(now)
+        found, is_silent = {}, self._is_silent(self._awake(now))
         for backend in self._pool.backends:
             name, group = backend.server.name, failed.get(backend.server.name)
             if (one := _cause(backend, group, now)) is not None:

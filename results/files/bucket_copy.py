@@ -30,9 +30,9 @@ from tidemill.storage.buckets import NotAllowed, OwnStoreError, own_chunks, reas
 from tidemill.storage.s3_errors import Refused
 
 SECONDS_MAX: Final = 3600.0
-"""How long a batch waits for a server that does not answer, from the time its lines were done."""
-ATTEMPTS_MIN: Final = 5
-"""Attempts before it gives up, however late it is."""
+"""How long a process tries to reach a server that does not answer."""
+TRY_SECONDS_MAX: Final = 300.0
+"""An attempt and its pause count as this at most: a machine that slept has not tried meanwhile."""
 REFUSALS_MAX: Final = 5
 """How often in a row the server may refuse."""
 RECEIPT: Final = "receipt.json"
@@ -77,8 +77,7 @@ class BucketCopier:
     ) -> str | None:
         """Copy, and retry until that works; returns why it failed for good, or None."""
         assert state.batch is not None
-        since = state.batch.finalizing_at or state.batch.cancelling_at or fact.at
-        failures = refusals = 0
+        failures, refusals, tried_seconds, began_at = 0, 0, 0.0, self._resources.monotonic()
         while not active.state.is_over:
             try:
                 await self._attempt(state, fact, folder)
@@ -93,8 +92,10 @@ class BucketCopier:
                     return why
             except OSError as error:
                 kind = Reason.STORE if isinstance(error, OwnStoreError) else Reason.BUCKET
-                why, refusals = reason(error), 0
-                if failures + 1 >= ATTEMPTS_MIN and self._resources.clock() >= since + SECONDS_MAX:
+                why, refusals, now = reason(error), 0, self._resources.monotonic()
+                tried_seconds += min(now - began_at, TRY_SECONDS_MAX)
+                began_at = now
+                if tried_seconds >= SECONDS_MAX:
                     return why
             except Exception as error:
                 # The files are in the store: a failed copy must not keep the batch from ending.

@@ -1,15 +1,6 @@
-"""The timers of a partition's batches, and the detection of clock steps, after which they must be set again."""
+"""The timers of a partition's batches; a step of the wall clock sets them again."""
 
-import logging
 from heapq import heappop, heappush
-from typing import Final
-
-from tidemill.schemas.ports import Clock, Monotonic
-
-STEP_SECONDS_MIN: Final = 0.5
-"""Smaller differences between the clocks are slews."""
-
-log = logging.getLogger(__name__)
 
 
 class Timers:
@@ -49,20 +40,3 @@ class Timers:
         """Remove all timers."""
         self._set.clear()
         self._heap.clear()
-
-
-class ClockSteps:
-    """Detects steps of the wall clock by comparison with the monotonic clock; it ignores slews."""
-
-    def __init__(self, clock: Clock, monotonic: Monotonic) -> None:
-        self._clock = clock
-        self._monotonic = monotonic
-        self._ahead = clock() - monotonic()
-
-    def has_stepped(self) -> bool:
-        """Whether the wall clock was stepped since the last call."""
-        before, self._ahead = self._ahead, self._clock() - self._monotonic()
-        if abs(step := self._ahead - before) < STEP_SECONDS_MIN:
-            return False
-        log.warning("the clock was stepped by %+.1f s", step)
-        return True

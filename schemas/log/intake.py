@@ -61,6 +61,11 @@ SEQ_DIGITS_MAX: Final = 18
 class IntakeError(Exception):
     """A record is rejected; the text says why, and quotes neither user input nor a credential."""
 
+    def __init__(self, text: str, project: str | None = None) -> None:
+        super().__init__(text)
+        self.project = project
+        """The project whose record it is, if a credential for its stream says so."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Label:

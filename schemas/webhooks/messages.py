@@ -184,6 +184,10 @@ class Health(_Message):
     endpoint_id: Id
     failing_since: Time | None = None
     """The first failure after the last success."""
+    counted_at: Time | None = None
+    """The failure up to which `failing_seconds` counts."""
+    failing_seconds: Size = 0
+    """How long attempts have failed, without the times of none."""
     disabled_at: Time | None = None
 
 

@@ -1,5 +1,7 @@
 """A run: it creates batches, injects faults in the order that the seed gives, and checks everything at the end."""
 
+import functools
+import math
 import random
 import threading
 import time
@@ -24,6 +26,8 @@ from support.waiting import WAIT_SECONDS_MAX, wait_until
 T = TypeVar("T")
 
 LOOK_SECONDS = 0.5
+APPENDS = 12
+"""Appends to an open batch at most."""
 REST_SECONDS_MIN = 1.0
 """Least time between the end of a fault and the next one."""
 FEEDERS = 2
@@ -175,12 +179,25 @@ class Harness:
             at = began + 0.7 * self._plan.seconds * job.number / len(self._jobs)
             while time.monotonic() < at and not self._stopped.is_set():
                 time.sleep(LOOK_SECONDS)
+            if job.is_open:
+                self._grow(job, run)
+                continue
             file_id = self._steadily(lambda job=job: job.upload(self._world.client))
             batch_id = self._steadily(lambda job=job, file=file_id: job.create(self._world.client, run, file))
             self._ids[job.number] = batch_id
             if job.is_cancelled:
                 time.sleep(LOOK_SECONDS)
                 self._cancel(batch_id)
+
+    def _grow(self, job: Job, run: str) -> None:
+        """Open a batch, append its lines over some seconds, and seal it."""
+        client = self._world.client
+        batch_id = self._ids[job.number] = self._steadily(lambda: job.open(client, run))
+        lines = math.ceil(job.lines / APPENDS)
+        for sequence in range(1, math.ceil(job.lines / lines) + 1):
+            time.sleep(LOOK_SECONDS)
+            self._steadily(functools.partial(job.append, client, batch_id, sequence, lines=lines))
+        self._steadily(lambda: job.seal(client, batch_id))
 
     def _cancel(self, batch_id: str) -> None:
         def cancel() -> object:

@@ -1,4 +1,4 @@
-"""A library that all processes of an installation preload, to change their clocks and slow their disks.
+"""A library that all processes of an installation preload, Kafka too, to change their clocks and slow their disks.
 
 The machine's C compiler builds it from `meddle.c`. It reads its orders from a file in shared memory, so a run can
 step the clock of a process, and slow down its disk, at any time. It needs no privilege.
@@ -72,7 +72,13 @@ class Meddle:
         self._set(DISK_MS, seconds)
 
     def step(self, seconds: float, pids: Iterable[int] = ()) -> None:
-        """Set the clocks of these processes, or all clocks, ahead of true time."""
+        """Set the clocks of these processes, or all clocks, ahead of true time.
+
+        Each process must have loaded the library: its clock would not change otherwise, and the run test nothing.
+        """
+        pids = list(pids)
+        for pid in pids:
+            assert str(self._library) in Path(f"/proc/{pid}/maps").read_text("utf-8"), f"{pid} lacks the library"
         for place in [AHEAD_MS_OF + pid for pid in pids] or [AHEAD_MS]:
             self._set(place, seconds)
 

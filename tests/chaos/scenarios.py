@@ -185,7 +185,7 @@ def opening(world: World, chance: random.Random) -> None:
         _end(world, "ingest")
         network.heal()
         for _ in range(2):
-            world.steadily(lambda: world.client.post(f"/batches/{batch_id}/seal", cast_to=dict, body={}))
+            world.steadily(lambda: job.seal(world.client, batch_id))
         worlds.sleep(QUIET_SECONDS)
         batch = world.steadily(lambda: world.batch(batch_id))
         assert batch["status"] == "in_progress", f"it is {batch['status']}, though no process has read its seal"

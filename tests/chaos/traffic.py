@@ -1,4 +1,4 @@
-"""The batches of a run: mixed sizes, several models, and some that are cancelled or expire."""
+"""The batches of a run: mixed sizes, several models, and some that are cancelled, expire or are open."""
 
 import random
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ INPUTS_PER_CALL = {"chat-a": 1, "chat-b": 1, "embed": 4}
 WINDOW_SHORT = "20s"
 CANCELLED_EVERY = 7
 EXPIRING_EVERY = 11
+OPEN_EVERY = 4
 SIZES = (1, 7, 60, 400)
 """Share of small batches; the others divide the remaining lines."""
 
@@ -42,6 +43,11 @@ class Job:
     def is_whole(self) -> bool:
         """Whether every line must run."""
         return self.window != WINDOW_SHORT and not self.is_cancelled
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the run opens it, appends its lines and seals it."""
+        return self.is_whole and self.number % OPEN_EVERY == OPEN_EVERY - 1
 
     @property
     def endpoint(self) -> str:
@@ -97,6 +103,10 @@ class Job:
         indices = range((sequence - 1) * lines, min(sequence * lines, self.lines))
         body = {"sequence": sequence, "requests": [self._line(index) for index in indices]}
         client.post(f"/batches/{batch_id}/requests", cast_to=dict, body=body)
+
+    def seal(self, client: OpenAI, batch_id: str) -> None:
+        """Seal the open batch."""
+        client.post(f"/batches/{batch_id}/seal", cast_to=dict, body={})
 
     def _line(self, index: int) -> dict[str, Any]:
         text = self.text(index)

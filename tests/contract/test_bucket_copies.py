@@ -11,7 +11,7 @@ from support.lake import NOW, SECRET, URL, lines
 from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill import retrying
-from tidemill.results.files.bucket_copy import ATTEMPTS_MIN, REFUSALS_MAX, SECONDS_MAX, BucketCopier
+from tidemill.results.files.bucket_copy import REFUSALS_MAX, SECONDS_MAX, TRY_SECONDS_MAX, BucketCopier
 from tidemill.results.resources import Owner, Resources
 from tidemill.results.state.active_batch import ActiveBatch
 from tidemill.results.state.line_bitmap import LineBitmap
@@ -131,14 +131,17 @@ async def test_a_process_that_lost_its_partition_completes_no_object(lake, tmp_p
 
 
 async def test_a_copy_is_given_up_after_an_hour(lake, tmp_path, monkeypatch):
-    """Until then the batch says why it waits; a folder that is no longer allowed fails at once."""
+    """Until then the batch says why it waits; a folder that is no longer allowed fails at once.
+
+    A machine that sleeps between two attempts does not try meanwhile.
+    """
     monkeypatch.setattr(retrying, "LONGEST_SECONDS", 0.01)
     down = Copies(
         tmp_path / "down", lake.opened(lake.settings(endpoint="http://127.0.0.1:9")), f"{lake.address}/out"
     )
-    down.step = SECONDS_MAX
+    down.step = 8 * SECONDS_MAX
     done = await down.copy()
-    assert (done.status, len(down.waits)) == ("failed", ATTEMPTS_MIN - 1)
+    assert (done.status, len(down.waits)) == ("failed", SECONDS_MAX / TRY_SECONDS_MAX - 1)
     assert "does not answer" in done.reason
     assert (down.waits[0][0], "does not answer" in down.waits[0][1]) == (Reason.BUCKET, True)
     closed = Copies(tmp_path / "closed", lake.opened(lake.settings()), f"{lake.address}/in")

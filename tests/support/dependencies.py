@@ -169,7 +169,7 @@ async def open_dependencies(
         history=ListHistory(), store=store, vault=Vault(None), signer=SIGNER, view=view, clock=clock,
         reading=Reading(lambda: True, log.catch_up, log.origin),
         webhooks=_webhooks(folder, log, settings, clock),
-        loads=Loads(clock, lambda: catalog.contents.serving.servers, view.feed.publish_load),
+        loads=Loads(clock, lambda: catalog.contents.serving.servers, view.feed.publish_load, monotonic=clock),
     )  # fmt: skip
     view.close()
     await store.close()

@@ -244,15 +244,15 @@ async def test_a_follower_whose_store_fails_grows_old(kafka, log, monkeypatch):
     follower = Follower(kafka, topic, apply)
     await follower.start()
     await follower.caught_up()
-    seen = follower._current_at
-    await until(lambda: follower._current_at > seen)
+    seen = follower._current
+    await until(lambda: follower._current > seen)
     await log.send(topic, "k", b"v")
     await until(lambda: tries)
-    seen = follower._current_at
+    seen = follower._current
     await until(lambda: len(tries) > 2)
-    assert follower._current_at == seen
+    assert follower._current == seen
     is_full = False
-    await until(lambda: follower._current_at > seen)
+    await until(lambda: follower._current > seen)
     await follower.stop()
 
 

@@ -47,6 +47,8 @@ def test_a_running_process_is_meddled_with(tmp_path):
 
         try:
             assert ask(tmp_path)[0] == pytest.approx(0, abs=ASIDE_SECONDS)
+            with pytest.raises(AssertionError, match="lacks the library"):
+                meddled.step(600, [os.getpid()])
             meddled.step(600)
             assert ask(tmp_path)[0] == pytest.approx(600, abs=ASIDE_SECONDS)
             meddled.step(-900, [process.pid])

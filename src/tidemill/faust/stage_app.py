@@ -33,6 +33,7 @@ from tidemill.faust.tables import DeliveredTable, PromptTableManager
 from tidemill.kafka.admin import Retention
 from tidemill.kafka.connection import TRANSIENT
 from tidemill.kafka.freeze_guard import SESSION_SECONDS, Membership, track_membership
+from tidemill.runtime.clocks import session_clock
 from tidemill.schemas.bounds import RECORD_BYTES_MAX
 from tidemill.storage.locked_directory import lock_first_free
 
@@ -71,9 +72,9 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
     finish: Drain | None = None
     """Called instead of `drain` before the process stops."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, kafka: Kafka, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.membership = Membership()
+        self.membership = Membership(session_clock(kafka))
         self.on_partitions_assigned.connect(self._joined, weak=False)
 
     async def _joined(self, *_: Any, **__: Any) -> None:
@@ -131,6 +132,7 @@ def create_app(
     state, _ = lock_first_free(state)
     app = StageApp(
         name,
+        kafka=kafka,
         broker=[f"aiokafka://{server}" for server in cluster(kafka).servers.split(",")],
         broker_credentials=_credentials(cluster(kafka).security),
         store="rocksdb://" if tables else "memory://",

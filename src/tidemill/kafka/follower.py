@@ -86,8 +86,9 @@ class Follower:
         self.position = 0
         """The offset of the next record."""
         self.is_connected = False
-        self._current_at = time.time()
-        """When it had all records of its topic, as far as it knows."""
+        self._current = 0, time.monotonic()
+        """When it had all records of its topic, as far as it knows: the time of its leader's answer in
+        milliseconds, and that of the monotonic clock."""
         self._end = 0
         self._caught_up = asyncio.Event()
         self._moved = asyncio.Event()
@@ -181,15 +182,18 @@ class Follower:
         self._pass(max(position, self.position))
         self._look()
 
-    def see(self, end: int, fetched_at: float) -> None:
-        """Note the end of the topic at the time of the last answer of its leader, Unix seconds."""
-        if self.position >= end:
-            self._current_at = fetched_at
+    def see(self, end: int, fetched_ms: int) -> None:
+        """Note the end of the topic by the last answer of its leader, which the client got at a Unix time.
+
+        The time only tells one answer from the next: the clock may be stepped.
+        """
+        if self.position >= end and fetched_ms != self._current[0]:
+            self._current = fetched_ms, time.monotonic()
 
     @property
     def age_seconds(self) -> float:
         """The time since the follower had all records of its topic."""
-        return max(0.0, time.time() - self._current_at)
+        return time.monotonic() - self._current[1]
 
     @property
     def is_awaited(self) -> bool:
@@ -329,5 +333,5 @@ async def _poll(consumer: AIOKafkaConsumer, followers: Mapping[TopicPartition, F
             follower.move(await consumer.position(partition))
         end, fetched_ms = consumer.highwater(partition), consumer.last_poll_timestamp(partition)
         if end is not None and fetched_ms is not None:
-            follower.see(end, fetched_ms / 1000)
+            follower.see(end, fetched_ms)
     return sum(map(len, found.values()))

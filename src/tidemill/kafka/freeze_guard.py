@@ -21,6 +21,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from tidemill.schemas.ports import Monotonic
+
 RECORD_SECONDS: Final = 0.5
 """How often the thread records the time."""
 FROZEN_SECONDS_MAX: Final = 3.0
@@ -44,7 +46,7 @@ class FreezeGuard:
     """Ends the process by `end` after a freeze; `clock` continues while the process is frozen."""
 
     def __init__(
-        self, end: Callable[[], object] = lambda: os._exit(FROZEN), *, clock: Callable[[], float] = time.monotonic
+        self, end: Callable[[], object] = lambda: os._exit(FROZEN), *, clock: Monotonic = time.monotonic
     ) -> None:
         self._end = end
         self._clock = clock
@@ -80,8 +82,9 @@ class FreezeGuard:
 class Membership:
     """The membership of this process in its consumer group, as the coordinator last confirmed it; thread-safe."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Monotonic = time.monotonic) -> None:
+        self.clock = clock
+        """The clock of its times."""
         self._until = float("inf")
         """Infinite while the process owns no partition."""
         self._is_waiting = False
@@ -89,7 +92,7 @@ class Membership:
     @property
     def is_valid(self) -> bool:
         """Whether no other process can own the partitions of this one."""
-        return self._clock() < self._until
+        return self.clock() < self._until
 
     def renew(self, sent_at: float) -> None:
         """Extend the membership: the coordinator has answered a request sent at that time."""
@@ -137,7 +140,7 @@ def track_membership(coordinator: Any, membership: Membership) -> None:
     """Renew a membership with each answer of a group's `GroupCoordinator`; a second call has no effect."""
     if getattr(coordinator, "is_tracked", False):
         return
-    beat, send, clock = coordinator._do_heartbeat, coordinator._send_req, time.monotonic  # noqa: SLF001
+    beat, send, clock = coordinator._do_heartbeat, coordinator._send_req, membership.clock  # noqa: SLF001
 
     async def heartbeat() -> Any:
         # A broker behind a broken network sends no error for a long time.

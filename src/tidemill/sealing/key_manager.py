@@ -68,6 +68,7 @@ class KeyManager:
     ) -> None:
         """Destroy the keys of deleted batches at once, and old keys every hour; never returns.
 
+        `clock` may return -inf while the time is in doubt, by which no key is old.
         `kept_seconds` returns the longest time that a record or a batch lives; infinite while it is unknown.
         `is_over` says whether this process is responsible for a batch, and knows that it is over.
         """

@@ -3,7 +3,7 @@
 import pytest
 from support.dependencies import ADMIN, NOW, READER, client_of, open_dependencies
 
-from tidemill.api.servers.load import SHOWN_MAX, LoadEvent
+from tidemill.api.servers.load import SHOWN_MAX, LoadEvent, Loads
 from tidemill.configuration.settings import Settings
 from tidemill.schemas.log import codec
 from tidemill.schemas.resources.load import (
@@ -135,16 +135,41 @@ async def test_addresses_of_a_server_add_up(deps, operator):
     ]
 
 
-async def test_a_process_that_is_gone_does_not_count(deps):
-    """At once if it said so, or when it has missed its heartbeats by the time of the log."""
-    report(deps, load())
-    report(deps, load(), process="host:2")
-    deps.loads.apply("host:1", None, NOW)
-    assert len(deps.loads.servers()["gpu-1"].processes) == 1
-    report(deps, load("pods@a:1"), process="host:3", at=NOW + STALE_SECONDS)
-    assert deps.loads.servers()["gpu-1"].in_flight == 4
-    report(deps, load("pods@a:1"), process="host:3", at=NOW + STALE_SECONDS + 1)
-    assert "gpu-1" not in deps.loads.servers()
+async def test_a_process_that_is_gone_does_not_count(tmp_path):
+    """At once if it said so, or when it has missed its heartbeats."""
+    now = [float(NOW)]
+    async with open_dependencies(tmp_path, settings=SETTINGS, clock=lambda: now[0]) as deps:
+        report(deps, load())
+        report(deps, load(), process="host:2")
+        deps.loads.apply("host:1", None, NOW)
+        assert len(deps.loads.servers()["gpu-1"].processes) == 1
+        now[0] += STALE_SECONDS
+        assert deps.loads.servers()["gpu-1"].in_flight == 4
+        now[0] += 1
+        assert "gpu-1" not in deps.loads.servers()
+
+
+def limit_after(ahead: list[float], *, old_seconds: float | None = None) -> int | None:
+    """The limit of a server by a report that comes once clocks and log are so many seconds ahead, one by one."""
+    wall, seconds = [float(NOW)], [0.0]
+    loads = Loads(lambda: wall[0], lambda: {"gpu-1"}, monotonic=lambda: seconds[0])
+    body = codec.encode(ProcessReport(process="h:1", servers=(load(),), models=()))
+    for step in ahead:
+        seconds[0] += 10
+        wall[0] = NOW + seconds[0] + step
+        loads.apply("h:1", body, wall[0] - (old_seconds or 0), is_old=old_seconds is not None)
+    return loads.limit({"gpu-1"})
+
+
+def test_the_load_needs_no_right_clock():
+    """Also after the clocks were an hour ahead, or behind; only what the log had at the start has an age."""
+    assert limit_after([0, 3600, 0]) == limit_after([0, -3600, 0]) == limit_after([3600]) == 8
+    assert limit_after([0], old_seconds=STALE_SECONDS - 1) == 8
+    assert limit_after([0], old_seconds=STALE_SECONDS + 1) is None
+
+
+async def test_only_reports_are_read(deps):
+    """Other records are refused."""
     with pytest.raises(codec.DecodeError):
         deps.loads.apply("host:1", b"{}", NOW)
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from types import SimpleNamespace
 
 import pytest
 from support.waiting import until
 
+from tidemill.kafka import follower as follower_module
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.follower import Follower, Tail
 from tidemill.kafka.following import AGE_SECONDS_MAX, Following
@@ -14,29 +16,48 @@ from tidemill.schemas.log import topics
 TOPIC = topics.CATALOG.name
 
 
-def test_a_view_that_does_not_follow_any_more(caplog):
+def test_a_view_that_does_not_follow_any_more(caplog, monkeypatch):
     """A process that cannot read one topic, or lags behind its end, says so, and takes it back."""
+    now = [5.0]
+    monkeypatch.setattr(follower_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     follower = Follower("127.0.0.1:9", TOPIC, lambda *_: None)
-    following, now = Following([follower]), time.time()
+    following = Following([follower])
     assert "still being read: 1 of 1" in following.fault()
     assert following.ages() == {}
     follower.begin(Tail(cluster="c", end=0))
-    follower.see(0, now)
+    follower.see(0, 1)
     assert following.fault() is None
     assert following.ages()[TOPIC] < AGE_SECONDS_MAX
     assert following.silent_since(TOPIC) is None
-    follower.see(0, now - 2 * AGE_SECONDS_MAX)
+    now[0] += 2 * AGE_SECONDS_MAX
+    follower.see(0, 1)
     for _ in range(2):
         assert "not followed any more: 1 of 1" in following.fault()
     assert following.ages()[TOPIC] > AGE_SECONDS_MAX
-    assert following.silent_since(TOPIC) == pytest.approx(now - 2 * AGE_SECONDS_MAX, abs=0.1)
+    assert following.silent_since(TOPIC) == pytest.approx(time.time() - 2 * AGE_SECONDS_MAX, abs=10)
     assert following.silent_since("other") is None
-    follower.see(3, now)
+    follower.see(3, 2)
     assert following.fault() is not None
     follower.move(3)
-    follower.see(3, now)
+    follower.see(3, 2)
     assert following.fault() is None
     assert [record.args for record in caplog.records] == [(TOPIC,), ("none any more",)]
+
+
+@pytest.mark.parametrize("step_ms", [90_000, -3_600_000])
+def test_the_age_needs_no_right_clock(step_ms, monkeypatch):
+    """The times of the leader's answers are by the wall clock, which was stepped."""
+    now = [5.0]
+    monkeypatch.setattr(follower_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    follower = Follower("127.0.0.1:9", TOPIC, lambda *_: None)
+    follower.begin(Tail(cluster="c", end=0))
+    for fetched_ms in (10_000_000, 10_000_000 + step_ms):
+        now[0] += 3
+        follower.see(0, fetched_ms)
+        assert follower.age_seconds == 0
+    now[0] += 60
+    follower.see(0, 10_000_000 + step_ms)
+    assert follower.age_seconds == 60
 
 
 async def test_callers_of_one_moment_share_a_catch_up(monkeypatch):

@@ -1,6 +1,7 @@
 """A process ends before its first request after a freeze, and waits while its membership is not confirmed."""
 
 import asyncio
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -140,7 +141,7 @@ class Coordinator:
 async def test_answers_of_the_coordinator_renew_the_membership():
     """An accepted heartbeat and a finished join do; a refused heartbeat and other requests do not."""
     renewed = []
-    membership = SimpleNamespace(renew=renewed.append)
+    membership = SimpleNamespace(renew=renewed.append, clock=time.monotonic)
     coordinator = Coordinator([True, False, 0, 25, 0])
     track_membership(coordinator, membership)
     track_membership(coordinator, membership)
@@ -158,7 +159,7 @@ async def test_a_silent_coordinator_gets_a_new_connection(monkeypatch):
     monkeypatch.setattr("tidemill.kafka.freeze_guard.HEARTBEAT_SECONDS_MAX", 0.05)
     renewed = []
     coordinator = Coordinator([None])
-    track_membership(coordinator, SimpleNamespace(renew=renewed.append))
+    track_membership(coordinator, SimpleNamespace(renew=renewed.append, clock=time.monotonic))
     assert not await coordinator._do_heartbeat()
     assert coordinator.closed == [2]
     assert len(renewed) == 1

@@ -7,7 +7,7 @@ import pytest
 from support.servers_at_work import IN_FORCE_SECONDS, Make, World, simulated
 
 from tidemill.processors.backends.addresses import ADDRESSES_MAX, EMPTY_SECONDS, LOOKUP_SECONDS
-from tidemill.processors.scheduling.stalls import STALL_SECONDS
+from tidemill.processors.scheduling.stalls import CHECK_SECONDS, STALL_SECONDS
 from tidemill.schemas.resources.waiting import Reason
 
 FOUND_SECONDS = LOOKUP_SECONDS + IN_FORCE_SECONDS
@@ -36,8 +36,9 @@ def test_addresses_come_and_go_without_a_failed_line(prefix_bytes: int | None) -
         for name in "ab":
             world.publish(name, name, 6_000)
         stalls = world.dispatchers["a"].stalls
-        assert stalls.check(world.loop.time()) == []
-        await asyncio.sleep(STALL_SECONDS)
+        for _ in range(int(STALL_SECONDS / CHECK_SECONDS)):
+            assert stalls.check(world.loop.time()) == []
+            await asyncio.sleep(CHECK_SECONDS)
         ((waiting,),) = (report.waiting for report in stalls.check(world.loop.time()))
         assert (waiting.reason, waiting.server, waiting.lines) == (Reason.SERVER_UNREACHABLE, "gpu", 6_000)
         world.resolver.answer = ["10.0.0.1"]

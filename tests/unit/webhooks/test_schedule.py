@@ -22,13 +22,25 @@ def test_pauses_double_up_to_an_hour_with_jitter():
 
 def test_an_endpoint_is_disabled_after_five_days():
     """Not before, whatever the number of failures; a success begins anew, since its health is forgotten."""
-    health = Health(project="p", endpoint_id="we_1")
-    health = schedule.after_failure(health, 100)
-    for at in range(101, 100 + DISABLE_SECONDS, 3600):
-        assert schedule.after_failure(health, at) == health
+    health, written = Health(project="p", endpoint_id="we_1"), 0
+    for at in range(100, 100 + DISABLE_SECONDS, 60):
+        before, health = health, schedule.after_failure(health, at)
+        written += health != before
+        assert health.disabled_at is None
+    assert written == DISABLE_SECONDS / schedule.COUNT_SECONDS_MIN
     off = schedule.after_failure(health, 100 + DISABLE_SECONDS)
     assert (off.failing_since, off.disabled_at) == (100, 100 + DISABLE_SECONDS)
     assert schedule.after_failure(off, 100 + 2 * DISABLE_SECONDS) == off
+
+
+@pytest.mark.parametrize("gap", [5 * DISABLE_SECONDS, -DISABLE_SECONDS])
+def test_a_time_without_attempts_disables_no_endpoint(gap):
+    """A machine that slept, a stage that was away, or a clock that was stepped: attempts must fail."""
+    health = Health(project="p", endpoint_id="we_1")
+    for at in (10 * DISABLE_SECONDS, 10 * DISABLE_SECONDS + gap, 10 * DISABLE_SECONDS + gap + 3600):
+        health = schedule.after_failure(health, at)
+    assert health.disabled_at is None
+    assert health.failing_seconds <= schedule.COUNT_SECONDS_MAX + 3600
 
 
 def filled(lanes, each, slots=None):

@@ -51,7 +51,7 @@ JVM_OPTIONS = (
     # Java warns about the memory access of Kafka.
     "--sun-misc-unsafe-memory-access=allow",
 )
-JAVA_VARIABLES = ("PATH", "HOME", "TMPDIR", "TZ", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS")
+JAVA_VARIABLES = ("PATH", "HOME", "TMPDIR", "TZ", "LD_PRELOAD", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS")
 """Variables that Java gets; none holds a secret."""
 LOCALE = "C.UTF-8"
 """Java encodes file names by the locale."""

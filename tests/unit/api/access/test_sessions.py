@@ -229,6 +229,16 @@ async def test_a_session_ends_when_it_is_idle_or_old(deps, clock):
         assert code(await page.get("/v1/files")) == (401, "session_ended")
 
 
+async def test_a_sign_out_outlasts_a_clock_that_was_ahead(deps, clock):
+    """Someone else signs out meanwhile, which drops old marks."""
+    ended = deps.view.audit
+    ended.end_session("session_a", int(deps.clock()))
+    clock.now += 60 * 86_400
+    ended.end_session("session_b", int(clock()))
+    clock.now -= 60 * 86_400
+    assert ended.has_ended("session_a")
+
+
 async def test_a_sign_out_ends_the_session_everywhere(deps):
     """Its record in the log tells the other processes; the browser forgets the cookie even without a log."""
     async with browser(deps) as page:

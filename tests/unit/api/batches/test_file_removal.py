@@ -284,3 +284,65 @@ async def test_a_store_of_another_log_takes_no_upload(deps):
         deps.log.identity = "cluster/files"
         deps.log.records.clear()
         assert await status() == 200
+
+
+class Time:
+    """A wall clock beside a monotonic one."""
+
+    def __init__(self, wall: float) -> None:
+        self.seconds = 0.0
+        self.ahead = wall
+
+    def clock(self) -> float:
+        """Unix time."""
+        return self.seconds + self.ahead
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return self.seconds
+
+
+async def test_a_clock_that_is_ahead_for_a_while_deletes_nothing(tmp_path):
+    """Files come back with the right time; a clock that stays ahead counts after an hour."""
+    now = Time(NOW - 3600.0)
+    async with open_dependencies(tmp_path, clock=now.clock) as deps:
+        for name, life in (("f", 1800), ("g", 30 * 86_400)):
+            await make(deps, name, -1, expires_at=NOW + life)
+        sweeps = file_removal.Sweeps(deps, now.monotonic)
+
+        async def pass_(seconds: float) -> list[str]:
+            for _ in range(int(seconds / file_removal.ROUND_SECONDS)):
+                now.seconds += file_removal.ROUND_SECONDS
+                await sweeps.round()
+            return [name for name in ("f", "g") if await is_stored(deps, name)]
+
+        assert await pass_(1800) == ["f", "g"]
+        now.ahead += 60 * 86_400
+        assert await pass_(1800) == ["f", "g"]
+        now.ahead -= 60 * 86_400
+        assert await pass_(1200) == ["f", "g"]
+        assert await pass_(2400) == ["g"]
+        now.ahead += 60 * 86_400
+        assert await pass_(3500) == ["g"]
+        assert await pass_(300) == []
+
+
+async def test_orphans_are_collected_each_hour_whatever_the_clock_says(tmp_path, monkeypatch):
+    """Also after it was ahead for a day."""
+    now, found = Time(NOW), []
+
+    async def collect(_: Dependencies) -> int:
+        found.append(now.seconds)
+        return 0
+
+    monkeypatch.setattr(file_removal, "collect_orphans", collect)
+    async with open_dependencies(tmp_path, clock=now.clock) as deps:
+        sweeps = file_removal.Sweeps(deps, now.monotonic)
+        now.seconds += 3600
+        now.ahead += 86_400
+        await sweeps.round()
+        for _ in range(4):
+            now.seconds += 3600
+            await sweeps.round()
+            now.ahead = NOW
+        assert len(found) == 4

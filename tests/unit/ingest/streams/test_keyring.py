@@ -117,6 +117,18 @@ async def test_a_token_is_judged_at_the_time_of_its_record(ring):
     assert "expired" in await refused(ring, old)
 
 
+async def test_an_expired_token_says_whose_record_it_is(ring):
+    """So that the batch can show it; a token for another stream and a revoked key say nothing."""
+    for at, stream, project in ((NOW + 9000.0, "s", "p"), (NOW, "t", None)):
+        with pytest.raises(IntakeError) as caught:
+            await ring.project(token(), stream, at)
+        assert caught.value.project == project
+    ring.fold("key_1", REVOKED, 0)
+    with pytest.raises(IntakeError) as caught:
+        await ring.project(token(), "s", NOW)
+    assert caught.value.project is None
+
+
 async def test_a_refused_key_says_what_to_use(ring):
     """In a cluster also the key of the settings is refused; tokens are accepted."""
     del ring

@@ -13,6 +13,7 @@ from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, intake
 from tidemill.schemas.log.dead_letters import REASON
+from tidemill.schemas.log.intake import IntakeError
 from tidemill.schemas.log.messages import BatchCreated, BatchRecord, DeadLettered, Ended, Grown, Opened, Sealed
 from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.resources.batch import Batch, Extras, Status
@@ -228,6 +229,30 @@ async def test_an_append_after_the_end_is_shown_on_its_batch(tmp_path, monkeypat
     assert (fact.batch_id, fact.source) == (batch_id(1), "tidemill.intake/3/3")
     assert "sealed" in fact.reason
     assert [key for key, _ in world.dead] == [fact.source]
+
+
+@pytest.mark.parametrize("fault", ["its credential", "its size"])
+async def test_a_refused_append_is_shown_on_its_batch(fault, tmp_path, monkeypatch):
+    """Whatever it is refused for, if its credential is of the project: the api may have accepted it."""
+    world = Api(0, tmp_path)
+    world.chance.random = lambda: 1.0  # no cancel
+    world.log = [opening(1), append(1, 1, line("acme/1/1/0"), line("acme/1/1/1"))]
+    if fault == "its credential":
+        project = world.project
+
+        async def expired(secret, stream, logged_at):
+            if len(world.facts):
+                raise IntakeError("its token has expired", "acme")
+            return await project(secret, stream, logged_at)
+
+        world.project = expired
+    else:
+        monkeypatch.setattr(decisions, "RECORD_LINES_MAX", 1)
+    world.chance.randint = min  # one record at a time
+    await world.run(0)
+    (fact,) = [fact for fact in world.facts if isinstance(fact, DeadLettered)]
+    assert (fact.batch_id, fact.source) == (batch_id(1), "tidemill.intake/3/1")
+    assert ("expired" in fact.reason) == (fault == "its credential")
 
 
 @pytest.mark.parametrize("project", ["acme", "else"])

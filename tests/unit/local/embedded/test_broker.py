@@ -138,3 +138,9 @@ def test_java_gets_no_keys(made, monkeypatch):
     monkeypatch.setenv("TIDEMILL_API_KEY", "sk-of-the-api")
     monkeypatch.setenv("VLLM_KEY", "sk-of-a-server")
     assert not {"sk-of-the-api", "sk-of-a-server"} & set(made.environ.values())
+
+
+def test_java_gets_the_library_that_meddles(made, monkeypatch):
+    """Fault runs step the broker's clock with it, as those of the stages."""
+    monkeypatch.setenv("LD_PRELOAD", "meddle.so")
+    assert made.environ["LD_PRELOAD"] == "meddle.so"

@@ -1,15 +1,23 @@
 """One connection on its own: the time and the end of each call."""
 
 import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import cast
 
 import pytest
 from msgspec import structs
 from support.scripted_server import ANSWER, OK, SECONDS
 from support.simtime import SimulatedLoop, run
+from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 from tidemill.processors.failures import Answer, FailureKind
-from tidemill.processors.http.connection import Connection
+from tidemill.processors.http.connection import LATE_SECONDS_MAX, Connection
 from tidemill.processors.memory_budget import LargeReplies
 
 
@@ -41,6 +49,55 @@ def test_each_call_of_a_connection_has_its_own_time(before: float, seconds: floa
         begun = loop.time()
         assert await connection.call(b"", seconds, 100) is FailureKind.TIMEOUT
         assert loop.time() - begun == pytest.approx(seconds)
+
+    run(main)
+
+
+CALLER = """
+import sys, uvloop
+from tidemill.processors.http.client import HttpUpstream
+
+async def main():
+    url = f"http://127.0.0.1:{sys.argv[1]}/v1/x"
+    outcome = await HttpUpstream().post(url, {}, b"{}", float(sys.argv[2]))
+    print(getattr(outcome, "status", outcome))
+
+uvloop.run(main())
+"""
+
+
+def test_a_reply_counts_that_came_while_the_process_stood_still() -> None:
+    """The timer of the call is due before the loop reads the socket."""
+    seconds = 2.0
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        command = [sys.executable, "-c", CALLER, str(listener.getsockname()[1]), str(seconds)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as caller:
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(1 << 16)
+                began = time.monotonic()
+                stat = Path(f"/proc/{caller.pid}/stat")
+                wait_until(lambda: ") S " in stat.read_text())
+                caller.send_signal(signal.SIGSTOP)
+                os.waitpid(caller.pid, os.WUNTRACED)
+                peer.sendall(OK)
+                wait_until(lambda: time.monotonic() > began + seconds + LATE_SECONDS_MAX + 0.1)
+                caller.send_signal(signal.SIGCONT)
+                said, _ = caller.communicate(timeout=WAIT_SECONDS_MAX)
+    assert said == "200\n"
+
+
+def test_a_call_without_a_reply_ends_soon_after_a_freeze() -> None:
+    """Its time does not begin anew."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        connection = Connection(LargeReplies())
+        connection.connection_made(cast("asyncio.BaseTransport", Transport()))
+        call = loop.create_task(connection.call(b"", 10.0, 100))
+        await asyncio.sleep(5)
+        loop.jump(20.0)
+        assert await call is FailureKind.TIMEOUT
+        assert loop.time() == pytest.approx(25.0 + LATE_SECONDS_MAX)
 
     run(main)
 

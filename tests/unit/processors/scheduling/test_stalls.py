@@ -232,6 +232,25 @@ def test_one_line_is_told_in_the_singular() -> None:
     simulated(run)
 
 
+def test_a_process_that_stood_still_blames_no_server() -> None:
+    """After a freeze of a minute the replies lie in its sockets."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        world.upstream.seconds = 1000.0
+        world.publish("b", 8)
+        await world.pass_(STALL_SECONDS - 2 * CHECK_SECONDS)
+        loop.jump(60.0)
+        stalls = world.stage.stalls
+        assert not stalls.of_servers(loop.time())
+        assert not stalls.check(loop.time())
+        await world.pass_(STALL_SECONDS)
+        assert {one.reason for one in world.waits("b")} == {Reason.SERVER_SILENT}
+        await world.stage.close()
+
+    simulated(run)
+
+
 def test_a_check_reads_each_batch_once() -> None:
     """However many of them wait for their turn."""
 
