@@ -101,10 +101,11 @@ class Member:
     async def _leave(self, _: set[Any]) -> None:
         """Leave all partitions: a rebalance revokes all at once."""
         self._stop_handover()
-        # Without a membership, another process may already own the partitions and repeat the calls.
-        seconds = REBALANCE_DRAIN_SECONDS_MAX if self._app.membership.is_valid else 0.0
-        await self._drain(seconds, logging.INFO)
-        if seconds and not self._has_finished:
+        is_member = self._app.membership.is_valid
+        await self._drain(REBALANCE_DRAIN_SECONDS_MAX if is_member else 0.0, logging.INFO)
+        if not is_member:
+            self._disown()
+        if not self._has_finished:
             await self._handover.hold(self._in_flight())
 
     async def _finish(self, _: set[Any]) -> None:
@@ -129,6 +130,13 @@ class Member:
         for model in models:
             model.held_requests.clear()
             model.dispatcher.forget_waiting()
+
+    def _disown(self) -> None:
+        """Hold no partition for the calls in flight: another process may own all of them, and repeat the calls."""
+        for model in self._models.at_work:
+            for line in model.dispatcher.lines:
+                for entry in line.entries:
+                    entry.window.number = None
 
     def _in_flight(self) -> Mapping[int, list[Work]]:
         """The lines whose results the log lacks, by partition; waiting ones are forgotten by now."""
