@@ -19,6 +19,7 @@ from tidemill.processors.scheduling.handover_reports import HandoverReports
 from tidemill.processors.scheduling.stalls import CHECK_SECONDS
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.messages import Stalled
+from tidemill.schemas.ports import Clock
 from tidemill.tasks import watched
 
 REBALANCE_DRAIN_SECONDS_MAX: Final = 2.0
@@ -33,7 +34,15 @@ HOLD_SECONDS: Final = 1.0
 class Member:
     """Lets the models follow the group."""
 
-    def __init__(self, app: StageApp, models: Models, shared: Shared, partitions: int) -> None:
+    def __init__(
+        self,
+        app: StageApp,
+        models: Models,
+        shared: Shared,
+        partitions: int,
+        *,
+        clock: Clock = time.time,
+    ) -> None:
         """Attach to the app before it starts; needs a running event loop.
 
         Args:
@@ -41,22 +50,24 @@ class Member:
             models: All models.
             shared: The services that the models share.
             partitions: Number of partitions of `tidemill.processors`.
+            clock: Unix time.
         """
         self._app = app
         self._models = models
         self._shared = shared
         self._partitions = partitions
+        self._clock = clock
         self._guard = MembershipGuard(app.membership, models)
         self._is_leaving = self._has_finished = False
         self._stopping_since: float | None = None
-        self._handover_reports = HandoverReports(time.time)
-        self._handover = Handover(Marks(app, topics.PROCESSORS.name), time.monotonic)
+        self._handover_reports = HandoverReports(clock)
+        self._handover = Handover(Marks(app, topics.PROCESSORS.name), asyncio.get_running_loop().time)
         self._handing_over: asyncio.Task[None] | None = None
         self._numbers: set[int] = set()
         """The partitions that are read."""
         self._work: asyncio.Task[None] | None = None
         self._reports = watched(asyncio.create_task(self._report()), app.crash)
-        self._agent = app.agent(stage_app.raw_topic(app, topics.PROCESSORS.name))(self._take_all)
+        app.agent(stage_app.raw_topic(app, topics.PROCESSORS.name))(self._take_all)
         app.timer(HOLD_SECONDS)(self._hold)
         app.drain = self._leave
         # A stop may come during a rebalance, or a rebalance during a stop.
@@ -85,7 +96,7 @@ class Member:
         # A rebalance that revokes nothing, as this process had no partition, calls no `_leave`.
         self._stop_handover()
         self._shared.recovery.stop()
-        self._shared.assignment.assign(time.time())
+        self._shared.assignment.assign(self._clock())
         # While it stops, its calls in flight go on, and the records wait for the next owner.
         self._numbers = await self._handover.take(() if self._is_stopping else numbers)
         self._models.begin(self._numbers, len(self._numbers) / self._partitions)
@@ -101,15 +112,16 @@ class Member:
     async def _leave(self, _: set[Any]) -> None:
         """Leave all partitions: a rebalance revokes all at once."""
         self._stop_handover()
-        # Without a membership, another process may already own the partitions and repeat the calls.
-        seconds = REBALANCE_DRAIN_SECONDS_MAX if self._app.membership.is_valid else 0.0
-        await self._drain(seconds, logging.INFO)
-        if seconds and not self._has_finished:
+        is_member = self._app.membership.is_valid
+        await self._drain(REBALANCE_DRAIN_SECONDS_MAX if is_member else 0.0, logging.INFO)
+        if not is_member:
+            self._disown()
+        if not self._has_finished:
             await self._handover.hold(self._in_flight())
 
     async def _finish(self, _: set[Any]) -> None:
         """Leave all partitions for good: calls that are still in flight at the end of the process end with it."""
-        self._stopping_since = time.monotonic()
+        self._stopping_since = asyncio.get_running_loop().time()
         await self._drain(self._app.stop_seconds, logging.WARNING)
         self._has_finished = True
         self._stop_handover()
@@ -129,6 +141,13 @@ class Member:
         for model in models:
             model.held_requests.clear()
             model.dispatcher.forget_waiting()
+
+    def _disown(self) -> None:
+        """Hold no partition for the calls in flight: another process may own all of them, and repeat the calls."""
+        for model in self._models.at_work:
+            for line in model.dispatcher.lines:
+                for entry in line.entries:
+                    entry.window.number = None
 
     def _in_flight(self) -> Mapping[int, list[Work]]:
         """The lines whose results the log lacks, by partition; waiting ones are forgotten by now."""
@@ -165,8 +184,9 @@ class Member:
         loop, outbox = asyncio.get_running_loop(), self._shared.outbox
         while True:
             await asyncio.sleep(CHECK_SECONDS)
-            facts = [fact for model in self._models.at_work for fact in model.dispatcher.stalls.check(loop.time())]
-            facts += self._waits(time.monotonic())
+            now = loop.time()
+            facts = [fact for model in self._models.at_work for fact in model.dispatcher.stalls.check(now)]
+            facts += self._waits(now)
             await asyncio.gather(*(outbox.stalled(fact) for fact in facts))
 
     def _waits(self, now: float) -> list[Stalled]:

@@ -82,7 +82,9 @@ class Handover:
         """Mark the partitions whose lines are in flight, before the group divides all anew."""
         async with self._turn:
             self._lost = {number: at for number, at in self._lost.items() if number in work}
-            self._held = dict(work)
+            # The calls for which it waits came after its own, which another process has repeated.
+            others = self._waiting.keys() & self._seen.keys()
+            self._held = {number: calls for number, calls in work.items() if number not in others}
             self._give_up()
             await self._renew()
 
@@ -110,6 +112,7 @@ class Handover:
             self._give_up()
             await self._unmark()
             if self._monotonic() >= self._renewed_at + RENEW_SECONDS:
+                await self._let_go()
                 await self._renew()
             return await self._freed()
 
@@ -125,6 +128,13 @@ class Handover:
         self._held = {
             number: work for number, work in self._held.items() if self._lost.get(number, oldest + 1) > oldest
         }
+
+    async def _let_go(self) -> None:
+        """Hold no partition whose mark has gone: others took this process for dead, and may mark it themselves."""
+        if self._held and (marks := await self._answer(self._marks.read(self._held))) is not None:
+            gone = (number for number in self._held if not self._is_own(marks.get(number, "")))
+            self._lost |= dict.fromkeys(gone, float("-inf"))
+            self._give_up()
 
     async def _renew(self) -> None:
         self._renewals += 1

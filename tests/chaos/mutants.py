@@ -267,4 +267,34 @@ MUTATIONS = (
         old="return all(entry.window.is_closed for entry in self.entries)",
         new="return False",
     ),
+    Mutation(
+        name="a partition is read while calls of its former owner are in flight",
+        file="processors/partitions/handover.py",
+        old='elif not (text := marks.get(number, ""))',
+        new='elif True or not (text := marks.get(number, ""))',
+    ),
+    Mutation(
+        name="a partition with calls in flight is not marked",
+        file="processors/member.py",
+        old="hold(self._in_flight())",
+        new="hold({})",
+    ),
+    Mutation(
+        name="a mark is not renewed",
+        file="processors/partitions/handover.py",
+        old="                await self._let_go()\n                await self._renew()\n",
+        new="                pass\n",
+    ),
+    Mutation(
+        name="the mark of a process that has ended stays",
+        file="processors/partitions/handover.py",
+        old="is_free := now >= since + STALE_SECONDS",
+        new="is_free := False",
+    ),
+    Mutation(
+        name="outcomes that were read before a hand-over count",
+        file="processors/partitions/assignment.py",
+        old="        self.handovers += 1",
+        new="        self.handovers += 0",
+    ),
 )

@@ -27,6 +27,7 @@ SUITES = {
     "tests/unit/results/test_partition.py": "results",
     "tests/unit/results/test_copies.py": "copies",
     "tests/unit/processors/test_dispatcher.py": "processors",
+    "tests/unit/processors/partitions": "partitions",
     "tests/unit/processors/joined": "calls of several lines",
 }
 SUITE_SECONDS_MAX = 600

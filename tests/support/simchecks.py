@@ -89,10 +89,9 @@ class Seen:
 
     def check(self) -> None:
         """Check everything; an `AssertionError` names the fault."""
-        for topic in (REQUESTS, OUTCOMES):
-            for partition in range(PARTITIONS):
-                for record in self._world.log.records[Place(topic, partition)]:
-                    assert self._world.wrapper is None or b"custom_id" not in record.value
+        for place in self._world.log.places(REQUESTS, OUTCOMES):
+            for record in self._world.log.records[place]:
+                assert self._world.wrapper is None or b"custom_id" not in record.value
         self._check_at_work()
         for job in self._world.jobs:
             self._check_status(job)
@@ -100,11 +99,11 @@ class Seen:
                 self._check_deleted(job.batch.id)
                 continue
             self._check_lines(job)
-        repeats = self._world.calls.total() - len(self._world.calls)
-        # If clocks differ, results from before a restart may not be found (docs/decisions/0012).
-        assert self._world.steps_clocks or repeats <= self._world.repeats_max, (
-            f"{repeats} calls repeated, {self._world.repeats_max} had no result on the log at kills and rebalances"
-        )
+        for place, calls in self._world.calls.items():
+            # If clocks differ, results from before a restart may not be found (docs/decisions/0012).
+            assert self._world.steps_clocks or calls <= 1 + self._world.repeats_max[place], (
+                f"{calls} calls of {place}, {self._world.repeats_max[place]} had no result on the log at kills"
+            )
 
     def _check_at_work(self) -> None:
         """Check that the batches at work keep within their limit, and start in the order of the queue."""

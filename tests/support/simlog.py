@@ -120,14 +120,16 @@ class Group:
     async def join(self, member: Member) -> None:
         """Add a member."""
         async with self._turn:
-            self._seats.append(Seat(member))
-            await self._rebalance()
+            if member.process.is_alive:
+                self._seats.append(Seat(member))
+                await self._rebalance()
 
     async def leave(self, member: Member) -> None:
         """Remove a member that stops gracefully."""
         async with self._turn:
-            if (seat := self.seat(member)) not in self._seats:
+            if not self.has(member):
                 return
+            seat = self.seat(member)
             await self._revoke(seat)
             # Its unfinished work ends with its process.
             member.process.kill()
@@ -136,24 +138,27 @@ class Group:
 
     async def lose(self, member: Member) -> None:
         """Remove a killed member after its session timeout."""
-        for feed in self.seat(member).feeds:
-            feed.cancel()
         await asyncio.sleep(SESSION_SECONDS)
         async with self._turn:
-            if (seat := self.seat(member)) in self._seats:
-                self._seats.remove(seat)
+            if self.has(member):
+                self._seats.remove(self.seat(member))
                 await self._rebalance()
 
     async def expel(self, member: Member) -> None:
         """Isolate a member: the group removes it, and the member goes on without knowing."""
         await asyncio.sleep(SESSION_SECONDS)
         async with self._turn:
-            if not member.process.is_alive or (seat := self.seat(member)) not in self._seats:
+            if not member.process.is_alive or not self.has(member):
                 return
+            seat = self.seat(member)
             member.process.owns_partitions = False
             self._seats.remove(seat)
             self._expelled.append(seat)
             await self._rebalance()
+
+    def has(self, member: Member) -> bool:
+        """Whether it has joined, and not left."""
+        return any(seat.member is member for seat in self._seats)
 
     def ack(self, seat: Seat, generation: int, record: Record) -> None:
         """Acknowledge a record; acknowledgements out of order are a fault of the stage."""

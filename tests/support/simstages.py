@@ -5,38 +5,20 @@ This code replaces only product code that talks to Faust and Kafka: fetching, co
 """
 
 import asyncio
-import itertools
 from functools import partial
 
 from support.simlog import Group, MemoryLog, Place, Record, Seat
 from support.simstore import MemoryStore, MemoryTable
 from support.simtime import Process
 
-from tidemill.configuration.settings import Settings
 from tidemill.kafka.partitions import owner as partition_owner
 from tidemill.kafka.partitions.held_records import Unavailable
 from tidemill.kafka.partitions.owner import PartitionOwners
-from tidemill.kafka.producer import partition_of
-from tidemill.processors.backends.servers import Servers
-from tidemill.processors.calls.caller import Caller
-from tidemill.processors.calls.endpoint_probe import EndpointProbe
-from tidemill.processors.calls.forms import Forms
-from tidemill.processors.dispatcher import Dispatcher as ProcessorsStage
-from tidemill.processors.dispatcher import Services
-from tidemill.processors.joined.joiner import joiner
-from tidemill.processors.memory_budget import LineBudget
-from tidemill.processors.partitions import seals
-from tidemill.processors.partitions.assignment import Assignment, PlacedRecord
-from tidemill.processors.partitions.closed_batches import ClosedBatches, batch_state
-from tidemill.processors.partitions.seals import SealedOutbox
-from tidemill.processors.partitions.window import PartitionWindow
-from tidemill.processors.scheduling.prefix_groups import prefixes
 from tidemill.results.partition import Partition
 from tidemill.results.record_handler import BOUNDS, RecordHandler
 from tidemill.results.resources import Limits, Owner, Resources
 from tidemill.results.state.tables import Tables, TornError
 from tidemill.schemas.log import codec, topics
-from tidemill.schemas.log.codec import DecodeError
 from tidemill.sealing.records import open_outcome
 from tidemill.sealing.store import SealedStore
 from tidemill.sealing.vault import Vault
@@ -99,139 +81,6 @@ class _Secrets:
 
     async def send(self, topic, key, value, *, headers=()) -> int:
         return (await self._process.append(topic, key, value, headers)).offset
-
-
-class _Tap:
-    def __init__(self, owner: "ProcessorsProcess", generation: int) -> None:
-        self._owner = owner
-        self._generation = generation
-
-    def ack(self, token: Record) -> None:
-        self._owner.group.ack(self._owner.seat, self._generation, token)
-
-    def pause(self) -> None: ...
-
-    def resume(self) -> None: ...
-
-
-class ProcessorsProcess(Base):
-    """`processors/models.py` with one model, without Faust."""
-
-    def __init__(self, world, group: Group, settings: Settings, name: str) -> None:
-        super().__init__(world, group)
-        model = settings.models[name]
-        servers = Servers(self.process.now, self.process.loop.time)
-        servers.apply(settings.serving)
-        fleet = servers.pools[name]
-        self._closed = ClosedBatches(grace_seconds=settings.grace_seconds)
-        caller = Caller(
-            pool=fleet,
-            endpoint_probe=EndpointProbe(name, fleet, world.upstream(self.process)),
-            upstream=world.upstream(self.process),
-            store=self.store,
-            forms=Forms(self.store, LineBudget()),
-            clock=self.process.now,
-            seconds_max=model.timeout_seconds,
-        )
-        services = Services(
-            budget=LineBudget(),
-            outbox=SealedOutbox(self, self.vault, self._closed),
-            store=self.store,
-            closed=self._closed,
-            clock=self.process.now,
-            chance=world.chance.random,
-        )
-        self.stage = ProcessorsStage(caller, services, prefixes=prefixes(model, fleet), joiner=joiner(name, model))
-        self.stage.set_part(1.0)
-        self._partitions = len(self.log.places(OUTCOMES))
-        self._assignment = Assignment(self._closed, lambda key: partition_of(key, self._partitions))
-        self._wanted = asyncio.Event()
-        self._learning: asyncio.Task[None] | None = None
-        self._caught_up = asyncio.Event()
-        self.process.start(self._follow())
-
-    async def assign(self, places: list[Place]) -> None:
-        await self._caught_up.wait()
-        tap = _Tap(self, self.seat.generation)
-        self._assignment.assign(self.process.now())
-        ends = {place: len(self.log.records[place]) for place in places}
-        self._assignment.add({place: PartitionWindow(tap) for place in places}, ends)
-        self._wanted.clear()
-        self.stage.resume()
-        if self._learning is not None:
-            self._learning.cancel()
-        self._learning = self.process.start(self._learn())
-
-    async def take(self, record: Record) -> None:
-        place = Place(record.topic, record.partition)
-        if (window := self._assignment.window(place)) is None:
-            return
-        opened = await seals.open_record(record, self._closed, self.vault)
-        if window.is_closed:
-            return
-        if isinstance(opened, DecodeError):
-            entry = window.admit(record, 1, 0)
-            entry.window.finish(entry)
-            return
-        head, texts = opened
-        entry = window.admit(record, len(texts), len(record.value))
-        held = PlacedRecord(
-            tp=place, offset=record.offset, time=record.time, entry=entry, head=head, texts=texts,
-            enqueue=self.stage.enqueue,
-        )  # fmt: skip
-        if not self._assignment.take(held):
-            self._wanted.set()
-
-    async def revoke(self) -> None:
-        if not await self.stage.drain(DRAIN_SECONDS_MAX):
-            self.world.outlasted(self.process)
-        self._assignment.leave()
-        self.stage.forget_waiting()
-
-    async def send(self, batch_id: str, value: bytes, headers) -> None:
-        await self.append(OUTCOMES, batch_id, value, headers)
-        self.world.arrived(headers, value)
-
-    async def _learn(self) -> None:
-        await self.process.pass_time()
-        while True:
-            if not self._assignment.release():
-                await self._wanted.wait()
-            self._wanted.clear()
-            wanted = self._assignment.wanted()
-            await self.process.pass_time()
-            for partition, since in wanted.items():
-                self._read_back(partition, since)
-            self._assignment.recovered(wanted, self._assignment.handovers)
-
-    def _read_back(self, partition: int, since: float) -> None:
-        later = itertools.dropwhile(
-            lambda record: record.time < since, self.log.records[Place(OUTCOMES, partition)]
-        )
-        for record in later:
-            if codec.kind_of(record.headers) == codec.LINES:
-                try:
-                    batch_id, marks = codec.lines_marks(record.headers, len(record.value))
-                except DecodeError:
-                    continue
-                for mark in marks:
-                    if batch_id not in self._closed:
-                        self.stage.lines.completed.mark(batch_id, mark.index)
-
-    async def _follow(self) -> None:
-        """Apply the batches, a while after they are published."""
-        offset = 0
-        while True:
-            records = self.log.records[Place(BATCHES, 0)]
-            while offset < len(records):
-                await self.process.pass_time()
-                if (value := records[offset].value) is None:
-                    self._closed.close(records[offset].key)
-                elif (batch := batch_state(value)) is not None:
-                    self._closed.apply(batch.id, batch.status)
-                offset += 1
-            self._caught_up.set()
-            await self.log.growth()
 
 
 class _Handler(RecordHandler):
@@ -318,8 +167,8 @@ class ResultsProcess(Base):
     async def _crash(self, error: Exception) -> None:
         if isinstance(error, TornError):
             self.world.tear(self)
-        elif self.process.is_alive:
-            self.process.errors.append(error)
+        else:
+            self.process.fail(error)
 
     async def _tidy(self) -> None:
         while True:

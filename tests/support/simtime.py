@@ -92,6 +92,7 @@ class Process:
     Attributes:
         ahead: Seconds that its clock is ahead of true time.
         errors: Exceptions that ended its tasks.
+        on_kill: Ends what else is running in it.
     """
 
     def __init__(self, loop: SimulatedLoop, chance: random.Random) -> None:
@@ -101,6 +102,7 @@ class Process:
         self.ahead = 0.0
         self.errors: list[BaseException] = []
         self.owns_partitions = True
+        self.on_kill: Callable[[], object] = lambda: None
         self._tasks: dict[asyncio.Task[Any], None] = {}
 
     def now(self) -> float:
@@ -150,10 +152,17 @@ class Process:
     def kill(self) -> None:
         """Kill the process."""
         self.is_alive = False
+        self.on_kill()
         for task in list(self._tasks):
             task.cancel()
 
     def _ended(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.pop(task, None)
-        if not task.cancelled() and (error := task.exception()) is not None and self.is_alive:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """Note that an exception ended a task, which also ends the run."""
+        if self.is_alive:
             self.errors.append(error)
+            self.loop.call_exception_handler({"message": "a task failed", "exception": error})

@@ -1,7 +1,6 @@
 """The inference server of a simulated run."""
 
 import asyncio
-import random
 from typing import Any
 
 import orjson
@@ -13,7 +12,6 @@ from tidemill.schemas.endpoints import PROMPT
 
 REFUSED_EVERY = 7
 CALL_SECONDS_MAX = 2.0
-SLOW_SHARE = 0.03
 SLOW_FAULTS_SHARE = 0.4
 SLOW_SECONDS_MAX = 15.0
 """Some calls outlast the time in which a process leaves its partitions, and then fail or succeed."""
@@ -26,11 +24,6 @@ def _reply(places: list[tuple[str, int]], name: str) -> dict[str, Any]:
     usage = {"prompt_tokens": read, "completion_tokens": len(places), "total_tokens": read + len(places)}
     items = [{"index": n, "text": f"{batch_id} {index}"} for n, (batch_id, index) in enumerate(places)]
     return {name: items[::-1], "usage": usage}
-
-
-def _seconds_max(chance: random.Random, *, is_well: bool) -> float:
-    share = SLOW_SHARE if is_well else SLOW_FAULTS_SHARE
-    return SLOW_SECONDS_MAX if chance.random() < share else CALL_SECONDS_MAX
 
 
 class Upstream(upstreams.Upstream):
@@ -59,7 +52,7 @@ class Upstream(upstreams.Upstream):
                 self._world.called(place, self._process)
             self._world.asked[more.partition(b": ")[2].strip().decode()].append(places)
         try:
-            await asyncio.sleep(min(chance.random() * _seconds_max(chance, is_well=is_well), seconds))
+            await asyncio.sleep(min(chance.random() * self._seconds_max(is_well=is_well), seconds))
         except asyncio.CancelledError:
             self._world.aborted(places, self._process)
             raise
@@ -69,6 +62,10 @@ class Upstream(upstreams.Upstream):
         if is_refused:
             return Answer(400, b'{"error":{"message":"refused"}}')
         return Answer(200, orjson.dumps(_reply(places, "data" if "input" in asked else "choices")))
+
+    def _seconds_max(self, *, is_well: bool) -> float:
+        share = self._world.slow_share if is_well else SLOW_FAULTS_SHARE
+        return self._world.slow_seconds_max if self._world.chance.random() < share else CALL_SECONDS_MAX
 
     async def _proven(self, seconds: float) -> Answer | FailureKind:
         """A call without a line only probes the server."""

@@ -7,7 +7,6 @@ lines, status, files, bill, and repeated calls).
 
 import asyncio
 import itertools
-import random
 from collections import Counter, defaultdict
 from decimal import Decimal
 
@@ -15,8 +14,11 @@ import orjson
 from support import simtime
 from support.facts import model_of, original_of
 from support.simchecks import PARTITIONS, Job, Seen
+from support.simfaults import Faults
+from support.simgroup import ProcessorsGroup
 from support.simingest import IngestProcess, packed
 from support.simlog import Group, MemoryLog, Place
+from support.simprocessors import ProcessorsProcess
 from support.simstages import (
     BATCHES,
     COMMANDS,
@@ -25,14 +27,14 @@ from support.simstages import (
     OUTCOMES,
     REQUESTS,
     SECRETS,
-    ProcessorsProcess,
     ResultsProcess,
 )
 from support.simtime import Process, SimulatedLoop
-from support.simupstream import Upstream
+from support.simupstream import SLOW_SECONDS_MAX, Upstream
 
 from tidemill.configuration import projects
 from tidemill.configuration.settings import Settings
+from tidemill.processors.partitions.handover import STALE_SECONDS
 from tidemill.results.resources import Limits
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec
@@ -48,18 +50,20 @@ DEDUPE_EVERY = 3
 LINES_MAX = 70
 FAULTS_SECONDS = 60.0
 END_SECONDS_MAX = 4_000.0
-STEPPING_SHARE = 0.3
-"""Share of the runs in which clocks are stepped."""
-STEP_SECONDS_MAX = 900.0
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
 PROMPTS = 5
 PROMPT_BYTES = 64
 """Every second seed has lines with the same prompt one after the other."""
-PROCESSES_MAX = 3
 IN_FLIGHT_MAX = 5
 UNACKNOWLEDGED_MAX = 2
 DELETED_SHARE = 0.3
+SLOW_SHARES = (0.03, 0.5)
+"""Shares of calls that outlast the time in which a process leaves its partitions: in most runs, and in others."""
+BACK_SLOW_SECONDS_MAX = 40.0
+HANDOVER_SECONDS_MAX = STALE_SECONDS + 5
+"""No partition waits longer for its former owner, beside the longest call."""
+PARTITIONS_OF = dict.fromkeys((COMMANDS, OUTCOMES), PARTITIONS) | dict.fromkeys((REQUESTS, OTHER_REQUESTS), 4)
 
 
 class Keys:
@@ -74,34 +78,25 @@ class Keys:
 
 
 KEYS = Keys()
-ZOMBIE_SECONDS_MAX = 40.0
-REFUSED_SECONDS_MAX = 40.0
 
 
-class SimulatedWay:
+class SimulatedWay(Faults):
     """One run."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.chance = random.Random(seed)
+    def __init__(self, seed: int, *, are_back: bool = False) -> None:
+        """See `Faults`."""
+        super().__init__(seed, are_back=are_back)
         self.objects: dict[str, bytes] = {}
         self.changelogs: defaultdict[tuple[str, int], dict[bytes, bytes]] = defaultdict(dict)
-        self.kills: Counter[str] = Counter()
-        self.cuts = 0
-        self.torn = 0
-        self.refusals = 0
-        self._refused: dict[str, tuple[str, ...]] = {}
-        """By batch: prefixes of the keys that the store refuses for a while."""
-        self._zombies: list[asyncio.Task[None]] = []
-        self.repeats_max = 0
-        self.steps_clocks = self.chance.random() < STEPPING_SHARE
+        self.repeats_max: Counter[tuple[str, int]] = Counter()
+        """How often each line may be called again."""
         self.calls: Counter[tuple[str, int]] = Counter()
         self.asked: defaultdict[str, list[list[tuple[str, int]]]] = defaultdict(list)
         """The lines of each call that was answered, by its id, which a later process may use again."""
         self._under_way: dict[tuple[str, int], Process] = {}
         self._tokens = itertools.count()
-        self._members: list[tuple[str, object]] = []
-        self.jobs: list[Job] = []
+        self.slow_seconds_max = BACK_SLOW_SECONDS_MAX if are_back else SLOW_SECONDS_MAX
+        self.slow_share = SLOW_SHARES[self.has_handovers]
         self.deleted: set[str] = set()
         self._seen = Seen(self)
         self.wrapper = KEYS if seed % 3 == 0 else None
@@ -142,12 +137,6 @@ class SimulatedWay:
         """A new token."""
         return f"{next(self._tokens):08x}"
 
-    def tear(self, member) -> None:
-        """Replace a results process that found its tables torn."""
-        self.torn += 1
-        self._end("results", member)
-        self._zombies.append(self.loop.create_task(self._one_more("results")))
-
     def upstream(self, process: Process) -> Upstream:
         """The backend as a process reaches it."""
         return Upstream(self, process)
@@ -155,15 +144,23 @@ class SimulatedWay:
     def called(self, place: tuple[str, int], process: Process) -> None:
         """Note a call whose answer is final."""
         self.calls[place] += 1
+        if not process.owns_partitions:
+            self.repeats_max[place] += 1
         self._under_way[place] = process
         under_way = sum(one is process for one in self._under_way.values())
         assert under_way <= (IN_FLIGHT_MAX + UNACKNOWLEDGED_MAX) * self._inputs_per_call, "a kill repeats too many"
 
-    def outlasted(self, process: Process) -> None:
-        """Note that calls of a process may be repeated: it was killed, or left its partitions without them."""
-        kept = {place: caller for place, caller in self._under_way.items() if caller is not process}
-        self.repeats_max += len(self._under_way) - len(kept)
-        self._under_way = kept
+    def outlasted(self, process: Process) -> int:
+        """Note that calls of a process may be repeated: it ends, or is isolated; returns their number."""
+        gone = [place for place, caller in self._under_way.items() if caller is process]
+        for place in gone:
+            self.repeats_max[place] += 1
+            del self._under_way[place]
+        return len(gone)
+
+    def waited(self, seconds: float) -> None:
+        """Note how long a partition was assigned and not read."""
+        assert seconds <= self.slow_seconds_max + HANDOVER_SECONDS_MAX, f"a partition waited for {seconds} s"
 
     def aborted(self, places: list[tuple[str, int]], process: Process) -> None:
         """Note the abort of a call of a closed batch: after a kill no process would repeat it."""
@@ -179,14 +176,14 @@ class SimulatedWay:
 
     async def _main(self, loop: SimulatedLoop) -> None:
         self.loop = loop
-        self.log = MemoryLog(loop, dict.fromkeys((COMMANDS, OUTCOMES, REQUESTS, OTHER_REQUESTS), PARTITIONS))
+        self.log = MemoryLog(loop, PARTITIONS_OF)
         self.groups = {
             "ingest": Group(self.log, COMMANDS),
-            "processors": Group(self.log, REQUESTS),
+            "processors": ProcessorsGroup(self.log, REQUESTS, self.chance),
             "results": Group(self.log, COMMANDS, OUTCOMES),
         }
         if len(self.models) > 1:
-            self.groups["others"] = Group(self.log, OTHER_REQUESTS)
+            self.groups["others"] = ProcessorsGroup(self.log, OTHER_REQUESTS, self.chance)
         for stage in self.groups:
             await self._join(stage)
         api = [loop.create_task(self._create(number)) for number in range(self.chance.randint(1, BATCHES_MAX))]
@@ -208,132 +205,7 @@ class SimulatedWay:
         else:
             member = ProcessorsProcess(self, group, self._settings, MODELS[stage == "others"])
         self._members.append((stage, member))
-        await group.join(member)
-
-    async def _strike(self, until: float) -> None:
-        every = self.chance.choice((2, 6, 20))
-        while (now := self.loop.time()) < until:
-            await asyncio.sleep(min(self.chance.expovariate(1 / every), until - now))
-            await self.chance.choices(
-                (
-                    self._kill,
-                    self._cut_power,
-                    self._leave,
-                    self._one_more,
-                    self._copy,
-                    self._poison,
-                    self._cut_off,
-                    self._refuse,
-                    self._step,
-                ),
-                (8, 1, 3, 3, 3, 4, 3, 4, 8 if self.steps_clocks else 0),
-            )[0]()
-        await asyncio.gather(*self._zombies)
-        for stage in self.groups:
-            if not self._active_batches(stage):
-                await self._join(stage)
-
-    def _active_batches(self, stage: str) -> list:
-        return [member for name, member in self._members if name == stage and member.process.is_alive]
-
-    async def _kill(self) -> None:
-        stage = self.chance.choice(list(self.groups))
-        if active_batches := self._active_batches(stage):
-            self._end(stage, self.chance.choice(active_batches))
-        await self._one_more(stage)
-
-    async def _cut_power(self) -> None:
-        for stage, member in list(self._members):
-            if member.process.is_alive:
-                self._end(stage, member)
-        for stage in self.groups:
-            await self._one_more(stage)
-
-    def _end(self, stage: str, member) -> None:
-        self.kills[stage] += 1
-        self.outlasted(member.process)
-        member.process.kill()
-        self.loop.create_task(self.groups[stage].lose(member))
-
-    async def _leave(self) -> None:
-        stage = self.chance.choice(list(self.groups))
-        active_batches = self._active_batches(stage)
-        if len(active_batches) > 1:
-            await self.groups[stage].leave(self.chance.choice(active_batches))
-
-    async def _cut_off(self) -> None:
-        """Expel a results process from its group; it goes on beside its successor for a while."""
-        if not (active_batches := self._active_batches("results")):
-            return
-        member = self.chance.choice(active_batches)
-        self.cuts += 1
-
-        async def cut_off() -> None:
-            await self.groups["results"].expel(member)
-            await asyncio.sleep(self.chance.uniform(0, ZOMBIE_SECONDS_MAX))
-            if member.process.is_alive:
-                self._end("results", member)
-
-        self._zombies.append(self.loop.create_task(cut_off()))
-        await self._one_more("results")
-
-    async def _refuse(self) -> None:
-        """Let the store refuse the objects and the key of one batch; everything else goes on."""
-        if not self.jobs:
-            return
-        batch = self.chance.choice(self.jobs).batch
-        number = int(batch.id.removeprefix(ids.BATCH_PREFIX), 16)
-        files = (ids.derived_file_id(batch.id, kind) for kind in ("output", "error"))
-        names = (f"key of {batch.id}", f"parts/{batch.id}", f"files/in{number}", *files)
-        self._refused[batch.id] = tuple(self.chance.sample(names, self.chance.randint(1, len(names))))
-        self.refusals += 1
-
-        async def end() -> None:
-            await asyncio.sleep(self.chance.uniform(0, REFUSED_SECONDS_MAX))
-            self._refused.pop(batch.id, None)
-
-        self._zombies.append(self.loop.create_task(end()))
-
-    def refuses(self, key: str) -> bool:
-        """Whether the store refuses an object at the moment."""
-        return any(name in key for names in self._refused.values() for name in names)
-
-    async def _one_more(self, stage: str = "") -> None:
-        stage = stage or self.chance.choice(list(self.groups))
-        if len(self._active_batches(stage)) < PROCESSES_MAX:
-            await self._join(stage)
-
-    async def _step(self) -> None:
-        """Set the clock of a process to a wrong or the right time."""
-        stage = self.chance.choice(list(self.groups))
-        if active_batches := self._active_batches(stage):
-            wrong = self.chance.uniform(-STEP_SECONDS_MAX, STEP_SECONDS_MAX)
-            self.chance.choice(active_batches).process.ahead = self.chance.choice((0.0, wrong, wrong))
-
-    async def _copy(self) -> None:
-        """Publish a range of requests again."""
-        records = self.log.records[Place(REQUESTS, self.chance.randrange(PARTITIONS))]
-        start = self.chance.randint(0, len(records))
-        for record in records[start : start + 10]:
-            self.log.append(REQUESTS, record.key, record.value, record.headers)
-
-    async def _poison(self) -> None:
-        """Publish invalid or false records, also about existing batches."""
-        batch_id = self.chance.choice([job.batch.id for job in self.jobs] or ["batch_x"])
-        lines = ((codec.KIND, codec.LINES), ("tidemill-batch", batch_id.encode()))
-        topic, headers, value = self.chance.choice(
-            (
-                (COMMANDS, (), b"\xff"),
-                (COMMANDS, ((codec.KIND, None),), b'{"v":1,"kind":"batch_created"}'),
-                (OUTCOMES, (("\\xff", None),), b"{"),
-                (OUTCOMES, (*lines, ("tidemill-marks", b"[[0,3,false]]")), b"x\n"),
-                (OUTCOMES, (*lines, ("tidemill-marks", b"[[10000000,2,false]]")), b"x\n"),
-                (OUTCOMES, (*lines, ("tidemill-marks", None)), b"x\n"),
-                (REQUESTS, (("tidemill-batch", batch_id.encode()), ("tidemill-first", b"9" * 400)), b"x"),
-                (REQUESTS, (), b""),
-            )
-        )
-        self.log.append(topic, batch_id, value, headers)
+        self._begin(group.join(member))
 
     async def _create(self, number: int) -> None:
         await asyncio.sleep(self.chance.uniform(0, FAULTS_SECONDS / 2))

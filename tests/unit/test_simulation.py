@@ -24,6 +24,12 @@ def test_the_way_of_a_line_holds(chunk):
             raise AssertionError(f"seed {seed}") from error
 
 
+@pytest.mark.parametrize("seed", [3, 14, 17, 30])
+def test_a_process_that_comes_back_to_its_group_marks_no_partition_of_others(seed):
+    """Its calls are still in flight, and the owners that repeat them hold the partitions for their own."""
+    SimulatedWay(seed, are_back=True).run()
+
+
 def test_a_fault_outside_of_the_processes_tasks_ends_the_run():
     """Timers and calls without a task have no task that would note their faults."""
 

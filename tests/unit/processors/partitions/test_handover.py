@@ -220,3 +220,31 @@ async def test_a_process_that_ends_leaves_no_mark(group):
     await old.release()
     assert not old.is_busy
     assert await group.member().take({1}) == {1}
+
+
+async def test_a_process_that_was_taken_for_dead_holds_nothing(group):
+    """Another one has called the lines since, and its own mark stands for these calls."""
+    old, new = group.member(), group.member()
+    await old.hold({1: [Call().lasts]})
+    await old.take(())
+    await new.take({1})
+    assert await _pass(group, STALE_SECONDS + 1, new) == {1}
+    await new.hold({1: [Call().lasts]})
+    await new.take(())
+    written = group.marks[1]
+    await _pass(group, 2, old)
+    assert not old.is_busy
+    await old.hold({1: [Call().lasts]})
+    assert group.marks[1] == written
+
+
+async def test_a_process_that_waits_for_a_partition_does_not_mark_it(group):
+    """It has calls of it since the time before another process took it over, and repeated them."""
+    old, new = group.member(), group.member()
+    await old.hold({1: [Call().lasts]})
+    await old.take(())
+    await new.take({1, 2})
+    written = group.marks[1]
+    await new.hold({1: [Call().lasts], 2: [Call().lasts]})
+    assert group.marks[1] == written
+    assert 2 in group.marks
