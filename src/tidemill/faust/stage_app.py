@@ -57,7 +57,7 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
     retention: Retention = Retention()
     """The retention of the records that batches need; infinite until the broker has answered."""
     positions: Positions
-    """The positions of the consumer."""
+    """The positions of the consumer; missing until there is one."""
     oldest: Oldest | None = None
     """When the stage's oldest unfinished record was written."""
     behind: Oldest | None = None
@@ -73,6 +73,12 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
         super().__init__(*args, **kwargs)
         self.membership = Membership()
         self.on_partitions_assigned.connect(self._joined, weak=False)
+
+    def oldest_of(self, unfinished: Oldest) -> float | None:
+        """When the oldest of the unfinished records, and of the fetched ones after skipped ones, was written."""
+        positions: Positions | None = getattr(self, "positions", None)
+        untaken = None if positions is None else positions.oldest()
+        return min((at for at in (unfinished(), untaken) if at is not None), default=None)
 
     async def _joined(self, *_: Any, **__: Any) -> None:
         consumer = self.consumer._thread._consumer  # noqa: SLF001  not public
