@@ -12,6 +12,7 @@ from aiokafka.client import AIOKafkaClient
 from support.brokers import OpenBroker
 from support.waiting import WAIT_SECONDS_MAX, until
 
+from tidemill.configuration import security
 from tidemill.kafka import connection
 from tidemill.kafka import follower as follower_module
 from tidemill.kafka import producer as producer_module
@@ -345,6 +346,17 @@ async def test_a_client_that_cannot_end_in_time_leaves_no_connection(tmp_path, k
     finally:
         os.killpg(broker.pid, signal.SIGCONT)
         broker.stop()
+
+
+async def test_a_connection_that_is_not_used_is_closed(kafka, monkeypatch):
+    """The next record opens another: a balancer may have dropped the old one, and would lose the record."""
+    monkeypatch.setattr(security, "IDLE_MS", 300)
+    topic, log = await new_topic(kafka), Log(kafka)
+    first = await log.send(topic, "k", b"1")
+    connections = log._current.client._conns
+    await until(lambda: not any(connection.connected() for connection in connections.values()))
+    assert await log.send(topic, "k", b"2") == first + 1
+    await log.stop()
 
 
 async def test_a_broken_producer_is_replaced(kafka):

@@ -15,7 +15,7 @@ from typing import Any
 
 import faust
 
-from tidemill.configuration.security import Kafka, Security, cluster
+from tidemill.configuration.security import IDLE_MS, Kafka, Security, cluster
 from tidemill.configuration.settings import Settings
 from tidemill.faust.loop_consumer import LoopConsumer
 from tidemill.faust.patches import (
@@ -157,6 +157,9 @@ def create_app(
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=FETCH_BYTES_MAX,
         consumer_metadata_max_age_ms=METADATA_MS_MAX,
+        consumer_connections_max_idle_ms=IDLE_MS,
+        producer_metadata_max_age_ms=IDLE_MS,
+        producer_connections_max_idle_ms=IDLE_MS,
         broker_max_poll_records=buffer,
         broker_commit_interval=COMMIT_SECONDS,
         broker_session_timeout=SESSION_SECONDS,
