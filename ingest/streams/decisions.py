@@ -19,7 +19,6 @@ from tidemill.quotas import Quota
 from tidemill.schemas import ids
 from tidemill.schemas.bounds import BATCH_LINES_MAX
 from tidemill.schemas.log import intake
-from tidemill.schemas.log.dead_letters import UNREAD
 from tidemill.schemas.log.intake import IntakeError, Label
 from tidemill.schemas.log.messages import BatchCreated
 
@@ -236,8 +235,6 @@ class Decisions:
         headers = intake.own_headers(record.headers)
         if intake.TICK in headers and record.value is None:
             return None
-        if (unread := headers.get(UNREAD)) is not None and record.value is None:
-            raise IntakeError(unread)
         label = intake.label(record.key, headers)
         logged_at = record.timestamp if record.is_logged_at else None
         project = await self._project(intake.secret(headers), label.name, logged_at)
