@@ -86,6 +86,8 @@ class Stalls:
         """
         self.is_secret: Callable[[str], bool] = lambda _: False
         """Whether reports of a batch must not quote a server's messages."""
+        self.refusal: Callable[[], str] = str
+        """Returns why the log refuses results; empty if it does not."""
         self._awaits_log = awaits_log
         self._batches = batches
         self._lines = lines
@@ -161,6 +163,8 @@ class Stalls:
                 waits.append(self._in_flight(called, since, is_silent=self._is_silent_since(seen.since, now)))
             if done := len(batch.lines) - batch.open:
                 words = f"The log or the store does not accept {counted(done, 'result')}."
+                if why := self.refusal():
+                    words = f"The log refuses {counted(done, 'result')} ({why})."
                 waits.append(Waiting.of(Reason.DELIVERY, words, lines=done, since=since))
         return merged(waits, len(batch.lines)) if len(waits) > 1 else tuple(waits)
 

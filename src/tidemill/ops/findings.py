@@ -35,7 +35,7 @@ REMEDIES: Final = {
     Reason.MEMORY: "nothing, or add processes",
     Reason.STORE: "check the store",
     Reason.KEY: "put the key back into `encryption_key_file`",
-    Reason.DELIVERY: "check the broker, the store and their disks",
+    Reason.DELIVERY: "check the broker, the store and their disks; the topics, if the log refuses results",
     Reason.BATCHES_AT_WORK: "nothing, or raise `batches_at_work_max`",
     Reason.VALIDATION: "is ingest running? can it read the store?",
     Reason.OPEN: "append lines, or seal it; after `intake_idle_seconds` without a line Tidemill seals it",
