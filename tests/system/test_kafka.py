@@ -4,17 +4,14 @@ import asyncio
 import os
 import secrets
 import signal
-from dataclasses import replace
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import AIOKafkaClient
 from support.brokers import OpenBroker
 from support.waiting import WAIT_SECONDS_MAX, until
 
-from tidemill.configuration import security
 from tidemill.kafka import connection
 from tidemill.kafka import follower as follower_module
 from tidemill.kafka import producer as producer_module
@@ -22,8 +19,6 @@ from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.follower import RUN_BYTES_MAX, RUN_RECORDS_MAX, Follower, Tail, start_together
 from tidemill.kafka.offsets import Offsets
 from tidemill.kafka.producer import Log, Producer, producer
-from tidemill.processors import kafka as processors_kafka
-from tidemill.schemas.log import topics
 
 pytestmark = pytest.mark.kafka
 
@@ -350,40 +345,6 @@ async def test_a_client_that_cannot_end_in_time_leaves_no_connection(tmp_path, k
     finally:
         os.killpg(broker.pid, signal.SIGCONT)
         broker.stop()
-
-
-async def test_a_refused_result_is_no_outage(kafka, monkeypatch, caplog):
-    """The log of the process and the batch say which it is, once; a change of the topic ends it."""
-    topic = replace(topics.OUTCOMES, name=await new_topic(kafka))
-    monkeypatch.setattr(processors_kafka, "OUTCOMES", topic)
-    outbox, admin = processors_kafka.KafkaOutbox(kafka), AIOKafkaAdminClient(bootstrap_servers=kafka)
-    await admin.start()
-
-    async def allow(size):
-        wanted = {"cleanup.policy": "delete", "max.message.bytes": str(size)}
-        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic.name, configs=wanted)])
-
-    await allow(300)
-    sending = asyncio.create_task(outbox.send("b", secrets.token_bytes(2000), []))
-    await until(lambda: caplog.text.count("sending outcomes failed (MessageSizeTooLargeError)") > 1)
-    assert outbox.refusal == "MessageSizeTooLargeError"
-    assert caplog.text.count(f"{topic.name} refuses results (MessageSizeTooLargeError)") == 1
-    await allow(10_000)
-    await sending
-    assert outbox.refusal == ""
-    await outbox.stop()
-    await admin.close()
-
-
-async def test_a_connection_that_is_not_used_is_closed(kafka, monkeypatch):
-    """The next record opens another: a balancer may have dropped the old one, and would lose the record."""
-    monkeypatch.setattr(security, "IDLE_MS", 300)
-    topic, log = await new_topic(kafka), Log(kafka)
-    first = await log.send(topic, "k", b"1")
-    connections = log._current.client._conns
-    await until(lambda: not any(connection.connected() for connection in connections.values()))
-    assert await log.send(topic, "k", b"2") == first + 1
-    await log.stop()
 
 
 async def test_a_broken_producer_is_replaced(kafka):
