@@ -305,7 +305,7 @@ def check_kept(kept: int | None, partitions: int) -> None:
     if kept not in {None, partitions}:
         raise PartitionsChanged(
             f"The topics have {counted(partitions, 'partition')}, and the batches were written to {kept}: some of "
-            f"their records would not be found. {REMAKE}"
+            "their records would not be found, and their answers be lost. docs/how-to/scaling.md says what to do."
         )
 
 
