@@ -67,9 +67,10 @@ def seek_all(consumer: Any) -> None:
 def go_back(consumer: Any, transient: tuple[type[Exception], ...]) -> "Positions":
     """Make the consumer seek back to records that it may have skipped.
 
-    If a fetch from there brings the same record first, the log has no other before it: transactions, compaction
-    and batches that cannot be decompressed leave gaps. Records that the broker has removed meanwhile count as
-    delivered. After a `transient` error of an unavailable broker, the next fetch tries again.
+    If the client's fetch began where Faust was, or does so after the seek, and brings the same record first,
+    the log has no other before it: transactions, compaction and batches that cannot be decompressed leave gaps.
+    Records that the broker has removed meanwhile count as delivered. After a `transient` error of an unavailable
+    broker, the next fetch tries again.
     """
     positions = Positions(consumer, transient)
     consumer.seek, consumer.seek_to_committed = positions.seek, positions.seek_to_committed
@@ -87,20 +88,21 @@ class Positions:
         self._getmany, self._stop_flow = consumer.getmany, consumer.stop_flow
         self._next: dict[Any, int] = {}
         self._wait_next_records = consumer._wait_next_records  # noqa: SLF001  not public
-        self._sought: dict[Any, int] = {}
-        """Where it has sought back to, until the client has fetched from there."""
+        self._begins: dict[Any, int] = {}
+        """Where the client's next fetch begins, if that is certain."""
         self._gaps: dict[Any, tuple[int, int]] = {}
-        """Where it has sought back to, and the first offset that the client has then fetched."""
+        """Where the client's last fetch began, and the first offset that it brought, if Faust drops it or not."""
         self._untaken: dict[Any, float] = {}
         """When records were written that it has fetched and not delivered, Unix seconds."""
 
     def expect(self, tp: Any, offset: int) -> None:
         """Expect an added partition's first record at this offset."""
+        self.forget(tp)
         self._next[tp] = offset
 
     def forget(self, tp: Any) -> None:
         """Expect no more records of a partition."""
-        for state in (self._next, self._sought, self._gaps, self._untaken):
+        for state in (self._next, self._begins, self._gaps, self._untaken):
             state.pop(tp, None)
 
     def next_offset(self, tp: Any) -> int | None:
@@ -115,18 +117,20 @@ class Positions:
         """Seek."""
         await self._seek(tp, offset)
         self._next[tp] = offset
-        self._sought.pop(tp, None)
+        self._begins.pop(tp, None)
         self._gaps.pop(tp, None)
 
     async def seek_to_committed(self) -> Any:
         """Seek in all partitions; returns the committed offsets."""
         committed = await self._seek_to_committed()
+        self._begins.clear()
+        self._gaps.clear()
         self._next.update({tp: offset for tp, offset in committed.items() if offset and offset > 0})
         return committed
 
     def stop_flow(self) -> None:
         """Stop the flow, and expect no records."""
-        for state in (self._next, self._sought, self._gaps, self._untaken):
+        for state in (self._next, self._begins, self._gaps, self._untaken):
             state.clear()
         self._stop_flow()
 
@@ -152,15 +156,19 @@ class Positions:
             # Faust acknowledges other gaps itself.
             await self._consumer._add_gap(tp, position, offset - 1)  # noqa: SLF001
         self._untaken.pop(tp, None)
-        self._gaps.pop(tp, None)
         self._next[tp] = offset + 1
 
     async def wait_next_records(self, seconds: float) -> Any:
-        """Wait for the records of a fetch, and note which gap of the log they prove."""
+        """Wait for the records of a fetch, and note between which offsets the log has none."""
         found = await self._wait_next_records(seconds)
         for tp, records in (found[0] or {}).items():
-            if records and (position := self._sought.pop(tp, None)) is not None:
-                self._gaps[tp] = position, records[0].offset
+            if not records:
+                continue
+            if (begin := self._begins.get(tp)) is None:
+                self._gaps.pop(tp, None)
+            else:
+                self._gaps[tp] = begin, records[0].offset
+            self._begins[tp] = records[-1].offset + 1
         return found
 
     async def _is_next(self, tp: Any, message: Any) -> bool:
@@ -176,7 +184,7 @@ class Positions:
             if offset <= position:
                 return True
             await self.seek(tp, position)
-            self._sought[tp] = position
+            self._begins[tp] = position
         except self._transient as error:
             # The position stays, so the next fetch tries again.
             log.warning("%s/%d cannot seek back to %d: %s", *tp, position, type(error).__name__)
