@@ -39,8 +39,8 @@ ATTEMPTS_MAX = 5
 SECONDS_MAX = 30.0
 POLL_SECONDS = 0.05
 REMAKE: Final = (
-    "Partitions cannot be added once there are batches: let all batches end or cancel them, stop all processes, "
-    "delete the topics with several partitions, and start with the new number in TIDEMILL_PARTITIONS."
+    "stop all processes, delete the topics with several partitions and the folders `state`, and start with the "
+    "new number in TIDEMILL_PARTITIONS"
 )
 REQUEST_SECONDS_MAX = 20.0
 READY_SECONDS_MAX = 120.0
@@ -284,11 +284,9 @@ def copartitions(rows: Iterable[Topic], found: Mapping[str, int], partitions: in
     for name, count in others:
         if count != first[1]:
             existing = {found[each] for each in together if each in found}
-            fix = (
-                REMAKE
-                if len(existing) > 1
-                else (f"Set TIDEMILL_PARTITIONS={existing.pop()}: the number of those that exist cannot change.")
-            )
+            fix = f"Partitions cannot be added once there are batches: let all end or cancel them, {REMAKE}."
+            if len(existing) == 1:
+                fix = f"Set TIDEMILL_PARTITIONS={existing.pop()}: the number of those that exist cannot change."
             raise TopicError(
                 f"{first[0]} has or would get {counted(first[1], 'partition')} and {name} {count}; they must have "
                 f"the same number. {fix}"
@@ -305,7 +303,8 @@ def check_kept(kept: int | None, partitions: int) -> None:
     if kept not in {None, partitions}:
         raise PartitionsChanged(
             f"The topics have {counted(partitions, 'partition')}, and the batches were written to {kept}: some of "
-            "their records would not be found, and their answers be lost. docs/how-to/scaling.md says what to do."
+            "their records would not be found, and their answers be lost. Partitions cannot be taken away: "
+            f"{REMAKE}; create unfinished batches again."
         )
 
 
