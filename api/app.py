@@ -242,8 +242,9 @@ async def _set_up(settings: Settings, cluster: Cluster, catalog: Catalog, sender
     """Create missing topics, and fill an empty catalog; meanwhile the api serves requests that need no broker."""
     while True:
         try:
-            await ensure_topics(settings, cluster, role="api")
+            partitions = await ensure_topics(settings, cluster, role="api")
             await catalog.follower.caught_up()
+            await catalog.keep_partitions(sender, partitions)
             servers = settings_by_key(settings.servers, settings.models)
             await catalog.fill(sender, servers, author=SETTINGS_FILE, again=False)
         except (TopicError, LogUnavailable, ValueError) as error:

@@ -92,6 +92,7 @@ class AwakeModel:
         self._caller = _caller(name, configured.settings, shared, configured.pool)
         self.dispatcher = _dispatcher(name, configured.settings, shared, self._caller)
         self.dispatcher.stalls.hide(shared.vault.has_key)
+        self.dispatcher.stalls.refusal = lambda: shared.outbox.refusal
         self.busy_at = asyncio.get_running_loop().time()
         """When it last had anything to do, by the event loop's clock."""
         self.partitions: set[Any] = set()

@@ -1,11 +1,13 @@
 """Appends outcomes to Kafka, and reads outcomes and held records from it; Faust reads the requests."""
 
 import functools
+import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Final
 
 from tidemill.configuration.security import Kafka
+from tidemill.kafka.connection import LogRefuses
 from tidemill.kafka.history import Reader, reading
 from tidemill.kafka.producer import Producer, producer
 from tidemill.processors.partitions import seals
@@ -24,6 +26,8 @@ LINGER_MS: Final = 1
 BATCH_BYTES: Final = 256 << 10
 """Bytes of one produce request to one partition; a single record of results is larger than the client's 16 KiB."""
 
+_log = logging.getLogger(__name__)
+
 
 class KafkaOutbox:
     """Appends to `outcomes`. Any number of tasks may send at the same time."""
@@ -36,6 +40,8 @@ class KafkaOutbox:
         Kafka does not compress `encrypted` results. `check_disk` raises `DiskFull` if Kafka's disk has no room for
         results.
         """
+        self.refusal = ""
+        """Why Kafka refused the last result; empty if it took it."""
         self._check_disk = check_disk
         self._producer = Producer(
             lambda: producer(
@@ -68,7 +74,14 @@ class KafkaOutbox:
     async def _send(self, batch_id: str, value: bytes, headers: codec.Headers) -> None:
         self._check_disk()
         sent = await self._producer.enqueue(OUTCOMES.name, batch_id, value, headers=headers)
-        await self._producer.delivered(sent)
+        try:
+            await self._producer.delivered(sent)
+        except LogRefuses as error:
+            if (why := str(error)) != self.refusal:
+                _log.error("%s refuses results (%s): `tidemill doctor` may say why", OUTCOMES.name, why)
+            self.refusal = why
+            raise
+        self.refusal = ""
 
     async def stop(self) -> None:
         """Disconnect, once no `send` is under way."""

@@ -93,6 +93,8 @@ class Stalls:
 
         `awaits_log` says whether no call starts until the log acknowledges results.
         """
+        self.refusal: Callable[[], str] = str
+        """Returns why the log refuses results; empty if it does not."""
         self._awaits_log = awaits_log
         self._batches = batches
         self._lines = lines
@@ -181,6 +183,8 @@ class Stalls:
                 waits.append(self._in_flight(called, since, is_silent=self._is_silent_since(seen.since, now)))
             if done := len(batch.lines) - batch.open:
                 words = f"The log or the store does not accept {counted(done, 'result')}."
+                if why := self.refusal():
+                    words = f"The log refuses {counted(done, 'result')} ({why})."
                 waits.append(Waiting.of(Reason.DELIVERY, words, lines=done, since=since))
         return merged(waits, len(batch.lines)) if len(waits) > 1 else tuple(waits)
 

@@ -79,7 +79,7 @@ VERSION_HEADER: Final = "tidemill-v"
 _VERSION: Final = b"%d" % VERSION
 
 
-class DecodeError(Exception):
+class DecodeError(ValueError):
     """A record cannot be decoded; the text says why."""
 
 

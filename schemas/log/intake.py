@@ -35,6 +35,7 @@ from tidemill.schemas.bounds import METADATA_VALUE_CHARS_MAX as VALUE_CHARS_MAX
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.log import codec, signing
 from tidemill.schemas.log.codec import TRACEPARENT, DecodeError
+from tidemill.schemas.log.dead_letters import UNREAD
 from tidemill.schemas.log.messages import BatchCreated
 from tidemill.schemas.log.signing import SignatureError, Signer, Verifier
 
@@ -114,6 +115,9 @@ def label(key: bytes | None, headers: Mapping[str, str]) -> Label:
     Raises:
         IntakeError: The key or a header is invalid.
     """
+    if UNREAD in headers:
+        # Any producer may send this header, so its text stays out of the log of the process.
+        raise IntakeError("its batch of records cannot be decompressed, or is too large then")
     try:
         name = stream_name((key or b"").decode())
     except UnicodeDecodeError:

@@ -102,7 +102,7 @@ KEYS = Topic(
     harm="only fill the disk: readers ignore records that the api has not signed",
 )  # fmt: skip
 CATALOG = Topic(
-    name="tidemill.catalog", key="server/name, model/name, or file", value="Entry, Applied",
+    name="tidemill.catalog", key="server/name, model/name, file or partitions", value="Entry, Applied, Partitions",
     written_by=("api",), read_by=("api", "ingest", "processors", "results", "webhooks", "operator"),
     spread=False, compacted=True,
     harm="send the lines of any batch, and the keys of servers, to a server of its choice",

@@ -13,6 +13,7 @@ from tidemill.ingest.kafka import RequestProducer
 from tidemill.kafka import admin
 from tidemill.kafka.connection import LogUnavailable, cluster_id, topic_identities
 from tidemill.kafka.producer import Log
+from tidemill.ops import doctor
 from tidemill.schemas import ids
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import RequestHead
@@ -55,6 +56,10 @@ async def partitions(client, names):
 
 async def _is(client, name, count):
     return await partitions(client, [name]) == {name: count}
+
+
+async def _has(kafka, name, wanted):
+    return (await admin.topic_configs(kafka, [name], only=wanted))[name] == wanted
 
 
 @pytest.mark.usefixtures("apart")
@@ -129,6 +134,24 @@ async def test_partitions_that_differ_are_told(kafka, client):
     await until(lambda: _is(client, topics.OUTCOMES.name, 5), "the new partitions")
     with pytest.raises(admin.TopicError, match=r"commands has .* 2 partitions and .*outcomes 5"):
         await admin.ensure_topics(Settings(partitions=2), kafka)
+
+
+@pytest.mark.usefixtures("apart")
+async def test_doctor_judges_topics_as_a_start_does(kafka, client):
+    """New ones are right; partitions that end a start, and values that break a stage, are failures."""
+    await admin.ensure_topics(Settings(partitions=2), kafka)
+    assert [finding.verdict for finding in await doctor._topics(Settings(), kafka, None)] == ["ok"]
+    small = {"max.message.bytes": "1000"}
+    await client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topics.OUTCOMES.name, configs=small)])
+    intake = next(row.name for row in topics.TOPICS if row.name.endswith("intake"))
+    await client.create_partitions({intake: NewPartitions(total_count=6)})
+    await until(lambda: _is(client, intake, 6), "the new partitions")
+    await until(lambda: _has(kafka, topics.OUTCOMES.name, small), "the new value")
+    size, partitions = await doctor._topics(Settings(), kafka, None)
+    assert (size.what, size.verdict, size.fix) == (topics.OUTCOMES.name, "fail", "set max.message.bytes=2097152")
+    assert (partitions.what, partitions.verdict) == ("partitions", "fail")
+    assert "intake 6; they must have the same number" in partitions.text
+    assert "cannot be added" in partitions.fix
 
 
 async def test_a_broker_out_of_reach(unused_tcp_port):

@@ -3,16 +3,23 @@
 import asyncio
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from support.waiting import until
 
 from tidemill.configuration import changes
-from tidemill.configuration.catalog import Contents, Entry
+from tidemill.configuration.catalog import PARTITIONS, Contents, Entry
 from tidemill.configuration.settings import Settings
 from tidemill.kafka import catalog
-from tidemill.kafka.admin import ensure_topics
+from tidemill.kafka.admin import PartitionsChanged, ensure_topics
 from tidemill.kafka.catalog import Catalog
+from tidemill.kafka.connection import LogUnavailable
+from tidemill.kafka.offsets import is_unused
 from tidemill.kafka.producer import Log
+from tidemill.schemas.log import topics
 
 pytestmark = pytest.mark.kafka
 
@@ -79,3 +86,31 @@ async def test_contradictions_of_both_never_stay(kafka, writers) -> None:
         assert not contents.faults
         assert (name in contents.serving.servers) == (name in contents.serving.models)
         await writers[0].change(lambda _, keys=(model, server): dict.fromkeys(keys))
+
+
+async def test_the_number_of_partitions_is_kept(kafka, writers, monkeypatch) -> None:
+    """Another one is refused, unless the topics are new."""
+    catalog, log = writers[0].catalog, writers[0].log
+    commands = replace(topics.COMMANDS, name=f"commands-{secrets.token_hex(4)}")
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await admin.start()
+    await admin.create_topics([NewTopic(commands.name, 3, 1)])
+    await admin.close()
+
+    async def has_leaders() -> bool:
+        with suppress(LogUnavailable):
+            return await is_unused(kafka, commands)
+        return False
+
+    await until(has_leaders)
+    monkeypatch.setattr(topics, "COMMANDS", commands)
+    before = catalog.contents.partitions
+    for count in (3, 5, 5, 3):
+        await catalog.keep_partitions(log, count)
+        assert catalog.contents.partitions == count
+    await log.send(commands.name, "k", b"v")
+    with pytest.raises(PartitionsChanged, match="have 5 partitions, and the batches were written to 3"):
+        await catalog.keep_partitions(log, 5)
+    await catalog.keep_partitions(log, 3)
+    assert catalog.contents.partitions == 3
+    await log.send(topics.CATALOG.name, PARTITIONS, None if before is None else b'{"count": %d}' % before)

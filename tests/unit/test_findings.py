@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tidemill.configuration.settings import Settings
+from tidemill.kafka import admin
 from tidemill.ops import doctor, findings
 from tidemill.ops.findings import Verdict
 from tidemill.schemas.log import topics
@@ -16,9 +17,13 @@ ROOT = Path(__file__).resolve().parents[2]
 WELL = {"cleanup.policy": "delete", "retention.ms": str(topics.OUTCOMES.retention_ms)}
 
 
-def judged(row=topics.OUTCOMES, *, partitions=4, together=4, **configs):
+def judged(row=topics.OUTCOMES, *, partitions=4, replicas=1, **configs):
     return findings.topic(
-        row, partitions=partitions, together=together, configs={**WELL, **configs}, replication=3
+        row,
+        replicas=[replicas] * partitions,
+        configs={**WELL, **configs},
+        wanted=admin.configs_of(row, replicas),
+        replication=3,
     )
 
 
@@ -50,7 +55,22 @@ def test_a_correct_topic_has_no_finding():
             "valid again",
         ),
         (topics.KEYS, {"partitions": 1, "cleanup.policy": "compact"}, Verdict.FAIL, "is compacted"),
-        (topics.COMMANDS, {"partitions": 8}, Verdict.FAIL, "outcomes has 4"),
+        (topics.OUTCOMES, {"max.message.bytes": "1000"}, Verdict.FAIL, "refuses large records"),
+        (
+            topics.BATCHES,
+            {"partitions": 1, "cleanup.policy": "compact", "delete.retention.ms": "1000"},
+            Verdict.FAIL,
+            "misses deletions",
+        ),
+        (topics.INTAKE, {"message.timestamp.type": "CreateTime"}, Verdict.WARN, "clocks"),
+        (topics.OUTCOMES, {"min.insync.replicas": "2"}, Verdict.FAIL, "=2 and 1 replica, so the broker refuses"),
+        (topics.OUTCOMES, {"min.insync.replicas": "1", "replicas": 3}, Verdict.WARN, "one disk"),
+        (
+            topics.SECRETS,
+            {"partitions": 1, "cleanup.policy": "compact", "max.compaction.lag.ms": "9223372036854775807"},
+            Verdict.WARN,
+            "stay for longer",
+        ),
     ],
 )
 def test_a_wrong_topic_has_a_finding(row, seen, verdict, words):
@@ -59,6 +79,15 @@ def test_a_wrong_topic_has_a_finding(row, seen, verdict, words):
     assert finding.verdict is verdict
     assert words in finding.text
     assert finding.fix
+
+
+@pytest.mark.parametrize("row", [*topics.TOPICS, topics.requests("m")], ids=lambda row: row.name)
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_what_a_stage_creates_has_no_finding(row, replicas):
+    """And every value that it sets is judged."""
+    wanted = admin.configs_of(row, replicas)
+    assert judged(row, partitions=4 if row.spread else 1, replicas=replicas, **wanted) is None
+    assert {*wanted} <= {*findings._RULES, "cleanup.policy", "retention.ms", "retention.bytes"}
 
 
 @pytest.mark.parametrize(

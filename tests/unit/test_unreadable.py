@@ -8,15 +8,21 @@ from unittest.mock import MagicMock
 
 import msgspec
 import pytest
+from support.trust import VERIFIER
 
 from tidemill.api.reruns import replay_spool
 from tidemill.api.reruns.input_file import rewrite_line
+from tidemill.api.servers.load import Loads
 from tidemill.client.errors import UsageError
 from tidemill.client.runs import journal, paths
+from tidemill.configuration.catalog import PARTITIONS, Fold
 from tidemill.configuration.projects import Limits
 from tidemill.configuration.settings import Settings
 from tidemill.ingest.files.queue import BatchQueue
 from tidemill.ingest.quota import Quotas
+from tidemill.ingest.streams.keyring import Keyring
+from tidemill.ingest.streams.record_handler import Cancels
+from tidemill.kafka import follower
 from tidemill.processors.joined import inputs
 from tidemill.processors.joined.reply import MixedUpError, divided
 from tidemill.processors.partitions import unreadable
@@ -27,6 +33,8 @@ from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.jsonl import line, server_error
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.codec import DecodeError
+from tidemill.schemas.webhooks.table import Deliveries, Endpoints
+from tidemill.sealing.vault import Vault
 from tidemill.tables import RowError, TableError, replies, result_lines
 from tidemill.webhooks.router import Router
 
@@ -109,6 +117,14 @@ def joined(data):
     return divided(data, [inputs.request(REQUEST, endpoint)] * 2, endpoint)
 
 
+def queued():
+    """Reads the erasure of a batch that waits in the queue."""
+    queue = BatchQueue(Settings(), lambda _: True)
+    return lambda data: queue.erased(BATCH, data)
+
+
+SKIPPED = follower._FAULTS
+"""Errors after which a follower skips a record; any other one stops it at this record for ever."""
 LINES_REF = ("tidemill-ref", b'{"key":"k","offset":0,"length":1}')
 READERS = {
     "any JSON text": (lambda data: decoded(msgspec.json.Decoder(dict[str, int]), data), b'{"a":1}', ()),
@@ -119,6 +135,27 @@ READERS = {
     "batches of a quota": (lambda data: quotas().batch("b", data, 0), RECORD, ()),
     "files of a quota": (
         lambda data: quotas().file("f", data, 0), b'{"v":1,"project":"p","file":{"id":"f","bytes":1}}', (),
+    ),
+    "load reports": (
+        lambda data: Loads(lambda: 1.0, dict, list).apply("p", data, 1.0),
+        b'{"process":"p","servers":[],"models":[],"omitted":0}', SKIPPED,
+    ),
+    "catalog": (
+        lambda data: Fold().apply("server/a", data, 0), b'{"settings":{"url":"x"},"author":"a","at":1}', SKIPPED,
+    ),
+    "partitions": (lambda data: Fold().apply(PARTITIONS, data, 0), b'{"count":4}', SKIPPED),
+    "queue of batches": (
+        lambda data: BatchQueue(Settings(), lambda _: True).fold("b", data, 0), b'{"v":1}', SKIPPED,
+    ),
+    "erased batches of a queue": (queued(), b'{"v":1,"project":"p","at":1}', SKIPPED),
+    "keys of batches": (lambda data: Vault(None).apply(BATCH, data, 0), b'{"v":1,"project":"p","at":1}', SKIPPED),
+    "webhook endpoints": (lambda data: Endpoints().apply("e", data), b'{"v":1,"project":"p"}', SKIPPED),
+    "deliveries": (lambda data: Deliveries().apply("health/e", data), b'{"v":1,"project":"p"}', SKIPPED),
+    "cursor of webhooks": (lambda data: Deliveries().apply("cursor", data), b'{"v":1,"offset":7}', SKIPPED),
+    "cancelled batches": (lambda data: Cancels(list).apply("b", data, 0), RECORD, SKIPPED),
+    "keys of ingest": (
+        lambda data: Keyring(VERIFIER, lambda: 1.0, fixed=None, takes_keys=True).fold("k", data, 0), b'{"v":1}',
+        SKIPPED,
     ),
     "indices": (head(codec.INDICES), b"[0,2]", DecodeError),
     "place of a line": (head("tidemill-ref"), LINES_REF[1], DecodeError),

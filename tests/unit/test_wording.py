@@ -40,9 +40,7 @@ def test_one_record_is_no_records():
     """In the words of the commands of operators, and of ingest."""
     assert findings.keys(1, []).text == "1 record, all signed by the api"
     assert findings.keys(1, [0]).text.startswith("1 of 1 record is not signed by the api and has no effect; ")
-    commands = findings.topic(topics.COMMANDS, partitions=1, together=2, configs={}, replication=1)
-    assert commands.text == "has 1 partition, and outcomes has 2"
-    missing = findings.topic(topics.COMMANDS, partitions=0, together=2, configs={}, replication=1)
+    missing = findings.topic(topics.COMMANDS, replicas=[], configs={}, wanted={}, replication=1)
     assert missing.fix.endswith("with 1 replica")
     assert verdict._more(1).message == "Not listed: 1 more error."
     file = FileReceipt(lines=1, bytes=20, sha256="0" * 64)

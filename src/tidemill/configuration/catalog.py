@@ -24,6 +24,8 @@ SERVER: Final = "server/"
 MODEL: Final = "model/"
 FILE: Final = "file"
 """The key of the record about the settings file that was applied last."""
+PARTITIONS: Final = "partitions"
+"""The key of the record about the partitions of the topics."""
 SETTINGS_FILE: Final = "tidemill.toml"
 """The author of entries that a process took from its settings."""
 SETTINGS_BYTES_MAX: Final = 256 * 1024
@@ -68,6 +70,12 @@ class Applied(Shape):
     at: Time
 
 
+class Partitions(Shape):
+    """The number of partitions that the records of batches are in."""
+
+    count: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Contents:
     """The servers and models at one moment."""
@@ -84,6 +92,8 @@ class Contents:
     """Offset of the newest record."""
     parsed: Mapping[Key, Server | Model | str]
     """Each present entry, or why it is not valid."""
+    partitions: int | None = None
+    """The number of partitions of the topics when the api first started with them; None before that."""
 
     def price_of(self, model: str | None) -> Price:
         """The price of a model, even if it is removed or other settings are not valid; zero for an unknown one.
@@ -107,6 +117,7 @@ class Fold:
 
     entries: dict[Key, Entry] = field(default_factory=dict)
     applied: Applied | None = None
+    partitions: int | None = None
     revision: int = -1
     _parsed: dict[Key, Server | Model | str] = field(default_factory=dict)
     """See `Contents.parsed`."""
@@ -116,7 +127,7 @@ class Fold:
         """Continue from contents."""
         return cls(
             entries=dict(contents.entries), applied=contents.applied, revision=contents.revision,
-            _parsed=dict(contents.parsed),
+            _parsed=dict(contents.parsed), partitions=contents.partitions,
         )  # fmt: skip
 
     def apply(self, key: str, value: bytes | None, offset: int) -> None:
@@ -128,6 +139,8 @@ class Fold:
         self.revision = offset
         if key == FILE:
             self.applied = None if value is None else Applied.model_validate_json(value)
+        elif key == PARTITIONS:
+            self.partitions = None if value is None else Partitions.model_validate_json(value).count
         elif not key.startswith((SERVER, MODEL)):
             raise ValueError("unknown key")
         elif fault := next(configured.faults({name_of(key): None}), None):
@@ -158,7 +171,7 @@ class Fold:
         faults |= {f"{error.kind[:-1]}/{error.name}": str(error) for error in contradictions}
         return Contents(
             entries=dict(self.entries), serving=found, faults=faults, applied=self.applied, revision=self.revision,
-            parsed=dict(self._parsed),
+            parsed=dict(self._parsed), partitions=self.partitions,
         )  # fmt: skip
 
 

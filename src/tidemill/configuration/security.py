@@ -219,8 +219,12 @@ def cluster(kafka: Kafka) -> Cluster:
     return Cluster(servers=kafka) if isinstance(kafka, str) else kafka
 
 
+IDLE_MS: Final = 180_000
+"""How long a client keeps a connection that it does not use: balancers drop those of 240 s and more silently."""
+
+
 def client_options(kafka: Kafka) -> dict[str, Any]:
-    """The arguments of aiokafka's clients for address, TLS and SASL.
+    """The arguments of aiokafka's clients for address, TLS, SASL, and connections that they do not use.
 
     Raises:
         OSError: A file of the TLS settings cannot be used.
@@ -230,6 +234,9 @@ def client_options(kafka: Kafka) -> dict[str, Any]:
     options: dict[str, Any] = {
         "bootstrap_servers": found.servers.split(","),
         "security_protocol": security.protocol,
+        "connections_max_idle_ms": IDLE_MS,
+        # The request for metadata, too, uses a connection after this time.
+        "metadata_max_age_ms": IDLE_MS,
     }
     if security.is_encrypted:
         options["ssl_context"] = security.tls()

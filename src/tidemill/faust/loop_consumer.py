@@ -37,6 +37,13 @@ class _OnLoop(AIOKafkaConsumerThread):  # type: ignore[misc]
     async def on_thread_started(self) -> None:
         """Do nothing: there is no queue of calls to start."""
 
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        """Create the client; it reads no records of transactions that are open or were aborted."""
+        client = super()._create_worker_consumer(transport)
+        # Faust has no setting for it.
+        client._isolation_level = "read_committed"  # noqa: SLF001  not public
+        return client
+
     async def call_thread(self, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function of the client, of either kind."""
         found = fun(*args, **kwargs)

@@ -1,6 +1,7 @@
 """The apps of a process, for the heartbeat, `/readyz`, the metrics and the retention guard."""
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -65,8 +66,12 @@ class MonitoredApps:
 
     async def guard_retention(self, ask: Callable[[], Awaitable[Retention]]) -> None:
         """Run the retention guard until the task is cancelled; `ask` returns the retention of the log."""
-        guard = RetentionGuard(ask, {name: app.oldest for name, app, _, _ in self._apps if app.oldest is not None})
-        behind = {name: app.behind or app.oldest for name, app, _, _ in self._apps if app.oldest is not None}
+        oldest, behind = {}, {}
+        for name, app, _, _ in self._apps:
+            if app.oldest is not None:
+                oldest[name] = functools.partial(app.oldest_of, app.oldest)
+                behind[name] = functools.partial(app.oldest_of, app.behind or app.oldest)
+        guard = RetentionGuard(ask, oldest)
         metrics.LAG.sample(lambda: ages(behind, time.time()))
         while True:
             await guard.look()

@@ -7,6 +7,7 @@
    seek are missing (`seek_all`).
 3. It drops the result of a fetch that began before a rebalance, even if the fetch read from the new position. It
    then takes the missing records for a gap in the topic, acknowledges them, and commits past them (`go_back`).
+   After the first record of a partition it overlooks a real gap, and never commits again.
 
 It also loses time: it sleeps for a second while all partitions are paused, and while some are paused it waits for
 records of the others, even after the paused ones have room again (`resume_at_once`). aiokafka 0.14 sends one fetch
@@ -64,76 +65,134 @@ def seek_all(consumer: Any) -> None:
 
 
 def go_back(consumer: Any, transient: tuple[type[Exception], ...]) -> "Positions":
-    """Make the consumer seek back to records that it skipped: only changelogs, which are compacted, have gaps.
+    """Make the consumer seek back to records that it may have skipped.
 
+    If the client's fetch began where Faust was, or does so after the seek, and brings the same record first,
+    the log has no other before it: transactions, compaction and batches that cannot be decompressed leave gaps.
     Records that the broker has removed meanwhile count as delivered. After a `transient` error of an unavailable
     broker, the next fetch tries again.
     """
     positions = Positions(consumer, transient)
     consumer.seek, consumer.seek_to_committed = positions.seek, positions.seek_to_committed
     consumer.getmany, consumer.stop_flow = positions.getmany, positions.stop_flow
+    consumer._wait_next_records = positions.wait_next_records  # noqa: SLF001  not public
     return positions
 
 
 class Positions:
-    """The offset of each partition's next record; four of its methods replace those of Faust's consumer."""
+    """The offset of each partition's next record; five of its methods replace those of Faust's consumer."""
 
     def __init__(self, consumer: Any, transient: tuple[type[Exception], ...]) -> None:
         self._consumer, self._transient = consumer, transient
         self._seek, self._seek_to_committed = consumer.seek, consumer.seek_to_committed
         self._getmany, self._stop_flow = consumer.getmany, consumer.stop_flow
         self._next: dict[Any, int] = {}
+        self._wait_next_records = consumer._wait_next_records  # noqa: SLF001  not public
+        self._begins: dict[Any, int] = {}
+        """Where the client's next fetch begins, if that is certain."""
+        self._gaps: dict[Any, tuple[int, int]] = {}
+        """Where the client's last fetch began, and the first offset that it brought, if Faust drops it or not."""
+        self._untaken: dict[Any, float] = {}
+        """When records were written that it has fetched and not delivered, Unix seconds."""
 
     def expect(self, tp: Any, offset: int) -> None:
         """Expect an added partition's first record at this offset."""
+        self.forget(tp)
         self._next[tp] = offset
 
     def forget(self, tp: Any) -> None:
         """Expect no more records of a partition."""
-        self._next.pop(tp, None)
+        for state in (self._next, self._begins, self._gaps, self._untaken):
+            state.pop(tp, None)
+
+    def next_offset(self, tp: Any) -> int | None:
+        """The offset after the partition's last delivered record, or where it has begun to read."""
+        return self._next.get(tp)
+
+    def oldest(self) -> float | None:
+        """When the oldest record was written that it has fetched and not delivered, Unix seconds."""
+        return min(self._untaken.values(), default=None)
 
     async def seek(self, tp: Any, offset: int) -> None:
         """Seek."""
         await self._seek(tp, offset)
         self._next[tp] = offset
+        self._begins.pop(tp, None)
+        self._gaps.pop(tp, None)
 
     async def seek_to_committed(self) -> Any:
         """Seek in all partitions; returns the committed offsets."""
         committed = await self._seek_to_committed()
+        self._begins.clear()
+        self._gaps.clear()
         self._next.update({tp: offset for tp, offset in committed.items() if offset and offset > 0})
         return committed
 
     def stop_flow(self) -> None:
         """Stop the flow, and expect no records."""
-        self._next.clear()
+        for state in (self._next, self._begins, self._gaps, self._untaken):
+            state.clear()
         self._stop_flow()
 
     async def getmany(self, **how: Any) -> AsyncIterator[Any]:
-        """Fetch records, without those after a gap."""
+        """Fetch records, without those after records that were skipped."""
         skipped = set()
+        fetched_to: dict[Any, int] = {}
         async with aclosing(self._getmany(**how)) as fetched:
             async for tp, message in fetched:
-                if tp in skipped or await self._is_ahead(tp, message.offset):
+                # Between two records of one fetch the log has no others.
+                follows = tp in fetched_to and fetched_to[tp] == self._next.get(tp)
+                if tp in skipped or not (follows or await self._is_next(tp, message)):
                     skipped.add(tp)
                     continue
-                self._next[tp] = message.offset + 1
+                await self._note(tp, message.offset)
+                fetched_to[tp] = message.offset + 1
                 yield tp, message
 
-    async def _is_ahead(self, tp: Any, offset: int) -> bool:
-        """Whether records before this one were skipped; if so, the next fetch reads them."""
+    async def _note(self, tp: Any, offset: int) -> None:
+        """Note a record that is about to be delivered."""
         position = self._next.get(tp, offset)
-        if offset <= position or not self._consumer.app.topics.acks_enabled_for(tp.topic):
-            return False
+        if offset > position and self._acknowledges(tp) and not self._consumer._read_offset.get(tp):  # noqa: SLF001
+            # Faust acknowledges other gaps itself.
+            await self._consumer._add_gap(tp, position, offset - 1)  # noqa: SLF001
+        self._untaken.pop(tp, None)
+        self._next[tp] = offset + 1
+
+    async def wait_next_records(self, seconds: float) -> Any:
+        """Wait for the records of a fetch, and note between which offsets the log has none."""
+        found = await self._wait_next_records(seconds)
+        for tp, records in (found[0] or {}).items():
+            if not records:
+                continue
+            if (begin := self._begins.get(tp)) is None:
+                self._gaps.pop(tp, None)
+            else:
+                self._gaps[tp] = begin, records[0].offset
+            self._begins[tp] = records[-1].offset + 1
+        return found
+
+    async def _is_next(self, tp: Any, message: Any) -> bool:
+        """Whether no record before this one was skipped; otherwise the next fetch reads those."""
+        position, offset = self._next.get(tp, message.offset), message.offset
+        if offset <= position or not self._acknowledges(tp):
+            return True
+        if self._gaps.get(tp) == (position, offset):
+            return True
+        self._untaken.setdefault(tp, message.timestamp)
         try:
             position = max(position, (await self._consumer.earliest_offsets(tp))[tp])
             if offset <= position:
-                return False
-            log.warning("records %d to %d of %s/%d were skipped: seeking back", position, offset - 1, *tp)
+                return True
             await self.seek(tp, position)
+            self._begins[tp] = position
         except self._transient as error:
             # The position stays, so the next fetch tries again.
             log.warning("%s/%d cannot seek back to %d: %s", *tp, position, type(error).__name__)
-        return True
+        return False
+
+    def _acknowledges(self, tp: Any) -> bool:
+        """Whether a partition is not of a changelog."""
+        return bool(self._consumer.app.topics.acks_enabled_for(tp.topic))
 
 
 def resume_at_once(consumer: Any) -> None:

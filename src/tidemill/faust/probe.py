@@ -93,7 +93,11 @@ class Probe:
         for tp in list(consumer._active_partitions or ()):
             state = assigned.assignment.state_value(tp)
             if state is not None and state.highwater is not None:
-                found[tp.topic] += max(0, state.highwater - (consumer._committed_offset.get(tp) or 0))
+                done = consumer._committed_offset.get(tp) or 0
+                if done == self._app.positions.next_offset(tp) and state.has_valid_position:
+                    # The markers of transactions take offsets, too, and no stage commits them.
+                    done = max(done, state.position)
+                found[tp.topic] += max(0, state.highwater - done)
         return found
 
     def _count(self, records: Iterable[Any]) -> None:

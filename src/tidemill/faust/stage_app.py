@@ -15,7 +15,7 @@ from typing import Any
 
 import faust
 
-from tidemill.configuration.security import Cluster, Kafka, Security, cluster
+from tidemill.configuration.security import IDLE_MS, Cluster, Kafka, Security, cluster
 from tidemill.configuration.settings import Settings
 from tidemill.faust.loop_consumer import LoopConsumer
 from tidemill.faust.patches import (
@@ -60,7 +60,7 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
     retention: Retention = Retention()
     """The retention of the records that batches need; infinite until the broker has answered."""
     positions: Positions
-    """The positions of the consumer."""
+    """The positions of the consumer; missing until there is one."""
     oldest: Oldest | None = None
     """When the stage's oldest unfinished record was written."""
     behind: Oldest | None = None
@@ -76,6 +76,12 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
         super().__init__(*args, **kwargs)
         self.membership = Membership(session_clock(kafka))
         self.on_partitions_assigned.connect(self._joined, weak=False)
+
+    def oldest_of(self, unfinished: Oldest) -> float | None:
+        """When the oldest of the unfinished records, and of the fetched ones after skipped ones, was written."""
+        positions: Positions | None = getattr(self, "positions", None)
+        untaken = None if positions is None else positions.oldest()
+        return min((at for at in (unfinished(), untaken) if at is not None), default=None)
 
     async def _joined(self, *_: Any, **__: Any) -> None:
         consumer = self.consumer._thread._consumer  # noqa: SLF001  not public
@@ -155,6 +161,9 @@ def create_app(
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=FETCH_BYTES_MAX,
         consumer_metadata_max_age_ms=METADATA_MS_MAX,
+        consumer_connections_max_idle_ms=IDLE_MS,
+        producer_metadata_max_age_ms=IDLE_MS,
+        producer_connections_max_idle_ms=IDLE_MS,
         broker_max_poll_records=buffer,
         broker_commit_interval=COMMIT_SECONDS,
         broker_session_timeout=SESSION_SECONDS,

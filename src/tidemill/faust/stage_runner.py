@@ -16,7 +16,15 @@ from tidemill.configuration.security import Cluster
 from tidemill.configuration.settings import Settings
 from tidemill.faust.monitored_apps import MonitoredApps
 from tidemill.faust.stage_app import StageApp
-from tidemill.kafka.admin import Retention, TopicError, ensure_topics, once_ready, retention
+from tidemill.kafka.admin import (
+    PartitionsChanged,
+    Retention,
+    TopicError,
+    check_kept,
+    ensure_topics,
+    once_ready,
+    retention,
+)
 from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.connection import check_broker
 from tidemill.kafka.follower import Follower
@@ -112,6 +120,7 @@ async def _run(
         await _first(stop_requested, catalog.filled())
         if stop_requested.is_set():
             return False
+        _check_partitions(catalog, settings)
         stage = make(settings, settings.cluster, catalog)
         apps = await stage.start()
         monitored.add(apps)
@@ -125,6 +134,14 @@ async def _run(
         finally:
             guarding.cancel()
             await catalog.stop()
+
+
+def _check_partitions(catalog: Catalog, settings: Settings) -> None:
+    try:
+        check_kept(catalog.contents.partitions, settings.partitions)
+    except PartitionsChanged as error:
+        log.error("%s", str(error))  # noqa: TRY400  the message says everything
+        raise SystemExit(1) from error
 
 
 async def _check_catalog(catalog: Catalog) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -38,6 +38,10 @@ IN_SYNC_MIN = 2
 ATTEMPTS_MAX = 5
 SECONDS_MAX = 30.0
 POLL_SECONDS = 0.05
+REMAKE: Final = (
+    "stop all processes, delete the topics with several partitions and the folders `state`, and start with the "
+    "new number in TIDEMILL_PARTITIONS"
+)
 REQUEST_SECONDS_MAX = 20.0
 READY_SECONDS_MAX = 120.0
 """How long a start waits for a broker that does not answer or is not ready."""
@@ -67,6 +71,10 @@ class Retention(NamedTuple):
 
 class TopicError(Exception):
     """The topics or access lists are wrong and cannot be changed; the text says which and why."""
+
+
+class PartitionsChanged(Exception):
+    """The topics have another number of partitions than the batches were written to."""
 
 
 class BrokerUnavailable(TopicError):
@@ -138,9 +146,10 @@ async def ensure_topics(settings: Settings, kafka: Kafka, *, role: str | None = 
     rows = tuple(row for row in topics.TOPICS if role is None or row.concerns(role))
     async with _connected(kafka, f"The topics of {kafka} cannot be set up") as admin:
         found = await _partitions(admin, rows)
-        _copartitions(rows, found, settings.partitions)
+        copartitions(rows, _counts(found), settings.partitions)
         # Another process with other settings may create the missing ones first.
-        return _copartitions(rows, await _completed(admin, rows, found, settings), settings.partitions)
+        found = await _completed(admin, rows, found, settings)
+        return copartitions(rows, _counts(found), settings.partitions)
 
 
 async def ensure_model_topics(settings: Settings, kafka: Kafka, *models: str) -> None:
@@ -204,6 +213,21 @@ def _creation(acl: Acl, users: Mapping[str, str]) -> tuple[Any, ...]:
     return (int(acl.resource), acl.name, pattern, principal, _ANY_HOST, int(acl.operation), _ALLOW)
 
 
+async def topic_replicas(kafka: Kafka, names: Collection[str]) -> dict[str, list[int]]:
+    """How many replicas each partition of a topic has, by name; topics that do not exist are omitted.
+
+    Raises:
+        TopicError: The broker does not answer.
+    """
+    async with _connected(kafka, f"the topics of {kafka} cannot be read") as admin:
+        found = await admin.describe_topics()
+    return {
+        topic["topic"]: [len(partition["replicas"]) for partition in topic["partitions"]]
+        for topic in found
+        if topic["topic"] in names
+    }
+
+
 async def topic_configs(
     kafka: Kafka, names: Iterable[str], *, only: Iterable[str] | None = None
 ) -> dict[str, dict[str, str]]:
@@ -244,18 +268,48 @@ async def retention(kafka: Kafka, models: Iterable[str]) -> Retention:
     return Retention(min(seconds), max(seconds), by_size)
 
 
-def _copartitions(rows: Iterable[Topic], found: dict[str, list[int]], partitions: int) -> int:
-    """The number of partitions of those topics whose records of one batch must reach the same process."""
+def copartitions(rows: Iterable[Topic], found: Mapping[str, int], partitions: int) -> int:
+    """The number of partitions of those topics whose records of one batch must reach the same process.
+
+    Args:
+        rows: All topics that matter.
+        found: The partitions of the existing ones.
+        partitions: What the others would get.
+
+    Raises:
+        TopicError: They have, or would have, different numbers.
+    """
     together = [row.name for row in rows if row.spread and not topics.is_of_requests(row.name)]
-    first, *others = [(name, len(found[name]) if name in found else partitions) for name in together]
+    first, *others = [(name, found.get(name, partitions)) for name in together]
     for name, count in others:
         if count != first[1]:
+            existing = {found[each] for each in together if each in found}
+            fix = f"Partitions cannot be added once there are batches: let all end or cancel them, {REMAKE}."
+            if len(existing) == 1:
+                fix = f"Set TIDEMILL_PARTITIONS={existing.pop()}: the number of those that exist cannot change."
             raise TopicError(
                 f"{first[0]} has or would get {counted(first[1], 'partition')} and {name} {count}; they must have "
-                "the same number. Give one of them more partitions, or set TIDEMILL_PARTITIONS to the number of "
-                "the one that exists."
+                f"the same number. {fix}"
             )
     return first[1]
+
+
+def check_kept(kept: int | None, partitions: int) -> None:
+    """Check the number of partitions against the one that the catalog keeps, if it does.
+
+    Raises:
+        PartitionsChanged: It is another one.
+    """
+    if kept not in {None, partitions}:
+        raise PartitionsChanged(
+            f"The topics have {counted(partitions, 'partition')}, and the batches were written to {kept}: some of "
+            "their records would not be found, and their answers be lost. Partitions cannot be taken away: "
+            f"{REMAKE}; create unfinished batches again."
+        )
+
+
+def _counts(leaders: Mapping[str, list[int]]) -> dict[str, int]:
+    return {name: len(found) for name, found in leaders.items()}
 
 
 async def _partitions(admin: AIOKafkaAdminClient, rows: Iterable[Topic]) -> dict[str, list[int]]:
@@ -312,7 +366,8 @@ async def _create(admin: AIOKafkaAdminClient, missing: list[Topic], settings: Se
         await asyncio.sleep(POLL_SECONDS * 2**attempt)
 
 
-def _new(row: Topic, settings: Settings) -> NewTopic:
+def configs_of(row: Topic, replicas: int) -> dict[str, str]:
+    """The configuration that a topic needs."""
     configs: dict[str, object] = {"max.message.bytes": RECORD_BYTES_MAX}
     if row.compacted:
         configs |= {
@@ -328,12 +383,16 @@ def _new(row: Topic, settings: Settings) -> NewTopic:
             configs["segment.ms"] = row.retention_ms
     if row.broker_time:
         configs["message.timestamp.type"] = "LogAppendTime"
-    if settings.replication >= REPLICATION_SAFE:
+    if replicas >= REPLICATION_SAFE:
         # Acknowledged records are on two disks, even while one broker is unavailable.
         configs["min.insync.replicas"] = IN_SYNC_MIN
+    return {name: str(value) for name, value in configs.items()}
+
+
+def _new(row: Topic, settings: Settings) -> NewTopic:
     return NewTopic(
         name=row.name,
         num_partitions=settings.partitions if row.spread else 1,
         replication_factor=settings.replication,
-        topic_configs={name: str(value) for name, value in configs.items()},
+        topic_configs=configs_of(row, settings.replication),
     )

@@ -13,11 +13,13 @@ from contextlib import aclosing, suppress
 from typing import Any, Final
 
 from tidemill.configuration import catalog, changes
-from tidemill.configuration.catalog import FILE, Applied, Contents, Entry, Fold, Key
+from tidemill.configuration.catalog import FILE, PARTITIONS, Applied, Contents, Entry, Fold, Key, Partitions
 from tidemill.configuration.security import Kafka
 from tidemill.kafka import history
+from tidemill.kafka.admin import check_kept
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.follower import Follower
+from tidemill.kafka.offsets import is_unused
 from tidemill.retrying import pause_seconds
 from tidemill.schemas.log import topics
 from tidemill.schemas.ports import Sender
@@ -193,6 +195,22 @@ class Catalog:
     async def note_applied(self, log: Sender, applied: Applied) -> None:
         """Record which settings file was applied last."""
         await log.send(topics.CATALOG.name, FILE, applied.model_dump_json().encode())
+        await self.catch_up()
+
+    async def keep_partitions(self, log: Sender, count: int) -> None:
+        """Record the number of partitions of the topics, if they are new.
+
+        Raises:
+            LogUnavailable: The log does not answer.
+            PartitionsChanged: Batches were written to another number of partitions.
+        """
+        await self.catch_up()
+        kept = self.contents.partitions
+        if kept == count:
+            return
+        if kept is not None and not await is_unused(self.follower.kafka, topics.COMMANDS):
+            check_kept(kept, count)
+        await log.send(topics.CATALOG.name, PARTITIONS, Partitions(count=count).model_dump_json().encode())
         await self.catch_up()
 
     def _others(self, own: list[int], *, before: int | None = None) -> list[tuple[str, bytes | None, int]]:

@@ -42,6 +42,10 @@ class LogUnavailable(OSError):
     """The broker did not answer in time. A record that is not in the log yet never will be."""
 
 
+class LogRefuses(LogUnavailable):
+    """The broker refuses a record, and will until its topic is configured in another way."""
+
+
 async def check_broker(kafka: Kafka) -> None:
     """Request the cluster's metadata over a new connection.
 

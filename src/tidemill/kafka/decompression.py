@@ -130,6 +130,7 @@ class _BoundedRecords(Records):
         first, final = base_offset, base_offset + (last if magic >= _V2 else 0)
         self._fetched = self._fetched[start + _OVERHEAD_BYTES + length :]
         self._records = Fetched(self._fetched)
+        self._note_aborted()
         self._records_iterator = self._unpack_records()
         self.next_fetch_offset = final + 1
         reason = f"the batch of records {first} to {final} {error}".encode()

@@ -14,6 +14,7 @@ from aiokafka.protocol.offset import OffsetRequest
 
 from tidemill.configuration.security import Kafka, client_options
 from tidemill.kafka.connection import CONNECT_SECONDS_MAX, REQUEST_MS_MAX, LogUnavailable
+from tidemill.schemas.log.topics import Topic
 
 T = TypeVar("T")
 
@@ -160,3 +161,20 @@ class Offsets:
                 if offset >= 0:
                     found[TopicPartition(topic, number)] = offset
         return found
+
+
+async def is_unused(kafka: Kafka, topic: Topic) -> bool:
+    """Whether a topic has never had a record.
+
+    Raises:
+        LogUnavailable: Not all partitions answer.
+    """
+    offsets = Offsets(kafka)
+    try:
+        tps = [TopicPartition(topic.name, number) for number in (await offsets.partitions()).get(topic.name, ())]
+        found = await offsets.next(tps)
+    finally:
+        await offsets.close()
+    if len(found) < len(tps):
+        raise LogUnavailable("not all partitions answer")
+    return not any(found.values())

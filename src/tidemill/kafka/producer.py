@@ -8,7 +8,14 @@ from time import monotonic
 from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
+from aiokafka.errors import (
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
+    TopicAuthorizationFailedError,
+)
 from aiokafka.partitioner import murmur2
 from aiokafka.producer.message_accumulator import MessageAccumulator
 from aiokafka.producer.sender import SendProduceReqHandler
@@ -16,7 +23,14 @@ from aiokafka.producer.sender import SendProduceReqHandler
 from tidemill import metrics
 from tidemill.configuration.security import Kafka, client_options
 from tidemill.instruments import Buckets
-from tidemill.kafka.connection import CONNECT_SECONDS_MAX, REQUEST_MS_MAX, STOP_SECONDS_MAX, LogUnavailable, stop
+from tidemill.kafka.connection import (
+    CONNECT_SECONDS_MAX,
+    REQUEST_MS_MAX,
+    STOP_SECONDS_MAX,
+    LogRefuses,
+    LogUnavailable,
+    stop,
+)
 from tidemill.kafka.freeze_guard import guard_requests
 from tidemill.schemas.bounds import ID_CHARS_MAX, RECORD_BYTES_MAX
 from tidemill.schemas.log.codec import Headers
@@ -24,6 +38,10 @@ from tidemill.schemas.ports import RecordTooLarge
 
 SEND_SECONDS_MAX: Final = 10.0
 """How long `Log.send` waits for the acknowledgement."""
+REFUSALS: Final = (
+    MessageSizeTooLargeError, RecordListTooLargeError, TopicAuthorizationFailedError, PolicyViolationError,
+)  # fmt: skip
+"""Errors that stay until an administrator changes the topic."""
 BATCH_BYTES: Final = 16 << 10
 """The most that one request carries to one partition, unless a single record is larger."""
 
@@ -200,6 +218,7 @@ class Producer:
 
         Raises:
             LogUnavailable: No acknowledgement came in time. If the record is not in the log yet, it never will be.
+            LogRefuses: It will not be while the topic is as it is.
         """
         try:
             if not sent.future.done():
@@ -208,7 +227,8 @@ class Producer:
             return int(sent.future.result().offset)
         except (KafkaError, TimeoutError) as error:
             self.abandon(sent)
-            raise LogUnavailable(type(error).__name__) from error
+            kind = LogRefuses if isinstance(error, REFUSALS) else LogUnavailable
+            raise kind(type(error).__name__) from error
 
     def abandon(self, sent: Sent) -> None:
         """Replace the producer of a record, so that the record is appended now or never."""

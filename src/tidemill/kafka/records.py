@@ -63,6 +63,16 @@ class Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka is un
 
     _records: Any
     _records_iterator: Any
+    _aborted_transactions: list[Any]
+    _aborted_producers: set[Any]
+
+    def __init__(self, tp: Any, records: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(tp, records, *args, **kwargs)
+        self._note_aborted()
+
+    def _note_aborted(self) -> None:
+        """Note the aborted transactions where the bytes begin: decoding forgets those that it passes."""
+        self._aborted = list(self._aborted_transactions), set(self._aborted_producers)
 
     def __next__(self) -> Any:
         try:
@@ -74,5 +84,6 @@ class Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka is un
             # The bytes begin with delivered batches; decoding one sets `next_fetch_offset` back to its end.
             start = self.next_fetch_offset
             self._records = _Batches(self._records.fetched)
+            self._aborted_transactions, self._aborted_producers = list(self._aborted[0]), set(self._aborted[1])
             self._records_iterator = (record for record in self._unpack_records() if record.offset >= start)
             return next(self._records_iterator)

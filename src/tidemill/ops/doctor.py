@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import shutil
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -17,8 +17,8 @@ from tidemill.configuration.catalog import Contents, settings_by_key
 from tidemill.configuration.security import Kafka
 from tidemill.configuration.servers import Server, Serving
 from tidemill.configuration.settings import Settings, SettingsError
-from tidemill.kafka import catalog, history
-from tidemill.kafka.admin import TopicError, of_models, topic_configs
+from tidemill.kafka import admin, catalog, history
+from tidemill.kafka.admin import PartitionsChanged, TopicError
 from tidemill.kafka.connection import LogUnavailable, check_broker, topic_identities
 from tidemill.ops import Say, findings
 from tidemill.ops.findings import Finding
@@ -74,8 +74,7 @@ async def examine(settings: Settings, kafka: Kafka | None, say: Say) -> bool:
     contents = None
     if kafka is not None and findings.is_healthy(broker):
         contents = await _contents(kafka)
-        models = settings.models if contents is None else contents.serving.models
-        found += await _run("topics", _topics(settings, kafka, models), say)
+        found += await _run("topics", _topics(settings, kafka, contents), say)
         found += await _run("keys", _keys(settings, kafka), say, is_bounded=False)
         found += await _run("clock", _clock(kafka), say)
         found += await _run("batches", _batches(kafka), say, is_bounded=False)
@@ -191,24 +190,37 @@ async def _file(settings: Settings, contents: Contents) -> list[Finding]:
     return [findings.warn("settings file", why, fix)] if why else []
 
 
-async def _topics(settings: Settings, kafka: Kafka, models: Iterable[str]) -> list[Finding]:
-    async with history.reading(kafka) as reader:
-        # Ingest creates the topics of a model with its first line.
-        rows = [*topics.TOPICS, *(row for row in of_models(models) if reader.partitions(row.name))]
-        partitions = {row.name: len(reader.partitions(row.name)) for row in rows}
-    configs = await topic_configs(kafka, [row.name for row in rows])
+async def _topics(settings: Settings, kafka: Kafka, contents: Contents | None) -> list[Finding]:
+    models = settings.models if contents is None else contents.serving.models
+    of_models = admin.of_models(models)
+    replicas = await admin.topic_replicas(kafka, {row.name for row in (*topics.TOPICS, *of_models)})
+    # Ingest creates the topics of a model with its first line.
+    rows = [*topics.TOPICS, *(row for row in of_models if row.name in replicas)]
+    configs = await admin.topic_configs(kafka, [row.name for row in rows])
     judged = [
         findings.topic(
             row,
-            partitions=partitions[row.name],
-            together=partitions[topics.OUTCOMES.name],
+            replicas=(found := replicas.get(row.name, [])),
             configs=configs.get(row.name, {}),
+            wanted=admin.configs_of(row, min(found, default=0)),
             replication=settings.replication,
         )
         for row in rows
     ]
+    judged.append(_partitions(settings, {name: len(found) for name, found in replicas.items()}, contents))
     wrong = [finding for finding in judged if finding is not None]
     return wrong or [findings.ok("topics", f"all {len(rows)} exist and are configured as needed")]
+
+
+def _partitions(settings: Settings, found: Mapping[str, int], contents: Contents | None) -> Finding | None:
+    """Whether stages would start with the partitions of the topics."""
+    try:
+        together = admin.copartitions(topics.TOPICS, found, settings.partitions)
+        admin.check_kept(None if contents is None else contents.partitions, together)
+    except (TopicError, PartitionsChanged) as error:
+        text, _, fix = str(error).partition(". ")
+        return findings.fail("partitions", text, fix.removesuffix("."))
+    return None
 
 
 async def _keys(settings: Settings, kafka: Kafka) -> list[Finding]:

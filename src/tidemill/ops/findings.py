@@ -1,11 +1,10 @@
 """Findings of `tidemill doctor`: judges observations, without I/O."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from tidemill.schemas.log import topics
 from tidemill.schemas.log.topics import DAY_MS, Topic
 from tidemill.schemas.resources.waiting import Reason, Waiting, moment
 from tidemill.schemas.webhooks.messages import Health
@@ -36,7 +35,7 @@ REMEDIES: Final = {
     Reason.MEMORY: "nothing, or add processes",
     Reason.STORE: "check the store; is it mounted?",
     Reason.KEY: "put the key back into `encryption_key_file`",
-    Reason.DELIVERY: "check the broker, the store and their disks",
+    Reason.DELIVERY: "check the broker, the store and their disks; the topics, if the log refuses results",
     Reason.BATCHES_AT_WORK: "nothing, or raise `batches_at_work_max`",
     Reason.VALIDATION: "is ingest running? can it read the store?",
     Reason.OPEN: "append lines, or seal it; after `intake_idle_seconds` without a line Tidemill seals it",
@@ -84,29 +83,65 @@ def fail(what: str, text: str, fix: str) -> Finding:
 
 
 def topic(
-    row: Topic, *, partitions: int, together: int, configs: Mapping[str, str], replication: int
+    row: Topic, *, replicas: Sequence[int], configs: Mapping[str, str], wanted: Mapping[str, str], replication: int
 ) -> Finding | None:
     """The fault of a topic that should be like `row`; None if it has none.
 
-    A missing topic has 0 partitions; `together` is the number of partitions of `outcomes`.
+    Args:
+        row: What the topic should be.
+        replicas: How many each of its partitions has; empty if the topic is missing.
+        configs: Its configuration.
+        wanted: The configuration that it needs.
+        replication: The replicas that a stage would give it.
     """
-    if not partitions:
+    if not replicas:
         fix = f"a stage creates it at its start, with {counted(replication, 'replica')}"
         return warn(row.name, "does not exist", fix)
-    return _spread(row, partitions, together) or _kept(row, configs)
+    if not row.spread and len(replicas) != 1:
+        return fail(row.name, f"has {len(replicas)} partitions instead of one", "recreate it with one partition")
+    in_sync = int(configs.get(_IN_SYNC, 1))
+    if in_sync > (copies := min(replicas)):
+        text = f"has {_IN_SYNC}={in_sync} and {counted(copies, 'replica')}, so the broker refuses every record"
+        return fail(row.name, text, f"set {_IN_SYNC}={min(copies, 2)}, or add replicas")
+    return _kept(row, configs) or _configured(row, configs, wanted)
 
 
-def _spread(row: Topic, partitions: int, together: int) -> Finding | None:
-    if not row.spread and partitions != 1:
-        return fail(row.name, f"has {partitions} partitions instead of one", "recreate it with one partition")
-    # A missing topic has a finding of its own.
-    if row == topics.COMMANDS and together and partitions != together:
-        return fail(
-            row.name,
-            f"has {counted(partitions, 'partition')}, and outcomes has {together}",
-            "add partitions to the one with fewer",
-        )
+def _configured(row: Topic, configs: Mapping[str, str], wanted: Mapping[str, str]) -> Finding | None:
+    """The first value that is worse than the wanted one; one that the broker hides is taken for right."""
+    for name, rule in _RULES.items():
+        have, want = configs.get(name), wanted.get(name)
+        if have is not None and want is not None and not rule.suffices(have, want):
+            return rule.judge(row.name, f"has {name}={have}, {rule.harm}", f"set {name}={want}")
     return None
+
+
+@dataclass(frozen=True)
+class _Rule:
+    suffices: Callable[[str, str], bool]
+    """Given a value and the wanted one."""
+    judge: Callable[[str, str, str], Finding]
+    harm: str
+
+
+def _at_least(have: str, want: str) -> bool:
+    return int(have) >= int(want)
+
+
+def _at_most(have: str, want: str) -> bool:
+    return int(have) <= int(want)
+
+
+_IN_SYNC: Final = "min.insync.replicas"
+_RULES: Final = {
+    "max.message.bytes": _Rule(_at_least, fail, "so the broker refuses large records"),
+    "delete.retention.ms": _Rule(_at_least, fail, "after which a process that was away misses deletions"),
+    _IN_SYNC: _Rule(_at_least, warn, "so an acknowledged record may be on one disk only"),
+    "message.timestamp.type": _Rule(str.__eq__, warn, "the times of its producers, whose clocks may be wrong"),
+    "max.compaction.lag.ms": _Rule(_at_most, warn, "so replaced and deleted records stay for longer"),
+    "segment.ms": _Rule(_at_most, warn, "so replaced and old records stay for longer"),
+    "segment.bytes": _Rule(_at_most, warn, "so replaced records fill the disk, and a start reads them"),
+}
+"""How the values are judged that a topic gets when Tidemill creates it; `_kept` judges the others."""
 
 
 def _kept(row: Topic, configs: Mapping[str, str]) -> Finding | None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import faust
 import pytest
 
+from tidemill.configuration.security import IDLE_MS
 from tidemill.configuration.settings import Settings
 from tidemill.faust import stage_app, stage_runner
 from tidemill.faust.stage_app import create_app
@@ -19,6 +20,16 @@ async def test_a_state_folder_may_have_any_name(tmp_path, name):
     app = create_app("any", Settings(), kafka="127.0.0.1:1", state=state, tables=True)
     assert app.conf.datadir == state
     assert state in app.conf.tabledir.parents
+
+
+async def test_clients_of_an_app_close_unused_connections(tmp_path):
+    """As all others do: Faust passes the settings on to both."""
+    app = create_app("any", Settings(), kafka="127.0.0.1:1", state=tmp_path / "state")
+    consumer = app._new_consumer()._thread._create_worker_consumer(app.transport)
+    assert consumer._client._connections_max_idle_ms == IDLE_MS
+    assert consumer._isolation_level == "read_committed"
+    await consumer.stop()
+    assert app._new_producer()._settings_default()["connections_max_idle_ms"] == IDLE_MS
 
 
 async def test_a_stop_during_the_start(tmp_path):

@@ -101,6 +101,28 @@ async def test_a_process_that_waits_for_the_catalog_is_alive(monkeypatch):
         await running
 
 
+async def test_a_stage_does_not_start_with_added_partitions(monkeypatch, caplog):
+    """It says what to do, and makes nothing: its answers would be lost."""
+
+    async def answer(*_, **__):
+        return 6
+
+    def filled(kafka):
+        catalog = Topic(kafka)
+        catalog.apply("partitions", b'{"count": 4}', 0)
+        catalog.fill()
+        return catalog
+
+    monkeypatch.setattr(stage_runner, "ensure_topics", answer)
+    monkeypatch.setattr(stage_runner, "Catalog", filled)
+    monitored, made = MonitoredApps(), []
+    settings = Settings(kafka="127.0.0.1:9", health_port=ports.free_port())
+    with pytest.raises(SystemExit):
+        await stage_runner._run(settings, "ingest", made.append, monitored, Heartbeat(monitored.look))
+    assert "have 6 partitions, and the batches were written to 4" in caplog.text
+    assert not made
+
+
 async def test_what_a_stage_reads_before_its_apps_start_is_progress():
     """Else the supervisor ends a start that reads a year of batches. Records that arrive later prove nothing."""
     heartbeat = stage_runner._heartbeat(MonitoredApps())

@@ -63,11 +63,22 @@ async def test_the_retention_of_what_batches_need(found, expected, monkeypatch):
 def test_existing_partitions_override_the_setting():
     """The tables of `results` must have as many partitions as its topics."""
     rows = topics.TOPICS
-    found = {row.name: [1] * 5 for row in rows if row.spread}
-    assert admin._copartitions(rows, found, 9) == 5
-    assert admin._copartitions(rows, {}, 9) == 9
-    with pytest.raises(admin.TopicError, match="TIDEMILL_PARTITIONS"):
-        admin._copartitions(rows, found | {topics.STATES.name: [1] * 4}, 9)
+    found = {row.name: 5 for row in rows if row.spread}
+    assert admin.copartitions(rows, found, 9) == 5
+    assert admin.copartitions(rows, {}, 9) == 9
+    with pytest.raises(admin.TopicError, match="Partitions cannot be added once there are batches"):
+        admin.copartitions(rows, found | {topics.STATES.name: 4}, 9)
+    del found[topics.STATES.name]
+    with pytest.raises(admin.TopicError, match="Set TIDEMILL_PARTITIONS=5: the number of those that exist cannot"):
+        admin.copartitions(rows, found, 9)
+
+
+def test_partitions_that_were_added_end_the_start():
+    """Before a line is lost: batches have records in the former ones."""
+    admin.check_kept(None, 4)
+    admin.check_kept(4, 4)
+    with pytest.raises(admin.PartitionsChanged, match="have 6 partitions, and the batches were written to 4"):
+        admin.check_kept(4, 6)
 
 
 async def test_a_broker_that_never_answers_is_reported(monkeypatch):

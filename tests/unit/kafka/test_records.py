@@ -23,6 +23,11 @@ RECORDS = st.lists(
 )
 
 
+_ATTRIBUTES = 22
+"""The place of the low byte of a batch's attributes."""
+_CONTROL = 0x20
+
+
 class _Name(str):
     """A name that is written as the bytes it stands for."""
 
@@ -66,6 +71,34 @@ def test_all_records_are_delivered(compression, found):
         assert list(record.headers) == [
             (name.decode("utf-8", "backslashreplace"), content) for name, content in headers
         ]
+
+
+def _of_transaction(offset, *, is_marker=False):
+    """A record of producer 7's transaction, or the marker that aborts it."""
+    builder = _DefaultRecordBatchBuilderPy(
+        magic=2, compression_type=0, is_transactional=True, producer_id=7, producer_epoch=0, base_sequence=0,
+        batch_size=1 << 20,
+    )  # fmt: skip
+    builder.append(0, 1, bytes(4) if is_marker else b"k", b"v", [])
+    batch = bytearray(builder.build())
+    struct.pack_into(">q", batch, 0, offset)
+    batch[_ATTRIBUTES] |= _CONTROL * is_marker
+    return bytes(batch)
+
+
+def test_aborted_records_are_not_delivered_beside_invalid_ones():
+    """Decoding the fetched batches again begins with the transactions that are aborted there."""
+    bad = bytearray(_batch([(b"a", b"", [(b"\xff", b"")])], 0))
+    struct.pack_into(">q", bad, 0, 3)
+    good = bytearray(_batch([(b"b", b"", [])], 0))
+    struct.pack_into(">q", good, 0, 6)
+    first = _of_transaction(0) + _of_transaction(1, is_marker=True) + _of_transaction(2)
+    last = _of_transaction(4) + _of_transaction(5, is_marker=True)
+    found = fetcher.PartitionRecords(
+        TopicPartition("t", 0), fetcher.MemoryRecords(first + bytes(bad) + last + bytes(good)), [(7, 0), (7, 2)],
+        0, None, None, False, fetcher.READ_COMMITTED,
+    )  # fmt: skip
+    assert [record.offset for record in found] == [3, 6]
 
 
 @given(batches=st.lists(RECORDS, min_size=1, max_size=4), start=st.integers(0, 5))

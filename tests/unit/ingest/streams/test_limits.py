@@ -6,6 +6,8 @@ import pytest
 from support.intake import CUT, World, check, line, producing
 
 from tidemill.configuration.projects import Limits
+from tidemill.schemas.log import topics
+from tidemill.schemas.log.dead_letters import UNREAD
 from tidemill.schemas.log.messages import Opened, Sealed
 from tidemill.schemas.resources.file import OBJECT_BYTES
 
@@ -51,6 +53,18 @@ async def test_bytes_beyond_the_limit_are_dead_letters(seed, tmp_path):
     reasons = {headers["tidemill-dead-reason"] for _, headers in world.dead}
     assert reasons == {f"its project stores {most:,} bytes and may store {most:,}".encode()}
     check(world)
+
+
+async def test_a_batch_that_was_not_decompressed_is_named_as_that(tmp_path, caplog):
+    """Its replacement has no key, which is not what is wrong."""
+    world = World(0, tmp_path)
+    reason = b"the batch of records 1 to 11 is more than 8388608 bytes when decompressed"
+    world.log = [(None, ((UNREAD, reason),), None)]
+    await world.run(0)
+    ((_, headers),) = world.dead
+    assert headers["tidemill-dead-reason"] == reason
+    (said,) = [message for message in caplog.messages if f"{topics.INTAKE.name}/3/0" in message]
+    assert said.endswith(": its batch of records cannot be decompressed, or is too large then")
 
 
 async def test_a_stream_chooses_numbered_output(tmp_path):

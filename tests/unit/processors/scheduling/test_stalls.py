@@ -293,6 +293,24 @@ def test_results_that_the_log_does_not_accept_are_reported() -> None:
     simulated(run)
 
 
+def test_results_that_the_log_refuses_are_reported_with_its_reason() -> None:
+    """It says more than an outage: the topic has to change."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        world.outbox.room.clear()
+        world.stage.stalls.refusal = lambda: "MessageSizeTooLargeError"
+        world.publish("b", 8)
+        await world.pass_(30)
+        (told,) = world.waits("b")
+        assert (told.reason, told.message) == (
+            Reason.DELIVERY, "The log refuses 8 results (MessageSizeTooLargeError).",
+        )  # fmt: skip
+        await world.stage.close()
+
+    simulated(run)
+
+
 def test_lines_that_wait_for_the_log_say_so() -> None:
     """Those of other batches, too: no call begins for them until the log acknowledges results."""
 
