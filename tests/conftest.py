@@ -4,7 +4,6 @@ import functools
 import gc
 import os
 import resource
-import signal
 import sys
 import time
 from collections.abc import Generator, Iterator
@@ -134,8 +133,6 @@ def _process_state() -> dict[str, object]:
         "zone": time.tzname,
         "garbage": (gc.isenabled(), gc.get_threshold()),
         "environment": {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
-        # The alarm is that of the bound on the time of a test.
-        "signals": {each: signal.getsignal(each) for each in signal.valid_signals() if each != signal.SIGALRM},
         "limits": [resource.getrlimit(kind) for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE)],
     }
 

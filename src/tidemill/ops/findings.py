@@ -19,7 +19,7 @@ STALLS_MAX: Final = 20
 """Reasons for stalls to report: those that affect the most batches."""
 
 REMEDIES: Final = {
-    Reason.SERVER_UNREACHABLE: "start the server; check its address",
+    Reason.SERVER_UNREACHABLE: "start the server; check its address, and its certificate",
     Reason.SERVER_REFUSES: "check the server, `api_key_env` and the model's name",
     Reason.SERVER_FAILS: "read the server's log",
     Reason.SERVER_SILENT: "read the server's log; `timeout_seconds` limits a call",

@@ -89,12 +89,12 @@ async def test_without_the_log_nothing_changes(deps, client):
 
 
 async def test_without_the_store_files_cannot_be_read_or_written(tmp_path, client):
-    """503 if it fails, 404 if the bytes are missing."""
+    """503 if it fails, 500 if the bytes are missing."""
     file_id = (await upload(client)).json()["id"]
     path = f"/files/{file_id}/content"
     stored = tmp_path / "store" / file_key(file_id)
     stored.unlink()
-    assert (await client.get(path)).status_code == 404
+    assert (await client.get(path)).status_code == 500
     stored.symlink_to(stored)
     assert is_refused(await client.get(path))
     shutil.rmtree(tmp_path / "store")
@@ -161,7 +161,7 @@ async def test_answers_forbid_caching_and_content_sniffing(tmp_path, client):
     assert statuses == [200, 200, 206, 304, 416, 400, 401, 404, 405, 200, 200]
     (tmp_path / "store").rename(tmp_path / "gone")
     broken = await client.get(f"/files/{file_id}/content")
-    assert (broken.status_code, broken.headers["cache-control"]) == (404, "no-store")
+    assert (broken.status_code, broken.headers["cache-control"]) == (500, "no-store")
     page = await client.get("http://api/dashboard/")
     assert (page.headers["cache-control"], page.headers["x-content-type-options"]) == ("no-cache", "nosniff")
 

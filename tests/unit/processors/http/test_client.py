@@ -1,7 +1,6 @@
 """Calls of the HTTP client: requests, TLS, keys and timeouts."""
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,6 @@ from urllib.parse import urlsplit
 
 import orjson
 import pytest
-import uvloop
 from support.scripted_server import ANSWER, OK, SECONDS, Server, post, serving, untimed
 from support.servers import configured
 from support.waiting import until
@@ -18,7 +16,7 @@ from tidemill import __version__
 from tidemill.configuration.servers import Model
 from tidemill.configuration.servers import Server as Settings
 from tidemill.processors.failures import Answer, FailureKind
-from tidemill.processors.http.client import KEEPALIVE, REDACTED, HttpUpstream, Trust
+from tidemill.processors.http.client import REDACTED, HttpUpstream, Trust
 from tidemill.processors.http.connection import Connection, OnEnd
 
 SHORT_SECONDS = 0.2
@@ -131,24 +129,6 @@ async def test_short_keys_and_numbers_are_not_redacted(key: str) -> None:
     ):
         answer = await client.post(server.url, {"authorization": f"Bearer {key}"}, b"{}", SECONDS)
     assert untimed(answer) == Answer(200, said)
-
-
-@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_the_system_probes_an_idle_connection(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    """A server that vanished answers no probe, so the call ends long before its timeout."""
-
-    async def main() -> None:
-        async with serving([OK]) as (server, client):
-            assert await post(server, client) == ANSWER
-            ((connection,),) = client._idle.values()
-            found = connection.socket
-            assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-            for name, value in KEEPALIVE:
-                if (option := getattr(socket, name, None)) is not None:
-                    assert found.getsockopt(socket.IPPROTO_TCP, option) == value
-
-    with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(main())
 
 
 async def test_a_server_that_cannot_be_reached() -> None:

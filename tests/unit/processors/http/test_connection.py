@@ -7,16 +7,19 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import pytest
+import uvloop
 from msgspec import structs
-from support.scripted_server import ANSWER, OK, SECONDS
+from support.scripted_server import ANSWER, OK, SECONDS, post, serving
 from support.simtime import SimulatedLoop, run
 from support.waiting import WAIT_SECONDS_MAX, wait_until
 
 from tidemill.processors.failures import Answer, FailureKind
+from tidemill.processors.http.client import KEEPALIVE
 from tidemill.processors.http.connection import LATE_SECONDS_MAX, Connection
 from tidemill.processors.memory_budget import LargeReplies
 
@@ -112,3 +115,21 @@ async def test_an_aborted_call_on_a_closing_connection_tells_nothing() -> None:
     connection.begin(b"", SECONDS, 100, outcomes.append)
     await asyncio.sleep(0)
     assert outcomes == [FailureKind.READ]
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_the_system_probes_an_idle_connection(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """A server that vanished answers no probe, so the call ends long before its timeout."""
+
+    async def main() -> None:
+        async with serving([OK]) as (server, client):
+            assert await post(server, client) == ANSWER
+            ((connection,),) = client._idle.values()
+            found = connection.socket
+            assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            for name, value in KEEPALIVE:
+                if (option := getattr(socket, name, None)) is not None:
+                    assert found.getsockopt(socket.IPPROTO_TCP, option) == value
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
