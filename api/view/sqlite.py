@@ -16,7 +16,7 @@ from tidemill.schemas.resources.bill import ExactSum
 from tidemill.storage.locked_directory import lock_first_free
 from tidemill.storage.sqlite import WAL_PAGES_MAX, Checkpoints
 
-LAYOUT = 29
+LAYOUT = 30
 """Version of the schema; a file with another one is rebuilt."""
 
 SCAN_ROWS_MAX = 2_000
@@ -27,9 +27,8 @@ DISK_CODES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN
 DAMAGE_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 _TABLES = """
-CREATE TABLE origin (cluster TEXT NOT NULL);
 CREATE TABLE current (at INTEGER NOT NULL);
-CREATE TABLE topics (name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE topics (name TEXT PRIMARY KEY, next INTEGER NOT NULL, identity TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE batches (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, input_file_id TEXT NOT NULL,
     over INTEGER NOT NULL, status TEXT NOT NULL, ended_at INTEGER, lines_left INTEGER NOT NULL,

@@ -25,6 +25,7 @@ from tidemill.api.view.sqlite import Database, page_rows, scanned_rows
 from tidemill.api.view.throughput import Throughput
 from tidemill.bounded_dict import BoundedDict
 from tidemill.kafka.follower import Tail
+from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord, Erasure, FileRecord
 from tidemill.schemas.log.signing import Verifier
@@ -267,24 +268,18 @@ class View:
         self._publish_gone("files", "file", file_id)
 
     def resume(self, topic: str, tail: Tail) -> int:
-        """The offset to read a topic from; rows of another cluster or of a recreated topic are deleted."""
+        """The offset to read a topic from; rows of another topic of this name, or of a longer one, are deleted."""
         self._shown.clear()
         with self._database.transaction():
-            known = self._database.first("SELECT cluster FROM origin")
-            if known is not None and known != tail.cluster:
-                _log.warning("the view belongs to another cluster; folding it again")
-                for table in ("origin", "topics", "orphans", *itertools.chain(*_TABLES.values())):
-                    self._database.write(f"DELETE FROM {table}")  # noqa: S608  a name of this module
-                known = None
-            if known is None:
-                self._database.write("INSERT INTO origin VALUES (?)", tail.cluster)
             offset = self._next(topic)
-            if offset > tail.end:
-                _log.warning("%s ends before the offset of the view; folding it again", topic)
-                self._database.write("DELETE FROM topics WHERE name = ?", topic)
+            known = self._database.first("SELECT identity FROM topics WHERE name = ?", topic)
+            if (is_other := bool(known) and not ids.is_same_topic(known, tail.identity)) or offset > tail.end:
+                why = "belongs to another log" if is_other else "ends before the offset of the view"
+                _log.warning("%s %s; folding it again", topic, why)
                 for table in _TABLES[topic]:
                     self._database.write(f"DELETE FROM {table}")  # noqa: S608  a name of the table below
                 offset = 0
+            self._database.write("INSERT OR REPLACE INTO topics VALUES (?, ?, ?)", topic, offset, tail.identity)
         return offset
 
     def fold(self, topic: str, records: list[Record]) -> None:
@@ -307,7 +302,10 @@ class View:
                     except codec.DecodeError as error:
                         # The text may quote a value of a user, so it is not logged.
                         _log.warning("%s: record %d cannot be read (%s)", topic, record[2], type(error).__name__)
-                self._database.write("INSERT OR REPLACE INTO topics VALUES (?, ?)", topic, records[-1][2] + 1)
+                self._database.write(
+                    "INSERT INTO topics VALUES (?, ?, '') ON CONFLICT DO UPDATE SET next = excluded.next",
+                    topic, records[-1][2] + 1,
+                )  # fmt: skip
                 if topic == topics.FILES.name:
                     self._settle()
         except BaseException:
@@ -389,7 +387,7 @@ class View:
 
 _TABLES = {
     topics.BATCHES.name: ("batches", "labels", "waiting", "reruns", "series", "throughput"),
-    topics.FILES.name: ("files",),
+    topics.FILES.name: ("files", "orphans"),
     topics.CLAIMS.name: ("claims",),
     topics.UPLOADS.name: ("uploads", "parts"),
     topics.KEYS.name: ("keys",),

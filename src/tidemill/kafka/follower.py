@@ -15,8 +15,8 @@ from tidemill.kafka.connection import (
     CONNECT_SECONDS_MAX,
     REQUEST_MS_MAX,
     LogUnavailable,
-    cluster_id,
     stop,
+    topic_identities,
 )
 from tidemill.kafka.offsets import Offsets
 from tidemill.retrying import pause_seconds, reason
@@ -40,9 +40,9 @@ Apply = Callable[[str, bytes | None, int], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Tail:
-    """The end of a topic, and its cluster."""
+    """The end of a topic, and its identity; see `connection.topic_identities`."""
 
-    cluster: str
+    identity: str
     end: int
     """The offset that the next record will get."""
 
@@ -308,9 +308,9 @@ async def _follow(followers: Mapping[TopicPartition, Follower]) -> None:
             await consumer.start()
             consumer.assign(list(followers))
             ends = await consumer.end_offsets(list(followers))
-            cluster = await cluster_id(first.kafka)
+            found = await topic_identities(first.kafka, {partition.topic for partition in followers})
         for partition, follower in followers.items():
-            follower.begin(Tail(cluster=cluster, end=ends[partition]))
+            follower.begin(Tail(identity=found[partition.topic], end=ends[partition]))
             consumer.seek(partition, follower.position)
         while True:
             records = await _poll(consumer, followers)

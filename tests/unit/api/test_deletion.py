@@ -171,7 +171,7 @@ async def test_a_replay_leaves_out_deleted_lines(deps, client):
 async def test_a_rebuilt_view_knows_deleted_batches(deps, client):
     """From `tidemill.secrets`, since the log keeps tombstones of batches for some days only."""
     erasure = codec.encode(Erasure(project="p", at=1))
-    deps.view.resume(topics.SECRETS.name, Tail(cluster="c", end=0))
+    deps.view.resume(topics.SECRETS.name, Tail(identity="c/t", end=0))
     deps.view.fold(topics.SECRETS.name, [(BATCH, erasure, 0)])
     assert (await client.get(f"/batches/{BATCH}")).status_code == 404
     deps.view.fold(topics.SECRETS.name, [(BATCH, None, 1)])

@@ -178,7 +178,7 @@ async def test_a_new_signing_key_replaces_another(deps, admin, tmp_path):
     view = View(Database(tmp_path / "again"), lambda: NOW, Verifier([young.public]))
     try:
         assert view.keyring.by_id(key["id"]) is None
-        assert view.resume(topics.KEYS.name, Tail(cluster="c", end=9)) == 0
+        assert view.resume(topics.KEYS.name, Tail(identity="c/t", end=9)) == 0
         view.fold(topics.KEYS.name, [*old, *again])
         assert view.keyring.by_id(key["id"]).key.revoked_at is None
         assert view.keyring.by_id(gone["id"]).key.revoked_at == NOW

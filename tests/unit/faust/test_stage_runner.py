@@ -128,7 +128,7 @@ async def test_what_a_stage_reads_before_its_apps_start_is_progress():
     heartbeat = stage_runner._heartbeat(MonitoredApps())
     topic = topics.BATCHES.name
     follower = Follower("127.0.0.1:9", topic, print)
-    follower.begin(Tail(cluster="c", end=3))
+    follower.begin(Tail(identity="c/t", end=3))
     marks = [heartbeat.progress()]
     for offset in range(4):
         await follower.take([ConsumerRecord(topic, 0, offset, 0, 0, b"k", b"v", None, 1, 1, ())])

@@ -33,7 +33,7 @@ async def test_each_record_that_fails_twice_is_skipped(bad, size):
     follower = Follower("127.0.0.1:9", TOPIC, apply)
     tries = 0
     while not follower.is_caught_up:
-        follower.begin(Tail(cluster="c", end=6))
+        follower.begin(Tail(identity="c/t", end=6))
         records = [record(offset, bytes(size)) for offset in range(follower.position, 6)]
         try:
             await follower.take(records)
@@ -59,7 +59,7 @@ async def test_catching_up_has_a_bound(monkeypatch):
         await catch_up(followers, TOPIC)
     for follower in followers:
         monkeypatch.setattr(follower._offsets, "next", ends)
-        follower.begin(Tail(cluster="c", end=6))
+        follower.begin(Tail(identity="c/t", end=6))
     apart.move(6)
     await catch_up(followers, topics.FILES.name)
     with pytest.raises(LogUnavailable):
@@ -77,7 +77,7 @@ def behind(monkeypatch):
         return dict.fromkeys(partitions, 2)
 
     monkeypatch.setattr(follower._offsets, "next", ends)
-    follower.begin(Tail(cluster="c", end=2))
+    follower.begin(Tail(identity="c/t", end=2))
     return follower
 
 
@@ -90,7 +90,7 @@ async def test_catching_up_ends_with_the_connection(behind):
     behind.disconnect()
     with pytest.raises(LogUnavailable, match="lost"):
         await waiting
-    behind.begin(Tail(cluster="c", end=2))
+    behind.begin(Tail(identity="c/t", end=2))
     waiting = asyncio.create_task(behind.catch_up())
     await until(lambda: behind._waiters, "the wait")
     await behind.take([record(1, b"x")])

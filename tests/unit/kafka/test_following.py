@@ -24,7 +24,7 @@ def test_a_view_that_does_not_follow_any_more(caplog, monkeypatch):
     following = Following([follower])
     assert "still being read: 1 of 1" in following.fault()
     assert following.ages() == {}
-    follower.begin(Tail(cluster="c", end=0))
+    follower.begin(Tail(identity="c/t", end=0))
     follower.see(0, 1)
     assert following.fault() is None
     assert following.ages()[TOPIC] < AGE_SECONDS_MAX
@@ -50,7 +50,7 @@ def test_the_age_needs_no_right_clock(step_ms, monkeypatch):
     now = [5.0]
     monkeypatch.setattr(follower_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     follower = Follower("127.0.0.1:9", TOPIC, lambda *_: None)
-    follower.begin(Tail(cluster="c", end=0))
+    follower.begin(Tail(identity="c/t", end=0))
     for fetched_ms in (10_000_000, 10_000_000 + step_ms):
         now[0] += 3
         follower.see(0, fetched_ms)
@@ -71,7 +71,7 @@ async def test_callers_of_one_moment_share_a_catch_up(monkeypatch):
         return dict.fromkeys(partitions, 0)
 
     monkeypatch.setattr(follower._offsets, "next", ends)
-    follower.begin(Tail(cluster="c", end=0))
+    follower.begin(Tail(identity="c/t", end=0))
     shared = Following([follower]).catch_up
     first = asyncio.create_task(shared(TOPIC))
     await until(lambda: asked, "the first request")
@@ -84,6 +84,6 @@ async def test_callers_of_one_moment_share_a_catch_up(monkeypatch):
     follower.disconnect()
     with pytest.raises(LogUnavailable):
         await shared(TOPIC)
-    follower.begin(Tail(cluster="c", end=0))
+    follower.begin(Tail(identity="c/t", end=0))
     await shared(TOPIC)
     assert len(asked) == 3

@@ -35,7 +35,7 @@ def damaged(folder) -> tuple[Database, View]:
     """A view of some batches whose pages are damaged, except the first one and those of empty tables."""
     database, view = opened(folder)
     records = [(f"b{n}", codec.encode(BatchRecord(project="p", batch=batch_of(f"b{n}"))), n) for n in range(100)]
-    view.resume(BATCHES, Tail(cluster="k", end=100))
+    view.resume(BATCHES, Tail(identity="k/t", end=100))
     view.fold(BATCHES, records)
     (root,) = (row[0] for row in database.read("SELECT rootpage FROM sqlite_schema WHERE name = 'batches'"))
     page = database.first("PRAGMA page_size")
@@ -59,7 +59,7 @@ async def test_the_first_statement_that_meets_damage_has_the_view_made_anew(tmp_
         await asyncio.wait_for(waiting, 9)
     view.close()
     database, view = opened(tmp_path)
-    assert view.resume(BATCHES, Tail(cluster="k", end=101)) == 0
+    assert view.resume(BATCHES, Tail(identity="k/t", end=101)) == 0
     view.fold(BATCHES, [("b1", RECORD, 100)])
     assert view.batch("p", "b1") is not None
     view.close()
@@ -85,7 +85,7 @@ def file_of(folder, clock) -> View:
 
 def test_a_view_that_was_away_for_longer_than_tombstones_live_is_made_anew(tmp_path):
     """Kafka may have dropped the tombstones of files that another process deleted meanwhile."""
-    clock, tail = ManualClock(), Tail(cluster="k", end=9)
+    clock, tail = ManualClock(), Tail(identity="k/t", end=9)
     for passed, known in ((0, 0), (AWAY_SECONDS_MAX, 1), (1, 0), (AWAY_SECONDS_MAX, 1)):
         clock.now += passed
         view = file_of(tmp_path, clock)
@@ -97,7 +97,7 @@ def test_a_view_that_was_away_for_longer_than_tombstones_live_is_made_anew(tmp_p
 
 def test_a_view_from_the_future_is_made_anew(tmp_path):
     """It was marked by a clock that was ahead, so its age is unknown."""
-    clock, tail = ManualClock(), Tail(cluster="k", end=9)
+    clock, tail = ManualClock(), Tail(identity="k/t", end=9)
     view = file_of(tmp_path, clock)
     view.resume(BATCHES, tail)
     view.fold(BATCHES, [("b1", RECORD, 0)])

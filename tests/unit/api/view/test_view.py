@@ -169,7 +169,7 @@ def test_a_poll_shows_each_change(view):
     assert polled() is None
     fold(4, batch())
     assert polled() is not None
-    view.resume(BATCHES, Tail(cluster="another", end=0))
+    view.resume(BATCHES, Tail(identity="another/t", end=0))
     assert polled() is None
 
 
@@ -191,25 +191,27 @@ def test_an_unreadable_record_is_skipped(view, caplog):
     """The log quotes none of its text."""
     view.fold(FILES, [("x", b'{"needle":1}', 0), ("f", codec.encode(file_record("f")), 1)])
     assert view.file("p", "f") is not None
-    assert view.resume(FILES, Tail(cluster="k", end=2)) == 2
+    assert view.resume(FILES, Tail(identity="k/t", end=2)) == 2
     assert "needle" not in caplog.text
 
 
 def test_offsets_are_stored_with_the_rows(tmp_path, time):
-    """A new process continues; another cluster, or a truncated topic, is folded from its beginning."""
+    """A new process continues; another topic of this name, or a shorter one, is folded from its beginning."""
     feed = Feed(view := View(Database(tmp_path), time, VERIFIER), FILES)
-    assert feed.resume(Tail(cluster="k", end=5)) == 0
+    assert feed.resume(Tail(identity="k/t", end=5)) == 0
     for offset in range(5):
         feed.apply(f"f{offset}", codec.encode(file_record(f"f{offset}")), offset)
     feed.applied()
+    assert view.resume(BATCHES, Tail(identity="k/t", end=5)) == 0
     view.put_batch(BatchRecord(project="p", batch=batch()))
     view.close()
     view = View(Database(tmp_path), time, VERIFIER)
-    assert view.resume(FILES, Tail(cluster="k", end=9)) == 5
-    assert view.resume(FILES, Tail(cluster="k", end=4)) == 0
+    assert view.resume(BATCHES, Tail(identity="k/t", end=5)) == 0
+    assert view.resume(FILES, Tail(identity="k/t", end=9)) == 5
+    assert view.resume(FILES, Tail(identity="k/t", end=4)) == 0
     assert view.file("p", "f0") is None
     assert view.batch("p", "b") is not None
-    assert view.resume(BATCHES, Tail(cluster="other", end=0)) == 0
+    assert view.resume(BATCHES, Tail(identity="k/other", end=5)) == 0
     assert view.batch("p", "b") is None
     view.close()
 
@@ -228,16 +230,16 @@ def test_each_process_has_its_own_file(tmp_path):
 def test_a_failed_transaction_leaves_no_write(tmp_path):
     """All or nothing."""
     database = Database(tmp_path)
-    database.write("INSERT INTO topics VALUES ('t', 1)")
+    database.write("INSERT INTO topics VALUES ('t', 1, 'k/t')")
 
     def write_twice() -> None:
         with database.transaction():
-            database.write("INSERT INTO origin VALUES ('k')")
-            database.write("INSERT INTO topics VALUES ('t', 2)")
+            database.write("INSERT INTO current VALUES (1)")
+            database.write("INSERT INTO topics VALUES ('t', 2, 'k/t')")
 
     with pytest.raises(sqlite3.IntegrityError):
         write_twice()
-    assert database.read("SELECT * FROM origin") == []
+    assert database.read("SELECT * FROM current") == []
     database.close()
 
 
@@ -278,23 +280,23 @@ def test_a_full_disk_leaves_the_view_unchanged(tmp_path):
 
     def write_much() -> None:
         with database.transaction():
-            database.write("INSERT INTO origin VALUES ('k')")
-            database.write("INSERT INTO topics VALUES (?, 1)", "t" * 100_000)
+            database.write("INSERT INTO current VALUES (1)")
+            database.write("INSERT INTO topics VALUES (?, 1, 'k/t')", "t" * 100_000)
 
     for _ in range(2):
         with pytest.raises(StateUnavailable, match="SQLITE_FULL"):
             write_much()
-    assert database.read("SELECT * FROM origin") == []
+    assert database.read("SELECT * FROM current") == []
     database.read("PRAGMA max_page_count = 1000000")
     write_much()
-    assert database.read("SELECT * FROM origin") == [("k",)]
+    assert database.read("SELECT * FROM current") == [(1,)]
     database.close()
 
 
 def test_a_full_disk_does_not_rebuild_the_view(tmp_path):
     """A later start continues with the same file."""
     database = Database(tmp_path)
-    database.write("INSERT INTO origin VALUES ('k')")
+    database.write("INSERT INTO current VALUES (1)")
     database.close()
     journal = database.path.with_name(f"{database.path.name}-wal")
     journal.mkdir()
@@ -302,7 +304,7 @@ def test_a_full_disk_does_not_rebuild_the_view(tmp_path):
         Database(tmp_path)
     journal.rmdir()
     database = Database(tmp_path)
-    assert database.read("SELECT * FROM origin") == [("k",)]
+    assert database.read("SELECT * FROM current") == [(1,)]
     database.close()
 
 
