@@ -76,8 +76,8 @@ def go_back(consumer: Any, transient: tuple[type[Exception], ...]) -> "Positions
 
     If the client's fetch began where Faust was, or does so after the seek, and brings the same record first,
     the log has no other before it: transactions, compaction and batches that cannot be decompressed leave gaps.
-    Records that the broker has removed meanwhile count as delivered; `transient` errors are of a broker that is away.
-    If such a fetch brings an earlier record, it raises `LogReset`: what the process knows of the log is wrong.
+    Records that the broker has removed meanwhile count as delivered. `transient` are the errors of a broker that is
+    away. If such a fetch brings an earlier record, it raises `LogReset`: the process knows a former log.
     """
     positions = Positions(consumer, transient)
     consumer.seek, consumer.seek_to_committed = positions.seek, positions.seek_to_committed
