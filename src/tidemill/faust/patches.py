@@ -76,7 +76,7 @@ def go_back(consumer: Any, transient: tuple[type[Exception], ...]) -> "Positions
 
     If the client's fetch began where Faust was, or does so after the seek, and brings the same record first,
     the log has no other before it: transactions, compaction and batches that cannot be decompressed leave gaps.
-    Records that the broker has removed meanwhile count as delivered. `transient` are the errors of a broker that is
+    Records that the broker has removed meanwhile count as delivered. `transient` are errors of a broker that is
     away. If such a fetch brings an earlier record, it raises `LogReset`: the process knows a former log.
     """
     positions = Positions(consumer, transient)
