@@ -143,11 +143,12 @@ class Member:
             model.dispatcher.forget_waiting()
 
     def _disown(self) -> None:
-        """Hold no partition for the calls in flight: another process may own all of them, and repeat the calls."""
+        """Hold no partition that was read until now: another process may own it, and repeat its calls."""
         for model in self._models.at_work:
             for line in model.dispatcher.lines:
                 for entry in line.entries:
-                    entry.window.number = None
+                    if entry.window.number in self._numbers:
+                        entry.window.number = None
 
     def _in_flight(self) -> Mapping[int, list[Work]]:
         """The lines whose results the log lacks, by partition; waiting ones are forgotten by now."""

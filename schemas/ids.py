@@ -12,6 +12,9 @@ import time
 
 BATCH_PREFIX = "batch_"
 
+NIL = "00000000-0000-0000-0000-000000000000"
+"""Kafka's id of a topic without an id."""
+
 _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _PART = re.compile(rf"(?:{BATCH_PREFIX})?([0-9a-f]{{4,31}})\Z")
 _BATCH = re.compile(BATCH_PREFIX + r"[0-9a-f]{32}\Z")
@@ -151,7 +154,7 @@ def is_same_topic(before: str, now: str) -> bool:
     A topic without an id may be any one of its cluster.
     """
     (cluster, _, topic), (cluster_now, _, topic_now) = before.partition("/"), now.partition("/")
-    return cluster == cluster_now and (topic == topic_now or not topic or not topic_now)
+    return cluster == cluster_now and (topic == topic_now or not {topic, topic_now}.isdisjoint({"", NIL}))
 
 
 def base62(content: bytes, chars: int, digits: str = _BASE62) -> str:

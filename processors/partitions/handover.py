@@ -81,6 +81,7 @@ class Handover:
     async def hold(self, work: Mapping[int, list[Work]]) -> None:
         """Mark the partitions whose lines are in flight, before the group divides all anew."""
         async with self._turn:
+            await self._let_go()
             self._lost = {number: at for number, at in self._lost.items() if number in work}
             # The calls for which it waits came after its own, which another process has repeated.
             others = self._waiting.keys() & self._seen.keys()

@@ -25,12 +25,18 @@ _DAMAGED: Final = ("Corruption", "IO error: No such file or directory", "Invalid
 log = logging.getLogger("tidemill.stage")
 
 
-async def check(kafka: Kafka, tables: Iterable[tuple[Any, int]]) -> None:
-    """Delete the files of these partitions of tables that do not belong to their changelogs, and open all."""
+async def check(kafka: Kafka, tables: Iterable[tuple[Any, int]], generation_id: int) -> None:
+    """Delete the files of these partitions of tables that do not belong to their changelogs, and open all.
+
+    The partitions were assigned with this generation of the group; after the next one it checks no more.
+    """
     found = list(tables)
     ends = await retry("reading the ends of changelogs", lambda: _changelogs(kafka, found))
     for table, number in found:
         identity, end = ends[_topic(table), number]
+        # A scan that has not ended keeps a database of former owners open, and locked, for a while.
+        if await table.data._try_open_db_for_partition(number, generation_id=generation_id) is None:  # noqa: SLF001
+            return
         check_files(table.data, number, identity, end)
 
 
@@ -52,21 +58,26 @@ def check_files(store: Any, number: int, identity: str, end: int) -> None:
     """Delete the files of a partition unless they belong to this changelog; `end` is its next record's offset."""
     database = store._db_for_partition(number)  # noqa: SLF001  not public
     offset, known = database.get(store.offset_key), database.get(CHANGELOG)
-    if offset is not None:
-        fault = None
-        if known is None or not ids.is_same_topic(known.decode(), identity):
-            fault = "belong to another log"
-        elif int(offset) >= end:
-            fault = f"are newer than the log: offset {int(offset)} of {end}"
-        if fault is not None:
-            del database
-            store._dbs.pop(number)  # noqa: SLF001
-            # RocksDB closes a database with its last reference.
-            gc.collect()
-            _delete(store, number, fault)
-            database, known = store._db_for_partition(number), None  # noqa: SLF001
+    if (fault := _fault(offset, known, identity, end)) is not None:
+        del database
+        store._dbs.pop(number)  # noqa: SLF001
+        # RocksDB closes a database with its last reference.
+        gc.collect()
+        _delete(store, number, fault)
+        database, known = store._db_for_partition(number), None  # noqa: SLF001
     if known is None or known.decode() != identity:
         database.put(CHANGELOG, identity.encode())
+
+
+def _fault(offset: bytes | None, known: bytes | None, identity: str, end: int) -> str | None:
+    """Why files with this offset and identity do not belong to a changelog."""
+    if known is None:
+        return None if offset is None else "do not name their log"
+    if not ids.is_same_topic(known.decode(), identity):
+        return "belong to another log"
+    if offset is not None and int(offset) >= end:
+        return f"are newer than the log: offset {int(offset)} of {end}"
+    return None
 
 
 def reopened(store: Any) -> Any:

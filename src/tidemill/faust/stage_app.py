@@ -22,6 +22,7 @@ from tidemill.faust.patches import (
     Flow,
     Positions,
     check_no_partitions,
+    commit_in_order,
     fetch_briefly,
     go_back,
     remember_assignment,
@@ -98,6 +99,7 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
         consumer = super()._new_consumer()
         seek_all(consumer)
         self.positions = go_back(consumer, TRANSIENT)
+        commit_in_order(consumer)
         resume_at_once(consumer)
         remember_assignment(consumer)
         check_no_partitions(consumer)

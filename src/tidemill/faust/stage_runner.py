@@ -122,7 +122,8 @@ async def _run(
             return False
         _check_partitions(catalog, settings)
         stage = make(settings, settings.cluster, catalog)
-        apps = await stage.start()
+        if (apps := await _first(stop_requested, stage.start())) is None:
+            return False
         monitored.add(apps)
 
         async def ask() -> Retention:

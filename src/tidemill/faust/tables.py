@@ -30,7 +30,7 @@ class PromptTableManager(TableManager):  # type: ignore[misc]  # Faust is untype
         """Take over tables as Faust does, after the local files that belong to another log are deleted."""
         new = [(self._changelogs[tp.topic], tp.partition) for tp in newly_assigned if tp.topic in self._changelogs]
         if new:
-            await local_tables.check(self.app.cluster, new)
+            await local_tables.check(self.app.cluster, new, generation_id)
         await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
 
 

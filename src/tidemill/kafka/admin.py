@@ -304,7 +304,7 @@ def check_kept(kept: int | None, partitions: int) -> None:
         raise PartitionsChanged(
             f"The topics have {counted(partitions, 'partition')}, and the batches were written to {kept}: some of "
             "their records would not be found, and their answers be lost. Partitions cannot be taken away: "
-            f"{REMAKE}; create unfinished batches again."
+            f"{REMAKE}; create unfinished batches again. Start an api first: it notes the new number."
         )
 
 

@@ -208,7 +208,9 @@ class Catalog:
         kept = self.contents.partitions
         if kept == count:
             return
-        if kept is not None and not await is_unused(self.follower.kafka, topics.COMMANDS):
+        # Streams begin without a command.
+        used = (topics.COMMANDS, topics.INTAKE, topics.OUTCOMES)
+        if kept is not None and not await is_unused(self.follower.kafka, *used):
             check_kept(kept, count)
         await log.send(topics.CATALOG.name, PARTITIONS, Partitions(count=count).model_dump_json().encode())
         await self.catch_up()

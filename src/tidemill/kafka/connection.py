@@ -26,6 +26,7 @@ from aiokafka.protocol.types import (
 
 from tidemill.configuration.security import Kafka, client_options
 from tidemill.kafka import decompression
+from tidemill.schemas import ids
 
 REQUEST_MS_MAX = 10_000
 """How long the client waits for an answer before it sends a request again."""
@@ -76,7 +77,8 @@ async def cluster_id(kafka: Kafka) -> str:
 async def topic_identities(kafka: Kafka, names: Collection[str]) -> dict[str, str]:
     """The identity of each topic: the id of the cluster, `/`, and the id that the topic got when it was created.
 
-    Brokers before 2.8 give topics no ids, and the identity ends with the slash.
+    Brokers before 2.8, or with an `inter.broker.protocol.version` before it, give topics no ids, and the identity
+    ends with the slash.
 
     Raises:
         LogUnavailable: No broker answers, or a topic does not exist.
@@ -89,14 +91,17 @@ async def topic_identities(kafka: Kafka, names: Collection[str]) -> dict[str, st
     except (IncompatibleBrokerVersion, NotImplementedError):
         cluster = await cluster_id(kafka)
         return dict.fromkeys(names, f"{cluster}/")
-    except KafkaError as error:
-        raise LogUnavailable(str(error)) from error
+    except (KafkaError, TimeoutError) as error:
+        raise LogUnavailable(str(error) or type(error).__name__) from error
     finally:
         await admin.close()
     for code, name, *_ in answer.topics:
         if code:
             raise LogUnavailable(f"{for_code(code).__name__}: {name}")
-    return {name: f"{answer.cluster_id or ''}/{topic_id}" for _, name, topic_id, *_ in answer.topics}
+    return {
+        name: f"{answer.cluster_id or ''}/{topic_id if topic_id != ids.NIL else ''}"
+        for _, name, topic_id, *_ in answer.topics
+    }
 
 
 class _Uuid(AbstractType[str]):  # type: ignore[misc]  # aiokafka is untyped here
@@ -154,8 +159,7 @@ class _Metadata(Request[_MetadataStruct]):  # type: ignore[misc]
 
     def build(self, request_struct_class: type[Any]) -> Any:
         """See `Request`."""
-        nil = str(uuid.UUID(int=0))
-        return request_struct_class([(nil, name, {}) for name in self._names], False, False, {})
+        return request_struct_class([(ids.NIL, name, {}) for name in self._names], False, False, {})
 
 
 async def stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:

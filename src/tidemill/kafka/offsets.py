@@ -163,15 +163,16 @@ class Offsets:
         return found
 
 
-async def is_unused(kafka: Kafka, topic: Topic) -> bool:
-    """Whether a topic has never had a record.
+async def is_unused(kafka: Kafka, *topics: Topic) -> bool:
+    """Whether none of the topics has ever had a record.
 
     Raises:
         LogUnavailable: Not all partitions answer.
     """
     offsets = Offsets(kafka)
     try:
-        tps = [TopicPartition(topic.name, number) for number in (await offsets.partitions()).get(topic.name, ())]
+        counts = await offsets.partitions()
+        tps = [TopicPartition(topic.name, number) for topic in topics for number in counts.get(topic.name, ())]
         found = await offsets.next(tps)
     finally:
         await offsets.close()

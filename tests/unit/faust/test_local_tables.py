@@ -1,15 +1,18 @@
 """Local files of a table that do not belong to its changelog, in a real RocksDB."""
 
+import asyncio
 import gc
 import os
+from types import SimpleNamespace
 
 import pytest
 from faust.types import TP
+from support.waiting import until
 
 from tidemill.configuration.settings import Settings
-from tidemill.faust import stage_app
+from tidemill.faust import local_tables, stage_app
 from tidemill.faust.local_tables import check_files
-from tidemill.faust.tables import declare_table
+from tidemill.faust.tables import PartitionTable, declare_table
 
 HERE = TP("changelog", 0)
 OWN = "cluster/topic"
@@ -63,10 +66,43 @@ def test_files_of_another_log_are_rebuilt(files, identity, caplog):
     assert files.check(identity)
 
 
-def test_files_without_an_identity_are_rebuilt(files):
+def test_files_without_an_identity_are_rebuilt(files, caplog):
     """An older process wrote them, of any log."""
     files.store._db_for_partition(0).delete(b"__tidemill\0changelog__")
     assert not files.check()
+    assert "the files of partition 0 of table rows do not name their log" in caplog.text
+
+
+def test_files_of_another_log_without_an_offset_are_rebuilt(files):
+    """A process has written rows, and ended before the first record of its changelog was acknowledged."""
+    files.store._db_for_partition(0).delete(files.store.offset_key)
+    assert files.check()
+    assert not files.check("other/topic")
+
+
+async def test_files_of_the_last_owner_are_awaited(tmp_path, monkeypatch, caplog):
+    """A scan of its own that has not ended keeps them open for a moment after a rebalance."""
+    caplog.set_level("INFO")
+    files = Files(tmp_path)
+    assert not files.check()
+    files.store._db_for_partition(0).put(b"row", b"1")
+
+    async def log(*_):
+        return {("changelog", 0): (OWN, END)}
+
+    monkeypatch.setattr(local_tables, "_changelogs", log)
+    topic = SimpleNamespace(get_topic_name=lambda: "changelog")
+    table = SimpleNamespace(data=files.store, changelog_topic=topic)
+    scan = PartitionTable(table, 0).scan(b"")
+    next(scan)
+    files.store._dbs.clear()
+    gc.collect()
+    checking = asyncio.create_task(local_tables.check("", [(table, 0)], files.store.app.consumer_generation_id))
+    await until(lambda: "is locked" in caplog.text or checking.done())
+    scan.close()
+    gc.collect()
+    await checking
+    assert files.check()
 
 
 def test_files_newer_than_the_log_are_rebuilt(files, caplog):

@@ -6,6 +6,7 @@ import os
 import signal
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 from aiokafka import ConsumerRecord
@@ -121,6 +122,37 @@ async def test_a_stage_does_not_start_with_added_partitions(monkeypatch, caplog)
         await stage_runner._run(settings, "ingest", made.append, monitored, Heartbeat(monitored.look))
     assert "have 6 partitions, and the batches were written to 4" in caplog.text
     assert not made
+
+
+async def test_a_stop_ends_a_start_that_waits_for_the_log(monkeypatch):
+    """A stage repeats its first requests without a bound."""
+
+    async def answer(*_, **__):
+        return 4
+
+    def filled(kafka):
+        catalog = Topic(kafka)
+        catalog.fill()
+        return catalog
+
+    starting = asyncio.Event()
+
+    async def start():
+        starting.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(stage_runner, "ensure_topics", answer)
+    monkeypatch.setattr(stage_runner, "Catalog", filled)
+    monitored = MonitoredApps()
+    settings = Settings(kafka="127.0.0.1:9", health_port=ports.free_port())
+    stage = SimpleNamespace(start=start, store=None)
+    running = asyncio.create_task(
+        stage_runner._run(settings, "ingest", lambda *_: stage, monitored, Heartbeat(monitored.look))
+    )
+    await starting.wait()
+    os.kill(os.getpid(), signal.SIGTERM)
+    async with asyncio.timeout(5):
+        assert await running is False
 
 
 async def test_what_a_stage_reads_before_its_apps_start_is_progress():

@@ -238,6 +238,17 @@ async def test_a_process_that_was_taken_for_dead_holds_nothing(group):
     assert group.marks[1] == written
 
 
+async def test_a_rebalance_renews_no_mark_that_has_gone(group):
+    """The process was cut off; another one has taken it for dead, and repeated the calls."""
+    old, new = group.member(), group.member()
+    await old.hold({1: [Call().lasts]})
+    await old.take(())
+    await new.take({1})
+    assert await _pass(group, STALE_SECONDS + 1, new) == {1}
+    await old.hold({1: [Call().lasts]})
+    assert not group.marks[1]
+
+
 async def test_a_process_that_waits_for_a_partition_does_not_mark_it(group):
     """It has calls of it since the time before another process took it over, and repeated them."""
     old, new = group.member(), group.member()
