@@ -344,7 +344,7 @@ class Dispatcher:
     def _retry(self, line: Line, at: float) -> bool:
         """Let a line wait until `at` for another call, if one is allowed; returns whether it waits."""
         self._end_calls(1)
-        if line.head.batch_id in self._services.closed:
+        if line.head.batch_id in self._services.closed or self.lines.is_done(line):
             self._finish(line)
         elif self._state is _State.LEAVING or line.is_lost:
             self._forget(line)  # Kafka delivers it with its record, here or to another process

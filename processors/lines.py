@@ -108,6 +108,10 @@ class PendingLines:
             del self.batches[head.batch_id]
         return fresh, completed
 
+    def is_done(self, line: Line) -> bool:
+        """Whether the log has the result of a pending line: another process called it, too."""
+        return self.completed.is_done(line.head.batch_id, line.index)
+
     def settle(self, line: Line) -> bool:
         """Note that a line has a result; returns whether others of its batch have none."""
         batch = self.batches[line.head.batch_id]

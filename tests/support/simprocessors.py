@@ -25,6 +25,7 @@ from tidemill.processors.models import OpenBatches
 from tidemill.processors.partitions import seals
 from tidemill.processors.partitions.assignment import Assignment, PlacedRecord
 from tidemill.processors.partitions.closed_batches import ClosedBatches, batch_state
+from tidemill.processors.partitions.completed_lines import CompletedLines
 from tidemill.processors.partitions.seals import SealedOutbox
 from tidemill.processors.partitions.window import PartitionWindow
 from tidemill.processors.scheduling.prefix_groups import prefixes
@@ -304,10 +305,12 @@ class ProcessorsProcess(Base):
         servers = Servers(self.process.now, self.process.loop.time)
         servers.apply(settings.serving)
         pool = servers.pools[name]
+        completed = CompletedLines()
+        upstream = self.world.upstream(self.process, completed)
         caller = Caller(
             pool=pool,
-            endpoint_probe=EndpointProbe(name, pool, self.world.upstream(self.process)),
-            upstream=self.world.upstream(self.process),
+            endpoint_probe=EndpointProbe(name, pool, upstream),
+            upstream=upstream,
             store=self.store,
             forms=Forms(self.store, LineBudget()),
             clock=self.process.now,
@@ -318,6 +321,7 @@ class ProcessorsProcess(Base):
             outbox=SealedOutbox(self, self.vault, self.closed),
             store=self.store,
             closed=self.closed,
+            completed=completed,
             clock=self.process.now,
             chance=self.world.chance.random,
         )

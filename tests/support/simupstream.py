@@ -8,6 +8,7 @@ from support import upstreams
 from support.simtime import Process
 
 from tidemill.processors.failures import Answer, FailureKind
+from tidemill.processors.partitions.completed_lines import CompletedLines
 from tidemill.schemas.endpoints import PROMPT
 
 REFUSED_EVERY = 7
@@ -29,9 +30,10 @@ def _reply(places: list[tuple[str, int]], name: str) -> dict[str, Any]:
 class Upstream(upstreams.Upstream):
     """The backend: a line whose number is a multiple of seven is refused; a call may meet a fault."""
 
-    def __init__(self, world: Any, process: Process) -> None:
+    def __init__(self, world: Any, process: Process, completed: CompletedLines) -> None:
         self._world = world
         self._process = process
+        self._completed = completed
 
     async def post(
         self, url: str, headers, body: bytes, seconds: float, more: bytes = b""
@@ -45,6 +47,7 @@ class Upstream(upstreams.Upstream):
         if not isinstance(given, str | list) or given == PROMPT:
             return await self._proven(seconds)
         places = [(batch_id, int(index)) for _, batch_id, index in map(str.split, messages)]
+        assert not any(self._completed.is_done(*place) for place in places), "the log has a result already"
         is_well = chance.random() < WELL_SHARE
         is_refused = any(index % REFUSED_EVERY == 0 for _, index in places)
         if is_well and (len(places) == 1 or not is_refused):

@@ -2,7 +2,7 @@
 
 A run depends only on its seed: batches, cancels, deadlines, replies, kills, duplicate records and late writes.
 `SimulatedWay(seed).run()` returns once every batch is over, and checks invariants 1 to 5 of the design (a batch's
-lines, status, files, bill, and repeated calls).
+lines, status, files, bill, and repeated calls). No process calls a line whose result it knows to be on the log.
 """
 
 import asyncio
@@ -34,6 +34,7 @@ from support.simupstream import SLOW_SECONDS_MAX, Upstream
 
 from tidemill.configuration import projects
 from tidemill.configuration.settings import Settings
+from tidemill.processors.partitions.completed_lines import CompletedLines
 from tidemill.processors.partitions.handover import STALE_SECONDS
 from tidemill.results.resources import Limits
 from tidemill.schemas import ids
@@ -137,9 +138,9 @@ class SimulatedWay(Faults):
         """A new token."""
         return f"{next(self._tokens):08x}"
 
-    def upstream(self, process: Process) -> Upstream:
-        """The backend as a process reaches it."""
-        return Upstream(self, process)
+    def upstream(self, process: Process, completed: CompletedLines) -> Upstream:
+        """The backend as a process reaches it, which knows these completed lines."""
+        return Upstream(self, process, completed)
 
     def called(self, place: tuple[str, int], process: Process) -> None:
         """Note a call whose answer is final."""

@@ -10,6 +10,8 @@ from support.simstages import BATCHES
 from support.simtime import Process
 from support.simworld import SimulatedWay
 
+from tidemill.processors.partitions.completed_lines import CompletedLines
+
 SEEDS = 200
 CHUNKS = 10
 
@@ -30,6 +32,11 @@ def test_a_process_that_comes_back_to_its_group_marks_no_partition_of_others(see
     SimulatedWay(seed, are_back=True).run()
 
 
+def test_a_process_that_comes_back_calls_no_line_that_it_knows_to_be_completed():
+    """Its calls in flight fail after it has learnt of the results of the owner in between."""
+    SimulatedWay(222, are_back=True).run()
+
+
 def test_a_fault_outside_of_the_processes_tasks_ends_the_run():
     """Timers and calls without a task have no task that would note their faults."""
 
@@ -47,7 +54,7 @@ def test_a_kill_does_not_repeat_an_aborted_call():
     async def main(loop):
         process = Process(loop, world.chance)
         body = orjson.dumps({"input": "prompt batch_x 1"})
-        abort = world.upstream(process).begin("", {}, body, 1.0, b"id: 1", on_end=pytest.fail)
+        abort = world.upstream(process, CompletedLines()).begin("", {}, body, 1.0, b"id: 1", on_end=pytest.fail)
         await asyncio.sleep(0)
         assert list(world._under_way) == [("batch_x", 1)]
         abort()

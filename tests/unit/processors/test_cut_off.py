@@ -223,3 +223,18 @@ async def test_lines_that_wait_for_calls_of_others_have_a_reason(member, times):
     assert member._waits(began_at + 5 * STALL_SECONDS) == []
     member._stopping_since = began_at
     assert len(member._waits(began_at + 6 * STALL_SECONDS)) == 1
+
+
+async def test_a_process_that_lost_its_group_marks_no_partition_for_its_old_calls(member, times):
+    """They are still in flight at a rebalance after its return; the owner since has calls there, and a mark."""
+    in_flight(member)
+    for model in member._models.awake.values():
+        model.dispatcher.drained.set()
+    times.append(100.0 + MEMBERSHIP_SECONDS)
+    await member._leave(set())
+    owner = Handover(member.marks, lambda: times[-1])
+    await owner.hold({3: [lambda: True]})
+    marks = dict(member.marks.marks)
+    member._app.membership.renew(times[-1])
+    await member._leave(set())
+    assert member.marks.marks == marks
