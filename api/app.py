@@ -61,6 +61,7 @@ from tidemill.runtime.heartbeat import Heartbeat
 from tidemill.runtime.listening import listen
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.signing import Signer, Verifier
+from tidemill.schemas.ports import Store
 from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.webhooks.addresses import networks
@@ -163,8 +164,7 @@ async def opened(settings: Settings, crash: Crash) -> AsyncIterator[tuple[Depend
             stack.push_async_callback(follower.stop)
         with contextlib.suppress(LogUnavailable):
             await sender.start()
-        listing = watched(asyncio.create_task(ListedModels(catalog, sender, time.time).run()), crash)
-        stack.callback(listing.cancel)
+        stack.callback(watched(asyncio.create_task(ListedModels(catalog, sender, time.time).run()), crash).cancel)
         deps = Dependencies(
             settings=settings,
             catalog=catalog,
@@ -179,19 +179,20 @@ async def opened(settings: Settings, crash: Crash) -> AsyncIterator[tuple[Depend
             loads=loads,
             vault=key_manager.vault,
             clock=time.time,
-            reading=_reading(followers, catalog),
+            reading=_reading(followers, catalog, store, view),
         )
         stack.push_async_callback(deps.buckets.close)
         yield deps, followers
 
 
-def _reading(followers: Iterable[Follower], catalog: Catalog) -> Reading:
+def _reading(followers: Iterable[Follower], catalog: Catalog, store: Store, view: View) -> Reading:
     def is_ready() -> bool:
         return all(follower.is_caught_up for follower in followers) and catalog.contents.applied is not None
 
     following = Following(followers)
     metrics.VIEW_AGE.sample(following.ages)
-    return Reading(is_ready, following.catch_up, following.origin, following.fault, following.silent_since)
+    owner = following.owner(store, view.orphans.outer_keys)
+    return Reading(is_ready, following.catch_up, owner, following.fault, following.silent_since)
 
 
 def _catalog(cluster: Cluster, view: View) -> Catalog:
@@ -370,11 +371,11 @@ async def _with_health(deps: Dependencies, heartbeat: Heartbeat, crash: Crash) -
 
 
 async def _finish_start(deps: Dependencies, followers: list[Follower]) -> None:
-    await asyncio.gather(*(follower.caught_up() for follower in followers))
-    await deps.catalog.filled()
+    await asyncio.gather(*(follower.caught_up() for follower in followers), deps.catalog.filled())
     await deps.space.start()
     await deps.trail.record_settings(deps.settings, deps.view.audit.newest(Action.SETTINGS_CHANGE))
     await keys.sign_again(deps)
+    await file_removal.check_owner(deps)
     memory.freeze_startup_objects()
     notify.ready(beats=True)
     # Only a view that has caught up knows which files a batch reads.

@@ -44,7 +44,7 @@ from tidemill.schemas.resources.error import ApiError
 from tidemill.sealing.vault import Vault
 from tidemill.storage.buckets import Buckets
 from tidemill.storage.disk_space import DiskSpace
-from tidemill.storage.owner import Origin, StoreOwner
+from tidemill.storage.owner import StoreOwner
 
 if TYPE_CHECKING:
     from tidemill.api.access.provider import Provider
@@ -112,8 +112,8 @@ class Reading:
     catch_up: Callable[..., Awaitable[None]]
     """Called with topics of the view: waits until it has folded all that the log has of them now. Raises
     `LogUnavailable` if it does not get there in some seconds."""
-    origin: Callable[[], Awaitable[Origin]]
-    """Returns the log as it is now, for the owner of the store; raises likewise."""
+    owner: StoreOwner
+    """Compares the log with the store."""
     fault: Callable[[], str | None] = lambda: None
     """Why the view is not current: it has not caught up yet, or no longer follows the log; None if it is."""
     silent_since: Callable[[str], float | None] = lambda _: None
@@ -154,14 +154,16 @@ class Dependencies:
         """The present servers and models that can be used."""
         return self.catalog.contents.serving
 
-    def booking(self, project: str) -> Booking:
-        """Reserves room in a project for what a request creates."""
-        return Booking(self.view.quotas, self.settings.limits_of(project), project, self.space)
-
-    @cached_property
+    @property
     def owner(self) -> StoreOwner:
         """Compares the log with the store."""
-        return StoreOwner(self.store, self.reading.origin)
+        return self.reading.owner
+
+    def booking(self, project: str, *, stores: bool = True) -> Booking:
+        """Reserves room for what a request creates; raises 503 if that `stores` and the store is not the log's."""
+        if stores and self.owner.is_foreign:
+            raise errors.unavailable("file store")
+        return Booking(self.view.quotas, self.settings.limits_of(project), project, self.space)
 
     @cached_property
     def buckets(self) -> Buckets:
@@ -245,8 +247,6 @@ class Authentication(Part, HTTPBearer):
         caller.require(self._role or (Role.READ if request.method in SAFE_METHODS else Role.WRITE))
         if not is_ready:
             raise errors.unavailable("server's view of the log")
-        if deps.owner.is_foreign and request.method not in SAFE_METHODS:
-            raise errors.unavailable("file store")
         await deps.access.pacer.turn(caller.project)
         return caller
 

@@ -1,10 +1,11 @@
 """Interfaces through which the stages use the object store, the log and the clock."""
 
 import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from tidemill.schemas.log.codec import Headers
 
@@ -13,6 +14,14 @@ Clock = Callable[[], float]
 
 Monotonic = Callable[[], float]
 """Seconds of a monotonic clock, for durations; its zero differs between processes."""
+
+_BOOTTIME: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def boottime() -> float:
+    """A monotonic clock that goes on while the machine is suspended, unlike `time.monotonic` on Linux."""
+    return time.clock_gettime(_BOOTTIME)
+
 
 # Segments of ids, joined by slashes; none starts with a dot, unlike `..` and hidden files.
 _SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}"

@@ -50,7 +50,7 @@ async def delete(
     """Delete a finished batch with its results; one that was deleted before stays deleted.
 
     Raises:
-        ApiError: 404, there is no such batch; 409, it is running.
+        ApiError: 404, there is no such batch; 409, it is running; 503, the log does not own the store.
         LogUnavailable: The log does not answer, and the batch stays.
     """
     if deps.view.erasures.is_deleted(caller.project, batch_id):
@@ -58,5 +58,8 @@ async def delete(
     batch = await latest.batch(deps, caller.project, batch_id)
     if not batch.status.is_terminal:
         raise errors.conflict(f"Cannot delete a batch with status '{named(batch.status)}': cancel it first.")
+    if deps.owner.fault is not None:
+        # Results would delete its objects.
+        raise errors.unavailable("file store")
     await deps.trail.record(request, caller, Action.BATCH_DELETE, batch_id)
     await file_removal.remove_batch(deps, caller.project, batch)

@@ -9,19 +9,23 @@ import logging
 import math
 from collections.abc import AsyncIterator
 
+from tidemill.api import errors
 from tidemill.api.dependencies import Dependencies, from_store
 from tidemill.kafka.connection import LogUnavailable
-from tidemill.runtime.clocks import DeletionClock, boottime
+from tidemill.retrying import reason
+from tidemill.runtime.clocks import DeletionClock
 from tidemill.schemas import ids
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.messages import DeleteRequested
 from tidemill.schemas.log.part import file_id_of
-from tidemill.schemas.ports import Monotonic
+from tidemill.schemas.ports import Monotonic, boottime
 from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.error import ApiError
 
 ROUND_SECONDS = 30.0
 """Time between two sweeps for expired files and for bytes that were kept for a batch."""
+SOON_SECONDS = 2.0
+"""Likewise while the api takes nothing to store: the log and the store may agree in a moment."""
 ROUND_FILES_MAX = 1000
 ROUND_UPLOADS_MAX = 50
 ROUND_BATCHES_MAX = 100
@@ -36,6 +40,12 @@ WITH_TOMBSTONES = tuple(topic.name for topic in (topics.BATCHES, topics.FILES, t
 """Topics of the view from which Kafka drops records."""
 
 _log = logging.getLogger(__name__)
+
+
+def check_store(deps: Dependencies) -> None:
+    """Raise 503 if the store may lack the objects of the log."""
+    if deps.owner.is_foreign:
+        raise errors.unavailable("file store")
 
 
 async def remove(deps: Dependencies, file_id: str, key: str) -> None:
@@ -135,7 +145,7 @@ async def _destroy_keys(deps: Dependencies, file_id: str) -> None:
 
 async def _sweep_batches(deps: Dependencies) -> None:
     """Delete batches that ended longer ago than `batch_life_seconds`."""
-    if (life_seconds := deps.settings.batch_life_seconds) is not None:
+    if (life_seconds := deps.settings.batch_life_seconds) is not None and deps.owner.fault is None:
         for project, batch in deps.view.ended_before(int(deps.clock()) - life_seconds, ROUND_BATCHES_MAX):
             await remove_batch(deps, project, batch)
 
@@ -232,6 +242,14 @@ class Sweeps:
             self._collect_at = self._monotonic() + ORPHANS_SECONDS
 
 
+async def check_owner(deps: Dependencies) -> None:
+    """Compare the log with the store for the first time; if that fails, the rounds do it."""
+    try:
+        await deps.owner.check(marks=False)
+    except OSError as error:
+        _log.warning("could not compare the log with the store (%s)", reason(error))
+
+
 async def sweep_forever(deps: Dependencies) -> None:
     """Do a round every `ROUND_SECONDS`, despite errors."""
     sweeps = Sweeps(deps, boottime)
@@ -242,7 +260,7 @@ async def sweep_forever(deps: Dependencies) -> None:
             _log.warning("could not delete expired files and orphans: the log does not answer")
         except Exception as error:  # noqa: BLE001  the next round may succeed
             _log.warning("could not delete expired files (%s)", type(error).__name__)
-        await asyncio.sleep(ROUND_SECONDS)
+        await asyncio.sleep(SOON_SECONDS if deps.owner.is_foreign else ROUND_SECONDS)
 
 
 async def _delete(deps: Dependencies, file_id: str, key: str) -> bool:

@@ -1,6 +1,7 @@
 """Creates a batch of the requests in a body: they become an input file, and an ordinary batch of it."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from http import HTTPStatus
 
 from tidemill.api.batches import creation, file_removal
@@ -72,7 +73,9 @@ async def create(
             batch = await creation.create(deps, project, wanted, source, headers)
     except ApiError as error:
         if deps.view.file(project, file_id) is None:
-            await from_store(deps.store.delete(record.key))
+            # If the store fails, the object is an orphan and deleted later.
+            with suppress(ApiError):
+                await from_store(deps.store.delete(record.key))
         elif error.status == HTTPStatus.CONFLICT:
             await file_removal.discard(deps, file_id, record.key)
         raise

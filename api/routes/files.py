@@ -121,6 +121,7 @@ async def retrieve(view: ViewDep, caller: Caller, file_id: FileId) -> Response:
 @router.delete("/{file_id}", response_model=DeletedFile)
 async def delete(request: Request, deps: Deps, caller: Caller, file_id: FileId) -> Response:
     """Delete a file; its bytes stay while a batch reads them."""
+    file_removal.check_store(deps)
     record = await lookup.file(deps.view, caller.project, file_id)
     await deps.trail.record(request, caller, Action.FILE_DELETE, file_id)
     await file_removal.remove(deps, file_id, record.key)

@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 from fastapi import APIRouter, Depends, Request, Response
 
 from tidemill.api import errors, lookup
+from tidemill.api.batches import file_removal
 from tidemill.api.dependencies import Caller, Dependencies, Deps, StoringBody, from_store, json
 from tidemill.api.openapi import Route
 from tidemill.api.requests.bodies import Completion, NewUpload
@@ -79,6 +80,7 @@ async def complete(
     if _is_completed(record, part_ids):
         return json(record.upload)
     _pending(record)
+    file_removal.check_store(deps)
     try:
         found = await _parts(deps, record, part_ids)
         made = await parts.assemble(deps, record, found, body.md5)

@@ -179,7 +179,7 @@ async def create(
     body: Annotated[EndpointRequest, Depends(JsonBody(EndpointRequest))],
 ) -> Response:
     """Create a webhook endpoint. No other answer has its signing secret."""
-    with deps.booking(caller.project) as booking:
+    with deps.booking(caller.project, stores=False) as booking:
         booking.reserve_webhook_endpoint(len(deps.webhooks.endpoints.of(caller.project)))
         change = Change(name=body.name, url=_url(deps, body.url), event_types=_types(body.event_types))
         endpoint_id = ids.new_endpoint_id()

@@ -38,6 +38,11 @@ class Orphans:
                 self._database.write("INSERT OR IGNORE INTO orphans VALUES (?, ?)", key, now)
         return [key for key in unnamed if self.is_old(key)]
 
+    def outer_keys(self) -> list[str]:
+        """The objects of the oldest and of the newest file; none if all files are deleted."""
+        statement = "SELECT key FROM files WHERE deleted_at IS NULL ORDER BY rowid {} LIMIT 1"
+        return [key for order in ("ASC", "DESC") for (key,) in self._database.read(statement.format(order))]
+
     def is_old(self, key: str) -> bool:
         """Whether an object has had no record for `ORPHAN_SECONDS_MIN`."""
         seen_at = self._seen_at(key)

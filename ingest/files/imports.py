@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Final, Protocol
 
 from tidemill import metrics
@@ -38,6 +38,7 @@ from tidemill.storage.buckets import (
     own_store,
     reason,
 )
+from tidemill.storage.owner import StoreFault
 
 REFUSALS_MAX: Final = 5
 """How often the server may refuse an object in a row before the batch fails."""
@@ -183,7 +184,8 @@ class Importer:
             try:
                 self._room.check_lines(project, batch.input_file_id, lines)
             except QuotaExceeded:
-                with own_store():
+                # An object that stays is deleted later: no record names it.
+                with own_store(), suppress(StoreFault):
                     await self._store.delete(key)
                 raise
             record = _file_of(imported, life_seconds, digest.hexdigest(), lines)

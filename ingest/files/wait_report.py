@@ -11,7 +11,7 @@ from tidemill.schemas.log.stall_reports import StallReports
 from tidemill.schemas.ports import Clock
 from tidemill.schemas.resources.waiting import Reason, Waiting
 from tidemill.sealing.wrapping import KeyUnavailable
-from tidemill.storage.owner import StoreGone
+from tidemill.storage.owner import StoreFault
 
 HOLD_SECONDS: Final = 300
 """How long a report is valid: longer than an attempt and its pause."""
@@ -42,7 +42,7 @@ class WaitReport:
         except KeyUnavailable as error:
             await self.show(Reason.KEY, f"The key of the batch is unavailable: {reason(error)}.")
             raise
-        except StoreGone as error:
+        except StoreFault as error:
             await self.show(Reason.STORE, f"The files cannot be read: {reason(error)}.")
             raise
 

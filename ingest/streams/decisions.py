@@ -26,6 +26,9 @@ STREAM_LINES_MAX: Final = BATCH_LINES_MAX
 """A stream with this many lines is sealed, and its next line begins another batch: results cannot count more."""
 RECORD_BYTES_MAX: Final = 1 << 20
 """Size of a record's value. A broker bounds compressed bytes only, so a small record may hold more."""
+OPENING_SECONDS_MAX: Final = 6 * 3600.0
+"""How long after the creation of its batch the log may get the record that opens it. The api sends it at once, but
+its clock may be behind the broker's; a copy may not open the batch again once that is deleted."""
 REQUEST_BYTES_MIN: Final = 64
 """Every request is longer: method, url and the names of the fields need as much."""
 SHORT_LINES_MAX: Final = 1_000
@@ -294,12 +297,14 @@ class Decisions:
         """The stream of a batch that the api opens; None if it was opened before.
 
         Raises:
-            IntakeError: The record is for another batch or project.
+            IntakeError: The record is for another batch or project, or too late.
         """
         if (command.project, command.batch.id) != (project, label.name):
             raise IntakeError("the batch in its header is another one")
         if label.name in self.known or self._quotas.knows(label.name):
             return None
+        if record.is_logged_at and record.timestamp > command.batch.created_at + OPENING_SECONDS_MAX:
+            raise IntakeError("it opens a batch that was created long before: it is a copy, or a clock is wrong")
         stream = self._factory.open(record.partition, command)
         self.streams[stream.state.name] = self.known[label.name] = self._new = stream
         return stream

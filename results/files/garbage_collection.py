@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from tidemill.schemas import ids
 from tidemill.schemas.log.part import LARGE_PREFIX, PARTS_PREFIX, file_key, index_key, part_prefix
 from tidemill.schemas.ports import Store
+from tidemill.storage.owner import StoreFault
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,8 @@ class GarbageCollection:
         """Remove the parts of a batch that is over; if that fails, the next owner's `sweep` does it."""
         try:
             await self._remove(part_prefix(batch_id))
-        except OSError:
-            log.exception("the parts of %s could not be removed", batch_id)
+        except OSError as error:
+            _report(error, "the parts of %s could not be removed", batch_id)
 
     async def sweep(self, is_over: Callable[[str], bool]) -> None:
         """Remove the parts of all batches that are over."""
@@ -41,8 +42,8 @@ class GarbageCollection:
                     verdicts[batch_id] = is_over(batch_id)
                 if verdicts[batch_id]:
                     await self._delete(key)
-        except OSError:
-            log.exception("parts of batches that are over could not be removed")
+        except OSError as error:
+            _report(error, "parts of batches that are over could not be removed")
 
     async def forget(self, batch_ids: Sequence[str]) -> int:
         """Remove the large results of batches, up to the first failure; returns the number of finished batches."""
@@ -51,8 +52,8 @@ class GarbageCollection:
             for batch_id in batch_ids:
                 await self._remove(f"{LARGE_PREFIX}{batch_id}/")
                 done += 1
-        except OSError:
-            log.exception("large results of batches could not be removed")
+        except OSError as error:
+            _report(error, "large results of batches could not be removed")
         return done
 
     async def erase(self, batch_id: str, kinds: Sequence[str]) -> None:
@@ -76,3 +77,9 @@ class GarbageCollection:
     async def _delete(self, key: str) -> None:
         await self._confirm()
         await self._store.delete(key)
+
+
+def _report(error: OSError, text: str, *about: str) -> None:
+    # The store itself says once why it deletes nothing.
+    if not isinstance(error, StoreFault):
+        log.error(text, *about, exc_info=error)

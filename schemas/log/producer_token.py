@@ -3,7 +3,8 @@
 A token is a JWT (RFC 7519) in the form of `schemas/log/signing.py`. Its claims: `sub` the stream, `project`, `key`
 the id of the API key that it was made with, `iat` and `exp` in Unix seconds. The api signs such tokens for its own
 records, too, with `key` null: it checks the caller's key before it answers, and neither a later revocation nor a
-clock that is wrong undoes that answer. Such a token opens nothing but its batch, for as long as that one is open.
+clock that is wrong by hours undoes that answer. Such a token is for one batch: it opens it within some hours of
+its creation (`ingest/streams/decisions.py`), and adds lines while it is open.
 """
 
 from typing import Annotated, Final, Literal

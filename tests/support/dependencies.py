@@ -36,7 +36,7 @@ from tidemill.sealing.vault import Vault
 from tidemill.sealing.webhook_secrets import WebhookSecrets
 from tidemill.sealing.wrapping import FileWrapper, new_key_text
 from tidemill.storage.directory import DirectoryStore
-from tidemill.storage.owner import Origin
+from tidemill.storage.owner import Origin, StoreOwner
 
 NOW = 1_800_000_000
 PROJECTS = {"key-of-p": "p", "key-of-q": "q"}
@@ -163,11 +163,13 @@ async def open_dependencies(
     people = None if settings.openid is None else People(settings.openid)
     sessions = Sessions(keys, SIGNER, VERIFIER, view.audit.has_ended, clock, people=people)
     provider = None if settings.openid is None else Provider(settings.openid, clock)
+    owner = StoreOwner(store, log.origin, view.orphans.outer_keys)
+    await owner.check(marks=False)
     yield Dependencies(
         settings=settings, catalog=catalog,
         access=Access(keys=keys, sessions=sessions, provider=provider, people=people), log=log,
         history=ListHistory(), store=store, vault=Vault(None), signer=SIGNER, view=view, clock=clock,
-        reading=Reading(lambda: True, log.catch_up, log.origin),
+        reading=Reading(lambda: True, log.catch_up, owner),
         webhooks=_webhooks(folder, log, settings, clock),
         loads=Loads(clock, lambda: catalog.contents.serving.servers, view.feed.publish_load, monotonic=clock),
     )  # fmt: skip

@@ -135,7 +135,7 @@ async def create(
         expires_at=min(ends, default=None),
     )
     about = {"name": key.name, "role": key.role, "project": project}
-    with deps.booking(project) as booking:
+    with deps.booking(project, stores=False) as booking:
         booking.reserve_key()
         await deps.trail.record(request, caller, Action.KEY_CREATE, key.id, owner=project, **about)
         await deps.publisher.key(KeyRecord(key=key, sha256=access.digest(secret)))

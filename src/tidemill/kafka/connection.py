@@ -27,6 +27,7 @@ from aiokafka.protocol.types import (
 from tidemill.configuration.security import Kafka, client_options
 from tidemill.kafka import decompression
 from tidemill.schemas import ids
+from tidemill.schemas.log import topics
 
 REQUEST_MS_MAX = 10_000
 """How long the client waits for an answer before it sends a request again."""
@@ -102,6 +103,11 @@ async def topic_identities(kafka: Kafka, names: Collection[str]) -> dict[str, st
         name: f"{answer.cluster_id or ''}/{topic_id if topic_id != ids.NIL else ''}"
         for _, name, topic_id, *_ in answer.topics
     }
+
+
+async def identity_of_files(kafka: Kafka) -> str:
+    """The identity of `tidemill.files`, which is that of the log; raises `LogUnavailable` likewise."""
+    return (await topic_identities(kafka, [topics.FILES.name]))[topics.FILES.name]
 
 
 class _Uuid(AbstractType[str]):  # type: ignore[misc]  # aiokafka is untyped here

@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,6 +19,7 @@ from tidemill.kafka.connection import (
 )
 from tidemill.kafka.offsets import Offsets
 from tidemill.retrying import pause_seconds, reason
+from tidemill.schemas.ports import boottime
 
 CATCH_UP_SECONDS_MAX = 10.0
 """How long a call to catch up waits, of one follower or of several."""
@@ -86,9 +86,9 @@ class Follower:
         self.position = 0
         """The offset of the next record."""
         self.is_connected = False
-        self._current = 0, time.monotonic()
+        self._current = 0, boottime()
         """When it had all records of its topic, as far as it knows: the time of its leader's answer in
-        milliseconds, and that of the monotonic clock."""
+        milliseconds, and that of `boottime`."""
         self._end = 0
         self._caught_up = asyncio.Event()
         self._moved = asyncio.Event()
@@ -188,12 +188,12 @@ class Follower:
         The time only tells one answer from the next: the clock may be stepped.
         """
         if self.position >= end and fetched_ms != self._current[0]:
-            self._current = fetched_ms, time.monotonic()
+            self._current = fetched_ms, boottime()
 
     @property
     def age_seconds(self) -> float:
         """The time since the follower had all records of its topic."""
-        return time.monotonic() - self._current[1]
+        return boottime() - self._current[1]
 
     @property
     def is_awaited(self) -> bool:

@@ -4,13 +4,14 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
-from tidemill.kafka.connection import topic_identities
+from tidemill.kafka.connection import identity_of_files
 from tidemill.kafka.follower import Follower, catch_up
 from tidemill.schemas.log import topics
-from tidemill.storage.owner import Origin
+from tidemill.schemas.ports import Store
+from tidemill.storage.owner import Origin, StoreOwner
 
 AGE_SECONDS_MAX: Final = 30.0
 """How old what a follower has read may be; an idle one asks every 3 s, and a new leader takes some seconds."""
@@ -58,7 +59,11 @@ class Following:
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.shield(task)
 
-    async def origin(self) -> Origin:
+    def owner(self, store: Store, outer_keys: Callable[[], list[str]]) -> StoreOwner:
+        """Compares the log with a store; `outer_keys` by what the followers have read."""
+        return StoreOwner(store, self._origin, outer_keys)
+
+    async def _origin(self) -> Origin:
         """The log as it is now; see `storage.owner`.
 
         Raises:
@@ -67,7 +72,7 @@ class Following:
         name = topics.FILES.name
         (follower,) = (each for each in self._followers if each.partition.topic == name)
         await self.catch_up(name)
-        return Origin((await topic_identities(follower.kafka, [name]))[name], follower.position)
+        return Origin(await identity_of_files(follower.kafka), follower.position)
 
     async def _catch_up(self, names: tuple[str, ...]) -> None:
         async with self._turns[names]:

@@ -7,7 +7,7 @@ from typing import Final
 
 from tidemill.configuration.connections import is_local
 from tidemill.configuration.security import Kafka, cluster
-from tidemill.schemas.ports import Clock, Monotonic
+from tidemill.schemas.ports import Clock, Monotonic, boottime
 
 STEP_SECONDS_MIN: Final = 0.5
 """Smaller differences between the clocks are slews."""
@@ -17,14 +17,7 @@ DOUBT_SECONDS: Final = 3600.0
 START_SECONDS: Final = 600.0
 """A machine that has just booted gets the time from the network until then."""
 
-_BOOTTIME: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
 log = logging.getLogger(__name__)
-
-
-def boottime() -> float:
-    """A monotonic clock that goes on while the machine is suspended, unlike `time.monotonic` on Linux."""
-    return time.clock_gettime(_BOOTTIME)
 
 
 def session_clock(kafka: Kafka) -> Monotonic:

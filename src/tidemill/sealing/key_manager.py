@@ -10,7 +10,7 @@ from typing import Final
 
 from tidemill.configuration.security import Kafka
 from tidemill.configuration.settings import Settings, SettingsError
-from tidemill.kafka.connection import TRANSIENT
+from tidemill.kafka.connection import TRANSIENT, identity_of_files
 from tidemill.kafka.follower import Follower
 from tidemill.retrying import retry
 from tidemill.schemas.log import topics
@@ -60,7 +60,8 @@ class KeyManager:
     def open_store(self) -> Store:
         """Open the store of the settings, which then seals the objects of sealed batches; the caller closes it."""
         settings = self._settings
-        below = open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes, is_owned=True)
+        identity = functools.partial(identity_of_files, self.follower.kafka)
+        below = open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes, identity=identity)
         return SealedStore(below, self.vault)
 
     async def destroy_due_keys(

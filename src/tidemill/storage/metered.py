@@ -1,12 +1,12 @@
 """Counts and times the operations of a store, and notices a store that is gone as a whole."""
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from time import monotonic
 
 from tidemill import metrics
 from tidemill.schemas.ports import NotFound, Store
-from tidemill.storage.owner import KEY, StoreGone, content_of
+from tidemill.storage.owner import KEY, Guard
 
 _READ = metrics.STORE_BYTES.labels("read")
 _WRITTEN = metrics.STORE_BYTES.labels("written")
@@ -15,10 +15,10 @@ _WRITTEN = metrics.STORE_BYTES.labels("written")
 class MeteredStore:
     """A store, and its metrics; see `Store`."""
 
-    def __init__(self, store: Store, *, is_owned: bool = False) -> None:
-        """Take a store; one that `is_owned` lacks an object only while it has the object `owner`."""
+    def __init__(self, store: Store, *, identity: Callable[[], Awaitable[str]] | None = None) -> None:
+        """Take a store; with the `identity` of a log, see `open_store`."""
         self._store = store
-        self._is_owned = is_owned
+        self._guard = None if identity is None else Guard(store, identity)
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
         """See `Store.write`; the time includes that of `chunks`."""
@@ -59,12 +59,12 @@ class MeteredStore:
 
     @asynccontextmanager
     async def _there(self, key: str) -> AsyncIterator[None]:
-        """Raise `StoreGone` for an object that is missing with all others."""
+        """Raise `StoreFault` for an object that is missing in a store that the log does not own."""
         try:
             yield
-        except NotFound as error:
-            if self._is_owned and key != KEY and await content_of(self._store) is None:
-                raise StoreGone from error
+        except NotFound:
+            if self._guard is not None and key != KEY:
+                await self._guard.check(deletes=False)
             raise
 
     async def link(self, key: str, disposition: str) -> str | None:
@@ -79,6 +79,8 @@ class MeteredStore:
 
     async def delete(self, key: str) -> None:
         """See `Store.delete`."""
+        if self._guard is not None:
+            await self._guard.check(deletes=True)
         with _metered("delete"):
             await self._store.delete(key)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from types import SimpleNamespace
 
 import pytest
 from support.waiting import until
@@ -19,7 +18,7 @@ TOPIC = topics.CATALOG.name
 def test_a_view_that_does_not_follow_any_more(caplog, monkeypatch):
     """A process that cannot read one topic, or lags behind its end, says so, and takes it back."""
     now = [5.0]
-    monkeypatch.setattr(follower_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(follower_module, "boottime", lambda: now[0])
     follower = Follower("127.0.0.1:9", TOPIC, lambda *_: None)
     following = Following([follower])
     assert "still being read: 1 of 1" in following.fault()
@@ -48,7 +47,7 @@ def test_a_view_that_does_not_follow_any_more(caplog, monkeypatch):
 def test_the_age_needs_no_right_clock(step_ms, monkeypatch):
     """The times of the leader's answers are by the wall clock, which was stepped."""
     now = [5.0]
-    monkeypatch.setattr(follower_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(follower_module, "boottime", lambda: now[0])
     follower = Follower("127.0.0.1:9", TOPIC, lambda *_: None)
     follower.begin(Tail(identity="c/t", end=0))
     for fetched_ms in (10_000_000, 10_000_000 + step_ms):

@@ -13,9 +13,9 @@ from tidemill.runtime.clocks import (
     START_SECONDS,
     ClockSteps,
     DeletionClock,
-    boottime,
     session_clock,
 )
+from tidemill.schemas.ports import boottime
 
 
 def test_a_step_is_detected_once():

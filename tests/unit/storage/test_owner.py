@@ -4,15 +4,15 @@ import pytest
 
 from tidemill.schemas.ports import once
 from tidemill.storage.directory import DirectoryStore
-from tidemill.storage.owner import CONTESTED, FOREIGN, KEY, MISSING, Origin, StoreOwner, content_of
+from tidemill.storage.owner import CONTESTED, FOREIGN, KEY, MISSING, UNCHECKED, Origin, StoreOwner, content_of
 
 
 class Log:
-    """A log, with as many records of files as a test sets."""
+    """A log, with as many records of files as a test sets, and the objects of those that are not deleted."""
 
-    def __init__(self, store, identity="cluster/files", files=0):
-        self.identity, self.files = identity, files
-        self.owner = StoreOwner(store, self.origin)
+    def __init__(self, store, identity="cluster/files", files=0, keys=()):
+        self.identity, self.files, self.keys = identity, files, list(keys)
+        self.owner = StoreOwner(store, self.origin, lambda: self.keys)
 
     async def origin(self):
         """See `StoreOwner`."""
@@ -60,7 +60,7 @@ async def test_of_two_logs_that_find_a_new_store_one_owns_it(store):
         await first.fault()
         return Origin("other/files", 0)
 
-    second.owner = StoreOwner(store, slow)
+    second.owner = StoreOwner(store, slow, list)
     assert await second.fault() is FOREIGN
     assert first.owner.fault is None
 
@@ -88,13 +88,53 @@ async def test_a_log_older_than_the_store_stays_in_doubt(store):
 
 
 async def test_a_store_that_is_not_mounted(store, tmp_path):
-    """A log with files does not own an empty folder; its own one is there later."""
+    """A log with files owns no empty folder, though a stage has written there; its own one is there later."""
     log = Log(store)
     await log.fault()
     log.files = 3
-    empty = Log(DirectoryStore(tmp_path / "below"), files=3)
-    assert await empty.fault() is MISSING
-    assert await content_of(empty.owner._store) is None
+    below = DirectoryStore(tmp_path / "below")
+    empty = Log(below, files=3, keys=["files/old", "files/new"])
+    for key in (None, "files/new"):
+        if key is not None:
+            await below.write(key, once(b"x"))
+        assert await empty.fault() is MISSING
+        assert empty.owner.is_foreign
+        assert await content_of(below) is None
+    assert await log.fault() is None
+
+
+@pytest.mark.parametrize("keys", [["files/a"], ["files/a", "files/b"]])
+async def test_a_log_owns_a_store_with_its_files(store, keys):
+    """A direct producer may send before the first check; a store may be from before the object existed."""
+    for key in keys:
+        await store.write(key, once(b"x"))
+    log = Log(store, files=7, keys=keys)
+    assert await log.fault(marks=False) is None
+    assert await Log(store, "other/files").fault() is FOREIGN
+
+
+async def test_a_log_without_files_owns_no_store_with_some(store):
+    """They are of another log, or their records come in a moment."""
+    await store.write("files/a", once(b"x"))
+    log = Log(store)
+    assert await log.fault() is MISSING
+    log.files, log.keys = 1, ["files/a"]
+    assert await log.fault() is None
+
+
+async def test_nothing_is_stored_before_the_first_check(store):
+    """Which may fail: the log or the store may be away."""
+    log = Log(store)
+
+    async def away():
+        raise OSError("away")
+
+    log.owner._origin = away
+    for _ in range(2):
+        assert (log.owner.fault, log.owner.is_foreign) == (UNCHECKED, True)
+        with pytest.raises(OSError, match="away"):
+            await log.fault()
+    log.owner._origin = log.origin
     assert await log.fault() is None
 
 
@@ -109,7 +149,7 @@ async def test_a_later_offset_of_another_process_is_no_doubt(store):
         await second.fault()
         return Origin("cluster/files", 1)
 
-    checked = StoreOwner(store, then)
+    checked = StoreOwner(store, then, list)
     await checked.check(marks=True)
     assert checked.fault is None
 

@@ -7,22 +7,23 @@ from dataclasses import replace
 
 import pytest
 from support import hostile
-from support.dependencies import NOW, batch_of, client_of, open_dependencies
+from support.dependencies import ADMIN, NOW, batch_of, client_of, open_dependencies, with_settings
 
 from tidemill.api.batches import file_removal
 from tidemill.api.dependencies import Dependencies
 from tidemill.api.view.batch_tables import PROMISE_SECONDS_MAX
 from tidemill.api.view.orphans import ORPHAN_SECONDS_MIN
+from tidemill.configuration.settings import Settings
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.quotas import Quota
 from tidemill.schemas.log import codec, topics
-from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim, FileRecord, InputRef
+from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim, DeleteRequested, FileRecord, InputRef
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Status
 from tidemill.schemas.resources.file import File
 from tidemill.sealing.vault import Vault
 from tidemill.sealing.wrapping import FileWrapper, new_key_text
-from tidemill.storage.owner import KEY, Origin, StoreOwner
+from tidemill.storage.owner import CONTESTED, FOREIGN, KEY, MISSING, UNCHECKED, Origin, StoreOwner
 
 
 @pytest.fixture(params=["alone", "beside a hostile project"], autouse=True)
@@ -243,10 +244,11 @@ async def test_a_log_that_does_not_own_the_store_deletes_nothing(deps, change):
         deps.log.identity = "other/files"
     elif change == "an older log":
         origin = Origin(deps.log.identity, 9)
-        await StoreOwner(deps.store, functools.partial(asyncio.sleep, 0, origin)).check(marks=True)
+        await StoreOwner(deps.store, functools.partial(asyncio.sleep, 0, origin), list).check(marks=True)
     else:
-        deps.log.records.append((topics.FILES.name, "f", b""))
-        await deps.store.delete(KEY)
+        await make(deps, "lost", -1, expires_at=2 * NOW)
+        for key in (KEY, "files/lost"):
+            await deps.store.delete(key)
     await deps.owner.check(marks=True)
     await deps.store.write("files/stray", content())
     deps.view.orphans.track(["files/stray"])
@@ -284,6 +286,42 @@ async def test_a_store_of_another_log_takes_no_upload(deps):
         deps.log.identity = "cluster/files"
         deps.log.records.clear()
         assert await status() == 200
+
+
+@pytest.mark.parametrize("fault", [UNCHECKED, MISSING, FOREIGN, CONTESTED])
+async def test_what_needs_no_store_works_without_it(deps, fault):
+    """Keys, webhooks and cancels; no batch is deleted, neither on request nor for its age."""
+    deps = with_settings(deps, Settings(batch_life_seconds=3600))
+    deps.owner.fault = fault
+    ended = batch(Status.COMPLETED)
+    ended = ended.model_copy(update={"batch": ended.batch.model_copy(update={"completed_at": 2})})
+    running = batch(Status.IN_PROGRESS, "g")
+    running = running.model_copy(update={"batch": running.batch.model_copy(update={"expires_at": NOW + 99})})
+    for record in (running, ended):
+        deps.view.put_batch(record)
+    body = {"endpoint": "/v1/embeddings", "input_file_id": "g", "completion_window": "24h"}
+    hook = {"name": "h", "url": "https://example.com/", "event_types": ["batch.completed"]}
+    async with client_of(deps) as client, client_of(deps, ADMIN) as admin:
+        key = await admin.post("/admin/keys", json={"name": "k", "project": "p"})
+        assert key.status_code == 200
+        assert (await admin.delete(f"/admin/keys/{key.json()['id']}")).status_code == 200
+        assert (await client.post("/webhook_endpoints", json=hook)).status_code == 200
+        assert (await client.post("/batches/batch_g/cancel")).status_code == 200
+        assert (await client.delete("/batches/batch_f")).status_code == 503
+        stored = [
+            await client.post("/files", files={"file": ("f", b"{}"), "purpose": (None, "batch")}),
+            await client.post("/batches", json=body),
+            await client.delete("/files/g"),
+        ]
+    assert [each.status_code == 503 for each in stored] == [fault.is_foreign] * 3
+    await file_removal.sweep(deps)
+    commands = [
+        codec.decode_command(value) for topic, _, value in deps.log.records if topic == topics.COMMANDS.name
+    ]
+    assert not [command for command in commands if isinstance(command, DeleteRequested)]
+    deps.owner.fault = None
+    await file_removal.sweep(deps)
+    assert deps.view.erasures.is_deleted("p", "batch_f")
 
 
 class Time:

@@ -1,5 +1,6 @@
 """Batches that the api opens: each is opened once, and each append counts once, wherever an owner breaks off."""
 
+import dataclasses
 import random
 
 import orjson
@@ -9,6 +10,7 @@ from support.trust import SIGNER, VERIFIER
 
 from tidemill.configuration.projects import Limits
 from tidemill.ingest.streams import decisions
+from tidemill.ingest.streams.decisions import OPENING_SECONDS_MAX
 from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, intake
@@ -158,6 +160,32 @@ async def test_only_the_api_opens_such_a_batch(record, reason, tmp_path):
     assert not world.facts
     ((_, headers),) = world.dead
     assert reason in headers[REASON].decode()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "is_logged_at", "opens"),
+    [
+        (0, True, True),
+        (OPENING_SECONDS_MAX, True, True),
+        (OPENING_SECONDS_MAX + 1, True, False),
+        (OPENING_SECONDS_MAX + 1, False, True),
+    ],
+)
+async def test_a_late_copy_opens_no_batch_again(seconds, is_logged_at, opens, tmp_path):
+    """Its batch may be deleted; only a broker's time says when a record came."""
+    world = Api(0, tmp_path)
+    arrival = world.arrival
+
+    def arrived(gate, offset):
+        made = arrival(gate, offset)
+        return dataclasses.replace(made, timestamp=1_790_000_000 + seconds, is_logged_at=is_logged_at)
+
+    world.arrival = arrived
+    world.chance.random = lambda: 1.0  # no cancel
+    world.log = [opening(1)]
+    await world.run(0)
+    assert sum(isinstance(fact, Opened) for fact in world.facts) == opens
+    assert ["created long before" in headers[REASON].decode() for _, headers in world.dead] == [True] * (not opens)
 
 
 @pytest.mark.parametrize("seed", range(40))
