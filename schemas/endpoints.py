@@ -75,9 +75,9 @@ class ReplyRules:
     """Other fields that it has, each with the types that it may have; a list may be empty."""
     ending: str | None = None
     """The field that says why it ended; a reply that lacks it was broken off."""
-    statuses: Mapping[str, int | None] = field(default_factory=dict)
-    """The values of its `status` once it ended: None for an answer, else the HTTP status that it counts as. A
-    reply without `status` is an answer; one with another value cannot be delivered."""
+    statuses: Mapping[str, bool] = field(default_factory=dict)
+    """The values of its `status` once it ended, and whether it is an answer then, or was broken off. A reply
+    without `status` is an answer; one with another value cannot be delivered."""
     usage: tuple[str, ...] = ("usage",)
     """Where it may have its token counts, the best place first; a dot leads into an object."""
 
@@ -193,7 +193,7 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
         ),
         reply=ReplyRules(
             fields={"output": (list,)},
-            statuses={"completed": None, "incomplete": None, "failed": 500, "cancelled": 500},
+            statuses={"completed": True, "incomplete": True, "failed": False, "cancelled": False},
         ),
         smallest={"input": PROMPT, "max_output_tokens": 16},
         context=("instructions",),

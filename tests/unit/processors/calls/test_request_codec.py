@@ -299,7 +299,6 @@ FAULTY: list[tuple[object, int | None, str]] = [
     ({"error": "no engine"}, None, "no engine"),
     ({"error": ["no", "engine"]}, None, '["no","engine"]'),
     ({"error": {"message": "x" * 5000}}, None, "x" * 1000),
-    ({"choices": [{"finish_reason": "error"}]}, 500, "A choice ended with the finish_reason error."),
     (
         {
             "choices": [

@@ -10,6 +10,7 @@ from support.simtime import SimulatedLoop
 from support.simulated_stage import LINES, SERVER, WELL, World, simulated
 
 from tidemill.processors.backends.token_bucket import TokenBucket
+from tidemill.processors.calls.retry import TRIES_MAX
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.limits.headroom import Headroom
 from tidemill.processors.limits.server_metrics import ServerMetrics
@@ -57,6 +58,26 @@ def test_a_failing_server_is_reported(case: str) -> None:
         world.upstream.reply = WELL
         await world.pass_(120)
         assert (world.waits("b"), world.waits("fresh")) == ((), ())
+        await world.stage.close()
+
+    simulated(run)
+
+
+def test_a_server_that_breaks_its_answers_off_ends_their_lines() -> None:
+    """Also a line that is alone; meanwhile the report says what the server does, and not that it answers 500."""
+    broken_off = Answer(200, b'{"choices":[{"index":0,"message":{"content":"a"},"finish_reason":"abort"}]}')
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        world.upstream.reply = broken_off
+        world.publish("b", 1, "/v1/chat/completions")
+        await world.pass_(30)
+        (told,) = world.waits("b")
+        assert told.reason is Reason.SERVER_FAILS
+        assert "The server broke its answer off: A choice ended with the finish_reason abort" in told.message
+        await world.pass_(300)
+        assert world.pool.line_counts.lines == {"completed": 0, "failed": 1}
+        assert world.pool.line_counts.attempts["failed"] == TRIES_MAX
         await world.stage.close()
 
     simulated(run)
