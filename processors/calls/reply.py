@@ -9,6 +9,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Final
 
 import msgspec
@@ -45,8 +46,8 @@ _BY_TYPE: Final = {
 }
 """The statuses that a retry may change, by the code or type of an error. Source: the API references of Anthropic,
 "Errors", and of OpenAI, "Error codes" and "The response object"."""
-_TYPES: Final = {b"[": list, b"{": dict, b'"': str, b"n": None, b"": None}
-"""The type of a JSON value by its first byte; any other is a number or a boolean."""
+_TYPES: Final = {b"[": list, b"{": dict, b'"': str, b"n": NoneType, b"": None}
+"""The type of a JSON value by its first byte, None if it is absent; any other is a number or a boolean."""
 _FALSY: Final = frozenset({b"null", b"false", b"0", b'""', b"{}", b"[]"})
 _NONE: Final = frozenset({b"", b"null"})
 _BLANK_LIST_BYTES_MAX: Final = 64

@@ -1,5 +1,6 @@
 """The token counts of each endpoint's replies, as the references of their servers show them."""
 
+from types import NoneType
 from typing import Any
 
 import orjson
@@ -168,10 +169,11 @@ def test_a_reply_without_its_list_is_a_failure(path: str) -> None:
 )
 def test_a_reply_without_a_field_that_it_needs_is_a_failure(path: str, field: str) -> None:
     """Whatever else it has; an error of vLLM's old shape names its status."""
+    if NoneType not in ENDPOINTS[path].reply.fields[field]:
+        assert isinstance(request_codec.judge(Answer(200, orjson.dumps({field: None})), path), CallFailure)
     for body, status in (
         ({}, None),
         ({"detail": "Internal"}, None),
-        ({field: None}, None),
         ({"object": "error", "message": "boom", "code": 500}, 500),
     ):
         end = request_codec.judge(Answer(200, orjson.dumps(body)), path)
@@ -180,6 +182,21 @@ def test_a_reply_without_a_field_that_it_needs_is_a_failure(path: str, field: st
 
 
 RESPONSES = "/v1/responses"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/messages", CLAUDE | {"content": None}),
+        (RESPONSES, {"object": "response", "status": "incomplete", "output": None}),
+        ("/v1/pooling", {"data": None}),
+    ],
+)
+def test_an_answer_may_have_null_in_place_of_its_content(path: str, body: dict[str, Any]) -> None:
+    """So Ollama ends an empty turn."""
+    assert isinstance(request_codec.judge(Answer(200, orjson.dumps(body)), path), Success)
+
+
 BROKEN_OFF = FailureKind.BROKEN_OFF, 200
 
 
