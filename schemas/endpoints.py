@@ -73,8 +73,8 @@ class ReplyRules:
     filled: str | None = None
     """The list that has at least one item; None if there is no such list."""
     fields: Form = field(default_factory=dict)
-    """Other fields that it has, each with the types that it may have; a list may be empty. Servers have `null`, too,
-    for an answer without anything in it."""
+    """Other fields that it has, each with the types that it may have; a list may be empty. Servers have `null`
+    for an answer with nothing in it."""
     ending: str | None = None
     """The field that says why it ended; a reply that lacks it was broken off."""
     statuses: Mapping[str, bool] = field(default_factory=dict)
@@ -281,7 +281,8 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
     "/v1/messages": Endpoint(
         name="Messages",
         forms=({"messages": (list,), "max_tokens": (int,)},),
-        # Claude may end its turn with empty `content`, Ollama with `null`. vLLM leaves the reason out if its engine aborts.
+        # Claude may end its turn with empty `content`, Ollama with `null`. vLLM leaves the reason out if its
+        # engine aborts.
         reply=ReplyRules(fields={"content": (list, NoneType)}, ending="stop_reason"),
         smallest={"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 1},
         context=("system",),
