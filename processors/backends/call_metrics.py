@@ -129,6 +129,9 @@ class CallMetrics:
 
 def _status(failure: CallFailure, answer: Answer) -> str:
     """The class of the answer, or of the error in a 2xx; an answer that does not fit its schema is one, too."""
+    if failure.kind is FailureKind.ERROR_IN_REPLY and failure.status is None:
+        # The server's verdict on the line.
+        return _ANSWERED[4]
     status = _ANSWERED.get((failure.status or answer.status) // _HUNDRED, metrics.OTHER)
     return _UNUSABLE if status == _GOOD and failure.kind is not FailureKind.INVALID_OUTPUT else status
 

@@ -29,6 +29,7 @@ LEVELS_MAX: Final = 512
 _BROKEN: Final = frozenset({"error", "abort", "cancelled", "timeout"})
 """The `finish_reason` of choices that the server broke off. Source: vLLM has `error` after a transient fault of
 its own; vLLM and SGLang have `abort` when they shut down or pause; TensorRT-LLM has the others."""
+_OK: Final = 200
 _SERVER_ERROR: Final = 500
 _STATUS_DIGITS: Final = 3
 _STATUSES: Final = range(400, 600)
@@ -58,7 +59,7 @@ class ReplyError:
     """A 2xx reply that is no answer."""
 
     status: int | None
-    """The HTTP status that an error names or implies, if any."""
+    """The HTTP status that an error names or implies, if any; 200 if the reply has no `error`."""
     message: str
     kind: FailureKind = FailureKind.ERROR_IN_REPLY
 
@@ -245,7 +246,7 @@ def _error(reply: Any, body: bytes, entry: Endpoint) -> ReplyError | None:
                 status = _status(choice.error)
                 return _broken_off(words) if status is None else ReplyError(status, words)
     if (name := _missing(reply, body, entry)) is not None:
-        return ReplyError(_status(msgspec.Raw(body)), f"The reply has no {name}.")
+        return ReplyError(_status(msgspec.Raw(body)) or _OK, f"The reply has no {name}.")
     if (name := entry.reply.ending) is not None and bytes(_field_of(reply, body, name)) in _NONE:
         return _broken_off(f"The reply has no {name}.")
     return None

@@ -238,7 +238,7 @@ class Stalls:
         return any(self._is_silent_since(since, now, patience) for since in seen)
 
     def _is_silent_since(self, since: float, now: float, patience: float) -> bool:
-        """Whether calls have been in flight for `patience`, and no line of any batch got a result after `since`."""
+        """Whether calls have been in flight for `patience`, and no line of any batch got a result since."""
         return since >= self._moved_at and now >= max(since, self._idle_at) + patience
 
     def _patience(self, first: float) -> float:

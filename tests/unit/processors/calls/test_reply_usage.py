@@ -172,8 +172,8 @@ def test_a_reply_without_a_field_that_it_needs_is_a_failure(path: str, field: st
     if NoneType not in ENDPOINTS[path].reply.fields[field]:
         assert isinstance(request_codec.judge(Answer(200, orjson.dumps({field: None})), path), CallFailure)
     for body, status in (
-        ({}, None),
-        ({"detail": "Internal"}, None),
+        ({}, 200),
+        ({"detail": "Internal"}, 200),
         ({"object": "error", "message": "boom", "code": 500}, 500),
     ):
         end = request_codec.judge(Answer(200, orjson.dumps(body)), path)
