@@ -36,6 +36,8 @@ class FailureKind(StrEnum):
     """The server answered with a status other than 2xx."""
     ERROR_IN_REPLY = "error_in_reply"
     """The server answered with a 2xx that contains an error."""
+    BROKEN_OFF = "answer_broken_off"
+    """The server answered with a 2xx that contains part of an answer."""
     INVALID_REPLY = "backend_reply_invalid"
     """The reply is not a JSON object; a retry may help."""
     UNSUPPORTED_REPLY = "backend_reply_unsupported"
@@ -76,6 +78,7 @@ _FAULTS: Final = {
     FailureKind.KEY: Fault.SERVER,
     FailureKind.TIMEOUT: Fault.SERVER_OR_LINE,
     FailureKind.READ: Fault.SERVER_OR_LINE,
+    FailureKind.BROKEN_OFF: Fault.SERVER_OR_LINE,
     FailureKind.INVALID_REPLY: Fault.SERVER_OR_LINE,
     FailureKind.INTERNAL: Fault.SERVER_OR_LINE,
 }

@@ -9,6 +9,7 @@ import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import NoneType
 from typing import Any, Final, Literal, NamedTuple
 
 from tidemill.schemas.bounds import WORD_CHARS_MAX
@@ -72,12 +73,13 @@ class ReplyRules:
     filled: str | None = None
     """The list that has at least one item; None if there is no such list."""
     fields: Form = field(default_factory=dict)
-    """Other fields that it has, each with the types that it may have; a list may be empty."""
+    """Other fields that it has, each with the types that it may have; a list may be empty. Servers have `null`
+    for an answer with nothing in it."""
     ending: str | None = None
     """The field that says why it ended; a reply that lacks it was broken off."""
-    statuses: Mapping[str, int | None] = field(default_factory=dict)
-    """The values of its `status` once it ended: None for an answer, else the HTTP status that it counts as. A
-    reply without `status` is an answer; one with another value cannot be delivered."""
+    statuses: Mapping[str, bool] = field(default_factory=dict)
+    """The values of its `status` once it ended, and whether it is an answer then, or was broken off. A reply
+    without `status` is an answer; one with another value cannot be delivered."""
     usage: tuple[str, ...] = ("usage",)
     """Where it may have its token counts, the best place first; a dot leads into an object."""
 
@@ -192,8 +194,8 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
             {"conversation": (str, dict)},
         ),
         reply=ReplyRules(
-            fields={"output": (list,)},
-            statuses={"completed": None, "incomplete": None, "failed": 500, "cancelled": 500},
+            fields={"output": (list, NoneType)},
+            statuses={"completed": True, "incomplete": True, "failed": False, "cancelled": False},
         ),
         smallest={"input": PROMPT, "max_output_tokens": 16},
         context=("instructions",),
@@ -269,7 +271,7 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
         name="Pooling",
         forms=({"input": _ONE_OR_MORE}, {"messages": (list,)}, {"data": _ANY}),
         # A plugin of the server interprets `data`.
-        reply=ReplyRules(fields={"data": _ANY}),
+        reply=ReplyRules(fields={"data": (*_ANY, NoneType)}),
         smallest={"input": PROMPT},
         generates=False,
         is_beside_v1=True,
@@ -279,8 +281,9 @@ ENDPOINTS: Final[dict[str, Endpoint]] = {
     "/v1/messages": Endpoint(
         name="Messages",
         forms=({"messages": (list,), "max_tokens": (int,)},),
-        # Claude may end its turn with empty `content`. vLLM leaves the reason out if its engine aborts.
-        reply=ReplyRules(fields={"content": (list,)}, ending="stop_reason"),
+        # Claude may end its turn with empty `content`, Ollama with `null`. vLLM leaves the reason out if its
+        # engine aborts.
+        reply=ReplyRules(fields={"content": (list, NoneType)}, ending="stop_reason"),
         smallest={"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 1},
         context=("system",),
         is_anthropics=True,

@@ -293,9 +293,16 @@ def _maximum(body: Mapping[str, Any], endpoint: Endpoint) -> int | None:
     for name in _MAXIMA:
         value = body.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            each = _items(body.get(endpoint.prompt)) if endpoint.items in {"answered", "embedded"} else 1
-            return value * _positive(body.get("n")) * each
+            return value * _positive(body.get("n")) * _prompts(body, endpoint)
     return None
+
+
+def _prompts(body: Mapping[str, Any], endpoint: Endpoint) -> int:
+    """The number of prompts in a request, whichever of its forms they have; each gets an answer."""
+    if endpoint.items == "answered":
+        given = (body.get(name) for form in endpoint.forms for name in form)
+        return sum(_items(one) for one in given if one is not None) or 1
+    return _items(body.get(endpoint.prompt)) if endpoint.items == "embedded" else 1
 
 
 def _items(given: Any) -> int:

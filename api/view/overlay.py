@@ -20,10 +20,9 @@ from tidemill.schemas.resources.batch import (
 from tidemill.schemas.resources.waiting import WAITING_MAX, Reason, Waiting, moment
 from tidemill.wording import counted
 
+_UNREAD: Final = "Nothing has been read from the log since {}: this is the state of the batch then."
 # JSON escapes quotes within strings, so this matches only the field. Its usage and cost are objects; no text in it
 # has braces.
-_UNREAD: Final = "Nothing has been read from the log since {}: this is the state of the batch then."
-
 _PROGRESS: Final = re.compile(rb'"progress":(\{"percent":(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})')
 
 FAULTS_LISTED_MAX = 3

@@ -4,7 +4,7 @@ The event loop appends each good call to a list, which costs a tenth of a micros
 """
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Self
@@ -17,6 +17,8 @@ from tidemill.schemas.log.codec import LineMark
 
 CALLS_MAX: Final = 1_024
 """Calls in the list, which are folded together."""
+RECENT_CALLS: Final = 128
+"""Good calls whose times are kept."""
 _GOOD: Final = "2xx"
 _ANSWERED: Final = {number: f"{number}xx" for number in range(2, 6)}
 _UNANSWERED: Final = {
@@ -56,6 +58,8 @@ class CallMetrics:
     """Their tokens, of prompts and answers."""
     overloads: int = 0
     """Calls that the server refused because it was full."""
+    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_CALLS))
+    """How long the last good calls took."""
     _good: list[tuple[str, float, float, float | None, int]] = field(default_factory=list)
 
     def answered(self, endpoint: str, seconds: float, first_byte: float, wait: float | None, tokens: int) -> None:
@@ -107,9 +111,16 @@ class CallMetrics:
         for endpoint, calls in Counter(endpoints).items():
             self._count(endpoint, _GOOD, calls)
         self.duration.observe_all(seconds)
+        self._recent.extend(seconds)
         self.first_byte.observe_all(first_bytes)
         self.waits.observe_all([wait for wait in waits if wait is not None])
         return self
+
+    def usual_seconds(self, part: float) -> float | None:
+        """The time in which this part of the last good calls ended; None if there was none."""
+        self.folded()
+        times = sorted(self._recent)
+        return times[min(len(times) - 1, int(part * len(times)))] if times else None
 
     def _count(self, endpoint: str, status: str, calls: int = 1) -> None:
         # A path that only a record names gets no time series.
@@ -118,6 +129,9 @@ class CallMetrics:
 
 def _status(failure: CallFailure, answer: Answer) -> str:
     """The class of the answer, or of the error in a 2xx; an answer that does not fit its schema is one, too."""
+    if failure.kind is FailureKind.ERROR_IN_REPLY and failure.status is None:
+        # The server's verdict on the line.
+        return _ANSWERED[4]
     status = _ANSWERED.get((failure.status or answer.status) // _HUNDRED, metrics.OTHER)
     return _UNUSABLE if status == _GOOD and failure.kind is not FailureKind.INVALID_OUTPUT else status
 

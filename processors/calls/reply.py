@@ -9,10 +9,12 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Final
 
 import msgspec
 
+from tidemill.processors.failures import FailureKind
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.bounds import TEXT_CHARS_MAX, TOKENS_MAX
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint, ReplyRules
@@ -24,11 +26,11 @@ NO_TOKENS: Final = (0, 0, 0, 0)
 
 LEVELS_MAX: Final = 512
 """Levels of nesting in an error and in a normalized reply. Decoders stop at about 950 levels."""
-ENDED_WITH_ERROR: Final = 500
-"""The status of an answer that the server broke off, if it names none."""
 _BROKEN: Final = frozenset({"error", "abort", "cancelled", "timeout"})
 """The `finish_reason` of choices that the server broke off. Source: vLLM has `error` after a transient fault of
 its own; vLLM and SGLang have `abort` when they shut down or pause; TensorRT-LLM has the others."""
+_OK: Final = 200
+_SERVER_ERROR: Final = 500
 _STATUS_DIGITS: Final = 3
 _STATUSES: Final = range(400, 600)
 _BY_TYPE: Final = {
@@ -45,8 +47,8 @@ _BY_TYPE: Final = {
 }
 """The statuses that a retry may change, by the code or type of an error. Source: the API references of Anthropic,
 "Errors", and of OpenAI, "Error codes" and "The response object"."""
-_TYPES: Final = {b"[": list, b"{": dict, b'"': str, b"n": None, b"": None}
-"""The type of a JSON value by its first byte; any other is a number or a boolean."""
+_TYPES: Final = {b"[": list, b"{": dict, b'"': str, b"n": NoneType, b"": None}
+"""The type of a JSON value by its first byte, None if it is absent; any other is a number or a boolean."""
 _FALSY: Final = frozenset({b"null", b"false", b"0", b'""', b"{}", b"[]"})
 _NONE: Final = frozenset({b"", b"null"})
 _BLANK_LIST_BYTES_MAX: Final = 64
@@ -54,13 +56,12 @@ _BLANK_LIST_BYTES_MAX: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class ReplyError:
-    """A 2xx reply that contains an error."""
+    """A 2xx reply that is no answer."""
 
     status: int | None
-    """The HTTP status that the error names or implies, if any."""
+    """The HTTP status that an error names or implies, if any; 200 if the reply has no `error`."""
     message: str
-    is_unsupported: bool = False
-    """Whether the reply is no error, but has a form that cannot be delivered."""
+    kind: FailureKind = FailureKind.ERROR_IN_REPLY
 
 
 class _Details(msgspec.Struct):
@@ -231,32 +232,38 @@ def _field_of(reply: Any, body: bytes, name: str) -> msgspec.Raw:
 
 
 def _error(reply: Any, body: bytes, entry: Endpoint) -> ReplyError | None:
+    ended = _ended(reply.status, entry.reply.statuses) if entry.reply.statuses else None
     if reply.error is not _ABSENT and bytes(reply.error) not in _FALSY:
-        return ReplyError(
-            _status(reply.error), _message(reply.error) or "The reply is an error without a message."
-        )
-    statuses = entry.reply.statuses
-    if statuses and (ended := _ended(reply.status, statuses)) is not None:
+        status, words = _status(reply.error), _message(reply.error) or "The reply is an error without a message."
+        is_broken_off = ended is not None and ended.kind is FailureKind.BROKEN_OFF and status == _SERVER_ERROR
+        return _broken_off(words) if is_broken_off else ReplyError(status, words)
+    if ended is not None:
         return ended
     if entry.reply.filled == "choices":
         for choice in reply.choices or ():
             if choice.finish_reason in _BROKEN:
                 words = _message(choice.error) or f"A choice ended with the finish_reason {choice.finish_reason}."
-                return ReplyError(_status(choice.error) or ENDED_WITH_ERROR, words)
+                status = _status(choice.error)
+                return _broken_off(words) if status is None else ReplyError(status, words)
     if (name := _missing(reply, body, entry)) is not None:
-        return ReplyError(_status(msgspec.Raw(body)), f"The reply has no {name}.")
+        return ReplyError(_status(msgspec.Raw(body)) or _OK, f"The reply has no {name}.")
     if (name := entry.reply.ending) is not None and bytes(_field_of(reply, body, name)) in _NONE:
-        return ReplyError(ENDED_WITH_ERROR, f"The reply has no {name}: the server broke it off.")
+        return _broken_off(f"The reply has no {name}.")
     return None
 
 
-def _ended(status: msgspec.Raw, statuses: Mapping[str, int | None]) -> ReplyError | None:
+def _broken_off(why: str) -> ReplyError:
+    return ReplyError(None, f"The server broke its answer off: {why}", FailureKind.BROKEN_OFF)
+
+
+def _ended(status: msgspec.Raw, statuses: Mapping[str, bool]) -> ReplyError | None:
     """Why a reply with a `status` is no answer."""
     word = bytes(status).strip(b'"').decode(errors="replace")[:TEXT_CHARS_MAX]
-    if bytes(status) in _NONE or (word in statuses and statuses[word] is None):
+    is_answer = bytes(status) in _NONE or statuses.get(word)
+    if is_answer:
         return None
-    known = statuses.get(word)
-    return ReplyError(known, f"The reply has the status {word}.", is_unsupported=known is None)
+    words = f"The reply has the status {word}."
+    return ReplyError(None, words, FailureKind.UNSUPPORTED_REPLY) if is_answer is None else _broken_off(words)
 
 
 def _missing(reply: Any, body: bytes, entry: Endpoint) -> str | None:

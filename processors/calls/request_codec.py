@@ -30,9 +30,11 @@ _objects: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _values: Final = msgspec.json.Decoder(msgspec.Raw)
 _LOCATION: Final = re.compile(r"[!-?A-~]{1,256}\Z")
 """Printable, and without a user or password before an `@`."""
-_MEDIA_TYPE: Final = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}\Z", re.ASCII)
-_TEXT: Final = re.compile(r"^text/|json|xml")
-"""Media types that servers and gateways give to JSON, to events, and to pages about their faults."""
+_FORM: Final = re.compile(
+    r"((audio|image|multipart|video)/|application/vnd\.)[\w.+-]{1,64}(?<!\+json)(?<!\+xml)\Z", re.ASCII
+)
+"""Media types of answers; a gateway may give any other one, `application/octet-stream` too, to a passing fault."""
+_FILLED_LIST: Final = re.compile(rb"\s*\[\s*[^]\s]")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 _SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,9})?\Z")
 
@@ -112,9 +114,8 @@ def _judged(answer: Answer, endpoint: str) -> Success | CallFailure:
             return _unusable(*_unreadable(answer), answer)
         found, body = reply.read(normalized, endpoint), normalized
     if isinstance(found, reply.ReplyError):
-        if found.is_unsupported:
-            return CallFailure(FailureKind.UNSUPPORTED_REPLY, found.message, answer.status, answer, body)
-        return CallFailure(FailureKind.ERROR_IN_REPLY, found.message, found.status, answer, body)
+        status = found.status if found.kind is FailureKind.ERROR_IN_REPLY else answer.status
+        return CallFailure(found.kind, found.message, status, answer, body)
     return Success(answer, body, found)
 
 
@@ -126,11 +127,11 @@ def _to(answer: Answer) -> str:
 
 
 def _unreadable(answer: Answer) -> tuple[FailureKind, str]:
-    """Why a reply that is no JSON object cannot be delivered; if it is whole, a retry would get the same form."""
-    if decoded(_values, answer.body) is not None:
-        return FailureKind.UNSUPPORTED_REPLY, "The backend's reply is JSON, but not an object."
+    """Why a reply that is no JSON object cannot be delivered, and whether a retry would get the same form."""
+    if _FILLED_LIST.match(answer.body) and decoded(_values, answer.body) is not None:
+        return FailureKind.UNSUPPORTED_REPLY, "The backend's reply is a JSON array, not an object."
     name = (answer.media_type or "").partition(";")[0].strip().lower()
-    if _MEDIA_TYPE.match(name) is not None and _TEXT.search(name) is None:
+    if answer.body and _FORM.match(name) is not None:
         return FailureKind.UNSUPPORTED_REPLY, f"The backend's reply is not JSON, but {name}."
     return FailureKind.INVALID_REPLY, "The backend's reply is not a JSON object."
 

@@ -10,6 +10,7 @@ too. See docs/decisions/0017-fault-by-evidence.md.
 | a 4xx that is not listed below | at once: the server has judged the request |
 | 3xx, 401, 402, 403, 404, 405, 407, 410, 421: key, model or address may be wrong | when two count |
 | 408, 409, 424, 425, 429, 5xx, no answer in time, a truncated or unreadable reply | when `tries_max` count |
+| an answer that the server broke off, which costs as much as a whole one | when `tries_max` failed: each counts |
 | no connection, or a line in the store cannot be read | never |
 
 The last of `tries_max` failures comes `spread_seconds_min` after the first, or later. A 429, 503 or 529 counts
@@ -112,6 +113,9 @@ def blamed(failure: CallFailure, evidence: Evidence) -> Fault:
     fault = failure.fault
     if fault in {Fault.LINE, Fault.SERVER}:
         return fault
+    if failure.kind is FailureKind.BROKEN_OFF:
+        # A server that breaks all answers off gives no evidence, and would be paid for them until the deadline.
+        return Fault.LINE
     if evidence.others_answered and not (failure.is_overload and evidence.refuses_many):
         return Fault.LINE
     return Fault.ACCESS if fault is Fault.ACCESS_OR_LINE else Fault.SERVER

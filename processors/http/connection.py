@@ -88,6 +88,8 @@ class Connection(asyncio.Protocol):
         """When the call has taken too long, by the event loop's clock."""
         self._timer: asyncio.TimerHandle | None = None
         """Checks that; it may be due earlier, so that the next call need not set it again."""
+        self._is_extended = False
+        """Whether a freeze has moved the end of the call: if the process is always late, it still ends."""
         self._seconds_left = 0.0
         """The rest of the call's time while reading is paused."""
         self._loop = asyncio.get_running_loop()
@@ -344,6 +346,7 @@ class Connection(asyncio.Protocol):
 
     def _end_within(self, seconds: float) -> None:
         """Set the time limit of the call."""
+        self._is_extended = False
         self._ends_at = at = self._loop.time() + seconds
         if self._timer is None or self._timer.when() > at:
             self._stop_timer()
@@ -358,7 +361,8 @@ class Connection(asyncio.Protocol):
         if self._on_end is None or timer is None:
             return
         now = self._loop.time()
-        if (late := now - timer.when()) > LATE_SECONDS_MAX:
+        if now >= self._ends_at and (late := now - timer.when()) > LATE_SECONDS_MAX and not self._is_extended:
+            self._is_extended = True
             self._ends_at = max(self._ends_at + late, now + LATE_SECONDS_MAX)
         if now < self._ends_at:
             self._timer = self._loop.call_at(self._ends_at, self._look)

@@ -97,7 +97,7 @@ def _judged(outcome: Answer | FailureKind, call: JoinedCall) -> list[Success | C
     url = call.lines[0].head.url
     whole = request_codec.judge(outcome, url)
     # One choice with an error fails its own line alone.
-    if isinstance(whole, CallFailure) and whole.kind is not FailureKind.ERROR_IN_REPLY:
+    if isinstance(whole, CallFailure) and whole.kind not in {FailureKind.ERROR_IN_REPLY, FailureKind.BROKEN_OFF}:
         is_list = (
             whole.kind is FailureKind.UNSUPPORTED_REPLY and whole.answer is not None and _is_list(whole.answer)
         )

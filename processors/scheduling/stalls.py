@@ -7,7 +7,7 @@ the reason in `FailedLines`; lines not yet called wait for the reason why the mo
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tidemill.processors.backends.backend import Backend
 from tidemill.processors.backends.pool import BackendPool
@@ -31,7 +31,7 @@ FIRST_SECONDS: Final = 60.0
 """How long the first answers of a server may take before it counts as silent, as a whole."""
 USUAL_PART: Final = 0.9
 USUAL_TIMES: Final = 2
-"""A server is silent after this multiple of the time in which that part of its calls end."""
+"""A server is silent after this multiple of the time in which that part of its last good calls ended."""
 REPORT_SECONDS: Final = 10.0
 """A report that is still true is sent again after this time; less often if many batches wait."""
 REPORTS_MAX: Final = 25
@@ -67,13 +67,26 @@ _Cause = tuple[Reason, str | None, int | None]
 
 @dataclass(slots=True)
 class _Seen:
-    """The state of a batch between two checks; times are those of `Stalls._awake`."""
+    """The state of a batch between two checks; times but `wall` are those of `Stalls._awake`."""
 
     settled: int
     since: float
     """When a line last got a result, or the batch arrived."""
+    wall: float
+    """The same as Unix time."""
     reported: frozenset[_Cause] = frozenset()
     reported_at: float = 0.0
+
+
+class _Look(NamedTuple):
+    """What a check finds once for all batches."""
+
+    now: float
+    causes: list[_Cause]
+    lines: int
+    """Those of all batches."""
+    patience: float
+    """See `Stalls._patience`."""
 
 
 class Stalls:
@@ -122,13 +135,15 @@ class Stalls:
         held: defaultdict[str, list[FailedGroup]] = defaultdict(list)
         for one in self._failed.groups():
             held[one.batch_id].append(one)
+        wall = self._clock()
         for batch_id, batch in self._batches.items():
-            seen = self._seen.setdefault(batch_id, _Seen(batch.settled, now))
+            seen = self._seen.setdefault(batch_id, _Seen(batch.settled, now, wall))
             if seen.settled != batch.settled:
-                seen.settled, seen.since, self._moved_at = batch.settled, now, now
+                seen.settled, seen.since, seen.wall, self._moved_at = batch.settled, now, wall, now
         causes = self._causes(loop_now) if self._seen else []
         lines = sum(len(batch.lines) for batch in self._batches.values())
-        found = {batch_id: self._waits(batch_id, held[batch_id], causes, lines, now) for batch_id in self._seen}
+        look = _Look(now, causes, lines, self._patience(STALL_SECONDS) if self._seen else 0.0)
+        found = {batch_id: self._waits(batch_id, held[batch_id], look) for batch_id in self._seen}
         cycle = max(REPORT_SECONDS, CHECK_SECONDS * sum(map(bool, found.values())) / REPORTS_MAX)
         due = [batch_id for batch_id in found if self._is_due(self._seen[batch_id], found[batch_id], now, cycle)]
         due.sort(key=lambda batch_id: self._seen[batch_id].reported_at)
@@ -155,32 +170,31 @@ class Stalls:
         hold = min(HOLD_SECONDS_MAX, int(HOLD_TIMES * cycle))
         return self._reports.on(batch_id, *waits, hold_seconds=hold)
 
-    def _waits(
-        self, batch_id: str, held: list[FailedGroup], causes: list[_Cause], lines: int, now: float
-    ) -> tuple[Waiting, ...]:
-        """Why lines of a batch wait; `lines` counts those of all batches."""
+    def _waits(self, batch_id: str, held: list[FailedGroup], look: _Look) -> tuple[Waiting, ...]:
+        """Why lines of a batch wait."""
         batch, seen, wall = self._batches.get(batch_id), self._seen[batch_id], self._clock()
         if batch is None:
             return ()
-        is_stalled = now >= seen.since + STALL_SECONDS
+        is_stalled = look.now >= seen.since + STALL_SECONDS
         waits = [
             _wait((_reason(one), one.server, one.status), one.lines, one.since, one.message)
             for one in held
             if is_stalled or wall >= one.since + STALL_SECONDS
         ]
         if is_stalled:
-            since = wall - (now - seen.since)
+            since = seen.wall
             fresh = max(0, batch.open - sum(one.lines for one in held))
             queued = min(fresh, self._lines.waiting(batch_id))
             if queued:
-                waits += [_wait(cause, queued, since, "") for cause in causes] or [
-                    _behind(lines - len(batch.lines), self._calls_of_others(), queued, since)
+                waits += [_wait(cause, queued, since, "") for cause in look.causes] or [
+                    _behind(look.lines - len(batch.lines), self._calls_of_others(), queued, since)
                 ]
             if large := min(fresh - queued, self._lines.waiting_for_memory(batch_id)):
                 words = "Calls of other large lines use the memory for large lines."
                 waits.append(Waiting.of(Reason.MEMORY, words, lines=large, since=since))
             if called := fresh - queued - large:
-                waits.append(self._in_flight(called, since, is_silent=self._is_silent_since(seen.since, now)))
+                is_silent = self._is_silent_since(seen.since, look.now, look.patience)
+                waits.append(self._in_flight(called, since, is_silent=is_silent))
             if done := len(batch.lines) - batch.open:
                 words = f"The log or the store does not accept {counted(done, 'result')}."
                 if why := self.refusal():
@@ -220,17 +234,18 @@ class Stalls:
     def _is_silent(self, now: float) -> bool:
         """Whether a batch has stalled, and no line of another one got a result since then."""
         seen = [self._seen[one].since for one in self._batches if one in self._seen]
-        return any(self._is_silent_since(since, now, first=FIRST_SECONDS) for since in seen)
+        patience = self._patience(FIRST_SECONDS) if seen else 0.0
+        return any(self._is_silent_since(since, now, patience) for since in seen)
 
-    def _is_silent_since(self, since: float, now: float, *, first: float = STALL_SECONDS) -> bool:
-        """Whether calls have been in flight for a while, and no line of any batch got a result after `since`.
+    def _is_silent_since(self, since: float, now: float, patience: float) -> bool:
+        """Whether calls have been in flight for `patience`, and no line of any batch got a result since."""
+        return since >= self._moved_at and now >= max(since, self._idle_at) + patience
 
-        That is longer than calls usually take, or `first` as long as none has ended.
-        """
-        usual = [backend.metrics.folded().duration.quantile(USUAL_PART) for backend in self._pool.backends]
+    def _patience(self, first: float) -> float:
+        """Seconds after which the servers are silent: more than calls take; before the first answer, `first`."""
+        usual = [backend.metrics.usual_seconds(USUAL_PART) for backend in self._pool.backends]
         known = [USUAL_TIMES * seconds for seconds in usual if seconds is not None]
-        seconds = max(STALL_SECONDS, *known) if known else first
-        return since >= self._moved_at and now >= max(since, self._idle_at) + seconds
+        return max(STALL_SECONDS, *known) if known else first
 
     def _causes(self, now: float) -> list[_Cause]:
         """Why no line gets its first call; empty if a server accepts calls."""

@@ -52,12 +52,6 @@ class Buckets:
             counts[bisect_left(bounds, value)] += 1
         self._sum += sum(values)
 
-    def quantile(self, part: float) -> float | None:
-        """The bound of the bucket up to which this part of the values is; the last one for larger values too."""
-        total = sum(self._counts)
-        found = bisect_left(list(accumulate(self._counts)), part * total)
-        return self.bounds[min(found, len(self.bounds) - 1)] if total else None
-
     @property
     def counts(self) -> tuple[int, ...]:
         """The values in each bucket, the last one beyond all bounds."""

@@ -63,8 +63,9 @@ USAGE_UNKNOWN: Final = counter(
 )
 CALLS: Final = sampled(
     "tidemill_calls_total",
-    "Ended backend calls, by the class of the reply's status, or of the error in a 2xx; `unusable` is a 2xx that "
-    "is no answer. Without a reply: `connect`, `lost`, `timeout`, `other`. Several lines in one call count once.",
+    "Ended backend calls, by the class of the reply's status, or of the error in a 2xx (`4xx` if it names no "
+    "status); `unusable` is a 2xx that is no answer. Without a reply: `connect`, `lost`, `timeout`, `other`. "
+    "Several lines in one call count once.",
     PROCESSORS, labels=("model", "server", "endpoint", "status"), kind="counter",
 )
 CALL_DURATION: Final = sampled(

@@ -151,6 +151,35 @@ BEGUN = {
 }
 
 
+def scraped(alert, name, values, *labels):
+    """A test of the alerts that fire at the last of samples, one every 15 seconds; by the label `further`."""
+    seconds = 15 * (len(values) - 1)
+    asked = {
+        "expr": f'count by (further) (ALERTS{{alertname="{alert}", alertstate="firing"}})',
+        "eval_time": f"{seconds}s",
+        "exp_samples": [{"labels": one, "value": 1} for one in labels],
+    }
+    found = [{"series": name, "values": " ".join(map(str, values))}]
+    return {"name": f"{alert} by samples", "interval": "15s", "input_series": found, "promql_expr_test": [asked]}
+
+
+OUTAGE = [1] * 40 + [15 * number for number in range(24)]
+VIEW = 'tidemill_view_age_seconds{topic="a"}'
+DISABLED = ENDPOINTS % "disabled"
+SAMPLED = {"TidemillViewOld", "TidemillBatchesStalled", "TidemillWebhookDisabled"}
+SAMPLES = [
+    scraped("TidemillViewOld", VIEW, OUTAGE, "{}"),
+    # An outage of two minutes, or any other one, is over when the view is young again.
+    *(scraped("TidemillViewOld", VIEW, OUTAGE[:50] + [1] * more) for more in range(1, 20)),
+    scraped("TidemillViewOld", VIEW, [*OUTAGE, 1, 1]),
+    scraped("TidemillBatchesStalled", STALLED % "server_refuses", ([0] * 9 + [50]) * 10),
+    scraped("TidemillBatchesStalled", STALLED % "server_refuses", ([0] * 3 + [50] * 7) * 10, "{}"),
+    scraped("TidemillWebhookDisabled", DISABLED, [2] * 300 + [1] * 100, "{}"),
+    scraped("TidemillWebhookDisabled", DISABLED, [1] * 300 + [2] * 100, "{}", '{further="yes"}'),
+    scraped("TidemillWebhookDisabled", DISABLED, [1] * 100 + [2] * 300, "{}"),
+]
+
+
 def pressure(*slacks):
     """What the autoscaler gets where results run with so many models, each with a slack."""
     idle = {f'tidemill_batches{{instance="{n}", status="in_progress"}}': 0 for n in range(2)}
@@ -182,5 +211,9 @@ def test_each_alert_fires_when_it_should_and_only_then(tmp_path):
     tests += [after(0), after(10), pressure(), pressure(900), pressure(1800, 900), without_results()]
     written = tmp_path / "rules_test.yml"
     written.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
+    promtool("test", "rules", written)
+    written.write_text(
+        yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "15s", "tests": SAMPLES})
+    )
     promtool("test", "rules", written)
     promtool("check", "config", ROOT / "deploy" / "prometheus.yml")

@@ -98,10 +98,10 @@ class World:
         self._window = PartitionWindow(Handle())
         self._tokens = 0
 
-    def publish(self, batch_id: str, lines: int = LINES) -> None:
+    def publish(self, batch_id: str, lines: int = LINES, url: str = "/v1/embeddings") -> None:
         texts = [b'{"custom_id":"%d","body":{"n":%d}}' % (n, n) for n in range(lines)]
         head = codec.RequestHead(
-            batch_id=batch_id, project="p", first=0, deadline=int(self.loop.now()) + 86_400, url="/v1/embeddings"
+            batch_id=batch_id, project="p", first=0, deadline=int(self.loop.now()) + 86_400, url=url
         )
         self._tokens += 1
         self.stage.enqueue(self._window.admit(self._tokens, lines, 1), head, texts)

@@ -65,7 +65,7 @@ def test_the_other_modules_know_it():
     assert prefix_key(b'{"body":{"text":"abcd"}}', MINE, 4) == prefix_key(b'{"body":{"text":"abce"}}', MINE, 4)
     assert reply.read(b'{"verdicts":[1],"stats":{"input_tokens":3,"output_tokens":4}}', MINE) == (3, 0, 4, 0)
     assert reply.read(b'{"verdicts":[1],"usage":{"prompt_tokens":2}}', MINE) == (2, 0, 0, 0)
-    assert reply.read(b'{"verdicts":[]}', MINE) == reply.ReplyError(None, "The reply has no verdicts.")
+    assert reply.read(b'{"verdicts":[]}', MINE) == reply.ReplyError(200, "The reply has no verdicts.")
     assert health_probe.requests(MINE) == [{"text": endpoints.PROMPT, "top": 1}]
     assert address("http://a/v1", MINE) == "http://a/mine"
 

@@ -105,6 +105,8 @@ def test_input_tokens(endpoint, body, tokens):
         ("/v1/rerank", {"query": "x", "documents": ["x"]}, 0),
         ("/v1/completions", {"max_tokens": 10, "prompt": ["a", "b"]}, 20),
         ("/v1/completions", {"max_tokens": 10, "prompt": [1, 2, 3]}, 10),
+        ("/v1/completions", {"max_tokens": 50, "prompt_embeds": ["AAAA"] * 8}, 400),
+        ("/v1/completions", {"max_tokens": 10, "prompt": ["a", "b"], "prompt_embeds": "AAAA", "n": 2}, 60),
         (EMBED, {"input": "x"}, 0),
     ],
 )

@@ -3,9 +3,9 @@
 import pytest
 
 from tidemill.instruments import Buckets
-from tidemill.processors.backends.call_metrics import LOOK_LINES, CallMetrics, LineCounts
+from tidemill.processors.backends.call_metrics import LOOK_LINES, RECENT_CALLS, CallMetrics, LineCounts
 from tidemill.processors.calls import request_codec
-from tidemill.processors.failures import Answer
+from tidemill.processors.failures import Answer, FailureKind
 from tidemill.schemas.log.codec import LineMark
 
 CHAT = "/v1/chat/completions"
@@ -17,7 +17,9 @@ CHAT = "/v1/chat/completions"
         (200, b'{"ok":true}', "unusable"),
         (200, b"<html>", "unusable"),
         (200, b'{"error":{"message":"too long","code":400}}', "4xx"),
+        (200, b'{"error":{"message":"too long","type":"invalid_request_error"}}', "4xx"),
         (200, b'{"error":{"message":"down","code":500}}', "5xx"),
+        (200, b'{"choices":[{"finish_reason":"abort"}]}', "unusable"),
         (400, b"{}", "4xx"),
         (503, b"{}", "5xx"),
     ],
@@ -35,6 +37,17 @@ def test_an_answer_that_does_not_fit_its_schema_is_an_answer():
     calls = CallMetrics(Buckets([1.0]))
     calls.failed(CHAT, request_codec.unfit(good, "it has no field x"), 0.1, None)
     assert dict(calls.folded().ended) == {(CHAT, "2xx"): 1}
+
+
+def test_the_usual_time_is_that_of_the_last_good_calls():
+    """Neither calls of long ago nor those that failed count."""
+    calls = CallMetrics(Buckets([1.0]))
+    assert calls.usual_seconds(0.9) is None
+    for seconds in (*[300.0] * 1000, *[3.0] * RECENT_CALLS):
+        calls.answered(CHAT, seconds, 0.1, None, 5)
+    for _ in range(1000):
+        calls.failed(CHAT, request_codec.judge(FailureKind.TIMEOUT, CHAT), 600.0, None)
+    assert calls.usual_seconds(0.9) == 3.0
 
 
 def lines(counts, failed):

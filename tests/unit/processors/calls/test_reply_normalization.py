@@ -219,11 +219,19 @@ def test_merging_takes_linear_time() -> None:
     ("body", "media_type", "kind"),
     [
         (b'[{"index":0,"score":0.9}]', "application/json", FailureKind.UNSUPPORTED_REPLY),
-        (b' "hello"\n', None, FailureKind.UNSUPPORTED_REPLY),
-        (b"null", None, FailureKind.UNSUPPORTED_REPLY),
-        (b"ID3\x04\xff\xfb", "audio/mpeg", FailureKind.UNSUPPORTED_REPLY),
-        (b"\x00\x01", "Application/Octet-Stream; x=y", FailureKind.UNSUPPORTED_REPLY),
-        (b"", "audio/mpeg", FailureKind.UNSUPPORTED_REPLY),
+        (b"ID3\x04\xff\xfb", "Audio/MPEG; x=y", FailureKind.UNSUPPORTED_REPLY),
+        (b"\x00\x01", "application/vnd.apache.arrow.stream", FailureKind.UNSUPPORTED_REPLY),
+        (b"--a", "multipart/mixed; boundary=a", FailureKind.UNSUPPORTED_REPLY),
+        # What a server or its gateway sends for a while, whatever type it has.
+        (b' "hello"\n', None, FailureKind.INVALID_REPLY),
+        (b"null", None, FailureKind.INVALID_REPLY),
+        (b"0", "text/plain", FailureKind.INVALID_REPLY),
+        (b"[ ]", "application/json", FailureKind.INVALID_REPLY),
+        (b"maintenance", "application/octet-stream", FailureKind.INVALID_REPLY),
+        (b'{"choices":[{"mess', "application/octet-stream", FailureKind.INVALID_REPLY),
+        (b'{"choices":[{"mess', "application/vnd.api+json", FailureKind.INVALID_REPLY),
+        (b"", "application/octet-stream", FailureKind.INVALID_REPLY),
+        (b"", "audio/mpeg", FailureKind.INVALID_REPLY),
         (b'[{"index":0', "application/json", FailureKind.INVALID_REPLY),
         (b"", None, FailureKind.INVALID_REPLY),
         (b"<html>busy</html>", "text/html; charset=utf-8", FailureKind.INVALID_REPLY),
@@ -233,7 +241,7 @@ def test_merging_takes_linear_time() -> None:
     ],
 )
 def test_a_form_that_stays_the_same_ends_the_line(body: bytes, media_type: str | None, kind: FailureKind) -> None:
-    """A cut reply or a page may differ at the next call; whole JSON that is no object, or sound, may not."""
+    """A cut reply, a text or a page may differ at the next call; a whole array, or sound, may not."""
     found = request_codec.judge(Answer(200, body, media_type=media_type), CHAT)
     assert isinstance(found, CallFailure)
     fault = Fault.LINE if kind is FailureKind.UNSUPPORTED_REPLY else Fault.SERVER_OR_LINE

@@ -1,5 +1,6 @@
 """The token counts of each endpoint's replies, as the references of their servers show them."""
 
+from types import NoneType
 from typing import Any
 
 import orjson
@@ -168,10 +169,11 @@ def test_a_reply_without_its_list_is_a_failure(path: str) -> None:
 )
 def test_a_reply_without_a_field_that_it_needs_is_a_failure(path: str, field: str) -> None:
     """Whatever else it has; an error of vLLM's old shape names its status."""
+    if NoneType not in ENDPOINTS[path].reply.fields[field]:
+        assert isinstance(request_codec.judge(Answer(200, orjson.dumps({field: None})), path), CallFailure)
     for body, status in (
-        ({}, None),
-        ({"detail": "Internal"}, None),
-        ({field: None}, None),
+        ({}, 200),
+        ({"detail": "Internal"}, 200),
         ({"object": "error", "message": "boom", "code": 500}, 500),
     ):
         end = request_codec.judge(Answer(200, orjson.dumps(body)), path)
@@ -180,7 +182,22 @@ def test_a_reply_without_a_field_that_it_needs_is_a_failure(path: str, field: st
 
 
 RESPONSES = "/v1/responses"
-FAILED = FailureKind.ERROR_IN_REPLY, 500
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/messages", CLAUDE | {"content": None}),
+        (RESPONSES, {"object": "response", "status": "incomplete", "output": None}),
+        ("/v1/pooling", {"data": None}),
+    ],
+)
+def test_an_answer_may_have_null_in_place_of_its_content(path: str, body: dict[str, Any]) -> None:
+    """So Ollama ends an empty turn."""
+    assert isinstance(request_codec.judge(Answer(200, orjson.dumps(body)), path), Success)
+
+
+BROKEN_OFF = FailureKind.BROKEN_OFF, 200
 
 
 @pytest.mark.parametrize(
@@ -193,10 +210,10 @@ FAILED = FailureKind.ERROR_IN_REPLY, 500
         ({"status": "queued", "usage": None}, (FailureKind.UNSUPPORTED_REPLY, 200)),
         ({"status": "in_progress"}, (FailureKind.UNSUPPORTED_REPLY, 200)),
         ({"status": 7}, (FailureKind.UNSUPPORTED_REPLY, 200)),
-        ({"status": "cancelled"}, FAILED),
-        ({"status": "cancelled", "usage": {"input_tokens": "odd"}}, FAILED),
-        ({"status": "failed", "error": None}, FAILED),
-        ({"status": "failed", "error": {"code": "server_error", "message": "x"}}, FAILED),
+        ({"status": "cancelled"}, BROKEN_OFF),
+        ({"status": "cancelled", "usage": {"input_tokens": "odd"}}, BROKEN_OFF),
+        ({"status": "failed", "error": None}, BROKEN_OFF),
+        ({"status": "failed", "error": {"code": "server_error", "message": "x"}}, BROKEN_OFF),
         ({"status": "failed", "error": {"code": "rate_limit_exceeded"}}, (FailureKind.ERROR_IN_REPLY, 429)),
         ({"status": "failed", "error": {"code": "invalid_prompt"}}, (FailureKind.ERROR_IN_REPLY, None)),
     ],
@@ -209,7 +226,8 @@ def test_only_a_response_that_ended_is_an_answer(
     found = request_codec.judge(Answer(200, orjson.dumps(body)), RESPONSES)
     assert end == (None if isinstance(found, Success) else (found.kind, found.status))
     if isinstance(found, CallFailure):
-        assert found.fault is (Fault.SERVER_OR_LINE if found.status in {429, 500} else Fault.LINE)
+        is_retried = found.kind is FailureKind.BROKEN_OFF or found.status == 429
+        assert found.fault is (Fault.SERVER_OR_LINE if is_retried else Fault.LINE)
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
@@ -222,7 +240,15 @@ def test_an_answer_that_the_server_broke_off_is_asked_again(path: str, reason: s
     for body in (orjson.dumps({"choices": choices}), stream):
         end = request_codec.judge(Answer(200, body), path)
         assert isinstance(end, CallFailure)
-        assert (end.kind, end.status, end.fault) == (*FAILED, Fault.SERVER_OR_LINE)
+        assert (end.kind, end.status, end.fault) == (*BROKEN_OFF, Fault.SERVER_OR_LINE)
+
+
+def test_the_status_that_a_choice_names_counts() -> None:
+    """Its fault need not be the server's."""
+    choice = {"index": 0, "finish_reason": "error", "error": {"message": "no", "code": 403}}
+    end = request_codec.judge(Answer(200, orjson.dumps({"choices": [choice]})), "/v1/chat/completions")
+    assert isinstance(end, CallFailure)
+    assert (end.kind, end.status, end.message) == (FailureKind.ERROR_IN_REPLY, 403, "no")
 
 
 @pytest.mark.parametrize("more", [{}, {"stop_reason": None}])
@@ -231,7 +257,8 @@ def test_a_message_without_a_stop_reason_is_asked_again(more: dict[str, Any]) ->
     body = {name: value for name, value in CLAUDE.items() if name != "stop_reason"} | more
     end = request_codec.judge(Answer(200, orjson.dumps(body)), "/v1/messages")
     assert isinstance(end, CallFailure)
-    assert (end.kind, end.status) == FAILED
+    assert (end.kind, end.status) == BROKEN_OFF
+    assert end.message == "The server broke its answer off: The reply has no stop_reason."
 
 
 @pytest.mark.parametrize(

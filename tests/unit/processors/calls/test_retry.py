@@ -48,6 +48,7 @@ def test_faults_by_kind_of_failure(kind: FailureKind) -> None:
     fault = CallFailure(kind, "", 200 if kind is FailureKind.UNSUPPORTED_REPLY else None).fault
     unseen = {FailureKind.CONNECT, FailureKind.STORE, FailureKind.KEY}
     passing = {FailureKind.TIMEOUT, FailureKind.READ, FailureKind.INVALID_REPLY, FailureKind.INTERNAL}
+    passing.add(FailureKind.BROKEN_OFF)
     assert (fault is Fault.SERVER) == (kind in unseen)
     assert (fault is Fault.SERVER_OR_LINE) == (kind in passing)
 
@@ -61,6 +62,17 @@ def test_no_line_fails_while_its_server_answers_no_other_line(
     failure = failed(fault, at=NOW)
     assert isinstance(retry.decide(failure, ALONE, history, **case), RetryAt)
     assert retry.blamed(failure, ALONE) is (Fault.ACCESS if fault is Fault.ACCESS_OR_LINE else Fault.SERVER)
+
+
+def test_answers_that_a_server_breaks_off_are_not_bought_until_the_deadline() -> None:
+    """Each costs tokens, and no other line need be answered for them to count."""
+    history, at, actions = History(NOW), NOW, []
+    while not actions or isinstance(actions[-1], RetryAt):
+        broken_off = CallFailure(FailureKind.BROKEN_OFF, "", 200, at=at)
+        actions.append(retry.decide(broken_off, ALONE, history, **OPEN | {"attempt": len(actions) + 1}))
+        at = max(at, getattr(actions[-1], "at", at))
+    assert (len(actions), actions[-1]) == (retry.TRIES_MAX, GiveUp())
+    assert at - NOW >= retry.SPREAD_SECONDS_MIN
 
 
 def test_a_failure_shared_with_other_lines_is_not_the_failure_of_one() -> None:

@@ -105,6 +105,26 @@ def test_a_call_without_a_reply_ends_soon_after_a_freeze() -> None:
     run(main)
 
 
+def test_a_call_ends_although_the_process_is_always_late() -> None:
+    """Its time is extended once, for a reply that lies in the socket."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        connection = Connection(LargeReplies())
+        connection.connection_made(cast("asyncio.BaseTransport", Transport()))
+        for _ in range(2):
+            connection._keeps_alive, begun = True, loop.time()
+            connection._transport = cast("asyncio.Transport", Transport())
+            call = loop.create_task(connection.call(b"", 2.0, 100))
+            while not call.done():
+                await asyncio.sleep(0)
+                assert loop.time() < begun + 30
+                loop.jump(1.2)
+            assert await call is FailureKind.TIMEOUT
+            assert loop.time() < begun + 10
+
+    run(main)
+
+
 async def test_an_aborted_call_on_a_closing_connection_tells_nothing() -> None:
     connection = Connection(LargeReplies())
     outcomes: list[Answer | FailureKind] = []

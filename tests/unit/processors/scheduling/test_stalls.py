@@ -9,7 +9,11 @@ import pytest
 from support.simtime import SimulatedLoop
 from support.simulated_stage import LINES, SERVER, WELL, World, simulated
 
+from tidemill import metrics
+from tidemill.instruments import Buckets
+from tidemill.processors.backends.call_metrics import CallMetrics
 from tidemill.processors.backends.token_bucket import TokenBucket
+from tidemill.processors.calls.retry import TRIES_MAX
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.limits.headroom import Headroom
 from tidemill.processors.limits.server_metrics import ServerMetrics
@@ -57,6 +61,26 @@ def test_a_failing_server_is_reported(case: str) -> None:
         world.upstream.reply = WELL
         await world.pass_(120)
         assert (world.waits("b"), world.waits("fresh")) == ((), ())
+        await world.stage.close()
+
+    simulated(run)
+
+
+def test_a_server_that_breaks_its_answers_off_ends_their_lines() -> None:
+    """Also a line that is alone; meanwhile the report says what the server does, and not that it answers 500."""
+    broken_off = Answer(200, b'{"choices":[{"index":0,"message":{"content":"a"},"finish_reason":"abort"}]}')
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        world.upstream.reply = broken_off
+        world.publish("b", 1, "/v1/chat/completions")
+        await world.pass_(30)
+        (told,) = world.waits("b")
+        assert told.reason is Reason.SERVER_FAILS
+        assert "The server broke its answer off: A choice ended with the finish_reason abort" in told.message
+        await world.pass_(300)
+        assert world.pool.line_counts.lines == {"completed": 0, "failed": 1}
+        assert world.pool.line_counts.attempts["failed"] == TRIES_MAX
         await world.stage.close()
 
     simulated(run)
@@ -246,6 +270,73 @@ def test_a_process_that_stood_still_blames_no_server() -> None:
         assert not stalls.check(loop.time())
         await world.pass_(STALL_SECONDS)
         assert {one.reason for one in world.waits("b")} == {Reason.SERVER_SILENT}
+        await world.stage.close()
+
+    simulated(run)
+
+
+def test_calls_that_timed_out_do_not_make_a_server_look_slow() -> None:
+    """It is silent as soon after an outage as before it, by its good calls."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        world.stage._caller._seconds_max = 600
+        world.publish("a", 40)
+        await world.pass_(10)
+        world.upstream.reply = None
+        world.publish("b", 8)
+        await world.pass_(500)
+        world.upstream.reply = WELL
+        await world.pass_(300)
+        assert not world.stage.pending
+        world.upstream.reply = None
+        world.publish("c", 8)
+        await world.pass_(STALL_SECONDS + 2 * CHECK_SECONDS)
+        assert {one.reason for one in world.waits("c")} == {Reason.SERVER_SILENT}
+        await world.stage.close()
+
+    simulated(run)
+
+
+def test_a_report_says_since_when_by_the_clock() -> None:
+    """Lines also wait while the process stands still."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        world.upstream.seconds = 10_000.0
+        published_at = loop.now()
+        world.publish("b", 8)
+        await world.pass_(STALL_SECONDS - 2 * CHECK_SECONDS)
+        loop.jump(3600.0)
+        await world.pass_(STALL_SECONDS)
+        (told,) = world.waits("b")
+        assert abs(told.since - published_at) <= CHECK_SECONDS + 1
+        await world.stage.close()
+
+    simulated(run)
+
+
+def test_a_check_asks_each_server_once_how_long_its_calls_take() -> None:
+    """However many batches wait."""
+
+    class Counting(CallMetrics):
+        asked = 0
+
+        def usual_seconds(self, part: float) -> float | None:
+            Counting.asked += 1
+            return super().usual_seconds(part)
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        world.pool.backends[0].metrics = Counting(Buckets(metrics.CALL_SECONDS))
+        world.upstream.seconds = 1000.0
+        for number in range(100):
+            world.publish(f"b{number}", 1)
+        await world.pass_(STALL_SECONDS)
+        for look in (world.stage.stalls.check, world.stage.stalls.of_servers):
+            Counting.asked = 0
+            look(loop.time())
+            assert Counting.asked == 1
         await world.stage.close()
 
     simulated(run)
