@@ -106,7 +106,7 @@ class Broker:
 
     @asynccontextmanager
     async def _reading(self, _):
-        yield SimpleNamespace(records=self._since)
+        yield SimpleNamespace(records=self._since, partitions=lambda _: ())
 
     async def _since(self, topic, since=doctor.history.FIRST):
         for record in self._records if topic == topics.BATCHES.name else ():
