@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import AsyncIterator
 
+from tidemill import metrics
 from tidemill.api.dependencies import Dependencies, from_store
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.runtime.clocks import DeletionClock, boottime
@@ -235,6 +236,7 @@ class Sweeps:
 async def sweep_forever(deps: Dependencies) -> None:
     """Do a round every `ROUND_SECONDS`, despite errors."""
     sweeps = Sweeps(deps, boottime)
+    metrics.STORE_FOREIGN.sample(lambda: {(): deps.owner.is_foreign})
     while True:
         try:
             await sweeps.round()
