@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import AsyncIterator
 
+from tidemill import metrics
 from tidemill.api import errors
 from tidemill.api.dependencies import Dependencies, from_store
 from tidemill.kafka.connection import LogUnavailable
@@ -253,6 +254,7 @@ async def check_owner(deps: Dependencies) -> None:
 async def sweep_forever(deps: Dependencies) -> None:
     """Do a round every `ROUND_SECONDS`, despite errors."""
     sweeps = Sweeps(deps, boottime)
+    metrics.STORE_FOREIGN.sample(lambda: {(): deps.owner.is_foreign})
     while True:
         try:
             await sweeps.round()

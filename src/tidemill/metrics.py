@@ -265,6 +265,11 @@ VIEW_AGE: Final = sampled(
     "Time since the api had all records of a topic: some seconds, unless it lags or cannot read it.",
     API, labels=("topic",),
 )
+STORE_FOREIGN: Final = sampled(
+    "tidemill_store_foreign",
+    "1 while the api takes nothing to store: the store belongs to another log, or is not mounted; else 0.",
+    API, labels=(),
+)
 FETCHED_RECORDS: Final = sampled(
     "tidemill_kafka_fetched_records_total", "Records that a consumer has fetched.",
     *STAGES, labels=("consumer",), kind="counter",

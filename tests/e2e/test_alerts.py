@@ -64,6 +64,7 @@ CASES = {
     "TidemillDeadLetters": ({"tidemill_dead_letters_total": "1"}, {"tidemill_dead_letters_total": "0"}),
     "TidemillLogFails": ({FAILURES: "1"}, {FAILURES: "0"}),
     "TidemillStoreFails": ({STORE % "error": "1"}, {STORE % "error": "0", STORE % "missing": "9"}),
+    "TidemillStoreForeign": ({"tidemill_store_foreign": 1}, {"tidemill_store_foreign": 0}),
     "TidemillApiErrors": (
         {REQUESTS % "5xx": "2", REQUESTS % "2xx": "98"}, {REQUESTS % "5xx": "1", REQUESTS % "4xx": "199"},
     ),

@@ -75,6 +75,16 @@ def test_a_store_that_is_not_the_logs(stack, content, text):
     assert text is None or text in words
 
 
+def test_a_store_whose_folder_is_gone(stack, tmp_path):
+    """Its disk is not mounted, so the api takes nothing; a log without files has no store yet."""
+    asyncio.run(write(stack.cluster(), topics.FILES.name, "file-gone", None))
+    code, words = doctor(stack, "--data", str(stack.data), TIDEMILL_STORE=(tmp_path / "store").as_uri())
+    assert code == 1, words
+    assert f"fail  store: {tmp_path}/store does not exist: the store has no object `owner`" in words
+    assert "-> mount or restore it" in words
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_broker_that_does_not_answer(stack, tmp_path):
     """Only this check fails, with a remedy; the checks without Kafka run."""
     code, words = doctor(stack, TIDEMILL_KAFKA="127.0.0.1:1", TIDEMILL_DATA=str(tmp_path))
@@ -91,7 +101,7 @@ def test_a_broker_that_does_not_answer(stack, tmp_path):
 def test_a_backend_that_does_not_answer(stack, tmp_path):
     """A warning: lines wait for it."""
     with added(stack, "http://127.0.0.1:1/v1"):
-        code, words = doctor(stack, **stack.way_in("operator"), TIDEMILL_DATA=str(tmp_path))
+        code, words = doctor(stack, **of_the_service(stack), TIDEMILL_DATA=str(tmp_path))
     assert code == 0, words
     assert "warn  server s (http://127.0.0.1:1/v1): GET /models: Connection refused" in words
 
@@ -102,10 +112,15 @@ def test_a_backend_that_lacks_an_endpoint(stack, tmp_path):
         server.lists = ("m",)
         server.lacks = frozenset({"/v1/embeddings"})
         with added(stack, server.url):
-            code, words = doctor(stack, **stack.way_in("operator"), TIDEMILL_DATA=str(tmp_path))
+            code, words = doctor(stack, **of_the_service(stack), TIDEMILL_DATA=str(tmp_path))
     assert code == 0, words
     assert f"({server.url}): serves m, but not at /v1/embeddings" in words
     assert 'endpoints = ["/v1/chat/completions", "/v1/completions", "/v1/responses"]' in words
+
+
+def of_the_service(stack):
+    """Its Kafka and its store, for a command in another folder."""
+    return {**stack.way_in("operator"), "TIDEMILL_STORE": (stack.data / "store").as_uri()}
 
 
 @contextmanager

@@ -148,7 +148,7 @@ async def test_records_that_are_gone_are_not_replaced(tmp_path):
     await Broker(tmp_path).prepare()
     for gone in ("kafka/log", "kafka"):
         shutil.rmtree(tmp_path / gone)
-        with pytest.raises(BrokerError, match=r"are gone\. Restore .*remove .*kafka\.formatted"):
+        with pytest.raises(BrokerError, match=r"are gone\. Restore .*store away.*remove .*kafka\.formatted"):
             await Broker(tmp_path).prepare()
         assert not (tmp_path / "kafka" / "log").exists()
     (tmp_path / "kafka.formatted").unlink()

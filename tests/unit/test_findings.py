@@ -81,6 +81,24 @@ def test_a_wrong_topic_has_a_finding(row, seen, verdict, words):
     assert finding.fix
 
 
+def test_all_values_of_a_topic_that_are_wrong_are_named_at_once():
+    """The worst of them decides."""
+    seen = {"cleanup.policy": "compact", "segment.ms": "604800000", "delete.retention.ms": "1000"}
+    finding = judged(topics.SECRETS, partitions=1, **seen)
+    assert finding.verdict is Verdict.FAIL
+    assert "has segment.ms=604800000, so" in finding.text
+    assert finding.fix == "set delete.retention.ms=604800000, segment.ms=3600000"
+
+
+def test_the_docs_make_a_topic_as_a_stage_does():
+    """The page has the command for a service that refuses one of the values."""
+    page = (ROOT / "docs" / "how-to" / "cluster.md").read_text("utf-8")
+    command = page.partition("kafka-topics.sh")[2].partition("```")[0]
+    assert f"--topic {topics.SECRETS.name} " in command
+    values = dict(re.findall(r"--config ([a-z.]+)=(\S+)", command))
+    assert values == admin.configs_of(topics.SECRETS, 3)
+
+
 @pytest.mark.parametrize("row", [*topics.TOPICS, topics.requests("m")], ids=lambda row: row.name)
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_what_a_stage_creates_has_no_finding(row, replicas):

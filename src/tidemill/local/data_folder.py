@@ -97,8 +97,8 @@ def _foreign(data: Path) -> str | None:
 
 
 _UNNUMBERED = (
-    "a Tidemill from before the first release wrote it, and only that one can read it. Nothing was changed; "
-    "choose another folder with --data."
+    f"{FORMAT_FILE} was not copied with it; or a Tidemill from before the first release wrote it, and only that "
+    "one can read it. Nothing was changed; copy that file, too, or choose another folder with --data."
 )
 
 

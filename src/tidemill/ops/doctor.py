@@ -35,7 +35,7 @@ from tidemill.schemas.webhooks.table import Deliveries
 from tidemill.sealing.key_manager import key_file
 from tidemill.storage import owner
 from tidemill.storage.address import open_store
-from tidemill.storage.owner import Origin
+from tidemill.storage.owner import Fault, Origin
 
 CHECK_SECONDS_MAX: Final = 20.0
 """Bound of each check, and of each server. A read of a whole topic has a bound for the time without a record
@@ -291,6 +291,8 @@ async def _store(settings: Settings, kafka: Kafka | None) -> list[Finding]:
     folder = Path(unquote(urlsplit(settings.store_url).path))
     if kind == "file" and not await asyncio.to_thread(folder.exists):
         # A check creates nothing, since it may run in the wrong folder.
+        if (fault := await _store_fault(None, kafka)) is not None:
+            return [findings.fail("store", f"{folder} does not exist: {fault.text}", fault.fix)]
         return [findings.warn("store", f"{folder} does not exist yet", "a service creates it when it starts")]
     store: Store | None = None
     try:
@@ -306,9 +308,14 @@ async def _store(settings: Settings, kafka: Kafka | None) -> list[Finding]:
             await store.close()
     if read != content:
         return [findings.fail("store", f"{settings.store_url} returns other bytes than were written", fix)]
-    if kafka is not None and (fault := owner.judge(marked, await _origin(kafka))) is not None:
+    if (fault := await _store_fault(marked, kafka)) is not None:
         return [findings.fail("store", f"{settings.store_url}: {fault.text}", fault.fix)]
     return [findings.ok("store", f"{settings.store_url} can be written, read and deleted")]
+
+
+async def _store_fault(marked: bytes | None, kafka: Kafka | None) -> Fault | None:
+    """Why the log does not own a store with this object `owner`; None too if no Kafka can say so."""
+    return None if kafka is None else owner.judge(marked, await _origin(kafka))
 
 
 async def _origin(kafka: Kafka) -> Origin:

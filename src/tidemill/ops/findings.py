@@ -107,12 +107,19 @@ def topic(
 
 
 def _configured(row: Topic, configs: Mapping[str, str], wanted: Mapping[str, str]) -> Finding | None:
-    """The first value that is worse than the wanted one; one that the broker hides is taken for right."""
-    for name, rule in _RULES.items():
-        have, want = configs.get(name), wanted.get(name)
-        if have is not None and want is not None and not rule.suffices(have, want):
-            return rule.judge(row.name, f"has {name}={have}, {rule.harm}", f"set {name}={want}")
-    return None
+    """All values that are worse than the wanted ones; one that the broker hides is taken for right."""
+    worse = [
+        (rule, f"has {name}={have}, {rule.harm}", f"{name}={want}")
+        for name, rule in _RULES.items()
+        if (have := configs.get(name)) is not None
+        and (want := wanted.get(name)) is not None
+        and not rule.suffices(have, want)
+    ]
+    if not worse:
+        return None
+    rules, texts, values = zip(*worse, strict=True)
+    judge = fail if any(rule.judge is fail for rule in rules) else warn
+    return judge(row.name, "; ".join(texts), f"set {', '.join(values)}")
 
 
 @dataclass(frozen=True)

@@ -297,7 +297,7 @@ def test_a_folder_from_before_the_first_release_is_refused(tmp_path):
     assert main(Settings(data=tmp_path, models={"m": {"backends": [{"url": "http://x/v1"}]}}), None) == WRONG
     done = CliRunner().invoke(app, ["upgrade", "--check", "--data", str(tmp_path)])
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "has no format number: a Tidemill from before the first release wrote it" in done.stderr
+    assert "has no format number: format.json was not copied with it; or a Tidemill from before" in done.stderr
     assert "Nothing was changed" in done.stderr
     assert content(tmp_path) == before
 

@@ -99,14 +99,17 @@ class Broker:
     """A log with one topic, whose records take a moment each."""
 
     def __init__(self, monkeypatch, records, seconds=0.0):
-        self.read = 0
+        self.read = self.files = 0
         self._records = records
         self._seconds = seconds
         monkeypatch.setattr(doctor.history, "reading", self._reading)
 
     @asynccontextmanager
     async def _reading(self, _):
-        yield SimpleNamespace(records=self._since)
+        yield SimpleNamespace(records=self._since, partitions=lambda _: [0] if self.files else [], ends=self._ends)
+
+    async def _ends(self, *_):
+        return [(0, self.files)]
 
     async def _since(self, topic, since=doctor.history.FIRST):
         for record in self._records if topic == topics.BATCHES.name else ():
@@ -167,3 +170,18 @@ async def test_a_call_longer_than_each_window_is_named():
     found = [finding for finding in await doctor._settings(settings) if finding.what.startswith("model ")]
     assert [(finding.verdict, finding.what) for finding in found] == [(findings.Verdict.WARN, "model slow")]
     assert found[0].text == "a call may take 3601 s, and no window is as long"
+
+
+@pytest.mark.parametrize(("files", "verdict"), [(0, findings.Verdict.WARN), (3, findings.Verdict.FAIL)])
+async def test_a_store_whose_folder_is_gone(tmp_path, monkeypatch, files, verdict):
+    """Its disk is not mounted, if the log has files; else the service makes it. A check makes nothing."""
+
+    async def identities(_, names):
+        return dict.fromkeys(names, "cluster/files")
+
+    monkeypatch.setattr(doctor, "topic_identities", identities)
+    Broker(monkeypatch, []).files = files
+    (found,) = await doctor._store(Settings(data=tmp_path), "127.0.0.1:9")
+    assert (found.verdict, "does not exist" in found.text) == (verdict, True)
+    assert ("mount or restore it" in found.fix) == (files > 0)
+    assert not list(tmp_path.iterdir())

@@ -140,7 +140,8 @@ class Broker:
         if self._formatted.exists():
             raise BrokerError(
                 f"the records in {self._records} are gone. Restore the folder from a backup, or mount its disk. "
-                f"To begin anew without its batches, files and keys, remove {self._formatted}."
+                "To begin anew without its batches, files and keys, move its store away "
+                f"(`store` in {self.folder.parent}, or the bucket of the settings) and remove {self._formatted}."
             )
 
     async def prepare_java(self) -> None:

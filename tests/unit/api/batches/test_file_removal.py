@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 from support import hostile
 from support.dependencies import ADMIN, NOW, batch_of, client_of, open_dependencies, with_settings
+from support.waiting import until
 
+from tidemill import metrics
 from tidemill.api.batches import file_removal
 from tidemill.api.dependencies import Dependencies
 from tidemill.api.view.batch_tables import PROMISE_SECONDS_MAX
@@ -322,6 +324,23 @@ async def test_what_needs_no_store_works_without_it(deps, fault):
     deps.owner.fault = None
     await file_removal.sweep(deps)
     assert deps.view.erasures.is_deleted("p", "batch_f")
+
+
+async def test_a_scrape_shows_whether_the_store_is_of_another_log(deps):
+    """The readiness of the chart leaves the store out, so an alert reads the metric."""
+    await deps.owner.check(marks=True)
+    for identity, shown in (("other/files", 1), ("cluster/files", 0)):
+        deps.log.identity = identity
+        sweeping = asyncio.create_task(file_removal.sweep_forever(deps))
+        try:
+            await until(functools.partial(is_scraped, b"tidemill_store_foreign %d.0\n" % shown), "the metric")
+        finally:
+            sweeping.cancel()
+
+
+def is_scraped(line: bytes) -> bool:
+    """Whether the metrics have a line."""
+    return line in metrics.text()[0]
 
 
 class Time:
