@@ -161,8 +161,8 @@ class Dependencies:
 
     def booking(self, project: str, *, stores: bool = True) -> Booking:
         """Reserves room for what a request creates; raises 503 if that `stores` and the store is not the log's."""
-        if stores and self.owner.is_foreign:
-            raise errors.unavailable("file store")
+        if stores and (fault := self.owner.fault) is not None and fault.is_foreign:
+            raise errors.foreign_store(fault.text)
         return Booking(self.view.quotas, self.settings.limits_of(project), project, self.space)
 
     @cached_property

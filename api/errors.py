@@ -304,6 +304,11 @@ def unavailable(what: str) -> ApiError:
     return _failed(503, f"The {what} is not available at the moment. Please try again.")
 
 
+def foreign_store(fault: str) -> ApiError:
+    """The store cannot be used until its operator acts."""
+    return _failed(503, f"The file store cannot be used: {fault}. Its operator can run `tidemill doctor`.")
+
+
 def share_taken(what: str, project: str) -> ApiError:
     """The project uses its whole share of a concurrency limit."""
     return _limited(

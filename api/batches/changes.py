@@ -60,6 +60,6 @@ async def delete(
         raise errors.conflict(f"Cannot delete a batch with status '{named(batch.status)}': cancel it first.")
     if deps.owner.fault is not None:
         # Results would delete its objects.
-        raise errors.unavailable("file store")
+        raise errors.foreign_store(deps.owner.fault.text)
     await deps.trail.record(request, caller, Action.BATCH_DELETE, batch_id)
     await file_removal.remove_batch(deps, caller.project, batch)

@@ -45,8 +45,8 @@ _log = logging.getLogger(__name__)
 
 def check_store(deps: Dependencies) -> None:
     """Raise 503 if the store may lack the objects of the log."""
-    if deps.owner.is_foreign:
-        raise errors.unavailable("file store")
+    if (fault := deps.owner.fault) is not None and fault.is_foreign:
+        raise errors.foreign_store(fault.text)
 
 
 async def remove(deps: Dependencies, file_id: str, key: str) -> None:
