@@ -74,7 +74,7 @@ def member(times):
     member, models = Member.__new__(Member), Models.__new__(Models)
     membership = Membership(clock=lambda: times[-1])
     member._app = SimpleNamespace(membership=membership, rebalancing=True, stop_seconds=33.0)
-    member._clock = lambda: times[-1]
+    member._clock, member._numbers = lambda: times[-1], {3}
     member._app.membership.renew(100.0)
     held_requests = SimpleNamespace(clear=lambda: None)
     models.awake = {

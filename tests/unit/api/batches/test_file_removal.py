@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -20,7 +19,7 @@ from tidemill.kafka.connection import LogUnavailable
 from tidemill.quotas import Quota
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim, DeleteRequested, FileRecord, InputRef
-from tidemill.schemas.ports import NotFound
+from tidemill.schemas.ports import NotFound, once
 from tidemill.schemas.resources.batch import Status
 from tidemill.schemas.resources.file import File
 from tidemill.sealing.vault import Vault
@@ -46,15 +45,10 @@ async def deps(tmp_path):
 
 async def make(deps: Dependencies, name: str, place: int, *, expires_at: int, from_body: bool = False) -> None:
     """Write a file whose record is at this place in the log."""
-    await deps.store.write(f"files/{name}", content())
+    await deps.store.write(f"files/{name}", once(b"x"))
     file = File(id=name, bytes=1, created_at=1, expires_at=expires_at, filename="f", purpose="batch")
     record = FileRecord(project="p", file=file, key=f"files/{name}", sha256="0" * 64, from_body=from_body)
     deps.view.put_file(record, place)
-
-
-async def content() -> AsyncIterator[bytes]:
-    """One byte."""
-    yield b"x"
 
 
 async def is_stored(deps: Dependencies, name: str) -> bool:
@@ -252,7 +246,7 @@ async def test_a_log_that_does_not_own_the_store_deletes_nothing(deps, change):
         for key in (KEY, "files/lost"):
             await deps.store.delete(key)
     await deps.owner.check(marks=True)
-    await deps.store.write("files/stray", content())
+    await deps.store.write("files/stray", once(b"x"))
     deps.view.orphans.track(["files/stray"])
     later = replace(deps, clock=lambda: NOW + ORPHAN_SECONDS_MIN)
     deps.view.orphans._clock = later.clock
@@ -260,16 +254,11 @@ async def test_a_log_that_does_not_own_the_store_deletes_nothing(deps, change):
     await file_removal.sweep(later)
     assert await file_removal.collect_orphans(later) == 0
     assert [await is_stored(deps, name) for name in ("f", "g", "stray")] == [True] * 3
-    await deps.store.write(KEY, content_of_nothing())
+    await deps.store.write(KEY, once(b""))
     await later.owner.check(marks=True)
     await file_removal.sweep(later)
     assert await file_removal.collect_orphans(later) == 0, "it begins to wait for a day"
     assert [await is_stored(deps, name) for name in ("f", "g", "stray")] == [False, False, True]
-
-
-async def content_of_nothing() -> AsyncIterator[bytes]:
-    """No byte."""
-    yield b""
 
 
 async def test_a_store_of_another_log_takes_no_upload(deps):
