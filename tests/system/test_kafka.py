@@ -15,7 +15,7 @@ from support.waiting import WAIT_SECONDS_MAX, until
 from tidemill.kafka import connection
 from tidemill.kafka import follower as follower_module
 from tidemill.kafka import producer as producer_module
-from tidemill.kafka.connection import LogUnavailable
+from tidemill.kafka.connection import LogUnavailable, topic_identities
 from tidemill.kafka.follower import RUN_BYTES_MAX, RUN_RECORDS_MAX, Follower, Tail, start_together
 from tidemill.kafka.offsets import Offsets
 from tidemill.kafka.producer import Log, Producer, producer
@@ -110,7 +110,7 @@ async def test_a_follower_starts_where_resume_says(kafka, log):
     assert seen == [2]
     assert [tail.end for tail in tails] == [3]
     assert isinstance(tails[0], Tail)
-    assert tails[0].cluster
+    assert tails[0].identity == (await topic_identities(kafka, [topic]))[topic]
 
 
 async def test_offsets_of_a_time(kafka):
