@@ -177,7 +177,7 @@ class Faults:
             await self._one_more(stage)
 
     async def _fall_silent(self) -> None:
-        """Let the coordinator of processors answer nobody for a while."""
+        """Let the coordinator of processors answer no process for a while."""
         _, group = self._processors()
         self._begin(group.fall_silent(self.chance.uniform(0, SILENT_SECONDS_MAX)))
 

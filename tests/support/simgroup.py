@@ -110,7 +110,7 @@ class ProcessorsGroup(Group):
                 await self._rebalance()
 
     async def fall_silent(self, seconds: float) -> None:
-        """Answer nobody for a while, and end no session meanwhile."""
+        """Answer no process for a while, and end no session meanwhile."""
         async with self._turn:
             self.is_silent = True
             await asyncio.sleep(seconds)

@@ -271,7 +271,7 @@ def test_a_message_without_a_stop_reason_is_asked_again(more: dict[str, Any]) ->
     ],
 )
 def test_errors_of_openais_shape(error: dict[str, Any], status: int | None) -> None:
-    """A transient one in a 2xx is told from a verdict on the request."""
+    """A 2xx may have a transient error, which is retried, or a verdict on the request, which is not."""
     end = request_codec.judge(Answer(200, orjson.dumps({"error": {"message": "x", **error}})), "/v1/completions")
     assert isinstance(end, CallFailure)
     assert (end.status, end.fault) == (status, Fault.LINE if status is None else Fault.SERVER_OR_LINE)
