@@ -103,8 +103,8 @@ async def remove_batch(deps: Dependencies, project: str, batch: Batch) -> None:
         deps.view.drop_file(ids.derived_file_id(batch.id, kind), -1)
 
 
-async def sweep(deps: Dependencies) -> int:
-    """Delete expired files, and the bytes of deleted files that no batch reads.
+async def sweep(deps: Dependencies, *, by_age: bool = True) -> int:
+    """Delete the bytes of deleted files that no batch reads, and `by_age` what has expired.
 
     A file may be made again under its id meanwhile, so each is looked at again right before it is deleted.
     Several processes may do this at the same time: deleting a file twice does no harm.
@@ -124,6 +124,8 @@ async def sweep(deps: Dependencies) -> int:
             continue
         if await _delete(deps, file_id, key):
             deps.view.hold(file_id, holds=False)
+    if not by_age:
+        return len(released)
     expired = deps.view.expired(ROUND_FILES_MAX)
     for file_id, key in expired:
         if deps.view.is_expired(file_id):
@@ -218,7 +220,7 @@ async def mark_current(deps: Dependencies) -> None:
 
 
 class Sweeps:
-    """The rounds of a process; there is none while the time is in doubt."""
+    """The rounds of a process; they delete nothing for its age while the time is in doubt."""
 
     def __init__(self, deps: Dependencies, monotonic: Monotonic) -> None:
         self._deps = deps
@@ -234,11 +236,11 @@ class Sweeps:
         """
         is_due = self._monotonic() >= self._collect_at
         await self._deps.owner.check(marks=is_due)
-        if not self._deletes_by.is_settled():
-            return
-        await sweep(self._deps)
+        by_age = self._deletes_by.is_settled()
+        await sweep(self._deps, by_age=by_age)
         if is_due:
             await mark_current(self._deps)
+        if is_due and by_age:
             await collect_orphans(self._deps)
             self._collect_at = self._monotonic() + ORPHANS_SECONDS
 
