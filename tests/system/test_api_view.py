@@ -72,7 +72,7 @@ def test_an_unusable_view_is_rebuilt(kafka, tmp_path, damage):
         else:
             harm = {
                 "layout": "PRAGMA user_version = 99",
-                "cluster": "UPDATE origin SET cluster = 'another'",
+                "cluster": "UPDATE topics SET identity = 'another/topic'",
                 "ahead": "UPDATE topics SET next = next + 1000000",
             }
             database = sqlite3.connect(view_of(api), isolation_level=None)
