@@ -104,7 +104,7 @@ async def remove_batch(deps: Dependencies, project: str, batch: Batch) -> None:
 
 
 async def sweep(deps: Dependencies, *, by_age: bool = True) -> int:
-    """Delete the bytes of deleted files that no batch reads, and `by_age` what has expired.
+    """Delete bytes of deleted files that no batch reads, parts of ended uploads, and `by_age` what has expired.
 
     A file may be made again under its id meanwhile, so each is looked at again right before it is deleted.
     Several processes may do this at the same time: deleting a file twice does no harm.
@@ -124,6 +124,7 @@ async def sweep(deps: Dependencies, *, by_age: bool = True) -> int:
             continue
         if await _delete(deps, file_id, key):
             deps.view.hold(file_id, holds=False)
+    await _sweep_uploads(deps, deps.clock() if by_age else -math.inf)
     if not by_age:
         return len(released)
     expired = deps.view.expired(ROUND_FILES_MAX)
@@ -131,7 +132,6 @@ async def sweep(deps: Dependencies, *, by_age: bool = True) -> int:
         if deps.view.is_expired(file_id):
             await remove(deps, file_id, key)
     await _sweep_batches(deps)
-    await _sweep_uploads(deps)
     return max(len(released), len(expired))
 
 
@@ -153,9 +153,9 @@ async def _sweep_batches(deps: Dependencies) -> None:
             await remove_batch(deps, project, batch)
 
 
-async def _sweep_uploads(deps: Dependencies) -> None:
-    """Delete the parts of finished uploads, and the records of old uploads."""
-    for due in deps.view.uploads.due(ROUND_UPLOADS_MAX):
+async def _sweep_uploads(deps: Dependencies, now: float) -> None:
+    """Delete the parts of uploads that are over, and the records of old uploads."""
+    for due in deps.view.uploads.due(ROUND_UPLOADS_MAX, now):
         for part_id, key in due.parts:
             if await _delete(deps, due.upload_id, key):
                 await deps.publisher.upload_deletion(f"{due.upload_id}/{part_id}")

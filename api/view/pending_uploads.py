@@ -87,9 +87,13 @@ class PendingUploads:
         else:
             self.put(codec.decode_upload(value))
 
-    def due(self, limit: int) -> list[Due]:
-        """Up to `limit` uploads with unneeded parts or an old record."""
-        now = int(self._clock())
+    def due(self, limit: int, now: float) -> list[Due]:
+        """Up to `limit` uploads with unneeded parts or an old record.
+
+        Args:
+            limit: Their number.
+            now: Unix seconds; at -inf none is too old.
+        """
         rows = self._database.read(
             "SELECT id, expires_at FROM uploads WHERE expires_at <= ? OR ((expires_at <= ? OR NOT pending)"
             " AND EXISTS (SELECT 1 FROM parts WHERE upload_id = uploads.id)) ORDER BY expires_at LIMIT ?",

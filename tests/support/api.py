@@ -33,6 +33,13 @@ main(Settings.model_validate_json(sys.stdin.read()))
 """
 
 
+def share_log(store: Path) -> None:
+    """Make a store's folder for a log that has files of other tests, each with a store of its own."""
+    if not store.exists():
+        store.mkdir(parents=True)
+        (store / KEY_OF_OWNER).touch()
+
+
 class Api:
     """An api process, as a context manager; `url` ends in `/v1`. A `stop` and another `start` keep the data.
 
@@ -58,12 +65,8 @@ class Api:
         # Several apis share the broker, and only the first one fills its catalog.
         if self.settings.models:
             self._named = asyncio.run(set_up(self.kafka, self.settings))
-        if (store := urlsplit(self.settings.store_url)).scheme == "file" and not (
-            path := Path(store.path)
-        ).exists():
-            # The log has files of other apis, each with a store of its own.
-            path.mkdir(parents=True)
-            (path / KEY_OF_OWNER).touch()
+        if (store := urlsplit(self.settings.store_url)).scheme == "file":
+            share_log(Path(store.path))
         self.start()
         return self
 

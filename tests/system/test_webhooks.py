@@ -13,6 +13,7 @@ import openai
 import pytest
 from aiokafka import AIOKafkaProducer
 from support import sdk
+from support.api import share_log
 from support.fleet import Fleet
 from support.receiver import Receiver
 from support.stack import KEY
@@ -48,6 +49,7 @@ def fleet(kafka, tmp_path_factory):
         "TIDEMILL_WEBHOOK_ALLOW": "127.0.0.0/8",
         "TIDEMILL_ENCRYPTION_KEY_FILE": str(keys),
     }
+    share_log(folder / "data" / "store")
     with Fleet(folder, environ, {}) as fleet:
         fleet.start("api", environ={"TIDEMILL_PORT": str(kraft.free_port())})
         for _ in range(2):

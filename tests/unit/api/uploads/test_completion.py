@@ -6,6 +6,7 @@ import pytest
 from support.dependencies import ManualClock, open_dependencies
 
 from tidemill.api.batches import file_removal
+from tidemill.runtime.clocks import DOUBT_SECONDS
 from tidemill.schemas import ids
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.part import file_key
@@ -72,9 +73,9 @@ def complete(client, begun, *, backwards: bool = False) -> asyncio.Task:
     return asyncio.create_task(client.post(f"{path}/complete", json={"part_ids": wanted}))
 
 
-async def stored(deps) -> set[str]:
-    """The keys of all files."""
-    return {key async for key in deps.store.keys("files/")}
+async def stored(deps, prefix="files/") -> set[str]:
+    """The keys of all files, or of other objects."""
+    return {key async for key in deps.store.keys(prefix)}
 
 
 def key_of(begun, *, backwards: bool = False) -> str:
@@ -178,3 +179,31 @@ async def test_a_store_that_fails_leaves_the_loser_to_the_search_for_orphans(
     held.set()
     assert (await running).status_code == 400
     assert await stored(deps) == {key_of(begun)}
+
+
+@pytest.mark.parametrize("end", ["cancel", "complete"])
+async def test_the_parts_of_an_upload_go_when_it_ends(deps, client, gate, begun, end):
+    """In the next round: its owner ended it, so a clock that may be wrong does not hold it up."""
+    gate.is_open = True
+    rounds = file_removal.Sweeps(deps, lambda: 0.0)
+    await rounds.round()
+    assert len(await stored(deps, "uploads/")) == 2
+    path, part_ids = begun
+    (await client.post(f"{path}/{end}", json={"part_ids": part_ids})).raise_for_status()
+    await rounds.round()
+    assert not await stored(deps, "uploads/")
+
+
+async def test_no_part_goes_by_a_clock_in_doubt(deps, client, begun, clock):
+    """An upload that seems to be over keeps its parts and its record."""
+    now = 0.0
+    rounds = file_removal.Sweeps(deps, lambda: now)
+    clock.now += 30 * 86_400
+    await rounds.round()
+    assert len(await stored(deps, "uploads/")) == 2
+    assert (await client.post(f"{begun[0]}/cancel")).status_code == 400  # it has expired
+    now += DOUBT_SECONDS
+    clock.now += DOUBT_SECONDS
+    await rounds.round()
+    assert not await stored(deps, "uploads/")
+    assert (await client.post(f"{begun[0]}/cancel")).status_code == 404
