@@ -1,5 +1,6 @@
 """The embedded broker, for real."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -144,7 +145,7 @@ def test_one_kafka_for_the_session(kafka):
 
 async def test_records_that_are_gone_are_not_replaced(tmp_path):
     """A disk may not be mounted: an empty log in their place would lose everything."""
-    copy_formatted(tmp_path)
+    await asyncio.to_thread(copy_formatted, tmp_path)
     await Broker(tmp_path).prepare()
     for gone in ("kafka/log", "kafka"):
         shutil.rmtree(tmp_path / gone)
