@@ -44,8 +44,10 @@ are no settings: they have no effect. Those that Kubernetes makes for services a
 A running `tidemill up` applies changes of `servers` and `models` in the file. Changes of other settings take
 effect at its next start; it names them.
 
-`TIDEMILL_CACHE` names the folder of the embedded broker's files (`~/.cache/tidemill`). The client's commands
-read `TIDEMILL_BASE_URL` and `TIDEMILL_API_KEY`.
+These variables are no settings: `TIDEMILL_CACHE` names the folder of the embedded broker's files
+(`~/.cache/tidemill`), `TIDEMILL_MAVEN` a mirror of Maven Central to download them from, and
+`TIDEMILL_KEY_` begins the names of those with keys of servers (`api_key_env`). The client's commands read
+`TIDEMILL_BASE_URL` and `TIDEMILL_API_KEY`.
 """
 
 _COMMANDS = """# Commands
@@ -53,13 +55,14 @@ _COMMANDS = """# Commands
 <!-- made from src/tidemill/cli and src/tidemill/__main__.py by `make docs` -->
 
 `tidemill COMMAND --help` shows the same. `tidemill --install-completion` installs completion for the shell that
-runs it: bash, zsh or fish.
+runs it: bash, zsh or fish. `tidemill --version` shows the version.
 
 ## Output
 
-Commands that show data (`list`, `show`, `deliveries`, `usage`, `audit`) print a table on a terminal, and one JSON
-object per line in a pipe, in a file, and with `--json`; `usage --csv` prints CSV. A table fits 60 columns, and one
-that cannot be that narrow has a line for each value.
+Commands that show data (`list`, `show`, `deliveries`, `usage`, `audit`) print a table on a terminal, those of an
+open batch (`begin`, `append`, `seal`) a text. In a pipe, in a file and with `--json` all of these print one JSON
+object per line; `usage --csv` prints CSV. A table fits 60 columns, and one that cannot be that narrow has a line
+for each value.
 
 All other commands print the same text everywhere: `keys create`, `keys token`, `webhooks create` and
 `webhooks rotate` a secret, `produce` the id of the batch, `run`, `watch`, `rerun` and `replay` the results, `acls`
@@ -71,7 +74,7 @@ and with `tidemill --no-color COMMAND`.
 
 ## Exit codes
 
-`run`, `watch`, `rerun` and `replay` end with
+`run`, `map`, `embed`, `watch`, `rerun` and `replay` end with
 
 | code | meaning |
 |---|---|
@@ -88,7 +91,7 @@ and with `tidemill --no-color COMMAND`.
 All other commands end with 0 if they are done, with 2 if they cannot run as given or the service refuses, and with
 7 if the service or Kafka does not answer. Those that check something end with 1 if it is not as it should be:
 `doctor`, `verify`, `rebuild`, `purge`, `upgrade`, `servers test`, `models test` and `webhooks test`; the help of
-each says when.
+each says when. `up` ends with 1, too, if its start fails.
 """
 
 _LETTERS = {

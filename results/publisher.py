@@ -70,7 +70,7 @@ class Publisher:
 
     async def erased(self, command: DeleteRequested) -> None:
         """Revoke the right to read the lines of a deleted batch from the log."""
-        erasure = Erasure(project=command.project, at=command.at)
+        erasure = Erasure(project=command.project, at=command.at, input_file_id=command.input_file_id)
         await self._send(topics.SECRETS.name, command.batch_id, encode(erasure))
 
     async def withdrawn(self, command: DeleteRequested) -> None:

@@ -1,6 +1,7 @@
 """Cancels and deletes batches."""
 
 from collections.abc import Callable
+from enum import StrEnum
 
 from fastapi import Request
 
@@ -44,6 +45,16 @@ async def cancel(
     return deps.view.put_batch(BatchRecord(project=caller.project, batch=overlay.cancelled(current, at)))
 
 
+class InputEnd(StrEnum):
+    """What became of the input of a deleted batch."""
+
+    DELETED = "deleted"
+    SHARED = "shared"
+    """It stays: it is the input of another batch."""
+    GONE = "gone"
+    """There was no such file."""
+
+
 async def delete(
     request: Request, deps: Dependencies, caller: Principal, batch_id: str, *, named: Named = str
 ) -> None:
@@ -55,11 +66,49 @@ async def delete(
     """
     if deps.view.erasures.is_deleted(caller.project, batch_id):
         return
+    batch = await _deletable(deps, caller, batch_id, named)
+    await deps.trail.record(request, caller, Action.BATCH_DELETE, batch_id)
+    await file_removal.remove_batch(deps, caller.project, batch)
+
+
+async def delete_with_input(request: Request, deps: Dependencies, caller: Principal, batch_id: str) -> InputEnd:
+    """Delete a finished batch with its results and its input.
+
+    The input goes first: then the batch still names it, if this ends half-way and is repeated. A batch that was
+    deleted without its input loses that now.
+
+    Raises:
+        ApiError: As `delete`.
+        LogUnavailable: The log does not answer; repeat the request.
+    """
+    input_file_id = deps.view.erasures.input_of(caller.project, batch_id)
+    if input_file_id is not None:
+        file_removal.check_store(deps)
+        return await _delete_input(request, deps, caller, batch_id, input_file_id)
+    batch = await _deletable(deps, caller, batch_id, str)
+    end = await _delete_input(request, deps, caller, batch_id, batch.input_file_id)
+    await delete(request, deps, caller, batch_id)
+    return end
+
+
+async def _delete_input(
+    request: Request, deps: Dependencies, caller: Principal, batch_id: str, file_id: str
+) -> InputEnd:
+    if (record := deps.view.file(caller.project, file_id)) is None:
+        return InputEnd.GONE
+    if await file_removal.is_shared(deps, file_id, batch_id):
+        return InputEnd.SHARED
+    await deps.trail.record(request, caller, Action.FILE_DELETE, file_id)
+    await file_removal.remove(deps, file_id, record.key)
+    return InputEnd.DELETED
+
+
+async def _deletable(deps: Dependencies, caller: Principal, batch_id: str, named: Named) -> Batch:
+    """The batch; raises `ApiError` as `delete`."""
     batch = await latest.batch(deps, caller.project, batch_id)
     if not batch.status.is_terminal:
         raise errors.conflict(f"Cannot delete a batch with status '{named(batch.status)}': cancel it first.")
     if deps.owner.fault is not None:
         # Results would delete its objects.
         raise errors.foreign_store(deps.owner.fault.text)
-    await deps.trail.record(request, caller, Action.BATCH_DELETE, batch_id)
-    await file_removal.remove_batch(deps, caller.project, batch)
+    return batch

@@ -17,7 +17,7 @@ from tidemill.retrying import reason
 from tidemill.runtime.clocks import DeletionClock
 from tidemill.schemas import ids
 from tidemill.schemas.log import topics
-from tidemill.schemas.log.messages import DeleteRequested
+from tidemill.schemas.log.messages import DeleteRequested, Erasure
 from tidemill.schemas.log.part import file_id_of
 from tidemill.schemas.ports import Monotonic, boottime
 from tidemill.schemas.resources.batch import Batch
@@ -90,17 +90,27 @@ async def remove_batch(deps: Dependencies, project: str, batch: Batch) -> None:
         LogUnavailable: The log does not answer, and the batch stays.
     """
     source = deps.view.file(project, batch.input_file_id)
-    if source is not None and source.from_body:
-        await deps.reading.catch_up(topics.CLAIMS.name)
-        if not deps.view.is_shared(source.file.id, batch.id):
-            await remove(deps, source.file.id, source.key)
+    if source is not None and source.from_body and not await is_shared(deps, source.file.id, batch.id):
+        await remove(deps, source.file.id, source.key)
     kinds = tuple(kind for kind, _ in batch.tidemill.receipt.files) if batch.tidemill.receipt else ()
     at = int(deps.clock())
-    command = DeleteRequested(batch_id=batch.id, project=project, files=kinds, at=at)
+    # A batch may name any id as its input.
+    known = batch.input_file_id if deps.view.knows_file(project, batch.input_file_id) else ""
+    command = DeleteRequested(batch_id=batch.id, project=project, files=kinds, input_file_id=known, at=at)
     await deps.publisher.command(batch.id, command)
-    deps.view.delete_batch(batch.id, project, at)
+    deps.view.delete_batch(batch.id, Erasure(project=project, at=at, input_file_id=known))
     for kind in kinds:
         deps.view.drop_file(ids.derived_file_id(batch.id, kind), -1)
+
+
+async def is_shared(deps: Dependencies, file_id: str, batch_id: str) -> bool:
+    """Whether a file is the input of another batch than this one, also of one that another process has just made.
+
+    Raises:
+        LogUnavailable: The log does not answer.
+    """
+    await deps.reading.catch_up(topics.CLAIMS.name)
+    return deps.view.is_shared(file_id, batch_id)
 
 
 async def sweep(deps: Dependencies, *, by_age: bool = True) -> int:

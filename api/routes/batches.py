@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from tidemill.api import errors, lookup
 from tidemill.api.batches import answer_schema, changes, creation
 from tidemill.api.batches.batch_request import BatchRequest
+from tidemill.api.batches.changes import InputEnd
 from tidemill.api.batches.creation import CreateHeaders
 from tidemill.api.batches.token_estimate import Figures, TokenEstimate, figures
 from tidemill.api.dependencies import (
@@ -24,9 +25,9 @@ from tidemill.api.dependencies import (
 from tidemill.api.inline import body_input, bucket_files, open_batches
 from tidemill.api.inline.open_batches import Appended
 from tidemill.api.openapi import Route
-from tidemill.api.requests import inline, paging
+from tidemill.api.requests import inline, paging, reading
 from tidemill.api.requests.bodies import Append, NewBatch, Seal
-from tidemill.api.requests.fields import BatchId, Endpoint, Id, Window
+from tidemill.api.requests.fields import BatchId, Endpoint, Id, OneOf, Window
 from tidemill.api.requests.filters import BatchesQuery
 from tidemill.api.requests.inline import InlineRequest
 from tidemill.api.requests.paging import ListPage, Row
@@ -67,12 +68,21 @@ class Estimate(Figures):
     endpoint: str
 
 
+class DeleteQuery(reading.Parameters):
+    """The query of a deletion."""
+
+    input: Annotated[str, OneOf(("true", "false"))] = "false"
+    """`true`: delete the input file, too, unless another batch has it."""
+
+
 class DeletedBatch(BaseModel):
     """A deleted batch."""
 
     id: str
     object: Literal["batch"]
     deleted: Literal[True]
+    input_file: InputEnd | None = None
+    """What became of its input; absent without `input=true`."""
 
 
 @router.post(
@@ -221,10 +231,21 @@ async def cancel(request: Request, deps: Deps, caller: Caller, batch_id: BatchId
     response_model=DeletedBatch,
     responses={409: {"description": "The batch is running."}},
 )
-async def delete(request: Request, deps: Deps, caller: Caller, batch_id: BatchId) -> Response:
+async def delete(
+    request: Request,
+    deps: Deps,
+    caller: Caller,
+    batch_id: BatchId,
+    query: Annotated[DeleteQuery, Depends(Query(DeleteQuery))],
+) -> Response:
     """Delete a finished batch with its results; its lines can no longer be replayed."""
-    await changes.delete(request, deps, caller, batch_id)
-    return json(b'{"id":"%b","object":"batch","deleted":true}' % batch_id.encode())
+    end = b""
+    if query.input == "true":
+        found = await changes.delete_with_input(request, deps, caller, batch_id)
+        end = b',"input_file":"%b"' % found.encode()
+    else:
+        await changes.delete(request, deps, caller, batch_id)
+    return json(b'{"id":"%b","object":"batch","deleted":true%b}' % (batch_id.encode(), end))
 
 
 async def _input(deps: Dependencies, project: str, file_id: str, booking: Booking) -> InputRef | None:

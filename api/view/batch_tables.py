@@ -112,8 +112,9 @@ class Erasures:
     def put(self, batch_id: str, erasure: Erasure) -> None:
         """Mark a batch as deleted; the view keeps its place in lists, so that a page can begin after it."""
         self._database.write(
-            "INSERT OR IGNORE INTO erasures SELECT ?1, ?2, (SELECT created_at FROM batches WHERE id = ?1)",
-            batch_id, erasure.project,
+            "INSERT OR IGNORE INTO erasures"
+            " SELECT ?1, ?2, (SELECT created_at FROM batches WHERE id = ?1), ?3",
+            batch_id, erasure.project, erasure.input_file_id,
         )  # fmt: skip
 
     def fold(self, key: str, value: bytes | None, offset: int) -> None:
@@ -128,6 +129,12 @@ class Erasures:
         """Whether a batch of a project is deleted."""
         statement = "SELECT 1 FROM erasures WHERE id = ? AND project = ?"
         return self._database.first(statement, batch_id, project) is not None
+
+    def input_of(self, project: str, batch_id: str) -> str | None:
+        """The input of a deleted batch, empty if the project never had that file; None for any other batch."""
+        statement = "SELECT input_file_id FROM erasures WHERE id = ? AND project = ?"
+        found: str | None = self._database.first(statement, batch_id, project)
+        return found
 
     def forbids(self, batch_id: str) -> bool:
         """Whether the lines of a batch must not run again: it is deleted, or it ended and its input is deleted."""

@@ -16,7 +16,7 @@ from tidemill.schemas.resources.bill import ExactSum
 from tidemill.storage.locked_directory import lock_first_free
 from tidemill.storage.sqlite import WAL_PAGES_MAX, Checkpoints
 
-LAYOUT = 30
+LAYOUT = 31
 """Version of the schema; a file with another one is rebuilt."""
 
 SCAN_ROWS_MAX = 2_000
@@ -47,7 +47,9 @@ CREATE INDEX batches_open ON batches (input_file_id) WHERE NOT over;
 CREATE INDEX batches_running ON batches (project, lines_left) WHERE NOT over;
 CREATE INDEX batches_of_input ON batches (input_file_id);
 CREATE INDEX batches_ended ON batches (ended_at) WHERE over;
-CREATE TABLE erasures (id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER) WITHOUT ROWID;
+CREATE TABLE erasures (
+    id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER, input_file_id TEXT NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE labels (
     project TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, created_at INTEGER NOT NULL, id TEXT NOT NULL,
     PRIMARY KEY (project, name, value, created_at, id)

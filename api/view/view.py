@@ -226,10 +226,10 @@ class View:
         self.feed.publish(record.project, "batch", batch.id)
         return batch
 
-    def delete_batch(self, batch_id: str, project: str, at: int) -> None:
+    def delete_batch(self, batch_id: str, erasure: Erasure) -> None:
         """Hide a deleted batch; later records of it change nothing."""
         with self._database.transaction():
-            self.erasures.put(batch_id, Erasure(project=project, at=at))
+            self.erasures.put(batch_id, erasure)
             self._drop_batch(batch_id)
 
     def mark_current(self) -> None:

@@ -87,6 +87,8 @@ class DeleteRequested(_Message):
     project: Name
     files: Annotated[tuple[Word, ...], Field(max_length=OUTPUTS_MAX + 1)] = ()
     """The kinds of its files (`schemas/resources/file.py`), which results may have forgotten."""
+    input_file_id: Id = ""
+    """Its input, a file that need not be deleted; empty if the project never had it."""
     at: Time
 
 
@@ -283,6 +285,7 @@ class Erasure(_Message):
     kind: Literal["erasure"] = "erasure"
     project: Name
     at: Time
+    input_file_id: Id = ""
 
 
 class Secret(_Message):

@@ -28,6 +28,8 @@ PICTURES = {
     "lines": ("extract-to-a-schema", "mails.jsonl", "?tab=lines&line=3", "Jo Silva"),
 }
 """For each picture the tutorial of its batch, the batch's input, what to open, and a text that is there."""
+DELETED = {"anonymise": b"tom.reed@example.com"}
+"""A text that only this page has, in the input that it deletes."""
 SIZE = {"width": 1440, "height": 900}
 
 pytestmark = pytest.mark.e2e
@@ -61,10 +63,19 @@ def follow(page, folder, place):
     snippets.run(page, place, environ)
 
 
+def holding(place, text):
+    """The files below a folder that contain a text."""
+    return [path for path in place.rglob("*") if path.is_file() and text in path.read_bytes()]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_can_be_followed(folder, page, tmp_path):
-    """Each command ends well, and shows what the page says."""
+    """Each command ends well, and shows what the page says; no text that it deletes is left in the store."""
     follow(page, folder, tmp_path)
+    store = folder[0] / ".tidemill" / "store"
+    assert holding(store, b"")
+    if (text := DELETED.get(page.stem)) is not None:
+        assert holding(store, text) == []
 
 
 @pytest.mark.parametrize("name", PICTURES)

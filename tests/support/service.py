@@ -81,6 +81,7 @@ class Service:
         app.router.add_post("/v1/batches", self._create)
         app.router.add_get("/v1/batches", self._list)
         app.router.add_get("/v1/batches/{id}", self._batch)
+        app.router.add_delete("/v1/batches/{id}", self._delete)
         app.router.add_get("/v1/batches/{id}/errors", self._errors)
         app.router.add_post("/v1/batches/{id}/rerun", self._create)
         app.router.add_post("/v1/batches/{id}/cancel", self._cancel)
@@ -167,6 +168,16 @@ class Service:
         self.looks += 1
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         return web.json_response(self.batch(**state))
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        """Every batch that was created has the one input."""
+        answer = {"id": request.match_info["id"], "object": "batch", "deleted": True}
+        if request.query.get("input") == "true":
+            is_shared, was_there = len(self.created) > 1, "file-in" in self.files
+            answer["input_file"] = "shared" if is_shared else "deleted" if was_there else "gone"
+            if not is_shared:
+                self.files.pop("file-in", None)
+        return web.json_response(answer)
 
     async def _errors(self, request: web.Request) -> web.Response:
         del request

@@ -12,7 +12,7 @@ from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import LineMark, RequestHead, lines_headers
 from tidemill.schemas.log.messages import Erasure
-from tidemill.schemas.log.part import LARGE_PREFIX
+from tidemill.schemas.log.part import LARGE_PREFIX, file_key
 from tidemill.sealing.records import seal_outcome, seal_request
 from tidemill.sealing.vault import Vault
 from tidemill.sealing.wrapping import FileWrapper, new_key_text
@@ -103,5 +103,12 @@ async def test_objects_that_are_still_in_the_store(kafka, log, tmp_path, monkeyp
     assert not await purge(settings, Cluster(servers=kafka), said.append, batch_id=batch_id)
     assert f"{key}: still in the store" in said
     await store.delete(key)
+    source = ids.new_file_id("p")
+    await store.write(file_key(source), one())
+    erasure = codec.encode(Erasure(project="p", at=1, input_file_id=source))
+    await log.send(topics.SECRETS.name, batch_id, erasure)
+    assert not await purge(settings, Cluster(servers=kafka), said.append, batch_id=batch_id)
+    assert said[-2].startswith(f"{file_key(source)}: the input, still in the store; ")
+    await store.delete(file_key(source))
     assert await purge(settings, Cluster(servers=kafka), said.append, batch_id=batch_id[-8:])
     await store.close()

@@ -149,14 +149,21 @@ def cancel(batch: BatchId) -> Work:
 
 
 @client_command
-def delete(batch: BatchId) -> Work:
-    """Delete a finished batch and its results for good.
+def delete(
+    batch: BatchId,
+    takes_input: Annotated[
+        bool, typer.Option("--input", help="Delete its input file, too, unless another batch has that.")
+    ] = False,
+) -> Work:
+    """Delete a finished batch and its results for good; its input file stays unless you pass `--input`.
 
-    Example: `tidemill delete 1a2b3c4d`
+    The same command may be repeated. `tidemill purge` verifies that nothing is left.
+
+    Example: `tidemill delete --input 1a2b3c4d`
     """
     from tidemill.client.batches import delete as work
 
-    return lambda console, client: work(console, client, batch)
+    return lambda console, client: work(console, client, batch, takes_input=takes_input)
 
 
 def verify(

@@ -30,6 +30,12 @@ from tidemill.terminal import Console, for_people, say, shortened, tabulated, wo
 from tidemill.wording import counted
 
 COLUMNS = ("batch", words("name"), words("status"), "succeeded", words("model"), "created")
+INPUT_ENDS = {
+    "deleted": "Deleted its input file.",
+    "shared": "Its input file stays: another batch has it.",
+    "gone": "Its input file was gone before.",
+}
+"""What became of the input of a deleted batch."""
 NAME_CHARS_MAX = 20
 MODEL_CHARS_MAX = 16
 STATUS_CHARS_MAX = 12
@@ -62,11 +68,15 @@ async def cancel(console: Console, client: Client, batch_id: str) -> Exit:
     return Exit.OK
 
 
-async def delete(console: Console, client: Client, batch_id: str) -> Exit:
-    """Delete a finished batch and its results."""
+async def delete(console: Console, client: Client, batch_id: str, *, takes_input: bool = False) -> Exit:
+    """Delete a finished batch and its results, and with `takes_input` its input."""
     found = await client.find(batch_id)
-    await client.send_retrying("DELETE", f"/batches/{found}")
+    options = {"params": {"input": "true"}} if takes_input else {}
+    answer = await client.send_retrying("DELETE", f"/batches/{found}", **options)
     console.print(f"Deleted {found} and its results.")
+    if takes_input:
+        end = answer["input_file"]
+        console.print(INPUT_ENDS.get(end, f"Its input is {end}."))
     return Exit.OK
 
 

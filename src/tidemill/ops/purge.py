@@ -21,6 +21,7 @@ from tidemill.schemas import ids
 from tidemill.schemas.bounds import OUTPUTS_MAX
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
+from tidemill.schemas.log.messages import Erasure
 from tidemill.schemas.log.part import LARGE_PREFIX, PARTS_PREFIX, file_key, index_key
 from tidemill.schemas.resources.file import file_kind
 from tidemill.sealing.records import open_outcome, open_request
@@ -51,11 +52,13 @@ class Found:
     wrapped: int = 0
     """Wrapped keys that Kafka has not compacted away yet."""
     objects: list[str] = field(default_factory=list)
+    input_file_id: str = ""
+    input_objects: list[str] = field(default_factory=list)
 
     @property
     def is_gone(self) -> bool:
         """Whether nothing of the batch is readable."""
-        return not (self.readable or self.wrapped or self.objects)
+        return not (self.readable or self.wrapped or self.objects or self.input_objects)
 
 
 async def purge(settings: Settings, kafka: Kafka, say: Say, *, batch_id: str = "", project: str = "") -> bool:
@@ -71,8 +74,8 @@ async def purge(settings: Settings, kafka: Kafka, say: Say, *, batch_id: str = "
     """
     async with history.reading(kafka) as reader:
         vault, found = await vault_of(reader, settings), await _deleted(reader, batch_id, project)
-        for deleted in found:
-            found[deleted].objects = await _objects(settings, deleted)
+        for deleted, what in found.items():
+            what.objects, what.input_objects = await _objects(settings, deleted, what.input_file_id)
         for topic in sorted(reader.topics()):
             if topics.is_of_requests(topic) or topic in {topics.OUTCOMES.name, topics.DEAD.name}:
                 async for record in reader.records(topic):
@@ -92,8 +95,10 @@ async def _deleted(reader: Reader, batch_id: str, project: str) -> dict[str, Fou
             continue
         if slash:
             wrapped[of] += 1
-        elif ids.names_batch(batch_id, of) or (project and _project(record.value) == project):
-            found[of] = Found()
+            continue
+        erasure = _erasure(record.value)
+        if ids.names_batch(batch_id, of) or (project and erasure is not None and erasure.project == project):
+            found[of] = Found(input_file_id=erasure.input_file_id if erasure is not None else "")
     if not found:
         which = f"a batch of {project}" if project else batch_id
         raise OperatorError(f"the log has no deletion of {which}: run `tidemill delete` first")
@@ -102,15 +107,15 @@ async def _deleted(reader: Reader, batch_id: str, project: str) -> dict[str, Fou
     return found
 
 
-def _project(erasure: bytes) -> str | None:
+def _erasure(value: bytes) -> Erasure | None:
     try:
-        return codec.decode_erasure(erasure).project
+        return codec.decode_erasure(value)
     except DecodeError:
         return None
 
 
-async def _objects(settings: Settings, batch_id: str) -> list[str]:
-    """Objects of the batch, after waiting for the stage results to remove them."""
+async def _objects(settings: Settings, batch_id: str, input_file_id: str) -> tuple[list[str], list[str]]:
+    """Objects of the batch, after waiting for the stage results to remove them, and those of its input."""
     # Prefixes, since the name of the writer follows the id.
     files = [file_key(ids.derived_file_id(batch_id, kind)) for kind in KINDS]
     prefixes = (f"{PARTS_PREFIX}{batch_id}/", f"{LARGE_PREFIX}{batch_id}/", *files, *map(index_key, files))
@@ -120,7 +125,8 @@ async def _objects(settings: Settings, batch_id: str) -> list[str]:
         while True:
             found = [key for prefix in prefixes async for key in store.keys(prefix)]
             if not found or time.monotonic() > until:
-                return found
+                source = file_key(input_file_id)
+                return found, [key async for key in store.keys(source)] if input_file_id else []
             await asyncio.sleep(POLL_SECONDS)
     finally:
         await store.close()
@@ -159,4 +165,6 @@ async def _report(found: Found, kafka: Kafka, batch_id: str, say: Say) -> None:
         say(f"{topic}: {counted(count, 'readable record')}; Kafka deletes the last one: {deleted}")
     for key in found.objects:
         say(f"{key}: still in the store")
+    for key in found.input_objects:
+        say(f"{key}: the input, still in the store; to delete it: `tidemill delete --input {batch_id}`")
     say(f"{batch_id}: " + ("nothing of it is readable" if found.is_gone else "parts of it are readable"))

@@ -11,7 +11,7 @@ from tidemill.api.requests.paging import Page
 from tidemill.configuration.settings import Settings
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
-from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim, FileRecord, InputRef
+from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim, Erasure, FileRecord, InputRef
 from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.schemas.resources.error import ApiError
 from tidemill.schemas.resources.file import File
@@ -260,7 +260,7 @@ async def test_a_batch_is_no_cursor_of_files(deps):
     """Also a batch of which the view has only the claim, or what a deletion left."""
     deleted, claimed = ended("/v1/embeddings"), ended("/v1/embeddings")
     deps.view.put_batch(BatchRecord(project="default", batch=deleted))
-    deps.view.delete_batch(deleted.id, "default", NOW)
+    deps.view.delete_batch(deleted.id, Erasure(project="default", at=NOW))
     command = BatchCreated(project="default", batch=claimed, input=InputRef(key="k", bytes=1))
     claim = codec.encode(Claim(command=command, fingerprint="x", is_retry=False))
     deps.view.fold(topics.CLAIMS.name, [(claimed.id, claim, 0)])

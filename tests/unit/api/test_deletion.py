@@ -91,6 +91,47 @@ async def test_a_batch_is_deleted_at_once_and_for_good(deps, client):
     assert (await client.get(f"/files/{INPUT}")).status_code == 200
 
 
+async def test_a_batch_is_deleted_with_its_input(deps, client):
+    """Also if the batch went before; while another batch has the input, it stays."""
+
+    async def deleted(batch_id: str) -> str:
+        answer = await client.delete(f"/batches/{batch_id}", params={"input": "true"})
+        assert answer.status_code == 200
+        return answer.json()["input_file"]
+
+    assert [await deleted(BATCH), await deleted(BATCH)] == ["shared", "shared"]
+    assert (await client.get(f"/files/{INPUT}")).status_code == 200
+    assert (await client.delete(f"/batches/{OTHER}")).status_code == 200
+    assert [await deleted(OTHER), await deleted(BATCH)] == ["deleted", "gone"]
+    assert (await client.get(f"/files/{INPUT}")).status_code == 404
+    commands = [
+        codec.decode_command(value) for topic, _, value in deps.log.records if topic == topics.COMMANDS.name
+    ]
+    assert [(command.batch_id, command.input_file_id) for command in commands] == [(BATCH, INPUT), (OTHER, INPUT)]
+
+
+async def test_a_deletion_that_ended_half_way_is_repeated(deps, client):
+    """The input goes before the batch that names it; the repeated request finishes the rest."""
+    await client.delete(f"/batches/{OTHER}")
+    deps.log.refused.add(topics.COMMANDS.name)
+    assert (await client.delete(f"/batches/{BATCH}", params={"input": "true"})).status_code == 503
+    assert (await client.get(f"/files/{INPUT}")).status_code == 404
+    assert (await client.get(f"/batches/{BATCH}")).status_code == 200
+    deps.log.refused.clear()
+    answer = await client.delete(f"/batches/{BATCH}", params={"input": "true"})
+    assert answer.json()["input_file"] == "gone"
+    assert (await client.get(f"/batches/{BATCH}")).status_code == 404
+
+
+async def test_a_running_batch_keeps_its_input(deps, client):
+    """It is refused before the input is touched."""
+    running = record("batch_" + "c" * 32, Status.IN_PROGRESS)
+    deps.view.put_batch(running)
+    answer = await client.delete(f"/batches/{running.batch.id}", params={"input": "true"})
+    assert answer.status_code == 409
+    assert not deps.log.records
+
+
 async def test_another_project_cannot_delete_a_batch(deps, client):
     """For it there is no such batch, before and after."""
     stranger = {"authorization": "Bearer key-of-q"}

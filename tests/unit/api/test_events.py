@@ -21,7 +21,7 @@ from tidemill.configuration.connections import Connections
 from tidemill.configuration.settings import Settings
 from tidemill.runtime.listening import listen
 from tidemill.schemas.log import codec
-from tidemill.schemas.log.messages import BatchRecord, FileRecord
+from tidemill.schemas.log.messages import BatchRecord, Erasure, FileRecord
 from tidemill.schemas.resources.batch import Batch, RequestCounts
 from tidemill.schemas.resources.file import File
 from tidemill.schemas.resources.load import ProcessReport
@@ -102,7 +102,7 @@ async def test_a_stream_has_the_latest_state_of_each_object(deps, url):
         assert (await anext(stream))[::2] == ("file", (await client.get("/files/file-1")).json())
         deps.view.drop_file("file-1", 1)
         assert (await anext(stream))[::2] == ("file", {"id": "file-1", "object": "file", "deleted": True})
-        deps.view.delete_batch(shown["id"], "p", NOW)
+        deps.view.delete_batch(shown["id"], Erasure(project="p", at=NOW))
         assert (await anext(stream))[2] == {"id": shown["id"], "object": "batch", "deleted": True}
         deps.events.publish_to_all("catalog", "")
         assert (await anext(stream))[::2] == ("catalog", {"object": "catalog"})

@@ -11,7 +11,7 @@ from support.trust import VERIFIER
 from tidemill.api.view.sqlite import Database
 from tidemill.api.view.throughput import POINTS_MAX, STEP_SECONDS, Throughput, appended
 from tidemill.api.view.view import View
-from tidemill.schemas.log.messages import BatchRecord
+from tidemill.schemas.log.messages import BatchRecord, Erasure
 from tidemill.schemas.resources.batch import Batch, Extras, Progress, RequestCounts, Status, Usage
 
 START = NOW - 7_200
@@ -54,7 +54,7 @@ async def test_a_batch_has_a_bounded_series(deps):
         shown = (await client.get(f"/batches/{small.id}/throughput")).json()
         assert [one["completed"] for one in shown["data"]] == [5]
         assert deps.view._database.first("SELECT count(*) FROM series") == 1
-        deps.view.delete_batch(ended.id, "p", NOW)
+        deps.view.delete_batch(ended.id, Erasure(project="p", at=NOW))
     assert deps.view._database.first("SELECT count(*) FROM series") == 0
 
 

@@ -5,9 +5,11 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from rich.console import Console as RichConsole
@@ -97,6 +99,20 @@ def test_styles_are_off_where_the_user_wants_none(service, off):
     words = [off] if isinstance(off, str) else []
     shown = on_a_terminal(service, *words, "list", **({} if words else off))
     assert ("\x1b[" in shown) == (off == {})
+
+
+def test_the_page_of_commands_names_all_that_print_json():
+    """In the first paragraph about output; all others print the same text everywhere."""
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "commands.md").read_text("utf-8")
+    paragraph = page.partition("## Output\n\n")[2].partition("\n\n")[0]
+    named = set(re.findall("`([a-z]+)`", paragraph))
+
+    def walk(command, name):
+        if below := getattr(command, "commands", None):
+            return {found for word, one in below.items() for found in walk(one, word)}
+        return {name} if any("--json" in one.opts for one in command.params) else set()
+
+    assert named == walk(get_command(app), "")
 
 
 def test_every_command_that_shows_data_takes_json():

@@ -9,7 +9,7 @@ from support.service import KEY, Service, result_lines
 
 from tidemill import AsyncTidemill
 from tidemill.client import errors
-from tidemill.client.batches import cancel, show, watch
+from tidemill.client.batches import cancel, delete, show, watch
 from tidemill.client.errors import Exit, Refused, UsageError
 from tidemill.client.http.answer import Answer
 from tidemill.client.http.client import Bounds, Client
@@ -47,6 +47,24 @@ async def test_a_damaged_file_ends_a_watch_at_once(
     said = console.export_text()
     assert "tidemill rebuild batch_1 --write" in said
     assert "keeps running" not in said
+
+
+async def test_delete_says_what_became_of_the_input(service: Service, client: Client, console: Console) -> None:
+    """It stays without the option; with it the command may be repeated, and keeps what another batch has."""
+    service.files["file-in"] = b"{}"
+
+    async def said(*, takes_input: bool) -> str:
+        assert await delete(console, client, "batch_1", takes_input=takes_input) is Exit.OK
+        return console.export_text()
+
+    assert await said(takes_input=False) == "Deleted batch_1 and its results.\n"
+    assert "file-in" in service.files
+    for end in ("Deleted its input file.", "Its input file was gone before."):
+        assert await said(takes_input=True) == f"Deleted batch_1 and its results.\n{end}\n"
+        assert "file-in" not in service.files
+    service.files["file-in"], service.created = b"{}", [{}, {}]
+    assert "Its input file stays: another batch has it." in await said(takes_input=True)
+    assert "file-in" in service.files
 
 
 async def test_cancel_and_list(

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,13 @@ FILE = """
 [models.m]
 backends = [{ url = "http://127.0.0.1:1/v1", api_key_env = "VLLM_KEY" }]
 """
+
+
+def test_the_page_of_settings_names_the_other_variables():
+    """Those that users set; Tidemill itself sets the one of its start."""
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "settings.md").read_text("utf-8")
+    named = {*preflight.OTHER_VARIABLES, preflight.KEY_PREFIX} - {"TIDEMILL_NOTIFY_FD"}
+    assert [name for name in named if f"`{name}`" not in page] == []
 
 
 @pytest.fixture
