@@ -1,15 +1,24 @@
 """A reserve stays free on the disks of the log and the store."""
 
 import errno
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
 
+from tidemill.configuration.settings import Settings
 from tidemill.storage.directory import DirectoryStore
 from tidemill.storage.disk_space import LOG, STORE, DiskFull, DiskSpace
 
 RESERVE = 1_000
+
+
+def test_the_readme_asks_for_enough_space():
+    """Twice the reserve stays free for new work to be taken; the rest is for the cache and the first batches."""
+    [gib] = re.findall(r"([0-9]+) GiB of free disk", (Path(__file__).parents[3] / "README.md").read_text("utf-8"))
+    assert int(gib) << 30 >= 2 * Settings.model_fields["disk_reserve_bytes"].default + (512 << 20)
 
 
 async def looked(**free):
