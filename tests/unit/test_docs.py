@@ -14,8 +14,10 @@ from support import snippets
 from typer.main import get_command
 
 from tidemill.__main__ import app
+from tidemill.client.library.asynchronous import BatchOptions, TableOptions
 from tidemill.configuration.servers import Server
 from tidemill.configuration.settings import Settings
+from tidemill.schemas.resources.batch import Extras, Progress
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -113,6 +115,21 @@ def test_named_files_are_there(page):
         file, _, test = path.partition("::")
         assert (ROOT / file).exists(), path
         assert not test or f"def {test}(" in (ROOT / file).read_text("utf-8"), path
+
+
+def test_the_fields_of_a_batch_beyond_those_of_openai_are_on_a_page():
+    """By their name, with or without `tidemill.` before it; those of the progress on the page of batches."""
+    batches = (ROOT / "docs" / "reference" / "api" / "batches.md").read_text("utf-8")
+    text = "\n".join(page.read_text("utf-8") for page in PAGES)
+    assert [name for name in Extras.model_fields if not re.search(rf"`(tidemill\.)?{name}\b", text)] == []
+    assert [name for name in Progress.model_fields if f"`{name}`" not in batches] == []
+
+
+def test_the_options_of_the_python_client_are_on_its_page():
+    """Of batches and of tables."""
+    page = (ROOT / "docs" / "how-to" / "python.md").read_text("utf-8")
+    named = BatchOptions.__annotations__.keys() | TableOptions.__annotations__.keys()
+    assert [name for name in sorted(named) if f"`{name}`" not in page] == []
 
 
 def test_make_targets_exist():
