@@ -92,7 +92,7 @@ class ChangeFeed:
     def __init__(self) -> None:
         self.is_closed = False
         self.open_streams: Counter[str] = Counter()
-        """Open streams by the id of their key."""
+        """Open streams by their project."""
         self._projects: OrderedDict[str, ProjectChanges] = OrderedDict()
 
     def publish(self, project: str, kind: str, object_id: str) -> None:
