@@ -46,6 +46,11 @@ class PendingUploads:
         records = (codec.decode_upload(body) for (body,) in rows)
         return {record.part.id: record for record in records if isinstance(record, PartRecord)}
 
+    def has_part(self, upload_id: str, part_id: str) -> bool:
+        """Whether an upload has a part."""
+        statement = "SELECT 1 FROM parts WHERE id = ? AND upload_id = ?"
+        return self._database.first(statement, part_id, upload_id) is not None
+
     def keys(self, upload_id: str) -> list[tuple[str, str]]:
         """The parts of an upload: the id of each, and the key of its bytes."""
         return self._database.read("SELECT id, key FROM parts WHERE upload_id = ?", upload_id)

@@ -266,7 +266,7 @@ async def test_a_delivery_that_another_process_has_shown_is_found(deps, client):
         await asyncio.sleep(0)
     assert not asking.done()
     table.apply(known.id, codec.encode(known))
-    deps.webhooks.changes.notify()
+    deps.webhooks.changes.notify(known.id)
     assert (await asking).status_code == 200
 
 
@@ -279,7 +279,7 @@ async def test_what_another_process_has_created_is_found(deps, client):
     for _ in range(20):
         await asyncio.sleep(0)
     deps.webhooks.endpoints.apply(found["id"], value, 10**6 + 1)
-    deps.webhooks.changes.notify()
+    deps.webhooks.changes.notify(found["id"])
     assert (await asking).status_code == 200
 
 
