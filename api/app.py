@@ -288,7 +288,7 @@ def _of_webhooks(cluster: Cluster, hooks: Webhooks, feed: ChangeFeed) -> Iterato
             feed.publish(record.project, "webhook_endpoint", key)
 
     for topic, fill in ((topics.WEBHOOKS, apply), (topics.DELIVERIES, hooks.deliveries.apply)):
-        yield (Follower(cluster, topic.name, fill, applied=hooks.changes.notify),)
+        yield (Follower(cluster, topic.name, hooks.waking(fill)),)
 
 
 def _loads(catalog: Catalog, view: View) -> Loads:

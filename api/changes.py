@@ -1,4 +1,4 @@
-"""Wakes waiters when the view changes, and tells streams of events which objects changed.
+"""Wakes those who wait for an object when it changes, and tells streams of events which objects changed.
 
 A stream gets the latest state of each changed object, at most once a second. The feed remembers objects, not
 events, so a slow stream costs no memory: if it falls behind by more objects than the feed remembers, it has lost
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
+from weakref import WeakValueDictionary
 
 PAUSE_SECONDS: Final = 1.0
 """Least time between two wake-ups of a project's streams."""
@@ -32,22 +33,24 @@ Key = tuple[str, str]
 
 
 class ChangeEvent:
-    """Wakes waiters when the view changes."""
+    """Wakes those who wait for an object when it changes; changes of others cost them nothing."""
 
     def __init__(self) -> None:
-        self._next = asyncio.Event()
+        self._waiting: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
+        """By the id of the object; only waiters keep the events."""
 
-    def notify(self) -> None:
-        """Wake all waiters."""
-        event, self._next = self._next, asyncio.Event()
-        event.set()
+    def notify(self, *object_ids: str) -> None:
+        """Wake the waiters of these objects."""
+        for object_id in object_ids:
+            if (event := self._waiting.pop(object_id, None)) is not None:
+                event.set()
 
-    async def wait_for(self, look: Callable[[], T | None], *, seconds_max: float) -> T | None:
-        """Call `look` now and after each change until it finds something; None after `seconds_max`."""
+    async def wait_for(self, object_id: str, look: Callable[[], T | None], *, seconds_max: float) -> T | None:
+        """Call `look` now and after each change of an object until it finds it; None after `seconds_max`."""
         try:
             async with asyncio.timeout(seconds_max):
                 while (found := look()) is None:
-                    await self._next.wait()
+                    await self._waiting.setdefault(object_id, asyncio.Event()).wait()
         except TimeoutError:
             return look()
         return found
@@ -92,7 +95,7 @@ class ChangeFeed:
     def __init__(self) -> None:
         self.is_closed = False
         self.open_streams: Counter[str] = Counter()
-        """Open streams by the id of their key."""
+        """Open streams by their project."""
         self._projects: OrderedDict[str, ProjectChanges] = OrderedDict()
 
     def publish(self, project: str, kind: str, object_id: str) -> None:

@@ -318,10 +318,10 @@ def share_taken(what: str, project: str) -> ApiError:
     )
 
 
-def too_many_streams(most: int, which: str) -> ApiError:
-    """The maximum number of event streams is open; `which` says whose."""
+def too_many_streams(project: str) -> ApiError:
+    """The project uses its whole share of the event streams of a process."""
     return _limited(
-        f"Too many streams of events are open {which}: the limit is {most}. Close one, or share one among pages.",
+        f"Project '{project}' uses its whole share of streams of events. Close one, or share one among pages.",
         {"retry-after": str(FULL_RETRY_SECONDS), "x-should-retry": "false"},
     )
 

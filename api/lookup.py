@@ -28,6 +28,7 @@ async def batch_json(view: View, project: str, batch_id: str, *, param: str | No
     """A batch as JSON; `param` names the field of the request that has the id."""
     return await _awaited(
         view,
+        batch_id,
         lambda: _batch(view, project, batch_id),
         may_come=lambda: ids.is_batch_id(batch_id) and not view.erasures.is_deleted(project, batch_id),
         absent=lambda: errors.no_batch(batch_id, param=param),
@@ -38,6 +39,7 @@ async def file(view: View, project: str, file_id: str) -> FileRecord:
     """A file."""
     return await _awaited(
         view,
+        file_id,
         lambda: view.file(project, file_id),
         # A deleted or expired file does not come back.
         may_come=lambda: ids.is_file_id(file_id) and not view.knows_file(project, file_id),
@@ -49,6 +51,7 @@ async def upload(view: View, project: str, upload_id: str) -> UploadRecord:
     """An upload in parts."""
     return await _awaited(
         view,
+        upload_id,
         lambda: view.uploads.upload(project, upload_id),
         may_come=lambda: ids.is_upload_id(upload_id),
         absent=lambda: errors.no_upload(upload_id),
@@ -57,16 +60,24 @@ async def upload(view: View, project: str, upload_id: str) -> UploadRecord:
 
 async def parts(view: View, upload_id: str, part_ids: Sequence[str]) -> list[PartRecord]:
     """Parts of an upload, in this order; a missing one is a 400."""
+    known = dict(view.uploads.keys(upload_id))
+    for part_id in part_ids:
+        if part_id not in known:
+            await _part(view, upload_id, part_id)
+    found = view.uploads.parts(upload_id)
+    if (gone := next((part_id for part_id in part_ids if part_id not in found), None)) is not None:
+        raise errors.no_part(gone)
+    return [found[part_id] for part_id in part_ids]
 
-    def find() -> list[PartRecord] | None:
-        known = view.uploads.parts(upload_id)
-        return [known[part_id] for part_id in part_ids] if known.keys() >= set(part_ids) else None
 
-    def absent() -> ApiError:
-        known = view.uploads.parts(upload_id)
-        return errors.no_part(next(part_id for part_id in part_ids if part_id not in known))
-
-    return await _awaited(view, find, may_come=lambda: True, absent=absent)
+async def _part(view: View, upload_id: str, part_id: str) -> bool:
+    return await _awaited(
+        view,
+        part_id,
+        lambda: view.uploads.has_part(upload_id, part_id) or None,
+        may_come=lambda: True,
+        absent=lambda: errors.no_part(part_id),
+    )
 
 
 async def key(view: View, project: str | None, key_id: str) -> KeyRecord:
@@ -78,6 +89,7 @@ async def key(view: View, project: str | None, key_id: str) -> KeyRecord:
 
     return await _awaited(
         view,
+        key_id,
         find,
         may_come=lambda: ids.is_listed_id(key_id) and view.keyring.by_id(key_id) is None,
         absent=lambda: errors.no_key_with(key_id),
@@ -94,17 +106,22 @@ async def page(view: View, after: str | None, read: Callable[[], T]) -> T:
             return None
 
     if after is not None and ids.is_listed_id(after):
-        found = await view.changes.wait_for(look, seconds_max=SEEN_SECONDS_MAX)
+        found = await view.changes.wait_for(after, look, seconds_max=SEEN_SECONDS_MAX)
         if found is not None:
             return found
     return read()
 
 
 async def _awaited(
-    view: View, find: Callable[[], T | None], *, may_come: Callable[[], bool], absent: Callable[[], ApiError]
+    view: View,
+    object_id: str,
+    find: Callable[[], T | None],
+    *,
+    may_come: Callable[[], bool],
+    absent: Callable[[], ApiError],
 ) -> T:
     if (found := find()) is None and may_come():
-        found = await view.changes.wait_for(find, seconds_max=SEEN_SECONDS_MAX)
+        found = await view.changes.wait_for(object_id, find, seconds_max=SEEN_SECONDS_MAX)
     if found is None:
         raise absent()
     return found

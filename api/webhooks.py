@@ -1,6 +1,7 @@
 """Webhook endpoints and deliveries, as this process knows them, and the records that change them."""
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -54,7 +55,7 @@ class Webhooks:
     def __init__(
         self, sender: Sender, wrapped: WebhookSecrets, allowed: tuple[Network, ...], clock: Clock
     ) -> None:
-        """Know nothing yet; followers fill `endpoints` and `deliveries`, and notify `changes`."""
+        """Know nothing yet; followers fill `endpoints` and `deliveries` (see `waking`)."""
         self.allowed = allowed
         self.endpoints = Endpoints()
         self.deliveries = Deliveries()
@@ -62,6 +63,15 @@ class Webhooks:
         self._sender = sender
         self._wrapped = wrapped
         self._clock = clock
+
+    def waking(self, apply: Callable[[str, bytes | None, int], None]) -> Callable[[str, bytes | None, int], None]:
+        """A function that applies a record, and wakes those who wait for its object."""
+
+        def applied(key: str, value: bytes | None, offset: int) -> None:
+            apply(key, value, offset)
+            self.changes.notify(key)
+
+        return applied
 
     async def endpoint(self, project: str, endpoint_id: str) -> EndpointRecord:
         """An endpoint of a project.
@@ -76,7 +86,7 @@ class Webhooks:
             return found if found is not None and found.project == project else None
 
         seconds = SEEN_SECONDS_MAX if ids.is_endpoint_id(wanted) else 0.0
-        found = look() or await self.changes.wait_for(look, seconds_max=seconds)
+        found = look() or await self.changes.wait_for(wanted, look, seconds_max=seconds)
         if found is None:
             raise errors.no_endpoint(endpoint_id)
         return found
@@ -88,6 +98,7 @@ class Webhooks:
             ApiError: 404, there is none.
         """
         found = await self.changes.wait_for(
+            delivery_id,
             lambda: self.deliveries.get(delivery_id),
             seconds_max=SEEN_SECONDS_MAX if messages.is_delivery_id(delivery_id) else 0.0,
         )
@@ -102,6 +113,7 @@ class Webhooks:
             ApiError: 400, there is none.
         """
         at = await self.changes.wait_for(
+            delivery_id,
             lambda: self.deliveries.created_at(endpoint_id, delivery_id),
             seconds_max=SEEN_SECONDS_MAX if messages.is_delivery_id(delivery_id) else 0.0,
         )
@@ -224,7 +236,7 @@ class Webhooks:
             found = self.deliveries.get(delivery_id)
             return found if found is not None and is_ended(found) else None
 
-        return await self.changes.wait_for(look, seconds_max=TEST_SECONDS_MAX)
+        return await self.changes.wait_for(delivery_id, look, seconds_max=TEST_SECONDS_MAX)
 
     async def _wrap(self, project: str, endpoint_id: str, secret: bytes) -> WrappedSecret:
         try:

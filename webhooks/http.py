@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from opentelemetry.trace import SpanKind
 
+from tidemill.http.bounded_connector import BoundedConnector
 from tidemill.schemas.webhooks.addresses import Network, UrlRefused, checked_url, is_reachable
 from tidemill.schemas.webhooks.messages import Delivery
 from tidemill.telemetry import tracing
@@ -26,6 +27,8 @@ SECONDS_MAX: Final = 15.0
 REPLY_BYTES_MAX: Final = 16 << 10
 """Bytes of a reply that are read, so that the connection can be used again."""
 LINE_BYTES_MAX: Final = 8 << 10
+RECEIVED_MAX: Final = (64 << 10) + REPLY_BYTES_MAX
+"""Bytes that a call receives at most: also those of informational replies, and the framing of chunks."""
 CONNECTIONS_MAX: Final = 512
 KEEP_SECONDS: Final = 15.0
 OK: Final = range(200, 300)
@@ -132,8 +135,8 @@ class Client:
             return socket.socket(family=family, type=kind, proto=protocol)
 
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=CONNECTIONS_MAX, keepalive_timeout=KEEP_SECONDS, socket_factory=connection
+            connector=BoundedConnector(
+                RECEIVED_MAX, limit=CONNECTIONS_MAX, keepalive_timeout=KEEP_SECONDS, socket_factory=connection
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"user-agent": AGENT, "content-type": "application/json", "accept-encoding": "identity"},

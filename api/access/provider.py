@@ -25,11 +25,14 @@ from tidemill import credentials
 from tidemill.api.access.openid import SUB_CHARS_MAX, Identity, Metadata, Reason, Refused, Secrets
 from tidemill.configuration.projects import OpenId
 from tidemill.credentials import SecretError
+from tidemill.http.bounded_connector import BoundedConnector
 from tidemill.schemas.ports import Clock
 
 REQUEST_SECONDS_MAX: Final = 5.0
 """How long the provider may take for one answer."""
 REPLY_BYTES_MAX: Final = 256 << 10
+RECEIVED_MAX: Final = (64 << 10) + REPLY_BYTES_MAX
+"""Bytes of one answer with its heads."""
 METADATA_SECONDS: Final = 300
 """Age at which the provider's configuration is read again."""
 SKEW_SECONDS: Final = 60
@@ -213,6 +216,7 @@ async def _fetch(
         async with (
             asyncio.timeout(REQUEST_SECONDS_MAX),
             aiohttp.ClientSession(
+                connector=BoundedConnector(RECEIVED_MAX),
                 cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False,
                 headers={"accept": "application/json", "accept-encoding": "identity"},
             ) as session,

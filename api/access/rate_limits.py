@@ -31,6 +31,7 @@ COSTS: Final = {
     ("GET", "/v1/files"): MANY,
     ("GET", "/v1/admin/dead_letters"): HEAVY,
     ("GET", "/v1/admin/dead_letters/{letter}"): HEAVY,
+    ("GET", "/v1/webhook_endpoints/{endpoint_id}/deliveries"): MANY,
     ("GET", "/v1/usage"): MANY,
     ("GET", "/v1/queues"): MANY,
     ("GET", "/v1/throughput"): MANY,

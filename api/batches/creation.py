@@ -273,7 +273,7 @@ async def _first_command(
     """
     claims, project, batch_id = deps.view.claims, own.project, own.batch.id
     first = await deps.view.changes.wait_for(
-        lambda: claims.first(project, batch_id), seconds_max=CLAIM_SECONDS_MAX
+        batch_id, lambda: claims.first(project, batch_id), seconds_max=CLAIM_SECONDS_MAX
     )
     if first is None:
         raise errors.unavailable("server's view of the log")

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from tidemill import metrics
 from tidemill.api import errors
@@ -30,6 +31,8 @@ SOON_SECONDS = 2.0
 ROUND_FILES_MAX = 1000
 ROUND_UPLOADS_MAX = 50
 ROUND_BATCHES_MAX = 100
+PARTS_AT_ONCE_MAX = 8
+"""Parts of one upload that are deleted at the same time."""
 ORPHANS_TRACKED_MAX = 200
 """Objects that a search looks up before other tasks have a turn: some milliseconds."""
 ORPHANS_SECONDS = 3600.0
@@ -113,20 +116,62 @@ async def is_shared(deps: Dependencies, file_id: str, batch_id: str) -> bool:
     return deps.view.is_shared(file_id, batch_id)
 
 
-async def sweep(deps: Dependencies, *, by_age: bool = True) -> int:
+async def remove_parts(deps: Dependencies, upload_id: str) -> bool:
+    """Delete the parts of an upload that is over; without success they stay until a `sweep`.
+
+    Returns:
+        Whether none is left.
+
+    Raises:
+        LogUnavailable: The log does not answer, and records of parts stay.
+    """
+    parts = deps.view.uploads.keys(upload_id)
+    for begin in range(0, len(parts), PARTS_AT_ONCE_MAX):
+        some = parts[begin : begin + PARTS_AT_ONCE_MAX]
+        if not all(await asyncio.gather(*(_remove_part(deps, upload_id, *part) for part in some))):
+            return False
+    return True
+
+
+async def _remove_part(deps: Dependencies, upload_id: str, part_id: str, key: str) -> bool:
+    if is_deleted := await _delete(deps, upload_id, key):
+        await deps.publisher.upload_deletion(f"{upload_id}/{part_id}")
+    return is_deleted
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a round found of one kind of objects, or of all."""
+
+    found: int
+    is_full: bool
+    """Whether there may be more that can be deleted: it found as many as a round takes, and deleted some."""
+
+
+async def sweep(deps: Dependencies, *, by_age: bool = True) -> Swept:
     """Delete bytes of deleted files that no batch reads, parts of ended uploads, and `by_age` what has expired.
 
     A file may be made again under its id meanwhile, so each is looked at again right before it is deleted.
     Several processes may do this at the same time: deleting a file twice does no harm.
 
     Returns:
-        The number of files; at `ROUND_FILES_MAX` there may be more.
+        The number of files, and whether a further round would delete more.
 
     Raises:
         LogUnavailable: The log does not answer, or this process does not read it up to its end.
     """
     await deps.reading.catch_up(*FOLDED)
-    released = deps.view.releasable(ROUND_FILES_MAX)
+    files = [await _sweep_released(deps)]
+    others = [await _sweep_uploads(deps, deps.clock() if by_age else -math.inf)]
+    if by_age:
+        files.append(await _sweep_expired(deps))
+        others.append(await _sweep_batches(deps))
+    return Swept(max(each.found for each in files), any(each.is_full for each in files + others))
+
+
+async def _sweep_released(deps: Dependencies) -> Swept:
+    """Delete the bytes of deleted files that no batch reads."""
+    released, count = deps.view.releasable(ROUND_FILES_MAX), 0
     for file_id, key in released:
         if deps.view.is_held(file_id):
             await _destroy_keys(deps, file_id)
@@ -134,15 +179,18 @@ async def sweep(deps: Dependencies, *, by_age: bool = True) -> int:
             continue
         if await _delete(deps, file_id, key):
             deps.view.hold(file_id, holds=False)
-    await _sweep_uploads(deps, deps.clock() if by_age else -math.inf)
-    if not by_age:
-        return len(released)
-    expired = deps.view.expired(ROUND_FILES_MAX)
+            count += 1
+    return Swept(len(released), count > 0 and len(released) == ROUND_FILES_MAX)
+
+
+async def _sweep_expired(deps: Dependencies) -> Swept:
+    """Delete expired files."""
+    expired, count = deps.view.expired(ROUND_FILES_MAX), 0
     for file_id, key in expired:
         if deps.view.is_expired(file_id):
             await remove(deps, file_id, key)
-    await _sweep_batches(deps)
-    return max(len(released), len(expired))
+            count += 1
+    return Swept(len(expired), count > 0 and len(expired) == ROUND_FILES_MAX)
 
 
 async def _destroy_keys(deps: Dependencies, file_id: str) -> None:
@@ -156,21 +204,25 @@ async def _destroy_keys(deps: Dependencies, file_id: str) -> None:
             await deps.vault.destroy(batch_id)
 
 
-async def _sweep_batches(deps: Dependencies) -> None:
+async def _sweep_batches(deps: Dependencies) -> Swept:
     """Delete batches that ended longer ago than `batch_life_seconds`."""
-    if (life_seconds := deps.settings.batch_life_seconds) is not None and deps.owner.fault is None:
-        for project, batch in deps.view.ended_before(int(deps.clock()) - life_seconds, ROUND_BATCHES_MAX):
-            await remove_batch(deps, project, batch)
+    if (life_seconds := deps.settings.batch_life_seconds) is None or deps.owner.fault is not None:
+        return Swept(0, is_full=False)
+    ended = deps.view.ended_before(int(deps.clock()) - life_seconds, ROUND_BATCHES_MAX)
+    for project, batch in ended:
+        await remove_batch(deps, project, batch)
+    return Swept(len(ended), len(ended) == ROUND_BATCHES_MAX)
 
 
-async def _sweep_uploads(deps: Dependencies, now: float) -> None:
-    """Delete the parts of uploads that are over, and the records of old uploads."""
-    for due in deps.view.uploads.due(ROUND_UPLOADS_MAX, now):
-        for part_id, key in due.parts:
-            if await _delete(deps, due.upload_id, key):
-                await deps.publisher.upload_deletion(f"{due.upload_id}/{part_id}")
-        if due.is_forgotten:
-            await deps.publisher.upload_deletion(due.upload_id)
+async def _sweep_uploads(deps: Dependencies, now: float) -> Swept:
+    """Delete the parts of uploads that are over, and the records of old uploads without parts."""
+    found, count = deps.view.uploads.due(ROUND_UPLOADS_MAX, now), 0
+    for due in found:
+        if await remove_parts(deps, due.upload_id):
+            count += 1
+            if due.is_forgotten:
+                await deps.publisher.upload_deletion(due.upload_id)
+    return Swept(len(found), count > 0 and len(found) == ROUND_UPLOADS_MAX)
 
 
 async def collect_orphans(deps: Dependencies) -> int:
@@ -238,8 +290,11 @@ class Sweeps:
         self._deletes_by = DeletionClock(deps.clock, monotonic)
         self._collect_at = -math.inf
 
-    async def round(self) -> None:
+    async def round(self) -> bool:
         """Sweep, and delete orphans every `ORPHANS_SECONDS`.
+
+        Returns:
+            Whether a further round would delete more.
 
         Raises:
             LogUnavailable: See `sweep`.
@@ -247,12 +302,13 @@ class Sweeps:
         is_due = self._monotonic() >= self._collect_at
         await self._deps.owner.check(marks=is_due)
         by_age = self._deletes_by.is_settled()
-        await sweep(self._deps, by_age=by_age)
+        swept = await sweep(self._deps, by_age=by_age)
         if is_due:
             await mark_current(self._deps)
         if is_due and by_age:
             await collect_orphans(self._deps)
             self._collect_at = self._monotonic() + ORPHANS_SECONDS
+        return swept.is_full
 
 
 async def check_owner(deps: Dependencies) -> None:
@@ -264,17 +320,19 @@ async def check_owner(deps: Dependencies) -> None:
 
 
 async def sweep_forever(deps: Dependencies) -> None:
-    """Do a round every `ROUND_SECONDS`, despite errors."""
+    """Do a round every `ROUND_SECONDS`, despite errors, and the next one at once while there is more to delete."""
     sweeps = Sweeps(deps, boottime)
     metrics.STORE_FOREIGN.sample(lambda: {(): deps.owner.is_foreign})
     while True:
+        is_full = False
         try:
-            await sweeps.round()
+            is_full = await sweeps.round()
         except LogUnavailable:
             _log.warning("could not delete expired files and orphans: the log does not answer")
         except Exception as error:  # noqa: BLE001  the next round may succeed
             _log.warning("could not delete expired files (%s)", type(error).__name__)
-        await asyncio.sleep(SOON_SECONDS if deps.owner.is_foreign else ROUND_SECONDS)
+        pause = SOON_SECONDS if deps.owner.is_foreign else ROUND_SECONDS
+        await asyncio.sleep(0.0 if is_full else pause)
 
 
 async def _delete(deps: Dependencies, file_id: str, key: str) -> bool:

@@ -44,8 +44,7 @@ class ConcurrencyGate:
 
     def share(self, project: str) -> int:
         """The number of places that a project may hold while the others keep theirs."""
-        others = self._held.total() - self._held[project]
-        return max(1, (self._places - others + 1) // 2)
+        return share_of(self._held, project, self._places)
 
     async def _acquire(self, project: str) -> None:
         waiting = self._waiting.get(project)
@@ -99,7 +98,18 @@ class ConcurrencyGate:
         return min(able, key=lambda project: self._held[project], default=None)
 
     def _has_room(self, project: str) -> bool:
-        return self._held.total() < self._places and self._held[project] < self.share(project)
+        return has_room(self._held, project, self._places)
+
+
+def share_of(held: Counter[str], project: str, places: int) -> int:
+    """The number of places that a project may hold while the others keep theirs; `held` has those of each."""
+    others = held.total() - held[project]
+    return max(1, (places - others + 1) // 2)
+
+
+def has_room(held: Counter[str], project: str, places: int) -> bool:
+    """Whether a place is free, and a project may take it."""
+    return held.total() < places and held[project] < share_of(held, project, places)
 
 
 class RequestPacer:

@@ -139,5 +139,5 @@ async def _reached(deps: Dependencies, project: str, batch_id: str, sequence: in
         return known() >= sequence or None
 
     if found() is None:
-        await deps.view.changes.wait_for(found, seconds_max=CLAIM_SECONDS_MAX)
+        await deps.view.changes.wait_for(batch_id, found, seconds_max=CLAIM_SECONDS_MAX)
     return known()

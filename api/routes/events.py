@@ -20,6 +20,7 @@ from tidemill.api.access import sessions
 from tidemill.api.access.auth import Principal
 from tidemill.api.changes import LOAD, Key, ProjectChanges
 from tidemill.api.dependencies import Caller, Dependencies, Deps
+from tidemill.api.http.concurrency_gate import has_room
 from tidemill.api.openapi import Route
 from tidemill.api.requests import faults, reading
 from tidemill.api.requests.parts import Headers, Query
@@ -40,7 +41,7 @@ ROUND_BYTES_MAX: Final = 1 << 20
 SHARED_BYTES_MAX: Final = 8_192
 """Bytes of an event that the streams of a project share; each makes a larger one itself: little is kept."""
 SHARE_OF_CONNECTIONS: Final = 2
-"""Streams may take half of `connections_max`, and those of one key half of that."""
+"""Streams may take half of `connections_max`; projects share it as they share a `ConcurrencyGate`."""
 
 Render = Callable[[Dependencies, str, str], bytes | None]
 RENDER: Final[Mapping[str, Render]] = {
@@ -172,7 +173,7 @@ class Stream:
 
 
 class EventResponse(StreamingResponse):
-    """A stream that counts as one of its key while it is open.
+    """A stream that counts as one of its project while it is open.
 
     FastAPI's own `EventSourceResponse` runs a task and a queue for each stream, and encodes each event for each.
     """
@@ -180,22 +181,22 @@ class EventResponse(StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(
-        self, frames: AsyncIterator[bytes], status_code: int = 200, *, open_streams: Counter[str], key_id: str
+        self, frames: AsyncIterator[bytes], status_code: int = 200, *, open_streams: Counter[str], project: str
     ) -> None:
         # A proxy that gathers answers would hold events back.
         super().__init__(frames, status_code, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         self._open = open_streams
-        self._key_id = key_id
-        self._open[key_id] += 1
+        self._project = project
+        self._open[project] += 1
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until either side ends."""
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._open[self._key_id] -= 1
-            if not self._open[self._key_id]:
-                del self._open[self._key_id]
+            self._open[self._project] -= 1
+            if not self._open[self._project]:
+                del self._open[self._project]
 
 
 @router.get(
@@ -214,16 +215,14 @@ async def stream(
 ) -> Response:
     """Stream the changes of the project's objects as server-sent events."""
     most = deps.settings.connections.connections_max // SHARE_OF_CONNECTIONS
-    if deps.events.open_streams.total() >= most:
-        raise errors.too_many_streams(most, "to this server")
-    if deps.events.open_streams[caller.key_id] >= most // SHARE_OF_CONNECTIONS:
-        raise errors.too_many_streams(most // SHARE_OF_CONNECTIONS, "with your API key")
+    if not has_room(deps.events.open_streams, caller.project, most):
+        raise errors.too_many_streams(caller.project)
     types = frozenset(query.types.split(",")) if query.types else USUAL
     if LOAD in types:
         caller.require(Role.OPERATOR)
     found = Stream(deps=deps, project=caller.project, types=types, is_valid=_check(request, deps, caller))
     return EventResponse(
-        found.frames(header.last_event_id), open_streams=deps.events.open_streams, key_id=caller.key_id
+        found.frames(header.last_event_id), open_streams=deps.events.open_streams, project=caller.project
     )
 
 

@@ -16,8 +16,10 @@ from tidemill.api.requests.bodies import Completion, NewUpload
 from tidemill.api.requests.fields import UploadId
 from tidemill.api.uploads import parts
 from tidemill.api.uploads.sink import life_of
+from tidemill.kafka.connection import LogUnavailable
 from tidemill.schemas import ids
 from tidemill.schemas.bounds import UPLOAD_PARTS_MAX
+from tidemill.schemas.log import topics
 from tidemill.schemas.log.messages import FileRecord, PartRecord, UploadRecord
 from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.resources.error import ApiError
@@ -65,7 +67,11 @@ async def add(deps: Deps, caller: Caller, upload_id: UploadId, request: parts.Pa
         raise errors.invalid("The upload's parts have more than twice the bytes that it declared.", param="data")
     with deps.booking(caller.project) as booking:
         taken = await parts.receive(request, deps, upload_id, booking)
-        _pending(await lookup.upload(deps.view, caller.project, upload_id))
+        try:
+            _pending(await lookup.upload(deps.view, caller.project, upload_id))
+        except ApiError:
+            await _discard(deps, taken.key)
+            raise
         await deps.publisher.upload(taken)
     return json(taken.part)
 
@@ -85,13 +91,18 @@ async def complete(
         found = await _parts(deps, record, part_ids)
         made = await parts.assemble(deps, record, found, body.md5)
     except ApiError:
-        # A concurrent repetition may have completed it, and its parts are deleted then.
+        # A concurrent repetition, perhaps of another process, may have completed it and deleted its parts.
+        await deps.reading.catch_up(topics.UPLOADS.name)
         now = deps.view.uploads.upload(caller.project, upload_id)
         if now is not None and _is_completed(now, part_ids):
             return json(now.upload)
+        if now is not None and now.upload.status != "expired":
+            _pending(now)
         raise
     async with _endings.setdefault(upload_id, asyncio.Lock()):
-        return await _completed(deps, made, upload_id, part_ids)
+        answer = await _completed(deps, made, upload_id, part_ids)
+    await _remove_parts(deps, upload_id)
+    return answer
 
 
 @router.post("/{upload_id}/cancel", response_model=Upload, responses={400: {"description": "The upload is over."}})
@@ -102,7 +113,16 @@ async def cancel(request: Request, deps: Deps, caller: Caller, upload_id: Upload
         return json(record.upload)
     upload = _pending(record).upload.model_copy(update={"status": "cancelled"})
     await deps.trail.record(request, caller, Action.UPLOAD_CANCEL, upload_id)
-    return await _put(deps, record.model_copy(update={"upload": upload}))
+    answer = await _put(deps, record.model_copy(update={"upload": upload}))
+    await _remove_parts(deps, upload_id)
+    return answer
+
+
+async def _remove_parts(deps: Dependencies, upload_id: str) -> None:
+    """Delete the parts of an upload that is over, since they count against the quota until then."""
+    # Without success a sweep deletes them.
+    with suppress(LogUnavailable):
+        await file_removal.remove_parts(deps, upload_id)
 
 
 def _pending(record: UploadRecord) -> UploadRecord:
@@ -135,10 +155,14 @@ async def _check_pending(deps: Dependencies, record: UploadRecord, made: FileRec
     except ApiError:
         winner = record.upload.file
         if (winner is None or winner.id != made.file.id) and deps.view.file(record.project, made.file.id) is None:
-            # If the store fails, the file is an orphan and deleted later.
-            with suppress(ApiError):
-                await from_store(deps.store.delete(made.key))
+            await _discard(deps, made.key)
         raise
+
+
+async def _discard(deps: Dependencies, key: str) -> None:
+    """Delete an object that no record names; if the store fails, it is an orphan and deleted later."""
+    with suppress(ApiError):
+        await from_store(deps.store.delete(key))
 
 
 async def _parts(deps: Dependencies, record: UploadRecord, part_ids: Sequence[str]) -> list[PartRecord]:

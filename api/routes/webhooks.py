@@ -3,8 +3,9 @@
 The replies to `create` and `rotate_secret` have the signing secret; no other reply has it.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Final, Literal
+import heapq
+from collections.abc import Iterable
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
@@ -14,7 +15,7 @@ from tidemill.api.dependencies import Caller, Dependencies, Deps, JsonBody, json
 from tidemill.api.openapi import Route
 from tidemill.api.requests import paging, reading
 from tidemill.api.requests.fields import DeliveryId, EndpointId, OneOf
-from tidemill.api.requests.paging import ListPage, Page, PageQuery, Row
+from tidemill.api.requests.paging import ListPage, PageQuery, Row
 from tidemill.api.requests.parts import Query
 from tidemill.api.webhooks import CALLBACK, Change
 from tidemill.schemas import bounds, ids
@@ -196,8 +197,13 @@ async def index(
     # Ids are in the order of creation, so that of a deleted endpoint still has its place.
     if query.after is not None and not ids.is_endpoint_id(query.after):
         raise errors.unknown_cursor(query.after)
-    found = [_shown(deps, record) for record in deps.webhooks.endpoints.of(caller.project)]
-    return json(paging.write(query.page, _rows(query.page, found, lambda each: each.id, query.after)))
+    later = (
+        record
+        for record in deps.webhooks.endpoints.of(caller.project)
+        if query.after is None or record.endpoint.id < query.after
+    )
+    shown = heapq.nlargest(query.limit + 1, later, key=lambda record: record.endpoint.id)
+    return json(paging.write(query.page, [_row(_shown(deps, record)) for record in shown]))
 
 
 @router.get("/v1/webhook_endpoints/{endpoint_id}", response_model=ShownEndpoint)
@@ -286,10 +292,9 @@ async def deliveries(
     """List the deliveries to a webhook endpoint, the newest first: all that wait, and the last 100 that ended."""
     record = await deps.webhooks.endpoint(caller.project, endpoint_id)
     after = None if query.after is None else await deps.webhooks.place(record.endpoint.id, query.after)
-    found = [_delivery(each) for each in deps.webhooks.deliveries.of(record.endpoint.id)]
-    kept = [each for each in found if query.state is None or each.state == query.state]
-    rows = _rows(query.page, kept, lambda each: (each.created_at, each.id), after)
-    return json(paging.write(query.page, rows))
+    state = None if query.state is None else State(query.state)
+    shown = deps.webhooks.deliveries.page(record.endpoint.id, state, after, query.limit + 1)
+    return json(paging.write(query.page, [_row(_delivery(each)) for each in shown]))
 
 
 @router.post(
@@ -360,8 +365,5 @@ def _delivery(found: Delivery) -> ShownDelivery:
     )  # fmt: skip
 
 
-def _rows(page: Page, found: Iterable[Any], place: Callable[[Any], Any], after: Any) -> list[Row]:
-    """The objects of a page and one more, in falling order of their places, from below the place `after`."""
-    later = [each for each in found if after is None or place(each) < after]
-    shown = sorted(later, key=place, reverse=True)[: page.limit + 1]
-    return [Row(id=each.id, body=each.model_dump_json().encode()) for each in shown]
+def _row(shown: ShownEndpoint | ShownDelivery) -> Row:
+    return Row(id=shown.id, body=shown.model_dump_json().encode())

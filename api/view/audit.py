@@ -36,8 +36,8 @@ class Audit:
         )
         return None if body is None else codec.decode_audit(body)
 
-    def fold(self, key: str, value: bytes | None, offset: int) -> None:
-        """Fold a record of the topic; raises `DecodeError`."""
+    def fold(self, key: str, value: bytes | None, offset: int) -> str:
+        """Fold a record of the topic, and return its id; raises `DecodeError`."""
         del key, offset
         record = codec.decode_audit(value)
         self._database.write(
@@ -47,6 +47,7 @@ class Audit:
         self._database.write("DELETE FROM audit WHERE created_at < ?", int(self._clock()) - KEPT_SECONDS)
         if record.action == Action.SESSION_END:
             self.end_session(record.target, record.at)
+        return record.id
 
     def end_session(self, session_id: str, at: int) -> None:
         """Mark a session of the dashboard as ended.

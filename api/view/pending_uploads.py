@@ -18,8 +18,6 @@ class Due:
     """An upload with parts or a record to delete."""
 
     upload_id: str
-    parts: tuple[tuple[str, str], ...]
-    """Id of each part, and the key of its bytes."""
     is_forgotten: bool
     """Whether to delete its record too."""
 
@@ -47,6 +45,15 @@ class PendingUploads:
         rows = self._database.read("SELECT body FROM parts WHERE upload_id = ?", upload_id)
         records = (codec.decode_upload(body) for (body,) in rows)
         return {record.part.id: record for record in records if isinstance(record, PartRecord)}
+
+    def has_part(self, upload_id: str, part_id: str) -> bool:
+        """Whether an upload has a part."""
+        statement = "SELECT 1 FROM parts WHERE id = ? AND upload_id = ?"
+        return self._database.first(statement, part_id, upload_id) is not None
+
+    def keys(self, upload_id: str) -> list[tuple[str, str]]:
+        """The parts of an upload: the id of each, and the key of its bytes."""
+        return self._database.read("SELECT id, key FROM parts WHERE upload_id = ?", upload_id)
 
     def arrived(self, upload_id: str) -> tuple[int, int]:
         """How many parts an upload has, and their bytes in all."""
@@ -99,8 +106,7 @@ class PendingUploads:
             " AND EXISTS (SELECT 1 FROM parts WHERE upload_id = uploads.id)) ORDER BY expires_at LIMIT ?",
             now - KEPT_SECONDS, now - GRACE_SECONDS, limit,
         )  # fmt: skip
-        found = []
-        for upload_id, expires_at in rows:
-            keys = tuple((part_id, part.key) for part_id, part in self.parts(upload_id).items())
-            found.append(Due(upload_id=upload_id, parts=keys, is_forgotten=expires_at + KEPT_SECONDS <= now))
-        return found
+        return [
+            Due(upload_id=upload_id, is_forgotten=expires_at + KEPT_SECONDS <= now)
+            for upload_id, expires_at in rows
+        ]

@@ -29,7 +29,7 @@ _HELD: Final = {
         f"SELECT sum(bytes) FROM (SELECT amount + {OBJECT_BYTES} * number AS bytes {_TOTAL}"  # noqa: S608
         " IN ('files', 'growing')"
         f" UNION ALL SELECT parts.bytes + {OBJECT_BYTES} FROM uploads JOIN parts ON upload_id = uploads.id"
-        " WHERE project = ?1 AND pending)"
+        " WHERE project = ?1)"
     ),
     Quota.UPLOADS: "SELECT count(*) FROM uploads WHERE project = ?1 AND pending AND expires_at > ?2",
     Quota.KEYS: (

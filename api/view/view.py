@@ -68,7 +68,7 @@ class View:
         self.quotas = Quotas(database, clock)
         self.orphans = Orphans(database, clock)
         self.changes = ChangeEvent()
-        """Notified after each fold."""
+        """Notified of the objects of each record."""
         self.feed = ChangeFeed()
         """Gets each changed batch and file."""
         self._purge()
@@ -292,13 +292,14 @@ class View:
             topics.KEYS.name: self.keyring.fold,
             topics.SECRETS.name: self._fold_erasure,
             topics.LEDGER.name: self.ledger.fold,
-            topics.AUDIT.name: self.audit.fold,
+            topics.AUDIT.name: lambda *record: self.changes.notify(self.audit.fold(*record)),
         }[topic]
         try:
             with self._database.transaction():
                 for record in records:
                     try:
                         put(*record)
+                        self.changes.notify(*record[0].split("/"))
                     except codec.DecodeError as error:
                         # The text may quote a value of a user, so it is not logged.
                         _log.warning("%s: record %d cannot be read (%s)", topic, record[2], type(error).__name__)
@@ -312,7 +313,6 @@ class View:
             # The cache may have rows that the transaction read and never committed.
             self._shown.clear()
             raise
-        self.changes.notify()
 
     def close(self) -> None:
         """Close the file."""
@@ -371,6 +371,7 @@ class View:
         )
         for batch_id, value in ready:
             self.put_batch(codec.decode_batch(value))
+            self.changes.notify(batch_id)
             self._database.write("DELETE FROM waiting WHERE id = ?", batch_id)
 
     def _fold_file(self, key: str, value: bytes | None, offset: int) -> None:

@@ -1,6 +1,8 @@
 """Tables of endpoints, deliveries and health, folded from their topics; equal records give equal tables."""
 
+import heapq
 import logging
+from bisect import bisect_left, insort
 from collections import defaultdict
 from typing import Final
 
@@ -15,6 +17,9 @@ KEYS_MAX: Final = 10_000
 """Endpoints whose last offset a process remembers, for its own records on their way."""
 FORGOTTEN_MAX: Final = 10_000
 """Forgotten deliveries whose places a process remembers, for clients that page through a list meanwhile."""
+
+Place = tuple[int, str]
+"""The place of a delivery in the list of its endpoint: when it was created, and its id."""
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +82,8 @@ class Deliveries:
         self._deliveries: dict[str, Delivery] = {}
         self._of_endpoint: defaultdict[str, dict[str, None]] = defaultdict(dict)
         """By endpoint, in the order of their last records."""
+        self._places: defaultdict[tuple[str, State], list[Place]] = defaultdict(list)
+        """By endpoint and state, sorted."""
         self._forgotten: BoundedDict[str, tuple[str, int]] = BoundedDict(FORGOTTEN_MAX)
         """Endpoint and creation time of forgotten deliveries, by their ids."""
         self._health: dict[str, Health] = {}
@@ -88,6 +95,18 @@ class Deliveries:
     def of(self, endpoint_id: str) -> list[Delivery]:
         """The deliveries to an endpoint, in the order of their last records."""
         return [self._deliveries[each] for each in self._of_endpoint.get(endpoint_id, ())]
+
+    def page(self, endpoint_id: str, state: State | None, after: Place | None, limit: int) -> list[Delivery]:
+        """Up to `limit` deliveries to an endpoint, the newest first, from below the place `after`.
+
+        It looks at no others, since an endpoint may have any number of them.
+        """
+        found: list[Place] = []
+        for one in State if state is None else (state,):
+            places = self._places.get((endpoint_id, one), [])
+            end = len(places) if after is None else bisect_left(places, after)
+            found += places[max(0, end - limit) : end]
+        return [self._deliveries[each] for _, each in heapq.nlargest(limit, found)]
 
     def created_at(self, endpoint_id: str, delivery_id: str) -> int | None:
         """When a delivery to an endpoint was created, also if it was forgotten lately; None without one."""
@@ -111,6 +130,7 @@ class Deliveries:
             self._health.pop(key.removeprefix(HEALTH), None)
             if (gone := self._deliveries.pop(key, None)) is not None:
                 self._of_endpoint[gone.endpoint_id].pop(key)
+                self._move(gone, None)
                 self._forgotten[key] = (gone.endpoint_id, gone.created_at)
             return
         try:
@@ -123,10 +143,30 @@ class Deliveries:
         elif isinstance(record, Health):
             self._health[record.endpoint_id] = record
         else:
+            self._move(self._deliveries.get(record.id), record)
             self._deliveries[record.id] = record
             of_endpoint = self._of_endpoint[record.endpoint_id]
             of_endpoint.pop(record.id, None)
             of_endpoint[record.id] = None
+
+    def _move(self, old: Delivery | None, new: Delivery | None) -> None:
+        """Give a delivery its new place."""
+        before, now = _listed(old), _listed(new)
+        if before == now:
+            return
+        if before is not None:
+            places = self._places[before[0]]
+            del places[bisect_left(places, before[1])]
+            if not places:
+                del self._places[before[0]]
+        if now is not None:
+            insort(self._places[now[0]], now[1])
+
+
+def _listed(delivery: Delivery | None) -> tuple[tuple[str, State], Place] | None:
+    if delivery is None:
+        return None
+    return (delivery.endpoint_id, delivery.state), (delivery.created_at, delivery.id)
 
 
 def is_disabled(record: EndpointRecord, health: Health | None) -> bool:

@@ -77,7 +77,7 @@ class ListLog:
                 state=State.SUCCEEDED, created_at=NOW, expires_at=NOW, ended_at=NOW, attempts=1, last=attempt,
             )  # fmt: skip
             self.webhooks.deliveries.apply(made_id, codec.encode(found))
-            self.webhooks.changes.notify()
+            self.webhooks.changes.notify(made_id)
 
     async def send(self, topic, key, value, *, headers=()) -> int:
         """Append a record."""

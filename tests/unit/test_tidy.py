@@ -21,6 +21,7 @@ CLIENTS = {
     "aiohttp": {
         "src/tidemill/storage/s3_errors.py",
         "processors/http/client.py",
+        "src/tidemill/http/bounded_connector.py",
         "src/tidemill/client/http",
         "src/tidemill/runtime/server_probe.py",
         "src/tidemill/bench/service.py",

@@ -12,6 +12,7 @@ import aiohttp
 
 from tidemill.configuration.security import load_certificate, no_connection
 from tidemill.configuration.servers import Server, Serving
+from tidemill.http.bounded_connector import BoundedConnector
 from tidemill.schemas import served
 from tidemill.schemas.endpoints import address
 from tidemill.schemas.jsonl import server_error
@@ -20,6 +21,8 @@ from tidemill.schemas.resources import access
 SECONDS_MAX: Final = 5.0
 CALL_SECONDS_MAX: Final = 60.0
 ANSWER_BYTES_MAX: Final = 1 << 20
+RECEIVED_MAX: Final = (64 << 10) + ANSWER_BYTES_MAX
+"""Bytes of one answer with its heads, as they arrive."""
 ANSWER_BYTES_SHOWN: Final = 600
 
 _LACKING: Final = frozenset({404, 405, 501})
@@ -141,7 +144,7 @@ async def _session(server: Server, seconds_max: float = SECONDS_MAX) -> AsyncIte
         load_certificate(trusted, server.client_cert_file, server.client_key_file)
     key = {"authorization": f"Bearer {server.api_key}"} if server.api_key else {}
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=trusted),
+        connector=BoundedConnector(RECEIVED_MAX, ssl=trusted),
         timeout=aiohttp.ClientTimeout(total=seconds_max),
         headers={**server.headers, **key},
         proxy=None if server.proxy is None else str(server.proxy),

@@ -3,13 +3,12 @@
 import asyncio
 import contextlib
 import itertools
-import re
 from collections.abc import AsyncIterator
 
 import httpx
 import orjson
 import pytest
-from support.dependencies import ADMIN, NOW, batch_of, open_dependencies, with_settings
+from support.dependencies import ADMIN, NOW, READER, batch_of, open_dependencies, with_settings
 from support.waiting import until
 
 from tidemill.api import changes
@@ -27,7 +26,7 @@ from tidemill.schemas.resources.file import File
 from tidemill.schemas.resources.load import ProcessReport
 
 SETTINGS = Settings(connections=Connections(connections_max=64, per_address_max=0))
-"""Half of the connections, 32, may be streams, and 16 of one key."""
+"""Half of the connections, 32, may be streams; projects share them."""
 Event = tuple[str, str, dict]
 """Type, id and data."""
 
@@ -200,18 +199,28 @@ async def test_a_stream_ends_with_its_key(deps, url, monkeypatch):
     await until(lambda: not deps.events.open_streams, "the end of the stream")
 
 
-async def test_streams_have_a_bound(deps, url):
-    """Of one key, and of a process; one that is closed makes room."""
+async def test_projects_share_the_streams_of_a_process(deps, url):
+    """Whatever keys they have: a project may hold half of those that others leave; a closed one makes room."""
+    async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {ADMIN}"}) as admin:
+
+        async def key_of(project: str) -> str:
+            wish = {"name": "n", "project": project, "role": "read"}
+            return (await admin.post("/admin/keys", json=wish)).json()["secret"]
+
+        shares = {"key-of-p": 16, "key-of-q": 8, ADMIN: 4}
+        shares |= {await key_of("r"): 2, await key_of("s"): 1, await key_of("t"): 1}
+        late = await key_of("late")
     async with httpx.AsyncClient(base_url=url, headers={"authorization": "Bearer key-of-p"}) as client:
         async with contextlib.AsyncExitStack() as stack:
-            for key, count in (("key-of-p", 16), ("key-of-q", 16)):
+            for key, count in shares.items():
                 for _ in range(count):
                     await stack.enter_async_context(following(url, key))
-                refused = await client.get("/events", headers={"authorization": f"Bearer {key}"})
-                assert refused.status_code == 429
-                assert re.search("the limit is (16|32)", refused.text)
-            refused = await client.get("/events", headers={"authorization": f"Bearer {ADMIN}"})
-            assert (refused.status_code, refused.headers["x-should-retry"]) == (429, "false")
+                for refused in (key, READER):
+                    answer = await client.get("/events", headers={"authorization": f"Bearer {refused}"})
+                    assert (answer.status_code, answer.headers["x-should-retry"]) == (429, "false")
+            assert deps.events.open_streams.total() == 32
+            answer = await client.get("/events", headers={"authorization": f"Bearer {late}"})
+            assert (answer.status_code, "'late'" in answer.text) == (429, True)
         await until(lambda: not deps.events.open_streams, "the end of all streams")
         assert (await client.head("/events")).status_code == 200
         await until(lambda: not deps.events.open_streams, "the end of the stream of a HEAD")

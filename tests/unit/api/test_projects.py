@@ -161,7 +161,7 @@ async def test_a_deleted_batch_of_another_project_takes_as_long_as_an_unknown_on
     """The time of the answer shows nothing: as many waits, for as long."""
     waits = []
 
-    async def wait_for(_, look, *, seconds_max):
+    async def wait_for(_, __, look, *, seconds_max):
         waits.append(seconds_max)
         return look()
 

@@ -9,12 +9,13 @@ import pytest
 from support import dependencies
 from support.dependencies import NOW, open_dependencies
 
+from tidemill.api.routes import webhooks
 from tidemill.api.webhooks import Webhooks
 from tidemill.configuration.settings import Settings
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.webhooks import signature
-from tidemill.schemas.webhooks.messages import HEALTH, Health, decode_endpoint, decode_event
+from tidemill.schemas.webhooks.messages import HEALTH, Health, State, decode_endpoint, decode_event
 from tidemill.sealing.webhook_secrets import WebhookSecrets
 from tidemill.sealing.wrapping import FileWrapper
 
@@ -200,6 +201,43 @@ async def test_deliveries_are_listed_and_sent_again(deps, client):
     assert (await client.post(f"{PATH}/{other['id']}/deliveries/{listed['id']}/resend")).status_code == 404
 
 
+async def test_a_page_of_deliveries_costs_its_size(deps, client, monkeypatch):
+    """However many wait; several may have one time of creation, and their last records any order."""
+    found = await made(client)
+    path, table = f"{PATH}/{found['id']}", deps.webhooks.deliveries
+    await client.post(f"{path}/test", json={"event_type": "batch.expired"})
+    (ended,) = table.of(found["id"])
+    for number in range(10_000):
+        fields = {
+            "id": f"whd_{number * 7_919 % 10_000:032x}",
+            "state": State.PENDING,
+            "created_at": NOW + number // 3,
+        }
+        each = ended.model_copy(update=fields)
+        table.apply(each.id, codec.encode(each))
+    ordered = sorted(table.of(found["id"]), key=lambda each: (each.created_at, each.id), reverse=True)
+    shape, shaped = webhooks._delivery, []
+    monkeypatch.setattr(webhooks, "_delivery", lambda each: (shaped.append(each), shape(each))[1])
+    listed = (await client.get(f"{path}/deliveries?limit=5")).json()
+    later = (await client.get(f"{path}/deliveries?limit=5&after={listed['last_id']}&state=pending")).json()
+    assert [each["id"] for page in (listed, later) for each in page["data"]] == [each.id for each in ordered[:10]]
+    assert listed["has_more"]
+    assert len(shaped) == 2 * (5 + 1)
+
+
+async def test_deliveries_are_listed_by_their_last_state(deps, client):
+    """Each in one state at a time, until it is forgotten."""
+    found = await made(client)
+    path, table = f"{PATH}/{found['id']}", deps.webhooks.deliveries
+    await client.post(f"{path}/test", json={"event_type": "batch.expired"})
+    (known,) = table.of(found["id"])
+    for state in (State.PENDING, State.FAILED, State.FAILED, None):
+        table.apply(known.id, None if state is None else codec.encode(known.model_copy(update={"state": state})))
+        wanted = "", *(f"?state={one}" for one in State)
+        listed = [len((await client.get(f"{path}/deliveries{query}")).json()["data"]) for query in wanted]
+        assert listed == [int(state is not None), *(int(state is one) for one in State)]
+
+
 async def test_a_deletion_by_another_process_is_not_undone(deps, client):
     """It is read before the own change, which came to the log earlier, has returned."""
     found = await made(client)
@@ -228,7 +266,7 @@ async def test_a_delivery_that_another_process_has_shown_is_found(deps, client):
         await asyncio.sleep(0)
     assert not asking.done()
     table.apply(known.id, codec.encode(known))
-    deps.webhooks.changes.notify()
+    deps.webhooks.changes.notify(known.id)
     assert (await asking).status_code == 200
 
 
@@ -241,7 +279,7 @@ async def test_what_another_process_has_created_is_found(deps, client):
     for _ in range(20):
         await asyncio.sleep(0)
     deps.webhooks.endpoints.apply(found["id"], value, 10**6 + 1)
-    deps.webhooks.changes.notify()
+    deps.webhooks.changes.notify(found["id"])
     assert (await asking).status_code == 200
 
 

@@ -91,6 +91,7 @@ async def test_requests_cost_by_their_route(deps, client):
         ("GET", "/batches/batch_x", READ), ("GET", "/batches", MANY), ("POST", "/batches", MANY),
         ("DELETE", "/files/file-x", MANY), ("POST", "/batches/batch_x/rerun", HEAVY), ("POST", "/replays", HEAVY),
         ("POST", "/admin/keys", MANY), ("GET", "/files/file-x/content", MANY),
+        ("GET", "/webhook_endpoints/we_x/deliveries", MANY),
     ):  # fmt: skip
         answer = await client.request(method, path, headers=headers)
         left -= taken

@@ -69,10 +69,10 @@ def batch(status: Status, name: str = "f") -> BatchRecord:
 
 async def test_a_sweep_deletes_expired_files(deps):
     """Their records, rows and bytes; a second sweep finds none."""
-    assert await file_removal.sweep(deps) == 2
+    assert (await file_removal.sweep(deps)).found == 2
     assert sorted(deps.log.records) == [(topics.FILES.name, "f", None), (topics.FILES.name, "g", None)]
     assert not await is_stored(deps, "f")
-    assert await file_removal.sweep(deps) == 0
+    assert (await file_removal.sweep(deps)).found == 0
 
 
 async def test_bytes_that_a_batch_reads_stay_until_its_end(deps):
@@ -141,7 +141,7 @@ async def test_a_file_stays_while_the_log_is_away(deps):
         await file_removal.sweep(deps)
     assert await is_stored(deps, "f")
     deps.log.away = False
-    assert await file_removal.sweep(deps) == 2
+    assert (await file_removal.sweep(deps)).found == 2
 
 
 @pytest.mark.parametrize("name", ["f", "g"])
@@ -160,7 +160,7 @@ async def test_an_expired_file_that_is_made_again_during_a_sweep_stays(deps, mon
     assert await is_stored(deps, name)
     assert deps.view.file("p", name) is not None
     assert (topics.FILES.name, "g", None) in deps.log.records or name == "g"
-    assert await file_removal.sweep(deps) == 0
+    assert (await file_removal.sweep(deps)).found == 0
 
 
 async def test_a_deleted_file_that_is_made_again_during_a_sweep_stays(deps, monkeypatch):

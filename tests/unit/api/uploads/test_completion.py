@@ -16,25 +16,40 @@ LINE = b'{"custom_id":"a"}\n'
 
 
 class Gate:
-    """Holds each read of a part, unless it is open, until the test lets it go on."""
+    """Holds each read of a part, unless it is open, until the test lets it go on; before or after its bytes."""
 
     def __init__(self, deps, monkeypatch) -> None:
         self._read = deps.store.read
         self._held: asyncio.Queue[asyncio.Event] = asyncio.Queue()
         self.is_open = True
+        self.is_late = False
+        """Whether it holds a read after its bytes."""
         monkeypatch.setattr(deps.store, "read", self._gated)
 
     async def _gated(self, key, *args):
-        if key.startswith("uploads/") and not self.is_open:
+        is_part = key.startswith("uploads/")
+        if is_part and not self.is_late:
+            await self._pass()
+        async for chunk in self._read(key, *args):
+            yield chunk
+        if is_part and self.is_late:
+            await self._pass()
+
+    async def _pass(self) -> None:
+        if not self.is_open:
             go_on = asyncio.Event()
             self._held.put_nowait(go_on)
             await go_on.wait()
-        async for chunk in self._read(key, *args):
-            yield chunk
 
     async def held(self) -> asyncio.Event:
         """What the next read waits for."""
         return await asyncio.wait_for(self._held.get(), 5)
+
+    async def held_with_all(self) -> asyncio.Event:
+        """What a completion waits for that has read both parts."""
+        self.is_late = True
+        (await self.held()).set()
+        return await self.held()
 
 
 @pytest.fixture
@@ -115,10 +130,11 @@ async def test_an_upload_may_expire_while_it_is_assembled(deps, client, gate, be
     assert content.content == 2 * LINE
 
 
-async def test_nothing_is_left_of_an_upload_that_is_cancelled_meanwhile(deps, client, gate, begun):
-    """No quota would count its bytes."""
+@pytest.mark.parametrize("is_read", [False, True])
+async def test_nothing_is_left_of_an_upload_that_is_cancelled_meanwhile(deps, client, gate, begun, is_read):
+    """No quota would count its bytes. Its parts are deleted before or after they are read."""
     running = complete(client, begun)
-    held = await gate.held()
+    held = await (gate.held_with_all() if is_read else gate.held())
     (await client.post(f"{begun[0]}/cancel")).raise_for_status()
     gate.is_open = True
     held.set()
@@ -127,10 +143,11 @@ async def test_nothing_is_left_of_an_upload_that_is_cancelled_meanwhile(deps, cl
     assert await stored(deps) == set()
 
 
-async def test_only_the_completion_that_won_leaves_a_file(deps, client, gate, begun):
-    """The other has the parts in another order."""
+@pytest.mark.parametrize("is_read", [False, True])
+async def test_only_the_completion_that_won_leaves_a_file(deps, client, gate, begun, is_read):
+    """The other has the parts in another order, and reads them before or after they are deleted."""
     loser = complete(client, begun, backwards=True)
-    held = await gate.held()
+    held = await (gate.held_with_all() if is_read else gate.held())
     gate.is_open = True
     won = (await complete(client, begun)).raise_for_status().json()
     held.set()
@@ -172,26 +189,13 @@ async def test_a_store_that_fails_leaves_the_loser_to_the_search_for_orphans(
         raise OSError("away")
 
     running = complete(client, begun)
-    held = await gate.held()
+    held = await gate.held_with_all()
     (await client.post(f"{begun[0]}/cancel")).raise_for_status()
     monkeypatch.setattr(deps.store, "delete", failing)
     gate.is_open = True
     held.set()
     assert (await running).status_code == 400
     assert await stored(deps) == {key_of(begun)}
-
-
-@pytest.mark.parametrize("end", ["cancel", "complete"])
-async def test_the_parts_of_an_upload_go_when_it_ends(deps, client, gate, begun, end):
-    """In the next round: its owner ended it, so a clock that may be wrong does not hold it up."""
-    gate.is_open = True
-    rounds = file_removal.Sweeps(deps, lambda: 0.0)
-    await rounds.round()
-    assert len(await stored(deps, "uploads/")) == 2
-    path, part_ids = begun
-    (await client.post(f"{path}/{end}", json={"part_ids": part_ids})).raise_for_status()
-    await rounds.round()
-    assert not await stored(deps, "uploads/")
 
 
 async def test_no_part_goes_by_a_clock_in_doubt(deps, client, begun, clock):
