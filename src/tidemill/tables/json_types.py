@@ -113,3 +113,44 @@ def _number(value: Any, *, is_whole: bool) -> Any:
 def schema_of(kinds: Mapping[str, Kind]) -> pa.Schema:
     """The columns of rows with values of these kinds."""
     return pa.schema([pa.field(name, type_of(kind)) for name, kind in kinds.items()])
+
+
+class Names:
+    """The names of the fields of objects, at any depth, merged over values of any kinds.
+
+    Rows keep their own values with it: a value of another kind in one row changes no other row.
+    """
+
+    def __init__(self) -> None:
+        self._fields: dict[str, Names] = {}
+        self._items: Names | None = None
+
+    def add(self, value: Any, levels: int = LEVELS_MAX) -> None:
+        """Add the names of a value."""
+        if not levels:
+            return
+        match value:
+            case dict():
+                for name, each in value.items():
+                    if name in self._fields or len(self._fields) <= FIELDS_MAX:
+                        self._fields.setdefault(name, Names()).add(each, levels - 1)
+            case list():
+                self._items = self._items or Names()
+                for each in value:
+                    self._items.add(each, levels - 1)
+
+    def completed(self, value: Any) -> Any:
+        """The value, in which each object has all the names; those that it lacks are null.
+
+        An object stays as it is where there are more than `FIELDS_MAX` names.
+        """
+        match value:
+            case dict() if self._fields:
+                own = {name: self._fields.get(name, _NAMELESS).completed(each) for name, each in value.items()}
+                return own if len(self._fields) > FIELDS_MAX else {**dict.fromkeys(self._fields), **own}
+            case list() if self._items is not None:
+                return list(map(self._items.completed, value))
+        return value
+
+
+_NAMELESS: Final = Names()

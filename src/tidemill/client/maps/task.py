@@ -23,7 +23,7 @@ from tidemill.tables.templates import Template, reference
 
 TEXT_BYTES_MAX: Final = 4 << 20
 EXAMPLES_MAX: Final = 1_000
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 """Version of the requests; it changes if the same options lead to other requests."""
 
 
