@@ -115,15 +115,15 @@ def schema_of(kinds: Mapping[str, Kind]) -> pa.Schema:
     return pa.schema([pa.field(name, type_of(kind)) for name, kind in kinds.items()])
 
 
-class Names:
+class FieldNames:
     """The names of the fields of objects, at any depth, merged over values of any kinds.
 
     Rows keep their own values with it: a value of another kind in one row changes no other row.
     """
 
     def __init__(self) -> None:
-        self._fields: dict[str, Names] = {}
-        self._items: Names | None = None
+        self._fields: dict[str, FieldNames] = {}
+        self._items: FieldNames | None = None
 
     def add(self, value: Any, levels: int = LEVELS_MAX) -> None:
         """Add the names of a value."""
@@ -133,9 +133,9 @@ class Names:
             case dict():
                 for name, each in value.items():
                     if name in self._fields or len(self._fields) <= FIELDS_MAX:
-                        self._fields.setdefault(name, Names()).add(each, levels - 1)
+                        self._fields.setdefault(name, FieldNames()).add(each, levels - 1)
             case list():
-                self._items = self._items or Names()
+                self._items = self._items or FieldNames()
                 for each in value:
                     self._items.add(each, levels - 1)
 
@@ -153,4 +153,4 @@ class Names:
         return value
 
 
-_NAMELESS: Final = Names()
+_NAMELESS: Final = FieldNames()

@@ -12,7 +12,7 @@ import pyarrow as pa
 from tidemill.schemas.jsonl import malformed
 from tidemill.schemas.jsonl.lines import Line, Splitter
 from tidemill.tables import TableError
-from tidemill.tables.json_types import JSON, NULL, Kind, Names, fitted, kind_of, merged, schema_of
+from tidemill.tables.json_types import JSON, NULL, FieldNames, Kind, fitted, kind_of, merged, schema_of
 from tidemill.tables.sources.files import File, Files, failures, fingerprint
 from tidemill.tables.sources.rows import BATCH_BYTES, ROWS_MAX, Rows, skipped
 
@@ -34,7 +34,7 @@ class ObjectSource:
         """
         self._files, self._file = files, file
         self._kinds: dict[str, Kind] = {}
-        self._names = Names()
+        self._names = FieldNames()
         self.rows: int | None
         count = 0
         for line in self._lines():
