@@ -132,8 +132,10 @@ class FieldNames:
         match value:
             case dict():
                 for name, each in value.items():
-                    if name in self._fields or len(self._fields) <= FIELDS_MAX:
-                        self._fields.setdefault(name, FieldNames()).add(each, levels - 1)
+                    if name not in self._fields and len(self._fields) <= FIELDS_MAX:
+                        self._fields[name] = FieldNames()
+                    if isinstance(each, dict | list) and name in self._fields:
+                        self._fields[name].add(each, levels - 1)
             case list():
                 self._items = self._items or FieldNames()
                 for each in value:
@@ -146,11 +148,11 @@ class FieldNames:
         """
         match value:
             case dict() if self._fields:
-                own = {name: self._fields.get(name, _NAMELESS).completed(each) for name, each in value.items()}
-                return own if len(self._fields) > FIELDS_MAX else {**dict.fromkeys(self._fields), **own}
+                found = {} if len(self._fields) > FIELDS_MAX else dict.fromkeys(self._fields)
+                for name, each in value.items():
+                    is_nested = isinstance(each, dict | list) and name in self._fields
+                    found[name] = self._fields[name].completed(each) if is_nested else each
+                return found
             case list() if self._items is not None:
                 return list(map(self._items.completed, value))
         return value
-
-
-_NAMELESS: Final = FieldNames()

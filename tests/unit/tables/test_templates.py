@@ -177,6 +177,7 @@ def test_functions_and_methods_can_be_called():
     """They keep their results."""
     row = {"order": {"a": 1}, "text": "abc", "tags": ["x", "y"]}
     assert rendered("{% for name, each in order.items() %}{{ name }}{{ each }}{% endfor %}", **row) == "a1"
+    assert rendered("{% for name, each in order | items %}{{ name }}{% endfor %}", order={"items": 1}) == "items"
     assert rendered("{{ text.title() }}{{ text['upper']() }}{{ order.get('a') }}{{ range(2) | list }}", **row) == (
         "AbcABC1[0, 1]"
     )
