@@ -39,7 +39,15 @@ class TableOptions:
         list[str] | None,
         typer.Option(help="Column of the source that the output keeps; repeatable; by default, all."),
     ] = None
-    tries: Annotated[int, typer.Option("--try", min=0, max=1_000, help="Rows of the sample that runs first.")] = 5
+    tries: Annotated[
+        int | None,
+        typer.Option(
+            "--try",
+            min=0,
+            max=1_000,
+            help="Rows of the sample that runs first; by default 5, and none with --retry-failed.",
+        ),
+    ] = None
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Run the sample, show it with an estimate for all rows, and end.")
     ] = False

@@ -91,7 +91,7 @@ class ChatReader:
 
 
 def named(fields: Iterable[pa.Field], taken: Iterable[str]) -> list[pa.Field]:
-    """The fields, renamed where the source has the name already: `answer_error` in place of `error`."""
+    """The fields, renamed where another column has the name already: `answer_error` in place of `error`."""
     names, found = set(taken), []
     for field in fields:
         name = field.name

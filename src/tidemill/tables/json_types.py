@@ -113,3 +113,46 @@ def _number(value: Any, *, is_whole: bool) -> Any:
 def schema_of(kinds: Mapping[str, Kind]) -> pa.Schema:
     """The columns of rows with values of these kinds."""
     return pa.schema([pa.field(name, type_of(kind)) for name, kind in kinds.items()])
+
+
+class FieldNames:
+    """The names of the fields of objects, at any depth, merged over values of any kinds.
+
+    Rows keep their own values with it: a value of another kind in one row changes no other row.
+    """
+
+    def __init__(self) -> None:
+        self._fields: dict[str, FieldNames] = {}
+        self._items: FieldNames | None = None
+
+    def add(self, value: Any, levels: int = LEVELS_MAX) -> None:
+        """Add the names of a value."""
+        if not levels:
+            return
+        match value:
+            case dict():
+                for name, each in value.items():
+                    if name not in self._fields and len(self._fields) <= FIELDS_MAX:
+                        self._fields[name] = FieldNames()
+                    if isinstance(each, dict | list) and name in self._fields:
+                        self._fields[name].add(each, levels - 1)
+            case list():
+                self._items = self._items or FieldNames()
+                for each in value:
+                    self._items.add(each, levels - 1)
+
+    def completed(self, value: Any) -> Any:
+        """The value, in which each object has all the names; those that it lacks are null.
+
+        An object stays as it is where there are more than `FIELDS_MAX` names.
+        """
+        match value:
+            case dict() if self._fields:
+                found = {} if len(self._fields) > FIELDS_MAX else dict.fromkeys(self._fields)
+                for name, each in value.items():
+                    is_nested = isinstance(each, dict | list) and name in self._fields
+                    found[name] = self._fields[name].completed(each) if is_nested else each
+                return found
+            case list() if self._items is not None:
+                return list(map(self._items.completed, value))
+        return value

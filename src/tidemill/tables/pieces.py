@@ -165,8 +165,9 @@ def schema_of(kept: pa.Schema, reader: Reader) -> pa.Schema:
 
 
 def added(kept: Sequence[str], reader: Reader) -> list[pa.Field]:
-    """The columns after the kept ones: those of the answer, then `FACTS`."""
-    return named([*reader.fields, *FACTS], kept)
+    """The columns after the kept ones: those of the answer, then `FACTS`, whose names come first."""
+    facts = named(FACTS, kept)
+    return [*named(reader.fields, [*kept, *(field.name for field in facts)]), *facts]
 
 
 def write(target: BinaryIO, rows: Path, first: int, rounds: Sequence[Round], reader: Reader) -> Balance:

@@ -1,9 +1,12 @@
 """Prompts as Jinja templates over a row, in a sandbox with bounds that catch mistakes like an endless loop."""
 
+import datetime as dt
+import decimal
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from jinja2 import StrictUndefined, TemplateError, UndefinedError, meta, nodes
+from jinja2 import StrictUndefined, TemplateError, Undefined, UndefinedError, meta, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.filters import do_round, make_attrgetter
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -31,6 +34,19 @@ _WIDE: Final = frozenset({
     "center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map", "translate", "to_bytes",
 })  # fmt: skip
 """Methods whose result may have any size."""
+_DATA: Final = (
+    str, int, float, list, tuple, dict, decimal.Decimal, uuid.UUID,
+    dt.date, dt.time, dt.timedelta, Undefined,
+)  # fmt: skip
+"""What a prompt may write; Python has no text for anything else but a description, like `<function …>`."""
+ROW: Final = "row"
+"""The variable with all columns."""
+SELF: Final = "self"
+_CONSTANTS: Final[Mapping[str, bool | None]] = {
+    "true": True, "True": True, "false": False, "False": False, "none": None, "None": None,
+}  # fmt: skip
+_WORDS: Final = {ROW, SELF, *_CONSTANTS, "and", "else", "if", "in", "is", "not", "or"}
+"""Names that mean something else in an expression than the column."""
 _COUNTED: Final = "_counted"
 _CONCATENATED: Final = "_concatenated"
 
@@ -55,7 +71,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.begin()
         self.filters |= {
             _COUNTED: self._counted,
-            _CONCATENATED: lambda parts: self._joined("", map(str, parts)),
+            _CONCATENATED: lambda parts: self._joined("", map(_word, parts)),
             "join": self._join,
             "replace": self._replace,
             "round": _rounded,
@@ -65,6 +81,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             # Their arguments could ask for any amount of text, and prompts do not need them.
             del self.filters[name]
         del self.globals["lipsum"]
+        self.globals = {name: _Function(function) for name, function in self.globals.items()}
 
     def begin(self) -> None:
         """Count anew, for the next prompt."""
@@ -105,6 +122,15 @@ class _Environment(ImmutableSandboxedEnvironment):
             self._make(sum(sizes) if operator == "+" else sizes[0] * max(counts, default=0), operator)
         return super().call_binop(context, operator, left, right)
 
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """A field of an object comes before a method of Python's dict, like `items` or `count`."""
+        if isinstance(obj, dict) and attribute in obj:
+            return obj[attribute]
+        return _wrapped(super().getattr(obj, attribute))
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        return _wrapped(super().getitem(obj, argument))
+
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         return attr not in _WIDE and super().is_safe_attribute(obj, attr, value)
 
@@ -112,6 +138,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         """Leave `format` to `is_safe_attribute`."""
 
     def call(self, context: Any, function: Any, /, *given: Any, **named: Any) -> Any:
+        if isinstance(function, _Function):
+            function = function.function
         owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
         if isinstance(owner, str | bytes) and name == "replace":
             return self._replaced(owner, *given)
@@ -129,7 +157,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def _join(self, items: Iterable[Any], separator: str = "", attribute: str | int | None = None) -> str:
         found = items if attribute is None else map(make_attrgetter(self, attribute), items)
-        return str(self._joined(str(separator), map(str, found)))
+        return str(self._joined(str(separator), map(_word, found)))
 
     def _joined(self, separator: Any, items: Iterable[Any]) -> Any:
         """`separator.join(items)`, of texts or bytes."""
@@ -161,6 +189,27 @@ def _as_json(value: Any, indent: int | None = None) -> str:
     return htmlsafe_json_dumps(value, indent=indent)
 
 
+class _Function:
+    """A function or a method, which a prompt may call and not write."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        """Call it."""
+        return self.function(*given, **named)
+
+    def __repr__(self) -> str:
+        name = getattr(self.function, "__name__", "")
+        raise SecurityError(f"{name} is a function and no data; a field of this name would come before it")
+
+    __str__ = __repr__
+
+
+def _wrapped(found: Any) -> Any:
+    return _Function(found) if callable(found) and not isinstance(found, Undefined | _Function) else found
+
+
 class _Bytes(bytes):
     """Bytes of a row, which are no text: Python would write their literal, `b'…'`."""
 
@@ -186,7 +235,43 @@ def _text(value: Any) -> Any:
     if value is None:
         # Jinja would write the word None.
         raise SecurityError("a value is null; `{{ column or '' }}` allows that")
-    return _Bytes(value) if isinstance(value, bytes) else value
+    if isinstance(value, bytes):
+        return _Bytes(value)
+    if not isinstance(value, (*_DATA, _Function)):
+        raise SecurityError(f"a value is a {type(value).__name__} and no data; `| list` makes a list of several")
+    return value
+
+
+def _word(value: Any) -> str:
+    """A part of a joined text, in which null is the word None, as in Jinja."""
+    return str(value if value is None else _text(value))
+
+
+def reference(column: str) -> str:
+    """The expression for the value of a column."""
+    return column if column.isidentifier() and column not in _WORDS else f"{ROW}[{column!r}]"
+
+
+def _hidden(tree: nodes.Template, unknown: set[str], columns: Iterable[str]) -> Iterator[str]:
+    """The columns whose name the template uses for something else.
+
+    With a column `row` only `row[…]` is all columns without doubt.
+    """
+    present = set(columns) & _WORDS
+    if ROW in present & unknown:
+        named = {id(each.node) for each in tree.find_all(nodes.Getitem)}
+        if any(each.name == ROW and id(each) not in named for each in tree.find_all(nodes.Name)):
+            yield ROW
+    written = [each for output in tree.find_all(nodes.Output) for each in output.nodes]
+    constants = [each.value for each in written if isinstance(each, nodes.Const)]
+    for name in sorted(present & _CONSTANTS.keys()):
+        if any(each is _CONSTANTS[name] for each in constants):
+            yield name
+
+
+def _uses_self(tree: nodes.Template) -> bool:
+    found = [each.ctx for each in tree.find_all(nodes.Name) if each.name == SELF]
+    return bool(found) and "store" not in found
 
 
 class Template:
@@ -203,7 +288,11 @@ class Template:
         self._text = text
         self._environment = _Environment()
         try:
-            unknown = meta.find_undeclared_variables(self._environment.parse(text))
+            # Jinja does not count a variable that has the name of a function.
+            plain = _Environment()
+            plain.globals = {}
+            tree = plain.parse(text)
+            unknown = meta.find_undeclared_variables(tree)
             self._template = self._environment.from_string(text)
         except TableError as error:
             raise TableError(f"{name}: {error}") from error
@@ -211,9 +300,17 @@ class Template:
             line = getattr(error, "lineno", None)
             raise TableError(f"{name}{f', line {line}' if line else ''}: {error}") from error
         columns = list(columns)
-        self._used = sorted(unknown - set(self._environment.globals) - {"row"})
-        self._uses_all = "row" in unknown
-        if missing := [column for column in self._used if column not in columns]:
+        self._used = sorted(unknown - (set(self._environment.globals) - set(columns)) - {ROW, SELF})
+        self._uses_all = ROW in unknown
+        hidden, missing = [*_hidden(tree, unknown, columns)], [each for each in self._used if each not in columns]
+        if _uses_self(tree):
+            (hidden if SELF in columns else missing).append(SELF)
+        if hidden:
+            raise TableError(
+                f"{name}: {hidden[0]} is a word of templates; "
+                f"the column of this name is {{{{ {reference(hidden[0])} }}}}"
+            )
+        if missing:
             raise TableError(
                 f"{name} uses {', '.join(f'{{{{ {each} }}}}' for each in missing)}; "
                 f"the columns are {', '.join(columns[:50])}"
@@ -236,7 +333,7 @@ class Template:
         pieces, size = [], 0
         values = {name: _of_row(value) for name, value in row.items()}
         try:
-            for piece in self._template.generate({**values, "row": values}):
+            for piece in self._template.generate({**values, ROW: values}):
                 size += len(piece)
                 if size > PROMPT_CHARS_MAX:
                     raise RowError(f"its prompt has more than {PROMPT_CHARS_MAX:,} characters")

@@ -2,19 +2,27 @@
 
 import os
 import struct
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
+from support.service import KEY, Batches
 
+from tidemill.client.errors import Exit
+from tidemill.client.http.client import Client
 from tidemill.client.maps import output
 from tidemill.client.maps.failed_rows import FinishedTable
+from tidemill.client.maps.job import MapOptions, run
 from tidemill.client.maps.output import Totals
-from tidemill.client.maps.task import Task, embeddings, identity
+from tidemill.client.maps.task import ChatOptions, Task, chats, embeddings, identity
 from tidemill.tables import TableError, pieces
 from tidemill.tables.sources.opening import opened
+from tidemill.terminal import Console
 
 Piece = dict[int, bool]
 """The rows of a piece, and which of them have a vector."""
@@ -84,3 +92,62 @@ def test_each_answer_joins_its_row(
     if failed:
         with pytest.raises(TableError, match="fewer answers"):
             list(finished.with_answers(answers[:-1]))
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Batches]:
+    """A service in an outage, which answers no row as the schema demands."""
+    async with Batches() as service:
+        service.answer = lambda _: "an outage"
+        yield service
+
+
+def mended(line: dict[str, Any]) -> str:
+    """An answer after the outage: the first six rows have none for ever."""
+    return "no" if int(line["custom_id"]) <= 6 else '{"stars": 5}'
+
+
+async def failed_run(service: Batches, console: Console, folder: Path, **options: Any) -> Exit:
+    """Ask all of 16 rows, and after the outage those that failed."""
+    path = folder / "in.csv"
+    path.write_text("text\n" + "".join(f"row {number}\n" for number in range(16)))
+    schema = {"type": "object", "properties": {"stars": {"type": "integer"}}, "required": ["stars"]}
+    asked = ChatOptions(model="m", prompt="{{ text }}", schema=schema, repairs=0)
+    task = chats(opened(str(path), {}), "in.csv", (), asked, {})
+    target = str(folder / "out.parquet")
+    async with Client(service.url, KEY) as client:
+        assert await run(console, client, task, MapOptions(output=target, tries=0)) is Exit.SOME_FAILED
+        service.answer = mended
+        return await run(console, client, task, MapOptions(output=target, retry_failed=True, **options))
+
+
+def stars(folder: Path) -> list[int | None]:
+    """The answers in the table."""
+    return list(parquet.read_table(folder / "out.parquet")["stars"].to_pylist())
+
+
+async def test_rows_without_hope_stop_no_others(service: Batches, console: Console, tmp_path: Path) -> None:
+    """The first failed rows are no sample of the others, unless the user asks for one."""
+    assert await failed_run(service, console, tmp_path) is Exit.SOME_FAILED
+    assert stars(tmp_path) == [None] * 6 + [5] * 10
+    assert [len(lines) for lines in service.inputs] == [16, 16]
+    assert "No row of the sample" not in console.export_text()
+
+
+async def test_a_sample_of_failed_rows_is_asked_on_demand(
+    service: Batches, console: Console, tmp_path: Path
+) -> None:
+    """Then it ends the run as that of any other."""
+    assert await failed_run(service, console, tmp_path, tries=5) is Exit.SOME_FAILED
+    assert stars(tmp_path) == [None] * 16
+    assert [len(lines) for lines in service.inputs] == [16, 5]
+    assert "No row of the sample" in console.export_text()
+
+
+async def test_a_dry_run_of_failed_rows_shows_some(service: Batches, console: Console, tmp_path: Path) -> None:
+    """Their answers were paid for: the run goes on with the others."""
+    assert await failed_run(service, console, tmp_path, is_dry=True) is Exit.OK
+    assert [len(lines) for lines in service.inputs] == [16, 5]
+    said = console.export_text()
+    assert "goes on with the other rows" in said
+    assert "No row of the sample" not in said

@@ -1,5 +1,6 @@
 """The parts of a table: together they have each row once, each fits a batch, and a resumed run goes on."""
 
+import gzip
 import json
 import tempfile
 from pathlib import Path
@@ -90,11 +91,12 @@ def test_a_request_that_no_batch_can_hold_is_a_fault_of_its_row(tmp_path):
 
 def test_no_part_follows_one_that_failed(tmp_path):
     """It would have the rows after those of the failed one, and end the table."""
-    (tmp_path / "in.csv").write_text('text\na\n"no end\n')
-    source = opened(str(tmp_path / "in.csv"), {})
+    rows = "".join(f"{number}\n" for number in range(50_000))
+    (tmp_path / "in.csv.gz").write_bytes(gzip.compress(f"text\n{rows}".encode())[:-2_000])
+    source = opened(str(tmp_path / "in.csv.gz"), {})
     task = embeddings(source, "in", (), model="m", column="text", prompt=None, more={})
     maker = PartMaker(tmp_path, task, Bounds(), Event())
-    with pytest.raises(TableError, match="line"):
+    with pytest.raises(TableError, match=r"in\.csv\.gz"):
         maker.next()
     assert maker.next() is None
     assert folder_of(tmp_path, 0).part() is None

@@ -252,6 +252,24 @@ def test_columns_of_the_source_keep_their_names():
     assert names[:2] == ["answer_answer_answer", "answer_error"]
 
 
+def test_a_property_takes_no_column_of_the_result():
+    """Whoever filters by `error` would take the answers for failures."""
+    schema = {"type": "object", "properties": {name: {"type": "string"} for name in ("cost", "answer", "error")}}
+    facts = ["error", "attempts", "input_tokens", "output_tokens", "cost"]
+    names = [field.name for field in pieces.added(["text"], ChatReader(schema))]
+    assert names == ["answer", "answer_cost", "answer_answer", "answer_error", *facts]
+    names = [field.name for field in pieces.added(["error"], ChatReader(schema))]
+    assert names == [
+        "answer",
+        "answer_cost",
+        "answer_answer",
+        "answer_answer_error",
+        "answer_error",
+        *facts[1:-1],
+        "cost",
+    ]
+
+
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import ipc, parquet
 
-from tidemill.tables import TableError, sinks
+from tidemill.tables import TableError, sinks, values
 from tidemill.tables.json_types import fitted, kind_of, merged, type_of
 from tidemill.tables.sources.opening import opened
 
@@ -26,7 +26,7 @@ def rows_of(path, start=0, **options):
     """The rows of a source, with their faults."""
     found = []
     for rows in opened(str(path), {}, **options).read(start):
-        found += [(row, rows.faults.get(at)) for at, row in enumerate(rows.batch.to_pylist())]
+        found += [(row, rows.faults.get(at)) for at, row in enumerate(values.rows_of(rows.batch))]
     return found
 
 
@@ -57,8 +57,9 @@ def test_a_ragged_row_of_a_csv_has_a_fault(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", b'a,b\n1,"x\n2,y\n', "line 2"),
-        ("a.csv", b"a,a\n1,2\n", "each column once"),
+        ("a.csv", b'a,"b\n1,x\n', "line 1"),
+        ("a.csv", b"a,a\n1,2\n", "each column once, but has ['a'] twice"),
+        ("a.csv", b",,\n1,2,3\n", "names"),
         ("a.csv", b"", "names"),
         ("a.jsonl", b"[1]\n", "no line with an object"),
         ("a.parquet", b"PAR1", "a.parquet"),
@@ -137,7 +138,7 @@ def test_a_data_set_has_one_split(tmp_path):
     assert len(rows_of(tmp_path / "data" / "train-*")) == 8
 
 
-values = st.recursive(
+json_values = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-(1 << 63), (1 << 64) - 1)
@@ -159,7 +160,7 @@ def holds(stored, value):
     return stored == value or isinstance(stored, str)
 
 
-@given(st.lists(values, min_size=1, max_size=6))
+@given(st.lists(json_values, min_size=1, max_size=6))
 def test_a_column_holds_all_values(found):
     """The merged type takes each value, and loses none."""
     kind = "null"
@@ -184,13 +185,9 @@ def test_jsonl_has_typed_columns(tmp_path):
 
 def test_a_header_that_is_not_utf_8_is_named(tmp_path):
     """As a row is."""
-    for name, content in (
-        ("a.csv", "größe;text\n1;a\n".encode("latin-1")),
-        ("b.csv", "a;b\n1;2\n".encode("utf-16")),
-    ):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(TableError, match=rf"{name}, line 1: it is not UTF-8"):
-            opened(str(tmp_path / name), {})
+    (tmp_path / "a.csv").write_bytes("größe;text\n1;a\n".encode("latin-1"))
+    with pytest.raises(TableError, match=r"a.csv, line 1: it is not UTF-8"):
+        opened(str(tmp_path / "a.csv"), {})
 
 
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz"])
@@ -261,3 +258,58 @@ def test_a_time_that_python_lacks_can_be_written(suffix):
     lines = file.getvalue().decode().splitlines()[-2:]
     assert "29349-01-26" in lines[0]
     assert "b" in lines[1]
+
+
+files = st.sampled_from([
+    pa.nulls(2), pa.array([1, 2]), pa.array([1.5, None]), pa.array([(1 << 53) + 1, 1]), pa.array(["a", "b"]),
+    pa.array(["a", None], pa.large_string()), pa.array(["a", "b"]).dictionary_encode(), pa.array([b"a", b"b"]),
+    pa.array([True, False]), pa.array([1, 2], pa.uint64()), pa.array([(1 << 64) - 1, 0], pa.uint64()),
+    pa.array([[1], []]), pa.array([["a"], None]), pa.array([[None], [None]]), pa.array([{"a": 1}, {"a": 2}]),
+    pa.array([{"b": 1.5}, None]), pa.array([1, 2], pa.timestamp("us")), pa.array([1 << 62, 2], pa.timestamp("us")),
+    pa.array([1, 2], pa.timestamp("ns")), pa.array([1, 2], pa.timestamp("us", "UTC")),
+    pa.array([1, 2], pa.date32()), pa.array([1, 2], pa.decimal128(5)), pa.array([1, 2], pa.int8()),
+])  # fmt: skip
+texts = st.text(st.sampled_from("ab\",;\t\n\r'\0\ud800"), max_size=30).map(
+    lambda text: text.encode("utf-8", "surrogatepass")
+)
+
+
+@given(st.lists(files, min_size=1, max_size=4), st.sampled_from(["parquet", "arrow"]))
+def test_opening_files_raises_what_reading_them_would(tmp_path_factory, columns, suffix):
+    """A run that has been paid for must not end; a value that no type takes is a fault of its row."""
+    folder = tmp_path_factory.mktemp("files")
+    for at, column in enumerate(columns):
+        ids = pa.array([2 * at, 2 * at + 1])
+        table = pa.table({"id": ids, "x": column} if at % 2 else {"x": column, "id": ids})
+        if suffix == "parquet":
+            parquet.write_table(table, folder / f"{at}.parquet")
+        else:
+            with ipc.new_file(folder / f"{at}.arrow", table.schema) as sink:
+                sink.write_table(table)
+    try:
+        source = opened(str(folder), {})
+    except TableError as error:
+        assert re.search(r"[1-3]\.(parquet|arrow): the column x is", str(error))  # noqa: PT017 - or it has none
+        return
+    for start in range(2 * len(columns) + 1):
+        found = rows_of(folder, start)
+        assert [row["id"] for row, _ in found] == list(range(start, 2 * len(columns)))
+    written = [value for column in columns for value in values.values_of(column)]
+    assert source.schema.names == ["x", "id"]
+    for (row, fault), value in zip(rows_of(folder), written, strict=True):
+        assert (row["x"] is None) == (value is None or fault is not None)
+        assert fault is None or "the column x" in fault
+
+
+@given(st.sampled_from(["csv", "tsv", "jsonl"]), texts, st.integers(0, 3))
+def test_opening_text_raises_what_reading_it_would(tmp_path_factory, suffix, rest, start):
+    """Whatever follows the header; the last row is there, unless it is in a quote that the rest has not closed."""
+    path = tmp_path_factory.mktemp("text") / f"a.{suffix}"
+    head = b'{"a": 1, "b": ""}\n' if suffix == "jsonl" else b"a\tb\n"
+    path.write_bytes(head + rest + b"\nlast\tz\n")
+    source = opened(str(path), {})
+    found = rows_of(path)
+    assert rows_of(path, start) == found[start:]
+    assert all(list(row) == source.schema.names for row, _ in found)
+    if suffix != "jsonl":
+        assert rest.count(b'"') % 2 or b'"' in rest or found[-1] == ({"a": "last", "b": "z"}, None)

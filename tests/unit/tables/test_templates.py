@@ -1,9 +1,13 @@
 """Prompts: the columns of a row, and bounds on what a template does."""
 
 import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tidemill.tables import RowError, TableError
-from tidemill.tables.templates import Template
+from tidemill.tables.templates import Template, reference
+
+GLOBALS = sorted(ImmutableSandboxedEnvironment().globals)
+METHODS = [name for name in dir(dict) if not name.startswith("_")]
 
 
 def rendered(template, **row):
@@ -130,3 +134,73 @@ def test_what_exceeds_the_bounds_is_a_fault_of_its_row(text):
 def test_bounded_operators_filters_and_methods_keep_their_results(text, prompt):
     """As in any other template of Jinja."""
     assert rendered(text, a="abc", tags=["x", "y"], who=[{"n": 1}, {"n": 2}], raw=b"r") == prompt
+
+
+@pytest.mark.parametrize("name", [*GLOBALS, "loop", "caller", "count", "index"])
+def test_a_column_comes_before_a_function_of_its_name(name):
+    """The model would read `<function …>`, and the row would count as answered."""
+    assert rendered(f"{{{{ {name} }}}}", **{name: "value", "text": "a"}) == "value"
+    assert Template(f"{{{{ {name} }}}}", [name], name="p").columns([name]) == [name]
+
+
+@pytest.mark.parametrize("name", [*METHODS, "count", "index", "__class__"])
+def test_a_field_comes_before_a_method_of_its_name(name):
+    """In an object, in one of a list, and in the dict of all columns."""
+    assert rendered(f"{{{{ order.{name} }}}}", order={name: "value"}) == "value"
+    assert (
+        rendered(f"{{% for each in order.{name} %}}{{{{ each }}}};{{% endfor %}}", order={name: [1, 2]}) == "1;2;"
+    )
+    assert rendered(
+        f"{{{{ orders | map(attribute='{name}') | join(' ') }}}}", orders=[{name: "a"}, {name: "b"}]
+    ) == ("a b")
+    assert rendered(f"{{{{ row.{name} }}}}", **{name: "value"}) == "value"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ order.items }}", "{{ order['items'] }}", "{{ text.title }}", "{{ text.title ~ '!' }}",
+        "{{ [text.title] }}",
+        "{{ text.title | upper }}", "{{ [text.title] | join }}", "{{ range }}", "{{ [dict] }}", "{{ range(3) }}",
+        "{{ cycler }}", "{{ cycler(1, 2) }}", "{{ order.keys() }}", "{{ tags | map('upper') }}",
+        "{{ tags | map('upper') ~ '' }}", "{% for tag in tags %}{{ loop }}{% endfor %}", "{{ namespace(a=1) }}",
+        "{{ {'a': text.title} | tojson }}",
+    ],
+)  # fmt: skip
+def test_only_data_is_written(text):
+    """Python has a description for everything, which says nothing to a model."""
+    with pytest.raises(RowError, match="cannot be made"):
+        rendered(text, order={"id": 1}, text="a", tags=["x"])
+
+
+def test_functions_and_methods_can_be_called():
+    """They keep their results."""
+    row = {"order": {"a": 1}, "text": "abc", "tags": ["x", "y"]}
+    assert rendered("{% for name, each in order.items() %}{{ name }}{{ each }}{% endfor %}", **row) == "a1"
+    assert rendered("{% for name, each in order | items %}{{ name }}{% endfor %}", order={"items": 1}) == "items"
+    assert rendered("{{ text.title() }}{{ text['upper']() }}{{ order.get('a') }}{{ range(2) | list }}", **row) == (
+        "AbcABC1[0, 1]"
+    )
+    assert rendered("{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{{ dict(a=1).a }}", **row) == "ab1"
+    assert rendered("{% set s = joiner(';') %}{% for t in tags %}{{ s() }}{{ t }}{% endfor %}", **row) == "x;y"
+    assert rendered("{% for tag in tags %}{{ loop.cycle('a', 'b') }}{{ loop.index }}{% endfor %}", **row) == "a1b2"
+
+
+@pytest.mark.parametrize("name", ["row", "self", "true", "True", "false", "none", "None"])
+def test_a_column_named_like_a_word_of_templates_has_another_expression(name):
+    """The bare word means something else, so it is refused, with the expression that works."""
+    with pytest.raises(TableError) as caught:
+        Template(f"{{{{ text }}}} {{{{ {name} }}}}", ["text", name], name="p.md")
+    expression = f"row['{name}']"
+    assert f"the column of this name is {{{{ {expression} }}}}" in str(caught.value)
+    assert reference(name) == expression
+    assert rendered(f"{{{{ text }}}} {{{{ {expression} }}}}", **{"text": "a", name: "value"}) == "a value"
+
+
+def test_a_word_of_templates_keeps_its_meaning_elsewhere():
+    """A loop may use it, a comparison too, and without the column all of `row` is there."""
+    assert rendered("{% for row in rows %}{{ row }}{% endfor %}", rows=[1, 2], row=3) == "12"
+    assert rendered("{% if a == true %}yes{% endif %}{{ 1 }}", a=True, true="no") == "yes1"
+    assert rendered("{{ row.text }}", text="a") == "a"
+    with pytest.raises(TableError, match=r"uses \{\{ self \}\}"):
+        Template("{{ self }}", ["text"], name="p")

@@ -127,8 +127,7 @@ class _Failed:
             places = _places(self._numbers, first, rows.batch.num_rows)
             first += rows.batch.num_rows
             if places:
-                faults = {at: rows.faults[place] for at, place in enumerate(places) if place in rows.faults}
-                yield Rows(rows.batch.take(pa.array(places)), faults)
+                yield rows.at(places)
 
 
 def _numbered(found: Iterable[Rows]) -> Iterator[tuple[int, pa.RecordBatch]]:

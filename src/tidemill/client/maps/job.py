@@ -39,6 +39,7 @@ from tidemill.terminal import Console
 from tidemill.wording import counted
 
 REASONS_SHOWN: Final = 10
+SAMPLE_ROWS: Final = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class MapOptions:
         dedupe: Which equal rows of a part are asked once; None leaves it to the service.
         metadata: Metadata of each batch.
         parallel: Parts at work.
-        tries: Rows of the sample.
+        tries: Rows of the sample; None is `SAMPLE_ROWS`, but none if failed rows are asked again.
         is_dry: Whether to end after the sample.
         again: Start over instead of resuming.
         force: Whether the output may be overwritten.
@@ -63,7 +64,7 @@ class MapOptions:
     dedupe: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     parallel: int = 4
-    tries: int = 5
+    tries: int | None = None
     is_dry: bool = False
     again: bool = False
     force: bool = False
@@ -72,6 +73,21 @@ class MapOptions:
     def __post_init__(self) -> None:
         if self.parallel < 1:
             raise UsageError(f"parallel must be at least 1, and is {self.parallel}")
+
+    @property
+    def sample_rows(self) -> int:
+        """Rows of the sample.
+
+        Rows that failed say nothing of each other: some may fail for ever, and the next ones failed in an outage.
+        """
+        if self.tries is not None:
+            return self.tries
+        return 0 if self.retry_failed and not self.is_dry else SAMPLE_ROWS
+
+    @property
+    def may_end(self) -> bool:
+        """Whether a sample without a valid answer ends the run."""
+        return self.tries is not None or not self.retry_failed
 
     @property
     def local_output(self) -> Path | None:
@@ -213,9 +229,11 @@ class _Run:
         bounds = await client.limits()
         maker = PartMaker(self._journal.folder, self._task, bounds, self._stop)
         runner = PartRunner(client, self._task, job, bounds)
-        first = await self._sample(maker, runner) if self._options.tries else None
+        size = self._options.sample_rows
+        first = await self._sample(maker, runner, size) if size else None
         # A sample without a request says nothing of the other rows.
-        if first is not None and first.lines and first.rows <= self._options.tries and not first.is_last:
+        is_sample = first is not None and first.lines and first.rows <= size and not first.is_last
+        if first is not None and is_sample and self._options.may_end:
             piece = folder_of(self._journal.folder, first.number).piece
             if not await asyncio.to_thread(sample.has_answer, piece, self._facts[0]):
                 return False
@@ -235,9 +253,9 @@ class _Run:
     def _show_unfinished(self) -> None:
         self._console.print(f"{counted(len(self._parts), 'part')} done. The same command goes on.")
 
-    async def _sample(self, maker: PartMaker, runner: PartRunner) -> Part:
+    async def _sample(self, maker: PartMaker, runner: PartRunner, size: int) -> Part:
         """Run the first part, and show it if it is new."""
-        part = await asyncio.to_thread(maker.next, self._options.tries)
+        part = await asyncio.to_thread(maker.next, size)
         assert part is not None
         self._is_whole = part.is_last or part.rows == self._task.source.rows
         folder = folder_of(self._journal.folder, part.number)

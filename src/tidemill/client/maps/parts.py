@@ -31,7 +31,6 @@ from tidemill.storage.atomic_file import replacing
 from tidemill.tables import RowError
 from tidemill.tables.pieces import FAULT
 from tidemill.tables.sources.rows import Rows
-from tidemill.tables.values import values_of
 
 PART_ROWS_MAX: Final = 50_000
 PART_BYTES_MAX: Final = 192 << 20
@@ -139,7 +138,6 @@ class PartMaker:
         schema = task.source.schema
         self._kept = [schema.get_field_index(name) for name in task.kept]
         self._names = list(task.requests.columns(schema.names))
-        self._asked = [schema.get_field_index(name) for name in self._names]
         self._schema = pa.schema([*(schema.field(at) for at in self._kept), pa.field(FAULT, pa.string())])
         self._number, self._first, self._is_over = 0, 1, False
         self._rows: Iterator[Rows] | None = None
@@ -205,14 +203,12 @@ class PartMaker:
         """The requests of the first rows that fit, and each row's fault, None if it has a request."""
         lines: list[bytes] = []
         faults: list[str | None] = []
-        columns = [rows.batch.column(at) for at in self._asked]
-        cells = zip(*map(values_of, columns), strict=True) if columns else iter([()] * rows.batch.num_rows)
-        for at, row in enumerate(cells):
+        for at, row in enumerate(rows.values(self._names)):
             if at >= rows_max:
                 break
             if self._stop.is_set():
                 raise Stopped
-            line, fault = self._line(number + at, dict(zip(self._names, row, strict=True)), rows.faults.get(at))
+            line, fault = self._line(number + at, row, rows.faults.get(at))
             bytes_max -= len(line)
             # A part gets at least one row: a request too long for any part has a fault instead of a line.
             if bytes_max < 0:

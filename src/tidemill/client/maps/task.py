@@ -19,11 +19,11 @@ from tidemill.tables.pictures import SIDE_PIXELS
 from tidemill.tables.requests import NOT_FLOAT32, Chats, Embeddings, Requests
 from tidemill.tables.sources.opening import opened
 from tidemill.tables.sources.rows import Source, values
-from tidemill.tables.templates import Template
+from tidemill.tables.templates import Template, reference
 
 TEXT_BYTES_MAX: Final = 4 << 20
 EXAMPLES_MAX: Final = 1_000
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 """Version of the requests; it changes if the same options lead to other requests."""
 
 
@@ -247,7 +247,7 @@ def _check_text(source: Source, column: str) -> None:
         kind = kind.value_type
     if any(is_kind(kind) for is_kind in _TEXTS):
         return
-    value = column if column.isidentifier() else f"row[{column!r}]"
+    value = reference(column)
     said = f"the column {column} is {whole}, not text"
     if any(is_kind(kind) for is_kind in _BYTES):
         raise UsageError(f"{said}: cast it to a string, or decode it in a prompt: {{{{ {value}.decode() }}}}")

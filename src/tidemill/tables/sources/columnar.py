@@ -9,6 +9,7 @@ from pyarrow import ipc, parquet
 
 from tidemill.tables import TableError
 from tidemill.tables.sources.files import File, Files, failures, fingerprint
+from tidemill.tables.sources.frames import INDEX
 from tidemill.tables.sources.rows import BATCH_BYTES, ROWS_MAX, Rows
 
 BUFFER_BYTES: Final = 1 << 20
@@ -21,7 +22,7 @@ _SHARD: Final = re.compile(r"^(?:.*/)?([^/]+?)-\d{5}-of-\d{5}(?:-\w+)?\.\w+\Z")
 
 
 class ColumnarSource:
-    """The rows of some files of one schema."""
+    """The rows of some files with the same columns, in types that take the values of all files."""
 
     images: tuple[str, ...] = ()
 
@@ -29,7 +30,7 @@ class ColumnarSource:
         """Read the schemas.
 
         Raises:
-            TableError: A file is broken, or the schemas differ.
+            TableError: A file is broken, or lacks a column of the others, or has it in a type that does not fit.
         """
         self._files, self._found = files, found
         splits = sorted({match[1] for file in found if (match := _SHARD.match(file.name))})
@@ -41,10 +42,11 @@ class ColumnarSource:
             )
         if len(folders) > 1:
             raise TableError(f"{files.address} has tables in {', '.join(folders[:10])}: name one of these folders")
-        self.schema = self._schema(found[0])
-        counts = [self._rows(file) for file in found]
+        opened = [self._head(file) for file in found]
+        self.schema = _unified([(file.name, schema) for file, (schema, _) in zip(found, opened, strict=True)])
+        counts = [count for _, count in opened]
         self.rows = None if None in counts else sum(count or 0 for count in counts)
-        self.kept = tuple(self.schema.names)
+        self.kept = tuple(name for name in self.schema.names if not name.startswith(INDEX))
         self.fingerprint = fingerprint(found)
 
     def read(self, start: int) -> Iterator[Rows]:
@@ -59,9 +61,8 @@ class ColumnarSource:
                     if start >= batch.num_rows:
                         start -= batch.num_rows
                         continue
-                    plain = self._plain(file, batch.slice(start))
-                    start = 0
-                    yield from (Rows(plain.slice(at, ROWS_MAX)) for at in range(0, plain.num_rows, ROWS_MAX))
+                    left, start = batch.slice(start), 0
+                    yield from (self._plain(left.slice(at, ROWS_MAX)) for at in range(0, left.num_rows, ROWS_MAX))
 
     def _parquet(self, file: File, start: int) -> tuple[Iterator[pa.RecordBatch], int]:
         """The batches from the row group that has row `start`, and the place of that row in them."""
@@ -91,33 +92,86 @@ class ColumnarSource:
             return (reader.get_batch(number) for number in range(reader.num_record_batches))
         return iter(reader)
 
-    def _schema(self, file: File) -> pa.Schema:
+    def _head(self, file: File) -> tuple[pa.Schema, int | None]:
+        """The columns of a file, and how many rows it has if its head says so."""
         with failures(file.name):
-            found = (
-                self._opened(file).schema_arrow
-                if file.suffix == PARQUET
-                else _reader(self._files.open(file)).schema
-            )
-            if len(set(found.names)) < len(found.names):
-                raise TableError(f"{file.name} has two columns of one name")
-            fields = [pa.field(each.name, _plain_type(each.type)) for each in found]
-            return pa.schema(fields, metadata=found.metadata)
+            if file.suffix == PARQUET:
+                opened = self._opened(file)
+                found, count = opened.schema_arrow, int(opened.metadata.num_rows)
+            else:
+                found, count = _reader(self._files.open(file)).schema, None
+        if double := sorted({name for name in found.names if found.names.count(name) > 1}):
+            raise TableError(f"{file.name} has the column {', '.join(double)} twice")
+        fields = [pa.field(each.name, _plain_type(each.type)) for each in found]
+        return pa.schema(fields, metadata=found.metadata), count
 
-    def _rows(self, file: File) -> int | None:
-        if file.suffix != PARQUET:
-            return None
-        with failures(file.name):
-            return int(self._opened(file).metadata.num_rows)
+    def _plain(self, batch: pa.RecordBatch) -> Rows:
+        """The batch in the schema of all files; a value that the type of its column cannot hold is null."""
+        faults: dict[int, str] = {}
+        columns = []
+        for each in self.schema:
+            column = _decoded(batch.column(each.name))
+            columns.append(column if column.type == each.type else _cast(column, each, faults))
+        return Rows(pa.RecordBatch.from_arrays(columns, schema=self.schema), faults)
 
-    def _plain(self, file: File, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The batch in the schema of the first file."""
-        if batch.schema.names != self.schema.names:
-            raise TableError(f"{file.name} has other columns than {self._found[0].name}")
-        columns = [
-            column if column.type == each.type else _decoded(column).cast(each.type)
-            for column, each in zip(batch.columns, self.schema, strict=True)
-        ]
-        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+def _unified(schemas: list[tuple[str, pa.Schema]]) -> pa.Schema:
+    """The schema that takes the values of all files, in the order of the first one.
+
+    The index of pandas is a column only if all files have it.
+    """
+    indexes = {name for _, schema in schemas for name in schema.names if name.startswith(INDEX)}
+    dropped = {name for name in indexes if not all(name in schema.names for _, schema in schemas)}
+    first, whole = schemas[0]
+    fields = {each.name: each for each in whole if each.name not in dropped}
+    before = whole
+    for file, schema in schemas[1:]:
+        # Mostly all files have one schema, and there may be thousands.
+        if schema.equals(before):
+            continue
+        before, names = schema, set(schema.names) - dropped
+        if odd := sorted(fields.keys() ^ names):
+            raise TableError(f"the column {odd[0]} is in only one of {first} and {file}")
+        for name, field in fields.items():
+            fields[name] = _promoted(field, schema.field(name), f"{file}: the column {name}")
+    return pa.schema(fields.values(), metadata=whole.metadata)
+
+
+def _promoted(field: pa.Field, other: pa.Field, said: str) -> pa.Field:
+    """The field in a type to which the values of both can be cast; never bytes in place of texts."""
+    if field.type == other.type:
+        return field
+    try:
+        found = pa.unify_schemas([pa.schema([field]), pa.schema([other])], promote_options="permissive").field(0)
+        is_fit = not _is_binary(found.type) or all(
+            _is_binary(each.type) or pa.types.is_null(each.type) for each in (field, other)
+        )
+        for each in (field, other):
+            pa.array([], each.type).cast(found.type)
+    except pa.ArrowException:
+        is_fit = False
+    if not is_fit:
+        raise TableError(f"{said} is {other.type}, and {field.type} in the files before; write it in one type")
+    return found
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _cast(column: pa.Array, field: pa.Field, faults: dict[int, str]) -> pa.Array:
+    """The column in a wider type; a value that it cannot hold is a fault of its row."""
+    try:
+        return column.cast(field.type)
+    except pa.ArrowException:
+        found = []
+    for at in range(len(column)):
+        try:
+            found.append(column.slice(at, 1).cast(field.type))
+        except pa.ArrowException as error:
+            faults.setdefault(at, f"the column {field.name}: {str(error).splitlines()[0][:300]}")
+            found.append(pa.nulls(1, field.type))
+    return pa.concat_arrays(found)
 
 
 def _reader(file: Any) -> Any:

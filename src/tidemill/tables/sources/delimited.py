@@ -1,9 +1,12 @@
 """CSV and TSV: every cell is text, exactly as it is written, since a guessed type loses `007` and `1.10`."""
 
+import codecs
 import csv
 import io
+import re
+from collections import deque
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, TextIO
 
 import pyarrow as pa
 
@@ -15,6 +18,17 @@ SUFFIXES: Final = frozenset({".csv", ".tsv", ".tab"})
 CELL_CHARS_MAX: Final = 16 << 20
 COLUMNS_MAX: Final = 10_000
 SHOWN_CHARS: Final = 200
+REREAD_CHARS_MAX: Final = 256 << 20
+"""Characters that are read again after rows whose quotes are wrong, in a whole file."""
+_QUOTED: Final = re.compile(r'"[^"]*"?')
+_COMMA_LINE: Final = re.compile(r'"?sep=([,;\t|])"?\r?\n?\Z')
+"""A first line by which a file tells Excel its delimiter."""
+_DAMAGE: Final = "\udc80"
+"""Stands for bytes that are not UTF-16; UTF-8 cannot have it either."""
+codecs.register_error("tidemill-damage", lambda error: (_DAMAGE, getattr(error, "end", 0)))
+
+Cells = tuple[int, list[str], str | None]
+"""The number of a row's first line, its cells, and what is wrong with its quotes."""
 
 
 class DelimitedSource:
@@ -24,26 +38,30 @@ class DelimitedSource:
     images: tuple[str, ...] = ()
 
     def __init__(self, files: Files, file: File) -> None:
-        """Read the names of the columns.
+        """Find encoding and delimiter, and read the names of the columns.
 
         Raises:
             TableError: They are missing or not unique.
         """
         self._files, self._file = files, file
-        self._comma = "," if file.suffix == ".csv" else "\t"
-        if self._comma == ",":
+        with failures(file.name), files.stream(file) as stream:
+            is_wide = stream.read(len(codecs.BOM_UTF16)) in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}
+        self._encoding, self._errors = (
+            ("utf-16", "tidemill-damage") if is_wide else ("utf-8-sig", "surrogateescape")
+        )
+        self._comma, self._skipped = "\t", 0
+        if file.suffix == ".csv":
             with failures(file.name), self._text() as text:
-                head = text.readline(CELL_CHARS_MAX)
-            self._comma = ";" if "," not in head and ";" in head else ","
-        names = next(self._cells(), (0, None))[1]
-        if not names or len(names) > COLUMNS_MAX:
+                self._comma, self._skipped = _delimiter(text)
+        _, names, fault = next(self._cells(), (0, [], None))
+        if not any(names) or len(names) > COLUMNS_MAX:
             raise TableError(f"{file.name}: the first row must have the names of 1 to {COLUMNS_MAX:,} columns")
-        if double := sorted({name for name in names if names.count(name) > 1} | ({""} & set(names))):
-            raise TableError(f"{file.name}: the first row must name each column once, but has {double}")
-        if (fault := _fault(names, len(names))) is not None:
-            raise TableError(f"{file.name}, line 1: {fault}")
-        self.schema = pa.schema([pa.field(name, pa.string()) for name in names])
-        self.kept = tuple(names)
+        if (fault := fault or self._fault(names, len(names))) is not None:
+            raise TableError(f"{file.name}, line {self._skipped + 1}: {fault}")
+        if double := sorted({name for name in names if name and names.count(name) > 1}):
+            raise TableError(f"{file.name}: the first row must name each column once, but has {double} twice")
+        self.kept = _named(names)
+        self.schema = pa.schema([pa.field(name, pa.string()) for name in self.kept])
         self.fingerprint = fingerprint([file])
 
     def read(self, start: int) -> Iterator[Rows]:
@@ -56,8 +74,8 @@ class DelimitedSource:
         faults: dict[int, str] = {}
         cells = self._cells()
         next(cells)
-        for line, row in cells:
-            if (fault := _fault(row, width)) is not None:
+        for line, row, wrong in cells:
+            if (fault := wrong or self._fault(row, width)) is not None:
                 faults[len(rows)] = f"line {line}: {fault}"
             rows.append(row if fault is None else _printable([*row, *[""] * width][:width]))
             size += sum(map(len, row))
@@ -71,37 +89,122 @@ class DelimitedSource:
         columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
         return Rows(pa.RecordBatch.from_arrays(columns, schema=self.schema), faults)
 
-    def _cells(self) -> Iterator[tuple[int, list[str]]]:
-        """The rows that are not blank, each with the number of its first line."""
+    def _cells(self) -> Iterator[Cells]:
+        """The rows that are not blank."""
         csv.field_size_limit(CELL_CHARS_MAX)
         with failures(self._file.name), self._text() as text:
-            reader = csv.reader(text, delimiter=self._comma, strict=True)
-            line = 1
-            try:
-                for row in reader:
-                    if row:
-                        yield line, row
-                    line = reader.line_num + 1
-            except csv.Error as error:
-                raise TableError(
-                    f"{self._file.name}, line {line}: {error}; a quote in a cell is written twice"
-                ) from error
+            lines = _Lines(text)
+            for _ in range(self._skipped):
+                next(lines)
+            yield from _records(lines, self._comma)
 
     def _text(self) -> io.TextIOWrapper:
         return io.TextIOWrapper(
-            self._files.stream(self._file), encoding="utf-8-sig", errors="surrogateescape", newline=""
+            self._files.stream(self._file), encoding=self._encoding, errors=self._errors, newline=""
         )
+
+    def _fault(self, row: list[str], width: int) -> str | None:
+        if len(row) != width:
+            return f"it has {len(row)} cells instead of {width}: {str(row)[:SHOWN_CHARS]}"
+        try:
+            "".join(row).encode()
+        except UnicodeEncodeError:
+            if self._encoding == "utf-16":
+                return "it is not UTF-16, as the beginning of the file says"
+            return "it is not UTF-8; `iconv -f latin1 -t utf-8` converts such a file"
+        return None
+
+
+class _Lines:
+    """The lines of a text; those of a row whose quotes are wrong come again, except for its first one."""
+
+    def __init__(self, text: Iterator[str]) -> None:
+        self._text = text
+        self._again: deque[str] = deque()
+        self._row: list[str] = []
+        self._left = REREAD_CHARS_MAX
+        self._number = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._text)
+        self._row.append(line)
+        self._number += 1
+        return line
+
+    def begin(self) -> int:
+        """Begin a row; returns the number of its first line."""
+        self._row = []
+        return self._number + 1
+
+    def go_back(self) -> tuple[str, int]:
+        """Return the first line of the row and have the others read again; also the number of those that are not.
+
+        To read them again after every row could take the square of the file's length.
+        """
+        first, *others = self._row
+        self._left -= sum(map(len, others))
+        if self._left < 0:
+            return first, len(others)
+        self._again.extendleft(reversed(others))
+        self._number -= len(others)
+        return first, 0
+
+
+def _records(lines: _Lines, comma: str) -> Iterator[Cells]:
+    """The rows that are not blank.
+
+    A quote that does not end its cell may have begun one that has no end. So only the line with which such a row
+    begins is faulty, and the reader goes on with the next line.
+    """
+    reader = csv.reader(lines, delimiter=comma, strict=True)
+    while True:
+        line, fault = lines.begin(), None
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            fault = f"{error}; a quote in a cell is written twice"
+            first, lost = lines.go_back()
+            fault += f"; it takes {lost:,} more lines along" if lost else ""
+            row = _leniently(first, comma)
+            reader = csv.reader(lines, delimiter=comma, strict=True)
+        if row:
+            yield line, row, fault
+
+
+def _leniently(line: str, comma: str) -> list[str]:
+    try:
+        return next(csv.reader([line.rstrip("\r\n")], delimiter=comma))
+    except (csv.Error, StopIteration):
+        return [line[:SHOWN_CHARS]]
+
+
+def _delimiter(text: TextIO) -> tuple[str, int]:
+    """The delimiter of a CSV, and how many lines precede its header."""
+    while (head := text.readline(CELL_CHARS_MAX)) and not head.strip("\r\n"):
+        pass
+    if (match := _COMMA_LINE.match(head)) is not None:
+        return match[1], 1
+    # A name may have line breaks in it.
+    while head.count('"') % 2 and len(head) < CELL_CHARS_MAX and (more := text.readline(CELL_CHARS_MAX)):
+        head += more
+    return max(",;\t", key=_QUOTED.sub("", head).count), 0
+
+
+def _named(names: list[str]) -> tuple[str, ...]:
+    """The names of the columns; one without a name, as pandas writes its index, is `column_1` by its place."""
+    found: list[str] = []
+    for at, name in enumerate(names, start=1):
+        new = name or f"column_{at}"
+        while not name and new in names:
+            new += "_"
+        found.append(new)
+    return tuple(found)
 
 
 def _printable(cells: list[str]) -> list[str]:
     return [cell.encode("utf-8", "replace").decode() for cell in cells]
-
-
-def _fault(row: list[str], width: int) -> str | None:
-    if len(row) != width:
-        return f"it has {len(row)} cells instead of {width}: {str(row)[:SHOWN_CHARS]}"
-    try:
-        "".join(row).encode()
-    except UnicodeEncodeError:
-        return "it is not UTF-8; `iconv -f latin1 -t utf-8` converts such a file"
-    return None

@@ -1,4 +1,7 @@
-"""JSONL: one object a line. A first pass over the file finds the type of each column, so that no value is lost."""
+"""JSONL: one object a line. A first pass over the file finds the type of each column, so that no value is lost.
+
+A type is merged over all rows; a prompt has the row's own value, which no other row changes.
+"""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -9,7 +12,7 @@ import pyarrow as pa
 from tidemill.schemas.jsonl import malformed
 from tidemill.schemas.jsonl.lines import Line, Splitter
 from tidemill.tables import TableError
-from tidemill.tables.json_types import JSON, NULL, Kind, fitted, kind_of, merged, schema_of
+from tidemill.tables.json_types import JSON, NULL, FieldNames, Kind, fitted, kind_of, merged, schema_of
 from tidemill.tables.sources.files import File, Files, failures, fingerprint
 from tidemill.tables.sources.rows import BATCH_BYTES, ROWS_MAX, Rows, skipped
 
@@ -31,11 +34,13 @@ class ObjectSource:
         """
         self._files, self._file = files, file
         self._kinds: dict[str, Kind] = {}
+        self._names = FieldNames()
         self.rows: int | None
         count = 0
         for line in self._lines():
             count += 1
             row, _ = _parsed(line)
+            self._names.add(row)
             found = merged(self._kinds, {name: kind_of(value) for name, value in row.items()})
             if not isinstance(found, dict):
                 raise TableError(f"{file.name}, line {line.number}: the objects have too many different names")
@@ -54,6 +59,7 @@ class ObjectSource:
 
     def _batches(self) -> Iterator[Rows]:
         rows: list[dict[str, Any]] = []
+        own: list[dict[str, Any]] = []
         faults: dict[int, str] = {}
         size = 0
         for line in self._lines():
@@ -61,12 +67,13 @@ class ObjectSource:
             if fault is not None:
                 faults[len(rows)] = f"line {line.number}: {fault}"
             rows.append({name: fitted(row.get(name), kind) for name, kind in self._kinds.items()})
+            own.append(self._names.completed(row))
             size += len(line.data or b"")
             if len(rows) == ROWS_MAX or size > BATCH_BYTES:
-                yield Rows(pa.RecordBatch.from_pylist(rows, schema=self.schema), faults)
-                rows, faults, size = [], {}, 0
+                yield Rows(pa.RecordBatch.from_pylist(rows, schema=self.schema), faults, own)
+                rows, own, faults, size = [], [], {}, 0
         if rows:
-            yield Rows(pa.RecordBatch.from_pylist(rows, schema=self.schema), faults)
+            yield Rows(pa.RecordBatch.from_pylist(rows, schema=self.schema), faults, own)
 
     def _lines(self) -> Iterator[Line]:
         splitter = Splitter(LINE_BYTES_MAX)

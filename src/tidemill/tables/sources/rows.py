@@ -1,12 +1,12 @@
 """The interface of all sources: rows in batches of bounded size."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
-from tidemill.tables.values import rows_of
+from tidemill.tables.values import values_of
 
 ROWS_MAX: Final = 1_000
 """Rows of a batch."""
@@ -21,11 +21,28 @@ class Rows:
     batch: pa.RecordBatch
     faults: Mapping[int, str] = field(default_factory=dict)
     """Why rows cannot be asked, by their place in the batch."""
+    own: Sequence[Mapping[str, Any]] | None = None
+    """The values of each row, where the batch has them in types that all rows share."""
 
     def after(self, count: int) -> "Rows":
         """The rows after the first ones."""
         faults = {at - count: fault for at, fault in self.faults.items() if at >= count}
-        return Rows(self.batch.slice(count), faults)
+        return Rows(self.batch.slice(count), faults, None if self.own is None else self.own[count:])
+
+    def at(self, places: Sequence[int]) -> "Rows":
+        """The rows at these places."""
+        faults = {at: self.faults[place] for at, place in enumerate(places) if place in self.faults}
+        own = None if self.own is None else [self.own[place] for place in places]
+        return Rows(self.batch.take(pa.array(places, pa.int64())), faults, own)
+
+    def values(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The values of each row, by the names of columns."""
+        if self.own is not None:
+            yield from ({name: row.get(name) for name in names} for row in self.own)
+            return
+        columns = [values_of(self.batch.column(name)) for name in names]
+        rows = zip(*columns, strict=True) if columns else iter([()] * self.batch.num_rows)
+        yield from (dict(zip(names, row, strict=True)) for row in rows)
 
 
 class Source(Protocol):
@@ -58,5 +75,5 @@ def skipped(batches: Iterator[Rows], start: int) -> Iterator[Rows]:
 
 def values(rows: Rows) -> Iterator[tuple[int, dict[str, Any], str | None]]:
     """The place, the values by column and the fault of each row."""
-    for at, row in enumerate(rows_of(rows.batch)):
+    for at, row in enumerate(rows.values(rows.batch.schema.names)):
         yield at, row, rows.faults.get(at)
