@@ -2,12 +2,16 @@
 
 import hashlib
 import itertools
+from collections.abc import Callable
 from typing import Any, Self
 
 import orjson
 from aiohttp import web
 
 KEY = "sk-client-test"
+REJECTED = {"object": "list", "data": [{"code": "invalid_file", "message": "It is too large.", "line": None}]}
+
+Answer = Callable[[dict[str, Any]], str]
 
 
 def receipt_of(content: bytes | None) -> dict[str, Any] | None:
@@ -222,6 +226,65 @@ class Service:
             return response
         await response.write(content[start:])
         return response
+
+
+class Batches(Service):
+    """A service that answers the lines of each batch by a rule, and rejects those that `rejects` names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer: Answer = str
+        self.inputs: list[list[dict[str, Any]]] = []
+        self.rejects: set[int] = set()
+        self.is_held = False
+        """Whether no batch ends."""
+        self.drops: set[str] = set()
+        """Ids of lines that get no result."""
+
+    async def _create(self, request: web.Request) -> web.Response:
+        lines = self.files["file-in"].splitlines()
+        if (answer := await super()._create(request)).status >= 400:
+            return answer
+        self.inputs.append([orjson.loads(line) for line in lines])
+        return web.json_response(self.batch(status="validating", id=f"batch_{len(self.inputs) - 1}"))
+
+    async def _batch(self, request: web.Request) -> web.Response:
+        if self.down:
+            return await super()._batch(request)
+        number = int(request.match_info["id"].removeprefix("batch_"))
+        if number in self.rejects:
+            return web.json_response(self.batch(id=f"batch_{number}", status="failed", errors=REJECTED))
+        if self.is_held:
+            return web.json_response(self.batch(id=f"batch_{number}", status="in_progress"))
+        output = b"".join(
+            self._result(line) for line in self.inputs[number] if line["custom_id"] not in self.drops
+        )
+        self.files[f"out-{number}"] = output
+        receipt = {"lines": len(self.inputs[number]), "output": receipt_of(output), "errors": None}
+        count = len(self.inputs[number])
+        return web.json_response(
+            self.batch(
+                id=f"batch_{number}",
+                status="completed",
+                output_file_id=f"out-{number}",
+                request_counts={"total": count, "completed": count, "failed": 0},
+                usage={"input_tokens": 9 * count, "output_tokens": count, "total_tokens": 10 * count},
+                tidemill={"receipt": {**receipt, "missing": 0, "double": 0}},
+            )
+        )
+
+    def _result(self, line: dict[str, Any]) -> bytes:
+        reply = {"choices": [{"message": {"content": self.answer(line)}}], "usage": {"prompt_tokens": 9}}
+        extras = {"attempts": 1, "input_tokens": 9, "output_tokens": 0}
+        response = {"status_code": 200, "request_id": "r", "body": reply}
+        found = {
+            "id": "r",
+            "custom_id": line["custom_id"],
+            "response": response,
+            "error": None,
+            "tidemill": extras,
+        }
+        return orjson.dumps(found) + b"\n"
 
 
 def request_lines(count: int) -> bytes:

@@ -1,7 +1,6 @@
 """`tidemill map` against a stand-in of the service: neither a faulty answer nor its repair ends the run."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from pyarrow import ipc, parquet
-from support.service import KEY, Service, receipt_of
+from support.service import KEY, Batches
 
 from tidemill.client import errors
 from tidemill.client.errors import Exit, OtherService, Refused, UsageError
@@ -25,64 +24,6 @@ from tidemill.terminal import Console
 STARS = {"type": ["object", "null"], "properties": {"stars": {"type": "integer"}}, "required": ["stars"]}
 LONG = "no JSON " * 1_000
 """A faulty answer that makes its repair 8 KB longer."""
-REJECTED = {"object": "list", "data": [{"code": "invalid_file", "message": "It is too large.", "line": None}]}
-
-Answer = Callable[[dict[str, Any]], str]
-
-
-class Batches(Service):
-    """A service that answers the lines of each batch by a rule, and rejects those that `rejects` names."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.answer: Answer = str
-        self.inputs: list[list[dict[str, Any]]] = []
-        self.rejects: set[int] = set()
-        self.drops: set[str] = set()
-        """Ids of lines that get no result."""
-
-    async def _create(self, request: web.Request) -> web.Response:
-        lines = self.files["file-in"].splitlines()
-        if (answer := await super()._create(request)).status >= 400:
-            return answer
-        self.inputs.append([orjson.loads(line) for line in lines])
-        return web.json_response(self.batch(status="validating", id=f"batch_{len(self.inputs) - 1}"))
-
-    async def _batch(self, request: web.Request) -> web.Response:
-        if self.down:
-            return await super()._batch(request)
-        number = int(request.match_info["id"].removeprefix("batch_"))
-        if number in self.rejects:
-            return web.json_response(self.batch(id=f"batch_{number}", status="failed", errors=REJECTED))
-        output = b"".join(
-            self._result(line) for line in self.inputs[number] if line["custom_id"] not in self.drops
-        )
-        self.files[f"out-{number}"] = output
-        receipt = {"lines": len(self.inputs[number]), "output": receipt_of(output), "errors": None}
-        count = len(self.inputs[number])
-        return web.json_response(
-            self.batch(
-                id=f"batch_{number}",
-                status="completed",
-                output_file_id=f"out-{number}",
-                request_counts={"total": count, "completed": count, "failed": 0},
-                usage={"input_tokens": 9 * count, "output_tokens": count, "total_tokens": 10 * count},
-                tidemill={"receipt": {**receipt, "missing": 0, "double": 0}},
-            )
-        )
-
-    def _result(self, line: dict[str, Any]) -> bytes:
-        reply = {"choices": [{"message": {"content": self.answer(line)}}], "usage": {"prompt_tokens": 9}}
-        extras = {"attempts": 1, "input_tokens": 9, "output_tokens": 0}
-        response = {"status_code": 200, "request_id": "r", "body": reply}
-        found = {
-            "id": "r",
-            "custom_id": line["custom_id"],
-            "response": response,
-            "error": None,
-            "tidemill": extras,
-        }
-        return orjson.dumps(found) + b"\n"
 
 
 @pytest.fixture
