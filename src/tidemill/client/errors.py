@@ -1,9 +1,10 @@
-"""Exit codes of the client's commands, the errors that end a command, and how it ends with them."""
+"""Exit codes of the client's commands, the errors that end a command, how it ends with them, and their wording."""
 
 import asyncio
 import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from enum import IntEnum
 from http import HTTPStatus
 from typing import Any, Final
@@ -27,6 +28,41 @@ class Exit(IntEnum):
     UNREACHABLE = 7
     DETACHED = 130
     """Ctrl-C; the batch goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wording:
+    """How messages name options: as the command line does, or as arguments of the Python client.
+
+    Attributes:
+        call: What the user repeats to resume a run.
+        base_url: The address of the service.
+        api_key: The API key.
+        output: The path of the output.
+        overwrite: Allows existing files to be overwritten.
+        again: Starts over.
+        retry_failed: Asks failed rows of the output again; None if the user does not see the output.
+    """
+
+    call: str = "command"
+    base_url: str = "--base-url"
+    api_key: str = "--api-key"
+    output: str = "-o"
+    overwrite: str = "--force"
+    again: str = "--again"
+    retry_failed: str | None = "--retry-failed"
+
+
+COMMANDS: Final = Wording()
+LIBRARY: Final = Wording(
+    call="call",
+    base_url="base_url",
+    api_key="api_key",
+    output="output",
+    overwrite="overwrite=True",
+    again="again=True",
+    retry_failed=None,
+)
 
 
 class UsageError(Exception):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tidemill import credentials, ownership
-from tidemill.client.errors import UsageError
+from tidemill.client.errors import COMMANDS, UsageError, Wording
 from tidemill.credentials import SecretError
 from tidemill.runtime import run_file
 from tidemill.storage.locked_directory import holder
@@ -22,10 +22,17 @@ class Target:
     api_key: str = field(repr=False)
 
 
-def find(*, base_url: str | None, api_key: str | None, data: Path | None, environ: Mapping[str, str]) -> Target:
-    """Find the service: the command line overrides the environment, and the environment a local service.
+def find(
+    *,
+    base_url: str | None,
+    api_key: str | None,
+    data: Path | None,
+    environ: Mapping[str, str],
+    wording: Wording = COMMANDS,
+) -> Target:
+    """Find the service: arguments override the environment, and the environment a local service.
 
-    `--data`, the data folder of a local service, goes before the environment.
+    `data`, the data folder of a local service, goes before the environment.
 
     Raises:
         UsageError: The address or the key is missing or malformed.
@@ -44,7 +51,7 @@ def find(*, base_url: str | None, api_key: str | None, data: Path | None, enviro
             )
         raise UsageError(
             f"no service is running in {folder}: start one with `tidemill up`, "
-            "or name one with --base-url or TIDEMILL_BASE_URL"
+            f"or name one with {wording.base_url} or TIDEMILL_BASE_URL"
         )
     url = url.rstrip("/")
     if not _ADDRESS.fullmatch(url):
@@ -52,16 +59,16 @@ def find(*, base_url: str | None, api_key: str | None, data: Path | None, enviro
     key = api_key or (None if data else environ.get("TIDEMILL_API_KEY"))
     # The key of the local service must never reach another address.
     if not key and url == local_url:
-        key = _key(folder, is_named=bool(data or environ.get("TIDEMILL_DATA")))
+        key = _key(folder, wording, is_named=bool(data or environ.get("TIDEMILL_DATA")))
     if not (key := key or environ.get("TIDEMILL_API_KEY")):
-        raise UsageError(f"no API key for {url}: pass --api-key or set TIDEMILL_API_KEY")
+        raise UsageError(f"no API key for {url}: pass {wording.api_key} or set TIDEMILL_API_KEY")
     try:
         return Target(base_url=url, api_key=credentials.checked(key, "the API key", is_header=True))
     except SecretError as error:
-        raise UsageError(f"{error}: check --api-key, TIDEMILL_API_KEY or the file api_key") from None
+        raise UsageError(f"{error}: check {wording.api_key}, TIDEMILL_API_KEY or the file api_key") from None
 
 
-def _key(folder: Path, *, is_named: bool) -> str | None:
+def _key(folder: Path, wording: Wording, *, is_named: bool) -> str | None:
     """The key of the service in a folder; None if there is no file, or another user could have written it."""
     file = folder / "api_key"
     if not (is_named or ownership.is_trusted(file)):
@@ -71,4 +78,4 @@ def _key(folder: Path, *, is_named: bool) -> str | None:
     except SecretError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return None
-        raise UsageError(f"{error}; restore it from a backup, or pass --api-key") from None
+        raise UsageError(f"{error}; restore it from a backup, or pass {wording.api_key}") from None

@@ -1,15 +1,27 @@
 """The Python client: mistakes in its use are named before anything is sent."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import gc
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from support.service import KEY, Service
+from aiohttp import ClientConnectorDNSError
+from aiohttp.client_reqrep import ConnectionKey
+from support.service import KEY, Batches, Service
+from support.waiting import until
 
 from tidemill import AsyncTidemill, Tidemill, UsageError
+from tidemill.client.errors import LIBRARY
+from tidemill.client.http.client import Client
+from tidemill.client.library.blocking import Loop
+from tidemill.terminal import Console
 
 
 async def test_the_library_connects_in_async_with(service: Service, source: Path) -> None:
@@ -63,8 +75,142 @@ async def test_an_option_that_does_not_exist_is_refused_before_the_upload(servic
             with pytest.raises(TypeError, match="windw"):
                 await call(source, **wrong)
         table = pa.table({"text": ["a"]})
-        with pytest.raises(TypeError, match="windw"):
-            await client.embed(table, model="m", column="text", **wrong)
+        for options, name in ((wrong, "windw"), ({"tries": 3}, "tries"), ({"output": "o"}, "output")):
+            with pytest.raises(TypeError, match=f"a table has no option {name}; its options are window, "):
+                await client.embed(table, model="m", column="text", **options)
+            with pytest.raises(TypeError, match=f"a table has no option {name}; its options are window, "):
+                await client.map(table, model="m", prompt="{{ text }}", **options)
+        inner: dict[str, Any] = {"show_all": True}
+        with pytest.raises(TypeError, match="a batch has no option show_all"):
+            await client.run(source, **inner)
         assert (service.files, service.created) == ({}, [])
         await client.submit(source, window="1h", dedupe="all", metadata={"name": "n"})
     assert [each["completion_window"] for each in service.created] == ["1h"]
+
+
+async def test_a_closed_client_says_so(service: Service, source: Path) -> None:
+    """Also its batches and iterators; it closes twice, and nothing is left that was never awaited."""
+    service.states = [{"status": "in_progress", "request_counts": {"total": 3, "completed": 0, "failed": 0}}]
+
+    def calls() -> None:
+        with Tidemill(service.url, KEY) as client:
+            batch = client.batch("batch_1")
+            found = client.batches()
+            assert next(found).id == "batch_0"
+        table = pa.table({"text": ["a"]})
+        late: tuple[Callable[[], object], ...] = (
+            lambda: client.submit(source),
+            lambda: client.run(source),
+            lambda: client.map(table, model="m", prompt="{{ text }}"),
+            lambda: client.batch("batch_1"),
+            lambda: next(client.batches()),
+            batch.wait,
+            batch.refresh,
+            lambda: next(batch.results()),
+        )
+        for call in late:
+            with pytest.raises(RuntimeError, match="the client is closed"):
+                call()
+        found.close()  # type: ignore[attr-defined]  # it is a generator
+        client.close()
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        await asyncio.to_thread(calls)
+        gc.collect()
+    assert [str(each.message) for each in caught if "never awaited" in str(each.message)] == []
+
+
+def test_a_call_ends_when_another_thread_closes_the_client() -> None:
+    """Its work is no longer done, and it would wait for ever."""
+    loop = Loop()
+
+    async def work() -> None:
+        threading.Thread(target=loop.stop).start()
+        await asyncio.Event().wait()
+
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        loop.run(work())
+
+
+def test_ctrl_c_waits_for_the_end_of_the_work() -> None:
+    """The same call may follow at once, and needs the files that the first one has locked."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    loop, ended = Loop(), []
+
+    async def work() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(1_000):
+                await asyncio.sleep(0)
+            ended.append(True)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run(work())
+        assert ended == [True]
+    finally:
+        signal.signal(signal.SIGINT, before)
+        loop.stop()
+
+
+async def test_the_library_names_its_own_arguments(
+    source: Path, console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither an error nor a line of the progress has an option of the command line."""
+    for name in ("TIDEMILL_BASE_URL", "TIDEMILL_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    said = []
+    for options in (
+        {},
+        {"base_url": "http://127.0.0.1:1/v1"},
+        {"base_url": "http://127.0.0.1:1/v1", "api_key": "ä"},
+    ):
+        with pytest.raises(UsageError) as caught:
+            AsyncTidemill(**options)
+        said.append(str(caught.value))
+    key = ConnectionKey("a.invalid", 80, False, True, None, None, None)
+    error = ClientConnectorDNSError(key, OSError())
+    said.append(str(Client("http://a.invalid/v1", KEY, LIBRARY).unreachable(error)))
+    async with Batches() as service, AsyncTidemill(service.url, KEY) as client:
+        client._console = console
+        service.is_held, service.drops = True, {"1"}
+        said.append(await _interrupted(client, service, console, source))
+        service.is_held = False
+        await client.run(source)
+        batch = await client.batch("batch_0")
+        calls = (lambda: client.run(source), lambda: batch.download("in.output.jsonl"))
+        for call in calls:
+            with pytest.raises(UsageError, match="already exists; overwrite=True overwrites it") as caught:
+                await call()
+            said.append(str(caught.value))
+        await client.run(source, overwrite=True, again=True)
+        table = pa.table({"text": ["a", "b"]})
+        await client.map(table, model="m", prompt="{{ text }}")
+    printed = console.export_text()
+    assert "1 of 2 rows answered, 1 with an error" in printed
+    assert "The same call resumes it" in printed
+    assert "Resuming in.jsonl; again=True starts over." in printed
+    assert ".arrow" not in printed
+    assert [line for line in (*said, *printed.splitlines()) if "--" in line or "command" in line] == []
+
+
+async def _interrupted(client: AsyncTidemill, service: Batches, console: Console, source: Path) -> str:
+    """Interrupt runs of a file and of a table; returns the error of a call that meets the journal of another."""
+
+    async def interrupt(work: Coroutine[Any, Any, object], until_: Callable[[], object]) -> None:
+        task = asyncio.create_task(work)
+        await until(until_, "the batch")
+        task.cancel()
+        await asyncio.wait([task])
+
+    table = pa.table({"text": ["a", "b"]})
+    await interrupt(client.run(source), lambda: len(service.inputs) == 1)
+    await interrupt(client.run(source), lambda: "Resuming" in console.export_text(clear=False))
+    await interrupt(client.map(table, model="m", prompt="{{ text }}"), lambda: len(service.inputs) == 2)
+    with pytest.raises(UsageError, match="again=True starts over") as caught:
+        await client.run(source, window="1h")
+    return str(caught.value)

@@ -44,9 +44,14 @@ def test_faulty_examples_are_refused(tmp_path: Path, content: str, said: str) ->
         *(
             (
                 pa.array([b"abcd"], kind),
-                f"{kind}, not text: cast it to a string, or decode it in a prompt: {DECODED}",
+                f"{said}, not text: cast it to a string, or decode it in a prompt: {DECODED}",
             )
-            for kind in (pa.binary(), pa.large_binary(), pa.binary(4), pa.binary_view())
+            for kind, said in (
+                (pa.binary(), "large_binary"),
+                (pa.large_binary(), "large_binary"),
+                (pa.binary(4), "fixed_size_binary[4]"),
+                (pa.binary_view(), "large_binary"),
+            )
         ),
         *((pa.array(["a", None], kind), None) for kind in (pa.string(), pa.large_string(), pa.string_view())),
         (pa.array(["a"]).dictionary_encode(), None),

@@ -11,7 +11,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from tidemill.bounded_dict import BoundedDict
-from tidemill.client.errors import NoSpace, OtherService, Refused, Unreachable
+from tidemill.client.errors import COMMANDS, NoSpace, OtherService, Refused, Unreachable, Wording
 from tidemill.client.http.answer import Answer
 from tidemill.configuration.security import no_connection
 from tidemill.retrying import pause_seconds
@@ -38,7 +38,8 @@ class Connection:
     Every method may raise `Unreachable`, `Refused` and `OtherService`.
     """
 
-    def __init__(self, base_url: str, api_key: str) -> None:
+    def __init__(self, base_url: str, api_key: str, wording: Wording = COMMANDS) -> None:
+        self.wording = wording
         self.base_url = base_url.rstrip("/")
         self._headers = {"authorization": f"Bearer {api_key}"}
         # Until the first answer a refused connection means a wrong address: a retry would only delay the message.
@@ -111,7 +112,9 @@ class Connection:
             case aiohttp.InvalidURL():
                 text = f"{url} is not a valid address; expected http://HOST:PORT/v1"
             case aiohttp.ClientConnectorDNSError():
-                text = f"the host name in {url} does not resolve; check --base-url or TIDEMILL_BASE_URL"
+                text = (
+                    f"the host name in {url} does not resolve; check {self.wording.base_url} or TIDEMILL_BASE_URL"
+                )
             case aiohttp.ClientConnectorCertificateError():
                 why = no_connection(error.certificate_error, fix="; set SSL_CERT_FILE to the CA that signed it")
                 text = f"the service at {url} is not used: {why}"

@@ -1,11 +1,16 @@
-"""A line of the results, and the text or vector in its answer."""
+"""A finished run of a file, and a line of the results with the text or vector in its answer."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
+from tidemill.client.runs.outcome import BatchResult
 from tidemill.schemas import UNREADABLE
+from tidemill.schemas.resources.batch import Receipt
 
 
 def _texts(parts: list[dict[str, Any]], kind: str) -> list[str]:
@@ -80,3 +85,32 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
             body=response.get("body"),
             error=result.get("error"),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run of a file.
+
+    Attributes:
+        output: File of the answers; it exists if a line has one.
+        errors: File of the failed lines; it exists if a line failed.
+        batches: The batches of the run, in the order of the input.
+        receipt: Lines, bytes and hashes of the files; None if no line ran.
+    """
+
+    output: Path
+    errors: Path
+    batches: list[BatchResult]
+    receipt: Receipt | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether every line has an answer, and the files agree with the receipts."""
+        return all(not batch.exit for batch in self.batches)
+
+    def lines(self) -> Iterator[Line]:
+        """Read the answers, then the failed lines, one at a time."""
+        for path in (self.output, self.errors):
+            if path.exists():
+                with path.open("rb") as file:
+                    yield from map(Line.parse, file)

@@ -9,34 +9,36 @@
 """
 
 import asyncio
+import functools
 import importlib
 import os
 import sys
 import uuid
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Self, TypedDict, Unpack
+from typing import Any, Final, ParamSpec, Self, TypedDict, Unpack
 
 from pydantic import BaseModel
 
-from tidemill.client.errors import Refused, Rejected, UsageError
+from tidemill.client.errors import LIBRARY, Refused, Rejected, UsageError
 from tidemill.client.http.client import BATCHES, POLL_SECONDS_MAX, Client
 from tidemill.client.http.transfers import upload
-from tidemill.client.library.answers import Line
+from tidemill.client.library.answers import Run
 from tidemill.client.library.batch import AsyncBatch
 from tidemill.client.library.lines import Source, name_of, sha256_of, spooled
 from tidemill.client.runs.job import PARALLEL, RunOptions, finish
-from tidemill.client.runs.outcome import BatchResult, rejection
+from tidemill.client.runs.outcome import rejection
 from tidemill.client.runs.paths import Sink, endpoint_of
 from tidemill.client.target import find
-from tidemill.schemas.resources.batch import Batch, Receipt, Status
+from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.tables import TableError
 from tidemill.tables.libraries import check_libraries
 from tidemill.terminal import stderr_console
+
+P = ParamSpec("P")
 
 Text = str | Path
 """A text, or the file that has it."""
@@ -81,33 +83,14 @@ class TableOptions(TypedDict, total=False):
     """Start over instead of resuming an interrupted call."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A finished run of a file.
+def _handing_over(work: Callable[P, Coroutine[Any, Any, Any]]) -> Callable[P, Coroutine[Any, Any, Any]]:
+    """The table of an `Outcome`, whose answers it removes from disk last, with no pause before the return."""
 
-    Attributes:
-        output: File of the answers; it exists if a line has one.
-        errors: File of the failed lines; it exists if a line failed.
-        batches: The batches of the run, in the order of the input.
-        receipt: Lines, bytes and hashes of the files; None if no line ran.
-    """
+    @functools.wraps(work)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+        return (await work(*args, **kwargs)).handed_over()
 
-    output: Path
-    errors: Path
-    batches: list[BatchResult]
-    receipt: Receipt | None
-
-    @property
-    def ok(self) -> bool:
-        """Whether every line has an answer, and the files agree with the receipts."""
-        return all(not batch.exit for batch in self.batches)
-
-    def lines(self) -> Iterator[Line]:
-        """Read the answers, then the failed lines, one at a time."""
-        for path in (self.output, self.errors):
-            if path.exists():
-                with path.open("rb") as file:
-                    yield from map(Line.parse, file)
+    return call
 
 
 class AsyncTidemill:
@@ -137,14 +120,14 @@ class AsyncTidemill:
             UsageError: No service is named and none runs in the data folder, or there is no key.
         """
         folder = None if data is None else Path(data)
-        self._target = find(base_url=base_url, api_key=api_key, data=folder, environ=os.environ)
+        self._target = find(base_url=base_url, api_key=api_key, data=folder, environ=os.environ, wording=LIBRARY)
         console = stderr_console()
         is_shown = (console.is_terminal or console.is_jupyter) if progress is None else progress
         self._console = console if is_shown else stderr_console(quiet=True)
         self._connected: Client | None = None
 
     async def __aenter__(self) -> Self:
-        self._connected = await Client(self._target.base_url, self._target.api_key).__aenter__()
+        self._connected = await Client(self._target.base_url, self._target.api_key, LIBRARY).__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -172,7 +155,7 @@ class AsyncTidemill:
             TypeError: There is no such option.
         """
         client = self._client
-        _check_options(options)
+        _check_options("a batch", options, BatchOptions)
         with ExitStack() as stack:
             path = await asyncio.to_thread(lambda: stack.enter_context(spooled(source)))
             sha256 = await asyncio.to_thread(sha256_of, path)
@@ -201,6 +184,7 @@ class AsyncTidemill:
         errors: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
         parallel: int = PARALLEL,
+        again: bool = False,
         **options: Unpack[BatchOptions],
     ) -> Run:
         """Run a file of any size to its end, and check the results against the receipt and the input.
@@ -214,21 +198,26 @@ class AsyncTidemill:
             errors: File for the failed lines; by default `NAME.errors.jsonl` beside the output.
             overwrite: Whether existing files may be overwritten.
             parallel: Concurrent batches.
+            again: Start over instead of resuming an interrupted call.
             options: See `BatchOptions`.
 
         Raises:
             UsageError: The input is faulty, or a file exists. If the service rejected lines, the text names them.
+            TypeError: There is no such option.
         """
+        _check_options("a batch", options, BatchOptions)
         path = Path(source)
         target = path.with_name(f"{path.stem}.output.jsonl") if output is None else Path(output)
-        sink = Sink(output=target, errors=None if errors is None else Path(errors), force=overwrite)
-        wanted = RunOptions(**_with_metadata(options), parallel=parallel)
+        chosen = None if errors is None else Path(errors)
+        sink = Sink(output=target, errors=chosen, force=overwrite, wording=LIBRARY)
+        wanted = RunOptions(**_with_metadata(options), parallel=parallel, again=again)
         finished = await finish(self._console, self._client, path, sink, wanted)
         if (faults := rejection(finished.name, finished.results)) is not None:
             raise Rejected(faults)
         assert finished.sink.errors is not None
         return Run(output=target, errors=finished.sink.errors, batches=finished.results, receipt=finished.receipt)
 
+    @_handing_over
     async def map(
         self,
         frame: Any,
@@ -262,7 +251,9 @@ class AsyncTidemill:
 
         Raises:
             UsageError: An argument is unusable, the extra `data` is missing, or the service rejected a batch.
+            TypeError: There is no such option.
         """
+        _check_options("a table", options, TableOptions)
         return await _frames().mapped(
             self._console,
             self._client,
@@ -278,6 +269,7 @@ class AsyncTidemill:
             more=fields or {},
         )
 
+    @_handing_over
     async def embed(
         self,
         frame: Any,
@@ -302,7 +294,9 @@ class AsyncTidemill:
 
         Raises:
             UsageError: As for `map`.
+            TypeError: There is no such option.
         """
+        _check_options("a table", options, TableOptions)
         return await _frames().embedded(
             self._console,
             self._client,
@@ -366,11 +360,11 @@ def _frames() -> ModuleType:
     return importlib.import_module("tidemill.client.library.frames")
 
 
-def _check_options(options: Mapping[str, Any]) -> None:
-    """Check that the options of a batch exist: the service ignores fields that it does not know."""
-    known = BatchOptions.__annotations__
+def _check_options(what: str, options: Mapping[str, Any], kind: type) -> None:
+    """Check that options exist: the service ignores fields that it does not know."""
+    known = kind.__annotations__
     if unknown := [name for name in options if name not in known]:
-        raise TypeError(f"a batch has no option {', '.join(unknown)}; its options are {', '.join(known)}")
+        raise TypeError(f"{what} has no option {', '.join(unknown)}; its options are {', '.join(known)}")
 
 
 def _with_metadata(options: BatchOptions | TableOptions) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, Final, Self
 
-from tidemill.client.errors import UsageError
+from tidemill.client.errors import LIBRARY, UsageError
 from tidemill.client.http.answer import plain
 from tidemill.client.http.client import BATCHES, POLL_GROWTH, POLL_SECONDS_MAX, POLL_SECONDS_MIN, Client
 from tidemill.client.library.answers import Line
@@ -114,8 +114,8 @@ class AsyncBatch:
         Raises:
             UsageError: A file exists, or the batch ended before any line ran; the text has its errors.
         """
-        sink = Sink(output=Path(output), errors=None if errors is None else Path(errors), force=overwrite)
-        sink = sink.checked(None)
+        chosen = None if errors is None else Path(errors)
+        sink = Sink(output=Path(output), errors=chosen, force=overwrite, wording=LIBRARY).checked(None)
         sink.check_new()
         await self.wait()
         self._check_has_lines()

@@ -6,17 +6,24 @@ with Tidemill() as client:
 
 import asyncio
 import functools
+import inspect
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, Unpack
 
 from tidemill.client.library.answers import Line
 from tidemill.client.library.asynchronous import AsyncTidemill, BatchOptions
 from tidemill.client.library.batch import AsyncBatch
 from tidemill.client.library.lines import Source
 from tidemill.schemas.resources.batch import Batch as State
+from tidemill.tasks import CANCEL_SECONDS_MAX
+
+WAIT_SECONDS: Final = 0.2
+"""How long Ctrl-C may go unnoticed."""
+CLOSED: Final = "the client is closed: make another one, and use it before it is closed"
 
 A = TypeVar("A")
 P = ParamSpec("P")
@@ -31,14 +38,41 @@ class Loop:
         self._thread = threading.Thread(target=self._loop.run_forever, name="tidemill", daemon=True)
         self._thread.start()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has ended."""
+        return self._loop.is_closed()
+
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do work on the loop and wait for it; Ctrl-C cancels it."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Do work on the loop and wait for it; Ctrl-C cancels it, and waits a moment for its end.
+
+        Raises:
+            RuntimeError: The loop has ended.
+        """
+        if self.is_closed:
+            work.close()
+            raise RuntimeError(CLOSED)
         try:
-            return future.result()
+            return self._result(asyncio.run_coroutine_threadsafe(work, self._loop))
         except BaseException:
-            future.cancel()
+            if not self.is_closed:
+                # The same call may follow at once, and needs the files that this one has locked.
+                self._result(asyncio.run_coroutine_threadsafe(_cancel(work), self._loop))
             raise
+
+    def _result(self, future: Future[T]) -> T:
+        """The result of work, in short waits: a signal interrupts none if its handler restarts system calls.
+
+        polars installs such a handler for Ctrl-C.
+        """
+        while True:
+            try:
+                return future.result(WAIT_SECONDS)
+            except TimeoutError:
+                if future.done():
+                    return future.result()
+                if self.is_closed:
+                    raise RuntimeError(CLOSED) from None
 
     def iterate(self, found: AsyncGenerator[T, None]) -> Iterator[T]:
         """The items of an asynchronous generator."""
@@ -51,13 +85,25 @@ class Loop:
                 while True:
                     yield self.run(following())
         finally:
-            self.run(found.aclose())
+            if not self.is_closed:
+                self.run(found.aclose())
 
     def stop(self) -> None:
         """End the loop and its thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _cancel(work: Coroutine[Any, Any, object]) -> None:
+    """Cancel work on this loop unless it has ended, and wait a bounded time for its end."""
+    tasks = [task for task in asyncio.all_tasks() if task.get_coro() is work]
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=CANCEL_SECONDS_MAX)
+    else:
+        work.close()
 
 
 class _Blocking(Generic[A]):
@@ -76,6 +122,19 @@ def _waiting(
     @functools.wraps(method, assigned=("__module__", "__name__", "__doc__"))
     def call(self: _Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._loop.run(method(self._inner, *args, **kwargs))
+
+    return call
+
+
+def _taking(
+    method: Callable[Concatenate[AsyncTidemill, P], Coroutine[Any, Any, Any]],
+) -> Callable[Concatenate[_Blocking[AsyncTidemill], P], Any]:
+    """The method, which leaves the answers on disk until its result is in the caller's thread."""
+    kept = _waiting(inspect.unwrap(method))
+
+    @functools.wraps(method, assigned=("__module__", "__name__", "__doc__"))
+    def call(self: _Blocking[AsyncTidemill], /, *args: P.args, **kwargs: P.kwargs) -> Any:
+        return kept(self, *args, **kwargs).handed_over()
 
     return call
 
@@ -102,17 +161,21 @@ class Tidemill(_Blocking[AsyncTidemill]):
         self.close()
 
     def close(self) -> None:
-        """Close its connections."""
-        self._loop.run(self._inner.__aexit__())
-        self._loop.stop()
+        """Close its connections; a closed client stays closed."""
+        if self._loop.is_closed:
+            return
+        try:
+            self._loop.run(self._inner.__aexit__())
+        finally:
+            self._loop.stop()
 
     def submit(self, source: Source, *, key: str | None = None, **options: Unpack[BatchOptions]) -> "Batch":
         """Create a batch of a file or of lines, and return at once."""
         return Batch(self._loop.run(self._inner.submit(source, key=key, **options)), self._loop)
 
     run = _waiting(AsyncTidemill.run)
-    map = _waiting(AsyncTidemill.map)
-    embed = _waiting(AsyncTidemill.embed)
+    map = _taking(AsyncTidemill.map)
+    embed = _taking(AsyncTidemill.embed)
 
     def batch(self, batch_id: str) -> "Batch":
         """Read a batch by its id."""

@@ -16,7 +16,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from tidemill.client.errors import Exit, OtherService, Refused, Rejected, Unreachable, UsageError
+from tidemill.client.errors import Exit, OtherService, Refused, Rejected, Unreachable, UsageError, Wording
 from tidemill.client.http.client import Client
 from tidemill.client.maps import output, sample
 from tidemill.client.maps.failed_rows import FinishedTable, keeps_types
@@ -118,17 +118,18 @@ async def run(console: Console, client: Client, task: Task, options: MapOptions)
         dedupe=options.dedupe,
         metadata=tuple(sorted(options.metadata.items())),
     )
-    with Journal(journal_folder(options.local_output, job, os.environ)) as journal:
+    with Journal(journal_folder(options.local_output, job, os.environ), client.wording) as journal:
         if finished is None and (options.again or not journal.delivers):
-            await asyncio.to_thread(_check_new, options)
+            await asyncio.to_thread(_check_new, options, client.wording)
         if options.again:
             journal.forget()
         if journal.plan(job) is None:
             journal.start(Plan(job=job, window=job.window or "", key=uuid.uuid4().hex, shards=[]))
         else:
-            console.print(f"Resuming {task.name}; --again starts over.")
+            console.print(f"Resuming {task.name}; {client.wording.again} starts over.")
         try:
-            return await _Run(console, journal, task, options, asked=asked, finished=finished).run(client, job)
+            work = _Run(console, journal, task, options, asked=asked, finished=finished, wording=client.wording)
+            return await work.run(client, job)
         except TableError as error:
             raise UsageError(str(error)) from error
 
@@ -140,7 +141,7 @@ async def _finished(task: Task, options: MapOptions) -> FinishedTable:
         raise UsageError(f"--retry-failed: {error}") from error
 
 
-def _check_new(options: MapOptions) -> None:
+def _check_new(options: MapOptions, wording: Wording) -> None:
     path = options.local_output
     if path is None:
         try:
@@ -149,9 +150,9 @@ def _check_new(options: MapOptions) -> None:
             raise UsageError(str(error)) from error
         return
     if not path.absolute().parent.is_dir():
-        raise UsageError(f"-o {path}: the folder {path.absolute().parent} does not exist")
+        raise UsageError(f"{wording.output} {path}: the folder {path.absolute().parent} does not exist")
     if path.exists() and not (options.force and path.is_file()):
-        raise UsageError(f"{path} already exists; --force overwrites it")
+        raise UsageError(f"{path} already exists; {wording.overwrite} overwrites it")
 
 
 class _Run:
@@ -166,10 +167,11 @@ class _Run:
         *,
         asked: str,
         finished: FinishedTable | None,
+        wording: Wording,
     ) -> None:
         """`asked` identifies the requests of all rows; answers to failed ones join the finished table."""
         self._console, self._journal, self._task, self._options = console, journal, task, options
-        self._asked, self._finished = asked, finished
+        self._asked, self._finished, self._wording = asked, finished, wording
         self._stop = Event()
         self._is_whole = False
         """Whether the sample has all rows."""
@@ -199,7 +201,8 @@ class _Run:
                 self._journal.forget()
                 raise
             if isinstance(error, Refused) and error.status == HTTPStatus.NOT_FOUND:
-                raise UsageError(f"{error} If the service no longer has this run, --again starts over.") from error
+                step = f"If the service no longer has this run, {self._wording.again} starts over."
+                raise UsageError(f"{error} {step}") from error
             self._show_unfinished()
             raise
         finally:
@@ -251,7 +254,8 @@ class _Run:
         return any(PartFolder(path).is_asked() for path in self._journal.folder.iterdir() if path.is_dir())
 
     def _show_unfinished(self) -> None:
-        self._console.print(f"{counted(len(self._parts), 'part')} done. The same command goes on.")
+        same = f"The same {self._wording.call} goes on."
+        self._console.print(f"{counted(len(self._parts), 'part')} done. {same}")
 
     async def _sample(self, maker: PartMaker, runner: PartRunner, size: int) -> Part:
         """Run the first part, and show it if it is new."""
@@ -298,7 +302,7 @@ class _Run:
 
     async def _deliver(self) -> Exit:
         if self._finished is None and not self._journal.delivers:
-            await asyncio.to_thread(_check_new, self._options)
+            await asyncio.to_thread(_check_new, self._options, self._wording)
         self._journal.deliver()
         error, _, read, written, cost = self._facts
         totals = Totals(run=self._asked, error=error, input_tokens=read, output_tokens=written, cost=cost)
@@ -341,9 +345,10 @@ class _Run:
             self._console.print(f"  {count:,} x {reason}")
         for batch, damage in damages:
             self._console.print(f"  {batch[-outcome.SHORT :]}: {damage}", style="red")
-        self._console.print(f"  output: {self._options.output}")
-        if totals.failed and keeps_types(self._options.output):
-            self._console.print("  --retry-failed asks the rows with an error again")
+        if (retry := self._wording.retry_failed) is not None:
+            self._console.print(f"  output: {self._options.output}")
+            if totals.failed and keeps_types(self._options.output):
+                self._console.print(f"  {retry} asks the rows with an error again")
         cost = f", cost {totals.costs:,.6g}" if totals.costs else ""
         self._console.print(f"  tokens: {totals.tokens[0]:,} in, {totals.tokens[1]:,} out{cost}")
         return code

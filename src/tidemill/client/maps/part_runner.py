@@ -82,7 +82,7 @@ class PartRunner:
         requests = folder.requests(attempt)
         sha256, size = await asyncio.to_thread(sha256_of, requests), size_of(requests)
         job = msgspec.structs.replace(self._job, sha256=sha256, rerun_of=before[0].batch if before else None)
-        with Journal(folder.journal(attempt)) as journal:
+        with Journal(folder.journal(attempt), self._client.wording) as journal:
             if (plan := journal.plan(job)) is None:
                 shards = [Shard(number=0, start=0, end=size, lines=part.lines, line=1)]
                 if attempt:

@@ -113,7 +113,7 @@ async def finish(console: Console, client: Client, source: Path, sink: Sink, opt
             output_format=options.output_format,
             metadata=tuple(sorted(options.metadata.items())),
         )
-        with Journal(folder_of(sink.output, job, os.environ)) as journal:
+        with Journal(folder_of(sink.output, job, os.environ), client.wording) as journal:
             if options.again or not journal.delivers:
                 sink.check_new()
             if options.again:
@@ -122,7 +122,7 @@ async def finish(console: Console, client: Client, source: Path, sink: Sink, opt
             if plan is None:
                 plan = await _planned(console, client, job, (path, shown), journal)
             else:
-                console.print(f"Resuming {name}; --again starts over.")
+                console.print(f"Resuming {name}; {client.wording.again} starts over.")
             return await _run(console, BatchRunner(client, path, name, plan, journal), sink, options)
 
 
@@ -133,15 +133,17 @@ async def _run(console: Console, runner: BatchRunner, sink: Sink, options: RunOp
             await runner.run(progress, options.parallel)
     except (asyncio.CancelledError, Unreachable):
         state = "keeps running" if journal.has_batches else "was interrupted before its batch was created"
-        console.print(f"{runner.name} {state}. The same command resumes it.{_ending(journal.running)}")
+        same = f"The same {sink.wording.call} resumes it."
+        console.print(f"{runner.name} {state}. {same}{_ending(journal.running)}")
         raise
     except (Refused, OtherService) as error:
         if not journal.has_batches:
             journal.forget()
             raise
         if isinstance(error, Refused) and error.status == HTTPStatus.NOT_FOUND:
-            raise UsageError(f"{error} The service no longer has this run: --again starts over.") from error
-        console.print(f"{runner.name} may have a batch at the service. The same command looks for it.")
+            step = f"The service no longer has this run: {sink.wording.again} starts over."
+            raise UsageError(f"{error} {step}") from error
+        console.print(f"{runner.name} may have a batch at the service. The same {sink.wording.call} looks for it.")
         raise
     results = runner.results
     if not journal.delivers:

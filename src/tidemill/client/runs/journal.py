@@ -26,7 +26,7 @@ from typing import BinaryIO, Final, Self
 import msgspec
 
 from tidemill import ownership
-from tidemill.client.errors import UsageError
+from tidemill.client.errors import COMMANDS, UsageError, Wording
 from tidemill.client.runs.outcome import BatchResult
 from tidemill.client.runs.plan import Shard
 from tidemill.schemas import UNREADABLE
@@ -96,9 +96,10 @@ _steps = msgspec.json.Decoder(Step)
 class Journal:
     """The folder, locked by one process; a context manager."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, wording: Wording = COMMANDS) -> None:
         """Entering it creates the folder; see `folder_of`."""
         self.folder = folder
+        self._wording = wording
         self._steps: dict[int, Step] = {}
         self._file: BinaryIO
 
@@ -111,7 +112,8 @@ class Journal:
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not ownership.is_ours(self.folder.lstat()):
-                raise UsageError(f"{self.folder} belongs to another user: choose another path with -o")
+                step = f"choose another path with {self._wording.output}"
+                raise UsageError(f"{self.folder} belongs to another user: {step}")
             file = self._path.open("a+b")
         except OSError as error:
             raise UsageError(f"{self.folder}: {error.strerror}") from error
@@ -139,10 +141,10 @@ class Journal:
         except FileNotFoundError:
             return None
         except UNREADABLE as error:
-            raise UsageError(f"{self.folder} cannot be read; --again starts over") from error
+            raise UsageError(f"{self.folder} cannot be read; {self._wording.again} starts over") from error
         if (plan.job, plan.layout) != (job, LAYOUT):
             message = "belongs to a run of another input, with other options or on another service"
-            raise UsageError(f"{self.folder} {message}; --again starts over")
+            raise UsageError(f"{self.folder} {message}; {self._wording.again} starts over")
         return plan
 
     def start(self, plan: Plan) -> None:

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from tidemill.client.errors import UsageError
+from tidemill.client.errors import COMMANDS, UsageError, Wording
 from tidemill.client.files import input_lines
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.endpoints import ENDPOINTS
@@ -26,12 +26,14 @@ class Sink:
         errors: Error file; None discards failed lines.
         receipt: Receipt file; None writes no receipt.
         force: Whether existing files may be overwritten.
+        wording: How messages name these options.
     """
 
     output: Path | None = None
     errors: Path | None = None
     receipt: Path | None = None
     force: bool = False
+    wording: Wording = COMMANDS
 
     def checked(self, source: Path | None) -> "Sink":
         """Complete the path of the error file, and check that all paths can be written, and are not the input.
@@ -65,7 +67,7 @@ class Sink:
         """
         for path in (self.output, self.errors, self.receipt):
             if path is not None and path.is_file() and not self.force:
-                raise UsageError(f"{path} already exists; --force overwrites it")
+                raise UsageError(f"{path} already exists; {self.wording.overwrite} overwrites it")
 
 
 class _First(msgspec.Struct, frozen=True):

@@ -6,12 +6,26 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
+from pyarrow import types
 
 from tidemill.tables import TableError
 from tidemill.tables.sources.rows import ROWS_MAX, Rows
 
 INDEX: Final = "__index_level_"
 """How pandas names the columns of an index that has no name."""
+_FAULTS: Final = (pa.ArrowException, TypeError, ValueError, OverflowError, OSError)
+"""What a column raises that Arrow cannot represent."""
+
+
+def whole(frame: Any) -> Any:
+    """A table that gives the same rows each time it is read: one of pandas or polars as it is, any other in Arrow.
+
+    A stream, like a query of DuckDB, may end after its first reading, or have other rows at the next.
+
+    Raises:
+        TableError: It is not a table, or cannot be read; the text names the column.
+    """
+    return frame if _library(frame) in {"pandas", "polars"} else _arrow(frame)
 
 
 class FrameSource:
@@ -21,15 +35,14 @@ class FrameSource:
         """Take a table.
 
         Raises:
-            TableError: It is not a table, or two columns have one name.
+            TableError: It is not a table, two columns have one name, or a column is unreadable; the text names it.
         """
-        if not hasattr(frame, "__arrow_c_stream__"):
-            raise TableError(f"a {type(frame).__name__} is not a table: pass one of pandas, polars or Arrow")
-        try:
-            table = pa.table(frame)
-        except (pa.ArrowException, TypeError, ValueError) as error:
-            raise TableError(f"the table cannot be read: {str(error).splitlines()[0][:300]}") from error
-        self._table = _plain(table.drop_columns([name for name in table.column_names if name.startswith(INDEX)]))
+        table = _arrow(frame)
+        if len(set(table.column_names)) < table.num_columns:
+            raise TableError("two columns have one name")
+        table = table.drop_columns([name for name in table.column_names if name.startswith(INDEX)])
+        columns = [_plain(table.column(name), name) for name in table.column_names]
+        self._table = pa.table(columns, names=table.column_names).combine_chunks()
         self.schema = self._table.schema
         self.kept = tuple(self.schema.names)
         self.images: tuple[str, ...] = ()
@@ -45,7 +58,7 @@ class FrameSource:
 def like(frame: Any, table: pa.Table, kept: Sequence[str]) -> Any:
     """The kept columns of a frame as they are, index and types too, with the other columns of the table."""
     added = table.drop_columns(list(kept))
-    match type(frame).__module__.partition(".")[0]:
+    match _library(frame):
         case "pandas":
             found = frame[[name for name in frame.columns if str(name) in kept]].copy()
             for name in added.column_names:
@@ -60,19 +73,109 @@ def like(frame: Any, table: pa.Table, kept: Sequence[str]) -> Any:
     return found
 
 
-def _plain(table: pa.Table) -> pa.Table:
-    """The table without dictionaries, and with texts as the other sources have them."""
-    if len(set(table.column_names)) < table.num_columns:
-        raise TableError("two columns have one name")
-    fields = [pa.field(each.name, _plain_type(each.type)) for each in table.schema]
-    return table.cast(pa.schema(fields)).combine_chunks()
+def _library(frame: Any) -> str:
+    return type(frame).__module__.partition(".")[0] if type(frame).__name__ == "DataFrame" else ""
+
+
+def _arrow(frame: Any) -> pa.Table:
+    if not hasattr(frame, "__arrow_c_stream__"):
+        raise TableError(f"a {type(frame).__name__} is not a table: pass one of pandas, polars or Arrow")
+    try:
+        return _read(frame)
+    except _FAULTS as error:
+        raise TableError(f"the table{_place(frame)} cannot be read: {_reason(error)}") from error
+
+
+def _read(frame: Any) -> pa.Table:
+    match _library(frame):
+        case "pandas":
+            # Without `preserve_index` an index of evenly spaced numbers is no column.
+            return pa.Table.from_pandas(_without_spans(frame), preserve_index=True)
+        case "polars":
+            if any(kind == sys.modules["polars"].Object for kind in frame.dtypes):
+                raise TypeError("a Python object is not data")
+    return pa.table(frame)
+
+
+def _without_spans(frame: Any) -> Any:
+    """A frame of pandas with texts in place of intervals and periods."""
+    frame = frame.copy(deep=False)
+    for name in [name for name, kind in frame.dtypes.items() if _is_span(kind)]:
+        frame[name] = frame[name].astype("string")
+    if _is_span(frame.index.dtype):
+        frame.index = frame.index.astype("string")
+    return frame
+
+
+def _is_span(kind: Any) -> bool:
+    """Whether values of pandas are intervals or periods, also as categories; Arrow has their numbers only."""
+    categories = getattr(kind, "categories", None)
+    return str(kind if categories is None else categories.dtype).startswith(("interval[", "period["))
+
+
+def _place(frame: Any) -> str:
+    """The first column of a frame that cannot be read."""
+    for name in frame.columns if _library(frame) else ():
+        try:
+            _read(frame[[name]])
+        except _FAULTS:
+            return f", column {name},"
+    return ""
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+
+
+def _plain(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """The column without dictionaries, and with texts and bytes of any length.
+
+    Raises:
+        TableError: There is no such column.
+    """
+    kind = _plain_type(column.type)
+    try:
+        plain = pa.chunked_array([_plain_chunk(chunk, kind) for chunk in column.chunks], kind)
+        plain.validate()
+    except _FAULTS as error:
+        raise TableError(f"the column {name} is {column.type}, which cannot be read: {_reason(error)}") from error
+    return plain
+
+
+def _plain_chunk(chunk: pa.Array, kind: pa.DataType) -> pa.Array:
+    if chunk.type == kind:
+        return chunk
+    if types.is_dictionary(chunk.type):
+        return _plain_chunk(chunk.dictionary, kind).take(chunk.indices)
+    try:
+        return chunk.cast(kind)
+    except pa.ArrowNotImplementedError:
+        # Dictionaries within lists and structs.
+        return pa.array(chunk.to_pylist(), kind)
 
 
 def _plain_type(found: pa.DataType) -> pa.DataType:
-    if pa.types.is_dictionary(found):
-        return _plain_type(found.value_type)
-    is_text = pa.types.is_large_string(found) or pa.types.is_string_view(found)
-    return pa.string() if is_text else found
+    kind = found
+    if types.is_dictionary(found):
+        kind = _plain_type(found.value_type)
+    elif types.is_string(found) or types.is_string_view(found):
+        kind = pa.large_string()
+    elif types.is_binary(found) or types.is_binary_view(found):
+        kind = pa.large_binary()
+    elif types.is_struct(found):
+        kind = pa.struct([each.with_type(_plain_type(each.type)) for each in found])
+    elif types.is_map(found):
+        kind = pa.map_(_plain_type(found.key_type), _plain_type(found.item_type))
+    elif types.is_list(found) or types.is_large_list(found) or types.is_fixed_size_list(found):
+        kind = _plain_list(found)
+    return kind
+
+
+def _plain_list(found: pa.DataType) -> pa.DataType:
+    item = found.value_field.with_type(_plain_type(found.value_type))
+    if types.is_fixed_size_list(found):
+        return pa.list_(item, found.list_size)
+    return pa.large_list(item) if types.is_large_list(found) else pa.list_(item)
 
 
 def _digest(table: pa.Table) -> str:
