@@ -21,7 +21,7 @@ from typing import Final
 
 from tidemill import metrics
 from tidemill.results.bills import bill_of, usage_of
-from tidemill.results.files.copies import CopiedLines
+from tidemill.results.files.copies import CopiedLines, Filled
 from tidemill.results.files.merge import Sums, buffered, merged, read_index
 from tidemill.results.files.output_splitter import WHOLE, OutputSplitter
 from tidemill.results.resources import TariffOf
@@ -99,11 +99,11 @@ class Compactor:
             run = await self._indices(state)
             if state.batch.tidemill.copies:
                 copied = CopiedLines(self.store, state, part_bytes=self.part_bytes, is_billed=self.bill_copies)
-                parts += await self._copy(state, copied, run)
+                parts += await self._parts(state, copied.filled(run), COPY_PARTS_FROM, copied.models)
                 copies = copied.counts
             filled = total - run.done
             if filled:
-                parts += [part async for part in self._fill(state, run)]
+                parts += await self._parts(state, self._filled(state, run), FILL_PARTS_FROM)
         keys = [(part, part_key(state.id, part)) for part in parts]
 
         def lines_of(*, failed: bool) -> _Counted:
@@ -187,30 +187,27 @@ class Compactor:
                 found.mark(index, failed=part.failed)
         return found
 
-    async def _copy(self, state: State, copied: CopiedLines, run: LineBitmap) -> list[PartRef]:
-        numbers, parts = itertools.count(COPY_PARTS_FROM), []
-        async with aclosing(copied.filled(run)) as buffers:
-            async for buffer, failed in buffers:
-                part = await write_part(
-                    self.store,
-                    state.id,
-                    next(numbers),
-                    buffer,
-                    failed=failed,
-                    writer=self.writer,
-                    models=copied.models,
+    async def _parts(self, state: State, filled: Filled, first: int, models: Sequence[int] = ()) -> list[PartRef]:
+        """Write buffers as parts with the numbers from `first`."""
+        numbers, parts, writer = itertools.count(first), [], self.writer
+        async with aclosing(filled):
+            async for buffer, failed in filled:
+                number = next(numbers)
+                parts.append(
+                    await write_part(
+                        self.store, state.id, number, buffer, failed=failed, writer=writer, models=models
+                    )
                 )
-                parts.append(part)
         return parts
 
-    async def _fill(self, state: State, run: LineBitmap) -> AsyncIterator[PartRef]:
+    async def _filled(self, state: State, run: LineBitmap) -> Filled:
+        """Yield error lines for the lines that were not run."""
         assert state.batch is not None
         assert state.input is not None
         code, message = line.CANCELLED if state.batch.status is Status.CANCELLING else line.EXPIRED
         if reasons := explanation(state.batch.tidemill.waiting):
             message = f"{message} {reasons}"
         buffer = PartBuffer()
-        number = FILL_PARTS_FROM
         index = -1
         total = state.batch.request_counts.total
         async with aclosing(_lines_or_gaps(self.store, state.input.key, total)) as lines:
@@ -224,10 +221,10 @@ class Compactor:
                 text = line.unanswered(state.id, index, custom_id, code=code, message=why)
                 buffer.add([LineMark(index=index, size=len(text), failed=True)], text)
                 if buffer.size >= self.part_bytes:
-                    yield await write_part(self.store, state.id, number, buffer, failed=True, writer=self.writer)
-                    buffer, number = PartBuffer(), number + 1
+                    yield buffer, True
+                    buffer = PartBuffer()
         if buffer:
-            yield await write_part(self.store, state.id, number, buffer, failed=True, writer=self.writer)
+            yield buffer, True
 
     async def _write(
         self, batch_id: str, counted: _Counted, *, failed: bool, cut: Cut | None
