@@ -203,7 +203,7 @@ class Batches:
         # While a replay still brings lines that a former owner counted, the sums lack these.
         if progress is not None and active.state.batch is not None and active.unpublished_lines >= 0:
             used = {number: one[:USAGE] for number, one in active.sums.items()}
-            progress = so_far(progress, active.state.batch, used, self._resources.limits.tariff_of)
+            progress = so_far(progress, active.state.batch, used, self._resources.limits.files.tariff_of)
         await self._publisher.batch(active.state, progress, active.blockage.shown)
         if active.eta is not None:
             active.eta.published_quiet = active.eta.is_quiet

@@ -268,7 +268,7 @@ class Partition:
             ack()
             return
         active.acks.append(ack)
-        if active.waiting_bytes >= self._limits.part_bytes:
+        if active.waiting_bytes >= self._limits.files.part_bytes:
             await self.batches.parts.flush(active)
         await self.batches.parts.bound()
         await self.batches.advance(active, active.state)
