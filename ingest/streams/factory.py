@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import logging
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -17,6 +16,7 @@ from tidemill.ingest.streams.stream import Resources, State, Stream
 from tidemill.retrying import retry
 from tidemill.schemas import ids
 from tidemill.schemas.endpoints import ENDPOINTS
+from tidemill.schemas.jsonl.line import name_digest
 from tidemill.schemas.jsonl.lines import lines_of
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.intake import StreamOptions
@@ -203,7 +203,7 @@ class SeenIds:
         Raises:
             OSError: The disk is full, or fails, and the id was not added.
         """
-        digest = _digest(kept)
+        digest = name_digest(kept)
         if digest in self._few or (self._many is not None and digest in self._many):
             return 0
         if len(self._few) >= self._in_memory_max:
@@ -224,8 +224,3 @@ class SeenIds:
         if self._many is not None:
             self._many.close()
             self._many = None
-
-
-def _digest(kept: str | bytes) -> bytes:
-    data = kept if isinstance(kept, bytes) else kept.encode(errors="surrogatepass")
-    return hashlib.blake2b(data, digest_size=16).digest()

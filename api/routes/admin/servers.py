@@ -24,7 +24,7 @@ from tidemill.configuration.catalog import MODEL, SERVER, Applied, Contents, Ent
 from tidemill.configuration.changes import Difference, Wanted
 from tidemill.configuration.servers import Model, Server
 from tidemill.runtime import server_probe
-from tidemill.schemas import bounds
+from tidemill.schemas import bounds, fingerprint_of
 from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.resources.error import ApiError
 
@@ -236,7 +236,7 @@ async def apply(
     else:
         await _record(request, deps, caller, differences)
         contents = await deps.catalog.change(deps.log, plan)
-        applied = Applied(digest=catalog.digest(settings), author=caller.actor, at=at)
+        applied = Applied(digest=fingerprint_of(settings), author=caller.actor, at=at)
         await deps.catalog.note_applied(deps.log, applied)
     return json(
         AppliedObject(changes=differences, dry_run=body.dry_run, warnings=await _warnings(contents, entries))
