@@ -31,8 +31,6 @@ from tidemill.schemas.resources.error import ApiError
 LIMIT_DEFAULT: Final = 1_000
 FIELDS_MAX: Final = 64
 """More settings than a server or a model has."""
-ENTRIES_MAX: Final = 10_000
-"""Servers, and models, that one request applies."""
 PROBES_MAX: Final = 32
 """Servers that are called after one change, at once."""
 
@@ -62,7 +60,7 @@ class Matching(Headers[Precondition]):
 
 
 EntrySettings = Annotated[dict[bounds.Word, Any], Field(max_length=FIELDS_MAX)]
-Entries = Annotated[dict[bounds.Name, EntrySettings], Field(max_length=ENTRIES_MAX)]
+Entries = Annotated[dict[bounds.Name, EntrySettings], Field(max_length=changes.ENTRIES_MAX)]
 
 
 class EntryRequest(reading.Body):
