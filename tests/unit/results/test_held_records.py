@@ -4,10 +4,10 @@ import asyncio
 from collections import defaultdict
 
 import pytest
+from support import result_files
 from support.facts import batch_id, commands, lines
 from support.simulated import Simulation
 from support.waiting import until
-from tests.unit.results import test_partition as cases
 
 from tidemill import retrying
 from tidemill.kafka.partitions import held_records
@@ -74,7 +74,7 @@ class Refusing(Simulation):
 
 def filled(simulation, *numbers):
     for number in numbers:
-        simulation.store.objects[f"files/in{number}"] = cases.input_file(TOTAL)
+        simulation.store.objects[f"files/in{number}"] = result_files.input_file(TOTAL)
     return [[*commands(number, TOTAL), *lines(simulation.chance, number, TOTAL)] for number in numbers]
 
 
@@ -100,7 +100,7 @@ async def test_a_part_that_was_refused_lands_late():
     await simulation.tick(partition, gate, 20)
     simulation.store.objects |= simulation.late
     await simulation.feed(partition, gate, *one[9:])
-    cases.check(simulation, 0, TOTAL, Status.COMPLETED)
+    result_files.check(simulation, 0, TOTAL, Status.COMPLETED)
     partition.abandon()
 
 
@@ -116,7 +116,7 @@ async def test_a_store_that_refuses_the_parts_of_one_batch(seed, reason, monkeyp
     simulation.refused.add(f"parts/{A}")
     partition, gate = simulation.partition(), AckGate()
     await partition.load()
-    await simulation.feed(partition, gate, *cases.interleaved(simulation.chance, streams))
+    await simulation.feed(partition, gate, *result_files.interleaved(simulation.chance, streams))
     assert simulation.shown(1).status is Status.COMPLETED
     await simulation.tick(partition, gate, 5)
     simulation.now = simulation.shown(0).expires_at + 100.0
@@ -133,7 +133,7 @@ async def test_a_store_that_refuses_the_parts_of_one_batch(seed, reason, monkeyp
     for _ in range(4):
         await simulation.tick(partition, gate, 10)
     for number in (0, 1):
-        cases.check(simulation, number, TOTAL, Status.COMPLETED)
+        result_files.check(simulation, number, TOTAL, Status.COMPLETED)
     assert simulation.shown(0).tidemill.waiting == ()
     assert simulation._acked == len(simulation.log.events)
     partition.abandon()
@@ -209,7 +209,7 @@ async def test_lines_that_cannot_be_read_wait(ending):
     assert is_waiting == (ending is Status.EXPIRED)
     partition.batches.unread(A, None, 0.0)
     await simulation.tick(partition, gate)
-    cases.check(simulation, 0, TOTAL, ending)
+    result_files.check(simulation, 0, TOTAL, ending)
     partition.abandon()
 
 

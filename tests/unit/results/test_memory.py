@@ -4,9 +4,9 @@ import dataclasses
 import itertools
 import tracemalloc
 
+from support import result_files
 from support.facts import batch_id
 from support.simulated import Simulation
-from tests.unit.results import test_partition as cases
 from tests.unit.results.test_held_records import TOTAL, filled
 
 from tidemill.kafka.partitions.ack_gate import AckGate
@@ -63,4 +63,4 @@ async def test_a_backlog_of_many_batches_has_the_bound_of_one(monkeypatch):
     partition.abandon()
     await simulation.run(crashes_max=0)
     for number in range(20):
-        cases.check(simulation, number, TOTAL, Status.COMPLETED)
+        result_files.check(simulation, number, TOTAL, Status.COMPLETED)
