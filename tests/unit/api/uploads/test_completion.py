@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-from support.dependencies import ManualClock, open_dependencies
 
 from tidemill.api.batches import file_removal
 from tidemill.runtime.clocks import DOUBT_SECONDS
@@ -35,19 +34,6 @@ class Gate:
     async def held(self) -> asyncio.Event:
         """What the next read waits for."""
         return await asyncio.wait_for(self._held.get(), 5)
-
-
-@pytest.fixture
-def clock():
-    """The clock of the api."""
-    return ManualClock()
-
-
-@pytest.fixture
-async def deps(tmp_path, clock):
-    """New dependencies."""
-    async with open_dependencies(tmp_path, clock) as deps:
-        yield deps
 
 
 @pytest.fixture
