@@ -185,15 +185,9 @@ def _endpoint(lines: list[bytes]) -> str:
 class SeenIds:
     """The `custom_id`s of a stream: in memory up to a bound, above it on disk."""
 
-    def __init__(self, file: Path, in_memory_max: int = IN_MEMORY_MAX) -> None:
-        """Begin without ids.
-
-        Args:
-            file: Holds ids above the bound; `close` removes it.
-            in_memory_max: The bound.
-        """
+    def __init__(self, file: Path) -> None:
+        """Begin without ids; `file` holds those above the bound, and `close` removes it."""
         self._file = file
-        self._in_memory_max = in_memory_max
         self._few: set[bytes] = set()
         self._many: Digests | None = None
 
@@ -206,7 +200,7 @@ class SeenIds:
         digest = name_digest(kept)
         if digest in self._few or (self._many is not None and digest in self._many):
             return 0
-        if len(self._few) >= self._in_memory_max:
+        if len(self._few) >= IN_MEMORY_MAX:
             # It may fail halfway: afterwards some digests are in both sets, and this one is in neither.
             self._spill()
         self._few.add(digest)
