@@ -4,9 +4,11 @@ import hashlib
 import itertools
 import json
 
-from support.facts import batch_id, model_of
+from support.facts import batch_id, commands, lines, model_of
 from support.simchecks import check_waiting
 from support.simulated import leads_to
+
+from tidemill.schemas.log.part import part_key
 
 MODELS = ("a", "bb", "ccc")
 
@@ -16,6 +18,13 @@ def input_file(total):
         b'{"custom_id":"id-%d","method":"POST","url":"/v1/chat/completions","body":{"model":"m"}}\n' % index
         for index in range(total)
     )
+
+
+def filled(simulation, total, *numbers):
+    """The records of batches of `total` lines, whose inputs are in the store."""
+    for number in numbers:
+        simulation.store.objects[f"files/in{number}"] = input_file(total)
+    return [[*commands(number, total), *lines(simulation.chance, number, total)] for number in numbers]
 
 
 def interleaved(chance, streams):
@@ -151,3 +160,29 @@ def check(simulation, number, total, status, *, recovered=False, models=()):
         simulation.crashes
     )
     return output, errors
+
+
+class Damage:
+    """Takes parts of batches away, or their ends, or turns a bit, when they are needed; of each batch once."""
+
+    def __init__(self, simulation):
+        self.keys = {}
+        """What was damaged, by batch, and how it was."""
+        self._objects = simulation.store.objects
+        self._chance = simulation.chance
+        simulation.tables.closing = self._meet
+
+    def _meet(self, state):
+        if state.id in self.keys or not state.parts:
+            return
+        doomed = self._chance.sample(state.parts, self._chance.randint(1, len(state.parts)))
+        self.keys[state.id] = {key: self._objects[key] for key in (part_key(state.id, part) for part in doomed)}
+        for key, content in self.keys[state.id].items():
+            match self._chance.choice(("gone", "cut", "turned")):
+                case "gone":
+                    del self._objects[key]
+                case "cut":
+                    self._objects[key] = content[: self._chance.randrange(len(content))]
+                case "turned":
+                    at = self._chance.randrange(len(content))
+                    self._objects[key] = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]

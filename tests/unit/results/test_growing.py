@@ -2,41 +2,16 @@
 
 import pytest
 from support import result_files
-from support.facts import NOW, batch_id, lines
+from support.facts import NOW, batch_id, grown, lines, stream_facts
 from support.simulated import Simulation
 
 from tidemill.results.files import compaction
 from tidemill.schemas.log import codec, topics
-from tidemill.schemas.log.messages import CancelRequested, Grown, InputRef, Opened, Sealed
-from tidemill.schemas.resources.batch import Batch, Cut, Extras, Status
+from tidemill.schemas.log.messages import CancelRequested
+from tidemill.schemas.resources.batch import Cut, Status
 
 SEEDS = range(100)
 TOTAL = 60
-
-
-def event(fact):
-    return (topics.OUTCOMES.name, ((codec.KIND, fact.kind.encode()),), codec.encode(fact))
-
-
-def facts(number, totals, cut=None):
-    """Ingest's facts about a stream: it opens, grows, and is sealed."""
-    batch = Batch(
-        id=batch_id(number),
-        endpoint="/v1/chat/completions",
-        input_file_id="file-x",
-        completion_window="24h",
-        status=Status.IN_PROGRESS,
-        created_at=NOW,
-        in_progress_at=NOW,
-        expires_at=NOW + 3600,
-        tidemill=Extras(numbered=cut),
-    )
-    source = InputRef(key=f"files/in{number}", bytes=1)
-    return [
-        event(Opened(project="default", batch=batch)),
-        *(event(Grown(batch_id=batch.id, total=total, model="m")) for total in totals),
-        event(Sealed(batch_id=batch.id, total=totals[-1], model="m", input=source)),
-    ]
 
 
 def repeated(chance, events):
@@ -46,20 +21,6 @@ def repeated(chance, events):
         found.append(events[at])
         at = chance.randint(max(0, at - 3), at) if chance.random() < 0.2 else at + 1
     return found
-
-
-def grown(chance, facts, results):
-    """These facts and lines in any order in which no line comes before the fact that makes room for it."""
-    found, total, left = [], 0, list(results)
-    for fact in facts:
-        found.append(fact)
-        total = max(total, getattr(codec.decode_fact(fact[2]), "total", 0))
-        for record in list(left):
-            _, marks = codec.lines_marks(record[1], len(record[2]))
-            if chance.random() < 0.5 and max(mark.index for mark in marks) < total:
-                found.append(record)
-                left.remove(record)
-    return found + left
 
 
 def totals_of(chance):
@@ -82,7 +43,7 @@ async def test_a_stream_ends_with_each_line_once(seed, cut):
     """Results and the seal come in any order and more than once; with one output file, or numbered ones."""
     simulation = Simulation(seed)
     chance = simulation.chance
-    opened, *rest = repeated(chance, facts(0, totals_of(chance), cut))
+    opened, *rest = repeated(chance, stream_facts(0, totals_of(chance), cut))
     simulation.log.events += [opened, *grown(chance, rest, lines(chance, 0, TOTAL))]
     await simulation.run(crashes_max=chance.randint(0, 8))
     result_files.check(simulation, 0, TOTAL, Status.COMPLETED)
@@ -95,7 +56,7 @@ async def test_an_output_has_no_more_files_than_a_batch_can_name(monkeypatch):
     """The last file holds the rest."""
     monkeypatch.setattr(compaction, "OUTPUTS_MAX", 3)
     simulation = Simulation(0)
-    simulation.log.events += [*facts(0, [TOTAL], Cut(lines_max=7, bytes_max=1 << 20))]
+    simulation.log.events += [*stream_facts(0, [TOTAL], Cut(lines_max=7, bytes_max=1 << 20))]
     simulation.log.events += lines(simulation.chance, 0, TOTAL)
     await simulation.run(crashes_max=0)
     result_files.check(simulation, 0, TOTAL, Status.COMPLETED)
@@ -109,7 +70,7 @@ async def test_an_ending_stream_waits_for_its_seal(seed, status):
     simulation = Simulation(seed)
     chance = simulation.chance
     simulation.store.objects["files/in0"] = result_files.input_file(TOTAL)
-    *growing, sealed = facts(0, totals_of(chance))
+    *growing, sealed = stream_facts(0, totals_of(chance))
     some = list(lines(chance, 0, TOTAL))[: chance.randint(1, 5)]
     simulation.log.events += grown(chance, growing, some)
     if status is Status.CANCELLED:
@@ -128,6 +89,6 @@ async def test_an_ending_stream_waits_for_its_seal(seed, status):
 async def test_growth_is_published_without_results():
     """A grown total is shown soon, even if no line is done."""
     simulation = Simulation(1)
-    simulation.log.events += facts(0, [5, 9])[:-1]
+    simulation.log.events += stream_facts(0, [5, 9])[:-1]
     await simulation.run(crashes_max=0)
     assert simulation.log.published[-1].batch.request_counts.total == 9

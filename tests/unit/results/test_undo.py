@@ -5,10 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 from support import result_files
-from support.facts import batch_id, commands, lines
+from support.facts import batch_id, commands, grown, lines, stream_facts
+from support.result_files import Damage
 from support.simulated import Simulation
-from tests.unit.results import test_growing as growing
-from tests.unit.results.files.test_finalizer import Damage
 
 from tidemill.kafka.partitions.dead_letters import handle_record
 from tidemill.results.state import reducer, tables
@@ -106,8 +105,8 @@ async def test_a_line_beyond_the_batch_is_a_dead_letter(seed, kind, damages):
     simulation.store.objects["files/in0"] = result_files.input_file(total)
     chance = simulation.chance
     if kind == "stream":
-        opened, *rest = growing.facts(0, [17, total])
-        events = [opened, *growing.grown(chance, rest, lines(chance, 0, total))]
+        opened, *rest = stream_facts(0, [17, total])
+        events = [opened, *grown(chance, rest, lines(chance, 0, total))]
     else:
         events = [*commands(0, total), *lines(chance, 0, total)]
     first = chance.randint(0, len(events) // 3)

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from support import result_files
 from support.facts import NOW, batch_id, commands, lines
+from support.result_files import Damage
 from support.simulated import Simulation
 from support.waiting import until
 
@@ -13,38 +14,11 @@ from tidemill.results.files import finalizer
 from tidemill.results.state import batch_gauges
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import CancelRequested, Tick
-from tidemill.schemas.log.part import part_key
 from tidemill.schemas.resources.batch import Status
 from tidemill.schemas.resources.waiting import Reason
 
 SEEDS = range(60)
 TOTAL = 60
-
-
-class Damage:
-    """Takes parts of batches away, or their ends, or turns a bit, when they are needed; of each batch once."""
-
-    def __init__(self, simulation):
-        self.keys = {}
-        """What was damaged, by batch, and how it was."""
-        self._objects = simulation.store.objects
-        self._chance = simulation.chance
-        simulation.tables.closing = self._meet
-
-    def _meet(self, state):
-        if state.id in self.keys or not state.parts:
-            return
-        doomed = self._chance.sample(state.parts, self._chance.randint(1, len(state.parts)))
-        self.keys[state.id] = {key: self._objects[key] for key in (part_key(state.id, part) for part in doomed)}
-        for key, content in self.keys[state.id].items():
-            match self._chance.choice(("gone", "cut", "turned")):
-                case "gone":
-                    del self._objects[key]
-                case "cut":
-                    self._objects[key] = content[: self._chance.randrange(len(content))]
-                case "turned":
-                    at = self._chance.randrange(len(content))
-                    self._objects[key] = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
