@@ -51,43 +51,37 @@ def wrong_value(param: str, value: str, supported: Iterable[str]) -> ApiError:
     return invalid(message, param=param)
 
 
-def too_large(param: str, maximum: int, value: int) -> ApiError:
-    """A number is above its range."""
-    fault = f"integer above maximum value. Expected a value <= {maximum}, but got {value} instead."
-    return invalid_param(param, fault, code="integer_above_max_value")
+def _beyond(param: str, bound: int, value: int, *, code: str, fault: str) -> ApiError:
+    return invalid_param(param, fault.format(bound, value), code=code)
 
 
-def too_small(param: str, minimum: int, value: int) -> ApiError:
-    """A number is below its range."""
-    fault = f"integer below minimum value. Expected a value >= {minimum}, but got {value} instead."
-    return invalid_param(param, fault, code="integer_below_min_value")
-
-
-def too_long(param: str, maximum: int, length: int) -> ApiError:
-    """A string has too many characters."""
-    fault = (
-        f"string too long. Expected a string with maximum length {maximum}, but got a string with length {length} "
-        "instead."
-    )
-    return invalid_param(param, fault, code="string_above_max_length")
-
-
-def too_many(param: str, maximum: int, count: int) -> ApiError:
-    """An object has too many fields."""
-    fault = (
-        f"too many properties. Expected an object with at most {maximum} properties, "
-        f"but got an object with {count} properties instead."
-    )
-    return invalid_param(param, fault, code="object_above_max_properties")
-
-
-def array_too_long(param: str, maximum: int, length: int) -> ApiError:
-    """A list has too many items."""
-    fault = (
-        f"array too long. Expected an array with maximum length {maximum}, but got an array with length {length} "
-        "instead."
-    )
-    return invalid_param(param, fault, code="array_above_max_length")
+too_large = functools.partial(
+    _beyond,
+    code="integer_above_max_value",
+    fault="integer above maximum value. Expected a value <= {}, but got {} instead.",
+)
+too_small = functools.partial(
+    _beyond,
+    code="integer_below_min_value",
+    fault="integer below minimum value. Expected a value >= {}, but got {} instead.",
+)
+too_long = functools.partial(
+    _beyond,
+    code="string_above_max_length",
+    fault="string too long. Expected a string with maximum length {}, but got a string with length {} instead.",
+)
+too_many = functools.partial(
+    _beyond,
+    code="object_above_max_properties",
+    fault="too many properties. Expected an object with at most {} properties, "
+    "but got an object with {} properties instead.",
+)
+array_too_long = functools.partial(
+    _beyond,
+    code="array_above_max_length",
+    fault="array too long. Expected an array with maximum length {}, but got an array with length {} instead.",
+)
+"""A field is beyond its bound; all take the field, its bound, and the value or the length that it has."""
 
 
 def wrong_purpose(purpose: str) -> ApiError:
@@ -110,9 +104,13 @@ def unsatisfiable(size: int) -> ApiError:
     )
 
 
-def no_file(file_id: str) -> ApiError:
-    """No file of this project has the id."""
-    return ApiError(404, f"No such File object: {shorten(file_id)}", param="id")
+def _no_object(kind: str, param: str, object_id: str) -> ApiError:
+    """No object of this kind in this project has the id."""
+    return ApiError(404, f"No such {kind} object: {shorten(object_id)}", param=param)
+
+
+no_file = functools.partial(_no_object, "File", "id")
+no_upload = functools.partial(_no_object, "Upload", "upload_id")
 
 
 def not_found(kind: str, object_id: str, *, param: str | None = None) -> ApiError:
@@ -135,11 +133,6 @@ def no_async_request(name: str) -> ApiError:
 def no_results(batch_id: str, why: str) -> ApiError:
     """A batch has no results."""
     return ApiError(404, f"The batch '{shorten(batch_id)}' has no results: {why}.")
-
-
-def no_upload(upload_id: str) -> ApiError:
-    """No upload of this project has the id."""
-    return ApiError(404, f"No such Upload object: {shorten(upload_id)}", param="upload_id")
 
 
 def no_part(part_id: str) -> ApiError:

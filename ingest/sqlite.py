@@ -18,18 +18,43 @@ ROWS_MAX: Final = 10_000
 """Digests of one transaction: SQLite keeps a copy of each page that it changes, of 4 KiB."""
 
 
-class Digests:
-    """A set of digests."""
+class _Database:
+    """A file with one table."""
 
-    def __init__(self, file: Path) -> None:
-        """Begin with an empty set.
+    def __init__(self, file: Path, table: str) -> None:
+        """Create the file anew.
 
         Raises:
             OSError: The disk is full, or fails.
         """
         self._file = file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)
         with disk_errors():
-            self._connection = _create(file, "CREATE TABLE digests (digest BLOB PRIMARY KEY) WITHOUT ROWID")
+            # Threads use it one after the other: long lines are checked outside of the event loop's thread.
+            self._connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+            for statement in (
+                # Without a journal a full disk leaves a file that has lost rows.
+                "PRAGMA journal_mode = MEMORY",
+                "PRAGMA synchronous = OFF",
+                "PRAGMA locking_mode = EXCLUSIVE",
+                f"PRAGMA cache_size = -{CACHE_KIB}",
+                f"CREATE TABLE {table} WITHOUT ROWID",
+            ):
+                self._connection.execute(statement)
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._connection.close()
+        self._file.unlink(missing_ok=True)
+
+
+class Digests(_Database):
+    """A set of digests."""
+
+    def __init__(self, file: Path) -> None:
+        """Begin with an empty set; see `_Database`."""
+        super().__init__(file, "digests (digest BLOB PRIMARY KEY)")
 
     def __contains__(self, digest: bytes) -> bool:
         with disk_errors():
@@ -52,23 +77,15 @@ class Digests:
                 self._connection.executemany("INSERT OR IGNORE INTO digests VALUES (?)", some)
                 self._connection.execute("COMMIT")
 
-    def close(self) -> None:
-        """Remove the file."""
-        self._connection.close()
-        self._file.unlink(missing_ok=True)
 
-
-class Sizes:
+class Sizes(_Database):
     """The size of each object, and the number and total size of each project's objects.
 
     A call raises `OSError` if the disk is full, or fails; it undoes the changes since the latest `commit` then.
     """
 
     def __init__(self, file: Path) -> None:
-        self._file = file
-        self._connection = _create(
-            file, "CREATE TABLE sizes (id TEXT PRIMARY KEY, project TEXT, bytes INTEGER) WITHOUT ROWID"
-        )
+        super().__init__(file, "sizes (id TEXT PRIMARY KEY, project TEXT, bytes INTEGER)")
         self._sums: Counter[str] = Counter()
         self._numbers: Counter[str] = Counter()
         self._committed = self._sums, self._numbers
@@ -83,17 +100,15 @@ class Sizes:
         return self._sums[project]
 
     def __contains__(self, object_id: str) -> bool:
-        return self._execute("SELECT 1 FROM sizes WHERE id = ?", object_id).fetchone() is not None
+        return self._row(object_id) is not None
 
     def project(self, object_id: str) -> str | None:
         """The project of an object; None if it is not there."""
-        found = self._execute("SELECT project FROM sizes WHERE id = ?", object_id).fetchone()
-        return None if found is None else found[0]
+        return None if (row := self._row(object_id)) is None else row[0]
 
     def size(self, object_id: str) -> int | None:
         """The size of an object; None if it is not there."""
-        found = self._execute("SELECT bytes FROM sizes WHERE id = ?", object_id).fetchone()
-        return None if found is None else found[0]
+        return None if (row := self._row(object_id)) is None else row[1]
 
     def put(self, object_id: str, project: str, size: int) -> None:
         """Set the project and size of an object."""
@@ -104,21 +119,20 @@ class Sizes:
 
     def drop(self, object_id: str) -> None:
         """Remove an object, if it is there."""
-        found = self._execute("SELECT project, bytes FROM sizes WHERE id = ?", object_id).fetchone()
-        if found is not None:
+        if (row := self._row(object_id)) is not None:
+            project, size = row
             self._write("DELETE FROM sizes WHERE id = ?", object_id)
-            self._sums[found[0]] -= found[1]
-            self._numbers[found[0]] -= 1
+            self._sums[project] -= size
+            self._numbers[project] -= 1
 
     def commit(self) -> None:
         """End the transaction that holds the latest changes; one for many changes is faster."""
         if self._connection.in_transaction:
             self._execute("COMMIT")
 
-    def close(self) -> None:
-        """Remove the file."""
-        self._connection.close()
-        self._file.unlink(missing_ok=True)
+    def _row(self, object_id: str) -> tuple[str, int] | None:
+        found = self._execute("SELECT project, bytes FROM sizes WHERE id = ?", object_id).fetchone()
+        return None if found is None else (found[0], found[1])
 
     def _write(self, statement: str, *values: object) -> None:
         if not self._connection.in_transaction:
@@ -141,20 +155,3 @@ class Sizes:
         self._sums, self._numbers = self._committed
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
-
-
-def _create(file: Path, table: str) -> sqlite3.Connection:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.unlink(missing_ok=True)
-    # Threads use it one after the other: long lines are checked outside of the event loop's thread.
-    connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
-    for statement in (
-        # Without a journal a full disk leaves a file that has lost rows.
-        "PRAGMA journal_mode = MEMORY",
-        "PRAGMA synchronous = OFF",
-        "PRAGMA locking_mode = EXCLUSIVE",
-        f"PRAGMA cache_size = -{CACHE_KIB}",
-        table,
-    ):
-        connection.execute(statement)
-    return connection

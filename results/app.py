@@ -20,7 +20,7 @@ from tidemill.kafka.partitions.owner import PartitionOwners
 from tidemill.kafka.producer import Log, partition_of
 from tidemill.results.partition import Partition
 from tidemill.results.record_handler import BOUNDS, RecordHandler
-from tidemill.results.resources import Limits, Owner, Resources
+from tidemill.results.resources import FileRules, Limits, Owner, Resources
 from tidemill.results.state import batch_gauges
 from tidemill.results.state.active_batches import ActiveBatches
 from tidemill.results.state.backlog import Backlog
@@ -100,15 +100,17 @@ class Results:
     def _limits(self) -> Limits:
         settings, catalog = self._settings, self._catalog
         return Limits(
-            part_bytes=settings.part_bytes,
+            files=FileRules(
+                part_bytes=settings.part_bytes,
+                tariff_of=lambda model, window: settings.tariff(catalog.contents.price_of(model), window),
+                bill_copies=settings.bill_copies,
+                input_lines_max=settings.file_lines_max,
+                input_bytes_max=settings.file_bytes_max,
+            ),
             partitions=lambda: max(1, len(self._owners.works)),
             part_age_seconds=settings.part_age_seconds,
             grace_seconds=settings.grace_seconds,
             output_life_seconds=settings.output_life_seconds,
-            tariff_of=lambda model, window: settings.tariff(catalog.contents.price_of(model), window),
-            bill_copies=settings.bill_copies,
-            input_lines_max=settings.file_lines_max,
-            input_bytes_max=settings.file_bytes_max,
             why_uncalled=lambda model: held(catalog.contents, model),
             revision=lambda: catalog.contents.revision,
             retention_seconds=lambda: self.app.retention.shortest,

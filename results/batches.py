@@ -6,7 +6,6 @@
 import asyncio
 import functools
 import logging
-from collections.abc import Coroutine
 from typing import Final
 
 from tidemill.kafka.connection import TRANSIENT
@@ -32,6 +31,7 @@ from tidemill.runtime.clocks import ClockSteps
 from tidemill.schemas.log.messages import Compacted
 from tidemill.schemas.log.part import USAGE
 from tidemill.schemas.resources.waiting import Reason, Waiting
+from tidemill.tasks import Background
 from tidemill.wording import counted
 
 AT_ONCE_BYTES_MAX: Final = 256 << 10
@@ -41,29 +41,6 @@ RETRY_SECONDS: Final = 10.0
 """Pause of a batch whose timer failed."""
 
 log = logging.getLogger(__name__)
-
-
-class Background:
-    """Background tasks of a partition; an error in a task is logged."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def start(self, work: Coroutine[None, None, None]) -> None:
-        """Start a task."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def cancel(self) -> None:
-        """Cancel all tasks."""
-        for task in self._tasks:
-            task.cancel()
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a background task of a partition failed", exc_info=error)
 
 
 class Batches:
@@ -203,7 +180,7 @@ class Batches:
         # While a replay still brings lines that a former owner counted, the sums lack these.
         if progress is not None and active.state.batch is not None and active.unpublished_lines >= 0:
             used = {number: one[:USAGE] for number, one in active.sums.items()}
-            progress = so_far(progress, active.state.batch, used, self._resources.limits.tariff_of)
+            progress = so_far(progress, active.state.batch, used, self._resources.limits.files.tariff_of)
         await self._publisher.batch(active.state, progress, active.blockage.shown)
         if active.eta is not None:
             active.eta.published_quiet = active.eta.is_quiet

@@ -21,7 +21,7 @@ from typing import Final, assert_never
 from tidemill.kafka.connection import TRANSIENT
 from tidemill.kafka.partitions.dead_letters import safe_reason
 from tidemill.kafka.partitions.owner import Ack
-from tidemill.results.batches import Background, Batches
+from tidemill.results.batches import Batches
 from tidemill.results.expiry import StateExpiry
 from tidemill.results.files.garbage_collection import GarbageCollection
 from tidemill.results.publisher import Publisher
@@ -51,6 +51,7 @@ from tidemill.schemas.log.messages import (
     Tick,
 )
 from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.tasks import Background
 
 log = logging.getLogger(__name__)
 
@@ -268,7 +269,7 @@ class Partition:
             ack()
             return
         active.acks.append(ack)
-        if active.waiting_bytes >= self._limits.part_bytes:
+        if active.waiting_bytes >= self._limits.files.part_bytes:
             await self.batches.parts.flush(active)
         await self.batches.parts.bound()
         await self.batches.advance(active, active.state)

@@ -5,7 +5,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 from tidemill.results.result_metrics import ResultMetrics
-from tidemill.schemas.bounds import BATCH_LINES_MAX, NUMBER_MAX
 from tidemill.schemas.log.codec import Headers
 from tidemill.schemas.ports import Clock, Monotonic, Sender, Store
 from tidemill.schemas.resources.bill import Tariff
@@ -33,28 +32,35 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FileRules:
+    """The settings of the files of a batch."""
+
+    part_bytes: int
+    tariff_of: TariffOf
+    bill_copies: bool
+    """Whether a line that got the answer to an equal line costs as much as that line."""
+    input_lines_max: int
+    input_bytes_max: int
+    """Bounds of an input that ingest accepts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """The settings of the stage; see `settings.py`."""
 
-    part_bytes: int
+    files: FileRules
     part_age_seconds: float
     grace_seconds: float
     output_life_seconds: int
-    tariff_of: TariffOf
-    partitions: Callable[[], int] = lambda: 1
+    partitions: Callable[[], int]
     """Number of partitions of this process, at least 1; they share its memory."""
-    bill_copies: bool = False
-    """Whether a line that got the answer to an equal line costs as much as that line."""
-    input_lines_max: int = BATCH_LINES_MAX
-    input_bytes_max: int = NUMBER_MAX
-    """Bounds of an input that ingest accepts."""
-    why_uncalled: Callable[[str], Waiting | None] = lambda _: None
+    why_uncalled: Callable[[str], Waiting | None]
     """Why no process may call the lines of a model, if none may."""
-    revision: Callable[[], int] = lambda: 0
+    revision: Callable[[], int]
     """Changes when `why_uncalled` may have changed."""
-    retention_seconds: Callable[[], float] = lambda: float("inf")
+    retention_seconds: Callable[[], float]
     """How long the log keeps all records of a batch, in seconds; it may change."""
-    kept_seconds: Callable[[], float] = lambda: float("inf")
+    kept_seconds: Callable[[], float]
     """The longest time that the log keeps any of them, or a batch may run, in seconds; it may change."""
 
 
@@ -70,8 +76,8 @@ class Resources:
     limits: Limits
     compactions: asyncio.Semaphore
     """Bounds how many batches are compacted at once."""
-    buckets: Buckets = field(default_factory=lambda: Buckets({}))
+    buckets: Buckets
     """The buckets of users."""
-    wake: Callable[[], None] = lambda: None
+    wake: Callable[[], None]
     """Wakes the workers of the partitions, which call `RecordHandler.tick`."""
     metrics: ResultMetrics = field(default_factory=ResultMetrics)

@@ -1,9 +1,12 @@
 """Schemas and rules of records, objects and answers, without I/O."""
 
+import hashlib
 import json
-from typing import Final, TypeVar
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
 
 import msgspec
+import orjson
 
 T = TypeVar("T")
 
@@ -21,3 +24,8 @@ def decoded(decoder: msgspec.json.Decoder[T], text: bytes | msgspec.Raw) -> T | 
         return decoder.decode(text)
     except UNREADABLE:
         return None
+
+
+def fingerprint_of(fields: Mapping[str, Any]) -> str:
+    """A SHA-256 of fields, in hex; equal fields have equal ones, in any order."""
+    return hashlib.sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -50,6 +50,7 @@ ERRORS_BYTES_MAX: Final = 256 * 1024
 OUTPUTS_MAX: Final = 1000
 """Numbered files of one output; the last one takes all remaining lines."""
 RERUNS_MAX: Final = 100
+"""Reruns that a batch shows, the newest."""
 UPLOAD_PARTS_MAX: Final = 10_000
 
 NUMBER_MAX: Final = (1 << 53) - 1

@@ -4,7 +4,7 @@ from typing import Final
 
 import msgspec
 
-from tidemill.schemas import UNREADABLE
+from tidemill.schemas import decoded
 
 
 class _Served(msgspec.Struct, frozen=True):
@@ -20,7 +20,5 @@ _listings: Final = msgspec.json.Decoder(_Listing)
 
 def names(body: bytes) -> list[str] | None:
     """The ids of the models; None if the body is not a list of models."""
-    try:
-        return [served.id for served in _listings.decode(body).data]
-    except UNREADABLE:
-        return None
+    listing = decoded(_listings, body)
+    return None if listing is None else [served.id for served in listing.data]

@@ -10,13 +10,11 @@
 A command that is sent twice changes nothing the second time.
 """
 
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-import orjson
 from fastapi import Depends, Request
 from opentelemetry.trace import SpanKind
 from pydantic import AfterValidator, ConfigDict, Field
@@ -26,8 +24,8 @@ from tidemill.api.batches.batch_request import BatchRequest
 from tidemill.api.dependencies import Dependencies, chunks_from_store, current
 from tidemill.api.requests import faults, reading
 from tidemill.api.requests.parts import Headers
+from tidemill.schemas import fingerprint_of, ids
 from tidemill.schemas import headers as forwarded
-from tidemill.schemas import ids
 from tidemill.schemas.jsonl.line import model_of
 from tidemill.schemas.jsonl.lines import lines_of
 from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim, InputRef
@@ -282,8 +280,3 @@ async def _first_command(
     if repeats.is_retry and repeats.key is None:
         first = claims.repeated(project, fingerprint) or first
     return claims.stands_for(first).command if repeats.key is None else first.command
-
-
-def fingerprint_of(fields: Mapping[str, Any]) -> str:
-    """A hash of the fields of a request; equal requests have equal ones."""
-    return hashlib.sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -16,7 +16,7 @@ from tidemill.api.batches.creation import Repetition
 from tidemill.api.dependencies import Dependencies
 from tidemill.api.http import download
 from tidemill.api.uploads.first_line import FirstLine
-from tidemill.schemas import buckets, ids
+from tidemill.schemas import buckets, fingerprint_of, ids
 from tidemill.schemas.bounds import PARAM_CHARS_MAX
 from tidemill.schemas.buckets import Address, BucketObject
 from tidemill.schemas.log.messages import InputRef
@@ -61,7 +61,7 @@ async def checked(
         return wanted, None, None
     assert reads is not None
     wanted = wanted.model_copy(update={"name": wanted.name or source.segments[-1]})
-    fingerprint = creation.fingerprint_of(wanted.model_dump(exclude={INPUT}))
+    fingerprint = fingerprint_of(wanted.model_dump(exclude={INPUT}))
     if creation.claimed(deps, project, fingerprint, repeats) is not None:
         return wanted, None, fingerprint
     async with deps.gates.buckets.turn(project):

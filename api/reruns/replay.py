@@ -16,7 +16,7 @@ from tidemill.api.reruns import input_file, log_range
 from tidemill.api.reruns.log_range import LogRange
 from tidemill.api.reruns.replay_spool import ReplaySpool, Sources
 from tidemill.api.reruns.rerun import RerunOptions, named_model
-from tidemill.schemas import ids
+from tidemill.schemas import fingerprint_of, ids
 from tidemill.schemas.log.messages import InputRef
 from tidemill.schemas.log.part import file_key
 from tidemill.schemas.resources.batch import Batch
@@ -37,7 +37,7 @@ async def create(
         LogUnavailable: The log does not answer; the same request may be sent again.
     """
     known = _request(deps, lines, options)
-    fingerprint = creation.fingerprint_of(known.model_dump() | {"model": options.model, "project": lines.project})
+    fingerprint = fingerprint_of(known.model_dump() | {"model": options.model, "project": lines.project})
     if creation.claimed(deps, project, fingerprint, headers.repetition) is not None:
         return await creation.create(deps, project, known, _never, headers, fingerprint=fingerprint)
     async with deps.gates.replays.turn(project):

@@ -3,7 +3,6 @@
 It needs some tens of bytes of memory for a line; a replay has at most as many lines as a batch.
 """
 
-import hashlib
 import tempfile
 from array import array
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from tidemill.api.reruns.input_file import rewrite_line
 from tidemill.schemas import decoded
 from tidemill.schemas.bitmap import Bitmap
 from tidemill.schemas.bounds import CUSTOM_ID_CHARS_MAX
+from tidemill.schemas.jsonl.line import name_digest
 
 CHUNK_BYTES: Final = 1 << 20
 _MARK: Final = "@"
@@ -85,8 +85,7 @@ class ReplaySpool:
         self._starts.append(self.size)
         self.size += len(line)
         if (custom_id := _custom_id(line)) is not None:
-            digest = hashlib.blake2b(custom_id.encode(errors="surrogatepass"), digest_size=16).digest()
-            self.has_shared_ids |= self._owners.setdefault(digest, source) != source
+            self.has_shared_ids |= self._owners.setdefault(name_digest(custom_id), source) != source
 
     def chunks(self, sources: Sources, model: str | None) -> Iterator[bytes]:
         """All lines, batch by batch, the batch with the oldest record first; with a model, on that model.
@@ -114,8 +113,7 @@ class ReplaySpool:
 def renamed(custom_id: str, batch_id: str) -> str:
     """The id with the id of its batch as a suffix; unique among all lines of a range."""
     if len(custom_id) + len(_MARK) + len(batch_id) > CUSTOM_ID_CHARS_MAX:
-        digest = hashlib.blake2b(custom_id.encode(errors="surrogatepass"), digest_size=16).hexdigest()
-        custom_id = f"{custom_id[:_KEPT_CHARS]}~{digest}"
+        custom_id = f"{custom_id[:_KEPT_CHARS]}~{name_digest(custom_id).hex()}"
     return f"{custom_id}{_MARK}{batch_id}"
 
 

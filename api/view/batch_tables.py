@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from tidemill.api.view.sqlite import Database
+from tidemill.schemas.bounds import RERUNS_MAX
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import Claim, Erasure
 from tidemill.schemas.ports import Clock
@@ -16,8 +17,6 @@ PROMISE_SECONDS_MAX = 3_600
 """How long a claim counts as a running batch: some never become one, after a crash or as a repeated create."""
 REPEAT_SECONDS_MAX = 120
 """How long a retry after a create counts as the same create."""
-RERUNS_MAX: Final = 100
-"""Reruns that a batch shows, the newest."""
 
 _DAY_SECONDS: Final = 86_400
 AWAY_SECONDS_MAX: Final = topics.TOMBSTONE_MS // 1000 - _DAY_SECONDS

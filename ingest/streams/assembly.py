@@ -27,6 +27,7 @@ from tidemill.schemas.ports import NotFound, chained, once, read_all
 from tidemill.schemas.resources.file import File
 from tidemill.schemas.resources.waiting import Reason, Waiting
 from tidemill.sealing.wrapping import wait_reason
+from tidemill.tasks import Background
 from tidemill.telemetry import tracing
 from tidemill.wording import counted
 
@@ -63,7 +64,7 @@ class InputAssembly:
         self._writer = writer
         self._wake = wake
         self._joined: list[str] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._room = asyncio.Semaphore(JOINS_MAX)
         self._reports = StallReports("join")
 
@@ -129,9 +130,7 @@ class InputAssembly:
     def start(self, stream: Stream) -> None:
         """Join the parts of a sealed stream to its input, and publish that it is complete."""
         join = functools.partial(self._join, stream.state, stream.lines)
-        task = asyncio.create_task(retry(f"completing {stream.state.id}", join, faults=Exception))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._background.start(retry(f"completing {stream.state.id}", join, faults=Exception))
 
     def joined(self) -> list[str]:
         """The batches whose inputs have become complete since the last call."""
@@ -140,8 +139,7 @@ class InputAssembly:
 
     def abandon(self) -> None:
         """Stop; the next owner starts again."""
-        for task in self._tasks:
-            task.cancel()
+        self._background.cancel()
 
     async def _join(self, state: State, lines: int) -> None:
         if (found := await self._input(state)) is not None:

@@ -17,15 +17,13 @@ from tidemill.kafka.partitions.dead_letters import handle_record, send_dead_lett
 from tidemill.kafka.partitions.owner import Record
 from tidemill.quotas import Quota
 from tidemill.schemas import ids
-from tidemill.schemas.bounds import BATCH_LINES_MAX
+from tidemill.schemas.bounds import BATCH_LINES_MAX, RECORD_BYTES_MAX
 from tidemill.schemas.log import intake
 from tidemill.schemas.log.intake import IntakeError, Label
 from tidemill.schemas.log.messages import BatchCreated
 
 STREAM_LINES_MAX: Final = BATCH_LINES_MAX
 """A stream with this many lines is sealed, and its next line begins another batch: results cannot count more."""
-RECORD_BYTES_MAX: Final = 1 << 20
-"""Size of a record's value. A broker bounds compressed bytes only, so a small record may hold more."""
 OPENING_SECONDS_MAX: Final = 6 * 3600.0
 """How long after the creation of its batch the log may get the record that opens it. The api sends it at once, but
 its clock may be behind the broker's; a copy may not open the batch again once that is deleted."""
@@ -322,6 +320,7 @@ def bounded(value: bytes) -> list[bytes]:
     Raises:
         IntakeError: The record exceeds a bound.
     """
+    # A broker bounds compressed bytes only, so a small record may hold more.
     if len(value) > RECORD_BYTES_MAX:
         raise IntakeError(f"it is larger than {RECORD_BYTES_MAX} bytes")
     if value.count(b"\n") >= RECORD_LINES_MAX:

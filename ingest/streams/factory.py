@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import logging
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -17,6 +16,7 @@ from tidemill.ingest.streams.stream import Resources, State, Stream
 from tidemill.retrying import retry
 from tidemill.schemas import ids
 from tidemill.schemas.endpoints import ENDPOINTS
+from tidemill.schemas.jsonl.line import name_digest
 from tidemill.schemas.jsonl.lines import lines_of
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.intake import StreamOptions
@@ -185,15 +185,9 @@ def _endpoint(lines: list[bytes]) -> str:
 class SeenIds:
     """The `custom_id`s of a stream: in memory up to a bound, above it on disk."""
 
-    def __init__(self, file: Path, in_memory_max: int = IN_MEMORY_MAX) -> None:
-        """Begin without ids.
-
-        Args:
-            file: Holds ids above the bound; `close` removes it.
-            in_memory_max: The bound.
-        """
+    def __init__(self, file: Path) -> None:
+        """Begin without ids; `file` holds those above the bound, and `close` removes it."""
         self._file = file
-        self._in_memory_max = in_memory_max
         self._few: set[bytes] = set()
         self._many: Digests | None = None
 
@@ -203,10 +197,10 @@ class SeenIds:
         Raises:
             OSError: The disk is full, or fails, and the id was not added.
         """
-        digest = _digest(kept)
+        digest = name_digest(kept)
         if digest in self._few or (self._many is not None and digest in self._many):
             return 0
-        if len(self._few) >= self._in_memory_max:
+        if len(self._few) >= IN_MEMORY_MAX:
             # It may fail halfway: afterwards some digests are in both sets, and this one is in neither.
             self._spill()
         self._few.add(digest)
@@ -224,8 +218,3 @@ class SeenIds:
         if self._many is not None:
             self._many.close()
             self._many = None
-
-
-def _digest(kept: str | bytes) -> bytes:
-    data = kept if isinstance(kept, bytes) else kept.encode(errors="surrogatepass")
-    return hashlib.blake2b(data, digest_size=16).digest()

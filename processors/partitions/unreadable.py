@@ -15,7 +15,7 @@ from tidemill.kafka.partitions.dead_letters import send_dead_letter
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.window import Entry
 from tidemill.schemas import UNREADABLE, decoded, ids
-from tidemill.schemas.bounds import CHAR_BYTES_MAX
+from tidemill.schemas.bounds import CHAR_BYTES_MAX, CUSTOM_ID_CHARS_MAX
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.codec import DecodeError, Headers, LineMark
@@ -25,8 +25,8 @@ CODE: Final = "unreadable_request"
 _FIRST_DIGITS_MAX: Final = 10
 MESSAGE: Final = "The record of this request was damaged in the log, so it was not run. Please send it again."
 RECORD_LINES_MAX: Final = 256
-"""Error lines in one record of outcomes: some hundred bytes each, and a `custom_id` of up to 512 characters."""
-CUSTOM_ID_BYTES_MAX: Final = 2 + CHAR_BYTES_MAX * 512
+"""Error lines in one record of outcomes: some hundred bytes each, and a `custom_id`."""
+CUSTOM_ID_BYTES_MAX: Final = 2 + CHAR_BYTES_MAX * CUSTOM_ID_CHARS_MAX
 """Ingest refuses a longer one, whose error line might not fit into a record."""
 RECORD_BYTES_MAX: Final = 512 * 1024
 

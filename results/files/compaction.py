@@ -21,15 +21,15 @@ from typing import Final
 
 from tidemill import metrics
 from tidemill.results.bills import bill_of, usage_of
-from tidemill.results.files.copies import CopiedLines
+from tidemill.results.files.copies import CopiedLines, Filled
 from tidemill.results.files.merge import Sums, buffered, merged, read_index
 from tidemill.results.files.output_splitter import WHOLE, OutputSplitter
-from tidemill.results.resources import TariffOf
+from tidemill.results.resources import FileRules
 from tidemill.results.state.active_batch import ActiveBatch, PartBuffer
 from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State
 from tidemill.schemas import ids
-from tidemill.schemas.bounds import BATCH_LINES_MAX, NUMBER_MAX, OUTPUTS_MAX
+from tidemill.schemas.bounds import OUTPUTS_MAX
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.jsonl.lines import lines_of
 from tidemill.schemas.log.codec import LineMark
@@ -71,13 +71,9 @@ class Compactor:
 
     store: Store
     clock: Clock
-    part_bytes: int
-    tariff_of: TariffOf
+    rules: FileRules
     writer: str = ""
     """See `PartRef`."""
-    bill_copies: bool = False
-    input_lines_max: int = BATCH_LINES_MAX
-    input_bytes_max: int = NUMBER_MAX
 
     async def compact(self, state: State, bitmap: LineBitmap) -> Compacted:
         """Write the files of a closed batch, and return the fact that ends it.
@@ -98,12 +94,12 @@ class Compactor:
         if bitmap.done < total:
             run = await self._indices(state)
             if state.batch.tidemill.copies:
-                copied = CopiedLines(self.store, state, part_bytes=self.part_bytes, is_billed=self.bill_copies)
-                parts += await self._copy(state, copied, run)
+                copied = CopiedLines(self.store, state, self.rules)
+                parts += await self._parts(state, copied.filled(run), COPY_PARTS_FROM, copied.models)
                 copies = copied.counts
             filled = total - run.done
             if filled:
-                parts += [part async for part in self._fill(state, run)]
+                parts += await self._parts(state, self._filled(state, run), FILL_PARTS_FROM)
         keys = [(part, part_key(state.id, part)) for part in parts]
 
         def lines_of(*, failed: bool) -> _Counted:
@@ -118,14 +114,14 @@ class Compactor:
         It is 0 if the input is not there, or larger than ingest accepts.
         """
         is_validated = state.batch is None or state.batch.is_validated
-        if is_validated or state.input is None or state.input.bytes > self.input_bytes_max:
+        if is_validated or state.input is None or state.input.bytes > self.rules.input_bytes_max:
             return state
         count = 0
         try:
             async with aclosing(_input_lines(self.store, state.input.key)) as lines:
                 async for _ in lines:
                     count += 1
-                    if count > self.input_lines_max:
+                    if count > self.rules.input_lines_max:
                         return state
         except NotFound:
             return state
@@ -148,7 +144,7 @@ class Compactor:
         assert state.batch is not None
         # First the prices: without one the files would be written in vain.
         window, names = state.batch.completion_window, state.models or (state.batch.model,)
-        tariffs = [self.tariff_of(name, window) for name in names]
+        tariffs = [self.rules.tariff_of(name, window) for name in names]
         total = state.batch.request_counts.total
         output_file, outputs = await self._write(state.id, output, failed=False, cut=state.batch.tidemill.numbered)
         error_file, _ = await self._write(state.id, errors, failed=True, cut=None)
@@ -187,30 +183,27 @@ class Compactor:
                 found.mark(index, failed=part.failed)
         return found
 
-    async def _copy(self, state: State, copied: CopiedLines, run: LineBitmap) -> list[PartRef]:
-        numbers, parts = itertools.count(COPY_PARTS_FROM), []
-        async with aclosing(copied.filled(run)) as buffers:
-            async for buffer, failed in buffers:
-                part = await write_part(
-                    self.store,
-                    state.id,
-                    next(numbers),
-                    buffer,
-                    failed=failed,
-                    writer=self.writer,
-                    models=copied.models,
+    async def _parts(self, state: State, filled: Filled, first: int, models: Sequence[int] = ()) -> list[PartRef]:
+        """Write buffers as parts with the numbers from `first`."""
+        numbers, parts, writer = itertools.count(first), [], self.writer
+        async with aclosing(filled):
+            async for buffer, failed in filled:
+                number = next(numbers)
+                parts.append(
+                    await write_part(
+                        self.store, state.id, number, buffer, failed=failed, writer=writer, models=models
+                    )
                 )
-                parts.append(part)
         return parts
 
-    async def _fill(self, state: State, run: LineBitmap) -> AsyncIterator[PartRef]:
+    async def _filled(self, state: State, run: LineBitmap) -> Filled:
+        """Yield error lines for the lines that were not run."""
         assert state.batch is not None
         assert state.input is not None
         code, message = line.CANCELLED if state.batch.status is Status.CANCELLING else line.EXPIRED
         if reasons := explanation(state.batch.tidemill.waiting):
             message = f"{message} {reasons}"
         buffer = PartBuffer()
-        number = FILL_PARTS_FROM
         index = -1
         total = state.batch.request_counts.total
         async with aclosing(_lines_or_gaps(self.store, state.input.key, total)) as lines:
@@ -223,11 +216,11 @@ class Compactor:
                 )
                 text = line.unanswered(state.id, index, custom_id, code=code, message=why)
                 buffer.add([LineMark(index=index, size=len(text), failed=True)], text)
-                if buffer.size >= self.part_bytes:
-                    yield await write_part(self.store, state.id, number, buffer, failed=True, writer=self.writer)
-                    buffer, number = PartBuffer(), number + 1
+                if buffer.size >= self.rules.part_bytes:
+                    yield buffer, True
+                    buffer = PartBuffer()
         if buffer:
-            yield await write_part(self.store, state.id, number, buffer, failed=True, writer=self.writer)
+            yield buffer, True
 
     async def _write(
         self, batch_id: str, counted: _Counted, *, failed: bool, cut: Cut | None

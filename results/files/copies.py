@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
 from tidemill.results.files.merge import Sums, merged
+from tidemill.results.resources import FileRules
 from tidemill.results.state.active_batch import PartBuffer
 from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State
@@ -28,15 +29,15 @@ Filled = AsyncGenerator[tuple[PartBuffer, bool], None]
 class CopiedLines:
     """The copies of one batch."""
 
-    def __init__(self, store: Store, state: State, *, part_bytes: int, is_billed: bool) -> None:
-        """Read nothing yet; `is_billed` says whether a copy counts the tokens of its original."""
+    def __init__(self, store: Store, state: State, rules: FileRules) -> None:
+        """Read nothing yet."""
         assert state.batch is not None
         self._store = store
         self._id = state.id
         self._parts = state.parts
         self._expected = state.batch.tidemill.copies or 0
-        self._part_bytes = part_bytes
-        self._is_billed = is_billed
+        self._part_bytes = rules.part_bytes
+        self._is_billed = rules.bill_copies
         self.models = bytearray(state.batch.request_counts.total if state.models else 0)
         """The number of the model of each copy by its index; empty if there is only one."""
         self.counts: Counter[tuple[int, bool]] = Counter()

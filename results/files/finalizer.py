@@ -48,17 +48,7 @@ class Finalizer:
         self._history = resources.history
         self._room = resources.compactions
         self._writer = writer
-        limits = resources.limits
-        self._compactor = Compactor(
-            resources.store,
-            resources.clock,
-            limits.part_bytes,
-            limits.tariff_of,
-            writer,
-            bill_copies=limits.bill_copies,
-            input_lines_max=limits.input_lines_max,
-            input_bytes_max=limits.input_bytes_max,
-        )
+        self._compactor = Compactor(resources.store, resources.clock, resources.limits.files, writer)
 
     async def finish(self, active: ActiveBatch, waits: Waits) -> Compacted | None:
         """Write the files of a batch, and retry until that works; then copy them to the bucket that it names.
@@ -100,10 +90,9 @@ class Finalizer:
             try:
                 async with self._room:
                     return await self._compactor.compact_buffers(active)
-            except OSError as error:
-                why, wait = reason(error), pause_seconds(failures)
-            except PriceError as error:
-                why, wait = str(error), pause_seconds(failures)
+            except (OSError, PriceError) as error:
+                why = reason(error) if isinstance(error, OSError) else str(error)
+            wait = pause_seconds(failures)
             failures += 1
             log.error("%s cannot be finished: %s; next try in %.1f s", active.state.id, why, wait)
             waits(Reason.FILES, f"The files of the batch cannot be written: {why}.")

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from tidemill.results.files.compaction import Compactor
 from tidemill.results.files.overlay_store import OverlayStore, RebuildError
 from tidemill.results.files.part_recovery import PART_BYTES, PartRecovery
+from tidemill.results.resources import FileRules
 from tidemill.results.state.reducer import State
+from tidemill.schemas.bounds import BATCH_LINES_MAX, NUMBER_MAX
 from tidemill.schemas.log.codec import Headers
 from tidemill.schemas.log.messages import InputRef
 from tidemill.schemas.log.part import PartError, PartRef, file_key
@@ -50,7 +52,7 @@ class Rebuild:
 
     batch: Batch
     store: OverlayStore
-    bill_copies: bool = False
+    bill_copies: bool
     """The setting when the files were written: whether they say the usage of copies."""
     _recovery: PartRecovery = field(init=False)
 
@@ -96,15 +98,17 @@ class Rebuild:
                 f"{verb(found.missing, 'is', 'are')} no longer in the log"
                 f" ({counted(found.unreadable, 'record')} could not be read)"
             )
-        compactor = Compactor(
-            store=self.store,
-            clock=time.time,
+        rules = FileRules(
             part_bytes=PART_BYTES,
             tariff_of=_free,
             bill_copies=self.bill_copies,
+            input_lines_max=BATCH_LINES_MAX,
+            input_bytes_max=NUMBER_MAX,
         )
         try:
-            fact = await compactor.compact(self._closed(await found.parts()), found.bitmap)
+            fact = await Compactor(self.store, time.time, rules).compact(
+                self._closed(await found.parts()), found.bitmap
+            )
         except NotFound as error:
             raise RebuildError(
                 f"{self.batch.id}: the input is gone, and lines that were not run need it"

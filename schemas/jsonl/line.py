@@ -5,6 +5,7 @@ escaped, because many readers take them for the end of a line (`str.splitlines`)
 """
 
 import functools
+import hashlib
 import re
 from typing import NamedTuple
 
@@ -105,6 +106,12 @@ def custom_id_of(line: bytes) -> bytes:
     except UNREADABLE:
         return b"null"
     return bytes(found) if 0 < len(text) <= CUSTOM_ID_CHARS_MAX else b"null"
+
+
+def name_digest(custom_id: str | bytes) -> bytes:
+    """A hash of a `custom_id`, 16 bytes."""
+    data = custom_id if isinstance(custom_id, bytes) else custom_id.encode(errors="surrogatepass")
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def model_of(line: bytes) -> str | None:

@@ -95,3 +95,26 @@ async def run_all(works: Iterable[Coroutine[Any, Any, object]]) -> None:
         raise cancellation
     if failed is not None:
         failed.result()
+
+
+class Background:
+    """Background tasks of a partition; an error in a task is logged."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Start a task."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def cancel(self) -> None:
+        """Cancel all tasks."""
+        for task in self._tasks:
+            task.cancel()
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a background task of a partition failed", exc_info=error)

@@ -74,7 +74,7 @@ class Copies:
         self.state = State(id="batch_1", partition=0, project="p", batch=batch, ending=Status.COMPLETED)
         resources = Resources(
             sender=None, history=None, store=self.store, clock=self.clock, monotonic=self.clock, limits=None,
-            compactions=asyncio.Semaphore(1), buckets=found,
+            compactions=asyncio.Semaphore(1), buckets=found, wake=None,
         )  # fmt: skip
         self.copier = BucketCopier(resources, Owner(writer="w", generation=1, confirm=self.held))
 

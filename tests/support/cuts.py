@@ -208,16 +208,15 @@ class Network:
         self._thread.join()
         self._loop.close()
 
-    def lay(self, process: str, server: str, target: int, port: int = 0) -> Way:
+    def lay(self, process: str, server: str, target: int) -> Way:
         """Create a way.
 
         Args:
             process: Name of the process.
             server: Name of the server.
             target: Port of the server.
-            port: Port that the process connects to; 0 is any free one.
         """
-        return self.call(self._lay(process, server, target, port))
+        return self.call(self._lay(process, server, target))
 
     def set(self, process: str = "", server: str = "", **how: Any) -> None:
         """Set the state (`Way.set`) of all ways of a process, to a server, or both."""
@@ -236,9 +235,8 @@ class Network:
         """Run a coroutine on the network's thread."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(CALL_SECONDS_MAX)
 
-    async def _lay(self, process: str, server: str, target: int, port: int) -> Way:
+    async def _lay(self, process: str, server: str, target: int) -> Way:
         way = self.ways[process, server] = Way(target)
-        way.port = port
         self._servers.append(await way.listen())
         return way
 

@@ -26,6 +26,7 @@ from tidemill.kafka.catalog import Catalog
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import BatchCreated
 from tidemill.schemas.ports import Clock, Edge, LogRecord
 from tidemill.schemas.resources import access
 from tidemill.schemas.resources.access import Role
@@ -215,3 +216,15 @@ async def open_client(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an app on new dependencies, as the project `p`."""
     async with open_dependencies(folder) as deps, client_of(deps) as client:
         yield client
+
+
+def fault(answer: httpx.Response) -> tuple[int, str | None, str | None]:
+    """Status, param and code of an error."""
+    error = answer.json()["error"]
+    return answer.status_code, error["param"], error["code"]
+
+
+def commands(deps: Dependencies) -> list[BatchCreated]:
+    """All create commands."""
+    sent = (codec.decode_command(value) for topic, _, value in deps.log.records if topic == topics.COMMANDS.name)
+    return [command for command in sent if isinstance(command, BatchCreated)]

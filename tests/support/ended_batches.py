@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Mapping
+from typing import Any
 
 from support.dependencies import NOW, batch_of
 
@@ -36,15 +37,46 @@ async def put_ended(
     return deps.view.put_batch(BatchRecord(project=project, batch=batch))
 
 
+async def end(
+    deps: Dependencies,
+    batch_id: str,
+    at: str,
+    status: Status,
+    texts: list[tuple[int, bool, bytes]],
+    **fields: Any,
+) -> None:
+    """End a batch of `p` with these lines: index, whether it failed, text; `at` is the field of the time."""
+    batch = Batch.model_validate_json(deps.view.batch("p", batch_id))
+    receipts = {}
+    for kind, is_error in (("output", False), ("errors", True)):
+        if mine := {index: text for index, failed, text in texts if failed is is_error}:
+            await _write(deps, "p", batch_id, kind, mine)
+            receipts[kind] = FileReceipt(lines=len(mine), bytes=_size(mine), sha256="")
+    if texts:
+        fields["tidemill"] = Extras(receipt=Receipt(lines=len(texts), **receipts))
+    changed = batch.model_copy(update={"status": status, at: NOW + 60, **fields})
+    deps.view.put_batch(BatchRecord(project="p", batch=changed))
+
+
 async def _write(deps: Dependencies, project: str, batch_id: str, kind: str, texts: Mapping[int, bytes]) -> None:
     file_id = ids.derived_file_id(batch_id, kind)
-    file = File(id=file_id, bytes=1, created_at=NOW, filename="e", purpose="batch_output")
+    file = File(id=file_id, bytes=_size(texts), created_at=NOW, filename="e", purpose="batch_output")
     record = FileRecord(project=project, file=file, key=f"files/{file_id}", sha256="")
     models, usage = (array("I", [0] * columns * len(texts)) for columns in (1, 4))
     columns = encode_index(array("I", texts), array("I", map(len, texts.values())), models, usage)
     await deps.store.write(record.key, _once(b"".join(texts.values())))
     await deps.store.write(index_key(record.key), _once(columns))
     deps.view.put_file(record, 1)
+
+
+def _size(texts: Mapping[int, bytes]) -> int:
+    return sum(map(len, texts.values()))
+
+
+def errored(kind: str, message: str, request_id: str | None = None) -> dict:
+    """The result of a request with an error of ours."""
+    said = {"type": kind, "message": message}
+    return {"type": "errored", "error": {"type": "error", "error": said, "request_id": request_id}}
 
 
 async def _once(content: bytes):

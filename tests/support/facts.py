@@ -5,8 +5,8 @@ from collections import Counter
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import LineMark
-from tidemill.schemas.log.messages import Accepted, BatchCreated, InputRef
-from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.schemas.log.messages import Accepted, BatchCreated, Grown, InputRef, Opened, Sealed
+from tidemill.schemas.resources.batch import Batch, Extras, Status
 from tidemill.schemas.resources.by_model import ModelLines
 
 NOW = 1_790_000_000
@@ -92,3 +92,42 @@ def _records(chance, number, places, model):
             tuple(codec.lines_headers(batch_id(number), marks, model=model)),
             b"".join(texts),
         )
+
+
+def _fact(fact):
+    return (topics.OUTCOMES.name, ((codec.KIND, fact.kind.encode()),), codec.encode(fact))
+
+
+def stream_facts(number, totals, cut=None):
+    """Ingest's facts about a stream: it opens, grows, and is sealed."""
+    batch = Batch(
+        id=batch_id(number),
+        endpoint="/v1/chat/completions",
+        input_file_id="file-x",
+        completion_window="24h",
+        status=Status.IN_PROGRESS,
+        created_at=NOW,
+        in_progress_at=NOW,
+        expires_at=NOW + 3600,
+        tidemill=Extras(numbered=cut),
+    )
+    source = InputRef(key=f"files/in{number}", bytes=1)
+    return [
+        _fact(Opened(project="default", batch=batch)),
+        *(_fact(Grown(batch_id=batch.id, total=total, model="m")) for total in totals),
+        _fact(Sealed(batch_id=batch.id, total=totals[-1], model="m", input=source)),
+    ]
+
+
+def grown(chance, facts, results):
+    """These facts and lines in any order in which no line comes before the fact that makes room for it."""
+    found, total, left = [], 0, list(results)
+    for fact in facts:
+        found.append(fact)
+        total = max(total, getattr(codec.decode_fact(fact[2]), "total", 0))
+        for record in list(left):
+            _, marks = codec.lines_marks(record[1], len(record[2]))
+            if chance.random() < 0.5 and max(mark.index for mark in marks) < total:
+                found.append(record)
+                left.remove(record)
+    return found + left

@@ -188,9 +188,9 @@ class World:
         partition, assembly = self.partition()
         try:
             await self._take_all(partition)
-            while partition.due_at is not None or assembly._tasks or assembly._joined:
+            while partition.due_at is not None or assembly._background._tasks or assembly._joined:
                 async with asyncio.timeout(WAIT_SECONDS_MAX):
-                    await asyncio.gather(*assembly._tasks)
+                    await asyncio.gather(*assembly._background._tasks)
                 await asyncio.sleep(0)
                 self.now = max(self.now, partition.due_at or 0)
                 await partition.tick(self.cancelled.__contains__)

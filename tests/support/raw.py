@@ -44,12 +44,12 @@ def asked(address: tuple[str, int], *pieces: bytes) -> bytes:
         return answered(raw)
 
 
-def trickled(address: tuple[str, int], start: bytes, piece: bytes, *, seconds: float = 0.2) -> bytes:
+def trickled(address: tuple[str, int], start: bytes, piece: bytes) -> bytes:
     """Send a piece again and again, slowly, until the other side answers or closes."""
     with connect(address) as raw:
         raw.sendall(start)
         ends = time.monotonic() + WAIT_SECONDS_MAX
-        raw.settimeout(seconds)
+        raw.settimeout(0.2)
         while time.monotonic() < ends:
             try:
                 if first := raw.recv(1 << 16):

@@ -22,6 +22,7 @@ from tidemill.schemas.log import codec, topics
 from tidemill.sealing.records import open_outcome
 from tidemill.sealing.store import SealedStore
 from tidemill.sealing.vault import Vault
+from tidemill.storage.buckets import Buckets
 
 MODELS = ("m", "other")
 """Every fourth run has batches with lines of both; the others have the first one alone."""
@@ -114,6 +115,7 @@ class ResultsProcess(Base):
             monotonic=world.loop.time,
             limits=limits,
             compactions=asyncio.Semaphore(2),
+            buckets=Buckets({}),
             wake=self._wake,
         )
         self._tables: dict[int, Tables] = {}

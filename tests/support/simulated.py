@@ -8,10 +8,12 @@ import random
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from decimal import Decimal
 
+from support.results_limits import file_rules, limits
+
 from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.results.facts import Early
 from tidemill.results.partition import Partition
-from tidemill.results.resources import Limits, Owner, Resources
+from tidemill.results.resources import Owner, Resources
 from tidemill.results.state.reducer import State
 from tidemill.results.state.tables import Tables
 from tidemill.schemas.lifecycle import MOVES
@@ -20,6 +22,7 @@ from tidemill.schemas.log.messages import BatchRecord, LedgerRecord, Tick
 from tidemill.schemas.ports import NotFound, chained, once
 from tidemill.schemas.resources.batch import Status
 from tidemill.schemas.resources.bill import Tariff
+from tidemill.storage.buckets import Buckets
 
 COMMIT_CHANCE = 0.2
 """Chance of a commit after an event, and before a crash; events acknowledged since then come again after it."""
@@ -246,7 +249,7 @@ class SimulatedLog:
 class Simulation:
     """One partition, started again after each crash."""
 
-    def __init__(self, seed: int, *, part_bytes: int = 2_000) -> None:
+    def __init__(self, seed: int, *, part_bytes: int = 2_000, bill_copies: bool = False) -> None:
         self.chance = random.Random(seed)
         random.seed(seed)
         self.fuse = Fuse()
@@ -259,13 +262,8 @@ class Simulation:
         self.crashes = 0
         # Parts sealed by age differ between a process and its successor.
         age = self.chance.choice((1, 3, 10))
-        self._limits = Limits(
-            part_bytes=part_bytes,
-            part_age_seconds=age,
-            grace_seconds=5,
-            output_life_seconds=3600,
-            tariff_of=self._tariff,
-        )
+        files = file_rules(part_bytes=part_bytes, tariff_of=self._tariff, bill_copies=bill_copies)
+        self._limits = limits(files=files, part_age_seconds=age)
 
     async def run(self, *, crashes_max: int = 1, crash_at: int | None = None) -> None:
         """Run until every event is acknowledged and nothing is due; `crash_at` is the step of each crash."""
@@ -306,6 +304,8 @@ class Simulation:
                 monotonic=self.monotonic,
                 limits=self._limits,
                 compactions=asyncio.Semaphore(1),
+                buckets=Buckets({}),
+                wake=lambda: None,
             ),
             owner=Owner(writer=f"{self.crashes:08x}", generation=self.crashes + 1, confirm=surely),
         )

@@ -13,6 +13,7 @@ from decimal import Decimal
 import orjson
 from support import simtime
 from support.facts import model_of, original_of
+from support.results_limits import file_rules, limits
 from support.simchecks import PARTITIONS, Job, Seen
 from support.simfaults import Faults
 from support.simgroup import ProcessorsGroup
@@ -36,7 +37,6 @@ from tidemill.configuration import projects
 from tidemill.configuration.settings import Settings
 from tidemill.processors.partitions.completed_lines import CompletedLines
 from tidemill.processors.partitions.handover import STALE_SECONDS
-from tidemill.results.resources import Limits
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.messages import BatchCreated, CancelRequested, DeleteRequested, InputRef
@@ -120,12 +120,10 @@ class SimulatedWay(Faults):
             limits=projects.Limits(models_per_batch_max=2, batches_at_work_max=self.at_work_max),
             grace_seconds=2,
         )
-        self._limits = Limits(
-            part_bytes=self.chance.choice((500, 3_000)),
+        self._limits = limits(
+            files=file_rules(part_bytes=self.chance.choice((500, 3_000)), tariff_of=self._tariff),
             part_age_seconds=self.chance.choice((0.5, 3)),
             grace_seconds=self._settings.grace_seconds,
-            output_life_seconds=3600,
-            tariff_of=self._tariff,
         )
 
     def run(self) -> None:

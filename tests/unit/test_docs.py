@@ -1,6 +1,5 @@
 """The docs match the code."""
 
-import importlib.util
 import json
 import re
 import tomllib
@@ -11,6 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 from support import snippets
+from support.loading import loaded
 from typer.main import get_command
 
 from tidemill.__main__ import app
@@ -32,10 +32,7 @@ def anchor(heading: str) -> str:
 
 @pytest.fixture(scope="module")
 def generate():
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(ROOT / "docs" / "generate.py")
 
 
 def tables(kind):

@@ -1,12 +1,12 @@
 """The rules and the dashboards: they are current, name metrics that exist, and each alert has a runbook."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from support.loading import loaded
 
 from tidemill import metrics
 from tidemill.instruments import METRICS
@@ -30,10 +30,7 @@ SERIES = {
 
 @pytest.fixture(scope="module")
 def dashboards():
-    spec = importlib.util.spec_from_file_location("dashboards", ROOT / "deploy" / "grafana" / "dashboards.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(ROOT / "deploy" / "grafana" / "dashboards.py")
 
 
 def test_the_dashboards_are_current(dashboards):

@@ -1,6 +1,5 @@
 """A release is whole: deploy/release.py refuses a tag that package, chart or changelog do not match."""
 
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.loading import loaded
 
 from tidemill import __version__
 
@@ -33,10 +33,7 @@ UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
 
 @pytest.fixture(scope="module")
 def release():
-    spec = importlib.util.spec_from_file_location("release", ROOT / "deploy" / "release.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(ROOT / "deploy" / "release.py")
 
 
 def test_the_notes_are_the_section_of_the_changelog(release):

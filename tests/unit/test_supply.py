@@ -1,7 +1,6 @@
 """All downloads are pinned: packages, tools of the build, jars and images, each with a hash."""
 
 import ast
-import importlib.util
 import json
 import re
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import measures
 import pytest
 import yaml
+from support.loading import loaded
 
 from tidemill.local.embedded import jars
 
@@ -28,10 +28,7 @@ def text(name):
 
 @pytest.fixture(scope="module")
 def sbom():
-    spec = importlib.util.spec_from_file_location("sbom", ROOT / "deploy" / "sbom.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(ROOT / "deploy" / "sbom.py")
 
 
 @pytest.mark.parametrize("name", LOCKS)

@@ -23,6 +23,7 @@ from tidemill.api.dependencies import (
 from tidemill.api.openapi import Route
 from tidemill.api.requests import paging, reading
 from tidemill.api.requests.fields import KeyId, OneOf, Project, Stream
+from tidemill.api.requests.filters import LIMIT_DEFAULT, LIMIT_MAX
 from tidemill.api.requests.paging import ListPage, PageQuery
 from tidemill.api.requests.parts import Query
 from tidemill.api.view.view import View
@@ -35,8 +36,6 @@ from tidemill.schemas.resources.access import ApiKey, Role
 from tidemill.schemas.resources.audit import Action
 from tidemill.wording import counted
 
-LIMIT_DEFAULT: Final = 20
-LIMIT_MAX: Final = 100
 NAME_CHARS_MAX: Final = 100
 LIFE_SECONDS_MIN: Final = 60
 LIFE_SECONDS_MAX: Final = 10 * 366 * 86_400

@@ -24,15 +24,13 @@ from tidemill.configuration.catalog import MODEL, SERVER, Applied, Contents, Ent
 from tidemill.configuration.changes import Difference, Wanted
 from tidemill.configuration.servers import Model, Server
 from tidemill.runtime import server_probe
-from tidemill.schemas import bounds
+from tidemill.schemas import bounds, fingerprint_of
 from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.resources.error import ApiError
 
 LIMIT_DEFAULT: Final = 1_000
 FIELDS_MAX: Final = 64
 """More settings than a server or a model has."""
-ENTRIES_MAX: Final = 10_000
-"""Servers, and models, that one request applies."""
 PROBES_MAX: Final = 32
 """Servers that are called after one change, at once."""
 
@@ -62,7 +60,7 @@ class Matching(Headers[Precondition]):
 
 
 EntrySettings = Annotated[dict[bounds.Word, Any], Field(max_length=FIELDS_MAX)]
-Entries = Annotated[dict[bounds.Name, EntrySettings], Field(max_length=ENTRIES_MAX)]
+Entries = Annotated[dict[bounds.Name, EntrySettings], Field(max_length=changes.ENTRIES_MAX)]
 
 
 class EntryRequest(reading.Body):
@@ -236,7 +234,7 @@ async def apply(
     else:
         await _record(request, deps, caller, differences)
         contents = await deps.catalog.change(deps.log, plan)
-        applied = Applied(digest=catalog.digest(settings), author=caller.actor, at=at)
+        applied = Applied(digest=fingerprint_of(settings), author=caller.actor, at=at)
         await deps.catalog.note_applied(deps.log, applied)
     return json(
         AppliedObject(changes=differences, dry_run=body.dry_run, warnings=await _warnings(contents, entries))

@@ -5,7 +5,6 @@ writers may still contradict each other, and a record may be of another version;
 leaves out an entry that it cannot use, and says why in `Contents.faults`.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -256,11 +255,6 @@ def settings_by_key(
 
 def _dumped(one: Server | Model) -> dict[str, Any]:
     return one.model_dump(mode="json", exclude_defaults=True, by_alias=True)
-
-
-def digest(settings: Mapping[Key, Mapping[str, Any]]) -> str:
-    """A digest of servers and models."""
-    return hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def in_order(keys: Mapping[Key, Entry]) -> Iterable[tuple[Key, Entry]]:

@@ -13,13 +13,13 @@ from tidemill.configuration.catalog import (
     Fold,
     Key,
     checked,
-    digest,
     kind_of,
     name_of,
     settings_by_key,
 )
 from tidemill.configuration.misconfigured import nearest
 from tidemill.configuration.servers import KEY_PREFIX, Model, Server
+from tidemill.schemas import fingerprint_of
 from tidemill.wording import listed
 
 NAMES_MAX: Final = 100_000
@@ -166,7 +166,7 @@ def of_settings(
 
 def is_applied(contents: Contents, settings: Mapping[Key, Mapping[str, Any]]) -> bool:
     """Whether these servers and models of a settings file were applied last."""
-    return contents.applied is not None and contents.applied.digest == digest(settings)
+    return contents.applied is not None and contents.applied.digest == fingerprint_of(settings)
 
 
 def waiting(contents: Contents, settings: Mapping[Key, Mapping[str, Any]]) -> str:

@@ -21,6 +21,7 @@ from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.follower import Follower
 from tidemill.kafka.offsets import is_unused
 from tidemill.retrying import pause_seconds
+from tidemill.schemas import fingerprint_of
 from tidemill.schemas.log import topics
 from tidemill.schemas.ports import Sender
 
@@ -189,7 +190,7 @@ class Catalog:
             return False
         at = int(time.time())
         await self.change(log, lambda found: changes.of_settings(found, settings, author=author, at=at))
-        await self.note_applied(log, Applied(digest=catalog.digest(settings), author=author, at=at))
+        await self.note_applied(log, Applied(digest=fingerprint_of(settings), author=author, at=at))
         return True
 
     async def note_applied(self, log: Sender, applied: Applied) -> None:

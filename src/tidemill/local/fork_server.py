@@ -23,8 +23,8 @@ import setproctitle
 
 from tidemill.local import parent_death
 from tidemill.runtime import notify
+from tidemill.schemas.log.acls import STAGES
 
-STAGES: Final = ("api", "ingest", "processors", "results", "webhooks")
 FORK: Final = b"f"
 """The message of a request."""
 DESCRIPTORS: Final = 3

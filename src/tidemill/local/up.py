@@ -24,14 +24,14 @@ from tidemill.local.demo.weights import WeightsError
 from tidemill.local.embedded import kraft
 from tidemill.local.embedded.broker import Broker, BrokerError
 from tidemill.local.embedded.kraft import PortError
-from tidemill.local.fork_server import STAGES, Request
+from tidemill.local.fork_server import Request
 from tidemill.local.forks import Forks
 from tidemill.local.live_settings import LOOK_SECONDS, LiveSettings
 from tidemill.local.supervisor import Supervisor
 from tidemill.runtime import preflight
 from tidemill.runtime.listening import client_host
 from tidemill.runtime.run_file import security
-from tidemill.schemas.log.acls import acls
+from tidemill.schemas.log.acls import STAGES, acls
 from tidemill.schemas.resources import access
 from tidemill.tasks import run_all
 from tidemill.terminal import say

@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -24,8 +23,6 @@ ROUND_SECONDS: Final = 3600.0
 KEPT: Final = 3
 """Longest times that a record or a batch lives until a key is destroyed: a batch may run for one, and the log
 removes only whole segments."""
-
-log = logging.getLogger(__name__)
 
 OnRecord = Callable[[str, bytes | None], object]
 

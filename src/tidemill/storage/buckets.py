@@ -5,7 +5,6 @@ whole object or none.
 """
 
 import asyncio
-import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, closing, contextmanager, suppress
@@ -27,8 +26,6 @@ TRANSFERS_EACH_MAX: Final = 2
 SHOWN_MAX: Final = 5
 """Folders that a refusal names."""
 _TOTAL: Final = re.compile(r"bytes \d{1,19}-\d{1,19}/(\d{1,19})\Z", re.ASCII)
-
-log = logging.getLogger(__name__)
 
 
 class NotAllowed(Exception):

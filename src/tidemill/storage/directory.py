@@ -47,7 +47,7 @@ class DirectoryStore:
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
         """See `Store.write`; an object of up to `HOP_BYTES` takes one thread switch."""
-        return await self._write(_publish, key, chunks)
+        return await self._write(Path.replace, key, chunks)
 
     async def create(self, key: str, content: bytes) -> bool:
         """See `Store.create`."""
@@ -133,10 +133,6 @@ Publish = Callable[[Path, Path], object]
 """Gives a complete file its name."""
 
 
-def _publish(partial: Path, target: Path) -> None:
-    partial.replace(target)
-
-
 def _publish_new(partial: Path, target: Path) -> None:
     """Raises `FileExistsError` if the name is taken; by a link, since a rename would replace the file."""
     try:
@@ -155,15 +151,27 @@ def _publish_new(partial: Path, target: Path) -> None:
         partial.unlink()
 
 
-class _Draft:
+class _File:
+    """A file that is open once it has a descriptor."""
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
+
+
+class _Draft(_File):
     """An object that is being written. Every method blocks; only one thread at a time may call them."""
 
     def __init__(self, partial: Path, target: Path, reserve_bytes: int, publish: "Publish") -> None:
+        super().__init__()
         self._publish = publish
         self._partial = partial
         self._target = target
         self._reserve_bytes = reserve_bytes
-        self._descriptor: int | None = None
         self._size = 0
         self.held = Held(self.discard)
 
@@ -182,7 +190,7 @@ class _Draft:
         self.write(data)
         assert self._descriptor is not None
         os.fsync(self._descriptor)
-        self._close()
+        self.close()
         if self.held.is_left:
             raise asyncio.CancelledError
         for last in (False,) * (RENAME_TRIES_MAX - 1) + (True,):
@@ -198,22 +206,17 @@ class _Draft:
         return self._size
 
     def discard(self) -> None:
-        self._close()
+        self.close()
         self._partial.unlink(missing_ok=True)
 
-    def _close(self) -> None:
-        if self._descriptor is not None:
-            descriptor, self._descriptor = self._descriptor, None
-            os.close(descriptor)
 
-
-class _Reading:
+class _Reading(_File):
     """An object that is being read. The first `read` opens it; every `read` blocks."""
 
     def __init__(self, path: Path, key: str) -> None:
+        super().__init__()
         self._path = path
         self._key = key
-        self._descriptor: int | None = None
         self.end = 0
         """Where the wanted bytes end, once the object is open."""
         self.held = Held(self.close)
@@ -227,11 +230,6 @@ class _Reading:
             return os.pread(self._descriptor, max(0, min(READ_BYTES, self.end - start)), start)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise NotFound(self._key) from error
-
-    def close(self) -> None:
-        if self._descriptor is not None:
-            descriptor, self._descriptor = self._descriptor, None
-            os.close(descriptor)
 
 
 def _free(folder: Path) -> int:

@@ -5,10 +5,9 @@ import functools
 import logging
 from dataclasses import replace
 
-import httpx
 import pytest
 from support import dependencies
-from support.dependencies import ADMIN, NOW, open_dependencies
+from support.dependencies import ADMIN, NOW, fault, open_dependencies
 from support.trust import SIGNER, VERIFIER
 
 from tidemill import metrics
@@ -40,11 +39,6 @@ async def made(admin, **fields) -> dict[str, object]:
     answer = await admin.post("/v1/admin/keys", json=MADE | fields)
     assert answer.status_code == 200, answer.text
     return answer.json()
-
-
-def fault(answer: httpx.Response) -> tuple[int, str | None, str | None]:
-    error = answer.json()["error"]
-    return answer.status_code, error["param"], error["code"]
 
 
 async def test_a_secret_is_shown_once_and_stored_nowhere(deps, admin, caplog):

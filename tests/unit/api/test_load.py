@@ -1,7 +1,7 @@
 """The load of servers: reports of several processes, their sums and parts, their age, and the events of it."""
 
 import pytest
-from support.dependencies import ADMIN, NOW, READER, client_of, open_dependencies
+from support.dependencies import NOW, READER, client_of, open_dependencies
 
 from tidemill.api.servers.load import SHOWN_MAX, LoadEvent, Loads
 from tidemill.configuration.settings import Settings
@@ -27,12 +27,6 @@ SETTINGS = Settings(
 async def deps(tmp_path):
     async with open_dependencies(tmp_path, settings=SETTINGS) as deps:
         yield deps
-
-
-@pytest.fixture
-async def operator(deps):
-    async with client_of(deps, ADMIN) as client:
-        yield client
 
 
 async def test_the_limit_of_some_servers(deps):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 from support.backend import Backend
-from support.dependencies import ADMIN, NOW, client_of, open_dependencies
+from support.dependencies import NOW, open_dependencies
 
 from tidemill.configuration.settings import Settings
 from tidemill.schemas.bounds import NAME_CHARS_MAX
@@ -25,12 +25,6 @@ SETTINGS = Settings(
 async def deps(tmp_path):
     async with open_dependencies(tmp_path, settings=SETTINGS) as deps:
         yield deps
-
-
-@pytest.fixture
-async def operator(deps):
-    async with client_of(deps, ADMIN) as client:
-        yield client
 
 
 async def test_a_server_from_its_addition_to_its_removal(deps, operator):

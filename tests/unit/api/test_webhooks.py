@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from support import dependencies
-from support.dependencies import NOW, open_dependencies
+from support.dependencies import NOW, fault, open_dependencies
 
 from tidemill.api.routes import webhooks
 from tidemill.api.webhooks import Webhooks
@@ -38,11 +38,6 @@ async def client(deps):
     """A client of the project `p`."""
     async with client_of(deps) as client:
         yield client
-
-
-def fault(answer):
-    error = answer.json()["error"]
-    return answer.status_code, error["param"], error["code"]
 
 
 async def made(client, **fields):

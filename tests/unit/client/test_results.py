@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.folders import contents, put
 from support.service import Service, request_lines, result_lines
 from support.waiting import until
 
@@ -14,17 +15,6 @@ from tidemill.client.http.client import Client
 from tidemill.client.runs.job import RunOptions, run
 from tidemill.client.runs.paths import Sink
 from tidemill.terminal import Console
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """The files of a folder by name."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def put(path: Path, content: bytes) -> Path:
-    """Write a file; returns its path."""
-    path.write_bytes(content)
-    return path
 
 
 async def test_a_run_downloads_and_checks_its_results(

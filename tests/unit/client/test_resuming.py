@@ -9,6 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 from aiohttp import web
+from support.folders import contents, put
 from support.service import KEY, Service, request_lines, result_lines
 from support.waiting import until
 
@@ -24,17 +25,6 @@ from tidemill.terminal import Console
 
 ANOTHER = 54_321
 """Another user."""
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """The files of a folder by name."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def put(path: Path, content: bytes) -> Path:
-    """Write a file; returns its path."""
-    path.write_bytes(content)
-    return path
 
 
 async def interrupted(console: Console, client: Client, source: Path, sink: Sink, service: Service) -> None:

@@ -14,6 +14,7 @@ from tidemill.configuration import catalog, changes
 from tidemill.configuration.catalog import FILE, SERVER, Applied, Contents, Entry, Fold, PriceError
 from tidemill.configuration.servers import Model, Price, Server
 from tidemill.configuration.settings import Settings
+from tidemill.schemas import fingerprint_of
 
 NAMES = st.sampled_from(["a", "b", "c"])
 SERVERS = st.builds(
@@ -271,7 +272,7 @@ FILE_OF_API: dict[str, dict[str, object]] = {
 def test_a_file_that_waits_for_an_apply_is_named() -> None:
     """A command alone is no difference, nor a file without models, nor another one that says the same."""
     entries = changes.of_settings(folded([]), FILE_OF_API, author=FILE, at=1)
-    applied = Applied(digest=catalog.digest(FILE_OF_API), author=FILE, at=1)
+    applied = Applied(digest=fingerprint_of(FILE_OF_API), author=FILE, at=1)
     contents = replace(written(folded([]), entries), applied=applied)
     assert changes.waiting(contents, FILE_OF_API) == ""
     command = changes.planned(contents, {"server/a": {"url": "http://a/v1", "drain": True}}, author="k", at=2)

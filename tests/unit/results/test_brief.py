@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import pytest
 from support.facts import NOW, batch_id, commands, lines
+from support.results_limits import file_rules
 from support.simulated import Simulation
 from support.waiting import until
 
@@ -171,7 +172,7 @@ async def test_a_batch_waits_for_a_price_that_cannot_be_read(is_large, monkeypat
             raise PriceError("the price of the model m cannot be read (no number)")
         return prices[0]
 
-    standing = Standing(tariff_of=tariff_of)
+    standing = Standing(files=file_rules(tariff_of=tariff_of))
     results = [*lines(random.Random(1), 0, 10)]
     await standing.handle([*commands(0, 10), *results[:-1]])
     await standing.tick(PUBLISH_SECONDS)

@@ -4,6 +4,7 @@ import asyncio
 from decimal import Decimal
 
 import pytest
+from support.results_limits import file_rules, limits
 from support.simulated import Fuse, SimulatedLog, SimulatedStore, SimulatedTables, surely
 
 from tidemill.configuration.catalog import Entry, Fold
@@ -17,6 +18,7 @@ from tidemill.schemas.log.codec import LineMark
 from tidemill.schemas.log.messages import Accepted, BatchCreated, CancelRequested, Compacted, InputRef, Tick
 from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.schemas.resources.bill import Tariff
+from tidemill.storage.buckets import Buckets
 
 NOW = 1_790_000_000
 AGE_SECONDS = 3.0
@@ -72,16 +74,16 @@ class Owner:
                 store=self.store,
                 clock=lambda: self.clocks.wall,
                 monotonic=lambda: self.clocks.monotonic,
-                limits=resources.Limits(
-                    part_bytes=1 << 20,
+                limits=limits(
+                    files=file_rules(tariff_of=lambda *_: self._tariff),
                     part_age_seconds=AGE_SECONDS,
                     grace_seconds=GRACE_SECONDS,
-                    output_life_seconds=3600,
-                    tariff_of=lambda *_: self._tariff,
                     why_uncalled=lambda model: held(self.fold.contents(), model),
                     revision=lambda: self.fold.revision,
                 ),
                 compactions=asyncio.Semaphore(1),
+                buckets=Buckets({}),
+                wake=lambda: None,
             ),
             owner=resources.Owner(writer="w", generation=1, confirm=surely),
         )

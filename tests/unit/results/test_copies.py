@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import replace
 from types import SimpleNamespace
 
 import msgspec
@@ -88,9 +87,9 @@ class Found:
         assert (found[place]["response"], found[place]["error"]) == (original["response"], original["error"])
 
 
-def simulation_of(seed: int, models: tuple[str, ...]) -> tuple[Simulation, dict[int, int]]:
+def simulation_of(seed: int, models: tuple[str, ...], *, is_billed: bool) -> tuple[Simulation, dict[int, int]]:
     """A batch most of whose lines equal an earlier one of the same model, in parts of a few lines."""
-    simulation = Simulation(seed, part_bytes=500)
+    simulation = Simulation(seed, part_bytes=500, bill_copies=is_billed)
     bodies = [(simulation.chance.randrange(12), model_of(index, models or ("m",))) for index in range(TOTAL)]
     first = {body: index for index, body in reversed(list(enumerate(bodies)))}
     originals = {index: first[body] for index, body in enumerate(bodies) if first[body] != index}
@@ -111,9 +110,8 @@ async def test_each_copy_has_the_result_of_its_original(seed, models, tmp_path, 
     """Also if the original failed; crashes at any await, and parts that are lost, change nothing."""
     monkeypatch.setattr(merge, "STREAMS_MAX", 2 + seed % 7)
     monkeypatch.setattr(merge, "AHEAD_BYTES_MAX", seed * 100)
-    simulation, originals = simulation_of(seed, models)
     is_billed = seed % 3 == 0
-    simulation._limits = replace(simulation._limits, bill_copies=is_billed)
+    simulation, originals = simulation_of(seed, models, is_billed=is_billed)
     simulation.log.events += commands(0, TOTAL, models, originals)
     simulation.log.events += lines(simulation.chance, 0, TOTAL, models, originals)
     if seed % 5 == 0:
@@ -168,8 +166,7 @@ class LogReader:
 
 async def test_the_command_finds_files_with_billed_copies_intact(tmp_path, monkeypatch):
     """It rebuilds them by the setting."""
-    simulation, originals = simulation_of(1, ())
-    simulation._limits = replace(simulation._limits, bill_copies=True)
+    simulation, originals = simulation_of(1, (), is_billed=True)
     simulation.log.events += [
         *commands(0, TOTAL, (), originals), *lines(simulation.chance, 0, TOTAL, (), originals)
     ]  # fmt: skip
@@ -189,7 +186,7 @@ async def test_the_command_finds_files_with_billed_copies_intact(tmp_path, monke
 @pytest.mark.parametrize("status", [Status.CANCELLED, Status.EXPIRED])
 async def test_copies_of_lines_that_were_not_run_get_error_lines(seed, status, models):
     """A cancelled or expired batch has the copies of the lines that were answered in time."""
-    simulation, originals = simulation_of(seed, models)
+    simulation, originals = simulation_of(seed, models, is_billed=False)
     lost = simulation.chance.choice(sorted(set(originals.values())))
     results = list(lines(simulation.chance, 0, TOTAL, models, {lost, *originals}))
     simulation.chance.shuffle(results)
@@ -210,7 +207,7 @@ async def test_copies_of_lines_that_were_not_run_get_error_lines(seed, status, m
 
 async def test_a_batch_whose_list_of_copies_is_not_whole_waits_and_says_so(monkeypatch):
     """It ends once the list is back; no line gets a wrong result meanwhile."""
-    simulation, originals = simulation_of(1, ())
+    simulation, originals = simulation_of(1, (), is_billed=False)
     key = copies_key(batch_id(0))
     whole = simulation.store.objects[key]
     simulation.store.objects[key] = whole[: whole.rfind(b"\n", 0, -1) + 1]
@@ -233,7 +230,7 @@ async def test_a_batch_whose_list_of_copies_is_not_whole_waits_and_says_so(monke
 async def test_the_merge_reads_few_parts_with_copies_at_once(monkeypatch):
     """However many there are, at any places."""
     monkeypatch.setattr(merge, "STREAMS_MAX", 3)
-    simulation, originals = simulation_of(1, ())
+    simulation, originals = simulation_of(1, (), is_billed=False)
     read, opened, most, names = simulation.store.read, Counter(), 0, set()
 
     async def counted(key, start=0, end=None):

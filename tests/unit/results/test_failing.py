@@ -3,10 +3,10 @@
 import asyncio
 
 import pytest
+from support import result_files
 from support.facts import batch_id, commands, lines
 from support.simulated import Simulation
 from support.waiting import until
-from tests.unit.results import test_partition as cases
 
 from tidemill import retrying
 from tidemill.kafka.partitions.ack_gate import AckGate
@@ -31,7 +31,7 @@ def _no_waits(monkeypatch):
 def filled(number):
     """A simulation with a batch whose lines have all come."""
     simulation = Simulation(1)
-    simulation.store.objects[f"files/in{number}"] = cases.input_file(TOTAL)
+    simulation.store.objects[f"files/in{number}"] = result_files.input_file(TOTAL)
     simulation.log.events += [*commands(number, TOTAL), *lines(simulation.chance, number, TOTAL)]
     return simulation
 
@@ -68,7 +68,7 @@ async def test_files_are_written_again_after_an_error_of_ours(monkeypatch):
         simulation.now += batches.RETRY_SECONDS + 1
         simulation.log.events.append((*TICK, codec.encode(Tick(at=simulation.now))))
         at = await feed(simulation, partition, gate, at)
-    cases.check(simulation, 0, TOTAL, Status.COMPLETED)
+    result_files.check(simulation, 0, TOTAL, Status.COMPLETED)
     shown = [record.batch.tidemill.waiting for record in simulation.log.published if record.batch.tidemill.waiting]
     assert [each.reason for each in shown[0]] == [Reason.FILES]
     partition.abandon()

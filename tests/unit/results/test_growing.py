@@ -1,47 +1,17 @@
 """Batches of streams under crashes: their number of lines grows while they run."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+from support import result_files
+from support.facts import NOW, batch_id, grown, lines, stream_facts
 from support.simulated import Simulation
 
 from tidemill.results.files import compaction
 from tidemill.schemas.log import codec, topics
-from tidemill.schemas.log.messages import CancelRequested, Grown, InputRef, Opened, Sealed
-from tidemill.schemas.resources.batch import Batch, Cut, Extras, Status
-
-_SPEC = importlib.util.spec_from_file_location("stage_cases", Path(__file__).parent / "test_partition.py")
-cases = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(cases)
+from tidemill.schemas.log.messages import CancelRequested
+from tidemill.schemas.resources.batch import Cut, Status
 
 SEEDS = range(100)
 TOTAL = 60
-
-
-def event(fact):
-    return (topics.OUTCOMES.name, ((codec.KIND, fact.kind.encode()),), codec.encode(fact))
-
-
-def facts(number, totals, cut=None):
-    """Ingest's facts about a stream: it opens, grows, and is sealed."""
-    batch = Batch(
-        id=cases.batch_id(number),
-        endpoint="/v1/chat/completions",
-        input_file_id="file-x",
-        completion_window="24h",
-        status=Status.IN_PROGRESS,
-        created_at=cases.NOW,
-        in_progress_at=cases.NOW,
-        expires_at=cases.NOW + 3600,
-        tidemill=Extras(numbered=cut),
-    )
-    source = InputRef(key=f"files/in{number}", bytes=1)
-    return [
-        event(Opened(project="default", batch=batch)),
-        *(event(Grown(batch_id=batch.id, total=total, model="m")) for total in totals),
-        event(Sealed(batch_id=batch.id, total=totals[-1], model="m", input=source)),
-    ]
 
 
 def repeated(chance, events):
@@ -53,20 +23,6 @@ def repeated(chance, events):
     return found
 
 
-def grown(chance, facts, lines):
-    """These facts and lines in any order in which no line comes before the fact that makes room for it."""
-    found, total, lines = [], 0, list(lines)
-    for fact in facts:
-        found.append(fact)
-        total = max(total, getattr(codec.decode_fact(fact[2]), "total", 0))
-        for record in list(lines):
-            _, marks = codec.lines_marks(record[1], len(record[2]))
-            if chance.random() < 0.5 and max(mark.index for mark in marks) < total:
-                found.append(record)
-                lines.remove(record)
-    return found + lines
-
-
 def totals_of(chance):
     return [*sorted(chance.sample(range(1, TOTAL), 7)), TOTAL]
 
@@ -76,7 +32,7 @@ def never_back(simulation, number):
     shown = 0
     for record in simulation.log.published:
         counts = record.batch.request_counts
-        if record.batch.id == cases.batch_id(number):
+        if record.batch.id == batch_id(number):
             assert counts.total >= shown
             shown = counts.total
 
@@ -87,11 +43,11 @@ async def test_a_stream_ends_with_each_line_once(seed, cut):
     """Results and the seal come in any order and more than once; with one output file, or numbered ones."""
     simulation = Simulation(seed)
     chance = simulation.chance
-    opened, *rest = repeated(chance, facts(0, totals_of(chance), cut))
-    simulation.log.events += [opened, *grown(chance, rest, cases.lines(chance, 0, TOTAL))]
+    opened, *rest = repeated(chance, stream_facts(0, totals_of(chance), cut))
+    simulation.log.events += [opened, *grown(chance, rest, lines(chance, 0, TOTAL))]
     await simulation.run(crashes_max=chance.randint(0, 8))
-    cases.check(simulation, 0, TOTAL, Status.COMPLETED)
-    batch = cases.final(simulation, 0)
+    result_files.check(simulation, 0, TOTAL, Status.COMPLETED)
+    batch = result_files.final(simulation, 0)
     assert batch.model == "m"
     assert (len(batch.tidemill.output_file_ids) > 1) is (cut is not None)
 
@@ -100,11 +56,11 @@ async def test_an_output_has_no_more_files_than_a_batch_can_name(monkeypatch):
     """The last file holds the rest."""
     monkeypatch.setattr(compaction, "OUTPUTS_MAX", 3)
     simulation = Simulation(0)
-    simulation.log.events += [*facts(0, [TOTAL], Cut(lines_max=7, bytes_max=1 << 20))]
-    simulation.log.events += cases.lines(simulation.chance, 0, TOTAL)
+    simulation.log.events += [*stream_facts(0, [TOTAL], Cut(lines_max=7, bytes_max=1 << 20))]
+    simulation.log.events += lines(simulation.chance, 0, TOTAL)
     await simulation.run(crashes_max=0)
-    cases.check(simulation, 0, TOTAL, Status.COMPLETED)
-    assert len(cases.final(simulation, 0).tidemill.output_file_ids) == 3
+    result_files.check(simulation, 0, TOTAL, Status.COMPLETED)
+    assert len(result_files.final(simulation, 0).tidemill.output_file_ids) == 3
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -113,26 +69,26 @@ async def test_an_ending_stream_waits_for_its_seal(seed, status):
     """A cancelled or expired stream has all its lines in its two files."""
     simulation = Simulation(seed)
     chance = simulation.chance
-    simulation.store.objects["files/in0"] = cases.input_file(TOTAL)
-    *growing, sealed = facts(0, totals_of(chance))
-    some = list(cases.lines(chance, 0, TOTAL))[: chance.randint(1, 5)]
+    simulation.store.objects["files/in0"] = result_files.input_file(TOTAL)
+    *growing, sealed = stream_facts(0, totals_of(chance))
+    some = list(lines(chance, 0, TOTAL))[: chance.randint(1, 5)]
     simulation.log.events += grown(chance, growing, some)
     if status is Status.CANCELLED:
-        cancel = CancelRequested(batch_id=cases.batch_id(0), at=cases.NOW + 5)
+        cancel = CancelRequested(batch_id=batch_id(0), at=NOW + 5)
         simulation.log.events.insert(
             chance.randint(0, len(simulation.log.events)), (topics.COMMANDS.name, (), codec.encode(cancel))
         )
     await simulation.run(crashes_max=chance.randint(0, 4))
-    assert not cases.final(simulation, 0).status.is_terminal
+    assert not result_files.final(simulation, 0).status.is_terminal
     simulation.log.events.append(sealed)
     await simulation.run(crashes_max=simulation.crashes + chance.randint(0, 4))
-    cases.check(simulation, 0, TOTAL, status)
+    result_files.check(simulation, 0, TOTAL, status)
     never_back(simulation, 0)
 
 
 async def test_growth_is_published_without_results():
     """A grown total is shown soon, even if no line is done."""
     simulation = Simulation(1)
-    simulation.log.events += facts(0, [5, 9])[:-1]
+    simulation.log.events += stream_facts(0, [5, 9])[:-1]
     await simulation.run(crashes_max=0)
     assert simulation.log.published[-1].batch.request_counts.total == 9

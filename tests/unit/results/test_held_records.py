@@ -4,10 +4,10 @@ import asyncio
 from collections import defaultdict
 
 import pytest
-from support.facts import batch_id, commands, lines
+from support import result_files
+from support.facts import batch_id
 from support.simulated import Simulation
 from support.waiting import until
-from tests.unit.results import test_partition as cases
 
 from tidemill import retrying
 from tidemill.kafka.partitions import held_records
@@ -72,12 +72,6 @@ class Refusing(Simulation):
         return found[-1] if found else None
 
 
-def filled(simulation, *numbers):
-    for number in numbers:
-        simulation.store.objects[f"files/in{number}"] = cases.input_file(TOTAL)
-    return [[*commands(number, TOTAL), *lines(simulation.chance, number, TOTAL)] for number in numbers]
-
-
 @pytest.fixture(autouse=True)
 def _no_waits(monkeypatch):
     monkeypatch.setattr(retrying, "FIRST_SECONDS", 1.0)
@@ -88,7 +82,7 @@ def _no_waits(monkeypatch):
 async def test_a_part_that_was_refused_lands_late():
     """A part that appears after its refusal replaces no other, and is never read."""
     simulation = Refusing(5)
-    (one,) = filled(simulation, 0)
+    (one,) = result_files.filled(simulation, TOTAL, 0)
     partition, gate = simulation.partition(), AckGate()
     await partition.load()
     simulation.refused.add(f"parts/{A}")
@@ -100,7 +94,7 @@ async def test_a_part_that_was_refused_lands_late():
     await simulation.tick(partition, gate, 20)
     simulation.store.objects |= simulation.late
     await simulation.feed(partition, gate, *one[9:])
-    cases.check(simulation, 0, TOTAL, Status.COMPLETED)
+    result_files.check(simulation, 0, TOTAL, Status.COMPLETED)
     partition.abandon()
 
 
@@ -112,11 +106,11 @@ async def test_a_store_that_refuses_the_parts_of_one_batch(seed, reason, monkeyp
     simulation = Refusing(seed)
     if reason is Reason.KEY:
         simulation.fault = KeyUnavailable("Permission denied")
-    streams = filled(simulation, 0, 1)
+    streams = result_files.filled(simulation, TOTAL, 0, 1)
     simulation.refused.add(f"parts/{A}")
     partition, gate = simulation.partition(), AckGate()
     await partition.load()
-    await simulation.feed(partition, gate, *cases.interleaved(simulation.chance, streams))
+    await simulation.feed(partition, gate, *result_files.interleaved(simulation.chance, streams))
     assert simulation.shown(1).status is Status.COMPLETED
     await simulation.tick(partition, gate, 5)
     simulation.now = simulation.shown(0).expires_at + 100.0
@@ -133,7 +127,7 @@ async def test_a_store_that_refuses_the_parts_of_one_batch(seed, reason, monkeyp
     for _ in range(4):
         await simulation.tick(partition, gate, 10)
     for number in (0, 1):
-        cases.check(simulation, number, TOTAL, Status.COMPLETED)
+        result_files.check(simulation, number, TOTAL, Status.COMPLETED)
     assert simulation.shown(0).tidemill.waiting == ()
     assert simulation._acked == len(simulation.log.events)
     partition.abandon()
@@ -142,7 +136,7 @@ async def test_a_store_that_refuses_the_parts_of_one_batch(seed, reason, monkeyp
 async def test_files_that_cannot_be_written_hold_up_no_compaction():
     """With a bound of one compaction at a time."""
     simulation = Refusing(1)
-    one, other = filled(simulation, 0, 1)
+    one, other = result_files.filled(simulation, TOTAL, 0, 1)
     partition, gate = simulation.partition(), AckGate()
     await partition.load()
     simulation.refused.add(f"parts/{A}/")
@@ -174,7 +168,7 @@ async def test_at_a_bound_the_partition_waits(monkeypatch):
     monkeypatch.setattr(part_writer, "SHARE_BYTES_MIN", 0)
     monkeypatch.setattr(retrying, "LONGEST_SECONDS", 0.01)
     simulation = Refusing(2)
-    (one,) = filled(simulation, 0)
+    (one,) = result_files.filled(simulation, TOTAL, 0)
     simulation.refused.add(A)
     simulation.monotonic = asyncio.get_running_loop().time
     partition, gate = simulation.partition(), AckGate()
@@ -194,7 +188,7 @@ async def test_at_a_bound_the_partition_waits(monkeypatch):
 async def test_lines_that_cannot_be_read_wait(ending):
     """The deadline does not discard results that exist; a cancellation does."""
     simulation = Refusing(3)
-    (one,) = filled(simulation, 0)
+    (one,) = result_files.filled(simulation, TOTAL, 0)
     partition, gate = simulation.partition(), AckGate()
     await partition.load()
     await simulation.feed(partition, gate, *one[:-1])
@@ -209,7 +203,7 @@ async def test_lines_that_cannot_be_read_wait(ending):
     assert is_waiting == (ending is Status.EXPIRED)
     partition.batches.unread(A, None, 0.0)
     await simulation.tick(partition, gate)
-    cases.check(simulation, 0, TOTAL, ending)
+    result_files.check(simulation, 0, TOTAL, ending)
     partition.abandon()
 
 

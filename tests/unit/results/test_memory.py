@@ -4,10 +4,9 @@ import dataclasses
 import itertools
 import tracemalloc
 
+from support import result_files
 from support.facts import batch_id
 from support.simulated import Simulation
-from tests.unit.results import test_partition as cases
-from tests.unit.results.test_held_records import TOTAL, filled
 
 from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.results.files import part_writer
@@ -20,6 +19,7 @@ from tidemill.schemas.resources.batch import Status
 from tidemill.storage.directory import DirectoryStore
 
 LINES, RECORD_LINES, LINE_BYTES = 20_000, 50, 400
+TOTAL = 40
 
 
 async def test_a_waiting_line_takes_little_more_than_its_bytes(tmp_path):
@@ -50,7 +50,7 @@ async def test_a_backlog_of_many_batches_has_the_bound_of_one(monkeypatch):
     monkeypatch.setattr(part_writer, "SHARE_BYTES_MIN", 0)
     simulation = Simulation(1, part_bytes=1 << 20)
     simulation._limits = dataclasses.replace(simulation._limits, partitions=lambda: 4)
-    streams = filled(simulation, *range(20))
+    streams = result_files.filled(simulation, TOTAL, *range(20))
     simulation.log.events += [event for some in itertools.zip_longest(*streams) for event in some if event]
     partition, gate = simulation.partition(), AckGate()
     await partition.load()
@@ -63,4 +63,4 @@ async def test_a_backlog_of_many_batches_has_the_bound_of_one(monkeypatch):
     partition.abandon()
     await simulation.run(crashes_max=0)
     for number in range(20):
-        cases.check(simulation, number, TOTAL, Status.COMPLETED)
+        result_files.check(simulation, number, TOTAL, Status.COMPLETED)

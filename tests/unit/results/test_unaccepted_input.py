@@ -5,6 +5,7 @@ import json
 
 import pytest
 from support.facts import NOW, batch_id, commands
+from support.results_limits import file_rules
 from support.simulated import Fuse, SimulatedStore, Simulation
 
 from tidemill.results.files.compaction import Compactor
@@ -13,7 +14,6 @@ from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import CancelRequested
 from tidemill.schemas.resources.batch import Status
-from tidemill.schemas.resources.bill import Tariff
 
 LINES = [b'{"custom_id":"a"}', b"", b"no json", b'{"custom_id":"b","body":1}', b'{"custom_id":"a"}']
 """With a blank line and odd ones: ingest would refuse some."""
@@ -79,6 +79,6 @@ async def test_an_input_above_the_bounds_of_ingest_has_no_lines(bound, lines):
     created = codec.decode_command(commands(0, 9)[0][2])
     state = reducer.created(reducer.State(id=batch_id(0), partition=0), created, 5.0)
     state = reducer.close(reducer.overdue(state, NOW + 3600, 5.0), NOW + 3605, "w")
-    compactor = Compactor(store, lambda: NOW, 1_000, lambda *_: Tariff(), "w", **bound)
+    compactor = Compactor(store, lambda: NOW, file_rules(**bound), "w")
     fact = await compactor.compact(state, LineBitmap())
     assert (fact.receipt.lines, fact.receipt.errors is None) == (lines, lines == 0)

@@ -4,11 +4,10 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
-from support.facts import batch_id, commands, lines
+from support import result_files
+from support.facts import batch_id, commands, grown, lines, stream_facts
+from support.result_files import Damage
 from support.simulated import Simulation
-from tests.unit.results import test_growing as growing
-from tests.unit.results import test_partition as cases
-from tests.unit.results.files.test_finalizer import Damage
 
 from tidemill.kafka.partitions.dead_letters import handle_record
 from tidemill.results.state import reducer, tables
@@ -67,11 +66,11 @@ class Faulty(Simulation):
 
 def filled(simulation):
     for number, total in enumerate(TOTALS):
-        simulation.store.objects[f"files/in{number}"] = cases.input_file(total)
+        simulation.store.objects[f"files/in{number}"] = result_files.input_file(total)
     streams = [
         [*commands(number, total), *lines(simulation.chance, number, total)] for number, total in enumerate(TOTALS)
     ]
-    simulation.log.events += cases.interleaved(simulation.chance, streams)
+    simulation.log.events += result_files.interleaved(simulation.chance, streams)
     return simulation
 
 
@@ -82,7 +81,7 @@ async def test_faults_lose_and_double_nothing():
         simulation = filled(Faulty(seed))
         await simulation.run(crashes_max=simulation.chance.randint(0, 5))
         for number, total in enumerate(TOTALS):
-            cases.check(simulation, number, total, Status.COMPLETED)
+            result_files.check(simulation, number, total, Status.COMPLETED)
         assert not simulation.letters
         faults += simulation.fuse.faults
     assert faults > len(SEEDS)
@@ -103,18 +102,18 @@ async def test_a_line_beyond_the_batch_is_a_dead_letter(seed, kind, damages):
     simulation, total = Faulty(seed), TOTALS[1]
     simulation.injects = False
     damage = Damage(simulation) if damages else None
-    simulation.store.objects["files/in0"] = cases.input_file(total)
+    simulation.store.objects["files/in0"] = result_files.input_file(total)
     chance = simulation.chance
     if kind == "stream":
-        opened, *rest = growing.facts(0, [17, total])
-        events = [opened, *growing.grown(chance, rest, lines(chance, 0, total))]
+        opened, *rest = stream_facts(0, [17, total])
+        events = [opened, *grown(chance, rest, lines(chance, 0, total))]
     else:
         events = [*commands(0, total), *lines(chance, 0, total)]
     first = chance.randint(0, len(events) // 3)
     simulation.log.events += [*events[:first], forged(0, total + chance.randint(0, 600)), *events[first:]]
     await simulation.run(crashes_max=chance.randint(0, 3))
     assert set(simulation.letters) == {f"{topics.OUTCOMES.name}/0/{first}"}
-    cases.check(simulation, 0, total, Status.COMPLETED, recovered=damage is not None)
+    result_files.check(simulation, 0, total, Status.COMPLETED, recovered=damage is not None)
 
 
 @pytest.mark.parametrize("broken", ["created", "accepted", "lines_max"])
@@ -134,7 +133,7 @@ async def test_a_record_that_always_fails_is_a_dead_letter_and_shown(monkeypatch
     await simulation.run(crashes_max=simulation.chance.randint(0, 3))
     assert simulation.letters
     for number in (0, 2):
-        cases.check(simulation, number, TOTALS[number], Status.COMPLETED)
+        result_files.check(simulation, number, TOTALS[number], Status.COMPLETED)
     batch = [record.batch for record in simulation.log.published if record.batch.id == batch_id(1)][-1]
     if broken == "lines_max":
         # Its lines came to nothing: it ends with its deadline, and each has its error line.
@@ -160,7 +159,7 @@ async def test_a_timer_that_fails_stops_one_batch_only(monkeypatch):
     simulation = Faulty(1)
     simulation.injects = False
     for number in (0, 1):
-        simulation.store.objects[f"files/in{number}"] = cases.input_file(5)
+        simulation.store.objects[f"files/in{number}"] = result_files.input_file(5)
         simulation.log.events += commands(number, 5)
     closing = simulation.tables.put_state
 
@@ -173,14 +172,14 @@ async def test_a_timer_that_fails_stops_one_batch_only(monkeypatch):
     await simulation.run(crashes_max=0)
     assert not failing[0]
     for number in (0, 1):
-        cases.check(simulation, number, 5, Status.EXPIRED)
+        result_files.check(simulation, number, 5, Status.EXPIRED)
 
 
 @pytest.mark.parametrize("has_all", [False, True])
 async def test_a_state_kept_before_a_fault_is_published_and_acknowledged_later(monkeypatch, has_all):
     """The table has the state already, so the retry finds nothing new in the record."""
     simulation = Simulation(1)
-    simulation.store.objects["files/in0"] = cases.input_file(2_000)
+    simulation.store.objects["files/in0"] = result_files.input_file(2_000)
     partition, acks = simulation.partition(), []
     await partition.load()
     created, accepted = (value for _, _, value in commands(0, 2_000))

@@ -16,9 +16,10 @@ from tidemill.client.errors import UsageError
 from tidemill.client.files import input_lines
 from tidemill.client.http.client import Bounds
 from tidemill.client.runs.paths import fault_of
-from tidemill.client.runs.reconciliation import LINES, digest
+from tidemill.client.runs.reconciliation import LINES
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN
+from tidemill.schemas.jsonl.line import name_digest
 from tidemill.schemas.jsonl.lines import Line
 
 FAULTS_MAX: Final = 10
@@ -124,7 +125,7 @@ def _fault(line: Line, ids: sqlite3.Connection, bounds: Bounds) -> str | None:
         return f"it is longer than {bounds.line_bytes_max:,} bytes"
     try:
         line.data.decode()
-        ids.execute("INSERT INTO ids VALUES (?, ?)", (digest(LINES.decode(line.data).custom_id), line.number))
+        ids.execute("INSERT INTO ids VALUES (?, ?)", (name_digest(LINES.decode(line.data).custom_id), line.number))
     except UNREADABLE as error:
         return fault_of(line.data, error)
     return None

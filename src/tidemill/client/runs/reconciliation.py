@@ -1,6 +1,5 @@
 """Checks that the files of a batch hold each line of its input exactly once."""
 
-import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import msgspec
 from tidemill.client.files import FileCounter, input_lines
 from tidemill.schemas import UNREADABLE
 from tidemill.schemas.bounds import LARGE_BYTES_MAX
+from tidemill.schemas.jsonl.line import name_digest
 from tidemill.schemas.resources.batch import FileReceipt, Receipt
 from tidemill.wording import counted
 
@@ -101,7 +101,7 @@ def reconcile(
     odd = _Odd()
     receipts = [_matched(path, expected, found, odd) if path else None for path in (output, errors)]
     if expected and len(odd.examples) < EXAMPLES_MAX:
-        missing = (name for name in _inputs(source, span) if digest(name) in expected)
+        missing = (name for name in _inputs(source, span) if name_digest(name) in expected)
         odd.examples += itertools.islice(missing, EXAMPLES_MAX - len(odd.examples))
     return Reconciliation(
         lines=lines,
@@ -127,7 +127,7 @@ def _expected(source: Path, span: tuple[int, int] | None) -> set[bytes]:
     """Digests of the ids of the input."""
     expected: set[bytes] = set()
     for name in _inputs(source, span):
-        if (found := digest(name)) in expected:
+        if (found := name_digest(name)) in expected:
             raise Damaged(f"{source}: the custom_id {name!r} occurs twice")
         expected.add(found)
     return expected
@@ -138,7 +138,7 @@ def _matched(path: Path, expected: set[bytes], found: set[bytes], odd: _Odd) -> 
     count = FileCounter()
     for name, line in _results(path):
         count.add(line)
-        key = digest(name)
+        key = name_digest(name)
         if key in expected:
             expected.discard(key)
             found.add(key)
@@ -148,11 +148,6 @@ def _matched(path: Path, expected: set[bytes], found: set[bytes], odd: _Odd) -> 
         if len(odd.examples) < EXAMPLES_MAX:
             odd.examples.append(name)
     return count.receipt
-
-
-def digest(name: str) -> bytes:
-    """A hash of a `custom_id`, 16 bytes."""
-    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _inputs(path: Path, span: tuple[int, int] | None) -> Iterator[str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import httpx
 import orjson
 import pytest
-from support.dependencies import ADMIN, NOW, READER, ManualClock, client_of, open_dependencies
+from support.dependencies import ADMIN, NOW, READER, client_of
 from support.trust import SIGNER, VERIFIER
 
 from tidemill.api.access.sessions import (
@@ -29,19 +29,6 @@ LOCAL = "http://127.0.0.1:8080"
 PUBLIC = "https://mill.example"
 SESSION_PATH = "/dashboard/session"
 FILE = {"data": {"purpose": "batch"}, "files": {"file": ("f", b"{}\n")}}
-
-
-@pytest.fixture
-def clock():
-    """A clock at `NOW`."""
-    return ManualClock()
-
-
-@pytest.fixture
-async def deps(tmp_path, clock):
-    """New dependencies."""
-    async with open_dependencies(tmp_path, clock) as deps:
-        yield deps
 
 
 def browser(deps, base: str = LOCAL, *, cookies: httpx.Cookies | None = None) -> httpx.AsyncClient:

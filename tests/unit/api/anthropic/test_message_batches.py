@@ -1,32 +1,29 @@
 """Anthropic's Message Batches API, over a real app."""
 
-from array import array
 from dataclasses import replace
 
 import httpx
 import orjson
 import pytest
-from support.dependencies import NOW, READER, client_of, open_dependencies, with_settings
+from support.dependencies import READER, client_of, open_dependencies, with_settings
+from support.ended_batches import end, errored
 
 from tidemill.api.anthropic import results
 from tidemill.configuration.settings import Settings
 from tidemill.schemas import ids
 from tidemill.schemas.jsonl import line as lines
 from tidemill.schemas.log import topics
-from tidemill.schemas.log.messages import BatchCreated, BatchRecord, FileRecord
-from tidemill.schemas.log.part import encode_index, index_key
+from tidemill.schemas.log.messages import BatchCreated
 from tidemill.schemas.resources.batch import (
     Batch,
     BatchError,
     BatchErrors,
     Extras,
-    FileReceipt,
     Receipt,
     RequestCounts,
     Status,
 )  # fmt: skip
 from tidemill.schemas.resources.error import ApiError
-from tidemill.schemas.resources.file import File
 
 PARAMS = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "é\u2028"}]}
 WANTED = {"endpoint": "/v1/messages", "completion_window": "24h"}
@@ -79,31 +76,6 @@ def error(answer: httpx.Response) -> tuple[int, str, str]:
 async def once(data: bytes):
     """One chunk."""
     yield data
-
-
-async def end(
-    deps, batch_id: str, at: str, status: Status, texts: list[tuple[int, bool, bytes]], **fields
-) -> None:
-    """End a batch with these lines: index, whether it failed, text."""
-    batch = Batch.model_validate_json(deps.view.batch("p", batch_id))
-    receipts = {}
-    for kind, is_error in (("output", False), ("errors", True)):
-        mine = [(index, text) for index, failed, text in texts if failed is is_error]
-        if not mine:
-            continue
-        file_id = ids.derived_file_id(batch_id, kind)
-        await deps.store.write(f"files/{file_id}", once(b"".join(text for _, text in mine)))
-        sizes = array("I", [len(text) for _, text in mine])
-        models, usage = (array("I", [0] * columns * len(mine)) for columns in (1, 4))
-        columns = encode_index(array("I", [index for index, _ in mine]), sizes, models, usage)
-        await deps.store.write(index_key(f"files/{file_id}"), once(columns))
-        shown = File(id=file_id, bytes=sum(sizes), created_at=NOW, filename="f", purpose="batch_output")
-        deps.view.put_file(FileRecord(project="p", file=shown, key=f"files/{file_id}", sha256=""), 1_000)
-        receipts[kind] = FileReceipt(lines=len(mine), bytes=sum(sizes), sha256="")
-    if texts:
-        fields["tidemill"] = Extras(receipt=Receipt(lines=len(texts), **receipts))
-    changed = batch.model_copy(update={"status": status, at: NOW + 60, **fields})
-    deps.view.put_batch(BatchRecord(project="p", batch=changed))
 
 
 def answered(batch_id, index, status, body, error=None):
@@ -291,12 +263,6 @@ async def test_results_without_one_of_their_files_are_no_results(client, deps):
         async for _ in results.written(deps, "p", batch):
             pass
     assert (await get(client, f"/{batch_id}"))["results_url"] is None
-
-
-def errored(kind: str, message: str, request_id: str | None = None) -> dict:
-    """The result of a request with an error of ours."""
-    said = {"type": kind, "message": message}
-    return {"type": "errored", "error": {"type": "error", "error": said, "request_id": request_id}}
 
 
 async def test_a_rejected_batch_has_ended_with_errors_that_name_the_fault(client, deps):

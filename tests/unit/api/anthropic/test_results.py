@@ -3,7 +3,7 @@
 import orjson
 import pytest
 from support.dependencies import NOW, batch_of
-from tests.unit.api.anthropic.test_message_batches import errored
+from support.ended_batches import errored
 
 from tidemill.api.anthropic import results
 from tidemill.schemas.jsonl import line as lines

@@ -2,10 +2,9 @@
 
 import orjson
 import pytest
-from support.dependencies import NOW
+from support.dependencies import NOW, commands
 
-from tidemill.schemas.log import codec, topics
-from tidemill.schemas.log.messages import BatchCreated, BatchRecord
+from tidemill.schemas.log.messages import BatchRecord
 from tidemill.schemas.log.part import schema_key
 from tidemill.schemas.ports import once
 from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
@@ -21,12 +20,6 @@ async def create(client, schema=SCHEMA, **fields):
     """Create a batch with a schema."""
     headers = {"Idempotency-Key": fields.pop("key", "k")}
     return await client.post("/batches", json=BODY | {"validate": {"schema": schema}} | fields, headers=headers)
-
-
-def commands(deps) -> list[BatchCreated]:
-    """All create commands."""
-    sent = (codec.decode_command(value) for topic, _, value in deps.log.records if topic == topics.COMMANDS.name)
-    return [command for command in sent if isinstance(command, BatchCreated)]
 
 
 async def test_the_schema_goes_with_the_command(client, deps):

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from support.dependencies import NOW, ManualClock, batch_of, client_of, open_dependencies, with_settings
+from support.dependencies import NOW, batch_of, client_of, with_settings
 
 from tidemill.api.batches.creation import OVERTAKEN_SECONDS_MIN, Repetition
 from tidemill.api.requests import reading
@@ -21,23 +21,10 @@ BODY = {"input_file_id": "file-none", "endpoint": "/v1/embeddings", "completion_
 
 
 @pytest.fixture
-def time():
-    """The clock of everything."""
-    return ManualClock()
-
-
-@pytest.fixture
-async def deps(tmp_path, time):
-    """New dependencies."""
-    async with open_dependencies(tmp_path, time) as deps:
-        yield deps
-
-
-@pytest.fixture
-def claims(tmp_path, time):
+def claims(tmp_path, clock):
     """Claims in a file of their own."""
     database = Database(tmp_path / "claims")
-    yield Claims(database, time)
+    yield Claims(database, clock)
     database.close()
 
 
@@ -74,16 +61,16 @@ def test_the_first_claim_of_an_id_counts(claims):
     assert claims.first("q", "b") is None
 
 
-def test_a_retry_repeats_the_latest_first_try(claims, time):
+def test_a_retry_repeats_the_latest_first_try(claims, clock):
     """Of the last two minutes, and never another retry if there is a first try."""
     for offset, (name, is_retry) in enumerate([("r1", True), ("a", False), ("b", False), ("r2", True)]):
         claims.fold(name, claim(name, is_retry=is_retry), offset)
     assert claims.repeated("p", "f").command.batch.id == "b"
     assert claims.repeated("p", "other") is None
     assert claims.repeated("q", "f") is None
-    time.now += REPEAT_SECONDS_MAX
+    clock.now += REPEAT_SECONDS_MAX
     assert claims.repeated("p", "f") is not None
-    time.now += 1
+    clock.now += 1
     assert claims.repeated("p", "f") is None
 
 
@@ -106,11 +93,11 @@ def test_a_first_try_behind_its_retry_stands_for_it(claims):
     assert claims.stands_for(claims.first("p", "late")).command.batch.id == "r1"
 
 
-def test_claims_are_kept_as_long_as_in_the_log(claims, time):
+def test_claims_are_kept_as_long_as_in_the_log(claims, clock):
     """Then the view deletes them."""
     claims.fold("old", claim("old"), 0)
-    time.now += CLAIM_SECONDS_MAX + 1
-    claims.fold("new", claim("new", created_at=time.now), 1)
+    clock.now += CLAIM_SECONDS_MAX + 1
+    claims.fold("new", claim("new", created_at=clock.now), 1)
     assert claims.first("p", "old") is None
     assert claims.first("p", "new") is not None
 
@@ -138,13 +125,13 @@ def test_invalid_idempotency_keys(key):
 
 
 @pytest.mark.parametrize("headers", [{"idempotency-key": "k"}, {"x-stainless-retry-count": "1"}])
-async def test_a_repetition_sends_a_missing_command(deps, client, time, headers):
+async def test_a_repetition_sends_a_missing_command(deps, client, clock, headers):
     """It is the command of the first try."""
     deps.log.refused = {topics.COMMANDS.name}
     assert (await client.post("/batches", json=BODY, headers=headers)).status_code == 503
     assert (await client.get("/batches")).json()["data"] == []
     deps.log.refused = set()
-    time.now += 10
+    clock.now += 10
     made = (await client.post("/batches", json=BODY, headers=headers)).json()
     assert made["created_at"] == NOW
     assert commands(deps) == [made["id"]]
@@ -152,13 +139,13 @@ async def test_a_repetition_sends_a_missing_command(deps, client, time, headers)
     assert commands(deps) == [made["id"]]
 
 
-async def test_a_slow_first_try_and_its_retry_are_one_batch(deps, client, time, monkeypatch):
+async def test_a_slow_first_try_and_its_retry_are_one_batch(deps, client, clock, monkeypatch):
     """The client has given the first try up while it waits for the log, and has sent it again."""
     send, waiting, go = deps.log.send, asyncio.Event(), asyncio.Event()
 
     async def slow(topic, key, value, *, headers=()):
         if topic == topics.CLAIMS.name and not waiting.is_set():
-            time.now += OVERTAKEN_SECONDS_MIN
+            clock.now += OVERTAKEN_SECONDS_MIN
             waiting.set()
             await go.wait()
         return await send(topic, key, value, headers=headers)
@@ -175,10 +162,10 @@ async def test_a_slow_first_try_and_its_retry_are_one_batch(deps, client, time, 
     assert (await client.post("/batches", json=BODY)).json()["id"] != retry["id"]
 
 
-async def test_a_create_after_the_retry_of_a_lost_one_is_a_batch_of_its_own(deps, client, time):
+async def test_a_create_after_the_retry_of_a_lost_one_is_a_batch_of_its_own(deps, client, clock):
     """The first try came to no process; the client creates the same batch once more, on purpose."""
     retry = (await client.post("/batches", json=BODY, headers={"x-stainless-retry-count": "1"})).json()
-    time.now += 1
+    clock.now += 1
     other = (await client.post("/batches", json=BODY)).json()
     assert other["id"] != retry["id"]
     again = await client.post("/batches", json=BODY, headers={"x-stainless-retry-count": "1"})

@@ -8,14 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from support.dependencies import client_of, open_dependencies
+from support.dependencies import client_of, commands, open_dependencies
 
 from tidemill.api.requests import inline, reading
 from tidemill.api.requests.bodies import NewBatch
 from tidemill.configuration.settings import Settings
 from tidemill.schemas.jsonl import line as lines
-from tidemill.schemas.log import codec, topics
-from tidemill.schemas.log.messages import BatchCreated, BatchRecord
+from tidemill.schemas.log.messages import BatchRecord
 from tidemill.schemas.resources.batch import Batch, Status
 
 EMBEDDINGS = "/v1/embeddings"
@@ -36,12 +35,6 @@ def request(custom_id: object = "1", **fields: object) -> dict[str, object]:
 async def files(client) -> list[str]:
     """The ids of all files."""
     return [file["id"] for file in (await client.get("/files")).json()["data"]]
-
-
-def commands(deps) -> list[BatchCreated]:
-    """All create commands."""
-    sent = (codec.decode_command(value) for topic, _, value in deps.log.records if topic == topics.COMMANDS.name)
-    return [command for command in sent if isinstance(command, BatchCreated)]
 
 
 async def test_requests_become_an_ordinary_input(client, deps):

@@ -4,7 +4,7 @@ import asyncio
 
 import orjson
 import pytest
-from tests.unit.api.anthropic.test_message_batches import end
+from support.ended_batches import end
 
 from tidemill.api import dependencies
 from tidemill.schemas.jsonl import line as lines

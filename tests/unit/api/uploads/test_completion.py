@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-from support.dependencies import ManualClock, open_dependencies
 
 from tidemill.api.batches import file_removal
 from tidemill.runtime.clocks import DOUBT_SECONDS
@@ -50,19 +49,6 @@ class Gate:
         self.is_late = True
         (await self.held()).set()
         return await self.held()
-
-
-@pytest.fixture
-def clock():
-    """The clock of the api."""
-    return ManualClock()
-
-
-@pytest.fixture
-async def deps(tmp_path, clock):
-    """New dependencies."""
-    async with open_dependencies(tmp_path, clock) as deps:
-        yield deps
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
 """Inputs that are deleted while ingest has yet to finish with their batch."""
 
-import importlib.util
 import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from support.file_stage import NOW, Here, created, input_lines
 
 from tidemill.configuration.projects import Limits
 from tidemill.ingest.files import stage as module
@@ -15,17 +14,13 @@ from tidemill.schemas.buckets import BucketObject
 from tidemill.sealing.vault import NoKey
 from tidemill.storage.directory import DirectoryStore
 
-_SPEC = importlib.util.spec_from_file_location("stage_of_files", Path(__file__).parent / "test_stage.py")
-cases = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(cases)
-
 
 @pytest.mark.parametrize("models", [("m",), ("m", "n", "n")])
 @pytest.mark.parametrize("fails", [False, True])
 async def test_a_batch_whose_input_is_deleted_after_its_check_ends(tmp_path, monkeypatch, models, fails):
     """Every line gets an error line, also if the log failed in between: the verdict that it has stays."""
-    here = cases.Here(DirectoryStore(tmp_path), limits=Limits(models_per_batch_max=2))
-    command = await here.batch("batch_1", cases.input_lines(3_000, *models))
+    here = Here(DirectoryStore(tmp_path), limits=Limits(models_per_batch_max=2))
+    command = await here.batch("batch_1", input_lines(3_000, *models))
     publish, send, counted = here.requests.publish, here.requests.send_fact, Counter()
 
     async def sent(fact) -> None:
@@ -76,10 +71,10 @@ async def test_the_input_of_a_deleted_batch_is_not_copied_again(tmp_path):
     """Ingest had died before it acknowledged the command; the file would come back."""
     log, store = Deleted(), DirectoryStore(tmp_path)
     importer = Importer(None, store, sender=log, requests=log, room=log, caught_up=log.caught_up)
-    command = cases.created("batch_1", "files/x", 1)
+    command = created("batch_1", "files/x", 1)
     source = BucketObject(uri="s3://lake/x", etag="e", bytes=1)
     command = command.model_copy(update={"input": command.input.model_copy(update={"source": source})})
-    report = WaitReport("batch_1", log, lambda: cases.NOW)
+    report = WaitReport("batch_1", log, lambda: NOW)
     failed = await importer.run(importer.of(command, report), 60, lambda: None)
     (error,) = failed.errors
     assert (error.code, error.message) == ("input_unavailable", "s3://lake/x: the batch was deleted.")

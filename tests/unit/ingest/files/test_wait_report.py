@@ -1,7 +1,7 @@
 """A batch that ingest cannot check or publish yet says what it waits for."""
 
 import pytest
-from tests.unit.ingest.files.test_stage import Here, input_lines
+from support.file_stage import Here, input_lines
 
 from tidemill import retrying
 from tidemill.ingest.files.imports import Importer

@@ -1,6 +1,5 @@
 """Faults that are not those of a stream's lines: a full disk, and errors of ours."""
 
-import functools
 import itertools
 
 import pytest
@@ -53,7 +52,8 @@ def test_a_full_disk_loses_no_digest(pages, tmp_path, monkeypatch):
 def test_an_id_that_could_not_be_added_is_new(pages, tmp_path, monkeypatch):
     """Else the second attempt would take its line for a copy of itself, also if the disk is full halfway."""
     monkeypatch.setattr(sqlite, "ROWS_MAX", 100)
-    seen = SeenIds(tmp_path / "ids", in_memory_max=1_000)
+    monkeypatch.setattr(factory, "IN_MEMORY_MAX", 1_000)
+    seen = SeenIds(tmp_path / "ids")
     assert all(seen.setdefault(f"{number}", 1) for number in range(1_500))
     bounded(seen._many, pages)
     failed = []
@@ -81,7 +81,7 @@ async def test_lines_wait_for_a_full_disk(tmp_path, monkeypatch):
             super().update(found)
 
     monkeypatch.setattr(factory, "Digests", Full)
-    monkeypatch.setattr(factory, "SeenIds", functools.partial(SeenIds, in_memory_max=2))
+    monkeypatch.setattr(factory, "IN_MEMORY_MAX", 2)
     world.log = [
         producing(b"a", *(line(f"acme/a/{offset}/{place}") for place in range(3)), ends=offset == 3)
         for offset in range(4)
@@ -195,10 +195,11 @@ async def test_lines_that_are_published_one_by_one_are_checked_once(failing, fai
         check(world)
 
 
-async def test_a_start_removes_the_ids_that_a_killed_process_left(tmp_path):
+async def test_a_start_removes_the_ids_that_a_killed_process_left(tmp_path, monkeypatch):
     """Another process may own its streams now, and 1,000,000 ids take 22 MB."""
     left = tmp_path / "state" / "intake" / "ids" / "batch_a"
-    SeenIds(left, in_memory_max=0).setdefault("a", 1)
+    monkeypatch.setattr(factory, "IN_MEMORY_MAX", 0)
+    SeenIds(left).setdefault("a", 1)
     assert left.exists()
     settings = Settings(kafka="127.0.0.1:9", data=tmp_path, verify_keys=[Signer.made().public])
     StreamApp(

@@ -47,7 +47,7 @@ class Owners(World):
         self.log = [producing(b"s", line("1"), ends=True)]
         partition, assembly = await self.begin()
         await partition.take([self.arrival(AckGate(), 0)])
-        await asyncio.gather(*assembly._tasks)
+        await asyncio.gather(*assembly._background._tasks)
         partition.abandon()
 
     @property
@@ -82,7 +82,7 @@ async def test_a_deleted_input_stays_deleted(tmp_path, how):
         extras = owners.batch.tidemill.model_copy(update={"open": False, "input_bytes": None})
         owners.show(tidemill=extras)
     partition, assembly = await owners.begin()
-    await asyncio.gather(*assembly._tasks)
+    await asyncio.gather(*assembly._background._tasks)
     await partition.tick(lambda _: False)
     assert (owners.files, owners.store.objects) == ([file_id], {})
     assert len([fact for fact in owners.facts if isinstance(fact, Sealed)]) == 1
@@ -96,7 +96,7 @@ async def test_the_input_of_a_batch_that_waits_for_it_is_published_again(tmp_pat
     await owners.publish_input()
     owners.show(tidemill=owners.batch.tidemill.model_copy(update={"open": not closed}))
     _, assembly = await owners.begin()
-    await asyncio.gather(*assembly._tasks)
+    await asyncio.gather(*assembly._background._tasks)
     assert len(owners.files) == 2
     assert len([fact for fact in owners.facts if isinstance(fact, Sealed)]) == 2
 
@@ -114,5 +114,5 @@ async def test_a_join_that_fails_ends_with_its_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(owners.store, "join", refused)
     _, assembly = await owners.begin()
     async with asyncio.timeout(WAIT_SECONDS_MAX):
-        await asyncio.gather(*assembly._tasks)
+        await asyncio.gather(*assembly._background._tasks)
     assert len(owners.files) == 1

@@ -1,10 +1,11 @@
 """Batches with missing or damaged parts still end, or show why they cannot."""
 
 import asyncio
-import importlib.util
-from pathlib import Path
 
 import pytest
+from support import result_files
+from support.facts import NOW, batch_id, commands, lines
+from support.result_files import Damage
 from support.simulated import Simulation
 from support.waiting import until
 
@@ -13,55 +14,24 @@ from tidemill.results.files import finalizer
 from tidemill.results.state import batch_gauges
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import CancelRequested, Tick
-from tidemill.schemas.log.part import part_key
 from tidemill.schemas.resources.batch import Status
 from tidemill.schemas.resources.waiting import Reason
-
-_SPEC = importlib.util.spec_from_file_location("stage_cases", Path(__file__).parents[1] / "test_partition.py")
-cases = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(cases)
 
 SEEDS = range(60)
 TOTAL = 60
 
 
-class Damage:
-    """Takes parts of batches away, or their ends, or turns a bit, when they are needed; of each batch once."""
-
-    def __init__(self, simulation):
-        self.keys = {}
-        """What was damaged, by batch, and how it was."""
-        self._objects = simulation.store.objects
-        self._chance = simulation.chance
-        simulation.tables.closing = self._meet
-
-    def _meet(self, state):
-        if state.id in self.keys or not state.parts:
-            return
-        doomed = self._chance.sample(state.parts, self._chance.randint(1, len(state.parts)))
-        self.keys[state.id] = {key: self._objects[key] for key in (part_key(state.id, part) for part in doomed)}
-        for key, content in self.keys[state.id].items():
-            match self._chance.choice(("gone", "cut", "turned")):
-                case "gone":
-                    del self._objects[key]
-                case "cut":
-                    self._objects[key] = content[: self._chance.randrange(len(content))]
-                case "turned":
-                    at = self._chance.randrange(len(content))
-                    self._objects[key] = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_lost_parts_are_recovered_from_the_log(seed):
     """With crashes, whatever parts are lost: the same lines, of the same models, and a true receipt."""
-    simulation, models = Simulation(seed), cases.MODELS if seed % 2 else ()
+    simulation, models = Simulation(seed), result_files.MODELS if seed % 2 else ()
     damage = Damage(simulation)
-    simulation.store.objects["files/in0"] = cases.input_file(TOTAL)
-    simulation.log.events += [*cases.commands(0, TOTAL, models), *cases.lines(simulation.chance, 0, TOTAL, models)]
+    simulation.store.objects["files/in0"] = result_files.input_file(TOTAL)
+    simulation.log.events += [*commands(0, TOTAL, models), *lines(simulation.chance, 0, TOTAL, models)]
     await simulation.run(crashes_max=simulation.chance.randint(0, 6))
     assert damage.keys
-    cases.check(simulation, 0, TOTAL, Status.COMPLETED, recovered=True, models=models)
-    assert cases.final(simulation, 0).tidemill.waiting == ()
+    result_files.check(simulation, 0, TOTAL, Status.COMPLETED, recovered=True, models=models)
+    assert result_files.final(simulation, 0).tidemill.waiting == ()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -69,22 +39,22 @@ async def test_lines_that_came_too_late_stay_out(seed):
     """The log has results from after the end of a cancelled batch: a recovery ignores them."""
     simulation = Simulation(seed)
     damage = Damage(simulation)
-    simulation.store.objects["files/in0"] = cases.input_file(TOTAL)
-    lines = list(cases.lines(simulation.chance, 0, TOTAL))
-    kept = len(lines) // 2
-    cancel = CancelRequested(batch_id=cases.batch_id(0), at=cases.NOW + 5)
-    end = Tick(at=cases.NOW + 100)
+    simulation.store.objects["files/in0"] = result_files.input_file(TOTAL)
+    results = list(lines(simulation.chance, 0, TOTAL))
+    kept = len(results) // 2
+    cancel = CancelRequested(batch_id=batch_id(0), at=NOW + 5)
+    end = Tick(at=NOW + 100)
     simulation.log.events += [
-        *cases.commands(0, TOTAL),
-        *lines[:kept],
+        *commands(0, TOTAL),
+        *results[:kept],
         (topics.COMMANDS.name, (), codec.encode(cancel)),
         (topics.OUTCOMES.name, ((codec.KIND, b"tick"),), codec.encode(end)),
-        *lines[kept:],
+        *results[kept:],
     ]
     await simulation.run(crashes_max=simulation.chance.randint(0, 6))
-    output, errors = cases.check(simulation, 0, TOTAL, Status.CANCELLED, recovered=bool(damage.keys))
+    output, errors = result_files.check(simulation, 0, TOTAL, Status.CANCELLED, recovered=bool(damage.keys))
     answered = {
-        mark.index for _, headers, value in lines[:kept] for mark in codec.lines_marks(headers, len(value))[1]
+        mark.index for _, headers, value in results[:kept] for mark in codec.lines_marks(headers, len(value))[1]
     }
     run = {int(entry["custom_id"][3:]) for entry in output + errors if entry["response"] is not None}
     assert run == answered
@@ -95,8 +65,8 @@ async def test_a_batch_that_cannot_be_finished_shows_why_and_goes_on_later(monke
     monkeypatch.setattr(finalizer, "LONGEST_SECONDS", 0.01)
     simulation = Simulation(3)
     damage = Damage(simulation)
-    simulation.store.objects["files/in0"] = cases.input_file(TOTAL)
-    events = [*cases.commands(0, TOTAL), *cases.lines(simulation.chance, 0, TOTAL)]
+    simulation.store.objects["files/in0"] = result_files.input_file(TOTAL)
+    events = [*commands(0, TOTAL), *lines(simulation.chance, 0, TOTAL)]
     simulation.log.events += events
     partition, gate = simulation.partition(), AckGate()
     await partition.load()
@@ -120,6 +90,6 @@ async def test_a_batch_that_cannot_be_finished_shows_why_and_goes_on_later(monke
     await until(lambda: len(simulation.log.events) > len(events), "the fact that ends the batch")
     await simulation.handle(partition, gate, len(events))
     await asyncio.gather(*partition._background._tasks)
-    cases.check(simulation, 0, TOTAL, Status.COMPLETED)
+    result_files.check(simulation, 0, TOTAL, Status.COMPLETED)
     assert simulation.log.published[-1].batch.tidemill.waiting == ()
     assert key not in simulation.store.objects

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from support.results_limits import file_rules
 
 from tidemill.results.files.compaction import UNNAMED, Compactor, write_part
 from tidemill.results.state.active_batch import PartBuffer
@@ -15,7 +16,6 @@ from tidemill.schemas.log.messages import InputRef
 from tidemill.schemas.log.part import file_key
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
-from tidemill.schemas.resources.bill import Tariff
 from tidemill.storage.directory import DirectoryStore
 
 TOTAL = 6
@@ -57,7 +57,7 @@ async def test_a_batch_ends_without_its_input(tmp_path, read):
         id=BATCH, partition=0, batch=batch, input=InputRef(key="files/in", bytes=1), ending=Status.EXPIRED,
         closed=True, parts=(part,),
     )  # fmt: skip
-    fact = await Compactor(store, lambda: NOW, 1 << 20, lambda *_: Tariff()).compact(state, done)
+    fact = await Compactor(store, lambda: NOW, file_rules()).compact(state, done)
     assert (fact.receipt.errors.lines, fact.receipt.missing, fact.receipt.double) == (TOTAL, 0, 0)
     key = file_key(ids.derived_file_id(BATCH, "errors"))
     found = [json.loads(text) for text in b"".join([chunk async for chunk in store.read(key)]).splitlines()]
