@@ -10,7 +10,7 @@ import httpx
 import orjson
 import pytest
 from support.dependencies import ADMIN, NOW, batch_of, open_dependencies, with_settings
-from support.waiting import until
+from support.waiting import WAIT_SECONDS_MAX, until
 
 from tidemill.api import changes
 from tidemill.api.app import create_app
@@ -66,8 +66,8 @@ async def following(url: str, key: str = "key-of-p", *, last: str | None = None,
     """The events of a stream, one by one."""
     headers = {"authorization": f"Bearer {key}"} | ({"last-event-id": last} if last else {})
     async with (
-        asyncio.timeout(90),
-        httpx.AsyncClient(base_url=url, headers=headers, timeout=90) as client,
+        asyncio.timeout(WAIT_SECONDS_MAX),
+        httpx.AsyncClient(base_url=url, headers=headers, timeout=WAIT_SECONDS_MAX) as client,
         client.stream("GET", "/events", params=query) as answer,
     ):
         assert answer.status_code == 200, await answer.aread()

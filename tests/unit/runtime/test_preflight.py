@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.runtime import preflight
@@ -160,7 +161,7 @@ def test_silent_connections_are_not_accepted():
         address = listening.getsockname()
         *_, speaking = (stack.enter_context(socket.create_connection(address)) for _ in range(100))
         speaking.sendall(b"G")
-        listening.settimeout(5)
+        listening.settimeout(WAIT_SECONDS_MAX)
         accepted, peer = listening.accept()
         stack.enter_context(accepted)
         assert peer == speaking.getsockname()
@@ -177,4 +178,4 @@ def test_the_shown_address_answers(host):
     with listen(host, 0) as listening:
         shown = client_host(host)
         assert (":" in host) == shown.startswith("[")
-        socket.create_connection((shown.strip("[]"), listening.getsockname()[1]), timeout=5).close()
+        socket.create_connection((shown.strip("[]"), listening.getsockname()[1]), timeout=WAIT_SECONDS_MAX).close()
