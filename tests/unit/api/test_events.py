@@ -90,7 +90,7 @@ async def parsed(lines: AsyncIterator[str]) -> AsyncIterator[Event]:
 async def test_a_stream_has_the_latest_state_of_each_object(deps, url):
     """As the API shows it, of the project's own objects; many changes of one are one event."""
     file = File(id="file-1", bytes=1, created_at=NOW, filename="f", purpose="batch")
-    async with following(url) as stream, httpx.AsyncClient(base_url=url) as client:
+    async with following(url) as stream, httpx.AsyncClient(base_url=url, timeout=WAIT_SECONDS_MAX) as client:
         assert (await anext(stream))[0] == "reset"
         put(deps, batch(1), project="q")
         put(deps, *(batch(0, completed) for completed in range(1_000)))
@@ -188,7 +188,9 @@ async def test_a_slow_client_costs_no_memory(deps, url, monkeypatch):
 async def test_a_stream_ends_with_its_key(deps, url, monkeypatch):
     """Within seconds of its revocation, also if nothing changes."""
     monkeypatch.setattr(events, "CHECK_SECONDS", 0.05)
-    async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {ADMIN}"}) as admin:
+    async with httpx.AsyncClient(
+        base_url=url, headers={"authorization": f"Bearer {ADMIN}"}, timeout=WAIT_SECONDS_MAX
+    ) as admin:
         made = (await admin.post("/admin/keys", json={"name": "n", "project": "p", "role": "read"})).json()
         async with following(url, made["secret"]) as stream:
             await anext(stream)
@@ -202,7 +204,9 @@ async def test_a_stream_ends_with_its_key(deps, url, monkeypatch):
 
 async def test_streams_have_a_bound(deps, url):
     """Of one key, and of a process; one that is closed makes room."""
-    async with httpx.AsyncClient(base_url=url, headers={"authorization": "Bearer key-of-p"}) as client:
+    async with httpx.AsyncClient(
+        base_url=url, headers={"authorization": "Bearer key-of-p"}, timeout=WAIT_SECONDS_MAX
+    ) as client:
         async with contextlib.AsyncExitStack() as stack:
             for key, count in (("key-of-p", 16), ("key-of-q", 16)):
                 for _ in range(count):

@@ -13,7 +13,6 @@ from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.runtime import preflight
 from tidemill.runtime.listening import client_host, listen
 
-SECONDS_MAX = 60
 NOT_OURS = "192.0.2.1"
 """An address for documentation (RFC 5737): no machine has it."""
 FILE = """
@@ -32,7 +31,7 @@ def command(tmp_path):
         kept = {key: value for key, value in os.environ.items() if not key.startswith("TIDEMILL_")}
         done = subprocess.run(
             [sys.executable, "-P", "-m", "tidemill", name],
-            capture_output=True, check=False, text=True, timeout=SECONDS_MAX, cwd=tmp_path / "Größe",
+            capture_output=True, check=False, text=True, timeout=WAIT_SECONDS_MAX, cwd=tmp_path / "Größe",
             env={**kept, "PYTHONIOENCODING": "ascii", "TIDEMILL_DATA": str(tmp_path / "Größe"), **variables},
         )  # fmt: skip
         return done.returncode, done.stdout + done.stderr
